@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from app.database.engine import Database
 from app.scheduling.grant_counters import GrantCounters
-from app.scheduling.guard import watch
+from app.scheduling.guard import halt_if_grants_lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class GuardWatch:
         """
         await self.counters.load()
         async with self.database.transaction() as connection:
-            await watch(connection, self.counters.known())
+            await halt_if_grants_lost(connection, self.counters.known())
         await self.counters.save()
         await self.counters.keep()
         return False

@@ -12,7 +12,7 @@ from app.calls.ids import first_id_at
 from app.database.connection import Connection
 from app.rollups.models import ALL_TENANTS
 from app.rollups.periods import Period
-from app.scheduling.accounts import accounts_of
+from app.scheduling.accounts import accounts_with_rows_sql
 
 LATENCY_BOUNDS_MS: Final = (50, 100, 150, 200, 300, 500, 750, 1_000, 1_500, 2_000, 3_000, 5_000, 10_000)
 """The buckets of latencies are: less than the first bound, between two bounds, and the last bound or more."""
@@ -93,7 +93,7 @@ ROLL_UP: Final = f"""
         waiting = greatest(rollup.waiting, excluded.waiting)
 """
 _COUNT_WAITING: Final = f"""
-    {accounts_of("scheduled_dial")}, counted AS (
+    {accounts_with_rows_sql("scheduled_dial")}, counted AS (
         SELECT tenant_id, sum(number)::int AS number
         FROM account JOIN twilio_account ON twilio_account.id = account.account_id CROSS JOIN LATERAL (
             SELECT count(*) AS number FROM (

@@ -1,1 +1,1 @@
-"""Scheduled calls: queues, pace, hours, and the rows that are the right to dial."""
+"""Scheduled calls: the tables of queues and waiting calls, limits on the dialling rate, and hours in which calls may ring."""

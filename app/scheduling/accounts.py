@@ -1,11 +1,11 @@
-"""SQL that lists the accounts with rows in a table."""
+"""SQL that lists the accounts that have rows in a table."""
 
 
-def accounts_of(table: str) -> str:
-    """Returns `WITH RECURSIVE account AS (…)`: the `account_id` of each account with rows in `table`, and a last null.
+def accounts_with_rows_sql(table: str) -> str:
+    """Returns the CTE `WITH RECURSIVE account AS (…)`: the `account_id` of each account with rows in `table`, then a null.
 
-    It skips from one account to the next in an index that begins with `account_id`, so that its cost depends on the number of
-    accounts and not on that of rows.
+    The query jumps from one account to the next in an index that begins with `account_id`. Its cost depends on the number of
+    accounts, not on the number of rows.
     """
     return f"""WITH RECURSIVE account AS (
         (SELECT account_id FROM {table} ORDER BY account_id LIMIT 1)

@@ -1,4 +1,4 @@
-"""Manages the pace of Twilio accounts. Changes are recorded in the audit log, as all of the administration."""
+"""Sets and reads the pace (the dialling limits) of Twilio accounts. Each change is recorded in the audit log."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ class PaceAdministration(AccountAdministration):
     async def set_pace(
         self, tenant_id: str, *, account_sid: str, change: PaceChange | None
     ) -> tuple[AccountRow, list[CredentialRow], PaceLimits]:
-        """Changes the pace of an account that exists; None removes it.
+        """Changes the pace of an existing account. `change=None` removes all limits.
 
-        Returns the account, its active credentials and its pace. Raises NoSuchResource, and InvalidMember for a value that a
-        pace cannot have.
+        Returns the account, its active credentials and its new pace. Raises NoSuchResource if there is no such account, and
+        InvalidMember for an invalid value.
         """
         async with self.database.transaction() as connection:
             account = await self._lock_account(connection, tenant_id, account_sid)
-            # The account's lock keeps others from changing the pace; the one of `lock_pace` is for grants.
+            # The lock on the account prevents concurrent changes of its pace. `lock_pace` also stops grants.
             before = (await find_paces(connection, [account.id])).get(account.id, UNLIMITED)
             pace = UNLIMITED if change is None else before.changed(change)
             if changed := pace.differing_members(before):
@@ -32,6 +32,6 @@ class PaceAdministration(AccountAdministration):
             return account, await list_credentials(connection, [account.id]), pace
 
     async def find_paces(self, account_ids: Sequence[UUID]) -> dict[UUID, PaceLimits]:
-        """Returns the pace of each of these accounts that has one."""
+        """Returns the pace by account id. Accounts without limits are missing."""
         async with self.database.transaction() as connection:
             return await find_paces(connection, account_ids)

@@ -1,8 +1,8 @@
-"""Applies an account's pace to calls that are placed at once. For scheduled calls, grants do (app.calls.creation.grants).
+"""Applies an account's pace to calls that are placed at once. app.calls.creation.grants applies it to scheduled calls.
 
-The account's row in `pace` is locked first, and the clock is read after that. Nothing else of the pace is read from tables: the
-snapshot of a statement that waits for a lock is older than the lock, and only the locked row itself is up to date. This is why
-`in_use` is a column of that row.
+A call needs a token, if `calls_per_second` is set, and a free dial slot, if `max_concurrent` is set. The account's row in
+`pace` is locked before the clock is read. The number of slots in use is a column of this row (`in_use`), because a statement
+that waited for a lock sees the current version of the locked row, but old versions of all other rows.
 """
 
 from collections.abc import Mapping
@@ -12,21 +12,21 @@ from typing import Any, Self
 from uuid import UUID
 
 from app.database.connection import Connection
-from app.scheduling.dial_slots import until_sql
+from app.scheduling.dial_slots import latest_end_sql
 from app.scheduling.pace import next_at_sql, room_sql, wait_s_sql
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why an account's pace admits no call now: its limits, and which is reached. The fields are `_REFUSAL_COLUMNS`."""
+    """The limits of an account that allow no call now, and which limit is reached. The fields match `_REFUSAL_COLUMNS`."""
 
     calls_per_second: Decimal | None
     burst: int
     max_concurrent: int | None
     is_full: bool
-    """Whether as many calls are under way as `max_concurrent` says."""
+    """Whether the number of calls under way has reached `max_concurrent`."""
     wait_s: float | None
-    """The seconds until the next token; None if there is one."""
+    """Seconds until the next token; None if there is one now, or if `calls_per_second` is None."""
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
@@ -53,7 +53,10 @@ ADMISSION = f"""
         SELECT given.* FROM given JOIN judged USING (id) WHERE is_admitted
     )
 """  # noqa: S608  # constants of this package
-"""CTEs that admit rows of `given`, as `admitted`: of each account the earliest. A row whose key is taken needs no token."""
+"""CTEs that select the rows of `given` that the pace allows, as `admitted`: the earliest ones of each account.
+
+Rows whose idempotency key already has a call are left out. They take no token.
+"""
 
 ADMISSION_RESULT = f"""
     , counted AS MATERIALIZED (
@@ -68,7 +71,7 @@ ADMISSION_RESULT = f"""
         FROM left_over JOIN counted ON account_id = left_over.subject_id WHERE pace.subject_id = left_over.subject_id
     ), new_slot AS (
         INSERT INTO dial_slot (call_id, account_id, granted_at, until)
-        SELECT given.id, given.account_id, pace.at, {until_sql("pace.at", "given.parameters")}
+        SELECT given.id, given.account_id, pace.at, {latest_end_sql("pace.at", "given.parameters")}
         FROM inserted JOIN given USING (id) JOIN paced AS pace ON subject_id = given.account_id WHERE max_concurrent IS NOT NULL
     )
     SELECT inserted.id, updated_at, {", ".join(f"NULL AS {each.name}" for each in fields(Refusal))} FROM inserted
@@ -76,7 +79,10 @@ ADMISSION_RESULT = f"""
     SELECT judged.id, NULL, {_REFUSAL_COLUMNS}
     FROM judged JOIN left_over AS pace ON subject_id = account_id WHERE NOT is_admitted
 """  # noqa: S608  # constants of this package
-"""CTEs that take tokens and dial slots for the rows that were `inserted`, and the result: a time, or a Refusal's columns."""
+"""CTEs that take a token and a dial slot for each row in `inserted`, and the final SELECT.
+
+Its rows have `updated_at` for an inserted call, and the columns of a Refusal for a refused call.
+"""
 
 _JUDGE = f"""
     WITH pace AS MATERIALIZED (SELECT pace.*, clock_timestamp() AS at FROM pace WHERE subject_id = $1)
@@ -85,7 +91,7 @@ _JUDGE = f"""
 _TAKE = f"""
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at), slot AS (
         INSERT INTO dial_slot (call_id, account_id, granted_at, until)
-        SELECT call.id, $1, at, {until_sql("at", "parameters")}
+        SELECT call.id, $1, at, {latest_end_sql("at", "parameters")}
         FROM call CROSS JOIN clock JOIN pace ON subject_id = $1 WHERE call.id = $2 AND max_concurrent IS NOT NULL
         ON CONFLICT (call_id) DO UPDATE
         SET account_id = excluded.account_id, queue_id = NULL, granted_at = excluded.granted_at, until = excluded.until
@@ -97,10 +103,11 @@ _TAKE = f"""
 
 
 async def admit(connection: Connection, account_id: UUID, call_id: UUID) -> Refusal | None:
-    """Takes a token, and a dial slot, for one call that is dialled again. Returns a Refusal if the pace does not allow it.
+    """Takes a token and a dial slot for one call that is dialled again. Returns a Refusal if a limit is reached, else None.
 
-    The transaction must have locked the account's row in `pace`, and freed ended slots before the call was reopened. An earlier
-    attempt may have left a slot at another account; that account's count is set right when its ended slots are freed.
+    Before, the transaction must have locked the account's row in `pace`, freed the slots of ended calls and then reopened the
+    call. An earlier attempt may have left a slot at another account. The `in_use` of that account is corrected when its slots
+    are freed next.
     """
     judged = await connection.fetchrow(_JUDGE, account_id)
     if judged is None:

@@ -1,4 +1,4 @@
-"""Dial slots, one for each concurrent call: when one ends at the latest, and the freeing of those whose calls have ended."""
+"""Dial slots: one row for each call under way, which counts toward `max_concurrent`. Slots are freed when their calls end."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -13,20 +13,23 @@ _RING_S, _TIME_LIMIT_S, _MARGIN_S = 60, 14_400, 600
 _MAX_TIME_LIMIT_S = int(MAX_CALL_TIME.total_seconds())
 
 
-def until_sql(at: str, parameters: str) -> str:
-    """Returns SQL for the time by which a call with the JSON `parameters`, granted at `at`, has ended.
+def latest_end_sql(at: str, parameters: str) -> str:
+    """Returns SQL for the latest time at which a call can end. `at` and `parameters` are SQL for its grant and its JSON.
 
-    Twilio names no limit of `time_limit`: numbers that are too large for a float are valid.
+    Twilio documents no maximum of `time_limit`, so it may be too large for a float and is capped before the cast.
     """
     return f"""{at} + make_interval(secs => {_MARGIN_S} + coalesce(({parameters} ->> 'timeout')::float8, {_RING_S})
         + least(coalesce(({parameters} ->> 'time_limit')::numeric, {_TIME_LIMIT_S}), {_MAX_TIME_LIMIT_S})::float8)"""
 
 
 def insert_slot_sql(*, dial: str, at: str, parameters: str) -> str:
-    """Returns SQL, without FROM, that inserts dial slots of calls granted at `at`. `dial` names rows of `scheduled_dial`."""
+    """Returns `INSERT … SELECT` without its FROM clause, which adds dial slots for calls that are granted at `at`.
+
+    `dial` is an alias of `scheduled_dial` in the caller's FROM clause.
+    """
     return f"""INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until, ring_by)
         SELECT {dial}.call_id, {dial}.account_id, nullif({dial}.queue_id, '{NO_QUEUE}'), {dial}.caller_id,
-            {until_sql(at, parameters)}, {dial}.ring_by"""  # names of the callers' statements
+            {latest_end_sql(at, parameters)}, {dial}.ring_by"""  # aliases of the caller's statement
 
 
 # Retention may be deleting a call together with its slot. Such a slot is skipped, which prevents deadlocks.
@@ -46,8 +49,8 @@ _RECOUNT_ACCOUNT = """
     UPDATE pace SET in_use = counted.in_use FROM counted, before WHERE subject_id = $1 AND pace.in_use <> counted.in_use
     RETURNING before.in_use - pace.in_use
 """
-# All queues that a grant in this transaction may lock later are locked here, in the order of ids: locked one by one they could
-# deadlock with a grant of the tenant's other account.
+# Finds all queues that a grant in this transaction may lock later, so that they are locked together in the order of ids. Locked
+# one by one, they could deadlock with a grant of another account of the tenant.
 _ACTIVE_QUEUES = """
     SELECT subject_id FROM pace JOIN queue ON queue.id = subject_id
     WHERE queue.tenant_id = (SELECT tenant_id FROM twilio_account WHERE id = $1)
@@ -64,7 +67,7 @@ _RECOUNT_QUEUES = """
 """
 
 
-# A statement that waited for a row while it holds others could deadlock with retention.
+# SKIP LOCKED: a statement that waits for a row while it has locked others could deadlock with retention.
 _MARK_MISSING = """
     UPDATE dial_slot SET missing_since = CASE WHEN call_id = ANY ($1) THEN clock_timestamp() END
     WHERE call_id IN (
@@ -76,7 +79,10 @@ _MARK_MISSING = """
 
 
 async def mark_missing(database: Database, *, missing: Sequence[UUID], found: Sequence[UUID]) -> None:
-    """Records for calls with dial slots that Twilio answers 404 for them since now (`missing`), or not any more (`found`)."""
+    """Updates `missing_since` of the calls' dial slots: set to now for `missing` (Twilio answers 404), cleared for `found`.
+
+    A time that is already set stays. Calls without a dial slot, and slots that another transaction has locked, are skipped.
+    """
     await database.fetch(_MARK_MISSING, missing, found)
 
 
@@ -90,9 +96,9 @@ async def free_slots(database: Database, account_id: UUID) -> int:
 async def free_ended_slots(connection: Connection, account_id: UUID) -> int:
     """Frees the dial slots of the account's ended calls. Returns how many were freed.
 
-    The transaction must have locked the account's row in `pace`, and no queue's: the rows of queues are locked after it, in the
-    order of ids. Slots that were deleted together with their call's record count as freed. The counts are made by statements
-    after the locks, because the snapshot of a statement that waits for a lock is older than the lock.
+    The transaction must have locked the account's row in `pace` and no row of a queue: this function locks the queues' rows, in
+    the order of ids. Slots that were deleted together with their call's record count as freed. Slots are counted in separate
+    statements after the locks, because a statement that waits for a lock keeps its older snapshot.
     """
     await connection.execute(_DELETE_ENDED, account_id)
     freed: int | None = await connection.fetchval(_RECOUNT_ACCOUNT, account_id)

@@ -1,11 +1,11 @@
-"""How many grants of each account a worker knows of, in memory and in a folder outside the database.
+"""Counts the grants of each account in the worker's memory and, if configured, in a folder outside the database.
 
-The row `pace` of an account counts its grants, in the transaction that makes them. If it has fewer than are known, the
-database has lost grants whose calls may have been dialled: it was restored, also from a snapshot that has the identity of its
-server, or a standby was promoted that lagged behind.
+A grant is the right to dial one scheduled call. The account's row in `pace` counts its grants, in the transaction that makes
+them. If this count is lower than one that a worker knows, the database has lost grants whose calls may have been dialled: it
+was restored from a backup or a snapshot, or a standby that lagged behind was promoted.
 
-With a folder, a number is on disk before a call of its grant is dialled, and the numbers of all workers that share the folder
-are read before each grant. Each worker writes files of its own, which only grow.
+With a folder, a count is on disk before the granted call is dialled, and the counts of all workers that share the folder are
+read before each grant. Each worker only appends to files of its own.
 """
 
 import asyncio
@@ -26,17 +26,17 @@ logger = structlog.stdlib.get_logger(__name__)
 _SUFFIX: Final = ".grants"
 # The size at which a worker continues in a new file.
 _MAX_BYTES: Final = 1_000_000
-# Reads of the folder in one load: a file may be replaced by a newer one while the folder is read.
+# A read of the folder is repeated if a worker replaces a file meanwhile.
 _MAX_READS: Final = 10
-# A worker touches its file in each step of the guard. The numbers of files that are this old are in newer files.
+# A worker touches its file each time it checks the guard, so a file that is this old belongs to no running worker.
 _FORGET_AFTER_S: Final = 86_400.0
 
 
 class GrantCount(NamedTuple):
-    """The state of an account's counter. A later one is greater."""
+    """The number of grants of an account. Later counts compare as greater."""
 
     released: int
-    """When grants were released last, in microseconds since 1970; 0: never. Counts begin again then."""
+    """When a halt of all grants was released last, in microseconds since 1970; 0: never. Older counts are obsolete."""
     grants: int
 
 
@@ -44,13 +44,13 @@ NO_GRANTS: Final = GrantCount(0, 0)
 
 
 def check_folder(folder: Path | None) -> None:
-    """Raises CommandFailed if files cannot be read and written there. None: there is no folder."""
+    """Raises CommandFailed if this process cannot read and write files in the folder. None: no folder is configured."""
     if folder is not None and not (folder.is_dir() and os.access(folder, os.R_OK | os.W_OK | os.X_OK)):
         raise CommandFailed(f"CALLGATE_GRANT_COUNTER_DIR: {folder} is no folder that this process can read and write")
 
 
 class GrantCounters:
-    """The highest counts that are known to be committed. Without a folder they are those of this process."""
+    """Remembers the highest committed count of each account: of all workers that share the folder, or of this process only."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._known: dict[UUID, GrantCount] = {}
@@ -61,7 +61,7 @@ class GrantCounters:
         return self._known
 
     def is_behind(self, account_id: UUID, count: GrantCount) -> bool:
-        """Returns whether the database has lost grants if its counter is `count`."""
+        """Returns whether `count`, read from the database, is lower than a known one: then the database has lost grants."""
         return count < self._known.get(account_id, NO_GRANTS)
 
     @property
@@ -70,23 +70,23 @@ class GrantCounters:
         return 0 if self._folder is None else len(self._unsaved)
 
     def note(self, account_id: UUID, count: GrantCount) -> None:
-        """Notes what is committed."""
+        """Remembers a committed count, if it is higher than the known one."""
         if count > self._known.get(account_id, NO_GRANTS):
             self._known[account_id] = count
             self._unsaved.add(account_id)
 
     async def load(self) -> None:
-        """Reads what other workers have written since the last time. Raises OSError if the folder cannot be read."""
+        """Reads the counts that other workers have written since the last call. Raises OSError if the folder cannot be read."""
         if self._folder is not None:
             new = await asyncio.to_thread(self._folder.read_new)
             for account_id, count in new.counts:
                 if count > self._known.get(account_id, NO_GRANTS):
                     self._known[account_id] = count
-            # Not before: a read that fails, is canceled or goes on at the same time must not skip what this one has found.
-            self._folder.skip(new.ends)
+            # Marked as read only now: a read that fails, is canceled or runs at the same time must not lose these lines.
+            self._folder.mark_read(new.ends)
 
     async def save(self) -> None:
-        """Writes what was noted to the disk. A failure is logged, and written with the next call."""
+        """Writes new counts to the disk. If that fails, logs the error; the next call tries again."""
         if self._folder is None or not self._unsaved:
             return
         saved, self._unsaved = self._unsaved, set()
@@ -99,32 +99,36 @@ class GrantCounters:
     async def keep(self) -> None:
         """Marks this worker's file as in use, and deletes files that no worker uses. Raises OSError.
 
-        Call it after `load`.
+        Call `load` before, because it reads the counts of the files that are deleted.
         """
         if self._folder is not None:
             await asyncio.to_thread(self._folder.keep, dict(self._known))
 
 
 class _NewLines(NamedTuple):
-    """The counts of lines that were not read before, and where they end in each file."""
+    """The counts in lines that were not read before, and the byte offset after the last such line, by file name."""
 
     counts: list[tuple[UUID, GrantCount]]
     ends: dict[str, int]
 
 
 class _CounterFolder:
-    """The files in the folder. Blocks."""
+    """Reads and writes the files in the folder. Its methods block, so call them in a thread."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._own = folder / f"{uuid4()}{_SUFFIX}"
-        # How much of each file was read.
+        # The number of bytes that were read from each file, by name.
         self._read: dict[str, int] = {}
         # Two threads may write. One of them must not delete the file that the other one has opened.
         self._writing = Lock()
 
     def read_new(self) -> _NewLines:
-        """Returns the lines after those that were skipped. A file that is gone has been continued in another one."""
+        """Returns the counts in lines that are not marked as read.
+
+        Starts again if a file was deleted meanwhile, because its counts are then in another file. Raises FileNotFoundError
+        after _MAX_READS attempts, and other OSErrors at once.
+        """
         found = _NewLines([], {})
         for _ in range(_MAX_READS):
             try:
@@ -135,8 +139,8 @@ class _CounterFolder:
             return found
         raise FileNotFoundError
 
-    def skip(self, ends: Mapping[str, int]) -> None:
-        """Marks the files as read up to these ends."""
+    def mark_read(self, ends: Mapping[str, int]) -> None:
+        """Marks each file as read up to this byte offset."""
         for name, end in ends.items():
             self._read[name] = max(end, self._read.get(name, 0))
 
@@ -146,13 +150,13 @@ class _CounterFolder:
             return
         with file.open("rb") as stream:
             stream.seek(begin)
-            # A line that is not complete is being written, or its worker was killed. Nothing was dialled yet.
+            # An incomplete line is being written, or its worker was killed. The granted call was not dialled yet.
             text = stream.read().rpartition(b"\n")[0]
         found.ends[file.name] = begin + len(text) + bool(text)
         found.counts.extend(count for line in text.splitlines() if (count := _parse(line)) is not None)
 
     def append(self, counts: Mapping[UUID, GrantCount], known: Mapping[UUID, GrantCount]) -> None:
-        """Adds lines for `counts`. A new file begins with all that is `known`."""
+        """Appends lines for `counts`. A new file begins with all `known` counts, so the file before can be deleted."""
         with self._writing:
             if self._own.exists() and self._own.stat().st_size > _MAX_BYTES:
                 old, self._own = self._own, self._folder / f"{uuid4()}{_SUFFIX}"
@@ -162,7 +166,10 @@ class _CounterFolder:
                 self._write(counts if self._own.exists() else known)
 
     def keep(self, known: Mapping[UUID, GrantCount]) -> None:
-        """Deletes files that no worker has touched for a day, after writing their numbers to this worker's file."""
+        """Touches this worker's file. Then deletes files that no worker has touched for a day.
+
+        `known` contains their counts, and is written to this worker's file before.
+        """
         with self._writing:
             if not self._own.exists():
                 return
@@ -191,7 +198,7 @@ class _CounterFolder:
 
 
 def _parse(line: bytes) -> tuple[UUID, GrantCount] | None:
-    """Returns None for an empty line, and for one that was cut off."""
+    """Returns the account and its count; None for a line that is empty or cut off."""
     try:
         account_id, released, grants = line.decode().split(" ")
         return UUID(account_id), GrantCount(int(released), int(grants))

@@ -1,9 +1,10 @@
-"""Halts grants when the database may have lost some: it was restored or copied, or a standby was promoted.
+"""Halts all grants when the database may have lost some: it was restored or copied, or a standby was promoted.
 
-A grant deletes the right to dial. If the grant is lost and its row is back, the call would be dialled again. So grants are
-made only on the server, timeline, database and table for which they were made before, and only while the database has all
-grants that are known (app.scheduling.grant_counters). Otherwise none is made until `callgate queues release` has found out
-which calls Twilio has. Where the server hides its timeline, the time of its start is compared instead.
+A grant is the right to dial one scheduled call: a transaction that deletes the call's row in `scheduled_dial`. If the database
+loses this transaction, the row is back, and the call would be dialled again. So calls are granted only on the same server,
+timeline, database and table as before, and only while the database has all grants that workers know of
+(app.scheduling.grant_counters). Otherwise all grants are halted until `callgate queues release` has found out which calls
+Twilio has. If a server hides its timeline, its start time is compared instead.
 """
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
@@ -23,12 +24,16 @@ from app.scheduling.store import Statements
 logger = structlog.stdlib.get_logger(__name__)
 
 HIDDEN: Final = "-"
-"""Stands in callgate_server() for a part that Postgres hides."""
+"""What callgate_server() returns in place of a part that this Postgres server hides."""
 STARTED: Final = "started "
-"""The prefix of the server's start time, which callgate_server() has in place of a hidden timeline."""
+"""The prefix of the server's start time, which callgate_server() returns in place of a hidden timeline."""
 
 HaltReason = Literal["server", "counter", "operator"]
-"""Why nothing is granted: another server, a count of grants that is lower than a known one, or `callgate queues halt`."""
+"""Why grants are halted.
+
+`server`: the database is on another server. `counter`: it has fewer grants of an account than a worker knows of. `operator`:
+`callgate queues halt` was run.
+"""
 
 _RECORD = f"INSERT INTO grant_guard (server) VALUES ({CURRENT_SERVER}) ON CONFLICT DO NOTHING RETURNING id"
 _HALT = f"""
@@ -40,7 +45,7 @@ _SEEN = f"""
     UPDATE grant_guard SET seen_at = clock_timestamp() WHERE id = 1 AND halted_at IS NULL AND server = {CURRENT_SERVER}
     RETURNING id
 """
-# While no call waits, no lost grant can be repeated.
+# Accepts another server while no scheduled call waits, because then no call can be dialled twice.
 _ADOPT = f"""
     UPDATE grant_guard SET server = {CURRENT_SERVER}, seen_at = clock_timestamp(), released_at = clock_timestamp()
     WHERE id = 1 AND halted_at IS NULL AND NOT EXISTS (SELECT FROM scheduled_dial) RETURNING id
@@ -50,36 +55,37 @@ _READ = f"""
         xmin::text AS version
     FROM grant_guard WHERE id = 1
 """
-# Counts of grants begin again: the higher ones that workers remember must not halt grants again.
+# The new `released_at` makes the higher counts that workers remember obsolete, so that they do not halt grants again.
 _RELEASE = f"""
     UPDATE grant_guard SET server = $1, seen_at = clock_timestamp(), halted_at = NULL, halt_reason = NULL,
         released_at = clock_timestamp()
     WHERE id = 1 AND {CURRENT_SERVER} = $1 AND xmin::text = $2
     RETURNING id
 """
-# An account without a row has no grants.
+# An account without a row in `pace` has no grants.
 _COUNTS = f"""
     SELECT known.id, {RELEASED} AS released, coalesce(grants, 0) AS grants, granted_at
     FROM unnest($1::uuid[]) AS known (id) LEFT JOIN pace ON subject_id = known.id
 """
-# Without a row it is unknown since when grants may be lost, so `seen_at` is 1970.
+# If there is no row yet, it is unknown since when grants may be lost, so `seen_at` is 1970.
 _HALT_BY_HAND = f"""
     INSERT INTO grant_guard AS guard (server, seen_at, halted_at, halt_reason)
     VALUES ({CURRENT_SERVER}, to_timestamp(0), clock_timestamp(), 'operator')
     ON CONFLICT (id) DO UPDATE SET halted_at = clock_timestamp(), halt_reason = 'operator' WHERE guard.halted_at IS NULL
     RETURNING server, halted_at
 """
-# Writes the row, so that a release that has read it before fails.
+# Writes the row without a change, so that a release that has read the row before fails.
 _STILL_HALTED = "UPDATE grant_guard SET halted_at = halted_at WHERE id = 1 RETURNING server, halted_at"
-# A grant locks the table `pace` before it reads whether it is allowed, and until it ends. A backup only reads the table. Not
-# pg_stat_activity: it hides the transactions of one role from others.
+# A transaction that grants calls locks the table `pace` before it reads whether grants are halted, and until it ends. A backup
+# has only an AccessShareLock. pg_stat_activity is not read, because it hides the transactions of other roles.
 _UNDER_WAY = """
     SELECT DISTINCT pid, virtualtransaction FROM pg_locks
     WHERE locktype = 'relation' AND relation = 'pace'::regclass AND mode <> 'AccessShareLock' AND pid <> pg_backend_pid()
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-# All lost grants came after the last one that the account still has, and after the `not_before` of a call that waits. A worker
-# that did not notice the loss may have written the row later than that, and may have granted calls of the account.
+# Moves `seen_at` back to before all lost grants. They were made after the last grant of the account that is left ($1), and
+# after the `not_before` of a waiting call. A worker that did not notice the loss may have set `seen_at` later than that, and
+# may have granted more calls of the account.
 _HALT_BEHIND = """
     UPDATE grant_guard SET halted_at = clock_timestamp(), halt_reason = 'counter',
         seen_at = least(seen_at, $1::timestamptz, (SELECT min(not_before) FROM scheduled_dial))
@@ -89,11 +95,14 @@ _HALT_BEHIND = """
 
 @dataclass(frozen=True, slots=True)
 class GuardState:
-    """The row, and the server as it is now."""
+    """The row of `grant_guard`, and the server that was asked."""
 
     server: str
+    """The server on which calls were granted last."""
     current: str
+    """The server that was asked."""
     seen_at: datetime
+    """All that was committed before this time is in the database."""
     halted_at: datetime | None
     halt_reason: HaltReason | None
     read_at: datetime
@@ -106,9 +115,9 @@ class GuardState:
 
 
 async def record_or_halt(connection: Connection) -> bool:
-    """Records the server for the first grants, or else halts all grants. Returns whether calls may be granted.
+    """Records the current server, if none is recorded yet. Otherwise halts all grants, if the server has changed.
 
-    For a transaction in which MAY_GRANT was not true.
+    Call it in a transaction in which MAY_GRANT was not true. Returns whether calls may be granted: only in the first case.
     """
     if await connection.fetchrow(_RECORD) is not None:
         return True
@@ -120,7 +129,7 @@ async def record_or_halt(connection: Connection) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class StoredHalt:
-    """A halt of all grants: on which server, since when, and whether it existed before this request (`was_halted`)."""
+    """A halt of all grants: on which server, since when, and whether grants were already halted (`was_halted`)."""
 
     server: str
     since: datetime
@@ -128,7 +137,7 @@ class StoredHalt:
 
 
 async def halt_grants(connection: Connection) -> StoredHalt:
-    """Halts all grants, whatever the server, until they are released. A release that has begun fails."""
+    """Halts all grants until `release_grants`, on any server. A release that has read the guard before fails."""
     if (halted := await connection.fetchrow(_HALT_BY_HAND)) is not None:
         return StoredHalt(halted["server"], halted["halted_at"], was_halted=False)
     before = await connection.fetchrow(_STILL_HALTED)
@@ -136,23 +145,24 @@ async def halt_grants(connection: Connection) -> StoredHalt:
 
 
 async def grants_under_way(database: Statements) -> set[tuple[int, str]]:
-    """Returns the open transactions that may be granting calls, of this database and whatever role."""
+    """Returns the pid and the virtual id of each open transaction of this database, of any role, that may be granting calls."""
     return {(row["pid"], row["virtualtransaction"]) for row in await database.fetch(_UNDER_WAY)}
 
 
-async def halt_behind(connection: Connection, account_id: UUID, *, granted_at: datetime | None) -> None:
-    """Halts all grants, because the account's counter is lower than what is known. `granted_at`: its last grant."""
+async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, granted_at: datetime | None) -> None:
+    """Halts all grants, because the database has lost grants of the account. `granted_at`: the last grant that it still has."""
     halted = await connection.fetchrow(_HALT_BEHIND, granted_at)
     if halted is not None:
         logger.error("grants_halted", seen_at=halted["seen_at"].isoformat(), account_id=str(account_id), reason="counter")
 
 
-async def watch(connection: Connection, known: Mapping[UUID, GrantCount]) -> None:
-    """Moves `seen_at` to now, because what was committed before is not lost, or halts grants if some may be lost.
+async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, GrantCount]) -> None:
+    """Halts all grants if the database may have lost some. Otherwise sets `seen_at` to now.
 
-    `known` are the counts of grants by account. While no call waits, another server and lower counts are accepted.
+    `known` are the highest grant counts that this worker knows, by account. While no scheduled call waits, another server and
+    lower counts are accepted.
     """
-    behind = await _account_behind(connection, known)
+    behind = await _account_with_lost_grants(connection, known)
     if behind is not None:
         # A restored database may not have the row.
         await connection.execute(_RECORD)
@@ -163,11 +173,13 @@ async def watch(connection: Connection, known: Mapping[UUID, GrantCount]) -> Non
     if behind is None:
         await record_or_halt(connection)
     else:
-        await halt_behind(connection, behind[0], granted_at=behind[1])
+        await halt_for_lost_grants(connection, behind[0], granted_at=behind[1])
 
 
-async def _account_behind(connection: Connection, known: Mapping[UUID, GrantCount]) -> tuple[UUID, datetime | None] | None:
-    """Returns an account whose counter is lower than what is known, with the time of its last grant."""
+async def _account_with_lost_grants(
+    connection: Connection, known: Mapping[UUID, GrantCount]
+) -> tuple[UUID, datetime | None] | None:
+    """Returns the first account with fewer grants than `known`, and the time of its last grant. None: there is none."""
     for account_id, released, grants, granted_at in await connection.fetch(_COUNTS, list(known)) if known else ():
         if GrantCount(released, grants) < known[account_id]:
             return account_id, granted_at
@@ -175,11 +187,11 @@ async def _account_behind(connection: Connection, known: Mapping[UUID, GrantCoun
 
 
 async def read_guard(database: Statements) -> GuardState | None:
-    """Returns None if nothing was recorded yet."""
+    """Reads the guard's row and the current server. Returns None if there is no row yet."""
     rows = await database.fetch(_READ)
     return GuardState(**rows[0]) if rows else None
 
 
 async def release_grants(connection: Connection, state: GuardState) -> bool:
-    """Ends the halt on this server. Returns False if the server or the row has changed since `state` was read."""
+    """Ends the halt and records `state.current`. Returns False if the server or the row has changed since `state` was read."""
     return await connection.fetchrow(_RELEASE, state.current, state.version) is not None

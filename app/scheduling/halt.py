@@ -9,43 +9,40 @@ from app.audit.store import record
 from app.database.pool import Pool
 from app.scheduling.guard import grants_under_way, halt_grants
 
-# Longer than a transaction without statements may last.
-_PATIENCE_S = 15.0
-_PAUSE_S = 0.05
+# Longer than `idle_in_transaction_session_timeout`, after which Postgres ends an idle transaction.
+_MAX_WAIT_S = 15.0
+_CHECK_INTERVAL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Halt:
-    """`was_halted`: nothing was changed. `is_certain`: no call is granted from now on.
-
-    Without `is_certain`, a transaction is still open that may be granting one.
-    """
-
+class HaltResult:
     since: datetime
     was_halted: bool
+    """Whether grants were already halted, so that nothing was changed."""
     is_certain: bool
+    """Whether no call is granted from now on. False: a transaction is still open that may be granting a call."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrantHalt:
     database: Pool
-    patience_s: float = _PATIENCE_S
+    max_wait_s: float = _MAX_WAIT_S
 
-    async def run(self, actor: Actor) -> Halt:
-        """Halts grants, and waits for those that are being made. A grant may have read that it is allowed before the halt."""
+    async def run(self, actor: Actor) -> HaltResult:
+        """Halts all grants. Then waits for open transactions, which may have read before the halt that they may grant calls."""
         async with self.database.transaction() as connection:
             halted = await halt_grants(connection)
             if not halted.was_halted:
                 await record(connection, actor, action="grants.halt", tenant_id=None, subject=halted.server)
-        return Halt(halted.since, halted.was_halted, await self._wait())
+        return HaltResult(halted.since, halted.was_halted, await self._wait())
 
     async def _wait(self) -> bool:
-        """Returns whether all transactions have ended that may have read before the halt that they may grant."""
+        """Waits until all transactions that may be granting calls have ended. Returns False after `max_wait_s`."""
         before = await grants_under_way(self.database)
         try:
-            async with asyncio.timeout(self.patience_s):
+            async with asyncio.timeout(self.max_wait_s):
                 while before & await grants_under_way(self.database):  # noqa: ASYNC110  # Postgres has no event for it
-                    await asyncio.sleep(_PAUSE_S)
+                    await asyncio.sleep(_CHECK_INTERVAL_S)
         except TimeoutError:
             return False
         return True

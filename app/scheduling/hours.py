@@ -1,7 +1,7 @@
 """Hours in which scheduled calls may ring, and the time zones of callees. Pure.
 
-A zone is open at a moment if a clock on the wall there shows a time in a window. So a window that begins in an hour that
-daylight saving skips opens at the jump, and in a repeated hour each pass is judged by the time that the clock shows.
+A time zone is open when its local time (the wall clock) is in a window. When daylight saving time skips the hour in which a
+window begins, the window opens when the clock jumps. When it repeats an hour, the window is open both times.
 """
 
 import re
@@ -22,12 +22,12 @@ END_PATTERN: Final = rf"({TIME_PATTERN}|24:00)"
 
 _MEMBERS: Final = ("time_zone", "days", "from", "to")
 _DAY: Final = timedelta(days=1)
-# The zone that phonenumbers returns for a number that it cannot place.
+# What phonenumbers returns for a number whose zone it does not know.
 _UNKNOWN_ZONE: Final = "Etc/Unknown"
 
 
 class HoursInvalid(Exception):
-    """The JSON does not describe hours. The texts of the errors contain no value."""
+    """JSON does not describe hours. The texts of `field_errors` do not contain the values."""
 
     def __init__(self, *field_errors: FieldError) -> None:
         super().__init__()
@@ -36,20 +36,20 @@ class HoursInvalid(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Hours:
-    """A window from `start_minute` to before `end_minute` on each of the days, in minutes after midnight.
+    """A daily window in which scheduled calls may ring: from `start_minute` to `end_minute`, which is not included.
 
-    A window whose end is not after its start ends on the next day.
+    Both are minutes after midnight. A window whose end is not after its start ends on the next day.
     """
 
     time_zone: str
     """The IANA zone of callees whose own zone is unknown."""
     days: tuple[Day, ...]
-    """In the order of the week."""
+    """The days on which the window begins, in the order of the week."""
     start_minute: int
     end_minute: int
 
     def is_open(self, local: datetime) -> bool:
-        """Returns whether a clock that shows this time is within the hours."""
+        """Returns whether this local time is within the hours."""
         minute = local.hour * 60 + local.minute
         today, yesterday = DAYS[local.weekday()], DAYS[local.weekday() - 1]
         if self.start_minute < self.end_minute:
@@ -63,9 +63,9 @@ class Hours:
 
 
 def read_hours(value: object, pointer: str = "/hours") -> Hours:
-    """Reads `{"time_zone", "days", "from", "to"}`. Without `days` the hours are those of every day.
+    """Reads `{"time_zone", "days", "from", "to"}`. Without `days`, the window begins on every day.
 
-    Raises HoursInvalid with every error; `pointer` is the RFC 6901 pointer of the object.
+    Raises HoursInvalid with all errors; `pointer` is the RFC 6901 pointer of the object.
     """
     if not isinstance(value, Mapping):
         raise HoursInvalid(FieldError(pointer, "dict_type", "must be an object"))
@@ -77,7 +77,7 @@ def read_hours(value: object, pointer: str = "/hours") -> Hours:
 
 
 def _faults(value: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
-    """Yields member, code and text of each error."""
+    """Yields the member, the code and the text of each error."""
     for name in value:
         if name not in _MEMBERS:
             escaped = str(name).replace("~", "~0").replace("/", "~1")
@@ -121,18 +121,18 @@ def _time_zones() -> frozenset[str]:
 
 
 def is_time_zone(name: str) -> bool:
-    """Returns whether it is the name of a zone or a link of the IANA database, in its own spelling."""
+    """Returns whether the IANA database has a zone or link of this name. Upper and lower case matter."""
     return name in _time_zones()
 
 
-def zones_of(to: str) -> tuple[str, ...]:
-    """Returns the IANA zones in which an E.164 number may be: often one, for a mobile number all of its country.
+def zones_of_number(to: str) -> tuple[str, ...]:
+    """Returns the IANA zones in which an E.164 number may be: often one; for a mobile number, all zones of its country.
 
-    Empty for SIP, `client:` and numbers that belong to no country.
+    Returns none for SIP addresses, `client:` and numbers that belong to no country.
     """
     if not to.startswith("+"):
         return ()
-    # Imported here: phonenumbers takes 70 ms and 9 MB, which only scheduled calls with hours are worth.
+    # Imported only here, because importing phonenumbers takes 70 ms and 9 MB. Only scheduled calls with hours need it.
     from phonenumbers import NumberParseException, parse
     from phonenumbers.timezone import time_zones_for_number
 
@@ -144,12 +144,12 @@ def zones_of(to: str) -> tuple[str, ...]:
 
 
 def callee_zones(to: str, time_zone: str | None, hours: Hours) -> tuple[str, ...]:
-    """Returns the zones that must all be open: the call's own, else those of the number, else that of the hours."""
-    return (time_zone,) if time_zone is not None else zones_of(to) or (hours.time_zone,)
+    """Returns the callee's possible zones: `time_zone` if given, else the zones of the number, else the zone of the hours."""
+    return (time_zone,) if time_zone is not None else zones_of_number(to) or (hours.time_zone,)
 
 
 def next_opening(hours: Hours, at: datetime, zones: Sequence[str], before: datetime) -> datetime | None:
-    """Returns the earliest moment from `at` on at which all the zones are open, or None if there is none before `before`.
+    """Returns the earliest time from `at` on at which all zones are within the hours, or None if there is none until `before`.
 
     Times are aware and in UTC.
     """
@@ -163,22 +163,22 @@ def next_opening(hours: Hours, at: datetime, zones: Sequence[str], before: datet
 
 
 def _opening_in(zone: ZoneInfo, hours: Hours, at: datetime) -> datetime:
-    """Returns the earliest moment from `at` on at which the zone is open."""
+    """Returns the earliest time from `at` on at which the zone is within the hours."""
     while not hours.is_open(local := at.astimezone(zone).replace(tzinfo=None)):
         later = at + (_next_start(hours, local) - local)
-        at = later if _offset(zone, later) == _offset(zone, at) else _change_between(zone, at, later)
+        at = later if _offset(zone, later) == _offset(zone, at) else _offset_change(zone, at, later)
     return at
 
 
 def _next_start(hours: Hours, local: datetime) -> datetime:
-    """Returns the beginning of the next window after a local time."""
+    """Returns the start of the first window that begins after the local time."""
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
     starts = (midnight + days * _DAY + timedelta(minutes=hours.start_minute) for days in range(8))
     return next(start for start in starts if start > local and DAYS[start.weekday()] in hours.days)
 
 
-def _change_between(zone: ZoneInfo, at: datetime, later: datetime) -> datetime:
-    """Returns the first second from which the zone's offset is not that of `at`."""
+def _offset_change(zone: ZoneInfo, at: datetime, later: datetime) -> datetime:
+    """Returns the second at which the zone's UTC offset changes between `at` and `later`."""
     low, high = int(at.timestamp()), int(later.timestamp())
     before = _offset(zone, at)
     while high - low > 1:

@@ -1,4 +1,4 @@
-"""Tables of queues, pace, scheduled calls that wait, and the dial slots of calls that were granted."""
+"""Tables for queues, pace (dialling limits), waiting scheduled calls, and the dial slots of calls under way."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -47,7 +47,7 @@ class Queue(Base):
 
 
 class Pace(Base):
-    """How fast an account or a queue dials, and how many of its calls may be under way. The row is the lock of its grants."""
+    """The dialling limits of an account or a queue, and how much of them is used. A grant locks the row."""
 
     __tablename__ = "pace"
     __table_args__ = (
@@ -64,15 +64,15 @@ class Pace(Base):
     max_concurrent: Mapped[int | None] = mapped_column(Integer)
     # The token bucket as one timestamp (GCRA's theoretical arrival time): when the next call would be due at an even pace.
     next_at: Mapped[datetime] = mapped_column(server_default=text("'-infinity'"))
-    # The number of its rows in `dial_slot`.
+    # The number of rows in `dial_slot` of this account or queue.
     in_use: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    # Counts the grants (app.scheduling.grant_counters), and when the last one was made.
+    # The number of grants (app.scheduling.grant_counters), and the time of the last one.
     grants: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     granted_at: Mapped[datetime | None]
 
 
 class ScheduledDial(Base):
-    """The right to dial a scheduled call. The statement that deletes the row decides whether the call is dialled or ends."""
+    """A scheduled call that waits. Only the transaction that deletes the row may dial the call, or end it without dialling."""
 
     __tablename__ = "scheduled_dial"
     __table_args__ = (
@@ -87,24 +87,24 @@ class ScheduledDial(Base):
     tenant_id: Mapped[str] = mapped_column(Text)
     account_id: Mapped[UUID] = mapped_column(Uuid)
     queue_id: Mapped[UUID] = mapped_column(Uuid)
-    # The id of the API key or workload that requested the call. Callers take turns.
+    # The id of the API key or workload that requested the call. Callers are served in turn (DialTurn).
     caller_id: Mapped[UUID] = mapped_column(Uuid)
-    # The place of its priority in PRIORITIES; 0 is dialled first.
+    # The index of the priority in PRIORITIES; 0 is dialled first.
     priority: Mapped[int] = mapped_column(SmallInteger)
     not_before: Mapped[datetime]
     ring_by: Mapped[datetime]
-    # When it may be granted: `not_before`, the next hours in which it may ring, or the time of another try.
+    # The earliest time of a grant: `not_before`, the next hours in which the call may ring, or the time of the next attempt.
     due_at: Mapped[datetime]
     # The callee's zone, if the request has one.
     time_zone: Mapped[str | None] = mapped_column(Text)
-    # How often it was granted before, and put back because Twilio could not be reached or throttled.
+    # How often the call was granted before, and then put back because Twilio could not be reached or throttled requests.
     tries: Mapped[int] = mapped_column(Integer, server_default=text("0"))
 
 
 class DialTurn(Base):
-    """The turn of a caller at an account. The caller whose last grant is the longest ago is next.
+    """Round-robin state of a caller (an API key or workload) at an account. The caller with the oldest last grant is next.
 
-    Deleted after an hour without calls.
+    The row is deleted after an hour without calls.
     """
 
     __tablename__ = "dial_turn"
@@ -116,7 +116,7 @@ class DialTurn(Base):
 
 
 class DialSlot(Base):
-    """A call that was granted and may be under way. It counts as one of its account's, and its queue's, concurrent calls."""
+    """A call that was granted and may be under way. It counts toward `max_concurrent` of its account and its queue."""
 
     __tablename__ = "dial_slot"
     __table_args__ = (
@@ -133,28 +133,28 @@ class DialSlot(Base):
     # The API key or workload that requested the call; null if it was not scheduled.
     caller_id: Mapped[UUID | None] = mapped_column(Uuid)
     granted_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
-    # The call has ended by then: ring timeout, time limit and a margin after the grant.
+    # The latest time at which the call can end: the grant, plus ring timeout, time limit and a margin.
     until: Mapped[datetime]
-    # When a call that Twilio still holds in its queue is canceled; null once that is done, or if there is no deadline.
+    # The deadline. If Twilio still has the call in its queue then, the call is canceled. Null: was canceled, or no deadline.
     ring_by: Mapped[datetime | None]
-    # Since when Twilio answers that there is no such call; null once it does not. A new call may not be found at first.
+    # Since when Twilio answers 404 for the call. Null: it does not. A new call may get 404 at first.
     missing_since: Mapped[datetime | None]
 
 
 class GrantGuard(Base):
-    """The one row that shows whether the database may have lost grants (app.scheduling.guard)."""
+    """A table with one row, which shows whether the database may have lost grants (app.scheduling.guard)."""
 
     __tablename__ = "grant_guard"
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
     id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, server_default=text("1"))
-    # The server and the table for which grants were made last.
+    # The server and the table on which calls were granted last (CURRENT_SERVER).
     server: Mapped[str] = mapped_column(Text)
     # All that was committed before this time is in the database, because this value was committed later.
     seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     # Since when no calls are granted; null: calls are granted.
     halted_at: Mapped[datetime | None]
-    # Why (HaltReason); null: another server, also if a worker of the version before has halted them.
+    # Why grants are halted (HaltReason). Workers of the previous version write null for `server`.
     halt_reason: Mapped[str | None] = mapped_column(Text)
-    # When grants were released, or another server was accepted. Counts of grants begin again then; null: never.
+    # When grants were released, or another server was accepted. Older grant counts are obsolete. Null: never.
     released_at: Mapped[datetime | None]

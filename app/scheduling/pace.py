@@ -1,15 +1,14 @@
-"""SQL of the token bucket: how many calls a row of `pace` allows now, and its `next_at` after they were dialled.
+"""SQL for the token bucket in a row of `pace`: how many calls the row allows now, and its `next_at` after they are dialled.
 
 The bucket is GCRA, the generic cell rate algorithm (ITU-T I.371): one timestamp instead of a level and a time. Within any
-span of s seconds at most `burst + s * calls_per_second` calls are dialled. Use it on a locked row, with a clock that was read
-after the lock.
+span of s seconds at most `burst + s * calls_per_second` calls are dialled. Lock the row before the clock is read for `at`.
 """
 
 _UNLIMITED = 1_000_000
 
 
 def room_sql(at: str) -> str:
-    """Returns SQL for the number of calls that the row `pace` allows at the time `at`: tokens and free dial slots."""
+    """Returns SQL for the number of calls that the row `pace` allows at the time `at`, by tokens and free dial slots."""
     return f"""greatest(0, least(
         coalesce(
             floor(pace.burst - extract(epoch FROM greatest(pace.next_at, {at}) - {at}) * pace.calls_per_second), {_UNLIMITED}
@@ -19,7 +18,7 @@ def room_sql(at: str) -> str:
 
 
 def wait_s_sql(at: str) -> str:
-    """Returns SQL for the seconds from `at` until the row `pace` has a token again; null if it has one, or has no pace."""
+    """Returns SQL for the seconds from `at` until the row `pace` has a token; null if it has one or no rate is set."""
     return f"""nullif(greatest(0,
         extract(epoch FROM greatest(pace.next_at, {at}) - {at}) - (pace.burst - 1) / pace.calls_per_second
     ), 0)::float8"""
@@ -31,15 +30,15 @@ def next_at_sql(at: str, count: str) -> str:
         ELSE greatest(pace.next_at, {at}) + make_interval(secs => ({count} / pace.calls_per_second)::float8) END"""
 
 
-def next_at_of_empty_sql(at: str) -> str:
-    """Returns SQL for the row's `next_at` if no call is dialled before `at`, and the bucket is empty until then."""
+def next_at_for_pause_sql(at: str) -> str:
+    """Returns SQL for the `next_at` with which the row has no token before the time `at`."""
     return f"greatest(pace.next_at, {at} + make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8))"
 
 
 def next_at_for_rate_sql(at: str, rate: str) -> str:
-    """Returns SQL for the row's `next_at` when `calls_per_second` becomes `rate`, SQL that may be null, at the time `at`.
+    """Returns SQL for the row's `next_at` when `calls_per_second` changes to `rate` at the time `at`. `rate` may be null.
 
-    A higher rate shortens the wait that is left and keeps the number of tokens. A lower rate keeps the time.
+    A higher rate shortens the remaining wait and keeps the number of tokens. A lower rate does not change `next_at`.
     """
     return f"""CASE WHEN pace.next_at > {at} AND {rate} > pace.calls_per_second
         THEN {at} + (pace.next_at - {at}) * (pace.calls_per_second / {rate})::float8 ELSE pace.next_at END"""

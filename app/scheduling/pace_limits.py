@@ -1,4 +1,4 @@
-"""The limits of a pace: how fast an account or a queue dials, and how many of its calls may be under way. Pure."""
+"""The limits of a pace: how fast an account or a queue dials, and how many of its calls may be under way. No I/O."""
 
 from dataclasses import dataclass, fields, replace
 from decimal import Decimal
@@ -14,7 +14,7 @@ MAX_CONCURRENT_LIMIT: Final = 100_000
 
 
 class PaceChange(TypedDict, total=False):
-    """What to change of a pace. A member that is missing stays as it is; None removes the limit."""
+    """Changes to a pace. A missing member stays as it is; None removes the limit."""
 
     calls_per_second: Decimal | None
     burst: int
@@ -43,7 +43,7 @@ class PaceLimits:
         }
 
     def changed(self, change: PaceChange) -> Self:
-        """Returns these limits with the change. Without `calls_per_second`, `burst` is the default.
+        """Returns the limits after the change. `burst` becomes the default if the result has no `calls_per_second`.
 
         Raises InvalidMember for a value out of bounds, and for a `burst` without `calls_per_second`.
         """
@@ -73,10 +73,10 @@ UNLIMITED: Final = PaceLimits()
 
 
 def is_rate(value: Decimal) -> bool:
-    """Returns whether `calls_per_second` may have the value."""
+    """Returns whether the value is valid for `calls_per_second`."""
     return value.is_finite() and 0 < value <= MAX_CALLS_PER_SECOND and value == round(value, MAX_DECIMALS)
 
 
 def plain_number(value: Decimal) -> int | float:
-    """Returns the number as JSON and people write it: 1 and 0.5, not 1.000."""
+    """Returns the number without trailing zeros, for JSON and for people: 1 or 0.5, not 1.000."""
     return int(value) if value == int(value) else float(value)

@@ -1,4 +1,4 @@
-"""The member `pace` of requests and answers."""
+"""Schemas for the member `pace` of requests and responses."""
 
 from decimal import Decimal
 from typing import Annotated, Any, Self
@@ -48,7 +48,7 @@ class PaceSettings(BaseModel):
 
     @property
     def change(self) -> PaceChange:
-        """The members that the body has."""
+        """The members that are present in the body."""
         given: PaceChange = self.model_dump(exclude_unset=True)  # type: ignore[assignment]
         return given
 

@@ -1,4 +1,4 @@
-"""SQL of setting and reading the pace of accounts and queues, on asyncpg alone.
+"""SQL that sets and reads the pace (dialling limits) of accounts and queues, without SQLAlchemy.
 
 Functions run in the caller's transaction and never commit. `subject_id` is the id of an account or of a queue.
 """
@@ -21,21 +21,21 @@ _WRITE: Final = f"""
 
 
 async def find_paces(connection: Connection, subject_ids: Sequence[UUID]) -> dict[UUID, PaceLimits]:
-    """Returns the limits of those subjects that have any."""
+    """Returns the limits by subject id. Subjects without limits are missing."""
     statement = f"SELECT subject_id, {COLUMNS} FROM pace WHERE subject_id = ANY ($1)"
     return paces_of(await connection.fetch(statement, subject_ids))
 
 
 def paces_of(rows: Iterable[Sequence[Any]]) -> dict[UUID, PaceLimits]:
-    """Returns the limits in rows of `subject_id` and COLUMNS, by subject, without those that limit nothing."""
+    """Reads rows of `subject_id` and COLUMNS. Returns the limits by subject id, without subjects that are not limited."""
     paces = {subject_id: PaceLimits(*limits) for subject_id, *limits in rows}
     return {subject_id: limits for subject_id, limits in paces.items() if limits.is_limited}
 
 
 async def lock_pace(connection: Connection, subject_id: UUID) -> PaceLimits:
-    """Locks the subject's row until the transaction ends, so that no grant of it begins, and returns the limits.
+    """Returns the limits and locks the subject's row until the transaction ends, so that no call of the subject is granted.
 
-    Inserts a row without limits if there is none, because only a row can be locked.
+    Inserts a row without limits if there is none, because a missing row cannot be locked.
     """
     await connection.execute("INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT (subject_id) DO NOTHING", subject_id)
     statement = f"SELECT {COLUMNS} FROM pace WHERE subject_id = $1 FOR NO KEY UPDATE"
@@ -43,9 +43,8 @@ async def lock_pace(connection: Connection, subject_id: UUID) -> PaceLimits:
 
 
 async def write_pace(connection: Connection, subject_id: UUID, limits: PaceLimits) -> None:
-    """Sets the limits of a subject that `lock_pace` has locked.
+    """Sets the limits of a subject whose row `lock_pace` has locked.
 
-    Calls that were granted before count as concurrent calls. A higher pace applies at once to the wait that a lower one left
-    behind.
+    Calls already under way count toward `max_concurrent`. A higher rate also shortens the current wait for a token.
     """
     await connection.execute(_WRITE, subject_id, limits.calls_per_second, limits.burst, limits.max_concurrent)

@@ -1,4 +1,4 @@
-"""When a scheduled call may ring: its times, its priority, its queue. Pure."""
+"""The times, the priority and the queue of a scheduled call. No I/O."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,7 @@ from app.errors import FieldError, InvalidRequest
 PriorityName = Literal["urgent", "normal", "bulk"]
 Priority = TypeAliasType("Priority", PriorityName)
 PRIORITIES: Final[tuple[PriorityName, ...]] = get_args(PriorityName)
-"""The priorities of scheduled calls, in the order in which they are dialled. Tables store the place in this tuple."""
+"""The priorities of scheduled calls, in the order in which they are dialled. Tables store the index in this tuple."""
 
 DEFAULT_RING_WITHIN = timedelta(minutes=15)
 MAX_AHEAD = timedelta(days=7)
@@ -20,7 +20,7 @@ MAX_AHEAD = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The columns of `scheduled_dial` that follow from the request."""
+    """The columns of `scheduled_dial` that are computed from the request."""
 
     queue_id: UUID
     caller_id: UUID
@@ -28,14 +28,14 @@ class Schedule:
     not_before: datetime
     ring_by: datetime
     due_at: datetime
-    """The first moment from `not_before` on that is within the hours."""
+    """The first time from `not_before` on that is within the hours."""
     time_zone: str | None
 
     def columns(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}  # `asdict` would copy each value
 
     def for_record(self, queue: str | None) -> dict[str, Any]:
-        """Returns times, priority, queue and zone as the call's record shows them: with defaults filled in."""
+        """Returns the members that the call's record shows: times, priority, queue and zone, with defaults filled in."""
         members = {
             "not_before": _rfc_3339(self.not_before),
             "ring_by": _rfc_3339(self.ring_by),
@@ -50,15 +50,15 @@ def _rfc_3339(time: datetime) -> str:
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def ring_times(
+def effective_times(
     not_before: datetime | None, ring_by: datetime | None, *, now: datetime, ring_within: timedelta | None
 ) -> tuple[datetime, datetime]:
-    """Returns `not_before` and `ring_by` in effect. `ring_within` is the queue's default of the time between them.
+    """Returns the effective `not_before` and `ring_by`. `ring_within` is the queue's default for the time between them.
 
     Raises InvalidRequest if `ring_by` is not after both now and `not_before`, or is more than 7 days ahead.
     """
     begin = max(now, not_before or now)
-    # `not_before` may be so late that no time comes after it.
+    # Adding to the latest possible `not_before` would overflow.
     end = ring_by or min(begin, now + MAX_AHEAD) + (ring_within or DEFAULT_RING_WITHIN)
     errors = []
     if end - now > MAX_AHEAD:

@@ -1,4 +1,4 @@
-"""Hours in bodies of requests and answers."""
+"""Schemas for hours in request and response bodies."""
 
 from typing import Annotated
 
@@ -40,7 +40,7 @@ class HoursSettings(BaseModel):
     to: _To
 
     def read(self, pointer: str = "/hours") -> Hours:
-        """Returns the hours. Raises HoursInvalid; `pointer` is where the body has them."""
+        """Returns the hours. Raises HoursInvalid, with pointers (RFC 6901) that begin with `pointer`."""
         return read_hours(self.model_dump(by_alias=True), pointer)
 
 

@@ -1,4 +1,4 @@
-"""SQL that creations need of queues and of the pace, on asyncpg alone."""
+"""SQL with which the creation of calls reads queues and pauses a pace, without SQLAlchemy."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from uuid import UUID
 
 from app.scheduling.hours import Hours, read_hours
 from app.scheduling.models import NO_QUEUE
-from app.scheduling.pace import next_at_of_empty_sql
+from app.scheduling.pace import next_at_for_pause_sql
 
 
 class Statements(Protocol):
@@ -24,7 +24,7 @@ class StoredQueue:
     id: UUID
     ring_within_s: int | None
     hours: Hours | None
-    """The queue's own hours, or those of the tenant."""
+    """The queue's hours, else the tenant's; None: neither has any."""
 
 
 _FIND_QUEUE = """
@@ -34,13 +34,13 @@ _FIND_QUEUE = """
 
 
 async def find_queues(database: Statements, wanted: Sequence[tuple[str, str | None]]) -> list[StoredQueue | None]:
-    """Returns the queue of each tenant and name, or None. Without a name: NO_QUEUE, with the hours of the tenant."""
+    """Returns the result of `find_queue` for each pair of tenant id and queue name, in the same order."""
     found = {each: await find_queue(database, *each) for each in set(wanted)}
     return [found[each] for each in wanted]
 
 
 async def find_queue(database: Statements, tenant_id: str, name: str | None) -> StoredQueue | None:
-    """Returns the tenant's queue of this name; without a name: NO_QUEUE, with the hours of the tenant."""
+    """Returns the tenant's queue of this name, or None. For `name=None`, returns NO_QUEUE with the tenant's hours."""
     rows = await database.fetch(_FIND_QUEUE, tenant_id, name)
     if not rows or (name is not None and rows[0]["id"] is None):
         return None
@@ -50,15 +50,15 @@ async def find_queue(database: Statements, tenant_id: str, name: str | None) -> 
 
 
 _PAUSE = f"""
-    UPDATE pace SET next_at = {next_at_of_empty_sql("clock_timestamp() + make_interval(secs => $2::float8)")}
+    UPDATE pace SET next_at = {next_at_for_pause_sql("clock_timestamp() + make_interval(secs => $2::float8)")}
     WHERE subject_id = $1 AND calls_per_second IS NOT NULL
 """  # noqa: S608  # own fragments
-_LONGEST_PAUSE_S = 60.0
+_MAX_PAUSE_S = 60.0
 
 
 async def pause_pace(database: Statements, account_id: UUID, *, queue_time_ms: int) -> None:
-    """Pauses the account's pace for the queue time that Twilio has announced, at most for a minute.
+    """Leaves the account without tokens for `queue_time_ms`, Twilio's estimate of the time in its queue, but at most a minute.
 
-    An account without `calls_per_second` does not pause. Runs in a transaction of its own.
+    Has no effect on an account without `calls_per_second`. Runs in its own transaction.
     """
-    await database.fetch(_PAUSE, account_id, min(queue_time_ms / 1000, _LONGEST_PAUSE_S))
+    await database.fetch(_PAUSE, account_id, min(queue_time_ms / 1000, _MAX_PAUSE_S))

@@ -172,7 +172,7 @@ async def test_a_halt_waits_for_the_grants_that_are_being_made(gateway: Gateway)
     async with pool_of(gateway.settings.require_database_url()) as pool:
         async with gateway.database.transaction() as connection:
             await lock_account_pace(connection, row["account_id"])
-            assert not (await GrantHalt(pool, patience_s=0.3).run(command_actor())).is_certain
+            assert not (await GrantHalt(pool, max_wait_s=0.3).run(command_actor())).is_certain
             halting = asyncio.create_task(GrantHalt(pool).run(command_actor()))
             await asyncio.sleep(0.2)
             assert not halting.done()
@@ -201,9 +201,9 @@ async def test_a_halt_of_another_role_waits_for_grants_and_not_for_a_backup(gate
     async with another_role(gateway) as url, pool_of(url) as pool:
         async with gateway.database.transaction() as connection:
             await connection.fetch("SELECT FROM pace")  # as pg_dump does
-            assert (await GrantHalt(pool, patience_s=30).run(command_actor())).is_certain
+            assert (await GrantHalt(pool, max_wait_s=30).run(command_actor())).is_certain
             assert await lock_account_pace(connection, row["account_id"]) is not None
-            assert not (await GrantHalt(pool, patience_s=0.3).run(command_actor())).is_certain
+            assert not (await GrantHalt(pool, max_wait_s=0.3).run(command_actor())).is_certain
         assert (await GrantHalt(pool).run(command_actor())).is_certain
 
 

@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.scheduling.hours import DAYS, Hours, HoursInvalid, callee_zones, is_time_zone, next_opening, read_hours, zones_of
+from app.scheduling.hours import (
+    DAYS,
+    Hours,
+    HoursInvalid,
+    callee_zones,
+    is_time_zone,
+    next_opening,
+    read_hours,
+    zones_of_number,
+)
 
 OFFICE = {"time_zone": "Europe/Berlin", "days": ["mon", "tue", "wed", "thu", "fri"], "from": "09:00", "to": "18:00"}
 ZONES = (
@@ -134,11 +143,11 @@ def test_what_is_missing_is_named() -> None:
     ],
 )
 def test_the_zones_of_a_number(to: str, zones: tuple[str, ...]) -> None:
-    assert zones_of(to) == zones
+    assert zones_of_number(to) == zones
 
 
 def test_a_mobile_number_may_be_anywhere_in_its_country() -> None:
-    zones = zones_of("+61412345678")
+    zones = zones_of_number("+61412345678")
     assert {"Australia/Perth", "Australia/Sydney"} < set(zones)
     # Open from 09:00 in Perth, which is noon in Sydney and 07:30 on the Cocos Islands.
     assert opening(window("09:00", "18:00"), "2026-11-30T00:00", *zones) == "11-30 02:30"

@@ -24,7 +24,7 @@ from app.calls.settlement import RecordChange
 from app.calls.store import UNIQUE_SID, RecordColumns, SidTaken
 from app.database.batcher import LOCKED, Busy
 from app.database.engine import Database
-from app.scheduling.dials import GIVEN_DIAL, insert_dials
+from app.scheduling.dials import GIVEN_DIAL, insert_dials_sql
 from app.twilio.schemas import CallResource
 
 
@@ -152,7 +152,7 @@ def _outcome_statement(*, complete: bool) -> str:
     """
     times = [f"{interval_sql(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIMES]
     due_at = f"now() + {interval_sql('due_in', of='given.dial')}"
-    more = new_deliveries_sql("given JOIN changed USING (id, attempt)") + insert_dials(of="changed", due_at=due_at)
+    more = new_deliveries_sql("given JOIN changed USING (id, attempt)") + insert_dials_sql(written="changed", due_at=due_at)
     written = ", deliveries_written = coalesce(given.deliveries_written, call.deliveries_written)"
     return f"""
         WITH given AS MATERIALIZED (

@@ -17,7 +17,7 @@ from app.console.reads import fetch
 from app.database.heartbeats import SUMMARY, WorkerSummary
 from app.database.pool import Transactions
 from app.rollups.models import ALL_TENANTS
-from app.scheduling.accounts import accounts_of
+from app.scheduling.accounts import accounts_with_rows_sql
 from app.scheduling.guard import HaltReason
 from app.scheduling.guard_sql import MAY_GRANT
 
@@ -207,7 +207,7 @@ def _statement(*, of_tenant: bool) -> str:
         f"(SELECT coalesce(sum({name}), 0) FROM rollup WHERE {figures} AND ({periods}))" for name, periods in _SUMS.items()
     )
     return f"""
-        {of_one if of_tenant else accounts_of("scheduled_dial")}
+        {of_one if of_tenant else accounts_with_rows_sql("scheduled_dial")}
         SELECT json_build_object(
             'read_at', clock_timestamp(),
             'has_tenants', EXISTS (SELECT FROM tenant),

@@ -13,13 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.models import Call
 from app.database.engine import Database
-from app.scheduling.accounts import accounts_of
+from app.scheduling.accounts import accounts_with_rows_sql
 from app.scheduling.models import DialSlot
 from app.scheduling.schedule import PRIORITIES
 
 # Includes slots of ended calls that are not freed yet.
 _ACCOUNTS_WITH_SLOTS = f"""
-    {accounts_of("dial_slot")}
+    {accounts_with_rows_sql("dial_slot")}
     SELECT account_id FROM account WHERE account_id IS NOT NULL
 """  # noqa: S608  # a constant
 _CHECK_AGAIN = "UPDATE dial_slot SET ring_by = clock_timestamp() + $2::interval WHERE call_id = $1"

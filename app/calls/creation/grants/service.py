@@ -14,7 +14,7 @@ from app.database.connection import Connection
 from app.database.engine import Database
 from app.scheduling.dial_slots import free_ended_slots
 from app.scheduling.grant_counters import GrantCounters
-from app.scheduling.guard import halt_behind, record_or_halt
+from app.scheduling.guard import halt_for_lost_grants, record_or_halt
 from app.scheduling.hours import callee_zones, next_opening
 from app.scheduling.schedule import MAX_AHEAD
 
@@ -51,7 +51,7 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
         if not account.may_grant and not await record_or_halt(connection):
             return GrantRound([], is_last=True)
         if counters.is_behind(account_id, account.count):
-            await halt_behind(connection, account_id, granted_at=account.granted_at)
+            await halt_for_lost_grants(connection, account_id, granted_at=account.granted_at)
             return GrantRound([], is_last=True)
         if await free_ended_slots(connection, account_id):
             # Read again, with the slots that are free now.

@@ -15,7 +15,7 @@ from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.database.connection import Connection
 from app.database.engine import Database
-from app.scheduling.accounts import accounts_of
+from app.scheduling.accounts import accounts_with_rows_sql
 from app.scheduling.dial_slots import insert_slot_sql
 from app.scheduling.grant_counters import NO_GRANTS, GrantCount
 from app.scheduling.guard_sql import MAY_GRANT, RELEASED
@@ -25,7 +25,7 @@ from app.scheduling.pace import next_at_sql, room_sql, wait_s_sql
 from app.scheduling.schedule import PRIORITIES
 
 _WAITING_ACCOUNTS = f"""
-    {accounts_of("scheduled_dial")}
+    {accounts_with_rows_sql("scheduled_dial")}
     SELECT account.account_id, extract(epoch FROM due_at - clock_timestamp())::float8 AS due_in_s
     FROM account CROSS JOIN LATERAL (
         SELECT due_at FROM scheduled_dial WHERE scheduled_dial.account_id = account.account_id ORDER BY due_at LIMIT 1

@@ -19,7 +19,7 @@ from app.calls.settlement import RecordChange
 from app.calls.store import add_deliveries
 from app.database.connection import Connection
 from app.database.engine import Database
-from app.scheduling.dials import GIVEN_DIAL, insert_dials
+from app.scheduling.dials import GIVEN_DIAL, insert_dials_sql
 from app.scheduling.models import NO_QUEUE, DialTurn, ScheduledDial
 from app.scheduling.schedule import Schedule
 
@@ -64,7 +64,7 @@ _INSERT = insert_calls_sql(
     ["execution", "queue_id"],
     on_conflict=KEY_CONFLICT,
     given=[GIVEN_DIAL],
-    more=insert_dials(of="inserted", due_at="(given.dial ->> 'due_at')::timestamptz"),
+    more=insert_dials_sql(written="inserted", due_at="(given.dial ->> 'due_at')::timestamptz"),
 )
 
 _END = """
