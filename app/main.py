@@ -137,7 +137,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         body_timeout_s=settings.body_timeout,
         operations=OperationsPort(settings.ops_port),
         untrusted_path=CALLBACK_PATH,
-        large_body=queue_router.large_body,
+        large_body=queue_router.bulk_body_limit,
         direct=_direct_endpoint,
     )
     _complete_openapi(app)

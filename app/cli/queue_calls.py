@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from app.errors import CallgateError
-    from app.queues.bulk import AnsweredLine, Line
+    from app.queues.bulk import AnsweredLine, BulkLine
 
 _MAX_SHOWN_REFUSALS = 20
 
@@ -149,7 +149,7 @@ def _is_standard_input(file: Path) -> bool:
     return str(file) == "-"
 
 
-def _read(lines: BinaryIO) -> Iterator[Line]:
+def _read(lines: BinaryIO) -> Iterator[BulkLine]:
     """Reads one line after the other, however long the file is. Empty ones are left out."""
     from app.queues.lines import read_line
 

@@ -1,1 +1,1 @@
-"""Queues of scheduled calls: their settings, how far they are, and what acts on all of their calls."""
+"""Queues of scheduled calls: settings, progress, and the creation and cancellation of many calls."""

@@ -22,16 +22,17 @@ from app.tenants.caller import Caller
 
 logger = structlog.stdlib.get_logger(__name__)
 
-# Lines under way: two statements' worth, so that one is prepared while the other is written.
+# Lines that are being created at the same time: enough for two statements, so that one is prepared while the other runs.
 _MAX_UNDER_WAY = 500
-# Lines that are prepared without a pause, and the pause relative to the work before it: creations of other tenants run then.
+# Lines that are prepared between two pauses, and the length of a pause relative to the CPU time before it. Creations of other
+# tenants run during a pause.
 _PREPARED_AT_ONCE = 2
 _PAUSE_FACTOR = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A line of a bulk request: a body and its key, or what is wrong with it."""
+class BulkLine:
+    """A line of a bulk request. `body` is the error if the line is not valid."""
 
     number: int
     key: str | None
@@ -51,13 +52,13 @@ class BulkService:
     limit: ReadLimit
 
     def slot(self, caller: Caller) -> AbstractAsyncContextManager[None]:
-        """Waits until the tenant may add calls. Raises Overloaded."""
+        """Holds one of the slots for bulk requests. Waits for a free slot; raises Overloaded if none becomes free in time."""
         return self.limit.slot(caller.tenant_id)
 
-    async def add(self, caller: Caller, queue: str, lines: Iterable[Line]) -> AsyncIterator[Sequence[AnsweredLine]]:
-        """Creates the calls and yields the lines in order, some at a time, once they are committed.
+    async def add(self, caller: Caller, queue: str, lines: Iterable[BulkLine]) -> AsyncIterator[Sequence[AnsweredLine]]:
+        """Creates the calls. Yields groups of answered lines, in the order of the request, once their calls are committed.
 
-        If the iteration ends early, the calls under way are created all the same.
+        If the caller stops iterating, the creations that have begun are completed.
         """
         under_way = deque[asyncio.Task[AnsweredLine]]()
         try:
@@ -65,7 +66,7 @@ class BulkService:
                 under_way.append(asyncio.create_task(self._create(caller, queue, line)))
                 if position % _PREPARED_AT_ONCE == 0:
                     began = time.thread_time()
-                    await asyncio.sleep(0)  # They are prepared now.
+                    await asyncio.sleep(0)  # The new tasks prepare their lines now.
                     await asyncio.sleep(_PAUSE_FACTOR * (time.thread_time() - began))
                 if len(under_way) >= _MAX_UNDER_WAY:
                     yield await _take_done(under_way)
@@ -75,11 +76,11 @@ class BulkService:
             if under_way:
                 await asyncio.shield(asyncio.wait(under_way))
 
-    async def _create(self, caller: Caller, queue: str, line: Line) -> AnsweredLine:
+    async def _create(self, caller: Caller, queue: str, line: BulkLine) -> AnsweredLine:
         stop_timing()
         return AnsweredLine(line.number, line.key, await self._result(caller, queue, line))
 
-    async def _result(self, caller: Caller, queue: str, line: Line) -> Creation | CallgateError:
+    async def _result(self, caller: Caller, queue: str, line: BulkLine) -> Creation | CallgateError:
         if isinstance(line.body, CallgateError):
             return line.body
         if line.body.get("queue", queue) != queue:
@@ -95,7 +96,7 @@ class BulkService:
 
 
 async def _take_done(under_way: deque[asyncio.Task[AnsweredLine]]) -> list[AnsweredLine]:
-    """Waits for the first line, and removes it and all lines after it that are answered, up to the first that is not."""
+    """Waits until the first line is answered. Removes and returns it, and the answered lines that directly follow it."""
     with TimedSpan("database"):
         answered = [await under_way.popleft()]
     while under_way and under_way[0].done():

@@ -11,7 +11,7 @@ from app.database.engine import Database
 from app.queues.service import QueueService
 from app.queues.store import list_waiting
 
-# Calls in one statement. A grant of one of them does not wait for it: one of the two gets the call.
+# Calls in one statement. A concurrent grant of the same call does not wait: either the grant or this statement gets the call.
 _BATCH: Final = 500
 
 
@@ -22,16 +22,16 @@ class QueueCancellation:
     settlement: Settlement
 
     async def cancel(self, actor: Actor, tenant_id: str, name: str) -> int:
-        """Ends all calls of the queue that wait, and returns how many. None of them will ring. Calls under way go on.
+        """Cancels all waiting calls of the queue and returns how many. None of them will ring. Calls under way go on.
 
-        Raises NoSuchResource. After a failure some calls may be canceled, and it can be repeated.
+        Raises NoSuchResource. After any other error some calls may be canceled, and the cancellation can be repeated.
         """
         queue = await self.queues.get(tenant_id, name)
         change, canceled = self.settlement.change_to_canceled(), 0
         while True:
             async with self.database.transaction() as connection:
                 ended = await end_calls_of_queue(connection, queue.id, change, limit=_BATCH)
-                # Calls that were left out are being granted. If that fails, they wait again.
+                # Calls that were left out are locked by a grant. If the grant fails, they still wait.
                 left_out = [] if ended else await list_waiting(connection, queue.id, limit=_BATCH)
                 if left_out:
                     ended = await end_calls(connection, left_out, change)

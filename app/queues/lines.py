@@ -1,15 +1,15 @@
-"""Reads the lines of a bulk request or file: NDJSON, each line a creation's body with its key."""
+"""Reads the lines of a bulk request or file (NDJSON). Each line is the body of a creation and its `key`."""
 
 from app.errors import CallgateError, FieldError, InvalidRequest
 from app.http.idempotency_key import check_key
 from app.http.json_objects import parse_json_object
 from app.http.limits import MAX_BODY_BYTES
 from app.http.request_body import body_too_large
-from app.queues.bulk import Line
+from app.queues.bulk import BulkLine
 
 
-def read_line(number: int, text: bytes) -> Line:
-    """Returns the line, or what is wrong with it. The rest of the body is checked with the creation."""
+def read_line(number: int, text: bytes) -> BulkLine:
+    """Parses a line. An error in its JSON or its key becomes the result's `body`. The creation checks the other members."""
     key = None
     try:
         if len(text) > MAX_BODY_BYTES:
@@ -19,5 +19,5 @@ def read_line(number: int, text: bytes) -> Line:
             raise InvalidRequest(field_errors=(FieldError("/key", "missing", "is required"),))
         key = check_key(body.pop("key"), "/key")
     except CallgateError as error:
-        return Line(number, key, error)
-    return Line(number, key, body)
+        return BulkLine(number, key, error)
+    return BulkLine(number, key, body)

@@ -1,4 +1,4 @@
-"""How far a queue is: its counts, why it waits, and when it is done. Pure."""
+"""The progress of a queue: its counts, why its calls wait, and when its last call is dialled. No I/O."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,16 +9,19 @@ from app.queues.store import CallCounts, WaitingCalls
 from app.queues.wait_reason import WaitReasonName, wait_reason
 
 UnknownEnd = Literal["none_waits", "not_counted", "stopped", "hours", "no_rate"]
-"""Why it is unknown when the last call of a queue is dialled. `stopped`: no call is dialled until someone changes that."""
+"""Why it is unknown when the last call of a queue is dialled.
+
+`stopped`: the queue is paused, its tenant is suspended, or all grants are halted.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueProgress:
     state: QueueState
     waiting: WaitingCalls | None
-    """None: they could not be counted in time."""
+    """None: counting took too long."""
     counts: CallCounts | None
-    """None: they could not be counted in time."""
+    """None: counting took too long."""
     wait_reason: WaitReasonName | None
     end: datetime | UnknownEnd
 
@@ -32,9 +35,9 @@ def progress_of(state: QueueState, waiting: WaitingCalls | None, counts: CallCou
 
 
 def projected_end(state: QueueState, waiting: WaitingCalls | None) -> datetime | UnknownEnd:
-    """Returns when the last waiting call is dialled or expires, if all goes as fast as the pace allows: now or later.
+    """Returns when the last waiting call is dialled or expires, if calls are dialled as fast as the pace allows.
 
-    Returns why it is unknown, if it is.
+    The time is never in the past. Returns the reason if the time is unknown.
     """
     call = state.next_call
     if waiting is None:

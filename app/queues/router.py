@@ -1,7 +1,7 @@
 """Routes of queues.
 
-Changes need `call`, as creations do, because services create queues for their campaigns. The account's limits, which an
-operator sets, still apply.
+Changes need the scope `call`, as creations do, because services create queues for their campaigns. The limits of the account,
+which an operator sets, still apply.
 """
 
 import re
@@ -165,8 +165,8 @@ async def cancel_queue(
     return CancelAnswer(canceled=await service.cancel(actor, caller.tenant_id, name))
 
 
-def large_body(scope: ASGIScope) -> int | None:
-    """Returns the limit in bytes of the body of a bulk request; None for any other request."""
+def bulk_body_limit(scope: ASGIScope) -> int | None:
+    """Returns the maximum body size of a bulk request in bytes; None for any other request."""
     return MAX_BULK_BYTES if scope["method"] == "POST" and _BULK_PATH.fullmatch(scope["path"]) else None
 
 
@@ -236,7 +236,10 @@ async def add_calls(
 
 
 def _split(body: bytes) -> list[tuple[int, bytes]]:
-    """Returns the lines with their numbers. Empty ones, as at the end, are left out."""
+    """Returns the lines that are not empty, with their numbers, which begin at 1.
+
+    Raises InvalidRequest if there is none, and BodyTooLarge for more than MAX_LINES.
+    """
     lines = [(number, line) for number, line in enumerate(body.split(b"\n"), start=1) if line.strip()]
     if not lines:
         raise InvalidRequest(field_errors=(FieldError("", "too_short", "must have at least 1 line"),))

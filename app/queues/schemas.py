@@ -1,4 +1,4 @@
-"""Request and response bodies of queues."""
+"""Schemas for request and response bodies of queues."""
 
 from datetime import datetime
 from typing import Annotated, Literal, Self
@@ -38,7 +38,7 @@ class QueueSettings(BaseModel):
 
     @property
     def change(self) -> QueueChange:
-        """The members that the body has. Raises HoursInvalid."""
+        """The members that are present in the body. Raises HoursInvalid."""
         change: QueueChange = {}
         given = self.model_fields_set
         if "paused" in given:

@@ -29,7 +29,7 @@ _MEMBERS: Final = ("paused", "hours", "ring_within_s")
 
 
 class QueueChange(TypedDict, total=False):
-    """What to change of a queue. A member that is missing stays as it is; None removes the value."""
+    """Changes to a queue. A missing member stays as it is; None removes the value."""
 
     paused: bool
     hours: Hours | None
@@ -43,22 +43,22 @@ class QueueService:
     reads: ReadLimit
 
     async def put(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> tuple[QueueRow, bool]:
-        """Creates a queue, or changes the one of this name. Returns it, and whether it was created now.
+        """Creates a queue, or changes the queue of this name. Returns the queue, and whether it was created.
 
-        After a pause no call is granted; calls under way go on. Changed hours apply to waiting calls at once. Raises
-        InvalidMember.
+        Once this returns from a pause, no call of the queue is granted; calls under way go on. Changed hours apply to waiting
+        calls at once. Raises InvalidMember, and NoSuchResource if there is no such tenant.
         """
         _check(name, change)
         async with self.database.transaction() as connection:
             if await find_tenant(connection, tenant_id) is None:
                 raise no_tenant(tenant_id)
             created = await store.insert_queue(connection, tenant_id=tenant_id, name=name)
-            queue = await _locked(connection, tenant_id, name)
+            queue = await _lock_or_raise(connection, tenant_id, name)
             changed = await _write(connection, queue, change)
-            for action, members in _deeds(change, changed, created=created).items():
+            for action, members in _audit_actions(change, changed, created=created).items():
                 await record(connection, actor, action=action, tenant_id=tenant_id, subject=name, changed=members)
-            queue = await _locked(connection, tenant_id, name)
-        # Also if nothing was changed: an earlier request may have failed here.
+            queue = await _lock_or_raise(connection, tenant_id, name)
+        # Repeated even if nothing was changed, because an earlier request may have failed here.
         if "hours" in change:
             await make_calls_due(self.database, tenant_id, queue.id)
         elif change.get("paused"):
@@ -66,27 +66,27 @@ class QueueService:
         return queue, created
 
     async def change(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> QueueRow:
-        """Changes a queue that exists. Raises as `put`, and NoSuchResource."""
+        """Changes an existing queue. Raises the errors of `put`, and NoSuchResource if there is no such queue."""
         await self.get(tenant_id, name)
         queue, _ = await self.put(actor, tenant_id, name, change)
         return queue
 
     async def list(self, tenant_id: str, *, after: str | None = None, limit: int | None = None) -> list[QueueRow]:
-        """Returns the queues by name; with `after`, those with a later name."""
+        """Returns the queues, sorted by name; with `after`, only those after this name. Raises NoSuchResource."""
         async with self.database.transaction() as connection:
             if await find_tenant(connection, tenant_id) is None:
                 raise no_tenant(tenant_id)
             return await store.list_queues(connection, tenant_id, after=after, limit=limit)
 
     async def get(self, tenant_id: str, name: str) -> QueueRow:
-        """Raises NoSuchResource."""
+        """Returns the queue. Raises NoSuchResource if the tenant has no queue of this name."""
         async with self.database.transaction() as connection:
-            return await _found(connection, tenant_id, name)
+            return await _get_or_raise(connection, tenant_id, name)
 
     async def progress(self, tenant_id: str, name: str) -> QueueProgress:
-        """Returns how far the queue is. What cannot be counted within 1.5 seconds is None. Raises NoSuchResource.
+        """Returns the progress of the queue. A count that takes longer than 1.5 seconds is None. Raises NoSuchResource.
 
-        Each count is a statement of its own, so that one that takes too long does not cost the other one.
+        Each count is its own statement, so that a slow count does not affect the other one.
         """
         async with self.reads.slot(tenant_id), self.database.transaction() as connection:
             state = await find_queue_state(connection, tenant_id=tenant_id, name=name)
@@ -105,26 +105,26 @@ def _check(name: str, change: QueueChange) -> None:
         raise InvalidMember("/ring_within_s", "out_of_range", f"`ring_within_s` is between 1 and {MAX_RING_WITHIN_S} seconds")
 
 
-def _deeds(change: QueueChange, changed: Sequence[str], *, created: bool) -> dict[AuditAction, list[str]]:
-    """Returns the actions of the audit log, with the members that each changed. A pause is an action of its own."""
+def _audit_actions(change: QueueChange, changed: Sequence[str], *, created: bool) -> dict[AuditAction, list[str]]:
+    """Returns the actions for the audit log, each with the members it changed. Pausing and resuming are separate actions."""
     if created:
         return {"queue.create": []}
-    deeds: dict[AuditAction, list[str]] = {}
+    actions: dict[AuditAction, list[str]] = {}
     if others := [member for member in changed if member != "paused"]:
-        deeds["queue.update"] = others
+        actions["queue.update"] = others
     if "paused" in changed:
-        deeds["queue.pause" if change.get("paused") else "queue.resume"] = []
-    return deeds
+        actions["queue.pause" if change.get("paused") else "queue.resume"] = []
+    return actions
 
 
-async def _found(connection: Connection, tenant_id: str, name: str) -> QueueRow:
+async def _get_or_raise(connection: Connection, tenant_id: str, name: str) -> QueueRow:
     queue = await store.get_queue(connection, tenant_id=tenant_id, name=name)
     if queue is None:
         raise _no_queue(tenant_id, name)
     return queue
 
 
-async def _locked(connection: Connection, tenant_id: str, name: str) -> QueueRow:
+async def _lock_or_raise(connection: Connection, tenant_id: str, name: str) -> QueueRow:
     queue = await store.lock_queue(connection, tenant_id=tenant_id, name=name)
     if queue is None:
         raise _no_queue(tenant_id, name)
@@ -132,7 +132,7 @@ async def _locked(connection: Connection, tenant_id: str, name: str) -> QueueRow
 
 
 async def _write(connection: Connection, queue: QueueRow, change: QueueChange) -> list[str]:
-    """Writes the change of a locked queue. Returns the names of the members that differ now."""
+    """Writes the change to a locked queue. Returns the names of the members whose values have changed."""
     stored = {member: getattr(queue, member) for member in _MEMBERS}
     settings = stored | {member: value for member, value in change.items() if member in _MEMBERS}
     pace = change.get("pace", PaceChange())

@@ -1,6 +1,6 @@
-"""Queues with the call of each that is due first, and what it waits for: one statement for one queue or for a list.
+"""Reads queues together with the next call of each (the waiting call that is due first), and why that call may have to wait.
 
-SQL on asyncpg alone, as in `store`. `QueueState.of` reads the rows of a statement with STATE_COLUMNS and STATE_TABLES.
+SQL without SQLAlchemy. `QueueState.of` reads the rows of a statement that selects STATE_COLUMNS from STATE_TABLES.
 """
 # ruff: noqa: S608  # Statements are put together from constants.
 
@@ -17,18 +17,18 @@ from app.scheduling.pace import wait_s_sql
 
 @dataclass(frozen=True, slots=True)
 class PaceState:
-    """What one row of `pace` allows now."""
+    """Which limits of one row of `pace` are reached now."""
 
     calls_per_second: float | None
     is_full: bool
     """Whether as many calls are under way as `max_concurrent` allows."""
-    is_spent: bool
-    """Whether there is no token now."""
+    has_no_token: bool
+    """Whether `calls_per_second` allows no call now."""
 
 
 @dataclass(frozen=True, slots=True)
 class NextCall:
-    """The call of a queue that is due first, and what it waits for."""
+    """The waiting call of a queue that is due first, and what may keep a worker from dialling it."""
 
     not_before: datetime
     due_at: datetime
@@ -38,7 +38,7 @@ class NextCall:
     has_hours: bool
     """Whether the queue or its tenant has hours."""
     tries: int
-    """How often it was granted before."""
+    """How often the call was granted before."""
     pace: PaceState
     account_pace: PaceState
 
@@ -47,32 +47,32 @@ class NextCall:
 class QueueState:
     queue: QueueRow
     read_at: datetime
-    """Postgres's clock."""
+    """The time of the query, by Postgres's clock."""
     next_call: NextCall | None
     """None: no call waits."""
     under_way: int | None
-    """Its calls that may be under way; None: they are not counted, because the queue has no pace."""
+    """The number of the queue's calls that may be under way. None: not counted, because the queue has no pace."""
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "QueueState":
-        """Returns the queue of a row that begins with STATE_COLUMNS."""
+        """Reads a row that begins with STATE_COLUMNS."""
         queue = QueueRow.of(tuple(row.values())[:_QUEUE_COLUMNS])
         if row["due_at"] is None:
             return cls(queue, row["read_at"], None, row["own_in_use"])
         own, account = (
-            PaceState(row[f"{of}_rate"], is_full=bool(row[f"{of}_is_full"]), is_spent=bool(row[f"{of}_is_spent"]))
+            PaceState(row[f"{of}_rate"], is_full=bool(row[f"{of}_is_full"]), has_no_token=bool(row[f"{of}_is_spent"]))
             for of in ("own", "account")
         )
-        call = NextCall(**{name: row[name] for name in _OF_CALL}, pace=own, account_pace=account)
+        call = NextCall(**{name: row[name] for name in _NEXT_CALL_COLUMNS}, pace=own, account_pace=account)
         return cls(queue, row["read_at"], call, row["own_in_use"])
 
 
 _QUEUE_COLUMNS: Final = 11
-_OF_CALL: Final = ("not_before", "due_at", "is_halted", "is_tenant_suspended", "has_hours", "tries")
+_NEXT_CALL_COLUMNS: Final = ("not_before", "due_at", "is_halted", "is_tenant_suspended", "has_hours", "tries")
 
 
-def _pace_state(subject_id: str, name: str) -> str:
-    """Returns SQL that joins the state of a pace, null if the subject has none."""
+def _join_pace_sql(subject_id: str, name: str) -> str:
+    """Returns a LEFT JOIN of the subject's row in `pace`. The columns begin with `name` and are null if there is no row."""
     return f"""LEFT JOIN LATERAL (
         SELECT calls_per_second::float8 AS {name}_rate, coalesce(in_use >= max_concurrent, false) AS {name}_is_full,
             {wait_s_sql("clock_timestamp()")} IS NOT NULL AS {name}_is_spent, in_use AS {name}_in_use
@@ -89,8 +89,8 @@ STATE_TABLES: Final = f"""{TABLES} JOIN tenant ON tenant.id = queue.tenant_id
         SELECT not_before, due_at, tries, account_id FROM scheduled_dial
         WHERE queue_id = queue.id ORDER BY due_at LIMIT 1
     ) AS head ON true
-    {_pace_state("queue.id", "own")}
-    {_pace_state("head.account_id", "account")}"""
+    {_join_pace_sql("queue.id", "own")}
+    {_join_pace_sql("head.account_id", "account")}"""
 
 
 async def find_queue_state(connection: Connection, *, tenant_id: str, name: str) -> QueueState | None:

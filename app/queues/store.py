@@ -1,4 +1,4 @@
-"""SQL of queues, on asyncpg alone, as the administration's. Functions run in the caller's transaction and never commit."""
+"""SQL for queues, without SQLAlchemy. Functions run in the caller's transaction and never commit."""
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
 import json
@@ -18,7 +18,7 @@ from app.scheduling.pace_limits import DEFAULT_BURST, PaceLimits
 COLUMNS: Final = f"""queue.id, queue.tenant_id, queue.name, queue.created_at, queue.updated_at, queue.paused, queue.hours,
     queue.ring_within_s, pace.calls_per_second, coalesce(pace.burst, {DEFAULT_BURST}), pace.max_concurrent"""
 TABLES: Final = "queue LEFT JOIN pace ON pace.subject_id = queue.id"
-# Less than the timeout of locks. A count is not worth more of the database's time.
+# Less than `lock_timeout`. Counts are for people, so they must not load the database.
 _COUNT_TIMEOUT: Final = "1500ms"
 
 
@@ -74,7 +74,7 @@ async def get_queue(connection: Connection, *, tenant_id: str, name: str) -> Que
 
 
 async def lock_queue(connection: Connection, *, tenant_id: str, name: str) -> QueueRow | None:
-    """Returns the queue with a lock until the transaction ends."""
+    """Locks the queue until the transaction ends and returns it; None: the tenant has no queue of this name."""
     statement = f"""SELECT {COLUMNS} FROM {TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2
         FOR NO KEY UPDATE OF queue"""
     row = await connection.fetchrow(statement, tenant_id, name)
@@ -90,27 +90,27 @@ async def update_queue(
 
 
 async def list_queues(connection: Connection, tenant_id: str, *, after: str | None, limit: int | None) -> list[QueueRow]:
-    """Returns queues by name; with `after`, those with a later name."""
+    """Returns the tenant's queues, sorted by name; with `after`, only those after this name."""
     statement = f"""SELECT {COLUMNS} FROM {TABLES} WHERE queue.tenant_id = $1 AND ($2::text IS NULL OR queue.name > $2)
         ORDER BY queue.name LIMIT $3"""
     return [QueueRow.of(row) for row in await connection.fetch(statement, tenant_id, after, limit)]
 
 
 async def list_waiting(connection: Connection, queue_id: UUID, *, limit: int) -> list[UUID]:
-    """Returns the ids of calls that wait."""
+    """Returns the ids of waiting calls of the queue, in no order."""
     rows = await connection.fetch("SELECT call_id FROM scheduled_dial WHERE queue_id = $1 LIMIT $2", queue_id, limit)
     return [row["call_id"] for row in rows]
 
 
 async def count_waiting(connection: Connection, queue_id: UUID) -> WaitingCalls | None:
-    """Counts the waiting calls. Returns None if that takes too long."""
+    """Counts the waiting calls of the queue. Returns None if that takes longer than _COUNT_TIMEOUT."""
     statement = """SELECT count(*), min(not_before), max(not_before), max(ring_by) FROM scheduled_dial WHERE queue_id = $1"""
     rows = await _fetch_within_limit(connection, statement, queue_id)
     return None if rows is None else WaitingCalls(*rows[0])
 
 
 async def count_calls(connection: Connection, queue_id: UUID) -> CallCounts | None:
-    """Counts all calls of the queue. Returns None if that takes too long."""
+    """Counts all calls of the queue. Returns None if that takes longer than _COUNT_TIMEOUT."""
     statement = """SELECT execution, status, problem ->> 'slug', count(*),
             count(*) FILTER (WHERE execution = 'started' AND settled_at > now() - interval '1 minute')
         FROM call WHERE queue_id = $1 GROUP BY 1, 2, 3"""
@@ -126,7 +126,7 @@ async def count_calls(connection: Connection, queue_id: UUID) -> CallCounts | No
 
 
 async def _fetch_within_limit(connection: Connection, statement: str, *arguments: object) -> list[Any] | None:
-    """Returns the rows, or None after _COUNT_TIMEOUT. The limit applies to the rest of the transaction, too."""
+    """Returns the rows, or None after _COUNT_TIMEOUT. This timeout may stay set until the transaction ends."""
     try:
         async with connection.transaction():
             await connection.execute(f"SET LOCAL statement_timeout = '{_COUNT_TIMEOUT}'")

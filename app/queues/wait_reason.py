@@ -1,6 +1,6 @@
-"""Says what the call of a queue that is due first waits for. Pure.
+"""Returns why the next call of a queue (the waiting call that is due first) is not dialled yet. No I/O.
 
-Grants decide whether it is dialled (app.calls.creation.grants). This module explains their decision to people.
+app.calls.creation.grants decides whether the call is dialled. This module only explains the decision to people.
 """
 
 from typing import Literal
@@ -22,7 +22,7 @@ WaitReasonName = Literal[
 
 
 def wait_reason(state: QueueState) -> WaitReasonName | None:
-    """Returns what the call that is due first waits for. None: a worker may grant it now, or no call waits."""
+    """Returns what the queue's next call waits for. None: a worker may dial it now, or no call waits."""
     call = state.next_call
     if call is None:
         return None
@@ -34,8 +34,8 @@ def wait_reason(state: QueueState) -> WaitReasonName | None:
         "retry": call.due_at > state.read_at and call.tries > 0,
         "outside_hours": call.due_at > state.read_at and call.has_hours,
         "concurrency": call.pace.is_full,
-        "pace": call.pace.is_spent,
+        "pace": call.pace.has_no_token,
         "account_concurrency": call.account_pace.is_full,
-        "account_pace": call.account_pace.is_spent,
+        "account_pace": call.account_pace.has_no_token,
     }
     return next((reason for reason, applies in reasons.items() if applies), None)

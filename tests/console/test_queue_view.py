@@ -24,7 +24,7 @@ def queue(**members: Any) -> QueueRow:
 
 def due(**members: Any) -> NextCall:
     """Returns a call that may be dialled, but for these members."""
-    free = PaceState(None, is_full=False, is_spent=False)
+    free = PaceState(None, is_full=False, has_no_token=False)
     values: dict[str, Any] = {"not_before": AT, "due_at": AT, "pace": free, "account_pace": free, "tries": 0}
     may = {"is_halted": False, "is_tenant_suspended": False, "has_hours": False}
     return NextCall(**values | may | members)
