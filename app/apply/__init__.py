@@ -1,1 +1,1 @@
-"""Applies a file that declares tenants (`callgate apply`): changes what the file names, and deletes nothing."""
+"""Applies a file that declares tenants (`callgate apply`). What the file leaves out stays as it is."""

@@ -1,4 +1,4 @@
-"""The changes that bring the stored tenants in line with a declaration. Each is one use case of the administration."""
+"""The changes that bring the stored tenants in line with a declaration. Each is made by one use case of the administration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from app.workloads.service_accounts import ServiceAccount
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One change. `members` has the value before and after of each member that changes; none for a secret."""
+    """One change. `members` has the values before and after, by the name of the changed member, but no secrets."""
 
     tenant_id: str
     action: Literal["create", "update", "add", "revoke", "delete"]
@@ -84,7 +84,7 @@ class SipCredentialDeletion(Change):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkloadGrant(Change):
+class WorkloadCreation(Change):
     account: ServiceAccount
     scopes: list[Scope]
     replaces: UUID | None

@@ -1,7 +1,7 @@
-"""Reads a YAML or JSON document into plain values and remembers the line of each. Independent of what it declares.
+"""Reads a YAML or JSON document into plain values and the line number of each. Independent of what the document declares.
 
-Tags, merge keys and repeated names of YAML are refused, and the values that aliases stand for are limited in number. Texts of
-errors never contain text of the document, which may be a secret.
+Tags, merge keys and repeated member names are refused. The number of values is limited, with aliases written out. Error texts
+never contain text of the document, which may be a secret.
 """
 
 import json
@@ -40,7 +40,7 @@ class FileProblem:
     text: str
     path: MemberPath = ()
     line: int | None = None
-    """The line, if it is not that of `path`."""
+    """The line of the error, if it differs from the line of `path`."""
 
 
 class DocumentInvalid(Exception):
@@ -55,7 +55,7 @@ class Document:
     lines: dict[MemberPath, int] = field(default_factory=dict)
 
     def line_of(self, path: MemberPath) -> int:
-        """Returns the line, counted from 1, where the value begins, or where the nearest value around it does."""
+        """Returns the line, from 1 on, in which the value at `path` begins, or else the line of its nearest known parent."""
         return next((self.lines[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.lines), 1)
 
 
@@ -74,9 +74,9 @@ def read_document(content: bytes) -> Document:
 
 
 def member_at(path: MemberPath) -> str:
-    """Returns a path as people write it: `tenants[0].accounts[1].auth_token`.
+    """Returns the path as text for people: `tenants[0].accounts[1].auth_token`.
 
-    A name that no member can have is left out (`…`), because a secret may stand in the place of a name.
+    A name that is not a valid member name becomes `…`, because it may be a misplaced secret.
     """
     parts = (f"[{part}]" if isinstance(part, int) else f".{part if _NAME.fullmatch(part) else '…'}" for part in path)
     return "".join(parts).removeprefix(".")
@@ -121,7 +121,7 @@ def _syntax_problem(text: str, error: yaml.MarkedYAMLError) -> FileProblem:
 class _Builder:
     """Builds the values from the parser's events. The depth is limited, so that no document exhausts the stack.
 
-    The limit on the number of values counts what an alias stands for each time, as it would be written out.
+    The number of values is limited, too. Each use of an alias counts all values that the alias stands for.
     """
 
     def __init__(self, loader: Any) -> None:

@@ -31,7 +31,7 @@ class DeclaredHours(Declared):
         return read_hours(self.model_dump(by_alias=True, exclude_unset=True), pointer="").to_json()
 
     def problems_at(self, path: MemberPath) -> Iterator[FileProblem]:
-        """Yields what is wrong with the hours, which the file has at this path."""
+        """Yields the errors in these hours. `path` is their place in the file."""
         try:
             self.to_json()
         except HoursInvalid as error:

@@ -20,19 +20,19 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 Value = TypeVar("Value")
 
 NULLABLE: Final = "x-nullable"
-"""Marks a member in its JSON Schema, until `json_schema` writes it out."""
+"""Marks a member in the JSON Schema that may be null. `json_schema` replaces the mark by `anyOf` with null."""
 _SECRET_ADVICE: Final = "a secret is written as {env: NAME} or {file: PATH}, never as its value"  # noqa: S105
 _USERNAME_ADVICE: Final = "must be text, {env: NAME} or {file: PATH}"
 
 
 def declaration_error(text: str) -> PydanticCustomError:
-    """Returns the error of a validator. Its text contains no value."""
+    """Returns the error that a validator raises. `text` must not contain values of the file."""
     return PydanticCustomError("declaration", text)
 
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """An annotation of text: it must match the pattern as a whole."""
+    """An annotation for text: the whole text must match the pattern. `description` says in errors what the text must be."""
 
     pattern: str
     description: str
@@ -74,7 +74,7 @@ class Declared(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
     def gives(self, member: str) -> bool:
-        """Returns whether the file has the member, be it null."""
+        """Returns whether the file has the member, even if it is null."""
         return member in self.model_fields_set
 
 
@@ -91,7 +91,7 @@ class SecretReference(Declared):
     @model_validator(mode="before")
     @classmethod
     def _check_form(cls, value: Any) -> Any:
-        """Refuses anything else as a whole, so that no part of a secret is taken for the name of a member."""
+        """Refuses anything else with a single error, so that no part of a secret is reported as an unknown member."""
         if not _is_reference(value):
             raise declaration_error(_SECRET_ADVICE)
         return value

@@ -1,4 +1,4 @@
-"""The pace of an account as a declaration names it."""
+"""The pace of an account in a declaration."""
 
 from pydantic import Field
 
@@ -20,6 +20,6 @@ class DeclaredPace(Declared):
 
     @property
     def change(self) -> PaceChange:
-        """The members that the file names."""
+        """The members that are present in the file."""
         given: PaceChange = self.model_dump(exclude_unset=True)  # type: ignore[assignment]
         return given

@@ -1,7 +1,7 @@
-"""Compares a declaration with what is stored, and plans the changes that remove the difference. Pure.
+"""Compares a declaration with the stored tenants, and plans the changes that remove the differences. No I/O.
 
-A member that the file does not name is no difference, nor is a default that the file writes out. A secret is compared with the
-stored one in constant time and appears in no change's text.
+Members that the file leaves out are not compared. A default that the file writes out is equal to an unset value. Secrets are
+compared in constant time and are not part of the texts of changes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,8 +22,8 @@ from app.apply.changes import (
     SipCredentialReplacement,
     TenantCreation,
     TenantUpdate,
+    WorkloadCreation,
     WorkloadDeletion,
-    WorkloadGrant,
 )
 from app.apply.document import DocumentInvalid, FileProblem, MemberPath
 from app.apply.schemas import (
@@ -60,14 +60,14 @@ def make_plan(
 ) -> ChangePlan:
     """Returns the changes in the order to make them. Raises DocumentInvalid with all problems.
 
-    `workloads` are those stored of the service accounts that the file names, whatever tenant they act for. `workload_issuer` is
-    the issuer of those that the file names without one.
+    `workloads` are the stored workloads of the service accounts in the file, of any tenant. `workload_issuer` is the issuer of
+    service accounts for which the file gives none.
     """
     planner = _Planner(secrets, workloads, keyring, workload_issuer)
     changes = [
         change
         for index, tenant in enumerate(declaration.tenants)
-        for change in planner.of_tenant(tenant, ("tenants", index), stored.get(tenant.id))
+        for change in planner.tenant_changes(tenant, ("tenants", index), stored.get(tenant.id))
     ]
     if planner.problems:
         raise DocumentInvalid(*planner.problems)
@@ -83,7 +83,7 @@ class _Planner:
     problems: list[FileProblem] = field(default_factory=list)
     notes: list[FileProblem] = field(default_factory=list)
 
-    def of_tenant(self, tenant: DeclaredTenant, path: MemberPath, stored: TenantState | None) -> Iterator[Change]:
+    def tenant_changes(self, tenant: DeclaredTenant, path: MemberPath, stored: TenantState | None) -> Iterator[Change]:
         if stored is None and tenant.name is None:
             self.problems.append(FileProblem("is missing: a new tenant needs a name", (*path, "name")))
         before = stored_settings(stored.row) if stored else NEW_TENANT
@@ -102,16 +102,16 @@ class _Planner:
             yield TenantUpdate(tenant_id=tenant.id, action="update", subject="tenant", members=members, settings=settings)
         for index, account in enumerate(tenant.accounts or ()):
             of_account = stored.accounts.get(account.account_sid) if stored else None
-            yield from self._of_account(tenant.id, account, (*path, "accounts", index), of_account)
+            yield from self._account_changes(tenant.id, account, (*path, "accounts", index), of_account)
         for index, sip_credential in enumerate(tenant.sip_credentials or ()):
             of_name = stored.sip_credentials.get(sip_credential.name) if stored else None
-            yield from self._of_sip_credential(tenant.id, sip_credential, (*path, "sip_credentials", index), of_name)
+            yield from self._sip_credential_changes(tenant.id, sip_credential, (*path, "sip_credentials", index), of_name)
         for index, workload in enumerate(tenant.workloads or ()):
-            yield from self._of_workload(tenant.id, workload, (*path, "workloads", index))
+            yield from self._workload_changes(tenant.id, workload, (*path, "workloads", index))
         for index, removal in enumerate(tenant.revoked or ()):
-            yield from self._of_removal(tenant.id, removal, (*path, "revoked", index), stored)
+            yield from self._removal_changes(tenant.id, removal, (*path, "revoked", index), stored)
 
-    def _of_sip_credential(
+    def _sip_credential_changes(
         self, tenant_id: str, declared: DeclaredSipCredential, path: MemberPath, stored: SealedSipAuth | None
     ) -> Iterator[Change]:
         given = declared.username
@@ -129,7 +129,7 @@ class _Planner:
                 tenant_id=tenant_id, action="update", subject=subject, name=declared.name, username=username, password=password
             )
 
-    def _of_workload(self, tenant_id: str, declared: DeclaredWorkload, path: MemberPath) -> Iterator[Change]:
+    def _workload_changes(self, tenant_id: str, declared: DeclaredWorkload, path: MemberPath) -> Iterator[Change]:
         account = declared.account(self.workload_issuer)
         if not account.issuer:
             self.problems.append(FileProblem("is missing: give it, or set CALLGATE_WORKLOAD_ISSUER", (*path, "issuer")))
@@ -140,7 +140,7 @@ class _Planner:
             text = "this service account acts for another tenant or for operators: delete that workload first"
             self.problems.append(FileProblem(text, path))
         elif before != after:
-            yield WorkloadGrant(
+            yield WorkloadCreation(
                 tenant_id=tenant_id,
                 action="update" if stored else "create",
                 subject=f"workload {workload_name(account.namespace, account.name)}",
@@ -150,7 +150,7 @@ class _Planner:
                 replaces=stored.id if stored else None,
             )
 
-    def _of_removal(
+    def _removal_changes(
         self, tenant_id: str, removal: DeclaredRemoval, path: MemberPath, stored: TenantState | None
     ) -> Iterator[Change]:
         if removal.sip_credential is not None and stored is not None and removal.sip_credential in stored.sip_credentials:
@@ -173,7 +173,7 @@ class _Planner:
         if not settings["status_callback"] and (settings["status_callback_method"] or settings["status_callback_events"]):
             self.problems.append(FileProblem("a default method and default events need a default `url`", (*path, "callbacks")))
 
-    def _of_account(
+    def _account_changes(
         self, tenant_id: str, account: DeclaredAccount, path: MemberPath, stored: AccountState | None
     ) -> Iterator[Change]:
         credentials = list(account.credentials_at(path))
@@ -189,7 +189,7 @@ class _Planner:
                 account_sid=account.account_sid,
                 base_url=base_url,
             )
-        revoked = self._revoked(account, path, stored)
+        revoked = self._credentials_to_revoke(account, path, stored)
         added: list[tuple[str, str]] = []
         for place, credential in credentials:
             secret_path, _ = credential.reference_at(place)
@@ -207,12 +207,12 @@ class _Planner:
                 secret=secret,
             )
             added.append((username, secret))
-        yield from self._of_pace(tenant_id, account, path, stored)
+        yield from self._pace_changes(tenant_id, account, path, stored)
         for gone in revoked:
             name = f"credential {gone.id} ({gone.username}) of {subject}"
             yield CredentialRevocation(tenant_id=tenant_id, action="revoke", subject=name, credential_id=gone.id)
 
-    def _of_pace(
+    def _pace_changes(
         self, tenant_id: str, account: DeclaredAccount, path: MemberPath, stored: AccountState | None
     ) -> Iterator[Change]:
         if not account.gives("pace"):
@@ -234,7 +234,9 @@ class _Planner:
                 pace=change,
             )
 
-    def _revoked(self, account: DeclaredAccount, path: MemberPath, stored: AccountState | None) -> list[CredentialState]:
+    def _credentials_to_revoke(
+        self, account: DeclaredAccount, path: MemberPath, stored: AccountState | None
+    ) -> list[CredentialState]:
         """Returns the active credentials that the file revokes."""
         revoked: dict[UUID, CredentialState] = {}
         for index, name in enumerate(account.revoked or ()):
@@ -254,8 +256,8 @@ class _Planner:
         stored: AccountState | None,
         revoked: list[CredentialState],
     ) -> bool:
-        """Returns whether the account has the credential. One that was revoked is a problem: a file does not undo that."""
-        same = [one for one in stored.credentials if one.username == username and self._has(one, secret)] if stored else []
+        """Returns whether the account has the credential. Reports a revoked one as a problem: a file cannot undo this."""
+        same = [one for one in stored.credentials if one.username == username and self._matches(one, secret)] if stored else []
         if any(not one.is_revoked and one not in revoked for one in same):
             return True
         if same:
@@ -263,7 +265,7 @@ class _Planner:
             self.problems.append(FileProblem(text, path))
         return bool(same)
 
-    def _has(self, credential: CredentialState, secret: str) -> bool:
+    def _matches(self, credential: CredentialState, secret: str) -> bool:
         return self.keyring.has_sealed(credential.sealed_secret, secret, identity=credential_identity(credential.id))
 
 

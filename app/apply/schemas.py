@@ -92,7 +92,7 @@ class DeclaredCredential(Declared):
     secret: Given[SecretReference] = None
 
     def reference_at(self, path: MemberPath) -> tuple[MemberPath, SecretReference]:
-        """Returns the secret's place, with the path where it is written. `path` is that of the credential."""
+        """Returns the path of the secret's reference in the file, and the reference. `path` is the path of this credential."""
         if self.auth_token is not None:
             return (*path, "auth_token"), self.auth_token
         if self.secret is not None:
@@ -132,7 +132,7 @@ class DeclaredAccount(Declared):
     )
 
     def credentials_at(self, path: MemberPath) -> Iterator[tuple[MemberPath, DeclaredCredential]]:
-        """Yields the credentials with the path where each is written. `path` is that of the account."""
+        """Yields the credentials, each after its path in the file. `path` is the path of this account."""
         if self.auth_token or self.key_sid:
             yield path, DeclaredCredential.model_construct(auth_token=self.auth_token, key_sid=self.key_sid, secret=self.secret)
         for index, credential in enumerate(self.credentials or ()):
@@ -230,7 +230,7 @@ class Declaration(Declared):
     tenants: list[DeclaredTenant]
 
     def service_accounts(self, default_issuer: str | None) -> Iterator[ServiceAccount]:
-        """Yields the service accounts that are named, also those whose workload is removed."""
+        """Yields all service accounts in the file, also those whose workload is to be removed."""
         for tenant in self.tenants:
             for workload in tenant.workloads or ():
                 yield workload.account(default_issuer)
@@ -239,7 +239,7 @@ class Declaration(Declared):
                     yield removal.workload.account(default_issuer)
 
     def references_at(self) -> Iterator[tuple[MemberPath, SecretReference]]:
-        """Yields the places of all secrets with the path where each is written."""
+        """Yields all references to secrets, each after its path in the file."""
         for account_path, account in self.accounts_at():
             for path, credential in account.credentials_at(account_path):
                 yield credential.reference_at(path)
@@ -251,14 +251,14 @@ class Declaration(Declared):
                 yield (*place, "password"), sip_credential.password
 
     def accounts_at(self) -> Iterator[tuple[MemberPath, DeclaredAccount]]:
-        """Yields the accounts of all tenants with the path where each is written."""
+        """Yields the accounts of all tenants, each after its path in the file."""
         for number, tenant in enumerate(self.tenants):
             for index, account in enumerate(tenant.accounts or ()):
                 yield ("tenants", number, "accounts", index), account
 
 
 class _SchemaGenerator(GenerateJsonSchema):
-    """Writes members that may be left out without null and without a default."""
+    """Generates optional members without `null` and without `default`."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])
@@ -282,7 +282,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _credential_kind(given: set[str]) -> str | None:
-    """Returns which kind of credential the members are of, or None if they are of none or of both."""
+    """Returns the kind of credential that these members describe; None: they describe none, or both."""
     match sorted({"auth_token", "key_sid", "secret"} & given):
         case ["auth_token"]:
             return "auth_token"

@@ -1,4 +1,4 @@
-"""Reads the secrets to which a declaration refers, from environment variables and files. Texts of problems contain neither."""
+"""Reads the secrets to which a declaration refers, from environment variables and files. Error texts contain no secret."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ class SecretMissing(Exception):
 
 
 def read_secrets(declaration: Declaration, environment: Mapping[str, str], folder: Path) -> dict[MemberPath, str]:
-    """Returns the secrets by the path of their reference. Relative paths of files begin at `folder`.
+    """Returns the secrets by the path of their reference in the declaration. `folder` is the base of relative file paths.
 
     Raises DocumentInvalid with all problems.
     """

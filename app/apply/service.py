@@ -1,4 +1,4 @@
-"""Applies a declaration in one transaction, with the use cases of the other commands."""
+"""Applies a declaration in one transaction, through the same use cases as the other commands."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,8 +18,8 @@ from app.apply.changes import (
     SipCredentialReplacement,
     TenantCreation,
     TenantUpdate,
+    WorkloadCreation,
     WorkloadDeletion,
-    WorkloadGrant,
 )
 from app.apply.document import MemberPath
 from app.apply.plan import make_plan
@@ -35,7 +35,7 @@ from app.tenants.caller import COMMAND_LINE
 
 @dataclass(frozen=True, slots=True)
 class SharedTransaction:
-    """Gives use cases the connection of one transaction. A savepoint takes back what a failed use case has done."""
+    """Runs each use case in a savepoint of one open transaction, so that a use case that fails is rolled back alone."""
 
     connection: Connection
 
@@ -72,7 +72,7 @@ class DeclarationService:
                 if isinstance(change, PaceUpdate):
                     await paces.set_pace(change.tenant_id, account_sid=change.account_sid, change=change.pace)
                 else:
-                    await _make(administration, change)
+                    await _apply_change(administration, change)
         return plan
 
     async def _plan(
@@ -86,7 +86,7 @@ class DeclarationService:
         return make_plan(declaration, secrets, stored, workloads, self.keyring, self.workload_issuer)
 
 
-async def _make(administration: TenantAdministration, change: Change) -> None:
+async def _apply_change(administration: TenantAdministration, change: Change) -> None:
     match change:
         case TenantCreation(settings=settings):
             await administration.ensure_tenant(change.tenant_id, settings)
@@ -108,7 +108,7 @@ async def _make(administration: TenantAdministration, change: Change) -> None:
             await administration.replace_sip_credential(change.tenant_id, name, username=username, password=password)
         case SipCredentialDeletion(name=name):
             await administration.delete_sip_credential(change.tenant_id, name)
-        case WorkloadGrant(account=account, scopes=scopes, replaces=replaces):
+        case WorkloadCreation(account=account, scopes=scopes, replaces=replaces):
             if replaces is not None:
                 await administration.delete_workload(replaces, tenant_id=change.tenant_id)
             await administration.create_workload(change.tenant_id, account, scopes=scopes, creator=COMMAND_LINE)

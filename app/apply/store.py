@@ -1,4 +1,4 @@
-"""SQL of `callgate apply`: its lock, and what is stored of the tenants that a file names. On asyncpg alone."""
+"""SQL for `callgate apply`: its lock, and the stored state of the tenants in a file. Without SQLAlchemy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class CredentialState:
 class AccountState:
     row: AccountRow
     credentials: list[CredentialState]
-    """All of them, also revoked ones, oldest first."""
+    """All credentials of the account, also revoked ones, oldest first."""
     pace: PaceLimits
 
 
@@ -55,13 +55,13 @@ class TenantState:
     sip_credentials: dict[str, SealedSipAuth]
     """By name."""
     keys: dict[str, bool]
-    """Whether each of the keys that the file names is revoked."""
+    """Whether the key is revoked, by id, for the keys that the file revokes."""
 
 
 async def lock_apply(connection: Connection) -> None:
     """Waits until no other `apply` runs, and keeps others waiting until the transaction ends. Raises ApplyLocked.
 
-    The lock belongs to the transaction, because behind a pooler the next transaction may be another session's.
+    The lock belongs to the transaction, because behind a pooler the next transaction may run in another session.
     """
     try:
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
@@ -77,7 +77,7 @@ async def begin_reading(connection: Connection) -> None:
 async def read_tenants(
     connection: Connection, tenant_ids: Sequence[str], *, key_ids: Sequence[str], lock: bool
 ) -> dict[str, TenantState]:
-    """Returns those tenants that exist. `lock` keeps others from changing them until the transaction ends."""
+    """Returns the tenants that exist, by id. `lock` keeps other transactions from changing them until this one ends."""
     rows = await find_tenants(connection, tenant_ids, lock=lock)
     tenants = {row.id: TenantState(row, {}, {}, {}) for row in rows}
     accounts = await find_accounts(connection, list(tenants))
@@ -98,7 +98,7 @@ async def read_tenants(
 async def read_workloads(
     connection: Connection, accounts: Sequence[ServiceAccount], *, lock: bool
 ) -> dict[ServiceAccount, WorkloadRow]:
-    """Returns the workloads of these service accounts, of whatever tenant. `lock` locks them until the transaction ends."""
+    """Returns the stored workloads of these service accounts, of any tenant. `lock` locks them until the transaction ends."""
     found = [await find_workload(connection, account, lock=lock) for account in accounts]
     return {account: row for account, row in zip(accounts, found, strict=True) if row is not None}
 

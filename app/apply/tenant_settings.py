@@ -1,4 +1,4 @@
-"""The settings of a tenant as a declaration names them, and what they mean. Pure."""
+"""Reads the settings of a tenant from a declaration and from the database in one form, so that they can be compared. No I/O."""
 
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ MEMBER_OF_SETTING: Final = {
 
 
 def declared_settings(tenant: DeclaredTenant) -> dict[str, Any]:
-    """Returns the settings that the file names."""
+    """Returns the settings that are present in the file."""
     settings: dict[str, Any] = {name: getattr(tenant, name) for name in ("name", "suspended") if tenant.gives(name)}
     if tenant.callbacks is not None:
         settings |= callback_settings({name: getattr(tenant.callbacks, name) for name in tenant.callbacks.model_fields_set})
@@ -41,7 +41,7 @@ def declared_settings(tenant: DeclaredTenant) -> dict[str, Any]:
 
 
 def stored_settings(row: TenantRow) -> TenantSettings:
-    """Returns the settings of a tenant. Postgres keeps the members of its hours in an order of its own."""
+    """Returns the stored settings. Sorts the members of `hours`, because Postgres (jsonb) does not keep their order."""
     settings = row.settings
     if settings["hours"] is not None:
         settings["hours"] = read_hours(settings["hours"]).to_json()
@@ -49,7 +49,7 @@ def stored_settings(row: TenantRow) -> TenantSettings:
 
 
 def effective_value(setting: str, value: Any) -> Any:
-    """Returns the value that takes effect: the default of an unset setting. Events are a set, because they have no order."""
+    """Returns the value, or the default if it is unset. Events become a set, because their order has no meaning."""
     if setting == "status_callback_method":
         return value or _DEFAULT_METHOD
     if setting == "status_callback_events":

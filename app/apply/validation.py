@@ -1,4 +1,4 @@
-"""Validates a document as a declaration. Every problem has the line and the member, and none has a value."""
+"""Validates a document as a declaration. Each problem has the line and the member, but not the value."""
 
 import difflib
 import re
