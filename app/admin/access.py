@@ -1,4 +1,4 @@
-"""What all routes of the admin API share: their class, who acts on which tenant, and how bodies are read.
+"""Shared parts of the admin API's routes: the route class, dependencies for tenant and actor, and the parsing of bodies.
 
     router = admin_router()
 
@@ -6,7 +6,7 @@
     @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
     async def list_things(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> ThingPage:
 
-A tenant's own key reaches its own tenant only: for another, `TenantDep` answers as if it did not exist.
+A tenant's own key can access only its own tenant. For any other tenant, `TenantDep` raises TenantNotFound.
 """
 
 from collections.abc import Callable, Coroutine, Mapping
@@ -51,7 +51,7 @@ _SUSPENDED = "The tenant of this API key is suspended: its own keys change nothi
 
 
 class AdminRoute(ScopedRoute):
-    """A route whose use cases raise OperatorError, which it turns into problems."""
+    """A route that turns OperatorError, which the use cases raise, into problem responses."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -66,7 +66,7 @@ class AdminRoute(ScopedRoute):
 
 
 async def refuse_unknown_parameters(request: Request) -> None:
-    """Raises InvalidRequest for a query parameter that the route does not have. A misspelt filter would show everything."""
+    """Raises InvalidRequest for an unknown query parameter. Without this check, a misspelt filter would list everything."""
     known = _query_names(request.scope["route"].dependant)
     if unknown := [name for name in request.query_params if name not in known]:
         raise InvalidRequest(
@@ -75,7 +75,7 @@ async def refuse_unknown_parameters(request: Request) -> None:
 
 
 def _query_names(dependant: Dependant) -> set[str]:
-    """Returns the names of the query parameters of an endpoint and of what it depends on."""
+    """Returns the names of the query parameters of an endpoint and of its dependencies."""
     own = {parameter.alias for parameter in dependant.query_params}
     return own.union(*map(_query_names, dependant.dependencies))
 
@@ -96,10 +96,10 @@ async def accessible_tenant(
         str, Path(description="The tenant's id.", examples=[EXAMPLE_TENANT], max_length=63, pattern=WITHOUT_NUL)
     ],
 ) -> str:
-    """Returns the tenant's id. It need not exist.
+    """Returns the tenant's id from the path. Does not check that the tenant exists.
 
-    Raises TenantNotFound for another tenant than the one of a tenant's own key, and TenantSuspended for a change by a key of a
-    suspended tenant.
+    Raises TenantNotFound if a tenant's own key is used for another tenant, and TenantSuspended if a key of a suspended tenant
+    is used for a change.
     """
     if isinstance(client, Caller):
         if client.tenant_id != tenant_id:
@@ -129,13 +129,13 @@ TenantAdministrationDep = Annotated[TenantAdministration, Depends(tenant_adminis
 
 
 def require_operator(client: Caller | OperatorCaller, what: str) -> None:
-    """Raises OperatorKeyRequired for a tenant's own key. `what` names what only an operator may do."""
+    """Raises OperatorKeyRequired for a tenant's own key. `what` completes the text: only an operator's API key may …"""
     if isinstance(client, Caller):
         raise OperatorKeyRequired(f"Only an operator's API key may {what}.")
 
 
 def parse_body(model: type[Model], body: Mapping[str, Any]) -> Model:
-    """Returns the body as the model. Raises InvalidRequest with all faults."""
+    """Returns the body as an instance of `model`. Raises InvalidRequest with all errors."""
     try:
         return model.model_validate(body)
     except ValidationError as error:
@@ -145,7 +145,7 @@ def parse_body(model: type[Model], body: Mapping[str, Any]) -> Model:
 def creation_responses(
     model: type[BaseModel], example: str, *, unchanged: str, repeated_example: str | None = None
 ) -> dict[int | str, dict[str, Any]]:
-    """Documents the answers 201 and 200 to a creation. `unchanged` describes the 200, the answer to a repeated request."""
+    """Returns the OpenAPI responses 201 and 200 for a creation. `unchanged` describes 200, the answer to a repeated request."""
     return {
         200: {
             "model": model,
@@ -158,6 +158,6 @@ def creation_responses(
 
 
 def mark_replayed(response: Response) -> None:
-    """Makes the answer to a creation a 200: what was to be created exists, and nothing was changed."""
+    """Sets the status 200 and REPLAYED_HEADER: the resource of this creation exists already, and nothing was changed."""
     response.status_code = 200
     response.headers[REPLAYED_HEADER] = "true"

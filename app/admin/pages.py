@@ -18,14 +18,14 @@ _CURSOR: dict[str, Any] = {"pattern": "^[A-Za-z0-9_-]{1,128}$"}
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """Which page of a list is requested. `after` is the key of the last item before it."""
+    """The requested page of a list. `after` is the key of the last item on the previous page; None: the first page."""
 
     limit: int
     after: str | None
 
     @property
     def after_id(self) -> UUID | None:
-        """The key as a UUID. Raises InvalidRequest if it is none."""
+        """`after` as a UUID. Raises InvalidRequest if it is not a UUID."""
         try:
             return None if self.after is None else UUID(self.after)
         except ValueError:
@@ -33,11 +33,14 @@ class PageRequest:
 
     @property
     def fetch_limit(self) -> int:
-        """How many items to read: one more than are shown, which says whether there is another page."""
+        """How many items to read: one more than the page has, to find out whether there is another page."""
         return self.limit + 1
 
     def cut(self, items: Sequence[Item], key: Callable[[Item], object]) -> tuple[Sequence[Item], str | None]:
-        """Returns the items of the page, and the cursor of the next page or None on the last one."""
+        """Returns the items of the page, and the cursor of the next page, or None on the last page.
+
+        `items` are up to `fetch_limit` items. `key` returns the key of an item.
+        """
         shown = items[: self.limit]
         return shown, _cursor_of(str(key(shown[-1]))) if len(items) > self.limit else None
 

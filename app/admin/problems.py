@@ -1,4 +1,4 @@
-"""Turns the errors of the administration's use cases into problems. No advice for the command line appears in them."""
+"""Translates the errors of the administration's use cases to API errors, without advice for the command line."""
 
 from typing import Final
 

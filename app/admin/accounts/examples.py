@@ -5,7 +5,7 @@ from typing import Any
 ACCOUNT_SID = "AC" + "a" * 32
 _KEY_SID = "SK" + "b" * 32
 CREDENTIAL_ID = "01a20722-9f00-7c3e-9d4b-3f6f0c7b2a11"
-# Not secrets: they say what stands in their place.
+# Not secrets: these texts describe what to put there.
 _TOKEN = {"auth_token": "the-auth-token-of-the-account"}
 _KEY = {"key_sid": _KEY_SID, "secret": "the-secret-of-the-API-key"}
 

@@ -40,7 +40,7 @@ router = admin_router()
 _PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/accounts"
 _ACCOUNT_PATH = f"{_PATH}/{examples.ACCOUNT_SID}"
 _CREDENTIALS_PATH = f"{_ACCOUNT_PATH}/credentials"
-_TWILIOS_URL = re.compile(r"https://([a-z0-9-]+\.)*twilio\.com/?", re.IGNORECASE)
+_TWILIO_URL = re.compile(r"https://([a-z0-9-]+\.)*twilio\.com/?", re.IGNORECASE)
 
 AccountSid = Annotated[
     str, Path(description="The account's SID.", examples=[examples.ACCOUNT_SID], max_length=34, pattern=WITHOUT_NUL)
@@ -48,8 +48,8 @@ AccountSid = Annotated[
 
 
 def require_allowed_base_url(client: Caller | OperatorCaller, new: NewAccount) -> None:
-    """Raises OperatorKeyRequired if a tenant's own key names another host than Twilio's, which would receive its secrets."""
-    if new.base_url is not None and not _TWILIOS_URL.fullmatch(new.base_url):
+    """Raises OperatorKeyRequired if a tenant's own key sets a base URL that is not Twilio's: its host receives the secrets."""
+    if new.base_url is not None and not _TWILIO_URL.fullmatch(new.base_url):
         require_operator(client, "use another base_url than https:// and a host of twilio.com")
 
 

@@ -23,7 +23,7 @@ _NONE = SecretStr("")
 
 
 def _check_secret(value: SecretStr) -> SecretStr:
-    """Refuses spaces and line breaks, which were copied along with the secret."""
+    """Refuses spaces and line breaks, which are often copied along with a secret."""
     if not re.fullmatch("[!-~]{1,256}", value.get_secret_value()):
         raise PydanticCustomError("invalid_secret", "must be 1 to 256 printable ASCII characters without spaces")
     return value
@@ -74,7 +74,7 @@ class AccountChange(BaseModel):
 
     @property
     def pace_change(self) -> PaceChange | None:
-        """What to change of the pace; None: remove it."""
+        """The changes to the pace; None removes all limits. Empty if the body has no `pace`."""
         if self.pace is not None:
             return self.pace.change
         return None if "pace" in self.model_fields_set else PaceChange()

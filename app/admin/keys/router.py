@@ -38,7 +38,7 @@ _IDEMPOTENCY_KEY = "Names one creation within the tenant: repeated, no second ke
 async def documented_idempotency_key(
     _: Annotated[str | None, idempotency_key_header(_IDEMPOTENCY_KEY, examples=["dialler-2027"])] = None,
 ) -> None:
-    """Describes the header in the OpenAPI document."""
+    """Adds the header to the OpenAPI document. IdempotencyKeyDep reads it."""
 
 
 @router.get(

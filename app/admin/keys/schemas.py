@@ -1,4 +1,4 @@
-"""Request and response bodies of API keys. A key itself is in one answer only."""
+"""Request and response bodies of API keys. Only the response to the creation contains the key itself."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Self

@@ -8,7 +8,7 @@ CREDENTIAL: dict[str, Any] = {
     "created_at": "2026-11-23T09:30:00.123Z",
     "updated_at": "2026-11-28T12:00:31.004Z",
 }
-# Not secrets: they say what stands in their place.
+# Not secrets: these texts describe what to put there.
 _PAIR = {"username": "berlin", "password": "the password of the SIP endpoint"}
 CREATIONS: dict[str, Any] = {"sip_credential": {"summary": "A user name and a password", "value": {"name": NAME} | _PAIR}}
 REPLACEMENTS: dict[str, Any] = {"sip_auth": {"summary": "Another user name and password", "value": _PAIR}}

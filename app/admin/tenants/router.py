@@ -37,7 +37,7 @@ router = admin_router()
 
 _PATH = f"{ADMIN_PREFIX}/tenants"
 _TENANT_PATH = f"{_PATH}/{EXAMPLE_TENANT}"
-_OPERATORS_SETTINGS = ("suspended", "max_in_flight")
+_OPERATOR_ONLY_SETTINGS = ("suspended", "max_in_flight")
 _ETAG = re.compile(r'\s*(?:(W/)?"([^"]*)")\s*')
 
 
@@ -60,7 +60,10 @@ async def expected_versions(
         ),
     ] = None,
 ) -> frozenset[str] | None:
-    """Returns the versions that the change is for; None: any. Weak ETags match none (RFC 9110 §13.1.1)."""
+    """Returns the versions in `If-Match`, of which the tenant must have one; None: any version.
+
+    Weak ETags are left out, because they never match (RFC 9110 §13.1.1). Raises InvalidRequest for a malformed header.
+    """
     if if_match is None or if_match.strip() == "*":
         return None
     tags = [_ETAG.fullmatch(tag) for tag in if_match.split(",")]
@@ -122,7 +125,7 @@ async def create_tenant(
     response.headers["Location"] = f"{_PATH}/{tenant.id}"
     if not created:
         mark_replayed(response)
-    return _tagged(tenant, response)
+    return _with_etag(tenant, response)
 
 
 @router.get(
@@ -137,7 +140,7 @@ async def create_tenant(
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def get_tenant(tenant_id: TenantDep, administration: TenantAdministrationDep, response: Response) -> TenantRecord:
     """Returns the tenant. Its `ETag` makes a change conditional."""
-    return _tagged(await administration.get_tenant(tenant_id), response)
+    return _with_etag(await administration.get_tenant(tenant_id), response)
 
 
 @router.patch(
@@ -168,12 +171,12 @@ async def update_tenant(
     Only an operator's key may change `suspended` and `limits`.
     """
     changes = _valid_settings(parse_body(TenantChange, body), validate_url)
-    if changes.keys() & _OPERATORS_SETTINGS:
+    if changes.keys() & _OPERATOR_ONLY_SETTINGS:
         require_operator(client, "change `suspended` and `limits`")
-    return _tagged(await administration.update_tenant(tenant_id, changes, of_versions=versions), response)
+    return _with_etag(await administration.update_tenant(tenant_id, changes, of_versions=versions), response)
 
 
-def _tagged(tenant: TenantRow, response: Response) -> TenantRecord:
+def _with_etag(tenant: TenantRow, response: Response) -> TenantRecord:
     response.headers["ETag"] = f'"{tenant.version}"'
     return TenantRecord.of(tenant)
 

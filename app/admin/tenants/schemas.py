@@ -19,7 +19,7 @@ _Id = Annotated[
     str,
     Field(pattern=f"^{TENANT_ID.pattern}$", description="Lower-case letters, digits and '-', at most 63. Never changes."),
 ]
-# Not an enumeration: generators of clients number the types of an enumeration that may be null.
+# Not an enum, because client generators give the type of a nullable enum a numbered name.
 _Method = Annotated[str, Field(pattern="^(GET|POST)$")]
 _MaxInFlight = Annotated[int, Field(ge=1, le=MAX_IN_FLIGHT_LIMIT)]
 _MAX_IN_FLIGHT = (
@@ -32,7 +32,7 @@ class _SettingsBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
     def _given(self, *names: str) -> dict[str, Any]:
-        """Returns those of these members that the body has, be they null."""
+        """Returns those of these members that are present in the body, even if null."""
         return {name: getattr(self, name) for name in names if name in self.model_fields_set}
 
 
@@ -63,7 +63,7 @@ class _TenantSettingsBody(_SettingsBody):
 
     @property
     def settings(self) -> TenantSettings:
-        """The settings that the body has. Raises HoursInvalid."""
+        """The settings that are present in the body. Raises HoursInvalid."""
         limits = self.limits._given("max_in_flight")
         own = self._given("name", "suspended")
         settings: TenantSettings = {**own, **self.callbacks.settings, **limits}  # type: ignore[typeddict-item]
