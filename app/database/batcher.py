@@ -33,7 +33,7 @@ _LOCK_RETRY_MIN_DELAY_S, _LOCK_RETRY_MAX_DELAY_S = 0.005, 0.5
 
 
 class Busy(Enum):
-    """A result that says that another session has locked the item's row. The item goes into a later batch."""
+    """The result of `write` for an item whose row another session has locked. The item goes into a later batch."""
 
     LOCKED = "locked"
 
@@ -65,8 +65,8 @@ class Batcher(Generic[Item, Result]):
     a time; further submissions wait until there is space, so memory is bounded. The next batch starts without waiting for one
     that takes longer than `slow_after_s`.
 
-    `gather_s` saves commits at low rates: the first item of a batch waits so many seconds for others, or until the batch has
-    `gather_up_to` items. Every result comes so much later.
+    With `gather_s`, the first item of a batch waits for this many seconds, or until the batch has `gather_up_to` items. This
+    saves commits at low rates and delays each result by up to this time.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Batcher(Generic[Item, Result]):
 
     def _start_writer(self) -> None:
         """Starts a writer, unless one is about to read the queue or the maximum number is running."""
-        # No wake-up is lost: neither this nor a writer between its last read of the queue and its end awaits anything.
+        # No item is forgotten: neither this method nor a writer, after it found the queue empty, awaits anything.
         if self._running > self._slow or self._running >= _MAX_WRITERS:
             return
         self._running += 1

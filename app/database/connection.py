@@ -47,8 +47,8 @@ _SERVER_KEEPALIVE_SETTINGS = {
 }
 # A commit must be flushed to disk. `remote_write` and `remote_apply` also flush it and are kept.
 _SYNCHRONOUS_COMMIT = "coalesce(nullif(nullif(current_setting('synchronous_commit'), 'off'), 'local'), 'on')"
-# A pooler that supports prepared statements renames them, because clients share a server connection; then none has asyncpg's
-# name.
+# A pooler that supports prepared statements renames them, because clients share a server connection. Then no statement has a
+# name that asyncpg gave.
 _POOLER_CHECK = """pg_backend_pid() AS pid,
     EXISTS (SELECT FROM pg_prepared_statements WHERE starts_with(name, '__asyncpg_')) AS has_our_names"""
 
@@ -57,8 +57,7 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
     """A connection that knows whether a pooler is in between. A pooler reports a made-up process id to its clients."""
 
     is_pooled = False
-    # Whether prepared statements stay usable. Behind a pooler only if it supports them, which shows in the renaming
-    # (`_POOLER_CHECK`).
+    # Whether prepared statements stay usable. A pooler must support them; `_POOLER_CHECK` finds out.
     keeps_prepared_statements = True
     transaction_settings = ""
 
@@ -88,7 +87,7 @@ class Connector:
             try:
                 connection = await self._connect_to(host, target)
             except Exception as error:
-                # An answer of one server says more than the failure to reach another.
+                # An error that a server returned says more than a failure to connect.
                 if failure is None or isinstance(failure, OSError):
                     failure = error
             else:
@@ -139,10 +138,10 @@ class Connector:
         return connection
 
     async def _configure_session(self, connection: Connection) -> int:
-        """Detects a pooler and applies the settings to the session, if there is none. Returns the id of Postgres's process."""
+        """Detects a pooler. Without one, applies the settings to the session. Returns the pid of the Postgres backend."""
         pid = connection.get_server_pid()
         settings = _set_config_calls({**self._settings, **_SERVER_KEEPALIVE_SETTINGS}, local="pg_backend_pid() <> $1")
-        # Prepared under a name whatever the size of the cache is, as SQLAlchemy's statements are.
+        # Prepared under a name even if the statement cache is off, like SQLAlchemy's statements.
         statement = await connection.prepare(f"SELECT {_POOLER_CHECK}, {settings}", timeout=self._connect_timeout_s)
         row = await statement.fetchrow(pid, timeout=self._connect_timeout_s)
         connection.is_pooled = row["pid"] != pid

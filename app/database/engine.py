@@ -119,7 +119,7 @@ class Database:
             await session.execute(text("SELECT 1"))
 
     async def server(self) -> "ServerInfo":
-        """Describes the server that the URL leads to. Raises DatabaseUnavailable."""
+        """Returns the version, settings and role of the server behind the URL. Raises DatabaseUnavailable."""
         async with self.begin() as session:
             asked = datetime.now(UTC)
             row = (await session.execute(text(_SERVER_INFO))).one()._asdict()
@@ -134,7 +134,7 @@ class Database:
 
 
 async def driver_connection(session: AsyncSession) -> Connection:
-    """Returns the connection of the session, for statements without SQLAlchemy. They join a transaction that has begun."""
+    """Returns the session's connection, for statements without SQLAlchemy. They run in its transaction, if one has begun."""
     connection = (await (await session.connection()).get_raw_connection()).driver_connection
     if not isinstance(connection, Connection):
         raise TypeError("the connection was not opened by app.database.connection")
@@ -143,7 +143,7 @@ async def driver_connection(session: AsyncSession) -> Connection:
 
 @contextmanager
 def _timed_and_logged() -> Iterator[None]:
-    """Times the work of the database, and logs DatabaseUnavailable."""
+    """Measures the time that the block waits for the database. Logs and re-raises DatabaseUnavailable."""
     with TimedSpan("database"):
         try:
             yield

@@ -78,7 +78,7 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def makes_connection_unusable(error: BaseException) -> bool:
-    """Returns whether the connection must not be used again: its server is read-only, or its protocol state is unknown."""
+    """Returns whether the connection must not be reused: its server is read-only, or its protocol state is unknown."""
     return sqlstate_of(error) == _READ_ONLY or isinstance(_cause(error), asyncpg.InternalClientError)
 
 

@@ -1,4 +1,4 @@
-"""Heartbeats of workers, one row for each worker, from which any process sees whether a worker runs. Functions never commit."""
+"""Heartbeats of workers: one row per worker shows other processes that it is running. Functions never commit."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -39,7 +39,7 @@ class Transactions(Protocol):
 
 
 class StatementPool(Transactions, Protocol):
-    """What also runs single statements: each is its own transaction, in one round trip."""
+    """Transactions, and single statements that are each their own transaction, in one round trip."""
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]: ...
 
