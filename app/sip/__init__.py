@@ -1,7 +1,7 @@
 """Parses SIP addresses by RFC 3261, and reports findings with explanations. Imports no other package of Callgate.
 
-grammar.py has the productions, diagnosis.py explains texts outside the grammar, and rules.py and hosts.py check those inside
-it. docs/sip.md explains every code.
+grammar.py has the grammar as regular expressions. diagnosis.py explains why a text does not match it. rules.py and hosts.py
+check the parts of texts that match. docs/sip.md explains every code.
 """
 
 from app.sip.call_parameters import SipAuthFindings, check_from, check_sip_auth

@@ -7,7 +7,7 @@ from app.sip.escapes import is_control, truncates_to_line_end
 from app.sip.findings import Finding, Report
 
 SIP_AUTH_LENGTH_LIMIT: Final = 256
-"""A user name or password must have fewer characters. Twilio errors 21221 and 21223."""
+"""A user name or password must have fewer characters than this (Twilio errors 21221 and 21223)."""
 
 # Twilio's guide "Making SIP Calls": alphanumeric characters and "+-_.". ASCII, since it becomes a SIP user.
 _NOT_IN_FROM = re.compile(r"[^A-Za-z0-9+\-_.]++")
@@ -28,7 +28,7 @@ def check_from(text: str) -> tuple[Finding, ...]:
 
 
 class SipAuthFindings(NamedTuple):
-    """Findings per parameter. Ranges count the characters of the parameter's value."""
+    """The findings on each parameter. Their `start` and `end` count characters of the parameter's value."""
 
     username: tuple[Finding, ...]
     password: tuple[Finding, ...]
@@ -54,9 +54,10 @@ def check_sip_auth(username: str | None, password: str | None) -> SipAuthFinding
 
 
 def _check_credential(value: str, code: str, parameter: str, report: Report) -> None:
-    """Checks a value by RFC 3261 §25.1: a user name is sent as a quoted-string, which has no control characters.
+    """Reports a value that is too long, and each character that is illegal or that SIP software handles differently.
 
-    It may contain `"` and `\\` only as a quoted-pair. UTF-8 is unsafe: digest had no agreed charset before RFC 7616.
+    A user name is sent as a quoted-string (RFC 3261 §25.1). It has no control characters, and `"` and `\\` only as a
+    quoted-pair. Non-ASCII characters are unsafe, because digest had no agreed charset before RFC 7616.
     """
     if len(value) >= SIP_AUTH_LENGTH_LIMIT:
         detail = f"Shorten {parameter} to at most {SIP_AUTH_LENGTH_LIMIT - 1} characters."

@@ -18,15 +18,15 @@ _Value = str | None
 
 class ComparableUri(NamedTuple):
     fixed: tuple[object, ...]
-    """Equal URIs have the same value. Only this may go into a hash: equality ignores a parameter that only one URI has."""
+    """Equal URIs have the same value. Only this is hashed, because equality ignores a parameter that only one URI has."""
     parameters: dict[str, _Value]
     """Parameters that must match if both URIs have them."""
 
 
 def comparable_form(text: str) -> ComparableUri | None:
-    """Returns what `equal` compares of a SIP URI.
+    """Returns the parts of a SIP URI that `equal` compares.
 
-    Returns None for a text that is no SIP URI: it is outside the grammar, or repeats a parameter (§19.1.1).
+    Returns None for a text that is not a SIP URI: it does not match the grammar, or repeats a parameter (§19.1.1).
     """
     match = SIP_URI.fullmatch(text)
     if match is None:
@@ -37,8 +37,8 @@ def comparable_form(text: str) -> ComparableUri | None:
     parameters = {name: _normalise(value) if name == "method" else _fold(value) for name, value in items}
     if len(parameters) < len(items):
         return None
-    # Order only matters among headers of one name. Values are compared as written: those that Twilio passes contain
-    # case-sensitive users, or belong to the caller and have unknown rules.
+    # Order only matters among headers of one name. Values stay case-sensitive: the headers that Twilio passes contain
+    # case-sensitive users, or are the caller's own, whose rules are unknown.
     headers = sorted(
         ((_fold(name), _normalise(value)) for name, value in parse_items(written_headers, "&")),
         key=lambda header: str(header[0]),
@@ -56,6 +56,7 @@ def comparable_form(text: str) -> ComparableUri | None:
 
 
 def equal(a: str, b: str) -> bool:
+    """Returns whether two texts are equal SIP URIs. A text that is not a SIP URI equals only the same text."""
     if a == b:
         return True
     left, right = comparable_form(a), comparable_form(b)

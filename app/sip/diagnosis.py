@@ -1,4 +1,4 @@
-"""Explains why a text is not in the grammar, and recovers its valid parts."""
+"""Explains why a text does not match the grammar of SIP URIs, and finds its valid parts."""
 
 import re
 from typing import Final
@@ -28,13 +28,13 @@ _OTHER_SCHEMES: Final = {
 }
 
 
-class Salvage:
-    """The valid parts of an invalid text, with the interface of `SIP_URI`'s match."""
+class ValidParts:
+    """The valid parts of a text that does not match `SIP_URI`. Implements UriParts."""
 
     def __init__(self) -> None:
         self._found: dict[Part, tuple[str, int]] = {}
 
-    def keep(self, part: Part, text: str, start: int) -> None:
+    def add(self, part: Part, text: str, start: int) -> None:
         self._found[part] = text, start
 
     def groups(self) -> tuple[str | None, ...]:
@@ -49,7 +49,7 @@ class Salvage:
 
 
 def _illegal_characters(characters: str) -> re.Pattern[str]:
-    """Matches runs of printable ASCII outside `characters`, and "%" without its two digits."""
+    """Returns a pattern for runs of printable ASCII outside `characters`, and for "%" without two hexadecimal digits."""
     return re.compile(rf"[^{characters}%\x00-\x1f\x7f-\U0010ffff]++|%(?![0-9A-Fa-f]{{2}})", re.ASCII)
 
 
@@ -58,37 +58,37 @@ _ILLEGAL_IN_PARAM = _illegal_characters(grammar.PARAM_CHARACTERS)
 _ILLEGAL_IN_HEADER = _illegal_characters(grammar.HEADER_CHARACTERS)
 
 
-def diagnose(text: str, report: Report) -> Salvage:
+def diagnose(text: str, report: Report) -> ValidParts:
     """Reports the errors of `text`, which does not match `SIP_URI`, and returns its valid parts.
 
-    Each part either matches its production and is kept, or gets an error.
+    Each part either matches its production and is returned, or gets an error.
     """
-    salvage = Salvage()
+    valid_parts = ValidParts()
     if not text:
         report.add("EMPTY", 0, 0, "Give an address, as in sip:user@example.com.")
-        return salvage
+        return valid_parts
     _diagnose_raw_characters(text, report)
     scheme = _SCHEME.match(text)
     if scheme is None or scheme[0].lower() not in ("sip:", "sips:"):
         _diagnose_scheme(text, scheme, report)
-        return salvage
-    salvage.keep("scheme", scheme[0][:-1], 0)
+        return valid_parts
+    valid_parts.add("scheme", scheme[0][:-1], 0)
     start = scheme.end()
     at = text.find("@", start)
     if at >= 0:
-        _diagnose_userinfo(text[start:at], start, salvage, report)
+        _diagnose_userinfo(text[start:at], start, valid_parts, report)
         start = at + 1
     end = _end_of_address(text, start)
-    _diagnose_address(text[start:end], start, salvage, report)
+    _diagnose_address(text[start:end], start, valid_parts, report)
     question = text.find("?", end)
     parameters_end = len(text) if question < 0 else question
-    _diagnose_parameters(text[end:parameters_end], end, salvage, report)
+    _diagnose_parameters(text[end:parameters_end], end, valid_parts, report)
     if question >= 0:
-        _diagnose_headers(text[question + 1 :], question + 1, salvage, report)
+        _diagnose_headers(text[question + 1 :], question + 1, valid_parts, report)
     if not report.has_error:
         # The text is outside the grammar, so it is refused even if no check above found the reason.
         report.add("BAD_SYNTAX", 0, len(text), "Write the address as in sip:user@example.com:5060;transport=tcp?X-A=1.")
-    return salvage
+    return valid_parts
 
 
 def _end_of_address(text: str, start: int) -> int:
@@ -124,10 +124,10 @@ def _diagnose_scheme(text: str, scheme: re.Match[str] | None, report: Report) ->
     return report.add("BAD_SCHEME", 0, end, detail)
 
 
-def _diagnose_userinfo(userinfo: str, start: int, salvage: Salvage, report: Report) -> None:
+def _diagnose_userinfo(userinfo: str, start: int, valid_parts: ValidParts, report: Report) -> None:
     user, colon, password = userinfo.partition(":")
     if _USER.fullmatch(user):
-        salvage.keep("user", user, start)
+        valid_parts.add("user", user, start)
     elif not user:
         report.add("BAD_USER", start, start + 1, "Put a user before the @, or leave out the @.")
     else:
@@ -137,12 +137,12 @@ def _diagnose_userinfo(userinfo: str, start: int, salvage: Salvage, report: Repo
         return
     start += len(user) + 1
     if _PASSWORD.fullmatch(password):
-        salvage.keep("password", password, start)
+        valid_parts.add("password", password, start)
     else:
         report.add("BAD_PASSWORD", start - 1, start + len(password), AUTHENTICATION_ADVICE)
 
 
-def _diagnose_address(address: str, start: int, salvage: Salvage, report: Report) -> None:
+def _diagnose_address(address: str, start: int, valid_parts: ValidParts, report: Report) -> None:
     if address.startswith("["):
         bracket = address.find("]")
         host = address if bracket < 0 else address[: bracket + 1]
@@ -151,14 +151,14 @@ def _diagnose_address(address: str, start: int, salvage: Salvage, report: Report
     rest = address[len(host) :]
     end = start + len(host)
     if not rest or (rest[0] == ":" and _PORT.fullmatch(rest, 1)):
-        _diagnose_host(host, start, salvage, report)
+        _diagnose_host(host, start, valid_parts, report)
         if rest:
-            salvage.keep("port", rest[1:], end + 1)
+            valid_parts.add("port", rest[1:], end + 1)
     elif rest.count(":") > 1 and not re.search(r"[^0-9A-Fa-f:.]", address):
         detail = "Put an IPv6 address in brackets, as in sip:user@[2001:db8::1], and give one port at most."
         report.add("BAD_HOST", start, start + len(address), detail)
     else:
-        _diagnose_host(host, start, salvage, report)
+        _diagnose_host(host, start, valid_parts, report)
         if rest[0] == ":":
             detail = "Give the port as digits after one colon, or leave out the colon."
             report.add("BAD_PORT", end, end + len(rest), detail)
@@ -167,9 +167,9 @@ def _diagnose_address(address: str, start: int, salvage: Salvage, report: Report
             report.add("BAD_SYNTAX", end, end + len(rest), detail)
 
 
-def _diagnose_host(host: str, start: int, salvage: Salvage, report: Report) -> None:
+def _diagnose_host(host: str, start: int, valid_parts: ValidParts, report: Report) -> None:
     if _HOST.fullmatch(host):
-        salvage.keep("host", host, start)
+        valid_parts.add("host", host, start)
     else:
         report.add("BAD_HOST", start, start + len(host), _host_detail(host))
 
@@ -195,7 +195,7 @@ def _host_detail(host: str) -> str:
     return "Use letters, digits, hyphens and dots in the host; parameters start with ; and headers with ?."
 
 
-def _diagnose_parameters(parameters: str, start: int, salvage: Salvage, report: Report) -> None:
+def _diagnose_parameters(parameters: str, start: int, valid_parts: ValidParts, report: Report) -> None:
     is_valid = True
     end = start
     for item in parameters[1:].split(";") if parameters else ():
@@ -217,10 +217,10 @@ def _diagnose_parameters(parameters: str, start: int, salvage: Salvage, report: 
         if report.closed:
             return
     if is_valid:
-        salvage.keep("parameters", parameters, start)
+        valid_parts.add("parameters", parameters, start)
 
 
-def _diagnose_headers(headers: str, start: int, salvage: Salvage, report: Report) -> None:
+def _diagnose_headers(headers: str, start: int, valid_parts: ValidParts, report: Report) -> None:
     is_valid = True
     end = start - 1
     for item in headers.split("&"):
@@ -245,7 +245,7 @@ def _diagnose_headers(headers: str, start: int, salvage: Salvage, report: Report
         if report.closed:
             return
     if is_valid:
-        salvage.keep("headers", headers, start)
+        valid_parts.add("headers", headers, start)
 
 
 def _report_illegal(illegal: re.Pattern[str], part: str, start: int, code: str, hint: str, report: Report) -> None:

@@ -8,7 +8,7 @@ from app.sip.findings import Report
 from app.sip.grammar import parse_items
 
 Pairs = tuple[tuple[str, str | None], ...]
-"""Names and values in order, decoded."""
+"""Decoded names and values, in order. A value is None if it is missing or not UTF-8."""
 
 _LINE_SEPARATORS = "\x85\u2028\u2029"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x84\x86-\x9f]")
@@ -19,7 +19,7 @@ _OCTET = re.compile(r"%[0-9A-Fa-f]{2}|.", re.DOTALL)
 
 
 def unescape(text: str) -> str | None:
-    """Returns the ASCII text `text`, decoded once; None if its octets are not UTF-8."""
+    """Decodes the percent-escapes of an ASCII text once. Returns None if the octets are not UTF-8."""
     if "%" not in text:
         return text
     spaced = text.replace("%20", " ")  # the most frequent escape, and often the only one
@@ -32,7 +32,7 @@ def unescape(text: str) -> str | None:
 
 
 def decode_items(written: str, separator: str) -> Pairs:
-    """Returns the decoded names and values of a list. A name that is not UTF-8 stays as written."""
+    """Returns the decoded names and values of a list of `name=value`. A name that is not UTF-8 stays as written."""
     items = parse_items(written, separator)
     if "%" not in written:
         return tuple(items)
@@ -40,12 +40,12 @@ def decode_items(written: str, separator: str) -> Pairs:
 
 
 def is_control(character: str) -> bool:
-    """Returns whether it is C0, DEL, C1 or a separator that some software takes for a line end."""
+    """Returns whether the character is C0, DEL, C1 or a Unicode line separator, which some software takes for a line end."""
     return bool(_CONTROL.match(character)) or character in _LINE_SEPARATORS
 
 
 def truncates_to_line_end(character: str) -> bool:
-    """Returns whether the low byte is CR or LF. Software that truncates U+560D to a byte would allow header injection."""
+    """Returns whether the low byte is CR or LF, as in U+560D. Software that keeps only this byte allows header injection."""
     return ord(character) > 0xFF and ord(character) & 0xFF in (0x0A, 0x0D)
 
 
@@ -91,6 +91,6 @@ def _report_not_utf8(text: str, start: int, report: Report) -> None:
 
 
 def _octets(text: str, first: int, count: int) -> tuple[int, int]:
-    """Returns the range of `text` in which octets `first` to `first + count` are written."""
+    """Returns the range of `text` that contains `count` octets from octet `first` on. An escape is one octet."""
     written = list(islice(_OCTET.finditer(text), first, first + count))
     return written[0].start(), written[-1].end()

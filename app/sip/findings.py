@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 MAX_FINDINGS: Final = 10
-"""Further findings of an address are dropped; see `Report`."""
+"""The maximum number of findings on an address. `Report` drops further ones."""
 AUTHENTICATION_ADVICE: Final = "Leave out the colon and the password; use sip_auth_username and sip_auth_password."
 
 
@@ -22,7 +22,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A finding about a text. `code` is stable; `start` and `end` are a range of characters.
+    """A finding about a text. `code` is stable. `start` (included) and `end` (excluded) count characters.
 
     `detail` is one sentence that says how to fix it. It never contains a password or the value of a header.
     """
@@ -96,7 +96,7 @@ class Report(list[Finding]):
 
     @property
     def only_errors(self) -> bool:
-        """Whether further findings are kept only if they are errors: the report already has MAX_FINDINGS."""
+        """Whether the report has MAX_FINDINGS, so that `add` ignores further findings unless they are errors."""
         return len(self) >= MAX_FINDINGS
 
     def findings(self) -> tuple[Finding, ...]:
@@ -105,5 +105,5 @@ class Report(list[Finding]):
 
 
 def shorten_name(name: str) -> str:
-    """Returns a name of the URI, shortened for a `detail`."""
+    """Returns a name from the URI, cut to 40 characters for the `detail` of a finding."""
     return name if len(name) <= 40 else name[:40] + "…"

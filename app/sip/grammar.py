@@ -74,7 +74,7 @@ PARAM: Final = (
 HEADER: Final = f"{_one_or_more(HEADER_CHARACTERS)}={_any_number(HEADER_CHARACTERS)}"  # header = hname "=" hvalue
 
 # SIP-URI / SIPS-URI = scheme ":" [ userinfo ] hostport uri-parameters [ headers ].
-# "@" is in no production but userinfo's end, so a text that holds one has its user before it, whatever it looks like.
+# An unescaped "@" is allowed only at the end of userinfo. So the text before it is the user, even if it looks like a host.
 SIP_URI: Final = re.compile(
     rf"(?P<scheme>[sS][iI][pP][sS]?):"
     rf"(?:(?P<user>{USER})(?::(?P<password>{PASSWORD}))?+@)?+"
@@ -100,7 +100,7 @@ class UriParts(Protocol):
 
 
 def parse_items(part: str | None, separator: str) -> list[tuple[str, str | None]]:
-    """Returns the names and values of a list as written. A value is None without a "="."""
+    """Splits a list of `name=value` items. Returns names and values as written. An item without "=" has the value None."""
     if not part:
         return []
     return [

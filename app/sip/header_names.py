@@ -1,8 +1,8 @@
-"""The names of header fields in a SIP URI that Twilio puts into the INVITE, and of those that it drops.
+"""The names of header fields in a SIP URI that Twilio puts into the INVITE, and the names that it drops.
 
-Twilio passes every `X-…` but `X-Twilio…`, and four others: <https://www.twilio.com/docs/voice/api/receiving-sip> and the error
-pages 13252 and 32113. Standard names that are not among them are known to be dropped; for the rest, Twilio's pages contradict
-each other. All names here are in lower case, because header names are case-insensitive (RFC 3261 §7.3.1).
+Twilio passes each `X-…` except `X-Twilio…`, and four more names: <https://www.twilio.com/docs/voice/api/receiving-sip> and the
+error pages 13252 and 32113. It drops all other standard names. For names that are not standard, Twilio's pages contradict each
+other. All names here are in lower case, because header names are case-insensitive (RFC 3261 §7.3.1).
 """
 
 from typing import Final

@@ -116,7 +116,10 @@ def _refuse_non_public(start: int, end: int, report: Report) -> None:
 
 
 def _check_twilio_host(labels: list[str], start: int, end: int, has_user: bool, report: Report) -> None:
-    """Checks a host of Twilio. `labels` are those before `.com`. <https://www.twilio.com/docs/api/errors/32220> and …/32223."""
+    """Checks a host of Twilio: <https://www.twilio.com/docs/api/errors/32220> and …/32223.
+
+    `labels` are the labels of the host without the last one, `com`.
+    """
     match labels[:-1]:
         case [_, "sip"]:
             pass

@@ -1,4 +1,4 @@
-"""Checks the parts of a URI that is in the grammar: what they mean by RFC 3261, and what Twilio does with them.
+"""Checks the parts of a URI that matches the grammar, by the rules of RFC 3261 and of Twilio.
 
 A new finding also needs its code in `findings.py` and a row in docs/sip.md (docs/adding.md).
 """
@@ -42,7 +42,7 @@ PLAIN_PARAMETERS: Final[dict[str, tuple[Pairs, Values]]] = {
 _PLUS_EXCLUDED = HEADER_CHARACTERS.replace("+", "")
 PLAIN_HEADERS: Final = re.compile(
     r"(?:\A|&)([xX]-(?![tT][wW])[A-Za-z0-9\-]*+)"
-    # Every value without "+" whose escapes stand for printable ASCII but "%"; a space here was "%20".
+    # A value without "+", whose escapes decode to printable ASCII other than "%". A space was "%20" before.
     rf"=((?:[ {_PLUS_EXCLUDED}]++|%(?:2[0-46-9A-Fa-f]|[3-6][0-9A-Fa-f]|7[0-9A-Ea-e]))*+)(?![^&])",
     re.ASCII,
 )
@@ -159,7 +159,7 @@ def _report_other_parameter(name: str, value: str, start: int, end: int, report:
 
 
 def check_security(sips: bool, port: str | None, values: Values, parts: UriParts, report: Report) -> None:
-    """Checks that scheme, transport, secure and port agree. `values` are those of the parameters."""
+    """Checks that scheme, transport, secure and port agree. `values` are the parameters' values by lower-case name."""
     transport, secure = values.get("transport"), values.get("secure")
     transport = transport and transport.lower()
     encrypted = secure is not None and secure.lower() == "true"

@@ -1,4 +1,4 @@
-"""SipUri: parse, check and compare an address. Pure: no I/O, no settings, no clock."""
+"""SipUri parses, checks and compares addresses, without I/O, settings or clock."""
 
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -21,9 +21,9 @@ from app.sip.rules import (
 )
 
 ADDRESS_LENGTH_LIMIT: Final = 255
-"""The part before the "?" of the headers must have fewer characters. Twilio's guide "Making SIP Calls"."""
+"""The part before the "?" of the headers must have fewer characters than this (Twilio's guide "Making SIP Calls")."""
 HEADERS_LENGTH_LIMIT: Final = 1024
-"""The part after the "?" must have fewer characters. Twilio error 21227."""
+"""The part after the "?" must have fewer characters than this (Twilio error 21227)."""
 MAX_PARSED_LENGTH: Final = 65_535
 """The length of a SIP message in a datagram (RFC 3261 §18.1.1). A longer text is refused without parsing."""
 
@@ -166,7 +166,7 @@ def _check_lengths(text: str, report: Report) -> None:
 
 
 def password_span(text: str) -> tuple[int, int] | None:
-    """Returns the range of what may be a password, in any text; None if there is none."""
+    """Returns the range of characters that may be a password, even if the text is not a URI; None: there is none."""
     start = 0
     if text[:5].lower().startswith(("sip:", "sips:")):
         start = text.index(":") + 1
