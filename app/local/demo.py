@@ -33,7 +33,7 @@ class DemoFailed(CommandFailed):
 
 
 async def prepare_tenant(tenants: TenantAdministration, directory: TenantDirectory, folder: StateFolder) -> str:
-    """Returns the API key of the demo tenant. Creates tenant, account and key where they are missing."""
+    """Returns the API key of the demo tenant. Creates the tenant, its account and the key if they are missing."""
     try:
         await tenants.get_tenant(TENANT)
     except OperatorError:
@@ -82,7 +82,10 @@ async def _place(http: httpx.AsyncClient, say: Say) -> dict[str, Any]:
 
 
 async def _watch(http: httpx.AsyncClient, record: dict[str, Any], say: Say) -> dict[str, Any]:
-    """Polls the events of the record, not the record: a status that lasts shorter than a poll is shown too."""
+    """Shows each change of the call, and returns its record once the call has a price.
+
+    Polls the events and not the record, so that a status that is shorter than the interval is shown, too.
+    """
     path = f"/v1/calls/{record['id']}"
     _show(record["created_at"], record, record["status"], say)
     shown = 0

@@ -1,8 +1,8 @@
-"""Plays a file of scheduled calls against the simulator: when each would ring or expire, and at what pace.
+"""Rehearses a file of scheduled calls: finds out when each call would ring or expire, without calling anyone.
 
-Admission, grants, dials, deadlines and expiry are those of Callgate, over a Postgres of its own. Twilio is a simulator, reached
-through a socket. Postgres and the simulator have one clock, which jumps from one event to the next and stands still
-between them, so that the same file always has the same result.
+Runs Callgate's own admission, grants, dials, deadlines and expiry on a separate Postgres. A simulator on a socket replaces
+Twilio. Postgres and the simulator share a clock, which jumps from one event to the next and stands still in between. So the
+same file always has the same result.
 """
 
 import base64
@@ -29,7 +29,7 @@ from app.errors import CommandFailed
 from app.jobs.deadlines import Deadlines
 from app.local import rehearsal_store as store
 from app.local.rehearsal_lines import ACCOUNT_SID, TENANT, LineReader
-from app.local.rehearsal_report import RehearsedCall, RehearsedOutcome, in_order_of_time
+from app.local.rehearsal_report import RehearsedCall, RehearsedOutcome, sorted_by_time
 from app.local.rehearsal_store import CopiedSettings
 from app.local.rehearsal_twilio import RehearsalClock, RehearsedTwilio, running_twilio
 from app.observability import Metrics
@@ -46,27 +46,30 @@ from simulator.store import Call as PlacedCall
 
 _EXPIRED_AT_ONCE: Final = 500
 _FETCH_TIMEOUT_S: Final = 15.0
-# The clock moves by at least this much, so that a wait that is rounded to nothing ends.
+# The minimum step of the clock. Without it, a wait that is rounded to 0 would never end.
 _STEP: Final = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class RehearsalSettings:
-    """The hours of the tenant, the queue, the paces of the tenant's first account and of the queue, and Twilio's limits."""
+    """What a rehearsal uses: stored settings, the paces of the tenant's first account and of the queue, and Twilio's limits."""
 
     copied: CopiedSettings = CopiedSettings()  # noqa: RUF009  # frozen
     account_pace: PaceLimits = UNLIMITED
     queue_pace: PaceLimits = UNLIMITED
     twilio: Limits = Limits(calls_per_second=1)  # noqa: RUF009  # frozen
     call_s: int = 60
-    """How long a call lasts that is answered, in seconds."""
+    """How long an answered call lasts, in seconds."""
     slow_when_queued: bool = False
 
 
 async def rehearse(
     database_url: str, queue: str, lines: Sequence[bytes], settings: RehearsalSettings, start: datetime
 ) -> list[RehearsedCall]:
-    """Plays the lines over a new database that `prepare_database` and the migrations have prepared."""
+    """Plays the calls in `lines` from `start` on, and returns them with their outcomes.
+
+    The database must be new. Before, it must be prepared by `prepare_database` and then migrated.
+    """
     clock = RehearsalClock(start)
     async with running_twilio(clock, settings.twilio, call_s=settings.call_s, calls=10 * len(lines) + 1) as twilio:
         # Not from the environment, which has the settings of the real database.
@@ -100,7 +103,10 @@ class Rehearsal:
         return self.services["database"]
 
     async def play(self, lines: Iterable[bytes], settings: RehearsalSettings) -> list[RehearsedCall]:
-        """Adds all the lines now. Returns them in the order in which they ring or expire, and refused ones last."""
+        """Adds all calls at the start, and plays until none is left. Returns them in the order in which they ring or expire.
+
+        Refused lines are last.
+        """
         self._deadlines = Deadlines(self._database, self.services["control"])
         at: datetime | None = self.clock.now
         await self.clock.set(self._database, self.clock.now)
@@ -111,11 +117,11 @@ class Rehearsal:
             await self.clock.set(self._database, at)
             at = await self._play_moment(at, queue.id)
         for call_id, placed in self.twilio.take_all():
-            self._see(call_id, placed)
+            self._take_outcome(call_id, placed)
         for call in self._played:
             call.explain()
         self._played += [call for call, scheduled in calls if scheduled is None]
-        return in_order_of_time(self._played)
+        return sorted_by_time(self._played)
 
     async def _add_queue(self, settings: RehearsalSettings) -> StoredQueue:
         async with self._database.transaction() as connection:
@@ -141,11 +147,11 @@ class Rehearsal:
             self._waiting |= {scheduled.call.id: call for call, scheduled in batch}
 
     async def _play_moment(self, at: datetime, queue_id: UUID) -> datetime | None:
-        """Does what workers and Twilio do at this moment, and returns the next one at which there is something to do."""
+        """Does all work of workers and Twilio at the time `at`. Returns the next time with work; None: there is none left."""
         while await self._deadlines.step():
             self.twilio.reread_ends()
         for call_id, placed in self.twilio.take_ended(at):
-            await self._take_end(call_id, self._see(call_id, placed))
+            await self._write_end(call_id, self._take_outcome(call_id, placed))
         await self._expire(at)
         wait_s = await self._grant(at)
         moments = [self.twilio.next_end()]
@@ -156,8 +162,8 @@ class Rehearsal:
         following = min((moment for moment in moments if moment is not None), default=None)
         return None if following is None else max(following, at + _STEP)
 
-    async def _take_end(self, call_id: UUID, call: RehearsedCall) -> None:
-        """Writes the end of a call to its record, as a callback or the refresh does. Its redial, if it has one, waits then."""
+    async def _write_end(self, call_id: UUID, call: RehearsedCall) -> None:
+        """Writes the end of a call to its record, as a callback or the refresh does. Adds its redial to the waiting calls."""
         record = (await read_calls(self._database, [call_id]))[call_id]
         fetch = partial(self.services["twilio"].fetch_call, sid=record.sid or "", deadline_s=_FETCH_TIMEOUT_S)
         resource = await first_accepted(await self.services["tenants"].credentials(self._account_id), fetch)
@@ -176,8 +182,8 @@ class Rehearsal:
                 priority=call.priority,
             )
 
-    def _see(self, call_id: UUID, placed: PlacedCall) -> RehearsedCall:
-        """Takes what becomes of a call from the simulator's plan of it."""
+    def _take_outcome(self, call_id: UUID, placed: PlacedCall) -> RehearsedCall:
+        """Copies the call's outcome from the simulator's plan for it, and returns the call."""
         call, plan = self._placed.pop(call_id), placed.plan
         call.queue_time, call.ended_at = plan.queue_time, plan.ended_at
         call.status = None if plan.ended_at is None else str(plan.outcome)
@@ -198,7 +204,7 @@ class Rehearsal:
                 self._end(self._waiting.pop(call_id), "expires", at)
 
     async def _grant(self, at: datetime) -> float | None:
-        """Grants and places all calls that may be dialled now. Returns the seconds until there is a token again, if known."""
+        """Grants and places all calls that may be dialled now. Returns the seconds until there is a token; None: unknown."""
         while True:
             made = await grant_calls(self._database, self._account_id, limit=BATCH)
             for grant in made.grants:
@@ -227,7 +233,7 @@ class Rehearsal:
 
 
 async def prepare_database(url: str) -> None:
-    """Makes the rehearsal's clock that of a new database, before it is migrated."""
+    """Replaces the clock of a new database by the rehearsal's clock. Call it before the migrations."""
     database = Database(url, pool_size=1)
     try:
         async with database.transaction() as connection:
@@ -239,7 +245,7 @@ async def prepare_database(url: str) -> None:
 async def read_settings(
     connection: Connection, tenant_id: str | None, queue: str | None, change: PaceChange
 ) -> RehearsalSettings:
-    """Returns the stored settings, and of the queue's pace what `change` leaves of it. Raises OperatorError."""
+    """Returns the stored settings, with `change` applied to the queue's pace. Raises OperatorError."""
     found = await store.find_settings(connection, tenant_id, queue)
     if not found:
         what = f"no queue {queue!r}" if queue is not None else f"no tenant {tenant_id!r}"

@@ -1,4 +1,4 @@
-"""Reads the lines of a rehearsal: each becomes a call that is admitted, or says why it is refused."""
+"""Reads the lines of a rehearsal's file. Each becomes a scheduled call, or a refused call with the reason."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ _LEFT_OUT: Final = ("sip_credential", "status_callback", "status_callback_event"
 
 @dataclass(slots=True)
 class LineReader:
-    """Admits lines as `POST /v1/queues/{name}/calls` does, at the time `start`."""
+    """Validates lines as `POST /v1/queues/{name}/calls` would at the time `start`."""
 
     queue: str
     stored: StoredQueue
@@ -34,7 +34,7 @@ class LineReader:
     _keys: dict[str, int] = field(default_factory=dict)
 
     def read(self, lines: Iterable[bytes]) -> Iterator[tuple[RehearsedCall, ScheduledCall | None]]:
-        """Yields a call for each line that is not empty, with what is stored of it unless it is refused."""
+        """Yields for each line that is not empty: the call to report, and the call to store (None if it is refused)."""
         for number, text in enumerate(lines, 1):
             if not text.strip():
                 continue
@@ -83,7 +83,7 @@ class LineReader:
 
 
 def _ordered_id(at: datetime, number: int) -> UUID:
-    """Returns a UUIDv7 without chance (RFC 9562 §5.7). Calls that are due together are dialled in the order of their ids."""
+    """Returns a UUIDv7 (RFC 9562 §5.7) without random bits. Calls due at the same time are dialled in the order of ids."""
     return UUID(int=int(at.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | number)
 
 

@@ -1,4 +1,4 @@
-"""The result of a rehearsal: the outcome of each call, and the pace that is reached. Pure."""
+"""The result of a rehearsal: the outcome of each call, and the rate that is reached. No I/O."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ _NO_TIME = timedelta()
 
 @dataclass(slots=True)
 class RehearsedCall:
-    """A line of the file, or a redial of it. `at` is when it rings, fails or expires; `reason` explains what is special."""
+    """A line of the file, or its redial. `at` is when it rings, fails or expires; `reason` explains a refusal or a delay."""
 
     line: int
     key: str | None = None
     redial: int = 0
-    """0: the call of the line; else the number of the redial."""
+    """The number of the redial; 0: the first call of the line."""
     outcome: RehearsedOutcome | None = None
     at: datetime | None = None
     not_before: datetime | None = None
@@ -24,17 +24,17 @@ class RehearsedCall:
     priority: str | None = None
     reason: str | None = None
     dialled_at: datetime | None = None
-    """When Callgate has placed it at Twilio."""
+    """When Callgate sends the call to Twilio."""
     queue_time: timedelta = _NO_TIME
-    """How long Twilio queues it."""
+    """How long the call waits in Twilio's queue."""
     status: str | None = None
-    """Twilio's status at its end; None if it has no end."""
+    """Twilio's final status; None: the call has not ended."""
     ended_at: datetime | None = None
     put_back: int = 0
-    """How often Twilio refused it for the moment, so that it waited again."""
+    """How often Twilio refused the call temporarily, so that it waited again."""
 
     def explain(self) -> None:
-        """Sets the reason of a call that Twilio has not taken, or not at once."""
+        """Sets the reason of a call that Twilio queued or refused temporarily."""
         reasons = []
         if self.put_back:
             reasons.append(f"Twilio would refuse it {self.put_back} times for the moment")
@@ -45,8 +45,8 @@ class RehearsedCall:
         self.reason = "; ".join([*([self.reason] if self.reason else []), *reasons]) or None
 
 
-def in_order_of_time(calls: Iterable[RehearsedCall]) -> list[RehearsedCall]:
-    """Returns the calls in the order in which they ring or expire, and refused ones last, by line."""
+def sorted_by_time(calls: Iterable[RehearsedCall]) -> list[RehearsedCall]:
+    """Returns the calls in the order in which they ring or expire. Refused ones are last, in the order of their lines."""
 
     def place(call: RehearsedCall) -> tuple[bool, float, bool, int]:
         if call.outcome == "refused" or call.at is None:
@@ -65,7 +65,7 @@ class ReachedPace:
     calls_per_second: float | None
     most_in_a_second: int
     most_under_way: int
-    """Calls that Twilio has at the same time, those in its queue included."""
+    """The maximum number of calls that Twilio has at the same time, including those in its queue."""
 
 
 def reached_pace(calls: Sequence[RehearsedCall]) -> ReachedPace:
@@ -79,7 +79,7 @@ def reached_pace(calls: Sequence[RehearsedCall]) -> ReachedPace:
 
 
 def most_under_way(calls: Iterable[RehearsedCall]) -> int:
-    """Returns the most calls that are under way at one time. A call that ends makes room at that moment."""
+    """Returns the maximum number of calls under way at one time. A call that ends is not counted at that moment."""
     placed = [call for call in calls if call.dialled_at is not None]
     changes = [(call.dialled_at, 1) for call in placed if call.dialled_at is not None]
     changes += [(call.ended_at, -1) for call in placed if call.ended_at is not None]
@@ -91,7 +91,7 @@ def most_under_way(calls: Iterable[RehearsedCall]) -> int:
 
 
 def _most_within(times: Sequence[datetime], span: timedelta) -> int:
-    """Returns the largest number of times in any span, whose end is not a part of it."""
+    """Returns the maximum number of sorted `times` in any interval of the length `span`, without the interval's end."""
     most = first = 0
     for last, time in enumerate(times):
         while time - times[first] >= span:

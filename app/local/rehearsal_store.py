@@ -1,4 +1,4 @@
-"""SQL of a rehearsal: its clock, the settings that it copies, and what became of its calls."""
+"""SQL for a rehearsal: its clock, the settings that it copies, and the outcomes of its calls."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from uuid_utils.compat import uuid7
 from app.database.connection import Connection
 from app.database.engine import Database
 
-# Functions in `public` come before Postgres's own ones, so that every statement and every default of a column of Callgate reads
-# this clock. Only sessions that begin after this have the path.
+# With this search_path, the functions in `public` replace Postgres's own ones. So all statements and column defaults of
+# Callgate read this clock. The search_path applies to sessions that begin later.
 _MAKE_CLOCK: Final = (
     "CREATE TABLE rehearsal_clock (at timestamptz NOT NULL)",
     "INSERT INTO rehearsal_clock VALUES (pg_catalog.now())",
@@ -21,7 +21,7 @@ _MAKE_CLOCK: Final = (
         "BEGIN ATOMIC SELECT at FROM public.rehearsal_clock; END"
         for name in ("clock_timestamp", "now", "statement_timestamp", "transaction_timestamp")
     ),
-    # The ids of redials, which decide between calls that are due together.
+    # Makes the ids of redials predictable: calls due at the same time are dialled in the order of their ids.
     "CREATE SEQUENCE rehearsal_uuid",
     "CREATE FUNCTION public.gen_random_uuid() RETURNS uuid VOLATILE LANGUAGE sql AS "
     "$$ SELECT lpad(to_hex(nextval('public.rehearsal_uuid')), 32, '0')::uuid $$",
@@ -54,7 +54,7 @@ _REDIALS = """
 
 @dataclass(frozen=True, slots=True)
 class CopiedSettings:
-    """What a rehearsal needs of a tenant, its first account and a queue. Hours are JSON, as stored."""
+    """The settings that a rehearsal copies from a tenant, its first account and a queue. Hours are JSON, as stored."""
 
     tenant_id: str | None = None
     tenant_hours: str | None = None
@@ -66,7 +66,7 @@ class CopiedSettings:
 
 @dataclass(frozen=True, slots=True)
 class PlacedOutcome:
-    """What became of a dial. `problem` says why there is no call."""
+    """The state of a call after an attempt to dial it. `problem` says why no call was started."""
 
     execution: str
     sid: str | None
@@ -75,7 +75,7 @@ class PlacedOutcome:
 
 @dataclass(frozen=True, slots=True)
 class WaitingRedial:
-    """A call that waits because another one was busy or not answered."""
+    """A waiting redial of a call that was busy or not answered."""
 
     id: UUID
     not_before: datetime
@@ -83,12 +83,12 @@ class WaitingRedial:
 
 
 async def find_settings(connection: Connection, tenant_id: str | None, queue: str | None) -> list[CopiedSettings]:
-    """Returns the settings of the tenant and its queue of this name; without a tenant, of up to two that have such a queue."""
+    """Returns the settings of the tenant and its queue. For no tenant: of up to two tenants with a queue of this name."""
     return [CopiedSettings(**row) for row in await connection.fetch(_SETTINGS, tenant_id, queue)]
 
 
 async def make_clock(connection: Connection) -> None:
-    """Makes the rehearsal's clock that of a database without a schema."""
+    """Replaces the clock of a database without a schema by the rehearsal's clock."""
     for statement in _MAKE_CLOCK:
         await connection.execute(statement)
 
@@ -106,7 +106,7 @@ async def set_clock(database: Database, at: datetime) -> None:
 
 
 async def next_time(database: Database, queue_id: UUID, after: datetime) -> datetime | None:
-    """Returns when the next call is due, passes its `ring_by`, or loses its slot; None: never."""
+    """Returns the next time after `after` when a call is due, reaches its `ring_by`, or loses its dial slot; None: never."""
     rows: Sequence[Any] = await database.fetch(_NEXT_TIME, after, queue_id)
     at: datetime | None = rows[0]["at"]
     return at
@@ -118,5 +118,5 @@ async def find_outcome(database: Database, call_id: UUID) -> PlacedOutcome:
 
 
 async def find_redials(database: Database, call_id: UUID) -> list[WaitingRedial]:
-    """Returns the redial of a call that has ended, if it waits."""
+    """Returns the waiting redial of a call that has ended: one or none."""
     return [WaitingRedial(**row) for row in await database.fetch(_REDIALS, call_id)]

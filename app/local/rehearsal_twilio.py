@@ -1,4 +1,4 @@
-"""The simulator as Twilio in a rehearsal: a real server on a socket, whose clock is the one of the rehearsal."""
+"""The simulator that replaces Twilio in a rehearsal: a server on a socket that uses the rehearsal's clock."""
 
 import asyncio
 import heapq
@@ -42,17 +42,17 @@ class RehearsalClock:
 
 @dataclass
 class RehearsedTwilio:
-    """The simulator, and the calls that it has and that have not ended."""
+    """The simulator, and its calls that have not ended."""
 
     url: str
     state: State
     _under_way: dict[UUID, Call] = field(default_factory=dict)
-    # A heap of their ends. The number keeps calls that end together in the order of their creation.
+    # A heap of the calls' ends. The number keeps calls that end at the same time in the order in which they were added.
     _ends: list[tuple[datetime, int, UUID]] = field(default_factory=list)
     _number: Iterator[int] = field(default_factory=itertools.count)
 
     def follow(self, call_id: UUID, sid: str) -> None:
-        """Follows a call until it ends. `call_id` is the id of its record."""
+        """Adds a call, which stays until it ends. `call_id` is the id of its record."""
         call = self.state.calls.find(sid)
         if call is None:
             raise RuntimeError(f"the simulator has no call {sid}")
@@ -60,7 +60,7 @@ class RehearsedTwilio:
         self._push(call_id, call)
 
     def reread_ends(self) -> None:
-        """Reads the ends of all calls again. Those in a queue move up when one before them is canceled."""
+        """Reads the ends of all calls again. Calls in Twilio's queue end earlier if a call before them is canceled."""
         self._ends.clear()
         for call_id, call in self._under_way.items():
             self._push(call_id, call)
@@ -70,7 +70,7 @@ class RehearsedTwilio:
         return self._ends[0][0] if self._ends else None
 
     def take_ended(self, at: datetime) -> list[tuple[UUID, Call]]:
-        """Returns the calls that have ended by then, in the order of their ends. They are not followed any more."""
+        """Removes and returns the calls that have ended by `at`, in the order of their ends."""
         ended = []
         while self._ends and self._ends[0][0] <= at:
             call_id = heapq.heappop(self._ends)[2]
@@ -78,7 +78,7 @@ class RehearsedTwilio:
         return ended
 
     def take_all(self) -> list[tuple[UUID, Call]]:
-        """Returns the calls that have not ended. They are not followed any more."""
+        """Removes and returns all calls that have not ended."""
         left = list(self._under_way.items())
         self._under_way.clear()
         self._ends.clear()
@@ -91,7 +91,7 @@ class RehearsedTwilio:
 
 @asynccontextmanager
 async def running_twilio(clock: RehearsalClock, limits: Limits, *, call_s: int, calls: int) -> AsyncIterator[RehearsedTwilio]:
-    """Serves a simulator with these limits of the account.
+    """Serves a simulator whose account has these limits.
 
     Answered calls last `call_s` seconds. The simulator keeps at most `calls` calls.
     """

@@ -1,4 +1,4 @@
-"""A server in the event loop of a command, beside others."""
+"""A uvicorn server that shares a command's event loop with other servers."""
 
 import contextlib
 import socket

@@ -171,7 +171,7 @@ async def serving_probes(settings: Settings, metrics: Metrics, host: str, port: 
 
 
 def _listen_near(port: int | None, usual: int) -> socket.socket:
-    """Listens on loopback. A port that was given by number is used or refused, never replaced by another."""
+    """Listens on loopback at `port`; for None, at the first free port from `usual` on. Raises CannotListen."""
     if port is None:
         for candidate in range(usual, usual + _MAX_PORT_TRIES):
             with contextlib.suppress(CannotListen):

@@ -69,7 +69,7 @@ class StateFolder:
 
     @contextmanager
     def announced(self, running: RunningStack) -> Iterator[None]:
-        """Shows other commands where this process runs. The kernel frees its file lock when it ends."""
+        """Writes the addresses of this process to a file for other commands, and locks the file until the process ends."""
         self.write(self._running, json.dumps(asdict(running)))
         with self._running.open() as held:
             fcntl.flock(held, fcntl.LOCK_SH)
@@ -79,7 +79,7 @@ class StateFolder:
                 self._running.unlink(missing_ok=True)
 
     def running(self) -> RunningStack | None:
-        """Returns the process that announced itself and is still alive."""
+        """Returns the running process that `announced` has recorded; None: there is none."""
         try:
             with self._running.open() as file:
                 try:
@@ -102,7 +102,10 @@ class StateFolder:
 
 
 def with_local_database(settings: Settings) -> Settings:
-    """Returns the settings; without CALLGATE_DATABASE_URL, with the database and settings of a running `callgate dev`."""
+    """Returns the settings. Uses the database and other settings of a running `callgate dev`, if there is one.
+
+    Settings with CALLGATE_DATABASE_URL are returned unchanged.
+    """
     running = None if settings.database_url else StateFolder(settings.state_dir).running()
     if running is None:
         return settings
