@@ -83,7 +83,7 @@ def _check_durability(server: ServerInfo) -> Iterator[CheckResult]:
 
 
 def _describe_pooler(server: ServerInfo) -> CheckResult:
-    """Describes the pooler. One in transaction mode without prepared statements was already refused when connecting."""
+    """Describes the pooler. Connecting through a pooler in transaction mode without prepared statements has failed before."""
     if server.keeps_prepared_statements:
         return CheckResult(
             "pooler",
@@ -158,7 +158,7 @@ class _DatabaseChecks:
         )
 
     async def _check_worker(self) -> CheckResult:
-        """Checks heartbeats, and for creations pending longer than a running worker would leave them."""
+        """Checks that a worker sends heartbeats, and that no creation is pending for longer than a worker allows."""
         async with self.database.begin() as session:
             oldest = (await oldest_unsettled(session))["pending"]
             age = await transaction_time(session) - oldest if oldest else timedelta(0)
@@ -201,7 +201,7 @@ class _DatabaseChecks:
         yield self._twilio_clock()
 
     def _twilio_clock(self) -> CheckResult:
-        """Compares the clocks by the Date headers of Twilio's answers to the checks of accounts."""
+        """Compares this machine's clock with Twilio's, by the Date headers of the answers to the account checks."""
         offset = self.check_credential.twilio.clock.largest_offset
         if offset is None:
             return CheckResult("clocks", "not checked", "no answer of Twilio had a Date header")

@@ -1,4 +1,4 @@
-"""The check of `callgate doctor` whether scheduled calls are granted, and whether a fail-over would be noticed."""
+"""Checks for `callgate doctor` whether scheduled calls are granted, and whether a failover would be noticed."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ _WHY: Mapping[HaltReason, str] = {
 
 
 async def check_grants(database: Database) -> CheckResult:
-    """Raises DatabaseUnavailable."""
+    """Returns whether scheduled calls are granted; if not, why. Raises DatabaseUnavailable."""
     guard = await read_guard(database)
     if guard is None:
         return CheckResult(_CHECK, "ok", "no scheduled call was granted on this database yet")

@@ -16,6 +16,8 @@ _INTERNAL_SUFFIXES = ("local", "localhost", "internal", "svc", "test", "invalid"
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
+    """The result of one check: what was found, and what the operator should do about it."""
+
     check: str
     state: State
     found: str

@@ -1,4 +1,4 @@
-"""The checks of `callgate doctor` of the issuer's key set, and of a service account token that it is shown."""
+"""Checks the issuer's key set for `callgate doctor`, and a service account token if one is given."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -33,7 +33,7 @@ class WorkloadChecks:
     directory: TenantDirectory
 
     async def results(self, token: str | None) -> AsyncIterator[CheckResult]:
-        """Yields the checks; none if no service account tokens are accepted and none is shown. Raises DatabaseUnavailable."""
+        """Yields the results: none without a `token`, if CALLGATE_WORKLOAD_ISSUER is not set. Raises DatabaseUnavailable."""
         issuer = self.settings.workload_issuer
         if issuer is None:
             if token is not None:
@@ -71,7 +71,7 @@ class WorkloadChecks:
 
 
 def _validate(token: str, keys: Keys, rules: TokenRules) -> ServiceAccount:
-    """Raises TokenRefused."""
+    """Returns the service account that the token proves. Raises TokenRefused."""
     key = keys.get(rules.key_id(token))
     if key is None:
         rules.check_claims(token)
@@ -98,7 +98,7 @@ def _describe(token: str) -> CheckResult:
 
 
 def _text(value: Any) -> str:
-    """Returns the value of a claim as JSON, in which a terminal interprets nothing."""
+    """Returns the claim's value as JSON, so that a terminal shows control characters instead of interpreting them."""
     return "none" if value is None else json.dumps(value)
 
 

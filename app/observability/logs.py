@@ -1,6 +1,6 @@
 """Logs go to standard output, one line per event: a constant message, values in fields.
 
-What never goes into a field: tokens, secrets, TwiML and request parameters; phone numbers and SIP users only as
+Fields never contain tokens, secrets, TwiML or request parameters. They contain phone numbers and SIP users only as
 `app.security.pseudonyms` shows them.
 
 Logging never raises, whatever the values are and even if the stream is closed: a log line must not change an answer.

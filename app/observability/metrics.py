@@ -1,7 +1,7 @@
-"""The metrics of one process. Gauges that are computed from Postgres, such as scheduled calls that wait: app/jobs/gauges.py.
+"""The metrics of one process. app/jobs/gauges.py has the gauges that are computed from Postgres, such as waiting calls.
 
-What each creation counts has a function `…_series` beside the metric. It returns the series of some label values; `labels` does
-the same, but takes longer than the increment.
+Each metric that creations change has a function `…_series`, which returns the series of the given label values. It does the
+same as `labels`, but from a cache, because `labels` takes longer than the increment.
 """
 
 import platform

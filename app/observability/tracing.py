@@ -137,7 +137,7 @@ class TimedSpan:
 
 
 def stop_timing() -> None:
-    """Leaves this task's waits out of the request's times, for one of many tasks that wait at the same time."""
+    """Excludes this task from the request's timings. Otherwise the times of tasks that wait at the same time would add up."""
     _seconds_by_part.set(None)
 
 
@@ -154,7 +154,7 @@ def trace(name: str, *, caused_by: str | None, attributes: Mapping[str, Attribut
 
 
 def link(caused_by: str | None) -> None:
-    """Links the open trace to the trace that caused it."""
+    """Links the open trace to the trace that caused it; `caused_by` is a stored `current_traceparent`."""
     span = _root_span.get()
     if span is not None:
         for one in _links(caused_by):

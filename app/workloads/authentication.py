@@ -23,7 +23,7 @@ class WorkloadTokens:
         for reason in REASONS:  # series start at 0
             metrics.refused.labels(reason)
         self._valid: OrderedDict[bytes, ValidToken] = OrderedDict()
-        # A removed key no longer proves anything, and which tokens it signed is not kept.
+        # Tokens that a removed key signed are no longer valid. Which ones is not stored, so all tokens are forgotten.
         self._keys = KeySet(source, metrics=metrics, on_removed=self._valid.clear)
 
     @property
@@ -40,7 +40,7 @@ class WorkloadTokens:
             yield
 
     def remembered(self, token: str) -> ServiceAccount | None:
-        """Returns the service account of a token that was found valid before and still is."""
+        """Returns the service account of a token that was validated before and has not expired; None for any other token."""
         known = self._valid.get(_digest_of(token))
         return known.service_account if known and seconds_left(known) > 0 else None
 
@@ -68,7 +68,7 @@ def _digest_of(token: str) -> bytes:
 
 @asynccontextmanager
 async def workload_tokens(settings: Settings, metrics: WorkloadMetrics) -> AsyncIterator[WorkloadTokens | None]:
-    """Yields the validation of tokens; None if CALLGATE_WORKLOAD_ISSUER is not set."""
+    """Yields a running WorkloadTokens; None if CALLGATE_WORKLOAD_ISSUER is not set."""
     if settings.workload_issuer is None:
         yield None
         return

@@ -20,9 +20,9 @@ logger = structlog.stdlib.get_logger(__name__)
 RETRY_AFTER_FAILURE_S: Final = 15.0
 
 Keys = Mapping[str, PyJWK]
-"""By their ids."""
+"""Public keys by their ids (`kid`)."""
 KeySetState = Literal["ok", "stale", "unavailable"]
-"""`stale`: the last read failed, and the set from before it is used. `unavailable`: there is no set yet."""
+"""`stale`: the last read failed, and the set of an earlier read is used. `unavailable`: no read has succeeded yet."""
 
 
 class KeySetUnreadable(Exception):
@@ -52,7 +52,7 @@ class KeySource:
 
 
 def parse_key_set(body: bytes) -> dict[str, PyJWK]:
-    """Returns the keys for signatures by their ids. Ignores others. Raises KeySetUnreadable if there is none."""
+    """Returns the usable signature keys by their ids. Ignores all other keys. Raises KeySetUnreadable if there is none."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
@@ -82,7 +82,7 @@ class KeySet:
     """The current keys of an issuer. `running` must be active while it is used."""
 
     def __init__(self, source: KeySource, *, metrics: WorkloadMetrics, on_removed: Callable[[], None]) -> None:
-        """Makes an empty set. It calls `on_removed` when a key that was in the set is no longer in it, or is another key."""
+        """Makes an empty set. `on_removed` is called when a read finds that a key was removed or replaced."""
         self._source = source
         self._metrics = metrics
         self._on_removed = on_removed

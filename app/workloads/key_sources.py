@@ -46,7 +46,7 @@ async def _read_file(path: Path) -> bytes:
 
 
 def _read_bytes(path: Path, what: str) -> bytes:
-    """Raises KeySetUnreadable."""
+    """Returns the content of the file. Raises KeySetUnreadable; `what` names the file in its reason."""
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
@@ -88,7 +88,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 @dataclass(frozen=True, slots=True)
 class _HttpReader:
-    """GET requests that trust the certificates of `ca_file`, or the system's.
+    """Sends GET requests. Trusts the certificates in `ca_file`; None: those of the system.
 
     Both files are read for each request, because Kubernetes renews them.
     """

@@ -89,7 +89,7 @@ class TokenRules:
         return key_id
 
     def validate(self, token: str, key: PyJWK) -> ValidToken:
-        """Returns the service account of the token. Raises TokenRefused."""
+        """Checks the signature and the claims. Returns the service account and the times. Raises TokenRefused."""
         return self._validate(token, key, algorithms=ALGORITHMS)
 
     def check_claims(self, token: str) -> ValidToken:
@@ -116,7 +116,7 @@ class TokenRules:
         # PyJWT also reads times from text.
         if not all(type(moment) in (int, float) for moment in (issued_at, expires_at)):
             raise _malformed()
-        # Not a difference: an integer may be too large for that of a float.
+        # Not `expires_at - issued_at`, which fails for a float and an integer that is too large for a float.
         if expires_at > issued_at + MAX_LIFETIME_S:
             hours = MAX_LIFETIME_S // 3600
             raise TokenRefused(
@@ -190,5 +190,5 @@ def unverified_claims(token: str) -> Mapping[str, Any]:
 
 
 def seconds_left(token: ValidToken) -> float:
-    """Returns for how long the token is accepted, leeway included."""
+    """Returns the seconds until the token expires, leeway included; negative once it has expired."""
     return token.expires_at + LEEWAY_S - time.time()
