@@ -1,4 +1,4 @@
-"""The base class of all error responses, and what an error can have. app/errors.py has the errors themselves."""
+"""The base class of all error responses, and the types of its members. app/errors.py has the errors themselves."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, get_args
@@ -37,7 +37,7 @@ class CallgateError(Exception):
     execution: ClassVar[Literal["not_started", "unknown"]] = "not_started"
     # Whether repeating the same request can never place a second call.
     safe: bool = True
-    # Whether to repeat it with the same Idempotency-Key.
+    # Whether a client that repeats the request should send the same Idempotency-Key.
     same_key: ClassVar[bool] = True
     default_detail: ClassVar[str] = ""
 

@@ -11,7 +11,7 @@ _DAY_S = 86_400
 
 
 class OidcRule(BaseModel):
-    """A person whose claim has this value gets these scopes: for one tenant or, without one, as an operator."""
+    """Gives `scopes` to people whose OpenID Connect claim has this value: for `tenant`, or as operators if it is None."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 

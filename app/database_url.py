@@ -1,6 +1,6 @@
 """Parses PostgreSQL URLs as libpq does: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 
-A parameter that is not supported is an error. None is ignored silently.
+A parameter that is not supported is an error. No parameter is silently ignored.
 """
 
 import os
@@ -35,7 +35,7 @@ _HINTS = {
 
 
 class DatabaseURLError(ValueError):
-    """One line that names the invalid parameter and contains no value, which may be a secret."""
+    """A URL is invalid. The message is one line that names the parameter. It contains no value, which may be a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +58,13 @@ class DatabaseURL:
     server_settings: Mapping[str, str]
     # The timeout for each host.
     connect_timeout_s: float | None
+    # The size of the cache of prepared statements; None: the driver's default.
     prepared_statements: int | None
     keepalive: Keepalive
 
     @classmethod
     def parse(cls, text: str) -> "DatabaseURL":
-        """Raises DatabaseURLError."""
+        """Parses the URL. Raises DatabaseURLError."""
         return _Reader(text).read()
 
 
@@ -176,7 +177,7 @@ class _Reader:
         return settings
 
     def _prepared_statements(self) -> int | None:
-        """Reads the cache size under SQLAlchemy's name or asyncpg's."""
+        """Returns the cache size, which may have SQLAlchemy's name or asyncpg's."""
         sizes = [self._read_number(name) for name in ("prepared_statement_cache_size", "statement_cache_size")]
         return next((size for size in sizes if size is not None), None)
 

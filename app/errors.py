@@ -3,7 +3,7 @@
 CallgateError
 ├── RequestError      the request cannot be read, is invalid, or is not allowed
 ├── IdempotencyError  the Idempotency-Key belongs to another request, or to one that is in progress
-├── UpstreamError     Twilio did not carry out the request; only NoneFound and ActionUnknown are not proven
+├── UpstreamError     Twilio did not carry out the request (not certain for NoneFound and ActionUnknown)
 └── ServiceError      the service itself failed; nothing was sent to Twilio
 
 A creation with an unknown outcome is not an error: the response is 202 with the record. Other requests to Twilio have no record

@@ -1,4 +1,4 @@
-"""Rotates encryption keys: re-encrypts secrets with the newest key, and counts what each key is still needed for.
+"""Rotates encryption keys: re-encrypts secrets with the newest key, and counts the data that still needs each key.
 
 Safe while the service runs, because its processes decrypt with any configured key. An interrupted rotation can be run again.
 """
@@ -95,7 +95,7 @@ class Rotation:
                 calls=calls[id_],
             )
             for id_ in ids
-            if len(id_) == len(self.keyring.newest_id)  # a shorter id is of a truncated secret, which counts as unreadable
+            if len(id_) == len(self.keyring.newest_id)  # a truncated secret has a shorter id and counts as unreadable
         ]
 
     async def _reseal_batch(self, sealed_column: SealedColumn, last: Any, result: ResealResult, actor: Actor) -> Any:

@@ -163,7 +163,7 @@ def _lifespan(
                 "readiness": Readiness(state["database"], Keyring(settings.require_secret_keys()), tokens),
                 "metrics": metrics,
                 "console_sessions": ConsoleSessions.of(state["database"], settings),
-                # Not the slots of the API's lists: people who search do not delay services, and the reverse.
+                # Separate from the slots of the API's lists, so that people and services do not delay each other.
                 "console_reads": ReadLimit(per_process=4, per_tenant=2),
                 "console_oidc": oidc_provider(settings),
                 "console_oidc_rules": parse_oidc_access(settings.console_oidc_access or "[]"),

@@ -40,7 +40,7 @@ def migrate(database_url: str, *, revision: str = "head") -> None:
 
 
 async def revisions(session: Session) -> tuple[str | None, str]:
-    """Returns the schema's revision, which is None before the first migration, and the newest one that this version knows."""
+    """Returns the schema's revision (None before the first migration) and the newest revision that this version knows."""
     if await session.scalar(text("SELECT to_regclass('alembic_version')")) is None:
         return None, head()
     return await session.scalar(text("SELECT version_num FROM alembic_version")), head()

@@ -1,4 +1,4 @@
-"""Parses the values of settings and what operators enter. Functions raise ValueError with a text that says what is wrong."""
+"""Parses settings and other input of operators. Functions raise ValueError with a text that says what is wrong."""
 
 import base64
 import binascii
@@ -76,7 +76,7 @@ def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], li
 
 
 def parse_workload_keys(text: str) -> str:
-    """Returns the URL or the absolute path of a key set. Raises ValueError for others."""
+    """Returns the text, if it is a trusted URL or an absolute path of a key set. Raises ValueError otherwise."""
     if "://" not in text:
         if not Path(text).is_absolute():
             raise ValueError("must be an https:// URL or an absolute path")
@@ -101,7 +101,7 @@ def is_trusted_url(url: str) -> bool:
 
 
 def parse_networks(text: str) -> list[IPv4Network | IPv6Network]:
-    """Returns the networks of a list with commas. Raises ValueError."""
+    """Returns the networks of a comma-separated list. Raises ValueError."""
     networks = []
     for entry in filter(None, (part.strip() for part in text.split(","))):
         try:
