@@ -73,7 +73,7 @@ def read_document(content: bytes) -> Document:
     return _parse(text)
 
 
-def member_at(path: MemberPath) -> str:
+def path_text(path: MemberPath) -> str:
     """Returns the path as text for people: `tenants[0].accounts[1].auth_token`.
 
     A name that is not a valid member name becomes `…`, because it may be a misplaced secret.
@@ -153,7 +153,9 @@ class _Builder:
         before = self._count
         self._add(1, event, path)
         if isinstance(event, yaml.SequenceStartEvent):
-            value: Any = [self._value(item, (*path, index)) for index, item in enumerate(self._until(yaml.SequenceEndEvent))]
+            value: Any = [
+                self._value(item, (*path, index)) for index, item in enumerate(self._events_until(yaml.SequenceEndEvent))
+            ]
         elif isinstance(event, yaml.MappingStartEvent):
             value = self._mapping(path)
         else:
@@ -176,7 +178,7 @@ class _Builder:
 
     def _mapping(self, path: MemberPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        for key in self._until(yaml.MappingEndEvent):
+        for key in self._events_until(yaml.MappingEndEvent):
             if not isinstance(key, yaml.ScalarEvent) or key.anchor is not None or key.tag is not None:
                 raise _fault(key, path, "the name of a member must be plain text")
             name = str(key.value)
@@ -189,7 +191,7 @@ class _Builder:
             values[name] = self._value(self._loader.get_event(), (*path, name))
         return values
 
-    def _until(self, end: type) -> Iterator[Any]:
+    def _events_until(self, end: type) -> Iterator[Any]:
         while not isinstance(event := self._loader.get_event(), end):
             yield event
 

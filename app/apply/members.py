@@ -73,7 +73,7 @@ class Declared(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
-    def gives(self, member: str) -> bool:
+    def has_member(self, member: str) -> bool:
         """Returns whether the file has the member, even if it is null."""
         return member in self.model_fields_set
 

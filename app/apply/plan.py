@@ -215,7 +215,7 @@ class _Planner:
     def _pace_changes(
         self, tenant_id: str, account: DeclaredAccount, path: MemberPath, stored: AccountState | None
     ) -> Iterator[Change]:
-        if not account.gives("pace"):
+        if not account.has_member("pace"):
             return
         before = stored.pace if stored else UNLIMITED
         change = None if account.pace is None else account.pace.change

@@ -92,7 +92,7 @@ class DeclaredCredential(Declared):
     secret: Given[SecretReference] = None
 
     def reference_at(self, path: MemberPath) -> tuple[MemberPath, SecretReference]:
-        """Returns the path of the secret's reference in the file, and the reference. `path` is the path of this credential."""
+        """Returns the path of the secret's reference in the file, and the reference. This credential is at `path`."""
         if self.auth_token is not None:
             return (*path, "auth_token"), self.auth_token
         if self.secret is not None:
@@ -132,7 +132,7 @@ class DeclaredAccount(Declared):
     )
 
     def credentials_at(self, path: MemberPath) -> Iterator[tuple[MemberPath, DeclaredCredential]]:
-        """Yields the credentials, each after its path in the file. `path` is the path of this account."""
+        """Yields pairs of a path in the file and the credential at this path. This account is at `path`."""
         if self.auth_token or self.key_sid:
             yield path, DeclaredCredential.model_construct(auth_token=self.auth_token, key_sid=self.key_sid, secret=self.secret)
         for index, credential in enumerate(self.credentials or ()):
@@ -141,7 +141,7 @@ class DeclaredAccount(Declared):
     @model_validator(mode="after")
     def _check_members(self) -> "DeclaredAccount":
         inline = {"auth_token", "key_sid", "secret"} & self.model_fields_set
-        if inline and self.gives("credentials"):
+        if inline and self.has_member("credentials"):
             raise declaration_error("has a credential and `credentials`: give all of them under `credentials`")
         if inline and _credential_kind(self.model_fields_set) is None:
             raise declaration_error(_INLINE_CREDENTIAL)
@@ -181,7 +181,7 @@ class DeclaredWorkload(DeclaredServiceAccount):
 
 
 class DeclaredRemoval(Declared):
-    """What is removed: one of the members."""
+    """A SIP credential, an API key or a workload to remove: exactly one of the members."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
@@ -239,7 +239,7 @@ class Declaration(Declared):
                     yield removal.workload.account(default_issuer)
 
     def references_at(self) -> Iterator[tuple[MemberPath, SecretReference]]:
-        """Yields all references to secrets, each after its path in the file."""
+        """Yields pairs of a path in the file and the reference to a secret at this path."""
         for account_path, account in self.accounts_at():
             for path, credential in account.credentials_at(account_path):
                 yield credential.reference_at(path)
@@ -251,7 +251,7 @@ class Declaration(Declared):
                 yield (*place, "password"), sip_credential.password
 
     def accounts_at(self) -> Iterator[tuple[MemberPath, DeclaredAccount]]:
-        """Yields the accounts of all tenants, each after its path in the file."""
+        """Yields pairs of a path in the file and the account at this path, for all tenants."""
         for number, tenant in enumerate(self.tenants):
             for index, account in enumerate(tenant.accounts or ()):
                 yield ("tenants", number, "accounts", index), account

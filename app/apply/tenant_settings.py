@@ -30,12 +30,12 @@ MEMBER_OF_SETTING: Final = {
 
 def declared_settings(tenant: DeclaredTenant) -> dict[str, Any]:
     """Returns the settings that are present in the file."""
-    settings: dict[str, Any] = {name: getattr(tenant, name) for name in ("name", "suspended") if tenant.gives(name)}
+    settings: dict[str, Any] = {name: getattr(tenant, name) for name in ("name", "suspended") if tenant.has_member(name)}
     if tenant.callbacks is not None:
         settings |= callback_settings({name: getattr(tenant.callbacks, name) for name in tenant.callbacks.model_fields_set})
-    if tenant.limits is not None and tenant.limits.gives("max_in_flight"):
+    if tenant.limits is not None and tenant.limits.has_member("max_in_flight"):
         settings["max_in_flight"] = tenant.limits.max_in_flight
-    if tenant.gives("hours"):
+    if tenant.has_member("hours"):
         settings["hours"] = None if tenant.hours is None else tenant.hours.to_json()
     return settings
 

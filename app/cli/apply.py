@@ -120,11 +120,11 @@ def _run(content: bytes, file: str, settings: Settings, *, dry_run: bool) -> Cha
 
 def _located(problem: FileProblem, document: Document, file: str) -> str:
     """Returns the problem in one line, with file, line and member."""
-    from app.apply.document import member_at
+    from app.apply.document import path_text
 
     name = "<stdin>" if file == _STANDARD_INPUT else file
     line = problem.line or document.line_of(problem.path)
-    member = member_at(problem.path)
+    member = path_text(problem.path)
     return f"{name}:{line}: {member}: {problem.text}" if member else f"{name}:{line}: {problem.text}"
 
 

@@ -39,7 +39,7 @@ def make_engine(
     session: Mapping[str, str] = SESSION_SETTINGS,
     statement_timeout_s: float | None = STATEMENT_TIMEOUT_S,
 ) -> AsyncEngine:
-    """Raises DatabaseURLError."""
+    """Returns an engine of SQLAlchemy with our connections and settings. Raises DatabaseURLError."""
     connector = Connector(url, session, statement_timeout_s=statement_timeout_s)
     adapted: dict[str, object] = {"async_creator_fn": connector.connect}
     if connector.url.prepared_statements is not None:

@@ -39,7 +39,7 @@ class Transactions(Protocol):
 
 
 class StatementPool(Transactions, Protocol):
-    """Transactions, and single statements that are each their own transaction, in one round trip."""
+    """Runs transactions, and single statements that are each their own transaction, in one round trip."""
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]: ...
 

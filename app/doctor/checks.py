@@ -83,7 +83,7 @@ def _check_durability(server: ServerInfo) -> Iterator[CheckResult]:
 
 
 def _describe_pooler(server: ServerInfo) -> CheckResult:
-    """Describes the pooler. Connecting through a pooler in transaction mode without prepared statements has failed before."""
+    """Describes the pooler. A pooler in transaction mode that loses prepared statements is not described: connecting fails."""
     if server.keeps_prepared_statements:
         return CheckResult(
             "pooler",

@@ -21,7 +21,7 @@ class GuardWatch:
         """
         await self.counters.load()
         async with self.database.transaction() as connection:
-            await halt_if_grants_lost(connection, self.counters.known())
+            await halt_if_grants_lost(connection, self.counters.known_counts())
         await self.counters.save()
-        await self.counters.keep()
+        await self.counters.touch_and_prune()
         return False

@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 
 class DemoFailed(CommandFailed):
-    """The demo call was not placed, completed and priced. The message is one line."""
+    """The demo call could not be placed, or was not completed and priced in time. The message is one line."""
 
 
 async def prepare_tenant(tenants: TenantAdministration, directory: TenantDirectory, folder: StateFolder) -> str:

@@ -72,7 +72,7 @@ async def rehearse(
     """
     clock = RehearsalClock(start)
     async with running_twilio(clock, settings.twilio, call_s=settings.call_s, calls=10 * len(lines) + 1) as twilio:
-        # Not from the environment, which has the settings of the real database.
+        # These settings do not come from the environment, which has the settings of the real database.
         own = Settings.model_validate(
             {
                 "database_url": database_url,

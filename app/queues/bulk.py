@@ -52,7 +52,7 @@ class BulkService:
     limit: ReadLimit
 
     def slot(self, caller: Caller) -> AbstractAsyncContextManager[None]:
-        """Holds one of the slots for bulk requests. Waits for a free slot; raises Overloaded if none becomes free in time."""
+        """Limits concurrent bulk requests. Waits until the tenant may add calls; raises Overloaded if that takes too long."""
         return self.limit.slot(caller.tenant_id)
 
     async def add(self, caller: Caller, queue: str, lines: Iterable[BulkLine]) -> AsyncIterator[Sequence[AnsweredLine]]:

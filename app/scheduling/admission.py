@@ -13,7 +13,7 @@ from uuid import UUID
 
 from app.database.connection import Connection
 from app.scheduling.dial_slots import latest_end_sql
-from app.scheduling.pace import next_at_sql, room_sql, wait_s_sql
+from app.scheduling.pace import allowed_calls_sql, next_at_sql, wait_s_sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ ADMISSION = f"""
     ), paced AS MATERIALIZED (
         SELECT locked.*, clock_timestamp() AS at FROM locked
     ), judged AS MATERIALIZED (
-        SELECT placed.id, placed.account_id, pace.at, pace.subject_id IS NULL OR place <= {room_sql("pace.at")} AS is_admitted
+        SELECT placed.id, placed.account_id, pace.at,
+            pace.subject_id IS NULL OR place <= {allowed_calls_sql("pace.at")} AS is_admitted
         FROM (
             SELECT id, account_id, row_number() OVER (PARTITION BY account_id ORDER BY id) AS place FROM given
             WHERE NOT EXISTS (
@@ -86,7 +87,7 @@ Its rows have `updated_at` for an inserted call, and the columns of a Refusal fo
 
 _JUDGE = f"""
     WITH pace AS MATERIALIZED (SELECT pace.*, clock_timestamp() AS at FROM pace WHERE subject_id = $1)
-    SELECT {room_sql("pace.at")} > 0 AS has_room, {_REFUSAL_COLUMNS} FROM pace
+    SELECT {allowed_calls_sql("pace.at")} > 0 AS has_room, {_REFUSAL_COLUMNS} FROM pace
 """  # noqa: S608  # constants of this package
 _TAKE = f"""
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at), slot AS (
@@ -105,9 +106,9 @@ _TAKE = f"""
 async def admit(connection: Connection, account_id: UUID, call_id: UUID) -> Refusal | None:
     """Takes a token and a dial slot for one call that is dialled again. Returns a Refusal if a limit is reached, else None.
 
-    Before, the transaction must have locked the account's row in `pace`, freed the slots of ended calls and then reopened the
-    call. An earlier attempt may have left a slot at another account. The `in_use` of that account is corrected when its slots
-    are freed next.
+    The transaction must first lock the account's row in `pace`, then free the slots of ended calls, and then reopen the call.
+    An earlier attempt may have left a slot at another account. The `in_use` of that account is corrected when its slots are
+    freed next.
     """
     judged = await connection.fetchrow(_JUDGE, account_id)
     if judged is None:

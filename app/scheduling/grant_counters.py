@@ -57,7 +57,7 @@ class GrantCounters:
         self._folder = _CounterFolder(folder) if folder else None
         self._unsaved: set[UUID] = set()
 
-    def known(self) -> Mapping[UUID, GrantCount]:
+    def known_counts(self) -> Mapping[UUID, GrantCount]:
         return self._known
 
     def is_behind(self, account_id: UUID, count: GrantCount) -> bool:
@@ -96,13 +96,13 @@ class GrantCounters:
             self._unsaved |= saved
             logger.error("grant_counters_not_saved", error=type(error).__name__, errno=error.errno)
 
-    async def keep(self) -> None:
+    async def touch_and_prune(self) -> None:
         """Marks this worker's file as in use, and deletes files that no worker uses. Raises OSError.
 
         Call `load` before, because it reads the counts of the files that are deleted.
         """
         if self._folder is not None:
-            await asyncio.to_thread(self._folder.keep, dict(self._known))
+            await asyncio.to_thread(self._folder.touch_and_prune, dict(self._known))
 
 
 class _NewLines(NamedTuple):
@@ -165,7 +165,7 @@ class _CounterFolder:
             else:
                 self._write(counts if self._own.exists() else known)
 
-    def keep(self, known: Mapping[UUID, GrantCount]) -> None:
+    def touch_and_prune(self, known: Mapping[UUID, GrantCount]) -> None:
         """Touches this worker's file. Then deletes files that no worker has touched for a day.
 
         `known` contains their counts, and is written to this worker's file before.

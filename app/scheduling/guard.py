@@ -137,7 +137,7 @@ class StoredHalt:
 
 
 async def halt_grants(connection: Connection) -> StoredHalt:
-    """Halts all grants until `release_grants`, on any server. A release that has read the guard before fails."""
+    """Halts all grants until they are released, whatever the server. A release that has already read the guard fails."""
     if (halted := await connection.fetchrow(_HALT_BY_HAND)) is not None:
         return StoredHalt(halted["server"], halted["halted_at"], was_halted=False)
     before = await connection.fetchrow(_STILL_HALTED)
@@ -150,7 +150,7 @@ async def grants_under_way(database: Statements) -> set[tuple[int, str]]:
 
 
 async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, granted_at: datetime | None) -> None:
-    """Halts all grants, because the database has lost grants of the account. `granted_at`: the last grant that it still has."""
+    """Halts all grants, because the database has lost grants of the account. `granted_at` is its last grant that is left."""
     halted = await connection.fetchrow(_HALT_BEHIND, granted_at)
     if halted is not None:
         logger.error("grants_halted", seen_at=halted["seen_at"].isoformat(), account_id=str(account_id), reason="counter")

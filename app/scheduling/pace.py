@@ -7,8 +7,8 @@ span of s seconds at most `burst + s * calls_per_second` calls are dialled. Lock
 _UNLIMITED = 1_000_000
 
 
-def room_sql(at: str) -> str:
-    """Returns SQL for the number of calls that the row `pace` allows at the time `at`, by tokens and free dial slots."""
+def allowed_calls_sql(at: str) -> str:
+    """Returns SQL for the number of calls that the row `pace` allows at the time `at`, by its tokens and free dial slots."""
     return f"""greatest(0, least(
         coalesce(
             floor(pace.burst - extract(epoch FROM greatest(pace.next_at, {at}) - {at}) * pace.calls_per_second), {_UNLIMITED}

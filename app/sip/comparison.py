@@ -32,15 +32,15 @@ def comparable_form(text: str) -> ComparableUri | None:
     if match is None:
         return None
     scheme, user, password, host, port, written_parameters, written_headers = match.groups()
-    items = [(_fold(name), value) for name, value in parse_items(written_parameters[1:], ";")]
+    items = [(_normalise_lower(name), value) for name, value in parse_items(written_parameters[1:], ";")]
     # Method names are case-sensitive (§7.1); every other value is not, unless its definition says otherwise.
-    parameters = {name: _normalise(value) if name == "method" else _fold(value) for name, value in items}
+    parameters = {name: _normalise(value) if name == "method" else _normalise_lower(value) for name, value in items}
     if len(parameters) < len(items):
         return None
     # Order only matters among headers of one name. Values stay case-sensitive: the headers that Twilio passes contain
     # case-sensitive users, or are the caller's own, whose rules are unknown.
     headers = sorted(
-        ((_fold(name), _normalise(value)) for name, value in parse_items(written_headers, "&")),
+        ((_normalise_lower(name), _normalise(value)) for name, value in parse_items(written_headers, "&")),
         key=lambda header: str(header[0]),
     )
     fixed = (
@@ -70,7 +70,7 @@ def _normalise(text: _Value) -> _Value:
     return None if text is None else _ESCAPE.sub(_normalise_escape, text)
 
 
-def _fold(text: _Value) -> _Value:
+def _normalise_lower(text: _Value) -> _Value:
     return None if text is None else _ESCAPE.sub(_normalise_escape, text).lower()
 
 

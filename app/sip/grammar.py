@@ -65,8 +65,8 @@ HOST: Final = rf"(?:{_HOSTNAME}|{_IPV4}|\[{_IPV6}\])"
 PORT: Final = "[0-9]++"  # port = 1*DIGIT
 
 # uri-parameter = transport-param / user-param / method-param / ttl-param / maddr-param / lr-param / other-param.
-# The first three take a token, which may hold a bare "%" and "`"; whatever else they hold, and every ttl, maddr and
-# lr, is also an other-param = pname [ "=" pvalue ].
+# The value of the first three is a token, which may contain a bare "%" and "`". With any other value they match
+# other-param = pname [ "=" pvalue ], as ttl, maddr and lr always do.
 PARAM: Final = (
     rf"(?:(?i:transport|user|method)={_TOKEN}(?=[;?]|\Z)"
     rf"|{_one_or_more(PARAM_CHARACTERS)}(?:={_one_or_more(PARAM_CHARACTERS)})?+)"

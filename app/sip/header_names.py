@@ -26,8 +26,8 @@ _REGISTERED = """
     to trigger-consent unsupported user-agent via warning www-authenticate
 """
 _COMPACT_FORMS = "a b c d e f i j k l m n o r s t u v x y"
-# Not registered but in wide use; "body" and "method" are RFC 3261 §19.1.1's own; the rest are names of URI
-# parameters, which change nothing after the "?".
+# "diversion" is not registered but in wide use. "body" and "method" are in RFC 3261 §19.1.1. The rest are names of URI
+# parameters, which have no effect after the "?".
 _UNREGISTERED = "diversion body method maddr ttl lr transport secure edge region"
 
 NEVER_PASSED: Final = frozenset(f"{_REGISTERED} {_COMPACT_FORMS} {_UNREGISTERED}".split())

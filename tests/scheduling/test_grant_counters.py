@@ -27,9 +27,9 @@ async def test_a_worker_knows_what_any_other_has_saved(tmp_path: Path) -> None:
     first, second = uuid4(), uuid4()
     one = await saved(tmp_path, {first: GrantCount(0, 7), second: GrantCount(0, 1)})
     other = await saved(tmp_path, {first: GrantCount(0, 3), second: GrantCount(0, 5)})
-    assert other.known() == {first: (0, 7), second: (0, 5)}
+    assert other.known_counts() == {first: (0, 7), second: (0, 5)}
     await one.load()
-    assert one.known() == other.known()
+    assert one.known_counts() == other.known_counts()
     assert one.is_behind(first, GrantCount(0, 6))
     assert not one.is_behind(first, GrantCount(0, 7))
     assert not one.is_behind(uuid4(), GrantCount(0, 0))
@@ -52,7 +52,7 @@ async def test_what_was_read_before_a_failure_is_not_skipped(tmp_path: Path) -> 
         await reader.load()
     unreadable.rmdir()
     await reader.load()
-    assert reader.known() == {account_id: (0, 7)}
+    assert reader.known_counts() == {account_id: (0, 7)}
 
 
 async def test_of_two_reads_at_the_same_time_none_ends_before_it_knows_everything(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ async def test_of_two_reads_at_the_same_time_none_ends_before_it_knows_everythin
 
         async def load(reader: GrantCounters = reader) -> int:
             await reader.load()
-            return len(reader.known())
+            return len(reader.known_counts())
 
         assert set(await asyncio.gather(load(), load(), load())) == {300}
 
@@ -77,12 +77,14 @@ async def test_a_line_that_was_cut_off_counts_for_nothing(tmp_path: Path) -> Non
     for rest in (f"{account_id} 0 99", "nonsense", "\x00"):
         with file.open("a") as stream:
             stream.write(rest)
-        counters.note(account_id, counters.known()[account_id]._replace(grants=counters.known()[account_id].grants + 1))
+        counters.note(
+            account_id, counters.known_counts()[account_id]._replace(grants=counters.known_counts()[account_id].grants + 1)
+        )
         await counters.save()
     reader = GrantCounters(tmp_path)
     await reader.load()
     # "… 0 99", which was cut off, counts as a whole line once another one follows. Too high a count can only halt grants.
-    assert reader.known()[account_id] == (0, 99)
+    assert reader.known_counts()[account_id] == (0, 99)
 
 
 async def test_a_large_file_is_continued_in_a_new_one(tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ async def test_a_large_file_is_continued_in_a_new_one(tmp_path: Path) -> None:
     counts = {uuid4(): GrantCount(0, number) for number in range(1, 30_001)}
     writer = await saved(tmp_path, counts)
     await reader.load()
-    assert reader.known() == counts
+    assert reader.known_counts() == counts
     (before,) = files(tmp_path)
     account_id = next(iter(counts))
     writer.note(account_id, GrantCount(0, 1_000_000))
@@ -98,7 +100,7 @@ async def test_a_large_file_is_continued_in_a_new_one(tmp_path: Path) -> None:
     (after,) = files(tmp_path)
     assert after != before
     await reader.load()
-    assert reader.known() == counts | {account_id: GrantCount(0, 1_000_000)}
+    assert reader.known_counts() == counts | {account_id: GrantCount(0, 1_000_000)}
 
 
 async def test_files_of_workers_that_are_gone_are_deleted_and_what_they_had_is_kept(tmp_path: Path) -> None:
@@ -108,14 +110,14 @@ async def test_files_of_workers_that_are_gone_are_deleted_and_what_they_had_is_k
     await saved(tmp_path, {account_id: GrantCount(0, 4)})
     (old,) = files(tmp_path) - {kept}
     await counters.load()
-    await counters.keep()
+    await counters.touch_and_prune()
     assert old.exists()
     os.utime(old, (0, 0))
-    await counters.keep()
+    await counters.touch_and_prune()
     assert files(tmp_path) == {kept}
     reader = GrantCounters(tmp_path)
     await reader.load()
-    assert reader.known() == {account_id: (0, 4), own: (0, 1)}
+    assert reader.known_counts() == {account_id: (0, 4), own: (0, 1)}
 
 
 async def test_a_folder_that_cannot_be_read_is_an_error_and_a_failed_save_is_made_up_for(
@@ -134,4 +136,4 @@ async def test_a_folder_that_cannot_be_read_is_an_error_and_a_failed_save_is_mad
     assert counters.unsaved == 0
     reader = GrantCounters(folder)
     await reader.load()
-    assert reader.known() == {account_id: (0, 2)}
+    assert reader.known_counts() == {account_id: (0, 2)}

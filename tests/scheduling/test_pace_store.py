@@ -10,7 +10,7 @@ import pytest
 
 from app.database.connection import SESSION_SETTINGS, Connection, Connector
 from app.database.pool import Pool
-from app.scheduling.pace import next_at_for_rate_sql, room_sql
+from app.scheduling.pace import allowed_calls_sql, next_at_for_rate_sql
 from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
 from app.scheduling.pace_store import find_paces, lock_pace, write_pace
 from app.tenants.errors import InvalidMember
@@ -122,7 +122,7 @@ async def test_a_pace_that_was_never_used_has_all_its_tokens_after_a_change(pool
     account = uuid4()
     for rate in ("0.001", "1000", "0.5"):
         await set_pace(pool, account, PaceLimits(Decimal(rate), burst=7))
-        statement = f"SELECT {room_sql('clock_timestamp()')} FROM pace WHERE subject_id = $1"  # noqa: S608  # own constants
+        statement = f"SELECT {allowed_calls_sql('clock_timestamp()')} FROM pace WHERE subject_id = $1"  # noqa: S608  # own constants
         ((tokens,),) = await pool.fetch(statement, account)
         assert tokens == 7
 

@@ -15,7 +15,7 @@ class AuditActor(BaseModel):
 
 
 class AuditEventRecord(BaseModel):
-    """One change. It has no values."""
+    """One change: who changed what. It has no old or new values."""
 
     id: UUID
     at: datetime

@@ -16,9 +16,9 @@ _Scopes = Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
 _SCOPES = "What the key may do. A key cannot give a scope that it lacks: 403 `scope-required` names the missing scope."
 
 
-def _in_future(moment: datetime) -> datetime:
+def _check_in_future(moment: datetime) -> datetime:
     if moment <= datetime.now(UTC):
-        raise PydanticCustomError("not_in_future", "must be in the future")
+        raise PydanticCustomError("not_check_in_future", "must be in the future")
     return moment
 
 
@@ -31,7 +31,7 @@ class NewKey(BaseModel):
         None, description="A name, such as the service that uses the key."
     )
     scopes: _Scopes | None = Field(None, description=f"{_SCOPES} Without it: `call` and `read`.")
-    expires_at: Annotated[Timestamp, AfterValidator(_in_future)] | None = Field(
+    expires_at: Annotated[Timestamp, AfterValidator(_check_in_future)] | None = Field(
         None, description="From when on the key is refused. RFC 3339 with a time zone. Without it the key does not expire."
     )
     format: KeyFormat = Field(

@@ -37,7 +37,7 @@ class _SettingsBody(BaseModel):
 
 
 class TenantCallbackSettings(_SettingsBody):
-    """Where status callbacks of calls are delivered that have no `status_callback` of their own, and the form of all."""
+    """Where to deliver status callbacks of calls without their own `status_callback`, and the format of all callbacks."""
 
     url: str | None = Field(
         None, max_length=2048, description="The default URL. Null removes it, and method and events with it."

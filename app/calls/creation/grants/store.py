@@ -21,7 +21,7 @@ from app.scheduling.grant_counters import NO_GRANTS, GrantCount
 from app.scheduling.guard_sql import MAY_GRANT, RELEASED
 from app.scheduling.hours import Hours, read_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
-from app.scheduling.pace import next_at_sql, room_sql, wait_s_sql
+from app.scheduling.pace import allowed_calls_sql, next_at_sql, wait_s_sql
 from app.scheduling.schedule import PRIORITIES
 
 _WAITING_ACCOUNTS = f"""
@@ -39,7 +39,8 @@ _LOCK = f"""
     ), clock AS MATERIALIZED (
         SELECT clock_timestamp() AS at FROM (SELECT count(*) FROM pace) AS locked
     )
-    SELECT subject_id, clock.at, {room_sql("clock.at")} AS room, {wait_s_sql("clock.at")} AS wait_s{{more}} FROM pace, clock
+    SELECT subject_id, clock.at, {allowed_calls_sql("clock.at")} AS room, {wait_s_sql("clock.at")} AS wait_s{{more}}
+    FROM pace, clock
 """  # noqa: S608  # constants of this module
 _LOCK_ACCOUNT = _LOCK.format(wait="SKIP LOCKED", more=f", {MAY_GRANT} AS may_grant, {RELEASED} AS released, grants, granted_at")
 _LOCK_QUEUES = _LOCK.format(wait="", more="")
