@@ -26,7 +26,7 @@ from app.calls.status_callbacks import UrlValidator
 from app.compat.service import StartedCalls
 from app.database.engine import Database
 from app.database.listener import Listener
-from app.deliveries.addresses import AllowList, UrlError, read_url
+from app.deliveries.addresses import AllowList, UrlError, parse_delivery_url
 from app.deliveries.service import DeliveryService
 from app.http.read_limit import ReadLimit
 from app.observability import Metrics
@@ -230,7 +230,7 @@ def _http_client(settings: Settings) -> HttpClient:
 
 
 def _validate_callback(url: str, *, allowed: AllowList) -> UrlError | None:
-    read = read_url(url, allowed)
+    read = parse_delivery_url(url, allowed)
     return read if isinstance(read, UrlError) else None
 
 

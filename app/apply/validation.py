@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from app.apply.document import Document, DocumentInvalid, FileProblem, MemberPath
 from app.apply.members import Declared
 from app.apply.schemas import Declaration, DeclaredTenant
-from app.deliveries.addresses import AllowList, UrlError, read_url
+from app.deliveries.addresses import AllowList, UrlError, parse_delivery_url
 
 _BOTH = "declared as a credential, too: remove one of the two"
 _INPUT = re.compile(r"^(?:Input|List|String|Value) should")
@@ -98,7 +98,7 @@ def _repeated(what: str, items: Iterable[tuple[MemberPath, Hashable]], document:
 def _refused_urls(declaration: Declaration, allowed: AllowList) -> Iterator[FileProblem]:
     for number, tenant in enumerate(declaration.tenants):
         url: Any = tenant.callbacks and tenant.callbacks.url
-        if url is not None and isinstance(error := read_url(url, allowed), UrlError):
+        if url is not None and isinstance(error := parse_delivery_url(url, allowed), UrlError):
             path: MemberPath = ("tenants", number, "callbacks", "url")
             yield FileProblem(f"deliveries to this URL are not possible ({error.code}): {error.detail}", path)
 

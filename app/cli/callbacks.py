@@ -49,11 +49,11 @@ def configure(
 
     Options that are not given stay unchanged. The format applies to all deliveries of the tenant, also to a call's own URL.
     """
-    from app.deliveries.addresses import AllowList, UrlError, read_url
+    from app.deliveries.addresses import AllowList, UrlError, parse_delivery_url
 
     if url is not None:
         allowed = AllowList.parse(service_settings().delivery_allow)
-        if isinstance(fault := read_url(url, allowed), UrlError):
+        if isinstance(fault := parse_delivery_url(url, allowed), UrlError):
             raise OperatorError(f"deliveries to this URL are not possible ({fault.code}): {fault.detail}")
     row = administer(
         lambda service: service.configure_callbacks(

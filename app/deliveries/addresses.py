@@ -82,7 +82,7 @@ class AllowList:
         return any(address in network for network in self.networks)
 
 
-def read_url(url: str, allowed: AllowList) -> Target | UrlError:
+def parse_delivery_url(url: str, allowed: AllowList) -> Target | UrlError:
     """Parses and validates a URL, when a call is created and again before each attempt.
 
     Does not resolve names: `is_allowed` checks the resolved addresses.

@@ -19,7 +19,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from app import __version__
-from app.deliveries.addresses import AllowList, UrlError, is_allowed, read_url
+from app.deliveries.addresses import AllowList, UrlError, is_allowed, parse_delivery_url
 
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 10.0
@@ -96,7 +96,7 @@ class Sender:
 
     async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
         """Makes one attempt. Failures of the network or the receiver become part of the result, not exceptions."""
-        target = read_url(url, self._allowed)
+        target = parse_delivery_url(url, self._allowed)
         if isinstance(target, UrlError):
             is_address = target.code in ("url_address_refused", "url_address_private")
             return SendResult(None, "refused_address" if is_address else "invalid_url")

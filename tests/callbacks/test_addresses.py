@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.deliveries.addresses import AllowList, Target, UrlError, is_allowed, read_url
+from app.deliveries.addresses import AllowList, Target, UrlError, is_allowed, parse_delivery_url
 from app.settings import SettingsError, load_settings
 
 PUBLIC_ONLY = AllowList()
@@ -117,7 +117,7 @@ def test_the_operator_allows_networks_hosts_and_suffixes(allow: str, host: str, 
     ],
 )
 def test_a_url_is_read(url: str, scheme: str, host: str, port: int) -> None:
-    read = read_url(url, PUBLIC_ONLY)
+    read = parse_delivery_url(url, PUBLIC_ONLY)
     assert isinstance(read, Target)
     assert (read.scheme, read.host, read.port) == (scheme, host, port)
     assert read.address == (ip_address(host) if host[0] in "28" else None)
@@ -200,7 +200,7 @@ def test_a_url_is_read(url: str, scheme: str, host: str, port: int) -> None:
     ],
 )
 def test_an_invalid_url_is_refused_with_a_code(url: str, code: str) -> None:
-    read = read_url(url, PUBLIC_ONLY)
+    read = parse_delivery_url(url, PUBLIC_ONLY)
     assert isinstance(read, UrlError)
     assert read.code == code
     assert "secret" not in read.detail
@@ -208,12 +208,12 @@ def test_an_invalid_url_is_refused_with_a_code(url: str, code: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://localhost/", "http://[::1]/", "http://192.168.0.1/"])
 def test_private_urls_are_valid_with_the_operators_permission(url: str) -> None:
-    assert isinstance(read_url(url, EVERYTHING), Target)
+    assert isinstance(parse_delivery_url(url, EVERYTHING), Target)
 
 
 @pytest.mark.parametrize("url", ["http://169.254.169.254/", "http://[fe80::1]/", "http://[fd00:ec2::254]/", "http://0.0.0.0/"])
 def test_metadata_addresses_are_refused_in_any_case(url: str) -> None:
-    read = read_url(url, EVERYTHING)
+    read = parse_delivery_url(url, EVERYTHING)
     assert isinstance(read, UrlError)
     assert read.code == "url_address_refused"
 
