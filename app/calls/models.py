@@ -26,7 +26,7 @@ from app.database.base import Base
 
 # True for a call that may exist at Twilio although its record has no sid. Queries repeat this condition literally, because
 # Postgres uses a partial index only if it can prove that the query implies the condition of the index.
-MAYBE_CALLED = text("(execution IN ('pending', 'unknown') OR settled_by = 'none_found')")
+MAY_HAVE_STARTED = text("(execution IN ('pending', 'unknown') OR settled_by = 'none_found')")
 
 
 class Call(LastAnswerMixin, Base):
@@ -75,7 +75,7 @@ class Call(LastAnswerMixin, Base):
             "account_sid",
             "address_key",
             "pending_since",
-            postgresql_where=MAYBE_CALLED,
+            postgresql_where=MAY_HAVE_STARTED,
         ),
         Index("ix_call_search_at", "search_at", postgresql_where=text("search_at IS NOT NULL")),
         Index("ix_call_refresh_at", "refresh_at", postgresql_where=text("refresh_at IS NOT NULL")),

@@ -29,7 +29,7 @@ from uuid_utils.compat import uuid7
 from app.calls import progress
 from app.calls.callback_fields import all_fields
 from app.calls.last_answer import CallRow, stored_attributes
-from app.calls.models import MAYBE_CALLED, Call, CallEvent, PendingUpdate
+from app.calls.models import MAY_HAVE_STARTED, Call, CallEvent, PendingUpdate
 from app.calls.outbox import NewDelivery
 from app.calls.store import insert_deliveries_from
 from app.scheduling.models import DialTurn, ScheduledDial
@@ -231,7 +231,7 @@ async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
         await add_event(session, call.id, type_, data)
 
 
-async def bound_sids(session: AsyncSession, sids: Collection[str]) -> set[str]:
+async def sids_with_record(session: AsyncSession, sids: Collection[str]) -> set[str]:
     """Returns those of the given sids that already belong to a record, of any tenant."""
     return set(await session.scalars(select(Call.sid).where(Call.sid.in_(sids))))
 
@@ -245,7 +245,7 @@ async def count_rivals(session: AsyncSession, call: Call, *, span: timedelta | N
     conditions: list[ColumnElement[bool] | TextClause] = [
         Call.account_sid == call.account_sid,
         Call.id != call.id,
-        MAYBE_CALLED,
+        MAY_HAVE_STARTED,
     ]
     if span is not None:
         conditions.append(Call.pending_since.between(call.pending_since - span, call.pending_since + span))

@@ -170,7 +170,7 @@ class Settlement:
 
         `by` says where the proof comes from.
         """
-        is_taken = call.execution != "started" and bool(await repository.bound_sids(session, [resource.sid]))
+        is_taken = call.execution != "started" and bool(await repository.sids_with_record(session, [resource.sid]))
         was_started = call.execution == "started"
         now = await repository.transaction_time(session)
         bound = self.bind_call_in_memory(call, resource, by=by, data=data, now=now, is_taken=is_taken)

@@ -26,7 +26,7 @@ def is_temporary(slug: str) -> bool:
     }
 
 
-def may_pass_soon(error: CallgateError) -> bool:
+def is_retried_when_scheduled(error: CallgateError) -> bool:
     """Returns whether a scheduled call that was not started for this reason is tried again until its `ring_by`."""
     is_full = error.upstream is not None and error.upstream.code in FULL_ACCOUNT_CODES
     return is_temporary(error.slug) or is_full

@@ -44,7 +44,7 @@ async def evaluate_candidates(
     undated = any(entry.date_created is None for entry, _ in candidates.calls.values())
     distance = None if undated else span + 2 * CLOCK_SKEW + DATE_TOLERANCE
     rivals = more_rivals + await repository.count_rivals(session, call, span=distance)
-    free = candidates.calls.keys() - await repository.bound_sids(session, candidates.calls.keys())
+    free = candidates.calls.keys() - await repository.sids_with_record(session, candidates.calls.keys())
     certain = [entry for entry, rating in candidates.calls.values() if entry.sid in free and rating == "yes"]
     numbers = {"candidates": len(free), "rivals": rivals}
     if not free:

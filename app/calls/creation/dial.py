@@ -117,7 +117,7 @@ class PreparedCall:
 
 
 @dataclass
-class _Dial:
+class _DialProgress:
     """The time limits and the attempts of one dial. `began` and `deadline` are values of `elapsed()`."""
 
     budget: Budget
@@ -165,9 +165,9 @@ async def dial(
 
     `may_repeat` is called before each repetition and returns whether the call still waits for this dial's outcome.
     """
-    course = _Dial(budget, prepared.began, prepared.send_before)
-    if course.remaining < budget.first_attempt or elapsed() >= prepared.send_before:
-        return NotStarted(UpstreamUnreachable(_NO_TIME_LEFT_DETAIL, after_s=1), course.attempts)
+    progress = _DialProgress(budget, prepared.began, prepared.send_before)
+    if progress.remaining < budget.first_attempt or elapsed() >= prepared.send_before:
+        return NotStarted(UpstreamUnreachable(_NO_TIME_LEFT_DETAIL, after_s=1), progress.attempts)
     tries = 0
     waiting = list(credentials)
     while True:
@@ -175,33 +175,33 @@ async def dial(
         credential = waiting[0]
         try:
             resource = await twilio.create_call(
-                credential, prepared.form, deadline_s=course.remaining, send_before=course.send_before()
+                credential, prepared.form, deadline_s=progress.remaining, send_before=progress.send_before()
             )
         except TwilioError as error:
-            course.attempts.append(_attempt(error.reason, began, credential, error.answer))
+            progress.attempts.append(_attempt(error.reason, began, credential, error.answer))
             match error:
                 case TwilioOutcomeUnknown():
-                    return Unknown(error.reason, course.attempts)
+                    return Unknown(error.reason, progress.attempts)
                 case TwilioRejected():
-                    return NotStarted(upstream_problem(error), course.attempts)
+                    return NotStarted(upstream_problem(error), progress.attempts)
                 case TwilioCredentialRejected():
                     waiting.pop(0)
                     if not waiting:
-                        return NotStarted(upstream_problem(error), course.attempts)
+                        return NotStarted(upstream_problem(error), progress.attempts)
                     delay = 0.0
                 case TwilioThrottled():
-                    delay = course.delay(tries, error.answer.retry_after_s)
+                    delay = progress.delay(tries, error.answer.retry_after_s)
                     tries += 1
                 case TwilioNotSent():
-                    delay = course.delay(tries, None)
+                    delay = progress.delay(tries, None)
                     tries += 1
                 case _:
                     raise
-            if tries >= _MAX_TRIES or not await course.pause(delay, may_repeat):
-                return NotStarted(upstream_problem(error), course.attempts)
+            if tries >= _MAX_TRIES or not await progress.pause(delay, may_repeat):
+                return NotStarted(upstream_problem(error), progress.attempts)
         else:
-            course.attempts.append(_attempt("started", began, credential, None))
-            return Started(resource, course.attempts)
+            progress.attempts.append(_attempt("started", began, credential, None))
+            return Started(resource, progress.attempts)
 
 
 def _attempt(result: str, began: float, credential: Credential, answer: ErrorAnswer | None) -> Attempt:

@@ -17,7 +17,7 @@ from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
 from app.calls.settlement import SID_TAKEN_EXPLANATION, RecordChange, Settlement
 from app.calls.store import SidTaken
-from app.calls.stored_problem import may_pass_soon, stored_form
+from app.calls.stored_problem import is_retried_when_scheduled, stored_form
 from app.database.batcher import Batcher, Busy
 from app.database.engine import Database
 from app.database.errors import is_refusal
@@ -145,7 +145,7 @@ class Placement:
             case NotStarted():
                 waiting = prepared.waiting if prepared else None
                 problem = stored_form(outcome.problem)
-                if waiting and may_pass_soon(outcome.problem):
+                if waiting and is_retried_when_scheduled(outcome.problem):
                     due_in = max(waiting.retry_in, timedelta(seconds=outcome.problem.after_s or 0))
                     return self.settlement.change_to_scheduled(problem, waiting.row, due_in=due_in, data=data)
                 return self.settlement.change_to_not_started(problem, data=data)

@@ -28,7 +28,7 @@ from app.scheduling.dials import GIVEN_DIAL, insert_dials_sql
 from app.twilio.schemas import CallResource
 
 
-class _Unsettled(RecordColumns):
+class _NewCallState(RecordColumns):
     """The attributes of a new call that are not columns of its intent."""
 
     # These are known once the intent is written.
@@ -44,7 +44,7 @@ class _Unsettled(RecordColumns):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class NewCall(_Unsettled):
+class NewCall(_NewCallState):
     """A call that is being created, with the attributes of `Call` that a response shows.
 
     It is a plain object, because no session holds it, and SQLAlchemy's instrumentation of `Call` would cost more than both

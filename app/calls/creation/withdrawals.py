@@ -45,7 +45,7 @@ class Withdrawals:
         self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=BATCH, limit=_MAX_QUEUED)
 
     def withdraw_intent(self, call: NewCall, *, is_scheduled: bool) -> None:
-        """Withdraws a new call in the background. A scheduled call that a worker has begun to dial is not changed."""
+        """Settles a new call as `not_started` in the background, except a scheduled call that a worker has begun to dial."""
         self._queue.add(_ScheduledIntent(call) if is_scheduled else call)
 
     def withdraw_reopening(self, call_id: UUID, attempt: int, *, event_id: UUID) -> None:

@@ -184,14 +184,14 @@ class GrantRelease:
                 entries = [finding.resource] if finding.resource else [entry for entry, _ in candidates.calls.values()]
                 dates = [entry.date_created for entry in entries if entry.date_created]
                 call.pending_since = min(dates, default=intent.pending_since)
-                await self._write(session, call, finding, is_long=span > self.longest_life + DATE_TOLERANCE)
+                await self._write(session, call, finding, exceeds_search_span=span > self.longest_life + DATE_TOLERANCE)
             return "unknown" if finding.resource is None else "bound"
 
-    async def _write(self, session: Session, call: Call, finding: SearchFinding, *, is_long: bool) -> None:
+    async def _write(self, session: Session, call: Call, finding: SearchFinding, *, exceeds_search_span: bool) -> None:
         """Settles a locked call and deletes its right to dial.
 
-        `is_long`: the call may have been dialled at a time that a later search does not cover. If this search was inconclusive,
-        only a callback can settle the call, so no other search is planned.
+        `exceeds_search_span`: the call may have been dialled at a time that a later search does not cover. If this search was
+        inconclusive, only a callback can settle the call, so no other search is planned.
         """
         await store.add_slot(session, call.id)
         await store.delete_dial_right(session, call.id)
@@ -200,7 +200,7 @@ class GrantRelease:
             await self.settlement.bind_call(session, call, finding.resource, by="list", data={})
         if call.execution == "scheduled":
             await self.settlement.apply(session, call, self.settlement.change_to_unknown(data={"reason": "grant_lost"}))
-            if is_long and finding.result == "inconclusive":
+            if exceeds_search_span and finding.result == "inconclusive":
                 call.search_at = None
 
 

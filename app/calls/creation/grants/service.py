@@ -100,16 +100,16 @@ class _GrantTransaction:
             granted = await store.grant(self.connection, candidate.call_id, at)
             if granted is not None:
                 grants.append(granted)
-                self._use_room(granted)
+                self._decrement_room(granted)
         return grants
 
     async def _grant_next(self) -> Grant | None:
         granted = await store.grant_next(self.connection, self.account_id, self.at, self._open_queues())
         if granted is not None:
-            self._use_room(granted)
+            self._decrement_room(granted)
         return granted
 
-    def _use_room(self, granted: Grant) -> None:
+    def _decrement_room(self, granted: Grant) -> None:
         queue_id = granted.dial["queue_id"]
         if queue_id in self.room:
             self.room[queue_id] -= 1
