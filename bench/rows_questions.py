@@ -93,9 +93,9 @@ def _list_started(session: AsyncSession, call: Call, *, edge: Edge | None = None
 
 async def _claim_deliveries(session: AsyncSession, _: Call) -> object:
     """Claims as a worker does, which continues after the tenant of its last claim: that may be any."""
-    after = f"tenant-{random.randrange(100):02}"
+    after, months = f"tenant-{random.randrange(100):02}", deliver.recent_months(datetime.now(UTC))
     limits = {"limit": deliver.MAX_CONCURRENT, "per_tenant": deliver.CLAIM_PER_TENANT}
-    return await deliveries.claim(_HotDatabase(session), lease=deliver.LEASE, busy=(), after=after, **limits)
+    return await deliveries.claim(_HotDatabase(session), months=months, lease=deliver.LEASE, busy=(), after=after, **limits)
 
 
 async def create(database: Database, like: Call, *, together: int) -> None:

@@ -2,7 +2,8 @@
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
+from typing import Self
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -10,6 +11,30 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 _LOCK_NOT_AVAILABLE, _UNDEFINED_TABLE = "55P03", "42P01"
 _LOCK_TIMEOUT_MS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class MonthRange:
+    """Whole months in UTC, from the first day of one until before the first day of another."""
+
+    since: date
+    until: date
+
+    @classmethod
+    def around(cls, first: datetime, last: datetime) -> Self:
+        """Returns the months from that of `first` to that of `last`."""
+        return cls(_month(first.astimezone(UTC).date(), 0), _month(last.astimezone(UTC).date(), 1))
+
+    def __contains__(self, at: datetime) -> bool:
+        return self.since <= at.astimezone(UTC).date() < self.until
+
+    def extended(self, span: timedelta) -> Self:
+        """Returns the range that also has the months in which the time `span` before it lies."""
+        return type(self)(_month(self.since - span, 0), self.until)
+
+    def condition(self, column: str) -> str:
+        """Returns SQL that is true if the time in `column` is in the range. Its bounds are constants."""
+        return f"({column} >= '{self.since} 00:00+00' AND {column} < '{self.until} 00:00+00')"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from functools import lru_cache
 from json import loads
 from typing import Any, Final
 from uuid import UUID
@@ -13,18 +14,21 @@ from app.calls.last_answer import CallRow, stored_attributes
 from app.calls.models import Call
 from app.calls.schemas import CallRecord
 from app.database.engine import Database
+from app.database.partitions import MonthRange
 from app.deliveries.stored_fields import ReportedFields, webhook_id
 
 MAX_HOLDING_ATTEMPTS: Final = 2
 """A pending event holds back the later events of its call until it has failed this often."""
 
 _HELD_RECHECK_AFTER = timedelta(seconds=30)
-# The deliveries of one call are written within 30 days. It limits the partitions that are read.
+# The deliveries of one call are written within this time. It limits the partitions that are read.
+_SPAN_OF_CALL = timedelta(days=30)
+# The statements here have months as constants, so that Postgres leaves other partitions out when it plans a statement, once for
+# each connection. The number of partitions then costs nothing.
 #
 # No statement that locks rows of a partitioned table compares `at` with a value of another row. Postgres would then choose the
 # partitions while it executes the statement, and Postgres 18.6 crashes there if another session has changed one of the rows
 # meanwhile (perform_pruning_base_step after EvalPlanQual; seen in tests.proofs.storm).
-_NEAR = "delivery.at BETWEEN $3::timestamptz - interval '30 days' AND $4::timestamptz + interval '30 days'"
 _RECORD_COLUMNS = {name: Call.__mapper__.columns[name].name for name in stored_attributes(tuple(CallRecord.model_fields))}
 _JSON_COLUMNS = ("parameters", "warnings", "problem", "own_subresource_uris", "resource_rest")
 
@@ -75,92 +79,124 @@ class DeliveryAttempt:
 _DERIVED = ("webhook_id", "url", "method", "fields", "traceparent", "record")
 _OWN_COLUMNS = [each.name for each in fields(ClaimedDelivery) if each.name not in _DERIVED]
 
-# Finds the tenants from $1 on by skipping through the index, so that one tenant's backlog does not slow down the others. The
-# last row is null.
-TENANTS_WITH_WAITING = """tenant AS (
-        (SELECT tenant_id FROM delivery WHERE next_attempt_at IS NOT NULL AND tenant_id > $1 ORDER BY tenant_id LIMIT 1)
+
+def tenants_with_waiting(months: str = "true") -> str:
+    """Returns a CTE of the ids of tenants with pending deliveries, from $1 on; the last row is null.
+
+    It skips through the index, so that one tenant's backlog does not slow down the others. `months` is a condition for `at`.
+    """
+    return f"""tenant AS (
+        (SELECT tenant_id FROM delivery WHERE next_attempt_at IS NOT NULL AND {months} AND tenant_id > $1
+         ORDER BY tenant_id LIMIT 1)
         UNION ALL
         SELECT (SELECT further.tenant_id FROM delivery further
-                WHERE further.next_attempt_at IS NOT NULL AND further.tenant_id > tenant.tenant_id
+                WHERE further.next_attempt_at IS NOT NULL AND {months} AND further.tenant_id > tenant.tenant_id
                 ORDER BY further.tenant_id LIMIT 1)
         FROM tenant WHERE tenant.tenant_id IS NOT NULL
-    )"""
+    )"""  # noqa: S608  # a condition from this module
 
-# Each tenant gets at most $3 rows. The search ends at $4 rows, because each tenant costs a scan of every partition. A
-# held row is checked again when the row that holds it is settled, and after $6.
-_CLAIM = f"""
-    WITH RECURSIVE {TENANTS_WITH_WAITING}, due AS (
-        SELECT own.call_id, own.id, own.position
-        FROM tenant CROSS JOIN LATERAL (
-            SELECT call_id, id, position FROM delivery
-            WHERE tenant_id = tenant.tenant_id AND tenant_id <> ALL($2::text[]) AND next_attempt_at <= now()
-            ORDER BY next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED
-        ) AS own
-        LIMIT $4
-    ), checked AS MATERIALIZED (
-        SELECT due.call_id, due.id, EXISTS (
-            SELECT FROM delivery earlier
-            WHERE earlier.call_id = due.call_id AND earlier.position < due.position
-            AND earlier.state = 'pending' AND earlier.attempts < {MAX_HOLDING_ATTEMPTS}
-        ) AS held
-        FROM due
-    ), claimed AS (
-        UPDATE delivery SET held = checked.held,
-            next_attempt_at = now() + CASE WHEN checked.held THEN $6::interval ELSE $5::interval END
-        FROM checked WHERE delivery.call_id = checked.call_id AND delivery.id = checked.id
-        RETURNING delivery.*
-    )
-    SELECT {", ".join(f"claimed.{name}" for name in _OWN_COLUMNS)}, claimed.webhook_id,
-        coalesce(claimed.url, call.status_callback) AS url, coalesce(claimed.method, call.status_callback_method) AS method,
-        coalesce(claimed.fields, event.data) AS fields, event.data_left_out,
-        call.traceparent, call.id IS NOT NULL AS has_record,
-        {", ".join(f'call."{column}" AS record_{name}' for name, column in _RECORD_COLUMNS.items())}
-    FROM claimed LEFT JOIN call ON call.id = claimed.call_id
-        LEFT JOIN call_event event ON claimed.fields IS NULL AND event.call_id = claimed.call_id AND event.id = claimed.id
-    ORDER BY claimed.tenant_id
-"""  # noqa: S608  # column names from this module
 
-# Rows are locked in one order, which prevents deadlocks. All pending deliveries of a call are locked, held or not: if another
-# worker is about to hold one, this statement waits and sees it held. An attempt whose lease ended is not recorded if another
-# worker has settled the delivery meanwhile.
-_RECORD_ATTEMPTS = f"""
-    WITH given AS MATERIALIZED (
-        SELECT * FROM jsonb_to_recordset($1::jsonb)
-            AS given (id uuid, call_id uuid, at timestamptz, state text, status int, error text, wait_s float8)
-    ), locked AS MATERIALIZED (
-        SELECT call_id, at, id, position, attempts, held FROM delivery
-        WHERE call_id = ANY($2::uuid[]) AND {_NEAR} AND state = 'pending'
-        ORDER BY call_id, position, id FOR UPDATE
-    ), ended AS MATERIALIZED (
-        SELECT given.*, locked.attempts + 1 AS attempts FROM given JOIN locked USING (call_id, at, id)
-    ), recorded AS (
-        UPDATE delivery SET state = ended.state, attempts = ended.attempts, last_attempt_at = now(), last_status = ended.status,
-            last_error = ended.error, next_attempt_at = now() + make_interval(secs => ended.wait_s),
-            delivered_at = CASE WHEN ended.state = 'delivered' THEN now() ELSE delivered_at END
-        FROM ended WHERE delivery.call_id = ended.call_id AND delivery.id = ended.id AND {_NEAR}
-    ), released AS (
-        UPDATE delivery SET held = false, next_attempt_at = now()
-        FROM locked WHERE delivery.call_id = locked.call_id AND delivery.id = locked.id AND {_NEAR}
-        AND locked.held AND locked.id NOT IN (SELECT id FROM ended) AND NOT EXISTS (
-            SELECT FROM locked earlier LEFT JOIN ended ON ended.id = earlier.id
-            WHERE earlier.call_id = locked.call_id AND earlier.position < locked.position
-            AND coalesce(ended.state, 'pending') = 'pending'
-            AND coalesce(ended.attempts, earlier.attempts) < {MAX_HOLDING_ATTEMPTS}
+@lru_cache(maxsize=4)
+def _claim_statement(months: MonthRange | None) -> str:
+    """Returns the statement that claims due deliveries of `months`, or of all months.
+
+    Each tenant gets at most $3 rows. The search ends at $4 rows, because each tenant costs a scan of every partition that is
+    read. A held row is checked again when the row that holds it is settled, and after $6.
+    """
+    due_months = months.condition("at") if months else "true"
+    all_months = months.extended(_SPAN_OF_CALL).condition("at") if months else "true"  # of the other rows of the same calls
+    return f"""
+        WITH RECURSIVE {tenants_with_waiting(due_months)}, due AS (
+            SELECT own.call_id, own.id, own.position
+            FROM tenant CROSS JOIN LATERAL (
+                SELECT call_id, id, position FROM delivery
+                WHERE tenant_id = tenant.tenant_id AND tenant_id <> ALL($2::text[])
+                AND {due_months} AND next_attempt_at <= now()
+                ORDER BY next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED
+            ) AS own
+            LIMIT $4
+        ), checked AS MATERIALIZED (
+            SELECT due.call_id, due.id, EXISTS (
+                SELECT FROM delivery
+                WHERE delivery.call_id = due.call_id AND delivery.position < due.position AND {all_months}
+                AND delivery.state = 'pending' AND delivery.attempts < {MAX_HOLDING_ATTEMPTS}
+            ) AS held
+            FROM due
+        ), claimed AS (
+            UPDATE delivery SET held = checked.held,
+                next_attempt_at = now() + CASE WHEN checked.held THEN $6::interval ELSE $5::interval END
+            FROM checked WHERE delivery.call_id = checked.call_id AND delivery.id = checked.id AND {due_months}
+            RETURNING delivery.*
+        ), event AS (
+            SELECT call_id, id, data, data_left_out FROM call_event WHERE {all_months}
         )
-        RETURNING delivery.id
-    )
-    SELECT count(*) AS released FROM released
-"""  # noqa: S608  # constants of this module
+        SELECT {", ".join(f"claimed.{name}" for name in _OWN_COLUMNS)}, claimed.webhook_id,
+            coalesce(claimed.url, call.status_callback) AS url, coalesce(claimed.method, call.status_callback_method) AS method,
+            coalesce(claimed.fields, event.data) AS fields, event.data_left_out,
+            call.traceparent, call.id IS NOT NULL AS has_record,
+            {", ".join(f'call."{column}" AS record_{name}' for name, column in _RECORD_COLUMNS.items())}
+        FROM claimed LEFT JOIN call ON call.id = claimed.call_id
+            LEFT JOIN event ON claimed.fields IS NULL AND event.call_id = claimed.call_id AND event.id = claimed.id
+        ORDER BY claimed.tenant_id
+    """  # noqa: S608  # column names and conditions from this module
+
+
+@lru_cache(maxsize=64)
+def _record_statement(months: MonthRange) -> str:
+    """Returns the statement that records results of attempts at deliveries of these months.
+
+    It locks rows in one order, which prevents deadlocks. It locks all pending deliveries of a call, held or not: if another
+    worker is about to hold one, this statement waits and sees it held. It does not record an attempt whose lease ended if
+    another worker has settled the delivery meanwhile.
+    """
+    in_months = months.condition("delivery.at")
+    return f"""
+        WITH given AS MATERIALIZED (
+            SELECT * FROM jsonb_to_recordset($1::jsonb)
+                AS given (id uuid, call_id uuid, at timestamptz, state text, status int, error text, wait_s float8)
+        ), locked AS MATERIALIZED (
+            SELECT call_id, at, id, position, attempts, held FROM delivery
+            WHERE call_id = ANY($2::uuid[]) AND {in_months} AND state = 'pending'
+            ORDER BY call_id, position, id FOR UPDATE
+        ), ended AS MATERIALIZED (
+            SELECT given.*, locked.attempts + 1 AS attempts FROM given JOIN locked USING (call_id, at, id)
+        ), recorded AS (
+            UPDATE delivery SET state = ended.state, attempts = ended.attempts, last_attempt_at = now(),
+                last_status = ended.status, last_error = ended.error,
+                next_attempt_at = now() + make_interval(secs => ended.wait_s),
+                delivered_at = CASE WHEN ended.state = 'delivered' THEN now() ELSE delivered_at END
+            FROM ended WHERE delivery.call_id = ended.call_id AND delivery.id = ended.id AND {in_months}
+        ), released AS (
+            UPDATE delivery SET held = false, next_attempt_at = now()
+            FROM locked WHERE delivery.call_id = locked.call_id AND delivery.id = locked.id AND {in_months}
+            AND locked.held AND locked.id NOT IN (SELECT id FROM ended) AND NOT EXISTS (
+                SELECT FROM locked earlier LEFT JOIN ended ON ended.id = earlier.id
+                WHERE earlier.call_id = locked.call_id AND earlier.position < locked.position
+                AND coalesce(ended.state, 'pending') = 'pending'
+                AND coalesce(ended.attempts, earlier.attempts) < {MAX_HOLDING_ATTEMPTS}
+            )
+            RETURNING delivery.id
+        )
+        SELECT count(*) AS released FROM released
+    """  # noqa: S608  # conditions from this module
 
 
 async def claim(
-    database: Database, *, lease: timedelta, limit: int, per_tenant: int, busy: Collection[str], after: str = ""
+    database: Database,
+    *,
+    months: MonthRange | None,
+    lease: timedelta,
+    limit: int,
+    per_tenant: int,
+    busy: Collection[str],
+    after: str = "",
 ) -> list[ClaimedDelivery]:
-    """Claims due deliveries, at most `per_tenant` of each tenant and none of the `busy` tenants. Held ones get no lease.
+    """Claims due deliveries of `months`, or of all months, at most `per_tenant` of each tenant and none of the `busy` tenants.
 
-    Ordered by tenant, starting with the first tenant id greater than `after`, and at most `limit` in all.
+    Held ones get no lease. The result has at most `limit` deliveries, ordered by tenant, beginning with the first tenant id
+    greater than `after`.
     """
-    rows = await database.fetch(_CLAIM, after, list(busy), per_tenant, limit, lease, _HELD_RECHECK_AFTER)
+    rows = await database.fetch(_claim_statement(months), after, list(busy), per_tenant, limit, lease, _HELD_RECHECK_AFTER)
     return [_claimed_delivery(row) for row in rows]
 
 
@@ -174,9 +210,10 @@ async def record_attempts(
     """
     concerned = [*held, *(attempt.delivery for attempt in attempts)]
     times = [delivery.at for delivery in concerned]
+    months = MonthRange.around(min(times) - _SPAN_OF_CALL, max(times) + _SPAN_OF_CALL)
     calls = list({delivery.call_id for delivery in concerned})
     given = to_json([attempt.row() for attempt in attempts]).decode()
-    (row,) = await database.fetch(_RECORD_ATTEMPTS, given, calls, min(times), max(times))
+    (row,) = await database.fetch(_record_statement(months), given, calls)
     return int(row["released"])
 
 

@@ -18,6 +18,7 @@ import structlog
 from app.calls.schemas import CallRecord
 from app.database.batcher import Batcher
 from app.database.engine import Database
+from app.database.partitions import MonthRange
 from app.deliveries.requests import DeliveryContent, DeliveryRequest, build_request
 from app.deliveries.sender import SendResult
 from app.deliveries.store import ClaimedDelivery, DeliveryAttempt, claim, record_attempts
@@ -48,12 +49,22 @@ _RECHECK_INTERVAL_S = 0.5
 # loses these results, so their deliveries are sent again.
 _GATHER_RESULTS_S = 0.05
 _STATUS_GONE = 410
+# Deliveries that were written within this time are claimed at once when they are due. Older ones are due only if they were sent
+# again by a person or if no worker ran; they are looked for less often, because that reads all partitions.
+_RECENT = timedelta(days=8)
+_CLOCKS_DIFFER_BY = timedelta(days=1)
+_LOOK_FOR_OLDER_EVERY_S = 2.0
 
 
 class RequestSender(Protocol):
     """Makes one request, and returns its failures instead of raising them (app.deliveries.sender.Sender)."""
 
     async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> SendResult: ...
+
+
+def recent_months(now: datetime) -> MonthRange:
+    """Returns the months whose deliveries are claimed at once when they are due."""
+    return MonthRange.around(now - _RECENT, now + _CLOCKS_DIFFER_BY)
 
 
 def wait_after(failures: int, first: timedelta = FIRST_RETRY) -> timedelta:
@@ -75,6 +86,8 @@ class Deliverer:
     _in_flight: Counter[str] = field(default_factory=Counter)
     # The tenant at which the last claim reached its limit; the next claim starts after it. Empty: start with the first.
     _after: str = ""
+    # When older deliveries are looked for, by the event loop's clock.
+    _look_for_older_at: float = 0.0
     _attempts: Batcher[DeliveryAttempt, None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,7 +104,7 @@ class Deliverer:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
         busy = [tenant for tenant, count in self._in_flight.items() if count > MAX_CONCURRENT_PER_TENANT - CLAIM_PER_TENANT]
         free = MAX_CONCURRENT - len(self._running)
-        due = await claim(self.database, lease=LEASE, limit=free, per_tenant=CLAIM_PER_TENANT, busy=busy, after=self._after)
+        due = await self._claim(limit=free, busy=busy)
         started_after, self._after = self._after, due[-1].tenant_id if len(due) == free else ""
         for delivery in due:
             if not delivery.held:
@@ -103,6 +116,23 @@ class Deliverer:
             await asyncio.wait(self._running, timeout=_RECHECK_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
         most = max(Counter(delivery.tenant_id for delivery in due).values(), default=0)
         return most == CLAIM_PER_TENANT or len(due) == free or bool(busy or started_after)
+
+    async def _claim(self, *, limit: int, busy: Sequence[str]) -> list[ClaimedDelivery]:
+        """Claims recent deliveries; every _LOOK_FOR_OLDER_EVERY_S, and as long as there are older ones, those of all times."""
+        recent, clock = recent_months(datetime.now(UTC)), asyncio.get_running_loop().time()
+        is_limited = clock < self._look_for_older_at
+        due = await claim(
+            self.database,
+            months=recent if is_limited else None,
+            lease=LEASE,
+            limit=limit,
+            per_tenant=CLAIM_PER_TENANT,
+            busy=busy,
+            after=self._after,
+        )
+        if not is_limited and all(delivery.at in recent for delivery in due):
+            self._look_for_older_at = clock + _LOOK_FOR_OLDER_EVERY_S
+        return due
 
     async def drain(self) -> None:
         """Waits for the attempts in flight."""

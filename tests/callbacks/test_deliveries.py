@@ -347,7 +347,7 @@ async def test_a_later_event_waits_for_an_earlier_one_until_its_second_failure(
 
 
 async def _claim(gateway: Gateway) -> list[ClaimedDelivery]:
-    return await store.claim(gateway.database, lease=timedelta(minutes=1), limit=9, per_tenant=9, busy=[])
+    return await store.claim(gateway.database, months=None, lease=timedelta(minutes=1), limit=9, per_tenant=9, busy=[])
 
 
 async def _hold(session: Any, event: str) -> None:
@@ -640,6 +640,28 @@ async def test_a_delivery_of_another_tenant_or_call_is_not_found(gateway: Gatewa
     assert never.status_code == 404, "an id of the year 10889"
     nonsense = await live.tenant.http.post(f"/v1/calls/{live.record['id']}/deliveries/nonsense/retry")
     assert nonsense.status_code == 422
+
+
+@pytest.mark.parametrize("days", [0, 9, 50, 400, -50])
+async def test_a_delivery_of_any_month_is_sent_again(
+    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, days: int
+) -> None:
+    async with running_upstream(answer(200)) as receiver:
+        live = await _start(gateway, twilio, status_callback=receiver.url, status_callback_event=["ringing", "completed"])
+        await live.send_callbacks(*PROGRESS)
+        await deliver_all(deliverer)
+        moved_id = ids.first_id_at(datetime.now(UTC) - timedelta(days=days))
+        values = {"id": (await live.deliveries())[0]["id"], "moved": moved_id, "at": ids.created_at(moved_id)}
+        async with gateway.database.begin() as session:
+            await session.execute(text("UPDATE delivery SET id = :moved, at = :at WHERE id = :id"), values)
+            await session.execute(text("UPDATE call_event SET id = :moved, at = :at WHERE id = :id"), values)
+        again = await live.tenant.http.post(f"/v1/calls/{live.record['id']}/deliveries/{moved_id}/retry")
+        assert again.status_code == 200
+        async with asyncio.timeout(30):
+            while len(receiver.received) < 3:
+                await deliver_all(deliverer)
+        assert _statuses(receiver.received) == ["ringing", "completed", "ringing"]
+        assert await live.states() == {"ringing": "delivered", "completed": "delivered"}
 
 
 async def test_replay_sends_deliveries_that_were_given_up_or_all(

@@ -13,7 +13,7 @@ from uuid import UUID
 from app.calls import ids
 from app.console.reads import PAGE_SIZE, fetch
 from app.database.pool import Transactions
-from app.deliveries.store import TENANTS_WITH_WAITING
+from app.deliveries.store import tenants_with_waiting
 
 MAX_COUNTED: Final = 1_000
 """Waiting deliveries of one tenant that the overview counts."""
@@ -81,7 +81,7 @@ _LINE = """delivery.id, delivery.call_id, delivery.tenant_id, delivery.event, de
     delivery.held, coalesce(delivery.url, call.status_callback), call.sid, call."to", call."from" AS from_"""
 
 _BACKLOGS = f"""
-    WITH RECURSIVE {TENANTS_WITH_WAITING}
+    WITH RECURSIVE {tenants_with_waiting()}
     SELECT tenant.tenant_id, own.* FROM tenant CROSS JOIN LATERAL (
         SELECT count(*), count(*) FILTER (WHERE attempts > 0), min(pending_since),
             (array_agg(coalesce(last_error, last_status::text) ORDER BY last_attempt_at DESC) FILTER (WHERE attempts > 0))[1]
