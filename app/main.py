@@ -137,8 +137,8 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         body_timeout_s=settings.body_timeout,
         operations=OperationsPort(settings.ops_port),
         untrusted_path=CALLBACK_PATH,
-        large_body=queue_router.bulk_body_limit,
-        direct=_direct_endpoint,
+        large_body_limit=queue_router.bulk_body_limit,
+        direct_endpoint=_direct_endpoint,
     )
     _complete_openapi(app)
     serve_document(app, "/openapi.json", app.openapi)

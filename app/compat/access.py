@@ -16,7 +16,7 @@ from uuid import UUID
 from fastapi import Depends, Request
 
 from app.errors import CallNotFound, NotAcceptable, Unauthorized
-from app.http.authentication import authenticate_key, of_tenant
+from app.http.authentication import authenticate_key, require_tenant_caller
 from app.http.routes import ScopedRoute
 from app.tenants.api_keys import key_prefix
 from app.tenants.caller import Caller
@@ -43,7 +43,7 @@ async def own_account(request: Request, account_sid: str) -> OwnAccount:
     Raises what `authenticate_key` raises, then NotAcceptable or CallNotFound.
     """
     user, key = _parse_authorization(request.headers.get("Authorization", ""))
-    caller = of_tenant(await authenticate_key(request, key))
+    caller = require_tenant_caller(await authenticate_key(request, key))
     if user is not None and not _SID_AS_USERNAME.fullmatch(user) and user not in (key_prefix(key), str(caller.key_id)):
         raise Unauthorized
     _require_json(request)

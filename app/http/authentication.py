@@ -26,7 +26,7 @@ bearer = HTTPBearer(
 async def authenticate_client(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller | OperatorCaller:
-    """Returns the client. Raises as `authenticate_key`."""
+    """Returns the client of the request's key or token. Raises the errors of `authenticate_key`."""
     if credentials is None:
         raise Unauthorized
     return await authenticate_key(request, credentials.credentials)
@@ -35,16 +35,16 @@ async def authenticate_client(
 async def authenticate(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
-    """Returns the caller, for a route that takes tenants' keys only. Raises as `authenticate_key`."""
-    return of_tenant(await authenticate_client(request, credentials))
+    """Returns the tenant's caller, for a route that takes only tenants' keys. Raises the errors of `authenticate_key`."""
+    return require_tenant_caller(await authenticate_client(request, credentials))
 
 
 async def authenticate_key(request: Request, key: str) -> Caller | OperatorCaller:
-    """Returns the client to whom this API key or service account token belongs, if it has what the route declares.
+    """Returns the client that an API key or service account token belongs to. Checks that the client may use the route.
 
-    Raises Unauthorized, which names the check that a token failed, and says nothing about why a key is refused. Raises
-    ScopeRequired, TenantKeyRequired or OperatorKeyRequired for a client that may not use the route, TooManyAttempts if its
-    address has sent too many wrong keys, and WorkloadKeysUnavailable if a token cannot be checked now.
+    Raises Unauthorized: for a token it says which check failed, for an API key it gives no reason. Raises ScopeRequired,
+    TenantKeyRequired or OperatorKeyRequired if the client may not use the route, TooManyAttempts if its address has sent too
+    many wrong keys, and WorkloadKeysUnavailable if a token cannot be checked at the moment.
     """
     if may_be_token(key):
         client = await authenticate_workload(request, key)
@@ -58,29 +58,29 @@ async def authenticate_key(request: Request, key: str) -> Caller | OperatorCalle
 
 
 async def client_of_key(request: Request, key: str) -> Caller | OperatorCaller:
-    """Returns the client of an API key, whatever the route declares. Raises Unauthorized or TooManyAttempts."""
+    """Returns the client of an API key. Does not check scopes. Raises Unauthorized or TooManyAttempts."""
     tenants: TenantDirectory = request.state.tenants
     known = tenants.cached_key(key) or await _look_up(request, tenants, key)
     return known.client
 
 
 async def _look_up(request: Request, tenants: TenantDirectory, key: str) -> AuthenticatedKey:
-    """Looks a key up that is not cached. Raises Unauthorized or TooManyAttempts."""
+    """Looks up a key that is not in the cache. Raises Unauthorized or TooManyAttempts."""
     attempts: KeyAttempts = request.state.key_attempts
     address = attempts.address_of(request.scope)
     digest = digest_of(key)
-    attempts.require(address, digest)
+    attempts.require_attempt_left(address, digest)
     well_formed = len(key) <= _MAX_KEY_LENGTH and key.isascii() and key.isprintable()
     known = await tenants.find_key(key) if well_formed else None
     if known is None:
-        attempts.failed(address, digest)
+        attempts.record_wrong_key(address, digest)
         raise Unauthorized
-    attempts.succeeded(digest)
+    attempts.record_valid_key(digest)
     return known
 
 
-def of_tenant(client: Caller | OperatorCaller) -> Caller:
-    """Returns the client as a tenant's caller. Raises TypeError on a route that takes operators' keys, too."""
+def require_tenant_caller(client: Caller | OperatorCaller) -> Caller:
+    """Returns the client, which must be a tenant's caller. Raises TypeError for an operator's client."""
     if not isinstance(client, Caller):
         raise TypeError("this route takes operators' keys: its handler depends on ClientDep")
     return client

@@ -14,7 +14,7 @@ def media_type_of(request: Request) -> str:
 
 
 async def read_json_object(request: Request) -> dict[str, Any]:
-    """Returns the body. A route authenticates its client before, so the body of a request without a valid key is not parsed.
+    """Returns the body. A ScopedRoute authenticates the client first, so a body without a valid key is never parsed.
 
     Raises UnsupportedMediaType, MalformedBody or InvalidRequest.
     """

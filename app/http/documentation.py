@@ -37,7 +37,7 @@ def redoc() -> Response:
 @router.get("/redoc.standalone.js")
 @public
 def redoc_script() -> Response:
-    """Serves ReDoc without its vendor's logo, which it would load from a CDN."""
+    """Serves ReDoc's script without the vendor's logo, which the script would load from a CDN."""
     return Response(_redoc_script(), media_type="text/javascript")
 
 

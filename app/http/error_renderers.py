@@ -21,11 +21,13 @@ class ErrorRenderer(Protocol):
         """Returns the response for an error. `state` is the request's state, which always has `request_id`."""
 
     def render_unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
-        """Returns the response for a creation with an unknown outcome. No client retries its status automatically."""
+        """Returns the response to a creation whose outcome is unknown. It has a status that no client retries by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorRenderers:
+    """The renderer for each prefix of a path, and the default renderer for all other paths."""
+
     default: ErrorRenderer
     by_prefix: Mapping[str, ErrorRenderer]
 

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 from app.errors import FieldError
 
 _CODES_BY_TYPE = {"missing": "missing", "extra_forbidden": "unknown_member"}
-# By pydantic's error type; the names in braces are keys of its context.
+# By pydantic's error type. The names in braces are keys of the error's `ctx`.
 _TEXTS_BY_TYPE: Mapping[str, str] = {
     "missing": "is required",
     "extra_forbidden": "is not a member of this request; /docs lists all members",
@@ -66,5 +66,5 @@ def _text(detail: ErrorDetails) -> str:
 
 
 def _is_union_tag(part: str) -> bool:
-    """Returns whether pydantic added this part: the union member that it tried, which is not part of the request."""
+    """Returns whether this part of a location names the union member that pydantic tried, and no member of the request."""
     return part == "bool" or part.startswith("literal[")

@@ -49,7 +49,7 @@ def _anchor(heading: str) -> str:
 
 
 def _rewrite_link(token: "Token") -> None:
-    """Points links between guides to their pages. Images become text, and so do links to other files of the repository."""
+    """Changes links between guides to their URLs here. Images, and links to other files of the repository, become text."""
     if token.type == "image":
         token.type, token.content, token.tag = "text", str(token.content), ""
     if token.type != "link_open" or "://" in (href := str(token.attrGet("href"))):

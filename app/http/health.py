@@ -26,7 +26,7 @@ from app.workloads.key_set import KeySetState
 
 router = APIRouter(tags=["operations"], route_class=ScopedRoute)
 
-# Less than the timeout of any probe, so a Postgres that does not answer is reported too.
+# Less than the timeout of any probe, so that /readyz still answers when Postgres does not.
 READY_TIMEOUT_S = 2.0
 
 
@@ -35,7 +35,7 @@ class Health(BaseModel):
 
     status: Literal["ok", "degraded", "unavailable"]
     database: Literal["ok", "unavailable", "not_migrated"] | None = None
-    # Why it is unavailable; docs/operations.md lists the values.
+    # Why the status is not `ok`; docs/operations.md lists the values.
     reason: str | None = None
     # Callgate's version, and the revision of the database's schema.
     version: str | None = None
@@ -79,7 +79,7 @@ class Readiness:
                 revision = await applied_revision(self._database)
                 usable = is_usable(revision)
                 running = await self._count_workers() if usable else None
-                # The keys of a process do not change, so they are checked until it is ready.
+                # The encryption keys of a process do not change, so they are checked only until the process is ready.
                 keys_fit = not usable or self._was_ready or await has_the_right_keys(self._database, self._keyring)
         except DatabaseUnavailable as error:
             return self._without_database(error.reason)

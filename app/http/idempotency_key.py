@@ -9,7 +9,7 @@ from app.errors import FieldError, InvalidRequest
 
 HEADER_NAME = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotent-Replayed"
-"""The response header that marks the record of an earlier request. Its value is `true`."""
+"""The response header that says: the body is the record of an earlier request with this key. Its value is `true`."""
 _VALUE_RULES: dict[str, Any] = {"min_length": 1, "max_length": 255, "pattern": r"^[\x20-\x7e]+$"}
 _VALUE_ADAPTER = TypeAdapter[str](Annotated[str, StringConstraints(**_VALUE_RULES)])
 
@@ -29,11 +29,11 @@ async def read_idempotency_key(request: Request) -> str | None:
         return None
     if len(values) > 1:
         raise InvalidRequest(field_errors=(FieldError(HEADER_NAME, "repeated", "must be given once"),))
-    return check_key(values[0], HEADER_NAME)
+    return validate_idempotency_key(values[0], HEADER_NAME)
 
 
-def check_key(value: Any, pointer: str) -> str:
-    """Returns the key. Raises InvalidRequest for the place `pointer` if the value breaks the rule."""
+def validate_idempotency_key(value: Any, pointer: str) -> str:
+    """Returns the value if it is a valid key. Raises InvalidRequest otherwise; its error names the field `pointer`."""
     try:
         return _VALUE_ADAPTER.validate_python(value)
     except ValidationError as error:

@@ -7,7 +7,10 @@ from app.errors import FieldError, InvalidRequest, MalformedBody
 
 
 def parse_json_object(text: bytes, what: str) -> dict[str, Any]:
-    """Returns the object. `what` names the text in errors, such as "The body". Raises MalformedBody or InvalidRequest."""
+    """Returns the object. `what` names the text in errors, such as "The body".
+
+    Raises MalformedBody, or InvalidRequest if the JSON is not an object.
+    """
     try:
         body = _parse(text)
     except json.JSONDecodeError as error:
@@ -27,7 +30,7 @@ def parse_json_object(text: bytes, what: str) -> dict[str, Any]:
 
 
 class _NotAcceptedError(ValueError):
-    """The body is not JSON that every parser reads alike."""
+    """The text is not valid JSON, or is JSON that parsers read differently."""
 
 
 def _refuse_repeated_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Limits how many wrong API keys and tokens one address may send. A valid one is not affected once this process has seen it.
+"""Limits how many wrong API keys and tokens one client address may send.
 
-A key that is cached, or was valid before, is never refused here, however many wrong ones come from its address: clients often
-share the address of a proxy. Only a key that this process does not know counts, and only if it is wrong. So the limit keeps
-a flood of wrong keys from the database, and costs a request with a known key nothing.
+Clients often share the address of a proxy. A key that this process has found valid before is therefore never refused here,
+even if many wrong keys come from the same address. All other keys are refused when the address has sent too many wrong ones,
+so a flood of wrong keys does not reach the database.
 """
 
 import time
@@ -24,9 +24,9 @@ _UNKNOWN_ADDRESS = "unknown"
 
 
 class KeyAttempts:
-    """Counts wrong keys by address: at most `per_minute` at once, then as many in each minute.
+    """Limits wrong keys from each address to `per_minute` in a burst, and as many in each minute after it.
 
-    Remembers the 10,000 addresses with the latest wrong keys, and the 10,000 keys that were last found valid as their hashes.
+    Remembers the last 10,000 addresses that sent wrong keys, and the hashes of the last 10,000 keys that were valid.
     """
 
     def __init__(
@@ -36,34 +36,35 @@ class KeyAttempts:
         proxies: Sequence[IPv4Network | IPv6Network] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._share_s = _MINUTE_S / per_minute
+        self._seconds_per_key = _MINUTE_S / per_minute
         self._proxies = proxies
         self._clock = clock
-        # By address, the time at which all its attempts are forgotten. Each one adds its share of a minute.
+        # By address: the time at which its wrong keys are forgotten. Each wrong key adds `_seconds_per_key`.
         self._forgotten_at: OrderedDict[str, float] = OrderedDict()
         self._known: OrderedDict[bytes, None] = OrderedDict()
 
-    def require(self, address: str, key_hash: bytes) -> None:
-        """Raises TooManyAttempts if the address has no attempt left, unless the key is known to have been valid."""
+    def require_attempt_left(self, address: str, key_hash: bytes) -> None:
+        """Raises TooManyAttempts if the address has sent too many wrong keys, unless this key was valid before."""
         if key_hash in self._known:
             return
         forgotten_at = self._forgotten_at.get(address)
         if forgotten_at is None:
             return
-        wait_s = forgotten_at + self._share_s - _MINUTE_S - self._clock()
+        wait_s = forgotten_at + self._seconds_per_key - _MINUTE_S - self._clock()
         if wait_s > 0:
             raise TooManyAttempts(after_s=ceil(wait_s))
 
-    def failed(self, address: str, key_hash: bytes) -> None:
-        """Counts a wrong key."""
+    def record_wrong_key(self, address: str, key_hash: bytes) -> None:
+        """Counts a wrong key for the address. The key is no longer remembered as valid."""
         self._known.pop(key_hash, None)
         now = self._clock()
-        self._forgotten_at[address] = min(max(self._forgotten_at.get(address, now), now) + self._share_s, now + _MINUTE_S)
+        forgotten_at = max(self._forgotten_at.get(address, now), now) + self._seconds_per_key
+        self._forgotten_at[address] = min(forgotten_at, now + _MINUTE_S)
         self._forgotten_at.move_to_end(address)
         if len(self._forgotten_at) > _MAX_ADDRESSES:
             self._forgotten_at.popitem(last=False)
 
-    def succeeded(self, key_hash: bytes) -> None:
+    def record_valid_key(self, key_hash: bytes) -> None:
         """Remembers a valid key by its hash."""
         self._known[key_hash] = None
         self._known.move_to_end(key_hash)
@@ -71,10 +72,10 @@ class KeyAttempts:
             self._known.popitem(last=False)
 
     def address_of(self, scope: Scope) -> str:
-        """Returns the client's address: an IPv4 address, or the /64 network of an IPv6 address, which one client often has.
+        """Returns the client's IPv4 address, or the /64 network of its IPv6 address: one client often has a whole /64.
 
-        It is the peer of the connection. If that is a trusted proxy, it is the last address in `X-Forwarded-For` that is no
-        trusted proxy: clients can invent the ones before it.
+        The client is the peer of the connection. If the peer is a trusted proxy, the client is the last address in
+        `X-Forwarded-For` that is not a trusted proxy: clients can invent the addresses before it.
         """
         peer = _parse(scope["client"][0]) if scope.get("client") else None
         hops = [peer]
@@ -93,7 +94,7 @@ class KeyAttempts:
 
 
 def _parse(text: str) -> IPv4Address | IPv6Address | None:
-    """Returns the address, which may have a port, or None. An IPv4 address that is written as IPv6 is one of IPv4."""
+    """Returns the address in the text, without its port; None if it has none. An IPv4-mapped address is returned as IPv4."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -10,12 +10,12 @@ MAX_HEADER_LINES = 100
 MAX_BODY_BYTES = 64 * 1024
 MAX_FORM_FIELDS = 500
 WITHOUT_NUL = r"^[^\x00]+$"
-"""The pattern of a text in a path, a query or a body: Postgres stores no NUL."""
+"""A pattern for texts in requests: one or more characters, none of them NUL, which Postgres cannot store."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """The limits of one server that operators can configure."""
+    """The limits of one HTTP server that operators can configure: open connections, and seconds to read and to write."""
 
     connections: int = 1000
     head_timeout_s: float = 10.0

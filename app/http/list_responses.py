@@ -12,7 +12,7 @@ _JSON = "application/json"
 
 
 async def list_response(name: str, chunks: AsyncIterator[bytes], rest: Mapping[str, Any] | None = None) -> Response:
-    """Returns a JSON object: the array `name`, then the members of `rest`. A chunk is JSON items, joined by commas.
+    """Returns a JSON object: the array `name`, then the members of `rest`. A chunk holds JSON items, joined by commas.
 
     An error in the first two chunks is raised here, before the response starts. A CallgateError in a later chunk becomes
     ResponseTruncated, raised while the body is sent.

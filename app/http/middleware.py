@@ -34,7 +34,7 @@ from app.observability.tracing import Tracing, annotate, has_recording_span, mar
 REQUEST_ID_HEADER = "X-Request-Id"
 _REQUEST_ID_FIELD = REQUEST_ID_HEADER.lower().encode()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-# The policy of the documentation pages, which set none themselves: browsers load nothing from other hosts.
+# For pages that set no policy themselves, such as the documentation: browsers load nothing from other hosts.
 _PAGE_POLICY_FIELD = b"content-security-policy"
 _PAGE_POLICY = (
     b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
@@ -66,15 +66,16 @@ class RequestMiddleware:
         body_timeout_s: float,
         operations: OperationsPort,
         untrusted_path: str,
-        large_body: Callable[[Scope], int | None],
-        direct: Callable[[Scope], ASGIApp | None],
+        large_body_limit: Callable[[Scope], int | None],
+        direct_endpoint: Callable[[Scope], ASGIApp | None],
     ) -> None:
         """Sets the rules for requests.
 
-        `require_capacity` raises the CallgateError that refuses a creation before its body is read. `direct` returns the
-        endpoint of a request that skips the routing of Starlette and FastAPI. Requests below `untrusted_path` come from the
-        internet, so their `traceparent` is ignored. `large_body` returns the limit in bytes of a body that may be larger than
-        others, and that its endpoint reads after it has authenticated the client; None for all other requests.
+        `require_capacity` raises a CallgateError if a creation has to be refused before its body is read. `direct_endpoint`
+        returns the endpoint of a request that skips the routing of Starlette and FastAPI; None for all other requests.
+        Requests below `untrusted_path` come from the internet, so their `traceparent` is ignored. `large_body_limit` returns
+        the limit in bytes for a request whose body may be larger than MAX_BODY_BYTES, and whose endpoint reads the body itself
+        after it has authenticated the client; None for all other requests.
         """
         self.app = app
         self.metrics = metrics
@@ -84,8 +85,8 @@ class RequestMiddleware:
         self.body_timeout_s = body_timeout_s
         self.operations = operations
         self.untrusted_path = untrusted_path
-        self.large_body = large_body
-        self.direct = direct
+        self.large_body_limit = large_body_limit
+        self.direct_endpoint = direct_endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -128,7 +129,7 @@ class RequestMiddleware:
             raise RouteNotFound
         if exchange.is_creation:
             self.require_capacity(scope)
-        declared, limit = _declared_length(exchange.headers), self.large_body(scope)
+        declared, limit = _declared_length(exchange.headers), self.large_body_limit(scope)
         if limit is not None:
             if declared > limit:
                 raise body_too_large(limit)
@@ -139,11 +140,11 @@ class RequestMiddleware:
         body = await read_body(receive, timeout_s=self.body_timeout_s)
         if exchange.is_creation:
             self.require_capacity(scope)  # again: other creations may have started while the body arrived
-        endpoint = self.direct(scope) or self.app
+        endpoint = self.direct_endpoint(scope) or self.app
         await endpoint(scope, replay_body(body, receive), exchange.send)
 
     def _count_and_log(self, scope: Scope, status: int, seconds: float, spent: Mapping[str, float]) -> None:
-        # The route's template: the path and the query may hold phone numbers.
+        # The route's template is logged, not the path and the query: they may hold phone numbers.
         route = getattr(scope.get("route"), "path", None) or "unmatched"
         method = _method_label(scope)
         self.metrics.http.requests_series(method, route, str(status)).inc()
@@ -207,7 +208,7 @@ class _Exchange:
         await response(self.scope, _no_body, self.send)
 
     async def send_fallback_error(self, error: CallgateError, *, may_be_placed: bool) -> None:
-        """Sends an error response unless a response has started. It is not a 5xx if a call may have been placed."""
+        """Sends an error response unless a response has started. If a call may have been placed, the response is not a 5xx."""
         if self.status:
             return
         if may_be_placed:
@@ -230,7 +231,7 @@ def _method_label(scope: Scope) -> str:
 def _server_timing(seconds: float, spent: Mapping[str, float]) -> bytes:
     """Returns the Server-Timing header (https://www.w3.org/TR/server-timing/), in milliseconds.
 
-    `spent` holds seconds per part, such as the database. The rest of the time is the gateway's own.
+    `spent` holds the seconds of each part, such as the database. The rest of the time is reported as `gateway`.
     """
     parts = {"gateway": seconds - sum(spent.values()), **spent}
     return ", ".join(f"{part};dur={max(taken, 0) * 1000:.1f}" for part, taken in parts.items()).encode()

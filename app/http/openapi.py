@@ -44,7 +44,7 @@ def headers(*names: str) -> dict[str, Any]:
 def json_examples(*examples: str) -> dict[str, Any]:
     """Returns the `content` of a JSON response, with references to example components.
 
-    They are components because FastAPI removes nulls from the examples of a route.
+    The examples are components because FastAPI removes nulls from the examples of a route.
     """
     return {"application/json": {"examples": {name: {"$ref": f"#/components/examples/{name}"} for name in examples}}}
 
@@ -79,16 +79,16 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _parameter_schema(schema: Schema) -> Schema:
-    """Removes null, which a URL or header cannot hold, and the description, which the parameter itself has."""
+    """Returns the schema without null, which a URL or header cannot hold, and without the parameter's own description."""
     simple = {key: value for key, value in simplify(without_null(schema)).items() if key != "description"}
     default = {"default": schema["default"]} if schema.get("default") is not None else {}
     return simple | default
 
 
 def simplify(schema: Schema) -> Schema:
-    """Removes titles and defaults, and writes `anyOf: [X, null]` as `type: [X, "null"]`.
+    """Returns the schema without titles and defaults, and with `anyOf: [X, null]` written as `type: [X, "null"]`.
 
-    Client generators assume that a member with a default is always present, and number the types of a union.
+    Client generators would treat a member with a default as always present, and number the types of a union.
     """
     simple = {key: _simplify_value(key, value) for key, value in schema.items() if key not in ("title", "default")}
     types = simple.get("anyOf", ())
@@ -110,7 +110,7 @@ def _simplify_value(key: str, value: Any) -> Any:
 
 
 def without_null(schema: Schema) -> Schema:
-    """Replaces `anyOf: [X, null]` by X."""
+    """Returns the schema with `anyOf: [X, null]` replaced by X."""
     types = [type_ for type_ in schema.get("anyOf", ()) if type_ != _NULL_SCHEMA]
     if not types:
         return schema

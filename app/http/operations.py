@@ -8,8 +8,8 @@ ADMIN_PREFIX = "/v1/admin"
 CONSOLE_PREFIX = "/console"
 _METRICS_PATH = "/metrics"
 _PATHS = frozenset({"/livez", "/readyz", _METRICS_PATH, "/", "/docs", "/redoc", "/redoc.standalone.js", "/openapi.json"})
-_OPERATORS_FOLDERS = (f"{ADMIN_PREFIX}/", f"{CONSOLE_PREFIX}/")
-_FOLDERS = ("/docs/", "/static-offline-docs/")
+_OPERATOR_PREFIXES = (f"{ADMIN_PREFIX}/", f"{CONSOLE_PREFIX}/")
+_PREFIXES = ("/docs/", "/static-offline-docs/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +19,11 @@ class OperationsPort:
     port: int | None
 
     def serves(self, scope: Scope) -> bool:
+        """Returns whether the port that received the request serves its path."""
         if self.port is None:
             return True
         path: str = scope["path"]
-        is_for_operators = path.startswith(_OPERATORS_FOLDERS) or path == CONSOLE_PREFIX
+        is_for_operators = path.startswith(_OPERATOR_PREFIXES) or path == CONSOLE_PREFIX
         if scope["server"] and scope["server"][1] == self.port:
-            return is_for_operators or path in _PATHS or path.startswith(_FOLDERS)
+            return is_for_operators or path in _PATHS or path.startswith(_PREFIXES)
         return not is_for_operators and path != _METRICS_PATH

@@ -45,7 +45,7 @@ MEDIA_TYPE = "application/problem+json"
 CREATION_PATH = "/v1/calls"
 _MAX_FIELD_ERRORS = 100
 TYPE_PREFIX = "urn:callgate:problem:"
-# The errors that can have each header.
+# By response header: the errors whose response can have it.
 _ERRORS_WITH_HEADER: dict[str, tuple[type[CallgateError], ...]] = {
     "Retry-After": (
         CallPending,
@@ -112,9 +112,10 @@ class Problem(BaseModel):
 def problem_of(
     error: CallgateError, *, method: str, instance: str, request_id: str, is_of_creation: bool | None = None
 ) -> Problem:
-    """Returns the problem. Only creations have `execution`: elsewhere `not_started` could be taken for the call's own state.
+    """Returns the body of an error response. `instance` is the path of the request.
 
-    `is_of_creation` says whether the error is a creation's; None: if the request is one.
+    Only errors of creations have `execution`: elsewhere `not_started` could be taken for the state of the call.
+    `is_of_creation` says whether the error is that of a creation. None: if the request itself creates a call.
     """
     upstream = error.upstream
     if is_of_creation is None:
@@ -146,7 +147,7 @@ def problem_of(
 
 
 def problem_json(problem: Problem) -> dict[str, Any]:
-    """Returns the problem as it is sent: without members that it does not have."""
+    """Returns the JSON of a problem: without members that are null, except in `retry`."""
     return problem.model_dump(mode="json", exclude_none=True) | {"retry": problem.retry.model_dump()}
 
 
@@ -248,7 +249,7 @@ def responses(
 ) -> dict[int | str, dict[str, Any]]:
     """Returns OpenAPI's `responses` for these errors of an operation, with an example of each.
 
-    The errors of authentication are left out: `describe_access` adds them as the route declares.
+    The errors of authentication are not among them: `describe_access` adds them to every route that needs a scope.
     """
     documented: dict[int | str, dict[str, Any]] = {}
     for each in errors:

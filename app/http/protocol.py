@@ -3,7 +3,8 @@
 uvicorn 0.54 has no limit on the head and none on the time that a request may take to arrive. It adds the fields of a chunked
 trailer to the headers, and httptools drops the body of a request that offers an upgrade (httptools#124, uvicorn#2722).
 
-An error response sent here never takes the place of another request's response: a request in progress keeps its own.
+While an earlier request on the connection is in progress, a later one gets no error response: the client would take it for
+the response to the earlier request.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with limits. Counts its error responses in `metrics` of the lifespan's state, if there are any."""
+    """HTTP/1.1 with limits. Counts the requests that it refuses, if the lifespan's state has `metrics`."""
 
     def __init__(self, *args: Any, limits: ServerLimits, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -47,7 +48,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_error: CallgateError | None = None
         self._refused = False
         self._read_deadline: asyncio.TimerHandle | None = None
-        # What the read deadline is for: the number of the request, and the part of it that is being read.
+        # The request (by its number on the connection) and the part of the request that the read deadline applies to.
         self._read_deadline_for: tuple[int, str | None] | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
 
@@ -67,10 +68,13 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _free_a_connection(self) -> None:
-        """Closes the connection that has waited longest for its client, or refuses this one if all others are busy."""
+        """Closes the connection that has waited longest for its client. If no connection waits, refuses the new one.
+
+        Above twice the limit, the new connection is closed without a response.
+        """
         others = [each for each in self.connections if isinstance(each, BoundedProtocol) and each is not self]
         if waiting := [each for each in others if each._is_waiting_for_client]:
-            # Half-sent requests first: an idle connection may be about to receive its next request.
+            # Half-sent requests go before idle connections, which may be about to receive their next request.
             longest = min(waiting, key=lambda each: (each._reading is None, each._waiting_since or 0.0))
             longest.transport.close()
             longest._abort_after(_CLOSE_DELAY_S)
@@ -97,10 +101,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(error)
         else:
             if self._reading is None and self.timeout_keep_alive_task is None and not self._is_responding:
-                self._reading = "start"  # empty lines between requests
+                self._reading = "start"  # the data was only empty lines between requests
             self._set_read_deadline()
 
     def _parse(self, data: bytes) -> None:
+        """Feeds the parser. If a request offers an upgrade, its head is parsed again without the offer. Raises HeadTooLarge."""
         rest = memoryview(data)
         while rest:
             chunk, rest = rest[:_PARSE_CHUNK_BYTES], rest[_PARSE_CHUNK_BYTES:]
@@ -193,7 +198,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             self._abort_after(self.limits.write_timeout_s)
         elif self._reading == "body" and not self._is_responding:
-            # The response came before the end of the body, for which the read deadline applies.
+            # The response was sent before the whole body arrived. The read deadline limits the wait for the rest.
             self._unset_keepalive_if_required()
         elif not self._is_responding:
             self._waiting_since = self.loop.time()
@@ -224,7 +229,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Deadlines and errors
 
     def _set_read_deadline(self) -> None:
-        """Sets the deadline of the head or body that is being read. More data of the same part does not extend it."""
+        """Sets the deadline for the head or body that is being read. Further data does not extend the deadline."""
         part = (self._requests, self._reading)
         if part == self._read_deadline_for:
             return

@@ -1,4 +1,4 @@
-"""Limits on list reads, so that the lists of one tenant do not slow down the creations of another one (ADR 25)."""
+"""Limits how many lists are read at a time, so that one tenant's lists do not slow down the creations of others (ADR 25)."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 CHUNK_ROWS = 50
 """Rows read by one statement."""
-# Rows rendered without a pause, which takes about a millisecond.
+# Rows rendered between two pauses. They take about a millisecond.
 _BATCH_ROWS = 10
 # A pause takes three times as long as the work before it, which leaves three quarters of the event loop to other requests.
 _PAUSE_FACTOR = 3
@@ -33,9 +33,10 @@ class ReadLimit:
 
     @asynccontextmanager
     async def slot(self, tenant_id: str, *, started: bool = False) -> AsyncIterator[None]:
-        """Waits for a slot. Raises Overloaded when the wait takes too long, unless the response has `started`.
+        """Waits for a slot, and keeps it until the context ends. Raises Overloaded after `max_wait_s`.
 
-        A tenant waits for its own slot first, so the process's slots are shared fairly however many lists a tenant requests.
+        Waits without a limit if the response has `started`. The tenant's limit is checked before the process's, so lists of a
+        tenant that has reached its own limit do not delay other tenants.
         """
         own = self._tenants.get(tenant_id) or self._tenants.setdefault(tenant_id, asyncio.Semaphore(self._per_tenant))
         async with AsyncExitStack() as stack:
@@ -57,7 +58,7 @@ async def render_rows(rows: Iterable[Row], render: Callable[[Row], bytes]) -> by
 
 
 async def run_with_pause(work: Callable[[], Result]) -> Result:
-    """Runs work that takes milliseconds of the event loop, then pauses in proportion to it."""
+    """Runs work that blocks the event loop for milliseconds, then pauses _PAUSE_FACTOR times as long. Returns its result."""
     began = time.thread_time()
     result = work()
     await asyncio.sleep(_PAUSE_FACTOR * (time.thread_time() - began))

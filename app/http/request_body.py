@@ -37,7 +37,8 @@ async def _next_message(receive: Receive) -> Message:
 def limit_body(receive: Receive, *, limit: int, timeout_s: float) -> Receive:
     """Returns a `receive` for an endpoint that reads the body itself, after it has authenticated the client.
 
-    It raises BodyTooLarge after `limit` bytes, and RequestTimeout `timeout_s` after its first call if the body is incomplete.
+    The returned `receive` raises BodyTooLarge after `limit` bytes. It raises RequestTimeout if the body is incomplete
+    `timeout_s` seconds after the first call.
     """
     deadline: float | None = None
     received = 0
@@ -67,7 +68,7 @@ def body_too_large(limit: int) -> BodyTooLarge:
 
 
 def replay_body(body: bytes, receive: Receive) -> Receive:
-    """Returns a `receive` that gives the body as one message, then the server's own messages."""
+    """Returns a `receive` that first returns the body as one message, then passes on the server's messages."""
     replayed = False
 
     async def receive_again() -> Message:

@@ -1,4 +1,4 @@
-"""Routes declare the scope that they need, once: it is checked before the endpoint runs, and described in OpenAPI.
+"""Lets each route declare the scope that it needs. The scope is checked before the endpoint runs, and is shown in OpenAPI.
 
     router = APIRouter(route_class=ScopedRoute)
 
@@ -41,9 +41,9 @@ _REFUSED_CLIENTS: dict[Clients, tuple[CallgateError, ...]] = {
 
 
 def needs(scope: Scope, *, clients: Clients = "tenant", operator_scope: Scope | None = None) -> Callable[[Endpoint], Endpoint]:
-    """Declares that an endpoint needs a key with this scope: a tenant's, an operator's, or either.
+    """Declares that an endpoint needs a key with this scope. `clients`: whether the key is a tenant's, an operator's or any.
 
-    An operator's key may have `operator_scope` instead.
+    An operator's key may have `operator_scope` instead of `scope`.
     """
     return _declare(Access(scope, clients, operator_scope))
 
@@ -62,7 +62,7 @@ def _declare(access: Access) -> Callable[[Endpoint], Endpoint]:
 
 
 class ScopedRoute(APIRoute):
-    """A route that authenticates and authorizes its client, as its endpoint declares, before anything else."""
+    """A route that first authenticates the client and checks its scope, as the endpoint declares with `needs` or `public`."""
 
     access: Access
 
@@ -76,12 +76,12 @@ class ScopedRoute(APIRoute):
         super().__init__(path, endpoint, **options)
 
     def authentication(self) -> Callable[..., Any]:
-        """Returns the dependency that authenticates. Handlers that depend on the same one get its result."""
+        """Returns the dependency that authenticates. FastAPI calls it once per request, also if the handler depends on it."""
         return authenticate if self.access.clients == "tenant" else authenticate_client
 
 
 def access_of(route: RouteContext) -> Access | None:
-    """Returns what a route declares; None if it declares nothing. A mount declares it on its app."""
+    """Returns what a route declares; None if it declares nothing, or if nothing checks it. A mount declares on its app."""
     endpoint = route.endpoint or getattr(route.original_route, "app", None)
     declared = getattr(endpoint, _DECLARED, None)
     is_checked = isinstance(route.original_route, ScopedRoute) or declared is PUBLIC
@@ -89,14 +89,14 @@ def access_of(route: RouteContext) -> Access | None:
 
 
 def require_declarations(routes: Sequence[BaseRoute]) -> None:
-    """Raises TypeError if a route declares nothing, or needs a key and is no `ScopedRoute`."""
+    """Raises TypeError unless each route is public, or is a `ScopedRoute` that declares its scope."""
     undeclared = [route.path for route in iter_route_contexts(routes) if access_of(route) is None]
     if undeclared:
         raise TypeError(f"these routes do not declare what they need, see app/http/routes.py: {undeclared}")
 
 
 def describe_access(document: dict[str, Any], routes: Sequence[BaseRoute]) -> None:
-    """Adds to each operation of the OpenAPI document the scope that it needs, and the problems of a key without it."""
+    """Adds to each operation of the OpenAPI document the scope that it needs, and the problems of requests without it."""
     for route, operation in _operations(document, routes):
         access = access_of(route)
         if access is None or access.scope is None:
@@ -113,8 +113,8 @@ def describe_access(document: dict[str, Any], routes: Sequence[BaseRoute]) -> No
             *_REFUSED_CLIENTS[access.clients],
             WorkloadKeysUnavailable(),
         )
-        documented = responses(*refusals, method=method, instance=_instance(operation) or str(route.path))
-        _merge(operation["responses"], documented)
+        documented = responses(*refusals, method=method, instance=_example_path(operation) or str(route.path))
+        _add_responses(operation["responses"], documented)
 
 
 def _operations(document: dict[str, Any], routes: Sequence[BaseRoute]) -> Iterator[tuple[RouteContext, dict[str, Any]]]:
@@ -129,8 +129,8 @@ def _key_description(access: Access) -> str:
     return {"tenant": "a tenant's API key", "operator": "an operator's API key", "any": "an API key"}[access.clients]
 
 
-def _instance(operation: dict[str, Any]) -> str | None:
-    """Returns the path in the example of another problem, so that all examples of an operation are about one request."""
+def _example_path(operation: dict[str, Any]) -> str | None:
+    """Returns the path in the operation's first example of a problem; None without one. New examples use the same path."""
     for response in operation["responses"].values():
         for example in response.get("content", {}).get(MEDIA_TYPE, {}).get("examples", {}).values():
             instance: str = example["value"]["instance"]
@@ -138,8 +138,8 @@ def _instance(operation: dict[str, Any]) -> str | None:
     return None
 
 
-def _merge(documented: dict[str, Any], more: dict[int | str, dict[str, Any]]) -> None:
-    """Adds responses, in the order of their status. Those of the same status have the examples of both."""
+def _add_responses(documented: dict[str, Any], more: dict[int | str, dict[str, Any]]) -> None:
+    """Adds responses, in the order of their status. Two responses with the same status become one with all examples."""
     for status, response in more.items():
         known = documented.setdefault(str(status), response)
         if known is not response:

@@ -23,6 +23,6 @@ def _in_utc(value: datetime) -> datetime:
         raise PydanticCustomError("out_of_range", "must be within the years 1 to 9999 in UTC") from None
 
 
-# A strict model would take no text otherwise.
+# `Strict(False)`, because models in strict mode accept no texts for times.
 Timestamp = Annotated[AwareDatetime, Strict(False), BeforeValidator(_rfc_3339), AfterValidator(_in_utc)]
 """A time, in UTC."""

@@ -30,6 +30,7 @@ class WorkerGauges:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
+        """Measures in the background until the context ends."""
         measuring = asyncio.create_task(self._measure_repeatedly())
         try:
             yield
@@ -38,7 +39,7 @@ class WorkerGauges:
             await asyncio.wait([measuring])
 
     async def measure(self) -> None:
-        """Updates the gauges. Raises DatabaseUnavailable, and keeps the old values, whose timestamp shows their age."""
+        """Updates the gauges. Raises DatabaseUnavailable and keeps the old values; the timestamp shows how old they are."""
         async with self._database.begin() as session:
             found = await summarize_workers(session)
         self._running.set(found.running)

@@ -22,7 +22,7 @@ def may_be_token(credential: str) -> bool:
 
 
 async def authenticate_workload(request: Request, token: str) -> Caller | OperatorCaller:
-    """Returns the client to whom the token belongs.
+    """Returns the client that the token belongs to.
 
     Raises Unauthorized, whose detail says which check failed, TooManyAttempts or WorkloadKeysUnavailable.
     """
@@ -43,23 +43,23 @@ async def _service_account(request: Request, token: str) -> ServiceAccount:
 
 
 async def _validate(request: Request, tokens: WorkloadTokens, token: str) -> ServiceAccount:
-    """Validates a token that is not remembered. A refused one counts as a wrong key of its address."""
+    """Validates a token that was not found valid before. A refused token counts as a wrong key from the client's address."""
     attempts: KeyAttempts = request.state.key_attempts
     address, digest = attempts.address_of(request.scope), digest_of(token)
-    attempts.require(address, digest)
+    attempts.require_attempt_left(address, digest)
     try:
         account = await tokens.validate(token)
     except TokenRefused as error:
-        attempts.failed(address, digest)
+        attempts.record_wrong_key(address, digest)
         raise _refused(request, error.reason, error.detail) from None
     except KeySetUnavailable:
         raise WorkloadKeysUnavailable(after_s=5) from None
-    attempts.succeeded(digest)
+    attempts.record_valid_key(digest)
     return account
 
 
 def _refused(request: Request, reason: Reason, detail: str) -> Unauthorized:
-    """Returns the error, counts it, and adds the reason to the log line of the request."""
+    """Returns the error for a refused token. Counts the refusal, and adds its reason to the request's log line."""
     metrics: Metrics = request.state.metrics
     metrics.workloads.refused.labels(reason).inc()
     bind(token_refused=reason)

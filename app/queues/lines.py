@@ -1,7 +1,7 @@
 """Reads the lines of a bulk request or file (NDJSON). Each line is the body of a creation and its `key`."""
 
 from app.errors import CallgateError, FieldError, InvalidRequest
-from app.http.idempotency_key import check_key
+from app.http.idempotency_key import validate_idempotency_key
 from app.http.json_objects import parse_json_object
 from app.http.limits import MAX_BODY_BYTES
 from app.http.request_body import body_too_large
@@ -17,7 +17,7 @@ def read_line(number: int, text: bytes) -> BulkLine:
         body = parse_json_object(text, "The line")
         if "key" not in body:
             raise InvalidRequest(field_errors=(FieldError("/key", "missing", "is required"),))
-        key = check_key(body.pop("key"), "/key")
+        key = validate_idempotency_key(body.pop("key"), "/key")
     except CallgateError as error:
         return BulkLine(number, key, error)
     return BulkLine(number, key, body)

@@ -27,7 +27,7 @@ class Clock:
 def wait_of(attempts: KeyAttempts, address: str = ADDRESS, key: bytes = b"wrong") -> int | None:
     """Returns the Retry-After of the refusal; None if the key would be looked up."""
     try:
-        attempts.require(address, key)
+        attempts.require_attempt_left(address, key)
     except TooManyAttempts as error:
         return error.after_s
     return None
@@ -37,39 +37,39 @@ def test_an_address_may_send_so_many_wrong_keys_in_a_minute() -> None:
     attempts = KeyAttempts(per_minute=3, clock=(clock := Clock()))
     for _ in range(3):
         assert wait_of(attempts) is None
-        attempts.failed(ADDRESS, b"wrong")
+        attempts.record_wrong_key(ADDRESS, b"wrong")
     assert wait_of(attempts) == 20
     assert wait_of(attempts, "203.0.113.8") is None
     clock.now += 19.5
     assert wait_of(attempts) == 1
     clock.now += 1
     assert wait_of(attempts) is None
-    attempts.failed(ADDRESS, b"wrong")
+    attempts.record_wrong_key(ADDRESS, b"wrong")
     assert wait_of(attempts) == 20
     for _ in range(100):  # answered together: they do not make the wait longer than a minute
-        attempts.failed(ADDRESS, b"wrong")
+        attempts.record_wrong_key(ADDRESS, b"wrong")
     clock.now += 60
     for _ in range(3):
         assert wait_of(attempts) is None
-        attempts.failed(ADDRESS, b"wrong")
+        attempts.record_wrong_key(ADDRESS, b"wrong")
     assert wait_of(attempts) == 20
 
 
 def test_a_key_that_was_valid_is_looked_up_until_it_is_wrong() -> None:
     attempts = KeyAttempts(per_minute=1, clock=Clock())
-    attempts.succeeded(b"valid")
-    attempts.failed(ADDRESS, b"wrong")
+    attempts.record_valid_key(b"valid")
+    attempts.record_wrong_key(ADDRESS, b"wrong")
     assert wait_of(attempts) == 60
     assert wait_of(attempts, key=b"valid") is None
-    attempts.failed(ADDRESS, b"valid")
+    attempts.record_wrong_key(ADDRESS, b"valid")
     assert wait_of(attempts, key=b"valid") == 60
 
 
 def test_memory_is_bounded() -> None:
     attempts = KeyAttempts(per_minute=1, clock=Clock())
     for number in range(25_000):
-        attempts.failed(str(number), b"wrong")
-        attempts.succeeded(str(number).encode())
+        attempts.record_wrong_key(str(number), b"wrong")
+        attempts.record_valid_key(str(number).encode())
     assert len(attempts._forgotten_at) == len(attempts._known) == 10_000
     assert wait_of(attempts, "24999") == 60
     assert wait_of(attempts, "24999", b"24999") is None

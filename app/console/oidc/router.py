@@ -65,7 +65,7 @@ async def finish_login(request: Request) -> Response:
     provider = _provider_of(request)
     attempts: KeyAttempts = request.state.key_attempts
     address = attempts.address_of(request.scope)
-    attempts.require(address, _COUNTED_AS)
+    attempts.require_attempt_left(address, _COUNTED_AS)
     kept = _kept_attempt(request)
     query = request.query_params
     if kept is None or not hmac.compare_digest(query.get("state", "").encode(), kept[0].state.encode()):
@@ -76,7 +76,7 @@ async def finish_login(request: Request) -> Response:
     try:
         claims = await provider.finish(query["code"], attempt)
     except ProviderFailed as error:
-        attempts.failed(address, _COUNTED_AS)
+        attempts.record_wrong_key(address, _COUNTED_AS)
         return _refused(request, _FAILED, 401, str(error))
     rules: tuple[OidcRule, ...] = request.state.console_oidc_rules
     client = client_by(rules, claims)
