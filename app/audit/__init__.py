@@ -1,1 +1,1 @@
-"""The audit log: who changed what in the administration, and when. Never holds a value or a secret."""
+"""The audit log: who changed what in the administration, and when. It never holds changed values or secrets."""

@@ -43,7 +43,7 @@ AuditAction = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """The one who makes a change: a command, or the caller of a request.
+    """Who makes a change: a person or program that runs a command or sends a request.
 
     `name` is the user of the operating system, the API key's id (`cgk_…`), the workload, or a person in the console
     who logged in by a one-time link or by OpenID Connect. `request_id` is None for a command.
@@ -55,7 +55,7 @@ class Actor:
 
 
 def command_actor(kind: Literal["cli", "apply"] = "cli") -> Actor:
-    """Returns the actor of this process's command. The user of a container often has no name."""
+    """Returns the actor of a command: the user who runs this process. The user of a container often has no name: None."""
     try:
         return Actor(kind, pwd.getpwuid(os.getuid()).pw_name)
     except KeyError:

@@ -25,7 +25,7 @@ class AuditEvent(Base):
     actor_kind: Mapped[str] = mapped_column(Text)
     actor_name: Mapped[str | None] = mapped_column(Text)
     action: Mapped[str] = mapped_column(Text)
-    # No foreign key, so that an event outlives what it is about. Null: the change is not of a tenant.
+    # No foreign key: the event is kept even if its tenant is deleted. Null: the change is not about one tenant.
     tenant_id: Mapped[str | None] = mapped_column(Text)
     # The id of what was changed.
     subject: Mapped[str] = mapped_column(Text)

@@ -32,7 +32,7 @@ def _cursor_of(event: AuditRow) -> str:
 
 
 def read_audit_cursor(cursor: str) -> tuple[datetime, UUID] | None:
-    """Returns the place in the list after which the page begins, or None if the cursor is malformed."""
+    """Returns time and id of the last event on the page before; None if the cursor is malformed."""
     if not CURSOR.fullmatch(cursor):
         return None
     decoded = base64.urlsafe_b64decode(cursor)

@@ -1,4 +1,4 @@
-"""SQL of the audit log, on asyncpg alone as the rest of the administration. Functions never commit."""
+"""SQL of the audit log. It uses asyncpg without SQLAlchemy, as the rest of the administration does. Functions never commit."""
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Filters of a list; None: not filtered. `since` is inclusive, `until` and `before` (a place in the list) are not."""
+    """Filters of a list; None: no filter. `since` is inclusive, `until` is not. `before`: only events older than this event."""
 
     tenant_id: str | None = None
     actor_name: str | None = None
@@ -60,7 +60,7 @@ async def record(
 
 
 async def list_audit_events(connection: Connection, filters: AuditFilter, *, limit: int) -> list[AuditRow]:
-    """Returns events, newest first."""
+    """Returns at most `limit` events, newest first."""
     at, event_id = filters.before or (None, None)
     conditions = {
         "tenant_id = {}": filters.tenant_id,
@@ -76,7 +76,7 @@ async def list_audit_events(connection: Connection, filters: AuditFilter, *, lim
         if value is not None:
             values.append(value)
             where.append(condition.format(f"${len(values)}"))
-    if event_id is not None:  # beside "at <= …", which selects the partitions
+    if event_id is not None:  # in addition to "at <= …", with which Postgres skips partitions
         values.append(event_id)
         where.append(f"(at, id) < (${len(values) - 1}, ${len(values)})")
     statement = f"SELECT {_COLUMNS} FROM audit_event WHERE {' AND '.join(where)} ORDER BY at DESC, id DESC LIMIT $1"

@@ -1,4 +1,4 @@
-"""Tables of the rolled-up figures, and how far they are rolled up."""
+"""Tables for the figures of each minute and hour, and for the progress of counting them."""
 
 from datetime import datetime
 from typing import Any, Final
@@ -14,9 +14,9 @@ ALL_TENANTS: Final = ""
 
 
 class Rollup(Base):
-    """What became of the calls that one tenant, or all tenants, requested in one minute or hour.
+    """Figures about the calls that one tenant, or all tenants together, requested in one minute or hour.
 
-    Each figure is counted again from the calls themselves, at growing intervals, so it is replaced and never added to.
+    A worker counts the figures again from the calls, at growing intervals, and replaces the old figures.
     """
 
     __tablename__ = "rollup"
@@ -27,7 +27,7 @@ class Rollup(Base):
     seconds: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     start: Mapped[datetime] = mapped_column(primary_key=True)
 
-    # Calls that were requested in the period, by their execution as it is now.
+    # Calls that were requested in the period, by their current execution.
     scheduled: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     pending: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     started: Mapped[int] = mapped_column(Integer, server_default=text("0"))
@@ -35,7 +35,7 @@ class Rollup(Base):
     unknown: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     # Calls among them that Twilio answered with a 5xx.
     server_errors: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    # Callbacks of these calls, and the started calls that have had one.
+    # Callbacks of these calls, and the number of started calls that have had a callback.
     callbacks: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     called_back: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     # Completed calls without a price, and the sum of the known prices by currency, as positive amounts.
@@ -44,21 +44,21 @@ class Rollup(Base):
     # Calls by the time from the intent to Twilio's answer, in the buckets of LATENCY_BOUNDS_MS.
     latency: Mapped[list[int] | None] = mapped_column(ARRAY(Integer))
 
-    # Deliveries that were written in the period, by their state as it is now.
+    # Deliveries that were written in the period, by their current state.
     delivered: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     gave_up: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     undelivered: Mapped[int] = mapped_column(Integer, server_default=text("0"))
 
-    # The most scheduled calls that waited at any count in the period; null: none was made.
+    # The largest number of waiting scheduled calls that was counted in the period; null: none was counted.
     waiting: Mapped[int | None] = mapped_column(Integer)
 
 
 class RollupProgress(Base):
-    """The one row that a worker locks while it rolls up."""
+    """How far the figures are counted, in a single row. A worker locks the row while it counts."""
 
     __tablename__ = "rollup_progress"
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
     id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, server_default=text("1"))
-    # All periods that were due at this time are rolled up.
+    # The figures of all periods that were due at this time are counted.
     rolled_until: Mapped[datetime]

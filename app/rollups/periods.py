@@ -1,7 +1,7 @@
-"""Decides which minutes and hours are rolled up again, and when. Pure.
+"""Decides when the figures of a minute or hour are counted, and counted again. Pure.
 
 A call changes for a while after it was requested: its outcome, callbacks and price come later. A period is counted again at
-growing ages (`_MINUTE_AGES`, `_HOUR_AGES`), so each call is read some sixteen times, however long it is kept.
+growing ages (`_MINUTE_AGES`, `_HOUR_AGES`), so each call is read about sixteen times, however long it is kept.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ FIRST_SPAN: Final = timedelta(days=7)
 """How far back the first roll-up goes in an installation that already has calls."""
 
 _MINUTE_AGES: Final = tuple(MINUTE * 2**power for power in range(10))
-# 74: attempts at a delivery end after three days.
+# 74 hours, because attempts at a delivery end after three days.
 _HOUR_AGES: Final = tuple(HOUR * hours for hours in (12, 24, 48, 74, 192, 384))
-_LONGEST: Final = timedelta(days=36_500)
+_FOR_EVER: Final = timedelta(days=36_500)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-# Calls that are about to be deleted, or are already, are not counted again.
+# Periods this close to the end of their calls' retention are not counted again: some calls may be deleted already.
 _RETENTION_MARGIN: Final = timedelta(hours=2)
 
 
@@ -37,7 +37,7 @@ class Period:
 
 @dataclass(frozen=True, slots=True, order=True)
 class DuePeriod:
-    """A period to be rolled up, and the minute at which that became due."""
+    """A period whose figures have to be counted, and the minute since which they are due."""
 
     due_at: datetime
     period: Period
@@ -46,12 +46,13 @@ class DuePeriod:
 def due_periods(*, since: datetime, until: datetime, calls_kept_for: timedelta | None) -> list[DuePeriod]:
     """Returns the periods that became due after `since` and by `until`, each once, in the order in which they became due.
 
-    The moments are whole minutes. `calls_kept_for`: older calls may be deleted, so their periods stay as they are.
+    `since` and `until` are whole minutes. Calls are deleted `calls_kept_for` after their request, so older periods are left
+    out: their figures stay as they are. None: calls are kept for ever.
     """
     since = max(since, until - FIRST_SPAN)
-    readable_for = _LONGEST if calls_kept_for is None else calls_kept_for - _RETENTION_MARGIN
+    readable_for = _FOR_EVER if calls_kept_for is None else calls_kept_for - _RETENTION_MARGIN
     due: dict[Period, datetime] = {}
-    for length, ages, kept_for in ((MINUTE, _MINUTE_AGES, MINUTES_ARE_KEPT_FOR), (HOUR, _HOUR_AGES, _LONGEST)):
+    for length, ages, kept_for in ((MINUTE, _MINUTE_AGES, MINUTES_ARE_KEPT_FOR), (HOUR, _HOUR_AGES, _FOR_EVER)):
         oldest = until - min(kept_for, readable_for)
         for age in ages:
             for start in _starts(length, first=max(since - age + MINUTE, oldest), last=until - age):
@@ -61,7 +62,7 @@ def due_periods(*, since: datetime, until: datetime, calls_kept_for: timedelta |
 
 
 def _starts(length: timedelta, *, first: datetime, last: datetime) -> Iterator[datetime]:
-    """Yields the starts of the periods that start within the two moments."""
+    """Yields the start of each period that begins between `first` and `last`, both inclusive."""
     start = first + (_EPOCH - first) % length
     while start <= last:
         yield start

@@ -1,4 +1,4 @@
-"""SQL that rolls up figures, on asyncpg alone. Functions run in the caller's transaction and never commit."""
+"""SQL that counts the figures of minutes and hours. Functions run in the caller's transaction and never commit."""
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from app.scheduling.accounts import accounts_with_rows_sql
 
 LATENCY_BOUNDS_MS: Final = (50, 100, 150, 200, 300, 500, 750, 1_000, 1_500, 2_000, 3_000, 5_000, 10_000)
 """The buckets of latencies are: less than the first bound, between two bounds, and the last bound or more."""
-COUNTED: Final = 100_000
-"""The most waiting calls of one account that are counted."""
-_DELETED: Final = 10_000
+MAX_COUNTED_PER_ACCOUNT: Final = 100_000
+"""Maximum number of waiting calls that are counted for one account."""
+_MAX_DELETED: Final = 10_000
 
 _BUCKETS: Final = tuple(f"bucket_{number}" for number in range(len(LATENCY_BOUNDS_MS) + 1))
-_OF_CALLS: Final = {
+_CALL_FIGURES: Final = {
     **{
         name: f"count(*) FILTER (WHERE execution = '{name}')"
         for name in ("scheduled", "pending", "started", "not_started", "unknown")
@@ -32,9 +32,9 @@ _OF_CALLS: Final = {
     "unpriced": "count(*) FILTER (WHERE status = 'completed' AND price IS NULL)",
     **{name: f"count(*) FILTER (WHERE bucket = {number})" for number, name in enumerate(_BUCKETS)},
 }
-_OF_DELIVERIES: Final = {"delivered": "delivered", "gave_up": "gave_up", "undelivered": "pending"}
-_SUMMED: Final = (*_OF_CALLS, *_OF_DELIVERIES)
-_STORED: Final = tuple(name for name in _SUMMED if name not in _BUCKETS)
+_DELIVERY_STATES: Final = {"delivered": "delivered", "gave_up": "gave_up", "undelivered": "pending"}
+_SUMMED_FIGURES: Final = (*_CALL_FIGURES, *_DELIVERY_STATES)
+_STORED_FIGURES: Final = tuple(name for name in _SUMMED_FIGURES if name not in _BUCKETS)
 
 _TENANT: Final = f"CASE grouping(tenant_id) WHEN 0 THEN tenant_id ELSE '{ALL_TENANTS}' END"
 # Only a creation that became unknown can have been answered with a 5xx, so few events are read.
@@ -53,7 +53,8 @@ _BUCKET: Final = f"""
 # $1 and $2: the period. $3 and $4: the ids of its calls. $5: its length in seconds.
 ROLL_UP: Final = f"""
     WITH part AS (
-        SELECT tenant_id, price_unit, sum(-price) AS spent, {", ".join(f"{sql} AS {name}" for name, sql in _OF_CALLS.items())}
+        SELECT tenant_id, price_unit, sum(-price) AS spent,
+            {", ".join(f"{sql} AS {name}" for name, sql in _CALL_FIGURES.items())}
         FROM (
             SELECT tenant_id, price_unit, price, execution, status, callbacks_seen, {_BUCKET} AS bucket,
                 {_HAD_SERVER_ERROR} AS had_server_error
@@ -65,31 +66,31 @@ ROLL_UP: Final = f"""
             FROM part WHERE spent IS NOT NULL GROUP BY GROUPING SETS ((tenant_id, price_unit), (price_unit))
         ) AS by_currency GROUP BY tenant_id
     ), figure AS (
-        SELECT tenant_id, {", ".join(_OF_CALLS)}, 0 AS delivered, 0 AS gave_up, 0 AS undelivered FROM part
+        SELECT tenant_id, {", ".join(_CALL_FIGURES)}, 0 AS delivered, 0 AS gave_up, 0 AS undelivered FROM part
         UNION ALL
-        SELECT tenant.id, {", ".join("0" for _ in _OF_CALLS)}, written.*
+        SELECT tenant.id, {", ".join("0" for _ in _CALL_FIGURES)}, written.*
         FROM tenant CROSS JOIN LATERAL (
-            SELECT {", ".join(f"count(*) FILTER (WHERE state = '{state}')" for state in _OF_DELIVERIES.values())}
+            SELECT {", ".join(f"count(*) FILTER (WHERE state = '{state}')" for state in _DELIVERY_STATES.values())}
             FROM delivery WHERE delivery.tenant_id = tenant.id AND at >= $1::timestamptz AND at < $2::timestamptz
             HAVING count(*) > 0
         ) AS written
         UNION ALL
-        SELECT tenant_id, {", ".join("0" for _ in _SUMMED)} FROM rollup
+        SELECT tenant_id, {", ".join("0" for _ in _SUMMED_FIGURES)} FROM rollup
         WHERE seconds = 60 AND start >= $1::timestamptz AND start < $2::timestamptz AND waiting > 0
             AND tenant_id <> '{ALL_TENANTS}'
     ), total AS (
-        SELECT {_TENANT} AS tenant_id, {", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _SUMMED)}
+        SELECT {_TENANT} AS tenant_id, {", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _SUMMED_FIGURES)}
         FROM figure GROUP BY GROUPING SETS ((tenant_id), ())
     )
-    INSERT INTO rollup (tenant_id, seconds, start, {", ".join(_STORED)}, latency, spent, waiting)
-    SELECT total.tenant_id, $5::int, $1::timestamptz, {", ".join(_STORED)}, ARRAY[{", ".join(_BUCKETS)}],
+    INSERT INTO rollup (tenant_id, seconds, start, {", ".join(_STORED_FIGURES)}, latency, spent, waiting)
+    SELECT total.tenant_id, $5::int, $1::timestamptz, {", ".join(_STORED_FIGURES)}, ARRAY[{", ".join(_BUCKETS)}],
         coalesce(money.spent, '{{}}'), (
             SELECT max(waiting) FROM rollup AS minute WHERE minute.tenant_id = total.tenant_id AND minute.seconds = 60
                 AND minute.start >= $1::timestamptz AND minute.start < $2::timestamptz
         )
     FROM total LEFT JOIN money ON money.tenant_id = total.tenant_id
     ON CONFLICT (tenant_id, seconds, start) DO UPDATE SET
-        {", ".join(f"{name} = excluded.{name}" for name in (*_STORED, "latency", "spent"))},
+        {", ".join(f"{name} = excluded.{name}" for name in (*_STORED_FIGURES, "latency", "spent"))},
         waiting = greatest(rollup.waiting, excluded.waiting)
 """
 _COUNT_WAITING: Final = f"""
@@ -97,7 +98,7 @@ _COUNT_WAITING: Final = f"""
         SELECT tenant_id, sum(number)::int AS number
         FROM account JOIN twilio_account ON twilio_account.id = account.account_id CROSS JOIN LATERAL (
             SELECT count(*) AS number FROM (
-                SELECT FROM scheduled_dial AS dial WHERE dial.account_id = account.account_id LIMIT {COUNTED}
+                SELECT FROM scheduled_dial AS dial WHERE dial.account_id = account.account_id LIMIT {MAX_COUNTED_PER_ACCOUNT}
             ) AS own
         ) AS waiting GROUP BY tenant_id
     )
@@ -118,23 +119,23 @@ _LOCK: Final = """
 """
 _DELETE: Final = f"""
     DELETE FROM rollup WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM rollup WHERE seconds = $1 AND start < $2::timestamptz - $3::interval LIMIT {_DELETED}
+        SELECT ctid FROM rollup WHERE seconds = $1 AND start < $2::timestamptz - $3::interval LIMIT {_MAX_DELETED}
     ))
 """
 
 
 @dataclass(frozen=True, slots=True)
 class RollupState:
-    """The time up to which all due periods are rolled up, and Postgres's time; both are whole minutes."""
+    """`rolled_until`: the figures due until then are counted. `now`: Postgres's clock. Both are whole minutes."""
 
     rolled_until: datetime
     now: datetime
 
 
 async def lock_progress(connection: Connection, *, first_span: timedelta) -> RollupState | None:
-    """Locks the progress until the transaction ends. Returns None if another worker has it.
+    """Locks the row of RollupProgress until the transaction ends. Returns None if another worker has locked it.
 
-    A new installation begins `first_span` ago.
+    In a new installation, first inserts the row, with a `rolled_until` of `first_span` ago.
     """
     await connection.execute(
         """INSERT INTO rollup_progress (rolled_until) SELECT date_trunc('minute', clock_timestamp()) - $1::interval
@@ -162,7 +163,7 @@ async def record_empty(connection: Connection, periods: Sequence[Period]) -> Non
 
 
 async def roll_up(connection: Connection, period: Period) -> bool:
-    """Counts the figures of a period for each tenant and for all. Returns False if that took too long."""
+    """Counts and stores the figures of a period, for each tenant and for all together. Returns False if that took too long."""
     ids = first_id_at(period.start), first_id_at(period.end)
     try:
         async with connection.transaction():
@@ -173,11 +174,11 @@ async def roll_up(connection: Connection, period: Period) -> bool:
 
 
 async def sample_waiting(connection: Connection, minute: datetime) -> None:
-    """Counts the scheduled calls that wait now, as a figure of that minute."""
+    """Counts the scheduled calls that wait now, and stores the number in the row of `minute`."""
     await connection.execute(_COUNT_WAITING, minute)
 
 
 async def delete_expired(connection: Connection, *, now: datetime, kept_for: Sequence[tuple[timedelta, timedelta]]) -> None:
-    """Deletes periods of the given lengths that are older than they are kept, some at a time."""
+    """Deletes old periods, at most _MAX_DELETED of each length. `kept_for`: lengths of periods, and how long each is kept."""
     for length, kept in kept_for:
         await connection.execute(_DELETE, length // timedelta(seconds=1), now, kept)
