@@ -1,4 +1,4 @@
-"""What all routes of the console share: the session, the `Origin` of acts, the headers of pages, and who sees what.
+"""What all routes of the console share: the session, the check of `Origin`, the headers of pages, and who sees what.
 
     router = console_router("/things")
 
@@ -7,8 +7,8 @@
     async def list_things(request: Request, client: ConsoleClientDep) -> Response:
         return page_response(request, "things/list.html", things=await …(tenant_id=client.tenant_id))
 
-Without a session, a page leads to the login and an act is refused. A tenant's client has a `tenant_id`, which limits what its
-queries read; an operator's is None. docs/console.md describes sessions.
+Without a session, a GET is redirected to the login and a POST is refused. The client of a tenant's session has a `tenant_id`:
+its pages may show only this tenant. An operator's `tenant_id` is None. docs/console.md describes sessions.
 """
 
 from collections.abc import Callable, Coroutine
@@ -21,7 +21,7 @@ from starlette.responses import RedirectResponse
 from app.admin.problems import problem_for
 from app.audit.events import Actor
 from app.console.headers import protect_page
-from app.console.reads import LimitedReads
+from app.console.reads import SlotLimitedReads
 from app.console.sessions.service import ActiveSession, ConsoleSessions
 from app.errors import OriginRefused, TenantSuspended, Unauthorized
 from app.http.form import ParameterValues, read_form_body
@@ -34,26 +34,27 @@ from app.tenants.errors import OperatorError
 
 COOKIE = "__Host-callgate-console"
 LOGIN_PATH = f"{CONSOLE_PREFIX}/login"
-_READING = ("GET", "HEAD")
-_OPEN_TO_SUSPENDED = "open_to_suspended"
+_SAFE_METHODS = ("GET", "HEAD")
+_ALLOWED_WHILE_SUSPENDED = "allowed_while_suspended"
 _SUSPENDED = (
     "An operator has suspended this tenant. It can see its records, end calls and send deliveries again, and nothing else."
 )
 
 
-async def session_of(request: Request) -> ActiveSession | None:
-    """Returns the session of the request's cookie; None if there is none, or it has ended."""
+async def current_session(request: Request) -> ActiveSession | None:
+    """Returns the session of the request's cookie; None without a cookie, or if the session has ended."""
     sessions: ConsoleSessions = request.state.console_sessions
     token = request.cookies.get(COOKIE)
-    return await sessions.find(token, is_use=not _renews_itself(request)) if token else None
+    return await sessions.find(token, is_user_activity=not _is_automatic_renewal(request)) if token else None
 
 
 async def authenticate_session(request: Request) -> Caller | OperatorCaller:
-    """Returns the client of the session, if it has what the route declares.
+    """Returns the client of the session. Checks that the client may use the route.
 
-    Raises Unauthorized, ScopeRequired, TenantKeyRequired, OperatorKeyRequired, or TenantSuspended for an act.
+    Raises Unauthorized without a session; ScopeRequired, TenantKeyRequired or OperatorKeyRequired as the route declares; and
+    TenantSuspended for a form that a suspended tenant may not send.
     """
-    session = await session_of(request)
+    session = await current_session(request)
     if session is None:
         raise Unauthorized("Your session has ended. Log in again.")
     client = session.client
@@ -61,19 +62,19 @@ async def authenticate_session(request: Request) -> Caller | OperatorCaller:
     request.state.console_session = session
     authorize(client, request.scope["route"].access)
     is_suspended = isinstance(client, Caller) and client.suspended
-    if is_suspended and request.method not in _READING and not _is_open_to_suspended(request):
+    if is_suspended and request.method not in _SAFE_METHODS and not _is_allowed_while_suspended(request):
         raise TenantSuspended(_SUSPENDED)
     return client
 
 
-def open_to_suspended(endpoint: Endpoint) -> Endpoint:
+def allowed_while_suspended(endpoint: Endpoint) -> Endpoint:
     """Declares that a suspended tenant may send this form, because its keys may do the same under /v1."""
-    setattr(endpoint, _OPEN_TO_SUSPENDED, True)
+    setattr(endpoint, _ALLOWED_WHILE_SUSPENDED, True)
     return endpoint
 
 
-def _is_open_to_suspended(request: Request) -> bool:
-    return getattr(request.scope["route"].endpoint, _OPEN_TO_SUSPENDED, False)
+def _is_allowed_while_suspended(request: Request) -> bool:
+    return getattr(request.scope["route"].endpoint, _ALLOWED_WHILE_SUSPENDED, False)
 
 
 ConsoleClientDep = Annotated[Caller | OperatorCaller, Depends(authenticate_session)]
@@ -87,10 +88,10 @@ async def acting_person(request: Request, client: ConsoleClientDep) -> Actor:
 ConsoleActorDep = Annotated[Actor, Depends(acting_person)]
 
 
-def reads_of(request: Request) -> LimitedReads:
-    """Returns the database from which the page of a session reads."""
+def slot_limited_reads(request: Request) -> SlotLimitedReads:
+    """Returns the database for the reads of a page. It limits how many reads of one tenant run at the same time."""
     session: ActiveSession = request.state.console_session
-    return LimitedReads(request.state.database, request.state.console_reads, session.client.tenant_id)
+    return SlotLimitedReads(request.state.database, request.state.console_reads, session.client.tenant_id)
 
 
 class SentForm:
@@ -125,16 +126,16 @@ class ConsoleRoute(ScopedRoute):
         handle = super().get_route_handler()
 
         async def handle_page(request: Request) -> Response:
-            if request.method not in _READING:
+            if request.method not in _SAFE_METHODS:
                 require_own_origin(request)
             try:
                 response = await handle(request)
             except OperatorError as error:
                 raise problem_for(error) from error
             except Unauthorized:
-                if request.method not in _READING:
+                if request.method not in _SAFE_METHODS:
                     raise
-                response = _lead_to_login(request)
+                response = _redirect_to_login(request)
             return protect_page(response)
 
         return handle_page
@@ -146,7 +147,7 @@ def console_router(path: str = "") -> APIRouter:
 
 
 def require_own_origin(request: Request) -> None:
-    """Raises OriginRefused unless a page of this host sent the request. Browsers add both headers; no page can change them."""
+    """Raises OriginRefused unless a page of this host sent the request. Pages cannot change `Origin` and `Sec-Fetch-Site`."""
     try:
         origin = urlsplit(request.headers.get("Origin", ""))
     except ValueError:
@@ -158,17 +159,17 @@ def require_own_origin(request: Request) -> None:
         raise OriginRefused
 
 
-def local_path(text: str) -> str:
-    """Returns a path of the console with its query; the console's first page for anything else, such as another site's URL."""
+def safe_redirect_path(text: str) -> str:
+    """Returns the text if it is a path of the console, with or without a query. Returns `/console` for all others."""
     path, _, _ = text.partition("?")
     inside = path == CONSOLE_PREFIX or path.startswith(f"{CONSOLE_PREFIX}/")
     plain = text.isascii() and text.isprintable() and "\\" not in text and " " not in text
-    # Browsers and proxies would leave /console by these.
+    # With these, browsers or proxies may read the path as one outside /console.
     leaves = any(part in unquote(path) for part in ("..", "//"))
     return text if inside and plain and not leaves and not path.startswith(LOGIN_PATH) else CONSOLE_PREFIX
 
 
-def _lead_to_login(request: Request) -> Response:
+def _redirect_to_login(request: Request) -> Response:
     """Returns a redirect to the login, which leads back to this page.
 
     htmx would follow a redirect and put the login into a part of the page. HX-Redirect makes it open the login instead.
@@ -176,10 +177,10 @@ def _lead_to_login(request: Request) -> Response:
     query = f"?{request.url.query}" if request.url.query else ""
     if "HX-Request" in request.headers:
         return Response(status_code=401, headers={"HX-Redirect": LOGIN_PATH})
-    wanted = local_path(request.url.path + query)
+    wanted = safe_redirect_path(request.url.path + query)
     target = f"{LOGIN_PATH}?{urlencode({'next': wanted})}" if wanted != CONSOLE_PREFIX else LOGIN_PATH
     return RedirectResponse(target, status_code=303)
 
 
-def _renews_itself(request: Request) -> bool:
+def _is_automatic_renewal(request: Request) -> bool:
     return request.headers.get("HX-Request") == "true" and "HX-Boosted" not in request.headers

@@ -1,4 +1,4 @@
-"""The console's scripts and styles. Their addresses contain their hashes, so browsers keep them for good."""
+"""The console's scripts and styles. Their URLs contain their hashes, so browsers may cache them for ever."""
 
 import gzip
 import hashlib

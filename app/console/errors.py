@@ -11,7 +11,7 @@ from app.console.navigation import section_of
 from app.console.rendering import render
 from app.errors import CallNotFound, DatabaseUnavailable, InternalError, InvalidRequest, RouteNotFound, Unauthorized
 
-# Where the error's own text is about the API.
+# Texts for people, by the text that they replace. The replaced texts are about the API.
 _TEXTS = {
     InternalError.default_detail: "The page could not be made. The log has the cause under this request id.",
     RouteNotFound.default_detail: "The console has no such page.",
@@ -23,7 +23,7 @@ _TEXTS = {
 
 
 class PageRenderer:
-    """Renders errors for people. No request of the console creates a call of its own."""
+    """Renders errors as pages. No request of the console creates a call."""
 
     def is_creation(self, method: str, path: str) -> bool:
         return False

@@ -14,7 +14,7 @@ _CLOCK_SUFFICES = timedelta(hours=12)
 
 
 def time(value: datetime | None, form: str = "") -> Markup:
-    """Returns a `<time>` in UTC. console.js shows it in the viewer's zone, with UTC on hover; "clock": without the date."""
+    """Returns a `<time>` in UTC, which console.js shows in the viewer's zone. The `form` "clock" leaves out the date."""
     if value is None:
         return Markup('<span class="muted">–</span>')
     at = value.astimezone(UTC)

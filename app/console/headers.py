@@ -15,7 +15,7 @@ _REFERRER_POLICY = "same-origin"
 
 
 def protect_page(response: AnyResponse) -> AnyResponse:
-    """Adds what keeps a page from being stored, framed, or changed by other sites. Assets keep their Cache-Control."""
+    """Adds headers against storing the page, framing it and loading other sites' scripts. Keeps a Cache-Control that is set."""
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     response.headers["Referrer-Policy"] = _REFERRER_POLICY
     response.headers["X-Content-Type-Options"] = "nosniff"

@@ -1,7 +1,7 @@
 """Hides personal data in texts and in JSON, and keeps enough to tell two calls apart. Pure.
 
-JSON is hidden by default: a text is shown only where its name says that it is about no person, or if its form is that of an id
-or a time. Numbers, truth values and nulls are shown.
+In JSON, a text is hidden unless it is known to hold no personal data: by the name of its member, or because it is an id or a
+time. Addresses and URLs are shown in part. Numbers, booleans and nulls are shown.
 """
 
 import re
@@ -24,11 +24,11 @@ _ID_OR_TIME = re.compile(
     r"[A-Z]{2}[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
     r"|\d{4}-\d\d-\d\d(?:T[\d:.]+(?:Z|[+-]\d\d:\d\d))?|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} [\d:]{8} (?:[+-]\d{4}|GMT)"
 )
-_ADDRESSES: Final = frozenset(
+_ADDRESS_MEMBERS: Final = frozenset(
     {"to", "from", "called", "caller", "toformatted", "fromformatted", "callerid", "callername", "forwardedfrom"}
 )
-# Members of requests, of events, of Twilio's resource and of its callbacks, without `_` and in lower case.
-_PLAIN: Final = frozenset(
+# Members without personal data, of requests, events, callbacks and Twilio's resource: in lower case, without `_`.
+_SHOWN_MEMBERS: Final = frozenset(
     (
         *(
             "accountsid",
@@ -63,7 +63,7 @@ _PLAIN: Final = frozenset(
 
 
 def mask(value: str | None) -> str:
-    """Hides who is meant in a phone number or an address: keeps the last digits of a number, and the host of an address."""
+    """Masks a phone number or an address. Keeps the last digits of a number, or the first letter and the host of an address."""
     if not value:
         return "–"
     found = _SCHEME.match(value)
@@ -88,17 +88,17 @@ def _mask_user(user: str) -> str:
 
 
 def mask_text(text: str) -> str:
-    """Returns a sentence without the phone numbers, SIP addresses and e-mail addresses in it."""
+    """Masks the phone numbers, SIP addresses and e-mail addresses in a sentence."""
     return _PERSONAL.sub(lambda found: mask(found[0].replace("%2B", "+").replace("%40", "@")), text)
 
 
 def mask_key(key: str) -> str:
-    """Returns an idempotency key without addresses, and without numbers between other parts. An id is shown."""
+    """Masks the addresses and phone numbers in an idempotency key. A key that is an id or a time is not masked."""
     return key if _ID_OR_TIME.fullmatch(key) else _NUMBER_IN_KEY.sub(lambda found: mask(found[0]), mask_text(key))
 
 
 def mask_url(url: str) -> str:
-    """Returns host and path of a URL. Its query and fragment may name a person."""
+    """Returns a URL without user, query and fragment, which may name a person."""
     try:
         parts = urlsplit(url)
         host = parts.hostname and (parts.hostname if parts.port is None else f"{parts.hostname}:{parts.port}")
@@ -111,7 +111,7 @@ def mask_url(url: str) -> str:
 
 
 def mask_json(value: Any, name: str = "") -> Any:
-    """Returns JSON whose texts are hidden unless it is known that they are about no person. `name` is that of the member."""
+    """Returns JSON with its texts masked, as the module's docstring says. `name` is the name of the member with this value."""
     match value:
         case str():
             return _mask_member(value, name.replace("_", "").lower())
@@ -125,9 +125,9 @@ def mask_json(value: Any, name: str = "") -> Any:
 def _mask_member(text: str, name: str) -> str:
     if _ID_OR_TIME.fullmatch(text) or not text:
         return text
-    if name in _ADDRESSES:
+    if name in _ADDRESS_MEMBERS:
         return mask(text)
-    if name in _PLAIN:
+    if name in _SHOWN_MEMBERS:
         return mask_text(text)
     if text.startswith(("http://", "https://")):
         return mask_url(text)

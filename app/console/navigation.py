@@ -8,7 +8,7 @@ from app.http.operations import CONSOLE_PREFIX
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link to a page. `for_operators` hides it from tenants' keys."""
+    """A link to a page. With `for_operators`, only operators see it."""
 
     label: str
     path: str
@@ -19,7 +19,7 @@ class Link:
         return path == self.path or path.startswith(f"{self.path}/")
 
 
-# In the order Now, Calls, Queues, Deliveries, Tenants, Audit, SIP check. A page adds its line.
+# The pages show the links in this order. A new page adds its line.
 NAVIGATION: Final[tuple[Link, ...]] = (
     Link("Now", f"{CONSOLE_PREFIX}/now"),
     Link("Calls", f"{CONSOLE_PREFIX}/calls"),
@@ -33,7 +33,7 @@ SESSION: Final = Link("Session", f"{CONSOLE_PREFIX}/session")
 
 
 def section_of(path: str) -> Link:
-    """Returns the link of the navigation under which a path is; the first one for any other path."""
+    """Returns the navigation's link for the page that a path belongs to; its first link for a path of no page."""
     return next((link for link in NAVIGATION if link.contains(path)), NAVIGATION[0])
 
 

@@ -1,4 +1,4 @@
-"""Transactions in which a page reads: few at a time, and what takes too long is canceled. Independent of HTTP."""
+"""Limits how many pages read from the database at a time, and how long a statement takes. Independent of HTTP."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,24 +15,24 @@ _STATEMENT_TIMEOUT: Final = "2s"
 
 
 @dataclass(frozen=True, slots=True)
-class LimitedReads:
-    """The database for the pages of one process: few people read at a time, so that they take no connections of creations."""
+class SlotLimitedReads:
+    """Runs only a few transactions at a time, so that pages leave database connections for the creation of calls."""
 
     database: Transactions
     limit: ReadLimit
     tenant_id: str | None
-    """The tenant of the session. Operators share their slots."""
+    """The tenant of the session. None: an operator. All operators together have as many slots as one tenant."""
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """Runs one transaction in a slot of the tenant. Raises Overloaded without a slot, and DatabaseUnavailable."""
+        """Runs one transaction. Raises Overloaded if no slot becomes free in time, and DatabaseUnavailable."""
         async with self.limit.slot(self.tenant_id or ""), self.database.transaction() as connection:
             yield connection
 
 
 @dataclass(frozen=True, slots=True)
-class PageReads:
-    """The database for one page. A statement that takes too long raises DatabaseUnavailable with the reason `timeout`."""
+class TimeLimitedReads:
+    """Runs transactions in which a statement may take two seconds. Then it raises DatabaseUnavailable: `timeout`."""
 
     database: Transactions
 
@@ -44,7 +44,7 @@ class PageReads:
 
 
 async def fetch(database: Transactions, statement: str, *values: object) -> list[Any]:
-    """Returns the rows of one statement, within the time of a page."""
-    async with PageReads(database).transaction() as connection:
+    """Returns the rows of one statement. Raises DatabaseUnavailable, also if it takes longer than _STATEMENT_TIMEOUT."""
+    async with TimeLimitedReads(database).transaction() as connection:
         rows: list[Any] = await connection.fetch(statement, *values)
     return rows

@@ -46,7 +46,7 @@ def render(template: str, status: int, path: str, state: Mapping[str, Any], cont
 
 @cache
 def _environment() -> "Environment":
-    # Imported for the first page: it takes 0.07 s of CPU, which other processes and most API processes need not spend.
+    # Imported with the first page: the import takes 0.07 s of CPU, and most processes never render a page.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

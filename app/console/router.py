@@ -15,7 +15,7 @@ from app.console.queues import router as queues_router
 from app.console.sessions import router as sessions_router
 from app.console.sip import router as sip_router
 from app.console.tenants import router as tenants_router
-from app.console.tenants.acts import router as tenant_acts_router
+from app.console.tenants.actions import router as tenant_actions_router
 from app.errors import RouteNotFound
 from app.http.routes import needs, public
 from app.tenants.scopes import Scope
@@ -37,8 +37,8 @@ async def console() -> Response:
 async def serve_asset(request: Request, digest: str, asset: str) -> Response:
     """Serves a script or a style.
 
-    While a version is rolled out, a page of one version may ask a process of another: it gets this process's file, with
-    `no-store`.
+    During a rollout, a browser may request a file of one version from a process of another version. The process answers with
+    its own file and `no-store`.
     """
     found = assets().get(asset)
     if found is None:
@@ -54,7 +54,7 @@ async def serve_asset(request: Request, digest: str, asset: str) -> Response:
 @unknown_pages.get("/{path:path}")
 @needs(Scope.READ, clients="any")
 async def show_not_found() -> Response:
-    """Answers for all other paths, so that the error is shown within the session."""
+    """Refuses all other paths. The route needs a session, so the error page shows the session's navigation."""
     raise RouteNotFound
 
 
@@ -67,7 +67,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     deliveries_router.router,
     oidc_router.router,
     tenants_router.router,
-    tenant_acts_router.router,
+    tenant_actions_router.router,
     audit_router.router,
     sip_router.router,
     unknown_pages,

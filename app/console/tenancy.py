@@ -11,19 +11,19 @@ Client = Caller | OperatorCaller
 
 
 def reachable_tenant(client: Client, tenant_id: str) -> str:
-    """Returns the tenant's id, which need not exist. Raises TenantNotFound for another tenant than the session's."""
+    """Returns the tenant's id. Raises TenantNotFound for another tenant's client. Does not check that the tenant exists."""
     if client.tenant_id not in (None, tenant_id) or not TENANT_ID.fullmatch(tenant_id):
         raise TenantNotFound
     return tenant_id
 
 
 def require_read(client: Client) -> None:
-    """Raises ScopeRequired for a client that may act and not read, for an act whose answer shows what it may not see."""
+    """Raises ScopeRequired without the scope `read`. Used by forms that need `admin`, and whose response shows records."""
     if Scope.READ not in client.scopes:
         raise ScopeRequired.of(Scope.READ)
 
 
-def caller_in(client: Client, tenant_id: str) -> Caller:
+def caller_for_tenant(client: Client, tenant_id: str) -> Caller:
     """Returns the client as a caller that acts for this tenant. Raises TenantNotFound."""
     reachable_tenant(client, tenant_id)
     if isinstance(client, Caller):

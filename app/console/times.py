@@ -1,4 +1,4 @@
-"""Times in the forms of the console: without script a page does not know the viewer's zone, so they are in UTC."""
+"""Times in the console's forms. They are in UTC, because a page without script does not know the viewer's time zone."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -8,7 +8,7 @@ FORM_TIME: Final = "%Y-%m-%dT%H:%M"
 
 
 def read_form_time(text: str) -> datetime | None:
-    """Returns the time that a field has, in UTC unless it names a zone. None: it is empty. Raises ValueError."""
+    """Returns the time in a form's field; None if the field is empty. UTC is the default time zone. Raises ValueError."""
     if not text:
         return None
     try:

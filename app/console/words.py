@@ -1,4 +1,4 @@
-"""A pace and hours in words. Pure."""
+"""Describes a pace and hours in words. Pure."""
 
 from app.scheduling.hours import DAYS, Hours
 from app.scheduling.pace_limits import PaceLimits, plain_number

@@ -61,20 +61,20 @@ def test_the_next_page_keeps_the_filters() -> None:
 
 def test_an_event_is_described_in_words() -> None:
     line = AuditLine.of(row("tenant.update", changed=["suspended", "name"]))
-    assert (line.deed, line.changed, line.actor_kind) == ("tenant changed", "suspended, name", "API key")
-    assert AuditLine.of(row("sip_credential.delete")).deed == "SIP credential deleted"
+    assert (line.action_text, line.changed, line.actor_kind) == ("tenant changed", "suspended, name", "API key")
+    assert AuditLine.of(row("sip_credential.delete")).action_text == "SIP credential deleted"
 
 
 def test_a_pause_and_its_end_are_told_apart_and_bare_ids_are_explained() -> None:
-    deeds = [AuditLine.of(row(f"{noun}.{verb}")).deed for noun, verb in (("queue", "pause"), ("queue", "resume"))]
+    deeds = [AuditLine.of(row(f"{noun}.{verb}")).action_text for noun, verb in (("queue", "pause"), ("queue", "resume"))]
     assert deeds == ["queue paused", "queue resumed"]
-    assert AuditLine.of(row("tenant.suspend")).deed == "tenant suspended"
+    assert AuditLine.of(row("tenant.suspend")).action_text == "tenant suspended"
     released = AuditLine.of(row("grants.release"))
-    assert (released.deed, released.subject_is) == ("scheduled calls released", "server")
+    assert (released.action_text, released.subject_kind) == ("scheduled calls released", "server")
     replayed = AuditLine.of(row("delivery.replay", subject=AT.isoformat()))
-    assert (replayed.deed, replayed.subject_is, replayed.subject_at) == ("deliveries sent again", "since", AT)
-    assert AuditLine.of(row("console.login")).subject_is == "session"
-    assert AuditLine.of(row("key.create")).subject_is == ""
+    assert (replayed.action_text, replayed.subject_kind, replayed.subject_at) == ("deliveries sent again", "since", AT)
+    assert AuditLine.of(row("console.login")).subject_kind == "session"
+    assert AuditLine.of(row("key.create")).subject_kind == ""
 
 
 def test_an_event_has_the_address_of_the_page_of_its_subject() -> None:
@@ -89,4 +89,4 @@ def test_an_event_has_the_address_of_the_page_of_its_subject() -> None:
 
 @pytest.mark.parametrize("action", get_args(AuditAction))
 def test_every_action_has_words(action: str) -> None:
-    assert AuditLine.of(row(action)).deed != action.replace(".", " ")
+    assert AuditLine.of(row(action)).action_text != action.replace(".", " ")

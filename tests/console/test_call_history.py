@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.console.calls.history import tell
+from app.console.calls.history import summarize_history
 from app.console.calls.records import CallHistory, PendingEnd
 from app.console.calls.words import span
 from tests.console.histories import at, delivery, event, history, waiting
@@ -225,13 +225,13 @@ STORIES: dict[str, tuple[CallHistory, str, str]] = {
 @pytest.mark.parametrize("name", STORIES)
 def test_a_story_says_what_happened(name: str) -> None:
     told, text, tone = STORIES[name]
-    story = tell(told)
+    story = summarize_history(told)
     assert (story.text, story.tone) == (text, tone)
 
 
 def test_a_revealed_story_has_twilios_words_whole() -> None:
     told, _, _ = STORIES["refused"]
-    assert "+15551234567" in tell(told, reveal=True).text
+    assert "+15551234567" in summarize_history(told, reveal=True).text
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 
 from app.calls.ids import created_at
 from app.console.now.figure_store import read_figures
-from app.console.now.store import COUNTED, read_facts
+from app.console.now.store import MAX_COUNTED_ROWS, read_facts
 from app.jobs.rollup import RollUp
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, text_of
@@ -258,8 +258,8 @@ async def test_every_part_reads_indexes_only(gateway: Gateway, tenant: Tenant) -
 
 
 async def test_more_waiting_calls_than_are_counted(gateway: Gateway, tenant: Tenant) -> None:
-    await _wait(gateway, tenant, COUNTED + 5)
-    assert (await read_facts(gateway.database, None)).waiting.number == COUNTED
+    await _wait(gateway, tenant, MAX_COUNTED_ROWS + 5)
+    assert (await read_facts(gateway.database, None)).waiting.number == MAX_COUNTED_ROWS
 
 
 async def test_the_summary_is_one_fragment_that_asks_for_itself_only(log_in: LogIn, tenant: Tenant) -> None:

@@ -7,8 +7,16 @@ from uuid import UUID
 
 import pytest
 
-from app.console.now.findings import Attention
-from app.console.now.store import COUNTED, Facts, LastHour, MissingCalls, RejectedCredential, WaitingCount, WaitingQueue
+from app.console.now.findings import AttentionItem
+from app.console.now.store import (
+    MAX_COUNTED_ROWS,
+    Facts,
+    LastHour,
+    MissingCalls,
+    RejectedCredential,
+    WaitingCount,
+    WaitingQueue,
+)
 from app.console.now.view import now_view
 from app.console.now.words import SentencePart, percent, span_text
 from app.database.heartbeats import WorkerSummary
@@ -61,7 +69,7 @@ def _sentence(**facts: Any) -> str:
     return _text(now_view(replace(QUIET, **facts), for_operator=True).sentence.parts)
 
 
-def _findings(*, for_operator: bool = True, key_set_state: str = "ok", **facts: Any) -> list[Attention]:
+def _findings(*, for_operator: bool = True, key_set_state: str = "ok", **facts: Any) -> list[AttentionItem]:
     return now_view(replace(QUIET, **facts), for_operator=for_operator, key_set_state=key_set_state).findings
 
 
@@ -114,7 +122,7 @@ NO_WORKER = WorkerSummary(0, None)
             "No call was dialled in the last hour. 7 waiting, the last at 10:30.",
         ),
         (
-            {"recent": LastHour(), "waiting": WaitingCount(COUNTED, NOW)},
+            {"recent": LastHour(), "waiting": WaitingCount(MAX_COUNTED_ROWS, NOW)},
             "No call was dialled in the last hour. 10,000 or more waiting.",
         ),
         (

@@ -20,7 +20,7 @@ from app.console.access import COOKIE
 from app.console.oidc.login import LoginAttempt, ProviderFailed
 from app.console.oidc.provider import OidcProvider
 from app.console.oidc.router import COOKIE as ATTEMPT_COOKIE
-from app.console.oidc.rules import client_by
+from app.console.oidc.rules import client_for_claims
 from app.console_settings import OidcRule
 from app.settings import Settings
 from app.tenants.caller import Caller, OperatorCaller
@@ -345,7 +345,7 @@ def test_the_first_rule_that_fits_counts_and_without_one_nobody_gets_in(person: 
         OidcRule(claim="groups", value="ops", scopes=("read", "admin")),
         OidcRule(claim="email", value="kate@example.com", scopes=("read",), tenant="acme"),
     ]
-    client = client_by(rules, {"sub": "1"} | person)
+    client = client_for_claims(rules, {"sub": "1"} | person)
     match client:
         case None:
             assert expected is None

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from app.console.queues.store import MAX_COUNTED
-from app.console.queues.view import QueueItem, QueueView, page_after, reason_text, waiting_text
+from app.console.queues.view import QueueItem, QueueView, next_page_address, reason_text, waiting_text
 from app.queues.progress import QueueProgress, UnknownEnd
 from app.queues.state_store import NextCall, PaceState, QueueState
 from app.queues.store import CallCounts, QueueRow, WaitingCalls
@@ -47,8 +47,8 @@ def test_a_line_of_the_list() -> None:
     assert item.path == "/console/queues/support/reminders"
     halted = QueueItem.of(QueueState(queue(), AT, due(is_halted=True), 2))
     assert (halted.state, halted.under_way) == ("halted", "2")
-    assert page_after(item, "") == "/console/queues?after_tenant=support&after=reminders"
-    assert page_after(item, "support") == "/console/queues?tenant=support&after=reminders"
+    assert next_page_address(item, "") == "/console/queues?after_tenant=support&after=reminders"
+    assert next_page_address(item, "support") == "/console/queues?tenant=support&after=reminders"
 
 
 def view(row: QueueRow, waiting: WaitingCalls | None, counts: CallCounts | None, reason: Any = None) -> QueueView:

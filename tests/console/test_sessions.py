@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from app.audit.events import Actor
-from app.console.access import COOKIE, local_path
+from app.console.access import COOKIE, safe_redirect_path
 from app.console.sessions.service import add_login_link
 from app.tenants.caller import COMMAND_LINE
 from app.tenants.scopes import Scope
@@ -90,7 +90,7 @@ async def test_a_page_without_a_session_leads_to_the_login_and_back(gateway: Gat
     ],
 )
 def test_the_login_leads_to_no_other_site(text: str) -> None:
-    assert local_path(text) == "/console"
+    assert safe_redirect_path(text) == "/console"
 
 
 async def test_a_wrong_key_is_refused_and_says_nothing_about_it(gateway: Gateway, log_in: LogIn) -> None:

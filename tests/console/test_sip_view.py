@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.console.sip.view import MASK, SHOWN_LENGTH, AddressView, view_of, visible
+from app.console.sip.view import MASK, MAX_SHOWN_LENGTH, AddressView, view_of, visible
 from app.sip import Severity
 from tests.sip.test_public_cases import cases
 
@@ -73,7 +73,7 @@ def test_a_password_is_masked_everywhere(text: str) -> None:
     assert not view.valid
     assert PASSWORD not in repr(view)
     assert MASK in shown(view)
-    assert "***@" in view.repeatable
+    assert "***@" in view.form_value
 
 
 def test_invisible_characters_are_shown_as_escapes() -> None:
@@ -84,8 +84,8 @@ def test_invisible_characters_are_shown_as_escapes() -> None:
 
 def test_a_long_text_is_cut() -> None:
     view = view_of("sip:" + "a" * 70_000)
-    assert len(shown(view)) == SHOWN_LENGTH
-    assert view.hidden_length == 70_004 - SHOWN_LENGTH
+    assert len(shown(view)) == MAX_SHOWN_LENGTH
+    assert view.hidden_length == 70_004 - MAX_SHOWN_LENGTH
     assert view.findings[0].code == "ADDRESS_TOO_LONG"
     assert max(len(found.excerpt) for found in view.findings) < 100
 

@@ -12,10 +12,10 @@ from app.console.tenants.forms import (
     ACCOUNT_FIELDS,
     KEY_FIELDS,
     TENANT_FIELDS,
-    filled,
+    filled_fields,
     idempotency_key_of,
     key_body,
-    refused,
+    refused_form,
 )
 from app.errors import CallgateError, InvalidRequest, ScopeRequired, TenantNotFound
 from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
@@ -47,7 +47,7 @@ def error_of(model: Any, body: dict[str, Any]) -> CallgateError:
 
 def test_a_fault_is_at_its_field_and_what_was_typed_is_kept() -> None:
     form = Typed(id="Support!", name="The desk")
-    state = refused(form, TENANT_FIELDS, error_of(NewTenant, filled(form, TENANT_FIELDS)))
+    state = refused_form(form, TENANT_FIELDS, error_of(NewTenant, filled_fields(form, TENANT_FIELDS)))
     assert state.faults.keys() == {"id"}
     assert state.faults["id"].startswith("Use lower-case letters")
     assert (state.value("id"), state.value("name"), state.status, state.fault) == ("Support!", "The desk", 422, None)
@@ -64,7 +64,7 @@ def test_a_fault_is_at_its_field_and_what_was_typed_is_kept() -> None:
 )
 def test_secrets_are_not_shown_again(typed: dict[str, str], faulty: set[str]) -> None:
     form = Typed(**typed)
-    state = refused(form, ACCOUNT_FIELDS, error_of(NewAccount, filled(form, ACCOUNT_FIELDS)))
+    state = refused_form(form, ACCOUNT_FIELDS, error_of(NewAccount, filled_fields(form, ACCOUNT_FIELDS)))
     assert state.faults.keys() == faulty
     assert SECRET not in repr(state)
     assert (state.fault is None) == bool(faulty)
@@ -80,7 +80,7 @@ def test_secrets_are_not_shown_again(typed: dict[str, str], faulty: set[str]) ->
     ],
 )
 def test_other_refusals_are_shown_at_the_form(error: Any, status: int, fault: str | None) -> None:
-    state = refused(Typed(account_sid=SID), ACCOUNT_FIELDS, error)
+    state = refused_form(Typed(account_sid=SID), ACCOUNT_FIELDS, error)
     assert (state.status, state.fault) == (status, fault)
     assert state.value("account_sid") == SID
 
@@ -88,7 +88,7 @@ def test_other_refusals_are_shown_at_the_form(error: Any, status: int, fault: st
 @pytest.mark.parametrize("error", [TenantNotFound(), NoSuchResource("tenant", "there is none")])
 def test_an_error_that_is_not_about_the_form_is_raised(error: Exception) -> None:
     with pytest.raises(TenantNotFound):
-        refused(Typed(), TENANT_FIELDS, error)  # type: ignore[arg-type]
+        refused_form(Typed(), TENANT_FIELDS, error)  # type: ignore[arg-type]
 
 
 def test_a_key_has_the_scopes_and_the_expiry_of_its_form() -> None:
@@ -113,7 +113,7 @@ def test_a_key_that_cannot_be_made(typed: dict[str, Any], faulty: str) -> None:
     form = Typed(**typed)
     with pytest.raises(InvalidRequest) as caught:
         parse_body(NewKey, key_body(form))
-    assert refused(form, KEY_FIELDS, caught.value).faults.keys() == {faulty}
+    assert refused_form(form, KEY_FIELDS, caught.value).faults.keys() == {faulty}
 
 
 def test_a_form_for_a_key_has_an_id_of_its_own() -> None:

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import Depends, Request, Response
 
 from app.audit.service import AuditLog
-from app.console.access import ConsoleClientDep, console_router, reads_of
+from app.console.access import ConsoleClientDep, console_router, slot_limited_reads
 from app.console.audit.view import ACTIONS, AuditLine, AuditQuery
-from app.console.reads import PAGE_SIZE, PageReads
+from app.console.reads import PAGE_SIZE, TimeLimitedReads
 from app.console.rendering import page_response
 from app.http.routes import needs
 from app.tenants.scopes import Scope
@@ -20,7 +20,7 @@ router = console_router("/audit")
 async def list_audit_events(request: Request, client: ConsoleClientDep, query: Annotated[AuditQuery, Depends()]) -> Response:
     """Lists who changed what, newest first. A tenant's session lists the changes of its own tenant only."""
     filters, faults = query.read(client.tenant_id)
-    log = AuditLog(PageReads(reads_of(request)))
+    log = AuditLog(TimeLimitedReads(slot_limited_reads(request)))
     events, cursor = ([], None) if faults else await log.list(filters, limit=PAGE_SIZE)
     return page_response(
         request,

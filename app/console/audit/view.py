@@ -14,7 +14,7 @@ from app.http.operations import CONSOLE_PREFIX
 ACTIONS: Final[tuple[str, ...]] = tuple(sorted(get_args(AuditAction)))
 PATH: Final = f"{CONSOLE_PREFIX}/audit"
 _MAX_LENGTH: Final = 256
-_DEEDS: Final = {
+_VERBS: Final = {
     "create": "created",
     "update": "changed",
     "pause": "paused",
@@ -37,9 +37,9 @@ _DEEDS: Final = {
 }
 # The word for the noun of an action, where it differs from the noun.
 _NOUNS: Final = {"console": "", "grants": "scheduled calls", "sip_credential": "SIP credential"}
-_OF_SEVERAL: Final = {"delivery.replay": "deliveries"}
-# What the subject of an action is, where that is not its noun.
-_SUBJECTS: Final = {
+_PLURAL_NOUNS: Final = {"delivery.replay": "deliveries"}
+# The kind of an action's subject, where the action's text does not say it.
+_SUBJECT_KINDS: Final = {
     "console": "session",
     "grants": "server",
     "secrets": "encryption key",
@@ -51,7 +51,7 @@ _ACTORS: Final = {"cli": "command", "apply": "callgate apply", "key": "API key",
 
 @dataclass(frozen=True, slots=True)
 class AuditQuery:
-    """The filters as the form has them, and the place of the page in the list."""
+    """The query of the page's URL: the filters as texts of the form, and the cursor of the page in the list."""
 
     tenant: str = ""
     actor: str = ""
@@ -61,7 +61,7 @@ class AuditQuery:
     cursor: str = ""
 
     def read(self, tenant_id: str | None) -> tuple[AuditFilter, dict[str, str]]:
-        """Returns what to list, and the fault of each filter that cannot be read, by its name.
+        """Returns the filters, and an error text for each filter that cannot be read, by its name.
 
         `tenant_id` limits the list whatever the filters say; None: all tenants.
         """
@@ -108,18 +108,18 @@ class AuditQuery:
 
 @dataclass(frozen=True, slots=True)
 class AuditLine:
-    """An event of the list."""
+    """An event as a line of the list."""
 
     at: datetime
     actor_kind: str
     actor_name: str | None
     action: str
-    deed: str
+    action_text: str
     """The action in words, such as "credential revoked"."""
     tenant_id: str | None
     subject: str
-    subject_is: str
-    """What the subject is; "" if `deed` says it."""
+    subject_kind: str
+    """What the subject is; "" if `action_text` says it."""
     subject_at: datetime | None
     """The subject, if it is a time."""
     changed: str
@@ -127,7 +127,7 @@ class AuditLine:
 
     @property
     def subject_path(self) -> str | None:
-        """The address of the page that has the subject; None if none has it."""
+        """The path of the page about the subject; None if there is no such page."""
         noun = self.action.partition(".")[0]
         subject, tenant = quote(self.subject, safe=""), quote(self.tenant_id or "", safe="")
         if noun == "call":
@@ -143,16 +143,16 @@ class AuditLine:
     @classmethod
     def of(cls, row: AuditRow) -> "AuditLine":
         noun, _, verb = row.action.rpartition(".")
-        deed = f"{_OF_SEVERAL.get(row.action) or _NOUNS.get(noun, noun)} {_DEEDS.get(verb, verb)}".strip()
+        action_text = f"{_PLURAL_NOUNS.get(row.action) or _NOUNS.get(noun, noun)} {_VERBS.get(verb, verb)}".strip()
         return cls(
             at=row.at.astimezone(UTC),
             actor_kind=_ACTORS.get(row.actor_kind, row.actor_kind),
             actor_name=row.actor_name,
             action=row.action,
-            deed=deed,
+            action_text=action_text,
             tenant_id=row.tenant_id,
             subject=row.subject,
-            subject_is=_SUBJECTS.get(row.action) or _SUBJECTS.get(noun, ""),
+            subject_kind=_SUBJECT_KINDS.get(row.action) or _SUBJECT_KINDS.get(noun, ""),
             subject_at=datetime.fromisoformat(row.subject) if row.action == "delivery.replay" else None,
             changed=", ".join(row.changed),
             request_id=row.request_id,

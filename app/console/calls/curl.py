@@ -5,14 +5,14 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, Final
 
-# Times that are in effect for the first request only.
+# Times of a scheduled call. They are meant for the first request only.
 _TIMES: Final = ("not_before", "ring_by")
 
 
 def curl_command(parameters: Mapping[str, Any], *, account_sid: str) -> str:
-    """Returns a command that requests a new call with these parameters. The shell has CALLGATE_URL and CALLGATE_KEY.
+    """Returns a command that requests a new call with these parameters. It reads CALLGATE_URL and CALLGATE_KEY in the shell.
 
-    Secrets are never stored, so it has none. The times of a scheduled call are left out, because they have passed.
+    Secrets are never stored, so the command has none. The times of a scheduled call are left out, because they have passed.
     """
     body = {name: value for name, value in parameters.items() if name not in _TIMES} | {"account_sid": account_sid}
     lines = [
@@ -25,7 +25,7 @@ def curl_command(parameters: Mapping[str, Any], *, account_sid: str) -> str:
 
 
 def missing_secrets(parameters: Mapping[str, Any]) -> list[str]:
-    """Returns what the command lacks, because it is never stored: words for the page."""
+    """Returns the secrets that the command lacks, because they are never stored, in words for the page."""
     missing = []
     if "sip_auth_username" in parameters:
         missing.append("the password for sip_auth_username")

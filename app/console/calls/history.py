@@ -17,65 +17,65 @@ _LONG_PENDING = timedelta(minutes=3)
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class HistorySummary:
     """What happened to a call, and how urgently someone should look at it."""
 
     text: str
     tone: Tone
 
 
-def tell(history: CallHistory, *, reveal: bool = False) -> Story:
-    """Returns the story of a call. Texts of Twilio in it are masked, unless `reveal`."""
-    story = _STORIES[history.call.execution](history)
-    sentences = [story.text, *_more_sentences(history)]
+def summarize_history(history: CallHistory, *, reveal: bool = False) -> HistorySummary:
+    """Returns the sentences about a call. Personal data in them is masked, unless `reveal`."""
+    summary = _DESCRIPTIONS[history.call.execution](history)
+    sentences = [summary.text, *_more_sentences(history)]
     text = " ".join(sentences)
-    return Story(text if reveal else mask_text(text), _tone(history, story.tone))
+    return HistorySummary(text if reveal else mask_text(text), _tone(history, summary.tone))
 
 
 def _tone(history: CallHistory, tone: Tone) -> Tone:
-    if _event(history, "call.second_sid"):
+    if _last_event(history, "call.second_sid"):
         return "danger"
     is_given_up = any(each.state == "gave_up" for each in history.deliveries)
     is_missing = history.slot is not None and history.slot.missing_since is not None
     return "warning" if (is_given_up or is_missing) and tone != "danger" else tone
 
 
-def _tell_scheduled(history: CallHistory) -> Story:
+def _describe_scheduled(history: CallHistory) -> HistorySummary:
     dial, now = history.dial, history.now
     if dial is None:
-        return Story("Its turn has come; it is about to be dialled.", "")
+        return HistorySummary("Its turn has come; it is about to be dialled.", "")
     if dial.due_at > now:
-        text = _tell_not_due(history, span(dial.due_at - now))
+        text = _describe_not_due(history, span(dial.due_at - now))
     else:
-        text = f"Has been due for {span(now - dial.due_at)} and waits {_tell_wait(history)}"
+        text = f"Has been due for {span(now - dial.due_at)} and waits {_describe_wait(history)}"
     if dial.ring_by <= now:
-        return Story(f"{text}. It was not dialled by its latest time, so it expires.", "warning")
-    return Story(f"{text}; it expires unless it is dialled within {span(dial.ring_by - now)}.", "")
+        return HistorySummary(f"{text}. It was not dialled by its latest time, so it expires.", "warning")
+    return HistorySummary(f"{text}; it expires unless it is dialled within {span(dial.ring_by - now)}.", "")
 
 
-def _tell_not_due(history: CallHistory, wait: str) -> str:
+def _describe_not_due(history: CallHistory, wait: str) -> str:
     refused = _last_problem(history)
     if refused:
         return f"Was not started: {problem_in_words(refused)}. It is tried again in {wait}"
     return f"Waits{f' in the queue {history.queue}' if history.queue else ''} and is due in {wait}"
 
 
-def _tell_wait(history: CallHistory) -> str:
+def _describe_wait(history: CallHistory) -> str:
     if history.is_queue_paused:
         return f"because the queue {history.queue} is paused"
     return f"for its turn{f' in the queue {history.queue}' if history.queue else ''}"
 
 
-def _tell_pending(history: CallHistory) -> Story:
+def _describe_pending(history: CallHistory) -> HistorySummary:
     age = history.now - history.call.pending_since
     if age > _LONG_PENDING:
-        return Story(f"Has been pending for {span(age)}, too long: check that a worker runs.", "danger")
-    return Story(f"Has been on its way to Twilio for {span(age)}.", "")
+        return HistorySummary(f"Has been pending for {span(age)}, too long: check that a worker runs.", "danger")
+    return HistorySummary(f"Has been on its way to Twilio for {span(age)}.", "")
 
 
-def _tell_unknown(history: CallHistory) -> Story:
+def _describe_unknown(history: CallHistory) -> HistorySummary:
     call, now = history.call, history.now
-    event = _event(history, "call.unknown")
+    event = _last_event(history, "call.unknown")
     reason = str(event.data.get("reason", "")) if event else ""
     text = "It is unknown whether Twilio has this call"
     text += f": {reason_in_words(reason or 'abandoned')}."
@@ -85,31 +85,31 @@ def _tell_unknown(history: CallHistory) -> Story:
         which = "A search" if len(searches) == 1 else f"The last of {len(searches)} searches"
         text += f" {which} of Twilio's list {SEARCH_RESULTS.get(result, result)}."
     if call.search_at is None:
-        return Story(f"{text} It is not searched for any more: only a callback can settle it.", "danger")
+        return HistorySummary(f"{text} It is not searched for any more: only a callback can settle it.", "danger")
     when = f"in {span(call.search_at - now)}" if call.search_at > now else "now"
     search = "The next search" if searches else "The first search of Twilio's list"
-    return Story(f"{text} {search} is {when}. It is never dialled again.", "warning")
+    return HistorySummary(f"{text} {search} is {when}. It is never dialled again.", "warning")
 
 
-def _tell_not_started(history: CallHistory) -> Story:
+def _describe_not_started(history: CallHistory) -> HistorySummary:
     call = history.call
     if call.settled_by == "expired":
-        return Story("Expired: it was not dialled before its latest time. It did not ring.", "warning")
+        return HistorySummary("Expired: it was not dialled before its latest time. It did not ring.", "warning")
     if call.settled_by == "canceled":
-        return Story("Canceled before it was dialled. It did not ring.", "")
+        return HistorySummary("Canceled before it was dialled. It did not ring.", "")
     if call.settled_by == "none_found":
-        event = _event(history, "call.not_started")
+        event = _last_event(history, "call.not_started")
         searches = event.data.get("searches") if event else None
         how_often = f"{searches} searches" if searches else "Searches"
-        return Story(
+        return HistorySummary(
             f"It was unknown whether Twilio had this call. {how_often} of Twilio's list did not find it. "
             "It most likely did not ring.",
             "warning",
         )
-    return Story(f"{_tell_refusal(call.problem or {})} It did not ring.", "warning")
+    return HistorySummary(f"{_describe_refusal(call.problem or {})} It did not ring.", "warning")
 
 
-def _tell_refusal(problem: Mapping[str, Any]) -> str:
+def _describe_refusal(problem: Mapping[str, Any]) -> str:
     said = _upstream_words(problem.get("upstream") or {})
     return f"{problem_in_words(problem.get('slug')) or 'Not started'}{f' ({said})' if said else ''}."
 
@@ -120,15 +120,15 @@ def _upstream_words(upstream: Mapping[str, Any]) -> str:
     return ": ".join(filter(None, [number, f"“{message}”" if message else ""]))
 
 
-def _tell_started(history: CallHistory) -> Story:
+def _describe_started(history: CallHistory) -> HistorySummary:
     call = history.call
     if call.status not in TERMINAL_STATUSES:
-        return Story(f"{_tell_open(history)}.", "")
+        return HistorySummary(f"{_describe_open(history)}.", "")
     words = [*_ending_words(history), *_price_words(call)]
-    return Story(", ".join(words) + ".", "warning" if call.status == "failed" else "ok")
+    return HistorySummary(", ".join(words) + ".", "warning" if call.status == "failed" else "ok")
 
 
-def _tell_open(history: CallHistory) -> str:
+def _describe_open(history: CallHistory) -> str:
     call, now = history.call, history.now
     status = call.status or "queued"
     since = span(now - (_status_since(history, status) or call.settled_at or call.created_at))
@@ -175,12 +175,12 @@ def _more_sentences(history: CallHistory) -> list[str]:
         how = "a callback" if call.settled_by == "callback" else "a search of Twilio's list"
         length = span(call.settled_at - call.pending_since) if call.settled_at else "a time"
         more.append(f"Whether it had started was unknown for {length}, until {how} showed it.")
-    corrected = _event(history, "call.corrected")
+    corrected = _last_event(history, "call.corrected")
     if corrected:
         was = corrected.data.get("was") or {}
         why = problem_in_words(was.get("problem") or was.get("settled_by"))
         more.append(f"At first it was reported as not started{f': {why}' if why else ''}.")
-    if _event(history, "call.second_sid"):
+    if _last_event(history, "call.second_sid"):
         more.append("Twilio reports a second call for this record, which must not happen: please report it.")
     if history.pending_end:
         more.append("It is ended as soon as it is known to have started.")
@@ -217,37 +217,37 @@ def _deliveries(number: int, one: str, many: str) -> str:
     return f"1 delivery {one}" if number == 1 else f"{number} deliveries {many}"
 
 
-def _event(history: CallHistory, type_: str) -> EventRow | None:
+def _last_event(history: CallHistory, type_: str) -> EventRow | None:
     """Returns the last event of this type."""
     return next((event for event in reversed(history.events) if event.type == type_), None)
 
 
 def _last_problem(history: CallHistory) -> str | None:
-    event = _event(history, "call.scheduled")
+    event = _last_event(history, "call.scheduled")
     problem = event.data.get("problem") if event else None
     return None if problem is None else str(problem)
 
 
 def _status_since(history: CallHistory, status: str) -> datetime | None:
-    event = _event(history, "call.status")
+    event = _last_event(history, "call.status")
     return event.at if event and event.data.get("status") == status else None
 
 
 def _sip_response(history: CallHistory) -> str | None:
-    callback = _event(history, "call.callback")
+    callback = _last_event(history, "call.callback")
     code = callback.data.get("SipResponseCode") if callback else None
     return None if code is None else str(code)
 
 
 def _was_ended_here(history: CallHistory) -> bool:
-    event = _event(history, "call.updated")
+    event = _last_event(history, "call.updated")
     return event is not None and event.data.get("status") in ("canceled", "completed")
 
 
-_STORIES: Final[Mapping[str, Callable[[CallHistory], Story]]] = {
-    "scheduled": _tell_scheduled,
-    "pending": _tell_pending,
-    "unknown": _tell_unknown,
-    "not_started": _tell_not_started,
-    "started": _tell_started,
+_DESCRIPTIONS: Final[Mapping[str, Callable[[CallHistory], HistorySummary]]] = {
+    "scheduled": _describe_scheduled,
+    "pending": _describe_pending,
+    "unknown": _describe_unknown,
+    "not_started": _describe_not_started,
+    "started": _describe_started,
 }

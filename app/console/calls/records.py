@@ -57,7 +57,7 @@ class DeliveryRow:
 
 @dataclass(frozen=True, slots=True)
 class PendingEnd:
-    """A request to end the call that waits until the call is known to have started."""
+    """A stored request to end the call. It is carried out when the call is known to have started."""
 
     status: str
     wanted_at: datetime
@@ -65,7 +65,7 @@ class PendingEnd:
 
 @dataclass(frozen=True, slots=True)
 class DialRow:
-    """The right to dial a scheduled call."""
+    """A row of scheduled_dial: the call waits to be dialled."""
 
     due_at: datetime
     not_before: datetime
@@ -76,12 +76,12 @@ class DialRow:
 
 @dataclass(frozen=True, slots=True)
 class SlotRow:
-    """The place of a call among the concurrent calls of its account and its queue."""
+    """A row of dial_slot: the call counts as a concurrent call of its account and its queue."""
 
     until: datetime
-    """When it is free at the latest."""
+    """The call stops counting at this time at the latest."""
     missing_since: datetime | None
-    """Since when Twilio answers that there is no such call."""
+    """Since this time, Twilio has answered that there is no such call. None: Twilio knows the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +92,10 @@ class CallHistory:
     now: datetime
     """Postgres's clock when the call was read."""
     events: Sequence[EventRow] = ()
-    """In order. The earliest ones, if there are too many to show."""
+    """In order of time. If there are too many to show, the earliest ones."""
     has_more_events: bool = False
     deliveries: Sequence[DeliveryRow] = ()
-    """In the order of their events. The first ones, if there are too many to show."""
+    """In the order of their events. If there are too many to show, the first ones."""
     has_more_deliveries: bool = False
     pending_end: PendingEnd | None = None
     dial: DialRow | None = None

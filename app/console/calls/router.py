@@ -1,4 +1,4 @@
-"""The pages about calls: the list, a call, and what can be done to it."""
+"""The pages about calls: the list, one call, and the forms that act on a call."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -10,11 +10,11 @@ from starlette.responses import RedirectResponse
 from app.callgate_error import EXECUTIONS
 from app.calls.control.router import CallControlDep
 from app.calls.router import CallServiceDep
-from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router, open_to_suspended, reads_of
+from app.console.access import ConsoleActorDep, ConsoleClientDep, allowed_while_suspended, console_router, slot_limited_reads
 from app.console.calls import store, view
 from app.console.calls.records import CallHistory, CallLine
 from app.console.calls.search import STATUSES, STORED_PROBLEMS, CallForm, read_call_form
-from app.console.calls.service import CallActs
+from app.console.calls.service import CallActions
 from app.console.rendering import page_response
 from app.console.tenancy import require_read
 from app.deliveries.router import DeliveryServiceDep
@@ -31,28 +31,28 @@ _DONE: Final = {
     "remembered": "The request is stored: the call is ended as soon as it is known to have started.",
     "sent": "The delivery is sent again now.",
 }
-# A search for one of these finds one call at most, and so leads to its page.
+# A search of one of these kinds redirects to the page of the call if it finds exactly one.
 _SINGLE: Final = ("id", "sid", "key")
-# What the form has beside the filters: the search, and the place in the list.
+# Fields of the form that are not filters: the search and the place in the list.
 _NO_FILTERS: Final = {"q", "cursor"}
-# Why Postgres stops a statement of a page.
+# Reasons for which Postgres stops a statement of a page.
 _STOPPED: Final = ("timeout", "locked")
 
 
-async def call_acts(
+async def call_actions(
     request: Request,
     client: ConsoleClientDep,
     actor: ConsoleActorDep,
     calls: CallServiceDep,
     control: CallControlDep,
     deliveries: DeliveryServiceDep,
-) -> CallActs:
-    """Raises ScopeRequired for a client that may act and not read, because each act shows the call."""
+) -> CallActions:
+    """Returns the session's actions. Raises ScopeRequired without the scope `read`, because each action shows the call."""
     require_read(client)
-    return CallActs(request.state.database, reads_of(request), calls, control, deliveries, client, actor)
+    return CallActions(request.state.database, slot_limited_reads(request), calls, control, deliveries, client, actor)
 
 
-CallActsDep = Annotated[CallActs, Depends(call_acts)]
+CallActionsDep = Annotated[CallActions, Depends(call_actions)]
 
 
 async def call_id_of(id_or_sid: Annotated[str, Path(max_length=64)]) -> UUID:
@@ -68,14 +68,14 @@ CallIdDep = Annotated[UUID, Depends(call_id_of)]
 @router.get("")
 @needs(Scope.READ, clients="any")
 async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
-    """Shows the calls that match the address's query. An id, sid or key that names one call leads to its page."""
+    """Lists the calls that match the URL's query. An id, sid or key that finds one call redirects to its page."""
     form = read_call_form(request.query_params.multi_items())
     query = form.query.limited(now=datetime.now(UTC))
     lines: list[CallLine] = []
     cursor, timed_out = None, False
     if not form.errors:
         try:
-            lines, cursor = await store.list_calls(reads_of(request), query, tenant_id=client.tenant_id)
+            lines, cursor = await store.list_calls(slot_limited_reads(request), query, tenant_id=client.tenant_id)
         except DatabaseUnavailable as error:
             if error.reason not in _STOPPED:
                 raise
@@ -110,7 +110,7 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
 async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, done: str = "") -> Response:
     """Shows the call with this id. Redirects from its sid to its id."""
     if CALL_SID_PATTERN.fullmatch(id_or_sid):
-        return _lead_to((await _read(request, client, id_or_sid)).call.id)
+        return _redirect_to_call((await _read(request, client, id_or_sid)).call.id)
     return _call_page(request, await _read(request, client, await call_id_of(id_or_sid)), done=_DONE.get(done))
 
 
@@ -125,43 +125,43 @@ async def show_live(request: Request, client: ConsoleClientDep, call_id: CallIdD
 @router.get("/{id_or_sid}/reveal")
 @needs(Scope.READ, clients="any")
 async def show_masked(call_id: CallIdDep) -> Response:
-    """Leads to the page of the call, which is masked: somebody was sent the address of the revealed one."""
-    return _lead_to(call_id)
+    """Redirects to the masked page of the call. The URL of the revealed page leads here if somebody else opens it."""
+    return _redirect_to_call(call_id)
 
 
 @router.post("/{id_or_sid}/reveal")
 @needs(Scope.ADMIN, clients="any")
-@open_to_suspended
-async def reveal_call(request: Request, acts: CallActsDep, call_id: CallIdDep) -> Response:
+@allowed_while_suspended
+async def reveal_call(request: Request, actions: CallActionsDep, call_id: CallIdDep) -> Response:
     """Shows the call with its personal data, which the audit log records."""
-    return _call_page(request, await acts.reveal(call_id), reveal=True)
+    return _call_page(request, await actions.reveal(call_id), reveal=True)
 
 
 @router.post("/{id_or_sid}/end")
 @needs(Scope.ADMIN, clients="any")
-@open_to_suspended
-async def end_call(request: Request, acts: CallActsDep, call_id: CallIdDep) -> Response:
-    """Ends the call, and leads back to its page, which says why if that was refused."""
+@allowed_while_suspended
+async def end_call(request: Request, actions: CallActionsDep, call_id: CallIdDep) -> Response:
+    """Ends the call and redirects to its page. If that is refused, shows the page with the reason."""
     try:
-        result = await acts.end(call_id)
+        result = await actions.end(call_id)
     except CallNotFound:
         raise
     except CallgateError as error:
-        return _call_page(request, await acts.read(call_id), fault=f"{error.title}. {error.detail}", status=error.status)
-    return _lead_to(call_id, "ended" if result.done else "remembered")
+        return _call_page(request, await actions.read(call_id), fault=f"{error.title}. {error.detail}", status=error.status)
+    return _redirect_to_call(call_id, "ended" if result.done else "remembered")
 
 
 @router.post("/{id_or_sid}/deliveries/{delivery_id}/retry")
 @needs(Scope.ADMIN, clients="any")
-@open_to_suspended
-async def send_delivery_again(acts: CallActsDep, call_id: CallIdDep, delivery_id: UUID) -> Response:
-    """Makes the delivery due now, and leads back to the page of its call."""
-    await acts.send_again(call_id, delivery_id)
-    return _lead_to(call_id, "sent")
+@allowed_while_suspended
+async def send_delivery_again(actions: CallActionsDep, call_id: CallIdDep, delivery_id: UUID) -> Response:
+    """Makes the delivery due now, and redirects to the page of its call."""
+    await actions.send_again(call_id, delivery_id)
+    return _redirect_to_call(call_id, "sent")
 
 
 async def _read(request: Request, client: Caller | OperatorCaller, call_id: UUID | str) -> CallHistory:
-    history = await store.read_call(reads_of(request), call_id, tenant_id=client.tenant_id)
+    history = await store.read_call(slot_limited_reads(request), call_id, tenant_id=client.tenant_id)
     if history is None:
         raise CallNotFound
     return history
@@ -188,7 +188,7 @@ def _context(history: CallHistory, *, reveal: bool) -> dict[str, Any]:
     }
 
 
-def _lead_to(call_id: UUID, done: str = "") -> Response:
+def _redirect_to_call(call_id: UUID, done: str = "") -> Response:
     return RedirectResponse(f"{view.LIST_PATH}/{call_id}" + (f"?done={done}" if done else ""), status_code=303)
 
 

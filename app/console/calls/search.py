@@ -29,14 +29,14 @@ STORED_PROBLEMS: Final = (
     "canceled-before-dial",
     "database-unavailable",
 )
-"""The problems with which a creation can end, the most frequent first. They are suggested; any other slug can be typed."""
+"""The problems with which a creation can end, the most frequent first. The form suggests them, and takes other slugs."""
 PROBLEM_SPAN = timedelta(days=7)
-"""How far back a filter by problem looks, unless the filter says since when: no index has the problems."""
+"""How far back a filter by problem looks without `since`. It is limited because no index contains the problems."""
 
 _EARLIEST = datetime.min.replace(tzinfo=UTC) + PROBLEM_SPAN
 _MAX_LENGTH = 2048
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_ID_VERSION = 7  # of ids.py; clients' idempotency keys are mostly random UUIDs
+_ID_VERSION = 7  # ids of calls have it; UUIDs that clients use as idempotency keys are mostly random
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _TENANT = re.compile(r"[^\x00]{1,255}")
 _SCHEME = re.compile(r"(sips?|client):.", re.IGNORECASE | re.DOTALL)
@@ -53,7 +53,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class CallQuery:
-    """The filters of a page of calls. Time bounds are times; `before` is the last call of the page before."""
+    """The filters of a page of calls. `since` is inclusive, `until` is not. `before`: only calls before this id."""
 
     search: Search | None = None
     tenant: str | None = None
@@ -66,7 +66,7 @@ class CallQuery:
     before: UUID | None = None
 
     def limited(self, *, now: datetime) -> "CallQuery":
-        """Returns the query with the time from which a filter by problem looks, if it has none."""
+        """Returns the query. If it filters by problem and has no `since`, adds one: PROBLEM_SPAN before `until` or `now`."""
         if self.problem is None or self.since is not None:
             return self
         until = max(self.until or now, _EARLIEST)
@@ -75,7 +75,7 @@ class CallQuery:
 
 @dataclass(frozen=True, slots=True)
 class CallForm:
-    """The form as it was sent: the query, or why fields cannot be read, by name."""
+    """The form as it was sent. `errors` says by field what cannot be read; `query` is empty if there are errors."""
 
     query: CallQuery
     given: dict[str, str] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class CallForm:
 
 
 def read_call_form(parameters: Iterable[tuple[str, str]]) -> CallForm:
-    """Reads the parameters of the URL. Empty ones filter nothing; one that cannot be read is an error, never ignored."""
+    """Reads the parameters of the URL. Ignores empty ones. A parameter that is unknown or unreadable is an error."""
     given: dict[str, str] = {}
     errors: dict[str, str] = {}
     for name, value in parameters:
@@ -105,7 +105,7 @@ def read_call_form(parameters: Iterable[tuple[str, str]]) -> CallForm:
 
 
 def read_search(text: str) -> Search | None:
-    """Returns what the text asks for, by its form alone; None if it has none of the forms.
+    """Decides from the form of the text what to search for; None if it has none of the known forms.
 
     A prefix `to:`, `from:` or `key:` overrides the form.
     """

@@ -1,4 +1,4 @@
-"""What a person does to a call from its page. Every act is in the audit log before it is carried out. Independent of HTTP."""
+"""The actions on the page of a call. Each is recorded in the audit log before it is carried out. Independent of HTTP."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -9,24 +9,24 @@ from app.calls.control.service import CallControl, ControlResult
 from app.calls.service import CallService
 from app.console.calls import store
 from app.console.calls.records import CallHistory
-from app.console.tenancy import caller_in
+from app.console.tenancy import caller_for_tenant
 from app.database.engine import Database
 from app.database.pool import Transactions
 from app.deliveries.service import DeliveryService
 from app.errors import CallNotFound
 from app.tenants.caller import Caller, OperatorCaller
 
-# Ends a call whether it waits, rings or was answered.
+# This update ends a call whether it waits, rings or was answered.
 _END = {"status": "completed"}
 
 
 @dataclass(frozen=True, slots=True)
-class CallActs:
-    """The acts of one person: `client` is the session's, `actor` is the person in the audit log."""
+class CallActions:
+    """The actions of one person. `client` is the client of the session, `actor` is the person in the audit log."""
 
     database: Database
     reads: Transactions
-    """The database for what is shown."""
+    """The database for reading the page's data."""
     calls: CallService
     control: CallControl
     deliveries: DeliveryService
@@ -34,14 +34,14 @@ class CallActs:
     actor: Actor
 
     async def read(self, call_id: UUID) -> CallHistory:
-        """Raises CallNotFound if the client's tenant has no such call."""
+        """Returns the call. Raises CallNotFound if the client's tenant has no such call."""
         history = await store.read_call(self.reads, call_id, tenant_id=self.client.tenant_id)
         if history is None:
             raise CallNotFound
         return history
 
     async def reveal(self, call_id: UUID) -> CallHistory:
-        """Returns the call, to be shown with its personal data."""
+        """Returns the call, and records in the audit log that its personal data is shown."""
         history = await self.read(call_id)
         await self._record("call.reveal", history.call.tenant_id, call_id)
         return history
@@ -61,7 +61,7 @@ class CallActs:
         """Returns the client as a caller of the call's tenant. An operator may act on calls of every tenant."""
         if isinstance(self.client, Caller):
             return self.client
-        return caller_in(self.client, (await self.read(call_id)).call.tenant_id)
+        return caller_for_tenant(self.client, (await self.read(call_id)).call.tenant_id)
 
     async def _record(self, action: AuditAction, tenant_id: str, call_id: UUID) -> None:
         async with self.database.transaction() as connection:

@@ -1,4 +1,4 @@
-"""SQL of the pages about calls. Every statement is limited to a tenant, unless an operator asks for all of them.
+"""SQL of the pages about calls. Every statement is limited to one tenant, unless an operator asks for all tenants.
 
 The indexes that serve the filters begin with the tenant. For all tenants, a statement therefore looks up each tenant in the
 index and merges the pages. That costs one look-up for each tenant, but no second index that every creation has to maintain.
@@ -24,9 +24,9 @@ from app.console.reads import PAGE_SIZE, fetch
 from app.database.pool import Transactions
 
 MAX_EVENTS = 500
-"""Events of a call that its page shows, the earliest ones: callbacks, searches and changes are events, too."""
+"""Maximum number of events on the page of a call: the earliest ones. Callbacks, searches and changes are events, too."""
 MAX_DELIVERIES = 100
-"""Deliveries of a call that its page shows, those of the earliest events."""
+"""Maximum number of deliveries on the page of a call: those of the earliest events."""
 
 _LIST_COLUMNS = """call.id, call.tenant_id, call.created_at, call.execution, call.settled_by, call.status, call."to",
     call."from" AS from_, call.duration, call.price, call.price_unit, call.problem ->> 'slug' AS problem"""
@@ -47,7 +47,7 @@ _JSON_ATTRIBUTES = ("problem", "parameters", "warnings", "own_subresource_uris",
 _CALL_COLUMNS = ", ".join(f'call."{column.name}" AS {name}' for name, column in Call.__mapper__.columns.items())
 _PARTS = ("events", "deliveries", "pending_end", "dial", "slot")
 _DELIVERY_COLUMNS = ", ".join(field.name for field in fields(DeliveryRow))
-# Events and deliveries are written after their call. A day allows for clocks that differ, and spares the older partitions.
+# Events and deliveries are written after their call, so older partitions are not read. A day allows for clocks that differ.
 _NOT_OLDER = "call_id = call.id AND at >= call.created_at - interval '1 day'"
 _READ_CALL = f"""
     SELECT {_CALL_COLUMNS}, now() AS now, queue.name AS queue, coalesce(queue.paused, false) AS is_queue_paused,
@@ -74,8 +74,8 @@ _SLOT = TypeAdapter(SlotRow | None)
 async def list_calls(database: Transactions, query: CallQuery, *, tenant_id: str | None) -> tuple[list[CallLine], str | None]:
     """Returns a page of calls, newest first, and the cursor of the next page, or None on the last one.
 
-    `tenant_id` limits the list whatever the query says; None: all tenants, for operators. Raises DatabaseUnavailable with the
-    reason `timeout` if Postgres takes longer than the time that `fetch` gives it.
+    `tenant_id` limits the list whatever the query says. None: all tenants, for operators. Raises DatabaseUnavailable with the
+    reason `timeout` if the statement takes too long.
     """
     if tenant_id is not None and query.tenant not in (None, tenant_id):
         return [], None
@@ -85,7 +85,7 @@ async def list_calls(database: Transactions, query: CallQuery, *, tenant_id: str
 
 
 async def read_call(database: Transactions, call_id: UUID | str, *, tenant_id: str | None) -> CallHistory | None:
-    """Returns a call with its events and deliveries, by its id or its sid (a text); None if the tenant has none.
+    """Returns a call with its events and deliveries; None if the tenant has no such call. `call_id` is its id or its sid.
 
     `tenant_id` None: a call of any tenant, for operators.
     """
@@ -130,13 +130,13 @@ class _Values(list[object]):
     """The values of a statement."""
 
     def place(self, value: object) -> str:
-        """Adds a value, and returns its placeholder."""
+        """Adds a value, and returns its placeholder, such as `$3`."""
         self.append(value)
         return f"${len(self)}"
 
 
 def list_statement(query: CallQuery, tenant_id: str | None, *, limit: int) -> tuple[str, _Values]:
-    """Returns the statement of a page and its values. `tenant_id` is the only tenant; None: all tenants."""
+    """Returns the SQL for a page of the list, and its values. `tenant_id` None: all tenants."""
     values = _Values()
     newest = f"ORDER BY call.id DESC LIMIT {values.place(limit)}"
     conditions = list(_filters(query, values))
@@ -146,7 +146,7 @@ def list_statement(query: CallQuery, tenant_id: str | None, *, limit: int) -> tu
     if query.queue is not None:
         name = values.place(query.queue)
         conditions.append(f"call.queue_id = (SELECT id FROM queue WHERE queue.tenant_id = {owner} AND queue.name = {name})")
-    # A queue is of one tenant. Without a condition on the tenant, Postgres cannot walk through all of the tenant's calls.
+    # A queue belongs to one tenant, so it suffices. With a condition on the tenant, Postgres might read all its calls.
     if owner is not None and (query.queue is None or searches):
         conditions.append(f"call.tenant_id = {owner}")
     pages = [
@@ -165,7 +165,7 @@ def list_statement(query: CallQuery, tenant_id: str | None, *, limit: int) -> tu
 
 
 def _searched(search: Search | None) -> Iterator[tuple[str, str]]:
-    """Yields columns and values, any of which matches. Each is one equality, so that the index has the rows in order."""
+    """Yields pairs of column and value. A call matches if one pair does. For each pair, an index has the calls in order."""
     if search is not None:
         for column in _SEARCHED[search.kind]:
             for value in search.values:
@@ -189,7 +189,7 @@ def _filters(query: CallQuery, values: _Values) -> Iterator[str]:
 
 
 def _has_index_by_tenant(query: CallQuery) -> bool:
-    """Returns whether an index that begins with the tenant finds the calls, and the order of ids would not."""
+    """Returns whether the filters need an index that begins with the tenant. Otherwise calls are read in the order of ids."""
     if query.queue is not None:
         return True
     if query.search is not None:

@@ -1,4 +1,4 @@
-"""Makes readable rows of a request's parameters and of Twilio's resource. Pure."""
+"""Turns a request's parameters, and Twilio's resource, into rows of readable text. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final

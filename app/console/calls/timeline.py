@@ -14,11 +14,11 @@ from app.console.masking import mask_json, mask_text
 
 EntryKind = Literal["call", "callback", "status", "search", "change", "delivery"]
 
-FOLDED_FROM = timedelta(seconds=9.95)
-"""A gap this long, which is rounded to 10 s, has a line of its own."""
-# A shorter time between two lines would be rounded to none.
-_SHOWN_FROM = timedelta(milliseconds=50)
-_DATED_FROM = timedelta(hours=6)
+MIN_GAP = timedelta(seconds=9.95)
+"""From this length on (10 s when rounded), the time between two events has its own line."""
+# A shorter time between two lines is not shown: it would be rounded to 0 s.
+_MIN_SHOWN_TIME = timedelta(milliseconds=50)
+_MIN_GAP_WITH_DATE = timedelta(hours=6)
 # A callback and the status that it changes are written by one statement.
 _SAME_MOMENT = timedelta(milliseconds=50)
 
@@ -27,7 +27,8 @@ _SAME_MOMENT = timedelta(milliseconds=50)
 class Entry:
     """A line of the timeline.
 
-    `after` is the time since the line before it, `gap` says that this time was long. `has_date`: the date may be another one.
+    `after` is the time since the line before; `gap` replaces it if this time was long. `has_date`: the time is shown with its
+    date, which may differ from the line before.
     """
 
     at: datetime
@@ -54,12 +55,12 @@ def timeline(history: CallHistory, *, reveal: bool = False) -> list[Entry]:
     return list(_with_gaps(lines))
 
 
-def quiet_since(entries: Sequence[Entry], history: CallHistory) -> str:
-    """Returns how long nothing has happened since the last line; "" if that was a moment ago, or later lines are left out."""
+def quiet_text(entries: Sequence[Entry], history: CallHistory) -> str:
+    """Returns the time since the last line; "" if it is shorter than MIN_GAP, or if the last events are not shown."""
     if history.has_more_events:
         return ""
     quiet = history.now - entries[-1].at if entries else timedelta(0)
-    return span(quiet) if quiet >= FOLDED_FROM else ""
+    return span(quiet) if quiet >= MIN_GAP else ""
 
 
 def _with_gaps(entries: Sequence[Entry]) -> Iterator[Entry]:
@@ -68,10 +69,10 @@ def _with_gaps(entries: Sequence[Entry]) -> Iterator[Entry]:
         between = entry.at - before if before else timedelta(0)
         if before is None:
             yield entry
-        elif between >= FOLDED_FROM:
-            yield replace(entry, gap=f"{span(between)} without an event", has_date=between >= _DATED_FROM)
+        elif between >= MIN_GAP:
+            yield replace(entry, gap=f"{span(between)} without an event", has_date=between >= _MIN_GAP_WITH_DATE)
         else:
-            yield replace(entry, after=f"+{span(between)}" if between >= _SHOWN_FROM else "", has_date=False)
+            yield replace(entry, after=f"+{span(between)}" if between >= _MIN_SHOWN_TIME else "", has_date=False)
         before = entry.at
 
 
@@ -94,7 +95,7 @@ def _event_entries(events: Sequence[EventRow], *, reveal: bool) -> Iterator[Entr
 
 
 def _repeats(event: EventRow, before: EventRow) -> bool:
-    """Returns whether the event is the change of status that the callback before it has reported."""
+    """Returns whether the event only repeats the status that the callback before it reported."""
     return (
         event.type == "call.status"
         and before.type == "call.callback"
@@ -108,7 +109,7 @@ def _describe(event: EventRow) -> tuple[str, str, Tone]:
     describe = _DESCRIPTIONS.get(event.type)
     if describe is not None:
         return describe(event)
-    # Of a subresource, or of a later version.
+    # An event about a subresource, or of a later version of Callgate.
     data = event.data
     noun = in_words(event.type.removeprefix("call.")).capitalize()
     result = str(data.get("result") or "")
@@ -119,7 +120,7 @@ def _describe(event: EventRow) -> tuple[str, str, Tone]:
 
 def _describe_scheduled(event: EventRow) -> tuple[str, str, Tone]:
     if problem := event.data.get("problem"):
-        return "Waits to be tried again", _ended(problem_in_words(problem), event.data), "warning"
+        return "Waits to be tried again", _with_attempts(problem_in_words(problem), event.data), "warning"
     due = _time(event.data.get("due_at"))
     return "Scheduled", f"due in {span(due - event.at)}" if due and due > event.at else "", ""
 
@@ -131,7 +132,7 @@ def _describe_pending(event: EventRow) -> tuple[str, str, Tone]:
 
 def _describe_started(event: EventRow) -> tuple[str, str, Tone]:
     how = {"callback": "a callback shows it", "list": "a search of Twilio's list shows it"}
-    return "Started at Twilio", how.get(str(event.data.get("settled_by")), "") or _ended("answered", event.data), "ok"
+    return "Started at Twilio", how.get(str(event.data.get("settled_by")), "") or _with_attempts("answered", event.data), "ok"
 
 
 def _describe_not_started(event: EventRow) -> tuple[str, str, Tone]:
@@ -140,12 +141,12 @@ def _describe_not_started(event: EventRow) -> tuple[str, str, Tone]:
         return str(settled_by).capitalize(), "before it was dialled", "warning" if settled_by == "expired" else ""
     if searches := event.data.get("searches"):
         return "Taken as not started", f"{searches} searches of Twilio's list did not find it", "warning"
-    return "Not started", _ended(problem_in_words(event.data.get("problem")), event.data), "warning"
+    return "Not started", _with_attempts(problem_in_words(event.data.get("problem")), event.data), "warning"
 
 
 def _describe_unknown(event: EventRow) -> tuple[str, str, Tone]:
     reason = reason_in_words(str(event.data.get("reason") or "abandoned"))
-    return "Unknown whether it has started", _ended(reason, event.data), "warning"
+    return "Unknown whether it has started", _with_attempts(reason, event.data), "warning"
 
 
 def _describe_callback(event: EventRow) -> tuple[str, str, Tone]:
@@ -194,7 +195,7 @@ def _describe_change(event: EventRow) -> tuple[str, str, Tone]:
 
 
 def _delivery_entry(delivery: DeliveryRow, *, written_at: datetime, now: datetime) -> Entry:
-    """Returns the line of a delivery. It has the id of the event that it reports, and is written by another clock."""
+    """Returns the line of a delivery. `written_at` must not be before the event that the delivery reports."""
     name, answer = f"Delivery “{delivery.event}”", _answer(delivery)
     tries = "" if delivery.attempts <= 1 else f"attempt {delivery.attempts}"
     at, tone = delivery.last_attempt_at or written_at, _TONES[delivery.state]
@@ -213,14 +214,14 @@ def _delivery_entry(delivery: DeliveryRow, *, written_at: datetime, now: datetim
 
 
 def _answer(delivery: DeliveryRow) -> str:
-    """Returns what the receiver answered last, or why it did not."""
+    """Returns the receiver's last answer, or why there was none."""
     if delivery.last_error is None and delivery.last_status:
         return f"answered {delivery.last_status}"
     return error_in_words(delivery.last_error, None) or ""
 
 
-def _ended(how: str, data: Mapping[str, Any]) -> str:
-    """Returns how the last request to Twilio ended, with the numbers of the answer, its time and the number of requests."""
+def _with_attempts(how: str, data: Mapping[str, Any]) -> str:
+    """Returns the text with the status, code and time of Twilio's last answer, and the number of requests."""
     attempts = [each for each in data.get("attempts") or [] if isinstance(each, Mapping)]
     if not attempts:
         return how
@@ -248,7 +249,7 @@ _CHANGES: Final[Mapping[str, tuple[str, Tone]]] = {
     "call.update_forgotten": ("Request to change it dropped", ""),
     "call.update_unknown": ("Unknown whether it was changed", "warning"),
 }
-# Of changes that end the call.
+# For changes that end the call.
 _ENDS: Final[Mapping[str, tuple[str, Tone]]] = {
     "call.updated": ("Ended through Callgate", ""),
     "call.update_remembered": ("Request to end it stored", ""),

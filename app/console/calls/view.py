@@ -8,11 +8,11 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from app.console.calls.curl import curl_command, missing_secrets
-from app.console.calls.history import Story, tell
+from app.console.calls.history import HistorySummary, summarize_history
 from app.console.calls.records import CallHistory, CallLine, DeliveryRow
 from app.console.calls.search import CallForm, Search
 from app.console.calls.tables import Row, parameter_rows, resource_rows
-from app.console.calls.timeline import Entry, quiet_since, timeline
+from app.console.calls.timeline import Entry, quiet_text, timeline
 from app.console.calls.words import problem_in_words, span
 from app.console.deliveries.words import can_be_sent_again, error_in_words, state_of
 from app.console.masking import mask, mask_json, mask_key, mask_text, mask_url
@@ -29,7 +29,7 @@ _SEARCHED_AS: Final[Mapping[str, str]] = {
     "from": "a caller",
     "key": "an idempotency key",
 }
-# How often a page renews itself, by how much may happen.
+# Seconds after which a page renews itself: often after a recent event, seldom otherwise.
 _OFTEN_S, _SELDOM_S = 2, 15
 # A price, a delivery or a correction may come for a while after the end of a call.
 _SETTLES_WITHIN = timedelta(minutes=10)
@@ -52,7 +52,7 @@ def length_of(call: Any) -> str:
 
 
 def outcome_of(line: CallLine) -> str:
-    """Returns what the list says beside the badge: why the call was not started."""
+    """Returns why a call was not started, which the list says beside the badge; "" for any other call."""
     if line.execution != "not_started":
         return ""
     if line.settled_by in ("expired", "canceled"):
@@ -103,7 +103,7 @@ class CallView:
 
     history: CallHistory
     revealed: bool
-    story: Story
+    summary: HistorySummary
     state: str
     to: str
     from_: str
@@ -111,11 +111,11 @@ class CallView:
     length: str
     entries: Sequence[Entry]
     quiet: str
-    """How long nothing has happened; "" if the call has ended."""
+    """The time since the last event; "" if it is short, or if no more events are expected."""
     deliveries: Sequence[DeliveryLine]
     can_end: bool
     renew_every_s: int | None
-    """None: nothing is expected to happen any more."""
+    """Seconds. None: the page does not renew itself, because no more events are expected."""
     parameters: Sequence[Row]
     resource: Sequence[Row]
     warnings: Sequence[Mapping[str, Any]]
@@ -136,14 +136,14 @@ def view_call(history: CallHistory, *, reveal: bool = False) -> CallView:
     return CallView(
         history=history,
         revealed=reveal,
-        story=tell(history, reveal=reveal),
+        summary=summarize_history(history, reveal=reveal),
         state=badge_of(call),
         to=show(call.to),
         from_=show(call.from_),
         idempotency_key=call.idempotency_key and (str if reveal else mask_key)(call.idempotency_key),
         length=length_of(call),
         entries=entries,
-        quiet=quiet_since(entries, history) if renew_every_s else "",
+        quiet=quiet_text(entries, history) if renew_every_s else "",
         deliveries=[_delivery_line(each, history, reveal=reveal) for each in history.deliveries],
         can_end=can_be_ended(call),
         renew_every_s=renew_every_s,
@@ -194,7 +194,7 @@ def _problem_rows(problem: Mapping[str, Any] | None, *, reveal: bool) -> list[Ro
         return []
     upstream = problem.get("upstream") or {}
     detail = str(problem.get("detail") or "")
-    # What the caller reads in `upstream` is in rows of its own.
+    # A detail that refers to `upstream` is left out: the members of `upstream` have rows of their own.
     rows = [("Problem", problem.get("slug")), ("Detail", "" if "`upstream`" in detail else detail)]
     rows += [(f"Twilio's {name.replace('_', ' ')}", value) for name, value in upstream.items()]
     return [(name, str(value) if reveal else mask_text(str(value))) for name, value in rows if value not in (None, "")]

@@ -1,1 +1,1 @@
-"""The pages of deliveries: what waits, what is being retried, and what was given up."""
+"""The pages of deliveries: those that wait, that are being retried, and that were given up."""

@@ -1,4 +1,4 @@
-"""The pages of deliveries: an overview by tenant for operators, a tenant's list, and what sends deliveries again."""
+"""The pages of deliveries: an overview by tenant for operators, a tenant's list, and forms that send deliveries again."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -8,11 +8,18 @@ from uuid import UUID
 from fastapi import Depends, Request, Response
 from starlette.responses import RedirectResponse
 
-from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router, open_to_suspended, reads_of
+from app.console.access import (
+    ConsoleActorDep,
+    ConsoleClientDep,
+    SentFormDep,
+    allowed_while_suspended,
+    console_router,
+    slot_limited_reads,
+)
 from app.console.deliveries import store
 from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after, list_address
 from app.console.rendering import page_response
-from app.console.tenancy import caller_in, reachable_tenant, require_read
+from app.console.tenancy import caller_for_tenant, reachable_tenant, require_read
 from app.console.times import form_time, read_form_time
 from app.deliveries.router import DeliveryServiceDep
 from app.errors import CallNotFound, DeliveryNotFound, FieldError, InvalidRequest
@@ -28,7 +35,7 @@ _NO_TIME = "Choose a date and a time, such as 2026-11-28 09:30."
 @router.get("")
 @needs(Scope.READ, clients="any")
 async def list_deliveries(request: Request, client: ConsoleClientDep, query: Annotated[DeliveryQuery, Depends()]) -> Response:
-    """Shows a tenant's deliveries; without a tenant, to operators, how many wait of each."""
+    """Shows the deliveries of a tenant. Without a tenant, shows operators how many deliveries of each tenant wait."""
     if client.tenant_id is not None and not query.tenant:
         query = replace(query, tenant=client.tenant_id)
     if not query.tenant:
@@ -38,8 +45,8 @@ async def list_deliveries(request: Request, client: ConsoleClientDep, query: Ann
 
 
 async def _show_overview(request: Request, *, after: str) -> Response:
-    """Renders what waits of each tenant with a later id than `after`."""
-    backlogs = await store.list_backlogs(reads_of(request), after=after.replace("\x00", ""))
+    """Renders the numbers of waiting deliveries, for tenants whose ids come after `after`."""
+    backlogs = await store.list_backlogs(slot_limited_reads(request), after=after.replace("\x00", ""))
     is_full = len(backlogs) == store.MAX_TENANTS
     return page_response(
         request,
@@ -51,8 +58,8 @@ async def _show_overview(request: Request, *, after: str) -> Response:
 
 
 async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "") -> Response:
-    """Renders a tenant's list. `fault` is what is wrong with the field of the form."""
-    database, now = reads_of(request), datetime.now(UTC)
+    """Renders a tenant's list. `fault` says what is wrong with the time in the form."""
+    database, now = slot_limited_reads(request), datetime.now(UTC)
     searched_to, next_page = None, None
     try:
         after, before = (None, query.before) if query.state == "given_up" else (query.after, None)
@@ -83,16 +90,17 @@ async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "")
 @router.get("/{tenant_id}/{delivery_id}")
 @needs(Scope.READ, clients="any")
 async def show_delivery(request: Request, client: ConsoleClientDep, tenant_id: str, delivery_id: str) -> Response:
-    """Leads to the page of the delivery's call."""
-    call_id = await store.find_call_id(reads_of(request), reachable_tenant(client, tenant_id), _delivery_id(delivery_id))
+    """Redirects to the page of the delivery's call."""
+    reads, wanted = slot_limited_reads(request), reachable_tenant(client, tenant_id)
+    call_id = await store.find_call_id(reads, wanted, _delivery_id(delivery_id))
     if call_id is None:
         raise DeliveryNotFound
-    return _lead_to(f"{CONSOLE_PREFIX}/calls/{call_id}")
+    return _redirect_to(f"{CONSOLE_PREFIX}/calls/{call_id}")
 
 
 @router.post("/{tenant_id}/replay")
 @needs(Scope.ADMIN, clients="any")
-@open_to_suspended
+@allowed_while_suspended
 async def replay_deliveries(
     request: Request,
     client: ConsoleClientDep,
@@ -101,22 +109,22 @@ async def replay_deliveries(
     tenant_id: str,
     form: SentFormDep,
 ) -> Response:
-    """Sends all deliveries of a tenant again that were given up since a time."""
+    """Sends all deliveries of a tenant again that were given up since the time in the form."""
     require_read(client)
-    caller = caller_in(client, tenant_id)
+    caller = caller_for_tenant(client, tenant_id)
     since = _read_since(form.text("since"))
     if since is None:
         return await _show_list(request, DeliveryQuery(tenant_id, "given_up"), fault=_NO_TIME)
     replay = await service.replay(caller, since=since, failed_only=True, actor=actor)
     if replay.count and replay.continue_since is None:
-        return _lead_to(list_address(tenant_id, "waiting", sent=replay.count))
+        return _redirect_to(list_address(tenant_id, "waiting", sent=replay.count))
     go_on = form_time(replay.continue_since or since)
-    return _lead_to(list_address(tenant_id, "given_up", sent=replay.count, since=go_on))
+    return _redirect_to(list_address(tenant_id, "given_up", sent=replay.count, since=go_on))
 
 
 @router.post("/{tenant_id}/{call_id}/{delivery_id}/retry")
 @needs(Scope.ADMIN, clients="any")
-@open_to_suspended
+@allowed_while_suspended
 async def retry_delivery(
     client: ConsoleClientDep,
     actor: ConsoleActorDep,
@@ -127,13 +135,13 @@ async def retry_delivery(
 ) -> Response:
     """Sends one delivery again, whatever its state."""
     require_read(client)
-    caller = caller_in(client, tenant_id)
+    caller = caller_for_tenant(client, tenant_id)
     wanted = _delivery_id(delivery_id)
     try:
         await service.retry(caller, call_id, wanted, actor=actor)
     except CallNotFound:
         raise DeliveryNotFound("The call was deleted when its retention period ended, or is another tenant’s.") from None
-    return _lead_to(list_address(tenant_id, "waiting", sent=1))
+    return _redirect_to(list_address(tenant_id, "waiting", sent=1))
 
 
 def _delivery_id(text: str) -> UUID:
@@ -150,5 +158,5 @@ def _read_since(text: str) -> datetime | None:
         return None
 
 
-def _lead_to(address: str) -> Response:
+def _redirect_to(address: str) -> Response:
     return RedirectResponse(address, status_code=303)

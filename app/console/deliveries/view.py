@@ -1,4 +1,4 @@
-"""What the pages of deliveries show: which deliveries, and each with its call and where it goes. Pure."""
+"""What the pages of deliveries show: the chosen deliveries, each with its call and its target. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,19 +17,19 @@ PATH: Final = f"{CONSOLE_PREFIX}/deliveries"
 
 @dataclass(frozen=True, slots=True)
 class DeliveryQuery:
-    """Which deliveries to show: those that wait, or those that were given up, of one tenant."""
+    """The query of the list's URL: a tenant, its waiting or given-up deliveries, and the place in the list."""
 
     tenant: str = ""
     state: str = "waiting"
     cursor: str = ""
     sent: int | None = None
-    """How many were sent again just now."""
+    """How many deliveries the form before this page sent again. None: no form was sent."""
     since: str = ""
-    """The time for the form: since then some were given up that are not sent again yet."""
+    """The time to show in the form: deliveries that were given up since then must still be sent again."""
 
     @property
     def done(self) -> str | None:
-        """What was done just now."""
+        """The message about the form that led to this page; None without a form."""
         if self.sent is None:
             return None
         if not self.sent:
@@ -43,7 +43,7 @@ class DeliveryQuery:
 
     @property
     def after(self) -> tuple[datetime, UUID] | None:
-        """The place in the list of waiting ones after which the page begins. Raises ValueError."""
+        """`next_attempt_at` and id of the last waiting delivery on the page before. Raises ValueError if malformed."""
         if not self.cursor:
             return None
         moment, _, delivery_id = self.cursor.partition("~")
@@ -54,7 +54,7 @@ class DeliveryQuery:
 
     @property
     def before(self) -> UUID | None:
-        """The id in the list of given-up ones before which the page begins. Raises ValueError."""
+        """The page has given-up deliveries before this id. Raises ValueError for a malformed cursor."""
         return UUID(self.cursor) if self.cursor else None
 
 
@@ -66,7 +66,7 @@ def list_address(tenant_id: str, state: str, cursor: str = "", *, sent: int | No
 
 
 def cursor_after(line: ListedDelivery) -> str:
-    """Returns the cursor of the page of waiting deliveries after this one."""
+    """Returns the cursor of the next page of waiting deliveries. `line` is the last delivery of this page."""
     return "" if line.next_attempt_at is None else f"{line.next_attempt_at.isoformat()}~{line.id}"
 
 
@@ -78,7 +78,7 @@ class DeliveryItem:
     state: str
     """The word for the badge."""
     note: str
-    """What it waits for, or how it ended."""
+    """What the delivery waits for, or how it ended."""
     last_error: str | None
     target: str | None
     can_be_sent_again: bool
@@ -118,5 +118,5 @@ class BacklogItem:
 
 
 def _bounded(number: int, backlog: Backlog) -> str:
-    """Returns the number; with a "+" if not all were counted."""
+    """Returns the number, with a "+" if not all waiting deliveries were counted."""
     return f"{number:,}+" if backlog.waiting >= MAX_COUNTED and number else f"{number:,}"

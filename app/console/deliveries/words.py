@@ -44,12 +44,12 @@ def state_of(delivery: Attempted) -> tuple[str, str]:
 
 
 def can_be_sent_again(delivery: Attempted) -> bool:
-    """Returns whether it was sent, and sending it again is not already what happens next."""
+    """Returns whether the delivery has ended, or has failed and does not wait for an earlier event of its call."""
     return delivery.state != "pending" or (delivery.attempts > 0 and not delivery.held)
 
 
 def error_in_words(error: str | None, status: int | None) -> str | None:
-    """Returns why the last attempt failed; None: it did not, or there was none."""
+    """Returns why the last attempt failed. None: it succeeded, or there was no attempt."""
     if error is not None:
         return _ERRORS.get(error, error)
     return None if status is None or status < 300 else f"answered {status}"

@@ -1,4 +1,4 @@
-"""What the plots of the page *Now* read: the figures of minutes and hours that a worker has counted."""
+"""Reads the figures of minutes and hours, which a worker has counted, for the plots of the page *Now*."""
 # ruff: noqa: S608  # The statement is put together from constants.
 
 import json
@@ -13,12 +13,12 @@ from app.database.pool import Transactions
 from app.rollups.models import ALL_TENANTS
 
 MINUTES_SINCE: Final = "date_trunc('hour', now() - interval '1 day')"
-"""From then on there are minutes for certain; before that there are hours."""
+"""SQL: a time since which the figures of minutes are certainly kept. Before it, the figures of hours are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The figures of one minute or hour, as app.rollups.models describes them."""
+    """The figures of one period, as app.rollups.models describes them."""
 
     scheduled: int = 0
     pending: int = 0
@@ -37,14 +37,14 @@ class Figures:
 
 
 _COLUMNS: Final = tuple(Figures.__dataclass_fields__)
-# Where nothing was rolled up, there is no row of all tenants; where a tenant has none, it had nothing.
+# A period that was counted has a row of all tenants. If a tenant has no row for such a period, its figures are zero.
 _ROLLED_UP: Final = f"""
     SELECT every.start, {", ".join(f"own.{name}" for name in _COLUMNS)}
     FROM rollup AS every LEFT JOIN rollup AS own
         ON own.tenant_id = $1 AND own.seconds = every.seconds AND own.start = every.start
     WHERE every.tenant_id = '{ALL_TENANTS}' AND every.latency IS NOT NULL AND every.seconds = %d
 """
-# One row without figures if there are none.
+# Without figures, this returns one row that has only the time.
 _READ_FIGURES: Final = f"""
     SELECT clock.now, figures.* FROM (SELECT now() AS now) AS clock LEFT JOIN (
         {_ROLLED_UP % 3600} AND every.start >= now() - $2::interval AND every.start < {MINUTES_SINCE}
@@ -56,9 +56,9 @@ _READ_FIGURES: Final = f"""
 
 @dataclass(frozen=True, slots=True)
 class RolledUp:
-    """Figures by the start of their period: of minutes within the last day, of hours before that.
+    """Figures, each with the start of its period: a minute within the last day, an hour before that.
 
-    Periods that are not rolled up are missing.
+    Periods that were not counted are missing.
     """
 
     now: datetime
@@ -67,7 +67,7 @@ class RolledUp:
 
 
 async def read_figures(database: Transactions, tenant_id: str | None, *, span: timedelta) -> RolledUp:
-    """Reads the figures of the last `span`. Raises DatabaseUnavailable."""
+    """Reads the figures of the last `span`. `tenant_id` None: of all tenants together. Raises DatabaseUnavailable."""
     rows = await fetch(database, _READ_FIGURES, tenant_id or ALL_TENANTS, span)
     return RolledUp(rows[0]["now"], [(row["start"], _figures(row)) for row in rows if row["start"] is not None])
 

@@ -1,4 +1,4 @@
-"""The plots of the page *Now* and their table, from rolled-up figures. Pure."""
+"""Makes the plots of the page *Now*, and their table, from the figures of minutes and hours. Pure."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +13,14 @@ from app.rollups.store import LATENCY_BOUNDS_MS
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAG: Final = timedelta(minutes=2)
-"""How long after its end a minute's figures are available."""
+"""The figures of a minute may be missing for so long after its end."""
 _MAXIMA: Final = frozenset({"waiting"})
 """Figures whose value for a longer period is the maximum, not the sum."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """How far back the plots go, and how long the period of a point and of a row of the table is."""
+    """How far back the plots go (`span`), and the length of time of each `point` and of each `row` of the table."""
 
     label: str
     span: timedelta
@@ -35,12 +35,12 @@ RANGES: Final[Mapping[str, Range]] = {
 }
 
 Point = tuple[datetime, Figures | None]
-"""The start of a period and its figures; None: it is not rolled up."""
+"""The start of a period, and its figures. None: they were not counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line or part of a bar. `colour` is the number of a colour in console.css, `axis` is that of values or of counts."""
+    """A line of a plot, or a part of its bars. `colour` is a number in console.css. "count" is a second axis, on the right."""
 
     label: str
     colour: int
@@ -60,7 +60,7 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class FigureRow:
-    """A row of the table, in the order of COLUMNS. Without texts: the period is not rolled up."""
+    """A row of the table. `texts` are in the order of COLUMNS; none: the figures of the period were not counted."""
 
     start: datetime
     texts: list[str]
@@ -73,7 +73,7 @@ COLUMNS: Final = (
 
 
 def points(read: RolledUp, *, span: timedelta, length: timedelta) -> list[Point]:
-    """Returns the sums of periods of this length from `span` ago until now, without those at the end that are not over yet."""
+    """Returns the figures of the last `span`, in periods of this length. Leaves out the last ones if they are not over yet."""
     now, found = read.now, defaultdict[datetime, list[Figures]](list)
     for start, each in read.figures:
         found[start - (start - _EPOCH) % length].append(each)
@@ -86,7 +86,7 @@ def points(read: RolledUp, *, span: timedelta, length: timedelta) -> list[Point]
 
 
 def total(parts: Sequence[Figures]) -> Figures:
-    """Adds up figures of several periods."""
+    """Returns the figures of several periods as one: the sum of each figure, and the maximum of `waiting`."""
     spent: dict[str, Decimal] = {}
     for each in parts:
         for unit, amount in each.spent.items():
@@ -116,7 +116,7 @@ def quantile_ms(latency: Sequence[int], share: float) -> float | None:
 
 
 def plots(found: Sequence[Point]) -> list[Plot]:
-    """Returns the plots of the page, in its order."""
+    """Returns the plots in the order in which the page shows them."""
 
     def values(of: Callable[[Figures], float | None]) -> list[float | None]:
         return [None if figures is None else of(figures) for _, figures in found]
@@ -211,7 +211,7 @@ def _texts(each: Figures) -> list[str]:
 
 
 def plots_as_json(found: Sequence[Point], *, length: timedelta) -> dict[str, Any]:
-    """Returns the plots for console's script: times in Unix seconds, and a null where nothing is rolled up."""
+    """Returns the plots for now.js: times in Unix seconds, and a null where no figures were counted."""
     return {
         "times": [int(start.timestamp()) for start, _ in found],
         "seconds": int(length.total_seconds()),

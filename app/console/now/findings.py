@@ -1,4 +1,4 @@
-"""What needs attention: the findings of the page *Now*, each with what to do. Pure."""
+"""Finds what needs attention, for the page *Now*. Each finding says what to do. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Final, Literal
 from urllib.parse import quote
 
 from app.console.now.store import Facts, RejectedCredential, WaitingCount
-from app.console.now.words import MIN_CALLS, SentencePart, calls_word, end_at_pace, number, percent, span_text
+from app.console.now.words import MIN_CALLS, SentencePart, calls_word, count_text, end_at_pace, percent, span_text
 
 Level = Literal["ok", "warning", "danger"]
 LEVELS: Final[tuple[Level, ...]] = ("danger", "warning", "ok")
@@ -24,7 +24,7 @@ _MANY_SERVER_ERRORS: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Attention:
+class AttentionItem:
     """Something that needs attention, what to do, and the page that shows more (label and path below /console)."""
 
     level: Level
@@ -33,19 +33,24 @@ class Attention:
     link: tuple[str, str] | None = None
 
 
-def find(facts: Facts, *, for_operator: bool, key_set_state: str) -> list[Attention]:
-    """Returns the findings, the urgent ones first. `key_set_state` is that of the service account tokens' key set."""
-    found = [*_system(facts, for_operator, key_set_state), *_calls(facts), *_scheduled(facts, for_operator), *_missing(facts)]
-    found += [*_deliveries(facts), *_prices(facts)]
+def attention_items(facts: Facts, *, for_operator: bool, key_set_state: str) -> list[AttentionItem]:
+    """Returns the findings, the urgent ones first.
+
+    `key_set_state` is the state of the key set with which service account tokens are verified.
+    """
+    found = [*_system_items(facts, for_operator, key_set_state), *_call_items(facts)]
+    found += [*_scheduled_call_items(facts, for_operator), *_missing_call_items(facts)]
+    found += [*_delivery_items(facts), *_price_items(facts)]
     return sorted(found, key=lambda each: LEVELS.index(each.level))
 
 
-def _system(facts: Facts, for_operator: bool, key_set_state: str) -> Iterator[Attention]:
+def _system_items(facts: Facts, for_operator: bool, key_set_state: str) -> Iterator[AttentionItem]:
     if not facts.has_tenants:
         advice = "Create a tenant with its Twilio account and an API key, or run `callgate tenants --help`."
-        yield Attention("ok", ["There is no tenant."], advice, ("Tenants", "/tenants"))
+        yield AttentionItem("ok", ["There is no tenant."], advice, ("Tenants", "/tenants"))
     elif not facts.has_calls:
-        yield Attention("ok", ["There is no call."], "Request one with `POST /v1/calls` and an API key. It then shows here.")
+        advice = "Request one with `POST /v1/calls` and an API key. It then shows here."
+        yield AttentionItem("ok", ["There is no call."], advice)
     if not facts.workers.running:
         seen: list[SentencePart] = (
             [" The last one was seen at ", facts.workers.last_seen_at, "."] if facts.workers.last_seen_at else []
@@ -55,44 +60,45 @@ def _system(facts: Facts, for_operator: bool, key_set_state: str) -> Iterator[At
             "delivered, and no status or price is read. Calls that are dialled at once still go out."
         )
         level: Level = "danger" if facts.has_calls else "warning"
-        yield Attention(level, ["No worker runs.", *seen], advice if for_operator else "Tell the operator of Callgate.")
+        yield AttentionItem(level, ["No worker runs.", *seen], advice if for_operator else "Tell the operator of Callgate.")
     elif facts.has_calls and facts.rolled_until is not None and facts.read_at - facts.rolled_until > _ROLLED_UP_LATE:
         advice = (
             "A worker catches up after an upgrade or a pause. If it does not, its log has `job_failed` or `rollup_skipped`."
         )
-        yield Attention("warning", ["The plots end at ", facts.rolled_until, "."], advice)
+        yield AttentionItem("warning", ["The plots end at ", facts.rolled_until, "."], advice)
     if facts.took_s > _SLOW_S:
         advice = (
             "Look at the load, the locks and the disk of Postgres. Creations wait for it, too: `callgate_database_seconds`."
         )
-        yield Attention("warning", [f"The database is slow: this page took {facts.took_s:.1f} s to read."], advice)
+        yield AttentionItem("warning", [f"The database is slow: this page took {facts.took_s:.1f} s to read."], advice)
     if for_operator and key_set_state != "ok":
         what = "is out of date" if key_set_state == "stale" else "cannot be read"
         advice = "Tokens that a new key has signed are refused until it can be read. `callgate doctor` says why it cannot."
-        yield Attention("warning", [f"The key set for service account tokens {what}."], advice)
+        yield AttentionItem("warning", [f"The key set for service account tokens {what}."], advice)
 
 
-def _calls(facts: Facts) -> Iterator[Attention]:
+def _call_items(facts: Facts) -> Iterator[AttentionItem]:
     unknown, recent = facts.unknown, facts.recent
     if unknown.since and (waited := facts.read_at - unknown.since) > _UNKNOWN_FOR_LONG:
         advice = (
             "They may have rung, so do not place them again. A callback or a search of Twilio's list settles them; "
             "`callgate doctor` shows whether the clocks or a credential prevent it."
         )
-        title: list[SentencePart] = [f"{number(unknown)} unknown {calls_word(unknown)}, the oldest for {span_text(waited)}."]
-        yield Attention("warning", title, advice, ("Unknown calls", "/calls?execution=unknown"))
+        found = f"{count_text(unknown)} unknown {calls_word(unknown)}"
+        title: list[SentencePart] = [f"{found}, the oldest for {span_text(waited)}."]
+        yield AttentionItem("warning", title, advice, ("Unknown calls", "/calls?execution=unknown"))
     if facts.pending.since and (waited := facts.read_at - facts.pending.since) > _PENDING_FOR_LONG:
         advice = "A process ended while it dialled, and no worker has found the call. See that a worker runs and what it logs."
-        yield Attention(
+        yield AttentionItem(
             "warning", [f"A call is pending for {span_text(waited)}."], advice, ("Pending calls", "/calls?execution=pending")
         )
     if recent.settled >= MIN_CALLS and recent.server_errors / recent.settled >= _MANY_SERVER_ERRORS:
         share = percent(recent.server_errors / recent.settled)
         advice = "See https://status.twilio.com. The calls are unknown until a callback or a search settles them."
-        yield Attention("warning", [f"Twilio answered 5xx to {share} of the calls of the last hour."], advice)
+        yield AttentionItem("warning", [f"Twilio answered 5xx to {share} of the calls of the last hour."], advice)
     if recent.settled >= MIN_CALLS and recent.started * 2 < recent.settled:
         advice = "Their problems say why: refused by Twilio, out of reach, throttled, or without an accepted credential."
-        yield Attention(
+        yield AttentionItem(
             "danger",
             [f"{recent.not_started:,} calls did not start in the last hour."],
             advice,
@@ -101,11 +107,11 @@ def _calls(facts: Facts) -> Iterator[Attention]:
     if recent.started >= MIN_CALLS and not recent.called_back and facts.called_back_before:
         advice = "Twilio reaches Callgate at `CALLGATE_PUBLIC_URL`. Try that address from outside: name, certificate, firewall."
         title = [f"No callback came for the {recent.started:,} calls that started in the last hour, and before they did."]
-        yield Attention("danger", title, advice)
-    yield from (_credential(each) for each in facts.credentials)
+        yield AttentionItem("danger", title, advice)
+    yield from (_credential_item(each) for each in facts.credentials)
 
 
-def _credential(rejected: RejectedCredential) -> Attention:
+def _credential_item(rejected: RejectedCredential) -> AttentionItem:
     kind = "auth token" if rejected.username == rejected.account_sid else f"API key {rejected.username}"
     title: list[SentencePart] = [
         f"Twilio rejects the {kind} of account {rejected.account_sid} ({rejected.tenant_id}), since ",
@@ -121,30 +127,30 @@ def _credential(rejected: RejectedCredential) -> Attention:
             "No other credential of the account is accepted, so its calls do not start. Add one with `callgate accounts add`."
         )
     link = ("Tenant", f"/tenants/{rejected.tenant_id}")
-    return Attention("warning" if rejected.others else "danger", title, advice, link)
+    return AttentionItem("warning" if rejected.others else "danger", title, advice, link)
 
 
-# By whether an operator has stopped them.
-_RELEASE: Final = {
+# The advice about halted scheduled calls, by whether an operator has halted them.
+_RELEASE_ADVICE: Final = {
     True: "`callgate queues halt` was run. Run `callgate queues release` when they may be dialled again.",
     False: "The database was restored, copied or failed over, so grants may be lost. `callgate queues release` finds out which "
     "calls Twilio has, and then lets the others be dialled.",
 }
 
 
-def _scheduled(facts: Facts, for_operator: bool) -> Iterator[Attention]:
+def _scheduled_call_items(facts: Facts, for_operator: bool) -> Iterator[AttentionItem]:
     if facts.is_halted:
         by_hand = facts.halt_reason == "operator"
         title: list[SentencePart] = ["Scheduled calls are stopped until an operator releases them."]
-        yield Attention("danger", title, _RELEASE[by_hand] if for_operator else "Tell the operator of Callgate.")
+        yield AttentionItem("danger", title, _RELEASE_ADVICE[by_hand] if for_operator else "Tell the operator of Callgate.")
     for queue in facts.queues:
         name = f"Queue {queue.name} ({queue.tenant_id})" if for_operator else f"Queue {queue.name}"
         link = ("Queue", f"/queues/{quote(queue.tenant_id, safe='')}/{quote(queue.name, safe='')}")
-        count = number(WaitingCount(queue.number, None))
+        count = count_text(WaitingCount(queue.number, None))
         end = end_at_pace(queue, facts.read_at)
         if queue.paused:
             advice = "They expire at their `ring_by`. Resume the queue, or cancel its calls."
-            yield Attention(
+            yield AttentionItem(
                 "warning", [f"{name} is paused with {count} calls, the last until ", queue.last_ring_by, "."], advice, link
             )
         elif end is not None and end > queue.last_ring_by and not queue.has_hours:
@@ -158,43 +164,43 @@ def _scheduled(facts: Facts, for_operator: bool) -> Iterator[Attention]:
                 queue.last_ring_by,
                 ".",
             ]
-            yield Attention("warning", title, advice, link)
+            yield AttentionItem("warning", title, advice, link)
 
 
-def _missing(facts: Facts) -> Iterator[Attention]:
+def _missing_call_items(facts: Facts) -> Iterator[AttentionItem]:
     missing = facts.missing
     if missing.since is None or (waited := facts.read_at - missing.since) < _MISSING_FOR_LONG:
         return
-    concurrent = f"{number(WaitingCount(missing.number, None))} of the concurrent calls"
+    concurrent = f"{count_text(WaitingCount(missing.number, None))} of the concurrent calls"
     title: list[SentencePart] = [f"Twilio does not know {concurrent}, the oldest for {span_text(waited)}."]
     advice = (
         "They hold slots of their account and queue, so fewer others go out. A call that Twilio does not know an hour after "
         "its start is taken as deleted, and frees its slot. If there are many, see whether the account's base URL leads to "
         "where they were placed."
     )
-    yield Attention("warning", title, advice, ("The oldest call", f"/calls/{missing.oldest}"))
+    yield AttentionItem("warning", title, advice, ("The oldest call", f"/calls/{missing.oldest}"))
 
 
-def _deliveries(facts: Facts) -> Iterator[Attention]:
+def _delivery_items(facts: Facts) -> Iterator[AttentionItem]:
     failing = facts.failing
     if failing.number and failing.since and (waited := facts.read_at - failing.since) > _FAILING_FOR_LONG:
         title: list[SentencePart] = [
-            f"{number(failing)} deliveries fail and are tried again, the oldest for {span_text(waited)}."
+            f"{count_text(failing)} deliveries fail and are tried again, the oldest for {span_text(waited)}."
         ]
         advice = "The receiver does not answer 2xx. Their last error says why; attempts end after three days."
-        yield Attention("warning", title, advice, ("Deliveries", "/deliveries"))
+        yield AttentionItem("warning", title, advice, ("Deliveries", "/deliveries"))
     if facts.gave_up:
         advice = "The receiver did not answer 2xx for three days, or answered 410. When it works again, send them again."
         title = [
             f"{facts.gave_up:,} {'delivery was' if facts.gave_up == 1 else 'deliveries were'} given up in the last 7 days."
         ]
-        yield Attention("warning", title, advice, ("Deliveries", "/deliveries"))
+        yield AttentionItem("warning", title, advice, ("Deliveries", "/deliveries"))
 
 
-def _prices(facts: Facts) -> Iterator[Attention]:
+def _price_items(facts: Facts) -> Iterator[AttentionItem]:
     if facts.unpriced:
         title: list[SentencePart] = [f"{facts.unpriced:,} completed calls of the last 7 days have no price after a day."]
         advice = (
             "Twilio usually has a price within minutes. They are not read again by themselves; Twilio's console shows them."
         )
-        yield Attention("warning", title, advice, ("Completed calls", "/calls?status=completed"))
+        yield AttentionItem("warning", title, advice, ("Completed calls", "/calls?status=completed"))

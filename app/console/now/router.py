@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import Depends, Query, Request, Response
 from starlette.responses import JSONResponse
 
-from app.console.access import ConsoleClientDep, console_router, reads_of
+from app.console.access import ConsoleClientDep, console_router, slot_limited_reads
 from app.console.now import figures
 from app.console.now.figure_store import read_figures
 from app.console.now.store import read_facts
@@ -23,22 +23,22 @@ RangeName = Literal["1h", "24h", "7d"]
 RangeNameDep = Annotated[RangeName, Query(alias="range")]
 
 
-async def shown_figures_of(client: ConsoleClientDep, tenant: str = "") -> str | None:
-    """Returns the tenant whose calls are shown; None: all. Raises TenantNotFound for another tenant than the session's."""
+async def tenant_of_figures(client: ConsoleClientDep, tenant: str = "") -> str | None:
+    """Returns the tenant whose calls are shown. None: all tenants. Raises TenantNotFound if the session is another tenant's."""
     return reachable_tenant(client, tenant) if tenant else client.tenant_id
 
 
-FiguresOfDep = Annotated[str | None, Depends(shown_figures_of)]
+FiguresTenantDep = Annotated[str | None, Depends(tenant_of_figures)]
 
 
 @router.get("")
 @needs(Scope.READ, clients="any")
 async def show_now(
-    request: Request, client: ConsoleClientDep, tenant_id: FiguresOfDep, range_name: RangeNameDep = "1h"
+    request: Request, client: ConsoleClientDep, tenant_id: FiguresTenantDep, range_name: RangeNameDep = "1h"
 ) -> Response:
     """Shows how calls go: a sentence, what needs attention, and plots with their table."""
     view, shown = await _view(request, client, tenant_id), figures.RANGES[range_name]
-    read = await read_figures(reads_of(request), tenant_id, span=shown.span)
+    read = await read_figures(slot_limited_reads(request), tenant_id, span=shown.span)
     found = figures.points(read, span=shown.span, length=shown.point)
     return page_response(
         request,
@@ -56,7 +56,7 @@ async def show_now(
 
 @router.get("/summary")
 @needs(Scope.READ, clients="any")
-async def show_now_summary(request: Request, client: ConsoleClientDep, tenant_id: FiguresOfDep) -> Response:
+async def show_now_summary(request: Request, client: ConsoleClientDep, tenant_id: FiguresTenantDep) -> Response:
     """Shows the part of the page that renews itself."""
     tenant = tenant_id if client.tenant_id is None and tenant_id else ""
     return page_response(request, "now/summary.html", view=await _view(request, client, tenant_id), tenant=tenant)
@@ -64,16 +64,16 @@ async def show_now_summary(request: Request, client: ConsoleClientDep, tenant_id
 
 @router.get("/figures")
 @needs(Scope.READ, clients="any")
-async def get_figures(request: Request, tenant_id: FiguresOfDep, range_name: RangeNameDep = "1h") -> Response:
+async def get_figures(request: Request, tenant_id: FiguresTenantDep, range_name: RangeNameDep = "1h") -> Response:
     """Returns the plots as JSON for the page's script."""
     shown = figures.RANGES[range_name]
-    read = await read_figures(reads_of(request), tenant_id, span=shown.span)
+    read = await read_figures(slot_limited_reads(request), tenant_id, span=shown.span)
     found = figures.points(read, span=shown.span, length=shown.point)
     return JSONResponse(figures.plots_as_json(found, length=shown.point))
 
 
 async def _view(request: Request, client: ConsoleClientDep, tenant_id: str | None) -> NowView:
-    facts = await read_facts(reads_of(request), tenant_id)
+    facts = await read_facts(slot_limited_reads(request), tenant_id)
     tokens: WorkloadTokens | None = request.state.workload_tokens
     is_operator = isinstance(client, OperatorCaller)
     return now_view(facts, for_operator=is_operator, key_set_state="ok" if tokens is None else tokens.key_set_state)

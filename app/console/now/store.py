@@ -1,6 +1,6 @@
-"""What the sentence and the findings of the page *Now* read, in one statement. Changes nothing.
+"""Reads the facts for the sentence and the findings of the page *Now*, in one statement.
 
-Every part of the statement reads a bounded number of index entries. Without `tenant_id`: of all tenants.
+Every part of the statement reads a limited number of index entries. Without a `tenant_id`, the facts are about all tenants.
 """
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
@@ -21,17 +21,17 @@ from app.scheduling.accounts import accounts_with_rows_sql
 from app.scheduling.guard import HaltReason
 from app.scheduling.guard_sql import MAY_GRANT
 
-COUNTED: Final = 10_000
-"""The most rows of one kind that are counted."""
-LIVE: Final = 1_000
-"""The most calls that are read because they are not rolled up yet."""
-LISTED: Final = 20
-"""The most credentials, and the most queues, that are read."""
+MAX_COUNTED_ROWS: Final = 10_000
+"""Maximum number of rows of one kind that are counted."""
+MAX_LIVE_CALLS: Final = 1_000
+"""Maximum number of new calls that are read because no figures include them yet."""
+MAX_LISTED_ROWS: Final = 20
+"""Maximum number of credentials, and of queues, that are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingCount:
-    """How many items wait, at most COUNTED. `since`: since when the oldest waits, unless the field says otherwise."""
+    """How many items wait, at most MAX_COUNTED_ROWS. The oldest waits `since` this time, unless the field says otherwise."""
 
     number: int
     since: datetime | None
@@ -39,7 +39,7 @@ class WaitingCount:
 
 @dataclass(frozen=True, slots=True)
 class WaitingQueue:
-    """A queue in which calls wait: how many, at most COUNTED, and when the last of them is due and expires."""
+    """A queue in which calls wait: how many, at most MAX_COUNTED_ROWS, and when the last of them is due and expires."""
 
     tenant_id: str
     name: str
@@ -65,7 +65,7 @@ class RejectedCredential:
 
 @dataclass(frozen=True, slots=True)
 class MissingCalls:
-    """Calls that count as concurrent ones although Twilio does not know them, at most COUNTED."""
+    """Calls that count as concurrent ones although Twilio does not know them, at most MAX_COUNTED_ROWS."""
 
     number: int
     since: datetime | None
@@ -74,7 +74,7 @@ class MissingCalls:
 
 @dataclass(frozen=True, slots=True)
 class LastHour:
-    """How many calls of the last hour have each execution. `server_errors` and `called_back` count only what is rolled up."""
+    """Calls of the last hour by execution. `server_errors` and `called_back` leave out the newest calls."""
 
     scheduled: int = 0
     pending: int = 0
@@ -91,23 +91,23 @@ class LastHour:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the sentence and the findings of the page are made of."""
+    """The facts from which the sentence and the findings of the page are made."""
 
     read_at: datetime
     has_tenants: bool
     has_calls: bool
     workers: WorkerSummary
     is_halted: bool
-    """No scheduled call is granted (app.scheduling.guard)."""
+    """Whether scheduled calls are halted: none is dialled (app.scheduling.guard)."""
     halt_reason: HaltReason | None
     unknown: WaitingCount
     pending: WaitingCount
     waiting: WaitingCount
-    """Scheduled calls. Here `since` is when the last of those that were counted is due."""
+    """Scheduled calls. Here `since` is the time at which the last counted call is due."""
     queues: list[WaitingQueue]
     missing: MissingCalls
     failing: WaitingCount
-    """Deliveries of which an attempt failed, and that are tried again."""
+    """Deliveries that have failed and are tried again."""
     gave_up: int
     """Deliveries that were given up within the last week."""
     unpriced: int
@@ -118,7 +118,7 @@ class Facts:
     """Started calls of the last day with a callback."""
     rolled_until: datetime | None
     took_s: float
-    """How long the database took for all this."""
+    """Seconds that the database took for all facts."""
 
 
 def _list(rows: str) -> str:
@@ -128,13 +128,13 @@ def _list(rows: str) -> str:
 _WAITING: Final = f"""
     SELECT last.due_at AS since FROM account CROSS JOIN LATERAL (
         SELECT due_at FROM scheduled_dial AS dial WHERE dial.account_id = account.account_id
-        ORDER BY due_at DESC LIMIT {COUNTED}
+        ORDER BY due_at DESC LIMIT {MAX_COUNTED_ROWS}
     ) AS last
 """
 
 
 def _backlog(rows: str, since: str = "min(since)") -> str:
-    return f"(SELECT json_build_object('number', count(*), 'since', {since}) FROM ({rows} LIMIT {COUNTED}) AS counted)"
+    return f"(SELECT json_build_object('number', count(*), 'since', {since}) FROM ({rows} LIMIT {MAX_COUNTED_ROWS}) AS counted)"
 
 
 _MISSING: Final = f"""(
@@ -142,18 +142,20 @@ _MISSING: Final = f"""(
         'number', count(*), 'since', min(missing_since), 'oldest', (array_agg(call_id ORDER BY missing_since))[1]
     ) FROM (
         SELECT call_id, missing_since FROM dial_slot
-        WHERE missing_since IS NOT NULL {{own}} ORDER BY missing_since LIMIT {COUNTED}
+        WHERE missing_since IS NOT NULL {{own}} ORDER BY missing_since LIMIT {MAX_COUNTED_ROWS}
     ) AS counted
 )"""
 _QUEUES: Final = f"""
     SELECT queue.tenant_id, queue.name, queue.paused, coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours,
-        (SELECT count(*) FROM (SELECT FROM scheduled_dial WHERE queue_id = queue.id LIMIT {COUNTED}) AS counted) AS number,
+        (
+            SELECT count(*) FROM (SELECT FROM scheduled_dial WHERE queue_id = queue.id LIMIT {MAX_COUNTED_ROWS}) AS counted
+        ) AS number,
         last.due_at AS last_due_at, last.ring_by AS last_ring_by,
         (SELECT min(calls_per_second)::float8 FROM pace WHERE subject_id IN (queue.id, queued.account_id)) AS calls_per_second
     FROM (
         SELECT named.*, first.account_id FROM queue AS named CROSS JOIN LATERAL (
             SELECT account_id FROM scheduled_dial WHERE queue_id = named.id ORDER BY due_at LIMIT 1
-        ) AS first WHERE true {{own}} LIMIT {LISTED}
+        ) AS first WHERE true {{own}} LIMIT {MAX_LISTED_ROWS}
     ) AS queued JOIN queue ON queue.id = queued.id JOIN tenant ON tenant.id = queue.tenant_id
         CROSS JOIN LATERAL (
             SELECT due_at, ring_by FROM scheduled_dial WHERE queue_id = queue.id ORDER BY due_at DESC LIMIT 1
@@ -166,7 +168,7 @@ _CREDENTIALS: Final = f"""
     ) AS others
     FROM twilio_account AS account JOIN twilio_credential AS credential ON credential.account_id = account.id
     WHERE credential.rejected_at IS NOT NULL AND credential.revoked_at IS NULL {{own}}
-    ORDER BY credential.rejected_at DESC LIMIT {LISTED}
+    ORDER BY credential.rejected_at DESC LIMIT {MAX_LISTED_ROWS}
 """
 _RECENT_SUMS: Final = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in LastHour.__dataclass_fields__)
 # Ids begin with their time in milliseconds (app.calls.ids).
@@ -174,14 +176,14 @@ _FIRST_ID: Final = """(
     SELECT (lpad(to_hex((extract(epoch FROM greatest(max(rolled_until), now() - interval '1 hour')) * 1000)::bigint), 12, '0')
         || repeat('0', 20))::uuid FROM rollup_progress
 )"""
-# The minutes that are rolled up, and calls that were requested since then: at most as many as suffice for the sentence.
+# The figures of minutes, and calls that were requested after the last of them: at most as many as the sentence needs.
 _RECENT: Final = f"""
     SELECT {_RECENT_SUMS} FROM (
         SELECT {", ".join(LastHour.__dataclass_fields__)} FROM rollup
         WHERE {{figures}} AND seconds = 60 AND start >= now() - interval '1 hour'
         UNION ALL
         SELECT {", ".join(f"(execution = '{name}')::int" for name in EXECUTIONS)}, 0, 0 FROM (
-            SELECT execution FROM call WHERE id >= {_FIRST_ID} {{own}} LIMIT {LIVE}
+            SELECT execution FROM call WHERE id >= {_FIRST_ID} {{own}} LIMIT {MAX_LIVE_CALLS}
         ) AS live
     ) AS every
 """
@@ -222,7 +224,8 @@ def _statement(*, of_tenant: bool) -> str:
             'queues', {_list(_QUEUES.format(own=own))},
             'failing', (
                 SELECT json_build_object('number', count(*), 'since', min(pending_since)) FROM (
-                    SELECT attempts, pending_since FROM delivery WHERE next_attempt_at IS NOT NULL {own} LIMIT {COUNTED}
+                    SELECT attempts, pending_since FROM delivery WHERE next_attempt_at IS NOT NULL {own}
+                    LIMIT {MAX_COUNTED_ROWS}
                 ) AS counted WHERE attempts > 0
             ),
             'gave_up', {gave_up},
@@ -242,6 +245,6 @@ _FACTS: Final = TypeAdapter(Facts)
 
 
 async def read_facts(database: Transactions, tenant_id: str | None) -> Facts:
-    """Raises DatabaseUnavailable, as all reads of a page."""
+    """Reads the facts of a tenant; None: of all tenants. Raises DatabaseUnavailable."""
     ((facts,),) = await (fetch(database, OF_ALL) if tenant_id is None else fetch(database, OF_TENANT, tenant_id))
     return _FACTS.validate_json(facts)

@@ -1,11 +1,11 @@
-"""The sentence of the page *Now*, beside what needs attention. Pure."""
+"""Writes the sentence of the page *Now*, and adds what needs attention. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.console.now.findings import LEVELS, Attention, Level, find
-from app.console.now.store import COUNTED, Facts
-from app.console.now.words import MIN_CALLS, SentencePart, end_at_pace, number, percent, span_text
+from app.console.now.findings import LEVELS, AttentionItem, Level, attention_items
+from app.console.now.store import MAX_COUNTED_ROWS, Facts
+from app.console.now.words import MIN_CALLS, SentencePart, count_text, end_at_pace, percent, span_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +17,16 @@ class Sentence:
 @dataclass(frozen=True, slots=True)
 class NowView:
     sentence: Sentence
-    findings: list[Attention]
+    findings: list[AttentionItem]
     read_at: datetime
 
 
 def now_view(facts: Facts, *, for_operator: bool, key_set_state: str = "ok") -> NowView:
-    """`key_set_state` is the state of the service account tokens' key set (app.workloads)."""
-    findings = find(facts, for_operator=for_operator, key_set_state=key_set_state)
+    """Returns what the page shows.
+
+    `key_set_state` is the state of the key set with which service account tokens are verified (app.workloads).
+    """
+    findings = attention_items(facts, for_operator=for_operator, key_set_state=key_set_state)
     level, head = _head(facts)
     worst = min([level, *(each.level for each in findings)], key=LEVELS.index)
     return NowView(Sentence(worst, [head, *_details(facts)]), findings, facts.read_at)
@@ -36,8 +39,7 @@ def _head(facts: Facts) -> tuple[Level, str]:
     if not facts.has_calls:
         return "ok", "No call has been requested yet."
     if recent.settled >= MIN_CALLS and recent.started * 2 < recent.settled:
-        failed = recent.settled - recent.started
-        return "danger", f"Most calls do not start: {failed:,} of {recent.settled:,} in the last hour."
+        return "danger", f"Most calls do not start: {recent.settled - recent.started:,} of {recent.settled:,} in the last hour."
     goes = "Calls go out" if recent.settled else "No call was dialled in the last hour"
     joint = "but" if recent.settled else "and"
     if not facts.workers.running:
@@ -60,19 +62,19 @@ def _details(facts: Facts) -> list[SentencePart]:
 def _unknown_clause(facts: Facts) -> list[SentencePart]:
     if not facts.unknown.number or facts.unknown.since is None:
         return []
-    return [f"{number(facts.unknown)} unknown, oldest {span_text(facts.read_at - facts.unknown.since)}"]
+    return [f"{count_text(facts.unknown)} unknown, oldest {span_text(facts.read_at - facts.unknown.since)}"]
 
 
 def _waiting_clause(facts: Facts) -> list[SentencePart]:
     if not facts.waiting.number or facts.waiting.since is None:
         return []
     paused = sum(queue.number for queue in facts.queues if queue.paused)
-    clause: list[SentencePart] = [f"{number(facts.waiting)} waiting"]
+    clause: list[SentencePart] = [f"{count_text(facts.waiting)} waiting"]
     if paused >= facts.waiting.number:
-        return [f"{number(facts.waiting)} waiting in paused queues"]
+        return [f"{count_text(facts.waiting)} waiting in paused queues"]
     if paused:
-        clause[0] = f"{number(facts.waiting)} waiting, {paused:,} of them in paused queues"
-    elif facts.waiting.number < COUNTED and not facts.is_halted and facts.workers.running:
+        clause[0] = f"{count_text(facts.waiting)} waiting, {paused:,} of them in paused queues"
+    elif facts.waiting.number < MAX_COUNTED_ROWS and not facts.is_halted and facts.workers.running:
         ends = [end for queue in facts.queues if (end := end_at_pace(queue, facts.read_at)) is not None]
         clause += [", the last at ", max([facts.waiting.since, facts.read_at, *ends])]
     return clause

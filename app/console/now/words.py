@@ -3,25 +3,25 @@
 from datetime import datetime, timedelta
 from typing import Final
 
-from app.console.now.store import COUNTED, WaitingCount, WaitingQueue
+from app.console.now.store import MAX_COUNTED_ROWS, WaitingCount, WaitingQueue
 
 SentencePart = str | datetime
 """A part of a sentence: text with `code` in backticks, or a time, which the page shows in the viewer's zone."""
 MIN_CALLS: Final = 5
-"""Fewer calls say nothing about the others."""
+"""No conclusion is drawn from fewer calls."""
 
 
 def calls_word(backlog: WaitingCount) -> str:
     return "call" if backlog.number == 1 else "calls"
 
 
-def number(backlog: WaitingCount) -> str:
-    """Returns the number, or that it is at least COUNTED."""
-    return f"{backlog.number:,}" if backlog.number < COUNTED else f"{COUNTED:,} or more"
+def count_text(backlog: WaitingCount) -> str:
+    """Returns the number, such as "12", or "10,000 or more": counting stops there."""
+    return f"{backlog.number:,}" if backlog.number < MAX_COUNTED_ROWS else f"{MAX_COUNTED_ROWS:,} or more"
 
 
 def percent(share: float) -> str:
-    """Returns a share with one digit after the point."""
+    """Returns a share between 0 and 1 as a percentage with one decimal, such as "12.5 %"."""
     if 0 < share < 0.001:
         return "less than 0.1 %"
     return f"{100 * share:.1f} %"

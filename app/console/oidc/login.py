@@ -1,4 +1,4 @@
-"""A login with OpenID Connect: what it keeps until the browser comes back, how it fails, and the provider of the settings."""
+"""Login with OpenID Connect: the values that a login stores, its error, and the configured provider."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -12,12 +12,12 @@ CALLBACK_PATH: Final = "/console/oidc/callback"
 
 
 class ProviderFailed(Exception):
-    """The provider did not answer as OpenID Connect asks. The message is a short reason for the log, without any value."""
+    """The provider's answer breaks the rules of OpenID Connect. The message is a short reason for the log, without secrets."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoginAttempt:
-    """A login that has begun. The browser keeps it until it comes back from the provider."""
+    """The random values of a login that has begun. A cookie has them until the provider sends the browser back."""
 
     state: str
     nonce: str
@@ -25,10 +25,10 @@ class LoginAttempt:
 
 
 def oidc_provider(settings: Settings) -> "OidcProvider | None":
-    """Returns the provider of the settings, or None."""
+    """Returns the provider that the settings name; None if they name none."""
     if settings.console_oidc_issuer is None or settings.console_oidc_client_secret is None:
         return None
-    # Its libraries take 0.15 s of CPU to import, and few installations use them.
+    # Imported only here: the libraries take 0.15 s of CPU to import, and few installations use them.
     from app.console.oidc.provider import OidcProvider
 
     return OidcProvider(

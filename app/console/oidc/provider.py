@@ -1,7 +1,7 @@
 """Asks an OpenID Connect provider who a person is: authorization code with PKCE, `state` and `nonce`, then the ID token.
 
-Authlib makes and checks what is exchanged; the requests go through the client that Callgate uses for Twilio. The key set
-is read for each login: logins are rare, and keys change.
+Authlib and joserfc build the requests and check the ID token. The requests are sent with Callgate's client for Twilio. The key
+set is read for each login, because logins are rare and keys change.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class OidcProvider:
     _read_at: float = -math.inf
 
     async def begin(self) -> tuple[str, LoginAttempt]:
-        """Returns the address of the provider's login, and what has to come back. Raises ProviderFailed."""
+        """Returns the URL of the provider's login, and the values to check after it. Raises ProviderFailed."""
         attempt = LoginAttempt(*(secrets.token_urlsafe(32) for _ in range(3)))
         async with self._client() as client:
             metadata = await self._discover(client)
@@ -69,7 +69,7 @@ class OidcProvider:
         return address, attempt
 
     async def finish(self, code: str, attempt: LoginAttempt) -> dict[str, Any]:
-        """Returns the claims about the person, of the ID token and of the provider's user info. Raises ProviderFailed."""
+        """Exchanges the code. Returns the claims about the person, from ID token and user info. Raises ProviderFailed."""
         async with self._client() as client:
             metadata = await self._discover(client)
             tokens = await self._exchange(client, metadata, code, attempt)
@@ -83,7 +83,7 @@ class OidcProvider:
         if more.get("sub") != claims["sub"]:
             raise ProviderFailed("userinfo_of_another")
         if claims.get("email", more.get("email")) != more.get("email"):
-            # `email_verified` is about another address than the ID token's.
+            # Here `email_verified` is about an address that differs from the ID token's.
             more.pop("email_verified", None)
         # Claims of the ID token, which is signed, override those of the user info.
         return more | claims
@@ -111,7 +111,7 @@ class OidcProvider:
         )
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
         if "client_secret_basic" in _list_of(metadata, "token_endpoint_auth_methods_supported", "client_secret_basic"):
-            # RFC 6749, section 2.3.1: both are encoded as in a form.
+            # RFC 6749, section 2.3.1: id and secret are encoded as in a form.
             auth = ClientAuth(quote_plus(self.client_id), quote_plus(self.client_secret), "client_secret_basic")
         else:
             auth = ClientAuth(self.client_id, self.client_secret, "client_secret_post")
@@ -158,7 +158,7 @@ async def _get_json(client: HttpClient, address: str, headers: Mapping[str, str]
 async def _read_json(
     client: HttpClient, method: str, address: str, headers: Mapping[str, str], body: bytes | None
 ) -> dict[str, Any]:
-    """Returns the object in a 200. Follows no redirect. Raises ProviderFailed."""
+    """Returns the JSON object in a response with status 200. Follows no redirect. Raises ProviderFailed."""
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             response = await client.send(method, address, headers=dict(headers), content=body)

@@ -1,7 +1,7 @@
 """Login with OpenID Connect: the redirect to the provider, and the request with which the browser comes back.
 
-An encrypted cookie keeps state, nonce and verifier for ten minutes. It is `SameSite=Lax`, because the provider's site sends the
-browser here: the browser would not send a `Strict` cookie, as the session's is.
+An encrypted cookie keeps state, nonce and verifier for ten minutes. It is `SameSite=Lax`: when the provider's site sends the
+browser back here, the browser sends no `Strict` cookie.
 """
 
 import hmac
@@ -14,9 +14,9 @@ import structlog
 from fastapi import Request, Response
 from starlette.responses import RedirectResponse
 
-from app.console.access import console_router, local_path
+from app.console.access import console_router, safe_redirect_path
 from app.console.oidc.login import LoginAttempt, ProviderFailed
-from app.console.oidc.rules import client_by
+from app.console.oidc.rules import client_for_claims
 from app.console.rendering import page_response
 from app.console.sessions.router import login_page, start_session
 from app.console_settings import OidcRule
@@ -35,6 +35,7 @@ router = console_router("/oidc")
 COOKIE: Final = "__Host-callgate-oidc"
 _IDENTITY = "console oidc attempt"
 _LIFETIME_S = 600
+# Given to KeyAttempts instead of the hash of a key: a login with OpenID Connect has no key.
 _COUNTED_AS = b"oidc"
 _FAILED = "The login at the provider did not succeed. Try again; the log has the reason."
 _OUTDATED = "This login took too long, or was begun in another browser. Try again."
@@ -44,13 +45,14 @@ _NO_RULE = "The provider knows you, and no rule of this installation gives you a
 @router.get("/login")
 @public
 async def begin_login(request: Request) -> Response:
-    """Sends the browser to the provider. A link, not a form: the policy lets no form lead to another site."""
+    """Redirects to the provider. It is a GET, because the pages' policy allows no form that leads to another site."""
     provider = _provider_of(request)
     try:
         address, attempt = await provider.begin()
     except ProviderFailed as error:
         return _refused(request, _FAILED, 502, str(error))
-    kept = asdict(attempt) | {"wanted": local_path(request.query_params.get("next", "")), "until": time.time() + _LIFETIME_S}
+    wanted = safe_redirect_path(request.query_params.get("next", ""))
+    kept = asdict(attempt) | {"wanted": wanted, "until": time.time() + _LIFETIME_S}
     keyring: Keyring = request.state.keyring
     sealed = keyring.seal(json.dumps(kept), identity=_IDENTITY).hex()
     response = RedirectResponse(address, status_code=303)
@@ -66,7 +68,7 @@ async def finish_login(request: Request) -> Response:
     attempts: KeyAttempts = request.state.key_attempts
     address = attempts.address_of(request.scope)
     attempts.require_attempt_left(address, _COUNTED_AS)
-    kept = _kept_attempt(request)
+    kept = _stored_attempt(request)
     query = request.query_params
     if kept is None or not hmac.compare_digest(query.get("state", "").encode(), kept[0].state.encode()):
         return _refused(request, _OUTDATED, 401, "state")
@@ -79,15 +81,15 @@ async def finish_login(request: Request) -> Response:
         attempts.record_wrong_key(address, _COUNTED_AS)
         return _refused(request, _FAILED, 401, str(error))
     rules: tuple[OidcRule, ...] = request.state.console_oidc_rules
-    client = client_by(rules, claims)
+    client = client_for_claims(rules, claims)
     if client is None:
         return _refused(request, _NO_RULE, 403, "no_rule")
-    # A page, not a redirect: a redirect would still count as the provider's, and the Strict cookie would not be sent.
+    # The response is a page, because browsers would send no `Strict` cookie after a redirect that the provider began.
     try:
         response = await start_session(request, client, page_response(request, "oidc/done.html", wanted=wanted))
     except TenantNotFound:
         return _refused(request, _NO_RULE, 403, "no_such_tenant")
-    _forget(response)
+    _delete_cookie(response)
     return response
 
 
@@ -98,8 +100,8 @@ def _provider_of(request: Request) -> "OidcProvider":
     return provider
 
 
-def _kept_attempt(request: Request) -> tuple[LoginAttempt, str] | None:
-    """Returns what `begin_login` has kept, and the page that was wanted; None without a cookie of the last ten minutes."""
+def _stored_attempt(request: Request) -> tuple[LoginAttempt, str] | None:
+    """Returns the values that `begin_login` stored, and the path to open; None without a cookie of the last ten minutes."""
     keyring: Keyring = request.state.keyring
     try:
         kept = json.loads(keyring.unseal(bytes.fromhex(request.cookies.get(COOKIE, "")), identity=_IDENTITY))
@@ -113,9 +115,9 @@ def _kept_attempt(request: Request) -> tuple[LoginAttempt, str] | None:
 def _refused(request: Request, fault: str, status: int, reason: str) -> Response:
     logger.warning("console_oidc_refused", reason=reason)
     response = login_page(request, status=status, fault=fault)
-    _forget(response)
+    _delete_cookie(response)
     return response
 
 
-def _forget(response: Response) -> None:
+def _delete_cookie(response: Response) -> None:
     response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")

@@ -1,4 +1,4 @@
-"""Finds the client that a person acts as, by the provider's claims. A person whom no rule matches gets none."""
+"""Finds the client that a person acts as, by the provider's claims. Without a rule that matches, there is none."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,8 +12,8 @@ _MAX_NAME_LENGTH = 200
 _NO_KEY = UUID(int=0)
 
 
-def client_by(rules: Sequence[OidcRule], claims: Mapping[str, Any]) -> Caller | OperatorCaller | None:
-    """Returns the client of the first rule that matches; None if none does."""
+def client_for_claims(rules: Sequence[OidcRule], claims: Mapping[str, Any]) -> Caller | OperatorCaller | None:
+    """Returns the client that the first matching rule gives; None if no rule matches."""
     rule = next((rule for rule in rules if _matches(rule, claims)), None)
     if rule is None:
         return None
@@ -24,7 +24,7 @@ def client_by(rules: Sequence[OidcRule], claims: Mapping[str, Any]) -> Caller | 
 
 
 def _matches(rule: OidcRule, claims: Mapping[str, Any]) -> bool:
-    """Returns whether the claim is the value, or a list with it. An e-mail address counts only if it is verified."""
+    """Returns whether the claim is the rule's value, or a list with this value. `email` counts only if it is verified."""
     claim = claims.get(rule.claim)
     if rule.claim == "email" and claims.get("email_verified") is not True:
         return False
@@ -32,7 +32,7 @@ def _matches(rule: OidcRule, claims: Mapping[str, Any]) -> bool:
 
 
 def _name_of(claims: Mapping[str, Any]) -> str:
-    """Returns the person's name for the audit log: a verified e-mail address, otherwise `sub`. Others can be chosen freely."""
+    """Returns the person's name for the audit log: a verified e-mail address, or `sub`. Users may set other claims."""
     email = claims.get("email")
     name = email if isinstance(email, str) and claims.get("email_verified") is True else str(claims["sub"])
     return "".join(each if each.isprintable() else "?" for each in name)[:_MAX_NAME_LENGTH]

@@ -1,1 +1,1 @@
-"""The pages of queues: how far each is, why its next call waits, and what acts on all of its calls."""
+"""The pages of queues: the progress of a queue, why its next call waits, and forms that act on all of its calls."""

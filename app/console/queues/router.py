@@ -1,4 +1,4 @@
-"""The pages of queues: the list, one queue, and what pauses it or cancels all of its calls that wait."""
+"""The pages of queues: the list, one queue, and the forms that pause it or cancel all of its waiting calls."""
 
 import re
 from typing import Annotated
@@ -6,10 +6,18 @@ from typing import Annotated
 from fastapi import Depends, Request, Response
 from starlette.responses import RedirectResponse
 
-from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router, reads_of
+from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router, slot_limited_reads
 from app.console.queues import store
-from app.console.queues.view import QueueItem, QueueView, calls_of, canceled_text, page_after, queue_path, waiting_text
-from app.console.reads import PageReads
+from app.console.queues.view import (
+    QueueItem,
+    QueueView,
+    calls_address,
+    canceled_text,
+    next_page_address,
+    queue_path,
+    waiting_text,
+)
+from app.console.reads import TimeLimitedReads
 from app.console.rendering import page_response
 from app.console.tenancy import reachable_tenant, require_read
 from app.errors import QueueNotFound
@@ -23,23 +31,26 @@ from app.tenants.scopes import Scope
 router = console_router("/queues")
 
 
-async def queue_service_of_console(request: Request) -> QueueService:
-    """Returns the service with the slots of the console, so that people do not delay the reads of services."""
+async def console_queue_service(request: Request) -> QueueService:
+    """Returns the queue service. It uses the console's read slots, so pages do not delay reads through the API."""
     return QueueService(request.state.database, request.state.console_reads)
 
 
-async def queues_of_pages(request: Request) -> QueueService:
-    """Returns the service for what a page reads, within the time of a page."""
-    return QueueService(PageReads(request.state.database), request.state.console_reads)
+async def time_limited_queue_service(request: Request) -> QueueService:
+    """Returns the queue service for the reads of a page, whose statements are limited in time."""
+    return QueueService(TimeLimitedReads(request.state.database), request.state.console_reads)
 
 
-QueuesDep = Annotated[QueueService, Depends(queue_service_of_console)]
-ShownQueuesDep = Annotated[QueueService, Depends(queues_of_pages)]
+QueuesDep = Annotated[QueueService, Depends(console_queue_service)]
+ShownQueuesDep = Annotated[QueueService, Depends(time_limited_queue_service)]
 QueueCancellationDep = Annotated[QueueCancellation, Depends(queue_cancellation)]
 
 
 async def reachable_queue(client: ConsoleClientDep, tenant_id: str, name: str) -> tuple[str, str]:
-    """Returns tenant and name of a queue, which need not exist. Raises ScopeRequired, TenantNotFound or QueueNotFound."""
+    """Returns tenant and name of the queue in the path. Does not check that this queue exists.
+
+    Raises ScopeRequired without the scope `read`; TenantNotFound or QueueNotFound if tenant or name cannot be the client's.
+    """
     require_read(client)
     reachable_tenant(client, tenant_id)
     if not re.fullmatch(RESOURCE_NAME, name):
@@ -55,16 +66,16 @@ QueueDep = Annotated[tuple[str, str], Depends(reachable_queue)]
 async def list_queues(
     request: Request, client: ConsoleClientDep, tenant: str = "", after_tenant: str = "", after: str = ""
 ) -> Response:
-    """Lists queues with what waits in each. `tenant` limits an operator's list."""
+    """Lists queues with the number of calls that wait in each. `tenant` limits an operator's list."""
     wanted = client.tenant_id or tenant
     if wanted:
         reachable_tenant(client, wanted)
     place = (after_tenant, after)
     if any("\x00" in part for part in place):
         place = ("", "")
-    lines, has_more = await store.list_queue_lines(reads_of(request), wanted or None, after=place)
+    lines, has_more = await store.list_queue_lines(slot_limited_reads(request), wanted or None, after=place)
     items = [(QueueItem.of(line.state), waiting_text(line.waiting)) for line in lines]
-    next_page = page_after(items[-1][0], wanted) if has_more else None
+    next_page = next_page_address(items[-1][0], wanted) if has_more else None
     return page_response(
         request, "queues/list.html", items=items, tenant=tenant, next_page=next_page, is_first=place == ("", "")
     )
@@ -90,7 +101,7 @@ async def _show(
 ) -> Response:
     """Renders a page about a queue. Its numbers are those of the API."""
     progress = await service.progress(*queue)
-    return page_response(request, template, view=QueueView.of(progress), calls=calls_of(*queue), done=done)
+    return page_response(request, template, view=QueueView.of(progress), calls=calls_address(*queue), done=done)
 
 
 @router.post("/{tenant_id}/{name}/pause")
@@ -111,7 +122,7 @@ async def resume_queue(queue: QueueDep, actor: ConsoleActorDep, service: QueuesD
 @router.get("/{tenant_id}/{name}/cancel")
 @needs(Scope.ADMIN, clients="any")
 async def confirm_cancellation(request: Request, queue: QueueDep, service: ShownQueuesDep) -> Response:
-    """Says how many calls would be canceled, and asks."""
+    """Shows how many calls would be canceled, and asks for confirmation."""
     return await _show(request, queue, service, "queues/cancel.html")
 
 

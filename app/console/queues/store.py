@@ -1,4 +1,4 @@
-"""SQL of the list of queues, on asyncpg alone. Operators see the queues of all tenants."""
+"""SQL of the list of queues. Operators see the queues of all tenants."""
 # ruff: noqa: S608  # Statements are put together from constants.
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from app.database.pool import Transactions
 from app.queues.state_store import STATE_COLUMNS, STATE_TABLES, QueueState
 
 MAX_COUNTED: Final = 1_000
-"""Waiting calls of one queue that the list counts."""
+"""Maximum number of waiting calls that the list counts for one queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class QueueLine:
 
     state: QueueState
     waiting: int
-    """The number ends at MAX_COUNTED + 1."""
+    """Calls that wait. MAX_COUNTED + 1 stands for any number above MAX_COUNTED."""
 
 
 _LIST = f"""
@@ -36,9 +36,9 @@ _OF_TENANT: Final = _LIST.format(which="queue.tenant_id = $1 AND queue.name > $2
 async def list_queue_lines(
     database: Transactions, tenant_id: str | None, *, after: tuple[str, str] = ("", "")
 ) -> tuple[list[QueueLine], bool]:
-    """Returns a page of queues by tenant and name, and whether there are others. `tenant_id` None: those of all tenants.
+    """Returns a page of queues, sorted by tenant and name, and whether a further page follows.
 
-    `after` has the tenant and the name of the last one of the page before.
+    `tenant_id` None: the queues of all tenants. `after` has tenant and name of the last queue on the page before.
     """
     statement, values = (_ALL, after) if tenant_id is None else (_OF_TENANT, (tenant_id, after[1]))
     lines = [QueueLine(QueueState.of(row), row["waiting"]) for row in await fetch(database, statement, *values)]

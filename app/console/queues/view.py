@@ -1,4 +1,4 @@
-"""What the pages of queues show: pace, hours and reasons to wait in words, and how far a queue is. Pure."""
+"""What the pages of queues show: pace, hours and reasons to wait in words, and the progress of a queue. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +26,7 @@ _REASONS: Final[dict[WaitReasonName, str]] = {
     "account_concurrency": "waits until a call of the account ends",
     "account_pace": "waits for the pace of the account",
 }
-_NO_END: Final[dict[UnknownEnd, str]] = {
+_NO_END_TEXTS: Final[dict[UnknownEnd, str]] = {
     "none_waits": "no call waits",
     "not_counted": "unknown: the calls that wait were not counted in time",
     "stopped": "unknown while no call is dialled",
@@ -44,7 +44,7 @@ def reason_text(reason: WaitReasonName | None, *, waits: bool) -> str:
 
 
 def waiting_text(number: int) -> str:
-    """Returns the number of waiting calls in a line of the list."""
+    """Returns the number of waiting calls; "1,000+" if more wait than MAX_COUNTED."""
     return f"{MAX_COUNTED:,}+" if number > MAX_COUNTED else f"{number:,}"
 
 
@@ -56,14 +56,14 @@ def queue_path(tenant_id: str, name: str) -> str:
     return f"{PATH}/{quote(tenant_id, safe='')}/{quote(name, safe='')}"
 
 
-def calls_of(tenant_id: str, name: str) -> str:
+def calls_address(tenant_id: str, name: str) -> str:
     """Returns the address of the list of the queue's calls, to which other filters can be added."""
     return f"{CONSOLE_PREFIX}/calls?{urlencode({'tenant': tenant_id, 'queue': name})}"
 
 
 @dataclass(frozen=True, slots=True)
 class QueueItem:
-    """A queue without the number of its calls."""
+    """A queue as the pages show it, without the number of its calls."""
 
     path: str
     tenant_id: str
@@ -94,13 +94,13 @@ class QueueItem:
 
 @dataclass(frozen=True, slots=True)
 class QueueView:
-    """One queue and how far it is."""
+    """A queue on its own page, with its progress."""
 
     item: QueueItem
     read_at: datetime
     sentence: str
     depth: tuple[tuple[str, int], ...] | None
-    """Execution and number of its calls; None: they could not be counted in time."""
+    """The number of calls with each execution. None: they could not be counted in time."""
     statuses: tuple[tuple[str, int], ...]
     problems: tuple[tuple[str, int], ...]
     reached: str
@@ -130,7 +130,7 @@ class QueueView:
             waiting=None if waiting is None else waiting.number,
             first_not_before=None if waiting is None else waiting.first_not_before,
             projected_end_at=progress.projected_end_at,
-            no_end="" if isinstance(progress.end, datetime) else _NO_END[progress.end],
+            no_end="" if isinstance(progress.end, datetime) else _NO_END_TEXTS[progress.end],
             is_paused=queue.paused,
             is_limited=queue.pace.is_limited,
             ring_within="15 minutes" if queue.ring_within_s is None else f"{queue.ring_within_s:,} s",
@@ -152,7 +152,7 @@ def _by_number(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def page_after(item: QueueItem, tenant: str) -> str:
-    """Returns the address of the page after this line, of the same tenant."""
+def next_page_address(item: QueueItem, tenant: str) -> str:
+    """Returns the address of the next page of the list: it begins after this queue. `tenant` is the list's filter or ""."""
     given = {"tenant": tenant, "after_tenant": "" if tenant else item.tenant_id, "after": item.name}
     return f"{PATH}?{urlencode({name: value for name, value in given.items() if value})}"

@@ -13,9 +13,9 @@ from app.database.base import Base
 class ConsoleSession(Base):
     """A person who is logged in. The cookie's random value is stored as its SHA-256 only.
 
-    The session of an API key has the tenant and the scopes of the key as they are at each request. Other sessions have those
-    of their login, in `tenant_id` (null: an operator's) and `scopes`. A one-time link is a row, too: when it is used, the
-    hash of the cookie takes the place of the link's.
+    The session of an API key has the current tenant and scopes of the key. Every other session has the tenant and scopes of
+    its login, in `tenant_id` (null: an operator's) and `scopes`. A one-time link is a row, too: when it is used, the hash of
+    the cookie replaces the hash of the link.
     """
 
     __tablename__ = "console_session"
@@ -33,7 +33,7 @@ class ConsoleSession(Base):
     tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenant.id", ondelete="CASCADE"))
     scopes: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    # The last request of the person, to about a minute.
+    # The time of the person's last request, accurate to about a minute.
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]

@@ -12,8 +12,8 @@ from app.console.access import (
     ConsoleClientDep,
     SentFormDep,
     console_router,
-    local_path,
-    session_of,
+    current_session,
+    safe_redirect_path,
 )
 from app.console.rendering import page_response
 from app.console.sessions.service import ConsoleSessions
@@ -33,11 +33,11 @@ _WRONG_KEY = "This API key is unknown, expired or revoked."
 @router.get("/login")
 @public
 async def show_login(request: Request, wanted: Annotated[str, Query(alias="next")] = "") -> Response:
-    return login_page(request, wanted=local_path(wanted))
+    return login_page(request, wanted=safe_redirect_path(wanted))
 
 
 def login_page(request: Request, *, status: int = 200, wanted: str = CONSOLE_PREFIX, fault: str | None = None) -> Response:
-    """Returns the page with the ways to log in, and above them what went wrong."""
+    """Returns the login page. `fault` says why the last login failed; `wanted` is the path to open after the login."""
     has_oidc = request.state.console_oidc is not None
     return page_response(request, "sessions/login.html", status=status, wanted=wanted, fault=fault, has_oidc=has_oidc)
 
@@ -45,7 +45,7 @@ def login_page(request: Request, *, status: int = 200, wanted: str = CONSOLE_PRE
 @router.post("/login")
 @public
 async def log_in(request: Request, form: SentFormDep) -> Response:
-    wanted = local_path(form.text("next"))
+    wanted = safe_redirect_path(form.text("next"))
     try:
         client = await client_of_key(request, form.text("key"))
     except Unauthorized:
@@ -91,8 +91,8 @@ def _set_cookie(response: Response, token: str, sessions: ConsoleSessions) -> Re
 @router.post("/logout")
 @public
 async def log_out(request: Request) -> Response:
-    """Ends the session. Public, so that a key that may see nothing can still log out."""
-    session = await session_of(request)
+    """Ends the session. Public, so that a session without the scope `read` can log out, too."""
+    session = await current_session(request)
     if session:
         sessions: ConsoleSessions = request.state.console_sessions
         await sessions.end(session.id, Actor(session.client.kind, session.client.name, request.state.request_id))

@@ -30,15 +30,15 @@ from app.tenants.caller import COMMAND_LINE, Caller, CallerKind, OperatorCaller
 from app.tenants.scopes import ALL_SCOPES, in_order, known_scopes
 
 LINK_LIFETIME = timedelta(minutes=15)
-"""`callgate console link --help` and docs/console.md repeat it."""
+"""`callgate console link --help` and docs/console.md state this number, too."""
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
-# No cookie contains it, so the stored form of a link is never that of a cookie.
-_LINK_MARK = "link:"
+# Stands before a link when it is hashed. No cookie has a `:`, so the hash of a link is never the hash of a cookie.
+_LINK_PREFIX = "link:"
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveSession:
-    """A person who is logged in, as the client that the person acts as."""
+    """The session of a person who is logged in. `client` has the tenant and the scopes of this person."""
 
     id: UUID
     client: Caller | OperatorCaller
@@ -47,7 +47,7 @@ class ActiveSession:
 
 @dataclass(frozen=True, slots=True)
 class ConsoleSessions:
-    """Sessions in the database, so that each process finds them. `idle` and `lifetime` limit how long one lasts."""
+    """Sessions in the database. A session ends after `idle` without a request, and at the latest `lifetime` after its login."""
 
     database: StatementPool
     idle: timedelta
@@ -59,7 +59,7 @@ class ConsoleSessions:
         return cls(database, timedelta(seconds=idle), timedelta(seconds=lifetime))
 
     async def start(self, client: Caller | OperatorCaller, *, request_id: str) -> str:
-        """Starts a session and returns the value of its cookie, which is stored nowhere.
+        """Starts a session and returns the value of its cookie. Only the hash of the value is stored.
 
         The session of an API key ends with the key. Raises TenantNotFound if the client's tenant does not exist.
         """
@@ -85,7 +85,7 @@ class ConsoleSessions:
         """Starts the session of a one-time link and returns its cookie's value; None if the link was used or has expired."""
         token = secrets.token_urlsafe(32)
         async with self.database.transaction() as connection:
-            hashed = _hash(_LINK_MARK + link)
+            hashed = _hash(_LINK_PREFIX + link)
             redeemed = await redeem_link(connection, hashed, token_hash=_hash(token), lifetime=self.lifetime)
             if redeemed is None:
                 return None
@@ -94,16 +94,16 @@ class ConsoleSessions:
             await record(connection, actor, action="console.login", tenant_id=None, subject=str(session_id))
         return token
 
-    async def find(self, token: str, *, is_use: bool) -> ActiveSession | None:
+    async def find(self, token: str, *, is_user_activity: bool) -> ActiveSession | None:
         """Returns the session of a cookie; None if there is none, or it has ended.
 
-        `is_use` says whether the request is a person's, which delays the end of an unused session. A page that renews itself
-        is not.
+        `is_user_activity` says whether a person made the request, and not a page that renews itself. Only such requests keep
+        the session from ending as unused.
         """
         if not _TOKEN.fullmatch(token):
             return None
         found = await find_session(self.database, _hash(token), idle=self.idle)
-        if found and is_use and not found.is_seen:
+        if found and is_user_activity and not found.is_seen:
             async with self.database.transaction() as connection:
                 await mark_seen(connection, found.id)
         return ActiveSession(found.id, _client_of(found), found.expires_at) if found else None
@@ -113,7 +113,7 @@ class ConsoleSessions:
         return await list_sessions(self.database, idle=self.idle)
 
     async def end(self, session_id: UUID, actor: Actor) -> bool:
-        """Ends a session. Returns False if there is none, or it was ended before."""
+        """Ends a session. Returns False if there is no such session, or it has ended before."""
         async with self.database.transaction() as connection:
             tenant_id = await revoke_session(connection, session_id)
             if tenant_id is None:
@@ -130,7 +130,7 @@ async def add_login_link(database: Transactions, actor: Actor) -> str:
     link = secrets.token_urlsafe(32)
     session = NewSession(
         id=uuid7(),
-        token_hash=_hash(_LINK_MARK + link),
+        token_hash=_hash(_LINK_PREFIX + link),
         kind="link",
         name=actor.name or COMMAND_LINE.name,
         key_id=None,
@@ -144,7 +144,7 @@ async def add_login_link(database: Transactions, actor: Actor) -> str:
 
 
 def _hash(token: str) -> bytes:
-    """Returns the stored form. The token is random, so a plain hash suffices."""
+    """Returns the SHA-256 that is stored. A token is random and long, so it needs no salt and no slow hash."""
     return hashlib.sha256(token.encode()).digest()
 
 

@@ -1,4 +1,4 @@
-"""SQL of the console's sessions, on asyncpg alone. Functions that get a connection never commit."""
+"""SQL of the console's sessions. Functions that get a connection never commit."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,7 +21,7 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """A session that has not ended, with its key's and its tenant's state of now."""
+    """A session that has not ended, with the current state of its key and its tenant."""
 
     id: UUID
     kind: str
@@ -33,7 +33,7 @@ class StoredSession:
     max_in_flight: int | None
     expires_at: datetime
     is_seen: bool
-    """Whether its last use was written within the last minute."""
+    """Whether `seen_at` is less than a minute old, and need not be written again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,10 @@ _LIST = f"""
 
 
 async def find_session(database: StatementPool, token_hash: bytes, *, idle: timedelta) -> StoredSession | None:
-    """Returns the session unless it, or its key, was revoked or has expired, or it was not used for `idle`."""
+    """Returns the session; None if there is none, or it has ended.
+
+    A session ends if it or its API key expires or is revoked, or if it is not used for `idle`.
+    """
     rows = await database.fetch(_FIND, token_hash, idle)
     return StoredSession(*rows[0]) if rows else None
 
@@ -79,7 +82,7 @@ async def list_sessions(database: StatementPool, *, idle: timedelta) -> list[Lis
 
 
 async def add_session(connection: Connection, session: NewSession, *, lifetime: timedelta) -> bool:
-    """Adds a session, and deletes those that ended a day ago. Returns False if its tenant does not exist."""
+    """Adds a session. Deletes those that expired over a day ago. Returns False if the new one's tenant does not exist."""
     await connection.execute("DELETE FROM console_session WHERE expires_at < now() - interval '1 day'")
     statement = """INSERT INTO console_session (id, token_hash, kind, name, key_id, tenant_id, scopes, expires_at)
         SELECT $1, $2, $3, $4, $5, $6, $7, now() + $8::interval
@@ -91,7 +94,7 @@ async def add_session(connection: Connection, session: NewSession, *, lifetime: 
 async def redeem_link(
     connection: Connection, link_hash: bytes, *, token_hash: bytes, lifetime: timedelta
 ) -> tuple[UUID, str] | None:
-    """Makes a session of a one-time link, and returns its id and its name; None if the link was used or has expired."""
+    """Turns a one-time link into a session. Returns the session's id and name; None if the link was used or has expired."""
     statement = """UPDATE console_session
         SET token_hash = $2, created_at = now(), seen_at = now(), expires_at = now() + $3::interval
         WHERE token_hash = $1 AND kind = 'link' AND revoked_at IS NULL AND expires_at > now() RETURNING id, name"""
@@ -104,7 +107,7 @@ async def mark_seen(connection: Connection, session_id: UUID) -> None:
 
 
 async def revoke_session(connection: Connection, session_id: UUID) -> str | None:
-    """Ends a session or an unused link. Returns its tenant's id, or "" for an operator's; None if it has ended before."""
+    """Ends a session or an unused link. Returns its tenant's id, "" if it is an operator's, None if it has ended before."""
     statement = """UPDATE console_session AS session SET revoked_at = now()
         WHERE id = $1 AND revoked_at IS NULL AND expires_at > now()
         RETURNING coalesce(tenant_id, (SELECT tenant_id FROM api_key WHERE api_key.id = key_id), '')"""

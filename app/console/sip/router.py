@@ -2,7 +2,7 @@
 
 from fastapi import Request, Response
 
-from app.console.access import SentFormDep, console_router, open_to_suspended
+from app.console.access import SentFormDep, allowed_while_suspended, console_router
 from app.console.rendering import page_response
 from app.console.sip.view import view_of
 from app.http.routes import needs
@@ -19,7 +19,7 @@ async def show_sip_form(request: Request) -> Response:
 
 @router.post("")
 @needs(Scope.READ, clients="any")
-@open_to_suspended
+@allowed_while_suspended
 async def check_address(request: Request, form: SentFormDep) -> Response:
     """Shows the parts of the address and the findings about it. Stores nothing and sends no request."""
     return page_response(request, "sip/check.html", view=view_of("".join(form.all("address")[:1])))

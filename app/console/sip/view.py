@@ -12,8 +12,8 @@ from app.sip.uri import ADDRESS_LENGTH_LIMIT, HEADERS_LENGTH_LIMIT, password_spa
 
 MASK: Final = "•••"
 """Stands for a password, whatever its length."""
-SHOWN_LENGTH: Final = ADDRESS_LENGTH_LIMIT + HEADERS_LENGTH_LIMIT
-"""Characters of an address that are shown: those that a valid one may have, and one more of each part."""
+MAX_SHOWN_LENGTH: Final = ADDRESS_LENGTH_LIMIT + HEADERS_LENGTH_LIMIT
+"""Maximum number of characters of an address that the page shows. A valid address is shorter."""
 _EXCERPT_LENGTH: Final = 60
 _BY_SEVERITY: Final = tuple(Severity)
 # Categories of Unicode: control, format, surrogate, private use, unassigned, and line and paragraph separators.
@@ -22,24 +22,24 @@ _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of the address and the numbers of the findings about it. A finding that something is missing has no text."""
+    """A piece of the address and the numbers of the findings about it. `text` is "" where something is missing."""
 
     text: str
     numbers: tuple[int, ...] = ()
     severity: Severity | None = None
-    """The gravest of the findings."""
+    """The highest severity of the findings."""
 
 
 @dataclass(frozen=True, slots=True)
 class NumberedFinding:
-    """A finding as it is listed below the address. `number` is the mark's, from 1 on."""
+    """A finding in the list below the address. `number` is also shown in the address; the first is 1."""
 
     number: int
     code: str
     severity: Severity
     detail: str
     excerpt: str
-    """The text that it is about, without a password; empty if something is missing."""
+    """The part of the address that the finding is about, without a password; "" if something is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ class AddressView:
     """Name and value of each part that was found, without parameters and headers."""
     parameters: tuple[tuple[str, str], ...]
     headers: tuple[tuple[str, str], ...]
-    repeatable: str
-    """The address for the form's field; with a masked password if it has one."""
+    form_value: str
+    """The address as the form's field shows it again: a password is replaced by `***`."""
 
 
 def view_of(text: str) -> AddressView:
@@ -68,14 +68,14 @@ def view_of(text: str) -> AddressView:
     )
     return AddressView(
         segments=tuple(_segments(text, uri.findings, span)),
-        hidden_length=max(0, len(text) - SHOWN_LENGTH),
+        hidden_length=max(0, len(text) - MAX_SHOWN_LENGTH),
         findings=findings,
         valid=uri.valid,
         verdict=_verdict(uri.findings),
         parts=tuple(_parts(uri)),
         parameters=tuple(_pairs(uri.uri_parameters)),
         headers=tuple(_pairs(uri.headers)),
-        repeatable=text if span is None else f"{text[: span[0]]}***{text[span[1] :]}",
+        form_value=text if span is None else f"{text[: span[0]]}***{text[span[1] :]}",
     )
 
 
@@ -94,21 +94,21 @@ def _count(number: int, noun: str) -> str:
 
 
 def _segments(text: str, findings: Sequence[Finding], password: tuple[int, int] | None) -> Iterator[Segment]:
-    """Yields the text in pieces, each within the same findings. The password is one masked piece."""
+    """Yields the text in pieces. A piece ends where a finding begins or ends. The password is one masked piece."""
     masked_from, masked_to = password or (0, 0)
-    end = min(len(text), SHOWN_LENGTH)
+    end = min(len(text), MAX_SHOWN_LENGTH)
     cuts = {0, end, masked_from, masked_to, *(found.start for found in findings), *(found.end for found in findings)}
     in_order = sorted(cut for cut in cuts if 0 <= cut <= end and not masked_from < cut < masked_to)
     for start, stop in zip(in_order, [*in_order[1:], end], strict=True):
         if missing := _numbers(findings, partial(_is_missing_at, start)):
-            yield Segment("", missing, _gravest(findings, missing))
+            yield Segment("", missing, _highest_severity(findings, missing))
         if start == stop:
             continue
         numbers = _numbers(findings, partial(_is_about, start, stop))
         shown = MASK if masked_from <= start < masked_to else visible(text[start:stop])
         if numbers:
-            shown = _without_blanks(shown)
-        yield Segment(shown, numbers, _gravest(findings, numbers) if numbers else None)
+            shown = _mark_spaces(shown)
+        yield Segment(shown, numbers, _highest_severity(findings, numbers) if numbers else None)
 
 
 def _is_missing_at(place: int, found: Finding) -> bool:
@@ -123,7 +123,7 @@ def _numbers(findings: Sequence[Finding], applies: Callable[[Finding], bool]) ->
     return tuple(number for number, found in enumerate(findings, start=1) if applies(found))
 
 
-def _gravest(findings: Sequence[Finding], numbers: Sequence[int]) -> Severity:
+def _highest_severity(findings: Sequence[Finding], numbers: Sequence[int]) -> Severity:
     return min((findings[number - 1].severity for number in numbers), key=_BY_SEVERITY.index)
 
 
@@ -131,7 +131,7 @@ def _excerpt(text: str, found: Finding, password: tuple[int, int] | None) -> str
     """Returns what the finding is about, shortened."""
     start, end = found.start, found.end
     if password is None or end <= password[0] or start >= password[1]:
-        shown = _without_blanks(visible(text[start:end]))
+        shown = _mark_spaces(visible(text[start:end]))
     else:
         shown = f"{visible(text[start : password[0]])}{MASK}{visible(text[password[1] : end])}"
     return shown if len(shown) <= _EXCERPT_LENGTH else f"{shown[:_EXCERPT_LENGTH]}…"
@@ -147,8 +147,8 @@ def _pairs(pairs: Pairs) -> Iterator[tuple[str, str]]:
     return ((visible(name), "(not UTF-8)" if value is None else visible(value)) for name, value in pairs)
 
 
-def _without_blanks(shown: str) -> str:
-    """Shows each space as ␣ in a text that has nothing else."""
+def _mark_spaces(shown: str) -> str:
+    """Returns the text. If it has only spaces, each is shown as ␣."""
     return shown if shown.strip(" ") else shown.replace(" ", "␣")
 
 

@@ -1,4 +1,4 @@
-"""The forms of tenants: the body of the admin API that a form stands for, and a form that was refused. Pure.
+"""Turns forms of tenants into bodies of the admin API, and errors of the admin API into forms with error texts. Pure.
 
 The models of the admin API check the bodies, so that a form and a request are refused for the same reasons.
 """
@@ -23,8 +23,8 @@ from app.tenants.errors import OperatorError
 
 SECRET_FIELDS: Final = frozenset({"auth_token", "secret"})
 """Fields whose values are never shown again."""
-_AT_THE_FORM: Final = (AlreadyExists, IdempotencyKeyReused, InvalidRequest, OperatorKeyRequired, ScopeRequired)
-# Instead of the API's texts, which name patterns.
+_FORM_ERRORS: Final = (AlreadyExists, IdempotencyKeyReused, InvalidRequest, OperatorKeyRequired, ScopeRequired)
+# Error texts by field, instead of the API's texts, which name regular expressions.
 _TEXTS: Final = {
     "id": "Use lower-case letters, digits and -, at most 63, and a letter or digit first.",
     "account_sid": "Give AC and 32 hexadecimal digits.",
@@ -53,9 +53,9 @@ class FormState:
     values: Mapping[str, str] = field(default_factory=dict)
     scopes: tuple[str, ...] = ("call", "read")
     faults: Mapping[str, str] = field(default_factory=dict)
-    """By field."""
+    """What is wrong with a field, by its name."""
     fault: str | None = None
-    """What is wrong with the form as a whole."""
+    """What is wrong with the whole form."""
     status: int = 200
 
     def value(self, name: str) -> str:
@@ -66,10 +66,10 @@ class FormState:
         return self.status != 200
 
 
-def refused(form: Fields, names: tuple[str, ...], error: CallgateError | OperatorError) -> FormState:
-    """Returns the form with what is wrong, at its field if the error names one. Raises an error that is not about the form."""
+def refused_form(form: Fields, names: tuple[str, ...], error: CallgateError | OperatorError) -> FormState:
+    """Returns the form with error texts, beside the fields that the error names. Raises an error that is not about the form."""
     problem = problem_for(error) if isinstance(error, OperatorError) else error
-    if not isinstance(problem, _AT_THE_FORM):
+    if not isinstance(problem, _FORM_ERRORS):
         raise problem
     faults = {fault.pointer.strip("/").partition("/")[0]: fault for fault in problem.field_errors}
     at_fields = {name: _text(name, fault) for name, fault in faults.items() if name in names}
@@ -89,7 +89,7 @@ def _text(name: str, fault: FieldError) -> str:
     return _TEXTS.get(name, f"{fault.detail[:1].upper()}{fault.detail[1:]}.")
 
 
-def filled(form: Fields, names: tuple[str, ...]) -> dict[str, Any]:
+def filled_fields(form: Fields, names: tuple[str, ...]) -> dict[str, Any]:
     """Returns the fields that are filled in."""
     return {name: value for name in names if (value := form.text(name))}
 
@@ -101,7 +101,7 @@ KEY_FIELDS: Final = ("name", "expires_at", "format", "scopes")
 
 
 def idempotency_key_of(form: Fields) -> str:
-    """Returns the idempotency key of the form for a new key: reloading the answer creates no second key."""
+    """Returns the idempotency key in the form for a new API key: reloading the response creates no second API key."""
     try:
         return str(UUID(form.text("once")))
     except ValueError:
@@ -110,7 +110,7 @@ def idempotency_key_of(form: Fields) -> str:
 
 def key_body(form: Fields) -> dict[str, Any]:
     """Returns the body of a new key. Raises InvalidRequest for a time that cannot be read."""
-    body = filled(form, ("name", "format")) | {"scopes": form.all("scopes")}
+    body = filled_fields(form, ("name", "format")) | {"scopes": form.all("scopes")}
     try:
         expires_at = read_form_time(form.text("expires_at"))
     except ValueError:

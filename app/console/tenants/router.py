@@ -1,4 +1,4 @@
-"""The pages of tenants, and what suspends and creates them. The forms of a tenant's accounts and keys are in `acts`."""
+"""The pages of tenants, and the forms that create and suspend them. Forms for accounts and keys are in `actions`."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -9,11 +9,11 @@ from starlette.responses import RedirectResponse
 
 from app.admin.access import parse_body
 from app.admin.tenants.schemas import NewTenant
-from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router, reads_of
+from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router, slot_limited_reads
 from app.console.rendering import page_response
 from app.console.tenancy import reachable_tenant, require_read
 from app.console.tenants import store
-from app.console.tenants.forms import TENANT_FIELDS, FormState, filled, refused
+from app.console.tenants.forms import TENANT_FIELDS, FormState, filled_fields, refused_form
 from app.console.tenants.view import PATH, TenantView, tenant_path, tenant_state
 from app.errors import CallgateError, TenantNotFound
 from app.http.routes import needs
@@ -26,7 +26,7 @@ router = console_router("/tenants")
 
 
 async def shown_tenant(client: ConsoleClientDep, tenant_id: str) -> str:
-    """Returns the tenant's id, which need not exist. Raises TenantNotFound."""
+    """Returns the tenant's id in the path. Raises TenantNotFound if the session is another tenant's."""
     return reachable_tenant(client, tenant_id)
 
 
@@ -34,7 +34,7 @@ ShownTenantDep = Annotated[str, Depends(shown_tenant)]
 
 
 async def administration(request: Request, client: ConsoleClientDep, actor: ConsoleActorDep) -> TenantAdministration:
-    """Raises ScopeRequired for a client that may act and not read, because a form that is refused shows the tenant."""
+    """Returns the use cases. Raises ScopeRequired without the scope `read`, because a refused form shows the tenant."""
     require_read(client)
     keyring: Keyring = request.state.keyring
     return TenantAdministration(request.state.database, keyring, actor)
@@ -46,14 +46,14 @@ AdministrationDep = Annotated[TenantAdministration, Depends(administration)]
 @router.get("")
 @needs(Scope.READ, clients="any")
 async def list_tenants(request: Request, client: ConsoleClientDep, after: str = "") -> Response:
-    """Lists tenants by id. A tenant's session is led to its own tenant."""
+    """Lists tenants by id. Redirects a tenant's session to the page of its own tenant."""
     if client.tenant_id is not None:
         return RedirectResponse(tenant_path(client.tenant_id), status_code=303)
     return await _show_list(request, FormState(), after=after.replace("\x00", ""))
 
 
 async def _show_list(request: Request, form: FormState, *, after: str = "") -> Response:
-    rows, has_more = await store.list_tenant_rows(reads_of(request), after=after)
+    rows, has_more = await store.list_tenant_rows(slot_limited_reads(request), after=after)
     return page_response(
         request,
         "tenants/list.html",
@@ -69,10 +69,10 @@ async def _show_list(request: Request, form: FormState, *, after: str = "") -> R
 @needs(Scope.ADMIN, clients="operator")
 async def create_tenant(request: Request, tenants: AdministrationDep, form: SentFormDep) -> Response:
     try:
-        new = parse_body(NewTenant, filled(form, TENANT_FIELDS))
+        new = parse_body(NewTenant, filled_fields(form, TENANT_FIELDS))
         tenant, _ = await tenants.ensure_tenant(new.id, new.settings)
     except (CallgateError, OperatorError) as error:
-        return await _show_list(request, refused(form, TENANT_FIELDS, error))
+        return await _show_list(request, refused_form(form, TENANT_FIELDS, error))
     return RedirectResponse(tenant_path(tenant.id), status_code=303)
 
 
@@ -90,8 +90,8 @@ async def render_tenant(
     credential: tuple[str, FormState] | None = None,
     key: FormState | None = None,
 ) -> Response:
-    """Renders the page of a tenant. A form that was refused is open; `credential` has the account of its form, too."""
-    details = await store.find_details(reads_of(request), tenant_id)
+    """Renders the page of a tenant. Refused forms are shown open. `credential` also has the account SID of its form."""
+    details = await store.find_details(slot_limited_reads(request), tenant_id)
     if details is None:
         raise TenantNotFound
     account_sid, of_credential = credential or ("", FormState())

@@ -1,11 +1,11 @@
-"""Reads all that belongs to one tenant, in one statement: an array of rows for each kind, with the columns of its own store."""
+"""Reads all that belongs to one tenant, in one statement. Each kind of record is an array of rows, as in its own store."""
 # ruff: noqa: S608  # The statement is put together from constants.
 
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from app.console.reads import PAGE_SIZE, PageReads, fetch
+from app.console.reads import PAGE_SIZE, TimeLimitedReads, fetch
 from app.database.pool import Transactions
 from app.scheduling import pace_store
 from app.scheduling.pace_limits import PaceLimits
@@ -26,7 +26,7 @@ from app.tenants.sip_credential_store import SipCredentialRow
 from app.tenants.workload_store import WorkloadRow
 
 MAX_LISTED: Final = 200
-"""Accounts, keys and the like of each kind that the page of a tenant shows."""
+"""Maximum number of records of one kind, such as API keys, on the page of a tenant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class TenantDetails:
     tenant: TenantRow
     accounts: list[AccountRow]
     credentials: list[CredentialRow]
-    """The active ones, in the order to try them."""
+    """The active credentials, in the order in which they are tried."""
     paces: dict[UUID, PaceLimits]
-    """By the id of the account."""
+    """The pace of each account, by the account's id."""
     keys: list[KeyRow]
     sip_credentials: list[SipCredentialRow]
     workloads: list[WorkloadRow]
@@ -64,8 +64,8 @@ _DETAILS: Final = f"""
 
 
 async def list_tenant_rows(database: Transactions, *, after: str | None) -> tuple[list[TenantRow], bool]:
-    """Returns a page of tenants by id, and whether there are others."""
-    async with PageReads(database).transaction() as connection:
+    """Returns a page of tenants in the order of their ids, and whether a further page follows."""
+    async with TimeLimitedReads(database).transaction() as connection:
         rows = await list_tenants(connection, after=after, limit=PAGE_SIZE + 1)
     return rows[:PAGE_SIZE], len(rows) > PAGE_SIZE
 

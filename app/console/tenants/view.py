@@ -1,4 +1,4 @@
-"""What the page of a tenant shows. Secrets are not in the rows that it is made of. Pure."""
+"""What the page of a tenant shows. The rows that it reads contain no secrets. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,10 +45,10 @@ class TenantView:
     hours: str | None
     accounts: list[AccountView]
     keys: list[KeyView]
-    """Active ones first, the newest first."""
+    """Active keys before all others; in each group, the newest first."""
     details: TenantDetails
-    is_cut: bool
-    """Whether there may be more of a kind than the page shows."""
+    is_truncated: bool
+    """Whether the tenant may have more records of one kind than the page shows."""
 
     @classmethod
     def of(cls, details: TenantDetails, now: datetime) -> "TenantView":
@@ -65,7 +65,7 @@ class TenantView:
             accounts=[_account(account, details) for account in details.accounts],
             keys=_keys(details.keys, now),
             details=details,
-            is_cut=any(len(rows) == MAX_LISTED for rows in listed),
+            is_truncated=any(len(rows) == MAX_LISTED for rows in listed),
         )
 
 

@@ -1,4 +1,4 @@
-"""The forms of a tenant's accounts, credentials and API keys. Only the page that answers the creation of a key shows it."""
+"""The forms of a tenant's accounts, credentials and API keys. A new key is shown only in the response to its form."""
 
 from uuid import UUID
 
@@ -15,10 +15,10 @@ from app.console.tenants.forms import (
     ACCOUNT_FIELDS,
     CREDENTIAL_FIELDS,
     KEY_FIELDS,
-    filled,
+    filled_fields,
     idempotency_key_of,
     key_body,
-    refused,
+    refused_form,
 )
 from app.console.tenants.router import AdministrationDep, ShownTenantDep, render_tenant
 from app.console.tenants.view import tenant_path
@@ -37,7 +37,7 @@ async def create_account(
 ) -> Response:
     """Adds an account with its first credential. The secret is stored encrypted and never shown."""
     try:
-        new = parse_body(NewAccount, filled(form, ACCOUNT_FIELDS))
+        new = parse_body(NewAccount, filled_fields(form, ACCOUNT_FIELDS))
         require_allowed_base_url(client, new)
         await tenants.create_account(
             tenant_id,
@@ -47,8 +47,8 @@ async def create_account(
             base_url=new.base_url,
         )
     except (CallgateError, OperatorError) as error:
-        return await render_tenant(request, tenant_id, account=refused(form, ACCOUNT_FIELDS, error))
-    return _back(tenant_id)
+        return await render_tenant(request, tenant_id, account=refused_form(form, ACCOUNT_FIELDS, error))
+    return _redirect_to_tenant(tenant_id)
 
 
 @router.post("/accounts/{account_sid}/credentials")
@@ -56,16 +56,16 @@ async def create_account(
 async def create_credential(
     request: Request, tenant_id: ShownTenantDep, account_sid: str, tenants: AdministrationDep, form: SentFormDep
 ) -> Response:
-    """Adds a credential, which is tried after the account's other ones."""
+    """Adds a credential, which is tried after the account's other credentials."""
     try:
-        new = parse_body(NewCredential, filled(form, CREDENTIAL_FIELDS))
+        new = parse_body(NewCredential, filled_fields(form, CREDENTIAL_FIELDS))
         await tenants.create_credential(
             tenant_id, account_sid=account_sid, secret=new.plain_secret, key_sid=new.key_sid or None
         )
     except (CallgateError, OperatorError) as error:
-        state = refused(form, CREDENTIAL_FIELDS, error)
+        state = refused_form(form, CREDENTIAL_FIELDS, error)
         return await render_tenant(request, tenant_id, credential=(account_sid, state))
-    return _back(tenant_id)
+    return _redirect_to_tenant(tenant_id)
 
 
 @router.post("/credentials/{credential_id}/revoke")
@@ -77,7 +77,7 @@ async def revoke_credential(tenant_id: ShownTenantDep, credential_id: str, tenan
     except ValueError:
         raise ResourceNotFound("This tenant has no credential with this id.") from None
     await tenants.revoke_credential(tenant_id, wanted)
-    return _back(tenant_id)
+    return _redirect_to_tenant(tenant_id)
 
 
 @router.post("/keys")
@@ -85,7 +85,7 @@ async def revoke_credential(tenant_id: ShownTenantDep, credential_id: str, tenan
 async def create_key(
     request: Request, client: ConsoleClientDep, tenant_id: ShownTenantDep, tenants: AdministrationDep, form: SentFormDep
 ) -> Response:
-    """Creates a key and shows it this once. The same form again, as by a reload, creates no second one."""
+    """Creates a key and shows it once. Sending the same form again, as a reload does, creates no second key."""
     try:
         new = parse_body(NewKey, key_body(form))
         row, key = await tenants.create_key_once(
@@ -98,7 +98,7 @@ async def create_key(
             idempotency_key=idempotency_key_of(form),
         )
     except (CallgateError, OperatorError) as error:
-        return await render_tenant(request, tenant_id, key=refused(form, KEY_FIELDS, error))
+        return await render_tenant(request, tenant_id, key=refused_form(form, KEY_FIELDS, error))
     return page_response(request, "tenants/key.html", row=row, key=key, tenant_path=tenant_path(tenant_id))
 
 
@@ -107,8 +107,8 @@ async def create_key(
 async def revoke_key(tenant_id: ShownTenantDep, key_id: str, tenants: AdministrationDep) -> Response:
     """Revokes the key, so that it is refused from now on."""
     await tenants.revoke_key(key_id.replace("\x00", ""), tenant_id=tenant_id)
-    return _back(tenant_id)
+    return _redirect_to_tenant(tenant_id)
 
 
-def _back(tenant_id: str) -> Response:
+def _redirect_to_tenant(tenant_id: str) -> Response:
     return RedirectResponse(tenant_path(tenant_id), status_code=303)

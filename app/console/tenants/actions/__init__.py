@@ -1,0 +1,1 @@
+"""The forms that change a tenant's accounts, credentials and API keys."""

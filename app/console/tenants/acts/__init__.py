@@ -1,1 +1,0 @@
-"""What changes a tenant's accounts, credentials and API keys."""
