@@ -97,6 +97,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("search", resolver.search, _UNPOLLED_EVERY_S),
         Job("control", PendingUpdateSender(state["database"], state["control"]).step, _UNPOLLED_EVERY_S),
         Job("deadlines", deadlines.step, _UNPOLLED_EVERY_S),
+        Job("dial", dialer.step, _UNPOLLED_EVERY_S, dialer.drain, dialer.wake),
     ]
     audit = Retention(state["database"], metrics, timedelta(days=settings.audit_retention_days), AUDIT_TABLES)
     calls_kept_for = None if settings.retention_days is None else timedelta(days=settings.retention_days)
@@ -105,7 +106,6 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         *polled,
         Job("poll", partial(_wake_due, state["database"], polled, resolver.longest_life), poll),
         Job("deliver", deliverer.step, poll, deliverer.drain, deliverer.wake),
-        Job("dial", dialer.step, poll, dialer.drain, dialer.wake),
         Job("guard", GuardWatch(state["database"], counters).step, _GUARD_EVERY_S),
         Job("slots", deadlines.free_slots, _SLOTS_EVERY_S),
         Job("turns", deadlines.delete_idle_turns, _TURNS_EVERY_S),

@@ -15,9 +15,20 @@ DUE = {
     "abandoned": "UPDATE call SET execution = 'pending', sid = NULL, pending_since = now() - interval '3 min' WHERE id = :id",
     "search": "UPDATE call SET search_at = now() WHERE id = :id",
     "control": "INSERT INTO wanted_update (call_id, attempt, status, due_at) VALUES (:id, 1, 'canceled', now())",
+    "deadlines": """
+        INSERT INTO dial_slot (call_id, account_id, until, ring_by)
+        SELECT id, account_id, now() + interval '1 h', now() FROM call WHERE id = :id
+    """,
+    "dial": """
+        INSERT INTO scheduled_dial (call_id, tenant_id, account_id, queue_id, caller_id, priority, not_before, ring_by, due_at)
+        SELECT id, tenant_id, account_id, account_id, account_id, 0, now(), now() + interval '1 h', now()
+        FROM call WHERE id = :id
+    """,
 }
 NOT_DUE = (
     "DELETE FROM wanted_update",
+    "DELETE FROM dial_slot",
+    "DELETE FROM scheduled_dial",
     "UPDATE call SET refresh_at = now() + interval '1 h', search_at = now() + interval '1 h'",
     "UPDATE call SET execution = 'unknown' WHERE execution = 'pending'",
 )
