@@ -1,4 +1,4 @@
-"""Claims due deliveries with all that is needed to send them, and records results. Each takes one statement per batch."""
+"""Claims due deliveries with all that is needed to send them, and records the results. Each batch takes one statement."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -18,10 +18,10 @@ from app.database.partitions import MonthRange
 from app.deliveries.stored_fields import ReportedFields, webhook_id
 
 MAX_HOLDING_ATTEMPTS: Final = 2
-"""A pending event holds back the later events of its call until it has failed this often."""
+"""The later events of a call wait for a pending event until this many attempts to deliver it have failed."""
 
 _HELD_RECHECK_AFTER = timedelta(seconds=30)
-# The deliveries of one call are written within this time. It limits the partitions that are read.
+# The deliveries of one call are written within this time. This limits the partitions that are read.
 _SPAN_OF_CALL = timedelta(days=30)
 # The statements here have months as constants, so that Postgres leaves other partitions out when it plans a statement, once for
 # each connection. The number of partitions then costs nothing.
@@ -35,7 +35,10 @@ _JSON_COLUMNS = ("parameters", "warnings", "problem", "own_subresource_uris", "r
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDelivery:
-    """A delivery that this worker may send until its lease ends. One that is `held` waits for an earlier event of its call."""
+    """A delivery that this worker may send until its lease ends.
+
+    If it is `held`, it must not be sent yet: it waits for an earlier event of its call.
+    """
 
     id: UUID
     call_id: UUID
@@ -191,10 +194,11 @@ async def claim(
     busy: Collection[str],
     after: str = "",
 ) -> list[ClaimedDelivery]:
-    """Claims due deliveries of `months`, or of all months, at most `per_tenant` of each tenant and none of the `busy` tenants.
+    """Claims due deliveries: at most `limit` in all, at most `per_tenant` for each tenant, and none for `busy` tenants.
 
-    Held ones get no lease. The result has at most `limit` deliveries, ordered by tenant, beginning with the first tenant id
-    greater than `after`.
+    Reads only the partitions of `months`; None: all. The result is ordered by tenant, and starts with the first tenant id
+    greater than `after`. It includes `held` deliveries, which wait for an earlier event: they get no lease, and are due again
+    soon.
     """
     rows = await database.fetch(_claim_statement(months), after, list(busy), per_tenant, limit, lease, _HELD_RECHECK_AFTER)
     return [_claimed_delivery(row) for row in rows]
@@ -205,8 +209,8 @@ async def record_attempts(
 ) -> int:
     """Records the results of attempts, and makes held deliveries due if no earlier event holds them back any more.
 
-    Returns how many became due. Call it also with the deliveries that a claim returned as `held`: the claim may not have seen
-    a result that another worker recorded at the same time.
+    Returns how many became due. Also pass the deliveries that `claim` returned as `held`: another worker may have recorded a
+    result at the same time, which `claim` did not see.
     """
     concerned = [*held, *(attempt.delivery for attempt in attempts)]
     times = [delivery.at for delivery in concerned]

@@ -1,7 +1,7 @@
 """Delivers the events of calls to tenants' URLs, with retries until the receiver has them.
 
-A receiver that hangs or is down does not delay other tenants: the attempts in flight are limited per tenant. A step waits for
-an attempt only if MAX_CONCURRENT are in flight, and then for the first that ends.
+A receiver that hangs or is down does not delay other tenants: the attempts in flight are limited per tenant. If MAX_CONCURRENT
+attempts are in flight, a step waits until the first of them ends.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ MAX_CONCURRENT = 64
 MAX_CONCURRENT_PER_TENANT = 12
 # Deliveries claimed per tenant in one batch.
 CLAIM_PER_TENANT = 6
-# Longer than an attempt and the record of its result. If the database is slower than that, an attempt may be repeated.
+# Longer than an attempt and the write of its result take. If the database is slower, the attempt may be repeated.
 LEASE = timedelta(seconds=45)
 GIVE_UP_AFTER = timedelta(days=3)
 FIRST_RETRY = timedelta(seconds=5)
@@ -43,7 +43,7 @@ FIRST_RETRY = timedelta(seconds=5)
 _RETRY_WAITS = (1, 6, 24, 180, 720)
 _LAST_RETRY_WAIT = 2880
 _JITTER = 0.1
-# While a tenant is at its limit, the longest delay until newly due deliveries of other tenants are claimed.
+# While a tenant is at its limit, newly due deliveries of other tenants are claimed at least this often.
 _RECHECK_INTERVAL_S = 0.5
 # How long results are gathered for one commit. It delays the next event of the same call. A worker that is killed meanwhile
 # loses these results, so their deliveries are sent again.
@@ -75,6 +75,8 @@ def wait_after(failures: int, first: timedelta = FIRST_RETRY) -> timedelta:
 
 @dataclass(slots=True)
 class Deliverer:
+    """Sends due deliveries to the URLs of tenants, and records the results."""
+
     database: Database
     signing: DeliverySigning
     sender: RequestSender
@@ -118,7 +120,10 @@ class Deliverer:
         return most == CLAIM_PER_TENANT or len(due) == free or bool(busy or started_after)
 
     async def _claim(self, *, limit: int, busy: Sequence[str]) -> list[ClaimedDelivery]:
-        """Claims recent deliveries; every _LOOK_FOR_OLDER_EVERY_S, and as long as there are older ones, those of all times."""
+        """Claims due deliveries of recent months, and every _LOOK_FOR_OLDER_EVERY_S those of all months.
+
+        After a claim that found older deliveries, the next one covers all months, too.
+        """
         recent, clock = recent_months(datetime.now(UTC)), asyncio.get_running_loop().time()
         is_limited = clock < self._look_for_older_at
         due = await claim(
