@@ -12,7 +12,14 @@ from app.audit.store import record
 from app.calls.statistics import count_fingerprints
 from app.database.engine import Database, driver_connection
 from app.security.keyring import Keyring, SecretUnreadable
-from app.tenants.repository import SEALED, SealedColumn, hashed_counts_by_key, list_sealed, name_of_sealed, sealed_counts_by_key
+from app.tenants.repository import (
+    SEALED_COLUMNS,
+    SealedColumn,
+    hashed_counts_by_key,
+    list_sealed,
+    name_of_sealed,
+    sealed_counts_by_key,
+)
 
 _CALLS_PER_PAGE = 50_000
 
@@ -51,7 +58,7 @@ class Rotation:
         Secrets that no key decrypts are left unchanged and reported.
         """
         result = ResealResult()
-        for sealed_column in SEALED:
+        for sealed_column in SEALED_COLUMNS:
             last = None
             while rows := await self._reseal_batch(sealed_column, last, result, actor):
                 last = rows[-1].id
@@ -61,7 +68,7 @@ class Rotation:
     async def unreadable(self) -> list[str]:
         """Returns the stored secrets that cannot be decrypted, each with the reason."""
         names: list[str] = []
-        for sealed_column in SEALED:
+        for sealed_column in SEALED_COLUMNS:
             last = None
             while True:
                 async with self.database.begin() as session:
@@ -80,7 +87,7 @@ class Rotation:
         """Returns the uses of each key, configured keys first. Counting calls reads all of them, page by page."""
         secrets: Counter[bytes] = Counter()
         async with self.database.begin() as session:
-            for sealed_column in SEALED:
+            for sealed_column in SEALED_COLUMNS:
                 secrets.update(await sealed_counts_by_key(session, sealed_column))
             api_keys = await hashed_counts_by_key(session)
         calls = await self._count_calls() if count_calls else Counter[bytes]()
@@ -118,7 +125,7 @@ class Rotation:
                     action="secrets.rotate",
                     tenant_id=None,
                     subject=self.keyring.newest_id.hex(),
-                    changed=[f"{sealed_column.row.__tablename__}.{sealed_column.column}"],
+                    changed=[f"{sealed_column.table.__tablename__}.{sealed_column.column}"],
                 )
         result.resealed += resealed
         return rows

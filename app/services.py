@@ -39,7 +39,7 @@ from app.settings import Settings
 from app.subresources.service import SubresourceService
 from app.tenants.delivery_signing import DeliverySigning
 from app.tenants.directory import TenantDirectory
-from app.tenants.last_use import LastUse
+from app.tenants.last_use import LastUseRecorder
 from app.tenants.models import TENANTS_CHANNEL
 from app.tenants.repository import mark_credentials_used, mark_keys_used
 from app.twilio.client import HttpClient, TwilioClient, make_http_client
@@ -124,8 +124,8 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
     keyring = Keyring(settings.require_secret_keys())
     # Separate pools, so that downloads of recordings cannot use up the connections that creations need.
     http, forwarding_http = _http_client(settings), _http_client(settings)
-    credential_use = LastUse(database, mark_credentials_used)
-    key_use = LastUse(database, mark_keys_used)
+    credential_use = LastUseRecorder(database, mark_credentials_used)
+    key_use = LastUseRecorder(database, mark_keys_used)
     tenants = TenantDirectory(database, keyring, is_coherent=lambda: listener.connected, on_key_use=key_use.mark)
     delivery_signing = DeliverySigning(database, keyring, is_coherent=lambda: listener.connected)
 

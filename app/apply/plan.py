@@ -39,7 +39,7 @@ from app.apply.store import AccountState, CredentialState, TenantState
 from app.apply.tenant_settings import MEMBER_OF_SETTING, NEW_TENANT, declared_settings, effective_value, stored_settings
 from app.scheduling.pace_limits import UNLIMITED
 from app.security.keyring import Keyring
-from app.tenants.administration_sip import has_sip_auth, sip_auth_errors
+from app.tenants.administration_sip import is_same_sip_auth, sip_auth_errors
 from app.tenants.administration_store import TenantSettings
 from app.tenants.caller import workload_name
 from app.tenants.errors import InvalidMember
@@ -124,7 +124,7 @@ class _Planner:
             yield SipCredentialCreation(
                 tenant_id=tenant_id, action="create", subject=subject, name=declared.name, username=username, password=password
             )
-        elif not has_sip_auth(self.keyring, stored, username, password):
+        elif not is_same_sip_auth(self.keyring, stored, username, password):
             yield SipCredentialReplacement(
                 tenant_id=tenant_id, action="update", subject=subject, name=declared.name, username=username, password=password
             )

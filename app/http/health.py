@@ -20,7 +20,7 @@ from app.observability import Metrics
 from app.schema import applied_revision, is_usable
 from app.security.keyring import Keyring
 from app.settings import Settings
-from app.tenants.key_check import has_the_right_keys
+from app.tenants.key_check import has_needed_keys
 from app.workloads.authentication import WorkloadTokens
 from app.workloads.key_set import KeySetState
 
@@ -80,7 +80,7 @@ class Readiness:
                 usable = is_usable(revision)
                 running = await self._count_workers() if usable else None
                 # The encryption keys of a process do not change, so they are checked only until the process is ready.
-                keys_fit = not usable or self._was_ready or await has_the_right_keys(self._database, self._keyring)
+                keys_fit = not usable or self._was_ready or await has_needed_keys(self._database, self._keyring)
         except DatabaseUnavailable as error:
             return self._without_database(error.reason)
         except TimeoutError:

@@ -27,20 +27,22 @@ from app.errors import (
 )
 from app.http.authentication import authenticate, authenticate_client
 from app.http.problems import MEDIA_TYPE, responses
-from app.tenants.access import PUBLIC, Access, Clients
+from app.tenants.access import PUBLIC, Access, AllowedClients
 from app.tenants.scopes import Scope
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 _DECLARED = "access"
-_REFUSED_CLIENTS: dict[Clients, tuple[CallgateError, ...]] = {
+_REFUSED_CLIENTS: dict[AllowedClients, tuple[CallgateError, ...]] = {
     "tenant": (TenantKeyRequired(),),
     "operator": (OperatorKeyRequired(),),
     "any": (),
 }
 
 
-def needs(scope: Scope, *, clients: Clients = "tenant", operator_scope: Scope | None = None) -> Callable[[Endpoint], Endpoint]:
+def needs(
+    scope: Scope, *, clients: AllowedClients = "tenant", operator_scope: Scope | None = None
+) -> Callable[[Endpoint], Endpoint]:
     """Declares that an endpoint needs a key with this scope. `clients`: whether the key is a tenant's, an operator's or any.
 
     An operator's key may have `operator_scope` instead of `scope`.

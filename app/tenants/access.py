@@ -1,4 +1,4 @@
-"""What a request needs of its client, and the check of it."""
+"""Declares which clients and which scope a route accepts, and checks a client."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -7,24 +7,27 @@ from app.errors import OperatorKeyRequired, ScopeRequired, TenantKeyRequired
 from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.scopes import Scope
 
-Clients = Literal["tenant", "operator", "any"]
+AllowedClients = Literal["tenant", "operator", "any"]
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a route needs. `scope` is None for a public route, which needs no key. `clients` says whose keys it takes."""
+    """The clients that a route accepts, and the scope that they need. `scope` None: the route is public and needs no key."""
 
     scope: Scope | None
-    clients: Clients = "tenant"
+    clients: AllowedClients = "tenant"
     operator_scope: Scope | None = None
-    """Suffices for an operator's key instead of `scope`."""
+    """A scope that an operator may have instead of `scope`."""
 
 
 PUBLIC: Final = Access(None)
 
 
 def authorize(client: Caller | OperatorCaller, access: Access) -> None:
-    """Raises TenantKeyRequired, OperatorKeyRequired or ScopeRequired, checked in this order."""
+    """Checks that a client may use a route.
+
+    Raises TenantKeyRequired or OperatorKeyRequired for the wrong kind of client, then ScopeRequired for a missing scope.
+    """
     if isinstance(client, OperatorCaller):
         if access.clients == "tenant":
             raise TenantKeyRequired

@@ -1,4 +1,4 @@
-"""Manages tenants, and with its base classes Twilio accounts, credentials, API keys, SIP credentials and workloads.
+"""Manages tenants. Its base classes manage their Twilio accounts, credentials, API keys, SIP credentials and workloads.
 
 Every change is recorded in the audit log, in the same transaction. A request that changes nothing is not recorded.
 Methods raise OperatorError for an invalid or unknown id, and DatabaseUnavailable.
@@ -28,29 +28,29 @@ TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 @dataclass(frozen=True, slots=True)
 class TenantAdministration(AccountAdministration, KeyAdministration, SipCredentialAdministration, WorkloadAdministration):
     async def create_tenant(self, tenant_id: str, *, name: str) -> TenantRow:
-        """Raises ResourceExists for a tenant that exists."""
+        """Creates a tenant and returns it. Raises ResourceExists if the id is taken."""
         async with self.database.transaction() as connection:
-            tenant = await self._insert(connection, tenant_id, name=name)
+            tenant = await self._insert_tenant(connection, tenant_id, name=name)
         if tenant is None:
             raise ResourceExists(f"tenant {tenant_id} exists already")
         return tenant
 
     async def ensure_tenant(self, tenant_id: str, settings: TenantSettings) -> tuple[TenantRow, bool]:
-        """Creates a tenant with these settings, among them its name. Returns it, and whether it was created now.
+        """Creates a tenant with these settings, which must include `name`. Returns the tenant, and whether it was created now.
 
-        A tenant that has these settings is returned unchanged. Raises ResourceExists for one that differs in any of them.
+        An existing tenant that has these settings is returned unchanged. Raises ResourceExists if one of them differs.
         """
         async with self.database.transaction() as connection:
-            tenant = await self._insert(connection, tenant_id, name=settings["name"])
+            tenant = await self._insert_tenant(connection, tenant_id, name=settings["name"])
             if tenant is not None:
-                return await self._set(connection, tenant, settings), True
+                return await self._store_settings(connection, tenant, settings), True
             tenant = await self._lock_tenant(connection, tenant_id)
-        if different := _different_members(tenant, settings):
+        if different := _differing_settings(tenant, settings):
             raise ResourceExists(f"The tenant exists with another {' and another '.join(different)}.")
         return tenant, False
 
-    async def _insert(self, connection: Connection, tenant_id: str, *, name: str) -> TenantRow | None:
-        """Returns the new tenant, or None if it exists."""
+    async def _insert_tenant(self, connection: Connection, tenant_id: str, *, name: str) -> TenantRow | None:
+        """Inserts a tenant and returns it; None if the id is taken. Raises InvalidMember for an invalid id."""
         if not TENANT_ID.fullmatch(tenant_id):
             advice = "use lower-case letters, digits and '-', at most 63"
             raise InvalidMember("/id", "invalid_id", f"{tenant_id!r} is not a tenant id: {advice}")
@@ -60,7 +60,7 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         return tenant
 
     async def list_tenants(self, *, after: str | None = None, limit: int | None = None) -> list[TenantRow]:
-        """Returns the tenants in the order of their ids; with `after`, those with a later id."""
+        """Returns up to `limit` tenants (None: all) in the order of their ids. `after`: only tenants with a later id."""
         async with self.database.transaction() as connection:
             return await store.list_tenants(connection, after=after, limit=limit)
 
@@ -69,30 +69,30 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
             return await self._require_tenant(connection, tenant_id)
 
     async def suspend_tenant(self, tenant_id: str, *, suspended: bool) -> TenantRow:
-        """Suspends or resumes a tenant. Creations of a suspended tenant are refused; its records stay readable. Idempotent."""
+        """Suspends or resumes a tenant. A suspended tenant cannot create calls, but can read its records. Idempotent."""
         return await self.update_tenant(tenant_id, TenantSettings(suspended=suspended))
 
     async def update_tenant(
-        self, tenant_id: str, changes: TenantSettings, *, of_versions: Collection[str] | None = None
+        self, tenant_id: str, changes: TenantSettings, *, expected_versions: Collection[str] | None = None
     ) -> TenantRow:
-        """Sets those settings that `changes` has, and returns the tenant.
+        """Changes the settings that are in `changes`, and returns the tenant.
 
-        Changed hours apply to waiting calls at once. With `of_versions`, raises VersionOutdated unless the tenant has one of
-        these versions (`TenantRow.version`).
+        Changed hours apply to waiting calls at once. With `expected_versions`, raises VersionOutdated unless the tenant has
+        one of these versions (`TenantRow.version`).
         """
         async with self.database.transaction() as connection:
             tenant = await self._lock_tenant(connection, tenant_id)
-            if of_versions is not None and tenant.version not in of_versions:
+            if expected_versions is not None and tenant.version not in expected_versions:
                 raise VersionOutdated(f"tenant {tenant_id} was changed meanwhile")
-            tenant = await self._set(connection, tenant, changes)
-        # Also if the hours are the same: an earlier request may have failed here.
+            tenant = await self._store_settings(connection, tenant, changes)
+        # Do this even if the hours are the same: an earlier request may have stored them and then failed here.
         if "hours" in changes:
             await make_calls_due(self.database, tenant_id)
         return tenant
 
-    async def _set(self, connection: Connection, tenant: TenantRow, settings: TenantSettings) -> TenantRow:
-        """Sets what differs in a locked tenant, and records an update."""
-        changed = _different_members(tenant, settings)
+    async def _store_settings(self, connection: Connection, tenant: TenantRow, settings: TenantSettings) -> TenantRow:
+        """Stores the settings that differ, and records them in the audit log. The caller has locked the tenant."""
+        changed = _differing_settings(tenant, settings)
         if not changed:
             return tenant
         all_settings = tenant.settings
@@ -116,9 +116,9 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         form: CallbackForm | None = None,
         clear: bool = False,
     ) -> TenantRow:
-        """Changes the settings for deliveries that are given and returns the tenant.
+        """Changes where and how status callbacks are delivered, and returns the tenant.
 
-        `clear` first removes URL, method and events.
+        None leaves a setting unchanged. `clear` first removes URL, method and events.
         """
         changes = TenantSettings()
         if url is not None or clear:
@@ -132,7 +132,10 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         return await self.update_tenant(tenant_id, changes)
 
     async def renew_callback_secret(self, tenant_id: str) -> str:
-        """Replaces the secret that signs deliveries, and returns it; it cannot be shown again. Later retries use it, too."""
+        """Replaces the secret that signs deliveries. Returns the new secret, which cannot be shown again.
+
+        Retries of earlier deliveries are signed with the new secret, too.
+        """
         secret = generate_callback_secret()
         sealed = self.keyring.seal(secret, identity=callback_secret_identity(tenant_id))
         async with self.database.transaction() as connection:
@@ -148,7 +151,7 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         return tenant
 
 
-def _different_members(tenant: TenantRow, settings: TenantSettings) -> list[str]:
+def _differing_settings(tenant: TenantRow, settings: TenantSettings) -> list[str]:
     before: dict[str, object] = {**tenant.settings}
     return [name for name, value in settings.items() if before[name] != value]
 

@@ -23,24 +23,24 @@ class AccountAdministration(Administration):
     async def add_credential(
         self, tenant_id: str, *, account_sid: str, secret: str, key_sid: str | None, base_url: str | None
     ) -> CredentialRow:
-        """Adds a credential, and its account if the tenant does not have it.
+        """Adds a credential, and creates its account if the tenant does not have it.
 
-        Credentials are tried in the order of their ids.
+        Older credentials of the account are tried first. `base_url` None: an existing account keeps its base URL.
         """
         check_sids(account_sid, key_sid)
         base_url = _read_base_url(base_url)
         async with self.database.transaction() as connection:
             await self._require_tenant(connection, tenant_id)
             account = await self._upsert_account(connection, tenant_id, account_sid=account_sid, base_url=base_url)
-            return await self._add(connection, account, secret=secret, key_sid=key_sid)
+            return await self._insert_credential(connection, account, secret=secret, key_sid=key_sid)
 
     async def create_account(
         self, tenant_id: str, *, account_sid: str, secret: str, key_sid: str | None, base_url: str | None
     ) -> tuple[AccountRow, list[CredentialRow], bool]:
         """Creates an account with its first credential.
 
-        Returns the account, its active credentials, and whether it was created now. An account that has this credential, and
-        this base URL if one is given, is returned unchanged. Raises ResourceExists for an account that differs.
+        Returns the account, its active credentials, and whether it was created now. An existing account with this credential
+        and this base URL (None: any) is returned unchanged. Raises ResourceExists if the existing account differs.
         """
         check_sids(account_sid, key_sid)
         base_url = _read_base_url(base_url)
@@ -51,31 +51,31 @@ class AccountAdministration(Administration):
             )
             if account is not None:
                 await self._record(connection, "account.create", tenant_id, account_sid)
-                return account, [await self._add(connection, account, secret=secret, key_sid=key_sid)], True
+                return account, [await self._insert_credential(connection, account, secret=secret, key_sid=key_sid)], True
             account = await self._lock_account(connection, tenant_id, account_sid)
             if base_url not in (None, account.base_url):
                 raise ResourceExists("The tenant has this account with another base_url.")
-            if await self._find_same(connection, account, secret=secret, key_sid=key_sid) is None:
+            if await self._find_by_secret(connection, account, secret=secret, key_sid=key_sid) is None:
                 raise ResourceExists("The tenant has this account with other credentials: add one to its credentials.")
             return account, await store.list_credentials(connection, [account.id]), False
 
     async def create_credential(
         self, tenant_id: str, *, account_sid: str, secret: str, key_sid: str | None
     ) -> tuple[CredentialRow, bool]:
-        """Adds a credential to an account that exists. Returns it, and whether it was created now.
+        """Adds a credential to an existing account. Returns the credential, and whether it was created now.
 
         An active credential with the same secret is returned unchanged.
         """
         check_sids(account_sid, key_sid)
         async with self.database.transaction() as connection:
             account = await self._lock_account(connection, tenant_id, account_sid)
-            found = await self._find_same(connection, account, secret=secret, key_sid=key_sid)
+            found = await self._find_by_secret(connection, account, secret=secret, key_sid=key_sid)
             if found is not None:
                 return found, False
-            return await self._add(connection, account, secret=secret, key_sid=key_sid), True
+            return await self._insert_credential(connection, account, secret=secret, key_sid=key_sid), True
 
     async def set_base_url(self, tenant_id: str, *, account_sid: str, base_url: str) -> AccountRow:
-        """Changes the base URL of an account that exists."""
+        """Changes the base URL of an existing account."""
         checked = _read_base_url(base_url)
         async with self.database.transaction() as connection:
             return await self._set_base_url(connection, await self._lock_account(connection, tenant_id, account_sid), checked)
@@ -83,9 +83,9 @@ class AccountAdministration(Administration):
     async def list_accounts(
         self, tenant_id: str, *, after: UUID | None = None, limit: int | None = None
     ) -> list[tuple[AccountRow, list[CredentialRow]]]:
-        """Returns the accounts, oldest first, each with its active credentials in the order to try them.
+        """Returns the accounts, oldest first, each with its active credentials in the order in which they are tried.
 
-        With `after`, returns those after the account of this id.
+        `after`: only accounts that are newer than the one with this id.
         """
         async with self.database.transaction() as connection:
             await self._require_tenant(connection, tenant_id)
@@ -94,7 +94,10 @@ class AccountAdministration(Administration):
         return [(account, [c for c in credentials if c.account_id == account.id]) for account in accounts]
 
     async def revoke_credential(self, tenant_id: str, credential_id: UUID, *, account_sid: str | None = None) -> CredentialRow:
-        """Revokes a credential of the tenant; with `account_sid`, of this account. Idempotent."""
+        """Revokes a credential of the tenant. Idempotent.
+
+        Raises NoSuchResource if the tenant or, with `account_sid`, this account of the tenant does not have the credential.
+        """
         async with self.database.transaction() as connection:
             credential = await store.lock_credential(connection, credential_id, tenant_id=tenant_id, account_sid=account_sid)
             if credential is None:
@@ -108,7 +111,7 @@ class AccountAdministration(Administration):
     async def _upsert_account(
         self, connection: Connection, tenant_id: str, *, account_sid: str, base_url: str | None
     ) -> AccountRow:
-        """Returns the tenant's account. It keeps its base URL unless another one is given."""
+        """Creates the account, or returns the existing one. `base_url` None: an existing account keeps its base URL."""
         account = await store.insert_account(
             connection, uuid7(), tenant_id=tenant_id, account_sid=account_sid, base_url=base_url
         )
@@ -130,7 +133,9 @@ class AccountAdministration(Administration):
             raise NoSuchResource("account", f"tenant {tenant_id} has no account {account_sid}: see `callgate accounts list`")
         return account
 
-    async def _add(self, connection: Connection, account: AccountRow, *, secret: str, key_sid: str | None) -> CredentialRow:
+    async def _insert_credential(
+        self, connection: Connection, account: AccountRow, *, secret: str, key_sid: str | None
+    ) -> CredentialRow:
         credential_id = uuid7()
         credential = await store.insert_credential(
             connection,
@@ -143,10 +148,10 @@ class AccountAdministration(Administration):
         await self._record(connection, "credential.add", account.tenant_id, str(credential_id))
         return credential
 
-    async def _find_same(
+    async def _find_by_secret(
         self, connection: Connection, account: AccountRow, *, secret: str, key_sid: str | None
     ) -> CredentialRow | None:
-        """Returns the account's active credential with this secret. Ignores those that cannot be decrypted."""
+        """Returns the account's active credential with this secret; None if there is none that can be decrypted."""
         username = key_sid or account.account_sid
         sealed_secrets = await store.find_active_secrets(connection, account.id, username=username)
         for credential in await store.list_credentials(connection, [account.id]):

@@ -1,4 +1,4 @@
-"""The base of the use cases of administration."""
+"""Base class of the use cases for operators."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from app.tenants.errors import no_tenant
 
 @dataclass(frozen=True, slots=True)
 class Administration:
-    """The base of all use cases that change something for an operator.
+    """Base class of all use cases that change something for an operator.
 
-    The audit log names `actor` as the one who made the change.
+    The audit log records `actor` with each change.
     """
 
     database: Transactions
@@ -26,7 +26,7 @@ class Administration:
     async def _record(
         self, connection: Connection, action: AuditAction, tenant_id: str | None, subject: str, changed: Sequence[str] = ()
     ) -> None:
-        """Records a change in its transaction; `record` in app.audit.store describes the arguments."""
+        """Writes a change to the audit log, in the same transaction. `record` in app.audit.store describes the arguments."""
         await record(connection, self.actor, action=action, tenant_id=tenant_id, subject=subject, changed=changed)
 
     async def _require_tenant(self, connection: Connection, tenant_id: str) -> TenantRow:

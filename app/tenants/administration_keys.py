@@ -1,4 +1,4 @@
-"""Manages API keys of tenants and operators. When a key expires by default: `DEFAULT_LIFETIME` in app/tenants/api_keys.py."""
+"""Manages API keys of tenants and operators. Their default lifetime is `DEFAULT_LIFETIME` in app/tenants/api_keys.py."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -32,11 +32,11 @@ class KeyAdministration(Administration):
         expires_at: datetime | None = None,
         key_format: KeyFormat = "callgate",
     ) -> tuple[KeyRow, str]:
-        """Returns the row of the new key, and the key. The key is not stored, so it cannot be shown again.
+        """Creates an API key. Returns its row and the key itself, which is not stored and cannot be shown again.
 
-        Without `tenant_id` it is an operator's key. Without `scopes` a tenant's key has `DEFAULT_SCOPES`, and an operator's key
-        has all. Without `expires_at`, `default_lifetime` applies. Raises ScopeRequired or OperatorKeyRequired if
-        `creator` has less than the new key.
+        `tenant_id` None: a key for an operator. `scopes` None: `DEFAULT_SCOPES` for a tenant, all scopes for an operator.
+        `expires_at` None: the key expires after `default_lifetime`. Raises ScopeRequired or OperatorKeyRequired if the new
+        key could do more than `creator`.
         """
         row, key = await self._create(
             tenant_id,
@@ -62,10 +62,10 @@ class KeyAdministration(Administration):
         key_format: KeyFormat,
         idempotency_key: str | None,
     ) -> tuple[KeyRow, str | None]:
-        """Creates a key for a tenant as `create_key` does, and once for each idempotency key of the tenant.
+        """Creates an API key as `create_key` does, but only one for each idempotency key of the tenant.
 
-        If the key was created before, returns its row as it is now and None, because the key is not stored. Raises
-        IdempotencyKeyReused if it was created with another name, other scopes or another expiry.
+        If an earlier request created the key, returns its current row and None, because the key itself is not stored. Raises
+        IdempotencyKeyReused if that request had another name, other scopes or another expiry.
         """
         return await self._create(
             tenant_id,
@@ -118,14 +118,17 @@ class KeyAdministration(Administration):
         return None if self.default_lifetime is None else created_at + self.default_lifetime
 
     async def list_keys(self, tenant_id: str | None, *, after: UUID | None = None, limit: int | None = None) -> list[KeyRow]:
-        """Returns the keys of a tenant, oldest first; without a tenant, those of operators. `after` is the id of a row."""
+        """Returns the API keys of a tenant (None: of operators), oldest first. `after`: only keys newer than this id."""
         async with self.database.transaction() as connection:
             if tenant_id is not None:
                 await self._require_tenant(connection, tenant_id)
             return await store.list_keys(connection, tenant_id, after=after, limit=limit)
 
     async def revoke_key(self, prefix: str, *, tenant_id: str | None = None) -> KeyRow:
-        """Revokes a key, which `prefix` names; with `tenant_id`, a key of this tenant. Idempotent."""
+        """Revokes the API key with this prefix. Idempotent.
+
+        Raises NoSuchResource if there is no such key or, with `tenant_id`, if it is not a key of this tenant.
+        """
         async with self.database.transaction() as connection:
             key = await store.lock_key(connection, prefix=key_prefix(prefix))
             if key is None or tenant_id not in (None, key.tenant_id):

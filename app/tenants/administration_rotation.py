@@ -1,8 +1,9 @@
-"""Replaces a Twilio credential by a new one, step by step and without an outage. The database says which step is next.
+"""Replaces a Twilio credential in steps, without an outage. The next step follows from the database.
 
-A new credential is verified, then tried first in the old one's place. The old one is revoked once it is certain that it is not
-needed: for a while no request was sent with it and no callback verified by it. An auth token must also be refused by Twilio by
-then, because Twilio signs callbacks with the primary one: https://www.twilio.com/docs/iam/api/authtoken.
+1. The new credential is stored once Twilio accepts it. From then on it is tried before the old credential.
+2. An old auth token is kept until Twilio refuses it, because Twilio signs callbacks with the primary auth token:
+   https://www.twilio.com/docs/iam/api/authtoken.
+3. The old credential is revoked after a time in which no request was sent and no callback was verified with it.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -29,7 +30,7 @@ RotationStep = Literal["promote", "wait", "done"]
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """An active credential and the active one that has taken its place."""
+    """Two active credentials of an account: the new one is tried before the old one, which is to be revoked."""
 
     account: AccountRow
     old: CredentialRow
@@ -38,10 +39,10 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class RotationProgress:
-    """What a rotation waits for.
+    """The state of a rotation.
 
-    promote: Twilio still accepts the old auth token. wait: the old credential is revoked at `revoke_at`, unless it is used
-    again. done: it is revoked.
+    promote: Twilio still accepts the old auth token; somebody must promote the new one at Twilio. wait: the old credential
+    can be revoked at `revoke_at`, unless it is used again. done: the old credential is revoked.
     """
 
     step: RotationStep
@@ -55,9 +56,10 @@ class CredentialRotation(AccountAdministration):
     """Raises TwilioError unless Twilio accepts the credential."""
 
     async def find(self, tenant_id: str, *, account_sid: str, key_sid: str | None, old_id: UUID | None) -> Replacement | None:
-        """Returns the replacement that is under way; None if there is none.
+        """Returns the replacement that was begun and is not finished; None if there is none.
 
-        With `key_sid`, that by this API key, otherwise that of an auth token. `old_id` selects one of several.
+        `key_sid` is the new API key; None: an auth token is replaced. `old_id` selects one of several replacements by the old
+        credential. Raises OperatorError if there are several and none is selected.
         """
         check_sids(account_sid, key_sid)
         async with self.database.transaction() as connection:
@@ -68,7 +70,7 @@ class CredentialRotation(AccountAdministration):
             for old in credentials
             for new in credentials
             if old.place == new.place
-            and _preferred_later(new, old)
+            and _is_tried_before(new, old)
             and old_id in (None, old.id)
             and key_sid in (None, new.username)
         ]
@@ -77,17 +79,17 @@ class CredentialRotation(AccountAdministration):
             raise OperatorError(f"several credentials are being replaced: choose one with --replace {_ids(olds)}")
         if not pairs:
             return None
-        # If the new one is being replaced, too: the oldest by the newest.
+        # A credential may be replaced again before its own rotation has ended: then return the oldest and the newest one.
         newest = max(pairs, key=lambda pair: pair.new.preferred_at or pair.new.created_at).new
         return min((pair for pair in pairs if pair.new.id == newest.id), key=lambda pair: pair.old.id)
 
     async def begin(
         self, tenant_id: str, *, account_sid: str, key_sid: str | None, secret: str, old_id: UUID | None
     ) -> Replacement | None:
-        """Verifies a new credential, then stores it and lets it take the old one's place.
+        """Stores a new credential that Twilio accepts, and puts it before the old credential in the order of use.
 
-        A credential that is stored already only takes the place. Returns None if it replaces nothing (any more). Raises
-        OperatorError if Twilio refuses it; then nothing has changed.
+        If the new credential is stored already, changes only the order. Returns None if there is no old credential to replace.
+        Raises OperatorError, and changes nothing, if Twilio refuses the new credential.
         """
         async with self.database.transaction() as connection:
             account, stored, old = await self._plan(connection, tenant_id, account_sid, key_sid, secret, old_id)
@@ -102,24 +104,24 @@ class CredentialRotation(AccountAdministration):
             if still_old is None or still_old.id != old.id:
                 raise OperatorError("the account's credentials were changed meanwhile: run the command again")
             if stored is None:
-                stored = await self._add(connection, account, secret=secret, key_sid=key_sid)
+                stored = await self._insert_credential(connection, account, secret=secret, key_sid=key_sid)
             await give_place(connection, stored.id, place=old.place)
             await self._record(connection, "credential.update", tenant_id, str(stored.id), ["place"])
-            active = await self._active(connection, account)
+            active = await self._active_by_id(connection, account)
         return Replacement(account, old, active[stored.id])
 
     async def advance(self, replacement: Replacement, *, quiet: timedelta) -> RotationProgress:
-        """Takes the next step if it is time, and returns what the rotation waits for.
+        """Revokes the old credential if it is not needed any more. Returns the state of the rotation.
 
-        `quiet`: how long the old credential must be unused before it is revoked. Uses are stored a minute late.
-        Raises OperatorError if Twilio refuses the new credential, or cannot be asked.
+        `quiet` is the time that the old credential must have been unused. A use is stored up to a minute late. Raises
+        OperatorError if Twilio refuses the new credential or does not answer.
         """
         account, old, new = replacement.account, replacement.old, replacement.new
-        accessible = await self._open(account, new)
-        if accessible is None:
+        decrypted = await self._decrypt(account, new)
+        if decrypted is None:
             raise OperatorError(f"the stored secret of credential {new.id} cannot be opened: revoke it and begin again")
         await self._require_accepted(
-            accessible, f"Twilio refuses the new credential {new.id}: the old one stays; revoke the new one and begin again"
+            decrypted, f"Twilio refuses the new credential {new.id}: the old one stays; revoke the new one and begin again"
         )
         if old.kind == "auth_token" and await self._is_accepted(account, old):
             return RotationProgress("promote", old)
@@ -127,7 +129,7 @@ class CredentialRotation(AccountAdministration):
             await self._lock_account(connection, account.tenant_id, account.account_sid)
             if old.kind == "auth_token":
                 await mark_rejected(connection, old.id, reason=TwilioCredentialRejected.reason)
-            active = await self._active(connection, account)
+            active = await self._active_by_id(connection, account)
             if not {old.id, new.id} <= active.keys():
                 raise _revoked_meanwhile()
             old = active[old.id]
@@ -141,28 +143,28 @@ class CredentialRotation(AccountAdministration):
     async def _plan(
         self, connection: Connection, tenant_id: str, account_sid: str, key_sid: str | None, secret: str, old_id: UUID | None
     ) -> tuple[AccountRow, CredentialRow | None, CredentialRow | None]:
-        """Returns the account, the new credential if it is stored already, and the one that it is to replace, if any."""
+        """Returns the account, the new credential if it is stored already, and the credential to replace if there is one."""
         account = await self._lock_account(connection, tenant_id, account_sid)
-        stored = await self._find_same(connection, account, secret=secret, key_sid=key_sid)
+        stored = await self._find_by_secret(connection, account, secret=secret, key_sid=key_sid)
         if stored is not None and stored.preferred_at is not None and old_id is None:
             return account, stored, None
         credentials = await _credentials_of_kind(connection, account, key_sid)
         return account, stored, _choose_old(account, credentials, stored, old_id)
 
-    async def _active(self, connection: Connection, account: AccountRow) -> dict[UUID, CredentialRow]:
+    async def _active_by_id(self, connection: Connection, account: AccountRow) -> dict[UUID, CredentialRow]:
         return {each.id: each for each in await store.list_credentials(connection, [account.id])}
 
     async def _is_accepted(self, account: AccountRow, credential: CredentialRow) -> bool:
-        """Returns whether Twilio accepts a stored credential. One that cannot be opened verifies no callback."""
-        accessible = await self._open(account, credential)
-        if accessible is None:
+        """Returns whether Twilio accepts a stored credential. False if its secret cannot be decrypted: it cannot be used."""
+        decrypted = await self._decrypt(account, credential)
+        if decrypted is None:
             return False
         try:
-            await self.check_credential(accessible)
+            await self.check_credential(decrypted)
         except TwilioCredentialRejected:
             return False
         except TwilioError as error:
-            raise _not_asked(error) from None
+            raise _twilio_unavailable(error) from None
         return True
 
     async def _require_accepted(self, credential: Credential, refusal: str) -> None:
@@ -171,10 +173,10 @@ class CredentialRotation(AccountAdministration):
         except TwilioCredentialRejected:
             raise OperatorError(refusal) from None
         except TwilioError as error:
-            raise _not_asked(error) from None
+            raise _twilio_unavailable(error) from None
 
-    async def _open(self, account: AccountRow, credential: CredentialRow) -> Credential | None:
-        """Returns an active credential with its secret; None if that cannot be decrypted."""
+    async def _decrypt(self, account: AccountRow, credential: CredentialRow) -> Credential | None:
+        """Returns an active credential with its decrypted secret; None if the secret cannot be decrypted."""
         async with self.database.transaction() as connection:
             sealed = await store.find_active_secrets(connection, account.id, username=credential.username)
         if credential.id not in sealed:
@@ -191,14 +193,17 @@ async def _credentials_of_kind(connection: Connection, account: AccountRow, key_
     return [credential for credential in await store.list_credentials(connection, [account.id]) if credential.kind == kind]
 
 
-def _preferred_later(one: CredentialRow, other: CredentialRow) -> bool:
+def _is_tried_before(one: CredentialRow, other: CredentialRow) -> bool:
     return one.preferred_at is not None and (other.preferred_at is None or other.preferred_at < one.preferred_at)
 
 
 def _choose_old(
     account: AccountRow, credentials: Sequence[CredentialRow], stored: CredentialRow | None, old_id: UUID | None
 ) -> CredentialRow | None:
-    """Returns the credential to replace: the one of `old_id`, or the only other one of the same kind."""
+    """Returns the credential with the id `old_id` or, if that is None, the only one of `credentials` that is not `stored`.
+
+    None: there is nothing left to replace. Raises OperatorError if the choice is not clear.
+    """
     others = [each for each in credentials if stored is None or each.id != stored.id]
     if old_id is not None:
         chosen = [each for each in others if each.id == old_id]
@@ -215,7 +220,7 @@ def _choose_old(
 
 
 def _needed_until(old: CredentialRow, new: CredentialRow) -> datetime:
-    """Returns the last time at which the old credential was, or may have been, needed."""
+    """Returns the last time at which the old credential was used, replaced or, if it is an auth token, refused by Twilio."""
     moments = [old.last_used_at, new.preferred_at, old.rejected_at if old.kind == "auth_token" else None]
     return max(moment for moment in moments if moment is not None)
 
@@ -228,5 +233,5 @@ def _revoked_meanwhile() -> OperatorError:
     return OperatorError("one of both credentials was revoked meanwhile: run the command again")
 
 
-def _not_asked(error: TwilioError) -> OperatorError:
+def _twilio_unavailable(error: TwilioError) -> OperatorError:
     return OperatorError(f"Twilio could not be asked ({error.reason}), so nothing more was done: run the command again")

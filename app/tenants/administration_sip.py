@@ -24,9 +24,9 @@ class SipCredentialAdministration(Administration):
     async def create_sip_credential(
         self, tenant_id: str, name: str, *, username: str, password: str
     ) -> tuple[SipCredentialRow, bool]:
-        """Stores user name and password under a name. Returns the credential, and whether it was created now.
+        """Stores a user name and password under a name. Returns the credential, and whether it was created now.
 
-        One that has the same user name and password is returned unchanged. Raises ResourceExists for one that differs.
+        An existing credential with the same user name and password is returned unchanged. Raises ResourceExists if they differ.
         """
         if not _NAME.fullmatch(name):
             raise InvalidMember("/name", "invalid_name", f"this is not a name of a SIP credential: {RESOURCE_NAME_ADVICE}")
@@ -41,19 +41,19 @@ class SipCredentialAdministration(Administration):
                 await self._record(connection, "sip_credential.create", tenant_id, name)
                 return credential, True
             stored = await store.lock_sip_credential(connection, tenant_id=tenant_id, name=name)
-        if stored is None or not has_sip_auth(self.keyring, stored, username, password):
+        if stored is None or not is_same_sip_auth(self.keyring, stored, username, password):
             raise ResourceExists(f"The tenant has a SIP credential {name} already, with another user name or password.")
         return stored.credential, False
 
     async def replace_sip_credential(self, tenant_id: str, name: str, *, username: str, password: str) -> SipCredentialRow:
-        """Replaces user name and password. Calls that are placed from now on use the new ones."""
+        """Replaces user name and password. Calls that are placed from now on use the new user name and password."""
         _check_values(username, password)
         async with self.database.transaction() as connection:
             stored = await store.lock_sip_credential(connection, tenant_id=tenant_id, name=name)
             if stored is None:
                 await self._require_tenant(connection, tenant_id)
                 raise _no_credential(tenant_id, name)
-            if has_sip_auth(self.keyring, stored, username, password):
+            if is_same_sip_auth(self.keyring, stored, username, password):
                 return stored.credential
             credential_id = stored.credential.id
             credential = await store.update_sip_credential(
@@ -65,13 +65,13 @@ class SipCredentialAdministration(Administration):
     async def list_sip_credentials(
         self, tenant_id: str, *, after: str | None = None, limit: int | None = None
     ) -> list[SipCredentialRow]:
-        """Returns the credentials by name, without user names and passwords; with `after`, those with a later name."""
+        """Returns the credentials by name, without user names and passwords. `after`: only credentials with a later name."""
         async with self.database.transaction() as connection:
             await self._require_tenant(connection, tenant_id)
             return await store.list_sip_credentials(connection, tenant_id, after=after, limit=limit)
 
     async def delete_sip_credential(self, tenant_id: str, name: str) -> SipCredentialRow:
-        """Deletes the credential. Creations that name it are refused from now on; records keep the name."""
+        """Deletes the credential. Requests to create a call with it are refused from now on. Records of calls keep its name."""
         async with self.database.transaction() as connection:
             credential = await store.delete_sip_credential(connection, tenant_id=tenant_id, name=name)
             if credential is None:
@@ -87,8 +87,11 @@ class SipCredentialAdministration(Administration):
         }
 
 
-def has_sip_auth(keyring: Keyring, stored: SealedSipAuth, username: str, password: str) -> bool:
-    """Returns whether this user name and password are stored. False if they cannot be decrypted. Takes constant time."""
+def is_same_sip_auth(keyring: Keyring, stored: SealedSipAuth, username: str, password: str) -> bool:
+    """Returns whether the stored credential has this user name and password. Compares in constant time.
+
+    False if it cannot be decrypted.
+    """
     credential_id = stored.credential.id
     has_username = keyring.has_sealed(stored.username, username, identity=sip_username_identity(credential_id))
     has_password = keyring.has_sealed(stored.password, password, identity=sip_password_identity(credential_id))
@@ -96,13 +99,16 @@ def has_sip_auth(keyring: Keyring, stored: SealedSipAuth, username: str, passwor
 
 
 def _check_values(username: str, password: str) -> None:
-    """Raises InvalidMember for what Twilio would refuse at every call."""
+    """Raises InvalidMember for a user name or password that Twilio would refuse."""
     for pointer, code, detail in sip_auth_errors(username, password):
         raise InvalidMember(pointer, code, f"{code}: {detail}")
 
 
 def sip_auth_errors(username: str, password: str) -> Iterator[tuple[str, str, str]]:
-    """Yields pointer, code and detail of what Twilio would refuse at every call. No detail contains a value."""
+    """Yields JSON pointer, code and detail for each reason why Twilio would refuse the user name or the password.
+
+    No detail contains a user name or a password.
+    """
     auth = check_sip_auth(username, password)
     for pointer, findings in (("/username", auth.username), ("/password", auth.password)):
         for finding in findings:

@@ -1,6 +1,6 @@
-"""SQL of administration, on asyncpg alone: SQLAlchemy doubles the memory and CPU of a command that lists ten keys.
+"""SQL of the administration. Functions run in the caller's transaction and never commit.
 
-Functions run in the caller's transaction and never commit.
+Uses asyncpg without SQLAlchemy, which would double the memory and CPU of a command that lists ten keys.
 """
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
@@ -20,13 +20,13 @@ KeyState = Literal["active", "expired", "revoked"]
 _VERSION_DIGITS = 32
 _BEFORE_ALL_IDS = UUID(int=0)
 
-# Active credentials of an account are tried in this order: one that replaces another comes directly before it.
+# The order in which active credentials of an account are tried. A credential that replaces another comes directly before it.
 CREDENTIAL_ORDER = """credential.rejected_at NULLS FIRST, coalesce(credential.place, credential.id),
     credential.preferred_at DESC NULLS LAST, credential.id"""
 
 
 class TenantSettings(TypedDict, total=False):
-    """What can be set of a tenant. In a change, a member that is missing stays as it is."""
+    """The settings of a tenant. A change contains only the settings to change."""
 
     name: str
     suspended: bool
@@ -49,14 +49,14 @@ class TenantRow:
     status_callback_events: list[str] | None
     callback_format: str
     max_in_flight: int | None
-    """The creations that one process sends to Twilio at the same time; None: CALLGATE_MAX_IN_FLIGHT_PER_TENANT."""
+    """The maximum of creations that one process sends to Twilio at a time; None: CALLGATE_MAX_IN_FLIGHT_PER_TENANT."""
     has_callback_secret: bool
     hours: dict[str, Any] | None
-    """When scheduled calls may ring, as `Hours.to_json` of app.scheduling.hours; None: at any time."""
+    """When scheduled calls may ring, in the form of `Hours.to_json` (app.scheduling.hours); None: at any time."""
 
     @classmethod
     def of(cls, *values: Any) -> "TenantRow":
-        """Returns the row with these values of TENANT_COLUMNS."""
+        """Makes a row from the values of TENANT_COLUMNS."""
         *others, hours = values
         return cls(*(*others, None if hours is None else json.loads(hours)))
 
@@ -75,7 +75,7 @@ class TenantRow:
 
     @property
     def version(self) -> str:
-        """Names the settings: it changes when one of them does."""
+        """A hash of the settings. It changes whenever a setting changes."""
         return hashlib.sha256(repr(self.settings).encode()).hexdigest()[:_VERSION_DIGITS]
 
 
@@ -90,7 +90,7 @@ class AccountRow:
 
 @dataclass(frozen=True, slots=True)
 class CredentialRow:
-    """`username` is the account's SID for an auth token, the key's SID (SK…) for an API key."""
+    """A credential. `username` is the account's SID for an auth token, the key's SID (SK…) for an API key."""
 
     id: UUID
     account_id: UUID
@@ -101,15 +101,15 @@ class CredentialRow:
     rejected_at: datetime | None
     rejected_reason: str | None
     last_used_at: datetime | None
-    """When it was last sent to Twilio or, for an auth token, verified a callback; to about a minute."""
+    """When a request was last sent or, for an auth token, a callback was last verified with it; exact to about a minute."""
     place: UUID
-    """Its place among the account's credentials: its id, or the id of the one whose place it has taken at `preferred_at`."""
+    """Its place in the order of use: its own id or, since `preferred_at`, the place of the credential that it replaces."""
     preferred_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """`prefix` is the public part of the key, which identifies it. An operator's key has no tenant."""
+    """An API key. `prefix` is its public part, which identifies it. `tenant_id` is None for an operator's key."""
 
     id: UUID
     tenant_id: str | None
@@ -120,7 +120,7 @@ class KeyRow:
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
-    """When a request was last authenticated with it, to about a minute."""
+    """When a request was last authenticated with it; exact to about a minute."""
 
     def state_at(self, now: datetime) -> KeyState:
         if self.revoked_at is not None:
@@ -140,33 +140,33 @@ KEY_COLUMNS = """id, tenant_id, scopes, name, prefix, created_at, expires_at, re
 async def insert_tenant(connection: Connection, tenant_id: str, *, name: str) -> TenantRow | None:
     """Inserts a tenant and returns it; None if it exists already."""
     statement = f"INSERT INTO tenant (id, name) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING RETURNING {TENANT_COLUMNS}"
-    return _one(TenantRow.of, await connection.fetchrow(statement, tenant_id, name))
+    return _to_row(TenantRow.of, await connection.fetchrow(statement, tenant_id, name))
 
 
 async def list_tenants(connection: Connection, *, after: str | None, limit: int | None) -> list[TenantRow]:
-    """Returns tenants in the order of their ids. `limit` None: all."""
+    """Returns up to `limit` tenants (None: all) in the order of their ids. `after`: only tenants with a later id."""
     statement = f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id > $1 ORDER BY id LIMIT $2"
     return [TenantRow.of(*row) for row in await connection.fetch(statement, after or "", limit)]
 
 
 async def find_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
-    return _one(TenantRow.of, await connection.fetchrow(f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1", tenant_id))
+    return _to_row(TenantRow.of, await connection.fetchrow(f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1", tenant_id))
 
 
 async def lock_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
-    """Returns the row with a lock until the transaction ends, for a change that depends on its values."""
+    """Returns the tenant and locks its row until the transaction ends, for a change that depends on its values."""
     statement = f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1 FOR NO KEY UPDATE"
-    return _one(TenantRow.of, await connection.fetchrow(statement, tenant_id))
+    return _to_row(TenantRow.of, await connection.fetchrow(statement, tenant_id))
 
 
 async def find_tenants(connection: Connection, tenant_ids: Sequence[str], *, lock: bool) -> list[TenantRow]:
-    """Returns those tenants that exist, by id. `lock` locks the rows as `lock_tenant` does, in this order."""
+    """Returns the tenants among these that exist, in the order of their ids. `lock` locks their rows in the same order."""
     statement = f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = ANY ($1) ORDER BY id{' FOR NO KEY UPDATE' if lock else ''}"
     return [TenantRow.of(*row) for row in await connection.fetch(statement, tenant_ids)]
 
 
 async def update_settings(connection: Connection, tenant_id: str, settings: TenantSettings) -> TenantRow:
-    """Sets all settings. A tenant that is suspended already keeps the time of its suspension."""
+    """Stores all settings. A tenant that was suspended before keeps its `suspended_at`."""
     statement = f"""UPDATE tenant SET name = $2, suspended_at = CASE WHEN $3 THEN coalesce(suspended_at, now()) END,
         status_callback = $4, status_callback_method = $5, status_callback_events = $6, callback_format = $7,
         max_in_flight = $8, hours = $9 WHERE id = $1 RETURNING {TENANT_COLUMNS}"""
@@ -177,7 +177,7 @@ async def update_settings(connection: Connection, tenant_id: str, settings: Tena
 
 
 async def update_callback_secret(connection: Connection, tenant_id: str, sealed_secret: bytes) -> bool:
-    """Replaces the secret. Returns False if there is no such tenant."""
+    """Replaces the secret that signs deliveries. Returns False if there is no such tenant."""
     statement = "UPDATE tenant SET sealed_callback_secret = $2 WHERE id = $1 RETURNING id"
     return await connection.fetchrow(statement, tenant_id, sealed_secret) is not None
 
@@ -188,14 +188,14 @@ async def insert_account(
     """Inserts an account and returns it; None if the tenant has it already."""
     statement = f"""INSERT INTO twilio_account (id, tenant_id, account_sid, base_url) VALUES ($1, $2, $3, $4)
         ON CONFLICT (tenant_id, account_sid) DO NOTHING RETURNING {ACCOUNT_COLUMNS}"""
-    return _one(AccountRow, await connection.fetchrow(statement, account_id, tenant_id, account_sid, base_url))
+    return _to_row(AccountRow, await connection.fetchrow(statement, account_id, tenant_id, account_sid, base_url))
 
 
 async def lock_account(connection: Connection, *, tenant_id: str, account_sid: str) -> AccountRow | None:
-    """Returns the tenant's account with a lock until the transaction ends."""
+    """Returns the tenant's account and locks its row until the transaction ends; None if there is none."""
     statement = f"""SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = $1 AND account_sid = $2
         FOR NO KEY UPDATE"""
-    return _one(AccountRow, await connection.fetchrow(statement, tenant_id, account_sid))
+    return _to_row(AccountRow, await connection.fetchrow(statement, tenant_id, account_sid))
 
 
 async def set_base_url(connection: Connection, account_id: UUID, base_url: str | None) -> AccountRow:
@@ -210,7 +210,7 @@ async def find_accounts(connection: Connection, tenant_ids: Sequence[str]) -> li
 
 
 async def list_accounts(connection: Connection, tenant_id: str, *, after: UUID | None, limit: int | None) -> list[AccountRow]:
-    """Returns the accounts, oldest first. The first of all is the tenant's default."""
+    """Returns up to `limit` accounts (None: all), oldest first. `after`: only accounts newer than the one with this id."""
     statement = f"SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3"
     return [AccountRow(*row) for row in await connection.fetch(statement, tenant_id, after or _BEFORE_ALL_IDS, limit)]
 
@@ -224,14 +224,14 @@ async def insert_credential(
 
 
 async def list_credentials(connection: Connection, account_ids: Sequence[UUID]) -> list[CredentialRow]:
-    """Returns active credentials in the order to try them."""
+    """Returns the active credentials of these accounts in the order in which they are tried."""
     statement = f"""SELECT {CREDENTIAL_COLUMNS} FROM twilio_credential AS credential
         WHERE account_id = ANY ($1) AND revoked_at IS NULL ORDER BY {CREDENTIAL_ORDER}"""
     return [CredentialRow(*row) for row in await connection.fetch(statement, account_ids)]
 
 
 async def find_active_secrets(connection: Connection, account_id: UUID, *, username: str) -> dict[UUID, bytes]:
-    """Returns the encrypted secrets of the account's active credentials with this username, by the credential's id."""
+    """Returns the encrypted secrets of the account's active credentials with this username, by credential id."""
     statement = """SELECT id, sealed_secret FROM twilio_credential
         WHERE account_id = $1 AND username = $2 AND revoked_at IS NULL"""
     return dict(map(tuple, await connection.fetch(statement, account_id, username)))
@@ -240,10 +240,10 @@ async def find_active_secrets(connection: Connection, account_id: UUID, *, usern
 async def lock_credential(
     connection: Connection, credential_id: UUID, *, tenant_id: str, account_sid: str | None
 ) -> CredentialRow | None:
-    """Returns the tenant's credential with a lock until the transaction ends. `account_sid` None: of any account."""
+    """Returns the tenant's credential and locks its row until the transaction ends. `account_sid` None: of any account."""
     statement = f"""SELECT {CREDENTIAL_COLUMNS} FROM twilio_credential AS credential WHERE id = $1 AND account_id IN (
         SELECT id FROM twilio_account WHERE tenant_id = $2 AND ($3::text IS NULL OR account_sid = $3)) FOR NO KEY UPDATE"""
-    return _one(CredentialRow, await connection.fetchrow(statement, credential_id, tenant_id, account_sid))
+    return _to_row(CredentialRow, await connection.fetchrow(statement, credential_id, tenant_id, account_sid))
 
 
 async def revoke_credential(connection: Connection, credential_id: UUID) -> CredentialRow:
@@ -264,31 +264,31 @@ async def insert_key(
     expires_at: datetime | None,
     idempotency_key: str | None,
 ) -> KeyRow | None:
-    """Inserts a key and returns it; None if the tenant has a key with this idempotency key."""
+    """Inserts an API key and returns it; None if the tenant has one that was created with this idempotency key."""
     statement = f"""INSERT INTO api_key (id, tenant_id, scopes, name, prefix, keyed_hash, expires_at, idempotency_key)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
         ON CONFLICT (tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING {KEY_COLUMNS}"""
     values = (key_id, tenant_id, scopes, name, prefix, keyed_hash, expires_at, idempotency_key)
-    return _one(KeyRow, await connection.fetchrow(statement, *values))
+    return _to_row(KeyRow, await connection.fetchrow(statement, *values))
 
 
 async def find_key_by_idempotency_key(connection: Connection, tenant_id: str | None, idempotency_key: str | None) -> KeyRow:
-    """Returns the key, which must exist."""
+    """Returns the API key that was created with this idempotency key. It must exist."""
     statement = f"SELECT {KEY_COLUMNS} FROM api_key WHERE tenant_id = $1 AND idempotency_key = $2"
     return KeyRow(*await connection.fetchrow(statement, tenant_id, idempotency_key))
 
 
 async def list_keys(connection: Connection, tenant_id: str | None, *, after: UUID | None, limit: int | None) -> list[KeyRow]:
-    """Returns the keys of a tenant, oldest first; without a tenant, those of operators."""
+    """Returns the API keys of a tenant (None: of operators), oldest first. `after`: only keys newer than this id."""
     owner = "tenant_id IS NULL AND $1::text IS NULL" if tenant_id is None else "tenant_id = $1"
     statement = f"SELECT {KEY_COLUMNS} FROM api_key WHERE {owner} AND id > $2 ORDER BY id LIMIT $3"
     return [KeyRow(*row) for row in await connection.fetch(statement, tenant_id, after or _BEFORE_ALL_IDS, limit)]
 
 
 async def lock_key(connection: Connection, *, prefix: str) -> KeyRow | None:
-    """Returns the key with a lock until the transaction ends."""
+    """Returns the API key and locks its row until the transaction ends; None if there is none."""
     statement = f"SELECT {KEY_COLUMNS} FROM api_key WHERE prefix = $1 FOR NO KEY UPDATE"
-    return _one(KeyRow, await connection.fetchrow(statement, prefix))
+    return _to_row(KeyRow, await connection.fetchrow(statement, prefix))
 
 
 async def revoke_key(connection: Connection, key_id: UUID) -> KeyRow:
@@ -296,5 +296,5 @@ async def revoke_key(connection: Connection, key_id: UUID) -> KeyRow:
     return KeyRow(*await connection.fetchrow(statement, key_id))
 
 
-def _one(row: Callable[..., Row], record: Iterable[Any] | None) -> Row | None:
-    return None if record is None else row(*record)
+def _to_row(row_type: Callable[..., Row], values: Iterable[Any] | None) -> Row | None:
+    return None if values is None else row_type(*values)

@@ -1,4 +1,4 @@
-"""Manages workloads: which service accounts of Kubernetes act for a tenant or an operator, and with which scopes."""
+"""Manages workloads. A workload is a service account of Kubernetes that acts for a tenant or for an operator."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -26,12 +26,14 @@ class WorkloadAdministration(Administration):
         creator: Caller | OperatorCaller,
         scopes: Collection[Scope] | None = None,
     ) -> tuple[WorkloadRow, bool]:
-        """Lets a service account act for a tenant or, without `tenant_id`, for an operator.
+        """Lets a service account act for a tenant or, if `tenant_id` is None, for an operator.
 
-        Returns the workload, and whether it was created now: one that is as requested is returned unchanged. Without `scopes` a
-        tenant's workload has `DEFAULT_SCOPES`, and an operator's has all. Raises ResourceExists for a service account that acts
-        for another tenant or with other scopes, InvalidMember, ScopeRequired if `creator` has less, and OperatorKeyRequired for
-        a creator that is no operator: by claiming another team's service account, a tenant would receive that team's calls.
+        Returns the workload, and whether it was created now. An existing workload with the same tenant and scopes is returned
+        unchanged. `scopes` None: `DEFAULT_SCOPES` for a tenant, all scopes for an operator.
+
+        Raises ResourceExists if the service account acts for another tenant or with other scopes, InvalidMember for an invalid
+        name, and ScopeRequired if `creator` lacks a scope. Raises OperatorKeyRequired unless `creator` is an operator: a tenant
+        could claim another team's service account, and would then receive that team's calls.
         """
         if isinstance(creator, Caller):
             raise OperatorKeyRequired("Only an operator decides for which tenant a service account acts.")
@@ -43,7 +45,7 @@ class WorkloadAdministration(Administration):
                 await self._require_tenant(connection, tenant_id)
             created = await store.insert_workload(connection, uuid7(), account, tenant_id=tenant_id, scopes=in_order(wanted))
             if created is not None:
-                await self._record(connection, "workload.create", tenant_id, _subject(created))
+                await self._record(connection, "workload.create", tenant_id, _audit_subject(created))
                 return created, True
             existing = await store.find_workload(connection, account)
         if existing is None or (existing.tenant_id, existing.scopes) != (tenant_id, in_order(wanted)):
@@ -54,28 +56,31 @@ class WorkloadAdministration(Administration):
     async def list_workloads(
         self, tenant_id: str | None, *, after: UUID | None = None, limit: int | None = None
     ) -> list[WorkloadRow]:
-        """Returns the workloads of a tenant, oldest first; without a tenant, those of operators. `after` is the id of one."""
+        """Returns the workloads of a tenant (None: of operators), oldest first. `after`: only those newer than this id."""
         async with self.database.transaction() as connection:
             if tenant_id is not None:
                 await self._require_tenant(connection, tenant_id)
             return await store.list_workloads(connection, tenant_id, after=after, limit=limit)
 
     async def delete_workload(self, workload_id: UUID, *, tenant_id: str | None = None) -> WorkloadRow:
-        """Deletes a workload, so that its tokens are refused from now on; with `tenant_id`, only one of this tenant."""
+        """Deletes a workload. Tokens of its service account are refused from now on.
+
+        Raises NoSuchResource if there is no such workload or, with `tenant_id`, if it is not a workload of this tenant.
+        """
         async with self.database.transaction() as connection:
             workload = await store.delete_workload(connection, workload_id, tenant_id=tenant_id)
             if workload is None:
                 raise NoSuchResource("workload", f"there is no workload {workload_id}: see `callgate workloads list`")
-            await self._record(connection, "workload.delete", workload.tenant_id, _subject(workload))
+            await self._record(connection, "workload.delete", workload.tenant_id, _audit_subject(workload))
         return workload
 
 
-def _subject(workload: WorkloadRow) -> str:
+def _audit_subject(workload: WorkloadRow) -> str:
     return workload_name(workload.namespace, workload.service_account)
 
 
 def _require_valid(account: ServiceAccount) -> None:
-    """Raises InvalidMember."""
+    """Raises InvalidMember if the issuer is missing, or namespace or name are invalid."""
     if not account.issuer:
         raise InvalidMember("/issuer", "missing", "a workload needs an issuer: give one, or set CALLGATE_WORKLOAD_ISSUER")
     if not is_namespace(account.namespace):

@@ -11,7 +11,7 @@ KeyFormat = Literal["callgate", "twilio"]
 DEFAULT_LIFETIME: Final[timedelta | None] = None
 """The lifetime of a key that is created without an expiry; None: it never expires.
 
-docs/adding.md lists the texts that repeat it.
+docs/adding.md lists the texts that repeat this value.
 """
 KEY_MARK = "cgk"
 _ID_DIGITS = 12
@@ -20,7 +20,7 @@ _TWILIO_KEY = re.compile(r"[0-9a-f]{32}")
 
 
 def generate_key(key_format: KeyFormat) -> str:
-    """Returns a new random key: `cgk_…`, or for clients with a token rule 32 lower-case hexadecimal digits."""
+    """Returns a new random key: `cgk_…`, or 32 lower-case hexadecimal digits, which look like a Twilio auth token."""
     if key_format == "twilio":
         return secrets.token_hex(_TWILIO_KEY_BYTES)
     return f"{KEY_MARK}_{secrets.token_hex(_ID_DIGITS // 2)}_{secrets.token_urlsafe(32)}"

@@ -8,15 +8,16 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
-def always_stale() -> bool:
-    """Serves as the `is_coherent` of a process that does not listen for changes: nothing is cached."""
+def never_coherent() -> bool:
+    """Returns False, so that a cache keeps nothing: for processes that do not listen for changes of the database."""
     return False
 
 
 class TTLCache(Generic[Value]):
     """Keeps values for at most `lifetime_s` seconds, and only while `is_coherent` returns true.
 
-    A value whose read began before `invalidate` was called is not kept: it may be older than the change. None is not cached.
+    `is_coherent` may return true only while every change of the data leads to a call of `invalidate`. A value whose read began
+    before such a call is not kept, because it may be older than the change. None is not cached.
     """
 
     def __init__(self, *, is_coherent: Callable[[], bool], lifetime_s: float = 30.0, max_entries: int = 10_000) -> None:
@@ -32,7 +33,7 @@ class TTLCache(Generic[Value]):
         return entry[1] if entry is not None and entry[0] > time.monotonic() and self._is_coherent() else None
 
     async def get(self, name: Hashable, read: Callable[[], Awaitable[Value]]) -> Value:
-        """Returns the cached value of `name`, or what `read` returns."""
+        """Returns the cached value of `name`. Without one, calls `read`, and caches and returns its result."""
         cached = self.peek(name)
         if cached is not None:
             return cached
@@ -45,6 +46,6 @@ class TTLCache(Generic[Value]):
         return value
 
     def invalidate(self) -> None:
-        """Removes all values, and keeps reads in progress from being cached."""
+        """Removes all values. The results of reads that are in progress will not be cached."""
         self._entries.clear()
         self._invalidations += 1

@@ -1,4 +1,4 @@
-"""The method, the events and the form of deliveries to a tenant, and the settings that its `callbacks` stand for."""
+"""Types of a tenant's settings for deliveries, and the settings that the members of `callbacks` change."""
 
 from collections.abc import Mapping
 from typing import Any, Final, Literal, get_args
@@ -16,11 +16,11 @@ CALLBACK_SETTINGS: Final = {
     "events": "status_callback_events",
     "format": "callback_format",
 }
-"""The setting of a tenant for each member of `callbacks` in the admin API and in a declaration."""
+"""The setting of a tenant for each member of `callbacks` in the admin API and in a file of `callgate apply`."""
 
 
 def callback_settings(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings that these members of `callbacks` set. A URL that is null removes method and events, too."""
+    """Converts members of `callbacks` to settings of the tenant. A null URL also removes method and events."""
     removed = {"status_callback_method": None, "status_callback_events": None}
     given = {setting: members[name] for name, setting in CALLBACK_SETTINGS.items() if name in members}
     return removed | given if members.get("url", "") is None else given

@@ -1,4 +1,4 @@
-"""The authenticated client of a request, and which scopes it may give to others."""
+"""The authenticated client of a request, and the check of the scopes that it may give to others."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
@@ -14,8 +14,8 @@ CallerKind = Literal["key", "workload", "link", "oidc"]
 class Caller:
     """A client that acts for one tenant.
 
-    `name` is the public part of its key, as `callgate keys list` shows it, or that of its workload (`namespace/name`). `key_id`
-    is the id of the key or the workload; of a person in the console who logged in without a key, that of the session.
+    `name` is the public part of its key, as `callgate keys list` shows it, or the name of its workload (`namespace/name`).
+    `key_id` is the id of its key or workload; for a person who logged in to the console without a key, the id of the session.
     """
 
     tenant_id: str
@@ -24,13 +24,13 @@ class Caller:
     suspended: bool
     scopes: frozenset[Scope]
     max_in_flight: int | None = None
-    """The tenant's own limit of creations that one process sends to Twilio at the same time."""
+    """The maximum of creations that one process sends to Twilio at a time; None: CALLGATE_MAX_IN_FLIGHT_PER_TENANT."""
     kind: CallerKind = "key"
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorCaller:
-    """A client that acts across tenants and for none of them.
+    """A client of an operator. It has access to all tenants, and acts for none of them.
 
     `key_id` is None on the command line, and for a person who logged in to the console without a key.
     """
@@ -44,31 +44,34 @@ class OperatorCaller:
 
 
 COMMAND_LINE: Final = OperatorCaller(None, "command line", ALL_SCOPES)
-"""The operator who runs commands, with the database's URL and the encryption keys."""
+"""The operator who runs `callgate` commands. A command needs no API key: it has the database's URL and the encryption keys."""
 
 
 def command_caller(tenant_id: str, *, suspended: bool) -> Caller:
-    """Returns the command line as a caller that acts for one tenant. All commands take one turn among its callers."""
+    """Returns the command line as a caller that acts for one tenant.
+
+    Callers take turns when scheduled calls are dialled. All commands have the same `key_id`, and so count as one caller.
+    """
     return Caller(tenant_id, UUID(int=0), COMMAND_LINE.name, suspended, ALL_SCOPES)
 
 
 def workload_name(namespace: str, service_account: str) -> str:
-    """Returns the name of a workload in logs and in the audit log. Nothing is looked up by it."""
+    """Returns the name of a workload for logs and the audit log. It is no identifier: it does not contain the issuer."""
     return f"{namespace}/{service_account}"
 
 
 def require_grantable(creator: Caller | OperatorCaller, scopes: frozenset[Scope], *, tenant_id: str | None) -> None:
-    """Raises ScopeRequired unless `creator` may give `scopes` to a client of this tenant; without a tenant, to an operator's.
+    """Raises an error unless `creator` may give `scopes` to a client of the tenant (None: to a client of an operator).
 
-    Raises OperatorKeyRequired if `creator` is another tenant's client, or a tenant's and the new client an operator's. A client
-    cannot give a scope that it lacks. An operator's `admin` includes every scope within a tenant.
+    ScopeRequired: `creator` lacks one of the scopes. An operator with the scope `admin` may give every scope to a client of a
+    tenant. OperatorKeyRequired: `creator` acts for a tenant, and the new client would not act for the same tenant.
     """
     if isinstance(creator, Caller):
         if creator.tenant_id != tenant_id:
             raise OperatorKeyRequired
-        held = creator.scopes
+        own_scopes = creator.scopes
     else:
-        held = ALL_SCOPES if tenant_id is not None and Scope.ADMIN in creator.scopes else creator.scopes
-    missing = in_order(scopes - held)
+        own_scopes = ALL_SCOPES if tenant_id is not None and Scope.ADMIN in creator.scopes else creator.scopes
+    missing = in_order(scopes - own_scopes)
     if missing:
         raise ScopeRequired(f"Only a key with the scope `{missing[0]}` can give it to another key.", scope=missing[0])

@@ -1,4 +1,4 @@
-"""The form and the secret of a tenant's deliveries. `TenantAdministration` changes both."""
+"""Reads the form and the signing secret of a tenant's deliveries. `TenantAdministration` changes both."""
 
 import base64
 import binascii
@@ -9,11 +9,11 @@ from pydantic import SecretStr
 
 from app.database.engine import Database
 from app.security.keyring import Keyring, SecretUnreadable
-from app.tenants.cache import TTLCache, always_stale
+from app.tenants.cache import TTLCache, never_coherent
 from app.tenants.callback_form import CallbackForm
 from app.tenants.directory_store import add_callback_secret, find_signing
 from app.tenants.errors import OperatorError, no_tenant
-from app.tenants.stored_secrets import CALLBACK_SECRET_MARK, callback_secret_identity, generate_callback_secret
+from app.tenants.stored_secrets import CALLBACK_SECRET_PREFIX, callback_secret_identity, generate_callback_secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class Signing:
 
 
 class DeliverySigning:
-    """Reads the settings for deliveries. `is_coherent` is the same as for `TenantDirectory`."""
+    """Reads and caches the form and the signing secret of deliveries. `is_coherent` is explained in `TenantDirectory`."""
 
-    def __init__(self, database: Database, keyring: Keyring, *, is_coherent: Callable[[], bool] = always_stale) -> None:
+    def __init__(self, database: Database, keyring: Keyring, *, is_coherent: Callable[[], bool] = never_coherent) -> None:
         self._database = database
         self._keyring = keyring
         self._signings = TTLCache[Signing](is_coherent=is_coherent)
@@ -34,7 +34,7 @@ class DeliverySigning:
         self._signings.invalidate()
 
     async def of_tenant(self, tenant_id: str) -> Signing:
-        """Returns the form and the secret for deliveries. Creates a secret if the tenant has none, so that all are signed.
+        """Returns the form and the signing secret of the tenant's deliveries. Creates a secret if the tenant has none.
 
         Raises OperatorError if the stored secret cannot be decrypted.
         """
@@ -53,7 +53,7 @@ class DeliverySigning:
     def _decrypt(self, tenant_id: str, sealed: bytes) -> str:
         try:
             secret = self._keyring.unseal(sealed, identity=callback_secret_identity(tenant_id))
-            base64.b64decode(secret.removeprefix(CALLBACK_SECRET_MARK), validate=True)
+            base64.b64decode(secret.removeprefix(CALLBACK_SECRET_PREFIX), validate=True)
             return secret
         except binascii.Error:
             raise OperatorError(f"the callback secret of tenant {tenant_id} is not base64: renew it") from None

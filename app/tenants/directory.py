@@ -21,7 +21,7 @@ from app.errors import DatabaseUnavailable, NoUsableCredentials
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants import repository
 from app.tenants.api_keys import key_prefix
-from app.tenants.cache import TTLCache, always_stale
+from app.tenants.cache import TTLCache, never_coherent
 from app.tenants.caller import Caller, OperatorCaller, workload_name
 from app.tenants.directory_store import (
     CallbackDefaults,
@@ -43,7 +43,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedKey:
-    """An API key whose hash matched, and the client that sends it."""
+    """A stored API key that matches the key of a request: its client, and when it expires (None: never)."""
 
     client: Caller | OperatorCaller
     expires_at: datetime | None
@@ -51,13 +51,13 @@ class AuthenticatedKey:
 
 @dataclass(frozen=True, slots=True)
 class CallableAccount:
-    """An account with its active credentials, in the order in which they are tried."""
+    """A Twilio account with its active credentials, in the order in which they are tried."""
 
     account_id: UUID
     account_sid: str
     credentials: tuple[Credential, ...]
     rejected: frozenset[str]
-    """References of the credentials that Twilio refused at their last use."""
+    """`Credential.reference` of each credential that Twilio refused at its last use."""
     has_auth_token: bool
     """Twilio signs callbacks only with auth tokens, not with the secret of an API key."""
     callbacks: CallbackDefaults
@@ -66,14 +66,14 @@ class CallableAccount:
 
 
 def digest_of(key: str) -> bytes:
-    """Returns the digest that replaces a key in memory."""
+    """Returns the digest under which an API key is cached, so that the key itself does not stay in memory."""
     return hashlib.sha256(key.encode()).digest()
 
 
 class TenantDirectory:
     """Looks up API keys, accounts and credentials, and caches them while `is_coherent` returns true.
 
-    It may return true only while `invalidate` is called for every change.
+    `is_coherent` may return true only while every change in the database leads to a call of `invalidate`.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class TenantDirectory:
         database: Database,
         keyring: Keyring,
         *,
-        is_coherent: Callable[[], bool] = always_stale,
+        is_coherent: Callable[[], bool] = never_coherent,
         on_key_use: Callable[[str], None] | None = None,
     ) -> None:
-        """`on_key_use` gets the public part of each key that is found."""
+        """Calls `on_key_use` with the public part of each valid API key that is looked up."""
         self._database = database
         self._keyring = keyring
         self._on_key_use = on_key_use
-        # A batch never joins a statement that is already running: its result could be older than a change before the request.
+        # A read never joins a statement that is already running, whose result could be older than a change before this request.
         self._stored_keys = Batcher(partial(find_keys, database))
         self._stored_workloads = Batcher(partial(find_workloads, database))
         self._stored_credentials = Batcher(partial(list_credentials, database))
@@ -118,13 +118,13 @@ class TenantDirectory:
 
     async def find_key(self, key: str) -> AuthenticatedKey | None:
         """Returns the key and its client; None if the key is unknown, expired or revoked."""
-        return self._valid(await self._keys.get(digest_of(key), lambda: self._read_key(key)))
+        return self._use_unless_expired(await self._keys.get(digest_of(key), lambda: self._read_key(key)))
 
     def cached_key(self, key: str) -> AuthenticatedKey | None:
-        """Returns the key and its client if that is known without a look into the database."""
-        return self._valid(self._keys.peek(digest_of(key)))
+        """Returns what `find_key` returns if it is in the cache, otherwise None. Does not read the database."""
+        return self._use_unless_expired(self._keys.peek(digest_of(key)))
 
-    def _valid(self, found: AuthenticatedKey | None) -> AuthenticatedKey | None:
+    def _use_unless_expired(self, found: AuthenticatedKey | None) -> AuthenticatedKey | None:
         if found is None or (found.expires_at and found.expires_at <= datetime.now(UTC)):
             return None
         if self._on_key_use:
@@ -150,7 +150,7 @@ class TenantDirectory:
         return AuthenticatedKey(caller, found.expires_at)
 
     async def find_workload(self, account: ServiceAccount) -> Caller | OperatorCaller | None:
-        """Returns the client as which a service account acts; None if it is no workload."""
+        """Returns the client that a service account authenticates; None if the service account is not a workload."""
         return await self._workloads.get(account, lambda: self._read_workload(account))
 
     async def _read_workload(self, account: ServiceAccount) -> Caller | OperatorCaller | None:
@@ -173,9 +173,10 @@ class TenantDirectory:
         return account.id if account else None
 
     async def callable_account(self, tenant_id: str, *, account_sid: str | None) -> CallableAccount | None:
-        """Returns the account `account_sid`, or the tenant's oldest account with an active credential; None if there is none.
+        """Returns the account for new calls: `account_sid` or, if that is None, the tenant's oldest account.
 
-        Raises NoUsableCredentials if no stored secret of the account can be decrypted.
+        Ignores accounts without an active credential. Returns None if no account is left. Raises NoUsableCredentials if no
+        stored secret of the account can be decrypted.
         """
         found = await self._callable_accounts.get(
             (tenant_id, account_sid), lambda: self._read_callable_account(tenant_id, account_sid)
@@ -219,16 +220,16 @@ class TenantDirectory:
         return tuple(self._decrypt_all(await self._stored_auth_tokens.submit(account_id)))
 
     async def credentials(self, account_id: UUID) -> tuple[Credential, ...]:
-        """Returns the active credentials of an account in the order to try them; empty if none can be decrypted."""
+        """Returns the active credentials of an account that can be decrypted, in the order in which they are tried."""
         return await self._account_credentials.get(account_id, lambda: self._read_credentials(account_id))
 
     async def _read_credentials(self, account_id: UUID) -> tuple[Credential, ...]:
         return tuple(self._decrypt_all(await list_account_credentials(self._database, account_id)))
 
     async def sip_auth(self, tenant_id: str, name: str) -> SipAuth | None:
-        """Returns user name and password of the tenant's SIP credential; None if there is none of this name.
+        """Returns user name and password of a SIP credential; None if the tenant has no SIP credential with this name.
 
-        Raises NoUsableCredentials if they cannot be decrypted.
+        Raises NoUsableCredentials if user name or password cannot be decrypted.
         """
         return await self._sip_auths.get((tenant_id, name), lambda: self._read_sip_auth(tenant_id, name))
 

@@ -1,6 +1,6 @@
-"""Reads tenants, accounts and keys for the services, many per statement.
+"""SQL that reads tenants, accounts, credentials and keys for many requests in one statement.
 
-A change to any tenant empties every process's cache, and many requests then read at once.
+A change to any tenant empties the caches of all processes, and many requests then read at the same time.
 """
 
 from collections import defaultdict
@@ -17,7 +17,7 @@ from app.workloads.service_accounts import ServiceAccount
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A row of an API key with the state of its tenant. An operator's key has no tenant."""
+    """A row of an API key with columns of its tenant. `tenant_id` is None for an operator's key."""
 
     id: UUID
     tenant_id: str | None
@@ -31,7 +31,7 @@ class StoredKey:
 
 @dataclass(frozen=True, slots=True)
 class StoredWorkload:
-    """A row of a workload with the state of its tenant. An operator's workload has no tenant."""
+    """A row of a workload with columns of its tenant. `tenant_id` is None for an operator's workload."""
 
     id: UUID
     tenant_id: str | None
@@ -42,7 +42,7 @@ class StoredWorkload:
 
 @dataclass(frozen=True, slots=True)
 class CallbackDefaults:
-    """The status callback of creations that do not set one."""
+    """The status callback of calls that are created without one."""
 
     url: str | None
     method: str | None
@@ -71,7 +71,7 @@ class StoredCredential:
 
 @dataclass(frozen=True, slots=True)
 class StoredSigning:
-    """The form and the secret of a tenant's deliveries, as stored."""
+    """The form and the encrypted signing secret of a tenant's deliveries."""
 
     form: str
     sealed_secret: bytes | None
@@ -79,7 +79,7 @@ class StoredSigning:
 
 @dataclass(frozen=True, slots=True)
 class StoredSipCredential:
-    """A SIP credential, as stored."""
+    """A SIP credential with encrypted user name and password."""
 
     id: UUID
     sealed_username: bytes
@@ -107,7 +107,7 @@ _WORKLOADS = """
     LEFT JOIN tenant ON tenant.id = tenant_id
 """
 
-_CREDENTIALS_OF = f"""
+_SELECT_CREDENTIALS_WHERE = f"""
     SELECT tenant_id, status_callback, status_callback_method, status_callback_events,
         credential.id, kind, username, sealed_secret, rejected_at, account.id, account_sid, base_url,
         calls_per_second IS NOT NULL OR max_concurrent IS NOT NULL
@@ -118,9 +118,9 @@ _CREDENTIALS_OF = f"""
     WHERE {{}} AND credential.revoked_at IS NULL
     ORDER BY account.id, {CREDENTIAL_ORDER}
 """  # noqa: S608  # a constant
-_CREDENTIALS = _CREDENTIALS_OF.format("tenant.id = ANY ($1)")
-_CREDENTIALS_OF_ACCOUNT = _CREDENTIALS_OF.format("account.id = $1")
-_AUTH_TOKENS = _CREDENTIALS_OF.format("account.id = ANY ($1) AND kind = 'auth_token'")
+_CREDENTIALS = _SELECT_CREDENTIALS_WHERE.format("tenant.id = ANY ($1)")
+_CREDENTIALS_OF_ACCOUNT = _SELECT_CREDENTIALS_WHERE.format("account.id = $1")
+_AUTH_TOKENS = _SELECT_CREDENTIALS_WHERE.format("account.id = ANY ($1) AND kind = 'auth_token'")
 
 
 _SIP_CREDENTIALS = """
@@ -130,13 +130,13 @@ _SIP_CREDENTIALS = """
 
 
 async def find_keys(database: Database, prefixes: Sequence[str]) -> list[StoredKey | None]:
-    """Returns the key of each prefix, or None."""
+    """Returns the API key with each prefix, in the same order; None for an unknown prefix."""
     found = {prefix: StoredKey(*values) for prefix, *values in await database.fetch(_KEYS, prefixes)}
     return [found.get(prefix) for prefix in prefixes]
 
 
 async def find_workloads(database: Database, accounts: Sequence[ServiceAccount]) -> list[StoredWorkload | None]:
-    """Returns the workload of each service account, or None."""
+    """Returns the workload of each service account, in the same order; None for one that is not a workload."""
     wanted = ([one.issuer for one in accounts], [one.namespace for one in accounts], [one.name for one in accounts])
     rows = await database.fetch(_WORKLOADS, *wanted)
     found = {ServiceAccount(*row[:3]): StoredWorkload(*row[3:]) for row in map(tuple, rows)}
@@ -144,48 +144,48 @@ async def find_workloads(database: Database, accounts: Sequence[ServiceAccount])
 
 
 async def list_credentials(database: Database, tenant_ids: Sequence[str]) -> list[Sequence[StoredCredential]]:
-    """Returns the active credentials of each tenant, by account (oldest first) and then in the order to try them."""
+    """Returns the active credentials of each tenant: oldest account first, then in the order in which they are tried."""
     listed = defaultdict[str, list[StoredCredential]](list)
-    for tenant_id, credential in await _credentials(database, _CREDENTIALS, tenant_ids):
+    for tenant_id, credential in await _fetch_credentials(database, _CREDENTIALS, tenant_ids):
         listed[tenant_id].append(credential)
     return [listed[tenant_id] for tenant_id in tenant_ids]
 
 
 async def list_account_credentials(database: Database, account_id: UUID) -> list[StoredCredential]:
-    """Returns the active credentials of one account, in the order to try them."""
-    return [credential for _, credential in await _credentials(database, _CREDENTIALS_OF_ACCOUNT, account_id)]
+    """Returns the active credentials of one account, in the order in which they are tried."""
+    return [credential for _, credential in await _fetch_credentials(database, _CREDENTIALS_OF_ACCOUNT, account_id)]
 
 
 async def list_auth_tokens(database: Database, account_ids: Sequence[UUID]) -> list[Sequence[StoredCredential]]:
     """Returns the active auth tokens of each account."""
     listed = defaultdict[UUID, list[StoredCredential]](list)
-    for _, credential in await _credentials(database, _AUTH_TOKENS, account_ids):
+    for _, credential in await _fetch_credentials(database, _AUTH_TOKENS, account_ids):
         listed[credential.account_id].append(credential)
     return [listed[account_id] for account_id in account_ids]
 
 
 async def find_sip_credentials(database: Database, names: Sequence[tuple[str, str]]) -> list[StoredSipCredential | None]:
-    """Returns the credential of each pair of a tenant's id and a name, or None."""
+    """Returns the SIP credential for each pair of tenant id and name, in the same order; None if there is none."""
     rows = await database.fetch(_SIP_CREDENTIALS, *zip(*names, strict=True))
     found = {(tenant_id, name): StoredSipCredential(*values) for tenant_id, name, *values in rows}
     return [found.get(name) for name in names]
 
 
 async def find_signing(database: Database, tenant_id: str) -> StoredSigning | None:
-    """Returns the form and the secret of the tenant's deliveries; None if there is no such tenant."""
+    """Returns the form and the encrypted signing secret of the tenant's deliveries; None if there is no such tenant."""
     rows = await database.fetch("SELECT callback_format, sealed_callback_secret FROM tenant WHERE id = $1", tenant_id)
     return StoredSigning(*rows[0]) if rows else None
 
 
 async def add_callback_secret(database: Database, tenant_id: str, sealed_secret: bytes) -> StoredSigning | None:
-    """Stores the secret unless the tenant has one by now, and returns what is stored; None if there is no such tenant."""
+    """Stores the secret unless another process has stored one. Returns what is stored; None if there is no such tenant."""
     statement = """UPDATE tenant SET sealed_callback_secret = coalesce(sealed_callback_secret, $2) WHERE id = $1
         RETURNING callback_format, sealed_callback_secret"""
     rows = await database.fetch(statement, tenant_id, sealed_secret)
     return StoredSigning(*rows[0]) if rows else None
 
 
-async def _credentials(database: Database, statement: str, ids: object) -> list[tuple[str, StoredCredential]]:
+async def _fetch_credentials(database: Database, statement: str, ids: object) -> list[tuple[str, StoredCredential]]:
     """Returns the credentials that the statement selects, each with its tenant's id."""
     return [
         (tenant_id, StoredCredential(CallbackDefaults(url, method, events), *values))

@@ -1,7 +1,7 @@
-"""Errors of the administration: for an operator on the command line, and as problems in the admin API.
+"""Errors of the administration. The command line prints their messages, and app/admin turns them into problems (RFC 9457).
 
-The message of an OperatorError says what to do next on the command line. app/admin turns the errors below it into problems.
-Those of ResourceExists and InvalidMember repeat the message, the others have texts of their own.
+The message of an OperatorError says what to do next on the command line. The problem for a ResourceExists or InvalidMember
+repeats the message; the problems for the other errors have texts of their own.
 """
 
 from app.errors import CommandFailed
@@ -12,7 +12,7 @@ class OperatorError(CommandFailed):
 
 
 class NoSuchResource(OperatorError):
-    """There is no such tenant, credential or API key, or not for this tenant. `noun` names the kind."""
+    """The tenant, or a resource of the tenant, does not exist. `noun` is the kind of the resource, such as `credential`."""
 
     def __init__(self, noun: str, message: str) -> None:
         super().__init__(message)
@@ -20,11 +20,11 @@ class NoSuchResource(OperatorError):
 
 
 class ResourceExists(OperatorError):
-    """The resource exists already, and differs from the one that was to be created. The message contains no value."""
+    """The resource exists already, with values that differ from the requested ones. The message contains none of the values."""
 
 
 class InvalidMember(OperatorError):
-    """A value is not acceptable. `pointer` is the RFC 6901 pointer of the member in the admin API's body."""
+    """A value is invalid. `pointer` is the JSON pointer (RFC 6901) of the member in a request to the admin API."""
 
     def __init__(self, pointer: str, code: str, message: str) -> None:
         super().__init__(message)
@@ -33,7 +33,7 @@ class InvalidMember(OperatorError):
 
 
 class VersionOutdated(OperatorError):
-    """It was changed since the version that the change is for."""
+    """The tenant was changed after the client had read the version that its request expects."""
 
 
 def no_tenant(tenant_id: str) -> OperatorError:

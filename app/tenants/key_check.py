@@ -5,10 +5,11 @@ from app.security.keyring import Keyring
 from app.tenants import repository
 
 
-async def has_the_right_keys(database: Database, keyring: Keyring) -> bool:
-    """Returns False if all secrets of one kind (Twilio credentials, for example) need keys that are not configured.
+async def has_needed_keys(database: Database, keyring: Keyring) -> bool:
+    """Returns False if all secrets of one kind, such as Twilio credentials, need keys that are not configured.
 
-    A single lost secret is not a reason to refuse all calls. Raises DatabaseUnavailable.
+    It is enough that one secret of each kind can be decrypted: a lost secret is no reason to refuse all calls. Raises
+    DatabaseUnavailable.
     """
     async with database.begin() as session:
         kinds = await repository.key_ids_in_use(session)

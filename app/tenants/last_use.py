@@ -16,8 +16,8 @@ FLUSH_EVERY_S = 60.0
 WriteUse = Callable[[Session, Collection[str]], Awaitable[None]]
 
 
-class LastUse:
-    """Collects what this process uses, and writes it once a minute and when it ends."""
+class LastUseRecorder:
+    """Collects the credentials or keys that this process uses, and writes the time of use every minute and at the end."""
 
     def __init__(self, database: Database, write: WriteUse, *, every_s: float = FLUSH_EVERY_S) -> None:
         self._database = database
@@ -45,7 +45,7 @@ class LastUse:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Writes what was collected. Keeps it for the next time if the database is unavailable."""
+        """Writes the collected uses. Keeps them for the next time if the database is unavailable."""
         used, self._used = self._used, set()
         if not used:
             return

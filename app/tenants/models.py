@@ -33,7 +33,7 @@ class Tenant(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     suspended_at: Mapped[datetime | None]
 
-    # The status callback of creations that do not set one. Method and events require the URL.
+    # The status callback of calls that are created without one. Method and events require the URL.
     status_callback: Mapped[str | None] = mapped_column(Text)
     status_callback_method: Mapped[str | None] = mapped_column(Text)
     status_callback_events: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
@@ -46,7 +46,7 @@ class Tenant(Base):
 
     @property
     def callback_secret_identity(self) -> str:
-        """Returns the associated data of the encrypted secret, which binds it to this row."""
+        """Returns the associated data of the encrypted secret: it can be decrypted only with the identity of this row."""
         return callback_secret_identity(self.id)
 
 
@@ -74,10 +74,10 @@ class TwilioCredential(Base):
     sealed_secret: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     revoked_at: Mapped[datetime | None]
-    # When Twilio refused it. It is tried last until Twilio accepts it again.
+    # When Twilio refused the credential, which is then tried last until Twilio accepts it again.
     rejected_at: Mapped[datetime | None]
     rejected_reason: Mapped[str | None] = mapped_column(Text)
-    # The id of the credential whose place in the order it has taken, at `preferred_at`. Null: it has its own.
+    # The place in the order of use: since `preferred_at`, the place of the credential that it replaces. Null: its own id.
     place: Mapped[UUID | None] = mapped_column(Uuid)
     preferred_at: Mapped[datetime | None]
 
@@ -113,7 +113,7 @@ class ApiKey(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
-    # The Idempotency-Key of the request that created it.
+    # The Idempotency-Key of the request that created the API key.
     idempotency_key: Mapped[str | None] = mapped_column(Text)
 
 
@@ -127,7 +127,7 @@ class KeyLastUse(Base):
 
 
 class SipCredential(Base):
-    """User name and password of a SIP endpoint. Creations give the name instead of them."""
+    """User name and password of a SIP endpoint. A request to create a call contains their name instead."""
 
     __tablename__ = "sip_credential"
     __table_args__ = (UniqueConstraint("tenant_id", "name"),)

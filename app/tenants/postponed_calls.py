@@ -1,4 +1,7 @@
-"""Makes changed hours and a pause take effect on waiting calls at once. On asyncpg alone, as the rest of the administration."""
+"""Applies changed hours and a queue's pause to waiting calls at once. Uses asyncpg without SQLAlchemy (`administration_store`).
+
+A grant is the right to dial a scheduled call, which a worker takes in a transaction.
+"""
 
 from typing import Final
 from uuid import UUID
@@ -6,8 +9,8 @@ from uuid import UUID
 from app.database.connection import Connection
 from app.database.pool import Transactions
 
-# Rows in one transaction, which grants and cancellations of the same calls wait for.
-_BATCH: Final = 1_000
+# Rows updated in one transaction. Grants and cancellations of the same calls wait for its end.
+_BATCH_ROWS: Final = 1_000
 _LOCK_ACCOUNTS: Final = """
     SELECT FROM pace WHERE subject_id IN (SELECT id FROM twilio_account WHERE tenant_id = $1) ORDER BY subject_id FOR UPDATE
 """
@@ -22,25 +25,26 @@ _MAKE_DUE: Final = """
 
 
 async def wait_for_grants(database: Transactions, tenant_id: str) -> None:
-    """Waits for the grants of the tenant's accounts that may have read the old settings.
+    """Waits until all transactions that make grants with the tenant's old settings have ended.
 
-    Grants that begin later read the new ones.
+    Such a transaction holds the lock on its account's row of `pace`. Later transactions read the new settings.
     """
     async with database.transaction() as connection:
         await connection.execute(_LOCK_ACCOUNTS, tenant_id)
 
 
 async def make_calls_due(database: Transactions, tenant_id: str, queue_id: UUID | None = None) -> None:
-    """Makes postponed calls due whose `not_before` has come, so that grants judge them by the hours that are set now.
+    """Moves `due_at` of postponed calls back to now, or to `not_before` if that is later, so that the new hours decide.
 
-    Covers the calls of one queue, or all of the tenant. Calls that another session has locked are being granted or ended.
+    A call is postponed (`due_at` is after `not_before`) when it was due outside its hours. `queue_id` None: all calls of the
+    tenant. Skips calls that another transaction has locked, because they are being dialled or canceled.
     """
     await wait_for_grants(database, tenant_id)
     while True:
         async with database.transaction() as connection:
-            if await _make_due(connection, tenant_id, queue_id) < _BATCH:
+            if await _make_due(connection, tenant_id, queue_id) < _BATCH_ROWS:
                 return
 
 
 async def _make_due(connection: Connection, tenant_id: str, queue_id: UUID | None) -> int:
-    return len(await connection.fetch(_MAKE_DUE, tenant_id, queue_id, _BATCH))
+    return len(await connection.fetch(_MAKE_DUE, tenant_id, queue_id, _BATCH_ROWS))

@@ -1,6 +1,6 @@
-"""SQL with SQLAlchemy on tenants' rows: last uses, rejected credentials, and with which encryption key each secret is stored.
+"""SQL (with SQLAlchemy) for last uses, credentials that Twilio refused, and the encryption keys of stored secrets.
 
-Never commits. The SQL of administration is in `administration_store`.
+Never commits. The SQL of the administration is in `administration_store`.
 """
 
 from collections.abc import Collection, Sequence
@@ -23,7 +23,7 @@ async def get_account(session: AsyncSession, *, tenant_id: str, account_sid: str
 
 
 async def set_rejection(session: AsyncSession, credential_ids: Collection[UUID], *, reason: str | None) -> None:
-    """Marks credentials as refused by Twilio, or with `reason` None as accepted again."""
+    """Marks credentials as refused by Twilio, or, if `reason` is None, as accepted again."""
     statement = (
         update(TwilioCredential)
         .where(TwilioCredential.id.in_(credential_ids))
@@ -46,7 +46,7 @@ async def mark_keys_used(session: AsyncSession, prefixes: Collection[str]) -> No
 
 
 async def _mark_used(session: AsyncSession, table: type[Base], id_column: str, used: Any) -> None:
-    """Writes rows of id and time. They are in the order of their ids, which prevents deadlocks."""
+    """Writes the pairs of id and time that the query `used` selects. It sorts them by id, which prevents deadlocks."""
     statement = insert(table).from_select([id_column, "last_used_at"], used)
     await session.execute(
         statement.on_conflict_do_update(index_elements=[id_column], set_={"last_used_at": statement.excluded.last_used_at})
@@ -57,21 +57,22 @@ async def _mark_used(session: AsyncSession, table: type[Base], id_column: str, u
 class SealedColumn:
     """A column with encrypted secrets.
 
-    `what` names its rows in messages. `identity` is the attribute whose value binds a secret to its row.
+    `noun` names the secrets in messages. `identity` is the attribute of a row that returns its identity: a secret can be
+    decrypted only with the identity of its own row.
     """
 
-    what: str
-    row: Any
+    noun: str
+    table: Any
     column: str
     identity: str
 
     @property
     def sealed(self) -> Any:
-        return getattr(self.row, self.column)
+        return getattr(self.table, self.column)
 
 
 # All columns with encrypted secrets.
-SEALED = (
+SEALED_COLUMNS = (
     SealedColumn("Twilio credential", TwilioCredential, "sealed_secret", "identity"),
     SealedColumn("callback secret of tenant", Tenant, "sealed_callback_secret", "callback_secret_identity"),
     SealedColumn("user name of SIP credential", SipCredential, "sealed_username", "username_identity"),
@@ -80,39 +81,39 @@ SEALED = (
 
 
 async def name_of_sealed(session: AsyncSession, where: SealedColumn, row: Any) -> str:
-    """Returns a name of the secret for messages to operators."""
+    """Returns a name of the row's secret for messages to operators, such as `callback secret of tenant acme`."""
     if isinstance(row, SipCredential):
-        return f"{where.what} {row.name} of tenant {row.tenant_id}"
+        return f"{where.noun} {row.name} of tenant {row.tenant_id}"
     if not isinstance(row, TwilioCredential):
-        return f"{where.what} {row.id}"
+        return f"{where.noun} {row.id}"
     account = await session.get_one(TwilioAccount, row.account_id)
-    return f"{where.what} {row.id} of account {account.account_sid} of tenant {account.tenant_id}"
+    return f"{where.noun} {row.id} of account {account.account_sid} of tenant {account.tenant_id}"
 
 
 async def list_sealed(
     session: AsyncSession, where: SealedColumn, *, after: Any, limit: int, other_than: bytes | None = None
 ) -> Sequence[Any]:
-    """Returns rows with a secret, including revoked ones, in the order of their ids.
+    """Returns up to `limit` rows with a secret in the order of their ids, including revoked ones. `after`: only later ids.
 
-    With `other_than`, the id of a key, returns only secrets of other keys and locks the rows.
+    `other_than` is the id of an encryption key: returns only rows that are encrypted with another key, and locks them.
     """
-    statement = select(where.row).where(where.sealed.is_not(None)).order_by(where.row.id).limit(limit)
+    statement = select(where.table).where(where.sealed.is_not(None)).order_by(where.table.id).limit(limit)
     if after is not None:
-        statement = statement.where(where.row.id > after)
+        statement = statement.where(where.table.id > after)
     if other_than is not None:
         statement = statement.where(_key_id(where.sealed, KEY_ID_IN_SEALED) != other_than).with_for_update()
     return (await session.scalars(statement)).all()
 
 
 async def sealed_counts_by_key(session: AsyncSession, where: SealedColumn) -> dict[bytes, int]:
-    """Returns the number of secrets that each key encrypts, by the id of the key."""
+    """Returns how many secrets are encrypted with each encryption key, by the id of the key."""
     key_id = _key_id(where.sealed, KEY_ID_IN_SEALED)
     found = await session.execute(select(key_id, func.count()).where(where.sealed.is_not(None)).group_by(key_id))
     return dict(found.all())
 
 
 async def hashed_counts_by_key(session: AsyncSession) -> dict[bytes, int]:
-    """Returns the number of valid API keys that are hashed with each key, by the id of the key."""
+    """Returns how many valid API keys are hashed with each encryption key, by the id of the encryption key."""
     key_id = _key_id(ApiKey.keyed_hash, KEY_ID_IN_HASH)
     valid = ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
     found = await session.execute(select(key_id, func.count()).where(*valid).group_by(key_id))
@@ -120,7 +121,7 @@ async def hashed_counts_by_key(session: AsyncSession) -> dict[bytes, int]:
 
 
 async def key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
-    """Returns the ids of the keys that sealed or hashed the secrets in use, by kind of secret."""
+    """Returns the ids of the encryption keys that the secrets in use need: one set for each kind of secret."""
     credentials = select(_key_id(TwilioCredential.sealed_secret, KEY_ID_IN_SEALED)).where(TwilioCredential.revoked_at.is_(None))
     tenants = select(_key_id(Tenant.sealed_callback_secret, KEY_ID_IN_SEALED)).where(Tenant.sealed_callback_secret.is_not(None))
     sip_credentials = select(_key_id(SipCredential.sealed_password, KEY_ID_IN_SEALED))
@@ -133,5 +134,5 @@ def _key_id(column: Any, at: tuple[int, int]) -> Any:
 
 
 async def rehash_key(session: AsyncSession, key_id: UUID, *, old_hash: bytes, new_hash: bytes) -> None:
-    """Replaces the hash, unless another process has replaced it."""
+    """Replaces the hash of an API key, unless another process has replaced it."""
     await session.execute(update(ApiKey).where(ApiKey.id == key_id, ApiKey.keyed_hash == old_hash).values(keyed_hash=new_hash))

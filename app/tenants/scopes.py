@@ -13,7 +13,7 @@ class Scope(StrEnum):
     READ = "read"
     """Read records."""
     ADMIN = "admin"
-    """Manage tenants, accounts and keys: those of the own tenant, or with an operator's key those of every tenant."""
+    """Manage accounts and keys of the client's own tenant. With an operator's key: all tenants, accounts and keys."""
 
 
 ALL_SCOPES: Final = frozenset(Scope)
@@ -22,7 +22,7 @@ DEFAULT_SCOPES: Final = frozenset({Scope.CALL, Scope.READ})
 
 
 def known_scopes(stored: Iterable[str]) -> frozenset[Scope]:
-    """Returns the scopes of a row, without those that only a newer version knows."""
+    """Returns the scopes of a row, without scopes that this version of Callgate does not know."""
     return frozenset(scope for scope in Scope if scope in set(stored))
 
 

@@ -11,7 +11,7 @@ class SipAuth:
     password: SecretStr
 
     def for_twilio(self) -> dict[str, str]:
-        """Returns the parameters in clear text. Only for the form that goes to Twilio."""
+        """Returns Twilio's parameters with the values in clear text. Use them only in the form that is sent to Twilio."""
         return {
             "sip_auth_username": self.username.get_secret_value(),
             "sip_auth_password": self.password.get_secret_value(),

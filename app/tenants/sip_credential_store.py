@@ -1,4 +1,4 @@
-"""SQL of named SIP credentials, on asyncpg alone, as in `administration_store`.
+"""SQL of named SIP credentials. Uses asyncpg without SQLAlchemy (`administration_store`).
 
 Functions run in the caller's transaction and never commit.
 """
@@ -29,7 +29,7 @@ COLUMNS = "id, tenant_id, name, created_at, updated_at"
 async def insert_sip_credential(
     connection: Connection, credential_id: UUID, *, tenant_id: str, name: str, sealed_username: bytes, sealed_password: bytes
 ) -> SipCredentialRow | None:
-    """Inserts a credential and returns it; None if the tenant has one of this name."""
+    """Inserts a credential and returns it; None if the tenant has a credential with this name."""
     statement = f"""INSERT INTO sip_credential (id, tenant_id, name, sealed_username, sealed_password)
         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (tenant_id, name) DO NOTHING RETURNING {COLUMNS}"""
     row = await connection.fetchrow(statement, credential_id, tenant_id, name, sealed_username, sealed_password)
@@ -38,7 +38,7 @@ async def insert_sip_credential(
 
 @dataclass(frozen=True, slots=True)
 class SealedSipAuth:
-    """User name and password of a credential, as stored."""
+    """A SIP credential with its encrypted user name and password."""
 
     credential: SipCredentialRow
     username: bytes
@@ -46,7 +46,7 @@ class SealedSipAuth:
 
 
 async def lock_sip_credential(connection: Connection, *, tenant_id: str, name: str) -> SealedSipAuth | None:
-    """Returns the row with a lock until the transaction ends."""
+    """Returns the credential and locks its row until the transaction ends; None if there is none."""
     statement = f"""SELECT sealed_username, sealed_password, {COLUMNS} FROM sip_credential
         WHERE tenant_id = $1 AND name = $2 FOR UPDATE"""
     row = await connection.fetchrow(statement, tenant_id, name)
@@ -54,7 +54,7 @@ async def lock_sip_credential(connection: Connection, *, tenant_id: str, name: s
 
 
 async def find_sealed_sip_auth(connection: Connection, tenant_ids: Sequence[str]) -> list[SealedSipAuth]:
-    """Returns the credentials of all these tenants."""
+    """Returns the SIP credentials of all these tenants, with encrypted user names and passwords."""
     statement = f"SELECT sealed_username, sealed_password, {COLUMNS} FROM sip_credential WHERE tenant_id = ANY ($1)"
     return [_sealed(row) for row in await connection.fetch(statement, tenant_ids)]
 
@@ -75,7 +75,7 @@ async def update_sip_credential(
 async def list_sip_credentials(
     connection: Connection, tenant_id: str, *, after: str | None = None, limit: int | None = None
 ) -> list[SipCredentialRow]:
-    """Returns credentials by name; with `after`, those with a later name."""
+    """Returns up to `limit` credentials in the order of their names. `after`: only credentials with a later name."""
     statement = f"""SELECT {COLUMNS} FROM sip_credential WHERE tenant_id = $1 AND ($2::text IS NULL OR name > $2)
         ORDER BY name LIMIT $3"""
     return [SipCredentialRow(*row) for row in await connection.fetch(statement, tenant_id, after, limit)]

@@ -1,16 +1,16 @@
-"""The stored secrets of tenants: how a new one is made, and the identity of its row, to which encryption binds it."""
+"""Generates callback secrets, and returns the identity of a secret's row, without which the secret cannot be decrypted."""
 
 import base64
 import secrets
 from uuid import UUID
 
 # https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md#signature-scheme
-CALLBACK_SECRET_MARK = "whsec_"  # noqa: S105 (what the secret begins with)
+CALLBACK_SECRET_PREFIX = "whsec_"  # noqa: S105 (what the secret begins with)
 _CALLBACK_SECRET_BYTES = 32
 
 
 def generate_callback_secret() -> str:
-    return CALLBACK_SECRET_MARK + base64.b64encode(secrets.token_bytes(_CALLBACK_SECRET_BYTES)).decode()
+    return CALLBACK_SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_CALLBACK_SECRET_BYTES)).decode()
 
 
 def callback_secret_identity(tenant_id: str) -> str:

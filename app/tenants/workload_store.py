@@ -1,4 +1,4 @@
-"""SQL of workloads, on asyncpg alone as the rest of the administration. Functions never commit."""
+"""SQL of workloads. Uses asyncpg without SQLAlchemy (`administration_store`). Functions never commit."""
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from app.workloads.service_accounts import ServiceAccount
 
 @dataclass(frozen=True, slots=True)
 class WorkloadRow:
-    """A service account of Kubernetes and what it may do. An operator's workload has no tenant."""
+    """A service account of Kubernetes and its scopes. `tenant_id` is None for an operator's workload."""
 
     id: UUID
     issuer: str
@@ -38,7 +38,7 @@ async def insert_workload(
 
 
 async def find_workload(connection: Connection, account: ServiceAccount, *, lock: bool = False) -> WorkloadRow | None:
-    """Returns the workload of a service account. `lock` locks the row until the transaction ends."""
+    """Returns the workload of a service account; None if there is none. `lock` locks its row until the transaction ends."""
     statement = f"""SELECT {COLUMNS} FROM workload WHERE issuer = $1 AND namespace = $2 AND service_account = $3
         {"FOR NO KEY UPDATE" if lock else ""}"""
     row = await connection.fetchrow(statement, account.issuer, account.namespace, account.name)
@@ -48,14 +48,14 @@ async def find_workload(connection: Connection, account: ServiceAccount, *, lock
 async def list_workloads(
     connection: Connection, tenant_id: str | None, *, after: UUID | None = None, limit: int | None = None
 ) -> list[WorkloadRow]:
-    """Returns the workloads of a tenant, oldest first; without a tenant, those of operators. `after` is the id of one."""
-    of, values = ("tenant_id IS NULL", ()) if tenant_id is None else ("tenant_id = $3", (tenant_id,))
-    statement = f"""SELECT {COLUMNS} FROM workload WHERE ($1::uuid IS NULL OR id > $1) AND {of} ORDER BY id LIMIT $2"""
+    """Returns the workloads of a tenant (None: of operators), oldest first. `after`: only those newer than this id."""
+    owner, values = ("tenant_id IS NULL", ()) if tenant_id is None else ("tenant_id = $3", (tenant_id,))
+    statement = f"""SELECT {COLUMNS} FROM workload WHERE ($1::uuid IS NULL OR id > $1) AND {owner} ORDER BY id LIMIT $2"""
     return [WorkloadRow(*row) for row in await connection.fetch(statement, after, limit, *values)]
 
 
 async def delete_workload(connection: Connection, workload_id: UUID, *, tenant_id: str | None) -> WorkloadRow | None:
-    """Deletes a workload and returns it. With `tenant_id`, only if it is one of this tenant."""
-    of, values = ("", ()) if tenant_id is None else ("AND tenant_id = $2", (tenant_id,))
-    row = await connection.fetchrow(f"DELETE FROM workload WHERE id = $1 {of} RETURNING {COLUMNS}", workload_id, *values)
+    """Deletes a workload and returns it; None if there is none or, with `tenant_id`, if it belongs to another tenant."""
+    owner, values = ("", ()) if tenant_id is None else ("AND tenant_id = $2", (tenant_id,))
+    row = await connection.fetchrow(f"DELETE FROM workload WHERE id = $1 {owner} RETURNING {COLUMNS}", workload_id, *values)
     return None if row is None else WorkloadRow(*row)

@@ -173,7 +173,7 @@ async def update_tenant(
     changes = _valid_settings(parse_body(TenantChange, body), validate_url)
     if changes.keys() & _OPERATOR_ONLY_SETTINGS:
         require_operator(client, "change `suspended` and `limits`")
-    return _with_etag(await administration.update_tenant(tenant_id, changes, of_versions=versions), response)
+    return _with_etag(await administration.update_tenant(tenant_id, changes, expected_versions=versions), response)
 
 
 def _with_etag(tenant: TenantRow, response: Response) -> TenantRecord:
