@@ -1,9 +1,9 @@
-"""Encrypts ("seals") and decrypts ("unseals") stored secrets, and computes keyed hashes. Works on bytes of any meaning.
+"""Encrypts ("seals") and decrypts ("unseals") stored secrets, and computes keyed hashes.
 
 Sealed form: version (1 byte) | key id (4 bytes) | nonce (12 bytes) | AES-256-GCM ciphertext and tag. The row's identity is
 the associated data, so a ciphertext that was moved to another row cannot be unsealed.
 
-`cryptography` is imported when it is used: a command that only lists saves 5 MiB.
+`cryptography` takes 5 MiB, so it is imported only when it is used: a command that only lists does not need it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class SecretUnreadable(Exception):
 
 
 class _Key:
+    """A key of CALLGATE_SECRET_KEYS, and the keys for each purpose that are derived from it."""
+
     def __init__(self, master: bytes) -> None:
         self.id = hashlib.sha256(b"callgate key id" + master).digest()[:_KEY_ID_LENGTH]
         self._master = master
@@ -42,7 +44,7 @@ class _Key:
         return AESGCM(_derive(self._master, b"seal"))
 
     @cached_property
-    def mac_key(self) -> bytes:
+    def hash_key(self) -> bytes:
         return _derive(self._master, b"mac")
 
     @cached_property
@@ -88,7 +90,7 @@ class Keyring:
         return _VERSION + self._newest.id + nonce + sealed
 
     def unseal(self, sealed: bytes, *, identity: str) -> str:
-        """Decrypts a secret that was sealed for `identity`. Raises SecretUnreadable, also for another identity."""
+        """Decrypts a secret that was sealed for `identity`. Raises SecretUnreadable, also if the identity differs."""
         from cryptography.exceptions import InvalidTag
 
         header = len(_VERSION) + _KEY_ID_LENGTH
@@ -115,11 +117,11 @@ class Keyring:
         return self.seal(self.unseal(sealed, identity=identity), identity=identity)
 
     def pseudonym(self, value: str) -> str:
-        """Returns a pseudonym of the value. It changes when a newer key is configured."""
+        """Returns a pseudonym of the value: `tok_` and a short keyed hash. It changes when a newer key is configured."""
         return f"tok_{hmac.digest(self._newest.pseudonym_key, value.encode(), 'sha256')[:6].hex()}"
 
     def tag(self, value: bytes) -> bytes:
-        """Returns a short MAC of the value under the newest key."""
+        """Returns a MAC of the value under the newest key, cut to 16 bytes."""
         return _tag(self._newest, value)
 
     def has_tagged(self, tag: bytes, value: bytes) -> bool:
@@ -127,17 +129,14 @@ class Keyring:
         return any(hmac.compare_digest(tag, _tag(key, value)) for key in self._by_id.values())
 
     def keyed_hash(self, value: bytes) -> bytes:
-        """Returns the id (4 bytes) of the newest key and the HMAC-SHA256 under it."""
-        return self._newest.id + hmac.digest(self._newest.mac_key, value, "sha256")
+        """Returns the id of the newest key (4 bytes), followed by the HMAC-SHA256 of the value under this key."""
+        return self._newest.id + hmac.digest(self._newest.hash_key, value, "sha256")
 
     def is_outdated(self, stored: bytes) -> bool:
         """Returns whether a keyed hash was made with a key other than the newest."""
         return stored[:_KEY_ID_LENGTH] != self._newest.id
 
     def matches(self, stored: bytes, value: bytes) -> bool:
-        """Returns whether `stored`, made by `keyed_hash` under any configured key, is the hash of `value`.
-
-        Compares in constant time.
-        """
+        """Returns whether `stored` is the `keyed_hash` of `value` under any configured key. Compares in constant time."""
         key = self._by_id.get(stored[:_KEY_ID_LENGTH], self._newest)
-        return hmac.compare_digest(stored, key.id + hmac.digest(key.mac_key, value, "sha256"))
+        return hmac.compare_digest(stored, key.id + hmac.digest(key.hash_key, value, "sha256"))

@@ -7,7 +7,7 @@ _SIP_SCHEMES = ("sip", "sips")
 
 
 class Pseudonyms:
-    """Makes pseudonyms of addresses, or returns them unchanged if `shown` (CALLGATE_LOG_PII)."""
+    """Replaces addresses by pseudonyms, or returns them unchanged if `shown` is true (CALLGATE_LOG_PII)."""
 
     def __init__(self, keyring: Keyring, *, shown: bool) -> None:
         self._keyring = keyring
@@ -21,7 +21,7 @@ class Pseudonyms:
         """Returns the pseudonym of an address.
 
         Keeps the host of a SIP address, which identifies no person, and drops headers and parameters, which may contain
-        anything. A user has the same pseudonym as a caller and as the user of any SIP address.
+        anything. A user has the same pseudonym in every SIP address, and where it stands alone.
         """
         if self._shown:
             return address

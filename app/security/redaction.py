@@ -15,8 +15,8 @@ from urllib.parse import quote, quote_plus, unquote
 _REDACTED = "***"
 # A shorter secret occurs in many words and numbers, so it is only replaced as a whole word.
 _MIN_SUBSTRING_LENGTH = 4
-# Shorter keys of JSON objects are not redacted: a secret may equal the name of a member.
-_MAX_NAME_LENGTH = 12
+# Names of JSON members up to this length are not redacted: a short secret may equal the name of a member.
+_MAX_UNREDACTED_NAME_LENGTH = 12
 # The userinfo of a URL: up to the last "@" before the path.
 _USERINFO = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<userinfo>[^\s/\"'<>]*)@", re.IGNORECASE)
 _AUTHORITY_END = re.compile(r"[@?#]")
@@ -30,7 +30,7 @@ class Secrets:
         spellings: set[str] = {spelling for secret in secrets if secret for spelling in _encodings(secret)}
         if more is not None:
             spellings |= set(more._spellings)
-        # The longest first, because one may be part of another.
+        # The longest text is replaced first, because a shorter one may be part of it.
         self._spellings: list[str] = sorted(spellings, key=len, reverse=True)
         self._encoded = [spelling.encode("utf-8", "surrogatepass") for spelling in self._spellings]
 
@@ -49,18 +49,18 @@ class Secrets:
         return text
 
     async def redact_stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Yields the bytes without secrets. Holds back an end that may be the start of a secret until more bytes arrive."""
-        held = b""
+        """Yields the bytes with `***` for each secret. Delays last bytes that may be the start of a secret."""
+        pending = b""
         async for chunk in chunks:
-            held += chunk
+            pending += chunk
             for spelling in self._encoded:
-                held = held.replace(spelling, _REDACTED.encode())
-            ready = len(held) - self._partial_secret_length(held)
+                pending = pending.replace(spelling, _REDACTED.encode())
+            ready = len(pending) - self._partial_secret_length(pending)
             if ready:
-                yield held[:ready]
-                held = held[ready:]
-        if held:
-            yield held
+                yield pending[:ready]
+                pending = pending[ready:]
+        if pending:
+            yield pending
 
     def _partial_secret_length(self, data: bytes) -> int:
         """Returns how many of the last bytes may be the start of a secret."""
@@ -82,7 +82,7 @@ def redact(value: Any, secrets: Secrets, *, keep: Callable[[str], bool] = lambda
             return value if keep(value) else secrets.redact_text(value)
         case dict():
             return {
-                secrets.redact_text(key) if len(key) > _MAX_NAME_LENGTH else key: redact(item, secrets, keep=keep)
+                secrets.redact_text(key) if len(key) > _MAX_UNREDACTED_NAME_LENGTH else key: redact(item, secrets, keep=keep)
                 for key, item in value.items()
             }
         case list():
@@ -96,7 +96,7 @@ def mask_userinfo(text: str) -> str:
 
 
 def userinfo_in(text: str) -> Iterator[str]:
-    """Yields user names and passwords of every URL in a text, and the values of Basic headers with them."""
+    """Yields user name and password of every URL in a text, each as it is, decoded, and as the value of a Basic header."""
     if "://" not in text or "@" not in text:
         return
     for variant in {text, html.unescape(text)}:
@@ -111,7 +111,7 @@ def userinfo_in(text: str) -> Iterator[str]:
 
 
 def basic_header_values(user: str, password: str) -> Iterator[str]:
-    """Yields what follows `Basic` in a header, in both base64 alphabets and without padding."""
+    """Yields the value that follows `Basic` in a header, in both base64 alphabets and without padding."""
     pair = f"{user}:{password}".encode("utf-8", "replace")
     yield b64encode(pair).decode().rstrip("=")
     yield urlsafe_b64encode(pair).decode().rstrip("=")
