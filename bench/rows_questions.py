@@ -19,7 +19,7 @@ from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.calls.search_plan import SearchPlan
 from app.calls.settlement import Settlement
-from app.compat.repository import Edge, StartedFilter, TimeRange, list_started_ids
+from app.compat.repository import PageCursor, StartedFilter, TimeRange, list_started_ids
 from app.console.calls.search import CallQuery, Search
 from app.console.calls.store import list_statement
 from app.database.connection import HOT_PATH_SETTINGS
@@ -86,9 +86,9 @@ def _list_of_all(session: AsyncSession, **filters: Any) -> Awaitable[object]:
     return _HotDatabase(session).fetch(statement, *values)
 
 
-def _list_started(session: AsyncSession, call: Call, *, edge: Edge | None = None, **filters: Any) -> Awaitable[object]:
+def _list_started(session: AsyncSession, call: Call, *, cursor: PageCursor | None = None, **filters: Any) -> Awaitable[object]:
     wanted = StartedFilter(call.account_sid, **filters)
-    return list_started_ids(session, tenant_id=call.tenant_id, filters=wanted, edge=edge, limit=_PAGE)
+    return list_started_ids(session, tenant_id=call.tenant_id, filters=wanted, cursor=cursor, limit=_PAGE)
 
 
 async def _claim_deliveries(session: AsyncSession, _: Call) -> object:
@@ -141,8 +141,8 @@ QUESTIONS: dict[str, Question] = {
         s, c, since=first_id_at(c.created_at - _DAY), until=first_id_at(c.created_at), status=c.status
     ),
     "GET …/Calls.json, first page": _list_started,
-    "GET …/Calls.json, deep page": lambda s, c: _list_started(s, c, edge=Edge("older", c.id)),
-    "GET …/Calls.json, deep page, back": lambda s, c: _list_started(s, c, edge=Edge("newer", c.id)),
+    "GET …/Calls.json, deep page": lambda s, c: _list_started(s, c, cursor=PageCursor("older", c.id)),
+    "GET …/Calls.json, deep page, back": lambda s, c: _list_started(s, c, cursor=PageCursor("newer", c.id)),
     "GET …/Calls.json, Status": lambda s, c: _list_started(s, c, statuses=(c.status,)),
     "GET …/Calls.json, Status=ringing (few)": lambda s, c: _list_started(s, c, statuses=("ringing", "initiated")),
     "GET …/Calls.json, To": lambda s, c: _list_started(s, c, to=(c.to,)),

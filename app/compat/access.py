@@ -40,7 +40,7 @@ class OwnAccount:
 async def own_account(request: Request, account_sid: str) -> OwnAccount:
     """Returns the account in the path, if it belongs to the caller's tenant.
 
-    Raises what `authenticate_key` raises, then NotAcceptable or CallNotFound.
+    Raises the errors of `authenticate_key`, NotAcceptable, and CallNotFound for any other account.
     """
     user, key = _parse_authorization(request.headers.get("Authorization", ""))
     caller = require_tenant_caller(await authenticate_key(request, key))
@@ -60,7 +60,7 @@ AccountDep = Annotated[OwnAccount, Depends(own_account)]
 
 
 class TwilioRoute(ScopedRoute):
-    """A route of Twilio's paths, which authenticates as Twilio does."""
+    """A route under one of Twilio's paths. It authenticates with HTTP Basic, as Twilio does."""
 
     def authentication(self) -> Callable[..., Any]:
         return own_account

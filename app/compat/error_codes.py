@@ -71,7 +71,7 @@ ERROR_CODES: Mapping[type[CallgateError], ErrorCode] = {
     errors.ShuttingDown: ErrorCode(503, 20503),
 }
 
-# The code of an invalid parameter depends on the parameter and the error where Twilio distinguishes errors.
+# Twilio has one code for each invalid parameter and, for some parameters, other codes for certain errors.
 _CODES_BY_PARAMETER_AND_ERROR: Mapping[tuple[str, str], int] = {
     ("/to", "missing"): 21201,
     ("/to", "HEADERS_TOO_LONG"): 21227,

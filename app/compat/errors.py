@@ -69,7 +69,7 @@ class TwilioErrorRenderer:
 
 
 def _error_code(error: CallgateError) -> ErrorCode:
-    """Returns Twilio's own status and code for what Twilio refused."""
+    """Returns status and code of an error. If Twilio refused the request, returns the status and code of its answer."""
     error_code = ERROR_CODES[type(error)]
     if isinstance(error, _ERRORS_WITH_TWILIOS_ANSWER) and error.upstream and error.upstream.status:
         return ErrorCode(error.upstream.status, error.upstream.code or error.upstream.status)

@@ -35,7 +35,7 @@ def unknown_names(fields: ParameterValues, known: Collection[str]) -> list[Field
 def refuse_encoded_pairs(fields: ParameterValues) -> None:
     """Raises InvalidRequest for a name with a `=` in it: the client has percent-encoded the `=` between a name and its value.
 
-    This is the only check of names where Twilio validates the request, because no parameter of Twilio has such a name.
+    No parameter of Twilio has such a name. All other names are left for Twilio to validate.
     """
     if errors := [_unknown_parameter_error(name) for name in fields if "=" in name]:
         raise InvalidRequest(field_errors=tuple(errors))
@@ -76,7 +76,7 @@ def parameters_of(fields: ParameterValues, model: type[BaseModel]) -> dict[str, 
 
 
 def normalize_boolean(text: str) -> str:
-    """Returns `true` for `True`, which Python and C# write, and so for `false`. Any other text is returned as it is."""
+    """Returns `True` and `False`, as Python and C# write them, in lower case. Returns any other text unchanged."""
     return text.lower() if text.lower() in _BOOLEANS else text
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from app.calls import ids
 from app.calls.phone_numbers import spellings
 from app.compat.form import given_values
-from app.compat.repository import Edge, StartedFilter, TimeRange
+from app.compat.repository import PageCursor, StartedFilter, TimeRange
 from app.compat.service import IdPage
 from app.errors import FieldError, InvalidRequest
 from app.http.form import ParameterValues
@@ -26,8 +26,8 @@ MAX_PAGE_SIZE = 1000
 _DEFAULT_PAGE_SIZE = 50
 _MAX_PAGE_NUMBER = 10**9
 _NEWER_THAN, _OLDER_THAN = "PB", "PA"
-_TIMES = ("StartTime", "StartTime<", "StartTime>", "EndTime", "EndTime<", "EndTime>")
-_FILTERS = ("To", "From", "ParentCallSid", "Status", *_TIMES)
+_TIME_FILTERS = ("StartTime", "StartTime<", "StartTime>", "EndTime", "EndTime<", "EndTime>")
+_FILTERS = ("To", "From", "ParentCallSid", "Status", *_TIME_FILTERS)
 _PAGING = ("PageSize", "Page", "PageToken")
 PARAMETERS = (*_FILTERS, *_PAGING)
 # Only callbacks have the status `initiated`: Twilio's Call resource shows `queued` for it.
@@ -39,7 +39,7 @@ _STATUSES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class ListQuery:
-    """The request for one page."""
+    """The parsed query of a request for one page of the call list."""
 
     account_sid: str
     written: Mapping[str, str]
@@ -48,11 +48,12 @@ class ListQuery:
     size: int
     number: int
     token: str | None
-    edge: Edge | None
+    cursor: PageCursor | None
 
     def envelope(self, page: IdPage) -> dict[str, Any]:
-        """Returns the members beside `calls`: exactly Twilio's keys, because Twilio's SDKs would mistake an unknown key for the
-        list of calls.
+        """Returns the members of the answer other than `calls`. They are exactly Twilio's members.
+
+        Twilio's SDKs would take an unknown member for the list of calls.
         """
         call_ids, start = page.call_ids, self.number * self.size
         older = self._uri(self.number + 1, _OLDER_THAN + ids.cursor_of(call_ids[-1])) if page.has_older else None
@@ -74,11 +75,14 @@ class ListQuery:
 
 
 def parse_list_query(account_sid: str, query: ParameterValues) -> ListQuery:
-    """Raises InvalidRequest, also for unknown names: an ignored misspelt filter would return calls that it should exclude."""
+    """Parses the query of Twilio's call list. Raises InvalidRequest for invalid values and for unknown names.
+
+    If a misspelt filter were ignored, the list would contain calls that the filter should exclude.
+    """
     given = given_values(query, PARAMETERS)
     errors = [FieldError(f"?{name}", "repeated", "must be given once") for name, values in given.items() if len(values) > 1]
     written = {name: values[0] for name, values in given.items()}
-    # In a list of child legs the page token is Twilio's, not ours.
+    # Twilio answers a list by `ParentCallSid`, so its page token is Twilio's and is not checked here.
     checked = {name: value for name, value in written.items() if name != "PageToken" or "ParentCallSid" not in written}
     errors += [error for name, value in checked.items() if (error := _value_error(name, value))]
     if int(written.get("Page", 0) if not errors else 0) > 0 and "PageToken" not in written:
@@ -102,7 +106,7 @@ def parse_list_query(account_sid: str, query: ParameterValues) -> ListQuery:
         size=int(written.get("PageSize", _DEFAULT_PAGE_SIZE)),
         number=int(written.get("Page", 0)),
         token=written.get("PageToken"),
-        edge=_edge_of_page_token(checked["PageToken"]) if "PageToken" in checked else None,
+        cursor=_read_page_token(checked["PageToken"]) if "PageToken" in checked else None,
     )
 
 
@@ -112,9 +116,9 @@ def _value_error(name: str, value: str) -> FieldError | None:
         "ParentCallSid": ("not_a_call_sid", "must be CA and 32 hexadecimal digits", CALL_SID_PATTERN.fullmatch(value)),
         "PageSize": ("page_size", f"must be from 1 to {MAX_PAGE_SIZE}", _is_number_within(value, 1, MAX_PAGE_SIZE)),
         "Page": ("page", "must be a number", _is_number_within(value, 0, _MAX_PAGE_NUMBER)),
-        "PageToken": ("page_token", "must be the token of an earlier page", _edge_of_page_token(value)),
+        "PageToken": ("page_token", "must be the token of an earlier page", _read_page_token(value)),
     }
-    if name in _TIMES:
+    if name in _TIME_FILTERS:
         wrong[name] = ("not_a_date", "must be a date: YYYY-MM-DD", _start_of_day(value))
     code, detail, is_valid = wrong.get(name, ("null_character", "must not contain the NUL character", "\0" not in value))
     return None if is_valid else FieldError(f"?{name}", code, detail)
@@ -124,15 +128,15 @@ def _is_number_within(text: str, minimum: int, maximum: int) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 12 and minimum <= int(text) <= maximum
 
 
-def _edge_of_page_token(token: str) -> Edge | None:
+def _read_page_token(token: str) -> PageCursor | None:
     call_id = ids.read_cursor(token[2:])
     if call_id is None or token[:2] not in (_NEWER_THAN, _OLDER_THAN):
         return None
-    return Edge("newer" if token.startswith(_NEWER_THAN) else "older", call_id)
+    return PageCursor("newer" if token.startswith(_NEWER_THAN) else "older", call_id)
 
 
 def _time_range(written: Mapping[str, str], name: str) -> TimeRange:
-    """Returns the range in which all the given operators of a filter hold."""
+    """Returns the range of time that a filter and its operators (`StartTime`, `StartTime<`, `StartTime>`) allow together."""
     on, before, from_ = (_start_of_day(written[key]) if key in written else None for key in (name, f"{name}<", f"{name}>"))
     since = [day for day in (on, from_) if day is not None]
     until = [day for day in (on and on + timedelta(days=1), before) if day is not None]

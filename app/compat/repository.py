@@ -13,8 +13,8 @@ from app.calls.ids import first_id_at
 from app.calls.models import Call
 from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME
 
-# The most by which Postgres's clock, which dates intents, may differ from Twilio's. It is generous: it only widens the range of
-# ids that is read, and the exact times are compared in any case.
+# The largest expected difference between Twilio's clock and Postgres's clock, whose time is in the ids of calls. A large value
+# does no harm: it only widens the range of ids that is read, and the exact times are compared too.
 _MAX_CLOCK_SKEW = timedelta(hours=1)
 
 
@@ -28,7 +28,7 @@ class TimeRange:
 
 @dataclass(frozen=True, slots=True)
 class StartedFilter:
-    """The filters of a list of one account's started calls. None: not filtered by this."""
+    """The filters of a list of one account's started calls. A filter that is None is not applied."""
 
     account_sid: str
     statuses: Collection[str] | None = None
@@ -40,19 +40,19 @@ class StartedFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
-    """The place where a page begins: next to this call, in the given direction. The call itself is not on the page."""
+class PageCursor:
+    """A position in a list of calls. The page has the calls next to the call `call_id`, on its older or newer side."""
 
-    towards: Literal["older", "newer"]
+    direction: Literal["older", "newer"]
     call_id: UUID
 
 
 async def list_started_ids(
-    session: AsyncSession, *, tenant_id: str, filters: StartedFilter, edge: Edge | None, limit: int
+    session: AsyncSession, *, tenant_id: str, filters: StartedFilter, cursor: PageCursor | None, limit: int
 ) -> Sequence[UUID]:
-    """Returns ids of calls, the nearest to the edge first; without an edge, the newest first.
+    """Returns ids of calls, the nearest to the cursor first; without a cursor, the newest first.
 
-    Calls that were deleted at Twilio are left out.
+    Leaves out calls that were deleted at Twilio.
     """
     conditions: list[ColumnElement[bool]] = [
         Call.tenant_id == tenant_id,
@@ -66,23 +66,23 @@ async def list_started_ids(
         conditions.append(Call.parent_call_sid == filters.parent_call_sid)
     columns = {Call.to: filters.to, Call.from_: filters.from_, Call.status: filters.statuses}
     conditions += [_matches_any(column, values) for column, values in columns.items() if values is not None]
-    newer = edge is not None and edge.towards == "newer"
-    if edge is not None:
-        conditions.append(Call.id > edge.call_id if newer else Call.id < edge.call_id)
+    newer = cursor is not None and cursor.direction == "newer"
+    if cursor is not None:
+        conditions.append(Call.id > cursor.call_id if newer else Call.id < cursor.call_id)
     statement = select(Call.id).where(*conditions).order_by(Call.id if newer else Call.id.desc()).limit(limit)
     return (await session.scalars(statement)).all()
 
 
 def _matches_any(column: Any, values: Collection[str]) -> ColumnElement[bool]:
-    """Returns an equality for a single value, so that Postgres can take the order from the index, else an IN."""
+    """Returns `column IN (…)`; for a single value `column = value`, with which Postgres can use the order of an index."""
     condition: ColumnElement[bool] = column == next(iter(values)) if len(values) == 1 else column.in_(values)
     return condition
 
 
 def _in_range(column: Any, span: TimeRange, *, max_delay: timedelta) -> Iterator[ColumnElement[bool]]:
-    """Yields conditions on the column and on the id, which contains the time of the intent and has an index.
+    """Yields conditions on the column and on the id, which has an index and contains the time at which the call was requested.
 
-    `max_delay` is the longest time between an intent and the column's time: Twilio keeps a call queued for a day at most.
+    `max_delay` is the longest time from the request to the column's time: Twilio keeps a call queued for a day at most.
     """
     if span.since is not None:
         yield column >= span.since

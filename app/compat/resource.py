@@ -63,7 +63,7 @@ def resource_of(call: Call | NewCall | CallRow) -> dict[str, Any]:
 
 
 def _record_value(call: Call | NewCall | CallRow, name: str) -> Any:
-    """Returns the record's value. The columns `to` and `from` hold the request's values, which Twilio may normalize."""
+    """Returns the record's value; None for `to` and `from`, which Twilio may have normalized."""
     return None if name in ("to", "from") else getattr(call, name)
 
 

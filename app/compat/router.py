@@ -71,7 +71,7 @@ StartedDep = Annotated[StartedCalls, Depends(started_calls)]
 @router.post("/Calls.json")
 @needs(Scope.CALL)
 async def create_call(request: Request, account: AccountDep, form: FormDep, idempotency_key: IdempotencyKeyDep) -> Response:
-    """Answers 201 with the resource, also when the Idempotency-Key names an earlier call, and 409 for an unknown outcome."""
+    """Answers 201 with the new call or the earlier call with this Idempotency-Key, and 409 if the outcome is unknown."""
     body, warnings = normalize(parameters_of(form, CallParameters))
     body["account_sid"] = account.account_sid
     service: CreationService = request.state.creation
@@ -99,7 +99,7 @@ async def list_calls(
     started: StartedDep,
     subresources: SubresourceServiceDep,
 ) -> Response:
-    """Lists started calls from Callgate's records. Child legs of a call come from Twilio, which alone knows them."""
+    """Lists started calls from Callgate's records. Calls that a call has started (`ParentCallSid`) come from Twilio."""
     fields = parse_fields(request.url.query)
     listing = parse_list_query(account.account_sid, fields)
     if parent := listing.filters.parent_call_sid:
@@ -107,7 +107,7 @@ async def list_calls(
         legs = await subresources.child_legs(account.caller, account.account_sid, parent, query)
         if legs is not None:
             return JSONResponse(legs)
-    page = await started.page(account.caller, listing.filters, edge=listing.edge, size=listing.size)
+    page = await started.page(account.caller, listing.filters, cursor=listing.cursor, size=listing.size)
     calls = service.render_calls(account.caller, page.call_ids, READ_ATTRIBUTES, lambda call: to_json(resource_of(call)))
     return await list_response("calls", calls, listing.envelope(page))
 

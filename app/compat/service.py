@@ -14,7 +14,7 @@ from app.calls.missing import is_gone
 from app.calls.models import Call
 from app.calls.progress import apply_resource, is_complete
 from app.compat import repository as started_repository
-from app.compat.repository import Edge, StartedFilter
+from app.compat.repository import PageCursor, StartedFilter
 from app.database.engine import Database
 from app.errors import CallNotFound
 from app.http.read_limit import ReadLimit
@@ -36,6 +36,8 @@ class FetchedCall:
 
 @dataclass(frozen=True, slots=True)
 class IdPage:
+    """One page of call ids, the newest first, and whether there are newer and older calls."""
+
     call_ids: Sequence[UUID]
     has_newer: bool
     has_older: bool
@@ -50,9 +52,9 @@ class StartedCalls:
     reads: ReadLimit
 
     async def fetch(self, call: Call) -> FetchedCall:
-        """Returns the record, updated from Twilio unless it is complete.
+        """Returns the call's record. Updates it from Twilio first, unless the call has ended and has a price.
 
-        If Twilio cannot be asked, returns it as it is, with its age. Raises CallNotFound if the call was deleted at Twilio.
+        If Twilio cannot be reached, returns the stored record with its age. Raises CallNotFound if the call was deleted there.
         """
         if is_complete(call):
             return FetchedCall(call)
@@ -78,16 +80,17 @@ class StartedCalls:
             if locked := await repository.lock_call(session, call.id):
                 await repository.mark_deleted(session, locked, by="twilio")
 
-    async def page(self, caller: Caller, filters: StartedFilter, *, edge: Edge | None, size: int) -> IdPage:
-        """Returns one page, the newest call first.
+    async def page(self, caller: Caller, filters: StartedFilter, *, cursor: PageCursor | None, size: int) -> IdPage:
+        """Returns one page of call ids, the newest call first.
 
-        `edge` is where the page begins or, towards newer calls, ends. Every page costs the same, however far down the list.
+        The page is next to the cursor, on its older or newer side; without a cursor it is the first page. Every page takes the
+        same time, however far down the list it is.
         """
         async with self.reads.slot(caller.tenant_id), self.database.begin() as session:
             found = await started_repository.list_started_ids(
-                session, tenant_id=caller.tenant_id, filters=filters, edge=edge, limit=size + 1
+                session, tenant_id=caller.tenant_id, filters=filters, cursor=cursor, limit=size + 1
             )
         more, call_ids = len(found) > size, found[:size]
-        if edge is not None and edge.towards == "newer":
+        if cursor is not None and cursor.direction == "newer":
             return IdPage(call_ids[::-1], has_newer=more, has_older=bool(call_ids))
-        return IdPage(call_ids, has_newer=edge is not None and bool(call_ids), has_older=more)
+        return IdPage(call_ids, has_newer=cursor is not None and bool(call_ids), has_older=more)

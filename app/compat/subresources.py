@@ -75,7 +75,7 @@ async def fetch_media_of_account(
     sid: RecordingSid,
     byte_range: RangeHeader = None,
 ) -> Response:
-    """Answers at the URL that Twilio's guides and `RecordingUrl` use. Twilio is asked first which call the recording is of."""
+    """Streams the audio at the URL that Twilio's guides and `RecordingUrl` use. Asks Twilio first which call was recorded."""
     call, _ = await service.find_recording(account.caller, account.account_id, account.account_sid, sid)
     media = _media_request(request, sid, byte_range)
     return streamed(await stack.enter_async_context(service.media(call, media)))

@@ -18,35 +18,35 @@ _SIP_PREFIXES = ("sip:", "sips:")
 
 
 class NormalizedParameters(NamedTuple):
-    """Parameters that /v1 accepts, and warnings whose codes are Twilio's."""
+    """Parameters as /v1 accepts them, and warnings with Twilio's codes."""
 
     parameters: dict[str, Any]
     warnings: Sequence[FieldError]
 
 
 def normalize(parameters: Mapping[str, Any]) -> NormalizedParameters:
-    plain, warnings = dict(parameters), list[FieldError]()
+    normalized, warnings = dict(parameters), list[FieldError]()
     for name, known, code in (
         ("status_callback_event", TWILIO_EVENTS, INVALID_EVENT),
         ("recording_status_callback_event", _RECORDING_EVENTS, INVALID_RECORDING_EVENT),
     ):
-        if name in plain:
-            warnings += _keep_events(plain, name, known, code)
-    if "machine_detection" in plain:
-        warnings += _read_machine_detection(plain)
-    if not str(plain.get("to", "")).lower().startswith(_SIP_PREFIXES):
+        if name in normalized:
+            warnings += _keep_events(normalized, name, known, code)
+    if "machine_detection" in normalized:
+        warnings += _read_machine_detection(normalized)
+    if not str(normalized.get("to", "")).lower().startswith(_SIP_PREFIXES):
         for name in ("to", "from"):
-            if name in plain:
-                plain[name] = read_number(plain[name]) or plain[name]
-    return NormalizedParameters(plain, warnings)
+            if name in normalized:
+                normalized[name] = read_number(normalized[name]) or normalized[name]
+    return NormalizedParameters(normalized, warnings)
 
 
-def _keep_events(plain: dict[str, Any], name: str, known: Sequence[str], code: int) -> Iterator[FieldError]:
+def _keep_events(normalized: dict[str, Any], name: str, known: Sequence[str], code: int) -> Iterator[FieldError]:
     """Keeps each known event once. Yields a warning if there are unknown events, which Twilio ignores."""
-    given = list(dict.fromkeys(plain.pop(name)))
+    given = list(dict.fromkeys(normalized.pop(name)))
     kept = [event for event in given if event in known]
     if kept:
-        plain[name] = kept
+        normalized[name] = kept
     if len(kept) < len(given):
         text = f"Twilio ignores every event but {', '.join(known)}."
         if known is TWILIO_EVENTS:
@@ -54,11 +54,11 @@ def _keep_events(plain: dict[str, Any], name: str, known: Sequence[str], code: i
         yield FieldError(f"/{name}", str(code), text)
 
 
-def _read_machine_detection(plain: dict[str, Any]) -> Iterator[FieldError]:
-    lower = plain["machine_detection"].lower()
+def _read_machine_detection(normalized: dict[str, Any]) -> Iterator[FieldError]:
+    lower = normalized["machine_detection"].lower()
     if lower == "disable":
-        del plain["machine_detection"]
+        del normalized["machine_detection"]
         text = "Twilio documents Enable and DetectMessageEnd only; Disable counts as not given."
         yield FieldError("/machine_detection", str(INVALID_MACHINE_DETECTION), text)
     elif lower in _MACHINE_DETECTION:
-        plain["machine_detection"] = _MACHINE_DETECTION[lower]
+        normalized["machine_detection"] = _MACHINE_DETECTION[lower]

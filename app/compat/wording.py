@@ -36,6 +36,6 @@ def warning_header(warning: FieldError) -> str:
 
 
 def twilio_parameter_name(error: FieldError) -> str:
-    """Returns the name without the index of a list item."""
+    """Returns Twilio's name of the parameter that has the error, without the index of a list item."""
     name = error.pointer[1:].partition("/")[0] if error.pointer.startswith("/") else error.pointer.removeprefix("?")
     return form_name(name) if error.pointer.startswith("/") else name
