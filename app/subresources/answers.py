@@ -28,6 +28,7 @@ def unreachable_error() -> UpstreamUnreachable:
 
 
 def indeterminate_error(call: Call, *, repeatable: bool) -> ActionUnknown:
+    """Returns the error for a change that Twilio may have made. `repeatable`: repeating the request is safe."""
     detail = "Repeat it under the same Idempotency-Key: Twilio does it once." if repeatable else None
     error = ActionUnknown(detail, call_id=call.id)
     error.safe = repeatable
@@ -35,7 +36,7 @@ def indeterminate_error(call: Call, *, repeatable: bool) -> ActionUnknown:
 
 
 def event_data_of(error: TwilioError) -> dict[str, Any]:
-    """Returns the data of an event, without texts of Twilio, which may repeat parameters of the request."""
+    """Returns the data of the event for an error. It has no texts of Twilio, which may repeat parameters of the request."""
     unknown = isinstance(error, TwilioOutcomeUnknown)
     data = {"result": "unknown" if unknown else "not_done", "reason": error.reason}
     answer = error.answer
@@ -51,5 +52,5 @@ def sid_of(response: UpstreamResponse) -> dict[str, Any]:
 
 
 def error_for_client(call_id: UUID | None, error: TwilioError) -> CallgateError:
-    """Returns the error for the client after a TwilioError that proves that nothing was changed."""
+    """Translates a TwilioError to an error for the client. The TwilioError must prove that nothing was changed."""
     return upstream_problem(error, _PROBLEMS, rejected="Twilio refused the change; `upstream` says why.", call_id=call_id)

@@ -37,7 +37,7 @@ _TYPES_BY_KIND: Mapping[str, Any] = {
 
 @cache
 def members_of(operation: Operation) -> type[BaseModel]:
-    """Returns the model of a request. It is strict for bodies, and converts text for queries."""
+    """Returns the pydantic model of a request's members. It is strict for bodies, and converts the texts of queries."""
     fields: dict[str, Any] = {}
     for parameter in operation.parameters:
         type_ = Literal[parameter.choices] if parameter.choices else _TYPES_BY_KIND[parameter.kind]
@@ -61,13 +61,13 @@ def _description(parameter: Parameter) -> str:
 
 
 def schema_of(operation: Operation) -> dict[str, Any]:
-    """Returns the JSON Schema of the members."""
+    """Returns the JSON Schema of the request's members."""
     schema = members_of(operation).model_json_schema()
     return {name: value for name, value in schema.items() if name not in ("title", "description")}
 
 
 def read_members(operation: Operation, values: Mapping[str, Any]) -> QueryPairs:
-    """Returns the members as Twilio's parameters. Raises InvalidRequest with all field errors."""
+    """Validates members and returns them as Twilio's parameters. Raises InvalidRequest with all field errors."""
     try:
         members = members_of(operation).model_validate(values)
     except ValidationError as error:

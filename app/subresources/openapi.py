@@ -36,7 +36,7 @@ _READ_ERRORS = (
 _CHANGE_ERRORS = (*_READ_ERRORS, errors.ActionUnknown, errors.ShuttingDown)
 _BODY_ERRORS = (errors.MalformedBody, errors.BodyTooLarge, errors.UnsupportedMediaType)
 PAGE_URIS = ("first_page_uri", "next_page_uri", "previous_page_uri", "uri")
-"""The members of a page of Twilio's that are paths."""
+"""The members of Twilio's list pages whose values are paths."""
 _OBJECT_SCHEMA = {"anyOf": [{"$ref": "#/components/schemas/JsonObject"}, {"type": "null"}]}
 # All other fields are strings.
 _MEMBER_SCHEMAS: dict[tuple[Subresource, str], dict[str, Any]] = {
@@ -49,9 +49,9 @@ _MEMBER_SCHEMAS: dict[tuple[Subresource, str], dict[str, Any]] = {
 
 
 def name_of(subresource: Subresource) -> str:
-    """Returns the name in paths under /v1.
+    """Returns the name of a subresource in paths under /v1.
 
-    It is the same as in `subresource_uris`, except for Twilio's events: `events` are Callgate's own (ADR 17).
+    It is Twilio's name in `subresource_uris`, except for `twilio_events`: `events` are Callgate's own events (ADR 17).
     """
     return "twilio_events" if subresource is EVENTS else subresource.key
 
@@ -114,7 +114,7 @@ def openapi_extra_of(operation: Operation) -> dict[str, Any]:
 
 
 def schemas() -> dict[str, Any]:
-    """Returns the components to which bodies and answers refer."""
+    """Returns OpenAPI's schemas of all items, list pages and bodies, by the name to which operations refer."""
     found: dict[str, Any] = {}
     for operation in OPERATIONS:
         subresource = operation.subresource

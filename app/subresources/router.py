@@ -49,7 +49,7 @@ async def response_stack() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
-async def read_key(
+async def optional_idempotency_key(
     request: Request,
     _: Annotated[
         str | None,
@@ -59,8 +59,8 @@ async def read_key(
     return await read_idempotency_key(request)
 
 
-async def refuse_key(request: Request) -> None:
-    """Raises InvalidRequest for an Idempotency-Key: ignoring it would break the promise that it makes."""
+async def refuse_idempotency_key(request: Request) -> None:
+    """Raises InvalidRequest for an Idempotency-Key header: Callgate cannot make this operation idempotent."""
     if "Idempotency-Key" in request.headers:
         text = "is not supported: Twilio has no idempotency for this operation"
         raise InvalidRequest(field_errors=(FieldError("Idempotency-Key", "not_supported", text),))
@@ -159,7 +159,10 @@ def _change_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]
         call: StartedCallDep,
         service: SubresourceServiceDep,
         sid: Annotated[str | None, Depends(item_sid if operation.targets_item else no_sid)],
-        key: Annotated[str | None, Depends(read_key if operation.takes_idempotency_key else refuse_key)],
+        key: Annotated[
+            str | None,
+            Depends(optional_idempotency_key if operation.takes_idempotency_key else refuse_idempotency_key),
+        ],
         body: Annotated[dict[str, Any], Depends(no_body if operation.method == "DELETE" else read_json_object)],
     ) -> Response:
         subrequest = SubresourceRequest(operation, sid, read_members(operation, body), key)

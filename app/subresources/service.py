@@ -41,17 +41,17 @@ logger = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SubresourceRequest:
-    """A request for a subresource. `fields` have Twilio's names; `key` is the client's Idempotency-Key."""
+    """A request for a subresource. `sid` is None for a list or a creation. `fields` have Twilio's names."""
 
     operation: Operation
     sid: str | None
     fields: QueryPairs
-    key: str | None = None
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MediaRequest:
-    """A request for the audio of a recording. `suffix` is `.mp3` or `.wav`; `headers` are the client's (`Range`)."""
+    """A request for the audio of a recording. `suffix` is `.mp3` or `.wav`; `headers` is the client's `Range`, if any."""
 
     recording_sid: str
     suffix: str
@@ -78,7 +78,10 @@ class SubresourceService:
         self._lists = lists
 
     async def started_call(self, caller: Caller, id_or_sid: str, *, account_sid: str | None = None) -> Call:
-        """Returns a started call of the tenant, and of `account_sid` if given. Raises CallNotFound or WrongCallState."""
+        """Returns a call that Twilio has started. Raises WrongCallState if it is not known to have started.
+
+        Raises CallNotFound if the tenant or, with `account_sid`, this account of the tenant does not have the call.
+        """
         call = await self._calls.get(caller, id_or_sid)
         if account_sid not in (None, call.account_sid):
             raise CallNotFound
@@ -87,7 +90,7 @@ class SubresourceService:
         return call
 
     def read(self, call: Call, request: SubresourceRequest) -> AbstractAsyncContextManager[StreamedResponse]:
-        """Returns a context manager with Twilio's answer, to be streamed."""
+        """Returns a context manager that yields Twilio's answer, whose body can be streamed."""
         return self._open(
             call.account_id,
             lambda credential: self._forwarding.read(
@@ -96,7 +99,7 @@ class SubresourceService:
         )
 
     async def read_whole(self, call: Call, request: SubresourceRequest) -> dict[str, Any]:
-        """Reads Twilio's whole answer and returns its JSON object. A list needs a slot; raises Overloaded without one."""
+        """Reads Twilio's whole answer and returns its JSON object. Raises Overloaded if too many lists are being read."""
         slot = self._lists.slot(call.tenant_id) if request.operation.action == "list" else nullcontext()
         async with slot:
             return await _read_document(self.read(call, request))
@@ -144,7 +147,7 @@ class SubresourceService:
     async def find_recording(
         self, caller: Caller, account_id: UUID, account_sid: str, recording_sid: str
     ) -> tuple[Call, dict[str, Any]]:
-        """Returns a recording by its sid, and its call. Raises SubresourceNotFound unless the call is the tenant's."""
+        """Returns the call that was recorded, and the recording. Raises SubresourceNotFound if the call is not the tenant's."""
         answer = self._open(
             account_id,
             lambda credential: self._forwarding.read(
@@ -158,7 +161,10 @@ class SubresourceService:
             raise SubresourceNotFound from None
 
     async def child_legs(self, caller: Caller, account_sid: str, parent_sid: str, query: QueryPairs) -> dict[str, Any] | None:
-        """Returns Twilio's list of the calls that a call of the tenant started (`<Dial>`); None without such a call."""
+        """Returns Twilio's list of the calls that the call `parent_sid` has started (`<Dial>`).
+
+        Returns None if the tenant has no call `parent_sid` in this account.
+        """
         try:
             parent = await self.started_call(caller, parent_sid, account_sid=account_sid)
         except CallNotFound:
@@ -180,7 +186,7 @@ class SubresourceService:
     async def _open(
         self, account_id: UUID, ask: Callable[[Credential], AbstractAsyncContextManager[StreamedResponse]]
     ) -> AsyncIterator[StreamedResponse]:
-        """Yields the answer to a request that changes nothing, with the first credential that Twilio accepts."""
+        """Sends a request that changes nothing, and yields the answer. Uses the first credential that Twilio accepts."""
         credentials = await self._credentials(account_id)
         async with AsyncExitStack() as stack:
             try:
@@ -208,7 +214,7 @@ class SubresourceService:
     async def _record_result(self, call: Call, request: SubresourceRequest, data: dict[str, Any]) -> None:
         """Writes the event after Twilio's answer. Does not raise if the database is unavailable.
 
-        A 5xx would tell the client that nothing was changed.
+        An exception would become a 5xx, which tells the client that nothing was changed.
         """
         try:
             await self._record_event(call, request, data)
@@ -238,7 +244,7 @@ def _with_idempotency_key(call: Call, request: SubresourceRequest) -> tuple[Quer
     if any(name == IDEMPOTENCY_KEY and value for name, value in request.fields):
         return request.fields, True
     others = [(name, value) for name, value in request.fields if name != IDEMPOTENCY_KEY]
-    if request.key is None:
+    if request.idempotency_key is None:
         return [*others, (IDEMPOTENCY_KEY, str(uuid4()))], False
-    name = "/".join((request.operation.subresource.segment, request.sid or "", request.key))
+    name = "/".join((request.operation.subresource.segment, request.sid or "", request.idempotency_key))
     return [*others, (IDEMPOTENCY_KEY, str(uuid5(call.id, name)))], True
