@@ -1,7 +1,8 @@
 """Compares addresses that Callgate sent with addresses that Twilio returns.
 
 Twilio does not document how it writes a SIP address in its list: it may fold case, decode escapes, and omit port, parameters
-and headers. The keys of this module ignore all of that. Different keys prove different addresses; equal keys prove nothing.
+and headers. The keys of this module ignore these differences. Different keys prove different addresses; equal keys prove
+nothing.
 """
 
 import re
@@ -21,7 +22,7 @@ _NANP_DIGITS = 11
 
 
 def address_key(address: str) -> str:
-    """Returns the normal form of a `to`: user and host of a SIP address, digits of a phone number, name of a client."""
+    """Returns the compared parts of a `to`: user and host of a SIP address, digits of a phone number, or name of a client."""
     text = _decoded(address)
     scheme, rest = _split_scheme(text)
     if scheme in ("sip", "sips") or (not scheme and "@" in rest):
@@ -34,7 +35,7 @@ def address_key(address: str) -> str:
 
 
 def caller_key(caller: str) -> str:
-    """Returns the user of a `from`, or its digits. The host is left out: Twilio may return a bare user or its own host."""
+    """Returns the part of a `from` that is compared: its user or digits. Twilio may omit the host or replace it by its own."""
     _, rest = _split_scheme(_decoded(caller))
     return _user_key(rest.partition("?")[0].partition("@")[0])
 
@@ -53,7 +54,7 @@ def is_same_caller(sent: str, shown: str) -> bool:
 def address_spellings(address: str) -> Iterable[str]:
     """Returns the ways in which Twilio may write a `to`, the original first.
 
-    The filter of Twilio's list compares whole texts, so it has to be tried with each of them.
+    The filter of Twilio's call list compares whole texts, so a search has to try each of these spellings.
     """
     found = {address: None}
     match = _SIP_PARTS.fullmatch(address)
@@ -66,7 +67,7 @@ def address_spellings(address: str) -> Iterable[str]:
 
 
 def is_plain(address: str) -> bool:
-    """Returns whether Twilio can only change the case of the address, because there is nothing that it could omit or decode."""
+    """Returns whether the address has no part that Twilio may omit or decode. Twilio may still change letters to lower case."""
     match = _SIP_PARTS.fullmatch(address)
     if match is None:
         return "%" not in address
@@ -112,6 +113,6 @@ def _host_key(host: str) -> str:
 
 
 def _digits(number: str) -> str:
-    """Returns the digits without leading zeros and the NANP's 1, which national notation omits."""
+    """Returns the digits without leading zeros and without North America's country code 1, which national notation omits."""
     digits = _NOT_DIGITS.sub("", number).lstrip("0")
     return digits[1:] if len(digits) == _NANP_DIGITS and digits[0] == "1" else digits

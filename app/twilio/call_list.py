@@ -10,7 +10,7 @@ from app.twilio.schemas import CallResource
 PAGE_SIZE = 1000
 MAX_PAGES = 10
 MAX_PAGE_BYTES = 8 * 1024 * 1024
-"""One call takes about 2 kB."""
+"""The limit for one page. One call takes about 2 kB."""
 
 
 async def read_pages(

@@ -3,7 +3,7 @@
 from app.setting_values import TWILIO_API_VERSION
 from app.twilio.subresources import SUBRESOURCES
 
-# In the order in which Postgres keeps the members of a JSON object: by length, then by bytes.
+# Sorted as Postgres sorts the members of a JSON object (jsonb): by length, then by bytes.
 _SEGMENTS = sorted(((one.key, one.segment) for one in SUBRESOURCES), key=lambda each: (len(each[0]), each[0]))
 
 

@@ -37,7 +37,7 @@ _MAX_ANSWER_BYTES = 1024 * 1024
 _CALLS_PATH = "Calls.json"
 _parse_url = lru_cache(maxsize=1024)(httpx.URL)  # parsing takes as long as the rest of a request
 
-_NEVER_SENT = (
+_ERRORS_BEFORE_SENDING = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
     httpx.PoolTimeout,
@@ -48,9 +48,10 @@ _NEVER_SENT = (
 
 
 async def first_accepted(credentials: Sequence[Credential], ask: Callable[[Credential], Awaitable[Result]]) -> Result:
-    """Tries the credentials in order and returns the first answer that Twilio does not reject for its credential.
+    """Sends a request with one credential after the other until Twilio accepts one, and returns the answer.
 
-    Raises the last TwilioCredentialRejected, TwilioNotSent if there is no credential, and any other TwilioError at once.
+    Raises TwilioCredentialRejected if Twilio refuses all of them, and TwilioNotSent if there are none. Raises any other
+    TwilioError at once, without trying the next credential.
     """
     rejection: TwilioError = TwilioNotSent("no_credential")
     for credential in credentials:
@@ -72,7 +73,7 @@ class HttpClient:
         self._transport = transport
         self._extensions = {"timeout": timeout.as_dict()}
         self._user_agent = user_agent
-        # The same for all requests with one credential. Building them takes longer than the rest of httpx's part.
+        # Cached for all requests with one credential: building the headers takes longer than the rest of httpx's work.
         self._headers = lru_cache(maxsize=1024)(self._build_headers)
 
     async def send(
@@ -86,7 +87,7 @@ class HttpClient:
     ) -> httpx.Response:
         """Sends the request at most once and returns when the answer's head has arrived. The caller closes the response.
 
-        Raises TooLate, with nothing sent, if `gate` is closed when the first byte is due.
+        Raises TooLate, and sends nothing, if the deadline of `gate` has passed before the first byte is written.
         """
         url = httpx.URL(url)
         # httpx adds no headers to a request with a stream; the transport adds Content-Length.
@@ -162,11 +163,11 @@ class TwilioClient:
     async def update_call(
         self, credential: Credential, sid: str, parameters: Mapping[str, Any], *, deadline_s: float
     ) -> CallResource:
-        """Updates a call by at most one POST: https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource."""
+        """Updates a call with at most one POST: https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource."""
         return _parse_resource_of(sid, await self._send("POST", credential, f"Calls/{sid}.json", parameters, deadline_s))
 
     async def delete_call(self, credential: Credential, sid: str, *, deadline_s: float) -> None:
-        """Deletes a call; may be repeated: https://www.twilio.com/docs/voice/api/call-resource#delete-a-call-resource."""
+        """Deletes a call; can be repeated: https://www.twilio.com/docs/voice/api/call-resource#delete-a-call-resource."""
         await self._send("DELETE", credential, f"Calls/{sid}.json", None, deadline_s)
 
     async def list_calls(
@@ -177,10 +178,10 @@ class TwilioClient:
         deadline_s: float,
         keep: Callable[[Mapping[str, Any]], bool] = lambda _: True,
     ) -> list[CallResource]:
-        """Reads all pages of https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources.
+        """Lists calls: https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources.
 
-        Twilio applies `filters` (`To`, `Status`, `StartTime>`); `keep` is applied to the entries that it returns. Eventually
-        consistent. Raises TwilioListTooLong for a list of too many pages.
+        Twilio applies `filters` (`To`, `Status`, `StartTime>`). Of the calls that Twilio returns, only those for which `keep`
+        is true are returned. Eventually consistent: the newest calls may be missing. Raises TwilioListTooLong.
         """
 
         return await read_call_list(self.pages_of_calls(credential, filters, deadline_s=deadline_s), keep=keep)
@@ -232,7 +233,7 @@ class TwilioClient:
 class ErrorTranslation:
     """Context manager that turns exceptions of the transport into TwilioNotSent or TwilioOutcomeUnknown.
 
-    A request counts as not sent if the exception's class or its SendGate proves it. Other exceptions pass.
+    A request counts as not sent if the exception's class or the SendGate proves it. Passes on all other exceptions.
     """
 
     def __init__(self, gate: SendGate | None = None) -> None:
@@ -245,7 +246,7 @@ class ErrorTranslation:
         if isinstance(error, TwilioError) or not isinstance(error, Exception):
             return
         expected = isinstance(error, httpx.RequestError | httpx.StreamError | httpx.InvalidURL | TimeoutError)
-        if isinstance(error, _NEVER_SENT) or (self._gate is not None and self._gate.close()):
+        if isinstance(error, _ERRORS_BEFORE_SENDING) or (self._gate is not None and self._gate.close()):
             if not expected:
                 logger.error("request_not_made", exc_info=error)
             raise TwilioNotSent(_reason_of(error)) from error
@@ -261,13 +262,13 @@ def _as_form(parameters: Mapping[str, Any]) -> Form:
 
 
 def _reason_of(error: Exception) -> str:
-    """Returns the error's class in snake_case, such as `read_timeout`. TimeoutError is the deadline of the whole attempt."""
+    """Returns the error's class in snake_case, such as `read_timeout`; `deadline` for the TimeoutError of the whole attempt."""
     name = "Deadline" if isinstance(error, TimeoutError) else type(error).__name__
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 
 def _classify(response: httpx.Response, body: bytes, secrets: Secrets) -> Any:
-    """Returns the JSON of a 2xx without secrets. Raises the TwilioError of any other answer (docs/adr/0003)."""
+    """Returns the JSON of a 2xx without secrets. Raises a TwilioError for any other answer (docs/adr/0003)."""
     status = response.status_code
     document = read_json(body)
     if not 200 <= status < 300:

@@ -14,19 +14,19 @@ import httpx
 
 from app.twilio.send_gate import SendGate, TooLate
 
-# Of a head, or of a trailer.
+# The limit for the head, and for the trailer, of a response.
 _MAX_FIELD_BYTES = 64 * 1024
-# More unread bytes of a body than this stop the reading until some are taken.
+# If more bytes of a body than this have arrived and are not taken, no more are read from the socket.
 _MAX_UNREAD_BYTES = 256 * 1024
 _FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding"})
 _FIRST_FINAL_STATUS = 200
 
 
 class HttpConnection(asyncio.Protocol):
-    """Takes one request after the other: `send`, then `body` until `is_complete`. Raises httpx's errors."""
+    """Sends one request after the other: `send`, then `body` until `is_complete`. Raises httpx's errors."""
 
     transport: asyncio.Transport
-    # One for each response, so that none has the state of an earlier one.
+    # Each response gets a new parser, because a parser may keep state of an earlier response.
     _parser: httptools.HttpResponseParser
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, is_tls: bool) -> None:
@@ -67,7 +67,7 @@ class HttpConnection(asyncio.Protocol):
         return self._status
 
     def is_unusable(self) -> bool:
-        """Returns whether the server closed the connection or sent data since its last response, also in the kernel."""
+        """Returns whether the server closed the connection or sent data since its last response, even if it is still unread."""
         if self._is_dirty or self._error is not None or self.transport.is_closing():
             return True
         tls = self.transport.get_extra_info("ssl_object")
@@ -76,7 +76,7 @@ class HttpConnection(asyncio.Protocol):
         return not self._may_hold_tickets and bool(self._readable.poll(0))
 
     def take_body(self) -> bytes:
-        """Returns what has arrived of the body."""
+        """Returns the bytes of the body that have arrived and were not taken before."""
         taken = b"".join(self._chunks)
         self._chunks.clear()
         if self._unread_bytes > _MAX_UNREAD_BYTES and not self.transport.is_closing():
@@ -85,7 +85,7 @@ class HttpConnection(asyncio.Protocol):
         return taken
 
     async def body(self) -> AsyncIterator[bytes]:
-        """Yields the rest of the body. Raises if it does not arrive whole."""
+        """Yields the rest of the body as it arrives. Raises if it does not arrive completely."""
         while True:
             if taken := self.take_body():
                 yield taken
@@ -100,7 +100,7 @@ class HttpConnection(asyncio.Protocol):
         return self.is_complete and not self._is_dirty and self._error is None
 
     async def _wait(self) -> None:
-        """Waits for more of the response."""
+        """Waits until more of the response arrives. Raises the error that ended the connection."""
         if self._error is not None:
             raise self._error
         self._waiter = self._loop.create_future()
@@ -121,7 +121,7 @@ class HttpConnection(asyncio.Protocol):
             self._fail(httpx.ReadTimeout("no data in time"))
 
     def _fail(self, error: httpx.TransportError) -> None:
-        """Ends the response that is being read with an error, and the connection."""
+        """Lets the current response end with an error, and closes the connection."""
         if self._error is None:
             self._error = error
         if self._waiter is not None and not self._waiter.done():
@@ -156,13 +156,13 @@ class HttpConnection(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> None:
-        """Called when the server ends the connection, but not if we close it or it is lost.
+        """Handles the end of what the server sends. Not called if Callgate closes the connection or if it is lost.
 
         Over TLS, uvloop calls it only for a close_notify. asyncio calls it also if the TCP connection ends without one.
         """
         self._is_dirty = True
         if self._is_reading and self._status and not any(name.lower() in _FRAMING_FIELDS for name, _ in self.headers):
-            # RFC 9112, section 6.3: such a body ends with the connection.
+            # RFC 9112, section 6.3: without these fields, the body ends when the connection ends.
             self.is_complete, self._is_reading = True, False
             self._wake()
 
@@ -177,7 +177,7 @@ class HttpConnection(asyncio.Protocol):
     # Events of the parser
 
     def on_message_begin(self) -> None:
-        # Data after the response belong to no request of ours.
+        # Data after the complete response is no answer to a request.
         self._is_dirty = self._is_dirty or self.is_complete
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -1,6 +1,7 @@
-"""An httpx transport for small requests without a proxy. What it cannot do, it leaves to the transport on aiohttp.
+"""An httpx transport for small requests without a proxy. It passes all other requests on to `AiohttpTransport`.
 
-Every creation pays for it: `python -m bench.transport` says what the layers of a general client would cost (docs/adr/0039).
+It saves the CPU time that the layers of a general client would take for every call: `python -m bench.transport` measures it
+(docs/adr/0039).
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from app.twilio.transport import AiohttpTransport, take_slot
 
 _MAX_BODY_BYTES = 32 * 1024
 _NEXT_ADDRESS_AFTER_S = 0.25
-"""RFC 8305: an address that does not answer delays the next one by so much."""
+"""If an address does not answer in this time, the host's next address is tried, too (RFC 8305)."""
 _PORTS: Final = {"http": 80, "https": 443}
 _Origin = tuple[str, str, int]
 
@@ -29,20 +30,20 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, *, max_connections: int, keepalive_s: float, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls or httpx.create_ssl_context()
-        self._other = AiohttpTransport(max_connections=max_connections, keepalive_s=keepalive_s, tls=self._tls)
+        self._fallback = AiohttpTransport(max_connections=max_connections, keepalive_s=keepalive_s, tls=self._tls)
         self._has_proxies = not getproxies().keys() <= {"no"}
         self._names = NameLookup()
         self._slots = asyncio.Semaphore(max_connections)
         self._keepalive_s = keepalive_s
         self._idle: dict[_Origin, deque[HttpConnection]] = {}
         self._in_use: set[HttpConnection] = set()
-        self._sweep: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         content = b"".join(request.stream) if isinstance(request.stream, httpx.ByteStream) else None
         if self._has_proxies or content is None or len(content) > _MAX_BODY_BYTES or request.method == "HEAD":
-            return await self._other.handle_async_request(request)
+            return await self._fallback.handle_async_request(request)
         origin, head = _origin(request.url), _head(request, len(content))
         timeout = request.extensions.get("timeout", {})
         await take_slot(self._slots, timeout.get("pool"))
@@ -67,15 +68,15 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         self._is_closed = True
-        if self._sweep is not None:
-            self._sweep.cancel()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         for connection in (*self._in_use, *(each for idle in self._idle.values() for each in idle)):
             connection.transport.abort()
         self._idle.clear()
-        await self._other.aclose()
+        await self._fallback.aclose()
 
     def _take_idle(self, origin: _Origin) -> HttpConnection | None:
-        """Returns the connection that was used last, if one is still usable."""
+        """Returns the most recently used of the idle connections that are still usable; None if there is none."""
         idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
@@ -85,7 +86,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         return None
 
     async def _connect(self, origin: _Origin, seconds: float | None) -> HttpConnection:
-        """Raises ConnectError or ConnectTimeout for every failure: nothing was sent."""
+        """Opens a connection. Raises ConnectError or ConnectTimeout for every failure: nothing was sent."""
         scheme, host, port = origin
         loop = asyncio.get_running_loop()
         tls = self._tls if scheme == "https" else None
@@ -107,7 +108,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         return connection
 
     def _release(self, origin: _Origin, connection: HttpConnection | None) -> None:
-        """Frees the slot. Keeps the connection if its response has ended, and closes it otherwise."""
+        """Releases the slot of `take_slot`. Keeps the connection for reuse if its response has ended, or closes it."""
         self._slots.release()
         if connection is None:
             return
@@ -118,13 +119,13 @@ class DirectTransport(httpx.AsyncBaseTransport):
         loop = asyncio.get_running_loop()
         connection.idle_since = loop.time()
         self._idle.setdefault(origin, deque()).append(connection)
-        if self._sweep is None:
-            self._sweep = loop.call_later(self._keepalive_s, self._close_idle)
+        if self._idle_timer is None:
+            self._idle_timer = loop.call_later(self._keepalive_s, self._close_idle)
 
     def _close_idle(self) -> None:
-        """Closes the connections that were not used for `keepalive_s`."""
+        """Closes the connections that have not been used for `keepalive_s`."""
         loop = asyncio.get_running_loop()
-        now, self._sweep = loop.time(), None
+        now, self._idle_timer = loop.time(), None
         for origin, idle in list(self._idle.items()):
             while idle and now - idle[0].idle_since >= self._keepalive_s:
                 idle.popleft().transport.abort()  # `close` would wait for the server's close_notify, up to 30 s
@@ -132,11 +133,11 @@ class DirectTransport(httpx.AsyncBaseTransport):
                 del self._idle[origin]
         if self._idle:
             first = min(idle[0].idle_since for idle in self._idle.values())
-            self._sweep = loop.call_later(first + self._keepalive_s - now, self._close_idle)
+            self._idle_timer = loop.call_later(first + self._keepalive_s - now, self._close_idle)
 
 
 class _BodyStream(httpx.AsyncByteStream):
-    """The body of a response whose end had not arrived with its head. Closing it before its end closes the connection."""
+    """The body of a response that has not arrived completely. Closing the stream before its end closes the connection."""
 
     def __init__(self, transport: DirectTransport, origin: _Origin, connection: HttpConnection) -> None:
         self._transport = transport

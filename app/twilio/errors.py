@@ -11,7 +11,7 @@ TwilioError
         ├── TwilioNotFound        404: deleted, or not visible yet: resources are eventually consistent
         └── TwilioWrongState      code 21220: the call has ended, or has not reached the required state
 
-The caller's reaction follows from the class: repeat, never repeat, or fix the request first.
+The class tells the caller what to do: repeat the request, never repeat it, or correct it first.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ErrorAnswer:
-    """The parts of an error answer that are kept. https://www.twilio.com/docs/usage/twilios-response"""
+    """The parts of an error answer that Callgate keeps. https://www.twilio.com/docs/usage/twilios-response"""
 
     status: int
     code: int | None = None

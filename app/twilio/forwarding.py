@@ -37,7 +37,7 @@ QueryPairs = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class StreamedResponse:
-    """An answer whose body is not read yet. Iterating raises TwilioOutcomeUnknown if it breaks off or is too long."""
+    """An answer whose body is not read yet. Reading `chunks` raises TwilioOutcomeUnknown if the body is cut off or too long."""
 
     status: int
     headers: Mapping[str, str]
@@ -72,9 +72,9 @@ class Forwarding:
         *,
         deadline_s: float,
     ) -> AsyncIterator[StreamedResponse]:
-        """Yields a page of a list (`sid` None) or one item. `call_sid` is None for a recording that is read without its call.
+        """Yields Twilio's answer for one item or, if `sid` is None, for a page of the list.
 
-        The deadline applies to the head of the answer.
+        `call_sid` is None for a recording whose call is not known. The head of the answer must arrive within the deadline.
         """
         path = _path(operation, call_sid, sid)
         async with self._json(credential, f"{path}?{urlencode(query)}" if query else path, query, deadline_s) as response:
@@ -84,7 +84,7 @@ class Forwarding:
     async def list_calls(
         self, credential: Credential, query: QueryPairs, *, deadline_s: float
     ) -> AsyncIterator[StreamedResponse]:
-        """Yields one page of the account's calls. The deadline applies to the head of the answer."""
+        """Yields one page of the account's calls. The head of the answer must arrive within the deadline."""
         async with self._json(credential, f"Calls.json?{urlencode(query)}", query, deadline_s) as response:
             yield response
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 _KEEP_S = 10.0
-_MAX_KEPT = 1000
+_MAX_HOSTS = 1000
 
 Addresses = list[tuple[int, int, int, str, Any]]
 """As `socket.getaddrinfo` returns them."""
@@ -17,7 +17,7 @@ async def _get_addresses(host: str, port: int) -> Addresses:
 
 
 class NameLookup:
-    """Keeps addresses for ten seconds. A failure is not kept, but all who wait for the same look-up get it."""
+    """Looks up addresses and keeps them for ten seconds. A failure is not kept, but reaches all callers that wait for it."""
 
     def __init__(
         self, get_addresses: Callable[[str, int], Awaitable[Addresses]] = _get_addresses, *, keep_s: float = _KEEP_S
@@ -27,11 +27,11 @@ class NameLookup:
         self._look_ups: dict[tuple[str, int], tuple[float, asyncio.Future[Addresses]]] = {}
 
     async def addresses(self, host: str, port: int) -> Addresses:
-        """Raises as `socket.getaddrinfo`. A caller that is canceled does not end the look-up for others."""
+        """Returns a host's addresses. Raises the errors of `socket.getaddrinfo`. A canceled caller does not end the look-up."""
         now = asyncio.get_running_loop().time()
         began, look_up = self._look_ups.get((host, port), (0.0, None))
         if look_up is None or (look_up.done() and (look_up.exception() is not None or now - began > self._keep_s)):
-            if len(self._look_ups) >= _MAX_KEPT:
+            if len(self._look_ups) >= _MAX_HOSTS:
                 self._look_ups.clear()
             look_up = asyncio.ensure_future(self._get_addresses(host, port))
             look_up.add_done_callback(_mark_as_seen)
@@ -40,6 +40,6 @@ class NameLookup:
 
 
 def _mark_as_seen(look_up: "asyncio.Future[Addresses]") -> None:
-    """Reads the exception, because asyncio logs one that is never read: all callers may have been canceled."""
+    """Reads the exception, because asyncio logs an exception that is never read, and all callers may have been canceled."""
     if not look_up.cancelled():
         look_up.exception()

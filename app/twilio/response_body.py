@@ -1,11 +1,11 @@
-"""Reads the body of a response up to a limit: what a server sends must not fill the memory."""
+"""Reads the body of a response up to a limit, so that a server cannot fill the memory."""
 
 from collections.abc import AsyncIterable, AsyncIterator
 
 import httpx
 
-# gzip expands a thousandfold at most, so what is decoded at once has at most 4 MiB.
-_DECODED_AT_ONCE_BYTES = 4 * 1024
+# gzip expands data a thousandfold at most, so one decoded piece has at most 4 MiB.
+_PIECE_BYTES = 4 * 1024
 
 
 class BodyTooLong(Exception):
@@ -39,15 +39,15 @@ def decoded_chunks(response: httpx.Response) -> AsyncIterable[bytes]:
 
 
 class _SmallPieces(httpx.AsyncByteStream):
-    """The same stream in pieces that stay small when each is decoded."""
+    """Splits a stream into pieces that are so small that a decoded piece does not fill the memory."""
 
     def __init__(self, stream: httpx.AsyncByteStream) -> None:
         self._stream = stream
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for chunk in self._stream:
-            for start in range(0, len(chunk), _DECODED_AT_ONCE_BYTES):
-                yield chunk[start : start + _DECODED_AT_ONCE_BYTES]
+            for start in range(0, len(chunk), _PIECE_BYTES):
+                yield chunk[start : start + _PIECE_BYTES]
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 TERMINAL_STATUSES = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 CALL_STATUSES = TERMINAL_STATUSES | {"queued", "initiated", "ringing", "in-progress"}
-# Never stored, logged or returned: used once, in the form that is sent to Twilio.
+# These parameters are never stored, logged or returned. They are used once, in the form that is sent to Twilio.
 SECRET_PARAMETERS = frozenset({"sip_auth_password", "call_token"})
 SID_PATTERN = re.compile(r"[A-Z]{2}[0-9a-fA-F]{32}")
 # Twilio ends a call that has waited this long in its queue, and a call that has lasted this long.
@@ -53,7 +53,7 @@ OnUse = Callable[[Credential], None]
 
 
 def _read_text(value: object) -> str | None:
-    """Returns None for a text that is longer than any of Twilio's fields: it might not fit into an index."""
+    """Returns the text; None if it is empty or longer than any of Twilio's fields, as it might not fit into an index."""
     return value if isinstance(value, str) and 0 < len(value) <= _MAX_TEXT_LENGTH else None
 
 

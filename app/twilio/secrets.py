@@ -18,7 +18,7 @@ def authorization(credential: Credential) -> str:
 
 
 def secrets_of(credential: Credential, parameters: Mapping[str, Any]) -> Secrets:
-    """Returns the secrets of a request to the Calls resource. `parameters` has snake_case names."""
+    """Returns the secrets of a request to the Calls resource. The names of `parameters` are in snake_case."""
     found = [
         secret
         for name, value in parameters.items()
@@ -29,7 +29,7 @@ def secrets_of(credential: Credential, parameters: Mapping[str, Any]) -> Secrets
 
 
 def secrets_of_fields(credential: Credential, fields: Iterable[tuple[str, str]]) -> Secrets:
-    """Returns the secrets of any other request: the credential, and user info in any URL."""
+    """Returns the secrets of any other request: the credential, and users and passwords in URLs."""
     found = [secret for _, value in fields for secret in userinfo_in(value)]
     return Secrets(found, more=_credential_secrets(credential)) if found else _credential_secrets(credential)
 

@@ -1,6 +1,6 @@
 """Twilio's signature of a form: https://www.twilio.com/docs/usage/security#validating-requests.
 
-Does the same as Twilio's own library, which takes 51 MiB. Tests compare the two.
+Does the same as Twilio's own library, which takes 51 MiB of memory. Tests compare the two.
 """
 
 import base64
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 
 def compute_signature(auth_token: str, url: str, posted: Mapping[str, str | Sequence[str]]) -> str:
-    """Returns the HMAC-SHA1 of the URL and each name with each of its distinct values, sorted."""
+    """Returns the HMAC-SHA1, in base64, of the URL and the sorted parameters. A value that is repeated counts once."""
     signed = [url]
     for name in sorted(posted):
         values = posted[name]
@@ -21,7 +21,7 @@ def compute_signature(auth_token: str, url: str, posted: Mapping[str, str | Sequ
 def is_signed(auth_token: str, url: str, posted: Mapping[str, str | Sequence[str]], signature: str) -> bool:
     """Returns whether the token signed the request. Compares in constant time.
 
-    Twilio signs the URL with or without its port.
+    Tries the URL with and without its port, because Twilio may sign either of them.
     """
     signatures = (compute_signature(auth_token, spelling, posted) for spelling in _spellings(url))
     return any(hmac.compare_digest(each.encode(), signature.encode()) for each in signatures)

@@ -20,9 +20,10 @@ _SUFFIXES = {"<": "_before", ">": "_after"}
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter by Twilio's name, which includes the operator of a list filter: `DateCreated>` is on or after a day.
+    """A parameter of an operation.
 
-    `many` allows more than one value.
+    `name` is Twilio's name with the operator of a list filter: `DateCreated>` is on or after a day. `many` allows several
+    values.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Parameter:
         return self.kind == "boolean" or self.choices == ("true", "false")
 
     def names(self) -> Iterator[str]:
-        """Yields its names in a form or query, where pairs are numbered."""
+        """Yields the parameter's names in a form or query. Pairs have numbered names."""
         if self.kind != "pairs":
             yield self.name
             return
@@ -57,7 +58,7 @@ def pair_names(number: int) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Subresource:
-    """`segment` is its name in Twilio's paths and `key` in a call's `subresource_uris`. `fields` are the members of an item."""
+    """`segment` is the name in Twilio's paths, `key` the name in `subresource_uris`, `fields` the members of an item."""
 
     segment: str
     noun: str
@@ -85,7 +86,7 @@ class Operation:
 
     @property
     def targets_item(self) -> bool:
-        """Whether its path ends in the sid of an item. Operations that list or create have none."""
+        """Whether the path ends in the SID of an item, which the operations `list` and `create` do not have."""
         return self.action in ("fetch", "update", "delete")
 
     @property

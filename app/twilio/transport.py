@@ -158,7 +158,7 @@ class _Connector(aiohttp.TCPConnector):
 def _is_unusable(connection: Connection, *, ignore_socket: bool) -> bool:
     """Returns whether the server closed the connection or sent data since its last answer.
 
-    `ignore_socket`: data still in the socket does not count.
+    `ignore_socket`: unread data in the socket does not count.
     """
     protocol, transport = connection.protocol, connection.transport
     if protocol is None or transport is None or protocol.should_close:
@@ -174,7 +174,7 @@ def _is_unusable(connection: Connection, *, ignore_socket: bool) -> bool:
 
 
 async def _no_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Translates errors before aiohttp's session sees them: it would repeat a GET, PUT or DELETE on a lost connection."""
+    """Raises httpx's errors instead of aiohttp's, for which aiohttp's session would repeat a GET, PUT or DELETE."""
     try:
         return await handler(request)
     except (aiohttp.ClientError, OSError, ValueError) as error:
