@@ -88,7 +88,7 @@ def callgate(
 
 
 def main() -> None:
-    """Runs a command. Exit codes: 0 success, 1 failure, 2 wrong usage, 3 run it again to go on, 130 interrupted."""
+    """Runs a command. Exit codes: 0 success, 1 failure, 2 wrong usage, 3 not finished (run it again), 130 interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for terminals that cannot show "…"
     try:

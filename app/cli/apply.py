@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from app.apply.document import Document, FileProblem
     from app.settings import Settings
 
-DIFFERENCE: Final = 2
+EXIT_DIFFERENCE: Final = 2
 """The exit code of a dry run that found a difference."""
 _STANDARD_INPUT: Final = "-"
 _QUERY: Final = re.compile(r"\?.*", re.DOTALL)
@@ -39,9 +39,9 @@ def apply(
 ) -> None:
     """Make tenants what a file declares.
 
-    Creates and changes what the file names and deletes nothing. Removal is written: `suspended: true`, `revoked: […]`. Secrets
-    are written as {env: NAME} or {file: PATH}. All changes are made in one transaction, or none. Exit code 1 if the file is
-    invalid or the changes cannot be made.
+    Creates and changes what the file names and deletes nothing. `suspended: true` and `revoked: […]` declare what must not be
+    used any more. Secrets are written as {env: NAME} or {file: PATH}. All changes are made in one transaction, or none. Exit
+    code 1 if the file is invalid or the changes cannot be made.
     """
     if schema:
         from app.apply.schemas import json_schema
@@ -53,11 +53,11 @@ def apply(
     plan = _run(_read(file), file, _settings(), dry_run=dry_run)
     _show(plan, dry_run=dry_run, as_json=as_json)
     if dry_run and plan.changes:
-        raise typer.Exit(DIFFERENCE)
+        raise typer.Exit(EXIT_DIFFERENCE)
 
 
 def _settings() -> Settings:
-    """Returns the settings. Exit code 1 if they are wrong, because 2 means a difference."""
+    """Returns the settings. If they are wrong, raises CommandFailed (exit code 1): exit code 2 would mean a difference."""
     from app.settings import SettingsError
 
     try:
@@ -168,5 +168,5 @@ def _shown(value: Any) -> str:
 
 
 def _without_query(value: Any) -> Any:
-    """Returns the value to print. The query of a URL may hold a key of the receiver."""
+    """Returns the value to print: a URL without its query, which may contain a key of the receiver."""
     return _QUERY.sub("?…", value) if isinstance(value, str) and "://" in value else value

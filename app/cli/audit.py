@@ -52,7 +52,7 @@ def audit(
 
     Each change of a tenant, an account, a credential, a key or the encryption keys is recorded with the names of the members
     that it changed, and never with a value. If there are more changes than the limit, the last line, on standard error, has the
-    cursor of the next ones.
+    cursor for the following changes.
     """
     from app.audit.service import AuditLog
     from app.audit.store import AuditFilter

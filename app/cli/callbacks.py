@@ -71,8 +71,8 @@ def configure(
 def renew_secret(tenant: TenantId, as_json: AsJson = False) -> None:
     """Create a new secret for signing deliveries.
 
-    The secret is printed only this time and signs all deliveries from now on. To lose none, receivers should accept the old
-    secret for another minute.
+    The secret is printed only this time and signs all deliveries from now on. Receivers should accept the old secret for
+    another minute, because deliveries that are signed with it may still arrive.
     """
     secret = administer(lambda service: service.renew_callback_secret(tenant))
     show({"tenant": tenant, "secret": secret}, as_json=as_json)

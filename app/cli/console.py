@@ -64,7 +64,7 @@ def list_console_sessions(as_json: AsJson = False) -> None:
 def end_session(
     session: Annotated[UUID, typer.Argument(metavar="ID", help="The session, as `console sessions` shows it.")],
 ) -> None:
-    """End a session, or take a link back.
+    """End a session, or invalidate a link that was not used.
 
     The browser is logged out with its next request.
     """
@@ -82,7 +82,7 @@ def _sessions(pool: StatementPool) -> ConsoleSessions:
 
 
 async def login_address(database: Transactions, base_url: str) -> str:
-    """Returns the address of a new one-time link."""
+    """Creates a link that logs an operator in once, and returns its address."""
     from app.audit.events import command_actor
     from app.console.sessions.service import add_login_link
 
@@ -90,7 +90,7 @@ async def login_address(database: Transactions, base_url: str) -> str:
 
 
 def _local_address() -> str:
-    """Returns the address of the `callgate dev` that runs in this folder, or that of a process on this machine."""
+    """Returns the address of the `callgate dev` that runs in this folder, or else of the configured or default console."""
     from app.local.state import StateFolder
     from app.settings import load_settings
 

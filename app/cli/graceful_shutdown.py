@@ -36,7 +36,7 @@ class GracefulShutdown:
         await self.app(scope, receive, send_and_close)
 
     def _install_handler(self) -> None:
-        """Replaces the server's handler of SIGTERM, and calls it later. A second SIGTERM is passed on at once."""
+        """Replaces the server's handler of SIGTERM by one that calls it after `seconds`, or at once on a second SIGTERM."""
         loop = asyncio.get_running_loop()
         stop = signal.getsignal(signal.SIGTERM)
         if not callable(stop):

@@ -47,8 +47,8 @@ def set_hours(
 ) -> None:
     """Set or show the hours in which a tenant's scheduled calls may ring.
 
-    Hours are set as a whole: zone, beginning and end. They are those of the callee's time zone. A queue's own hours
-    replace them for its calls.
+    Hours are set as a whole: zone, beginning and end. They apply in the time zone of the callee. A queue's own hours replace
+    them for its calls.
     """
     from app.tenants.administration_store import TenantSettings
 
@@ -63,7 +63,7 @@ def set_hours(
 
 
 def hours_from(time_zone: str | None, days: list[Weekday] | None, start: str | None, end: str | None) -> dict[str, Any] | None:
-    """Returns the hours that options give, as JSON; None if there is none of these options. Raises CommandFailed."""
+    """Converts the options to hours as JSON; returns None if no option is given. Raises CommandFailed for invalid hours."""
     from app.scheduling.hours import HoursInvalid, read_hours
 
     options = {"time_zone": time_zone, "days": [day.value for day in days or ()], "from": start, "to": end}

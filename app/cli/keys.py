@@ -22,7 +22,7 @@ TenantOrNone = Annotated[str | None, typer.Argument(metavar="TENANT", help="The 
 
 
 def owner_of(tenant: str | None, operator: bool) -> str | None:
-    """Returns the tenant, or None for operators. Exactly one of both must be given."""
+    """Returns the tenant, or None for operators. Raises BadParameter unless exactly one of the two is given."""
     if operator == (tenant is not None):
         raise typer.BadParameter("give a tenant, or --operator for keys of operators")
     return tenant

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-RUN_AGAIN: Final = 3
-"""The exit code of a command that has not finished: the same command continues it."""
+EXIT_RUN_AGAIN: Final = 3
+"""The exit code of a command that has not finished. Running the same command again continues it."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -43,7 +43,7 @@ def show_table(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str], as_
 
 
 def _format_cell(value: Any) -> str:
-    """Returns the value in one line. Names are chosen by clients: a control character could forge a line or move the cursor."""
+    """Returns the value in one line. Escapes control characters: with one in a name, a client could forge a line."""
     if isinstance(value, list):
         return ",".join(map(_format_cell, value))
     text = "-" if value is None else str(_to_plain(value))

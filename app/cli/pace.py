@@ -43,9 +43,9 @@ def pace(
     unlimited: Unlimited = False,
     as_json: AsJson = False,
 ) -> None:
-    """Set or show the pace of an account.
+    """Set or show the pace of an account: its calls per second and its concurrent calls.
 
-    What is not given stays as it is. An account without a pace is not limited.
+    Limits without an option stay unchanged. An account without a pace is not limited.
     """
     change = pace_change(calls_per_second, burst, max_concurrent, unlimited=unlimited)
     account, _, limits = administer_paces(lambda service: service.set_pace(tenant, account_sid=account_sid, change=change))
@@ -55,7 +55,7 @@ def pace(
 def pace_change(
     calls_per_second: Decimal | None, burst: int | None, max_concurrent: int | None, *, unlimited: bool
 ) -> PaceChange:
-    """Returns the change that options give."""
+    """Converts the options to a change. A limit without an option stays unchanged, or is removed with `unlimited`."""
     from app.scheduling.pace_limits import DEFAULT_BURST, PaceChange
 
     change = PaceChange(calls_per_second=None, burst=DEFAULT_BURST, max_concurrent=None) if unlimited else PaceChange()

@@ -118,7 +118,7 @@ def serve(
 
 
 def _run_server(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
-    """Runs uvicorn on the given sockets, otherwise as uvicorn.run does."""
+    """Does what `uvicorn.run` does, but on the given sockets."""
     import uvicorn
     from uvicorn.config import STARTUP_FAILURE
     from uvicorn.supervisors import Multiprocess
@@ -204,7 +204,7 @@ def migrate_database(settings: Settings) -> str | None:
     newer = asyncio.run(_with_database(url, newer_revision))
     if newer is None:
         migrate_schema(url)
-    # Not left to the first worker, because Postgres refuses some inserts while a partition is attached.
+    # Create the next partitions before the first worker does: Postgres refuses some inserts while a partition is attached.
     asyncio.run(_with_database(url, lambda database: Partitioner(database).step()))
     return newer
 

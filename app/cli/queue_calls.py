@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from app.cli.output import RUN_AGAIN, AsJson, log_errors, show
+from app.cli.output import EXIT_RUN_AGAIN, AsJson, log_errors, show
 from app.cli.processes import service_settings
 from app.cli.tenants import QueueArgument, TenantId
 from app.errors import CommandFailed
@@ -32,16 +32,16 @@ _MAX_SHOWN_REFUSALS = 20
 
 @dataclass
 class _Summary:
-    """What became of the lines so far."""
+    """Counts of the results of the lines so far."""
 
     created: int = 0
     replayed: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     is_temporary: bool = True
-    """Whether all refusals so far are of a kind that goes away."""
+    """Whether all refusals so far are temporary (5xx), so that the same lines can succeed later."""
 
-    def add(self, line: AnsweredLine, say: Callable[[str], None]) -> None:
-        """Counts the line. `say` prints what is wrong with one of the first lines that are refused."""
+    def add(self, line: AnsweredLine, print_problem: Callable[[str], None]) -> None:
+        """Counts the line. `print_problem` prints what is wrong with one of the first lines that are refused."""
         from app.errors import CallgateError
 
         if not isinstance(line.result, CallgateError):
@@ -51,7 +51,7 @@ class _Summary:
         self.refused[line.result.slug] += 1
         self.is_temporary = self.is_temporary and line.result.status >= 500
         if self.refused.total() <= _MAX_SHOWN_REFUSALS:
-            say(f"line {line.number}: {_description(line.result)}")
+            print_problem(f"line {line.number}: {_description(line.result)}")
 
 
 def _description(error: CallgateError) -> str:
@@ -77,8 +77,8 @@ def add_calls(
 ) -> None:
     """Add the calls of a file to a queue.
 
-    A key names one call: the same file can be added again, and creates only what is missing. The exit code is 1 if lines are
-    refused, and 3 if they are refused for the moment only: then add the file again.
+    Each `key` identifies one call: adding the same file again creates only the missing calls. The exit code is 1 if lines are
+    refused, and 3 if all refusals are temporary: then add the file again.
     """
     log_errors()
     summary = asyncio.run(_add(tenant, name, file))
@@ -88,11 +88,11 @@ def add_calls(
     else:
         show(counts | {f"refused {slug}": number for slug, number in sorted(summary.refused.items())}, as_json=False)
     if summary.refused:
-        raise typer.Exit(RUN_AGAIN if summary.is_temporary else 1)
+        raise typer.Exit(EXIT_RUN_AGAIN if summary.is_temporary else 1)
 
 
 def cancel_calls(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:
-    """Cancel all calls of a queue that wait. Calls that are being dialled go on."""
+    """Cancel all waiting calls of a queue. Calls that are being dialled go on."""
     log_errors()
     show({"queue": name, "canceled": asyncio.run(_cancel(tenant, name))}, as_json=as_json)
 
@@ -138,7 +138,7 @@ def _open(file: Path) -> AbstractContextManager[BinaryIO]:
 
 
 def _count_lines(file: Path) -> int | None:
-    """Returns the number of lines, or None if they can be read only once."""
+    """Returns the number of lines, or None if the file is a stream, which can be read only once."""
     if not file.is_file():
         return None
     with file.open("rb") as lines:
@@ -150,14 +150,14 @@ def _is_standard_input(file: Path) -> bool:
 
 
 def _read(lines: BinaryIO) -> Iterator[BulkLine]:
-    """Reads one line after the other, however long the file is. Empty ones are left out."""
+    """Reads one line at a time, so that a long file does not fill the memory. Leaves out empty lines."""
     from app.queues.lines import read_line
 
     return (read_line(number, text) for number, text in enumerate(lines, start=1) if text.strip())
 
 
 def _progress() -> Progress:
-    """Returns a progress bar on standard error, which shows nothing if that is no terminal."""
+    """Returns a progress bar on standard error. It shows nothing if standard error is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

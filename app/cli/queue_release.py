@@ -58,9 +58,9 @@ def release(
 ) -> None:
     """Dial scheduled calls again after a fail-over or a restore.
 
-    Calls are not dialled while the database may have lost which ones were dialled already. This command searches Twilio's lists
-    for those that were due. A call that Twilio certainly has is started, one that it may have becomes unknown, and neither is
-    dialled again; the others wait for their turn. It can be interrupted and run again.
+    No call is dialled while the database may have lost which calls were dialled already. This command searches Twilio's lists
+    for the calls that were due. A call that Twilio certainly has becomes started, and a call that Twilio may have becomes
+    unknown; neither is dialled again. All other calls wait to be dialled. The command can be interrupted and run again.
     """
     log_errors()
     released = asyncio.run(_run(skipped or [], is_dry_run=dry_run))

@@ -42,7 +42,7 @@ def list_queues(tenant: TenantId, as_json: AsJson = False) -> None:
 
 @queues.command("show")
 def show_queue(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:
-    """Show a queue, how far it is, and what its next call waits for."""
+    """Show a queue, its progress, and what its next call waits for."""
     progress = _run(lambda service: service.progress(tenant, name))
     values, counts = _settings(progress.state.queue) | _progress(progress), _counts(progress)
     if as_json:
@@ -74,7 +74,7 @@ def set_queue(
     clear: Annotated[list[Clearable] | None, typer.Option("--clear", help="What to remove; can be repeated.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create a queue, or change what the options give of it.
+    """Create a queue, or change the settings that the options give.
 
     Hours are set as a whole: zone, beginning and end. Changed hours apply to waiting calls at once.
     """

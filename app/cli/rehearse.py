@@ -1,4 +1,4 @@
-"""`callgate rehearse`: when each call of a file would ring or expire, without a call to anybody."""
+"""`callgate rehearse`: shows when each call of a file would ring or expire, without calling anybody."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from app.scheduling.pace_limits import PaceChange
 
 _STANDARD_INPUT = "-"
-_NO_QUEUE = "rehearsal"
+_DEFAULT_QUEUE = "rehearsal"
 _MAX_LINES = 100_000
 _MAX_BYTES = 256 * 1024 * 1024
 _YEARS = range(1970, 9000)
-# What Twilio does for an account unless it was agreed otherwise.
+# The calls that Twilio dials for an account in one second, unless another rate was agreed with Twilio.
 _TWILIO_CALLS_PER_SECOND = 1
 
 
@@ -50,7 +50,7 @@ def rehearse(
         ),
     ] = None,
     call_seconds: Annotated[
-        int, typer.Option("--call-seconds", min=1, max=14_400, help="How long a call lasts that is answered.")
+        int, typer.Option("--call-seconds", min=1, max=14_400, help="How long an answered call lasts.")
     ] = 60,
     calls_per_second: CallsPerSecond = None,
     burst: Burst = None,
@@ -82,8 +82,8 @@ def rehearse(
         raise CommandFailed(f"--at: the year must be between {_YEARS[0]} and {_YEARS[-1]}")
     change = pace_change(calls_per_second, burst, max_concurrent, unlimited=False)
     settings = _read_settings(tenant, queue, change)
-    settings = _with_twilio(settings, twilio_calls_per_second, twilio_max_concurrent, call_seconds)
-    calls = _play(_read_lines(file), queue or _NO_QUEUE, settings, start or datetime.now(UTC))
+    settings = _with_twilio_limits(settings, twilio_calls_per_second, twilio_max_concurrent, call_seconds)
+    calls = _run_rehearsal(_read_lines(file), queue or _DEFAULT_QUEUE, settings, start or datetime.now(UTC))
     _show(calls, as_json=as_json)
     if any(call.outcome == "refused" for call in calls):
         raise typer.Exit(1)
@@ -104,7 +104,7 @@ def _read_lines(file: str) -> list[bytes]:
 
 
 def _read_settings(tenant: str | None, queue: str | None, change: PaceChange) -> RehearsalSettings:
-    """Returns the stored settings with the pace that the options give. Raises CommandFailed."""
+    """Returns the stored settings of queue, tenant and account, with the pace of the options. Raises CommandFailed."""
     from app.local.rehearsal import RehearsalSettings, read_settings
     from app.scheduling.pace_limits import UNLIMITED
     from app.settings import load_settings
@@ -118,10 +118,10 @@ def _read_settings(tenant: str | None, queue: str | None, change: PaceChange) ->
     return replace(run_with_pool(read), slow_when_queued=load_settings().slow_when_queued)
 
 
-def _with_twilio(
+def _with_twilio_limits(
     settings: RehearsalSettings, calls_per_second: float | None, max_concurrent: int | None, call_seconds: int
 ) -> RehearsalSettings:
-    """Returns the settings with what Twilio lets the account do. By default its rate is the account's pace, or one a second."""
+    """Adds Twilio's limits for the account to the settings. The default rate is the account's pace, or 1 call a second."""
     from simulator.limits import Limits
 
     rate = calls_per_second or float(settings.account_pace.calls_per_second or _TWILIO_CALLS_PER_SECOND)
@@ -131,7 +131,7 @@ def _with_twilio(
 
 @contextmanager
 def _scratch_database() -> Iterator[str]:
-    """Yields the URL of a new database that has the rehearsal's clock and the schema. Main thread only."""
+    """Yields the URL of a new database with the rehearsal's clock and the schema. Works only in the main thread."""
     from app.local.postgres import EmbeddedPostgres, remove
     from app.local.rehearsal import prepare_database
     from app.schema import migrate
@@ -149,7 +149,7 @@ def _scratch_database() -> Iterator[str]:
             remove(directory)
 
 
-def _play(lines: Sequence[bytes], queue: str, settings: RehearsalSettings, start: datetime) -> list[RehearsedCall]:
+def _run_rehearsal(lines: Sequence[bytes], queue: str, settings: RehearsalSettings, start: datetime) -> list[RehearsedCall]:
     from app.local.rehearsal import rehearse
 
     with cleaning_up_on_signal(), _scratch_database() as url:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import typer
 
-from app.cli.output import RUN_AGAIN, AsJson, show
+from app.cli.output import EXIT_RUN_AGAIN, AsJson, show
 from app.cli.processes import service_settings
 from app.cli.tenants import TenantId, read_twilio_secret, run_with_pool
 from app.cli.times import duration
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from app.tenants.administration_rotation import CredentialRotation, Replacement, RotationProgress
 
 _POLL_INTERVAL_S = 10.0
-_PROMOTE = """Now promote the secondary auth token at Twilio: in the console under API keys & tokens, or with
+_PROMOTE_ADVICE = """Now promote the secondary auth token at Twilio: in the console under API keys & tokens, or with
 POST https://accounts.twilio.com/v1/AuthTokens/Promote. Until then Twilio signs callbacks with the old one, which stays."""
 
 
@@ -68,7 +68,7 @@ def rotate(
                 progress = await _watch(rotation, replacement, quiet, wait=wait, as_json=as_json)
             show(_result(tenant, account_sid, replacement, progress), as_json=as_json)
             if progress is not None and progress.step != "done":
-                raise typer.Exit(RUN_AGAIN)
+                raise typer.Exit(EXIT_RUN_AGAIN)
 
     run_with_pool(run)
 
@@ -88,7 +88,7 @@ async def _rotation(pool: Pool) -> AsyncIterator[CredentialRotation]:
 async def _begin(
     rotation: CredentialRotation, tenant: str, account_sid: str, key_sid: str | None, replaced: UUID | None, *, as_json: bool
 ) -> Replacement | None:
-    """Returns the replacement that is under way, or begins one. None: the new credential replaces nothing any more."""
+    """Returns the replacement that was begun earlier, or begins one. None: there is no old credential to replace any more."""
     replacement = await rotation.find(tenant, account_sid=account_sid, key_sid=key_sid, old_id=replaced)
     if replacement is not None:
         _print(f"Going on: credential {replacement.new.id} is tried before {replacement.old.id}.", as_json=as_json)
@@ -106,7 +106,7 @@ async def _begin(
 async def _watch(
     rotation: CredentialRotation, replacement: Replacement, quiet: timedelta, *, wait: bool, as_json: bool
 ) -> RotationProgress:
-    """Takes the steps that are possible, and with `wait` all of them. Prints what is waited for when that changes."""
+    """Does the next step that is possible or, with `wait`, all steps. Prints what the rotation waits for when it changes."""
     printed = ""
     while True:
         progress = await rotation.advance(replacement, quiet=quiet)
@@ -121,7 +121,7 @@ async def _watch(
 
 def _describe(progress: RotationProgress) -> str:
     if progress.step == "promote":
-        return _PROMOTE
+        return _PROMOTE_ADVICE
     if progress.step == "wait" and progress.revoke_at is not None:
         used = progress.old.last_used_at
         last_use = f"was last used at {used.isoformat(timespec='seconds')}" if used else "was not used since it is recorded"

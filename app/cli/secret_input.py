@@ -10,9 +10,9 @@ from app.tenants.errors import OperatorError
 
 
 def read_secret(prompt: str, variable: str, *, file: Path | None = None) -> str:
-    """Returns the secret in `file`, in the environment's `variable`, or in the first line of standard input.
+    """Returns the secret from `file`, from the environment variable `variable`, or from the first line of standard input.
 
-    On a terminal it is asked for. White space around it is dropped. Raises OperatorError if there is none.
+    Asks for the secret if standard input is a terminal. Drops white space around it. Raises OperatorError if it is empty.
     """
     if file is not None:
         try:

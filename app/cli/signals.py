@@ -37,7 +37,7 @@ def stop_on_signal(*, with_parent: bool = False) -> asyncio.Event:
 
 @contextmanager
 def cleaning_up_on_signal() -> Iterator[None]:
-    """Treats SIGTERM and SIGHUP as Ctrl-C, so that what is temporary is removed, also in an event loop. Main thread only.
+    """Raises KeyboardInterrupt on SIGTERM and SIGHUP, so that temporary files are removed. Works only in the main thread.
 
     The process then exits with the code that a shell has for the signal: 128 and its number.
     """
@@ -51,7 +51,7 @@ def cleaning_up_on_signal() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGHUP)}
-    # A shell ignores it for commands started with `&`. asyncio handles it only where Python does.
+    # A shell starts a command with `&` so that it ignores SIGINT. asyncio handles SIGINT only if Python's own handler is set.
     before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield

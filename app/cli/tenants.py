@@ -49,7 +49,7 @@ def administer(use_case: Callable[[TenantAdministration], Awaitable[Result]]) ->
 
 
 def administer_paces(use_case: Callable[[PaceAdministration], Awaitable[Result]]) -> Result:
-    """Runs one use case of accounts with their pace against the configured database."""
+    """Runs one use case of accounts and their paces against the configured database."""
     from app.audit.events import command_actor
     from app.scheduling.administration import PaceAdministration
     from app.security.keyring import Keyring
@@ -180,8 +180,8 @@ def read_twilio_secret(account_sid: str, key_sid: str | None) -> str:
 def list_accounts(tenant: TenantId, as_json: AsJson = False) -> None:
     """List a tenant's accounts and active credentials.
 
-    A call uses the first account unless it names another. `pace` is the account's, as `accounts pace` sets it. `created_at` and
-    `last_used_at` are those of the credential; `last_used_at` is accurate to about a minute.
+    A call uses the first account unless it names another. `pace` belongs to the account; `accounts pace` sets it. `created_at`
+    and `last_used_at` belong to the credential; `last_used_at` is accurate to about a minute.
     """
 
     async def read(service: PaceAdministration) -> list[dict[str, Any]]:

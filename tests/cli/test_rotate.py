@@ -22,7 +22,7 @@ from tests.support.gateway import BASIC, SECRET_KEY
 ACCOUNT_SID = "AC" + "7" * 32
 PER_SECOND = 50
 MAX_IN_FLIGHT = 25  # A slow machine places fewer calls a second.
-RUN_AGAIN = 3
+EXIT_RUN_AGAIN = 3
 
 
 @dataclass
@@ -152,15 +152,15 @@ async def test_an_auth_token_is_replaced_under_load_without_a_failed_call_or_a_r
         placing = asyncio.create_task(load.place_many(stop))
         await load.goes_on()
         await installation.at_twilio("first", "second")
-        assert await installation.step(TWILIO_AUTH_TOKEN="second") == (RUN_AGAIN, "promote")
+        assert await installation.step(TWILIO_AUTH_TOKEN="second") == (EXIT_RUN_AGAIN, "promote")
         await load.goes_on()
         new, old = [row["credential"] for row in await installation.credentials()]
-        assert await installation.step("--quiet", "0m") == (RUN_AGAIN, "promote"), "Twilio still signs with the old token"
+        assert await installation.step("--quiet", "0m") == (EXIT_RUN_AGAIN, "promote"), "Twilio still signs with the old token"
         await load.goes_on()
 
         await installation.promote()
         before = (await installation.callbacks())["begun"]
-        assert (await installation.step())[0] == RUN_AGAIN, "the old token verified callbacks until now"
+        assert (await installation.step())[0] == EXIT_RUN_AGAIN, "the old token verified callbacks until now"
         await load.goes_on()
         # What a quiet time waits for: callbacks that the old token has signed.
         await installation.until_callbacks(
