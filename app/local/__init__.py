@@ -1,4 +1,4 @@
 """Runs all of Callgate on one machine, for development and tests, over an embedded PostgreSQL.
 
-No deployment uses it, except for `listen` and `serving_probes` in `stack`.
+In a deployment, `callgate worker` uses `serving_probes` from `stack`, and commands use `with_local_database` from `state`.
 """

@@ -1,4 +1,4 @@
-"""Hours in which scheduled calls may ring, and the time zones of callees. Pure.
+"""Hours in which scheduled calls may ring, and the time zones of callees. No I/O.
 
 A time zone is open when its local time (the wall clock) is in a window. When daylight saving time skips the hour in which a
 window begins, the window opens when the clock jumps. When it repeats an hour, the window is open both times.
