@@ -1,7 +1,7 @@
-"""SQL of the pages of deliveries, on asyncpg alone.
+"""SQL of the pages of deliveries.
 
-Each statement reads a bounded number of index entries, because a tenant may have millions of deliveries: those that wait are
-in an index of their own, and those that were given up are looked for among a tenant's newest ones.
+A tenant may have millions of deliveries, so each statement reads a limited number of index entries. Deliveries that wait have
+an index of their own. Deliveries that were given up are searched among the tenant's newest deliveries.
 """
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
@@ -16,16 +16,16 @@ from app.database.pool import Transactions
 from app.deliveries.store import tenants_with_waiting
 
 MAX_COUNTED: Final = 1_000
-"""Waiting deliveries of one tenant that the overview counts."""
+"""Maximum number of waiting deliveries that the overview counts for one tenant."""
 MAX_SEARCHED: Final = 10_000
-"""Deliveries of a tenant among which one page looks for those that were given up."""
+"""Maximum number of a tenant's deliveries in which one page searches for given-up ones."""
 MAX_TENANTS: Final = 200
-"""Tenants on one page of the overview."""
+"""Maximum number of tenants on one page of the overview."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits of one tenant. The numbers end at MAX_COUNTED."""
+    """The waiting deliveries of one tenant. The numbers are not counted beyond MAX_COUNTED."""
 
     tenant_id: str
     waiting: int
@@ -50,10 +50,11 @@ class ListedDelivery:
     last_status: int | None
     last_error: str | None
     held: bool
+    """Whether the delivery waits for an earlier event of its call."""
     url: str | None
     sid: str | None
     to: str | None
-    """The call's; None if the call was deleted."""
+    """The called address. None: the call was deleted."""
     from_: str | None
 
     @property
@@ -71,9 +72,9 @@ class GivenUp:
 
     lines: list[ListedDelivery]
     next_before: UUID | None
-    """The id before which the next page begins; None: there are no others."""
+    """The next page has deliveries before this id. None: this is the last page."""
     searched_to: datetime | None
-    """Set if the page ends because enough deliveries were searched: all since this time."""
+    """The page ends because MAX_SEARCHED deliveries, all since this time, were searched. None: it ends for another reason."""
 
 
 _LINE = """delivery.id, delivery.call_id, delivery.tenant_id, delivery.event, delivery.state, delivery.attempts,
@@ -127,16 +128,16 @@ async def find_call_id(database: Transactions, tenant_id: str, delivery_id: UUID
 
 
 async def list_backlogs(database: Transactions, *, after: str = "") -> list[Backlog]:
-    """Returns what waits of each tenant with a later id than `after`, at most of MAX_TENANTS."""
+    """Returns the backlogs of at most MAX_TENANTS tenants, whose ids come after `after`."""
     return [Backlog(*row) for row in await fetch(database, _BACKLOGS, after, MAX_TENANTS)]
 
 
 async def list_waiting_deliveries(
     database: Transactions, tenant_id: str, *, after: tuple[datetime, UUID] | None = None
 ) -> tuple[list[ListedDelivery], bool]:
-    """Returns a page of the tenant's deliveries that wait, those due first at the top, and whether there are others.
+    """Returns a page of the tenant's waiting deliveries, the first due first, and whether a further page follows.
 
-    `after` has `next_attempt_at` and id of the last one of the page before.
+    `after` has `next_attempt_at` and id of the last delivery on the page before.
     """
     at, delivery_id = after or (_EARLIEST, UUID(int=0))
     rows = await fetch(database, _WAITING, tenant_id, at, delivery_id, PAGE_SIZE + 1)
@@ -144,7 +145,7 @@ async def list_waiting_deliveries(
 
 
 async def list_given_up(database: Transactions, tenant_id: str, *, before: UUID | None = None) -> GivenUp:
-    """Returns a page of the tenant's deliveries that were given up, among the newest MAX_SEARCHED before the id `before`."""
+    """Returns a page of the tenant's given-up deliveries. Searches only the newest MAX_SEARCHED deliveries before `before`."""
     last = before or _LATEST_ID
     rows = await fetch(database, _GIVEN_UP, tenant_id, ids.created_at(last), last, PAGE_SIZE + 1)
     searched, last_id = rows[0][:2]

@@ -17,7 +17,7 @@ _ERRORS: Final = {
 }
 
 
-class Attempted(Protocol):
+class AttemptedDelivery(Protocol):
     """A delivery with its attempts."""
 
     @property
@@ -30,7 +30,7 @@ class Attempted(Protocol):
     def last_attempt_at(self) -> datetime | None: ...
 
 
-def state_of(delivery: Attempted) -> tuple[str, str]:
+def state_of(delivery: AttemptedDelivery) -> tuple[str, str]:
     """Returns the word for the badge, and what the delivery waits for or how it ended."""
     if delivery.state == "delivered":
         return "delivered", "" if delivery.attempts == 1 else f"after {_attempts(delivery.attempts)}"
@@ -43,7 +43,7 @@ def state_of(delivery: Attempted) -> tuple[str, str]:
     return "waiting", "for its first attempt" if delivery.last_attempt_at is None else "to be sent again"
 
 
-def can_be_sent_again(delivery: Attempted) -> bool:
+def can_be_sent_again(delivery: AttemptedDelivery) -> bool:
     """Returns whether the delivery has ended, or has failed and does not wait for an earlier event of its call."""
     return delivery.state != "pending" or (delivery.attempts > 0 and not delivery.held)
 
