@@ -87,7 +87,7 @@ class KeyAttempts:
             client = hop or client
             if not self._is_proxy(hop):
                 break
-        return _bucket(client)
+        return _counted_address(client)
 
     def _is_proxy(self, address: IPv4Address | IPv6Address | None) -> bool:
         return address is not None and any(address in network for network in self._proxies)
@@ -107,7 +107,7 @@ def _parse(text: str) -> IPv4Address | IPv6Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _bucket(address: IPv4Address | IPv6Address | None) -> str:
+def _counted_address(address: IPv4Address | IPv6Address | None) -> str:
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address), _IPV6_NETWORK_BITS), strict=False))
     return _UNKNOWN_ADDRESS if address is None else str(address)

@@ -27,12 +27,12 @@ def now_view(facts: Facts, *, for_operator: bool, key_set_state: str = "ok") -> 
     `key_set_state` is the state of the key set with which service account tokens are verified (app.workloads).
     """
     findings = attention_items(facts, for_operator=for_operator, key_set_state=key_set_state)
-    level, head = _head(facts)
+    level, head = _main_sentence(facts)
     worst = min([level, *(each.level for each in findings)], key=LEVELS.index)
-    return NowView(Sentence(worst, [head, *_details(facts)]), findings, facts.read_at)
+    return NowView(Sentence(worst, [head, *_detail_clauses(facts)]), findings, facts.read_at)
 
 
-def _head(facts: Facts) -> tuple[Level, str]:
+def _main_sentence(facts: Facts) -> tuple[Level, str]:
     recent = facts.recent
     if not facts.has_tenants:
         return "ok", "Nothing is set up yet."
@@ -49,7 +49,7 @@ def _head(facts: Facts) -> tuple[Level, str]:
     return "ok", f"{goes}."
 
 
-def _details(facts: Facts) -> list[SentencePart]:
+def _detail_clauses(facts: Facts) -> list[SentencePart]:
     clauses = [clause for clause in (_unknown_clause(facts), _waiting_clause(facts), _twilio_clause(facts)) if clause]
     joined: list[SentencePart] = []
     for index, clause in enumerate(clauses):

@@ -1,7 +1,7 @@
-// Improves pages that work without it: local times, copy buttons, questions before acts, parts that renew themselves.
+// Adds to pages that also work without it: local times, copy buttons, questions before actions, parts that renew themselves.
 (() => {
   "use strict";
-  // Swedish times are those of ISO 8601, which everybody reads in the same way: 2026-11-29 16:33:11.
+  // The Swedish locale writes times as ISO 8601 does: 2026-11-29 16:33:11.
   const clockParts = { hour: "2-digit", minute: "2-digit", second: "2-digit" };
   const zone = new Intl.DateTimeFormat("sv-SE", { year: "numeric", month: "2-digit", day: "2-digit", ...clockParts });
   const clock = new Intl.DateTimeFormat("sv-SE", clockParts);
@@ -33,7 +33,7 @@
     setTimeout(() => { button.textContent = label; }, 1500);
   };
 
-  // `data-renew-every`: after so many seconds the part is asked for again, while the tab is visible. htmx does that on `renew`.
+  // While the tab is visible, a part is requested again every `data-renew-every` seconds: htmx does so at the event `renew`.
   const asked = new Map();
   const renew = () => {
     if (document.hidden) return;

@@ -1,4 +1,4 @@
-// The page Now: draws the plots. Nothing is asked for while the tab is hidden.
+// The page Now: draws the plots. Nothing is requested while the tab is hidden.
 (() => {
   "use strict";
   const FIGURES_EVERY_MS = 60_000;
@@ -86,13 +86,13 @@
 
   const readFigures = async () => {
     try {
-      // As htmx says it: the page asks by itself, which does not keep the session alive.
+      // This header of htmx says that no person sent the request, so it does not keep the session alive.
       const answer = await fetch(place.dataset.figures, { headers: { "HX-Request": "true" }, redirect: "error" });
       if (!answer.ok) return;
       figures = await answer.json();
       drawAll();
     } catch {
-      // Asked again in a minute; the sentence says that the page could not be renewed.
+      // The figures are requested again in a minute. Beside the sentence, the page says that it could not be renewed.
     }
   };
 
