@@ -54,10 +54,10 @@ def rotate(
 ) -> None:
     """Replace an auth token or an API key without a failed call.
 
-    Create the secondary auth token, or the new API key, at Twilio first. This command reads it as `accounts add` does, checks
-    that Twilio accepts it, and lets it be tried before the old one. For an auth token, promote it at Twilio next. The old token
-    is revoked once Twilio refuses it and it has verified no callback for a while; an old API key, once it has not been used for
-    a while. Each step is stored: if the command is interrupted, run it again to go on.
+    Create the secondary auth token, or the new API key, at Twilio first. This command reads the secret as `accounts add` does
+    and checks that Twilio accepts it. From then on the new credential is tried before the old one. For an auth token, promote
+    it at Twilio next. An old auth token is revoked once Twilio refuses it and it has verified no callback for a while. An old
+    API key is revoked once it has not been used for a while. Each step is stored: if the command is interrupted, run it again.
     """
 
     async def run(pool: Pool) -> None:

@@ -37,9 +37,9 @@ def stop_on_signal(*, with_parent: bool = False) -> asyncio.Event:
 
 @contextmanager
 def cleaning_up_on_signal() -> Iterator[None]:
-    """Raises KeyboardInterrupt on SIGTERM and SIGHUP, so that temporary files are removed. Works only in the main thread.
+    """Makes SIGTERM and SIGHUP raise KeyboardInterrupt, so that temporary files are removed. Works only in the main thread.
 
-    The process then exits with the code that a shell has for the signal: 128 and its number.
+    The process then exits with the code that shells use for the signal: 128 plus the number of the signal.
     """
     received = []
 
@@ -51,7 +51,7 @@ def cleaning_up_on_signal() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGHUP)}
-    # A shell starts a command with `&` so that it ignores SIGINT. asyncio handles SIGINT only if Python's own handler is set.
+    # A command that a shell starts with `&` ignores SIGINT. asyncio handles SIGINT only if Python's own handler is set.
     before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield

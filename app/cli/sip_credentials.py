@@ -36,7 +36,7 @@ def create_sip_credential(
     """Store a user name and password under a name.
 
     The password is read from the file, from the environment (SIP_AUTH_PASSWORD), from standard input, or from a prompt. It is
-    never an argument, which other users of the machine could see. Calls that are placed after a replacement use the new ones.
+    never an argument, which other users of the machine could see. Calls that are placed later use the new values.
     """
     password = read_secret(f"Password of {username}", "SIP_AUTH_PASSWORD", file=password_file)
 

@@ -102,7 +102,7 @@ def show_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
 def suspend_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
     """Suspend a tenant.
 
-    Its creations are refused with 403 until it is resumed. Its records stay readable, and its calls continue.
+    The tenant cannot create calls (403) until it is resumed. Its records stay readable, and its calls continue.
     """
     show(_tenant_row(administer(lambda service: service.suspend_tenant(tenant, suspended=True))), as_json=as_json)
 
