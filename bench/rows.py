@@ -36,7 +36,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000, help=f"calls in the large database; the other has {SMALL:,}")
     parser.add_argument("--times", type=int, default=60, help="how often each question is asked")
-    parser.add_argument("--seconds", type=float, default=10, help="of each of the ten turns with and without retention")
     parser.add_argument("--write", action="store_true", help="put the results into docs/performance.md")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="callgate-rows-") as folder:
@@ -61,7 +60,7 @@ async def _measure(server: str, arguments: argparse.Namespace) -> list[str]:
     small, large = [await Subject.load(server, name, size) for name, size in (("small", SMALL), ("large", arguments.rows))]
     return [
         *await compare_statements(small, large, times=arguments.times),
-        *await create_while_expiring(large, seconds=arguments.seconds),
+        *await create_while_expiring(large, seconds=10),
         *await compare_indexes(large, rounds=arguments.times),
     ]
 

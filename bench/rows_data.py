@@ -76,8 +76,10 @@ _DELIVERIES = """
 """
 
 # The months that the calls span and some more, as workers would have made them over time.
-_MONTHS = """
-    SELECT to_char(month, 'YYYY_MM'), month::date, (month + interval '1 month')::date FROM generate_series(
+_PARTITIONS = """
+    SELECT format('CREATE TABLE IF NOT EXISTS %%1$s_%%2$s PARTITION OF %%1$s FOR VALUES FROM (%%3$L) TO (%%4$L)',
+        name, to_char(month, 'YYYY_MM'), month::date, (month + interval '1 month')::date)
+    FROM unnest(%s::text[]) AS name, generate_series(
         date_trunc('month', now() - %s * interval '1 ms'), now() + %s * interval '1 month', interval '1 month') AS month
 """
 
@@ -97,14 +99,11 @@ def load(url: str, rows: int, *, recent: int = 200_000) -> None:
         connection.execute("UPDATE pg_index SET indisready = false WHERE indrelid = 'call'::regclass")
         for statement in (_TENANTS, _ACCOUNTS, _CALLS, "REINDEX TABLE call"):
             connection.execute(statement, values)
-        for month, first, end in connection.execute(_MONTHS, [rows * EVERY_MS, MONTHS_AHEAD]).fetchall():
-            for table in PARTITIONED:
-                bounds = f"FOR VALUES FROM ('{first}') TO ('{end}')"
-                connection.execute(f"CREATE TABLE IF NOT EXISTS {table}_{month} PARTITION OF {table} {bounds}")
+        for (statement,) in connection.execute(_PARTITIONS, [list(PARTITIONED), rows * EVERY_MS, MONTHS_AHEAD]).fetchall():
+            connection.execute(statement)
         connection.execute(_DELIVERIES, values)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("VACUUM (ANALYZE)")
-        connection.execute("CREATE EXTENSION pg_prewarm")
-        connection.execute("CREATE EXTENSION pg_stat_statements")
+        connection.execute("CREATE EXTENSION pg_prewarm; CREATE EXTENSION pg_stat_statements")
         connection.execute("SELECT pg_prewarm(indexrelid::regclass) FROM pg_index WHERE indrelid = 'call'::regclass")
     print(f"{rows:,} calls loaded in {time.monotonic() - began:,.0f} s", flush=True)

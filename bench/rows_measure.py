@@ -24,7 +24,7 @@ from bench.subjects import libpq, make_database
 GOAL = 1.3
 _DRAWN = 60
 _COST = text("""
-    SELECT sum(total_exec_time), sum(total_plan_time), sum(shared_blks_hit + shared_blks_read)::float, sum(wal_bytes)::float
+    SELECT sum(total_exec_time), sum(total_plan_time), sum(shared_blks_hit + shared_blks_read)::float
     FROM pg_stat_statements WHERE query NOT LIKE '%pg_stat_statements%'
 """)
 
@@ -35,7 +35,6 @@ class Cost(NamedTuple):
     ms: float
     planning_ms: float
     buffers: float
-    wal_bytes: float
 
     @classmethod
     def median(cls, costs: Iterable[Self]) -> Self:
@@ -62,8 +61,9 @@ class Subject:
             raise SystemExit(f"{rows:,} calls are too few: they span less than four days.")
         return cls(database, rows, drawn)
 
-    async def ask(self, question: Question, call: Call, *, without_index: str | None = None) -> Cost:
-        """Returns the cost of the second of two executions: then the pages are in memory."""
+    async def ask(self, question: Question, number: int, *, without_index: str | None = None) -> Cost:
+        """Asks about one of the drawn calls. Returns the cost of the second of two executions: then the pages are in memory."""
+        call = self.drawn[number % len(self.drawn)]
         async with AsyncSession(self.database.engine) as session:
             if without_index:
                 await session.execute(text(f"DROP INDEX {without_index}"))
@@ -77,28 +77,18 @@ async def compare_statements(small: Subject, large: Subject, *, times: int) -> l
     """Returns a table: what each question costs in both databases."""
     table = []
     for name, question in QUESTIONS.items():
-        few, many = await _compare(question, small, large, times=times)
-        planning = f"{few.planning_ms:.3f}", f"{many.planning_ms:.3f}"
-        cells = [*_pair(few.ms, many.ms, digits=3), *planning, *_pair(few.buffers, many.buffers, digits=0)]
+        turns = [[await subject.ask(question, number) for subject in (small, large)] for number in range(times)]
+        few, many = map(Cost.median, zip(*turns[times // 5 :], strict=True))  # by then a generic plan is there
+        cells = [*_pair(few.ms, many.ms, digits=3), f"{few.planning_ms:.3f}", f"{many.planning_ms:.3f}"]
+        cells += _pair(few.buffers, many.buffers, digits=0)
         table.append([name, *cells])
         print(f"{name:40}", *(f"{cell:>9}" for cell in cells), flush=True)
-    head = ("question", "ms", "ms", "ratio", "planning ms", "planning ms", "buffers", "buffers", "ratio")
     return [
         f"### {large.rows:,} calls beside {small.rows:,}",
         f"Of each pair of columns the first is at {small.rows:,} calls, the second at {large.rows:,}; "
         f"ratios above {GOAL} are bold.",
-        markdown_table(head, table),
+        markdown_table(("question", "ms", "ms", "ratio", *["planning ms"] * 2, "buffers", "buffers", "ratio"), table),
     ]
-
-
-async def _compare(question: Question, *subjects: Subject, times: int) -> list[Cost]:
-    """Asks about the drawn calls in turn. Returns the median cost in each database."""
-    costs: list[list[Cost]] = [[] for _ in subjects]
-    for number in range(times):
-        for subject, asked in zip(subjects, costs, strict=True):
-            asked.append(await subject.ask(question, subject.drawn[number % len(subject.drawn)]))
-    settled = times // 5  # by then a generic plan is there
-    return [Cost.median(asked[settled:]) for asked in costs]
 
 
 def _pair(few: float, many: float, *, digits: int) -> list[str]:

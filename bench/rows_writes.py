@@ -1,7 +1,6 @@
 """Measures the cost of writing: each index of `call`, and creation while expired calls are deleted."""
 
 import asyncio
-import operator
 import random
 import time
 from datetime import timedelta
@@ -11,7 +10,7 @@ from app.jobs.retain import Retention
 from app.observability import Metrics
 from bench.report import markdown_table
 from bench.rows_data import EVERY_MS
-from bench.rows_measure import Cost, Subject
+from bench.rows_measure import Subject
 from bench.rows_questions import QUESTIONS, create
 
 _ROUNDS = 5
@@ -23,25 +22,19 @@ _INDEXES = """
 
 
 async def compare_indexes(subject: Subject, *, rounds: int) -> list[str]:
-    """Measures creations with all indexes and without one of them, in turn. Turns images of whole pages off for good."""
-    # The images would depend on the time since the checkpoint.
-    for statement in ("ALTER SYSTEM SET full_page_writes = off", "SELECT pg_reload_conf()"):
-        await subject.database.fetch(statement)
+    """Measures creations with all indexes and without one of them, in turn."""
     question, table = QUESTIONS["create 32 together"], []
     for index, mib in await subject.database.fetch(_INDEXES):
-        with_all, saved = [], []
-        for call in random.choices(subject.drawn, k=rounds):
-            whole, without = await subject.ask(question, call), await subject.ask(question, call, without_index=index)
-            with_all.append(whole)
-            saved.append(Cost(*map(operator.sub, whole, without)))
-        whole, less = Cost.median(with_all), Cost.median(saved)
-        us, wal_bytes = less.ms / 32 * 1000, less.wal_bytes / 32
-        shares = f"{less.ms / whole.ms:.0%}", f"{less.wal_bytes / whole.wal_bytes:.0%}"
-        table.append([f"`{index}`", f"{mib:,.0f}", f"{us:.1f}", shares[0], f"{wal_bytes:,.0f}", shares[1]])
+        whole, saved = [], []
+        for number in range(rounds):
+            whole.append((await subject.ask(question, number)).ms)
+            saved.append(whole[-1] - (await subject.ask(question, number, without_index=index)).ms)
+        share = median(saved) / median(whole)
+        table.append([f"`{index}`", f"{mib:,.0f}", f"{median(saved) / 32 * 1000:.1f}", f"{share:.0%}"])
     return [
         f"### What each index costs, at {subject.rows:,} calls",
-        "One of 32 creations together, intent and outcome. Each share is of the cost with all indexes.",
-        markdown_table(("index", "MiB", "µs a creation", "share", "WAL bytes a creation", "share"), table),
+        "One of 32 creations together, intent and outcome. The share is of the time with all indexes.",
+        markdown_table(("index", "MiB", "µs a creation", "share"), table),
     ]
 
 
@@ -77,7 +70,6 @@ async def _creations(subject: Subject, seconds: float) -> list[float]:
 
 
 async def _expire(retention: Retention) -> None:
-    """Runs until it is cancelled."""
     await retention.drop_partitions()
     while True:
         await retention.expire_calls()
