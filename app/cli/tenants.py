@@ -180,8 +180,8 @@ def read_twilio_secret(account_sid: str, key_sid: str | None) -> str:
 def list_accounts(tenant: TenantId, as_json: AsJson = False) -> None:
     """List a tenant's accounts and active credentials.
 
-    A call uses the first account unless it names another. `pace` belongs to the account; `accounts pace` sets it. `created_at`
-    and `last_used_at` belong to the credential; `last_used_at` is accurate to about a minute.
+    A call uses the first account with an active credential unless it names another. `pace` belongs to the account; `accounts
+    pace` sets it. `created_at` and `last_used_at` belong to the credential; `last_used_at` is accurate to about a minute.
     """
 
     async def read(service: PaceAdministration) -> list[dict[str, Any]]:

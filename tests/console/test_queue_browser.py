@@ -58,3 +58,31 @@ async def test_a_queue_renews_itself_and_keeps_the_focus(gateway: Gateway, tenan
     await page.clock.fast_forward(11_000)
     await expect(note).to_be_hidden()
     await page.context.close()
+
+
+async def test_the_list_of_queues_renews_its_rows(gateway: Gateway, tenant: Tenant, browser: Browser) -> None:
+    calls = await add_queue(gateway, tenant, "reminders")
+    page = await browser.new_page(viewport={"width": 390, "height": 800})
+    tab = Tab(page, Seen(page))
+    await page.clock.install()
+    await tab.log_in(gateway, path=f"/console/queues?tenant={tenant.id}")
+    row, table = page.locator("#lines tr"), page.locator(".scroll")
+    await expect(row.locator("td").nth(3)).to_have_text("0")
+    await page.get_by_role("link", name="reminders").focus()
+    await table.evaluate("each => each.scrollTo({left: 200})")
+
+    await calls.waiting()
+    await page.clock.fast_forward(11_000)
+    await expect(row.locator("td").nth(3)).to_have_text("1")
+    await expect(page.get_by_role("link", name="reminders")).to_be_focused()
+    assert await table.evaluate("each => each.scrollLeft") == 200
+
+    note = page.get_by_text("This could not be renewed since then.")
+    await page.route("**/console/queues?*", lambda route: route.abort())
+    await expect(page.locator("#lines:is(.htmx-added, .htmx-settling)")).to_have_count(0)
+    await page.clock.fast_forward(11_000)
+    await expect(note).to_be_visible()
+    await page.unroute("**/console/queues?*")
+    await page.clock.fast_forward(11_000)
+    await expect(note).to_be_hidden()
+    await page.context.close()

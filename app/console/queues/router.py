@@ -1,6 +1,7 @@
 """The pages of queues: the list, one queue, and the forms that pause it or cancel all of its waiting calls."""
 
 import re
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends, Request, Response
@@ -9,6 +10,7 @@ from starlette.responses import RedirectResponse
 from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router, slot_limited_reads
 from app.console.queues import store
 from app.console.queues.view import (
+    PATH,
     QueueItem,
     QueueView,
     calls_address,
@@ -75,9 +77,15 @@ async def list_queues(
         place = ("", "")
     lines, has_more = await store.list_queue_lines(slot_limited_reads(request), wanted or None, after=place)
     items = [(QueueItem.of(line.state), waiting_text(line.waiting)) for line in lines]
-    next_page = next_page_address(items[-1][0], wanted) if has_more else None
     return page_response(
-        request, "queues/list.html", items=items, tenant=tenant, next_page=next_page, is_first=place == ("", "")
+        request,
+        "queues/list.html",
+        items=items,
+        tenant=tenant,
+        next_page=next_page_address(items[-1][0], wanted) if has_more else None,
+        is_first=place == ("", ""),
+        address=f"{PATH}?{request.url.query}",
+        read_at=datetime.now(UTC),
     )
 
 

@@ -48,7 +48,7 @@
   setInterval(renew, 1_000);
   document.addEventListener("visibilitychange", renew);
   document.addEventListener("htmx:afterRequest", (event) => {
-    const note = event.detail.elt.querySelector("[data-stale]");
+    const note = document.querySelector("[data-stale]");
     if (note && !event.detail.successful) note.hidden = false;
   });
 
