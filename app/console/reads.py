@@ -9,8 +9,6 @@ from app.database.connection import Connection
 from app.database.pool import Transactions
 from app.http.read_limit import ReadLimit
 
-PAGE_SIZE: Final = 50
-"""Lines on one page of a list."""
 _STATEMENT_TIMEOUT: Final = "2s"
 
 

@@ -4,7 +4,6 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -27,9 +26,10 @@ from app.http.limits import MAX_BODY_BYTES
 from app.http.operations import OperationsPort
 from app.http.problems import record_error
 from app.http.request_body import body_too_large, limit_body, read_body, replay_body
+from app.http.request_log import UNLOGGED_PATHS, count_and_log_request, method_label
 from app.observability import Metrics
-from app.observability.context import bind, bound, clear
-from app.observability.tracing import Tracing, annotate, has_recording_span, mark_span_failed
+from app.observability.context import bind, clear
+from app.observability.tracing import Tracing
 
 REQUEST_ID_HEADER = "X-Request-Id"
 _REQUEST_ID_FIELD = REQUEST_ID_HEADER.lower().encode()
@@ -40,14 +40,9 @@ _PAGE_POLICY = (
     b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     b"img-src 'self' data:; worker-src blob:; frame-ancestors 'none'"
 )
-# Kubernetes and Prometheus request these every few seconds. They are neither logged nor traced.
-_UNLOGGED_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 # nginx's status for a client that disconnected before its request was read. No response is sent.
 _CLIENT_CLOSED_REQUEST = 499
 _UNTRACED = Tracing()
-# The members of the log line that spans also get. Phone numbers and SIP addresses are left out, even as tokens.
-_TRACED_FIELDS = frozenset({"request_id", "tenant_id", "call_id", "call_sid", "execution"})
-_STANDARD_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -94,14 +89,14 @@ class RequestMiddleware:
             return
         headers = Headers(scope=scope)
         clear()
-        tracing = _UNTRACED if scope["path"] in _UNLOGGED_PATHS else self.tracing
+        tracing = _UNTRACED if scope["path"] in UNLOGGED_PATHS else self.tracing
         trusted = not scope["path"].startswith(self.untrusted_path)
-        with tracing.request(_method_label(scope), headers, trusted=trusted) as spent:
+        with tracing.request(method_label(scope), headers, trusted=trusted) as spent:
             exchange = _Exchange(scope, send, headers, self.renderers.for_path(scope["path"]), self.metrics, spent)
             try:
                 await self._handle(exchange, receive)
             finally:
-                self._count_and_log(scope, exchange.status, exchange.seconds, spent)
+                count_and_log_request(self.metrics, scope, exchange.status, exchange.seconds, spent)
 
     async def _handle(self, exchange: "_Exchange", receive: Receive) -> None:
         try:
@@ -142,22 +137,6 @@ class RequestMiddleware:
             self.require_capacity(scope)  # again: other creations may have started while the body arrived
         endpoint = self.direct_endpoint(scope) or self.app
         await endpoint(scope, replay_body(body, receive), exchange.send)
-
-    def _count_and_log(self, scope: Scope, status: int, seconds: float, spent: Mapping[str, float]) -> None:
-        # The route's template is logged, not the path and the query: they may hold phone numbers.
-        route = getattr(scope.get("route"), "path", None) or "unmatched"
-        method = _method_label(scope)
-        self.metrics.http.requests_series(method, route, str(status)).inc()
-        self.metrics.http.request_seconds_series(method, route).observe(seconds)
-        if route not in _UNLOGGED_PATHS:
-            parts = {f"{part}_ms": round(taken * 1000, 1) for part, taken in spent.items()}
-            logger.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1), **parts)
-        if has_recording_span():
-            context = {f"callgate.{name}": value for name, value in bound().items() if name in _TRACED_FIELDS and value}
-            request = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
-            annotate(request | context, name=f"{method} {route}")
-            if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                mark_span_failed(str(status))
 
 
 class _Exchange:
@@ -221,11 +200,6 @@ class _Exchange:
 async def _no_body() -> Message:
     """Serves as the `receive` of a response that does not read the request."""
     return {"type": "http.disconnect"}
-
-
-def _method_label(scope: Scope) -> str:
-    """Returns the method as a label: "other" if it is not a standard one."""
-    return scope["method"] if scope["method"] in _STANDARD_METHODS else "other"
 
 
 def _server_timing(seconds: float, spent: Mapping[str, float]) -> bytes:

@@ -6,7 +6,6 @@ attempts are in flight, a step waits until the first of them ends.
 
 import asyncio
 import logging
-import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from app.database.batcher import Batcher
 from app.database.engine import Database
 from app.database.partitions import MonthRange
 from app.deliveries.requests import DeliveryContent, DeliveryRequest, build_request
+from app.deliveries.retries import FIRST_RETRY, GIVE_UP_AFTER, wait_before_retry
 from app.deliveries.sender import SendResult
 from app.deliveries.store import ClaimedDelivery, DeliveryAttempt, claim, record_attempts
 from app.errors import DatabaseUnavailable
@@ -37,12 +37,6 @@ MAX_CONCURRENT_PER_TENANT = 12
 CLAIM_PER_TENANT = 6
 # Longer than an attempt and the write of its result take. If the database is slower, the attempt may be repeated.
 LEASE = timedelta(seconds=45)
-GIVE_UP_AFTER = timedelta(days=3)
-FIRST_RETRY = timedelta(seconds=5)
-# The waits between attempts as multiples of the first: 5 s, 30 s, 2 min, 15 min, 1 h, then every 4 h.
-_RETRY_WAITS = (1, 6, 24, 180, 720)
-_LAST_RETRY_WAIT = 2880
-_JITTER = 0.1
 # While a tenant is at its limit, newly due deliveries of other tenants are claimed at least this often.
 _RECHECK_INTERVAL_S = 0.5
 # How long results are gathered for one commit. It delays the next event of the same call. A worker that is killed meanwhile
@@ -65,12 +59,6 @@ class RequestSender(Protocol):
 def recent_months(now: datetime) -> MonthRange:
     """Returns the months whose deliveries are claimed at once when they are due."""
     return MonthRange.around(now - _RECENT, now + _CLOCKS_DIFFER_BY)
-
-
-def wait_after(failures: int, first: timedelta = FIRST_RETRY) -> timedelta:
-    """Returns the wait after this many failures, with jitter, so that retries of many deliveries spread out."""
-    wait = _RETRY_WAITS[failures - 1] if failures <= len(_RETRY_WAITS) else _LAST_RETRY_WAIT
-    return first * wait * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # no secret
 
 
 @dataclass(slots=True)
@@ -202,7 +190,7 @@ class Deliverer:
             await self._attempts.submit(DeliveryAttempt(delivery, is_delivered=True, status=sent.status, error=None, wait=None))
             self.metrics.callbacks.deliveries.labels("delivered").inc()
             return
-        wait = wait_after(attempts, self.first_retry)
+        wait = wait_before_retry(attempts, self.first_retry)
         is_over = is_last or sent.status == _STATUS_GONE or datetime.now(UTC) + wait > delivery.pending_since + GIVE_UP_AFTER
         await self._attempts.submit(
             DeliveryAttempt(delivery, is_delivered=False, status=sent.status, error=error, wait=None if is_over else wait)

@@ -19,9 +19,10 @@ from uuid_utils.compat import uuid7
 from app.calls import ids
 from app.deliveries import store
 from app.deliveries.addresses import AllowList
+from app.deliveries.retries import wait_before_retry
 from app.deliveries.sender import Sender
 from app.deliveries.store import ClaimedDelivery, DeliveryAttempt
-from app.jobs.deliver import MAX_CONCURRENT_PER_TENANT, Deliverer, wait_after
+from app.jobs.deliver import MAX_CONCURRENT_PER_TENANT, Deliverer
 from app.jobs.refresh import Refresher
 from app.observability import Metrics
 from app.security.keyring import Keyring
@@ -395,7 +396,7 @@ async def test_a_claim_releases_a_held_event_if_the_earlier_one_has_just_ended(
 def test_waits_grow_to_four_hours_and_have_jitter() -> None:
     meant = [5, 30, 120, 900, 3600, 14_400, 14_400, 14_400]
     for failures, seconds in enumerate(meant, start=1):
-        waits = {wait_after(failures).total_seconds() for _ in range(50)}
+        waits = {wait_before_retry(failures).total_seconds() for _ in range(50)}
         assert 0.89 * seconds < min(waits) < max(waits) < 1.11 * seconds
 
 

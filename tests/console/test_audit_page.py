@@ -3,7 +3,7 @@
 import re
 from html import unescape
 
-from app.console.reads import PAGE_SIZE
+from app.console.page_size import PAGE_SIZE
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, text_of
 from tests.support.gateway import Gateway

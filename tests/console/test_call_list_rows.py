@@ -10,7 +10,7 @@ import pytest
 from app.calls.models import Call
 from app.console.calls.search import CallQuery, Search
 from app.console.calls.store import list_statement
-from app.console.reads import PAGE_SIZE
+from app.console.page_size import PAGE_SIZE
 from app.database.engine import Database
 from bench.rows_data import load
 from bench.rows_questions import draw_calls

@@ -11,7 +11,7 @@ import pytest
 
 from app.audit.store import AuditFilter, AuditRow, list_audit_events
 from app.console.calls.store import MAX_DELIVERIES, MAX_EVENTS
-from app.console.reads import PAGE_SIZE
+from app.console.page_size import PAGE_SIZE
 from app.tenants.scopes import Scope
 from tests.api.test_secrets import instrumented
 from tests.console.conftest import LogIn, browser, cookie_of, text_of

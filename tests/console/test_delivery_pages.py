@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 from app.audit.service import AuditLog
 from app.audit.store import AuditFilter
 from app.console.deliveries.store import MAX_TENANTS
-from app.console.reads import PAGE_SIZE
+from app.console.page_size import PAGE_SIZE
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, follow, text_of
 from tests.console.rows import add_delivery

@@ -7,7 +7,7 @@ from uuid_utils.compat import uuid7
 
 from app.console.deliveries import store
 from app.console.deliveries.store import MAX_COUNTED, MAX_SEARCHED
-from app.console.reads import PAGE_SIZE
+from app.console.page_size import PAGE_SIZE
 from tests.console.rows import URL, add_delivery, id_at
 from tests.support.gateway import Gateway
 

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime, timedelta
 
 from app.audit.events import command_actor
+from app.console.page_size import PAGE_SIZE
 from app.console.queues import store
 from app.console.queues.store import MAX_COUNTED, QueueLine
-from app.console.reads import PAGE_SIZE
 from app.http.read_limit import ReadLimit
 from app.queues.service import QueueChange, QueueService
 from app.queues.wait_reason import WaitReasonName, wait_reason

@@ -7,7 +7,8 @@ from fastapi import Depends, Request, Response
 from app.audit.service import AuditLog
 from app.console.access import ConsoleClientDep, console_router, slot_limited_reads
 from app.console.audit.view import ACTIONS, AuditLine, AuditQuery
-from app.console.reads import PAGE_SIZE, TimeLimitedReads
+from app.console.page_size import PAGE_SIZE
+from app.console.reads import TimeLimitedReads
 from app.console.rendering import page_response
 from app.http.routes import needs
 from app.tenants.scopes import Scope

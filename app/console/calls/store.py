@@ -20,7 +20,8 @@ from app.calls.last_answer import CallRow
 from app.calls.models import Call
 from app.console.calls.records import CallHistory, CallLine, DeliveryRow, DialRow, EventRow, PendingEnd, SlotRow
 from app.console.calls.search import CallQuery, Search, SearchKind
-from app.console.reads import PAGE_SIZE, fetch
+from app.console.page_size import PAGE_SIZE
+from app.console.reads import fetch
 from app.database.pool import Transactions
 
 MAX_EVENTS = 500

@@ -11,7 +11,8 @@ from typing import Final
 from uuid import UUID
 
 from app.calls import ids
-from app.console.reads import PAGE_SIZE, fetch
+from app.console.page_size import PAGE_SIZE
+from app.console.reads import fetch
 from app.database.pool import Transactions
 from app.deliveries.store import tenants_with_waiting
 

@@ -4,7 +4,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from app.console.reads import PAGE_SIZE, fetch
+from app.console.page_size import PAGE_SIZE
+from app.console.reads import fetch
 from app.database.pool import Transactions
 from app.queues.state_store import STATE_COLUMNS, STATE_TABLES, QueueState
 

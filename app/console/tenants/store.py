@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from app.console.reads import PAGE_SIZE, TimeLimitedReads, fetch
+from app.console.page_size import PAGE_SIZE
+from app.console.reads import TimeLimitedReads, fetch
 from app.database.pool import Transactions
 from app.scheduling import pace_store
 from app.scheduling.pace_limits import PaceLimits

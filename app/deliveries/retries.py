@@ -1,0 +1,19 @@
+"""When a failed delivery is tried again, and when Callgate gives up."""
+
+import random
+from datetime import timedelta
+from typing import Final
+
+FIRST_RETRY: Final = timedelta(seconds=5)
+"""The default of CALLGATE_DELIVERY_FIRST_RETRY."""
+GIVE_UP_AFTER: Final = timedelta(days=3)
+# The waits between attempts as multiples of the first: 5 s, 30 s, 2 min, 15 min, 1 h, then every 4 h.
+_WAITS = (1, 6, 24, 180, 720)
+_LAST_WAIT = 2880
+_JITTER = 0.1
+
+
+def wait_before_retry(failures: int, first: timedelta = FIRST_RETRY) -> timedelta:
+    """Returns the wait after this many failures, with jitter, so that retries of many deliveries spread out."""
+    wait = _WAITS[failures - 1] if failures <= len(_WAITS) else _LAST_WAIT
+    return first * wait * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # no secret
