@@ -147,7 +147,7 @@ class _Reader:
             "sslpassword": self._members.pop("sslpassword", None),
         }
         if self._read_choice("channel_binding", ("disable", "prefer", "require")) == "require":
-            mode = self._certificate_for_channel_binding(mode, members["sslrootcert"])
+            mode = self._sslmode_for_channel_binding(mode, members["sslrootcert"])
             members["sslrootcert"] = members["sslrootcert"] or "system"
         given_members = {name: value for name, value in members.items() if value is not None}
         if members["sslrootcert"] == "system":
@@ -155,8 +155,11 @@ class _Reader:
         query = urlencode(given_members | ({"sslmode": mode} if mode else {}))
         return {"dsn": f"postgresql://?{query}"} if query else {}
 
-    def _certificate_for_channel_binding(self, mode: str | None, root: str | None) -> str:
-        """Returns an sslmode that verifies the server's certificate. asyncpg does not support channel binding itself."""
+    def _sslmode_for_channel_binding(self, mode: str | None, root: str | None) -> str:
+        """Returns the sslmode for a URL that requires channel binding, which asyncpg does not support.
+
+        It verifies the server's certificate instead: `verify-full`, or `verify-ca` if the URL has it with a root certificate.
+        """
         if mode in ("disable", "allow"):
             raise DatabaseURLError(f"has channel_binding=require, which does not work with sslmode={mode}")
         return mode if mode == "verify-ca" and root else "verify-full"

@@ -91,7 +91,7 @@ class SecretReference(Declared):
     @model_validator(mode="before")
     @classmethod
     def _check_form(cls, value: Any) -> Any:
-        """Refuses anything else with a single error, so that no part of a secret is reported as an unknown member."""
+        """Refuses a value that is no reference to a secret, with a single error: no error shows a part of a secret."""
         if not _is_reference(value):
             raise declaration_error(_SECRET_ADVICE)
         return value

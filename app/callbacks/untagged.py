@@ -21,29 +21,32 @@ _MAX_CALL_LIFE = MAX_QUEUE_TIME + MAX_CALL_TIME + timedelta(days=1)
 
 
 class UntaggedCallbacks:
-    """Finds the accounts of calls whose callback URL may have no tag."""
+    """Finds the accounts of calls that an early version of Callgate placed, whose callback URLs have no tag.
+
+    The tag in the query of a callback URL proves that Callgate made the URL, and names the account (app.calls.callback_urls).
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._upgraded_at: datetime | None = None
+        self._tagged_since: datetime | None = None
         self._is_read = False
         self._accounts = Batcher(self._find_accounts)
 
     async def account_of(self, call_id: UUID) -> UUID | None:
         """Returns the account of a call that may have no tag; None for any other call, without a query for it."""
-        upgraded_at = await self._read_upgraded_at()
-        if upgraded_at is None or datetime.now(UTC) > upgraded_at + _MAX_ROLL_OUT + _MAX_CALL_LIFE:
+        tagged_since = await self._read_start_of_tagging()
+        if tagged_since is None or datetime.now(UTC) > tagged_since + _MAX_ROLL_OUT + _MAX_CALL_LIFE:
             return None
-        if ids.created_at(call_id) > upgraded_at + _MAX_ROLL_OUT:
+        if ids.created_at(call_id) > tagged_since + _MAX_ROLL_OUT:
             return None
         return await self._accounts.submit(call_id)
 
-    async def _read_upgraded_at(self) -> datetime | None:
+    async def _read_start_of_tagging(self) -> datetime | None:
         if not self._is_read:
             async with self._database.begin() as session:
-                self._upgraded_at = await repository.upgraded_at(session, "callback_tags")
+                self._tagged_since = await repository.upgraded_at(session, "callback_tags")
             self._is_read = True
-        return self._upgraded_at
+        return self._tagged_since
 
     async def _find_accounts(self, call_ids: Sequence[UUID]) -> list[UUID | None]:
         async with self._database.begin() as session:

@@ -42,7 +42,7 @@ class CallService:
         """Yields chunks of bytes: calls as JSON, joined by commas. `render` gets a row with the attributes of one call."""
         for start in range(0, len(call_ids), CHUNK_ROWS):
             chunk_ids = call_ids[start : start + CHUNK_ROWS]
-            async with self.reads.slot(caller.tenant_id, started=start > 0), self.database.begin() as session:
+            async with self.reads.slot(caller.tenant_id, response_started=start > 0), self.database.begin() as session:
                 rows = await repository.list_attributes(session, chunk_ids, attributes, tenant_id=caller.tenant_id)
                 chunk = await render_rows(rows, render)
             if chunk:
@@ -52,7 +52,7 @@ class CallService:
         """Yields chunks of bytes: the call's events as JSON, in order, joined by commas."""
         after = None
         while True:
-            async with self.reads.slot(caller.tenant_id, started=after is not None):
+            async with self.reads.slot(caller.tenant_id, response_started=after is not None):
                 async with self.database.begin() as session:
                     events = await repository.list_events(session, call.id, after=after, limit=CHUNK_ROWS)
                 chunk = await render_rows((event.whole(call) for event in events), render)

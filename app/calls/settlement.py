@@ -121,7 +121,10 @@ class Settlement:
         return replace(change, columns={**change.columns, **resource_columns(resource)})
 
     def change_to_not_started(self, problem: Mapping[str, Any], *, data: Mapping[str, Any]) -> RecordChange:
-        """Returns the change for a creation that certainly started no call: Twilio refused it, or no request was sent."""
+        """Returns the change for a creation that certainly started no call: Twilio refused it, or no request was sent.
+
+        The record gets `problem`; `data` becomes members of the event.
+        """
         columns = {"execution": "not_started", "settled_by": "response", "problem": problem}
         return record_change("call.not_started", {"problem": problem["slug"], **data}, columns)
 
@@ -191,9 +194,10 @@ class Settlement:
         now: datetime,
         is_taken: bool,
     ) -> BindingEffects:
-        """Binds Twilio's call to the record in memory and returns what to write.
+        """Makes Twilio's call `resource` the call of this record, in memory. Returns what the caller has to write.
 
-        `now` is the database's clock; `is_taken` says that another record has the sid.
+        If another record has the sid (`is_taken`), or this record has another call, nothing is bound, and an event says so.
+        `now` is the database's clock.
         """
         if call.execution == "started" and call.sid == resource.sid:
             return BindingEffects(apply_resource(call, resource))

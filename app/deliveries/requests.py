@@ -59,7 +59,7 @@ def _twilio_request(content: DeliveryContent, method: CallbackMethod, url: str, 
 
     https://www.twilio.com/docs/usage/security#validating-requests
     """
-    url = _url_as_received(url)
+    url = _url_seen_by_receiver(url)
     headers = {"I-Twilio-Idempotency-Token": content.webhook_id}
     encoded = urlencode(content.fields)
     if method == "GET":
@@ -80,7 +80,7 @@ def _sign(url: str, posted: Mapping[str, str], secret: str) -> str:
     return compute_signature(secret, url, posted)
 
 
-def _url_as_received(url: str) -> str:
+def _url_seen_by_receiver(url: str) -> str:
     """Returns the URL that the receiver sees and checks: without a fragment, and with a path."""
     url, _ = urldefrag(url)
     parts = urlsplit(url)
@@ -100,4 +100,4 @@ def _json_request(content: DeliveryContent, url: str, secret: str, at: datetime)
         "webhook-timestamp": str(int(at.timestamp())),
         "webhook-signature": Webhook(secret).sign(content.webhook_id, at, body),
     }
-    return DeliveryRequest("POST", _url_as_received(url), headers, body.encode())
+    return DeliveryRequest("POST", _url_seen_by_receiver(url), headers, body.encode())

@@ -32,16 +32,16 @@ class ReadLimit:
         self._max_wait_s = max_wait_s
 
     @asynccontextmanager
-    async def slot(self, tenant_id: str, *, started: bool = False) -> AsyncIterator[None]:
+    async def slot(self, tenant_id: str, *, response_started: bool = False) -> AsyncIterator[None]:
         """Waits for a slot, and keeps it until the context ends. Raises Overloaded after `max_wait_s`.
 
-        Waits without a limit if the response has `started`. The tenant's limit is checked before the process's, so lists of a
-        tenant that has reached its own limit do not delay other tenants.
+        With `response_started` it waits without a limit, because the response cannot become an error any more. The tenant's
+        limit is checked before the process's, so lists of a tenant that has reached its own limit do not delay other tenants.
         """
         own = self._tenants.get(tenant_id) or self._tenants.setdefault(tenant_id, asyncio.Semaphore(self._per_tenant))
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(None if started else self._max_wait_s):
+                async with asyncio.timeout(None if response_started else self._max_wait_s):
                     await stack.enter_async_context(own)
                     await stack.enter_async_context(self._process)
             except TimeoutError:

@@ -94,11 +94,12 @@ async def free_slots(database: Database, account_id: UUID) -> int:
 
 
 async def free_ended_slots(connection: Connection, account_id: UUID) -> int:
-    """Frees the dial slots of the account's ended calls. Returns how many were freed.
+    """Deletes the dial slots of the account's ended calls, and recounts the slots in use of the account and of its queues.
 
-    The transaction must have locked the account's row in `pace` and no row of a queue: this function locks the queues' rows, in
-    the order of ids. Slots that were deleted together with their call's record count as freed. Slots are counted in separate
-    statements after the locks, because a statement that waits for a lock keeps its older snapshot.
+    Returns by how many the account's count fell. That includes slots that were deleted with the record of their call. The
+    transaction must have locked the account's row in `pace` and no row of a queue: this function locks the queues' rows, in the
+    order of ids. It counts in statements of their own after the locks, because a statement that waits for a lock does not see
+    what was committed meanwhile.
     """
     await connection.execute(_DELETE_ENDED, account_id)
     freed: int | None = await connection.fetchval(_RECOUNT_ACCOUNT, account_id)

@@ -193,5 +193,8 @@ async def read_guard(database: Statements) -> GuardState | None:
 
 
 async def release_grants(connection: Connection, state: GuardState) -> bool:
-    """Ends the halt and records `state.current`. Returns False if the server or the row has changed since `state` was read."""
+    """Ends the halt, so that scheduled calls are granted again. Stores `state.current` as the server that is known now.
+
+    Changes nothing and returns False if the Postgres server or the row of the guard has changed since `state` was read.
+    """
     return await connection.fetchrow(_RELEASE, state.current, state.version) is not None

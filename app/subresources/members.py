@@ -13,7 +13,7 @@ from app.calls.parameter_types import Text
 from app.errors import FieldError, InvalidRequest
 from app.http.field_errors import field_errors_from
 from app.twilio.forwarding import QueryPairs
-from app.twilio.subresources import IDEMPOTENCY_KEY, Operation, Parameter, pair_names
+from app.twilio.subresources import IDEMPOTENCY_KEY, Operation, Parameter, parameter_field_names
 
 
 def _refuse_deep_nesting(value: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _form_fields(parameter: Parameter, value: Any) -> Iterator[tuple[str, str]]:
         return
     if parameter.kind == "pairs":
         for number, pair in enumerate(value.items(), start=1):
-            yield from zip(pair_names(number), pair, strict=True)
+            yield from zip(parameter_field_names(number), pair, strict=True)
         return
     for item in value if parameter.many else [value]:
         yield parameter.name, _format_value(item)

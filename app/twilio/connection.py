@@ -23,7 +23,11 @@ _FIRST_FINAL_STATUS = 200
 
 
 class HttpConnection(asyncio.Protocol):
-    """Sends one request after the other: `send`, then `body` until `is_complete`. Raises httpx's errors."""
+    """A connection for one request at a time. Raises httpx's errors.
+
+    `send` sends a request and returns the head of its response. `body` returns the next part of the response's body; call it
+    until `is_complete`.
+    """
 
     transport: asyncio.Transport
     # Each response gets a new parser, because a parser may keep state of an earlier response.

@@ -191,7 +191,7 @@ def form(parameters: Mapping[str, Any]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Parameters and their encoded form."""
+    """The parameters of a request to Twilio, and the same parameters as its URL-encoded body."""
 
     parameters: Mapping[str, Any] = field(repr=False)
     content: bytes = field(repr=False)

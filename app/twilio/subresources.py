@@ -49,10 +49,10 @@ class Parameter:
             yield self.name
             return
         for number in range(1, _MAX_PAIRS + 1):
-            yield from pair_names(number)
+            yield from parameter_field_names(number)
 
 
-def pair_names(number: int) -> tuple[str, str]:
+def parameter_field_names(number: int) -> tuple[str, str]:
     return f"Parameter{number}.Name", f"Parameter{number}.Value"
 
 
