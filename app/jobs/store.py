@@ -10,7 +10,8 @@ _DUE = """
         EXISTS (SELECT FROM call WHERE search_at <= now()) AS search,
         EXISTS (SELECT FROM wanted_update WHERE due_at <= now()) AS control,
         EXISTS (SELECT FROM dial_slot WHERE ring_by <= now()) AS deadlines,
-        EXISTS (SELECT FROM scheduled_dial) AS dial
+        EXISTS (SELECT FROM scheduled_dial) AS dial,
+        EXISTS (SELECT FROM delivery WHERE next_attempt_at <= now()) AS deliver
 """
 
 

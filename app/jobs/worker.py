@@ -90,7 +90,6 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
     dialer = Dialer(state["database"], state["granted"], state["settlement"], settings.max_in_flight, counters)
     deadlines = Deadlines(state["database"], state["control"])
     heartbeat = Heartbeat(state["database"])
-    poll = settings.worker_poll_interval
     polled = [
         Job("refresh", refresher.step, _UNPOLLED_EVERY_S),
         Job("abandoned", resolver.mark_abandoned, _UNPOLLED_EVERY_S),
@@ -98,14 +97,14 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("control", PendingUpdateSender(state["database"], state["control"]).step, _UNPOLLED_EVERY_S),
         Job("deadlines", deadlines.step, _UNPOLLED_EVERY_S),
         Job("dial", dialer.step, _UNPOLLED_EVERY_S, dialer.drain, dialer.wake),
+        Job("deliver", deliverer.step, _UNPOLLED_EVERY_S, deliverer.drain, deliverer.wake),
     ]
     audit = Retention(state["database"], metrics, timedelta(days=settings.audit_retention_days), AUDIT_TABLES)
     calls_kept_for = None if settings.retention_days is None else timedelta(days=settings.retention_days)
     rollup = RollUp(state["database"], timedelta(days=settings.rollup_retention_days), calls_kept_for)
     jobs = [
         *polled,
-        Job("poll", partial(_wake_due, state["database"], polled, resolver.longest_life), poll),
-        Job("deliver", deliverer.step, poll, deliverer.drain, deliverer.wake),
+        Job("poll", partial(_wake_due, state["database"], polled, resolver.longest_life), settings.worker_poll_interval),
         Job("guard", GuardWatch(state["database"], counters).step, _GUARD_EVERY_S),
         Job("slots", deadlines.free_slots, _SLOTS_EVERY_S),
         Job("turns", deadlines.delete_idle_turns, _TURNS_EVERY_S),

@@ -24,11 +24,16 @@ DUE = {
         SELECT id, tenant_id, account_id, account_id, account_id, 0, now(), now() + interval '1 h', now()
         FROM call WHERE id = :id
     """,
+    "deliver": """
+        INSERT INTO delivery (id, call_id, at, tenant_id, event, position)
+        SELECT gen_random_uuid(), id, now() - interval '1 year', tenant_id, 'completed', 3 FROM call WHERE id = :id
+    """,
 }
 NOT_DUE = (
     "DELETE FROM wanted_update",
     "DELETE FROM dial_slot",
     "DELETE FROM scheduled_dial",
+    "UPDATE delivery SET next_attempt_at = now() + interval '1 h' WHERE next_attempt_at IS NOT NULL",
     "UPDATE call SET refresh_at = now() + interval '1 h', search_at = now() + interval '1 h'",
     "UPDATE call SET execution = 'unknown' WHERE execution = 'pending'",
 )
