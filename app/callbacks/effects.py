@@ -60,7 +60,7 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class CallbackEffect:
-    """The result of a callback, and the events to write, in this order. A duplicate has no events."""
+    """What applying a callback did: the result, and the events to write in the order of `events`. A duplicate has none."""
 
     result: CallbackResult
     events: tuple[Event, ...] = ()

@@ -9,7 +9,10 @@ from app.database.base import Base
 
 
 class Upgrade(Base):
-    """The time at which an upgrade brought the feature `name` to this database. A database that always had it has no row."""
+    """The time at which an upgrade brought the feature `name`, such as `callback_tags`, to this database.
+
+    A database that always had the feature has no row.
+    """
 
     __tablename__ = "upgrade"
 

@@ -29,7 +29,10 @@ logger = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ReceivedCallback:
-    """A request that may be from Twilio. `path` includes the query; `posted` are the fields of the body."""
+    """A request that may be from Twilio. `path` includes the query.
+
+    `fields` are those of the callback: a POST has them in its body, a GET in its query. `posted` are those of the body.
+    """
 
     call_id: UUID
     account_id: UUID
@@ -117,7 +120,7 @@ class CallbackService:
         self._metrics.callbacks.received.labels(applied.result).inc()
 
     def _count_forged(self, result: str) -> CallbackForged:
-        """Counts the refusal under `result`, and returns its error."""
+        """Counts the refused callback under the metric label `result`. Returns the error to raise."""
         self._metrics.callbacks.received.labels(result).inc()
         bind(callback=result)
         return CallbackForged()
@@ -159,7 +162,7 @@ class CallbackService:
         ]
 
     def _apply(self, changed: ChangedCall, callback: Callback, taken: Mapping[str, UUID]) -> _AppliedCallback:
-        """Applies a callback to its record in memory."""
+        """Applies a callback to its record in memory. `taken` maps sids to the ids of the records that have them."""
         call, resource = changed.call, callback.resource
         effect = callback_effect(call, callback)
         reported_by = len(changed.events)

@@ -42,6 +42,7 @@ class UntaggedCallbacks:
         return await self._accounts.submit(call_id)
 
     async def _read_start_of_tagging(self) -> datetime | None:
+        """Returns when an upgrade brought tags to this database. Reads that from Postgres only once."""
         if not self._is_read:
             async with self._database.begin() as session:
                 self._tagged_since = await repository.upgraded_at(session, "callback_tags")
