@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from app.calls.control.router import CallControlDep, indeterminate_update
+from app.calls.control.router import CallControlDep, indeterminate_update_error
 from app.calls.creation.router import log_call
 from app.calls.creation.service import CreationService
 from app.calls.creation.store import NewCall
@@ -137,7 +137,7 @@ async def update_call(
 ) -> Response:
     """Answers 200, or 202 when Twilio's answer was lost: Callgate then repeats the request until the call has ended."""
     body = parameters_of(form, CallUpdate)
-    request.state.indeterminate_error = indeterminate_update(call, body)
+    request.state.indeterminate_error = indeterminate_update_error(call, body)
     change = await control.update(account.caller, call, body)
     return _resource(change.call, 200 if change.done else 202)
 

@@ -15,7 +15,7 @@ _TWILIO_EVENTS = ("call.started", "call.corrected", "call.callback", "call.statu
 
 
 async def store_pending_update(session: AsyncSession, call: Call, *, status: str) -> None:
-    """Stores how the call is to be ended. A later request replaces an earlier one."""
+    """Stores a request to end the call with Twilio's `status` `canceled` or `completed`. Replaces an earlier request."""
     values = {"status": status, "attempt": call.attempt, "due_at": func.now()}
     statement = upsert(PendingUpdate).values(call_id=call.id, **values)
     await session.execute(statement.on_conflict_do_update(index_elements=[PendingUpdate.call_id], set_=values))

@@ -45,7 +45,7 @@ async def call_control(request: Request) -> CallControl:
 CallControlDep = Annotated[CallControl, Depends(call_control)]
 
 
-def indeterminate_update(call: Call, body: Mapping[str, Any]) -> ActionUnknown | None:
+def indeterminate_update_error(call: Call, body: Mapping[str, Any]) -> ActionUnknown | None:
     """Returns the error to answer with if this process fails or stops during the change.
 
     Returns None if the request only ends the call, because that may be repeated.
@@ -106,7 +106,7 @@ async def update_call(
     `action-unknown`: check the call before you repeat the request.
     """
     call = await service.get(caller, id_or_sid)
-    request.state.indeterminate_error = indeterminate_update(call, body)
+    request.state.indeterminate_error = indeterminate_update_error(call, body)
     change = await control.update(caller, call, body)
     response.status_code = 200 if change.done else 202
     call = change.call

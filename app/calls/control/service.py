@@ -93,17 +93,17 @@ class CallControl:
             return ControlResult(call, done=False)
         if call.execution != "started" or call.status in TERMINAL_STATUSES:
             raise WrongCallState(call_id=call.id)
-        progress = await self._changed_callbacks(call, update)
+        callbacks = await self._changed_callbacks(call, update)
         try:
-            resource = await self._send(call, update.for_twilio() | progress.for_twilio)
+            resource = await self._send(call, update.for_twilio() | callbacks.for_twilio)
         except TwilioOutcomeUnknown as error:
             return ControlResult(await self._on_lost_response(call, update, error), done=False)
         except TwilioError as error:
             raise _problem_of_refusal(call, error) from error
         try:
-            return ControlResult(await self._record_update(call, resource, update, columns=progress.columns), done=True)
+            return ControlResult(await self._record_update(call, resource, update, columns=callbacks.columns), done=True)
         except DatabaseUnavailable:
-            if progress.columns:
+            if callbacks.columns:
                 raise ActionUnknown(call_id=call.id) from None
             # Twilio has made the change; after a 503 the client would repeat it. The next refresh updates the record.
             logger.warning("update_not_recorded", call_id=str(call.id), call_sid=call.sid)
@@ -146,7 +146,7 @@ class CallControl:
         except TwilioError as error:
             await self._on_failed_update(call, pending, error)
         else:
-            await self._record_update(call, resource, update, remembered=pending)
+            await self._record_update(call, resource, update, pending=pending)
 
     async def cancel_if_queued(self, call: Call) -> None:
         """Cancels a started call if Twilio reports that the call is still in Twilio's queue. Otherwise changes nothing.
@@ -222,22 +222,27 @@ class CallControl:
         update: CallUpdate,
         *,
         columns: Mapping[str, Any] | None = None,
-        remembered: PendingUpdate | None = None,
+        pending: PendingUpdate | None = None,
     ) -> Call:
+        """Records a change that Twilio has made, and `resource`, its answer. Returns the record.
+
+        Also sets `columns`. Deletes the stored request to end the call if the change sets a status; with `pending`, the stored
+        request that was sent, a later request is kept.
+        """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             if locked is None:
                 return call
             for name, value in (columns or {}).items():
                 setattr(locked, name, value)
-            event_data = update.for_event() | ({"remembered": True} if remembered else {})
+            event_data = update.for_event() | ({"remembered": True} if pending else {})
             await repository.add_event(session, call.id, "call.updated", event_data)
             for type_, data in apply_resource(locked, resource):
                 await repository.add_event(session, call.id, type_, data)
             # The next status follows soon.
             locked.refresh_at = await repository.transaction_time(session)
             if update.status is not None:
-                await control_repository.delete_pending_update(session, call.id, only=remembered)
+                await control_repository.delete_pending_update(session, call.id, only=pending)
         return locked
 
     async def _drop_pending_update(self, call: Call, pending: PendingUpdate, reason: str) -> None:
