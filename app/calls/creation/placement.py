@@ -63,7 +63,7 @@ class Placement:
             self._write_outcomes, max_batch=BATCH
         )
         self._twilio_queue = TwilioQueueWatch(self.metrics.twilio)
-        self._late_outcomes = RetryQueue(self._commit_late_outcome, name="outcomes", max_batch=BATCH)
+        self._late_outcomes = RetryQueue(self._retry_commit, name="outcomes", max_batch=BATCH)
 
     async def place(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Call | NewCall:
         """Dials, commits the outcome, and returns the record.
@@ -124,7 +124,7 @@ class Placement:
         """Commits the outcome and returns the record. Returns the call as `unknown` if that is not possible now."""
         change = None
         try:
-            change = self._settlement_of(outcome, prepared)
+            change = self._change_for(outcome, prepared)
             return await self._commit(call, outcome, change)
         except Exception as error:
             if not isinstance(error, DatabaseUnavailable):
@@ -135,8 +135,8 @@ class Placement:
         call.execution = "unknown"
         return call
 
-    def _settlement_of(self, outcome: Outcome, prepared: PreparedCall | None = None) -> RecordChange:
-        """Returns the change that records this outcome of a dial."""
+    def _change_for(self, outcome: Outcome, prepared: PreparedCall | None = None) -> RecordChange:
+        """Returns the change that records this outcome of a dial. Only for `Unknown`, `prepared` may be None."""
         data: dict[str, Any] = {"attempts": [_attempt_json(attempt) for attempt in outcome.attempts]}
         match outcome:
             case Started():
@@ -160,7 +160,7 @@ class Placement:
             return await self._commit_sid_taken(call, outcome)
         if changed_at is None:
             # A callback or the worker has settled it meanwhile.
-            return await self._commit_late(call, outcome, change)
+            return await self._commit_to_settled(call, outcome, change)
         change.apply_to(call, now=changed_at)
         call.updated_at = changed_at
         with _LoggedFailure("settlement_not_counted", call):
@@ -172,16 +172,17 @@ class Placement:
         sid = outcome.resource.sid if isinstance(outcome, Started) else None
         logger.error("sid_taken", call_id=str(call.id), call_sid=sid, why=SID_TAKEN_EXPLANATION)
         unknown = Unknown("sid_taken", outcome.attempts)
-        return await self._commit(call, unknown, self._settlement_of(unknown))
+        return await self._commit(call, unknown, self._change_for(unknown))
 
     async def _write_outcomes(self, outcomes: Sequence[tuple[Call | NewCall, RecordChange]]) -> list[datetime | Busy | None]:
         written = await write_outcomes(self.database, [SettledCall.of(call, change) for call, change in outcomes])
         return [written[call.id, call.attempt] for call, _ in outcomes]
 
-    async def _commit_late(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
-        """Applies the outcome to a record that was settled in another way meanwhile, if the outcome is better founded.
+    async def _commit_to_settled(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
+        """Commits the outcome to a record that was settled in another way meanwhile.
 
-        Returns the record. If Postgres has lost the record, inserts it again.
+        `Started` binds its call in any state of the record. Another outcome is only applied while the record is pending or
+        unknown in the same attempt. Returns the record. If Postgres has lost the record, inserts it again.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
@@ -216,7 +217,8 @@ class Placement:
                     session, rejected=rejected, accepted=accepted, reason=TwilioCredentialRejected.reason
                 )
 
-    async def _commit_late_outcome(self, late: tuple[Call | NewCall, Outcome, RecordChange]) -> None:
+    async def _retry_commit(self, late: tuple[Call | NewCall, Outcome, RecordChange]) -> None:
+        """Commits an outcome whose first commit failed."""
         await self._commit(*late)
 
     def _start_task(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:

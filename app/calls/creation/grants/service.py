@@ -121,8 +121,9 @@ class _GrantTransaction:
     async def _postpone_closed(self, candidate: WaitingCall) -> bool:
         """Postpones the candidate and later calls of its queue and priority if the candidate is outside its calling hours.
 
-        Returns whether it has postponed calls. Only calls from the candidate on are read: earlier ones may ring, and would be
-        read again in each round. A call with no open hour before its `ring_by` is postponed to `ring_by`, where it expires.
+        Returns whether it has postponed calls. Reads no calls that are due before the candidate: they may be inside their
+        calling hours, and then each round would read them again. A call with no open hour before its `ring_by` is postponed to
+        `ring_by`, where it expires.
         """
         hours = self.queues[candidate.queue_id].hours
         if hours is None:

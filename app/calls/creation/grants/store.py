@@ -212,9 +212,9 @@ async def lock_queue_paces(connection: Connection, queue_ids: Collection[UUID]) 
 async def due_queues(connection: Connection, account_id: UUID, at: datetime) -> list[DueQueue]:
     """Returns the queues of the account's tenant that have due calls. The first item is NO_QUEUE, for calls in no queue."""
     rows = await connection.fetch(_QUEUES, account_id, at)
-    none = DueQueue(NO_QUEUE, not rows[0]["suspended"], _stored_hours(rows[0]["tenant_hours"]))
+    none = DueQueue(NO_QUEUE, not rows[0]["suspended"], _parse_hours(rows[0]["tenant_hours"]))
     return [none] + [
-        DueQueue(row["id"], not (row["suspended"] or row["paused"]), _stored_hours(row["hours"] or row["tenant_hours"]))
+        DueQueue(row["id"], not (row["suspended"] or row["paused"]), _parse_hours(row["hours"] or row["tenant_hours"]))
         for row in rows
         if row["id"] is not None
     ]
@@ -234,7 +234,7 @@ async def grant(connection: Connection, call_id: UUID, at: datetime) -> Grant | 
     The caller's next call waits for the turns of other callers. Returns None if the call was canceled or its `ring_by` has
     passed.
     """
-    return _grant(await connection.fetch(_GRANT_CALL, call_id, at))
+    return _grant_of(await connection.fetch(_GRANT_CALL, call_id, at))
 
 
 async def grant_next(connection: Connection, account_id: UUID, at: datetime, queue_ids: Collection[UUID]) -> Grant | None:
@@ -242,14 +242,15 @@ async def grant_next(connection: Connection, account_id: UUID, at: datetime, que
 
     Returns None if no call is due, or if the call was canceled meanwhile.
     """
-    return _grant(await connection.fetch(_GRANT_NEXT, account_id, at, list(queue_ids)))
+    return _grant_of(await connection.fetch(_GRANT_NEXT, account_id, at, list(queue_ids)))
 
 
-def _grant(rows: Sequence[Mapping[str, Any]]) -> Grant | None:
+def _grant_of(rows: Sequence[Mapping[str, Any]]) -> Grant | None:
+    """Returns the grant in the result of `_GRANT`. None: nothing was granted."""
     if not rows:
         return None
     row = rows[0]
-    call = NewCall(**{name: _value(name, row[name]) for name in _CALL_COLUMNS})
+    call = NewCall(**{name: _parse_column(name, row[name]) for name in _CALL_COLUMNS})
     for name in _MORE_COLUMNS:
         setattr(call, name, row[name])
     return Grant(call, {name: row[f"dial_{name}"] for name in _DIAL_COLUMNS if name != "due_at"}, row["ring_in_s"])
@@ -268,9 +269,9 @@ async def postpone(connection: Connection, later: Mapping[UUID, datetime]) -> No
     await connection.execute(_POSTPONE, list(later), list(later.values()))
 
 
-def _value(name: str, value: Any) -> Any:
+def _parse_column(name: str, value: Any) -> Any:
     return json.loads(value) if name in ("parameters", "warnings") else value
 
 
-def _stored_hours(value: str | None) -> Hours | None:
+def _parse_hours(value: str | None) -> Hours | None:
     return None if value is None else read_hours(json.loads(value))

@@ -28,7 +28,7 @@ class PacedIntents:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._intents = Batcher(self._write, max_batch=BATCH)
-        self._freed = Batcher(self._free_slots, max_batch=BATCH)
+        self._freed = Batcher(self._free_batch, max_batch=BATCH)
 
     async def submit(self, call: NewCall) -> datetime | None:
         """Writes the intent and returns the time of the write; None if another call has its idempotency key.
@@ -37,13 +37,14 @@ class PacedIntents:
         the slots of ended calls are freed, and the intent is tried once more.
         """
         written = await self._intents.submit(call)
-        if isinstance(written, Refusal) and written.is_full and await self._has_freed(call.account_id):
+        if isinstance(written, Refusal) and written.is_full and await self._free_ended(call.account_id):
             written = await self._intents.submit(call)
         if isinstance(written, Refusal):
             raise paced_error(written, call)
         return written
 
-    async def _has_freed(self, account_id: UUID) -> bool:
+    async def _free_ended(self, account_id: UUID) -> bool:
+        """Frees the slots of the account's ended calls. Returns whether there were any; False if Postgres is unavailable."""
         try:
             return await self._freed.submit(account_id) > 0
         except DatabaseUnavailable:
@@ -54,15 +55,17 @@ class PacedIntents:
         written = await insert_paced_intents(self._database, calls)
         return [written.get(call.id) for call in calls]
 
-    async def _free_slots(self, account_ids: Sequence[UUID]) -> Sequence[int]:
+    async def _free_batch(self, account_ids: Sequence[UUID]) -> Sequence[int]:
+        """Frees the slots of ended calls in these accounts. Returns the number of freed slots for each account."""
         freed = {account_id: await free_slots(self._database, account_id) for account_id in dict.fromkeys(account_ids)}
         return [freed[account_id] for account_id in account_ids]
 
 
 async def reopen_paced(session: Session, call: Call, intended: NewCall) -> Call | None:
-    """Reopens the call as `reopen` does, and takes a token and a dial slot for it.
+    """Makes a `not_started` call pending again with the values of `intended`, and takes a token and a dial slot for it.
 
-    Raises Paced if the pace does not allow it; then the transaction must not commit.
+    Returns None if another request has reopened the call already. Raises Paced if the pace does not allow it; then the
+    transaction must not commit.
     """
     await lock_pace_in_session(session, intended.account_id)
     connection = await driver_connection(session)
