@@ -45,8 +45,11 @@ class Budget:
     connect: float
 
     @property
-    def first_attempt(self) -> float:
-        """Seconds that must be left for a first attempt. Less than for a repetition, because the intent is committed."""
+    def min_for_first_attempt(self) -> float:
+        """The seconds that must be left when the first attempt begins.
+
+        A repetition needs the whole time `attempt`. The first may begin with less, because the intent is already committed.
+        """
         return min(self.attempt, self.total / 2)
 
 
@@ -104,21 +107,21 @@ class WaitingDial:
 class PreparedCall:
     """Input of a dial, made before the intent is committed, so that it cannot fail afterwards.
 
-    `began` is the value of `elapsed()` at which the time budget began. `expects_callbacks` says that Twilio is asked to call
-    Callgate back. `send_before` is the value of `elapsed()` after which nothing may be sent, if there is a deadline. `waiting`
-    is set for a scheduled call: it waits again after a temporary refusal.
+    `began` is the time at which the time budget began. Nothing may be sent after the `deadline`: the `ring_by` of a scheduled
+    call. Both are values of the clock `elapsed()`. `expects_callbacks` says that Twilio is asked to send callbacks to Callgate.
+    `waiting` is set for a scheduled call: it waits again after a temporary refusal.
     """
 
     form: Form
     began: float
     expects_callbacks: bool = False
-    send_before: float = math.inf
+    deadline: float = math.inf
     waiting: WaitingDial | None = None
 
 
 @dataclass
 class _DialProgress:
-    """The time limits and the attempts of one dial. `began` and `deadline` are values of `elapsed()`."""
+    """The time limits and the attempts of one dial. `began` and `deadline` are those of the `PreparedCall`."""
 
     budget: Budget
     began: float
@@ -127,6 +130,7 @@ class _DialProgress:
 
     @property
     def remaining(self) -> float:
+        """The seconds that are left of the time budget."""
         return self.budget.total - (elapsed() - self.began)
 
     def send_before(self) -> float:
@@ -165,8 +169,8 @@ async def dial(
 
     `may_repeat` is called before each repetition and returns whether the call still waits for this dial's outcome.
     """
-    progress = _DialProgress(budget, prepared.began, prepared.send_before)
-    if progress.remaining < budget.first_attempt or elapsed() >= prepared.send_before:
+    progress = _DialProgress(budget, prepared.began, prepared.deadline)
+    if progress.remaining < budget.min_for_first_attempt or elapsed() >= prepared.deadline:
         return NotStarted(UpstreamUnreachable(_NO_TIME_LEFT_DETAIL, after_s=1), progress.attempts)
     tries = 0
     waiting = list(credentials)

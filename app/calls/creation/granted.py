@@ -38,7 +38,7 @@ class GrantedCallDialer:
         call = grant.call
         tries = grant.dial["tries"]
         waiting = WaitingDial({**grant.dial, "tries": tries + 1}, timedelta(seconds=min(2**tries, _LONGEST_RETRY_S)))
-        prepared = PreparedCall(Form.of({}), began, send_before=began + grant.ring_in_s, waiting=waiting)
+        prepared = PreparedCall(Form.of({}), began, deadline=began + grant.ring_in_s, waiting=waiting)
         try:
             request = CallRequest.model_validate(call.parameters)
             account = await self.preparation.find_account(call.tenant_id, call.account_sid)

@@ -43,7 +43,10 @@ class Preparation:
     def prepare(
         self, request: CallRequest, account: CallableAccount, sip_auth: SipAuth | None, call_id: UUID, began: float
     ) -> tuple[StatusCallbacks, PreparedCall]:
-        """Returns the call's status callbacks, and the form for Twilio with every parameter and secret."""
+        """Returns the call's status callbacks, and the form for Twilio with every parameter and secret.
+
+        `began` is the value of the clock `elapsed()` at which the time budget of the creation began.
+        """
         callbacks = status_callbacks(request, account, call_id, urls=self.callback_urls, validate_url=self.validate_callback)
         parameters = request.for_twilio() | callbacks.for_twilio
         if sip_auth is not None:

@@ -24,7 +24,10 @@ def given_rows_sql(*more: str) -> str:
 
 
 def new_deliveries_sql(written: str) -> str:
-    """Returns a CTE, to append to a WITH clause, that inserts the deliveries of rows. `written` is the FROM clause."""
+    """Returns a CTE, to append to a WITH clause, that inserts deliveries from the JSON column `delivery`, unless it is null.
+
+    `written` is the FROM clause that has this column.
+    """
     source = f"{written} CROSS JOIN LATERAL jsonb_populate_record(NULL::delivery, delivery) AS new WHERE delivery IS NOT NULL"
     return f", new_delivery AS ({insert_deliveries_from(source)})"
 

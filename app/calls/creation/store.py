@@ -195,7 +195,10 @@ class SettledCall:
 
     @classmethod
     def of(cls, call: Call | NewCall, change: RecordChange) -> Self:
-        """Wraps `change` as the outcome of the call's current attempt, with Twilio's resource as it is stored."""
+        """Returns `change` as the outcome of the call's current attempt, with the delivery that it needs.
+
+        The columns that store Twilio's resource replace the resource itself.
+        """
         # A call that was just created has no deliveries, and not this attribute. A granted call has the attribute.
         written: Sequence[str] = getattr(call, "deliveries_written", ())
         delivery = settled_delivery(call, change.columns, written=written)

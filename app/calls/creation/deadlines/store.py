@@ -70,7 +70,8 @@ async def postpone_deadline_check(database: Database, call_id: UUID, wait: timed
 async def delete_idle_turns(database: Database, idle_for: timedelta, *, limit: int) -> int:
     """Deletes `dial_turn` rows of callers without waiting calls or grants within `idle_for`. Returns how many.
 
-    Meanwhile, for some milliseconds, no call can be scheduled or granted. Deletes none if the lock is not free within 0.1 s.
+    Locks `scheduled_dial` for some milliseconds, in which no call can be scheduled or granted. Deletes none if that lock is not
+    free within 0.1 s.
     """
     if not await database.fetch(_IDLE_TURNS, idle_for, 1):
         return 0

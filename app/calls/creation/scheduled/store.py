@@ -139,7 +139,8 @@ async def end_expired_calls(database: Database, change: RecordChange, *, limit: 
 async def _end(connection: Connection, statement: str, change: RecordChange, limit: int, *which: object) -> set[UUID]:
     """Settles waiting calls in the caller's transaction and returns their ids.
 
-    Writes a delivery for each call whose tenant requested `settled`.
+    `statement` is `_END` with a condition, which has the parameters `which` from $5 on. Writes a delivery for each call whose
+    tenant requested `settled`.
     """
     rows = await connection.fetch(statement, limit, _json(change.columns), change.event, _json(change.data), *which)
     ended = [_EndedCall(**row) for row in rows]
