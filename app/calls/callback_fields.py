@@ -43,6 +43,7 @@ def all_fields(call: CallIdentity, stored: Mapping[str, Any], left_out: int | No
 
 
 def _implied(call: CallIdentity, name: str) -> str:
+    """Returns the value that a field has in every callback of the call: from its record, or the same for all calls."""
     constant = _CONSTANTS.get(name)
     implied: str = getattr(call, _COLUMNS[name]) if constant is None else constant
     return implied

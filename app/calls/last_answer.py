@@ -98,11 +98,15 @@ class LastAnswerMixin:
         super().__setattr__(name, value)
 
     def _implied(self, name: str) -> Any:
+        """Returns the value that the record's other columns hold for a member of Twilio's answer, in Twilio's form."""
         return as_twilio_json(getattr(self, "from_" if name == "from" else name))
 
 
 class CallRow(LastAnswerMixin):
-    """A row with some attributes of `Call`. To have a derived attribute, it needs those that `stored_attributes` returns."""
+    """A row with some attributes of `Call`.
+
+    For `uri`, `subresource_uris` and `resource`, which are computed, it needs the attributes that `stored_attributes` returns.
+    """
 
     def __init__(self, row: Mapping[str, Any]) -> None:
         self.__dict__.update(row)
@@ -118,13 +122,13 @@ def stored_attributes(attributes: tuple[str, ...]) -> tuple[str, ...]:
     return (*dict.fromkeys([*(name for name in attributes if name not in _DERIVED), *stored]),)
 
 
-def stored_columns(request: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
+def stored_columns(call: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `columns`, in which Twilio's whole answer (`resource`) is replaced by the columns that store it.
 
-    `columns` maps attribute names to the values of Twilio's resource. `request` is the call's record, from which only `to`,
-    `from_` and `account_sid` are read.
+    `columns` maps attribute names to the values of Twilio's resource. Only `to`, `from_` and `account_sid` are read from the
+    record `call`.
     """
-    record = {"account_sid": request.account_sid, "to": request.to, "from": request.from_, **columns}
+    record = {"account_sid": call.account_sid, "to": call.to, "from": call.from_, **columns}
     implied = {name: as_twilio_json(value) for name, value in record.items() if name in _MEMBERS.bits}
     return {**columns, **_answer_columns(columns["resource"], implied)}
 

@@ -54,10 +54,12 @@ async def claim_searches(session: AsyncSession, *, lease: timedelta, limit: int)
 
 
 async def release_refreshes(session: AsyncSession, claimed: Sequence[DueCall]) -> None:
+    """Deletes the leases of calls whose `refresh_at` has changed. The lease of any other call delays its next refresh."""
     await _release(session, Call.refresh_at, [(call.id, call.refresh_at) for call in claimed])
 
 
 async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> None:
+    """Deletes the leases of calls whose `search_at` has changed. The lease of any other call delays its next search."""
     await _release(session, Call.search_at, [(call.id, call.search_at) for call in claimed])
 
 

@@ -33,11 +33,15 @@ class LeftOutMembers:
         return rest, left_out
 
     def put_back(self, rest: Mapping[str, Any], left_out: int, value_of: ValueOf) -> dict[str, Any]:
-        """Returns the whole object, with its members in the order in which Postgres keeps them (`jsonb`)."""
+        """Returns the whole object. `rest` and `left_out` are the values that `leave_out` returned.
+
+        `value_of` is called for each member that was left out. The members are in the order of Postgres's `jsonb`.
+        """
         names = [name for name, bit in self.bits.items() if left_out & bit and name not in rest]
         return {name: rest[name] if name in rest else value_of(name) for name in sorted([*rest, *names], key=_jsonb_order)}
 
 
 def _jsonb_order(name: str) -> tuple[int, bytes]:
+    """Returns the key by which Postgres sorts the members of a `jsonb`: short names come first."""
     encoded = name.encode()
     return len(encoded), encoded

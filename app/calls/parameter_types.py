@@ -10,13 +10,14 @@ from typing_extensions import TypeAliasType
 from app.tenants.callback_form import DeliveryEvent
 
 
-def _without_nul(value: str) -> str:
+def _require_no_nul(value: str) -> str:
+    """Returns the text unchanged. Raises PydanticCustomError if it has a NUL character, which Postgres cannot store."""
     if "\0" in value:
         raise PydanticCustomError("null_character", "must not contain the NUL character")
     return value
 
 
-def _http_url(value: str) -> str:
+def _require_http_url(value: str) -> str:
     """Returns the URL unchanged. Raises PydanticCustomError unless it is an absolute http or https URL."""
     if any(character <= " " or character == "\x7f" for character in value):
         raise PydanticCustomError("url_whitespace", "must not contain white space or control characters")
@@ -37,13 +38,14 @@ def validate_url_for_twilio(url: str) -> tuple[str, str] | None:
     return None
 
 
-def _callback_url(value: str) -> str:
+def _require_valid_for_twilio(value: str) -> str:
+    """Returns the URL unchanged. Raises PydanticCustomError if Twilio would refuse it."""
     if refused := validate_url_for_twilio(value):
         raise PydanticCustomError(*refused)
     return value
 
 
-def _secret_text(value: SecretStr) -> SecretStr:
+def _require_valid_secret(value: SecretStr) -> SecretStr:
     """Returns the secret. Raises PydanticCustomError for NUL and lone surrogates: pydantic does not check a SecretStr."""
     secret = value.get_secret_value()
     if "\0" in secret or (not secret.isprintable() and any("\ud800" <= character <= "\udfff" for character in secret)):
@@ -65,11 +67,11 @@ def require_at_most_five_passports(value: str) -> str:
     return value
 
 
-Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_without_nul)]
-Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_secret_text)]
-HttpUrl = Annotated[Text, AfterValidator(_http_url), Field(json_schema_extra={"format": "uri"})]
+Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_require_no_nul)]
+Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_require_valid_secret)]
+HttpUrl = Annotated[Text, AfterValidator(_require_http_url), Field(json_schema_extra={"format": "uri"})]
 # The URL of a callback that Twilio always sends itself. Not for status callbacks: `status_callbacks` decides who sends those.
-CallbackUrl = Annotated[HttpUrl, AfterValidator(_callback_url)]
+CallbackUrl = Annotated[HttpUrl, AfterValidator(_require_valid_for_twilio)]
 # Named types become components of the OpenAPI document. For an inline type, a client generator would invent a name from the
 # member's name and a number.
 HttpMethod = TypeAliasType("HttpMethod", Literal["GET", "POST"])

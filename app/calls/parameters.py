@@ -140,6 +140,7 @@ class CallParameters(BaseModel):
         }
 
     def _given(self) -> dict[str, Any]:
+        """Returns the parameters that are not None, by Twilio's names."""
         values = vars(self)
         return {name: value for attribute, name in _TWILIO_PARAMETERS if (value := values[attribute]) is not None}
 
@@ -252,6 +253,7 @@ class CallUpdate(BaseModel):
         return self.model_dump(exclude_none=True, exclude={"status_callback", "status_callback_method"})
 
     def given_parameters(self) -> dict[str, Any]:
+        """Returns every parameter that is not None, also those of the status callback."""
         return self.model_dump(exclude_none=True)
 
     def for_event(self) -> dict[str, Any]:

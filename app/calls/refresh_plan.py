@@ -1,7 +1,8 @@
 """Decides when a record is refreshed from Twilio next. Pure.
 
 If Twilio's callbacks arrive, a refresh is needed only when a callback is overdue, and for the price, which no callback has. Due
-times are rounded up to common times, so that one list request can refresh many calls of an account.
+times are rounded up to common times, so that one list request can refresh many calls of an account. The parameter `interval`
+is the setting CALLGATE_REFRESH_INTERVAL, the shortest wait between two refreshes.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -64,6 +65,7 @@ def age(call: AnyCall, *, now: datetime, since: datetime | None = None) -> timed
 
 
 def _wait_for_callback(call: AnyCall, *, now: datetime, interval: timedelta) -> timedelta:
+    """Returns how long Twilio's next callback is awaited before a refresh. Older calls wait longer."""
     return _clamp(age(call, now=now) / 2, CALLBACK_OVERDUE_INTERVALS * interval, _MAX_WAIT_WITH_CALLBACKS)
 
 

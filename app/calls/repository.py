@@ -168,9 +168,10 @@ async def add_delivery(session: AsyncSession, delivery: NewDelivery) -> None:
 
 
 async def requeue_call(session: AsyncSession, dial: Mapping[str, Any], *, now: datetime) -> None:
-    """Makes a call wait again: inserts its row of `scheduled_dial`, due `due_in` seconds after `now`.
+    """Makes a call wait again: inserts its row of `scheduled_dial`.
 
-    Also inserts a row of `dial_turn` for the caller if there is none.
+    `dial` is the row, with `due_in` (seconds after `now`) instead of `due_at`. Also inserts a row of `dial_turn` for the
+    caller if there is none.
     """
     row = {name: value for name, value in dial.items() if name != "due_in"}
     await session.execute(insert(ScheduledDial).values(**row, due_at=now + timedelta(seconds=dial["due_in"])))

@@ -95,8 +95,8 @@ class BindingEffects(NamedTuple):
     delivery: NewDelivery | None = None
 
 
-def _change_undialled(settled_by: str, error: CallgateError) -> RecordChange:
-    """Returns the change for a scheduled call that ended before it was dialled."""
+def _change_to_undialled(settled_by: str, error: CallgateError) -> RecordChange:
+    """Returns the change for a scheduled call that ended before it was dialled. `settled_by`: `expired` or `canceled`."""
     problem = stored_form(error)
     columns = {"execution": "not_started", "settled_by": settled_by, "problem": problem}
     return record_change("call.not_started", {"problem": problem["slug"], "settled_by": settled_by}, columns)
@@ -142,11 +142,11 @@ class Settlement:
     @staticmethod
     def change_to_expired() -> RecordChange:
         """Returns the change for a scheduled call that was not dialled before its `ring_by`."""
-        return _change_undialled("expired", RingByPassed())
+        return _change_to_undialled("expired", RingByPassed())
 
     def change_to_canceled(self) -> RecordChange:
         """Returns the change for a scheduled call that was canceled before it was dialled."""
-        return _change_undialled("canceled", CanceledBeforeDial())
+        return _change_to_undialled("canceled", CanceledBeforeDial())
 
     def change_to_unknown(self, *, data: Mapping[str, Any]) -> RecordChange:
         """Returns the change for a call that may exist. A callback or a search settles it later."""
@@ -161,6 +161,7 @@ class Settlement:
     def _change_to_started_by(
         self, resource: CallResource, *, by: Evidence, data: Mapping[str, Any], expects_callbacks: bool
     ) -> RecordChange:
+        """Returns the change for a call that `by` proves to be started. From `resource` it sets the sid alone."""
         columns = {"execution": "started", "settled_by": by, "problem": None, "sid": resource.sid}
         event_data = {"sid": resource.sid, "settled_by": by, **data}
         refresh_in = first_wait(self.refresh_interval, expects_callbacks=expects_callbacks)

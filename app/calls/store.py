@@ -211,7 +211,8 @@ class ChangedCall:
     """The ids of events to which deliveries refer, by position in `events`. The others get an id when they are written."""
 
     def item(self) -> dict[str, Any]:
-        events = [self._event(number, type_, data) for number, (type_, data) in enumerate(self.events)]
+        """Returns the record as an item of the JSON array that `write_changes` sends to Postgres."""
+        events = [self._event(position, type_, data) for position, (type_, data) in enumerate(self.events)]
         return {
             "id": self.call.id,
             "version": self.call.version,
@@ -220,8 +221,9 @@ class ChangedCall:
             "deliveries": self.deliveries,
         }
 
-    def _event(self, number: int, type_: str, data: Mapping[str, Any]) -> dict[str, Any]:
-        event_id = str(self.event_ids.get(number) or uuid7())
+    def _event(self, position: int, type_: str, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the event at this position of `events`, with its id and without the fields that the record has."""
+        event_id = str(self.event_ids.get(position) or uuid7())
         data, left_out = stored_fields(self.call, data) if type_ == CALLBACK_EVENT else (data, None)
         return {"id": event_id, "type": type_, "data": data, "left_out": left_out}
 
