@@ -50,7 +50,7 @@ def queries_about(call: Call) -> dict[str, tuple[CallQuery, int]]:
         "not started": (CallQuery(execution="not_started"), FEW_OF_EACH),
         "unknown": (CallQuery(execution="unknown"), FEW_OF_EACH),
         "scheduled": (CallQuery(execution="scheduled"), 0),
-        "problem": (CallQuery(problem="none-found").limited(now=NOW), ROWS // 20),
+        "problem": (CallQuery(problem="none-found").with_problem_span(now=NOW), ROWS // 20),
         "queue": (CallQuery(queue="old"), FEW_OF_EACH),
         "queue, deep": (CallQuery(queue="old", before=call.id), FEW_OF_EACH),
         "queue of none": (CallQuery(queue="none"), 0),

@@ -95,11 +95,11 @@ def test_an_unknown_filter_and_one_given_twice_are_errors() -> None:
 
 def test_a_filter_by_problem_looks_back_a_week_unless_it_says_since_when() -> None:
     week = timedelta(days=7)
-    assert CallQuery(problem="none-found").limited(now=NOW).since == NOW - week
-    assert CallQuery(problem="none-found", until=NOW - week).limited(now=NOW).since == NOW - 2 * week
-    assert CallQuery(problem="none-found", since=NOW - 3 * week).limited(now=NOW).since == NOW - 3 * week
-    assert CallQuery(status="busy").limited(now=NOW).since is None
-    assert CallQuery(problem="none-found", until=datetime.min.replace(tzinfo=UTC)).limited(now=NOW).since is not None
+    assert CallQuery(problem="none-found").with_problem_span(now=NOW).since == NOW - week
+    assert CallQuery(problem="none-found", until=NOW - week).with_problem_span(now=NOW).since == NOW - 2 * week
+    assert CallQuery(problem="none-found", since=NOW - 3 * week).with_problem_span(now=NOW).since == NOW - 3 * week
+    assert CallQuery(status="busy").with_problem_span(now=NOW).since is None
+    assert CallQuery(problem="none-found", until=datetime.min.replace(tzinfo=UTC)).with_problem_span(now=NOW).since is not None
 
 
 def test_the_suggested_problems_exist() -> None:

@@ -91,12 +91,12 @@ class AuditQuery:
         )
         return filters, faults
 
-    def page_at(self, cursor: str | None) -> str | None:
+    def page_address(self, cursor: str | None) -> str | None:
         """Returns the address of the page that begins at a cursor, with the same filters; None without a cursor."""
         return None if cursor is None else self._address(cursor)
 
     @property
-    def first_page(self) -> str | None:
+    def first_page_address(self) -> str | None:
         """The address of the first page; None if this is the first."""
         return self._address("") if self.cursor else None
 

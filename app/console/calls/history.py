@@ -29,10 +29,11 @@ def summarize_history(history: CallHistory, *, reveal: bool = False) -> HistoryS
     summary = _DESCRIPTIONS[history.call.execution](history)
     sentences = [summary.text, *_more_sentences(history)]
     text = " ".join(sentences)
-    return HistorySummary(text if reveal else mask_text(text), _tone(history, summary.tone))
+    return HistorySummary(text if reveal else mask_text(text), _overall_tone(history, summary.tone))
 
 
-def _tone(history: CallHistory, tone: Tone) -> Tone:
+def _overall_tone(history: CallHistory, tone: Tone) -> Tone:
+    """Returns the tone, or a more urgent one: for a second or a missing call at Twilio, or a delivery that was given up."""
     if _last_event(history, "call.second_sid"):
         return "danger"
     is_given_up = any(each.state == "gave_up" for each in history.deliveries)
@@ -54,6 +55,7 @@ def _describe_scheduled(history: CallHistory) -> HistorySummary:
 
 
 def _describe_not_due(history: CallHistory, wait: str) -> str:
+    """Describes a scheduled call before it is due. `wait` is the time until then."""
     refused = _last_problem(history)
     if refused:
         return f"Was not started: {problem_in_words(refused)}. It is tried again in {wait}"
@@ -61,6 +63,7 @@ def _describe_not_due(history: CallHistory, wait: str) -> str:
 
 
 def _describe_wait(history: CallHistory) -> str:
+    """Returns what a scheduled call that is due waits for."""
     if history.is_queue_paused:
         return f"because the queue {history.queue} is paused"
     return f"for its turn{f' in the queue {history.queue}' if history.queue else ''}"
@@ -115,6 +118,7 @@ def _describe_refusal(problem: Mapping[str, Any]) -> str:
 
 
 def _upstream_words(upstream: Mapping[str, Any]) -> str:
+    """Returns the code, or the status, and the message of Twilio's error response."""
     number = next((f"{name} {upstream[name]}" for name in ("code", "status") if upstream.get(name)), "")
     message = str(upstream.get("message") or "").strip().rstrip(".")
     return ": ".join(filter(None, [number, f"“{message}”" if message else ""]))
@@ -129,11 +133,12 @@ def _describe_started(history: CallHistory) -> HistorySummary:
 
 
 def _describe_open(history: CallHistory) -> str:
+    """Describes a started call that has not ended."""
     call, now = history.call, history.now
     status = call.status or "queued"
     since = span(now - (_status_since(history, status) or call.settled_at or call.created_at))
     if status == "in-progress":
-        return f"Rang once, answered{_by_machine(call.answered_by)}, in progress for {since}"
+        return f"Rang once, answered{_answerer_words(call.answered_by)}, in progress for {since}"
     words = {"queued": "In Twilio's queue", "initiated": "Twilio has been dialling", "ringing": "Ringing"}
     return f"{words.get(status, f'Twilio has reported {status}')} for {since}"
 
@@ -142,11 +147,11 @@ def _ending_words(history: CallHistory) -> list[str]:
     call = history.call
     sip = _sip_response(history)
     code = f" (SIP {sip})" if sip and sip != "200" else ""
-    ended = " by a request through Callgate" if _was_ended_here(history) else ""
+    ended = " by a request through Callgate" if _was_ended_through_callgate(history) else ""
     match call.status:
         case "completed":
             length = [] if call.duration is None else [span(timedelta(seconds=call.duration))]
-            return [f"Rang once, answered{_by_machine(call.answered_by)}", *length, *([f"ended{ended}"] if ended else [])]
+            return [f"Rang once, answered{_answerer_words(call.answered_by)}", *length, *([f"ended{ended}"] if ended else [])]
         case "busy":
             return [f"Dialled once, busy{code}"]
         case "no-answer":
@@ -162,13 +167,15 @@ def _price_words(call: CallRow) -> list[str]:
     return [money(call.price, call.price_unit)]
 
 
-def _by_machine(answered_by: str | None) -> str:
+def _answerer_words(answered_by: str | None) -> str:
+    """Returns who answered, such as " by a machine"; "" if that is unknown."""
     if not answered_by or answered_by in ("human", "unknown"):
         return f" by a {answered_by}" if answered_by == "human" else ""
     return " by a fax machine" if answered_by == "fax" else " by a machine"
 
 
 def _more_sentences(history: CallHistory) -> list[str]:
+    """Returns what the description by execution leaves out: corrections, a pending end, deliveries, redials and faults."""
     call = history.call
     more = []
     if call.execution == "started" and call.settled_by in ("callback", "list"):
@@ -205,15 +212,16 @@ def _delivery_sentences(history: CallHistory) -> list[str]:
     failed = sum(each.state == "pending" and each.attempts > 0 for each in history.deliveries)
     sentences = []
     if given_up:
-        sentences.append(f"{_deliveries(given_up, 'was', 'were')} given up.")
+        sentences.append(f"{_deliveries_with_verb(given_up, 'was', 'were')} given up.")
     if failed:
         sentences.append(
-            f"{_deliveries(failed, 'has', 'have')} failed so far and {'is' if failed == 1 else 'are'} tried again."
+            f"{_deliveries_with_verb(failed, 'has', 'have')} failed so far and {'is' if failed == 1 else 'are'} tried again."
         )
     return sentences
 
 
-def _deliveries(number: int, one: str, many: str) -> str:
+def _deliveries_with_verb(number: int, one: str, many: str) -> str:
+    """Returns the number of deliveries, and the form of the verb for one or for many."""
     return f"1 delivery {one}" if number == 1 else f"{number} deliveries {many}"
 
 
@@ -229,6 +237,7 @@ def _last_problem(history: CallHistory) -> str | None:
 
 
 def _status_since(history: CallHistory, status: str) -> datetime | None:
+    """Returns when the call got this status; None if no event shows it as the last one."""
     event = _last_event(history, "call.status")
     return event.at if event and event.data.get("status") == status else None
 
@@ -239,7 +248,7 @@ def _sip_response(history: CallHistory) -> str | None:
     return None if code is None else str(code)
 
 
-def _was_ended_here(history: CallHistory) -> bool:
+def _was_ended_through_callgate(history: CallHistory) -> bool:
     event = _last_event(history, "call.updated")
     return event is not None and event.data.get("status") in ("canceled", "completed")
 

@@ -56,6 +56,7 @@ CallActionsDep = Annotated[CallActions, Depends(call_actions)]
 
 
 async def call_id_of(id_or_sid: Annotated[str, Path(max_length=64)]) -> UUID:
+    """Returns the id in the path. Raises CallNotFound if it is no UUID, even if it is the sid of a call."""
     try:
         return UUID(id_or_sid)
     except ValueError:
@@ -70,7 +71,7 @@ CallIdDep = Annotated[UUID, Depends(call_id_of)]
 async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
     """Lists the calls that match the URL's query. An id, sid or key that finds one call redirects to its page."""
     form = read_call_form(request.query_params.multi_items())
-    query = form.query.limited(now=datetime.now(UTC))
+    query = form.query.with_problem_span(now=datetime.now(UTC))
     lines: list[CallLine] = []
     cursor, timed_out = None, False
     if not form.errors:
@@ -100,32 +101,32 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
         badge_of=view.badge_of,
         length_of=view.length_of,
         outcome_of=view.outcome_of,
-        next_page=view.page_path(form, cursor),
-        first_page=view.first_page_path(form),
+        next_page=view.page_address(form, cursor),
+        first_page=view.first_page_address(form),
     )
 
 
 @router.get("/{id_or_sid}")
 @needs(Scope.READ, clients="any")
 async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, done: str = "") -> Response:
-    """Shows the call with this id. Redirects from its sid to its id."""
+    """Shows the call with this id. Redirects from its sid to its id. `done` names a message of _DONE to show."""
     if CALL_SID_PATTERN.fullmatch(id_or_sid):
-        return _redirect_to_call((await _read(request, client, id_or_sid)).call.id)
-    return _call_page(request, await _read(request, client, await call_id_of(id_or_sid)), done=_DONE.get(done))
+        return _redirect_to_call((await _read_history(request, client, id_or_sid)).call.id)
+    return _call_page(request, await _read_history(request, client, await call_id_of(id_or_sid)), done=_DONE.get(done))
 
 
 @router.get("/{id_or_sid}/live")
 @needs(Scope.READ, clients="any")
 async def show_live(request: Request, client: ConsoleClientDep, call_id: CallIdDep) -> Response:
     """Returns the part of the page that renews itself."""
-    history = await _read(request, client, call_id)
-    return page_response(request, "calls/live.html", **_context(history, reveal=False))
+    history = await _read_history(request, client, call_id)
+    return page_response(request, "calls/live.html", **_template_context(history, reveal=False))
 
 
 @router.get("/{id_or_sid}/reveal")
 @needs(Scope.READ, clients="any")
 async def show_masked(call_id: CallIdDep) -> Response:
-    """Redirects to the masked page of the call. The URL of the revealed page leads here if somebody else opens it."""
+    """Redirects to the masked page of the call. Only a POST reveals it, so opening the URL of a revealed page leads here."""
     return _redirect_to_call(call_id)
 
 
@@ -160,7 +161,8 @@ async def send_delivery_again(actions: CallActionsDep, call_id: CallIdDep, deliv
     return _redirect_to_call(call_id, "sent")
 
 
-async def _read(request: Request, client: Caller | OperatorCaller, call_id: UUID | str) -> CallHistory:
+async def _read_history(request: Request, client: Caller | OperatorCaller, call_id: UUID | str) -> CallHistory:
+    """Returns a call by its id or its sid. Raises CallNotFound."""
     history = await store.read_call(slot_limited_reads(request), call_id, tenant_id=client.tenant_id)
     if history is None:
         raise CallNotFound
@@ -176,11 +178,11 @@ def _call_page(
     fault: str | None = None,
     status: int = 200,
 ) -> Response:
-    context = _context(history, reveal=reveal) | {"done": done, "fault": fault}
+    context = _template_context(history, reveal=reveal) | {"done": done, "fault": fault}
     return page_response(request, "calls/call.html", status=status, **context)
 
 
-def _context(history: CallHistory, *, reveal: bool) -> dict[str, Any]:
+def _template_context(history: CallHistory, *, reveal: bool) -> dict[str, Any]:
     return {
         "view": view.view_call(history, reveal=reveal),
         "call": history.call,
@@ -189,10 +191,12 @@ def _context(history: CallHistory, *, reveal: bool) -> dict[str, Any]:
 
 
 def _redirect_to_call(call_id: UUID, done: str = "") -> Response:
+    """Redirects to the page of the call, which shows the message `done` of _DONE."""
     return RedirectResponse(f"{view.LIST_PATH}/{call_id}" + (f"?done={done}" if done else ""), status_code=303)
 
 
 def _list_status(form: CallForm, *, timed_out: bool) -> int:
+    """Returns the HTTP status of the list's page."""
     if timed_out:
         return 503
     return 422 if form.errors else 200

@@ -65,7 +65,7 @@ class CallQuery:
     until: datetime | None = None
     before: UUID | None = None
 
-    def limited(self, *, now: datetime) -> "CallQuery":
+    def with_problem_span(self, *, now: datetime) -> "CallQuery":
         """Returns the query. If it filters by problem and has no `since`, adds one: PROBLEM_SPAN before `until` or `now`."""
         if self.problem is None or self.since is not None:
             return self
@@ -105,9 +105,9 @@ def read_call_form(parameters: Iterable[tuple[str, str]]) -> CallForm:
 
 
 def read_search(text: str) -> Search | None:
-    """Decides from the form of the text what to search for; None if it has none of the known forms.
+    """Decides by the look of the text what to search for; None if it looks like nothing that a call has.
 
-    A prefix `to:`, `from:` or `key:` overrides the form.
+    A prefix `to:`, `from:` or `key:` decides instead.
     """
     if len(text) > _MAX_LENGTH or "\x00" in text:
         return None

@@ -1,4 +1,4 @@
-"""The actions on the page of a call. Each is recorded in the audit log before it is carried out. Independent of HTTP."""
+"""The actions on the page of a call. All but `read` are recorded in the audit log. Independent of HTTP."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -47,7 +47,7 @@ class CallActions:
         return history
 
     async def end(self, call_id: UUID) -> ControlResult:
-        """Ends the call, or stores the request until the call is known to have started."""
+        """Ends the call, or stores the request until the call is known to have started. Recorded before it is carried out."""
         caller = await self._caller_of(call_id)
         call = await self.calls.get(caller, str(call_id))
         await self._record("call.end", caller.tenant_id, call_id)

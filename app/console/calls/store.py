@@ -123,6 +123,7 @@ def _event(call: CallRow, stored: dict[str, Any]) -> EventRow:
 
 
 def _with_target(call: CallRow, delivery: dict[str, Any]) -> dict[str, Any]:
+    """Returns the delivery with URL and method of its requests: those of the call, unless it has its own."""
     target = {"url": delivery["url"] or call.status_callback, "method": delivery["method"] or call.status_callback_method}
     return delivery | target
 
@@ -130,7 +131,7 @@ def _with_target(call: CallRow, delivery: dict[str, Any]) -> dict[str, Any]:
 class _Values(list[object]):
     """The values of a statement."""
 
-    def place(self, value: object) -> str:
+    def placeholder_for(self, value: object) -> str:
         """Adds a value, and returns its placeholder, such as `$3`."""
         self.append(value)
         return f"${len(self)}"
@@ -139,13 +140,13 @@ class _Values(list[object]):
 def list_statement(query: CallQuery, tenant_id: str | None, *, limit: int) -> tuple[str, _Values]:
     """Returns the SQL for a page of the list, and its values. `tenant_id` None: all tenants."""
     values = _Values()
-    newest = f"ORDER BY call.id DESC LIMIT {values.place(limit)}"
+    newest = f"ORDER BY call.id DESC LIMIT {values.placeholder_for(limit)}"
     conditions = list(_filters(query, values))
-    searches = [f"{column} = {values.place(value)}" for column, value in _searched(query.search)]
+    searches = [f"{column} = {values.placeholder_for(value)}" for column, value in _search_pairs(query.search)]
     each_tenant = tenant_id is None and _has_index_by_tenant(query)
-    owner = "tenant.id" if each_tenant else None if tenant_id is None else values.place(tenant_id)
+    owner = "tenant.id" if each_tenant else None if tenant_id is None else values.placeholder_for(tenant_id)
     if query.queue is not None:
-        name = values.place(query.queue)
+        name = values.placeholder_for(query.queue)
         conditions.append(f"call.queue_id = (SELECT id FROM queue WHERE queue.tenant_id = {owner} AND queue.name = {name})")
     # A queue belongs to one tenant, so it suffices. With a condition on the tenant, Postgres might read all its calls.
     if owner is not None and (query.queue is None or searches):
@@ -165,8 +166,8 @@ def list_statement(query: CallQuery, tenant_id: str | None, *, limit: int) -> tu
     )
 
 
-def _searched(search: Search | None) -> Iterator[tuple[str, str]]:
-    """Yields pairs of column and value. A call matches if one pair does. For each pair, an index has the calls in order."""
+def _search_pairs(search: Search | None) -> Iterator[tuple[str, str]]:
+    """Yields pairs of column and value. A call matches if one pair does. Each column has an index in the order of the list."""
     if search is not None:
         for column in _SEARCHED[search.kind]:
             for value in search.values:
@@ -174,19 +175,20 @@ def _searched(search: Search | None) -> Iterator[tuple[str, str]]:
 
 
 def _filters(query: CallQuery, values: _Values) -> Iterator[str]:
+    """Yields the SQL conditions of the query, without the search, the tenant and the queue. Adds their values."""
     if query.execution is not None:
         yield _HAS_EXECUTION[query.execution]
     if query.problem is not None:
         yield _HAS_EXECUTION["not_started"]
-        yield f"call.problem ->> 'slug' = {values.place(query.problem)}"
+        yield f"call.problem ->> 'slug' = {values.placeholder_for(query.problem)}"
     if query.status is not None:
-        yield f"call.status = {values.place(query.status)}"
+        yield f"call.status = {values.placeholder_for(query.status)}"
     if query.since is not None:
-        yield f"call.id >= {values.place(ids.first_id_at(query.since))}"
+        yield f"call.id >= {values.placeholder_for(ids.first_id_at(query.since))}"
     if query.until is not None:
-        yield f"call.id < {values.place(ids.first_id_at(query.until))}"
+        yield f"call.id < {values.placeholder_for(ids.first_id_at(query.until))}"
     if query.before is not None:
-        yield f"call.id < {values.place(query.before)}"
+        yield f"call.id < {values.placeholder_for(query.before)}"
 
 
 def _has_index_by_tenant(query: CallQuery) -> bool:

@@ -56,7 +56,7 @@ def timeline(history: CallHistory, *, reveal: bool = False) -> list[Entry]:
 
 
 def quiet_text(entries: Sequence[Entry], history: CallHistory) -> str:
-    """Returns the time since the last line; "" if it is shorter than MIN_GAP, or if the last events are not shown."""
+    """Returns the time since the last line; "" if it is shorter than MIN_GAP, or if the page leaves out the last events."""
     if history.has_more_events:
         return ""
     quiet = history.now - entries[-1].at if entries else timedelta(0)
@@ -220,14 +220,14 @@ def _answer(delivery: DeliveryRow) -> str:
     return error_in_words(delivery.last_error, None) or ""
 
 
-def _with_attempts(how: str, data: Mapping[str, Any]) -> str:
-    """Returns the text with the status, code and time of Twilio's last answer, and the number of requests."""
+def _with_attempts(text: str, data: Mapping[str, Any]) -> str:
+    """Returns the text with the number of requests to Twilio, and the status, code and time of the last answer."""
     attempts = [each for each in data.get("attempts") or [] if isinstance(each, Mapping)]
     if not attempts:
-        return how
+        return text
     last = attempts[-1]
-    numbers = [words for name in ("status", "code") if last.get(name) and (words := f"{name} {last[name]}") not in how]
-    answered = f"{how} ({', '.join(numbers)})" if numbers else how
+    numbers = [words for name in ("status", "code") if last.get(name) and (words := f"{name} {last[name]}") not in text]
+    answered = f"{text} ({', '.join(numbers)})" if numbers else text
     count = "" if len(attempts) == 1 else f"{len(attempts)} attempts, the last: "
     return f"{count}{answered} after {last.get('milliseconds', 0)} ms"
 

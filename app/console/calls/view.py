@@ -69,7 +69,7 @@ def time_value(form: CallForm, name: str) -> str:
     return form_time(read) if read else ""
 
 
-def page_path(form: CallForm, cursor: str | None) -> str | None:
+def page_address(form: CallForm, cursor: str | None) -> str | None:
     """Returns the address of the page of this list that begins at the cursor; None without one."""
     if cursor is None:
         return None
@@ -77,7 +77,7 @@ def page_path(form: CallForm, cursor: str | None) -> str | None:
     return f"{LIST_PATH}?{urlencode(filters | {'cursor': cursor})}"
 
 
-def first_page_path(form: CallForm) -> str | None:
+def first_page_address(form: CallForm) -> str | None:
     """Returns the address of the first page of this list; None if this is the first page."""
     if "cursor" not in form.given:
         return None
@@ -151,7 +151,7 @@ def view_call(history: CallHistory, *, reveal: bool = False) -> CallView:
         resource=resource_rows(call.resource, reveal=reveal),
         warnings=[{name: show_text(str(value)) for name, value in warning.items()} for warning in call.warnings],
         problem=_problem_rows(call.problem, reveal=reveal),
-        raw=_raw(call, reveal=reveal),
+        raw=_record_as_json(call, reveal=reveal),
         curl=curl_command(call.parameters, account_sid=call.account_sid) if reveal else None,
         missing_secrets=missing_secrets(call.parameters),
     )
@@ -200,7 +200,7 @@ def _problem_rows(problem: Mapping[str, Any] | None, *, reveal: bool) -> list[Ro
     return [(name, str(value) if reveal else mask_text(str(value))) for name, value in rows if value not in (None, "")]
 
 
-def _raw(call: Any, *, reveal: bool) -> str:
+def _record_as_json(call: Any, *, reveal: bool) -> str:
     shown = {"parameters": call.parameters, "warnings": call.warnings, "problem": call.problem, "resource": call.resource}
     shown = {name: value for name, value in shown.items() if value}
     return as_json(shown if reveal else mask_json(shown))
