@@ -40,7 +40,7 @@ Point = tuple[datetime, Figures | None]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A line of a plot, or a part of its bars. `colour` is a number in console.css. "count" is a second axis, on the right."""
+    """A line of a plot, or a part of its bars. `colour` is a number in console.css. The `axis` "count" is on the right."""
 
     label: str
     colour: int
@@ -121,7 +121,7 @@ def plots(found: Sequence[Point]) -> list[Plot]:
     def values(of: Callable[[Figures], float | None]) -> list[float | None]:
         return [None if figures is None else of(figures) for _, figures in found]
 
-    every = total([figures for _, figures in found if figures is not None])
+    sums = total([figures for _, figures in found if figures is not None])
     calls = [
         Series("Started", 2, values(lambda each: each.started)),
         Series("Not dialled yet", 1, values(lambda each: each.scheduled + each.pending)),
@@ -141,19 +141,19 @@ def plots(found: Sequence[Point]) -> list[Plot]:
         Series("Not delivered yet", 1, values(lambda each: each.undelivered)),
         Series("Given up", 3, values(lambda each: each.gave_up)),
     ]
-    units = sorted(every.spent)
+    units = sorted(sums.spent)
     money = [
         Series(unit or "?", (2, 5, 1)[index % 3], values(lambda each, unit=unit: float(each.spent.get(unit, 0))))  # type: ignore[misc]
         for index, unit in enumerate(units)
     ]
     money.append(Series("Completed calls without a price", 4, values(lambda each: each.unpriced), "count"))
     return [
-        Plot("calls", "Calls requested", _calls_summary(every), "", "bars", calls),
-        Plot("latency", "Twilio's answer", _latency_summary(every), "ms", "lines", latency),
-        Plot("callbacks", "Callbacks of these calls", f"{every.callbacks:,} received", "", "lines", callbacks),
-        Plot("deliveries", "Deliveries", f"{every.delivered:,} delivered, {every.gave_up:,} given up", "", "bars", deliveries),
+        Plot("calls", "Calls requested", _calls_summary(sums), "", "bars", calls),
+        Plot("latency", "Twilio's answer", _latency_summary(sums), "ms", "lines", latency),
+        Plot("callbacks", "Callbacks of these calls", f"{sums.callbacks:,} received", "", "lines", callbacks),
+        Plot("deliveries", "Deliveries", f"{sums.delivered:,} delivered, {sums.gave_up:,} given up", "", "bars", deliveries),
         Plot("waiting", "Calls that wait", _waiting_summary(found), "", "lines", [_waiting(found)]),
-        Plot("money", "Money spent", _money_summary(every), "money", "lines", money),
+        Plot("money", "Money spent", _money_summary(sums), "money", "lines", money),
     ]
 
 
@@ -161,9 +161,9 @@ def _waiting(found: Sequence[Point]) -> Series:
     return Series("Waiting", 1, [None if figures is None else figures.waiting for _, figures in found])
 
 
-def _calls_summary(every: Figures) -> str:
-    requested = every.scheduled + every.pending + every.started + every.not_started + every.unknown
-    return f"{requested:,} requested, {every.started:,} started"
+def _calls_summary(sums: Figures) -> str:
+    requested = sums.scheduled + sums.pending + sums.started + sums.not_started + sums.unknown
+    return f"{requested:,} requested, {sums.started:,} started"
 
 
 def _waiting_summary(found: Sequence[Point]) -> str:
@@ -171,9 +171,9 @@ def _waiting_summary(found: Sequence[Point]) -> str:
     return f"latest {known[-1]:,}, peak {max(known):,}" if known else "Not counted yet"
 
 
-def _money_summary(every: Figures) -> str:
-    unknown = f"; the price of {every.unpriced:,} {'call is' if every.unpriced == 1 else 'calls is'} unknown"
-    return f"{_spent_text(every) or 'Nothing'}{unknown if every.unpriced else ''}"
+def _money_summary(sums: Figures) -> str:
+    unknown = f"; the price of {sums.unpriced:,} {'call is' if sums.unpriced == 1 else 'calls is'} unknown"
+    return f"{_spent_text(sums) or 'Nothing'}{unknown if sums.unpriced else ''}"
 
 
 def _spent_text(figures: Figures) -> str:
@@ -200,14 +200,14 @@ def _milliseconds(value: float) -> str:
 
 def table(found: Sequence[Point]) -> list[FigureRow]:
     """Returns the rows of the table, the newest first."""
-    return [FigureRow(start, [] if figures is None else _texts(figures)) for start, figures in reversed(found)]
+    return [FigureRow(start, [] if figures is None else _row_texts(figures)) for start, figures in reversed(found)]
 
 
-def _texts(each: Figures) -> list[str]:
-    numbers = [each.started, each.not_started, each.unknown, each.scheduled + each.pending]
-    further = [each.callbacks, each.delivered, each.gave_up, each.waiting]
-    texts = [*(f"{value:,}" for value in numbers), _latency_text(each), *(f"{value:,}" for value in further)]
-    return [*texts, _spent_text(each) or "–", f"{each.unpriced:,}"]
+def _row_texts(figures: Figures) -> list[str]:
+    numbers = [figures.started, figures.not_started, figures.unknown, figures.scheduled + figures.pending]
+    further = [figures.callbacks, figures.delivered, figures.gave_up, figures.waiting]
+    texts = [*(f"{value:,}" for value in numbers), _latency_text(figures), *(f"{value:,}" for value in further)]
+    return [*texts, _spent_text(figures) or "–", f"{figures.unpriced:,}"]
 
 
 def plots_as_json(found: Sequence[Point], *, length: timedelta) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Finds what needs attention, for the page *Now*. Each finding says what to do. Pure."""
+"""Finds what needs attention, for the page *Now*. Each item says what to do. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class AttentionItem:
 
 
 def attention_items(facts: Facts, *, for_operator: bool, key_set_state: str) -> list[AttentionItem]:
-    """Returns the findings, the urgent ones first.
+    """Returns what needs attention, the most urgent first.
 
     `key_set_state` is the state of the key set with which service account tokens are verified.
     """
@@ -92,11 +92,11 @@ def _call_items(facts: Facts) -> Iterator[AttentionItem]:
         yield AttentionItem(
             "warning", [f"A call is pending for {span_text(waited)}."], advice, ("Pending calls", "/calls?execution=pending")
         )
-    if recent.settled >= MIN_CALLS and recent.server_errors / recent.settled >= _MANY_SERVER_ERRORS:
-        share = percent(recent.server_errors / recent.settled)
+    if recent.past_pending >= MIN_CALLS and recent.server_errors / recent.past_pending >= _MANY_SERVER_ERRORS:
+        share = percent(recent.server_errors / recent.past_pending)
         advice = "See https://status.twilio.com. The calls are unknown until a callback or a search settles them."
         yield AttentionItem("warning", [f"Twilio answered 5xx to {share} of the calls of the last hour."], advice)
-    if recent.settled >= MIN_CALLS and recent.started * 2 < recent.settled:
+    if recent.past_pending >= MIN_CALLS and recent.started * 2 < recent.past_pending:
         advice = "Their problems say why: refused by Twilio, out of reach, throttled, or without an accepted credential."
         yield AttentionItem(
             "danger",

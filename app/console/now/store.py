@@ -1,4 +1,4 @@
-"""Reads the facts for the sentence and the findings of the page *Now*, in one statement.
+"""Reads the facts for the sentence of the page *Now*, and for what needs attention, in one statement.
 
 Every part of the statement reads a limited number of index entries. Without a `tenant_id`, the facts are about all tenants.
 """
@@ -31,7 +31,7 @@ MAX_LISTED_ROWS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class WaitingCount:
-    """How many items wait, at most MAX_COUNTED_ROWS. The oldest waits `since` this time, unless the field says otherwise."""
+    """How many items wait, at most MAX_COUNTED_ROWS. The oldest waits `since` this time, unless Facts says otherwise."""
 
     number: int
     since: datetime | None
@@ -74,7 +74,11 @@ class MissingCalls:
 
 @dataclass(frozen=True, slots=True)
 class LastHour:
-    """Calls of the last hour by execution. `server_errors` and `called_back` leave out the newest calls."""
+    """Calls of the last hour by execution.
+
+    `server_errors`: calls that Twilio answered with a 5xx. `called_back`: started calls that have had a callback. These two
+    leave out the newest calls, which no figures include yet.
+    """
 
     scheduled: int = 0
     pending: int = 0
@@ -85,13 +89,14 @@ class LastHour:
     called_back: int = 0
 
     @property
-    def settled(self) -> int:
+    def past_pending(self) -> int:
+        """Calls that are neither scheduled nor pending."""
         return self.started + self.not_started + self.unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The facts from which the sentence and the findings of the page are made."""
+    """The facts for the sentence of the page, and for what needs attention."""
 
     read_at: datetime
     has_tenants: bool
@@ -121,7 +126,8 @@ class Facts:
     """Seconds that the database took for all facts."""
 
 
-def _list(rows: str) -> str:
+def _json_list(rows: str) -> str:
+    """Returns SQL for the rows of a statement as a JSON array."""
     return f"(SELECT coalesce(json_agg(row_to_json(each)), '[]') FROM ({rows}) AS each)"
 
 
@@ -133,7 +139,8 @@ _WAITING: Final = f"""
 """
 
 
-def _backlog(rows: str, since: str = "min(since)") -> str:
+def _waiting_count(rows: str, since: str = "min(since)") -> str:
+    """Returns SQL for a WaitingCount of the rows of a statement. `since` is the SQL for its `since`."""
     return f"(SELECT json_build_object('number', count(*), 'since', {since}) FROM ({rows} LIMIT {MAX_COUNTED_ROWS}) AS counted)"
 
 
@@ -202,7 +209,7 @@ def _statement(*, of_tenant: bool) -> str:
     figures = "rollup.tenant_id = $1" if of_tenant else f"rollup.tenant_id = '{ALL_TENANTS}'"
     of_one = "WITH RECURSIVE account AS (SELECT id AS account_id FROM twilio_account WHERE tenant_id = $1)"
     unknown, pending = (
-        _backlog(f"SELECT pending_since AS since FROM call WHERE execution = '{execution}' {own}")
+        _waiting_count(f"SELECT pending_since AS since FROM call WHERE execution = '{execution}' {own}")
         for execution in ("unknown", "pending")
     )
     gave_up, unpriced, called_back = (
@@ -219,9 +226,9 @@ def _statement(*, of_tenant: bool) -> str:
             'halt_reason', (SELECT halt_reason FROM grant_guard WHERE id = 1),
             'unknown', {unknown},
             'pending', {pending},
-            'waiting', {_backlog(_WAITING, since="max(since)")},
+            'waiting', {_waiting_count(_WAITING, since="max(since)")},
             'missing', {_MISSING.format(own=own_account)},
-            'queues', {_list(_QUEUES.format(own=own))},
+            'queues', {_json_list(_QUEUES.format(own=own))},
             'failing', (
                 SELECT json_build_object('number', count(*), 'since', min(pending_since)) FROM (
                     SELECT attempts, pending_since FROM delivery WHERE next_attempt_at IS NOT NULL {own}
@@ -230,7 +237,7 @@ def _statement(*, of_tenant: bool) -> str:
             ),
             'gave_up', {gave_up},
             'unpriced', {unpriced},
-            'credentials', {_list(_CREDENTIALS.format(own=own))},
+            'credentials', {_json_list(_CREDENTIALS.format(own=own))},
             'recent', (SELECT row_to_json(sums) FROM ({_RECENT.format(figures=figures, own=own)}) AS sums),
             'called_back_before', {called_back},
             'rolled_until', (SELECT rolled_until FROM rollup_progress WHERE id = 1),

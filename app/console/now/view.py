@@ -38,10 +38,13 @@ def _main_sentence(facts: Facts) -> tuple[Level, str]:
         return "ok", "Nothing is set up yet."
     if not facts.has_calls:
         return "ok", "No call has been requested yet."
-    if recent.settled >= MIN_CALLS and recent.started * 2 < recent.settled:
-        return "danger", f"Most calls do not start: {recent.settled - recent.started:,} of {recent.settled:,} in the last hour."
-    goes = "Calls go out" if recent.settled else "No call was dialled in the last hour"
-    joint = "but" if recent.settled else "and"
+    if recent.past_pending >= MIN_CALLS and recent.started * 2 < recent.past_pending:
+        return (
+            "danger",
+            f"Most calls do not start: {recent.past_pending - recent.started:,} of {recent.past_pending:,} in the last hour.",
+        )
+    goes = "Calls go out" if recent.past_pending else "No call was dialled in the last hour"
+    joint = "but" if recent.past_pending else "and"
     if not facts.workers.running:
         return "danger", f"{goes}, {joint} no worker runs."
     if facts.is_halted:
@@ -81,8 +84,8 @@ def _waiting_clause(facts: Facts) -> list[SentencePart]:
 
 
 def _twilio_clause(facts: Facts) -> list[SentencePart]:
-    if not facts.recent.settled:
+    if not facts.recent.past_pending:
         return []
     if not facts.recent.server_errors:
         return ["Twilio answers no 5xx"]
-    return [f"Twilio answers 5xx to {percent(facts.recent.server_errors / facts.recent.settled)}"]
+    return [f"Twilio answers 5xx to {percent(facts.recent.server_errors / facts.recent.past_pending)}"]

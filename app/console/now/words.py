@@ -11,13 +11,14 @@ MIN_CALLS: Final = 5
 """No conclusion is drawn from fewer calls."""
 
 
-def calls_word(backlog: WaitingCount) -> str:
-    return "call" if backlog.number == 1 else "calls"
+def calls_word(waiting: WaitingCount) -> str:
+    """Returns "call" or "calls", for the number."""
+    return "call" if waiting.number == 1 else "calls"
 
 
-def count_text(backlog: WaitingCount) -> str:
+def count_text(waiting: WaitingCount) -> str:
     """Returns the number, such as "12", or "10,000 or more": counting stops there."""
-    return f"{backlog.number:,}" if backlog.number < MAX_COUNTED_ROWS else f"{MAX_COUNTED_ROWS:,} or more"
+    return f"{waiting.number:,}" if waiting.number < MAX_COUNTED_ROWS else f"{MAX_COUNTED_ROWS:,} or more"
 
 
 def percent(share: float) -> str:
