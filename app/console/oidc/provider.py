@@ -1,7 +1,7 @@
 """Asks an OpenID Connect provider who a person is: authorization code with PKCE, `state` and `nonce`, then the ID token.
 
-Authlib and joserfc build the requests and check the ID token. The requests are sent with Callgate's client for Twilio. The key
-set is read for each login, because logins are rare and keys change.
+Authlib and joserfc build the requests and check the ID token. The requests are sent with the HTTP client of requests to Twilio.
+The key set is read for each login, because logins are rare and keys change.
 """
 
 import asyncio
@@ -121,6 +121,7 @@ class OidcProvider:
     def _checked_claims(
         self, tokens: Mapping[str, Any], keys: Any, metadata: Mapping[str, Any], attempt: LoginAttempt
     ) -> dict[str, Any]:
+        """Validates the ID token and returns its claims. Raises ProviderFailed."""
         supported = _list_of(metadata, "id_token_signing_alg_values_supported", "RS256")
         algorithms = [algorithm for algorithm in _SIGNATURE_ALGORITHMS if algorithm in supported]
         try:
@@ -138,6 +139,7 @@ class OidcProvider:
 
 
 def _endpoint(metadata: Mapping[str, Any], name: str) -> str:
+    """Returns an endpoint of the discovery document. Raises ProviderFailed unless it is a URL to trust."""
     address = metadata.get(name)
     if not isinstance(address, str) or not is_trusted_url(address.partition("?")[0]):
         raise ProviderFailed(f"{name}_not_https")
@@ -145,6 +147,7 @@ def _endpoint(metadata: Mapping[str, Any], name: str) -> str:
 
 
 def _list_of(metadata: Mapping[str, Any], name: str, default: str) -> list[Any]:
+    """Returns a list of the discovery document; a list with only `default` if it is missing. Raises ProviderFailed."""
     found = metadata.get(name, [default])
     if not isinstance(found, list):
         raise ProviderFailed(f"{name}_not_a_list")

@@ -45,7 +45,7 @@ _NO_RULE = "The provider knows you, and no rule of this installation gives you a
 @router.get("/login")
 @public
 async def begin_login(request: Request) -> Response:
-    """Redirects to the provider. It is a GET, because the pages' policy allows no form that leads to another site."""
+    """Redirects to the provider. It is a GET, because the Content-Security-Policy allows no form to another site."""
     provider = _provider_of(request)
     try:
         address, attempt = await provider.begin()
@@ -113,6 +113,7 @@ def _stored_attempt(request: Request) -> tuple[LoginAttempt, str] | None:
 
 
 def _refused(request: Request, fault: str, status: int, reason: str) -> Response:
+    """Returns the login page with the fault, and logs the reason."""
     logger.warning("console_oidc_refused", reason=reason)
     response = login_page(request, status=status, fault=fault)
     _delete_cookie(response)
