@@ -37,5 +37,6 @@ def section_of(path: str) -> Link:
     return next((link for link in NAVIGATION if link.contains(path)), NAVIGATION[0])
 
 
-def first_page() -> str:
+def home_path() -> str:
+    """Returns the path of the page that opens first."""
     return next((link.path for link in NAVIGATION), SESSION.path)

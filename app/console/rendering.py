@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse
 from app.console.assets import assets
 from app.console.filters import FILTERS
 from app.console.headers import protect_page
-from app.console.navigation import NAVIGATION, SESSION, first_page
+from app.console.navigation import NAVIGATION, SESSION
 from app.console.sessions.service import ActiveSession
 from app.tenants.caller import OperatorCaller
 from app.tenants.scopes import Scope
@@ -58,7 +58,7 @@ def _environment() -> "Environment":
         auto_reload=False,
     )
     environment.filters |= FILTERS
-    environment.globals |= {"static": _static_path, "session_page": SESSION, "first_page": first_page()}
+    environment.globals |= {"static": _static_path, "session_page": SESSION}
     return environment
 
 

@@ -8,7 +8,7 @@ from app.console.assets import assets
 from app.console.audit import router as audit_router
 from app.console.calls import router as calls_router
 from app.console.deliveries import router as deliveries_router
-from app.console.navigation import first_page
+from app.console.navigation import home_path
 from app.console.now import router as now_router
 from app.console.oidc import router as oidc_router
 from app.console.queues import router as queues_router
@@ -28,8 +28,9 @@ unknown_pages = console_router()
 
 @router.get("")
 @needs(Scope.READ, clients="any")
-async def console() -> Response:
-    return RedirectResponse(first_page(), status_code=303)
+async def redirect_to_home() -> Response:
+    """Redirects to the page that opens first."""
+    return RedirectResponse(home_path(), status_code=303)
 
 
 @router.get("/static/{digest}/{asset}")
