@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.console.sip.view import MASK, MAX_SHOWN_LENGTH, AddressView, view_of, visible
+from app.console.sip.view import MASK, MAX_SHOWN_LENGTH, AddressView, escape_invisible, view_of
 from app.sip import Severity
 from tests.sip.test_public_cases import cases
 
@@ -99,6 +99,6 @@ def test_no_password_is_no_mask() -> None:
 def test_the_pieces_make_up_the_collected_addresses(case: dict[str, Any]) -> None:
     view = view_of(case["uri"])
     if MASK not in shown(view):
-        assert shown(view).replace("␣", " ") == visible(case["uri"])[: len(shown(view))]
+        assert shown(view).replace("␣", " ") == escape_invisible(case["uri"])[: len(shown(view))]
     numbers = {number for segment in view.segments for number in segment.numbers}
     assert numbers == {found.number for found in view.findings}

@@ -100,26 +100,29 @@ def _segments(text: str, findings: Sequence[Finding], password: tuple[int, int] 
     cuts = {0, end, masked_from, masked_to, *(found.start for found in findings), *(found.end for found in findings)}
     in_order = sorted(cut for cut in cuts if 0 <= cut <= end and not masked_from < cut < masked_to)
     for start, stop in zip(in_order, [*in_order[1:], end], strict=True):
-        if missing := _numbers(findings, partial(_is_missing_at, start)):
+        if missing := _numbers_of(findings, partial(_is_missing_at, start)):
             yield Segment("", missing, _highest_severity(findings, missing))
         if start == stop:
             continue
-        numbers = _numbers(findings, partial(_is_about, start, stop))
-        shown = MASK if masked_from <= start < masked_to else visible(text[start:stop])
+        numbers = _numbers_of(findings, partial(_is_about, start, stop))
+        shown = MASK if masked_from <= start < masked_to else escape_invisible(text[start:stop])
         if numbers:
             shown = _mark_spaces(shown)
         yield Segment(shown, numbers, _highest_severity(findings, numbers) if numbers else None)
 
 
 def _is_missing_at(place: int, found: Finding) -> bool:
+    """Returns whether the finding says that something is missing at this place."""
     return found.start == found.end == place
 
 
 def _is_about(start: int, stop: int, found: Finding) -> bool:
+    """Returns whether the finding is about a part of the text between `start` and `stop`."""
     return found.start < stop and found.end > start
 
 
-def _numbers(findings: Sequence[Finding], applies: Callable[[Finding], bool]) -> tuple[int, ...]:
+def _numbers_of(findings: Sequence[Finding], applies: Callable[[Finding], bool]) -> tuple[int, ...]:
+    """Returns the numbers of the findings for which `applies` is true."""
     return tuple(number for number, found in enumerate(findings, start=1) if applies(found))
 
 
@@ -131,20 +134,20 @@ def _excerpt(text: str, found: Finding, password: tuple[int, int] | None) -> str
     """Returns what the finding is about, shortened."""
     start, end = found.start, found.end
     if password is None or end <= password[0] or start >= password[1]:
-        shown = _mark_spaces(visible(text[start:end]))
+        shown = _mark_spaces(escape_invisible(text[start:end]))
     else:
-        shown = f"{visible(text[start : password[0]])}{MASK}{visible(text[password[1] : end])}"
+        shown = f"{escape_invisible(text[start : password[0]])}{MASK}{escape_invisible(text[password[1] : end])}"
     return shown if len(shown) <= _EXCERPT_LENGTH else f"{shown[:_EXCERPT_LENGTH]}…"
 
 
 def _parts(uri: SipUri) -> Iterator[tuple[str, str]]:
     password = None if uri.password is None else MASK
     named = {"Scheme": uri.scheme, "User": uri.user, "Password": password, "Host": uri.host, "Port": uri.port}
-    return ((name, visible(str(value))) for name, value in named.items() if value is not None)
+    return ((name, escape_invisible(str(value))) for name, value in named.items() if value is not None)
 
 
 def _pairs(pairs: Pairs) -> Iterator[tuple[str, str]]:
-    return ((visible(name), "(not UTF-8)" if value is None else visible(value)) for name, value in pairs)
+    return ((escape_invisible(name), "(not UTF-8)" if value is None else escape_invisible(value)) for name, value in pairs)
 
 
 def _mark_spaces(shown: str) -> str:
@@ -152,7 +155,7 @@ def _mark_spaces(shown: str) -> str:
     return shown if shown.strip(" ") else shown.replace(" ", "␣")
 
 
-def visible(text: str) -> str:
+def escape_invisible(text: str) -> str:
     """Returns the text with characters that a page does not show, or that change the order of others, as escapes."""
     return "".join(_escaped(character) if _is_invisible(character) else character for character in text)
 
