@@ -183,4 +183,5 @@ def _redirect_to_login(request: Request) -> Response:
 
 
 def _is_automatic_renewal(request: Request) -> bool:
+    """Returns whether a page sent the request by itself, to renew a part of it. htmx sends such requests."""
     return request.headers.get("HX-Request") == "true" and "HX-Boosted" not in request.headers

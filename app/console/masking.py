@@ -76,6 +76,7 @@ def mask(value: str | None) -> str:
 
 
 def _until(text: str, ends: str) -> str:
+    """Returns the text before the first of the characters in `ends`."""
     return re.split(f"[{ends}]", text, maxsplit=1)[0]
 
 
@@ -137,4 +138,5 @@ def _mask_member(text: str, name: str) -> str:
 
 
 def _hidden(text: str) -> str:
+    """Returns what is shown instead of the text: dots and its length."""
     return f"{_HIDDEN} ({len(text)} characters)"

@@ -30,7 +30,7 @@ class SlotLimitedReads:
 
 @dataclass(frozen=True, slots=True)
 class TimeLimitedReads:
-    """Runs transactions in which a statement may take two seconds. Then it raises DatabaseUnavailable: `timeout`."""
+    """Runs transactions in which a statement may take two seconds. After that it raises DatabaseUnavailable (`timeout`)."""
 
     database: Transactions
 

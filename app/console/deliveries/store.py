@@ -60,6 +60,7 @@ class ListedDelivery:
 
     @property
     def has_call(self) -> bool:
+        """False if the call was deleted."""
         return self.to is not None
 
     @property

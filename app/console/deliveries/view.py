@@ -59,6 +59,7 @@ class DeliveryQuery:
 
 
 def list_address(tenant_id: str, state: str, cursor: str = "", *, sent: int | None = None, since: str = "") -> str:
+    """Returns the address of the list. The parameters are the members of DeliveryQuery."""
     given = {"tenant": tenant_id, "state": state, "cursor": cursor, "since": since}
     if sent is not None:
         given["sent"] = str(sent)

@@ -51,7 +51,8 @@ QueueCancellationDep = Annotated[QueueCancellation, Depends(queue_cancellation)]
 async def reachable_queue(client: ConsoleClientDep, tenant_id: str, name: str) -> tuple[str, str]:
     """Returns tenant and name of the queue in the path. Does not check that this queue exists.
 
-    Raises ScopeRequired without the scope `read`; TenantNotFound or QueueNotFound if tenant or name cannot be the client's.
+    Raises ScopeRequired without the scope `read`, TenantNotFound for a tenant that the client may not see, and QueueNotFound
+    for a text that cannot be a queue's name.
     """
     require_read(client)
     reachable_tenant(client, tenant_id)

@@ -103,6 +103,7 @@ async def redeem_link(
 
 
 async def mark_seen(connection: Connection, session_id: UUID) -> None:
+    """Records that a person uses the session now, so it does not end as unused."""
     await connection.execute("UPDATE console_session SET seen_at = now() WHERE id = $1", session_id)
 
 

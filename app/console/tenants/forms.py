@@ -67,13 +67,13 @@ class FormState:
 
 
 def refused_form(form: Fields, names: tuple[str, ...], error: CallgateError | OperatorError) -> FormState:
-    """Returns the form with error texts, beside the fields that the error names. Raises an error that is not about the form."""
+    """Returns the form with error texts, beside the fields that the error names. Raises an error about anything else again."""
     problem = problem_for(error) if isinstance(error, OperatorError) else error
     if not isinstance(problem, _FORM_ERRORS):
         raise problem
     faults = {fault.pointer.strip("/").partition("/")[0]: fault for fault in problem.field_errors}
-    at_fields = {name: _text(name, fault) for name, fault in faults.items() if name in names}
-    elsewhere = [_text(name, fault) for name, fault in faults.items() if name not in names]
+    at_fields = {name: _fault_text(name, fault) for name, fault in faults.items() if name in names}
+    elsewhere = [_fault_text(name, fault) for name, fault in faults.items() if name not in names]
     return FormState(
         values={name: form.text(name) for name in names if name not in SECRET_FIELDS},
         scopes=tuple(form.all("scopes")),
@@ -83,7 +83,7 @@ def refused_form(form: Fields, names: tuple[str, ...], error: CallgateError | Op
     )
 
 
-def _text(name: str, fault: FieldError) -> str:
+def _fault_text(name: str, fault: FieldError) -> str:
     if fault.code == "credential_form":
         return _CREDENTIAL_FORM
     return _TEXTS.get(name, f"{fault.detail[:1].upper()}{fault.detail[1:]}.")
@@ -101,7 +101,7 @@ KEY_FIELDS: Final = ("name", "expires_at", "format", "scopes")
 
 
 def idempotency_key_of(form: Fields) -> str:
-    """Returns the idempotency key in the form for a new API key: reloading the response creates no second API key."""
+    """Returns the idempotency key in the form for a new API key. With it, reloading the response creates no second API key."""
     try:
         return str(UUID(form.text("once")))
     except ValueError:

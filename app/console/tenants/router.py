@@ -33,14 +33,14 @@ async def shown_tenant(client: ConsoleClientDep, tenant_id: str) -> str:
 ShownTenantDep = Annotated[str, Depends(shown_tenant)]
 
 
-async def administration(request: Request, client: ConsoleClientDep, actor: ConsoleActorDep) -> TenantAdministration:
-    """Returns the use cases. Raises ScopeRequired without the scope `read`, because a refused form shows the tenant."""
+async def console_administration(request: Request, client: ConsoleClientDep, actor: ConsoleActorDep) -> TenantAdministration:
+    """Returns tenants' use cases. Raises ScopeRequired without the scope `read`, because a refused form shows the tenant."""
     require_read(client)
     keyring: Keyring = request.state.keyring
     return TenantAdministration(request.state.database, keyring, actor)
 
 
-AdministrationDep = Annotated[TenantAdministration, Depends(administration)]
+AdministrationDep = Annotated[TenantAdministration, Depends(console_administration)]
 
 
 @router.get("")
@@ -90,7 +90,10 @@ async def render_tenant(
     credential: tuple[str, FormState] | None = None,
     key: FormState | None = None,
 ) -> Response:
-    """Renders the page of a tenant. Refused forms are shown open. `credential` also has the account SID of its form."""
+    """Renders the page of a tenant. `account`, `credential` and `key` are refused forms, which are shown open.
+
+    `credential` also has an account SID, because each account has such a form.
+    """
     details = await store.find_details(slot_limited_reads(request), tenant_id)
     if details is None:
         raise TenantNotFound

@@ -1,4 +1,4 @@
-"""Reads all that belongs to one tenant, in one statement. Each kind of record is an array of rows, as in its own store."""
+"""Reads all that belongs to one tenant, in one statement. The rows of each kind have the columns of its own store."""
 # ruff: noqa: S608  # The statement is put together from constants.
 
 from dataclasses import dataclass
