@@ -32,7 +32,7 @@ async def authenticate_client(
     return await authenticate_key(request, credentials.credentials)
 
 
-async def authenticate(
+async def authenticate_caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
     """Returns the tenant's caller, for a route that takes only tenants' keys. Raises the errors of `authenticate_key`."""
@@ -86,5 +86,5 @@ def require_tenant_caller(client: Caller | OperatorCaller) -> Caller:
     return client
 
 
-CallerDep = Annotated[Caller, Depends(authenticate)]
+CallerDep = Annotated[Caller, Depends(authenticate_caller)]
 ClientDep = Annotated[Caller | OperatorCaller, Depends(authenticate_client)]

@@ -25,7 +25,7 @@ from app.errors import (
     Unauthorized,
     WorkloadKeysUnavailable,
 )
-from app.http.authentication import authenticate, authenticate_client
+from app.http.authentication import authenticate_caller, authenticate_client
 from app.http.problems import MEDIA_TYPE, responses
 from app.tenants.access import PUBLIC, Access, AllowedClients
 from app.tenants.scopes import Scope
@@ -79,11 +79,11 @@ class ScopedRoute(APIRoute):
 
     def authentication(self) -> Callable[..., Any]:
         """Returns the dependency that authenticates. FastAPI calls it once per request, also if the handler depends on it."""
-        return authenticate if self.access.clients == "tenant" else authenticate_client
+        return authenticate_caller if self.access.clients == "tenant" else authenticate_client
 
 
 def access_of(route: RouteContext) -> Access | None:
-    """Returns what a route declares; None if it declares nothing, or if nothing checks it. A mount declares on its app."""
+    """Returns what a route, or its mounted app, declares; None if it declares nothing, or if its class does not check it."""
     endpoint = route.endpoint or getattr(route.original_route, "app", None)
     declared = getattr(endpoint, _DECLARED, None)
     is_checked = isinstance(route.original_route, ScopedRoute) or declared is PUBLIC

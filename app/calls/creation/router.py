@@ -35,7 +35,7 @@ from app.errors import (
     UpstreamThrottled,
     UpstreamUnreachable,
 )
-from app.http.authentication import authenticate, bearer
+from app.http.authentication import authenticate_caller, bearer
 from app.http.bodies import read_json_object
 from app.http.idempotency_key import REPLAYED_HEADER, idempotency_key_header, read_idempotency_key
 from app.http.openapi import headers, json_body
@@ -79,7 +79,7 @@ async def create_call(request: Request) -> Response:
     that no call was started**; if the outcome is unknown, the status is 202. With an `Idempotency-Key`, a retry after a
     timeout or a crash returns the record and never places a second call.
     """
-    caller = await authenticate(request, await bearer(request))
+    caller = await authenticate_caller(request, await bearer(request))
     body = await read_json_object(request)
     key = await idempotency_key(request)
     service: CreationService = request.state.creation
