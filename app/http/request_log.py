@@ -8,7 +8,7 @@ import structlog
 from starlette.types import Scope
 
 from app.observability import Metrics
-from app.observability.context import bound
+from app.observability.context import bound_fields
 from app.observability.tracing import annotate, has_recording_span, mark_span_failed
 
 UNLOGGED_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
@@ -31,7 +31,7 @@ def count_and_log_request(metrics: Metrics, scope: Scope, status: int, seconds: 
         parts = {f"{part}_ms": round(taken * 1000, 1) for part, taken in spent.items()}
         logger.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1), **parts)
     if has_recording_span():
-        context = {f"callgate.{name}": value for name, value in bound().items() if name in _TRACED_FIELDS and value}
+        context = {f"callgate.{name}": value for name, value in bound_fields().items() if name in _TRACED_FIELDS and value}
         request = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
         annotate(request | context, name=f"{method} {route}")
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:

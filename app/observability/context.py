@@ -15,7 +15,7 @@ _bound_fields: ContextVar[Mapping[str, Any]] = ContextVar("callgate_known", defa
 
 
 def clear() -> None:
-    """Starts with an empty context, for a new request or job."""
+    """Removes all fields, for a new request or job."""
     _bound_fields.set({})
 
 
@@ -24,7 +24,8 @@ def bind(**fields: object) -> None:
     _bound_fields.set({**_bound_fields.get(), **fields})
 
 
-def bound() -> Mapping[str, Any]:
+def bound_fields() -> Mapping[str, Any]:
+    """Returns the fields of this request or job."""
     return _bound_fields.get()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import event
 
 from app.database.engine import Database
-from app.observability.context import bound
+from app.observability.context import bound_fields
 
 # As many as the pool opens, so that each has a logger.
 _CONNECTIONS = 12
@@ -20,7 +20,7 @@ async def recorded_statements(database: Database) -> AsyncIterator[dict[str, lis
     sent: dict[str, list[str]] = defaultdict(list)
 
     def record(statement: str) -> None:
-        if request_id := bound().get("request_id"):
+        if request_id := bound_fields().get("request_id"):
             sent[request_id].append(statement)
 
     def on_sqlalchemy(_: Any, __: Any, statement: str, *___: Any) -> None:
