@@ -45,8 +45,8 @@ AuditAction = Literal[
 class Actor:
     """Who makes a change: a person or program that runs a command or sends a request.
 
-    `name` is the user of the operating system, the API key's id (`cgk_…`), the workload, or a person in the console
-    who logged in by a one-time link or by OpenID Connect. `request_id` is None for a command.
+    `name` is the user of the operating system (None: it has no name), the API key's id (`cgk_…`), the workload, or a person in
+    the console who logged in by a one-time link or by OpenID Connect. `request_id` is None for a command.
     """
 
     kind: ActorKind
@@ -55,7 +55,10 @@ class Actor:
 
 
 def command_actor(kind: Literal["cli", "apply"] = "cli") -> Actor:
-    """Returns the actor of a command: the user who runs this process. The user of a container often has no name: None."""
+    """Returns the actor of a command: the user who runs this process, who often has no name in a container.
+
+    `kind` is "apply" for `callgate apply`, and "cli" for all other commands.
+    """
     try:
         return Actor(kind, pwd.getpwuid(os.getuid()).pw_name)
     except KeyError:

@@ -19,6 +19,7 @@ _NO_LOGO = b"data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22/%3
 @router.get("/")
 @public
 async def root() -> Response:
+    """Redirects to /docs."""
     return RedirectResponse("/docs")
 
 

@@ -18,12 +18,12 @@ _GUIDE_NAME = re.compile(r"[a-z-]+")
 
 def render_guide(name: str) -> str | None:
     """Returns the HTML page of docs/{name}.md; None if there is no such guide."""
-    if not _GUIDE_NAME.fullmatch(name) or not _read_source(name).is_file():
+    if not _GUIDE_NAME.fullmatch(name) or not _source_file(name).is_file():
         return None
     return _render(name)
 
 
-def _read_source(name: str) -> Traversable:
+def _source_file(name: str) -> Traversable:
     return files("app.http").joinpath("guides", f"{name}.md")
 
 
@@ -32,7 +32,7 @@ def _render(name: str) -> str:
     from markdown_it import MarkdownIt
 
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = markdown.parse(_read_source(name).read_text(encoding="utf-8"))
+    tokens = markdown.parse(_source_file(name).read_text(encoding="utf-8"))
     headings = [(token, text.content) for token, text in pairwise(tokens) if token.type == "heading_open"]
     for heading, text in headings:
         heading.attrSet("id", _anchor(text))

@@ -42,6 +42,7 @@ def _refuse_repeated_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(_: str) -> float:
+    """Refuses NaN and Infinity, which Python's decoder accepts."""
     raise _NotAcceptedError("NaN and Infinity are not JSON numbers")
 
 

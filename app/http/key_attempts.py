@@ -108,6 +108,7 @@ def _parse(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def _counted_address(address: IPv4Address | IPv6Address | None) -> str:
+    """Returns the address for which wrong keys are counted: an IPv6 address as its /64 network."""
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address), _IPV6_NETWORK_BITS), strict=False))
     return _UNKNOWN_ADDRESS if address is None else str(address)

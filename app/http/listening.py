@@ -15,8 +15,8 @@ class CannotListen(CommandFailed):
 def listen(host: str, port: int, *, option: str = "--port") -> list[socket.socket]:
     """Returns a listening socket for every address of `host`; `::` accepts IPv4 too. Raises CannotListen.
 
-    Each socket is created with its protocol: asyncio sets TCP_NODELAY only on such sockets. Without TCP_NODELAY a response
-    can take 40 ms longer.
+    Each socket is created with its protocol number: asyncio sets TCP_NODELAY only on such sockets. Without TCP_NODELAY a
+    response can take 40 ms longer.
 
     `option` is the command line option that the error message suggests for choosing another port.
     """

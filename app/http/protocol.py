@@ -68,9 +68,10 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _free_a_connection(self) -> None:
-        """Closes the connection that has waited longest for its client. If no connection waits, refuses the new one.
+        """Closes a connection that waits for its client. If none waits, refuses the new one.
 
-        Above twice the limit, the new connection is closed without a response.
+        A half-sent request goes before an idle connection, and of each kind the one that has waited longest goes first. Above
+        twice the limit, the new connection is closed without a response.
         """
         others = [each for each in self.connections if isinstance(each, BoundedProtocol) and each is not self]
         if waiting := [each for each in others if each._is_waiting_for_client]:

@@ -27,6 +27,8 @@ TimedPart = Literal["database", "upstream", "receiver"]
 
 
 class _ExceptionOptions(TypedDict):
+    """What OpenTelemetry adds to a span when an exception leaves it."""
+
     record_exception: bool
     set_status_on_exception: bool
 

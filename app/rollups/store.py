@@ -163,7 +163,7 @@ async def record_empty(connection: Connection, periods: Sequence[Period]) -> Non
 
 
 async def roll_up(connection: Connection, period: Period) -> bool:
-    """Counts and stores the figures of a period, for each tenant and for all together. Returns False if that took too long."""
+    """Counts and stores the figures of a period, for each tenant and for all. Returns False and stores none after a timeout."""
     ids = first_id_at(period.start), first_id_at(period.end)
     try:
         async with connection.transaction():
