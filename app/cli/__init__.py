@@ -6,6 +6,7 @@ that `callgate keys list` next to a running API needs a fraction of the API's me
 
 import io
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -101,6 +102,6 @@ def main() -> None:
         _fail(f"the database cannot be used ({describe(error)}): check CALLGATE_DATABASE_URL, then run `callgate migrate`", 1)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     typer.echo(f"callgate: {message}", err=True)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""`callgate apply`: makes the tenants what a file declares."""
+"""`callgate apply`: creates and changes tenants as a file declares."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def apply(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the file and end.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make tenants what a file declares.
+    """Create and change tenants as a file declares.
 
     Creates and changes what the file names and deletes nothing. `suspended: true` and `revoked: […]` declare what must not be
     used any more. Secrets are written as {env: NAME} or {file: PATH}. All changes are made in one transaction, or none. Exit
@@ -57,7 +57,7 @@ def apply(
 
 
 def _settings() -> Settings:
-    """Returns the settings. If they are wrong, raises CommandFailed (exit code 1): exit code 2 would mean a difference."""
+    """Returns the settings. Wrong settings end the command with exit code 1, because `--dry-run` uses 2 for a difference."""
     from app.settings import SettingsError
 
     try:
@@ -137,19 +137,19 @@ def _show(plan: ChangePlan, *, dry_run: bool, as_json: bool) -> None:
     if not plan.changes:
         typer.echo("no changes")
     elif dry_run:
-        typer.echo(f"{_count(plan)} would be made")
+        typer.echo(f"{_number_of_changes(plan)} would be made")
     else:
-        typer.echo(f"{_count(plan)} made")
+        typer.echo(f"{_number_of_changes(plan)} made")
 
 
-def _count(plan: ChangePlan) -> str:
+def _number_of_changes(plan: ChangePlan) -> str:
     return "1 change" if len(plan.changes) == 1 else f"{len(plan.changes)} changes"
 
 
 def _to_line(change: Change) -> str:
     line = f"tenant {change.tenant_id}: {change.action} {change.subject}"
     members = [
-        f"{name} {_shown(after)}" if change.action == "create" else f"{name} {_shown(before)} -> {_shown(after)}"
+        f"{name} {_value_text(after)}" if change.action == "create" else f"{name} {_value_text(before)} -> {_value_text(after)}"
         for name, (before, after) in change.members.items()
     ]
     return f"{line}: {', '.join(members)}" if members else line
@@ -163,10 +163,10 @@ def _to_json(change: Change) -> dict[str, Any]:
     return {"tenant": change.tenant_id, "action": change.action, "subject": change.subject, "members": members}
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return "-" if value is None else json.dumps(_without_query(value), ensure_ascii=False)
 
 
 def _without_query(value: Any) -> Any:
-    """Returns the value to print: a URL without its query, which may contain a key of the receiver."""
+    """Returns a URL without its query, which may contain a key of the receiver. Returns any other value unchanged."""
     return _QUERY.sub("?…", value) if isinstance(value, str) and "://" in value else value

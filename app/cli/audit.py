@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MAX_LIMIT = 10_000
 
 
-def _cursor(text: str) -> tuple[datetime, Any]:
+def _parse_cursor(text: str) -> tuple[datetime, Any]:
     from app.audit.service import read_audit_cursor
 
     before = read_audit_cursor(text)
@@ -44,7 +44,9 @@ def audit(
     limit: Annotated[int, typer.Option("--limit", min=1, max=_MAX_LIMIT, help="The maximum number of changes.")] = 100,
     cursor: Annotated[
         str | None,
-        typer.Option("--cursor", parser=_cursor, metavar="CURSOR", help="Continue after an earlier list, which printed it."),
+        typer.Option(
+            "--cursor", parser=_parse_cursor, metavar="CURSOR", help="Continue after an earlier list, which printed it."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -90,7 +90,7 @@ async def login_address(database: Transactions, base_url: str) -> str:
 
 
 def _local_address() -> str:
-    """Returns the address of the `callgate dev` that runs in this folder, or else of the configured or default console."""
+    """Returns the address of the `callgate dev` that runs in this folder, else the configured or default address."""
     from app.local.state import StateFolder
     from app.settings import load_settings
 

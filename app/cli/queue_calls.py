@@ -41,7 +41,7 @@ class _Summary:
     """Whether all refusals so far are temporary (5xx), so that the same lines can succeed later."""
 
     def add(self, line: AnsweredLine, print_problem: Callable[[str], None]) -> None:
-        """Counts the line. `print_problem` prints what is wrong with one of the first lines that are refused."""
+        """Counts the line. If it is one of the first that are refused, passes its number and the reason to `print_problem`."""
         from app.errors import CallgateError
 
         if not isinstance(line.result, CallgateError):

@@ -1,4 +1,4 @@
-"""`callgate queues halt` and `release`: stop all scheduled calls, and dial them again once it is known which were dialled."""
+"""`callgate queues halt` and `release`: stop dialling scheduled calls, and resume it once it is known which were dialled."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def release(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Search, and change nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Dial scheduled calls again after a fail-over or a restore.
+    """Resume dialling scheduled calls after a fail-over or a restore.
 
     No call is dialled while the database may have lost which calls were dialled already. This command searches Twilio's lists
     for the calls that were due. A call that Twilio certainly has becomes started, and a call that Twilio may have becomes

@@ -105,6 +105,7 @@ def resume_queue(tenant: TenantId, name: QueueArgument, as_json: AsJson = False)
 
 
 def _put(tenant: str, name: str, change: QueueChange, *, as_json: bool) -> None:
+    """Creates a queue or changes an existing one, and prints its settings."""
     from app.audit.events import command_actor
 
     queue, _ = _run(lambda service: service.put(command_actor(), tenant, name, change))
@@ -112,6 +113,7 @@ def _put(tenant: str, name: str, change: QueueChange, *, as_json: bool) -> None:
 
 
 def _change(tenant: str, name: str, change: QueueChange, *, as_json: bool) -> None:
+    """Changes an existing queue, and prints its settings."""
     from app.audit.events import command_actor
 
     queue = _run(lambda service: service.change(command_actor(), tenant, name, change))
@@ -149,5 +151,6 @@ def _progress(progress: QueueProgress) -> dict[str, Any]:
 
 
 def _counts(progress: QueueProgress) -> dict[str, dict[str, int]] | None:
+    """Returns the numbers of calls by execution, by status and by problem; None if counting took too long."""
     counts = progress.counts
     return None if counts is None else {"execution": counts.execution, "status": counts.status, "problem": counts.problem}

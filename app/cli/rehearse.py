@@ -121,7 +121,7 @@ def _read_settings(tenant: str | None, queue: str | None, change: PaceChange) ->
 def _with_twilio_limits(
     settings: RehearsalSettings, calls_per_second: float | None, max_concurrent: int | None, call_seconds: int
 ) -> RehearsalSettings:
-    """Adds Twilio's limits for the account to the settings. The default rate is the account's pace, or 1 call a second."""
+    """Adds Twilio's limits and the length of calls to the settings. The default rate is the account's pace, or 1 a second."""
     from simulator.limits import Limits
 
     rate = calls_per_second or float(settings.account_pace.calls_per_second or _TWILIO_CALLS_PER_SECOND)
@@ -191,7 +191,7 @@ def _show(calls: Sequence[RehearsedCall], *, as_json: bool) -> None:
 
 
 def _row(call: RehearsedCall) -> dict[str, Any]:
-    """Returns the call as it is printed. `wait_s` is the time from `not_before` on."""
+    """Returns the call as it is printed. `wait_s` is the time from `not_before` until it rings, fails or expires."""
     waited = None if call.at is None or call.not_before is None else (call.at - call.not_before).total_seconds()
     return {
         "line": call.line,

@@ -42,8 +42,9 @@ def status(as_json: AsJson = False) -> None:
     """Show what each encryption key is needed for.
 
     `callgate secrets rotate` encrypts secrets with the newest key. An API key is hashed with the newest key at its next use. A
-    call with an idempotency key needs its encryption key until its record is deleted. Reads all calls, which takes a while with
-    millions of them. Secrets that cannot be decrypted are listed on standard error, and the exit code is then 1.
+    call with an idempotency key needs the key that was the newest when it was created, until its record is deleted. Reads all
+    calls, which takes a while with millions of them. Secrets that cannot be decrypted are listed on standard error, and the
+    exit code is then 1.
     """
 
     async def read(rotation: Rotation) -> tuple[list[KeyUse], list[str]]:
