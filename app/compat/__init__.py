@@ -1,1 +1,1 @@
-"""Serves Twilio's own paths and shapes from the same services, for unmodified Twilio SDKs."""
+"""Serves Twilio's own paths, parameters and answers, for unmodified Twilio SDKs. Uses the services that /v1 uses."""

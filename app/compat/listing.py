@@ -56,21 +56,21 @@ class ListQuery:
         Twilio's SDKs would take an unknown member for the list of calls.
         """
         call_ids, start = page.call_ids, self.number * self.size
-        older = self._uri(self.number + 1, _OLDER_THAN + ids.cursor_of(call_ids[-1])) if page.has_older else None
-        newer = self._uri(max(self.number - 1, 0), _NEWER_THAN + ids.cursor_of(call_ids[0])) if page.has_newer else None
+        older = self._page_uri(self.number + 1, _OLDER_THAN + ids.cursor_of(call_ids[-1])) if page.has_older else None
+        newer = self._page_uri(max(self.number - 1, 0), _NEWER_THAN + ids.cursor_of(call_ids[0])) if page.has_newer else None
         return {
             "end": start + max(len(call_ids) - 1, 0),
-            "first_page_uri": self._uri(0),
+            "first_page_uri": self._page_uri(0),
             "next_page_uri": older,
             "page": self.number,
             "page_size": self.size,
             "previous_page_uri": newer,
             "start": start,
-            "uri": self._uri(self.number, self.token),
+            "uri": self._page_uri(self.number, self.token),
         }
 
-    def _uri(self, number: int, token: str | None = None) -> str:
-        paging = {"PageSize": self.size, "Page": number} | ({"PageToken": token} if token else {})
+    def _page_uri(self, page_number: int, token: str | None = None) -> str:
+        paging = {"PageSize": self.size, "Page": page_number} | ({"PageToken": token} if token else {})
         return f"{account_uri(self.account_sid)}/Calls.json?{urlencode({**self.written, **paging})}"
 
 
@@ -129,6 +129,7 @@ def _is_number_within(text: str, minimum: int, maximum: int) -> bool:
 
 
 def _read_page_token(token: str) -> PageCursor | None:
+    """Returns the cursor that a page token contains; None if the token is not one of Callgate."""
     call_id = ids.read_cursor(token[2:])
     if call_id is None or token[:2] not in (_NEWER_THAN, _OLDER_THAN):
         return None
@@ -136,7 +137,10 @@ def _read_page_token(token: str) -> PageCursor | None:
 
 
 def _time_range(written: Mapping[str, str], name: str) -> TimeRange:
-    """Returns the range of time that a filter and its operators (`StartTime`, `StartTime<`, `StartTime>`) allow together."""
+    """Returns the range that the filters `name`, `name<` and `name>` (such as `StartTime>`) allow together.
+
+    `written` are the parameters as the client wrote them.
+    """
     on, before, from_ = (_start_of_day(written[key]) if key in written else None for key in (name, f"{name}<", f"{name}>"))
     since = [day for day in (on, from_) if day is not None]
     until = [day for day in (on and on + timedelta(days=1), before) if day is not None]

@@ -63,7 +63,7 @@ def resource_of(call: Call | NewCall | CallRow) -> dict[str, Any]:
 
 
 def _record_value(call: Call | NewCall | CallRow, name: str) -> Any:
-    """Returns the record's value; None for `to` and `from`, which Twilio may have normalized."""
+    """Returns the record's value; None for `to` and `from`, because Twilio's answer has them as Twilio normalized them."""
     return None if name in ("to", "from") else getattr(call, name)
 
 

@@ -33,7 +33,7 @@ def normalize(parameters: Mapping[str, Any]) -> NormalizedParameters:
         if name in normalized:
             warnings += _keep_events(normalized, name, known, code)
     if "machine_detection" in normalized:
-        warnings += _read_machine_detection(normalized)
+        warnings += _normalize_machine_detection(normalized)
     if not str(normalized.get("to", "")).lower().startswith(_SIP_PREFIXES):
         for name in ("to", "from"):
             if name in normalized:
@@ -54,7 +54,8 @@ def _keep_events(normalized: dict[str, Any], name: str, known: Sequence[str], co
         yield FieldError(f"/{name}", str(code), text)
 
 
-def _read_machine_detection(normalized: dict[str, Any]) -> Iterator[FieldError]:
+def _normalize_machine_detection(normalized: dict[str, Any]) -> Iterator[FieldError]:
+    """Corrects the case of the value. Removes `Disable`, which Twilio does not document, and yields a warning for it."""
     lower = normalized["machine_detection"].lower()
     if lower == "disable":
         del normalized["machine_detection"]
