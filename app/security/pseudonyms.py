@@ -13,7 +13,7 @@ class Pseudonyms:
         self._keyring = keyring
         self._shown = shown
 
-    def log(self, *, to: str, from_: str) -> None:
+    def add_to_log(self, *, to: str, from_: str) -> None:
         """Adds the pseudonyms of both addresses to every later log line of this request."""
         bind(**{"to": self.of(to), "from": self.of(from_)})
 

@@ -35,7 +35,7 @@ def indeterminate_error(call: Call, *, repeatable: bool) -> ActionUnknown:
     return error
 
 
-def event_data_of(error: TwilioError) -> dict[str, Any]:
+def event_data_of_error(error: TwilioError) -> dict[str, Any]:
     """Returns the data of the event for an error. It has no texts of Twilio, which may repeat parameters of the request."""
     unknown = isinstance(error, TwilioOutcomeUnknown)
     data = {"result": "unknown" if unknown else "not_done", "reason": error.reason}
@@ -46,7 +46,8 @@ def event_data_of(error: TwilioError) -> dict[str, Any]:
     return data | {name: value for name, value in answered.items() if value is not None}
 
 
-def sid_of(response: UpstreamResponse) -> dict[str, Any]:
+def event_data_of_answer(response: UpstreamResponse) -> dict[str, Any]:
+    """Returns the SID of the changed item as the data of the event; empty if the answer has no SID."""
     sid = (response.document or {}).get("sid")
     return {"sid": sid} if isinstance(sid, str) and SID_PATTERN.fullmatch(sid) else {}
 

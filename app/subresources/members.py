@@ -1,4 +1,4 @@
-"""Derives the members of requests under /v1 from the catalogue of operations, and translates them to Twilio's parameters."""
+"""Derives the members of requests under /v1 from app.twilio.subresources, and translates them to Twilio's parameters."""
 
 import json
 from collections.abc import Iterator, Mapping

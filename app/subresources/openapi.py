@@ -1,4 +1,4 @@
-"""Builds the OpenAPI description of each operation from the catalogue."""
+"""Builds the OpenAPI description of each operation in app.twilio.subresources."""
 
 from typing import Any
 
@@ -134,9 +134,10 @@ def _body_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     """
     parts: dict[str, Any] = {}
 
-    def named(member: str, kind: dict[str, Any]) -> dict[str, Any]:
+    def with_references(member: str, kind: dict[str, Any]) -> dict[str, Any]:
+        """Returns the schema of a member with references to components instead of enums and objects."""
         if kind.get("type") == "array":
-            return kind | {"items": named(member, kind["items"])}
+            return kind | {"items": with_references(member, kind["items"])}
         if "enum" not in kind and kind.get("type") != "object":
             return kind
         part = name + _pascal_case(member)
@@ -145,7 +146,7 @@ def _body_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
 
     for member, described in schema.get("properties", {}).items():
         if "anyOf" in described:
-            described["anyOf"] = [named(member, kind) for kind in described["anyOf"]]
+            described["anyOf"] = [with_references(member, kind) for kind in described["anyOf"]]
     return {name: schema} | parts
 
 

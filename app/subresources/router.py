@@ -1,4 +1,4 @@
-"""Routes of the subresources under /v1: one for each operation of the catalogue, with JSON bodies."""
+"""Routes of the subresources under /v1: one for each operation in app.twilio.subresources, with JSON bodies."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack

@@ -25,7 +25,13 @@ from app.errors import (
     WrongCallState,
 )
 from app.http.read_limit import ReadLimit, run_with_pause
-from app.subresources.answers import error_for_client, event_data_of, indeterminate_error, sid_of, unreachable_error
+from app.subresources.answers import (
+    error_for_client,
+    event_data_of_answer,
+    event_data_of_error,
+    indeterminate_error,
+    unreachable_error,
+)
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import first_accepted
@@ -124,11 +130,11 @@ class SubresourceService:
             # Do not mark a refused credential: it may only lack a permission.
             response = await first_accepted(credentials, ask)
         except TwilioError as error:
-            await self._record_result(call, request, event_data_of(error))
+            await self._record_result(call, request, event_data_of_error(error))
             if isinstance(error, TwilioOutcomeUnknown):
                 raise indeterminate_error(call, repeatable=repeatable) from error
             raise error_for_client(call.id, error) from error
-        await self._record_result(call, request, {"result": "done", "status": response.status} | sid_of(response))
+        await self._record_result(call, request, {"result": "done", "status": response.status} | event_data_of_answer(response))
         return response
 
     @asynccontextmanager

@@ -99,7 +99,7 @@ class CreationService:
         with CreationSlot(self._slots, caller.tenant_id) as slot:
             try:
                 valid = validate_call(body)
-                self._pseudonyms.log(to=valid.request.to, from_=valid.request.from_)
+                self._pseudonyms.add_to_log(to=valid.request.to, from_=valid.request.from_)
                 if caller.suspended:
                     raise TenantSuspended
                 if not valid.request.is_scheduled:
