@@ -28,7 +28,7 @@ class AccountAdministration(Administration):
         Older credentials of the account are tried first. `base_url` None: an existing account keeps its base URL.
         """
         check_sids(account_sid, key_sid)
-        base_url = _read_base_url(base_url)
+        base_url = _valid_base_url(base_url)
         async with self.database.transaction() as connection:
             await self._require_tenant(connection, tenant_id)
             account = await self._upsert_account(connection, tenant_id, account_sid=account_sid, base_url=base_url)
@@ -43,7 +43,7 @@ class AccountAdministration(Administration):
         and this base URL (None: any) is returned unchanged. Raises ResourceExists if the existing account differs.
         """
         check_sids(account_sid, key_sid)
-        base_url = _read_base_url(base_url)
+        base_url = _valid_base_url(base_url)
         async with self.database.transaction() as connection:
             await self._require_tenant(connection, tenant_id)
             account = await store.insert_account(
@@ -76,7 +76,7 @@ class AccountAdministration(Administration):
 
     async def set_base_url(self, tenant_id: str, *, account_sid: str, base_url: str) -> AccountRow:
         """Changes the base URL of an existing account."""
-        checked = _read_base_url(base_url)
+        checked = _valid_base_url(base_url)
         async with self.database.transaction() as connection:
             return await self._set_base_url(connection, await self._lock_account(connection, tenant_id, account_sid), checked)
 
@@ -169,7 +169,8 @@ def check_sids(account_sid: str, key_sid: str | None) -> None:
         raise InvalidMember("/key_sid", "invalid_sid", "an API key SID is SK and 32 hexadecimal digits")
 
 
-def _read_base_url(base_url: str | None) -> str | None:
+def _valid_base_url(base_url: str | None) -> str | None:
+    """Returns the base URL as it is stored. Raises InvalidMember for an invalid one."""
     try:
         return base_url and parse_twilio_base_url(base_url)
     except ValueError as error:

@@ -168,6 +168,7 @@ class CredentialRotation(AccountAdministration):
         return True
 
     async def _require_accepted(self, credential: Credential, refusal: str) -> None:
+        """Raises OperatorError, with the text `refusal`, if Twilio refuses the credential, or if Twilio does not answer."""
         try:
             await self.check_credential(credential)
         except TwilioCredentialRejected:
@@ -189,6 +190,7 @@ class CredentialRotation(AccountAdministration):
 
 
 async def _credentials_of_kind(connection: Connection, account: AccountRow, key_sid: str | None) -> list[CredentialRow]:
+    """Returns the account's active API keys or, if `key_sid` is None, its active auth tokens."""
     kind = "api_key" if key_sid else "auth_token"
     return [credential for credential in await store.list_credentials(connection, [account.id]) if credential.kind == kind]
 
@@ -200,9 +202,10 @@ def _is_tried_before(one: CredentialRow, other: CredentialRow) -> bool:
 def _choose_old(
     account: AccountRow, credentials: Sequence[CredentialRow], stored: CredentialRow | None, old_id: UUID | None
 ) -> CredentialRow | None:
-    """Returns the credential with the id `old_id` or, if that is None, the only one of `credentials` that is not `stored`.
+    """Returns the credential to replace: the one with the id `old_id` or, if that is None, the only old one.
 
-    None: there is nothing left to replace. Raises OperatorError if the choice is not clear.
+    `credentials` are the account's credentials of the same kind. `stored` is the new credential, None before it is stored.
+    Returns None if there is nothing left to replace. Raises OperatorError if the choice is not clear.
     """
     others = [each for each in credentials if stored is None or each.id != stored.id]
     if old_id is not None:

@@ -26,7 +26,7 @@ CREDENTIAL_ORDER = """credential.rejected_at NULLS FIRST, coalesce(credential.pl
 
 
 class TenantSettings(TypedDict, total=False):
-    """The settings of a tenant. A change contains only the settings to change."""
+    """The settings of a tenant: all of them, or in a change only those to change."""
 
     name: str
     suspended: bool
@@ -154,7 +154,7 @@ async def find_tenant(connection: Connection, tenant_id: str) -> TenantRow | Non
 
 
 async def lock_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
-    """Returns the tenant and locks its row until the transaction ends, for a change that depends on its values."""
+    """Returns the tenant and locks its row until the transaction ends; None if there is none."""
     statement = f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1 FOR NO KEY UPDATE"
     return _to_row(TenantRow.of, await connection.fetchrow(statement, tenant_id))
 
@@ -166,7 +166,7 @@ async def find_tenants(connection: Connection, tenant_ids: Sequence[str], *, loc
 
 
 async def update_settings(connection: Connection, tenant_id: str, settings: TenantSettings) -> TenantRow:
-    """Stores all settings. A tenant that was suspended before keeps its `suspended_at`."""
+    """Stores `settings`, which must be complete. A tenant that was suspended before keeps its `suspended_at`."""
     statement = f"""UPDATE tenant SET name = $2, suspended_at = CASE WHEN $3 THEN coalesce(suspended_at, now()) END,
         status_callback = $4, status_callback_method = $5, status_callback_events = $6, callback_format = $7,
         max_in_flight = $8, hours = $9 WHERE id = $1 RETURNING {TENANT_COLUMNS}"""

@@ -18,6 +18,8 @@ from app.tenants.stored_secrets import CALLBACK_SECRET_PREFIX, callback_secret_i
 
 @dataclass(frozen=True, slots=True)
 class Signing:
+    """How a tenant's deliveries are written (in Twilio's form fields or as JSON), and the secret that signs them."""
+
     form: CallbackForm
     secret: SecretStr
 

@@ -112,7 +112,7 @@ class TenantDirectory:
         )
 
     def invalidate(self) -> None:
-        """Empties the caches. Called after every change or possible change."""
+        """Empties the caches. Called after every change of the data, and when a change may have been missed."""
         for cache in self._caches:
             cache.invalidate()
 
@@ -125,6 +125,7 @@ class TenantDirectory:
         return self._use_unless_expired(self._keys.peek(digest_of(key)))
 
     def _use_unless_expired(self, found: AuthenticatedKey | None) -> AuthenticatedKey | None:
+        """Reports the use of the key (`on_key_use`), and returns it; None if it is expired."""
         if found is None or (found.expires_at and found.expires_at <= datetime.now(UTC)):
             return None
         if self._on_key_use:

@@ -66,6 +66,7 @@ class StoredCredential:
 
     @property
     def identity(self) -> str:
+        """The identity of the encrypted secret: without it the secret cannot be decrypted."""
         return credential_identity(self.id)
 
 
@@ -79,7 +80,7 @@ class StoredSigning:
 
 @dataclass(frozen=True, slots=True)
 class StoredSipCredential:
-    """A SIP credential with encrypted user name and password."""
+    """A SIP credential as creations of calls need it: its id, and its encrypted user name and password."""
 
     id: UUID
     sealed_username: bytes
@@ -87,10 +88,12 @@ class StoredSipCredential:
 
     @property
     def username_identity(self) -> str:
+        """The identity of the encrypted user name: without it the user name cannot be decrypted."""
         return sip_username_identity(self.id)
 
     @property
     def password_identity(self) -> str:
+        """The identity of the encrypted password: without it the password cannot be decrypted."""
         return sip_password_identity(self.id)
 
 

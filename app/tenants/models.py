@@ -46,7 +46,7 @@ class Tenant(Base):
 
     @property
     def callback_secret_identity(self) -> str:
-        """Returns the associated data of the encrypted secret: it can be decrypted only with the identity of this row."""
+        """The identity of the encrypted callback secret: without it the secret cannot be decrypted."""
         return callback_secret_identity(self.id)
 
 
@@ -83,6 +83,7 @@ class TwilioCredential(Base):
 
     @property
     def identity(self) -> str:
+        """The identity of the encrypted secret: without it the secret cannot be decrypted."""
         return credential_identity(self.id)
 
 
@@ -142,10 +143,12 @@ class SipCredential(Base):
 
     @property
     def username_identity(self) -> str:
+        """The identity of the encrypted user name: without it the user name cannot be decrypted."""
         return sip_username_identity(self.id)
 
     @property
     def password_identity(self) -> str:
+        """The identity of the encrypted password: without it the password cannot be decrypted."""
         return sip_password_identity(self.id)
 
 

@@ -68,6 +68,7 @@ class SealedColumn:
 
     @property
     def sealed(self) -> Any:
+        """The column, for use in statements."""
         return getattr(self.table, self.column)
 
 
@@ -130,6 +131,7 @@ async def key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
 
 
 def _key_id(column: Any, at: tuple[int, int]) -> Any:
+    """Returns the SQL for the id of the encryption key in a sealed secret or a hash. `at` is its first byte and its length."""
     return func.substring(column, *at, type_=LargeBinary)
 
 

@@ -38,7 +38,7 @@ async def insert_sip_credential(
 
 @dataclass(frozen=True, slots=True)
 class SealedSipAuth:
-    """A SIP credential with its encrypted user name and password."""
+    """A SIP credential as the administration reads it: its row, and its encrypted user name and password."""
 
     credential: SipCredentialRow
     username: bytes
