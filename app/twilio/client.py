@@ -279,6 +279,7 @@ def _classify(response: httpx.Response, body: bytes, secrets: Secrets) -> Any:
 
 
 def _parse_resource(document: Any) -> CallResource:
+    """Returns the call in an answer. Raises TwilioOutcomeUnknown if there is none."""
     resource = CallResource.read(document)
     if resource is None:
         raise TwilioOutcomeUnknown("answer_without_sid")
@@ -286,6 +287,7 @@ def _parse_resource(document: Any) -> CallResource:
 
 
 def _parse_resource_of(sid: str, document: Any) -> CallResource:
+    """Returns the call in an answer. Raises TwilioOutcomeUnknown if there is none, or if it has another SID."""
     resource = _parse_resource(document)
     if resource.sid != sid:
         raise TwilioOutcomeUnknown("answer_of_another_call")

@@ -48,6 +48,7 @@ class TwilioClock:
 
     @property
     def largest_offset(self) -> timedelta | None:
+        """Returns the offset of the server whose clock differs most, in either direction; None if no answer had a date yet."""
         return max(self._offsets.values(), key=abs, default=None)
 
     def offset(self, base_url: str | None) -> timedelta | None:

@@ -44,7 +44,7 @@ class Parameter:
         return self.kind == "boolean" or self.choices == ("true", "false")
 
     def names(self) -> Iterator[str]:
-        """Yields the parameter's names in a form or query. Pairs have numbered names."""
+        """Yields the parameter's names in a form or query. The kind `pairs` has numbered names, two for each pair."""
         if self.kind != "pairs":
             yield self.name
             return
@@ -53,6 +53,7 @@ class Parameter:
 
 
 def parameter_field_names(number: int) -> tuple[str, str]:
+    """Returns the names of the two form fields for the name and the value of one custom parameter."""
     return f"Parameter{number}.Name", f"Parameter{number}.Value"
 
 
@@ -71,6 +72,8 @@ class Subresource:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
+    """An action on a subresource. `status` is the HTTP status of Twilio's answer when it succeeds."""
+
     subresource: Subresource
     action: Action
     parameters: tuple[Parameter, ...] = ()
@@ -103,6 +106,7 @@ def _of_kind(kind: Kind, *names: str) -> tuple[Parameter, ...]:
 
 
 def _method(name: str) -> Parameter:
+    """Returns the parameter `name`, which takes GET or POST."""
     return Parameter(name, choices=("GET", "POST"))
 
 
