@@ -14,6 +14,8 @@ from app.errors import CallgateError
 
 
 class ErrorRenderer(Protocol):
+    """Renders the errors of the paths below one prefix, in one format."""
+
     def is_creation(self, method: str, path: str) -> bool:
         """Returns whether the request creates a call. Its response must not be a 5xx or 429 if a call may have been placed."""
 

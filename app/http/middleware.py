@@ -218,5 +218,6 @@ def _request_id(headers: Headers) -> str:
 
 
 def _declared_length(headers: Headers) -> int:
+    """Returns the Content-Length; 0 if there is none that can be read."""
     value = headers.get("content-length", "0")
     return int(value) if value.isascii() and value.isdigit() else 0

@@ -115,7 +115,7 @@ def problem_of(
     """Returns the body of an error response. `instance` is the path of the request.
 
     Only errors of creations have `execution`: elsewhere `not_started` could be taken for the state of the call.
-    `is_of_creation` says whether the error is that of a creation. None: if the request itself creates a call.
+    `is_of_creation` says whether the error is that of a creation. None: that depends on whether the request creates a call.
     """
     upstream = error.upstream
     if is_of_creation is None:

@@ -36,6 +36,7 @@ async def authenticate_workload(request: Request, token: str) -> Caller | Operat
 
 
 async def _service_account(request: Request, token: str) -> ServiceAccount:
+    """Returns the service account of a token. A token that is remembered as valid is not validated again."""
     tokens: WorkloadTokens | None = request.state.workload_tokens
     if tokens is None:
         raise _refused(request, "not_configured", "This Callgate accepts no service account tokens: send an API key.")

@@ -63,6 +63,7 @@ class Tracing:
 
     @contextmanager
     def _traced(self, tracer: Tracer, name: str, parent: Context, spent: Mapping[str, float]) -> Iterator[Mapping[str, float]]:
+        """Opens the span of a request, adds its trace id to the log context, and yields `spent`."""
         with tracer.start_as_current_span(name, parent, SpanKind.SERVER, **_NO_MESSAGES) as span:
             _root_span.set(span)
             bind(trace_id=f"{span.get_span_context().trace_id:032x}")

@@ -130,6 +130,7 @@ def read_search(text: str) -> Search | None:
 
 
 def _explicit_search(name: str, text: str) -> Search | None:
+    """Returns the search for the text after a prefix. `name` is the prefix."""
     if name == "key":
         return Search("key", (text,)) if _KEY.fullmatch(text) else None
     return Search("to" if name == "to" else "from", spellings(text) if read_number(text) else (text,))
@@ -143,6 +144,7 @@ def _read_time(text: str) -> datetime | None:
 
 
 def _one_of(known: tuple[str, ...]) -> Callable[[str], str | None]:
+    """Returns a reader that takes only the known texts."""
     return lambda text: text if text in known else None
 
 

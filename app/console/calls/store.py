@@ -118,6 +118,7 @@ def _history(row: Mapping[str, Any]) -> CallHistory:
 
 
 def _event(call: CallRow, stored: dict[str, Any]) -> EventRow:
+    """Returns an event with all fields of its callback, also those that are not stored because the call implies them."""
     data = all_fields(call, stored["data"], stored.pop("data_left_out"))
     return _EVENT.validate_python(stored | {"data": data})
 

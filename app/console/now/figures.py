@@ -73,7 +73,7 @@ COLUMNS: Final = (
 
 
 def points(read: RolledUp, *, span: timedelta, length: timedelta) -> list[Point]:
-    """Returns the figures of the last `span`, in periods of this length. Leaves out the last ones if they are not over yet."""
+    """Returns the figures of the last `span`, in periods of this length. Leaves out new periods without figures yet."""
     now, found = read.now, defaultdict[datetime, list[Figures]](list)
     for start, each in read.figures:
         found[start - (start - _EPOCH) % length].append(each)
@@ -102,7 +102,7 @@ def total(parts: Sequence[Figures]) -> Figures:
 def quantile_ms(latency: Sequence[int], share: float) -> float | None:
     """Returns the time within which this share of calls was answered, interpolated within its bucket; None without calls.
 
-    Calls in the last bucket count as its bound.
+    `latency` has the number of calls in each bucket. Calls in the last bucket count as the last bound.
     """
     wanted, seen = share * sum(latency), 0
     if not wanted:
