@@ -26,7 +26,7 @@ from app.database.connection import HOT_PATH_SETTINGS
 from app.database.engine import Database
 from app.deliveries import store as deliveries
 from app.jobs import deliver, refresh, resolve, retain
-from app.jobs.repository import lock_expired_calls
+from app.jobs.repository import lock_calls_to_delete
 from app.observability import Metrics
 from app.twilio.schemas import CallResource
 from bench.nginx import creation_answer
@@ -177,7 +177,7 @@ QUESTIONS: dict[str, Question] = {
     ),
     "gauges: oldest unsettled": lambda s, _: statistics.oldest_unsettled(s),
     "gauges: followed calls": lambda s, _: statistics.count_followed_calls(s),
-    "find expired calls": lambda s, c: lock_expired_calls(s, after=c.id, before=c.created_at + _DAY, limit=retain.BATCH),
+    "find expired calls": lambda s, c: lock_calls_to_delete(s, after=c.id, before=c.created_at + _DAY, limit=retain.BATCH),
     "create 1": lambda s, c: create(_HotDatabase(s), c, together=1),
     "create 32 together": lambda s, c: create(_HotDatabase(s), c, together=32),
 }

@@ -37,7 +37,10 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 
 class SendResult(NamedTuple):
-    """The status of the answer, or why there is none. After `timeout` and `lost` the request may have arrived."""
+    """The status of the answer, or the `error` because of which there is none.
+
+    After `timeout` and `lost` the receiver may have got the request.
+    """
 
     status: int | None
     error: SendError | None
@@ -127,6 +130,7 @@ class Sender:
     async def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, connection: "_ConnectionUse"
     ) -> SendResult:
+        """Sends the request once and returns the status of the answer. Raises the errors of aiohttp."""
         # Keep the URL as it was signed: yarl would normalize parts of it.
         async with self._http.request(
             method,

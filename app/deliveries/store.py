@@ -83,17 +83,18 @@ _DERIVED = ("webhook_id", "url", "method", "fields", "traceparent", "record")
 _OWN_COLUMNS = [each.name for each in fields(ClaimedDelivery) if each.name not in _DERIVED]
 
 
-def tenants_with_waiting(months: str = "true") -> str:
-    """Returns a CTE of the ids of tenants with pending deliveries, from $1 on; the last row is null.
+def tenants_with_pending_sql(condition: str = "true") -> str:
+    """Returns a CTE of the ids of tenants with pending deliveries, in order and greater than $1. Its last row is null.
 
-    It skips through the index, so that one tenant's backlog does not slow down the others. `months` is a condition for `at`.
+    It skips through the index, so that one tenant's backlog does not slow down the others. `condition` is SQL that limits the
+    deliveries by their `at`, for example to some months.
     """
     return f"""tenant AS (
-        (SELECT tenant_id FROM delivery WHERE next_attempt_at IS NOT NULL AND {months} AND tenant_id > $1
+        (SELECT tenant_id FROM delivery WHERE next_attempt_at IS NOT NULL AND {condition} AND tenant_id > $1
          ORDER BY tenant_id LIMIT 1)
         UNION ALL
         SELECT (SELECT further.tenant_id FROM delivery further
-                WHERE further.next_attempt_at IS NOT NULL AND {months} AND further.tenant_id > tenant.tenant_id
+                WHERE further.next_attempt_at IS NOT NULL AND {condition} AND further.tenant_id > tenant.tenant_id
                 ORDER BY further.tenant_id LIMIT 1)
         FROM tenant WHERE tenant.tenant_id IS NOT NULL
     )"""  # noqa: S608  # a condition from this module
@@ -109,7 +110,7 @@ def _claim_statement(months: MonthRange | None) -> str:
     due_months = months.condition("at") if months else "true"
     all_months = months.extended(_SPAN_OF_CALL).condition("at") if months else "true"  # of the other rows of the same calls
     return f"""
-        WITH RECURSIVE {tenants_with_waiting(due_months)}, due AS (
+        WITH RECURSIVE {tenants_with_pending_sql(due_months)}, due AS (
             SELECT own.call_id, own.id, own.position
             FROM tenant CROSS JOIN LATERAL (
                 SELECT call_id, id, position FROM delivery

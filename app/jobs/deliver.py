@@ -88,7 +88,7 @@ class Deliverer:
     async def step(self) -> bool:
         """Starts attempts for due deliveries, up to the limits. Does not wait for the attempts.
 
-        Returns whether more may be due now. `wake` is set when something becomes due later.
+        Returns whether more may be due now. If an attempt that ends makes another delivery due, it sets `wake`.
         """
         if len(self._running) >= MAX_CONCURRENT:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
@@ -185,6 +185,7 @@ class Deliverer:
     async def _record_result(
         self, delivery: ClaimedDelivery, sent: SendResult, *, error: str | None, is_last: bool = False
     ) -> None:
+        """Records the result of an attempt. `error`: why it failed without an answer. `is_last`: no other attempt can succeed."""
         attempts = delivery.attempts + 1
         if sent.status is not None and 200 <= sent.status < 300:
             await self._attempts.submit(DeliveryAttempt(delivery, is_delivered=True, status=sent.status, error=None, wait=None))

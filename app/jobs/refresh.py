@@ -100,9 +100,9 @@ class Refresher:
     async def _refresh_isolated(self, account_id: UUID, calls: Sequence[DueCall]) -> None:
         """Refreshes the calls of an account. An error leaves them to the next claim when their leases end."""
         try:
-            seen = await self._ask_twilio(account_id, calls)
+            results = await self._ask_twilio(account_id, calls)
             for start in range(0, len(calls), _WRITE_BATCH):
-                await self._write({call.id: seen[call.id] for call in calls[start : start + _WRITE_BATCH]})
+                await self._write({call.id: results[call.id] for call in calls[start : start + _WRITE_BATCH]})
         except DatabaseUnavailable:
             pass
         except Exception:
@@ -125,22 +125,22 @@ class Refresher:
         except TwilioError as error:
             # An error of the list proves nothing about a call: the call may exist, and the key may be allowed to fetch it.
             logger.warning("sweep_failed", account_id=str(account_id), calls=len(calls), reason=error.reason)
-        seen = {call.id: _FetchResult(found[call.sid]) for call in calls if call.sid in found}
-        return seen | await self._fetch_all(account_id, [call for call in calls if call.id not in seen])
+        results = {call.id: _FetchResult(found[call.sid]) for call in calls if call.sid in found}
+        return results | await self._fetch_all(account_id, [call for call in calls if call.id not in results])
 
     async def _fetch_all(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _FetchResult]:
         """Fetches the first MAX_FETCHES calls one by one. The others get an empty result."""
-        seen = dict.fromkeys((call.id for call in calls[MAX_FETCHES:]), _FetchResult())
+        results = dict.fromkeys((call.id for call in calls[MAX_FETCHES:]), _FetchResult())
         waiting = iter(calls[:MAX_FETCHES])
 
         async def fetch_each() -> None:
             for call in waiting:
-                seen[call.id] = await self._fetch(account_id, call)
+                results[call.id] = await self._fetch(account_id, call)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(_CONCURRENT_FETCHES):
                 group.create_task(fetch_each())
-        return seen
+        return results
 
     async def _fetch(self, account_id: UUID, call: DueCall) -> _FetchResult:
         if until := self._paused_until(account_id):
@@ -172,24 +172,24 @@ class Refresher:
         logger.warning("refresh_throttled", account_id=str(account_id), calls=len(calls), wait_s=wait.total_seconds())
         return {call.id: _FetchResult(error=error, not_before=until) for call in calls}
 
-    async def _write(self, seen: dict[UUID, _FetchResult]) -> None:
-        """Updates the records. If a record has changed meanwhile, or is locked, its call is refreshed again later."""
-        calls = await read_calls(self.database, seen)
-        changes = {call_id: self._apply_result(call, seen[call_id]) for call_id, call in calls.items()}
+    async def _write(self, results: dict[UUID, _FetchResult]) -> None:
+        """Updates the records from `results`, by id. If a record has changed meanwhile, or is locked, its call stays due."""
+        calls = await read_calls(self.database, results)
+        changes = {call_id: self._apply_result(call, results[call_id]) for call_id, call in calls.items()}
         written = await write_changes(self.database, [changed for changed, _ in changes.values()])
-        missing = [call_id for call_id, each in seen.items() if each.error is not None and is_missing(each.error)]
-        found = [call_id for call_id, each in seen.items() if each.resource is not None]
+        missing = [call_id for call_id, each in results.items() if each.error is not None and is_missing(each.error)]
+        found = [call_id for call_id, each in results.items() if each.resource is not None]
         await mark_missing(self.database, missing=missing, found=found)
         for call_id in written:
             self.metrics.calls.refreshes.labels(changes[call_id][1]).inc()
 
-    def _apply_result(self, call: CallState, seen: _FetchResult) -> tuple[ChangedCall, Result]:
+    def _apply_result(self, call: CallState, fetched: _FetchResult) -> tuple[ChangedCall, Result]:
         """Applies Twilio's answer to a record in memory. Returns what to write, and the result for the metrics."""
         changed = ChangedCall(call)
         result: Result
-        gone = seen.error is not None and is_gone(call, seen.error)
-        if seen.resource is not None and call.sid == seen.resource.sid:
-            changed.events += apply_resource(call, seen.resource)
+        gone = fetched.error is not None and is_gone(call, fetched.error)
+        if fetched.resource is not None and call.sid == fetched.resource.sid:
+            changed.events += apply_resource(call, fetched.resource)
             result = "changed" if changed.events else "unchanged"
         elif gone:
             changed.events += apply_deletion(call, by="twilio", now=call.now)
@@ -197,9 +197,9 @@ class Refresher:
         else:
             result = "failed"
         due_at = None if call.deleted_at else refresh_time_after_refresh(call, now=call.now, interval=self.interval)
-        if due_at and seen.not_before:
-            due_at = max(due_at, seen.not_before)
-        elif due_at and seen.resource is None and seen.error is None:
+        if due_at and fetched.not_before:
+            due_at = max(due_at, fetched.not_before)
+        elif due_at and fetched.resource is None and fetched.error is None:
             due_at, result = call.now + self.interval, "unchanged"  # too many were missing in the list to fetch all of them
         if needs_final_delivery(call):
             # Twilio's callback, which has more fields, may still arrive.

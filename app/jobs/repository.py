@@ -25,7 +25,7 @@ _IS_DONE = {
 }
 
 
-async def lock_expired_calls(session: AsyncSession, *, after: UUID, before: datetime, limit: int) -> Sequence[UUID]:
+async def lock_calls_to_delete(session: AsyncSession, *, after: UUID, before: datetime, limit: int) -> Sequence[UUID]:
     """Locks the oldest settled calls, after the id `after`, that were last dialled before `before`. Returns their ids.
 
     Calls that still need a refresh or a search are left out.

@@ -14,7 +14,7 @@ from app.calls import ids
 from app.console.page_size import PAGE_SIZE
 from app.console.reads import fetch
 from app.database.pool import Transactions
-from app.deliveries.store import tenants_with_waiting
+from app.deliveries.store import tenants_with_pending_sql
 
 MAX_COUNTED: Final = 1_000
 """Maximum number of waiting deliveries that the overview counts for one tenant."""
@@ -84,7 +84,7 @@ _LINE = """delivery.id, delivery.call_id, delivery.tenant_id, delivery.event, de
     delivery.held, coalesce(delivery.url, call.status_callback), call.sid, call."to", call."from" AS from_"""
 
 _BACKLOGS = f"""
-    WITH RECURSIVE {tenants_with_waiting()}
+    WITH RECURSIVE {tenants_with_pending_sql()}
     SELECT tenant.tenant_id, own.* FROM tenant CROSS JOIN LATERAL (
         SELECT count(*), count(*) FILTER (WHERE attempts > 0), min(pending_since),
             (array_agg(coalesce(last_error, last_status::text) ORDER BY last_attempt_at DESC) FILTER (WHERE attempts > 0))[1]

@@ -53,12 +53,12 @@ class ReleaseReport:
 class _Search:
     """What limits the search: a lost grant was made at `since` or later, and its call was dialled before `until`.
 
-    A call whose own `not_before` is later than this one cannot have been granted. `same_address` counts the waiting calls by
-    account sid and address.
+    A waiting call whose `not_before` is later than `last_not_before` cannot have been granted. `database_ahead` is Postgres's
+    clock minus this machine's. `same_address` counts the waiting calls by account sid and address.
     """
 
     since: datetime
-    not_before: datetime
+    last_not_before: datetime
     until: datetime
     database_ahead: timedelta
     same_address: Mapping[tuple[str, str], int]
@@ -90,7 +90,7 @@ class GrantRelease:
             return ReleaseReport(None, [])
         if not is_dry_run:
             state = await self._ensure_halted(state)
-        search = await self._search(state, is_dry_run=is_dry_run)
+        search = await self._plan_search(state, is_dry_run=is_dry_run)
         # Until then, a process may still dial a call whose grant is lost.
         left_s = (search.until - state.read_at).total_seconds()
         if left_s > 0 and not is_dry_run:
@@ -98,10 +98,10 @@ class GrantRelease:
             await asyncio.sleep(left_s)
         accounts = [
             await self._check_account(account, search, is_skipped=account.account_sid in skipped)
-            for account in await store.due_accounts(self.database, search.not_before)
+            for account in await store.due_accounts(self.database, search.last_not_before)
         ]
         if not is_dry_run:
-            await self._release(actor, state)
+            await self._allow_grants(actor, state)
         return ReleaseReport(state.seen_at, accounts)
 
     async def _ensure_halted(self, state: GuardState) -> GuardState:
@@ -112,19 +112,20 @@ class GrantRelease:
             await record_or_halt(connection)
         return await read_guard(self.database) or state
 
-    async def _search(self, state: GuardState, *, is_dry_run: bool) -> _Search:
+    async def _plan_search(self, state: GuardState, *, is_dry_run: bool) -> _Search:
         halted_at = state.halted_at or state.read_at
-        not_before = halted_at + CLOCK_SKEW
+        last_not_before = halted_at + CLOCK_SKEW
         return _Search(
             since=state.seen_at,
-            not_before=not_before,
+            last_not_before=last_not_before,
             until=halted_at + self.longest_life,
             database_ahead=state.read_at - datetime.now(UTC),
-            same_address=await store.calls_to_same_address(self.database, not_before),
+            same_address=await store.calls_to_same_address(self.database, last_not_before),
             is_dry_run=is_dry_run,
         )
 
-    async def _release(self, actor: Actor, state: GuardState) -> None:
+    async def _allow_grants(self, actor: Actor, state: GuardState) -> None:
+        """Allows grants again, and writes the audit event. Raises CommandFailed if the guard has changed since `state` was read."""
         async with self.database.transaction() as connection:
             if not await release_grants(connection, state):
                 raise CommandFailed(
@@ -138,7 +139,7 @@ class GrantRelease:
         checked = CheckedAccount(account.account_sid)
         after = None
         while intents := await store.possibly_granted_calls(
-            self.database, account.id, before=search.not_before, since=search.since, after=after, limit=_BATCH
+            self.database, account.id, before=search.last_not_before, since=search.since, after=after, limit=_BATCH
         ):
             span = search.until - min(intent.pending_since for intent in intents)
             lists = CallLists(self.tenants, self.twilio, intents, span, self.deadline_s)
@@ -165,7 +166,10 @@ class GrantRelease:
         return candidates
 
     async def _settle(self, intent: Call, candidates: Candidates, span: timedelta, search: _Search) -> ReleaseResult:
-        """Settles one waiting call unless Twilio certainly has no call for it. A call in doubt becomes `unknown`."""
+        """Settles one waiting call unless Twilio certainly has no call for it. A call in doubt becomes `unknown`.
+
+        `span` is the longest time from the earliest grant of the call that may be lost, until Twilio creates the call.
+        """
         if candidates.is_complete and not candidates.calls:
             return "waiting"
         async with self.database.begin() as session:

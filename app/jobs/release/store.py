@@ -54,7 +54,7 @@ async def due_accounts(database: Database, before: datetime) -> list[DueAccount]
 
 
 async def calls_to_same_address(database: Database, before: datetime) -> Mapping[tuple[str, str], int]:
-    """Counts the calls of `due_accounts` by account sid and address key. Addresses with one call are left out."""
+    """Counts the calls of `due_accounts` by account sid and `Call.address_key`. Keys with one call are left out."""
     rows = await database.fetch(_RIVALS, before)
     return {(row["account_sid"], row["address_key"]): row["number"] for row in rows}
 
