@@ -173,7 +173,10 @@ class Refresher:
         return {call.id: _FetchResult(error=error, not_before=until) for call in calls}
 
     async def _write(self, results: dict[UUID, _FetchResult]) -> None:
-        """Updates the records from `results`, by id. If a record has changed meanwhile, or is locked, its call stays due."""
+        """Updates the records. `results` maps their ids to Twilio's answers.
+
+        If a record has changed meanwhile, or is locked, its call is refreshed again later.
+        """
         calls = await read_calls(self.database, results)
         changes = {call_id: self._apply_result(call, results[call_id]) for call_id, call in calls.items()}
         written = await write_changes(self.database, [changed for changed, _ in changes.values()])

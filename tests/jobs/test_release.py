@@ -359,7 +359,7 @@ async def test_a_release_for_a_server_that_is_not_this_one_any_more_changes_noth
         state = await read_guard(gateway.database)
         assert state is not None
         with pytest.raises(CommandFailed, match="another server was promoted"):
-            await grants._release(command_actor(), replace(state, server="a", current="b"))
+            await grants._allow_grants(command_actor(), replace(state, server="a", current="b"))
         assert await is_halted(gateway)
 
 
@@ -378,13 +378,13 @@ async def test_a_halt_by_hand_ends_a_release_that_has_begun(gateway: Gateway) ->
         halted = await GrantHalt(pool).run(command_actor())
         assert (halted.since, halted.was_halted) == (first.halted_at, True)
         with pytest.raises(CommandFailed, match="somebody else halted"):
-            await grants._release(command_actor(), first)
+            await grants._allow_grants(command_actor(), first)
         assert await is_halted(gateway)
         assert counts(await release(gateway)) == [(0, 0, 1)]
         # A second release that ends after the first one does not end a halt that was made in between.
         await GrantHalt(pool).run(command_actor())
         with pytest.raises(CommandFailed, match="somebody else halted"):
-            await grants._release(command_actor(), second)
+            await grants._allow_grants(command_actor(), second)
         assert await is_halted(gateway)
 
 

@@ -125,7 +125,7 @@ class GrantRelease:
         )
 
     async def _allow_grants(self, actor: Actor, state: GuardState) -> None:
-        """Allows grants again, and writes the audit event. Raises CommandFailed if the guard has changed since `state` was read."""
+        """Allows grants again, and writes an audit event. Raises CommandFailed if the guard is not in this state any more."""
         async with self.database.transaction() as connection:
             if not await release_grants(connection, state):
                 raise CommandFailed(
@@ -168,7 +168,7 @@ class GrantRelease:
     async def _settle(self, intent: Call, candidates: Candidates, span: timedelta, search: _Search) -> ReleaseResult:
         """Settles one waiting call unless Twilio certainly has no call for it. A call in doubt becomes `unknown`.
 
-        `span` is the longest time from the earliest grant of the call that may be lost, until Twilio creates the call.
+        `span` is the longest time from `intent.pending_since`, the earliest time of a lost grant, to the start at Twilio.
         """
         if candidates.is_complete and not candidates.calls:
             return "waiting"
