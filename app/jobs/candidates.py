@@ -70,7 +70,7 @@ class CallLists:
         return Candidates(calls, is_complete, await twilio_clock_lead(self.tenants, self.twilio, call.account_id))
 
     async def _calls_of_account(self, call: Call) -> list[CallResource] | None:
-        """Returns the account's calls from the hour of `call` to any address of the batch; None if the list is too long to read.
+        """Returns the account's calls of about the time of `call`, to any address of the batch; None if the list is too long.
 
         The list is read once for all calls of the batch with the same account and hour.
         """
@@ -81,7 +81,7 @@ class CallLists:
         return await self._reading[group]
 
     async def _read_account(self, calls: Sequence[Call]) -> list[CallResource] | None:
-        """Returns the calls at Twilio that may be one of `calls`, all of one account. None: the list is too long to read."""
+        """Returns the account's calls to the addresses of `calls`. None: the list is too long, or reading it takes too long."""
         try:
             async with asyncio.timeout(2 * self.deadline_s):
                 return await self._read_list(calls, {}, entry_filter(calls))

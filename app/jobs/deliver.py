@@ -185,7 +185,10 @@ class Deliverer:
     async def _record_result(
         self, delivery: ClaimedDelivery, sent: SendResult, *, error: str | None, is_last: bool = False
     ) -> None:
-        """Records the result of an attempt. `error`: why it failed without an answer. `is_last`: no other attempt can succeed."""
+        """Records the result of an attempt. `error` is the reason if there is no answer.
+
+        `is_last`: the delivery is given up if it failed, because no later attempt can succeed.
+        """
         attempts = delivery.attempts + 1
         if sent.status is not None and 200 <= sent.status < 300:
             await self._attempts.submit(DeliveryAttempt(delivery, is_delivered=True, status=sent.status, error=None, wait=None))

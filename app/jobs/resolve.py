@@ -107,7 +107,10 @@ class Resolver:
             self.metrics.calls.searches.labels(finding.result).inc()
 
     async def _search(self, call_lists: CallLists, database_ahead: timedelta, call: Call) -> None:
-        """Searches Twilio's lists for one call and records the result. `database_ahead`: Postgres's clock minus this machine's."""
+        """Searches Twilio's lists for one call and records the result.
+
+        `database_ahead` is Postgres's clock minus this machine's.
+        """
         with trace("search", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
             try:
                 candidates = await call_lists.candidates(call)

@@ -42,10 +42,10 @@ class Retention:
     _after: UUID = _BEFORE_ALL_IDS
 
     async def expire_calls(self) -> bool:
-        """Deletes a batch of calls that are older than `keep`. Returns false if none was left; the next step then starts with the oldest."""
+        """Deletes a batch of old calls. Returns false if none was left; the next step then starts with the oldest."""
         began = time.monotonic()
         async with self.database.begin() as session:
-            expired = await repository.lock_calls_to_delete(session, after=self._after, before=self._delete_before(), limit=BATCH)
+            expired = await repository.lock_calls_to_delete(session, after=self._after, before=self._kept_since(), limit=BATCH)
             self._count_deleted("call", await repository.delete_calls(session, expired))
         self._after = expired[-1] if expired else _BEFORE_ALL_IDS
         await self._pause(began)
@@ -59,7 +59,7 @@ class Retention:
         began, gone = time.monotonic(), 0
         for table in self.tables:
             async with self.database.begin() as session:
-                gone += await repository.delete_from_default_partition(session, table, before=self._delete_before(), limit=BATCH)
+                gone += await repository.delete_from_default_partition(session, table, before=self._kept_since(), limit=BATCH)
         self._count_deleted("stray", gone)
         await self._pause(began)
         return bool(gone)
@@ -68,7 +68,7 @@ class Retention:
         """Drops partitions whose whole month is too old. Returns false; a locked partition is dropped in a later round."""
         for table in self.tables:
             async with self.database.begin() as session:
-                expired = await expired_partitions(session, table, before=self._delete_before())
+                expired = await expired_partitions(session, table, before=self._kept_since())
             for partition in expired:
                 await self._drop_partition(partition)
         return False
@@ -89,5 +89,5 @@ class Retention:
     async def _pause(self, began: float) -> None:
         await asyncio.sleep(min(_PAUSE_FACTOR * (time.monotonic() - began), _MAX_PAUSE_S))
 
-    def _delete_before(self) -> datetime:
+    def _kept_since(self) -> datetime:
         return datetime.now(UTC) - self.keep
