@@ -48,7 +48,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class CallLists:
-    """Reads Twilio's lists for one batch of calls. Methods raise TwilioError.
+    """Reads Twilio's lists for one batch of calls.
 
     `longest_life` is the longest time from the intent of a call until nothing is sent for it any more.
     """

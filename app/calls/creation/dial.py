@@ -141,7 +141,10 @@ class _DialProgress:
         return min(elapsed() + self.budget.connect, self.began + self.budget.total, self.deadline)
 
     def delay(self, tries: int, asked_for: float | None) -> float:
-        """Returns the seconds to wait before the next attempt: the backoff, or `asked_for` (Retry-After) if that is longer."""
+        """Returns the seconds to wait before the next attempt: the backoff, or `asked_for` (Retry-After) if that is longer.
+
+        The backoff doubles with each of the `tries` before the one that has just failed.
+        """
         backoff: float = _FIRST_DELAY_S * 2**tries * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # not a secret
         return max(backoff, asked_for or 0.0)
 

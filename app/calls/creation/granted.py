@@ -32,8 +32,8 @@ class GrantedCallDialer:
     async def dial(self, grant: Grant, began: float) -> None:
         """Dials the call and commits the outcome. Raises no Exception.
 
-        `began` is the value of `elapsed()` before the grant. Nothing is sent after the call's `ring_by`. After a temporary
-        refusal the call waits again.
+        `began` is the value of the clock `elapsed()` before the grant. Nothing is sent after the call's `ring_by`. After a
+        temporary refusal the call waits again.
         """
         call = grant.call
         tries = grant.dial["tries"]
