@@ -111,14 +111,14 @@ def _run(content: bytes, file: str, settings: Settings, *, dry_run: bool) -> Cha
         plan = asyncio.run(run())
     except DocumentInvalid as error:
         for problem in error.problems:
-            typer.echo(f"callgate: {_located(problem, document, file)}", err=True)
+            typer.echo(f"callgate: {_problem_line(problem, document, file)}", err=True)
         raise typer.Exit(1) from None
     for note in plan.notes:
-        typer.echo(f"callgate: note: {_located(note, document, file)}", err=True)
+        typer.echo(f"callgate: note: {_problem_line(note, document, file)}", err=True)
     return plan
 
 
-def _located(problem: FileProblem, document: Document, file: str) -> str:
+def _problem_line(problem: FileProblem, document: Document, file: str) -> str:
     """Returns the problem in one line, with file, line and member."""
     from app.apply.document import path_text
 

@@ -24,7 +24,7 @@ def log_errors() -> None:
 def show(values: Mapping[str, Any], *, as_json: bool, err: bool = False) -> None:
     """Prints one object, to standard error if `err` is set."""
     if as_json:
-        typer.echo(json.dumps(values, default=_to_plain), err=err)
+        typer.echo(json.dumps(values, default=_to_text), err=err)
         return
     width = max(map(len, values))
     for name, value in values.items():
@@ -34,7 +34,7 @@ def show(values: Mapping[str, Any], *, as_json: bool, err: bool = False) -> None
 def show_table(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str], as_json: bool) -> None:
     """Prints objects as a table or as a JSON array."""
     if as_json:
-        typer.echo(json.dumps(list(rows), default=_to_plain))
+        typer.echo(json.dumps(list(rows), default=_to_text))
         return
     cells = [[column.upper() for column in columns], *([_format_cell(row[column]) for column in columns] for row in rows)]
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
@@ -46,9 +46,10 @@ def _format_cell(value: Any) -> str:
     """Returns the value in one line. Escapes control characters: with one in a name, a client could forge a line."""
     if isinstance(value, list):
         return ",".join(map(_format_cell, value))
-    text = "-" if value is None else str(_to_plain(value))
+    text = "-" if value is None else _to_text(value)
     return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
-def _to_plain(value: Any) -> Any:
+def _to_text(value: Any) -> str:
+    """Returns the text of a value that JSON has no type for."""
     return value.isoformat(timespec="seconds") if isinstance(value, datetime) else str(value)

@@ -29,7 +29,7 @@ from app.subresources.router import (
     item_sid,
     json_response,
     no_sid,
-    streamed,
+    streaming_response,
 )
 from app.subresources.service import MediaRequest, SubresourceRequest
 from app.tenants.scopes import Scope
@@ -61,7 +61,7 @@ async def fetch_media(
     byte_range: RangeHeader = None,
 ) -> Response:
     media = _media_request(request, sid, byte_range)
-    return streamed(await stack.enter_async_context(service.media(call, media)))
+    return streaming_response(await stack.enter_async_context(service.media(call, media)))
 
 
 @router.get(f"/{RECORDINGS.segment}/{{sid}}.mp3")
@@ -78,7 +78,7 @@ async def fetch_media_of_account(
     """Streams the audio at the URL that Twilio's guides and `RecordingUrl` use. Asks Twilio first which call was recorded."""
     call, _ = await service.find_recording(account.caller, account.account_id, account.account_sid, sid)
     media = _media_request(request, sid, byte_range)
-    return streamed(await stack.enter_async_context(service.media(call, media)))
+    return streaming_response(await stack.enter_async_context(service.media(call, media)))
 
 
 @router.get(f"/{RECORDINGS.segment}/{{sid}}.json", dependencies=[NoQueryDep])
@@ -121,7 +121,7 @@ def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
     ) -> Response:
         query = parse_fields(request.url.query)
         refuse_encoded_pairs(query)
-        response = streamed(
+        response = streaming_response(
             await stack.enter_async_context(service.read(call, SubresourceRequest(operation, sid, _name_value_pairs(query))))
         )
         response.headers[CALL_ID_HEADER] = str(call.id)

@@ -120,10 +120,12 @@ async def fetch_recording_media(
     """Streams the audio from Twilio, up to 4 GiB. Supports `Range`."""
     query = [("RequestedChannels", str(requested_channels))] if requested_channels else []
     headers = {"Range": byte_range} if byte_range else {}
-    return streamed(await stack.enter_async_context(service.media(call, MediaRequest(sid, f".{media_format}", query, headers))))
+    return streaming_response(
+        await stack.enter_async_context(service.media(call, MediaRequest(sid, f".{media_format}", query, headers)))
+    )
 
 
-def streamed(answer: StreamedResponse) -> Response:
+def streaming_response(answer: StreamedResponse) -> Response:
     """Returns a response that streams Twilio's answer while it arrives."""
 
     async def chunks() -> AsyncIterator[bytes]:
