@@ -35,8 +35,8 @@ class KeyAdministration(Administration):
         """Creates an API key. Returns its row and the key itself, which is not stored and cannot be shown again.
 
         `tenant_id` None: a key for an operator. `scopes` None: `DEFAULT_SCOPES` for a tenant, all scopes for an operator.
-        `expires_at` None: the key expires after `default_lifetime`. Raises ScopeRequired or OperatorKeyRequired if the new
-        key could do more than `creator`.
+        `expires_at` None: the key expires after `default_lifetime`, or never if that is None. Raises ScopeRequired or
+        OperatorKeyRequired if the new key could do more than `creator`.
         """
         row, key = await self._create(
             tenant_id,
@@ -62,7 +62,7 @@ class KeyAdministration(Administration):
         key_format: KeyFormat,
         idempotency_key: str | None,
     ) -> tuple[KeyRow, str | None]:
-        """Creates an API key as `create_key` does, but only one for each idempotency key of the tenant.
+        """Creates an API key as `create_key` does, but only one for each idempotency key of the tenant (None: always one).
 
         If an earlier request created the key, returns its current row and None, because the key itself is not stored. Raises
         IdempotencyKeyReused if that request had another name, other scopes or another expiry.

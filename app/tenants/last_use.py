@@ -26,6 +26,7 @@ class LastUseRecorder:
         self._used: set[str] = set()
 
     def mark(self, reference: str) -> None:
+        """Remembers that a credential (its id) or an API key (its public part) is used. Ignores an empty reference."""
         if reference:
             self._used.add(reference)
 

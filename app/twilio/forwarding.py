@@ -140,6 +140,7 @@ class Forwarding:
     async def _json(
         self, credential: Credential, path: str, query: QueryPairs, deadline_s: float
     ) -> AsyncIterator[StreamedResponse]:
+        """Yields the answer to a GET. Its body is JSON, from which secrets are removed while it is read."""
         secrets = secrets_of_fields(credential, query)
         async with self._open(credential, "GET", path, deadline_s, secrets) as response:
             chunks = secrets.redact_stream(_chunks(response, MAX_JSON_BYTES))

@@ -42,7 +42,7 @@ Send = Callable[Concatenate[Self, str, Any, str, Arguments], Coroutine[Any, Any,
 
 
 def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
-    """Decorates a method that sends one request: `send(self, method, credential, path, …)`."""
+    """Makes a method that sends one request, `send(self, method, credential, path, …)`, count, time and trace it."""
 
     @wraps(send)
     async def wrapper(
