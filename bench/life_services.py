@@ -109,7 +109,7 @@ async def _make_tenants(settings: Settings, number: int) -> list[Tenant]:
                 tenant_id, account_sid=account_sid, secret=auth_token, key_sid=None, base_url=None
             )
             _, key = await administration.create_key(tenant_id, name=None, creator=COMMAND_LINE)
-            await administration.configure_callbacks(tenant_id, form="json")
+            await administration.configure_callbacks(tenant_id, callback_format="json")
             secret = (await signing.of_tenant(tenant_id)).secret.get_secret_value()
             tenants.append(Tenant(account_sid, auth_token, key, secret))
     finally:

@@ -29,7 +29,7 @@ from app.apply.pace import DeclaredPace
 from app.setting_values import MAX_IN_FLIGHT_LIMIT, parse_twilio_base_url
 from app.tenants.administration import TENANT_ID
 from app.tenants.administration_accounts import KEY_SID_PATTERN
-from app.tenants.callback_form import CallbackForm, CallbackMethod, DeliveryEvent
+from app.tenants.callback_settings import CallbackFormat, CallbackMethod, DeliveryEvent
 from app.tenants.names import RESOURCE_NAME
 from app.tenants.scopes import Scope
 from app.twilio.schemas import ACCOUNT_SID_PATTERN
@@ -74,7 +74,7 @@ class DeclaredCallbacks(Declared):
     events: Nullable[Annotated[list[DeliveryEvent], AfterValidator(_without_repetition)]] = Field(
         None, min_length=1, description="The events to deliver. Unset: completed."
     )
-    format: Given[CallbackForm] = Field(None, description="twilio: Twilio's form fields. json: Callgate's own events.")
+    format: Given[CallbackFormat] = Field(None, description="twilio: Twilio's form fields. json: Callgate's own events.")
 
 
 class DeclaredCredential(Declared):

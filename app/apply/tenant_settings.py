@@ -5,7 +5,7 @@ from typing import Any, Final
 from app.apply.schemas import DeclaredTenant
 from app.scheduling.hours import read_hours
 from app.tenants.administration_store import TenantRow, TenantSettings
-from app.tenants.callback_form import CALLBACK_SETTINGS, callback_settings
+from app.tenants.callback_settings import CALLBACK_SETTINGS, callback_settings
 
 _DEFAULT_METHOD: Final = "POST"
 _DEFAULT_EVENTS: Final = ("completed",)

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
-from app.tenants.callback_form import DeliveryEvent
+from app.tenants.callback_settings import DeliveryEvent
 
 
 def _require_no_nul(value: str) -> str:

@@ -12,7 +12,7 @@ from app.calls.outbox import SETTLED
 from app.calls.parameter_types import validate_url_for_twilio
 from app.calls.parameters import CallRequest, CallUpdate
 from app.errors import FieldError, InvalidRequest
-from app.tenants.callback_form import TWILIO_EVENTS
+from app.tenants.callback_settings import TWILIO_EVENTS
 from app.tenants.directory import CallableAccount
 
 # Asks Twilio to repeat a callback up to three times after a 5xx or a timeout. By default Twilio repeats it once, and only if it

@@ -10,7 +10,7 @@ import typer
 from app.cli.output import AsJson, show
 from app.cli.processes import service_settings
 from app.cli.tenants import TenantId, administer
-from app.tenants.callback_form import CallbackForm, CallbackMethod
+from app.tenants.callback_settings import CallbackFormat, CallbackMethod
 from app.tenants.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def configure(
         list[CallbackEvent] | None,
         typer.Option("--event", help="An event to deliver; can be repeated; only completed by default."),
     ] = None,
-    form: Annotated[
-        CallbackForm | None,
+    callback_format: Annotated[
+        CallbackFormat | None,
         typer.Option("--format", help="twilio: Twilio's form fields; json: Callgate's event with the record."),
     ] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Remove the default URL, method and events first.")] = False,
@@ -61,7 +61,7 @@ def configure(
             url=url,
             method=method,
             events=[event.value for event in events or ()] or None,
-            form=form,
+            callback_format=callback_format,
             clear=clear,
         ),
     )

@@ -10,7 +10,7 @@ from app.calls.parameter_types import MachineDetection, RecordingEvent
 from app.calls.phone_numbers import read_number
 from app.compat.error_codes import INVALID_EVENT, INVALID_MACHINE_DETECTION, INVALID_RECORDING_EVENT
 from app.errors import FieldError
-from app.tenants.callback_form import TWILIO_EVENTS
+from app.tenants.callback_settings import TWILIO_EVENTS
 
 _RECORDING_EVENTS: Final[tuple[str, ...]] = get_args(RecordingEvent.__value__)
 _MACHINE_DETECTION = {name.lower(): name for name in get_args(MachineDetection.__value__)}

@@ -1,7 +1,7 @@
-"""Builds the HTTP request that delivers an event: in the tenant's form, signed with the tenant's secret.
+"""Builds the HTTP request that delivers an event: in the tenant's format, signed with the tenant's secret.
 
-The form `twilio` is the request that Twilio would have sent to the tenant's URL, so that code written for Twilio works. The
-form `json` is Callgate's own, with the call's record: https://www.standardwebhooks.com.
+The format `twilio` is the request that Twilio would have sent to the tenant's URL, so that code written for Twilio works. The
+format `json` is Callgate's own, with the call's record: https://www.standardwebhooks.com.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 
 from app.calls.outbox import CORRECTED, SETTLED
 from app.calls.schemas import CallRecord
-from app.tenants.callback_form import CallbackForm, CallbackMethod
+from app.tenants.callback_settings import CallbackFormat, CallbackMethod
 from app.twilio.signature import compute_signature
 
 _EVENT_TYPES: Final = {SETTLED: "call.settled", CORRECTED: "call.corrected"}
@@ -35,7 +35,7 @@ class DeliveryContent:
     fields: Mapping[str, str]
     """All fields of Twilio's callback, or those of a settlement."""
     record: CallRecord | Mapping[str, Any]
-    """The call's current record; empty if it is deleted. Only the form `json` contains it."""
+    """The call's current record; empty if it is deleted. Only the format `json` contains it."""
 
 
 class DeliveryRequest(NamedTuple):
@@ -46,16 +46,16 @@ class DeliveryRequest(NamedTuple):
 
 
 def build_request(
-    form: CallbackForm, content: DeliveryContent, *, method: CallbackMethod, url: str, secret: str, at: datetime
+    callback_format: CallbackFormat, content: DeliveryContent, *, method: CallbackMethod, url: str, secret: str, at: datetime
 ) -> DeliveryRequest:
-    """Builds the request of one attempt. The form `json` signs the time `at`, so each attempt needs a new request."""
-    if form == "twilio":
+    """Builds the request of one attempt. The format `json` signs the time `at`, so each attempt needs a new request."""
+    if callback_format == "twilio":
         return _twilio_request(content, method, url, secret)
     return _json_request(content, url, secret, at)
 
 
 def _twilio_request(content: DeliveryContent, method: CallbackMethod, url: str, secret: str) -> DeliveryRequest:
-    """Builds a request in the form `twilio`. The tenant's secret, including its prefix, signs it in place of an auth token.
+    """Builds a request in the format `twilio`. The tenant's secret, including its prefix, signs it in place of an auth token.
 
     https://www.twilio.com/docs/usage/security#validating-requests
     """
@@ -88,7 +88,7 @@ def _url_seen_by_receiver(url: str) -> str:
 
 
 def _json_request(content: DeliveryContent, url: str, secret: str, at: datetime) -> DeliveryRequest:
-    """Builds a request in the form `json`, signed as Standard Webhooks requires."""
+    """Builds a request in the format `json`, signed as Standard Webhooks requires."""
     at = at.astimezone(UTC)  # the library ignores the time zone
     data = {"call_id": content.call_id, "sequence": content.sequence, "fields": content.fields, "call": content.record}
     type_ = _EVENT_TYPES.get(content.event, _TYPE_OF_CALLBACK)

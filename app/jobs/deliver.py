@@ -25,7 +25,7 @@ from app.deliveries.store import ClaimedDelivery, DeliveryAttempt, claim, record
 from app.errors import DatabaseUnavailable
 from app.observability import Metrics
 from app.observability.tracing import TimedSpan, annotate, trace
-from app.tenants.callback_form import CallbackMethod
+from app.tenants.callback_settings import CallbackMethod
 from app.tenants.delivery_signing import DeliverySigning
 from app.tenants.errors import OperatorError
 
@@ -176,11 +176,11 @@ class Deliverer:
             call_id=str(delivery.call_id),
             sequence=delivery.sequence,
             fields=fields,
-            record=CallRecord.model_validate(delivery.record) if signing.form == "json" and delivery.record else {},
+            record=CallRecord.model_validate(delivery.record) if signing.callback_format == "json" and delivery.record else {},
         )
         method: CallbackMethod = "GET" if delivery.method == "GET" else "POST"
         secret = signing.secret.get_secret_value()
-        return build_request(signing.form, content, method=method, url=url, secret=secret, at=datetime.now(UTC))
+        return build_request(signing.callback_format, content, method=method, url=url, secret=secret, at=datetime.now(UTC))
 
     async def _record_result(
         self, delivery: ClaimedDelivery, sent: SendResult, *, error: str | None, is_last: bool = False

@@ -17,7 +17,7 @@ from app.tenants.administration_keys import KeyAdministration
 from app.tenants.administration_sip import SipCredentialAdministration
 from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.administration_workloads import WorkloadAdministration
-from app.tenants.callback_form import CallbackForm
+from app.tenants.callback_settings import CallbackFormat
 from app.tenants.errors import InvalidMember, ResourceExists, VersionOutdated, no_tenant
 from app.tenants.postponed_calls import make_calls_due
 from app.tenants.stored_secrets import callback_secret_identity, generate_callback_secret
@@ -113,7 +113,7 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         url: str | None = None,
         method: str | None = None,
         events: Sequence[str] | None = None,
-        form: CallbackForm | None = None,
+        callback_format: CallbackFormat | None = None,
         clear: bool = False,
     ) -> TenantRow:
         """Changes where and how status callbacks are delivered, and returns the tenant.
@@ -127,8 +127,8 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
             changes["status_callback_method"] = method
         if events is not None or clear:
             changes["status_callback_events"] = list(events) if events else None
-        if form is not None:
-            changes["callback_format"] = form
+        if callback_format is not None:
+            changes["callback_format"] = callback_format
         return await self.update_tenant(tenant_id, changes)
 
     async def renew_callback_secret(self, tenant_id: str) -> str:

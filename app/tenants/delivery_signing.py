@@ -1,4 +1,4 @@
-"""Reads the form and the signing secret of a tenant's deliveries. `TenantAdministration` changes both."""
+"""Reads the format and the signing secret of a tenant's deliveries. `TenantAdministration` changes both."""
 
 import base64
 import binascii
@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from app.database.engine import Database
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants.cache import TTLCache, never_coherent
-from app.tenants.callback_form import CallbackForm
+from app.tenants.callback_settings import CallbackFormat
 from app.tenants.directory_store import add_callback_secret, find_signing
 from app.tenants.errors import OperatorError, no_tenant
 from app.tenants.stored_secrets import CALLBACK_SECRET_PREFIX, callback_secret_identity, generate_callback_secret
@@ -20,12 +20,12 @@ from app.tenants.stored_secrets import CALLBACK_SECRET_PREFIX, callback_secret_i
 class Signing:
     """How a tenant's deliveries are written (in Twilio's form fields or as JSON), and the secret that signs them."""
 
-    form: CallbackForm
+    callback_format: CallbackFormat
     secret: SecretStr
 
 
 class DeliverySigning:
-    """Reads and caches the form and the signing secret of deliveries. `is_coherent` is explained in `TenantDirectory`."""
+    """Reads and caches the format and the signing secret of deliveries. `is_coherent` is explained in `TenantDirectory`."""
 
     def __init__(self, database: Database, keyring: Keyring, *, is_coherent: Callable[[], bool] = never_coherent) -> None:
         self._database = database
@@ -36,7 +36,7 @@ class DeliverySigning:
         self._signings.invalidate()
 
     async def of_tenant(self, tenant_id: str) -> Signing:
-        """Returns the form and the signing secret of the tenant's deliveries. Creates a secret if the tenant has none.
+        """Returns the format and the signing secret of the tenant's deliveries. Creates a secret if the tenant has none.
 
         Raises OperatorError if the stored secret cannot be decrypted.
         """
@@ -49,8 +49,8 @@ class DeliverySigning:
             stored = await add_callback_secret(self._database, tenant_id, sealed)
         if stored is None:
             raise no_tenant(tenant_id)
-        form: CallbackForm = "json" if stored.form == "json" else "twilio"
-        return Signing(form, SecretStr(self._decrypt(tenant_id, stored.sealed_secret or b"")))
+        callback_format: CallbackFormat = "json" if stored.callback_format == "json" else "twilio"
+        return Signing(callback_format, SecretStr(self._decrypt(tenant_id, stored.sealed_secret or b"")))
 
     def _decrypt(self, tenant_id: str, sealed: bytes) -> str:
         try:

@@ -72,9 +72,9 @@ class StoredCredential:
 
 @dataclass(frozen=True, slots=True)
 class StoredSigning:
-    """The form and the encrypted signing secret of a tenant's deliveries."""
+    """The format and the encrypted signing secret of a tenant's deliveries."""
 
-    form: str
+    callback_format: str
     sealed_secret: bytes | None
 
 
@@ -175,7 +175,7 @@ async def find_sip_credentials(database: Database, names: Sequence[tuple[str, st
 
 
 async def find_signing(database: Database, tenant_id: str) -> StoredSigning | None:
-    """Returns the form and the encrypted signing secret of the tenant's deliveries; None if there is no such tenant."""
+    """Returns the format and the encrypted signing secret of the tenant's deliveries; None if there is no such tenant."""
     rows = await database.fetch("SELECT callback_format, sealed_callback_secret FROM tenant WHERE id = $1", tenant_id)
     return StoredSigning(*rows[0]) if rows else None
 

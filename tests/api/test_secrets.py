@@ -225,8 +225,8 @@ async def test_the_signing_secret_of_deliveries_is_shown_only_once(watched: Inst
         record = (await tenant.create(status_callback=f"{upstream.url}/kate.private")).json()
         await call_back(gateway, tenant, record["id"], progress(tenant, record, "completed", 3, To="sip:kate.private@x.org"))
         deliverer = Deliverer(gateway.database, signing, sender, Metrics())
-        for form in ("twilio", "json"):
-            await gateway.tenants.configure_callbacks(tenant.id, form=form)
+        for callback_format in ("twilio", "json"):
+            await gateway.tenants.configure_callbacks(tenant.id, callback_format=callback_format)
             async with gateway.database.begin() as session:
                 await session.execute(text("UPDATE delivery SET next_attempt_at = now()"))
             await deliverer.step()

@@ -46,7 +46,7 @@ async def test_every_change_is_recorded_once_and_without_values(gateway: Gateway
     await tenants.create_tenant("audited", name=name)
     for _ in range(2):
         await tenants.suspend_tenant("audited", suspended=True)
-        await tenants.configure_callbacks("audited", url=url, events=["ringing"], form="json")
+        await tenants.configure_callbacks("audited", url=url, events=["ringing"], callback_format="json")
     await tenants.suspend_tenant("audited", suspended=False)
     secret = await tenants.renew_callback_secret("audited")
     credentials = [

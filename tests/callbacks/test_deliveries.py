@@ -271,7 +271,7 @@ async def test_the_json_form_has_the_record_at_the_time_of_sending(
 ) -> None:
     async with running_upstream(answer(500), answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url, status_callback_event=["ringing"])
-        await gateway.tenants.configure_callbacks(live.tenant.id, form="json")
+        await gateway.tenants.configure_callbacks(live.tenant.id, callback_format="json")
         secret = await gateway.tenants.renew_callback_secret(live.tenant.id)
         await live.send_callbacks(("ringing", 1))
         await deliver_all(deliverer)

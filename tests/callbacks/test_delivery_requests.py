@@ -11,7 +11,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from twilio.request_validator import RequestValidator
 
 from app.deliveries.requests import DeliveryContent, DeliveryRequest, build_request
-from app.tenants.callback_form import CallbackForm, CallbackMethod
+from app.tenants.callback_settings import CallbackFormat, CallbackMethod
 
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 CONTENT = DeliveryContent(
@@ -25,10 +25,10 @@ CONTENT = DeliveryContent(
 
 
 def built(
-    form: CallbackForm, url: str = "https://example.com/hook", method: CallbackMethod = "POST", **values: Any
+    callback_format: CallbackFormat, url: str = "https://example.com/hook", method: CallbackMethod = "POST", **values: Any
 ) -> DeliveryRequest:
     at = values.pop("at", datetime.now(UTC))
-    return build_request(form, replace(CONTENT, **values), method=method, url=url, secret=SECRET, at=at)
+    return build_request(callback_format, replace(CONTENT, **values), method=method, url=url, secret=SECRET, at=at)
 
 
 def is_valid(sent: DeliveryRequest, url: str | None = None) -> bool:

@@ -346,18 +346,18 @@ async def test_workers_are_woken(gateway: Gateway) -> None:
 # ---- the requests
 
 
-@pytest.mark.parametrize("form", ["twilio", "json"])
-async def test_the_receiver_gets_a_signed_request(gateway: Gateway, form: Any) -> None:
+@pytest.mark.parametrize("callback_format", ["twilio", "json"])
+async def test_the_receiver_gets_a_signed_request(gateway: Gateway, callback_format: Any) -> None:
     async with running_upstream(error(400, 21211)) as upstream, running_upstream(answer(200)) as receiver:
         tenant = await gateway.add_tenant(upstream.url)
-        await gateway.tenants.configure_callbacks(tenant.id, form=form)
+        await gateway.tenants.configure_callbacks(tenant.id, callback_format=callback_format)
         secret = await gateway.tenants.renew_callback_secret(tenant.id)
         call_id = (await tenant.create(**SETTLED | {"status_callback": f"{receiver.url}/hook"})).json()["call_id"]
         [delivery] = await _deliveries(tenant, call_id)
         await _deliver(gateway, tenant)
         [request] = receiver.received
     webhook_id = f"msg_{UUID(call_id).hex}_settled"
-    if form == "twilio":
+    if callback_format == "twilio":
         assert dict(parse_qsl(request.body.decode())) == delivery["fields"]
         assert request.headers["i-twilio-idempotency-token"] == webhook_id
         signature = request.headers["x-twilio-signature"]

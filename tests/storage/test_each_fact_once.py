@@ -217,12 +217,14 @@ CALLBACKS: dict[str, dict[str, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("form", ["json", "twilio"])
+@pytest.mark.parametrize("callback_format", ["json", "twilio"])
 @pytest.mark.parametrize("changes", CALLBACKS.values(), ids=CALLBACKS.keys())
-async def test_a_callback_is_shown_and_delivered_whole(gateway: Gateway, changes: dict[str, str | None], form: Any) -> None:
+async def test_a_callback_is_shown_and_delivered_whole(
+    gateway: Gateway, changes: dict[str, str | None], callback_format: Any
+) -> None:
     async with running_upstream(creating(ANSWERS["usual"])) as upstream, running_upstream(answer(200)) as receiver:
         tenant = await gateway.add_tenant(upstream.url)
-        await gateway.tenants.configure_callbacks(tenant.id, form=form)
+        await gateway.tenants.configure_callbacks(tenant.id, callback_format=callback_format)
         secret = await gateway.tenants.renew_callback_secret(tenant.id)
         created = (await tenant.create(status_callback=receiver.url, status_callback_event=["ringing"])).json()
         given = _fields(tenant, created, "ringing", 1) | changes
@@ -252,7 +254,7 @@ async def test_a_callback_is_shown_and_delivered_whole(gateway: Gateway, changes
         assert await _shown(tenant, created) == shown
         await _deliver_again(gateway, tenant)
         before, after = receiver.received
-    if form == "json":
+    if callback_format == "json":
         assert Webhook(secret).verify(before.body, before.headers)["data"]["fields"] == fields
         # The time and the signature differ.
         one, other = json.loads(before.body), json.loads(after.body)

@@ -9,7 +9,7 @@ from app.scheduling.schemas import HoursRecord, HoursSettings
 from app.setting_values import MAX_IN_FLIGHT_LIMIT
 from app.tenants.administration import TENANT_ID
 from app.tenants.administration_store import TenantRow, TenantSettings
-from app.tenants.callback_form import CallbackForm, DeliveryEvent, callback_settings
+from app.tenants.callback_settings import CallbackFormat, DeliveryEvent, callback_settings
 
 CallbackEvents = Annotated[list[DeliveryEvent], Field(min_length=1, max_length=5)]
 _Name = Annotated[
@@ -44,7 +44,7 @@ class TenantCallbackSettings(_SettingsBody):
     )
     method: _Method | None = Field(None, description="The HTTP method. Null: POST.")
     events: CallbackEvents | None = Field(None, description="The events to deliver. Null: `completed`.")
-    format: CallbackForm = Field("twilio", description="`twilio`: Twilio's form fields. `json`: Callgate's event.")
+    format: CallbackFormat = Field("twilio", description="`twilio`: Twilio's form fields. `json`: Callgate's event.")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class TenantCallbacksRecord(BaseModel):
     url: str | None = Field(description="The default URL of status callbacks.")
     method: _Method | None = Field(description="The HTTP method. Null: POST.")
     events: CallbackEvents | None = Field(description="The events that are delivered. Null: `completed`.")
-    format: CallbackForm = Field(description="`twilio`: Twilio's form fields. `json`: Callgate's event.")
+    format: CallbackFormat = Field(description="`twilio`: Twilio's form fields. `json`: Callgate's event.")
 
 
 class TenantLimitsRecord(BaseModel):

@@ -1,10 +1,10 @@
-"""Types of a tenant's settings for deliveries, and the settings that the members of `callbacks` change."""
+"""The types of a tenant's settings for callbacks, and their conversion from the JSON object `callbacks`."""
 
 from collections.abc import Mapping
 from typing import Any, Final, Literal, get_args
 
 CallbackMethod = Literal["GET", "POST"]
-CallbackForm = Literal["twilio", "json"]
+CallbackFormat = Literal["twilio", "json"]
 TwilioEvent = Literal["initiated", "ringing", "answered", "completed"]
 TWILIO_EVENTS: Final[tuple[TwilioEvent, ...]] = get_args(TwilioEvent)
 DeliveryEvent = Literal["settled", TwilioEvent]
@@ -20,7 +20,7 @@ CALLBACK_SETTINGS: Final = {
 
 
 def callback_settings(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts members of `callbacks` to settings of the tenant. A null URL also removes method and events."""
+    """Converts the given members of `callbacks` to settings of the tenant. A null URL also removes method and events."""
     removed = {"status_callback_method": None, "status_callback_events": None}
     given = {setting: members[name] for name, setting in CALLBACK_SETTINGS.items() if name in members}
     return removed | given if members.get("url", "") is None else given
