@@ -81,6 +81,7 @@ def _query_names(dependant: Dependant) -> set[str]:
 
 
 def admin_router() -> APIRouter:
+    """Returns a router for the admin API. Its routes refuse unknown query parameters and translate OperatorError."""
     return APIRouter(
         prefix=ADMIN_PREFIX,
         tags=["administration"],
@@ -145,7 +146,10 @@ def parse_body(model: type[Model], body: Mapping[str, Any]) -> Model:
 def creation_responses(
     model: type[BaseModel], example: str, *, unchanged: str, repeated_example: str | None = None
 ) -> dict[int | str, dict[str, Any]]:
-    """Returns the OpenAPI responses 201 and 200 for a creation. `unchanged` describes 200, the answer to a repeated request."""
+    """Returns the OpenAPI responses 201 and 200 for a creation. `unchanged` describes 200, the answer to a repeated request.
+
+    `example` is the name of the component with the example of 201. `repeated_example` is that of 200, if it differs.
+    """
     return {
         200: {
             "model": model,

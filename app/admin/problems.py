@@ -1,4 +1,7 @@
-"""Translates the errors of the administration's use cases to API errors, without advice for the command line."""
+"""Translates the errors of the administration's use cases to API errors.
+
+The message of a NoSuchResource advises a command of the command line, so another text replaces it.
+"""
 
 from typing import Final
 
@@ -19,6 +22,7 @@ NOTHING_CHANGED: Final = "Nothing was changed; `errors` lists every fault."
 
 
 def problem_for(error: OperatorError) -> CallgateError:
+    """Returns the API error that is raised in place of `error`."""
     match error:
         case NoSuchResource(noun="tenant"):
             return TenantNotFound()

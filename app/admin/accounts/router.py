@@ -48,7 +48,10 @@ AccountSid = Annotated[
 
 
 def require_allowed_base_url(client: Caller | OperatorCaller, new: NewAccount) -> None:
-    """Raises OperatorKeyRequired if a tenant's own key sets a base URL that is not Twilio's: its host receives the secrets."""
+    """Raises OperatorKeyRequired if a tenant's own key sets a base URL that is not Twilio's.
+
+    The host of the base URL receives the account's secrets.
+    """
     if new.base_url is not None and not _TWILIO_URL.fullmatch(new.base_url):
         require_operator(client, "use another base_url than https:// and a host of twilio.com")
 

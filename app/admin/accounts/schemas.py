@@ -42,7 +42,7 @@ class NewCredential(BaseModel):
     secret: _Secret = Field(_NONE, description="The secret of the API key.")
 
     @model_validator(mode="after")
-    def _check_form(self) -> Self:
+    def _check_members(self) -> Self:
         given = self.model_fields_set & {"auth_token", "key_sid", "secret"}
         if given not in ({"auth_token"}, {"key_sid", "secret"}):
             raise PydanticCustomError("credential_form", "must have either auth_token, or key_sid and secret")

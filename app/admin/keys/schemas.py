@@ -67,6 +67,7 @@ class CreatedKey(KeyRecord):
 
     @classmethod
     def shown_once(cls, row: KeyRow, key: str | None) -> Self:
+        """Returns the answer. `key` is None if an earlier request with the same Idempotency-Key created the key."""
         return cls(**_members(row), key=key)
 
 
@@ -76,6 +77,7 @@ class KeyPage(BaseModel):
 
 
 def _members(row: KeyRow) -> dict[str, object]:
+    """Returns the members of a KeyRecord."""
     return {
         "id": row.prefix,
         "name": row.name,

@@ -72,7 +72,9 @@ async def list_sip_credentials(
 async def create_sip_credential(
     tenant_id: TenantDep, administration: TenantAdministrationDep, body: JsonBody, response: Response
 ) -> SipCredentialRecord:
-    """Stores a user name and a password, encrypted, under a name. A creation with this name in `sip_credential` uses them.
+    """Stores a user name and a password, encrypted, under a name.
+
+    A call that is created with this name in `sip_credential` uses them.
 
     The same request again answers 200. With another user name or password, the answer is 409 `already-exists`: a PUT to the
     credential replaces both.
@@ -101,7 +103,7 @@ async def create_sip_credential(
 async def replace_sip_credential(
     tenant_id: TenantDep, name: CredentialName, administration: TenantAdministrationDep, body: JsonBody
 ) -> SipCredentialRecord:
-    """Replaces both. Calls that are placed from now on use them."""
+    """Replaces the user name and the password. Calls that are placed from now on use the new ones."""
     new = parse_body(NewSipAuth, body)
     row = await administration.replace_sip_credential(
         tenant_id, name, username=new.username.get_secret_value(), password=new.password.get_secret_value()
@@ -119,5 +121,5 @@ async def replace_sip_credential(
 )
 @needs(Scope.ADMIN, clients="any")
 async def delete_sip_credential(tenant_id: TenantDep, name: CredentialName, administration: TenantAdministrationDep) -> None:
-    """Deletes the credential. Creations that give its name are refused from now on; records keep the name."""
+    """Deletes the credential. From now on, calls cannot be created with its name. Records of calls keep the name."""
     await administration.delete_sip_credential(tenant_id, name)

@@ -12,7 +12,7 @@ _Name = Annotated[
     str,
     Field(
         pattern=f"^{RESOURCE_NAME}$",
-        description="The name that creations give in `sip_credential`: letters, digits and `._-`, at most 63.",
+        description="The name that is given in `sip_credential` when a call is created: letters, digits and `._-`, at most 63.",
     ),
 ]
 

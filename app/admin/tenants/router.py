@@ -139,7 +139,7 @@ async def create_tenant(
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def get_tenant(tenant_id: TenantDep, administration: TenantAdministrationDep, response: Response) -> TenantRecord:
-    """Returns the tenant. Its `ETag` makes a change conditional."""
+    """Returns the tenant. Send its `ETag` as `If-Match` to make a change conditional."""
     return _with_etag(await administration.get_tenant(tenant_id), response)
 
 
@@ -177,6 +177,7 @@ async def update_tenant(
 
 
 def _with_etag(tenant: TenantRow, response: Response) -> TenantRecord:
+    """Sets the header `ETag` of the response, and returns its body."""
     response.headers["ETag"] = f'"{tenant.version}"'
     return TenantRecord.of(tenant)
 

@@ -32,7 +32,7 @@ class _SettingsBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
     def _given(self, *names: str) -> dict[str, Any]:
-        """Returns those of these members that are present in the body, even if null."""
+        """Returns the members with these names that are present in the body, even if null."""
         return {name: getattr(self, name) for name in names if name in self.model_fields_set}
 
 
