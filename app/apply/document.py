@@ -151,7 +151,7 @@ class _Builder:
         if event.tag not in (None, "!"):
             raise _fault(event, path, "tags (!) are not supported: write the value alone, or in quotes")
         before = self._count
-        self._add(1, event, path)
+        self._count_values(1, event, path)
         if isinstance(event, yaml.SequenceStartEvent):
             value: Any = [
                 self._value(item, (*path, index)) for index, item in enumerate(self._events_until(yaml.SequenceEndEvent))
@@ -168,10 +168,11 @@ class _Builder:
         if event.anchor not in self._anchored:
             raise _fault(event, path, "this alias (*) has no anchor (&) before it: put text that begins with * in quotes")
         value, count = self._anchored[event.anchor]
-        self._add(count, event, path)
+        self._count_values(count, event, path)
         return value
 
-    def _add(self, count: int, event: Any, path: MemberPath) -> None:
+    def _count_values(self, count: int, event: Any, path: MemberPath) -> None:
+        """Adds to the number of values. Raises DocumentInvalid if it exceeds the maximum."""
         self._count += count
         if self._count > _MAX_VALUES:
             raise _fault(event, path, f"the file has more than {_MAX_VALUES} values, aliases written out")

@@ -14,7 +14,7 @@ _To = Annotated[str, Field(json_schema_extra={"pattern": f"^{END_PATTERN}$"})]
 
 
 class DeclaredHours(Declared):
-    """When scheduled calls may ring, in the callee's time zone. Set as a whole."""
+    """When scheduled calls may ring, in the callee's time zone. Replaces the stored hours as a whole."""
 
     time_zone: str = Field(description="The zone (IANA) of callees whose own is unknown.")
     days: Given[list[Day]] = Field(

@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 NULLABLE: Final = "x-nullable"
 """Marks a member in the JSON Schema that may be null. `json_schema` replaces the mark by `anyOf` with null."""
 _SECRET_ADVICE: Final = "a secret is written as {env: NAME} or {file: PATH}, never as its value"  # noqa: S105
-_USERNAME_ADVICE: Final = "must be text, {env: NAME} or {file: PATH}"
+_TEXT_OR_REFERENCE_ADVICE: Final = "must be text, {env: NAME} or {file: PATH}"
 
 
 def declaration_error(text: str) -> PydanticCustomError:
@@ -55,7 +55,7 @@ def _refuse_null(value: Any) -> Any:
     return value
 
 
-def _check_text(value: str) -> str:
+def _check_one_line(value: str) -> str:
     if not value.strip() or not value.isprintable():
         raise declaration_error("must be text in one line")
     return value
@@ -65,7 +65,7 @@ Given = Annotated[Value | None, BeforeValidator(_refuse_null)]
 """A member that may be left out and may not be null. Its attribute is None if it was left out."""
 Nullable = Annotated[Value | None, Field(json_schema_extra={NULLABLE: True})]
 """A member that may be left out and may be null, which removes the value."""
-OneLine = Annotated[str, AfterValidator(_check_text), Field(max_length=200, json_schema_extra={"pattern": r"\S"})]
+OneLine = Annotated[str, AfterValidator(_check_one_line), Field(max_length=200, json_schema_extra={"pattern": r"\S"})]
 
 
 class Declared(BaseModel):
@@ -90,7 +90,7 @@ class SecretReference(Declared):
 
     @model_validator(mode="before")
     @classmethod
-    def _check_form(cls, value: Any) -> Any:
+    def _check_reference(cls, value: Any) -> Any:
         """Refuses a value that is no reference to a secret, with a single error: no error shows a part of a secret."""
         if not _is_reference(value):
             raise declaration_error(_SECRET_ADVICE)
@@ -98,16 +98,17 @@ class SecretReference(Declared):
 
 
 def _is_reference(value: Any) -> bool:
+    """Returns whether the value is `{env: NAME}` or `{file: PATH}`."""
     match value:
         case {"env": str(name)} | {"file": str(name)} if len(value) == 1 and name:
             return True
     return False
 
 
-def _check_username(value: Any) -> Any:
+def _check_text_or_reference(value: Any) -> Any:
     if not (isinstance(value, str) and value) and not _is_reference(value):
-        raise declaration_error(_USERNAME_ADVICE)
+        raise declaration_error(_TEXT_OR_REFERENCE_ADVICE)
     return value
 
 
-TextOrReference = Annotated[Annotated[str, Field(min_length=1)] | SecretReference, BeforeValidator(_check_username)]
+TextOrReference = Annotated[Annotated[str, Field(min_length=1)] | SecretReference, BeforeValidator(_check_text_or_reference)]

@@ -130,7 +130,7 @@ class _Planner:
             )
 
     def _workload_changes(self, tenant_id: str, declared: DeclaredWorkload, path: MemberPath) -> Iterator[Change]:
-        account = declared.account(self.workload_issuer)
+        account = declared.as_service_account(self.workload_issuer)
         if not account.issuer:
             self.problems.append(FileProblem("is missing: give it, or set CALLGATE_WORKLOAD_ISSUER", (*path, "issuer")))
         stored = self.workloads.get(account)
@@ -157,7 +157,7 @@ class _Planner:
             subject = f"SIP credential {removal.sip_credential}"
             yield SipCredentialDeletion(tenant_id=tenant_id, action="delete", subject=subject, name=removal.sip_credential)
         if removal.workload is not None:
-            workload = self.workloads.get(removal.workload.account(self.workload_issuer))
+            workload = self.workloads.get(removal.workload.as_service_account(self.workload_issuer))
             if workload is not None and workload.tenant_id == tenant_id:
                 subject = f"workload {workload_name(workload.namespace, workload.service_account)}"
                 yield WorkloadDeletion(tenant_id=tenant_id, action="delete", subject=subject, workload_id=workload.id)
@@ -170,6 +170,7 @@ class _Planner:
                 yield KeyRevocation(tenant_id=tenant_id, action="revoke", subject=subject, key_id=removal.key)
 
     def _check_callbacks(self, settings: Mapping[str, Any], path: MemberPath) -> None:
+        """Reports a default method or default events without a default URL as a problem."""
         if not settings["status_callback"] and (settings["status_callback_method"] or settings["status_callback_events"]):
             self.problems.append(FileProblem("a default method and default events need a default `url`", (*path, "callbacks")))
 
@@ -189,17 +190,17 @@ class _Planner:
                 account_sid=account.account_sid,
                 base_url=base_url,
             )
-        revoked = self._credentials_to_revoke(account, path, stored)
+        to_revoke = self._credentials_to_revoke(account, path, stored)
         added: list[tuple[str, str]] = []
         for place, credential in credentials:
             secret_path, _ = credential.reference_at(place)
             username, secret = credential.key_sid or account.account_sid, self.secrets[secret_path]
-            if (username, secret) in added or self._is_stored(username, secret, secret_path, stored, revoked):
+            if (username, secret) in added or self._is_stored(username, secret, secret_path, stored, to_revoke):
                 continue
             yield CredentialAddition(
                 tenant_id=tenant_id,
                 action="add",
-                subject=_credential_name(credential, account),
+                subject=_credential_subject(credential, account),
                 members={} if stored or added or base_url is None else {"base_url": (None, base_url)},
                 account_sid=account.account_sid,
                 base_url=base_url,
@@ -208,7 +209,7 @@ class _Planner:
             )
             added.append((username, secret))
         yield from self._pace_changes(tenant_id, account, path, stored)
-        for gone in revoked:
+        for gone in to_revoke:
             name = f"credential {gone.id} ({gone.username}) of {subject}"
             yield CredentialRevocation(tenant_id=tenant_id, action="revoke", subject=name, credential_id=gone.id)
 
@@ -254,11 +255,14 @@ class _Planner:
         secret: str,
         path: MemberPath,
         stored: AccountState | None,
-        revoked: list[CredentialState],
+        to_revoke: list[CredentialState],
     ) -> bool:
-        """Returns whether the account has the credential. Reports a revoked one as a problem: a file cannot undo this."""
+        """Returns whether the account has the credential, active or revoked.
+
+        Reports a problem if it is revoked, or if the file revokes it (`to_revoke`): a file cannot undo a revocation.
+        """
         same = [one for one in stored.credentials if one.username == username and self._matches(one, secret)] if stored else []
-        if any(not one.is_revoked and one not in revoked for one in same):
+        if any(not one.is_revoked and one not in to_revoke for one in same):
             return True
         if same:
             text = "this secret is revoked, and a file does not undo that: remove it, or use `callgate accounts add`"
@@ -269,5 +273,5 @@ class _Planner:
         return self.keyring.has_sealed(credential.sealed_secret, secret, identity=credential_identity(credential.id))
 
 
-def _credential_name(credential: DeclaredCredential, account: DeclaredAccount) -> str:
+def _credential_subject(credential: DeclaredCredential, account: DeclaredAccount) -> str:
     return f"{credential.key_sid or 'auth token'} of account {account.account_sid}"

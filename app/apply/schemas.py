@@ -149,9 +149,9 @@ class DeclaredAccount(Declared):
 
 
 class DeclaredSipCredential(Declared):
-    """A user name and a password for the digest authentication of SIP endpoints. Creations give its name.
+    """A user name and a password for the digest authentication of SIP endpoints. Calls are created with its name.
 
-    It replaces what is stored under the name.
+    Replaces what is stored under the name.
     """
 
     name: _SipCredentialName
@@ -168,7 +168,8 @@ class DeclaredServiceAccount(Declared):
         str, Field(max_length=MAX_SERVICE_ACCOUNT_LENGTH), Matching(SERVICE_ACCOUNT.pattern, "the name of a service account")
     ]
 
-    def account(self, default_issuer: str | None) -> ServiceAccount:
+    def as_service_account(self, default_issuer: str | None) -> ServiceAccount:
+        """Returns the service account. Its issuer is `default_issuer` if the file gives none; empty if neither is given."""
         return ServiceAccount(self.issuer or default_issuer or "", self.namespace, self.service_account)
 
 
@@ -233,14 +234,14 @@ class Declaration(Declared):
         """Yields all service accounts in the file, also those whose workload is to be removed."""
         for tenant in self.tenants:
             for workload in tenant.workloads or ():
-                yield workload.account(default_issuer)
+                yield workload.as_service_account(default_issuer)
             for removal in tenant.revoked or ():
                 if removal.workload is not None:
-                    yield removal.workload.account(default_issuer)
+                    yield removal.workload.as_service_account(default_issuer)
 
-    def references_at(self) -> Iterator[tuple[MemberPath, SecretReference]]:
+    def references_with_paths(self) -> Iterator[tuple[MemberPath, SecretReference]]:
         """Yields pairs of a path in the file and the reference to a secret at this path."""
-        for account_path, account in self.accounts_at():
+        for account_path, account in self.accounts_with_paths():
             for path, credential in account.credentials_at(account_path):
                 yield credential.reference_at(path)
         for number, tenant in enumerate(self.tenants):
@@ -250,7 +251,7 @@ class Declaration(Declared):
                     yield (*place, "username"), sip_credential.username
                 yield (*place, "password"), sip_credential.password
 
-    def accounts_at(self) -> Iterator[tuple[MemberPath, DeclaredAccount]]:
+    def accounts_with_paths(self) -> Iterator[tuple[MemberPath, DeclaredAccount]]:
         """Yields pairs of a path in the file and the account at this path, for all tenants."""
         for number, tenant in enumerate(self.tenants):
             for index, account in enumerate(tenant.accounts or ()):

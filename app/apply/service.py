@@ -55,7 +55,7 @@ class DeclarationService:
     async def compare(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
         """Returns what `apply` would change. Changes and locks nothing. Raises DocumentInvalid and DatabaseUnavailable."""
         async with self.database.transaction() as connection:
-            await store.begin_reading(connection)
+            await store.make_read_only(connection)
             return await self._plan(connection, declaration, secrets, lock=False)
 
     async def apply(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:

@@ -69,7 +69,7 @@ async def lock_apply(connection: Connection) -> None:
         raise ApplyLocked(f"another `callgate apply` has not ended within {_LOCK_TIMEOUT_S} s: nothing was changed") from None
 
 
-async def begin_reading(connection: Connection) -> None:
+async def make_read_only(connection: Connection) -> None:
     """Makes Postgres refuse any change in this transaction."""
     await connection.execute("SET TRANSACTION READ ONLY")
 
@@ -77,7 +77,10 @@ async def begin_reading(connection: Connection) -> None:
 async def read_tenants(
     connection: Connection, tenant_ids: Sequence[str], *, key_ids: Sequence[str], lock: bool
 ) -> dict[str, TenantState]:
-    """Returns the tenants that exist, by id. `lock` keeps other transactions from changing them until this one ends."""
+    """Returns the tenants that exist, by id, each with those of its API keys that are in `key_ids`.
+
+    `lock` keeps other transactions from changing the tenants until this one ends.
+    """
     rows = await find_tenants(connection, tenant_ids, lock=lock)
     tenants = {row.id: TenantState(row, {}, {}, {}) for row in rows}
     accounts = await find_accounts(connection, list(tenants))

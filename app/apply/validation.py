@@ -61,7 +61,7 @@ def _duplicates(declaration: Declaration, document: Document) -> Iterator[FilePr
     yield from _repeated("tenant", [(("tenants", i), tenant.id) for i, tenant in enumerate(declaration.tenants)], document)
     for number, tenant in enumerate(declaration.tenants):
         yield from _duplicates_of_tenant(tenant, ("tenants", number), document)
-    for path, account in declaration.accounts_at():
+    for path, account in declaration.accounts_with_paths():
         keys = [(place, credential.key_sid) for place, credential in account.credentials_at(path) if credential.key_sid]
         yield from _repeated("key", keys, document)
         for index, revoked in enumerate(account.revoked or ()):
@@ -74,10 +74,14 @@ def _duplicates_of_tenant(tenant: DeclaredTenant, path: MemberPath, document: Do
     yield from _repeated("account", accounts, document)
     named = [((*path, "sip_credentials", i), credential.name) for i, credential in enumerate(tenant.sip_credentials or ())]
     yield from _repeated("SIP credential", named, document)
-    accounts_named = [((*path, "workloads", i), workload.account(None)) for i, workload in enumerate(tenant.workloads or ())]
+    accounts_named = [
+        ((*path, "workloads", i), workload.as_service_account(None)) for i, workload in enumerate(tenant.workloads or ())
+    ]
     yield from _repeated("service account", accounts_named, document)
     for index, removal in enumerate(tenant.revoked or ()):
-        if removal.workload is not None and removal.workload.account(None) in {account for _, account in accounts_named}:
+        if removal.workload is not None and removal.workload.as_service_account(None) in {
+            account for _, account in accounts_named
+        }:
             yield FileProblem(
                 "this service account is declared as a workload, too: remove one of the two", (*path, "revoked", index)
             )
