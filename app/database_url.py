@@ -59,7 +59,7 @@ class DatabaseURL:
     # The timeout for each host.
     connect_timeout_s: float | None
     # The size of the cache of prepared statements; None: the driver's default.
-    prepared_statements: int | None
+    statement_cache_size: int | None
     keepalive: Keepalive
 
     @classmethod
@@ -103,7 +103,7 @@ class _Reader:
             arguments=self._connect_arguments(),
             server_settings=self._server_settings(),
             connect_timeout_s=self._read_number("connect_timeout") or None,
-            prepared_statements=self._prepared_statements(),
+            statement_cache_size=self._statement_cache_size(),
             keepalive=self._keepalive(),
         )
         for name in self._members:
@@ -165,7 +165,10 @@ class _Reader:
         return mode if mode == "verify-ca" and root else "verify-full"
 
     def _system_certificates(self, mode: str | None, members: Mapping[str, str]) -> dict[str, Any]:
-        """Implements libpq's sslrootcert=system: verify-full with the root certificates of this machine."""
+        """Returns asyncpg's arguments for libpq's sslrootcert=system: verify-full with the root certificates of this machine.
+
+        `members` are the TLS parameters of the URL, except sslmode.
+        """
         if mode not in (None, "require", "verify-full"):
             raise DatabaseURLError(f"has sslrootcert=system, which requires sslmode=verify-full, and sslmode={mode}")
         for name in members.keys() - {"sslrootcert", "sslnegotiation"}:
@@ -179,8 +182,8 @@ class _Reader:
             settings["options"] = options
         return settings
 
-    def _prepared_statements(self) -> int | None:
-        """Returns the cache size, which may have SQLAlchemy's name or asyncpg's."""
+    def _statement_cache_size(self) -> int | None:
+        """Reads the size under SQLAlchemy's name of the parameter, or else under asyncpg's."""
         sizes = [self._read_number(name) for name in ("prepared_statement_cache_size", "statement_cache_size")]
         return next((size for size in sizes if size is not None), None)
 

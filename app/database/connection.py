@@ -54,7 +54,7 @@ _POOLER_CHECK = """pg_backend_pid() AS pid,
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
-    """A connection that knows whether a pooler is in between. A pooler reports a made-up process id to its clients."""
+    """A connection that knows whether a pooler such as PgBouncer is between it and Postgres."""
 
     is_pooled = False
     # Whether prepared statements stay usable. A pooler must support them; `_POOLER_CHECK` finds out.
@@ -62,6 +62,7 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
     transaction_settings = ""
 
     async def execute(self, query: str, *arguments: object, **options: Any) -> str:
+        """Runs the query. Behind a pooler, a BEGIN also sends the settings of the transaction."""
         if self.is_pooled and query.startswith("BEGIN"):
             query += self.transaction_settings
         status: str = await super().execute(query, *arguments, **options)
@@ -81,7 +82,7 @@ class Connector:
         self._is_checked_for_sharing = False
 
     async def connect(self) -> Connection:
-        """Connects to the first host that satisfies `target_session_attrs`. Raises DatabaseUnavailable before any statement."""
+        """Connects to the first host that satisfies `target_session_attrs`. Raises DatabaseUnavailable if none does."""
         failure: Exception | None = None
         for host, target in self._candidates():
             try:
@@ -101,6 +102,10 @@ class Connector:
         raise translated from failure
 
     def _candidates(self) -> Iterator[tuple[tuple[str, int] | None, str | None]]:
+        """Returns pairs of a host and a value of `target_session_attrs`, in the order in which to try them.
+
+        A host of None is asyncpg's default.
+        """
         target = self.url.arguments.get("target_session_attrs")
         hosts: list[tuple[str, int] | None] = list(self.url.hosts or (None,))
         if target not in (None, "any", "prefer-standby"):
@@ -113,8 +118,8 @@ class Connector:
         arguments = {**self.url.arguments, "target_session_attrs": target}
         if host is not None:
             arguments["host"], arguments["port"] = host
-        if self.url.prepared_statements is not None:
-            arguments["statement_cache_size"] = self.url.prepared_statements
+        if self.url.statement_cache_size is not None:
+            arguments["statement_cache_size"] = self.url.statement_cache_size
         connection = await self._open(arguments)
         try:
             _set_keepalive(connection._transport.get_extra_info("socket"), self.url.keepalive)
@@ -138,7 +143,10 @@ class Connector:
         return connection
 
     async def _configure_session(self, connection: Connection) -> int:
-        """Detects a pooler. Without one, applies the settings to the session. Returns the pid of the Postgres backend."""
+        """Detects a pooler. Without one, applies the settings to the session. Returns the pid of the Postgres backend.
+
+        A pooler tells its clients another pid than that of the backend.
+        """
         pid = connection.get_server_pid()
         settings = _set_config_calls({**self._settings, **_SERVER_KEEPALIVE_SETTINGS}, local="pg_backend_pid() <> $1")
         # Prepared under a name even if the statement cache is off, like SQLAlchemy's statements.
@@ -150,7 +158,9 @@ class Connector:
         return int(row["pid"])
 
     async def _reject_shared_connection(self, arguments: Mapping[str, Any], pid: int) -> None:
-        """Raises InvalidSQLStatementNameError if a second client gets the server connection of the first one.
+        """Connects a second time. Raises InvalidSQLStatementNameError if both clients get the same server connection.
+
+        `pid` is the process id of the first client's Postgres backend.
 
         Without the pooler's support for prepared statements, Postgres would raise the same error later. A pooler in session
         mode is accepted: it does not share a server connection while its client is connected.
@@ -165,6 +175,7 @@ class Connector:
 
 
 def _set_config_calls(settings: Mapping[str, str], *, local: str) -> str:
+    """Returns SQL that sets the settings. `local` is SQL: true if they are to end with the transaction."""
     values = {"synchronous_commit": _SYNCHRONOUS_COMMIT} | {name: f"'{value}'" for name, value in settings.items()}
     return ", ".join(f"set_config('{name}', {value}, {local})" for name, value in values.items())
 

@@ -42,8 +42,8 @@ def make_engine(
     """Returns an engine of SQLAlchemy with our connections and settings. Raises DatabaseURLError."""
     connector = Connector(url, session, statement_timeout_s=statement_timeout_s)
     adapted: dict[str, object] = {"async_creator_fn": connector.connect}
-    if connector.url.prepared_statements is not None:
-        adapted["prepared_statement_cache_size"] = connector.url.prepared_statements
+    if connector.url.statement_cache_size is not None:
+        adapted["prepared_statement_cache_size"] = connector.url.statement_cache_size
     engine = create_async_engine(
         "postgresql+asyncpg://",
         pool_size=pool_size,

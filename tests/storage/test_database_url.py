@@ -85,8 +85,8 @@ def test_neons_url_verifies_the_certificate_with_the_systems_roots(member: str) 
     [
         ("connect_timeout=10", "connect_timeout_s", 10),
         ("connect_timeout=0", "connect_timeout_s", None),
-        ("prepared_statement_cache_size=0", "prepared_statements", 0),
-        ("statement_cache_size=20", "prepared_statements", 20),
+        ("prepared_statement_cache_size=0", "statement_cache_size", 0),
+        ("statement_cache_size=20", "statement_cache_size", 20),
         ("keepalives=0", "keepalive", Keepalive(on=False)),
         (
             "keepalives_idle=1&keepalives_interval=2&keepalives_count=4&tcp_user_timeout=0",
