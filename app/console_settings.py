@@ -11,7 +11,7 @@ _DAY_S = 86_400
 
 
 class OidcRule(BaseModel):
-    """Gives `scopes` to people whose OpenID Connect claim has this value: for `tenant`, or as operators if it is None."""
+    """Gives `scopes` to people whose OpenID Connect claim `claim` is `value`. `tenant` is their tenant; None: operators."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 

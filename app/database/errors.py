@@ -136,7 +136,7 @@ def _is_pool_timeout(error: BaseException) -> bool:
 def _is_partition_conflict(error: BaseException) -> bool:
     """Returns whether a partition was attached between the planning of an insert and its execution.
 
-    The default partition then refuses the row. A violated CHECK of the table itself has a constraint name.
+    The default partition then refuses the row. Unlike the error of a violated CHECK, this one names no constraint.
     """
     return sqlstate_of(error) == _CHECK_VIOLATION and getattr(_cause(error), "constraint_name", None) is None
 

@@ -28,8 +28,8 @@ class MonthRange:
     def __contains__(self, at: datetime) -> bool:
         return self.since <= at.astimezone(UTC).date() < self.until
 
-    def extended(self, span: timedelta) -> Self:
-        """Returns the range that also has the months in which the time `span` before it lies."""
+    def extended_back(self, span: timedelta) -> Self:
+        """Returns the range with an earlier start: the month of the time `span` before its own start."""
         return type(self)(_month(self.since - span, 0), self.until)
 
     def condition(self, column: str) -> str:
@@ -89,8 +89,10 @@ async def expired_partitions(session: AsyncSession, table: str, *, before: datet
 async def try_lock(session: AsyncSession, partition: Partition) -> bool:
     """Locks the partition and its table exclusively, so all other sessions wait until the transaction ends.
 
-    Returns False if the lock is not free within 0.1 s, or if another worker has dropped the partition. Postgres cannot detach a
-    partition `CONCURRENTLY` from a table with a default partition.
+    Returns False if the lock is not free within 0.1 s, or if another worker has dropped the partition.
+
+    The table must be locked, too. The alternative, to detach the partition `CONCURRENTLY`, is not possible: Postgres refuses it
+    for a table with a default partition.
     """
     await session.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_MS}ms'"))
     try:

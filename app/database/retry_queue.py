@@ -49,7 +49,10 @@ class RetryQueue(Generic[Item]):
             self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Retries at once. Items that fail again while Postgres is unavailable stay in the queue."""
+        """Ends the task. Before, writes the items without pauses, until none is left or an attempt fails for all of its items.
+
+        Items that are left stay in the queue.
+        """
         self._closing.set()
         if self._task is not None:
             await self._task

@@ -108,7 +108,8 @@ def _claim_statement(months: MonthRange | None) -> str:
     read. A held row is checked again when the row that holds it is settled, and after $6.
     """
     due_months = months.condition("at") if months else "true"
-    all_months = months.extended(_SPAN_OF_CALL).condition("at") if months else "true"  # of the other rows of the same calls
+    # Of the other rows of the same calls.
+    all_months = months.extended_back(_SPAN_OF_CALL).condition("at") if months else "true"
     return f"""
         WITH RECURSIVE {tenants_with_pending_sql(due_months)}, due AS (
             SELECT own.call_id, own.id, own.position
