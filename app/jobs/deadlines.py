@@ -13,7 +13,7 @@ from app.calls.creation.deadlines import store
 from app.calls.models import Call
 from app.database.engine import Database
 from app.jobs.isolation import run_isolated
-from app.scheduling.dial_slots import free_slots
+from app.scheduling.dial_slots import lock_and_free_ended_slots
 from app.twilio.errors import TwilioError
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -58,7 +58,7 @@ class Deadlines:
     async def free_slots(self) -> bool:
         """Frees the dial slots of ended calls in all accounts, even if no call waits for a slot. Returns false."""
         for account_id in await store.accounts_with_slots(self.database):
-            await free_slots(self.database, account_id)
+            await lock_and_free_ended_slots(self.database, account_id)
         return False
 
     async def delete_idle_turns(self) -> bool:

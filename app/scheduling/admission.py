@@ -1,4 +1,4 @@
-"""Applies an account's pace to calls that are placed at once. app.calls.creation.grants applies it to scheduled calls.
+"""Applies an account's pace to calls that are not scheduled. app.calls.creation.grants applies it to scheduled calls.
 
 A call needs a token, if `calls_per_second` is set, and a free dial slot, if `max_concurrent` is set. The account's row in
 `pace` is locked before the clock is read. The number of slots in use is a column of this row (`in_use`), because a statement
@@ -104,7 +104,9 @@ _TAKE = f"""
 
 
 async def admit(connection: Connection, account_id: UUID, call_id: UUID) -> Refusal | None:
-    """Takes a token and a dial slot for one call that is dialled again. Returns a Refusal if a limit is reached, else None.
+    """Takes a token and a dial slot for one reopened call: an earlier attempt to dial it failed, and it is dialled again.
+
+    Takes nothing and returns a Refusal if a limit is reached.
 
     The transaction must first lock the account's row in `pace`, then free the slots of ended calls, and then reopen the call.
     An earlier attempt may have left a slot at another account. The `in_use` of that account is corrected when its slots are

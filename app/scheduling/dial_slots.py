@@ -14,18 +14,19 @@ _MAX_TIME_LIMIT_S = int(MAX_CALL_TIME.total_seconds())
 
 
 def latest_end_sql(at: str, parameters: str) -> str:
-    """Returns SQL for the latest time at which a call can end. `at` and `parameters` are SQL for its grant and its JSON.
+    """Returns SQL for the latest time at which a call can end. `at` is SQL for the time at which it is dialled.
 
-    Twilio documents no maximum of `time_limit`, so it may be too large for a float and is capped before the cast.
+    `parameters` is SQL for its parameters as JSON. Twilio documents no maximum of `time_limit`, so it may be too large for a
+    float and is capped before the cast.
     """
     return f"""{at} + make_interval(secs => {_MARGIN_S} + coalesce(({parameters} ->> 'timeout')::float8, {_RING_S})
         + least(coalesce(({parameters} ->> 'time_limit')::numeric, {_TIME_LIMIT_S}), {_MAX_TIME_LIMIT_S})::float8)"""
 
 
 def insert_slot_sql(*, dial: str, at: str, parameters: str) -> str:
-    """Returns `INSERT … SELECT` without its FROM clause, which adds dial slots for calls that are granted at `at`.
+    """Returns SQL that adds dial slots for calls that are granted at `at`: `INSERT … SELECT`, without its FROM clause.
 
-    `dial` is an alias of `scheduled_dial` in the caller's FROM clause.
+    `dial` is the alias of `scheduled_dial` in the FROM clause. `at` and `parameters` are SQL, as in `latest_end_sql`.
     """
     return f"""INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until, ring_by)
         SELECT {dial}.call_id, {dial}.account_id, nullif({dial}.queue_id, '{NO_QUEUE}'), {dial}.caller_id,
@@ -86,8 +87,11 @@ async def mark_missing(database: Database, *, missing: Sequence[UUID], found: Se
     await database.fetch(_MARK_MISSING, missing, found)
 
 
-async def free_slots(database: Database, account_id: UUID) -> int:
-    """Frees the dial slots of the account's ended calls, in a transaction of its own. Returns how many were freed."""
+async def lock_and_free_ended_slots(database: Database, account_id: UUID) -> int:
+    """Frees the dial slots of the account's ended calls, in a transaction of its own that locks the account's row in `pace`.
+
+    Returns how many were freed.
+    """
     async with database.transaction() as connection:
         await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account_id)
         return await free_ended_slots(connection, account_id)

@@ -11,8 +11,9 @@ GIVEN_DIAL: Final = "given -> 'dial' AS dial"
 
 
 def insert_dials_sql(*, written: str, due_at: str) -> str:
-    """Returns CTEs that insert `given.dial` into `scheduled_dial`, for each call in the CTE `written`.
+    """Returns CTEs that insert rows of `scheduled_dial` for the calls in the CTE `written`.
 
+    Another CTE, `given`, has the row of each call in its column `dial` (GIVEN_DIAL); null: the call is not scheduled.
     `due_at` is SQL for the column of this name. Callers (API keys or workloads) that have no row in `dial_turn` get one.
     """
     columns = ", ".join(_COLUMNS)

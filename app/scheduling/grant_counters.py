@@ -33,7 +33,7 @@ _FORGET_AFTER_S: Final = 86_400.0
 
 
 class GrantCount(NamedTuple):
-    """The number of grants of an account. Later counts compare as greater."""
+    """The number of grants of an account. Counts from after a release of a halt are greater than all counts from before it."""
 
     released: int
     """When a halt of all grants was released last, in microseconds since 1970; 0: never. Older counts are obsolete."""
@@ -156,7 +156,7 @@ class _CounterFolder:
         found.counts.extend(count for line in text.splitlines() if (count := _parse(line)) is not None)
 
     def append(self, counts: Mapping[UUID, GrantCount], known: Mapping[UUID, GrantCount]) -> None:
-        """Appends lines for `counts`. A new file begins with all `known` counts, so the file before can be deleted."""
+        """Appends lines for `counts` to this worker's file. A new file gets all `known` counts, and replaces the one before."""
         with self._writing:
             if self._own.exists() and self._own.stat().st_size > _MAX_BYTES:
                 old, self._own = self._own, self._folder / f"{uuid4()}{_SUFFIX}"
@@ -166,9 +166,9 @@ class _CounterFolder:
                 self._write(counts if self._own.exists() else known)
 
     def touch_and_prune(self, known: Mapping[UUID, GrantCount]) -> None:
-        """Touches this worker's file. Then deletes files that no worker has touched for a day.
+        """Touches this worker's file, and deletes files that no worker has touched for a day.
 
-        `known` contains their counts, and is written to this worker's file before.
+        Writes all `known` counts to this worker's file before, so that the counts in deleted files are not lost.
         """
         with self._writing:
             if not self._own.exists():

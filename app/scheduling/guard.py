@@ -95,12 +95,12 @@ _HALT_BEHIND = """
 
 @dataclass(frozen=True, slots=True)
 class GuardState:
-    """The row of `grant_guard`, and the server that was asked."""
+    """The row of `grant_guard`, and the server from which it was read."""
 
     server: str
     """The server on which calls were granted last."""
     current: str
-    """The server that was asked."""
+    """The server from which this state was read."""
     seen_at: datetime
     """All that was committed before this time is in the database."""
     halted_at: datetime | None
@@ -137,7 +137,7 @@ class StoredHalt:
 
 
 async def halt_grants(connection: Connection) -> StoredHalt:
-    """Halts all grants until they are released, whatever the server. A release that has already read the guard fails."""
+    """Halts all grants until they are released, on any server. A release that has read the guard before this fails."""
     if (halted := await connection.fetchrow(_HALT_BY_HAND)) is not None:
         return StoredHalt(halted["server"], halted["halted_at"], was_halted=False)
     before = await connection.fetchrow(_STILL_HALTED)
@@ -157,7 +157,7 @@ async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, gran
 
 
 async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, GrantCount]) -> None:
-    """Halts all grants if the database may have lost some. Otherwise sets `seen_at` to now.
+    """Halts all grants if the database may have lost some. Otherwise records that none was lost until now (`seen_at`).
 
     `known` are the highest grant counts that this worker knows, by account. While no scheduled call waits, another server and
     lower counts are accepted.

@@ -16,7 +16,7 @@ from app.database.batcher import Batcher
 from app.database.engine import Database, Session, driver_connection
 from app.errors import DatabaseUnavailable, Paced
 from app.scheduling.admission import Refusal, admit
-from app.scheduling.dial_slots import free_ended_slots, free_slots
+from app.scheduling.dial_slots import free_ended_slots, lock_and_free_ended_slots
 
 # Retry-After for an account with as many concurrent calls as it may have. Nobody knows when one of them will end.
 _FULL_AFTER_S = 5
@@ -57,7 +57,9 @@ class PacedIntents:
 
     async def _free_batch(self, account_ids: Sequence[UUID]) -> Sequence[int]:
         """Frees the slots of ended calls in these accounts. Returns the number of freed slots for each account."""
-        freed = {account_id: await free_slots(self._database, account_id) for account_id in dict.fromkeys(account_ids)}
+        freed = {
+            account_id: await lock_and_free_ended_slots(self._database, account_id) for account_id in dict.fromkeys(account_ids)
+        }
         return [freed[account_id] for account_id in account_ids]
 
 
