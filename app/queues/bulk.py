@@ -52,7 +52,10 @@ class BulkService:
     limit: ReadLimit
 
     def slot(self, caller: Caller) -> AbstractAsyncContextManager[None]:
-        """Limits concurrent bulk requests. Waits until the tenant may add calls; raises Overloaded if that takes too long."""
+        """Returns a context for one bulk request of the tenant. Only a limited number of contexts are open at a time.
+
+        Entering it waits until there is space. Raises Overloaded if that takes too long.
+        """
         return self.limit.slot(caller.tenant_id)
 
     async def add(self, caller: Caller, queue: str, lines: Iterable[BulkLine]) -> AsyncIterator[Sequence[AnsweredLine]]:

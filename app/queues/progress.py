@@ -27,10 +27,12 @@ class QueueProgress:
 
     @property
     def projected_end_at(self) -> datetime | None:
+        """When the last waiting call is dialled or expires; None: unknown."""
         return self.end if isinstance(self.end, datetime) else None
 
 
 def progress_of(state: QueueState, waiting: WaitingCalls | None, counts: CallCounts | None) -> QueueProgress:
+    """Returns the progress of a queue. `waiting` or `counts` is None if counting took too long."""
     return QueueProgress(state, waiting, counts, wait_reason(state), projected_end(state, waiting))
 
 

@@ -89,7 +89,7 @@ class QueueCounts(BaseModel):
 
 
 class QueueDetails(QueueRecord):
-    """A queue and how far it is."""
+    """A queue and the progress of its calls."""
 
     waiting: int | None = Field(description="How many calls wait. Null: they could not be counted in time.")
     oldest_not_before: datetime | None = Field(description="The earliest `not_before` of a call that waits.")

@@ -45,8 +45,8 @@ class QueueService:
     async def put(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> tuple[QueueRow, bool]:
         """Creates a queue, or changes the queue of this name. Returns the queue, and whether it was created.
 
-        Once this returns from a pause, no call of the queue is granted; calls under way go on. Changed hours apply to waiting
-        calls at once. Raises InvalidMember, and NoSuchResource if there is no such tenant.
+        If the change pauses the queue, none of its calls is granted once this returns. Calls under way go on. Changed hours
+        apply to waiting calls at once. Raises InvalidMember, and NoSuchResource if there is no such tenant.
         """
         _check(name, change)
         async with self.database.transaction() as connection:
@@ -72,7 +72,10 @@ class QueueService:
         return queue
 
     async def list(self, tenant_id: str, *, after: str | None = None, limit: int | None = None) -> list[QueueRow]:
-        """Returns the queues, sorted by name; with `after`, only those after this name. Raises NoSuchResource."""
+        """Returns the queues, sorted by name; with `after`, only those after this name.
+
+        Raises NoSuchResource if there is no such tenant.
+        """
         async with self.database.transaction() as connection:
             if await find_tenant(connection, tenant_id) is None:
                 raise no_tenant(tenant_id)
@@ -84,9 +87,10 @@ class QueueService:
             return await _get_or_raise(connection, tenant_id, name)
 
     async def progress(self, tenant_id: str, name: str) -> QueueProgress:
-        """Returns the progress of the queue. A count that takes longer than 1.5 seconds is None. Raises NoSuchResource.
+        """Returns the progress of the queue. A count that takes longer than 1.5 seconds is None.
 
-        Each count is its own statement, so that a slow count does not affect the other one.
+        Each count is its own statement, so that a slow count does not affect the other one. Raises NoSuchResource if the tenant
+        has no queue of this name.
         """
         async with self.reads.slot(tenant_id), self.database.transaction() as connection:
             state = await find_queue_state(connection, tenant_id=tenant_id, name=name)

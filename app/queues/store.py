@@ -44,6 +44,8 @@ class QueueRow:
 
 @dataclass(frozen=True, slots=True)
 class WaitingCalls:
+    """How many calls of a queue wait, and the first and the last of their times; None: no call waits."""
+
     number: int
     first_not_before: datetime | None
     last_not_before: datetime | None
