@@ -78,7 +78,7 @@ class _Shared:
     keyring: Keyring
     tenants: TenantDirectory
     delivery_signing: DeliverySigning
-    mark_credential: OnUse
+    mark_credential_used: OnUse
     twilio: TwilioClient
     forwarding: Forwarding
     settlement: Settlement
@@ -133,7 +133,7 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
         tenants.invalidate()
         delivery_signing.invalidate()
 
-    def mark_credential(credential: Credential) -> None:
+    def mark_credential_used(credential: Credential) -> None:
         credential_use.mark(credential.reference)
 
     listener = Listener(settings.require_database_url(), channel=TENANTS_CHANNEL, on_change=invalidate)
@@ -144,10 +144,10 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
                 keyring=keyring,
                 tenants=tenants,
                 delivery_signing=delivery_signing,
-                mark_credential=mark_credential,
-                twilio=TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics, on_use=mark_credential),
+                mark_credential_used=mark_credential_used,
+                twilio=TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics, on_use=mark_credential_used),
                 forwarding=Forwarding(
-                    forwarding_http, base_url=settings.twilio_base_url, metrics=metrics, on_use=mark_credential
+                    forwarding_http, base_url=settings.twilio_base_url, metrics=metrics, on_use=mark_credential_used
                 ),
                 settlement=Settlement(
                     metrics,
@@ -200,7 +200,7 @@ def _build_services(
             public_url=settings.public_url,
             urls=shared.callback_urls,
             untagged=UntaggedCallbacks(database),
-            on_use=shared.mark_credential,
+            on_use=shared.mark_credential_used,
         ),
         subresources=SubresourceService(
             database=database,
@@ -235,5 +235,6 @@ def _validate_callback(url: str, *, allowed: AllowList) -> UrlError | None:
 
 
 def budget_of(settings: Settings) -> Budget:
+    """Returns the time limits of a creation."""
     connect = settings.twilio_pool_timeout + settings.twilio_connect_timeout
     return Budget(total=settings.request_budget, attempt=connect + settings.twilio_read_timeout, connect=connect)
