@@ -225,7 +225,7 @@ class _DatabaseChecks:
             yield await self._check_credential(check, credential, kinds[credential.reference])
 
     async def _check_credential(self, check: str, credential: Credential, kind: str) -> CheckResult:
-        """Lists one call: https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources"""
+        """Returns whether Twilio accepts the credential, of the kind `kind`, as a result with the name `check`."""
         which = f"credential {credential.reference} ({kind.replace('_', ' ')})"
         try:
             await self.check_credential(credential)

@@ -33,7 +33,7 @@ class WorkloadChecks:
     directory: TenantDirectory
 
     async def results(self, token: str | None) -> AsyncIterator[CheckResult]:
-        """Yields the results: none without a `token`, if CALLGATE_WORKLOAD_ISSUER is not set. Raises DatabaseUnavailable."""
+        """Yields the results; none if neither `token` nor CALLGATE_WORKLOAD_ISSUER is given. Raises DatabaseUnavailable."""
         issuer = self.settings.workload_issuer
         if issuer is None:
             if token is not None:

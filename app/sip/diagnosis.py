@@ -92,11 +92,13 @@ def diagnose(text: str, report: Report) -> ValidParts:
 
 
 def _end_of_address(text: str, start: int) -> int:
+    """Returns where host and port end: before the first `;` or `?`, or at the end of the text."""
     found = _ADDRESS_END.search(text, start)
     return found.start() if found else len(text)
 
 
 def _diagnose_raw_characters(text: str, report: Report) -> None:
+    """Reports control and non-ASCII characters, which no part of a URI may contain."""
     for run in _CONTROL.finditer(text):
         detail = "Remove this control character (line end, tab, NUL or the like)."
         report.add("CONTROL_CHAR", run.start(), run.end(), detail)
@@ -175,6 +177,7 @@ def _diagnose_host(host: str, start: int, valid_parts: ValidParts, report: Repor
 
 
 def _host_detail(host: str) -> str:
+    """Returns the advice for a host that is not valid."""
     if not host:
         return "Name the host to call, as in sip:user@example.com."
     if host[0] == "[":

@@ -103,7 +103,7 @@ def read_parameters(written: str, start: int, report: Report) -> tuple[Pairs, Va
             detail = f"Leave out the second {shorten_name(spelled_name)}: a parameter comes once."
             report.add("DUPLICATE_PARAM", start, end, detail)
         if key in _PARAMS_WITH_RULES:
-            _check_meaningful_parameter(key, value, start, end, report)
+            _check_parameter_with_rules(key, value, start, end, report)
         elif not report.only_errors:
             _report_other_parameter(spelled_name, spelled_value, start, end, report)
         if "%" in item:
@@ -116,7 +116,7 @@ def read_parameters(written: str, start: int, report: Report) -> tuple[Pairs, Va
     return tuple(pairs), values
 
 
-def _check_meaningful_parameter(key: str, value: str | None, start: int, end: int, report: Report) -> None:
+def _check_parameter_with_rules(key: str, value: str | None, start: int, end: int, report: Report) -> None:
     lower = value.lower() if value else ""
     match key:
         case "method":

@@ -90,14 +90,17 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 class _HttpReader:
     """Sends GET requests. Trusts the certificates in `ca_file`; None: those of the system.
 
-    Both files are read for each request, because Kubernetes renews them.
+    Reads `ca_file` and `token_file` for each request, because Kubernetes renews them.
     """
 
     ca_file: Path | None
     token_file: Path | None
 
     async def get(self, url: str, *, with_token: bool) -> bytes:
-        """Returns the body of a 200. Follows no redirect. Raises KeySetUnreadable."""
+        """Returns the body of a 200. `with_token` sends the token in `token_file`. Raises KeySetUnreadable.
+
+        Follows no redirect.
+        """
         tls = await asyncio.to_thread(self._tls)
         headers = {}
         if with_token and self.token_file:

@@ -70,6 +70,8 @@ class ValidToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenRules:
+    """The issuer and the audience that a token must have."""
+
     issuer: str
     audience: str
 
@@ -92,9 +94,9 @@ class TokenRules:
         """Checks the signature and the claims. Returns the service account and the times. Raises TokenRefused."""
         return self._validate(token, key, algorithms=ALGORITHMS)
 
-    def check_claims(self, token: str) -> ValidToken:
-        """Returns the claims of a token whose signature is not checked, so they prove nothing. Raises TokenRefused."""
-        return self._validate(token, None, algorithms=None)
+    def check_claims(self, token: str) -> None:
+        """Raises TokenRefused if a claim is missing or wrong. Does not check the signature, so the claims prove nothing."""
+        self._validate(token, None, algorithms=None)
 
     def _validate(self, token: str, key: PyJWK | None, *, algorithms: Sequence[str] | None) -> ValidToken:
         try:
