@@ -37,6 +37,7 @@ class KeyUse:
 
     @property
     def is_needed(self) -> bool:
+        """Whether the key must stay configured, because data needs it or because it is the newest."""
         return self.is_newest or bool(self.secrets or self.api_keys or self.calls)
 
 
@@ -106,6 +107,7 @@ class Rotation:
         ]
 
     async def _reseal_batch(self, sealed_column: SealedColumn, last: Any, result: ResealResult, actor: Actor) -> Any:
+        """Re-encrypts the next secrets after the id `last`, and adds their number to `result`. Returns their rows."""
         resealed = 0
         async with self.database.begin() as session:
             rows = await list_sealed(session, sealed_column, after=last, limit=self.batch, other_than=self.keyring.newest_id)

@@ -116,8 +116,7 @@ class EmbeddedPostgres:
     def stop(self) -> None:
         """Stops the server and disconnects its clients. Does nothing when it does not run.
 
-        Returns when all of its processes have ended, so that start() can follow at once. They outlive a killed server
-        for a moment.
+        Returns when all of its processes have ended, which outlive a killed server for a moment. start() can follow then.
         """
         atexit.unregister(self.stop)
         if server := self._server:
@@ -167,6 +166,7 @@ class EmbeddedPostgres:
         new.rename(self._home / "data")
 
     def _run_program(self, program: str, *arguments: object, statement: str = "") -> None:
+        """Runs a program with `statement` as its input, until it ends. Raises PostgresError if it fails."""
         with self._spawn(program, *arguments, death_signal=signal.SIGKILL, stdin=subprocess.PIPE) as process:
             try:
                 process.communicate(statement.encode())
@@ -200,9 +200,9 @@ class EmbeddedPostgres:
     def _spawn(
         self, program: str, *arguments: object, death_signal: signal.Signals, stdin: int = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
-        """Runs a program of the wheel, as `nobody` when started by root. Its output replaces server.log."""
+        """Starts a program of the wheel, as `nobody` under root; on Linux, `death_signal` ends it with this process."""
         arguments_ = (os.getpid(), int(death_signal), self._programs / program, *arguments)
-        with (self._home / "server.log").open("wb") as log:
+        with (self._home / "server.log").open("wb") as log:  # the output of an earlier program is deleted
             return subprocess.Popen(  # noqa: S603 - no shell, and every argument is ours
                 [sys.executable, "-I", "-S", "-c", SPAWN_SCRIPT, *map(str, arguments_)],
                 stdin=stdin,
@@ -291,7 +291,7 @@ def _choose_programs(home: Path) -> Path:
 
 
 def _becomes_ready(server: subprocess.Popen[bytes], pid_file: Path) -> bool:
-    """Waits as `pg_ctl --wait` does, for the state in the last line of the pid file."""
+    """Returns whether the server becomes ready: the last line of its pid file says so, as for `pg_ctl --wait`."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while server.poll() is None and time.monotonic() < deadline:
         if pid_file.exists() and pid_file.read_text().split()[-1:] == ["ready"]:

@@ -245,7 +245,10 @@ async def prepare_database(url: str) -> None:
 async def read_settings(
     connection: Connection, tenant_id: str | None, queue: str | None, change: PaceChange
 ) -> RehearsalSettings:
-    """Returns the stored settings, with `change` applied to the queue's pace. Raises OperatorError."""
+    """Returns the stored settings of a tenant and its queue, with `change` applied to the queue's pace. Raises OperatorError.
+
+    `tenant_id=None`: the only tenant with this queue. `queue=None`: calls without a queue.
+    """
     found = await store.find_settings(connection, tenant_id, queue)
     if not found:
         what = f"no queue {queue!r}" if queue is not None else f"no tenant {tenant_id!r}"

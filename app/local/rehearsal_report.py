@@ -48,12 +48,12 @@ class RehearsedCall:
 def sorted_by_time(calls: Iterable[RehearsedCall]) -> list[RehearsedCall]:
     """Returns the calls in the order in which they ring or expire. Refused ones are last, in the order of their lines."""
 
-    def place(call: RehearsedCall) -> tuple[bool, float, bool, int]:
+    def sort_key(call: RehearsedCall) -> tuple[bool, float, bool, int]:
         if call.outcome == "refused" or call.at is None:
             return True, 0, False, call.line
         return False, call.at.timestamp(), call.outcome == "expires", 0
 
-    return sorted(calls, key=place)
+    return sorted(calls, key=sort_key)
 
 
 @dataclass(frozen=True, slots=True)
