@@ -84,9 +84,9 @@ class Connector:
     async def connect(self) -> Connection:
         """Connects to the first host that satisfies `target_session_attrs`. Raises DatabaseUnavailable if none does."""
         failure: Exception | None = None
-        for host, target in self._candidates():
+        for host, session_attrs in self._candidates():
             try:
-                connection = await self._connect_to(host, target)
+                connection = await self._connect_to(host, session_attrs)
             except Exception as error:
                 # An error that a server returned says more than a failure to connect.
                 if failure is None or isinstance(failure, OSError):
@@ -106,16 +106,16 @@ class Connector:
 
         A host of None is asyncpg's default.
         """
-        target = self.url.arguments.get("target_session_attrs")
+        given = self.url.arguments.get("target_session_attrs")
         hosts: list[tuple[str, int] | None] = list(self.url.hosts or (None,))
-        if target not in (None, "any", "prefer-standby"):
+        if given not in (None, "any", "prefer-standby"):
             # After a failover, connecting to the first host may take the whole timeout each time.
             hosts.sort(key=lambda host: host != self._last_connected_host)
-        targets = ("standby", "any") if target == "prefer-standby" else (target,)
-        return ((host, target) for target, host in itertools.product(targets, hosts))
+        choices = ("standby", "any") if given == "prefer-standby" else (given,)
+        return ((host, session_attrs) for session_attrs, host in itertools.product(choices, hosts))
 
-    async def _connect_to(self, host: tuple[str, int] | None, target: str | None) -> Connection:
-        arguments = {**self.url.arguments, "target_session_attrs": target}
+    async def _connect_to(self, host: tuple[str, int] | None, session_attrs: str | None) -> Connection:
+        arguments = {**self.url.arguments, "target_session_attrs": session_attrs}
         if host is not None:
             arguments["host"], arguments["port"] = host
         if self.url.statement_cache_size is not None:
