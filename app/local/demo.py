@@ -107,6 +107,7 @@ async def _watch(http: httpx.AsyncClient, record: dict[str, Any], say: Say) -> d
 
 
 def _show(at: str, record: dict[str, Any], text: str, say: Say) -> None:
+    """Prints the text, and how long after the creation of the call `at` is."""
     elapsed = datetime.fromisoformat(at) - datetime.fromisoformat(record["created_at"])
     _progress("")
     say(f"  {elapsed.total_seconds():5.1f} s  {text}".rstrip())

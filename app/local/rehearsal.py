@@ -194,6 +194,7 @@ class Rehearsal:
         return call
 
     def _end(self, call: RehearsedCall, outcome: RehearsedOutcome, at: datetime) -> None:
+        """Adds a call to the result, with its outcome and the time of the outcome."""
         call.outcome, call.at = outcome, at
         self._played.append(call)
 

@@ -56,6 +56,7 @@ class LineReader:
             yield call, scheduled
 
     def _schedule(self, call: RehearsedCall, body: dict[str, Any]) -> ScheduledCall:
+        """Returns the call to store, and sets the times and the priority of `call`, the call to report."""
         request = validate_call(body).request
         schedule = make_schedule(request, self.stored, _CALLER, now=self.start)
         call.not_before, call.ring_by = schedule.not_before, schedule.ring_by

@@ -102,6 +102,7 @@ class QueueService:
 
 
 def _check(name: str, change: QueueChange) -> None:
+    """Raises InvalidMember for an invalid name or `ring_within_s`."""
     if not _NAME.fullmatch(name):
         raise InvalidMember("/name", "invalid_name", f"this is not a name of a queue: {RESOURCE_NAME_ADVICE}")
     ring_within_s = change.get("ring_within_s")

@@ -150,7 +150,7 @@ async def grants_under_way(database: Statements) -> set[tuple[int, str]]:
 
 
 async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, granted_at: datetime | None) -> None:
-    """Halts all grants, because the database has lost grants of the account. `granted_at` is its last grant that is left."""
+    """Halts all grants, because grants of the account are lost. `granted_at`: when its last remaining one was made."""
     halted = await connection.fetchrow(_HALT_BEHIND, granted_at)
     if halted is not None:
         logger.error("grants_halted", seen_at=halted["seen_at"].isoformat(), account_id=str(account_id), reason="counter")

@@ -59,6 +59,7 @@ class PaceLimits:
         return [member.name for member in fields(self) if getattr(self, member.name) != getattr(other, member.name)]
 
     def _check(self) -> None:
+        """Raises InvalidMember for a limit that is out of bounds."""
         if self.calls_per_second is not None and not is_rate(self.calls_per_second):
             message = f"calls per second are more than 0, at most {MAX_CALLS_PER_SECOND}, with at most {MAX_DECIMALS} decimals"
             raise InvalidMember("/pace/calls_per_second", "out_of_range", message)

@@ -164,6 +164,7 @@ class KeySet:
             self._replace(keys, body)
 
     def _fail(self, reason: str) -> None:
+        """Records that a read has failed. The last good set stays in use."""
         self._metrics.key_set_reads.labels("failed").inc()
         self._metrics.key_set_stale.set(1)
         if reason != self._failure:  # a lasting failure is logged once
@@ -171,6 +172,7 @@ class KeySet:
         self._failure = reason
 
     def _replace(self, keys: Keys, body: bytes) -> None:
+        """Records that a read has succeeded. Uses `keys`, which were parsed from `body`, from now on."""
         self._metrics.key_set_reads.labels("ok").inc()
         self._metrics.key_set_stale.set(0)
         self._metrics.key_set_read_at.set_to_current_time()
