@@ -119,14 +119,15 @@ def serve(
 
 def _run_server(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
     """Does what `uvicorn.run` does, but on the given sockets."""
-    import uvicorn
     from uvicorn.config import STARTUP_FAILURE
     from uvicorn.supervisors import Multiprocess
+
+    from app.http.server import Server
 
     if config.workers > 1:
         Multiprocess(config, sockets).run()
         return
-    server = uvicorn.Server(config)
+    server = Server(config)
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets)
     if not server.started:

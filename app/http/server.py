@@ -1,5 +1,7 @@
 """Configures uvicorn for every server of the project."""
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -13,6 +15,37 @@ from app.http.protocol import BoundedProtocol
 # Longer than clients and load balancers keep an idle connection, so that they close it first: a request that arrives while the
 # server closes the connection is lost.
 _KEEP_ALIVE_S = 75
+# uvicorn's loop counts its ticks, and renews the `Date` header at each tenth.
+_RENEW_DATE = 10
+
+
+class Server(uvicorn.Server):
+    """Wakes up once a second, to renew the `Date` header, and at once when `should_exit` is set.
+
+    uvicorn's own loop wakes up ten times a second, which is most of the CPU time of an API process at rest.
+    """
+
+    _exiting: asyncio.Event | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+    _should_exit = False
+
+    @property
+    def should_exit(self) -> bool:
+        return self._should_exit
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        self._should_exit = value
+        if self._loop is not None and self._exiting is not None:
+            self._loop.call_soon_threadsafe(self._exiting.set)  # a signal handler may set it
+
+    async def main_loop(self) -> None:
+        self._exiting, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        while not await self.on_tick(_RENEW_DATE):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._exiting.wait()
+        self._loop = None
 
 
 def server_config(app: ASGIApp | Callable[[], ASGIApp], limits: ServerLimits | None = None, **options: Any) -> uvicorn.Config:

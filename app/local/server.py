@@ -8,14 +8,15 @@ from contextlib import contextmanager
 import uvicorn
 
 from app.errors import CommandFailed
+from app.http.server import Server
 
 
 class StackFailed(CommandFailed):
     """A part of the stack ended by itself. The message says which; its log says why."""
 
 
-class LocalServer(uvicorn.Server):
-    """A uvicorn server without signal handlers: the process runs several servers."""
+class LocalServer(Server):
+    """A server without signal handlers: the process runs several servers."""
 
     def __init__(self, name: str, config: uvicorn.Config, listeners: list[socket.socket]) -> None:
         super().__init__(config)

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from app.audit.events import command_actor
 from app.database.engine import Database
 from app.http.limits import ServerLimits
-from app.http.server import server_config
+from app.http.server import Server, server_config
 from app.main import create_app
 from app.observability.tracing import Tracing
 from app.security.keyring import Keyring
@@ -46,8 +46,8 @@ def settings_for(database_url: str, **values: Any) -> Settings:
     return Settings.model_validate(defaults | values)
 
 
-class QuietServer(uvicorn.Server):
-    """A uvicorn server that does not handle the signals of the test process."""
+class QuietServer(Server):
+    """The server of the API; it does not handle the signals of the test process."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
