@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from app.scheduling.pace_limits import PaceChange
 
 
-def _rate(text: str) -> Decimal:
+def _parse_rate(text: str) -> Decimal:
     try:
         return Decimal(text)
     except InvalidOperation:
@@ -23,7 +23,9 @@ def _rate(text: str) -> Decimal:
 
 CallsPerSecond = Annotated[
     Decimal | None,
-    typer.Option("--calls-per-second", parser=_rate, metavar="NUMBER", help="Calls dialled in one second, such as 1 or 0.5."),
+    typer.Option(
+        "--calls-per-second", parser=_parse_rate, metavar="NUMBER", help="Calls dialled in one second, such as 1 or 0.5."
+    ),
 ]
 Burst = Annotated[int | None, typer.Option("--burst", help="Calls that may be dialled at once after a pause; 2 by default.")]
 MaxConcurrent = Annotated[int | None, typer.Option("--max-concurrent", help="Calls that may be under way at the same time.")]

@@ -29,7 +29,7 @@ QueueArgument = Annotated[str, typer.Argument(metavar="NAME", help="Letters, dig
 Result = TypeVar("Result")
 
 
-def _base_url(text: str) -> str:
+def _parse_base_url(text: str) -> str:
     from app.setting_values import parse_twilio_base_url
 
     try:
@@ -147,7 +147,7 @@ def add_account(
         str | None,
         typer.Option(
             "--base-url",
-            parser=_base_url,
+            parser=_parse_base_url,
             metavar="URL",
             help="The base URL of this account's API, such as https://api.dublin.ie1.twilio.com.",
         ),

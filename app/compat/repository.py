@@ -80,7 +80,7 @@ def _matches_any(column: Any, values: Collection[str]) -> ColumnElement[bool]:
 
 
 def _in_range(column: Any, span: TimeRange, *, max_delay: timedelta) -> Iterator[ColumnElement[bool]]:
-    """Yields conditions on the column and on the id, which has an index and contains the time at which the call was requested.
+    """Yields conditions on the column, and on the id: it is indexed, and contains the time at which the call was requested.
 
     `max_delay` is the longest time from the request to the column's time: Twilio keeps a call queued for a day at most.
     """

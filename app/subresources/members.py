@@ -37,7 +37,10 @@ _TYPES_BY_KIND: Mapping[str, Any] = {
 
 @cache
 def members_of(operation: Operation) -> type[BaseModel]:
-    """Returns the pydantic model of a request's members. It is strict for bodies, and converts the texts of queries."""
+    """Returns the pydantic model of a request's members.
+
+    A body must have values of the right JSON types; the texts of a query are converted to them.
+    """
     fields: dict[str, Any] = {}
     for parameter in operation.parameters:
         type_ = Literal[parameter.choices] if parameter.choices else _TYPES_BY_KIND[parameter.kind]

@@ -39,7 +39,7 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class RotationProgress:
-    """The state of a rotation.
+    """The state of a rotation. `step` says what it waits for, or that it is done.
 
     promote: Twilio still accepts the old auth token; somebody must promote the new one at Twilio. wait: the old credential
     can be revoked at `revoke_at`, unless it is used again. done: the old credential is revoked.

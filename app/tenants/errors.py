@@ -1,7 +1,7 @@
 """Errors of the administration. The command line prints their messages, and app/admin turns them into problems (RFC 9457).
 
-The message of an OperatorError says what to do next on the command line. The problem for a ResourceExists or InvalidMember
-repeats the message; the problems for the other errors have texts of their own.
+A message says what to do next on the command line. app/admin repeats the message of a ResourceExists or an InvalidMember, and
+has texts of its own for the other errors.
 """
 
 from app.errors import CommandFailed

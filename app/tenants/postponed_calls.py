@@ -34,7 +34,7 @@ async def wait_for_grants(database: Transactions, tenant_id: str) -> None:
 
 
 async def make_calls_due(database: Transactions, tenant_id: str, queue_id: UUID | None = None) -> None:
-    """Moves `due_at` of postponed calls back to now, or to `not_before` if that is later, so that the new hours decide.
+    """Moves `due_at` of postponed calls back to now, or to `not_before` if that is later, so that the new hours apply.
 
     A call is postponed (`due_at` is after `not_before`) when it was due outside its hours. `queue_id` None: all calls of the
     tenant. Skips calls that another transaction has locked, because they are being dialled or canceled.

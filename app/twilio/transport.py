@@ -158,7 +158,7 @@ class _Connector(aiohttp.TCPConnector):
 def _is_unusable(connection: Connection, *, ignore_socket: bool) -> bool:
     """Returns whether the server closed the connection or sent data since its last answer.
 
-    `ignore_socket`: unread data in the socket does not count.
+    `ignore_socket`: unread data in the socket does not count, because it may be TLS session tickets.
     """
     protocol, transport = connection.protocol, connection.transport
     if protocol is None or transport is None or protocol.should_close:
