@@ -193,9 +193,10 @@ def migrate() -> None:
 
 
 def migrate_database(settings: Settings) -> str | None:
-    """Migrates the schema. If it is newer than this version, leaves it unchanged and returns its revision.
+    """Migrates the schema, and creates the next partitions. Returns None.
 
-    Must not be called inside an event loop. Raises DatabaseUnavailable.
+    If the schema is newer than this version, does not migrate it, and returns its revision. Must not be called inside an event
+    loop. Raises DatabaseUnavailable.
     """
     from app.jobs.partitions import Partitioner
     from app.schema import migrate as migrate_schema
