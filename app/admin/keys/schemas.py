@@ -18,7 +18,7 @@ _SCOPES = "What the key may do. A key cannot give a scope that it lacks: 403 `sc
 
 def _check_in_future(moment: datetime) -> datetime:
     if moment <= datetime.now(UTC):
-        raise PydanticCustomError("not_check_in_future", "must be in the future")
+        raise PydanticCustomError("not_in_future", "must be in the future")
     return moment
 
 
