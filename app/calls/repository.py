@@ -238,10 +238,10 @@ async def sids_with_record(session: AsyncSession, sids: Collection[str]) -> set[
 
 
 async def count_rivals(session: AsyncSession, call: Call, *, span: timedelta | None) -> int:
-    """Counts the rivals of a call: other creations, by this account to this address, that may have started a call.
+    """Counts the rivals of a call: other creations, by this account to this address, that may have started a call at Twilio.
 
-    These creations are pending, unknown, or settled as none found. All tenants count, because two may share an account. `span`
-    limits the difference between the times of the dials; None: no limit.
+    These are pending, unknown, or settled because no call was found at Twilio. All tenants count, because two may share an
+    account. With `span`, only creations that were dialled at most `span` before or after this one count.
     """
     conditions: list[ColumnElement[bool] | TextClause] = [
         Call.account_sid == call.account_sid,

@@ -97,7 +97,10 @@ class Readiness:
             return (await summarize_workers(session)).running
 
     def _without_database(self, reason: str, revision: str | None = None) -> Health:
-        """Returns the health while the database or its schema is not usable: `degraded` if the process was ready before."""
+        """Returns the health while the database or its schema is not usable.
+
+        The status is `degraded` if the process was ready before, and `unavailable` if not.
+        """
         status: Literal["degraded", "unavailable"] = "degraded" if self._was_ready else "unavailable"
         if reason == "not_migrated":
             return Health(status=status, database="not_migrated", schema_revision=revision)

@@ -36,9 +36,9 @@ def next_at_for_pause_sql(at: str) -> str:
 
 
 def next_at_for_rate_sql(at: str, rate: str) -> str:
-    """Returns SQL for the row's `next_at` when `calls_per_second` changes to `rate` at the time `at`. `rate` may be null.
+    """Returns SQL for the `next_at` of a row of `pace` when its `calls_per_second` changes to `rate` at the time `at`.
 
-    A higher rate shortens the remaining wait and keeps the number of tokens. A lower rate does not change `next_at`.
+    If the row has to wait, a higher rate shortens the wait. In all other cases `next_at` stays. A null `rate` is no limit.
     """
     return f"""CASE WHEN pace.next_at > {at} AND {rate} > pace.calls_per_second
         THEN {at} + (pace.next_at - {at}) * (pace.calls_per_second / {rate})::float8 ELSE pace.next_at END"""

@@ -88,9 +88,9 @@ def _split_scheme(text: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else ("", text)
 
 
-def _sip_key(rest: str) -> str:
+def _sip_key(after_scheme: str) -> str:
     """Returns user and host. Splits in an order that gives the same key for escaped and decoded characters."""
-    user, at, host = rest.partition("?")[0].partition("@")
+    user, at, host = after_scheme.partition("?")[0].partition("@")
     if not at:
         user, host = "", user
     return f"{_user_key(user)}@{_host_key(host)}"

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.console.now.figure_store import Figures, RolledUp
+from app.console.now.figure_store import Figures, RolledUpFigures
 from app.console.now.figures import COLUMNS, RANGES, plots, plots_as_json, points, quantile_ms, table, total
 from app.rollups.store import LATENCY_BOUNDS_MS
 
@@ -23,14 +23,14 @@ def _minutes(number: int, *, until: datetime = NOW, started: int = 0) -> list[tu
 
 
 def test_a_point_for_each_period_and_none_for_the_one_that_is_not_over() -> None:
-    found = points(RolledUp(NOW, _minutes(60, started=1)), span=timedelta(hours=1), length=MINUTE)
+    found = points(RolledUpFigures(NOW, _minutes(60, started=1)), span=timedelta(hours=1), length=MINUTE)
     assert [start for start, _ in found] == [NOW.replace(second=0) - age * MINUTE for age in range(59, 0, -1)]
     assert all(figures is not None and figures.started == 1 for _, figures in found)
 
 
 def test_a_period_without_figures_is_a_gap_and_not_zero() -> None:
     rows = [row for row in _minutes(60, started=1) if row[0].minute % 10 != 5]
-    found = dict(points(RolledUp(NOW, rows), span=timedelta(hours=1), length=MINUTE))
+    found = dict(points(RolledUpFigures(NOW, rows), span=timedelta(hours=1), length=MINUTE))
     assert [start.minute for start, figures in found.items() if figures is None] == [35, 45, 55, 5, 15, 25]
     values = plots_as_json(list(found.items()), length=MINUTE)["plots"][0]["series"][0]["values"]
     assert values.count(None) == 6
@@ -38,7 +38,7 @@ def test_a_period_without_figures_is_a_gap_and_not_zero() -> None:
 
 def test_a_worker_that_stopped_leaves_a_gap_up_to_now() -> None:
     rows = _minutes(60, until=NOW - 20 * MINUTE, started=1)
-    found = points(RolledUp(NOW, rows), span=timedelta(hours=1), length=MINUTE)
+    found = points(RolledUpFigures(NOW, rows), span=timedelta(hours=1), length=MINUTE)
     assert found[-1][0] >= NOW - 4 * MINUTE
     assert found[-1][1] is None
 
@@ -51,7 +51,7 @@ def test_no_figure_is_lost_or_counted_twice(name: str, moved: int, seed: int) ->
     for start, _ in _minutes(int(chosen.span / MINUTE) // 10, until=now):
         rows.append((start, Figures(started=chance.randrange(9), waiting=chance.randrange(50), spent={"USD": Decimal("0.01")})))
     for length in (chosen.point, chosen.row):
-        found = points(RolledUp(now, rows), span=chosen.span, length=length)
+        found = points(RolledUpFigures(now, rows), span=chosen.span, length=length)
         every = total([figures for _, figures in found if figures is not None])
         first = found[0][0]
         inside = [figures for start, figures in rows if start >= first]

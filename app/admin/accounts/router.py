@@ -164,8 +164,8 @@ async def create_credential(
 ) -> CredentialRecord:
     """Adds a credential, which is tried after the account's other ones. Its secret is never shown.
 
-    The same request again answers 200 with the credential, unless it was revoked. [Rotation](/docs/rotation) describes how to
-    replace a credential without a failed call.
+    The same request again answers 200 with the credential; if that was revoked, it adds a new one. [Rotation](/docs/rotation)
+    describes how to replace a credential without a failed call.
     """
     new = parse_body(NewCredential, body)
     credential, created = await administration.create_credential(

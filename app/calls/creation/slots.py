@@ -48,7 +48,7 @@ class CreationSlots:
 
 
 class CreationSlot:
-    """A slot for one creation of a tenant: `with CreationSlot(slots, tenant_id) as slot: slot.take(own_limit)`.
+    """The slot that a tenant's creation of a call needs: `with CreationSlot(slots, tenant_id) as slot: slot.take(own_limit)`.
 
     At the end of the block the slot is freed, if it was taken.
     """

@@ -55,7 +55,7 @@ _READ_FIGURES: Final = f"""
 
 
 @dataclass(frozen=True, slots=True)
-class RolledUp:
+class RolledUpFigures:
     """Figures, each with the start of its period: a minute within the last day, an hour before that.
 
     Periods that were not counted are missing.
@@ -66,10 +66,10 @@ class RolledUp:
     figures: list[tuple[datetime, Figures]]
 
 
-async def read_figures(database: Transactions, tenant_id: str | None, *, span: timedelta) -> RolledUp:
+async def read_figures(database: Transactions, tenant_id: str | None, *, span: timedelta) -> RolledUpFigures:
     """Reads the figures of the last `span`. `tenant_id` None: of all tenants together. Raises DatabaseUnavailable."""
     rows = await fetch(database, _READ_FIGURES, tenant_id or ALL_TENANTS, span)
-    return RolledUp(rows[0]["now"], [(row["start"], _figures(row)) for row in rows if row["start"] is not None])
+    return RolledUpFigures(rows[0]["now"], [(row["start"], _figures(row)) for row in rows if row["start"] is not None])
 
 
 def _figures(row: Mapping[str, Any]) -> Figures:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from itertools import zip_longest
 from typing import Any, Final, Literal
 
-from app.console.now.figure_store import Figures, RolledUp
+from app.console.now.figure_store import Figures, RolledUpFigures
 from app.rollups.store import LATENCY_BOUNDS_MS
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -72,7 +72,7 @@ COLUMNS: Final = (
 )
 
 
-def points(read: RolledUp, *, span: timedelta, length: timedelta) -> list[Point]:
+def points(read: RolledUpFigures, *, span: timedelta, length: timedelta) -> list[Point]:
     """Returns the figures of the last `span`, in periods of this length. Leaves out new periods without figures yet."""
     now, found = read.now, defaultdict[datetime, list[Figures]](list)
     for start, each in read.figures:

@@ -149,7 +149,7 @@ def _sentence(progress: QueueProgress) -> str:
 
 
 def _by_number(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
-    """Returns the counts by name, the largest first."""
+    """Returns pairs of name and count, the largest count first."""
     return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 

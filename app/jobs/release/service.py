@@ -67,7 +67,11 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class GrantRelease:
-    """Allows grants of scheduled calls again, after it has settled the waiting calls that Twilio already has."""
+    """Ends a halt of grants: scheduled calls are dialled again.
+
+    A restored database may have forgotten grants. So this first asks Twilio for the calls that it has already, and settles
+    their records, which still say that the call waits. None of them is dialled a second time.
+    """
 
     database: Database
     tenants: TenantDirectory
