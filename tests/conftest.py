@@ -16,7 +16,8 @@ from sqlalchemy import make_url
 
 from app.local.postgres import EmbeddedPostgres, remove
 from app.schema import migrate
-from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from tests.support.callbacks import PUBLIC_URL
+from tests.support.gateway import PATIENT, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Upstream, created, running_upstream
 
 _SERVER = "CALLGATE_TEST_SERVER"
@@ -95,6 +96,13 @@ async def empty_database_url() -> str:
 @pytest.fixture(scope="module")
 async def gateway(database_url: str) -> AsyncIterator[Gateway]:
     async with running_gateway(settings_for(database_url)) as running:
+        yield running
+
+
+@pytest.fixture
+async def patient_gateway(database_url: str) -> AsyncIterator[Gateway]:
+    """A second API process, which waits longer for Twilio."""
+    async with running_gateway(settings_for(database_url, public_url=PUBLIC_URL, **PATIENT)) as running:
         yield running
 
 

@@ -97,10 +97,10 @@ async def test_a_change_is_sent_to_twilio_and_recorded_as_an_event_without_secre
 
 
 async def test_ending_a_pending_call_is_remembered_and_done_once_the_call_has_started(
-    gateway: Gateway, controller: PendingUpdateSender
+    patient_gateway: Gateway, controller: PendingUpdateSender
 ) -> None:
     async with running_upstream(created_after_release(), updated("canceled")) as upstream:
-        tenant = await gateway.add_tenant(upstream.url)
+        tenant = await patient_gateway.add_tenant(upstream.url)
         creating, call_id = await _pending(tenant, upstream)
         remembered = await tenant.http.patch(f"/v1/calls/{call_id}", json=CANCEL)
         assert (remembered.status_code, remembered.json()["execution"]) == (202, "pending")
@@ -135,14 +135,14 @@ async def test_ending_an_unknown_call_waits_until_the_call_is_found(
 
 
 async def test_a_remembered_end_is_dropped_if_the_call_was_not_started(
-    gateway: Gateway, controller: PendingUpdateSender
+    patient_gateway: Gateway, controller: PendingUpdateSender
 ) -> None:
     async def refused_after_release(upstream: Upstream, *streams: Any) -> None:
         await upstream.released.wait()
         await error(400, 21215)(upstream, *streams)
 
     async with running_upstream(refused_after_release, updated()) as upstream:
-        tenant = await gateway.add_tenant(upstream.url)
+        tenant = await patient_gateway.add_tenant(upstream.url)
         creating, call_id = await _pending(tenant, upstream)
         assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)).status_code == 202
         upstream.released.set()
@@ -156,14 +156,14 @@ async def test_a_remembered_end_is_dropped_if_the_call_was_not_started(
 
 
 async def test_a_remembered_end_does_not_apply_to_a_later_attempt_with_the_same_key(
-    gateway: Gateway, controller: PendingUpdateSender
+    patient_gateway: Gateway, controller: PendingUpdateSender
 ) -> None:
     async def denied_after_release(upstream: Upstream, *streams: Any) -> None:
         await upstream.released.wait()
         await error(401, 20003)(upstream, *streams)
 
     async with running_upstream(denied_after_release, created()) as upstream:
-        tenant = await gateway.add_tenant(upstream.url)
+        tenant = await patient_gateway.add_tenant(upstream.url)
         creating, call_id = await _pending(tenant, upstream)
         assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)).status_code == 202
         upstream.released.set()

@@ -111,9 +111,9 @@ async def test_an_outcome_while_postgres_is_down_is_reported_as_unknown_and_comm
         assert len(upstream.posts) == 1
 
 
-async def test_a_client_that_disconnects_does_not_cancel_the_dial(gateway: Gateway) -> None:
+async def test_a_client_that_disconnects_does_not_cancel_the_dial(patient_gateway: Gateway) -> None:
     async with running_upstream(created_after_release()) as upstream:
-        tenant = await gateway.add_tenant(upstream.url)
+        tenant = await patient_gateway.add_tenant(upstream.url)
         creating = asyncio.create_task(tenant.create("k"))
         await upstream.wait_for_post()
         creating.cancel()

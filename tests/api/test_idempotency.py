@@ -56,9 +56,9 @@ async def test_keys_are_scoped_to_the_tenant(gateway: Gateway) -> None:
         assert len(upstream.posts) == 2
 
 
-async def test_a_repetition_while_the_first_request_is_pending_gets_retry_after(gateway: Gateway) -> None:
+async def test_a_repetition_while_the_first_request_is_pending_gets_retry_after(patient_gateway: Gateway) -> None:
     async with running_upstream(created_after_release()) as upstream:
-        tenant = await gateway.add_tenant(upstream.url)
+        tenant = await patient_gateway.add_tenant(upstream.url)
         first = asyncio.create_task(tenant.create("k"))
         await upstream.wait_for_post()
         waiting = await tenant.create("k")

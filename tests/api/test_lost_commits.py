@@ -14,11 +14,10 @@ from sqlalchemy import text
 
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
-from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import PATIENT, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Upstream, created_after_release, running_upstream
 
 TIMEOUT_S = 30
-PATIENT = {"twilio_read_timeout": 20, "request_budget": 25}
 
 
 @pytest.fixture(scope="module")

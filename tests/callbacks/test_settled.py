@@ -28,7 +28,7 @@ from app.security.keyring import Keyring
 from app.services import services
 from app.tenants.delivery_signing import DeliverySigning
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import deliver_all, running_resolver
 from tests.support.upstream import (
     Behaviour,
@@ -51,7 +51,9 @@ TIMEOUT_S = 30
 
 @pytest.fixture(scope="module")
 async def gateway(database_url: str) -> AsyncIterator[Gateway]:
-    async with running_gateway(settings_for(database_url, public_url=PUBLIC_URL, delivery_allow=LOOPBACK)) as running:
+    async with running_gateway(
+        settings_for(database_url, public_url=PUBLIC_URL, delivery_allow=LOOPBACK, **PATIENT)
+    ) as running:
         yield running
 
 

@@ -112,13 +112,13 @@ async def test_a_callback_binds_the_call_whose_answer_was_lost(gateway: Gateway)
     assert types == ["call.pending", "call.unknown", "call.callback", "call.started"]
 
 
-async def test_a_callback_before_the_response_binds_and_the_response_completes(gateway: Gateway) -> None:
+async def test_a_callback_before_the_response_binds_and_the_response_completes(patient_gateway: Gateway) -> None:
     sid = "CA" + "2" * 32
     async with running_upstream(created_after_release(sid=sid)) as upstream:
-        tenant = await gateway.add_tenant(upstream.url)
+        tenant = await patient_gateway.add_tenant(upstream.url)
         creating = asyncio.create_task(tenant.create())
         await upstream.wait_for_post()
-        assert (await _send_callback(gateway, tenant, upstream, CallSid=sid)).status_code == 204
+        assert (await _send_callback(patient_gateway, tenant, upstream, CallSid=sid)).status_code == 204
         upstream.released.set()
         answered = await creating
     assert (answered.status_code, answered.json()["settled_by"]) == (201, "callback")

@@ -154,16 +154,16 @@ async def test_two_processes_together_keep_the_limit_of_concurrent_calls(gateway
         assert len(upstream.posts) == 5
 
 
-async def test_a_call_under_way_holds_its_slot_while_it_is_being_placed(gateway: Gateway) -> None:
+async def test_a_call_under_way_holds_its_slot_while_it_is_being_placed(patient_gateway: Gateway) -> None:
     async with running_upstream(created_after_release()) as upstream:
-        tenant = await gateway.add_tenant(upstream.url)
-        account_id = await set_pace(gateway, tenant, max_concurrent=1)
+        tenant = await patient_gateway.add_tenant(upstream.url)
+        account_id = await set_pace(patient_gateway, tenant, max_concurrent=1)
         placing = asyncio.create_task(tenant.create(timeout=20, time_limit=100))
         await upstream.wait_for_post()
         assert (await tenant.create()).status_code == 503
         upstream.released.set()
         assert (await placing).status_code == 201
-        (slot,) = await slots(gateway, account_id)
+        (slot,) = await slots(patient_gateway, account_id)
         assert (slot["until"] - slot["granted_at"]).total_seconds() == 600 + 20 + 100
 
 

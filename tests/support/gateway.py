@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import uvicorn
@@ -29,6 +29,8 @@ SECRET_KEY = "tGVLsKZ7dPRbXIgGn2WxUrmY4zG1Ic4gnHsVjhYB5wQ="
 BASIC = {"to": "sip:kate@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
 
 _numbers = itertools.count(1)
+PATIENT: Final = {"twilio_read_timeout": 20, "request_budget": 25}
+"""Settings for tests in which Twilio answers only after something else has happened, which may take seconds."""
 
 
 def settings_for(database_url: str, **values: Any) -> Settings:
