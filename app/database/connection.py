@@ -145,7 +145,7 @@ class Connector:
     async def _configure_session(self, connection: Connection) -> int:
         """Detects a pooler. Without one, applies the settings to the session. Returns the pid of the Postgres backend.
 
-        A pooler tells its clients another pid than that of the backend.
+        The pid that a pooler reports to its clients is not that of the backend.
         """
         pid = connection.get_server_pid()
         settings = _set_config_calls({**self._settings, **_SERVER_KEEPALIVE_SETTINGS}, local="pg_backend_pid() <> $1")

@@ -200,7 +200,7 @@ class EmbeddedPostgres:
     def _spawn(
         self, program: str, *arguments: object, death_signal: signal.Signals, stdin: int = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
-        """Starts a program of the wheel, as `nobody` under root; on Linux, `death_signal` ends it with this process."""
+        """Starts a program of the wheel. Root runs it as `nobody`. On Linux, it gets `death_signal` when this process ends."""
         arguments_ = (os.getpid(), int(death_signal), self._programs / program, *arguments)
         with (self._home / "server.log").open("wb") as log:  # the output of an earlier program is deleted
             return subprocess.Popen(  # noqa: S603 - no shell, and every argument is ours

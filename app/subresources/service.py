@@ -220,7 +220,7 @@ class SubresourceService:
     async def _record_result(self, call: Call, request: SubresourceRequest, data: dict[str, Any]) -> None:
         """Writes the event after Twilio's answer. Does not raise if the database is unavailable.
 
-        An exception would become a 5xx, which tells the client that nothing was changed.
+        An exception would become a 5xx, and a 5xx means to the client that nothing was changed.
         """
         try:
             await self._record_event(call, request, data)

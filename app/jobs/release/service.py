@@ -181,7 +181,7 @@ class GrantRelease:
                 return "waiting"
             call = await repository.lock_call(session, intent.id)
             if call is None or call.execution != "scheduled":
-                # A callback or a late outcome has settled the call, so nobody dials it any more.
+                # A callback or a late outcome has settled the call, so it is not dialled any more.
                 return "bound"
             rivals = search.same_address.get((intent.account_sid, intent.address_key or ""), 1) - 1
             offset = _clock_offset(candidates, search)

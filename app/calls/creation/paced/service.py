@@ -18,7 +18,7 @@ from app.errors import DatabaseUnavailable, Paced
 from app.scheduling.admission import Refusal, admit
 from app.scheduling.dial_slots import free_ended_slots, lock_and_free_ended_slots
 
-# Retry-After for an account with as many concurrent calls as it may have. Nobody knows when one of them will end.
+# Retry-After for an account with as many concurrent calls as it may have. It is not known when one of them will end.
 _FULL_AFTER_S = 5
 
 
