@@ -21,7 +21,7 @@ from app.schema import migrate
 from app.tenants.administration_store import TenantSettings
 from app.tenants.errors import InvalidMember
 from tests.support.clients import http_client
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for, wait_until_ready
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.upstream import created, created_after_release, hang, running_upstream
 
@@ -57,8 +57,7 @@ async def _settled(tenant: Tenant, call_id: str) -> str:
 async def _ready(gateway: Gateway) -> None:
     """Waits until the gateway and the test's own pool are connected again."""
     async with asyncio.timeout(TIMEOUT_S), http_client(base_url=gateway.url) as http:
-        while (await http.get("/readyz")).json()["status"] != "ok":
-            await asyncio.sleep(0.05)
+        await wait_until_ready(http)
         while True:
             with contextlib.suppress(DatabaseUnavailable):
                 await gateway.database.ping()

@@ -10,7 +10,7 @@ from app.jobs.worker import run_worker
 from app.observability import Metrics
 from app.schema import migrate
 from tests.support.clients import http_client
-from tests.support.gateway import Gateway, running_gateway, settings_for
+from tests.support.gateway import Gateway, running_gateway, settings_for, wait_until_ready
 
 
 async def _count_workers(gateway: Gateway) -> int:
@@ -30,6 +30,7 @@ async def test_a_worker_is_counted_while_it_runs(empty_database_url: str) -> Non
     async with running_gateway(settings) as gateway, http_client(base_url=gateway.url) as http:
 
         async def found() -> tuple[object, str]:
+            await wait_until_ready(http)
             (result,) = (result for result in await run_checks(settings) if result.check == "worker")
             return (await http.get("/readyz")).json().get("workers"), result.state
 

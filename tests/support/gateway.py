@@ -130,6 +130,13 @@ class Gateway:
         return Tenant(tenant_id, key, account_sid, token, http)
 
 
+async def wait_until_ready(http: httpx.AsyncClient) -> None:
+    """Waits until /readyz reports `ok`. On a busy machine even a healthy Postgres can exceed its timeout."""
+    async with asyncio.timeout(60):
+        while (await http.get("/readyz")).json()["status"] != "ok":
+            await asyncio.sleep(0.05)
+
+
 @asynccontextmanager
 async def running_gateway(
     settings: Settings, *, grace: int | None = None, tracing: Tracing | None = None, port: int = 0

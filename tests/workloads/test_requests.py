@@ -21,7 +21,7 @@ from app.workloads.service_accounts import ServiceAccount
 from app.workloads.tokens import MAX_TOKEN_LENGTH
 from tests.support.clients import http_client
 from tests.support.cluster import ISSUER, Cluster, api_server, encode_segment, public_pem, rsa_key
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for, wait_until_ready
 from tests.support.logs import logging_to
 from tests.support.upstream import answer, created, running_upstream
 
@@ -226,6 +226,7 @@ async def test_an_unreachable_key_set_is_reported_and_the_last_good_one_used(gat
             early = await http.get("/v1/calls", headers=bearer(token))
             assert (early.status_code, early.json()["type"]) == (503, "urn:callgate:problem:workload-keys-unavailable")
             assert early.headers["Retry-After"] == "5"
+            await wait_until_ready(http)
             ready = await http.get("/readyz")
             assert (ready.status_code, ready.json()["workload_keys"]) == (200, "unavailable")
             server.script[:] = [api_server(cluster)]
@@ -235,7 +236,7 @@ async def test_an_unreachable_key_set_is_reported_and_the_last_good_one_used(gat
             cluster.rotate("second")
             await until(lambda: has_key_set_state(http, "stale", cluster.token(name="unreachable")))
             assert await status_of(running, token) == 200
-            assert (await http.get("/readyz")).json()["status"] == "ok"
+            await wait_until_ready(http)
             assert "callgate_workload_key_set_stale 1.0" in (await http.get("/metrics")).text
 
 
