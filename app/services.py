@@ -109,7 +109,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             slots=slots,
             placement=placement,
             withdrawals=withdrawals,
-            pseudonyms=Pseudonyms(shared.keyring, shown=settings.log_pii),
+            pseudonyms=Pseudonyms(shared.keyring, log_pii=settings.log_pii),
             preparation=preparation,
         )
         yield _build_services(settings, metrics, shared, creation, GrantedCallDialer(placement, preparation))

@@ -31,7 +31,7 @@ from app.errors import (
 from app.http.authentication import ClientDep
 from app.http.field_errors import field_errors_from
 from app.http.idempotency_key import REPLAYED_HEADER
-from app.http.limits import WITHOUT_NUL
+from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import headers, json_examples
 from app.http.operations import ADMIN_PREFIX
 from app.http.problems import READ_ERRORS
@@ -94,7 +94,7 @@ async def accessible_tenant(
     client: ClientDep,
     request: Request,
     tenant_id: Annotated[
-        str, Path(description="The tenant's id.", examples=[EXAMPLE_TENANT], max_length=63, pattern=WITHOUT_NUL)
+        str, Path(description="The tenant's id.", examples=[EXAMPLE_TENANT], max_length=63, pattern=NO_NUL_PATTERN)
     ],
 ) -> str:
     """Returns the tenant's id from the path. Does not check that the tenant exists.

@@ -270,7 +270,7 @@ class _Planner:
         return bool(same)
 
     def _matches(self, credential: CredentialState, secret: str) -> bool:
-        return self.keyring.has_sealed(credential.sealed_secret, secret, identity=credential_identity(credential.id))
+        return self.keyring.is_seal_of(credential.sealed_secret, secret, identity=credential_identity(credential.id))
 
 
 def _credential_subject(credential: DeclaredCredential, account: DeclaredAccount) -> str:

@@ -39,7 +39,7 @@ class CallbackUrls:
             return None
         decoded = base64.urlsafe_b64decode(tag + "=")
         account_id, proof = decoded[:_ID_LENGTH], decoded[_ID_LENGTH:]
-        return UUID(bytes=account_id) if self.keyring.has_tagged(proof, call_id.bytes + account_id) else None
+        return UUID(bytes=account_id) if self.keyring.is_tag_of(proof, call_id.bytes + account_id) else None
 
 
 def tag_in(query: str) -> str | None:

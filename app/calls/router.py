@@ -21,7 +21,7 @@ from app.errors import (
     Overloaded,
 )
 from app.http.authentication import CallerDep
-from app.http.limits import WITHOUT_NUL
+from app.http.limits import NO_NUL_PATTERN
 from app.http.list_responses import list_response
 from app.http.problems import READ_ERRORS, responses
 from app.http.routes import ScopedRoute, needs
@@ -46,7 +46,7 @@ IdOrSid = Annotated[
 
 
 _FILTERS = frozenset({"status", "execution", "to", "from", "created_after", "created_before", "limit", "cursor"})
-_ADDRESS: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": WITHOUT_NUL}
+_ADDRESS: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": NO_NUL_PATTERN}
 
 _CURSOR: dict[str, Any] = {"pattern": f"^{ids.CURSOR_PATTERN.pattern}$"}
 

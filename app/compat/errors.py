@@ -24,7 +24,7 @@ from app.errors import (
     UpstreamRejected,
     WrongCallState,
 )
-from app.http.problems import TYPE_PREFIX
+from app.http.problems import PROBLEM_TYPE_PREFIX
 from app.setting_values import TWILIO_API_VERSION
 
 CALL_ID_HEADER = "Callgate-Call-Id"
@@ -64,7 +64,10 @@ class TwilioErrorRenderer:
         headers = {} if call_id is None else {CALL_ID_HEADER: str(call_id)}
         where = f"GET /v1/calls/{call_id}" if call_id else "GET /v1/calls?execution=unknown"
         return _response(
-            ErrorCode(409, UNKNOWN_OUTCOME), _UNKNOWN_OUTCOME_MESSAGE.format(where=where), f"{TYPE_PREFIX}unknown", headers
+            ErrorCode(409, UNKNOWN_OUTCOME),
+            _UNKNOWN_OUTCOME_MESSAGE.format(where=where),
+            f"{PROBLEM_TYPE_PREFIX}unknown",
+            headers,
         )
 
 
@@ -91,7 +94,7 @@ def _message(error: CallgateError, path: str) -> str:
 
 
 def _more_info(error: CallgateError, code: int) -> str:
-    return f"https://www.twilio.com/docs/errors/{code}" if code < _FIRST_CALLGATE_CODE else TYPE_PREFIX + error.slug
+    return f"https://www.twilio.com/docs/errors/{code}" if code < _FIRST_CALLGATE_CODE else PROBLEM_TYPE_PREFIX + error.slug
 
 
 def _response(error_code: ErrorCode, message: str, more_info: str, headers: dict[str, str]) -> Response:

@@ -35,7 +35,7 @@ async def authenticate_client(
 async def authenticate_caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
-    """Returns the tenant's caller, for a route that takes only tenants' keys. Raises the errors of `authenticate_key`."""
+    """Returns the client of the request, for a route that takes only tenants' keys. Raises the errors of `authenticate_key`."""
     return require_tenant_caller(await authenticate_client(request, credentials))
 
 
@@ -80,7 +80,7 @@ async def _look_up(request: Request, tenants: TenantDirectory, key: str) -> Auth
 
 
 def require_tenant_caller(client: Caller | OperatorCaller) -> Caller:
-    """Returns the client, which must be a tenant's caller. Raises TypeError for an operator's client."""
+    """Returns `client` if it acts for a tenant. Raises TypeError if it is an operator's."""
     if not isinstance(client, Caller):
         raise TypeError("this route takes operators' keys: its handler depends on ClientDep")
     return client

@@ -15,7 +15,10 @@ from app.http.routes import public
 
 
 def serve_document(app: Starlette, path: str, document: Callable[[], dict[str, Any]]) -> None:
-    """Serves `document` at `path` with an ETag, and replaces FastAPI's own route, which renders it for every request."""
+    """Adds a route that serves the JSON document returned by `document` at `path`, with an ETag.
+
+    The document is rendered at the first request. FastAPI's own route, which renders it for every request, is removed.
+    """
 
     @cache
     def rendered() -> tuple[bytes, str]:
@@ -35,5 +38,5 @@ def serve_document(app: Starlette, path: str, document: Callable[[], dict[str, A
 
 
 def _lists_etag(if_none_match: str, etag: str) -> bool:
-    """Returns whether the header lists the ETag, by the weak comparison of RFC 9110 §13.1.2."""
+    """Returns whether the value of If-None-Match lists the ETag or is `*`, by the weak comparison of RFC 9110 §13.1.2."""
     return if_none_match.strip() == "*" or etag in (each.strip().removeprefix("W/") for each in if_none_match.split(","))

@@ -12,8 +12,8 @@ from app.http.routes import ScopedRoute, public
 
 router = APIRouter(include_in_schema=False, route_class=ScopedRoute)
 
-_LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
-_NO_LOGO = b"data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22/%3E"
+_LOGO_URL = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
+_EMPTY_IMAGE_URL = b"data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22/%3E"
 
 
 @router.get("/")
@@ -53,7 +53,7 @@ def guide(name: str) -> Response:
 
 @cache
 def _redoc_script() -> bytes:
-    return files("fastapi_offline").joinpath("static/redoc.standalone.js").read_bytes().replace(_LOGO, _NO_LOGO)
+    return files("fastapi_offline").joinpath("static/redoc.standalone.js").read_bytes().replace(_LOGO_URL, _EMPTY_IMAGE_URL)
 
 
 def _page(name: str) -> Response:

@@ -8,9 +8,9 @@ from pydantic_core import ErrorDetails
 
 from app.errors import FieldError
 
-_CODES_BY_TYPE = {"missing": "missing", "extra_forbidden": "unknown_member"}
+_CODES_BY_PYDANTIC_TYPE = {"missing": "missing", "extra_forbidden": "unknown_member"}
 # By pydantic's error type. The names in braces are keys of the error's `ctx`.
-_TEXTS_BY_TYPE: Mapping[str, str] = {
+_MESSAGES_BY_PYDANTIC_TYPE: Mapping[str, str] = {
     "missing": "is required",
     "extra_forbidden": "is not a member of this request; /docs lists all members",
     "string_type": "must be a string",
@@ -44,18 +44,18 @@ def field_errors_from(error: ValidationError) -> list[FieldError]:
 
 
 def field_error_from(detail: ErrorDetails) -> FieldError:
-    """Returns one error with its RFC 6901 pointer. It contains no value of the request."""
+    """Converts one of pydantic's errors. The result has an RFC 6901 pointer and contains no value of the request."""
     parts = [part for part in detail["loc"] if not (isinstance(part, str) and _is_union_tag(part))]
     pointer = "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in parts)
-    return FieldError(pointer, _CODES_BY_TYPE.get(detail["type"], detail["type"]), _text(detail))
+    return FieldError(pointer, _CODES_BY_PYDANTIC_TYPE.get(detail["type"], detail["type"]), _message(detail))
 
 
-def _text(detail: ErrorDetails) -> str:
+def _message(detail: ErrorDetails) -> str:
     context: Mapping[str, Any] = detail.get("ctx", {})
     type_ = detail["type"]
     if context.get("field_type") == "Value":  # pydantic's name for a string whose length is checked after other rules
         type_ = f"string_{type_}"
-    text = _TEXTS_BY_TYPE.get(type_)
+    text = _MESSAGES_BY_PYDANTIC_TYPE.get(type_)
     if text is None:
         return detail["msg"]
     try:
@@ -66,5 +66,8 @@ def _text(detail: ErrorDetails) -> str:
 
 
 def _is_union_tag(part: str) -> bool:
-    """Returns whether this part of a location names the union member that pydantic tried, and no member of the request."""
+    """Returns whether this part of an error's location is pydantic's name for an alternative of a union type.
+
+    All other parts are names of members of the request.
+    """
     return part == "bool" or part.startswith("literal[")

@@ -44,12 +44,12 @@ def _render(name: str) -> str:
 
 
 def _anchor(heading: str) -> str:
-    """Returns the anchor that GitHub generates for the heading, so the same links work on both sites."""
+    """Returns the anchor that GitHub generates for a heading, so that links to it work there and here."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def _rewrite_link(token: "Token") -> None:
-    """Changes links between guides to their URLs here. Images, and links to other files of the repository, become text."""
+    """Changes a link to another guide to its URL under /docs. An image, or a link to another file, becomes plain text."""
     if token.type == "image":
         token.type, token.content, token.tag = "text", str(token.content), ""
     if token.type != "link_open" or "://" in (href := str(token.attrGet("href"))):

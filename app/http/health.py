@@ -49,9 +49,9 @@ class Health(BaseModel):
 class Readiness:
     """The readiness of one process.
 
-    A process becomes ready when the schema in Postgres is usable and the encryption keys open the stored secrets. It then stays
-    ready, and reports "degraded" while Postgres is unavailable: otherwise a load balancer would remove all processes at once,
-    and callers would get a connection error instead of a response that says that no call was started.
+    A process becomes ready when the schema in Postgres is usable and its encryption keys decrypt the stored secrets. It then
+    stays ready, and reports "degraded" while Postgres is unavailable. Otherwise a load balancer would remove all processes at
+    once, and clients would get a connection error instead of a response that says that no call was started.
     """
 
     def __init__(self, database: Database, keyring: Keyring, tokens: WorkloadTokens | None = None) -> None:

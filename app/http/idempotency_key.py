@@ -33,7 +33,7 @@ async def read_idempotency_key(request: Request) -> str | None:
 
 
 def validate_idempotency_key(value: Any, pointer: str) -> str:
-    """Returns the value if it is a valid key. Raises InvalidRequest otherwise; its error names the field `pointer`."""
+    """Returns the value if it is a valid key. Otherwise raises InvalidRequest, whose error has the given `pointer`."""
     try:
         return _VALUE_ADAPTER.validate_python(value)
     except ValidationError as error:

@@ -7,7 +7,7 @@ from app.errors import FieldError, InvalidRequest, MalformedBody
 
 
 def parse_json_object(text: bytes, what: str) -> dict[str, Any]:
-    """Returns the object. `what` names the text in errors, such as "The body".
+    """Parses the text and returns its object. `what` is the name of the text in error messages, such as "The body".
 
     Raises MalformedBody, or InvalidRequest if the JSON is not an object.
     """
@@ -50,5 +50,5 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_refuse_repeated_members, parse_co
 
 
 def _parse(body: bytes) -> Any:
-    """Does what json.loads does for bytes, without creating a decoder for each call."""
+    """Parses bytes as `json.loads` does, but refuses repeated names and constants. All calls share one decoder."""
     return _DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))

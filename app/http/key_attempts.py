@@ -18,7 +18,7 @@ from app.errors import TooManyAttempts
 
 _MINUTE_S = 60.0
 _MAX_ADDRESSES = 10_000
-_MAX_KNOWN_KEYS = 10_000
+_MAX_VALID_KEYS = 10_000
 _IPV6_NETWORK_BITS = 64
 _UNKNOWN_ADDRESS = "unknown"
 
@@ -41,11 +41,11 @@ class KeyAttempts:
         self._clock = clock
         # By address: the time at which its wrong keys are forgotten. Each wrong key adds `_seconds_per_key`.
         self._forgotten_at: OrderedDict[str, float] = OrderedDict()
-        self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._valid_keys: OrderedDict[bytes, None] = OrderedDict()
 
     def require_attempt_left(self, address: str, key_hash: bytes) -> None:
         """Raises TooManyAttempts if the address has sent too many wrong keys, unless this key was valid before."""
-        if key_hash in self._known:
+        if key_hash in self._valid_keys:
             return
         forgotten_at = self._forgotten_at.get(address)
         if forgotten_at is None:
@@ -56,7 +56,7 @@ class KeyAttempts:
 
     def record_wrong_key(self, address: str, key_hash: bytes) -> None:
         """Counts a wrong key for the address. The key is no longer remembered as valid."""
-        self._known.pop(key_hash, None)
+        self._valid_keys.pop(key_hash, None)
         now = self._clock()
         forgotten_at = max(self._forgotten_at.get(address, now), now) + self._seconds_per_key
         self._forgotten_at[address] = min(forgotten_at, now + _MINUTE_S)
@@ -66,10 +66,10 @@ class KeyAttempts:
 
     def record_valid_key(self, key_hash: bytes) -> None:
         """Remembers a valid key by its hash."""
-        self._known[key_hash] = None
-        self._known.move_to_end(key_hash)
-        if len(self._known) > _MAX_KNOWN_KEYS:
-            self._known.popitem(last=False)
+        self._valid_keys[key_hash] = None
+        self._valid_keys.move_to_end(key_hash)
+        if len(self._valid_keys) > _MAX_VALID_KEYS:
+            self._valid_keys.popitem(last=False)
 
     def address_of(self, scope: Scope) -> str:
         """Returns the client's IPv4 address, or the /64 network of its IPv6 address: one client often has a whole /64.
@@ -77,11 +77,11 @@ class KeyAttempts:
         The client is the peer of the connection. If the peer is a trusted proxy, the client is the last address in
         `X-Forwarded-For` that is not a trusted proxy: clients can invent the addresses before it.
         """
-        peer = _parse(scope["client"][0]) if scope.get("client") else None
+        peer = _parse_address(scope["client"][0]) if scope.get("client") else None
         hops = [peer]
         if self._is_proxy(peer):
             forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).split(",")
-            hops += [_parse(text) for text in reversed(forwarded)]
+            hops += [_parse_address(text) for text in reversed(forwarded)]
         client = peer
         for hop in hops:
             client = hop or client
@@ -93,8 +93,8 @@ class KeyAttempts:
         return address is not None and any(address in network for network in self._proxies)
 
 
-def _parse(text: str) -> IPv4Address | IPv6Address | None:
-    """Returns the address in the text, without its port; None if it has none. An IPv4-mapped address is returned as IPv4."""
+def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    """Returns the IP address in the text, which may have a port; None if it is no address. IPv4-mapped ones become IPv4."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -108,7 +108,7 @@ def _parse(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def _counted_address(address: IPv4Address | IPv6Address | None) -> str:
-    """Returns the address for which wrong keys are counted: an IPv6 address as its /64 network."""
+    """Returns the text under which wrong keys are counted: the IPv4 address, or the /64 network of an IPv6 address."""
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address), _IPV6_NETWORK_BITS), strict=False))
     return _UNKNOWN_ADDRESS if address is None else str(address)

@@ -9,7 +9,7 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADER_LINES = 100
 MAX_BODY_BYTES = 64 * 1024
 MAX_FORM_FIELDS = 500
-WITHOUT_NUL = r"^[^\x00]+$"
+NO_NUL_PATTERN = r"^[^\x00]+$"
 """A pattern for texts in requests: one or more characters, none of them NUL, which Postgres cannot store."""
 
 

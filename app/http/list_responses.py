@@ -8,20 +8,21 @@ from pydantic_core import to_json
 
 from app.errors import CallgateError, ResponseTruncated
 
-_JSON = "application/json"
+_MEDIA_TYPE = "application/json"
 
 
 async def list_response(name: str, chunks: AsyncIterator[bytes], rest: Mapping[str, Any] | None = None) -> Response:
-    """Returns a JSON object: the array `name`, then the members of `rest`. A chunk holds JSON items, joined by commas.
+    """Returns a response with a JSON object: an array in the member `name`, then the members of `rest`.
 
-    An error in the first two chunks is raised here, before the response starts. A CallgateError in a later chunk becomes
-    ResponseTruncated, raised while the body is sent.
+    Each of `chunks` holds some items of the array as JSON, joined by commas. An error while the first two chunks are read is
+    raised here, before the response starts. A CallgateError in a later chunk becomes ResponseTruncated, raised while the body
+    is sent.
     """
     first = await anext(chunks, b"")
     second = await anext(chunks, None)
     head, tail = b'{"%b":[' % name.encode(), b"]," + to_json(rest)[1:] if rest else b"]}"
     if second is None:
-        return Response(head + first + tail, media_type=_JSON)
+        return Response(head + first + tail, media_type=_MEDIA_TYPE)
 
     async def body() -> AsyncIterator[bytes]:
         yield head + first + b"," + second
@@ -32,4 +33,4 @@ async def list_response(name: str, chunks: AsyncIterator[bytes], rest: Mapping[s
             raise ResponseTruncated(error.slug) from error
         yield tail
 
-    return StreamingResponse(body(), media_type=_JSON)
+    return StreamingResponse(body(), media_type=_MEDIA_TYPE)

@@ -5,7 +5,7 @@ import socket
 
 from app.errors import CommandFailed
 
-_BACKLOG = 2048
+_MAX_PENDING_CONNECTIONS = 2048
 
 
 class CannotListen(CommandFailed):
@@ -13,7 +13,7 @@ class CannotListen(CommandFailed):
 
 
 def listen(host: str, port: int, *, option: str = "--port") -> list[socket.socket]:
-    """Returns a listening socket for every address of `host`; `::` accepts IPv4 too. Raises CannotListen.
+    """Returns a listening socket for every address of `host`. The one for `::` also accepts IPv4. Raises CannotListen.
 
     Each socket is created with its protocol number: asyncio sets TCP_NODELAY only on such sockets. Without TCP_NODELAY a
     response can take 40 ms longer.
@@ -31,7 +31,7 @@ def listen(host: str, port: int, *, option: str = "--port") -> list[socket.socke
                     # The wildcard accepts IPv4 too. Other hosts, such as `localhost`, have an IPv4 address of their own.
                     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
                 listener.bind(address)
-                listener.listen(_BACKLOG)
+                listener.listen(_MAX_PENDING_CONNECTIONS)
                 sockets.append(listener)
         except OSError as error:
             raise CannotListen(f"cannot listen on {host}:{port} ({error.strerror}): choose another with {option}") from error

@@ -32,17 +32,17 @@ from app.observability.context import bind, clear
 from app.observability.tracing import Tracing
 
 REQUEST_ID_HEADER = "X-Request-Id"
-_REQUEST_ID_FIELD = REQUEST_ID_HEADER.lower().encode()
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_REQUEST_ID_RAW_NAME = REQUEST_ID_HEADER.lower().encode()
+_VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # For pages that set no policy themselves, such as the documentation: browsers load nothing from other hosts.
-_PAGE_POLICY_FIELD = b"content-security-policy"
-_PAGE_POLICY = (
+_CSP_RAW_NAME = b"content-security-policy"
+_DEFAULT_CSP = (
     b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     b"img-src 'self' data:; worker-src blob:; frame-ancestors 'none'"
 )
 # nginx's status for a client that disconnected before its request was read. No response is sent.
-_CLIENT_CLOSED_REQUEST = 499
-_UNTRACED = Tracing()
+_CLIENT_CLOSED_STATUS = 499
+_NO_TRACING = Tracing()
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -64,13 +64,14 @@ class RequestMiddleware:
         large_body_limit: Callable[[Scope], int | None],
         direct_endpoint: Callable[[Scope], ASGIApp | None],
     ) -> None:
-        """Sets the rules for requests.
+        """Wraps the ASGI application `app`.
 
-        `require_capacity` raises a CallgateError if a creation has to be refused before its body is read. `direct_endpoint`
-        returns the endpoint of a request that skips the routing of Starlette and FastAPI; None for all other requests.
-        Requests below `untrusted_path` come from the internet, so their `traceparent` is ignored. `large_body_limit` returns
-        the limit in bytes for a request whose body may be larger than MAX_BODY_BYTES, and whose endpoint reads the body itself
-        after it has authenticated the client; None for all other requests.
+        `require_capacity` raises a CallgateError if a request that creates a call must be refused before its body is read.
+        `direct_endpoint` returns the endpoint of a request that skips the routing of Starlette and FastAPI; None for all
+        other requests. Requests below `untrusted_path` come from the internet, so their `traceparent` header is ignored.
+
+        `large_body_limit` returns a limit in bytes, or None. With a limit, the body may be longer than MAX_BODY_BYTES, and the
+        endpoint reads it itself after it has authenticated the client. With None, the middleware reads the body first.
         """
         self.app = app
         self.metrics = metrics
@@ -89,14 +90,14 @@ class RequestMiddleware:
             return
         headers = Headers(scope=scope)
         clear()
-        tracing = _UNTRACED if scope["path"] in UNLOGGED_PATHS else self.tracing
+        tracing = _NO_TRACING if scope["path"] in UNLOGGED_PATHS else self.tracing
         trusted = not scope["path"].startswith(self.untrusted_path)
-        with tracing.request(method_label(scope), headers, trusted=trusted) as spent:
-            exchange = _Exchange(scope, send, headers, self.renderers.for_path(scope["path"]), self.metrics, spent)
+        with tracing.request(method_label(scope), headers, trusted=trusted) as seconds_by_part:
+            exchange = _Exchange(scope, send, headers, self.renderers.for_path(scope["path"]), self.metrics, seconds_by_part)
             try:
                 await self._handle(exchange, receive)
             finally:
-                count_and_log_request(self.metrics, scope, exchange.status, exchange.seconds, spent)
+                count_and_log_request(self.metrics, scope, exchange.status, exchange.seconds, seconds_by_part)
 
     async def _handle(self, exchange: "_Exchange", receive: Receive) -> None:
         try:
@@ -111,13 +112,13 @@ class RequestMiddleware:
         except ResponseTruncated as error:
             logger.warning("response_truncated", reason=str(error))
         except ClientDisconnect:
-            exchange.status = _CLIENT_CLOSED_REQUEST
+            exchange.status = _CLIENT_CLOSED_STATUS
         except Exception:
             logger.exception("unexpected_error")
             await exchange.send_fallback_error(InternalError(), may_be_placed="placed" in exchange.state)
 
     async def _call_endpoint(self, exchange: "_Exchange", receive: Receive) -> None:
-        """Refuses what can be refused before the body is read, reads the body, and calls the endpoint."""
+        """Reads the body and calls the endpoint. Unknown paths, overload and too long bodies are refused before the reading."""
         scope = exchange.scope
         # The router's patterns end in `$`, which also matches before a final line break.
         if scope["path"].endswith("\n") or not self.operations.serves(scope):
@@ -149,7 +150,7 @@ class _Exchange:
         headers: Headers,
         renderer: ErrorRenderer,
         metrics: Metrics,
-        spent: Mapping[str, float],
+        seconds_by_part: Mapping[str, float],
     ) -> None:
         self.scope = scope
         self.headers = headers
@@ -159,7 +160,7 @@ class _Exchange:
         self._send = send
         self._renderer = renderer
         self._metrics = metrics
-        self._spent = spent
+        self._seconds_by_part = seconds_by_part
         self._began = time.perf_counter()
         self._request_id = self.state["request_id"] = _request_id(headers)
         bind(request_id=self._request_id)
@@ -171,11 +172,11 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            timing = _server_timing(self.seconds, self._spent)
-            headers = [*message["headers"], (_REQUEST_ID_FIELD, self._request_id.encode()), (b"server-timing", timing)]
+            timing = _server_timing(self.seconds, self._seconds_by_part)
+            headers = [*message["headers"], (_REQUEST_ID_RAW_NAME, self._request_id.encode()), (b"server-timing", timing)]
             is_page = any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers)
-            if is_page and not any(name == _PAGE_POLICY_FIELD for name, _ in headers):
-                headers.append((_PAGE_POLICY_FIELD, _PAGE_POLICY))
+            if is_page and not any(name == _CSP_RAW_NAME for name, _ in headers):
+                headers.append((_CSP_RAW_NAME, _DEFAULT_CSP))
             message["headers"] = headers
         await self._send(message)
 
@@ -202,22 +203,22 @@ async def _no_body() -> Message:
     return {"type": "http.disconnect"}
 
 
-def _server_timing(seconds: float, spent: Mapping[str, float]) -> bytes:
+def _server_timing(seconds: float, seconds_by_part: Mapping[str, float]) -> bytes:
     """Returns the Server-Timing header (https://www.w3.org/TR/server-timing/), in milliseconds.
 
-    `spent` holds the seconds of each part, such as the database. The rest of the time is reported as `gateway`.
+    `seconds_by_part` holds the seconds of each part, such as the database. The rest of the time is reported as `gateway`.
     """
-    parts = {"gateway": seconds - sum(spent.values()), **spent}
-    return ", ".join(f"{part};dur={max(taken, 0) * 1000:.1f}" for part, taken in parts.items()).encode()
+    parts = {"gateway": seconds - sum(seconds_by_part.values()), **seconds_by_part}
+    return ", ".join(f"{part};dur={max(seconds_taken, 0) * 1000:.1f}" for part, seconds_taken in parts.items()).encode()
 
 
 def _request_id(headers: Headers) -> str:
     """Returns the client's X-Request-Id if it is valid, so its logs and Callgate's can be joined; otherwise a new id."""
     value = headers.get(REQUEST_ID_HEADER, "")
-    return value if _REQUEST_ID.fullmatch(value) else uuid4().hex
+    return value if _VALID_REQUEST_ID.fullmatch(value) else uuid4().hex
 
 
 def _declared_length(headers: Headers) -> int:
-    """Returns the Content-Length; 0 if there is none that can be read."""
+    """Returns the Content-Length in bytes; 0 if the header is missing or not a number."""
     value = headers.get("content-length", "0")
     return int(value) if value.isascii() and value.isdigit() else 0

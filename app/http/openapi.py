@@ -9,7 +9,7 @@ Schema = dict[str, Any]
 
 _NULL_SCHEMA = {"type": "null"}
 _STRING_SCHEMA = {"type": "string"}
-HEADERS: dict[str, Any] = {
+HEADER_COMPONENTS: dict[str, Any] = {
     "RequestId": {
         "description": "Identifies the request in the log: the client's `X-Request-Id`, or a new id.",
         "schema": _STRING_SCHEMA,
@@ -26,7 +26,7 @@ HEADERS: dict[str, Any] = {
     },
     "WWWAuthenticate": {"description": "The expected scheme: `Bearer`.", "schema": _STRING_SCHEMA},
 }
-_COMPONENT_NAMES = {
+_COMPONENTS_BY_HEADER = {
     "X-Request-Id": "RequestId",
     "Location": "Location",
     REPLAYED_HEADER: "IdempotentReplayed",
@@ -37,8 +37,8 @@ _COMPONENT_NAMES = {
 
 
 def headers(*names: str) -> dict[str, Any]:
-    """Returns the `headers` of a response, as references to `HEADERS`."""
-    return {name: {"$ref": f"#/components/headers/{_COMPONENT_NAMES[name]}"} for name in names}
+    """Returns the `headers` of an OpenAPI response: for each header name, a reference to the component that describes it."""
+    return {name: {"$ref": f"#/components/headers/{_COMPONENTS_BY_HEADER[name]}"} for name in names}
 
 
 def json_examples(*examples: str) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def json_examples(*examples: str) -> dict[str, Any]:
 
 
 def json_body(schema: str, examples: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the `openapi_extra` of a route that parses its JSON body itself; `schema` names a component."""
+    """Returns the `openapi_extra` of a route that parses its JSON body itself. `schema` is the name of a schema component."""
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}, "examples": examples}}
     return {"requestBody": {"required": True, "content": content}}
 
@@ -60,7 +60,7 @@ def complete_document(document: dict[str, Any], *, schemas: Mapping[str, Schema]
     components = document["components"]
     components["schemas"] |= schemas
     components["examples"] = dict(examples)
-    components["headers"] = HEADERS
+    components["headers"] = HEADER_COMPONENTS
     components["schemas"] = {name: simplify(schema) for name, schema in components["schemas"].items()}
     for operation in _operations(document):
         operation.setdefault("security", [])
@@ -88,7 +88,7 @@ def _parameter_schema(schema: Schema) -> Schema:
 def simplify(schema: Schema) -> Schema:
     """Returns the schema without titles and defaults, and with `anyOf: [X, null]` written as `type: [X, "null"]`.
 
-    Client generators would treat a member with a default as always present, and number the types of a union.
+    Otherwise client generators treat a member with a default as always present, and create a numbered type for each union.
     """
     simple = {key: _simplify_value(key, value) for key, value in schema.items() if key not in ("title", "default")}
     types = simple.get("anyOf", ())
@@ -119,7 +119,10 @@ def without_null(schema: Schema) -> Schema:
 
 
 def drop_null_types(schema: Schema) -> None:
-    """Removes null from optional members: a `json_schema_extra` for models that are rendered without their nulls."""
+    """Removes null from the types of optional members, in place.
+
+    Used as `json_schema_extra` of models whose JSON leaves out members that are null.
+    """
     required = schema.get("required", ())
     for name, member in schema["properties"].items():
         if name not in required:

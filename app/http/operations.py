@@ -7,9 +7,11 @@ from starlette.types import Scope
 ADMIN_PREFIX = "/v1/admin"
 CONSOLE_PREFIX = "/console"
 _METRICS_PATH = "/metrics"
-_PATHS = frozenset({"/livez", "/readyz", _METRICS_PATH, "/", "/docs", "/redoc", "/redoc.standalone.js", "/openapi.json"})
+_OPERATIONS_PATHS = frozenset(
+    {"/livez", "/readyz", _METRICS_PATH, "/", "/docs", "/redoc", "/redoc.standalone.js", "/openapi.json"}
+)
 _OPERATOR_PREFIXES = (f"{ADMIN_PREFIX}/", f"{CONSOLE_PREFIX}/")
-_PREFIXES = ("/docs/", "/static-offline-docs/")
+_OPERATIONS_PREFIXES = ("/docs/", "/static-offline-docs/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,5 +27,5 @@ class OperationsPort:
         path: str = scope["path"]
         is_for_operators = path.startswith(_OPERATOR_PREFIXES) or path == CONSOLE_PREFIX
         if scope["server"] and scope["server"][1] == self.port:
-            return is_for_operators or path in _PATHS or path.startswith(_PREFIXES)
+            return is_for_operators or path in _OPERATIONS_PATHS or path.startswith(_OPERATIONS_PREFIXES)
         return not is_for_operators and path != _METRICS_PATH

@@ -44,7 +44,7 @@ from app.observability.context import bind
 MEDIA_TYPE = "application/problem+json"
 CREATION_PATH = "/v1/calls"
 _MAX_FIELD_ERRORS = 100
-TYPE_PREFIX = "urn:callgate:problem:"
+PROBLEM_TYPE_PREFIX = "urn:callgate:problem:"
 # By response header: the errors whose response can have it.
 _ERRORS_WITH_HEADER: dict[str, tuple[type[CallgateError], ...]] = {
     "Retry-After": (
@@ -114,14 +114,15 @@ def problem_of(
 ) -> Problem:
     """Returns the body of an error response. `instance` is the path of the request.
 
-    Only errors of creations have `execution`: elsewhere `not_started` could be taken for the state of the call.
-    `is_of_creation` says whether the error is that of a creation. None: that depends on whether the request creates a call.
+    The member `execution` says what the request did with the call. Only the error of a request that creates a call has it:
+    elsewhere `not_started` could be taken for the state of an existing call. `is_of_creation` says whether the request creates
+    a call; None: `method` and `instance` decide.
     """
     upstream = error.upstream
     if is_of_creation is None:
         is_of_creation = is_creation(method, instance)
     return Problem(
-        type=TYPE_PREFIX + error.slug,
+        type=PROBLEM_TYPE_PREFIX + error.slug,
         title=error.title,
         status=error.status,
         detail=error.detail,
@@ -147,7 +148,7 @@ def problem_of(
 
 
 def problem_json(problem: Problem) -> dict[str, Any]:
-    """Returns the JSON of a problem: without members that are null, except in `retry`."""
+    """Returns the problem as JSON. Members that are null are left out, except those of `retry`."""
     return problem.model_dump(mode="json", exclude_none=True) | {"retry": problem.retry.model_dump()}
 
 
@@ -182,7 +183,7 @@ class ProblemRenderer:
 
 
 def record_error(error: CallgateError, metrics: Metrics) -> None:
-    """Counts the error and adds it to the request's log line."""
+    """Counts the error in the metrics, and adds its slug and its call's id to the request's log line."""
     metrics.http.refused.labels(error.slug).inc()
     bind(problem=error.slug)
     if error.call_id:
@@ -247,9 +248,10 @@ READ_ERRORS = (InvalidRequest, InternalError, DatabaseUnavailable)
 def responses(
     *errors: type[CallgateError] | CallgateError, method: str = "GET", instance: str
 ) -> dict[int | str, dict[str, Any]]:
-    """Returns OpenAPI's `responses` for these errors of an operation, with an example of each.
+    """Returns the `responses` of an OpenAPI operation that can answer with these errors, with an example of each.
 
-    The errors of authentication are not among them: `describe_access` adds them to every route that needs a scope.
+    `instance` is the request path in the examples. Leave out the errors of authentication: `describe_access` adds them to
+    every route that needs a scope.
     """
     documented: dict[int | str, dict[str, Any]] = {}
     for each in errors:

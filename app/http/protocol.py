@@ -24,17 +24,20 @@ from app.observability import Metrics
 _PARSE_CHUNK_BYTES = 16 * 1024
 _MAX_PIPELINED_REQUESTS = 16
 # Added to the body's deadline, so that the application sends its own 408 first, in the error format of the path.
-_APP_TIMEOUT_MARGIN_S = 1.0
+_BODY_TIMEOUT_MARGIN_S = 1.0
 # Time for the client to read an error response. An immediate close would reset the connection and could discard the response.
 _CLOSE_DELAY_S = 2.0
 # An upgrade is declined by ignoring these headers (RFC 9110 §7.8).
-_UPGRADE_FIELDS = frozenset({b"upgrade", b"http2-settings"})
+_UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 
 logger = structlog.stdlib.get_logger(__name__)
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with limits. Counts the requests that it refuses, if the lifespan's state has `metrics`."""
+    """HTTP/1.1 with limits on the request head, on time and on open connections.
+
+    Counts the requests that it refuses, if the application's lifespan state has `metrics`.
+    """
 
     def __init__(self, *args: Any, limits: ServerLimits, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -46,7 +49,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unreported_bytes = 0
         self._waiting_since: float | None = None
         self._head_error: CallgateError | None = None
-        self._refused = False
+        self._is_refused = False
         self._read_deadline: asyncio.TimerHandle | None = None
         # The request (by its number on the connection) and the part of the request that the read deadline applies to.
         self._read_deadline_for: tuple[int, str | None] | None = None
@@ -68,10 +71,10 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _free_a_connection(self) -> None:
-        """Closes a connection that waits for its client. If none waits, refuses the new one.
+        """Closes another connection whose client is not waiting for a response. If there is none, refuses the new connection.
 
-        A half-sent request goes before an idle connection, and of each kind the one that has waited longest goes first. Above
-        twice the limit, the new connection is closed without a response.
+        Connections with a half-sent request are closed before idle ones, and of each kind the one that has waited longest for
+        its client is closed first. Above twice the limit, the new connection is closed without a response.
         """
         others = [each for each in self.connections if isinstance(each, BoundedProtocol) and each is not self]
         if waiting := [each for each in others if each._is_waiting_for_client]:
@@ -91,7 +94,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Input
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._is_refused:
             return
         self._unset_keepalive_if_required()
         try:
@@ -106,7 +109,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._set_read_deadline()
 
     def _parse(self, data: bytes) -> None:
-        """Feeds the parser. If a request offers an upgrade, its head is parsed again without the offer. Raises HeadTooLarge."""
+        """Passes the data to the parser. Raises HeadTooLarge.
+
+        If a request asks for a protocol upgrade, its head is parsed again without the upgrade headers.
+        """
         rest = memoryview(data)
         while rest:
             chunk, rest = rest[:_PARSE_CHUNK_BYTES], rest[_PARSE_CHUNK_BYTES:]
@@ -129,8 +135,8 @@ class BoundedProtocol(HttpToolsProtocol):
         for name, value in self.headers:
             if name == b"connection":
                 options = [option.strip() for option in value.split(b",")]
-                value = b", ".join(option for option in options if option.lower() not in _UPGRADE_FIELDS)
-            if value and name not in _UPGRADE_FIELDS:
+                value = b", ".join(option for option in options if option.lower() not in _UPGRADE_HEADERS)
+            if value and name not in _UPGRADE_HEADERS:
                 lines.append(b"%b: %b" % (name, value))
         return b"\r\n".join([*lines, b"", b""])
 
@@ -193,7 +199,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def on_response_complete(self) -> None:
-        if self._refused:
+        if self._is_refused:
             self.transport.close()
         super().on_response_complete()
         if self.transport.is_closing():
@@ -239,7 +245,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._read_deadline.cancel()
             self._read_deadline = None
         if self._reading == "body":
-            timeout_s = self.limits.body_timeout_s + _APP_TIMEOUT_MARGIN_S
+            timeout_s = self.limits.body_timeout_s + _BODY_TIMEOUT_MARGIN_S
             self._read_deadline = self.loop.call_later(timeout_s, self._on_read_timeout)
         elif self._reading:
             self._read_deadline = self.loop.call_later(self.limits.head_timeout_s, self._on_read_timeout)
@@ -252,7 +258,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: CallgateError) -> None:
         """Sends an error response to the request that is being read, then closes the connection."""
-        self._refused = True
+        self._is_refused = True
         self._waiting_since = None
         if self._read_deadline:
             self._read_deadline.cancel()

@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 CHUNK_ROWS = 50
 """Rows read by one statement."""
 # Rows rendered between two pauses. They take about a millisecond.
-_BATCH_ROWS = 10
+_ROWS_BETWEEN_PAUSES = 10
 # A pause takes three times as long as the work before it, which leaves three quarters of the event loop to other requests.
 _PAUSE_FACTOR = 3
 _OVERLOADED_DETAIL = "Too many lists are being read for this tenant or in this process; nothing was read."
@@ -33,10 +33,10 @@ class ReadLimit:
 
     @asynccontextmanager
     async def slot(self, tenant_id: str, *, response_started: bool = False) -> AsyncIterator[None]:
-        """Waits for a slot, and keeps it until the context ends. Raises Overloaded after `max_wait_s`.
+        """Waits for a slot, and keeps it until the context ends. Raises Overloaded after `max_wait_s` seconds.
 
-        With `response_started` it waits without a limit, because the response cannot become an error any more. The tenant's
-        limit is checked before the process's, so lists of a tenant that has reached its own limit do not delay other tenants.
+        If `response_started` is true, the wait has no limit, because a response that has started cannot become an error. The
+        tenant's limit applies before that of the process, so a tenant that has reached its own limit does not delay others.
         """
         own = self._tenants.get(tenant_id) or self._tenants.setdefault(tenant_id, asyncio.Semaphore(self._per_tenant))
         async with AsyncExitStack() as stack:
@@ -50,15 +50,15 @@ class ReadLimit:
 
 
 async def render_rows(rows: Iterable[Row], render: Callable[[Row], bytes]) -> bytes:
-    """Returns the rendered rows, joined by commas. Pauses after every few rows."""
+    """Returns the rows, each rendered by `render`, joined by commas. Lets other tasks run after every ten rows."""
     remaining, parts = iter(rows), list[bytes]()
-    while part := await run_with_pause(lambda: b",".join([render(row) for row in islice(remaining, _BATCH_ROWS)])):
+    while part := await run_with_pause(lambda: b",".join([render(row) for row in islice(remaining, _ROWS_BETWEEN_PAUSES)])):
         parts.append(part)
     return b",".join(parts)
 
 
 async def run_with_pause(work: Callable[[], Result]) -> Result:
-    """Runs work that blocks the event loop for milliseconds, then pauses _PAUSE_FACTOR times as long. Returns its result."""
+    """Calls `work`, which may block the event loop for milliseconds, then sleeps three times as long. Returns its result."""
     began = time.thread_time()
     result = work()
     await asyncio.sleep(_PAUSE_FACTOR * (time.thread_time() - began))

@@ -35,10 +35,10 @@ async def _next_message(receive: Receive) -> Message:
 
 
 def limit_body(receive: Receive, *, limit: int, timeout_s: float) -> Receive:
-    """Returns a `receive` for an endpoint that reads the body itself, after it has authenticated the client.
+    """Returns an ASGI `receive` for an endpoint that reads the body itself, after it has authenticated the client.
 
-    The returned `receive` raises BodyTooLarge after `limit` bytes. It raises RequestTimeout if the body is incomplete
-    `timeout_s` seconds after the first call.
+    The returned function raises BodyTooLarge after `limit` bytes. It raises RequestTimeout if the body is still incomplete
+    `timeout_s` seconds after the function was first called.
     """
     deadline: float | None = None
     received = 0
@@ -68,7 +68,7 @@ def body_too_large(limit: int) -> BodyTooLarge:
 
 
 def replay_body(body: bytes, receive: Receive) -> Receive:
-    """Returns a `receive` that first returns the body as one message, then passes on the server's messages."""
+    """Returns an ASGI `receive` that first returns `body` as one message, and then the server's later messages."""
     replayed = False
 
     async def receive_again() -> Message:

@@ -14,24 +14,29 @@ from app.observability.tracing import annotate, has_recording_span, mark_span_fa
 UNLOGGED_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
 """Kubernetes and Prometheus request these every few seconds. They are neither logged nor traced."""
 # The members of the log line that spans also get. Phone numbers and SIP addresses are left out, even as tokens.
-_TRACED_FIELDS = frozenset({"request_id", "tenant_id", "call_id", "call_sid", "execution"})
+_SPAN_FIELDS = frozenset({"request_id", "tenant_id", "call_id", "call_sid", "execution"})
 _STANDARD_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 logger = structlog.stdlib.get_logger(__name__)
 
 
-def count_and_log_request(metrics: Metrics, scope: Scope, status: int, seconds: float, spent: Mapping[str, float]) -> None:
-    """Counts and logs a request that has ended, and describes it in its span. `spent`: seconds by part, such as `database`."""
+def count_and_log_request(
+    metrics: Metrics, scope: Scope, status: int, seconds: float, seconds_by_part: Mapping[str, float]
+) -> None:
+    """Counts and logs a request that has ended, and adds its result to its tracing span.
+
+    `seconds` is its duration. `seconds_by_part` holds the time that was spent in each part, such as `database`.
+    """
     # The route's template is logged, not the path and the query: they may hold phone numbers.
     route = getattr(scope.get("route"), "path", None) or "unmatched"
     method = method_label(scope)
     metrics.http.requests_series(method, route, str(status)).inc()
     metrics.http.request_seconds_series(method, route).observe(seconds)
     if route not in UNLOGGED_PATHS:
-        parts = {f"{part}_ms": round(taken * 1000, 1) for part, taken in spent.items()}
+        parts = {f"{part}_ms": round(taken * 1000, 1) for part, taken in seconds_by_part.items()}
         logger.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1), **parts)
     if has_recording_span():
-        context = {f"callgate.{name}": value for name, value in bound_fields().items() if name in _TRACED_FIELDS and value}
+        context = {f"callgate.{name}": value for name, value in bound_fields().items() if name in _SPAN_FIELDS and value}
         request = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
         annotate(request | context, name=f"{method} {route}")
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -39,5 +44,5 @@ def count_and_log_request(metrics: Metrics, scope: Scope, status: int, seconds: 
 
 
 def method_label(scope: Scope) -> str:
-    """Returns the method as a label: "other" if it is not a standard one."""
+    """Returns the HTTP method for use as a metric label: "other" if it is not a standard one."""
     return scope["method"] if scope["method"] in _STANDARD_METHODS else "other"

@@ -32,8 +32,8 @@ from app.tenants.scopes import Scope
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
-_DECLARED = "access"
-_REFUSED_CLIENTS: dict[AllowedClients, tuple[CallgateError, ...]] = {
+_ACCESS_ATTRIBUTE = "access"
+_WRONG_CLIENT_ERRORS: dict[AllowedClients, tuple[CallgateError, ...]] = {
     "tenant": (TenantKeyRequired(),),
     "operator": (OperatorKeyRequired(),),
     "any": (),
@@ -43,21 +43,22 @@ _REFUSED_CLIENTS: dict[AllowedClients, tuple[CallgateError, ...]] = {
 def needs(
     scope: Scope, *, clients: AllowedClients = "tenant", operator_scope: Scope | None = None
 ) -> Callable[[Endpoint], Endpoint]:
-    """Declares that an endpoint needs a key with this scope. `clients`: whether the key is a tenant's, an operator's or any.
+    """Returns a decorator which declares that an endpoint needs an API key with this scope.
 
+    `clients` says whose keys are accepted: those of tenants, those of operators, or both ("any").
     An operator's key may have `operator_scope` instead of `scope`.
     """
-    return _declare(Access(scope, clients, operator_scope))
+    return _declare_access(Access(scope, clients, operator_scope))
 
 
 def public(endpoint: Endpoint) -> Endpoint:
-    """Declares that an endpoint needs no key."""
-    return _declare(PUBLIC)(endpoint)
+    """Declares, as a decorator, that an endpoint needs no API key."""
+    return _declare_access(PUBLIC)(endpoint)
 
 
-def _declare(access: Access) -> Callable[[Endpoint], Endpoint]:
+def _declare_access(access: Access) -> Callable[[Endpoint], Endpoint]:
     def declare(endpoint: Endpoint) -> Endpoint:
-        setattr(endpoint, _DECLARED, access)
+        setattr(endpoint, _ACCESS_ATTRIBUTE, access)
         return endpoint
 
     return declare
@@ -69,7 +70,7 @@ class ScopedRoute(APIRoute):
     access: Access
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        declared = getattr(endpoint, _DECLARED, None)
+        declared = getattr(endpoint, _ACCESS_ATTRIBUTE, None)
         if not isinstance(declared, Access):
             raise TypeError(f"{path}: {endpoint.__name__} does not declare what it needs: see app/http/routes.py")
         self.access = declared
@@ -83,9 +84,12 @@ class ScopedRoute(APIRoute):
 
 
 def access_of(route: RouteContext) -> Access | None:
-    """Returns what a route, or its mounted app, declares; None if it declares nothing, or if its class does not check it."""
+    """Returns the access that a route, or the app mounted at it, declares.
+
+    Returns None if it declares none. Also returns None if it declares a scope but is no `ScopedRoute`, which would check it.
+    """
     endpoint = route.endpoint or getattr(route.original_route, "app", None)
-    declared = getattr(endpoint, _DECLARED, None)
+    declared = getattr(endpoint, _ACCESS_ATTRIBUTE, None)
     is_checked = isinstance(route.original_route, ScopedRoute) or declared is PUBLIC
     return declared if isinstance(declared, Access) and is_checked else None
 
@@ -98,7 +102,7 @@ def require_declarations(routes: Sequence[BaseRoute]) -> None:
 
 
 def describe_access(document: dict[str, Any], routes: Sequence[BaseRoute]) -> None:
-    """Adds to each operation of the OpenAPI document the scope that it needs, and the problems of requests without it."""
+    """Adds to each operation of the OpenAPI document the scope that it needs, and the errors of authentication."""
     for route, operation in _operations(document, routes):
         access = access_of(route)
         if access is None or access.scope is None:
@@ -112,7 +116,7 @@ def describe_access(document: dict[str, Any], routes: Sequence[BaseRoute]) -> No
             Unauthorized(),
             TooManyAttempts(),
             ScopeRequired.of(access.scope),
-            *_REFUSED_CLIENTS[access.clients],
+            *_WRONG_CLIENT_ERRORS[access.clients],
             WorkloadKeysUnavailable(),
         )
         documented = responses(*refusals, method=method, instance=_example_path(operation) or str(route.path))
@@ -132,7 +136,7 @@ def _key_description(access: Access) -> str:
 
 
 def _example_path(operation: dict[str, Any]) -> str | None:
-    """Returns the path in the operation's first example of a problem; None without one. New examples use the same path."""
+    """Returns the request path in the operation's first example of an error response; None if it has no such example."""
     for response in operation["responses"].values():
         for example in response.get("content", {}).get(MEDIA_TYPE, {}).get("examples", {}).values():
             instance: str = example["value"]["instance"]
@@ -141,7 +145,7 @@ def _example_path(operation: dict[str, Any]) -> str | None:
 
 
 def _add_responses(documented: dict[str, Any], more: dict[int | str, dict[str, Any]]) -> None:
-    """Adds responses, in the order of their status. Two responses with the same status become one with all examples."""
+    """Adds the responses `more` to `documented`, sorted by status. Responses with the same status are merged."""
     for status, response in more.items():
         known = documented.setdefault(str(status), response)
         if known is not response:

@@ -16,7 +16,7 @@ from app.http.protocol import BoundedProtocol
 # server closes the connection is lost.
 _KEEP_ALIVE_S = 75
 # uvicorn's loop counts its ticks, and renews the `Date` header at each tenth.
-_RENEW_DATE = 10
+_DATE_RENEWAL_TICK = 10
 
 
 class Server(uvicorn.Server):
@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         self._exiting, self._loop = asyncio.Event(), asyncio.get_running_loop()
-        while not await self.on_tick(_RENEW_DATE):
+        while not await self.on_tick(_DATE_RENEWAL_TICK):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await self._exiting.wait()
@@ -49,9 +49,9 @@ class Server(uvicorn.Server):
 
 
 def server_config(app: ASGIApp | Callable[[], ASGIApp], limits: ServerLimits | None = None, **options: Any) -> uvicorn.Config:
-    """Returns uvicorn's configuration; `options` override the defaults below.
+    """Returns uvicorn's configuration. `options` are arguments of `uvicorn.Config` that override Callgate's defaults.
 
-    WebSockets are disabled: uvicorn would log the target of a handshake, query included.
+    WebSockets are disabled, because uvicorn would log the URL of a handshake with its query.
     """
     protocol = partial(BoundedProtocol, limits=limits or ServerLimits())
     defaults: dict[str, Any] = {

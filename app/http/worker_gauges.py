@@ -15,7 +15,7 @@ MEASURE_EVERY_S = 15.0
 
 
 class WorkerGauges:
-    """Reads the workers' heartbeats every MEASURE_EVERY_S. A scrape never waits for the database."""
+    """Gauges of the running workers. Heartbeats are read in the background, so a scrape never waits for the database."""
 
     def __init__(self, database: Database, metrics: Metrics) -> None:
         self._database = database
@@ -39,7 +39,7 @@ class WorkerGauges:
             await asyncio.wait([measuring])
 
     async def measure(self) -> None:
-        """Updates the gauges. Raises DatabaseUnavailable and keeps the old values; the timestamp shows how old they are."""
+        """Reads the heartbeats from the database and sets the gauges. On DatabaseUnavailable, the gauges keep their values."""
         async with self._database.begin() as session:
             found = await summarize_workers(session)
         self._running.set(found.running)

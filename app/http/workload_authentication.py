@@ -13,25 +13,26 @@ from app.workloads.key_set import KeySetUnavailable
 from app.workloads.service_accounts import ServiceAccount
 from app.workloads.tokens import Reason, TokenRefused
 
-NO_WORKLOAD = "The service account of the token is not a workload of Callgate: an operator has to add it."
+_NOT_A_WORKLOAD_DETAIL = "The service account of the token is not a workload of Callgate: an operator has to add it."
 
 
 def may_be_token(credential: str) -> bool:
-    """Returns whether a credential has the form of a JSON Web Token. No API key has it."""
+    """Returns whether a credential contains a dot, as every JSON Web Token does and no API key."""
     return "." in credential
 
 
 async def authenticate_workload(request: Request, token: str) -> Caller | OperatorCaller:
-    """Returns the client that the token belongs to.
+    """Returns the client for which the token's service account acts: a tenant's or an operator's.
 
-    Raises Unauthorized, whose detail says which check failed, TooManyAttempts or WorkloadKeysUnavailable.
+    Raises Unauthorized if the token is refused; its detail says which check failed. Raises TooManyAttempts if the client's
+    address has sent too many wrong keys, and WorkloadKeysUnavailable if the token cannot be checked at the moment.
     """
     account = await _service_account(request, token)
     tenants: TenantDirectory = request.state.tenants
     caller = await tenants.find_workload(account)
     if caller is None:
         bind(service_account=account.name, namespace=account.namespace)
-        raise _refused(request, "no_workload", NO_WORKLOAD)
+        raise _unauthorized(request, "no_workload", _NOT_A_WORKLOAD_DETAIL)
     return caller
 
 
@@ -39,12 +40,12 @@ async def _service_account(request: Request, token: str) -> ServiceAccount:
     """Returns the service account of a token. A token that is remembered as valid is not validated again."""
     tokens: WorkloadTokens | None = request.state.workload_tokens
     if tokens is None:
-        raise _refused(request, "not_configured", "This Callgate accepts no service account tokens: send an API key.")
+        raise _unauthorized(request, "not_configured", "This Callgate accepts no service account tokens: send an API key.")
     return tokens.remembered(token) or await _validate(request, tokens, token)
 
 
 async def _validate(request: Request, tokens: WorkloadTokens, token: str) -> ServiceAccount:
-    """Validates a token that was not found valid before. A refused token counts as a wrong key from the client's address."""
+    """Validates a token that is not remembered as valid. A refused token counts as a wrong key from the client's address."""
     attempts: KeyAttempts = request.state.key_attempts
     address, digest = attempts.address_of(request.scope), digest_of(token)
     attempts.require_attempt_left(address, digest)
@@ -52,15 +53,15 @@ async def _validate(request: Request, tokens: WorkloadTokens, token: str) -> Ser
         account = await tokens.validate(token)
     except TokenRefused as error:
         attempts.record_wrong_key(address, digest)
-        raise _refused(request, error.reason, error.detail) from None
+        raise _unauthorized(request, error.reason, error.detail) from None
     except KeySetUnavailable:
         raise WorkloadKeysUnavailable(after_s=5) from None
     attempts.record_valid_key(digest)
     return account
 
 
-def _refused(request: Request, reason: Reason, detail: str) -> Unauthorized:
-    """Returns the error for a refused token. Counts the refusal, and adds its reason to the request's log line."""
+def _unauthorized(request: Request, reason: Reason, detail: str) -> Unauthorized:
+    """Counts a refused token, adds the reason to the request's log line, and returns the error to raise."""
     metrics: Metrics = request.state.metrics
     metrics.workloads.refused.labels(reason).inc()
     bind(token_refused=reason)

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-_VERSION = b"\x01"
-_KEY_ID_LENGTH = 4
-# The position of the key id for SQL's substring: first byte (from 1) and length.
-KEY_ID_IN_SEALED = (len(_VERSION) + 1, _KEY_ID_LENGTH)
-KEY_ID_IN_HASH = (1, _KEY_ID_LENGTH)
-_NONCE_LENGTH = 12
-_TAG_LENGTH = 16
+_FORMAT_VERSION = b"\x01"
+_KEY_ID_BYTES = 4
+# The position of the key id, as arguments of SQL's substring: first byte (from 1) and length in bytes.
+SEALED_KEY_ID_POSITION = (len(_FORMAT_VERSION) + 1, _KEY_ID_BYTES)
+HASHED_KEY_ID_POSITION = (1, _KEY_ID_BYTES)
+_NONCE_BYTES = 12
+_TAG_BYTES = 16
 
 
 class SecretUnreadable(Exception):
@@ -31,10 +31,10 @@ class SecretUnreadable(Exception):
 
 
 class _Key:
-    """A key of CALLGATE_SECRET_KEYS, and the keys for each purpose that are derived from it."""
+    """A master key from CALLGATE_SECRET_KEYS, with a derived key for each purpose, such as encryption."""
 
     def __init__(self, master: bytes) -> None:
-        self.id = hashlib.sha256(b"callgate key id" + master).digest()[:_KEY_ID_LENGTH]
+        self.id = hashlib.sha256(b"callgate key id" + master).digest()[:_KEY_ID_BYTES]
         self._master = master
 
     @cached_property
@@ -64,14 +64,14 @@ def _derive(master: bytes, purpose: bytes) -> bytes:
 
 
 def _tag(key: _Key, value: bytes) -> bytes:
-    return hmac.digest(key.tag_key, value, "sha256")[:_TAG_LENGTH]
+    return hmac.digest(key.tag_key, value, "sha256")[:_TAG_BYTES]
 
 
 class Keyring:
     """The configured keys, newest first. Seals and hashes with the newest key; unseals and compares with any of them."""
 
-    def __init__(self, masters: list[bytes]) -> None:
-        keys = [_Key(master) for master in masters]
+    def __init__(self, master_keys: list[bytes]) -> None:
+        keys = [_Key(master) for master in master_keys]
         self._newest = keys[0]
         self._by_id = {key.id: key for key in keys}
 
@@ -84,28 +84,28 @@ class Keyring:
         return list(self._by_id)
 
     def seal(self, secret: str, *, identity: str) -> bytes:
-        """Encrypts the secret with the newest key, bound to `identity`, which names its row."""
-        nonce = os.urandom(_NONCE_LENGTH)
+        """Encrypts the secret with the newest key. `identity` names its database row; decryption needs the same identity."""
+        nonce = os.urandom(_NONCE_BYTES)
         sealed = self._newest.cipher.encrypt(nonce, secret.encode(), identity.encode())
-        return _VERSION + self._newest.id + nonce + sealed
+        return _FORMAT_VERSION + self._newest.id + nonce + sealed
 
     def unseal(self, sealed: bytes, *, identity: str) -> str:
-        """Decrypts a secret that was sealed for `identity`. Raises SecretUnreadable, also if the identity differs."""
+        """Decrypts a secret that was encrypted with this `identity`. Raises SecretUnreadable, also if the identity differs."""
         from cryptography.exceptions import InvalidTag
 
-        header = len(_VERSION) + _KEY_ID_LENGTH
-        if sealed[: len(_VERSION)] != _VERSION or len(sealed) < header + _NONCE_LENGTH + _TAG_LENGTH:
+        header = len(_FORMAT_VERSION) + _KEY_ID_BYTES
+        if sealed[: len(_FORMAT_VERSION)] != _FORMAT_VERSION or len(sealed) < header + _NONCE_BYTES + _TAG_BYTES:
             raise SecretUnreadable("damaged: not in the form of a sealed secret")
-        key = self._by_id.get(sealed[len(_VERSION) : header])
+        key = self._by_id.get(sealed[len(_FORMAT_VERSION) : header])
         if key is None:
             raise SecretUnreadable("sealed with a key that is not among CALLGATE_SECRET_KEYS")
-        nonce, ciphertext = sealed[header : header + _NONCE_LENGTH], sealed[header + _NONCE_LENGTH :]
+        nonce, ciphertext = sealed[header : header + _NONCE_BYTES], sealed[header + _NONCE_BYTES :]
         try:
             return key.cipher.decrypt(nonce, ciphertext, identity.encode()).decode()
         except (InvalidTag, ValueError):
             raise SecretUnreadable("damaged, or moved from another row") from None
 
-    def has_sealed(self, sealed: bytes, secret: str, *, identity: str) -> bool:
+    def is_seal_of(self, sealed: bytes, secret: str, *, identity: str) -> bool:
         """Returns whether `sealed` decrypts to `secret`. Compares in constant time. False if it cannot be decrypted."""
         try:
             return hmac.compare_digest(self.unseal(sealed, identity=identity).encode(), secret.encode())
@@ -113,7 +113,7 @@ class Keyring:
             return False
 
     def reseal(self, sealed: bytes, *, identity: str) -> bytes:
-        """Returns the secret sealed with the newest key. Raises SecretUnreadable."""
+        """Decrypts the secret and encrypts it with the newest key. Raises SecretUnreadable."""
         return self.seal(self.unseal(sealed, identity=identity), identity=identity)
 
     def pseudonym(self, value: str) -> str:
@@ -124,7 +124,7 @@ class Keyring:
         """Returns a MAC of the value under the newest key, cut to 16 bytes."""
         return _tag(self._newest, value)
 
-    def has_tagged(self, tag: bytes, value: bytes) -> bool:
+    def is_tag_of(self, tag: bytes, value: bytes) -> bool:
         """Returns whether `tag` is the MAC of `value` under any configured key. Compares in constant time."""
         return any(hmac.compare_digest(tag, _tag(key, value)) for key in self._by_id.values())
 
@@ -132,11 +132,11 @@ class Keyring:
         """Returns the id of the newest key (4 bytes), followed by the HMAC-SHA256 of the value under this key."""
         return self._newest.id + hmac.digest(self._newest.hash_key, value, "sha256")
 
-    def is_outdated(self, stored: bytes) -> bool:
+    def is_outdated_hash(self, stored: bytes) -> bool:
         """Returns whether a keyed hash was made with a key other than the newest."""
-        return stored[:_KEY_ID_LENGTH] != self._newest.id
+        return stored[:_KEY_ID_BYTES] != self._newest.id
 
     def matches(self, stored: bytes, value: bytes) -> bool:
         """Returns whether `stored` is the `keyed_hash` of `value` under any configured key. Compares in constant time."""
-        key = self._by_id.get(stored[:_KEY_ID_LENGTH], self._newest)
+        key = self._by_id.get(stored[:_KEY_ID_BYTES], self._newest)
         return hmac.compare_digest(stored, key.id + hmac.digest(key.hash_key, value, "sha256"))

@@ -7,23 +7,23 @@ _SIP_SCHEMES = ("sip", "sips")
 
 
 class Pseudonyms:
-    """Replaces addresses by pseudonyms, or returns them unchanged if `shown` is true (CALLGATE_LOG_PII)."""
+    """Replaces phone numbers and SIP addresses by pseudonyms. With `log_pii` (CALLGATE_LOG_PII), returns them unchanged."""
 
-    def __init__(self, keyring: Keyring, *, shown: bool) -> None:
+    def __init__(self, keyring: Keyring, *, log_pii: bool) -> None:
         self._keyring = keyring
-        self._shown = shown
+        self._log_pii = log_pii
 
     def add_to_log(self, *, to: str, from_: str) -> None:
         """Adds the pseudonyms of both addresses to every later log line of this request."""
         bind(**{"to": self.of(to), "from": self.of(from_)})
 
     def of(self, address: str) -> str:
-        """Returns the pseudonym of an address.
+        """Returns the pseudonym of a phone number or SIP address.
 
-        Keeps the host of a SIP address, which identifies no person, and drops headers and parameters, which may contain
-        anything. A user has the same pseudonym in every SIP address, and where it stands alone.
+        For a SIP address, only the user is replaced: the host stays, because it identifies no person. Headers and parameters
+        are dropped, because they may contain anything. A user has the same pseudonym at every host and without a host.
         """
-        if self._shown:
+        if self._log_pii:
             return address
         scheme, colon, rest = address.partition(":")
         user, at, host = rest.partition("?")[0].rpartition("@")

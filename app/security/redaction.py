@@ -14,17 +14,17 @@ from urllib.parse import quote, quote_plus, unquote
 
 _REDACTED = "***"
 # A shorter secret occurs in many words and numbers, so it is only replaced as a whole word.
-_MIN_SUBSTRING_LENGTH = 4
+_MIN_LENGTH_INSIDE_WORDS = 4
 # Names of JSON members up to this length are not redacted: a short secret may equal the name of a member.
 _MAX_UNREDACTED_NAME_LENGTH = 12
 # The userinfo of a URL: up to the last "@" before the path.
 _USERINFO = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<userinfo>[^\s/\"'<>]*)@", re.IGNORECASE)
-_AUTHORITY_END = re.compile(r"[@?#]")
-_HEX = re.compile(r"%[0-9A-F]{2}")
+_USERINFO_END = re.compile(r"[@?#]")
+_PERCENT_ESCAPE = re.compile(r"%[0-9A-F]{2}")
 
 
 class Secrets:
-    """A set of secrets in all their encodings. `more` adds the secrets of another set."""
+    """Secrets to remove from texts, in all encodings in which they may occur. `more` adds another set's secrets."""
 
     def __init__(self, secrets: Iterable[str] = (), *, more: "Secrets | None" = None) -> None:
         spellings: set[str] = {spelling for secret in secrets if secret for spelling in _encodings(secret)}
@@ -38,7 +38,7 @@ class Secrets:
         return "Secrets(***)"
 
     def may_occur_in(self, body: bytes) -> bool:
-        """Returns whether a JSON body may contain a secret. Returns true for any escape sequence, which may hide one."""
+        """Returns whether a JSON body may contain a secret. True also for a body with a backslash, which may escape one."""
         return b"\\" in body or any(spelling in body for spelling in self._encoded)
 
     def redact_text(self, text: str) -> str:
@@ -49,7 +49,7 @@ class Secrets:
         return text
 
     async def redact_stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Yields the bytes with `***` for each secret. Delays last bytes that may be the start of a secret."""
+        """Yields the bytes with `***` for each secret. Holds back the end of a chunk while it may be the start of a secret."""
         pending = b""
         async for chunk in chunks:
             pending += chunk
@@ -82,8 +82,8 @@ def redact(value: Any, secrets: Secrets, *, keep: Callable[[str], bool] = lambda
             return value if keep(value) else secrets.redact_text(value)
         case dict():
             return {
-                secrets.redact_text(key) if len(key) > _MAX_UNREDACTED_NAME_LENGTH else key: redact(item, secrets, keep=keep)
-                for key, item in value.items()
+                secrets.redact_text(name) if len(name) > _MAX_UNREDACTED_NAME_LENGTH else name: redact(item, secrets, keep=keep)
+                for name, item in value.items()
             }
         case list():
             return [redact(item, secrets, keep=keep) for item in value]
@@ -96,14 +96,14 @@ def mask_userinfo(text: str) -> str:
 
 
 def userinfo_in(text: str) -> Iterator[str]:
-    """Yields user name and password of every URL in a text, each as it is, decoded, and as the value of a Basic header."""
+    """Yields the user name and password of every URL in a text: as written, percent-decoded, and as a Basic header's value."""
     if "://" not in text or "@" not in text:
         return
     for variant in {text, html.unescape(text)}:
         for found in _USERINFO.finditer(variant):
             longest = found["userinfo"]
             # Parsers differ for invalid URLs: a password may end at the first "@", "?" or "#".
-            for userinfo in {longest, _AUTHORITY_END.split(longest)[0]} if ":" in longest else {longest}:
+            for userinfo in {longest, _USERINFO_END.split(longest)[0]} if ":" in longest else {longest}:
                 user, colon, password = userinfo.partition(":")
                 yield from (user, password, unquote(user), unquote(password))
                 if colon:
@@ -111,7 +111,7 @@ def userinfo_in(text: str) -> Iterator[str]:
 
 
 def basic_header_values(user: str, password: str) -> Iterator[str]:
-    """Yields the value that follows `Basic` in a header, in both base64 alphabets and without padding."""
+    """Yields the base64 of `user:password` that follows `Basic` in a header, in both alphabets and without padding."""
     pair = f"{user}:{password}".encode("utf-8", "replace")
     yield b64encode(pair).decode().rstrip("=")
     yield urlsafe_b64encode(pair).decode().rstrip("=")
@@ -122,7 +122,7 @@ def _encodings(secret: str) -> Iterator[str]:
     encodable = secret.encode("utf-8", "replace").decode()
     for encoded in (quote(encodable), quote(encodable, safe=""), quote_plus(encodable)):
         yield encoded
-        yield _HEX.sub(lambda escape: escape[0].lower(), encoded)
+        yield _PERCENT_ESCAPE.sub(lambda escape: escape[0].lower(), encoded)
     for escaped in (secret, html.escape(secret), html.escape(secret, quote=False)):
         for in_json in (json.dumps(escaped)[1:-1], json.dumps(escaped, ensure_ascii=False)[1:-1]):
             yield in_json
@@ -131,6 +131,6 @@ def _encodings(secret: str) -> Iterator[str]:
 
 
 def _replace_secret(text: str, spelling: str) -> str:
-    if len(spelling) >= _MIN_SUBSTRING_LENGTH:
+    if len(spelling) >= _MIN_LENGTH_INSIDE_WORDS:
         return text.replace(spelling, _REDACTED)
     return re.sub(rf"(?<!\w){re.escape(spelling)}(?!\w)", _REDACTED, text)

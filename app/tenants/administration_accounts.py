@@ -155,7 +155,7 @@ class AccountAdministration(Administration):
         username = key_sid or account.account_sid
         sealed_secrets = await store.find_active_secrets(connection, account.id, username=username)
         for credential in await store.list_credentials(connection, [account.id]):
-            if credential.id in sealed_secrets and self.keyring.has_sealed(
+            if credential.id in sealed_secrets and self.keyring.is_seal_of(
                 sealed_secrets[credential.id], secret, identity=credential_identity(credential.id)
             ):
                 return credential

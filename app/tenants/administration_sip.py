@@ -93,8 +93,8 @@ def is_same_sip_auth(keyring: Keyring, stored: SealedSipAuth, username: str, pas
     False if it cannot be decrypted.
     """
     credential_id = stored.credential.id
-    has_username = keyring.has_sealed(stored.username, username, identity=sip_username_identity(credential_id))
-    has_password = keyring.has_sealed(stored.password, password, identity=sip_password_identity(credential_id))
+    has_username = keyring.is_seal_of(stored.username, username, identity=sip_username_identity(credential_id))
+    has_password = keyring.is_seal_of(stored.password, password, identity=sip_password_identity(credential_id))
     return has_username and has_password
 
 

@@ -137,7 +137,7 @@ class TenantDirectory:
         found = await self._stored_keys.submit(prefix)
         if found is None or found.revoked_at is not None or not self._keyring.matches(found.keyed_hash, key.encode()):
             return None
-        if self._keyring.is_outdated(found.keyed_hash):
+        if self._keyring.is_outdated_hash(found.keyed_hash):
             # Only a request has the plain key, so rehash it here. A failure does not matter: the old hash still matches.
             with contextlib.suppress(DatabaseUnavailable):
                 async with self._database.begin() as session:

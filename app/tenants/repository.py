@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.base import Base
-from app.security.keyring import KEY_ID_IN_HASH, KEY_ID_IN_SEALED
+from app.security.keyring import HASHED_KEY_ID_POSITION, SEALED_KEY_ID_POSITION
 from app.tenants.models import ApiKey, CredentialLastUse, KeyLastUse, SipCredential, Tenant, TwilioAccount, TwilioCredential
 
 
@@ -102,20 +102,20 @@ async def list_sealed(
     if after is not None:
         statement = statement.where(where.table.id > after)
     if other_than is not None:
-        statement = statement.where(_key_id(where.sealed, KEY_ID_IN_SEALED) != other_than).with_for_update()
+        statement = statement.where(_key_id(where.sealed, SEALED_KEY_ID_POSITION) != other_than).with_for_update()
     return (await session.scalars(statement)).all()
 
 
 async def sealed_counts_by_key(session: AsyncSession, where: SealedColumn) -> dict[bytes, int]:
     """Returns how many secrets are encrypted with each encryption key, by the id of the key."""
-    key_id = _key_id(where.sealed, KEY_ID_IN_SEALED)
+    key_id = _key_id(where.sealed, SEALED_KEY_ID_POSITION)
     found = await session.execute(select(key_id, func.count()).where(where.sealed.is_not(None)).group_by(key_id))
     return dict(found.all())
 
 
 async def hashed_counts_by_key(session: AsyncSession) -> dict[bytes, int]:
     """Returns how many valid API keys are hashed with each encryption key, by the id of the encryption key."""
-    key_id = _key_id(ApiKey.keyed_hash, KEY_ID_IN_HASH)
+    key_id = _key_id(ApiKey.keyed_hash, HASHED_KEY_ID_POSITION)
     valid = ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
     found = await session.execute(select(key_id, func.count()).where(*valid).group_by(key_id))
     return dict(found.all())
@@ -123,9 +123,13 @@ async def hashed_counts_by_key(session: AsyncSession) -> dict[bytes, int]:
 
 async def key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
     """Returns the ids of the encryption keys that the secrets in use need: one set for each kind of secret."""
-    credentials = select(_key_id(TwilioCredential.sealed_secret, KEY_ID_IN_SEALED)).where(TwilioCredential.revoked_at.is_(None))
-    tenants = select(_key_id(Tenant.sealed_callback_secret, KEY_ID_IN_SEALED)).where(Tenant.sealed_callback_secret.is_not(None))
-    sip_credentials = select(_key_id(SipCredential.sealed_password, KEY_ID_IN_SEALED))
+    credentials = select(_key_id(TwilioCredential.sealed_secret, SEALED_KEY_ID_POSITION)).where(
+        TwilioCredential.revoked_at.is_(None)
+    )
+    tenants = select(_key_id(Tenant.sealed_callback_secret, SEALED_KEY_ID_POSITION)).where(
+        Tenant.sealed_callback_secret.is_not(None)
+    )
+    sip_credentials = select(_key_id(SipCredential.sealed_password, SEALED_KEY_ID_POSITION))
     sealed = [set(await session.scalars(statement.distinct())) for statement in (credentials, tenants, sip_credentials)]
     return [*sealed, set(await hashed_counts_by_key(session))]
 

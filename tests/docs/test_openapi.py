@@ -12,7 +12,7 @@ from app.calls.creation.validation import validate_call
 from app.calls.examples import REQUESTS
 from app.calls.schemas import CallRecord
 from app.errors import all_errors
-from app.http.problems import TYPE_PREFIX, Problem
+from app.http.problems import PROBLEM_TYPE_PREFIX, Problem
 from app.subresources.examples import BODIES
 from app.subresources.members import read_members
 from app.subresources.openapi import operation_id_of
@@ -80,7 +80,7 @@ async def test_every_operation_with_a_key_names_its_scope(document: dict[str, An
 async def test_creation_documents_every_error_of_the_tree_that_it_can_answer(document: dict[str, Any]) -> None:
     responses = document["paths"]["/v1/calls"]["post"]["responses"].values()
     documented = {
-        example["value"]["type"].removeprefix(TYPE_PREFIX)
+        example["value"]["type"].removeprefix(PROBLEM_TYPE_PREFIX)
         for response in responses
         for example in response.get("content", {}).get("application/problem+json", {}).get("examples", {}).values()
     }

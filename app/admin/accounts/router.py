@@ -25,7 +25,7 @@ from app.admin.pages import PageDep
 from app.errors import AlreadyExists, OperatorKeyRequired, ResourceNotFound, TenantNotFound
 from app.http.authentication import ClientDep
 from app.http.bodies import JsonBody
-from app.http.limits import WITHOUT_NUL
+from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import json_body, json_examples
 from app.http.operations import ADMIN_PREFIX
 from app.http.problems import READ_ERRORS, responses
@@ -43,7 +43,7 @@ _CREDENTIALS_PATH = f"{_ACCOUNT_PATH}/credentials"
 _TWILIO_URL = re.compile(r"https://([a-z0-9-]+\.)*twilio\.com/?", re.IGNORECASE)
 
 AccountSid = Annotated[
-    str, Path(description="The account's SID.", examples=[examples.ACCOUNT_SID], max_length=34, pattern=WITHOUT_NUL)
+    str, Path(description="The account's SID.", examples=[examples.ACCOUNT_SID], max_length=34, pattern=NO_NUL_PATTERN)
 ]
 
 

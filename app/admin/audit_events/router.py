@@ -11,7 +11,7 @@ from app.audit.service import CURSOR, AuditLog, read_audit_cursor
 from app.audit.store import AuditFilter
 from app.errors import TenantNotFound
 from app.http.authentication import ClientDep
-from app.http.limits import WITHOUT_NUL
+from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import json_examples
 from app.http.operations import ADMIN_PREFIX
 from app.http.problems import READ_ERRORS, responses
@@ -22,7 +22,7 @@ from app.tenants.scopes import Scope
 
 router = admin_router()
 
-_TEXT: dict[str, Any] = {"min_length": 1, "max_length": 256, "pattern": WITHOUT_NUL}
+_TEXT: dict[str, Any] = {"min_length": 1, "max_length": 256, "pattern": NO_NUL_PATTERN}
 _CURSOR: dict[str, Any] = {"pattern": f"^{CURSOR.pattern}$"}
 _EXAMPLE = {
     "id": "01a20722-9f00-7c3e-9d4b-3f6f0c7b2a11",

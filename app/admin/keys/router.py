@@ -22,7 +22,7 @@ from app.errors import IdempotencyKeyReused, ResourceNotFound, TenantNotFound
 from app.http.authentication import ClientDep
 from app.http.bodies import JsonBody
 from app.http.idempotency_key import IdempotencyKeyDep, idempotency_key_header
-from app.http.limits import WITHOUT_NUL
+from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import json_body, json_examples
 from app.http.operations import ADMIN_PREFIX
 from app.http.problems import READ_ERRORS, responses
@@ -118,7 +118,7 @@ async def create_key(
 async def revoke_key(
     tenant_id: TenantDep,
     key_id: Annotated[
-        str, Path(description="The key's id.", examples=[examples.KEY["id"]], max_length=64, pattern=WITHOUT_NUL)
+        str, Path(description="The key's id.", examples=[examples.KEY["id"]], max_length=64, pattern=NO_NUL_PATTERN)
     ],
     administration: TenantAdministrationDep,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr
 from pydantic_core import PydanticCustomError
 
-from app.http.limits import WITHOUT_NUL
+from app.http.limits import NO_NUL_PATTERN
 from app.http.times import Timestamp
 from app.tenants.administration_store import KeyRow, KeyState
 from app.tenants.api_keys import KeyFormat
@@ -27,7 +27,7 @@ class NewKey(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    name: Annotated[StrictStr, Field(min_length=1, max_length=200, pattern=WITHOUT_NUL)] | None = Field(
+    name: Annotated[StrictStr, Field(min_length=1, max_length=200, pattern=NO_NUL_PATTERN)] | None = Field(
         None, description="A name, such as the service that uses the key."
     )
     scopes: _Scopes | None = Field(None, description=f"{_SCOPES} Without it: `call` and `read`.")

@@ -20,7 +20,7 @@ from app.admin.sip_credentials import examples
 from app.admin.sip_credentials.schemas import NewSipAuth, NewSipCredential, SipCredentialPage, SipCredentialRecord
 from app.errors import AlreadyExists, ResourceNotFound, TenantNotFound
 from app.http.bodies import JsonBody
-from app.http.limits import WITHOUT_NUL
+from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import json_body, json_examples
 from app.http.operations import ADMIN_PREFIX
 from app.http.problems import READ_ERRORS, responses
@@ -33,7 +33,7 @@ _PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/sip-credentials"
 _ONE_PATH = f"{_PATH}/{examples.NAME}"
 
 CredentialName = Annotated[
-    str, Path(description="The credential's name.", examples=[examples.NAME], max_length=63, pattern=WITHOUT_NUL)
+    str, Path(description="The credential's name.", examples=[examples.NAME], max_length=63, pattern=NO_NUL_PATTERN)
 ]
 
 
