@@ -15,9 +15,9 @@ from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants.repository import (
     SEALED_COLUMNS,
     SealedColumn,
+    describe_secret,
     hashed_counts_by_key,
-    list_sealed,
-    name_of_sealed,
+    list_rows_with_secret,
     sealed_counts_by_key,
 )
 
@@ -73,9 +73,9 @@ class Rotation:
             last = None
             while True:
                 async with self.database.begin() as session:
-                    rows = await list_sealed(session, sealed_column, after=last, limit=self.batch)
+                    rows = await list_rows_with_secret(session, sealed_column, after=last, limit=self.batch)
                     names += [
-                        f"{await name_of_sealed(session, sealed_column, row)}: {reason}"
+                        f"{await describe_secret(session, sealed_column, row)}: {reason}"
                         for row in rows
                         if (reason := self._decryption_error(sealed_column, row))
                     ]
@@ -110,7 +110,9 @@ class Rotation:
         """Re-encrypts the next secrets after the id `last`, and adds their number to `result`. Returns their rows."""
         resealed = 0
         async with self.database.begin() as session:
-            rows = await list_sealed(session, sealed_column, after=last, limit=self.batch, other_than=self.keyring.newest_id)
+            rows = await list_rows_with_secret(
+                session, sealed_column, after=last, limit=self.batch, unless_key_id=self.keyring.newest_id
+            )
             for row in rows:
                 try:
                     sealed = self.keyring.reseal(

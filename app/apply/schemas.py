@@ -27,17 +27,17 @@ from app.apply.members import (
 )
 from app.apply.pace import DeclaredPace
 from app.setting_values import MAX_IN_FLIGHT_LIMIT, parse_twilio_base_url
-from app.tenants.administration import TENANT_ID
+from app.tenants.administration import TENANT_ID_PATTERN
 from app.tenants.administration_accounts import KEY_SID_PATTERN
 from app.tenants.callback_settings import CallbackFormat, CallbackMethod, DeliveryEvent
-from app.tenants.names import RESOURCE_NAME
+from app.tenants.names import RESOURCE_NAME_PATTERN
 from app.tenants.scopes import Scope
 from app.twilio.schemas import ACCOUNT_SID_PATTERN
 from app.workloads.service_accounts import (
     MAX_NAMESPACE_LENGTH,
     MAX_SERVICE_ACCOUNT_LENGTH,
-    NAMESPACE,
-    SERVICE_ACCOUNT,
+    NAMESPACE_PATTERN,
+    SERVICE_ACCOUNT_PATTERN,
     ServiceAccount,
 )
 
@@ -56,13 +56,13 @@ def _without_repetition(values: list[Value]) -> list[Value]:
     return list(dict.fromkeys(values))
 
 
-_TenantIdentifier = Annotated[str, Matching(TENANT_ID.pattern, "lower-case letters, digits and '-', at most 63")]
+_TenantIdentifier = Annotated[str, Matching(TENANT_ID_PATTERN.pattern, "lower-case letters, digits and '-', at most 63")]
 _AccountSid = Annotated[str, Matching(ACCOUNT_SID_PATTERN.pattern, "AC and 32 hexadecimal digits")]
 _KeySid = Annotated[str, Matching(KEY_SID_PATTERN.pattern, "SK and 32 hexadecimal digits")]
 _RevokedCredential = Annotated[
     str, Matching(f"{KEY_SID_PATTERN.pattern}|{_CREDENTIAL_ID}", "an API key's SID (SK…) or a credential's id")
 ]
-_SipCredentialName = Annotated[str, Matching(RESOURCE_NAME, "letters, digits and '._-', at most 63")]
+_SipCredentialName = Annotated[str, Matching(RESOURCE_NAME_PATTERN, "letters, digits and '._-', at most 63")]
 _ScopeName = Annotated[Scope, Field(strict=False)]
 
 
@@ -163,9 +163,13 @@ class DeclaredServiceAccount(Declared):
     """A service account of Kubernetes."""
 
     issuer: Given[OneLine] = Field(None, description="The issuer of its tokens (`iss`). Unset: CALLGATE_WORKLOAD_ISSUER.")
-    namespace: Annotated[str, Field(max_length=MAX_NAMESPACE_LENGTH), Matching(NAMESPACE.pattern, "the name of a namespace")]
+    namespace: Annotated[
+        str, Field(max_length=MAX_NAMESPACE_LENGTH), Matching(NAMESPACE_PATTERN.pattern, "the name of a namespace")
+    ]
     service_account: Annotated[
-        str, Field(max_length=MAX_SERVICE_ACCOUNT_LENGTH), Matching(SERVICE_ACCOUNT.pattern, "the name of a service account")
+        str,
+        Field(max_length=MAX_SERVICE_ACCOUNT_LENGTH),
+        Matching(SERVICE_ACCOUNT_PATTERN.pattern, "the name of a service account"),
     ]
 
     def as_service_account(self, default_issuer: str | None) -> ServiceAccount:

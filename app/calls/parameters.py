@@ -35,7 +35,7 @@ from app.calls.parameter_types import (
 from app.http.times import Timestamp
 from app.scheduling.schedule import Priority
 from app.security.redaction import mask_userinfo
-from app.tenants.names import RESOURCE_NAME
+from app.tenants.names import RESOURCE_NAME_PATTERN
 from app.twilio.schemas import ACCOUNT_SID_PATTERN, SECRET_PARAMETERS
 
 
@@ -174,7 +174,7 @@ class CallRequest(CallParameters):
     )
     sip_credential: str | None = Field(
         None,
-        pattern=f"^{RESOURCE_NAME}$",
+        pattern=f"^{RESOURCE_NAME_PATTERN}$",
         description="The name of a SIP credential that an operator stored for the tenant, instead of `sip_auth_username` and "
         "`sip_auth_password`.",
     )
@@ -192,7 +192,7 @@ class CallRequest(CallParameters):
     )
     queue: str | None = Field(
         None,
-        pattern=f"^{RESOURCE_NAME}$",
+        pattern=f"^{RESOURCE_NAME_PATTERN}$",
         description="Schedules the call in this queue, which has its own pace, hours and pause.",
     )
     time_zone: str | None = Field(

@@ -13,7 +13,7 @@ from app.calls.parameter_types import validate_url_for_twilio
 from app.calls.parameters import CallRequest, CallUpdate
 from app.errors import FieldError, InvalidRequest
 from app.tenants.callback_settings import TWILIO_EVENTS
-from app.tenants.directory import CallableAccount
+from app.tenants.directory import UsableAccount
 
 # Asks Twilio to repeat a callback up to three times after a 5xx or a timeout. By default Twilio repeats it once, and only if it
 # cannot connect.
@@ -41,7 +41,7 @@ class StatusCallbacks:
 
 
 def status_callbacks(
-    request: CallRequest, account: CallableAccount, call_id: UUID, *, urls: CallbackUrls | None, validate_url: UrlValidator
+    request: CallRequest, account: UsableAccount, call_id: UUID, *, urls: CallbackUrls | None, validate_url: UrlValidator
 ) -> StatusCallbacks:
     """Returns the status callbacks of a new call. Where possible, Twilio gets Callgate's own callback URL.
 
@@ -70,7 +70,7 @@ def status_callbacks(
 
 
 def changed_callbacks(
-    update: CallUpdate, call: Call, account: CallableAccount, *, urls: CallbackUrls | None, validate_url: UrlValidator
+    update: CallUpdate, call: Call, account: UsableAccount, *, urls: CallbackUrls | None, validate_url: UrlValidator
 ) -> StatusCallbacks:
     """Returns the status callbacks after an update. Twilio keeps Callgate's URL; Callgate delivers to the tenant's new URL.
 
@@ -105,7 +105,7 @@ def _parameters_for_twilio(request: CallRequest) -> dict[str, Any]:
     return own | {"status_callback_event": others} if others else dict.fromkeys(own)
 
 
-def _columns_of_settled_alone(request: CallRequest, account: CallableAccount, validate_url: UrlValidator) -> dict[str, Any]:
+def _columns_of_settled_alone(request: CallRequest, account: UsableAccount, validate_url: UrlValidator) -> dict[str, Any]:
     """Returns the columns of a call for which Callgate delivers only `settled`. Without that event all are None."""
     if SETTLED not in (_events(request, account) or ()):
         return dict.fromkeys(_CALLBACK_COLUMNS)
@@ -113,7 +113,7 @@ def _columns_of_settled_alone(request: CallRequest, account: CallableAccount, va
     return columns | {"status_callback_events": [SETTLED] if columns["status_callback"] else None}
 
 
-def _events(request: CallRequest, account: CallableAccount) -> list[str] | None:
+def _events(request: CallRequest, account: UsableAccount) -> list[str] | None:
     """Returns the events of the request or, if the request names neither events nor a URL, those of the tenant's default."""
     events = request.status_callback_event or (None if request.status_callback else account.callbacks.events)
     return list(events) if events else None
@@ -126,7 +126,7 @@ def _require_valid_url(url: str | None, validate_url: UrlValidator) -> None:
         raise InvalidRequest(field_errors=(FieldError("/status_callback", code, text),))
 
 
-def _callback_columns(request: CallRequest, account: CallableAccount, validate_url: UrlValidator) -> dict[str, Any]:
+def _callback_columns(request: CallRequest, account: UsableAccount, validate_url: UrlValidator) -> dict[str, Any]:
     """Returns the columns with URL, method and events. If the request has no URL, uses the tenant's defaults for all three.
 
     Method and events that the request names replace the defaults. Raises InvalidRequest if the request's URL is not allowed.

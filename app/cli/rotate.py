@@ -109,7 +109,7 @@ async def _watch(
     """Does the next step that is possible or, with `wait`, all steps. Prints what the rotation waits for when it changes."""
     printed = ""
     while True:
-        progress = await rotation.advance(replacement, quiet=quiet)
+        progress = await rotation.advance(replacement, min_unused_time=quiet)
         text = _describe(progress)
         if text != printed:
             _print(text, as_json=as_json)

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from app.errors import ScopeRequired, TenantNotFound
-from app.tenants.administration import TENANT_ID
+from app.tenants.administration import TENANT_ID_PATTERN
 from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.scopes import ALL_SCOPES, Scope
 
@@ -12,7 +12,7 @@ Client = Caller | OperatorCaller
 
 def reachable_tenant(client: Client, tenant_id: str) -> str:
     """Returns the tenant's id. Raises TenantNotFound for another tenant's client. Does not check that the tenant exists."""
-    if client.tenant_id not in (None, tenant_id) or not TENANT_ID.fullmatch(tenant_id):
+    if client.tenant_id not in (None, tenant_id) or not TENANT_ID_PATTERN.fullmatch(tenant_id):
         raise TenantNotFound
     return tenant_id
 

@@ -10,7 +10,7 @@ from app.doctor.settings import CheckResult
 from app.settings import Settings
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
-from app.workloads.key_set import Keys, KeySetUnreadable, parse_key_set
+from app.workloads.key_set import KeysById, KeySetUnreadable, parse_key_set
 from app.workloads.key_sources import key_source
 from app.workloads.service_accounts import ServiceAccount
 from app.workloads.tokens import TokenRefused, TokenRules, unknown_key, unverified_claims
@@ -42,19 +42,19 @@ class WorkloadChecks:
                 yield CheckResult(_TOKEN, "wrong", "no service account tokens are accepted", do)
             return
         source = key_source(self.settings, issuer=issuer)
-        keys: Keys = {}
+        keys: KeysById = {}
         try:
             keys = parse_key_set(await source.read())
         except KeySetUnreadable as error:
             do = "check CALLGATE_WORKLOAD_KEYS and the files that belong to it: docs/administration.md"
-            yield CheckResult(_KEY_SET, "wrong", f"{source.where} cannot be used: {error.reason}", do)
+            yield CheckResult(_KEY_SET, "wrong", f"{source.location} cannot be used: {error.reason}", do)
         else:
-            yield CheckResult(_KEY_SET, "ok", f"{len(keys)} of the issuer {issuer} from {source.where}")
+            yield CheckResult(_KEY_SET, "ok", f"{len(keys)} of the issuer {issuer} from {source.location}")
         if token is not None:
             yield _describe(token)
             yield await self._check(token, keys, TokenRules(issuer, self.settings.workload_audience))
 
-    async def _check(self, token: str, keys: Keys, rules: TokenRules) -> CheckResult:
+    async def _check(self, token: str, keys: KeysById, rules: TokenRules) -> CheckResult:
         try:
             account = _validate(token, keys, rules)
         except TokenRefused as refused:
@@ -70,7 +70,7 @@ class WorkloadChecks:
         return CheckResult(_TOKEN, "ok", f"it is valid, and acts for {acts_for} with {', '.join(sorted(caller.scopes))}")
 
 
-def _validate(token: str, keys: Keys, rules: TokenRules) -> ServiceAccount:
+def _validate(token: str, keys: KeysById, rules: TokenRules) -> ServiceAccount:
     """Returns the service account that the token proves. Raises TokenRefused."""
     key = keys.get(rules.key_id(token))
     if key is None:

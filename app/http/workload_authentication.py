@@ -11,7 +11,7 @@ from app.tenants.directory import TenantDirectory, digest_of
 from app.workloads.authentication import WorkloadTokens
 from app.workloads.key_set import KeySetUnavailable
 from app.workloads.service_accounts import ServiceAccount
-from app.workloads.tokens import Reason, TokenRefused
+from app.workloads.tokens import RefusalReason, TokenRefused
 
 _NOT_A_WORKLOAD_DETAIL = "The service account of the token is not a workload of Callgate: an operator has to add it."
 
@@ -41,7 +41,7 @@ async def _service_account(request: Request, token: str) -> ServiceAccount:
     tokens: WorkloadTokens | None = request.state.workload_tokens
     if tokens is None:
         raise _unauthorized(request, "not_configured", "This Callgate accepts no service account tokens: send an API key.")
-    return tokens.remembered(token) or await _validate(request, tokens, token)
+    return tokens.cached_service_account(token) or await _validate(request, tokens, token)
 
 
 async def _validate(request: Request, tokens: WorkloadTokens, token: str) -> ServiceAccount:
@@ -60,7 +60,7 @@ async def _validate(request: Request, tokens: WorkloadTokens, token: str) -> Ser
     return account
 
 
-def _unauthorized(request: Request, reason: Reason, detail: str) -> Unauthorized:
+def _unauthorized(request: Request, reason: RefusalReason, detail: str) -> Unauthorized:
     """Counts a refused token, adds the reason to the request's log line, and returns the error to raise."""
     metrics: Metrics = request.state.metrics
     metrics.workloads.refused.labels(reason).inc()

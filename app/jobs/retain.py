@@ -26,7 +26,7 @@ BATCH: Final = 50
 # The pause after a batch, as a multiple of the batch's duration.
 _PAUSE_FACTOR: Final = 19
 _MAX_PAUSE_S: Final = 5.0
-_BEFORE_ALL_IDS: Final = UUID(int=0)
+_LOWEST_ID: Final = UUID(int=0)
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class Retention:
     # The partitioned tables whose rows are kept for the time `keep`.
     tables: Sequence[str] = CALL_TABLES
     # The last id of the previous batch. Starting there avoids scanning dead rows that are not vacuumed yet.
-    _after: UUID = _BEFORE_ALL_IDS
+    _after: UUID = _LOWEST_ID
 
     async def expire_calls(self) -> bool:
         """Deletes a batch of old calls. Returns false if none was left; the next step then starts with the oldest."""
@@ -47,7 +47,7 @@ class Retention:
         async with self.database.begin() as session:
             expired = await repository.lock_calls_to_delete(session, after=self._after, before=self._kept_since(), limit=BATCH)
             self._count_deleted("call", await repository.delete_calls(session, expired))
-        self._after = expired[-1] if expired else _BEFORE_ALL_IDS
+        self._after = expired[-1] if expired else _LOWEST_ID
         await self._pause(began)
         return bool(expired)
 

@@ -38,7 +38,7 @@ async def prepare_tenant(tenants: TenantAdministration, directory: TenantDirecto
         await tenants.get_tenant(TENANT)
     except OperatorError:
         await tenants.create_tenant(TENANT, name="Demo")
-    if await directory.callable_account(TENANT, account_sid=None) is None:
+    if await directory.usable_account(TENANT, account_sid=None) is None:
         await tenants.add_credential(TENANT, account_sid=ACCOUNT_SID, secret=token_hex(16), key_sid=None, base_url=None)
     if folder.demo_key.exists():
         key = folder.demo_key.read_text().strip()

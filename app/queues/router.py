@@ -44,7 +44,7 @@ from app.queues.schemas import CancelAnswer, QueueDetails, QueuePage, QueueRecor
 from app.queues.service import QueueService
 from app.scheduling.hours import HoursInvalid
 from app.subresources.router import ResponseStackDep
-from app.tenants.names import RESOURCE_NAME
+from app.tenants.names import RESOURCE_NAME_PATTERN
 from app.tenants.scopes import Scope
 
 _PREFIX = "/v1/queues"
@@ -69,7 +69,7 @@ async def queue_service(request: Request) -> QueueService:
 
 
 QueueServiceDep = Annotated[QueueService, Depends(queue_service)]
-QueueName = Annotated[str, Path(description=_NAME, examples=[examples.NAME], pattern=f"^{RESOURCE_NAME}$")]
+QueueName = Annotated[str, Path(description=_NAME, examples=[examples.NAME], pattern=f"^{RESOURCE_NAME_PATTERN}$")]
 
 
 @router.get(

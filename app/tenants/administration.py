@@ -22,7 +22,7 @@ from app.tenants.errors import InvalidMember, ResourceExists, VersionOutdated, n
 from app.tenants.postponed_calls import make_calls_due
 from app.tenants.stored_secrets import callback_secret_identity, generate_callback_secret
 
-TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+TENANT_ID_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
 
     async def _insert_tenant(self, connection: Connection, tenant_id: str, *, name: str) -> TenantRow | None:
         """Inserts a tenant and returns it; None if the id is taken. Raises InvalidMember for an invalid id."""
-        if not TENANT_ID.fullmatch(tenant_id):
+        if not TENANT_ID_PATTERN.fullmatch(tenant_id):
             advice = "use lower-case letters, digits and '-', at most 63"
             raise InvalidMember("/id", "invalid_id", f"{tenant_id!r} is not a tenant id: {advice}")
         tenant = await store.insert_tenant(connection, tenant_id, name=name)

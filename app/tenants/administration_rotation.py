@@ -20,7 +20,7 @@ from app.tenants import administration_store as store
 from app.tenants.administration_accounts import AccountAdministration, check_sids
 from app.tenants.administration_store import AccountRow, CredentialRow
 from app.tenants.errors import NoSuchResource, OperatorError
-from app.tenants.rotation_store import give_place, mark_rejected, transaction_start
+from app.tenants.rotation_store import mark_rejected, move_credential, transaction_start
 from app.tenants.stored_secrets import credential_identity
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
 from app.twilio.schemas import Credential
@@ -39,10 +39,10 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class RotationProgress:
-    """The state of a rotation. `step` says what it waits for, or that it is done.
+    """The state of a rotation. `step` is the step that comes next, or `done`.
 
-    promote: Twilio still accepts the old auth token; somebody must promote the new one at Twilio. wait: the old credential
-    can be revoked at `revoke_at`, unless it is used again. done: the old credential is revoked.
+    promote: Twilio still accepts the old auth token, so an operator must promote the new one at Twilio. wait: the old
+    credential can be revoked at `revoke_at`, unless it is used again. done: the old credential is revoked.
     """
 
     step: RotationStep
@@ -58,8 +58,8 @@ class CredentialRotation(AccountAdministration):
     async def find(self, tenant_id: str, *, account_sid: str, key_sid: str | None, old_id: UUID | None) -> Replacement | None:
         """Returns the replacement that was begun and is not finished; None if there is none.
 
-        `key_sid` is the new API key; None: an auth token is replaced. `old_id` selects one of several replacements by the old
-        credential. Raises OperatorError if there are several and none is selected.
+        `key_sid` is the SID of the new API key; None: an auth token is replaced. `old_id` is the id of the old credential, and
+        selects one of several replacements. Raises OperatorError if there are several and `old_id` is None.
         """
         check_sids(account_sid, key_sid)
         async with self.database.transaction() as connection:
@@ -105,15 +105,15 @@ class CredentialRotation(AccountAdministration):
                 raise OperatorError("the account's credentials were changed meanwhile: run the command again")
             if stored is None:
                 stored = await self._insert_credential(connection, account, secret=secret, key_sid=key_sid)
-            await give_place(connection, stored.id, place=old.place)
+            await move_credential(connection, stored.id, place=old.place)
             await self._record(connection, "credential.update", tenant_id, str(stored.id), ["place"])
             active = await self._active_by_id(connection, account)
         return Replacement(account, old, active[stored.id])
 
-    async def advance(self, replacement: Replacement, *, quiet: timedelta) -> RotationProgress:
+    async def advance(self, replacement: Replacement, *, min_unused_time: timedelta) -> RotationProgress:
         """Revokes the old credential if it is not needed any more. Returns the state of the rotation.
 
-        `quiet` is the time that the old credential must have been unused. A use is stored up to a minute late. Raises
+        The old credential must have been unused for `min_unused_time`. Uses are stored up to a minute late. Raises
         OperatorError if Twilio refuses the new credential or does not answer.
         """
         account, old, new = replacement.account, replacement.old, replacement.new
@@ -133,7 +133,7 @@ class CredentialRotation(AccountAdministration):
             if not {old.id, new.id} <= active.keys():
                 raise _revoked_meanwhile()
             old = active[old.id]
-            revoke_at = _needed_until(old, active[new.id]) + quiet
+            revoke_at = _last_needed_at(old, active[new.id]) + min_unused_time
             if await transaction_start(connection) < revoke_at:
                 return RotationProgress("wait", old, revoke_at)
             old = await store.revoke_credential(connection, old.id)
@@ -204,8 +204,8 @@ def _choose_old(
 ) -> CredentialRow | None:
     """Returns the credential to replace: the one with the id `old_id` or, if that is None, the only old one.
 
-    `credentials` are the account's credentials of the same kind. `stored` is the new credential, None before it is stored.
-    Returns None if there is nothing left to replace. Raises OperatorError if the choice is not clear.
+    `credentials` are the account's credentials of the same kind. `stored` is the new credential; None if it is not stored yet.
+    Returns None if the old credential is revoked already. Raises OperatorError if there are several and `old_id` is None.
     """
     others = [each for each in credentials if stored is None or each.id != stored.id]
     if old_id is not None:
@@ -222,7 +222,7 @@ def _choose_old(
     return others[0]
 
 
-def _needed_until(old: CredentialRow, new: CredentialRow) -> datetime:
+def _last_needed_at(old: CredentialRow, new: CredentialRow) -> datetime:
     """Returns the last time at which the old credential was used, replaced or, if it is an auth token, refused by Twilio."""
     moments = [old.last_used_at, new.preferred_at, old.rejected_at if old.kind == "auth_token" else None]
     return max(moment for moment in moments if moment is not None)

@@ -12,11 +12,11 @@ from app.sip import Severity, check_sip_auth
 from app.tenants import sip_credential_store as store
 from app.tenants.administration_base import Administration
 from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
-from app.tenants.names import RESOURCE_NAME, RESOURCE_NAME_ADVICE
+from app.tenants.names import RESOURCE_NAME_ADVICE, RESOURCE_NAME_PATTERN
 from app.tenants.sip_credential_store import SealedSipAuth, SipCredentialRow
 from app.tenants.stored_secrets import sip_password_identity, sip_username_identity
 
-_NAME = re.compile(RESOURCE_NAME)
+_NAME_PATTERN = re.compile(RESOURCE_NAME_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class SipCredentialAdministration(Administration):
 
         An existing credential with the same user name and password is returned unchanged. Raises ResourceExists if they differ.
         """
-        if not _NAME.fullmatch(name):
+        if not _NAME_PATTERN.fullmatch(name):
             raise InvalidMember("/name", "invalid_name", f"this is not a name of a SIP credential: {RESOURCE_NAME_ADVICE}")
-        _check_values(username, password)
+        _require_valid_sip_auth(username, password)
         credential_id = uuid7()
         async with self.database.transaction() as connection:
             await self._require_tenant(connection, tenant_id)
@@ -47,7 +47,7 @@ class SipCredentialAdministration(Administration):
 
     async def replace_sip_credential(self, tenant_id: str, name: str, *, username: str, password: str) -> SipCredentialRow:
         """Replaces user name and password. Calls that are placed from now on use the new user name and password."""
-        _check_values(username, password)
+        _require_valid_sip_auth(username, password)
         async with self.database.transaction() as connection:
             stored = await store.lock_sip_credential(connection, tenant_id=tenant_id, name=name)
             if stored is None:
@@ -98,7 +98,7 @@ def is_same_sip_auth(keyring: Keyring, stored: SealedSipAuth, username: str, pas
     return has_username and has_password
 
 
-def _check_values(username: str, password: str) -> None:
+def _require_valid_sip_auth(username: str, password: str) -> None:
     """Raises InvalidMember for a user name or password that Twilio would refuse."""
     for pointer, code, detail in sip_auth_errors(username, password):
         raise InvalidMember(pointer, code, f"{code}: {detail}")

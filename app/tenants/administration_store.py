@@ -17,8 +17,8 @@ from app.database.connection import Connection
 Row = TypeVar("Row")
 KeyState = Literal["active", "expired", "revoked"]
 
-_VERSION_DIGITS = 32
-_BEFORE_ALL_IDS = UUID(int=0)
+_VERSION_HEX_DIGITS = 32
+_LOWEST_ID = UUID(int=0)
 
 # The order in which active credentials of an account are tried. A credential that replaces another comes directly before it.
 CREDENTIAL_ORDER = """credential.rejected_at NULLS FIRST, coalesce(credential.place, credential.id),
@@ -26,7 +26,7 @@ CREDENTIAL_ORDER = """credential.rejected_at NULLS FIRST, coalesce(credential.pl
 
 
 class TenantSettings(TypedDict, total=False):
-    """The settings of a tenant: all of them, or in a change only those to change."""
+    """The settings of a tenant: all of them or, to change some, only those."""
 
     name: str
     suspended: bool
@@ -76,7 +76,7 @@ class TenantRow:
     @property
     def version(self) -> str:
         """A hash of the settings. It changes whenever a setting changes."""
-        return hashlib.sha256(repr(self.settings).encode()).hexdigest()[:_VERSION_DIGITS]
+        return hashlib.sha256(repr(self.settings).encode()).hexdigest()[:_VERSION_HEX_DIGITS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class CredentialRow:
     last_used_at: datetime | None
     """When a request was last sent or, for an auth token, a callback was last verified with it; exact to about a minute."""
     place: UUID
-    """Its place in the order of use: its own id or, since `preferred_at`, the place of the credential that it replaces."""
+    """Its sort key in the order of use: its own id or, since `preferred_at`, the place of the credential that it replaces."""
     preferred_at: datetime | None
 
 
@@ -212,7 +212,7 @@ async def find_accounts(connection: Connection, tenant_ids: Sequence[str]) -> li
 async def list_accounts(connection: Connection, tenant_id: str, *, after: UUID | None, limit: int | None) -> list[AccountRow]:
     """Returns up to `limit` accounts (None: all), oldest first. `after`: only accounts newer than the one with this id."""
     statement = f"SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3"
-    return [AccountRow(*row) for row in await connection.fetch(statement, tenant_id, after or _BEFORE_ALL_IDS, limit)]
+    return [AccountRow(*row) for row in await connection.fetch(statement, tenant_id, after or _LOWEST_ID, limit)]
 
 
 async def insert_credential(
@@ -282,7 +282,7 @@ async def list_keys(connection: Connection, tenant_id: str | None, *, after: UUI
     """Returns the API keys of a tenant (None: of operators), oldest first. `after`: only keys newer than this id."""
     owner = "tenant_id IS NULL AND $1::text IS NULL" if tenant_id is None else "tenant_id = $1"
     statement = f"SELECT {KEY_COLUMNS} FROM api_key WHERE {owner} AND id > $2 ORDER BY id LIMIT $3"
-    return [KeyRow(*row) for row in await connection.fetch(statement, tenant_id, after or _BEFORE_ALL_IDS, limit)]
+    return [KeyRow(*row) for row in await connection.fetch(statement, tenant_id, after or _LOWEST_ID, limit)]
 
 
 async def lock_key(connection: Connection, *, prefix: str) -> KeyRow | None:

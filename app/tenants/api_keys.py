@@ -13,8 +13,8 @@ DEFAULT_LIFETIME: Final[timedelta | None] = None
 
 docs/adding.md lists the texts that repeat this value.
 """
-KEY_MARK = "cgk"
-_ID_DIGITS = 12
+_KEY_START = "cgk"
+_ID_HEX_DIGITS = 12
 _TWILIO_KEY_BYTES = 16
 _TWILIO_KEY = re.compile(r"[0-9a-f]{32}")
 
@@ -23,11 +23,11 @@ def generate_key(key_format: KeyFormat) -> str:
     """Returns a new random key: `cgk_…`, or 32 lower-case hexadecimal digits, which look like a Twilio auth token."""
     if key_format == "twilio":
         return secrets.token_hex(_TWILIO_KEY_BYTES)
-    return f"{KEY_MARK}_{secrets.token_hex(_ID_DIGITS // 2)}_{secrets.token_urlsafe(32)}"
+    return f"{_KEY_START}_{secrets.token_hex(_ID_HEX_DIGITS // 2)}_{secrets.token_urlsafe(32)}"
 
 
 def key_prefix(key: str) -> str:
-    """Returns the public part of a key; for a key in Twilio's format, an id that is derived from the key."""
+    """Returns the public part of a key, such as `cgk_0123456789ab`. For a key in Twilio's format, it is a hash of the key."""
     if _TWILIO_KEY.fullmatch(key):
-        return f"{KEY_MARK}_{hashlib.sha256(b'callgate key id:' + key.encode()).hexdigest()[:_ID_DIGITS]}"
+        return f"{_KEY_START}_{hashlib.sha256(b'callgate key id:' + key.encode()).hexdigest()[:_ID_HEX_DIGITS]}"
     return "_".join(key.split("_")[:2])

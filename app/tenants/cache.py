@@ -9,15 +9,15 @@ Value = TypeVar("Value")
 
 
 def never_coherent() -> bool:
-    """Returns False, so that a cache keeps nothing: for processes that do not listen for changes of the database."""
+    """Returns False. As `is_coherent` of a cache, disables it, for processes that do not listen for changes in Postgres."""
     return False
 
 
 class TTLCache(Generic[Value]):
-    """Keeps values for at most `lifetime_s` seconds, and only while `is_coherent` returns true.
+    """Keeps values for at most `lifetime_s` seconds, and returns them only while `is_coherent` returns true.
 
-    `is_coherent` may return true only while every change of the data leads to a call of `invalidate`. A value whose read began
-    before such a call is not kept, because it may be older than the change. None is not cached.
+    `is_coherent` must return false while a change of the data may happen without a call of `invalidate`. A value whose read
+    began before a call of `invalidate` is not kept, because it may be older than the change. None is not cached.
     """
 
     def __init__(self, *, is_coherent: Callable[[], bool], lifetime_s: float = 30.0, max_entries: int = 10_000) -> None:
@@ -28,7 +28,7 @@ class TTLCache(Generic[Value]):
         self._invalidations = 0
 
     def peek(self, name: Hashable) -> Value | None:
-        """Returns the cached value of `name`, or None."""
+        """Returns the cached value of `name`; None if it has none that is still valid."""
         entry = self._entries.get(name)
         return entry[1] if entry is not None and entry[0] > time.monotonic() and self._is_coherent() else None
 

@@ -20,7 +20,7 @@ CALLBACK_SETTINGS: Final = {
 
 
 def callback_settings(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts the given members of `callbacks` to settings of the tenant. A null URL also removes method and events."""
+    """Converts members of the JSON object `callbacks` to settings of a tenant. A null URL also removes method and events."""
     removed = {"status_callback_method": None, "status_callback_events": None}
     given = {setting: members[name] for name, setting in CALLBACK_SETTINGS.items() if name in members}
     return removed | given if members.get("url", "") is None else given

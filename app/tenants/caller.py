@@ -30,7 +30,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class OperatorCaller:
-    """A client of an operator. It has access to all tenants, and acts for none of them.
+    """A client that acts for an operator of Callgate. It has access to all tenants.
 
     `key_id` is None on the command line, and for a person who logged in to the console without a key.
     """
@@ -61,10 +61,11 @@ def workload_name(namespace: str, service_account: str) -> str:
 
 
 def require_grantable(creator: Caller | OperatorCaller, scopes: frozenset[Scope], *, tenant_id: str | None) -> None:
-    """Raises an error unless `creator` may give `scopes` to a client of the tenant (None: to a client of an operator).
+    """Checks that `creator` may give `scopes` to a new client of a tenant (`tenant_id` None: to a new client of an operator).
 
-    ScopeRequired: `creator` lacks one of the scopes. An operator with the scope `admin` may give every scope to a client of a
-    tenant. OperatorKeyRequired: `creator` acts for a tenant, and the new client would not act for the same tenant.
+    Raises OperatorKeyRequired if `creator` acts for a tenant, and the new client would not act for the same tenant. Raises
+    ScopeRequired if `creator` lacks one of the scopes. An operator with the scope `admin` may give every scope to a client of
+    a tenant.
     """
     if isinstance(creator, Caller):
         if creator.tenant_id != tenant_id:

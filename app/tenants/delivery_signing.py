@@ -11,46 +11,46 @@ from app.database.engine import Database
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants.cache import TTLCache, never_coherent
 from app.tenants.callback_settings import CallbackFormat
-from app.tenants.directory_store import add_callback_secret, find_signing
+from app.tenants.directory_store import add_callback_secret, find_signing_settings
 from app.tenants.errors import OperatorError, no_tenant
 from app.tenants.stored_secrets import CALLBACK_SECRET_PREFIX, callback_secret_identity, generate_callback_secret
 
 
 @dataclass(frozen=True, slots=True)
-class Signing:
-    """How a tenant's deliveries are written (in Twilio's form fields or as JSON), and the secret that signs them."""
+class SigningSettings:
+    """The format of a tenant's webhooks, as Twilio's form fields or as JSON, and the secret that signs them."""
 
     callback_format: CallbackFormat
     secret: SecretStr
 
 
 class DeliverySigning:
-    """Reads and caches the format and the signing secret of deliveries. `is_coherent` is explained in `TenantDirectory`."""
+    """Reads and caches the format and signing secret of tenants' webhooks. `TenantDirectory` explains `is_coherent`."""
 
     def __init__(self, database: Database, keyring: Keyring, *, is_coherent: Callable[[], bool] = never_coherent) -> None:
         self._database = database
         self._keyring = keyring
-        self._signings = TTLCache[Signing](is_coherent=is_coherent)
+        self._signings = TTLCache[SigningSettings](is_coherent=is_coherent)
 
     def invalidate(self) -> None:
         self._signings.invalidate()
 
-    async def of_tenant(self, tenant_id: str) -> Signing:
+    async def of_tenant(self, tenant_id: str) -> SigningSettings:
         """Returns the format and the signing secret of the tenant's deliveries. Creates a secret if the tenant has none.
 
         Raises OperatorError if the stored secret cannot be decrypted.
         """
-        return await self._signings.get(tenant_id, lambda: self._read_signing(tenant_id))
+        return await self._signings.get(tenant_id, lambda: self._read_settings(tenant_id))
 
-    async def _read_signing(self, tenant_id: str) -> Signing:
-        stored = await find_signing(self._database, tenant_id)
+    async def _read_settings(self, tenant_id: str) -> SigningSettings:
+        stored = await find_signing_settings(self._database, tenant_id)
         if stored is not None and stored.sealed_secret is None:
             sealed = self._keyring.seal(generate_callback_secret(), identity=callback_secret_identity(tenant_id))
             stored = await add_callback_secret(self._database, tenant_id, sealed)
         if stored is None:
             raise no_tenant(tenant_id)
         callback_format: CallbackFormat = "json" if stored.callback_format == "json" else "twilio"
-        return Signing(callback_format, SecretStr(self._decrypt(tenant_id, stored.sealed_secret or b"")))
+        return SigningSettings(callback_format, SecretStr(self._decrypt(tenant_id, stored.sealed_secret or b"")))
 
     def _decrypt(self, tenant_id: str, sealed: bytes) -> str:
         try:

@@ -50,8 +50,8 @@ class AuthenticatedKey:
 
 
 @dataclass(frozen=True, slots=True)
-class CallableAccount:
-    """A Twilio account with its active credentials, in the order in which they are tried."""
+class UsableAccount:
+    """A Twilio account for placing calls, with its active credentials in the order in which they are tried."""
 
     account_id: UUID
     account_sid: str
@@ -66,7 +66,7 @@ class CallableAccount:
 
 
 def digest_of(key: str) -> bytes:
-    """Returns the digest under which an API key is cached, so that the key itself does not stay in memory."""
+    """Returns the SHA-256 of an API key. Caches use it in place of the key, which then does not stay in memory."""
     return hashlib.sha256(key.encode()).digest()
 
 
@@ -84,7 +84,7 @@ class TenantDirectory:
         is_coherent: Callable[[], bool] = never_coherent,
         on_key_use: Callable[[str], None] | None = None,
     ) -> None:
-        """Calls `on_key_use` with the public part of each valid API key that is looked up."""
+        """Creates empty caches. `on_key_use` is called with the public part of each valid API key that is looked up."""
         self._database = database
         self._keyring = keyring
         self._on_key_use = on_key_use
@@ -96,7 +96,7 @@ class TenantDirectory:
         self._stored_sip_credentials = Batcher(partial(find_sip_credentials, database))
         self._keys = TTLCache[AuthenticatedKey | None](is_coherent=is_coherent)
         self._workloads = TTLCache[Caller | OperatorCaller | None](is_coherent=is_coherent)
-        self._callable_accounts = TTLCache[CallableAccount | None](is_coherent=is_coherent)
+        self._usable_accounts = TTLCache[UsableAccount | None](is_coherent=is_coherent)
         self._account_ids = TTLCache[UUID | None](is_coherent=is_coherent)
         self._account_credentials = TTLCache[tuple[Credential, ...]](is_coherent=is_coherent)
         self._auth_tokens = TTLCache[tuple[Credential, ...]](is_coherent=is_coherent)
@@ -104,7 +104,7 @@ class TenantDirectory:
         self._caches: tuple[TTLCache[Any], ...] = (
             self._keys,
             self._workloads,
-            self._callable_accounts,
+            self._usable_accounts,
             self._account_ids,
             self._account_credentials,
             self._auth_tokens,
@@ -125,7 +125,7 @@ class TenantDirectory:
         return self._use_unless_expired(self._keys.peek(digest_of(key)))
 
     def _use_unless_expired(self, found: AuthenticatedKey | None) -> AuthenticatedKey | None:
-        """Reports the use of the key (`on_key_use`), and returns it; None if it is expired."""
+        """Returns the key if it has not expired, after reporting its use (`on_key_use`). Returns None otherwise."""
         if found is None or (found.expires_at and found.expires_at <= datetime.now(UTC)):
             return None
         if self._on_key_use:
@@ -173,14 +173,14 @@ class TenantDirectory:
             account = await repository.get_account(session, tenant_id=tenant_id, account_sid=account_sid)
         return account.id if account else None
 
-    async def callable_account(self, tenant_id: str, *, account_sid: str | None) -> CallableAccount | None:
-        """Returns the account for new calls: `account_sid` or, if that is None, the tenant's oldest account.
+    async def usable_account(self, tenant_id: str, *, account_sid: str | None) -> UsableAccount | None:
+        """Returns the tenant's account with this SID; `account_sid` None: the tenant's oldest account.
 
-        Ignores accounts without an active credential. Returns None if no account is left. Raises NoUsableCredentials if no
-        stored secret of the account can be decrypted.
+        Accounts without an active credential do not count. Returns None if there is no such account. Raises
+        NoUsableCredentials if none of the account's stored secrets can be decrypted.
         """
-        found = await self._callable_accounts.get(
-            (tenant_id, account_sid), lambda: self._read_callable_account(tenant_id, account_sid)
+        found = await self._usable_accounts.get(
+            (tenant_id, account_sid), lambda: self._read_usable_account(tenant_id, account_sid)
         )
         if found and not found.credentials:
             raise NoUsableCredentials(
@@ -189,7 +189,7 @@ class TenantDirectory:
             )
         return found
 
-    async def _read_callable_account(self, tenant_id: str, account_sid: str | None) -> CallableAccount | None:
+    async def _read_usable_account(self, tenant_id: str, account_sid: str | None) -> UsableAccount | None:
         listed = [
             credential
             for credential in await self._stored_credentials.submit(tenant_id)
@@ -202,7 +202,7 @@ class TenantDirectory:
         opened = tuple(self._decrypt_all(credentials))
         rejected = frozenset(str(credential.id) for credential in credentials if credential.rejected_at)
         has_auth_token = any(credential.kind == "auth_token" for credential in credentials)
-        return CallableAccount(
+        return UsableAccount(
             account.account_id, account.account_sid, opened, rejected, has_auth_token, account.callbacks, account.is_paced
         )
 

@@ -51,7 +51,7 @@ class CallbackDefaults:
 
 @dataclass(frozen=True, slots=True)
 class StoredCredential:
-    """A credential that is not revoked, with its account and tenant."""
+    """A Twilio credential that is not revoked, with columns of its account and its tenant's callback defaults."""
 
     callbacks: CallbackDefaults
     id: UUID
@@ -66,12 +66,12 @@ class StoredCredential:
 
     @property
     def identity(self) -> str:
-        """The identity of the encrypted secret: without it the secret cannot be decrypted."""
+        """The name of the row to which the encrypted secret is bound: decryption needs it."""
         return credential_identity(self.id)
 
 
 @dataclass(frozen=True, slots=True)
-class StoredSigning:
+class StoredSigningSettings:
     """The format and the encrypted signing secret of a tenant's deliveries."""
 
     callback_format: str
@@ -80,7 +80,7 @@ class StoredSigning:
 
 @dataclass(frozen=True, slots=True)
 class StoredSipCredential:
-    """A SIP credential as creations of calls need it: its id, and its encrypted user name and password."""
+    """The columns of a SIP credential that are needed to place a call: id, encrypted user name and encrypted password."""
 
     id: UUID
     sealed_username: bytes
@@ -88,22 +88,22 @@ class StoredSipCredential:
 
     @property
     def username_identity(self) -> str:
-        """The identity of the encrypted user name: without it the user name cannot be decrypted."""
+        """The name of the row and column to which the encrypted user name is bound: decryption needs it."""
         return sip_username_identity(self.id)
 
     @property
     def password_identity(self) -> str:
-        """The identity of the encrypted password: without it the password cannot be decrypted."""
+        """The name of the row and column to which the encrypted password is bound: decryption needs it."""
         return sip_password_identity(self.id)
 
 
-_KEYS = """
+_SELECT_KEYS = """
     SELECT prefix, api_key.id, tenant_id, scopes, keyed_hash, expires_at, revoked_at, suspended_at, max_in_flight
     FROM api_key LEFT JOIN tenant ON tenant.id = tenant_id
     WHERE prefix = ANY ($1)
 """
 
-_WORKLOADS = """
+_SELECT_WORKLOADS = """
     SELECT issuer, namespace, service_account, workload.id, tenant_id, scopes, suspended_at, max_in_flight
     FROM unnest($1::text[], $2::text[], $3::text[]) AS wanted (issuer, namespace, service_account)
     JOIN workload USING (issuer, namespace, service_account)
@@ -121,12 +121,12 @@ _SELECT_CREDENTIALS_WHERE = f"""
     WHERE {{}} AND credential.revoked_at IS NULL
     ORDER BY account.id, {CREDENTIAL_ORDER}
 """  # noqa: S608  # a constant
-_CREDENTIALS = _SELECT_CREDENTIALS_WHERE.format("tenant.id = ANY ($1)")
-_CREDENTIALS_OF_ACCOUNT = _SELECT_CREDENTIALS_WHERE.format("account.id = $1")
-_AUTH_TOKENS = _SELECT_CREDENTIALS_WHERE.format("account.id = ANY ($1) AND kind = 'auth_token'")
+_SELECT_CREDENTIALS_OF_TENANTS = _SELECT_CREDENTIALS_WHERE.format("tenant.id = ANY ($1)")
+_SELECT_CREDENTIALS_OF_ACCOUNT = _SELECT_CREDENTIALS_WHERE.format("account.id = $1")
+_SELECT_AUTH_TOKENS = _SELECT_CREDENTIALS_WHERE.format("account.id = ANY ($1) AND kind = 'auth_token'")
 
 
-_SIP_CREDENTIALS = """
+_SELECT_SIP_CREDENTIALS = """
     SELECT tenant_id, name, id, sealed_username, sealed_password
     FROM sip_credential JOIN unnest($1::text[], $2::text[]) AS wanted (tenant_id, name) USING (tenant_id, name)
 """
@@ -134,14 +134,14 @@ _SIP_CREDENTIALS = """
 
 async def find_keys(database: Database, prefixes: Sequence[str]) -> list[StoredKey | None]:
     """Returns the API key with each prefix, in the same order; None for an unknown prefix."""
-    found = {prefix: StoredKey(*values) for prefix, *values in await database.fetch(_KEYS, prefixes)}
+    found = {prefix: StoredKey(*values) for prefix, *values in await database.fetch(_SELECT_KEYS, prefixes)}
     return [found.get(prefix) for prefix in prefixes]
 
 
 async def find_workloads(database: Database, accounts: Sequence[ServiceAccount]) -> list[StoredWorkload | None]:
     """Returns the workload of each service account, in the same order; None for one that is not a workload."""
     wanted = ([one.issuer for one in accounts], [one.namespace for one in accounts], [one.name for one in accounts])
-    rows = await database.fetch(_WORKLOADS, *wanted)
+    rows = await database.fetch(_SELECT_WORKLOADS, *wanted)
     found = {ServiceAccount(*row[:3]): StoredWorkload(*row[3:]) for row in map(tuple, rows)}
     return [found.get(account) for account in accounts]
 
@@ -149,43 +149,43 @@ async def find_workloads(database: Database, accounts: Sequence[ServiceAccount])
 async def list_credentials(database: Database, tenant_ids: Sequence[str]) -> list[Sequence[StoredCredential]]:
     """Returns the active credentials of each tenant: oldest account first, then in the order in which they are tried."""
     listed = defaultdict[str, list[StoredCredential]](list)
-    for tenant_id, credential in await _fetch_credentials(database, _CREDENTIALS, tenant_ids):
+    for tenant_id, credential in await _fetch_credentials(database, _SELECT_CREDENTIALS_OF_TENANTS, tenant_ids):
         listed[tenant_id].append(credential)
     return [listed[tenant_id] for tenant_id in tenant_ids]
 
 
 async def list_account_credentials(database: Database, account_id: UUID) -> list[StoredCredential]:
     """Returns the active credentials of one account, in the order in which they are tried."""
-    return [credential for _, credential in await _fetch_credentials(database, _CREDENTIALS_OF_ACCOUNT, account_id)]
+    return [credential for _, credential in await _fetch_credentials(database, _SELECT_CREDENTIALS_OF_ACCOUNT, account_id)]
 
 
 async def list_auth_tokens(database: Database, account_ids: Sequence[UUID]) -> list[Sequence[StoredCredential]]:
     """Returns the active auth tokens of each account."""
     listed = defaultdict[UUID, list[StoredCredential]](list)
-    for _, credential in await _fetch_credentials(database, _AUTH_TOKENS, account_ids):
+    for _, credential in await _fetch_credentials(database, _SELECT_AUTH_TOKENS, account_ids):
         listed[credential.account_id].append(credential)
     return [listed[account_id] for account_id in account_ids]
 
 
 async def find_sip_credentials(database: Database, names: Sequence[tuple[str, str]]) -> list[StoredSipCredential | None]:
     """Returns the SIP credential for each pair of tenant id and name, in the same order; None if there is none."""
-    rows = await database.fetch(_SIP_CREDENTIALS, *zip(*names, strict=True))
+    rows = await database.fetch(_SELECT_SIP_CREDENTIALS, *zip(*names, strict=True))
     found = {(tenant_id, name): StoredSipCredential(*values) for tenant_id, name, *values in rows}
     return [found.get(name) for name in names]
 
 
-async def find_signing(database: Database, tenant_id: str) -> StoredSigning | None:
+async def find_signing_settings(database: Database, tenant_id: str) -> StoredSigningSettings | None:
     """Returns the format and the encrypted signing secret of the tenant's deliveries; None if there is no such tenant."""
     rows = await database.fetch("SELECT callback_format, sealed_callback_secret FROM tenant WHERE id = $1", tenant_id)
-    return StoredSigning(*rows[0]) if rows else None
+    return StoredSigningSettings(*rows[0]) if rows else None
 
 
-async def add_callback_secret(database: Database, tenant_id: str, sealed_secret: bytes) -> StoredSigning | None:
+async def add_callback_secret(database: Database, tenant_id: str, sealed_secret: bytes) -> StoredSigningSettings | None:
     """Stores the secret unless another process has stored one. Returns what is stored; None if there is no such tenant."""
     statement = """UPDATE tenant SET sealed_callback_secret = coalesce(sealed_callback_secret, $2) WHERE id = $1
         RETURNING callback_format, sealed_callback_secret"""
     rows = await database.fetch(statement, tenant_id, sealed_secret)
-    return StoredSigning(*rows[0]) if rows else None
+    return StoredSigningSettings(*rows[0]) if rows else None
 
 
 async def _fetch_credentials(database: Database, statement: str, ids: object) -> list[tuple[str, StoredCredential]]:

@@ -11,18 +11,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from app.database.engine import Database, Session
 from app.errors import DatabaseUnavailable
 
-FLUSH_EVERY_S = 60.0
+FLUSH_INTERVAL_S = 60.0
 
 WriteUse = Callable[[Session, Collection[str]], Awaitable[None]]
 
 
 class LastUseRecorder:
-    """Collects the credentials or keys that this process uses, and writes the time of use every minute and at the end."""
+    """Collects the credentials or keys that this process uses. Stores their time of use every minute and at shutdown."""
 
-    def __init__(self, database: Database, write: WriteUse, *, every_s: float = FLUSH_EVERY_S) -> None:
+    def __init__(self, database: Database, write: WriteUse, *, interval_s: float = FLUSH_INTERVAL_S) -> None:
         self._database = database
         self._write = write
-        self._every_s = every_s
+        self._interval_s = interval_s
         self._used: set[str] = set()
 
     def mark(self, reference: str) -> None:
@@ -42,7 +42,7 @@ class LastUseRecorder:
 
     async def _flush_repeatedly(self) -> None:
         while True:
-            await asyncio.sleep(self._every_s)
+            await asyncio.sleep(self._interval_s)
             await self._flush()
 
     async def _flush(self) -> None:

@@ -128,7 +128,7 @@ class KeyLastUse(Base):
 
 
 class SipCredential(Base):
-    """User name and password of a SIP endpoint. A request to create a call contains their name instead."""
+    """User name and password of a SIP endpoint, stored under a name. A request to create a call contains only the name."""
 
     __tablename__ = "sip_credential"
     __table_args__ = (UniqueConstraint("tenant_id", "name"),)

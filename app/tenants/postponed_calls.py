@@ -10,11 +10,11 @@ from app.database.connection import Connection
 from app.database.pool import Transactions
 
 # Rows updated in one transaction. Grants and cancellations of the same calls wait for its end.
-_BATCH_ROWS: Final = 1_000
-_LOCK_ACCOUNTS: Final = """
+_MAX_ROWS_PER_UPDATE: Final = 1_000
+_LOCK_PACES_SQL: Final = """
     SELECT FROM pace WHERE subject_id IN (SELECT id FROM twilio_account WHERE tenant_id = $1) ORDER BY subject_id FOR UPDATE
 """
-_MAKE_DUE: Final = """
+_MAKE_CALLS_DUE_SQL: Final = """
     UPDATE scheduled_dial SET due_at = greatest(not_before, now()) WHERE call_id IN (
         SELECT call_id FROM scheduled_dial
         WHERE account_id IN (SELECT id FROM twilio_account WHERE tenant_id = $1) AND ($2::uuid IS NULL OR queue_id = $2)
@@ -25,12 +25,12 @@ _MAKE_DUE: Final = """
 
 
 async def wait_for_grants(database: Transactions, tenant_id: str) -> None:
-    """Waits until all transactions that make grants with the tenant's old settings have ended.
+    """Waits until no transaction grants the dialling of calls by the tenant's old settings any more.
 
-    Such a transaction holds the lock on its account's row of `pace`. Later transactions read the new settings.
+    Such a transaction locks its account's row of the table `pace`. Later transactions read the new settings.
     """
     async with database.transaction() as connection:
-        await connection.execute(_LOCK_ACCOUNTS, tenant_id)
+        await connection.execute(_LOCK_PACES_SQL, tenant_id)
 
 
 async def make_calls_due(database: Transactions, tenant_id: str, queue_id: UUID | None = None) -> None:
@@ -42,9 +42,9 @@ async def make_calls_due(database: Transactions, tenant_id: str, queue_id: UUID 
     await wait_for_grants(database, tenant_id)
     while True:
         async with database.transaction() as connection:
-            if await _make_due(connection, tenant_id, queue_id) < _BATCH_ROWS:
+            if await _make_some_calls_due(connection, tenant_id, queue_id) < _MAX_ROWS_PER_UPDATE:
                 return
 
 
-async def _make_due(connection: Connection, tenant_id: str, queue_id: UUID | None) -> int:
-    return len(await connection.fetch(_MAKE_DUE, tenant_id, queue_id, _BATCH_ROWS))
+async def _make_some_calls_due(connection: Connection, tenant_id: str, queue_id: UUID | None) -> int:
+    return len(await connection.fetch(_MAKE_CALLS_DUE_SQL, tenant_id, queue_id, _MAX_ROWS_PER_UPDATE))

@@ -46,7 +46,7 @@ async def mark_keys_used(session: AsyncSession, prefixes: Collection[str]) -> No
 
 
 async def _mark_used(session: AsyncSession, table: type[Base], id_column: str, used: Any) -> None:
-    """Writes the pairs of id and time that the query `used` selects. It sorts them by id, which prevents deadlocks."""
+    """Writes the pairs of id and time that the query `used` selects. The query must sort by id, which prevents deadlocks."""
     statement = insert(table).from_select([id_column, "last_used_at"], used)
     await session.execute(
         statement.on_conflict_do_update(index_elements=[id_column], set_={"last_used_at": statement.excluded.last_used_at})
@@ -55,10 +55,10 @@ async def _mark_used(session: AsyncSession, table: type[Base], id_column: str, u
 
 @dataclass(frozen=True, slots=True)
 class SealedColumn:
-    """A column with encrypted secrets.
+    """A column with encrypted ("sealed") secrets.
 
-    `noun` names the secrets in messages. `identity` is the attribute of a row that returns its identity: a secret can be
-    decrypted only with the identity of its own row.
+    `noun` names the secrets in messages. `identity` is the name of the row's attribute that returns the row's identity. A
+    secret can be decrypted only with the identity of its own row.
     """
 
     noun: str
@@ -81,62 +81,62 @@ SEALED_COLUMNS = (
 )
 
 
-async def name_of_sealed(session: AsyncSession, where: SealedColumn, row: Any) -> str:
-    """Returns a name of the row's secret for messages to operators, such as `callback secret of tenant acme`."""
+async def describe_secret(session: AsyncSession, column: SealedColumn, row: Any) -> str:
+    """Returns a description of the row's secret for operators, such as `callback secret of tenant acme`. Not the secret."""
     if isinstance(row, SipCredential):
-        return f"{where.noun} {row.name} of tenant {row.tenant_id}"
+        return f"{column.noun} {row.name} of tenant {row.tenant_id}"
     if not isinstance(row, TwilioCredential):
-        return f"{where.noun} {row.id}"
+        return f"{column.noun} {row.id}"
     account = await session.get_one(TwilioAccount, row.account_id)
-    return f"{where.noun} {row.id} of account {account.account_sid} of tenant {account.tenant_id}"
+    return f"{column.noun} {row.id} of account {account.account_sid} of tenant {account.tenant_id}"
 
 
-async def list_sealed(
-    session: AsyncSession, where: SealedColumn, *, after: Any, limit: int, other_than: bytes | None = None
+async def list_rows_with_secret(
+    session: AsyncSession, column: SealedColumn, *, after: Any, limit: int, unless_key_id: bytes | None = None
 ) -> Sequence[Any]:
-    """Returns up to `limit` rows with a secret in the order of their ids, including revoked ones. `after`: only later ids.
+    """Returns up to `limit` rows that have a secret in this column, by id. Includes revoked ones. `after`: only later ids.
 
-    `other_than` is the id of an encryption key: returns only rows that are encrypted with another key, and locks them.
+    With `unless_key_id`, the id of an encryption key, returns only rows that are encrypted with another key, and locks them.
     """
-    statement = select(where.table).where(where.sealed.is_not(None)).order_by(where.table.id).limit(limit)
+    statement = select(column.table).where(column.sealed.is_not(None)).order_by(column.table.id).limit(limit)
     if after is not None:
-        statement = statement.where(where.table.id > after)
-    if other_than is not None:
-        statement = statement.where(_key_id(where.sealed, SEALED_KEY_ID_POSITION) != other_than).with_for_update()
+        statement = statement.where(column.table.id > after)
+    if unless_key_id is not None:
+        statement = statement.where(_key_id_sql(column.sealed, SEALED_KEY_ID_POSITION) != unless_key_id).with_for_update()
     return (await session.scalars(statement)).all()
 
 
-async def sealed_counts_by_key(session: AsyncSession, where: SealedColumn) -> dict[bytes, int]:
-    """Returns how many secrets are encrypted with each encryption key, by the id of the key."""
-    key_id = _key_id(where.sealed, SEALED_KEY_ID_POSITION)
-    found = await session.execute(select(key_id, func.count()).where(where.sealed.is_not(None)).group_by(key_id))
+async def sealed_counts_by_key(session: AsyncSession, column: SealedColumn) -> dict[bytes, int]:
+    """Returns how many secrets of this column are encrypted with each encryption key, by the id of the key."""
+    key_id = _key_id_sql(column.sealed, SEALED_KEY_ID_POSITION)
+    found = await session.execute(select(key_id, func.count()).where(column.sealed.is_not(None)).group_by(key_id))
     return dict(found.all())
 
 
 async def hashed_counts_by_key(session: AsyncSession) -> dict[bytes, int]:
     """Returns how many valid API keys are hashed with each encryption key, by the id of the encryption key."""
-    key_id = _key_id(ApiKey.keyed_hash, HASHED_KEY_ID_POSITION)
+    key_id = _key_id_sql(ApiKey.keyed_hash, HASHED_KEY_ID_POSITION)
     valid = ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
     found = await session.execute(select(key_id, func.count()).where(*valid).group_by(key_id))
     return dict(found.all())
 
 
 async def key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
-    """Returns the ids of the encryption keys that the secrets in use need: one set for each kind of secret."""
-    credentials = select(_key_id(TwilioCredential.sealed_secret, SEALED_KEY_ID_POSITION)).where(
+    """Returns the ids of the encryption keys of all secrets, except revoked and expired ones: a set for each kind of secret."""
+    credentials = select(_key_id_sql(TwilioCredential.sealed_secret, SEALED_KEY_ID_POSITION)).where(
         TwilioCredential.revoked_at.is_(None)
     )
-    tenants = select(_key_id(Tenant.sealed_callback_secret, SEALED_KEY_ID_POSITION)).where(
+    tenants = select(_key_id_sql(Tenant.sealed_callback_secret, SEALED_KEY_ID_POSITION)).where(
         Tenant.sealed_callback_secret.is_not(None)
     )
-    sip_credentials = select(_key_id(SipCredential.sealed_password, SEALED_KEY_ID_POSITION))
+    sip_credentials = select(_key_id_sql(SipCredential.sealed_password, SEALED_KEY_ID_POSITION))
     sealed = [set(await session.scalars(statement.distinct())) for statement in (credentials, tenants, sip_credentials)]
     return [*sealed, set(await hashed_counts_by_key(session))]
 
 
-def _key_id(column: Any, at: tuple[int, int]) -> Any:
-    """Returns the SQL for the id of the encryption key in a sealed secret or a hash. `at` is its first byte and its length."""
-    return func.substring(column, *at, type_=LargeBinary)
+def _key_id_sql(column: Any, position: tuple[int, int]) -> Any:
+    """Returns SQL for the encryption key's id in a sealed secret or a hash. `position` is its first byte and its length."""
+    return func.substring(column, *position, type_=LargeBinary)
 
 
 async def rehash_key(session: AsyncSession, key_id: UUID, *, old_hash: bytes, new_hash: bytes) -> None:

@@ -6,8 +6,8 @@ from uuid import UUID
 from app.database.connection import Connection
 
 
-async def give_place(connection: Connection, credential_id: UUID, *, place: UUID) -> None:
-    """Moves a credential to `place` in the order of use (`CredentialRow.place`), before the credentials that are there."""
+async def move_credential(connection: Connection, credential_id: UUID, *, place: UUID) -> None:
+    """Moves a credential to `place` in the order of use, before other credentials with this `place` (`CredentialRow.place`)."""
     await connection.execute(
         "UPDATE twilio_credential SET place = $2, preferred_at = now() WHERE id = $1", credential_id, place
     )

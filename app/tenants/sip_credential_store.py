@@ -38,7 +38,7 @@ async def insert_sip_credential(
 
 @dataclass(frozen=True, slots=True)
 class SealedSipAuth:
-    """A SIP credential as the administration reads it: its row, and its encrypted user name and password."""
+    """A SIP credential with its encrypted user name and password."""
 
     credential: SipCredentialRow
     username: bytes
@@ -50,16 +50,16 @@ async def lock_sip_credential(connection: Connection, *, tenant_id: str, name: s
     statement = f"""SELECT sealed_username, sealed_password, {COLUMNS} FROM sip_credential
         WHERE tenant_id = $1 AND name = $2 FOR UPDATE"""
     row = await connection.fetchrow(statement, tenant_id, name)
-    return None if row is None else _sealed(row)
+    return None if row is None else _to_sealed_sip_auth(row)
 
 
 async def find_sealed_sip_auth(connection: Connection, tenant_ids: Sequence[str]) -> list[SealedSipAuth]:
     """Returns the SIP credentials of all these tenants, with encrypted user names and passwords."""
     statement = f"SELECT sealed_username, sealed_password, {COLUMNS} FROM sip_credential WHERE tenant_id = ANY ($1)"
-    return [_sealed(row) for row in await connection.fetch(statement, tenant_ids)]
+    return [_to_sealed_sip_auth(row) for row in await connection.fetch(statement, tenant_ids)]
 
 
-def _sealed(row: Iterable[Any]) -> SealedSipAuth:
+def _to_sealed_sip_auth(row: Iterable[Any]) -> SealedSipAuth:
     username, password, *values = row
     return SealedSipAuth(SipCredentialRow(*values), username, password)
 

@@ -1,4 +1,4 @@
-"""Generates callback secrets, and returns the identity of a secret's row, without which the secret cannot be decrypted."""
+"""Generates callback secrets, and names the row of each stored secret. An encrypted secret is bound to the name of its row."""
 
 import base64
 import secrets

@@ -10,21 +10,21 @@ from app.settings import Settings
 from app.workloads.key_set import KeySet, KeySetState, KeySource
 from app.workloads.key_sources import key_source
 from app.workloads.service_accounts import ServiceAccount
-from app.workloads.tokens import REASONS, TokenRules, ValidToken, seconds_left, unknown_key
+from app.workloads.tokens import REFUSAL_REASONS, TokenRules, ValidToken, seconds_left, unknown_key
 
-_MAX_REMEMBERED = 10_000
+_MAX_CACHED_TOKENS = 10_000
 
 
 class WorkloadTokens:
-    """Validates the tokens of one issuer. `running` must be active while it is used."""
+    """Validates the service account tokens of one issuer, and caches valid ones. Use it only inside its context `running`."""
 
     def __init__(self, rules: TokenRules, source: KeySource, metrics: WorkloadMetrics) -> None:
         self._rules = rules
-        for reason in REASONS:  # series start at 0
+        for reason in REFUSAL_REASONS:  # series start at 0
             metrics.refused.labels(reason)
-        self._valid: OrderedDict[bytes, ValidToken] = OrderedDict()
+        self._valid_tokens: OrderedDict[bytes, ValidToken] = OrderedDict()
         # Tokens that a removed key signed are no longer valid. Which ones is not stored, so all tokens are forgotten.
-        self._keys = KeySet(source, metrics=metrics, on_removed=self._valid.clear)
+        self._keys = KeySet(source, metrics=metrics, on_removed=self._valid_tokens.clear)
 
     @property
     def issuer(self) -> str:
@@ -39,16 +39,16 @@ class WorkloadTokens:
         async with self._keys.running():
             yield
 
-    def remembered(self, token: str) -> ServiceAccount | None:
-        """Returns the service account of a token that was validated before and has not expired; None for any other token."""
-        known = self._valid.get(_digest_of(token))
+    def cached_service_account(self, token: str) -> ServiceAccount | None:
+        """Returns the service account of a cached token, which was validated before and has not expired; otherwise None."""
+        known = self._valid_tokens.get(_digest_of(token))
         return known.service_account if known and seconds_left(known) > 0 else None
 
     async def validate(self, token: str) -> ServiceAccount:
-        """Returns the service account that the token proves, and remembers it. Raises TokenRefused or KeySetUnavailable."""
-        valid = self._valid[_digest_of(token)] = await self._validate(token)
-        if len(self._valid) > _MAX_REMEMBERED:
-            self._valid.popitem(last=False)
+        """Validates the token, caches it, and returns its service account. Raises TokenRefused or KeySetUnavailable."""
+        valid = self._valid_tokens[_digest_of(token)] = await self._validate(token)
+        if len(self._valid_tokens) > _MAX_CACHED_TOKENS:
+            self._valid_tokens.popitem(last=False)
         return valid.service_account
 
     async def _validate(self, token: str) -> ValidToken:
@@ -68,7 +68,7 @@ def _digest_of(token: str) -> bytes:
 
 @asynccontextmanager
 async def workload_tokens(settings: Settings, metrics: WorkloadMetrics) -> AsyncIterator[WorkloadTokens | None]:
-    """Yields a running WorkloadTokens; None if CALLGATE_WORKLOAD_ISSUER is not set."""
+    """Yields WorkloadTokens that validate by the settings; None if CALLGATE_WORKLOAD_ISSUER is not set."""
     if settings.workload_issuer is None:
         yield None
         return

@@ -19,14 +19,14 @@ logger = structlog.stdlib.get_logger(__name__)
 
 RETRY_AFTER_FAILURE_S: Final = 15.0
 
-Keys = Mapping[str, PyJWK]
+KeysById = Mapping[str, PyJWK]
 """Public keys by their ids (`kid`)."""
 KeySetState = Literal["ok", "stale", "unavailable"]
 """`stale`: the last read failed, and the set of an earlier read is used. `unavailable`: no read has succeeded yet."""
 
 
 class KeySetUnreadable(Exception):
-    """The key set cannot be read. `reason` is a short constant for logs and `callgate doctor`."""
+    """A read of the key set has failed. `reason` is a short constant for logs and `callgate doctor`."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -34,7 +34,7 @@ class KeySetUnreadable(Exception):
 
 
 class KeySetUnavailable(Exception):
-    """The key set cannot be read, so it is not known whether a key is in it."""
+    """The key set could not be read lately, so a key that is not in the last good set may be valid or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ class KeySource:
     `read` returns a JSON Web Key Set (RFC 7517) or raises KeySetUnreadable.
     """
 
-    where: str
+    location: str
     read: Callable[[], Awaitable[bytes]]
     interval_s: float
     min_interval_s: float
-    """The shortest time between the starts of two reads, however many tokens name unknown keys."""
+    """The minimum time between the starts of two reads. Tokens with unknown keys cause reads before `interval_s` has passed."""
 
 
 def parse_key_set(body: bytes) -> dict[str, PyJWK]:
@@ -79,14 +79,14 @@ def _parse_key(document: Any) -> PyJWK | None:
 
 
 class KeySet:
-    """The current keys of an issuer. `running` must be active while it is used."""
+    """The current keys of an issuer, read again at intervals. Use it only inside its context `running`."""
 
     def __init__(self, source: KeySource, *, metrics: WorkloadMetrics, on_removed: Callable[[], None]) -> None:
-        """Makes an empty set. `on_removed` is called when a read finds that a key was removed or replaced."""
+        """Creates an empty set. `on_removed` is called when a read finds that a key was removed or replaced."""
         self._source = source
         self._metrics = metrics
         self._on_removed = on_removed
-        self._keys: Keys = {}
+        self._keys: KeysById = {}
         self._body = b""
         self._failure: str | None = None
         self._read_started_at = -source.min_interval_s
@@ -116,8 +116,8 @@ class KeySet:
     async def find(self, key_id: str) -> PyJWK:
         """Returns the key with this id.
 
-        An unknown key may be new, so the set is read again first: the wait is at most `min_interval_s` and the time of a read.
-        Raises KeyError, or KeySetUnavailable if the set cannot be read.
+        An unknown key may be new, so the set is read again first. This takes at most `min_interval_s` and the time of a read.
+        Raises KeyError if the set does not have the key, and KeySetUnavailable if the set cannot be read.
         """
         key = self._keys.get(key_id)
         if key is not None:
@@ -156,23 +156,23 @@ class KeySet:
             body = await self._source.read()
             keys = self._keys if body == self._body else parse_key_set(body)
         except KeySetUnreadable as error:
-            self._fail(error.reason)
+            self._record_failure(error.reason)
         except Exception as error:
             logger.exception("workload_key_set_failed", error=type(error).__name__)
-            self._fail("unexpected")
+            self._record_failure("unexpected")
         else:
-            self._replace(keys, body)
+            self._record_success(keys, body)
 
-    def _fail(self, reason: str) -> None:
+    def _record_failure(self, reason: str) -> None:
         """Records that a read has failed. The last good set stays in use."""
         self._metrics.key_set_reads.labels("failed").inc()
         self._metrics.key_set_stale.set(1)
         if reason != self._failure:  # a lasting failure is logged once
-            logger.warning("workload_key_set_unreadable", reason=reason, source=self._source.where, keys=len(self._keys))
+            logger.warning("workload_key_set_unreadable", reason=reason, source=self._source.location, keys=len(self._keys))
         self._failure = reason
 
-    def _replace(self, keys: Keys, body: bytes) -> None:
-        """Records that a read has succeeded. Uses `keys`, which were parsed from `body`, from now on."""
+    def _record_success(self, keys: KeysById, body: bytes) -> None:
+        """Replaces the set by `keys`, which were parsed from `body`. Records that a read has succeeded."""
         self._metrics.key_set_reads.labels("ok").inc()
         self._metrics.key_set_stale.set(0)
         self._metrics.key_set_read_at.set_to_current_time()
@@ -181,7 +181,7 @@ class KeySet:
         if keys is not old or self._failure:
             logger.info(
                 "workload_key_set_read",
-                source=self._source.where,
+                source=self._source.location,
                 keys=len(keys),
                 added=len(keys.keys() - old.keys()),
                 removed=len(removed),
@@ -191,5 +191,5 @@ class KeySet:
             self._on_removed()
 
 
-def _has_same_key(keys: Keys, key_id: str, key: PyJWK) -> bool:
+def _has_same_key(keys: KeysById, key_id: str, key: PyJWK) -> bool:
     return key_id in keys and bool(keys[key_id].key == key.key)

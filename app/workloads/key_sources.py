@@ -21,24 +21,24 @@ from app.twilio.transport import AiohttpTransport
 from app.workloads.key_set import KeySetUnreadable, KeySource
 
 DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
-URL_INTERVAL_S: Final = 300.0
-URL_MIN_INTERVAL_S: Final = 5.0
-FILE_INTERVAL_S: Final = 5.0
-FILE_MIN_INTERVAL_S: Final = 1.0
+URL_READ_INTERVAL_S: Final = 300.0
+URL_MIN_READ_INTERVAL_S: Final = 5.0
+FILE_READ_INTERVAL_S: Final = 5.0
+FILE_MIN_READ_INTERVAL_S: Final = 1.0
 READ_TIMEOUT_S: Final = 5.0
-_MAX_BYTES = 256 * 1024
+_MAX_CONTENT_BYTES = 256 * 1024
 
 
 def key_source(settings: Settings, *, issuer: str) -> KeySource:
-    """Returns the source that CALLGATE_WORKLOAD_KEYS names; without it, the issuer's discovery document."""
-    where = settings.workload_keys or issuer.rstrip("/") + DISCOVERY_PATH
-    if not where.startswith(("http://", "https://")):
-        return KeySource(where, partial(_read_file, Path(where)), FILE_INTERVAL_S, FILE_MIN_INTERVAL_S)
+    """Returns the source of the key set that CALLGATE_WORKLOAD_KEYS names; by default, the issuer's discovery document."""
+    location = settings.workload_keys or issuer.rstrip("/") + DISCOVERY_PATH
+    if not location.startswith(("http://", "https://")):
+        return KeySource(location, partial(_read_file, Path(location)), FILE_READ_INTERVAL_S, FILE_MIN_READ_INTERVAL_S)
     reader = _HttpReader(settings.workload_keys_ca_file, settings.workload_keys_token_file)
-    read: Callable[[], Awaitable[bytes]] = partial(reader.get, where, with_token=True)
-    if where.endswith(DISCOVERY_PATH):
-        read = partial(_read_discovered, reader, where, issuer)
-    return KeySource(where, partial(_read_within_timeout, read), URL_INTERVAL_S, URL_MIN_INTERVAL_S)
+    read: Callable[[], Awaitable[bytes]] = partial(reader.get, location, with_token=True)
+    if location.endswith(DISCOVERY_PATH):
+        read = partial(_read_discovered, reader, location, issuer)
+    return KeySource(location, partial(_read_within_timeout, read), URL_READ_INTERVAL_S, URL_MIN_READ_INTERVAL_S)
 
 
 async def _read_file(path: Path) -> bytes:
@@ -46,15 +46,15 @@ async def _read_file(path: Path) -> bytes:
 
 
 def _read_bytes(path: Path, what: str) -> bytes:
-    """Returns the content of the file. Raises KeySetUnreadable; `what` names the file in its reason."""
+    """Returns the content of a file. Raises KeySetUnreadable, whose reason begins with `what`, unless the file is too long."""
     try:
         with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+            content = file.read(_MAX_CONTENT_BYTES + 1)
     except FileNotFoundError:
         raise KeySetUnreadable(f"{what}_missing") from None
     except OSError:
         raise KeySetUnreadable(f"{what}_not_readable") from None
-    if len(content) > _MAX_BYTES:
+    if len(content) > _MAX_CONTENT_BYTES:
         raise KeySetUnreadable("too_long")
     return content
 
@@ -97,9 +97,9 @@ class _HttpReader:
     token_file: Path | None
 
     async def get(self, url: str, *, with_token: bool) -> bytes:
-        """Returns the body of a 200. `with_token` sends the token in `token_file`. Raises KeySetUnreadable.
+        """Returns the body of the response. Raises KeySetUnreadable unless the status is 200. Does not follow redirects.
 
-        Follows no redirect.
+        `with_token` adds the token in `token_file` as a bearer token.
         """
         tls = await asyncio.to_thread(self._tls)
         headers = {}
@@ -127,7 +127,7 @@ async def _read_body(response: httpx.Response) -> bytes:
     try:
         if response.status_code != httpx.codes.OK:
             raise KeySetUnreadable(f"status_{response.status_code}")
-        return await read_response_body(response, limit=_MAX_BYTES)
+        return await read_response_body(response, limit=_MAX_CONTENT_BYTES)
     except BodyTooLong:
         raise KeySetUnreadable("too_long") from None
     finally:

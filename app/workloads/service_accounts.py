@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/: a namespace is a DNS label, a service account a DNS
 # subdomain, whose labels Kubernetes does not limit. Neither can hold the ":" that separates the parts of a token's `sub`.
-_LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
-NAMESPACE = re.compile(_LABEL)
-SERVICE_ACCOUNT = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+NAMESPACE_PATTERN = re.compile(_DNS_LABEL)
+SERVICE_ACCOUNT_PATTERN = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
 MAX_NAMESPACE_LENGTH = 63
 MAX_SERVICE_ACCOUNT_LENGTH = 253
 
@@ -22,8 +22,12 @@ class ServiceAccount:
 
 
 def is_namespace(name: object) -> bool:
-    return isinstance(name, str) and len(name) <= MAX_NAMESPACE_LENGTH and NAMESPACE.fullmatch(name) is not None
+    return isinstance(name, str) and len(name) <= MAX_NAMESPACE_LENGTH and NAMESPACE_PATTERN.fullmatch(name) is not None
 
 
 def is_service_account(name: object) -> bool:
-    return isinstance(name, str) and len(name) <= MAX_SERVICE_ACCOUNT_LENGTH and SERVICE_ACCOUNT.fullmatch(name) is not None
+    return (
+        isinstance(name, str)
+        and len(name) <= MAX_SERVICE_ACCOUNT_LENGTH
+        and SERVICE_ACCOUNT_PATTERN.fullmatch(name) is not None
+    )

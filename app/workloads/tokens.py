@@ -23,13 +23,13 @@ MAX_LIFETIME_S: Final = 24 * 3600
 MAX_TOKEN_LENGTH: Final = 8192
 """In characters. Projected tokens have 900 to 3,000."""
 
-Reason = Literal[
+RefusalReason = Literal[
     "not_configured", "malformed", "too_long", "algorithm", "unknown_key", "signature", "issuer", "audience", "expired",
     "not_yet_valid", "missing_claim", "lifetime", "no_service_account", "no_workload",
 ]  # fmt: skip
-REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
+REFUSAL_REASONS: Final[tuple[RefusalReason, ...]] = get_args(RefusalReason)
 
-_REASONS_OF_PYJWT: tuple[tuple[type[jwt.InvalidTokenError], Reason], ...] = (
+_REASONS_BY_PYJWT_ERROR: tuple[tuple[type[jwt.InvalidTokenError], RefusalReason], ...] = (
     (jwt.InvalidSignatureError, "signature"),
     (jwt.ExpiredSignatureError, "expired"),
     (jwt.ImmatureSignatureError, "not_yet_valid"),
@@ -37,7 +37,7 @@ _REASONS_OF_PYJWT: tuple[tuple[type[jwt.InvalidTokenError], Reason], ...] = (
     (jwt.InvalidAudienceError, "audience"),
     (jwt.InvalidAlgorithmError, "algorithm"),
 )
-_CHECKS: Options = {
+_PYJWT_OPTIONS: Options = {
     "require": ["iss", "aud", "sub", "iat", "exp"],
     "verify_exp": True,
     "verify_nbf": True,
@@ -52,9 +52,9 @@ _SUBJECT_PREFIX = ("system", "serviceaccount")
 
 
 class TokenRefused(Exception):
-    """A token is not accepted. `detail` says which check failed, and holds nothing of the token."""
+    """A service account token is not accepted. `detail` says which check failed, and contains no part of the token."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: RefusalReason, detail: str) -> None:
         self.reason = reason
         self.detail = detail
         super().__init__(detail)
@@ -76,7 +76,7 @@ class TokenRules:
     audience: str
 
     def key_id(self, token: str) -> str:
-        """Returns the id of the key that signed the token, unverified. Raises TokenRefused."""
+        """Returns the key id (`kid`) in the token's header, which is not verified yet. Raises TokenRefused."""
         if len(token) > MAX_TOKEN_LENGTH:
             raise TokenRefused("too_long", f"The service account token is longer than {MAX_TOKEN_LENGTH} characters.")
         try:
@@ -107,7 +107,7 @@ class TokenRules:
                 audience=self.audience,
                 issuer=self.issuer,
                 leeway=LEEWAY_S,
-                options={**_CHECKS, "verify_signature": key is not None},
+                options={**_PYJWT_OPTIONS, "verify_signature": key is not None},
             )
         except jwt.InvalidTokenError as error:
             raise self._refusal(error) from None
@@ -131,7 +131,7 @@ class TokenRules:
     def _refusal(self, error: jwt.InvalidTokenError) -> TokenRefused:
         if isinstance(error, jwt.MissingRequiredClaimError):
             return TokenRefused("missing_claim", f"The service account token has no claim `{error.claim}`.")
-        reason = next((reason for kind, reason in _REASONS_OF_PYJWT if isinstance(error, kind)), None)
+        reason = next((reason for kind, reason in _REASONS_BY_PYJWT_ERROR if isinstance(error, kind)), None)
         match reason:
             case None:
                 return _malformed()
@@ -140,10 +140,10 @@ class TokenRules:
             case "audience":
                 return TokenRefused(reason, f"The service account token is not for the audience `{self.audience}`.")
             case _:
-                return TokenRefused(reason, _DETAILS[reason])
+                return TokenRefused(reason, _DETAILS_BY_REASON[reason])
 
 
-_DETAILS: Mapping[str, str] = {
+_DETAILS_BY_REASON: Mapping[str, str] = {
     "signature": "The signature of the service account token is wrong.",
     "expired": "The service account token has expired.",
     "not_yet_valid": "The service account token is not valid yet: its `iat` or `nbf` is in the future.",
@@ -183,7 +183,7 @@ def _service_account(claims: Mapping[str, Any]) -> ServiceAccount:
 
 
 def unverified_claims(token: str) -> Mapping[str, Any]:
-    """Returns the claims of a token without any check; empty if it cannot be read."""
+    """Returns the claims of a token without checking it; no claims if it is no readable JSON Web Token."""
     try:
         claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
     except jwt.InvalidTokenError:

@@ -85,7 +85,7 @@ class Account:
             await mark_credentials_used(session, [str(credential.id)])
 
     async def advance(self, replacement: Replacement) -> str:
-        return (await self.rotation.advance(replacement, quiet=QUIET)).step
+        return (await self.rotation.advance(replacement, min_unused_time=QUIET)).step
 
 
 @asynccontextmanager
@@ -116,7 +116,7 @@ async def test_an_auth_token_is_revoked_after_its_promotion_and_a_quiet_time(acc
     await account.pass_time(60)
     assert await account.advance(replacement) == "promote"
     await account.promote()
-    progress = await account.rotation.advance(replacement, quiet=QUIET)
+    progress = await account.rotation.advance(replacement, min_unused_time=QUIET)
     assert progress.step == "wait"
     assert await account.advance(replacement) == "wait"
 
@@ -177,7 +177,7 @@ async def test_nothing_changes_while_twilio_cannot_be_asked(account: Account) ->
     async with rotation_of(account.gateway, refused_url()) as rotation:
         account_row = replace(replacement.account, base_url=None)
         with pytest.raises(OperatorError, match="could not be asked"):
-            await rotation.advance(replace(replacement, account=account_row), quiet=QUIET)
+            await rotation.advance(replace(replacement, account=account_row), min_unused_time=QUIET)
     assert await account.active() == [replacement.new.id, replacement.old.id]
 
 
@@ -295,6 +295,6 @@ async def test_a_rotation_goes_on_with_another_process(account: Account) -> None
     await account.pass_time(3)
     assert await account.advance(replacement) == "wait"
     await account.pass_time(3)
-    assert (await another.advance(replacement, quiet=QUIET)).step == "done"
+    assert (await another.advance(replacement, min_unused_time=QUIET)).step == "done"
     with pytest.raises(OperatorError, match="revoked meanwhile"):
         await account.advance(replacement)

@@ -70,7 +70,7 @@ def test_memory_is_bounded() -> None:
     for number in range(25_000):
         attempts.record_wrong_key(str(number), b"wrong")
         attempts.record_valid_key(str(number).encode())
-    assert len(attempts._forgotten_at) == len(attempts._known) == 10_000
+    assert len(attempts._forgotten_at) == len(attempts._valid_keys) == 10_000
     assert wait_of(attempts, "24999") == 60
     assert wait_of(attempts, "24999", b"24999") is None
     assert wait_of(attempts, "0") is None

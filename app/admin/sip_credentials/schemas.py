@@ -5,13 +5,13 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from app.tenants.names import RESOURCE_NAME
+from app.tenants.names import RESOURCE_NAME_PATTERN
 from app.tenants.sip_credential_store import SipCredentialRow
 
 _Name = Annotated[
     str,
     Field(
-        pattern=f"^{RESOURCE_NAME}$",
+        pattern=f"^{RESOURCE_NAME_PATTERN}$",
         description="The name that is given in `sip_credential` when a call is created: letters, digits and `._-`, at most 63.",
     ),
 ]

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.scheduling.schemas import HoursRecord, HoursSettings
 from app.setting_values import MAX_IN_FLIGHT_LIMIT
-from app.tenants.administration import TENANT_ID
+from app.tenants.administration import TENANT_ID_PATTERN
 from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.callback_settings import CallbackFormat, DeliveryEvent, callback_settings
 
@@ -17,7 +17,9 @@ _Name = Annotated[
 ]
 _Id = Annotated[
     str,
-    Field(pattern=f"^{TENANT_ID.pattern}$", description="Lower-case letters, digits and '-', at most 63. Never changes."),
+    Field(
+        pattern=f"^{TENANT_ID_PATTERN.pattern}$", description="Lower-case letters, digits and '-', at most 63. Never changes."
+    ),
 ]
 # Not an enum, because client generators give the type of a nullable enum a numbered name.
 _Method = Annotated[str, Field(pattern="^(GET|POST)$")]

@@ -8,12 +8,19 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr
 
 from app.tenants.scopes import Scope, in_order, known_scopes
 from app.tenants.workload_store import WorkloadRow
-from app.workloads.service_accounts import MAX_NAMESPACE_LENGTH, MAX_SERVICE_ACCOUNT_LENGTH, NAMESPACE, SERVICE_ACCOUNT
+from app.workloads.service_accounts import (
+    MAX_NAMESPACE_LENGTH,
+    MAX_SERVICE_ACCOUNT_LENGTH,
+    NAMESPACE_PATTERN,
+    SERVICE_ACCOUNT_PATTERN,
+)
 
 _Scopes = Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
-_Namespace = Annotated[StrictStr, Field(min_length=1, max_length=MAX_NAMESPACE_LENGTH, pattern=f"^{NAMESPACE.pattern}$")]
+_Namespace = Annotated[
+    StrictStr, Field(min_length=1, max_length=MAX_NAMESPACE_LENGTH, pattern=f"^{NAMESPACE_PATTERN.pattern}$")
+]
 _ServiceAccount = Annotated[
-    StrictStr, Field(min_length=1, max_length=MAX_SERVICE_ACCOUNT_LENGTH, pattern=f"^{SERVICE_ACCOUNT.pattern}$")
+    StrictStr, Field(min_length=1, max_length=MAX_SERVICE_ACCOUNT_LENGTH, pattern=f"^{SERVICE_ACCOUNT_PATTERN.pattern}$")
 ]
 
 

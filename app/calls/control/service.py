@@ -181,7 +181,7 @@ class CallControl:
         return bool(ended)
 
     async def _changed_callbacks(self, call: Call, update: CallUpdate) -> StatusCallbacks:
-        account = await self.tenants.callable_account(call.tenant_id, account_sid=call.account_sid)
+        account = await self.tenants.usable_account(call.tenant_id, account_sid=call.account_sid)
         if account is None:
             raise NoUsableCredentials(call_id=call.id)
         return changed_callbacks(update, call, account, urls=self.callback_urls, validate_url=self.validate_callback)

@@ -25,7 +25,7 @@ from app.database.retry_queue import RetryQueue
 from app.errors import CallgateError, DatabaseUnavailable
 from app.observability import Metrics
 from app.scheduling.store import pause_pace
-from app.tenants.directory import CallableAccount, TenantDirectory
+from app.tenants.directory import TenantDirectory, UsableAccount
 from app.twilio.client import TwilioClient
 from app.twilio.errors import TwilioCredentialRejected
 
@@ -65,7 +65,7 @@ class Placement:
         self._twilio_queue = TwilioQueueWatch(self.metrics.twilio)
         self._late_outcomes = RetryQueue(self._retry_commit, name="outcomes", max_batch=BATCH)
 
-    async def place(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Call | NewCall:
+    async def place(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Call | NewCall:
         """Dials, commits the outcome, and returns the record.
 
         If the outcome cannot be committed at once, the returned record is `unknown`, and the commit is retried in the
@@ -90,7 +90,7 @@ class Placement:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _place(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Call | NewCall:
+    async def _place(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Call | NewCall:
         """Dials, commits the outcome, counts it and marks credentials. Returns the record."""
         outcome = await self._dial(call, account, prepared)
         settled = await self._commit_outcome(call, outcome, prepared)
@@ -104,7 +104,7 @@ class Placement:
             await self._mark_credentials(account, outcome)
         return settled
 
-    async def _dial(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Outcome:
+    async def _dial(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Outcome:
         async def may_repeat() -> bool:
             """Returns whether the call still waits for this outcome. False if unknown: a repetition needs certainty."""
             try:
@@ -205,7 +205,7 @@ class Placement:
             call.idempotency_key = None
             await insert_intents(self.database, [call])
 
-    async def _mark_credentials(self, account: CallableAccount, outcome: Outcome) -> None:
+    async def _mark_credentials(self, account: UsableAccount, outcome: Outcome) -> None:
         """Marks rejected credentials, which are tried last from then on, and unmarks one that Twilio accepted again."""
         rejected = {attempt.credential for attempt in outcome.attempts if attempt.result == TwilioCredentialRejected.reason}
         accepted = {outcome.attempts[-1].credential} & account.rejected if isinstance(outcome, Started) else set()

@@ -8,7 +8,7 @@ from app.calls.creation.dial import PreparedCall
 from app.calls.parameters import CallRequest
 from app.calls.status_callbacks import StatusCallbacks, UrlValidator, status_callbacks
 from app.errors import FieldError, InvalidRequest, NoUsableCredentials
-from app.tenants.directory import CallableAccount, TenantDirectory
+from app.tenants.directory import TenantDirectory, UsableAccount
 from app.tenants.sip_auth import SipAuth
 from app.twilio.schemas import Form
 
@@ -21,8 +21,8 @@ class Preparation:
     callback_urls: CallbackUrls | None
     validate_callback: UrlValidator
 
-    async def find_account(self, tenant_id: str, account_sid: str | None) -> CallableAccount:
-        account = await self.tenants.callable_account(tenant_id, account_sid=account_sid)
+    async def find_account(self, tenant_id: str, account_sid: str | None) -> UsableAccount:
+        account = await self.tenants.usable_account(tenant_id, account_sid=account_sid)
         if account is None:
             raise NoUsableCredentials
         return account
@@ -41,7 +41,7 @@ class Preparation:
         return sip_auth
 
     def prepare(
-        self, request: CallRequest, account: CallableAccount, sip_auth: SipAuth | None, call_id: UUID, began: float
+        self, request: CallRequest, account: UsableAccount, sip_auth: SipAuth | None, call_id: UUID, began: float
     ) -> tuple[StatusCallbacks, PreparedCall]:
         """Returns the call's status callbacks, and the form for Twilio with every parameter and secret.
 

@@ -47,7 +47,7 @@ from app.scheduling.store import find_queues
 from app.security.keyring import Keyring
 from app.security.pseudonyms import Pseudonyms
 from app.tenants.caller import Caller
-from app.tenants.directory import CallableAccount
+from app.tenants.directory import UsableAccount
 from app.twilio.addresses import address_key
 
 _CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
@@ -182,7 +182,7 @@ class CreationService:
             raise InvalidRequest(field_errors=(FieldError("/queue", "unknown_queue", text),))
         return make_schedule(request, queue, caller.key_id, now=datetime.now(UTC))
 
-    async def _commit_intent(self, call: NewCall, account: CallableAccount, scheduled: ScheduledCall | None) -> bool:
+    async def _commit_intent(self, call: NewCall, account: UsableAccount, scheduled: ScheduledCall | None) -> bool:
         """Commits the intent. Returns False if a call with its idempotency key exists.
 
         Raises Paced if the pace of the account does not allow the call.
@@ -223,7 +223,7 @@ class CreationService:
         return [inserted.get(scheduled.call.id) for scheduled in calls]
 
     async def _reopen(
-        self, existing: Call, intended: NewCall, account: CallableAccount, scheduled: ScheduledCall | None
+        self, existing: Call, intended: NewCall, account: UsableAccount, scheduled: ScheduledCall | None
     ) -> Call | None:
         """Makes the call of an earlier attempt pending or scheduled again, and returns it.
 
@@ -253,7 +253,7 @@ class CreationService:
                 self._withdrawals.withdraw_reopening(existing.id, existing.attempt + 1, event_id=event_id)
             raise
 
-    async def _place(self, call: Call | NewCall, account: CallableAccount, prepared: PreparedCall) -> Creation:
+    async def _place(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Creation:
         settled = await self._placement.place(call, account, prepared)
         if settled.execution == "not_started" and settled.problem:
             raise restore_error(settled.problem, call_id=settled.id)

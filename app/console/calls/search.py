@@ -13,7 +13,7 @@ from app.calls.phone_numbers import read_number, spellings
 from app.calls.schemas import Status
 from app.console.times import read_form_time
 from app.errors import all_errors
-from app.tenants.names import RESOURCE_NAME
+from app.tenants.names import RESOURCE_NAME_PATTERN
 from app.twilio.schemas import CALL_SID_PATTERN
 
 SearchKind = Literal["id", "sid", "number", "to", "from", "key"]
@@ -155,7 +155,7 @@ def _read_problem(text: str) -> str | None:
 
 def _read_queue(text: str) -> str | None:
     name = text.strip()
-    return name if re.fullmatch(RESOURCE_NAME, name) else None
+    return name if re.fullmatch(RESOURCE_NAME_PATTERN, name) else None
 
 
 def _read_tenant(text: str) -> str | None:

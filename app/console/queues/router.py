@@ -27,7 +27,7 @@ from app.http.routes import needs
 from app.queues.cancellation import QueueCancellation
 from app.queues.router import queue_cancellation
 from app.queues.service import QueueService
-from app.tenants.names import RESOURCE_NAME
+from app.tenants.names import RESOURCE_NAME_PATTERN
 from app.tenants.scopes import Scope
 
 router = console_router("/queues")
@@ -56,7 +56,7 @@ async def reachable_queue(client: ConsoleClientDep, tenant_id: str, name: str) -
     """
     require_read(client)
     reachable_tenant(client, tenant_id)
-    if not re.fullmatch(RESOURCE_NAME, name):
+    if not re.fullmatch(RESOURCE_NAME_PATTERN, name):
         raise QueueNotFound
     return tenant_id, name
 
