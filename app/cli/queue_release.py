@@ -35,12 +35,12 @@ def halt(as_json: AsJson = False) -> None:
 
     halted = run_with_pool(lambda pool: GrantHalt(pool).run(command_actor()))
     if as_json:
-        show_values({"since": halted.since, "was_halted": halted.was_halted, "certain": halted.is_certain}, as_json=True)
+        show_values({"since": halted.since, "was_halted": halted.was_halted, "certain": halted.is_complete}, as_json=True)
     elif halted.was_halted:
         typer.echo(f"Scheduled calls were halted already: none is dialled since {halted.since:%Y-%m-%d %H:%M:%S} UTC.")
     else:
         typer.echo("Scheduled calls are not dialled any more. `callgate queues release` resumes them.")
-    if not halted.is_certain:
+    if not halted.is_complete:
         raise CommandFailed("grants are halted, but a transaction from before is still open: run the command again")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from app.database.engine import Database
 from app.doctor.settings import CheckResult
-from app.scheduling.guard import HIDDEN, STARTED, HaltReason, read_guard
+from app.scheduling.guard import HIDDEN_PART, START_TIME_PREFIX, HaltReason, read_guard
 
 _CHECK = "grants"
 _WHY: Mapping[HaltReason, str] = {
@@ -26,8 +26,8 @@ async def check_grants(database: Database) -> CheckResult:
         found = f"no scheduled call is dialled, because grants after {guard.seen_at:%Y-%m-%d %H:%M:%S} UTC may be lost{why}"
         return CheckResult(_CHECK, "wrong", found, "run `callgate queues release`; see docs/operations.md, Lost grants")
     system, timeline, *_ = guard.server.split("/")
-    if timeline.startswith(STARTED):
+    if timeline.startswith(START_TIME_PREFIX):
         found = "Postgres hides its timeline, so scheduled calls wait after each start of the server, also if nothing is lost"
         return CheckResult(_CHECK, "warning", found, "run `callgate queues release` then; see docs/operations.md, Lost grants")
-    where = "" if system == HIDDEN else f"system {system}, "
+    where = "" if system == HIDDEN_PART else f"system {system}, "
     return CheckResult(_CHECK, "ok", f"are made on {where}timeline {timeline}")

@@ -61,14 +61,14 @@ class Gauges:
 
     async def step(self) -> bool:
         """Measures once and returns false. If the database is unavailable, the old values stay."""
-        self._unsaved.set(self._counters.unsaved)
+        self._unsaved.set(self._counters.unsaved_count)
         async with self._database.begin() as session:
             moment = await transaction_time(session)
             waiting = await oldest_unsettled(session)
             calls = await count_followed_calls(session)
             deliveries = await delivery_backlog(session)
         guard = await read_guard(self._database)
-        scheduled = await scheduling_backlog(self._database, priorities=len(PRIORITIES))
+        scheduled = await scheduling_backlog(self._database, priority_count=len(PRIORITIES))
         for place, priority in enumerate(PRIORITIES):
             self._scheduled.labels(priority).set(scheduled.waiting[place])
             self._oldest_due.labels(priority).set(scheduled.oldest_due_s.get(place, 0))

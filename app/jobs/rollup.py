@@ -11,7 +11,7 @@ import structlog
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.rollups import store
-from app.rollups.periods import FIRST_SPAN, HOUR, MINUTE, MINUTES_ARE_KEPT_FOR, DuePeriod, due_periods
+from app.rollups.periods import HOUR, MAX_ROLLUP_SPAN, MINUTE, MINUTES_ARE_KEPT_FOR, DuePeriod, due_periods
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -37,7 +37,7 @@ class RollUp:
         One worker does this at a time, in one transaction, so either the whole step is written or nothing.
         """
         async with self.database.transaction() as connection:
-            progress = await store.lock_progress(connection, first_span=FIRST_SPAN)
+            progress = await store.lock_progress(connection, first_span=MAX_ROLLUP_SPAN)
             if progress is None or progress.now == progress.rolled_until:
                 return False
             await store.sample_waiting(connection, progress.now)
@@ -52,9 +52,9 @@ class RollUp:
 
     async def _skip_empty(self, connection: Connection, due: list[DuePeriod]) -> list[DuePeriod]:
         """Records the periods before the first call as empty, in one statement. Returns the other ones."""
-        first = await store.first_request(connection)
+        first = await store.first_request_time(connection)
         empty = [each.period for each in due if first is None or each.period.end <= first]
-        await store.record_empty(connection, empty)
+        await store.record_empty_periods(connection, empty)
         return [each for each in due if first is not None and each.period.end > first]
 
     async def _roll_up(self, connection: Connection, due: list[DuePeriod]) -> DuePeriod | None:

@@ -17,13 +17,13 @@ from app.queues.store import QueueRow
 from app.scheduling.hours import Hours
 from app.scheduling.pace_limits import UNLIMITED, PaceChange
 from app.scheduling.pace_store import lock_pace, write_pace
-from app.scheduling.schedule import MAX_AHEAD
+from app.scheduling.schedule import MAX_TIME_AHEAD
 from app.tenants.administration_store import find_tenant
 from app.tenants.errors import InvalidMember, NoSuchResource, no_tenant
 from app.tenants.names import RESOURCE_NAME_ADVICE, RESOURCE_NAME_PATTERN
 from app.tenants.postponed_calls import make_calls_due, wait_for_grants
 
-MAX_RING_WITHIN_S: Final = int(MAX_AHEAD.total_seconds())
+MAX_RING_WITHIN_S: Final = int(MAX_TIME_AHEAD.total_seconds())
 _NAME: Final = re.compile(RESOURCE_NAME_PATTERN)
 _MEMBERS: Final = ("paused", "hours", "ring_within_s")
 

@@ -54,7 +54,7 @@ class Rollup(Base):
 
 
 class RollupProgress(Base):
-    """How far the figures are counted, in a single row. A worker locks the row while it counts."""
+    """The time until which the figures are counted. The table has a single row, which a worker locks while it counts."""
 
     __tablename__ = "rollup_progress"
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)

@@ -1,7 +1,7 @@
 """Decides when the figures of a minute or hour are counted, and counted again. Pure.
 
 A call changes for a while after it was requested: its outcome, callbacks and price come later. A period is counted again at
-growing ages (`_MINUTE_AGES`, `_HOUR_AGES`), so each call is read about sixteen times, however long it is kept.
+growing ages (`_MINUTE_RECOUNT_AGES`, `_HOUR_RECOUNT_AGES`), so each call is read about sixteen times, however long it is kept.
 """
 
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ MINUTE: Final = timedelta(minutes=1)
 HOUR: Final = timedelta(hours=1)
 MINUTES_ARE_KEPT_FOR: Final = timedelta(hours=26)
 """Minutes older than this are deleted."""
-FIRST_SPAN: Final = timedelta(days=7)
+MAX_ROLLUP_SPAN: Final = timedelta(days=7)
 """How far back the first roll-up goes in an installation that already has calls."""
 
-_MINUTE_AGES: Final = tuple(MINUTE * 2**power for power in range(10))
+_MINUTE_RECOUNT_AGES: Final = tuple(MINUTE * 2**power for power in range(10))
 # 74 hours, because attempts at a delivery end after three days.
-_HOUR_AGES: Final = tuple(HOUR * hours for hours in (12, 24, 48, 74, 192, 384))
+_HOUR_RECOUNT_AGES: Final = tuple(HOUR * hours for hours in (12, 24, 48, 74, 192, 384))
 _FOR_EVER: Final = timedelta(days=36_500)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # Periods this close to the end of their calls' retention are not counted again: some calls may be deleted already.
@@ -49,10 +49,10 @@ def due_periods(*, since: datetime, until: datetime, calls_kept_for: timedelta |
     `since` and `until` are whole minutes. Calls are deleted `calls_kept_for` after their request, so older periods are left
     out: their figures stay as they are. None: calls are kept for ever.
     """
-    since = max(since, until - FIRST_SPAN)
+    since = max(since, until - MAX_ROLLUP_SPAN)
     readable_for = _FOR_EVER if calls_kept_for is None else calls_kept_for - _RETENTION_MARGIN
     due: dict[Period, datetime] = {}
-    for length, ages, kept_for in ((MINUTE, _MINUTE_AGES, MINUTES_ARE_KEPT_FOR), (HOUR, _HOUR_AGES, _FOR_EVER)):
+    for length, ages, kept_for in ((MINUTE, _MINUTE_RECOUNT_AGES, MINUTES_ARE_KEPT_FOR), (HOUR, _HOUR_RECOUNT_AGES, _FOR_EVER)):
         oldest = until - min(kept_for, readable_for)
         for age in ages:
             for start in _starts(length, first=max(since - age + MINUTE, oldest), last=until - age):

@@ -18,9 +18,9 @@ LATENCY_BOUNDS_MS: Final = (50, 100, 150, 200, 300, 500, 750, 1_000, 1_500, 2_00
 """The buckets of latencies are: less than the first bound, between two bounds, and the last bound or more."""
 MAX_COUNTED_PER_ACCOUNT: Final = 100_000
 """Maximum number of waiting calls that are counted for one account."""
-_MAX_DELETED: Final = 10_000
+_MAX_DELETED_ROWS: Final = 10_000
 
-_BUCKETS: Final = tuple(f"bucket_{number}" for number in range(len(LATENCY_BOUNDS_MS) + 1))
+_BUCKET_COLUMNS: Final = tuple(f"bucket_{number}" for number in range(len(LATENCY_BOUNDS_MS) + 1))
 _CALL_FIGURES: Final = {
     **{
         name: f"count(*) FILTER (WHERE execution = '{name}')"
@@ -30,13 +30,13 @@ _CALL_FIGURES: Final = {
     "callbacks": "coalesce(sum(cardinality(callbacks_seen)), 0)",
     "called_back": "count(*) FILTER (WHERE execution = 'started' AND cardinality(callbacks_seen) > 0)",
     "unpriced": "count(*) FILTER (WHERE status = 'completed' AND price IS NULL)",
-    **{name: f"count(*) FILTER (WHERE bucket = {number})" for number, name in enumerate(_BUCKETS)},
+    **{name: f"count(*) FILTER (WHERE bucket = {number})" for number, name in enumerate(_BUCKET_COLUMNS)},
 }
 _DELIVERY_STATES: Final = {"delivered": "delivered", "gave_up": "gave_up", "undelivered": "pending"}
 _SUMMED_FIGURES: Final = (*_CALL_FIGURES, *_DELIVERY_STATES)
-_STORED_FIGURES: Final = tuple(name for name in _SUMMED_FIGURES if name not in _BUCKETS)
+_STORED_FIGURES: Final = tuple(name for name in _SUMMED_FIGURES if name not in _BUCKET_COLUMNS)
 
-_TENANT: Final = f"CASE grouping(tenant_id) WHEN 0 THEN tenant_id ELSE '{ALL_TENANTS}' END"
+_TENANT_OR_ALL: Final = f"CASE grouping(tenant_id) WHEN 0 THEN tenant_id ELSE '{ALL_TENANTS}' END"
 # Only a creation that became unknown can have been answered with a 5xx, so few events are read.
 _HAD_SERVER_ERROR: Final = """
     CASE WHEN execution = 'unknown' OR settled_by IN ('callback', 'list', 'none_found') THEN EXISTS (
@@ -45,24 +45,24 @@ _HAD_SERVER_ERROR: Final = """
     ) ELSE false END
 """
 # `pending_since` and `settled_at` are both Postgres's clock.
-_BUCKET: Final = f"""
+_LATENCY_BUCKET: Final = f"""
     CASE settled_by WHEN 'response' THEN width_bucket(
         extract(epoch FROM settled_at - pending_since)::float8 * 1000, ARRAY[{", ".join(map(str, LATENCY_BOUNDS_MS))}]::float8[]
     ) END
 """
 # $1 and $2: the period. $3 and $4: the ids of its calls. $5: its length in seconds.
-ROLL_UP: Final = f"""
+ROLL_UP_PERIOD: Final = f"""
     WITH part AS (
         SELECT tenant_id, price_unit, sum(-price) AS spent,
             {", ".join(f"{sql} AS {name}" for name, sql in _CALL_FIGURES.items())}
         FROM (
-            SELECT tenant_id, price_unit, price, execution, status, callbacks_seen, {_BUCKET} AS bucket,
+            SELECT tenant_id, price_unit, price, execution, status, callbacks_seen, {_LATENCY_BUCKET} AS bucket,
                 {_HAD_SERVER_ERROR} AS had_server_error
             FROM call WHERE id >= $3::uuid AND id < $4::uuid
         ) AS requested GROUP BY tenant_id, price_unit
     ), money AS (
         SELECT tenant_id, jsonb_object_agg(price_unit, spent) AS spent FROM (
-            SELECT {_TENANT} AS tenant_id, coalesce(price_unit, '') AS price_unit, sum(spent) AS spent
+            SELECT {_TENANT_OR_ALL} AS tenant_id, coalesce(price_unit, '') AS price_unit, sum(spent) AS spent
             FROM part WHERE spent IS NOT NULL GROUP BY GROUPING SETS ((tenant_id, price_unit), (price_unit))
         ) AS by_currency GROUP BY tenant_id
     ), figure AS (
@@ -79,11 +79,11 @@ ROLL_UP: Final = f"""
         WHERE seconds = 60 AND start >= $1::timestamptz AND start < $2::timestamptz AND waiting > 0
             AND tenant_id <> '{ALL_TENANTS}'
     ), total AS (
-        SELECT {_TENANT} AS tenant_id, {", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _SUMMED_FIGURES)}
+        SELECT {_TENANT_OR_ALL} AS tenant_id, {", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _SUMMED_FIGURES)}
         FROM figure GROUP BY GROUPING SETS ((tenant_id), ())
     )
     INSERT INTO rollup (tenant_id, seconds, start, {", ".join(_STORED_FIGURES)}, latency, spent, waiting)
-    SELECT total.tenant_id, $5::int, $1::timestamptz, {", ".join(_STORED_FIGURES)}, ARRAY[{", ".join(_BUCKETS)}],
+    SELECT total.tenant_id, $5::int, $1::timestamptz, {", ".join(_STORED_FIGURES)}, ARRAY[{", ".join(_BUCKET_COLUMNS)}],
         coalesce(money.spent, '{{}}'), (
             SELECT max(waiting) FROM rollup AS minute WHERE minute.tenant_id = total.tenant_id AND minute.seconds = 60
                 AND minute.start >= $1::timestamptz AND minute.start < $2::timestamptz
@@ -103,46 +103,48 @@ _COUNT_WAITING: Final = f"""
         ) AS waiting GROUP BY tenant_id
     )
     INSERT INTO rollup (tenant_id, seconds, start, waiting)
-    SELECT {_TENANT}, 60, $1::timestamptz, coalesce(sum(number), 0)
+    SELECT {_TENANT_OR_ALL}, 60, $1::timestamptz, coalesce(sum(number), 0)
     FROM counted GROUP BY GROUPING SETS ((tenant_id), ())
     ON CONFLICT (tenant_id, seconds, start) DO UPDATE SET waiting = excluded.waiting
 """
-_RECORD_EMPTY: Final = f"""
+_RECORD_EMPTY_PERIODS: Final = f"""
     INSERT INTO rollup (tenant_id, seconds, start, latency)
-    SELECT '{ALL_TENANTS}', seconds, start, array_fill(0, ARRAY[{len(_BUCKETS)}])
+    SELECT '{ALL_TENANTS}', seconds, start, array_fill(0, ARRAY[{len(_BUCKET_COLUMNS)}])
     FROM unnest($1::int[], $2::timestamptz[]) AS period (seconds, start)
     ON CONFLICT (tenant_id, seconds, start) DO UPDATE SET latency = excluded.latency WHERE rollup.latency IS NULL
 """
-_LOCK: Final = """
+_LOCK_PROGRESS: Final = """
     SELECT rolled_until, date_trunc('minute', clock_timestamp()) AS now FROM rollup_progress WHERE id = 1
     FOR UPDATE SKIP LOCKED
 """
-_DELETE: Final = f"""
+_DELETE_EXPIRED: Final = f"""
     DELETE FROM rollup WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM rollup WHERE seconds = $1 AND start < $2::timestamptz - $3::interval LIMIT {_MAX_DELETED}
+        SELECT ctid FROM rollup WHERE seconds = $1 AND start < $2::timestamptz - $3::interval LIMIT {_MAX_DELETED_ROWS}
     ))
 """
 
 
 @dataclass(frozen=True, slots=True)
 class RollupState:
-    """`rolled_until`: the figures due until then are counted. `now`: Postgres's clock. Both are whole minutes."""
+    """How far the figures are counted. Both times are whole minutes."""
 
     rolled_until: datetime
+    """All figures that were due by this time are counted."""
     now: datetime
+    """Postgres's clock."""
 
 
 async def lock_progress(connection: Connection, *, first_span: timedelta) -> RollupState | None:
-    """Locks the row of RollupProgress until the transaction ends. Returns None if another worker has locked it.
+    """Locks and returns the row of RollupProgress until the transaction ends; None if another worker has locked it.
 
-    In a new installation, first inserts the row, with a `rolled_until` of `first_span` ago.
+    In a new installation, first inserts the row. Counting then begins `first_span` ago.
     """
     await connection.execute(
         """INSERT INTO rollup_progress (rolled_until) SELECT date_trunc('minute', clock_timestamp()) - $1::interval
         WHERE NOT EXISTS (SELECT FROM rollup_progress) ON CONFLICT DO NOTHING""",
         first_span,
     )
-    row = await connection.fetchrow(_LOCK)
+    row = await connection.fetchrow(_LOCK_PROGRESS)
     return None if row is None else RollupState(**row)
 
 
@@ -150,24 +152,27 @@ async def record_progress(connection: Connection, rolled_until: datetime) -> Non
     await connection.execute("UPDATE rollup_progress SET rolled_until = $1 WHERE id = 1", rolled_until)
 
 
-async def first_request(connection: Connection) -> datetime | None:
+async def first_request_time(connection: Connection) -> datetime | None:
     """Returns when the oldest call was requested; None if there is no call."""
     first: datetime | None = await connection.fetchval("SELECT created_at FROM call ORDER BY id LIMIT 1")
     return first
 
 
-async def record_empty(connection: Connection, periods: Sequence[Period]) -> None:
+async def record_empty_periods(connection: Connection, periods: Sequence[Period]) -> None:
     """Records that no call was requested in these periods."""
     lengths = [period.length // timedelta(seconds=1) for period in periods]
-    await connection.execute(_RECORD_EMPTY, lengths, [period.start for period in periods])
+    await connection.execute(_RECORD_EMPTY_PERIODS, lengths, [period.start for period in periods])
 
 
 async def roll_up(connection: Connection, period: Period) -> bool:
-    """Counts and stores the figures of a period, for each tenant and for all. Returns False and stores none after a timeout."""
+    """Counts and stores the figures of a period, for each tenant and for all tenants together.
+
+    Returns False, and stores nothing, if the statement times out.
+    """
     ids = first_id_at(period.start), first_id_at(period.end)
     try:
         async with connection.transaction():
-            await connection.execute(ROLL_UP, period.start, period.end, *ids, period.length // timedelta(seconds=1))
+            await connection.execute(ROLL_UP_PERIOD, period.start, period.end, *ids, period.length // timedelta(seconds=1))
     except QueryCanceledError:
         return False
     return True
@@ -179,6 +184,9 @@ async def sample_waiting(connection: Connection, minute: datetime) -> None:
 
 
 async def delete_expired(connection: Connection, *, now: datetime, kept_for: Sequence[tuple[timedelta, timedelta]]) -> None:
-    """Deletes old periods, at most _MAX_DELETED of each length. `kept_for`: lengths of periods, and how long each is kept."""
+    """Deletes old figures, at most _MAX_DELETED_ROWS rows for each length of period.
+
+    `kept_for` has pairs of a period's length and the time for which its figures are kept.
+    """
     for length, kept in kept_for:
-        await connection.execute(_DELETE, length // timedelta(seconds=1), now, kept)
+        await connection.execute(_DELETE_EXPIRED, length // timedelta(seconds=1), now, kept)

@@ -17,8 +17,11 @@ from app.scheduling.pace import allowed_calls_sql, next_at_sql, wait_s_sql
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """The limits of an account that allow no call now, and which limit is reached. The fields match `_REFUSAL_COLUMNS`."""
+class PaceRefusal:
+    """A call that may not be dialled now: the limits of its account, and which one is reached.
+
+    The fields match `_REFUSAL_COLUMNS`.
+    """
 
     calls_per_second: Decimal | None
     burst: int
@@ -36,7 +39,7 @@ class Refusal:
 _REFUSAL_COLUMNS = f"""calls_per_second, burst, max_concurrent, coalesce(in_use >= max_concurrent, false) AS is_full,
     {wait_s_sql("pace.at")} AS wait_s"""
 
-ADMISSION = f"""
+ADMISSION_CTES = f"""
     , locked AS MATERIALIZED (
         SELECT * FROM pace WHERE subject_id = ANY (ARRAY(SELECT account_id FROM given)) ORDER BY subject_id FOR UPDATE
     ), paced AS MATERIALIZED (
@@ -59,7 +62,7 @@ ADMISSION = f"""
 Rows whose idempotency key already has a call are left out. They take no token.
 """
 
-ADMISSION_RESULT = f"""
+ADMISSION_RESULT_SQL = f"""
     , counted AS MATERIALIZED (
         SELECT account_id, count(*) AS count FROM inserted JOIN judged USING (id) GROUP BY account_id
     ), left_over AS MATERIALIZED (
@@ -75,21 +78,21 @@ ADMISSION_RESULT = f"""
         SELECT given.id, given.account_id, pace.at, {latest_end_sql("pace.at", "given.parameters")}
         FROM inserted JOIN given USING (id) JOIN paced AS pace ON subject_id = given.account_id WHERE max_concurrent IS NOT NULL
     )
-    SELECT inserted.id, updated_at, {", ".join(f"NULL AS {each.name}" for each in fields(Refusal))} FROM inserted
+    SELECT inserted.id, updated_at, {", ".join(f"NULL AS {each.name}" for each in fields(PaceRefusal))} FROM inserted
     UNION ALL
     SELECT judged.id, NULL, {_REFUSAL_COLUMNS}
     FROM judged JOIN left_over AS pace ON subject_id = account_id WHERE NOT is_admitted
 """  # noqa: S608  # constants of this package
 """CTEs that take a token and a dial slot for each row in `inserted`, and the final SELECT.
 
-Its rows have `updated_at` for an inserted call, and the columns of a Refusal for a refused call.
+Its rows have `updated_at` for an inserted call, and the columns of a PaceRefusal for a refused call.
 """
 
-_JUDGE = f"""
+_CHECK_LIMITS = f"""
     WITH pace AS MATERIALIZED (SELECT pace.*, clock_timestamp() AS at FROM pace WHERE subject_id = $1)
     SELECT {allowed_calls_sql("pace.at")} > 0 AS has_room, {_REFUSAL_COLUMNS} FROM pace
 """  # noqa: S608  # constants of this package
-_TAKE = f"""
+_TAKE_TOKEN_AND_SLOT = f"""
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at), slot AS (
         INSERT INTO dial_slot (call_id, account_id, granted_at, until)
         SELECT call.id, $1, at, {latest_end_sql("at", "parameters")}
@@ -103,19 +106,19 @@ _TAKE = f"""
 """  # noqa: S608  # constants of this package
 
 
-async def admit(connection: Connection, account_id: UUID, call_id: UUID) -> Refusal | None:
+async def admit_reopened_call(connection: Connection, account_id: UUID, call_id: UUID) -> PaceRefusal | None:
     """Takes a token and a dial slot for one reopened call: an earlier attempt to dial it failed, and it is dialled again.
 
-    Takes nothing and returns a Refusal if a limit is reached.
+    If a limit of the account's pace is reached, takes nothing and returns the refusal. Otherwise returns None.
 
     The transaction must first lock the account's row in `pace`, then free the slots of ended calls, and then reopen the call.
     An earlier attempt may have left a slot at another account. The `in_use` of that account is corrected when its slots are
     freed next.
     """
-    judged = await connection.fetchrow(_JUDGE, account_id)
+    judged = await connection.fetchrow(_CHECK_LIMITS, account_id)
     if judged is None:
         return None
     if not judged["has_room"]:
-        return Refusal.of(judged)
-    await connection.execute(_TAKE, account_id, call_id)
+        return PaceRefusal.of(judged)
+    await connection.execute(_TAKE_TOKEN_AND_SLOT, account_id, call_id)
     return None

@@ -9,28 +9,29 @@ from app.scheduling.models import NO_QUEUE
 from app.twilio.schemas import MAX_CALL_TIME, TERMINAL_STATUSES
 
 # Twilio's defaults of `timeout` and `time_limit`, and the time that a call may spend in Twilio's own queue.
-_RING_S, _TIME_LIMIT_S, _MARGIN_S = 60, 14_400, 600
+_RINGING_S, _DEFAULT_TIME_LIMIT_S, _QUEUE_S = 60, 14_400, 600
 _MAX_TIME_LIMIT_S = int(MAX_CALL_TIME.total_seconds())
 
 
-def latest_end_sql(at: str, parameters: str) -> str:
-    """Returns SQL for the latest time at which a call can end. `at` is SQL for the time at which it is dialled.
+def latest_end_sql(dialled_at: str, parameters: str) -> str:
+    """Returns SQL for the latest time at which a call can end. `dialled_at` is SQL for the time at which it is dialled.
 
-    `parameters` is SQL for its parameters as JSON. Twilio documents no maximum of `time_limit`, so it may be too large for a
-    float and is capped before the cast.
+    `parameters` is SQL for the call's parameters as JSON. Twilio documents no maximum of `time_limit`, so it may be too large
+    for a float and is capped before the cast.
     """
-    return f"""{at} + make_interval(secs => {_MARGIN_S} + coalesce(({parameters} ->> 'timeout')::float8, {_RING_S})
-        + least(coalesce(({parameters} ->> 'time_limit')::numeric, {_TIME_LIMIT_S}), {_MAX_TIME_LIMIT_S})::float8)"""
+    return f"""{dialled_at} + make_interval(secs => {_QUEUE_S} + coalesce(({parameters} ->> 'timeout')::float8, {_RINGING_S})
+        + least(coalesce(({parameters} ->> 'time_limit')::numeric, {_DEFAULT_TIME_LIMIT_S}), {_MAX_TIME_LIMIT_S})::float8)"""
 
 
-def insert_slot_sql(*, dial: str, at: str, parameters: str) -> str:
-    """Returns SQL that adds dial slots for calls that are granted at `at`: `INSERT … SELECT`, without its FROM clause.
+def insert_slot_sql(*, dial: str, granted_at: str, parameters: str) -> str:
+    """Returns SQL that adds dial slots for granted calls: `INSERT … SELECT`, without its FROM clause.
 
-    `dial` is the alias of `scheduled_dial` in the FROM clause. `at` and `parameters` are SQL, as in `latest_end_sql`.
+    `dial` is the alias of `scheduled_dial` in the FROM clause. `granted_at` and `parameters` are SQL for the time of the grant
+    and for the call's parameters as JSON.
     """
     return f"""INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until, ring_by)
         SELECT {dial}.call_id, {dial}.account_id, nullif({dial}.queue_id, '{NO_QUEUE}'), {dial}.caller_id,
-            {latest_end_sql(at, parameters)}, {dial}.ring_by"""  # aliases of the caller's statement
+            {latest_end_sql(granted_at, parameters)}, {dial}.ring_by"""  # aliases of the caller's statement
 
 
 # Retention may be deleting a call together with its slot. Such a slot is skipped, which prevents deadlocks.
@@ -69,7 +70,7 @@ _RECOUNT_QUEUES = """
 
 
 # SKIP LOCKED: a statement that waits for a row while it has locked others could deadlock with retention.
-_MARK_MISSING = """
+_UPDATE_MISSING_SINCE = """
     UPDATE dial_slot SET missing_since = CASE WHEN call_id = ANY ($1) THEN clock_timestamp() END
     WHERE call_id IN (
         SELECT call_id FROM dial_slot
@@ -79,19 +80,16 @@ _MARK_MISSING = """
 """
 
 
-async def mark_missing(database: Database, *, missing: Sequence[UUID], found: Sequence[UUID]) -> None:
-    """Updates `missing_since` of the calls' dial slots: set to now for `missing` (Twilio answers 404), cleared for `found`.
+async def mark_missing_calls(database: Database, *, missing: Sequence[UUID], found: Sequence[UUID]) -> None:
+    """Sets `missing_since` of the dial slots of `missing` calls (Twilio answers 404) to now, and clears that of `found` calls.
 
-    A time that is already set stays. Calls without a dial slot, and slots that another transaction has locked, are skipped.
+    A time that is already set is kept. Calls without a dial slot, and slots that another transaction has locked, are skipped.
     """
-    await database.fetch(_MARK_MISSING, missing, found)
+    await database.fetch(_UPDATE_MISSING_SINCE, missing, found)
 
 
 async def lock_and_free_ended_slots(database: Database, account_id: UUID) -> int:
-    """Frees the dial slots of the account's ended calls, in a transaction of its own that locks the account's row in `pace`.
-
-    Returns how many were freed.
-    """
+    """Runs `free_ended_slots` in a transaction of its own, which locks the account's row in `pace`. Returns its result."""
     async with database.transaction() as connection:
         await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account_id)
         return await free_ended_slots(connection, account_id)
@@ -101,9 +99,9 @@ async def free_ended_slots(connection: Connection, account_id: UUID) -> int:
     """Deletes the dial slots of the account's ended calls, and recounts the slots in use of the account and of its queues.
 
     Returns by how many the account's count fell. That includes slots that were deleted with the record of their call. The
-    transaction must have locked the account's row in `pace` and no row of a queue: this function locks the queues' rows, in the
-    order of ids. It counts in statements of their own after the locks, because a statement that waits for a lock does not see
-    what was committed meanwhile.
+    transaction must have locked the account's row in `pace`, and no row of a queue: this function locks the queues' rows, in
+    the order of ids. Separate statements count the slots after the rows are locked, because a statement that waits for a lock
+    does not see what was committed meanwhile.
     """
     await connection.execute(_DELETE_ENDED, account_id)
     freed: int | None = await connection.fetchval(_RECOUNT_ACCOUNT, account_id)

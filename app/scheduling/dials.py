@@ -4,23 +4,24 @@ from typing import Final
 
 from app.scheduling.models import ScheduledDial
 
-_COLUMNS = [column.name for column in ScheduledDial.__table__.columns if column.name != "due_at"]
+_DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns if column.name != "due_at"]
 
-GIVEN_DIAL: Final = "given -> 'dial' AS dial"
+DIAL_COLUMN_SQL: Final = "given -> 'dial' AS dial"
 """The column of the CTE `given` that `insert_dials_sql` reads: a row of `scheduled_dial` as JSON, or null."""
 
 
-def insert_dials_sql(*, written: str, due_at: str) -> str:
-    """Returns CTEs that insert rows of `scheduled_dial` for the calls in the CTE `written`.
+def insert_dials_sql(*, calls_cte: str, due_at: str) -> str:
+    """Returns CTEs that insert rows of `scheduled_dial`. `calls_cte` is the name of the CTE that has the ids of the calls.
 
-    Another CTE, `given`, has the row of each call in its column `dial` (GIVEN_DIAL); null: the call is not scheduled.
-    `due_at` is SQL for the column of this name. Callers (API keys or workloads) that have no row in `dial_turn` get one.
+    The statement needs another CTE, `given`. Its column `dial` (DIAL_COLUMN_SQL) is a call's row of `scheduled_dial` as JSON,
+    or null if the call is not scheduled. `due_at` is SQL for the row's `due_at`. Callers (API keys or workloads) that have no
+    row in `dial_turn` get one.
     """
-    columns = ", ".join(_COLUMNS)
+    columns = ", ".join(_DIAL_COLUMNS)
     return f""", new_dial AS (
             INSERT INTO scheduled_dial ({columns}, due_at)
-            SELECT {", ".join(f"dial.{name}" for name in _COLUMNS)}, {due_at}
-            FROM given JOIN {written} USING (id)
+            SELECT {", ".join(f"dial.{name}" for name in _DIAL_COLUMNS)}, {due_at}
+            FROM given JOIN {calls_cte} USING (id)
                 CROSS JOIN LATERAL jsonb_populate_record(NULL::scheduled_dial, given.dial) AS dial
             WHERE given.dial IS NOT NULL
             RETURNING account_id, caller_id

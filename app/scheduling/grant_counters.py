@@ -23,20 +23,23 @@ from app.errors import CommandFailed
 
 logger = structlog.stdlib.get_logger(__name__)
 
-_SUFFIX: Final = ".grants"
+_FILE_SUFFIX: Final = ".grants"
 # The size at which a worker continues in a new file.
-_MAX_BYTES: Final = 1_000_000
+_MAX_FILE_BYTES: Final = 1_000_000
 # A read of the folder is repeated if a worker replaces a file meanwhile.
-_MAX_READS: Final = 10
+_MAX_READ_ATTEMPTS: Final = 10
 # A worker touches its file each time it checks the guard, so a file that is this old belongs to no running worker.
-_FORGET_AFTER_S: Final = 86_400.0
+_MAX_FILE_AGE_S: Final = 86_400.0
 
 
 class GrantCount(NamedTuple):
-    """The number of grants of an account. Counts from after a release of a halt are greater than all counts from before it."""
+    """How many scheduled calls of an account were granted (allowed to be dialled).
 
-    released: int
-    """When a halt of all grants was released last, in microseconds since 1970; 0: never. Older counts are obsolete."""
+    A count from after a release of a halt is greater than every count from before it.
+    """
+
+    released_at_us: int
+    """The time of the last release of a halt, in microseconds since 1970; 0: there was none. Older counts are obsolete."""
     grants: int
 
 
@@ -65,11 +68,11 @@ class GrantCounters:
         return count < self._known.get(account_id, NO_GRANTS)
 
     @property
-    def unsaved(self) -> int:
+    def unsaved_count(self) -> int:
         """The number of accounts whose latest count is not in the folder yet."""
         return 0 if self._folder is None else len(self._unsaved)
 
-    def note(self, account_id: UUID, count: GrantCount) -> None:
+    def record_count(self, account_id: UUID, count: GrantCount) -> None:
         """Remembers a committed count, if it is higher than the known one."""
         if count > self._known.get(account_id, NO_GRANTS):
             self._known[account_id] = count
@@ -83,7 +86,7 @@ class GrantCounters:
                 if count > self._known.get(account_id, NO_GRANTS):
                     self._known[account_id] = count
             # Marked as read only now: a read that fails, is canceled or runs at the same time must not lose these lines.
-            self._folder.mark_read(new.ends)
+            self._folder.mark_read(new.end_offsets)
 
     async def save(self) -> None:
         """Writes new counts to the disk. If that fails, logs the error; the next call tries again."""
@@ -99,7 +102,7 @@ class GrantCounters:
     async def touch_and_prune(self) -> None:
         """Marks this worker's file as in use, and deletes files that no worker uses. Raises OSError.
 
-        Call `load` before, because it reads the counts of the files that are deleted.
+        Call `load` first: it reads the counts in the files that are then deleted.
         """
         if self._folder is not None:
             await asyncio.to_thread(self._folder.touch_and_prune, dict(self._known))
@@ -109,7 +112,7 @@ class _NewLines(NamedTuple):
     """The counts in lines that were not read before, and the byte offset after the last such line, by file name."""
 
     counts: list[tuple[UUID, GrantCount]]
-    ends: dict[str, int]
+    end_offsets: dict[str, int]
 
 
 class _CounterFolder:
@@ -117,76 +120,76 @@ class _CounterFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._own = folder / f"{uuid4()}{_SUFFIX}"
+        self._own_file = folder / f"{uuid4()}{_FILE_SUFFIX}"
         # The number of bytes that were read from each file, by name.
-        self._read: dict[str, int] = {}
+        self._read_bytes: dict[str, int] = {}
         # Two threads may write. One of them must not delete the file that the other one has opened.
-        self._writing = Lock()
+        self._write_lock = Lock()
 
     def read_new(self) -> _NewLines:
         """Returns the counts in lines that are not marked as read.
 
         Starts again if a file was deleted meanwhile, because its counts are then in another file. Raises FileNotFoundError
-        after _MAX_READS attempts, and other OSErrors at once.
+        after _MAX_READ_ATTEMPTS attempts, and other OSErrors at once.
         """
-        found = _NewLines([], {})
-        for _ in range(_MAX_READS):
+        new_lines = _NewLines([], {})
+        for _ in range(_MAX_READ_ATTEMPTS):
             try:
                 for file in self._files():
-                    self._read_tail(file, found)
+                    self._read_tail(file, new_lines)
             except FileNotFoundError:
                 continue
-            return found
+            return new_lines
         raise FileNotFoundError
 
-    def mark_read(self, ends: Mapping[str, int]) -> None:
+    def mark_read(self, end_offsets: Mapping[str, int]) -> None:
         """Marks each file as read up to this byte offset."""
-        for name, end in ends.items():
-            self._read[name] = max(end, self._read.get(name, 0))
+        for name, end in end_offsets.items():
+            self._read_bytes[name] = max(end, self._read_bytes.get(name, 0))
 
-    def _read_tail(self, file: Path, found: _NewLines) -> None:
-        begin = max(found.ends.get(file.name, 0), self._read.get(file.name, 0))
+    def _read_tail(self, file: Path, new_lines: _NewLines) -> None:
+        begin = max(new_lines.end_offsets.get(file.name, 0), self._read_bytes.get(file.name, 0))
         if file.stat().st_size <= begin:
             return
         with file.open("rb") as stream:
             stream.seek(begin)
             # An incomplete line is being written, or its worker was killed. The granted call was not dialled yet.
             text = stream.read().rpartition(b"\n")[0]
-        found.ends[file.name] = begin + len(text) + bool(text)
-        found.counts.extend(count for line in text.splitlines() if (count := _parse(line)) is not None)
+        new_lines.end_offsets[file.name] = begin + len(text) + bool(text)
+        new_lines.counts.extend(count for line in text.splitlines() if (count := _parse(line)) is not None)
 
     def append(self, counts: Mapping[UUID, GrantCount], known: Mapping[UUID, GrantCount]) -> None:
         """Appends lines for `counts` to this worker's file. A new file gets all `known` counts, and replaces the one before."""
-        with self._writing:
-            if self._own.exists() and self._own.stat().st_size > _MAX_BYTES:
-                old, self._own = self._own, self._folder / f"{uuid4()}{_SUFFIX}"
+        with self._write_lock:
+            if self._own_file.exists() and self._own_file.stat().st_size > _MAX_FILE_BYTES:
+                old, self._own_file = self._own_file, self._folder / f"{uuid4()}{_FILE_SUFFIX}"
                 self._write(known)
                 old.unlink()
             else:
-                self._write(counts if self._own.exists() else known)
+                self._write(counts if self._own_file.exists() else known)
 
     def touch_and_prune(self, known: Mapping[UUID, GrantCount]) -> None:
         """Touches this worker's file, and deletes files that no worker has touched for a day.
 
-        Writes all `known` counts to this worker's file before, so that the counts in deleted files are not lost.
+        First writes all `known` counts to this worker's file, so that the counts in deleted files are not lost.
         """
-        with self._writing:
-            if not self._own.exists():
+        with self._write_lock:
+            if not self._own_file.exists():
                 return
-            os.utime(self._own)
-            now = self._own.stat().st_mtime
-            old = [file for file in self._files() if now - file.stat().st_mtime > _FORGET_AFTER_S]
+            os.utime(self._own_file)
+            now = self._own_file.stat().st_mtime
+            old = [file for file in self._files() if now - file.stat().st_mtime > _MAX_FILE_AGE_S]
             if old:
                 self._write(known)
             for file in old:
                 file.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
-        return sorted(file for file in self._folder.iterdir() if file.suffix == _SUFFIX)
+        return sorted(file for file in self._folder.iterdir() if file.suffix == _FILE_SUFFIX)
 
     def _write(self, counts: Mapping[UUID, GrantCount]) -> None:
-        lines = "".join(f"{account_id} {count.released} {count.grants}\n" for account_id, count in counts.items())
-        descriptor = os.open(self._own, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        lines = "".join(f"{account_id} {count.released_at_us} {count.grants}\n" for account_id, count in counts.items())
+        descriptor = os.open(self._own_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             # The first line break ends a line that a full disk has cut off.
             content = f"\n{lines}".encode()
@@ -200,7 +203,7 @@ class _CounterFolder:
 def _parse(line: bytes) -> tuple[UUID, GrantCount] | None:
     """Returns the account and its count; None for a line that is empty or cut off."""
     try:
-        account_id, released, grants = line.decode().split(" ")
-        return UUID(account_id), GrantCount(int(released), int(grants))
+        account_id, released_at_us, grants = line.decode().split(" ")
+        return UUID(account_id), GrantCount(int(released_at_us), int(grants))
     except ValueError:
         return None

@@ -1,4 +1,4 @@
-"""Halts all grants when the database may have lost some: it was restored or copied, or a standby was promoted.
+"""Halts all grants when the database may have lost some, because it was restored or copied, or a standby was promoted.
 
 A grant is the right to dial one scheduled call: a transaction that deletes the call's row in `scheduled_dial`. If the database
 loses this transaction, the row is back, and the call would be dialled again. So calls are granted only on the same server,
@@ -18,14 +18,14 @@ import structlog
 
 from app.database.connection import Connection
 from app.scheduling.grant_counters import GrantCount
-from app.scheduling.guard_sql import CURRENT_SERVER, RELEASED
-from app.scheduling.store import Statements
+from app.scheduling.guard_sql import CURRENT_SERVER, RELEASED_AT_US
+from app.scheduling.store import StatementRunner
 
 logger = structlog.stdlib.get_logger(__name__)
 
-HIDDEN: Final = "-"
+HIDDEN_PART: Final = "-"
 """What callgate_server() returns in place of a part that this Postgres server hides."""
-STARTED: Final = "started "
+START_TIME_PREFIX: Final = "started "
 """The prefix of the server's start time, which callgate_server() returns in place of a hidden timeline."""
 
 HaltReason = Literal["server", "counter", "operator"]
@@ -35,50 +35,50 @@ HaltReason = Literal["server", "counter", "operator"]
 `callgate queues halt` was run.
 """
 
-_RECORD = f"INSERT INTO grant_guard (server) VALUES ({CURRENT_SERVER}) ON CONFLICT DO NOTHING RETURNING id"
-_HALT = f"""
+_RECORD_SERVER = f"INSERT INTO grant_guard (server) VALUES ({CURRENT_SERVER}) ON CONFLICT DO NOTHING RETURNING id"
+_HALT_ON_NEW_SERVER = f"""
     UPDATE grant_guard SET halted_at = clock_timestamp(), halt_reason = 'server'
     WHERE id = 1 AND halted_at IS NULL AND server <> {CURRENT_SERVER}
     RETURNING seen_at, server, {CURRENT_SERVER} AS current
 """
-_SEEN = f"""
+_UPDATE_SEEN_AT = f"""
     UPDATE grant_guard SET seen_at = clock_timestamp() WHERE id = 1 AND halted_at IS NULL AND server = {CURRENT_SERVER}
     RETURNING id
 """
 # Accepts another server while no scheduled call waits, because then no call can be dialled twice.
-_ADOPT = f"""
+_ACCEPT_SERVER = f"""
     UPDATE grant_guard SET server = {CURRENT_SERVER}, seen_at = clock_timestamp(), released_at = clock_timestamp()
     WHERE id = 1 AND halted_at IS NULL AND NOT EXISTS (SELECT FROM scheduled_dial) RETURNING id
 """
-_READ = f"""
-    SELECT server, {CURRENT_SERVER} AS current, seen_at, halted_at, halt_reason, clock_timestamp() AS read_at,
+_READ_GUARD = f"""
+    SELECT server, {CURRENT_SERVER} AS current_server, seen_at, halted_at, halt_reason, clock_timestamp() AS read_at,
         xmin::text AS version
     FROM grant_guard WHERE id = 1
 """
 # The new `released_at` makes the higher counts that workers remember obsolete, so that they do not halt grants again.
-_RELEASE = f"""
+_RELEASE_GRANTS = f"""
     UPDATE grant_guard SET server = $1, seen_at = clock_timestamp(), halted_at = NULL, halt_reason = NULL,
         released_at = clock_timestamp()
     WHERE id = 1 AND {CURRENT_SERVER} = $1 AND xmin::text = $2
     RETURNING id
 """
 # An account without a row in `pace` has no grants.
-_COUNTS = f"""
-    SELECT known.id, {RELEASED} AS released, coalesce(grants, 0) AS grants, granted_at
+_READ_GRANT_COUNTS = f"""
+    SELECT known.id, {RELEASED_AT_US} AS released, coalesce(grants, 0) AS grants, granted_at
     FROM unnest($1::uuid[]) AS known (id) LEFT JOIN pace ON subject_id = known.id
 """
 # If there is no row yet, it is unknown since when grants may be lost, so `seen_at` is 1970.
-_HALT_BY_HAND = f"""
+_HALT_BY_OPERATOR = f"""
     INSERT INTO grant_guard AS guard (server, seen_at, halted_at, halt_reason)
     VALUES ({CURRENT_SERVER}, to_timestamp(0), clock_timestamp(), 'operator')
     ON CONFLICT (id) DO UPDATE SET halted_at = clock_timestamp(), halt_reason = 'operator' WHERE guard.halted_at IS NULL
     RETURNING server, halted_at
 """
 # Writes the row without a change, so that a release that has read the row before fails.
-_STILL_HALTED = "UPDATE grant_guard SET halted_at = halted_at WHERE id = 1 RETURNING server, halted_at"
+_TOUCH_HALT = "UPDATE grant_guard SET halted_at = halted_at WHERE id = 1 RETURNING server, halted_at"
 # A transaction that grants calls locks the table `pace` before it reads whether grants are halted, and until it ends. A backup
 # has only an AccessShareLock. pg_stat_activity is not read, because it hides the transactions of other roles.
-_UNDER_WAY = """
+_FIND_GRANTING_TRANSACTIONS = """
     SELECT DISTINCT pid, virtualtransaction FROM pg_locks
     WHERE locktype = 'relation' AND relation = 'pace'::regclass AND mode <> 'AccessShareLock' AND pid <> pg_backend_pid()
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -86,7 +86,7 @@ _UNDER_WAY = """
 # Moves `seen_at` back to before all lost grants. They were made after the last grant of the account that is left ($1), and
 # after the `not_before` of a waiting call. A worker that did not notice the loss may have set `seen_at` later than that, and
 # may have granted more calls of the account.
-_HALT_BEHIND = """
+_HALT_FOR_LOST_GRANTS = """
     UPDATE grant_guard SET halted_at = clock_timestamp(), halt_reason = 'counter',
         seen_at = least(seen_at, $1::timestamptz, (SELECT min(not_before) FROM scheduled_dial))
     WHERE id = 1 AND halted_at IS NULL RETURNING seen_at
@@ -99,7 +99,7 @@ class GuardState:
 
     server: str
     """The server on which calls were granted last."""
-    current: str
+    current_server: str
     """The server from which this state was read."""
     seen_at: datetime
     """All that was committed before this time is in the database."""
@@ -111,17 +111,18 @@ class GuardState:
 
     @property
     def may_grant(self) -> bool:
-        return self.halted_at is None and self.server == self.current
+        return self.halted_at is None and self.server == self.current_server
 
 
-async def record_or_halt(connection: Connection) -> bool:
-    """Records the current server, if none is recorded yet. Otherwise halts all grants, if the server has changed.
+async def record_server_or_halt(connection: Connection) -> bool:
+    """Records the current server if none is recorded yet, and returns True: calls may be granted.
 
-    Call it in a transaction in which MAY_GRANT was not true. Returns whether calls may be granted: only in the first case.
+    Otherwise halts all grants if the server has changed, and returns False. Call it in a transaction in which MAY_GRANT was not
+    true.
     """
-    if await connection.fetchrow(_RECORD) is not None:
+    if await connection.fetchrow(_RECORD_SERVER) is not None:
         return True
-    halted = await connection.fetchrow(_HALT)
+    halted = await connection.fetchrow(_HALT_ON_NEW_SERVER)
     if halted is not None:
         logger.error("grants_halted", seen_at=halted["seen_at"].isoformat(), was=halted["server"], now=halted["current"])
     return False
@@ -129,7 +130,7 @@ async def record_or_halt(connection: Connection) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class StoredHalt:
-    """A halt of all grants: on which server, since when, and whether grants were already halted (`was_halted`)."""
+    """A halt of all grants. `was_halted`: grants were already halted, so nothing was changed."""
 
     server: str
     since: datetime
@@ -137,41 +138,44 @@ class StoredHalt:
 
 
 async def halt_grants(connection: Connection) -> StoredHalt:
-    """Halts all grants until they are released, on any server. A release that has read the guard before this fails."""
-    if (halted := await connection.fetchrow(_HALT_BY_HAND)) is not None:
+    """Halts all grants until they are released, on any server. A release fails if it read the guard before this halt."""
+    if (halted := await connection.fetchrow(_HALT_BY_OPERATOR)) is not None:
         return StoredHalt(halted["server"], halted["halted_at"], was_halted=False)
-    before = await connection.fetchrow(_STILL_HALTED)
+    before = await connection.fetchrow(_TOUCH_HALT)
     return StoredHalt(before["server"], before["halted_at"], was_halted=True)
 
 
-async def grants_under_way(database: Statements) -> set[tuple[int, str]]:
+async def granting_transactions(database: StatementRunner) -> set[tuple[int, str]]:
     """Returns the pid and the virtual id of each open transaction of this database, of any role, that may be granting calls."""
-    return {(row["pid"], row["virtualtransaction"]) for row in await database.fetch(_UNDER_WAY)}
+    return {(row["pid"], row["virtualtransaction"]) for row in await database.fetch(_FIND_GRANTING_TRANSACTIONS)}
 
 
 async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, granted_at: datetime | None) -> None:
-    """Halts all grants, because grants of the account are lost. `granted_at`: when its last remaining one was made."""
-    halted = await connection.fetchrow(_HALT_BEHIND, granted_at)
+    """Halts all grants, because the database has lost grants of the account.
+
+    `granted_at` is the time of the account's last grant that is left; None: no grant is left.
+    """
+    halted = await connection.fetchrow(_HALT_FOR_LOST_GRANTS, granted_at)
     if halted is not None:
         logger.error("grants_halted", seen_at=halted["seen_at"].isoformat(), account_id=str(account_id), reason="counter")
 
 
 async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, GrantCount]) -> None:
-    """Halts all grants if the database may have lost some. Otherwise records that none was lost until now (`seen_at`).
+    """Halts all grants if the database may have lost some. Otherwise records in `seen_at` that none was lost until now.
 
-    `known` are the highest grant counts that this worker knows, by account. While no scheduled call waits, another server and
-    lower counts are accepted.
+    `known` has the highest grant count of each account that this worker has seen. While no scheduled call waits, another server
+    and lower counts are accepted.
     """
     behind = await _account_with_lost_grants(connection, known)
     if behind is not None:
         # A restored database may not have the row.
-        await connection.execute(_RECORD)
-    elif await connection.fetchrow(_SEEN) is not None:
+        await connection.execute(_RECORD_SERVER)
+    elif await connection.fetchrow(_UPDATE_SEEN_AT) is not None:
         return
-    if await connection.fetchrow(_ADOPT) is not None:
+    if await connection.fetchrow(_ACCEPT_SERVER) is not None:
         return
     if behind is None:
-        await record_or_halt(connection)
+        await record_server_or_halt(connection)
     else:
         await halt_for_lost_grants(connection, behind[0], granted_at=behind[1])
 
@@ -179,22 +183,22 @@ async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, Grant
 async def _account_with_lost_grants(
     connection: Connection, known: Mapping[UUID, GrantCount]
 ) -> tuple[UUID, datetime | None] | None:
-    """Returns the first account with fewer grants than `known`, and the time of its last grant. None: there is none."""
-    for account_id, released, grants, granted_at in await connection.fetch(_COUNTS, list(known)) if known else ():
+    """Returns the first account with fewer grants than `known`, and the time of its last grant; None if there is none."""
+    for account_id, released, grants, granted_at in await connection.fetch(_READ_GRANT_COUNTS, list(known)) if known else ():
         if GrantCount(released, grants) < known[account_id]:
             return account_id, granted_at
     return None
 
 
-async def read_guard(database: Statements) -> GuardState | None:
+async def read_guard(database: StatementRunner) -> GuardState | None:
     """Reads the guard's row and the current server. Returns None if there is no row yet."""
-    rows = await database.fetch(_READ)
+    rows = await database.fetch(_READ_GUARD)
     return GuardState(**rows[0]) if rows else None
 
 
 async def release_grants(connection: Connection, state: GuardState) -> bool:
-    """Ends the halt, so that scheduled calls are granted again. Stores `state.current` as the server that is known now.
+    """Ends the halt, so that scheduled calls are granted again. Stores `state.current_server` as the server to grant on.
 
     Changes nothing and returns False if the Postgres server or the row of the guard has changed since `state` was read.
     """
-    return await connection.fetchrow(_RELEASE, state.current, state.version) is not None
+    return await connection.fetchrow(_RELEASE_GRANTS, state.current_server, state.version) is not None

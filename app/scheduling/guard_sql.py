@@ -6,5 +6,5 @@ from typing import Final
 CURRENT_SERVER: Final = "(callgate_server() || '/' || 'grant_guard'::regclass::oid)"
 MAY_GRANT: Final = f"(SELECT halted_at IS NULL AND server = {CURRENT_SERVER} FROM grant_guard WHERE id = 1)"  # noqa: S608
 """SQL for whether calls may be granted now; null: no server was recorded yet."""
-RELEASED: Final = "coalesce((SELECT extract(epoch FROM released_at) * 1000000 FROM grant_guard WHERE id = 1), 0)::bigint"
+RELEASED_AT_US: Final = "coalesce((SELECT extract(epoch FROM released_at) * 1000000 FROM grant_guard WHERE id = 1), 0)::bigint"
 """SQL for the time when grants were released last, in microseconds since 1970; 0: never."""

@@ -7,7 +7,7 @@ from datetime import datetime
 from app.audit.events import Actor
 from app.audit.store import record
 from app.database.pool import Pool
-from app.scheduling.guard import grants_under_way, halt_grants
+from app.scheduling.guard import granting_transactions, halt_grants
 
 # Longer than `idle_in_transaction_session_timeout`, after which Postgres ends an idle transaction.
 _MAX_WAIT_S = 15.0
@@ -19,8 +19,8 @@ class HaltResult:
     since: datetime
     was_halted: bool
     """Whether grants were already halted, so that nothing was changed."""
-    is_certain: bool
-    """Whether no call is granted from now on. False: a transaction is still open that may be granting a call."""
+    is_complete: bool
+    """True: no call is granted from now on. False: a transaction is still open that may be granting a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +29,19 @@ class GrantHalt:
     max_wait_s: float = _MAX_WAIT_S
 
     async def run(self, actor: Actor) -> HaltResult:
-        """Halts all grants. Then waits for open transactions, which may have read before the halt that they may grant calls."""
+        """Halts all grants. Then waits for open transactions that may have begun to grant calls before the halt."""
         async with self.database.transaction() as connection:
             halted = await halt_grants(connection)
             if not halted.was_halted:
                 await record(connection, actor, action="grants.halt", tenant_id=None, subject=halted.server)
-        return HaltResult(halted.since, halted.was_halted, await self._wait())
+        return HaltResult(halted.since, halted.was_halted, await self._wait_for_transactions())
 
-    async def _wait(self) -> bool:
+    async def _wait_for_transactions(self) -> bool:
         """Waits until all transactions that may be granting calls have ended. Returns False after `max_wait_s`."""
-        before = await grants_under_way(self.database)
+        before = await granting_transactions(self.database)
         try:
             async with asyncio.timeout(self.max_wait_s):
-                while before & await grants_under_way(self.database):  # noqa: ASYNC110  # Postgres has no event for it
+                while before & await granting_transactions(self.database):  # noqa: ASYNC110  # Postgres has no event for it
                     await asyncio.sleep(_CHECK_INTERVAL_S)
         except TimeoutError:
             return False

@@ -20,7 +20,7 @@ DAYS: Final[tuple[Day, ...]] = get_args(Day)
 TIME_PATTERN: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]"
 END_PATTERN: Final = rf"({TIME_PATTERN}|24:00)"
 
-_MEMBERS: Final = ("time_zone", "days", "from", "to")
+_MEMBER_NAMES: Final = ("time_zone", "days", "from", "to")
 _DAY: Final = timedelta(days=1)
 # What phonenumbers returns for a number whose zone it does not know.
 _UNKNOWN_ZONE: Final = "Etc/Unknown"
@@ -58,7 +58,7 @@ class Hours:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the object from which `read_hours` reads the same hours."""
-        times = {"from": _time_text(self.start_minute), "to": _time_text(self.end_minute)}
+        times = {"from": _format_minutes(self.start_minute), "to": _format_minutes(self.end_minute)}
         return {"time_zone": self.time_zone, "days": list(self.days), **times}
 
 
@@ -72,14 +72,14 @@ def read_hours(value: object, pointer: str = "/hours") -> Hours:
     if faults := [FieldError(f"{pointer}/{member}", code, detail) for member, code, detail in _faults(value)]:
         raise HoursInvalid(*faults)
     days = value.get("days", DAYS)
-    start, end = _minutes(value["from"]), _minutes(value["to"])
+    start, end = _parse_minutes(value["from"]), _parse_minutes(value["to"])
     return Hours(value["time_zone"], tuple(day for day in DAYS if day in days), start, end)
 
 
 def _faults(value: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
     """Yields the member, the code and the text of each error."""
     for name in value:
-        if name not in _MEMBERS:
+        if name not in _MEMBER_NAMES:
             escaped = str(name).replace("~", "~0").replace("/", "~1")
             yield escaped, "unknown_member", "is not a member of hours: they have time_zone, days, from and to"
     for name in ("time_zone", "from", "to"):
@@ -128,7 +128,7 @@ def is_time_zone(name: str) -> bool:
 def zones_of_number(to: str) -> tuple[str, ...]:
     """Returns the IANA zones in which an E.164 number may be: often one; for a mobile number, all zones of its country.
 
-    Returns none for SIP addresses, `client:` and numbers that belong to no country.
+    Returns an empty tuple for SIP addresses, `client:` addresses and numbers that belong to no country.
     """
     if not to.startswith("+"):
         return ()
@@ -191,9 +191,9 @@ def _offset(zone: ZoneInfo, at: datetime) -> timedelta | None:
     return at.astimezone(zone).utcoffset()
 
 
-def _minutes(text: str) -> int:
+def _parse_minutes(text: str) -> int:
     return int(text[:2]) * 60 + int(text[3:])
 
 
-def _time_text(minutes: int) -> str:
+def _format_minutes(minutes: int) -> str:
     return f"{minutes // 60:02}:{minutes % 60:02}"

@@ -4,16 +4,16 @@ The bucket is GCRA, the generic cell rate algorithm (ITU-T I.371): one timestamp
 span of s seconds at most `burst + s * calls_per_second` calls are dialled. Lock the row before the clock is read for `at`.
 """
 
-_UNLIMITED = 1_000_000
+_NO_LIMIT = 1_000_000
 
 
 def allowed_calls_sql(at: str) -> str:
     """Returns SQL for the number of calls that the row `pace` allows at the time `at`, by its tokens and free dial slots."""
     return f"""greatest(0, least(
         coalesce(
-            floor(pace.burst - extract(epoch FROM greatest(pace.next_at, {at}) - {at}) * pace.calls_per_second), {_UNLIMITED}
+            floor(pace.burst - extract(epoch FROM greatest(pace.next_at, {at}) - {at}) * pace.calls_per_second), {_NO_LIMIT}
         ),
-        coalesce(pace.max_concurrent - pace.in_use, {_UNLIMITED})
+        coalesce(pace.max_concurrent - pace.in_use, {_NO_LIMIT})
     ))::int"""
 
 
@@ -31,7 +31,7 @@ def next_at_sql(at: str, count: str) -> str:
 
 
 def next_at_for_pause_sql(at: str) -> str:
-    """Returns SQL for the `next_at` with which the row has no token before the time `at`."""
+    """Returns SQL for the row's `next_at` after a pause until the time `at`, before which it has no token."""
     return f"greatest(pace.next_at, {at} + make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8))"
 
 

@@ -18,16 +18,16 @@ from app.scheduling.pace_limits import (
     plain_number,
 )
 
-_RATE_TEXT = f"must be a number of more than 0, at most {MAX_CALLS_PER_SECOND}, with at most {MAX_DECIMALS} decimals"
-_CALLS_PER_SECOND = "Calls that are dialled in one second, on average, such as 1 or 0.5. Null: not limited."
-_BURST = f"Calls that may be dialled at once after a pause. Without a value: {DEFAULT_BURST}."
-_MAX_CONCURRENT = "Calls that may be under way at the same time. Null: not limited."
+_RATE_ERROR_TEXT = f"must be a number of more than 0, at most {MAX_CALLS_PER_SECOND}, with at most {MAX_DECIMALS} decimals"
+_RATE_DESCRIPTION = "Calls that are dialled in one second, on average, such as 1 or 0.5. Null: not limited."
+_BURST_DESCRIPTION = f"Calls that may be dialled at once after a pause. Without a value: {DEFAULT_BURST}."
+_MAX_CONCURRENT_DESCRIPTION = "Calls that may be under way at the same time. Null: not limited."
 
 
 def _read_rate(value: object) -> Decimal:
     rate = Decimal(str(value)) if isinstance(value, int | float) and not isinstance(value, bool) else None
     if rate is None or not is_rate(rate):
-        raise PydanticCustomError("out_of_range", _RATE_TEXT)
+        raise PydanticCustomError("out_of_range", _RATE_ERROR_TEXT)
     return rate
 
 
@@ -42,9 +42,9 @@ class PaceSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
-    calls_per_second: PaceRate | None = Field(None, description=_CALLS_PER_SECOND)
-    burst: PaceBurst = Field(DEFAULT_BURST, description=_BURST)
-    max_concurrent: PaceConcurrency | None = Field(None, description=_MAX_CONCURRENT)
+    calls_per_second: PaceRate | None = Field(None, description=_RATE_DESCRIPTION)
+    burst: PaceBurst = Field(DEFAULT_BURST, description=_BURST_DESCRIPTION)
+    max_concurrent: PaceConcurrency | None = Field(None, description=_MAX_CONCURRENT_DESCRIPTION)
 
     @property
     def change(self) -> PaceChange:
@@ -56,9 +56,9 @@ class PaceSettings(BaseModel):
 class PaceRecord(BaseModel):
     """How fast calls are dialled."""
 
-    calls_per_second: Annotated[float, WithJsonSchema(_RATE_SCHEMA)] | None = Field(description=_CALLS_PER_SECOND)
-    burst: int = Field(description=_BURST)
-    max_concurrent: int | None = Field(description=_MAX_CONCURRENT)
+    calls_per_second: Annotated[float, WithJsonSchema(_RATE_SCHEMA)] | None = Field(description=_RATE_DESCRIPTION)
+    burst: int = Field(description=_BURST_DESCRIPTION)
+    max_concurrent: int | None = Field(description=_MAX_CONCURRENT_DESCRIPTION)
 
     @classmethod
     def of(cls, limits: PaceLimits) -> Self:

@@ -12,8 +12,8 @@ from app.database.connection import Connection
 from app.scheduling.pace import next_at_for_rate_sql
 from app.scheduling.pace_limits import PaceLimits
 
-COLUMNS: Final = "calls_per_second, burst, max_concurrent"
-_WRITE: Final = f"""
+LIMIT_COLUMNS: Final = "calls_per_second, burst, max_concurrent"
+_WRITE_PACE: Final = f"""
     UPDATE pace SET calls_per_second = $2, burst = $3, max_concurrent = $4, next_at = {next_at_for_rate_sql("clock.at", "$2")},
         in_use = (SELECT count(*) FROM dial_slot WHERE account_id = $1 OR queue_id = $1)
     FROM (SELECT clock_timestamp() AS at) AS clock WHERE subject_id = $1
@@ -22,7 +22,7 @@ _WRITE: Final = f"""
 
 async def find_paces(connection: Connection, subject_ids: Sequence[UUID]) -> dict[UUID, PaceLimits]:
     """Returns the limits by subject id. Subjects without limits are missing."""
-    statement = f"SELECT subject_id, {COLUMNS} FROM pace WHERE subject_id = ANY ($1)"
+    statement = f"SELECT subject_id, {LIMIT_COLUMNS} FROM pace WHERE subject_id = ANY ($1)"
     return paces_of(await connection.fetch(statement, subject_ids))
 
 
@@ -38,7 +38,7 @@ async def lock_pace(connection: Connection, subject_id: UUID) -> PaceLimits:
     Inserts a row without limits if there is none, because a missing row cannot be locked.
     """
     await connection.execute("INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT (subject_id) DO NOTHING", subject_id)
-    statement = f"SELECT {COLUMNS} FROM pace WHERE subject_id = $1 FOR NO KEY UPDATE"
+    statement = f"SELECT {LIMIT_COLUMNS} FROM pace WHERE subject_id = $1 FOR NO KEY UPDATE"
     return PaceLimits(*await connection.fetchrow(statement, subject_id))
 
 
@@ -47,4 +47,4 @@ async def write_pace(connection: Connection, subject_id: UUID, limits: PaceLimit
 
     Calls already under way count toward `max_concurrent`. A higher rate also shortens the current wait for a token.
     """
-    await connection.execute(_WRITE, subject_id, limits.calls_per_second, limits.burst, limits.max_concurrent)
+    await connection.execute(_WRITE_PACE, subject_id, limits.calls_per_second, limits.burst, limits.max_concurrent)

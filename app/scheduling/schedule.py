@@ -15,7 +15,7 @@ PRIORITIES: Final[tuple[PriorityName, ...]] = get_args(PriorityName)
 """The priorities of scheduled calls, in the order in which they are dialled. Tables store the index in this tuple."""
 
 DEFAULT_RING_WITHIN = timedelta(minutes=15)
-MAX_AHEAD = timedelta(days=7)
+MAX_TIME_AHEAD = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +53,17 @@ def _rfc_3339(time: datetime) -> str:
 def effective_times(
     not_before: datetime | None, ring_by: datetime | None, *, now: datetime, ring_within: timedelta | None
 ) -> tuple[datetime, datetime]:
-    """Returns the effective `not_before` and `ring_by`. `ring_within` is the queue's default for the time between them.
+    """Returns a call's `not_before` and `ring_by`, with defaults for None. `ring_within`: the queue's time between them.
 
     Raises InvalidRequest if `ring_by` is not after both now and `not_before`, or is more than 7 days ahead.
     """
     begin = max(now, not_before or now)
     # Adding to the latest possible `not_before` would overflow.
-    end = ring_by or min(begin, now + MAX_AHEAD) + (ring_within or DEFAULT_RING_WITHIN)
+    end = ring_by or min(begin, now + MAX_TIME_AHEAD) + (ring_within or DEFAULT_RING_WITHIN)
     errors = []
-    if end - now > MAX_AHEAD:
+    if end - now > MAX_TIME_AHEAD:
         pointer = "/ring_by" if ring_by else "/not_before"
-        ahead = f"at most {MAX_AHEAD.days} days ahead"
+        ahead = f"at most {MAX_TIME_AHEAD.days} days ahead"
         detail = f"must be {ahead}" if ring_by else f"must be early enough for a `ring_by` {ahead}"
         errors.append(FieldError(pointer, "too_far_ahead", detail))
     if end <= now:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.scheduling.accounts import accounts_with_rows_sql
-from app.scheduling.store import Statements
+from app.scheduling.store import StatementRunner
 
 MAX_COUNTED = 10_000
 """The maximum number of rows that one statement counts: calls of one priority, dial slots, or groups of calls."""
 
-_WAITING = f"""
+_COUNT_WAITING = f"""
     {accounts_with_rows_sql("scheduled_dial")}
     SELECT place.priority, (
         SELECT count(*) FROM (
@@ -27,15 +27,15 @@ _WAITING = f"""
 """  # noqa: S608  # own constants
 
 # Finds the first call of each group, which is an account, priority, caller and queue.
-_GROUP = "account_id, priority, caller_id, queue_id"
+_GROUP_COLUMNS = "account_id, priority, caller_id, queue_id"
 _OLDEST_DUE = f"""
     WITH RECURSIVE first AS (
-        (SELECT {_GROUP}, due_at FROM scheduled_dial ORDER BY {_GROUP}, due_at LIMIT 1)
+        (SELECT {_GROUP_COLUMNS}, due_at FROM scheduled_dial ORDER BY {_GROUP_COLUMNS}, due_at LIMIT 1)
         UNION ALL
         SELECT further.* FROM first CROSS JOIN LATERAL (
-            SELECT {_GROUP}, due_at FROM scheduled_dial AS dial
-            WHERE ({_GROUP}) > (first.account_id, first.priority, first.caller_id, first.queue_id)
-            ORDER BY {_GROUP}, due_at LIMIT 1
+            SELECT {_GROUP_COLUMNS}, due_at FROM scheduled_dial AS dial
+            WHERE ({_GROUP_COLUMNS}) > (first.account_id, first.priority, first.caller_id, first.queue_id)
+            ORDER BY {_GROUP_COLUMNS}, due_at LIMIT 1
         ) AS further
     )
     SELECT first.priority::int AS priority, extract(epoch FROM clock_timestamp() - min(first.due_at))::float8 AS seconds
@@ -45,7 +45,7 @@ _OLDEST_DUE = f"""
     WHERE first.due_at <= clock_timestamp() AND tenant.suspended_at IS NULL AND queue.paused IS NOT TRUE
     GROUP BY first.priority
 """  # noqa: S608  # own constants
-_SLOTS = f"""
+_COUNT_SLOTS = f"""
     SELECT count(*) AS taken FROM (SELECT FROM dial_slot WHERE until > clock_timestamp() LIMIT {MAX_COUNTED}) AS counted
 """  # noqa: S608  # own constants
 
@@ -62,11 +62,11 @@ class SchedulingBacklog:
     """The number of dial slots in use."""
 
 
-async def scheduling_backlog(database: Statements, *, priorities: int) -> SchedulingBacklog:
-    """Counts the scheduled calls of the priorities 0 to `priorities` - 1, and the dial slots in use."""
-    waiting = await database.fetch(_WAITING, priorities)
+async def scheduling_backlog(database: StatementRunner, *, priority_count: int) -> SchedulingBacklog:
+    """Counts the waiting scheduled calls of the priorities 0 to `priority_count` - 1, and the dial slots in use."""
+    waiting = await database.fetch(_COUNT_WAITING, priority_count)
     oldest = await database.fetch(_OLDEST_DUE)
-    (slots,) = await database.fetch(_SLOTS)
+    (slots,) = await database.fetch(_COUNT_SLOTS)
     return SchedulingBacklog(
         waiting={row["priority"]: row["waiting"] for row in waiting},
         oldest_due_s={row["priority"]: row["seconds"] for row in oldest},

@@ -11,8 +11,8 @@ from app.scheduling.models import NO_QUEUE
 from app.scheduling.pace import next_at_for_pause_sql
 
 
-class Statements(Protocol):
-    """The part of the database that runs one statement without SQLAlchemy: a Pool, a Database or a Connection."""
+class StatementRunner(Protocol):
+    """The interface of a Pool, a Database or a Connection that runs one statement without SQLAlchemy."""
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]: ...
 
@@ -33,13 +33,13 @@ _FIND_QUEUE = """
 """
 
 
-async def find_queues(database: Statements, wanted: Sequence[tuple[str, str | None]]) -> list[StoredQueue | None]:
+async def find_queues(database: StatementRunner, wanted: Sequence[tuple[str, str | None]]) -> list[StoredQueue | None]:
     """Returns the result of `find_queue` for each pair of tenant id and queue name, in the same order."""
     found = {each: await find_queue(database, *each) for each in set(wanted)}
     return [found[each] for each in wanted]
 
 
-async def find_queue(database: Statements, tenant_id: str, name: str | None) -> StoredQueue | None:
+async def find_queue(database: StatementRunner, tenant_id: str, name: str | None) -> StoredQueue | None:
     """Returns the tenant's queue of this name, or None. For `name=None`, returns NO_QUEUE with the tenant's hours."""
     rows = await database.fetch(_FIND_QUEUE, tenant_id, name)
     if not rows or (name is not None and rows[0]["id"] is None):
@@ -49,16 +49,16 @@ async def find_queue(database: Statements, tenant_id: str, name: str | None) -> 
     return StoredQueue(row["id"] or NO_QUEUE, row["ring_within_s"], hours)
 
 
-_PAUSE = f"""
+_PAUSE_PACE = f"""
     UPDATE pace SET next_at = {next_at_for_pause_sql("clock_timestamp() + make_interval(secs => $2::float8)")}
     WHERE subject_id = $1 AND calls_per_second IS NOT NULL
 """  # noqa: S608  # own fragments
 _MAX_PAUSE_S = 60.0
 
 
-async def pause_pace(database: Statements, account_id: UUID, *, queue_time_ms: int) -> None:
-    """Leaves the account without tokens for `queue_time_ms`, Twilio's estimate of the time in its queue, but at most a minute.
+async def pause_pace(database: StatementRunner, account_id: UUID, *, queue_time_ms: int) -> None:
+    """Gives the account no token for `queue_time_ms` (Twilio's estimate of the time in its own queue), at most for a minute.
 
     Has no effect on an account without `calls_per_second`. Runs in its own transaction.
     """
-    await database.fetch(_PAUSE, account_id, min(queue_time_ms / 1000, _MAX_PAUSE_S))
+    await database.fetch(_PAUSE_PACE, account_id, min(queue_time_ms / 1000, _MAX_PAUSE_S))

@@ -172,11 +172,11 @@ async def test_a_halt_waits_for_the_grants_that_are_being_made(gateway: Gateway)
     async with pool_of(gateway.settings.require_database_url()) as pool:
         async with gateway.database.transaction() as connection:
             await lock_account_pace(connection, row["account_id"])
-            assert not (await GrantHalt(pool, max_wait_s=0.3).run(command_actor())).is_certain
+            assert not (await GrantHalt(pool, max_wait_s=0.3).run(command_actor())).is_complete
             halting = asyncio.create_task(GrantHalt(pool).run(command_actor()))
             await asyncio.sleep(0.2)
             assert not halting.done()
-        assert (await halting).is_certain
+        assert (await halting).is_complete
 
 
 @asynccontextmanager
@@ -201,10 +201,10 @@ async def test_a_halt_of_another_role_waits_for_grants_and_not_for_a_backup(gate
     async with another_role(gateway) as url, pool_of(url) as pool:
         async with gateway.database.transaction() as connection:
             await connection.fetch("SELECT FROM pace")  # as pg_dump does
-            assert (await GrantHalt(pool, max_wait_s=30).run(command_actor())).is_certain
+            assert (await GrantHalt(pool, max_wait_s=30).run(command_actor())).is_complete
             assert await lock_account_pace(connection, row["account_id"]) is not None
-            assert not (await GrantHalt(pool, max_wait_s=0.3).run(command_actor())).is_certain
-        assert (await GrantHalt(pool).run(command_actor())).is_certain
+            assert not (await GrantHalt(pool, max_wait_s=0.3).run(command_actor())).is_complete
+        assert (await GrantHalt(pool).run(command_actor())).is_complete
 
 
 async def test_a_call_that_twilio_has_is_started_and_others_wait(gateway: Gateway, dialer: Dialer) -> None:
@@ -259,7 +259,7 @@ async def test_a_lost_grant_is_found_also_if_another_worker_went_on_before_it_wa
         await GuardWatch(gateway.database).step()
 
         counters = GrantCounters()
-        counters.note(row["account_id"], GrantCount(0, 5))
+        counters.record_count(row["account_id"], GrantCount(0, 5))
         await GuardWatch(gateway.database, counters).step()
         assert await is_halted(gateway)
         assert counts(await release(gateway)) == [(1, 0, 0)]
@@ -359,7 +359,7 @@ async def test_a_release_for_a_server_that_is_not_this_one_any_more_changes_noth
         state = await read_guard(gateway.database)
         assert state is not None
         with pytest.raises(CommandFailed, match="another server was promoted"):
-            await grants._allow_grants(command_actor(), replace(state, server="a", current="b"))
+            await grants._allow_grants(command_actor(), replace(state, server="a", current_server="b"))
         assert await is_halted(gateway)
 
 

@@ -17,7 +17,7 @@ from app.database.engine import Database
 from app.jobs.rollup import RollUp
 from app.jobs.worker import run_worker
 from app.observability import Metrics
-from app.rollups.store import LATENCY_BOUNDS_MS, ROLL_UP
+from app.rollups.store import LATENCY_BOUNDS_MS, ROLL_UP_PERIOD
 from tests.support.gateway import Gateway
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
 
@@ -376,7 +376,7 @@ async def test_what_happens_outside_of_the_periods_is_not_read(database: Databas
     async with database.transaction() as connection:
         ids = first_id_at(now - 31 * MINUTE), first_id_at(now - 30 * MINUTE)
         arguments = (now - 31 * MINUTE, now - 30 * MINUTE, *ids, 60)
-        plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN " + ROLL_UP, *arguments))
+        plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN " + ROLL_UP_PERIOD, *arguments))
     assert "Seq Scan on call" not in plan
     assert "Index Cond: ((id >= " in plan
     assert "Seq Scan on delivery" not in plan

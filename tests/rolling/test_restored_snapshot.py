@@ -102,7 +102,7 @@ async def test_a_worker_that_knows_of_more_grants_halts_them(node: SnapshotNode,
                 assert await accepted_calls(simulator) == {"sip:rung@example.com": 1}
                 guard = await read_guard(gateway.database)
                 assert guard is not None
-                assert (guard.may_grant, guard.halt_reason, guard.server) == (False, "counter", guard.current)
+                assert (guard.may_grant, guard.halt_reason, guard.server) == (False, "counter", guard.current_server)
                 # The search begins before the lost grant.
                 assert guard.seen_at <= row["at"]
                 assert "fewer grants than a worker knows of" in (await check_grants(gateway.database)).found

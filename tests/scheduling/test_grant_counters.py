@@ -18,7 +18,7 @@ async def saved(folder: Path, counts: dict[UUID, GrantCount]) -> GrantCounters:
     counters = GrantCounters(folder)
     await counters.load()
     for account_id, count in counts.items():
-        counters.note(account_id, count)
+        counters.record_count(account_id, count)
     await counters.save()
     return counters
 
@@ -35,7 +35,7 @@ async def test_a_worker_knows_what_any_other_has_saved(tmp_path: Path) -> None:
     assert not one.is_behind(uuid4(), GrantCount(0, 0))
     # After a release a lower count is right.
     assert not one.is_behind(first, GrantCount(1, 2))
-    one.note(first, GrantCount(1, 3))
+    one.record_count(first, GrantCount(1, 3))
     await one.save()
     await other.load()
     assert other.is_behind(first, GrantCount(1, 2))
@@ -77,7 +77,7 @@ async def test_a_line_that_was_cut_off_counts_for_nothing(tmp_path: Path) -> Non
     for rest in (f"{account_id} 0 99", "nonsense", "\x00"):
         with file.open("a") as stream:
             stream.write(rest)
-        counters.note(
+        counters.record_count(
             account_id, counters.known_counts()[account_id]._replace(grants=counters.known_counts()[account_id].grants + 1)
         )
         await counters.save()
@@ -95,7 +95,7 @@ async def test_a_large_file_is_continued_in_a_new_one(tmp_path: Path) -> None:
     assert reader.known_counts() == counts
     (before,) = files(tmp_path)
     account_id = next(iter(counts))
-    writer.note(account_id, GrantCount(0, 1_000_000))
+    writer.record_count(account_id, GrantCount(0, 1_000_000))
     await writer.save()
     (after,) = files(tmp_path)
     assert after != before
@@ -127,13 +127,13 @@ async def test_a_folder_that_cannot_be_read_is_an_error_and_a_failed_save_is_mad
     counters = GrantCounters(folder)
     with pytest.raises(FileNotFoundError):
         await counters.load()
-    counters.note(account_id, GrantCount(0, 2))
+    counters.record_count(account_id, GrantCount(0, 2))
     await counters.save()
     assert "grant_counters_not_saved" in capsys.readouterr().out
-    assert counters.unsaved == 1
+    assert counters.unsaved_count == 1
     folder.mkdir()
     await counters.save()
-    assert counters.unsaved == 0
+    assert counters.unsaved_count == 0
     reader = GrantCounters(folder)
     await reader.load()
     assert reader.known_counts() == {account_id: (0, 2)}

@@ -64,7 +64,7 @@ async def waiting(gateway: Gateway) -> Waiting:
 
 
 async def _measured(gateway: Gateway) -> SchedulingBacklog:
-    return await scheduling_backlog(gateway.database, priorities=PRIORITY_COUNT)
+    return await scheduling_backlog(gateway.database, priority_count=PRIORITY_COUNT)
 
 
 async def test_without_calls_everything_is_zero(gateway: Gateway, waiting: Waiting) -> None:
@@ -119,7 +119,7 @@ async def test_the_oldest_due_call_is_found_without_reading_the_others(gateway: 
 async def test_waiting_calls_are_counted_from_index_entries_of_each_priority(gateway: Gateway, waiting: Waiting) -> None:
     """A priority without calls causes no read of the others' entries."""
     await waiting.add(BULK, number=3000)
-    statement = statistics._WAITING.replace("$1", "2")
+    statement = statistics._COUNT_WAITING.replace("$1", "2")
     async with gateway.database.transaction() as connection:
         await connection.execute("ANALYZE scheduled_dial")
         explained = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}")

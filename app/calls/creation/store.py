@@ -24,7 +24,7 @@ from app.calls.settlement import RecordChange
 from app.calls.store import UNIQUE_SID, RecordColumns, SidTaken
 from app.database.batcher import LOCKED, Busy
 from app.database.engine import Database
-from app.scheduling.dials import GIVEN_DIAL, insert_dials_sql
+from app.scheduling.dials import DIAL_COLUMN_SQL, insert_dials_sql
 from app.twilio.schemas import CallResource
 
 
@@ -152,11 +152,11 @@ def _outcome_statement(*, complete: bool) -> str:
     """
     times = [f"{interval_sql(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIMES]
     due_at = f"now() + {interval_sql('due_in', of='given.dial')}"
-    more = new_deliveries_sql("given JOIN changed USING (id, attempt)") + insert_dials_sql(written="changed", due_at=due_at)
+    more = new_deliveries_sql("given JOIN changed USING (id, attempt)") + insert_dials_sql(calls_cte="changed", due_at=due_at)
     written = ", deliveries_written = coalesce(given.deliveries_written, call.deliveries_written)"
     return f"""
         WITH given AS MATERIALIZED (
-            {given_rows_sql(*times, GIVEN_DELIVERY, GIVEN_DIAL) if complete else given_rows_sql(*times)}
+            {given_rows_sql(*times, GIVEN_DELIVERY, DIAL_COLUMN_SQL) if complete else given_rows_sql(*times)}
         ), locked AS MATERIALIZED (
             SELECT id, attempt, execution FROM call WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE SKIP LOCKED
         ), pending AS MATERIALIZED (

@@ -58,7 +58,7 @@ _WORKLOADS: Final = f"SELECT {workload_store.COLUMNS} FROM workload WHERE {_OF_T
 _DETAILS: Final = f"""
     WITH account AS (SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE {_OF_TENANT.format(order="id")})
     SELECT tenant, {_rows("SELECT * FROM account ORDER BY id")}, {_rows(_CREDENTIALS)},
-        {_rows(f"SELECT subject_id, {pace_store.COLUMNS} FROM pace WHERE subject_id {_OF_ACCOUNTS}")},
+        {_rows(f"SELECT subject_id, {pace_store.LIMIT_COLUMNS} FROM pace WHERE subject_id {_OF_ACCOUNTS}")},
         {_rows(_KEYS)}, {_rows(_SIP)}, {_rows(_WORKLOADS)}
     FROM (SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1) AS tenant
 """

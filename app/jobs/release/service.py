@@ -22,7 +22,7 @@ from app.jobs.candidates import CLOCK_SKEW, DATE_TOLERANCE, CallLists, Candidate
 from app.jobs.evaluation import SearchFinding, evaluate_candidates, reason_for_doubt
 from app.jobs.release import store
 from app.jobs.release.store import DueAccount
-from app.scheduling.guard import GuardState, read_guard, record_or_halt, release_grants
+from app.scheduling.guard import GuardState, read_guard, record_server_or_halt, release_grants
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient
 from app.twilio.errors import TwilioError
@@ -113,7 +113,7 @@ class GrantRelease:
         if state.halted_at is not None:
             return state
         async with self.database.transaction() as connection:
-            await record_or_halt(connection)
+            await record_server_or_halt(connection)
         return await read_guard(self.database) or state
 
     async def _plan_search(self, state: GuardState, *, is_dry_run: bool) -> _Search:
@@ -136,7 +136,7 @@ class GrantRelease:
                     "nothing was released: meanwhile another server was promoted, or somebody else halted or released grants: "
                     "run the command again if calls are to be dialled"
                 )
-            await record(connection, actor, action="grants.release", tenant_id=None, subject=state.current)
+            await record(connection, actor, action="grants.release", tenant_id=None, subject=state.current_server)
 
     async def _check_account(self, account: DueAccount, search: _Search, *, is_skipped: bool) -> CheckedAccount:
         """Settles the account's waiting calls, in batches, and counts the results."""

@@ -34,7 +34,7 @@ _INTENTS = """
     ORDER BY call_id LIMIT $5
 """
 _ADD_SLOT = text(f"""
-    {insert_slot_sql(dial="scheduled_dial", at="clock_timestamp()", parameters="call.parameters")}
+    {insert_slot_sql(dial="scheduled_dial", granted_at="clock_timestamp()", parameters="call.parameters")}
     FROM scheduled_dial JOIN call ON call.id = call_id WHERE call_id = :call_id
     ON CONFLICT DO NOTHING
 """).bindparams(bindparam("call_id", type_=Uuid))  # own constants

@@ -14,9 +14,9 @@ from app.database.connection import Connection
 from app.database.engine import Database
 from app.scheduling.dial_slots import free_ended_slots
 from app.scheduling.grant_counters import GrantCounters
-from app.scheduling.guard import halt_for_lost_grants, record_or_halt
+from app.scheduling.guard import halt_for_lost_grants, record_server_or_halt
 from app.scheduling.hours import callee_zones, next_opening
-from app.scheduling.schedule import MAX_AHEAD
+from app.scheduling.schedule import MAX_TIME_AHEAD
 
 BATCH = 16
 """Grants in one transaction."""
@@ -48,7 +48,7 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
         account = await store.lock_account_pace(connection, account_id)
         if account is None:
             return GrantRound([], is_last=True)
-        if not account.may_grant and not await record_or_halt(connection):
+        if not account.may_grant and not await record_server_or_halt(connection):
             return GrantRound([], is_last=True)
         if counters.is_behind(account_id, account.count):
             await halt_for_lost_grants(connection, account_id, granted_at=account.granted_at)
@@ -62,7 +62,7 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
         at = max(pace.at for pace in (account, *paces.values()))
         granting = _GrantTransaction(connection, account_id, at, queues, {each: paces[each].room for each in paces})
         grants = await granting.grant(min(limit, BATCH, account.room))
-    counters.note(account_id, account.count._replace(grants=account.count.grants + len(grants)))
+    counters.record_count(account_id, account.count._replace(grants=account.count.grants + len(grants)))
     # After a grant, another round follows, which reads how long the account has to wait.
     is_last = not grants and not granting.has_postponed
     waits = [pace.wait_s for pace in (account, *paces.values()) if pace.wait_s is not None]
@@ -139,7 +139,7 @@ class _GrantTransaction:
         for each in (candidate, *due):
             zones = callee_zones(each.to, each.time_zone, hours)
             if zones not in openings:
-                openings[zones] = next_opening(hours, at, zones, at + MAX_AHEAD)
+                openings[zones] = next_opening(hours, at, zones, at + MAX_TIME_AHEAD)
             if (opening := openings[zones]) != at:
                 later[each.call_id] = min(opening or each.ring_by, each.ring_by)
         await store.postpone(self.connection, later)

@@ -18,7 +18,7 @@ from app.database.engine import Database
 from app.scheduling.accounts import accounts_with_rows_sql
 from app.scheduling.dial_slots import insert_slot_sql
 from app.scheduling.grant_counters import NO_GRANTS, GrantCount
-from app.scheduling.guard_sql import MAY_GRANT, RELEASED
+from app.scheduling.guard_sql import MAY_GRANT, RELEASED_AT_US
 from app.scheduling.hours import Hours, read_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
 from app.scheduling.pace import allowed_calls_sql, next_at_sql, wait_s_sql
@@ -42,7 +42,9 @@ _LOCK = f"""
     SELECT subject_id, clock.at, {allowed_calls_sql("clock.at")} AS room, {wait_s_sql("clock.at")} AS wait_s{{more}}
     FROM pace, clock
 """  # noqa: S608  # constants of this module
-_LOCK_ACCOUNT = _LOCK.format(wait="SKIP LOCKED", more=f", {MAY_GRANT} AS may_grant, {RELEASED} AS released, grants, granted_at")
+_LOCK_ACCOUNT = _LOCK.format(
+    wait="SKIP LOCKED", more=f", {MAY_GRANT} AS may_grant, {RELEASED_AT_US} AS released, grants, granted_at"
+)
 _LOCK_QUEUES = _LOCK.format(wait="", more="")
 _HAS_PACE = "SELECT EXISTS (SELECT FROM pace WHERE subject_id = $1)"
 _ADD_PACE = "INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT DO NOTHING"
@@ -99,7 +101,7 @@ _GRANT = f"""
         INSERT INTO call_event (id, call_id, at, type, data)
         SELECT gen_random_uuid(), id, clock_timestamp(), 'call.pending', jsonb_build_object('attempt', attempt) FROM changed
     ), slot AS (
-        {insert_slot_sql(dial="granted", at="$2", parameters="changed.parameters")}
+        {insert_slot_sql(dial="granted", granted_at="$2", parameters="changed.parameters")}
         FROM granted JOIN changed ON changed.id = granted.call_id
         ON CONFLICT (call_id) DO UPDATE SET until = excluded.until, ring_by = excluded.ring_by, granted_at = excluded.granted_at
     ), turn AS (

@@ -15,7 +15,7 @@ from app.calls.models import Call
 from app.database.batcher import Batcher
 from app.database.engine import Database, Session, driver_connection
 from app.errors import DatabaseUnavailable, Paced
-from app.scheduling.admission import Refusal, admit
+from app.scheduling.admission import PaceRefusal, admit_reopened_call
 from app.scheduling.dial_slots import free_ended_slots, lock_and_free_ended_slots
 
 # Retry-After for an account with as many concurrent calls as it may have. It is not known when one of them will end.
@@ -37,9 +37,9 @@ class PacedIntents:
         the slots of ended calls are freed, and the intent is tried once more.
         """
         written = await self._intents.submit(call)
-        if isinstance(written, Refusal) and written.is_full and await self._free_ended(call.account_id):
+        if isinstance(written, PaceRefusal) and written.is_full and await self._free_ended(call.account_id):
             written = await self._intents.submit(call)
-        if isinstance(written, Refusal):
+        if isinstance(written, PaceRefusal):
             raise paced_error(written, call)
         return written
 
@@ -51,7 +51,7 @@ class PacedIntents:
             # Do not raise the error: for the caller it would mean that the intent may have been committed.
             return False
 
-    async def _write(self, calls: Sequence[NewCall]) -> Sequence[datetime | Refusal | None]:
+    async def _write(self, calls: Sequence[NewCall]) -> Sequence[datetime | PaceRefusal | None]:
         written = await insert_paced_intents(self._database, calls)
         return [written.get(call.id) for call in calls]
 
@@ -74,12 +74,12 @@ async def reopen_paced(session: Session, call: Call, intended: NewCall) -> Call 
     # This includes the slot of the call's earlier attempt.
     await free_ended_slots(connection, intended.account_id)
     reopened = await reopen(session, call, intended)
-    if reopened and (refusal := await admit(connection, intended.account_id, call.id)):
+    if reopened and (refusal := await admit_reopened_call(connection, intended.account_id, call.id)):
         raise paced_error(refusal, call)
     return reopened
 
 
-def paced_error(refusal: Refusal, call: Call | NewCall) -> Paced:
+def paced_error(refusal: PaceRefusal, call: Call | NewCall) -> Paced:
     """Returns the error that says which limit refused the call, and when to repeat it."""
     if refusal.is_full:
         return Paced(

@@ -17,20 +17,20 @@ from app.calls.creation.store import (
     rows_as_json,
 )
 from app.database.engine import Database
-from app.scheduling.admission import ADMISSION, ADMISSION_RESULT, Refusal
+from app.scheduling.admission import ADMISSION_CTES, ADMISSION_RESULT_SQL, PaceRefusal
 from app.scheduling.models import Pace
 
-_INSERT = insert_calls_sql(INTENT_STATE_COLUMNS, on_conflict=KEY_CONFLICT, before=ADMISSION, end=ADMISSION_RESULT)
+_INSERT = insert_calls_sql(INTENT_STATE_COLUMNS, on_conflict=KEY_CONFLICT, before=ADMISSION_CTES, end=ADMISSION_RESULT_SQL)
 
 
-async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> dict[UUID, datetime | Refusal]:
+async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> dict[UUID, datetime | PaceRefusal]:
     """Inserts pending calls as `insert_intents` does, but for each account only as many as its pace allows, oldest first.
 
-    Returns, by id, the time of the write, or a Refusal if the call may not be placed now. A call whose idempotency key is taken
-    is not in the result.
+    Returns, by id, the time of the write, or a PaceRefusal if the call may not be placed now. A call whose idempotency key is
+    taken is not in the result.
     """
     rows = await database.fetch(_INSERT, rows_as_json([intent_row(call) | PENDING_INTENT for call in calls]))
-    return {row["id"]: row["updated_at"] or Refusal.of(row) for row in rows}
+    return {row["id"]: row["updated_at"] or PaceRefusal.of(row) for row in rows}
 
 
 async def lock_pace_in_session(session: AsyncSession, account_id: UUID) -> None:

@@ -19,7 +19,7 @@ from app.calls.settlement import RecordChange
 from app.calls.store import add_deliveries
 from app.database.connection import Connection
 from app.database.engine import Database
-from app.scheduling.dials import GIVEN_DIAL, insert_dials_sql
+from app.scheduling.dials import DIAL_COLUMN_SQL, insert_dials_sql
 from app.scheduling.models import NO_QUEUE, DialTurn, ScheduledDial
 from app.scheduling.schedule import Schedule
 
@@ -63,8 +63,8 @@ class _EndedCall:
 _INSERT = insert_calls_sql(
     ["execution", "queue_id"],
     on_conflict=KEY_CONFLICT,
-    given=[GIVEN_DIAL],
-    more=insert_dials_sql(written="inserted", due_at="(given.dial ->> 'due_at')::timestamptz"),
+    given=[DIAL_COLUMN_SQL],
+    more=insert_dials_sql(calls_cte="inserted", due_at="(given.dial ->> 'due_at')::timestamptz"),
 )
 
 _END = """
