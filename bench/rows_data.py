@@ -7,7 +7,7 @@ import time
 
 import psycopg
 
-from app.jobs.partitions import MONTHS_AHEAD, PARTITIONED
+from app.jobs.partitions import MONTHS_AHEAD, PARTITIONED_TABLES
 
 # A call every so many milliseconds: ten million a year.
 EVERY_MS = 3154
@@ -99,7 +99,9 @@ def load(url: str, rows: int, *, recent: int = 200_000) -> None:
         connection.execute("UPDATE pg_index SET indisready = false WHERE indrelid = 'call'::regclass")
         for statement in (_TENANTS, _ACCOUNTS, _CALLS, "REINDEX TABLE call"):
             connection.execute(statement, values)
-        for (statement,) in connection.execute(_PARTITIONS, [list(PARTITIONED), rows * EVERY_MS, MONTHS_AHEAD]).fetchall():
+        for (statement,) in connection.execute(
+            _PARTITIONS, [list(PARTITIONED_TABLES), rows * EVERY_MS, MONTHS_AHEAD]
+        ).fetchall():
             connection.execute(statement)
         connection.execute(_DELIVERIES, values)
     with psycopg.connect(url, autocommit=True) as connection:

@@ -167,9 +167,9 @@ QUESTIONS: dict[str, Question] = {
     "fetch by id": lambda s, c: repository.get_call(s, c.id, tenant_id=c.tenant_id),
     "fetch by sid": lambda s, c: repository.get_call_by_sid(s, c.sid or "", tenant_id=c.tenant_id),
     "fetch by idempotency key": lambda s, c: repository.find_calls_by_key(s, [(c.tenant_id, c.idempotency_key or "")]),
-    "claim refreshes": lambda s, _: leases.claim_refreshes(s, lease=_LEASE, limit=refresh.BATCH),
-    "claim abandoned": lambda s, _: repository.claim_abandoned(s, older_than=_LEASE, limit=resolve.BATCH),
-    "claim searches": lambda s, _: leases.claim_searches(s, lease=_LEASE, limit=resolve.BATCH),
+    "claim refreshes": lambda s, _: leases.claim_refreshes(s, lease=_LEASE, limit=refresh.BATCH_SIZE),
+    "claim abandoned": lambda s, _: repository.claim_abandoned(s, older_than=_LEASE, limit=resolve.BATCH_SIZE),
+    "claim searches": lambda s, _: leases.claim_searches(s, lease=_LEASE, limit=resolve.BATCH_SIZE),
     "claim deliveries": _claim_deliveries,
     "claim wishes to end calls": lambda s, _: control.claim_pending_updates(s, lease=_LEASE, limit=20),
     "rivals of a search": lambda s, c: repository.count_rivals(
@@ -177,7 +177,7 @@ QUESTIONS: dict[str, Question] = {
     ),
     "gauges: oldest unsettled": lambda s, _: statistics.oldest_unsettled(s),
     "gauges: followed calls": lambda s, _: statistics.count_followed_calls(s),
-    "find expired calls": lambda s, c: lock_calls_to_delete(s, after=c.id, before=c.created_at + _DAY, limit=retain.BATCH),
+    "find expired calls": lambda s, c: lock_calls_to_delete(s, after=c.id, before=c.created_at + _DAY, limit=retain.BATCH_SIZE),
     "create 1": lambda s, c: create(_HotDatabase(s), c, together=1),
     "create 32 together": lambda s, c: create(_HotDatabase(s), c, together=32),
 }

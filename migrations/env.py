@@ -18,7 +18,7 @@ from app.database.engine import make_engine
 from app.database.heartbeats import WorkerHeartbeat
 from app.database.partitions import make_partitions
 from app.deliveries.models import Delivery
-from app.jobs.partitions import MONTHS_AHEAD, PARTITIONED
+from app.jobs.partitions import MONTHS_AHEAD, PARTITIONED_TABLES
 from app.rollups.models import Rollup, RollupProgress
 from app.scheduling.models import Queue
 from app.settings import load_settings
@@ -67,7 +67,7 @@ async def make_partitions_of_existing(session: AsyncSession) -> None:
 
     Postgres refuses a row that waits for the default partition while a worker attaches the row's own one.
     """
-    for table in PARTITIONED:
+    for table in PARTITIONED_TABLES:
         if await session.scalar(text("SELECT to_regclass(:table)"), {"table": table}):
             await make_partitions(session, table, months_ahead=MONTHS_AHEAD)
 

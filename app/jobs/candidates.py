@@ -20,14 +20,14 @@ from app.twilio.clock import MAX_TRUSTED_OFFSET, WARN_OFFSET
 from app.twilio.errors import TwilioListTooLong
 from app.twilio.schemas import MAX_QUEUE_TIME, CallResource
 
-# The largest difference between Postgres's clock, which dates intents, and Twilio's clock at which a match can be certain.
-CLOCK_SKEW = WARN_OFFSET
+# A match can be certain only if Postgres's clock, which dates creations, and Twilio's clock differ by no more than this.
+MAX_CLOCK_SKEW = WARN_OFFSET
 # If the date of a call is outside the expected time by no more than this, the call is not bound, but the result of the search
 # is not "none" either.
 DATE_TOLERANCE = MAX_TRUSTED_OFFSET
 # Twilio's filter compares dates, so the span is a day longer than Twilio may keep a call queued.
 _SEARCH_SPAN = MAX_QUEUE_TIME + timedelta(days=1)
-_DIRECTION = "outbound-api"
+_API_CALL_DIRECTION = "outbound-api"
 
 MatchRating = Literal["yes", "perhaps", "no"]
 """Whether a creation may have started a call in Twilio's list."""
@@ -42,15 +42,15 @@ class Candidates:
     calls: Mapping[str, tuple[CallResource, MatchRating]]
     is_complete: bool
     """Whether the search would have found the call, however Twilio writes its address."""
-    twilio_ahead: timedelta | None
-    """The lead of Twilio's clock over this machine's; None if unknown."""
+    twilio_clock_lead: timedelta | None
+    """Twilio's clock minus this machine's clock; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallLists:
     """Reads Twilio's lists for one batch of calls.
 
-    `longest_life` is the longest time from the intent of a call until nothing is sent for it any more.
+    `longest_life` is the longest time from the moment a creation is recorded until no request of it can reach Twilio any more.
     """
 
     tenants: TenantDirectory
@@ -58,15 +58,15 @@ class CallLists:
     batch: Sequence[Call]
     longest_life: timedelta
     deadline_s: float
-    _reading: dict[tuple[UUID, datetime], asyncio.Task[list[CallResource] | None]] = field(default_factory=dict)
+    _account_reads: dict[tuple[UUID, datetime], asyncio.Task[list[CallResource] | None]] = field(default_factory=dict)
 
     async def candidates(self, call: Call) -> Candidates:
-        """Returns the calls in Twilio's list that this creation may have started. Raises TwilioError or TimeoutError."""
-        listed = await self._calls_of_account(call)
-        is_complete = listed is not None or is_plain(call.to)
-        if listed is None:
-            listed = await self._calls_to_address(call)
-        calls = similar_calls(call, listed, longest_life=self.longest_life)
+        """Returns the calls in Twilio's list that may be `call`. Raises TwilioError or TimeoutError."""
+        entries = await self._calls_of_account(call)
+        is_complete = entries is not None or is_plain(call.to)
+        if entries is None:
+            entries = await self._calls_to_address(call)
+        calls = similar_calls(call, entries, longest_life=self.longest_life)
         return Candidates(calls, is_complete, await twilio_clock_lead(self.tenants, self.twilio, call.account_id))
 
     async def _calls_of_account(self, call: Call) -> list[CallResource] | None:
@@ -75,10 +75,10 @@ class CallLists:
         The list is read once for all calls of the batch with the same account and hour.
         """
         group = _account_and_hour(call)
-        if group not in self._reading:
+        if group not in self._account_reads:
             calls = [other for other in self.batch if _account_and_hour(other) == group]
-            self._reading[group] = asyncio.create_task(self._read_account(calls))
-        return await self._reading[group]
+            self._account_reads[group] = asyncio.create_task(self._read_account(calls))
+        return await self._account_reads[group]
 
     async def _read_account(self, calls: Sequence[Call]) -> list[CallResource] | None:
         """Returns the account's calls to the addresses of `calls`. None: the list is too long, or reading it takes too long."""
@@ -89,11 +89,11 @@ class CallLists:
             return None
 
     async def _calls_to_address(self, call: Call) -> list[CallResource]:
-        listed: list[CallResource] = []
+        entries: list[CallResource] = []
         async with asyncio.timeout(2 * self.deadline_s):
             for to in address_spellings(call.to):
-                listed += await self._read_list([call], {"To": to}, lambda _: True)
-        return listed
+                entries += await self._read_list([call], {"To": to}, lambda _: True)
+        return entries
 
     async def _read_list(self, calls: Sequence[Call], filters: Mapping[str, str], keep: EntryFilter) -> list[CallResource]:
         """Lists queued calls, then calls by their start time, which queued calls lack.
@@ -105,15 +105,15 @@ class CallLists:
         until = max(call.pending_since for call in calls) + self.longest_life + _SEARCH_SPAN
         started = {"StartTime>": since.strftime("%Y-%m-%dT%H:%M:%SZ"), "StartTime<": until.date().isoformat()}
         credentials = await self.tenants.credentials(calls[0].account_id)
-        listed: list[CallResource] = []
-        for narrowed in ({"Status": "queued"}, started):
-            ask = partial(self.twilio.list_calls, filters={**filters, **narrowed}, deadline_s=self.deadline_s, keep=keep)
-            listed += await first_accepted(credentials, ask)
-        return listed
+        entries: list[CallResource] = []
+        for extra_filters in ({"Status": "queued"}, started):
+            ask = partial(self.twilio.list_calls, filters={**filters, **extra_filters}, deadline_s=self.deadline_s, keep=keep)
+            entries += await first_accepted(credentials, ask)
+        return entries
 
 
 async def twilio_clock_lead(tenants: TenantDirectory, twilio: TwilioClient, account_id: UUID) -> timedelta | None:
-    """Returns the lead of Twilio's clock over this machine's; None if unknown."""
+    """Returns Twilio's clock minus this machine's clock; None if unknown."""
     offsets = [twilio.clock.offset(credential.base_url) for credential in await tenants.credentials(account_id)]
     return max((offset for offset in offsets if offset is not None), key=abs, default=None)
 
@@ -130,22 +130,25 @@ def entry_filter(calls: Iterable[Call]) -> EntryFilter:
 
 
 def similar_calls(
-    call: Call, listed: Iterable[CallResource], *, longest_life: timedelta
+    call: Call, entries: Iterable[CallResource], *, longest_life: timedelta
 ) -> dict[str, tuple[CallResource, MatchRating]]:
     """Returns, by sid, the calls of Twilio's list that the creation may have started, each with its rating."""
-    rated = {entry.sid: (entry, rate_match(call, entry, longest_life=longest_life)) for entry in listed}
+    rated = {entry.sid: (entry, rate_match(call, entry, longest_life=longest_life)) for entry in entries}
     return {sid: match for sid, match in rated.items() if match[1] != "no"}
 
 
 def earliest_date(call: Call) -> datetime:
-    """Returns the earliest `date_created` with which Twilio may list the call that this creation started."""
-    return call.pending_since - CLOCK_SKEW - DATE_TOLERANCE
+    """Returns the earliest `date_created` that a call started by this creation can have in Twilio's list."""
+    return call.pending_since - MAX_CLOCK_SKEW - DATE_TOLERANCE
 
 
 def rate_match(call: Call, entry: CallResource, *, longest_life: timedelta) -> MatchRating:
-    """Rates whether the creation may have started Twilio's call. A field that Twilio omits proves nothing."""
+    """Rates whether the creation of `call` may have started `entry`, a call in Twilio's list.
+
+    The rating is "yes" only if Twilio's entry has all fields and all match. A missing field does not exclude a match.
+    """
     shown_to, shown_from = _text_or_none(entry.raw.get("to")), _text_or_none(entry.raw.get("from"))
-    if entry.direction not in (_DIRECTION, None):
+    if entry.direction not in (_API_CALL_DIRECTION, None):
         return "no"
     if shown_to and address_key(shown_to) != address_key(call.to):
         return "no"
@@ -156,7 +159,7 @@ def rate_match(call: Call, entry: CallResource, *, longest_life: timedelta) -> M
         is_same_address(call.to, shown_to or "") and is_same_caller(call.from_, shown_from or "")
     )
     if entry.date_created is not None:
-        earliest, latest = call.pending_since - CLOCK_SKEW, call.pending_since + longest_life + CLOCK_SKEW
+        earliest, latest = call.pending_since - MAX_CLOCK_SKEW, call.pending_since + longest_life + MAX_CLOCK_SKEW
         if not earliest - DATE_TOLERANCE <= entry.date_created <= latest + DATE_TOLERANCE:
             return "no"
         exact = exact and earliest <= entry.date_created <= latest

@@ -9,12 +9,12 @@ from app.calls.models import Call
 from app.database.engine import Database
 from app.jobs.isolation import run_isolated
 
-BATCH = 20
+BATCH_SIZE = 20
 
 
 @dataclass(frozen=True, slots=True)
 class PendingUpdateSender:
-    """Sends stored requests to end calls to Twilio, as soon as the outcome of the call is known."""
+    """Sends stored updates, which end calls, to Twilio. An update is sent once the outcome of its call is known."""
 
     database: Database
     control: CallControl
@@ -24,7 +24,7 @@ class PendingUpdateSender:
         # Longer than an update can take, so that no other worker applies it at the same time.
         lease = timedelta(seconds=2 * self.control.deadline_s + 30)
         async with self.database.begin() as session:
-            due = await control_repository.claim_pending_updates(session, lease=lease, limit=BATCH)
+            due = await control_repository.claim_pending_updates(session, lease=lease, limit=BATCH_SIZE)
         updates = {call.id: update for update, call in due}
 
         async def send_update(call: Call) -> None:

@@ -18,50 +18,53 @@ from app.twilio.errors import TwilioError
 
 logger = structlog.stdlib.get_logger(__name__)
 
-BATCH = 20
+BATCH_SIZE = 20
 # A caller without a grant for so long counts as new: its next call comes after the calls of all callers that wait.
-_TURN_IDLE_FOR = timedelta(hours=1)
-_TURN_BATCH = 500
+_TURN_EXPIRES_AFTER = timedelta(hours=1)
+_TURN_BATCH_SIZE = 500
 # The wait until a call is checked again if its outcome is open, or Twilio could not be asked.
-_RETRY_IN = timedelta(seconds=5)
+_RETRY_DELAY = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Cancels calls that Twilio still queues at their `ring_by`, and frees the dial slots of calls that have ended."""
+    """Cancels calls that are still in Twilio's queue at their `ring_by`, and frees the dial slots of calls that have ended."""
 
     database: Database
     control: CallControl
 
     async def step(self) -> bool:
-        """Cancels calls that Twilio still holds in its own queue at their `ring_by`. Returns false if none was due."""
-        lease = timedelta(seconds=2 * self.control.deadline_s) + _RETRY_IN
+        """Cancels calls that are still in Twilio's own queue at their `ring_by`. Returns false if no call was due."""
+        lease = timedelta(seconds=2 * self.control.deadline_s) + _RETRY_DELAY
         async with self.database.begin() as session:
-            calls = await store.claim_deadlines(session, lease=lease, limit=BATCH)
+            calls = await store.claim_deadlines(session, lease=lease, limit=BATCH_SIZE)
         await run_isolated(calls, self._enforce_deadline, event="deadline_crashed")
         return bool(calls)
 
     async def _enforce_deadline(self, call: Call) -> None:
         if call.execution in ("pending", "unknown"):
             # Nothing can be canceled before its sid is known.
-            await store.postpone_deadline_check(self.database, call.id, _RETRY_IN)
+            await store.postpone_deadline_check(self.database, call.id, _RETRY_DELAY)
             return
         if call.execution == "started" and call.status in (None, "queued"):
             try:
                 await self.control.cancel_if_queued(call)
             except TwilioError as error:
                 logger.warning("deadline_not_kept_yet", call_id=str(call.id), reason=error.reason)
-                await store.postpone_deadline_check(self.database, call.id, _RETRY_IN)
+                await store.postpone_deadline_check(self.database, call.id, _RETRY_DELAY)
                 return
         await store.clear_deadline(self.database, call.id)
 
     async def free_slots(self) -> bool:
-        """Frees the dial slots of ended calls in all accounts, even if no call waits for a slot. Returns false."""
+        """Frees the dial slots of ended calls in all accounts. Returns false: there is nothing more to do at once."""
         for account_id in await store.accounts_with_slots(self.database):
             await lock_and_free_ended_slots(self.database, account_id)
         return False
 
     async def delete_idle_turns(self) -> bool:
-        """Deletes `dial_turn` rows of callers that schedule no calls any more: each grant reads all rows. Returns false."""
-        await store.delete_idle_turns(self.database, _TURN_IDLE_FOR, limit=_TURN_BATCH)
+        """Deletes rows of `dial_turn` whose caller has had no call dialled for an hour. Returns false.
+
+        Each grant reads all rows of the account, so there must be few.
+        """
+        await store.delete_idle_turns(self.database, _TURN_EXPIRES_AFTER, limit=_TURN_BATCH_SIZE)
         return False

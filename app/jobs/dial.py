@@ -19,7 +19,7 @@ from app.scheduling.schedule import PRIORITIES
 
 logger = structlog.stdlib.get_logger(__name__)
 
-_EXPIRED_BATCH = 500
+_EXPIRED_BATCH_SIZE = 500
 
 
 @dataclass
@@ -27,14 +27,14 @@ class Dialer:
     """Grants scheduled calls (takes the right to dial them) and dials them: at most `max_in_flight` at the same time."""
 
     database: Database
-    granted: GrantedCallDialer
+    call_dialer: GrantedCallDialer
     settlement: Settlement
     max_in_flight: int
     counters: GrantCounters = field(default_factory=GrantCounters)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    _dials: set[asyncio.Task[None]] = field(default_factory=set)
-    _last_turn: UUID | None = None
-    _alarm: asyncio.TimerHandle | None = None
+    _dial_tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _last_account_id: UUID | None = None
+    _wake_timer: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
         # Series start at 0, because Prometheus shows no increase from a missing series to 1.
@@ -46,23 +46,25 @@ class Dialer:
 
         Returns whether there may be more to do.
         """
-        is_last = await self._end_expired() < _EXPIRED_BATCH
+        is_last = await self._end_expired() < _EXPIRED_BATCH_SIZE
         waits = []
         waiting = await waiting_accounts(self.database)
         # Begin after the account that was served last, so that the first one cannot use up `max_in_flight` in every step.
-        for account_id in sorted(waiting, key=lambda each: (self._last_turn is not None and each <= self._last_turn, each)):
+        for account_id in sorted(
+            waiting, key=lambda each: (self._last_account_id is not None and each <= self._last_account_id, each)
+        ):
             if waiting[account_id] > 0:
                 waits.append(waiting[account_id])
                 continue
-            if (free := self.max_in_flight - len(self._dials)) <= 0:
+            if (free := self.max_in_flight - len(self._dial_tasks)) <= 0:
                 break
-            self._last_turn = account_id
+            self._last_account_id = account_id
             granted = await self._grant(account_id, free)
             is_last = is_last and granted.is_last
             if granted.wait_s is not None:
                 waits.append(granted.wait_s)
         self._wake_in(min(waits, default=None))
-        return not is_last and len(self._dials) < self.max_in_flight
+        return not is_last and len(self._dial_tasks) < self.max_in_flight
 
     async def _grant(self, account_id: UUID, limit: int) -> GrantRound:
         """Grants calls of one account and starts to dial them.
@@ -92,28 +94,28 @@ class Dialer:
     async def _end_expired(self) -> int:
         """Settles a batch of calls whose `ring_by` has passed, and returns how many."""
         change = self.settlement.change_to_expired()
-        expired = await end_expired_calls(self.database, change, limit=_EXPIRED_BATCH)
+        expired = await end_expired_calls(self.database, change, limit=_EXPIRED_BATCH_SIZE)
         self.settlement.count_undialled(change, len(expired))
         return len(expired)
 
     async def drain(self) -> None:
         """Waits for the outcomes of the dials that have begun."""
         self._wake_in(None)
-        while self._dials:
-            await asyncio.wait(self._dials)
+        while self._dial_tasks:
+            await asyncio.wait(self._dial_tasks)
 
     def _start(self, grant: Grant, began: float) -> None:
-        task = asyncio.create_task(self.granted.dial(grant, began))
-        self._dials.add(task)
+        task = asyncio.create_task(self.call_dialer.dial(grant, began))
+        self._dial_tasks.add(task)
         task.add_done_callback(self._on_done)
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        if len(self._dials) >= self.max_in_flight:
+        if len(self._dial_tasks) >= self.max_in_flight:
             self.wake.set()
-        self._dials.discard(task)
+        self._dial_tasks.discard(task)
 
     def _wake_in(self, seconds: float | None) -> None:
         """Makes the next step begin in `seconds`; None: after the normal pause of the job."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self.wake.set)
+        if self._wake_timer is not None:
+            self._wake_timer.cancel()
+        self._wake_timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self.wake.set)

@@ -7,17 +7,21 @@ from typing import Any, Literal, NamedTuple
 from app.calls import repository
 from app.calls.models import Call
 from app.database.engine import Session
-from app.jobs.candidates import CLOCK_SKEW, DATE_TOLERANCE, Candidates
+from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, Candidates
 from app.twilio.schemas import CallResource
 
 SearchResult = Literal["bound", "ambiguous", "inconclusive", "none"]
-"""`ambiguous`: calls were found, but none can be bound for certain. `inconclusive`: none was found, but one may be missing."""
+"""How a search of Twilio's list ended.
+
+`bound`: the call was found. `ambiguous`: calls were found, and it is uncertain which one it is. `inconclusive`: none was found,
+but the list may lack one. `none`: there is none.
+"""
 
 
 class SearchFinding(NamedTuple):
-    """The result of a search for one call. `resource` is the call at Twilio to bind to the record, if the result is `bound`.
+    """The result of a search for one call, and details for its event (`data`).
 
-    `data` are details for the event.
+    If the result is `bound`, `resource` is the call at Twilio that belongs to the record.
     """
 
     result: SearchResult
@@ -31,26 +35,26 @@ async def evaluate_candidates(
     candidates: Candidates,
     clock_offset: timedelta | None,
     *,
-    span: timedelta,
-    more_rivals: int = 0,
+    max_start_delay: timedelta,
+    unrecorded_rivals: int = 0,
 ) -> SearchFinding:
     """Decides whether one of the candidates is the call of this record, which the caller has locked. Writes nothing.
 
-    `span` is the longest time from `pending_since` until Twilio creates the call. `clock_offset` is Twilio's clock minus
-    Postgres's; None if unknown. `more_rivals` is the number of other creations that may have started a candidate, but that the
-    records do not show.
+    `max_start_delay` is the longest time from `pending_since` until Twilio creates the call. `clock_offset` is Twilio's clock
+    minus Postgres's; None if unknown. Rivals are other creations that may have started a candidate. `unrecorded_rivals` is the
+    number of those that this function cannot find in the database.
     """
     # Count rivals before reading bound sids: an intent that is bound in between must appear in one of the two.
     undated = any(entry.date_created is None for entry, _ in candidates.calls.values())
-    distance = None if undated else span + 2 * CLOCK_SKEW + DATE_TOLERANCE
-    rivals = more_rivals + await repository.count_rivals(session, call, span=distance)
+    distance = None if undated else max_start_delay + 2 * MAX_CLOCK_SKEW + DATE_TOLERANCE
+    rivals = unrecorded_rivals + await repository.count_rivals(session, call, span=distance)
     free = candidates.calls.keys() - await repository.sids_with_record(session, candidates.calls.keys())
     certain = [entry for entry, rating in candidates.calls.values() if entry.sid in free and rating == "yes"]
     numbers = {"candidates": len(free), "rivals": rivals}
     if not free:
         doubt = reason_for_doubt(candidates, clock_offset)
         return SearchFinding("inconclusive", numbers | {"reason": doubt}) if doubt else SearchFinding("none", numbers)
-    if len(free) == len(certain) == 1 and not rivals and clock_offset is not None and abs(clock_offset) <= CLOCK_SKEW:
+    if len(free) == len(certain) == 1 and not rivals and clock_offset is not None and abs(clock_offset) <= MAX_CLOCK_SKEW:
         return SearchFinding("bound", numbers, certain[0])
     return SearchFinding("ambiguous", numbers)
 

@@ -74,17 +74,17 @@ class Gauges:
             self._oldest_due.labels(priority).set(scheduled.oldest_due_s.get(place, 0))
         self._halted.set(guard is not None and not guard.may_grant)
         self._slots.set(scheduled.slots)
-        self._pending.set(_age(moment, waiting.get("pending")))
-        self._unknown.set(_age(moment, waiting.get("unknown")))
-        self._lag.set(_age(moment, calls.most_overdue))
+        self._pending.set(_age_s(moment, waiting.get("pending")))
+        self._unknown.set(_age_s(moment, waiting.get("unknown")))
+        self._lag.set(_age_s(moment, calls.most_overdue))
         self._active.set(calls.active)
         self._unpriced.set(calls.unpriced)
         self._deliveries.set(deliveries.pending)
-        self._delivery.set(_age(moment, deliveries.oldest))
-        self._delivery_lag.set(_age(moment, deliveries.most_overdue))
+        self._delivery.set(_age_s(moment, deliveries.oldest))
+        self._delivery_lag.set(_age_s(moment, deliveries.most_overdue))
         self._measured.set_to_current_time()
         return False
 
 
-def _age(now: datetime, since: datetime | None) -> float:
+def _age_s(now: datetime, since: datetime | None) -> float:
     return max((now - since).total_seconds(), 0.0) if since else 0.0

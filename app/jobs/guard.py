@@ -15,7 +15,7 @@ class GuardWatch:
     counters: GrantCounters = field(default_factory=GrantCounters)
 
     async def step(self) -> bool:
-        """Records that the database has all grants made until now, or halts grants if some may be lost. Returns false.
+        """Halts grants if some may be lost. Otherwise records that none was lost until now. Returns false.
 
         Raises OSError if the folder with the counts of grants cannot be read.
         """

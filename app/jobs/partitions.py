@@ -11,7 +11,7 @@ from app.deliveries.models import Delivery
 MONTHS_AHEAD = 3
 AUDIT_TABLES = (AuditEvent.__tablename__,)
 CALL_TABLES = (CallEvent.__tablename__, Delivery.__tablename__)
-PARTITIONED = (*AUDIT_TABLES, *CALL_TABLES)
+PARTITIONED_TABLES = (*AUDIT_TABLES, *CALL_TABLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +19,8 @@ class Partitioner:
     database: Database
 
     async def step(self) -> bool:
-        """Creates missing partitions and returns false."""
+        """Creates the missing monthly partitions. Returns false: there is nothing more to do at once."""
         async with self.database.begin() as session:
-            for table in PARTITIONED:
+            for table in PARTITIONED_TABLES:
                 await make_partitions(session, table, months_ahead=MONTHS_AHEAD)
         return False

@@ -25,7 +25,7 @@ from app.calls.refresh_plan import CALLBACK_OVERDUE_INTERVALS, age, refresh_time
 from app.calls.store import CallState, ChangedCall, read_calls, write_changes
 from app.database.engine import Database
 from app.errors import DatabaseUnavailable
-from app.jobs.sweep import MIN_CALLS, sweep
+from app.jobs.sweep import MIN_SWEPT_CALLS, sweep
 from app.observability import Metrics
 from app.observability.tracing import trace
 from app.scheduling.dial_slots import mark_missing_calls
@@ -36,19 +36,19 @@ from app.twilio.schemas import CallResource
 
 logger = structlog.stdlib.get_logger(__name__)
 
-BATCH = 500
+BATCH_SIZE = 500
 # How many calls of one account are fetched one by one in a step.
-MAX_FETCHES = 20
-_CONCURRENT_FETCHES = 5
-_WRITE_BATCH = 100
-_THROTTLED_WAIT = timedelta(seconds=30)
+MAX_FETCHES_PER_ACCOUNT = 20
+_MAX_CONCURRENT_FETCHES = 5
+_WRITE_BATCH_SIZE = 100
+_MIN_THROTTLE_PAUSE = timedelta(seconds=30)
 
-Result = Literal["changed", "unchanged", "gone", "failed"]
+RefreshResult = Literal["changed", "unchanged", "gone", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class _FetchResult:
-    """What Twilio answered about a due call: its resource, or an error. Neither, if Twilio was not asked.
+    """Twilio's answer about a due call: its resource or an error. Both are None if no request was sent for the call.
 
     `not_before` is the earliest time of the next refresh while Twilio throttles the account.
     """
@@ -71,14 +71,14 @@ class Refresher:
     bind_listed: Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]] | None = None
     """Receives the first page of each list that is read: `Resolver.bind_listed`."""
     # Accounts that Twilio throttles, with the time until which no request is sent for them.
-    _throttled: dict[UUID, datetime] = field(default_factory=dict)
+    _throttled_until: dict[UUID, datetime] = field(default_factory=dict)
 
     async def step(self) -> bool:
         """Refreshes a batch of due calls. Returns false if none was due."""
         # Longer than a refresh can take, so that no other worker repeats it meanwhile.
-        lease = timedelta(seconds=2 * MAX_FETCHES / _CONCURRENT_FETCHES * self.fetch_deadline_s + 30)
+        lease = timedelta(seconds=2 * MAX_FETCHES_PER_ACCOUNT / _MAX_CONCURRENT_FETCHES * self.fetch_deadline_s + 30)
         async with self.database.begin() as session:
-            due = await leases.claim_refreshes(session, lease=lease, limit=BATCH)
+            due = await leases.claim_refreshes(session, lease=lease, limit=BATCH_SIZE)
         if not due:
             return False
         accounts: defaultdict[UUID, list[DueCall]] = defaultdict(list)
@@ -98,15 +98,17 @@ class Refresher:
         return False
 
     async def _refresh_isolated(self, account_id: UUID, calls: Sequence[DueCall]) -> None:
-        """Refreshes the calls of an account. An error leaves them to the next claim when their leases end."""
+        """Refreshes the calls of an account. Logs errors; after an error, the calls are claimed again when their leases end."""
         try:
             results = await self._ask_twilio(account_id, calls)
-            for start in range(0, len(calls), _WRITE_BATCH):
-                await self._write({call.id: results[call.id] for call in calls[start : start + _WRITE_BATCH]})
+            for start in range(0, len(calls), _WRITE_BATCH_SIZE):
+                await self._write({call.id: results[call.id] for call in calls[start : start + _WRITE_BATCH_SIZE]})
         except DatabaseUnavailable:
             pass
         except Exception:
-            logger.exception("refresh_crashed", call_ids=[str(call.id) for call in calls[:MAX_FETCHES]], calls=len(calls))
+            logger.exception(
+                "refresh_crashed", call_ids=[str(call.id) for call in calls[:MAX_FETCHES_PER_ACCOUNT]], calls=len(calls)
+            )
 
     async def _ask_twilio(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _FetchResult]:
         """Reads the calls from Twilio with as few requests as possible. Returns a result for each call, by id."""
@@ -114,7 +116,7 @@ class Refresher:
             return {call.id: _FetchResult(not_before=until) for call in calls}
         found: Mapping[str, CallResource] = {}
         try:
-            if len(calls) >= MIN_CALLS:
+            if len(calls) >= MIN_SWEPT_CALLS:
                 wanted = frozenset(call.sid for call in calls)
                 ask = partial(sweep, self.twilio, wanted=wanted, deadline_s=self.fetch_deadline_s)
                 found, newest_entries = await first_accepted(await self.tenants.credentials(account_id), ask)
@@ -129,16 +131,16 @@ class Refresher:
         return results | await self._fetch_all(account_id, [call for call in calls if call.id not in results])
 
     async def _fetch_all(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _FetchResult]:
-        """Fetches the first MAX_FETCHES calls one by one. The others get an empty result."""
-        results = dict.fromkeys((call.id for call in calls[MAX_FETCHES:]), _FetchResult())
-        waiting = iter(calls[:MAX_FETCHES])
+        """Fetches the first MAX_FETCHES_PER_ACCOUNT calls one by one. The others get an empty result."""
+        results = dict.fromkeys((call.id for call in calls[MAX_FETCHES_PER_ACCOUNT:]), _FetchResult())
+        waiting = iter(calls[:MAX_FETCHES_PER_ACCOUNT])
 
         async def fetch_each() -> None:
             for call in waiting:
                 results[call.id] = await self._fetch(account_id, call)
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(_CONCURRENT_FETCHES):
+            for _ in range(_MAX_CONCURRENT_FETCHES):
                 group.create_task(fetch_each())
         return results
 
@@ -159,7 +161,7 @@ class Refresher:
 
     def _paused_until(self, account_id: UUID) -> datetime | None:
         """Returns until when no request is sent for the account; None if it is not throttled."""
-        until = self._throttled.get(account_id)
+        until = self._throttled_until.get(account_id)
         return until if until is not None and until > datetime.now(UTC) else None
 
     def _pause_account(self, account_id: UUID, calls: Collection[DueCall], error: TwilioThrottled) -> dict[UUID, _FetchResult]:
@@ -167,8 +169,8 @@ class Refresher:
 
         Other accounts are not affected.
         """
-        wait = max(timedelta(seconds=error.answer.retry_after_s or 0), _THROTTLED_WAIT)
-        until = self._throttled[account_id] = datetime.now(UTC) + wait
+        wait = max(timedelta(seconds=error.answer.retry_after_s or 0), _MIN_THROTTLE_PAUSE)
+        until = self._throttled_until[account_id] = datetime.now(UTC) + wait
         logger.warning("refresh_throttled", account_id=str(account_id), calls=len(calls), wait_s=wait.total_seconds())
         return {call.id: _FetchResult(error=error, not_before=until) for call in calls}
 
@@ -186,10 +188,10 @@ class Refresher:
         for call_id in written:
             self.metrics.calls.refreshes.labels(changes[call_id][1]).inc()
 
-    def _apply_result(self, call: CallState, fetched: _FetchResult) -> tuple[ChangedCall, Result]:
+    def _apply_result(self, call: CallState, fetched: _FetchResult) -> tuple[ChangedCall, RefreshResult]:
         """Applies Twilio's answer to a record in memory. Returns what to write, and the result for the metrics."""
         changed = ChangedCall(call)
-        result: Result
+        result: RefreshResult
         gone = fetched.error is not None and is_gone(call, fetched.error)
         if fetched.resource is not None and call.sid == fetched.resource.sid:
             changed.events += apply_resource(call, fetched.resource)

@@ -17,8 +17,8 @@ from app.calls.models import Call, CallEvent, PendingUpdate
 from app.database.partitions import Partition
 from app.deliveries.models import Delivery
 
-_SETTLED = ("started", "not_started")
-_IS_DONE = {
+_SETTLED_EXECUTIONS = ("started", "not_started")
+_IS_DONE_SQL = {
     AuditEvent.__tablename__: "true",
     CallEvent.__tablename__: "true",
     Delivery.__tablename__: "next_attempt_at IS NULL",
@@ -33,7 +33,7 @@ async def lock_calls_to_delete(session: AsyncSession, *, after: UUID, before: da
     statement = (
         select(Call.id)
         .where(Call.id > after, Call.id < first_id_at(before), Call.pending_since < before)
-        .where(Call.execution.in_(_SETTLED), Call.refresh_at.is_(None), Call.search_at.is_(None))
+        .where(Call.execution.in_(_SETTLED_EXECUTIONS), Call.refresh_at.is_(None), Call.search_at.is_(None))
         .order_by(Call.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -55,19 +55,16 @@ async def delete_calls(session: AsyncSession, call_ids: Collection[UUID]) -> int
 
 
 async def delete_from_default_partition(session: AsyncSession, table: str, *, before: datetime, limit: int) -> int:
-    """Deletes old rows from `table`'s default partition, because that partition itself is never dropped.
-
-    Returns their number.
-    """
+    """Deletes old rows from the table's default partition, which itself is never dropped. Returns how many were deleted."""
     statement = text(f"""
         DELETE FROM {table}_default WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM {table}_default WHERE at < :before AND {_IS_DONE[table]} LIMIT :limit FOR UPDATE SKIP LOCKED
+            SELECT ctid FROM {table}_default WHERE at < :before AND {_IS_DONE_SQL[table]} LIMIT :limit FOR UPDATE SKIP LOCKED
         )) RETURNING 1
     """)  # noqa: S608  # our own names
     return len((await session.execute(statement, {"before": before, "limit": limit})).all())
 
 
 async def has_no_work(session: AsyncSession, partition: Partition) -> bool:
-    """Returns whether no row of the partition still has work, such as a delivery with another attempt."""
-    statement = text(f"SELECT NOT EXISTS (SELECT FROM {partition.name} WHERE NOT ({_IS_DONE[partition.table]}))")  # noqa: S608
+    """Returns whether no row of the partition needs more work, such as another attempt at a delivery."""
+    statement = text(f"SELECT NOT EXISTS (SELECT FROM {partition.name} WHERE NOT ({_IS_DONE_SQL[partition.table]}))")  # noqa: S608
     return bool(await session.scalar(statement))

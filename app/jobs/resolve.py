@@ -31,7 +31,7 @@ from app.twilio.schemas import CallResource
 
 logger = structlog.stdlib.get_logger(__name__)
 
-BATCH = 20
+BATCH_SIZE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ class Resolver:
     deadline_s: float
 
     async def mark_abandoned(self) -> bool:
-        """Marks a batch of abandoned creations as unknown: their process died after the intent and before the outcome.
+        """Marks a batch of abandoned creations as unknown: their process ended before it recorded the outcome.
 
         Returns false if there were none.
         """
         async with self.database.begin() as session:
-            abandoned = await repository.claim_abandoned(session, older_than=self.longest_life, limit=BATCH)
+            abandoned = await repository.claim_abandoned(session, older_than=self.longest_life, limit=BATCH_SIZE)
             for call in abandoned:
                 await self.settlement.apply(session, call, self.settlement.change_to_unknown(data={"reason": "abandoned"}))
         for call in abandoned:
@@ -65,9 +65,9 @@ class Resolver:
         # Longer than a search can take, so that no other worker searches for the same call meanwhile.
         lease = timedelta(seconds=4 * self.deadline_s + 30)
         async with self.database.begin() as session:
-            due = await leases.claim_searches(session, lease=lease, limit=BATCH)
-            database_ahead = await repository.current_time(session) - datetime.now(UTC)
-        search = partial(self._search, self.call_lists(due), database_ahead)
+            due = await leases.claim_searches(session, lease=lease, limit=BATCH_SIZE)
+            database_clock_lead = await repository.current_time(session) - datetime.now(UTC)
+        search = partial(self._search, self.call_lists(due), database_clock_lead)
         await run_isolated(due, search, event="search_crashed")
         if due:
             async with self.database.begin() as session:
@@ -80,13 +80,13 @@ class Resolver:
     async def bind_listed(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
         """Binds records of unknown outcome whose call is, without doubt, on the first page of an account's list.
 
-        Such a record needs no search of its own. Nothing else is concluded, because the page may be stale or lack calls. Raises
-        DatabaseUnavailable.
+        Such a record needs no search of its own. A missing call proves nothing, because the page may be stale or incomplete.
+        Raises DatabaseUnavailable.
         """
         async with self.database.begin() as session:
-            unknown = await repository.unknown_calls(session, account_id, limit=BATCH)
-            database_ahead = await repository.current_time(session) - datetime.now(UTC)
-        covered = [call for call in unknown if _covers(page, call)]
+            unknown = await repository.unknown_calls(session, account_id, limit=BATCH_SIZE)
+            database_clock_lead = await repository.current_time(session) - datetime.now(UTC)
+        covered = [call for call in unknown if _shows_all_candidates(page, call)]
         ahead = await twilio_clock_lead(self.tenants, self.twilio, account_id) if covered else None
         if ahead is None:
             return
@@ -97,19 +97,19 @@ class Resolver:
                 continue
             async with self.database.begin() as session:
                 locked = await repository.lock_call(session, call.id)
-                if locked is None or not _is_open(locked):
+                if locked is None or not _is_searchable(locked):
                     continue
-                shown, offset = Candidates(calls, True, ahead), ahead - database_ahead
-                finding = await evaluate_candidates(session, locked, shown, offset, span=self.longest_life)
+                shown, offset = Candidates(calls, True, ahead), ahead - database_clock_lead
+                finding = await evaluate_candidates(session, locked, shown, offset, max_start_delay=self.longest_life)
                 if finding.resource is None:
                     continue
                 await self._write_finding(session, locked, finding)
             self.metrics.calls.searches.labels(finding.result).inc()
 
-    async def _search(self, call_lists: CallLists, database_ahead: timedelta, call: Call) -> None:
+    async def _search(self, call_lists: CallLists, database_clock_lead: timedelta, call: Call) -> None:
         """Searches Twilio's lists for one call and records the result.
 
-        `database_ahead` is Postgres's clock minus this machine's.
+        `database_clock_lead` is Postgres's clock minus this machine's.
         """
         with trace("search", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
             try:
@@ -119,8 +119,8 @@ class Resolver:
                 logger.warning("search_failed", call_id=str(call.id), reason=reason)
                 await self._record_search(call, None, None)
             else:
-                ahead = candidates.twilio_ahead
-                await self._record_search(call, candidates, None if ahead is None else ahead - database_ahead)
+                ahead = candidates.twilio_clock_lead
+                await self._record_search(call, candidates, None if ahead is None else ahead - database_clock_lead)
 
     async def _record_search(self, call: Call, candidates: Candidates | None, clock_offset: timedelta | None) -> None:
         """Records the result of a search.
@@ -131,11 +131,13 @@ class Resolver:
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             # The call was settled meanwhile, or another worker has claimed it after the lease ended.
-            if locked is None or not _is_open(locked) or locked.search_at != call.search_at:
+            if locked is None or not _is_searchable(locked) or locked.search_at != call.search_at:
                 return
             result: SearchResult | Literal["failed"] = "failed"
             if candidates is not None:
-                finding = await evaluate_candidates(session, locked, candidates, clock_offset, span=self.longest_life)
+                finding = await evaluate_candidates(
+                    session, locked, candidates, clock_offset, max_start_delay=self.longest_life
+                )
                 await self._write_finding(session, locked, finding)
                 result = finding.result
             if result == "none":
@@ -153,13 +155,13 @@ class Resolver:
             await self.settlement.bind_call(session, call, finding.resource, by="list", data={})
 
 
-def _is_open(call: Call) -> bool:
+def _is_searchable(call: Call) -> bool:
     """Returns whether a search can settle the call: its outcome is unknown, or was only assumed after earlier searches."""
     return call.execution == "unknown" or (call.execution == "not_started" and call.settled_by == "none_found")
 
 
-def _covers(page: Sequence[Mapping[str, Any]], call: Call) -> bool:
-    """Returns whether the page, newest entries first, must show every call that this creation may have started."""
+def _shows_all_candidates(page: Sequence[Mapping[str, Any]], call: Call) -> bool:
+    """Returns whether the page, newest entries first, is long enough to show every call that this creation may have started."""
     last = CallResource.read(page[-1]) if page else None
     is_whole_list = len(page) < PAGE_SIZE
     return is_whole_list or (last is not None and last.date_created is not None and last.date_created < earliest_date(call))

@@ -22,9 +22,9 @@ from app.observability import Metrics
 
 logger = structlog.stdlib.get_logger(__name__)
 
-BATCH: Final = 50
+BATCH_SIZE: Final = 50
 # The pause after a batch, as a multiple of the batch's duration.
-_PAUSE_FACTOR: Final = 19
+_PAUSE_PER_BATCH_TIME: Final = 19
 _MAX_PAUSE_S: Final = 5.0
 _LOWEST_ID: Final = UUID(int=0)
 
@@ -39,16 +39,18 @@ class Retention:
     # The partitioned tables whose rows are kept for the time `keep`.
     tables: Sequence[str] = CALL_TABLES
     # The last id of the previous batch. Starting there avoids scanning dead rows that are not vacuumed yet.
-    _after: UUID = _LOWEST_ID
+    _last_id: UUID = _LOWEST_ID
 
     async def expire_calls(self) -> bool:
         """Deletes a batch of old calls. Returns false if none was left; the next step then starts with the oldest."""
         began = time.monotonic()
         async with self.database.begin() as session:
-            expired = await repository.lock_calls_to_delete(session, after=self._after, before=self._kept_since(), limit=BATCH)
+            expired = await repository.lock_calls_to_delete(
+                session, after=self._last_id, before=self._kept_since(), limit=BATCH_SIZE
+            )
             self._count_deleted("call", await repository.delete_calls(session, expired))
-        self._after = expired[-1] if expired else _LOWEST_ID
-        await self._pause(began)
+        self._last_id = expired[-1] if expired else _LOWEST_ID
+        await self._pause_after_batch(began)
         return bool(expired)
 
     async def expire_default_partitions(self) -> bool:
@@ -59,9 +61,11 @@ class Retention:
         began, gone = time.monotonic(), 0
         for table in self.tables:
             async with self.database.begin() as session:
-                gone += await repository.delete_from_default_partition(session, table, before=self._kept_since(), limit=BATCH)
+                gone += await repository.delete_from_default_partition(
+                    session, table, before=self._kept_since(), limit=BATCH_SIZE
+                )
         self._count_deleted("stray", gone)
-        await self._pause(began)
+        await self._pause_after_batch(began)
         return bool(gone)
 
     async def drop_partitions(self) -> bool:
@@ -86,8 +90,8 @@ class Retention:
     def _count_deleted(self, what: str, number: int) -> None:
         self.metrics.calls.expired.labels(what).inc(number)
 
-    async def _pause(self, began: float) -> None:
-        await asyncio.sleep(min(_PAUSE_FACTOR * (time.monotonic() - began), _MAX_PAUSE_S))
+    async def _pause_after_batch(self, began: float) -> None:
+        await asyncio.sleep(min(_PAUSE_PER_BATCH_TIME * (time.monotonic() - began), _MAX_PAUSE_S))
 
     def _kept_since(self) -> datetime:
         return datetime.now(UTC) - self.keep

@@ -15,10 +15,10 @@ from app.rollups.periods import HOUR, MAX_ROLLUP_SPAN, MINUTE, MINUTES_ARE_KEPT_
 
 logger = structlog.stdlib.get_logger(__name__)
 
-_LONGEST_STEP_S: Final = 2.0
+_MAX_STEP_S: Final = 2.0
 # With more due periods than this, those before the first call are skipped. So many are due only after an installation, an
 # upgrade or a pause.
-_BACKLOG_FROM: Final = 50
+_BACKLOG_PERIODS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class RollUp:
     calls_kept_for: timedelta | None = None
 
     async def step(self) -> bool:
-        """Computes the counts of periods that are due, for about _LONGEST_STEP_S. Returns whether more are due.
+        """Computes the counts of periods that are due, for about _MAX_STEP_S. Returns whether more are due.
 
-        One worker does this at a time, in one transaction, so either the whole step is written or nothing.
+        Only one worker does this at a time. A step is one transaction, so it is written completely or not at all.
         """
         async with self.database.transaction() as connection:
             progress = await store.lock_progress(connection, first_span=MAX_ROLLUP_SPAN)
@@ -42,7 +42,7 @@ class RollUp:
                 return False
             await store.sample_waiting(connection, progress.now)
             due = due_periods(since=progress.rolled_until, until=progress.now, calls_kept_for=self.calls_kept_for)
-            if len(due) > _BACKLOG_FROM:
+            if len(due) > _BACKLOG_PERIODS:
                 due = await self._skip_empty(connection, due)
             left = await self._roll_up(connection, due)
             await store.record_progress(connection, left.due_at - MINUTE if left else progress.now)
@@ -65,7 +65,7 @@ class RollUp:
         began = time.monotonic()
         for index, (_, together) in enumerate(groupby(due, key=lambda each: each.due_at)):
             periods = list(together)
-            if index and time.monotonic() - began > _LONGEST_STEP_S:
+            if index and time.monotonic() - began > _MAX_STEP_S:
                 return periods[0]
             for each in periods:
                 if not await store.roll_up(connection, each.period):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from app.twilio.client import TwilioClient
 from app.twilio.schemas import CallResource, Credential
 
-MIN_CALLS = 3
+MIN_SWEPT_CALLS = 3
 """Fewer calls are fetched one by one."""
 _MISSING_CALLS_PER_PAGE = 10
 """Another page is read only while at least this many wanted calls are missing for each page that was read."""

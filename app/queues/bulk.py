@@ -23,16 +23,16 @@ from app.tenants.caller import Caller
 logger = structlog.stdlib.get_logger(__name__)
 
 # Lines that are being created at the same time: enough for two statements, so that one is prepared while the other runs.
-_MAX_UNDER_WAY = 500
+_MAX_CONCURRENT_LINES = 500
 # Lines that are prepared between two pauses, and the length of a pause relative to the CPU time before it. Creations of other
 # tenants run during a pause.
-_PREPARED_AT_ONCE = 2
-_PAUSE_FACTOR = 0.5
+_LINES_BETWEEN_PAUSES = 2
+_PAUSE_PER_CPU_TIME = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class BulkLine:
-    """A line of a bulk request. `body` is the error if the line is not valid."""
+    """A line of a bulk request: the `key` and the `body` of a creation. If the line is not valid, `body` is the error."""
 
     number: int
     key: str | None
@@ -52,29 +52,29 @@ class BulkService:
     limit: ReadLimit
 
     def slot(self, caller: Caller) -> AbstractAsyncContextManager[None]:
-        """Returns a context for one bulk request of the tenant. Only a limited number of contexts are open at a time.
+        """Returns a context manager for one bulk request. It limits how many requests of a tenant run at the same time.
 
-        Entering it waits until there is space. Raises Overloaded if that takes too long.
+        Entering it waits for a free slot. Raises Overloaded if that takes too long.
         """
         return self.limit.slot(caller.tenant_id)
 
     async def add(self, caller: Caller, queue: str, lines: Iterable[BulkLine]) -> AsyncIterator[Sequence[AnsweredLine]]:
-        """Creates the calls. Yields groups of answered lines, in the order of the request, once their calls are committed.
+        """Creates a call for each line. Yields the answered lines in groups, in the order of the request.
 
-        If the caller stops iterating, the creations that have begun are completed.
+        A line is answered once its call is committed. If the caller stops iterating, creations that have begun are completed.
         """
         under_way = deque[asyncio.Task[AnsweredLine]]()
         try:
             for position, line in enumerate(lines, start=1):
                 under_way.append(asyncio.create_task(self._create(caller, queue, line)))
-                if position % _PREPARED_AT_ONCE == 0:
+                if position % _LINES_BETWEEN_PAUSES == 0:
                     began = time.thread_time()
                     await asyncio.sleep(0)  # The new tasks prepare their lines now.
-                    await asyncio.sleep(_PAUSE_FACTOR * (time.thread_time() - began))
-                if len(under_way) >= _MAX_UNDER_WAY:
-                    yield await _take_done(under_way)
+                    await asyncio.sleep(_PAUSE_PER_CPU_TIME * (time.thread_time() - began))
+                if len(under_way) >= _MAX_CONCURRENT_LINES:
+                    yield await _take_answered(under_way)
             while under_way:
-                yield await _take_done(under_way)
+                yield await _take_answered(under_way)
         finally:
             if under_way:
                 await asyncio.shield(asyncio.wait(under_way))
@@ -98,7 +98,7 @@ class BulkService:
             return InternalError()
 
 
-async def _take_done(under_way: deque[asyncio.Task[AnsweredLine]]) -> list[AnsweredLine]:
+async def _take_answered(under_way: deque[asyncio.Task[AnsweredLine]]) -> list[AnsweredLine]:
     """Waits until the first line is answered. Removes and returns it, and the answered lines that directly follow it."""
     with TimedSpan("database"):
         answered = [await under_way.popleft()]

@@ -9,10 +9,10 @@ from app.calls.creation.scheduled.store import end_calls, end_calls_of_queue
 from app.calls.settlement import Settlement
 from app.database.engine import Database
 from app.queues.service import QueueService
-from app.queues.store import list_waiting
+from app.queues.store import list_waiting_calls
 
 # Calls in one statement. A concurrent grant of the same call does not wait: either the grant or this statement gets the call.
-_BATCH: Final = 500
+_BATCH_SIZE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class QueueCancellation:
         change, canceled = self.settlement.change_to_canceled(), 0
         while True:
             async with self.database.transaction() as connection:
-                ended = await end_calls_of_queue(connection, queue.id, change, limit=_BATCH)
+                ended = await end_calls_of_queue(connection, queue.id, change, limit=_BATCH_SIZE)
                 # Calls that were left out are locked by a grant. If the grant fails, they still wait.
-                left_out = [] if ended else await list_waiting(connection, queue.id, limit=_BATCH)
+                left_out = [] if ended else await list_waiting_calls(connection, queue.id, limit=_BATCH_SIZE)
                 if left_out:
                     ended = await end_calls(connection, left_out, change)
                 if ended and not canceled:

@@ -9,7 +9,10 @@ from app.queues.bulk import BulkLine
 
 
 def read_line(number: int, text: bytes) -> BulkLine:
-    """Parses a line. An error in its JSON or its key becomes the result's `body`. The creation checks the other members."""
+    """Parses a line, whose number is for error messages. An error in its JSON or its key becomes the result's `body`.
+
+    The other members are validated later, by the creation.
+    """
     key = None
     try:
         if len(text) > MAX_BODY_BYTES:

@@ -8,7 +8,7 @@ from app.queues.state_store import QueueState
 from app.queues.store import CallCounts, WaitingCalls
 from app.queues.wait_reason import WaitReasonName, wait_reason
 
-UnknownEnd = Literal["none_waits", "not_counted", "stopped", "hours", "no_rate"]
+UnknownEndReason = Literal["none_waits", "not_counted", "stopped", "hours", "no_rate"]
 """Why it is unknown when the last call of a queue is dialled.
 
 `stopped`: the queue is paused, its tenant is suspended, or all grants are halted.
@@ -23,7 +23,7 @@ class QueueProgress:
     counts: CallCounts | None
     """None: counting took too long."""
     wait_reason: WaitReasonName | None
-    end: datetime | UnknownEnd
+    end: datetime | UnknownEndReason
 
     @property
     def projected_end_at(self) -> datetime | None:
@@ -36,10 +36,10 @@ def progress_of(state: QueueState, waiting: WaitingCalls | None, counts: CallCou
     return QueueProgress(state, waiting, counts, wait_reason(state), projected_end(state, waiting))
 
 
-def projected_end(state: QueueState, waiting: WaitingCalls | None) -> datetime | UnknownEnd:
-    """Returns when the last waiting call is dialled or expires, if calls are dialled as fast as the pace allows.
+def projected_end(state: QueueState, waiting: WaitingCalls | None) -> datetime | UnknownEndReason:
+    """Returns when the last waiting call is dialled or expires, or the reason why that is unknown.
 
-    The time is never in the past. Returns the reason if the time is unknown.
+    Assumes that calls are dialled as fast as the pace allows. The time is never in the past.
     """
     call = state.next_call
     if waiting is None:

@@ -53,7 +53,7 @@ _BULK_PATH = re.compile(rf"{_PREFIX}/[^/]+/calls")
 NDJSON: Final = "application/x-ndjson"
 MAX_LINES: Final = 1_000
 MAX_BULK_BYTES: Final = 4 * 1024 * 1024
-_NAME = "The queue's name: letters, digits and `._-`, at most 63."
+_NAME_DESCRIPTION = "The queue's name: letters, digits and `._-`, at most 63."
 
 router = APIRouter(
     prefix=_PREFIX,
@@ -69,7 +69,7 @@ async def queue_service(request: Request) -> QueueService:
 
 
 QueueServiceDep = Annotated[QueueService, Depends(queue_service)]
-QueueName = Annotated[str, Path(description=_NAME, examples=[examples.NAME], pattern=f"^{RESOURCE_NAME_PATTERN}$")]
+QueueName = Annotated[str, Path(description=_NAME_DESCRIPTION, examples=[examples.NAME], pattern=f"^{RESOURCE_NAME_PATTERN}$")]
 
 
 @router.get(
@@ -222,20 +222,20 @@ async def add_calls(
     if media_type_of(request) != NDJSON:
         raise UnsupportedMediaType(f"Send the body as `Content-Type: {NDJSON}`.")
     await stack.enter_async_context(service.slot(caller))
-    lines = _split(await request.body())
+    lines = _split_lines(await request.body())
     answered = service.add(caller, name, (read_line(*line) for line in lines))
     first = await anext(answered)
     bind(lines=len(lines))
 
     async def body() -> AsyncIterator[bytes]:
-        yield _render(first, request)
+        yield _render_lines(first, request)
         async for more in answered:
-            yield _render(more, request)
+            yield _render_lines(more, request)
 
     return StreamingResponse(body(), media_type=NDJSON)
 
 
-def _split(body: bytes) -> list[tuple[int, bytes]]:
+def _split_lines(body: bytes) -> list[tuple[int, bytes]]:
     """Returns the lines that are not empty, with their numbers, which begin at 1.
 
     Raises InvalidRequest if there is none, and BodyTooLarge for more than MAX_LINES.
@@ -248,7 +248,7 @@ def _split(body: bytes) -> list[tuple[int, bytes]]:
     return lines
 
 
-def _render(lines: Sequence[AnsweredLine], request: Request) -> bytes:
+def _render_lines(lines: Sequence[AnsweredLine], request: Request) -> bytes:
     return b"".join(_render_line(line, request) for line in lines)
 
 

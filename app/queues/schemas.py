@@ -19,10 +19,10 @@ from app.scheduling.pace_schemas import PaceRecord, PaceSettings
 from app.scheduling.schemas import HoursRecord, HoursSettings
 
 WaitReason = TypeAliasType("WaitReason", WaitReasonName)
-_HOURS = "When its calls may ring. Null: the tenant's hours, if it has any."
-_PAUSED = "Whether its calls wait. Calls under way go on."
-_PACE = "How fast its calls are dialled, within the pace of their account. Null: not limited."
-_RING_WITHIN = "The default of `ring_by`, in seconds after `not_before`. Null: 15 minutes."
+_HOURS_DESCRIPTION = "When its calls may ring. Null: the tenant's hours, if it has any."
+_PAUSED_DESCRIPTION = "Whether its calls wait. Calls under way go on."
+_PACE_DESCRIPTION = "How fast its calls are dialled, within the pace of their account. Null: not limited."
+_RING_WITHIN_DESCRIPTION = "The default of `ring_by`, in seconds after `not_before`. Null: 15 minutes."
 _RingWithin = Annotated[int, Field(ge=1, le=MAX_RING_WITHIN_S)]
 
 
@@ -31,10 +31,10 @@ class QueueSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
-    paused: bool = Field(False, description=_PAUSED)
-    pace: PaceSettings | None = Field(None, description=_PACE)
-    hours: HoursSettings | None = Field(None, description=_HOURS)
-    ring_within_s: _RingWithin | None = Field(None, description=_RING_WITHIN)
+    paused: bool = Field(False, description=_PAUSED_DESCRIPTION)
+    pace: PaceSettings | None = Field(None, description=_PACE_DESCRIPTION)
+    hours: HoursSettings | None = Field(None, description=_HOURS_DESCRIPTION)
+    ring_within_s: _RingWithin | None = Field(None, description=_RING_WITHIN_DESCRIPTION)
 
     @property
     def change(self) -> QueueChange:
@@ -56,10 +56,10 @@ class QueueRecord(BaseModel):
     """A queue: a named set of scheduled calls."""
 
     name: str
-    paused: bool = Field(description=_PAUSED)
-    pace: PaceRecord | None = Field(description=_PACE)
-    hours: HoursRecord | None = Field(description=_HOURS)
-    ring_within_s: int | None = Field(description=_RING_WITHIN)
+    paused: bool = Field(description=_PAUSED_DESCRIPTION)
+    pace: PaceRecord | None = Field(description=_PACE_DESCRIPTION)
+    hours: HoursRecord | None = Field(description=_HOURS_DESCRIPTION)
+    ring_within_s: int | None = Field(description=_RING_WITHIN_DESCRIPTION)
     created_at: datetime
     updated_at: datetime = Field(description="When a setting was last changed.")
 

@@ -24,8 +24,8 @@ from app.tenants.names import RESOURCE_NAME_ADVICE, RESOURCE_NAME_PATTERN
 from app.tenants.postponed_calls import make_calls_due, wait_for_grants
 
 MAX_RING_WITHIN_S: Final = int(MAX_TIME_AHEAD.total_seconds())
-_NAME: Final = re.compile(RESOURCE_NAME_PATTERN)
-_MEMBERS: Final = ("paused", "hours", "ring_within_s")
+_NAME_PATTERN: Final = re.compile(RESOURCE_NAME_PATTERN)
+_SETTINGS: Final = ("paused", "hours", "ring_within_s")
 
 
 class QueueChange(TypedDict, total=False):
@@ -48,13 +48,13 @@ class QueueService:
         If the change pauses the queue, none of its calls is granted once this returns. Calls under way go on. Changed hours
         apply to waiting calls at once. Raises InvalidMember, and NoSuchResource if there is no such tenant.
         """
-        _check(name, change)
+        _validate(name, change)
         async with self.database.transaction() as connection:
             if await find_tenant(connection, tenant_id) is None:
                 raise no_tenant(tenant_id)
             created = await store.insert_queue(connection, tenant_id=tenant_id, name=name)
             queue = await _lock_or_raise(connection, tenant_id, name)
-            changed = await _write(connection, queue, change)
+            changed = await _write_change(connection, queue, change)
             for action, members in _audit_actions(change, changed, created=created).items():
                 await record(connection, actor, action=action, tenant_id=tenant_id, subject=name, changed=members)
             queue = await _lock_or_raise(connection, tenant_id, name)
@@ -95,15 +95,15 @@ class QueueService:
         async with self.reads.slot(tenant_id), self.database.transaction() as connection:
             state = await find_queue_state(connection, tenant_id=tenant_id, name=name)
             if state is None:
-                raise _no_queue(tenant_id, name)
+                raise _queue_not_found(tenant_id, name)
             waiting = await store.count_waiting(connection, state.queue.id)
             counts = await store.count_calls(connection, state.queue.id)
         return progress_of(state, waiting, counts)
 
 
-def _check(name: str, change: QueueChange) -> None:
+def _validate(name: str, change: QueueChange) -> None:
     """Raises InvalidMember for an invalid name or `ring_within_s`."""
-    if not _NAME.fullmatch(name):
+    if not _NAME_PATTERN.fullmatch(name):
         raise InvalidMember("/name", "invalid_name", f"this is not a name of a queue: {RESOURCE_NAME_ADVICE}")
     ring_within_s = change.get("ring_within_s")
     if ring_within_s is not None and not 1 <= ring_within_s <= MAX_RING_WITHIN_S:
@@ -111,7 +111,10 @@ def _check(name: str, change: QueueChange) -> None:
 
 
 def _audit_actions(change: QueueChange, changed: Sequence[str], *, created: bool) -> dict[AuditAction, list[str]]:
-    """Returns the actions for the audit log, each with the members it changed. Pausing and resuming are separate actions."""
+    """Returns the audit log's actions for a change, each with the names of the members that it changed.
+
+    Pausing and resuming are actions of their own.
+    """
     if created:
         return {"queue.create": []}
     actions: dict[AuditAction, list[str]] = {}
@@ -125,24 +128,24 @@ def _audit_actions(change: QueueChange, changed: Sequence[str], *, created: bool
 async def _get_or_raise(connection: Connection, tenant_id: str, name: str) -> QueueRow:
     queue = await store.get_queue(connection, tenant_id=tenant_id, name=name)
     if queue is None:
-        raise _no_queue(tenant_id, name)
+        raise _queue_not_found(tenant_id, name)
     return queue
 
 
 async def _lock_or_raise(connection: Connection, tenant_id: str, name: str) -> QueueRow:
     queue = await store.lock_queue(connection, tenant_id=tenant_id, name=name)
     if queue is None:
-        raise _no_queue(tenant_id, name)
+        raise _queue_not_found(tenant_id, name)
     return queue
 
 
-async def _write(connection: Connection, queue: QueueRow, change: QueueChange) -> list[str]:
+async def _write_change(connection: Connection, queue: QueueRow, change: QueueChange) -> list[str]:
     """Writes the change to a locked queue. Returns the names of the members whose values have changed."""
-    stored = {member: getattr(queue, member) for member in _MEMBERS}
-    settings = stored | {member: value for member, value in change.items() if member in _MEMBERS}
+    stored = {member: getattr(queue, member) for member in _SETTINGS}
+    settings = stored | {member: value for member, value in change.items() if member in _SETTINGS}
     pace = change.get("pace", PaceChange())
     limits = UNLIMITED if pace is None else queue.pace.changed(pace)
-    changed = [member for member in _MEMBERS if settings[member] != stored[member]]
+    changed = [member for member in _SETTINGS if settings[member] != stored[member]]
     changed_limits = queue.pace.differing_members(limits)
     if changed or changed_limits:
         await store.update_queue(connection, queue.id, **settings)
@@ -152,5 +155,5 @@ async def _write(connection: Connection, queue: QueueRow, change: QueueChange) -
     return changed + changed_limits
 
 
-def _no_queue(tenant_id: str, name: str) -> NoSuchResource:
+def _queue_not_found(tenant_id: str, name: str) -> NoSuchResource:
     return NoSuchResource("queue", f"tenant {tenant_id} has no queue {name!r}: see `callgate queues list {tenant_id}`")

@@ -10,14 +10,14 @@ from datetime import datetime
 from typing import Any, Final
 
 from app.database.connection import Connection
-from app.queues.store import COLUMNS, TABLES, QueueRow
+from app.queues.store import QUEUE_COLUMNS, QUEUE_TABLES, QueueRow
 from app.scheduling.guard_sql import MAY_GRANT
 from app.scheduling.pace import wait_s_sql
 
 
 @dataclass(frozen=True, slots=True)
 class PaceState:
-    """Which limits of one row of `pace` are reached now."""
+    """The rate of a row in the table `pace` (the dialling limits of a queue or account), and which limits are reached now."""
 
     calls_per_second: float | None
     is_full: bool
@@ -56,7 +56,7 @@ class QueueState:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "QueueState":
         """Reads a row that begins with STATE_COLUMNS."""
-        queue = QueueRow.of(tuple(row.values())[:_QUEUE_COLUMNS])
+        queue = QueueRow.of(tuple(row.values())[:_QUEUE_COLUMN_COUNT])
         if row["due_at"] is None:
             return cls(queue, row["read_at"], None, row["own_in_use"])
         own, account = (
@@ -67,7 +67,7 @@ class QueueState:
         return cls(queue, row["read_at"], call, row["own_in_use"])
 
 
-_QUEUE_COLUMNS: Final = 11
+_QUEUE_COLUMN_COUNT: Final = 11
 _NEXT_CALL_COLUMNS: Final = ("not_before", "due_at", "is_halted", "is_tenant_suspended", "has_hours", "tries")
 
 
@@ -80,11 +80,11 @@ def _join_pace_sql(subject_id: str, name: str) -> str:
     ) AS {name} ON true"""
 
 
-STATE_COLUMNS: Final = f"""{COLUMNS}, clock_timestamp() AS read_at, NOT coalesce({MAY_GRANT}, true) AS is_halted,
+STATE_COLUMNS: Final = f"""{QUEUE_COLUMNS}, clock_timestamp() AS read_at, NOT coalesce({MAY_GRANT}, true) AS is_halted,
     tenant.suspended_at IS NOT NULL AS is_tenant_suspended, coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours,
     head.not_before, head.due_at, head.tries, own_rate, own_is_full, own_is_spent, own_in_use,
     account_rate, account_is_full, account_is_spent"""
-STATE_TABLES: Final = f"""{TABLES} JOIN tenant ON tenant.id = queue.tenant_id
+STATE_TABLES: Final = f"""{QUEUE_TABLES} JOIN tenant ON tenant.id = queue.tenant_id
     LEFT JOIN LATERAL (
         SELECT not_before, due_at, tries, account_id FROM scheduled_dial
         WHERE queue_id = queue.id ORDER BY due_at LIMIT 1

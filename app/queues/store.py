@@ -15,9 +15,9 @@ from app.database.connection import Connection
 from app.scheduling.hours import Hours, read_hours
 from app.scheduling.pace_limits import DEFAULT_BURST, PaceLimits
 
-COLUMNS: Final = f"""queue.id, queue.tenant_id, queue.name, queue.created_at, queue.updated_at, queue.paused, queue.hours,
+QUEUE_COLUMNS: Final = f"""queue.id, queue.tenant_id, queue.name, queue.created_at, queue.updated_at, queue.paused, queue.hours,
     queue.ring_within_s, pace.calls_per_second, coalesce(pace.burst, {DEFAULT_BURST}), pace.max_concurrent"""
-TABLES: Final = "queue LEFT JOIN pace ON pace.subject_id = queue.id"
+QUEUE_TABLES: Final = "queue LEFT JOIN pace ON pace.subject_id = queue.id"
 # Less than `lock_timeout`. Counts are for people, so they must not load the database.
 _COUNT_TIMEOUT: Final = "1500ms"
 
@@ -44,7 +44,7 @@ class QueueRow:
 
 @dataclass(frozen=True, slots=True)
 class WaitingCalls:
-    """How many calls of a queue wait, and the first and the last of their times; None: no call waits."""
+    """The number of a queue's waiting calls, and their earliest and latest times. The times are None if no call waits."""
 
     number: int
     first_not_before: datetime | None
@@ -59,7 +59,7 @@ class CallCounts:
     execution: dict[str, int]
     status: dict[str, int]
     problem: dict[str, int]
-    started_last_minute: int = 0
+    started_in_last_minute: int = 0
 
 
 async def insert_queue(connection: Connection, *, tenant_id: str, name: str) -> bool:
@@ -70,14 +70,14 @@ async def insert_queue(connection: Connection, *, tenant_id: str, name: str) -> 
 
 
 async def get_queue(connection: Connection, *, tenant_id: str, name: str) -> QueueRow | None:
-    statement = f"SELECT {COLUMNS} FROM {TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2"
+    statement = f"SELECT {QUEUE_COLUMNS} FROM {QUEUE_TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2"
     row = await connection.fetchrow(statement, tenant_id, name)
     return None if row is None else QueueRow.of(row)
 
 
 async def lock_queue(connection: Connection, *, tenant_id: str, name: str) -> QueueRow | None:
     """Locks the queue until the transaction ends and returns it; None: the tenant has no queue of this name."""
-    statement = f"""SELECT {COLUMNS} FROM {TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2
+    statement = f"""SELECT {QUEUE_COLUMNS} FROM {QUEUE_TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2
         FOR NO KEY UPDATE OF queue"""
     row = await connection.fetchrow(statement, tenant_id, name)
     return None if row is None else QueueRow.of(row)
@@ -93,13 +93,13 @@ async def update_queue(
 
 async def list_queues(connection: Connection, tenant_id: str, *, after: str | None, limit: int | None) -> list[QueueRow]:
     """Returns the tenant's queues, sorted by name; with `after`, only those after this name."""
-    statement = f"""SELECT {COLUMNS} FROM {TABLES} WHERE queue.tenant_id = $1 AND ($2::text IS NULL OR queue.name > $2)
-        ORDER BY queue.name LIMIT $3"""
+    statement = f"""SELECT {QUEUE_COLUMNS} FROM {QUEUE_TABLES} WHERE queue.tenant_id = $1
+        AND ($2::text IS NULL OR queue.name > $2) ORDER BY queue.name LIMIT $3"""
     return [QueueRow.of(row) for row in await connection.fetch(statement, tenant_id, after, limit)]
 
 
-async def list_waiting(connection: Connection, queue_id: UUID, *, limit: int) -> list[UUID]:
-    """Returns the ids of waiting calls of the queue, in no order."""
+async def list_waiting_calls(connection: Connection, queue_id: UUID, *, limit: int) -> list[UUID]:
+    """Returns the ids of at most `limit` waiting calls of the queue, in no particular order."""
     rows = await connection.fetch("SELECT call_id FROM scheduled_dial WHERE queue_id = $1 LIMIT $2", queue_id, limit)
     return [row["call_id"] for row in rows]
 
@@ -119,7 +119,7 @@ async def count_calls(connection: Connection, queue_id: UUID) -> CallCounts | No
     rows = await _fetch_within_limit(connection, statement, queue_id)
     if rows is None:
         return None
-    counts = CallCounts({}, {}, {}, started_last_minute=sum(row[-1] for row in rows))
+    counts = CallCounts({}, {}, {}, started_in_last_minute=sum(row[-1] for row in rows))
     for *values, number, _ in rows:
         for count, value in zip((counts.execution, counts.status, counts.problem), values, strict=True):
             if value is not None:

@@ -16,7 +16,7 @@ ROWS = 100_000
 # A page, and the calls by which the filters on times are wide: those of an hour.
 FEW = 600
 # A claim of refreshes reads those that are claimed already, and its own batch twice.
-FEW_REFRESHES = 3 * refresh.BATCH + 100
+FEW_REFRESHES = 3 * refresh.BATCH_SIZE + 100
 # The console's lists of all tenants ask for a page of each of the hundred tenants.
 FEW_OF_EACH_TENANT = 102 * 51
 # Counts up to ten thousand.

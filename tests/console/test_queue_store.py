@@ -86,4 +86,4 @@ async def test_the_pace_that_is_reached_counts_calls_that_started_in_the_last_mi
     await gateway.database.fetch(set_time, await calls.queue_id())
     progress = await service_of(gateway).progress(tenant.id, "reached")
     assert progress.counts
-    assert progress.counts.started_last_minute == 3
+    assert progress.counts.started_in_last_minute == 3

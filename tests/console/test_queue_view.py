@@ -8,7 +8,7 @@ import pytest
 
 from app.console.queues.store import MAX_COUNTED
 from app.console.queues.view import QueueItem, QueueView, next_page_address, reason_text, waiting_text
-from app.queues.progress import QueueProgress, UnknownEnd
+from app.queues.progress import QueueProgress, UnknownEndReason
 from app.queues.state_store import NextCall, PaceState, QueueState
 from app.queues.store import CallCounts, QueueRow, WaitingCalls
 from app.queues.wait_reason import WaitReasonName
@@ -55,15 +55,15 @@ def view(row: QueueRow, waiting: WaitingCalls | None, counts: CallCounts | None,
     return QueueView.of(QueueProgress(QueueState(row, AT, None, None), waiting, counts, reason, "no_rate"))
 
 
-@pytest.mark.parametrize("reason", get_args(UnknownEnd))
-def test_a_queue_without_a_projected_end_says_why(reason: UnknownEnd) -> None:
+@pytest.mark.parametrize("reason", get_args(UnknownEndReason))
+def test_a_queue_without_a_projected_end_says_why(reason: UnknownEndReason) -> None:
     shown = QueueView.of(QueueProgress(QueueState(queue(), AT, None, None), None, None, None, reason))
     assert shown.projected_end_at is None
     assert " " in shown.no_end
 
 
 def test_the_sentence_says_how_many_wait_and_why() -> None:
-    counts = CallCounts({"started": 3, "scheduled": 2}, {"completed": 1, "busy": 2}, {}, started_last_minute=90)
+    counts = CallCounts({"started": 3, "scheduled": 2}, {"completed": 1, "busy": 2}, {}, started_in_last_minute=90)
     two = view(queue(), WaitingCalls(2, AT, AT, AT), counts, "pace")
     assert two.sentence == "2 calls wait. The next one waits for the pace of the queue."
     assert two.depth == (("scheduled", 2), ("started", 3))

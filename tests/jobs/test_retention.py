@@ -13,7 +13,7 @@ from app.calls.ids import first_id_at
 from app.database.partitions import make_partitions
 from app.jobs.deliver import Deliverer
 from app.jobs.partitions import AUDIT_TABLES
-from app.jobs.retain import BATCH, Retention
+from app.jobs.retain import BATCH_SIZE, Retention
 from app.jobs.worker import make_jobs
 from app.observability import Metrics
 from app.services import services
@@ -130,7 +130,7 @@ async def test_several_workers_delete_each_call_once_and_skip_locked_calls(gatew
                created_at, pending_since, execution, fingerprint, parameters, "to", "from"
         FROM call, generate_series(3, :number + 2) AS n WHERE id = :id
         """,
-        number=3 * BATCH,
+        number=3 * BATCH_SIZE,
         id=pattern,
     )
     metrics = Metrics()
@@ -138,7 +138,7 @@ async def test_several_workers_delete_each_call_once_and_skip_locked_calls(gatew
         await session.execute(text("SELECT FROM call WHERE id = :id FOR UPDATE"), {"id": locked})
         await asyncio.gather(*(_expire_all(Retention(gateway.database, metrics, KEEP)) for _ in range(4)))
     assert await _remaining(gateway, tenant) == [locked]
-    assert metrics.registry.get_sample_value("callgate_expired_total", {"what": "call"}) == 3 * BATCH + 1
+    assert metrics.registry.get_sample_value("callgate_expired_total", {"what": "call"}) == 3 * BATCH_SIZE + 1
 
 
 async def _month_of_data(gateway: Gateway, table: str) -> str:

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app.jobs.refresh import MAX_FETCHES, Refresher
-from app.jobs.sweep import MIN_CALLS
+from app.jobs.refresh import MAX_FETCHES_PER_ACCOUNT, Refresher
+from app.jobs.sweep import MIN_SWEPT_CALLS
 from app.twilio.call_list import PAGE_SIZE
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
@@ -141,7 +141,7 @@ def assert_is_own(record: dict[str, Any], placed: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("number", "requests"),
-    [(MIN_CALLS - 1, {"GET Call": MIN_CALLS - 1}), (MIN_CALLS, {"GET Calls": 1}), (40, {"GET Calls": 1})],
+    [(MIN_SWEPT_CALLS - 1, {"GET Call": MIN_SWEPT_CALLS - 1}), (MIN_SWEPT_CALLS, {"GET Calls": 1}), (40, {"GET Calls": 1})],
 )
 async def test_few_calls_are_fetched_and_many_are_listed_at_once(
     gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher, number: int, requests: dict[str, int]
@@ -191,11 +191,11 @@ async def test_no_record_is_wrong_whatever_the_list_shows(
 async def test_calls_that_the_list_lacks_are_fetched_a_few_at_a_time(
     gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher
 ) -> None:
-    placed = await create(tenant, MAX_FETCHES + 5)
+    placed = await create(tenant, MAX_FETCHES_PER_ACCOUNT + 5)
     await twilio.set_list_faults(omit_share=1)
     twilio.clock.move(seconds=120)
     await refresh_all(gateway, refresher)
-    assert await twilio.requests(tenant) == {"GET Calls": 1, "GET Call": MAX_FETCHES}
+    assert await twilio.requests(tenant) == {"GET Calls": 1, "GET Call": MAX_FETCHES_PER_ACCOUNT}
     statuses = [record["status"] for record in (await read_records(tenant, placed)).values()]
     assert statuses.count("queued") == 5
     async with gateway.database.begin() as session:

@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import make_url
 
 import migrations
-from app.jobs.partitions import PARTITIONED
+from app.jobs.partitions import PARTITIONED_TABLES
 from app.schema import MigrationFailed, alembic_config, migrate
 
 
@@ -51,7 +51,7 @@ async def test_concurrent_migrations_wait_for_each_other(empty_database_url: str
 async def test_a_new_installation_has_the_partitions_of_this_month_before_its_first_row(empty_database_url: str) -> None:
     await asyncio.to_thread(migrate, empty_database_url)
     month = f"{datetime.now(UTC):%Y_%m}"
-    assert {f"{table}_{month}" for table in PARTITIONED} <= await _tables(empty_database_url)
+    assert {f"{table}_{month}" for table in PARTITIONED_TABLES} <= await _tables(empty_database_url)
 
 
 async def test_a_migrated_database_can_be_migrated_again(database_url: str) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 from app.console.queues.store import MAX_COUNTED
 from app.console.words import hours_text, pace_text
 from app.http.operations import CONSOLE_PREFIX
-from app.queues.progress import QueueProgress, UnknownEnd
+from app.queues.progress import QueueProgress, UnknownEndReason
 from app.queues.state_store import QueueState
 from app.queues.wait_reason import WaitReasonName, wait_reason
 
@@ -26,7 +26,7 @@ _REASONS: Final[dict[WaitReasonName, str]] = {
     "account_concurrency": "waits until a call of the account ends",
     "account_pace": "waits for the pace of the account",
 }
-_NO_END_TEXTS: Final[dict[UnknownEnd, str]] = {
+_NO_END_TEXTS: Final[dict[UnknownEndReason, str]] = {
     "none_waits": "no call waits",
     "not_counted": "unknown: the calls that wait were not counted in time",
     "stopped": "unknown while no call is dialled",
@@ -118,7 +118,7 @@ class QueueView:
     @classmethod
     def of(cls, progress: QueueProgress) -> "QueueView":
         queue, waiting, counts = progress.state.queue, progress.waiting, progress.counts
-        started = None if counts is None else counts.started_last_minute
+        started = None if counts is None else counts.started_in_last_minute
         return cls(
             item=QueueItem.of(progress.state),
             read_at=progress.state.read_at,

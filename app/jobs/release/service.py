@@ -18,7 +18,7 @@ from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database.engine import Database, Session
 from app.errors import CommandFailed
-from app.jobs.candidates import CLOCK_SKEW, DATE_TOLERANCE, CallLists, Candidates
+from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, CallLists, Candidates
 from app.jobs.evaluation import SearchFinding, evaluate_candidates, reason_for_doubt
 from app.jobs.release import store
 from app.jobs.release.store import DueAccount
@@ -27,8 +27,8 @@ from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient
 from app.twilio.errors import TwilioError
 
-_BATCH = 1_000
-_NOT_ASKED = Candidates({}, is_complete=False, twilio_ahead=None)
+_BATCH_SIZE = 1_000
+_NOT_SEARCHED = Candidates({}, is_complete=False, twilio_clock_lead=None)
 
 ReleaseResult = Literal["bound", "unknown", "waiting"]
 
@@ -43,34 +43,36 @@ class CheckedAccount:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseReport:
-    """The result of a release. Grants made before `since` were not lost. None: grants were not halted."""
+    """The result of a release of halted grants."""
 
     since: datetime | None
+    """No grant from before this time was lost. None: grants were not halted."""
     accounts: list[CheckedAccount]
 
 
 @dataclass(frozen=True, slots=True)
-class _Search:
-    """What limits the search: a lost grant was made at `since` or later, and its call was dialled before `until`.
-
-    A waiting call whose `not_before` is later than `last_not_before` cannot have been granted. `database_ahead` is Postgres's
-    clock minus this machine's. `same_address` counts the waiting calls by account sid and address.
-    """
+class _SearchLimits:
+    """What the search for lost grants covers."""
 
     since: datetime
+    """Lost grants were made at this time or later."""
     last_not_before: datetime
+    """Waiting calls with a later `not_before` cannot have been granted."""
     until: datetime
-    database_ahead: timedelta
-    same_address: Mapping[tuple[str, str], int]
+    """Calls whose grant was lost were dialled before this time."""
+    database_clock_lead: timedelta
+    """Postgres's clock minus this machine's clock."""
+    calls_to_address: Mapping[tuple[str, str], int]
+    """The number of waiting calls by account sid and address."""
     is_dry_run: bool
 
 
 @dataclass(frozen=True, slots=True)
 class GrantRelease:
-    """Ends a halt of grants: scheduled calls are dialled again.
+    """Ends a halt of grants, so that scheduled calls are dialled again.
 
-    A restored database may have forgotten grants. So this first asks Twilio for the calls that it has already, and settles
-    their records, which still say that the call waits. None of them is dialled a second time.
+    A restored database may lack the latest grants, so a call that was dialled may wait again. Before the halt ends, the calls
+    are looked up at Twilio, and the records of those that Twilio has are settled. None of them is dialled a second time.
     """
 
     database: Database
@@ -94,15 +96,15 @@ class GrantRelease:
             return ReleaseReport(None, [])
         if not is_dry_run:
             state = await self._ensure_halted(state)
-        search = await self._plan_search(state, is_dry_run=is_dry_run)
+        limits = await self._plan_search(state, is_dry_run=is_dry_run)
         # Until then, a process may still dial a call whose grant is lost.
-        left_s = (search.until - state.read_at).total_seconds()
+        left_s = (limits.until - state.read_at).total_seconds()
         if left_s > 0 and not is_dry_run:
             on_wait(left_s)
             await asyncio.sleep(left_s)
         accounts = [
-            await self._check_account(account, search, is_skipped=account.account_sid in skipped)
-            for account in await store.due_accounts(self.database, search.last_not_before)
+            await self._check_account(account, limits, is_skipped=account.account_sid in skipped)
+            for account in await store.due_accounts(self.database, limits.last_not_before)
         ]
         if not is_dry_run:
             await self._allow_grants(actor, state)
@@ -116,15 +118,15 @@ class GrantRelease:
             await record_server_or_halt(connection)
         return await read_guard(self.database) or state
 
-    async def _plan_search(self, state: GuardState, *, is_dry_run: bool) -> _Search:
+    async def _plan_search(self, state: GuardState, *, is_dry_run: bool) -> _SearchLimits:
         halted_at = state.halted_at or state.read_at
-        last_not_before = halted_at + CLOCK_SKEW
-        return _Search(
+        last_not_before = halted_at + MAX_CLOCK_SKEW
+        return _SearchLimits(
             since=state.seen_at,
             last_not_before=last_not_before,
             until=halted_at + self.longest_life,
-            database_ahead=state.read_at - datetime.now(UTC),
-            same_address=await store.calls_to_same_address(self.database, last_not_before),
+            database_clock_lead=state.read_at - datetime.now(UTC),
+            calls_to_address=await store.calls_to_same_address(self.database, last_not_before),
             is_dry_run=is_dry_run,
         )
 
@@ -138,65 +140,72 @@ class GrantRelease:
                 )
             await record(connection, actor, action="grants.release", tenant_id=None, subject=state.current_server)
 
-    async def _check_account(self, account: DueAccount, search: _Search, *, is_skipped: bool) -> CheckedAccount:
+    async def _check_account(self, account: DueAccount, limits: _SearchLimits, *, is_skipped: bool) -> CheckedAccount:
         """Settles the account's waiting calls, in batches, and counts the results."""
         checked = CheckedAccount(account.account_sid)
         after = None
-        while intents := await store.possibly_granted_calls(
-            self.database, account.id, before=search.last_not_before, since=search.since, after=after, limit=_BATCH
+        while waiting_calls := await store.possibly_granted_calls(
+            self.database, account.id, before=limits.last_not_before, since=limits.since, after=after, limit=_BATCH_SIZE
         ):
-            span = search.until - min(intent.pending_since for intent in intents)
-            lists = CallLists(self.tenants, self.twilio, intents, span, self.deadline_s)
-            for intent in intents:
-                candidates = _NOT_ASKED if is_skipped else await self._candidates(lists, intent, search)
-                checked.calls[await self._settle(intent, candidates, span, search)] += 1
-            after = intents[-1].id
+            max_start_delay = limits.until - min(waiting_call.pending_since for waiting_call in waiting_calls)
+            lists = CallLists(self.tenants, self.twilio, waiting_calls, max_start_delay, self.deadline_s)
+            for waiting_call in waiting_calls:
+                candidates = _NOT_SEARCHED if is_skipped else await self._find_candidates(lists, waiting_call, limits)
+                checked.calls[await self._settle(waiting_call, candidates, max_start_delay, limits)] += 1
+            after = waiting_calls[-1].id
         return checked
 
-    async def _candidates(self, lists: CallLists, intent: Call, search: _Search) -> Candidates:
-        """Returns the calls in Twilio's list that may be this call.
+    async def _find_candidates(self, lists: CallLists, waiting_call: Call, limits: _SearchLimits) -> Candidates:
+        """Returns the calls in Twilio's list that may be the waiting call.
 
         Raises CommandFailed if the list cannot be read, or if its dates cannot be compared.
         """
-        sid = intent.account_sid
+        sid = waiting_call.account_sid
         try:
-            candidates = await lists.candidates(intent)
+            candidates = await lists.candidates(waiting_call)
         except (TwilioError, TimeoutError) as error:
             reason = error.reason if isinstance(error, TwilioError) else "deadline"
             advice = f"run the command again, or give up its due calls with --skip-account {sid}"
             raise CommandFailed(f"Twilio's list of account {sid} cannot be read ({reason}): {advice}") from None
-        if doubt := reason_for_doubt(replace(candidates, is_complete=True), _clock_offset(candidates, search)):
+        if doubt := reason_for_doubt(replace(candidates, is_complete=True), _clock_offset(candidates, limits)):
             raise CommandFailed(f"Twilio's list of account {sid} proves nothing ({doubt}): `callgate doctor` shows the clocks")
         return candidates
 
-    async def _settle(self, intent: Call, candidates: Candidates, span: timedelta, search: _Search) -> ReleaseResult:
+    async def _settle(
+        self, waiting_call: Call, candidates: Candidates, max_start_delay: timedelta, limits: _SearchLimits
+    ) -> ReleaseResult:
         """Settles one waiting call unless Twilio certainly has no call for it. A call in doubt becomes `unknown`.
 
-        `span` is the longest time from `intent.pending_since`, the earliest time of a lost grant, to the start at Twilio.
+        `waiting_call.pending_since` is the earliest time of a lost grant. `max_start_delay` is the longest time from then until
+        Twilio created the call.
         """
         if candidates.is_complete and not candidates.calls:
             return "waiting"
         async with self.database.begin() as session:
-            if not await store.lock_dial_right(session, intent.id):
+            if not await store.lock_dial_right(session, waiting_call.id):
                 return "waiting"
-            call = await repository.lock_call(session, intent.id)
+            call = await repository.lock_call(session, waiting_call.id)
             if call is None or call.execution != "scheduled":
                 # A callback or a late outcome has settled the call, so it is not dialled any more.
                 return "bound"
-            rivals = search.same_address.get((intent.account_sid, intent.address_key or ""), 1) - 1
-            offset = _clock_offset(candidates, search)
-            finding = await evaluate_candidates(session, intent, candidates, offset, span=span, more_rivals=rivals)
+            rivals = limits.calls_to_address.get((waiting_call.account_sid, waiting_call.address_key or ""), 1) - 1
+            offset = _clock_offset(candidates, limits)
+            finding = await evaluate_candidates(
+                session, waiting_call, candidates, offset, max_start_delay=max_start_delay, unrecorded_rivals=rivals
+            )
             if finding.result == "none":
                 return "waiting"
-            if not search.is_dry_run:
+            if not limits.is_dry_run:
                 entries = [finding.resource] if finding.resource else [entry for entry, _ in candidates.calls.values()]
                 dates = [entry.date_created for entry in entries if entry.date_created]
-                call.pending_since = min(dates, default=intent.pending_since)
-                await self._write(session, call, finding, exceeds_search_span=span > self.longest_life + DATE_TOLERANCE)
+                call.pending_since = min(dates, default=waiting_call.pending_since)
+                await self._write_finding(
+                    session, call, finding, exceeds_search_span=max_start_delay > self.longest_life + DATE_TOLERANCE
+                )
             return "unknown" if finding.resource is None else "bound"
 
-    async def _write(self, session: Session, call: Call, finding: SearchFinding, *, exceeds_search_span: bool) -> None:
-        """Settles a locked call and deletes its right to dial.
+    async def _write_finding(self, session: Session, call: Call, finding: SearchFinding, *, exceeds_search_span: bool) -> None:
+        """Settles a locked call as the finding says, and deletes its row of `scheduled_dial`: it is not dialled any more.
 
         `exceeds_search_span`: the call may have been dialled at a time that a later search does not cover. If this search was
         inconclusive, only a callback can settle the call, so no other search is planned.
@@ -212,7 +221,7 @@ class GrantRelease:
                 call.search_at = None
 
 
-def _clock_offset(candidates: Candidates, search: _Search) -> timedelta | None:
+def _clock_offset(candidates: Candidates, limits: _SearchLimits) -> timedelta | None:
     """Returns Twilio's clock minus Postgres's; None if unknown."""
-    ahead = candidates.twilio_ahead
-    return None if ahead is None else ahead - search.database_ahead
+    ahead = candidates.twilio_clock_lead
+    return None if ahead is None else ahead - limits.database_clock_lead

@@ -15,18 +15,18 @@ from app.database.engine import Database
 from app.scheduling.dial_slots import insert_slot_sql
 from app.scheduling.models import ScheduledDial
 
-_ACCOUNTS = """
+_DUE_ACCOUNTS = """
     SELECT account.id, account.account_sid FROM twilio_account AS account
     WHERE EXISTS (SELECT FROM scheduled_dial WHERE account_id = account.id AND not_before <= $1)
     ORDER BY account.account_sid, account.id
 """
-_RIVALS = """
+_CALLS_TO_SAME_ADDRESS = """
     SELECT call.account_sid, call.address_key, count(*) AS number
     FROM scheduled_dial JOIN call ON call.id = call_id
     WHERE scheduled_dial.not_before <= $1 GROUP BY 1, 2 HAVING count(*) > 1
 """
 # `pending_since`: when the call may have been granted at the earliest.
-_INTENTS = """
+_POSSIBLY_GRANTED_CALLS = """
     SELECT call.id, call.account_id, call.account_sid, call."to", call."from" AS from_, call.address_key, call.parameters,
         greatest(scheduled_dial.not_before, $3) AS pending_since
     FROM scheduled_dial JOIN call ON call.id = call_id
@@ -50,12 +50,15 @@ class DueAccount:
 
 async def due_accounts(database: Database, before: datetime) -> list[DueAccount]:
     """Returns the accounts with waiting calls whose `not_before` is at `before` or earlier."""
-    return [DueAccount(**row) for row in await database.fetch(_ACCOUNTS, before)]
+    return [DueAccount(**row) for row in await database.fetch(_DUE_ACCOUNTS, before)]
 
 
 async def calls_to_same_address(database: Database, before: datetime) -> Mapping[tuple[str, str], int]:
-    """Counts the calls of `due_accounts` by account sid and `Call.address_key`. Keys with one call are left out."""
-    rows = await database.fetch(_RIVALS, before)
+    """Counts the waiting calls whose `not_before` is at `before` or earlier, by account sid and `Call.address_key`.
+
+    Addresses with a single call are left out.
+    """
+    rows = await database.fetch(_CALLS_TO_SAME_ADDRESS, before)
     return {(row["account_sid"], row["address_key"]): row["number"] for row in rows}
 
 
@@ -64,10 +67,10 @@ async def possibly_granted_calls(
 ) -> Sequence[Call]:
     """Returns the account's waiting calls that may have been granted, at `since` or later, by a grant that was lost.
 
-    Their `pending_since` is the earliest time of such a grant. They belong to no session and are never written. `after` is the
-    id of the last call that was read.
+    The `pending_since` of each is the earliest time of such a grant. The objects belong to no session and are never written.
+    `after` is the id of the last call of the previous batch.
     """
-    rows = await database.fetch(_INTENTS, account_id, before, since, after, limit)
+    rows = await database.fetch(_POSSIBLY_GRANTED_CALLS, account_id, before, since, after, limit)
     return [Call(**{**row, "parameters": from_json(row["parameters"])}) for row in rows]
 
 
