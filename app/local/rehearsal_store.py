@@ -13,7 +13,7 @@ from app.database.engine import Database
 
 # With this search_path, the functions in `public` replace Postgres's own ones. So all statements and column defaults of
 # Callgate read this clock. The search_path applies to sessions that begin later.
-_MAKE_CLOCK: Final = (
+_REPLACE_CLOCK: Final = (
     "CREATE TABLE rehearsal_clock (at timestamptz NOT NULL)",
     "INSERT INTO rehearsal_clock VALUES (pg_catalog.now())",
     *(
@@ -28,7 +28,7 @@ _MAKE_CLOCK: Final = (
     "ALTER DATABASE callgate SET search_path = public, pg_catalog",
 )
 
-_SETTINGS = """
+_FIND_SETTINGS = """
     SELECT tenant.id AS tenant_id, tenant.hours AS tenant_hours, account.id AS account_id, queue.id AS queue_id, queue.hours,
         queue.ring_within_s
     FROM tenant LEFT JOIN queue ON queue.tenant_id = tenant.id AND queue.name = $2
@@ -46,8 +46,8 @@ _NEXT_TIME = """
         (SELECT min(until) FROM dial_slot WHERE until > $1 AND EXISTS (SELECT FROM scheduled_dial))
     ) AS at
 """
-_OUTCOME = "SELECT execution, sid, problem ->> 'detail' AS problem FROM call WHERE id = $1"
-_REDIALS = """
+_FIND_OUTCOME = "SELECT execution, sid, problem ->> 'detail' AS problem FROM call WHERE id = $1"
+_FIND_REDIALS = """
     SELECT id, not_before, ring_by FROM call JOIN scheduled_dial ON call_id = id WHERE redial_of = $1
 """
 
@@ -83,13 +83,13 @@ class WaitingRedial:
 
 
 async def find_settings(connection: Connection, tenant_id: str | None, queue: str | None) -> list[CopiedSettings]:
-    """Returns the settings of the tenant and its queue. For no tenant: of up to two tenants with a queue of this name."""
-    return [CopiedSettings(**row) for row in await connection.fetch(_SETTINGS, tenant_id, queue)]
+    """Returns the settings of the tenant and its queue. Without `tenant_id`, those of up to two tenants with such a queue."""
+    return [CopiedSettings(**row) for row in await connection.fetch(_FIND_SETTINGS, tenant_id, queue)]
 
 
-async def make_clock(connection: Connection) -> None:
-    """Replaces the clock of a database without a schema by the rehearsal's clock."""
-    for statement in _MAKE_CLOCK:
+async def replace_clock(connection: Connection) -> None:
+    """Makes Postgres's time functions return the rehearsal's clock. The database must have no schema yet."""
+    for statement in _REPLACE_CLOCK:
         await connection.execute(statement)
 
 
@@ -113,10 +113,10 @@ async def next_time(database: Database, queue_id: UUID, after: datetime) -> date
 
 
 async def find_outcome(database: Database, call_id: UUID) -> PlacedOutcome:
-    (row,) = await database.fetch(_OUTCOME, call_id)
+    (row,) = await database.fetch(_FIND_OUTCOME, call_id)
     return PlacedOutcome(**row)
 
 
 async def find_redials(database: Database, call_id: UUID) -> list[WaitingRedial]:
     """Returns the waiting redial of a call that has ended: one or none."""
-    return [WaitingRedial(**row) for row in await database.fetch(_REDIALS, call_id)]
+    return [WaitingRedial(**row) for row in await database.fetch(_FIND_REDIALS, call_id)]

@@ -22,13 +22,13 @@ from simulator.store import Call
 
 _HOST = "127.0.0.1"
 # Sids and durations are the same in each rehearsal.
-_SEED = 1
+_RANDOM_SEED = 1
 _STOP_TIMEOUT_S = 5
 
 
 @dataclass(slots=True)
 class RehearsalClock:
-    """The time of the rehearsal, which stands still until it is set: Postgres and the simulator both read it."""
+    """The clock of a rehearsal, which stands still until it is set. Postgres and the simulator both use it."""
 
     now: datetime
 
@@ -46,23 +46,23 @@ class RehearsedTwilio:
 
     url: str
     state: State
-    _under_way: dict[UUID, Call] = field(default_factory=dict)
+    _calls_under_way: dict[UUID, Call] = field(default_factory=dict)
     # A heap of the calls' ends. The number keeps calls that end at the same time in the order in which they were added.
     _ends: list[tuple[datetime, int, UUID]] = field(default_factory=list)
-    _number: Iterator[int] = field(default_factory=itertools.count)
+    _insertion_numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def follow(self, call_id: UUID, sid: str) -> None:
-        """Adds a call, which stays until it ends. `call_id` is the id of its record."""
+    def track(self, call_id: UUID, sid: str) -> None:
+        """Adds a call, which is kept until it ends. `call_id` is the id of its record."""
         call = self.state.calls.find(sid)
         if call is None:
             raise RuntimeError(f"the simulator has no call {sid}")
-        self._under_way[call_id] = call
+        self._calls_under_way[call_id] = call
         self._push(call_id, call)
 
     def reread_ends(self) -> None:
         """Reads the ends of all calls again. Calls in Twilio's queue end earlier if a call before them is canceled."""
         self._ends.clear()
-        for call_id, call in self._under_way.items():
+        for call_id, call in self._calls_under_way.items():
             self._push(call_id, call)
 
     def next_end(self) -> datetime | None:
@@ -74,29 +74,36 @@ class RehearsedTwilio:
         ended = []
         while self._ends and self._ends[0][0] <= at:
             call_id = heapq.heappop(self._ends)[2]
-            ended.append((call_id, self._under_way.pop(call_id)))
+            ended.append((call_id, self._calls_under_way.pop(call_id)))
         return ended
 
     def take_all(self) -> list[tuple[UUID, Call]]:
         """Removes and returns all calls that have not ended."""
-        left = list(self._under_way.items())
-        self._under_way.clear()
+        left = list(self._calls_under_way.items())
+        self._calls_under_way.clear()
         self._ends.clear()
         return left
 
     def _push(self, call_id: UUID, call: Call) -> None:
         if call.plan.ended_at is not None:
-            heapq.heappush(self._ends, (call.plan.ended_at, next(self._number), call_id))
+            heapq.heappush(self._ends, (call.plan.ended_at, next(self._insertion_numbers), call_id))
 
 
 @asynccontextmanager
-async def running_twilio(clock: RehearsalClock, limits: Limits, *, call_s: int, calls: int) -> AsyncIterator[RehearsedTwilio]:
+async def running_twilio(
+    clock: RehearsalClock, limits: Limits, *, call_duration_s: int, max_calls: int
+) -> AsyncIterator[RehearsedTwilio]:
     """Serves a simulator whose account has these limits.
 
-    Answered calls last `call_s` seconds. The simulator keeps at most `calls` calls.
+    Answered calls last `call_duration_s` seconds. The simulator keeps at most `max_calls` calls.
     """
     config = SimulatorConfig(
-        open_mode=True, talking_s=(call_s, call_s), seed=_SEED, max_calls=calls, clock=clock, limits=limits
+        open_mode=True,
+        talking_s=(call_duration_s, call_duration_s),
+        seed=_RANDOM_SEED,
+        max_calls=max_calls,
+        clock=clock,
+        limits=limits,
     )
     state = State(config)
     (listener,) = listen(_HOST, 0)

@@ -48,7 +48,7 @@ class AlreadyRunning(CommandFailed):
 
 @dataclass(frozen=True, slots=True)
 class StackOptions:
-    """The parts to start. A port of None is the usual port or the next free one; a port of 0 is any free one."""
+    """The parts to start. For a port of None, the first free port from the default on is used; for 0, any free port."""
 
     port: int | None = None
     simulator_port: int | None = None
@@ -57,11 +57,11 @@ class StackOptions:
 
 @contextmanager
 def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Settings, str]]:
-    """Yields settings with a database (embedded unless one is configured) and a line that says which.
+    """Yields settings that name a database, and a line that says where it is. It is embedded unless one is configured.
 
     Main thread only, outside an event loop: Postgres ends with the thread that started it.
     """
-    folder.make()
+    folder.create()
     with contextlib.ExitStack() as held:
         where = "the one of CALLGATE_DATABASE_URL"
         if settings.database_url is None:
@@ -81,20 +81,20 @@ def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Se
 async def running_stack(
     settings: Settings, folder: StateFolder, options: StackOptions, stop: asyncio.Event
 ) -> AsyncIterator[RunningStack]:
-    """Starts everything, yields the addresses once everything answers, and stops everything at the end of the block.
+    """Starts the API, the worker and the simulator, yields their addresses, and stops them at the end of the block.
 
-    When a part ends by itself, `stop` is set, and StackFailed is raised after the others have stopped.
+    If a part ends by itself, sets `stop`, and raises StackFailed after the others have stopped.
     """
     with contextlib.ExitStack() as listeners:
         servers: list[LocalServer] = []
         simulator_url = None
         if options.simulator:
-            listener = listeners.enter_context(_listen_near(options.simulator_port, SIMULATOR_PORT))
+            listener = listeners.enter_context(_listen_at_or_after(options.simulator_port, SIMULATOR_PORT))
             simulator_url = _url(listener)
             servers.append(_simulator_server(listener))
             settings = _with_simulator_as_twilio(settings, simulator_url)
         settings = _with_values(settings, delivery_allow=",".join(filter(None, [settings.delivery_allow, _LOOPBACK_NETWORKS])))
-        listener = listeners.enter_context(_listen_near(options.port, API_PORT))
+        listener = listeners.enter_context(_listen_at_or_after(options.port, API_PORT))
         servers.append(_api_server(settings, listener))
         stop_worker = asyncio.Event()
         serving = [asyncio.create_task(server.run_until_exit(), name=server.name) for server in servers]
@@ -170,13 +170,13 @@ async def serving_probes(settings: Settings, metrics: Metrics, host: str, port: 
         await serving
 
 
-def _listen_near(port: int | None, usual: int) -> socket.socket:
-    """Listens on loopback at `port`; for None, at the first free port from `usual` on. Raises CannotListen."""
+def _listen_at_or_after(port: int | None, default_port: int) -> socket.socket:
+    """Listens on loopback at `port`; for None, at the first free port from `default_port` on. Raises CannotListen."""
     if port is None:
-        for candidate in range(usual, usual + _MAX_PORT_TRIES):
+        for candidate in range(default_port, default_port + _MAX_PORT_TRIES):
             with contextlib.suppress(CannotListen):
                 return listen(HOST, candidate)[0]
-    return listen(HOST, usual if port is None else port)[0]
+    return listen(HOST, default_port if port is None else port)[0]
 
 
 def _url(listener: socket.socket) -> str:

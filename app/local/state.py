@@ -44,7 +44,7 @@ class StateFolder:
         self.demo_key = directory / "demo_key"
         self.demo_log = directory / "demo.log"
 
-    def make(self) -> None:
+    def create(self) -> None:
         """Creates the folder if it is missing. Raises StateFolderUnusable."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ class StateFolder:
                 self._running.unlink(missing_ok=True)
 
     def running(self) -> RunningStack | None:
-        """Returns the running process that `announced` has recorded; None: there is none."""
+        """Returns the addresses that a running process has recorded with `announced`; None if no process runs."""
         try:
             with self._running.open() as file:
                 try:
@@ -91,7 +91,7 @@ class StateFolder:
         return None
 
     def remove(self) -> None:
-        """Deletes our files, and the folder if it is empty then. The data of Postgres is deleted by `postgres.remove`."""
+        """Deletes these files, and the folder if it is empty then. `postgres.remove_data` deletes Postgres's data."""
         if not self.directory.is_dir():
             return
         names = ("dev.json", "secret_key", "demo_key", "demo.log", "postgres.lock")
@@ -102,7 +102,7 @@ class StateFolder:
 
 
 def with_local_database(settings: Settings) -> Settings:
-    """Returns the settings. Uses the database and other settings of a running `callgate dev`, if there is one.
+    """Returns the settings with the database and other values of a running `callgate dev`, if there is one.
 
     Settings with CALLGATE_DATABASE_URL are returned unchanged.
     """

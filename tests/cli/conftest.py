@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from app.local.postgres import remove
+from app.local.postgres import remove_data
 
 
 @pytest.fixture
 def state_dir(tmp_path: Path) -> Iterator[Path]:
     """A state folder for one test. The data of its Postgres is removed afterwards, wherever it is."""
     yield tmp_path / "state"
-    remove(tmp_path / "state")
+    remove_data(tmp_path / "state")
 
 
 @pytest.fixture(scope="module")
@@ -18,4 +18,4 @@ def shared_state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     """A state folder for all tests of a module, which use it in order."""
     directory = tmp_path_factory.mktemp("callgate") / "state"
     yield directory
-    remove(directory)
+    remove_data(directory)

@@ -15,7 +15,7 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
 
 from app.console.navigation import NAVIGATION
-from app.local.postgres import remove
+from app.local.postgres import remove_data
 from tests.cli.running import Process, environment, free_port, running
 from tests.proofs.receiver import Receiver, receiving
 from tests.support.accessibility import violations_in
@@ -84,7 +84,7 @@ async def demo(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> As
         await told.page.goto(told.link)
         await told.page.wait_for_url(re.compile("/console/(now|calls)$"))
         yield told
-    remove(state_dir)
+    remove_data(state_dir)
 
 
 def sentence(page: Page) -> Locator:

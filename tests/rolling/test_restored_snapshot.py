@@ -15,7 +15,7 @@ from app.audit.events import command_actor
 from app.doctor.grants import check_grants
 from app.jobs.guard import GuardWatch
 from app.jobs.release.service import GrantRelease
-from app.local.postgres import remove
+from app.local.postgres import remove_data
 from app.observability import Metrics
 from app.scheduling.grant_counters import GrantCounters
 from app.scheduling.guard import read_guard
@@ -55,7 +55,7 @@ def node() -> Iterator[SnapshotNode]:
         with SnapshotNode(directory) as running:
             yield running
     finally:
-        remove(directory)
+        remove_data(directory)
         shutil.rmtree(directory)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 from sqlalchemy import URL, make_url
 
-from app.local.postgres import NOBODY_UID, EmbeddedPostgres, remove
+from app.local.postgres import NOBODY_UID, EmbeddedPostgres, remove_data
 
 
 class Node(EmbeddedPostgres):
@@ -74,6 +74,6 @@ def postgres_pair() -> Iterator[Pair]:
             directory = Path(tempfile.mkdtemp(prefix=f"callgate-{name}-"))
             directory.chmod(0o755)  # root's Postgres runs as the user nobody
             ended.callback(shutil.rmtree, directory)
-            ended.callback(remove, directory)
+            ended.callback(remove_data, directory)
             nodes.append(ended.enter_context(Node(directory, *nodes)))
         yield Pair(*nodes)
