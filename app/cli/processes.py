@@ -66,11 +66,11 @@ def create_api(ops_port: int | None = None) -> ASGIApp:
     from app.cli.graceful_shutdown import GracefulShutdown
     from app.main import create_app
     from app.observability.logs import configure_logging
-    from app.observability.tracing import tracing_of_this_environment
+    from app.observability.tracing import tracing_from_environment
 
     settings = service_settings().model_copy(update={"ops_port": ops_port})
     configure_logging(level=settings.log_level, format_=settings.log_format)
-    app = create_app(settings, tracing_of_this_environment())
+    app = create_app(settings, tracing_from_environment())
     # The objects that exist now live until the end. Without freezing them, each full collection visits half a million objects,
     # which takes a quarter of all CPU time.
     gc.collect()
@@ -158,7 +158,7 @@ def worker(
     from app.local.stack import serving_probes
     from app.observability import Metrics
     from app.observability.logs import configure_logging
-    from app.observability.tracing import tracing_of_this_environment
+    from app.observability.tracing import tracing_from_environment
 
     settings = service_settings()
     configure_logging(level=settings.log_level, format_=settings.log_format)
@@ -168,7 +168,7 @@ def worker(
         async with AsyncExitStack() as stack:
             if port := ops_port or settings.ops_port:
                 await stack.enter_async_context(serving_probes(settings, metrics, host, port))
-            await run_worker(settings, metrics, stop_on_signal(), tracing_of_this_environment())
+            await run_worker(settings, metrics, stop_on_signal(), tracing_from_environment())
 
     # uvicorn chooses the loop of the API in the same way: uvloop where it is installed.
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:

@@ -7,7 +7,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 
 class Base(DeclarativeBase):
-    """The base of all tables. Its naming convention names every constraint for migrations. Every time has a time zone."""
+    """The base of all tables. Constraints are named by a convention, for use in migrations. Times have a time zone."""
 
     type_annotation_map = {datetime: DateTime(timezone=True)}  # noqa: RUF012  # as SQLAlchemy declares it
     metadata = MetaData(

@@ -49,20 +49,20 @@ _SERVER_KEEPALIVE_SETTINGS = {
 _SYNCHRONOUS_COMMIT = "coalesce(nullif(nullif(current_setting('synchronous_commit'), 'off'), 'local'), 'on')"
 # A pooler that supports prepared statements renames them, because clients share a server connection. Then no statement has a
 # name that asyncpg gave.
-_POOLER_CHECK = """pg_backend_pid() AS pid,
+_POOLER_CHECK_COLUMNS = """pg_backend_pid() AS pid,
     EXISTS (SELECT FROM pg_prepared_statements WHERE starts_with(name, '__asyncpg_')) AS has_our_names"""
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
-    """A connection that knows whether a pooler such as PgBouncer is between it and Postgres."""
+    """A connection to Postgres, possibly through a pooler such as PgBouncer. Its attributes say what the pooler supports."""
 
     is_pooled = False
-    # Whether prepared statements stay usable. A pooler must support them; `_POOLER_CHECK` finds out.
+    # Whether prepared statements stay usable. A pooler must support them; `_POOLER_CHECK_COLUMNS` finds out.
     keeps_prepared_statements = True
     transaction_settings = ""
 
     async def execute(self, query: str, *arguments: object, **options: Any) -> str:
-        """Runs the query. Behind a pooler, a BEGIN also sends the settings of the transaction."""
+        """Runs the query. Through a pooler, which keeps no session settings, BEGIN also sets them for the transaction."""
         if self.is_pooled and query.startswith("BEGIN"):
             query += self.transaction_settings
         status: str = await super().execute(query, *arguments, **options)
@@ -79,12 +79,12 @@ class Connector:
         self._statement_timeout_s = statement_timeout_s
         self._connect_timeout_s = self.url.connect_timeout_s or CONNECT_TIMEOUT_S
         self._last_connected_host: tuple[str, int] | None = None
-        self._is_checked_for_sharing = False
+        self._has_checked_sharing = False
 
     async def connect(self) -> Connection:
         """Connects to the first host that satisfies `target_session_attrs`. Raises DatabaseUnavailable if none does."""
         failure: Exception | None = None
-        for host, session_attrs in self._candidates():
+        for host, session_attrs in self._connection_targets():
             try:
                 connection = await self._connect_to(host, session_attrs)
             except Exception as error:
@@ -101,11 +101,8 @@ class Connector:
             raise failure
         raise translated from failure
 
-    def _candidates(self) -> Iterator[tuple[tuple[str, int] | None, str | None]]:
-        """Returns pairs of a host and a value of `target_session_attrs`, in the order in which to try them.
-
-        A host of None is asyncpg's default.
-        """
+    def _connection_targets(self) -> Iterator[tuple[tuple[str, int] | None, str | None]]:
+        """Yields hosts to try in turn, each with the `target_session_attrs` to require. A host of None is asyncpg's default."""
         given = self.url.arguments.get("target_session_attrs")
         hosts: list[tuple[str, int] | None] = list(self.url.hosts or (None,))
         if given not in (None, "any", "prefer-standby"):
@@ -124,9 +121,9 @@ class Connector:
         try:
             _set_keepalive(connection._transport.get_extra_info("socket"), self.url.keepalive)
             pid = await self._configure_session(connection)
-            if not connection.keeps_prepared_statements and not self._is_checked_for_sharing:
+            if not connection.keeps_prepared_statements and not self._has_checked_sharing:
                 await self._reject_shared_connection(arguments, pid)
-                self._is_checked_for_sharing = True
+                self._has_checked_sharing = True
         except BaseException:
             connection.terminate()
             raise
@@ -143,27 +140,26 @@ class Connector:
         return connection
 
     async def _configure_session(self, connection: Connection) -> int:
-        """Detects a pooler. Without one, applies the settings to the session. Returns the pid of the Postgres backend.
+        """Detects a pooler. Without a pooler, applies the settings to the session. Returns the pid of the Postgres backend.
 
-        The pid that a pooler reports to its clients is not that of the backend.
+        There is a pooler if the pid that the connection reports is not that of the backend.
         """
         pid = connection.get_server_pid()
-        settings = _set_config_calls({**self._settings, **_SERVER_KEEPALIVE_SETTINGS}, local="pg_backend_pid() <> $1")
+        settings = _set_config_sql({**self._settings, **_SERVER_KEEPALIVE_SETTINGS}, local="pg_backend_pid() <> $1")
         # Prepared under a name even if the statement cache is off, like SQLAlchemy's statements.
-        statement = await connection.prepare(f"SELECT {_POOLER_CHECK}, {settings}", timeout=self._connect_timeout_s)
+        statement = await connection.prepare(f"SELECT {_POOLER_CHECK_COLUMNS}, {settings}", timeout=self._connect_timeout_s)
         row = await statement.fetchrow(pid, timeout=self._connect_timeout_s)
         connection.is_pooled = row["pid"] != pid
         connection.keeps_prepared_statements = not (connection.is_pooled and row["has_our_names"])
-        connection.transaction_settings = f" SELECT {_set_config_calls(self._settings, local='true')};"
+        connection.transaction_settings = f" SELECT {_set_config_sql(self._settings, local='true')};"
         return int(row["pid"])
 
     async def _reject_shared_connection(self, arguments: Mapping[str, Any], pid: int) -> None:
-        """Connects a second time. Raises InvalidSQLStatementNameError if both clients get the same server connection.
+        """Raises InvalidSQLStatementNameError if the pooler lets two clients share a server connection.
 
-        `pid` is the process id of the first client's Postgres backend.
-
-        Without the pooler's support for prepared statements, Postgres would raise the same error later. A pooler in session
-        mode is accepted: it does not share a server connection while its client is connected.
+        Connects a second time, and compares the process ids of the Postgres backends. `pid` is that of the first connection.
+        Prepared statements would fail on a shared connection. A pooler in session mode is accepted, because it does not share a
+        server connection while its client is connected.
         """
         other = await self._open(arguments)
         try:
@@ -174,8 +170,8 @@ class Connector:
             raise asyncpg.InvalidSQLStatementNameError("the pooler shares connections and keeps no prepared statements")
 
 
-def _set_config_calls(settings: Mapping[str, str], *, local: str) -> str:
-    """Returns SQL that sets the settings. `local` is SQL: true if they are to end with the transaction."""
+def _set_config_sql(settings: Mapping[str, str], *, local: str) -> str:
+    """Returns SQL that sets the settings. `local` is a SQL condition: if true, they are set for the transaction only."""
     values = {"synchronous_commit": _SYNCHRONOUS_COMMIT} | {name: f"'{value}'" for name, value in settings.items()}
     return ", ".join(f"set_config('{name}', {value}, {local})" for name, value in values.items())
 

@@ -39,7 +39,10 @@ def make_engine(
     session: Mapping[str, str] = SESSION_SETTINGS,
     statement_timeout_s: float | None = STATEMENT_TIMEOUT_S,
 ) -> AsyncEngine:
-    """Returns an engine of SQLAlchemy with our connections and settings. Raises DatabaseURLError."""
+    """Returns a SQLAlchemy engine whose pool opens connections with a Connector. Raises DatabaseURLError.
+
+    `session` are the Postgres settings of each session.
+    """
     connector = Connector(url, session, statement_timeout_s=statement_timeout_s)
     adapted: dict[str, object] = {"async_creator_fn": connector.connect}
     if connector.url.statement_cache_size is not None:
@@ -71,7 +74,7 @@ def _replace_closed(connection: DBAPIConnection, _record: object, _fairy: object
 
 
 class Database:
-    """The database connections of one process."""
+    """The connections of one process to Postgres: the pool of SQLAlchemy, and a Pool for statements without SQLAlchemy."""
 
     def __init__(self, url: str, *, pool_size: int) -> None:
         self.engine = make_engine(url, pool_size=pool_size)

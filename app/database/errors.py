@@ -48,7 +48,7 @@ _HINTS: dict[str, str] = {
 
 
 def translate_error(error: BaseException, *, commit_in_doubt: bool = True) -> DatabaseUnavailable | None:
-    """Returns the error to raise for a failure of Postgres or of the network, or None for any other error.
+    """Returns the DatabaseUnavailable to raise for a failure of Postgres or of the network; None for any other error.
 
     `commit_in_doubt` says whether a commit may have been sent. It is ignored if Postgres has answered with an error.
     """
@@ -123,7 +123,7 @@ def _reason_for_log(error: BaseException) -> str | None:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Returns asyncpg's own error, which SQLAlchemy wraps twice: as an error of the DBAPI, and as DBAPIError."""
+    """Returns asyncpg's own error. SQLAlchemy wraps it twice, in an error of the DBAPI and in DBAPIError."""
     while (wrapped := getattr(error, "orig", None)) is not None:
         error = wrapped
     return error
@@ -142,5 +142,5 @@ def _is_partition_conflict(error: BaseException) -> bool:
 
 
 def _is_rolled_back(error: BaseException, sqlstate: str) -> bool:
-    """Returns whether it is certain that nothing was committed. A server that is shutting down may already have committed."""
+    """Returns whether the error proves that nothing was committed. An error from a server that shuts down proves nothing."""
     return _is_pool_timeout(error) or (sqlstate != "" and not sqlstate.startswith(("08", "57P", "40003")))

@@ -36,7 +36,7 @@ async def delete_heartbeat(session: AsyncSession, worker: UUID) -> None:
     await session.execute(text("DELETE FROM worker_heartbeat WHERE id = :id"), {"id": worker})
 
 
-SUMMARY: Final = """
+WORKER_SUMMARY_SQL: Final = """
     SELECT count(*) FILTER (WHERE seen_at > now() - interval '1 minute') AS running, max(seen_at) AS last_seen_at
     FROM worker_heartbeat
 """
@@ -52,4 +52,4 @@ class WorkerSummary:
 
 
 async def summarize_workers(session: AsyncSession) -> WorkerSummary:
-    return WorkerSummary(*(await session.execute(text(SUMMARY))).one())
+    return WorkerSummary(*(await session.execute(text(WORKER_SUMMARY_SQL))).one())

@@ -21,9 +21,9 @@ _STOP_TIMEOUT_S = 2.0
 
 
 class Listener:
-    """Calls `on_change` for each notification, and whenever notifications may have been missed.
+    """Calls `on_change` for each notification of a channel, and whenever notifications may have been missed.
 
-    `connected` is false from the moment the connection is known to be lost until it is established again.
+    `connected` is false while the connection is known to be lost.
     """
 
     def __init__(self, database_url: str, *, channel: str, on_change: Callable[[], None]) -> None:
@@ -35,7 +35,7 @@ class Listener:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Listens in the background. Never fails: while Postgres is unavailable, it keeps trying to connect."""
+        """Listens in the background inside the block. While Postgres is unavailable, retries and raises nothing."""
         stop = asyncio.Event()
         task = asyncio.create_task(self._listen_until(stop))
         try:

@@ -15,21 +15,21 @@ _LOCK_TIMEOUT_MS = 100
 
 @dataclass(frozen=True, slots=True)
 class MonthRange:
-    """Whole months in UTC, from the first day of one until before the first day of another."""
+    """A range of whole months in UTC, from the day `since` until before the day `until`. Both are first days of months."""
 
     since: date
     until: date
 
     @classmethod
     def around(cls, first: datetime, last: datetime) -> Self:
-        """Returns the months from that of `first` to that of `last`."""
+        """Returns the months from the one that contains `first` to the one that contains `last`."""
         return cls(_month(first.astimezone(UTC).date(), 0), _month(last.astimezone(UTC).date(), 1))
 
     def __contains__(self, at: datetime) -> bool:
         return self.since <= at.astimezone(UTC).date() < self.until
 
     def extended_back(self, span: timedelta) -> Self:
-        """Returns the range with an earlier start: the month of the time `span` before its own start."""
+        """Returns the range with an earlier start: the month that contains the time `span` before the current start."""
         return type(self)(_month(self.since - span, 0), self.until)
 
     def condition(self, column: str) -> str:
@@ -91,8 +91,8 @@ async def try_lock(session: AsyncSession, partition: Partition) -> bool:
 
     Returns False if the lock is not free within 0.1 s, or if another worker has dropped the partition.
 
-    The table must be locked, too. The alternative, to detach the partition `CONCURRENTLY`, is not possible: Postgres refuses it
-    for a table with a default partition.
+    Dropping a partition needs a lock of its table. `DETACH … CONCURRENTLY` needs none, but Postgres refuses it for a table with
+    a default partition.
     """
     await session.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_MS}ms'"))
     try:

@@ -28,18 +28,18 @@ _MAX_CONNECTIONS = 12
 @dataclass(slots=True)
 class _PooledConnection:
     connection: Connection
-    made_at: float
+    created_at: float
     used_at: float
 
 
 class Transactions(Protocol):
-    """The part of the database that runs transactions without SQLAlchemy: a Pool or a Database."""
+    """The interface of a Pool or a Database that runs transactions without SQLAlchemy."""
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]: ...
 
 
 class StatementPool(Transactions, Protocol):
-    """Runs transactions, and single statements that are each their own transaction, in one round trip."""
+    """Runs transactions, and also single statements. A single statement is its own transaction and takes one round trip."""
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]: ...
 
@@ -100,7 +100,7 @@ class Pool:
     async def _connect_new(self) -> _PooledConnection:
         connection = await self._connect()
         now = time.monotonic()
-        return _PooledConnection(connection, made_at=now, used_at=now)
+        return _PooledConnection(connection, created_at=now, used_at=now)
 
     def _put_back(self, pooled: _PooledConnection) -> None:
         pooled.used_at = time.monotonic()
@@ -110,7 +110,7 @@ class Pool:
         now = time.monotonic()
         while self._idle:
             pooled = self._idle.pop()
-            is_fresh = now - pooled.used_at < _MAX_IDLE_S and now - pooled.made_at < _MAX_LIFETIME_S
+            is_fresh = now - pooled.used_at < _MAX_IDLE_S and now - pooled.created_at < _MAX_LIFETIME_S
             if is_fresh and not pooled.connection.is_closed():
                 return pooled
             pooled.connection.terminate()

@@ -23,16 +23,16 @@ class RetryQueue(Generic[Item]):
     """Keeps an item until `write` succeeds or a constraint refuses it. After any other error the item is retried.
 
     The pause between attempts doubles while none succeeds. Each attempt writes the `max_batch` oldest items concurrently. If
-    the queue holds `limit` items, adding one discards the oldest; None: no limit.
+    the queue holds `max_items`, adding one discards the oldest; None: no limit.
     """
 
     def __init__(
-        self, write: Callable[[Item], Awaitable[None]], *, name: str, max_batch: int, limit: int | None = None
+        self, write: Callable[[Item], Awaitable[None]], *, name: str, max_batch: int, max_items: int | None = None
     ) -> None:
         self._write = write
         self._name = name
         self._max_batch = max_batch
-        self._limit = limit
+        self._max_items = max_items
         self._items: deque[Item] = deque()
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
@@ -41,7 +41,7 @@ class RetryQueue(Generic[Item]):
         return len(self._items)
 
     def add(self, item: Item) -> None:
-        if self._limit is not None and len(self._items) >= self._limit:
+        if self._max_items is not None and len(self._items) >= self._max_items:
             self._items.popleft()
             logger.error("retry_given_up", queue=self._name)
         self._items.append(item)
@@ -49,9 +49,9 @@ class RetryQueue(Generic[Item]):
             self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Ends the task. Before, writes the items without pauses, until none is left or an attempt fails for all of its items.
+        """Writes the remaining items without pauses, and ends the task.
 
-        Items that are left stay in the queue.
+        Stops early if an attempt fails for all of its items. Items that were not written stay in the queue.
         """
         self._closing.set()
         if self._task is not None:
@@ -73,9 +73,9 @@ class RetryQueue(Generic[Item]):
             self._task = None
 
     async def _write_oldest(self) -> bool:
-        """Writes the oldest items and returns whether any of them left the queue.
+        """Writes the oldest items, and returns whether any of them left the queue.
 
-        The others move to the end of the queue, so that a row that keeps failing does not block the rest.
+        Items that failed move to the end of the queue, so that an item that always fails does not block the others.
         """
         tried = [self._items.popleft() for _ in range(min(self._max_batch, len(self._items)))]
         try:

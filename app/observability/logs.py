@@ -38,7 +38,7 @@ def configure_logging(*, level: str, format_: Literal["auto", "json", "text"], s
     render: structlog.types.Processor = _as_json
     if format_ == "text":
         render = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
-    renderer = [_exception_without_values, _with_fallback(render)]
+    renderer = [_exception_without_values, _with_repr_fallback(render)]
     handler = _Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -62,7 +62,7 @@ class _Handler(logging.StreamHandler[TextIO]):
     """Writes all lines of the process under one lock, so that lines never mix."""
 
     def write(self, line: str) -> None:
-        """Writes a rendered line. It needs no LogRecord, which costs more than the rest of the line."""
+        """Writes a rendered line directly. Creating a LogRecord for it would cost more than the rest."""
         self.acquire()
         try:
             self.stream.write(line + self.terminator)
@@ -82,8 +82,8 @@ class _Logger:
         self.debug = self.info = self.warning = self.error = self.critical = handler.write
 
 
-def _with_fallback(render: structlog.types.Processor) -> structlog.types.Processor:
-    """Renders with the `repr` of all values when `render` raises, as for a cycle or an integer of 5,000 digits."""
+def _with_repr_fallback(render: structlog.types.Processor) -> structlog.types.Processor:
+    """Returns a processor that renders each value as its `repr` if `render` raises, for example for a reference cycle."""
 
     def rendered(logger: Any, method: str, event: structlog.types.EventDict) -> Any:
         try:
@@ -96,7 +96,7 @@ def _with_fallback(render: structlog.types.Processor) -> structlog.types.Process
 
 
 def _as_json(_: Any, __: str, event: structlog.types.EventDict) -> str:
-    return _json.encode(event)
+    return _json_encoder.encode(event)
 
 
 def _repr_or_type(value: object) -> str:
@@ -107,11 +107,11 @@ def _repr_or_type(value: object) -> str:
 
 
 # Built once. ASCII output is valid on any stream and can represent lone surrogates.
-_json = json.JSONEncoder(default=_repr_or_type)
+_json_encoder = json.JSONEncoder(default=_repr_or_type)
 
 
 def _exception_without_values(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-    """Replaces `exc_info` by class names and code locations, without messages: those repeat values (SQL parameters, bodies)."""
+    """Replaces `exc_info` by class names and code locations. Messages are left out: they repeat values, such as bodies."""
     error = event.pop("exc_info", None)
     if error is True:
         error = sys.exc_info()

@@ -45,24 +45,31 @@ _seconds_by_part: ContextVar[dict[str, float] | None] = ContextVar("callgate_spe
 
 
 class Tracing:
-    """The tracer of one process; without a provider it does nothing. Does not use OpenTelemetry's global provider, because
-    libraries send their own spans to that."""
+    """The tracer of one process. Without a provider, it creates no spans.
+
+    OpenTelemetry's global provider is not used, because it also gets the spans of libraries.
+    """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
         self._current_tracer = provider.get_tracer("callgate") if provider else None
         self._provider = provider
 
     def request(self, name: str, headers: Mapping[str, str], *, trusted: bool) -> AbstractContextManager[Mapping[str, float]]:
-        """Traces one incoming request. Yields the seconds spent in each part. Its `traceparent` is used only if `trusted`."""
+        """Traces one incoming request. Yields the seconds spent in each TimedPart, which are updated until the block ends.
+
+        The request's `traceparent` header is used only if `trusted`.
+        """
         spent: dict[str, float] = {}
         _seconds_by_part.set(spent)
         _current_tracer.set(self._current_tracer)
         if self._current_tracer is None:
             return nullcontext(spent)
-        return self._traced(self._current_tracer, name, _propagator.extract(headers) if trusted else Context(), spent)
+        return self._request_span(self._current_tracer, name, _propagator.extract(headers) if trusted else Context(), spent)
 
     @contextmanager
-    def _traced(self, tracer: Tracer, name: str, parent: Context, spent: Mapping[str, float]) -> Iterator[Mapping[str, float]]:
+    def _request_span(
+        self, tracer: Tracer, name: str, parent: Context, spent: Mapping[str, float]
+    ) -> Iterator[Mapping[str, float]]:
         """Opens the span of a request, adds its trace id to the log context, and yields `spent`."""
         with tracer.start_as_current_span(name, parent, SpanKind.SERVER, **_NO_MESSAGES) as span:
             _root_span.set(span)
@@ -71,7 +78,7 @@ class Tracing:
 
     @contextmanager
     def enabled(self) -> Iterator[None]:
-        """Enables `trace` inside the block, for processes without incoming requests, such as the worker."""
+        """Makes `trace` create spans inside the block, in processes without incoming requests, such as the worker."""
         token = _current_tracer.set(self._current_tracer)
         try:
             yield
@@ -87,7 +94,7 @@ class Tracing:
             closing.join(_CLOSE_TIMEOUT_S)
 
 
-def tracing_of_this_environment() -> Tracing:
+def tracing_from_environment() -> Tracing:
     """Returns a tracer that exports if OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT) is set; otherwise a no-op."""
     is_enabled = (
         any(os.environ.get(name) for name in _ENDPOINT_VARIABLES) and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
@@ -140,13 +147,13 @@ class TimedSpan:
 
 
 def stop_timing() -> None:
-    """Excludes this task from the request's timings. Otherwise the times of tasks that wait at the same time would add up."""
+    """Excludes this task from the request's timings. Waits of concurrent tasks would otherwise be added up."""
     _seconds_by_part.set(None)
 
 
 @contextmanager
 def trace(name: str, *, caused_by: str | None, attributes: Mapping[str, AttributeValue]) -> Iterator[None]:
-    """Opens a separate trace for background work, linked to the trace that caused it (a stored `current_traceparent`)."""
+    """Opens a new trace for background work. `caused_by` is the `traceparent` of the trace to link it to."""
     tracer = _current_tracer.get()
     if tracer is None:
         yield
@@ -157,7 +164,7 @@ def trace(name: str, *, caused_by: str | None, attributes: Mapping[str, Attribut
 
 
 def link(caused_by: str | None) -> None:
-    """Links the open trace to the trace that caused it; `caused_by` is a stored `current_traceparent`."""
+    """Links the open trace to the trace that caused it. `caused_by` is the `traceparent` of that trace; None: no link."""
     span = _root_span.get()
     if span is not None:
         for one in _links(caused_by):

@@ -83,7 +83,7 @@ async def test_closing_retries_once_immediately() -> None:
 
 async def test_a_full_queue_discards_the_oldest_item() -> None:
     writer = RecordingWriter(refuses=lambda _: None)
-    queue = RetryQueue(writer.write, name="test", max_batch=4, limit=2)
+    queue = RetryQueue(writer.write, name="test", max_batch=4, max_items=2)
     for number in range(3):
         queue.add(number)
     await queue.close()

@@ -42,7 +42,7 @@ class Withdrawals:
         self._settlement = settlement
         self._intents: Batcher[NewCall, None] = Batcher(self._write_intents, max_batch=BATCH)
         self._scheduled_intents = Batcher(self._write_scheduled_intents, max_batch=BATCH)
-        self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=BATCH, limit=_MAX_QUEUED)
+        self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=BATCH, max_items=_MAX_QUEUED)
 
     def withdraw_intent(self, call: NewCall, *, is_scheduled: bool) -> None:
         """Settles a new call as `not_started` in the background, except a scheduled call that a worker has begun to dial."""

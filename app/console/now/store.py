@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from app.callgate_error import EXECUTIONS
 from app.console.now.figure_store import MINUTES_SINCE
 from app.console.reads import fetch
-from app.database.heartbeats import SUMMARY, WorkerSummary
+from app.database.heartbeats import WORKER_SUMMARY_SQL, WorkerSummary
 from app.database.pool import Transactions
 from app.rollups.models import ALL_TENANTS
 from app.scheduling.accounts import accounts_with_rows_sql
@@ -221,7 +221,7 @@ def _statement(*, of_tenant: bool) -> str:
             'read_at', clock_timestamp(),
             'has_tenants', EXISTS (SELECT FROM tenant),
             'has_calls', EXISTS (SELECT FROM call WHERE true {own}),
-            'workers', (SELECT row_to_json(summary) FROM ({SUMMARY}) AS summary),
+            'workers', (SELECT row_to_json(summary) FROM ({WORKER_SUMMARY_SQL}) AS summary),
             'is_halted', NOT coalesce({MAY_GRANT}, true),
             'halt_reason', (SELECT halt_reason FROM grant_guard WHERE id = 1),
             'unknown', {unknown},
