@@ -1,1 +1,1 @@
-"""The console, /console: HTML pages over the services, for people who log in. Every act has its scope and its audit event."""
+"""The console, /console: HTML pages over the services, for people who log in. Actions need scopes and are audited."""

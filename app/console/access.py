@@ -32,11 +32,11 @@ from app.tenants.access import authorize
 from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.errors import OperatorError
 
-COOKIE = "__Host-callgate-console"
+COOKIE_NAME = "__Host-callgate-console"
 LOGIN_PATH = f"{CONSOLE_PREFIX}/login"
 _SAFE_METHODS = ("GET", "HEAD")
 _ALLOWED_WHILE_SUSPENDED = "allowed_while_suspended"
-_SUSPENDED = (
+_SUSPENDED_TEXT = (
     "An operator has suspended this tenant. It can see its records, end calls and send deliveries again, and nothing else."
 )
 
@@ -44,7 +44,7 @@ _SUSPENDED = (
 async def current_session(request: Request) -> ActiveSession | None:
     """Returns the session of the request's cookie; None without a cookie, or if the session has ended."""
     sessions: ConsoleSessions = request.state.console_sessions
-    token = request.cookies.get(COOKIE)
+    token = request.cookies.get(COOKIE_NAME)
     return await sessions.find(token, is_user_activity=not _is_automatic_renewal(request)) if token else None
 
 
@@ -63,7 +63,7 @@ async def authenticate_session(request: Request) -> Caller | OperatorCaller:
     authorize(client, request.scope["route"].access)
     is_suspended = isinstance(client, Caller) and client.suspended
     if is_suspended and request.method not in _SAFE_METHODS and not _is_allowed_while_suspended(request):
-        raise TenantSuspended(_SUSPENDED)
+        raise TenantSuspended(_SUSPENDED_TEXT)
     return client
 
 

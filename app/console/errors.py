@@ -12,7 +12,7 @@ from app.console.rendering import render
 from app.errors import CallNotFound, DatabaseUnavailable, InternalError, InvalidRequest, RouteNotFound, Unauthorized
 
 # Texts for people, by the text that they replace. The replaced texts are about the API.
-_TEXTS = {
+_CONSOLE_TEXTS = {
     InternalError.default_detail: "The page could not be made. The log has the cause under this request id.",
     RouteNotFound.default_detail: "The console has no such page.",
     InvalidRequest.default_detail: "Something in the address of the page, or in the form, is wrong. Nothing was changed.",
@@ -31,7 +31,7 @@ class PageRenderer:
     def render(self, error: CallgateError, *, method: str, path: str, state: Mapping[str, Any]) -> Response:
         context = {
             "error": error,
-            "detail": _TEXTS.get(error.detail, error.detail),
+            "detail": _CONSOLE_TEXTS.get(error.detail, error.detail),
             "needs_login": isinstance(error, Unauthorized),
             "back": section_of(path),
             "request_id": state["request_id"],

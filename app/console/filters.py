@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from app.console.masking import mask
 
-_CLOCK_SUFFICES = timedelta(hours=12)
+_DATE_SHOWN_AFTER = timedelta(hours=12)
 
 
 def time(value: datetime | None, form: str = "") -> Markup:
@@ -28,7 +28,7 @@ def time(value: datetime | None, form: str = "") -> Markup:
 
 def moment(value: datetime | None, now: datetime) -> Markup:
     """Returns a `<time>` as `time` does, without the date if it is within half a day of `now`."""
-    return time(value, "clock" if value is not None and abs(value - now) <= _CLOCK_SUFFICES else "")
+    return time(value, "clock" if value is not None and abs(value - now) <= _DATE_SHOWN_AFTER else "")
 
 
 def money(amount: Decimal | None, unit: str | None = "USD") -> str:

@@ -1,4 +1,4 @@
-"""Hides personal data in texts and in JSON, and keeps enough to tell two calls apart. Pure.
+"""Masks personal data in texts and in JSON. Some digits or letters stay visible, to distinguish calls. Pure.
 
 In JSON, a text is hidden unless it is known to hold no personal data: by the name of its member, or because it is an id or a
 time. Addresses and URLs are shown in part. Numbers, booleans and nulls are shown.
@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 
 from app.setting_values import TWILIO_API_VERSION
 
-_HIDDEN = "•••"
-_SHOWN_DIGITS = 4
+_MASK = "•••"
+_MAX_SHOWN_DIGITS = 4
 _SCHEME = re.compile(r"sips?:|client:|tel:", re.IGNORECASE)
 _PHONE_NUMBER = re.compile(r"\+?[0-9()\-. ]{5,}")
 _WITH_SCHEME = r"(?<!\w)(?:sips?|client|tel):[^\s\"'<>,]+"
-_AT = r"(?<![\w@])[\w.+%-]+(?:@|%40)[\w.-]+"
+_EMAIL_LIKE = r"(?<![\w@])[\w.+%-]+(?:@|%40)[\w.-]+"
 _NUMBER_IN_TEXT = r"(?<![\w.:-])(?:\+|%2B)?[0-9](?:[ ().-]{0,2}[0-9]){6,17}(?![\w:-])|(?<=:)\+?[0-9]{7,18}(?![\w:.-])"
-_PERSONAL = re.compile(f"{_WITH_SCHEME}|{_AT}|{_NUMBER_IN_TEXT}", re.IGNORECASE)
+_PERSONAL_DATA = re.compile(f"{_WITH_SCHEME}|{_EMAIL_LIKE}|{_NUMBER_IN_TEXT}", re.IGNORECASE)
 _NUMBER_IN_KEY = re.compile(r"(?<![A-Za-z0-9])\+?[0-9]{7,15}(?![A-Za-z0-9])")
 _ID_OR_TIME = re.compile(
     r"[A-Z]{2}[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
@@ -70,12 +70,12 @@ def mask(value: str | None) -> str:
     scheme = found[0] if found else ""
     before, at, after = value[len(scheme) :].rpartition("@")
     if not at:
-        return f"{scheme}{_mask_user(_until(after, ';?'))}"
+        return f"{scheme}{_mask_user(_text_before(after, ';?'))}"
     # The user may have parameters of its own, and a password (RFC 3261, section 25.1).
-    return f"{scheme}{_mask_user(_until(before, ';:?@'))}@{_until(after, ';?')}"
+    return f"{scheme}{_mask_user(_text_before(before, ';:?@'))}@{_text_before(after, ';?')}"
 
 
-def _until(text: str, ends: str) -> str:
+def _text_before(text: str, ends: str) -> str:
     """Returns the text before the first of the characters in `ends`."""
     return re.split(f"[{ends}]", text, maxsplit=1)[0]
 
@@ -83,17 +83,17 @@ def _until(text: str, ends: str) -> str:
 def _mask_user(user: str) -> str:
     if _PHONE_NUMBER.fullmatch(user):
         digits = re.sub(r"\D", "", user)
-        hidden = len(digits) - min(_SHOWN_DIGITS, len(digits) // 2)
-        return f"{'+' if user.startswith('+') else ''}{_HIDDEN}{digits[hidden:]}"
-    return f"{user[:1]}{_HIDDEN}"
+        hidden = len(digits) - min(_MAX_SHOWN_DIGITS, len(digits) // 2)
+        return f"{'+' if user.startswith('+') else ''}{_MASK}{digits[hidden:]}"
+    return f"{user[:1]}{_MASK}"
 
 
 def mask_text(text: str) -> str:
     """Masks the phone numbers, SIP addresses and e-mail addresses in a sentence."""
-    return _PERSONAL.sub(lambda found: mask(found[0].replace("%2B", "+").replace("%40", "@")), text)
+    return _PERSONAL_DATA.sub(lambda found: mask(found[0].replace("%2B", "+").replace("%40", "@")), text)
 
 
-def mask_key(key: str) -> str:
+def mask_idempotency_key(key: str) -> str:
     """Masks the addresses and phone numbers in an idempotency key. A key that is an id or a time is not masked."""
     return key if _ID_OR_TIME.fullmatch(key) else _NUMBER_IN_KEY.sub(lambda found: mask(found[0]), mask_text(key))
 
@@ -104,15 +104,15 @@ def mask_url(url: str) -> str:
         parts = urlsplit(url)
         host = parts.hostname and (parts.hostname if parts.port is None else f"{parts.hostname}:{parts.port}")
     except ValueError:
-        return _hidden(url)
+        return _masked_length(url)
     if not host or parts.scheme not in ("http", "https"):
-        return _hidden(url)
-    more = f"?{_HIDDEN}" if parts.query or parts.fragment else ""
+        return _masked_length(url)
+    more = f"?{_MASK}" if parts.query or parts.fragment else ""
     return mask_text(f"{parts.scheme}://{host}{parts.path}{more}")
 
 
 def mask_json(value: Any, name: str = "") -> Any:
-    """Returns JSON with its texts masked, as the module's docstring says. `name` is the name of the member with this value."""
+    """Returns JSON in which texts that may be personal are masked. `name` is the name of the member that has this value."""
     match value:
         case str():
             return _mask_member(value, name.replace("_", "").lower())
@@ -134,9 +134,9 @@ def _mask_member(text: str, name: str) -> str:
         return mask_url(text)
     if name in ("uri", "detail", "message", "moreinfo", "errormessage") or text.startswith(f"/{TWILIO_API_VERSION}/"):
         return mask_text(text)
-    return _hidden(text)
+    return _masked_length(text)
 
 
-def _hidden(text: str) -> str:
-    """Returns what is shown instead of the text: dots and its length."""
-    return f"{_HIDDEN} ({len(text)} characters)"
+def _masked_length(text: str) -> str:
+    """Returns dots and the length of the text, to show instead of a text that is hidden completely."""
+    return f"{_MASK} ({len(text)} characters)"

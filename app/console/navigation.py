@@ -33,7 +33,7 @@ SESSION: Final = Link("Session", f"{CONSOLE_PREFIX}/session")
 
 
 def section_of(path: str) -> Link:
-    """Returns the navigation's link for the page that a path belongs to; its first link for a path of no page."""
+    """Returns the navigation's link to the page that contains the path; the first link if no page contains it."""
     return next((link for link in NAVIGATION if link.contains(path)), NAVIGATION[0])
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def page_response(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
-    """Returns the page, or the fragment of a page, that the template makes of the context."""
+    """Renders the template with the context, and returns the response: a page or a part of one."""
     return render(template, status, request.url.path, request.scope["state"], context)
 
 

@@ -20,7 +20,7 @@ from app.errors import RouteNotFound
 from app.http.routes import needs, public
 from app.tenants.scopes import Scope
 
-_IMMUTABLE = "public, max-age=31536000, immutable"
+_IMMUTABLE_CACHE_CONTROL = "public, max-age=31536000, immutable"
 
 router = console_router()
 unknown_pages = console_router()
@@ -44,7 +44,7 @@ async def serve_asset(request: Request, digest: str, asset: str) -> Response:
     found = assets().get(asset)
     if found is None:
         raise RouteNotFound
-    headers = {"Cache-Control": _IMMUTABLE if digest == found.digest else "no-store", "Vary": "Accept-Encoding"}
+    headers = {"Cache-Control": _IMMUTABLE_CACHE_CONTROL if digest == found.digest else "no-store", "Vary": "Accept-Encoding"}
     content = found.content
     if "gzip" in request.headers.get("Accept-Encoding", ""):
         content = found.compressed

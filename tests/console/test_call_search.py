@@ -44,7 +44,7 @@ def test_the_form_of_a_text_says_what_is_searched(text: str, search: Search | No
 
 def test_a_form_without_values_filters_nothing() -> None:
     form = read_call_form([("q", ""), ("tenant", " "), ("status", ""), ("since", "")])
-    assert (form.query, form.given, form.errors) == (CallQuery(), {}, {})
+    assert (form.query, form.texts, form.errors) == (CallQuery(), {}, {})
 
 
 def test_a_form_is_read_whole() -> None:
@@ -85,7 +85,7 @@ def test_a_value_that_cannot_be_read_is_an_error_and_never_ignored(name: str, va
     form = read_call_form([(name, value), ("status", "busy")] if name != "status" else [(name, value)])
     assert form.errors.keys() == {name}
     assert form.query == CallQuery()
-    assert form.given[name] == value
+    assert form.texts[name] == value
 
 
 def test_an_unknown_filter_and_one_given_twice_are_errors() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.calls.schemas import EventRecord
-from app.console.calls.timeline import quiet_text, timeline
+from app.console.calls.timeline import time_since_last_entry, timeline
 from tests.console.histories import SID, at, delivery, event, history
 
 PROGRESS = [
@@ -108,11 +108,11 @@ def test_a_line_says_what_happened_in_plain_words(line: tuple[str, str, str]) ->
 
 def test_the_time_since_the_last_line_is_told_once_it_is_long() -> None:
     waits = history(PROGRESS[0], now=5)
-    assert quiet_text(timeline(waits), waits) == ""
+    assert time_since_last_entry(timeline(waits), waits) == ""
     waits = history(PROGRESS[0], now=65)
-    assert quiet_text(timeline(waits), waits) == "1 min 5 s"
+    assert time_since_last_entry(timeline(waits), waits) == "1 min 5 s"
     cut = history(PROGRESS[0], now=65, has_more_events=True)
-    assert quiet_text(timeline(cut), cut) == ""
+    assert time_since_last_entry(timeline(cut), cut) == ""
 
 
 def test_deliveries_say_how_they_stand() -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.console.masking import mask, mask_json, mask_key, mask_text, mask_url
+from app.console.masking import mask, mask_idempotency_key, mask_json, mask_text, mask_url
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_query_of_a_url_is_hidden(url: str, masked: str) -> None:
     ],
 )
 def test_a_number_in_an_idempotency_key_is_masked(key: str, masked: str) -> None:
-    assert mask_key(key) == masked
+    assert mask_idempotency_key(key) == masked
 
 
 def test_texts_in_json_are_hidden_unless_their_name_is_known() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.console.now.figure_store import Figures, RolledUpFigures
-from app.console.now.figures import COLUMNS, RANGES, plots, plots_as_json, points, quantile_ms, table, total
+from app.console.now.figures import RANGES, TABLE_COLUMNS, plots, plots_as_json, points, quantile_ms, table, total
 from app.rollups.store import LATENCY_BOUNDS_MS
 
 NOW = datetime(2026, 11, 29, 10, 30, 20, tzinfo=UTC)
@@ -135,8 +135,8 @@ def test_plots_without_any_figures() -> None:
 
 def test_the_table_has_the_same_numbers_the_newest_first() -> None:
     newest, gap, oldest = table([(NOW - 2 * MINUTE, FULL), (NOW - MINUTE, None), (NOW, Figures())])
-    assert (gap.texts, len(newest.texts), len(oldest.texts)) == ([], len(COLUMNS), len(COLUMNS))
-    assert dict(zip(COLUMNS, oldest.texts, strict=True)) == {
+    assert (gap.texts, len(newest.texts), len(oldest.texts)) == ([], len(TABLE_COLUMNS), len(TABLE_COLUMNS))
+    assert dict(zip(TABLE_COLUMNS, oldest.texts, strict=True)) == {
         "Started": "1,200",
         "Not started": "3",
         "Unknown": "4",

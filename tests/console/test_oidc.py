@@ -16,10 +16,10 @@ import jwt
 import pytest
 from sqlalchemy import text
 
-from app.console.access import COOKIE
+from app.console.access import COOKIE_NAME
 from app.console.oidc.login import LoginAttempt, ProviderFailed
 from app.console.oidc.provider import OidcProvider
-from app.console.oidc.router import COOKIE as ATTEMPT_COOKIE
+from app.console.oidc.router import COOKIE_NAME as ATTEMPT_COOKIE
 from app.console.oidc.rules import client_for_claims
 from app.console_settings import OidcRule
 from app.settings import Settings
@@ -109,7 +109,7 @@ async def single_sign_on(database_url: str, issuer: str, redirect_port: int) -> 
 
 async def session_page(gateway: Gateway, done: httpx.Response) -> str:
     assert done.status_code == 200, text_of(done)
-    http = await browser(gateway, cookies_of(done)[COOKIE])
+    http = await browser(gateway, cookies_of(done)[COOKIE_NAME])
     return text_of(await http.get("/console/session"))
 
 
@@ -118,7 +118,7 @@ async def test_an_operator_logs_in_and_comes_back_to_the_page(single_sign_on: Si
     # A page that leads on: a redirect from the provider would not bring a Strict cookie along.
     assert re.search(r'http-equiv="refresh" content="0; url=/console/session"', done.text)
     assert cookies_of(done)[ATTEMPT_COOKIE] == '""'
-    assert "samesite=strict" in next(line for line in done.headers.get_list("Set-Cookie") if COOKIE in line).lower()
+    assert "samesite=strict" in next(line for line in done.headers.get_list("Set-Cookie") if COOKIE_NAME in line).lower()
     page = await session_page(single_sign_on.gateway, done)
     assert "kate@example.com" in page
     assert "every tenant" in page
@@ -138,7 +138,7 @@ async def test_whom_no_rule_fits_is_refused(single_sign_on: SingleSignOn, accoun
     done = await single_sign_on.log_in(account)
     assert done.status_code == 403
     assert "no rule" in text_of(done)
-    assert COOKIE not in cookies_of(done)
+    assert COOKIE_NAME not in cookies_of(done)
 
 
 async def test_the_login_page_offers_it_and_the_address_has_pkce_state_and_nonce(single_sign_on: SingleSignOn) -> None:
@@ -186,11 +186,11 @@ async def test_an_answer_that_was_not_asked_for_is_refused(single_sign_on: Singl
     ]
     for changes in ({"state": state}, {"iss": "https://evil.example"}):
         refused = await single_sign_on.log_in("kate", **changes)
-        assert (refused.status_code, COOKIE in cookies_of(refused)) == (401, False)
+        assert (refused.status_code, COOKIE_NAME in cookies_of(refused)) == (401, False)
     for query, headers in wrong:
         refused = await http.get("/console/oidc/callback", params=query, headers=headers)
         assert refused.status_code == 401, query
-        assert COOKIE not in cookies_of(refused)
+        assert COOKIE_NAME not in cookies_of(refused)
 
 
 async def test_guesses_of_codes_are_limited(database_url: str, issuer: str) -> None:

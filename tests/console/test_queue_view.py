@@ -66,12 +66,16 @@ def test_the_sentence_says_how_many_wait_and_why() -> None:
     counts = CallCounts({"started": 3, "scheduled": 2}, {"completed": 1, "busy": 2}, {}, started_in_last_minute=90)
     two = view(queue(), WaitingCalls(2, AT, AT, AT), counts, "pace")
     assert two.sentence == "2 calls wait. The next one waits for the pace of the queue."
-    assert two.depth == (("scheduled", 2), ("started", 3))
+    assert two.counts_by_execution == (("scheduled", 2), ("started", 3))
     assert two.statuses == (("busy", 2), ("completed", 1))
-    assert two.reached == "1.50 a second in the last minute"
+    assert two.achieved_pace == "1.50 a second in the last minute"
     none = WaitingCalls(0, None, None, None)
     assert view(queue(), none, counts).sentence == "No call waits."
     assert view(queue(paused=True), none, counts).sentence == "Paused. No call waits."
     uncounted = view(queue(ring_within_s=3600), None, None)
     assert uncounted.sentence == "More calls wait than could be counted in time."
-    assert (uncounted.depth, uncounted.reached, uncounted.ring_within) == (None, "not counted in time", "3,600 s")
+    assert (uncounted.counts_by_execution, uncounted.achieved_pace, uncounted.ring_within) == (
+        None,
+        "not counted in time",
+        "3,600 s",
+    )

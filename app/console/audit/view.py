@@ -13,7 +13,7 @@ from app.http.operations import CONSOLE_PREFIX
 
 ACTIONS: Final[tuple[str, ...]] = tuple(sorted(get_args(AuditAction)))
 PATH: Final = f"{CONSOLE_PREFIX}/audit"
-_MAX_LENGTH: Final = 256
+_MAX_FILTER_LENGTH: Final = 256
 _VERBS: Final = {
     "create": "created",
     "update": "changed",
@@ -45,8 +45,8 @@ _SUBJECT_KINDS: Final = {
     "secrets": "encryption key",
     "delivery.replay": "since",
 }
-_ON_TENANTS_PAGE: Final = frozenset({"tenant", "account", "credential", "key", "sip_credential", "workload"})
-_ACTORS: Final = {"cli": "command", "apply": "callgate apply", "key": "API key", "link": "one-time link", "oidc": "person"}
+_KINDS_ON_TENANTS_PAGE: Final = frozenset({"tenant", "account", "credential", "key", "sip_credential", "workload"})
+_ACTOR_TEXTS: Final = {"cli": "command", "apply": "callgate apply", "key": "API key", "link": "one-time link", "oidc": "person"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class AuditQuery:
         faults: dict[str, str] = {}
         values: dict[str, str | None] = {}
         for name, text in {"tenant": self.tenant, "actor": self.actor, "action": self.action}.items():
-            if "\x00" in text or len(text) > _MAX_LENGTH:
+            if "\x00" in text or len(text) > _MAX_FILTER_LENGTH:
                 faults[name] = "No such value exists."
             else:
                 values[name] = text or None
@@ -134,7 +134,7 @@ class AuditLine:
             return f"{CONSOLE_PREFIX}/calls/{subject}"
         if not tenant:
             return None
-        if noun in _ON_TENANTS_PAGE:
+        if noun in _KINDS_ON_TENANTS_PAGE:
             return f"{CONSOLE_PREFIX}/tenants/{tenant}"
         if noun == "queue":
             return f"{CONSOLE_PREFIX}/queues/{tenant}/{subject}"
@@ -146,7 +146,7 @@ class AuditLine:
         action_text = f"{_PLURAL_NOUNS.get(row.action) or _NOUNS.get(noun, noun)} {_VERBS.get(verb, verb)}".strip()
         return cls(
             at=row.at.astimezone(UTC),
-            actor_kind=_ACTORS.get(row.actor_kind, row.actor_kind),
+            actor_kind=_ACTOR_TEXTS.get(row.actor_kind, row.actor_kind),
             actor_name=row.actor_name,
             action=row.action,
             action_text=action_text,

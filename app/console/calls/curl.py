@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 # Times of a scheduled call. They are meant for the first request only.
-_TIMES: Final = ("not_before", "ring_by")
+_TIME_PARAMETERS: Final = ("not_before", "ring_by")
 
 
 def curl_command(parameters: Mapping[str, Any], *, account_sid: str) -> str:
@@ -14,7 +14,7 @@ def curl_command(parameters: Mapping[str, Any], *, account_sid: str) -> str:
 
     Secrets are never stored, so the command has none. The times of a scheduled call are left out, because they have passed.
     """
-    body = {name: value for name, value in parameters.items() if name not in _TIMES} | {"account_sid": account_sid}
+    body = {name: value for name, value in parameters.items() if name not in _TIME_PARAMETERS} | {"account_sid": account_sid}
     lines = [
         'curl "$CALLGATE_URL/v1/calls"',
         '-H "Authorization: Bearer $CALLGATE_KEY"',

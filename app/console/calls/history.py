@@ -7,13 +7,13 @@ from typing import Any, Final
 
 from app.calls.last_answer import CallRow
 from app.console.calls.records import CallHistory, EventRow
-from app.console.calls.words import SEARCH_RESULTS, Tone, problem_in_words, reason_in_words, span
+from app.console.calls.words import SEARCH_RESULT_TEXTS, Tone, problem_in_words, reason_in_words, span
 from app.console.filters import money
 from app.console.masking import mask_text
 from app.twilio.schemas import TERMINAL_STATUSES
 
 # A creation is pending for at most this long, unless no worker runs or the time budgets are set higher.
-_LONG_PENDING = timedelta(minutes=3)
+_NORMAL_PENDING_TIME = timedelta(minutes=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class HistorySummary:
 
 def summarize_history(history: CallHistory, *, reveal: bool = False) -> HistorySummary:
     """Returns the sentences about a call. Personal data in them is masked, unless `reveal`."""
-    summary = _DESCRIPTIONS[history.call.execution](history)
-    sentences = [summary.text, *_more_sentences(history)]
+    summary = _DESCRIBERS[history.call.execution](history)
+    sentences = [summary.text, *_additional_sentences(history)]
     text = " ".join(sentences)
     return HistorySummary(text if reveal else mask_text(text), _overall_tone(history, summary.tone))
 
@@ -71,7 +71,7 @@ def _describe_wait(history: CallHistory) -> str:
 
 def _describe_pending(history: CallHistory) -> HistorySummary:
     age = history.now - history.call.pending_since
-    if age > _LONG_PENDING:
+    if age > _NORMAL_PENDING_TIME:
         return HistorySummary(f"Has been pending for {span(age)}, too long: check that a worker runs.", "danger")
     return HistorySummary(f"Has been on its way to Twilio for {span(age)}.", "")
 
@@ -86,7 +86,7 @@ def _describe_unknown(history: CallHistory) -> HistorySummary:
     if searches:
         result = str(searches[-1].data.get("result"))
         which = "A search" if len(searches) == 1 else f"The last of {len(searches)} searches"
-        text += f" {which} of Twilio's list {SEARCH_RESULTS.get(result, result)}."
+        text += f" {which} of Twilio's list {SEARCH_RESULT_TEXTS.get(result, result)}."
     if call.search_at is None:
         return HistorySummary(f"{text} It is not searched for any more: only a callback can settle it.", "danger")
     when = f"in {span(call.search_at - now)}" if call.search_at > now else "now"
@@ -174,7 +174,7 @@ def _answerer_words(answered_by: str | None) -> str:
     return " by a fax machine" if answered_by == "fax" else " by a machine"
 
 
-def _more_sentences(history: CallHistory) -> list[str]:
+def _additional_sentences(history: CallHistory) -> list[str]:
     """Returns what the description by execution leaves out: corrections, a pending end, deliveries, redials and faults."""
     call = history.call
     more = []
@@ -253,7 +253,7 @@ def _was_ended_through_callgate(history: CallHistory) -> bool:
     return event is not None and event.data.get("status") in ("canceled", "completed")
 
 
-_DESCRIPTIONS: Final[Mapping[str, Callable[[CallHistory], HistorySummary]]] = {
+_DESCRIBERS: Final[Mapping[str, Callable[[CallHistory], HistorySummary]]] = {
     "scheduled": _describe_scheduled,
     "pending": _describe_pending,
     "unknown": _describe_unknown,

@@ -26,17 +26,17 @@ from app.twilio.schemas import CALL_SID_PATTERN
 
 router = console_router("/calls")
 
-_DONE: Final = {
+_DONE_MESSAGES: Final = {
     "ended": "The call was ended.",
     "remembered": "The request is stored: the call is ended as soon as it is known to have started.",
     "sent": "The delivery is sent again now.",
 }
 # A search of one of these kinds redirects to the page of the call if it finds exactly one.
-_SINGLE: Final = ("id", "sid", "key")
+_REDIRECTING_KINDS: Final = ("id", "sid", "key")
 # Fields of the form that are not filters: the search and the place in the list.
-_NO_FILTERS: Final = {"q", "cursor"}
+_NON_FILTER_FIELDS: Final = {"q", "cursor"}
 # Reasons for which Postgres stops a statement of a page.
-_STOPPED: Final = ("timeout", "locked")
+_STOP_REASONS: Final = ("timeout", "locked")
 
 
 async def call_actions(
@@ -78,17 +78,17 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
         try:
             lines, cursor = await store.list_calls(slot_limited_reads(request), query, tenant_id=client.tenant_id)
         except DatabaseUnavailable as error:
-            if error.reason not in _STOPPED:
+            if error.reason not in _STOP_REASONS:
                 raise
             timed_out = True
-    if form.given.keys() == {"q"} and len(lines) == 1 and query.search and query.search.kind in _SINGLE:
+    if form.texts.keys() == {"q"} and len(lines) == 1 and query.search and query.search.kind in _REDIRECTING_KINDS:
         return RedirectResponse(f"{view.LIST_PATH}/{lines[0].id}", status_code=303)
     return page_response(
         request,
         "calls/list.html",
         status=_list_status(form, timed_out=timed_out),
         form=form,
-        has_filter=bool(form.given.keys() - _NO_FILTERS),
+        has_filter=bool(form.texts.keys() - _NON_FILTER_FIELDS),
         lines=lines,
         timed_out=timed_out,
         executions=EXECUTIONS,
@@ -96,11 +96,11 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
         problems=STORED_PROBLEMS,
         since_value=view.time_value(form, "since"),
         until_value=view.time_value(form, "until"),
-        read_as=view.searched_as(query.search),
+        read_as=view.search_kind_text(query.search),
         looks_back_to=query.since if query.since != form.query.since else None,
-        badge_of=view.badge_of,
-        length_of=view.length_of,
-        outcome_of=view.outcome_of,
+        badge_text=view.badge_text,
+        duration_text=view.duration_text,
+        refusal_text=view.refusal_text,
         next_page=view.page_address(form, cursor),
         first_page=view.first_page_address(form),
     )
@@ -109,16 +109,16 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
 @router.get("/{id_or_sid}")
 @needs(Scope.READ, clients="any")
 async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, done: str = "") -> Response:
-    """Shows the call with this id. Redirects from its sid to its id. `done` names a message of _DONE to show."""
+    """Shows the call with this id. Redirects from its sid to its id. `done` is the key of a message of _DONE_MESSAGES."""
     if CALL_SID_PATTERN.fullmatch(id_or_sid):
         return _redirect_to_call((await _read_history(request, client, id_or_sid)).call.id)
-    return _call_page(request, await _read_history(request, client, await call_id_of(id_or_sid)), done=_DONE.get(done))
+    return _call_page(request, await _read_history(request, client, await call_id_of(id_or_sid)), done=_DONE_MESSAGES.get(done))
 
 
 @router.get("/{id_or_sid}/live")
 @needs(Scope.READ, clients="any")
-async def show_live(request: Request, client: ConsoleClientDep, call_id: CallIdDep) -> Response:
-    """Returns the part of the page that renews itself."""
+async def show_live_call(request: Request, client: ConsoleClientDep, call_id: CallIdDep) -> Response:
+    """Returns the part of the call's page that the page reloads by itself."""
     history = await _read_history(request, client, call_id)
     return page_response(request, "calls/live.html", **_template_context(history, reveal=False))
 
@@ -126,7 +126,10 @@ async def show_live(request: Request, client: ConsoleClientDep, call_id: CallIdD
 @router.get("/{id_or_sid}/reveal")
 @needs(Scope.READ, clients="any")
 async def show_masked(call_id: CallIdDep) -> Response:
-    """Redirects to the masked page of the call. Only a POST reveals it, so opening the URL of a revealed page leads here."""
+    """Redirects to the page of the call with its personal data masked.
+
+    The revealed page is the response to a POST. Opening its URL again is a GET, which leads here.
+    """
     return _redirect_to_call(call_id)
 
 
@@ -191,7 +194,7 @@ def _template_context(history: CallHistory, *, reveal: bool) -> dict[str, Any]:
 
 
 def _redirect_to_call(call_id: UUID, done: str = "") -> Response:
-    """Redirects to the page of the call, which shows the message `done` of _DONE."""
+    """Redirects to the page of the call. The page shows the message of _DONE_MESSAGES with the key `done`."""
     return RedirectResponse(f"{view.LIST_PATH}/{call_id}" + (f"?done={done}" if done else ""), status_code=303)
 
 

@@ -30,22 +30,22 @@ STORED_PROBLEMS: Final = (
     "database-unavailable",
 )
 """The problems with which a creation can end, the most frequent first. The form suggests them, and takes other slugs."""
-PROBLEM_SPAN = timedelta(days=7)
+PROBLEM_SEARCH_SPAN = timedelta(days=7)
 """How far back a filter by problem looks without `since`. It is limited because no index contains the problems."""
 
-_EARLIEST = datetime.min.replace(tzinfo=UTC) + PROBLEM_SPAN
-_MAX_LENGTH = 2048
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_ID_VERSION = 7  # ids of calls have it; UUIDs that clients use as idempotency keys are mostly random
-_KEY = re.compile(r"[\x20-\x7e]{1,255}")
-_TENANT = re.compile(r"[^\x00]{1,255}")
-_SCHEME = re.compile(r"(sips?|client):.", re.IGNORECASE | re.DOTALL)
-_EXPLICIT = re.compile(r"(to|from|key): ?(.+)", re.DOTALL)
+_EARLIEST_END = datetime.min.replace(tzinfo=UTC) + PROBLEM_SEARCH_SPAN
+_MAX_SEARCH_LENGTH = 2048
+_UUID_PATTERN = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_CALL_ID_VERSION = 7  # ids of calls have it; UUIDs that clients use as idempotency keys are mostly random
+_KEY_PATTERN = re.compile(r"[\x20-\x7e]{1,255}")
+_TENANT_PATTERN = re.compile(r"[^\x00]{1,255}")
+_SCHEME_PATTERN = re.compile(r"(sips?|client):.", re.IGNORECASE | re.DOTALL)
+_PREFIX_PATTERN = re.compile(r"(to|from|key): ?(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What the search box asks for. `values` are the spellings to look for, `kind` says in which column."""
+    """What the text in the search box asks for: a kind of value, and the spellings of the value to look for."""
 
     kind: SearchKind
     values: tuple[str, ...]
@@ -66,73 +66,73 @@ class CallQuery:
     before: UUID | None = None
 
     def with_problem_span(self, *, now: datetime) -> "CallQuery":
-        """Returns the query. If it filters by problem and has no `since`, adds one: PROBLEM_SPAN before `until` or `now`."""
+        """Returns the query. If it filters by problem without `since`, sets `since` to PROBLEM_SEARCH_SPAN before its end."""
         if self.problem is None or self.since is not None:
             return self
-        until = max(self.until or now, _EARLIEST)
-        return replace(self, since=until - PROBLEM_SPAN)
+        until = max(self.until or now, _EARLIEST_END)
+        return replace(self, since=until - PROBLEM_SEARCH_SPAN)
 
 
 @dataclass(frozen=True, slots=True)
 class CallForm:
-    """The form as it was sent. `errors` says by field what cannot be read; `query` is empty if there are errors."""
+    """The filters of the list of calls as they were sent. `errors` has error texts by field. With errors, `query` is empty."""
 
     query: CallQuery
-    given: dict[str, str] = field(default_factory=dict)
-    """The values of the form's fields, without empty ones."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """The texts of the form's fields, by name, without empty ones."""
     errors: dict[str, str] = field(default_factory=dict)
 
 
 def read_call_form(parameters: Iterable[tuple[str, str]]) -> CallForm:
     """Reads the parameters of the URL. Ignores empty ones. A parameter that is unknown or unreadable is an error."""
-    given: dict[str, str] = {}
+    texts: dict[str, str] = {}
     errors: dict[str, str] = {}
     for name, value in parameters:
         if name not in _FIELDS:
             errors["unknown"] = "The address has a filter that this page does not know."
-        elif name in given:
+        elif name in texts:
             errors[name] = "Given twice."
         elif value.strip():
-            given[name] = value
+            texts[name] = value
     values: dict[str, object] = {}
-    for name, text in given.items():
+    for name, text in texts.items():
         member, read, fault = _FIELDS[name]
         values[member] = read(text)
         if values[member] is None:
             errors.setdefault(name, fault)
     query = CallQuery() if errors else CallQuery(**values)  # type: ignore[arg-type]  # each reader returns its member's type
-    return CallForm(query, given, errors)
+    return CallForm(query, texts, errors)
 
 
 def read_search(text: str) -> Search | None:
-    """Decides by the look of the text what to search for; None if it looks like nothing that a call has.
+    """Returns what to search for: an id, a sid, an address or a key, depending on the form of the text.
 
-    A prefix `to:`, `from:` or `key:` decides instead.
+    A prefix `to:`, `from:` or `key:` overrides this. Returns None if the text has none of these forms.
     """
-    if len(text) > _MAX_LENGTH or "\x00" in text:
+    if len(text) > _MAX_SEARCH_LENGTH or "\x00" in text:
         return None
     # A `+` that is not encoded arrives as a space.
     text = f"+{text.strip()}" if re.match(r" [0-9]", text) else text.strip()
-    if explicit := _EXPLICIT.fullmatch(text):
-        return _explicit_search(explicit[1], explicit[2])
-    if _UUID.fullmatch(text):
+    if explicit := _PREFIX_PATTERN.fullmatch(text):
+        return _prefixed_search(explicit[1], explicit[2])
+    if _UUID_PATTERN.fullmatch(text):
         own = UUID(text)
-        return Search("id", (str(own),)) if own.version == _ID_VERSION else Search("key", (text,))
+        return Search("id", (str(own),)) if own.version == _CALL_ID_VERSION else Search("key", (text,))
     if CALL_SID_PATTERN.fullmatch(text):
         return Search("sid", (text,))
-    if _SCHEME.match(text):
+    if _SCHEME_PATTERN.match(text):
         return Search("to", (text,))
     if text.startswith("+") or read_number(text):
         return Search("number", spellings(text))
     if "@" in text and not re.search(r"\s", text):
         return Search("to", (f"sip:{text}", f"sips:{text}"))
-    return Search("key", (text,)) if _KEY.fullmatch(text) else None
+    return Search("key", (text,)) if _KEY_PATTERN.fullmatch(text) else None
 
 
-def _explicit_search(name: str, text: str) -> Search | None:
+def _prefixed_search(name: str, text: str) -> Search | None:
     """Returns the search for the text after a prefix. `name` is the prefix."""
     if name == "key":
-        return Search("key", (text,)) if _KEY.fullmatch(text) else None
+        return Search("key", (text,)) if _KEY_PATTERN.fullmatch(text) else None
     return Search("to" if name == "to" else "from", spellings(text) if read_number(text) else (text,))
 
 
@@ -144,7 +144,7 @@ def _read_time(text: str) -> datetime | None:
 
 
 def _one_of(known: tuple[str, ...]) -> Callable[[str], str | None]:
-    """Returns a reader that takes only the known texts."""
+    """Returns a function that returns its argument if it is one of the known texts, and None otherwise."""
     return lambda text: text if text in known else None
 
 
@@ -159,7 +159,7 @@ def _read_queue(text: str) -> str | None:
 
 
 def _read_tenant(text: str) -> str | None:
-    return text.strip() if _TENANT.fullmatch(text) else None
+    return text.strip() if _TENANT_PATTERN.fullmatch(text) else None
 
 
 # By name of a parameter: the member of CallQuery, what reads the value, and what to say if it cannot be read.

@@ -17,7 +17,7 @@ from app.errors import CallNotFound
 from app.tenants.caller import Caller, OperatorCaller
 
 # This update ends a call whether it waits, rings or was answered.
-_END = {"status": "completed"}
+_END_UPDATE = {"status": "completed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ class CallActions:
         return history
 
     async def end(self, call_id: UUID) -> ControlResult:
-        """Ends the call, or stores the request until the call is known to have started. Recorded before it is carried out."""
+        """Ends the call, or stores the request until the call is known to have started. First writes the audit event."""
         caller = await self._caller_of(call_id)
         call = await self.calls.get(caller, str(call_id))
         await self._record("call.end", caller.tenant_id, call_id)
-        return await self.control.update(caller, call, _END)
+        return await self.control.update(caller, call, _END_UPDATE)
 
     async def send_again(self, call_id: UUID, delivery_id: UUID) -> None:
         """Makes the delivery due now. Raises DeliveryNotFound."""

@@ -33,7 +33,7 @@ _LIST_COLUMNS = """call.id, call.tenant_id, call.created_at, call.execution, cal
     call."from" AS from_, call.duration, call.price, call.price_unit, call.problem ->> 'slug' AS problem"""
 
 
-_SEARCHED: Mapping[SearchKind, tuple[str, ...]] = {
+_SEARCHED_COLUMNS: Mapping[SearchKind, tuple[str, ...]] = {
     "id": ("call.id",),
     "sid": ("call.sid",),
     "number": ('call."to"', 'call."from"'),
@@ -42,14 +42,14 @@ _SEARCHED: Mapping[SearchKind, tuple[str, ...]] = {
     "key": ("call.idempotency_key",),
 }
 # Literals, because Postgres uses a partial index only if it can prove that the query implies the index's condition.
-_HAS_EXECUTION: Mapping[str, str] = {execution: f"call.execution = '{execution}'" for execution in EXECUTIONS}
+_EXECUTION_CONDITIONS: Mapping[str, str] = {execution: f"call.execution = '{execution}'" for execution in EXECUTIONS}
 
 _JSON_ATTRIBUTES = ("problem", "parameters", "warnings", "own_subresource_uris", "resource_rest")
 _CALL_COLUMNS = ", ".join(f'call."{column.name}" AS {name}' for name, column in Call.__mapper__.columns.items())
-_PARTS = ("events", "deliveries", "pending_end", "dial", "slot")
+_JSON_PARTS = ("events", "deliveries", "pending_end", "dial", "slot")
 _DELIVERY_COLUMNS = ", ".join(field.name for field in fields(DeliveryRow))
 # Events and deliveries are written after their call, so older partitions are not read. A day allows for clocks that differ.
-_NOT_OLDER = "call_id = call.id AND at >= call.created_at - interval '1 day'"
+_NOT_BEFORE_CALL = "call_id = call.id AND at >= call.created_at - interval '1 day'"
 _READ_CALL = f"""
     SELECT {_CALL_COLUMNS}, now() AS now, queue.name AS queue, coalesce(queue.paused, false) AS is_queue_paused,
         (SELECT id FROM call AS redial WHERE redial.redial_of = call.id) AS redialed_as,
@@ -57,19 +57,19 @@ _READ_CALL = f"""
         (SELECT to_jsonb(scheduled_dial) FROM scheduled_dial WHERE call_id = call.id) AS dial,
         (SELECT to_jsonb(dial_slot) FROM dial_slot WHERE call_id = call.id) AS slot,
         (SELECT jsonb_agg(to_jsonb(event) ORDER BY at, id) FROM (
-            SELECT id, at, type, data, data_left_out FROM call_event WHERE {_NOT_OLDER} ORDER BY at, id LIMIT $2
+            SELECT id, at, type, data, data_left_out FROM call_event WHERE {_NOT_BEFORE_CALL} ORDER BY at, id LIMIT $2
         ) AS event) AS events,
         (SELECT jsonb_agg(to_jsonb(each) ORDER BY position, at) FROM (
-            SELECT position, {_DELIVERY_COLUMNS} FROM delivery WHERE {_NOT_OLDER} ORDER BY position, at LIMIT $3
+            SELECT position, {_DELIVERY_COLUMNS} FROM delivery WHERE {_NOT_BEFORE_CALL} ORDER BY position, at LIMIT $3
         ) AS each) AS deliveries
     FROM call LEFT JOIN queue ON queue.id = call.queue_id
     WHERE call.{{column}} = $1 {{only}}
 """
-_EVENT = TypeAdapter(EventRow)
-_DELIVERY = TypeAdapter(DeliveryRow)
-_PENDING_END = TypeAdapter(PendingEnd | None)
-_DIAL = TypeAdapter(DialRow | None)
-_SLOT = TypeAdapter(SlotRow | None)
+_EVENT_ADAPTER = TypeAdapter(EventRow)
+_DELIVERY_ADAPTER = TypeAdapter(DeliveryRow)
+_PENDING_END_ADAPTER = TypeAdapter(PendingEnd | None)
+_DIAL_ADAPTER = TypeAdapter(DialRow | None)
+_SLOT_ADAPTER = TypeAdapter(SlotRow | None)
 
 
 async def list_calls(database: Transactions, query: CallQuery, *, tenant_id: str | None) -> tuple[list[CallLine], str | None]:
@@ -99,20 +99,20 @@ async def read_call(database: Transactions, call_id: UUID | str, *, tenant_id: s
 
 def _history(row: Mapping[str, Any]) -> CallHistory:
     values = dict(row)
-    parts = {name: from_json(values.pop(name) or "null") for name in _PARTS}
+    parts = {name: from_json(values.pop(name) or "null") for name in _JSON_PARTS}
     of_history = {name: values.pop(name) for name in ("now", "queue", "is_queue_paused", "redialed_as")}
     call = CallRow(values | {name: values[name] and from_json(values[name]) for name in _JSON_ATTRIBUTES})
     events = [_event(call, event) for event in parts["events"] or []]
-    deliveries = [_DELIVERY.validate_python(_with_target(call, each)) for each in parts["deliveries"] or []]
+    deliveries = [_DELIVERY_ADAPTER.validate_python(_with_url_and_method(call, each)) for each in parts["deliveries"] or []]
     return CallHistory(
         call=call,
         events=events[:MAX_EVENTS],
         has_more_events=len(events) > MAX_EVENTS,
         deliveries=deliveries[:MAX_DELIVERIES],
         has_more_deliveries=len(deliveries) > MAX_DELIVERIES,
-        pending_end=_PENDING_END.validate_python(parts["pending_end"]),
-        dial=_DIAL.validate_python(parts["dial"]),
-        slot=_SLOT.validate_python(parts["slot"]),
+        pending_end=_PENDING_END_ADAPTER.validate_python(parts["pending_end"]),
+        dial=_DIAL_ADAPTER.validate_python(parts["dial"]),
+        slot=_SLOT_ADAPTER.validate_python(parts["slot"]),
         **of_history,
     )
 
@@ -120,17 +120,17 @@ def _history(row: Mapping[str, Any]) -> CallHistory:
 def _event(call: CallRow, stored: dict[str, Any]) -> EventRow:
     """Returns an event with all fields of its callback, also those that are not stored because the call implies them."""
     data = all_fields(call, stored["data"], stored.pop("data_left_out"))
-    return _EVENT.validate_python(stored | {"data": data})
+    return _EVENT_ADAPTER.validate_python(stored | {"data": data})
 
 
-def _with_target(call: CallRow, delivery: dict[str, Any]) -> dict[str, Any]:
-    """Returns the delivery with URL and method of its requests: those of the call, unless it has its own."""
+def _with_url_and_method(call: CallRow, delivery: dict[str, Any]) -> dict[str, Any]:
+    """Returns the delivery with the URL and the method of its requests. They are the call's unless the delivery has its own."""
     target = {"url": delivery["url"] or call.status_callback, "method": delivery["method"] or call.status_callback_method}
     return delivery | target
 
 
 class _Values(list[object]):
-    """The values of a statement."""
+    """The values of a statement's parameters ($1, $2 …)."""
 
     def placeholder_for(self, value: object) -> str:
         """Adds a value, and returns its placeholder, such as `$3`."""
@@ -170,7 +170,7 @@ def list_statement(query: CallQuery, tenant_id: str | None, *, limit: int) -> tu
 def _search_pairs(search: Search | None) -> Iterator[tuple[str, str]]:
     """Yields pairs of column and value. A call matches if one pair does. Each column has an index in the order of the list."""
     if search is not None:
-        for column in _SEARCHED[search.kind]:
+        for column in _SEARCHED_COLUMNS[search.kind]:
             for value in search.values:
                 yield column, value
 
@@ -178,9 +178,9 @@ def _search_pairs(search: Search | None) -> Iterator[tuple[str, str]]:
 def _filters(query: CallQuery, values: _Values) -> Iterator[str]:
     """Yields the SQL conditions of the query, without the search, the tenant and the queue. Adds their values."""
     if query.execution is not None:
-        yield _HAS_EXECUTION[query.execution]
+        yield _EXECUTION_CONDITIONS[query.execution]
     if query.problem is not None:
-        yield _HAS_EXECUTION["not_started"]
+        yield _EXECUTION_CONDITIONS["not_started"]
         yield f"call.problem ->> 'slug' = {values.placeholder_for(query.problem)}"
     if query.status is not None:
         yield f"call.status = {values.placeholder_for(query.status)}"
@@ -193,7 +193,7 @@ def _filters(query: CallQuery, values: _Values) -> Iterator[str]:
 
 
 def _has_index_by_tenant(query: CallQuery) -> bool:
-    """Returns whether the filters need an index that begins with the tenant. Otherwise calls are read in the order of ids."""
+    """Returns whether an index that begins with the tenant fits the filters. Otherwise calls are read in the order of ids."""
     if query.queue is not None:
         return True
     if query.search is not None:

@@ -8,22 +8,24 @@ from app.console.masking import mask_json
 Row = tuple[str, str]
 """A name and its value."""
 
-_FIRST: Final = {"to": 0, "from": 1}
+_SORT_ORDER: Final = {"to": 0, "from": 1}
 # Paths that follow from account and sid; the raw JSON has them.
-_LEFT_OUT: Final = frozenset({"uri", "subresource_uris"})
+_HIDDEN_MEMBERS: Final = frozenset({"uri", "subresource_uris"})
 
 
 def parameter_rows(parameters: Mapping[str, Any], *, reveal: bool) -> list[Row]:
     """Returns the parameters of a request, `to` and `from` first."""
     shown = parameters if reveal else mask_json(parameters)
-    return [(name, _in_words(shown[name])) for name in sorted(shown, key=lambda name: _FIRST.get(name, len(_FIRST)))]
+    return [(name, _in_words(shown[name])) for name in sorted(shown, key=lambda name: _SORT_ORDER.get(name, len(_SORT_ORDER)))]
 
 
 def resource_rows(resource: Mapping[str, Any] | None, *, reveal: bool) -> list[Row]:
     """Returns the members of Twilio's resource that have a value."""
     shown = (resource or {}) if reveal else mask_json(resource or {})
     return [
-        (name, _in_words(value)) for name, value in shown.items() if name not in _LEFT_OUT and value not in (None, "", [], {})
+        (name, _in_words(value))
+        for name, value in shown.items()
+        if name not in _HIDDEN_MEMBERS and value not in (None, "", [], {})
     ]
 
 

@@ -7,7 +7,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Literal
 
 from app.console.calls.records import CallHistory, DeliveryRow, EventRow
-from app.console.calls.words import SEARCH_RESULTS, Tone, in_words, problem_in_words, reason_in_words, span
+from app.console.calls.words import SEARCH_RESULT_TEXTS, Tone, in_words, problem_in_words, reason_in_words, span
 from app.console.deliveries.words import error_in_words
 from app.console.filters import money
 from app.console.masking import mask_json, mask_text
@@ -20,15 +20,15 @@ MIN_GAP = timedelta(seconds=9.95)
 _MIN_SHOWN_TIME = timedelta(milliseconds=50)
 _MIN_GAP_WITH_DATE = timedelta(hours=6)
 # A callback and the status that it changes are written by one statement.
-_SAME_MOMENT = timedelta(milliseconds=50)
+_MAX_STATUS_DELAY = timedelta(milliseconds=50)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A line of the timeline.
 
-    `after` is the time since the line before; `gap` replaces it if this time was long. `has_date`: the time is shown with its
-    date, which may differ from the line before.
+    `after` is the time since the previous line, in words. If that was long, `gap` has it instead, and `after` is "".
+    `has_date`: the time is shown with its date, which may differ from that of the previous line.
     """
 
     at: datetime
@@ -55,8 +55,8 @@ def timeline(history: CallHistory, *, reveal: bool = False) -> list[Entry]:
     return list(_with_gaps(lines))
 
 
-def quiet_text(entries: Sequence[Entry], history: CallHistory) -> str:
-    """Returns the time since the last line; "" if it is shorter than MIN_GAP, or if the page leaves out the last events."""
+def time_since_last_entry(entries: Sequence[Entry], history: CallHistory) -> str:
+    """Returns the time since the last line in words; "" if it is shorter than MIN_GAP, or if the last events are not shown."""
     if history.has_more_events:
         return ""
     quiet = history.now - entries[-1].at if entries else timedelta(0)
@@ -84,7 +84,7 @@ def _event_entries(events: Sequence[EventRow], *, reveal: bool) -> Iterator[Entr
             raw = dict(event.data)
             yield Entry(
                 at=event.at,
-                kind=_KINDS.get(event.type, "call"),
+                kind=_ENTRY_KINDS.get(event.type, "call"),
                 title=title,
                 detail=detail if reveal else mask_text(detail),
                 tone=tone,
@@ -99,21 +99,21 @@ def _repeats(event: EventRow, before: EventRow) -> bool:
     return (
         event.type == "call.status"
         and before.type == "call.callback"
-        and event.at - before.at < _SAME_MOMENT
+        and event.at - before.at < _MAX_STATUS_DELAY
         and event.data.get("status") == before.data.get("CallStatus")
     )
 
 
 def _describe(event: EventRow) -> tuple[str, str, Tone]:
     """Returns title, detail and tone of an event."""
-    describe = _DESCRIPTIONS.get(event.type)
+    describe = _DESCRIBERS.get(event.type)
     if describe is not None:
         return describe(event)
     # An event about a subresource, or of a later version of Callgate.
     data = event.data
     noun = in_words(event.type.removeprefix("call.")).capitalize()
     result = str(data.get("result") or "")
-    words = [str(data.get("action") or ""), _RESULTS.get(result) or in_words(result), str(data.get("sid") or "")]
+    words = [str(data.get("action") or ""), _UPDATE_RESULTS.get(result) or in_words(result), str(data.get("sid") or "")]
     words += [reason_in_words(str(data["reason"]))] if data.get("reason") else []
     return noun, ", ".join(filter(None, words)), "warning" if result == "unknown" else ""
 
@@ -174,9 +174,9 @@ def _describe_price(event: EventRow) -> tuple[str, str, Tone]:
 def _describe_search(event: EventRow) -> tuple[str, str, Tone]:
     data = event.data
     result = str(data.get("result"))
-    words = [f"{noun}: {data[name]}" for name, noun in _SEARCH_NUMBERS.items() if data.get(name) and result != "bound"]
+    words = [f"{noun}: {data[name]}" for name, noun in _SEARCH_NUMBER_TEXTS.items() if data.get(name) and result != "bound"]
     words += [reason_in_words(str(data["reason"]))] if data.get("reason") else []
-    return f"Search of Twilio's list {SEARCH_RESULTS.get(result, result)}", ", ".join(words), ""
+    return f"Search of Twilio's list {SEARCH_RESULT_TEXTS.get(result, result)}", ", ".join(words), ""
 
 
 def _describe_correction(event: EventRow) -> tuple[str, str, Tone]:
@@ -187,7 +187,7 @@ def _describe_correction(event: EventRow) -> tuple[str, str, Tone]:
 
 def _describe_change(event: EventRow) -> tuple[str, str, Tone]:
     data = event.data
-    title, tone = _ENDS[event.type] if data.get("status") else _CHANGES[event.type]
+    title, tone = _END_TEXTS[event.type] if data.get("status") else _CHANGE_TEXTS[event.type]
     words = [] if data.get("status") else [str(name) for name in data.get("parameters", [])]
     words += ["the request had to wait until then"] if data.get("remembered") else []
     words += [reason_in_words(str(data["reason"]))] if data.get("reason") else []
@@ -198,7 +198,7 @@ def _delivery_entry(delivery: DeliveryRow, *, written_at: datetime, now: datetim
     """Returns the line of a delivery. `written_at` must not be before the event that the delivery reports."""
     name, answer = f"Delivery “{delivery.event}”", _answer(delivery)
     tries = "" if delivery.attempts <= 1 else f"attempt {delivery.attempts}"
-    at, tone = delivery.last_attempt_at or written_at, _TONES[delivery.state]
+    at, tone = delivery.last_attempt_at or written_at, _DELIVERY_TONES[delivery.state]
     if delivery.state == "delivered":
         at, title = delivery.delivered_at or at, f"{name} arrived"
     elif delivery.state == "gave_up":
@@ -239,24 +239,24 @@ def _time(text: object) -> datetime | None:
         return None
 
 
-_TONES: Final[Mapping[str, Tone]] = {"delivered": "ok", "gave_up": "danger", "pending": ""}
-_DELETED_BY: Final = {"tenant": "through Callgate", "twilio": "not through Callgate"}
-_RESULTS: Final = {"sent": "sent to Twilio", "unknown": "it is unknown whether Twilio did it"}
-_SEARCH_NUMBERS: Final = {"candidates": "calls that it could be", "rivals": "other requests that could have placed them"}
-_CHANGES: Final[Mapping[str, tuple[str, Tone]]] = {
+_DELIVERY_TONES: Final[Mapping[str, Tone]] = {"delivered": "ok", "gave_up": "danger", "pending": ""}
+_DELETED_BY_TEXTS: Final = {"tenant": "through Callgate", "twilio": "not through Callgate"}
+_UPDATE_RESULTS: Final = {"sent": "sent to Twilio", "unknown": "it is unknown whether Twilio did it"}
+_SEARCH_NUMBER_TEXTS: Final = {"candidates": "calls that it could be", "rivals": "other requests that could have placed them"}
+_CHANGE_TEXTS: Final[Mapping[str, tuple[str, Tone]]] = {
     "call.updated": ("Changed through Callgate", ""),
     "call.update_remembered": ("Request to change it stored", ""),
     "call.update_forgotten": ("Request to change it dropped", ""),
     "call.update_unknown": ("Unknown whether it was changed", "warning"),
 }
 # For changes that end the call.
-_ENDS: Final[Mapping[str, tuple[str, Tone]]] = {
+_END_TEXTS: Final[Mapping[str, tuple[str, Tone]]] = {
     "call.updated": ("Ended through Callgate", ""),
     "call.update_remembered": ("Request to end it stored", ""),
     "call.update_forgotten": ("Request to end it dropped", ""),
     "call.update_unknown": ("Unknown whether it was ended", "warning"),
 }
-_DESCRIPTIONS: Final[Mapping[str, Callable[[EventRow], tuple[str, str, Tone]]]] = {
+_DESCRIBERS: Final[Mapping[str, Callable[[EventRow], tuple[str, str, Tone]]]] = {
     "call.scheduled": _describe_scheduled,
     "call.pending": _describe_pending,
     "call.started": _describe_started,
@@ -268,15 +268,15 @@ _DESCRIPTIONS: Final[Mapping[str, Callable[[EventRow], tuple[str, str, Tone]]]] 
     "call.searched": _describe_search,
     "call.corrected": _describe_correction,
     "call.second_sid": lambda event: ("Second call at Twilio", str(event.data.get("sid", "")), "danger"),
-    **dict.fromkeys(_CHANGES, _describe_change),
-    "call.deleted": lambda event: ("Deleted at Twilio", _DELETED_BY.get(str(event.data.get("by")), ""), ""),
+    **dict.fromkeys(_CHANGE_TEXTS, _describe_change),
+    "call.deleted": lambda event: ("Deleted at Twilio", _DELETED_BY_TEXTS.get(str(event.data.get("by")), ""), ""),
     "call.redialed": lambda event: ("Redialled as another call", str(event.data.get("call_id", "")), ""),
     "call.redial_failed": lambda event: ("The redial could not be stored", f"SQLSTATE {event.data.get('sqlstate')}", "danger"),
 }
-_KINDS: Final[Mapping[str, EntryKind]] = {
+_ENTRY_KINDS: Final[Mapping[str, EntryKind]] = {
     "call.callback": "callback",
     "call.status": "status",
     "call.priced": "status",
     "call.searched": "search",
-    **dict.fromkeys([*_CHANGES, "call.deleted"], "change"),
+    **dict.fromkeys([*_CHANGE_TEXTS, "call.deleted"], "change"),
 }

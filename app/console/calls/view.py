@@ -12,16 +12,16 @@ from app.console.calls.history import HistorySummary, summarize_history
 from app.console.calls.records import CallHistory, CallLine, DeliveryRow
 from app.console.calls.search import CallForm, Search
 from app.console.calls.tables import Row, parameter_rows, resource_rows
-from app.console.calls.timeline import Entry, quiet_text, timeline
+from app.console.calls.timeline import Entry, time_since_last_entry, timeline
 from app.console.calls.words import problem_in_words, span
 from app.console.deliveries.words import can_be_sent_again, error_in_words, state_of
-from app.console.masking import mask, mask_json, mask_key, mask_text, mask_url
+from app.console.masking import mask, mask_idempotency_key, mask_json, mask_text, mask_url
 from app.console.times import form_time, read_form_time
 from app.twilio.schemas import TERMINAL_STATUSES
 
 LIST_PATH: Final = "/console/calls"
 
-_SEARCHED_AS: Final[Mapping[str, str]] = {
+_SEARCH_KIND_TEXTS: Final[Mapping[str, str]] = {
     "id": "a call's id",
     "sid": "Twilio's sid",
     "number": "a phone number, called or calling",
@@ -30,29 +30,29 @@ _SEARCHED_AS: Final[Mapping[str, str]] = {
     "key": "an idempotency key",
 }
 # Seconds after which a page renews itself: often after a recent event, seldom otherwise.
-_OFTEN_S, _SELDOM_S = 2, 15
+_RENEW_OFTEN_S, _RENEW_SELDOM_S = 2, 15
 # A price, a delivery or a correction may come for a while after the end of a call.
-_SETTLES_WITHIN = timedelta(minutes=10)
-_RENEWED_OFTEN_WITHIN = timedelta(hours=1)
+_SETTLING_TIME = timedelta(minutes=10)
+_RENEW_OFTEN_FOR = timedelta(hours=1)
 
 
-def searched_as(search: Search | None) -> str:
-    """Returns what the search box was read as; "" if it is empty."""
-    return _SEARCHED_AS[search.kind] if search else ""
+def search_kind_text(search: Search | None) -> str:
+    """Returns in words what kind of value the text in the search box was taken for; "" if the box is empty."""
+    return _SEARCH_KIND_TEXTS[search.kind] if search else ""
 
 
-def badge_of(call: Any) -> str:
-    """Returns the word for the badge of a call: Twilio's status of a started call, otherwise the execution."""
+def badge_text(call: Any) -> str:
+    """Returns the word for a call's badge: Twilio's status of a started call, the `execution` of any other call."""
     return str((call.status or "started") if call.execution == "started" else call.execution)
 
 
-def length_of(call: Any) -> str:
-    """Returns how long a call was; "" unless it was answered and has ended."""
+def duration_text(call: Any) -> str:
+    """Returns the length of a call in words; "" unless it was answered and has ended."""
     return span(timedelta(seconds=call.duration)) if call.duration and call.status in TERMINAL_STATUSES else ""
 
 
-def outcome_of(line: CallLine) -> str:
-    """Returns why a call was not started, which the list says beside the badge; "" for any other call."""
+def refusal_text(line: CallLine) -> str:
+    """Returns why a call was not started, as a text to show beside the badge; "" for any other call."""
     if line.execution != "not_started":
         return ""
     if line.settled_by in ("expired", "canceled"):
@@ -63,7 +63,7 @@ def outcome_of(line: CallLine) -> str:
 def time_value(form: CallForm, name: str) -> str:
     """Returns the value of a field with a time: "" if it is empty or cannot be read."""
     try:
-        read = read_form_time(form.given.get(name, ""))
+        read = read_form_time(form.texts.get(name, ""))
     except ValueError:
         return ""
     return form_time(read) if read else ""
@@ -73,15 +73,15 @@ def page_address(form: CallForm, cursor: str | None) -> str | None:
     """Returns the address of the page of this list that begins at the cursor; None without one."""
     if cursor is None:
         return None
-    filters = {name: value for name, value in form.given.items() if name != "cursor"}
+    filters = {name: value for name, value in form.texts.items() if name != "cursor"}
     return f"{LIST_PATH}?{urlencode(filters | {'cursor': cursor})}"
 
 
 def first_page_address(form: CallForm) -> str | None:
     """Returns the address of the first page of this list; None if this is the first page."""
-    if "cursor" not in form.given:
+    if "cursor" not in form.texts:
         return None
-    filters = {name: value for name, value in form.given.items() if name != "cursor"}
+    filters = {name: value for name, value in form.texts.items() if name != "cursor"}
     return f"{LIST_PATH}?{urlencode(filters)}" if filters else LIST_PATH
 
 
@@ -137,13 +137,13 @@ def view_call(history: CallHistory, *, reveal: bool = False) -> CallView:
         history=history,
         revealed=reveal,
         summary=summarize_history(history, reveal=reveal),
-        state=badge_of(call),
+        state=badge_text(call),
         to=show(call.to),
         from_=show(call.from_),
-        idempotency_key=call.idempotency_key and (str if reveal else mask_key)(call.idempotency_key),
-        length=length_of(call),
+        idempotency_key=call.idempotency_key and (str if reveal else mask_idempotency_key)(call.idempotency_key),
+        length=duration_text(call),
         entries=entries,
-        quiet=quiet_text(entries, history) if renew_every_s else "",
+        quiet=time_since_last_entry(entries, history) if renew_every_s else "",
         deliveries=[_delivery_line(each, history, reveal=reveal) for each in history.deliveries],
         can_end=can_be_ended(call),
         renew_every_s=renew_every_s,
@@ -168,12 +168,12 @@ def _renew_every_s(history: CallHistory) -> int | None:
     call, now = history.call, history.now
     if can_be_ended(call):
         last = history.events[-1].at if history.events else call.created_at
-        return _OFTEN_S if now - last < _RENEWED_OFTEN_WITHIN else _SELDOM_S
-    if now - call.updated_at > _SETTLES_WITHIN:
+        return _RENEW_OFTEN_S if now - last < _RENEW_OFTEN_FOR else _RENEW_SELDOM_S
+    if now - call.updated_at > _SETTLING_TIME:
         return None
     has_price = call.execution != "started" or call.price is not None
     is_delivered = all(each.state != "pending" for each in history.deliveries)
-    return None if has_price and is_delivered else _OFTEN_S
+    return None if has_price and is_delivered else _RENEW_OFTEN_S
 
 
 def _delivery_line(delivery: DeliveryRow, history: CallHistory, *, reveal: bool) -> DeliveryLine:

@@ -8,13 +8,13 @@ from app.errors import all_errors
 Tone = Literal["", "ok", "warning", "danger"]
 """How urgently someone should look: a class of the style sheet."""
 
-SEARCH_RESULTS: Final = {
+SEARCH_RESULT_TEXTS: Final = {
     "none": "found nothing",
     "ambiguous": "found several calls, and cannot tell which one it is",
     "inconclusive": "proves nothing",
     "bound": "found it",
 }
-REFUSALS: Final = {
+REFUSAL_TEXTS: Final = {
     "upstream-rejected": "Twilio refused it",
     "upstream-credentials-rejected": "Twilio refused the account's credentials",
     "upstream-throttled": "Twilio took no more requests at that moment",
@@ -22,7 +22,7 @@ REFUSALS: Final = {
     "database-unavailable": "The database was unavailable, so nothing was sent",
 }
 """Explanations of stored problems by slug. For any other problem the page shows its title."""
-_REASONS: Final = {
+_REASON_TEXTS: Final = {
     "abandoned": "the process that sent it has ended",
     "grant_lost": "whether it was dialled was not recorded",
     "sid_taken": "Twilio's answer named another call",
@@ -62,7 +62,7 @@ def span(length: timedelta) -> str:
 
 
 def in_words(word: str) -> str:
-    """Returns a constant such as `user_defined_message` as words."""
+    """Returns the constant with spaces instead of `_`, for example `user_defined_message` as "user defined message"."""
     return word.replace("_", " ").replace("-", " ")
 
 
@@ -70,11 +70,11 @@ def reason_in_words(reason: str) -> str:
     """Returns why a request or a search had no result, such as `read_timeout` or `status_500`, in words."""
     if reason.startswith("status_"):
         return f"the answer had {in_words(reason)}"
-    return _REASONS.get(reason) or in_words(reason)
+    return _REASON_TEXTS.get(reason) or in_words(reason)
 
 
 def problem_in_words(problem: object) -> str:
     """Returns what a stored problem means, by its slug; "" without one."""
     slug = str(problem or "")
     error = all_errors().get(slug)
-    return REFUSALS.get(slug) or (error.title if error else slug)
+    return REFUSAL_TEXTS.get(slug) or (error.title if error else slug)

@@ -28,8 +28,8 @@ from app.http.routes import needs
 from app.tenants.scopes import Scope
 
 router = console_router("/deliveries")
-_SINCE_BY_DEFAULT = timedelta(days=1)
-_NO_TIME = "Choose a date and a time, such as 2026-11-28 09:30."
+_DEFAULT_REPLAY_AGE = timedelta(days=1)
+_MISSING_TIME_TEXT = "Choose a date and a time, such as 2026-11-28 09:30."
 
 
 @router.get("")
@@ -82,7 +82,7 @@ async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "")
         searched_to=searched_to,
         now=now,
         next_page=next_page,
-        since="" if fault else form_time(_read_since(query.since) or now - _SINCE_BY_DEFAULT),
+        since="" if fault else form_time(_read_since(query.since) or now - _DEFAULT_REPLAY_AGE),
         fault=fault,
     )
 
@@ -114,7 +114,7 @@ async def replay_deliveries(
     caller = caller_for_tenant(client, tenant_id)
     since = _read_since(form.text("since"))
     if since is None:
-        return await _show_list(request, DeliveryQuery(tenant_id, "given_up"), fault=_NO_TIME)
+        return await _show_list(request, DeliveryQuery(tenant_id, "given_up"), fault=_MISSING_TIME_TEXT)
     replay = await service.replay(caller, since=since, failed_only=True, actor=actor)
     if replay.count and replay.continue_since is None:
         return _redirect_to(list_address(tenant_id, "waiting", sent=replay.count))

@@ -69,21 +69,21 @@ class ListedDelivery:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenUp:
+class GivenUpPage:
     """A page of deliveries that were given up, newest first."""
 
     lines: list[ListedDelivery]
     next_before: UUID | None
     """The next page has deliveries before this id. None: this is the last page."""
     searched_to: datetime | None
-    """The page ends because MAX_SEARCHED deliveries, all since this time, were searched. None: it ends for another reason."""
+    """The time down to which deliveries were searched, if the page ends because of MAX_SEARCHED; None otherwise."""
 
 
-_LINE = """delivery.id, delivery.call_id, delivery.tenant_id, delivery.event, delivery.state, delivery.attempts,
+_DELIVERY_COLUMNS = """delivery.id, delivery.call_id, delivery.tenant_id, delivery.event, delivery.state, delivery.attempts,
     delivery.pending_since, delivery.next_attempt_at, delivery.last_attempt_at, delivery.last_status, delivery.last_error,
     delivery.held, coalesce(delivery.url, call.status_callback), call.sid, call."to", call."from" AS from_"""
 
-_BACKLOGS = f"""
+_LIST_BACKLOGS = f"""
     WITH RECURSIVE {tenants_with_pending_sql()}
     SELECT tenant.tenant_id, own.* FROM tenant CROSS JOIN LATERAL (
         SELECT count(*), count(*) FILTER (WHERE attempts > 0), min(pending_since),
@@ -97,13 +97,13 @@ _BACKLOGS = f"""
     WHERE tenant.tenant_id IS NOT NULL LIMIT $2
 """
 
-_WAITING = f"""
-    SELECT {_LINE} FROM delivery LEFT JOIN call ON call.id = delivery.call_id
+_LIST_WAITING = f"""
+    SELECT {_DELIVERY_COLUMNS} FROM delivery LEFT JOIN call ON call.id = delivery.call_id
     WHERE delivery.tenant_id = $1 AND next_attempt_at IS NOT NULL AND (next_attempt_at, delivery.id) > ($2, $3)
     ORDER BY next_attempt_at, delivery.id LIMIT $4
 """
 
-_GIVEN_UP = f"""
+_LIST_GIVEN_UP = f"""
     WITH searched AS MATERIALIZED (
         SELECT id, call_id, at, state FROM delivery WHERE tenant_id = $1 AND (at, id) < ($2, $3)
         ORDER BY at DESC, id DESC LIMIT {MAX_SEARCHED}
@@ -112,13 +112,13 @@ _GIVEN_UP = f"""
     ), place AS (
         SELECT count(*) AS searched, (array_agg(id ORDER BY at, id))[1] AS last_id FROM searched
     )
-    SELECT place.searched, place.last_id, {_LINE}
+    SELECT place.searched, place.last_id, {_DELIVERY_COLUMNS}
     FROM place LEFT JOIN given_up ON true
         LEFT JOIN delivery ON delivery.call_id = given_up.call_id AND delivery.at = given_up.at AND delivery.id = given_up.id
         LEFT JOIN call ON call.id = given_up.call_id
     ORDER BY given_up.at DESC, given_up.id DESC
 """
-_EARLIEST: Final = datetime.fromtimestamp(0, tz=UTC)
+_EARLIEST_TIME: Final = datetime.fromtimestamp(0, tz=UTC)
 _LATEST_ID: Final = UUID(int=2**128 - 1)
 
 
@@ -131,7 +131,7 @@ async def find_call_id(database: Transactions, tenant_id: str, delivery_id: UUID
 
 async def list_backlogs(database: Transactions, *, after: str = "") -> list[Backlog]:
     """Returns the backlogs of at most MAX_TENANTS tenants, whose ids come after `after`."""
-    return [Backlog(*row) for row in await fetch(database, _BACKLOGS, after, MAX_TENANTS)]
+    return [Backlog(*row) for row in await fetch(database, _LIST_BACKLOGS, after, MAX_TENANTS)]
 
 
 async def list_waiting_deliveries(
@@ -141,19 +141,19 @@ async def list_waiting_deliveries(
 
     `after` has `next_attempt_at` and id of the last delivery on the page before.
     """
-    at, delivery_id = after or (_EARLIEST, UUID(int=0))
-    rows = await fetch(database, _WAITING, tenant_id, at, delivery_id, PAGE_SIZE + 1)
+    at, delivery_id = after or (_EARLIEST_TIME, UUID(int=0))
+    rows = await fetch(database, _LIST_WAITING, tenant_id, at, delivery_id, PAGE_SIZE + 1)
     return [ListedDelivery(*row) for row in rows[:PAGE_SIZE]], len(rows) > PAGE_SIZE
 
 
-async def list_given_up(database: Transactions, tenant_id: str, *, before: UUID | None = None) -> GivenUp:
+async def list_given_up(database: Transactions, tenant_id: str, *, before: UUID | None = None) -> GivenUpPage:
     """Returns a page of the tenant's given-up deliveries. Searches only the newest MAX_SEARCHED deliveries before `before`."""
     last = before or _LATEST_ID
-    rows = await fetch(database, _GIVEN_UP, tenant_id, ids.created_at(last), last, PAGE_SIZE + 1)
+    rows = await fetch(database, _LIST_GIVEN_UP, tenant_id, ids.created_at(last), last, PAGE_SIZE + 1)
     searched, last_id = rows[0][:2]
     lines = [ListedDelivery(*row[2:]) for row in rows if row[2] is not None]
     if len(lines) > PAGE_SIZE:
-        return GivenUp(lines[:PAGE_SIZE], lines[PAGE_SIZE - 1].id, None)
+        return GivenUpPage(lines[:PAGE_SIZE], lines[PAGE_SIZE - 1].id, None)
     if searched < MAX_SEARCHED:
-        return GivenUp(lines, None, None)
-    return GivenUp(lines, last_id, ids.created_at(last_id))
+        return GivenUpPage(lines, None, None)
+    return GivenUpPage(lines, last_id, ids.created_at(last_id))

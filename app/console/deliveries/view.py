@@ -17,7 +17,7 @@ PATH: Final = f"{CONSOLE_PREFIX}/deliveries"
 
 @dataclass(frozen=True, slots=True)
 class DeliveryQuery:
-    """The query of the list's URL: a tenant, its waiting or given-up deliveries, and the place in the list."""
+    """The query of the list's URL: a tenant, the state of the deliveries (waiting or given up), and the place in the list."""
 
     tenant: str = ""
     state: str = "waiting"
@@ -25,7 +25,7 @@ class DeliveryQuery:
     sent: int | None = None
     """How many deliveries the form before this page sent again. None: no form was sent."""
     since: str = ""
-    """The time to show in the form: deliveries that were given up since then must still be sent again."""
+    """The time to show in the form that sends given-up deliveries again. Those since this time were not all sent yet."""
 
     @property
     def done(self) -> str | None:
@@ -111,13 +111,13 @@ class BacklogItem:
         is_status = error is not None and error.isdigit()
         return cls(
             backlog.tenant_id,
-            waiting=_bounded(backlog.waiting, backlog),
-            retried=_bounded(backlog.retried, backlog),
+            waiting=_count_text(backlog.waiting, backlog),
+            retried=_count_text(backlog.retried, backlog),
             oldest=backlog.oldest,
             last_error=error_in_words(None, int(error)) if error and is_status else error_in_words(error, None),
         )
 
 
-def _bounded(number: int, backlog: Backlog) -> str:
+def _count_text(number: int, backlog: Backlog) -> str:
     """Returns the number, with a "+" if not all waiting deliveries were counted."""
     return f"{number:,}+" if backlog.waiting >= MAX_COUNTED and number else f"{number:,}"

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Final, Protocol
 
 # docs/callbacks.md explains the words.
-_ERRORS: Final = {
+_ERROR_TEXTS: Final = {
     "resolve": "the host has no address",
     "refused_address": "its address is not allowed",
     "invalid_url": "the URL is not valid under the present rules",
@@ -51,7 +51,7 @@ def can_be_sent_again(delivery: AttemptedDelivery) -> bool:
 def error_in_words(error: str | None, status: int | None) -> str | None:
     """Returns why the last attempt failed. None: it succeeded, or there was no attempt."""
     if error is not None:
-        return _ERRORS.get(error, error)
+        return _ERROR_TEXTS.get(error, error)
     return None if status is None or status < 300 else f"answered {status}"
 
 

@@ -12,7 +12,7 @@ from app.console.reads import fetch
 from app.database.pool import Transactions
 from app.rollups.models import ALL_TENANTS
 
-MINUTES_SINCE: Final = "date_trunc('hour', now() - interval '1 day')"
+MINUTE_FIGURES_SINCE: Final = "date_trunc('hour', now() - interval '1 day')"
 """SQL: a time since which the figures of minutes are certainly kept. Before it, the figures of hours are read."""
 
 
@@ -36,10 +36,10 @@ class Figures:
     waiting: int = 0
 
 
-_COLUMNS: Final = tuple(Figures.__dataclass_fields__)
+_FIGURE_COLUMNS: Final = tuple(Figures.__dataclass_fields__)
 # A period that was counted has a row of all tenants. If a tenant has no row for such a period, its figures are zero.
-_ROLLED_UP: Final = f"""
-    SELECT every.start, {", ".join(f"own.{name}" for name in _COLUMNS)}
+_FIGURES_OF_LENGTH: Final = f"""
+    SELECT every.start, {", ".join(f"own.{name}" for name in _FIGURE_COLUMNS)}
     FROM rollup AS every LEFT JOIN rollup AS own
         ON own.tenant_id = $1 AND own.seconds = every.seconds AND own.start = every.start
     WHERE every.tenant_id = '{ALL_TENANTS}' AND every.latency IS NOT NULL AND every.seconds = %d
@@ -47,9 +47,9 @@ _ROLLED_UP: Final = f"""
 # Without figures, this returns one row that has only the time.
 _READ_FIGURES: Final = f"""
     SELECT clock.now, figures.* FROM (SELECT now() AS now) AS clock LEFT JOIN (
-        {_ROLLED_UP % 3600} AND every.start >= now() - $2::interval AND every.start < {MINUTES_SINCE}
+        {_FIGURES_OF_LENGTH % 3600} AND every.start >= now() - $2::interval AND every.start < {MINUTE_FIGURES_SINCE}
         UNION ALL
-        {_ROLLED_UP % 60} AND every.start >= greatest(now() - $2::interval, {MINUTES_SINCE})
+        {_FIGURES_OF_LENGTH % 60} AND every.start >= greatest(now() - $2::interval, {MINUTE_FIGURES_SINCE})
     ) AS figures ON true ORDER BY start
 """
 
@@ -73,7 +73,7 @@ async def read_figures(database: Transactions, tenant_id: str | None, *, span: t
 
 
 def _figures(row: Mapping[str, Any]) -> Figures:
-    known = {name: row[name] for name in _COLUMNS if row[name] is not None}
+    known = {name: row[name] for name in _FIGURE_COLUMNS if row[name] is not None}
     if "spent" in known:
         known["spent"] = json.loads(known["spent"], parse_float=Decimal, parse_int=Decimal)
     return Figures(**known)

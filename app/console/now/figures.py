@@ -12,9 +12,9 @@ from app.console.now.figure_store import Figures, RolledUpFigures
 from app.rollups.store import LATENCY_BOUNDS_MS
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LAG: Final = timedelta(minutes=2)
+_MAX_COUNTING_DELAY: Final = timedelta(minutes=2)
 """The figures of a minute may be missing for so long after its end."""
-_MAXIMA: Final = frozenset({"waiting"})
+_MAXIMUM_FIGURES: Final = frozenset({"waiting"})
 """Figures whose value for a longer period is the maximum, not the sum."""
 
 
@@ -60,27 +60,27 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class FigureRow:
-    """A row of the table. `texts` are in the order of COLUMNS; none: the figures of the period were not counted."""
+    """A row of the table. `texts` are in the order of TABLE_COLUMNS; empty: the figures of the period were not counted."""
 
     start: datetime
     texts: list[str]
 
 
-COLUMNS: Final = (
+TABLE_COLUMNS: Final = (
     *("Started", "Not started", "Unknown", "Not dialled yet", "Answered in (half / 95 %)", "Callbacks"),
     *("Delivered", "Given up", "Most waiting", "Spent", "Without a price"),
 )
 
 
 def points(read: RolledUpFigures, *, span: timedelta, length: timedelta) -> list[Point]:
-    """Returns the figures of the last `span`, in periods of this length. Leaves out new periods without figures yet."""
+    """Returns the figures of the last `span`, summed for periods of this length. Leaves out new periods without figures yet."""
     now, found = read.now, defaultdict[datetime, list[Figures]](list)
     for start, each in read.figures:
         found[start - (start - _EPOCH) % length].append(each)
     first = now - span
     first += (_EPOCH - first) % length
     starts = [first + index * length for index in range(-(-(now - first) // length))]
-    while starts and starts[-1] not in found and starts[-1] > now - length - _LAG:
+    while starts and starts[-1] not in found and starts[-1] > now - length - _MAX_COUNTING_DELAY:
         starts.pop()
     return [(start, total(found[start]) if start in found else None) for start in starts]
 
@@ -95,14 +95,15 @@ def total(parts: Sequence[Figures]) -> Figures:
     numbers = {}
     for name in (field.name for field in fields(Figures) if field.name not in ("spent", "latency")):
         values = [getattr(each, name) for each in parts]
-        numbers[name] = max(values, default=0) if name in _MAXIMA else sum(values)
+        numbers[name] = max(values, default=0) if name in _MAXIMUM_FIGURES else sum(values)
     return Figures(**numbers, spent=spent, latency=latency)
 
 
 def quantile_ms(latency: Sequence[int], share: float) -> float | None:
-    """Returns the time within which this share of calls was answered, interpolated within its bucket; None without calls.
+    """Returns the milliseconds within which Twilio answered this share of calls; None without calls.
 
-    `latency` has the number of calls in each bucket. Calls in the last bucket count as the last bound.
+    `latency` has the number of calls in each bucket of LATENCY_BOUNDS_MS. The result is interpolated within a bucket, and never
+    more than the last bound.
     """
     wanted, seen = share * sum(latency), 0
     if not wanted:

@@ -7,7 +7,7 @@ from typing import Final, Literal
 from urllib.parse import quote
 
 from app.console.now.store import Facts, RejectedCredential, WaitingCount
-from app.console.now.words import MIN_CALLS, SentencePart, calls_word, count_text, end_at_pace, percent, span_text
+from app.console.now.words import MIN_SHARE_CALLS, SentencePart, calls_word, count_text, end_at_pace, percent, span_text
 
 Level = Literal["ok", "warning", "danger"]
 LEVELS: Final[tuple[Level, ...]] = ("danger", "warning", "ok")
@@ -18,9 +18,9 @@ _PENDING_FOR_LONG: Final = timedelta(minutes=10)
 _FAILING_FOR_LONG: Final = timedelta(minutes=10)
 # A new call may not be found at first.
 _MISSING_FOR_LONG: Final = timedelta(minutes=2)
-_ROLLED_UP_LATE: Final = timedelta(minutes=5)
-_SLOW_S: Final = 1.0
-_MANY_SERVER_ERRORS: Final = 0.02
+_FIGURES_LATE_AFTER: Final = timedelta(minutes=5)
+_SLOW_DATABASE_S: Final = 1.0
+_MAX_SERVER_ERROR_SHARE: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,12 @@ def _system_items(facts: Facts, for_operator: bool, key_set_state: str) -> Itera
         )
         level: Level = "danger" if facts.has_calls else "warning"
         yield AttentionItem(level, ["No worker runs.", *seen], advice if for_operator else "Tell the operator of Callgate.")
-    elif facts.has_calls and facts.rolled_until is not None and facts.read_at - facts.rolled_until > _ROLLED_UP_LATE:
+    elif facts.has_calls and facts.rolled_until is not None and facts.read_at - facts.rolled_until > _FIGURES_LATE_AFTER:
         advice = (
             "A worker catches up after an upgrade or a pause. If it does not, its log has `job_failed` or `rollup_skipped`."
         )
         yield AttentionItem("warning", ["The plots end at ", facts.rolled_until, "."], advice)
-    if facts.took_s > _SLOW_S:
+    if facts.took_s > _SLOW_DATABASE_S:
         advice = (
             "Look at the load, the locks and the disk of Postgres. Creations wait for it, too: `callgate_database_seconds`."
         )
@@ -92,11 +92,14 @@ def _call_items(facts: Facts) -> Iterator[AttentionItem]:
         yield AttentionItem(
             "warning", [f"A call is pending for {span_text(waited)}."], advice, ("Pending calls", "/calls?execution=pending")
         )
-    if recent.past_pending >= MIN_CALLS and recent.server_errors / recent.past_pending >= _MANY_SERVER_ERRORS:
-        share = percent(recent.server_errors / recent.past_pending)
+    if (
+        recent.settled_or_unknown >= MIN_SHARE_CALLS
+        and recent.server_errors / recent.settled_or_unknown >= _MAX_SERVER_ERROR_SHARE
+    ):
+        share = percent(recent.server_errors / recent.settled_or_unknown)
         advice = "See https://status.twilio.com. The calls are unknown until a callback or a search settles them."
         yield AttentionItem("warning", [f"Twilio answered 5xx to {share} of the calls of the last hour."], advice)
-    if recent.past_pending >= MIN_CALLS and recent.started * 2 < recent.past_pending:
+    if recent.settled_or_unknown >= MIN_SHARE_CALLS and recent.started * 2 < recent.settled_or_unknown:
         advice = "Their problems say why: refused by Twilio, out of reach, throttled, or without an accepted credential."
         yield AttentionItem(
             "danger",
@@ -104,7 +107,7 @@ def _call_items(facts: Facts) -> Iterator[AttentionItem]:
             advice,
             ("Calls that did not start", "/calls?execution=not_started"),
         )
-    if recent.started >= MIN_CALLS and not recent.called_back and facts.called_back_before:
+    if recent.started >= MIN_SHARE_CALLS and not recent.called_back and facts.called_back_before:
         advice = "Twilio reaches Callgate at `CALLGATE_PUBLIC_URL`. Try that address from outside: name, certificate, firewall."
         title = [f"No callback came for the {recent.started:,} calls that started in the last hour, and before they did."]
         yield AttentionItem("danger", title, advice)

@@ -49,7 +49,7 @@ async def show_now(
         range_name=range_name,
         plots=figures.plots(found),
         has_figures=bool(read.figures),
-        columns=figures.COLUMNS,
+        columns=figures.TABLE_COLUMNS,
         rows=figures.table(figures.points(read, span=shown.span, length=shown.row)),
     )
 

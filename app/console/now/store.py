@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from app.callgate_error import EXECUTIONS
-from app.console.now.figure_store import MINUTES_SINCE
+from app.console.now.figure_store import MINUTE_FIGURES_SINCE
 from app.console.reads import fetch
 from app.database.heartbeats import WORKER_SUMMARY_SQL, WorkerSummary
 from app.database.pool import Transactions
@@ -31,7 +31,7 @@ MAX_LISTED_ROWS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class WaitingCount:
-    """How many items wait, at most MAX_COUNTED_ROWS. The oldest waits `since` this time, unless Facts says otherwise."""
+    """How many items wait, at most MAX_COUNTED_ROWS, and since when the oldest one waits (unless Facts says otherwise)."""
 
     number: int
     since: datetime | None
@@ -65,7 +65,7 @@ class RejectedCredential:
 
 @dataclass(frozen=True, slots=True)
 class MissingCalls:
-    """Calls that count as concurrent ones although Twilio does not know them, at most MAX_COUNTED_ROWS."""
+    """Calls that count toward `max_concurrent`, although Twilio answers that it has no such call; at most MAX_COUNTED_ROWS."""
 
     number: int
     since: datetime | None
@@ -89,7 +89,7 @@ class LastHour:
     called_back: int = 0
 
     @property
-    def past_pending(self) -> int:
+    def settled_or_unknown(self) -> int:
         """Calls that are neither scheduled nor pending."""
         return self.started + self.not_started + self.unknown
 
@@ -131,7 +131,7 @@ def _json_list(rows: str) -> str:
     return f"(SELECT coalesce(json_agg(row_to_json(each)), '[]') FROM ({rows}) AS each)"
 
 
-_WAITING: Final = f"""
+_WAITING_DIALS: Final = f"""
     SELECT last.due_at AS since FROM account CROSS JOIN LATERAL (
         SELECT due_at FROM scheduled_dial AS dial WHERE dial.account_id = account.account_id
         ORDER BY due_at DESC LIMIT {MAX_COUNTED_ROWS}
@@ -144,7 +144,7 @@ def _waiting_count(rows: str, since: str = "min(since)") -> str:
     return f"(SELECT json_build_object('number', count(*), 'since', {since}) FROM ({rows} LIMIT {MAX_COUNTED_ROWS}) AS counted)"
 
 
-_MISSING: Final = f"""(
+_MISSING_CALLS: Final = f"""(
     SELECT json_build_object(
         'number', count(*), 'since', min(missing_since), 'oldest', (array_agg(call_id ORDER BY missing_since))[1]
     ) FROM (
@@ -152,7 +152,7 @@ _MISSING: Final = f"""(
         WHERE missing_since IS NOT NULL {{own}} ORDER BY missing_since LIMIT {MAX_COUNTED_ROWS}
     ) AS counted
 )"""
-_QUEUES: Final = f"""
+_WAITING_QUEUES: Final = f"""
     SELECT queue.tenant_id, queue.name, queue.paused, coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours,
         (
             SELECT count(*) FROM (SELECT FROM scheduled_dial WHERE queue_id = queue.id LIMIT {MAX_COUNTED_ROWS}) AS counted
@@ -168,7 +168,7 @@ _QUEUES: Final = f"""
             SELECT due_at, ring_by FROM scheduled_dial WHERE queue_id = queue.id ORDER BY due_at DESC LIMIT 1
         ) AS last
 """
-_CREDENTIALS: Final = f"""
+_REJECTED_CREDENTIALS: Final = f"""
     SELECT account.tenant_id, account.account_sid, credential.username, credential.rejected_at, (
         SELECT count(*) FROM twilio_credential AS other WHERE other.account_id = account.id
             AND other.revoked_at IS NULL AND other.rejected_at IS NULL
@@ -177,26 +177,26 @@ _CREDENTIALS: Final = f"""
     WHERE credential.rejected_at IS NOT NULL AND credential.revoked_at IS NULL {{own}}
     ORDER BY credential.rejected_at DESC LIMIT {MAX_LISTED_ROWS}
 """
-_RECENT_SUMS: Final = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in LastHour.__dataclass_fields__)
+_LAST_HOUR_SUMS: Final = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in LastHour.__dataclass_fields__)
 # Ids begin with their time in milliseconds (app.calls.ids).
-_FIRST_ID: Final = """(
+_FIRST_UNCOUNTED_ID: Final = """(
     SELECT (lpad(to_hex((extract(epoch FROM greatest(max(rolled_until), now() - interval '1 hour')) * 1000)::bigint), 12, '0')
         || repeat('0', 20))::uuid FROM rollup_progress
 )"""
 # The figures of minutes, and calls that were requested after the last of them: at most as many as the sentence needs.
-_RECENT: Final = f"""
-    SELECT {_RECENT_SUMS} FROM (
+_LAST_HOUR: Final = f"""
+    SELECT {_LAST_HOUR_SUMS} FROM (
         SELECT {", ".join(LastHour.__dataclass_fields__)} FROM rollup
         WHERE {{figures}} AND seconds = 60 AND start >= now() - interval '1 hour'
         UNION ALL
         SELECT {", ".join(f"(execution = '{name}')::int" for name in EXECUTIONS)}, 0, 0 FROM (
-            SELECT execution FROM call WHERE id >= {_FIRST_ID} {{own}} LIMIT {MAX_LIVE_CALLS}
+            SELECT execution FROM call WHERE id >= {_FIRST_UNCOUNTED_ID} {{own}} LIMIT {MAX_LIVE_CALLS}
         ) AS live
     ) AS every
 """
-_SUMS: Final = {
-    "gave_up": f"""seconds = 3600 AND start >= now() - interval '7 days' AND start < {MINUTES_SINCE}
-        OR seconds = 60 AND start >= {MINUTES_SINCE}""",
+_SUM_PERIODS: Final = {
+    "gave_up": f"""seconds = 3600 AND start >= now() - interval '7 days' AND start < {MINUTE_FIGURES_SINCE}
+        OR seconds = 60 AND start >= {MINUTE_FIGURES_SINCE}""",
     "unpriced": "seconds = 3600 AND start >= now() - interval '7 days' AND start < now() - interval '25 hours'",
     "called_back": "seconds = 60 AND start >= now() - interval '1 day' AND start < now() - interval '1 hour'",
 }
@@ -213,7 +213,8 @@ def _statement(*, of_tenant: bool) -> str:
         for execution in ("unknown", "pending")
     )
     gave_up, unpriced, called_back = (
-        f"(SELECT coalesce(sum({name}), 0) FROM rollup WHERE {figures} AND ({periods}))" for name, periods in _SUMS.items()
+        f"(SELECT coalesce(sum({name}), 0) FROM rollup WHERE {figures} AND ({periods}))"
+        for name, periods in _SUM_PERIODS.items()
     )
     return f"""
         {of_one if of_tenant else accounts_with_rows_sql("scheduled_dial")}
@@ -226,9 +227,9 @@ def _statement(*, of_tenant: bool) -> str:
             'halt_reason', (SELECT halt_reason FROM grant_guard WHERE id = 1),
             'unknown', {unknown},
             'pending', {pending},
-            'waiting', {_waiting_count(_WAITING, since="max(since)")},
-            'missing', {_MISSING.format(own=own_account)},
-            'queues', {_json_list(_QUEUES.format(own=own))},
+            'waiting', {_waiting_count(_WAITING_DIALS, since="max(since)")},
+            'missing', {_MISSING_CALLS.format(own=own_account)},
+            'queues', {_json_list(_WAITING_QUEUES.format(own=own))},
             'failing', (
                 SELECT json_build_object('number', count(*), 'since', min(pending_since)) FROM (
                     SELECT attempts, pending_since FROM delivery WHERE next_attempt_at IS NOT NULL {own}
@@ -237,8 +238,8 @@ def _statement(*, of_tenant: bool) -> str:
             ),
             'gave_up', {gave_up},
             'unpriced', {unpriced},
-            'credentials', {_json_list(_CREDENTIALS.format(own=own))},
-            'recent', (SELECT row_to_json(sums) FROM ({_RECENT.format(figures=figures, own=own)}) AS sums),
+            'credentials', {_json_list(_REJECTED_CREDENTIALS.format(own=own))},
+            'recent', (SELECT row_to_json(sums) FROM ({_LAST_HOUR.format(figures=figures, own=own)}) AS sums),
             'called_back_before', {called_back},
             'rolled_until', (SELECT rolled_until FROM rollup_progress WHERE id = 1),
             'took_s', extract(epoch FROM clock_timestamp() - now())
@@ -246,12 +247,14 @@ def _statement(*, of_tenant: bool) -> str:
     """
 
 
-OF_TENANT: Final = _statement(of_tenant=True)
-OF_ALL: Final = _statement(of_tenant=False)
-_FACTS: Final = TypeAdapter(Facts)
+READ_FACTS_OF_TENANT: Final = _statement(of_tenant=True)
+READ_FACTS_OF_ALL: Final = _statement(of_tenant=False)
+_FACTS_ADAPTER: Final = TypeAdapter(Facts)
 
 
 async def read_facts(database: Transactions, tenant_id: str | None) -> Facts:
     """Reads the facts of a tenant; None: of all tenants. Raises DatabaseUnavailable."""
-    ((facts,),) = await (fetch(database, OF_ALL) if tenant_id is None else fetch(database, OF_TENANT, tenant_id))
-    return _FACTS.validate_json(facts)
+    ((facts,),) = await (
+        fetch(database, READ_FACTS_OF_ALL) if tenant_id is None else fetch(database, READ_FACTS_OF_TENANT, tenant_id)
+    )
+    return _FACTS_ADAPTER.validate_json(facts)

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from app.console.now.findings import LEVELS, AttentionItem, Level, attention_items
 from app.console.now.store import MAX_COUNTED_ROWS, Facts
-from app.console.now.words import MIN_CALLS, SentencePart, count_text, end_at_pace, percent, span_text
+from app.console.now.words import MIN_SHARE_CALLS, SentencePart, count_text, end_at_pace, percent, span_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,14 @@ def _main_sentence(facts: Facts) -> tuple[Level, str]:
         return "ok", "Nothing is set up yet."
     if not facts.has_calls:
         return "ok", "No call has been requested yet."
-    if recent.past_pending >= MIN_CALLS and recent.started * 2 < recent.past_pending:
+    if recent.settled_or_unknown >= MIN_SHARE_CALLS and recent.started * 2 < recent.settled_or_unknown:
         return (
             "danger",
-            f"Most calls do not start: {recent.past_pending - recent.started:,} of {recent.past_pending:,} in the last hour.",
+            f"Most calls do not start: {recent.settled_or_unknown - recent.started:,} of {recent.settled_or_unknown:,} "
+            "in the last hour.",
         )
-    goes = "Calls go out" if recent.past_pending else "No call was dialled in the last hour"
-    joint = "but" if recent.past_pending else "and"
+    goes = "Calls go out" if recent.settled_or_unknown else "No call was dialled in the last hour"
+    joint = "but" if recent.settled_or_unknown else "and"
     if not facts.workers.running:
         return "danger", f"{goes}, {joint} no worker runs."
     if facts.is_halted:
@@ -84,8 +85,8 @@ def _waiting_clause(facts: Facts) -> list[SentencePart]:
 
 
 def _twilio_clause(facts: Facts) -> list[SentencePart]:
-    if not facts.recent.past_pending:
+    if not facts.recent.settled_or_unknown:
         return []
     if not facts.recent.server_errors:
         return ["Twilio answers no 5xx"]
-    return [f"Twilio answers 5xx to {percent(facts.recent.server_errors / facts.recent.past_pending)}"]
+    return [f"Twilio answers 5xx to {percent(facts.recent.server_errors / facts.recent.settled_or_unknown)}"]

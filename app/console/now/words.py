@@ -7,7 +7,7 @@ from app.console.now.store import MAX_COUNTED_ROWS, WaitingCount, WaitingQueue
 
 SentencePart = str | datetime
 """A part of a sentence: text with `code` in backticks, or a time, which the page shows in the viewer's zone."""
-MIN_CALLS: Final = 5
+MIN_SHARE_CALLS: Final = 5
 """No conclusion is drawn from fewer calls."""
 
 

@@ -33,9 +33,9 @@ from app.twilio.transport import AiohttpTransport
 from app.workloads.key_sources import DISCOVERY_PATH
 
 _TIMEOUT_S = 10.0
-_METADATA_S = 60.0
-_MAX_BYTES = 256 * 1024
-_LEEWAY_S = 60
+_METADATA_MAX_AGE_S = 60.0
+_MAX_RESPONSE_BYTES = 256 * 1024
+_MAX_CLOCK_DIFFERENCE_S = 60
 # Only signatures made with a private key, which the provider alone has: no `none`, and no HMAC with a shared secret.
 _SIGNATURE_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
 
@@ -94,7 +94,7 @@ class OidcProvider:
 
     async def _discover(self, client: HttpClient) -> dict[str, Any]:
         """Returns the discovery document. It is cached for a minute, so that no client can make Callgate flood the provider."""
-        if time.monotonic() - self._read_at > _METADATA_S:
+        if time.monotonic() - self._read_at > _METADATA_MAX_AGE_S:
             metadata = await _get_json(client, self.issuer.rstrip("/") + DISCOVERY_PATH)
             if metadata.get("issuer") != self.issuer:
                 raise ProviderFailed("discovery_of_another_issuer")
@@ -130,7 +130,7 @@ class OidcProvider:
             options = {"iss": {"essential": True, "value": self.issuer}, "aud": {"essential": True, "value": self.client_id}}
             parameters = {"nonce": attempt.nonce, "client_id": self.client_id, "access_token": tokens.get("access_token")}
             claims = CodeIDToken(decoded.claims, decoded.header, options, parameters)
-            claims.validate(leeway=_LEEWAY_S)
+            claims.validate(leeway=_MAX_CLOCK_DIFFERENCE_S)
         except (JoseError, KeyError, ValueError, TypeError) as error:
             raise ProviderFailed(f"id_token_{type(error).__name__}") from None
         if not claims["sub"]:
@@ -168,7 +168,7 @@ async def _read_json(
             try:
                 if response.status_code != httpx.codes.OK:
                     raise ProviderFailed(f"status_{response.status_code}")
-                content = await read_response_body(response, limit=_MAX_BYTES)
+                content = await read_response_body(response, limit=_MAX_RESPONSE_BYTES)
             except BodyTooLong:
                 raise ProviderFailed("too_long") from None
             finally:

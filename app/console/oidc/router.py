@@ -32,14 +32,14 @@ logger = structlog.stdlib.get_logger(__name__)
 
 router = console_router("/oidc")
 
-COOKIE: Final = "__Host-callgate-oidc"
-_IDENTITY = "console oidc attempt"
-_LIFETIME_S = 600
+COOKIE_NAME: Final = "__Host-callgate-oidc"
+_SEAL_IDENTITY = "console oidc attempt"
+_ATTEMPT_LIFETIME_S = 600
 # Given to KeyAttempts instead of the hash of a key: a login with OpenID Connect has no key.
-_COUNTED_AS = b"oidc"
-_FAILED = "The login at the provider did not succeed. Try again; the log has the reason."
-_OUTDATED = "This login took too long, or was begun in another browser. Try again."
-_NO_RULE = "The provider knows you, and no rule of this installation gives you access. Ask its operator."
+_ATTEMPT_COUNTER_KEY = b"oidc"
+_FAILED_TEXT = "The login at the provider did not succeed. Try again; the log has the reason."
+_OUTDATED_TEXT = "This login took too long, or was begun in another browser. Try again."
+_NO_RULE_TEXT = "The provider knows you, and no rule of this installation gives you access. Ask its operator."
 
 
 @router.get("/login")
@@ -50,13 +50,13 @@ async def begin_login(request: Request) -> Response:
     try:
         address, attempt = await provider.begin()
     except ProviderFailed as error:
-        return _refused(request, _FAILED, 502, str(error))
+        return _refused(request, _FAILED_TEXT, 502, str(error))
     wanted = safe_redirect_path(request.query_params.get("next", ""))
-    kept = asdict(attempt) | {"wanted": wanted, "until": time.time() + _LIFETIME_S}
+    kept = asdict(attempt) | {"wanted": wanted, "until": time.time() + _ATTEMPT_LIFETIME_S}
     keyring: Keyring = request.state.keyring
-    sealed = keyring.seal(json.dumps(kept), identity=_IDENTITY).hex()
+    sealed = keyring.seal(json.dumps(kept), identity=_SEAL_IDENTITY).hex()
     response = RedirectResponse(address, status_code=303)
-    response.set_cookie(COOKIE, sealed, max_age=_LIFETIME_S, path="/", secure=True, httponly=True, samesite="lax")
+    response.set_cookie(COOKIE_NAME, sealed, max_age=_ATTEMPT_LIFETIME_S, path="/", secure=True, httponly=True, samesite="lax")
     return response
 
 
@@ -67,28 +67,28 @@ async def finish_login(request: Request) -> Response:
     provider = _provider_of(request)
     attempts: KeyAttempts = request.state.key_attempts
     address = attempts.address_of(request.scope)
-    attempts.require_attempt_left(address, _COUNTED_AS)
+    attempts.require_attempt_left(address, _ATTEMPT_COUNTER_KEY)
     kept = _stored_attempt(request)
     query = request.query_params
     if kept is None or not hmac.compare_digest(query.get("state", "").encode(), kept[0].state.encode()):
-        return _refused(request, _OUTDATED, 401, "state")
+        return _refused(request, _OUTDATED_TEXT, 401, "state")
     attempt, wanted = kept
     if "code" not in query or query.get("iss", provider.issuer) != provider.issuer:
-        return _refused(request, _FAILED, 401, "no_code")
+        return _refused(request, _FAILED_TEXT, 401, "no_code")
     try:
         claims = await provider.finish(query["code"], attempt)
     except ProviderFailed as error:
-        attempts.record_wrong_key(address, _COUNTED_AS)
-        return _refused(request, _FAILED, 401, str(error))
+        attempts.record_wrong_key(address, _ATTEMPT_COUNTER_KEY)
+        return _refused(request, _FAILED_TEXT, 401, str(error))
     rules: tuple[OidcRule, ...] = request.state.console_oidc_rules
     client = client_for_claims(rules, claims)
     if client is None:
-        return _refused(request, _NO_RULE, 403, "no_rule")
+        return _refused(request, _NO_RULE_TEXT, 403, "no_rule")
     # The response is a page, because browsers would send no `Strict` cookie after a redirect that the provider began.
     try:
         response = await start_session(request, client, page_response(request, "oidc/done.html", wanted=wanted))
     except TenantNotFound:
-        return _refused(request, _NO_RULE, 403, "no_such_tenant")
+        return _refused(request, _NO_RULE_TEXT, 403, "no_such_tenant")
     _delete_cookie(response)
     return response
 
@@ -104,7 +104,7 @@ def _stored_attempt(request: Request) -> tuple[LoginAttempt, str] | None:
     """Returns the values that `begin_login` stored, and the path to open; None without a cookie of the last ten minutes."""
     keyring: Keyring = request.state.keyring
     try:
-        kept = json.loads(keyring.unseal(bytes.fromhex(request.cookies.get(COOKIE, "")), identity=_IDENTITY))
+        kept = json.loads(keyring.unseal(bytes.fromhex(request.cookies.get(COOKIE_NAME, "")), identity=_SEAL_IDENTITY))
     except (ValueError, SecretUnreadable):
         return None
     if kept["until"] < time.time():
@@ -121,4 +121,4 @@ def _refused(request: Request, fault: str, status: int, reason: str) -> Response
 
 
 def _delete_cookie(response: Response) -> None:
-    response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
+    response.delete_cookie(COOKIE_NAME, path="/", secure=True, httponly=True, samesite="lax")

@@ -9,18 +9,18 @@ from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.scopes import Scope
 
 _MAX_NAME_LENGTH = 200
-_NO_KEY = UUID(int=0)
+_NO_KEY_ID = UUID(int=0)
 
 
 def client_for_claims(rules: Sequence[OidcRule], claims: Mapping[str, Any]) -> Caller | OperatorCaller | None:
-    """Returns the client that the first matching rule gives; None if no rule matches."""
+    """Returns the client (a tenant's caller or an operator) that the first matching rule names; None if no rule matches."""
     rule = next((rule for rule in rules if _matches(rule, claims)), None)
     if rule is None:
         return None
     scopes = frozenset(map(Scope, rule.scopes))
     if rule.tenant is None:
         return OperatorCaller(None, _name_of(claims), scopes, "oidc")
-    return Caller(rule.tenant, _NO_KEY, _name_of(claims), False, scopes, kind="oidc")
+    return Caller(rule.tenant, _NO_KEY_ID, _name_of(claims), False, scopes, kind="oidc")
 
 
 def _matches(rule: OidcRule, claims: Mapping[str, Any]) -> bool:

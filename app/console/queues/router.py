@@ -34,7 +34,7 @@ router = console_router("/queues")
 
 
 async def console_queue_service(request: Request) -> QueueService:
-    """Returns the queue service. It uses the console's read slots, so pages do not delay reads through the API."""
+    """Returns the queue service. Its reads use the slots of the console, so pages do not delay reads through the API."""
     return QueueService(request.state.database, request.state.console_reads)
 
 
@@ -44,7 +44,7 @@ async def time_limited_queue_service(request: Request) -> QueueService:
 
 
 QueuesDep = Annotated[QueueService, Depends(console_queue_service)]
-ShownQueuesDep = Annotated[QueueService, Depends(time_limited_queue_service)]
+QueueReadsDep = Annotated[QueueService, Depends(time_limited_queue_service)]
 QueueCancellationDep = Annotated[QueueCancellation, Depends(queue_cancellation)]
 
 
@@ -92,7 +92,7 @@ async def list_queues(
 
 @router.get("/{tenant_id}/{name}")
 @needs(Scope.READ, clients="any")
-async def show_queue(request: Request, queue: QueueDep, service: ShownQueuesDep, canceled: int | None = None) -> Response:
+async def show_queue(request: Request, queue: QueueDep, service: QueueReadsDep, canceled: int | None = None) -> Response:
     """Shows one queue. `canceled` is how many of its calls were canceled just now."""
     done = None if canceled is None else canceled_text(canceled)
     return await _show(request, queue, service, "queues/queue.html", done=done)
@@ -100,7 +100,7 @@ async def show_queue(request: Request, queue: QueueDep, service: ShownQueuesDep,
 
 @router.get("/{tenant_id}/{name}/live")
 @needs(Scope.READ, clients="any")
-async def show_live_queue(request: Request, queue: QueueDep, service: ShownQueuesDep) -> Response:
+async def show_live_queue(request: Request, queue: QueueDep, service: QueueReadsDep) -> Response:
     """Returns the part of the page that renews itself."""
     return await _show(request, queue, service, "queues/live.html")
 
@@ -130,7 +130,7 @@ async def resume_queue(queue: QueueDep, actor: ConsoleActorDep, service: QueuesD
 
 @router.get("/{tenant_id}/{name}/cancel")
 @needs(Scope.ADMIN, clients="any")
-async def confirm_cancellation(request: Request, queue: QueueDep, service: ShownQueuesDep) -> Response:
+async def confirm_cancellation(request: Request, queue: QueueDep, service: QueueReadsDep) -> Response:
     """Shows how many calls would be canceled, and asks for confirmation."""
     return await _show(request, queue, service, "queues/cancel.html")
 

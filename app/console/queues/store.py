@@ -22,7 +22,7 @@ class QueueLine:
     """Calls that wait. MAX_COUNTED + 1 stands for any number above MAX_COUNTED."""
 
 
-_LIST = f"""
+_LIST_QUEUES = f"""
     SELECT {STATE_COLUMNS}, waiting.number AS waiting
     FROM {STATE_TABLES} CROSS JOIN LATERAL (
         SELECT count(*) AS number
@@ -30,8 +30,8 @@ _LIST = f"""
     ) AS waiting
     WHERE {{which}} ORDER BY queue.tenant_id, queue.name LIMIT {PAGE_SIZE + 1}
 """
-_ALL: Final = _LIST.format(which="(queue.tenant_id, queue.name) > ($1, $2)")
-_OF_TENANT: Final = _LIST.format(which="queue.tenant_id = $1 AND queue.name > $2")
+_LIST_OF_ALL: Final = _LIST_QUEUES.format(which="(queue.tenant_id, queue.name) > ($1, $2)")
+_LIST_OF_TENANT: Final = _LIST_QUEUES.format(which="queue.tenant_id = $1 AND queue.name > $2")
 
 
 async def list_queue_lines(
@@ -41,6 +41,6 @@ async def list_queue_lines(
 
     `tenant_id` None: the queues of all tenants. `after` has tenant and name of the last queue on the page before.
     """
-    statement, values = (_ALL, after) if tenant_id is None else (_OF_TENANT, (tenant_id, after[1]))
+    statement, values = (_LIST_OF_ALL, after) if tenant_id is None else (_LIST_OF_TENANT, (tenant_id, after[1]))
     lines = [QueueLine(QueueState.of(row), row["waiting"]) for row in await fetch(database, statement, *values)]
     return lines[:PAGE_SIZE], len(lines) > PAGE_SIZE

@@ -13,7 +13,7 @@ from app.queues.state_store import QueueState
 from app.queues.wait_reason import WaitReasonName, wait_reason
 
 PATH: Final = f"{CONSOLE_PREFIX}/queues"
-_REASONS: Final[dict[WaitReasonName, str]] = {
+_WAIT_REASON_TEXTS: Final[dict[WaitReasonName, str]] = {
     "halted": "waits, as all scheduled calls do: the database was restored or failed over, or an operator has halted them. "
     "They go on after `callgate queues release`",
     "tenant_suspended": "waits until the tenant is resumed",
@@ -26,21 +26,21 @@ _REASONS: Final[dict[WaitReasonName, str]] = {
     "account_concurrency": "waits until a call of the account ends",
     "account_pace": "waits for the pace of the account",
 }
-_NO_END_TEXTS: Final[dict[UnknownEndReason, str]] = {
+_UNKNOWN_END_TEXTS: Final[dict[UnknownEndReason, str]] = {
     "none_waits": "no call waits",
     "not_counted": "unknown: the calls that wait were not counted in time",
     "stopped": "unknown while no call is dialled",
     "hours": "unknown, because hours apply",
     "no_rate": "unknown, because neither queue nor account has a limit of calls per second",
 }
-_NEEDS_ATTENTION: Final = frozenset({"halted", "tenant_suspended", "paused"})
+_URGENT_REASONS: Final = frozenset({"halted", "tenant_suspended", "paused"})
 
 
 def reason_text(reason: WaitReasonName | None, *, waits: bool) -> str:
-    """Returns in words what the next call waits for, such as "waits for its time"; "–" if no call waits (`waits` is false)."""
+    """Returns in words what the next call waits for, such as "waits for its time"; "–" if `waits` is false."""
     if not waits:
         return "–"
-    return "is dialled now" if reason is None else _REASONS[reason]
+    return "is dialled now" if reason is None else _WAIT_REASON_TEXTS[reason]
 
 
 def waiting_text(number: int) -> str:
@@ -83,7 +83,7 @@ class QueueItem:
             path=queue_path(queue.tenant_id, queue.name),
             tenant_id=queue.tenant_id,
             name=queue.name,
-            state="paused" if queue.paused else "halted" if reason in _NEEDS_ATTENTION else "active",
+            state="paused" if queue.paused else "halted" if reason in _URGENT_REASONS else "active",
             next_due_at=None if state.next_call is None else state.next_call.due_at,
             reason=reason_text(reason, waits=state.next_call is not None),
             pace=pace_text(queue.pace),
@@ -99,12 +99,12 @@ class QueueView:
     item: QueueItem
     read_at: datetime
     sentence: str
-    depth: tuple[tuple[str, int], ...] | None
+    counts_by_execution: tuple[tuple[str, int], ...] | None
     """The number of calls with each execution. None: they could not be counted in time."""
     statuses: tuple[tuple[str, int], ...]
     problems: tuple[tuple[str, int], ...]
-    reached: str
-    """How many calls started in the last minute, as a pace."""
+    achieved_pace: str
+    """The number of calls that started in the last minute, as a rate in words."""
     waiting: int | None
     first_not_before: datetime | None
     projected_end_at: datetime | None
@@ -123,14 +123,14 @@ class QueueView:
             item=QueueItem.of(progress.state),
             read_at=progress.state.read_at,
             sentence=_sentence(progress),
-            depth=None if counts is None else tuple(sorted(counts.execution.items())),
+            counts_by_execution=None if counts is None else tuple(sorted(counts.execution.items())),
             statuses=() if counts is None else _by_number(counts.status),
             problems=() if counts is None else _by_number(counts.problem),
-            reached="not counted in time" if started is None else f"{started / 60:.2f} a second in the last minute",
+            achieved_pace="not counted in time" if started is None else f"{started / 60:.2f} a second in the last minute",
             waiting=None if waiting is None else waiting.number,
             first_not_before=None if waiting is None else waiting.first_not_before,
             projected_end_at=progress.projected_end_at,
-            no_end="" if isinstance(progress.end, datetime) else _NO_END_TEXTS[progress.end],
+            no_end="" if isinstance(progress.end, datetime) else _UNKNOWN_END_TEXTS[progress.end],
             is_paused=queue.paused,
             is_limited=queue.pace.is_limited,
             ring_within="15 minutes" if queue.ring_within_s is None else f"{queue.ring_within_s:,} s",

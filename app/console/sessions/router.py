@@ -7,7 +7,7 @@ from starlette.responses import RedirectResponse
 
 from app.audit.events import Actor
 from app.console.access import (
-    COOKIE,
+    COOKIE_NAME,
     LOGIN_PATH,
     ConsoleClientDep,
     SentFormDep,
@@ -26,8 +26,8 @@ from app.tenants.scopes import Scope, in_order
 
 router = console_router()
 
-_USED_LINK = "This link was used before, or has expired. Make a new one with `callgate console link`."
-_WRONG_KEY = "This API key is unknown, expired or revoked."
+_USED_LINK_TEXT = "This link was used before, or has expired. Make a new one with `callgate console link`."
+_WRONG_KEY_TEXT = "This API key is unknown, expired or revoked."
 
 
 @router.get("/login")
@@ -49,7 +49,7 @@ async def log_in(request: Request, form: SentFormDep) -> Response:
     try:
         client = await client_of_key(request, form.text("key"))
     except Unauthorized:
-        return login_page(request, status=401, wanted=wanted, fault=_WRONG_KEY)
+        return login_page(request, status=401, wanted=wanted, fault=_WRONG_KEY_TEXT)
     except TooManyAttempts as error:
         fault = f"Too many wrong API keys came from your address. Try again in {error.after_s} s."
         response = login_page(request, status=429, wanted=wanted, fault=fault)
@@ -71,7 +71,7 @@ async def use_link(request: Request, form: SentFormDep) -> Response:
     sessions: ConsoleSessions = request.state.console_sessions
     token = await sessions.redeem(form.text("link"), request_id=request.state.request_id)
     if token is None:
-        return login_page(request, status=401, fault=_USED_LINK)
+        return login_page(request, status=401, fault=_USED_LINK_TEXT)
     return _set_cookie(RedirectResponse(CONSOLE_PREFIX, status_code=303), token, sessions)
 
 
@@ -84,7 +84,7 @@ async def start_session(request: Request, client: Caller | OperatorCaller, respo
 
 def _set_cookie(response: Response, token: str, sessions: ConsoleSessions) -> Response:
     lifetime_s = int(sessions.lifetime.total_seconds())
-    response.set_cookie(COOKIE, token, max_age=lifetime_s, path="/", secure=True, httponly=True, samesite="strict")
+    response.set_cookie(COOKIE_NAME, token, max_age=lifetime_s, path="/", secure=True, httponly=True, samesite="strict")
     return response
 
 
@@ -97,7 +97,7 @@ async def log_out(request: Request) -> Response:
         sessions: ConsoleSessions = request.state.console_sessions
         await sessions.end(session.id, Actor(session.client.kind, session.client.name, request.state.request_id))
     response = RedirectResponse(LOGIN_PATH, status_code=303)
-    response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="strict")
+    response.delete_cookie(COOKIE_NAME, path="/", secure=True, httponly=True, samesite="strict")
     return response
 
 

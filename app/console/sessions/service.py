@@ -31,7 +31,7 @@ from app.tenants.scopes import ALL_SCOPES, in_order, known_scopes
 
 LINK_LIFETIME = timedelta(minutes=15)
 """`callgate console link --help` and docs/console.md state this number, too."""
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
+_TOKEN_PATTERN = re.compile(r"[A-Za-z0-9_-]{43}")
 # Stands before a link when it is hashed. No cookie has a `:`, so the hash of a link is never the hash of a cookie.
 _LINK_PREFIX = "link:"
 
@@ -100,10 +100,10 @@ class ConsoleSessions:
         `is_user_activity` says whether a person made the request, and not a page that renews itself. Only such requests keep
         the session from ending as unused.
         """
-        if not _TOKEN.fullmatch(token):
+        if not _TOKEN_PATTERN.fullmatch(token):
             return None
         found = await find_session(self.database, _hash(token), idle=self.idle)
-        if found and is_user_activity and not found.is_seen:
+        if found and is_user_activity and not found.is_recently_seen:
             async with self.database.transaction() as connection:
                 await mark_seen(connection, found.id)
         return ActiveSession(found.id, _client_of(found), found.expires_at) if found else None

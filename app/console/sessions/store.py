@@ -32,8 +32,8 @@ class StoredSession:
     is_suspended: bool
     max_in_flight: int | None
     expires_at: datetime
-    is_seen: bool
-    """Whether `seen_at` is less than a minute old, and need not be written again."""
+    is_recently_seen: bool
+    """Whether `seen_at` is less than a minute old. It is not written again then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class ListedSession:
     expires_at: datetime
 
 
-_OF_KEY_AND_TENANT = """
+_FROM_KEY_AND_TENANT = """
     FROM console_session AS session
     LEFT JOIN api_key AS key ON key.id = key_id
     LEFT JOIN tenant ON tenant.id = coalesce(key.tenant_id, session.tenant_id)
@@ -59,18 +59,18 @@ _HAS_NOT_ENDED = """
 _FIND = f"""
     SELECT session.id, kind, session.name, key_id, tenant.id, coalesce(key.scopes, session.scopes),
         suspended_at IS NOT NULL, max_in_flight, session.expires_at, seen_at > now() - interval '1 minute'
-    {_OF_KEY_AND_TENANT} WHERE token_hash = $1 AND {_HAS_NOT_ENDED.format(idle="$2")}
+    {_FROM_KEY_AND_TENANT} WHERE token_hash = $1 AND {_HAS_NOT_ENDED.format(idle="$2")}
 """
 _LIST = f"""
     SELECT session.id, kind, session.name, tenant.id, session.created_at, seen_at, session.expires_at
-    {_OF_KEY_AND_TENANT} WHERE {_HAS_NOT_ENDED.format(idle="$1")} ORDER BY session.id DESC
+    {_FROM_KEY_AND_TENANT} WHERE {_HAS_NOT_ENDED.format(idle="$1")} ORDER BY session.id DESC
 """
 
 
 async def find_session(database: StatementPool, token_hash: bytes, *, idle: timedelta) -> StoredSession | None:
-    """Returns the session; None if there is none, or it has ended.
+    """Returns the session with this hash of its cookie; None if there is none, or it has ended.
 
-    A session ends if it or its API key expires or is revoked, or if it is not used for `idle`.
+    A session ends if it or its API key expires or is revoked, or if it is not used for the time `idle`.
     """
     rows = await database.fetch(_FIND, token_hash, idle)
     return StoredSession(*rows[0]) if rows else None

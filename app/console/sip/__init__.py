@@ -1,1 +1,1 @@
-"""The page that takes a SIP address apart."""
+"""The page that parses a SIP address, and shows its parts and what is wrong with it."""

@@ -1,4 +1,4 @@
-"""Takes a SIP address apart. The address is in the body of a POST, so that no log, history or referrer has it."""
+"""The page that parses a SIP address. The address is in the body of a POST, so that no log, history or referrer has it."""
 
 from fastapi import Request, Response
 

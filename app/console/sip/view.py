@@ -15,9 +15,9 @@ MASK: Final = "•••"
 MAX_SHOWN_LENGTH: Final = ADDRESS_LENGTH_LIMIT + HEADERS_LENGTH_LIMIT
 """Maximum number of characters of an address that the page shows. A valid address is shorter."""
 _EXCERPT_LENGTH: Final = 60
-_BY_SEVERITY: Final = tuple(Severity)
+_SEVERITIES: Final = tuple(Severity)
 # Categories of Unicode: control, format, surrogate, private use, unassigned, and line and paragraph separators.
-_INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_INVISIBLE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def _numbers_of(findings: Sequence[Finding], applies: Callable[[Finding], bool])
 
 
 def _highest_severity(findings: Sequence[Finding], numbers: Sequence[int]) -> Severity:
-    return min((findings[number - 1].severity for number in numbers), key=_BY_SEVERITY.index)
+    return min((findings[number - 1].severity for number in numbers), key=_SEVERITIES.index)
 
 
 def _excerpt(text: str, found: Finding, password: tuple[int, int] | None) -> str:
@@ -161,7 +161,7 @@ def escape_invisible(text: str) -> str:
 
 
 def _is_invisible(character: str) -> bool:
-    return unicodedata.category(character) in _INVISIBLE or (character.isspace() and character != " ")
+    return unicodedata.category(character) in _INVISIBLE_CATEGORIES or (character.isspace() and character != " ")
 
 
 def _escaped(character: str) -> str:

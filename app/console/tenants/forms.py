@@ -25,7 +25,7 @@ SECRET_FIELDS: Final = frozenset({"auth_token", "secret"})
 """Fields whose values are never shown again."""
 _FORM_ERRORS: Final = (AlreadyExists, IdempotencyKeyReused, InvalidRequest, OperatorKeyRequired, ScopeRequired)
 # Error texts by field, instead of the API's texts, which name regular expressions.
-_TEXTS: Final = {
+_ERROR_TEXTS: Final = {
     "id": "Use lower-case letters, digits and -, at most 63, and a letter or digit first.",
     "account_sid": "Give AC and 32 hexadecimal digits.",
     "key_sid": "Give SK and 32 hexadecimal digits.",
@@ -35,7 +35,7 @@ _TEXTS: Final = {
     "scopes": "Choose at least one.",
     "expires_at": "Give a time in the future, in UTC, such as 2027-01-31T12:00.",
 }
-_CREDENTIAL_FORM: Final = "Give either the auth token, or the SID and the secret of an API key."
+_CREDENTIAL_ERROR_TEXT: Final = "Give either the auth token, or the SID and the secret of an API key."
 
 
 class Fields(Protocol):
@@ -67,7 +67,7 @@ class FormState:
 
 
 def refused_form(form: Fields, names: tuple[str, ...], error: CallgateError | OperatorError) -> FormState:
-    """Returns the form with error texts, beside the fields that the error names. Raises an error about anything else again."""
+    """Returns the form with an error text beside each field that the error names. Reraises errors about anything else."""
     problem = problem_for(error) if isinstance(error, OperatorError) else error
     if not isinstance(problem, _FORM_ERRORS):
         raise problem
@@ -85,8 +85,8 @@ def refused_form(form: Fields, names: tuple[str, ...], error: CallgateError | Op
 
 def _fault_text(name: str, fault: FieldError) -> str:
     if fault.code == "credential_form":
-        return _CREDENTIAL_FORM
-    return _TEXTS.get(name, f"{fault.detail[:1].upper()}{fault.detail[1:]}.")
+        return _CREDENTIAL_ERROR_TEXT
+    return _ERROR_TEXTS.get(name, f"{fault.detail[:1].upper()}{fault.detail[1:]}.")
 
 
 def filled_fields(form: Fields, names: tuple[str, ...]) -> dict[str, Any]:
@@ -101,7 +101,7 @@ KEY_FIELDS: Final = ("name", "expires_at", "format", "scopes")
 
 
 def idempotency_key_of(form: Fields) -> str:
-    """Returns the idempotency key in the form for a new API key. With it, reloading the response creates no second API key."""
+    """Returns the idempotency key in the form for a new API key. It prevents a reload from creating a second API key."""
     try:
         return str(UUID(form.text("once")))
     except ValueError:

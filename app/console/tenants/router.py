@@ -25,16 +25,19 @@ from app.tenants.scopes import Scope
 router = console_router("/tenants")
 
 
-async def shown_tenant(client: ConsoleClientDep, tenant_id: str) -> str:
+async def visible_tenant(client: ConsoleClientDep, tenant_id: str) -> str:
     """Returns the tenant's id in the path. Raises TenantNotFound if the session is another tenant's."""
     return reachable_tenant(client, tenant_id)
 
 
-ShownTenantDep = Annotated[str, Depends(shown_tenant)]
+VisibleTenantDep = Annotated[str, Depends(visible_tenant)]
 
 
 async def console_administration(request: Request, client: ConsoleClientDep, actor: ConsoleActorDep) -> TenantAdministration:
-    """Returns tenants' use cases. Raises ScopeRequired without the scope `read`, because a refused form shows the tenant."""
+    """Returns the service that changes tenants. Raises ScopeRequired without the scope `read`.
+
+    The scope is needed because the page of a refused form shows the tenant.
+    """
     require_read(client)
     keyring: Keyring = request.state.keyring
     return TenantAdministration(request.state.database, keyring, actor)
@@ -78,7 +81,7 @@ async def create_tenant(request: Request, tenants: AdministrationDep, form: Sent
 
 @router.get("/{tenant_id}")
 @needs(Scope.READ, clients="any")
-async def show_tenant(request: Request, tenant_id: ShownTenantDep) -> Response:
+async def show_tenant(request: Request, tenant_id: VisibleTenantDep) -> Response:
     return await render_tenant(request, tenant_id)
 
 
@@ -116,7 +119,7 @@ async def render_tenant(
 
 @router.post("/{tenant_id}/suspend")
 @needs(Scope.ADMIN, clients="operator")
-async def suspend_tenant(tenant_id: ShownTenantDep, tenants: AdministrationDep) -> Response:
+async def suspend_tenant(tenant_id: VisibleTenantDep, tenants: AdministrationDep) -> Response:
     """Refuses creations of the tenant from now on. Its records stay readable."""
     await tenants.suspend_tenant(tenant_id, suspended=True)
     return RedirectResponse(f"{PATH}/{tenant_id}", status_code=303)
@@ -124,6 +127,6 @@ async def suspend_tenant(tenant_id: ShownTenantDep, tenants: AdministrationDep) 
 
 @router.post("/{tenant_id}/resume")
 @needs(Scope.ADMIN, clients="operator")
-async def resume_tenant(tenant_id: ShownTenantDep, tenants: AdministrationDep) -> Response:
+async def resume_tenant(tenant_id: VisibleTenantDep, tenants: AdministrationDep) -> Response:
     await tenants.suspend_tenant(tenant_id, suspended=False)
     return RedirectResponse(f"{PATH}/{tenant_id}", status_code=303)

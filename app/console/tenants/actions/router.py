@@ -20,7 +20,7 @@ from app.console.tenants.forms import (
     key_body,
     refused_form,
 )
-from app.console.tenants.router import AdministrationDep, ShownTenantDep, render_tenant
+from app.console.tenants.router import AdministrationDep, VisibleTenantDep, render_tenant
 from app.console.tenants.view import tenant_path
 from app.errors import CallgateError, ResourceNotFound
 from app.http.routes import needs
@@ -33,7 +33,7 @@ router = console_router("/tenants/{tenant_id}")
 @router.post("/accounts")
 @needs(Scope.ADMIN, clients="any")
 async def create_account(
-    request: Request, client: ConsoleClientDep, tenant_id: ShownTenantDep, tenants: AdministrationDep, form: SentFormDep
+    request: Request, client: ConsoleClientDep, tenant_id: VisibleTenantDep, tenants: AdministrationDep, form: SentFormDep
 ) -> Response:
     """Adds an account with its first credential. The secret is stored encrypted and never shown."""
     try:
@@ -54,7 +54,7 @@ async def create_account(
 @router.post("/accounts/{account_sid}/credentials")
 @needs(Scope.ADMIN, clients="any")
 async def create_credential(
-    request: Request, tenant_id: ShownTenantDep, account_sid: str, tenants: AdministrationDep, form: SentFormDep
+    request: Request, tenant_id: VisibleTenantDep, account_sid: str, tenants: AdministrationDep, form: SentFormDep
 ) -> Response:
     """Adds a credential, which is tried after the account's other credentials."""
     try:
@@ -70,7 +70,7 @@ async def create_credential(
 
 @router.post("/credentials/{credential_id}/revoke")
 @needs(Scope.ADMIN, clients="any")
-async def revoke_credential(tenant_id: ShownTenantDep, credential_id: str, tenants: AdministrationDep) -> Response:
+async def revoke_credential(tenant_id: VisibleTenantDep, credential_id: str, tenants: AdministrationDep) -> Response:
     """Revokes the credential: it is never used again. Callbacks that are signed with it are refused."""
     try:
         wanted = UUID(credential_id)
@@ -83,7 +83,7 @@ async def revoke_credential(tenant_id: ShownTenantDep, credential_id: str, tenan
 @router.post("/keys")
 @needs(Scope.ADMIN, clients="any")
 async def create_key(
-    request: Request, client: ConsoleClientDep, tenant_id: ShownTenantDep, tenants: AdministrationDep, form: SentFormDep
+    request: Request, client: ConsoleClientDep, tenant_id: VisibleTenantDep, tenants: AdministrationDep, form: SentFormDep
 ) -> Response:
     """Creates a key and shows it once. Sending the same form again, as a reload does, creates no second key."""
     try:
@@ -104,7 +104,7 @@ async def create_key(
 
 @router.post("/keys/{key_id}/revoke")
 @needs(Scope.ADMIN, clients="any")
-async def revoke_key(tenant_id: ShownTenantDep, key_id: str, tenants: AdministrationDep) -> Response:
+async def revoke_key(tenant_id: VisibleTenantDep, key_id: str, tenants: AdministrationDep) -> Response:
     """Revokes the key, so that it is refused from now on."""
     await tenants.revoke_key(key_id.replace("\x00", ""), tenant_id=tenant_id)
     return _redirect_to_tenant(tenant_id)
