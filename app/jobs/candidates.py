@@ -145,7 +145,7 @@ def earliest_date(call: Call) -> datetime:
 def rate_match(call: Call, entry: CallResource, *, longest_life: timedelta) -> MatchRating:
     """Rates whether the creation of `call` may have started `entry`, a call in Twilio's list.
 
-    The rating is "yes" only if Twilio's entry has all fields and all match. A missing field does not exclude a match.
+    The rating is "yes" only if direction, `to` and `from` are present and match exactly. A missing field excludes no match.
     """
     shown_to, shown_from = _text_or_none(entry.raw.get("to")), _text_or_none(entry.raw.get("from"))
     if entry.direction not in (_API_CALL_DIRECTION, None):

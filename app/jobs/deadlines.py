@@ -62,7 +62,7 @@ class Deadlines:
         return False
 
     async def delete_idle_turns(self) -> bool:
-        """Deletes rows of `dial_turn` whose caller has had no call dialled for an hour. Returns false.
+        """Deletes rows of `dial_turn` whose caller has no waiting call, and had none granted for an hour. Returns false.
 
         Each grant reads all rows of the account, so there must be few.
         """

@@ -24,7 +24,7 @@ class RehearsedCall:
     ring_by: datetime | None = None
     priority: str | None = None
     reason: str | None = None
-    """Why the call is refused, fails or is late."""
+    """Why the call is refused or delayed."""
     dialled_at: datetime | None = None
     """When Callgate sends the call to Twilio."""
     queue_time: timedelta = _NO_QUEUE_TIME

@@ -9,7 +9,7 @@ from app.queues.bulk import BulkLine
 
 
 def read_line(number: int, text: bytes) -> BulkLine:
-    """Parses a line, whose number is for error messages. An error in its JSON or its key becomes the result's `body`.
+    """Parses the line with this number. An error in its JSON or its key becomes the result's `body`.
 
     The other members are validated later, by the creation.
     """

@@ -135,7 +135,7 @@ class RollupState:
 
 
 async def lock_progress(connection: Connection, *, first_span: timedelta) -> RollupState | None:
-    """Locks and returns the row of RollupProgress until the transaction ends; None if another worker has locked it.
+    """Returns the row of RollupProgress, locked until the transaction ends; None if another worker has locked it.
 
     In a new installation, first inserts the row. Counting then begins `first_span` ago.
     """

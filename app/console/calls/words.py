@@ -62,7 +62,7 @@ def span(length: timedelta) -> str:
 
 
 def in_words(word: str) -> str:
-    """Returns the constant with spaces instead of `_`, for example `user_defined_message` as "user defined message"."""
+    """Returns a constant with spaces instead of `_` and `-`: "user defined message" for `user_defined_message`."""
     return word.replace("_", " ").replace("-", " ")
 
 
