@@ -3,9 +3,9 @@
 import time
 
 # On Linux CLOCK_MONOTONIC stops while the machine is suspended; CLOCK_BOOTTIME does not.
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_CLOCK_ID = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def elapsed() -> float:
     """Returns seconds since an arbitrary fixed moment. Never decreases."""
-    return time.clock_gettime(_CLOCK)
+    return time.clock_gettime(_CLOCK_ID)

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings
 
-from app.setting_values import is_trusted_url, parse_url, seconds
+from app.setting_values import is_trusted_url, parse_url, seconds_setting
 
 _DAY_S = 86_400
 
@@ -23,10 +23,10 @@ class OidcRule(BaseModel):
 
 class ConsoleSettings(BaseSettings):
     console: bool = Field(True, description="Whether `callgate serve` serves the console, `/console`.")
-    console_idle_timeout: float = seconds(
+    console_idle_timeout: float = seconds_setting(
         3600.0, "Seconds without a request after which a session of the console ends.", maximum=_DAY_S
     )
-    console_session_timeout: float = seconds(
+    console_session_timeout: float = seconds_setting(
         43_200.0, "Seconds after its login at which a session of the console ends, used or not.", maximum=30 * _DAY_S
     )
     console_url: str | None = Field(

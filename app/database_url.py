@@ -14,10 +14,15 @@ _DEFAULT_PORT = 5432
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _TARGET_SESSION_ATTRS = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
 # `ssl` is another name for sslmode, with the values that other drivers use.
-_SSL_ALIASES = {mode: mode for mode in _SSL_MODES} | {"true": "require", "1": "require", "false": "disable", "0": "disable"}
+_SSL_MODES_BY_ALIAS = {mode: mode for mode in _SSL_MODES} | {
+    "true": "require",
+    "1": "require",
+    "false": "disable",
+    "0": "disable",
+}
 _TLS_VERSIONS = ("TLSv1.2", "TLSv1.3")
 # Values that asyncpg uses anyway, or that make no difference to it.
-_ACCEPTED_WITHOUT_EFFECT = {
+_VALUES_WITHOUT_EFFECT = {
     "client_encoding": ("utf8", "UTF8", "utf-8", "UTF-8", "auto"),
     "gssencmode": ("disable", "prefer"),
     "load_balance_hosts": ("disable",),
@@ -25,8 +30,8 @@ _ACCEPTED_WITHOUT_EFFECT = {
     "sslsni": ("1",),
 }
 # Does not show the text, which may be the end of a password.
-_INVALID_HOST = "has an invalid host or port: write a / or ? in the password as %2F or %3F"
-_HINTS = {
+_INVALID_HOST_MESSAGE = "has an invalid host or port: write a / or ? in the password as %2F or %3F"
+_HINTS_BY_PARAMETER = {
     "hostaddr": "use host for the address",
     "pgbouncer": "leave it out: poolers are detected; use PgBouncer 1.21 or newer with max_prepared_statements above 0",
     "search_path": "use options=-csearch_path=…",
@@ -69,7 +74,7 @@ class DatabaseURL:
 
 
 class _Reader:
-    """Removes each known parameter from the query as it is read. Parameters that are left at the end are unknown."""
+    """Parses one URL. Reading a query parameter removes it, so parameters that are left at the end are unknown."""
 
     def __init__(self, text: str) -> None:
         scheme, separator, rest = text.strip().partition("://")
@@ -83,20 +88,20 @@ class _Reader:
         rest, _, query = rest.partition("?")
         authority, _, path = rest.partition("/")
         if set(path) & set("@/"):
-            raise DatabaseURLError(_INVALID_HOST)
+            raise DatabaseURLError(_INVALID_HOST_MESSAGE)
         # The last @ ends the password, which may contain others.
         user, _, self._hosts = authority.rpartition("@")
         self._user, _, self._password = (unquote(part) for part in user.partition(":"))
         self._database = unquote(path)
-        self._members: dict[str, str] = {}
+        self._parameters: dict[str, str] = {}
         for name, value in parse_qsl(query, keep_blank_values=True):
-            if name in ("host", "port") and name in self._members:
-                self._members[name] += f",{value}"  # SQLAlchemy repeats `host` for several hosts
+            if name in ("host", "port") and name in self._parameters:
+                self._parameters[name] += f",{value}"  # SQLAlchemy repeats `host` for several hosts
             else:
-                self._members[name] = value
+                self._parameters[name] = value
 
     def read(self) -> DatabaseURL:
-        for name, accepted in _ACCEPTED_WITHOUT_EFFECT.items():
+        for name, accepted in _VALUES_WITHOUT_EFFECT.items():
             self._read_choice(name, accepted)
         url = DatabaseURL(
             hosts=self._read_hosts(),
@@ -106,25 +111,25 @@ class _Reader:
             statement_cache_size=self._statement_cache_size(),
             keepalive=self._keepalive(),
         )
-        for name in self._members:
-            hint = _HINTS.get(name, "it is unknown")
+        for name in self._parameters:
+            hint = _HINTS_BY_PARAMETER.get(name, "it is unknown")
             raise DatabaseURLError(f"has the unsupported parameter {name if name.isprintable() else '?'}: {hint}")
         return url
 
     def _connect_arguments(self) -> dict[str, Any]:
         tls = self._tls_arguments()
         url: dict[str, Any] = {
-            "user": self._members.pop("user", self._user) or None,
-            "password": self._members.pop("password", self._password) or None,
-            "database": self._members.pop("dbname", self._members.pop("database", self._database)) or None,
+            "user": self._parameters.pop("user", self._user) or None,
+            "password": self._parameters.pop("password", self._password) or None,
+            "database": self._parameters.pop("dbname", self._parameters.pop("database", self._database)) or None,
             "passfile": self._read_file("passfile"),
             "target_session_attrs": self._read_choice("target_session_attrs", _TARGET_SESSION_ATTRS),
         }
         return {name: value for name, value in url.items() if value is not None} | tls
 
     def _read_hosts(self) -> tuple[tuple[str, int], ...]:
-        hosts = self._members.pop("host", "") or self._hosts
-        port = self._members.pop("port", "")
+        hosts = self._parameters.pop("host", "") or self._hosts
+        port = self._parameters.pop("port", "")
         if not hosts:
             if port:
                 raise DatabaseURLError("has a port but no host")
@@ -138,13 +143,13 @@ class _Reader:
 
     def _tls_arguments(self) -> dict[str, Any]:
         mode = self._read_choice("sslmode", _SSL_MODES)
-        if (given := self._read_choice("ssl", tuple(_SSL_ALIASES))) is not None:
-            mode = mode or _SSL_ALIASES[given]
+        if (given := self._read_choice("ssl", tuple(_SSL_MODES_BY_ALIAS))) is not None:
+            mode = mode or _SSL_MODES_BY_ALIAS[given]
         members = {name: self._read_file(name) for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl")} | {
             "ssl_min_protocol_version": self._read_choice("ssl_min_protocol_version", _TLS_VERSIONS),
             "ssl_max_protocol_version": self._read_choice("ssl_max_protocol_version", _TLS_VERSIONS),
             "sslnegotiation": self._read_choice("sslnegotiation", ("postgres", "direct")),
-            "sslpassword": self._members.pop("sslpassword", None),
+            "sslpassword": self._parameters.pop("sslpassword", None),
         }
         if self._read_choice("channel_binding", ("disable", "prefer", "require")) == "require":
             mode = self._sslmode_for_channel_binding(mode, members["sslrootcert"])
@@ -155,14 +160,15 @@ class _Reader:
         query = urlencode(given_members | ({"sslmode": mode} if mode else {}))
         return {"dsn": f"postgresql://?{query}"} if query else {}
 
-    def _sslmode_for_channel_binding(self, mode: str | None, root: str | None) -> str:
+    def _sslmode_for_channel_binding(self, mode: str | None, root_certificate: str | None) -> str:
         """Returns the sslmode for a URL that requires channel binding, which asyncpg does not support.
 
-        It verifies the server's certificate instead: `verify-full`, or `verify-ca` if the URL has it with a root certificate.
+        The mode makes asyncpg verify the server's certificate instead. It is `verify-full`, or `verify-ca` if the URL asks for
+        that and names a root certificate.
         """
         if mode in ("disable", "allow"):
             raise DatabaseURLError(f"has channel_binding=require, which does not work with sslmode={mode}")
-        return mode if mode == "verify-ca" and root else "verify-full"
+        return mode if mode == "verify-ca" and root_certificate else "verify-full"
 
     def _system_certificates(self, mode: str | None, members: Mapping[str, str]) -> dict[str, Any]:
         """Returns asyncpg's arguments for libpq's sslrootcert=system: verify-full with the root certificates of this machine.
@@ -176,14 +182,14 @@ class _Reader:
         return {"ssl": True} | ({"direct_tls": True} if members.get("sslnegotiation") == "direct" else {})
 
     def _server_settings(self) -> dict[str, str]:
-        fallback = self._members.pop("fallback_application_name", "callgate")
-        settings = {"application_name": self._members.pop("application_name", "") or fallback, "timezone": "UTC"}
-        if options := self._members.pop("options", ""):
+        fallback = self._parameters.pop("fallback_application_name", "callgate")
+        settings = {"application_name": self._parameters.pop("application_name", "") or fallback, "timezone": "UTC"}
+        if options := self._parameters.pop("options", ""):
             settings["options"] = options
         return settings
 
     def _statement_cache_size(self) -> int | None:
-        """Reads the size under SQLAlchemy's name of the parameter, or else under asyncpg's."""
+        """Returns the size from SQLAlchemy's parameter or, without it, from asyncpg's; None if the URL has neither."""
         sizes = [self._read_number(name) for name in ("prepared_statement_cache_size", "statement_cache_size")]
         return next((size for size in sizes if size is not None), None)
 
@@ -202,13 +208,13 @@ class _Reader:
         return Keepalive(on, idle, interval, count, unacknowledged)
 
     def _read_choice(self, name: str, accepted: tuple[str, ...]) -> str | None:
-        value = self._members.pop(name, None)
+        value = self._parameters.pop(name, None)
         if value is not None and value not in accepted:
             raise DatabaseURLError(f"has an invalid {name}: it must be one of {', '.join(accepted)}")
         return value
 
     def _read_number(self, name: str) -> int | None:
-        value = self._members.pop(name, None)
+        value = self._parameters.pop(name, None)
         if value is None:
             return None
         if not (value.isascii() and value.isdecimal() and len(value) < 7):
@@ -216,7 +222,7 @@ class _Reader:
         return int(value)
 
     def _read_file(self, name: str) -> str | None:
-        path = self._members.pop(name, None) or None
+        path = self._parameters.pop(name, None) or None
         if path is not None and (name, path) != ("sslrootcert", "system") and not os.access(path, os.R_OK):
             raise DatabaseURLError(f"has a file as {name} that cannot be read")
         return path
@@ -235,7 +241,7 @@ def _parse_host(text: str, port: str) -> tuple[str, int]:
     else:
         host, _, own_port = text.partition(":")
     if not host or set(host) & set("/?@[] "):
-        raise DatabaseURLError(_INVALID_HOST)
+        raise DatabaseURLError(_INVALID_HOST_MESSAGE)
     return host, _parse_port(own_port or port)
 
 
@@ -243,5 +249,5 @@ def _parse_port(text: str) -> int:
     if not text:
         return _DEFAULT_PORT
     if not (text.isascii() and text.isdecimal() and 0 < int(text[:6]) < 65536):
-        raise DatabaseURLError(_INVALID_HOST)
+        raise DatabaseURLError(_INVALID_HOST_MESSAGE)
     return int(text)

@@ -3,7 +3,7 @@
 CallgateError
 ├── RequestError      the request cannot be read, is invalid, or is not allowed
 ├── IdempotencyError  the Idempotency-Key belongs to another request, or to one that is in progress
-├── UpstreamError     Twilio did not carry out the request (not certain for NoneFound and ActionUnknown)
+├── UpstreamError     Twilio did not carry out the request (not certain for CallNotFoundAtTwilio and ActionUnknown)
 └── ServiceError      the service itself failed; nothing was sent to Twilio
 
 A creation with an unknown outcome is not an error: the response is 202 with the record. Other requests to Twilio have no record
@@ -85,7 +85,7 @@ class ActionUnknown(UpstreamError):
     )
 
 
-class NoneFound(UpstreamError):
+class CallNotFoundAtTwilio(UpstreamError):
     slug, status, title = "none-found", 409, "No such call was found at Twilio"
     # Not safe to repeat: that no call exists is not certain. If Twilio started it after all, a new key places a second one.
     safe = False
@@ -124,7 +124,7 @@ class Overloaded(ServiceError):
     default_detail = "Too many creations are in progress for this tenant or in this process."
 
 
-class Paced(ServiceError):
+class PaceExceeded(ServiceError):
     slug, status, title = "paced", 503, "The account's pace allows no call now"
     default_detail = "The Twilio account's calls per second, or its concurrent calls, have reached their limit."
 

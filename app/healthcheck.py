@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 DEFAULT_URL = "http://127.0.0.1:8000/livez"
 _TIMEOUT_S = 2.0
 # For each command: the options that set its port, its default port, and the path.
-_ROLES: dict[str, tuple[tuple[str, ...], str | None, str]] = {
+_HEALTH_URLS_BY_COMMAND: dict[str, tuple[tuple[str, ...], str | None, str]] = {
     "serve": (("--port",), "8000", "/livez"),
     "worker": (("--ops-port", "--metrics-port"), None, "/livez"),
     "simulator": (("--port",), "8010", "/_simulator/health"),
@@ -23,13 +23,13 @@ _ROLES: dict[str, tuple[tuple[str, ...], str | None, str]] = {
 def url_for(command: Sequence[str], ops_port: str | None = None) -> str | None:
     """Returns the health URL of a process that was started with `command`; None for a worker without a port.
 
-    `ops_port` is the worker's CALLGATE_OPS_PORT. Other commands than Callgate's get the URL of `callgate serve`.
+    `ops_port` is the worker's CALLGATE_OPS_PORT. For a command that is not `callgate`, returns the URL of `callgate serve`.
     """
     programs = [position for position, word in enumerate(command) if Path(word).name == "callgate"]
     role, *arguments = [*command[programs[0] + 1 :], ""] if programs else [""]
-    if role not in _ROLES:
+    if role not in _HEALTH_URLS_BY_COMMAND:
         return DEFAULT_URL
-    options, port, path = _ROLES[role]
+    options, port, path = _HEALTH_URLS_BY_COMMAND[role]
     if role == "worker":
         port = ops_port
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
@@ -49,7 +49,7 @@ def _main_process_command() -> list[str]:
 
 
 def check(url: str | None = None) -> str | None:
-    """Returns why the process is not healthy; None if it answers 200. Ignores proxy settings of the environment."""
+    """Returns why the process is not healthy; None if it answers 200 or has no port. Ignores proxies of the environment."""
     url = url or url_for(_main_process_command(), os.environ.get("CALLGATE_OPS_PORT"))
     if url is None:
         return None

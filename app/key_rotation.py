@@ -26,7 +26,7 @@ _CALLS_PER_PAGE = 50_000
 
 @dataclass(frozen=True, slots=True)
 class KeyUse:
-    """Counts what was encrypted or hashed with one key. An old key can be removed when all counts are zero."""
+    """The numbers of secrets, API keys and calls that need one encryption key. An old key can be removed when all are zero."""
 
     key_id: str
     is_configured: bool
@@ -48,32 +48,32 @@ class ResealResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Rotation:
+class KeyRotation:
     database: Database
     keyring: Keyring
-    batch: int = 50
+    batch_size: int = 50
 
     async def reseal(self, actor: Actor) -> ResealResult:
-        """Re-encrypts every secret that was not encrypted with the newest key. The audit log gets one event for each batch.
+        """Re-encrypts every secret that was not encrypted with the newest key. Records one audit event for each batch.
 
-        Secrets that no key decrypts are left unchanged and reported.
+        Secrets that no configured key decrypts stay as they are. The result lists them.
         """
         result = ResealResult()
         for sealed_column in SEALED_COLUMNS:
             last = None
             while rows := await self._reseal_batch(sealed_column, last, result, actor):
                 last = rows[-1].id
-        result.unreadable = await self.unreadable()
+        result.unreadable = await self.find_unreadable()
         return result
 
-    async def unreadable(self) -> list[str]:
+    async def find_unreadable(self) -> list[str]:
         """Returns the stored secrets that cannot be decrypted, each with the reason."""
         names: list[str] = []
         for sealed_column in SEALED_COLUMNS:
             last = None
             while True:
                 async with self.database.begin() as session:
-                    rows = await list_rows_with_secret(session, sealed_column, after=last, limit=self.batch)
+                    rows = await list_rows_with_secret(session, sealed_column, after=last, limit=self.batch_size)
                     names += [
                         f"{await describe_secret(session, sealed_column, row)}: {reason}"
                         for row in rows
@@ -85,7 +85,7 @@ class Rotation:
         return names
 
     async def key_uses(self, *, count_calls: bool = True) -> list[KeyUse]:
-        """Returns the uses of each key, configured keys first. Counting calls reads all of them, page by page."""
+        """Returns the uses of each key, configured keys first. With `count_calls`, reads all calls, page by page."""
         secrets: Counter[bytes] = Counter()
         async with self.database.begin() as session:
             for sealed_column in SEALED_COLUMNS:
@@ -106,12 +106,12 @@ class Rotation:
             if len(id_) == len(self.keyring.newest_id)  # a truncated secret has a shorter id and counts as unreadable
         ]
 
-    async def _reseal_batch(self, sealed_column: SealedColumn, last: Any, result: ResealResult, actor: Actor) -> Any:
-        """Re-encrypts the next secrets after the id `last`, and adds their number to `result`. Returns their rows."""
+    async def _reseal_batch(self, sealed_column: SealedColumn, last_id: Any, result: ResealResult, actor: Actor) -> Any:
+        """Re-encrypts the next batch of secrets, those with ids after `last_id`. Adds to `result`, and returns the rows."""
         resealed = 0
         async with self.database.begin() as session:
             rows = await list_rows_with_secret(
-                session, sealed_column, after=last, limit=self.batch, unless_key_id=self.keyring.newest_id
+                session, sealed_column, after=last_id, limit=self.batch_size, unless_key_id=self.keyring.newest_id
             )
             for row in rows:
                 try:

@@ -83,7 +83,7 @@ TAGS = [
 
 
 # FastAPI's own spans contain the query, and with it phone numbers. app.observability.tracing creates the spans instead.
-_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+_FASTAPI_TELEMETRY_OFF: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
 def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
@@ -102,7 +102,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         servers=[{"url": "/", "description": "This gateway."}],
         openapi_tags=TAGS,
         lifespan=_lifespan(settings, metrics, tracing),
-        telemetry=_NO_TELEMETRY,
+        telemetry=_FASTAPI_TELEMETRY_OFF,
         redirect_slashes=False,
     )
     app.state.metrics = metrics
@@ -177,9 +177,9 @@ def _lifespan(
 
 
 def _direct_endpoint(scope: Scope) -> ASGIApp | None:
-    """Returns the ASGI endpoint of a creation or a callback; None for any other request.
+    """Returns the ASGI endpoint of a request that creates a call, or of a callback of Twilio; None for any other request.
 
-    The endpoint skips the routing, which would take a large part of their CPU time.
+    These requests skip FastAPI's routing, which would take a large part of their CPU time.
     """
     if is_creation(scope["method"], scope["path"]):
         return creation_router.create_call_asgi
@@ -194,7 +194,7 @@ def _declare_static_files(app: FastAPI) -> None:
 
 
 def _complete_openapi(app: FastAPI) -> None:
-    """Adds the schemas that no route declares: request bodies that routes parse themselves, and problems from handlers."""
+    """Adds the schemas that no route declares: bodies that routes parse themselves, and the body of error responses."""
     generate = app.openapi
 
     @cache
@@ -211,7 +211,7 @@ def _complete_openapi(app: FastAPI) -> None:
                 (CallUpdate, "validation"),
                 (SipUriQuestion, "validation"),
                 (Problem, "serialization"),
-                *((body, "validation") for body in admin_openapi.BODIES),
+                *((body, "validation") for body in admin_openapi.REQUEST_BODIES),
             ],
             ref_template="#/components/schemas/{model}",
         )
@@ -221,7 +221,7 @@ def _complete_openapi(app: FastAPI) -> None:
             examples=examples.EXAMPLE_COMPONENTS
             | delivery_router.EXAMPLES
             | queue_examples.COMPONENTS
-            | admin_openapi.EXAMPLES,
+            | admin_openapi.EXAMPLE_COMPONENTS,
         )
         return document
 

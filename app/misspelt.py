@@ -8,13 +8,11 @@ from app.setting_values import PREFIX
 
 # By this measure CALLGATE_DATABSE_URL and CALLGATE_SECRET_KEY are similar to a setting, and CALLGATE_KEY is not.
 _MIN_SIMILARITY = 0.87
-_KUBERNETES_SERVICE_VARIABLE = re.compile(
-    r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?$"
-)
+_KUBERNETES_VARIABLE_END = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?$")
 
 
 def find_misspelt(known: Collection[str], variables: Mapping[str, str], files: Iterable[str] = ()) -> Iterator[str]:
-    """Yields a message for each variable or file whose name is similar to the `known` name of a setting."""
+    """Yields a message for each variable or file whose name is not in `known`, the names of all settings, but is similar."""
     for name in [*variables, *files]:
         variable = name.upper()
         if not variable.startswith(PREFIX) or variable in known or _is_set_by_kubernetes(variable, variables.get(name, "")):
@@ -28,4 +26,4 @@ def _is_set_by_kubernetes(name: str, value: str) -> bool:
 
     https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
     """
-    return _KUBERNETES_SERVICE_VARIABLE.search(name) is not None or (name.endswith("_PORT") and "://" in value)
+    return _KUBERNETES_VARIABLE_END.search(name) is not None or (name.endswith("_PORT") and "://" in value)

@@ -20,7 +20,7 @@ def head() -> str:
 
 @cache
 def known_revisions() -> dict[str, str | None]:
-    """Maps each revision to the revision before it; None for the first one."""
+    """Returns the revisions that this version knows: for each one the revision before it, None for the first."""
     versions = (version.read_text() for version in migrations_folder().glob("versions/*.py"))
     found = [{bool(down): revision for down, revision in _REVISION.findall(version)} for version in versions]
     return {each[False]: each.get(True) for each in found}

@@ -57,7 +57,7 @@ async def applied_revision(database: Database) -> str | None:
 
 
 def is_newer(revision: str | None) -> bool:
-    """Returns whether a newer version of Callgate migrated the schema.
+    """Returns whether the schema `revision` was made by a newer version of Callgate.
 
     Newer schemas stay compatible with the version before.
     """
@@ -65,7 +65,7 @@ def is_newer(revision: str | None) -> bool:
 
 
 def is_usable(revision: str | None) -> bool:
-    """Returns whether all migrations of this version have run."""
+    """Returns whether this version works with the schema `revision`: its own newest revision, or one of a newer version."""
     return revision == head() or is_newer(revision)
 
 

@@ -16,11 +16,11 @@ TWILIO_API_VERSION = "2010-04-01"
 MAX_IN_FLIGHT_LIMIT = 10_000
 """The highest limit of creations in flight, of a process or of a tenant."""
 # The last label of a host name has a letter; that of an IP address has none.
-_HOST_OR_SUFFIX = re.compile(r"\.?(?:[a-z0-9_-]+\.)*[a-z0-9_-]*[a-z_][a-z0-9_-]*")
+_HOST_OR_SUFFIX_PATTERN = re.compile(r"\.?(?:[a-z0-9_-]+\.)*[a-z0-9_-]*[a-z_][a-z0-9_-]*")
 
 
-def seconds(default: float, description: str, *, maximum: float = 3600) -> Any:
-    """Declares a setting with a time above 0, at most `maximum`."""
+def seconds_setting(default: float, description: str, *, maximum: float = 3600) -> Any:
+    """Declares a setting that is a time in seconds: more than 0, and at most `maximum`."""
     return Field(default, gt=0, le=maximum, description=description)
 
 
@@ -62,10 +62,13 @@ def parse_url(text: str) -> str:
 
 
 def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], list[str]]:
-    """Returns the networks and the hosts. A leading dot means all subdomains. Raises ValueError for other entries."""
+    """Parses a comma-separated list of IP networks and host names. Returns the networks, and the host names.
+
+    A host name with a leading dot stands for all its subdomains. Raises ValueError for other entries.
+    """
     networks, hosts = [], []
     for entry in filter(None, (part.strip().lower() for part in text.split(","))):
-        if _HOST_OR_SUFFIX.fullmatch(entry):
+        if _HOST_OR_SUFFIX_PATTERN.fullmatch(entry):
             hosts.append(entry)
             continue
         try:
@@ -88,7 +91,7 @@ def parse_workload_keys(text: str) -> str:
 
 
 def is_trusted_url(url: str) -> bool:
-    """Returns whether the URL's answer is protected from changes on the network: https, or http on this machine."""
+    """Returns whether the network cannot change the URL's response: with https, or with http on this machine."""
     try:
         parts = urlsplit(parse_url(url))
     except ValueError:

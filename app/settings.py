@@ -25,7 +25,7 @@ from app.setting_values import (
     parse_twilio_base_url,
     parse_url,
     parse_workload_keys,
-    seconds,
+    seconds_setting,
 )
 
 SECRETS_DIR = Path("/run/secrets")
@@ -58,15 +58,15 @@ class Settings(ConsoleSettings):
         description="The address at which Twilio can reach this service, e.g. `https://calls.example.com`.",
     )
     twilio_base_url: str = Field("https://api.twilio.com", description="Base URL of Twilio's API; an account can have its own.")
-    twilio_connect_timeout: float = seconds(5.0, "Seconds to connect to Twilio, TLS included.", maximum=60)
-    twilio_read_timeout: float = seconds(
+    twilio_connect_timeout: float = seconds_setting(5.0, "Seconds to connect to Twilio, TLS included.", maximum=60)
+    twilio_read_timeout: float = seconds_setting(
         35.0, "Seconds to wait for Twilio's response; Twilio's own timeout is about 30.", maximum=300
     )
-    twilio_pool_timeout: float = seconds(2.0, "Seconds to wait for a free connection to Twilio.", maximum=60)
-    twilio_keepalive: float = seconds(
+    twilio_pool_timeout: float = seconds_setting(2.0, "Seconds to wait for a free connection to Twilio.", maximum=60)
+    twilio_keepalive: float = seconds_setting(
         2.0, "Seconds to keep an idle connection to Twilio; must be much less than any server or proxy keeps it.", maximum=300
     )
-    request_budget: float = seconds(45.0, "Seconds that one creation may take in total, retries included.", maximum=600)
+    request_budget: float = seconds_setting(45.0, "Seconds that one creation may take in total, retries included.", maximum=600)
     max_connections: int = Field(
         1000,
         ge=10,
@@ -74,13 +74,13 @@ class Settings(ConsoleSettings):
         description="Client connections that one process keeps open. Beyond this limit it closes the one that has waited "
         "longest for its client; if all are busy, it answers the new one with 503.",
     )
-    head_timeout: float = seconds(
+    head_timeout: float = seconds_setting(
         10.0, "Seconds for the request line and the headers to arrive, from the request's first byte.", maximum=300
     )
-    body_timeout: float = seconds(
+    body_timeout: float = seconds_setting(
         10.0, "Seconds for the body of a request to arrive; after that the response is 408.", maximum=300
     )
-    write_timeout: float = seconds(
+    write_timeout: float = seconds_setting(
         60.0, "Seconds after which the connection of a client that does not read its response is closed."
     )
     ops_port: int | None = Field(
@@ -110,7 +110,7 @@ class Settings(ConsoleSettings):
         description="Seconds for which a stopping process still accepts requests, so that load balancers stop using it first. "
         "It closes each connection after its response.",
     )
-    drain_timeout: float = seconds(55.0, "Seconds for which a stopping process waits for its creations in progress.")
+    drain_timeout: float = seconds_setting(55.0, "Seconds for which a stopping process waits for its creations in progress.")
     database_pool_size: int = Field(
         10,
         ge=1,
@@ -134,14 +134,14 @@ class Settings(ConsoleSettings):
         description="Folder outside the database in which all workers keep how many scheduled calls they have dialled. "
         "So a restored database that lacks some is noticed.",
     )
-    abandon_margin: float = seconds(60.0, "Seconds after its budget at which a pending creation counts as abandoned.")
+    abandon_margin: float = seconds_setting(60.0, "Seconds after its budget at which a pending creation counts as abandoned.")
     resolve_searches: int = Field(
         5, ge=1, le=100, description="Successful searches of Twilio's list before an unknown creation counts as not started."
     )
-    resolve_period: float = seconds(
+    resolve_period: float = seconds_setting(
         900.0, "Seconds over which these searches are spread, at growing intervals.", maximum=86_400
     )
-    refresh_interval: float = seconds(
+    refresh_interval: float = seconds_setting(
         2.0, "Seconds from a call's start to its first refresh, and the minimum between two refreshes."
     )
     delivery_allow: str | None = Field(
@@ -150,7 +150,7 @@ class Settings(ConsoleSettings):
         "`hooks.example.internal`, or `.svc.cluster.local` for all of its subdomains. Public addresses are always allowed; "
         "link-local and metadata addresses are always refused. `callgate dev` and `demo` add loopback.",
     )
-    delivery_first_retry: float = seconds(
+    delivery_first_retry: float = seconds_setting(
         5.0, "Seconds until the first retry of a failed delivery; later retries scale with it."
     )
     retention_days: int | None = Field(
@@ -184,7 +184,7 @@ class Settings(ConsoleSettings):
     workload_keys_token_file: Path | None = Field(
         None, description="The file with the bearer token for that URL; the Kubernetes API server asks for one."
     )
-    worker_poll_interval: float = seconds(1.0, "Seconds that the worker waits if there is no work.", maximum=60)
+    worker_poll_interval: float = seconds_setting(1.0, "Seconds that the worker waits if there is no work.", maximum=60)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The lowest level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`json` or `text`; `auto` writes text to a terminal and JSON elsewhere."

@@ -47,7 +47,7 @@ CHANGE_ERRORS = (TenantSuspended, *READ_ERRORS)
 BODY_ERRORS = (MalformedBody, BodyTooLarge, UnsupportedMediaType, *CHANGE_ERRORS)
 
 EXAMPLE_TENANT = "support"
-_SUSPENDED = "The tenant of this API key is suspended: its own keys change nothing until an operator resumes it."
+_SUSPENDED_DETAIL = "The tenant of this API key is suspended: its own keys change nothing until an operator resumes it."
 
 
 class AdminRoute(ScopedRoute):
@@ -106,7 +106,7 @@ async def accessible_tenant(
         if client.tenant_id != tenant_id:
             raise TenantNotFound
         if client.suspended and request.method != "GET":
-            raise TenantSuspended(_SUSPENDED)
+            raise TenantSuspended(_SUSPENDED_DETAIL)
     return tenant_id
 
 
@@ -114,7 +114,7 @@ TenantDep = Annotated[str, Depends(accessible_tenant)]
 
 
 async def acting_client(client: ClientDep, request: Request) -> Actor:
-    """Returns the client of the request as the actor of the audit log."""
+    """Returns the client of the request as the actor that the audit log records."""
     return Actor(client.kind, client.name, request.state.request_id)
 
 
@@ -130,7 +130,7 @@ TenantAdministrationDep = Annotated[TenantAdministration, Depends(tenant_adminis
 
 
 def require_operator(client: Caller | OperatorCaller, what: str) -> None:
-    """Raises OperatorKeyRequired for a tenant's own key. `what` completes the text: only an operator's API key may …"""
+    """Raises OperatorKeyRequired for a tenant's own key. The message is "Only an operator's API key may" and `what`."""
     if isinstance(client, Caller):
         raise OperatorKeyRequired(f"Only an operator's API key may {what}.")
 

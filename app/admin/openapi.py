@@ -23,7 +23,7 @@ TAG = {
     "tenant's own key its own tenant. With an operations port, only that port serves these routes. "
     "[Administration](/docs/administration) has examples.",
 }
-BODIES: list[type[BaseModel]] = [
+REQUEST_BODIES: list[type[BaseModel]] = [
     NewTenant,
     TenantChange,
     NewAccount,
@@ -34,7 +34,7 @@ BODIES: list[type[BaseModel]] = [
     NewSipAuth,
     NewWorkload,
 ]
-EXAMPLES: dict[str, Any] = {
+EXAMPLE_COMPONENTS: dict[str, Any] = {
     **tenant_examples.COMPONENTS,
     **account_examples.COMPONENTS,
     **key_examples.COMPONENTS,

@@ -13,12 +13,12 @@ from app.errors import FieldError, InvalidRequest
 
 Item = TypeVar("Item")
 
-_CURSOR: dict[str, Any] = {"pattern": "^[A-Za-z0-9_-]{1,128}$"}
+_CURSOR_RULES: dict[str, Any] = {"pattern": "^[A-Za-z0-9_-]{1,128}$"}
 
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """The requested page of a list. `after` is the key of the last item on the previous page; None: the first page."""
+    """The requested page of a list. `after` is the sort key of the previous page's last item; None: the first page."""
 
     limit: int
     after: str | None
@@ -33,13 +33,13 @@ class PageRequest:
 
     @property
     def fetch_limit(self) -> int:
-        """How many items to read: one more than the page has, to find out whether there is another page."""
+        """The number of items to read: one more than the page has, to find out whether there is another page."""
         return self.limit + 1
 
     def cut(self, items: Sequence[Item], key: Callable[[Item], object]) -> tuple[Sequence[Item], str | None]:
-        """Returns the items of the page, and the cursor of the next page, or None on the last page.
+        """Returns the items of this page and the cursor of the next page; None in place of the cursor on the last page.
 
-        `items` are up to `fetch_limit` items. `key` returns the key of an item.
+        `items` are the items that were read, at most `fetch_limit`. `key` returns the sort key of an item.
         """
         shown = items[: self.limit]
         return shown, _cursor_of(str(key(shown[-1]))) if len(items) > self.limit else None
@@ -47,7 +47,9 @@ class PageRequest:
 
 async def requested_page(
     limit: Annotated[int, Query(ge=1, le=200, description="The maximum number of items on a page.")] = 50,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the previous page.", json_schema_extra=_CURSOR)] = None,
+    cursor: Annotated[
+        str | None, Query(description="`next_cursor` of the previous page.", json_schema_extra=_CURSOR_RULES)
+    ] = None,
 ) -> PageRequest:
     return PageRequest(limit, None if cursor is None else _read_cursor(cursor))
 

@@ -14,7 +14,7 @@ from app.workloads.service_accounts import ServiceAccount
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One change. `members` has the values before and after, by the name of the changed member, but no secrets."""
+    """One change to make. `members` maps each changed member's name to its values before and after. It has no secrets."""
 
     tenant_id: str
     action: Literal["create", "update", "add", "revoke", "delete"]
@@ -100,4 +100,4 @@ class WorkloadDeletion(Change):
 class ChangePlan:
     changes: list[Change]
     notes: list[FileProblem]
-    """What the operator should know, although it is no error."""
+    """Notices for the operator about the file. They are not errors."""

@@ -16,21 +16,21 @@ from yaml.reader import Reader
 MemberPath = tuple[str | int, ...]
 """The place of a value: names of members and indexes of list items, from the top of the document."""
 
-MAX_BYTES: Final = 4 * 1024 * 1024
+MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 _MAX_DEPTH = 20
 _MAX_VALUES = 500_000
-_LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_SCALARS: Final[dict[str, Any]] = {
+_YAML_LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_CONSTRUCTORS_BY_TAG: Final[dict[str, Any]] = {
     "tag:yaml.org,2002:null": yaml.SafeLoader.construct_yaml_null,
     "tag:yaml.org,2002:bool": yaml.SafeLoader.construct_yaml_bool,
     "tag:yaml.org,2002:int": yaml.SafeLoader.construct_yaml_int,
     "tag:yaml.org,2002:float": yaml.SafeLoader.construct_yaml_float,
 }
-_NAME = re.compile(r"[A-Za-z_]{1,40}")
+_MEMBER_NAME = re.compile(r"[A-Za-z_]{1,40}")
 # What PyYAML quotes from the document.
-_QUOTED = re.compile(r"\s*'[^']*'")
+_QUOTED_TEXT = re.compile(r"\s*'[^']*'")
 # JSON may escape a character as a surrogate pair, which YAML may not.
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +55,18 @@ class Document:
     lines: dict[MemberPath, int] = field(default_factory=dict)
 
     def line_of(self, path: MemberPath) -> int:
-        """Returns the line, from 1 on, in which the value at `path` begins, or else the line of its nearest known parent."""
+        """Returns the line number, from 1, at which the value at `path` begins. If it is unknown, that of its parent."""
         return next((self.lines[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.lines), 1)
 
 
 def read_document(content: bytes) -> Document:
     """Parses one YAML or JSON document. Raises DocumentInvalid."""
-    if len(content) > MAX_BYTES:
-        raise DocumentInvalid(FileProblem(f"the file is larger than {MAX_BYTES // 1024**2} MiB"))
+    if len(content) > MAX_FILE_BYTES:
+        raise DocumentInvalid(FileProblem(f"the file is larger than {MAX_FILE_BYTES // 1024**2} MiB"))
     text = _decode(content)
     if text.lstrip().startswith("{"):
         try:
-            document = _parse(_SURROGATE.sub(r"\\u0041", text.replace("\t", " ")))
+            document = _parse(_SURROGATE_ESCAPE.sub(r"\\u0041", text.replace("\t", " ")))
             return Document(json.loads(text), document.lines)
         except ValueError:
             pass  # YAML may begin with a brace, too
@@ -78,7 +78,7 @@ def path_text(path: MemberPath) -> str:
 
     A name that is not a valid member name becomes `…`, because it may be a misplaced secret.
     """
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part if _NAME.fullmatch(part) else '…'}" for part in path)
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part if _MEMBER_NAME.fullmatch(part) else '…'}" for part in path)
     return "".join(parts).removeprefix(".")
 
 
@@ -94,7 +94,7 @@ def _decode(content: bytes) -> str:
 
 
 def _parse(text: str) -> Document:
-    loader = _LOADER(text)
+    loader = _YAML_LOADER(text)
     try:
         return _Builder(loader).build()
     except yaml.MarkedYAMLError as error:
@@ -112,14 +112,14 @@ def _syntax_problem(text: str, error: yaml.MarkedYAMLError) -> FileProblem:
     if "\t" in line[: len(line) - len(line.lstrip())]:
         return FileProblem("a tab indents this line: YAML is indented with spaces", line=mark.line + 1)
     begun = error.context_mark.line + 1 if error.context_mark else mark.line + 1
-    reason = f"{_QUOTED.sub('', error.problem or 'unreadable')} (column {mark.column + 1})"
+    reason = f"{_QUOTED_TEXT.sub('', error.problem or 'unreadable')} (column {mark.column + 1})"
     if begun <= mark.line:
         reason += f" in what begins in line {begun}"
     return FileProblem(f"this is not valid YAML: {reason}", line=mark.line + 1)
 
 
 class _Builder:
-    """Builds the values from the parser's events. The depth is limited, so that no document exhausts the stack.
+    """Builds a document's values from the events of the YAML parser. Limits their depth, so none exhausts the stack.
 
     The number of values is limited, too. Each use of an alias counts all values that the alias stands for.
     """
@@ -139,17 +139,17 @@ class _Builder:
             self._loader.get_event()  # the document's end
             following = self._loader.get_event()
             if not isinstance(following, yaml.StreamEndEvent):
-                raise _fault(following, (), "a second document begins: a file has one")
+                raise _invalid_at(following, (), "a second document begins: a file has one")
         return self._document
 
     def _value(self, event: Any, path: MemberPath) -> Any:
         if len(path) > _MAX_DEPTH:
-            raise _fault(event, path[:_MAX_DEPTH], f"values are nested more than {_MAX_DEPTH} deep")
+            raise _invalid_at(event, path[:_MAX_DEPTH], f"values are nested more than {_MAX_DEPTH} deep")
         self._document.lines.setdefault(path, event.start_mark.line + 1)
         if isinstance(event, yaml.AliasEvent):
-            return self._aliased(event, path)
+            return self._aliased_value(event, path)
         if event.tag not in (None, "!"):
-            raise _fault(event, path, "tags (!) are not supported: write the value alone, or in quotes")
+            raise _invalid_at(event, path, "tags (!) are not supported: write the value alone, or in quotes")
         before = self._count
         self._count_values(1, event, path)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -164,30 +164,30 @@ class _Builder:
             self._anchored[event.anchor] = value, self._count - before
         return value
 
-    def _aliased(self, event: Any, path: MemberPath) -> Any:
+    def _aliased_value(self, event: Any, path: MemberPath) -> Any:
         if event.anchor not in self._anchored:
-            raise _fault(event, path, "this alias (*) has no anchor (&) before it: put text that begins with * in quotes")
+            raise _invalid_at(event, path, "this alias (*) has no anchor (&) before it: put text that begins with * in quotes")
         value, count = self._anchored[event.anchor]
         self._count_values(count, event, path)
         return value
 
     def _count_values(self, count: int, event: Any, path: MemberPath) -> None:
-        """Adds to the number of values. Raises DocumentInvalid if it exceeds the maximum."""
+        """Adds `count` to the document's number of values. Raises DocumentInvalid if it exceeds the maximum."""
         self._count += count
         if self._count > _MAX_VALUES:
-            raise _fault(event, path, f"the file has more than {_MAX_VALUES} values, aliases written out")
+            raise _invalid_at(event, path, f"the file has more than {_MAX_VALUES} values, aliases written out")
 
     def _mapping(self, path: MemberPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key in self._events_until(yaml.MappingEndEvent):
             if not isinstance(key, yaml.ScalarEvent) or key.anchor is not None or key.tag is not None:
-                raise _fault(key, path, "the name of a member must be plain text")
+                raise _invalid_at(key, path, "the name of a member must be plain text")
             name = str(key.value)
             if name == "<<" and key.implicit[0]:
-                raise _fault(key, path, "merge keys (<<) are not supported: write the members out")
+                raise _invalid_at(key, path, "merge keys (<<) are not supported: write the members out")
             if name in values:
                 first = self._document.line_of((*path, name))
-                raise _fault(key, (*path, name), f"this member is given twice: the first time in line {first}")
+                raise _invalid_at(key, (*path, name), f"this member is given twice: the first time in line {first}")
             self._document.lines[*path, name] = key.start_mark.line + 1
             values[name] = self._value(self._loader.get_event(), (*path, name))
         return values
@@ -198,14 +198,14 @@ class _Builder:
 
     def _scalar(self, event: Any, path: MemberPath) -> Any:
         tag = self._loader.resolve(yaml.ScalarNode, event.value, event.implicit)
-        construct = _SCALARS.get(tag)
+        construct = _CONSTRUCTORS_BY_TAG.get(tag)
         if construct is None:
             return event.value
         try:
             return construct(self._loader, yaml.ScalarNode(tag, event.value))
         except ValueError:
-            raise _fault(event, path, "this number cannot be read: put text in quotes") from None
+            raise _invalid_at(event, path, "this number cannot be read: put text in quotes") from None
 
 
-def _fault(event: Any, path: MemberPath, text: str) -> DocumentInvalid:
+def _invalid_at(event: Any, path: MemberPath, text: str) -> DocumentInvalid:
     return DocumentInvalid(FileProblem(text, path, event.start_mark.line + 1))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from app.apply.document import FileProblem, MemberPath
-from app.apply.members import Declared, Given
+from app.apply.members import Declared, NonNull
 from app.scheduling.hours import END_PATTERN, TIME_PATTERN, Day, HoursInvalid, read_hours
 
 _From = Annotated[str, Field(alias="from", json_schema_extra={"pattern": f"^{TIME_PATTERN}$"})]
@@ -17,7 +17,7 @@ class DeclaredHours(Declared):
     """When scheduled calls may ring, in the callee's time zone. Replaces the stored hours as a whole."""
 
     time_zone: str = Field(description="The zone (IANA) of callees whose own is unknown.")
-    days: Given[list[Day]] = Field(
+    days: NonNull[list[Day]] = Field(
         None,
         min_length=1,
         description="The days on which the window begins. Unset: every day.",

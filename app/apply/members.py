@@ -19,20 +19,20 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 Value = TypeVar("Value")
 
-NULLABLE: Final = "x-nullable"
+NULLABLE_MARK: Final = "x-nullable"
 """Marks a member in the JSON Schema that may be null. `json_schema` replaces the mark by `anyOf` with null."""
 _SECRET_ADVICE: Final = "a secret is written as {env: NAME} or {file: PATH}, never as its value"  # noqa: S105
 _TEXT_OR_REFERENCE_ADVICE: Final = "must be text, {env: NAME} or {file: PATH}"
 
 
 def declaration_error(text: str) -> PydanticCustomError:
-    """Returns the error that a validator raises. `text` must not contain values of the file."""
+    """Returns the error for a validator to raise. `text` must not contain values of the file, which may be secrets."""
     return PydanticCustomError("declaration", text)
 
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """An annotation for text: the whole text must match the pattern. `description` says in errors what the text must be."""
+    """A type annotation for text that must match `pattern` as a whole. Errors say "must be" and the `description`."""
 
     pattern: str
     description: str
@@ -61,9 +61,9 @@ def _check_one_line(value: str) -> str:
     return value
 
 
-Given = Annotated[Value | None, BeforeValidator(_refuse_null)]
+NonNull = Annotated[Value | None, BeforeValidator(_refuse_null)]
 """A member that may be left out and may not be null. Its attribute is None if it was left out."""
-Nullable = Annotated[Value | None, Field(json_schema_extra={NULLABLE: True})]
+Nullable = Annotated[Value | None, Field(json_schema_extra={NULLABLE_MARK: True})]
 """A member that may be left out and may be null, which removes the value."""
 OneLine = Annotated[str, AfterValidator(_check_one_line), Field(max_length=200, json_schema_extra={"pattern": r"\S"})]
 
@@ -83,15 +83,15 @@ class SecretReference(Declared):
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["env"]}, {"required": ["file"]}]})
 
-    env: Given[str] = Field(None, min_length=1, description="The name of an environment variable.")
-    file: Given[str] = Field(
+    env: NonNull[str] = Field(None, min_length=1, description="The name of an environment variable.")
+    file: NonNull[str] = Field(
         None, min_length=1, description="The path of a file. A relative path begins at the folder of the declaring file."
     )
 
     @model_validator(mode="before")
     @classmethod
     def _check_reference(cls, value: Any) -> Any:
-        """Refuses a value that is no reference to a secret, with a single error: no error shows a part of a secret."""
+        """Refuses a value that is not a reference to a secret. Pydantic's own errors could show a part of a secret."""
         if not _is_reference(value):
             raise declaration_error(_SECRET_ADVICE)
         return value

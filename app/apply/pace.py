@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from app.apply.members import Declared, Given, Nullable
+from app.apply.members import Declared, NonNull, Nullable
 from app.scheduling.pace_limits import MAX_DECIMALS, PaceChange
 from app.scheduling.pace_schemas import PaceBurst, PaceConcurrency, PaceRate
 
@@ -13,13 +13,15 @@ class DeclaredPace(Declared):
     calls_per_second: Nullable[PaceRate] = Field(
         None, description=f"Calls dialled in one second, on average; at most {MAX_DECIMALS} decimals. null: not limited."
     )
-    burst: Given[PaceBurst] = Field(None, description="Calls that may be dialled at once after a pause; with calls_per_second.")
+    burst: NonNull[PaceBurst] = Field(
+        None, description="Calls that may be dialled at once after a pause; with calls_per_second."
+    )
     max_concurrent: Nullable[PaceConcurrency] = Field(
         None, description="Calls that may be under way at the same time. null: not limited."
     )
 
     @property
     def change(self) -> PaceChange:
-        """The members that are present in the file."""
+        """The limits to change: those that are present in the file."""
         given: PaceChange = self.model_dump(exclude_unset=True)  # type: ignore[assignment]
         return given

@@ -36,7 +36,13 @@ from app.apply.schemas import (
     DeclaredWorkload,
 )
 from app.apply.store import AccountState, CredentialState, TenantState
-from app.apply.tenant_settings import MEMBER_OF_SETTING, NEW_TENANT, declared_settings, effective_value, stored_settings
+from app.apply.tenant_settings import (
+    MEMBERS_BY_SETTING,
+    NEW_TENANT_SETTINGS,
+    declared_settings,
+    effective_value,
+    stored_settings,
+)
 from app.scheduling.pace_limits import UNLIMITED
 from app.security.keyring import Keyring
 from app.tenants.administration_sip import is_same_sip_auth, sip_auth_errors
@@ -60,8 +66,8 @@ def make_plan(
 ) -> ChangePlan:
     """Returns the changes in the order to make them. Raises DocumentInvalid with all problems.
 
-    `workloads` are the stored workloads of the service accounts in the file, of any tenant. `workload_issuer` is the issuer of
-    service accounts for which the file gives none.
+    `stored` holds the stored tenants by id. `workloads` holds the stored workloads of the service accounts in the file, also
+    those of other tenants. `workload_issuer` is the issuer of service accounts for which the file gives none.
     """
     planner = _Planner(secrets, workloads, keyring, workload_issuer)
     changes = [
@@ -86,13 +92,13 @@ class _Planner:
     def tenant_changes(self, tenant: DeclaredTenant, path: MemberPath, stored: TenantState | None) -> Iterator[Change]:
         if stored is None and tenant.name is None:
             self.problems.append(FileProblem("is missing: a new tenant needs a name", (*path, "name")))
-        before = stored_settings(stored.row) if stored else NEW_TENANT
+        before = stored_settings(stored.row) if stored else NEW_TENANT_SETTINGS
         after = declared_settings(tenant)
         changed = [
             name for name, value in after.items() if effective_value(name, value) != effective_value(name, before.get(name))
         ]
         members = {
-            MEMBER_OF_SETTING[name]: (before.get(name), after.get(name)) for name in MEMBER_OF_SETTING if name in changed
+            MEMBERS_BY_SETTING[name]: (before.get(name), after.get(name)) for name in MEMBERS_BY_SETTING if name in changed
         }
         settings = cast(TenantSettings, {name: after[name] for name in changed})
         self._check_callbacks({**before, **settings}, path)
@@ -162,7 +168,7 @@ class _Planner:
                 subject = f"workload {workload_name(workload.namespace, workload.service_account)}"
                 yield WorkloadDeletion(tenant_id=tenant_id, action="delete", subject=subject, workload_id=workload.id)
         if removal.key is not None:
-            is_revoked = stored.keys.get(removal.key) if stored else None
+            is_revoked = stored.is_revoked_by_key_id.get(removal.key) if stored else None
             if is_revoked is None:
                 self.notes.append(FileProblem("the tenant has no such key: nothing to revoke", (*path, "key")))
             elif not is_revoked:
@@ -257,9 +263,9 @@ class _Planner:
         stored: AccountState | None,
         to_revoke: list[CredentialState],
     ) -> bool:
-        """Returns whether the account has the credential, active or revoked.
+        """Returns whether the account has this credential already, active or revoked.
 
-        Reports a problem if it is revoked, or if the file revokes it (`to_revoke`): a file cannot undo a revocation.
+        Reports a problem if it is revoked, or if the same file revokes it (`to_revoke`): a file cannot undo a revocation.
         """
         same = [one for one in stored.credentials if one.username == username and self._matches(one, secret)] if stored else []
         if any(not one.is_revoked and one not in to_revoke for one in same):

@@ -14,10 +14,10 @@ from pydantic_core import core_schema
 from app.apply.document import MemberPath
 from app.apply.hours import DeclaredHours
 from app.apply.members import (
-    NULLABLE,
+    NULLABLE_MARK,
     Declared,
-    Given,
     Matching,
+    NonNull,
     Nullable,
     OneLine,
     SecretReference,
@@ -41,8 +41,8 @@ from app.workloads.service_accounts import (
     ServiceAccount,
 )
 
-_CREDENTIAL_ID: Final = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-_INLINE_CREDENTIAL: Final = "give auth_token, or key_sid and secret"
+_CREDENTIAL_ID_PATTERN: Final = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+_INLINE_CREDENTIAL_ADVICE: Final = "give auth_token, or key_sid and secret"
 
 
 def _check_base_url(value: str) -> str:
@@ -60,7 +60,7 @@ _TenantIdentifier = Annotated[str, Matching(TENANT_ID_PATTERN.pattern, "lower-ca
 _AccountSid = Annotated[str, Matching(ACCOUNT_SID_PATTERN.pattern, "AC and 32 hexadecimal digits")]
 _KeySid = Annotated[str, Matching(KEY_SID_PATTERN.pattern, "SK and 32 hexadecimal digits")]
 _RevokedCredential = Annotated[
-    str, Matching(f"{KEY_SID_PATTERN.pattern}|{_CREDENTIAL_ID}", "an API key's SID (SK…) or a credential's id")
+    str, Matching(f"{KEY_SID_PATTERN.pattern}|{_CREDENTIAL_ID_PATTERN}", "an API key's SID (SK…) or a credential's id")
 ]
 _SipCredentialName = Annotated[str, Matching(RESOURCE_NAME_PATTERN, "letters, digits and '._-', at most 63")]
 _ScopeName = Annotated[Scope, Field(strict=False)]
@@ -74,7 +74,7 @@ class DeclaredCallbacks(Declared):
     events: Nullable[Annotated[list[DeliveryEvent], AfterValidator(_without_repetition)]] = Field(
         None, min_length=1, description="The events to deliver. Unset: completed."
     )
-    format: Given[CallbackFormat] = Field(None, description="twilio: Twilio's form fields. json: Callgate's own events.")
+    format: NonNull[CallbackFormat] = Field(None, description="twilio: Twilio's form fields. json: Callgate's own events.")
 
 
 class DeclaredCredential(Declared):
@@ -87,12 +87,12 @@ class DeclaredCredential(Declared):
         }
     )
 
-    auth_token: Given[SecretReference] = None
-    key_sid: Given[_KeySid] = None
-    secret: Given[SecretReference] = None
+    auth_token: NonNull[SecretReference] = None
+    key_sid: NonNull[_KeySid] = None
+    secret: NonNull[SecretReference] = None
 
     def reference_at(self, path: MemberPath) -> tuple[MemberPath, SecretReference]:
-        """Returns the path of the secret's reference in the file, and the reference. This credential is at `path`."""
+        """Returns the reference to the secret and, before it, its path in the file. `path` is this credential's own path."""
         if self.auth_token is not None:
             return (*path, "auth_token"), self.auth_token
         if self.secret is not None:
@@ -102,7 +102,7 @@ class DeclaredCredential(Declared):
     @model_validator(mode="after")
     def _check_members(self) -> "DeclaredCredential":
         if _credential_kind(self.model_fields_set) is None:
-            raise declaration_error(_INLINE_CREDENTIAL)
+            raise declaration_error(_INLINE_CREDENTIAL_ADVICE)
         return self
 
 
@@ -117,22 +117,22 @@ class DeclaredAccount(Declared):
     )
 
     account_sid: _AccountSid
-    base_url: Given[Annotated[str, AfterValidator(_check_base_url)]] = Field(
+    base_url: NonNull[Annotated[str, AfterValidator(_check_base_url)]] = Field(
         None, description="The base URL of this account's API. Unset: that of the installation."
     )
     pace: Nullable[DeclaredPace] = Field(None, description="How fast its calls are dialled. null: not limited.")
-    auth_token: Given[SecretReference] = Field(None, description="The account's auth token, if it is the only credential.")
-    key_sid: Given[_KeySid] = Field(None, description="An API key, if it is the only credential; with `secret`.")
-    secret: Given[SecretReference] = Field(None, description="The secret of `key_sid`.")
-    credentials: Given[list[DeclaredCredential]] = Field(
+    auth_token: NonNull[SecretReference] = Field(None, description="The account's auth token, if it is the only credential.")
+    key_sid: NonNull[_KeySid] = Field(None, description="An API key, if it is the only credential; with `secret`.")
+    secret: NonNull[SecretReference] = Field(None, description="The secret of `key_sid`.")
+    credentials: NonNull[list[DeclaredCredential]] = Field(
         None, description="Several credentials. New ones are added in this order, and tried in it."
     )
-    revoked: Given[list[_RevokedCredential]] = Field(
+    revoked: NonNull[list[_RevokedCredential]] = Field(
         None, description="Credentials that must not be used any more: SIDs of API keys (SK…), or ids from `accounts list`."
     )
 
     def credentials_at(self, path: MemberPath) -> Iterator[tuple[MemberPath, DeclaredCredential]]:
-        """Yields pairs of a path in the file and the credential at this path. This account is at `path`."""
+        """Yields each credential and, before it, its path in the file. `path` is this account's own path."""
         if self.auth_token or self.key_sid:
             yield path, DeclaredCredential.model_construct(auth_token=self.auth_token, key_sid=self.key_sid, secret=self.secret)
         for index, credential in enumerate(self.credentials or ()):
@@ -144,7 +144,7 @@ class DeclaredAccount(Declared):
         if inline and self.has_member("credentials"):
             raise declaration_error("has a credential and `credentials`: give all of them under `credentials`")
         if inline and _credential_kind(self.model_fields_set) is None:
-            raise declaration_error(_INLINE_CREDENTIAL)
+            raise declaration_error(_INLINE_CREDENTIAL_ADVICE)
         return self
 
 
@@ -162,7 +162,7 @@ class DeclaredSipCredential(Declared):
 class DeclaredServiceAccount(Declared):
     """A service account of Kubernetes."""
 
-    issuer: Given[OneLine] = Field(None, description="The issuer of its tokens (`iss`). Unset: CALLGATE_WORKLOAD_ISSUER.")
+    issuer: NonNull[OneLine] = Field(None, description="The issuer of its tokens (`iss`). Unset: CALLGATE_WORKLOAD_ISSUER.")
     namespace: Annotated[
         str, Field(max_length=MAX_NAMESPACE_LENGTH), Matching(NAMESPACE_PATTERN.pattern, "the name of a namespace")
     ]
@@ -173,14 +173,14 @@ class DeclaredServiceAccount(Declared):
     ]
 
     def as_service_account(self, default_issuer: str | None) -> ServiceAccount:
-        """Returns the service account. Its issuer is `default_issuer` if the file gives none; empty if neither is given."""
+        """Returns the service account. Without an issuer in the file, its issuer is `default_issuer`; empty if that is None."""
         return ServiceAccount(self.issuer or default_issuer or "", self.namespace, self.service_account)
 
 
 class DeclaredWorkload(DeclaredServiceAccount):
     """A service account of Kubernetes that acts for the tenant."""
 
-    scopes: Given[Annotated[list[_ScopeName], AfterValidator(_without_repetition)]] = Field(
+    scopes: NonNull[Annotated[list[_ScopeName], AfterValidator(_without_repetition)]] = Field(
         None, min_length=1, description="What it may do. Unset: call and read for a new one."
     )
 
@@ -190,12 +190,12 @@ class DeclaredRemoval(Declared):
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
-    sip_credential: Given[_SipCredentialName] = Field(None, description="The name of a SIP credential, which is deleted.")
-    key: Given[Annotated[str, Matching(r"cgk_[0-9a-f]{12}", "the id of an API key: cgk_ and 12 hexadecimal digits")]] = Field(
+    sip_credential: NonNull[_SipCredentialName] = Field(None, description="The name of a SIP credential, which is deleted.")
+    key: NonNull[Annotated[str, Matching(r"cgk_[0-9a-f]{12}", "the id of an API key: cgk_ and 12 hexadecimal digits")]] = Field(
         None, description="The id of an API key (cgk_…), which is revoked."
     )
 
-    workload: Given[DeclaredServiceAccount] = Field(None, description="A service account that must not act any more.")
+    workload: NonNull[DeclaredServiceAccount] = Field(None, description="A service account that must not act any more.")
 
     @model_validator(mode="after")
     def _check_members(self) -> "DeclaredRemoval":
@@ -217,21 +217,21 @@ class DeclaredTenant(Declared):
     """A tenant. What is stored and not named here stays as it is."""
 
     id: _TenantIdentifier = Field(description="Lower-case letters, digits and '-', at most 63.")
-    name: Given[OneLine] = Field(None, description="The display name. Required for a new tenant.")
-    suspended: Given[bool] = Field(None, description="Whether creations are refused. Records stay readable.")
-    callbacks: Given[DeclaredCallbacks] = None
-    limits: Given[DeclaredLimits] = None
+    name: NonNull[OneLine] = Field(None, description="The display name. Required for a new tenant.")
+    suspended: NonNull[bool] = Field(None, description="Whether creations are refused. Records stay readable.")
+    callbacks: NonNull[DeclaredCallbacks] = None
+    limits: NonNull[DeclaredLimits] = None
     hours: Nullable[DeclaredHours] = Field(None, description="When scheduled calls may ring. null: at any time.")
-    accounts: Given[list[DeclaredAccount]] = None
-    sip_credentials: Given[list[DeclaredSipCredential]] = None
-    workloads: Given[list[DeclaredWorkload]] = None
-    revoked: Given[list[DeclaredRemoval]] = Field(None, description="What must not be used any more.")
+    accounts: NonNull[list[DeclaredAccount]] = None
+    sip_credentials: NonNull[list[DeclaredSipCredential]] = None
+    workloads: NonNull[list[DeclaredWorkload]] = None
+    revoked: NonNull[list[DeclaredRemoval]] = Field(None, description="What must not be used any more.")
 
 
 class Declaration(Declared):
     """A file for `callgate apply`. Declares tenants; changes what is named and deletes nothing."""
 
-    schema_: Given[str] = Field(None, alias="$schema", description="The place of this schema, for editors.")
+    schema_: NonNull[str] = Field(None, alias="$schema", description="The place of this schema, for editors.")
     tenants: list[DeclaredTenant]
 
     def service_accounts(self, default_issuer: str | None) -> Iterator[ServiceAccount]:
@@ -280,15 +280,15 @@ def json_schema() -> dict[str, Any]:
     schema = Declaration.model_json_schema(schema_generator=_SchemaGenerator)
     for model in schema["$defs"].values():
         for name, member in model.get("properties", {}).items():
-            if member.pop(NULLABLE, False):
+            if member.pop(NULLABLE_MARK, False):
                 description = member.pop("description")
                 model["properties"][name] = {"anyOf": [member, {"type": "null"}], "description": description}
     return {"$schema": GenerateJsonSchema.schema_dialect, **schema}
 
 
-def _credential_kind(given: set[str]) -> str | None:
-    """Returns the kind of credential that these members describe; None: they describe none, or both."""
-    match sorted({"auth_token", "key_sid", "secret"} & given):
+def _credential_kind(members: set[str]) -> str | None:
+    """Returns the kind of the credential with these members; None if they belong to no kind, or to both."""
+    match sorted({"auth_token", "key_sid", "secret"} & members):
         case ["auth_token"]:
             return "auth_token"
         case ["key_sid", "secret"]:

@@ -12,11 +12,11 @@ _MAX_SECRET_BYTES: Final = 64 * 1024
 
 
 class SecretMissing(Exception):
-    """A reference leads to no usable secret. The message gives the reason."""
+    """The variable or file that a reference names has no usable secret. The message gives the reason."""
 
 
 def read_secrets(declaration: Declaration, environment: Mapping[str, str], folder: Path) -> dict[MemberPath, str]:
-    """Returns the secrets by the path of their reference in the declaration. `folder` is the base of relative file paths.
+    """Returns all secrets, each under the path of its reference in the declaration. `folder` is the base of relative paths.
 
     Raises DocumentInvalid with all problems.
     """
@@ -24,7 +24,7 @@ def read_secrets(declaration: Declaration, environment: Mapping[str, str], folde
     problems: list[FileProblem] = []
     for path, reference in declaration.references_with_paths():
         try:
-            secrets[path] = _read(reference, environment, folder)
+            secrets[path] = _read_secret(reference, environment, folder)
         except SecretMissing as error:
             problems.append(FileProblem(str(error), (*path, "env" if reference.env is not None else "file")))
     if problems:
@@ -32,7 +32,7 @@ def read_secrets(declaration: Declaration, environment: Mapping[str, str], folde
     return secrets
 
 
-def _read(reference: SecretReference, environment: Mapping[str, str], folder: Path) -> str:
+def _read_secret(reference: SecretReference, environment: Mapping[str, str], folder: Path) -> str:
     if reference.env is not None:
         secret = environment.get(reference.env, "").strip()
         source = "this environment variable"

@@ -16,11 +16,11 @@ from app.tenants.sip_credential_store import SealedSipAuth, find_sealed_sip_auth
 from app.tenants.workload_store import WorkloadRow, find_workload
 from app.workloads.service_accounts import ServiceAccount
 
-_LOCK: Final = 0xCA11A991
+_ADVISORY_LOCK_KEY: Final = 0xCA11A991
 # How long one `apply` waits for another.
 _LOCK_TIMEOUT_S: Final = 60
 STATEMENT_TIMEOUT_S: Final = _LOCK_TIMEOUT_S + 10.0
-APPLY_SETTINGS: Final = SESSION_SETTINGS | {
+APPLY_SESSION_SETTINGS: Final = SESSION_SETTINGS | {
     "lock_timeout": f"{_LOCK_TIMEOUT_S}s",
     "statement_timeout": f"{_LOCK_TIMEOUT_S + 5}s",
 }
@@ -54,17 +54,17 @@ class TenantState:
     """By account SID."""
     sip_credentials: dict[str, SealedSipAuth]
     """By name."""
-    keys: dict[str, bool]
-    """Whether the key is revoked, by id, for the keys that the file revokes."""
+    is_revoked_by_key_id: dict[str, bool]
+    """For each API key that the file revokes, by id: whether it is revoked already."""
 
 
 async def lock_apply(connection: Connection) -> None:
-    """Waits until no other `apply` runs, and keeps others waiting until the transaction ends. Raises ApplyLocked.
+    """Waits for another running `apply` to end, and locks others out until this transaction ends. Raises ApplyLocked.
 
-    The lock belongs to the transaction, because behind a pooler the next transaction may run in another session.
+    The lock belongs to the transaction and not to the session, because with a pooler the session may change in between.
     """
     try:
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _ADVISORY_LOCK_KEY)
     except asyncpg.LockNotAvailableError:
         raise ApplyLocked(f"another `callgate apply` has not ended within {_LOCK_TIMEOUT_S} s: nothing was changed") from None
 
@@ -94,7 +94,7 @@ async def read_tenants(
         tenants[sip_auth.credential.tenant_id].sip_credentials[sip_auth.credential.name] = sip_auth
     statement = "SELECT tenant_id, prefix, revoked_at IS NOT NULL FROM api_key WHERE tenant_id = ANY ($1) AND prefix = ANY ($2)"
     for tenant_id, key_id, is_revoked in await connection.fetch(statement, list(tenants), key_ids):
-        tenants[tenant_id].keys[key_id] = is_revoked
+        tenants[tenant_id].is_revoked_by_key_id[key_id] = is_revoked
     return tenants
 
 

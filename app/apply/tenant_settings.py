@@ -7,9 +7,9 @@ from app.scheduling.hours import read_hours
 from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.callback_settings import CALLBACK_SETTINGS, callback_settings
 
-_DEFAULT_METHOD: Final = "POST"
-_DEFAULT_EVENTS: Final = ("completed",)
-NEW_TENANT: Final = TenantSettings(
+_DEFAULT_CALLBACK_METHOD: Final = "POST"
+_DEFAULT_CALLBACK_EVENTS: Final = ("completed",)
+NEW_TENANT_SETTINGS: Final = TenantSettings(
     suspended=False,
     status_callback=None,
     status_callback_method=None,
@@ -19,7 +19,7 @@ NEW_TENANT: Final = TenantSettings(
     hours=None,
 )
 # The member of the file for each setting, in the order to print them.
-MEMBER_OF_SETTING: Final = {
+MEMBERS_BY_SETTING: Final = {
     "name": "name",
     "suspended": "suspended",
     **{setting: f"callbacks.{name}" for name, setting in CALLBACK_SETTINGS.items()},
@@ -41,7 +41,7 @@ def declared_settings(tenant: DeclaredTenant) -> dict[str, Any]:
 
 
 def stored_settings(row: TenantRow) -> TenantSettings:
-    """Returns the stored settings. Sorts the members of `hours`, because Postgres (jsonb) does not keep their order."""
+    """Returns a tenant's settings in the database. Sorts the members of `hours`, whose order Postgres (jsonb) does not keep."""
     settings = row.settings
     if settings["hours"] is not None:
         settings["hours"] = read_hours(settings["hours"]).to_json()
@@ -49,9 +49,9 @@ def stored_settings(row: TenantRow) -> TenantSettings:
 
 
 def effective_value(setting: str, value: Any) -> Any:
-    """Returns the value, or the default if it is unset. Events become a set, because their order has no meaning."""
+    """Returns the value of a setting, or its default if the value is None. Events become a set, without an order."""
     if setting == "status_callback_method":
-        return value or _DEFAULT_METHOD
+        return value or _DEFAULT_CALLBACK_METHOD
     if setting == "status_callback_events":
-        return set(value or _DEFAULT_EVENTS)
+        return set(value or _DEFAULT_CALLBACK_EVENTS)
     return value

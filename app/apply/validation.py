@@ -13,9 +13,9 @@ from app.apply.members import Declared
 from app.apply.schemas import Declaration, DeclaredTenant
 from app.deliveries.addresses import AllowList, UrlError, parse_delivery_url
 
-_BOTH = "declared as a credential, too: remove one of the two"
-_INPUT = re.compile(r"^(?:Input|List|String|Value) should")
-_TEXTS = {
+_ALSO_DECLARED = "declared as a credential, too: remove one of the two"
+_PYDANTIC_SUBJECT = re.compile(r"^(?:Input|List|String|Value) should")
+_MESSAGES_BY_PYDANTIC_TYPE = {
     "missing": "is missing",
     "string_type": "must be text: put it in quotes",
     "string_unicode": "has a character that is not Unicode",
@@ -27,9 +27,9 @@ _TEXTS = {
 
 
 def validate_declaration(document: Document, *, allowed: AllowList) -> Declaration:
-    """Returns the declaration. Raises DocumentInvalid with all problems.
+    """Returns the declaration that the document contains. Raises DocumentInvalid with all problems.
 
-    `allowed` are the private destinations that the operator allows for deliveries.
+    `allowed` lists the private addresses to which the operator allows webhooks. All other private addresses are refused.
     """
     if document.value is None:
         raise DocumentInvalid(FileProblem("the file is empty: it needs a list of `tenants`", line=1))
@@ -37,17 +37,21 @@ def validate_declaration(document: Document, *, allowed: AllowList) -> Declarati
         declaration = Declaration.model_validate(document.value)
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False)
-        raise DocumentInvalid(*(FileProblem(_text_of(detail), detail["loc"]) for detail in details)) from None
-    if problems := [*_duplicates(declaration, document), *_refused_urls(declaration, allowed), *_wrong_hours(declaration)]:
+        raise DocumentInvalid(*(FileProblem(_message_of(detail), detail["loc"]) for detail in details)) from None
+    if problems := [
+        *_duplicate_problems(declaration, document),
+        *_url_problems(declaration, allowed),
+        *_hours_problems(declaration),
+    ]:
         raise DocumentInvalid(*problems)
     return declaration
 
 
-def _text_of(detail: ErrorDetails) -> str:
+def _message_of(detail: ErrorDetails) -> str:
     if detail["type"] == "extra_forbidden":
         return _unknown_member(str(detail["loc"][-1]))
-    message = _INPUT.sub("must", detail["msg"]).partition(" after validation")[0]
-    return _TEXTS.get(detail["type"], message)
+    message = _PYDANTIC_SUBJECT.sub("must", detail["msg"]).partition(" after validation")[0]
+    return _MESSAGES_BY_PYDANTIC_TYPE.get(detail["type"], message)
 
 
 def _unknown_member(name: str) -> str:
@@ -57,27 +61,29 @@ def _unknown_member(name: str) -> str:
     return f"is not known: {advice}"
 
 
-def _duplicates(declaration: Declaration, document: Document) -> Iterator[FileProblem]:
-    yield from _repeated("tenant", [(("tenants", i), tenant.id) for i, tenant in enumerate(declaration.tenants)], document)
+def _duplicate_problems(declaration: Declaration, document: Document) -> Iterator[FileProblem]:
+    yield from _repetition_problems(
+        "tenant", [(("tenants", i), tenant.id) for i, tenant in enumerate(declaration.tenants)], document
+    )
     for number, tenant in enumerate(declaration.tenants):
-        yield from _duplicates_of_tenant(tenant, ("tenants", number), document)
+        yield from _duplicate_problems_of_tenant(tenant, ("tenants", number), document)
     for path, account in declaration.accounts_with_paths():
         keys = [(place, credential.key_sid) for place, credential in account.credentials_at(path) if credential.key_sid]
-        yield from _repeated("key", keys, document)
+        yield from _repetition_problems("key", keys, document)
         for index, revoked in enumerate(account.revoked or ()):
             if revoked in (key for _, key in keys):
-                yield FileProblem(f"this key is {_BOTH}", (*path, "revoked", index))
+                yield FileProblem(f"this key is {_ALSO_DECLARED}", (*path, "revoked", index))
 
 
-def _duplicates_of_tenant(tenant: DeclaredTenant, path: MemberPath, document: Document) -> Iterator[FileProblem]:
+def _duplicate_problems_of_tenant(tenant: DeclaredTenant, path: MemberPath, document: Document) -> Iterator[FileProblem]:
     accounts = [((*path, "accounts", i), account.account_sid) for i, account in enumerate(tenant.accounts or ())]
-    yield from _repeated("account", accounts, document)
+    yield from _repetition_problems("account", accounts, document)
     named = [((*path, "sip_credentials", i), credential.name) for i, credential in enumerate(tenant.sip_credentials or ())]
-    yield from _repeated("SIP credential", named, document)
+    yield from _repetition_problems("SIP credential", named, document)
     accounts_named = [
         ((*path, "workloads", i), workload.as_service_account(None)) for i, workload in enumerate(tenant.workloads or ())
     ]
-    yield from _repeated("service account", accounts_named, document)
+    yield from _repetition_problems("service account", accounts_named, document)
     for index, removal in enumerate(tenant.revoked or ()):
         if removal.workload is not None and removal.workload.as_service_account(None) in {
             account for _, account in accounts_named
@@ -86,10 +92,10 @@ def _duplicates_of_tenant(tenant: DeclaredTenant, path: MemberPath, document: Do
                 "this service account is declared as a workload, too: remove one of the two", (*path, "revoked", index)
             )
         if removal.sip_credential in {name for _, name in named}:
-            yield FileProblem(f"this SIP credential is {_BOTH}", (*path, "revoked", index))
+            yield FileProblem(f"this SIP credential is {_ALSO_DECLARED}", (*path, "revoked", index))
 
 
-def _repeated(what: str, items: Iterable[tuple[MemberPath, Hashable]], document: Document) -> Iterator[FileProblem]:
+def _repetition_problems(what: str, items: Iterable[tuple[MemberPath, Hashable]], document: Document) -> Iterator[FileProblem]:
     first: dict[Hashable, MemberPath] = {}
     for path, identity in items:
         if identity in first:
@@ -99,7 +105,7 @@ def _repeated(what: str, items: Iterable[tuple[MemberPath, Hashable]], document:
         first.setdefault(identity, path)
 
 
-def _refused_urls(declaration: Declaration, allowed: AllowList) -> Iterator[FileProblem]:
+def _url_problems(declaration: Declaration, allowed: AllowList) -> Iterator[FileProblem]:
     for number, tenant in enumerate(declaration.tenants):
         url: Any = tenant.callbacks and tenant.callbacks.url
         if url is not None and isinstance(error := parse_delivery_url(url, allowed), UrlError):
@@ -107,7 +113,7 @@ def _refused_urls(declaration: Declaration, allowed: AllowList) -> Iterator[File
             yield FileProblem(f"deliveries to this URL are not possible ({error.code}): {error.detail}", path)
 
 
-def _wrong_hours(declaration: Declaration) -> Iterator[FileProblem]:
+def _hours_problems(declaration: Declaration) -> Iterator[FileProblem]:
     for number, tenant in enumerate(declaration.tenants):
         if tenant.hours is not None:
             yield from tenant.hours.problems_at(("tenants", number, "hours"))

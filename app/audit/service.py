@@ -10,7 +10,7 @@ from app.audit.store import AuditFilter, AuditRow, list_audit_events
 from app.database.pool import Transactions
 
 # 8 bytes of microseconds and 16 of the id, in base64url.
-CURSOR = re.compile(r"[A-Za-z0-9_-]{32}")
+CURSOR_PATTERN = re.compile(r"[A-Za-z0-9_-]{32}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -32,8 +32,8 @@ def _cursor_of(event: AuditRow) -> str:
 
 
 def read_audit_cursor(cursor: str) -> tuple[datetime, UUID] | None:
-    """Returns time and id of the last event on the page before; None if the cursor is malformed."""
-    if not CURSOR.fullmatch(cursor):
+    """Returns the time and id in the cursor, those of the previous page's last event; None if the cursor is malformed."""
+    if not CURSOR_PATTERN.fullmatch(cursor):
         return None
     decoded = base64.urlsafe_b64decode(cursor)
     try:

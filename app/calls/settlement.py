@@ -20,7 +20,7 @@ from app.calls.search_plan import SearchPlan
 from app.calls.store import AnyCall, Event
 from app.calls.stored_problem import stored_form
 from app.database.engine import Session
-from app.errors import CallgateError, CanceledBeforeDial, NoneFound, RingByPassed
+from app.errors import CallgateError, CallNotFoundAtTwilio, CanceledBeforeDial, RingByPassed
 from app.observability import Metrics
 from app.twilio.schemas import CallResource
 
@@ -154,7 +154,7 @@ class Settlement:
 
     def change_to_none_found(self, *, data: Mapping[str, Any]) -> RecordChange:
         """Returns the change for an unknown call that none of the planned searches has found. It counts as not started."""
-        problem = {"slug": NoneFound.slug, "detail": NoneFound.default_detail}
+        problem = {"slug": CallNotFoundAtTwilio.slug, "detail": CallNotFoundAtTwilio.default_detail}
         columns = {"execution": "not_started", "settled_by": "none_found", "problem": problem}
         return record_change("call.not_started", {"settled_by": "none_found", **data}, columns)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EXIT_DIFFERENCE: Final = 2
 """The exit code of a dry run that found a difference."""
 _STANDARD_INPUT: Final = "-"
-_QUERY: Final = re.compile(r"\?.*", re.DOTALL)
+_URL_QUERY: Final = re.compile(r"\?.*", re.DOTALL)
 
 
 def apply(
@@ -51,7 +51,7 @@ def apply(
     if file is None:
         raise CommandFailed("no file was given: use --file FILE, or --file - for standard input")
     plan = _run(_read(file), file, _settings(), dry_run=dry_run)
-    _show(plan, dry_run=dry_run, as_json=as_json)
+    _print_plan(plan, dry_run=dry_run, as_json=as_json)
     if dry_run and plan.changes:
         raise typer.Exit(EXIT_DIFFERENCE)
 
@@ -67,13 +67,13 @@ def _settings() -> Settings:
 
 
 def _read(file: str) -> bytes:
-    from app.apply.document import MAX_BYTES
+    from app.apply.document import MAX_FILE_BYTES
 
     try:
         if file == _STANDARD_INPUT:
-            return sys.stdin.buffer.read(MAX_BYTES + 1)
+            return sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
         with Path(file).open("rb") as opened:
-            return opened.read(MAX_BYTES + 1)
+            return opened.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise CommandFailed(f"{file}: cannot be read: {error.strerror}") from None
 
@@ -82,7 +82,7 @@ def _run(content: bytes, file: str, settings: Settings, *, dry_run: bool) -> Cha
     from app.apply.document import Document, DocumentInvalid, read_document
     from app.apply.secrets import read_secrets
     from app.apply.service import DeclarationService
-    from app.apply.store import APPLY_SETTINGS, STATEMENT_TIMEOUT_S
+    from app.apply.store import APPLY_SESSION_SETTINGS, STATEMENT_TIMEOUT_S
     from app.apply.validation import validate_declaration
     from app.audit.events import command_actor
     from app.database.connection import Connector
@@ -95,7 +95,7 @@ def _run(content: bytes, file: str, settings: Settings, *, dry_run: bool) -> Cha
 
     async def run() -> ChangePlan:
         url = settings.require_database_url()
-        pool = Pool(Connector(url, APPLY_SETTINGS, statement_timeout_s=STATEMENT_TIMEOUT_S).connect)
+        pool = Pool(Connector(url, APPLY_SESSION_SETTINGS, statement_timeout_s=STATEMENT_TIMEOUT_S).connect)
         service = DeclarationService(
             pool, Keyring(settings.require_secret_keys()), command_actor("apply"), settings.workload_issuer
         )
@@ -128,12 +128,12 @@ def _problem_line(problem: FileProblem, document: Document, file: str) -> str:
     return f"{name}:{line}: {member}: {problem.text}" if member else f"{name}:{line}: {problem.text}"
 
 
-def _show(plan: ChangePlan, *, dry_run: bool, as_json: bool) -> None:
+def _print_plan(plan: ChangePlan, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"applied": not dry_run, "changes": [_to_json(change) for change in plan.changes]}))
+        typer.echo(json.dumps({"applied": not dry_run, "changes": [_change_json(change) for change in plan.changes]}))
         return
     for change in plan.changes:
-        typer.echo(_to_line(change))
+        typer.echo(_change_line(change))
     if not plan.changes:
         typer.echo("no changes")
     elif dry_run:
@@ -146,7 +146,7 @@ def _number_of_changes(plan: ChangePlan) -> str:
     return "1 change" if len(plan.changes) == 1 else f"{len(plan.changes)} changes"
 
 
-def _to_line(change: Change) -> str:
+def _change_line(change: Change) -> str:
     line = f"tenant {change.tenant_id}: {change.action} {change.subject}"
     members = [
         f"{name} {_value_text(after)}" if change.action == "create" else f"{name} {_value_text(before)} -> {_value_text(after)}"
@@ -155,7 +155,7 @@ def _to_line(change: Change) -> str:
     return f"{line}: {', '.join(members)}" if members else line
 
 
-def _to_json(change: Change) -> dict[str, Any]:
+def _change_json(change: Change) -> dict[str, Any]:
     members = {
         name: {"before": _without_query(before), "after": _without_query(after)}
         for name, (before, after) in change.members.items()
@@ -169,4 +169,4 @@ def _value_text(value: Any) -> str:
 
 def _without_query(value: Any) -> Any:
     """Returns a URL without its query, which may contain a key of the receiver. Returns any other value unchanged."""
-    return _QUERY.sub("?…", value) if isinstance(value, str) and "://" in value else value
+    return _URL_QUERY.sub("?…", value) if isinstance(value, str) and "://" in value else value

@@ -90,7 +90,7 @@ async def login_address(database: Transactions, base_url: str) -> str:
 
 
 def _local_address() -> str:
-    """Returns the address of the `callgate dev` that runs in this folder, else the configured or default address."""
+    """Returns the console's base URL: that of a running `callgate dev` in this folder, else the configured or default one."""
     from app.local.state import StateFolder
     from app.settings import load_settings
 

@@ -22,7 +22,7 @@ TenantOrNone = Annotated[str | None, typer.Argument(metavar="TENANT", help="The 
 
 
 def owner_of(tenant: str | None, operator: bool) -> str | None:
-    """Returns the tenant, or None for operators. Raises BadParameter unless exactly one of the two is given."""
+    """Returns the owner of keys: the tenant, or None for operators. Raises BadParameter unless exactly one is given."""
     if operator == (tenant is not None):
         raise typer.BadParameter("give a tenant, or --operator for keys of operators")
     return tenant
@@ -77,7 +77,7 @@ def create_key(
     }
     if key_format == "twilio" and not as_json:
         typer.echo(made.pop("key"))
-        show(made, as_json=False, err=True)
+        show(made, as_json=False, to_stderr=True)
     else:
         show(made, as_json=as_json)
 

@@ -108,7 +108,7 @@ def demo(
 async def _run_demo(
     settings: Settings, folder: StateFolder, options: StackOptions, database_location: str, *, once: bool, with_parent: bool
 ) -> dict[str, Any] | None:
-    """Returns the call's record, or None if it was stopped before the call was priced."""
+    """Returns the record of the demo's call; None if the demo was stopped before the call had a price."""
     from app.audit.events import command_actor
     from app.local.demo import place_and_watch, prepare_tenant
     from app.local.stack import running_stack
@@ -136,7 +136,7 @@ async def _run_demo(
 
 
 async def _run_until(stop: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result | None:
-    """Returns the result of the work, or None if `stop` is set first. The work is then cancelled."""
+    """Awaits `work` and returns its result. If `stop` is set first, cancels the work and returns None."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()

@@ -15,24 +15,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def log_errors() -> None:
-    """Logs errors to stderr. Called only by commands whose code logs: importing the log library takes a quarter of a second."""
+    """Configures logging to write errors to stderr. Only commands that log call it, because its import takes 0.25 s."""
     from app.observability.logs import configure_logging
 
     configure_logging(level="ERROR", format_="text", stream=sys.stderr)
 
 
-def show(values: Mapping[str, Any], *, as_json: bool, err: bool = False) -> None:
-    """Prints one object, to standard error if `err` is set."""
+def show(values: Mapping[str, Any], *, as_json: bool, to_stderr: bool = False) -> None:
+    """Prints one object: a line for each member, or JSON with `as_json`."""
     if as_json:
-        typer.echo(json.dumps(values, default=_to_text), err=err)
+        typer.echo(json.dumps(values, default=_to_text), err=to_stderr)
         return
     width = max(map(len, values))
     for name, value in values.items():
-        typer.echo(f"{name:<{width}}  {_format_cell(value)}", err=err)
+        typer.echo(f"{name:<{width}}  {_format_cell(value)}", err=to_stderr)
 
 
 def show_table(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str], as_json: bool) -> None:
-    """Prints objects as a table or as a JSON array."""
+    """Prints objects as a table with these columns or, with `as_json`, as a JSON array with all members."""
     if as_json:
         typer.echo(json.dumps(list(rows), default=_to_text))
         return
@@ -43,7 +43,7 @@ def show_table(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str], as_
 
 
 def _format_cell(value: Any) -> str:
-    """Returns the value in one line. Escapes control characters: with one in a name, a client could forge a line."""
+    """Returns the value as text in one line. Escapes control characters, with which a stored name could forge a line."""
     if isinstance(value, list):
         return ",".join(map(_format_cell, value))
     text = "-" if value is None else _to_text(value)

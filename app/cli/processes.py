@@ -193,10 +193,10 @@ def migrate() -> None:
 
 
 def migrate_database(settings: Settings) -> str | None:
-    """Migrates the schema, and creates the next partitions. Returns None.
+    """Migrates the schema, and creates the table partitions for the next time. Returns None.
 
-    If the schema is newer than this version, does not migrate it, and returns its revision. Must not be called inside an event
-    loop. Raises DatabaseUnavailable.
+    If a newer version of Callgate has migrated the schema, leaves it as it is and returns its revision. Must not be called
+    inside an event loop. Raises DatabaseUnavailable.
     """
     from app.jobs.partitions import Partitioner
     from app.schema import migrate as migrate_schema

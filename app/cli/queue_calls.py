@@ -32,7 +32,7 @@ _MAX_SHOWN_REFUSALS = 20
 
 @dataclass
 class _Summary:
-    """Counts of the results of the lines so far."""
+    """Counts the lines of the file that were processed so far, by result."""
 
     created: int = 0
     replayed: int = 0
@@ -41,7 +41,7 @@ class _Summary:
     """Whether all refusals so far are temporary (5xx), so that the same lines can succeed later."""
 
     def add(self, line: AnsweredLine, print_problem: Callable[[str], None]) -> None:
-        """Counts the line. If it is one of the first that are refused, passes its number and the reason to `print_problem`."""
+        """Counts the line. Passes its number and the reason to `print_problem` if it is among the first 20 refused ones."""
         from app.errors import CallgateError
 
         if not isinstance(line.result, CallgateError):
@@ -51,10 +51,10 @@ class _Summary:
         self.refused[line.result.slug] += 1
         self.is_temporary = self.is_temporary and line.result.status >= 500
         if self.refused.total() <= _MAX_SHOWN_REFUSALS:
-            print_problem(f"line {line.number}: {_description(line.result)}")
+            print_problem(f"line {line.number}: {_error_text(line.result)}")
 
 
-def _description(error: CallgateError) -> str:
+def _error_text(error: CallgateError) -> str:
     faults = "; ".join(f"{fault.pointer} {fault.detail}" for fault in error.field_errors)
     return f"{error.slug}: {faults or error.detail}"
 

@@ -27,7 +27,7 @@ queues = typer.Typer(
 Result = TypeVar("Result")
 
 
-class Clearable(StrEnum):
+class ClearableSetting(StrEnum):
     hours = "hours"
     ring_within = "ring-within"
 
@@ -71,7 +71,7 @@ def set_queue(
             "--ring-within", parser=duration, metavar="DURATION", help="The default deadline after not_before, such as 30m."
         ),
     ] = None,
-    clear: Annotated[list[Clearable] | None, typer.Option("--clear", help="What to remove; can be repeated.")] = None,
+    clear: Annotated[list[ClearableSetting] | None, typer.Option("--clear", help="What to remove; can be repeated.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a queue, or change the settings that the options give.
@@ -81,30 +81,30 @@ def set_queue(
     from app.scheduling.hours import read_hours
 
     change: QueueChange = {"pace": pace_change(calls_per_second, burst, max_concurrent, unlimited=unlimited)}
-    if Clearable.hours in (clear or ()):
+    if ClearableSetting.hours in (clear or ()):
         change["hours"] = None
-    if Clearable.ring_within in (clear or ()):
+    if ClearableSetting.ring_within in (clear or ()):
         change["ring_within_s"] = None
     if hours := hours_from(time_zone, days, start, end):
         change["hours"] = read_hours(hours)
     if ring_within is not None:
         change["ring_within_s"] = int(ring_within.total_seconds())
-    _put(tenant, name, change, as_json=as_json)
+    _create_or_change(tenant, name, change, as_json=as_json)
 
 
 @queues.command("pause")
 def pause_queue(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:
     """Stop dialling the calls of a queue. Calls under way go on."""
-    _change(tenant, name, {"paused": True}, as_json=as_json)
+    _change_existing(tenant, name, {"paused": True}, as_json=as_json)
 
 
 @queues.command("resume")
 def resume_queue(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:
     """Dial the calls of a queue that was paused."""
-    _change(tenant, name, {"paused": False}, as_json=as_json)
+    _change_existing(tenant, name, {"paused": False}, as_json=as_json)
 
 
-def _put(tenant: str, name: str, change: QueueChange, *, as_json: bool) -> None:
+def _create_or_change(tenant: str, name: str, change: QueueChange, *, as_json: bool) -> None:
     """Creates a queue or changes an existing one, and prints its settings."""
     from app.audit.events import command_actor
 
@@ -112,7 +112,7 @@ def _put(tenant: str, name: str, change: QueueChange, *, as_json: bool) -> None:
     show(_settings(queue), as_json=as_json)
 
 
-def _change(tenant: str, name: str, change: QueueChange, *, as_json: bool) -> None:
+def _change_existing(tenant: str, name: str, change: QueueChange, *, as_json: bool) -> None:
     """Changes an existing queue, and prints its settings."""
     from app.audit.events import command_actor
 

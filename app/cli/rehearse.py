@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _STANDARD_INPUT = "-"
 _DEFAULT_QUEUE = "rehearsal"
 _MAX_LINES = 100_000
-_MAX_BYTES = 256 * 1024 * 1024
-_YEARS = range(1970, 9000)
+_MAX_FILE_BYTES = 256 * 1024 * 1024
+_ACCEPTED_YEARS = range(1970, 9000)
 # The calls that Twilio dials for an account in one second, unless another rate was agreed with Twilio.
 _TWILIO_CALLS_PER_SECOND = 1
 
@@ -78,13 +78,13 @@ def rehearse(
     already wait do not count. The exit code is 1 if lines are refused.
     """
     log_errors()
-    if start is not None and start.year not in _YEARS:
-        raise CommandFailed(f"--at: the year must be between {_YEARS[0]} and {_YEARS[-1]}")
+    if start is not None and start.year not in _ACCEPTED_YEARS:
+        raise CommandFailed(f"--at: the year must be between {_ACCEPTED_YEARS[0]} and {_ACCEPTED_YEARS[-1]}")
     change = pace_change(calls_per_second, burst, max_concurrent, unlimited=False)
     settings = _read_settings(tenant, queue, change)
     settings = _with_twilio_limits(settings, twilio_calls_per_second, twilio_max_concurrent, call_seconds)
     calls = _run_rehearsal(_read_lines(file), queue or _DEFAULT_QUEUE, settings, start or datetime.now(UTC))
-    _show(calls, as_json=as_json)
+    _print_rehearsal(calls, as_json=as_json)
     if any(call.outcome == "refused" for call in calls):
         raise typer.Exit(1)
 
@@ -92,11 +92,11 @@ def rehearse(
 def _read_lines(file: str) -> list[bytes]:
     try:
         with nullcontext(sys.stdin.buffer) if file == _STANDARD_INPUT else Path(file).open("rb") as stream:
-            content = stream.read(_MAX_BYTES + 1)
+            content = stream.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         raise CommandFailed(f"{file}: cannot be read: {error.strerror}") from None
-    if len(content) > _MAX_BYTES:
-        raise CommandFailed(f"{file}: is larger than {_MAX_BYTES // 1024**2} MiB")
+    if len(content) > _MAX_FILE_BYTES:
+        raise CommandFailed(f"{file}: is larger than {_MAX_FILE_BYTES // 1024**2} MiB")
     lines = content.splitlines()
     if len(lines) > _MAX_LINES:
         raise CommandFailed(f"{file}: has more than {_MAX_LINES} lines")
@@ -131,7 +131,7 @@ def _with_twilio_limits(
 
 @contextmanager
 def _scratch_database() -> Iterator[str]:
-    """Yields the URL of a new database with the rehearsal's clock and the schema. Works only in the main thread."""
+    """Yields the URL of a temporary database, which has the schema and a simulated clock. Works only in the main thread."""
     from app.local.postgres import EmbeddedPostgres, remove_data
     from app.local.rehearsal import prepare_database
     from app.schema import migrate
@@ -156,10 +156,10 @@ def _run_rehearsal(lines: Sequence[bytes], queue: str, settings: RehearsalSettin
         return asyncio.run(rehearse(url, queue, lines, settings, start))
 
 
-def _show(calls: Sequence[RehearsedCall], *, as_json: bool) -> None:
+def _print_rehearsal(calls: Sequence[RehearsedCall], *, as_json: bool) -> None:
     from app.local.rehearsal_report import reached_pace
 
-    rows = [_row(call) for call in calls]
+    rows = [_call_row(call) for call in calls]
     outcomes, statuses = Counter(call.outcome for call in calls), Counter(call.status for call in calls)
     queued = [call.queue_time for call in calls if call.queue_time]
     pace = reached_pace(calls)
@@ -190,8 +190,8 @@ def _show(calls: Sequence[RehearsedCall], *, as_json: bool) -> None:
     show(summary, as_json=False)
 
 
-def _row(call: RehearsedCall) -> dict[str, Any]:
-    """Returns the call as it is printed. `wait_s` is the time from `not_before` until it rings, fails or expires."""
+def _call_row(call: RehearsedCall) -> dict[str, Any]:
+    """Returns the call as a row of the output. `wait_s` is the time from `not_before` until it rings, fails or expires."""
     waited = None if call.at is None or call.not_before is None else (call.at - call.not_before).total_seconds()
     return {
         "line": call.line,

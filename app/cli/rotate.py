@@ -88,31 +88,31 @@ async def _rotation(pool: Pool) -> AsyncIterator[CredentialRotation]:
 async def _begin(
     rotation: CredentialRotation, tenant: str, account_sid: str, key_sid: str | None, replaced: UUID | None, *, as_json: bool
 ) -> Replacement | None:
-    """Returns the replacement that was begun earlier, or begins one. None: there is no old credential to replace any more."""
+    """Returns the replacement that was begun earlier, or begins one. Returns None if no old credential is left to replace."""
     replacement = await rotation.find(tenant, account_sid=account_sid, key_sid=key_sid, old_id=replaced)
     if replacement is not None:
-        _print(f"Going on: credential {replacement.new.id} is tried before {replacement.old.id}.", as_json=as_json)
+        _print_step(f"Going on: credential {replacement.new.id} is tried before {replacement.old.id}.", as_json=as_json)
         return replacement
     secret = read_twilio_secret(account_sid, key_sid)
     replacement = await rotation.begin(tenant, account_sid=account_sid, key_sid=key_sid, secret=secret, old_id=replaced)
     if replacement is None:
-        _print("This credential is stored, and there is nothing that it replaces.", as_json=as_json)
+        _print_step("This credential is stored, and there is nothing that it replaces.", as_json=as_json)
     else:
         text = f"Twilio accepts the new credential. From now on {replacement.new.id} is tried before {replacement.old.id}."
-        _print(text, as_json=as_json)
+        _print_step(text, as_json=as_json)
     return replacement
 
 
 async def _watch(
     rotation: CredentialRotation, replacement: Replacement, quiet: timedelta, *, wait: bool, as_json: bool
 ) -> RotationProgress:
-    """Does the next step that is possible or, with `wait`, all steps. Prints what the rotation waits for when it changes."""
+    """Does the next step of the rotation or, with `wait`, all of them. Prints what must happen before the next step."""
     printed = ""
     while True:
         progress = await rotation.advance(replacement, min_unused_time=quiet)
         text = _describe(progress)
         if text != printed:
-            _print(text, as_json=as_json)
+            _print_step(text, as_json=as_json)
             printed = text
         if progress.step == "done" or not wait:
             return progress
@@ -131,8 +131,8 @@ def _describe(progress: RotationProgress) -> str:
     return "The old credential is revoked."
 
 
-def _print(text: str, *, as_json: bool) -> None:
-    """Prints a step; to standard error if standard output is JSON."""
+def _print_step(text: str, *, as_json: bool) -> None:
+    """Prints a step of the rotation: on standard output or, with `as_json`, on standard error."""
     typer.echo(text, err=as_json)
 
 

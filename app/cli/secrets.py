@@ -12,16 +12,16 @@ from app.cli.output import AsJson, log_errors, show, show_table
 from app.cli.processes import service_settings
 
 if TYPE_CHECKING:
-    from app.key_rotation import KeyUse, Rotation
+    from app.key_rotation import KeyRotation, KeyUse
 
 secrets = typer.Typer(help="Encryption keys and the secrets encrypted with them.", no_args_is_help=True)
 
 Result = TypeVar("Result")
 
 
-def _run_rotation(use_case: Callable[[Rotation], Awaitable[Result]]) -> Result:
+def _run_rotation(use_case: Callable[[KeyRotation], Awaitable[Result]]) -> Result:
     from app.database.engine import Database
-    from app.key_rotation import Rotation
+    from app.key_rotation import KeyRotation
     from app.security.keyring import Keyring
 
     log_errors()
@@ -30,7 +30,7 @@ def _run_rotation(use_case: Callable[[Rotation], Awaitable[Result]]) -> Result:
     async def run() -> Result:
         database = Database(settings.require_database_url(), pool_size=1)
         try:
-            return await use_case(Rotation(database, Keyring(settings.require_secret_keys())))
+            return await use_case(KeyRotation(database, Keyring(settings.require_secret_keys())))
         finally:
             await database.close()
 
@@ -47,8 +47,8 @@ def status(as_json: AsJson = False) -> None:
     exit code is then 1.
     """
 
-    async def read(rotation: Rotation) -> tuple[list[KeyUse], list[str]]:
-        return await rotation.key_uses(), await rotation.unreadable()
+    async def read(rotation: KeyRotation) -> tuple[list[KeyUse], list[str]]:
+        return await rotation.key_uses(), await rotation.find_unreadable()
 
     key_uses, unreadable = _run_rotation(read)
     rows = [

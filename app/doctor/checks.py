@@ -12,11 +12,11 @@ from app.database.engine import Database, ServerInfo
 from app.database.errors import describe
 from app.database.heartbeats import summarize_workers
 from app.doctor.grants import check_grants
-from app.doctor.settings import CheckResult, State, check_public_url, check_settings
+from app.doctor.settings import CheckResult, CheckState, check_public_url, check_settings
 from app.doctor.twilio_client import CredentialCheck, credential_check
 from app.doctor.workloads import WorkloadChecks
 from app.errors import DatabaseUnavailable
-from app.key_rotation import Rotation
+from app.key_rotation import KeyRotation
 from app.revisions import head
 from app.schema import is_newer, revisions
 from app.security.keyring import Keyring
@@ -37,7 +37,7 @@ _WARN_SKEW_S, _MAX_SKEW_S = 2.0, 30.0
 async def run_checks(settings: Settings, token: str | None = None) -> list[CheckResult]:
     """Runs all checks. The results are in the order in which problems should be fixed.
 
-    `token` is a service account token whose acceptance is checked, too.
+    `token` is a service account token; with it, also checks whether Callgate accepts it.
     """
     version = CheckResult("version", "ok", f"callgate {__version__}, made for schema {head()}")
     results = [version, *check_settings(settings), check_public_url(settings.public_url)]
@@ -83,7 +83,7 @@ def _check_durability(server: ServerInfo) -> Iterator[CheckResult]:
 
 
 def _describe_pooler(server: ServerInfo) -> CheckResult:
-    """Describes the pooler. A pooler in transaction mode that loses prepared statements is not described: connecting fails."""
+    """Describes the connection pooler. With one in transaction mode that loses prepared statements, connecting fails before."""
     if server.keeps_prepared_statements:
         return CheckResult(
             "pooler",
@@ -98,7 +98,7 @@ def _describe_pooler(server: ServerInfo) -> CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class _DatabaseChecks:
-    """The checks that need the database. They raise DatabaseUnavailable."""
+    """The checks that need the database. All of them can raise DatabaseUnavailable."""
 
     settings: Settings
     database: Database
@@ -137,7 +137,7 @@ class _DatabaseChecks:
         for result in _check_durability(server):
             yield result
         skew = abs(server.clock_ahead_s)
-        state: State = "ok" if skew < _WARN_SKEW_S else "warning" if skew < _MAX_SKEW_S else "wrong"
+        state: CheckState = "ok" if skew < _WARN_SKEW_S else "warning" if skew < _MAX_SKEW_S else "wrong"
         found = f"this machine's and the database's differ by {skew:.1f} s"
         yield CheckResult("clocks", state, found, None if state == "ok" else "synchronise both with NTP")
 
@@ -171,8 +171,8 @@ class _DatabaseChecks:
         return CheckResult("worker", "ok", f"{running} running, and no creation is pending for too long")
 
     async def _check_keys(self) -> AsyncIterator[CheckResult]:
-        rotation = Rotation(self.database, self.keyring)
-        unreadable = await rotation.unreadable()
+        rotation = KeyRotation(self.database, self.keyring)
+        unreadable = await rotation.find_unreadable()
         key_uses = await rotation.key_uses(count_calls=False)
         lost = sum(use.api_keys for use in key_uses if not use.is_configured)
         remedy = "put the missing key back into CALLGATE_SECRET_KEYS, or replace the secrets and API keys"
@@ -206,7 +206,7 @@ class _DatabaseChecks:
         if offset is None:
             return CheckResult("clocks", "not checked", "no answer of Twilio had a Date header")
         skew = abs(offset)
-        state: State = "ok" if skew <= WARN_OFFSET else "warning" if skew <= MAX_TRUSTED_OFFSET else "wrong"
+        state: CheckState = "ok" if skew <= WARN_OFFSET else "warning" if skew <= MAX_TRUSTED_OFFSET else "wrong"
         found = f"this machine's and Twilio's differ by {skew.total_seconds():.1f} s"
         return CheckResult("clocks", state, found, None if state == "ok" else "synchronise this machine with NTP")
 

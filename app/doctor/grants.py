@@ -1,4 +1,4 @@
-"""Checks for `callgate doctor` whether scheduled calls are granted, and whether a failover would be noticed."""
+"""Checks for `callgate doctor` whether workers may dial scheduled calls (grants), and whether a failover is noticed."""
 
 from collections.abc import Mapping
 
@@ -6,28 +6,30 @@ from app.database.engine import Database
 from app.doctor.settings import CheckResult
 from app.scheduling.guard import HIDDEN_PART, START_TIME_PREFIX, HaltReason, read_guard
 
-_CHECK = "grants"
-_WHY: Mapping[HaltReason, str] = {
+_CHECK_NAME = "grants"
+_HALT_EXPLANATIONS: Mapping[HaltReason, str] = {
     "server": ": it is another server, or another database",
     "counter": ": the database has fewer grants than a worker knows of",
 }
 
 
 async def check_grants(database: Database) -> CheckResult:
-    """Returns whether scheduled calls are granted; if not, why. Raises DatabaseUnavailable."""
+    """Returns whether workers may dial scheduled calls, that is, make grants; if not, why. Raises DatabaseUnavailable."""
     guard = await read_guard(database)
     if guard is None:
-        return CheckResult(_CHECK, "ok", "no scheduled call was granted on this database yet")
+        return CheckResult(_CHECK_NAME, "ok", "no scheduled call was granted on this database yet")
     if guard.halt_reason == "operator":
         found = f"no scheduled call is dialled: `callgate queues halt` was run at {guard.halted_at:%Y-%m-%d %H:%M:%S} UTC"
-        return CheckResult(_CHECK, "wrong", found, "run `callgate queues release` when they may be dialled again")
+        return CheckResult(_CHECK_NAME, "wrong", found, "run `callgate queues release` when they may be dialled again")
     if not guard.may_grant:
-        why = _WHY.get(guard.halt_reason or "server", "")
+        why = _HALT_EXPLANATIONS.get(guard.halt_reason or "server", "")
         found = f"no scheduled call is dialled, because grants after {guard.seen_at:%Y-%m-%d %H:%M:%S} UTC may be lost{why}"
-        return CheckResult(_CHECK, "wrong", found, "run `callgate queues release`; see docs/operations.md, Lost grants")
+        return CheckResult(_CHECK_NAME, "wrong", found, "run `callgate queues release`; see docs/operations.md, Lost grants")
     system, timeline, *_ = guard.server.split("/")
     if timeline.startswith(START_TIME_PREFIX):
         found = "Postgres hides its timeline, so scheduled calls wait after each start of the server, also if nothing is lost"
-        return CheckResult(_CHECK, "warning", found, "run `callgate queues release` then; see docs/operations.md, Lost grants")
+        return CheckResult(
+            _CHECK_NAME, "warning", found, "run `callgate queues release` then; see docs/operations.md, Lost grants"
+        )
     where = "" if system == HIDDEN_PART else f"system {system}, "
-    return CheckResult(_CHECK, "ok", f"are made on {where}timeline {timeline}")
+    return CheckResult(_CHECK_NAME, "ok", f"are made on {where}timeline {timeline}")

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from app.settings import Settings
 
-State = Literal["ok", "warning", "wrong", "not checked"]
+CheckState = Literal["ok", "warning", "wrong", "not checked"]
 
 # Names that public DNS does not resolve: https://www.iana.org/assignments/special-use-domain-names
 _INTERNAL_SUFFIXES = ("local", "localhost", "internal", "svc", "test", "invalid", "lan", "home.arpa")
@@ -19,7 +19,7 @@ class CheckResult:
     """The result of one check: what was found, and what the operator should do about it."""
 
     check: str
-    state: State
+    state: CheckState
     found: str
     do: str | None = None
 

@@ -15,8 +15,8 @@ from app.workloads.key_sources import key_source
 from app.workloads.service_accounts import ServiceAccount
 from app.workloads.tokens import TokenRefused, TokenRules, unknown_key, unverified_claims
 
-_KEY_SET, _TOKEN = "workload keys", "workload token"
-_REMEDIES: Mapping[str, str] = {
+_KEY_SET_CHECK, _TOKEN_CHECK = "workload keys", "workload token"
+_REMEDIES_BY_REASON: Mapping[str, str] = {
     "issuer": "set CALLGATE_WORKLOAD_ISSUER to exactly the token's issuer, if it is that of your cluster",
     "audience": "request the token with `audience: callgate`, or what CALLGATE_WORKLOAD_AUDIENCE names",
     "expired": "read the token again for each request: the kubelet renews its file",
@@ -24,7 +24,7 @@ _REMEDIES: Mapping[str, str] = {
     "not_yet_valid": "synchronise the clocks with NTP",
     "unknown_key": "check that CALLGATE_WORKLOAD_KEYS is the key set of the cluster that issued the token",
 }
-_OTHER_REMEDY = "mount a projected token: docs/administration.md, Workload identities"
+_DEFAULT_REMEDY = "mount a projected token: docs/administration.md, Workload identities"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ class WorkloadChecks:
     directory: TenantDirectory
 
     async def results(self, token: str | None) -> AsyncIterator[CheckResult]:
-        """Yields the results; none if neither `token` nor CALLGATE_WORKLOAD_ISSUER is given. Raises DatabaseUnavailable."""
+        """Yields the results. There are none without both `token` and CALLGATE_WORKLOAD_ISSUER. Raises DatabaseUnavailable."""
         issuer = self.settings.workload_issuer
         if issuer is None:
             if token is not None:
                 yield _describe(token)
                 do = "set CALLGATE_WORKLOAD_ISSUER to the token's issuer, if it is that of your cluster"
-                yield CheckResult(_TOKEN, "wrong", "no service account tokens are accepted", do)
+                yield CheckResult(_TOKEN_CHECK, "wrong", "no service account tokens are accepted", do)
             return
         source = key_source(self.settings, issuer=issuer)
         keys: KeysById = {}
@@ -47,9 +47,9 @@ class WorkloadChecks:
             keys = parse_key_set(await source.read())
         except KeySetUnreadable as error:
             do = "check CALLGATE_WORKLOAD_KEYS and the files that belong to it: docs/administration.md"
-            yield CheckResult(_KEY_SET, "wrong", f"{source.location} cannot be used: {error.reason}", do)
+            yield CheckResult(_KEY_SET_CHECK, "wrong", f"{source.location} cannot be used: {error.reason}", do)
         else:
-            yield CheckResult(_KEY_SET, "ok", f"{len(keys)} of the issuer {issuer} from {source.location}")
+            yield CheckResult(_KEY_SET_CHECK, "ok", f"{len(keys)} of the issuer {issuer} from {source.location}")
         if token is not None:
             yield _describe(token)
             yield await self._check(token, keys, TokenRules(issuer, self.settings.workload_audience))
@@ -59,19 +59,19 @@ class WorkloadChecks:
             account = _validate(token, keys, rules)
         except TokenRefused as refused:
             if refused.reason == "unknown_key" and not keys:
-                return CheckResult(_TOKEN, "not checked", "there is no key set to check it with")
-            return CheckResult(_TOKEN, "wrong", refused.detail, _REMEDIES.get(refused.reason, _OTHER_REMEDY))
+                return CheckResult(_TOKEN_CHECK, "not checked", "there is no key set to check it with")
+            return CheckResult(_TOKEN_CHECK, "wrong", refused.detail, _REMEDIES_BY_REASON.get(refused.reason, _DEFAULT_REMEDY))
         caller = await self.directory.find_workload(account)
         if caller is None:
             names = f"--namespace {account.namespace} --service-account {account.name}"
             do = f"callgate workloads create TENANT {names}"
-            return CheckResult(_TOKEN, "wrong", "it is valid, but its service account is not a workload", do)
+            return CheckResult(_TOKEN_CHECK, "wrong", "it is valid, but its service account is not a workload", do)
         acts_for = f"tenant {caller.tenant_id}" if isinstance(caller, Caller) else "operators"
-        return CheckResult(_TOKEN, "ok", f"it is valid, and acts for {acts_for} with {', '.join(sorted(caller.scopes))}")
+        return CheckResult(_TOKEN_CHECK, "ok", f"it is valid, and acts for {acts_for} with {', '.join(sorted(caller.scopes))}")
 
 
 def _validate(token: str, keys: KeysById, rules: TokenRules) -> ServiceAccount:
-    """Returns the service account that the token proves. Raises TokenRefused."""
+    """Validates the token and returns its service account. Raises TokenRefused."""
     key = keys.get(rules.key_id(token))
     if key is None:
         rules.check_claims(token)
@@ -83,7 +83,7 @@ def _describe(token: str) -> CheckResult:
     """Describes the token by its claims, which are not checked yet. Never shows the token."""
     claims = unverified_claims(token)
     if not claims:
-        return CheckResult(_TOKEN, "wrong", "it is not a readable JSON Web Token", _OTHER_REMEDY)
+        return CheckResult(_TOKEN_CHECK, "wrong", "it is not a readable JSON Web Token", _DEFAULT_REMEDY)
     private = claims.get("kubernetes.io")
     names = private if isinstance(private, dict) else {}
     account = names.get("serviceaccount")
@@ -93,16 +93,16 @@ def _describe(token: str) -> CheckResult:
         "namespace": names.get("namespace"),
         "service account": account.get("name") if isinstance(account, dict) else None,
     }
-    described = [f"{name} {_text(value)}" for name, value in shown.items()]
-    return CheckResult(_TOKEN, "ok", ", ".join([*described, f"lifetime {_lifetime(claims)}"]))
+    described = [f"{name} {_claim_text(value)}" for name, value in shown.items()]
+    return CheckResult(_TOKEN_CHECK, "ok", ", ".join([*described, f"lifetime {_lifetime_text(claims)}"]))
 
 
-def _text(value: Any) -> str:
+def _claim_text(value: Any) -> str:
     """Returns the claim's value as JSON, so that a terminal shows control characters instead of interpreting them."""
     return "none" if value is None else json.dumps(value)
 
 
-def _lifetime(claims: Mapping[str, Any]) -> str:
+def _lifetime_text(claims: Mapping[str, Any]) -> str:
     issued_at, expires_at = claims.get("iat"), claims.get("exp")
     if not isinstance(issued_at, int) or not isinstance(expires_at, int):
         return "unknown"

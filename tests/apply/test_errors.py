@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from app.apply.document import MAX_BYTES, read_document
+from app.apply.document import MAX_FILE_BYTES, read_document
 from app.apply.schemas import json_schema
 from app.apply.validation import validate_declaration
 from app.cli import app
@@ -281,7 +281,7 @@ def test_failures_before_the_file_is_read_have_exit_code_1(tmp_path: Path) -> No
         "CALLGATE_DATABASE_URL": refused_url().replace("http", "postgresql"),
         "CALLGATE_SECRET_KEYS": SECRET_KEY,
     }
-    (tmp_path / "large").write_bytes(b"#" * (MAX_BYTES + 1))
+    (tmp_path / "large").write_bytes(b"#" * (MAX_FILE_BYTES + 1))
     assert failure("apply", environment=configured) == (
         1,
         "callgate: no file was given: use --file FILE, or --file - for standard input",

@@ -13,7 +13,7 @@ from app.audit.events import command_actor
 from app.audit.service import AuditLog
 from app.audit.store import AuditFilter
 from app.calls.statistics import count_fingerprints
-from app.key_rotation import ResealResult, Rotation
+from app.key_rotation import KeyRotation, ResealResult
 from app.security.keyring import Keyring
 from tests.cli.running import environment, run
 from tests.support.clients import http_client
@@ -54,7 +54,7 @@ async def test_a_key_is_replaced_without_a_failed_call(gateway: Gateway, databas
             )
 
         assert await run_secrets("rotate", database_url, tmp_path, NEW, OLD) == (0, {"sealed_anew": 5, "unreadable": []})
-        rotation = Rotation(gateway.database, keyring(NEW, OLD))
+        rotation = KeyRotation(gateway.database, keyring(NEW, OLD))
         assert await rotation.reseal(command_actor()) == ResealResult(0, [])
         events, _ = await AuditLog(gateway.database).list(AuditFilter(action="secrets.rotate"), limit=10)
         assert [(event.subject, event.changed, event.tenant_id) for event in events] == [
@@ -161,7 +161,7 @@ async def test_concurrent_rotations_are_safe(gateway: Gateway) -> None:
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM twilio_credential"))
     tenants = [await gateway.add_tenant() for _ in range(8)]
-    rotations = [Rotation(gateway.database, keyring(NEW, OLD), batch=3).reseal(command_actor()) for _ in range(3)]
+    rotations = [KeyRotation(gateway.database, keyring(NEW, OLD), batch_size=3).reseal(command_actor()) for _ in range(3)]
     results = await asyncio.gather(*rotations)
     assert sum(result.resealed for result in results) == len(tenants)
     assert not any(result.unreadable for result in results)

@@ -6,8 +6,8 @@ ACCOUNT_SID = "AC" + "a" * 32
 _KEY_SID = "SK" + "b" * 32
 CREDENTIAL_ID = "01a20722-9f00-7c3e-9d4b-3f6f0c7b2a11"
 # Not secrets: these texts describe what to put there.
-_TOKEN = {"auth_token": "the-auth-token-of-the-account"}
-_KEY = {"key_sid": _KEY_SID, "secret": "the-secret-of-the-API-key"}
+_AUTH_TOKEN_MEMBERS = {"auth_token": "the-auth-token-of-the-account"}
+_API_KEY_MEMBERS = {"key_sid": _KEY_SID, "secret": "the-secret-of-the-API-key"}
 
 CREDENTIAL: dict[str, Any] = {
     "id": CREDENTIAL_ID,
@@ -26,15 +26,15 @@ ACCOUNT: dict[str, Any] = {
     "created_at": "2026-11-23T09:30:00.123Z",
 }
 ACCOUNT_CREATIONS: dict[str, Any] = {
-    "auth_token": {"summary": "With its auth token", "value": {"account_sid": ACCOUNT_SID} | _TOKEN},
+    "auth_token": {"summary": "With its auth token", "value": {"account_sid": ACCOUNT_SID} | _AUTH_TOKEN_MEMBERS},
     "api_key": {
         "summary": "With an API key, in a region",
-        "value": {"account_sid": ACCOUNT_SID, "base_url": "https://api.dublin.ie1.twilio.com"} | _KEY,
+        "value": {"account_sid": ACCOUNT_SID, "base_url": "https://api.dublin.ie1.twilio.com"} | _API_KEY_MEMBERS,
     },
 }
 CREDENTIAL_CREATIONS: dict[str, Any] = {
-    "auth_token": {"summary": "An auth token", "value": _TOKEN},
-    "api_key": {"summary": "An API key", "value": _KEY},
+    "auth_token": {"summary": "An auth token", "value": _AUTH_TOKEN_MEMBERS},
+    "api_key": {"summary": "An API key", "value": _API_KEY_MEMBERS},
 }
 ACCOUNT_CHANGES: dict[str, Any] = {
     "pace": {

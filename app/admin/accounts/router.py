@@ -37,10 +37,10 @@ from app.tenants.scopes import Scope
 
 router = admin_router()
 
-_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/accounts"
-_ACCOUNT_PATH = f"{_PATH}/{examples.ACCOUNT_SID}"
-_CREDENTIALS_PATH = f"{_ACCOUNT_PATH}/credentials"
-_TWILIO_URL = re.compile(r"https://([a-z0-9-]+\.)*twilio\.com/?", re.IGNORECASE)
+_EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/accounts"
+_EXAMPLE_ACCOUNT_PATH = f"{_EXAMPLE_PATH}/{examples.ACCOUNT_SID}"
+_CREDENTIALS_PATH = f"{_EXAMPLE_ACCOUNT_PATH}/credentials"
+_TWILIO_URL_PATTERN = re.compile(r"https://([a-z0-9-]+\.)*twilio\.com/?", re.IGNORECASE)
 
 AccountSid = Annotated[
     str, Path(description="The account's SID.", examples=[examples.ACCOUNT_SID], max_length=34, pattern=NO_NUL_PATTERN)
@@ -52,7 +52,7 @@ def require_allowed_base_url(client: Caller | OperatorCaller, new: NewAccount) -
 
     The host of the base URL receives the account's secrets.
     """
-    if new.base_url is not None and not _TWILIO_URL.fullmatch(new.base_url):
+    if new.base_url is not None and not _TWILIO_URL_PATTERN.fullmatch(new.base_url):
         require_operator(client, "use another base_url than https:// and a host of twilio.com")
 
 
@@ -67,7 +67,7 @@ PaceAdministrationDep = Annotated[PaceAdministration, Depends(pace_administratio
     "/tenants/{tenant_id}/accounts",
     operation_id="list_accounts",
     summary="List a tenant's Twilio accounts",
-    responses={200: {"content": json_examples("accounts")}, **responses(TenantNotFound, *READ_ERRORS, instance=_PATH)},
+    responses={200: {"content": json_examples("accounts")}, **responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_PATH)},
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_accounts(tenant_id: TenantDep, administration: PaceAdministrationDep, page: PageDep) -> AccountPage:
@@ -94,7 +94,7 @@ async def list_accounts(tenant_id: TenantDep, administration: PaceAdministration
             unchanged="The tenant has the account with this credential. Nothing was changed.",
             repeated_example="account",
         ),
-        **responses(OperatorKeyRequired, TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_PATH),
+        **responses(OperatorKeyRequired, TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any")
@@ -126,7 +126,7 @@ async def create_account(
     openapi_extra=json_body("AccountChange", examples.ACCOUNT_CHANGES),
     responses={
         200: {"content": json_examples("account")},
-        **responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="PATCH", instance=_ACCOUNT_PATH),
+        **responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="PATCH", instance=_EXAMPLE_ACCOUNT_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="operator")

@@ -18,8 +18,8 @@ from app.twilio.schemas import ACCOUNT_SID_PATTERN
 
 _AccountSid = Annotated[str, Field(pattern=f"^{ACCOUNT_SID_PATTERN.pattern}$", description="The account's SID.")]
 _KeySid = Annotated[str, Field(pattern=f"^{KEY_SID_PATTERN.pattern}$", description="The SID of an API key of the account.")]
-_SECRET_RULE: JsonDict = {"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}
-_NONE = SecretStr("")
+_SECRET_JSON_SCHEMA: JsonDict = {"minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"}
+_NO_SECRET = SecretStr("")
 
 
 def _check_secret(value: SecretStr) -> SecretStr:
@@ -29,7 +29,7 @@ def _check_secret(value: SecretStr) -> SecretStr:
     return value
 
 
-_Secret = Annotated[SecretStr, AfterValidator(_check_secret), Field(json_schema_extra=_SECRET_RULE)]
+_Secret = Annotated[SecretStr, AfterValidator(_check_secret), Field(json_schema_extra=_SECRET_JSON_SCHEMA)]
 
 
 class NewCredential(BaseModel):
@@ -37,9 +37,9 @@ class NewCredential(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    auth_token: _Secret = Field(_NONE, description="The account's auth token.")
+    auth_token: _Secret = Field(_NO_SECRET, description="The account's auth token.")
     key_sid: _KeySid = ""
-    secret: _Secret = Field(_NONE, description="The secret of the API key.")
+    secret: _Secret = Field(_NO_SECRET, description="The secret of the API key.")
 
     @model_validator(mode="after")
     def _check_members(self) -> Self:

@@ -7,7 +7,7 @@ from fastapi import Query, Request
 from app.admin.access import EXAMPLE_TENANT, admin_router
 from app.admin.audit_events.schemas import AuditEventPage, AuditEventRecord
 from app.admin.pages import cursor_unknown
-from app.audit.service import CURSOR, AuditLog, read_audit_cursor
+from app.audit.service import CURSOR_PATTERN, AuditLog, read_audit_cursor
 from app.audit.store import AuditFilter
 from app.errors import TenantNotFound
 from app.http.authentication import ClientDep
@@ -22,9 +22,9 @@ from app.tenants.scopes import Scope
 
 router = admin_router()
 
-_TEXT: dict[str, Any] = {"min_length": 1, "max_length": 256, "pattern": NO_NUL_PATTERN}
-_CURSOR: dict[str, Any] = {"pattern": f"^{CURSOR.pattern}$"}
-_EXAMPLE = {
+_FILTER_RULES: dict[str, Any] = {"min_length": 1, "max_length": 256, "pattern": NO_NUL_PATTERN}
+_CURSOR_RULES: dict[str, Any] = {"pattern": f"^{CURSOR_PATTERN.pattern}$"}
+_EVENT_EXAMPLE = {
     "id": "01a20722-9f00-7c3e-9d4b-3f6f0c7b2a11",
     "at": "2026-11-28T12:00:31.004Z",
     "actor": {"kind": "key", "name": "cgk_0123456789ab"},
@@ -35,7 +35,7 @@ _EXAMPLE = {
     "request_id": "0199e2f0c7d27f0f8f1d8c1c0d6a4b11",
 }
 COMPONENTS: dict[str, Any] = {
-    "audit_events": {"summary": "The last page", "value": {"audit_events": [_EXAMPLE], "next_cursor": None}}
+    "audit_events": {"summary": "The last page", "value": {"audit_events": [_EVENT_EXAMPLE], "next_cursor": None}}
 }
 
 
@@ -52,13 +52,15 @@ COMPONENTS: dict[str, Any] = {
 async def list_audit_events(
     client: ClientDep,
     request: Request,
-    tenant: Annotated[str | None, Query(description="Changes of this tenant.", **_TEXT)] = None,
-    actor: Annotated[str | None, Query(description="The actor's name, such as an API key's id.", **_TEXT)] = None,
-    action: Annotated[str | None, Query(description="The kind of change, such as `key.create`.", **_TEXT)] = None,
+    tenant: Annotated[str | None, Query(description="Changes of this tenant.", **_FILTER_RULES)] = None,
+    actor: Annotated[str | None, Query(description="The actor's name, such as an API key's id.", **_FILTER_RULES)] = None,
+    action: Annotated[str | None, Query(description="The kind of change, such as `key.create`.", **_FILTER_RULES)] = None,
     since: Annotated[Timestamp | None, Query(description="At this time or later. RFC 3339 with a time zone.")] = None,
     until: Annotated[Timestamp | None, Query(description="Before this time. RFC 3339 with a time zone.")] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="The maximum number of items on a page.")] = 50,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the previous page.", json_schema_extra=_CURSOR)] = None,
+    cursor: Annotated[
+        str | None, Query(description="`next_cursor` of the previous page.", json_schema_extra=_CURSOR_RULES)
+    ] = None,
 ) -> AuditEventPage:
     """Lists changes of tenants, accounts, credentials and keys. A tenant's own key lists those of its own tenant only."""
     if isinstance(client, Caller):

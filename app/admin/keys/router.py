@@ -31,12 +31,14 @@ from app.tenants.scopes import Scope
 
 router = admin_router()
 
-_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/keys"
-_IDEMPOTENCY_KEY = "Names one creation within the tenant: repeated, no second key is created, and the key is not shown again."
+_EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/keys"
+_IDEMPOTENCY_KEY_DESCRIPTION = (
+    "Names one creation within the tenant: repeated, no second key is created, and the key is not shown again."
+)
 
 
 async def documented_idempotency_key(
-    _: Annotated[str | None, idempotency_key_header(_IDEMPOTENCY_KEY, examples=["dialler-2027"])] = None,
+    _: Annotated[str | None, idempotency_key_header(_IDEMPOTENCY_KEY_DESCRIPTION, examples=["dialler-2027"])] = None,
 ) -> None:
     """Adds the header to the OpenAPI document. IdempotencyKeyDep reads it."""
 
@@ -45,7 +47,7 @@ async def documented_idempotency_key(
     "/tenants/{tenant_id}/keys",
     operation_id="list_keys",
     summary="List a tenant's API keys",
-    responses={200: {"content": json_examples("keys")}, **responses(TenantNotFound, *READ_ERRORS, instance=_PATH)},
+    responses={200: {"content": json_examples("keys")}, **responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_PATH)},
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_keys(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> KeyPage:
@@ -71,7 +73,7 @@ async def list_keys(tenant_id: TenantDep, administration: TenantAdministrationDe
             unchanged="An earlier request with this Idempotency-Key created the key; `key` is null.",
             repeated_example="key_created_before",
         ),
-        **responses(TenantNotFound, IdempotencyKeyReused, *BODY_ERRORS, method="POST", instance=_PATH),
+        **responses(TenantNotFound, IdempotencyKeyReused, *BODY_ERRORS, method="POST", instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any")
@@ -111,7 +113,7 @@ async def create_key(
     status_code=204,
     response_description="The key is revoked.",
     responses=responses(
-        TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=f"{_PATH}/{examples.KEY['id']}"
+        TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=f"{_EXAMPLE_PATH}/{examples.KEY['id']}"
     ),
 )
 @needs(Scope.ADMIN, clients="any")

@@ -13,7 +13,9 @@ from app.tenants.api_keys import KeyFormat
 from app.tenants.scopes import Scope, in_order, known_scopes
 
 _Scopes = Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
-_SCOPES = "What the key may do. A key cannot give a scope that it lacks: 403 `scope-required` names the missing scope."
+_SCOPES_DESCRIPTION = (
+    "What the key may do. A key cannot give a scope that it lacks: 403 `scope-required` names the missing scope."
+)
 
 
 def _check_in_future(moment: datetime) -> datetime:
@@ -30,7 +32,7 @@ class NewKey(BaseModel):
     name: Annotated[StrictStr, Field(min_length=1, max_length=200, pattern=NO_NUL_PATTERN)] | None = Field(
         None, description="A name, such as the service that uses the key."
     )
-    scopes: _Scopes | None = Field(None, description=f"{_SCOPES} Without it: `call` and `read`.")
+    scopes: _Scopes | None = Field(None, description=f"{_SCOPES_DESCRIPTION} Without it: `call` and `read`.")
     expires_at: Annotated[Timestamp, AfterValidator(_check_in_future)] | None = Field(
         None, description="From when on the key is refused. RFC 3339 with a time zone. Without it the key does not expire."
     )

@@ -2,16 +2,18 @@
 
 from typing import Any
 
-NAME = "pbx-berlin"
+CREDENTIAL_NAME = "pbx-berlin"
 CREDENTIAL: dict[str, Any] = {
-    "name": NAME,
+    "name": CREDENTIAL_NAME,
     "created_at": "2026-11-23T09:30:00.123Z",
     "updated_at": "2026-11-28T12:00:31.004Z",
 }
 # Not secrets: these texts describe what to put there.
-_PAIR = {"username": "berlin", "password": "the password of the SIP endpoint"}
-CREATIONS: dict[str, Any] = {"sip_credential": {"summary": "A user name and a password", "value": {"name": NAME} | _PAIR}}
-REPLACEMENTS: dict[str, Any] = {"sip_auth": {"summary": "Another user name and password", "value": _PAIR}}
+_SIP_AUTH = {"username": "berlin", "password": "the password of the SIP endpoint"}
+CREATIONS: dict[str, Any] = {
+    "sip_credential": {"summary": "A user name and a password", "value": {"name": CREDENTIAL_NAME} | _SIP_AUTH}
+}
+REPLACEMENTS: dict[str, Any] = {"sip_auth": {"summary": "Another user name and password", "value": _SIP_AUTH}}
 COMPONENTS: dict[str, Any] = {
     "sip_credential": {"summary": "A SIP credential", "value": CREDENTIAL},
     "sip_credentials": {"summary": "The last page", "value": {"sip_credentials": [CREDENTIAL], "next_cursor": None}},

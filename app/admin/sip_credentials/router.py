@@ -29,11 +29,11 @@ from app.tenants.scopes import Scope
 
 router = admin_router()
 
-_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/sip-credentials"
-_ONE_PATH = f"{_PATH}/{examples.NAME}"
+_EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/sip-credentials"
+_EXAMPLE_CREDENTIAL_PATH = f"{_EXAMPLE_PATH}/{examples.CREDENTIAL_NAME}"
 
 CredentialName = Annotated[
-    str, Path(description="The credential's name.", examples=[examples.NAME], max_length=63, pattern=NO_NUL_PATTERN)
+    str, Path(description="The credential's name.", examples=[examples.CREDENTIAL_NAME], max_length=63, pattern=NO_NUL_PATTERN)
 ]
 
 
@@ -41,7 +41,10 @@ CredentialName = Annotated[
     "/tenants/{tenant_id}/sip-credentials",
     operation_id="list_sip_credentials",
     summary="List a tenant's SIP credentials",
-    responses={200: {"content": json_examples("sip_credentials")}, **responses(TenantNotFound, *READ_ERRORS, instance=_PATH)},
+    responses={
+        200: {"content": json_examples("sip_credentials")},
+        **responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_PATH),
+    },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_sip_credentials(
@@ -65,7 +68,7 @@ async def list_sip_credentials(
         **creation_responses(
             SipCredentialRecord, "sip_credential", unchanged="The tenant has this credential. Nothing was changed."
         ),
-        **responses(TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_PATH),
+        **responses(TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any")
@@ -96,7 +99,7 @@ async def create_sip_credential(
     openapi_extra=json_body("NewSipAuth", examples.REPLACEMENTS),
     responses={
         200: {"content": json_examples("sip_credential")},
-        **responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="PUT", instance=_ONE_PATH),
+        **responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="PUT", instance=_EXAMPLE_CREDENTIAL_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any")
@@ -117,7 +120,7 @@ async def replace_sip_credential(
     summary="Delete a SIP credential",
     status_code=204,
     response_description="The credential is deleted.",
-    responses=responses(TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=_ONE_PATH),
+    responses=responses(TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=_EXAMPLE_CREDENTIAL_PATH),
 )
 @needs(Scope.ADMIN, clients="any")
 async def delete_sip_credential(tenant_id: TenantDep, name: CredentialName, administration: TenantAdministrationDep) -> None:

@@ -35,10 +35,10 @@ from app.tenants.scopes import Scope
 
 router = admin_router()
 
-_PATH = f"{ADMIN_PREFIX}/tenants"
-_TENANT_PATH = f"{_PATH}/{EXAMPLE_TENANT}"
+_TENANTS_PATH = f"{ADMIN_PREFIX}/tenants"
+_EXAMPLE_TENANT_PATH = f"{_TENANTS_PATH}/{EXAMPLE_TENANT}"
 _OPERATOR_ONLY_SETTINGS = ("suspended", "max_in_flight")
-_ETAG = re.compile(r'\s*(?:(W/)?"([^"]*)")\s*')
+_ETAG_PATTERN = re.compile(r'\s*(?:(W/)?"([^"]*)")\s*')
 
 
 async def callback_validator(request: Request) -> UrlValidator:
@@ -66,7 +66,7 @@ async def expected_versions(
     """
     if if_match is None or if_match.strip() == "*":
         return None
-    tags = [_ETAG.fullmatch(tag) for tag in if_match.split(",")]
+    tags = [_ETAG_PATTERN.fullmatch(tag) for tag in if_match.split(",")]
     if not all(tags):
         fault = FieldError("If-Match", "invalid_etag", 'must be * or ETags in double quotes, such as "6f1ed002ab559585"')
         raise InvalidRequest(field_errors=(fault,))
@@ -77,7 +77,7 @@ async def expected_versions(
     "/tenants",
     operation_id="list_tenants",
     summary="List tenants",
-    responses={200: {"content": json_examples("tenants")}, **responses(*READ_ERRORS, instance=_PATH)},
+    responses={200: {"content": json_examples("tenants")}, **responses(*READ_ERRORS, instance=_TENANTS_PATH)},
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_tenants(client: ClientDep, administration: TenantAdministrationDep, page: PageDep) -> TenantPage:
@@ -107,7 +107,7 @@ async def list_tenants(client: ClientDep, administration: TenantAdministrationDe
             "content": json_examples("tenant"),
         },
         201: {"headers": headers("Location", "ETag"), "content": json_examples("tenant")},
-        **responses(AlreadyExists, *BODY_ERRORS, method="POST", instance=_PATH),
+        **responses(AlreadyExists, *BODY_ERRORS, method="POST", instance=_TENANTS_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="operator")
@@ -122,7 +122,7 @@ async def create_tenant(
     new = parse_body(NewTenant, body)
     settings = _valid_settings(new, validate_url)
     tenant, created = await administration.ensure_tenant(new.id, settings)
-    response.headers["Location"] = f"{_PATH}/{tenant.id}"
+    response.headers["Location"] = f"{_TENANTS_PATH}/{tenant.id}"
     if not created:
         mark_replayed(response)
     return _with_etag(tenant, response)
@@ -134,7 +134,7 @@ async def create_tenant(
     summary="Get a tenant",
     responses={
         200: {"headers": headers("ETag"), "content": json_examples("tenant")},
-        **responses(TenantNotFound, *READ_ERRORS, instance=_TENANT_PATH),
+        **responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_TENANT_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
@@ -152,7 +152,7 @@ async def get_tenant(tenant_id: TenantDep, administration: TenantAdministrationD
     responses={
         200: {"headers": headers("ETag"), "content": json_examples("tenant")},
         **responses(
-            OperatorKeyRequired, TenantNotFound, PreconditionFailed, *BODY_ERRORS, method="PATCH", instance=_TENANT_PATH
+            OperatorKeyRequired, TenantNotFound, PreconditionFailed, *BODY_ERRORS, method="PATCH", instance=_EXAMPLE_TENANT_PATH
         ),
     },
 )

@@ -24,17 +24,17 @@ _Id = Annotated[
 # Not an enum, because client generators give the type of a nullable enum a numbered name.
 _Method = Annotated[str, Field(pattern="^(GET|POST)$")]
 _MaxInFlight = Annotated[int, Field(ge=1, le=MAX_IN_FLIGHT_LIMIT)]
-_MAX_IN_FLIGHT = (
+_MAX_IN_FLIGHT_DESCRIPTION = (
     "Creations that one process sends to Twilio at the same time for this tenant. Null: `CALLGATE_MAX_IN_FLIGHT_PER_TENANT`."
 )
-_HOURS = "When scheduled calls may ring, unless their queue has hours of its own. Null: at any time."
+_HOURS_DESCRIPTION = "When scheduled calls may ring, unless their queue has hours of its own. Null: at any time."
 
 
 class _SettingsBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
-    def _given(self, *names: str) -> dict[str, Any]:
-        """Returns the members with these names that are present in the body, even if null."""
+    def _present_members(self, *names: str) -> dict[str, Any]:
+        """Returns those of the named members that are present in the body, also those that are null."""
         return {name: getattr(self, name) for name in names if name in self.model_fields_set}
 
 
@@ -50,24 +50,24 @@ class TenantCallbackSettings(_SettingsBody):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return callback_settings(self._given("url", "method", "events", "format"))
+        return callback_settings(self._present_members("url", "method", "events", "format"))
 
 
 class TenantLimits(_SettingsBody):
-    max_in_flight: _MaxInFlight | None = Field(None, description=_MAX_IN_FLIGHT)
+    max_in_flight: _MaxInFlight | None = Field(None, description=_MAX_IN_FLIGHT_DESCRIPTION)
 
 
 class _TenantSettingsBody(_SettingsBody):
     suspended: bool = Field(False, description="Whether creations are refused. Records stay readable.")
     callbacks: TenantCallbackSettings = Field(default_factory=TenantCallbackSettings)
     limits: TenantLimits = Field(default_factory=TenantLimits)
-    hours: HoursSettings | None = Field(None, description=_HOURS)
+    hours: HoursSettings | None = Field(None, description=_HOURS_DESCRIPTION)
 
     @property
     def settings(self) -> TenantSettings:
         """The settings that are present in the body. Raises HoursInvalid."""
-        limits = self.limits._given("max_in_flight")
-        own = self._given("name", "suspended")
+        limits = self.limits._present_members("max_in_flight")
+        own = self._present_members("name", "suspended")
         settings: TenantSettings = {**own, **self.callbacks.settings, **limits}  # type: ignore[typeddict-item]
         if "hours" in self.model_fields_set:
             settings["hours"] = None if self.hours is None else self.hours.read().to_json()
@@ -95,7 +95,7 @@ class TenantCallbacksRecord(BaseModel):
 
 
 class TenantLimitsRecord(BaseModel):
-    max_in_flight: int | None = Field(description=_MAX_IN_FLIGHT)
+    max_in_flight: int | None = Field(description=_MAX_IN_FLIGHT_DESCRIPTION)
 
 
 class TenantRecord(BaseModel):
@@ -107,7 +107,7 @@ class TenantRecord(BaseModel):
     suspended_at: datetime | None
     callbacks: TenantCallbacksRecord
     limits: TenantLimitsRecord
-    hours: HoursRecord | None = Field(description=_HOURS)
+    hours: HoursRecord | None = Field(description=_HOURS_DESCRIPTION)
     created_at: datetime
 
     @classmethod

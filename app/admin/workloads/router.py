@@ -32,14 +32,14 @@ from app.workloads.service_accounts import ServiceAccount
 
 router = admin_router()
 
-_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/workloads"
+_EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/workloads"
 
 
 @router.get(
     "/tenants/{tenant_id}/workloads",
     operation_id="list_workloads",
     summary="List a tenant's workloads",
-    responses={200: {"content": json_examples("workloads")}, **responses(TenantNotFound, *READ_ERRORS, instance=_PATH)},
+    responses={200: {"content": json_examples("workloads")}, **responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_PATH)},
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_workloads(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> WorkloadPage:
@@ -63,7 +63,7 @@ async def list_workloads(tenant_id: TenantDep, administration: TenantAdministrat
             "workload",
             unchanged="The service account acts for the tenant with these scopes already. Nothing was changed.",
         ),
-        **responses(TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_PATH),
+        **responses(TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="operator")
@@ -97,7 +97,7 @@ async def create_workload(
     status_code=204,
     response_description="The workload is deleted.",
     responses=responses(
-        TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=f"{_PATH}/{examples.WORKLOAD['id']}"
+        TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=f"{_EXAMPLE_PATH}/{examples.WORKLOAD['id']}"
     ),
 )
 @needs(Scope.ADMIN, clients="any")

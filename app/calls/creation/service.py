@@ -38,7 +38,7 @@ from app.errors import (
     IdempotencyKeyReused,
     InvalidRequest,
     MalformedBody,
-    Paced,
+    PaceExceeded,
     TenantSuspended,
 )
 from app.observability.tracing import current_traceparent
@@ -185,14 +185,14 @@ class CreationService:
     async def _commit_intent(self, call: NewCall, account: UsableAccount, scheduled: ScheduledCall | None) -> bool:
         """Commits the intent. Returns False if a call with its idempotency key exists.
 
-        Raises Paced if the pace of the account does not allow the call.
+        Raises PaceExceeded if the pace of the account does not allow the call.
         """
         try:
             if scheduled:
                 written_at = await self._scheduled_intents.submit(scheduled)
             else:
                 written_at = await (self._paced_intents if account.is_paced else self._intents).submit(call)
-        except Paced:
+        except PaceExceeded:
             if await self._find(call.tenant_id, call.idempotency_key) is None:
                 raise
             return False
@@ -227,8 +227,8 @@ class CreationService:
     ) -> Call | None:
         """Makes the call of an earlier attempt pending or scheduled again, and returns it.
 
-        Returns None if another request with the same key was faster. Raises Paced if the pace of the account does not allow the
-        call.
+        Returns None if another request with the same key was faster. Raises PaceExceeded if the pace of the account does not
+        allow the call.
         """
         event_id = uuid7()
         committing = False

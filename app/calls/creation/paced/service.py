@@ -14,7 +14,7 @@ from app.calls.creation.store import BATCH, NewCall, reopen
 from app.calls.models import Call
 from app.database.batcher import Batcher
 from app.database.engine import Database, Session, driver_connection
-from app.errors import DatabaseUnavailable, Paced
+from app.errors import DatabaseUnavailable, PaceExceeded
 from app.scheduling.admission import PaceRefusal, admit_reopened_call
 from app.scheduling.dial_slots import free_ended_slots, lock_and_free_ended_slots
 
@@ -33,8 +33,8 @@ class PacedIntents:
     async def submit(self, call: NewCall) -> datetime | None:
         """Writes the intent and returns the time of the write; None if another call has its idempotency key.
 
-        Raises Paced if the pace does not allow the call; then nothing is written. If the account has too many concurrent calls,
-        the slots of ended calls are freed, and the intent is tried once more.
+        Raises PaceExceeded if the pace does not allow the call; then nothing is written. If the account has too many concurrent
+        calls, the slots of ended calls are freed, and the intent is tried once more.
         """
         written = await self._intents.submit(call)
         if isinstance(written, PaceRefusal) and written.is_full and await self._free_ended(call.account_id):
@@ -66,7 +66,7 @@ class PacedIntents:
 async def reopen_paced(session: Session, call: Call, intended: NewCall) -> Call | None:
     """Makes a `not_started` call pending again with the values of `intended`, and takes a token and a dial slot for it.
 
-    Returns None if another request has reopened the call already. Raises Paced if the pace does not allow it; then the
+    Returns None if another request has reopened the call already. Raises PaceExceeded if the pace does not allow it; then the
     transaction must not commit.
     """
     await lock_pace_in_session(session, intended.account_id)
@@ -79,10 +79,10 @@ async def reopen_paced(session: Session, call: Call, intended: NewCall) -> Call 
     return reopened
 
 
-def paced_error(refusal: PaceRefusal, call: Call | NewCall) -> Paced:
+def paced_error(refusal: PaceRefusal, call: Call | NewCall) -> PaceExceeded:
     """Returns the error that says which limit refused the call, and when to repeat it."""
     if refusal.is_full:
-        return Paced(
+        return PaceExceeded(
             f"Twilio account {call.account_sid} has as many calls under way as it may have: "
             f"{refusal.max_concurrent}. The next call may be placed when one of them ends.",
             after_s=_FULL_AFTER_S,
@@ -90,7 +90,7 @@ def paced_error(refusal: PaceRefusal, call: Call | NewCall) -> Paced:
     wait_s = refusal.wait_s or 0.1
     rate = (refusal.calls_per_second or Decimal(0)).normalize()
     pace = "1 call" if rate == 1 else f"{rate:f} calls"
-    return Paced(
+    return PaceExceeded(
         f"Twilio account {call.account_sid} may place {pace} per second, in bursts of up to {refusal.burst}. "
         f"The next call may be placed in {ceil(wait_s * 10) / 10} s.",
         after_s=ceil(wait_s),
