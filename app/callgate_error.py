@@ -29,16 +29,16 @@ class Upstream:
 
 
 class CallgateError(Exception):
-    """An error response. The caller sees `detail`: it must hold no secret, no exception text and no SQL."""
+    """The base class of all error responses. Clients see `detail`: it must hold no secret, no exception text and no SQL."""
 
     slug: ClassVar[str]
     status: ClassVar[int]
     title: ClassVar[str]
     execution: ClassVar[Literal["not_started", "unknown"]] = "not_started"
-    # Whether repeating the same request can never place a second call.
-    safe: bool = True
-    # Whether a client that repeats the request should send the same Idempotency-Key.
-    same_key: ClassVar[bool] = True
+    is_safe_to_repeat: bool = True
+    """Whether repeating the request can never place a second call."""
+    repeat_with_same_key: ClassVar[bool] = True
+    """Whether a client that repeats the request should send the same Idempotency-Key."""
     default_detail: ClassVar[str] = ""
 
     def __init__(

@@ -42,8 +42,8 @@ class CallPending(IdempotencyError):
 class IdempotencyKeyReused(IdempotencyError):
     slug, status, title = "idempotency-key-reused", 422, "The Idempotency-Key belongs to another request"
     # The client may have changed its request between two retries, and the first attempt may have placed the call.
-    safe = False
-    same_key = False
+    is_safe_to_repeat = False
+    repeat_with_same_key = False
     default_detail = "This Idempotency-Key was used with a different request, whose record is `call_id`."
 
 
@@ -53,7 +53,7 @@ class UpstreamError(CallgateError):
 
 class UpstreamRejected(UpstreamError):
     slug, status, title = "upstream-rejected", 422, "Twilio refused the call"
-    same_key = False
+    repeat_with_same_key = False
     default_detail = "Twilio refused to place the call; `upstream` says why."
 
 
@@ -79,7 +79,7 @@ class UpstreamUnreachable(UpstreamError):
 class ActionUnknown(UpstreamError):
     slug, status, title = "action-unknown", 409, "It is unknown whether Twilio carried out the request"
     # A redirect that is carried out twice may dial twice.
-    safe = False
+    is_safe_to_repeat = False
     default_detail = (
         "The request may have reached Twilio, and no reliable answer came back. Check the call before repeating it."
     )
@@ -88,8 +88,8 @@ class ActionUnknown(UpstreamError):
 class CallNotFoundAtTwilio(UpstreamError):
     slug, status, title = "none-found", 409, "No such call was found at Twilio"
     # Not safe to repeat: that no call exists is not certain. If Twilio started it after all, a new key places a second one.
-    safe = False
-    same_key = False
+    is_safe_to_repeat = False
+    repeat_with_same_key = False
     default_detail = (
         "The outcome of this call was unknown, and searches of Twilio's call list did not find it. It was most likely not "
         "started. To place it, use a new Idempotency-Key."

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 DEFAULT_URL = "http://127.0.0.1:8000/livez"
-_TIMEOUT_S = 2.0
+_REQUEST_TIMEOUT_S = 2.0
 # For each command: the options that set its port, its default port, and the path.
 _HEALTH_URLS_BY_COMMAND: dict[str, tuple[tuple[str, ...], str | None, str]] = {
     "serve": (("--port",), "8000", "/livez"),
@@ -54,7 +54,7 @@ def check(url: str | None = None) -> str | None:
     if url is None:
         return None
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_S)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=_REQUEST_TIMEOUT_S)
     try:
         connection.request("GET", parts.path or "/")
         status = connection.getresponse().status

@@ -61,7 +61,7 @@ from app.subresources import openapi as subresources_openapi
 from app.subresources import router as subresources_router
 from app.workloads.authentication import workload_tokens
 
-DESCRIPTION = """\
+OPENAPI_DESCRIPTION = """\
 A gateway between your services and Twilio's Calls resource. A call creation is sent to Twilio at most once,
 unless it is proven that the earlier attempt was not processed. Every creation ends as `started`, `not_started` or `unknown`.
 
@@ -71,7 +71,7 @@ what the request did, and `retry` whether it is safe to repeat it. [Errors](/doc
 Callgate also serves Twilio's own paths (`/2010-04-01/…`) for unmodified Twilio SDKs. They are not listed here:
 [Migrating](/docs/migrating) describes them.
 """
-TAGS = [
+OPENAPI_TAGS = [
     {"name": "calls", "description": "Place SIP (and phone) calls and read their records."},
     {"name": "subresources", "description": "The subresources of a call at Twilio: recordings, streams, payments and others."},
     {"name": "queues", "description": "Sets of scheduled calls with their own pace, hours and pause. [Queues](/docs/queues)."},
@@ -96,11 +96,11 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         title="Callgate",
         version=__version__,
         summary="One request, at most one ring.",
-        description=DESCRIPTION,
+        description=OPENAPI_DESCRIPTION,
         contact={"name": "The Callgate developers"},
         license_info={"name": "MIT", "identifier": "MIT"},
         servers=[{"url": "/", "description": "This gateway."}],
-        openapi_tags=TAGS,
+        openapi_tags=OPENAPI_TAGS,
         lifespan=_lifespan(settings, metrics, tracing),
         telemetry=_FASTAPI_TELEMETRY_OFF,
         redirect_slashes=False,

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from app.setting_values import PREFIX
+from app.setting_values import SETTING_PREFIX
 
 # By this measure CALLGATE_DATABSE_URL and CALLGATE_SECRET_KEY are similar to a setting, and CALLGATE_KEY is not.
 _MIN_SIMILARITY = 0.87
@@ -15,7 +15,11 @@ def find_misspelt(known: Collection[str], variables: Mapping[str, str], files: I
     """Yields a message for each variable or file whose name is not in `known`, the names of all settings, but is similar."""
     for name in [*variables, *files]:
         variable = name.upper()
-        if not variable.startswith(PREFIX) or variable in known or _is_set_by_kubernetes(variable, variables.get(name, "")):
+        if (
+            not variable.startswith(SETTING_PREFIX)
+            or variable in known
+            or _is_set_by_kubernetes(variable, variables.get(name, ""))
+        ):
             continue
         if similar := difflib.get_close_matches(variable, known, n=1, cutoff=_MIN_SIMILARITY):
             yield f"{name} is not a setting: did you mean {similar[0]}?"

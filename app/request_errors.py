@@ -197,11 +197,11 @@ class HeadTooLarge(RequestError):
 
 class RingByPassed(RequestError):
     slug, status, title = "ring-by-passed", 409, "The call was not dialled in time"
-    same_key = False
+    repeat_with_same_key = False
     default_detail = "The call could not be dialled before the time by which it had to ring. It did not ring."
 
 
 class CanceledBeforeDial(RequestError):
     slug, status, title = "canceled-before-dial", 409, "The call was canceled before it was dialled"
-    same_key = False
+    repeat_with_same_key = False
     default_detail = "The scheduled call was canceled while it waited. It did not ring."

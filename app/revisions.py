@@ -5,7 +5,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-_REVISION = re.compile(r'^(down_)?revision: [^=]+ = "(\w+)"$', re.MULTILINE)
+_REVISION_PATTERN = re.compile(r'^(down_)?revision: [^=]+ = "(\w+)"$', re.MULTILINE)
 
 
 def migrations_folder() -> Path:
@@ -13,7 +13,7 @@ def migrations_folder() -> Path:
 
 
 def head() -> str:
-    """Returns the newest revision that this version knows."""
+    """Returns the newest schema revision that this version of Callgate knows."""
     (newest,) = known_revisions().keys() - set(known_revisions().values())
     return newest
 
@@ -22,5 +22,5 @@ def head() -> str:
 def known_revisions() -> dict[str, str | None]:
     """Returns the revisions that this version knows: for each one the revision before it, None for the first."""
     versions = (version.read_text() for version in migrations_folder().glob("versions/*.py"))
-    found = [{bool(down): revision for down, revision in _REVISION.findall(version)} for version in versions]
+    found = [{bool(down): revision for down, revision in _REVISION_PATTERN.findall(version)} for version in versions]
     return {each[False]: each.get(True) for each in found}

@@ -40,7 +40,7 @@ from app.subresources.service import SubresourceService
 from app.tenants.delivery_signing import DeliverySigning
 from app.tenants.directory import TenantDirectory
 from app.tenants.last_use import LastUseRecorder
-from app.tenants.models import TENANTS_CHANNEL
+from app.tenants.models import TENANT_CHANGES_CHANNEL
 from app.tenants.repository import mark_credentials_used, mark_keys_used
 from app.twilio.client import HttpClient, TwilioClient, make_http_client
 from app.twilio.forwarding import Forwarding
@@ -136,7 +136,7 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
     def mark_credential_used(credential: Credential) -> None:
         credential_use.mark(credential.reference)
 
-    listener = Listener(settings.require_database_url(), channel=TENANTS_CHANNEL, on_change=invalidate)
+    listener = Listener(settings.require_database_url(), channel=TENANT_CHANGES_CHANNEL, on_change=invalidate)
     try:
         async with listener.running(), credential_use.running(), key_use.running():
             yield _Shared(

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
 
-PREFIX = "CALLGATE_"
+SETTING_PREFIX = "CALLGATE_"
 """The beginning of the name of each setting among environment variables and secret files."""
 TWILIO_API_VERSION = "2010-04-01"
 MAX_IN_FLIGHT_LIMIT = 10_000

@@ -17,7 +17,7 @@ from app.errors import CommandFailed
 from app.misspelt import find_misspelt
 from app.setting_values import (
     MAX_IN_FLIGHT_LIMIT,
-    PREFIX,
+    SETTING_PREFIX,
     decode_secret_keys,
     is_trusted_url,
     parse_delivery_allow,
@@ -40,7 +40,7 @@ class SettingsError(CommandFailed):
 class Settings(ConsoleSettings):
     """The settings that operators can choose. Times are in seconds unless the name has another unit."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, case_sensitive=False, frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix=SETTING_PREFIX, case_sensitive=False, frozen=True, hide_input_in_errors=True)
 
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL 14 or newer, e.g. `postgresql://user:password@host:5432/callgate`."
@@ -247,7 +247,7 @@ class Settings(ConsoleSettings):
         attempt = self.twilio_pool_timeout + self.twilio_connect_timeout + self.twilio_read_timeout
         if self.request_budget < attempt:
             raise ValueError(
-                f"{PREFIX}REQUEST_BUDGET is {self.request_budget:g} s but the pool, connect and read timeouts of one "
+                f"{SETTING_PREFIX}REQUEST_BUDGET is {self.request_budget:g} s but the pool, connect and read timeouts of one "
                 f"attempt add up to {attempt:g} s"
             )
         return self
@@ -255,22 +255,26 @@ class Settings(ConsoleSettings):
     @model_validator(mode="after")
     def _check_workload_issuer(self) -> "Settings":
         if self.workload_issuer is None and (self.workload_keys or self.workload_keys_ca_file or self.workload_keys_token_file):
-            raise ValueError(f"{PREFIX}WORKLOAD_ISSUER is not set, so {PREFIX}WORKLOAD_KEYS… would have no effect")
+            raise ValueError(
+                f"{SETTING_PREFIX}WORKLOAD_ISSUER is not set, so {SETTING_PREFIX}WORKLOAD_KEYS… would have no effect"
+            )
         if self.workload_issuer is not None and self.workload_keys is None and not is_trusted_url(self.workload_issuer):
-            raise ValueError(f"{PREFIX}WORKLOAD_ISSUER is not an https:// URL, so {PREFIX}WORKLOAD_KEYS must be set")
+            raise ValueError(
+                f"{SETTING_PREFIX}WORKLOAD_ISSUER is not an https:// URL, so {SETTING_PREFIX}WORKLOAD_KEYS must be set"
+            )
         return self
 
     def require_database_url(self) -> str:
         """Returns the URL. Raises SettingsError if it is not set."""
         if self.database_url is None:
-            raise SettingsError(f"{PREFIX}DATABASE_URL is not set: set it to a PostgreSQL URL, or run `callgate dev`")
+            raise SettingsError(f"{SETTING_PREFIX}DATABASE_URL is not set: set it to a PostgreSQL URL, or run `callgate dev`")
         return self.database_url.get_secret_value()
 
     def require_secret_keys(self) -> list[bytes]:
         """Returns the encryption keys, newest first. Raises SettingsError if they are not set."""
         if self.secret_keys is None:
             raise SettingsError(
-                f"{PREFIX}SECRET_KEYS is not set: stored secrets cannot be decrypted without it. Generate a key with "
+                f"{SETTING_PREFIX}SECRET_KEYS is not set: stored secrets cannot be decrypted without it. Generate a key with "
                 "`openssl rand -base64 32` and keep it safe"
             )
         return decode_secret_keys(self.secret_keys)
@@ -279,13 +283,13 @@ class Settings(ConsoleSettings):
 def load_settings(**overrides: object) -> Settings:
     """Returns the settings from the environment and /run/secrets. Raises SettingsError, which names all wrong variables."""
     secrets_dir = SECRETS_DIR if SECRETS_DIR.is_dir() else None
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {SETTING_PREFIX + name.upper() for name in Settings.model_fields}
     problems = list(find_misspelt(known, os.environ, (file.name for file in secrets_dir.iterdir()) if secrets_dir else ()))
     try:
         settings = Settings(_secrets_dir=secrets_dir, **overrides)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
         for detail in error.errors(include_input=False, include_url=False):
-            name = "".join(PREFIX + str(part).upper() for part in detail["loc"][:1])
+            name = "".join(SETTING_PREFIX + str(part).upper() for part in detail["loc"][:1])
             reason = detail["msg"].removeprefix("Value error, ")
             problems.append(f"{name}: {reason}" if name else reason)
         raise SettingsError("wrong settings: " + "; ".join(problems)) from None

@@ -44,7 +44,9 @@ from app.tenants.errors import OperatorError
 Model = TypeVar("Model", bound=BaseModel)
 
 CHANGE_ERRORS = (TenantSuspended, *READ_ERRORS)
+"""The errors of a route that changes something."""
 BODY_ERRORS = (MalformedBody, BodyTooLarge, UnsupportedMediaType, *CHANGE_ERRORS)
+"""The errors of a route that takes a JSON body."""
 
 EXAMPLE_TENANT = "support"
 _SUSPENDED_DETAIL = "The tenant of this API key is suspended: its own keys change nothing until an operator resumes it."
@@ -90,7 +92,7 @@ def admin_router() -> APIRouter:
     )
 
 
-async def accessible_tenant(
+async def accessible_tenant_id(
     client: ClientDep,
     request: Request,
     tenant_id: Annotated[
@@ -110,15 +112,15 @@ async def accessible_tenant(
     return tenant_id
 
 
-TenantDep = Annotated[str, Depends(accessible_tenant)]
+TenantDep = Annotated[str, Depends(accessible_tenant_id)]
 
 
-async def acting_client(client: ClientDep, request: Request) -> Actor:
+async def request_actor(client: ClientDep, request: Request) -> Actor:
     """Returns the client of the request as the actor that the audit log records."""
     return Actor(client.kind, client.name, request.state.request_id)
 
 
-ActorDep = Annotated[Actor, Depends(acting_client)]
+ActorDep = Annotated[Actor, Depends(request_actor)]
 
 
 async def tenant_administration(request: Request, actor: ActorDep) -> TenantAdministration:

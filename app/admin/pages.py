@@ -29,7 +29,7 @@ class PageRequest:
         try:
             return None if self.after is None else UUID(self.after)
         except ValueError:
-            raise cursor_unknown() from None
+            raise unknown_cursor_error() from None
 
     @property
     def fetch_limit(self) -> int:
@@ -57,7 +57,7 @@ async def requested_page(
 PageDep = Annotated[PageRequest, Depends(requested_page)]
 
 
-def cursor_unknown() -> InvalidRequest:
+def unknown_cursor_error() -> InvalidRequest:
     fault = FieldError("?cursor", "cursor_unknown", "must be the next_cursor of an earlier page")
     return InvalidRequest(field_errors=(fault,))
 
@@ -70,7 +70,7 @@ def _read_cursor(cursor: str) -> str:
     try:
         key = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, ValueError):
-        raise cursor_unknown() from None
+        raise unknown_cursor_error() from None
     if not (key and key.isprintable()):
-        raise cursor_unknown()
+        raise unknown_cursor_error()
     return key

@@ -66,6 +66,7 @@ NonNull = Annotated[Value | None, BeforeValidator(_refuse_null)]
 Nullable = Annotated[Value | None, Field(json_schema_extra={NULLABLE_MARK: True})]
 """A member that may be left out and may be null, which removes the value."""
 OneLine = Annotated[str, AfterValidator(_check_one_line), Field(max_length=200, json_schema_extra={"pattern": r"\S"})]
+"""Text in one line, not empty, at most 200 characters."""
 
 
 class Declared(BaseModel):
@@ -112,3 +113,4 @@ def _check_text_or_reference(value: Any) -> Any:
 
 
 TextOrReference = Annotated[Annotated[str, Field(min_length=1)] | SecretReference, BeforeValidator(_check_text_or_reference)]
+"""Text that is not empty, or a reference to a secret."""

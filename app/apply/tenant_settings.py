@@ -5,7 +5,7 @@ from typing import Any, Final
 from app.apply.schemas import DeclaredTenant
 from app.scheduling.hours import read_hours
 from app.tenants.administration_store import TenantRow, TenantSettings
-from app.tenants.callback_settings import CALLBACK_SETTINGS, callback_settings
+from app.tenants.callback_settings import SETTINGS_BY_CALLBACK_MEMBER, callback_settings
 
 _DEFAULT_CALLBACK_METHOD: Final = "POST"
 _DEFAULT_CALLBACK_EVENTS: Final = ("completed",)
@@ -22,7 +22,7 @@ NEW_TENANT_SETTINGS: Final = TenantSettings(
 MEMBERS_BY_SETTING: Final = {
     "name": "name",
     "suspended": "suspended",
-    **{setting: f"callbacks.{name}" for name, setting in CALLBACK_SETTINGS.items()},
+    **{setting: f"callbacks.{name}" for name, setting in SETTINGS_BY_CALLBACK_MEMBER.items()},
     "max_in_flight": "limits.max_in_flight",
     "hours": "hours",
 }

@@ -55,7 +55,7 @@ class Actor:
 
 
 def command_actor(kind: Literal["cli", "apply"] = "cli") -> Actor:
-    """Returns the actor of a command: the user who runs this process, who often has no name in a container.
+    """Returns the user who runs this process as the actor of a command. In a container the user often has no name.
 
     `kind` is "apply" for `callgate apply`, and "cli" for all other commands.
     """

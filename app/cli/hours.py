@@ -26,8 +26,8 @@ TimeZone = Annotated[
     str | None, typer.Option("--time-zone", metavar="ZONE", help="The IANA zone of callees whose own zone is unknown.")
 ]
 Days = Annotated[list[Weekday] | None, typer.Option("--day", help="A day; can be repeated; every day by default.")]
-From = Annotated[str | None, typer.Option("--from", metavar="HH:MM", help="The first minute, such as 09:00.")]
-To = Annotated[
+HoursFrom = Annotated[str | None, typer.Option("--from", metavar="HH:MM", help="The first minute, such as 09:00.")]
+HoursTo = Annotated[
     str | None, typer.Option("--to", metavar="HH:MM", help="The end, such as 18:00; a time before --from is on the next day.")
 ]
 
@@ -40,8 +40,8 @@ def set_hours(
     tenant: TenantId,
     time_zone: TimeZone = None,
     days: Days = None,
-    start: From = None,
-    end: To = None,
+    start: HoursFrom = None,
+    end: HoursTo = None,
     clear: Annotated[bool, typer.Option("--clear", help="Remove the hours: calls may ring at any time.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from app.cli.hours import Days, From, TimeZone, To, hours_from
+from app.cli.hours import Days, HoursFrom, HoursTo, TimeZone, hours_from
 from app.cli.output import AsJson, show, show_table
 from app.cli.pace import Burst, CallsPerSecond, MaxConcurrent, Unlimited, pace_change
 from app.cli.tenants import QueueArgument, TenantId, run_with_pool
@@ -63,8 +63,8 @@ def set_queue(
     unlimited: Unlimited = False,
     time_zone: TimeZone = None,
     days: Days = None,
-    start: From = None,
-    end: To = None,
+    start: HoursFrom = None,
+    end: HoursTo = None,
     ring_within: Annotated[
         timedelta | None,
         typer.Option(

@@ -14,7 +14,7 @@ def media_type_of(request: Request) -> str:
 
 
 async def read_json_object(request: Request) -> dict[str, Any]:
-    """Returns the body. A ScopedRoute authenticates the client first, so a body without a valid key is never parsed.
+    """Returns the JSON object in the body. A ScopedRoute authenticates the client first, so only clients' bodies are parsed.
 
     Raises UnsupportedMediaType, MalformedBody or InvalidRequest.
     """

@@ -26,13 +26,13 @@ async def root() -> Response:
 @router.get("/docs")
 @public
 def docs() -> Response:
-    return _page("docs.html")
+    return _page_response("docs.html")
 
 
 @router.get("/redoc")
 @public
 def redoc() -> Response:
-    return _page("redoc.html")
+    return _page_response("redoc.html")
 
 
 @router.get("/redoc.standalone.js")
@@ -56,5 +56,5 @@ def _redoc_script() -> bytes:
     return files("fastapi_offline").joinpath("static/redoc.standalone.js").read_bytes().replace(_LOGO_URL, _EMPTY_IMAGE_URL)
 
 
-def _page(name: str) -> Response:
+def _page_response(name: str) -> Response:
     return HTMLResponse(files("app.http").joinpath("pages", name).read_bytes())

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-_GUIDE_LINK = re.compile(r"(?:([a-z-]+)\.md)?(#.*)?")
-_GUIDE_NAME = re.compile(r"[a-z-]+")
+_GUIDE_LINK_PATTERN = re.compile(r"(?:([a-z-]+)\.md)?(#.*)?")
+_GUIDE_NAME_PATTERN = re.compile(r"[a-z-]+")
 
 
 def render_guide(name: str) -> str | None:
     """Returns the HTML page of docs/{name}.md; None if there is no such guide."""
-    if not _GUIDE_NAME.fullmatch(name) or not _source_file(name).is_file():
+    if not _GUIDE_NAME_PATTERN.fullmatch(name) or not _source_file(name).is_file():
         return None
     return _render(name)
 
@@ -35,7 +35,7 @@ def _render(name: str) -> str:
     tokens = markdown.parse(_source_file(name).read_text(encoding="utf-8"))
     headings = [(token, text.content) for token, text in pairwise(tokens) if token.type == "heading_open"]
     for heading, text in headings:
-        heading.attrSet("id", _anchor(text))
+        heading.attrSet("id", _github_anchor(text))
     for child in (child for token in tokens for child in token.children or ()):
         _rewrite_link(child)
     body = markdown.renderer.render(tokens, markdown.options, {})
@@ -43,7 +43,7 @@ def _render(name: str) -> str:
     return template.substitute(title=html.escape(headings[0][1]), body=body)
 
 
-def _anchor(heading: str) -> str:
+def _github_anchor(heading: str) -> str:
     """Returns the anchor that GitHub generates for a heading, so that links to it work there and here."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
@@ -54,7 +54,7 @@ def _rewrite_link(token: "Token") -> None:
         token.type, token.content, token.tag = "text", str(token.content), ""
     if token.type != "link_open" or "://" in (href := str(token.attrGet("href"))):
         return
-    guide = _GUIDE_LINK.fullmatch(href)
+    guide = _GUIDE_LINK_PATTERN.fullmatch(href)
     if guide is None:
         del token.attrs["href"]
     elif guide[1]:

@@ -10,13 +10,13 @@ from app.errors import FieldError, InvalidRequest
 HEADER_NAME = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotent-Replayed"
 """The response header that says: the body is the record of an earlier request with this key. Its value is `true`."""
-_VALUE_RULES: dict[str, Any] = {"min_length": 1, "max_length": 255, "pattern": r"^[\x20-\x7e]+$"}
-_VALUE_ADAPTER = TypeAdapter[str](Annotated[str, StringConstraints(**_VALUE_RULES)])
+_KEY_RULES: dict[str, Any] = {"min_length": 1, "max_length": 255, "pattern": r"^[\x20-\x7e]+$"}
+_KEY_ADAPTER = TypeAdapter[str](Annotated[str, StringConstraints(**_KEY_RULES)])
 
 
 def idempotency_key_header(description: str, *, examples: list[str] | None = None) -> Any:
     """Returns FastAPI's declaration of the header, for the OpenAPI document of a route."""
-    return Header(alias=HEADER_NAME, description=description, examples=examples, **_VALUE_RULES)
+    return Header(alias=HEADER_NAME, description=description, examples=examples, **_KEY_RULES)
 
 
 async def read_idempotency_key(request: Request) -> str | None:
@@ -35,7 +35,7 @@ async def read_idempotency_key(request: Request) -> str | None:
 def validate_idempotency_key(value: Any, pointer: str) -> str:
     """Returns the value if it is a valid key. Otherwise raises InvalidRequest, whose error has the given `pointer`."""
     try:
-        return _VALUE_ADAPTER.validate_python(value)
+        return _KEY_ADAPTER.validate_python(value)
     except ValidationError as error:
         raise InvalidRequest(
             field_errors=tuple(FieldError(pointer, detail["type"], detail["msg"]) for detail in error.errors())

@@ -12,7 +12,7 @@ def parse_json_object(text: bytes, what: str) -> dict[str, Any]:
     Raises MalformedBody, or InvalidRequest if the JSON is not an object.
     """
     try:
-        body = _parse(text)
+        body = _decode_strictly(text)
     except json.JSONDecodeError as error:
         position = f"line {error.lineno}, column {error.colno}"
         raise MalformedBody(f"{what} is not valid JSON: {error.msg[:1].lower()}{error.msg[1:]} at {position}.") from None
@@ -46,9 +46,9 @@ def _refuse_constant(_: str) -> float:
     raise _NotAcceptedError("NaN and Infinity are not JSON numbers")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_repeated_members, parse_constant=_refuse_constant)
+_STRICT_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_repeated_members, parse_constant=_refuse_constant)
 
 
-def _parse(body: bytes) -> Any:
+def _decode_strictly(body: bytes) -> Any:
     """Parses bytes as `json.loads` does, but refuses repeated names and constants. All calls share one decoder."""
-    return _DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
+    return _STRICT_DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))

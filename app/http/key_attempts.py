@@ -24,7 +24,7 @@ _UNKNOWN_ADDRESS = "unknown"
 
 
 class KeyAttempts:
-    """Limits wrong keys from each address to `per_minute` in a burst, and as many in each minute after it.
+    """Limits the wrong API keys and tokens that one client address may send: `per_minute` at once, and as many per minute.
 
     Remembers the last 10,000 addresses that sent wrong keys, and the hashes of the last 10,000 keys that were valid.
     """
@@ -37,7 +37,7 @@ class KeyAttempts:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._seconds_per_key = _MINUTE_S / per_minute
-        self._proxies = proxies
+        self._trusted_proxies = proxies
         self._clock = clock
         # By address: the time at which its wrong keys are forgotten. Each wrong key adds `_seconds_per_key`.
         self._forgotten_at: OrderedDict[str, float] = OrderedDict()
@@ -79,18 +79,18 @@ class KeyAttempts:
         """
         peer = _parse_address(scope["client"][0]) if scope.get("client") else None
         hops = [peer]
-        if self._is_proxy(peer):
+        if self._is_trusted_proxy(peer):
             forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).split(",")
             hops += [_parse_address(text) for text in reversed(forwarded)]
         client = peer
         for hop in hops:
             client = hop or client
-            if not self._is_proxy(hop):
+            if not self._is_trusted_proxy(hop):
                 break
         return _counted_address(client)
 
-    def _is_proxy(self, address: IPv4Address | IPv6Address | None) -> bool:
-        return address is not None and any(address in network for network in self._proxies)
+    def _is_trusted_proxy(self, address: IPv4Address | IPv6Address | None) -> bool:
+        return address is not None and any(address in network for network in self._trusted_proxies)
 
 
 def _parse_address(text: str) -> IPv4Address | IPv6Address | None:

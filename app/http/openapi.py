@@ -79,7 +79,7 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _parameter_schema(schema: Schema) -> Schema:
-    """Returns the schema without null, which a URL or header cannot hold, and without the parameter's own description."""
+    """Simplifies the schema of a parameter. Removes null, which a URL or header cannot contain, and the description."""
     simple = {key: value for key, value in simplify(without_null(schema)).items() if key != "description"}
     default = {"default": schema["default"]} if schema.get("default") is not None else {}
     return simple | default

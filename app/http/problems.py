@@ -128,7 +128,7 @@ def problem_of(
         detail=error.detail,
         instance=instance,
         execution=error.execution if is_of_creation else None,
-        retry=Retry(safe=error.safe, same_key=error.same_key, after_s=error.after_s),
+        retry=Retry(safe=error.is_safe_to_repeat, same_key=error.repeat_with_same_key, after_s=error.after_s),
         request_id=request_id,
         call_id=error.call_id,
         scope=error.scope,

@@ -25,7 +25,7 @@ class Server(uvicorn.Server):
     uvicorn's own loop wakes up ten times a second, which is most of the CPU time of an API process at rest.
     """
 
-    _exiting: asyncio.Event | None = None
+    _exit_requested: asyncio.Event | None = None
     _loop: asyncio.AbstractEventLoop | None = None
     _should_exit = False
 
@@ -36,15 +36,15 @@ class Server(uvicorn.Server):
     @should_exit.setter
     def should_exit(self, value: bool) -> None:
         self._should_exit = value
-        if self._loop is not None and self._exiting is not None:
-            self._loop.call_soon_threadsafe(self._exiting.set)  # a signal handler may set it
+        if self._loop is not None and self._exit_requested is not None:
+            self._loop.call_soon_threadsafe(self._exit_requested.set)  # a signal handler may set it
 
     async def main_loop(self) -> None:
-        self._exiting, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        self._exit_requested, self._loop = asyncio.Event(), asyncio.get_running_loop()
         while not await self.on_tick(_DATE_RENEWAL_TICK):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
-                    await self._exiting.wait()
+                    await self._exit_requested.wait()
         self._loop = None
 
 

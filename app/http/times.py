@@ -7,16 +7,16 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Strict
 from pydantic_core import PydanticCustomError
 
-_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
+_RFC_3339_PATTERN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
 
 
-def _rfc_3339(value: Any) -> str:
-    if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
+def _require_rfc_3339(value: Any) -> str:
+    if not isinstance(value, str) or not _RFC_3339_PATTERN.fullmatch(value):
         raise PydanticCustomError("not_rfc_3339", "must be an RFC 3339 time with a time zone, such as 2026-11-28T09:30:00Z")
     return value
 
 
-def _in_utc(value: datetime) -> datetime:
+def _to_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
     except OverflowError:
@@ -24,5 +24,5 @@ def _in_utc(value: datetime) -> datetime:
 
 
 # `Strict(False)`, because models in strict mode accept no texts for times.
-Timestamp = Annotated[AwareDatetime, Strict(False), BeforeValidator(_rfc_3339), AfterValidator(_in_utc)]
+Timestamp = Annotated[AwareDatetime, Strict(False), BeforeValidator(_require_rfc_3339), AfterValidator(_to_utc)]
 """A time, in UTC."""

@@ -11,7 +11,7 @@ from app.database.heartbeats import summarize_workers
 from app.errors import DatabaseUnavailable
 from app.observability import Metrics
 
-MEASURE_EVERY_S = 15.0
+MEASURE_INTERVAL_S = 15.0
 
 
 class WorkerGauges:
@@ -49,4 +49,4 @@ class WorkerGauges:
         while True:
             with contextlib.suppress(DatabaseUnavailable):
                 await self.measure()
-            await asyncio.sleep(MEASURE_EVERY_S)
+            await asyncio.sleep(MEASURE_INTERVAL_S)

@@ -18,7 +18,7 @@ _MIN_LENGTH_INSIDE_WORDS = 4
 # Names of JSON members up to this length are not redacted: a short secret may equal the name of a member.
 _MAX_UNREDACTED_NAME_LENGTH = 12
 # The userinfo of a URL: up to the last "@" before the path.
-_USERINFO = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<userinfo>[^\s/\"'<>]*)@", re.IGNORECASE)
+_USERINFO_PATTERN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<userinfo>[^\s/\"'<>]*)@", re.IGNORECASE)
 _USERINFO_END = re.compile(r"[@?#]")
 _PERCENT_ESCAPE = re.compile(r"%[0-9A-F]{2}")
 
@@ -92,7 +92,7 @@ def redact(value: Any, secrets: Secrets, *, keep: Callable[[str], bool] = lambda
 
 def mask_userinfo(text: str) -> str:
     """Returns the text with `***` for user and password in every URL."""
-    return _USERINFO.sub(rf"\g<scheme>{_REDACTED}@", text) if "://" in text and "@" in text else text
+    return _USERINFO_PATTERN.sub(rf"\g<scheme>{_REDACTED}@", text) if "://" in text and "@" in text else text
 
 
 def userinfo_in(text: str) -> Iterator[str]:
@@ -100,7 +100,7 @@ def userinfo_in(text: str) -> Iterator[str]:
     if "://" not in text or "@" not in text:
         return
     for variant in {text, html.unescape(text)}:
-        for found in _USERINFO.finditer(variant):
+        for found in _USERINFO_PATTERN.finditer(variant):
             longest = found["userinfo"]
             # Parsers differ for invalid URLs: a password may end at the first "@", "?" or "#".
             for userinfo in {longest, _USERINFO_END.split(longest)[0]} if ":" in longest else {longest}:

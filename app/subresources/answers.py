@@ -31,7 +31,7 @@ def indeterminate_error(call: Call, *, repeatable: bool) -> ActionUnknown:
     """Returns the error for a change that Twilio may have made. `repeatable`: repeating the request is safe."""
     detail = "Repeat it under the same Idempotency-Key: Twilio does it once." if repeatable else None
     error = ActionUnknown(detail, call_id=call.id)
-    error.safe = repeatable
+    error.is_safe_to_repeat = repeatable
     return error
 
 

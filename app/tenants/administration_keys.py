@@ -1,4 +1,4 @@
-"""Manages API keys of tenants and operators. Their default lifetime is `DEFAULT_LIFETIME` in app/tenants/api_keys.py."""
+"""Manages API keys of tenants and operators. Their default lifetime is `DEFAULT_KEY_LIFETIME` in app/tenants/api_keys.py."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from app.errors import IdempotencyKeyReused
 from app.tenants import administration_store as store
 from app.tenants.administration_base import Administration
 from app.tenants.administration_store import KeyRow
-from app.tenants.api_keys import DEFAULT_LIFETIME, KeyFormat, generate_key, key_prefix
+from app.tenants.api_keys import DEFAULT_KEY_LIFETIME, KeyFormat, generate_key, key_prefix
 from app.tenants.caller import Caller, OperatorCaller, require_grantable
 from app.tenants.errors import NoSuchResource
 from app.tenants.rotation_store import transaction_start
@@ -20,7 +20,7 @@ from app.tenants.scopes import ALL_SCOPES, DEFAULT_SCOPES, Scope, in_order
 
 @dataclass(frozen=True, slots=True)
 class KeyAdministration(Administration):
-    default_lifetime: timedelta | None = DEFAULT_LIFETIME
+    default_lifetime: timedelta | None = DEFAULT_KEY_LIFETIME
 
     async def create_key(
         self,

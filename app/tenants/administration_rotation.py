@@ -64,7 +64,7 @@ class CredentialRotation(AccountAdministration):
         check_sids(account_sid, key_sid)
         async with self.database.transaction() as connection:
             account = await self._lock_account(connection, tenant_id, account_sid)
-            credentials = await _credentials_of_kind(connection, account, key_sid)
+            credentials = await _active_credentials_of_kind(connection, account, key_sid)
         pairs = [
             Replacement(account, old, new)
             for old in credentials
@@ -76,7 +76,7 @@ class CredentialRotation(AccountAdministration):
         ]
         if len({pair.new.place for pair in pairs}) > 1:
             olds = [pair.old for pair in pairs]
-            raise OperatorError(f"several credentials are being replaced: choose one with --replace {_ids(olds)}")
+            raise OperatorError(f"several credentials are being replaced: choose one with --replace {_ids_text(olds)}")
         if not pairs:
             return None
         # A credential may be replaced again before its own rotation has ended: then return the oldest and the newest one.
@@ -92,7 +92,7 @@ class CredentialRotation(AccountAdministration):
         Raises OperatorError, and changes nothing, if Twilio refuses the new credential.
         """
         async with self.database.transaction() as connection:
-            account, stored, old = await self._plan(connection, tenant_id, account_sid, key_sid, secret, old_id)
+            account, stored, old = await self._read_rotation(connection, tenant_id, account_sid, key_sid, secret, old_id)
         if old is None:
             return None
         await self._require_accepted(
@@ -100,7 +100,7 @@ class CredentialRotation(AccountAdministration):
             "Twilio refuses the new credential: nothing was changed",
         )
         async with self.database.transaction() as connection:
-            account, stored, still_old = await self._plan(connection, tenant_id, account_sid, key_sid, secret, old_id)
+            account, stored, still_old = await self._read_rotation(connection, tenant_id, account_sid, key_sid, secret, old_id)
             if still_old is None or still_old.id != old.id:
                 raise OperatorError("the account's credentials were changed meanwhile: run the command again")
             if stored is None:
@@ -140,15 +140,15 @@ class CredentialRotation(AccountAdministration):
             await self._record(connection, "credential.revoke", account.tenant_id, str(old.id))
         return RotationProgress("done", old)
 
-    async def _plan(
+    async def _read_rotation(
         self, connection: Connection, tenant_id: str, account_sid: str, key_sid: str | None, secret: str, old_id: UUID | None
     ) -> tuple[AccountRow, CredentialRow | None, CredentialRow | None]:
-        """Returns the account, the new credential if it is stored already, and the credential to replace if there is one."""
+        """Returns the account, the new credential (None if it is not stored yet) and the credential to replace, if any."""
         account = await self._lock_account(connection, tenant_id, account_sid)
         stored = await self._find_by_secret(connection, account, secret=secret, key_sid=key_sid)
         if stored is not None and stored.preferred_at is not None and old_id is None:
             return account, stored, None
-        credentials = await _credentials_of_kind(connection, account, key_sid)
+        credentials = await _active_credentials_of_kind(connection, account, key_sid)
         return account, stored, _choose_old(account, credentials, stored, old_id)
 
     async def _active_by_id(self, connection: Connection, account: AccountRow) -> dict[UUID, CredentialRow]:
@@ -189,7 +189,7 @@ class CredentialRotation(AccountAdministration):
         return Credential(account.account_sid, credential.username, SecretStr(secret), account.base_url)
 
 
-async def _credentials_of_kind(connection: Connection, account: AccountRow, key_sid: str | None) -> list[CredentialRow]:
+async def _active_credentials_of_kind(connection: Connection, account: AccountRow, key_sid: str | None) -> list[CredentialRow]:
     """Returns the account's active API keys or, if `key_sid` is None, its active auth tokens."""
     kind = "api_key" if key_sid else "auth_token"
     return [credential for credential in await store.list_credentials(connection, [account.id]) if credential.kind == kind]
@@ -218,7 +218,7 @@ def _choose_old(
     if not others:
         return None
     if len(others) > 1 or (stored is not None and (stored.kind == "api_key" or others[0].id > stored.id)):
-        raise OperatorError(f"say which credential the new one replaces: --replace {_ids(others)}")
+        raise OperatorError(f"say which credential the new one replaces: --replace {_ids_text(others)}")
     return others[0]
 
 
@@ -228,7 +228,7 @@ def _last_needed_at(old: CredentialRow, new: CredentialRow) -> datetime:
     return max(moment for moment in moments if moment is not None)
 
 
-def _ids(credentials: Sequence[CredentialRow]) -> str:
+def _ids_text(credentials: Sequence[CredentialRow]) -> str:
     return " or ".join(str(credential.id) for credential in credentials)
 
 

@@ -21,7 +21,7 @@ _VERSION_HEX_DIGITS = 32
 _LOWEST_ID = UUID(int=0)
 
 # The order in which active credentials of an account are tried. A credential that replaces another comes directly before it.
-CREDENTIAL_ORDER = """credential.rejected_at NULLS FIRST, coalesce(credential.place, credential.id),
+CREDENTIAL_ORDER_SQL = """credential.rejected_at NULLS FIRST, coalesce(credential.place, credential.id),
     credential.preferred_at DESC NULLS LAST, credential.id"""
 
 
@@ -226,7 +226,7 @@ async def insert_credential(
 async def list_credentials(connection: Connection, account_ids: Sequence[UUID]) -> list[CredentialRow]:
     """Returns the active credentials of these accounts in the order in which they are tried."""
     statement = f"""SELECT {CREDENTIAL_COLUMNS} FROM twilio_credential AS credential
-        WHERE account_id = ANY ($1) AND revoked_at IS NULL ORDER BY {CREDENTIAL_ORDER}"""
+        WHERE account_id = ANY ($1) AND revoked_at IS NULL ORDER BY {CREDENTIAL_ORDER_SQL}"""
     return [CredentialRow(*row) for row in await connection.fetch(statement, account_ids)]
 
 

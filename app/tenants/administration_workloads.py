@@ -26,7 +26,7 @@ class WorkloadAdministration(Administration):
         creator: Caller | OperatorCaller,
         scopes: Collection[Scope] | None = None,
     ) -> tuple[WorkloadRow, bool]:
-        """Lets a service account act for a tenant or, if `tenant_id` is None, for an operator.
+        """Creates a workload: lets a service account act for a tenant or, if `tenant_id` is None, for an operator.
 
         Returns the workload, and whether it was created now. An existing workload with the same tenant and scopes is returned
         unchanged. `scopes` None: `DEFAULT_SCOPES` for a tenant, all scopes for an operator.

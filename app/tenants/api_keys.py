@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 KeyFormat = Literal["callgate", "twilio"]
 
-DEFAULT_LIFETIME: Final[timedelta | None] = None
+DEFAULT_KEY_LIFETIME: Final[timedelta | None] = None
 """The lifetime of a key that is created without an expiry; None: it never expires.
 
 docs/adding.md lists the texts that repeat this value.
@@ -16,7 +16,7 @@ docs/adding.md lists the texts that repeat this value.
 _KEY_START = "cgk"
 _ID_HEX_DIGITS = 12
 _TWILIO_KEY_BYTES = 16
-_TWILIO_KEY = re.compile(r"[0-9a-f]{32}")
+_TWILIO_KEY_PATTERN = re.compile(r"[0-9a-f]{32}")
 
 
 def generate_key(key_format: KeyFormat) -> str:
@@ -28,6 +28,6 @@ def generate_key(key_format: KeyFormat) -> str:
 
 def key_prefix(key: str) -> str:
     """Returns the public part of a key, such as `cgk_0123456789ab`. For a key in Twilio's format, it is a hash of the key."""
-    if _TWILIO_KEY.fullmatch(key):
+    if _TWILIO_KEY_PATTERN.fullmatch(key):
         return f"{_KEY_START}_{hashlib.sha256(b'callgate key id:' + key.encode()).hexdigest()[:_ID_HEX_DIGITS]}"
     return "_".join(key.split("_")[:2])

@@ -10,7 +10,7 @@ TWILIO_EVENTS: Final[tuple[TwilioEvent, ...]] = get_args(TwilioEvent)
 DeliveryEvent = Literal["settled", TwilioEvent]
 """Twilio's events, and `settled`, which Callgate adds."""
 
-CALLBACK_SETTINGS: Final = {
+SETTINGS_BY_CALLBACK_MEMBER: Final = {
     "url": "status_callback",
     "method": "status_callback_method",
     "events": "status_callback_events",
@@ -22,5 +22,5 @@ CALLBACK_SETTINGS: Final = {
 def callback_settings(members: Mapping[str, Any]) -> dict[str, Any]:
     """Converts members of the JSON object `callbacks` to settings of a tenant. A null URL also removes method and events."""
     removed = {"status_callback_method": None, "status_callback_events": None}
-    given = {setting: members[name] for name, setting in CALLBACK_SETTINGS.items() if name in members}
+    given = {setting: members[name] for name, setting in SETTINGS_BY_CALLBACK_MEMBER.items() if name in members}
     return removed | given if members.get("url", "") is None else given

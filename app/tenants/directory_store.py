@@ -10,7 +10,7 @@ from datetime import datetime
 from uuid import UUID
 
 from app.database.engine import Database
-from app.tenants.administration_store import CREDENTIAL_ORDER
+from app.tenants.administration_store import CREDENTIAL_ORDER_SQL
 from app.tenants.stored_secrets import credential_identity, sip_password_identity, sip_username_identity
 from app.workloads.service_accounts import ServiceAccount
 
@@ -119,7 +119,7 @@ _SELECT_CREDENTIALS_WHERE = f"""
     JOIN twilio_credential AS credential ON credential.account_id = account.id
     LEFT JOIN pace ON pace.subject_id = account.id
     WHERE {{}} AND credential.revoked_at IS NULL
-    ORDER BY account.id, {CREDENTIAL_ORDER}
+    ORDER BY account.id, {CREDENTIAL_ORDER_SQL}
 """  # noqa: S608  # a constant
 _SELECT_CREDENTIALS_OF_TENANTS = _SELECT_CREDENTIALS_WHERE.format("tenant.id = ANY ($1)")
 _SELECT_CREDENTIALS_OF_ACCOUNT = _SELECT_CREDENTIALS_WHERE.format("account.id = $1")

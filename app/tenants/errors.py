@@ -33,7 +33,7 @@ class InvalidMember(OperatorError):
 
 
 class VersionOutdated(OperatorError):
-    """The tenant was changed after the client had read the version that its request expects."""
+    """The request expects a version of the tenant that is not the current one: somebody else has changed the tenant."""
 
 
 def no_tenant(tenant_id: str) -> OperatorError:

@@ -6,9 +6,9 @@ from app.tenants import repository
 
 
 async def has_needed_keys(database: Database, keyring: Keyring) -> bool:
-    """Returns False if all secrets of one kind, such as Twilio credentials, need keys that are not configured.
+    """Returns whether at least one secret of each kind, such as Twilio credentials, is encrypted with a configured key.
 
-    It is enough that one secret of each kind can be decrypted: a lost secret is no reason to refuse all calls. Raises
+    Kinds without secrets do not count. Only one is needed, because a lost secret is no reason to refuse all calls. Raises
     DatabaseUnavailable.
     """
     async with database.begin() as session:

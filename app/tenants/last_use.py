@@ -13,13 +13,13 @@ from app.errors import DatabaseUnavailable
 
 FLUSH_INTERVAL_S = 60.0
 
-WriteUse = Callable[[Session, Collection[str]], Awaitable[None]]
+UseWriter = Callable[[Session, Collection[str]], Awaitable[None]]
 
 
 class LastUseRecorder:
     """Collects the credentials or keys that this process uses. Stores their time of use every minute and at shutdown."""
 
-    def __init__(self, database: Database, write: WriteUse, *, interval_s: float = FLUSH_INTERVAL_S) -> None:
+    def __init__(self, database: Database, write: UseWriter, *, interval_s: float = FLUSH_INTERVAL_S) -> None:
         self._database = database
         self._write = write
         self._interval_s = interval_s

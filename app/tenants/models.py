@@ -18,7 +18,7 @@ from app.tenants.stored_secrets import (
 
 # Triggers on these tables notify this channel of every change (migrations 0005, 0022 and 0024), except on `credential_use` and
 # `api_key_use`.
-TENANTS_CHANNEL = "callgate_tenants"
+TENANT_CHANGES_CHANNEL = "callgate_tenants"
 
 
 class Tenant(Base):
@@ -46,7 +46,7 @@ class Tenant(Base):
 
     @property
     def callback_secret_identity(self) -> str:
-        """The identity of the encrypted callback secret: without it the secret cannot be decrypted."""
+        """The name of the row and column to which the encrypted callback secret is bound: decryption needs it."""
         return callback_secret_identity(self.id)
 
 
@@ -83,7 +83,7 @@ class TwilioCredential(Base):
 
     @property
     def identity(self) -> str:
-        """The identity of the encrypted secret: without it the secret cannot be decrypted."""
+        """The name of the row to which the encrypted secret is bound: decryption needs it."""
         return credential_identity(self.id)
 
 
@@ -143,12 +143,12 @@ class SipCredential(Base):
 
     @property
     def username_identity(self) -> str:
-        """The identity of the encrypted user name: without it the user name cannot be decrypted."""
+        """The name of the row and column to which the encrypted user name is bound: decryption needs it."""
         return sip_username_identity(self.id)
 
     @property
     def password_identity(self) -> str:
-        """The identity of the encrypted password: without it the password cannot be decrypted."""
+        """The name of the row and column to which the encrypted password is bound: decryption needs it."""
         return sip_password_identity(self.id)
 
 

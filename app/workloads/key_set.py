@@ -60,13 +60,13 @@ def parse_key_set(body: bytes) -> dict[str, PyJWK]:
     listed = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(listed, list):
         raise KeySetUnreadable("not_a_key_set")
-    keys = {key.key_id: key for key in map(_parse_key, listed) if key is not None and key.key_id}
+    keys = {key.key_id: key for key in map(_usable_key, listed) if key is not None and key.key_id}
     if not keys:
         raise KeySetUnreadable("no_usable_key")
     return keys
 
 
-def _parse_key(document: Any) -> PyJWK | None:
+def _usable_key(document: Any) -> PyJWK | None:
     """Returns the key if it is a public one that signs with an accepted algorithm; otherwise None."""
     if not isinstance(document, dict) or document.get("use", "sig") != "sig" or not isinstance(document.get("kid"), str):
         return None

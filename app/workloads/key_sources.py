@@ -101,7 +101,7 @@ class _HttpReader:
 
         `with_token` adds the token in `token_file` as a bearer token.
         """
-        tls = await asyncio.to_thread(self._tls)
+        tls = await asyncio.to_thread(self._tls_context)
         headers = {}
         if with_token and self.token_file:
             token = await asyncio.to_thread(_read_bytes, self.token_file, "token_file")
@@ -112,9 +112,9 @@ class _HttpReader:
             async with HttpClient(transport, timeout=timeout, user_agent=f"callgate/{__version__}") as client:
                 return await _read_body(await client.send("GET", url, headers=headers, content=None))
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
-            raise KeySetUnreadable(_reason_of(error)) from None
+            raise KeySetUnreadable(_failure_reason(error)) from None
 
-    def _tls(self) -> ssl.SSLContext | None:
+    def _tls_context(self) -> ssl.SSLContext | None:
         if self.ca_file is None:
             return None
         try:
@@ -134,7 +134,7 @@ async def _read_body(response: httpx.Response) -> bytes:
         await response.aclose()
 
 
-def _reason_of(error: Exception) -> str:
+def _failure_reason(error: Exception) -> str:
     cause = error.__cause__
     while cause is not None:
         if isinstance(cause, ssl.SSLError):

@@ -14,7 +14,7 @@ MAX_SERVICE_ACCOUNT_LENGTH = 253
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccount:
-    """The service account of a valid token. Two clusters have different issuers, so the same names are different workloads."""
+    """A service account of Kubernetes. The issuer names its cluster: other clusters may have accounts with the same names."""
 
     issuer: str
     namespace: str

@@ -16,7 +16,7 @@ from app.cli import app as command_line
 from app.http.health import READY_TIMEOUT_S
 from app.main import create_app
 from app.services import budget_of
-from app.setting_values import PREFIX
+from app.setting_values import SETTING_PREFIX
 from app.settings import SECRETS_DIR, Settings
 from app.workloads.tokens import MAX_LIFETIME_S
 from simulator.config import SimulatorConfig
@@ -57,7 +57,7 @@ def config_of(manifests: Manifests) -> Manifest:
 
 def settings_of(manifests: Manifests) -> Settings:
     config = config_of(manifests)
-    given = {name.removeprefix(PREFIX).lower(): value for name, value in config["data"].items()}
+    given = {name.removeprefix(SETTING_PREFIX).lower(): value for name, value in config["data"].items()}
     return Settings.model_validate(given)
 
 
@@ -68,7 +68,7 @@ def paths_of(workload: Manifest) -> set[str]:
 
 
 def named_settings(document: Any) -> Iterator[str]:
-    yield from re.findall(rf"\b{PREFIX}[A-Z_]+", yaml.safe_dump(document))
+    yield from re.findall(rf"\b{SETTING_PREFIX}[A-Z_]+", yaml.safe_dump(document))
 
 
 def matches(selector: Manifest, pod_labels: dict[str, str]) -> bool:
@@ -193,7 +193,7 @@ def test_a_roll_out_keeps_each_pod_until_its_successor_is_ready(manifests: Manif
 
 
 def test_every_named_setting_exists_and_is_valid(manifests: Manifests) -> None:
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {SETTING_PREFIX + name.upper() for name in Settings.model_fields}
     for document in manifests.documents:
         assert set(named_settings(document)) <= known
     if manifests.of_kind("ConfigMap"):
@@ -212,13 +212,13 @@ def test_secrets_are_mounted_where_settings_read_them_for_each_workload(manifest
         assert secret["secretName"] == "callgate"
         files = {item["path"] for item in secret.get("items", [])} or SECRET_FILES
         assert files == ({"callgate_database_url"} if name == "migrate" else SECRET_FILES)
-        assert files <= {PREFIX.lower() + field for field in Settings.model_fields}
+        assert files <= {SETTING_PREFIX.lower() + field for field in Settings.model_fields}
 
 
 def test_manifests_contain_no_secret(overlay: Manifests) -> None:
     assert overlay.of_kind("Secret") == []
     config = config_of(overlay)
-    fields = {name: Settings.model_fields[name.removeprefix(PREFIX).lower()].annotation for name in config["data"]}
+    fields = {name: Settings.model_fields[name.removeprefix(SETTING_PREFIX).lower()].annotation for name in config["data"]}
     assert [name for name, kind in fields.items() if "SecretStr" in str(kind)] == []
 
 

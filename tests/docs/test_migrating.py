@@ -81,4 +81,4 @@ def test_every_error_has_a_code() -> None:
     assert len(ours) == len(set(ours))
     repeated = [error for error, error_code in ERROR_CODES.items() if error_code.status >= 500 or error_code.status == 429]
     assert {error.execution for error in repeated} == {"not_started"}
-    assert all(error.safe for error in repeated)
+    assert all(error.is_safe_to_repeat for error in repeated)

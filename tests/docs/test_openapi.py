@@ -170,4 +170,6 @@ async def test_example_record_has_the_shape_of_the_schema(document: dict[str, An
 def test_only_what_is_known_never_to_ring_is_safe_under_a_new_key() -> None:
     """A new key after any other error may ring a second phone: the first request's call may be live."""
     never_rings = {"upstream-rejected", "ring-by-passed", "canceled-before-dial"}
-    assert {slug for slug, error in all_errors().items() if error.safe and not error.same_key} == never_rings
+    assert {
+        slug for slug, error in all_errors().items() if error.is_safe_to_repeat and not error.repeat_with_same_key
+    } == never_rings

@@ -15,7 +15,7 @@ from typer.main import get_command
 from app import __version__
 from app.cli import app as command_line
 from app.errors import all_errors
-from app.setting_values import PREFIX
+from app.setting_values import SETTING_PREFIX
 from app.settings import Settings
 from app.tenants.caller import COMMAND_LINE
 from simulator.config import SimulatorConfig
@@ -133,7 +133,7 @@ def test_the_examples_are_those_of_twilios_guide_and_more() -> None:
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
-    rows = dict(re.findall(rf"^\| `{PREFIX}(\w+)` \| .+ \| ([^|]+) \|$", SETTINGS, re.MULTILINE))
+    rows = dict(re.findall(rf"^\| `{SETTING_PREFIX}(\w+)` \| .+ \| ([^|]+) \|$", SETTINGS, re.MULTILINE))
     assert rows.keys() == {name.upper() for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
         default = f"{field.default:g}" if isinstance(field.default, float) else field.default
@@ -142,14 +142,14 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_variable_that_is_named_is_a_setting(page: str) -> None:
-    assert set(re.findall(rf"{PREFIX}([A-Z_]+[A-Z])", PAGES[page])) <= {name.upper() for name in Settings.model_fields}
+    assert set(re.findall(rf"{SETTING_PREFIX}([A-Z_]+[A-Z])", PAGES[page])) <= {name.upper() for name in Settings.model_fields}
 
 
 def test_every_error_has_its_section_and_only_these() -> None:
     sections = dict(re.findall(r"^### (\S+)\n(.*?)(?=^##|\Z)", ERRORS, re.MULTILINE | re.DOTALL))
     assert sections.keys() == all_errors().keys()
     for slug, error in all_errors().items():
-        key = "same key" if error.same_key else "new key"
+        key = "same key" if error.repeat_with_same_key else "new key"
         assert sections[slug].strip().startswith(f"HTTP {error.status} · `{error.execution}` · {key}\n"), slug
         for who in ("- **The call:**", "- **The caller**", "- **The operator**"):
             assert sections[slug].count(who) == 1, (slug, who)

@@ -21,7 +21,7 @@ from app import __version__
 from app.cli import app as command_line
 from app.healthcheck import DEFAULT_URL
 from app.main import create_app
-from app.setting_values import PREFIX
+from app.setting_values import SETTING_PREFIX
 from app.settings import Settings
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
@@ -85,7 +85,7 @@ def image_healthcheck() -> list[str]:
 
 
 def settings(environment: dict[str, str]) -> Settings:
-    return Settings.model_validate({name.removeprefix(PREFIX).lower(): value for name, value in environment.items()})
+    return Settings.model_validate({name.removeprefix(SETTING_PREFIX).lower(): value for name, value in environment.items()})
 
 
 def test_the_image_runs_as_a_numeric_user_that_is_not_root() -> None:
@@ -177,7 +177,7 @@ def test_callgate_accepts_the_command_of_every_service(name: str) -> None:
 @pytest.mark.parametrize("name", our_services())
 def test_every_variable_of_a_service_is_a_setting(name: str) -> None:
     variables = our_services()[name].get("environment", {})
-    assert variables.keys() <= {PREFIX + field.upper() for field in Settings.model_fields}
+    assert variables.keys() <= {SETTING_PREFIX + field.upper() for field in Settings.model_fields}
 
 
 @pytest.mark.parametrize("name", ["api", "worker"])

@@ -6,7 +6,7 @@ from fastapi import Query, Request
 
 from app.admin.access import EXAMPLE_TENANT, admin_router
 from app.admin.audit_events.schemas import AuditEventPage, AuditEventRecord
-from app.admin.pages import cursor_unknown
+from app.admin.pages import unknown_cursor_error
 from app.audit.service import CURSOR_PATTERN, AuditLog, read_audit_cursor
 from app.audit.store import AuditFilter
 from app.errors import TenantNotFound
@@ -69,7 +69,7 @@ async def list_audit_events(
         tenant = client.tenant_id
     before = None if cursor is None else read_audit_cursor(cursor)
     if cursor is not None and before is None:
-        raise cursor_unknown()
+        raise unknown_cursor_error()
     filters = AuditFilter(tenant_id=tenant, actor_name=actor, action=action, since=since, until=until, before=before)
     events, next_cursor = await AuditLog(request.state.database).list(filters, limit=limit)
     return AuditEventPage(audit_events=[AuditEventRecord.of(event) for event in events], next_cursor=next_cursor)

@@ -103,7 +103,7 @@ async def create_key(
     response.headers["Cache-Control"] = "no-store"
     if key is None:
         mark_replayed(response)
-    return CreatedKey.shown_once(row, key)
+    return CreatedKey.with_key(row, key)
 
 
 @router.delete(

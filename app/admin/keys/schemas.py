@@ -68,7 +68,7 @@ class CreatedKey(KeyRecord):
     )
 
     @classmethod
-    def shown_once(cls, row: KeyRow, key: str | None) -> Self:
+    def with_key(cls, row: KeyRow, key: str | None) -> Self:
         """Returns the answer. `key` is None if an earlier request with the same Idempotency-Key created the key."""
         return cls(**_members(row), key=key)
 
