@@ -10,7 +10,7 @@ SIP_AUTH_LENGTH_LIMIT: Final = 256
 """A user name or password must have fewer characters than this (Twilio errors 21221 and 21223)."""
 
 # Twilio's guide "Making SIP Calls": alphanumeric characters and "+-_.". ASCII, since it becomes a SIP user.
-_NOT_IN_FROM = re.compile(r"[^A-Za-z0-9+\-_.]++")
+_ILLEGAL_IN_FROM = re.compile(r"[^A-Za-z0-9+\-_.]++")
 
 
 def check_from(text: str) -> tuple[Finding, ...]:
@@ -19,10 +19,10 @@ def check_from(text: str) -> tuple[Finding, ...]:
     if not text:
         detail = "Give the caller's name or number, for example Jack or +14155550100."
         report.add("FROM_EMPTY", 0, 0, detail)
-    for run in _NOT_IN_FROM.finditer(text):
+    for run in _ILLEGAL_IN_FROM.finditer(text):
         detail = "Use only letters A-Z and a-z, digits and + - _ . here: a user name, not an address (21212)."
         report.add("FROM_CHARACTER", run.start(), run.end(), detail)
-        if report.closed:
+        if report.is_closed:
             break
     return report.findings()
 

@@ -7,7 +7,7 @@ from app.sip import grammar
 from app.sip.findings import AUTHENTICATION_ADVICE, Report
 from app.sip.grammar import Part
 
-_ORDER: Final = ("scheme", "user", "password", "host", "port", "parameters", "headers")
+_PARTS_IN_ORDER: Final = ("scheme", "user", "password", "host", "port", "parameters", "headers")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*+:")  # RFC 3986 §3.1
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]++")
 _NON_ASCII = re.compile(r"[^\x00-\x7f]++")
@@ -19,7 +19,7 @@ _PARAM = re.compile(grammar.PARAM, re.ASCII)
 _HEADER = re.compile(grammar.HEADER, re.ASCII)
 _ADDRESS_END = re.compile(r"[;?]|\Z")
 
-_OTHER_SCHEMES: Final = {
+_ADVICE_BY_SCHEME: Final = {
     "tel": "Give a phone number without tel:, or a SIP address that starts with sip:.",
     "client": "Give a SIP address, which starts with sip:; client: names a Twilio Client.",
     "http": "Give a SIP address, which starts with sip:; this is a web address.",
@@ -29,7 +29,7 @@ _OTHER_SCHEMES: Final = {
 
 
 class ValidParts:
-    """The valid parts of a text that does not match `SIP_URI`. Implements UriParts."""
+    """The valid parts of a text that does not match `SIP_URI`. Implements `UriParts`."""
 
     def __init__(self) -> None:
         self._found: dict[Part, tuple[str, int]] = {}
@@ -38,7 +38,7 @@ class ValidParts:
         self._found[part] = text, start
 
     def groups(self) -> tuple[str | None, ...]:
-        return tuple(self._found[part][0] if part in self._found else None for part in _ORDER)
+        return tuple(self._found[part][0] if part in self._found else None for part in _PARTS_IN_ORDER)
 
     def start(self, part: Part, /) -> int:
         return self.span(part)[0]
@@ -102,14 +102,14 @@ def _diagnose_raw_characters(text: str, report: Report) -> None:
     for run in _CONTROL.finditer(text):
         detail = "Remove this control character (line end, tab, NUL or the like)."
         report.add("CONTROL_CHAR", run.start(), run.end(), detail)
-        if report.closed:
+        if report.is_closed:
             return
     if text.isascii():
         return
     for run in _NON_ASCII.finditer(text):
         detail = "Use ASCII only: a host in its xn-- form, other text as % escapes of its UTF-8."
         report.add("NON_ASCII", run.start(), run.end(), detail)
-        if report.closed:
+        if report.is_closed:
             return
 
 
@@ -122,7 +122,7 @@ def _diagnose_scheme(text: str, scheme: re.Match[str] | None, report: Report) ->
         return report.add("BAD_SCHEME", 0, text.index("<") + 1, detail)
     end = scheme.end() if scheme else 0
     name = scheme[0][:-1].lower() if scheme else ""
-    detail = _OTHER_SCHEMES.get(name, "Start the address with sip:, as in sip:user@example.com.")
+    detail = _ADVICE_BY_SCHEME.get(name, "Start the address with sip:, as in sip:user@example.com.")
     return report.add("BAD_SCHEME", 0, end, detail)
 
 
@@ -217,7 +217,7 @@ def _diagnose_parameters(parameters: str, start: int, valid_parts: ValidParts, r
             hint = "Escape what is not a letter, a digit or one of -_.!~*'()[]/:&+$ in a parameter, as in %2C for a comma."
             _report_illegal(_ILLEGAL_IN_PARAM, name, begin, "BAD_PARAM", hint, report)
             _report_illegal(_ILLEGAL_IN_PARAM, value, begin + len(name) + 1, "BAD_PARAM", hint, report)
-        if report.closed:
+        if report.is_closed:
             return
     if is_valid:
         valid_parts.add("parameters", parameters, start)
@@ -245,7 +245,7 @@ def _diagnose_headers(headers: str, start: int, valid_parts: ValidParts, report:
             hint = "Escape what is not a letter, a digit or one of -_.!~*'()[]/?:+$ in a header, as in %3B for a semicolon."
             _report_illegal(_ILLEGAL_IN_HEADER, name, begin, "BAD_HEADER", hint, report)
             _report_illegal(_ILLEGAL_IN_HEADER, value, begin + len(name) + 1, "BAD_HEADER", hint, report)
-        if report.closed:
+        if report.is_closed:
             return
     if is_valid:
         valid_parts.add("headers", headers, start)
@@ -259,5 +259,5 @@ def _report_illegal(illegal: re.Pattern[str], part: str, start: int, code: str, 
             report.add("BAD_ESCAPE", start + run.start(), start + run.end(), detail)
         else:
             report.add(code, start + run.start(), start + run.end(), hint)
-        if report.closed:
+        if report.is_closed:
             return

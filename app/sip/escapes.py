@@ -7,7 +7,7 @@ from urllib.parse import unquote_to_bytes
 from app.sip.findings import Report
 from app.sip.grammar import parse_items
 
-Pairs = tuple[tuple[str, str | None], ...]
+NameValuePairs = tuple[tuple[str, str | None], ...]
 """Decoded names and values, in order. A value is None if it is missing or not UTF-8."""
 
 _LINE_SEPARATORS = "\x85\u2028\u2029"
@@ -15,7 +15,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x84\x86-\x9f]")
 _LINE_SEPARATOR = re.compile(f"[{_LINE_SEPARATORS}]")
 # "%250d" becomes "%0d" when decoded once, and CR when decoded twice; "%25250d" needs one decoding more.
 _DOUBLE_ESCAPED_CONTROL = re.compile(r"%(?:25)*+(?:[01][0-9A-Fa-f]|7[fF])")
-_OCTET = re.compile(r"%[0-9A-Fa-f]{2}|.", re.DOTALL)
+_ESCAPE_OR_CHARACTER = re.compile(r"%[0-9A-Fa-f]{2}|.", re.DOTALL)
 
 
 def unescape(text: str) -> str | None:
@@ -31,10 +31,10 @@ def unescape(text: str) -> str | None:
         return None
 
 
-def decode_items(written: str, separator: str) -> Pairs:
+def decode_items(items_text: str, separator: str) -> NameValuePairs:
     """Returns the decoded names and values of a list of `name=value`. A name that is not UTF-8 stays as written."""
-    items = parse_items(written, separator)
-    if "%" not in written:
+    items = parse_items(items_text, separator)
+    if "%" not in items_text:
         return tuple(items)
     return tuple([(unescape(name) or name, value and unescape(value)) for name, value in items])
 
@@ -45,7 +45,10 @@ def is_control(character: str) -> bool:
 
 
 def truncates_to_line_end(character: str) -> bool:
-    """Returns whether the low byte is CR or LF, as in U+560D. Software that keeps only this byte allows header injection."""
+    """Returns whether the low byte of the code point is CR or LF, as in U+560D.
+
+    Software that keeps only this byte would read a line end, which allows header injection.
+    """
     return ord(character) > 0xFF and ord(character) & 0xFF in (0x0A, 0x0D)
 
 
@@ -60,7 +63,7 @@ def check_escapes(text: str, start: int, report: Report) -> None:
     def report_at(index: int, code: str, detail: str) -> None:
         first = len(decoded[:index].encode())
         size = len(decoded[index].encode())
-        begin, end = _octets(text, first, size)
+        begin, end = _octet_range(text, first, size)
         report.add(code, start + begin, start + end, detail)
 
     if control := _CONTROL.search(decoded):
@@ -85,12 +88,12 @@ def _report_not_utf8(text: str, start: int, report: Report) -> None:
     try:
         unquote_to_bytes(text).decode()
     except UnicodeDecodeError as error:
-        begin, end = _octets(text, error.start, error.end - error.start)
+        begin, end = _octet_range(text, error.start, error.end - error.start)
         detail = "Escape the octets of UTF-8: these are not a character."
         report.add("NOT_UTF8", start + begin, start + end, detail)
 
 
-def _octets(text: str, first: int, count: int) -> tuple[int, int]:
-    """Returns the range of `text` that contains `count` octets from octet `first` on. An escape is one octet."""
-    written = list(islice(_OCTET.finditer(text), first, first + count))
+def _octet_range(text: str, first: int, count: int) -> tuple[int, int]:
+    """Returns start and end, in `text`, of `count` decoded octets from octet `first` on. An escape such as %C3 is one octet."""
+    written = list(islice(_ESCAPE_OR_CHARACTER.finditer(text), first, first + count))
     return written[0].start(), written[-1].end()

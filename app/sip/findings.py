@@ -13,7 +13,7 @@ AUTHENTICATION_ADVICE: Final = "Leave out the colon and the password; use sip_au
 
 
 class Severity(StrEnum):
-    """An `error` refuses the call. `policy` (legal, but questionable) and `warning` findings are only shown."""
+    """The severity of a finding. An `error` prevents the call; `policy` (legal, but questionable) and `warning` do not."""
 
     ERROR = "error"
     POLICY = "policy"
@@ -75,27 +75,26 @@ class Report(list[Finding]):
     """The findings of one validation.
 
     Keeps at most MAX_FINDINGS, to bound the work, but always keeps the first error, so that a truncated list never
-    makes an address look valid. A `closed` report takes no more findings: it is full and has an error, or its one
-    finding is enough.
+    makes an address look valid. If `is_closed`, the report is complete and `add` ignores further findings.
     """
 
-    closed = False
+    is_closed = False
 
     def add(self, code: str, start: int, end: int, detail: str) -> None:
-        if self.closed:
+        if self.is_closed:
             return
         severity = SEVERITIES[code]
         if len(self) < MAX_FINDINGS or severity is Severity.ERROR:
             self.append(Finding(code, severity, start, end, detail))
             if len(self) >= MAX_FINDINGS:
-                self.closed = self.has_error
+                self.is_closed = self.has_error
 
     @property
     def has_error(self) -> bool:
         return any(finding.severity is Severity.ERROR for finding in self)
 
     @property
-    def only_errors(self) -> bool:
+    def takes_only_errors(self) -> bool:
         """Whether the report has MAX_FINDINGS, so that `add` ignores further findings unless they are errors."""
         return len(self) >= MAX_FINDINGS
 

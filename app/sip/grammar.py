@@ -89,7 +89,7 @@ Part = str
 
 
 class UriParts(Protocol):
-    """The parts of a SIP URI: of a valid one, the `re.Match` of `SIP_URI`; of any other, what app.sip.diagnosis found valid."""
+    """The parts of a text: the `re.Match` of `SIP_URI` if it is a SIP URI, otherwise the `ValidParts` of app.sip.diagnosis."""
 
     def groups(self) -> tuple[str | None, ...]:
         """Returns scheme, user, password, host, port, parameters (with each ";"), headers (without "?"), as written."""

@@ -7,10 +7,10 @@ other. All names here are in lower case, because header names are case-insensiti
 
 from typing import Final
 
-PASSED: Final = frozenset({"user-to-user", "remote-party-id", "p-preferred-identity", "p-called-party-id"})
+PASSED_HEADERS: Final = frozenset({"user-to-user", "remote-party-id", "p-preferred-identity", "p-called-party-id"})
 
 # The IANA registry "Header Fields" of SIP, without the P- names, which rules.py refuses as a family.
-_REGISTERED = """
+_IANA_HEADERS = """
     accept accept-contact accept-encoding accept-language accept-resource-priority additional-identity alert-info
     allow allow-events answer-mode attestation-info authentication-info authorization call-id call-info
     cellular-network-info contact content-disposition content-encoding content-id content-language content-length
@@ -28,11 +28,11 @@ _REGISTERED = """
 _COMPACT_FORMS = "a b c d e f i j k l m n o r s t u v x y"
 # "diversion" is not registered but in wide use. "body" and "method" are in RFC 3261 §19.1.1. The rest are names of URI
 # parameters, which have no effect after the "?".
-_UNREGISTERED = "diversion body method maddr ttl lr transport secure edge region"
+_UNREGISTERED_HEADERS = "diversion body method maddr ttl lr transport secure edge region"
 
-NEVER_PASSED: Final = frozenset(f"{_REGISTERED} {_COMPACT_FORMS} {_UNREGISTERED}".split())
+DROPPED_HEADERS: Final = frozenset(f"{_IANA_HEADERS} {_COMPACT_FORMS} {_UNREGISTERED_HEADERS}".split())
 
 
-def is_passed_custom_name(name: str) -> bool:
-    """Returns whether Twilio puts a header with this `X-…` name, in lower case, into the INVITE; False without `x-`."""
+def is_passed_x_header(name: str) -> bool:
+    """Returns whether Twilio puts this custom header into the INVITE: its lower-case name begins with `x-`, not `x-twilio`."""
     return name.startswith("x-") and not name.startswith("x-twilio")

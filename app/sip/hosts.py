@@ -5,9 +5,10 @@ from typing import Final
 
 from app.sip.findings import Report
 
-# IANA IPv4 and IPv6 Special-Purpose Address Registries: what is not globally reachable, and multicast. The blocks
-# that are set aside for documentation are left out: in examples and tests they stand for public addresses.
-_NON_PUBLIC: Final = [
+# First address, last address and IP version of each range. IANA IPv4 and IPv6 Special-Purpose Address Registries: what is
+# not globally reachable, and multicast. The blocks that are set aside for documentation are left out: in examples and
+# tests they stand for public addresses.
+_NON_PUBLIC_RANGES: Final = [
     (int(network.network_address), int(network.broadcast_address), network.version)
     for network in map(
         ip_network,
@@ -37,8 +38,8 @@ _NON_PUBLIC: Final = [
         ],
     )
 ]
-_IPV4_COMPATIBLE: Final = ip_network("::/96")  # RFC 4291 §2.5.5.1, deprecated
-_NAT64: Final = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))  # RFC 6052, RFC 8215
+_IPV4_COMPATIBLE_NETWORK: Final = ip_network("::/96")  # RFC 4291 §2.5.5.1, deprecated
+_NAT64_NETWORKS: Final = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))  # RFC 6052, RFC 8215
 
 # Names that are reserved never to exist in the public DNS: RFC 2606 and 6761, 6762, 7686, 8375, 9476, ICANN 2024.
 _RESERVED_TOP_LABELS: Final = frozenset({"invalid", "test", "local", "onion", "alt", "internal"})
@@ -95,10 +96,10 @@ def _check_ipv6(address: IPv6Address, start: int, end: int, report: Report) -> N
         inner = address.teredo[1]
     if not _is_public(address) or (inner is not None and not _is_public(inner)):
         return _refuse_non_public(start, end, report)
-    if address in _IPV4_COMPATIBLE:
+    if address in _IPV4_COMPATIBLE_NETWORK:
         detail = "Write the IPv4 address itself: this form of embedding it is deprecated and reaches nothing."
         return report.add("IPV4_COMPATIBLE_IPV6", start, end, detail)
-    if any(address in network for network in _NAT64):
+    if any(address in network for network in _NAT64_NETWORKS):
         detail = "Write the IPv4 address itself: a NAT64 prefix means something only inside its own network."
         return report.add("NAT64_EMBEDDED_IPV4", start, end, detail)
     detail = "Use a host name or an IPv4 address: Twilio does not document IPv6 hosts."
@@ -107,7 +108,7 @@ def _check_ipv6(address: IPv6Address, start: int, end: int, report: Report) -> N
 
 def _is_public(address: IPv4Address | IPv6Address) -> bool:
     number, version = int(address), address.version
-    return not any(first <= number <= last and version == of for first, last, of in _NON_PUBLIC)
+    return not any(first <= number <= last and version == of for first, last, of in _NON_PUBLIC_RANGES)
 
 
 def _refuse_non_public(start: int, end: int, report: Report) -> None:

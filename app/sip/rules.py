@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from itertools import permutations, product
 from typing import Final
 
-from app.sip.escapes import Pairs, check_escapes, decode_items, unescape
+from app.sip.escapes import NameValuePairs, check_escapes, decode_items, unescape
 from app.sip.findings import AUTHENTICATION_ADVICE, Report, shorten_name
 from app.sip.grammar import HEADER_CHARACTERS, UriParts
-from app.sip.header_names import NEVER_PASSED, PASSED, is_passed_custom_name
+from app.sip.header_names import DROPPED_HEADERS, PASSED_HEADERS, is_passed_x_header
 
-Values = Mapping[str, str | None]
+ValuesByName = Mapping[str, str | None]
 """The decoded values of uri-parameters, by lower-case name."""
 
 TRANSPORTS: Final = ("udp", "tcp", "tls")
@@ -23,39 +23,39 @@ EDGES: Final = (
     *("ashburn-ix", "frankfurt-ix", "london-ix", "san-jose-ix", "sao-paulo-ix", "singapore-ix", "sydney-ix", "tokyo-ix"),
 )
 REGIONS: Final = ("au1", "br1", "de1", "ie1", "jp1", "sg1", "us1", "us2")
-MANY_HEADERS: Final = 20  # Twilio refuses "too many" (13251) and gives no number.
+HEADER_COUNT_TO_WARN: Final = 20  # Twilio refuses "too many" (13251) and gives no number.
 
-_CHOICES = {"transport": TRANSPORTS, "secure": ("true", "false"), "edge": EDGES}
+_PARAM_CHOICES = {"transport": TRANSPORTS, "secure": ("true", "false"), "edge": EDGES}
 
 # A fast path for most addresses: one lookup or one match. The rules below have no findings for these values, which tests
 # verify.
-PLAIN_USER: Final = re.compile(r"[A-Za-z0-9\-_.!~*'()&+$,]*+", re.ASCII)
-PLAIN_PARAMETERS: Final[dict[str, tuple[Pairs, Values]]] = {
+FAST_PATH_USER: Final = re.compile(r"[A-Za-z0-9\-_.!~*'()&+$,]*+", re.ASCII)
+FAST_PATH_PARAMETERS: Final[dict[str, tuple[NameValuePairs, ValuesByName]]] = {
     "".join(f";{name}={value}" for name, value in zip(names, values, strict=True)): (
         tuple(zip(names, values, strict=True)),
         dict(zip(names, values, strict=True)),
     )
-    for size in range(1, len(_CHOICES) + 1)
-    for names in permutations(_CHOICES, size)
-    for values in product(*(_CHOICES[name] for name in names))
+    for size in range(1, len(_PARAM_CHOICES) + 1)
+    for names in permutations(_PARAM_CHOICES, size)
+    for values in product(*(_PARAM_CHOICES[name] for name in names))
 }
-_PLUS_EXCLUDED = HEADER_CHARACTERS.replace("+", "")
-PLAIN_HEADERS: Final = re.compile(
+_HEADER_CHARACTERS_WITHOUT_PLUS = HEADER_CHARACTERS.replace("+", "")
+FAST_PATH_HEADERS: Final = re.compile(
     r"(?:\A|&)([xX]-(?![tT][wW])[A-Za-z0-9\-]*+)"
     # A value without "+", whose escapes decode to printable ASCII other than "%". A space was "%20" before.
-    rf"=((?:[ {_PLUS_EXCLUDED}]++|%(?:2[0-46-9A-Fa-f]|[3-6][0-9A-Fa-f]|7[0-9A-Ea-e]))*+)(?![^&])",
+    rf"=((?:[ {_HEADER_CHARACTERS_WITHOUT_PLUS}]++|%(?:2[0-46-9A-Fa-f]|[3-6][0-9A-Fa-f]|7[0-9A-Ea-e]))*+)(?![^&])",
     re.ASCII,
 )
 
-_CONTROL_PARAMS = frozenset({"transport", "secure", "edge", "region", "tnx"})
-_PARAMS_WITH_RULES = _CONTROL_PARAMS | {"method", "maddr"}
-_LOOKS_LIKE_URI_PARTS = re.compile(r"[;?/=@]")
+_ROUTING_PARAMS = frozenset({"transport", "secure", "edge", "region", "tnx"})
+_PARAMS_WITH_RULES = _ROUTING_PARAMS | {"method", "maddr"}
+_URI_DELIMITER = re.compile(r"[;?/=@]")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]++", re.ASCII)  # header-name = token
 _PLUS_BETWEEN_WORDS = re.compile(r"(?<=[A-Za-z])\+(?=[A-Za-z])")
 
 
 def check_user(user: str, start: int, report: Report) -> None:
-    if _LOOKS_LIKE_URI_PARTS.search(unescape(user) or user):
+    if _URI_DELIMITER.search(unescape(user) or user):
         detail = "Check the host: all that stands before the @ is the user, also what looks like a host or a parameter."
         report.add("USER_LOOKS_LIKE_URI_PARTS", start, start + len(user), detail)
     if "%" in user:
@@ -77,20 +77,20 @@ def check_port(port: str, start: int, report: Report) -> None:
         report.add("PORT_WITH_LEADING_ZERO", start, start + len(port), detail)
 
 
-def read_parameters(written: str, start: int, report: Report) -> tuple[Pairs, Values]:
-    """Decodes and checks uri-parameters. `written` is the list as written, which begins at `start` in the URI.
+def read_parameters(raw_parameters: str, start: int, report: Report) -> tuple[NameValuePairs, ValuesByName]:
+    """Decodes and checks uri-parameters. `raw_parameters` is their text, which begins at `start` in the URI.
 
     Returns the parameters in order, and their values by lower-case name.
     """
-    plain = PLAIN_PARAMETERS.get(written)
+    plain = FAST_PATH_PARAMETERS.get(raw_parameters)
     if plain:
         return plain
     pairs: list[tuple[str, str | None]] = []
     values: dict[str, str | None] = {}
     end = start
-    for item in written[1:].split(";"):
-        if report.closed:
-            return decode_items(written[1:], ";"), {}
+    for item in raw_parameters[1:].split(";"):
+        if report.is_closed:
+            return decode_items(raw_parameters[1:], ";"), {}
         start = end + 1
         end = start + len(item)
         spelled_name, equals, spelled_value = item.partition("=")
@@ -104,10 +104,10 @@ def read_parameters(written: str, start: int, report: Report) -> tuple[Pairs, Va
             report.add("DUPLICATE_PARAM", start, end, detail)
         if key in _PARAMS_WITH_RULES:
             _check_parameter_with_rules(key, value, start, end, report)
-        elif not report.only_errors:
+        elif not report.takes_only_errors:
             _report_other_parameter(spelled_name, spelled_value, start, end, report)
         if "%" in item:
-            if key in _CONTROL_PARAMS:
+            if key in _ROUTING_PARAMS:
                 detail = f"Write {key} and its value without % escapes."
                 report.add("ESCAPED_CONTROL_PARAM", start, end, detail)
             check_escapes(spelled_name, start, report)
@@ -158,7 +158,7 @@ def _report_other_parameter(name: str, value: str, start: int, end: int, report:
         report.add("ESCAPED_PARAM_NAME", start, start + len(name), detail)
 
 
-def check_security(sips: bool, port: str | None, values: Values, parts: UriParts, report: Report) -> None:
+def check_security(sips: bool, port: str | None, values: ValuesByName, parts: UriParts, report: Report) -> None:
     """Checks that scheme, transport, secure and port agree. `values` are the parameters' values by lower-case name."""
     transport, secure = values.get("transport"), values.get("secure")
     transport = transport and transport.lower()
@@ -180,22 +180,22 @@ def check_security(sips: bool, port: str | None, values: Values, parts: UriParts
         report.add("NO_TLS_ON_PORT_5061", *parts.span("port"), detail)
 
 
-def read_headers(written: str, start: int, report: Report) -> Pairs:
-    """Decodes and checks headers. `written` is the list as written, which begins at `start` in the URI."""
-    size = written.count("&") + 1
-    spaced = written.replace("%20", " ")
-    plain = PLAIN_HEADERS.findall(spaced)
-    if size == len(plain) <= MANY_HEADERS and size == len({name.lower() for name, _ in plain}):
+def read_headers(raw_headers: str, start: int, report: Report) -> NameValuePairs:
+    """Decodes and checks headers. `raw_headers` is their text, which begins at `start` in the URI."""
+    size = raw_headers.count("&") + 1
+    spaced = raw_headers.replace("%20", " ")
+    plain = FAST_PATH_HEADERS.findall(spaced)
+    if size == len(plain) <= HEADER_COUNT_TO_WARN and size == len({name.lower() for name, _ in plain}):
         return tuple([(name, unescape(value)) for name, value in plain] if "%" in spaced else plain)
-    if size > MANY_HEADERS:
+    if size > HEADER_COUNT_TO_WARN:
         detail = f"Send fewer headers: Twilio refuses too many (13251), and {size} may be."
-        report.add("MANY_HEADERS", start, start + len(written), detail)
+        report.add("MANY_HEADERS", start, start + len(raw_headers), detail)
     pairs: list[tuple[str, str | None]] = []
     seen: set[str] = set()
     end = start - 1
-    for item in written.split("&"):
-        if report.closed:
-            return decode_items(written, "&")
+    for item in raw_headers.split("&"):
+        if report.is_closed:
+            return decode_items(raw_headers, "&")
         start = end + 1
         end = start + len(item)
         spelled_name, _, spelled_value = item.partition("=")
@@ -224,17 +224,17 @@ def _check_header_escapes_and_plus(name: str, value: str, start: int, report: Re
 
 
 def _check_header_name(name: str, key: str, start: int, end: int, report: Report) -> None:
-    if is_passed_custom_name(key) and _HEADER_NAME.fullmatch(name):
+    if is_passed_x_header(key) and _HEADER_NAME.fullmatch(name):
         return
-    if key in PASSED:
+    if key in PASSED_HEADERS:
         return
     if not _HEADER_NAME.fullmatch(name):
         detail = "Use letters, digits and hyphens: a header's name is a token (RFC 3261 §25.1; 21228, 32111)."
         report.add("BAD_HEADER_NAME", start, end, detail)
-    elif key in _CONTROL_PARAMS:
+    elif key in _ROUTING_PARAMS:
         detail = f"Write ;{key}=… before the ?: as a header it is dropped and changes nothing (32113)."
         report.add("HEADER_NOT_PASSED", start, end, detail)
-    elif key in NEVER_PASSED or key.startswith(("p-", "x-twilio")):
+    elif key in DROPPED_HEADERS or key.startswith(("p-", "x-twilio")):
         detail = f"Leave out {shorten_name(name)}: Twilio sets it itself or drops it (32113); use an X- name for your own data."
         report.add("HEADER_NOT_PASSED", start, end, detail)
     else:

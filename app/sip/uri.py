@@ -3,15 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from app.sip.comparison import comparable_form, equal
+from app.sip.comparison import are_equal_uris, comparable_form
 from app.sip.diagnosis import diagnose
-from app.sip.escapes import Pairs, unescape
+from app.sip.escapes import NameValuePairs, unescape
 from app.sip.findings import Finding, Report, Severity
 from app.sip.grammar import SIP_URI, UriParts
 from app.sip.hosts import read_host
 from app.sip.rules import (
-    PLAIN_USER,
-    Values,
+    FAST_PATH_USER,
+    ValuesByName,
     check_password,
     check_port,
     check_security,
@@ -33,7 +33,7 @@ class SipUri:
     """A SIP or SIPS URI by RFC 3261 §19.1, with its findings.
 
     `text` is the original, which is forwarded byte for byte. The other parts are decoded; invalid parts are None or
-    empty. A value whose escapes are not UTF-8 is None; such a name stays as written.
+    empty. A value whose escapes are not UTF-8 is None; a name with such escapes stays as written.
 
     Equality follows RFC 3261 §19.1.4 and is not transitive: `sip:a@b.example` equals `…;x=1` and `…;x=2`, which are
     not equal. A text that is not a URI equals only the same text.
@@ -45,8 +45,8 @@ class SipUri:
     password: str | None = field(default=None, repr=False)
     host: str | None = None
     port: int | None = None
-    uri_parameters: Pairs = ()
-    headers: Pairs = field(default=(), repr=False)
+    uri_parameters: NameValuePairs = ()
+    headers: NameValuePairs = field(default=(), repr=False)
     findings: tuple[Finding, ...] = ()
 
     @classmethod
@@ -62,17 +62,17 @@ class SipUri:
             return cls(text, findings=report.findings())
         parts: UriParts | None = SIP_URI.fullmatch(text)
         if parts is None:
-            if report.closed:
+            if report.is_closed:
                 return cls(text, findings=report.findings())
             parts = diagnose(text, report)
         scheme, user, password, host, port, written_parameters, written_headers = parts.groups()
         scheme = scheme and scheme.lower()
-        if not report.closed:
+        if not report.is_closed:
             _check_parts(text, scheme, parts, report)
         canonical = host and read_host(host, parts.start("host"), user is not None, report)
-        parameters: Pairs = ()
-        headers: Pairs = ()
-        values: Values = {}
+        parameters: NameValuePairs = ()
+        headers: NameValuePairs = ()
+        values: ValuesByName = {}
         if written_parameters:
             parameters, values = read_parameters(written_parameters, parts.start("parameters"), report)
         if written_headers:
@@ -101,16 +101,16 @@ class SipUri:
         return all(finding.severity is not Severity.ERROR for finding in self.findings)
 
     def __eq__(self, other: object) -> bool:
-        return equal(self.text, other.text) if isinstance(other, SipUri) else NotImplemented
+        return are_equal_uris(self.text, other.text) if isinstance(other, SipUri) else NotImplemented
 
     def __hash__(self) -> int:
         key = comparable_form(self.text)
-        return hash(self.text if key is None else key.fixed)
+        return hash(self.text if key is None else key.exact_parts)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns JSON with `uri`, `valid`, `findings`, `parsed`, without passwords and lone surrogates."""
         return {
-            "uri": _presentable(self.text),
+            "uri": _text_for_display(self.text),
             "valid": self.valid,
             "findings": [
                 {
@@ -140,7 +140,7 @@ def _check_parts(text: str, scheme: str | None, parts: UriParts, report: Report)
     if scheme == "sips":
         detail = "Use sip: with ;transport=tls, and ;secure=true for the media: Twilio advises against sips:."
         report.add("SIPS_SCHEME", 0, 4, detail)
-    if user and not PLAIN_USER.fullmatch(user):
+    if user and not FAST_PATH_USER.fullmatch(user):
         check_user(user, parts.start("user"), report)
     elif user is None and host is not None and "@" not in text:
         report.add("NO_USER", *parts.span("host"), "Put a user before the host, as in sip:user@example.com.")
@@ -151,7 +151,7 @@ def _check_parts(text: str, scheme: str | None, parts: UriParts, report: Report)
 
 
 def _check_lengths(text: str, report: Report) -> None:
-    """Reports a part that is too long, and closes the report."""
+    """Reports an address or headers that are too long. After such a finding the report takes no others."""
     # In every SIP URI the first "?" after the "@", or the first at all, starts the headers.
     question = text.find("?", text.find("@") + 1)
     end = len(text) if question < 0 else question
@@ -162,7 +162,7 @@ def _check_lengths(text: str, report: Report) -> None:
     if size >= HEADERS_LENGTH_LIMIT:
         detail = f"Shorten the headers: they have {size} characters and may have {HEADERS_LENGTH_LIMIT - 1} (21227)."
         report.add("HEADERS_TOO_LONG", end + HEADERS_LENGTH_LIMIT, len(text), detail)
-    report.closed = report.has_error
+    report.is_closed = report.has_error
 
 
 def password_span(text: str) -> tuple[int, int] | None:
@@ -174,7 +174,7 @@ def password_span(text: str) -> tuple[int, int] | None:
     return (colon + 1, at) if 0 <= colon < at and "@" not in text[start:colon] else None
 
 
-def _presentable(text: str) -> str:
+def _text_for_display(text: str) -> str:
     """Returns the text for display: without anything that may be a password, truncated, encodable as UTF-8."""
     if span := password_span(text):
         text = f"{text[: span[0]]}***{text[span[1] :]}"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address
 from urllib.parse import unquote
 
-from app.sip.comparison import equal
+from app.sip.comparison import are_equal_uris
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):(.*)", re.DOTALL)
 _NUMBER = re.compile(r"[+(]?[0-9][0-9 ().\-]*")
@@ -42,7 +42,7 @@ def caller_key(caller: str) -> str:
 
 def is_same_address(sent: str, shown: str) -> bool:
     """Returns whether both addresses are equivalent by RFC 3261 §19.1.4."""
-    return sent == shown or equal(sent, shown)
+    return sent == shown or are_equal_uris(sent, shown)
 
 
 def is_same_caller(sent: str, shown: str) -> bool:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from app.sip import Finding, Severity, SipUri
-from app.sip.escapes import Pairs
+from app.sip.escapes import NameValuePairs
 from app.sip.uri import ADDRESS_LENGTH_LIMIT, HEADERS_LENGTH_LIMIT, password_span
 
 MASK: Final = "•••"
@@ -146,7 +146,7 @@ def _parts(uri: SipUri) -> Iterator[tuple[str, str]]:
     return ((name, escape_invisible(str(value))) for name, value in named.items() if value is not None)
 
 
-def _pairs(pairs: Pairs) -> Iterator[tuple[str, str]]:
+def _pairs(pairs: NameValuePairs) -> Iterator[tuple[str, str]]:
     return ((escape_invisible(name), "(not UTF-8)" if value is None else escape_invisible(value)) for name, value in pairs)
 
 
