@@ -13,7 +13,7 @@ from app.errors import (
     UpstreamUnreachable,
     all_errors,
 )
-from app.twilio.refusals import FULL_ACCOUNT_CODES
+from app.twilio.refusals import ACCOUNT_AT_CAPACITY_CODES
 
 
 def is_temporary(slug: str) -> bool:
@@ -28,7 +28,7 @@ def is_temporary(slug: str) -> bool:
 
 def is_retried_when_scheduled(error: CallgateError) -> bool:
     """Returns whether a scheduled call that was not started for this reason is tried again until its `ring_by`."""
-    is_full = error.upstream is not None and error.upstream.code in FULL_ACCOUNT_CODES
+    is_full = error.upstream is not None and error.upstream.code in ACCOUNT_AT_CAPACITY_CODES
     return is_temporary(error.slug) or is_full
 
 

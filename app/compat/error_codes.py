@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from app import errors
 from app.errors import CallgateError, FieldError
-from app.twilio.refusals import CREDENTIALS_CODE, WRONG_STATE_CODE
+from app.twilio.refusals import CREDENTIALS_REJECTED_CODE, WRONG_STATE_CODE
 
 UNKNOWN_OUTCOME = 900001
 INVALID_EVENT = 21626
@@ -26,7 +26,7 @@ class ErrorCode(NamedTuple):
 ERROR_CODES: Mapping[type[CallgateError], ErrorCode] = {
     errors.MalformedRequest: ErrorCode(400, 20422),
     errors.MalformedBody: ErrorCode(400, 20422),
-    errors.Unauthorized: ErrorCode(401, CREDENTIALS_CODE),
+    errors.Unauthorized: ErrorCode(401, CREDENTIALS_REJECTED_CODE),
     errors.TenantSuspended: ErrorCode(403, 20005),
     errors.ScopeRequired: ErrorCode(403, 20403),
     errors.TenantKeyRequired: ErrorCode(403, 20403),

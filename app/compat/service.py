@@ -20,7 +20,7 @@ from app.errors import CallNotFound
 from app.http.read_limit import ReadLimit
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
-from app.twilio.client import TwilioClient, first_accepted
+from app.twilio.client import TwilioClient, try_credentials
 from app.twilio.errors import TwilioError
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -60,7 +60,7 @@ class StartedCalls:
             return FetchedCall(call)
         ask = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
         try:
-            resource = await first_accepted(await self.tenants.credentials(call.account_id), ask)
+            resource = await try_credentials(await self.tenants.credentials(call.account_id), ask)
         except TwilioError as error:
             if is_gone(call, error):
                 await self._mark_deleted(call)

@@ -24,7 +24,7 @@ from app.settings import Settings
 from app.tenants.administration import TenantAdministration
 from app.tenants.administration_store import AccountRow, CredentialRow
 from app.tenants.directory import TenantDirectory
-from app.twilio.clock import MAX_TRUSTED_OFFSET, WARN_OFFSET
+from app.twilio.clock import MAX_TRUSTED_OFFSET, MIN_OFFSET_TO_WARN
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
 from app.twilio.schemas import Credential
 
@@ -206,7 +206,7 @@ class _DatabaseChecks:
         if offset is None:
             return CheckResult("clocks", "not checked", "no answer of Twilio had a Date header")
         skew = abs(offset)
-        state: CheckState = "ok" if skew <= WARN_OFFSET else "warning" if skew <= MAX_TRUSTED_OFFSET else "wrong"
+        state: CheckState = "ok" if skew <= MIN_OFFSET_TO_WARN else "warning" if skew <= MAX_TRUSTED_OFFSET else "wrong"
         found = f"this machine's and Twilio's differ by {skew.total_seconds():.1f} s"
         return CheckResult("clocks", state, found, None if state == "ok" else "synchronise this machine with NTP")
 

@@ -14,14 +14,21 @@ from uuid import UUID
 
 from app.calls.models import Call
 from app.tenants.directory import TenantDirectory
-from app.twilio.addresses import address_key, address_spellings, caller_key, is_plain, is_same_address, is_same_caller
-from app.twilio.client import TwilioClient, first_accepted
-from app.twilio.clock import MAX_TRUSTED_OFFSET, WARN_OFFSET
+from app.twilio.addresses import (
+    address_key,
+    address_spellings,
+    caller_key,
+    has_no_optional_parts,
+    is_same_address,
+    is_same_caller,
+)
+from app.twilio.client import TwilioClient, try_credentials
+from app.twilio.clock import MAX_TRUSTED_OFFSET, MIN_OFFSET_TO_WARN
 from app.twilio.errors import TwilioListTooLong
 from app.twilio.schemas import MAX_QUEUE_TIME, CallResource
 
 # A match can be certain only if Postgres's clock, which dates creations, and Twilio's clock differ by no more than this.
-MAX_CLOCK_SKEW = WARN_OFFSET
+MAX_CLOCK_SKEW = MIN_OFFSET_TO_WARN
 # If the date of a call is outside the expected time by no more than this, the call is not bound, but the result of the search
 # is not "none" either.
 DATE_TOLERANCE = MAX_TRUSTED_OFFSET
@@ -63,7 +70,7 @@ class CallLists:
     async def candidates(self, call: Call) -> Candidates:
         """Returns the calls in Twilio's list that may be `call`. Raises TwilioError or TimeoutError."""
         entries = await self._calls_of_account(call)
-        is_complete = entries is not None or is_plain(call.to)
+        is_complete = entries is not None or has_no_optional_parts(call.to)
         if entries is None:
             entries = await self._calls_to_address(call)
         calls = similar_calls(call, entries, longest_life=self.longest_life)
@@ -108,7 +115,7 @@ class CallLists:
         entries: list[CallResource] = []
         for extra_filters in ({"Status": "queued"}, started):
             ask = partial(self.twilio.list_calls, filters={**filters, **extra_filters}, deadline_s=self.deadline_s, keep=keep)
-            entries += await first_accepted(credentials, ask)
+            entries += await try_credentials(credentials, ask)
         return entries
 
 

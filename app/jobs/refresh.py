@@ -30,7 +30,7 @@ from app.observability import Metrics
 from app.observability.tracing import trace
 from app.scheduling.dial_slots import mark_missing_calls
 from app.tenants.directory import TenantDirectory
-from app.twilio.client import TwilioClient, first_accepted
+from app.twilio.client import TwilioClient, try_credentials
 from app.twilio.errors import TwilioError, TwilioThrottled
 from app.twilio.schemas import CallResource
 
@@ -119,7 +119,7 @@ class Refresher:
             if len(calls) >= MIN_SWEPT_CALLS:
                 wanted = frozenset(call.sid for call in calls)
                 ask = partial(sweep, self.twilio, wanted=wanted, deadline_s=self.fetch_deadline_s)
-                found, newest_entries = await first_accepted(await self.tenants.credentials(account_id), ask)
+                found, newest_entries = await try_credentials(await self.tenants.credentials(account_id), ask)
                 if self.bind_listed:
                     await self.bind_listed(account_id, newest_entries)
         except TwilioThrottled as error:
@@ -150,7 +150,7 @@ class Refresher:
         with trace("refresh", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
             try:
                 ask = partial(self.twilio.fetch_call, sid=call.sid, deadline_s=self.fetch_deadline_s)
-                return _FetchResult(await first_accepted(await self.tenants.credentials(account_id), ask))
+                return _FetchResult(await try_credentials(await self.tenants.credentials(account_id), ask))
             except TwilioThrottled as error:
                 return self._pause_account(account_id, [call], error)[call.id]
             except TwilioError as error:

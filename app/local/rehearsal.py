@@ -40,7 +40,7 @@ from app.services import Services, services
 from app.settings import Settings
 from app.tenants.administration_accounts import AccountAdministration
 from app.tenants.errors import OperatorError
-from app.twilio.client import first_accepted
+from app.twilio.client import try_credentials
 from simulator.limits import Limits
 from simulator.store import Call as PlacedCall
 
@@ -171,7 +171,7 @@ class Rehearsal:
         """Writes the end of a call to its record, as a callback or the refresh does. Adds its redial to the waiting calls."""
         record = (await read_calls(self._database, [call_id]))[call_id]
         fetch = partial(self.services["twilio"].fetch_call, sid=record.sid or "", deadline_s=_FETCH_TIMEOUT_S)
-        resource = await first_accepted(await self.services["tenants"].credentials(self._account_id), fetch)
+        resource = await try_credentials(await self.services["tenants"].credentials(self._account_id), fetch)
         changed = ChangedCall(record)
         changed.events += apply_resource(record, resource)
         await write_changes(self._database, [changed])

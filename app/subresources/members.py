@@ -13,7 +13,7 @@ from app.calls.parameter_types import Text
 from app.errors import FieldError, InvalidRequest
 from app.http.field_errors import field_errors_from
 from app.twilio.forwarding import QueryPairs
-from app.twilio.subresources import IDEMPOTENCY_KEY, Operation, Parameter, parameter_field_names
+from app.twilio.subresources import IDEMPOTENCY_KEY, Operation, Parameter, custom_parameter_field_names
 
 
 def _refuse_deep_nesting(value: dict[str, Any]) -> dict[str, Any]:
@@ -44,9 +44,9 @@ def members_of(operation: Operation) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for parameter in operation.parameters:
         type_ = Literal[parameter.choices] if parameter.choices else _TYPES_BY_KIND[parameter.kind]
-        type_ = Annotated[list[type_], Field(min_length=1)] if parameter.many else type_  # type: ignore[valid-type]
+        type_ = Annotated[list[type_], Field(min_length=1)] if parameter.is_list else type_  # type: ignore[valid-type]
         description = _description(parameter)
-        fields[parameter.member] = (
+        fields[parameter.member_name] = (
             (type_, Field(description=description))
             if parameter.required
             else (type_ | None, Field(None, description=description))
@@ -79,7 +79,9 @@ def read_members(operation: Operation, values: Mapping[str, Any]) -> QueryPairs:
             invalid = [FieldError(f"?{item.pointer[1:]}", item.code, item.detail) for item in invalid]
         raise InvalidRequest(field_errors=tuple(invalid)) from None
     return [
-        field for parameter in operation.parameters for field in _form_fields(parameter, getattr(members, parameter.member))
+        field
+        for parameter in operation.parameters
+        for field in _form_fields(parameter, getattr(members, parameter.member_name))
     ]
 
 
@@ -88,9 +90,9 @@ def _form_fields(parameter: Parameter, value: Any) -> Iterator[tuple[str, str]]:
         return
     if parameter.kind == "pairs":
         for number, pair in enumerate(value.items(), start=1):
-            yield from zip(parameter_field_names(number), pair, strict=True)
+            yield from zip(custom_parameter_field_names(number), pair, strict=True)
         return
-    for item in value if parameter.many else [value]:
+    for item in value if parameter.is_list else [value]:
         yield parameter.name, _format_value(item)
 
 

@@ -34,7 +34,7 @@ from app.subresources.answers import (
 )
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
-from app.twilio.client import first_accepted
+from app.twilio.client import try_credentials
 from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
 from app.twilio.forwarding import Forwarding, QueryPairs, StreamedResponse, UpstreamResponse
 from app.twilio.schemas import SID_PATTERN, Credential, read_json
@@ -119,7 +119,7 @@ class SubresourceService:
             raise TenantSuspended
         fields, repeatable = _with_idempotency_key(call, request)
 
-        async def ask(credential: Credential) -> UpstreamResponse:
+        async def send_request(credential: Credential) -> UpstreamResponse:
             return await self._forwarding.change(
                 credential, request.operation, str(call.sid), request.sid, fields, deadline_s=self._deadline_s
             )
@@ -128,7 +128,7 @@ class SubresourceService:
         await self._record_event(call, request, {"result": "sent"})
         try:
             # Do not mark a refused credential: it may only lack a permission.
-            response = await first_accepted(credentials, ask)
+            response = await try_credentials(credentials, send_request)
         except TwilioError as error:
             await self._record_result(call, request, event_data_of_error(error))
             if isinstance(error, TwilioOutcomeUnknown):
@@ -190,13 +190,15 @@ class SubresourceService:
 
     @asynccontextmanager
     async def _open(
-        self, account_id: UUID, ask: Callable[[Credential], AbstractAsyncContextManager[StreamedResponse]]
+        self, account_id: UUID, send_request: Callable[[Credential], AbstractAsyncContextManager[StreamedResponse]]
     ) -> AsyncIterator[StreamedResponse]:
         """Sends a request that changes nothing, and yields the answer. Uses the first credential that Twilio accepts."""
         credentials = await self._credentials(account_id)
         async with AsyncExitStack() as stack:
             try:
-                response = await first_accepted(credentials, lambda credential: stack.enter_async_context(ask(credential)))
+                response = await try_credentials(
+                    credentials, lambda credential: stack.enter_async_context(send_request(credential))
+                )
             except TwilioOutcomeUnknown as error:
                 raise unreachable_error() from error
             except TwilioError as error:

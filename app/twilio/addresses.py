@@ -13,17 +13,17 @@ from urllib.parse import unquote
 from app.sip.comparison import are_equal_uris
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):(.*)", re.DOTALL)
-_NUMBER = re.compile(r"[+(]?[0-9][0-9 ().\-]*")
+_PHONE_NUMBER = re.compile(r"[+(]?[0-9][0-9 ().\-]*")
 _NOT_DIGITS = re.compile(r"[^0-9]")
 _SIP_PARTS = re.compile(
     r"(?P<base>sips?:(?:[^@]*@)?)(?P<host>\[[^]]*\]|[^:;?]*)(?P<port>:[0-9]*)?(?P<rest>.*)", re.IGNORECASE | re.DOTALL
 )
-_NANP_DIGITS = 11
+_NANP_NUMBER_LENGTH = 11
 
 
 def address_key(address: str) -> str:
-    """Returns the compared parts of a `to`: user and host of a SIP address, digits of a phone number, or name of a client."""
-    text = _decoded(address)
+    """Returns the parts of a `to` that are compared: a SIP address's user and host, a number's digits, or a client's name."""
+    text = _decode_address(address)
     scheme, rest = _split_scheme(text)
     if scheme in ("sip", "sips") or (not scheme and "@" in rest):
         return "sip:" + _sip_key(rest)
@@ -35,20 +35,20 @@ def address_key(address: str) -> str:
 
 
 def caller_key(caller: str) -> str:
-    """Returns the part of a `from` that is compared: its user or digits. Twilio may omit the host or replace it by its own."""
-    _, rest = _split_scheme(_decoded(caller))
+    """Returns the part of a `from` that decides a comparison: its user or digits. Twilio may omit or replace the host."""
+    _, rest = _split_scheme(_decode_address(caller))
     return _user_key(rest.partition("?")[0].partition("@")[0])
 
 
-def is_same_address(sent: str, shown: str) -> bool:
+def is_same_address(sent: str, returned: str) -> bool:
     """Returns whether both addresses are equivalent by RFC 3261 §19.1.4."""
-    return sent == shown or are_equal_uris(sent, shown)
+    return sent == returned or are_equal_uris(sent, returned)
 
 
-def is_same_caller(sent: str, shown: str) -> bool:
-    """Returns whether `shown` is exactly the caller that was sent, alone or as the user part of a SIP address."""
-    match = re.fullmatch(r"(?:sips?:)?([^@:;?]+)(?:@.*)?", shown, re.IGNORECASE)
-    return shown == sent or (match is not None and match[1] == sent)
+def is_same_caller(sent: str, returned: str) -> bool:
+    """Returns whether `returned` is exactly the caller that was sent, alone or as the user part of a SIP address."""
+    match = re.fullmatch(r"(?:sips?:)?([^@:;?]+)(?:@.*)?", returned, re.IGNORECASE)
+    return returned == sent or (match is not None and match[1] == sent)
 
 
 def address_spellings(address: str) -> Iterable[str]:
@@ -66,7 +66,7 @@ def address_spellings(address: str) -> Iterable[str]:
     return found
 
 
-def is_plain(address: str) -> bool:
+def has_no_optional_parts(address: str) -> bool:
     """Returns whether the address has no part that Twilio may omit or decode. Twilio may still change letters to lower case."""
     match = _SIP_PARTS.fullmatch(address)
     if match is None:
@@ -75,7 +75,7 @@ def is_plain(address: str) -> bool:
     return plain and address[:4].lower() == "sip:" and ":" not in match["base"][4:]
 
 
-def _decoded(address: str) -> str:
+def _decode_address(address: str) -> str:
     """Returns the address in lower case, without escapes, and without the display name and brackets of a name-addr."""
     text = address.strip()
     if text.endswith(">"):
@@ -89,7 +89,7 @@ def _split_scheme(text: str) -> tuple[str, str]:
 
 
 def _sip_key(after_scheme: str) -> str:
-    """Returns user and host. Splits in an order that gives the same key for escaped and decoded characters."""
+    """Returns the key `user@host` of a decoded SIP address without its scheme. A `?` or `@` that was escaped also splits it."""
     user, at, host = after_scheme.partition("?")[0].partition("@")
     if not at:
         user, host = "", user
@@ -99,7 +99,7 @@ def _sip_key(after_scheme: str) -> str:
 def _user_key(user: str) -> str:
     """Returns the user without password and parameters; a phone number as its digits."""
     user = re.split(r"[:;]", user, maxsplit=1)[0].strip()
-    return _digits(user) if _NUMBER.fullmatch(user) else user
+    return _digits(user) if _PHONE_NUMBER.fullmatch(user) else user
 
 
 def _host_key(host: str) -> str:
@@ -115,4 +115,4 @@ def _host_key(host: str) -> str:
 def _digits(number: str) -> str:
     """Returns the digits without leading zeros and without North America's country code 1, which national notation omits."""
     digits = _NOT_DIGITS.sub("", number).lstrip("0")
-    return digits[1:] if len(digits) == _NANP_DIGITS and digits[0] == "1" else digits
+    return digits[1:] if len(digits) == _NANP_NUMBER_LENGTH and digits[0] == "1" else digits

@@ -14,12 +14,12 @@ MAX_PAGE_BYTES = 8 * 1024 * 1024
 
 
 async def read_pages(
-    get: Callable[[str], Awaitable[Any]], account_sid: str, filters: Mapping[str, str]
+    fetch_json: Callable[[str], Awaitable[Any]], account_sid: str, filters: Mapping[str, str]
 ) -> AsyncIterator[list[Mapping[str, Any]]]:
-    """Yields the entries of one page after another. `get` returns the JSON of a path below the account."""
+    """Yields the calls of one page after another, as Twilio's JSON. `fetch_json` gets the JSON at a path below the account."""
     path = f"Calls.json?{urlencode({**filters, 'PageSize': PAGE_SIZE})}"
     while True:
-        page = await get(path)
+        page = await fetch_json(path)
         entries = page.get("calls") if isinstance(page, dict) else None
         if not isinstance(entries, list):
             raise TwilioOutcomeUnknown("unreadable_list")

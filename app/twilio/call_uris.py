@@ -4,21 +4,21 @@ from app.setting_values import TWILIO_API_VERSION
 from app.twilio.subresources import SUBRESOURCES
 
 # Sorted as Postgres sorts the members of a JSON object (jsonb): by length, then by bytes.
-_SEGMENTS = sorted(((one.key, one.segment) for one in SUBRESOURCES), key=lambda each: (len(each[0]), each[0]))
+_SEGMENT_BY_KEY = sorted(((one.key, one.segment) for one in SUBRESOURCES), key=lambda each: (len(each[0]), each[0]))
 
 
 def call_uri(account_sid: str, sid: str) -> str:
-    return f"{_path(account_sid, sid)}.json"
+    return f"{_call_path(account_sid, sid)}.json"
 
 
 def subresource_uris(account_sid: str, sid: str) -> dict[str, str]:
-    path = _path(account_sid, sid)
-    return {key: f"{path}/{segment}.json" for key, segment in _SEGMENTS}
+    path = _call_path(account_sid, sid)
+    return {key: f"{path}/{segment}.json" for key, segment in _SEGMENT_BY_KEY}
 
 
 def account_uri(account_sid: str) -> str:
     return f"/{TWILIO_API_VERSION}/Accounts/{account_sid}"
 
 
-def _path(account_sid: str, sid: str) -> str:
+def _call_path(account_sid: str, sid: str) -> str:
     return f"{account_uri(account_sid)}/Calls/{sid}"

@@ -23,7 +23,7 @@ from app.twilio.clock import TwilioClock
 from app.twilio.direct_transport import DirectTransport
 from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
-from app.twilio.refusals import error_for, read_answer
+from app.twilio.refusals import error_for, read_error_answer
 from app.twilio.response_body import BodyTooLong, read_response_body
 from app.twilio.schemas import CallResource, Credential, Form, OnUse, read_json
 from app.twilio.secrets import authorization, redact_document, secrets_of
@@ -47,8 +47,8 @@ _ERRORS_BEFORE_SENDING = (
 )
 
 
-async def first_accepted(credentials: Sequence[Credential], ask: Callable[[Credential], Awaitable[Result]]) -> Result:
-    """Sends a request with one credential after the other until Twilio accepts one, and returns the answer.
+async def try_credentials(credentials: Sequence[Credential], send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
+    """Calls `send_request` with one credential after the other until Twilio accepts one, and returns the answer.
 
     Raises TwilioCredentialRejected if Twilio refuses all of them, and TwilioNotSent if there are none. Raises any other
     TwilioError at once, without trying the next credential.
@@ -56,7 +56,7 @@ async def first_accepted(credentials: Sequence[Credential], ask: Callable[[Crede
     rejection: TwilioError = TwilioNotSent("no_credential")
     for credential in credentials:
         try:
-            return await ask(credential)
+            return await send_request(credential)
         except TwilioCredentialRejected as error:
             rejection = error
     raise rejection
@@ -149,7 +149,7 @@ class TwilioClient:
         Sends at most one POST, and none once `app.clock.elapsed()` has reached `send_before`. TwilioNotSent and
         TwilioNotProcessed prove that no call was created; TwilioOutcomeUnknown proves nothing.
         """
-        gate = SendGate(before=math.inf if send_before is None else send_before)
+        gate = SendGate(deadline=math.inf if send_before is None else send_before)
         return _parse_resource(await self._send("POST", credential, _CALLS_PATH, form, deadline_s, gate=gate))
 
     async def check_credential(self, credential: Credential, *, deadline_s: float) -> None:
@@ -189,7 +189,7 @@ class TwilioClient:
     def pages_of_calls(
         self, credential: Credential, filters: Mapping[str, str], *, deadline_s: float
     ) -> AsyncIterator[list[Mapping[str, Any]]]:
-        """Yields the list page by page. A page is requested when the iterator asks for it. Raises TwilioError."""
+        """Yields Twilio's list of calls page by page. Requests a page when the iterator reaches it. Raises TwilioError."""
 
         async def get(path: str) -> Any:
             return await self._send("GET", credential, path, None, deadline_s, MAX_PAGE_BYTES)
@@ -227,7 +227,7 @@ class TwilioClient:
                     raise TwilioOutcomeUnknown("answer_too_long") from None
                 finally:
                     await response.aclose()
-        return _classify(response, body, secrets_of(credential, form.parameters))
+        return _parse_answer(response, body, secrets_of(credential, form.parameters))
 
 
 class ErrorTranslation:
@@ -267,14 +267,14 @@ def _reason_of(error: Exception) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 
-def _classify(response: httpx.Response, body: bytes, secrets: Secrets) -> Any:
+def _parse_answer(response: httpx.Response, body: bytes, secrets: Secrets) -> Any:
     """Returns the JSON of a 2xx without secrets. Raises a TwilioError for any other answer (docs/adr/0003)."""
     status = response.status_code
     document = read_json(body)
     if not 200 <= status < 300:
-        raise error_for(read_answer(response, document, secrets))
+        raise error_for(read_error_answer(response, document, secrets))
     if document is None and status != httpx.codes.NO_CONTENT:
-        raise TwilioOutcomeUnknown("unreadable_answer", read_answer(response, document, secrets))
+        raise TwilioOutcomeUnknown("unreadable_answer", read_error_answer(response, document, secrets))
     return redact_document(document, secrets) if secrets.may_occur_in(body) else document
 
 

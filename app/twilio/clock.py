@@ -11,15 +11,18 @@ from app.observability import Metrics
 
 logger = structlog.stdlib.get_logger(__name__)
 
-WARN_OFFSET = timedelta(seconds=60)
+MIN_OFFSET_TO_WARN = timedelta(seconds=60)
 MAX_TRUSTED_OFFSET = timedelta(minutes=15)
 """A search of Twilio's list by time proves nothing if the offset is larger."""
 _WARN_EVERY_S = 600.0
-_RESOLUTION_S = 1.0
+_DATE_RESOLUTION_S = 1.0
 
 
 class TwilioClock:
-    """Keeps the last measured offset of each Twilio server by its base URL; None is the default server."""
+    """Keeps how far the clock of each Twilio server was ahead of this machine's when last measured.
+
+    Servers are identified by base URL; None is the default server.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._gauge = metrics.twilio.clock_offset
@@ -31,16 +34,16 @@ class TwilioClock:
 
         `date` is the header's value; the server wrote it between `sent_at` and `received_at`, both by this machine's clock.
         """
-        answered_at = _timestamp(date) if date else None
+        answered_at = _parse_http_date(date) if date else None
         if answered_at is None:
             return
         # Ignore a difference that the round trip and the header's resolution of one second can explain.
-        ahead = max(answered_at - received_at, 0.0) or min(answered_at + _RESOLUTION_S - sent_at, 0.0)
+        ahead = max(answered_at - received_at, 0.0) or min(answered_at + _DATE_RESOLUTION_S - sent_at, 0.0)
         offset = timedelta(seconds=ahead)
         if self._offsets.get(base_url) != offset:
             self._offsets[base_url] = offset
             self._gauge.set((self.largest_offset or timedelta(0)).total_seconds())
-        if abs(ahead) > WARN_OFFSET.total_seconds() and time.monotonic() - self._warned_at > _WARN_EVERY_S:
+        if abs(ahead) > MIN_OFFSET_TO_WARN.total_seconds() and time.monotonic() - self._warned_at > _WARN_EVERY_S:
             self._warned_at = time.monotonic()
             logger.warning(
                 "twilio_clock_differs", base_url=base_url, ahead_s=round(ahead), do="synchronise this machine with NTP"
@@ -57,7 +60,7 @@ class TwilioClock:
 
 
 @lru_cache(maxsize=16)  # answers within one second repeat the text
-def _timestamp(date: str) -> float | None:
+def _parse_http_date(date: str) -> float | None:
     try:
         return parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):

@@ -18,7 +18,7 @@ from app.twilio.send_gate import SendGate, TooLate
 _MAX_FIELD_BYTES = 64 * 1024
 # If more bytes of a body than this have arrived and are not taken, no more are read from the socket.
 _MAX_UNREAD_BYTES = 256 * 1024
-_FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding"})
+_BODY_LENGTH_FIELDS = frozenset({b"content-length", b"transfer-encoding"})
 _FIRST_FINAL_STATUS = 200
 
 
@@ -125,7 +125,7 @@ class HttpConnection(asyncio.Protocol):
             self._fail(httpx.ReadTimeout("no data in time"))
 
     def _fail(self, error: httpx.TransportError) -> None:
-        """Lets the current response end with an error, and closes the connection."""
+        """Ends the current response with this error, and closes the connection."""
         if self._error is None:
             self._error = error
         if self._waiter is not None and not self._waiter.done():
@@ -160,12 +160,12 @@ class HttpConnection(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> None:
-        """Handles the end of what the server sends. Not called if Callgate closes the connection or if it is lost.
+        """Handles the end of what the server sends. Not called if Callgate closes the connection, or if the connection is lost.
 
         Over TLS, uvloop calls it only for a close_notify. asyncio calls it also if the TCP connection ends without one.
         """
         self._is_dirty = True
-        if self._is_reading and self._status and not any(name.lower() in _FRAMING_FIELDS for name, _ in self.headers):
+        if self._is_reading and self._status and not any(name.lower() in _BODY_LENGTH_FIELDS for name, _ in self.headers):
             # RFC 9112, section 6.3: without these fields, the body ends when the connection ends.
             self.is_complete, self._is_reading = True, False
             self._wake()

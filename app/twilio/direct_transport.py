@@ -19,9 +19,9 @@ from app.twilio.name_lookup import NameLookup
 from app.twilio.transport import AiohttpTransport, take_slot
 
 _MAX_BODY_BYTES = 32 * 1024
-_NEXT_ADDRESS_AFTER_S = 0.25
+_NEXT_ADDRESS_DELAY_S = 0.25
 """If an address does not answer in this time, the host's next address is tried, too (RFC 8305)."""
-_PORTS: Final = {"http": 80, "https": 443}
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _Origin = tuple[str, str, int]
 
 
@@ -44,7 +44,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         content = b"".join(request.stream) if isinstance(request.stream, httpx.ByteStream) else None
         if self._has_proxies or content is None or len(content) > _MAX_BODY_BYTES or request.method == "HEAD":
             return await self._fallback.handle_async_request(request)
-        origin, head = _origin(request.url), _head(request, len(content))
+        origin, head = _origin(request.url), _request_head(request, len(content))
         timeout = request.extensions.get("timeout", {})
         await take_slot(self._slots, timeout.get("pool"))
         connection = None
@@ -85,15 +85,15 @@ class DirectTransport(httpx.AsyncBaseTransport):
             connection.transport.abort()
         return None
 
-    async def _connect(self, origin: _Origin, seconds: float | None) -> HttpConnection:
+    async def _connect(self, origin: _Origin, timeout_s: float | None) -> HttpConnection:
         """Opens a connection. Raises ConnectError or ConnectTimeout for every failure: nothing was sent."""
         scheme, host, port = origin
         loop = asyncio.get_running_loop()
         tls = self._tls if scheme == "https" else None
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(timeout_s):
                 addresses = await self._names.addresses(host, port)
-                socket = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER_S)
+                socket = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_DELAY_S)
                 _, connection = await loop.create_connection(
                     lambda: HttpConnection(loop, is_tls=tls is not None),
                     sock=socket,
@@ -161,15 +161,15 @@ class _BodyStream(httpx.AsyncByteStream):
 
 
 def _origin(url: httpx.URL) -> _Origin:
-    if url.scheme not in _PORTS or not url.raw_host:
+    if url.scheme not in _DEFAULT_PORTS or not url.raw_host:
         raise httpx.UnsupportedProtocol("neither http:// nor https://")
-    port = _PORTS[url.scheme] if url.port is None else url.port
+    port = _DEFAULT_PORTS[url.scheme] if url.port is None else url.port
     if not 0 < port < 2**16:  # the resolver would take port 65616 for port 80
         raise httpx.UnsupportedProtocol("a port that does not exist")
     return url.scheme, url.raw_host.decode("ascii"), port
 
 
-def _head(request: httpx.Request, length: int) -> bytes:
+def _request_head(request: httpx.Request, length: int) -> bytes:
     fields = request.headers.raw
     if (length or request.method == "POST") and "content-length" not in request.headers:
         fields = [*fields, (b"Content-Length", b"%d" % length)]

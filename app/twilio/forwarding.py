@@ -18,7 +18,7 @@ from app.twilio.call_uris import account_uri
 from app.twilio.client import ErrorTranslation, HttpClient
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
-from app.twilio.refusals import error_for, read_answer
+from app.twilio.refusals import error_for, read_error_answer
 from app.twilio.response_body import decoded_chunks
 from app.twilio.schemas import Credential, OnUse, read_json
 from app.twilio.secrets import authorization, redact_document, secrets_of_fields
@@ -109,7 +109,7 @@ class Forwarding:
             body = await _read_all(response, MAX_JSON_BYTES, deadline_s)
         document = read_json(body) if body else None
         if operation.action != "delete" and not isinstance(document, dict):
-            raise TwilioOutcomeUnknown("unreadable_answer", read_answer(response, None, secrets))
+            raise TwilioOutcomeUnknown("unreadable_answer", read_error_answer(response, None, secrets))
         return UpstreamResponse(response.status_code, redact_document(document, secrets))
 
     @asynccontextmanager
@@ -191,7 +191,7 @@ class Forwarding:
             body = await _read_all(response, _MAX_ERROR_BYTES, deadline_s)
         finally:
             await response.aclose()
-        raise error_for(read_answer(response, read_json(body), secrets))
+        raise error_for(read_error_answer(response, read_json(body), secrets))
 
 
 def _path(operation: Operation, call_sid: str | None, sid: str | None) -> str:

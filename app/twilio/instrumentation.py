@@ -42,13 +42,13 @@ Send = Callable[Concatenate[Self, str, Any, str, Arguments], Coroutine[Any, Any,
 
 
 def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
-    """Makes a method that sends one request, `send(self, method, credential, path, …)`, count, time and trace it."""
+    """Decorates a method that sends one request, `send(self, method, credential, path, …)`: counts, times and traces it."""
 
     @wraps(send)
     async def wrapper(
         self: Self, method: str, credential: Any, path: str, /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Any:
-        operation = operation_of(method, path)
+        operation = operation_label(method, path)
         answer = "interrupted"
         with self.metrics.twilio.in_flight.track_inprogress(), TimedSpan("upstream", f"Twilio {operation}"):
             began = time.perf_counter()
@@ -70,7 +70,7 @@ def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
     return wrapper
 
 
-def operation_of(method: str, path: str) -> str:
+def operation_label(method: str, path: str) -> str:
     """Returns a label such as `GET Calls/{}/Recordings`. The set of labels is small and fixed."""
     parts = path.partition("?")[0].removesuffix(".json").split("/")
     return f"{method} " + "/".join(part if part in _RESOURCE_NAMES else "{}" for part in parts[:5])

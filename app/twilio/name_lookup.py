@@ -5,7 +5,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-_KEEP_S = 10.0
+_CACHE_TTL_S = 10.0
 _MAX_HOSTS = 1000
 
 Addresses = list[tuple[int, int, int, str, Any]]
@@ -20,17 +20,17 @@ class NameLookup:
     """Looks up addresses and keeps them for ten seconds. A failure is not kept, but reaches all callers that wait for it."""
 
     def __init__(
-        self, get_addresses: Callable[[str, int], Awaitable[Addresses]] = _get_addresses, *, keep_s: float = _KEEP_S
+        self, get_addresses: Callable[[str, int], Awaitable[Addresses]] = _get_addresses, *, ttl_s: float = _CACHE_TTL_S
     ) -> None:
         self._get_addresses = get_addresses
-        self._keep_s = keep_s
+        self._ttl_s = ttl_s
         self._look_ups: dict[tuple[str, int], tuple[float, asyncio.Future[Addresses]]] = {}
 
     async def addresses(self, host: str, port: int) -> Addresses:
         """Returns a host's addresses. Raises the errors of `socket.getaddrinfo`. A canceled caller does not end the look-up."""
         now = asyncio.get_running_loop().time()
         began, look_up = self._look_ups.get((host, port), (0.0, None))
-        if look_up is None or (look_up.done() and (look_up.exception() is not None or now - began > self._keep_s)):
+        if look_up is None or (look_up.done() and (look_up.exception() is not None or now - began > self._ttl_s)):
             if len(self._look_ups) >= _MAX_HOSTS:
                 self._look_ups.clear()
             look_up = asyncio.ensure_future(self._get_addresses(host, port))

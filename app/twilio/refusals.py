@@ -22,13 +22,13 @@ from app.twilio.errors import (
 
 _MAX_MESSAGE_LENGTH = 1000
 _MAX_REQUEST_ID_LENGTH = 64
-CREDENTIALS_CODE = 20003
+CREDENTIALS_REJECTED_CODE = 20003
 WRONG_STATE_CODE = 21220
 # Codes of temporary refusals: too many calls are under way (10004), or the account's queue at Twilio is full (22005).
-FULL_ACCOUNT_CODES = frozenset({10004, 22005})
+ACCOUNT_AT_CAPACITY_CODES = frozenset({10004, 22005})
 
 
-def read_answer(response: httpx.Response, document: Any, secrets: Secrets) -> ErrorAnswer:
+def read_error_answer(response: httpx.Response, document: Any, secrets: Secrets) -> ErrorAnswer:
     """Returns the parts of an error answer that are kept, without secrets. `document` is the parsed body."""
     fields = document if isinstance(document, dict) else {}
     code, message, more_info = fields.get("code"), fields.get("message"), fields.get("more_info")
@@ -38,7 +38,7 @@ def read_answer(response: httpx.Response, document: Any, secrets: Secrets) -> Er
         message=redact(message, secrets)[:_MAX_MESSAGE_LENGTH] if isinstance(message, str) else None,
         more_info=redact(more_info, secrets)[:_MAX_MESSAGE_LENGTH] if isinstance(more_info, str) else None,
         request_id=redact(response.headers.get("Twilio-Request-Id", ""), secrets)[:_MAX_REQUEST_ID_LENGTH] or None,
-        retry_after_s=_seconds(response.headers.get("Retry-After")),
+        retry_after_s=_parse_retry_after(response.headers.get("Retry-After")),
     )
 
 
@@ -52,13 +52,13 @@ def error_for(answer: ErrorAnswer) -> TwilioError:
         return TwilioThrottled("throttled", answer)
     if answer.code == WRONG_STATE_CODE:
         return TwilioWrongState("rejected", answer)
-    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN) or answer.code == CREDENTIALS_CODE:
+    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN) or answer.code == CREDENTIALS_REJECTED_CODE:
         return TwilioCredentialRejected(answer)
     if status == httpx.codes.NOT_FOUND:
         return TwilioNotFound("rejected", answer)
     return TwilioRejected("rejected", answer)
 
 
-def _seconds(value: str | None) -> float | None:
+def _parse_retry_after(value: str | None) -> float | None:
     """Reads Retry-After in seconds; returns None for its date form (RFC 9110 §10.2.3), which depends on the clocks."""
     return float(value[:9]) if value is not None and value.isascii() and value.isdigit() else None

@@ -31,7 +31,7 @@ CALL_SID_PATTERN = re.compile(r"CA[0-9a-fA-F]{32}")
 _INT32_MAX = 2**31 - 1
 _MAX_TEXT_LENGTH = 512
 _MAX_PRICE_LENGTH = 30
-_MAX_DEPTH = 30
+_MAX_JSON_DEPTH = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class CallResource(BaseModel):
 
     @classmethod
     def read(cls, answer: object) -> "CallResource | None":
-        """Returns the resource, or None for an answer without a valid CallSid: it does not prove that a call exists."""
+        """Returns the call in an answer. None: the answer has no valid CallSid, so it does not prove that a call exists."""
         if not isinstance(answer, dict) or not isinstance(answer.get("sid"), str):
             return None
         if not CALL_SID_PATTERN.fullmatch(answer["sid"]):
@@ -142,7 +142,7 @@ class CallResource(BaseModel):
 
 def storable(value: Any, *, depth: int = 0) -> Any:
     """Returns JSON that Postgres can store: without NUL, lone surrogates, NaN, infinity and deep nesting."""
-    if depth > _MAX_DEPTH:
+    if depth > _MAX_JSON_DEPTH:
         return None
     if isinstance(value, str):
         return value.replace("\0", "").encode("utf-8", "replace").decode()
@@ -160,7 +160,7 @@ def read_json(body: bytes) -> Any:
     try:
         # Most answers contain nothing that `storable` changes: skip its copy.
         plain = body.isascii() and b"\\" not in body and b"\0" not in body
-        if plain and body.count(b"{") + body.count(b"[") <= _MAX_DEPTH:
+        if plain and body.count(b"{") + body.count(b"[") <= _MAX_JSON_DEPTH:
             return _finite_json.decode(body.decode())
         return storable(json.loads(body))
     except (ValueError, RecursionError):
@@ -180,7 +180,7 @@ def form_name(name: str) -> str:
     return "".join(word.capitalize() for word in name.split("_"))
 
 
-def form(parameters: Mapping[str, Any]) -> bytes:
+def encode_form(parameters: Mapping[str, Any]) -> bytes:
     """Encodes parameters as a form like Twilio's SDKs: booleans as true/false, lists as repeated keys."""
     return "&".join(
         f"{_quote_name(name)}={_quote(item)}"
@@ -199,7 +199,7 @@ class Form:
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> "Form":
         """Encodes the parameters. Raises UnicodeEncodeError for lone surrogates."""
-        return cls(parameters, form(parameters))
+        return cls(parameters, encode_form(parameters))
 
 
 @lru_cache(maxsize=256)  # a fixed set of names

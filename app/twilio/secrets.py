@@ -29,7 +29,7 @@ def secrets_of(credential: Credential, parameters: Mapping[str, Any]) -> Secrets
 
 
 def secrets_of_fields(credential: Credential, fields: Iterable[tuple[str, str]]) -> Secrets:
-    """Returns the secrets of any other request: the credential, and users and passwords in URLs."""
+    """Returns the secrets of a request to a subresource: the credential, and users and passwords in the URLs in `fields`."""
     found = [secret for _, value in fields for secret in userinfo_in(value)]
     return Secrets(found, more=_credential_secrets(credential)) if found else _credential_secrets(credential)
 

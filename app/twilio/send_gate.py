@@ -12,22 +12,22 @@ class TooLate(httpx.ConnectTimeout):
 class SendGate:
     """Allows the first write of a request only before a deadline, and records whether it was allowed.
 
-    `before` is a time of `app.clock.elapsed`, which counts suspended time too. The transport finds the gate in the request's
+    `deadline` is a time of `app.clock.elapsed`, which counts suspended time too. The transport finds the gate in the request's
     extension `send_gate` and calls `enter` after it has connected.
     """
 
-    def __init__(self, *, before: float) -> None:
-        self._before = before
+    def __init__(self, *, deadline: float) -> None:
+        self._deadline = deadline
         self._entered = False
         self._closed = False
 
     def enter(self) -> bool:
         """Returns whether the request may be written. Called directly before the first byte."""
-        self._closed = self._closed or elapsed() >= self._before
+        self._closed = self._closed or elapsed() >= self._deadline
         self._entered = self._entered or not self._closed
         return not self._closed
 
     def close(self) -> bool:
-        """Forbids any later write. Returns whether nothing was written so far."""
+        """Forbids any later write. Returns True if no write was allowed before, so that nothing of the request was sent."""
         self._closed = True
         return not self._entered

@@ -9,25 +9,25 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit, urlunsplit
 
 
-def compute_signature(auth_token: str, url: str, posted: Mapping[str, str | Sequence[str]]) -> str:
+def compute_signature(auth_token: str, url: str, form_fields: Mapping[str, str | Sequence[str]]) -> str:
     """Returns the HMAC-SHA1, in base64, of the URL and the sorted parameters. A value that is repeated counts once."""
     signed = [url]
-    for name in sorted(posted):
-        values = posted[name]
+    for name in sorted(form_fields):
+        values = form_fields[name]
         signed += [name + value for value in sorted({values} if isinstance(values, str) else set(values))]
     return base64.b64encode(hmac.digest(auth_token.encode(), "".join(signed).encode(), "sha1")).decode()
 
 
-def is_signed(auth_token: str, url: str, posted: Mapping[str, str | Sequence[str]], signature: str) -> bool:
+def is_signed(auth_token: str, url: str, form_fields: Mapping[str, str | Sequence[str]], signature: str) -> bool:
     """Returns whether the token signed the request. Compares in constant time.
 
     Tries the URL with and without its port, because Twilio may sign either of them.
     """
-    signatures = (compute_signature(auth_token, spelling, posted) for spelling in _spellings(url))
+    signatures = (compute_signature(auth_token, spelling, form_fields) for spelling in _with_and_without_port(url))
     return any(hmac.compare_digest(each.encode(), signature.encode()) for each in signatures)
 
 
-def _spellings(url: str) -> tuple[str, str]:
+def _with_and_without_port(url: str) -> tuple[str, str]:
     """Returns the URL with and without its port."""
     parts = urlsplit(url)
     bare = parts.netloc.removesuffix(f":{parts.port}")

@@ -14,15 +14,15 @@ Kind = Literal["text", "integer", "number", "boolean", "json", "pairs"]
 Action = Literal["list", "fetch", "create", "update", "delete"]
 
 IDEMPOTENCY_KEY = "IdempotencyKey"
-_MAX_PAIRS = 99
-_SUFFIXES = {"<": "_before", ">": "_after"}
+_MAX_CUSTOM_PARAMETERS = 99
+_SUFFIX_BY_OPERATOR = {"<": "_before", ">": "_after"}
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of an operation.
+    """A parameter of an operation on a subresource.
 
-    `name` is Twilio's name with the operator of a list filter: `DateCreated>` is on or after a day. `many` allows several
+    `name` is Twilio's name with the operator of a list filter: `DateCreated>` is on or after a day. `is_list` allows several
     values.
     """
 
@@ -30,36 +30,39 @@ class Parameter:
     kind: Kind = "text"
     choices: tuple[str, ...] = ()
     required: bool = False
-    many: bool = False
+    is_list: bool = False
 
     @property
-    def member(self) -> str:
+    def member_name(self) -> str:
         """Returns the name under /v1, in snake_case: `DateCreated>` → `date_created_after`."""
         words = re.sub(r"(?<!^)([A-Z])", r"_\1", self.name.rstrip("<>")).lower()
-        return words + _SUFFIXES.get(self.name[-1], "")
+        return words + _SUFFIX_BY_OPERATOR.get(self.name[-1], "")
 
     @property
     def is_boolean(self) -> bool:
-        """Whether it takes true or false. Twilio's specification declares some booleans as an enum of the two words."""
+        """Whether the value is true or false. Twilio's specification declares some booleans as an enum of the two words."""
         return self.kind == "boolean" or self.choices == ("true", "false")
 
-    def names(self) -> Iterator[str]:
+    def field_names(self) -> Iterator[str]:
         """Yields the parameter's names in a form or query. The kind `pairs` has numbered names, two for each pair."""
         if self.kind != "pairs":
             yield self.name
             return
-        for number in range(1, _MAX_PAIRS + 1):
-            yield from parameter_field_names(number)
+        for number in range(1, _MAX_CUSTOM_PARAMETERS + 1):
+            yield from custom_parameter_field_names(number)
 
 
-def parameter_field_names(number: int) -> tuple[str, str]:
+def custom_parameter_field_names(number: int) -> tuple[str, str]:
     """Returns the names of the two form fields for the name and the value of one custom parameter."""
     return f"Parameter{number}.Name", f"Parameter{number}.Value"
 
 
 @dataclass(frozen=True, slots=True)
 class Subresource:
-    """`segment` is the name in Twilio's paths, `key` the name in `subresource_uris`, `fields` the members of an item."""
+    """A kind of subresource, such as recordings. `segment` is its name in Twilio's paths, `key` its name in `subresource_uris`.
+
+    `noun` is the name of one item, and `fields` are the members of an item.
+    """
 
     segment: str
     noun: str
@@ -97,23 +100,23 @@ class Operation:
         return any(parameter.name == IDEMPOTENCY_KEY for parameter in self.parameters)
 
 
-def _texts(*names: str) -> tuple[Parameter, ...]:
+def _text_parameters(*names: str) -> tuple[Parameter, ...]:
     return tuple(Parameter(name) for name in names)
 
 
-def _of_kind(kind: Kind, *names: str) -> tuple[Parameter, ...]:
+def _parameters_of_kind(kind: Kind, *names: str) -> tuple[Parameter, ...]:
     return tuple(Parameter(name, kind) for name in names)
 
 
-def _method(name: str) -> Parameter:
+def _http_method_parameter(name: str) -> Parameter:
     """Returns the parameter `name`, which takes GET or POST."""
     return Parameter(name, choices=("GET", "POST"))
 
 
-_SIDS = ("sid", "account_sid", "call_sid")
-_STREAM_FIELDS = (*_SIDS, "name", "status", "date_updated", "uri")
-_PAGING = (*_of_kind("integer", "PageSize", "Page"), Parameter("PageToken"))
-_TRACK = Parameter("Track", choices=("inbound_track", "outbound_track", "both_tracks"))
+_SID_FIELDS = ("sid", "account_sid", "call_sid")
+_STREAM_FIELDS = (*_SID_FIELDS, "name", "status", "date_updated", "uri")
+_PAGING_PARAMETERS = (*_parameters_of_kind("integer", "PageSize", "Page"), Parameter("PageToken"))
+_TRACK_PARAMETER = Parameter("Track", choices=("inbound_track", "outbound_track", "both_tracks"))
 _STOP_STATUS = (Parameter("Status", choices=("stopped",), required=True),)
 _IDEMPOTENCY_KEY = Parameter(IDEMPOTENCY_KEY)
 _CUSTOM_PARAMETERS = Parameter("Parameters", "pairs")
@@ -123,7 +126,7 @@ NOTIFICATIONS = Subresource(
     "Notifications",
     "notification",
     (
-        *(*_SIDS, "api_version", "date_created", "date_updated", "error_code", "log", "message_date", "message_text"),
+        *(*_SID_FIELDS, "api_version", "date_created", "date_updated", "error_code", "log", "message_date", "message_text"),
         *("more_info", "request_method", "request_url", "request_variables", "response_body", "response_headers", "uri"),
     ),
 )
@@ -131,38 +134,38 @@ RECORDINGS = Subresource(
     "Recordings",
     "recording",
     (
-        *(*_SIDS, "api_version", "conference_sid", "date_created", "date_updated", "start_time", "duration", "price"),
+        *(*_SID_FIELDS, "api_version", "conference_sid", "date_created", "date_updated", "start_time", "duration", "price"),
         *("uri", "encryption_details", "price_unit", "status", "channels", "source", "error_code", "track"),
     ),
 )
-PAYMENTS = Subresource("Payments", "payment", (*_SIDS, "date_created", "date_updated", "uri"))
+PAYMENTS = Subresource("Payments", "payment", (*_SID_FIELDS, "date_created", "date_updated", "uri"))
 TRANSCRIPTIONS = Subresource("Transcriptions", "transcription", _STREAM_FIELDS)
 SIPREC = Subresource("Siprec", "siprec", _STREAM_FIELDS)
 STREAMS = Subresource("Streams", "stream", _STREAM_FIELDS)
-MESSAGES = Subresource("UserDefinedMessages", "user_defined_message", (*_SIDS, "date_created"))
+MESSAGES = Subresource("UserDefinedMessages", "user_defined_message", (*_SID_FIELDS, "date_created"))
 SUBSCRIPTIONS = Subresource(
-    "UserDefinedMessageSubscriptions", "user_defined_message_subscription", (*_SIDS, "date_created", "uri")
+    "UserDefinedMessageSubscriptions", "user_defined_message_subscription", (*_SID_FIELDS, "date_created", "uri")
 )
 
 SUBRESOURCES = (EVENTS, NOTIFICATIONS, PAYMENTS, RECORDINGS, SIPREC, STREAMS, TRANSCRIPTIONS, SUBSCRIPTIONS, MESSAGES)
 
 OPERATIONS = (
-    Operation(EVENTS, "list", _PAGING),
+    Operation(EVENTS, "list", _PAGING_PARAMETERS),
     Operation(
         NOTIFICATIONS,
         "list",
-        (Parameter("Log", "integer"), *_texts("MessageDate", "MessageDate<", "MessageDate>"), *_PAGING),
+        (Parameter("Log", "integer"), *_text_parameters("MessageDate", "MessageDate<", "MessageDate>"), *_PAGING_PARAMETERS),
     ),
     Operation(NOTIFICATIONS, "fetch"),
-    Operation(RECORDINGS, "list", (*_texts("DateCreated", "DateCreated<", "DateCreated>"), *_PAGING)),
+    Operation(RECORDINGS, "list", (*_text_parameters("DateCreated", "DateCreated<", "DateCreated>"), *_PAGING_PARAMETERS)),
     Operation(
         RECORDINGS,
         "create",
         (
-            Parameter("RecordingStatusCallbackEvent", choices=("in-progress", "completed", "absent"), many=True),
+            Parameter("RecordingStatusCallbackEvent", choices=("in-progress", "completed", "absent"), is_list=True),
             Parameter("RecordingStatusCallback"),
-            _method("RecordingStatusCallbackMethod"),
-            *_texts("Trim", "RecordingChannels", "RecordingTrack", "RecordingConfigurationId"),
+            _http_method_parameter("RecordingStatusCallbackMethod"),
+            *_text_parameters("Trim", "RecordingChannels", "RecordingTrack", "RecordingConfigurationId"),
         ),
         status=201,
     ),
@@ -186,9 +189,11 @@ OPERATIONS = (
             Parameter("StatusCallback", required=True),
             Parameter("BankAccountType", choices=("consumer-checking", "consumer-savings", "commercial-checking")),
             Parameter("ChargeAmount", "number"),
-            *_texts("Currency", "Description", "Input", "PaymentConnector", "ValidCardTypes", "RequireMatchingInputs"),
-            *_of_kind("integer", "MinPostalCodeLength", "Timeout"),
-            *_of_kind("boolean", "PostalCode", "SecurityCode"),
+            *_text_parameters(
+                "Currency", "Description", "Input", "PaymentConnector", "ValidCardTypes", "RequireMatchingInputs"
+            ),
+            *_parameters_of_kind("integer", "MinPostalCodeLength", "Timeout"),
+            *_parameters_of_kind("boolean", "PostalCode", "SecurityCode"),
             Parameter("Parameter", "json"),
             Parameter("PaymentMethod", choices=("credit-card", "ach-debit")),
             Parameter("TokenType", choices=("one-time", "reusable", "payment-method")),
@@ -218,21 +223,28 @@ OPERATIONS = (
         TRANSCRIPTIONS,
         "create",
         (
-            _TRACK,
-            _method("StatusCallbackMethod"),
-            *_texts(
+            _TRACK_PARAMETER,
+            _http_method_parameter("StatusCallbackMethod"),
+            *_text_parameters(
                 "Name", "StatusCallbackUrl", "InboundTrackLabel", "OutboundTrackLabel", "LanguageCode", "TranscriptionEngine"
             ),
-            *_texts("SpeechModel", "Hints", "IntelligenceService", "ConversationConfiguration", "ConversationId"),
-            *_texts("ConfigurationId", "TranscriptionConfigurationId"),
-            *_of_kind("boolean", "PartialResults", "ProfanityFilter", "EnableAutomaticPunctuation", "EnableProviderData"),
+            *_text_parameters("SpeechModel", "Hints", "IntelligenceService", "ConversationConfiguration", "ConversationId"),
+            *_text_parameters("ConfigurationId", "TranscriptionConfigurationId"),
+            *_parameters_of_kind(
+                "boolean", "PartialResults", "ProfanityFilter", "EnableAutomaticPunctuation", "EnableProviderData"
+            ),
         ),
     ),
     Operation(TRANSCRIPTIONS, "update", _STOP_STATUS),
     Operation(
         SIPREC,
         "create",
-        (*_texts("Name", "ConnectorName", "StatusCallback"), _method("StatusCallbackMethod"), _TRACK, _CUSTOM_PARAMETERS),
+        (
+            *_text_parameters("Name", "ConnectorName", "StatusCallback"),
+            _http_method_parameter("StatusCallbackMethod"),
+            _TRACK_PARAMETER,
+            _CUSTOM_PARAMETERS,
+        ),
     ),
     Operation(SIPREC, "update", _STOP_STATUS),
     Operation(
@@ -240,11 +252,21 @@ OPERATIONS = (
         "create",
         (
             Parameter("Url", required=True),
-            *(*_texts("Name", "StatusCallback"), _method("StatusCallbackMethod"), _TRACK, _CUSTOM_PARAMETERS),
+            *(
+                *_text_parameters("Name", "StatusCallback"),
+                _http_method_parameter("StatusCallbackMethod"),
+                _TRACK_PARAMETER,
+                _CUSTOM_PARAMETERS,
+            ),
         ),
     ),
     Operation(STREAMS, "update", _STOP_STATUS),
     Operation(MESSAGES, "create", (Parameter("Content", required=True), _IDEMPOTENCY_KEY), status=201),
-    Operation(SUBSCRIPTIONS, "create", (Parameter("Callback", required=True), _method("Method"), _IDEMPOTENCY_KEY), status=201),
+    Operation(
+        SUBSCRIPTIONS,
+        "create",
+        (Parameter("Callback", required=True), _http_method_parameter("Method"), _IDEMPOTENCY_KEY),
+        status=201,
+    ),
     Operation(SUBSCRIPTIONS, "delete", status=204),
 )

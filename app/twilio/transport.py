@@ -98,13 +98,13 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         return proxy or None
 
 
-async def take_slot(slots: asyncio.Semaphore, seconds: float | None) -> None:
+async def take_slot(slots: asyncio.Semaphore, timeout_s: float | None) -> None:
     """Takes one of the slots for connections. Raises PoolTimeout if none is free in time."""
     if not slots.locked():
         await slots.acquire()  # does not wait
         return
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(timeout_s):
             await slots.acquire()
     except TimeoutError as error:
         raise httpx.PoolTimeout("no free connection in time") from error
@@ -138,7 +138,7 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
     ) -> Connection:
-        """Returns a connection without unread data, which would be taken for the answer to the request."""
+        """Returns a connection that has no unread data: such data would be taken for the answer to the request."""
         while True:
             connection = await super().connect(req, traces, timeout)
             is_reused = connection.protocol in self._used
@@ -178,8 +178,8 @@ async def _no_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
     try:
         return await handler(request)
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        if isinstance(request.body, _Body) and request.body.withheld:
-            raise request.body.withheld from error
+        if isinstance(request.body, _Body) and request.body.reason_not_written:
+            raise request.body.reason_not_written from error
         _raise_possibly_sent(error)
 
 
@@ -215,23 +215,23 @@ def _request_body(stream: Any, timeout: float | None, gate: SendGate | None) -> 
 
 
 class _Body(aiohttp.Payload):
-    """The body of a request. Checks connection and gate directly before the first write, which also sends the head.
+    """The body of a request. Checks the connection and the SendGate directly before the first write, which also sends the head.
 
     The check is needed because aiohttp runs the event loop between `connect` and the first write.
     """
 
     is_unusable: Callable[[], bool] | None = None
     gate: SendGate | None = None
-    withheld: httpx.TransportError | None = None
+    reason_not_written: httpx.TransportError | None = None
     """The reason why nothing was written."""
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         if writer.output_size == 0:
             if self.is_unusable is not None and self.is_unusable():
-                self.withheld = httpx.ConnectError("the server closed the connection or sent data before the request")
+                self.reason_not_written = httpx.ConnectError("the server closed the connection or sent data before the request")
             elif self.gate is not None and not self.gate.enter():
-                self.withheld = TooLate("the deadline to send the request has passed")
-            if self.withheld:
+                self.reason_not_written = TooLate("the deadline to send the request has passed")
+            if self.reason_not_written:
                 raise ConnectionAbortedError
         await self.write(writer)
 

@@ -21,7 +21,7 @@ from app.observability.metrics import EXPOSITION_INTERVAL_S
 from app.scheduling.grant_counters import GrantCounters
 from app.schema import migrate
 from app.services import services
-from app.twilio.instrumentation import operation_of
+from app.twilio.instrumentation import operation_label
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.upstream import answer, created, error, refused_url, reset, running_upstream
@@ -96,9 +96,9 @@ async def test_labels_come_from_short_fixed_sets_for_any_request(gateway: Gatewa
 
 def test_an_operation_label_has_no_name_or_sid() -> None:
     sid = "CA" + "0" * 32
-    assert operation_of("GET", f"Calls/{sid}/Recordings.json?PageSize=50") == "GET Calls/{}/Recordings"
-    assert operation_of("POST", f"Calls/{sid}/Streams/kate.json") == "POST Calls/{}/Streams/{}"
-    assert operation_of("GET", "a/b/c/d/e/f/g/h") == "GET {}/{}/{}/{}/{}"
+    assert operation_label("GET", f"Calls/{sid}/Recordings.json?PageSize=50") == "GET Calls/{}/Recordings"
+    assert operation_label("POST", f"Calls/{sid}/Streams/kate.json") == "POST Calls/{}/Streams/{}"
+    assert operation_label("GET", "a/b/c/d/e/f/g/h") == "GET {}/{}/{}/{}/{}"
 
 
 async def test_requests_to_twilio_settlements_and_the_pool_are_measured(gateway: Gateway) -> None:

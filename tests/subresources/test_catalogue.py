@@ -48,7 +48,7 @@ def test_all_24_operations_exist() -> None:
 def test_no_parameter_of_the_specification_is_missing(specified: dict[str, Any]) -> None:
     known = _OF_CALLS.get((specified["method"], specified["path"]))
     if known is None:
-        known = {name for parameter in _operation(specified).parameters for name in parameter.names()}
+        known = {name for parameter in _operation(specified).parameters for name in parameter.field_names()}
     assert specified["parameters"].keys() <= known
 
 
@@ -58,12 +58,12 @@ def test_types_enums_and_statuses_are_those_of_the_specification(specified: dict
     assert operation.status in specified["statuses"]
     assert set(operation.subresource.fields) >= set(specified.get("fields", []))
     for parameter in operation.parameters:
-        for name in parameter.names():
+        for name in parameter.field_names():
             fact = specified["parameters"].get(name)
             if fact is None:  # newer than the specification
                 continue
-            assert fact.get("type") == ("array" if parameter.many else _KINDS[parameter.kind]), name
-            assert parameter.many or list(parameter.choices) == fact.get("enum", []), name
+            assert fact.get("type") == ("array" if parameter.is_list else _KINDS[parameter.kind]), name
+            assert parameter.is_list or list(parameter.choices) == fact.get("enum", []), name
             assert parameter.required == (fact.get("required", False) and name != IDEMPOTENCY_KEY), name
 
 
@@ -94,7 +94,7 @@ def test_a_call_has_the_fields_of_the_specification() -> None:
 )
 def test_no_parameter_of_the_installed_twilio_package_is_missing(list_of: Any, method: str, segment: str, action: str) -> None:
     operation = next(one for one in OPERATIONS if (one.subresource.segment, one.action) == (segment, action))
-    known = {re.sub(r"[<>.]", "", name).lower() for parameter in operation.parameters for name in parameter.names()}
+    known = {re.sub(r"[<>.]", "", name).lower() for parameter in operation.parameters for name in parameter.field_names()}
     given = {
         re.sub(r"_(before|after)$", "", name).replace("page_number", "page").replace("_", "")
         for name in inspect.signature(getattr(list_of, method)).parameters
@@ -106,10 +106,10 @@ def test_no_parameter_of_the_installed_twilio_package_is_missing(list_of: Any, m
 
 def test_names_of_members_map_back_to_twilios() -> None:
     for operation in OPERATIONS:
-        assert set(members_of(operation).model_fields) == {parameter.member for parameter in operation.parameters}
+        assert set(members_of(operation).model_fields) == {parameter.member_name for parameter in operation.parameters}
         for parameter in operation.parameters:
             if parameter.name[-1] not in "<>" and parameter.kind != "pairs":
-                assert form_name(parameter.member) == parameter.name
+                assert form_name(parameter.member_name) == parameter.name
 
 
 def _operation(specified: dict[str, Any]) -> Operation:

@@ -2,7 +2,14 @@
 
 import pytest
 
-from app.twilio.addresses import address_key, address_spellings, caller_key, is_plain, is_same_address, is_same_caller
+from app.twilio.addresses import (
+    address_key,
+    address_spellings,
+    caller_key,
+    has_no_optional_parts,
+    is_same_address,
+    is_same_caller,
+)
 
 SHOWN = {
     "sip:kate@example.com": [
@@ -91,7 +98,7 @@ def test_spellings_of_an_address() -> None:
     "address", ["sip:Kate@EXAMPLE.com", "sip:+1@example.com", "sip:kate@[::1]", "+14155550100", "client:a"]
 )
 def test_a_plain_address_has_no_parts_to_omit(address: str) -> None:
-    assert is_plain(address)
+    assert has_no_optional_parts(address)
 
 
 @pytest.mark.parametrize(
@@ -107,4 +114,4 @@ def test_a_plain_address_has_no_parts_to_omit(address: str) -> None:
     ],
 )
 def test_other_addresses_are_not_plain(address: str) -> None:
-    assert not is_plain(address)
+    assert not has_no_optional_parts(address)

@@ -67,7 +67,7 @@ async def test_a_failure_reaches_all_who_wait_and_is_not_kept() -> None:
 async def test_addresses_are_looked_up_again_after_a_while() -> None:
     resolver = Resolver()
     resolver.released.set()
-    names = NameLookup(resolver.get_addresses, keep_s=0)
+    names = NameLookup(resolver.get_addresses, ttl_s=0)
     for _ in range(2):
         assert await names.addresses("a.example", 443) == ADDRESSES
         await asyncio.sleep(0.01)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.twilio.schemas import CallResource, form, form_name, read_json, storable
+from app.twilio.schemas import CallResource, encode_form, form_name, read_json, storable
 
 SID = "CA" + "0" * 32
 CHARACTERS = st.characters(codec=None, exclude_categories=())  # lone surrogates too
@@ -81,13 +81,13 @@ VALUES = st.text(max_size=30) | st.booleans() | st.integers()
 @example({"to": "".join(map(chr, range(0x180)))})
 @example({"status_callback_event": ["initiated", "in-progress", True], "record": False, "to": []})
 def test_a_form_is_encoded_like_urlencode(parameters: dict[str, Any]) -> None:
-    assert form(parameters) == urlencode(fields_of(parameters)).encode()
-    assert parse_qsl(form(parameters).decode(), keep_blank_values=True) == fields_of(parameters)
+    assert encode_form(parameters) == urlencode(fields_of(parameters)).encode()
+    assert parse_qsl(encode_form(parameters).decode(), keep_blank_values=True) == fields_of(parameters)
 
 
 def test_lone_surrogates_raise_unicode_encode_error() -> None:
     with pytest.raises(UnicodeEncodeError):
-        form({"to": "\ud800"})
+        encode_form({"to": "\ud800"})
 
 
 def test_a_resource_keeps_the_whole_answer_and_reads_known_fields() -> None:

@@ -36,7 +36,7 @@ from app.errors import (
 )
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
-from app.twilio.client import TwilioClient, first_accepted
+from app.twilio.client import TwilioClient, try_credentials
 from app.twilio.errors import (
     TwilioError,
     TwilioOutcomeUnknown,
@@ -267,9 +267,9 @@ class CallControl:
         send = partial(self.twilio.update_call, sid=call.sid or "", parameters=parameters, deadline_s=self.deadline_s)
         return await self._ask_with_credentials(call, send)
 
-    async def _ask_with_credentials(self, call: Call, ask: Callable[[Credential], Awaitable[Result]]) -> Result:
-        """Returns the result of `ask` with the first of the account's credentials that Twilio accepts."""
-        return await first_accepted(await self.tenants.credentials(call.account_id), ask)
+    async def _ask_with_credentials(self, call: Call, send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
+        """Returns the result of `send_request` with the first of the account's credentials that Twilio accepts."""
+        return await try_credentials(await self.tenants.credentials(call.account_id), send_request)
 
 
 def _problem_of_refusal(call: Call, error: TwilioError) -> CallgateError:
