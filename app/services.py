@@ -209,7 +209,7 @@ def _build_services(
             forwarding=shared.forwarding,
             deadline_s=deadline_s,
             # More slots, because these lists also wait for Twilio.
-            lists=ReadLimit(per_process=8, per_tenant=4),
+            list_limit=ReadLimit(per_process=8, per_tenant=4),
         ),
         deliveries=DeliveryService(database, calls),
         queues=queues,

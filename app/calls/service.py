@@ -18,7 +18,7 @@ from app.twilio.schemas import CALL_SID_PATTERN
 @dataclass(frozen=True, slots=True)
 class CallService:
     database: Database
-    reads: ReadLimit
+    read_limit: ReadLimit
 
     async def get(self, caller: Caller, id_or_sid: str) -> Call:
         async with self.database.begin() as session:
@@ -32,7 +32,7 @@ class CallService:
 
     async def list(self, caller: Caller, filters: CallFilter, *, limit: int) -> tuple[Sequence[UUID], str | None]:
         """Returns the ids of a page, newest first, and the cursor of the next page, or None on the last one."""
-        async with self.reads.slot(caller.tenant_id), self.database.begin() as session:
+        async with self.read_limit.slot(caller.tenant_id), self.database.begin() as session:
             call_ids = await repository.list_call_ids(session, tenant_id=caller.tenant_id, filters=filters, limit=limit + 1)
         return call_ids[:limit], ids.cursor_of(call_ids[limit - 1]) if len(call_ids) > limit else None
 
@@ -42,7 +42,7 @@ class CallService:
         """Yields chunks of bytes: calls as JSON, joined by commas. `render` gets a row with the attributes of one call."""
         for start in range(0, len(call_ids), CHUNK_ROWS):
             chunk_ids = call_ids[start : start + CHUNK_ROWS]
-            async with self.reads.slot(caller.tenant_id, response_started=start > 0), self.database.begin() as session:
+            async with self.read_limit.slot(caller.tenant_id, response_started=start > 0), self.database.begin() as session:
                 rows = await repository.list_attributes(session, chunk_ids, attributes, tenant_id=caller.tenant_id)
                 chunk = await render_rows(rows, render)
             if chunk:
@@ -52,7 +52,7 @@ class CallService:
         """Yields chunks of bytes: the call's events as JSON, in order, joined by commas."""
         after = None
         while True:
-            async with self.reads.slot(caller.tenant_id, response_started=after is not None):
+            async with self.read_limit.slot(caller.tenant_id, response_started=after is not None):
                 async with self.database.begin() as session:
                     events = await repository.list_events(session, call.id, after=after, limit=CHUNK_ROWS)
                 chunk = await render_rows((event.whole(call) for event in events), render)

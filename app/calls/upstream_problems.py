@@ -13,7 +13,7 @@ from app.errors import (
 )
 from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotProcessed, TwilioThrottled
 
-_PROBLEMS: Mapping[type[TwilioError], type[CallgateError]] = {
+_ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {
     TwilioThrottled: UpstreamThrottled,
     TwilioCredentialRejected: UpstreamCredentialsRejected,
     TwilioNotProcessed: UpstreamRejected,
@@ -33,7 +33,7 @@ def upstream_problem(
     """
     if not isinstance(error, TwilioNotProcessed):
         return UpstreamUnreachable(call_id=call_id, after_s=5)
-    known = {**_PROBLEMS, **(more or {})}
+    known = {**_ERRORS_BY_TWILIO_ERROR, **(more or {})}
     class_ = next(known[kind] for kind in type(error).__mro__ if kind in known)
     answer = error.answer
     return class_(

@@ -12,13 +12,15 @@ from app import errors
 from app.errors import CallgateError, FieldError
 from app.twilio.refusals import CREDENTIALS_REJECTED_CODE, WRONG_STATE_CODE
 
-UNKNOWN_OUTCOME = 900001
-INVALID_EVENT = 21626
-INVALID_RECORDING_EVENT = 13621
-INVALID_MACHINE_DETECTION = 21234
+UNKNOWN_OUTCOME_CODE = 900001
+INVALID_EVENT_CODE = 21626
+INVALID_RECORDING_EVENT_CODE = 13621
+INVALID_MACHINE_DETECTION_CODE = 21234
 
 
 class ErrorCode(NamedTuple):
+    """The HTTP status of an error, and the code in its body."""
+
     status: int
     code: int
 
@@ -93,25 +95,25 @@ _CODES_BY_PARAMETER: Mapping[str, int] = {
     "/application_sid": 21218,
     "/sip_auth_username": 21222,
     "/sip_auth_password": 21224,
-    "/status_callback_event": INVALID_EVENT,
-    "/recording_status_callback_event": INVALID_RECORDING_EVENT,
+    "/status_callback_event": INVALID_EVENT_CODE,
+    "/recording_status_callback_event": INVALID_RECORDING_EVENT_CODE,
     "?PageSize": 20007,
 }
 _LIST_INDEX = re.compile(r"/[0-9]+\Z")
-_UNKNOWN_PARAMETER = 20001
-_INVALID_METHOD = 21209
-_INVALID_URL = 21200
+_UNKNOWN_PARAMETER_CODE = 20001
+_INVALID_METHOD_CODE = 21209
+_INVALID_URL_CODE = 21200
 
 
 def code_for(error: FieldError) -> int:
     """Returns Twilio's code for an error in a parameter or in one item of a list parameter."""
     error = replace(error, pointer=_LIST_INDEX.sub("", error.pointer))
     if error.code in ("unknown_member", "unknown_parameter", "page_token_missing"):
-        return _UNKNOWN_PARAMETER
+        return _UNKNOWN_PARAMETER_CODE
     if code := _CODES_BY_PARAMETER_AND_ERROR.get((error.pointer, error.code)) or _CODES_BY_PARAMETER.get(error.pointer):
         return code
     if error.pointer.startswith("/machine_detection"):
-        return INVALID_MACHINE_DETECTION
+        return INVALID_MACHINE_DETECTION_CODE
     if error.pointer.endswith("method"):
-        return _INVALID_METHOD
-    return _INVALID_URL if error.code.startswith("url_") else ERROR_CODES[errors.InvalidRequest].code
+        return _INVALID_METHOD_CODE
+    return _INVALID_URL_CODE if error.code.startswith("url_") else ERROR_CODES[errors.InvalidRequest].code

@@ -12,7 +12,7 @@ from uuid import UUID
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from app.compat.error_codes import ERROR_CODES, UNKNOWN_OUTCOME, ErrorCode, code_for
+from app.compat.error_codes import ERROR_CODES, UNKNOWN_OUTCOME_CODE, ErrorCode, code_for
 from app.compat.wording import field_error_message, with_twilio_names
 from app.errors import (
     CallgateError,
@@ -28,7 +28,7 @@ from app.http.problems import PROBLEM_TYPE_PREFIX
 from app.setting_values import TWILIO_API_VERSION
 
 CALL_ID_HEADER = "Callgate-Call-Id"
-_CREATION = re.compile(rf"/{TWILIO_API_VERSION}/Accounts/[^/]+/Calls(\.json)?")
+_CREATION_PATH = re.compile(rf"/{TWILIO_API_VERSION}/Accounts/[^/]+/Calls(\.json)?")
 _FIRST_CALLGATE_CODE = 900_000
 _MAX_FIELD_ERRORS = 20
 _ERRORS_WITH_TWILIOS_ANSWER = (SubresourceNotFound, UpstreamRejected, WrongCallState)
@@ -44,7 +44,7 @@ _UNAUTHORIZED_MESSAGE = (
 
 class TwilioErrorRenderer:
     def is_creation(self, method: str, path: str) -> bool:
-        return method == "POST" and _CREATION.fullmatch(path) is not None
+        return method == "POST" and _CREATION_PATH.fullmatch(path) is not None
 
     def render(self, error: CallgateError, *, method: str, path: str, state: Mapping[str, Any]) -> Response:
         headers = {}
@@ -64,7 +64,7 @@ class TwilioErrorRenderer:
         headers = {} if call_id is None else {CALL_ID_HEADER: str(call_id)}
         where = f"GET /v1/calls/{call_id}" if call_id else "GET /v1/calls?execution=unknown"
         return _response(
-            ErrorCode(409, UNKNOWN_OUTCOME),
+            ErrorCode(409, UNKNOWN_OUTCOME_CODE),
             _UNKNOWN_OUTCOME_MESSAGE.format(where=where),
             f"{PROBLEM_TYPE_PREFIX}unknown",
             headers,

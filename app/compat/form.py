@@ -17,18 +17,18 @@ from app.http.form import ParameterValues, parse_fields, read_form_body
 from app.twilio.schemas import form_name
 
 _MAX_SHOWN_NAME_LENGTH = 64
-_NUMBER = re.compile(r"-?[0-9]{1,9}")
+_INTEGER = re.compile(r"-?[0-9]{1,9}")
 _BOOLEANS = {"true": True, "false": False}
 
 
-def given_values(fields: ParameterValues, known: Collection[str]) -> ParameterValues:
+def non_empty_values(fields: ParameterValues, known: Collection[str]) -> ParameterValues:
     """Returns the parameters with a value that is not empty. Raises InvalidRequest for names that are not `known`."""
-    if errors := unknown_names(fields, known):
+    if errors := unknown_name_errors(fields, known):
         raise InvalidRequest(field_errors=tuple(errors))
     return {name: values for name, all_values in fields.items() if (values := [value for value in all_values if value])}
 
 
-def unknown_names(fields: ParameterValues, known: Collection[str]) -> list[FieldError]:
+def unknown_name_errors(fields: ParameterValues, known: Collection[str]) -> list[FieldError]:
     return [_unknown_parameter_error(name) for name in fields if name not in known]
 
 
@@ -50,11 +50,11 @@ def _unknown_parameter_error(name: str) -> FieldError:
 
 async def refuse_query(request: Request, _: AccountDep) -> None:
     """Raises InvalidRequest if there are query parameters, which would otherwise be ignored silently."""
-    given_values(parse_fields(request.url.query), ())
+    non_empty_values(parse_fields(request.url.query), ())
 
 
 async def read_form(request: Request, _: AccountDep, __: Annotated[None, Depends(refuse_query)]) -> ParameterValues:
-    """Parses the form in the body. Depends on the account, so that a client without a valid key gets only a 401."""
+    """Parses the form in the body. The parameter for the account is unused: it makes FastAPI check the API key first."""
     return await read_form_body(request)
 
 
@@ -65,7 +65,7 @@ NoQueryDep = Depends(refuse_query)
 def parameters_of(fields: ParameterValues, model: type[BaseModel]) -> dict[str, Any]:
     """Converts form fields to the names and types of `model`. Raises InvalidRequest for unknown and for repeated fields."""
     known = {form_name(name): (name, kind) for name, kind in _parameter_types(model)}
-    given = given_values(fields, known)
+    given = non_empty_values(fields, known)
     if errors := [
         FieldError(f"?{name}", "repeated", "must be given once")
         for name, values in given.items()
@@ -86,7 +86,7 @@ def _parse_values(values: list[str], kind: type) -> Any:
         # Twilio documents one list as separated by spaces and the other as repeated keys; its SDKs repeat the keys.
         return [item for value in values for item in value.split()]
     if kind is int:
-        return int(text) if _NUMBER.fullmatch(text) else text
+        return int(text) if _INTEGER.fullmatch(text) else text
     if kind is bool:
         return _BOOLEANS.get(text.lower(), text)
     return text

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from app.calls import ids
 from app.calls.phone_numbers import spellings
-from app.compat.form import given_values
+from app.compat.form import non_empty_values
 from app.compat.repository import PageCursor, StartedFilter, TimeRange
 from app.compat.service import IdPage
 from app.errors import FieldError, InvalidRequest
@@ -29,9 +29,9 @@ _NEWER_THAN, _OLDER_THAN = "PB", "PA"
 _TIME_FILTERS = ("StartTime", "StartTime<", "StartTime>", "EndTime", "EndTime<", "EndTime>")
 _FILTERS = ("To", "From", "ParentCallSid", "Status", *_TIME_FILTERS)
 _PAGING = ("PageSize", "Page", "PageToken")
-PARAMETERS = (*_FILTERS, *_PAGING)
+LIST_PARAMETERS = (*_FILTERS, *_PAGING)
 # Only callbacks have the status `initiated`: Twilio's Call resource shows `queued` for it.
-_STATUSES: Mapping[str, tuple[str, ...]] = {
+_STORED_STATUSES_BY_FILTER: Mapping[str, tuple[str, ...]] = {
     "queued": ("queued", "initiated"),
     **{name: (name,) for name in ("ringing", "in-progress", "completed", "busy", "failed", "no-answer", "canceled")},
 }
@@ -42,12 +42,12 @@ class ListQuery:
     """The parsed query of a request for one page of the call list."""
 
     account_sid: str
-    written: Mapping[str, str]
+    raw_filters: Mapping[str, str]
     """The filters as the client wrote them; they are repeated in the URIs of other pages."""
     filters: StartedFilter
-    size: int
-    number: int
-    token: str | None
+    page_size: int
+    page_number: int
+    page_token: str | None
     cursor: PageCursor | None
 
     def envelope(self, page: IdPage) -> dict[str, Any]:
@@ -55,23 +55,25 @@ class ListQuery:
 
         Twilio's SDKs would take an unknown member for the list of calls.
         """
-        call_ids, start = page.call_ids, self.number * self.size
-        older = self._page_uri(self.number + 1, _OLDER_THAN + ids.cursor_of(call_ids[-1])) if page.has_older else None
-        newer = self._page_uri(max(self.number - 1, 0), _NEWER_THAN + ids.cursor_of(call_ids[0])) if page.has_newer else None
+        call_ids, start = page.call_ids, self.page_number * self.page_size
+        older = self._page_uri(self.page_number + 1, _OLDER_THAN + ids.cursor_of(call_ids[-1])) if page.has_older else None
+        newer = (
+            self._page_uri(max(self.page_number - 1, 0), _NEWER_THAN + ids.cursor_of(call_ids[0])) if page.has_newer else None
+        )
         return {
             "end": start + max(len(call_ids) - 1, 0),
             "first_page_uri": self._page_uri(0),
             "next_page_uri": older,
-            "page": self.number,
-            "page_size": self.size,
+            "page": self.page_number,
+            "page_size": self.page_size,
             "previous_page_uri": newer,
             "start": start,
-            "uri": self._page_uri(self.number, self.token),
+            "uri": self._page_uri(self.page_number, self.page_token),
         }
 
     def _page_uri(self, page_number: int, token: str | None = None) -> str:
-        paging = {"PageSize": self.size, "Page": page_number} | ({"PageToken": token} if token else {})
-        return f"{account_uri(self.account_sid)}/Calls.json?{urlencode({**self.written, **paging})}"
+        paging = {"PageSize": self.page_size, "Page": page_number} | ({"PageToken": token} if token else {})
+        return f"{account_uri(self.account_sid)}/Calls.json?{urlencode({**self.raw_filters, **paging})}"
 
 
 def parse_list_query(account_sid: str, query: ParameterValues) -> ListQuery:
@@ -79,7 +81,7 @@ def parse_list_query(account_sid: str, query: ParameterValues) -> ListQuery:
 
     If a misspelt filter were ignored, the list would contain calls that the filter should exclude.
     """
-    given = given_values(query, PARAMETERS)
+    given = non_empty_values(query, LIST_PARAMETERS)
     errors = [FieldError(f"?{name}", "repeated", "must be given once") for name, values in given.items() if len(values) > 1]
     written = {name: values[0] for name, values in given.items()}
     # Twilio answers a list by `ParentCallSid`, so its page token is Twilio's and is not checked here.
@@ -92,7 +94,7 @@ def parse_list_query(account_sid: str, query: ParameterValues) -> ListQuery:
         raise InvalidRequest(field_errors=tuple(errors))
     filters = StartedFilter(
         account_sid=account_sid,
-        statuses=_STATUSES.get(written.get("Status", "")),
+        statuses=_STORED_STATUSES_BY_FILTER.get(written.get("Status", "")),
         to=spellings(written["To"]) if "To" in written else None,
         from_=spellings(written["From"]) if "From" in written else None,
         parent_call_sid=written.get("ParentCallSid"),
@@ -101,18 +103,22 @@ def parse_list_query(account_sid: str, query: ParameterValues) -> ListQuery:
     )
     return ListQuery(
         account_sid=account_sid,
-        written={name: written[name] for name in _FILTERS if name in written},
+        raw_filters={name: written[name] for name in _FILTERS if name in written},
         filters=filters,
-        size=int(written.get("PageSize", _DEFAULT_PAGE_SIZE)),
-        number=int(written.get("Page", 0)),
-        token=written.get("PageToken"),
+        page_size=int(written.get("PageSize", _DEFAULT_PAGE_SIZE)),
+        page_number=int(written.get("Page", 0)),
+        page_token=written.get("PageToken"),
         cursor=_read_page_token(checked["PageToken"]) if "PageToken" in checked else None,
     )
 
 
 def _value_error(name: str, value: str) -> FieldError | None:
     wrong: dict[str, tuple[str, str, object]] = {
-        "Status": ("unknown_status", "must be one of " + ", ".join(_STATUSES), value in _STATUSES),
+        "Status": (
+            "unknown_status",
+            "must be one of " + ", ".join(_STORED_STATUSES_BY_FILTER),
+            value in _STORED_STATUSES_BY_FILTER,
+        ),
         "ParentCallSid": ("not_a_call_sid", "must be CA and 32 hexadecimal digits", CALL_SID_PATTERN.fullmatch(value)),
         "PageSize": ("page_size", f"must be from 1 to {MAX_PAGE_SIZE}", _is_number_within(value, 1, MAX_PAGE_SIZE)),
         "Page": ("page", "must be a number", _is_number_within(value, 0, _MAX_PAGE_NUMBER)),

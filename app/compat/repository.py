@@ -50,7 +50,7 @@ class PageCursor:
 async def list_started_ids(
     session: AsyncSession, *, tenant_id: str, filters: StartedFilter, cursor: PageCursor | None, limit: int
 ) -> Sequence[UUID]:
-    """Returns ids of calls, the nearest to the cursor first; without a cursor, the newest first.
+    """Returns ids of started calls, the nearest to the cursor first; without a cursor, the newest first.
 
     Leaves out calls that were deleted at Twilio.
     """
@@ -80,7 +80,7 @@ def _matches_any(column: Any, values: Collection[str]) -> ColumnElement[bool]:
 
 
 def _in_range(column: Any, span: TimeRange, *, max_delay: timedelta) -> Iterator[ColumnElement[bool]]:
-    """Yields conditions on the column, and on the id: it is indexed, and contains the time at which the call was requested.
+    """Yields conditions on the column and, because ids are indexed, on the id, which contains the time of the call's request.
 
     `max_delay` is the longest time from the request to the column's time: Twilio keeps a call queued for a day at most.
     """

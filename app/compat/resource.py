@@ -12,7 +12,7 @@ from app.calls.models import Call
 from app.setting_values import TWILIO_API_VERSION
 from app.twilio.call_uris import call_uri, subresource_uris
 
-FIELDS = (
+RESOURCE_FIELDS = (
     "account_sid",
     "answered_by",
     "api_version",
@@ -40,7 +40,7 @@ FIELDS = (
     "trunk_sid",
     "uri",
 )
-READ_ATTRIBUTES = ("resource", *("from_" if name == "from" else name for name in FIELDS))
+READ_ATTRIBUTES = ("resource", *("from_" if name == "from" else name for name in RESOURCE_FIELDS))
 """The attributes of a Call that `resource_of` reads."""
 # Only callbacks have the status `initiated`; the resource shows `queued` until the phone rings.
 _RESOURCE_STATUSES = {"initiated": "queued"}
@@ -58,14 +58,21 @@ def resource_of(call: Call | NewCall | CallRow) -> dict[str, Any]:
         "uri": call_uri(call.account_sid, sid),
     }
     from_twilio = {name: value for name, value in (call.resource or {}).items() if value is not None}
-    from_record = {name: _in_twilios_form(name, value) for name in FIELDS if (value := _record_value(call, name)) is not None}
-    return dict.fromkeys(FIELDS) | defaults | {name: from_twilio[name] for name in FIELDS if name in from_twilio} | from_record
+    from_record = {
+        name: _as_twilio_value(name, value) for name in RESOURCE_FIELDS if (value := _record_value(call, name)) is not None
+    }
+    return (
+        dict.fromkeys(RESOURCE_FIELDS)
+        | defaults
+        | {name: from_twilio[name] for name in RESOURCE_FIELDS if name in from_twilio}
+        | from_record
+    )
 
 
 def _record_value(call: Call | NewCall | CallRow, name: str) -> Any:
-    """Returns the record's value; None for `to` and `from`, because Twilio's answer has them as Twilio normalized them."""
+    """Returns the record's value of a field. None for `to` and `from`, whose values are Twilio's, as normalized there."""
     return None if name in ("to", "from") else getattr(call, name)
 
 
-def _in_twilios_form(name: str, value: Any) -> Any:
+def _as_twilio_value(name: str, value: Any) -> Any:
     return _RESOURCE_STATUSES.get(value, value) if name == "status" else as_twilio_json(value)

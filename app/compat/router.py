@@ -26,7 +26,7 @@ from app.compat.form import FormDep, NoQueryDep, parameters_of
 from app.compat.listing import parse_list_query
 from app.compat.resource import READ_ATTRIBUTES, resource_of
 from app.compat.service import StartedCalls
-from app.compat.tolerance import normalize
+from app.compat.tolerance import normalize_parameters
 from app.compat.wording import warning_header
 from app.errors import CallNotFound, FieldError
 from app.http.form import parse_fields
@@ -72,7 +72,7 @@ StartedDep = Annotated[StartedCalls, Depends(started_calls)]
 @needs(Scope.CALL)
 async def create_call(request: Request, account: AccountDep, form: FormDep, idempotency_key: IdempotencyKeyDep) -> Response:
     """Answers 201 with the new call or the earlier call with this Idempotency-Key, and 409 if the outcome is unknown."""
-    body, warnings = normalize(parameters_of(form, CallParameters))
+    body, warnings = normalize_parameters(parameters_of(form, CallParameters))
     body["account_sid"] = account.account_sid
     service: CreationService = request.state.creation
     creation = await service.create(account.caller, body, idempotency_key)
@@ -107,7 +107,7 @@ async def list_calls(
         legs = await subresources.child_legs(account.caller, account.account_sid, parent, query)
         if legs is not None:
             return JSONResponse(legs)
-    page = await started.page(account.caller, listing.filters, cursor=listing.cursor, size=listing.size)
+    page = await started.page(account.caller, listing.filters, cursor=listing.cursor, size=listing.page_size)
     calls = service.render_calls(account.caller, page.call_ids, READ_ATTRIBUTES, lambda call: to_json(resource_of(call)))
     return await list_response("calls", calls, listing.envelope(page))
 

@@ -28,7 +28,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FetchedCall:
-    """A call's record. `age` is the time since its last update if Twilio could not be reached; None: it is up to date."""
+    """A call's record. `age` is None if the record is up to date, otherwise the time since Twilio's last update of it."""
 
     call: Call
     age: timedelta | None = None
@@ -45,22 +45,24 @@ class IdPage:
 
 @dataclass(frozen=True, slots=True)
 class StartedCalls:
+    """Reads calls that Twilio has started. `deadline_s` is the time limit of one request to Twilio, in seconds."""
+
     database: Database
     tenants: TenantDirectory
     twilio: TwilioClient
     deadline_s: float
-    reads: ReadLimit
+    read_limit: ReadLimit
 
     async def fetch(self, call: Call) -> FetchedCall:
         """Returns the call's record. Updates it from Twilio first, unless the call has ended and has a price.
 
-        If Twilio cannot be reached, returns the stored record with its age. Raises CallNotFound if the call was deleted there.
+        If Twilio cannot be reached, returns the stored record with its age. Raises CallNotFound if Twilio has deleted it.
         """
         if is_complete(call):
             return FetchedCall(call)
-        ask = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
+        fetch_call = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
         try:
-            resource = await try_credentials(await self.tenants.credentials(call.account_id), ask)
+            resource = await try_credentials(await self.tenants.credentials(call.account_id), fetch_call)
         except TwilioError as error:
             if is_gone(call, error):
                 await self._mark_deleted(call)
@@ -86,7 +88,7 @@ class StartedCalls:
         The page is next to the cursor, on its older or newer side; without a cursor it is the first page. Every page takes the
         same time, however far down the list it is.
         """
-        async with self.reads.slot(caller.tenant_id), self.database.begin() as session:
+        async with self.read_limit.slot(caller.tenant_id), self.database.begin() as session:
             found = await started_repository.list_started_ids(
                 session, tenant_id=caller.tenant_id, filters=filters, cursor=cursor, limit=size + 1
             )

@@ -8,12 +8,12 @@ from typing import Any, Final, NamedTuple, get_args
 
 from app.calls.parameter_types import MachineDetection, RecordingEvent
 from app.calls.phone_numbers import read_number
-from app.compat.error_codes import INVALID_EVENT, INVALID_MACHINE_DETECTION, INVALID_RECORDING_EVENT
+from app.compat.error_codes import INVALID_EVENT_CODE, INVALID_MACHINE_DETECTION_CODE, INVALID_RECORDING_EVENT_CODE
 from app.errors import FieldError
 from app.tenants.callback_settings import TWILIO_EVENTS
 
 _RECORDING_EVENTS: Final[tuple[str, ...]] = get_args(RecordingEvent.__value__)
-_MACHINE_DETECTION = {name.lower(): name for name in get_args(MachineDetection.__value__)}
+_MACHINE_DETECTION_VALUES = {name.lower(): name for name in get_args(MachineDetection.__value__)}
 _SIP_PREFIXES = ("sip:", "sips:")
 
 
@@ -24,14 +24,15 @@ class NormalizedParameters(NamedTuple):
     warnings: Sequence[FieldError]
 
 
-def normalize(parameters: Mapping[str, Any]) -> NormalizedParameters:
+def normalize_parameters(parameters: Mapping[str, Any]) -> NormalizedParameters:
+    """Normalizes the parameters of *create call*, which have the names of /v1."""
     normalized, warnings = dict(parameters), list[FieldError]()
     for name, known, code in (
-        ("status_callback_event", TWILIO_EVENTS, INVALID_EVENT),
-        ("recording_status_callback_event", _RECORDING_EVENTS, INVALID_RECORDING_EVENT),
+        ("status_callback_event", TWILIO_EVENTS, INVALID_EVENT_CODE),
+        ("recording_status_callback_event", _RECORDING_EVENTS, INVALID_RECORDING_EVENT_CODE),
     ):
         if name in normalized:
-            warnings += _keep_events(normalized, name, known, code)
+            warnings += _keep_known_events(normalized, name, known, code)
     if "machine_detection" in normalized:
         warnings += _normalize_machine_detection(normalized)
     if not str(normalized.get("to", "")).lower().startswith(_SIP_PREFIXES):
@@ -41,7 +42,7 @@ def normalize(parameters: Mapping[str, Any]) -> NormalizedParameters:
     return NormalizedParameters(normalized, warnings)
 
 
-def _keep_events(normalized: dict[str, Any], name: str, known: Sequence[str], code: int) -> Iterator[FieldError]:
+def _keep_known_events(normalized: dict[str, Any], name: str, known: Sequence[str], code: int) -> Iterator[FieldError]:
     """Keeps each known event once. Yields a warning if there are unknown events, which Twilio ignores."""
     given = list(dict.fromkeys(normalized.pop(name)))
     kept = [event for event in given if event in known]
@@ -60,6 +61,6 @@ def _normalize_machine_detection(normalized: dict[str, Any]) -> Iterator[FieldEr
     if lower == "disable":
         del normalized["machine_detection"]
         text = "Twilio documents Enable and DetectMessageEnd only; Disable counts as not given."
-        yield FieldError("/machine_detection", str(INVALID_MACHINE_DETECTION), text)
-    elif lower in _MACHINE_DETECTION:
-        normalized["machine_detection"] = _MACHINE_DETECTION[lower]
+        yield FieldError("/machine_detection", str(INVALID_MACHINE_DETECTION_CODE), text)
+    elif lower in _MACHINE_DETECTION_VALUES:
+        normalized["machine_detection"] = _MACHINE_DETECTION_VALUES[lower]

@@ -15,6 +15,7 @@ _PARAMETER_NAME = re.compile(rf"`(?P<marked>[a-z_]+)`|\b(?P<bare>{'|'.join(_UNAM
 
 
 def with_twilio_names(text: str) -> str:
+    """Returns a message in which Twilio's names replace the names of parameters under /v1."""
     return _PARAMETER_NAME.sub(_twilio_name, text)
 
 

@@ -17,13 +17,14 @@ from app.twilio.errors import TwilioError, TwilioNotFound, TwilioOutcomeUnknown,
 from app.twilio.forwarding import UpstreamResponse
 from app.twilio.schemas import SID_PATTERN
 
-_PROBLEMS: Mapping[type[TwilioError], type[CallgateError]] = {
+_ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {
     TwilioWrongState: WrongCallState,
     TwilioNotFound: SubresourceNotFound,
 }
 
 
 def unreachable_error() -> UpstreamUnreachable:
+    """Returns the error for a read to which Twilio gave no usable answer."""
     return UpstreamUnreachable("Twilio gave no usable answer. The request changes nothing, so it can be repeated.", after_s=5)
 
 
@@ -54,4 +55,6 @@ def event_data_of_answer(response: UpstreamResponse) -> dict[str, Any]:
 
 def error_for_client(call_id: UUID | None, error: TwilioError) -> CallgateError:
     """Translates a TwilioError to an error for the client. The TwilioError must prove that nothing was changed."""
-    return upstream_problem(error, _PROBLEMS, rejected="Twilio refused the change; `upstream` says why.", call_id=call_id)
+    return upstream_problem(
+        error, _ERRORS_BY_TWILIO_ERROR, rejected="Twilio refused the change; `upstream` says why.", call_id=call_id
+    )

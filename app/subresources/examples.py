@@ -5,7 +5,7 @@ from typing import Any
 _STOP_BODY: dict[str, Any] = {"status": "stopped"}
 
 # Keys are Twilio's name of the subresource, and the action.
-BODIES: dict[tuple[str, str], dict[str, Any]] = {
+EXAMPLE_BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("Recordings", "create"): {
         "recording_channels": "dual",
         "recording_status_callback": "https://calls.example.com/recordings",

@@ -39,7 +39,7 @@ _TYPES_BY_KIND: Mapping[str, Any] = {
 def members_of(operation: Operation) -> type[BaseModel]:
     """Returns the pydantic model of a request's members.
 
-    A body must have values of the right JSON types; the texts of a query are converted to them.
+    The model of a body accepts only the right JSON types. The model of a query converts texts to these types.
     """
     fields: dict[str, Any] = {}
     for parameter in operation.parameters:
@@ -97,7 +97,7 @@ def _form_fields(parameter: Parameter, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _format_value(value: Any) -> str:
-    """Formats a value like Twilio's SDKs."""
+    """Returns the value as text, in the format of Twilio's SDKs: booleans as true/false, objects as JSON."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):

@@ -6,11 +6,11 @@ from app import errors
 from app.calls import examples
 from app.http.openapi import json_body
 from app.http.problems import responses
-from app.subresources.examples import BODIES
+from app.subresources.examples import EXAMPLE_BODIES
 from app.subresources.members import schema_of
 from app.twilio.subresources import EVENTS, OPERATIONS, RECORDINGS, Operation, Subresource
 
-_TWILIO_PAGES = {
+_TWILIO_DOC_PAGES = {
     "Events": "call-event-resource",
     "Notifications": "call-notification-resource",
     "Recordings": "recording",
@@ -35,7 +35,7 @@ _READ_ERRORS = (
 )
 _CHANGE_ERRORS = (*_READ_ERRORS, errors.ActionUnknown, errors.ShuttingDown)
 _BODY_ERRORS = (errors.MalformedBody, errors.BodyTooLarge, errors.UnsupportedMediaType)
-PAGE_URIS = ("first_page_uri", "next_page_uri", "previous_page_uri", "uri")
+PAGE_URI_MEMBERS = ("first_page_uri", "next_page_uri", "previous_page_uri", "uri")
 """The members of Twilio's list pages whose values are paths."""
 _OBJECT_SCHEMA = {"anyOf": [{"$ref": "#/components/schemas/JsonObject"}, {"type": "null"}]}
 # All other fields are strings.
@@ -48,7 +48,7 @@ _MEMBER_SCHEMAS: dict[tuple[Subresource, str], dict[str, Any]] = {
 }
 
 
-def name_of(subresource: Subresource) -> str:
+def path_name_of(subresource: Subresource) -> str:
     """Returns the name of a subresource in paths under /v1.
 
     It is Twilio's name in `subresource_uris`, except for `twilio_events`: `events` are Callgate's own events (ADR 17).
@@ -57,16 +57,20 @@ def name_of(subresource: Subresource) -> str:
 
 
 def operation_id_of(operation: Operation) -> str:
-    return f"list_{name_of(operation.subresource)}" if operation.action == "list" else f"{operation.action}_{_noun(operation)}"
+    return (
+        f"list_{path_name_of(operation.subresource)}"
+        if operation.action == "list"
+        else f"{operation.action}_{_noun(operation)}"
+    )
 
 
 def summary_of(operation: Operation) -> str:
-    words = name_of(operation.subresource) if operation.action == "list" else f"a {_noun(operation)}"
+    words = path_name_of(operation.subresource) if operation.action == "list" else f"a {_noun(operation)}"
     return f"{operation.action.capitalize()} {words}".replace("_", " ").replace("twilio", "Twilio's")
 
 
 def description_of(operation: Operation) -> str:
-    parts = [f"[Twilio's page](https://www.twilio.com/docs/voice/api/{_TWILIO_PAGES[operation.subresource.segment]})."]
+    parts = [f"[Twilio's page](https://www.twilio.com/docs/voice/api/{_TWILIO_DOC_PAGES[operation.subresource.segment]})."]
     if operation.is_change:
         parts.append(
             "A 5xx means that nothing was changed. If Twilio may have made the change, the answer is 409 `action-unknown`."
@@ -109,12 +113,14 @@ def openapi_extra_of(operation: Operation) -> dict[str, Any]:
         }
     if operation.method == "DELETE":
         return {}
-    body_examples: dict[str, Any] = {operation.action: {"value": BODIES[operation.subresource.segment, operation.action]}}
+    body_examples: dict[str, Any] = {
+        operation.action: {"value": EXAMPLE_BODIES[operation.subresource.segment, operation.action]}
+    }
     return json_body(_body_name(operation), body_examples)
 
 
 def schemas() -> dict[str, Any]:
-    """Returns OpenAPI's schemas of all items, list pages and bodies, by the name to which operations refer."""
+    """Returns the schemas of all items, list pages and bodies, by their names in `components/schemas`."""
     found: dict[str, Any] = {}
     for operation in OPERATIONS:
         subresource = operation.subresource
@@ -158,7 +164,7 @@ def _item_schema(subresource: Subresource) -> dict[str, Any]:
 
 def _page_schema(subresource: Subresource) -> dict[str, Any]:
     properties: dict[str, Any] = {subresource.key: {"type": "array", "items": _reference(_component_name(subresource))}}
-    properties |= {name: {"type": ["string", "null"]} for name in PAGE_URIS}
+    properties |= {name: {"type": ["string", "null"]} for name in PAGE_URI_MEMBERS}
     properties |= {name: {"type": "integer"} for name in ("page", "page_size", "start", "end")}
     return {"type": "object", "properties": properties, "required": [subresource.key]}
 
@@ -168,7 +174,7 @@ def _reference(name: str) -> dict[str, str]:
 
 
 def _component_name(subresource: Subresource) -> str:
-    """Returns the name in PascalCase. Twilio's events are `TwilioEvent`, because Callgate has events too."""
+    """Returns the name of the schema of an item, in PascalCase. Twilio's events are `TwilioEvent`: Callgate has events too."""
     return _pascal_case("twilio_event" if subresource is EVENTS else subresource.noun)
 
 

@@ -19,11 +19,11 @@ from app.observability.context import bind
 from app.subresources.answers import indeterminate_error
 from app.subresources.members import read_members
 from app.subresources.openapi import (
-    PAGE_URIS,
+    PAGE_URI_MEMBERS,
     description_of,
-    name_of,
     openapi_extra_of,
     operation_id_of,
+    path_name_of,
     responses_of,
     summary_of,
 )
@@ -77,13 +77,14 @@ async def no_sid() -> None:
 
 
 async def no_body() -> dict[str, Any]:
+    """Returns no members: the dependency of operations whose request has no body."""
     return {}
 
 
 SubresourceServiceDep = Annotated[SubresourceService, Depends(subresource_service)]
 ResponseStackDep = Annotated[AsyncExitStack, Depends(response_stack)]
 RecordingSid = Annotated[str, Path(description="The recording's SID.", pattern=r"^RE[0-9a-fA-F]{32}$")]
-_AUDIO = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("audio/mpeg", "audio/x-wav")}
+_AUDIO_CONTENT = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("audio/mpeg", "audio/x-wav")}
 RangeHeader = Annotated[str | None, Header(alias="Range", pattern=r"^bytes=[0-9, -]{1,100}$")]
 
 
@@ -102,8 +103,8 @@ StartedCallDep = Annotated[Call, Depends(started_call)]
     summary="Fetch the audio of a recording",
     responses=responses_of(Operation(RECORDINGS, "fetch"), f"{router.prefix}/recordings/RE…/media")
     | {
-        200: {"description": "The audio, as Twilio sends it.", "content": _AUDIO},
-        206: {"description": "The part of the audio that `Range` selects.", "content": _AUDIO},
+        200: {"description": "The audio, as Twilio sends it.", "content": _AUDIO_CONTENT},
+        206: {"description": "The part of the audio that `Range` selects.", "content": _AUDIO_CONTENT},
     },
     response_class=StreamingResponse,
 )
@@ -196,11 +197,11 @@ def _with_own_uris(page: dict[str, Any], operation: Operation, path: str) -> dic
         query = [(members[name], value) for name, value in parse_qsl(urlsplit(uri).query) if name in members]
         return f"{path}?{urlencode(query)}" if query else path
 
-    return page | {name: own_uri(page[name]) for name in PAGE_URIS if name in page}
+    return page | {name: own_uri(page[name]) for name in PAGE_URI_MEMBERS if name in page}
 
 
 for _operation in OPERATIONS:
-    _path = f"/{name_of(_operation.subresource)}" + ("/{sid}" if _operation.targets_item else "")
+    _path = f"/{path_name_of(_operation.subresource)}" + ("/{sid}" if _operation.targets_item else "")
     router.add_api_route(
         _path,
         _change_endpoint(_operation) if _operation.is_change else _read_endpoint(_operation),

@@ -66,6 +66,8 @@ class MediaRequest:
 
 
 class SubresourceService:
+    """Forwards requests for a call's subresources to Twilio. `list_limit` limits how many lists are read at a time."""
+
     def __init__(
         self,
         *,
@@ -74,14 +76,14 @@ class SubresourceService:
         tenants: TenantDirectory,
         forwarding: Forwarding,
         deadline_s: float,
-        lists: ReadLimit,
+        list_limit: ReadLimit,
     ) -> None:
         self._database = database
         self._calls = calls
         self._tenants = tenants
         self._forwarding = forwarding
         self._deadline_s = deadline_s
-        self._lists = lists
+        self._list_limit = list_limit
 
     async def started_call(self, caller: Caller, id_or_sid: str, *, account_sid: str | None = None) -> Call:
         """Returns a call that Twilio has started. Raises WrongCallState if it is not known to have started.
@@ -106,7 +108,7 @@ class SubresourceService:
 
     async def read_whole(self, call: Call, request: SubresourceRequest) -> dict[str, Any]:
         """Reads Twilio's whole answer and returns its JSON object. Raises Overloaded if too many lists are being read."""
-        slot = self._lists.slot(call.tenant_id) if request.operation.action == "list" else nullcontext()
+        slot = self._list_limit.slot(call.tenant_id) if request.operation.action == "list" else nullcontext()
         async with slot:
             return await _read_document(self.read(call, request))
 
@@ -179,7 +181,7 @@ class SubresourceService:
             parent.account_id,
             lambda credential: self._forwarding.list_calls(credential, query, deadline_s=self._deadline_s),
         )
-        async with self._lists.slot(caller.tenant_id):
+        async with self._list_limit.slot(caller.tenant_id):
             page = await _read_document(answer)
         legs = page.get("calls")
         if not isinstance(legs, list):
@@ -220,7 +222,7 @@ class SubresourceService:
             )
 
     async def _record_result(self, call: Call, request: SubresourceRequest, data: dict[str, Any]) -> None:
-        """Writes the event after Twilio's answer. Does not raise if the database is unavailable.
+        """Writes the event with the result of a change. Logs an error, and does not raise, if the database is unavailable.
 
         An exception would become a 5xx, and a 5xx means to the client that nothing was changed.
         """
@@ -243,9 +245,10 @@ async def _read_document(answer: AbstractAsyncContextManager[StreamedResponse]) 
 
 
 def _with_idempotency_key(call: Call, request: SubresourceRequest) -> tuple[QueryPairs, bool]:
-    """Returns the fields with Twilio's IdempotencyKey, and whether the client can repeat the request with the same key.
+    """Returns the fields to send, and whether a repetition by the client is safe, because Twilio gets the same IdempotencyKey.
 
-    The key is the client's, or derived from its Idempotency-Key header, or random.
+    The IdempotencyKey is the one in the request's fields, or derived from the header `Idempotency-Key`, or random. If the
+    operation takes no IdempotencyKey, the fields are unchanged.
     """
     if not request.operation.takes_idempotency_key:
         return request.fields, False

@@ -8,7 +8,7 @@ import pytest
 from twilio.rest.api.v2010.account.call import CallInstance
 
 from app.calls.models import Call
-from app.compat.resource import FIELDS, resource_of
+from app.compat.resource import RESOURCE_FIELDS, resource_of
 
 ACCOUNT, SID = "AC" + "a" * 32, "CA" + "b" * 32
 
@@ -19,7 +19,7 @@ def call(**columns: Any) -> Call:
 
 def test_a_call_known_only_from_a_callback_has_every_field_and_uri() -> None:
     resource = resource_of(call(status="initiated", direction="outbound-api"))
-    assert list(resource) == list(FIELDS)
+    assert list(resource) == list(RESOURCE_FIELDS)
     assert len(resource) == 26
     assert (resource["sid"], resource["account_sid"], resource["api_version"]) == (SID, ACCOUNT, "2010-04-01")
     assert (resource["to"], resource["from"]) == ("sip:kate@example.com", "Jack")
@@ -49,7 +49,7 @@ def test_twilios_values_are_kept_unless_the_record_is_newer() -> None:
     assert "annotation" not in resource
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", RESOURCE_FIELDS)
 def test_every_field_is_documented_by_twilio(field: str) -> None:
     instance = CallInstance(None, resource_of(call(status="queued")), account_sid=ACCOUNT)
     assert hasattr(instance, "_from" if field == "from" else field)

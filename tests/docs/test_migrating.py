@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.compat.error_codes import ERROR_CODES, UNKNOWN_OUTCOME
+from app.compat.error_codes import ERROR_CODES, UNKNOWN_OUTCOME_CODE
 from app.errors import all_errors
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
@@ -71,13 +71,13 @@ def test_every_error_has_its_twilio_status_and_code_in_the_table() -> None:
     text = (DOCS / "errors.md").read_text().split("\n## In Twilio's shape\n")[1]
     found = re.findall(r"^\| `([\w-]+)` \| (\d+) \| (\d+) ", text, re.MULTILINE)
     rows = {slug: (int(status), int(code)) for slug, status, code in found}
-    unknown = {"unknown": (409, UNKNOWN_OUTCOME)}
+    unknown = {"unknown": (409, UNKNOWN_OUTCOME_CODE)}
     assert rows == {error.slug: tuple(error_code) for error, error_code in ERROR_CODES.items()} | unknown
 
 
 def test_every_error_has_a_code() -> None:
     assert set(all_errors().values()) == ERROR_CODES.keys()
-    ours = [error_code.code for error_code in ERROR_CODES.values() if error_code.code >= 900_000] + [UNKNOWN_OUTCOME]
+    ours = [error_code.code for error_code in ERROR_CODES.values() if error_code.code >= 900_000] + [UNKNOWN_OUTCOME_CODE]
     assert len(ours) == len(set(ours))
     repeated = [error for error, error_code in ERROR_CODES.items() if error_code.status >= 500 or error_code.status == 429]
     assert {error.execution for error in repeated} == {"not_started"}

@@ -13,7 +13,7 @@ from app.calls.examples import REQUESTS
 from app.calls.schemas import CallRecord
 from app.errors import all_errors
 from app.http.problems import PROBLEM_TYPE_PREFIX, Problem
-from app.subresources.examples import BODIES
+from app.subresources.examples import EXAMPLE_BODIES
 from app.subresources.members import read_members
 from app.subresources.openapi import operation_id_of
 from app.twilio.subresources import OPERATIONS, Operation
@@ -109,7 +109,7 @@ def test_every_example_request_is_valid() -> None:
 
 @pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.method == "POST"], ids=operation_id_of)
 def test_every_example_body_of_a_subresource_is_valid(operation: Operation) -> None:
-    assert read_members(operation, BODIES[operation.subresource.segment, operation.action])
+    assert read_members(operation, EXAMPLE_BODIES[operation.subresource.segment, operation.action])
 
 
 async def test_every_body_has_an_example_and_every_answer_a_schema(document: dict[str, Any]) -> None:

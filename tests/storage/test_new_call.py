@@ -11,7 +11,7 @@ from app.calls.models import Call
 from app.calls.schemas import CallRecord
 from app.calls.settlement import record_change
 from app.calls.store import CallState
-from app.compat.resource import FIELDS
+from app.compat.resource import RESOURCE_FIELDS
 from app.twilio.schemas import CallResource
 
 COLUMNS = Call.__mapper__.columns
@@ -54,7 +54,7 @@ def test_every_member_of_the_response_is_an_attribute_of_new_call(response_model
 
 
 def test_twilios_paths_read_only_fields_of_new_call() -> None:
-    assert set(FIELDS) - {"from"} <= NEW_CALL_TYPES.keys()
+    assert set(RESOURCE_FIELDS) - {"from"} <= NEW_CALL_TYPES.keys()
 
 
 def test_every_column_of_a_settlement_is_a_field() -> None:

@@ -12,8 +12,8 @@ from twilio.rest.api.v2010.account.call import user_defined_message as message
 from twilio.rest.api.v2010.account.call import user_defined_message_subscription as subscription
 
 from app.calls.parameters import CallParameters, CallUpdate
-from app.compat.listing import PARAMETERS as LIST_PARAMETERS
-from app.compat.resource import FIELDS
+from app.compat.listing import LIST_PARAMETERS
+from app.compat.resource import RESOURCE_FIELDS
 from app.subresources.members import members_of
 from app.twilio.schemas import form_name
 from app.twilio.subresources import IDEMPOTENCY_KEY, OPERATIONS, Operation
@@ -70,7 +70,7 @@ def test_types_enums_and_statuses_are_those_of_the_specification(specified: dict
 def test_a_call_has_the_fields_of_the_specification() -> None:
     for operation in SPECIFICATION:
         if operation["path"].startswith("/Calls/{Sid}") and "fields" in operation:
-            assert sorted(FIELDS) == operation["fields"]
+            assert sorted(RESOURCE_FIELDS) == operation["fields"]
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ Result = TypeVar("Result")
 logger = structlog.stdlib.get_logger(__name__)
 
 _UNSETTLED = ("pending", "unknown")
-_PROBLEMS: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
+_ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
 _MIN_RETRY_WAIT = timedelta(seconds=1)
 _MAX_RETRY_WAIT = timedelta(seconds=60)
 # How long after the request a pending update is tried: every call has ended by then.
@@ -274,4 +274,6 @@ class CallControl:
 
 def _problem_of_refusal(call: Call, error: TwilioError) -> CallgateError:
     """Returns the error for the client when Twilio has certainly not made the change."""
-    return upstream_problem(error, _PROBLEMS, rejected="Twilio refused the change; `upstream` says why.", call_id=call.id)
+    return upstream_problem(
+        error, _ERRORS_BY_TWILIO_ERROR, rejected="Twilio refused the change; `upstream` says why.", call_id=call.id
+    )
