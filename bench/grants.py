@@ -18,7 +18,7 @@ from uuid import UUID
 import psycopg
 
 from app.audit.events import command_actor
-from app.calls.creation.grants.service import BATCH, grant_calls
+from app.calls.creation.grants.service import MAX_GRANTS_PER_TRANSACTION, grant_calls
 from app.database.engine import Database
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
@@ -75,9 +75,9 @@ async def measure(api: Api, few: int, many: int) -> None:
     for _ in range(ROUNDS):
         for calls, account_id in accounts.items():
             began = time.perf_counter()
-            granted = await grant_calls(database, account_id, limit=BATCH)
-            if len(granted.grants) == BATCH:
-                times[calls].append((time.perf_counter() - began) / BATCH)
+            granted = await grant_calls(database, account_id, limit=MAX_GRANTS_PER_TRANSACTION)
+            if len(granted.grants) == MAX_GRANTS_PER_TRANSACTION:
+                times[calls].append((time.perf_counter() - began) / MAX_GRANTS_PER_TRANSACTION)
     await database.close()
     medians = {calls: statistics.median(each) * 1000 for calls, each in times.items()}
     for calls, median in medians.items():

@@ -7,9 +7,16 @@ from app.calls.left_out import LeftOutMembers
 from app.setting_values import TWILIO_API_VERSION
 
 # These columns of a call do not change once it has started.
-_COLUMNS = {"CallSid": "sid", "AccountSid": "account_sid", "From": "from_", "Caller": "from_", "To": "to", "Called": "to"}
-_CONSTANTS = {"ApiVersion": TWILIO_API_VERSION, "Direction": "outbound-api", "CallbackSource": "call-progress-events"}
-_FIELDS = LeftOutMembers((*_COLUMNS, *_CONSTANTS))
+_ATTRIBUTE_BY_FIELD = {
+    "CallSid": "sid",
+    "AccountSid": "account_sid",
+    "From": "from_",
+    "Caller": "from_",
+    "To": "to",
+    "Called": "to",
+}
+_CONSTANT_FIELDS = {"ApiVersion": TWILIO_API_VERSION, "Direction": "outbound-api", "CallbackSource": "call-progress-events"}
+_OMISSIBLE_FIELDS = LeftOutMembers((*_ATTRIBUTE_BY_FIELD, *_CONSTANT_FIELDS))
 
 
 class CallIdentity(Protocol):
@@ -34,16 +41,16 @@ def stored_fields(call: CallIdentity, fields: Mapping[str, Any]) -> tuple[Mappin
     """
     if call.execution != "started" or fields.get("CallSid") != call.sid:
         return fields, None
-    return _FIELDS.leave_out(fields, {name: _implied(call, name) for name in _FIELDS.bits})
+    return _OMISSIBLE_FIELDS.leave_out(fields, {name: _implied(call, name) for name in _OMISSIBLE_FIELDS.bits})
 
 
 def all_fields(call: CallIdentity, stored: Mapping[str, Any], left_out: int | None) -> Mapping[str, Any]:
     """Returns all fields of a callback. `stored` and `left_out` are the values that `stored_fields` returned."""
-    return _FIELDS.put_back(stored, left_out, lambda name: _implied(call, name)) if left_out else stored
+    return _OMISSIBLE_FIELDS.put_back(stored, left_out, lambda name: _implied(call, name)) if left_out else stored
 
 
 def _implied(call: CallIdentity, name: str) -> str:
-    """Returns the value that a field has in every callback of the call: from its record, or the same for all calls."""
-    constant = _CONSTANTS.get(name)
-    implied: str = getattr(call, _COLUMNS[name]) if constant is None else constant
+    """Returns the value of a field that is the same in every callback of the call: from the call's record, or a constant."""
+    constant = _CONSTANT_FIELDS.get(name)
+    implied: str = getattr(call, _ATTRIBUTE_BY_FIELD[name]) if constant is None else constant
     return implied

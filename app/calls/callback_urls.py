@@ -17,8 +17,8 @@ TAG_PARAMETER = "tag"
 # The tag is in the query and not in the path, so that an older version without tags accepts the URL, too.
 _TAG_IN_QUERY = re.compile(rf"(?:^|&){TAG_PARAMETER}=([^&]*)")
 # 32 bytes in URL-safe base64: the account's id and the keyed hash. The two unused bits of the last digit are zero.
-_TAG_FORM = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
-_ID_LENGTH = 16
+_TAG_PATTERN = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
+_ACCOUNT_ID_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class CallbackUrls:
 
     def account_of(self, call_id: UUID, tag: str) -> UUID | None:
         """Returns the account id in the tag. Returns None if the tag was made for another call or with an unknown key."""
-        if not _TAG_FORM.fullmatch(tag):
+        if not _TAG_PATTERN.fullmatch(tag):
             return None
         decoded = base64.urlsafe_b64decode(tag + "=")
-        account_id, proof = decoded[:_ID_LENGTH], decoded[_ID_LENGTH:]
+        account_id, proof = decoded[:_ACCOUNT_ID_BYTES], decoded[_ACCOUNT_ID_BYTES:]
         return UUID(bytes=account_id) if self.keyring.is_tag_of(proof, call_id.bytes + account_id) else None
 
 

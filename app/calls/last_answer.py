@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from app.calls.left_out import LeftOutMembers
 from app.twilio.call_uris import call_uri, subresource_uris
 
-_MEMBERS = LeftOutMembers(
+_OMISSIBLE_MEMBERS = LeftOutMembers(
     (
         *("sid", "account_sid", "to", "from", "status", "direction", "to_formatted", "from_formatted", "date_created"),
         *("date_updated", "start_time", "end_time", "duration", "price", "price_unit", "answered_by", "api_version"),
@@ -21,17 +21,17 @@ _MEMBERS = LeftOutMembers(
         *("uri", "subresource_uris"),
     )
 )
-_URI, _SUBRESOURCE_URIS = _MEMBERS.bits["uri"], _MEMBERS.bits["subresource_uris"]
+_URI_BIT, _SUBRESOURCE_URIS_BIT = _OMISSIBLE_MEMBERS.bits["uri"], _OMISSIBLE_MEMBERS.bits["subresource_uris"]
 # Maps each column to the attribute that holds its value. The attributes with the columns' own names are properties, which also
 # compute what is not stored.
-_ATTRIBUTES = {
+_ATTRIBUTE_BY_COLUMN = {
     "uri": "own_uri",
     "subresource_uris": "own_subresource_uris",
     "resource": "resource_rest",
     "resource_left_out": "resource_left_out",
 }
-_DERIVED = ("uri", "subresource_uris", "resource")  # `resource` is set after the others
-_STORED = {
+_COMPUTED_PROPERTIES = ("uri", "subresource_uris", "resource")  # `resource` is set after the others
+_ATTRIBUTES_BY_PROPERTY = {
     "uri": ("own_uri", "resource_left_out"),
     "subresource_uris": ("own_subresource_uris", "resource_left_out"),
     "resource": ("resource_rest", "resource_left_out", "own_uri", "own_subresource_uris"),
@@ -51,7 +51,7 @@ class LastAnswerMixin:
 
     @property
     def uri(self) -> str | None:
-        if self.own_uri is None and (self.resource_left_out or 0) & _URI:
+        if self.own_uri is None and (self.resource_left_out or 0) & _URI_BIT:
             return call_uri(self.account_sid, self.sid)
         own: str | None = self.own_uri
         return own
@@ -62,7 +62,7 @@ class LastAnswerMixin:
 
     @property
     def subresource_uris(self) -> dict[str, Any] | None:
-        if self.own_subresource_uris is None and (self.resource_left_out or 0) & _SUBRESOURCE_URIS:
+        if self.own_subresource_uris is None and (self.resource_left_out or 0) & _SUBRESOURCE_URIS_BIT:
             return subresource_uris(self.account_sid, self.sid)
         own: dict[str, Any] | None = self.own_subresource_uris
         return own
@@ -77,7 +77,7 @@ class LastAnswerMixin:
         rest: dict[str, Any] | None = self.resource_rest
         if rest is None or not self.resource_left_out:
             return rest
-        return _MEMBERS.put_back(rest, self.resource_left_out, self._implied)
+        return _OMISSIBLE_MEMBERS.put_back(rest, self.resource_left_out, self._implied)
 
     @resource.setter
     def resource(self, answer: dict[str, Any] | None) -> None:
@@ -85,13 +85,13 @@ class LastAnswerMixin:
         if answer is None:
             self.resource_rest = self.resource_left_out = None
             return
-        implied = {name: self._implied(name) for name in _MEMBERS.bits}
+        implied = {name: self._implied(name) for name in _OMISSIBLE_MEMBERS.bits}
         for name, value in _answer_columns(answer, implied).items():
-            setattr(self, _ATTRIBUTES[name], value)
+            setattr(self, _ATTRIBUTE_BY_COLUMN[name], value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute. If the last answer was stored without its old value, stores that value with the answer first."""
-        bit = _MEMBERS.bits.get(name)
+        """Sets an attribute. If the stored answer lacks the attribute's old value, adds that value to the answer first."""
+        bit = _OMISSIBLE_MEMBERS.bits.get(name)
         if bit and (self.resource_left_out or 0) & bit and getattr(self, name) != value:
             self.resource_rest = {name: self._implied(name)} | self.resource_rest
             self.resource_left_out &= ~bit
@@ -117,9 +117,9 @@ class CallRow(LastAnswerMixin):
 
 
 def stored_attributes(attributes: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the attributes that have columns and must be read so that all of `attributes` can be computed."""
-    stored = [name for derived in _DERIVED if derived in attributes for name in _STORED[derived]]
-    return (*dict.fromkeys([*(name for name in attributes if name not in _DERIVED), *stored]),)
+    """Returns the attributes to read from the database so that all of `attributes` can be computed."""
+    stored = [name for derived in _COMPUTED_PROPERTIES if derived in attributes for name in _ATTRIBUTES_BY_PROPERTY[derived]]
+    return (*dict.fromkeys([*(name for name in attributes if name not in _COMPUTED_PROPERTIES), *stored]),)
 
 
 def stored_columns(call: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def stored_columns(call: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
     record `call`.
     """
     record = {"account_sid": call.account_sid, "to": call.to, "from": call.from_, **columns}
-    implied = {name: as_twilio_json(value) for name, value in record.items() if name in _MEMBERS.bits}
+    implied = {name: as_twilio_json(value) for name, value in record.items() if name in _OMISSIBLE_MEMBERS.bits}
     return {**columns, **_answer_columns(columns["resource"], implied)}
 
 
@@ -144,10 +144,10 @@ def _answer_columns(answer: Mapping[str, Any], implied: dict[str, Any]) -> dict[
     uri, uris = implied["uri"], implied["subresource_uris"]
     implied["uri"] = usual_uri if uri is None else uri
     implied["subresource_uris"] = usual_subresource_uris if uris is None else uris
-    rest, left_out = _MEMBERS.leave_out(answer, implied)
+    rest, left_out = _OMISSIBLE_MEMBERS.leave_out(answer, implied)
     return {
-        "uri": None if left_out & _URI and uri == usual_uri else uri,
-        "subresource_uris": None if left_out & _SUBRESOURCE_URIS and uris == usual_subresource_uris else uris,
+        "uri": None if left_out & _URI_BIT and uri == usual_uri else uri,
+        "subresource_uris": None if left_out & _SUBRESOURCE_URIS_BIT and uris == usual_subresource_uris else uris,
         "resource": rest,
         "resource_left_out": left_out,
     }

@@ -96,6 +96,6 @@ async def _release(
     await session.execute(statement.execution_options(synchronize_session=False))
 
 
-async def delete_lapsed(session: AsyncSession) -> None:
-    """Deletes leases that expired more than a day ago. Their worker died, or the due time changed meanwhile."""
+async def delete_expired_leases(session: AsyncSession) -> None:
+    """Deletes leases that expired more than a day ago, because their worker died or the due time changed meanwhile."""
     await session.execute(delete(Lease).where(Lease.until < func.now() - timedelta(days=1)))

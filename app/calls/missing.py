@@ -7,8 +7,8 @@ from app.twilio.errors import TwilioError, TwilioNotFound
 from app.twilio.schemas import TERMINAL_STATUSES
 
 # The resource is eventually consistent: a new call may not be found yet. Only a call that has ended can be deleted.
-_GONE_AFTER = timedelta(hours=1)
-_GONE_AFTER_IF_ENDED = timedelta(minutes=1)
+_MAX_VISIBILITY_DELAY = timedelta(hours=1)
+_MAX_VISIBILITY_DELAY_IF_ENDED = timedelta(minutes=1)
 
 
 def is_missing(error: TwilioError) -> bool:
@@ -16,7 +16,7 @@ def is_missing(error: TwilioError) -> bool:
     return isinstance(error, TwilioNotFound)
 
 
-def is_gone(call: AnyCall, error: TwilioError) -> bool:
-    """Returns whether the call was deleted: Twilio answers 404, and a call that started so long ago would be visible."""
-    limit = _GONE_AFTER_IF_ENDED if call.status in TERMINAL_STATUSES else _GONE_AFTER
+def is_deleted_at_twilio(call: AnyCall, error: TwilioError) -> bool:
+    """Returns whether Twilio has deleted the call: it answers 404, although a call that started so long ago is visible."""
+    limit = _MAX_VISIBILITY_DELAY_IF_ENDED if call.status in TERMINAL_STATUSES else _MAX_VISIBILITY_DELAY
     return is_missing(error) and datetime.now(UTC) - (call.settled_at or call.created_at) > limit

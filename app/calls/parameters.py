@@ -128,18 +128,19 @@ class CallParameters(BaseModel):
     def for_twilio(self) -> dict[str, Any]:
         """Returns every given parameter, with secrets in clear text. Only for the form that goes to Twilio."""
         return {
-            name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in self._given().items()
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value
+            for name, value in self._given_parameters().items()
         }
 
     def for_record(self) -> dict[str, Any]:
         """Returns the parameters to store and show, without secrets and without user or password in a URL."""
         return {
             name: mask_userinfo(value) if isinstance(value, str) else value
-            for name, value in self._given().items()
+            for name, value in self._given_parameters().items()
             if name not in SECRET_PARAMETERS
         }
 
-    def _given(self) -> dict[str, Any]:
+    def _given_parameters(self) -> dict[str, Any]:
         """Returns the parameters that are not None, by Twilio's names."""
         values = vars(self)
         return {name: value for attribute, name in _TWILIO_PARAMETERS if (value := values[attribute]) is not None}

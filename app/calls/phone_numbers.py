@@ -8,12 +8,12 @@ import re
 
 E164 = re.compile(r"\+[1-9][0-9]{1,14}")
 
-_WITH_SEPARATORS = re.compile(r"\+?[0-9 ().-]{1,40}")
+_NUMBER_WITH_SEPARATORS = re.compile(r"\+?[0-9 ().-]{1,40}")
 _SEPARATORS = re.compile(r"[ ().-]")
 _US_NUMBER = re.compile(r"1?([2-9][0-9]{2}[2-9][0-9]{6})")
 # Digits that may be a number outside the US, with its country code but without the `+`.
 _INTERNATIONAL_DIGITS = re.compile(r"[2-9][0-9]{7,14}")
-_PREFIX = re.compile(r"(?:\+|00|011)(?=[1-9])")
+_INTERNATIONAL_PREFIX = re.compile(r"(?:\+|00|011)(?=[1-9])")
 # In "+44 (0)20 …" the zero in parentheses is not dialled after a country code.
 _TRUNK_ZERO = re.compile(r"\( ?0 ?\)")
 
@@ -27,7 +27,7 @@ def read_number(text: str) -> str | None:
     if text.startswith(" "):
         readings = {number for number in map(read_number, (text.lstrip(" "), "+" + text.lstrip(" "))) if number}
         return readings.pop() if len(readings) == 1 else None
-    if not _WITH_SEPARATORS.fullmatch(text) or _TRUNK_ZERO.search(text):
+    if not _NUMBER_WITH_SEPARATORS.fullmatch(text) or _TRUNK_ZERO.search(text):
         return None
     digits = _SEPARATORS.sub("", text)
     if E164.fullmatch(digits):
@@ -41,19 +41,19 @@ def guess_number(text: str) -> str | None:
     digits = _SEPARATORS.sub("", _TRUNK_ZERO.sub("", text.strip().removeprefix("tel:").replace("/", "")))
     if number := read_number(digits):
         return number
-    if prefix := _PREFIX.match(digits):
+    if prefix := _INTERNATIONAL_PREFIX.match(digits):
         return read_number("+" + digits[prefix.end() :])
     return f"+{digits}" if _INTERNATIONAL_DIGITS.fullmatch(digits) else None
 
 
 def spellings(text: str) -> tuple[str, ...]:
-    """Returns the stored spellings of an address for which a list filter must search.
+    """Returns the spellings of an address that a list filter must search for in the stored calls.
 
     In a query string a raw `+` arrives as a space, and numbers are stored as E.164. The result includes the text itself,
     because the caller of a SIP call can be digits alone.
     """
     plus = f"+{text[1:]}" if text.startswith(" ") else text
-    if not _WITH_SEPARATORS.fullmatch(plus):
+    if not _NUMBER_WITH_SEPARATORS.fullmatch(plus):
         return (text.replace(" ", "+"),)
     digits = _SEPARATORS.sub("", plus)
     return tuple(dict.fromkeys((plus, read_number(plus) or f"+{digits.removeprefix('+')}")))

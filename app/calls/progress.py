@@ -9,9 +9,11 @@ from typing import Any
 from app.calls.store import AnyCall, Event
 from app.twilio.schemas import TERMINAL_STATUSES, CallResource
 
-_RANK = {"queued": 0, "initiated": 1, "ringing": 2, "in-progress": 3}
+_RANK_BY_STATUS = {"queued": 0, "initiated": 1, "ringing": 2, "in-progress": 3}
 _TERMINAL_RANK = 4
-_CHANGES_WITH_STATUS = frozenset({"status", "duration", "start_time", "end_time", "price", "date_updated", "answered_by"})
+_ATTRIBUTES_CHANGED_WITH_STATUS = frozenset(
+    {"status", "duration", "start_time", "end_time", "price", "date_updated", "answered_by"}
+)
 
 
 def resource_columns(resource: CallResource) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def apply_resource(call: AnyCall, resource: CallResource, *, late: bool = False)
         # A missing value never clears a known one; a stale resource only fills in columns that do not change.
         if value is None or (known := getattr(call, name)) == value:
             continue
-        if not (stale and (name in _CHANGES_WITH_STATUS or known is not None)):
+        if not (stale and (name in _ATTRIBUTES_CHANGED_WITH_STATUS or known is not None)):
             setattr(call, name, value)
     events: list[Event] = []
     if call.status != before[0]:
@@ -68,4 +70,4 @@ def is_stale(call: AnyCall, resource: CallResource) -> bool:
 
 def _rank(status: str) -> int:
     """Returns the order of a status. An unknown status ranks as in progress."""
-    return _TERMINAL_RANK if status in TERMINAL_STATUSES else _RANK.get(status, _RANK["in-progress"])
+    return _TERMINAL_RANK if status in TERMINAL_STATUSES else _RANK_BY_STATUS.get(status, _RANK_BY_STATUS["in-progress"])

@@ -15,15 +15,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 CALLBACK_OVERDUE_INTERVALS = 10
 """A callback that has not arrived after this many refresh intervals is overdue."""
-_MAX_WAIT_POLLED = timedelta(seconds=60)
+_MAX_WAIT_WITHOUT_CALLBACKS = timedelta(seconds=60)
 _MAX_WAIT_WITH_CALLBACKS = timedelta(minutes=10)
-_PRICE_INTERVAL = timedelta(seconds=15)
-_MAX_WAIT_PRICE = timedelta(hours=1)
+_MIN_PRICE_INTERVAL = timedelta(seconds=15)
+_MAX_PRICE_INTERVAL = timedelta(hours=1)
 # Twilio queues a call for at most a day, and ends it after a further day. A price comes within minutes or never.
-_GIVE_UP_ACTIVE = timedelta(days=3)
-_GIVE_UP_PRICE = timedelta(days=1)
+_MAX_REFRESHED_AGE = timedelta(days=3)
+_MAX_PRICE_DELAY = timedelta(days=1)
 # Calls that were not answered usually cost nothing.
-_GIVE_UP_PRICE_UNANSWERED = timedelta(minutes=10)
+_MAX_PRICE_DELAY_IF_UNANSWERED = timedelta(minutes=10)
 
 
 def first_wait(interval: timedelta, *, expects_callbacks: bool) -> timedelta:
@@ -36,7 +36,7 @@ def refresh_time_after_callback(call: AnyCall, *, now: datetime, interval: timed
     if is_complete(call):
         return None
     if call.status in TERMINAL_STATUSES:
-        return _round_up(now + _PRICE_INTERVAL, _PRICE_INTERVAL)
+        return _round_up(now + _MIN_PRICE_INTERVAL, _MIN_PRICE_INTERVAL)
     return now + _wait_for_callback(call, now=now, interval=interval)
 
 
@@ -46,17 +46,17 @@ def refresh_time_after_refresh(call: AnyCall, *, now: datetime, interval: timede
         return None
     if call.status in TERMINAL_STATUSES:
         waited = age(call, now=now, since=call.end_time)
-        give_up_after = _GIVE_UP_PRICE if call.status == "completed" else _GIVE_UP_PRICE_UNANSWERED
+        give_up_after = _MAX_PRICE_DELAY if call.status == "completed" else _MAX_PRICE_DELAY_IF_UNANSWERED
         if waited >= give_up_after:
             return None
-        shortest = max(interval, _PRICE_INTERVAL)
-        return _round_up(now + _clamp(waited / 2, shortest, _MAX_WAIT_PRICE), shortest)
+        shortest = max(interval, _MIN_PRICE_INTERVAL)
+        return _round_up(now + _clamp(waited / 2, shortest, _MAX_PRICE_INTERVAL), shortest)
     waited = age(call, now=now)
-    if waited >= _GIVE_UP_ACTIVE:
+    if waited >= _MAX_REFRESHED_AGE:
         return None
     if call.callbacks_seen:
         return now + _wait_for_callback(call, now=now, interval=interval)
-    return _round_up(now + _clamp(waited / 4, interval, _MAX_WAIT_POLLED), interval)
+    return _round_up(now + _clamp(waited / 4, interval, _MAX_WAIT_WITHOUT_CALLBACKS), interval)
 
 
 def age(call: AnyCall, *, now: datetime, since: datetime | None = None) -> timedelta:

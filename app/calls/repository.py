@@ -65,7 +65,7 @@ class StoredEvent(NamedTuple):
     data_left_out: int | None
 
     def whole(self, call: Call) -> Self:
-        """Returns the event with all of its data."""
+        """Returns the event with all of its data, including the fields that are stored only in the call's record."""
         return self._replace(data=all_fields(call, self.data, self.data_left_out)) if self.data_left_out else self
 
 
@@ -76,7 +76,7 @@ async def transaction_time(session: AsyncSession) -> datetime:
 
 
 async def current_time(session: AsyncSession) -> datetime:
-    """Returns Postgres's clock at this moment, unlike `transaction_time`, which returns the start of the transaction."""
+    """Returns the time of Postgres's clock at this moment, which may be much later than the `transaction_time`."""
     moment: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
     return moment
 
@@ -211,7 +211,7 @@ async def claim_abandoned(session: AsyncSession, *, older_than: timedelta, limit
     return (await session.scalars(statement)).all()
 
 
-async def unknown_calls(session: AsyncSession, account_id: UUID, *, limit: int) -> Sequence[Call]:
+async def list_unknown_calls(session: AsyncSession, account_id: UUID, *, limit: int) -> Sequence[Call]:
     """Returns calls of the account whose execution is unknown, newest first."""
     statement = select(Call).where(Call.execution == "unknown", Call.account_id == account_id)
     return (await session.scalars(statement.order_by(Call.pending_since.desc()).limit(limit))).all()
@@ -238,7 +238,7 @@ async def sids_with_record(session: AsyncSession, sids: Collection[str]) -> set[
 
 
 async def count_rivals(session: AsyncSession, call: Call, *, span: timedelta | None) -> int:
-    """Counts the rivals of a call: other creations, by this account to this address, that may have started a call at Twilio.
+    """Counts the rivals of a call: other creations, by the same account to the same address, that may own the same Twilio call.
 
     These are pending, unknown, or settled because no call was found at Twilio. All tenants count, because two may share an
     account. With `span`, only creations that were dialled at most `span` before or after this one count.

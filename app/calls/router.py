@@ -46,9 +46,9 @@ IdOrSid = Annotated[
 
 
 _FILTERS = frozenset({"status", "execution", "to", "from", "created_after", "created_before", "limit", "cursor"})
-_ADDRESS: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": NO_NUL_PATTERN}
+_ADDRESS_CONSTRAINTS: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": NO_NUL_PATTERN}
 
-_CURSOR: dict[str, Any] = {"pattern": f"^{ids.CURSOR_PATTERN.pattern}$"}
+_CURSOR_CONSTRAINTS: dict[str, Any] = {"pattern": f"^{ids.CURSOR_PATTERN.pattern}$"}
 
 _CALL_PATH = f"/v1/calls/{examples.RECORD['id']}"
 _LIST_ERRORS = (*READ_ERRORS, Overloaded)
@@ -77,12 +77,14 @@ async def list_calls(
     service: CallServiceDep,
     status: Annotated[Status | None, Query(description="Twilio's status of the call.")] = None,
     execution: Annotated[Execution | None, Query(description="The outcome of the creation.")] = None,
-    to: Annotated[str | None, Query(description="The `to` of the creation.", **_ADDRESS)] = None,
-    from_: Annotated[str | None, Query(alias="from", description="The `from` of the creation.", **_ADDRESS)] = None,
+    to: Annotated[str | None, Query(description="The `to` of the creation.", **_ADDRESS_CONSTRAINTS)] = None,
+    from_: Annotated[str | None, Query(alias="from", description="The `from` of the creation.", **_ADDRESS_CONSTRAINTS)] = None,
     created_after: Annotated[Timestamp | None, Query(description="At this time or later. RFC 3339 with a time zone.")] = None,
     created_before: Annotated[Timestamp | None, Query(description="Before this time. RFC 3339 with a time zone.")] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="The maximum number of calls on a page.")] = 50,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the previous page.", json_schema_extra=_CURSOR)] = None,
+    cursor: Annotated[
+        str | None, Query(description="`next_cursor` of the previous page.", json_schema_extra=_CURSOR_CONSTRAINTS)
+    ] = None,
 ) -> Response:
     """Lists the tenant's own calls. `next_cursor` is the `cursor` of the next page."""
     call_filter = CallFilter(
@@ -90,8 +92,8 @@ async def list_calls(
         execution=execution,
         to=to,
         from_=from_,
-        since=_id_bound(created_after),
-        until=_id_bound(created_before),
+        since=_lowest_id_at(created_after),
+        until=_lowest_id_at(created_before),
         before=_id_of_cursor(cursor),
     )
     call_ids, next_cursor = await service.list(caller, call_filter, limit=limit)
@@ -136,7 +138,7 @@ def _renderer(model: type[BaseModel]) -> Callable[[Any], bytes]:
     return lambda row: model.model_validate(row).model_dump_json(by_alias=True).encode()
 
 
-def _id_bound(moment: datetime | None) -> UUID | None:
+def _lowest_id_at(moment: datetime | None) -> UUID | None:
     """Returns the lowest id of calls at `moment` or later; None without a time."""
     return None if moment is None else ids.first_id_at(moment)
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """Plans the searches for a call of unknown outcome: `searches` within `period`, at growing intervals."""
+    """Plans the searches for a call of unknown outcome: `searches` is their number within `period`, at growing intervals."""
 
     searches: int
     period: timedelta
@@ -15,12 +15,12 @@ class SearchPlan:
     def first_wait(self) -> timedelta:
         return self.period / self.searches**2
 
-    def wait_after(self, clean: int) -> timedelta | None:
-        """Returns the wait before the next search after `clean` searches that showed no call; None: no further search.
+    def wait_after(self, clean_searches: int) -> timedelta | None:
+        """Returns the wait before the next search after `clean_searches` searches that showed no call; None: no further search.
 
         Two more searches follow much later, after the record has ended as none found.
         """
-        if clean < self.searches:
-            return self.period * (((clean + 1) / self.searches) ** 2 - (clean / self.searches) ** 2)
-        late = clean - self.searches
+        if clean_searches < self.searches:
+            return self.period * (((clean_searches + 1) / self.searches) ** 2 - (clean_searches / self.searches) ** 2)
+        late = clean_searches - self.searches
         return (self.period * 4, self.period * 96)[late] if late < 2 else None

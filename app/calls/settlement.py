@@ -27,7 +27,7 @@ from app.twilio.schemas import CallResource
 logger = structlog.stdlib.get_logger(__name__)
 
 _MAX_SEARCH_INTERVAL = timedelta(hours=1)
-_GIVE_UP_SEARCHING_AFTER = timedelta(days=7)
+_MAX_SEARCHED_AGE = timedelta(days=7)
 
 SID_TAKEN_EXPLANATION = (
     "another record has this sid and keeps it; the outcome of this call is unknown. Twilio never returns a sid twice, "
@@ -50,9 +50,9 @@ class SettledRecord(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RecordChange:
-    """The effect of a settlement on a record: the columns that it sets, and the event that reports it.
+    """The change of a record by its settlement: the columns to set, and the event to write.
 
-    `times` are columns too, as offsets from the database's clock; None clears the column.
+    `times` are columns to set to the database's clock plus an offset; None clears the column.
     """
 
     columns: Mapping[str, Any]
@@ -116,7 +116,10 @@ class Settlement:
     def change_to_started(
         self, resource: CallResource, *, data: Mapping[str, Any], expects_callbacks: bool = False
     ) -> RecordChange:
-        """Returns the change for a creation that Twilio answered with a sid. With callbacks, the first refresh is later."""
+        """Returns the change for a creation that Twilio answered with a sid.
+
+        If `expects_callbacks`, the first refresh is later.
+        """
         change = self._change_to_started_by(resource, by="response", data=data, expects_callbacks=expects_callbacks)
         return replace(change, columns={**change.columns, **resource_columns(resource)})
 
@@ -161,7 +164,7 @@ class Settlement:
     def _change_to_started_by(
         self, resource: CallResource, *, by: Evidence, data: Mapping[str, Any], expects_callbacks: bool
     ) -> RecordChange:
-        """Returns the change for a call that `by` proves to be started. From `resource` it sets the sid alone."""
+        """Returns the change for a call that was started. `by` names the evidence. Of `resource`, only the sid is set."""
         columns = {"execution": "started", "settled_by": by, "problem": None, "sid": resource.sid}
         event_data = {"sid": resource.sid, "settled_by": by, **data}
         refresh_in = first_wait(self.refresh_interval, expects_callbacks=expects_callbacks)
@@ -172,7 +175,7 @@ class Settlement:
     ) -> None:
         """Binds Twilio's call to the record, because `resource` proves that Twilio created it. Writes events and a delivery.
 
-        `by` says where the proof comes from.
+        `by` names the evidence: Twilio's response, a callback or Twilio's list of calls.
         """
         is_taken = call.execution != "started" and bool(await repository.sids_with_record(session, [resource.sid]))
         was_started = call.execution == "started"
@@ -195,10 +198,10 @@ class Settlement:
         now: datetime,
         is_taken: bool,
     ) -> BindingEffects:
-        """Makes Twilio's call `resource` the call of this record, in memory. Returns what the caller has to write.
+        """Makes Twilio's call `resource` the call of this record, in memory. Returns the events and the delivery to write.
 
-        If another record has the sid (`is_taken`), or this record has another call, nothing is bound, and an event says so.
-        `now` is the database's clock.
+        If another record has the sid (`is_taken`), or this record has another call, nothing is bound, and an event reports
+        it. `now` is the database's clock.
         """
         if call.execution == "started" and call.sid == resource.sid:
             return BindingEffects(apply_resource(call, resource))
@@ -228,21 +231,21 @@ class Settlement:
             await repository.add_delivery(session, delivery)
         self.count_settled(call)
 
-    async def search_again(self, session: Session, call: Call, *, clean: int) -> None:
-        """Schedules the next search after `clean` searches that showed no call."""
-        wait = self.plan.wait_after(clean)
-        call.clean_searches = clean
+    async def search_again(self, session: Session, call: Call, *, clean_searches: int) -> None:
+        """Schedules the next search after `clean_searches` searches that showed no call."""
+        wait = self.plan.wait_after(clean_searches)
+        call.clean_searches = clean_searches
         call.search_at = None if wait is None else await repository.transaction_time(session) + wait
 
-    async def search_later(self, session: Session, call: Call) -> None:
-        """Schedules the next search after an inconclusive one.
+    async def search_again_after_inconclusive(self, session: Session, call: Call) -> None:
+        """Schedules the next search after one that failed, or that neither found the call nor proved its absence.
 
-        The intervals grow; after `_GIVE_UP_SEARCHING_AFTER` there is no further search.
+        The intervals grow; after `_MAX_SEARCHED_AGE` there is no further search.
         """
         now = await repository.transaction_time(session)
         age = now - call.pending_since
         wait = min(max(self.plan.first_wait, age / 4), _MAX_SEARCH_INTERVAL)
-        call.search_at = now + wait if age < _GIVE_UP_SEARCHING_AFTER else None
+        call.search_at = now + wait if age < _MAX_SEARCHED_AGE else None
 
     def count_settled(self, call: SettledRecord) -> None:
         """Counts the settlement in the metrics. Call it when the record is committed or about to be."""
@@ -256,9 +259,9 @@ class Settlement:
         self.metrics.calls.settled_series(change.columns["settled_by"]).inc(number)
 
     def _report_second_sid(self, call: AnyCall, resource: CallResource, *, by: Evidence) -> Event:
-        """Logs an error and returns the event: Twilio has two calls for one record, or one call for two records.
+        """Reports that Twilio has two calls for one record, or one call for two records.
 
-        An operator must find out why.
+        Logs an error for the operator, and returns the event.
         """
         why = "Twilio reports a second call for this record" if call.sid else SID_TAKEN_EXPLANATION
         logger.error("second_sid", call_id=str(call.id), call_sid=call.sid, other_sid=resource.sid, by=by, why=why)

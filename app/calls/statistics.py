@@ -11,14 +11,14 @@ from app.calls.models import Call
 from app.security.keyring import HASHED_KEY_ID_POSITION
 from app.twilio.schemas import TERMINAL_STATUSES
 
-FOLLOWED_LIMIT = 10_000
+MAX_FOLLOWED_CALLS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class FollowedCalls:
     """Counts of the calls that the worker refreshes: `active` have not ended, `unpriced` have ended without a price.
 
-    At most FOLLOWED_LIMIT calls are counted, those whose refresh is due first. `most_overdue` is the earliest due time.
+    At most MAX_FOLLOWED_CALLS calls are counted, those whose refresh is due first. `most_overdue` is the earliest due time.
     """
 
     most_overdue: datetime | None
@@ -46,7 +46,7 @@ async def count_followed_calls(session: AsyncSession) -> FollowedCalls:
         select(Call.refresh_at, Call.status)
         .where(Call.refresh_at.is_not(None))
         .order_by(Call.refresh_at)
-        .limit(FOLLOWED_LIMIT)
+        .limit(MAX_FOLLOWED_CALLS)
         .subquery()
     )
     ended = due.c.status.in_(TERMINAL_STATUSES)

@@ -18,7 +18,7 @@ from app.tenants.directory import UsableAccount
 # Asks Twilio to repeat a callback up to three times after a 5xx or a timeout. By default Twilio repeats it once, and only if it
 # cannot connect.
 # https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
-CALLBACK_RETRIES = "#rc=3&rp=5xx,ct,rt"
+CALLBACK_RETRY_FRAGMENT = "#rc=3&rp=5xx,ct,rt"
 _CALLBACK_COLUMNS = ("status_callback", "status_callback_method", "status_callback_events")
 _CALLBACK_PARAMETERS = ("status_callback", "status_callback_event", "status_callback_method")
 
@@ -49,20 +49,20 @@ def status_callbacks(
     not allowed. The callbacks also reveal a call whose response was lost.
 
     Without a public URL no callback arrives, and without an auth token no callback can be verified. Then Twilio gets the
-    request's own parameters, or InvalidRequest is raised if Twilio would refuse them. With an application_sid Twilio ignores
-    both. `settled` is Callgate's own event: Callgate always delivers it, and Twilio never gets it.
+    request's own parameters, or InvalidRequest is raised if Twilio would refuse them. With an application_sid, Twilio gets the
+    request's own parameters and ignores them. Callgate always delivers its own event `settled`; Twilio never gets it.
     """
     if urls is None or not account.has_auth_token:
         own = _parameters_for_twilio(request)
         _require_valid_url(own.get("status_callback"), validate_url_for_twilio)
-        return StatusCallbacks(own, _columns_of_settled_alone(request, account, validate_url))
+        return StatusCallbacks(own, _columns_for_settled_only(request, account, validate_url))
     if request.application_sid:
         text = "Twilio ignores status callbacks when application_sid is given: this record follows the call by polling only"
         warnings = (FieldError("/application_sid", "polling_only", text),)
-        columns = _columns_of_settled_alone(request, account, validate_url)
+        columns = _columns_for_settled_only(request, account, validate_url)
         return StatusCallbacks(_parameters_for_twilio(request), columns, warnings)
     for_twilio = {
-        "status_callback": urls.url_of(call_id, account.account_id) + CALLBACK_RETRIES,
+        "status_callback": urls.url_of(call_id, account.account_id) + CALLBACK_RETRY_FRAGMENT,
         "status_callback_event": list(TWILIO_EVENTS),
         "status_callback_method": "POST",
     }
@@ -85,7 +85,10 @@ def changed_callbacks(
     if update.status_callback is None:
         return StatusCallbacks({}, {"status_callback_method": update.status_callback_method})
     _require_valid_url(update.status_callback, validate_url)
-    for_twilio = {"status_callback": urls.url_of(call.id, call.account_id) + CALLBACK_RETRIES, "status_callback_method": "POST"}
+    for_twilio = {
+        "status_callback": urls.url_of(call.id, call.account_id) + CALLBACK_RETRY_FRAGMENT,
+        "status_callback_method": "POST",
+    }
     columns = {
         "status_callback": urldefrag(update.status_callback).url,
         "status_callback_method": update.status_callback_method or "POST",
@@ -105,15 +108,15 @@ def _parameters_for_twilio(request: CallRequest) -> dict[str, Any]:
     return own | {"status_callback_event": others} if others else dict.fromkeys(own)
 
 
-def _columns_of_settled_alone(request: CallRequest, account: UsableAccount, validate_url: UrlValidator) -> dict[str, Any]:
+def _columns_for_settled_only(request: CallRequest, account: UsableAccount, validate_url: UrlValidator) -> dict[str, Any]:
     """Returns the columns of a call for which Callgate delivers only `settled`. Without that event all are None."""
-    if SETTLED not in (_events(request, account) or ()):
+    if SETTLED not in (_requested_events(request, account) or ()):
         return dict.fromkeys(_CALLBACK_COLUMNS)
     columns = _callback_columns(request, account, validate_url)
     return columns | {"status_callback_events": [SETTLED] if columns["status_callback"] else None}
 
 
-def _events(request: CallRequest, account: UsableAccount) -> list[str] | None:
+def _requested_events(request: CallRequest, account: UsableAccount) -> list[str] | None:
     """Returns the events of the request or, if the request names neither events nor a URL, those of the tenant's default."""
     events = request.status_callback_event or (None if request.status_callback else account.callbacks.events)
     return list(events) if events else None
@@ -140,5 +143,5 @@ def _callback_columns(request: CallRequest, account: UsableAccount, validate_url
         # The fragment is only for Twilio, whose retries it sets.
         "status_callback": urldefrag(url).url,
         "status_callback_method": request.status_callback_method or (None if named else default.method) or "POST",
-        "status_callback_events": _events(request, account) or ["completed"],
+        "status_callback_events": _requested_events(request, account) or ["completed"],
     }

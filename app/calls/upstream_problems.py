@@ -22,22 +22,22 @@ _ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {
 
 def upstream_problem(
     error: TwilioError,
-    more: Mapping[type[TwilioError], type[CallgateError]] | None = None,
+    overrides: Mapping[type[TwilioError], type[CallgateError]] | None = None,
     *,
-    rejected: str | None = None,
+    rejected_detail: str | None = None,
     call_id: UUID | None = None,
 ) -> CallgateError:
-    """Returns the error for a TwilioNotSent or TwilioNotProcessed, with Twilio's message. Nothing was processed.
+    """Returns the client's error for a TwilioNotSent or TwilioNotProcessed, with Twilio's message if there is one.
 
-    `more` overrides the error class for some Twilio errors; `rejected` replaces the detail of UpstreamRejected.
+    `overrides` overrides the error class for some Twilio errors; `rejected_detail` replaces the detail of UpstreamRejected.
     """
     if not isinstance(error, TwilioNotProcessed):
         return UpstreamUnreachable(call_id=call_id, after_s=5)
-    known = {**_ERRORS_BY_TWILIO_ERROR, **(more or {})}
+    known = {**_ERRORS_BY_TWILIO_ERROR, **(overrides or {})}
     class_ = next(known[kind] for kind in type(error).__mro__ if kind in known)
     answer = error.answer
     return class_(
-        rejected if class_ is UpstreamRejected else None,
+        rejected_detail if class_ is UpstreamRejected else None,
         call_id=call_id,
         upstream=Upstream(answer.status, answer.code, answer.message, answer.more_info, answer.request_id),
         after_s=max(1, round(answer.retry_after_s or 1)) if class_ is UpstreamThrottled else None,

@@ -10,7 +10,7 @@ import structlog
 
 from app.calls import repository
 from app.calls.control import repository as control_repository
-from app.calls.missing import is_gone
+from app.calls.missing import is_deleted_at_twilio
 from app.calls.models import Call
 from app.calls.progress import apply_resource, is_complete
 from app.compat import repository as started_repository
@@ -64,7 +64,7 @@ class StartedCalls:
         try:
             resource = await try_credentials(await self.tenants.credentials(call.account_id), fetch_call)
         except TwilioError as error:
-            if is_gone(call, error):
+            if is_deleted_at_twilio(call, error):
                 await self._mark_deleted(call)
                 raise CallNotFound from error
             logger.warning("fetch_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason)

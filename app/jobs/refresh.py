@@ -18,7 +18,7 @@ import structlog
 
 from app.calls import leases
 from app.calls.leases import DueCall
-from app.calls.missing import is_gone, is_missing
+from app.calls.missing import is_deleted_at_twilio, is_missing
 from app.calls.outbox import final_delivery, needs_final_delivery
 from app.calls.progress import apply_deletion, apply_resource
 from app.calls.refresh_plan import CALLBACK_OVERDUE_INTERVALS, age, refresh_time_after_refresh
@@ -94,7 +94,7 @@ class Refresher:
     async def delete_lapsed_leases(self) -> bool:
         """Deletes lapsed leases and returns false."""
         async with self.database.begin() as session:
-            await leases.delete_lapsed(session)
+            await leases.delete_expired_leases(session)
         return False
 
     async def _refresh_isolated(self, account_id: UUID, calls: Sequence[DueCall]) -> None:
@@ -192,7 +192,7 @@ class Refresher:
         """Applies Twilio's answer to a record in memory. Returns what to write, and the result for the metrics."""
         changed = ChangedCall(call)
         result: RefreshResult
-        gone = fetched.error is not None and is_gone(call, fetched.error)
+        gone = fetched.error is not None and is_deleted_at_twilio(call, fetched.error)
         if fetched.resource is not None and call.sid == fetched.resource.sid:
             changed.events += apply_resource(call, fetched.resource)
             result = "changed" if changed.events else "unchanged"

@@ -84,7 +84,7 @@ class Resolver:
         Raises DatabaseUnavailable.
         """
         async with self.database.begin() as session:
-            unknown = await repository.unknown_calls(session, account_id, limit=BATCH_SIZE)
+            unknown = await repository.list_unknown_calls(session, account_id, limit=BATCH_SIZE)
             database_clock_lead = await repository.current_time(session) - datetime.now(UTC)
         covered = [call for call in unknown if _shows_all_candidates(page, call)]
         ahead = await twilio_clock_lead(self.tenants, self.twilio, account_id) if covered else None
@@ -144,9 +144,9 @@ class Resolver:
                 clean = locked.clean_searches + 1
                 if locked.execution == "unknown" and clean >= self.settlement.plan.searches:
                     await self.settlement.apply(session, locked, self.settlement.change_to_none_found(data={"searches": clean}))
-                await self.settlement.search_again(session, locked, clean=clean)
+                await self.settlement.search_again(session, locked, clean_searches=clean)
             elif result != "bound":
-                await self.settlement.search_later(session, locked)
+                await self.settlement.search_again_after_inconclusive(session, locked)
         self.metrics.calls.searches.labels(result).inc()
 
     async def _write_finding(self, session: Session, call: Call, finding: SearchFinding) -> None:

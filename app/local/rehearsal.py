@@ -16,9 +16,14 @@ from typing import Final
 from uuid import UUID
 
 from app.audit.events import command_actor
-from app.calls.creation.grants.service import BATCH, grant_calls
+from app.calls.creation.grants.service import MAX_GRANTS_PER_TRANSACTION, grant_calls
 from app.calls.creation.grants.store import Grant
-from app.calls.creation.scheduled.store import SCHEDULED_BATCH, ScheduledCall, end_expired_calls, insert_scheduled
+from app.calls.creation.scheduled.store import (
+    MAX_SCHEDULED_ROWS_PER_STATEMENT,
+    ScheduledCall,
+    end_expired_calls,
+    insert_scheduled,
+)
 from app.calls.progress import apply_resource
 from app.calls.settlement import Settlement
 from app.calls.store import ChangedCall, read_calls, write_changes
@@ -143,8 +148,8 @@ class Rehearsal:
         return queue
 
     async def _add(self, calls: Sequence[tuple[RehearsedCall, ScheduledCall]]) -> None:
-        for begin in range(0, len(calls), SCHEDULED_BATCH):
-            batch = calls[begin : begin + SCHEDULED_BATCH]
+        for begin in range(0, len(calls), MAX_SCHEDULED_ROWS_PER_STATEMENT):
+            batch = calls[begin : begin + MAX_SCHEDULED_ROWS_PER_STATEMENT]
             await insert_scheduled(self._database, [scheduled for _, scheduled in batch])
             self._waiting_calls |= {scheduled.call.id: call for call, scheduled in batch}
 
@@ -215,7 +220,7 @@ class Rehearsal:
         Returns the seconds until the pace allows another call; None if that is unknown.
         """
         while True:
-            made = await grant_calls(self._database, self._account_id, limit=BATCH)
+            made = await grant_calls(self._database, self._account_id, limit=MAX_GRANTS_PER_TRANSACTION)
             for grant in made.grants:
                 await self._place(grant, at)
             if made.is_last:

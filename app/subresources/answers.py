@@ -56,5 +56,5 @@ def event_data_of_answer(response: UpstreamResponse) -> dict[str, Any]:
 def error_for_client(call_id: UUID | None, error: TwilioError) -> CallgateError:
     """Translates a TwilioError to an error for the client. The TwilioError must prove that nothing was changed."""
     return upstream_problem(
-        error, _ERRORS_BY_TWILIO_ERROR, rejected="Twilio refused the change; `upstream` says why.", call_id=call_id
+        error, _ERRORS_BY_TWILIO_ERROR, rejected_detail="Twilio refused the change; `upstream` says why.", call_id=call_id
     )

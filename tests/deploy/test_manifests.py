@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from app.calls.callback_urls import CALLBACK_PATH
-from app.calls.creation.placement import LAST_COMMITS_S
+from app.calls.creation.placement import DRAIN_COMMIT_TIMEOUT_S
 from app.cli import app as command_line
 from app.http.health import READY_TIMEOUT_S
 from app.main import create_app
@@ -181,9 +181,9 @@ def test_grace_periods_are_longer_than_the_work_in_progress(overlay: Manifests) 
             assert "lifecycle" not in container(workload), "CALLGATE_LINGER does it, for open connections too"
             assert settings.linger >= 5
             assert settings.drain_timeout >= settings.request_budget
-            assert grace > settings.linger + settings.drain_timeout + LAST_COMMITS_S
+            assert grace > settings.linger + settings.drain_timeout + DRAIN_COMMIT_TIMEOUT_S
         elif command(workload)[0] == "worker":
-            assert grace > 2 * budget_of(settings).attempt + LAST_COMMITS_S
+            assert grace > 2 * budget_of(settings).attempt + DRAIN_COMMIT_TIMEOUT_S
 
 
 def test_a_roll_out_keeps_each_pod_until_its_successor_is_ready(manifests: Manifests) -> None:

@@ -84,5 +84,5 @@ async def test_lapsed_leases_are_deleted_after_a_day(gateway: Gateway, due: set[
         for ids, ago in ((lapsed, "2 days"), (ended, "2 hours")):
             since = text("UPDATE lease SET until = now() - CAST(:ago AS interval) WHERE call_id = ANY (:ids)")
             await session.execute(since.bindparams(bindparam("ago", type_=Text)), {"ago": ago, "ids": list(ids)})
-        await leases.delete_lapsed(session)
+        await leases.delete_expired_leases(session)
     assert await _leased(gateway) == due - lapsed

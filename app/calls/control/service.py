@@ -18,7 +18,7 @@ from app.calls.callback_urls import CallbackUrls
 from app.calls.control import repository as control_repository
 from app.calls.control.validation import validate_update
 from app.calls.creation.scheduled.store import end_calls
-from app.calls.missing import is_gone, is_missing
+from app.calls.missing import is_deleted_at_twilio, is_missing
 from app.calls.models import Call, PendingUpdate
 from app.calls.parameters import CallUpdate
 from app.calls.progress import apply_resource
@@ -49,12 +49,12 @@ Result = TypeVar("Result")
 
 logger = structlog.stdlib.get_logger(__name__)
 
-_UNSETTLED = ("pending", "unknown")
+_UNSETTLED_EXECUTIONS = ("pending", "unknown")
 _ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
 _MIN_RETRY_WAIT = timedelta(seconds=1)
 _MAX_RETRY_WAIT = timedelta(seconds=60)
 # How long after the request a pending update is tried: every call has ended by then.
-_GIVE_UP_AFTER = MAX_QUEUE_TIME + MAX_CALL_TIME
+_MAX_PENDING_UPDATE_AGE = MAX_QUEUE_TIME + MAX_CALL_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,9 @@ class CallControl:
         if call.settled_by == "canceled" and update.only_ends_call:
             # The call is already canceled: a client repeats its request if the answer was lost.
             return ControlResult(call, done=True)
-        if call.execution in _UNSETTLED:
+        if call.execution in _UNSETTLED_EXECUTIONS:
             call = await self._store_unless_settled(call, update)
-        if call.execution in _UNSETTLED:
+        if call.execution in _UNSETTLED_EXECUTIONS:
             return ControlResult(call, done=False)
         if call.execution != "started" or call.status in TERMINAL_STATUSES:
             raise WrongCallState(call_id=call.id)
@@ -113,7 +113,7 @@ class CallControl:
     async def delete(self, call: Call) -> None:
         """Deletes the call at Twilio. The record stays for audit, but Twilio's own paths no longer show it."""
         try:
-            await self._ask_with_credentials(
+            await self._send_with_credentials(
                 call, partial(self.twilio.delete_call, sid=call.sid or "", deadline_s=self.deadline_s)
             )
         except TwilioOutcomeUnknown as error:
@@ -128,10 +128,10 @@ class CallControl:
                 await repository.mark_deleted(session, locked, by="tenant")
 
     async def send_pending_update(self, pending: PendingUpdate, call: Call) -> None:
-        """Sends a stored update after the call was settled."""
+        """Sends a stored request to end a call, after the call was settled. Drops it if the call did not start or has ended."""
         if call.execution == "scheduled":
             # The call was put back to wait, because Twilio could not take it for a temporary reason.
-            if await self._end_waiting(call):
+            if await self._cancel_waiting_call(call):
                 await self._drop_pending_update(call, pending, "not_started")
             return
         if call.execution != "started" or pending.attempt != call.attempt:
@@ -154,7 +154,7 @@ class CallControl:
         Raises TwilioError if Twilio cannot be asked, or its answer was lost.
         """
         fetch = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
-        resource = await self._ask_with_credentials(call, fetch)
+        resource = await self._send_with_credentials(call, fetch)
         update = CallUpdate(status="canceled")
         if resource.status == "queued":
             resource = await self._send(call, update.given_parameters())
@@ -168,11 +168,11 @@ class CallControl:
         """
         if not update.only_ends_call:
             raise WrongCallState("The call waits to be dialled. Until then it can only be canceled.", call_id=call.id)
-        await self._end_waiting(call)
+        await self._cancel_waiting_call(call)
         async with self.database.begin() as session:
             return await repository.get_any_call(session, call.id) or call
 
-    async def _end_waiting(self, call: Call) -> bool:
+    async def _cancel_waiting_call(self, call: Call) -> bool:
         """Settles a scheduled call as canceled. Returns False if a worker has begun to dial it, or if it has ended."""
         change = self.settlement.change_to_canceled()
         async with self.database.transaction() as connection:
@@ -190,7 +190,7 @@ class CallControl:
         """Stores the request to end the call, unless the call was settled meanwhile. Returns the current call."""
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
-            if locked is None or locked.execution not in _UNSETTLED:
+            if locked is None or locked.execution not in _UNSETTLED_EXECUTIONS:
                 return locked or call
             if not update.only_ends_call or update.status is None:
                 detail = "It is not known yet whether the call has started. Until then the call can only be ended."
@@ -224,10 +224,10 @@ class CallControl:
         columns: Mapping[str, Any] | None = None,
         pending: PendingUpdate | None = None,
     ) -> Call:
-        """Records a change that Twilio has made, and `resource`, its answer. Returns the record.
+        """Records a change that Twilio has made, and Twilio's answer `resource`. Returns the record.
 
-        Also sets `columns`. Deletes the stored request to end the call if the change sets a status; with `pending`, the stored
-        request that was sent, a later request is kept.
+        Also sets `columns`. If the change sets a status, deletes the stored request to end the call. `pending` is the stored
+        request that was sent; a later one is kept.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
@@ -254,8 +254,10 @@ class CallControl:
     async def _on_failed_update(self, call: Call, pending: PendingUpdate, error: TwilioError) -> None:
         async with self.database.begin() as session:
             age = await repository.transaction_time(session) - pending.wanted_at
-            may_work_later = not isinstance(error, TwilioRejected) or (is_missing(error) and not is_gone(call, error))
-            if age < _GIVE_UP_AFTER and may_work_later:
+            may_work_later = not isinstance(error, TwilioRejected) or (
+                is_missing(error) and not is_deleted_at_twilio(call, error)
+            )
+            if age < _MAX_PENDING_UPDATE_AGE and may_work_later:
                 await control_repository.postpone_pending_update(
                     session, call.id, min(max(age / 2, _MIN_RETRY_WAIT), _MAX_RETRY_WAIT)
                 )
@@ -265,9 +267,9 @@ class CallControl:
 
     async def _send(self, call: Call, parameters: dict[str, Any]) -> CallResource:
         send = partial(self.twilio.update_call, sid=call.sid or "", parameters=parameters, deadline_s=self.deadline_s)
-        return await self._ask_with_credentials(call, send)
+        return await self._send_with_credentials(call, send)
 
-    async def _ask_with_credentials(self, call: Call, send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
+    async def _send_with_credentials(self, call: Call, send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
         """Returns the result of `send_request` with the first of the account's credentials that Twilio accepts."""
         return await try_credentials(await self.tenants.credentials(call.account_id), send_request)
 
@@ -275,5 +277,5 @@ class CallControl:
 def _problem_of_refusal(call: Call, error: TwilioError) -> CallgateError:
     """Returns the error for the client when Twilio has certainly not made the change."""
     return upstream_problem(
-        error, _ERRORS_BY_TWILIO_ERROR, rejected="Twilio refused the change; `upstream` says why.", call_id=call.id
+        error, _ERRORS_BY_TWILIO_ERROR, rejected_detail="Twilio refused the change; `upstream` says why.", call_id=call.id
     )

@@ -29,7 +29,7 @@ from app.twilio.schemas import CallResource, Credential, Form
 # Twilio's advice for 429, also used after failed connects: 100 ms, doubled each time, 10 % jitter, five tries.
 _MAX_TRIES = 5
 _FIRST_DELAY_S = 0.1
-_JITTER = 0.1
+_JITTER_FRACTION = 0.1
 _NO_TIME_LEFT_DETAIL = "Too little of the request's time was left when it could have been sent to Twilio; nothing was sent."
 
 
@@ -45,17 +45,20 @@ class Budget:
     connect: float
 
     @property
-    def min_for_first_attempt(self) -> float:
-        """The seconds that must be left when the first attempt begins.
+    def min_first_attempt_s(self) -> float:
+        """The seconds of the total time that must be left when the first attempt begins.
 
-        A repetition needs the whole time `attempt`. The first may begin with less, because the intent is already committed.
+        A later attempt needs the whole time `attempt`. The first may begin with less, because the intent is already committed.
         """
         return min(self.attempt, self.total / 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One request to Twilio, as the call's events show it. `result`: `started`, or the reason of the error."""
+    """One request to Twilio, as the call's events show it. `result` is `started` or the reason of the error.
+
+    `credential` is the id of the credential, `status` and `code` are those of Twilio's error answer.
+    """
 
     result: str
     milliseconds: int
@@ -97,7 +100,7 @@ Outcome = Started | NotStarted | Unknown
 
 @dataclass(frozen=True, slots=True)
 class WaitingDial:
-    """What a scheduled call needs to wait again: its row of `scheduled_dial`, and the time until the next dial."""
+    """The row of `scheduled_dial` with which a scheduled call waits again, and the time until it is dialled again."""
 
     row: Mapping[str, Any]
     retry_in: timedelta
@@ -105,7 +108,7 @@ class WaitingDial:
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
-    """Input of a dial, made before the intent is committed, so that it cannot fail afterwards.
+    """The form for Twilio and the time limits of one dial. Made before the intent is committed, so that it cannot fail later.
 
     `began` is the time at which the time budget began. Nothing may be sent after the `deadline`: the `ring_by` of a scheduled
     call. Both are values of the clock `elapsed()`. `expects_callbacks` says that Twilio is asked to send callbacks to Callgate.
@@ -136,17 +139,17 @@ class _DialProgress:
     def send_before(self) -> float:
         """Returns the value of `elapsed()` by which the request of an attempt that begins now must be written.
 
-        The process may be suspended between the begin of the attempt and the write.
+        The process may be suspended between the start of the attempt and the write.
         """
         return min(elapsed() + self.budget.connect, self.began + self.budget.total, self.deadline)
 
-    def delay(self, tries: int, asked_for: float | None) -> float:
-        """Returns the seconds to wait before the next attempt: the backoff, or `asked_for` (Retry-After) if that is longer.
+    def delay(self, earlier_tries: int, retry_after_s: float | None) -> float:
+        """Returns the seconds to wait after a failed try: the backoff, or `retry_after_s` (Retry-After) if that is longer.
 
-        The backoff doubles with each of the `tries` before the one that has just failed.
+        The backoff doubles with each of the tries before the failed one.
         """
-        backoff: float = _FIRST_DELAY_S * 2**tries * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # not a secret
-        return max(backoff, asked_for or 0.0)
+        backoff: float = _FIRST_DELAY_S * 2**earlier_tries * random.uniform(1 - _JITTER_FRACTION, 1 + _JITTER_FRACTION)  # noqa: S311  # not a secret
+        return max(backoff, retry_after_s or 0.0)
 
     async def pause(self, delay: float, may_repeat: Callable[[], Awaitable[bool]]) -> bool:
         """Waits, and returns whether another attempt may begin. Returns False at once if too little time would be left."""
@@ -173,7 +176,7 @@ async def dial(
     `may_repeat` is called before each repetition and returns whether the call still waits for this dial's outcome.
     """
     progress = _DialProgress(budget, prepared.began, prepared.deadline)
-    if progress.remaining < budget.min_for_first_attempt or elapsed() >= prepared.deadline:
+    if progress.remaining < budget.min_first_attempt_s or elapsed() >= prepared.deadline:
         return NotStarted(UpstreamUnreachable(_NO_TIME_LEFT_DETAIL, after_s=1), progress.attempts)
     tries = 0
     waiting = list(credentials)

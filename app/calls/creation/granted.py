@@ -19,7 +19,7 @@ from app.twilio.schemas import Form
 
 logger = structlog.stdlib.get_logger(__name__)
 
-_LONGEST_RETRY_S = 60
+_MAX_RETRY_WAIT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class GrantedCallDialer:
         """
         call = grant.call
         tries = grant.dial["tries"]
-        waiting = WaitingDial({**grant.dial, "tries": tries + 1}, timedelta(seconds=min(2**tries, _LONGEST_RETRY_S)))
+        waiting = WaitingDial({**grant.dial, "tries": tries + 1}, timedelta(seconds=min(2**tries, _MAX_RETRY_WAIT_S)))
         prepared = PreparedCall(Form.of({}), began, deadline=began + grant.ring_in_s, waiting=waiting)
         try:
             request = CallRequest.model_validate(call.parameters)

@@ -11,7 +11,7 @@ import structlog
 
 from app.calls import repository
 from app.calls.creation.dial import Attempt, Budget, NotStarted, Outcome, PreparedCall, Started, Unknown, dial
-from app.calls.creation.store import BATCH, NewCall, SettledCall, insert_intents, write_outcomes
+from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, SettledCall, insert_intents, write_outcomes
 from app.calls.creation.twilio_queue import TwilioQueueWatch
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
@@ -35,9 +35,9 @@ logger = structlog.stdlib.get_logger(__name__)
 
 # How long a process that stops waits for outcomes to be committed. This time begins after the server has waited for its
 # requests (CALLGATE_DRAIN_TIMEOUT).
-LAST_COMMITS_S = 5.0
+DRAIN_COMMIT_TIMEOUT_S = 5.0
 # How long a client waits for credentials to be marked. If that fails, the next call tries the credentials in the old order.
-_MARKING_TIMEOUT_S = 2.0
+_MARK_CREDENTIALS_TIMEOUT_S = 2.0
 
 
 @dataclass
@@ -60,10 +60,10 @@ class Placement:
 
     def __post_init__(self) -> None:
         self._outcomes: Batcher[tuple[Call | NewCall, RecordChange], datetime | None] = Batcher(
-            self._write_outcomes, max_batch=BATCH
+            self._write_outcomes, max_batch=MAX_ROWS_PER_STATEMENT
         )
         self._twilio_queue = TwilioQueueWatch(self.metrics.twilio)
-        self._late_outcomes = RetryQueue(self._retry_commit, name="outcomes", max_batch=BATCH)
+        self._late_outcomes = RetryQueue(self._retry_commit, name="outcomes", max_batch=MAX_ROWS_PER_STATEMENT)
 
     async def place(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Call | NewCall:
         """Dials, commits the outcome, and returns the record.
@@ -78,9 +78,9 @@ class Placement:
         return await asyncio.shield(self._start_task(self._commit_outcome(call, NotStarted(problem, []), prepared)))
 
     async def drain(self) -> None:
-        """Waits for the outcomes of all dials to be committed, at most LAST_COMMITS_S."""
+        """Waits for the outcomes of all dials to be committed, at most DRAIN_COMMIT_TIMEOUT_S."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_COMMITS_S):
+            async with asyncio.timeout(DRAIN_COMMIT_TIMEOUT_S):
                 await asyncio.gather(self._late_outcomes.close(), self.withdrawals.close(), self._wait_for_tasks())
                 await self._late_outcomes.close()
         if unsaved := len(self._tasks) + len(self._late_outcomes):
@@ -91,7 +91,7 @@ class Placement:
             await asyncio.wait(self._tasks)
 
     async def _place(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Call | NewCall:
-        """Dials, commits the outcome, counts it and marks credentials. Returns the record."""
+        """Dials, commits the outcome, counts it in the metrics, and marks rejected credentials. Returns the record."""
         outcome = await self._dial(call, account, prepared)
         settled = await self._commit_outcome(call, outcome, prepared)
         with _LoggedFailure("creation_not_counted", call):
@@ -136,7 +136,7 @@ class Placement:
         return call
 
     def _change_for(self, outcome: Outcome, prepared: PreparedCall | None = None) -> RecordChange:
-        """Returns the change that records this outcome of a dial. Only for `Unknown`, `prepared` may be None."""
+        """Returns the change that records this outcome of a dial. `prepared` may be None only for the outcome `Unknown`."""
         data: dict[str, Any] = {"attempts": [_attempt_json(attempt) for attempt in outcome.attempts]}
         match outcome:
             case Started():
@@ -168,7 +168,7 @@ class Placement:
         return call
 
     async def _commit_sid_taken(self, call: Call | NewCall, outcome: Outcome) -> Call | NewCall:
-        """Commits `unknown`: the sid belongs to another record and proves nothing about this one."""
+        """Commits the outcome `unknown`, because the sid in Twilio's answer already belongs to another record."""
         sid = outcome.resource.sid if isinstance(outcome, Started) else None
         logger.error("sid_taken", call_id=str(call.id), call_sid=sid, why=SID_TAKEN_EXPLANATION)
         unknown = Unknown("sid_taken", outcome.attempts)
@@ -181,8 +181,8 @@ class Placement:
     async def _commit_to_settled(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
         """Commits the outcome to a record that was settled in another way meanwhile.
 
-        `Started` binds its call in any state of the record. Another outcome is only applied while the record is pending or
-        unknown in the same attempt. Returns the record. If Postgres has lost the record, inserts it again.
+        The outcome `Started` binds Twilio's call to the record in any state. Any other outcome is only applied while the record
+        is pending or unknown in the same attempt. Returns the record. If Postgres has lost the record, inserts it again.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
@@ -212,7 +212,7 @@ class Placement:
         if rejected:
             self.metrics.twilio.credentials_rejected.inc(len(rejected))
         if rejected or accepted:
-            async with asyncio.timeout(_MARKING_TIMEOUT_S), self.database.begin() as session:
+            async with asyncio.timeout(_MARK_CREDENTIALS_TIMEOUT_S), self.database.begin() as session:
                 await self.tenants.mark_credentials(
                     session, rejected=rejected, accepted=accepted, reason=TwilioCredentialRejected.reason
                 )
@@ -236,7 +236,7 @@ class Placement:
 class _LoggedFailure:
     """Context manager that logs `event` instead of raising: after the outcome's commit nothing may change the answer.
 
-    A class, because each call enters several, and a generator costs five times as much.
+    It is a class, because each call enters several, and a generator-based context manager takes five times as long.
     """
 
     __slots__ = ("_call", "_event")

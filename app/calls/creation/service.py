@@ -18,10 +18,10 @@ from app.calls.creation.dial import PreparedCall
 from app.calls.creation.paced.service import PacedIntents, reopen_paced
 from app.calls.creation.placement import Placement
 from app.calls.creation.preparation import Preparation
-from app.calls.creation.scheduled.store import SCHEDULED_BATCH, ScheduledCall, insert_dial, insert_scheduled
+from app.calls.creation.scheduled.store import MAX_SCHEDULED_ROWS_PER_STATEMENT, ScheduledCall, insert_dial, insert_scheduled
 from app.calls.creation.scheduled.times import make_schedule
 from app.calls.creation.slots import CreationSlot, CreationSlots
-from app.calls.creation.store import BATCH, NewCall, insert_intents, reopen
+from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, insert_intents, reopen
 from app.calls.creation.validation import validate_call
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
@@ -55,7 +55,10 @@ _CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """A call that is started, scheduled or unknown. `replayed`: an earlier request with the same key created it."""
+    """The result of a creation: the call is started, scheduled or unknown.
+
+    `replayed`: an earlier request with the same idempotency key created the call.
+    """
 
     call: Call | NewCall
     replayed: bool = False
@@ -80,11 +83,11 @@ class CreationService:
         self._withdrawals = withdrawals
         self._pseudonyms = pseudonyms
         self._preparation = preparation
-        self._intents = Batcher(self._write_intents, max_batch=BATCH)
+        self._intents = Batcher(self._write_intents, max_batch=MAX_ROWS_PER_STATEMENT)
         self._paced_intents = PacedIntents(database)
-        self._scheduled_intents = Batcher(self._write_scheduled, max_batch=SCHEDULED_BATCH)
+        self._scheduled_intents = Batcher(self._write_scheduled, max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT)
         self._queues = Batcher(partial(find_queues, database))
-        self._existing = Batcher(self._find_existing, max_batch=SCHEDULED_BATCH)
+        self._existing = Batcher(self._find_many_by_key, max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT)
 
     async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
         """Places or schedules a call. Twilio processes at most one POST for it, even if this process dies.
@@ -109,7 +112,7 @@ class CreationService:
                 callbacks, prepared = self._preparation.prepare(valid.request, account, sip_auth, call_id, began)
                 schedule = await self._schedule(caller, valid.request) if valid.request.is_scheduled else None
             except CallgateError:
-                existing = await self._find(caller.tenant_id, idempotency_key)
+                existing = await self._find_by_key(caller.tenant_id, idempotency_key)
                 if existing is None or self._may_be_retried(existing, fingerprint):
                     raise
                 return Creation(existing, replayed=True)
@@ -134,7 +137,7 @@ class CreationService:
                 call.execution = "scheduled"
             if await self._commit_intent(call, account, scheduled):
                 return Creation(call) if scheduled else await self._place(call, account, prepared)
-            existing = await self._find(caller.tenant_id, idempotency_key)
+            existing = await self._find_by_key(caller.tenant_id, idempotency_key)
             if existing and not self._may_be_retried(existing, fingerprint):
                 return Creation(existing, replayed=True)
             if existing:
@@ -148,12 +151,12 @@ class CreationService:
         """Raises Overloaded or ShuttingDown if no tenant can begin a creation now."""
         self._slots.require_free()
 
-    async def _find(self, tenant_id: str, idempotency_key: str | None) -> Call | None:
+    async def _find_by_key(self, tenant_id: str, idempotency_key: str | None) -> Call | None:
         if idempotency_key is None:
             return None
         return await self._existing.submit((tenant_id, idempotency_key))
 
-    async def _find_existing(self, keys: Sequence[tuple[str, str]]) -> Sequence[Call | None]:
+    async def _find_many_by_key(self, keys: Sequence[tuple[str, str]]) -> Sequence[Call | None]:
         async with self._database.begin() as session:
             found = await repository.find_calls_by_key(session, keys)
         return [found.get(key) for key in keys]
@@ -161,8 +164,8 @@ class CreationService:
     def _may_be_retried(self, call: Call, fingerprint: bytes) -> bool:
         """Returns whether this call may be dialled again: it ended `not_started` for a temporary reason.
 
-        False: the client gets the call as it is. Raises the error to answer with if the request differs, the call is pending,
-        or it ended `not_started` for a lasting reason.
+        If False, the client gets the call as it is. Raises the error to answer with if the request differs, the call is
+        pending, or it ended `not_started` for a lasting reason.
         """
         if not self._keyring.matches(call.fingerprint, fingerprint):
             raise IdempotencyKeyReused(call_id=call.id)
@@ -193,7 +196,7 @@ class CreationService:
             else:
                 written_at = await (self._paced_intents if account.is_paced else self._intents).submit(call)
         except PaceExceeded:
-            if await self._find(call.tenant_id, call.idempotency_key) is None:
+            if await self._find_by_key(call.tenant_id, call.idempotency_key) is None:
                 raise
             return False
         except DatabaseUnavailable as error:
@@ -223,7 +226,7 @@ class CreationService:
         return [inserted.get(scheduled.call.id) for scheduled in calls]
 
     async def _reopen(
-        self, existing: Call, intended: NewCall, account: UsableAccount, scheduled: ScheduledCall | None
+        self, existing: Call, new_intent: NewCall, account: UsableAccount, scheduled: ScheduledCall | None
     ) -> Call | None:
         """Makes the call of an earlier attempt pending or scheduled again, and returns it.
 
@@ -235,7 +238,7 @@ class CreationService:
         try:
             async with self._database.begin() as session:
                 is_paced = account.is_paced and not scheduled
-                call = await (reopen_paced if is_paced else reopen)(session, existing, intended)
+                call = await (reopen_paced if is_paced else reopen)(session, existing, new_intent)
                 if call:
                     data = {"attempt": call.attempt}
                     await repository.add_event(session, call.id, f"call.{call.execution}", data, event_id=event_id)
@@ -261,7 +264,7 @@ class CreationService:
 
 
 def _canonical_bytes(body: Mapping[str, Any]) -> bytes:
-    """Returns the request as bytes with sorted members: equal bytes are the same request."""
+    """Returns the request as JSON with sorted members. Two requests are the same if these bytes are equal."""
     try:
         return _CANONICAL_JSON.encode(body).encode()
     except RecursionError:

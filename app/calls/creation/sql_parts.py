@@ -6,9 +6,9 @@ from typing import Final
 from app.calls.store import insert_deliveries_from
 
 
-def interval_sql(name: str, *, of: str = "given") -> str:
-    """Returns SQL for an interval: the member `name` of the JSON value `of` holds its length in seconds."""
-    return f"make_interval(secs => ({of} ->> '{name}')::float8)"
+def interval_sql(name: str, *, json_value: str = "given") -> str:
+    """Returns SQL for an interval: the member `name` of `json_value` (an SQL expression) holds its length in seconds."""
+    return f"make_interval(secs => ({json_value} ->> '{name}')::float8)"
 
 
 def quoted(columns: Sequence[str], prefix: str = "") -> str:
@@ -16,20 +16,23 @@ def quoted(columns: Sequence[str], prefix: str = "") -> str:
     return ", ".join(f'{prefix}"{column}"' for column in columns)
 
 
-def given_rows_sql(*more: str) -> str:
-    """Returns SQL that reads rows from the JSON array $1: the columns of `call` and of its event, and the columns `more`."""
+def json_rows_sql(*extra_columns: str) -> str:
+    """Returns SQL that reads rows from the JSON array $1: the columns of `call` and of its event, and `extra_columns`."""
     event = ("(given ->> 'event_id')::uuid AS event_id", "given ->> 'event' AS event", "given -> 'data' AS data")
-    return f"""SELECT {", ".join(("wanted.*", *event, *more))}
+    return f"""SELECT {", ".join(("wanted.*", *event, *extra_columns))}
         FROM jsonb_array_elements($1::jsonb) AS given, jsonb_populate_record(NULL::call, given) AS wanted"""  # noqa: S608  # own names
 
 
-def new_deliveries_sql(written: str) -> str:
+def new_deliveries_sql(from_clause: str) -> str:
     """Returns a CTE, to append to a WITH clause, that inserts deliveries from the JSON column `delivery`, unless it is null.
 
-    `written` is the FROM clause that has this column.
+    `from_clause` names the rows that have this column.
     """
-    source = f"{written} CROSS JOIN LATERAL jsonb_populate_record(NULL::delivery, delivery) AS new WHERE delivery IS NOT NULL"
+    source = (
+        f"{from_clause} CROSS JOIN LATERAL jsonb_populate_record(NULL::delivery, delivery) AS new WHERE delivery IS NOT NULL"
+    )
     return f", new_delivery AS ({insert_deliveries_from(source)})"
 
 
-GIVEN_DELIVERY: Final = "given -> 'delivery' AS delivery"
+DELIVERY_COLUMN: Final = "given -> 'delivery' AS delivery"
+"""For `json_rows_sql`: the column with the delivery of a row as JSON, or null."""

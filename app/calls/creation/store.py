@@ -16,7 +16,7 @@ from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils import uuid7
 
-from app.calls.creation.sql_parts import GIVEN_DELIVERY, given_rows_sql, interval_sql, new_deliveries_sql, quoted
+from app.calls.creation.sql_parts import DELIVERY_COLUMN, interval_sql, json_rows_sql, new_deliveries_sql, quoted
 from app.calls.last_answer import stored_columns
 from app.calls.models import Call
 from app.calls.outbox import NewDelivery, settled_delivery
@@ -70,13 +70,13 @@ class NewCall(_NewCallState):
 
 
 # From attribute to column: they differ where the column's name is a keyword of Python.
-_INTENT = {each.name: Call.__mapper__.columns[each.name].name for each in fields(NewCall)}
-_INTENT_COLUMNS = tuple(_INTENT.values())
+_COLUMN_BY_ATTRIBUTE = {each.name: Call.__mapper__.columns[each.name].name for each in fields(NewCall)}
+_INTENT_COLUMNS = tuple(_COLUMN_BY_ATTRIBUTE.values())
 # These columns do not change when a record is dialled again.
-_KEPT_BY_REOPENING = frozenset({"id", "tenant_id", "created_at", "idempotency_key"})
+_ATTRIBUTES_KEPT_BY_REOPENING = frozenset({"id", "tenant_id", "created_at", "idempotency_key"})
 
 # The maximum number of rows in one statement. All requests in a batch wait for the whole batch.
-BATCH = 16
+MAX_ROWS_PER_STATEMENT = 16
 _OUTCOME_COLUMNS = (
     "execution",
     "settled_by",
@@ -87,7 +87,7 @@ _OUTCOME_COLUMNS = (
     "resource_left_out",
 )
 # These columns are set relative to the database's clock.
-_OUTCOME_TIMES = ("settled_at", "refresh_at", "search_at")
+_OUTCOME_TIME_COLUMNS = ("settled_at", "refresh_at", "search_at")
 
 
 _SELECT_INSERTED = "SELECT id, updated_at FROM inserted"
@@ -97,47 +97,47 @@ def insert_calls_sql(
     columns: Sequence[str],
     *,
     on_conflict: str,
-    given: Sequence[str] = (),
-    before: str = "",
-    more: str = "",
-    end: str = _SELECT_INSERTED,
+    json_columns: Sequence[str] = (),
+    ctes_before: str = "",
+    ctes_after: str = "",
+    final_select: str = _SELECT_INSERTED,
 ) -> str:
     """Returns SQL that inserts calls with these columns and those of an intent, and one event each (`event`, `data`).
 
-    Rows are sorted, so that two processes that insert the same keys do not deadlock. `given` are more columns to read from the
-    JSON rows. `before` are CTEs that choose the rows to insert and name them `admitted`. `more` are CTEs that may read `given`
-    and `inserted`. `end` is the final SELECT.
+    Rows are sorted, so that two processes that insert the same keys do not deadlock. They come as JSON; `json_columns` are SQL
+    for further columns of them. `ctes_before` chooses the rows to insert and names them `admitted`. `ctes_after` may read the
+    CTEs `given` (all rows) and `inserted`.
     """
     return f"""
         WITH given AS MATERIALIZED (
-            {given_rows_sql(*given)}
-        ){before}, inserted AS (
+            {json_rows_sql(*json_columns)}
+        ){ctes_before}, inserted AS (
             INSERT INTO call (pending_since, settled_at, {quoted(columns)}, {quoted(_INTENT_COLUMNS)})
             SELECT now(), CASE WHEN settled_by IS NOT NULL THEN now() END, {quoted(columns)}, {quoted(_INTENT_COLUMNS)}
-            FROM {"admitted" if before else "given"} ORDER BY tenant_id, idempotency_key
+            FROM {"admitted" if ctes_before else "given"} ORDER BY tenant_id, idempotency_key
             ON CONFLICT {on_conflict} DO NOTHING
             RETURNING id, updated_at
         ), new_event AS (
             INSERT INTO call_event (id, call_id, at, type, data)
             SELECT event_id, id, clock_timestamp(), event, data FROM given JOIN inserted USING (id)
-        ){more}
-        {end}
+        ){ctes_after}
+        {final_select}
     """  # noqa: S608  # column names from this module
 
 
-KEY_CONFLICT = "(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL"
+IDEMPOTENCY_KEY_CONFLICT = "(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL"
 """The conflict target of an intent: the idempotency key of the tenant may be taken."""
 
 # Includes the newest column that an outcome sets. On an older schema the intent therefore fails before anything is dialled.
 INTENT_STATE_COLUMNS = ("execution", "resource_left_out")
-PENDING_INTENT = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
-_INSERT_INTENTS = insert_calls_sql(INTENT_STATE_COLUMNS, on_conflict=KEY_CONFLICT)
+PENDING_INTENT_VALUES = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
+_INSERT_INTENTS = insert_calls_sql(INTENT_STATE_COLUMNS, on_conflict=IDEMPOTENCY_KEY_CONFLICT)
 # Ignores every conflict: the intent may have been committed after all, or a later request may have taken its key.
 _INSERT_WITHDRAWN = insert_calls_sql(
     ["execution", "settled_by", "problem", "deliveries_written"],
     on_conflict="",
-    given=[GIVEN_DELIVERY],
-    more=new_deliveries_sql("given JOIN inserted USING (id)"),
+    json_columns=[DELIVERY_COLUMN],
+    ctes_after=new_deliveries_sql("given JOIN inserted USING (id)"),
 )
 
 
@@ -150,20 +150,20 @@ def _outcome_statement(*, complete: bool) -> str:
     may choose an index of all calls that are not started. A call that is not pending, or in another attempt, is left as it is:
     its outcome is more recent. Rows that another session has locked are skipped: the whole batch would wait for them.
     """
-    times = [f"{interval_sql(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIMES]
-    due_at = f"now() + {interval_sql('due_in', of='given.dial')}"
+    times = [f"{interval_sql(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIME_COLUMNS]
+    due_at = f"now() + {interval_sql('due_in', json_value='given.dial')}"
     more = new_deliveries_sql("given JOIN changed USING (id, attempt)") + insert_dials_sql(calls_cte="changed", due_at=due_at)
     written = ", deliveries_written = coalesce(given.deliveries_written, call.deliveries_written)"
     return f"""
         WITH given AS MATERIALIZED (
-            {given_rows_sql(*times, GIVEN_DELIVERY, DIAL_COLUMN_SQL) if complete else given_rows_sql(*times)}
+            {json_rows_sql(*times, DELIVERY_COLUMN, DIAL_COLUMN_SQL) if complete else json_rows_sql(*times)}
         ), locked AS MATERIALIZED (
             SELECT id, attempt, execution FROM call WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE SKIP LOCKED
         ), pending AS MATERIALIZED (
             SELECT id, attempt FROM locked JOIN given USING (id, attempt) WHERE locked.execution = 'pending'
         ), changed AS (
             UPDATE call SET ({quoted(_OUTCOME_COLUMNS)}) = ROW ({quoted(_OUTCOME_COLUMNS, "given.")}),
-                {", ".join(f"{name} = now() + given.{name}_in" for name in _OUTCOME_TIMES)},
+                {", ".join(f"{name} = now() + given.{name}_in" for name in _OUTCOME_TIME_COLUMNS)},
                 updated_at = now(){written if complete else ""}
             FROM given JOIN pending USING (id, attempt) WHERE call.id = given.id
             RETURNING call.id, call.attempt, call.updated_at
@@ -184,7 +184,7 @@ _WRITE_COMPLETE_OUTCOMES = _outcome_statement(complete=True)
 
 @dataclass(frozen=True, slots=True)
 class SettledCall:
-    """The outcome of one attempt, to be written over the pending record of that attempt."""
+    """The outcome of one attempt to place a call, to be written to the call's pending record."""
 
     call_id: UUID
     attempt: int
@@ -224,7 +224,7 @@ async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) ->
 
     Returns the time of each write by id. A call whose idempotency key is taken is not in the result.
     """
-    inserted = await database.fetch(_INSERT_INTENTS, rows_as_json([intent_row(call) | PENDING_INTENT for call in calls]))
+    inserted = await database.fetch(_INSERT_INTENTS, rows_as_json([intent_row(call) | PENDING_INTENT_VALUES for call in calls]))
     return {row["id"]: row["updated_at"] for row in inserted}
 
 
@@ -267,24 +267,24 @@ async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) ->
     return {(row["id"], row["attempt"]): LOCKED if row["is_locked"] else row["updated_at"] for row in written}
 
 
-async def reopen(session: AsyncSession, call: Call, intended: NewCall) -> Call | None:
-    """Makes a `not_started` call pending or scheduled again, for another attempt, with the values of `intended`.
+async def reopen(session: AsyncSession, call: Call, new_intent: NewCall) -> Call | None:
+    """Makes a `not_started` call pending or scheduled again, for another attempt, with the values of `new_intent`.
 
     Returns None if another request has reopened the call already.
     """
-    intent = {name: getattr(intended, name) for name in _INTENT if name not in _KEPT_BY_REOPENING}
+    intent = {name: getattr(new_intent, name) for name in _COLUMN_BY_ATTRIBUTE if name not in _ATTRIBUTES_KEPT_BY_REOPENING}
     ended = {"problem": None, "settled_by": None, "settled_at": None, "clean_searches": 0}
     statement = (
         update(Call)
         .where(Call.id == call.id, Call.execution == "not_started", Call.attempt == call.attempt)
-        .values(**intent, **ended, execution=intended.execution, pending_since=func.now(), attempt=Call.attempt + 1)
+        .values(**intent, **ended, execution=new_intent.execution, pending_since=func.now(), attempt=Call.attempt + 1)
         .returning(Call)
     )
     return (await session.scalars(statement)).one_or_none()
 
 
 def intent_row(call: Call | NewCall) -> dict[str, Any]:
-    columns = {column: getattr(call, name) for name, column in _INTENT.items()}
+    columns = {column: getattr(call, name) for name, column in _COLUMN_BY_ATTRIBUTE.items()}
     return columns | {"fingerprint": f"\\x{call.fingerprint.hex()}"}
 
 

@@ -22,7 +22,7 @@ _CLIENT_ADDRESS = re.compile(r"client:[^\s\x00-\x1f\x7f]{1,250}")
 _IGNORED_WITH_APPLICATION = ("method", "fallback_url", "fallback_method")
 _CALLBACKS_IGNORED_WITH_APPLICATION = ("status_callback", "status_callback_event", "status_callback_method")
 
-_SIP_AUTH = ("sip_auth_username", "sip_auth_password")
+_SIP_AUTH_PARAMETERS = ("sip_auth_username", "sip_auth_password")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def validate_call(body: Mapping[str, Any]) -> ValidCall:
     """
     request, errors = _parse(body)
     flagged = {error.pointer for error in errors}
-    found = [*_address_findings(body), *_source_findings(body), *_credential_findings(body)]
+    found = [*_address_findings(body), *_twiml_source_findings(body), *_sip_credential_findings(body)]
     if request is not None:
         errors += _schedule_errors(request)
     errors += [error for error, severity in found if severity is Severity.ERROR and error.pointer not in flagged]
@@ -94,16 +94,16 @@ def _as_field_errors(pointer: str, findings: tuple[Finding, ...]) -> Iterator[tu
         yield FieldError(pointer, finding.code, finding.detail), finding.severity
 
 
-def _source_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Severity]]:
+def _twiml_source_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Severity]]:
     if all(body.get(name) is None for name in ("url", "twiml", "application_sid")):
         text = "one of url, twiml and application_sid is required: it says what happens once the call is answered"
         yield FieldError("/url", "missing", text), Severity.ERROR
 
 
-def _credential_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Severity]]:
+def _sip_credential_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Severity]]:
     if body.get("sip_credential") is None:
         return
-    if given := [name for name in _SIP_AUTH if body.get(name) is not None]:
+    if given := [name for name in _SIP_AUTH_PARAMETERS if body.get(name) is not None]:
         text = f"must not be given together with {' and '.join(given)}: it names a stored user name and password"
         yield FieldError("/sip_credential", "sip_credential_and_sip_auth", text), Severity.ERROR
 
@@ -132,7 +132,7 @@ def _schedule_errors(request: CallRequest) -> Iterator[FieldError]:
     for name, value in request.for_twilio().items():
         if kept.get(name) == value:
             continue
-        advice = "use sip_credential instead" if name in _SIP_AUTH else "place the call at once instead"
+        advice = "use sip_credential instead" if name in _SIP_AUTH_PARAMETERS else "place the call at once instead"
         what = "has a user name or password that" if name in kept else "is a secret that"
         yield FieldError(f"/{name}", "secret_cannot_wait", f"{what} Callgate does not store for a scheduled call: {advice}")
 
@@ -150,6 +150,6 @@ def _ignored_parameters(request: CallRequest) -> Iterator[FieldError]:
     if request.byoc and not request.to.startswith("+"):
         yield FieldError("/byoc", "ignored", "Twilio ignores byoc unless `to` is a phone number")
     if not request.to[:4].lower().startswith("sip"):
-        for name in (*_SIP_AUTH, "sip_credential"):
+        for name in (*_SIP_AUTH_PARAMETERS, "sip_credential"):
             if getattr(request, name) is not None:
                 yield FieldError(f"/{name}", "ignored", "SIP credentials are used only when `to` is a SIP URI")

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from app.calls import repository
 from app.calls.creation.scheduled.store import end_calls
-from app.calls.creation.store import BATCH, NewCall, insert_withdrawn, withdraw_intents
+from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, insert_withdrawn, withdraw_intents
 from app.calls.settlement import RecordChange, Settlement
 from app.calls.stored_problem import stored_form
 from app.database.batcher import Batcher, Busy
@@ -20,7 +20,7 @@ _MAX_QUEUED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _Reopening:
-    """Another attempt for an existing record. `event_id` is the id of the event that the same transaction writes."""
+    """A further attempt that makes an existing record pending again. `event_id`: the event that the same transaction writes."""
 
     call_id: UUID
     attempt: int
@@ -40,16 +40,16 @@ class Withdrawals:
     def __init__(self, database: Database, settlement: Settlement) -> None:
         self._database = database
         self._settlement = settlement
-        self._intents: Batcher[NewCall, None] = Batcher(self._write_intents, max_batch=BATCH)
-        self._scheduled_intents = Batcher(self._write_scheduled_intents, max_batch=BATCH)
-        self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=BATCH, max_items=_MAX_QUEUED)
+        self._intents: Batcher[NewCall, None] = Batcher(self._write_intents, max_batch=MAX_ROWS_PER_STATEMENT)
+        self._scheduled_intents = Batcher(self._write_scheduled_intents, max_batch=MAX_ROWS_PER_STATEMENT)
+        self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=MAX_ROWS_PER_STATEMENT, max_items=_MAX_QUEUED)
 
     def withdraw_intent(self, call: NewCall, *, is_scheduled: bool) -> None:
         """Settles a new call as `not_started` in the background, except a scheduled call that a worker has begun to dial."""
         self._queue.add(_ScheduledIntent(call) if is_scheduled else call)
 
     def withdraw_reopening(self, call_id: UUID, attempt: int, *, event_id: UUID) -> None:
-        """Settles another attempt of a call as `not_started` in the background.
+        """Settles a further attempt of an existing call as `not_started` in the background.
 
         If the event `event_id` was not committed, the attempt belongs to another request and is not changed.
         """

@@ -22,7 +22,7 @@ _ACCOUNTS_WITH_SLOTS = f"""
     {accounts_with_rows_sql("dial_slot")}
     SELECT account_id FROM account WHERE account_id IS NOT NULL
 """  # noqa: S608  # a constant
-_CHECK_AGAIN = "UPDATE dial_slot SET ring_by = clock_timestamp() + $2::interval WHERE call_id = $1"
+_POSTPONE_CHECK = "UPDATE dial_slot SET ring_by = clock_timestamp() + $2::interval WHERE call_id = $1"
 # No call is granted whose caller has no row in `dial_turn`. The lock keeps other sessions from scheduling calls while such rows
 # are deleted, and the next statement sees all calls that were scheduled before the lock.
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '100ms'"
@@ -41,7 +41,7 @@ _DELETE_IDLE_TURNS = f"""
     WHERE dial_turn.account_id = idle.account_id AND dial_turn.caller_id = idle.caller_id
     RETURNING dial_turn.account_id
 """  # noqa: S608  # own constants
-_END_DEADLINE = "UPDATE dial_slot SET ring_by = NULL WHERE call_id = $1"
+_CLEAR_DEADLINE = "UPDATE dial_slot SET ring_by = NULL WHERE call_id = $1"
 
 
 async def accounts_with_slots(database: Database) -> list[UUID]:
@@ -49,7 +49,7 @@ async def accounts_with_slots(database: Database) -> list[UUID]:
 
 
 async def claim_deadlines(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
-    """Claims and returns calls whose `ring_by` has come. Other workers skip them for the time `lease`."""
+    """Claims and returns calls whose deadline `ring_by` has passed. Other workers skip them for the time `lease`."""
     due = (
         select(DialSlot.call_id)
         .where(DialSlot.ring_by <= func.now())
@@ -64,11 +64,11 @@ async def claim_deadlines(session: AsyncSession, *, lease: timedelta, limit: int
 
 
 async def postpone_deadline_check(database: Database, call_id: UUID, wait: timedelta) -> None:
-    await database.fetch(_CHECK_AGAIN, call_id, wait)
+    await database.fetch(_POSTPONE_CHECK, call_id, wait)
 
 
 async def delete_idle_turns(database: Database, idle_for: timedelta, *, limit: int) -> int:
-    """Deletes `dial_turn` rows of callers without waiting calls or grants within `idle_for`. Returns how many.
+    """Deletes `dial_turn` rows of callers that have no waiting calls and no grant within `idle_for`. Returns how many.
 
     Locks `scheduled_dial` for some milliseconds, in which no call can be scheduled or granted. Deletes none if that lock is not
     free within 0.1 s.
@@ -86,4 +86,4 @@ async def delete_idle_turns(database: Database, idle_for: timedelta, *, limit: i
 
 
 async def clear_deadline(database: Database, call_id: UUID) -> None:
-    await database.fetch(_END_DEADLINE, call_id)
+    await database.fetch(_CLEAR_DEADLINE, call_id)

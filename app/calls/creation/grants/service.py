@@ -18,10 +18,10 @@ from app.scheduling.guard import halt_for_lost_grants, record_server_or_halt
 from app.scheduling.hours import callee_zones, next_opening
 from app.scheduling.schedule import MAX_TIME_AHEAD
 
-BATCH = 16
-"""Grants in one transaction."""
+MAX_GRANTS_PER_TRANSACTION = 16
+"""The maximum number of grants in one transaction."""
 _POSTPONE_BATCH = 500
-_SHORTEST_SPAN = timedelta(microseconds=1)
+_ONE_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class GrantRound:
 
 
 async def grant_calls(database: Database, account_id: UUID, *, limit: int, counters: GrantCounters | None = None) -> GrantRound:
-    """Grants calls of the account, at most `limit` and BATCH.
+    """Grants calls of the account, at most `limit` and MAX_GRANTS_PER_TRANSACTION.
 
     Grants nothing if another worker is granting calls of the account, or if all grants are halted. Halts all grants if Postgres
     counts fewer grants of the account than `counters`, because the database has lost some. Adds the new grants to `counters`.
@@ -50,7 +50,7 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
             return GrantRound([], is_last=True)
         if not account.may_grant and not await record_server_or_halt(connection):
             return GrantRound([], is_last=True)
-        if counters.is_behind(account_id, account.count):
+        if counters.is_behind(account_id, account.grant_count):
             await halt_for_lost_grants(connection, account_id, granted_at=account.granted_at)
             return GrantRound([], is_last=True)
         if await free_ended_slots(connection, account_id):
@@ -60,9 +60,9 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
         paces = await store.lock_queue_paces(connection, queues.keys())
         # The time of the last lock. An earlier time would give tokens back to a queue for whose lock this transaction waited.
         at = max(pace.at for pace in (account, *paces.values()))
-        granting = _GrantTransaction(connection, account_id, at, queues, {each: paces[each].room for each in paces})
-        grants = await granting.grant(min(limit, BATCH, account.room))
-    counters.record_count(account_id, account.count._replace(grants=account.count.grants + len(grants)))
+        granting = _GrantTransaction(connection, account_id, at, queues, {each: paces[each].allowed_calls for each in paces})
+        grants = await granting.grant(min(limit, MAX_GRANTS_PER_TRANSACTION, account.allowed_calls))
+    counters.record_count(account_id, account.grant_count._replace(grants=account.grant_count.grants + len(grants)))
     # After a grant, another round follows, which reads how long the account has to wait.
     is_last = not grants and not granting.has_postponed
     waits = [pace.wait_s for pace in (account, *paces.values()) if pace.wait_s is not None]
@@ -73,14 +73,14 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
 class _GrantTransaction:
     """Grants calls in one transaction, in which the `pace` rows of the account and the queues are locked.
 
-    `room` is the number of calls that each queue with limits still allows.
+    `allowed_calls` has the number of calls that each queue with limits still allows, by queue id.
     """
 
     connection: Connection
     account_id: UUID
     at: datetime
     queues: dict[UUID, DueQueue]
-    room: dict[UUID, int]
+    allowed_calls: dict[UUID, int]
     has_postponed: bool = False
 
     async def grant(self, limit: int) -> list[Grant]:
@@ -93,43 +93,43 @@ class _GrantTransaction:
             candidate = await store.next_waiting_call(self.connection, self.account_id, at, self._open_queues())
             if candidate is None:
                 break
-            if await self._postpone_closed(candidate):
+            if await self._postpone_outside_hours(candidate):
                 # The rest is left to the next round, so that the lock is not held for all calls of a long queue.
                 self.has_postponed = True
                 break
             granted = await store.grant(self.connection, candidate.call_id, at)
             if granted is not None:
                 grants.append(granted)
-                self._decrement_room(granted)
+                self._decrement_allowed_calls(granted)
         return grants
 
     async def _grant_next(self) -> Grant | None:
         granted = await store.grant_next(self.connection, self.account_id, self.at, self._open_queues())
         if granted is not None:
-            self._decrement_room(granted)
+            self._decrement_allowed_calls(granted)
         return granted
 
-    def _decrement_room(self, granted: Grant) -> None:
+    def _decrement_allowed_calls(self, granted: Grant) -> None:
         queue_id = granted.dial["queue_id"]
-        if queue_id in self.room:
-            self.room[queue_id] -= 1
+        if queue_id in self.allowed_calls:
+            self.allowed_calls[queue_id] -= 1
 
     def _open_queues(self) -> Collection[UUID]:
         """Returns the ids of the queues whose own limits allow another call."""
-        return [queue_id for queue_id in self.queues if self.room.get(queue_id, 1) > 0]
+        return [queue_id for queue_id in self.queues if self.allowed_calls.get(queue_id, 1) > 0]
 
-    async def _postpone_closed(self, candidate: WaitingCall) -> bool:
+    async def _postpone_outside_hours(self, candidate: WaitingCall) -> bool:
         """Postpones the candidate and later calls of its queue and priority if the candidate is outside its calling hours.
 
-        Returns whether it has postponed calls. Reads no calls that are due before the candidate: they may be inside their
-        calling hours, and then each round would read them again. A call with no open hour before its `ring_by` is postponed to
-        `ring_by`, where it expires.
+        Returns whether calls were postponed. Reads no calls that are due before the candidate: they may be inside their calling
+        hours, and then each round would read them again. A call whose calling hours do not begin before its `ring_by` is
+        postponed to `ring_by`, where it expires.
         """
         hours = self.queues[candidate.queue_id].hours
         if hours is None:
             return False
         zones = callee_zones(candidate.to, candidate.time_zone, hours)
-        if next_opening(hours, self.at, zones, self.at + _SHORTEST_SPAN):
+        if next_opening(hours, self.at, zones, self.at + _ONE_MICROSECOND):
             return False
         at = self.at
         due = await store.due_calls_from(self.connection, self.account_id, candidate, at, limit=_POSTPONE_BATCH)

@@ -33,7 +33,7 @@ _WAITING_ACCOUNTS = f"""
 """  # noqa: S608  # a constant
 
 # The clock is read after the lock: the wait for the lock must not count as time without calls.
-_LOCK = f"""
+_LOCK_PACES = f"""
     WITH pace AS MATERIALIZED (
         SELECT * FROM pace WHERE subject_id = ANY ($1::uuid[]) ORDER BY subject_id FOR UPDATE {{wait}}
     ), clock AS MATERIALIZED (
@@ -42,14 +42,14 @@ _LOCK = f"""
     SELECT subject_id, clock.at, {allowed_calls_sql("clock.at")} AS room, {wait_s_sql("clock.at")} AS wait_s{{more}}
     FROM pace, clock
 """  # noqa: S608  # constants of this module
-_LOCK_ACCOUNT = _LOCK.format(
+_LOCK_ACCOUNT_PACE = _LOCK_PACES.format(
     wait="SKIP LOCKED", more=f", {MAY_GRANT} AS may_grant, {RELEASED_AT_US} AS released, grants, granted_at"
 )
-_LOCK_QUEUES = _LOCK.format(wait="", more="")
+_LOCK_QUEUE_PACES = _LOCK_PACES.format(wait="", more="")
 _HAS_PACE = "SELECT EXISTS (SELECT FROM pace WHERE subject_id = $1)"
 _ADD_PACE = "INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT DO NOTHING"
 
-_QUEUES = """
+_DUE_QUEUES = """
     SELECT queue.id, queue.paused, queue.hours, tenant.hours AS tenant_hours, tenant.suspended_at IS NOT NULL AS suspended
     FROM twilio_account JOIN tenant ON tenant.id = twilio_account.tenant_id
     LEFT JOIN queue ON queue.tenant_id = tenant.id AND EXISTS (
@@ -60,7 +60,7 @@ _QUEUES = """
 
 # Within a priority the callers take turns, and the caller's earliest call is granted. Only one index entry is read for each
 # caller and open queue. A call with a `wanted_update` (PendingUpdate) is left to the job `control`.
-_FIRST_OF_PRIORITY = """
+_FIRST_CALL_OF_PRIORITY = """
     (SELECT dial.call_id FROM (
         SELECT caller_id FROM dial_turn WHERE account_id = $1 ORDER BY last_grant_at, caller_id
     ) AS turn CROSS JOIN LATERAL (
@@ -76,17 +76,17 @@ _FIRST_OF_PRIORITY = """
     WHERE EXISTS (SELECT FROM scheduled_dial WHERE account_id = $1 AND priority = {priority})
     LIMIT 1)
 """
-_FIRST_OF_EACH_PRIORITY = [_FIRST_OF_PRIORITY.format(priority=place) for place in range(len(PRIORITIES))]
-_CANDIDATE = 'dial.call_id, dial.queue_id, dial.time_zone, call."to", dial.ring_by, dial.priority, dial.due_at'
-_NEXT = f"SELECT call_id FROM ({' UNION ALL '.join(_FIRST_OF_EACH_PRIORITY)}) AS each LIMIT 1"  # noqa: S608  # own constants
-_CHOSEN = f"""
-    SELECT {_CANDIDATE}
-    FROM ({_NEXT}) AS chosen
+_FIRST_CALL_OF_EACH_PRIORITY = [_FIRST_CALL_OF_PRIORITY.format(priority=place) for place in range(len(PRIORITIES))]
+_WAITING_CALL_COLUMNS = 'dial.call_id, dial.queue_id, dial.time_zone, call."to", dial.ring_by, dial.priority, dial.due_at'
+_NEXT_CALL_ID = f"SELECT call_id FROM ({' UNION ALL '.join(_FIRST_CALL_OF_EACH_PRIORITY)}) AS each LIMIT 1"  # noqa: S608  # own constants
+_NEXT_WAITING_CALL = f"""
+    SELECT {_WAITING_CALL_COLUMNS}
+    FROM ({_NEXT_CALL_ID}) AS chosen
         JOIN scheduled_dial AS dial USING (call_id) JOIN call ON call.id = chosen.call_id
 """  # noqa: S608  # constants of this module
 
 _CALL_COLUMNS = {each.name: Call.__mapper__.columns[each.name].name for each in fields(NewCall)}
-_MORE_COLUMNS = ("attempt", "pending_since", "updated_at", "redial_of", "deliveries_written")
+_STATE_COLUMNS = ("attempt", "pending_since", "updated_at", "redial_of", "deliveries_written")
 _DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns]
 # A call that is granted again may still have the slot of its earlier grant, if a job has locked that row.
 _GRANT = f"""
@@ -112,17 +112,17 @@ _GRANT = f"""
         FROM granted WHERE subject_id IN (granted.account_id, granted.queue_id)
     )
     SELECT {", ".join(f'changed."{column}" AS {name}' for name, column in _CALL_COLUMNS.items())},
-        {", ".join(f"changed.{name}" for name in _MORE_COLUMNS)},
+        {", ".join(f"changed.{name}" for name in _STATE_COLUMNS)},
         {", ".join(f"granted.{name} AS dial_{name}" for name in _DIAL_COLUMNS)},
         extract(epoch FROM granted.ring_by - clock_timestamp())::float8 AS ring_in_s
     FROM granted JOIN changed ON changed.id = granted.call_id
 """  # noqa: S608  # column names of the models
 
 _GRANT_CALL = _GRANT.format(which="$1::uuid")
-_GRANT_NEXT = _GRANT.format(which=_NEXT)
+_GRANT_NEXT = _GRANT.format(which=_NEXT_CALL_ID)
 
-_DUE_AFTER = f"""
-    SELECT {_CANDIDATE}
+_DUE_CALLS_FROM = f"""
+    SELECT {_WAITING_CALL_COLUMNS}
     FROM scheduled_dial AS dial JOIN call ON call.id = dial.call_id
     WHERE dial.account_id = $1 AND dial.queue_id = $2 AND dial.priority = $3 AND dial.due_at BETWEEN $4 AND $5
     ORDER BY dial.due_at LIMIT $6
@@ -135,17 +135,18 @@ _POSTPONE = """
 
 @dataclass(frozen=True, slots=True)
 class LockedPace:
-    """A locked row of `pace`. `room` is the number of calls that may be dialled at `at`.
+    """A locked row of `pace`: the call rate and the concurrent calls of an account or a queue.
 
+    `allowed_calls` is the number of calls that may be dialled at the time `at`.
     `wait_s` is the time in seconds until the call rate allows another call; None: it allows one now.
     """
 
     at: datetime
-    room: int
+    allowed_calls: int
     wait_s: float | None
     # Only for an account: whether grants are allowed (MAY_GRANT), its count of grants, and the time of its last grant.
     may_grant: bool | None = None
-    count: GrantCount = NO_GRANTS
+    grant_count: GrantCount = NO_GRANTS
     granted_at: datetime | None = None
 
 
@@ -191,10 +192,10 @@ async def waiting_accounts(database: Database) -> dict[UUID, float]:
 
 async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedPace | None:
     """Locks and returns the account's row of `pace`, which is created if missing. None: another session has locked it."""
-    found = await connection.fetch(_LOCK_ACCOUNT, [account_id])
+    found = await connection.fetch(_LOCK_ACCOUNT_PACE, [account_id])
     if not found and not await connection.fetchval(_HAS_PACE, account_id):
         await connection.execute(_ADD_PACE, account_id)
-        found = await connection.fetch(_LOCK_ACCOUNT, [account_id])
+        found = await connection.fetch(_LOCK_ACCOUNT_PACE, [account_id])
     if not found:
         return None
     row = found[0]
@@ -203,17 +204,17 @@ async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedP
 
 
 async def lock_queue_paces(connection: Connection, queue_ids: Collection[UUID]) -> dict[UUID, LockedPace]:
-    """Locks the `pace` rows of queues and returns them by queue id. Lock the row of the account before.
+    """Locks the `pace` rows of queues and returns them by queue id. Lock the row of the account first.
 
     A queue without a row has no limits of its own.
     """
-    found = await connection.fetch(_LOCK_QUEUES, list(queue_ids))
+    found = await connection.fetch(_LOCK_QUEUE_PACES, list(queue_ids))
     return {row["subject_id"]: LockedPace(*row[1:]) for row in found}
 
 
 async def due_queues(connection: Connection, account_id: UUID, at: datetime) -> list[DueQueue]:
     """Returns the queues of the account's tenant that have due calls. The first item is NO_QUEUE, for calls in no queue."""
-    rows = await connection.fetch(_QUEUES, account_id, at)
+    rows = await connection.fetch(_DUE_QUEUES, account_id, at)
     none = DueQueue(NO_QUEUE, not rows[0]["suspended"], _parse_hours(rows[0]["tenant_hours"]))
     return [none] + [
         DueQueue(row["id"], not (row["suspended"] or row["paused"]), _parse_hours(row["hours"] or row["tenant_hours"]))
@@ -226,15 +227,15 @@ async def next_waiting_call(
     connection: Connection, account_id: UUID, at: datetime, queue_ids: Collection[UUID]
 ) -> WaitingCall | None:
     """Returns the due call in these queues that is next: by priority, then by the turns of callers, then by its due time."""
-    rows = await connection.fetch(_CHOSEN, account_id, at, list(queue_ids))
+    rows = await connection.fetch(_NEXT_WAITING_CALL, account_id, at, list(queue_ids))
     return WaitingCall(**rows[0]) if rows else None
 
 
 async def grant(connection: Connection, call_id: UUID, at: datetime) -> Grant | None:
-    """Grants one call: deletes its row of `scheduled_dial`, makes the call pending, and takes a token and a dial slot.
+    """Grants one call: deletes its row of `scheduled_dial`, makes it pending, and counts it against the pace.
 
-    The caller's next call waits for the turns of other callers. Returns None if the call was canceled or its `ring_by` has
-    passed.
+    The caller's next call comes after one call of each other caller. Returns None if the call was canceled or its `ring_by`
+    has passed.
     """
     return _grant_of(await connection.fetch(_GRANT_CALL, call_id, at))
 
@@ -253,7 +254,7 @@ def _grant_of(rows: Sequence[Mapping[str, Any]]) -> Grant | None:
         return None
     row = rows[0]
     call = NewCall(**{name: _parse_column(name, row[name]) for name in _CALL_COLUMNS})
-    for name in _MORE_COLUMNS:
+    for name in _STATE_COLUMNS:
         setattr(call, name, row[name])
     return Grant(call, {name: row[f"dial_{name}"] for name in _DIAL_COLUMNS if name != "due_at"}, row["ring_in_s"])
 
@@ -262,13 +263,13 @@ async def due_calls_from(
     connection: Connection, account_id: UUID, call: WaitingCall, at: datetime, *, limit: int
 ) -> Sequence[WaitingCall]:
     """Returns the due calls of the queue and priority of `call`, from its due time on, the earliest first."""
-    rows = await connection.fetch(_DUE_AFTER, account_id, call.queue_id, call.priority, call.due_at, at, limit)
+    rows = await connection.fetch(_DUE_CALLS_FROM, account_id, call.queue_id, call.priority, call.due_at, at, limit)
     return [WaitingCall(**row) for row in rows]
 
 
-async def postpone(connection: Connection, later: Mapping[UUID, datetime]) -> None:
-    """Sets the due times of calls. `later` maps ids to times."""
-    await connection.execute(_POSTPONE, list(later), list(later.values()))
+async def postpone(connection: Connection, due_times: Mapping[UUID, datetime]) -> None:
+    """Sets the due times of scheduled calls, which are given by call id."""
+    await connection.execute(_POSTPONE, list(due_times), list(due_times.values()))
 
 
 def _parse_column(name: str, value: Any) -> Any:

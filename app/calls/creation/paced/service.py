@@ -10,7 +10,7 @@ from math import ceil
 from uuid import UUID
 
 from app.calls.creation.paced.store import insert_paced_intents, lock_pace_in_session
-from app.calls.creation.store import BATCH, NewCall, reopen
+from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, reopen
 from app.calls.models import Call
 from app.database.batcher import Batcher
 from app.database.engine import Database, Session, driver_connection
@@ -19,16 +19,16 @@ from app.scheduling.admission import PaceRefusal, admit_reopened_call
 from app.scheduling.dial_slots import free_ended_slots, lock_and_free_ended_slots
 
 # Retry-After for an account with as many concurrent calls as it may have. It is not known when one of them will end.
-_FULL_AFTER_S = 5
+_RETRY_AFTER_IF_FULL_S = 5
 
 
 class PacedIntents:
-    """Writes intents of accounts with limited pace, in batches. Each takes a token of the call rate and a dial slot."""
+    """Writes intents of accounts with limited pace, in batches. Each counts against the call rate and takes a dial slot."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._intents = Batcher(self._write, max_batch=BATCH)
-        self._freed = Batcher(self._free_batch, max_batch=BATCH)
+        self._intents = Batcher(self._write, max_batch=MAX_ROWS_PER_STATEMENT)
+        self._slot_releases = Batcher(self._free_batch, max_batch=MAX_ROWS_PER_STATEMENT)
 
     async def submit(self, call: NewCall) -> datetime | None:
         """Writes the intent and returns the time of the write; None if another call has its idempotency key.
@@ -46,7 +46,7 @@ class PacedIntents:
     async def _free_ended(self, account_id: UUID) -> bool:
         """Frees the slots of the account's ended calls. Returns whether there were any; False if Postgres is unavailable."""
         try:
-            return await self._freed.submit(account_id) > 0
+            return await self._slot_releases.submit(account_id) > 0
         except DatabaseUnavailable:
             # Do not raise the error: for the caller it would mean that the intent may have been committed.
             return False
@@ -63,18 +63,18 @@ class PacedIntents:
         return [freed[account_id] for account_id in account_ids]
 
 
-async def reopen_paced(session: Session, call: Call, intended: NewCall) -> Call | None:
-    """Makes a `not_started` call pending again with the values of `intended`, and takes a token and a dial slot for it.
+async def reopen_paced(session: Session, call: Call, new_intent: NewCall) -> Call | None:
+    """Makes a `not_started` call pending again with the values of `new_intent`, and takes a token and a dial slot for it.
 
     Returns None if another request has reopened the call already. Raises PaceExceeded if the pace does not allow it; then the
     transaction must not commit.
     """
-    await lock_pace_in_session(session, intended.account_id)
+    await lock_pace_in_session(session, new_intent.account_id)
     connection = await driver_connection(session)
     # This includes the slot of the call's earlier attempt.
-    await free_ended_slots(connection, intended.account_id)
-    reopened = await reopen(session, call, intended)
-    if reopened and (refusal := await admit_reopened_call(connection, intended.account_id, call.id)):
+    await free_ended_slots(connection, new_intent.account_id)
+    reopened = await reopen(session, call, new_intent)
+    if reopened and (refusal := await admit_reopened_call(connection, new_intent.account_id, call.id)):
         raise paced_error(refusal, call)
     return reopened
 
@@ -85,7 +85,7 @@ def paced_error(refusal: PaceRefusal, call: Call | NewCall) -> PaceExceeded:
         return PaceExceeded(
             f"Twilio account {call.account_sid} has as many calls under way as it may have: "
             f"{refusal.max_concurrent}. The next call may be placed when one of them ends.",
-            after_s=_FULL_AFTER_S,
+            after_s=_RETRY_AFTER_IF_FULL_S,
         )
     wait_s = refusal.wait_s or 0.1
     rate = (refusal.calls_per_second or Decimal(0)).normalize()

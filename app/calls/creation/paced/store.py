@@ -8,9 +8,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.creation.store import (
+    IDEMPOTENCY_KEY_CONFLICT,
     INTENT_STATE_COLUMNS,
-    KEY_CONFLICT,
-    PENDING_INTENT,
+    PENDING_INTENT_VALUES,
     NewCall,
     insert_calls_sql,
     intent_row,
@@ -20,7 +20,9 @@ from app.database.engine import Database
 from app.scheduling.admission import ADMISSION_CTES, ADMISSION_RESULT_SQL, PaceRefusal
 from app.scheduling.models import Pace
 
-_INSERT = insert_calls_sql(INTENT_STATE_COLUMNS, on_conflict=KEY_CONFLICT, before=ADMISSION_CTES, end=ADMISSION_RESULT_SQL)
+_INSERT_PACED_INTENTS = insert_calls_sql(
+    INTENT_STATE_COLUMNS, on_conflict=IDEMPOTENCY_KEY_CONFLICT, ctes_before=ADMISSION_CTES, final_select=ADMISSION_RESULT_SQL
+)
 
 
 async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> dict[UUID, datetime | PaceRefusal]:
@@ -29,7 +31,9 @@ async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> 
     Returns, by id, the time of the write, or a PaceRefusal if the call may not be placed now. A call whose idempotency key is
     taken is not in the result.
     """
-    rows = await database.fetch(_INSERT, rows_as_json([intent_row(call) | PENDING_INTENT for call in calls]))
+    rows = await database.fetch(
+        _INSERT_PACED_INTENTS, rows_as_json([intent_row(call) | PENDING_INTENT_VALUES for call in calls])
+    )
     return {row["id"]: row["updated_at"] or PaceRefusal.of(row) for row in rows}
 
 

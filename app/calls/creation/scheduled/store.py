@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.calls.creation.store import KEY_CONFLICT, NewCall, insert_calls_sql, intent_row, rows_as_json
+from app.calls.creation.store import IDEMPOTENCY_KEY_CONFLICT, NewCall, insert_calls_sql, intent_row, rows_as_json
 from app.calls.outbox import settled_delivery
 from app.calls.settlement import RecordChange
 from app.calls.store import add_deliveries
@@ -23,7 +23,7 @@ from app.scheduling.dials import DIAL_COLUMN_SQL, insert_dials_sql
 from app.scheduling.models import NO_QUEUE, DialTurn, ScheduledDial
 from app.scheduling.schedule import Schedule
 
-SCHEDULED_BATCH = 250
+MAX_SCHEDULED_ROWS_PER_STATEMENT = 250
 """The maximum number of scheduled calls in one statement. Larger than for other calls, whose clients wait for the dial."""
 
 
@@ -49,7 +49,7 @@ class ScheduledCall:
 
 @dataclass(frozen=True, slots=True)
 class _EndedCall:
-    """The columns of a call that the delivery of its settlement needs."""
+    """The columns of a call that has ended which the delivery of its event `settled` needs."""
 
     id: UUID
     tenant_id: str
@@ -60,14 +60,14 @@ class _EndedCall:
     deliveries_written: list[str]
 
 
-_INSERT = insert_calls_sql(
+_INSERT_SCHEDULED_CALLS = insert_calls_sql(
     ["execution", "queue_id"],
-    on_conflict=KEY_CONFLICT,
-    given=[DIAL_COLUMN_SQL],
-    more=insert_dials_sql(calls_cte="inserted", due_at="(given.dial ->> 'due_at')::timestamptz"),
+    on_conflict=IDEMPOTENCY_KEY_CONFLICT,
+    json_columns=[DIAL_COLUMN_SQL],
+    ctes_after=insert_dials_sql(calls_cte="inserted", due_at="(given.dial ->> 'due_at')::timestamptz"),
 )
 
-_END = """
+_END_WAITING_CALLS = """
     WITH ended AS MATERIALIZED (
         DELETE FROM scheduled_dial WHERE call_id IN (
             SELECT call_id FROM scheduled_dial WHERE {which}
@@ -88,11 +88,13 @@ _END = """
     SELECT * FROM changed
 """
 # Waits for a grant of the same call to commit. That call is then left out.
-_END_CALLS = _END.format(which="call_id = ANY ($5::uuid[]) ORDER BY call_id LIMIT $1 FOR UPDATE")
+_END_CALLS_BY_ID = _END_WAITING_CALLS.format(which="call_id = ANY ($5::uuid[]) ORDER BY call_id LIMIT $1 FOR UPDATE")
 # A locked row is being granted or ended by another session.
-_END_OF_QUEUE = _END.format(which="queue_id = $5 LIMIT $1 FOR UPDATE SKIP LOCKED")
-_END_EXPIRED = _END.format(which="ring_by <= clock_timestamp() ORDER BY ring_by LIMIT $1 FOR UPDATE SKIP LOCKED")
-_ANY_EXPIRED = "SELECT FROM scheduled_dial WHERE ring_by <= clock_timestamp() LIMIT 1"
+_END_CALLS_OF_QUEUE = _END_WAITING_CALLS.format(which="queue_id = $5 LIMIT $1 FOR UPDATE SKIP LOCKED")
+_END_EXPIRED_CALLS = _END_WAITING_CALLS.format(
+    which="ring_by <= clock_timestamp() ORDER BY ring_by LIMIT $1 FOR UPDATE SKIP LOCKED"
+)
+_ANY_EXPIRED_CALL = "SELECT FROM scheduled_dial WHERE ring_by <= clock_timestamp() LIMIT 1"
 
 
 async def insert_scheduled(database: Database, calls: Sequence[ScheduledCall]) -> dict[UUID, datetime]:
@@ -100,7 +102,7 @@ async def insert_scheduled(database: Database, calls: Sequence[ScheduledCall]) -
 
     Returns the time of each write by id. A call whose idempotency key is taken is not in the result.
     """
-    rows = await database.fetch(_INSERT, rows_as_json([call.row() for call in calls]))
+    rows = await database.fetch(_INSERT_SCHEDULED_CALLS, rows_as_json([call.row() for call in calls]))
     return {row["id"]: row["updated_at"] for row in rows}
 
 
@@ -117,12 +119,12 @@ async def end_calls(connection: Connection, call_ids: Sequence[UUID], change: Re
 
     The other calls were granted or have ended.
     """
-    return await _end(connection, _END_CALLS, change, len(call_ids), list(call_ids))
+    return await _end_waiting_calls(connection, _END_CALLS_BY_ID, change, len(call_ids), list(call_ids))
 
 
 async def end_calls_of_queue(connection: Connection, queue_id: UUID, change: RecordChange, *, limit: int) -> set[UUID]:
     """Settles a batch of the queue's calls that still wait to be dialled, and returns their ids."""
-    return await _end(connection, _END_OF_QUEUE, change, limit, queue_id)
+    return await _end_waiting_calls(connection, _END_CALLS_OF_QUEUE, change, limit, queue_id)
 
 
 async def end_expired_calls(database: Database, change: RecordChange, *, limit: int) -> set[UUID]:
@@ -130,19 +132,21 @@ async def end_expired_calls(database: Database, change: RecordChange, *, limit: 
 
     If there is none, this costs one short statement.
     """
-    if not await database.fetch(_ANY_EXPIRED):
+    if not await database.fetch(_ANY_EXPIRED_CALL):
         return set()
     async with database.transaction() as connection:
-        return await _end(connection, _END_EXPIRED, change, limit)
+        return await _end_waiting_calls(connection, _END_EXPIRED_CALLS, change, limit)
 
 
-async def _end(connection: Connection, statement: str, change: RecordChange, limit: int, *which: object) -> set[UUID]:
+async def _end_waiting_calls(
+    connection: Connection, statement: str, change: RecordChange, limit: int, *condition_values: object
+) -> set[UUID]:
     """Settles waiting calls in the caller's transaction and returns their ids.
 
-    `statement` is `_END` with a condition, which has the parameters `which` from $5 on. Writes a delivery for each call whose
-    tenant requested `settled`.
+    `statement` is `_END_WAITING_CALLS` with a condition, whose parameters ($5 and later) are `condition_values`. Writes a
+    delivery for each call whose tenant requested the event `settled`.
     """
-    rows = await connection.fetch(statement, limit, _json(change.columns), change.event, _json(change.data), *which)
+    rows = await connection.fetch(statement, limit, _json(change.columns), change.event, _json(change.data), *condition_values)
     ended = [_EndedCall(**row) for row in rows]
     delivered = [settled_delivery(call, change.columns, written=call.deliveries_written) for call in ended]
     await add_deliveries(connection, [delivery for delivery in delivered if delivery is not None])
