@@ -5,9 +5,9 @@ from typing import Any
 from app.http.openapi import json_examples
 
 _TWIML_URL = "http://www.example.com/sipdial.xml"
-_ACCOUNT = "ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-_SID = "CAaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-_CALL_URI = f"/2010-04-01/Accounts/{_ACCOUNT}/Calls/{_SID}"
+_ACCOUNT_SID = "ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+_CALL_SID = "CAaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+_CALL_URI = f"/2010-04-01/Accounts/{_ACCOUNT_SID}/Calls/{_CALL_SID}"
 _SUBRESOURCES = (
     "notifications",
     "recordings",
@@ -20,7 +20,7 @@ _SUBRESOURCES = (
     "user_defined_messages",
 )
 
-REQUESTS: dict[str, dict[str, Any]] = {
+REQUEST_EXAMPLES: dict[str, dict[str, Any]] = {
     "basic": {
         "summary": "A SIP call",
         "value": {"to": "sip:kate@example.com", "from": "Jack", "url": _TWIML_URL},
@@ -63,19 +63,19 @@ REQUESTS: dict[str, dict[str, Any]] = {
     },
 }
 
-UPDATES: dict[str, dict[str, Any]] = {
+UPDATE_EXAMPLES: dict[str, dict[str, Any]] = {
     "cancel": {"summary": "Cancel the call, unless it was answered", "value": {"status": "canceled"}},
     "hang_up": {"summary": "End the call", "value": {"status": "completed"}},
     "redirect": {"summary": "Redirect the call to other TwiML", "value": {"url": "http://www.example.com/other.xml"}},
 }
 
-RECORD: dict[str, Any] = {
+EXAMPLE_RECORD: dict[str, Any] = {
     "id": "01a20722-82cb-7520-b5df-0e45ebf88f42",
     "execution": "started",
     "settled_by": "response",
     "status": "queued",
-    "sid": _SID,
-    "account_sid": _ACCOUNT,
+    "sid": _CALL_SID,
+    "account_sid": _ACCOUNT_SID,
     "to": "sip:kate@example.com",
     "from": "Jack",
     "direction": "outbound-api",
@@ -109,10 +109,10 @@ RECORD: dict[str, Any] = {
     "created_at": "2026-11-23T09:30:00.123Z",
     "deleted_at": None,
     "updated_at": "2026-11-23T09:30:00.345Z",
-    "resource": {"sid": _SID, "status": "queued", "price": None, "price_unit": "USD"},
+    "resource": {"sid": _CALL_SID, "status": "queued", "price": None, "price_unit": "USD"},
 }
 
-UNKNOWN_RECORD: dict[str, Any] = RECORD | {
+EXAMPLE_UNKNOWN_RECORD: dict[str, Any] = EXAMPLE_RECORD | {
     "execution": "unknown",
     "settled_by": None,
     "status": None,
@@ -129,8 +129,8 @@ UNKNOWN_RECORD: dict[str, Any] = RECORD | {
 }
 
 EXAMPLE_COMPONENTS: dict[str, Any] = {
-    "started": {"summary": "Started", "value": RECORD},
-    "unknown": {"summary": "Unknown", "value": UNKNOWN_RECORD},
+    "started": {"summary": "Started", "value": EXAMPLE_RECORD},
+    "unknown": {"summary": "Unknown", "value": EXAMPLE_UNKNOWN_RECORD},
 }
-STARTED = json_examples("started")
-UNKNOWN = json_examples("unknown")
+STARTED_EXAMPLE = json_examples("started")
+UNKNOWN_EXAMPLE = json_examples("unknown")

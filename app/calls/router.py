@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel
 
 from app.calls import examples, ids
-from app.calls.creation.router import log_call
+from app.calls.creation.router import bind_call_to_log
 from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.calls.schemas import CallPage, CallRecord, CallSummary, EventList, EventRecord, Execution, Status
@@ -41,16 +41,16 @@ CallServiceDep = Annotated[CallService, Depends(call_service)]
 
 IdOrSid = Annotated[
     str,
-    Path(description="The record's `id`, or Twilio's CallSid.", examples=[examples.RECORD["id"]], max_length=64),
+    Path(description="The record's `id`, or Twilio's CallSid.", examples=[examples.EXAMPLE_RECORD["id"]], max_length=64),
 ]
 
 
 _FILTERS = frozenset({"status", "execution", "to", "from", "created_after", "created_before", "limit", "cursor"})
 _ADDRESS_CONSTRAINTS: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": NO_NUL_PATTERN}
 
-_CURSOR_CONSTRAINTS: dict[str, Any] = {"pattern": f"^{ids.CURSOR_PATTERN.pattern}$"}
+_CURSOR: dict[str, Any] = {"pattern": f"^{ids.CURSOR_PATTERN.pattern}$"}
 
-_CALL_PATH = f"/v1/calls/{examples.RECORD['id']}"
+_CALL_PATH = f"/v1/calls/{examples.EXAMPLE_RECORD['id']}"
 _LIST_ERRORS = (*READ_ERRORS, Overloaded)
 
 
@@ -82,9 +82,7 @@ async def list_calls(
     created_after: Annotated[Timestamp | None, Query(description="At this time or later. RFC 3339 with a time zone.")] = None,
     created_before: Annotated[Timestamp | None, Query(description="Before this time. RFC 3339 with a time zone.")] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="The maximum number of calls on a page.")] = 50,
-    cursor: Annotated[
-        str | None, Query(description="`next_cursor` of the previous page.", json_schema_extra=_CURSOR_CONSTRAINTS)
-    ] = None,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the previous page.", json_schema_extra=_CURSOR)] = None,
 ) -> Response:
     """Lists the tenant's own calls. `next_cursor` is the `cursor` of the next page."""
     call_filter = CallFilter(
@@ -107,7 +105,7 @@ async def list_calls(
     summary="Get a call",
     response_model=CallRecord,
     responses={
-        200: {"content": examples.STARTED},
+        200: {"content": examples.STARTED_EXAMPLE},
         **responses(CallNotFound, *READ_ERRORS, instance=_CALL_PATH),
     },
 )
@@ -115,7 +113,7 @@ async def list_calls(
 async def get_call(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSid) -> Call:
     """Returns the current record, with the last resource that Twilio sent. Does not send a request to Twilio."""
     call = await service.get(caller, id_or_sid)
-    log_call(call)
+    bind_call_to_log(call)
     return call
 
 

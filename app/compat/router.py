@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from app.calls.control.router import CallControlDep, indeterminate_update_error
-from app.calls.creation.router import log_call
+from app.calls.creation.router import bind_call_to_log
 from app.calls.creation.service import CreationService
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
@@ -78,7 +78,7 @@ async def create_call(request: Request, account: AccountDep, form: FormDep, idem
     creation = await service.create(account.caller, body, idempotency_key)
     call = creation.call
     request.state.placed = call.id
-    log_call(call)
+    bind_call_to_log(call)
     if call.execution != "started":
         return TwilioErrorRenderer().render_unknown(call.id, request_id=request.state.request_id)
     response = _resource(call, 201)

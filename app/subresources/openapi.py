@@ -92,7 +92,7 @@ def responses_of(operation: Operation, path: str) -> dict[int | str, dict[str, A
         refusals = (*refusals, errors.TenantSuspended)
     if operation.method == "POST":
         refusals = (*refusals, *_BODY_ERRORS)
-    instance = path.replace("{id_or_sid}", str(examples.RECORD["id"]))
+    instance = path.replace("{id_or_sid}", str(examples.EXAMPLE_RECORD["id"]))
     documented = responses(*refusals, method=operation.method, instance=instance)
     if operation.action == "delete":
         return documented | {operation.status: {"description": "Deleted."}}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.calls.examples import RECORD
+from app.calls.examples import EXAMPLE_RECORD
 from tests.support.gateway import Gateway, Tenant
 from tests.support.upstream import answer, call_resource, created, error, hang, running_upstream
 
@@ -33,7 +33,7 @@ FULL: dict[str, Any] = {
     "price_unit": "USD",
     "start_time": "Tue, 31 Aug 2010 20:36:29 +0000",
     "status": "completed",
-    "subresource_uris": dict.fromkeys(RECORD["subresource_uris"], "/x.json") | {"twiml_sessions": "/y.json"},
+    "subresource_uris": dict.fromkeys(EXAMPLE_RECORD["subresource_uris"], "/x.json") | {"twiml_sessions": "/y.json"},
     "to": "sip:kate@example.com",
     "to_formatted": "(415) 867-5309",
     "trunk_sid": "",
@@ -75,7 +75,7 @@ async def test_all_fields_of_twilios_guide_are_stored_typed_and_raw(gateway: Gat
 
 
 async def test_the_documented_record_has_the_members_of_a_real_one(tenant: Tenant) -> None:
-    assert (await tenant.create()).json().keys() == RECORD.keys()
+    assert (await tenant.create()).json().keys() == EXAMPLE_RECORD.keys()
 
 
 async def test_a_creation_returns_the_location_of_its_record(tenant: Tenant) -> None:

@@ -9,7 +9,7 @@ import pytest
 from twilio.rest.api.v2010.account.call import CallList
 
 from app.calls.creation.validation import validate_call
-from app.calls.examples import REQUESTS
+from app.calls.examples import REQUEST_EXAMPLES
 from app.calls.schemas import CallRecord
 from app.errors import all_errors
 from app.http.problems import PROBLEM_TYPE_PREFIX, Problem
@@ -103,7 +103,7 @@ async def test_every_member_of_the_request_is_described(document: dict[str, Any]
 
 
 def test_every_example_request_is_valid() -> None:
-    for example in REQUESTS.values():
+    for example in REQUEST_EXAMPLES.values():
         validate_call(example["value"])
 
 

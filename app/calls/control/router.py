@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from app.calls import examples
 from app.calls.control.service import CallControl
-from app.calls.creation.router import log_call
+from app.calls.creation.router import bind_call_to_log
 from app.calls.models import Call
 from app.calls.router import CallServiceDep, IdOrSid
 from app.calls.schemas import CallRecord
@@ -59,13 +59,13 @@ def indeterminate_update_error(call: Call, body: Mapping[str, Any]) -> ActionUnk
     summary="Cancel, end or redirect a call",
     response_model=CallRecord,
     response_description="Twilio has accepted the change.",
-    openapi_extra=json_body("CallUpdate", examples.UPDATES),
+    openapi_extra=json_body("CallUpdate", examples.UPDATE_EXAMPLES),
     responses={
-        200: {"content": examples.STARTED},
+        200: {"content": examples.STARTED_EXAMPLE},
         202: {
             "model": CallRecord,
             "description": "Callgate has stored the request, and ends the call as soon as it is known to have started.",
-            "content": examples.UNKNOWN,
+            "content": examples.UNKNOWN_EXAMPLE,
         },
         **responses(
             MalformedBody,
@@ -83,7 +83,7 @@ def indeterminate_update_error(call: Call, body: Mapping[str, Any]) -> ActionUnk
             UpstreamUnreachable,
             DatabaseUnavailable,
             method="PATCH",
-            instance=f"/v1/calls/{examples.RECORD['id']}",
+            instance=f"/v1/calls/{examples.EXAMPLE_RECORD['id']}",
         ),
     },
 )
@@ -110,5 +110,5 @@ async def update_call(
     change = await control.update(caller, call, body)
     response.status_code = 200 if change.done else 202
     call = change.call
-    log_call(call)
+    bind_call_to_log(call)
     return call

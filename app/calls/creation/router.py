@@ -86,14 +86,14 @@ async def create_call(request: Request) -> Response:
     creation = await service.create(caller, body, key)
     call = creation.call
     request.state.placed = call.id
-    log_call(call)
+    bind_call_to_log(call)
     headers = {"Location": f"{CREATION_PATH}/{call.id}"} | ({REPLAYED_HEADER: "true"} if creation.replayed else {})
     status = 200 if creation.replayed else 201 if call.execution == "started" else 202
     record = CallRecord.model_validate(call).model_dump_json(by_alias=True)
     return Response(record, status, headers, media_type="application/json")
 
 
-def log_call(call: Call | NewCall) -> None:
+def bind_call_to_log(call: Call | NewCall) -> None:
     """Adds the call's ids and its execution to every further log line of this request."""
     bind(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
 
@@ -108,21 +108,21 @@ router.add_api_route(
     status_code=201,
     response_model=CallRecord,
     response_description="Twilio has created the call.",
-    openapi_extra=json_body("CallRequest", examples.REQUESTS),
+    openapi_extra=json_body("CallRequest", examples.REQUEST_EXAMPLES),
     responses={
         200: {
             "model": CallRecord,
             "description": "The call of an earlier request with this Idempotency-Key. Nothing was sent to Twilio.",
             "headers": headers("Location", REPLAYED_HEADER),
-            "content": examples.STARTED,
+            "content": examples.STARTED_EXAMPLE,
         },
-        201: {"headers": headers("Location"), "content": examples.STARTED},
+        201: {"headers": headers("Location"), "content": examples.STARTED_EXAMPLE},
         202: {
             "model": CallRecord,
             "description": "The call is scheduled. Or the outcome is unknown: the request may have reached Twilio, and no "
             "trustworthy answer came back; do not repeat it without its Idempotency-Key.",
             "headers": headers("Location"),
-            "content": examples.UNKNOWN,
+            "content": examples.UNKNOWN_EXAMPLE,
         },
         **responses(
             MalformedBody,
