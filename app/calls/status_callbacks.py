@@ -74,7 +74,7 @@ def changed_callbacks(
 ) -> StatusCallbacks:
     """Returns the status callbacks after an update. Twilio keeps Callgate's URL; Callgate delivers to the tenant's new URL.
 
-    `columns` holds only what changes. If Twilio sends its callbacks directly to the tenant, it gets the update's own
+    `columns` holds only what changes. If Twilio sends the callbacks directly to the tenant, Twilio gets the update's own
     parameters.
     """
     names = ("status_callback", "status_callback_method")

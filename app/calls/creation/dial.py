@@ -132,7 +132,7 @@ class _DialProgress:
     attempts: list[Attempt] = field(default_factory=list)
 
     @property
-    def remaining(self) -> float:
+    def remaining_s(self) -> float:
         """The seconds that are left of the time budget."""
         return self.budget.total - (elapsed() - self.began)
 
@@ -143,7 +143,7 @@ class _DialProgress:
         """
         return min(elapsed() + self.budget.connect, self.began + self.budget.total, self.deadline)
 
-    def delay(self, earlier_tries: int, retry_after_s: float | None) -> float:
+    def retry_delay_s(self, earlier_tries: int, retry_after_s: float | None) -> float:
         """Returns the seconds to wait after a failed try: the backoff, or `retry_after_s` (Retry-After) if that is longer.
 
         The backoff doubles with each of the tries before the failed one.
@@ -153,12 +153,12 @@ class _DialProgress:
 
     async def pause(self, delay: float, may_repeat: Callable[[], Awaitable[bool]]) -> bool:
         """Waits, and returns whether another attempt may begin. Returns False at once if too little time would be left."""
-        if self.remaining - delay < self.budget.attempt or elapsed() + delay >= self.deadline:
+        if self.remaining_s - delay < self.budget.attempt or elapsed() + delay >= self.deadline:
             return False
         await asyncio.sleep(delay)
         try:
-            async with asyncio.timeout(self.remaining - self.budget.attempt):
-                return await may_repeat() and self.remaining >= self.budget.attempt
+            async with asyncio.timeout(self.remaining_s - self.budget.attempt):
+                return await may_repeat() and self.remaining_s >= self.budget.attempt
         except TimeoutError:
             return False
 
@@ -176,7 +176,7 @@ async def dial(
     `may_repeat` is called before each repetition and returns whether the call still waits for this dial's outcome.
     """
     progress = _DialProgress(budget, prepared.began, prepared.deadline)
-    if progress.remaining < budget.min_first_attempt_s or elapsed() >= prepared.deadline:
+    if progress.remaining_s < budget.min_first_attempt_s or elapsed() >= prepared.deadline:
         return NotStarted(UpstreamUnreachable(_NO_TIME_LEFT_DETAIL, after_s=1), progress.attempts)
     tries = 0
     waiting = list(credentials)
@@ -185,7 +185,7 @@ async def dial(
         credential = waiting[0]
         try:
             resource = await twilio.create_call(
-                credential, prepared.form, deadline_s=progress.remaining, send_before=progress.send_before()
+                credential, prepared.form, deadline_s=progress.remaining_s, send_before=progress.send_before()
             )
         except TwilioError as error:
             progress.attempts.append(_attempt(error.reason, began, credential, error.answer))
@@ -200,10 +200,10 @@ async def dial(
                         return NotStarted(upstream_problem(error), progress.attempts)
                     delay = 0.0
                 case TwilioThrottled():
-                    delay = progress.delay(tries, error.answer.retry_after_s)
+                    delay = progress.retry_delay_s(tries, error.answer.retry_after_s)
                     tries += 1
                 case TwilioNotSent():
-                    delay = progress.delay(tries, None)
+                    delay = progress.retry_delay_s(tries, None)
                     tries += 1
                 case _:
                     raise

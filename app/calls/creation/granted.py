@@ -24,7 +24,7 @@ _MAX_RETRY_WAIT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class GrantedCallDialer:
-    """Prepares and dials scheduled calls that this process has granted."""
+    """Prepares and dials scheduled calls that were granted: this process has the right to dial them."""
 
     placement: Placement
     preparation: Preparation

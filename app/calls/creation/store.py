@@ -29,7 +29,7 @@ from app.twilio.schemas import CallResource
 
 
 class _NewCallState(RecordColumns):
-    """The attributes of a new call that are not columns of its intent."""
+    """The attributes of a new call that its first record, the intent, does not set."""
 
     # These are known once the intent is written.
     pending_since: datetime
@@ -48,7 +48,7 @@ class NewCall(_NewCallState):
     """A call that is being created, with the attributes of `Call` that a response shows.
 
     It is a plain object, because no session holds it, and SQLAlchemy's instrumentation of `Call` would cost more than both
-    writes. The dataclass fields are the columns of an intent: `insert_intents` writes them.
+    writes. The dataclass fields are the columns of its first record, the intent: `insert_intents` writes them.
     """
 
     id: UUID

@@ -156,7 +156,7 @@ class DueQueue:
 
     id: UUID
     is_open: bool
-    """Whether neither the queue is paused nor the tenant suspended."""
+    """False if the queue is paused or the tenant suspended."""
     hours: Hours | None
 
 
