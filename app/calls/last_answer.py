@@ -39,7 +39,7 @@ _ATTRIBUTES_BY_PROPERTY = {
 
 
 class LastAnswerMixin:
-    """Adds the properties `uri`, `subresource_uris` and `resource` to a record that has the columns of `Call`."""
+    """Adds properties to a call's record whose values are partly in other columns: `uri`, `subresource_uris` and `resource`."""
 
     if TYPE_CHECKING:
         sid: Any

@@ -20,7 +20,7 @@ _MAX_WAIT_WITH_CALLBACKS = timedelta(minutes=10)
 _MIN_PRICE_INTERVAL = timedelta(seconds=15)
 _MAX_PRICE_INTERVAL = timedelta(hours=1)
 # Twilio queues a call for at most a day, and ends it after a further day. A price comes within minutes or never.
-_MAX_REFRESHED_AGE = timedelta(days=3)
+_STOP_REFRESHING_AFTER = timedelta(days=3)
 _MAX_PRICE_DELAY = timedelta(days=1)
 # Calls that were not answered usually cost nothing.
 _MAX_PRICE_DELAY_IF_UNANSWERED = timedelta(minutes=10)
@@ -52,7 +52,7 @@ def refresh_time_after_refresh(call: AnyCall, *, now: datetime, interval: timede
         shortest = max(interval, _MIN_PRICE_INTERVAL)
         return _round_up(now + _clamp(waited / 2, shortest, _MAX_PRICE_INTERVAL), shortest)
     waited = age(call, now=now)
-    if waited >= _MAX_REFRESHED_AGE:
+    if waited >= _STOP_REFRESHING_AFTER:
         return None
     if call.callbacks_seen:
         return now + _wait_for_callback(call, now=now, interval=interval)

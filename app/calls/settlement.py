@@ -18,7 +18,7 @@ from app.calls.progress import apply_resource, resource_columns
 from app.calls.refresh_plan import first_wait
 from app.calls.search_plan import SearchPlan
 from app.calls.store import AnyCall, Event
-from app.calls.stored_problem import stored_form
+from app.calls.stored_problem import error_as_json
 from app.database.engine import Session
 from app.errors import CallgateError, CallNotFoundAtTwilio, CanceledBeforeDial, RingByPassed
 from app.observability import Metrics
@@ -27,7 +27,7 @@ from app.twilio.schemas import CallResource
 logger = structlog.stdlib.get_logger(__name__)
 
 _MAX_SEARCH_INTERVAL = timedelta(hours=1)
-_MAX_SEARCHED_AGE = timedelta(days=7)
+_STOP_SEARCHING_AFTER = timedelta(days=7)
 
 SID_TAKEN_EXPLANATION = (
     "another record has this sid and keeps it; the outcome of this call is unknown. Twilio never returns a sid twice, "
@@ -97,7 +97,7 @@ class BindingEffects(NamedTuple):
 
 def _change_to_undialled(settled_by: str, error: CallgateError) -> RecordChange:
     """Returns the change for a scheduled call that ended before it was dialled. `settled_by`: `expired` or `canceled`."""
-    problem = stored_form(error)
+    problem = error_as_json(error)
     columns = {"execution": "not_started", "settled_by": settled_by, "problem": problem}
     return record_change("call.not_started", {"problem": problem["slug"], "settled_by": settled_by}, columns)
 
@@ -240,12 +240,12 @@ class Settlement:
     async def search_again_after_inconclusive(self, session: Session, call: Call) -> None:
         """Schedules the next search after one that failed, or that neither found the call nor proved its absence.
 
-        The intervals grow; after `_MAX_SEARCHED_AGE` there is no further search.
+        The intervals grow; after `_STOP_SEARCHING_AFTER` there is no further search.
         """
         now = await repository.transaction_time(session)
         age = now - call.pending_since
         wait = min(max(self.plan.first_wait, age / 4), _MAX_SEARCH_INTERVAL)
-        call.search_at = now + wait if age < _MAX_SEARCHED_AGE else None
+        call.search_at = now + wait if age < _STOP_SEARCHING_AFTER else None
 
     def count_settled(self, call: SettledRecord) -> None:
         """Counts the settlement in the metrics. Call it when the record is committed or about to be."""

@@ -32,14 +32,14 @@ def is_retried_when_scheduled(error: CallgateError) -> bool:
     return is_temporary(error.slug) or is_full
 
 
-def stored_form(error: CallgateError) -> dict[str, Any]:
+def error_as_json(error: CallgateError) -> dict[str, Any]:
     """Returns the error as JSON for the call's record."""
     stored = {"slug": error.slug, "detail": error.detail, "after_s": error.after_s}
     return stored | ({"upstream": asdict(error.upstream)} if error.upstream else {})
 
 
 def restore_error(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
-    """Returns the error that `stored_form` has turned into `stored`."""
+    """Returns the error that `error_as_json` has turned into `stored`."""
     upstream = stored.get("upstream")
     return all_errors()[stored["slug"]](
         stored["detail"],

@@ -25,8 +25,7 @@ _FIRST_FINAL_STATUS = 200
 class HttpConnection(asyncio.Protocol):
     """A connection for one request at a time. Raises httpx's errors.
 
-    `send` sends a request and returns the head of its response. `body` returns the next part of the response's body; call it
-    until `is_complete`.
+    `send` writes a request and returns when the head of its response has arrived. `body` then yields the response's body.
     """
 
     transport: asyncio.Transport

@@ -49,19 +49,19 @@ class DirectTransport(httpx.AsyncBaseTransport):
         await take_slot(self._slots, timeout.get("pool"))
         connection = None
         try:
-            connection = self._take_idle(origin) or await self._connect(origin, timeout.get("connect"))
+            connection = self._take_idle_connection(origin) or await self._connect(origin, timeout.get("connect"))
             self._in_use.add(connection)
             if self._is_closed:
                 raise httpx.ConnectError("the transport is closed")
             gate = request.extensions.get("send_gate")
             status = await connection.send(head + content, gate=gate, read_timeout_s=timeout.get("read"))
         except BaseException:
-            self._release(origin, connection)
+            self._release_connection(origin, connection)
             raise
         stream: httpx.AsyncByteStream
         if connection.is_complete:
             stream = httpx.ByteStream(connection.take_body())
-            self._release(origin, connection)
+            self._release_connection(origin, connection)
         else:
             stream = _BodyStream(self, origin, connection)
         return httpx.Response(status, headers=connection.headers, stream=stream)
@@ -75,7 +75,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         self._idle.clear()
         await self._fallback.aclose()
 
-    def _take_idle(self, origin: _Origin) -> HttpConnection | None:
+    def _take_idle_connection(self, origin: _Origin) -> HttpConnection | None:
         """Returns the most recently used of the idle connections that are still usable; None if there is none."""
         idle = self._idle.get(origin)
         while idle:
@@ -107,7 +107,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
             raise httpx.ConnectError(str(error)) from error
         return connection
 
-    def _release(self, origin: _Origin, connection: HttpConnection | None) -> None:
+    def _release_connection(self, origin: _Origin, connection: HttpConnection | None) -> None:
         """Releases the slot of `take_slot`. Keeps the connection for reuse if its response has ended, or closes it."""
         self._slots.release()
         if connection is None:
@@ -120,9 +120,9 @@ class DirectTransport(httpx.AsyncBaseTransport):
         connection.idle_since = loop.time()
         self._idle.setdefault(origin, deque()).append(connection)
         if self._idle_timer is None:
-            self._idle_timer = loop.call_later(self._keepalive_s, self._close_idle)
+            self._idle_timer = loop.call_later(self._keepalive_s, self._close_idle_connections)
 
-    def _close_idle(self) -> None:
+    def _close_idle_connections(self) -> None:
         """Closes the connections that have not been used for `keepalive_s`."""
         loop = asyncio.get_running_loop()
         now, self._idle_timer = loop.time(), None
@@ -133,7 +133,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
                 del self._idle[origin]
         if self._idle:
             first = min(idle[0].idle_since for idle in self._idle.values())
-            self._idle_timer = loop.call_later(first + self._keepalive_s - now, self._close_idle)
+            self._idle_timer = loop.call_later(first + self._keepalive_s - now, self._close_idle_connections)
 
 
 class _BodyStream(httpx.AsyncByteStream):
@@ -157,7 +157,7 @@ class _BodyStream(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._transport._release(self._origin, connection)
+            self._transport._release_connection(self._origin, connection)
 
 
 def _origin(url: httpx.URL) -> _Origin:

@@ -34,12 +34,12 @@ class NameLookup:
             if len(self._look_ups) >= _MAX_HOSTS:
                 self._look_ups.clear()
             look_up = asyncio.ensure_future(self._get_addresses(host, port))
-            look_up.add_done_callback(_read_exception)
+            look_up.add_done_callback(_mark_exception_as_read)
             self._look_ups[host, port] = now, look_up
         return await asyncio.shield(look_up)
 
 
-def _read_exception(look_up: "asyncio.Future[Addresses]") -> None:
+def _mark_exception_as_read(look_up: "asyncio.Future[Addresses]") -> None:
     """Keeps asyncio from logging the exception as never read when all callers were canceled."""
     if not look_up.cancelled():
         look_up.exception()

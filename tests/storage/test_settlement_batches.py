@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from app.calls.creation.store import SettledCall, write_outcomes
 from app.calls.settlement import record_change
-from app.calls.stored_problem import stored_form
+from app.calls.stored_problem import error_as_json
 from app.errors import UpstreamUnreachable
 from tests.support.gateway import Gateway
 from tests.support.upstream import call_resource, created, running_upstream
@@ -23,7 +23,7 @@ async def test_a_late_outcome_of_an_earlier_attempt_does_not_replace_another_out
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create("k")).json()["id"]
         sid = f"CA{uuid4().hex}"
-        late = _outcome(call_id, 1, execution="not_started", problem=stored_form(UpstreamUnreachable()))
+        late = _outcome(call_id, 1, execution="not_started", problem=error_as_json(UpstreamUnreachable()))
         now = _outcome(call_id, 2, execution="started", sid=sid, resource=call_resource(sid))
         for batch in ([late, now], [now, late]):
             async with gateway.database.begin() as session:

@@ -17,7 +17,7 @@ from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
 from app.calls.settlement import SID_TAKEN_EXPLANATION, RecordChange, Settlement
 from app.calls.store import SidTaken
-from app.calls.stored_problem import is_retried_when_scheduled, stored_form
+from app.calls.stored_problem import error_as_json, is_retried_when_scheduled
 from app.database.batcher import Batcher, Busy
 from app.database.engine import Database
 from app.database.errors import is_refusal
@@ -144,7 +144,7 @@ class Placement:
                 return self.settlement.change_to_started(outcome.resource, data=data, expects_callbacks=expects_callbacks)
             case NotStarted():
                 waiting = prepared.waiting if prepared else None
-                problem = stored_form(outcome.problem)
+                problem = error_as_json(outcome.problem)
                 if waiting and is_retried_when_scheduled(outcome.problem):
                     due_in = max(waiting.retry_in, timedelta(seconds=outcome.problem.after_s or 0))
                     return self.settlement.change_to_scheduled(problem, waiting.row, due_in=due_in, data=data)
@@ -217,9 +217,9 @@ class Placement:
                     session, rejected=rejected, accepted=accepted, reason=TwilioCredentialRejected.reason
                 )
 
-    async def _retry_commit(self, late: tuple[Call | NewCall, Outcome, RecordChange]) -> None:
+    async def _retry_commit(self, late_outcome: tuple[Call | NewCall, Outcome, RecordChange]) -> None:
         """Commits an outcome whose first commit failed."""
-        await self._commit(*late)
+        await self._commit(*late_outcome)
 
     def _start_task(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         task = asyncio.create_task(work)

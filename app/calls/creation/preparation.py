@@ -15,7 +15,7 @@ from app.twilio.schemas import Form
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """Finds the account of a call and makes the form for Twilio, before the call is dialled. Its methods raise CallgateError."""
+    """Finds the account of a call and makes the form for Twilio, before the call is dialled. Methods raise CallgateError."""
 
     tenants: TenantDirectory
     callback_urls: CallbackUrls | None

@@ -8,7 +8,7 @@ from app.calls import repository
 from app.calls.creation.scheduled.store import end_calls
 from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, insert_withdrawn, withdraw_intents
 from app.calls.settlement import RecordChange, Settlement
-from app.calls.stored_problem import stored_form
+from app.calls.stored_problem import error_as_json
 from app.database.batcher import Batcher, Busy
 from app.database.engine import Database
 from app.database.retry_queue import RetryQueue
@@ -93,4 +93,4 @@ class Withdrawals:
                 call.attempt = reopening.attempt
 
     def _change_to_not_started(self) -> RecordChange:
-        return self._settlement.change_to_not_started(stored_form(DatabaseUnavailable()), data={})
+        return self._settlement.change_to_not_started(error_as_json(DatabaseUnavailable()), data={})
