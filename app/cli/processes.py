@@ -155,7 +155,7 @@ def worker(
     from uvicorn.loops.auto import auto_loop_factory
 
     from app.jobs.worker import run_worker
-    from app.local.stack import serving_probes
+    from app.local.probes import serving_probes
     from app.observability import Metrics
     from app.observability.logs import configure_logging
     from app.observability.tracing import tracing_from_environment

@@ -4,11 +4,15 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import uvicorn
 
 from app.errors import CommandFailed
 from app.http.server import Server
+
+STOP_TIMEOUT_S: Final = 60
+"""How long requests in progress may take after `should_exit` is set."""
 
 
 class StackFailed(CommandFailed):

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import structlog
 
 from app.errors import CommandFailed
-from app.http.health import probe_app
 from app.http.limits import ServerLimits
 from app.http.listening import CannotListen, listen
 from app.http.server import server_config
 from app.jobs.worker import run_worker
 from app.local.postgres import EmbeddedPostgres
-from app.local.server import LocalServer, StackFailed
+from app.local.server import STOP_TIMEOUT_S, LocalServer, StackFailed
 from app.local.state import RunningStack, StateFolder
 from app.main import create_app
 from app.observability import Metrics
@@ -33,7 +32,6 @@ HOST = "127.0.0.1"
 API_PORT = 8000
 SIMULATOR_PORT = 8010
 _MAX_PORT_TRIES = 100
-_STOP_TIMEOUT_S = 60
 # A call in the simulator takes 6 to 21 seconds, price included. Each status lasts for at least three refreshes: the worker
 # refreshes a call after 0.1 s at first, then after a quarter of its age.
 _SIMULATOR_SPEED = 2.0
@@ -128,13 +126,13 @@ def _simulator_server(listener: socket.socket) -> "LocalServer":
     config = SimulatorConfig(open_mode=True, speed=_SIMULATOR_SPEED, price_delay_s=_PRICE_DELAY_S)
     app = create_simulator(config)
     return LocalServer(
-        "the simulator", server_config(app, date_header=False, timeout_graceful_shutdown=_STOP_TIMEOUT_S), [listener]
+        "the simulator", server_config(app, date_header=False, timeout_graceful_shutdown=STOP_TIMEOUT_S), [listener]
     )
 
 
 def _api_server(settings: Settings, listener: socket.socket) -> "LocalServer":
     app = create_app(_with_values(settings, ops_port=None))  # all on one port
-    config = server_config(app, ServerLimits.of(settings), timeout_graceful_shutdown=_STOP_TIMEOUT_S)
+    config = server_config(app, ServerLimits.of(settings), timeout_graceful_shutdown=STOP_TIMEOUT_S)
     return LocalServer("the API", config, [listener])
 
 
@@ -155,19 +153,6 @@ def _describe_stack(settings: Settings, api_url: str, simulator_url: str | None)
         settings.public_url,
         settings.delivery_allow,
     )
-
-
-@asynccontextmanager
-async def serving_probes(settings: Settings, metrics: Metrics, host: str, port: int) -> AsyncIterator[None]:
-    """Serves the probes of a worker in its event loop, so that a worker that hangs does not answer. Raises CannotListen."""
-    config = server_config(probe_app(settings, metrics), ServerLimits.of(settings), timeout_graceful_shutdown=_STOP_TIMEOUT_S)
-    server = LocalServer("the probes", config, listen(host, port, option="--ops-port"))
-    serving = asyncio.create_task(server.run_until_exit())
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await serving
 
 
 def _listen_at_or_after(port: int | None, default_port: int) -> socket.socket:

@@ -103,7 +103,19 @@ def test_encryption_keys_need_no_server(tmp_path: Path, database_url: str) -> No
     assert modules & SERVER == set()
 
 
-def test_no_process_needs_twilios_sdk(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "import sys, app.main, app.jobs.worker; print(*sys.modules)"]
+def imported_with(modules: str, tmp_path: Path) -> set[str]:
+    """The modules that a process has imported after it imported these."""
+    command = [sys.executable, "-c", f"import sys, {modules}; print(*sys.modules)"]
     finished = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=True)
-    assert "twilio" not in finished.stdout.split()
+    return set(finished.stdout.split())
+
+
+def test_no_process_needs_twilios_sdk(tmp_path: Path) -> None:
+    assert "twilio" not in imported_with("app.main, app.jobs.worker", tmp_path)
+
+
+def test_a_worker_with_probes_needs_neither_the_routes_of_the_api_nor_the_simulator(tmp_path: Path) -> None:
+    modules = imported_with("app.jobs.worker, app.local.probes", tmp_path)
+    assert "fastapi" in modules, "it serves the probes"
+    assert not {"app.main", "simulator"} & modules
+    assert not [module for module in modules if module.startswith("app.") and module.endswith("router")]
