@@ -98,7 +98,7 @@ class CallbackService:
         return account_id
 
     async def receive(self, received: ReceivedCallback) -> None:
-        """Verifies the signature of a callback and applies the callback. `find_account` has found its account.
+        """Verifies the signature of a callback and applies the callback. `received.account_id` is the result of `find_account`.
 
         Callbacks that arrive at the same time share one transaction. Raises CallNotFound, CallbackForged or MalformedBody; then
         nothing has changed.

@@ -90,7 +90,10 @@ class LastAnswerMixin:
             setattr(self, _ATTRIBUTE_BY_COLUMN[name], value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute. If the stored answer lacks the attribute's old value, adds that value to the answer first."""
+        """Sets an attribute of the record.
+
+        If Twilio's last answer is stored without this value, because it was the same, the old value is first added to it.
+        """
         bit = _OMISSIBLE_MEMBERS.bits.get(name)
         if bit and (self.resource_left_out or 0) & bit and getattr(self, name) != value:
             self.resource_rest = {name: self._implied(name)} | self.resource_rest
@@ -98,7 +101,7 @@ class LastAnswerMixin:
         super().__setattr__(name, value)
 
     def _implied(self, name: str) -> Any:
-        """Returns the value that the record's other columns hold for a member of Twilio's answer, in Twilio's form."""
+        """Returns the value of the member `name` of Twilio's answer, from the record's column for it, in Twilio's form."""
         return as_twilio_json(getattr(self, "from_" if name == "from" else name))
 
 

@@ -55,9 +55,10 @@ class DeliveryService:
             return next(record for record in await _delivery_records(session, call) if record.id == delivery_id)
 
     async def replay(self, caller: Caller, *, since: datetime, failed_only: bool, actor: Actor | None = None) -> ReplayResult:
-        """Makes given-up deliveries due again, at most 10,000 and oldest first; delivered ones too, unless `failed_only`.
+        """Makes the tenant's given-up deliveries that were written at `since` or later due again, oldest first.
 
-        Each batch is a transaction. With `actor`, the audit log records the replay, if there was anything to send again.
+        Delivered ones, too, unless `failed_only`. At most 10,000 in all, in transactions of _REPLAY_BATCH_SIZE. With `actor`,
+        the audit log records the replay, if there was anything to send again.
         """
         # Clamp to the times that an id can have: others may not exist in UTC.
         since = ids.created_at(ids.first_id_at(since))

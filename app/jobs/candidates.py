@@ -44,7 +44,7 @@ EntryFilter = Callable[[Mapping[str, Any]], bool]
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The result of a search: `calls` maps sids to the calls that the creation may have started, each with its rating."""
+    """The calls in Twilio's list that a creation whose answer was lost may have started, by sid, each with its rating."""
 
     calls: Mapping[str, tuple[CallResource, MatchRating]]
     is_complete: bool

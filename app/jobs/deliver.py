@@ -57,7 +57,7 @@ class RequestSender(Protocol):
 
 
 def recent_months(now: datetime) -> MonthRange:
-    """Returns the months whose deliveries are claimed at once when they are due."""
+    """Returns the months whose deliveries are claimed as soon as they are due. Those of other months are claimed later."""
     return MonthRange.around(now - _RECENT, now + _CLOCKS_DIFFER_BY)
 
 

@@ -28,7 +28,7 @@ from app.errors import DatabaseUnavailable
 from app.jobs.sweep import MIN_SWEPT_CALLS, sweep
 from app.observability import Metrics
 from app.observability.tracing import trace
-from app.scheduling.dial_slots import mark_missing_calls
+from app.scheduling.dial_slots import mark_calls_missing_at_twilio
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, try_credentials
 from app.twilio.errors import TwilioError, TwilioThrottled
@@ -184,7 +184,7 @@ class Refresher:
         written = await write_changes(self.database, [changed for changed, _ in changes.values()])
         missing = [call_id for call_id, each in results.items() if each.error is not None and is_missing(each.error)]
         found = [call_id for call_id, each in results.items() if each.resource is not None]
-        await mark_missing_calls(self.database, missing=missing, found=found)
+        await mark_calls_missing_at_twilio(self.database, missing=missing, found=found)
         for call_id in written:
             self.metrics.calls.refreshes.labels(changes[call_id][1]).inc()
 

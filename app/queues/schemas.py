@@ -81,7 +81,7 @@ def _settings_of(row: QueueRow) -> dict[str, object]:
 
 
 class QueueCounts(BaseModel):
-    """How many calls of the queue there are."""
+    """The numbers of calls of a queue by execution, by status and by problem."""
 
     execution: dict[str, int] = Field(description="By `execution`. `scheduled` calls wait.")
     status: dict[str, int] = Field(description="By Twilio's `status`, which calls have that were started.")

@@ -45,7 +45,7 @@ _HAD_SERVER_ERROR: Final = """
     ) ELSE false END
 """
 # `pending_since` and `settled_at` are both Postgres's clock.
-_LATENCY_BUCKET: Final = f"""
+_LATENCY_BUCKET_SQL: Final = f"""
     CASE settled_by WHEN 'response' THEN width_bucket(
         extract(epoch FROM settled_at - pending_since)::float8 * 1000, ARRAY[{", ".join(map(str, LATENCY_BOUNDS_MS))}]::float8[]
     ) END
@@ -56,7 +56,7 @@ ROLL_UP_PERIOD: Final = f"""
         SELECT tenant_id, price_unit, sum(-price) AS spent,
             {", ".join(f"{sql} AS {name}" for name, sql in _CALL_FIGURES.items())}
         FROM (
-            SELECT tenant_id, price_unit, price, execution, status, callbacks_seen, {_LATENCY_BUCKET} AS bucket,
+            SELECT tenant_id, price_unit, price, execution, status, callbacks_seen, {_LATENCY_BUCKET_SQL} AS bucket,
                 {_HAD_SERVER_ERROR} AS had_server_error
             FROM call WHERE id >= $3::uuid AND id < $4::uuid
         ) AS requested GROUP BY tenant_id, price_unit

@@ -80,7 +80,7 @@ _UPDATE_MISSING_SINCE = """
 """
 
 
-async def mark_missing_calls(database: Database, *, missing: Sequence[UUID], found: Sequence[UUID]) -> None:
+async def mark_calls_missing_at_twilio(database: Database, *, missing: Sequence[UUID], found: Sequence[UUID]) -> None:
     """Sets `missing_since` of the dial slots of `missing` calls (Twilio answers 404) to now, and clears that of `found` calls.
 
     A time that is already set is kept. Calls without a dial slot, and slots that another transaction has locked, are skipped.

@@ -119,7 +119,7 @@ class SubresourceService:
         """
         if caller.suspended and request.operation.action == "create":
             raise TenantSuspended
-        fields, repeatable = _with_idempotency_key(call, request)
+        fields, repeatable = _fields_with_idempotency_key(call, request)
 
         async def send_request(credential: Credential) -> UpstreamResponse:
             return await self._forwarding.change(
@@ -244,7 +244,7 @@ async def _read_document(answer: AbstractAsyncContextManager[StreamedResponse]) 
     return document
 
 
-def _with_idempotency_key(call: Call, request: SubresourceRequest) -> tuple[QueryPairs, bool]:
+def _fields_with_idempotency_key(call: Call, request: SubresourceRequest) -> tuple[QueryPairs, bool]:
     """Returns the fields to send, and whether a repetition by the client is safe, because Twilio gets the same IdempotencyKey.
 
     The IdempotencyKey is the one in the request's fields, or derived from the header `Idempotency-Key`, or random. If the

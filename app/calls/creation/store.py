@@ -82,7 +82,7 @@ _OUTCOME_COLUMNS = (
     "settled_by",
     "problem",
     "clean_searches",
-    *CallResource.model_fields.keys() - {"raw"},
+    *(name for name in CallResource.model_fields if name != "raw"),
     "resource",
     "resource_left_out",
 )
@@ -195,9 +195,9 @@ class SettledCall:
 
     @classmethod
     def of(cls, call: Call | NewCall, change: RecordChange) -> Self:
-        """Returns `change` as the outcome of the call's current attempt, with the delivery that it needs.
+        """Returns the outcome that `change` gives the call's current attempt, with the delivery to the tenant, if one is due.
 
-        The columns that store Twilio's resource replace the resource itself.
+        If `change` has Twilio's whole answer, the outcome has the columns that store it instead (`stored_columns`).
         """
         # A call that was just created has no deliveries, and not this attribute. A granted call has the attribute.
         written: Sequence[str] = getattr(call, "deliveries_written", ())

@@ -39,7 +39,11 @@ class WaitingCount:
 
 @dataclass(frozen=True, slots=True)
 class WaitingQueue:
-    """A queue in which calls wait: how many, at most MAX_COUNTED_ROWS, and when the last of them is due and expires."""
+    """A queue in which calls wait.
+
+    `number` of them were counted, up to MAX_COUNTED_ROWS. `last_due_at` is the latest time at which one of them becomes due,
+    `last_ring_by` the latest `ring_by`.
+    """
 
     tenant_id: str
     name: str

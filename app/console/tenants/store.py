@@ -72,7 +72,7 @@ async def list_tenant_rows(database: Transactions, *, after: str | None) -> tupl
 
 
 async def find_details(database: Transactions, tenant_id: str) -> TenantDetails | None:
-    """Returns the records of a tenant; None if there is no such tenant."""
+    """Returns a tenant with its accounts, credentials, paces, keys and workloads; None if there is no such tenant."""
     for tenant, accounts, credentials, paces, keys, sip_credentials, workloads in await fetch(database, _DETAILS, tenant_id):
         return TenantDetails(
             tenant=TenantRow.of(*tenant),

@@ -38,7 +38,7 @@ class GrantRound:
 
 
 async def grant_calls(database: Database, account_id: UUID, *, limit: int, counters: GrantCounters | None = None) -> GrantRound:
-    """Grants calls of the account, at most `limit` and MAX_GRANTS_PER_TRANSACTION.
+    """Grants the right to dial to waiting calls of the account, at most `limit` and MAX_GRANTS_PER_TRANSACTION of them.
 
     Grants nothing if another worker is granting calls of the account, or if all grants are halted. Halts all grants if Postgres
     counts fewer grants of the account than `counters`, because the database has lost some. Adds the new grants to `counters`.

@@ -1,0 +1,31 @@
+"""Statements have the same text in every process, so that pg_stat_statements and poolers see one statement and not many."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cli.running import environment
+
+PROGRAM = """
+import json, sys
+import app.main, app.jobs.worker
+print(json.dumps({
+    f"{module}.{name}": value
+    for module in sorted(sys.modules) if module.startswith("app.")
+    for name, value in vars(sys.modules[module]).items() if isinstance(value, str)
+}))
+"""
+
+
+def texts(tmp_path: Path, hash_seed: int) -> dict[str, str]:
+    """The strings among the module-level names of the API and the worker."""
+    variables = environment(tmp_path) | {"PYTHONHASHSEED": str(hash_seed)}
+    finished = subprocess.run([sys.executable, "-c", PROGRAM], env=variables, capture_output=True, text=True, check=True)
+    return dict(json.loads(finished.stdout))
+
+
+def test_no_text_depends_on_the_order_of_a_set(tmp_path: Path) -> None:
+    first, second = (texts(tmp_path, seed) for seed in (1, 2))
+    assert "app.calls.creation.store._WRITE_OUTCOMES" in first
+    assert {name for name, text in first.items() if text != second[name]} == set()
