@@ -13,16 +13,13 @@ from typing import Any, Literal, TypedDict, TypeVar
 from uuid import UUID
 
 from app.database.connection import Connection
+from app.tenants.credential_order import CREDENTIAL_ORDER_SQL
 
 Row = TypeVar("Row")
 KeyState = Literal["active", "expired", "revoked"]
 
 _VERSION_HEX_DIGITS = 32
 _LOWEST_ID = UUID(int=0)
-
-# The order in which active credentials of an account are tried. A credential that replaces another comes directly before it.
-CREDENTIAL_ORDER_SQL = """credential.rejected_at NULLS FIRST, coalesce(credential.place, credential.id),
-    credential.preferred_at DESC NULLS LAST, credential.id"""
 
 
 class TenantSettings(TypedDict, total=False):

@@ -10,7 +10,7 @@ from datetime import datetime
 from uuid import UUID
 
 from app.database.engine import Database
-from app.tenants.administration_store import CREDENTIAL_ORDER_SQL
+from app.tenants.credential_order import CREDENTIAL_ORDER_SQL
 from app.tenants.stored_secrets import credential_identity, sip_password_identity, sip_username_identity
 from app.workloads.service_accounts import ServiceAccount
 

@@ -14,7 +14,6 @@ from app.tenants import sip_credential_store, workload_store
 from app.tenants.administration_store import (
     ACCOUNT_COLUMNS,
     CREDENTIAL_COLUMNS,
-    CREDENTIAL_ORDER_SQL,
     KEY_COLUMNS,
     TENANT_COLUMNS,
     AccountRow,
@@ -23,6 +22,7 @@ from app.tenants.administration_store import (
     TenantRow,
     list_tenants,
 )
+from app.tenants.credential_order import CREDENTIAL_ORDER_SQL
 from app.tenants.sip_credential_store import SipCredentialRow
 from app.tenants.workload_store import WorkloadRow
 

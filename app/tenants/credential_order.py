@@ -1,0 +1,10 @@
+"""The order in which Callgate tries the active credentials of an account at Twilio."""
+
+from typing import Final
+
+CREDENTIAL_ORDER_SQL: Final = """credential.rejected_at NULLS FIRST, coalesce(credential.place, credential.id),
+    credential.preferred_at DESC NULLS LAST, credential.id"""
+"""The SQL of ORDER BY, for rows of `credential`.
+
+Credentials that Twilio has not rejected come first. A credential that replaces another comes directly before it.
+"""
