@@ -83,7 +83,10 @@ class ConsoleSettings(BaseSettings):
 
 
 def parse_oidc_access(text: str) -> tuple[OidcRule, ...]:
-    """Returns the rules. Raises ValueError, which names the place of the first fault."""
+    """Parses a JSON list of rules, the value of CALLGATE_CONSOLE_OIDC_ACCESS.
+
+    Raises ValueError, whose message says where the first fault in the list is.
+    """
     try:
         return tuple(TypeAdapter(list[OidcRule]).validate_json(text))
     except ValidationError as error:

@@ -189,7 +189,10 @@ class _Reader:
         return settings
 
     def _statement_cache_size(self) -> int | None:
-        """Returns the size from SQLAlchemy's parameter or, without it, from asyncpg's; None if the URL has neither."""
+        """Returns how many prepared statements a connection caches; None if the URL does not say.
+
+        SQLAlchemy's parameter `prepared_statement_cache_size` takes precedence over asyncpg's `statement_cache_size`.
+        """
         sizes = [self._read_number(name) for name in ("prepared_statement_cache_size", "statement_cache_size")]
         return next((size for size in sizes if size is not None), None)
 

@@ -15,7 +15,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def log_errors() -> None:
-    """Configures logging to write errors to stderr. Only commands that log call it, because its import takes 0.25 s."""
+    """Configures logging: messages of level ERROR and above go to stderr.
+
+    Importing the logging code takes 0.25 s. Commands that log nothing therefore do not call this function.
+    """
     from app.observability.logs import configure_logging
 
     configure_logging(level="ERROR", format_="text", stream=sys.stderr)
@@ -51,5 +54,5 @@ def _format_cell(value: Any) -> str:
 
 
 def _to_text(value: Any) -> str:
-    """Returns the text of a value that JSON has no type for."""
+    """Converts a value for which JSON has no type: a time to ISO 8601, any other value with `str`."""
     return value.isoformat(timespec="seconds") if isinstance(value, datetime) else str(value)

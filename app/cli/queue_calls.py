@@ -41,7 +41,7 @@ class _Summary:
     """Whether all refusals so far are temporary (5xx), so that the same lines can succeed later."""
 
     def add(self, line: AnsweredLine, print_problem: Callable[[str], None]) -> None:
-        """Counts the line. Passes its number and the reason to `print_problem` if it is among the first 20 refused ones."""
+        """Counts the line. If it is one of the first 20 refused lines, passes its number and the reason to `print_problem`."""
         from app.errors import CallgateError
 
         if not isinstance(line.result, CallgateError):

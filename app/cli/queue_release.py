@@ -1,4 +1,4 @@
-"""`callgate queues halt` and `release`: stop dialling scheduled calls, and resume it once it is known which were dialled."""
+"""`callgate queues halt` and `release`: stop dialling scheduled calls; find out which were dialled, and resume dialling."""
 
 from __future__ import annotations
 

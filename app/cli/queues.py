@@ -151,6 +151,9 @@ def _progress(progress: QueueProgress) -> dict[str, Any]:
 
 
 def _counts(progress: QueueProgress) -> dict[str, dict[str, int]] | None:
-    """Returns the numbers of calls by execution, by status and by problem; None if counting took too long."""
+    """Returns the number of calls for each `execution` (Callgate's state of a call), each Twilio status and each problem.
+
+    Returns None if counting took too long.
+    """
     counts = progress.counts
     return None if counts is None else {"execution": counts.execution, "status": counts.status, "problem": counts.problem}

@@ -104,7 +104,10 @@ def _read_lines(file: str) -> list[bytes]:
 
 
 def _read_settings(tenant: str | None, queue: str | None, change: PaceChange) -> RehearsalSettings:
-    """Returns the stored settings of queue, tenant and account, with the pace of the options. Raises CommandFailed."""
+    """Returns the stored settings of the queue, its tenant and its account. `change` replaces limits of the queue's pace.
+
+    If `tenant` and `queue` are both None, reads no database: only `change` applies. Raises CommandFailed.
+    """
     from app.local.rehearsal import RehearsalSettings, read_settings
     from app.scheduling.pace_limits import UNLIMITED
     from app.settings import load_settings

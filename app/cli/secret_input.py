@@ -10,9 +10,10 @@ from app.tenants.errors import OperatorError
 
 
 def read_secret(prompt: str, variable: str, *, file: Path | None = None) -> str:
-    """Returns the secret from `file`, from the environment variable `variable`, or from the first line of standard input.
+    """Returns the secret from the first source that is given: `file`, the environment variable `variable`, standard input.
 
-    Asks for the secret if standard input is a terminal. Drops white space around it. Raises OperatorError if it is empty.
+    If standard input is a terminal, asks with `prompt`; otherwise reads the first line. Removes white space around the secret.
+    Raises OperatorError if the file cannot be read or the secret is empty.
     """
     if file is not None:
         try:

@@ -55,7 +55,10 @@ def _lines(file: str) -> Iterator[bytes]:
 
 
 def _uri_of(line: bytes) -> Iterator[str]:
-    """Yields the URI of a line, or nothing for an empty line. Bytes that are not UTF-8 are kept, so that the URI is invalid."""
+    """Yields the URI of a line, or nothing for an empty line.
+
+    Keeps bytes that are not UTF-8 as surrogate characters, so that the parser reports the URI as invalid.
+    """
     text = line.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
     if text.startswith('"'):
         try:

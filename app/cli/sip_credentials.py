@@ -1,4 +1,4 @@
-"""`callgate sip-credentials`: user names and passwords of SIP endpoints that a tenant's creations name."""
+"""`callgate sip-credentials`: manages user names and passwords of SIP endpoints. Requests for calls name them."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def _parse_base_url(text: str) -> str:
 
 
 def administer(use_case: Callable[[TenantAdministration], Awaitable[Result]]) -> Result:
-    """Runs one use case of the administration against the configured database."""
+    """Calls `use_case` with the administration of tenants in the configured database, and returns its result."""
     from app.audit.events import command_actor
     from app.security.keyring import Keyring
     from app.tenants.administration import TenantAdministration
@@ -49,7 +49,7 @@ def administer(use_case: Callable[[TenantAdministration], Awaitable[Result]]) ->
 
 
 def administer_paces(use_case: Callable[[PaceAdministration], Awaitable[Result]]) -> Result:
-    """Runs one use case of accounts and their paces against the configured database."""
+    """Calls `use_case` with the administration of accounts' paces in the configured database, and returns its result."""
     from app.audit.events import command_actor
     from app.scheduling.administration import PaceAdministration
     from app.security.keyring import Keyring
@@ -170,7 +170,10 @@ def add_account(
 
 
 def read_twilio_secret(account_sid: str, key_sid: str | None) -> str:
-    """Returns the secret of an API key, or without `key_sid` the auth token of the account."""
+    """Reads the secret of the API key `key_sid` or, if that is None, the auth token of the account.
+
+    Reads from the environment (TWILIO_API_SECRET or TWILIO_AUTH_TOKEN), standard input or a prompt, as `read_secret` does.
+    """
     if key_sid:
         return read_secret(f"Secret of {key_sid}", "TWILIO_API_SECRET")
     return read_secret(f"Auth token of {account_sid}", "TWILIO_AUTH_TOKEN")

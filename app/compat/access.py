@@ -1,8 +1,8 @@
 """Authenticates requests to Twilio's paths with HTTP Basic, as Twilio does. The password is a Callgate API key.
 
-The key alone identifies the tenant. The user name grants nothing: it may be any account SID (a main account's SID also for the
-path of a subaccount), the SID of a Twilio API key (`SK…`) or the id of the Callgate key. An invalid key gives Twilio's error
-20003. An account that does not belong to the key's tenant gives 20404, whether or not it exists.
+Only the key decides for which tenant the request acts. The user name gives no rights, but must be one of these: any account SID
+(`AC…`), any SID of a Twilio API key (`SK…`), or the id or the public prefix of the Callgate key. An invalid key or user
+name gives Twilio's error 20003. An account that does not belong to the key's tenant gives 20404, whether or not it exists.
 """
 
 import base64
@@ -30,7 +30,7 @@ _PATH_NOT_ANSWERED_IN_XML = re.compile(r"\.(json|mp3|wav)$|/Accounts/[^/]+/Recor
 
 @dataclass(frozen=True, slots=True)
 class OwnAccount:
-    """The account in the path; it belongs to the caller's tenant."""
+    """The Twilio account in a request's path, and the caller. The account belongs to the caller's tenant."""
 
     caller: Caller
     account_id: UUID
@@ -38,9 +38,10 @@ class OwnAccount:
 
 
 async def own_account(request: Request, account_sid: str) -> OwnAccount:
-    """Returns the account in the path, if it belongs to the caller's tenant.
+    """Authenticates the request. Returns the account in its path and the caller.
 
-    Raises the errors of `authenticate_key`, NotAcceptable, and CallNotFound for any other account.
+    Raises the errors of `authenticate_key`, NotAcceptable as `_require_json` does, and CallNotFound if the account does not
+    belong to the caller's tenant.
     """
     user, key = _parse_authorization(request.headers.get("Authorization", ""))
     caller = require_tenant_caller(await authenticate_key(request, key))
@@ -67,7 +68,10 @@ class TwilioRoute(ScopedRoute):
 
 
 def _parse_authorization(authorization: str) -> tuple[str | None, str]:
-    """Returns the user name, which is None with the Bearer scheme, and the key. Raises Unauthorized."""
+    """Returns the user name and the password, a Callgate API key. With the Bearer scheme the user name is None.
+
+    Raises Unauthorized if the header is malformed or has another scheme.
+    """
     scheme, _, parameter = authorization.partition(" ")
     if scheme.lower() == "bearer":
         return None, parameter.strip()

@@ -1,7 +1,7 @@
 """Renders errors in Twilio's shape: https://www.twilio.com/docs/usage/twilios-response#response-formats-exceptions
 
-Callgate's promise holds on these paths, too: a 5xx or 429 means that the request started no call. An unknown outcome is a 409,
-which no SDK retries.
+As under /v1, a 5xx or 429 means that the request started no call. If Callgate does not know whether it started a call, the
+status is 409, which no SDK retries.
 """
 
 import re

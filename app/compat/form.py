@@ -76,7 +76,7 @@ def parameters_of(fields: ParameterValues, model: type[BaseModel]) -> dict[str, 
 
 
 def normalize_boolean(text: str) -> str:
-    """Returns `True` and `False`, as Python and C# write them, in lower case. Returns any other text unchanged."""
+    """Converts `True` and `False`, as Python and C# write them, to lower case. Returns any other text unchanged."""
     return text.lower() if text.lower() in _BOOLEANS else text
 
 

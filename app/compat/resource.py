@@ -70,7 +70,10 @@ def resource_of(call: Call | NewCall | CallRow) -> dict[str, Any]:
 
 
 def _record_value(call: Call | NewCall | CallRow, name: str) -> Any:
-    """Returns the record's value of a field. None for `to` and `from`, whose values are Twilio's, as normalized there."""
+    """Returns the call's own value of a field of the resource; None for `to` and `from`.
+
+    These two come from Twilio's answer, in which they are normalized.
+    """
     return None if name in ("to", "from") else getattr(call, name)
 
 

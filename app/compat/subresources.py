@@ -161,7 +161,10 @@ def _with_normalized_booleans(operation: Operation, pairs: list[tuple[str, str]]
 
 
 def _add_routes(operation: Operation) -> None:
-    """Registers the path with `.json` first, because the path without it matches the same requests."""
+    """Registers the operation's path, with and without `.json`.
+
+    The path with `.json` comes first, because the path without it also matches requests with it.
+    """
     path = f"{_CALL_PATH}/{operation.subresource.segment}" + ("/{sid}" if operation.targets_item else "")
     handler: Any = _change_endpoint(operation) if operation.is_change else _read_endpoint(operation)
     for suffix in (".json", ""):

@@ -43,7 +43,10 @@ def normalize_parameters(parameters: Mapping[str, Any]) -> NormalizedParameters:
 
 
 def _keep_known_events(normalized: dict[str, Any], name: str, known: Sequence[str], code: int) -> Iterator[FieldError]:
-    """Keeps each known event once. Yields a warning if there are unknown events, which Twilio ignores."""
+    """Removes unknown and repeated events from the parameter `name`, or the whole parameter if it has no `known` event.
+
+    Yields a warning with Twilio's `code` if there are unknown events, which Twilio ignores.
+    """
     given = list(dict.fromkeys(normalized.pop(name)))
     kept = [event for event in given if event in known]
     if kept:

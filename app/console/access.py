@@ -89,7 +89,10 @@ ConsoleActorDep = Annotated[Actor, Depends(acting_person)]
 
 
 def slot_limited_reads(request: Request) -> SlotLimitedReads:
-    """Returns the database for the reads of a page. It limits how many reads of one tenant run at the same time."""
+    """Returns the database for the reads of a page. Only a few reads for one tenant can run at the same time.
+
+    All operators together count as one tenant.
+    """
     session: ActiveSession = request.state.console_session
     return SlotLimitedReads(request.state.database, request.state.console_reads, session.client.tenant_id)
 

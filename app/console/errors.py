@@ -23,7 +23,10 @@ _CONSOLE_TEXTS = {
 
 
 class PageRenderer:
-    """Renders errors as pages. No request of the console creates a call."""
+    """Renders errors below /console as pages.
+
+    `is_creation` is always false, because no request of the console creates a call.
+    """
 
     def is_creation(self, method: str, path: str) -> bool:
         return False

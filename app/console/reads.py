@@ -14,7 +14,7 @@ _STATEMENT_TIMEOUT: Final = "2s"
 
 @dataclass(frozen=True, slots=True)
 class SlotLimitedReads:
-    """Runs only a few transactions at a time, so that pages leave database connections for the creation of calls."""
+    """Runs only a few transactions at a time, per tenant and in all. Other connections stay free for the creation of calls."""
 
     database: Transactions
     limit: ReadLimit
@@ -30,7 +30,7 @@ class SlotLimitedReads:
 
 @dataclass(frozen=True, slots=True)
 class TimeLimitedReads:
-    """Runs transactions in which a statement may take two seconds. After that it raises DatabaseUnavailable (`timeout`)."""
+    """Runs transactions in which a statement may take up to two seconds. Then it fails with DatabaseUnavailable (`timeout`)."""
 
     database: Transactions
 

@@ -1,8 +1,8 @@
 """Batches concurrent writes of one kind into one transaction (group commit). Independent of the tables.
 
-A single write is sent at once, unless `gather_s` is set. Items that arrive while a batch is being written form the next batch.
-Batches therefore grow with the load, and their items share the cost of a commit. Reads of one kind can be batched in the same
-way.
+A write that arrives while no other is in progress is sent immediately, unless `gather_s` is set. Items that arrive while a
+batch is being written form the next batch. Batches therefore grow with the load, and their items share the cost of a commit.
+Reads of one kind can be batched in the same way.
 """
 
 import asyncio
@@ -116,7 +116,10 @@ class Batcher(Generic[Item, Result]):
             self._start_writer()
 
     def _start_writer(self) -> None:
-        """Starts a writer, unless one is about to read the queue or the maximum number is running."""
+        """Starts a writer, unless _MAX_WRITERS are running, or one is running that is not slow.
+
+        A writer that is not slow takes the next batch itself.
+        """
         # No item is forgotten: neither this method nor a writer, after it found the queue empty, awaits anything.
         if self._running > self._slow or self._running >= _MAX_WRITERS:
             return

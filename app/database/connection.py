@@ -73,7 +73,11 @@ class Connector:
     def __init__(
         self, url: str, settings: Mapping[str, str], *, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S
     ) -> None:
-        """Raises DatabaseURLError."""
+        """Parses the URL; does not connect. Raises DatabaseURLError if the URL is invalid.
+
+        `settings` are the Postgres settings for all connections. A statement that takes longer than `statement_timeout_s` is
+        canceled; None: no limit.
+        """
         self.url = DatabaseURL.parse(url)
         self._settings = settings
         self._statement_timeout_s = statement_timeout_s

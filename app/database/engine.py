@@ -146,7 +146,7 @@ async def driver_connection(session: AsyncSession) -> Connection:
 
 @contextmanager
 def _timed_and_logged() -> Iterator[None]:
-    """Measures the time that the block waits for the database. Logs and re-raises DatabaseUnavailable."""
+    """Adds the duration of the block to the request's time for the database. Logs and re-raises DatabaseUnavailable."""
     with TimedSpan("database"):
         try:
             yield

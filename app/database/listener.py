@@ -27,7 +27,7 @@ class Listener:
     """
 
     def __init__(self, database_url: str, *, channel: str, on_change: Callable[[], None]) -> None:
-        """Raises DatabaseURLError."""
+        """Parses the URL; does not connect yet. Raises DatabaseURLError if the URL is invalid."""
         self._connector = Connector(database_url, SESSION_SETTINGS, statement_timeout_s=_CHECK_INTERVAL_S)
         self._channel = channel
         self._on_change = on_change
@@ -60,7 +60,10 @@ class Listener:
             await _wait_until_set(stop, seconds=_RECONNECT_DELAY_S)
 
     async def _listen(self, stop: asyncio.Event) -> None:
-        """Returns when `stop` is set; raises if the connection is lost."""
+        """Connects, and listens until `stop` is set. Raises if connecting fails or the connection is lost.
+
+        Through a pooler, which does not support LISTEN, only waits for _POOLED_CHECK_INTERVAL_S, or until `stop` is set.
+        """
         connection = await self._connector.connect()
         try:
             if connection.is_pooled:

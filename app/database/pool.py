@@ -33,7 +33,7 @@ class _PooledConnection:
 
 
 class Transactions(Protocol):
-    """The interface of a Pool or a Database that runs transactions without SQLAlchemy."""
+    """The interface of an object that runs transactions without SQLAlchemy: a Pool, a Database, or one of their wrappers."""
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]: ...
 

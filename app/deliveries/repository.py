@@ -75,10 +75,10 @@ async def retry(session: AsyncSession, delivery_id: UUID, *, call_id: UUID, tena
 async def replay(
     session: AsyncSession, *, tenant_id: str, since: datetime, after: UUID, failed_only: bool, limit: int
 ) -> Sequence[UUID]:
-    """Makes up to `limit` given-up deliveries pending again, oldest first; delivered ones too, unless `failed_only`.
+    """Makes a tenant's given-up deliveries pending again; delivered ones too, unless `failed_only`. Returns their ids in order.
 
-    Returns their ids in order. Only deliveries written at `since` or later count, and only those after the id `after`.
-    Deliveries whose call retention has deleted stay as they are: nothing is left to send.
+    Takes the `limit` oldest of those that were written at `since` or later and that come after the id `after`. Leaves out
+    deliveries whose call was deleted at the end of its retention: nothing is left to send.
     """
     states = ["gave_up"] if failed_only else ["gave_up", "delivered"]
     settled = (

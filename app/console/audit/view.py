@@ -51,7 +51,7 @@ _ACTOR_TEXTS: Final = {"cli": "command", "apply": "callgate apply", "key": "API 
 
 @dataclass(frozen=True, slots=True)
 class AuditQuery:
-    """The query of the page's URL: the filters as texts of the form, and the cursor of the page in the list."""
+    """The query of the page's URL: the filters, as typed in the form, and the cursor, which says where in the list to begin."""
 
     tenant: str = ""
     actor: str = ""
@@ -127,7 +127,7 @@ class AuditLine:
 
     @property
     def subject_path(self) -> str | None:
-        """The path of the page about the subject; None if there is no such page."""
+        """The path of the page about the event's subject, which is what was changed; None if there is no such page."""
         noun = self.action.partition(".")[0]
         subject, tenant = quote(self.subject, safe=""), quote(self.tenant_id or "", safe="")
         if noun == "call":

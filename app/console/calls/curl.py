@@ -12,7 +12,7 @@ _TIME_PARAMETERS: Final = ("not_before", "ring_by")
 def curl_command(parameters: Mapping[str, Any], *, account_sid: str) -> str:
     """Returns a command that requests a new call with these parameters. It reads CALLGATE_URL and CALLGATE_KEY in the shell.
 
-    Secrets are never stored, so the command has none. The times of a scheduled call are left out, because they have passed.
+    Leaves out secrets, which are never stored, and the times of a scheduled call, which may have passed.
     """
     body = {name: value for name, value in parameters.items() if name not in _TIME_PARAMETERS} | {"account_sid": account_sid}
     lines = [

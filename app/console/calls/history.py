@@ -33,7 +33,11 @@ def summarize_history(history: CallHistory, *, reveal: bool = False) -> HistoryS
 
 
 def _overall_tone(history: CallHistory, tone: Tone) -> Tone:
-    """Returns the tone, or a more urgent one: for a second or a missing call at Twilio, or a delivery that was given up."""
+    """Returns `tone`, or a more urgent one.
+
+    It is "danger" if Twilio has reported a second call for this record. It is at least "warning" if Twilio does not find the
+    call, or if a delivery was given up.
+    """
     if _last_event(history, "call.second_sid"):
         return "danger"
     is_given_up = any(each.state == "gave_up" for each in history.deliveries)
@@ -118,7 +122,7 @@ def _describe_refusal(problem: Mapping[str, Any]) -> str:
 
 
 def _upstream_words(upstream: Mapping[str, Any]) -> str:
-    """Returns the code, or the status, and the message of Twilio's error response."""
+    """Returns Twilio's error response in words: its error code (without one, the HTTP status) and its message."""
     number = next((f"{name} {upstream[name]}" for name in ("code", "status") if upstream.get(name)), "")
     message = str(upstream.get("message") or "").strip().rstrip(".")
     return ": ".join(filter(None, [number, f"“{message}”" if message else ""]))
@@ -175,7 +179,11 @@ def _answerer_words(answered_by: str | None) -> str:
 
 
 def _additional_sentences(history: CallHistory) -> list[str]:
-    """Returns what the description by execution leaves out: corrections, a pending end, deliveries, redials and faults."""
+    """Returns sentences to add to the description of the call's state.
+
+    They say how an unknown outcome was resolved or a wrong one corrected, whether the call is to be ended, deleted, missing or
+    duplicated at Twilio, how its deliveries went, and whether it is a redial or is redialled.
+    """
     call = history.call
     more = []
     if call.execution == "started" and call.settled_by in ("callback", "list"):
@@ -237,7 +245,7 @@ def _last_problem(history: CallHistory) -> str | None:
 
 
 def _status_since(history: CallHistory, status: str) -> datetime | None:
-    """Returns when the call got this status; None if no event shows it as the last one."""
+    """Returns when the call got this status, from its last status event; None if that event has another status."""
     event = _last_event(history, "call.status")
     return event.at if event and event.data.get("status") == status else None
 

@@ -38,7 +38,7 @@ class EventRow:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRow:
-    """A delivery. `url` and `method` are those of its requests."""
+    """A delivery: the request that reports one event of the call to the tenant, sent with `method` to `url`."""
 
     id: UUID
     at: datetime

@@ -47,7 +47,10 @@ async def call_actions(
     control: CallControlDep,
     deliveries: DeliveryServiceDep,
 ) -> CallActions:
-    """Returns the session's actions. Raises ScopeRequired without the scope `read`, because each action shows the call."""
+    """Returns the actions that a person can take on calls. Raises ScopeRequired without the scope `read`.
+
+    Every action needs this scope, because its response shows the call.
+    """
     require_read(client)
     return CallActions(request.state.database, slot_limited_reads(request), calls, control, deliveries, client, actor)
 
@@ -165,7 +168,7 @@ async def send_delivery_again(actions: CallActionsDep, call_id: CallIdDep, deliv
 
 
 async def _read_history(request: Request, client: Caller | OperatorCaller, call_id: UUID | str) -> CallHistory:
-    """Returns a call by its id or its sid. Raises CallNotFound."""
+    """Returns the call with this id or sid, and its history. Raises CallNotFound if the client may see no such call."""
     history = await store.read_call(slot_limited_reads(request), call_id, tenant_id=client.tenant_id)
     if history is None:
         raise CallNotFound
@@ -199,7 +202,7 @@ def _redirect_to_call(call_id: UUID, done: str = "") -> Response:
 
 
 def _list_status(form: CallForm, *, timed_out: bool) -> int:
-    """Returns the HTTP status of the list's page."""
+    """Returns the HTTP status of the list of calls: 503 if the search timed out, 422 if a filter is invalid, else 200."""
     if timed_out:
         return 503
     return 422 if form.errors else 200

@@ -53,7 +53,10 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class CallQuery:
-    """The filters of a page of calls. `since` is inclusive, `until` is not. `before`: only calls before this id."""
+    """The filters of a page of calls.
+
+    Calls match if they were requested at or after `since` and before `until`, and if their id is before the id `before`.
+    """
 
     search: Search | None = None
     tenant: str | None = None
@@ -66,7 +69,10 @@ class CallQuery:
     before: UUID | None = None
 
     def with_problem_span(self, *, now: datetime) -> "CallQuery":
-        """Returns the query. If it filters by problem without `since`, sets `since` to PROBLEM_SEARCH_SPAN before its end."""
+        """Returns the query. If it filters by problem and has no `since`, limits it to the time PROBLEM_SEARCH_SPAN.
+
+        That time ends at `until` or, without it, at `now`.
+        """
         if self.problem is None or self.since is not None:
             return self
         until = max(self.until or now, _EARLIEST_END)
@@ -75,7 +81,10 @@ class CallQuery:
 
 @dataclass(frozen=True, slots=True)
 class CallForm:
-    """The filters of the list of calls as they were sent. `errors` has error texts by field. With errors, `query` is empty."""
+    """The filters of the list of calls, as they were sent (`texts`) and as they were read (`query`).
+
+    `errors` has error texts by field. If there are errors, `query` contains no filter, and the list must stay empty.
+    """
 
     query: CallQuery
     texts: dict[str, str] = field(default_factory=dict)

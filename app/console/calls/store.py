@@ -118,7 +118,10 @@ def _history(row: Mapping[str, Any]) -> CallHistory:
 
 
 def _event(call: CallRow, stored: dict[str, Any]) -> EventRow:
-    """Returns an event with all fields of its callback, also those that are not stored because the call implies them."""
+    """Returns an event with all fields of its callback.
+
+    Fields that are the same in every callback of a call are not stored: they come from the call's record or are constant.
+    """
     data = all_fields(call, stored["data"], stored.pop("data_left_out"))
     return _EVENT_ADAPTER.validate_python(stored | {"data": data})
 

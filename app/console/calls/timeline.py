@@ -1,4 +1,4 @@
-"""Merges events, callbacks, searches, changes and deliveries of a call into one timeline. Pure."""
+"""Merges all that happened to a call into one timeline: callbacks, searches in Twilio's list, changes, deliveries. Pure."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -195,7 +195,10 @@ def _describe_change(event: EventRow) -> tuple[str, str, Tone]:
 
 
 def _delivery_entry(delivery: DeliveryRow, *, written_at: datetime, now: datetime) -> Entry:
-    """Returns the line of a delivery. `written_at` must not be before the event that the delivery reports."""
+    """Returns the timeline's line for a delivery. Before the first attempt, `written_at` is the time of the line.
+
+    `written_at` must not be before the event that the delivery reports; otherwise the line would precede that event.
+    """
     name, answer = f"Delivery “{delivery.event}”", _answer(delivery)
     tries = "" if delivery.attempts <= 1 else f"attempt {delivery.attempts}"
     at, tone = delivery.last_attempt_at or written_at, _DELIVERY_TONES[delivery.state]

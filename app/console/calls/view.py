@@ -61,7 +61,7 @@ def refusal_text(line: CallLine) -> str:
 
 
 def time_value(form: CallForm, name: str) -> str:
-    """Returns the value of a field with a time: "" if it is empty or cannot be read."""
+    """Returns the UTC time to show in the form's field `name`; "" if that field is empty or cannot be read."""
     try:
         read = read_form_time(form.texts.get(name, ""))
     except ValueError:

@@ -74,7 +74,10 @@ def reason_in_words(reason: str) -> str:
 
 
 def problem_in_words(problem: object) -> str:
-    """Returns what a stored problem means, by its slug; "" without one."""
+    """Returns what a problem means; "" without a problem. `problem` is its slug, such as `upstream-throttled`.
+
+    Returns an unknown slug as it is.
+    """
     slug = str(problem or "")
     error = all_errors().get(slug)
     return REFUSAL_TEXTS.get(slug) or (error.title if error else slug)

@@ -1,1 +1,1 @@
-"""The pages of deliveries: those that wait, that are being retried, and that were given up."""
+"""The pages of deliveries, the requests that report events to tenants: those that wait, are retried, or were given up."""

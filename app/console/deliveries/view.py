@@ -38,7 +38,10 @@ class DeliveryQuery:
         return f"{done} There are more: press the button again to go on." if self.since else done
 
     def address(self, *, state: str | None = None, cursor: str = "") -> str:
-        """Returns the address of a page of this tenant."""
+        """Returns the address of a page of this tenant's deliveries. The page begins at `cursor`; "" means the first page.
+
+        `state` is the state of the listed deliveries; None: the state in this query.
+        """
         return list_address(self.tenant, state or self.state, cursor)
 
     @property
@@ -73,7 +76,7 @@ def cursor_after(line: ListedDelivery) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryItem:
-    """A line of the list."""
+    """A delivery, as a line of the tenant's list of deliveries."""
 
     line: ListedDelivery
     state: str
@@ -97,7 +100,7 @@ class DeliveryItem:
 
 @dataclass(frozen=True, slots=True)
 class BacklogItem:
-    """A line of the overview."""
+    """A tenant and its waiting deliveries, as a line of the operators' overview."""
 
     tenant_id: str
     waiting: str

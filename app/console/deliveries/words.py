@@ -18,7 +18,7 @@ _ERROR_TEXTS: Final = {
 
 
 class AttemptedDelivery(Protocol):
-    """A delivery with its attempts."""
+    """The fields of a delivery that this module reads. `held`: the delivery waits for an earlier event of its call."""
 
     @property
     def state(self) -> str: ...

@@ -1,4 +1,4 @@
-"""Reads the figures of minutes and hours, which a worker has counted, for the plots of the page *Now*."""
+"""Reads figures, such as the number of started calls, for the plots of *Now*. A worker counts them by minute and by hour."""
 # ruff: noqa: S608  # The statement is put together from constants.
 
 import json
@@ -56,7 +56,7 @@ _READ_FIGURES: Final = f"""
 
 @dataclass(frozen=True, slots=True)
 class RolledUpFigures:
-    """Figures, each with the start of its period: a minute within the last day, an hour before that.
+    """Figures, each with the start of its period. Periods of about the last day are minutes; earlier ones are hours.
 
     Periods that were not counted are missing.
     """

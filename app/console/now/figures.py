@@ -73,7 +73,10 @@ TABLE_COLUMNS: Final = (
 
 
 def points(read: RolledUpFigures, *, span: timedelta, length: timedelta) -> list[Point]:
-    """Returns the figures of the last `span`, summed for periods of this length. Leaves out new periods without figures yet."""
+    """Returns the figures of the last `span`, summed for periods of this `length`; None for a period without figures.
+
+    Leaves out the newest periods if they have no figures, because a worker may not have counted them yet.
+    """
     now, found = read.now, defaultdict[datetime, list[Figures]](list)
     for start, each in read.figures:
         found[start - (start - _EPOCH) % length].append(each)

@@ -31,7 +31,10 @@ MAX_LISTED_ROWS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class WaitingCount:
-    """How many items wait, at most MAX_COUNTED_ROWS, and since when the oldest one waits (unless Facts says otherwise)."""
+    """How many items wait, counted up to MAX_COUNTED_ROWS, and since when the oldest of the counted items waits.
+
+    `Facts.waiting` differs: its `since` is the latest due time of the counted calls.
+    """
 
     number: int
     since: datetime | None
@@ -39,10 +42,9 @@ class WaitingCount:
 
 @dataclass(frozen=True, slots=True)
 class WaitingQueue:
-    """A queue in which calls wait.
+    """A queue in which calls wait. `number` of them were counted, up to MAX_COUNTED_ROWS.
 
-    `number` of them were counted, up to MAX_COUNTED_ROWS. `last_due_at` is the latest time at which one of them becomes due,
-    `last_ring_by` the latest `ring_by`.
+    `last_due_at` and `last_ring_by` are the due time and the `ring_by` of the call that becomes due last.
     """
 
     tenant_id: str
@@ -58,7 +60,7 @@ class WaitingQueue:
 
 @dataclass(frozen=True, slots=True)
 class RejectedCredential:
-    """A credential that Twilio refused, and how many others its account has."""
+    """A credential that Twilio refused. `others` is the number of its account's credentials that are not refused or revoked."""
 
     tenant_id: str
     account_sid: str
@@ -94,13 +96,13 @@ class LastHour:
 
     @property
     def settled_or_unknown(self) -> int:
-        """Calls that are neither scheduled nor pending."""
+        """The number of calls that have started, have not started, or may have started (`unknown`)."""
         return self.started + self.not_started + self.unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The facts for the sentence of the page, and for what needs attention."""
+    """What the page *Now* needs to know for its sentence about calls and for its list of what needs attention."""
 
     read_at: datetime
     has_tenants: bool

@@ -139,7 +139,10 @@ class OidcProvider:
 
 
 def _endpoint(metadata: Mapping[str, Any], name: str) -> str:
-    """Returns an endpoint of the discovery document. Raises ProviderFailed unless it is a URL to trust."""
+    """Returns the URL of an endpoint from the discovery document.
+
+    Raises ProviderFailed unless it is an https URL, or an http URL on this machine.
+    """
     address = metadata.get(name)
     if not isinstance(address, str) or not is_trusted_url(address.partition("?")[0]):
         raise ProviderFailed(f"{name}_not_https")

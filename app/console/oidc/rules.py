@@ -32,7 +32,10 @@ def _matches(rule: OidcRule, claims: Mapping[str, Any]) -> bool:
 
 
 def _name_of(claims: Mapping[str, Any]) -> str:
-    """Returns the person's name for the audit log: a verified e-mail address, or `sub`. Users may write other claims."""
+    """Returns the person's name for the audit log: a verified e-mail address or, without one, the claim `sub`.
+
+    Other claims, such as `name`, are not used, because people may be able to choose their values.
+    """
     email = claims.get("email")
     name = email if isinstance(email, str) and claims.get("email_verified") is True else str(claims["sub"])
     return "".join(each if each.isprintable() else "?" for each in name)[:_MAX_NAME_LENGTH]

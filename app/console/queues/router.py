@@ -34,12 +34,12 @@ router = console_router("/queues")
 
 
 async def console_queue_service(request: Request) -> QueueService:
-    """Returns the queue service. Its reads use the slots of the console, so pages do not delay reads through the API."""
+    """Returns the queue service. Its reads count against the console's limit of concurrent reads, not against the API's."""
     return QueueService(request.state.database, request.state.console_reads)
 
 
 async def time_limited_queue_service(request: Request) -> QueueService:
-    """Returns the queue service for the reads of a page, whose statements are limited in time."""
+    """Returns the queue service for reads that a page shows. A statement that takes longer than two seconds fails."""
     return QueueService(TimeLimitedReads(request.state.database), request.state.console_reads)
 
 
@@ -108,7 +108,7 @@ async def show_live_queue(request: Request, queue: QueueDep, service: QueueReads
 async def _show(
     request: Request, queue: tuple[str, str], service: QueuesDep, template: str, *, done: str | None = None
 ) -> Response:
-    """Renders a page about a queue. Its numbers are those of the API."""
+    """Renders the template with a queue and its progress, which the API returns, too. `done` says what a form has done."""
     progress = await service.progress(*queue)
     return page_response(request, template, view=QueueView.of(progress), calls=calls_address(*queue), done=done)
 

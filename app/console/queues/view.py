@@ -57,7 +57,7 @@ def queue_path(tenant_id: str, name: str) -> str:
 
 
 def calls_address(tenant_id: str, name: str) -> str:
-    """Returns the address of the list of the queue's calls, to which other filters can be added."""
+    """Returns the address of the list of this queue's calls. It ends with a query, to which other filters can be added."""
     return f"{CONSOLE_PREFIX}/calls?{urlencode({'tenant': tenant_id, 'queue': name})}"
 
 
@@ -154,6 +154,9 @@ def _by_number(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
 
 
 def next_page_address(item: QueueItem, tenant: str) -> str:
-    """Returns the address of the next page of the list: it begins after this queue. `tenant` is the list's filter or ""."""
+    """Returns the address of the next page of the list of queues. `item` is the last queue on the current page.
+
+    `tenant` is the tenant to which the list is limited; "": all tenants.
+    """
     given = {"tenant": tenant, "after_tenant": "" if tenant else item.tenant_id, "after": item.name}
     return f"{PATH}?{urlencode({name: value for name, value in given.items() if value})}"

@@ -117,7 +117,7 @@ def _is_missing_at(place: int, found: Finding) -> bool:
 
 
 def _is_about(start: int, stop: int, found: Finding) -> bool:
-    """Returns whether the finding is about a part of the text between `start` and `stop`."""
+    """Returns whether the part of the text that the finding is about overlaps the part from `start` to before `stop`."""
     return found.start < stop and found.end > start
 
 
@@ -131,7 +131,7 @@ def _highest_severity(findings: Sequence[Finding], numbers: Sequence[int]) -> Se
 
 
 def _excerpt(text: str, found: Finding, password: tuple[int, int] | None) -> str:
-    """Returns what the finding is about, shortened."""
+    """Returns the part of the text that the finding is about, with the password masked. Shortens it to _EXCERPT_LENGTH."""
     start, end = found.start, found.end
     if password is None or end <= password[0] or start >= password[1]:
         shown = _mark_spaces(escape_invisible(text[start:end]))

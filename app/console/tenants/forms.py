@@ -109,7 +109,10 @@ def idempotency_key_of(form: Fields) -> str:
 
 
 def key_body(form: Fields) -> dict[str, Any]:
-    """Returns the body of a new key. Raises InvalidRequest for a time that cannot be read."""
+    """Returns the body of a request to the admin API for a new API key.
+
+    Raises InvalidRequest if `expires_at` cannot be read.
+    """
     body = filled_fields(form, ("name", "format")) | {"scopes": form.all("scopes")}
     try:
         expires_at = read_form_time(form.text("expires_at"))
