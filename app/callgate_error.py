@@ -10,7 +10,10 @@ EXECUTIONS: Final[tuple[ExecutionName, ...]] = get_args(ExecutionName)
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """An invalid part of a request. `pointer` is an RFC 6901 JSON pointer into the body, `?name` or `Header-Name`."""
+    """An invalid part of a request. `pointer` says which: an RFC 6901 JSON pointer into the body, or the name of a header.
+
+    For a query parameter, `pointer` is `?` and the parameter's name.
+    """
 
     pointer: str
     code: str

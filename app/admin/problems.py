@@ -1,6 +1,7 @@
 """Translates the errors of the administration's use cases to API errors.
 
-The message of a NoSuchResource advises a command of the command line, so another text replaces it.
+The message of a NoSuchResource advises the user to run a command (`callgate tenants list`). The API error has its own text
+instead.
 """
 
 from typing import Final

@@ -14,7 +14,7 @@ from app.workloads.service_accounts import ServiceAccount
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One change to make. `members` maps each changed member's name to its values before and after. It has no secrets."""
+    """One change to make. `members` maps each changed member's name to its values before and after. No value is a secret."""
 
     tenant_id: str
     action: Literal["create", "update", "add", "revoke", "delete"]

@@ -1,7 +1,7 @@
-"""Reads a YAML or JSON document into plain values and the line number of each. Independent of what the document declares.
+"""Reads a YAML or JSON document into plain values, with the line number of each value. Works for any kind of document.
 
-Tags, merge keys and repeated member names are refused. The number of values is limited, with aliases written out. Error texts
-never contain text of the document, which may be a secret.
+Tags, merge keys and repeated member names are refused. The number of values is limited; an alias counts as all values that it
+stands for. Error texts never contain text of the document, which may be a secret.
 """
 
 import json
@@ -35,7 +35,7 @@ _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 @dataclass(frozen=True, slots=True)
 class FileProblem:
-    """An error in the document. `text` says what to write instead and contains no value."""
+    """An error in the document. `text` says what the user should write instead. It contains no value of the document."""
 
     text: str
     path: MemberPath = ()
@@ -55,7 +55,10 @@ class Document:
     lines: dict[MemberPath, int] = field(default_factory=dict)
 
     def line_of(self, path: MemberPath) -> int:
-        """Returns the line number, from 1, at which the value at `path` begins. If it is unknown, that of its parent."""
+        """Returns the number of the line, from 1, at which the value at `path` begins.
+
+        If the document has no value there, returns the line of the nearest parent that it has.
+        """
         return next((self.lines[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.lines), 1)
 
 
@@ -119,9 +122,10 @@ def _syntax_problem(text: str, error: yaml.MarkedYAMLError) -> FileProblem:
 
 
 class _Builder:
-    """Builds a document's values from the events of the YAML parser. Limits their depth, so none exhausts the stack.
+    """Builds a document's values from the events of the YAML parser.
 
-    The number of values is limited, too. Each use of an alias counts all values that the alias stands for.
+    Limits how deep values are nested, because a deeply nested document would exhaust the stack. Limits the number of values,
+    too: each use of an alias counts all values that the alias stands for.
     """
 
     def __init__(self, loader: Any) -> None:

@@ -27,7 +27,7 @@ class DeclaredHours(Declared):
     to: _To = Field(description="The end, not included. A time before `from` is on the next day; a whole day ends at '24:00'.")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the hours as they are stored. Raises HoursInvalid."""
+        """Returns the hours as they are stored. Raises HoursInvalid if they do not describe valid hours."""
         return read_hours(self.model_dump(by_alias=True, exclude_unset=True), pointer="").to_json()
 
     def problems_at(self, path: MemberPath) -> Iterator[FileProblem]:

@@ -1,7 +1,7 @@
 """Compares a declaration with the stored tenants, and plans the changes that remove the differences. No I/O.
 
-Members that the file leaves out are not compared. A default that the file writes out is equal to an unset value. Secrets are
-compared in constant time and are not part of the texts of changes.
+Members that the file leaves out are not compared. A default value in the file is equal to a stored value that is not set.
+Secrets are compared in constant time and are not part of the texts of changes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -66,8 +66,9 @@ def make_plan(
 ) -> ChangePlan:
     """Returns the changes in the order to make them. Raises DocumentInvalid with all problems.
 
-    `stored` holds the stored tenants by id. `workloads` holds the stored workloads of the service accounts in the file, also
-    those of other tenants. `workload_issuer` is the issuer of service accounts for which the file gives none.
+    `secrets` holds the secrets to which the file refers, by the path of the reference. `stored` holds the stored tenants by id.
+    `workloads` holds the stored workloads of the service accounts in the file, also those of other tenants. `keyring` decrypts
+    stored secrets. `workload_issuer` is the issuer of service accounts for which the file gives none.
     """
     planner = _Planner(secrets, workloads, keyring, workload_issuer)
     changes = [
@@ -176,7 +177,7 @@ class _Planner:
                 yield KeyRevocation(tenant_id=tenant_id, action="revoke", subject=subject, key_id=removal.key)
 
     def _check_callbacks(self, settings: Mapping[str, Any], path: MemberPath) -> None:
-        """Reports a default method or default events without a default URL as a problem."""
+        """Reports a problem if the tenant has a default method or default events for status callbacks, but no default URL."""
         if not settings["status_callback"] and (settings["status_callback_method"] or settings["status_callback_events"]):
             self.problems.append(FileProblem("a default method and default events need a default `url`", (*path, "callbacks")))
 

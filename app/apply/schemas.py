@@ -1,6 +1,6 @@
 """The models of a file that declares tenants. Their docstrings and descriptions are the texts of the JSON Schema.
 
-A member that is left out is not changed. `null` is accepted only where it means something.
+A member that is left out is not changed. `null` removes a value, and is refused for members that cannot be removed.
 """
 
 from collections.abc import Iterator
@@ -173,7 +173,7 @@ class DeclaredServiceAccount(Declared):
     ]
 
     def as_service_account(self, default_issuer: str | None) -> ServiceAccount:
-        """Returns the service account. Without an issuer in the file, its issuer is `default_issuer`; empty if that is None."""
+        """Returns the service account. If the file names no issuer, the issuer is `default_issuer`, or "" if that is None."""
         return ServiceAccount(self.issuer or default_issuer or "", self.namespace, self.service_account)
 
 
@@ -263,7 +263,7 @@ class Declaration(Declared):
 
 
 class _SchemaGenerator(GenerateJsonSchema):
-    """Generates optional members without `null` and without `default`."""
+    """Generates the JSON Schema. Optional members neither accept `null` nor have a `default` in it."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])

@@ -61,7 +61,7 @@ class TenantState:
 async def lock_apply(connection: Connection) -> None:
     """Waits for another running `apply` to end, and locks others out until this transaction ends. Raises ApplyLocked.
 
-    The lock belongs to the transaction and not to the session, because with a pooler the session may change in between.
+    The lock belongs to the transaction, not to the database session: a pooler may run each transaction in another session.
     """
     try:
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _ADVISORY_LOCK_KEY)

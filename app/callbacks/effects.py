@@ -1,7 +1,7 @@
 """Applies a callback to its call in memory: each callback once, and never back to an earlier state.
 
-Twilio's callbacks can arrive out of order, twice, and after a refresh has already read a newer state from Twilio. The caller
-writes the call.
+Twilio's callbacks can arrive out of order, twice, and after a refresh has already read a newer state from Twilio. Nothing here
+writes to the database: that is left to the caller.
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ class Callback:
     def repetition_key(self) -> str:
         """Returns a hash that is equal for repetitions of the same callback.
 
-        It covers the sid and the sequence number. If there is no number, it covers all fields.
+        The hash covers the CallSid and the sequence number or, if there is no number, all fields.
         """
         content = sorted(self.fields.items()) if self.sequence is None else (self.resource.sid, self.sequence)
         return blake2b(repr(content).encode(), digest_size=8).hexdigest()
@@ -60,7 +60,7 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class CallbackEffect:
-    """What applying a callback did: the result, and the events to write in the order of `events`. A duplicate has none."""
+    """What applying a callback did: the result, and the events to write, in order. A repeated callback has no events."""
 
     result: CallbackResult
     events: tuple[Event, ...] = ()
@@ -69,8 +69,8 @@ class CallbackEffect:
 def callback_effect(call: CallState, callback: Callback) -> CallbackEffect:
     """Applies the callback to the record in memory. Returns the result, and the events to write.
 
-    A callback with another sid than the record's only becomes an event. The caller then decides, with `Settlement`, whether the
-    sid belongs to the record.
+    If the callback and the record have different sids, only the event `call.callback` is returned, and the record's status
+    stays. The caller then decides, with `Settlement.bind_call_in_memory`, whether the sid belongs to the record.
     """
     if callback.repetition_key in call.callbacks_seen:
         return CallbackEffect("duplicate")

@@ -1,4 +1,7 @@
-"""The route of Twilio's callbacks. They are authenticated by Callgate's tag and Twilio's signature instead of an API key."""
+"""The route of Twilio's callbacks. It needs no API key.
+
+A callback is authenticated by Twilio's signature, and by the tag that Callgate put into the callback URL.
+"""
 
 from uuid import UUID
 

@@ -56,7 +56,10 @@ _Rejection = CallNotFound | MalformedBody
 
 
 class CallbackService:
-    """Verifies and applies callbacks. The cheapest checks come first: form of the signature, tag, signature."""
+    """Verifies and applies callbacks. The cheapest checks come first.
+
+    These are the form of the signature, then the tag that Callgate put into the callback URL, then the signature itself.
+    """
 
     def __init__(
         self,
@@ -81,10 +84,10 @@ class CallbackService:
         self._batcher: Batcher[ReceivedCallback, _AppliedCallback | _Rejection] = Batcher(self._apply_batch, max_batch=50)
 
     async def find_account(self, call_id: UUID, query: str, signature: str) -> UUID:
-        """Returns the id of the account whose auth tokens sign the callbacks of this call. The tag in the query has the id.
+        """Returns the id of the account whose auth tokens sign the callbacks of this call.
 
-        Raises CallbackForged for a malformed signature or an invalid tag. Neither check needs Postgres, except for calls that
-        may have no tag (`UntaggedCallbacks`).
+        The id is in the tag, a part of the query that Callgate put into the callback URL. Raises CallbackForged for a malformed
+        signature or an invalid tag. Needs Postgres only for calls that may have no tag (`UntaggedCallbacks`).
         """
         if not has_signature_form(signature):
             raise self._count_forged("unsigned")

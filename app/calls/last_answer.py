@@ -92,7 +92,8 @@ class LastAnswerMixin:
     def __setattr__(self, name: str, value: Any) -> None:
         """Sets an attribute of the record.
 
-        If Twilio's last answer is stored without this value, because it was the same, the old value is first added to it.
+        If Twilio's stored answer leaves out this value because the attribute was equal, the old value is first added to the
+        answer.
         """
         bit = _OMISSIBLE_MEMBERS.bits.get(name)
         if bit and (self.resource_left_out or 0) & bit and getattr(self, name) != value:
@@ -106,9 +107,9 @@ class LastAnswerMixin:
 
 
 class CallRow(LastAnswerMixin):
-    """A row with some attributes of `Call`.
+    """A row of the table `call` with only some of its attributes. It reads as a `Call`, but without SQLAlchemy.
 
-    For `uri`, `subresource_uris` and `resource`, which are computed, it needs the attributes that `stored_attributes` returns.
+    `uri`, `subresource_uris` and `resource` are computed. The row must have the attributes that `stored_attributes` returns.
     """
 
     def __init__(self, row: Mapping[str, Any]) -> None:

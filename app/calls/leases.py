@@ -54,12 +54,18 @@ async def claim_searches(session: AsyncSession, *, lease: timedelta, limit: int)
 
 
 async def release_refreshes(session: AsyncSession, claimed: Sequence[DueCall]) -> None:
-    """Deletes the leases of calls whose `refresh_at` has changed. The lease of any other call delays its next refresh."""
+    """Deletes the leases of calls whose `refresh_at` has changed.
+
+    If it has not changed, the refresh failed: the lease stays and delays the next refresh of the call.
+    """
     await _release(session, Call.refresh_at, [(call.id, call.refresh_at) for call in claimed])
 
 
 async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> None:
-    """Deletes the leases of calls whose `search_at` has changed. The lease of any other call delays its next search."""
+    """Deletes the leases of calls whose `search_at` has changed.
+
+    If it has not changed, the search failed: the lease stays and delays the next search for the call.
+    """
     await _release(session, Call.search_at, [(call.id, call.search_at) for call in claimed])
 
 

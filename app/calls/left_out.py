@@ -20,7 +20,7 @@ class LeftOutMembers:
     def leave_out(self, whole: Mapping[str, Any], implied: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         """Returns the members to store, and a number whose bits say which members are left out.
 
-        `implied` holds the values that other columns have. A member is left out if its value is the same JSON.
+        `implied` holds the values that other columns have, by member. A member is left out if it has the same value there.
         """
         rest, left_out = dict(whole), 0
         for name, bit in self.bits.items():
@@ -35,7 +35,7 @@ class LeftOutMembers:
     def put_back(self, rest: Mapping[str, Any], left_out: int, value_of: ValueOf) -> dict[str, Any]:
         """Returns the whole object. `rest` and `left_out` are the values that `leave_out` returned.
 
-        `value_of` is called for each member that was left out. The members are in the order of Postgres's `jsonb`.
+        `value_of` returns the value of a member that was left out. The members are in the order of Postgres's `jsonb`.
         """
         names = [name for name, bit in self.bits.items() if left_out & bit and name not in rest]
         return {name: rest[name] if name in rest else value_of(name) for name in sorted([*rest, *names], key=_jsonb_order)}

@@ -17,6 +17,6 @@ def is_missing(error: TwilioError) -> bool:
 
 
 def is_deleted_at_twilio(call: AnyCall, error: TwilioError) -> bool:
-    """Returns whether Twilio has deleted the call: it answers 404, although a call that started so long ago is visible."""
+    """Returns whether Twilio has deleted the call: the error is Twilio's 404, and the call is too old to be not visible yet."""
     limit = _MAX_VISIBILITY_DELAY_IF_ENDED if call.status in TERMINAL_STATUSES else _MAX_VISIBILITY_DELAY
     return is_missing(error) and datetime.now(UTC) - (call.settled_at or call.created_at) > limit

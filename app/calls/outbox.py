@@ -1,7 +1,7 @@
-"""Decides which deliveries a change of a call needs. The caller writes the call and the delivery.
+"""Decides which deliveries (status callbacks to the tenant) a change of a call needs. Writes nothing itself.
 
-Each event of a call has at most one delivery, however often and in whatever way the event is reported. A delivery is written in
-the transaction that writes the event, so that neither exists without the other.
+Each event of a call has at most one delivery, however often and in whatever way the event is reported. Write a delivery in the
+transaction that writes the event, so that neither exists without the other.
 """
 
 from collections.abc import Collection, Mapping
@@ -28,7 +28,7 @@ _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress
 
 
 class RequestedCall(Protocol):
-    """The attributes of a call's record that its settlement does not change."""
+    """The attributes of a call's record that `settled_delivery` reads. A settlement does not change them."""
 
     @property
     def id(self) -> UUID: ...
@@ -47,11 +47,11 @@ class RequestedCall(Protocol):
 def settled_delivery(
     call: RequestedCall, settlement: Mapping[str, Any], *, written: Collection[str] = ()
 ) -> NewDelivery | None:
-    """Returns the delivery that reports how a creation ended. None: not requested, or there is nothing new to report.
+    """Returns the delivery that reports to the tenant how a creation ended.
 
-    `settlement` are the columns that the settlement sets; `written` are the events that have a delivery (`deliveries_written`).
-    Write the delivery in the transaction of the settlement, and add its event to `deliveries_written`. If `settled` has
-    reported `not_started` and the call has started after all, the event is `corrected`.
+    Returns None if the tenant did not request the event `settled`, or if there is nothing new to report. If `settled` has
+    reported `not_started` and the call has started after all, the event is `corrected`. `settlement` has the columns that the
+    settlement sets. `written` names the events that have a delivery already. Add the event of the returned delivery to it.
     """
     execution = settlement["execution"]
     if SETTLED not in (call.status_callback_events or ()) or execution not in ("started", "not_started"):
@@ -80,8 +80,8 @@ def settled_delivery(
 def delivery_for(call: AnyCall, *, status: str | None, sequence: int | None) -> NewDelivery | None:
     """Returns the delivery of the event that a callback with this status reports.
 
-    Returns None if the tenant did not request the event, or if the event already has a delivery. Write the event
-    `call.callback` with the id of the delivery: the delivery stores no fields and takes those of that event.
+    Returns None if the tenant did not request the event, or if the event already has a delivery. The delivery has no fields of
+    its own. It takes those of the event `call.callback`: write that event with the id of the delivery.
     """
     event = _EVENT_OF_STATUS.get(status or "")
     return _add_delivery(call, event, None, sequence=sequence) if event is not None and _is_wanted(call, event) else None

@@ -250,7 +250,7 @@ class CallUpdate(BaseModel):
         return self.given_parameters().keys() == {"status"}
 
     def for_twilio(self) -> dict[str, Any]:
-        """Returns the parameters without those of the status callback: `changed_callbacks` decides what Twilio gets there."""
+        """Returns the parameters for Twilio, except those of the status callback, which `changed_callbacks` returns."""
         return self.model_dump(exclude_none=True, exclude={"status_callback", "status_callback_method"})
 
     def given_parameters(self) -> dict[str, Any]:

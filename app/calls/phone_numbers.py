@@ -49,8 +49,8 @@ def guess_number(text: str) -> str | None:
 def spellings(text: str) -> tuple[str, ...]:
     """Returns the spellings of an address that a list filter must search for in the stored calls.
 
-    In a query string a raw `+` arrives as a space, and numbers are stored as E.164. The result includes the text itself,
-    because the caller of a SIP call can be digits alone.
+    A leading space counts as `+`, because a raw `+` in a query string arrives as a space. A number is searched for as E.164,
+    the stored form, and as it is written, because the `from` of a SIP call may be stored as digits alone.
     """
     plus = f"+{text[1:]}" if text.startswith(" ") else text
     if not _NUMBER_WITH_SEPARATORS.fullmatch(plus):

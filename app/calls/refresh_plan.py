@@ -27,7 +27,7 @@ _MAX_PRICE_DELAY_IF_UNANSWERED = timedelta(minutes=10)
 
 
 def first_wait(interval: timedelta, *, expects_callbacks: bool) -> timedelta:
-    """Returns the wait from the start of a call to its first refresh."""
+    """Returns the wait from the start of a call to its first refresh. It is longer if Twilio sends callbacks to Callgate."""
     return CALLBACK_OVERDUE_INTERVALS * interval if expects_callbacks else interval
 
 

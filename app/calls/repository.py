@@ -70,7 +70,7 @@ class StoredEvent(NamedTuple):
 
 
 async def transaction_time(session: AsyncSession) -> datetime:
-    """Returns the start of the transaction by Postgres's clock, which dates all records."""
+    """Returns the start of the transaction by Postgres's clock. Changes are dated by this clock, not by that of a process."""
     moment: datetime = (await session.execute(select(func.now()))).scalar_one()
     return moment
 
@@ -168,10 +168,10 @@ async def add_delivery(session: AsyncSession, delivery: NewDelivery) -> None:
 
 
 async def requeue_call(session: AsyncSession, dial: Mapping[str, Any], *, now: datetime) -> None:
-    """Makes a call wait again: inserts its row of `scheduled_dial`.
+    """Makes a call wait again to be dialled: inserts its row of `scheduled_dial`.
 
-    `dial` is the row, with `due_in` (seconds after `now`) instead of `due_at`. Also inserts a row of `dial_turn` for the
-    caller if there is none.
+    `dial` is the row, with `due_in` (seconds after `now`) instead of `due_at`. Also inserts a row of `dial_turn` if there is
+    none: with it, the API key or workload of the call takes its turns.
     """
     row = {name: value for name, value in dial.items() if name != "due_in"}
     await session.execute(insert(ScheduledDial).values(**row, due_at=now + timedelta(seconds=dial["due_in"])))
@@ -199,7 +199,7 @@ async def list_events(
 async def claim_abandoned(session: AsyncSession, *, older_than: timedelta, limit: int) -> Sequence[Call]:
     """Locks and returns calls that have been pending for longer than `older_than`.
 
-    Their process died between the commit of the intent and the commit of the outcome.
+    A call stays pending so long if its process died between the commit of the intent and the commit of the outcome.
     """
     statement = (
         select(Call)

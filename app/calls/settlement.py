@@ -104,7 +104,7 @@ def _change_to_undialled(settled_by: str, error: CallgateError) -> RecordChange:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """Makes and applies the changes that settle a record.
+    """Makes and applies the changes that settle a record: that record whether the call was started.
 
     The `async` methods need a row that the caller has locked (`repository.lock_call`), and use the caller's transaction.
     """
@@ -116,9 +116,9 @@ class Settlement:
     def change_to_started(
         self, resource: CallResource, *, data: Mapping[str, Any], expects_callbacks: bool = False
     ) -> RecordChange:
-        """Returns the change for a creation that Twilio answered with a sid.
+        """Returns the change for a creation that Twilio answered with a sid. `data` becomes members of the event.
 
-        If `expects_callbacks`, the first refresh is later.
+        If `expects_callbacks`, Twilio sends callbacks to Callgate, and the first refresh is later.
         """
         change = self._change_to_started_by(resource, by="response", data=data, expects_callbacks=expects_callbacks)
         return replace(change, columns={**change.columns, **resource_columns(resource)})
@@ -173,9 +173,10 @@ class Settlement:
     async def bind_call(
         self, session: Session, call: Call, resource: CallResource, *, by: Evidence, data: Mapping[str, Any]
     ) -> None:
-        """Binds Twilio's call to the record, because `resource` proves that Twilio created it. Writes events and a delivery.
+        """Binds Twilio's call `resource` to the record whose request created it. Writes events and a delivery.
 
-        `by` names the evidence: Twilio's response, a callback or Twilio's list of calls.
+        `by` names the evidence: Twilio's response, a callback or Twilio's list of calls. `data` becomes members of the event.
+        Binds nothing, and writes an event that reports it, if the sid belongs to another record or this record has another sid.
         """
         is_taken = call.execution != "started" and bool(await repository.sids_with_record(session, [resource.sid]))
         was_started = call.execution == "started"

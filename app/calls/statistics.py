@@ -27,9 +27,9 @@ class FollowedCalls:
 
 
 async def oldest_unsettled(session: AsyncSession) -> dict[str, datetime | None]:
-    """Returns since when the oldest `pending` and the oldest `unknown` call have waited, by execution; None without one.
+    """Returns, under `pending` and `unknown`, since when the oldest call with this execution has waited; None if there is none.
 
-    Reads one index entry for each.
+    Reads one index entry for each of the two.
     """
     statement = select(
         *(
@@ -56,7 +56,7 @@ async def count_followed_calls(session: AsyncSession) -> FollowedCalls:
 
 
 async def count_fingerprints(session: AsyncSession, *, after: UUID | None, limit: int) -> tuple[dict[bytes, int], UUID | None]:
-    """Counts request fingerprints by the id of the key that hashed them, in the next `limit` calls after an id.
+    """Counts request fingerprints by the id of the secret key that hashed them, in the next `limit` calls after the id `after`.
 
     Only calls with an idempotency key count. Also returns the last id that was read; None if there are no more calls.
     """

@@ -98,7 +98,10 @@ def changed_callbacks(
 
 
 def _parameters_for_twilio(request: CallRequest) -> dict[str, Any]:
-    """Returns the request's callback parameters without the event `settled`. If no other event is left, all are None."""
+    """Returns the request's callback parameters, but never the event `settled`, which Twilio does not know.
+
+    If `settled` was the only event, all parameters are None, so Twilio sends no callbacks.
+    """
     own = {name: value for name in _CALLBACK_PARAMETERS if (value := getattr(request, name)) is not None}
     events = own.get("status_callback_event", ())
     if SETTLED not in events:
@@ -109,7 +112,10 @@ def _parameters_for_twilio(request: CallRequest) -> dict[str, Any]:
 
 
 def _columns_for_settled_only(request: CallRequest, account: UsableAccount, validate_url: UrlValidator) -> dict[str, Any]:
-    """Returns the columns of a call for which Callgate delivers only `settled`. Without that event all are None."""
+    """Returns the callback columns of a call for which Callgate delivers only the event `settled`.
+
+    If the event was not requested, all columns are None. Without a URL, no event is delivered.
+    """
     if SETTLED not in (_requested_events(request, account) or ()):
         return dict.fromkeys(_CALLBACK_COLUMNS)
     columns = _callback_columns(request, account, validate_url)

@@ -17,7 +17,7 @@ from app.twilio.refusals import ACCOUNT_AT_CAPACITY_CODES
 
 
 def is_temporary(slug: str) -> bool:
-    """Returns whether a creation that ended `not_started` for this reason is tried again under the same key."""
+    """Returns whether a request with the same idempotency key dials again a call that was not started for this reason."""
     return slug in {
         UpstreamUnreachable.slug,
         UpstreamThrottled.slug,

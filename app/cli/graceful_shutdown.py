@@ -36,7 +36,7 @@ class GracefulShutdown:
         await self.app(scope, receive, send_and_close)
 
     def _install_handler(self) -> None:
-        """Delays the server's SIGTERM handler: it is called `seconds` after SIGTERM, or at once on a second SIGTERM."""
+        """Delays the server's SIGTERM handler by `seconds`. A second SIGTERM calls it immediately."""
         loop = asyncio.get_running_loop()
         stop = signal.getsignal(signal.SIGTERM)
         if not callable(stop):

@@ -1,4 +1,4 @@
-"""Routes of a tenant's Twilio accounts, their pace and their credentials."""
+"""Routes of a tenant's Twilio accounts, of their credentials, and of their pace: call rate and number of concurrent calls."""
 
 import re
 from typing import Annotated
@@ -50,7 +50,7 @@ AccountSid = Annotated[
 def require_allowed_base_url(client: Caller | OperatorCaller, new: NewAccount) -> None:
     """Raises OperatorKeyRequired if a tenant's own key sets a base URL that is not Twilio's.
 
-    The host of the base URL receives the account's secrets.
+    Callgate sends the account's secrets to the host of the base URL, so only an operator may name another host.
     """
     if new.base_url is not None and not _TWILIO_URL_PATTERN.fullmatch(new.base_url):
         require_operator(client, "use another base_url than https:// and a host of twilio.com")

@@ -69,7 +69,10 @@ class CreatedKey(KeyRecord):
 
     @classmethod
     def with_key(cls, row: KeyRow, key: str | None) -> Self:
-        """Returns the answer. `key` is None if an earlier request with the same Idempotency-Key created the key."""
+        """Returns the answer to a creation, from the stored record `row` and the key.
+
+        `key` is None if an earlier request with the same Idempotency-Key created the key.
+        """
         return cls(**_members(row), key=key)
 
 
@@ -79,7 +82,7 @@ class KeyPage(BaseModel):
 
 
 def _members(row: KeyRow) -> dict[str, object]:
-    """Returns the members of a KeyRecord."""
+    """Returns the members of a KeyRecord, by name, from a database row."""
     return {
         "id": row.prefix,
         "name": row.name,

@@ -36,9 +36,9 @@ async def postpone_pending_update(session: AsyncSession, call_id: UUID, wait: ti
 
 
 async def claim_pending_updates(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[tuple[PendingUpdate, Call]]:
-    """Returns due updates whose call is settled, and leases them by moving their due time.
+    """Returns due updates of calls that are started, not started or scheduled, and leases them by moving their due time.
 
-    A call that was settled as none found may still be found, so its update waits until the last search.
+    A call that was settled as `none_found` may still be found by a later search: its update waits until the last search.
     """
     settled = or_(
         Call.execution.in_(("started", "scheduled")),
@@ -65,6 +65,6 @@ async def claim_pending_updates(session: AsyncSession, *, lease: timedelta, limi
 
 
 async def last_twilio_event_at(session: AsyncSession, call: Call) -> datetime:
-    """Returns the time of the last event that Twilio caused, or of the call's creation if there is none."""
+    """Returns the time of the call's last event that came from Twilio, such as a callback; without one, the call's creation."""
     statement = select(func.max(CallEvent.at)).where(CallEvent.call_id == call.id, CallEvent.type.in_(_TWILIO_EVENTS))
     return (await session.scalar(statement)) or call.created_at

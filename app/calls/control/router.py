@@ -46,9 +46,9 @@ CallControlDep = Annotated[CallControl, Depends(call_control)]
 
 
 def indeterminate_update_error(call: Call, body: Mapping[str, Any]) -> ActionUnknown | None:
-    """Returns the error to answer with if this process fails or stops during the change.
+    """Returns the error to answer with if this process fails or stops during the change, so that the result is unknown.
 
-    Returns None if the request only ends the call, because that may be repeated.
+    Returns None if the request only ends the call: the client may safely repeat such a request.
     """
     return None if body.keys() == {"status"} else ActionUnknown(call_id=call.id)
 

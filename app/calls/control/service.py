@@ -226,8 +226,8 @@ class CallControl:
     ) -> Call:
         """Records a change that Twilio has made, and Twilio's answer `resource`. Returns the record.
 
-        Also sets `columns`. If the change sets a status, deletes the stored request to end the call. `pending` is the stored
-        request that was sent; a later one is kept.
+        `columns` are further columns of the record to set. `pending` is the stored request to end the call, if that was sent.
+        If the change sets a status, a stored request is deleted, except one that was stored after `pending`.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)

@@ -35,9 +35,10 @@ _NO_TIME_LEFT_DETAIL = "Too little of the request's time was left when it could 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Time limits of one creation in seconds: `attempt` for one attempt, `connect` for its part before anything is sent.
+    """Time limits in seconds for the creation of one call.
 
-    `total` limits all attempts together and begins before the intent is committed.
+    `attempt` is the time for one request to Twilio, `connect` the part of it before anything is sent. `total` is the time for
+    all attempts together. It begins before the intent (the record of a call that is dialled next) is committed.
     """
 
     total: float
@@ -48,7 +49,8 @@ class Budget:
     def min_first_attempt_s(self) -> float:
         """The seconds of the total time that must be left when the first attempt begins.
 
-        A later attempt needs the whole time `attempt`. The first may begin with less, because the intent is already committed.
+        Any further attempt needs the whole time `attempt`. The first may begin with less, because the call's record is
+        committed by then, and without an attempt the call would end `not_started`.
         """
         return min(self.attempt, self.total / 2)
 
@@ -100,7 +102,10 @@ Outcome = Started | NotStarted | Unknown
 
 @dataclass(frozen=True, slots=True)
 class WaitingDial:
-    """The row of `scheduled_dial` with which a scheduled call waits again, and the time until it is dialled again."""
+    """What a scheduled call needs to wait again after a temporary refusal.
+
+    `row` is its new row of `scheduled_dial`, and `retry_in` the shortest time until it is dialled again.
+    """
 
     row: Mapping[str, Any]
     retry_in: timedelta
@@ -108,11 +113,12 @@ class WaitingDial:
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
-    """The form for Twilio and the time limits of one dial. Made before the intent is committed, so that it cannot fail later.
+    """The form for Twilio and the time limits of one dial.
 
-    `began` is the time at which the time budget began. Nothing may be sent after the `deadline`: the `ring_by` of a scheduled
-    call. Both are values of the clock `elapsed()`. `expects_callbacks` says that Twilio is asked to send callbacks to Callgate.
-    `waiting` is set for a scheduled call: it waits again after a temporary refusal.
+    `began` is the time at which the time budget began. Nothing may be sent after `deadline`, the `ring_by` of a scheduled call.
+    Both are values of the clock `elapsed()`. `expects_callbacks`: Twilio is asked to send callbacks to Callgate. `waiting` is
+    set for a scheduled call, which waits again after a temporary refusal. Any other call is prepared before its record is
+    committed as pending, so that an error leaves no pending record.
     """
 
     form: Form
@@ -139,20 +145,23 @@ class _DialProgress:
     def send_before(self) -> float:
         """Returns the value of `elapsed()` by which the request of an attempt that begins now must be written.
 
-        The process may be suspended between the start of the attempt and the write.
+        The process may be suspended between now and the write. A request that would be written later is not sent.
         """
         return min(elapsed() + self.budget.connect, self.began + self.budget.total, self.deadline)
 
     def retry_delay_s(self, earlier_tries: int, retry_after_s: float | None) -> float:
-        """Returns the seconds to wait after a failed try: the backoff, or `retry_after_s` (Retry-After) if that is longer.
+        """Returns the seconds to wait after a failed attempt: the backoff, or `retry_after_s` (Retry-After) if that is longer.
 
-        The backoff doubles with each of the tries before the failed one.
+        The backoff doubles with each attempt. `earlier_tries` counts the attempts before that failed for a temporary reason.
         """
         backoff: float = _FIRST_DELAY_S * 2**earlier_tries * random.uniform(1 - _JITTER_FRACTION, 1 + _JITTER_FRACTION)  # noqa: S311  # not a secret
         return max(backoff, retry_after_s or 0.0)
 
     async def pause(self, delay: float, may_repeat: Callable[[], Awaitable[bool]]) -> bool:
-        """Waits, and returns whether another attempt may begin. Returns False at once if too little time would be left."""
+        """Waits for `delay` seconds, then calls `may_repeat`. Returns whether another attempt may begin.
+
+        Returns False without waiting if too little time would be left for an attempt.
+        """
         if self.remaining_s - delay < self.budget.attempt or elapsed() + delay >= self.deadline:
             return False
         await asyncio.sleep(delay)
@@ -173,7 +182,8 @@ async def dial(
 ) -> Outcome:
     """Places one call. Repeats only attempts that Twilio proved not to have processed, and only within the budget.
 
-    `may_repeat` is called before each repetition and returns whether the call still waits for this dial's outcome.
+    `may_repeat` is called before each repetition. It returns False unless it is certain that the call is
+    still pending and that no client has asked to end it.
     """
     progress = _DialProgress(budget, prepared.began, prepared.deadline)
     if progress.remaining_s < budget.min_first_attempt_s or elapsed() >= prepared.deadline:

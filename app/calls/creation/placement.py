@@ -74,7 +74,10 @@ class Placement:
         return await asyncio.shield(self._start_task(self._place(call, account, prepared)))
 
     async def settle_undialled(self, call: Call | NewCall, problem: CallgateError, prepared: PreparedCall) -> Call | NewCall:
-        """Commits that a pending call was not dialled because of this problem. Like `place`, raises no Exception."""
+        """Commits that a pending call was not dialled because of `problem`, and returns the record.
+
+        A scheduled call waits again if the problem is temporary. Like `place`, raises no Exception.
+        """
         return await asyncio.shield(self._start_task(self._commit_outcome(call, NotStarted(problem, []), prepared)))
 
     async def drain(self) -> None:

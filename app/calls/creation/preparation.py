@@ -28,7 +28,7 @@ class Preparation:
         return account
 
     async def find_sip_auth(self, tenant_id: str, name: str | None) -> SipAuth | None:
-        """Returns the user name and password that this SIP credential has now; None if no name is given.
+        """Returns the user name and password of the tenant's SIP credential `name` as they are now; None if no name is given.
 
         Raises InvalidRequest if the tenant has no SIP credential with this name.
         """

@@ -94,7 +94,7 @@ async def create_call(request: Request) -> Response:
 
 
 def bind_call_to_log(call: Call | NewCall) -> None:
-    """Adds the call's ids and its execution to every further log line of this request."""
+    """Adds the call's ids and `execution` (the outcome of its creation so far) to every further log line of this request."""
     bind(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
 
 

@@ -1,4 +1,4 @@
-"""Creates a call: validates, commits the intent, places it. Independent of HTTP.
+"""Creates a call: validates the request, commits the intent (the call's first record), dials. Independent of HTTP.
 
 Transactions are the `async with` blocks below; none is open while Twilio is being called.
 """
@@ -162,10 +162,11 @@ class CreationService:
         return [found.get(key) for key in keys]
 
     def _may_be_retried(self, call: Call, fingerprint: bytes) -> bool:
-        """Returns whether this call may be dialled again: it ended `not_started` for a temporary reason.
+        """Returns whether this call of an earlier request with the same key may be dialled again.
 
-        If False, the client gets the call as it is. Raises the error to answer with if the request differs, the call is
-        pending, or it ended `not_started` for a lasting reason.
+        It may if it was not started for a temporary reason. If it may not, the client gets the call as it is. Raises the error
+        to answer with if the request differs, if the call is pending, or if it was not started for a lasting reason.
+        `fingerprint` is the new request as canonical JSON; the call has a keyed hash of the earlier one.
         """
         if not self._keyring.matches(call.fingerprint, fingerprint):
             raise IdempotencyKeyReused(call_id=call.id)

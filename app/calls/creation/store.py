@@ -29,7 +29,7 @@ from app.twilio.schemas import CallResource
 
 
 class _NewCallState(RecordColumns):
-    """The attributes of a new call that its first record, the intent, does not set."""
+    """The attributes of a new call that are not among the given values of its intent, the call's first record."""
 
     # These are known once the intent is written.
     pending_since: datetime
@@ -47,8 +47,8 @@ class _NewCallState(RecordColumns):
 class NewCall(_NewCallState):
     """A call that is being created, with the attributes of `Call` that a response shows.
 
-    It is a plain object, because no session holds it, and SQLAlchemy's instrumentation of `Call` would cost more than both
-    writes. The dataclass fields are the columns of its first record, the intent: `insert_intents` writes them.
+    It is no SQLAlchemy model, because the instrumentation of `Call` would cost more time than writing the intent and the
+    outcome. The dataclass fields are the columns of the intent, the call's first record: `insert_intents` writes them.
     """
 
     id: UUID
@@ -102,11 +102,11 @@ def insert_calls_sql(
     ctes_after: str = "",
     final_select: str = _SELECT_INSERTED,
 ) -> str:
-    """Returns SQL that inserts calls with these columns and those of an intent, and one event each (`event`, `data`).
+    """Returns SQL that inserts calls, with these columns and those of an intent, and an event (`event`, `data`) for each call.
 
-    Rows are sorted, so that two processes that insert the same keys do not deadlock. They come as JSON; `json_columns` are SQL
-    for further columns of them. `ctes_before` chooses the rows to insert and names them `admitted`. `ctes_after` may read the
-    CTEs `given` (all rows) and `inserted`.
+    Rows come as JSON and are sorted, so that two processes that insert the same keys do not deadlock. `json_columns` is SQL
+    for further columns of the JSON rows. `ctes_before` is SQL of a CTE `admitted` that chooses the rows to insert; "" inserts
+    all. `ctes_after` may read the CTEs `given` (all rows) and `inserted`.
     """
     return f"""
         WITH given AS MATERIALIZED (
@@ -142,13 +142,13 @@ _INSERT_WITHDRAWN = insert_calls_sql(
 
 
 def _outcome_statement(*, complete: bool) -> str:
-    """Returns SQL that writes outcomes with one event each.
+    """Returns SQL that writes the outcomes of calls, with one event each.
 
     With `complete`, a row may have a delivery (`delivery`), and a row of `scheduled_dial` if the call waits again (`dial`).
 
     Rows are locked in the order of ids, which prevents deadlocks, and by id alone: with a condition on `execution`, Postgres
-    may choose an index of all calls that are not started. A call that is not pending, or in another attempt, is left as it is:
-    its outcome is more recent. Rows that another session has locked are skipped: the whole batch would wait for them.
+    may choose an index of all calls that are not started. A call that is not pending, or that is in another attempt, stays as
+    it is: its outcome is newer. Rows that another session has locked are skipped, so that the batch does not wait for them.
     """
     times = [f"{interval_sql(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIME_COLUMNS]
     due_at = f"now() + {interval_sql('due_in', json_value='given.dial')}"
@@ -229,16 +229,17 @@ async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) ->
 
 
 async def insert_withdrawn(database: Database, calls: Sequence[Call | NewCall], change: RecordChange) -> set[UUID]:
-    """Inserts calls that will not be dialled, already settled. An insert of the same intent that comes later then fails.
+    """Inserts the records of calls that will not be dialled, already settled by `change`. Returns the ids that were inserted.
 
-    Returns the ids that were inserted. The other intents were committed before, or another call has their idempotency key.
+    If an insert of the same intent is still under way elsewhere, it has no effect from now on. A call is not inserted if its
+    intent is committed already, or if another call has its idempotency key.
     """
     rows = [{"deliveries_written": (), **intent_row(call), **SettledCall.of(call, change).row()} for call in calls]
     return {row["id"] for row in await database.fetch(_INSERT_WITHDRAWN, rows_as_json(rows))}
 
 
 async def withdraw_intents(database: Database, calls: Sequence[Call | NewCall], change: RecordChange) -> list[Busy | None]:
-    """Settles intents that were not dialled. It is unknown whether their insert was committed or is still under way.
+    """Settles by `change` intents that were not dialled. Their insert may be committed, still under way, or lost.
 
     Returns one result for each call: LOCKED if another session has locked the row, otherwise None.
     """

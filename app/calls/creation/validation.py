@@ -39,7 +39,7 @@ class ValidCall:
 def validate_call(body: Mapping[str, Any]) -> ValidCall:
     """Returns the valid request and its warnings. Raises InvalidRequest with every error.
 
-    Error texts do not repeat values of the request, except a phone number as E.164.
+    Error texts do not repeat values of the request. Only a phone number may be in a text, as the E.164 form to use instead.
     """
     request, errors = _parse(body)
     flagged = {error.pointer for error in errors}

@@ -20,7 +20,10 @@ _MAX_QUEUED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _Reopening:
-    """A further attempt that makes an existing record pending again. `event_id`: the event that the same transaction writes."""
+    """A further attempt that makes an existing record pending again, to be withdrawn.
+
+    The transaction that makes the record pending also writes the event `event_id`, so the event proves its commit.
+    """
 
     call_id: UUID
     attempt: int

@@ -1,6 +1,7 @@
-"""SQL for calls that a worker may dial or has dialled: their deadlines (`ring_by`), and accounts with dial slots.
+"""SQL for calls that a worker may dial or has dialled: their deadlines (`ring_by`), and the accounts that have such calls.
 
-Also deletes idle rows of `dial_turn`: the last grant of each caller, which decides the order in which callers take turns.
+Also deletes idle rows of `dial_turn`. Such a row has the time at which a call of one API key or workload was last granted, and
+decides whose call is dialled next.
 """
 
 from collections.abc import Sequence
@@ -68,10 +69,10 @@ async def postpone_deadline_check(database: Database, call_id: UUID, wait: timed
 
 
 async def delete_idle_turns(database: Database, idle_for: timedelta, *, limit: int) -> int:
-    """Deletes `dial_turn` rows of callers that have no waiting calls and no grant within `idle_for`. Returns how many.
+    """Deletes `dial_turn` rows of API keys and workloads without waiting calls and without a grant within `idle_for`.
 
-    Locks `scheduled_dial` for some milliseconds, in which no call can be scheduled or granted. Deletes none if that lock is not
-    free within 0.1 s.
+    Deletes at most `limit` rows and returns their number. Locks `scheduled_dial` for some milliseconds, in which no call can
+    be scheduled or granted. Deletes none if that lock is not free within 0.1 s.
     """
     if not await database.fetch(_IDLE_TURNS, idle_for, 1):
         return 0

@@ -1,6 +1,7 @@
-"""Grants scheduled calls of one account: takes the right to dial them, which only one process can do.
+"""Grants scheduled calls of one account: takes the right to dial them, which only one process can have.
 
-Callers take turns. The paces of the account and its queues limit how many calls are granted. Independent of the worker.
+API keys and workloads that scheduled calls take turns. The pace (call rate and concurrent calls) of the account and of its
+queues limits how many calls are granted. Independent of the worker.
 """
 
 from collections.abc import Collection
@@ -26,7 +27,7 @@ _ONE_MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class GrantRound:
-    """The grants of one transaction. `is_last`: no more calls can be granted now.
+    """The rights to dial that one transaction has taken for this process. `is_last`: no more calls can be granted now.
 
     `wait_s` is the time in seconds until the call rate of the account, or of a queue, allows another call; None: no rate delays
     it.
@@ -38,10 +39,11 @@ class GrantRound:
 
 
 async def grant_calls(database: Database, account_id: UUID, *, limit: int, counters: GrantCounters | None = None) -> GrantRound:
-    """Grants the right to dial to waiting calls of the account, at most `limit` and MAX_GRANTS_PER_TRANSACTION of them.
+    """Takes the right to dial waiting calls of the account: at most `limit`, and at most MAX_GRANTS_PER_TRANSACTION.
 
-    Grants nothing if another worker is granting calls of the account, or if all grants are halted. Halts all grants if Postgres
-    counts fewer grants of the account than `counters`, because the database has lost some. Adds the new grants to `counters`.
+    Grants nothing if another worker is granting calls of the account, or if all grants are halted. `counters` remembers how
+    often calls of each account were granted. If Postgres counts fewer grants, the database has lost some: then all grants are
+    halted. Adds the new grants to `counters`.
     """
     counters = counters or GrantCounters()
     async with database.transaction() as connection:
@@ -71,7 +73,7 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
 
 @dataclass(slots=True)
 class _GrantTransaction:
-    """Grants calls in one transaction, in which the `pace` rows of the account and the queues are locked.
+    """Takes the right to dial calls, in one transaction that has locked the `pace` rows of the account and the queues.
 
     `allowed_calls` has the number of calls that each queue with limits still allows, by queue id.
     """
@@ -121,9 +123,9 @@ class _GrantTransaction:
     async def _postpone_outside_hours(self, candidate: WaitingCall) -> bool:
         """Postpones the candidate and later calls of its queue and priority if the candidate is outside its calling hours.
 
-        Returns whether calls were postponed. Reads no calls that are due before the candidate: they may be inside their calling
-        hours, and then each round would read them again. A call whose calling hours do not begin before its `ring_by` is
-        postponed to `ring_by`, where it expires.
+        Returns whether calls were postponed. Does not read calls that are due before the candidate: they may be inside their
+        hours, and then each round would read them again. A call whose hours do not begin before its `ring_by` is postponed to
+        `ring_by`, where it expires.
         """
         hours = self.queues[candidate.queue_id].hours
         if hours is None:

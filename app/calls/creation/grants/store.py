@@ -1,7 +1,7 @@
 """SQL for grants. A grant takes the right to dial one scheduled call now.
 
-Every transaction that grants calls of an account first locks the account's row of `pace`. So the grants of an account are made
-one after the other, by whichever worker, and the limits of pace, slots and turns are exact.
+Every transaction that grants calls of an account first locks the account's row of `pace`. So grants of one account never run at
+the same time in two workers: limits are never exceeded, and API keys and workloads take turns.
 """
 
 import json
@@ -135,9 +135,9 @@ _POSTPONE = """
 
 @dataclass(frozen=True, slots=True)
 class LockedPace:
-    """A locked row of `pace`: the call rate and the concurrent calls of an account or a queue.
+    """A locked row of `pace`, with the limits of an account or a queue: call rate and concurrent calls.
 
-    `allowed_calls` is the number of calls that may be dialled at the time `at`.
+    `allowed_calls` is the number of calls that these limits allow at the time `at`.
     `wait_s` is the time in seconds until the call rate allows another call; None: it allows one now.
     """
 
@@ -175,9 +175,10 @@ class WaitingCall:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The right to dial one call now, which this process holds. `ring_in_s` is the time left until the call's `ring_by`.
+    """The right of this process to dial one call now. `ring_in_s` is the time in seconds until the call's `ring_by`.
 
-    `dial` is the deleted row of `scheduled_dial`, without `due_at`.
+    `dial` is the call's row of `scheduled_dial` without `due_at`. The grant has deleted the row. If the call must wait again,
+    the row is inserted again.
     """
 
     call: NewCall
@@ -213,7 +214,7 @@ async def lock_queue_paces(connection: Connection, queue_ids: Collection[UUID]) 
 
 
 async def due_queues(connection: Connection, account_id: UUID, at: datetime) -> list[DueQueue]:
-    """Returns the queues of the account's tenant that have due calls. The first item is NO_QUEUE, for calls in no queue."""
+    """Returns NO_QUEUE, which stands for calls in no queue, and then each queue of the account's tenant that has due calls."""
     rows = await connection.fetch(_DUE_QUEUES, account_id, at)
     none = DueQueue(NO_QUEUE, not rows[0]["suspended"], _parse_hours(rows[0]["tenant_hours"]))
     return [none] + [
@@ -226,22 +227,25 @@ async def due_queues(connection: Connection, account_id: UUID, at: datetime) -> 
 async def next_waiting_call(
     connection: Connection, account_id: UUID, at: datetime, queue_ids: Collection[UUID]
 ) -> WaitingCall | None:
-    """Returns the due call in these queues that is next: by priority, then by the turns of callers, then by its due time."""
+    """Returns the due call in these queues that is next; None if there is none.
+
+    The highest priority comes first, then the API key or workload whose last grant is oldest, then its call that is due first.
+    """
     rows = await connection.fetch(_NEXT_WAITING_CALL, account_id, at, list(queue_ids))
     return WaitingCall(**rows[0]) if rows else None
 
 
 async def grant(connection: Connection, call_id: UUID, at: datetime) -> Grant | None:
-    """Grants one call: deletes its row of `scheduled_dial`, makes it pending, and counts it against the pace.
+    """Takes the right to dial one call: deletes its row of `scheduled_dial`, makes it pending, and counts it against the pace.
 
-    The caller's next call comes after one call of each other caller. Returns None if the call was canceled or its `ring_by`
-    has passed.
+    The API key or workload that scheduled the call becomes the last in turn. Returns None if the call was canceled or its
+    `ring_by` has passed.
     """
     return _grant_of(await connection.fetch(_GRANT_CALL, call_id, at))
 
 
 async def grant_next(connection: Connection, account_id: UUID, at: datetime, queue_ids: Collection[UUID]) -> Grant | None:
-    """Grants the call that `next_waiting_call` would return, in one statement.
+    """Chooses the next call as `next_waiting_call` does, and takes the right to dial it, in one statement.
 
     Returns None if no call is due, or if the call was canceled meanwhile.
     """
@@ -249,7 +253,7 @@ async def grant_next(connection: Connection, account_id: UUID, at: datetime, que
 
 
 def _grant_of(rows: Sequence[Mapping[str, Any]]) -> Grant | None:
-    """Returns the grant in the result of `_GRANT`. None: nothing was granted."""
+    """Returns the grant from the rows that the statement `_GRANT` returned; None if nothing was granted."""
     if not rows:
         return None
     row = rows[0]

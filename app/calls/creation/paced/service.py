@@ -23,7 +23,10 @@ _RETRY_AFTER_IF_FULL_S = 5
 
 
 class PacedIntents:
-    """Writes intents of accounts with limited pace, in batches. Each counts against the call rate and takes a dial slot."""
+    """Writes intents (records of calls that are dialled next) on accounts with limited pace, in batches.
+
+    Each intent counts against the account's call rate and takes a dial slot, which stands for one concurrent call.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -64,7 +67,7 @@ class PacedIntents:
 
 
 async def reopen_paced(session: Session, call: Call, new_intent: NewCall) -> Call | None:
-    """Makes a `not_started` call pending again with the values of `new_intent`, and takes a token and a dial slot for it.
+    """Makes a `not_started` call pending again with the values of `new_intent`, and counts it against the account's pace.
 
     Returns None if another request has reopened the call already. Raises PaceExceeded if the pace does not allow it; then the
     transaction must not commit.
@@ -80,7 +83,7 @@ async def reopen_paced(session: Session, call: Call, new_intent: NewCall) -> Cal
 
 
 def paced_error(refusal: PaceRefusal, call: Call | NewCall) -> PaceExceeded:
-    """Returns the error that says which limit refused the call, and when to repeat it."""
+    """Returns the error that says which limit refused the call, and when the client may repeat the request."""
     if refusal.is_full:
         return PaceExceeded(
             f"Twilio account {call.account_sid} has as many calls under way as it may have: "

@@ -1,4 +1,7 @@
-"""Writes intents with their tokens and dial slots, each batch in one statement, if the pace of the account allows them."""
+"""Writes intents (records of calls that are dialled next), each batch in one statement, if the account's pace allows.
+
+Each intent takes a token of the account's call rate and a dial slot, which stands for one concurrent call.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime

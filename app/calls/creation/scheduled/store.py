@@ -49,7 +49,7 @@ class ScheduledCall:
 
 @dataclass(frozen=True, slots=True)
 class _EndedCall:
-    """The columns of a call that has ended which the delivery of its event `settled` needs."""
+    """The columns of an ended call that are needed to report the event `settled` to the tenant."""
 
     id: UUID
     tenant_id: str
@@ -107,7 +107,10 @@ async def insert_scheduled(database: Database, calls: Sequence[ScheduledCall]) -
 
 
 async def insert_dial(session: AsyncSession, call_id: UUID, scheduled: ScheduledCall) -> None:
-    """Inserts the row of `scheduled_dial` for a call that has a record, and a `dial_turn` for its caller if there is none."""
+    """Inserts the row of `scheduled_dial` that makes a call with a record wait to be dialled.
+
+    Also inserts a row of `dial_turn` if there is none: with it, the API key or workload of the call takes its turns.
+    """
     dial = scheduled.dial() | {"call_id": call_id}
     await session.execute(insert(ScheduledDial).values(**dial))
     turn = {"account_id": dial["account_id"], "caller_id": dial["caller_id"]}
@@ -115,22 +118,22 @@ async def insert_dial(session: AsyncSession, call_id: UUID, scheduled: Scheduled
 
 
 async def end_calls(connection: Connection, call_ids: Sequence[UUID], change: RecordChange) -> set[UUID]:
-    """Settles those of the calls that still wait to be dialled, and returns their ids.
+    """Settles by `change` those of the calls that still wait to be dialled, and returns their ids.
 
-    The other calls were granted or have ended.
+    Calls that a worker has begun to dial, or that have ended, stay as they are.
     """
     return await _end_waiting_calls(connection, _END_CALLS_BY_ID, change, len(call_ids), list(call_ids))
 
 
 async def end_calls_of_queue(connection: Connection, queue_id: UUID, change: RecordChange, *, limit: int) -> set[UUID]:
-    """Settles a batch of the queue's calls that still wait to be dialled, and returns their ids."""
+    """Settles by `change` at most `limit` of the queue's calls that still wait to be dialled, and returns their ids."""
     return await _end_waiting_calls(connection, _END_CALLS_OF_QUEUE, change, limit, queue_id)
 
 
 async def end_expired_calls(database: Database, change: RecordChange, *, limit: int) -> set[UUID]:
-    """Settles a batch of waiting calls whose `ring_by` has passed, and returns their ids.
+    """Settles by `change` at most `limit` waiting calls whose `ring_by` has passed, and returns their ids.
 
-    If there is none, this costs one short statement.
+    If there are none, this costs one short statement.
     """
     if not await database.fetch(_ANY_EXPIRED_CALL):
         return set()
