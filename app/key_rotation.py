@@ -107,7 +107,10 @@ class KeyRotation:
         ]
 
     async def _reseal_batch(self, sealed_column: SealedColumn, last_id: Any, result: ResealResult, actor: Actor) -> Any:
-        """Re-encrypts the next batch of secrets, those with ids after `last_id`. Adds to `result`, and returns the rows."""
+        """Re-encrypts the next batch of a column's secrets, those with ids after `last_id`, and returns the rows of the batch.
+
+        Adds the number of re-encrypted secrets to `result`. Returns no rows when all are done.
+        """
         resealed = 0
         async with self.database.begin() as session:
             rows = await list_rows_with_secret(

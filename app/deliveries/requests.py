@@ -55,9 +55,9 @@ def build_request(
 
 
 def _twilio_request(content: DeliveryContent, method: CallbackMethod, url: str, secret: str) -> DeliveryRequest:
-    """Builds a request in the format `twilio`. The tenant's secret, including its prefix, signs it in place of an auth token.
+    """Builds a request in the format `twilio`. Twilio signs with an auth token; here the tenant's whole secret is the key.
 
-    https://www.twilio.com/docs/usage/security#validating-requests
+    The secret includes its prefix, such as `whsec_`. https://www.twilio.com/docs/usage/security#validating-requests
     """
     url = _url_seen_by_receiver(url)
     headers = {"I-Twilio-Idempotency-Token": content.webhook_id}
@@ -70,9 +70,10 @@ def _twilio_request(content: DeliveryContent, method: CallbackMethod, url: str, 
 
 
 def _sign(url: str, posted: Mapping[str, str], secret: str) -> str:
-    """Returns the signature that Twilio Voice would send: an https URL is signed without its port, an http URL with it.
+    """Returns the value of X-Twilio-Signature. `posted` has the fields of the form in the body; it is empty for GET.
 
-    Twilio's validators accept both.
+    As Twilio does for voice calls, signs an https URL without its port, and an http URL with it. Twilio's validators accept
+    a URL with or without its port.
     """
     parts = urlsplit(url)
     if parts.scheme == "https" and parts.port is not None:

@@ -14,9 +14,10 @@ _JITTER = 0.1
 
 
 def wait_before_retry(failures: int, first: timedelta = FIRST_RETRY) -> timedelta:
-    """Returns the wait after this many failures, with jitter, so that retries of many deliveries spread out.
+    """Returns the time to wait before the next attempt at a delivery whose attempts have failed `failures` times.
 
-    `first` is the wait after the first failure. Later waits are multiples of it.
+    `first` is the wait after the first failure. Later waits are multiples of it. Each wait is varied at random by up to
+    10 %, so that the retries of many deliveries spread out.
     """
     wait = _WAITS[failures - 1] if failures <= len(_WAITS) else _LAST_WAIT
     return first * wait * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # no secret

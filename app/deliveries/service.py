@@ -24,7 +24,10 @@ _MAX_REPLAY_BATCHES = 20  # of one request
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """The number of deliveries that are due again, and the `since` of the next request; None if none are left."""
+    """How many deliveries a replay has made due again (`count`).
+
+    If it reached its limit, `continue_since` is the `since` for the next replay; otherwise it is None.
+    """
 
     count: int
     continue_since: datetime | None
@@ -43,7 +46,7 @@ class DeliveryService:
     async def retry(self, caller: Caller, id_or_sid: str, delivery_id: UUID, *, actor: Actor | None = None) -> DeliveryRecord:
         """Makes the delivery due now, whatever its state. If it was delivered or given up, it is tried for three days again.
 
-        With `actor`, the audit log says who did it. Raises DeliveryNotFound.
+        With `actor`, the audit log records the retry and who requested it. Raises DeliveryNotFound.
         """
         call = await self.calls.get(caller, id_or_sid)
         async with self.database.begin() as session:
@@ -55,10 +58,10 @@ class DeliveryService:
             return next(record for record in await _delivery_records(session, call) if record.id == delivery_id)
 
     async def replay(self, caller: Caller, *, since: datetime, failed_only: bool, actor: Actor | None = None) -> ReplayResult:
-        """Makes the tenant's given-up deliveries that were written at `since` or later due again, oldest first.
+        """Makes the tenant's deliveries that were given up, and were written at `since` or later, due again, oldest first.
 
-        Delivered ones, too, unless `failed_only`. At most 10,000 in all, in transactions of _REPLAY_BATCH_SIZE. With `actor`,
-        the audit log records the replay, if there was anything to send again.
+        Unless `failed_only`, delivered ones are sent again, too. One replay covers at most 10,000 deliveries, and commits each
+        batch of _REPLAY_BATCH_SIZE. With `actor`, the audit log records the replay, if there was anything to send again.
         """
         # Clamp to the times that an id can have: others may not exist in UTC.
         since = ids.created_at(ids.first_id_at(since))

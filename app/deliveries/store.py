@@ -63,7 +63,10 @@ class ClaimedDelivery:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryAttempt:
-    """The result of one attempt. `wait` is the time until the next one; None if there is none."""
+    """The result of one attempt at a delivery.
+
+    `wait` is the time until the next attempt. It is None if the delivery was delivered or is given up.
+    """
 
     delivery: ClaimedDelivery
     is_delivered: bool
@@ -84,10 +87,10 @@ _OWN_COLUMNS = [each.name for each in fields(ClaimedDelivery) if each.name not i
 
 
 def tenants_with_pending_sql(condition: str = "true") -> str:
-    """Returns a CTE of the ids of tenants with pending deliveries, in order and greater than $1. Its last row is null.
+    """Returns the recursive CTE `tenant`: the ids of tenants with pending deliveries that are greater than $1, in order.
 
-    It skips through the index, so that one tenant's backlog does not slow down the others. `condition` is SQL that limits the
-    deliveries by their `at`, for example to some months.
+    Its last row is null, which ends the recursion. The query jumps from one tenant to the next in an index, so it takes no
+    longer if a tenant has many deliveries. `condition` is SQL that limits the deliveries, for example to some months.
     """
     return f"""tenant AS (
         (SELECT tenant_id FROM delivery WHERE next_attempt_at IS NOT NULL AND {condition} AND tenant_id > $1
@@ -102,10 +105,11 @@ def tenants_with_pending_sql(condition: str = "true") -> str:
 
 @lru_cache(maxsize=4)
 def _claim_statement(months: MonthRange | None) -> str:
-    """Returns the statement that claims due deliveries of `months`, or of all months.
+    """Returns the statement that claims due deliveries of `months`; None: of all months.
 
     Each tenant gets at most $3 rows. The search ends at $4 rows, because each tenant costs a scan of every partition that is
-    read. A held row is checked again when the row that holds it is settled, and after $6.
+    read. A row is held if it must wait for an earlier delivery of its call. It is checked again when the result of that
+    delivery is recorded, and at the latest after $6.
     """
     due_months = months.condition("at") if months else "true"
     # Of the other rows of the same calls.
@@ -148,11 +152,11 @@ def _claim_statement(months: MonthRange | None) -> str:
 
 @lru_cache(maxsize=64)
 def _record_statement(months: MonthRange) -> str:
-    """Returns the statement that records results of attempts at deliveries of these months.
+    """Returns the statement that records results of attempts at deliveries of these months, and frees held deliveries.
 
-    It locks rows in one order, which prevents deadlocks. It locks all pending deliveries of a call, held or not: if another
-    worker is about to hold one, this statement waits and sees it held. It does not record an attempt whose lease ended if
-    another worker has settled the delivery meanwhile.
+    It locks all pending deliveries of each call, in one order, which prevents deadlocks. If another worker is about to mark
+    one as held, this statement waits, and then sees the mark. It ignores the result of an attempt if the delivery is no longer
+    pending, for example because the lease ended and another worker has sent it.
     """
     in_months = months.condition("delivery.at")
     return f"""
@@ -196,11 +200,11 @@ async def claim(
     busy: Collection[str],
     after: str = "",
 ) -> list[ClaimedDelivery]:
-    """Claims due deliveries: at most `limit` in all, at most `per_tenant` for each tenant, and none for `busy` tenants.
+    """Claims due deliveries: at most `limit` in all, at most `per_tenant` for each tenant, and none for the tenants in `busy`.
 
-    Reads only the partitions of `months`; None: all. The result is ordered by tenant, and starts with the first tenant id
-    greater than `after`. It includes `held` deliveries, which wait for an earlier event: they get no lease, and are due again
-    soon.
+    No other worker claims them again before the time `lease` has passed. Reads only the partitions of `months`; None: all.
+    The result is ordered by tenant, from the first tenant id greater than `after`. It includes `held` deliveries, which must
+    wait for an earlier event of their call: they are due again after _HELD_RECHECK_AFTER instead.
     """
     rows = await database.fetch(_claim_statement(months), after, list(busy), per_tenant, limit, lease, _HELD_RECHECK_AFTER)
     return [_claimed_delivery(row) for row in rows]
@@ -209,10 +213,10 @@ async def claim(
 async def record_attempts(
     database: Database, attempts: Sequence[DeliveryAttempt], *, held: Sequence[ClaimedDelivery] = ()
 ) -> int:
-    """Records the results of attempts, and makes held deliveries due if no earlier event holds them back any more.
+    """Records the results of attempts. Then makes each held delivery due that no longer has to wait for an earlier event.
 
-    Returns how many became due. Also pass the deliveries that `claim` returned as `held`: another worker may have recorded a
-    result at the same time, which `claim` did not see.
+    Returns the number of held deliveries that became due. `held` are those that `claim` has just returned as held: another
+    worker may have recorded the result of the earlier event at the same time, so that `claim` did not see it.
     """
     concerned = [*held, *(attempt.delivery for attempt in attempts)]
     times = [delivery.at for delivery in concerned]

@@ -8,9 +8,9 @@ from app.calls.callback_fields import CallIdentity, all_fields
 
 
 class ReportedFields(NamedTuple):
-    """The fields of a callback as its event stores them. The event has the same id as the delivery.
+    """The fields of a callback of Twilio, as the call's event stores them in `data`.
 
-    The bits of `left_out` say which fields `data` lacks.
+    Fields whose values the call's record has are not stored. The bits of `left_out` say which ones; None: all are stored.
     """
 
     data: Mapping[str, Any]

@@ -83,7 +83,10 @@ def _check_durability(server: ServerInfo) -> Iterator[CheckResult]:
 
 
 def _describe_pooler(server: ServerInfo) -> CheckResult:
-    """Describes the connection pooler. With one in transaction mode that loses prepared statements, connecting fails before."""
+    """Describes a connection pooler: whether it keeps prepared statements, and what follows from that.
+
+    A pooler in transaction mode that loses prepared statements does not get here: connecting through it raises an error.
+    """
     if server.keeps_prepared_statements:
         return CheckResult(
             "pooler",
@@ -158,7 +161,11 @@ class _DatabaseChecks:
         )
 
     async def _check_worker(self) -> CheckResult:
-        """Checks that a worker sends heartbeats, and that no creation is pending for longer than a worker allows."""
+        """Checks that a worker sends heartbeats, and that workers settle old creations in time.
+
+        A worker settles a pending creation as unknown when the process that handled it must have ended. If a creation is still
+        pending a minute later, no worker does so.
+        """
         async with self.database.begin() as session:
             oldest = (await oldest_unsettled(session))["pending"]
             age = await transaction_time(session) - oldest if oldest else timedelta(0)
@@ -225,7 +232,10 @@ class _DatabaseChecks:
             yield await self._check_credential(check, credential, kinds[credential.reference])
 
     async def _check_credential(self, check: str, credential: Credential, kind: str) -> CheckResult:
-        """Returns whether Twilio accepts the credential, of the kind `kind`, as a result with the name `check`."""
+        """Returns whether Twilio accepts the credential, as a result with the name `check`.
+
+        `kind` is the kind of the credential: `auth_token` or `api_key`.
+        """
         which = f"credential {credential.reference} ({kind.replace('_', ' ')})"
         try:
             await self.check_credential(credential)

@@ -14,9 +14,9 @@ def media_type_of(request: Request) -> str:
 
 
 async def read_json_object(request: Request) -> dict[str, Any]:
-    """Returns the JSON object in the body. A ScopedRoute authenticates the client first, so only clients' bodies are parsed.
+    """Returns the JSON object in the body. Raises UnsupportedMediaType, MalformedBody or InvalidRequest.
 
-    Raises UnsupportedMediaType, MalformedBody or InvalidRequest.
+    Does not authenticate the client. Call it after the authentication, so that bodies of unknown clients are not parsed.
     """
     if media_type_of(request) != "application/json":
         raise UnsupportedMediaType

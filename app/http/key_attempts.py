@@ -24,9 +24,10 @@ _UNKNOWN_ADDRESS = "unknown"
 
 
 class KeyAttempts:
-    """Limits the wrong API keys and tokens that one client address may send: `per_minute` at once, and as many per minute.
+    """Limits the wrong API keys and tokens that one client address may send, on average to `per_minute` in a minute.
 
-    Remembers the last 10,000 addresses that sent wrong keys, and the hashes of the last 10,000 keys that were valid.
+    An address that has sent none for a minute may send `per_minute` of them in a burst. Remembers the last 10,000 addresses
+    that sent wrong keys, and the hashes of the last 10,000 keys that were valid.
     """
 
     def __init__(
@@ -94,7 +95,10 @@ class KeyAttempts:
 
 
 def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
-    """Returns the IP address in the text, which may have a port; None if it is no address. IPv4-mapped ones become IPv4."""
+    """Returns the IP address in the text, which may have a port; None if it is no address.
+
+    Returns an IPv4-mapped IPv6 address (::ffff:192.0.2.1) as the IPv4 address.
+    """
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

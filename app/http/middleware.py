@@ -118,7 +118,11 @@ class RequestMiddleware:
             await exchange.send_fallback_error(InternalError(), may_be_placed="placed" in exchange.state)
 
     async def _call_endpoint(self, exchange: "_Exchange", receive: Receive) -> None:
-        """Reads the body and calls the endpoint. Unknown paths, overload and too long bodies are refused before the reading."""
+        """Reads the body and calls the endpoint. Raises a CallgateError if it refuses the request.
+
+        Some requests are refused before their body is read: paths that this port does not serve, creations while too many
+        are in progress, and bodies whose Content-Length is over the limit.
+        """
         scope = exchange.scope
         # The router's patterns end in `$`, which also matches before a final line break.
         if scope["path"].endswith("\n") or not self.operations.serves(scope):
@@ -188,7 +192,11 @@ class _Exchange:
         await response(self.scope, _no_body, self.send)
 
     async def send_fallback_error(self, error: CallgateError, *, may_be_placed: bool) -> None:
-        """Sends an error response unless a response has started. If a call may have been placed, the response is not a 5xx."""
+        """Sends an error response to a request that was canceled or failed unexpectedly, unless a response has started.
+
+        If `may_be_placed`, Twilio may have started a call for the request. The response then says that the outcome is unknown,
+        and its status is not a 5xx.
+        """
         if self.status:
             return
         if may_be_placed:
@@ -204,9 +212,10 @@ async def _no_body() -> Message:
 
 
 def _server_timing(seconds: float, seconds_by_part: Mapping[str, float]) -> bytes:
-    """Returns the Server-Timing header (https://www.w3.org/TR/server-timing/), in milliseconds.
+    """Returns the value of the Server-Timing header (https://www.w3.org/TR/server-timing/), in milliseconds.
 
-    `seconds_by_part` holds the seconds of each part, such as the database. The rest of the time is reported as `gateway`.
+    `seconds` is the duration of the request. `seconds_by_part` has the seconds of each part, such as `database`. The rest of
+    the duration is reported as `gateway`.
     """
     parts = {"gateway": seconds - sum(seconds_by_part.values()), **seconds_by_part}
     return ", ".join(f"{part};dur={max(seconds_taken, 0) * 1000:.1f}" for part, seconds_taken in parts.items()).encode()

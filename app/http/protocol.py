@@ -71,10 +71,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _free_a_connection(self) -> None:
-        """Closes another connection whose client is not waiting for a response. If there is none, refuses the new connection.
+        """Makes room for this new connection: closes one of the others whose client is not waiting for a response.
 
         Connections with a half-sent request are closed before idle ones, and of each kind the one that has waited longest for
-        its client is closed first. Above twice the limit, the new connection is closed without a response.
+        its client. If all clients wait for a response, refuses the new connection with an error response. If there are more
+        than twice as many connections as allowed, closes the new one without a response.
         """
         others = [each for each in self.connections if isinstance(each, BoundedProtocol) and each is not self]
         if waiting := [each for each in others if each._is_waiting_for_client]:

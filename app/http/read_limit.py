@@ -58,7 +58,11 @@ async def render_rows(rows: Iterable[Row], render: Callable[[Row], bytes]) -> by
 
 
 async def run_with_pause(work: Callable[[], Result]) -> Result:
-    """Calls `work`, which may block the event loop for milliseconds, then sleeps three times as long. Returns its result."""
+    """Calls `work` in the event loop, which it blocks, and returns its result after a pause.
+
+    The pause is three times as long as the CPU time of the work. So repeated calls leave most of the event loop's time to
+    other requests.
+    """
     began = time.thread_time()
     result = work()
     await asyncio.sleep(_PAUSE_FACTOR * (time.thread_time() - began))

@@ -84,9 +84,10 @@ class ScopedRoute(APIRoute):
 
 
 def access_of(route: RouteContext) -> Access | None:
-    """Returns the access that a route, or the app mounted at it, declares.
+    """Returns the access that the endpoint of a route, or the app mounted at it, declares with `needs` or `public`.
 
-    Returns None if it declares none. Also returns None if it declares a scope but is no `ScopedRoute`, which would check it.
+    Returns None without a declaration. Also returns None for a scope declared on a route of another class than `ScopedRoute`,
+    because only a `ScopedRoute` checks scopes.
     """
     endpoint = route.endpoint or getattr(route.original_route, "app", None)
     declared = getattr(endpoint, _ACCESS_ATTRIBUTE, None)

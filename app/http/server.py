@@ -20,9 +20,10 @@ _DATE_RENEWAL_TICK = 10
 
 
 class Server(uvicorn.Server):
-    """Wakes up once a second, to renew the `Date` header, and at once when `should_exit` is set.
+    """A uvicorn server whose main loop wakes up only once a second, to renew the `Date` header.
 
-    uvicorn's own loop wakes up ten times a second, which is most of the CPU time of an API process at rest.
+    Setting `should_exit` wakes it without delay. uvicorn's own loop wakes up ten times a second, which is most of the CPU
+    time of an API process at rest.
     """
 
     _exit_requested: asyncio.Event | None = None

@@ -44,7 +44,10 @@ EntryFilter = Callable[[Mapping[str, Any]], bool]
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The calls in Twilio's list that a creation whose answer was lost may have started, by sid, each with its rating."""
+    """The result of searching Twilio's list for the call of one creation of unknown outcome.
+
+    `calls` has, by sid, each call that the creation may have started, and how certain the match is.
+    """
 
     calls: Mapping[str, tuple[CallResource, MatchRating]]
     is_complete: bool
@@ -77,9 +80,9 @@ class CallLists:
         return Candidates(calls, is_complete, await twilio_clock_lead(self.tenants, self.twilio, call.account_id))
 
     async def _calls_of_account(self, call: Call) -> list[CallResource] | None:
-        """Returns the account's calls of about the time of `call`, to any address of the batch; None if the list is too long.
+        """Returns the calls to any address of the batch that `call`'s account placed at about the same time as `call`.
 
-        The list is read once for all calls of the batch with the same account and hour.
+        Returns None if the list is too long. The list is read once for all calls of the batch with the same account and hour.
         """
         group = _account_and_hour(call)
         if group not in self._account_reads:
@@ -103,10 +106,10 @@ class CallLists:
         return entries
 
     async def _read_list(self, calls: Sequence[Call], filters: Mapping[str, str], keep: EntryFilter) -> list[CallResource]:
-        """Lists queued calls, then calls by their start time, which queued calls lack.
+        """Returns the entries of Twilio's list from the time of `calls` that match `filters` (at Twilio) and `keep` (here).
 
-        The order matters: a call may leave the queue between the two requests. It is unknown whether Twilio uses more of
-        StartTime than the day, so the lower bound is exact and the upper one is a whole day.
+        First lists queued calls, which have no start time, then calls by their start time. So a call that leaves the queue
+        meanwhile is found. Twilio may use only the day of StartTime, so the upper bound is a whole day.
         """
         since = min(map(earliest_date, calls))
         until = max(call.pending_since for call in calls) + self.longest_life + _SEARCH_SPAN
@@ -139,7 +142,10 @@ def entry_filter(calls: Iterable[Call]) -> EntryFilter:
 def similar_calls(
     call: Call, entries: Iterable[CallResource], *, longest_life: timedelta
 ) -> dict[str, tuple[CallResource, MatchRating]]:
-    """Returns, by sid, the calls of Twilio's list that the creation may have started, each with its rating."""
+    """Returns, by sid, the calls of Twilio's list that the creation of `call` may have started, each with its rating.
+
+    `longest_life` is the longest time from the creation until Twilio starts its call.
+    """
     rated = {entry.sid: (entry, rate_match(call, entry, longest_life=longest_life)) for entry in entries}
     return {sid: match for sid, match in rated.items() if match[1] != "no"}
 
@@ -152,7 +158,8 @@ def earliest_date(call: Call) -> datetime:
 def rate_match(call: Call, entry: CallResource, *, longest_life: timedelta) -> MatchRating:
     """Rates whether the creation of `call` may have started `entry`, a call in Twilio's list.
 
-    The rating is "yes" only if direction, `to` and `from` are present and match exactly. A missing field excludes no match.
+    The rating is "yes" only if direction, `to` and `from` are present and match exactly. If one of them is missing, the rating
+    can be "perhaps". `longest_life` is the longest time from the creation until Twilio starts its call.
     """
     shown_to, shown_from = _text_or_none(entry.raw.get("to")), _text_or_none(entry.raw.get("from"))
     if entry.direction not in (_API_CALL_DIRECTION, None):

@@ -28,13 +28,16 @@ _RETRY_DELAY = timedelta(seconds=5)
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Cancels calls that are still in Twilio's queue at their `ring_by`, and frees the dial slots of calls that have ended."""
+    """Cancels calls that Twilio still queues at their `ring_by`, the time until which a scheduled call may begin to ring.
+
+    Also frees the dial slots of calls that have ended. A slot stands for one concurrent call of an account.
+    """
 
     database: Database
     control: CallControl
 
     async def step(self) -> bool:
-        """Cancels calls that are still in Twilio's own queue at their `ring_by`. Returns false if no call was due."""
+        """Cancels a batch of calls that are in Twilio's own queue at their `ring_by`. Returns false if no call was due."""
         lease = timedelta(seconds=2 * self.control.deadline_s) + _RETRY_DELAY
         async with self.database.begin() as session:
             calls = await store.claim_deadlines(session, lease=lease, limit=BATCH_SIZE)
@@ -56,15 +59,16 @@ class Deadlines:
         await store.clear_deadline(self.database, call.id)
 
     async def free_slots(self) -> bool:
-        """Frees the dial slots of ended calls in all accounts. Returns false: there is nothing more to do at once."""
+        """Frees the dial slots of ended calls in all accounts. Returns false, so that the job pauses before the next time."""
         for account_id in await store.accounts_with_slots(self.database):
             await lock_and_free_ended_slots(self.database, account_id)
         return False
 
     async def delete_idle_turns(self) -> bool:
-        """Deletes rows of `dial_turn` whose caller has no waiting call, and had none granted for an hour. Returns false.
+        """Deletes idle rows of `dial_turn`, the table of the order in which callers (API keys or workloads) take turns.
 
-        Each grant reads all rows of the account, so there must be few.
+        A row is idle if its caller has no waiting call, and got no grant for an hour. Each grant reads all rows of its account,
+        so there must be few. Returns false, so that the job pauses before the next time.
         """
         await store.delete_idle_turns(self.database, _TURN_EXPIRES_AFTER, limit=_TURN_BATCH_SIZE)
         return False

@@ -57,7 +57,10 @@ class RequestSender(Protocol):
 
 
 def recent_months(now: datetime) -> MonthRange:
-    """Returns the months whose deliveries are claimed as soon as they are due. Those of other months are claimed later."""
+    """Returns the months whose deliveries every claim reads: those of the days from eight days ago until tomorrow.
+
+    Deliveries of other months are claimed later, because each claim would take longer if it read all months.
+    """
     return MonthRange.around(now - _RECENT, now + _CLOCKS_DIFFER_BY)
 
 
@@ -86,9 +89,10 @@ class Deliverer:
         )
 
     async def step(self) -> bool:
-        """Starts attempts for due deliveries, up to the limits. Does not wait for the attempts.
+        """Starts attempts for due deliveries, up to the limits. Does not wait for these attempts to end.
 
-        Returns whether more may be due now. If an attempt that ends makes another delivery due, it sets `wake`.
+        Returns whether more deliveries may be due now. If the end of an attempt makes another delivery of its call due, the
+        event `wake` is set, so that the worker runs the next step soon.
         """
         if len(self._running) >= MAX_CONCURRENT:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
@@ -108,9 +112,9 @@ class Deliverer:
         return most == CLAIM_PER_TENANT or len(due) == free or bool(busy or started_after)
 
     async def _claim(self, *, limit: int, busy: Sequence[str]) -> list[ClaimedDelivery]:
-        """Claims due deliveries of recent months, and every _LOOK_FOR_OLDER_EVERY_S those of all months.
+        """Claims due deliveries of recent months. Every _LOOK_FOR_OLDER_EVERY_S seconds claims those of all months instead.
 
-        After a claim that found older deliveries, the next one covers all months, too.
+        If that finds deliveries of older months, the next call covers all months as well.
         """
         recent, clock = recent_months(datetime.now(UTC)), asyncio.get_running_loop().time()
         is_limited = clock < self._look_for_older_at
@@ -185,9 +189,9 @@ class Deliverer:
     async def _record_result(
         self, delivery: ClaimedDelivery, sent: SendResult, *, error: str | None, is_last: bool = False
     ) -> None:
-        """Records the result of an attempt. `error` is the reason if there is no answer.
+        """Records the result of an attempt, and when to try again. `error` is the reason if the receiver gave no answer.
 
-        `is_last`: the delivery is given up if it failed, because no later attempt can succeed.
+        With `is_last`, a failed delivery is given up now, because no later attempt can succeed.
         """
         attempts = delivery.attempts + 1
         if sent.status is not None and 200 <= sent.status < 300:

@@ -42,9 +42,9 @@ class Dialer:
             self.settlement.metrics.calls.grants.labels(priority)
 
     async def step(self) -> bool:
-        """Settles expired calls, grants at most a batch of calls of each account, and starts to dial them.
+        """Settles expired calls. Then grants at most one batch of calls of each account, and starts to dial them.
 
-        Returns whether there may be more to do.
+        Returns whether the next step should follow without a pause: more calls may have expired, or may be granted now.
         """
         is_last = await self._end_expired() < _EXPIRED_BATCH_SIZE
         waits = []
@@ -67,9 +67,10 @@ class Dialer:
         return not is_last and len(self._dial_tasks) < self.max_in_flight
 
     async def _grant(self, account_id: UUID, limit: int) -> GrantRound:
-        """Grants calls of one account and starts to dial them.
+        """Grants at most `limit` calls of one account, starts to dial them, and returns the grants.
 
-        Raises DatabaseUnavailable. Any other error is only logged, so that it does not affect other accounts.
+        Raises DatabaseUnavailable. Any other error is only logged, so that it does not affect other accounts; the result then
+        has no grants.
         """
         began = elapsed()
         try:
@@ -92,7 +93,7 @@ class Dialer:
         return granted
 
     async def _end_expired(self) -> int:
-        """Settles a batch of calls whose `ring_by` has passed, and returns how many."""
+        """Settles a batch of waiting calls whose `ring_by` has passed: they are not dialled any more. Returns their number."""
         change = self.settlement.change_to_expired()
         expired = await end_expired_calls(self.database, change, limit=_EXPIRED_BATCH_SIZE)
         self.settlement.count_undialled(change, len(expired))

@@ -19,7 +19,7 @@ but the list may lack one. `none`: there is none.
 
 
 class SearchFinding(NamedTuple):
-    """The result of a search for one call, and details for its event (`data`).
+    """The result of a search for one call. `data` has details, such as the number of candidates, for the call's event.
 
     If the result is `bound`, `resource` is the call at Twilio that belongs to the record.
     """
@@ -38,11 +38,11 @@ async def evaluate_candidates(
     max_start_delay: timedelta,
     unrecorded_rivals: int = 0,
 ) -> SearchFinding:
-    """Decides whether one of the candidates is the call of this record, which the caller has locked. Writes nothing.
+    """Decides whether one of the candidates is the call of the record `call`. The caller must have locked the record.
 
-    `max_start_delay` is the longest time from `pending_since` until Twilio creates the call. `clock_offset` is Twilio's clock
-    minus Postgres's; None if unknown. Rivals are other creations that may have started a candidate. `unrecorded_rivals` is the
-    number of those that this function cannot find in the database.
+    Writes nothing. `max_start_delay` is the longest time from `call.pending_since` until Twilio creates the call.
+    `clock_offset` is Twilio's clock minus Postgres's; None if unknown. Rivals are other creations that may have started a
+    candidate. `unrecorded_rivals` is the number of those that this function cannot find in the database.
     """
     # Count rivals before reading bound sids: an intent that is bound in between must appear in one of the two.
     undated = any(entry.date_created is None for entry, _ in candidates.calls.values())

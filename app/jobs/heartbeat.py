@@ -18,7 +18,7 @@ class Heartbeat:
     worker: UUID = field(default_factory=uuid7)
 
     async def step(self) -> bool:
-        """Writes a heartbeat and returns false."""
+        """Writes a heartbeat. Returns false, so that the job pauses before the next one."""
         async with self.database.begin() as session:
             await record_heartbeat(session, self.worker, version=__version__)
         return False

@@ -92,7 +92,10 @@ class Refresher:
         return True
 
     async def delete_lapsed_leases(self) -> bool:
-        """Deletes lapsed leases and returns false."""
+        """Deletes leases whose time is over. A lease reserves a due call for one worker.
+
+        Returns false, so that the job pauses before the next time.
+        """
         async with self.database.begin() as session:
             await leases.delete_expired_leases(session)
         return False
@@ -160,14 +163,14 @@ class Refresher:
                 return _FetchResult(error=error)
 
     def _paused_until(self, account_id: UUID) -> datetime | None:
-        """Returns until when no request is sent for the account; None if it is not throttled."""
+        """Returns the time until which no request is sent for the account; None if Twilio does not throttle the account now."""
         until = self._throttled_until.get(account_id)
         return until if until is not None and until > datetime.now(UTC) else None
 
     def _pause_account(self, account_id: UUID, calls: Collection[DueCall], error: TwilioThrottled) -> dict[UUID, _FetchResult]:
-        """Sends no request for this account for a while, and returns the result for each of its calls.
+        """Stops requests for one account for as long as Twilio's `error` asks, and at least for _MIN_THROTTLE_PAUSE.
 
-        Other accounts are not affected.
+        Returns the result for each of `calls`, by id. Requests for other accounts go on.
         """
         wait = max(timedelta(seconds=error.answer.retry_after_s or 0), _MIN_THROTTLE_PAUSE)
         until = self._throttled_until[account_id] = datetime.now(UTC) + wait

@@ -42,7 +42,10 @@ class Retention:
     _last_id: UUID = _LOWEST_ID
 
     async def expire_calls(self) -> bool:
-        """Deletes a batch of old calls. Returns false if none was left; the next step then starts with the oldest."""
+        """Deletes the next batch of old calls, in the order of their ids. Returns false if there was none.
+
+        The next step then starts again with the lowest id.
+        """
         began = time.monotonic()
         async with self.database.begin() as session:
             expired = await repository.lock_calls_to_delete(
@@ -69,7 +72,10 @@ class Retention:
         return bool(gone)
 
     async def drop_partitions(self) -> bool:
-        """Drops partitions whose whole month is too old. Returns false; a locked partition is dropped in a later round."""
+        """Drops partitions whose whole month is too old. One that is locked or has unfinished work stays until a later step.
+
+        Returns false, so that the job pauses before the next step.
+        """
         for table in self.tables:
             async with self.database.begin() as session:
                 expired = await expired_partitions(session, table, before=self._kept_since())

@@ -24,9 +24,10 @@ class SweepResult(NamedTuple):
 
 
 async def sweep(twilio: TwilioClient, credential: Credential, *, wanted: Collection[str], deadline_s: float) -> SweepResult:
-    """Looks for the wanted calls on the newest pages of Twilio's list.
+    """Looks for calls on the newest pages of Twilio's list. `wanted` are their sids. Raises TwilioError.
 
-    No filter on start times is used, because it would hide queued calls. Raises TwilioError.
+    Stops when all are found, or when so few are missing that fetching them one by one takes fewer requests. `deadline_s` is the
+    time limit of each request. No filter on start times is used, because it would hide queued calls.
     """
     found: dict[str, CallResource] = {}
     newest: Sequence[Mapping[str, Any]] = ()

@@ -18,9 +18,9 @@ def is_reachable_by_nobody(folder: Path) -> bool:
 
 
 def recorded_replacement(directory: Path) -> Path | None:
-    """Returns the replacement folder that `create_replacement` has recorded for this state folder.
+    """Returns the folder that `create_replacement` has made for Postgres's data of this state folder.
 
-    Returns None if there is none, or if it is not a private folder of this user.
+    Returns None if none was made, if it is not a private folder of this user, or if it was made for another state folder.
     """
     pointer = directory / "postgres.elsewhere"
     if not pointer.exists():
@@ -34,9 +34,9 @@ def recorded_replacement(directory: Path) -> Path | None:
 
 
 def create_replacement(directory: Path) -> Path | None:
-    """Creates a data folder that `nobody` can reach, and records its path in the state folder `directory`.
+    """Creates a folder for Postgres's data that the user `nobody` can reach, and records its path in this state folder.
 
-    Returns None if no parent folder is suitable.
+    Returns None if `nobody` can reach neither /var/tmp nor the folder for temporary files.
     """
     for parent in (Path("/var/tmp"), Path(tempfile.gettempdir()).resolve()):  # noqa: S108 - mkdtemp is safe there
         if parent.is_dir() and is_reachable_by_nobody(parent):

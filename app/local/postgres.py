@@ -116,7 +116,7 @@ class EmbeddedPostgres:
     def stop(self) -> None:
         """Stops the server and disconnects its clients. Does nothing if the server does not run.
 
-        Returns when all of its processes have ended, which takes a moment after the server was killed.
+        Waits until all of its processes have ended: after a kill, they outlive the main process for a moment.
         """
         atexit.unregister(self.stop)
         if server := self._server:
@@ -261,7 +261,7 @@ def _lock(directory: Path) -> Iterator[int]:
 
 
 def _wait_until_unlocked(directory: Path) -> None:
-    """Waits up to STOP_TIMEOUT_S while processes of this process's former server hold the lock."""
+    """Waits until no process of the server that this process has stopped holds the lock; at most STOP_TIMEOUT_S."""
     deadline = time.monotonic() + STOP_TIMEOUT_S
     with (directory / "postgres.lock").open() as file:
         while time.monotonic() < deadline:

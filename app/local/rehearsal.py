@@ -57,7 +57,7 @@ _MIN_CLOCK_STEP: Final = timedelta(milliseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class RehearsalSettings:
-    """What a rehearsal uses: stored settings, the paces of the tenant's first account and of the queue, and Twilio's limits."""
+    """What a rehearsal uses: copied settings, the paces (dialling limits) of an account and the queue, and Twilio's limits."""
 
     copied: CopiedSettings = CopiedSettings()  # noqa: RUF009  # frozen
     account_pace: PaceLimits = UNLIMITED
@@ -173,7 +173,10 @@ class Rehearsal:
         return None if following is None else max(following, at + _MIN_CLOCK_STEP)
 
     async def _write_end(self, call_id: UUID, call: RehearsedCall) -> None:
-        """Writes the end of a call to its record, as a callback or the refresh does. Adds its redial to the waiting calls."""
+        """Writes the end of a call to its record, as a callback or a refresh does in a real run.
+
+        If that schedules a redial, because the call was busy or not answered, adds it to the calls that the rehearsal follows.
+        """
         record = (await read_calls(self._database, [call_id]))[call_id]
         fetch = partial(self.services["twilio"].fetch_call, sid=record.sid or "", deadline_s=_FETCH_TIMEOUT_S)
         resource = await try_credentials(await self.services["tenants"].credentials(self._account_id), fetch)
@@ -193,7 +196,10 @@ class Rehearsal:
             )
 
     def _copy_outcome(self, call_id: UUID, placed: PlacedCall) -> RehearsedCall:
-        """Copies the outcome that the simulator has planned for a call to the call of the report, and returns that."""
+        """Copies the outcome and times that the simulator has planned for a placed call to the RehearsedCall for the report.
+
+        Adds the RehearsedCall to the results, and returns it.
+        """
         call, plan = self._placed_calls.pop(call_id), placed.plan
         call.queue_time, call.ended_at = plan.queue_time, plan.ended_at
         call.status = None if plan.ended_at is None else str(plan.outcome)
@@ -217,7 +223,7 @@ class Rehearsal:
     async def _grant_and_place(self, at: datetime) -> float | None:
         """Grants and places all calls that may be dialled now.
 
-        Returns the seconds until the pace allows another call; None if that is unknown.
+        Returns the seconds until the call rates of account and queue allow another call; None: no rate delays one.
         """
         while True:
             made = await grant_calls(self._database, self._account_id, limit=MAX_GRANTS_PER_TRANSACTION)

@@ -56,7 +56,7 @@ class LineReader:
             yield call, scheduled
 
     def _schedule(self, call: RehearsedCall, body: dict[str, Any]) -> ScheduledCall:
-        """Returns the call to store, and sets the times and the priority of `call`, the call to report."""
+        """Returns the call to store for the `body` of a line. Sets the times and the priority of `call`, the call to report."""
         request = validate_call(body).request
         schedule = make_schedule(request, self.stored_queue, _CALLER_ID, now=self.start)
         call.not_before, call.ring_by = schedule.not_before, schedule.ring_by
@@ -84,7 +84,10 @@ class LineReader:
 
 
 def _ordered_id(at: datetime, number: int) -> UUID:
-    """Returns a UUIDv7 (RFC 9562 §5.7) without random bits. Calls due at the same time are dialled in the order of ids."""
+    """Returns a UUIDv7 (RFC 9562 §5.7) with `number`, the number of the line, in place of its random bits.
+
+    Calls that are due at the same time are dialled in the order of their ids, so here in the order of the lines.
+    """
     return UUID(int=int(at.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | number)
 
 

@@ -36,7 +36,7 @@ class RehearsedCall:
     """How often Twilio refused the call temporarily, so that it waited again."""
 
     def explain(self) -> None:
-        """Sets the reason of a call that Twilio queued or refused temporarily."""
+        """Adds to `reason` what Twilio would do before the call rings or expires: refuse it for the moment, or queue it."""
         reasons = []
         if self.temporary_refusals:
             reasons.append(f"Twilio would refuse it {self.temporary_refusals} times for the moment")
@@ -60,7 +60,7 @@ def sorted_by_time(calls: Iterable[RehearsedCall]) -> list[RehearsedCall]:
 
 @dataclass(frozen=True, slots=True)
 class ReachedPace:
-    """How fast the calls of a rehearsal ring."""
+    """The rate that a rehearsal reaches: when its calls ring, how many in a second, and how many at the same time."""
 
     first: datetime | None
     """When the first call rings; None: none rings."""

@@ -94,7 +94,7 @@ async def replace_clock(connection: Connection) -> None:
 
 
 async def add_queue(connection: Connection, copied: CopiedSettings, *, tenant_id: str, queue: str) -> UUID:
-    """Inserts a tenant with a queue, and returns the queue's id."""
+    """Inserts the rehearsal's tenant and queue, with the hours and `ring_within_s` in `copied`. Returns the queue's id."""
     queue_id = uuid7()
     await connection.execute(_ADD_TENANT, tenant_id, copied.tenant_hours)
     await connection.execute(_ADD_QUEUE, queue_id, tenant_id, queue, copied.hours, copied.ring_within_s)

@@ -55,9 +55,10 @@ class StackOptions:
 
 @contextmanager
 def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Settings, str]]:
-    """Yields settings that name a database, and a line that says where it is. It is embedded unless one is configured.
+    """Yields settings that name a database, and a text that says where the database is.
 
-    Main thread only, outside an event loop: Postgres ends with the thread that started it.
+    That is the database of CALLGATE_DATABASE_URL if this is set. Otherwise starts an embedded Postgres, which stops at the end
+    of the block. Main thread only, outside an event loop: Postgres ends with the thread that started it.
     """
     folder.create()
     with contextlib.ExitStack() as held:
@@ -137,7 +138,10 @@ def _api_server(settings: Settings, listener: socket.socket) -> "LocalServer":
 
 
 def _with_simulator_as_twilio(settings: Settings, url: str) -> Settings:
-    """Returns the settings with the simulator as Twilio, and with calls refreshed as often as its speed needs."""
+    """Returns the settings with the simulator's `url` in place of Twilio's, and with calls refreshed more often.
+
+    The simulator's calls change faster than real ones.
+    """
     poll_s = min(settings.worker_poll_interval, _REFRESH_INTERVAL_S)
     return _with_values(settings, twilio_base_url=url, refresh_interval=_REFRESH_INTERVAL_S, worker_poll_interval=poll_s)
 

@@ -91,7 +91,10 @@ class StateFolder:
         return None
 
     def remove(self) -> None:
-        """Deletes these files, and the folder if it is empty then. `postgres.remove_data` deletes Postgres's data."""
+        """Deletes Callgate's own files in the folder, and then the folder if it is empty.
+
+        Does not delete the data of Postgres: `postgres.remove_data` does.
+        """
         if not self.directory.is_dir():
             return
         names = ("dev.json", "secret_key", "demo_key", "demo.log", "postgres.lock")

@@ -20,7 +20,7 @@ _SETTLING_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 86_40
 
 
 class HttpMetrics:
-    """Requests that this process answers."""
+    """Metrics of the HTTP requests that this process answers."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
@@ -50,7 +50,7 @@ class HttpMetrics:
 
 
 class CallMetrics:
-    """Creations of calls, and their outcomes."""
+    """Metrics of the requests to create calls, and of the calls' outcomes."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.creations = Counter(
@@ -103,7 +103,7 @@ class CallMetrics:
 
 
 class TwilioMetrics:
-    """Requests to Twilio."""
+    """Metrics of the requests that this process sends to Twilio."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.seconds = Histogram(
@@ -139,7 +139,7 @@ class TwilioMetrics:
 
 
 class CallbackMetrics:
-    """Callbacks from Twilio, and deliveries to tenants."""
+    """Metrics of the callbacks that come from Twilio, and of the deliveries of events to tenants."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.received = Counter("callgate_callbacks_total", "Twilio's callbacks, by result.", ["result"], registry=registry)
@@ -152,7 +152,7 @@ class CallbackMetrics:
 
 
 class WorkloadMetrics:
-    """Service account tokens of Kubernetes, and the key set that they are checked with."""
+    """Metrics of Kubernetes service account tokens, and of the key set that they are checked with."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.refused = Counter(

@@ -27,7 +27,7 @@ TimedPart = Literal["database", "upstream", "receiver"]
 
 
 class _ExceptionOptions(TypedDict):
-    """What OpenTelemetry adds to a span when an exception leaves it."""
+    """OpenTelemetry's options for a span that ends with an exception: whether to record the exception and to set the status."""
 
     record_exception: bool
     set_status_on_exception: bool
@@ -70,7 +70,7 @@ class Tracing:
     def _request_span(
         self, tracer: Tracer, name: str, parent: Context, spent: Mapping[str, float]
     ) -> Iterator[Mapping[str, float]]:
-        """Opens the span of a request, adds its trace id to the log context, and yields `spent`."""
+        """Opens the span of a request, and adds its trace id to the log context. Yields `spent`, the seconds by TimedPart."""
         with tracer.start_as_current_span(name, parent, SpanKind.SERVER, **_NO_MESSAGES) as span:
             _root_span.set(span)
             bind(trace_id=f"{span.get_span_context().trace_id:032x}")

@@ -72,7 +72,10 @@ _NEXT_CALL_COLUMNS: Final = ("not_before", "due_at", "is_halted", "is_tenant_sus
 
 
 def _join_pace_sql(subject_id: str, name: str) -> str:
-    """Returns a LEFT JOIN of the subject's row in `pace`. The columns begin with `name` and are null if there is no row."""
+    """Returns a LEFT JOIN of the row in `pace` that has the limits of an account or a queue. `subject_id` is SQL for its id.
+
+    The names of the columns begin with `name`. They are null if there is no row.
+    """
     return f"""LEFT JOIN LATERAL (
         SELECT calls_per_second::float8 AS {name}_rate, coalesce(in_use >= max_concurrent, false) AS {name}_is_full,
             {wait_s_sql("clock_timestamp()")} IS NOT NULL AS {name}_is_spent, in_use AS {name}_in_use

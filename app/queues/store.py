@@ -128,7 +128,10 @@ async def count_calls(connection: Connection, queue_id: UUID) -> CallCounts | No
 
 
 async def _fetch_within_limit(connection: Connection, statement: str, *arguments: object) -> list[Any] | None:
-    """Returns the rows, or None after _COUNT_TIMEOUT. This timeout may stay set until the transaction ends."""
+    """Returns the rows of a statement; None if it takes longer than _COUNT_TIMEOUT.
+
+    The same timeout may apply to all later statements of the transaction, too.
+    """
     try:
         async with connection.transaction():
             await connection.execute(f"SET LOCAL statement_timeout = '{_COUNT_TIMEOUT}'")

@@ -126,7 +126,7 @@ _DELETE_EXPIRED: Final = f"""
 
 @dataclass(frozen=True, slots=True)
 class RollupState:
-    """How far the figures are counted. Both times are whole minutes."""
+    """The time until which the figures are counted, and the time now. Both are whole minutes."""
 
     rolled_until: datetime
     """All figures that were due by this time are counted."""

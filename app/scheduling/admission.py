@@ -18,9 +18,9 @@ from app.scheduling.pace import allowed_calls_sql, next_at_sql, wait_s_sql
 
 @dataclass(frozen=True, slots=True)
 class PaceRefusal:
-    """A call that may not be dialled now: the limits of its account, and which one is reached.
+    """Why a call may not be dialled now: the limits of its account, and which of them is reached.
 
-    The fields match `_REFUSAL_COLUMNS`.
+    The fields have the names of the columns in `_REFUSAL_COLUMNS`.
     """
 
     calls_per_second: Decimal | None
@@ -107,13 +107,14 @@ _TAKE_TOKEN_AND_SLOT = f"""
 
 
 async def admit_reopened_call(connection: Connection, account_id: UUID, call_id: UUID) -> PaceRefusal | None:
-    """Takes a token and a dial slot for one reopened call: an earlier attempt to dial it failed, and it is dialled again.
+    """Takes a token (of the call rate) and a dial slot (for a concurrent call) for a reopened call.
 
-    If a limit of the account's pace is reached, takes nothing and returns the refusal. Otherwise returns None.
+    A call is reopened if it is dialled again because an earlier attempt failed. If a limit of the account's pace is reached,
+    takes nothing and returns the refusal. Otherwise returns None.
 
     The transaction must first lock the account's row in `pace`, then free the slots of ended calls, and then reopen the call.
-    An earlier attempt may have left a slot at another account. The `in_use` of that account is corrected when its slots are
-    freed next.
+    An earlier attempt may have left a slot at another account. That account's `in_use` is corrected when its slots are next
+    freed.
     """
     judged = await connection.fetchrow(_CHECK_LIMITS, account_id)
     if judged is None:

@@ -98,10 +98,11 @@ async def lock_and_free_ended_slots(database: Database, account_id: UUID) -> int
 async def free_ended_slots(connection: Connection, account_id: UUID) -> int:
     """Deletes the dial slots of the account's ended calls, and recounts the slots in use of the account and of its queues.
 
-    Returns by how many the account's count fell. That includes slots that were deleted with the record of their call. The
-    transaction must have locked the account's row in `pace`, and no row of a queue: this function locks the queues' rows, in
-    the order of ids. Separate statements count the slots after the rows are locked, because a statement that waits for a lock
-    does not see what was committed meanwhile.
+    Returns the account's old count minus the new one. The old count may include slots that retention deleted with their calls.
+
+    The transaction must have locked the account's row in `pace`, and no row of a queue: this function locks the queues' rows,
+    in the order of ids. It counts the slots in separate statements after that, because a statement that waits for a lock does
+    not see what was committed meanwhile.
     """
     await connection.execute(_DELETE_ENDED, account_id)
     freed: int | None = await connection.fetchval(_RECOUNT_ACCOUNT, account_id)

@@ -14,8 +14,8 @@ def insert_dials_sql(*, calls_cte: str, due_at: str) -> str:
     """Returns CTEs that insert rows of `scheduled_dial`. `calls_cte` is the name of the CTE that has the ids of the calls.
 
     The statement needs another CTE, `given`. Its column `dial` (DIAL_COLUMN_SQL) is a call's row of `scheduled_dial` as JSON,
-    or null if the call is not scheduled. `due_at` is SQL for the row's `due_at`. Callers (API keys or workloads) that have no
-    row in `dial_turn` get one.
+    or null if the call is not scheduled. `due_at` is SQL for the row's `due_at`. Callers (API keys or workloads) without a row
+    in `dial_turn` get one: this table says in which order the callers of an account take turns.
     """
     columns = ", ".join(_DIAL_COLUMNS)
     return f""", new_dial AS (

@@ -33,9 +33,9 @@ _MAX_FILE_AGE_S: Final = 86_400.0
 
 
 class GrantCount(NamedTuple):
-    """How many scheduled calls of an account were granted (allowed to be dialled).
+    """The number of grants of an account, that is, of scheduled calls that workers were allowed to dial.
 
-    A count from after a release of a halt is greater than every count from before it.
+    Counts compare as tuples. So a count from after a release of halted grants is greater than every count from before it.
     """
 
     released_at_us: int
@@ -100,16 +100,16 @@ class GrantCounters:
             logger.error("grant_counters_not_saved", error=type(error).__name__, errno=error.errno)
 
     async def touch_and_prune(self) -> None:
-        """Marks this worker's file as in use, and deletes files that no worker uses. Raises OSError.
+        """Marks this worker's file as in use, and deletes files that no worker has marked for a day. Raises OSError.
 
-        Call `load` first: it reads the counts in the files that are then deleted.
+        Call `load` before. It reads the counts in the files that are deleted here, so that they are kept in this worker's file.
         """
         if self._folder is not None:
             await asyncio.to_thread(self._folder.touch_and_prune, dict(self._known))
 
 
 class _NewLines(NamedTuple):
-    """The counts in lines that were not read before, and the byte offset after the last such line, by file name."""
+    """What was read from the files since the last time: the counts, and by file name the byte offset at which reading ended."""
 
     counts: list[tuple[UUID, GrantCount]]
     end_offsets: dict[str, int]
@@ -127,10 +127,10 @@ class _CounterFolder:
         self._write_lock = Lock()
 
     def read_new(self) -> _NewLines:
-        """Returns the counts in lines that are not marked as read.
+        """Returns the counts in lines that are not marked as read. Raises OSError if the folder or a file cannot be read.
 
-        Starts again if a file was deleted meanwhile, because its counts are then in another file. Raises FileNotFoundError
-        after _MAX_READ_ATTEMPTS attempts, and other OSErrors at once.
+        If another worker deletes a file meanwhile, reads the folder again: that worker has copied the counts to its own file.
+        Raises FileNotFoundError if this happens _MAX_READ_ATTEMPTS times.
         """
         new_lines = _NewLines([], {})
         for _ in range(_MAX_READ_ATTEMPTS):
@@ -159,7 +159,10 @@ class _CounterFolder:
         new_lines.counts.extend(count for line in text.splitlines() if (count := _parse(line)) is not None)
 
     def append(self, counts: Mapping[UUID, GrantCount], known: Mapping[UUID, GrantCount]) -> None:
-        """Appends lines for `counts` to this worker's file. A new file gets all `known` counts, and replaces the one before."""
+        """Appends lines for `counts` to this worker's file.
+
+        If there is no file yet, or it is too large, writes all `known` counts to a new file instead, and deletes the old one.
+        """
         with self._write_lock:
             if self._own_file.exists() and self._own_file.stat().st_size > _MAX_FILE_BYTES:
                 old, self._own_file = self._own_file, self._folder / f"{uuid4()}{_FILE_SUFFIX}"

@@ -115,10 +115,10 @@ class GuardState:
 
 
 async def record_server_or_halt(connection: Connection) -> bool:
-    """Records the current server if none is recorded yet, and returns True: calls may be granted.
+    """Records the current Postgres server if none is recorded yet, and returns True: calls may be granted.
 
-    Otherwise halts all grants if the server has changed, and returns False. Call it in a transaction in which MAY_GRANT was not
-    true.
+    Otherwise returns False. If the recorded server is another one, first halts all grants. Call this only if the same
+    transaction has read MAY_GRANT (SQL for whether calls may be granted), and it was not true.
     """
     if await connection.fetchrow(_RECORD_SERVER) is not None:
         return True
@@ -130,7 +130,10 @@ async def record_server_or_halt(connection: Connection) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class StoredHalt:
-    """A halt of all grants. `was_halted`: grants were already halted, so nothing was changed."""
+    """The halt of all grants that the database has after `halt_grants`.
+
+    If `was_halted`, it is an earlier halt, which `halt_grants` did not change.
+    """
 
     server: str
     since: datetime
@@ -138,7 +141,10 @@ class StoredHalt:
 
 
 async def halt_grants(connection: Connection) -> StoredHalt:
-    """Halts all grants until they are released, on any server. A release fails if it read the guard before this halt."""
+    """Halts all grants, on this Postgres server and any later one, until `callgate queues release` allows them again.
+
+    A release that is running, and has read the guard's row before this halt, fails.
+    """
     if (halted := await connection.fetchrow(_HALT_BY_OPERATOR)) is not None:
         return StoredHalt(halted["server"], halted["halted_at"], was_halted=False)
     before = await connection.fetchrow(_TOUCH_HALT)
@@ -151,9 +157,9 @@ async def granting_transactions(database: StatementRunner) -> set[tuple[int, str
 
 
 async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, granted_at: datetime | None) -> None:
-    """Halts all grants, because the database has lost grants of the account.
+    """Halts all grants. Call this if the database has lost grants of the account.
 
-    `granted_at` is the time of the account's last grant that is left; None: no grant is left.
+    `granted_at` is the time of the account's latest grant in the database, None if it has none: the lost ones came after it.
     """
     halted = await connection.fetchrow(_HALT_FOR_LOST_GRANTS, granted_at)
     if halted is not None:
@@ -197,8 +203,8 @@ async def read_guard(database: StatementRunner) -> GuardState | None:
 
 
 async def release_grants(connection: Connection, state: GuardState) -> bool:
-    """Ends the halt, so that scheduled calls are granted again. Stores `state.current_server` as the server to grant on.
+    """Ends the halt, so that scheduled calls are granted again on the server `state.current_server`. Returns True.
 
-    Changes nothing and returns False if the Postgres server or the row of the guard has changed since `state` was read.
+    If the Postgres server or the row of the guard has changed since `state` was read, changes nothing and returns False.
     """
     return await connection.fetchrow(_RELEASE_GRANTS, state.current_server, state.version) is not None

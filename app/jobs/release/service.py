@@ -35,7 +35,10 @@ ReleaseResult = Literal["bound", "unknown", "waiting"]
 
 @dataclass(frozen=True, slots=True)
 class CheckedAccount:
-    """How many of an account's waiting calls were bound to a call at Twilio, became `unknown`, or keep waiting."""
+    """The numbers of an account's waiting calls by result: bound to a call at Twilio, `unknown`, or still waiting.
+
+    A call that a callback settles during the release counts as bound.
+    """
 
     account_sid: str
     calls: dict[ReleaseResult, int] = field(default_factory=lambda: {"bound": 0, "unknown": 0, "waiting": 0})
@@ -43,7 +46,7 @@ class CheckedAccount:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseReport:
-    """The result of a release of halted grants."""
+    """What a release has found: since when grants may have been lost, and the results for each account with waiting calls."""
 
     since: datetime | None
     """No grant from before this time was lost. None: grants were not halted."""
@@ -52,7 +55,7 @@ class ReleaseReport:
 
 @dataclass(frozen=True, slots=True)
 class _SearchLimits:
-    """What the search for lost grants covers."""
+    """The bounds of the search for calls whose grant was lost, and data that all accounts share."""
 
     since: datetime
     """Lost grants were made at this time or later."""
@@ -86,10 +89,11 @@ class GrantRelease:
     async def run(
         self, actor: Actor, *, skipped: Collection[str], is_dry_run: bool, on_wait: Callable[[float], None]
     ) -> ReleaseReport:
-        """Searches Twilio's lists and allows grants again. `on_wait` gets the seconds of a wait before it begins.
+        """Searches Twilio's lists for calls whose grant was lost, settles them, and allows grants again.
 
-        Due calls of the `skipped` account sids become `unknown` without a search. A dry run changes nothing. Raises
-        CommandFailed if Twilio cannot be asked, and if meanwhile another server was promoted or grants were halted again.
+        A dry run changes nothing. Due calls of the account sids in `skipped` become `unknown` without a search. Before a wait,
+        calls `on_wait` with the number of seconds. Raises CommandFailed if Twilio cannot be asked. Also raises it if another
+        Postgres server was promoted, or grants were halted again, during the run.
         """
         state = await read_guard(self.database)
         if state is None or state.may_grant:
@@ -111,7 +115,10 @@ class GrantRelease:
         return ReleaseReport(state.seen_at, accounts)
 
     async def _ensure_halted(self, state: GuardState) -> GuardState:
-        """Halts grants if no worker has done so yet, and returns the state."""
+        """Halts grants if they are not halted yet: a worker may not have noticed yet that the server has changed.
+
+        Returns the state of the guard after that.
+        """
         if state.halted_at is not None:
             return state
         async with self.database.transaction() as connection:
@@ -131,7 +138,10 @@ class GrantRelease:
         )
 
     async def _allow_grants(self, actor: Actor, state: GuardState) -> None:
-        """Allows grants again, and writes an audit event. Raises CommandFailed if the guard is not in this state any more."""
+        """Allows grants again, and writes an audit event. Raises CommandFailed if the server or the guard differs from `state`.
+
+        The guard is the row of `grant_guard` that says whether grants are halted.
+        """
         async with self.database.transaction() as connection:
             if not await release_grants(connection, state):
                 raise CommandFailed(
@@ -141,7 +151,10 @@ class GrantRelease:
             await record(connection, actor, action="grants.release", tenant_id=None, subject=state.current_server)
 
     async def _check_account(self, account: DueAccount, limits: _SearchLimits, *, is_skipped: bool) -> CheckedAccount:
-        """Settles the account's waiting calls, in batches, and counts the results."""
+        """Settles the account's waiting calls that may have been dialled, in batches. Returns the numbers of calls by result.
+
+        With `is_skipped`, Twilio's list is not searched, and these calls become `unknown`.
+        """
         checked = CheckedAccount(account.account_sid)
         after = None
         while waiting_calls := await store.possibly_granted_calls(
@@ -158,7 +171,8 @@ class GrantRelease:
     async def _find_candidates(self, lists: CallLists, waiting_call: Call, limits: _SearchLimits) -> Candidates:
         """Returns the calls in Twilio's list that may be the waiting call.
 
-        Raises CommandFailed if the list cannot be read, or if its dates cannot be compared.
+        Raises CommandFailed if the list cannot be read. Also raises it if the difference between Twilio's and Postgres's clocks
+        is unknown or too large: the dates in the list then prove nothing.
         """
         sid = waiting_call.account_sid
         try:
@@ -174,8 +188,9 @@ class GrantRelease:
     async def _settle(
         self, waiting_call: Call, candidates: Candidates, max_start_delay: timedelta, limits: _SearchLimits
     ) -> ReleaseResult:
-        """Settles one waiting call unless Twilio certainly has no call for it. A call in doubt becomes `unknown`.
+        """Settles one waiting call, unless the search shows that Twilio has no call for it: it then keeps waiting.
 
+        If the search does not show which call is the right one, or whether there is one, the waiting call becomes `unknown`.
         `waiting_call.pending_since` is the earliest time of a lost grant. `max_start_delay` is the longest time from then until
         Twilio created the call.
         """
@@ -205,8 +220,9 @@ class GrantRelease:
             return "unknown" if finding.resource is None else "bound"
 
     async def _write_finding(self, session: Session, call: Call, finding: SearchFinding, *, exceeds_search_span: bool) -> None:
-        """Settles a locked call as the finding says, and deletes its row of `scheduled_dial`: it is not dialled any more.
+        """Settles a call as the finding says, and deletes its row of `scheduled_dial`, so that it is not dialled any more.
 
+        The caller must have locked the call.
         `exceeds_search_span`: the call may have been dialled at a time that a later search does not cover. If this search was
         inconclusive, only a callback can settle the call, so no other search is planned.
         """

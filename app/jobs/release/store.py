@@ -65,26 +65,29 @@ async def calls_to_same_address(database: Database, before: datetime) -> Mapping
 async def possibly_granted_calls(
     database: Database, account_id: UUID, *, before: datetime, since: datetime, after: UUID | None, limit: int
 ) -> Sequence[Call]:
-    """Returns the account's waiting calls that may have been granted, at `since` or later, by a grant that was lost.
+    """Returns waiting calls of the account that may have been granted at `since` or later, by a grant that the database lost.
 
-    The `pending_since` of each is the earliest time of such a grant. The objects belong to no session and are never written.
-    `after` is the id of the last call of the previous batch.
+    These are all whose `not_before` is at `before` or earlier. The `pending_since` of each is the earliest time of such a
+    grant. `after` is the id of the last call of the previous batch. The objects belong to no session and are never written.
     """
     rows = await database.fetch(_POSSIBLY_GRANTED_CALLS, account_id, before, since, after, limit)
     return [Call(**{**row, "parameters": from_json(row["parameters"])}) for row in rows]
 
 
 async def lock_dial_right(session: AsyncSession, call_id: UUID) -> bool:
-    """Locks the call's row of `scheduled_dial`, which is the right to dial. Returns whether there is one.
+    """Locks the call's row of `scheduled_dial`, which is the right to dial. Returns False if there is none.
 
-    Lock it before the row of the call.
+    Lock this row before the row of the call: a fixed order prevents deadlocks.
     """
     statement = select(ScheduledDial.call_id).where(ScheduledDial.call_id == call_id).with_for_update()
     return await session.scalar(statement) is not None
 
 
 async def add_slot(session: AsyncSession, call_id: UUID) -> None:
-    """Adds a dial slot for a waiting call, with its deadline: the call counts as under way."""
+    """Adds a dial slot for a waiting call, which then counts toward the concurrent calls of its account and queue.
+
+    The slot has the call's `ring_by`, at which the call is canceled if Twilio still queues it.
+    """
     await session.execute(_ADD_SLOT, {"call_id": call_id})
 
 
