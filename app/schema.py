@@ -49,7 +49,7 @@ async def revisions(session: Session) -> tuple[str | None, str]:
 async def applied_revision(database: Database) -> str | None:
     """Returns the schema's revision; None if the version table is empty.
 
-    Raises DatabaseUnavailable, also if no migration has run.
+    Raises DatabaseUnavailable if the database cannot be read, or has no version table because no migration has run.
     """
     async with database.begin() as session:
         revision: str | None = await session.scalar(text("SELECT version_num FROM alembic_version"))
@@ -57,9 +57,9 @@ async def applied_revision(database: Database) -> str | None:
 
 
 def is_newer(revision: str | None) -> bool:
-    """Returns whether the schema `revision` was made by a newer version of Callgate.
+    """Returns whether the schema `revision` was made by a newer version of Callgate: this version does not know it.
 
-    Newer schemas stay compatible with the version before.
+    This version can still use such a schema, because each schema stays compatible with the version before.
     """
     return revision is not None and revision not in known_revisions()
 

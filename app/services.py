@@ -88,7 +88,7 @@ class _Shared:
 
 @asynccontextmanager
 async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
-    """Yields the services of a process. On exit, waits for all creations in progress and commits their outcomes."""
+    """Yields the services of a process. On exit, waits a limited time until the outcomes of all begun creations are stored."""
     async with _shared_objects(settings, metrics) as shared:
         withdrawals = Withdrawals(shared.database, shared.settlement)
         placement = Placement(
@@ -235,6 +235,6 @@ def _validate_callback(url: str, *, allowed: AllowList) -> UrlError | None:
 
 
 def budget_of(settings: Settings) -> Budget:
-    """Returns the time limits for the creation of a call, as the settings give them."""
+    """Returns the time limits for the creation of one call: in total, for one request to Twilio, and for its connection."""
     connect = settings.twilio_pool_timeout + settings.twilio_connect_timeout
     return Budget(total=settings.request_budget, attempt=connect + settings.twilio_read_timeout, connect=connect)

@@ -39,7 +39,10 @@ def decode_secret_keys(value: SecretStr) -> list[bytes]:
 
 
 def parse_twilio_base_url(text: str) -> str:
-    """Returns the URL without the API version that Twilio's documentation appends. Raises ValueError if it is no base URL."""
+    """Returns the base URL of Twilio's API without a final `/2010-04-01`, which Twilio's documentation appends.
+
+    Raises ValueError for a URL that cannot be a base URL.
+    """
     url = parse_url(text.strip()).removesuffix(f"/{TWILIO_API_VERSION}").rstrip("/")
     path = urlsplit(url).path
     if f"/{TWILIO_API_VERSION}" in path or "/Accounts" in path:
@@ -48,7 +51,10 @@ def parse_twilio_base_url(text: str) -> str:
 
 
 def parse_url(text: str) -> str:
-    """Returns an http or https URL without its trailing slashes. Raises ValueError."""
+    """Returns an http or https URL without its trailing slashes.
+
+    Raises ValueError for any other text, and for a URL with a user, a query or a fragment.
+    """
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port
@@ -79,7 +85,10 @@ def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], li
 
 
 def parse_workload_keys(text: str) -> str:
-    """Returns the text, if it is a trusted URL or an absolute path of a key set. Raises ValueError otherwise."""
+    """Returns the text if it is an absolute path or a trusted URL, at which a key set (RFC 7517) can be.
+
+    Raises ValueError otherwise.
+    """
     if "://" not in text:
         if not Path(text).is_absolute():
             raise ValueError("must be an https:// URL or an absolute path")
@@ -91,7 +100,7 @@ def parse_workload_keys(text: str) -> str:
 
 
 def is_trusted_url(url: str) -> bool:
-    """Returns whether the network cannot change the URL's response: with https, or with http on this machine."""
+    """Returns whether nobody on the network can change the response: the URL is https, or http on this machine."""
     try:
         parts = urlsplit(parse_url(url))
     except ValueError:

@@ -1,4 +1,7 @@
-"""SQL fragments of the check whether calls may be granted on this server (app.scheduling.guard)."""
+"""SQL fragments of the check whether calls may be granted on this Postgres server (app.scheduling.guard).
+
+A grant is the right to dial one scheduled call.
+"""
 
 from typing import Final
 

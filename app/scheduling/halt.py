@@ -1,4 +1,4 @@
-"""`callgate queues halt`: stops all grants until `callgate queues release`."""
+"""`callgate queues halt`: stops all grants until `callgate queues release`. A grant is the right to dial a scheduled call."""
 
 import asyncio
 from dataclasses import dataclass
@@ -29,7 +29,10 @@ class GrantHalt:
     max_wait_s: float = _MAX_WAIT_S
 
     async def run(self, actor: Actor) -> HaltResult:
-        """Halts all grants. Then waits for open transactions that may have begun to grant calls before the halt."""
+        """Halts all grants. Then waits for the transactions that may have begun to grant calls before the halt.
+
+        `is_complete` of the result is False if one of these transactions is still open after `max_wait_s`.
+        """
         async with self.database.transaction() as connection:
             halted = await halt_grants(connection)
             if not halted.was_halted:
@@ -37,7 +40,10 @@ class GrantHalt:
         return HaltResult(halted.since, halted.was_halted, await self._wait_for_transactions())
 
     async def _wait_for_transactions(self) -> bool:
-        """Waits until all transactions that may be granting calls have ended. Returns False after `max_wait_s`."""
+        """Waits for the transactions that are open now and may be granting calls.
+
+        Returns True when all of them have ended, and False after `max_wait_s`.
+        """
         before = await granting_transactions(self.database)
         try:
             async with asyncio.timeout(self.max_wait_s):

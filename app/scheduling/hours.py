@@ -1,7 +1,7 @@
 """Hours in which scheduled calls may ring, and the time zones of callees. No I/O.
 
-A time zone is open when its local time (the wall clock) is in a window. When daylight saving time skips the hour in which a
-window begins, the window opens when the clock jumps. When it repeats an hour, the window is open both times.
+A call may ring while the local time in the callee's zone is in a window of the hours. If daylight saving time skips the time
+at which a window begins, the window opens when the clock jumps. If it repeats an hour, the window is open both times.
 """
 
 import re
@@ -57,7 +57,7 @@ class Hours:
         return (today in self.days and minute >= self.start_minute) or (yesterday in self.days and minute < self.end_minute)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the object from which `read_hours` reads the same hours."""
+        """Returns the hours as a JSON object, from which `read_hours` reads the same hours."""
         times = {"from": _format_minutes(self.start_minute), "to": _format_minutes(self.end_minute)}
         return {"time_zone": self.time_zone, "days": list(self.days), **times}
 
@@ -77,7 +77,7 @@ def read_hours(value: object, pointer: str = "/hours") -> Hours:
 
 
 def _faults(value: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
-    """Yields the member, the code and the text of each error."""
+    """Yields the errors of a JSON object of hours, each as member (the end of its JSON pointer), code and text."""
     for name in value:
         if name not in _MEMBER_NAMES:
             escaped = str(name).replace("~", "~0").replace("/", "~1")
@@ -149,9 +149,9 @@ def callee_zones(to: str, time_zone: str | None, hours: Hours) -> tuple[str, ...
 
 
 def next_opening(hours: Hours, at: datetime, zones: Sequence[str], before: datetime) -> datetime | None:
-    """Returns the earliest time from `at` on at which all zones are within the hours, or None if there is none until `before`.
+    """Returns the first time, from `at` on, when the local times of all `zones` are within the hours.
 
-    Times are aware and in UTC.
+    Returns None if there is no such time before `before`. All times are aware and in UTC.
     """
     located = [ZoneInfo(zone) for zone in zones]
     while at < before:
@@ -163,7 +163,7 @@ def next_opening(hours: Hours, at: datetime, zones: Sequence[str], before: datet
 
 
 def _opening_in(zone: ZoneInfo, hours: Hours, at: datetime) -> datetime:
-    """Returns the earliest time from `at` on at which the zone is within the hours."""
+    """Returns the first time, from `at` on, when the zone's local time is within the hours."""
     while not hours.is_open(local := at.astimezone(zone).replace(tzinfo=None)):
         later = at + (_next_start(hours, local) - local)
         at = later if _offset(zone, later) == _offset(zone, at) else _offset_change(zone, at, later)
@@ -171,14 +171,14 @@ def _opening_in(zone: ZoneInfo, hours: Hours, at: datetime) -> datetime:
 
 
 def _next_start(hours: Hours, local: datetime) -> datetime:
-    """Returns the start of the first window that begins after the local time."""
+    """Returns the local time at which the first window after `local` begins."""
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
     starts = (midnight + days * _DAY + timedelta(minutes=hours.start_minute) for days in range(8))
     return next(start for start in starts if start > local and DAYS[start.weekday()] in hours.days)
 
 
 def _offset_change(zone: ZoneInfo, at: datetime, later: datetime) -> datetime:
-    """Returns the second at which the zone's UTC offset changes between `at` and `later`."""
+    """Returns the first second after `at`, and not after `later`, at which the zone's UTC offset differs from that at `at`."""
     low, high = int(at.timestamp()), int(later.timestamp())
     before = _offset(zone, at)
     while high - low > 1:

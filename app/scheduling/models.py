@@ -47,7 +47,10 @@ class Queue(Base):
 
 
 class Pace(Base):
-    """The dialling limits of an account or a queue, and how much of them is used. A grant locks the row."""
+    """The dialling limits of an account or a queue, and how much of them is used.
+
+    A transaction that grants calls (takes the right to dial them) locks the row.
+    """
 
     __tablename__ = "pace"
     __table_args__ = (
@@ -72,7 +75,7 @@ class Pace(Base):
 
 
 class ScheduledDial(Base):
-    """A scheduled call that waits. Only the transaction that deletes the row may dial the call, or end it without dialling."""
+    """A scheduled call that waits to be dialled. Deleting the row gives the right to dial the call, or to end it undialled."""
 
     __tablename__ = "scheduled_dial"
     __table_args__ = (
@@ -102,9 +105,10 @@ class ScheduledDial(Base):
 
 
 class DialTurn(Base):
-    """Round-robin state of a caller (an API key or workload) at an account. The caller with the oldest last grant is next.
+    """The time at which a caller (an API key or a workload) last got a grant, the right to dial a call, at an account.
 
-    The row is deleted after an hour without calls.
+    The caller whose last grant is the oldest is served next. The row is deleted when the caller has no waiting call and got no
+    grant for an hour.
     """
 
     __tablename__ = "dial_turn"
@@ -116,7 +120,7 @@ class DialTurn(Base):
 
 
 class DialSlot(Base):
-    """A call that was granted and may be under way. It counts toward `max_concurrent` of its account and its queue."""
+    """A call that may be dialled or is under way. It counts toward `max_concurrent` of its account and its queue."""
 
     __tablename__ = "dial_slot"
     __table_args__ = (
@@ -142,7 +146,11 @@ class DialSlot(Base):
 
 
 class GrantGuard(Base):
-    """A table with one row, which shows whether the database may have lost grants (app.scheduling.guard)."""
+    """A table with one row: the server on which calls were last granted, and whether grants are halted (app.scheduling.guard).
+
+    A grant is the right to dial a scheduled call. A database that was restored or copied may have lost grants. Another server
+    than that in the row shows this.
+    """
 
     __tablename__ = "grant_guard"
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)

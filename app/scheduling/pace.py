@@ -1,14 +1,19 @@
 """SQL for the token bucket in a row of `pace`: how many calls the row allows now, and its `next_at` after they are dialled.
 
 The bucket is GCRA, the generic cell rate algorithm (ITU-T I.371): one timestamp instead of a level and a time. Within any
-span of s seconds at most `burst + s * calls_per_second` calls are dialled. Lock the row before the clock is read for `at`.
+span of s seconds at most `burst + s * calls_per_second` calls are dialled.
+
+All arguments are SQL expressions. A statement must lock the row before it reads the clock for `at`.
 """
 
 _NO_LIMIT = 1_000_000
 
 
 def allowed_calls_sql(at: str) -> str:
-    """Returns SQL for the number of calls that the row `pace` allows at the time `at`, by its tokens and free dial slots."""
+    """Returns SQL for the number of calls that may be dialled at the time `at` within the limits of the row `pace`.
+
+    The limits are `calls_per_second` with `burst`, and `max_concurrent`.
+    """
     return f"""greatest(0, least(
         coalesce(
             floor(pace.burst - extract(epoch FROM greatest(pace.next_at, {at}) - {at}) * pace.calls_per_second), {_NO_LIMIT}
@@ -18,7 +23,10 @@ def allowed_calls_sql(at: str) -> str:
 
 
 def wait_s_sql(at: str) -> str:
-    """Returns SQL for the seconds from `at` until the row `pace` has a token; null if it has one or no rate is set."""
+    """Returns SQL for the seconds from `at` until `calls_per_second` of the row `pace` allows a call.
+
+    The SQL gives null if a call is allowed at `at`, or if `calls_per_second` is not set.
+    """
     return f"""nullif(greatest(0,
         extract(epoch FROM greatest(pace.next_at, {at}) - {at}) - (pace.burst - 1) / pace.calls_per_second
     ), 0)::float8"""
@@ -31,14 +39,14 @@ def next_at_sql(at: str, count: str) -> str:
 
 
 def next_at_for_pause_sql(at: str) -> str:
-    """Returns SQL for the row's `next_at` after a pause until the time `at`, before which it has no token."""
+    """Returns SQL for the `next_at` with which the row `pace` allows no call before the time `at`, the end of a pause."""
     return f"greatest(pace.next_at, {at} + make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8))"
 
 
 def next_at_for_rate_sql(at: str, rate: str) -> str:
     """Returns SQL for the `next_at` of a row of `pace` when its `calls_per_second` changes to `rate` at the time `at`.
 
-    If the row has to wait, a higher rate shortens the wait. In all other cases `next_at` stays. A null `rate` is no limit.
+    A higher rate moves a `next_at` after `at` closer to `at`. In all other cases `next_at` stays. A null `rate` is no limit.
     """
     return f"""CASE WHEN pace.next_at > {at} AND {rate} > pace.calls_per_second
         THEN {at} + (pace.next_at - {at}) * (pace.calls_per_second / {rate})::float8 ELSE pace.next_at END"""

@@ -14,7 +14,7 @@ MAX_CONCURRENT_LIMIT: Final = 100_000
 
 
 class PaceChange(TypedDict, total=False):
-    """Changes to a pace. A missing member stays as it is; None removes the limit."""
+    """Changes to the limits of a pace. A missing member stays as it is; None removes the limit (`burst` is never None)."""
 
     calls_per_second: Decimal | None
     burst: int
@@ -43,9 +43,10 @@ class PaceLimits:
         }
 
     def changed(self, change: PaceChange) -> Self:
-        """Returns the limits after the change. `burst` becomes the default if the result has no `calls_per_second`.
+        """Returns the limits after the change. If they have no `calls_per_second`, their `burst` is the default.
 
-        Raises InvalidMember for a value out of bounds, and for a `burst` without `calls_per_second`.
+        Raises InvalidMember for a value out of bounds, and for a `burst` in the change that is not the default although the
+        result has no `calls_per_second`.
         """
         changed = replace(self, **change)
         if changed.calls_per_second is None:

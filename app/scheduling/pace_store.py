@@ -27,15 +27,16 @@ async def find_paces(connection: Connection, subject_ids: Sequence[UUID]) -> dic
 
 
 def paces_of(rows: Iterable[Sequence[Any]]) -> dict[UUID, PaceLimits]:
-    """Reads rows of `subject_id` and COLUMNS. Returns the limits by subject id, without subjects that are not limited."""
+    """Returns the limits by subject id. `rows` have `subject_id` and LIMIT_COLUMNS. Subjects without limits are left out."""
     paces = {subject_id: PaceLimits(*limits) for subject_id, *limits in rows}
     return {subject_id: limits for subject_id, limits in paces.items() if limits.is_limited}
 
 
 async def lock_pace(connection: Connection, subject_id: UUID) -> PaceLimits:
-    """Returns the limits and locks the subject's row until the transaction ends, so that no call of the subject is granted.
+    """Returns the limits of a subject, and locks its row until the transaction ends.
 
-    Inserts a row without limits if there is none, because a missing row cannot be locked.
+    While the row is locked, no call of the subject is granted (gets the right to be dialled). If there is no row, inserts one
+    without limits, because a missing row cannot be locked.
     """
     await connection.execute("INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT (subject_id) DO NOTHING", subject_id)
     statement = f"SELECT {LIMIT_COLUMNS} FROM pace WHERE subject_id = $1 FOR NO KEY UPDATE"
@@ -43,8 +44,8 @@ async def lock_pace(connection: Connection, subject_id: UUID) -> PaceLimits:
 
 
 async def write_pace(connection: Connection, subject_id: UUID, limits: PaceLimits) -> None:
-    """Sets the limits of a subject whose row `lock_pace` has locked.
+    """Sets the limits of a subject. The caller must have locked the row with `lock_pace`.
 
-    Calls already under way count toward `max_concurrent`. A higher rate also shortens the current wait for a token.
+    Calls that are under way now count toward a new `max_concurrent`. A higher rate also shortens the time until the next call.
     """
     await connection.execute(_WRITE_PACE, subject_id, limits.calls_per_second, limits.burst, limits.max_concurrent)

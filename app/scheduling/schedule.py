@@ -20,7 +20,7 @@ MAX_TIME_AHEAD = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The columns of `scheduled_dial` that are computed from the request."""
+    """The columns of a row of `scheduled_dial` that follow from the request, such as queue, priority and times."""
 
     queue_id: UUID
     caller_id: UUID
@@ -53,9 +53,10 @@ def _rfc_3339(time: datetime) -> str:
 def effective_times(
     not_before: datetime | None, ring_by: datetime | None, *, now: datetime, ring_within: timedelta | None
 ) -> tuple[datetime, datetime]:
-    """Returns a call's `not_before` and `ring_by`, with defaults for None. `ring_within`: the queue's time between them.
+    """Returns the `not_before` and `ring_by` of a call, with defaults for None. A `not_before` in the past becomes `now`.
 
-    Raises InvalidRequest if `ring_by` is not after both now and `not_before`, or is more than 7 days ahead.
+    The default of `ring_by` is `ring_within` (the queue's setting; None: 15 minutes) after `not_before`. Raises InvalidRequest
+    if `ring_by` is not after both `now` and `not_before`, or is more than 7 days ahead.
     """
     begin = max(now, not_before or now)
     # Adding to the latest possible `not_before` would overflow.

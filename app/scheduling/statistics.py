@@ -1,6 +1,7 @@
 """Counts the scheduled calls of all tenants, for metrics. Changes nothing.
 
-Each statement jumps from one group of calls to the next in an index, and reads a limited number of entries of each group.
+Each statement reads a limited number of index entries for each group of calls, such as those of one account and priority. So
+it does not slow down when many calls of a group wait.
 """
 
 from collections.abc import Mapping
@@ -52,7 +53,10 @@ _COUNT_SLOTS = f"""
 
 @dataclass(frozen=True, slots=True)
 class SchedulingBacklog:
-    """How many scheduled calls wait, and for how long. Keys are indexes in PRIORITIES; counts stop at MAX_COUNTED."""
+    """How many scheduled calls wait, and for how long. The keys of both mappings are indexes in PRIORITIES.
+
+    No count is higher than MAX_COUNTED.
+    """
 
     waiting: Mapping[int, int]
     """The number of waiting calls of each priority."""
@@ -63,7 +67,10 @@ class SchedulingBacklog:
 
 
 async def scheduling_backlog(database: StatementRunner, *, priority_count: int) -> SchedulingBacklog:
-    """Counts the waiting scheduled calls of the priorities 0 to `priority_count` - 1, and the dial slots in use."""
+    """Counts the waiting scheduled calls of each priority and the dial slots in use, and finds the oldest due calls.
+
+    Priorities have the indexes 0 to `priority_count` - 1.
+    """
     waiting = await database.fetch(_COUNT_WAITING, priority_count)
     oldest = await database.fetch(_OLDEST_DUE)
     (slots,) = await database.fetch(_COUNT_SLOTS)

@@ -12,7 +12,7 @@ from app.scheduling.pace import next_at_for_pause_sql
 
 
 class StatementRunner(Protocol):
-    """The interface of a Pool, a Database or a Connection that runs one statement without SQLAlchemy."""
+    """The method that Pool, Database and Connection share: it runs one SQL statement without SQLAlchemy."""
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]: ...
 
@@ -40,7 +40,10 @@ async def find_queues(database: StatementRunner, wanted: Sequence[tuple[str, str
 
 
 async def find_queue(database: StatementRunner, tenant_id: str, name: str | None) -> StoredQueue | None:
-    """Returns the tenant's queue of this name, or None. For `name=None`, returns NO_QUEUE with the tenant's hours."""
+    """Returns the tenant's queue with this name; None if the tenant does not have it.
+
+    `name` None: returns a StoredQueue with the id NO_QUEUE and the tenant's hours.
+    """
     rows = await database.fetch(_FIND_QUEUE, tenant_id, name)
     if not rows or (name is not None and rows[0]["id"] is None):
         return None
@@ -57,8 +60,9 @@ _MAX_PAUSE_S = 60.0
 
 
 async def pause_pace(database: StatementRunner, account_id: UUID, *, queue_time_ms: int) -> None:
-    """Gives the account no token for `queue_time_ms` (Twilio's estimate of the time in its own queue), at most for a minute.
+    """Stops the account from dialling calls for `queue_time_ms`, at most for a minute.
 
-    Has no effect on an account without `calls_per_second`. Runs in its own transaction.
+    `queue_time_ms` is Twilio's estimate of how long a call waits in Twilio's own queue. Has no effect on an account without
+    `calls_per_second`. Runs in its own transaction.
     """
     await database.fetch(_PAUSE_PACE, account_id, min(queue_time_ms / 1000, _MAX_PAUSE_S))

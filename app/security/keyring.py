@@ -113,7 +113,7 @@ class Keyring:
             return False
 
     def reseal(self, sealed: bytes, *, identity: str) -> bytes:
-        """Decrypts the secret and encrypts it with the newest key. Raises SecretUnreadable."""
+        """Decrypts the secret and encrypts it with the newest key. Raises SecretUnreadable if it cannot be decrypted."""
         return self.seal(self.unseal(sealed, identity=identity), identity=identity)
 
     def pseudonym(self, value: str) -> str:
@@ -121,7 +121,7 @@ class Keyring:
         return f"tok_{hmac.digest(self._newest.pseudonym_key, value.encode(), 'sha256')[:6].hex()}"
 
     def tag(self, value: bytes) -> bytes:
-        """Returns a MAC of the value under the newest key, cut to 16 bytes."""
+        """Returns a MAC (message authentication code) of the value under the newest key, cut to 16 bytes."""
         return _tag(self._newest, value)
 
     def is_tag_of(self, tag: bytes, value: bytes) -> bool:

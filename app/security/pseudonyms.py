@@ -14,14 +14,15 @@ class Pseudonyms:
         self._log_pii = log_pii
 
     def add_to_log(self, *, to: str, from_: str) -> None:
-        """Adds the pseudonyms of both addresses to every later log line of this request."""
+        """Adds the called and the calling address, as `of` returns them, to every later log line of this request."""
         bind(**{"to": self.of(to), "from": self.of(from_)})
 
     def of(self, address: str) -> str:
-        """Returns the pseudonym of a phone number or SIP address.
+        """Returns the pseudonym of a phone number or SIP address; the address itself with `log_pii`.
 
         For a SIP address, only the user is replaced: the host stays, because it identifies no person. Headers and parameters
-        are dropped, because they may contain anything. A user has the same pseudonym at every host and without a host.
+        are dropped, because they may contain anything. A phone number has the same pseudonym alone and as the user of any SIP
+        address.
         """
         if self._log_pii:
             return address

@@ -24,7 +24,7 @@ _PERCENT_ESCAPE = re.compile(r"%[0-9A-F]{2}")
 
 
 class Secrets:
-    """Secrets to remove from texts, in all encodings in which they may occur. `more` adds another set's secrets."""
+    """Secrets to remove from texts, in all encodings in which they may occur. Contains the secrets of `more`, too."""
 
     def __init__(self, secrets: Iterable[str] = (), *, more: "Secrets | None" = None) -> None:
         spellings: set[str] = {spelling for secret in secrets if secret for spelling in _encodings(secret)}
@@ -38,7 +38,7 @@ class Secrets:
         return "Secrets(***)"
 
     def may_occur_in(self, body: bytes) -> bool:
-        """Returns whether a JSON body may contain a secret. True also for a body with a backslash, which may escape one."""
+        """Returns whether a JSON body may contain a secret. True for each body with a backslash: escapes may hide a secret."""
         return b"\\" in body or any(spelling in body for spelling in self._encoded)
 
     def redact_text(self, text: str) -> str:
@@ -63,7 +63,7 @@ class Secrets:
             yield pending
 
     def _partial_secret_length(self, data: bytes) -> int:
-        """Returns how many of the last bytes may be the start of a secret."""
+        """Returns the length of the longest end of `data` that may be the start of a secret."""
         return max(
             (
                 length
@@ -76,7 +76,10 @@ class Secrets:
 
 
 def redact(value: Any, secrets: Secrets, *, keep: Callable[[str], bool] = lambda _: False) -> Any:
-    """Returns text or JSON without the secrets. Texts for which `keep` returns true stay unchanged."""
+    """Returns text or JSON with `***` for each secret. Texts for which `keep` returns true stay unchanged.
+
+    Names of JSON members stay unchanged, too, unless they have more than 12 characters.
+    """
     match value:
         case str():
             return value if keep(value) else secrets.redact_text(value)

@@ -1,4 +1,4 @@
-"""Checks the other parameters of a call to a SIP address: `from`, `sip_auth_username` and `sip_auth_password`."""
+"""Checks the parameters of a call to a SIP address that go with `to`: `from`, `sip_auth_username` and `sip_auth_password`."""
 
 import re
 from typing import Final, NamedTuple
@@ -55,6 +55,8 @@ def check_sip_auth(username: str | None, password: str | None) -> SipAuthFinding
 
 def _check_credential(value: str, code: str, parameter: str, report: Report) -> None:
     """Reports a value that is too long, and each character that is illegal or that SIP software handles differently.
+
+    `code` is the beginning of the findings' codes. `parameter` is what their texts call the value.
 
     A user name is sent as a quoted-string (RFC 3261 §25.1). It has no control characters, and `"` and `\\` only as a
     quoted-pair. Non-ASCII characters are unsafe, because digest had no agreed charset before RFC 7616.

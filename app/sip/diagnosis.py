@@ -49,7 +49,7 @@ class ValidParts:
 
 
 def _illegal_characters(characters: str) -> re.Pattern[str]:
-    """Returns a pattern for runs of printable ASCII outside `characters`, and for "%" without two hexadecimal digits."""
+    """Returns a pattern for printable ASCII that is not among the allowed `characters`, and for "%" without two hex digits."""
     return re.compile(rf"[^{characters}%\x00-\x1f\x7f-\U0010ffff]++|%(?![0-9A-Fa-f]{{2}})", re.ASCII)
 
 
@@ -92,7 +92,7 @@ def diagnose(text: str, report: Report) -> ValidParts:
 
 
 def _end_of_address(text: str, start: int) -> int:
-    """Returns where host and port end: before the first `;` or `?`, or at the end of the text."""
+    """Returns where host and port, which begin at `start`, end: before the first `;` or `?`, or at the end of the text."""
     found = _ADDRESS_END.search(text, start)
     return found.start() if found else len(text)
 
@@ -252,7 +252,10 @@ def _diagnose_headers(headers: str, start: int, valid_parts: ValidParts, report:
 
 
 def _report_illegal(illegal: re.Pattern[str], part: str, start: int, code: str, hint: str, report: Report) -> None:
-    """Reports illegal characters. Control and non-ASCII characters have their own findings and are not reported again."""
+    """Reports what the pattern `illegal` matches in `part`, which begins at `start`. `hint` says how to correct it.
+
+    Control and non-ASCII characters have their own findings: the pattern does not match them.
+    """
     for run in illegal.finditer(part):
         if run[0] == "%":
             detail = "Write % as %25, or give it two hexadecimal digits."

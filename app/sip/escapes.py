@@ -53,7 +53,10 @@ def truncates_to_line_end(character: str) -> bool:
 
 
 def check_escapes(text: str, start: int, report: Report) -> None:
-    """Reports problems with the decoded characters of `text`, which begins at `start` in the URI."""
+    """Reports escapes in `text` that stand for dangerous or non-ASCII characters, or that are not UTF-8.
+
+    `text` begins at `start` in the URI.
+    """
     decoded = unescape(text)
     if decoded is None:
         return _report_not_utf8(text, start, report)
@@ -94,6 +97,9 @@ def _report_not_utf8(text: str, start: int, report: Report) -> None:
 
 
 def _octet_range(text: str, first: int, count: int) -> tuple[int, int]:
-    """Returns start and end, in `text`, of `count` decoded octets from octet `first` on. An escape such as %C3 is one octet."""
+    """Returns where the `count` octets from the index `first` on start and end in `text`. Indexes count decoded octets.
+
+    An escape such as %C3 is one octet, and so is a character that is not escaped.
+    """
     written = list(islice(_ESCAPE_OR_CHARACTER.finditer(text), first, first + count))
     return written[0].start(), written[-1].end()

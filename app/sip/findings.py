@@ -72,10 +72,10 @@ SEVERITIES: Final[Mapping[str, Severity]] = MappingProxyType(
 
 
 class Report(list[Finding]):
-    """The findings of one validation.
+    """The findings of one validation: the first MAX_FINDINGS, to bound the work, and always the first error.
 
-    Keeps at most MAX_FINDINGS, to bound the work, but always keeps the first error, so that a truncated list never
-    makes an address look valid. If `is_closed`, the report is complete and `add` ignores further findings.
+    The error is kept even if it comes later, so that a truncated list never makes an address look valid. If `is_closed`, the
+    report is complete and `add` ignores further findings.
     """
 
     is_closed = False

@@ -89,7 +89,7 @@ Part = str
 
 
 class UriParts(Protocol):
-    """The parts of a text: the `re.Match` of `SIP_URI` if it is a SIP URI, otherwise the `ValidParts` of app.sip.diagnosis."""
+    """The parts of a URI: the match of `SIP_URI` or, for a text that does not match, the `ValidParts` of app.sip.diagnosis."""
 
     def groups(self) -> tuple[str | None, ...]:
         """Returns scheme, user, password, host, port, parameters (with each ";"), headers (without "?"), as written."""

@@ -56,7 +56,7 @@ def canonical_host(host: str) -> str:
 
 
 def read_host(host: str, start: int, has_user: bool, report: Report) -> str:
-    """Checks the host, which begins at `start` in the URI, and returns its canonical form."""
+    """Checks the host, which begins at `start` in the URI, and returns its canonical form. `has_user`: the URI has a user."""
     end = start + len(host)
     if host[0] == "[":
         _check_ipv6(IPv6Address(host[1:-1]), start, end, report)
@@ -119,7 +119,7 @@ def _refuse_non_public(start: int, end: int, report: Report) -> None:
 def _check_twilio_host(labels: list[str], start: int, end: int, has_user: bool, report: Report) -> None:
     """Checks a host of Twilio: <https://www.twilio.com/docs/api/errors/32220> and …/32223.
 
-    `labels` are the labels of the host without the last one, `com`.
+    `labels` are the labels of the host without the last one, `com`. `has_user`: the URI has a user, which these hosts need.
     """
     match labels[:-1]:
         case [_, "sip"]:

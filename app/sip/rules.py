@@ -159,7 +159,10 @@ def _report_other_parameter(name: str, value: str, start: int, end: int, report:
 
 
 def check_security(sips: bool, port: str | None, values: ValuesByName, parts: UriParts, report: Report) -> None:
-    """Checks that scheme, transport, secure and port agree. `values` are the parameters' values by lower-case name."""
+    """Reports scheme, transport, secure and port that contradict each other, and TLS without encrypted media.
+
+    `values` are the parameters' values by lower-case name.
+    """
     transport, secure = values.get("transport"), values.get("secure")
     transport = transport and transport.lower()
     encrypted = secure is not None and secure.lower() == "true"
@@ -181,7 +184,7 @@ def check_security(sips: bool, port: str | None, values: ValuesByName, parts: Ur
 
 
 def read_headers(raw_headers: str, start: int, report: Report) -> NameValuePairs:
-    """Decodes and checks headers. `raw_headers` is their text, which begins at `start` in the URI."""
+    """Decodes and checks headers, and returns them. `raw_headers` is their text, which begins at `start` in the URI."""
     size = raw_headers.count("&") + 1
     spaced = raw_headers.replace("%20", " ")
     plain = FAST_PATH_HEADERS.findall(spaced)

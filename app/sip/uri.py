@@ -135,7 +135,7 @@ class SipUri:
 
 
 def _check_parts(text: str, scheme: str | None, parts: UriParts, report: Report) -> None:
-    """Checks the scheme, the user, the password and the port."""
+    """Checks the scheme, the user, the password and the port by the rules of RFC 3261 and of Twilio."""
     _, user, password, host, port, _, _ = parts.groups()
     if scheme == "sips":
         detail = "Use sip: with ;transport=tls, and ;secure=true for the media: Twilio advises against sips:."
@@ -151,7 +151,7 @@ def _check_parts(text: str, scheme: str | None, parts: UriParts, report: Report)
 
 
 def _check_lengths(text: str, report: Report) -> None:
-    """Reports an address or headers that are too long. After such a finding the report takes no others."""
+    """Reports an address or headers that are too long. After such a finding the report is closed: it takes no others."""
     # In every SIP URI the first "?" after the "@", or the first at all, starts the headers.
     question = text.find("?", text.find("@") + 1)
     end = len(text) if question < 0 else question

@@ -37,7 +37,7 @@ def indeterminate_error(call: Call, *, repeatable: bool) -> ActionUnknown:
 
 
 def event_data_of_error(error: TwilioError) -> dict[str, Any]:
-    """Returns the data of the event for an error. It has no texts of Twilio, which may repeat parameters of the request."""
+    """Returns the data of the event that records the error. It has no texts of Twilio, which may repeat request parameters."""
     unknown = isinstance(error, TwilioOutcomeUnknown)
     data = {"result": "unknown" if unknown else "not_done", "reason": error.reason}
     answer = error.answer
@@ -54,7 +54,7 @@ def event_data_of_answer(response: UpstreamResponse) -> dict[str, Any]:
 
 
 def error_for_client(call_id: UUID | None, error: TwilioError) -> CallgateError:
-    """Translates a TwilioError to an error for the client. The TwilioError must prove that nothing was changed."""
+    """Translates a TwilioError to an error for the client. Use it only for errors that prove that Twilio changed nothing."""
     return upstream_problem(
         error, _ERRORS_BY_TWILIO_ERROR, rejected_detail="Twilio refused the change; `upstream` says why.", call_id=call_id
     )

@@ -17,7 +17,7 @@ from app.twilio.subresources import IDEMPOTENCY_KEY, Operation, Parameter, custo
 
 
 def _refuse_deep_nesting(value: dict[str, Any]) -> dict[str, Any]:
-    """Raises an error for JSON that is nested too deeply to be serialized again."""
+    """Returns the value. Raises a validation error if it is nested so deeply that it cannot be serialized to JSON."""
     try:
         json.dumps(value)
     except RecursionError:
@@ -37,7 +37,7 @@ _TYPES_BY_KIND: Mapping[str, Any] = {
 
 @cache
 def members_of(operation: Operation) -> type[BaseModel]:
-    """Returns the pydantic model of a request's members.
+    """Returns the pydantic model of the members that a request for this operation has in its query or its JSON body.
 
     The model of a body accepts only the right JSON types. The model of a query converts texts to these types.
     """

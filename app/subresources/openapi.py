@@ -102,7 +102,7 @@ def responses_of(operation: Operation, path: str) -> dict[int | str, dict[str, A
 
 
 def openapi_extra_of(operation: Operation) -> dict[str, Any]:
-    """Returns the documentation of the query parameters or the body that `members` reads."""
+    """Returns the OpenAPI description of the operation's query parameters or its body, as `read_members` accepts them."""
     if operation.method == "GET":
         properties = schema_of(operation)["properties"].items()
         return {
@@ -134,9 +134,9 @@ def schemas() -> dict[str, Any]:
 
 
 def _body_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Returns the schema, with enums and objects as separate components.
+    """Returns the components of a body: its schema under `name`, and each enum and object in it as a component of its own.
 
-    Code generators would otherwise invent names for them, such as a member's name with a number.
+    Code generators would otherwise invent names for enums and objects, such as a member's name with a number.
     """
     parts: dict[str, Any] = {}
 

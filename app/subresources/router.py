@@ -188,7 +188,7 @@ def _query_fields(request: Request) -> dict[str, str]:
 
 
 def _with_own_uris(page: dict[str, Any], operation: Operation, path: str) -> dict[str, Any]:
-    """Returns Twilio's page with page URIs that point to this API and use its parameter names."""
+    """Returns Twilio's page of a list. Its URIs, such as that of the next page, get this API's `path` and parameter names."""
     members = {name: parameter.member_name for parameter in operation.parameters for name in parameter.field_names()}
 
     def own_uri(uri: Any) -> Any:

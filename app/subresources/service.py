@@ -66,7 +66,7 @@ class MediaRequest:
 
 
 class SubresourceService:
-    """Forwards requests for a call's subresources to Twilio. `list_limit` limits how many lists are read at a time."""
+    """Forwards requests for a call's subresources to Twilio. `list_limit` limits how many lists are read at the same time."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class SubresourceService:
         self._list_limit = list_limit
 
     async def started_call(self, caller: Caller, id_or_sid: str, *, account_sid: str | None = None) -> Call:
-        """Returns a call that Twilio has started. Raises WrongCallState if it is not known to have started.
+        """Returns a call that Twilio has started. Raises WrongCallState for a call without a CallSid: it may not have started.
 
         Raises CallNotFound if the tenant or, with `account_sid`, this account of the tenant does not have the call.
         """
@@ -113,9 +113,10 @@ class SubresourceService:
             return await _read_document(self.read(call, request))
 
     async def change(self, caller: Caller, call: Call, request: SubresourceRequest) -> UpstreamResponse:
-        """Creates, updates or deletes an item. Writes an event before the request is sent, and another with the result.
+        """Creates, updates or deletes an item, such as a recording.
 
-        Raises ActionUnknown when Twilio may have made the change. Callgate never repeats such a request.
+        Writes an event of the call before the request is sent, and another with the result. Raises ActionUnknown when Twilio
+        may have made the change. Callgate never repeats such a request.
         """
         if caller.suspended and request.operation.action == "create":
             raise TenantSuspended
@@ -224,7 +225,7 @@ class SubresourceService:
     async def _record_result(self, call: Call, request: SubresourceRequest, data: dict[str, Any]) -> None:
         """Writes the event with the result of a change. Logs an error, and does not raise, if the database is unavailable.
 
-        An exception would become a 5xx, and a 5xx means to the client that nothing was changed.
+        An exception would become a 5xx response, which tells the client that nothing was changed.
         """
         try:
             await self._record_event(call, request, data)

@@ -77,8 +77,8 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
     ) -> TenantRow:
         """Changes the settings that are in `changes`, and returns the tenant.
 
-        Changed hours apply to waiting calls at once. With `expected_versions`, raises VersionOutdated unless the tenant has
-        one of these versions (`TenantRow.version`).
+        Changed hours also apply to scheduled calls that already wait. With `expected_versions`, raises VersionOutdated unless
+        the tenant has one of these versions (`TenantRow.version`).
         """
         async with self.database.transaction() as connection:
             tenant = await self._lock_tenant(connection, tenant_id)
@@ -132,9 +132,9 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         return await self.update_tenant(tenant_id, changes)
 
     async def renew_callback_secret(self, tenant_id: str) -> str:
-        """Replaces the secret that signs deliveries. Returns the new secret, which cannot be shown again.
+        """Replaces the secret that signs the tenant's status callbacks. Returns the new secret, which cannot be shown again.
 
-        Retries of earlier deliveries are signed with the new secret, too.
+        If an earlier callback is sent again, it is signed with the new secret, too.
         """
         secret = generate_callback_secret()
         sealed = self.keyring.seal(secret, identity=callback_secret_identity(tenant_id))

@@ -25,7 +25,8 @@ class AccountAdministration(Administration):
     ) -> CredentialRow:
         """Adds a credential, and creates its account if the tenant does not have it.
 
-        Older credentials of the account are tried first. `base_url` None: an existing account keeps its base URL.
+        Requests to Twilio try older credentials of the account first. `base_url` None: an existing account keeps its base URL,
+        and a new one uses the default server.
         """
         check_sids(account_sid, key_sid)
         base_url = _valid_base_url(base_url)

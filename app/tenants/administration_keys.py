@@ -62,10 +62,11 @@ class KeyAdministration(Administration):
         key_format: KeyFormat,
         idempotency_key: str | None,
     ) -> tuple[KeyRow, str | None]:
-        """Creates an API key as `create_key` does, but only one for each idempotency key of the tenant (None: always one).
+        """Creates an API key as `create_key` does, but only one for each idempotency key of the tenant.
 
         If an earlier request created the key, returns its current row and None, because the key itself is not stored. Raises
-        IdempotencyKeyReused if that request had another name, other scopes or another expiry.
+        IdempotencyKeyReused if that request had another name, other scopes or another expiry. `idempotency_key` None: always
+        creates a key.
         """
         return await self._create(
             tenant_id,

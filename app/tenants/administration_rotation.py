@@ -30,7 +30,7 @@ RotationStep = Literal["promote", "wait", "done"]
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """Two active credentials of an account: the new one is tried before the old one, which is to be revoked."""
+    """A rotation that has begun: two active credentials of an account. The new one is tried before the old one."""
 
     account: AccountRow
     old: CredentialRow
@@ -39,10 +39,10 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class RotationProgress:
-    """The state of a rotation. `step` is the step that comes next, or `done`.
+    """The state of a rotation. `step` says what comes next.
 
-    promote: Twilio still accepts the old auth token, so an operator must promote the new one at Twilio. wait: the old
-    credential can be revoked at `revoke_at`, unless it is used again. done: the old credential is revoked.
+    `promote`: an operator must promote the new auth token at Twilio, which still accepts the old one. `wait`: the old
+    credential can be revoked at `revoke_at`, or later if it is used again. `done`: the old credential is revoked.
     """
 
     step: RotationStep
@@ -88,8 +88,9 @@ class CredentialRotation(AccountAdministration):
     ) -> Replacement | None:
         """Stores a new credential that Twilio accepts, and puts it before the old credential in the order of use.
 
-        If the new credential is stored already, changes only the order. Returns None if there is no old credential to replace.
-        Raises OperatorError, and changes nothing, if Twilio refuses the new credential.
+        If the new credential is stored already, changes only the order. Returns None if it is stored and has none to replace,
+        or (without `old_id`) has replaced one before. Raises OperatorError, and changes nothing, if Twilio refuses the new
+        credential, or if it is not clear which old credential is to be replaced.
         """
         async with self.database.transaction() as connection:
             account, stored, old = await self._read_rotation(connection, tenant_id, account_sid, key_sid, secret, old_id)
@@ -113,8 +114,9 @@ class CredentialRotation(AccountAdministration):
     async def advance(self, replacement: Replacement, *, min_unused_time: timedelta) -> RotationProgress:
         """Revokes the old credential if it is not needed any more. Returns the state of the rotation.
 
-        The old credential must have been unused for `min_unused_time`. Uses are stored up to a minute late. Raises
-        OperatorError if Twilio refuses the new credential or does not answer.
+        An old auth token is needed while Twilio accepts it. Every old credential is needed until it has been unused for
+        `min_unused_time`, which should be more than a minute, because uses are stored up to a minute late. Raises OperatorError
+        if Twilio refuses the new credential or does not answer.
         """
         account, old, new = replacement.account, replacement.old, replacement.new
         decrypted = await self._decrypt(account, new)
@@ -202,10 +204,11 @@ def _is_tried_before(one: CredentialRow, other: CredentialRow) -> bool:
 def _choose_old(
     account: AccountRow, credentials: Sequence[CredentialRow], stored: CredentialRow | None, old_id: UUID | None
 ) -> CredentialRow | None:
-    """Returns the credential to replace: the one with the id `old_id` or, if that is None, the only old one.
+    """Returns the credential to replace: the one with the id `old_id` or, if that is None, the only one that is not new.
 
     `credentials` are the account's credentials of the same kind. `stored` is the new credential; None if it is not stored yet.
-    Returns None if the old credential is revoked already. Raises OperatorError if there are several and `old_id` is None.
+    Returns None if the new credential is stored, and the old one is revoked already. Raises OperatorError if there is no
+    credential to replace, or if there are several and `old_id` is None.
     """
     others = [each for each in credentials if stored is None or each.id != stored.id]
     if old_id is not None:
@@ -223,7 +226,10 @@ def _choose_old(
 
 
 def _last_needed_at(old: CredentialRow, new: CredentialRow) -> datetime:
-    """Returns the last time at which the old credential was used, replaced or, if it is an auth token, refused by Twilio."""
+    """Returns the latest of these times: the last use of the old credential, and the time when the new one was put before it.
+
+    For an auth token, the time when Twilio refused it counts, too.
+    """
     moments = [old.last_used_at, new.preferred_at, old.rejected_at if old.kind == "auth_token" else None]
     return max(moment for moment in moments if moment is not None)
 

@@ -23,7 +23,7 @@ _LOWEST_ID = UUID(int=0)
 
 
 class TenantSettings(TypedDict, total=False):
-    """The settings of a tenant: all of them or, to change some, only those."""
+    """The settings of a tenant; in a change, only the settings to change."""
 
     name: str
     suspended: bool
@@ -163,7 +163,7 @@ async def find_tenants(connection: Connection, tenant_ids: Sequence[str], *, loc
 
 
 async def update_settings(connection: Connection, tenant_id: str, settings: TenantSettings) -> TenantRow:
-    """Stores `settings`, which must be complete. A tenant that was suspended before keeps its `suspended_at`."""
+    """Stores `settings`, which must be complete. A tenant that was suspended and stays so keeps its `suspended_at`."""
     statement = f"""UPDATE tenant SET name = $2, suspended_at = CASE WHEN $3 THEN coalesce(suspended_at, now()) END,
         status_callback = $4, status_callback_method = $5, status_callback_events = $6, callback_format = $7,
         max_in_flight = $8, hours = $9 WHERE id = $1 RETURNING {TENANT_COLUMNS}"""
@@ -237,7 +237,7 @@ async def find_active_secrets(connection: Connection, account_id: UUID, *, usern
 async def lock_credential(
     connection: Connection, credential_id: UUID, *, tenant_id: str, account_sid: str | None
 ) -> CredentialRow | None:
-    """Returns the tenant's credential and locks its row until the transaction ends. `account_sid` None: of any account."""
+    """Returns the tenant's credential, if any, and locks its row until the transaction ends. `account_sid`: None for any."""
     statement = f"""SELECT {CREDENTIAL_COLUMNS} FROM twilio_credential AS credential WHERE id = $1 AND account_id IN (
         SELECT id FROM twilio_account WHERE tenant_id = $2 AND ($3::text IS NULL OR account_sid = $3)) FOR NO KEY UPDATE"""
     return _to_row(CredentialRow, await connection.fetchrow(statement, credential_id, tenant_id, account_sid))

@@ -9,7 +9,7 @@ Value = TypeVar("Value")
 
 
 def never_coherent() -> bool:
-    """Returns False. As `is_coherent` of a cache, disables it, for processes that do not listen for changes in Postgres."""
+    """Returns False. A cache with this `is_coherent` stores nothing. Use it where no changes in the database are reported."""
     return False
 
 
@@ -28,7 +28,7 @@ class TTLCache(Generic[Value]):
         self._invalidations = 0
 
     def peek(self, name: Hashable) -> Value | None:
-        """Returns the cached value of `name`; None if it has none that is still valid."""
+        """Returns the cached value of `name`; None if no valid value is cached."""
         entry = self._entries.get(name)
         return entry[1] if entry is not None and entry[0] > time.monotonic() and self._is_coherent() else None
 

@@ -48,9 +48,9 @@ COMMAND_LINE: Final = OperatorCaller(None, "command line", ALL_SCOPES)
 
 
 def command_caller(tenant_id: str, *, suspended: bool) -> Caller:
-    """Returns the command line as a caller that acts for one tenant.
+    """Returns a Caller that stands for the command line and acts for one tenant. `suspended`: the tenant is suspended.
 
-    Callers take turns when scheduled calls are dialled. All commands have the same `key_id`, and so count as one caller.
+    All commands have the same `key_id`. So they count as one caller where callers take turns: when scheduled calls are dialled.
     """
     return Caller(tenant_id, UUID(int=0), COMMAND_LINE.name, suspended, ALL_SCOPES)
 

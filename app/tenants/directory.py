@@ -112,7 +112,7 @@ class TenantDirectory:
         )
 
     def invalidate(self) -> None:
-        """Empties the caches. Called after every change of the data, and when a change may have been missed."""
+        """Empties the caches. Must be called after every change of the data, and when the notice of a change may be lost."""
         for cache in self._caches:
             cache.invalidate()
 
@@ -207,7 +207,10 @@ class TenantDirectory:
         )
 
     async def mark_credentials(self, session: Session, *, rejected: set[str], accepted: set[str], reason: str) -> None:
-        """Records which credentials (by reference) Twilio refused or accepted. Refused ones are tried last from now on."""
+        """Records that Twilio refused or accepted credentials, each named by its `reference`. `reason` is that of the refusal.
+
+        Refused credentials are tried last from now on.
+        """
         if rejected:
             await repository.set_rejection(session, [UUID(reference) for reference in rejected], reason=reason)
         if accepted:

@@ -1,6 +1,6 @@
 """SQL that reads tenants, accounts, credentials and keys for many requests in one statement.
 
-A change to any tenant empties the caches of all processes, and many requests then read at the same time.
+This matters because a change to any tenant empties the caches of all processes, and many requests then read at the same time.
 """
 
 from collections import defaultdict
@@ -42,7 +42,7 @@ class StoredWorkload:
 
 @dataclass(frozen=True, slots=True)
 class CallbackDefaults:
-    """The status callback of calls that are created without one."""
+    """A tenant's status callback for calls whose request has none."""
 
     url: str | None
     method: str | None

@@ -88,7 +88,7 @@ class TwilioCredential(Base):
 
 
 class CredentialLastUse(Base):
-    """The last use of a credential. A separate table, because changes of `twilio_credential` empty all caches."""
+    """The last use of a credential. Not in `twilio_credential`, because each change there empties all processes' caches."""
 
     __tablename__ = "credential_use"
 
@@ -119,7 +119,7 @@ class ApiKey(Base):
 
 
 class KeyLastUse(Base):
-    """The last use of an API key. A separate table, because changes of `api_key` empty all caches."""
+    """The last use of an API key. Not in `api_key`, because each change there empties all processes' caches."""
 
     __tablename__ = "api_key_use"
 

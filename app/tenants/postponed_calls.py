@@ -1,4 +1,4 @@
-"""Applies changed hours and a queue's pause to waiting calls at once. Uses asyncpg without SQLAlchemy (`administration_store`).
+"""Applies changed hours and a queue's pause to calls that already wait. Uses asyncpg without SQLAlchemy.
 
 A grant is the right to dial a scheduled call, which a worker takes in a transaction.
 """
@@ -25,9 +25,10 @@ _MAKE_CALLS_DUE_SQL: Final = """
 
 
 async def wait_for_grants(database: Transactions, tenant_id: str) -> None:
-    """Waits until no transaction grants the dialling of calls by the tenant's old settings any more.
+    """Waits for the transactions that may be granting calls of the tenant by its old settings.
 
-    Such a transaction locks its account's row of the table `pace`. Later transactions read the new settings.
+    The caller must have committed the new settings: transactions that begin later read them. A transaction that grants calls
+    locks its account's row of the table `pace`.
     """
     async with database.transaction() as connection:
         await connection.execute(_LOCK_PACES_SQL, tenant_id)
@@ -36,8 +37,8 @@ async def wait_for_grants(database: Transactions, tenant_id: str) -> None:
 async def make_calls_due(database: Transactions, tenant_id: str, queue_id: UUID | None = None) -> None:
     """Moves `due_at` of postponed calls back to now, or to `not_before` if that is later, so that the new hours apply.
 
-    A call is postponed (`due_at` is after `not_before`) when it was due outside its hours. `queue_id` None: all calls of the
-    tenant. Skips calls that another transaction has locked, because they are being dialled or canceled.
+    A call is postponed if `due_at` is after `not_before`: it was due outside its hours, or is to be tried again. `queue_id`
+    None: all calls of the tenant. Skips calls that another transaction has locked, because they are being dialled or canceled.
     """
     await wait_for_grants(database, tenant_id)
     while True:

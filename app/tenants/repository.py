@@ -46,7 +46,10 @@ async def mark_keys_used(session: AsyncSession, prefixes: Collection[str]) -> No
 
 
 async def _mark_used(session: AsyncSession, table: type[Base], id_column: str, used: Any) -> None:
-    """Writes the pairs of id and time that the query `used` selects. The query must sort by id, which prevents deadlocks."""
+    """Writes the pairs of id and time that the query `used` selects to `table`, whose primary key is `id_column`.
+
+    The query must sort by id, which prevents deadlocks.
+    """
     statement = insert(table).from_select([id_column, "last_used_at"], used)
     await session.execute(
         statement.on_conflict_do_update(index_elements=[id_column], set_={"last_used_at": statement.excluded.last_used_at})
@@ -94,9 +97,10 @@ async def describe_secret(session: AsyncSession, column: SealedColumn, row: Any)
 async def list_rows_with_secret(
     session: AsyncSession, column: SealedColumn, *, after: Any, limit: int, unless_key_id: bytes | None = None
 ) -> Sequence[Any]:
-    """Returns up to `limit` rows that have a secret in this column, by id. Includes revoked ones. `after`: only later ids.
+    """Returns up to `limit` rows that have a secret in this column, revoked ones too, in the order of their ids.
 
-    With `unless_key_id`, the id of an encryption key, returns only rows that are encrypted with another key, and locks them.
+    `after`: only rows with a later id. With `unless_key_id`, the id of an encryption key, returns only rows that are encrypted
+    with another key, and locks them.
     """
     statement = select(column.table).where(column.sealed.is_not(None)).order_by(column.table.id).limit(limit)
     if after is not None:

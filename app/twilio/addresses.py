@@ -35,13 +35,13 @@ def address_key(address: str) -> str:
 
 
 def caller_key(caller: str) -> str:
-    """Returns the part of a `from` that decides a comparison: its user or digits. Twilio may omit or replace the host."""
+    """Returns the part of a `from` that is compared: its user, or its digits. Twilio may omit or replace the host."""
     _, rest = _split_scheme(_decode_address(caller))
     return _user_key(rest.partition("?")[0].partition("@")[0])
 
 
 def is_same_address(sent: str, returned: str) -> bool:
-    """Returns whether both addresses are equivalent by RFC 3261 §19.1.4."""
+    """Returns whether both addresses are the same text, or SIP URIs that are equal by RFC 3261 §19.1.4."""
     return sent == returned or are_equal_uris(sent, returned)
 
 
@@ -76,7 +76,7 @@ def has_no_optional_parts(address: str) -> bool:
 
 
 def _decode_address(address: str) -> str:
-    """Returns the address in lower case, without escapes, and without the display name and brackets of a name-addr."""
+    """Returns the address in lower case and without escapes. Of `"Name" <address>`, returns only the address."""
     text = address.strip()
     if text.endswith(">"):
         text = text.rpartition("<")[2][:-1]
@@ -89,7 +89,10 @@ def _split_scheme(text: str) -> tuple[str, str]:
 
 
 def _sip_key(after_scheme: str) -> str:
-    """Returns the key `user@host` of a decoded SIP address without its scheme. A `?` or `@` that was escaped also splits it."""
+    """Returns the key `user@host` of a decoded SIP address without its scheme.
+
+    A `?` or `@` ends a part even if it was escaped in the original address.
+    """
     user, at, host = after_scheme.partition("?")[0].partition("@")
     if not at:
         user, host = "", user
@@ -113,6 +116,6 @@ def _host_key(host: str) -> str:
 
 
 def _digits(number: str) -> str:
-    """Returns the digits without leading zeros and without North America's country code 1, which national notation omits."""
+    """Returns the digits without leading zeros and without North America's country code 1, which national numbers lack."""
     digits = _NOT_DIGITS.sub("", number).lstrip("0")
     return digits[1:] if len(digits) == _NANP_NUMBER_LENGTH and digits[0] == "1" else digits

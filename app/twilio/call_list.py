@@ -16,7 +16,10 @@ MAX_PAGE_BYTES = 8 * 1024 * 1024
 async def read_pages(
     fetch_json: Callable[[str], Awaitable[Any]], account_sid: str, filters: Mapping[str, str]
 ) -> AsyncIterator[list[Mapping[str, Any]]]:
-    """Yields the calls of one page after another, as Twilio's JSON. `fetch_json` gets the JSON at a path below the account."""
+    """Yields the calls in Twilio's list, page by page, as Twilio's JSON. `filters` are query parameters of the list.
+
+    `fetch_json` gets the JSON at a path relative to the account's URL. Raises TwilioOutcomeUnknown for an unreadable page.
+    """
     path = f"Calls.json?{urlencode({**filters, 'PageSize': PAGE_SIZE})}"
     while True:
         page = await fetch_json(path)

@@ -50,8 +50,8 @@ _ERRORS_BEFORE_SENDING = (
 async def try_credentials(credentials: Sequence[Credential], send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
     """Calls `send_request` with one credential after the other until Twilio accepts one, and returns the answer.
 
-    Raises TwilioCredentialRejected if Twilio refuses all of them, and TwilioNotSent if there are none. Raises any other
-    TwilioError at once, without trying the next credential.
+    Raises TwilioCredentialRejected if Twilio refuses all of them, and TwilioNotSent if there are none. After any other
+    TwilioError, tries no other credential and raises it.
     """
     rejection: TwilioError = TwilioNotSent("no_credential")
     for credential in credentials:
@@ -63,10 +63,10 @@ async def try_credentials(credentials: Sequence[Credential], send_request: Calla
 
 
 class HttpClient:
-    """Sends requests directly through the transport.
+    """Passes requests to the transport, without the layers of httpx.AsyncClient.
 
-    httpx.AsyncClient would add redirects, cookies, hooks and authentication flows. They are not needed here, and take as much
-    CPU time as sending the request.
+    These layers (redirects, cookies, hooks and authentication flows) are not needed here, and take as much CPU time as sending
+    the request.
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport, *, timeout: httpx.Timeout, user_agent: str) -> None:
@@ -132,7 +132,10 @@ def make_http_client(
 
 
 class TwilioClient:
-    """Twilio's 2010 API. Methods raise TwilioError for every failure of the network or of Twilio."""
+    """Twilio's 2010 API. Methods raise TwilioError for every failure of the network or of Twilio.
+
+    `deadline_s` limits the time for each request and its answer, in seconds.
+    """
 
     def __init__(self, http: HttpClient, *, base_url: str, metrics: Metrics | None = None, on_use: OnUse | None = None) -> None:
         self._http = http
@@ -157,7 +160,7 @@ class TwilioClient:
         await self._send("GET", credential, "Calls.json?PageSize=1", None, deadline_s)
 
     async def fetch_call(self, credential: Credential, sid: str, *, deadline_s: float) -> CallResource:
-        """Fetches a call, eventually consistent: https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource."""
+        """Fetches a call, possibly out of date: https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource."""
         return _parse_resource_of(sid, await self._send("GET", credential, f"Calls/{sid}.json", None, deadline_s))
 
     async def update_call(
@@ -167,7 +170,7 @@ class TwilioClient:
         return _parse_resource_of(sid, await self._send("POST", credential, f"Calls/{sid}.json", parameters, deadline_s))
 
     async def delete_call(self, credential: Credential, sid: str, *, deadline_s: float) -> None:
-        """Deletes a call; can be repeated: https://www.twilio.com/docs/voice/api/call-resource#delete-a-call-resource."""
+        """Deletes a call; safe to repeat: https://www.twilio.com/docs/voice/api/call-resource#delete-a-call-resource."""
         await self._send("DELETE", credential, f"Calls/{sid}.json", None, deadline_s)
 
     async def list_calls(
@@ -181,7 +184,8 @@ class TwilioClient:
         """Lists calls: https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources.
 
         Twilio applies `filters` (`To`, `Status`, `StartTime>`). Of the calls that Twilio returns, only those for which `keep`
-        is true are returned. Eventually consistent: the newest calls may be missing. Raises TwilioListTooLong.
+        is true are returned. The newest calls may be missing. Raises TwilioListTooLong if the list has more pages than
+        `MAX_PAGES` in app.twilio.call_list.
         """
 
         return await read_call_list(self.pages_of_calls(credential, filters, deadline_s=deadline_s), keep=keep)
@@ -279,7 +283,7 @@ def _parse_answer(response: httpx.Response, body: bytes, secrets: Secrets) -> An
 
 
 def _parse_resource(document: Any) -> CallResource:
-    """Returns the call in an answer. Raises TwilioOutcomeUnknown if there is none."""
+    """Returns the call in an answer. Raises TwilioOutcomeUnknown if the answer has no valid CallSid."""
     resource = CallResource.read(document)
     if resource is None:
         raise TwilioOutcomeUnknown("answer_without_sid")
@@ -287,7 +291,7 @@ def _parse_resource(document: Any) -> CallResource:
 
 
 def _parse_resource_of(sid: str, document: Any) -> CallResource:
-    """Returns the call in an answer. Raises TwilioOutcomeUnknown if there is none, or if it has another SID."""
+    """Returns the call in an answer. Raises TwilioOutcomeUnknown if the answer has no valid CallSid, or another than `sid`."""
     resource = _parse_resource(document)
     if resource.sid != sid:
         raise TwilioOutcomeUnknown("answer_of_another_call")

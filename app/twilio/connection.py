@@ -47,7 +47,7 @@ class HttpConnection(asyncio.Protocol):
     # Requests
 
     async def send(self, request: bytes, *, gate: SendGate | None, read_timeout_s: float | None) -> int:
-        """Writes the request and returns the status when the response's head has arrived; its fields are in `headers`.
+        """Writes the request, waits for the head of the response, and returns its status. Its fields are then in `headers`.
 
         Raises ConnectError or TooLate if nothing was written.
         """
@@ -70,7 +70,7 @@ class HttpConnection(asyncio.Protocol):
         return self._status
 
     def is_unusable(self) -> bool:
-        """Returns whether the server closed the connection or sent data since its last response, even if it is still unread."""
+        """Returns whether the server closed the connection, or sent data after its last response. Unread data counts, too."""
         if self._is_dirty or self._error is not None or self.transport.is_closing():
             return True
         tls = self.transport.get_extra_info("ssl_object")

@@ -1,7 +1,6 @@
 """An httpx transport for small requests without a proxy. It passes all other requests on to `AiohttpTransport`.
 
-It saves the CPU time that the layers of a general client would take for every call: `python -m bench.transport` measures it
-(docs/adr/0039).
+A general client such as aiohttp takes more CPU time for each call: `python -m bench.transport` measures it (docs/adr/0039).
 """
 
 import asyncio
@@ -76,7 +75,10 @@ class DirectTransport(httpx.AsyncBaseTransport):
         await self._fallback.aclose()
 
     def _take_idle_connection(self, origin: _Origin) -> HttpConnection | None:
-        """Returns the most recently used of the idle connections that are still usable; None if there is none."""
+        """Returns the usable idle connection to `origin` that was used last; None if there is none.
+
+        Closes the connections that it finds unusable.
+        """
         idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
@@ -108,7 +110,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         return connection
 
     def _release_connection(self, origin: _Origin, connection: HttpConnection | None) -> None:
-        """Releases the slot of `take_slot`. Keeps the connection for reuse if its response has ended, or closes it."""
+        """Frees the slot that `take_slot` took. Keeps the connection for reuse if its response has ended, or else closes it."""
         self._slots.release()
         if connection is None:
             return

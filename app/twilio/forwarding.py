@@ -123,7 +123,10 @@ class Forwarding:
         *,
         deadline_s: float,
     ) -> AsyncIterator[StreamedResponse]:
-        """Yields the audio: https://www.twilio.com/docs/voice/api/recording#fetch-a-recording-media-file."""
+        """Yields the audio of a recording; `suffix` is `.mp3` or `.wav`.
+
+        https://www.twilio.com/docs/voice/api/recording#fetch-a-recording-media-file
+        """
         path = f"{RECORDINGS.segment}/{quote(recording_sid, safe='')}{suffix}"
         url, secrets = f"{path}?{urlencode(query)}" if query else path, secrets_of_fields(credential, query)
         async with self._open(

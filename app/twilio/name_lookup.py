@@ -40,6 +40,6 @@ class NameLookup:
 
 
 def _mark_exception_as_read(look_up: "asyncio.Future[Addresses]") -> None:
-    """Keeps asyncio from logging the exception as never read when all callers were canceled."""
+    """Marks a look-up's exception as read. Otherwise asyncio logs it when all callers that waited for it were canceled."""
     if not look_up.cancelled():
         look_up.exception()

@@ -39,7 +39,7 @@ def decoded_chunks(response: httpx.Response) -> AsyncIterable[bytes]:
 
 
 class _SmallPieces(httpx.AsyncByteStream):
-    """Splits a stream into pieces that are so small that a decoded piece does not fill the memory."""
+    """Splits a compressed stream into small pieces, so that no piece fills the memory when it is decoded."""
 
     def __init__(self, stream: httpx.AsyncByteStream) -> None:
         self._stream = stream

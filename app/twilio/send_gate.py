@@ -22,7 +22,7 @@ class SendGate:
         self._closed = False
 
     def enter(self) -> bool:
-        """Returns whether the request may be written. Called directly before the first byte."""
+        """Returns whether the request may be written. The transport must call this method directly before the first byte."""
         self._closed = self._closed or elapsed() >= self._deadline
         self._entered = self._entered or not self._closed
         return not self._closed

@@ -111,7 +111,7 @@ async def take_slot(slots: asyncio.Semaphore, timeout_s: float | None) -> None:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Raises httpx's connect errors, which prove that nothing was sent, for every failure to connect."""
+    """A connector of aiohttp that raises httpx's connect errors for every failure to connect: nothing was sent."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -174,7 +174,10 @@ def _is_unusable(connection: Connection, *, ignore_socket: bool) -> bool:
 
 
 async def _no_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Raises httpx's errors instead of aiohttp's, for which aiohttp's session would repeat a GET, PUT or DELETE."""
+    """Sends the request with `handler`, and turns aiohttp's errors into httpx's.
+
+    After an error of aiohttp, its session would repeat a GET, PUT or DELETE.
+    """
     try:
         return await handler(request)
     except (aiohttp.ClientError, OSError, ValueError) as error:

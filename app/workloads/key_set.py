@@ -34,7 +34,7 @@ class KeySetUnreadable(Exception):
 
 
 class KeySetUnavailable(Exception):
-    """The key set could not be read lately, so a key that is not in the last good set may be valid or not."""
+    """The key set could not be read lately, so it is unknown whether a key that is not in the last good set is valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def parse_key_set(body: bytes) -> dict[str, PyJWK]:
 
 
 def _usable_key(document: Any) -> PyJWK | None:
-    """Returns the key if it is a public one that signs with an accepted algorithm; otherwise None."""
+    """Returns the public key in an entry of a key set, if it is for an accepted signature algorithm; otherwise None."""
     if not isinstance(document, dict) or document.get("use", "sig") != "sig" or not isinstance(document.get("kid"), str):
         return None
     try:
@@ -100,7 +100,7 @@ class KeySet:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Reads the set in the background, at once and then at intervals. Never fails."""
+        """Reads the set in the background: immediately, and then at intervals. Never fails."""
         repeating = asyncio.create_task(self._read_repeatedly())
         try:
             yield

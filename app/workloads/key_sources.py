@@ -46,7 +46,10 @@ async def _read_file(path: Path) -> bytes:
 
 
 def _read_bytes(path: Path, what: str) -> bytes:
-    """Returns the content of a file. Raises KeySetUnreadable, whose reason begins with `what`, unless the file is too long."""
+    """Returns the content of a file. Raises KeySetUnreadable if the file is missing, not readable or too long.
+
+    `what` is the kind of file, with which a reason for a missing or unreadable file begins.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_CONTENT_BYTES + 1)
@@ -68,7 +71,10 @@ async def _read_within_timeout(read: Callable[[], Awaitable[bytes]]) -> bytes:
 
 
 async def _read_discovered(reader: "_HttpReader", url: str, issuer: str) -> bytes:
-    """Reads the key set that the discovery document names: https://openid.net/specs/openid-connect-discovery-1_0.html"""
+    """Returns the key set that the issuer's discovery document at `url` names.
+
+    https://openid.net/specs/openid-connect-discovery-1_0.html
+    """
     try:
         document = json.loads(await reader.get(url, with_token=True))
     except (ValueError, RecursionError):

@@ -91,7 +91,10 @@ class TokenRules:
         return key_id
 
     def validate(self, token: str, key: PyJWK) -> ValidToken:
-        """Checks the signature and the claims. Returns the service account and the times. Raises TokenRefused."""
+        """Checks the signature and the claims. Raises TokenRefused.
+
+        Returns the service account, and the times when the token was issued and when it expires.
+        """
         return self._validate(token, key, algorithms=ALGORITHMS)
 
     def check_claims(self, token: str) -> None:
@@ -183,7 +186,7 @@ def _service_account(claims: Mapping[str, Any]) -> ServiceAccount:
 
 
 def unverified_claims(token: str) -> Mapping[str, Any]:
-    """Returns the claims of a token without checking it; no claims if it is no readable JSON Web Token."""
+    """Returns the claims of a token without checking it; an empty mapping if it is no readable JSON Web Token."""
     try:
         claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
     except jwt.InvalidTokenError:
@@ -192,5 +195,5 @@ def unverified_claims(token: str) -> Mapping[str, Any]:
 
 
 def seconds_left(token: ValidToken) -> float:
-    """Returns the seconds until the token expires, leeway included; negative once it has expired."""
+    """Returns the seconds until the token is refused as expired, which is LEEWAY_S after its expiry; negative after that."""
     return token.expires_at + LEEWAY_S - time.time()
