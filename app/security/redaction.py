@@ -50,17 +50,36 @@ class Secrets:
 
     async def redact_stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yields the bytes with `***` for each secret. Holds back the end of a chunk while it may be the start of a secret."""
-        pending = b""
+        held = b""
         async for chunk in chunks:
-            pending += chunk
-            for spelling in self._encoded:
-                pending = pending.replace(spelling, _REDACTED.encode())
-            ready = len(pending) - self._partial_secret_length(pending)
-            if ready:
-                yield pending[:ready]
-                pending = pending[ready:]
-        if pending:
-            yield pending
+            redacted, held = self._redact_chunk(held + chunk)
+            if redacted:
+                yield redacted
+        if held:
+            yield self._redact_chunk(held, is_last=True)[0]
+
+    def _redact_chunk(self, data: bytes, *, is_last: bool = False) -> tuple[bytes, bytes]:
+        """Returns the redacted beginning of `data`, and the end to hold back; with `is_last`, nothing is held back.
+
+        The end is held back unredacted: even if it is a whole secret, it may be the start of a longer one.
+        """
+        redacted, at = b"", 0
+        while True:
+            start, length = self._find_secret(data, at)
+            end = len(data) if is_last else len(data) - self._partial_secret_length(data[at:])
+            if start >= end:
+                return redacted + data[at:end], data[end:]
+            redacted += data[at:start] + _REDACTED.encode()
+            at = start + length
+
+    def _find_secret(self, data: bytes, at: int) -> tuple[int, int]:
+        """Returns the start and the length of the first secret from `at` on, the longest of those that start there.
+
+        Without a secret, the start is the end of `data`.
+        """
+        found = [(start, -len(spelling)) for spelling in self._encoded if (start := data.find(spelling, at)) >= 0]
+        start, negative_length = min(found, default=(len(data), 0))
+        return start, -negative_length
 
     def _partial_secret_length(self, data: bytes) -> int:
         """Returns the length of the longest end of `data` that may be the start of a secret."""

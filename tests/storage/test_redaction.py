@@ -111,15 +111,27 @@ def test_documents_are_redacted_throughout(credential: Credential) -> None:
     assert "pl4nted" not in repr(Secrets([SECRET]))
 
 
-@pytest.mark.parametrize("size", [1, 3, 7, 1000])
-async def test_a_stream_is_redacted_wherever_it_is_cut(size: int, credential: Credential) -> None:
-    whole = json.dumps({"a": f"token pl4nted-t0ken, {authorization(credential)}", "b": "z" * 50, "c": "pl4nted-t0ken"}).encode()
-
+async def redacted_in_pieces(whole: bytes, size: int, secrets: Secrets) -> bytes:
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(whole), size):
             yield whole[start : start + size]
 
-    redacted = b"".join([piece async for piece in secrets_of(credential, {}).redact_stream(pieces())])
+    return b"".join([piece async for piece in secrets.redact_stream(pieces())])
+
+
+@pytest.mark.parametrize("size", range(1, 30))
+async def test_a_secret_that_is_the_start_of_another_is_redacted_in_a_stream(size: int) -> None:
+    secrets = Secrets(["pl4nted", "pl4nted-t0ken", "nted-other"])
+    whole = b'{"a":"pl4nted","b":"pl4nted-t0ken","c":"pl4nted-t0ke","d":"pl4nted-other","e":"pl4nte"}pl4nted'
+    expected = b'{"a":"***","b":"***","c":"***-t0ke","d":"***-other","e":"pl4nte"}***'
+    assert await redacted_in_pieces(whole, size, secrets) == expected
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+async def test_a_stream_is_redacted_wherever_it_is_cut(size: int, credential: Credential) -> None:
+    whole = json.dumps({"a": f"token pl4nted-t0ken, {authorization(credential)}", "b": "z" * 50, "c": "pl4nted-t0ken"}).encode()
+
+    redacted = await redacted_in_pieces(whole, size, secrets_of(credential, {}))
     assert b"pl4nted" not in redacted
     assert b64encode(b"AC111") not in redacted
     assert json.loads(redacted)["b"] == "z" * 50
