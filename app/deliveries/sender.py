@@ -37,9 +37,9 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 
 class SendResult(NamedTuple):
-    """The status of the answer, or the `error` because of which there is none.
+    """The result of one attempt: the `status` of the receiver's answer, or an `error` if there was no answer.
 
-    After `timeout` and `lost` the receiver may have got the request.
+    After `timeout` and `lost` the receiver may have got the request; after the other errors it has not.
     """
 
     status: int | None
@@ -103,6 +103,7 @@ class Sender:
         if isinstance(target, UrlError):
             is_address = target.code in ("url_address_refused", "url_address_private")
             return SendResult(None, "refused_address" if is_address else "invalid_url")
+        is_repeated = False
         try:
             while True:
                 connection = _ConnectionUse()
@@ -111,7 +112,10 @@ class Sender:
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                     # The loop ends: a failed connection is not kept, and a request on a new connection is not repeated.
                     if not connection.is_reused or isinstance(error, aiohttp.ClientConnectorError):
+                        if is_repeated:
+                            return SendResult(None, "lost")  # whatever the last error is, an earlier request may have arrived
                         raise
+                    is_repeated = True
         except _AddressRefused:
             return SendResult(None, "refused_address")
         except aiohttp.InvalidURL:

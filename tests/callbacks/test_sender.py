@@ -244,6 +244,21 @@ async def test_a_request_that_meets_a_closed_connection_is_sent_on_another() -> 
     assert len(receiver.dialled) == 2
 
 
+async def test_a_request_that_broke_off_and_cannot_be_repeated_may_have_arrived() -> None:
+    lookups = [["127.0.0.1"]]
+
+    async def resolve_once(_: str) -> Sequence[str]:
+        if not lookups:
+            raise OSError
+        return lookups.pop()
+
+    async with receiving(_close_on_second) as receiver, Sender(LOOPBACK, resolve=resolve_once) as sender:
+        url = f"http://receiver.example:{receiver.port}/"
+        assert await send(sender, url) == (204, None)
+        assert await send(sender, url) == SendResult(None, "lost")
+        assert await send(sender, url) == SendResult(None, "resolve")
+
+
 async def test_a_connection_is_not_kept_for_long() -> None:
     async with receiving(_answer_twice) as receiver, Sender(LOOPBACK) as sender:
         url = f"http://127.0.0.1:{receiver.port}/"
