@@ -90,7 +90,8 @@ async def test_what_the_page_reads_of_a_tenant_and_of_all(gateway: Gateway) -> N
     for tenant in (blue, red):
         await _age(gateway, tenant)
     queue = await _add_queue(gateway, blue, paused=True, calls_per_second=0.5)
-    await _wait(gateway, blue, 4, queue=queue)
+    await _wait(gateway, blue, 1, queue=queue, ring_within="3 hours")
+    await _wait(gateway, blue, 3, queue=queue, ring_within="2 hours")
     await _wait(gateway, red, 2)
     await add_delivery(gateway, blue.id, attempts=2, age_s=1200)
     await add_delivery(gateway, blue.id)
@@ -114,7 +115,9 @@ async def test_what_the_page_reads_of_a_tenant_and_of_all(gateway: Gateway) -> N
     assert [[each.name for each in facts.queues] for facts in (of_blue, of_red, of_all)] == [[queue], [], [queue]]
     (waiting,) = of_blue.queues
     assert (waiting.paused, waiting.number, waiting.calls_per_second, waiting.has_hours) == (True, 4, 0.5, False)
-    assert waiting.last_due_at < waiting.last_ring_by
+    assert waiting.last_due_at < of_blue.read_at < waiting.last_ring_by
+    # The call with the latest deadline is not the one that is due last.
+    assert waiting.last_ring_by - waiting.last_due_at > timedelta(hours=2, minutes=30)
     assert of_all.workers.running == 1
     assert not of_all.is_halted
     assert of_blue.unknown.since

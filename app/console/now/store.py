@@ -44,7 +44,7 @@ class WaitingCount:
 class WaitingQueue:
     """A queue in which calls wait. `number` of them were counted, up to MAX_COUNTED_ROWS.
 
-    `last_due_at` and `last_ring_by` are the due time and the `ring_by` of the call that becomes due last.
+    `last_due_at` is the latest due time. `last_ring_by` is the latest `ring_by` of the counted calls and of the one due last.
     """
 
     tenant_id: str
@@ -160,10 +160,7 @@ _MISSING_CALLS: Final = f"""(
 )"""
 _WAITING_QUEUES: Final = f"""
     SELECT queue.tenant_id, queue.name, queue.paused, coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours,
-        (
-            SELECT count(*) FROM (SELECT FROM scheduled_dial WHERE queue_id = queue.id LIMIT {MAX_COUNTED_ROWS}) AS counted
-        ) AS number,
-        last.due_at AS last_due_at, last.ring_by AS last_ring_by,
+        counted.number, last.due_at AS last_due_at, greatest(last.ring_by, counted.ring_by) AS last_ring_by,
         (SELECT min(calls_per_second)::float8 FROM pace WHERE subject_id IN (queue.id, queued.account_id)) AS calls_per_second
     FROM (
         SELECT named.*, first.account_id FROM queue AS named CROSS JOIN LATERAL (
@@ -172,7 +169,11 @@ _WAITING_QUEUES: Final = f"""
     ) AS queued JOIN queue ON queue.id = queued.id JOIN tenant ON tenant.id = queue.tenant_id
         CROSS JOIN LATERAL (
             SELECT due_at, ring_by FROM scheduled_dial WHERE queue_id = queue.id ORDER BY due_at DESC LIMIT 1
-        ) AS last
+        ) AS last CROSS JOIN LATERAL (
+            SELECT count(*) AS number, max(ring_by) AS ring_by FROM (
+                SELECT ring_by FROM scheduled_dial WHERE queue_id = queue.id LIMIT {MAX_COUNTED_ROWS}
+            ) AS waiting
+        ) AS counted
 """
 _REJECTED_CREDENTIALS: Final = f"""
     SELECT account.tenant_id, account.account_sid, credential.username, credential.rejected_at, (
