@@ -1,12 +1,16 @@
 """Accounts that wait at the same time: none keeps a worker from the others, by many calls or by a failure."""
 
+from dataclasses import fields, replace
+from typing import Any, NoReturn
+
 import pytest
 
+from app.calls.creation.preparation import Preparation
 from app.jobs.dial import Dialer
 from app.observability import Metrics
 from app.services import services
-from tests.support.gateway import Gateway
-from tests.support.upstream import created, running_upstream
+from tests.support.gateway import Gateway, Tenant
+from tests.support.upstream import Upstream, created, running_upstream
 
 
 async def test_an_account_with_many_calls_does_not_keep_others_from_dialling(gateway: Gateway) -> None:
@@ -42,3 +46,28 @@ async def test_an_account_whose_grants_fail_does_not_keep_others_from_dialling(
         dialled = {post.credentials[0] for post in upstream.posts}
     assert dialled == {tenant.account_sid for tenant in tenants[1:]}
     assert "grant_failed" in capsys.readouterr().out
+
+
+class FailingPreparation(Preparation):
+    """Fails as a fault in the code would."""
+
+    def prepare(self, *_: Any, **__: Any) -> NoReturn:
+        raise RuntimeError("a fault in the code")
+
+
+async def test_a_call_whose_preparation_fails_unexpectedly_is_settled_at_once(
+    gateway: Gateway, tenant: Tenant, upstream: Upstream, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = (await tenant.create(priority="normal")).json()
+    async with services(gateway.settings, Metrics()) as state:
+        preparation = state["granted"].preparation
+        failing = FailingPreparation(**{each.name: getattr(preparation, each.name) for each in fields(preparation)})
+        dialer = Dialer(
+            state["database"], replace(state["granted"], preparation=failing), state["settlement"], max_in_flight=50
+        )
+        await dialer.step()
+        await dialer.drain()
+    record = (await tenant.http.get(f"/v1/calls/{call['id']}")).json()
+    assert (record["execution"], record["problem"]["slug"]) == ("not_started", "internal-error")
+    assert upstream.posts == []
+    assert "scheduled_call_not_prepared" in capsys.readouterr().out

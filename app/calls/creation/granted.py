@@ -51,6 +51,10 @@ class GrantedCallDialer:
             members = sorted({str(each["loc"][0]) for each in error.errors()})
             logger.error("scheduled_call_unreadable", call_id=str(call.id), members=members)
             await self.placement.settle_undialled(call, InternalError(), prepared)
+        except Exception:
+            # Nothing was sent. Without an outcome the call would stay pending until it counts as abandoned.
+            logger.exception("scheduled_call_not_prepared", call_id=str(call.id))
+            await self.placement.settle_undialled(call, InternalError(), prepared)
         else:
             prepared = replace(prepared, form=ready.form, expects_callbacks=ready.expects_callbacks)
             await self.placement.place(call, account, prepared)
