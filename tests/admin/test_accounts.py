@@ -130,7 +130,7 @@ async def test_what_does_not_exist_is_named(gateway: Gateway, operator: Admin, t
     refused = await operator.post(f"{path}/{SID}/credentials", KEY)
     assert (slug_of(refused), refused.json()["detail"]) == (
         (404, "resource-not-found"),
-        "This tenant has no account with this id.",
+        "This tenant has no account with this SID.",
     )
     credential = (await operator.post(path, TOKEN)).json()["credentials"][0]["id"]
     assert slug_of(await operator.delete(f"{path}/{SID}/credentials/{uuid4()}")) == (404, "resource-not-found")

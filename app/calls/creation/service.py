@@ -97,7 +97,7 @@ class CreationService:
         lookup is needed, because the insert of the intent finds out whether the key is taken.
         """
         began = elapsed()
-        fingerprint = _canonical_bytes(body)
+        canonical_body = _canonical_bytes(body)
         call_id = uuid7()
         with CreationSlot(self._slots, caller.tenant_id) as slot:
             try:
@@ -113,7 +113,7 @@ class CreationService:
                 schedule = await self._schedule(caller, valid.request) if valid.request.is_scheduled else None
             except CallgateError:
                 existing = await self._find_by_key(caller.tenant_id, idempotency_key)
-                if existing is None or self._may_be_retried(existing, fingerprint):
+                if existing is None or self._may_be_retried(existing, canonical_body):
                     raise
                 return Creation(existing, replayed=True)
             call = NewCall(
@@ -123,7 +123,7 @@ class CreationService:
                 account_sid=account.account_sid,
                 created_at=ids.created_at(call_id),
                 idempotency_key=idempotency_key,
-                fingerprint=self._keyring.keyed_hash(fingerprint),
+                fingerprint=self._keyring.keyed_hash(canonical_body),
                 parameters=valid.request.for_record() | (schedule.for_record(valid.request.queue) if schedule else {}),
                 warnings=valid.warnings_json(*callbacks.warnings),
                 to=valid.request.to,
@@ -138,7 +138,7 @@ class CreationService:
             if await self._commit_intent(call, account, scheduled):
                 return Creation(call) if scheduled else await self._place(call, account, prepared)
             existing = await self._find_by_key(caller.tenant_id, idempotency_key)
-            if existing and not self._may_be_retried(existing, fingerprint):
+            if existing and not self._may_be_retried(existing, canonical_body):
                 return Creation(existing, replayed=True)
             if existing:
                 _, prepared = self._preparation.prepare(valid.request, account, sip_auth, existing.id, began)
@@ -161,14 +161,14 @@ class CreationService:
             found = await repository.find_calls_by_key(session, keys)
         return [found.get(key) for key in keys]
 
-    def _may_be_retried(self, call: Call, fingerprint: bytes) -> bool:
+    def _may_be_retried(self, call: Call, canonical_body: bytes) -> bool:
         """Returns whether this call of an earlier request with the same key may be dialled again.
 
         It may if it was not started for a temporary reason. If it may not, the client gets the call as it is. Raises the error
         to answer with if the request differs, if the call is pending, or if it was not started for a lasting reason.
-        `fingerprint` is the new request as canonical JSON; the call has a keyed hash of the earlier one.
+        `canonical_body` is the new request; the call has a keyed hash of the earlier one.
         """
-        if not self._keyring.matches(call.fingerprint, fingerprint):
+        if not self._keyring.matches(call.fingerprint, canonical_body):
             raise IdempotencyKeyReused(call_id=call.id)
         if call.execution == "pending":
             raise CallPending(call_id=call.id, after_s=1)
