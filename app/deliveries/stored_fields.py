@@ -17,7 +17,7 @@ class ReportedFields(NamedTuple):
     left_out: int | None
 
     def whole(self, call: CallIdentity) -> Mapping[str, Any]:
-        """Returns all fields of Twilio's callback."""
+        """Returns all fields of Twilio's callback: those stored, and those left out, whose values are taken from the call."""
         return all_fields(call, self.data, self.left_out)
 
 

@@ -111,7 +111,7 @@ async def _print_changes(http: httpx.AsyncClient, record: dict[str, Any], print_
 
 
 def _print_with_time(at: str, record: dict[str, Any], text: str, print_line: PrintLine) -> None:
-    """Prints the text, after the seconds from the creation of the call until the time `at`."""
+    """Prints a line with the text. The line starts with the seconds between the creation of the call and the time `at`."""
     elapsed = datetime.fromisoformat(at) - datetime.fromisoformat(record["created_at"])
     _overwrite_line("")
     print_line(f"  {elapsed.total_seconds():5.1f} s  {text}".rstrip())

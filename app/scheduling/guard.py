@@ -141,9 +141,10 @@ class StoredHalt:
 
 
 async def halt_grants(connection: Connection) -> StoredHalt:
-    """Halts all grants, on this Postgres server and any later one, until `callgate queues release` allows them again.
+    """Halts all grants until `callgate queues release` allows them again.
 
-    A release that is running, and has read the guard's row before this halt, fails.
+    It stays in force on another Postgres server, such as a promoted standby. A release that has read the stored state before
+    this halt fails.
     """
     if (halted := await connection.fetchrow(_HALT_BY_OPERATOR)) is not None:
         return StoredHalt(halted["server"], halted["halted_at"], was_halted=False)

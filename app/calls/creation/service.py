@@ -164,8 +164,8 @@ class CreationService:
     def _may_be_retried(self, call: Call, canonical_body: bytes) -> bool:
         """Returns whether this call of an earlier request with the same key may be dialled again.
 
-        It may if it was not started for a temporary reason. If it may not, the client gets the call as it is. Raises the error
-        to answer with if the request differs, if the call is pending, or if it was not started for a lasting reason.
+        True: a temporary problem has prevented the start. False: the client gets the call as it is. Raises the error to answer
+        with if the request differs, if the call is pending, or if a lasting problem has prevented the start.
         `canonical_body` is the new request; the call has a keyed hash of the earlier one.
         """
         if not self._keyring.matches(call.fingerprint, canonical_body):

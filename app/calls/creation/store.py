@@ -197,7 +197,7 @@ class SettledCall:
     def of(cls, call: Call | NewCall, change: RecordChange) -> Self:
         """Returns the outcome that `change` gives the call's current attempt, with the delivery to the tenant, if one is due.
 
-        If `change` has Twilio's whole answer, the outcome has the columns that store it instead (`stored_columns`).
+        Twilio's whole answer, which `change` may have in one member, is replaced by the columns that store it.
         """
         # A call that was just created has no deliveries, and not this attribute. A granted call has the attribute.
         written: Sequence[str] = getattr(call, "deliveries_written", ())

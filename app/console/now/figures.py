@@ -177,10 +177,10 @@ def _waiting_summary(found: Sequence[Point]) -> str:
 
 def _money_summary(sums: Figures) -> str:
     unknown = f"; the price of {sums.unpriced:,} {'call is' if sums.unpriced == 1 else 'calls is'} unknown"
-    return f"{_spent_text(sums) or 'Nothing'}{unknown if sums.unpriced else ''}"
+    return f"{_money_spent_text(sums) or 'Nothing'}{unknown if sums.unpriced else ''}"
 
 
-def _spent_text(figures: Figures) -> str:
+def _money_spent_text(figures: Figures) -> str:
     return ", ".join(f"{amount:,.4f} {unit}".strip() for unit, amount in sorted(figures.spent.items()))
 
 
@@ -211,7 +211,7 @@ def _row_texts(figures: Figures) -> list[str]:
     numbers = [figures.started, figures.not_started, figures.unknown, figures.scheduled + figures.pending]
     further = [figures.callbacks, figures.delivered, figures.gave_up, figures.waiting]
     texts = [*(f"{value:,}" for value in numbers), _latency_text(figures), *(f"{value:,}" for value in further)]
-    return [*texts, _spent_text(figures) or "–", f"{figures.unpriced:,}"]
+    return [*texts, _money_spent_text(figures) or "–", f"{figures.unpriced:,}"]
 
 
 def plots_as_json(found: Sequence[Point], *, length: timedelta) -> dict[str, Any]:
