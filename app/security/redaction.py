@@ -77,9 +77,9 @@ class Secrets:
 
         Without a secret, the start is the end of `data`.
         """
-        found = [(start, -len(spelling)) for spelling in self._encoded if (start := data.find(spelling, at)) >= 0]
-        start, negative_length = min(found, default=(len(data), 0))
-        return start, -negative_length
+        found = [(start, len(spelling)) for spelling in self._encoded if (start := data.find(spelling, at)) >= 0]
+        # Of secrets with the same start, `min` returns the first, which is the longest.
+        return min(found, key=lambda place: place[0], default=(len(data), 0))
 
     def _partial_secret_length(self, data: bytes) -> int:
         """Returns the length of the longest end of `data` that may be the start of a secret."""
