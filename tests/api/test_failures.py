@@ -21,7 +21,7 @@ from app.schema import migrate
 from app.tenants.administration_store import TenantSettings
 from app.tenants.errors import InvalidMember
 from tests.support.clients import http_client
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for, wait_until_ready
+from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for, wait_until_ready
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.upstream import created, created_after_release, hang, running_upstream
 
@@ -223,7 +223,7 @@ async def test_a_client_that_disconnects_during_its_request_is_not_an_error(
 
 async def test_a_creation_cut_off_by_the_drain_timeout_is_never_reported_as_not_started(database_url: str) -> None:
     async with running_upstream(hang) as upstream:
-        settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
+        settings = settings_for(database_url, **PATIENT)
         async with httpx.AsyncClient(timeout=30) as http:
             async with running_gateway(settings, grace=1) as stopping:
                 tenant = await stopping.add_tenant(upstream.url)
@@ -238,7 +238,7 @@ async def test_a_creation_cut_off_by_the_drain_timeout_is_never_reported_as_not_
 async def test_a_change_cut_off_by_the_drain_timeout_is_never_reported_as_not_made(database_url: str) -> None:
     """Clients would repeat a 503, and a redirect that is carried out twice may dial twice."""
     async with running_upstream(created(), hang) as upstream:
-        settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
+        settings = settings_for(database_url, **PATIENT)
         async with httpx.AsyncClient(timeout=30) as http:
             async with running_gateway(settings, grace=1) as stopping:
                 tenant = await stopping.add_tenant(upstream.url)

@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from app.jobs.dial import Dialer
 from app.observability import Metrics
 from app.services import services
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for
 from tests.support.tcp import HoldingProxy, running_proxy
 from tests.support.upstream import created, created_after_release, error, running_upstream
 
@@ -137,10 +137,9 @@ async def test_a_reopening_with_an_unknown_commit_leaves_its_key_usable(database
 
 async def test_a_reopening_with_an_unknown_commit_does_not_withdraw_the_next_attempt(database_url: str) -> None:
     """Both requests make the second attempt of the key. Only the one that was committed counts."""
-    settings = {"twilio_read_timeout": 20.0, "request_budget": 25.0}
     async with (
         running_upstream(error(401, 20003), created_after_release()) as upstream,
-        gateway_behind_proxy(database_url, **settings) as (gateway, proxy),
+        gateway_behind_proxy(database_url, **PATIENT) as (gateway, proxy),
     ):
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create("k")).json()["call_id"]
@@ -211,7 +210,7 @@ async def test_creations_refused_by_a_read_only_postgres_are_not_retried(
 async def test_outcomes_that_wait_for_postgres_are_retried_together_with_growing_delays(
     database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
+    settings = settings_for(database_url, **PATIENT)
     async with running_gateway(settings) as gateway, running_upstream(created_after_release()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         creating = [asyncio.create_task(tenant.create()) for _ in range(12)]
@@ -237,7 +236,7 @@ async def test_a_scheduled_intent_with_an_unknown_commit_rings_at_most_once(data
     async with (
         running_upstream(created_after_release()) as upstream,
         gateway_behind_proxy(database_url) as (gateway, proxy),
-        services(settings_for(database_url, twilio_read_timeout=20, request_budget=25), Metrics()) as state,
+        services(settings_for(database_url, **PATIENT), Metrics()) as state,
     ):
         dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50)
         tenant = await gateway.add_tenant(upstream.url)

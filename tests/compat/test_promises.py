@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.support.clients import http_client
-from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import PATIENT, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, created_after_release, error, hang, running_upstream
 
 FORM = {"To": "sip:kate@example.com", "From": "Jack", "Url": "http://www.example.com/sipdial.xml"}
@@ -53,7 +53,7 @@ async def test_an_idempotency_key_places_one_call_across_both_apis(gateway: Gate
 
 
 async def test_a_repeated_key_waits_for_the_first_request(database_url: str) -> None:
-    patient = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
+    patient = settings_for(database_url, **PATIENT)
     async with running_upstream(created_after_release()) as upstream, running_gateway(patient) as gateway:
         tenant = await gateway.add_tenant(upstream.url)
         creating = asyncio.create_task(create(tenant, key="k"))
@@ -99,7 +99,7 @@ async def test_an_overloaded_process_answers_in_twilios_shape_and_dials_nothing(
 
 async def test_a_request_timeout_is_never_reported_as_not_started(database_url: str) -> None:
     async with running_upstream(hang) as upstream:
-        settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
+        settings = settings_for(database_url, **PATIENT)
         async with httpx.AsyncClient(timeout=30) as http:
             async with running_gateway(settings, grace=1) as stopping:
                 tenant = await stopping.add_tenant(upstream.url)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from twilio.base.exceptions import TwilioRestException
 
-from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import PATIENT, Gateway, Tenant, running_gateway, settings_for
 from tests.support.twilio_sdk import Sdk
 from tests.support.upstream import (
     Behaviour,
@@ -248,7 +248,7 @@ async def test_a_change_is_reported_even_if_its_event_cannot_be_written(gateway:
 
 
 async def test_a_change_aborted_by_a_shutdown_is_answered_as_unknown(database_url: str) -> None:
-    settings = settings_for(database_url, twilio_read_timeout=20, request_budget=25)
+    settings = settings_for(database_url, **PATIENT)
     async with running_upstream(created(), hang) as upstream, httpx.AsyncClient(timeout=30) as http:
         async with running_gateway(settings, grace=1) as stopping:
             tenant = await stopping.add_tenant(upstream.url)
