@@ -100,7 +100,7 @@ def parse_workload_keys(text: str) -> str:
 
 
 def is_trusted_url(url: str) -> bool:
-    """Returns whether nobody on the network can change the response: the URL is https, or http on this machine."""
+    """Returns whether the response is safe from changes on the network: the URL is https, or http on this machine."""
     try:
         parts = urlsplit(parse_url(url))
     except ValueError:

@@ -13,7 +13,8 @@ def is_private_folder(folder: Path) -> bool:
     return real and folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o022
 
 
-def is_reachable_by_nobody(folder: Path) -> bool:
+def is_open_to_all_users(folder: Path) -> bool:
+    """Returns whether every user of the machine may enter the folder and all folders above it."""
     return all(each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.parents))
 
 
@@ -34,12 +35,12 @@ def recorded_replacement(directory: Path) -> Path | None:
 
 
 def create_replacement(directory: Path) -> Path | None:
-    """Creates a folder for Postgres's data that the user `nobody` can reach, and records its path in this state folder.
+    """Creates another folder for Postgres's data, for a server that runs as the user `nobody`. Records its path in `directory`.
 
-    Returns None if `nobody` can reach neither /var/tmp nor the folder for temporary files.
+    The folder is in /var/tmp or in the folder for temporary files. Returns None if that user may enter neither.
     """
     for parent in (Path("/var/tmp"), Path(tempfile.gettempdir()).resolve()):  # noqa: S108 - mkdtemp is safe there
-        if parent.is_dir() and is_reachable_by_nobody(parent):
+        if parent.is_dir() and is_open_to_all_users(parent):
             folder = tempfile.mkdtemp(prefix="callgate-", dir=parent)
             (directory / "postgres.elsewhere").write_text(f"{folder}\n{directory}")
             return Path(folder)

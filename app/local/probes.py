@@ -8,7 +8,7 @@ from app.http.health import probe_app
 from app.http.limits import ServerLimits
 from app.http.listening import listen
 from app.http.server import server_config
-from app.local.server import STOP_TIMEOUT_S, LocalServer
+from app.local.server import SHUTDOWN_TIMEOUT_S, LocalServer
 from app.observability import Metrics
 from app.settings import Settings
 
@@ -16,7 +16,9 @@ from app.settings import Settings
 @asynccontextmanager
 async def serving_probes(settings: Settings, metrics: Metrics, host: str, port: int) -> AsyncIterator[None]:
     """Serves the probes of a worker in its event loop, so that a worker that hangs does not answer. Raises CannotListen."""
-    config = server_config(probe_app(settings, metrics), ServerLimits.of(settings), timeout_graceful_shutdown=STOP_TIMEOUT_S)
+    config = server_config(
+        probe_app(settings, metrics), ServerLimits.of(settings), timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S
+    )
     server = LocalServer("the probes", config, listen(host, port, option="--ops-port"))
     serving = asyncio.create_task(server.run_until_exit())
     try:

@@ -11,8 +11,8 @@ import uvicorn
 from app.errors import CommandFailed
 from app.http.server import Server
 
-STOP_TIMEOUT_S: Final = 60
-"""How long requests in progress may take after `should_exit` is set."""
+SHUTDOWN_TIMEOUT_S: Final = 60
+"""The time in which requests in progress must end after `should_exit` is set."""
 
 
 class StackFailed(CommandFailed):

@@ -18,7 +18,7 @@ from app.http.listening import CannotListen, listen
 from app.http.server import server_config
 from app.jobs.worker import run_worker
 from app.local.postgres import EmbeddedPostgres
-from app.local.server import STOP_TIMEOUT_S, LocalServer, StackFailed
+from app.local.server import SHUTDOWN_TIMEOUT_S, LocalServer, StackFailed
 from app.local.state import RunningStack, StateFolder
 from app.main import create_app
 from app.observability import Metrics
@@ -127,13 +127,13 @@ def _simulator_server(listener: socket.socket) -> "LocalServer":
     config = SimulatorConfig(open_mode=True, speed=_SIMULATOR_SPEED, price_delay_s=_PRICE_DELAY_S)
     app = create_simulator(config)
     return LocalServer(
-        "the simulator", server_config(app, date_header=False, timeout_graceful_shutdown=STOP_TIMEOUT_S), [listener]
+        "the simulator", server_config(app, date_header=False, timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S), [listener]
     )
 
 
 def _api_server(settings: Settings, listener: socket.socket) -> "LocalServer":
     app = create_app(_with_values(settings, ops_port=None))  # all on one port
-    config = server_config(app, ServerLimits.of(settings), timeout_graceful_shutdown=STOP_TIMEOUT_S)
+    config = server_config(app, ServerLimits.of(settings), timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S)
     return LocalServer("the API", config, [listener])
 
 
