@@ -132,7 +132,7 @@ TenantAdministrationDep = Annotated[TenantAdministration, Depends(tenant_adminis
 
 
 def require_operator(client: Caller | OperatorCaller, what: str) -> None:
-    """Raises OperatorKeyRequired for a tenant's own key. The message is "Only an operator's API key may" and `what`."""
+    """Raises OperatorKeyRequired for a tenant's own key. The message is "Only an operator's API key may", then `what`."""
     if isinstance(client, Caller):
         raise OperatorKeyRequired(f"Only an operator's API key may {what}.")
 
@@ -164,6 +164,6 @@ def creation_responses(
 
 
 def mark_replayed(response: Response) -> None:
-    """Sets the status 200 and REPLAYED_HEADER: the resource of this creation exists already, and nothing was changed."""
+    """Sets the status 200 and REPLAYED_HEADER: the resource to create existed already, and nothing was changed."""
     response.status_code = 200
     response.headers[REPLAYED_HEADER] = "true"

@@ -1,4 +1,4 @@
-"""Pages of the admin API's lists: keyset pages, whose cursor holds the key of the last item."""
+"""Pages of the admin API's lists: keyset pages, whose cursor holds the sort key of the last item."""
 
 import base64
 import binascii

@@ -92,7 +92,7 @@ class DeclaredCredential(Declared):
     secret: NonNull[SecretReference] = None
 
     def reference_at(self, path: MemberPath) -> tuple[MemberPath, SecretReference]:
-        """Returns the reference to the secret and, before it, its path in the file. `path` is this credential's own path."""
+        """Returns the path of the secret's reference in the file, and the reference. `path` is the credential's own path."""
         if self.auth_token is not None:
             return (*path, "auth_token"), self.auth_token
         if self.secret is not None:
@@ -132,7 +132,7 @@ class DeclaredAccount(Declared):
     )
 
     def credentials_at(self, path: MemberPath) -> Iterator[tuple[MemberPath, DeclaredCredential]]:
-        """Yields each credential and, before it, its path in the file. `path` is this account's own path."""
+        """Yields pairs of a path in the file and the credential at this path. `path` is the account's own path."""
         if self.auth_token or self.key_sid:
             yield path, DeclaredCredential.model_construct(auth_token=self.auth_token, key_sid=self.key_sid, secret=self.secret)
         for index, credential in enumerate(self.credentials or ()):

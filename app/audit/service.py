@@ -32,7 +32,7 @@ def _cursor_of(event: AuditRow) -> str:
 
 
 def read_audit_cursor(cursor: str) -> tuple[datetime, UUID] | None:
-    """Returns the time and id in the cursor, those of the previous page's last event; None if the cursor is malformed."""
+    """Returns the time and id of the previous page's last event, from the cursor; None if the cursor is malformed."""
     if not CURSOR_PATTERN.fullmatch(cursor):
         return None
     decoded = base64.urlsafe_b64decode(cursor)

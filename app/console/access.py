@@ -49,10 +49,10 @@ async def current_session(request: Request) -> ActiveSession | None:
 
 
 async def authenticate_session(request: Request) -> Caller | OperatorCaller:
-    """Returns the client of the session. Checks that the client may use the route.
+    """Returns the client of the session, after a check that this client may use the route.
 
-    Raises Unauthorized without a session; ScopeRequired, TenantKeyRequired or OperatorKeyRequired as the route declares; and
-    TenantSuspended for a form that a suspended tenant may not send.
+    Raises Unauthorized without a session; ScopeRequired, TenantKeyRequired or OperatorKeyRequired if the client lacks the scope
+    or is not of the kind that the route declares; and TenantSuspended for a form that a suspended tenant may not send.
     """
     session = await current_session(request)
     if session is None:
@@ -68,7 +68,7 @@ async def authenticate_session(request: Request) -> Caller | OperatorCaller:
 
 
 def allowed_while_suspended(endpoint: Endpoint) -> Endpoint:
-    """Declares that a suspended tenant may send this form, because its keys may do the same under /v1."""
+    """Marks the endpoint of a form that a suspended tenant may send. The tenant's API keys may do the same under /v1."""
     setattr(endpoint, _ALLOWED_WHILE_SUSPENDED, True)
     return endpoint
 
@@ -81,7 +81,7 @@ ConsoleClientDep = Annotated[Caller | OperatorCaller, Depends(authenticate_sessi
 
 
 async def acting_person(request: Request, client: ConsoleClientDep) -> Actor:
-    """Returns the client of the session as the actor of the audit log."""
+    """Returns the person who is logged in, as the actor that the audit log records."""
     return Actor(client.kind, client.name, request.state.request_id)
 
 
@@ -104,11 +104,11 @@ class SentForm:
         self._values = values
 
     def text(self, name: str) -> str:
-        """Returns the first value without spaces around it; "" if the form does not have the field."""
+        """Returns the first value of a field without the spaces around it; "" if the form does not have the field."""
         return self._values.get(name, [""])[0].strip()
 
     def all(self, name: str) -> list[str]:
-        """Returns all values, for checkboxes of one name."""
+        """Returns all values of a field, such as those of several checkboxes with one name."""
         return self._values.get(name, [])
 
 
@@ -120,7 +120,10 @@ SentFormDep = Annotated[SentForm, Depends(read_console_form)]
 
 
 class ConsoleRoute(ScopedRoute):
-    """A route with a session instead of an API key. Refuses POSTs from other sites (CSRF) before anything else."""
+    """A route that authenticates with a session of the console instead of an API key.
+
+    Before anything else, refuses POSTs from other sites (CSRF).
+    """
 
     def authentication(self) -> Callable[..., Any]:
         return authenticate_session
@@ -145,7 +148,7 @@ class ConsoleRoute(ScopedRoute):
 
 
 def console_router(path: str = "") -> APIRouter:
-    """Returns a router for the pages below `/console` and this path."""
+    """Returns a router of ConsoleRoutes. Their paths begin with `/console`, followed by `path`."""
     return APIRouter(prefix=CONSOLE_PREFIX + path, include_in_schema=False, route_class=ConsoleRoute)
 
 
@@ -163,7 +166,7 @@ def require_own_origin(request: Request) -> None:
 
 
 def safe_redirect_path(text: str) -> str:
-    """Returns the text if it is a path of the console, with or without a query. Returns `/console` for all others."""
+    """Returns the text if it is a path of the console other than the login, with or without a query; otherwise `/console`."""
     path, _, _ = text.partition("?")
     inside = path == CONSOLE_PREFIX or path.startswith(f"{CONSOLE_PREFIX}/")
     plain = text.isascii() and text.isprintable() and "\\" not in text and " " not in text
@@ -173,9 +176,10 @@ def safe_redirect_path(text: str) -> str:
 
 
 def _redirect_to_login(request: Request) -> Response:
-    """Returns a redirect to the login, which leads back to this page.
+    """Returns a redirect to the login page, which leads back to the requested page.
 
-    htmx would follow a redirect and put the login into a part of the page. HX-Redirect makes it open the login instead.
+    htmx would follow a redirect and put the login page into a part of the current page. A request of htmx is therefore answered
+    with 401 and `HX-Redirect`, which opens the login page instead.
     """
     query = f"?{request.url.query}" if request.url.query else ""
     if "HX-Request" in request.headers:
@@ -186,5 +190,5 @@ def _redirect_to_login(request: Request) -> Response:
 
 
 def _is_automatic_renewal(request: Request) -> bool:
-    """Returns whether a page sent the request by itself, to renew a part of it. htmx sends such requests."""
+    """Returns whether htmx sent the request to refresh a part of a page, without an action of the user."""
     return request.headers.get("HX-Request") == "true" and "HX-Boosted" not in request.headers

@@ -15,7 +15,7 @@ _REFERRER_POLICY = "same-origin"
 
 
 def protect_page(response: AnyResponse) -> AnyResponse:
-    """Adds headers against storing the page, framing it and loading other sites' scripts. Keeps a Cache-Control that is set."""
+    """Adds headers that forbid storing the page, framing it and loading foreign scripts. Keeps an existing Cache-Control."""
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     response.headers["Referrer-Policy"] = _REFERRER_POLICY
     response.headers["X-Content-Type-Options"] = "nosniff"

@@ -99,7 +99,7 @@ def mask_idempotency_key(key: str) -> str:
 
 
 def mask_url(url: str) -> str:
-    """Returns a URL without user, query and fragment, which may name a person."""
+    """Returns a URL without user, query and fragment, which may be personal data. Masks numbers and addresses in its path."""
     try:
         parts = urlsplit(url)
         host = parts.hostname and (parts.hostname if parts.port is None else f"{parts.hostname}:{parts.port}")

@@ -30,7 +30,7 @@ class SlotLimitedReads:
 
 @dataclass(frozen=True, slots=True)
 class TimeLimitedReads:
-    """Runs transactions in which a statement may take up to two seconds. Then it fails with DatabaseUnavailable (`timeout`)."""
+    """Runs transactions in which a statement fails with DatabaseUnavailable (`timeout`) if it takes longer than two seconds."""
 
     database: Transactions
 

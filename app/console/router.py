@@ -55,7 +55,7 @@ async def serve_asset(request: Request, digest: str, asset: str) -> Response:
 @unknown_pages.get("/{path:path}")
 @needs(Scope.READ, clients="any")
 async def show_not_found() -> Response:
-    """Refuses all other paths. The route needs a session, so the error page shows the session's navigation."""
+    """Raises RouteNotFound for an unknown path. The route needs a session, so the error page shows the session's navigation."""
     raise RouteNotFound
 
 

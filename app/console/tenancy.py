@@ -11,14 +11,17 @@ Client = Caller | OperatorCaller
 
 
 def reachable_tenant(client: Client, tenant_id: str) -> str:
-    """Returns the tenant's id. Raises TenantNotFound for another tenant's client. Does not check that the tenant exists."""
+    """Returns the tenant's id. Does not check that the tenant exists.
+
+    Raises TenantNotFound if the id is invalid, or if the client acts for another tenant.
+    """
     if client.tenant_id not in (None, tenant_id) or not TENANT_ID_PATTERN.fullmatch(tenant_id):
         raise TenantNotFound
     return tenant_id
 
 
 def require_read(client: Client) -> None:
-    """Raises ScopeRequired without the scope `read`. Used by forms that need `admin`, and whose response shows records."""
+    """Raises ScopeRequired without the scope `read`. Used by forms that need `admin`, because their responses show records."""
     if Scope.READ not in client.scopes:
         raise ScopeRequired.of(Scope.READ)
 

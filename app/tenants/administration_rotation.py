@@ -1,4 +1,4 @@
-"""Replaces a Twilio credential in steps, without an outage. The next step follows from the database.
+"""Replaces a Twilio credential in steps, without an outage. The state in the database determines the next step.
 
 1. The new credential is stored once Twilio accepts it. From then on it is tried before the old credential.
 2. An old auth token is kept until Twilio refuses it, because Twilio signs callbacks with the primary auth token:
@@ -88,9 +88,10 @@ class CredentialRotation(AccountAdministration):
     ) -> Replacement | None:
         """Stores a new credential that Twilio accepts, and puts it before the old credential in the order of use.
 
-        If the new credential is stored already, changes only the order. Returns None if it is stored and has none to replace,
-        or (without `old_id`) has replaced one before. Raises OperatorError, and changes nothing, if Twilio refuses the new
-        credential, or if it is not clear which old credential is to be replaced.
+        If the new credential is stored already, changes only the order. Returns None, and changes nothing, if it is stored and
+        there is no old credential to replace, or if (without `old_id`) it has replaced a credential before. Raises
+        OperatorError, and changes nothing, if Twilio refuses the new credential or does not answer, or if it is not clear which
+        old credential is to be replaced.
         """
         async with self.database.transaction() as connection:
             account, stored, old = await self._read_rotation(connection, tenant_id, account_sid, key_sid, secret, old_id)
@@ -204,11 +205,11 @@ def _is_tried_before(one: CredentialRow, other: CredentialRow) -> bool:
 def _choose_old(
     account: AccountRow, credentials: Sequence[CredentialRow], stored: CredentialRow | None, old_id: UUID | None
 ) -> CredentialRow | None:
-    """Returns the credential to replace: the one with the id `old_id` or, if that is None, the only one that is not new.
+    """Returns the credential to replace: the one with the id `old_id` or, if that is None, the account's only other credential.
 
     `credentials` are the account's credentials of the same kind. `stored` is the new credential; None if it is not stored yet.
     Returns None if the new credential is stored, and the old one is revoked already. Raises OperatorError if there is no
-    credential to replace, or if there are several and `old_id` is None.
+    credential to replace or, without `old_id`, if it is not clear which credential the new one replaces.
     """
     others = [each for each in credentials if stored is None or each.id != stored.id]
     if old_id is not None:
@@ -226,9 +227,10 @@ def _choose_old(
 
 
 def _last_needed_at(old: CredentialRow, new: CredentialRow) -> datetime:
-    """Returns the latest of these times: the last use of the old credential, and the time when the new one was put before it.
+    """Returns when the old credential was last needed.
 
-    For an auth token, the time when Twilio refused it counts, too.
+    This is its last use or, if later, the time when the new credential was put before it in the order of use. For an auth
+    token, the time when Twilio refused it counts, too.
     """
     moments = [old.last_used_at, new.preferred_at, old.rejected_at if old.kind == "auth_token" else None]
     return max(moment for moment in moments if moment is not None)

@@ -90,7 +90,7 @@ class SipCredentialAdministration(Administration):
 def is_same_sip_auth(keyring: Keyring, stored: SealedSipAuth, username: str, password: str) -> bool:
     """Returns whether the stored credential has this user name and password. Compares in constant time.
 
-    False if it cannot be decrypted.
+    Returns False if the stored credential cannot be decrypted.
     """
     credential_id = stored.credential.id
     has_username = keyring.is_seal_of(stored.username, username, identity=sip_username_identity(credential_id))

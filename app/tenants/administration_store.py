@@ -157,7 +157,7 @@ async def lock_tenant(connection: Connection, tenant_id: str) -> TenantRow | Non
 
 
 async def find_tenants(connection: Connection, tenant_ids: Sequence[str], *, lock: bool) -> list[TenantRow]:
-    """Returns the tenants among these that exist, in the order of their ids. `lock` locks their rows in the same order."""
+    """Returns the tenants with these ids, sorted by id. Leaves out unknown ids. `lock` locks the rows in the same order."""
     statement = f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = ANY ($1) ORDER BY id{' FOR NO KEY UPDATE' if lock else ''}"
     return [TenantRow.of(*row) for row in await connection.fetch(statement, tenant_ids)]
 

@@ -50,7 +50,8 @@ COMMAND_LINE: Final = OperatorCaller(None, "command line", ALL_SCOPES)
 def command_caller(tenant_id: str, *, suspended: bool) -> Caller:
     """Returns a Caller that stands for the command line and acts for one tenant. `suspended`: the tenant is suspended.
 
-    All commands have the same `key_id`. So they count as one caller where callers take turns: when scheduled calls are dialled.
+    All commands have the same `key_id`. Scheduled calls of several callers are dialled in turns, and all commands count as one
+    caller there.
     """
     return Caller(tenant_id, UUID(int=0), COMMAND_LINE.name, suspended, ALL_SCOPES)
 

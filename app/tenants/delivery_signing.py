@@ -1,4 +1,4 @@
-"""Reads the format and the signing secret of a tenant's deliveries. `TenantAdministration` changes both."""
+"""Reads the format and the signing secret of a tenant's deliveries (webhooks). `TenantAdministration` changes both."""
 
 import base64
 import binascii

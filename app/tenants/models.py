@@ -46,7 +46,7 @@ class Tenant(Base):
 
     @property
     def callback_secret_identity(self) -> str:
-        """The name of the row and column to which the encrypted callback secret is bound: decryption needs it."""
+        """The associated data with which the callback secret is encrypted: it names row and column. Decryption needs it."""
         return callback_secret_identity(self.id)
 
 
@@ -83,7 +83,7 @@ class TwilioCredential(Base):
 
     @property
     def identity(self) -> str:
-        """The name of the row to which the encrypted secret is bound: decryption needs it."""
+        """The associated data with which the secret is encrypted: it names the row. Decryption needs it."""
         return credential_identity(self.id)
 
 
@@ -143,12 +143,12 @@ class SipCredential(Base):
 
     @property
     def username_identity(self) -> str:
-        """The name of the row and column to which the encrypted user name is bound: decryption needs it."""
+        """The associated data with which the user name is encrypted: it names row and column. Decryption needs it."""
         return sip_username_identity(self.id)
 
     @property
     def password_identity(self) -> str:
-        """The name of the row and column to which the encrypted password is bound: decryption needs it."""
+        """The associated data with which the password is encrypted: it names row and column. Decryption needs it."""
         return sip_password_identity(self.id)
 
 

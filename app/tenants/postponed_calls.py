@@ -1,6 +1,6 @@
-"""Applies changed hours and a queue's pause to calls that already wait. Uses asyncpg without SQLAlchemy.
+"""Makes changed hours, and the pause of a queue, apply to scheduled calls that already wait. Uses asyncpg without SQLAlchemy.
 
-A grant is the right to dial a scheduled call, which a worker takes in a transaction.
+A grant is the right to dial a scheduled call. A worker grants calls in a transaction.
 """
 
 from typing import Final
@@ -25,7 +25,7 @@ _MAKE_CALLS_DUE_SQL: Final = """
 
 
 async def wait_for_grants(database: Transactions, tenant_id: str) -> None:
-    """Waits for the transactions that may be granting calls of the tenant by its old settings.
+    """Waits for the open transactions that may grant calls of the tenant, so that they are dialled, by its old settings.
 
     The caller must have committed the new settings: transactions that begin later read them. A transaction that grants calls
     locks its account's row of the table `pace`.
@@ -35,7 +35,7 @@ async def wait_for_grants(database: Transactions, tenant_id: str) -> None:
 
 
 async def make_calls_due(database: Transactions, tenant_id: str, queue_id: UUID | None = None) -> None:
-    """Moves `due_at` of postponed calls back to now, or to `not_before` if that is later, so that the new hours apply.
+    """Makes postponed calls due now, or at `not_before` if that is later, so that the new hours apply.
 
     A call is postponed if `due_at` is after `not_before`: it was due outside its hours, or is to be tried again. `queue_id`
     None: all calls of the tenant. Skips calls that another transaction has locked, because they are being dialled or canceled.

@@ -85,7 +85,7 @@ SEALED_COLUMNS = (
 
 
 async def describe_secret(session: AsyncSession, column: SealedColumn, row: Any) -> str:
-    """Returns a description of the row's secret for operators, such as `callback secret of tenant acme`. Not the secret."""
+    """Returns a description for operators that names the row's secret, such as `callback secret of tenant acme`."""
     if isinstance(row, SipCredential):
         return f"{column.noun} {row.name} of tenant {row.tenant_id}"
     if not isinstance(row, TwilioCredential):

@@ -7,7 +7,7 @@ from app.database.connection import Connection
 
 
 async def move_credential(connection: Connection, credential_id: UUID, *, place: UUID) -> None:
-    """Puts a credential, in the order in which credentials are tried, before all others with the same `CredentialRow.place`."""
+    """Gives a credential this `place`, its sort key in the order of use. It is then tried before others with the same `place`."""
     await connection.execute(
         "UPDATE twilio_credential SET place = $2, preferred_at = now() WHERE id = $1", credential_id, place
     )

@@ -1,4 +1,4 @@
-"""Generates callback secrets, and names the row of each stored secret. An encrypted secret is bound to the name of its row."""
+"""Generates callback secrets. Names the row of each stored secret: the name is the associated data of the encryption."""
 
 import base64
 import secrets

@@ -71,7 +71,10 @@ PaceAdministrationDep = Annotated[PaceAdministration, Depends(pace_administratio
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_accounts(tenant_id: TenantDep, administration: PaceAdministrationDep, page: PageDep) -> AccountPage:
-    """Lists the accounts, oldest first, each with its active credentials. A call uses the first unless it names another."""
+    """Lists the accounts, oldest first, each with its active credentials.
+
+    A call uses the first account with an active credential, unless it names another account.
+    """
     listed = await administration.list_accounts(tenant_id, after=page.after_id, limit=page.fetch_limit)
     shown, next_cursor = page.cut(listed, lambda item: item[0].id)
     paces = await administration.find_paces([row.id for row, _ in shown])
@@ -101,10 +104,10 @@ async def list_accounts(tenant_id: TenantDep, administration: PaceAdministration
 async def create_account(
     client: ClientDep, tenant_id: TenantDep, administration: PaceAdministrationDep, body: JsonBody, response: Response
 ) -> AccountRecord:
-    """Adds an account with its first credential. The secret is stored encrypted and never shown. Twilio is not asked.
+    """Adds an account with its first credential. The secret is stored encrypted and never shown. Twilio is not contacted.
 
     The same request again answers 200 with the account as it is. If the tenant has the account with another secret or another
-    base_url, the answer is 409 `already-exists`: another secret is added as a credential of the account.
+    base_url, the answer is 409 `already-exists`. To add another secret, add a credential to the account.
     """
     new = parse_body(NewAccount, body)
     require_allowed_base_url(client, new)

@@ -62,7 +62,10 @@ async def list_audit_events(
         str | None, Query(description="`next_cursor` of the previous page.", json_schema_extra=_CURSOR_RULES)
     ] = None,
 ) -> AuditEventPage:
-    """Lists changes of tenants, accounts, credentials and keys. A tenant's own key lists those of its own tenant only."""
+    """Lists changes of tenants, accounts, credentials, keys and queues, and other recorded actions such as logins.
+
+    A tenant's own key lists the changes of its own tenant only.
+    """
     if isinstance(client, Caller):
         if tenant not in (None, client.tenant_id):
             raise TenantNotFound

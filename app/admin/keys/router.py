@@ -85,10 +85,10 @@ async def create_key(
     body: JsonBody,
     response: Response,
 ) -> CreatedKey:
-    """Creates a key for the tenant's services and shows it this once.
+    """Creates a key for the tenant's services. Only the answer to this request shows the key.
 
-    Repeat a request whose answer was lost with the same `Idempotency-Key`. If it created the key, the answer is 200 with the id
-    and without the key: revoke it and create another one.
+    If the answer was lost, repeat the request with the same `Idempotency-Key`. If the first request created the key, the answer
+    is 200 with the id and without the key: revoke the key and create another one.
     """
     new = parse_body(NewKey, body)
     row, key = await administration.create_key_once(

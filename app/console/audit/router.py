@@ -1,4 +1,4 @@
-"""The page of the audit log, over the use case of `GET /v1/admin/audit-events`."""
+"""The page of the audit log. It shows the events that `GET /v1/admin/audit-events` returns."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Writes the command line that requests a call again. Pure."""
+"""Writes the curl command that creates a call with the parameters of an earlier call. Pure."""
 
 import json
 import shlex
@@ -10,7 +10,7 @@ _TIME_PARAMETERS: Final = ("not_before", "ring_by")
 
 
 def curl_command(parameters: Mapping[str, Any], *, account_sid: str) -> str:
-    """Returns a command that requests a new call with these parameters. It reads CALLGATE_URL and CALLGATE_KEY in the shell.
+    """Returns a curl command that creates a call with these parameters. The shell must set CALLGATE_URL and CALLGATE_KEY.
 
     Leaves out secrets, which are never stored, and the times of a scheduled call, which may have passed.
     """
@@ -25,7 +25,7 @@ def curl_command(parameters: Mapping[str, Any], *, account_sid: str) -> str:
 
 
 def missing_secrets(parameters: Mapping[str, Any]) -> list[str]:
-    """Returns the secrets that the command lacks, because they are never stored, in words for the page."""
+    """Returns descriptions of the secrets that `curl_command` leaves out because they are never stored."""
     missing = []
     if "sip_auth_username" in parameters:
         missing.append("the password for sip_auth_username")

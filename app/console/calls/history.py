@@ -33,10 +33,10 @@ def summarize_history(history: CallHistory, *, reveal: bool = False) -> HistoryS
 
 
 def _overall_tone(history: CallHistory, tone: Tone) -> Tone:
-    """Returns `tone`, or a more urgent one.
+    """Returns `tone`, or a more urgent tone if the call's history needs one.
 
-    It is "danger" if Twilio has reported a second call for this record. It is at least "warning" if Twilio does not find the
-    call, or if a delivery was given up.
+    The result is "danger" if Twilio has reported a second call for this record. It is at least "warning" if Twilio does not
+    find the call, or if a delivery was given up.
     """
     if _last_event(history, "call.second_sid"):
         return "danger"
@@ -67,7 +67,7 @@ def _describe_not_due(history: CallHistory, wait: str) -> str:
 
 
 def _describe_wait(history: CallHistory) -> str:
-    """Returns what a scheduled call that is due waits for."""
+    """Returns why a scheduled call that is due still waits, such as "for its turn"."""
     if history.is_queue_paused:
         return f"because the queue {history.queue} is paused"
     return f"for its turn{f' in the queue {history.queue}' if history.queue else ''}"
@@ -181,8 +181,9 @@ def _answerer_words(answered_by: str | None) -> str:
 def _additional_sentences(history: CallHistory) -> list[str]:
     """Returns sentences to add to the description of the call's state.
 
-    They say how an unknown outcome was resolved or a wrong one corrected, whether the call is to be ended, deleted, missing or
-    duplicated at Twilio, how its deliveries went, and whether it is a redial or is redialled.
+    They say how an unknown outcome was resolved or a wrong one was corrected, whether a request to end the call is stored,
+    whether the call was deleted at Twilio, and whether Twilio does not find it or reports a second call. They also say how the
+    deliveries went, and whether the call is a redial or is redialled.
     """
     call = history.call
     more = []
@@ -229,12 +230,12 @@ def _delivery_sentences(history: CallHistory) -> list[str]:
 
 
 def _deliveries_with_verb(number: int, one: str, many: str) -> str:
-    """Returns the number of deliveries, and the form of the verb for one or for many."""
+    """Returns the number of deliveries with its verb (`one` or `many`), such as "1 delivery was" or "2 deliveries were"."""
     return f"1 delivery {one}" if number == 1 else f"{number} deliveries {many}"
 
 
 def _last_event(history: CallHistory, type_: str) -> EventRow | None:
-    """Returns the last event of this type."""
+    """Returns the last event of this type; None if the call has no such event."""
     return next((event for event in reversed(history.events) if event.type == type_), None)
 
 

@@ -72,7 +72,7 @@ CallIdDep = Annotated[UUID, Depends(call_id_of)]
 @router.get("")
 @needs(Scope.READ, clients="any")
 async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
-    """Lists the calls that match the URL's query. An id, sid or key that finds one call redirects to its page."""
+    """Lists the calls that match the URL's query. Redirects to a call if the only filter is an id, sid or key of this call."""
     form = read_call_form(request.query_params.multi_items())
     query = form.query.with_problem_span(now=datetime.now(UTC))
     lines: list[CallLine] = []
@@ -112,7 +112,7 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
 @router.get("/{id_or_sid}")
 @needs(Scope.READ, clients="any")
 async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, done: str = "") -> Response:
-    """Shows the call with this id. Redirects from its sid to its id. `done` is the key of a message of _DONE_MESSAGES."""
+    """Shows the call with this id. Redirects from its sid to its id. `done` selects a message of _DONE_MESSAGES to show."""
     if CALL_SID_PATTERN.fullmatch(id_or_sid):
         return _redirect_to_call((await _read_history(request, client, id_or_sid)).call.id)
     return _call_page(request, await _read_history(request, client, await call_id_of(id_or_sid)), done=_DONE_MESSAGES.get(done))
@@ -121,7 +121,7 @@ async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, 
 @router.get("/{id_or_sid}/live")
 @needs(Scope.READ, clients="any")
 async def show_live_call(request: Request, client: ConsoleClientDep, call_id: CallIdDep) -> Response:
-    """Returns the part of the call's page that the page reloads by itself."""
+    """Returns the part of the call's page that refreshes itself."""
     history = await _read_history(request, client, call_id)
     return page_response(request, "calls/live.html", **_template_context(history, reveal=False))
 
@@ -140,7 +140,7 @@ async def show_masked(call_id: CallIdDep) -> Response:
 @needs(Scope.ADMIN, clients="any")
 @allowed_while_suspended
 async def reveal_call(request: Request, actions: CallActionsDep, call_id: CallIdDep) -> Response:
-    """Shows the call with its personal data, which the audit log records."""
+    """Shows the call with its personal data. The audit log records that the data was shown."""
     return _call_page(request, await actions.reveal(call_id), reveal=True)
 
 
@@ -148,7 +148,7 @@ async def reveal_call(request: Request, actions: CallActionsDep, call_id: CallId
 @needs(Scope.ADMIN, clients="any")
 @allowed_while_suspended
 async def end_call(request: Request, actions: CallActionsDep, call_id: CallIdDep) -> Response:
-    """Ends the call and redirects to its page. If that is refused, shows the page with the reason."""
+    """Ends the call and redirects to its page. If the call cannot be ended, shows the page with the reason."""
     try:
         result = await actions.end(call_id)
     except CallNotFound:

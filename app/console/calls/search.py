@@ -69,9 +69,9 @@ class CallQuery:
     before: UUID | None = None
 
     def with_problem_span(self, *, now: datetime) -> "CallQuery":
-        """Returns the query. If it filters by problem and has no `since`, limits it to the time PROBLEM_SEARCH_SPAN.
+        """Returns the query with a `since` if it filters by problem and has none; otherwise returns it unchanged.
 
-        That time ends at `until` or, without it, at `now`.
+        The added `since` is PROBLEM_SEARCH_SPAN before `until` or, without `until`, before `now`.
         """
         if self.problem is None or self.since is not None:
             return self
@@ -93,7 +93,7 @@ class CallForm:
 
 
 def read_call_form(parameters: Iterable[tuple[str, str]]) -> CallForm:
-    """Reads the parameters of the URL. Ignores empty ones. A parameter that is unknown or unreadable is an error."""
+    """Reads the parameters of the URL. Ignores empty ones. A parameter that is unknown, repeated or unreadable is an error."""
     texts: dict[str, str] = {}
     errors: dict[str, str] = {}
     for name, value in parameters:
@@ -139,7 +139,7 @@ def read_search(text: str) -> Search | None:
 
 
 def _prefixed_search(name: str, text: str) -> Search | None:
-    """Returns the search for the text after a prefix. `name` is the prefix."""
+    """Returns the search for `text`, which followed the prefix `name` (to, from or key); None if it cannot be a key."""
     if name == "key":
         return Search("key", (text,)) if _KEY_PATTERN.fullmatch(text) else None
     return Search("to" if name == "to" else "from", spellings(text) if read_number(text) else (text,))

@@ -58,7 +58,7 @@ class CallActions:
         await self.deliveries.retry(await self._caller_of(call_id), str(call_id), delivery_id, actor=self.actor)
 
     async def _caller_of(self, call_id: UUID) -> Caller:
-        """Returns the client as a caller of the call's tenant. An operator may act on calls of every tenant."""
+        """Returns the client as a Caller that acts for the call's tenant. An operator may act on calls of every tenant."""
         if isinstance(self.client, Caller):
             return self.client
         return caller_for_tenant(self.client, (await self.read(call_id)).call.tenant_id)

@@ -171,7 +171,10 @@ def list_statement(query: CallQuery, tenant_id: str | None, *, limit: int) -> tu
 
 
 def _search_pairs(search: Search | None) -> Iterator[tuple[str, str]]:
-    """Yields pairs of column and value. A call matches if one pair does. Each column has an index in the order of the list."""
+    """Yields pairs of column and value. A call matches the search if it has the value of at least one pair in its column.
+
+    Each column has an index that is sorted as the list is.
+    """
     if search is not None:
         for column in _SEARCHED_COLUMNS[search.kind]:
             for value in search.values:
@@ -196,7 +199,7 @@ def _filters(query: CallQuery, values: _Values) -> Iterator[str]:
 
 
 def _has_index_by_tenant(query: CallQuery) -> bool:
-    """Returns whether an index that begins with the tenant fits the filters. Otherwise calls are read in the order of ids."""
+    """Returns whether an index that begins with the tenant serves the filters. If not, calls are read in the order of ids."""
     if query.queue is not None:
         return True
     if query.search is not None:

@@ -1,4 +1,4 @@
-"""Turns a request's parameters, and Twilio's resource, into rows of readable text. Pure."""
+"""Turns a request's parameters, and Twilio's Call resource, into rows of readable text. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -20,7 +20,7 @@ def parameter_rows(parameters: Mapping[str, Any], *, reveal: bool) -> list[Row]:
 
 
 def resource_rows(resource: Mapping[str, Any] | None, *, reveal: bool) -> list[Row]:
-    """Returns the members of Twilio's resource that have a value."""
+    """Returns a row for each member of Twilio's Call resource that has a value, except `uri` and `subresource_uris`."""
     shown = (resource or {}) if reveal else mask_json(resource or {})
     return [
         (name, _in_words(value))

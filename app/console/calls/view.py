@@ -37,12 +37,12 @@ _RENEW_OFTEN_FOR = timedelta(hours=1)
 
 
 def search_kind_text(search: Search | None) -> str:
-    """Returns in words what kind of value the text in the search box was taken for; "" if the box is empty."""
+    """Returns what the text in the search box was taken for, such as "an idempotency key"; "" if the box is empty."""
     return _SEARCH_KIND_TEXTS[search.kind] if search else ""
 
 
 def badge_text(call: Any) -> str:
-    """Returns the word for a call's badge: Twilio's status of a started call, the `execution` of any other call."""
+    """Returns the word for a call's badge: Twilio's status of a started call, otherwise the `execution`, such as "pending"."""
     return str((call.status or "started") if call.execution == "started" else call.execution)
 
 
@@ -70,7 +70,7 @@ def time_value(form: CallForm, name: str) -> str:
 
 
 def page_address(form: CallForm, cursor: str | None) -> str | None:
-    """Returns the address of the page of this list that begins at the cursor; None without one."""
+    """Returns the address of the page of this list that begins at the cursor; None without a cursor."""
     if cursor is None:
         return None
     filters = {name: value for name, value in form.texts.items() if name != "cursor"}

@@ -58,7 +58,7 @@ async def _show_overview(request: Request, *, after: str) -> Response:
 
 
 async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "") -> Response:
-    """Renders a tenant's list. `fault` says what is wrong with the time in the form."""
+    """Renders a tenant's list of deliveries. `fault` says what is wrong with the time in the form for sending them again."""
     database, now = slot_limited_reads(request), datetime.now(UTC)
     searched_to, next_page = None, None
     try:
@@ -109,7 +109,7 @@ async def replay_deliveries(
     tenant_id: str,
     form: SentFormDep,
 ) -> Response:
-    """Sends all deliveries of a tenant again that were given up since the time in the form."""
+    """Sends deliveries of a tenant again: those that were given up, and were written at or after the time in the form."""
     require_read(client)
     caller = caller_for_tenant(client, tenant_id)
     since = _read_since(form.text("since"))

@@ -46,7 +46,7 @@ class DeliveryQuery:
 
     @property
     def after(self) -> tuple[datetime, UUID] | None:
-        """`next_attempt_at` and id of the last waiting delivery on the page before. Raises ValueError if malformed."""
+        """`next_attempt_at` and id of the previous page's last waiting delivery. Raises ValueError for a malformed cursor."""
         if not self.cursor:
             return None
         moment, _, delivery_id = self.cursor.partition("~")
@@ -57,7 +57,7 @@ class DeliveryQuery:
 
     @property
     def before(self) -> UUID | None:
-        """The page has given-up deliveries before this id. Raises ValueError for a malformed cursor."""
+        """The page lists given-up deliveries before this id; None: the first page. Raises ValueError for a malformed cursor."""
         return UUID(self.cursor) if self.cursor else None
 
 

@@ -31,7 +31,7 @@ class AttemptedDelivery(Protocol):
 
 
 def state_of(delivery: AttemptedDelivery) -> tuple[str, str]:
-    """Returns the word for the badge, and what the delivery waits for or how it ended."""
+    """Returns the word for the delivery's badge, and a note: what the delivery waits for, or how it ended."""
     if delivery.state == "delivered":
         return "delivered", "" if delivery.attempts == 1 else f"after {_attempts(delivery.attempts)}"
     if delivery.state == "gave_up":

@@ -1,1 +1,1 @@
-"""The page *Now*: how calls go, what needs attention, and plots."""
+"""The page *Now*: a sentence about the calls of the last hour, what needs attention, and plots."""

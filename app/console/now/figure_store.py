@@ -18,7 +18,7 @@ MINUTE_FIGURES_SINCE: Final = "date_trunc('hour', now() - interval '1 day')"
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The figures of one period, as app.rollups.models describes them."""
+    """The figures of one period, such as the number of calls that started. app.rollups.models describes each field."""
 
     scheduled: int = 0
     pending: int = 0

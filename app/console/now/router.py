@@ -1,4 +1,4 @@
-"""The page *Now*, the part of it that renews itself, and the figures of its plots."""
+"""The page *Now*, the part of it that refreshes itself, and the figures of its plots."""
 
 from typing import Annotated, Literal
 
@@ -36,7 +36,7 @@ FiguresTenantDep = Annotated[str | None, Depends(tenant_of_figures)]
 async def show_now(
     request: Request, client: ConsoleClientDep, tenant_id: FiguresTenantDep, range_name: RangeNameDep = "1h"
 ) -> Response:
-    """Shows how calls go: a sentence, what needs attention, and plots with their table."""
+    """Shows the page *Now*: a sentence about the calls of the last hour, what needs attention, and plots with their table."""
     view, shown = await _view(request, client, tenant_id), figures.RANGES[range_name]
     read = await read_figures(slot_limited_reads(request), tenant_id, span=shown.span)
     found = figures.points(read, span=shown.span, length=shown.point)
@@ -57,7 +57,7 @@ async def show_now(
 @router.get("/summary")
 @needs(Scope.READ, clients="any")
 async def show_now_summary(request: Request, client: ConsoleClientDep, tenant_id: FiguresTenantDep) -> Response:
-    """Shows the part of the page that renews itself."""
+    """Shows the part of the page *Now* that refreshes itself."""
     tenant = tenant_id if client.tenant_id is None and tenant_id else ""
     return page_response(request, "now/summary.html", view=await _view(request, client, tenant_id), tenant=tenant)
 

@@ -31,9 +31,9 @@ MAX_LISTED_ROWS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class WaitingCount:
-    """How many items wait, counted up to MAX_COUNTED_ROWS, and since when the oldest of the counted items waits.
+    """How many items wait, counted up to MAX_COUNTED_ROWS, and since when the oldest of the counted items has waited.
 
-    `Facts.waiting` differs: its `since` is the latest due time of the counted calls.
+    In `Facts.waiting`, `since` has another meaning: the time at which the last of the counted calls is due.
     """
 
     number: int
@@ -42,9 +42,10 @@ class WaitingCount:
 
 @dataclass(frozen=True, slots=True)
 class WaitingQueue:
-    """A queue in which calls wait. `number` of them were counted, up to MAX_COUNTED_ROWS.
+    """A queue in which calls wait. `number` is how many wait, counted up to MAX_COUNTED_ROWS.
 
-    `last_due_at` is the latest due time. `last_ring_by` is the latest `ring_by` of the counted calls and of the one due last.
+    `last_due_at` is when the last waiting call is due. `last_ring_by` is the latest `ring_by`, the time by which a call must
+    ring, of the counted calls and of the call that is due last.
     """
 
     tenant_id: str
@@ -60,7 +61,7 @@ class WaitingQueue:
 
 @dataclass(frozen=True, slots=True)
 class RejectedCredential:
-    """A credential that Twilio refused. `others` is the number of its account's credentials that are not refused or revoked."""
+    """A credential that Twilio refused. `others` counts its account's credentials that are neither refused nor revoked."""
 
     tenant_id: str
     account_sid: str
@@ -80,10 +81,10 @@ class MissingCalls:
 
 @dataclass(frozen=True, slots=True)
 class LastHour:
-    """Calls of the last hour by execution.
+    """The numbers of calls of the last hour, by `execution`: Callgate's own state of a call, such as "pending".
 
     `server_errors`: calls that Twilio answered with a 5xx. `called_back`: started calls that have had a callback. These two
-    leave out the newest calls, which no figures include yet.
+    numbers leave out the newest calls, which a worker has not counted yet.
     """
 
     scheduled: int = 0

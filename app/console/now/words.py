@@ -12,7 +12,7 @@ MIN_SHARE_CALLS: Final = 5
 
 
 def calls_word(waiting: WaitingCount) -> str:
-    """Returns "call" or "calls", for the number."""
+    """Returns "call" if one call waits, otherwise "calls"."""
     return "call" if waiting.number == 1 else "calls"
 
 
@@ -38,7 +38,7 @@ def span_text(span: timedelta) -> str:
 
 
 def end_at_pace(queue: WaitingQueue, now: datetime) -> datetime | None:
-    """Returns when the last call of the queue is dialled at its pace; None without a pace."""
+    """Returns when the last waiting call of the queue will be dialled, at the queue's pace; None if the pace is not limited."""
     if queue.calls_per_second is None:
         return None
     return max(now + timedelta(seconds=queue.number / queue.calls_per_second), queue.last_due_at)

@@ -150,7 +150,7 @@ def _endpoint(metadata: Mapping[str, Any], name: str) -> str:
 
 
 def _list_of(metadata: Mapping[str, Any], name: str, default: str) -> list[Any]:
-    """Returns a list of the discovery document; a list with only `default` if it is missing. Raises ProviderFailed."""
+    """Returns the list `name` of the discovery document; `[default]` if missing. Raises ProviderFailed if it is no list."""
     found = metadata.get(name, [default])
     if not isinstance(found, list):
         raise ProviderFailed(f"{name}_not_a_list")

@@ -1,4 +1,4 @@
-"""Finds the client that a person acts as, by the provider's claims. Without a rule that matches, there is none."""
+"""Finds the client that a person may act as, by rules about the provider's claims. Without a matching rule there is none."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

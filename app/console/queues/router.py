@@ -101,14 +101,14 @@ async def show_queue(request: Request, queue: QueueDep, service: QueueReadsDep, 
 @router.get("/{tenant_id}/{name}/live")
 @needs(Scope.READ, clients="any")
 async def show_live_queue(request: Request, queue: QueueDep, service: QueueReadsDep) -> Response:
-    """Returns the part of the page that renews itself."""
+    """Returns the part of the queue's page that refreshes itself."""
     return await _show(request, queue, service, "queues/live.html")
 
 
 async def _show(
     request: Request, queue: tuple[str, str], service: QueuesDep, template: str, *, done: str | None = None
 ) -> Response:
-    """Renders the template with a queue and its progress, which the API returns, too. `done` says what a form has done."""
+    """Renders the template with a queue and its progress, as the API returns it. `done` is a message about a sent form."""
     progress = await service.progress(*queue)
     return page_response(request, template, view=QueueView.of(progress), calls=calls_address(*queue), done=done)
 
@@ -116,7 +116,7 @@ async def _show(
 @router.post("/{tenant_id}/{name}/pause")
 @needs(Scope.ADMIN, clients="any")
 async def pause_queue(queue: QueueDep, actor: ConsoleActorDep, service: QueuesDep) -> Response:
-    """Stops dialling. Calls under way go on."""
+    """Stops the dialling of the queue's calls. Calls that are under way continue."""
     await service.change(actor, *queue, {"paused": True})
     return RedirectResponse(queue_path(*queue), status_code=303)
 
@@ -138,6 +138,6 @@ async def confirm_cancellation(request: Request, queue: QueueDep, service: Queue
 @router.post("/{tenant_id}/{name}/cancel")
 @needs(Scope.ADMIN, clients="any")
 async def cancel_queue(queue: QueueDep, actor: ConsoleActorDep, cancellation: QueueCancellationDep) -> Response:
-    """Ends all calls of the queue that wait: none of them will ring."""
+    """Cancels all waiting calls of the queue, so that none of them rings."""
     canceled = await cancellation.cancel(actor, *queue)
     return RedirectResponse(f"{queue_path(*queue)}?canceled={canceled}", status_code=303)

@@ -97,8 +97,8 @@ class ConsoleSessions:
     async def find(self, token: str, *, is_user_activity: bool) -> ActiveSession | None:
         """Returns the session of a cookie; None if there is none, or it has ended.
 
-        `is_user_activity` says whether a person made the request, and not a page that renews itself. Only such requests keep
-        the session from ending as unused.
+        `is_user_activity` is false for a request that a page sent to refresh itself. Such a request does not keep the session
+        from ending as unused.
         """
         if not _TOKEN_PATTERN.fullmatch(token):
             return None
@@ -144,7 +144,7 @@ async def add_login_link(database: Transactions, actor: Actor) -> str:
 
 
 def _hash(token: str) -> bytes:
-    """Returns the SHA-256 that is stored. A token is random and long, so it needs no salt and no slow hash."""
+    """Returns the SHA-256 that is stored for a token. A token is random and long, so it needs no salt and no slow hash."""
     return hashlib.sha256(token.encode()).digest()
 
 

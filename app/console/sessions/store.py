@@ -82,7 +82,10 @@ async def list_sessions(database: StatementPool, *, idle: timedelta) -> list[Lis
 
 
 async def add_session(connection: Connection, session: NewSession, *, lifetime: timedelta) -> bool:
-    """Adds a session. Deletes those that expired over a day ago. Returns False if the new one's tenant does not exist."""
+    """Adds a session, and deletes all sessions that expired over a day ago.
+
+    Returns False, and adds nothing, if the session's tenant does not exist.
+    """
     await connection.execute("DELETE FROM console_session WHERE expires_at < now() - interval '1 day'")
     statement = """INSERT INTO console_session (id, token_hash, kind, name, key_id, tenant_id, scopes, expires_at)
         SELECT $1, $2, $3, $4, $5, $6, $7, now() + $8::interval
@@ -108,7 +111,10 @@ async def mark_seen(connection: Connection, session_id: UUID) -> None:
 
 
 async def revoke_session(connection: Connection, session_id: UUID) -> str | None:
-    """Ends a session or an unused link. Returns its tenant's id, "" if it is an operator's, None if it has ended before."""
+    """Ends a session or an unused link.
+
+    Returns its tenant's id; "" if it is an operator's; None if there is no such session, or it has ended before.
+    """
     statement = """UPDATE console_session AS session SET revoked_at = now()
         WHERE id = $1 AND revoked_at IS NULL AND expires_at > now()
         RETURNING coalesce(tenant_id, (SELECT tenant_id FROM api_key WHERE api_key.id = key_id), '')"""

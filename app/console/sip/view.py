@@ -117,7 +117,7 @@ def _is_missing_at(place: int, found: Finding) -> bool:
 
 
 def _is_about(start: int, stop: int, found: Finding) -> bool:
-    """Returns whether the part of the text that the finding is about overlaps the part from `start` to before `stop`."""
+    """Returns whether the finding is about at least one character of the text from `start` to before `stop`."""
     return found.start < stop and found.end > start
 
 
@@ -156,7 +156,7 @@ def _mark_spaces(shown: str) -> str:
 
 
 def escape_invisible(text: str) -> str:
-    """Returns the text with characters that a page does not show, or that change the order of others, as escapes."""
+    """Replaces characters that a page does not show, or that change the order of other characters, by escape sequences."""
     return "".join(_escaped(character) if _is_invisible(character) else character for character in text)
 
 

@@ -1,4 +1,4 @@
-"""Reads a tenant and its accounts, keys and other records, in one statement. Their own store modules define the columns."""
+"""Reads a tenant with its accounts, keys and other records in one statement. The columns are those of their store modules."""
 # ruff: noqa: S608  # The statement is put together from constants.
 
 from dataclasses import dataclass
@@ -72,7 +72,10 @@ async def list_tenant_rows(database: Transactions, *, after: str | None) -> tupl
 
 
 async def find_details(database: Transactions, tenant_id: str) -> TenantDetails | None:
-    """Returns a tenant with its accounts, credentials, paces, keys, SIP credentials and workloads. None: no such tenant."""
+    """Returns a tenant with its accounts, their credentials and paces, its keys, SIP credentials and workloads.
+
+    None: there is no such tenant.
+    """
     for tenant, accounts, credentials, paces, keys, sip_credentials, workloads in await fetch(database, _DETAILS, tenant_id):
         return TenantDetails(
             tenant=TenantRow.of(*tenant),
