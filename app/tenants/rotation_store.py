@@ -7,7 +7,7 @@ from app.database.connection import Connection
 
 
 async def move_credential(connection: Connection, credential_id: UUID, *, place: UUID) -> None:
-    """Gives a credential this `place`, its sort key in the order of use. It is then tried before others with the same `place`."""
+    """Gives a credential this `place`, its sort key in the order of use. It is tried before others with the same `place`."""
     await connection.execute(
         "UPDATE twilio_credential SET place = $2, preferred_at = now() WHERE id = $1", credential_id, place
     )
