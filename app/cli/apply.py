@@ -168,5 +168,5 @@ def _value_text(value: Any) -> str:
 
 
 def _without_query(value: Any) -> Any:
-    """Returns a URL without its query, which may contain a key of the receiver. Returns any other value unchanged."""
+    """Returns a URL without its query, which may contain a key of the receiving server. Any other value stays as it is."""
     return _URL_QUERY.sub("?…", value) if isinstance(value, str) and "://" in value else value

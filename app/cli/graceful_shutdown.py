@@ -1,4 +1,4 @@
-"""Shuts the API down in two steps: it first closes its clients' connections, and then stops listening."""
+"""Shuts down the API in two steps: first closes the connections of clients, then stops the server."""
 
 import asyncio
 import signal
@@ -15,8 +15,9 @@ logger = structlog.stdlib.get_logger(__name__)
 class GracefulShutdown:
     """Keeps serving for `seconds` after SIGTERM, closing each connection after its response, and then stops the server.
 
-    Meanwhile load balancers stop using this process, and clients with open connections reconnect elsewhere. Without this, a
-    request that arrives while its connection is closed is lost, and the client cannot know whether it was processed.
+    During this time load balancers stop using this process, and clients with open connections reconnect elsewhere. If the
+    server stopped at once, a request that arrives while its connection is being closed would be lost, and the client could not
+    know whether it was processed.
     """
 
     def __init__(self, app: ASGIApp, *, seconds: float) -> None:
@@ -36,7 +37,7 @@ class GracefulShutdown:
         await self.app(scope, receive, send_and_close)
 
     def _install_handler(self) -> None:
-        """Delays the server's SIGTERM handler by `seconds`. A second SIGTERM calls it immediately."""
+        """Delays the server's SIGTERM handler by `seconds`. A second SIGTERM runs the handler at once."""
         loop = asyncio.get_running_loop()
         stop = signal.getsignal(signal.SIGTERM)
         if not callable(stop):

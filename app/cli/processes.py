@@ -64,7 +64,7 @@ def service_settings() -> Settings:
 def create_api(ops_port: int | None = None) -> ASGIApp:
     """Creates the ASGI application that each process of `callgate serve` runs.
 
-    `ops_port` is the separate port for probes, metrics, docs and the admin API; None: they have no separate port.
+    `ops_port` is the separate port for probes, metrics, docs and the admin API. None: the main port serves them too.
     """
     from app.cli.graceful_shutdown import GracefulShutdown
     from app.main import create_app

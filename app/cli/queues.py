@@ -121,7 +121,7 @@ def _change_existing(tenant: str, name: str, change: QueueChange, *, as_json: bo
 
 
 def _run(use_case: Callable[[QueueService], Awaitable[Result]]) -> Result:
-    """Runs one use case of queues against the configured database."""
+    """Calls `use_case` with a QueueService for the configured database, and returns its result."""
     from app.http.read_limit import ReadLimit
     from app.queues.service import QueueService
 

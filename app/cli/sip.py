@@ -14,7 +14,7 @@ sip = typer.Typer(help="SIP addresses.", no_args_is_help=True)
 
 @sip.callback()
 def _sip() -> None:
-    """Makes `sip` a group, although it has only one command."""
+    """Does nothing. Typer makes `sip` a group of commands because it has this callback, although it has only one command."""
 
 
 @sip.command("check")

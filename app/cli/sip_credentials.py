@@ -1,4 +1,4 @@
-"""`callgate sip-credentials`: manages user names and passwords of SIP endpoints. Requests for calls name them."""
+"""`callgate sip-credentials`: manages user names and passwords of SIP endpoints. Requests for calls refer to them by name."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def duration(text: str) -> timedelta:
 
 
 def _parse(text: str, *, sign: int, example: str) -> datetime:
-    """Parses a time, or a duration after (`sign` 1) or before (-1) now. The error for any other text shows the example."""
+    """Parses a time, or a duration after (`sign` 1) or before (-1) now. Raises BadParameter, which suggests `example`."""
     try:
         if text[:-1].isdecimal() and text[-1] in _DURATION_UNITS:
             return datetime.now(UTC) + sign * int(text[:-1]) * _DURATION_UNITS[text[-1]]

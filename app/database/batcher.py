@@ -33,7 +33,10 @@ _LOCK_RETRY_MIN_DELAY_S, _LOCK_RETRY_MAX_DELAY_S = 0.005, 0.5
 
 
 class Busy(Enum):
-    """The result of `write` for an item whose row another session has locked. The item goes into a later batch."""
+    """The type of LOCKED, the result of a Batcher's `write` for an item whose row another session has locked.
+
+    The item goes into a later batch.
+    """
 
     LOCKED = "locked"
 
@@ -116,9 +119,9 @@ class Batcher(Generic[Item, Result]):
             self._start_writer()
 
     def _start_writer(self) -> None:
-        """Starts a writer, unless _MAX_WRITERS are running, or one is running that is not slow.
+        """Starts a task that writes batches, if all running ones are slow and there are fewer than _MAX_WRITERS.
 
-        A writer that is not slow takes the next batch itself.
+        A running task that is not slow takes the next batch itself.
         """
         # No item is forgotten: neither this method nor a writer, after it found the queue empty, awaits anything.
         if self._running > self._slow or self._running >= _MAX_WRITERS:

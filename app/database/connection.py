@@ -62,7 +62,7 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
     transaction_settings = ""
 
     async def execute(self, query: str, *arguments: object, **options: Any) -> str:
-        """Runs the query. Through a pooler, which keeps no session settings, BEGIN also sets them for the transaction."""
+        """Runs the query. A pooler keeps no session settings, so a BEGIN through one also applies them to the transaction."""
         if self.is_pooled and query.startswith("BEGIN"):
             query += self.transaction_settings
         status: str = await super().execute(query, *arguments, **options)

@@ -137,7 +137,7 @@ class Database:
 
 
 async def driver_connection(session: AsyncSession) -> Connection:
-    """Returns the session's connection, for statements without SQLAlchemy. They run in its transaction, if one has begun."""
+    """Returns the session's own connection. Statements on it are part of the session's transaction, if one has begun."""
     connection = (await (await session.connection()).get_raw_connection()).driver_connection
     if not isinstance(connection, Connection):
         raise TypeError("the connection was not opened by app.database.connection")
@@ -146,7 +146,7 @@ async def driver_connection(session: AsyncSession) -> Connection:
 
 @contextmanager
 def _timed_and_logged() -> Iterator[None]:
-    """Adds the duration of the block to the request's time for the database. Logs and re-raises DatabaseUnavailable."""
+    """Adds the duration of the block to the database time of the request. Logs and re-raises DatabaseUnavailable."""
     with TimedSpan("database"):
         try:
             yield

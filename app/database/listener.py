@@ -94,6 +94,6 @@ async def _wait_until_set(event: asyncio.Event, *, seconds: float) -> None:
 
 
 async def _close(connection: Connection) -> None:
-    """Closes the connection, ignoring errors of one that no longer answers."""
+    """Closes the connection. Ignores the errors of a connection that no longer answers."""
     with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
         await connection.close(timeout=_CHECK_INTERVAL_S)

@@ -15,7 +15,7 @@ _LOCK_TIMEOUT_MS = 100
 
 @dataclass(frozen=True, slots=True)
 class MonthRange:
-    """A range of whole months in UTC, from the day `since` until before the day `until`. Both are first days of months."""
+    """A range of whole months in UTC. `since` is its first day; `until`, the first day of the next month, is not included."""
 
     since: date
     until: date
@@ -33,13 +33,13 @@ class MonthRange:
         return type(self)(_month(self.since - span, 0), self.until)
 
     def condition(self, column: str) -> str:
-        """Returns SQL that is true if the time in `column` is in the range. Its bounds are constants."""
+        """Returns SQL that is true if the time in `column` is in the range. The bounds are literals, not parameters."""
         return f"({column} >= '{self.since} 00:00+00' AND {column} < '{self.until} 00:00+00')"
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One month of a table."""
+    """A monthly partition: the part of `table` that has the rows of one month."""
 
     table: str
     name: str

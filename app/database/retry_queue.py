@@ -49,7 +49,7 @@ class RetryQueue(Generic[Item]):
             self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Writes the remaining items without pauses, and ends the task.
+        """Writes the remaining items without pauses, and ends the background task.
 
         Stops early if an attempt fails for all of its items. Items that were not written stay in the queue.
         """

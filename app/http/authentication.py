@@ -1,4 +1,4 @@
-"""Authenticates requests by API key or service account token, and checks what the route declares (app/http/routes.py)."""
+"""Authenticates requests by API key or service account token. Checks that the client may use the route (app/http/routes.py)."""
 
 from typing import Annotated
 
@@ -42,7 +42,7 @@ async def authenticate_caller(
 async def authenticate_key(request: Request, key: str) -> Caller | OperatorCaller:
     """Returns the client that an API key or service account token belongs to. Checks that the client may use the route.
 
-    Raises Unauthorized: for a token it says which check failed, for an API key it gives no reason. Raises ScopeRequired,
+    Raises Unauthorized, which names the failed check for a token and gives no reason for an API key. Raises ScopeRequired,
     TenantKeyRequired or OperatorKeyRequired if the client may not use the route, TooManyAttempts if its address has sent too
     many wrong keys, and WorkloadKeysUnavailable if a token cannot be checked at the moment.
     """
@@ -80,7 +80,7 @@ async def _look_up(request: Request, tenants: TenantDirectory, key: str) -> Auth
 
 
 def require_tenant_caller(client: Caller | OperatorCaller) -> Caller:
-    """Returns `client` if it acts for a tenant. Raises TypeError if it is an operator's."""
+    """Returns `client` if it acts for a tenant. Raises TypeError if it acts for an operator."""
     if not isinstance(client, Caller):
         raise TypeError("this route takes operators' keys: its handler depends on ClientDep")
     return client

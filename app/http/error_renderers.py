@@ -1,6 +1,6 @@
 """Renders errors for a path: problem+json under /v1, Twilio's shape under /2010-04-01.
 
-Both make the same promise: a 5xx or 429 means that no call was started.
+Both formats make the same promise: a 5xx or 429 means that no call was started.
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ class ErrorRenderer(Protocol):
         """Returns the response for an error. `state` is the request's state, which always has `request_id`."""
 
     def render_unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
-        """Returns the response to a creation whose outcome is unknown. It has a status that no client retries by itself."""
+        """Returns the response to a creation of unknown outcome. Its status is one that no client retries automatically."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorRenderers:
-    """The renderer for each prefix of a path, and the default renderer for all other paths."""
+    """Maps prefixes of paths to their error renderers. All other paths have the default renderer."""
 
     default: ErrorRenderer
     by_prefix: Mapping[str, ErrorRenderer]

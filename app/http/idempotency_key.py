@@ -1,4 +1,4 @@
-"""The Idempotency-Key header. One rule is used for validation and for the OpenAPI document."""
+"""The Idempotency-Key header. Validation and the OpenAPI document use the same rule for its value."""
 
 from typing import Annotated, Any
 

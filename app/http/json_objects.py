@@ -50,5 +50,5 @@ _STRICT_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_repeated_members, p
 
 
 def _decode_strictly(body: bytes) -> Any:
-    """Parses bytes as `json.loads` does, but refuses repeated names and constants. All calls share one decoder."""
+    """Parses bytes as `json.loads` does, but refuses repeated member names, NaN and Infinity. All calls share one decoder."""
     return _STRICT_DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))

@@ -26,8 +26,8 @@ _UNKNOWN_ADDRESS = "unknown"
 class KeyAttempts:
     """Limits the wrong API keys and tokens that one client address may send, on average to `per_minute` in a minute.
 
-    An address that has sent none for a minute may send `per_minute` of them in a burst. Remembers the last 10,000 addresses
-    that sent wrong keys, and the hashes of the last 10,000 keys that were valid.
+    An address that has sent no wrong key for a minute may send `per_minute` of them in a burst. Remembers the last 10,000
+    addresses that sent wrong keys, and the hashes of the last 10,000 keys that were valid.
     """
 
     def __init__(

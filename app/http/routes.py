@@ -79,7 +79,7 @@ class ScopedRoute(APIRoute):
         super().__init__(path, endpoint, **options)
 
     def authentication(self) -> Callable[..., Any]:
-        """Returns the dependency that authenticates. FastAPI calls it once per request, also if the handler depends on it."""
+        """Returns FastAPI's dependency that authenticates. It runs once per request, even if the handler depends on it too."""
         return authenticate_caller if self.access.clients == "tenant" else authenticate_client
 
 

@@ -1,4 +1,4 @@
-"""Times in requests: RFC 3339 with a time zone. Pydantic alone also accepts Unix times, dates and other forms of ISO 8601."""
+"""The type of times in requests: RFC 3339 with a time zone. Pydantic alone also accepts Unix times, dates and other formats."""
 
 import re
 from datetime import UTC, datetime

@@ -60,7 +60,7 @@ class Candidates:
 class CallLists:
     """Reads Twilio's lists for one batch of calls.
 
-    `longest_life` is the longest time from the moment a creation is recorded until no request of it can reach Twilio any more.
+    `longest_life` is the longest time, after a creation was recorded, in which one of its requests may still reach Twilio.
     """
 
     tenants: TenantDirectory
@@ -80,9 +80,9 @@ class CallLists:
         return Candidates(calls, is_complete, await twilio_clock_lead(self.tenants, self.twilio, call.account_id))
 
     async def _calls_of_account(self, call: Call) -> list[CallResource] | None:
-        """Returns the calls to any address of the batch that `call`'s account placed at about the same time as `call`.
+        """Returns entries of Twilio's list that may belong to `call`, or to a call of the batch with the same account and hour.
 
-        Returns None if the list is too long. The list is read once for all calls of the batch with the same account and hour.
+        The list is read once for all of these calls. Returns None if it is too long, or if reading it takes too long.
         """
         group = _account_and_hour(call)
         if group not in self._account_reads:
@@ -106,10 +106,11 @@ class CallLists:
         return entries
 
     async def _read_list(self, calls: Sequence[Call], filters: Mapping[str, str], keep: EntryFilter) -> list[CallResource]:
-        """Returns the entries of Twilio's list from the time of `calls` that match `filters` (at Twilio) and `keep` (here).
+        """Returns the entries of Twilio's list from about the time at which `calls` were created.
 
-        First lists queued calls, which have no start time, then calls by their start time. So a call that leaves the queue
-        meanwhile is found. Twilio may use only the day of StartTime, so the upper bound is a whole day.
+        Twilio applies `filters`; `keep` then selects from what Twilio returns. Queued calls, which have no start time, are
+        listed first, and then calls by start time. So a call that leaves the queue in between is found. Twilio may use only the
+        day of StartTime, so the upper bound is a whole day.
         """
         since = min(map(earliest_date, calls))
         until = max(call.pending_since for call in calls) + self.longest_life + _SEARCH_SPAN

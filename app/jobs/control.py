@@ -20,7 +20,7 @@ class PendingUpdateSender:
     control: CallControl
 
     async def step(self) -> bool:
-        """Sends a batch of pending updates whose calls are settled. Returns false if there were none."""
+        """Sends a batch of pending updates of calls whose outcome is known. Returns false if there were none."""
         # Longer than an update can take, so that no other worker applies it at the same time.
         lease = timedelta(seconds=2 * self.control.deadline_s + 30)
         async with self.database.begin() as session:

@@ -1,6 +1,7 @@
-"""Cancels scheduled calls that were dialled, but are still in Twilio's queue at their `ring_by`.
+"""Cancels dialled calls that are still in Twilio's queue at their `ring_by`, the time until which they may begin to ring.
 
-Also frees the dial slots of ended calls (a slot stands for one concurrent call), and deletes idle rows of `dial_turn`.
+Also frees the dial slots of ended calls (a slot stands for one concurrent call), and deletes idle rows of `dial_turn`, the
+table of the order in which callers take turns.
 """
 
 from dataclasses import dataclass
@@ -59,7 +60,10 @@ class Deadlines:
         await store.clear_deadline(self.database, call.id)
 
     async def free_slots(self) -> bool:
-        """Frees the dial slots of ended calls in all accounts. Returns false, so that the job pauses before the next time."""
+        """Frees the dial slots of ended calls in all accounts. A slot stands for one concurrent call.
+
+        Returns false, so that the job pauses before the next time.
+        """
         for account_id in await store.accounts_with_slots(self.database):
             await lock_and_free_ended_slots(self.database, account_id)
         return False
@@ -67,8 +71,8 @@ class Deadlines:
     async def delete_idle_turns(self) -> bool:
         """Deletes idle rows of `dial_turn`, the table of the order in which callers (API keys or workloads) take turns.
 
-        A row is idle if its caller has no waiting call, and got no grant for an hour. Each grant reads all rows of its account,
-        so there must be few. Returns false, so that the job pauses before the next time.
+        A row is idle if its caller has no waiting call, and got no grant (the right to dial a call) for an hour. Each grant
+        reads all rows of its account, so there must be few. Returns false, so that the job pauses before the next time.
         """
         await store.delete_idle_turns(self.database, _TURN_EXPIRES_AFTER, limit=_TURN_BATCH_SIZE)
         return False

@@ -51,7 +51,7 @@ _LOOK_FOR_OLDER_EVERY_S = 2.0
 
 
 class RequestSender(Protocol):
-    """Makes one request, and returns its failures instead of raising them (app.deliveries.sender.Sender)."""
+    """The interface of Sender (app.deliveries.sender): sends one HTTP request, and returns failures instead of raising them."""
 
     async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> SendResult: ...
 
@@ -112,9 +112,10 @@ class Deliverer:
         return most == CLAIM_PER_TENANT or len(due) == free or bool(busy or started_after)
 
     async def _claim(self, *, limit: int, busy: Sequence[str]) -> list[ClaimedDelivery]:
-        """Claims due deliveries of recent months. Every _LOOK_FOR_OLDER_EVERY_S seconds claims those of all months instead.
+        """Claims at most `limit` due deliveries, none of them of the tenants in `busy`.
 
-        If that finds deliveries of older months, the next call covers all months as well.
+        Normally reads only recent months. Every _LOOK_FOR_OLDER_EVERY_S seconds one call reads all months. If that call finds
+        deliveries of older months, the next call reads all months as well.
         """
         recent, clock = recent_months(datetime.now(UTC)), asyncio.get_running_loop().time()
         is_limited = clock < self._look_for_older_at

@@ -1,4 +1,4 @@
-"""Dials scheduled calls when it is their turn, and settles those whose `ring_by` has passed."""
+"""Dials scheduled calls when it is their turn, and ends those that were not dialled by their `ring_by`."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -42,9 +42,10 @@ class Dialer:
             self.settlement.metrics.calls.grants.labels(priority)
 
     async def step(self) -> bool:
-        """Settles expired calls. Then grants at most one batch of calls of each account, and starts to dial them.
+        """Ends expired calls. Then grants (takes the right to dial) at most one batch of calls of each account.
 
-        Returns whether the next step should follow without a pause: more calls may have expired, or may be granted now.
+        Starts to dial the granted calls, and does not wait for the outcomes. Returns whether the next step should follow
+        without a pause: more calls may have expired, or may be granted now.
         """
         is_last = await self._end_expired() < _EXPIRED_BATCH_SIZE
         waits = []
@@ -67,7 +68,7 @@ class Dialer:
         return not is_last and len(self._dial_tasks) < self.max_in_flight
 
     async def _grant(self, account_id: UUID, limit: int) -> GrantRound:
-        """Grants at most `limit` calls of one account, starts to dial them, and returns the grants.
+        """Grants (takes the right to dial) at most `limit` calls of one account, starts to dial them, and returns the grants.
 
         Raises DatabaseUnavailable. Any other error is only logged, so that it does not affect other accounts; the result then
         has no grants.
@@ -93,7 +94,7 @@ class Dialer:
         return granted
 
     async def _end_expired(self) -> int:
-        """Settles a batch of waiting calls whose `ring_by` has passed: they are not dialled any more. Returns their number."""
+        """Ends a batch of waiting calls whose `ring_by` has passed: they will not be dialled. Returns their number."""
         change = self.settlement.change_to_expired()
         expired = await end_expired_calls(self.database, change, limit=_EXPIRED_BATCH_SIZE)
         self.settlement.count_undialled(change, len(expired))

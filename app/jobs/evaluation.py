@@ -1,4 +1,4 @@
-"""Decides which call in Twilio's list a creation has started. A call is bound only if the match is unambiguous."""
+"""Decides which call in Twilio's list belongs to a record. A call is bound only if the match is unambiguous."""
 
 from collections.abc import Mapping
 from datetime import timedelta

@@ -60,7 +60,7 @@ class Gauges:
         self._measured = gauge("gauges_measured_timestamp_seconds", "When this worker measured these for the last time.")
 
     async def step(self) -> bool:
-        """Measures once and returns false. If the database is unavailable, the old values stay."""
+        """Measures all backlogs and sets the gauges. Returns false. If the database is unavailable, the old values stay."""
         self._unsaved.set(self._counters.unsaved_count)
         async with self._database.begin() as session:
             moment = await transaction_time(session)

@@ -1,4 +1,7 @@
-"""Halts grants of scheduled calls if the database may have lost some, for example because it was restored."""
+"""Stops the dialling of scheduled calls if the database may have lost grants, for example because it was restored.
+
+A grant is the right to dial one scheduled call.
+"""
 
 from dataclasses import dataclass, field
 
@@ -9,15 +12,18 @@ from app.scheduling.guard import halt_if_grants_lost
 
 @dataclass(frozen=True, slots=True)
 class GuardWatch:
-    """Halts grants of scheduled calls if the database may have lost some (app.scheduling.guard)."""
+    """Halts all grants if the database may have lost earlier ones (app.scheduling.guard).
+
+    A grant is the right to dial one scheduled call.
+    """
 
     database: Database
     counters: GrantCounters = field(default_factory=GrantCounters)
 
     async def step(self) -> bool:
-        """Halts grants if some may be lost. Otherwise records that none was lost until now. Returns false.
+        """Halts all grants (rights to dial calls) if earlier ones may be lost; otherwise records that none was lost until now.
 
-        Raises OSError if the folder with the counts of grants cannot be read.
+        Returns false, so that the job pauses. Raises OSError if the folder with the counts of grants cannot be read.
         """
         await self.counters.load()
         async with self.database.transaction() as connection:

@@ -26,9 +26,9 @@ _IS_DONE_SQL = {
 
 
 async def lock_calls_to_delete(session: AsyncSession, *, after: UUID, before: datetime, limit: int) -> Sequence[UUID]:
-    """Locks the oldest settled calls, after the id `after`, that were last dialled before `before`. Returns their ids.
+    """Locks calls with a final outcome that were last dialled before `before`. Returns their ids, at most `limit`.
 
-    Calls that still need a refresh or a search are left out.
+    Begins with the oldest call after the id `after`. Calls that still need a refresh or a search are left out.
     """
     statement = (
         select(Call.id)

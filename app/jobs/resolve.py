@@ -36,7 +36,7 @@ BATCH_SIZE = 20
 
 @dataclass(frozen=True, slots=True)
 class Resolver:
-    """Settles creations of unknown outcome with searches of Twilio's lists. Never dials."""
+    """Finds the outcome of creations whose outcome is unknown, by searching Twilio's lists. Never dials."""
 
     database: Database
     tenants: TenantDirectory
@@ -78,10 +78,10 @@ class Resolver:
         return CallLists(self.tenants, self.twilio, batch, self.longest_life, self.deadline_s)
 
     async def bind_listed(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
-        """Binds records of unknown outcome whose call is, without doubt, on the first page of an account's list.
+        """Binds records of unknown outcome to their calls in `page` (the first page of the account's list).
 
-        Such a record needs no search of its own. A missing call proves nothing, because the page may be stale or incomplete.
-        Raises DatabaseUnavailable.
+        Binds a record only if the match is certain; the record then needs no search of its own. A missing call proves nothing,
+        because the page may be stale or incomplete. Raises DatabaseUnavailable.
         """
         async with self.database.begin() as session:
             unknown = await repository.list_unknown_calls(session, account_id, limit=BATCH_SIZE)

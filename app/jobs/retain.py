@@ -44,7 +44,7 @@ class Retention:
     async def expire_calls(self) -> bool:
         """Deletes the next batch of old calls, in the order of their ids. Returns false if there was none.
 
-        The next step then starts again with the lowest id.
+        After false, the next step starts again with the lowest id.
         """
         began = time.monotonic()
         async with self.database.begin() as session:
@@ -72,9 +72,10 @@ class Retention:
         return bool(gone)
 
     async def drop_partitions(self) -> bool:
-        """Drops partitions whose whole month is too old. One that is locked or has unfinished work stays until a later step.
+        """Drops partitions whose whole month is too old.
 
-        Returns false, so that the job pauses before the next step.
+        A partition that is locked or has unfinished work stays until a later step. Returns false, so that the job pauses before
+        the next step.
         """
         for table in self.tables:
             async with self.database.begin() as session:

@@ -51,16 +51,16 @@ class RollUp:
         return left is not None
 
     async def _skip_empty(self, connection: Connection, due: list[DuePeriod]) -> list[DuePeriod]:
-        """Records the periods before the first call as empty, in one statement. Returns the other ones."""
+        """Records the due periods that end before the first call as empty, in one statement. Returns the other periods."""
         first = await store.first_request_time(connection)
         empty = [each.period for each in due if first is None or each.period.end <= first]
         await store.record_empty_periods(connection, empty)
         return [each for each in due if first is not None and each.period.end > first]
 
     async def _roll_up(self, connection: Connection, due: list[DuePeriod]) -> DuePeriod | None:
-        """Computes the counts of periods, and returns the first period that is left for the next step; None: all are done.
+        """Computes the counts of due periods, for about _MAX_STEP_S. Returns the first period that is left; None: none is left.
 
-        Periods that are due at the same time are done in the same step.
+        Periods that are due at the same time are always done together.
         """
         began = time.monotonic()
         for index, (_, together) in enumerate(groupby(due, key=lambda each: each.due_at)):

@@ -124,7 +124,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
 
 
 async def _wake_due(database: Database, jobs: Sequence[Job], longest_life: timedelta) -> bool:
-    """Wakes the jobs that have due work. Is the step of a job itself: returns false, so that it pauses before the next time.
+    """Wakes those of `jobs` that have due work. Returns false, so that the job whose step this is pauses before the next time.
 
     `longest_life` is the age at which a pending creation counts as abandoned.
     """

@@ -1,7 +1,7 @@
 """Creates many scheduled calls of one queue. Independent of HTTP.
 
-Each line is one creation, as `CreationService.create` makes it. Creations that are under way at the same time are written in
-one statement.
+Each line of a bulk request becomes one call, which `CreationService.create` creates. Creations that are under way at the same
+time are written in one statement.
 """
 
 import asyncio

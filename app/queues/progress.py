@@ -27,7 +27,7 @@ class QueueProgress:
 
     @property
     def projected_end_at(self) -> datetime | None:
-        """When the last waiting call is dialled or expires; None: unknown."""
+        """The time at which the last waiting call is expected to be dialled or to expire; None: unknown."""
         return self.end if isinstance(self.end, datetime) else None
 
 

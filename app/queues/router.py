@@ -97,7 +97,7 @@ async def list_queues(caller: CallerDep, service: QueueServiceDep, page: PageDep
 )
 @needs(Scope.READ)
 async def get_queue(caller: CallerDep, service: QueueServiceDep, name: QueueName) -> QueueDetails:
-    """Returns the settings, the numbers of calls, and what the next one waits for."""
+    """Returns the queue's settings, the numbers of its calls, and what its next call waits for."""
     return QueueDetails.with_progress(await service.progress(caller.tenant_id, name))
 
 
@@ -158,7 +158,7 @@ async def cancel_queue(
     actor: ActorDep,
     name: QueueName,
 ) -> CancelAnswer:
-    """Ends the calls that wait: none of them will ring. They are `not_started`, with the problem `canceled-before-dial`.
+    """Cancels all waiting calls: none of them will ring. They become `not_started`, with the problem `canceled-before-dial`.
 
     Calls that are being dialled go on. The queue stays, and takes further calls. The request can be repeated.
     """
@@ -214,8 +214,8 @@ async def add_calls(
 ) -> Response:
     """Creates up to 1,000 scheduled calls. A line of the body has the members of a creation, and `key`, its Idempotency-Key.
 
-    Each line is answered by itself: with `status` 202 and the id of a new call, with 200 and the call of an earlier request
-    with this key, or with the `problem` of a creation. So after a failure the whole body can be sent again: no call is created
+    Each line has its own answer: `status` 202 and the id of a new call, 200 and the call of an earlier request with this key,
+    or the `problem` for which no call was created. So after a failure the whole body can be sent again: no call is created
     twice. The answer begins when the first calls are committed.
     """
     await queues.get(caller.tenant_id, name)

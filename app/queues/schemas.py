@@ -27,7 +27,7 @@ _RingWithin = Annotated[int, Field(ge=1, le=MAX_RING_WITHIN_S)]
 
 
 class QueueSettings(BaseModel):
-    """What to set of a queue. Members that are missing stay as they are; null removes a value."""
+    """The settings of a queue to create or change. Missing members stay as they are; null removes a value."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
@@ -38,7 +38,7 @@ class QueueSettings(BaseModel):
 
     @property
     def change(self) -> QueueChange:
-        """The members that are present in the body. Raises HoursInvalid."""
+        """The change that the members in the body describe; missing members are left out. Raises HoursInvalid."""
         change: QueueChange = {}
         given = self.model_fields_set
         if "paused" in given:
@@ -127,7 +127,7 @@ class CancelAnswer(BaseModel):
 
 
 class BulkCall(CallRequest):
-    """A line of a bulk request: the body of a creation with its key. It needs no `queue`."""
+    """A line of a bulk request: the body of a creation and its key. `queue` may be left out."""
 
     key: str = Field(min_length=1, max_length=255, description="The Idempotency-Key of the creation.")
 

@@ -45,8 +45,9 @@ class QueueService:
     async def put(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> tuple[QueueRow, bool]:
         """Creates a queue, or changes the queue of this name. Returns the queue, and whether it was created.
 
-        If the change pauses the queue, none of its calls is granted once this returns. Calls under way go on. Changed hours
-        apply to waiting calls at once. Raises InvalidMember, and NoSuchResource if there is no such tenant.
+        If the change pauses the queue, none of its calls is granted (gets the right to be dialled) once this method returns.
+        Calls under way go on. Changed hours apply to waiting calls at once. Raises InvalidMember, and NoSuchResource if there
+        is no such tenant.
         """
         _validate(name, change)
         async with self.database.transaction() as connection:

@@ -55,7 +55,7 @@ class QueueState:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "QueueState":
-        """Reads a row that begins with STATE_COLUMNS."""
+        """Returns the state that a row of a query holds. The first columns of the row must be STATE_COLUMNS."""
         queue = QueueRow.of(tuple(row.values())[:_QUEUE_COLUMN_COUNT])
         if row["due_at"] is None:
             return cls(queue, row["read_at"], None, row["own_in_use"])

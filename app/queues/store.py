@@ -54,7 +54,7 @@ class WaitingCalls:
 
 @dataclass(frozen=True, slots=True)
 class CallCounts:
-    """The numbers of a queue's calls by execution, by status and by the slug of their problem."""
+    """The numbers of a queue's calls by `execution` (Callgate's state of a call), by Twilio's status, and by problem slug."""
 
     execution: dict[str, int]
     status: dict[str, int]
@@ -130,7 +130,7 @@ async def count_calls(connection: Connection, queue_id: UUID) -> CallCounts | No
 async def _fetch_within_limit(connection: Connection, statement: str, *arguments: object) -> list[Any] | None:
     """Returns the rows of a statement; None if it takes longer than _COUNT_TIMEOUT.
 
-    The same timeout may apply to all later statements of the transaction, too.
+    The timeout may stay in force for all later statements of the transaction.
     """
     try:
         async with connection.transaction():

@@ -15,7 +15,7 @@ class PaceAdministration(AccountAdministration):
     async def set_pace(
         self, tenant_id: str, *, account_sid: str, change: PaceChange | None
     ) -> tuple[AccountRow, list[CredentialRow], PaceLimits]:
-        """Changes the pace of an existing account. `change=None` removes all limits.
+        """Changes the pace (the dialling limits) of an existing account. `change=None` removes all limits.
 
         Returns the account, its active credentials and its new pace. Raises NoSuchResource if there is no such account, and
         InvalidMember for an invalid value.
@@ -32,6 +32,6 @@ class PaceAdministration(AccountAdministration):
             return account, await list_credentials(connection, [account.id]), pace
 
     async def find_paces(self, account_ids: Sequence[UUID]) -> dict[UUID, PaceLimits]:
-        """Returns the pace by account id. Accounts without limits are missing."""
+        """Returns the pace (the dialling limits) of each account, by account id. Accounts without limits are left out."""
         async with self.database.transaction() as connection:
             return await find_paces(connection, account_ids)

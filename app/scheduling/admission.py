@@ -109,8 +109,8 @@ _TAKE_TOKEN_AND_SLOT = f"""
 async def admit_reopened_call(connection: Connection, account_id: UUID, call_id: UUID) -> PaceRefusal | None:
     """Takes a token (of the call rate) and a dial slot (for a concurrent call) for a reopened call.
 
-    A call is reopened if it is dialled again because an earlier attempt failed. If a limit of the account's pace is reached,
-    takes nothing and returns the refusal. Otherwise returns None.
+    A call is reopened if it is dialled again because an earlier attempt failed. If one of the account's dialling limits is
+    reached, takes nothing and returns the refusal. Otherwise returns None.
 
     The transaction must first lock the account's row in `pace`, then free the slots of ended calls, and then reopen the call.
     An earlier attempt may have left a slot at another account. That account's `in_use` is corrected when its slots are next

@@ -24,10 +24,10 @@ def latest_end_sql(dialled_at: str, parameters: str) -> str:
 
 
 def insert_slot_sql(*, dial: str, granted_at: str, parameters: str) -> str:
-    """Returns SQL that adds dial slots for granted calls: `INSERT … SELECT`, without its FROM clause.
+    """Returns SQL that adds a dial slot for each granted call: `INSERT … SELECT`, without its FROM clause.
 
-    `dial` is the alias of `scheduled_dial` in the FROM clause. `granted_at` and `parameters` are SQL for the time of the grant
-    and for the call's parameters as JSON.
+    A grant is the right to dial a call, and a dial slot stands for one concurrent call. `dial` is the alias of `scheduled_dial`
+    in the FROM clause. `granted_at` and `parameters` are SQL for the time of the grant and for the call's parameters as JSON.
     """
     return f"""INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until, ring_by)
         SELECT {dial}.call_id, {dial}.account_id, nullif({dial}.queue_id, '{NO_QUEUE}'), {dial}.caller_id,
@@ -81,15 +81,19 @@ _UPDATE_MISSING_SINCE = """
 
 
 async def mark_calls_missing_at_twilio(database: Database, *, missing: Sequence[UUID], found: Sequence[UUID]) -> None:
-    """Sets `missing_since` of the dial slots of `missing` calls (Twilio answers 404) to now, and clears that of `found` calls.
+    """Records in the calls' dial slots since when Twilio answers 404: sets it for `missing` calls, clears it for `found` calls.
 
-    A time that is already set is kept. Calls without a dial slot, and slots that another transaction has locked, are skipped.
+    A dial slot stands for one concurrent call. A time that is already set is kept. Calls without a dial slot, and slots that
+    another transaction has locked, are skipped.
     """
     await database.fetch(_UPDATE_MISSING_SINCE, missing, found)
 
 
 async def lock_and_free_ended_slots(database: Database, account_id: UUID) -> int:
-    """Runs `free_ended_slots` in a transaction of its own, which locks the account's row in `pace`. Returns its result."""
+    """Frees the dial slots of the account's ended calls, in a transaction of its own. A slot stands for one concurrent call.
+
+    Locks the account's row in `pace`. Returns the account's old number of slots in use minus the new one.
+    """
     async with database.transaction() as connection:
         await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account_id)
         return await free_ended_slots(connection, account_id)
@@ -98,7 +102,8 @@ async def lock_and_free_ended_slots(database: Database, account_id: UUID) -> int
 async def free_ended_slots(connection: Connection, account_id: UUID) -> int:
     """Deletes the dial slots of the account's ended calls, and recounts the slots in use of the account and of its queues.
 
-    Returns the account's old count minus the new one. The old count may include slots that retention deleted with their calls.
+    A slot stands for one concurrent call. Returns the account's old count minus the new one. The old count may include slots
+    that were deleted together with old calls.
 
     The transaction must have locked the account's row in `pace`, and no row of a queue: this function locks the queues' rows,
     in the order of ids. It counts the slots in separate statements after that, because a statement that waits for a lock does

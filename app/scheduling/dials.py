@@ -1,4 +1,4 @@
-"""SQL that inserts rows of `scheduled_dial` in the same statement that writes their calls."""
+"""SQL that inserts rows of `scheduled_dial`, the table of waiting calls, in the same statement that writes their calls."""
 
 from typing import Final
 
@@ -11,11 +11,12 @@ DIAL_COLUMN_SQL: Final = "given -> 'dial' AS dial"
 
 
 def insert_dials_sql(*, calls_cte: str, due_at: str) -> str:
-    """Returns CTEs that insert rows of `scheduled_dial`. `calls_cte` is the name of the CTE that has the ids of the calls.
+    """Returns CTEs that insert rows of `scheduled_dial`, the table of waiting scheduled calls.
 
-    The statement needs another CTE, `given`. Its column `dial` (DIAL_COLUMN_SQL) is a call's row of `scheduled_dial` as JSON,
-    or null if the call is not scheduled. `due_at` is SQL for the row's `due_at`. Callers (API keys or workloads) without a row
-    in `dial_turn` get one: this table says in which order the callers of an account take turns.
+    `calls_cte` is the name of the CTE that has the ids of the calls. The statement needs another CTE, `given`. Its
+    column `dial` (DIAL_COLUMN_SQL) is a call's row of `scheduled_dial` as JSON, or null if the call is not scheduled. `due_at`
+    is SQL for the row's `due_at`. Callers (API keys or workloads) without a row in `dial_turn` get one: this table says in
+    which order the callers of an account take turns.
     """
     columns = ", ".join(_DIAL_COLUMNS)
     return f""", new_dial AS (

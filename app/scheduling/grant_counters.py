@@ -35,7 +35,8 @@ _MAX_FILE_AGE_S: Final = 86_400.0
 class GrantCount(NamedTuple):
     """The number of grants of an account, that is, of scheduled calls that workers were allowed to dial.
 
-    Counts compare as tuples. So a count from after a release of halted grants is greater than every count from before it.
+    Counts compare as tuples, first by `released_at_us`. So a count that was made after `callgate queues release` is greater
+    than every count from before.
     """
 
     released_at_us: int
@@ -53,7 +54,10 @@ def check_folder(folder: Path | None) -> None:
 
 
 class GrantCounters:
-    """Remembers the highest committed count of each account: of all workers that share the folder, or of this process only."""
+    """Remembers the highest committed number of grants (rights to dial one call) of each account.
+
+    Knows the counts of all workers that share `folder`; without a folder, only those of this process.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._known: dict[UUID, GrantCount] = {}
@@ -64,7 +68,7 @@ class GrantCounters:
         return self._known
 
     def is_behind(self, account_id: UUID, count: GrantCount) -> bool:
-        """Returns whether `count`, read from the database, is lower than a known one: then the database has lost grants."""
+        """Returns whether `count`, read from the database, is lower than the known one: the database has then lost grants."""
         return count < self._known.get(account_id, NO_GRANTS)
 
     @property
@@ -73,7 +77,7 @@ class GrantCounters:
         return 0 if self._folder is None else len(self._unsaved)
 
     def record_count(self, account_id: UUID, count: GrantCount) -> None:
-        """Remembers a committed count, if it is higher than the known one."""
+        """Remembers a committed count of the account's grants, if it is higher than the known one."""
         if count > self._known.get(account_id, NO_GRANTS):
             self._known[account_id] = count
             self._unsaved.add(account_id)
@@ -89,7 +93,7 @@ class GrantCounters:
             self._folder.mark_read(new.end_offsets)
 
     async def save(self) -> None:
-        """Writes new counts to the disk. If that fails, logs the error; the next call tries again."""
+        """Writes new counts to the folder, if there is one. If writing fails, logs the error; the next call tries again."""
         if self._folder is None or not self._unsaved:
             return
         saved, self._unsaved = self._unsaved, set()

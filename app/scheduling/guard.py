@@ -95,7 +95,7 @@ _HALT_FOR_LOST_GRANTS = """
 
 @dataclass(frozen=True, slots=True)
 class GuardState:
-    """The row of `grant_guard`, and the server from which it was read."""
+    """The row of `grant_guard`, which says whether scheduled calls may be dialled, and the server from which it was read."""
 
     server: str
     """The server on which calls were granted last."""
@@ -117,8 +117,8 @@ class GuardState:
 async def record_server_or_halt(connection: Connection) -> bool:
     """Records the current Postgres server if none is recorded yet, and returns True: calls may be granted.
 
-    Otherwise returns False. If the recorded server is another one, first halts all grants. Call this only if the same
-    transaction has read MAY_GRANT (SQL for whether calls may be granted), and it was not true.
+    Otherwise returns False. If the recorded server is another one, first halts all grants (rights to dial). Call this only if
+    the same transaction has read MAY_GRANT (SQL for whether calls may be granted), and it was not true.
     """
     if await connection.fetchrow(_RECORD_SERVER) is not None:
         return True
@@ -130,9 +130,9 @@ async def record_server_or_halt(connection: Connection) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class StoredHalt:
-    """The halt of all grants that the database has after `halt_grants`.
+    """The halt of all grants (rights to dial scheduled calls) that is stored after `halt_grants`.
 
-    If `was_halted`, it is an earlier halt, which `halt_grants` did not change.
+    If `was_halted`, grants were halted before, and `halt_grants` has kept the earlier halt.
     """
 
     server: str
@@ -141,10 +141,10 @@ class StoredHalt:
 
 
 async def halt_grants(connection: Connection) -> StoredHalt:
-    """Halts all grants until `callgate queues release` allows them again.
+    """Halts all grants (rights to dial scheduled calls) until `callgate queues release` allows them again.
 
-    It stays in force on another Postgres server, such as a promoted standby. A release that has read the stored state before
-    this halt fails.
+    The halt also applies on another Postgres server, such as a promoted standby. A release that is running fails if it read the
+    stored state before this halt.
     """
     if (halted := await connection.fetchrow(_HALT_BY_OPERATOR)) is not None:
         return StoredHalt(halted["server"], halted["halted_at"], was_halted=False)
@@ -158,9 +158,10 @@ async def granting_transactions(database: StatementRunner) -> set[tuple[int, str
 
 
 async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, granted_at: datetime | None) -> None:
-    """Halts all grants. Call this if the database has lost grants of the account.
+    """Halts all grants (rights to dial scheduled calls). Call this if the database has lost grants of the account.
 
-    `granted_at` is the time of the account's latest grant in the database, None if it has none: the lost ones came after it.
+    `granted_at` is the time of the account's latest grant in the database; None if there is none. The lost grants were made
+    later.
     """
     halted = await connection.fetchrow(_HALT_FOR_LOST_GRANTS, granted_at)
     if halted is not None:
@@ -168,10 +169,10 @@ async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, gran
 
 
 async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, GrantCount]) -> None:
-    """Halts all grants if the database may have lost some. Otherwise records in `seen_at` that none was lost until now.
+    """Halts all grants if the database may have lost earlier ones. Otherwise records in `seen_at` that none is lost.
 
-    `known` has the highest grant count of each account that this worker has seen. While no scheduled call waits, another server
-    and lower counts are accepted.
+    A grant is the right to dial one scheduled call. `known` has the highest grant count of each account that this worker has
+    seen. While no scheduled call waits, another server and lower counts are accepted.
     """
     behind = await _account_with_lost_grants(connection, known)
     if behind is not None:
@@ -190,7 +191,7 @@ async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, Grant
 async def _account_with_lost_grants(
     connection: Connection, known: Mapping[UUID, GrantCount]
 ) -> tuple[UUID, datetime | None] | None:
-    """Returns the first account with fewer grants than `known`, and the time of its last grant; None if there is none."""
+    """Returns an account that has fewer grants than in `known`, and the time of its last grant; None: no account has."""
     for account_id, released, grants, granted_at in await connection.fetch(_READ_GRANT_COUNTS, list(known)) if known else ():
         if GrantCount(released, grants) < known[account_id]:
             return account_id, granted_at
@@ -198,7 +199,7 @@ async def _account_with_lost_grants(
 
 
 async def read_guard(database: StatementRunner) -> GuardState | None:
-    """Reads the guard's row and the current server. Returns None if there is no row yet."""
+    """Returns the row of `grant_guard` (whether calls may be dialled) and the current server; None if there is no row yet."""
     rows = await database.fetch(_READ_GUARD)
     return GuardState(**rows[0]) if rows else None
 
@@ -206,6 +207,6 @@ async def read_guard(database: StatementRunner) -> GuardState | None:
 async def release_grants(connection: Connection, state: GuardState) -> bool:
     """Ends the halt, so that scheduled calls are granted again on the server `state.current_server`. Returns True.
 
-    If the Postgres server or the row of the guard has changed since `state` was read, changes nothing and returns False.
+    If the Postgres server or the row of `grant_guard` has changed since `state` was read, changes nothing and returns False.
     """
     return await connection.fetchrow(_RELEASE_GRANTS, state.current_server, state.version) is not None

@@ -29,7 +29,7 @@ class GrantHalt:
     max_wait_s: float = _MAX_WAIT_S
 
     async def run(self, actor: Actor) -> HaltResult:
-        """Halts all grants. Then waits for the transactions that may have begun to grant calls before the halt.
+        """Halts all grants (rights to dial scheduled calls). Then waits for transactions that may be granting calls.
 
         `is_complete` of the result is False if one of these transactions is still open after `max_wait_s`.
         """

@@ -27,7 +27,7 @@ _UNKNOWN_ZONE: Final = "Etc/Unknown"
 
 
 class HoursInvalid(Exception):
-    """JSON does not describe hours. The texts of `field_errors` do not contain the values."""
+    """Raised if JSON does not describe hours. The texts of `field_errors` do not contain the rejected values."""
 
     def __init__(self, *field_errors: FieldError) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Hours:
 
 
 def read_hours(value: object, pointer: str = "/hours") -> Hours:
-    """Reads `{"time_zone", "days", "from", "to"}`. Without `days`, the window begins on every day.
+    """Returns the hours that the JSON object `{"time_zone", "days", "from", "to"}` describes. Without `days`: every day.
 
     Raises HoursInvalid with all errors; `pointer` is the RFC 6901 pointer of the object.
     """

@@ -148,8 +148,8 @@ class DialSlot(Base):
 class GrantGuard(Base):
     """A table with one row: the server on which calls were last granted, and whether grants are halted (app.scheduling.guard).
 
-    A grant is the right to dial a scheduled call. A database that was restored or copied may have lost grants. Another server
-    than that in the row shows this.
+    A grant is the right to dial a scheduled call. A database that was restored or copied may have lost grants. Such a database
+    runs on another server than the row says.
     """
 
     __tablename__ = "grant_guard"

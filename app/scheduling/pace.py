@@ -33,13 +33,13 @@ def wait_s_sql(at: str) -> str:
 
 
 def next_at_sql(at: str, count: str) -> str:
-    """Returns SQL for the row's `next_at` after `count` calls were dialled at the time `at`."""
+    """Returns SQL for the new `next_at` (the token bucket) of the row `pace` after `count` calls were dialled at `at`."""
     return f"""CASE WHEN pace.calls_per_second IS NULL THEN pace.next_at
         ELSE greatest(pace.next_at, {at}) + make_interval(secs => ({count} / pace.calls_per_second)::float8) END"""
 
 
 def next_at_for_pause_sql(at: str) -> str:
-    """Returns SQL for the `next_at` with which the row `pace` allows no call before the time `at`, the end of a pause."""
+    """Returns SQL for the new `next_at` (the token bucket) of the row `pace`, so that no call is allowed before `at`."""
     return f"greatest(pace.next_at, {at} + make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8))"
 
 

@@ -48,7 +48,7 @@ class PaceSettings(BaseModel):
 
     @property
     def change(self) -> PaceChange:
-        """The members that are present in the body."""
+        """The change that the members in the body describe; missing members are left out."""
         given: PaceChange = self.model_dump(exclude_unset=True)  # type: ignore[assignment]
         return given
 

@@ -21,21 +21,24 @@ _WRITE_PACE: Final = f"""
 
 
 async def find_paces(connection: Connection, subject_ids: Sequence[UUID]) -> dict[UUID, PaceLimits]:
-    """Returns the limits by subject id. Subjects without limits are missing."""
+    """Returns the dialling limits by the id of the account or queue. Accounts and queues without limits are left out."""
     statement = f"SELECT subject_id, {LIMIT_COLUMNS} FROM pace WHERE subject_id = ANY ($1)"
     return paces_of(await connection.fetch(statement, subject_ids))
 
 
 def paces_of(rows: Iterable[Sequence[Any]]) -> dict[UUID, PaceLimits]:
-    """Returns the limits by subject id. `rows` have `subject_id` and LIMIT_COLUMNS. Subjects without limits are left out."""
+    """Returns dialling limits by `subject_id`, the id of an account or a queue. Rows without limits are left out.
+
+    The columns of `rows` are `subject_id` and LIMIT_COLUMNS.
+    """
     paces = {subject_id: PaceLimits(*limits) for subject_id, *limits in rows}
     return {subject_id: limits for subject_id, limits in paces.items() if limits.is_limited}
 
 
 async def lock_pace(connection: Connection, subject_id: UUID) -> PaceLimits:
-    """Returns the limits of a subject, and locks its row until the transaction ends.
+    """Returns the dialling limits of an account or a queue, and locks their row until the transaction ends.
 
-    While the row is locked, no call of the subject is granted (gets the right to be dialled). If there is no row, inserts one
+    While the row is locked, no call of the account or queue gets the right to be dialled. If there is no row, inserts one
     without limits, because a missing row cannot be locked.
     """
     await connection.execute("INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT (subject_id) DO NOTHING", subject_id)
@@ -44,7 +47,7 @@ async def lock_pace(connection: Connection, subject_id: UUID) -> PaceLimits:
 
 
 async def write_pace(connection: Connection, subject_id: UUID, limits: PaceLimits) -> None:
-    """Sets the limits of a subject. The caller must have locked the row with `lock_pace`.
+    """Sets the dialling limits of an account or a queue. The caller must have locked their row with `lock_pace`.
 
     Calls that are under way now count toward a new `max_concurrent`. A higher rate also shortens the time until the next call.
     """

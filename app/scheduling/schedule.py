@@ -20,7 +20,7 @@ MAX_TIME_AHEAD = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The columns of a row of `scheduled_dial` that follow from the request, such as queue, priority and times."""
+    """The columns of `scheduled_dial` (the table of waiting calls) that follow from a request: queue, priority, times."""
 
     queue_id: UUID
     caller_id: UUID

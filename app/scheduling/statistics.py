@@ -53,9 +53,9 @@ _COUNT_SLOTS = f"""
 
 @dataclass(frozen=True, slots=True)
 class SchedulingBacklog:
-    """How many scheduled calls wait, and for how long. The keys of both mappings are indexes in PRIORITIES.
+    """The numbers of waiting scheduled calls and of dial slots in use, and how long the oldest due calls have been due.
 
-    No count is higher than MAX_COUNTED.
+    The keys of both mappings are indexes in PRIORITIES. No count is higher than MAX_COUNTED.
     """
 
     waiting: Mapping[int, int]
@@ -67,7 +67,7 @@ class SchedulingBacklog:
 
 
 async def scheduling_backlog(database: StatementRunner, *, priority_count: int) -> SchedulingBacklog:
-    """Counts the waiting scheduled calls of each priority and the dial slots in use, and finds the oldest due calls.
+    """Counts the waiting calls of each priority and the dial slots (concurrent calls) in use, and finds the oldest due calls.
 
     Priorities have the indexes 0 to `priority_count` - 1.
     """

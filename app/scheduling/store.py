@@ -1,4 +1,4 @@
-"""SQL with which the creation of calls reads queues and pauses a pace, without SQLAlchemy."""
+"""SQL, without SQLAlchemy, for the creation of calls: reads settings of queues, and pauses the dialling of an account."""
 
 import json
 from collections.abc import Sequence
@@ -34,15 +34,15 @@ _FIND_QUEUE = """
 
 
 async def find_queues(database: StatementRunner, wanted: Sequence[tuple[str, str | None]]) -> list[StoredQueue | None]:
-    """Returns the result of `find_queue` for each pair of tenant id and queue name, in the same order."""
+    """Returns the result of `find_queue` for each pair of tenant id and queue name in `wanted`, in that order."""
     found = {each: await find_queue(database, *each) for each in set(wanted)}
     return [found[each] for each in wanted]
 
 
 async def find_queue(database: StatementRunner, tenant_id: str, name: str | None) -> StoredQueue | None:
-    """Returns the tenant's queue with this name; None if the tenant does not have it.
+    """Returns the tenant's queue with this name; None if there is no such queue or tenant.
 
-    `name` None: returns a StoredQueue with the id NO_QUEUE and the tenant's hours.
+    If `name` is None, returns a StoredQueue for calls in no queue: its id is NO_QUEUE, and its hours are the tenant's.
     """
     rows = await database.fetch(_FIND_QUEUE, tenant_id, name)
     if not rows or (name is not None and rows[0]["id"] is None):

@@ -50,8 +50,8 @@ _ERRORS_BEFORE_SENDING = (
 async def try_credentials(credentials: Sequence[Credential], send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
     """Calls `send_request` with one credential after the other until Twilio accepts one, and returns the answer.
 
-    Raises TwilioCredentialRejected if Twilio refuses all of them, and TwilioNotSent if there are none. After any other
-    TwilioError, tries no other credential and raises it.
+    Raises TwilioCredentialRejected if Twilio refuses all of them, and TwilioNotSent if there are none. Raises any other
+    TwilioError at once, without trying the remaining credentials.
     """
     rejection: TwilioError = TwilioNotSent("no_credential")
     for credential in credentials:
@@ -291,7 +291,7 @@ def _parse_resource(document: Any) -> CallResource:
 
 
 def _parse_resource_of(sid: str, document: Any) -> CallResource:
-    """Returns the call in an answer. Raises TwilioOutcomeUnknown if the answer has no valid CallSid, or another than `sid`."""
+    """Returns the call in an answer. Raises TwilioOutcomeUnknown if the answer's CallSid is missing, invalid, or not `sid`."""
     resource = _parse_resource(document)
     if resource.sid != sid:
         raise TwilioOutcomeUnknown("answer_of_another_call")

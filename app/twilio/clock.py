@@ -19,7 +19,7 @@ _DATE_RESOLUTION_S = 1.0
 
 
 class TwilioClock:
-    """Keeps how far the clock of each Twilio server was ahead of this machine's when last measured.
+    """Remembers the offset of each Twilio server's clock: how far it was ahead of this machine's when last measured.
 
     Servers are identified by base URL; None is the default server.
     """
@@ -30,7 +30,7 @@ class TwilioClock:
         self._warned_at = -_WARN_EVERY_S
 
     def observe(self, base_url: str | None, date: str | None, *, sent_at: float, received_at: float) -> None:
-        """Measures the offset from one answer. Does nothing if `date` is missing or invalid.
+        """Measures the offset of the server's clock from one answer. Does nothing if `date` is missing or invalid.
 
         `date` is the header's value; the server wrote it between `sent_at` and `received_at`, both by this machine's clock.
         """

@@ -70,7 +70,7 @@ class HttpConnection(asyncio.Protocol):
         return self._status
 
     def is_unusable(self) -> bool:
-        """Returns whether the server closed the connection, or sent data after its last response. Unread data counts, too."""
+        """Returns whether the server closed the connection, or sent data (read or unread) after its last response."""
         if self._is_dirty or self._error is not None or self.transport.is_closing():
             return True
         tls = self.transport.get_extra_info("ssl_object")
@@ -99,7 +99,7 @@ class HttpConnection(asyncio.Protocol):
 
     @property
     def is_reusable(self) -> bool:
-        """Whether the response has ended, and another request may follow."""
+        """Whether the response is complete and the connection can take another request."""
         return self.is_complete and not self._is_dirty and self._error is None
 
     async def _wait(self) -> None:
@@ -159,9 +159,9 @@ class HttpConnection(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> None:
-        """Handles the end of what the server sends. Not called if Callgate closes the connection, or if the connection is lost.
+        """Handles the end of the data that the server sends. Not called if Callgate closes the connection, or loses it.
 
-        Over TLS, uvloop calls it only for a close_notify. asyncio calls it also if the TCP connection ends without one.
+        Over TLS, uvloop calls this method only after a close_notify; asyncio also if the TCP connection ends without one.
         """
         self._is_dirty = True
         if self._is_reading and self._status and not any(name.lower() in _BODY_LENGTH_FIELDS for name, _ in self.headers):

@@ -35,7 +35,7 @@ class ErrorAnswer:
 
 
 class TwilioError(Exception):
-    """`reason` is a constant word for logs, metrics and events. It never contains data of the request."""
+    """A failed request to Twilio. `reason` is a constant word for logs, metrics and events, without data of the request."""
 
     reason: str
 

@@ -17,7 +17,7 @@ async def _get_addresses(host: str, port: int) -> Addresses:
 
 
 class NameLookup:
-    """Looks up addresses and keeps them for ten seconds. A failure is not kept, but reaches all callers that wait for it."""
+    """Looks up addresses and caches them for ten seconds. A failure is not cached, but is raised in all callers that wait."""
 
     def __init__(
         self, get_addresses: Callable[[str, int], Awaitable[Addresses]] = _get_addresses, *, ttl_s: float = _CACHE_TTL_S

@@ -79,7 +79,7 @@ def _read_money(value: object) -> Decimal | None:
 
 
 def _read_time(value: object) -> datetime | None:
-    """Reads an RFC 2822 date, the format of the 2010 API."""
+    """Parses a date in RFC 2822 format, which the 2010 API uses. Returns None for any other value."""
     if not isinstance(value, str) or not value:
         return None
     try:
@@ -181,7 +181,7 @@ def form_name(name: str) -> str:
 
 
 def encode_form(parameters: Mapping[str, Any]) -> bytes:
-    """Encodes parameters as a form like Twilio's SDKs: booleans as true/false, lists as repeated keys."""
+    """Encodes parameters as a form, as Twilio's SDKs do: booleans as true/false, lists as repeated keys."""
     return "&".join(
         f"{_quote_name(name)}={_quote(item)}"
         for name, value in parameters.items()

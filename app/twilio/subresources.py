@@ -22,8 +22,8 @@ _SUFFIX_BY_OPERATOR = {"<": "_before", ">": "_after"}
 class Parameter:
     """A parameter of an operation on a subresource.
 
-    `name` is Twilio's name with the operator of a list filter: `DateCreated>` is on or after a day. `is_list` allows several
-    values.
+    `name` is Twilio's name, which ends in an operator if it filters a list by range: `DateCreated>` means on or after a day.
+    If `is_list`, the parameter may have several values.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Parameter:
         return self.kind == "boolean" or self.choices == ("true", "false")
 
     def field_names(self) -> Iterator[str]:
-        """Yields the parameter's names in a form or query. The kind `pairs` has numbered names, two for each pair."""
+        """Yields the names of the parameter's form fields: one, or for the kind `pairs` two numbered ones per pair."""
         if self.kind != "pairs":
             yield self.name
             return

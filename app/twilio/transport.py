@@ -176,7 +176,7 @@ def _is_unusable(connection: Connection, *, ignore_socket: bool) -> bool:
 async def _no_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """Sends the request with `handler`, and turns aiohttp's errors into httpx's.
 
-    After an error of aiohttp, its session would repeat a GET, PUT or DELETE.
+    Otherwise aiohttp's session would repeat a GET, PUT or DELETE after one of its own errors.
     """
     try:
         return await handler(request)

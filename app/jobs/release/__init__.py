@@ -1,1 +1,1 @@
-"""`callgate queues release`: allows grants of scheduled calls again, after the database may have lost some."""
+"""`callgate queues release`: resumes the dialling of scheduled calls after the database may have lost recent changes."""

@@ -1,4 +1,4 @@
-"""Finds out which waiting calls Twilio already has, settles them, and allows grants again.
+"""Finds out which waiting calls Twilio already has, updates their records, and allows grants again.
 
 A grant is the right to dial a scheduled call. If the database has lost a grant, its call waits again, although it may have been
 dialled. Each call is settled in a transaction of its own, and grants are allowed at the very end. So the release can be killed
@@ -46,7 +46,10 @@ class CheckedAccount:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseReport:
-    """What a release has found: since when grants may have been lost, and the results for each account with waiting calls."""
+    """The result of `callgate queues release`: since when grants may have been lost, and the numbers of calls by account.
+
+    A grant is the right to dial one scheduled call.
+    """
 
     since: datetime | None
     """No grant from before this time was lost. None: grants were not halted."""
@@ -55,7 +58,10 @@ class ReleaseReport:
 
 @dataclass(frozen=True, slots=True)
 class _SearchLimits:
-    """The bounds of the search for calls whose grant was lost, and data that all accounts share."""
+    """The times and other data for the search, in Twilio's lists, for calls whose grant the database has lost.
+
+    A grant is the right to dial one scheduled call. All accounts share these values.
+    """
 
     since: datetime
     """Lost grants were made at this time or later."""
@@ -72,10 +78,10 @@ class _SearchLimits:
 
 @dataclass(frozen=True, slots=True)
 class GrantRelease:
-    """Ends a halt of grants, so that scheduled calls are dialled again.
+    """Ends a halt of grants (rights to dial one call), so that scheduled calls are dialled again.
 
-    A restored database may lack the latest grants, so a call that was dialled may wait again. Before the halt ends, the calls
-    are looked up at Twilio, and the records of those that Twilio has are settled. None of them is dialled a second time.
+    A restored database may lack the latest grants, so a call that was dialled may wait again. Before the halt ends, the waiting
+    calls are looked up at Twilio, and those that Twilio has stop waiting. None of them is dialled a second time.
     """
 
     database: Database
@@ -89,11 +95,11 @@ class GrantRelease:
     async def run(
         self, actor: Actor, *, skipped: Collection[str], is_dry_run: bool, on_wait: Callable[[float], None]
     ) -> ReleaseReport:
-        """Searches Twilio's lists for calls whose grant was lost, settles them, and allows grants again.
+        """Searches Twilio's lists for calls whose grant (the right to dial) was lost, updates them, and allows grants again.
 
-        A dry run changes nothing. Due calls of the account sids in `skipped` become `unknown` without a search. Before a wait,
-        calls `on_wait` with the number of seconds. Raises CommandFailed if Twilio cannot be asked. Also raises it if another
-        Postgres server was promoted, or grants were halted again, during the run.
+        Does nothing if grants are not halted. A dry run changes nothing. Due calls of the account sids in `skipped` become
+        `unknown` without a search. Before a wait, calls `on_wait` with the number of seconds. Raises CommandFailed if Twilio
+        cannot be asked, or if another Postgres server was promoted, or grants were halted again, during the run.
         """
         state = await read_guard(self.database)
         if state is None or state.may_grant:
@@ -115,9 +121,9 @@ class GrantRelease:
         return ReleaseReport(state.seen_at, accounts)
 
     async def _ensure_halted(self, state: GuardState) -> GuardState:
-        """Halts grants if they are not halted yet: a worker may not have noticed yet that the server has changed.
+        """Halts grants (rights to dial) if no worker has halted them yet after the Postgres server changed.
 
-        Returns the state of the guard after that.
+        Returns the new state.
         """
         if state.halted_at is not None:
             return state
@@ -138,9 +144,10 @@ class GrantRelease:
         )
 
     async def _allow_grants(self, actor: Actor, state: GuardState) -> None:
-        """Allows grants again, and writes an audit event. Raises CommandFailed if the server or the guard differs from `state`.
+        """Allows grants (rights to dial) again, and writes an audit event.
 
-        The guard is the row of `grant_guard` that says whether grants are halted.
+        Raises CommandFailed if the Postgres server, or the row of `grant_guard` that says whether grants are halted, has
+        changed since `state` was read.
         """
         async with self.database.transaction() as connection:
             if not await release_grants(connection, state):
@@ -151,9 +158,10 @@ class GrantRelease:
             await record(connection, actor, action="grants.release", tenant_id=None, subject=state.current_server)
 
     async def _check_account(self, account: DueAccount, limits: _SearchLimits, *, is_skipped: bool) -> CheckedAccount:
-        """Settles the account's waiting calls that may have been dialled, in batches. Returns the numbers of calls by result.
+        """Finds out, in batches, whether the account's due calls were dialled. Returns the numbers of calls by result.
 
-        With `is_skipped`, Twilio's list is not searched, and these calls become `unknown`.
+        Unless this is a dry run, updates the records of calls that were or may have been dialled. With `is_skipped`, Twilio's
+        list is not searched, and all of the due calls become `unknown`.
         """
         checked = CheckedAccount(account.account_sid)
         after = None
@@ -188,9 +196,10 @@ class GrantRelease:
     async def _settle(
         self, waiting_call: Call, candidates: Candidates, max_start_delay: timedelta, limits: _SearchLimits
     ) -> ReleaseResult:
-        """Settles one waiting call, unless the search shows that Twilio has no call for it: it then keeps waiting.
+        """Applies the result of a search to one waiting call, and returns what became of the call.
 
-        If the search does not show which call is the right one, or whether there is one, the waiting call becomes `unknown`.
+        If Twilio has no call for it, the call keeps waiting. If Twilio certainly has one, the record is bound to that
+        call. If the result is uncertain, the waiting call becomes `unknown`. A dry run changes nothing.
         `waiting_call.pending_since` is the earliest time of a lost grant. `max_start_delay` is the longest time from then until
         Twilio created the call.
         """
@@ -220,11 +229,11 @@ class GrantRelease:
             return "unknown" if finding.resource is None else "bound"
 
     async def _write_finding(self, session: Session, call: Call, finding: SearchFinding, *, exceeds_search_span: bool) -> None:
-        """Settles a call as the finding says, and deletes its row of `scheduled_dial`, so that it is not dialled any more.
+        """Records a finding in the call, and deletes the call's row of `scheduled_dial`, so that it is not dialled any more.
 
-        The caller must have locked the call.
-        `exceeds_search_span`: the call may have been dialled at a time that a later search does not cover. If this search was
-        inconclusive, only a callback can settle the call, so no other search is planned.
+        The caller must have locked the call. `exceeds_search_span`: the call may have been dialled at a time that a later
+        search does not cover. If this search was inconclusive, only a callback can show the outcome, so no other search is
+        planned.
         """
         await store.add_slot(session, call.id)
         await store.delete_dial_right(session, call.id)

@@ -1,4 +1,4 @@
-"""SQL for the release of grants. Functions with a session run in its transaction and never commit."""
+"""SQL for `callgate queues release`. Functions with a session run in the session's transaction and never commit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,10 +65,11 @@ async def calls_to_same_address(database: Database, before: datetime) -> Mapping
 async def possibly_granted_calls(
     database: Database, account_id: UUID, *, before: datetime, since: datetime, after: UUID | None, limit: int
 ) -> Sequence[Call]:
-    """Returns waiting calls of the account that may have been granted at `since` or later, by a grant that the database lost.
+    """Returns a batch of the account's waiting calls that may have been granted, by a grant that the database has lost.
 
-    These are all whose `not_before` is at `before` or earlier. The `pending_since` of each is the earliest time of such a
-    grant. `after` is the id of the last call of the previous batch. The objects belong to no session and are never written.
+    A grant is the right to dial a call. The calls are those whose `not_before` is at `before` or earlier. Lost grants were made
+    at `since` or later. `pending_since` of each call is the earliest time of such a grant. `after` is the id of the last call
+    of the previous batch. The objects belong to no session and are never written.
     """
     rows = await database.fetch(_POSSIBLY_GRANTED_CALLS, account_id, before, since, after, limit)
     return [Call(**{**row, "parameters": from_json(row["parameters"])}) for row in rows]
