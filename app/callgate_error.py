@@ -1,4 +1,4 @@
-"""The base class of all error responses, and the types of its members. app/errors.py has the errors themselves."""
+"""The base class of all errors that become error responses, and the types of its members. app/errors.py has the errors."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, get_args
@@ -10,9 +10,10 @@ EXECUTIONS: Final[tuple[ExecutionName, ...]] = get_args(ExecutionName)
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """An invalid part of a request. `pointer` says which: an RFC 6901 JSON pointer into the body, or the name of a header.
+    """An invalid part of a request, or a warning about a part of it.
 
-    For a query parameter, `pointer` is `?` and the parameter's name.
+    `pointer` names the part: an RFC 6901 JSON pointer into the body, the name of a header, or `?` and the name of a query
+    parameter.
     """
 
     pointer: str
@@ -32,7 +33,10 @@ class Upstream:
 
 
 class CallgateError(Exception):
-    """The base class of all error responses. Clients see `detail`: it must hold no secret, no exception text and no SQL."""
+    """The base class of all errors that become error responses.
+
+    Clients see `detail`: it must hold no secret, no exception text and no SQL.
+    """
 
     slug: ClassVar[str]
     status: ClassVar[int]

@@ -40,7 +40,7 @@ _HINTS_BY_PARAMETER = {
 
 
 class DatabaseURLError(ValueError):
-    """A URL is invalid. The message is one line that names the parameter. It contains no value, which may be a secret."""
+    """A PostgreSQL URL is invalid. The message is one line that names the parameter, without its value, which may be secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class DatabaseURL:
 
     @classmethod
     def parse(cls, text: str) -> "DatabaseURL":
-        """Parses the URL. Raises DatabaseURLError."""
+        """Parses a PostgreSQL URL. Raises DatabaseURLError if it is invalid or has an unsupported parameter."""
         return _Reader(text).read()
 
 

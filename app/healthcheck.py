@@ -49,7 +49,10 @@ def _main_process_command() -> list[str]:
 
 
 def check(url: str | None = None) -> str | None:
-    """Returns why the process is not healthy; None if it answers 200 or has no port. Ignores proxies of the environment."""
+    """Returns why the process is not healthy; None if it answers 200 or has no port. Ignores proxies of the environment.
+
+    By default, `url` is the health URL of the container's main process.
+    """
     url = url or url_for(_main_process_command(), os.environ.get("CALLGATE_OPS_PORT"))
     if url is None:
         return None

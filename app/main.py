@@ -187,14 +187,14 @@ def _direct_endpoint(scope: Scope) -> ASGIApp | None:
 
 
 def _declare_static_files(app: FastAPI) -> None:
-    """Declares that the scripts and styles of the documentation pages are public."""
+    """Declares that the scripts and styles of the documentation pages are public: they need no API key."""
     for route in app.routes:
         if isinstance(route, Mount):
             public(route.app)
 
 
 def _complete_openapi(app: FastAPI) -> None:
-    """Adds the schemas that no route declares: bodies that routes parse themselves, and the body of error responses."""
+    """Adds to the OpenAPI document the schemas that no route declares: bodies that routes parse themselves, and errors."""
     generate = app.openapi
 
     @cache

@@ -12,7 +12,7 @@ _KUBERNETES_VARIABLE_END = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PO
 
 
 def find_misspelt(known: Collection[str], variables: Mapping[str, str], files: Iterable[str] = ()) -> Iterator[str]:
-    """Yields a message for each variable or file whose name is not in `known`, the names of all settings, but is similar."""
+    """Yields a message for each variable or file that looks like a misspelt setting. `known` has the names of all settings."""
     for name in [*variables, *files]:
         variable = name.upper()
         if (

@@ -1,4 +1,4 @@
-"""Reads the schema revisions that this version knows from the migrations, without importing Alembic or SQLAlchemy."""
+"""Reads from the migrations which schema revisions this version of Callgate knows, without importing Alembic or SQLAlchemy."""
 
 import re
 from functools import cache
@@ -20,7 +20,7 @@ def head() -> str:
 
 @cache
 def known_revisions() -> dict[str, str | None]:
-    """Returns the revisions that this version knows: for each one the revision before it, None for the first."""
+    """Returns each schema revision that this version of Callgate knows, with the revision before it; None before the first."""
     versions = (version.read_text() for version in migrations_folder().glob("versions/*.py"))
     found = [{bool(down): revision for down, revision in _REVISION_PATTERN.findall(version)} for version in versions]
     return {each[False]: each.get(True) for each in found}

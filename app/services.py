@@ -1,4 +1,4 @@
-"""Builds the services of a process. The API and the worker use the same ones."""
+"""Builds the service objects of a process. The API and the worker use the same ones."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

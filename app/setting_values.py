@@ -85,7 +85,7 @@ def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], li
 
 
 def parse_workload_keys(text: str) -> str:
-    """Returns the text if it is an absolute path or a trusted URL, at which a key set (RFC 7517) can be.
+    """Returns `text`, the place of a key set (RFC 7517), if it is an absolute path or a URL that `is_trusted_url` accepts.
 
     Raises ValueError otherwise.
     """
@@ -100,7 +100,7 @@ def parse_workload_keys(text: str) -> str:
 
 
 def is_trusted_url(url: str) -> bool:
-    """Returns whether the response is safe from changes on the network: the URL is https, or http on this machine."""
+    """Returns whether responses from the URL are safe from changes on the network: it is https, or http on this machine."""
     try:
         parts = urlsplit(parse_url(url))
     except ValueError:
@@ -113,7 +113,7 @@ def is_trusted_url(url: str) -> bool:
 
 
 def parse_networks(text: str) -> list[IPv4Network | IPv6Network]:
-    """Returns the networks of a comma-separated list. Raises ValueError."""
+    """Returns the networks of a comma-separated list. Raises ValueError for any other entry."""
     networks = []
     for entry in filter(None, (part.strip() for part in text.split(","))):
         try:

@@ -265,7 +265,7 @@ class Settings(ConsoleSettings):
         return self
 
     def require_database_url(self) -> str:
-        """Returns the URL. Raises SettingsError if it is not set."""
+        """Returns the PostgreSQL URL. Raises SettingsError if it is not set."""
         if self.database_url is None:
             raise SettingsError(f"{SETTING_PREFIX}DATABASE_URL is not set: set it to a PostgreSQL URL, or run `callgate dev`")
         return self.database_url.get_secret_value()

@@ -1,7 +1,7 @@
-"""Applies a callback to its call in memory: each callback once, and never back to an earlier state.
+"""Applies a status callback from Twilio to its call's record, in memory.
 
-Twilio's callbacks can arrive out of order, twice, and after a refresh has already read a newer state from Twilio. Nothing here
-writes to the database: that is left to the caller.
+A repeated callback changes nothing, and the call's status never goes back. Twilio's callbacks can arrive out of order or twice,
+or after Callgate has read a newer state from Twilio. This module does not write to the database: its caller does.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class Callback:
 
     @classmethod
     def read(cls, fields: Mapping[str, str], *, account_sid: str) -> Self | None:
-        """Returns the callback, or None if it names no CallSid or another account."""
+        """Returns the callback with these fields; None if it has no valid CallSid, or its AccountSid is not `account_sid`."""
         if not CALL_SID_PATTERN.fullmatch(fields.get("CallSid", "")) or fields.get("AccountSid") != account_sid:
             return None
         resource = CallResource(
@@ -60,17 +60,17 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class CallbackEffect:
-    """What applying a callback did: the result, and the events to write, in order. A repeated callback has no events."""
+    """The result of applying a callback, and the events to write, in order. There are none for a repeated callback."""
 
     result: CallbackResult
     events: tuple[Event, ...] = ()
 
 
 def callback_effect(call: CallState, callback: Callback) -> CallbackEffect:
-    """Applies the callback to the record in memory. Returns the result, and the events to write.
+    """Applies the callback to the call's record in memory. Returns the result, and the events to write.
 
-    If the callback and the record have different sids, only the event `call.callback` is returned, and the record's status
-    stays. The caller then decides, with `Settlement.bind_call_in_memory`, whether the sid belongs to the record.
+    If the callback and the record have different CallSids, only the event `call.callback` is returned, and the record's status
+    stays. The caller then decides, with `Settlement.bind_call_in_memory`, whether the CallSid belongs to the record.
     """
     if callback.repetition_key in call.callbacks_seen:
         return CallbackEffect("duplicate")
@@ -85,7 +85,10 @@ def callback_effect(call: CallState, callback: Callback) -> CallbackEffect:
 
 
 def record_sequence(call: CallState, callback: Callback) -> None:
-    """Records the sequence number. Callbacks with a lower number count as late from now on."""
+    """Sets the call's sequence number to that of the callback, unless the call has a higher one.
+
+    Callbacks with a lower number count as late from then on.
+    """
     if callback.sequence is not None and not _is_overtaken(call, callback):
         call.callback_sequence = callback.sequence
 
@@ -98,7 +101,7 @@ def _is_overtaken(call: CallState, callback: Callback) -> bool:
 
 
 def _sequence_number(text: str) -> int | None:
-    """Returns the number, or None if it does not fit into Postgres's integer. Twilio's numbers are small."""
+    """Returns Twilio's SequenceNumber, or None if the text is no number or does not fit into Postgres's `integer`."""
     if not (text.isascii() and text.isdecimal()) or len(text) > len(str(_MAX_SEQUENCE)):
         return None
     return number if (number := int(text)) <= _MAX_SEQUENCE else None

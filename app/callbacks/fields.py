@@ -7,7 +7,10 @@ from app.http.limits import MAX_FORM_FIELDS
 
 
 class FormFields(dict[str, list[str]]):
-    """Maps each name to all its values. Includes unknown names, because Twilio adds fields and signs all of them."""
+    """The form fields of a callback: maps each name to all its values.
+
+    Unknown names are kept, because Twilio adds fields and signs all of them.
+    """
 
     @classmethod
     def parse(cls, form: str) -> Self:

@@ -21,7 +21,7 @@ router = APIRouter(prefix=CALLBACK_PATH, include_in_schema=False, route_class=Sc
 @router.api_route("/{call_id}", methods=["GET", "POST"], status_code=204)
 @public
 async def receive_callback(request: Request) -> Response:
-    """Takes a status callback: https://www.twilio.com/docs/voice/api/call-resource#statuscallback."""
+    """Receives a status callback of Twilio: https://www.twilio.com/docs/voice/api/call-resource#statuscallback."""
     service: CallbackService = request.state.callbacks
     call_id = _parse_uuid(request.url.path.removeprefix(f"{CALLBACK_PATH}/"))
     signature = request.headers.get("X-Twilio-Signature", "")
@@ -43,7 +43,7 @@ async def receive_callback(request: Request) -> Response:
 async def receive_callback_asgi(scope: Scope, receive: Receive, send: Send) -> None:
     """Runs `receive_callback` as an ASGI app, for requests that `is_callback` accepts. Errors are left to the middleware.
 
-    Without this, FastAPI's work around an endpoint would be three quarters of the cost of a refused request.
+    This avoids FastAPI's own work around an endpoint, which would be three quarters of the cost of a refused request.
     """
     scope["route"] = _ROUTE
     response = await receive_callback(Request(scope, receive, send))

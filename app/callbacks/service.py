@@ -29,9 +29,10 @@ logger = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ReceivedCallback:
-    """A request that may be from Twilio. `path` includes the query.
+    """A request to a callback URL, not yet verified to be from Twilio. `path` includes the query.
 
-    `fields` are those of the callback: a POST has them in its body, a GET in its query. `posted` are those of the body.
+    `fields` are the callback's fields: from the body of a POST, or from the query of a GET. `posted` are the fields in the
+    body.
     """
 
     call_id: UUID
@@ -56,9 +57,9 @@ _Rejection = CallNotFound | MalformedBody
 
 
 class CallbackService:
-    """Verifies and applies callbacks. The cheapest checks come first.
+    """Verifies Twilio's status callbacks and applies them to calls. The cheapest checks come first.
 
-    These are the form of the signature, then the tag that Callgate put into the callback URL, then the signature itself.
+    The order of the checks: the form of the signature, the tag that Callgate put into the callback URL, the signature itself.
     """
 
     def __init__(
@@ -131,8 +132,9 @@ class CallbackService:
     async def _apply_batch(self, batch: Sequence[ReceivedCallback]) -> list[_AppliedCallback | _Rejection | Busy]:
         """Applies all callbacks of a batch with two statements: one reads the calls, one writes them.
 
-        If callbacks have a sid that their calls do not have, a third statement finds the records of these sids. Returns a
-        result for each callback: LOCKED if the callback must be applied again, because its call has changed meanwhile.
+        If a callback has another CallSid than its call's record, a third statement finds the record that has this CallSid.
+        Returns a result for each callback: LOCKED if the callback must be applied again, because its call has changed
+        meanwhile.
         """
         calls = await read_calls(self._database, {received.call_id for received in batch})
         callbacks = [_parse_for_call(received, calls.get(received.call_id)) for received in batch]
@@ -165,7 +167,7 @@ class CallbackService:
         ]
 
     def _apply(self, changed: ChangedCall, callback: Callback, taken: Mapping[str, UUID]) -> _AppliedCallback:
-        """Applies a callback to its record in memory. `taken` maps sids to the ids of the records that have them."""
+        """Applies a callback to its call's record in memory. `taken` maps CallSids to the ids of the records that have them."""
         call, resource = changed.call, callback.resource
         effect = callback_effect(call, callback)
         reported_by = len(changed.events)

@@ -15,7 +15,7 @@ _SIGNATURE_FORM = re.compile(r"[A-Za-z0-9+/]{26}[AEIMQUYcgkosw048]=")
 
 
 def has_signature_form(text: str) -> bool:
-    """Returns whether the header has the form of a signature."""
+    """Returns whether `text`, an X-Twilio-Signature header, has the form of a signature: 20 bytes in base64."""
     return _SIGNATURE_FORM.fullmatch(text) is not None
 
 

@@ -1,7 +1,7 @@
 """Accepts callbacks without a tag, the part of a callback URL's query that proves that Callgate made the URL.
 
-Only calls that were placed before the upgrade to a version with tags may lack it. Delete this module and the table
-`upgrade` once no supported upgrade starts at a version without tags.
+Only the callback URLs of calls that were placed before the upgrade to a version with tags may lack a tag. Delete this module
+and the table `upgrade` once no supported upgrade starts at a version without tags.
 """
 
 from collections.abc import Sequence
@@ -34,9 +34,9 @@ class UntaggedCallbacks:
         self._accounts = Batcher(self._find_accounts)
 
     async def account_of(self, call_id: UUID) -> UUID | None:
-        """Returns the id of the call's account if the call may have a callback URL without a tag.
+        """Returns the account id of a call that is so old that its callback URL may have no tag.
 
-        Returns None for any other call, without a query to Postgres for it.
+        Returns None for a newer call, without reading the call from Postgres, and for an unknown call.
         """
         tagged_since = await self._read_start_of_tagging()
         if tagged_since is None or datetime.now(UTC) > tagged_since + _MAX_ROLL_OUT + _MAX_CALL_LIFE:

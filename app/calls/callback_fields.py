@@ -1,4 +1,4 @@
-"""Stores a callback without the fields whose values the call's record already has, and restores them. Pure."""
+"""Shortens callbacks for storage: removes the fields whose values the call's record has, and restores them. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -35,7 +35,7 @@ class CallIdentity(Protocol):
 
 
 def stored_fields(call: CallIdentity, fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None]:
-    """Returns the fields to store, and a number whose bits say which fields are left out (`LeftOutMembers`).
+    """Returns the fields of a callback to store, and a number whose bits say which fields are left out (`LeftOutMembers`).
 
     If the call has not started, or the callback has another CallSid, returns all fields and None.
     """
@@ -50,7 +50,7 @@ def all_fields(call: CallIdentity, stored: Mapping[str, Any], left_out: int | No
 
 
 def _implied(call: CallIdentity, name: str) -> str:
-    """Returns the value of a field that is the same in every callback of the call: from the call's record, or a constant."""
+    """Returns the value that the field `name` has in every callback of the call: from the call's record, or a constant."""
     constant = _CONSTANT_FIELDS.get(name)
     implied: str = getattr(call, _ATTRIBUTE_BY_FIELD[name]) if constant is None else constant
     return implied

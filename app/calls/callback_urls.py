@@ -1,8 +1,8 @@
 """Makes and checks callback URLs, to which Twilio sends the callbacks about one call. Each URL has a tag.
 
-The tag holds the id of the account and a keyed hash. It is checked before anything is read from Postgres, so a forged request
-costs no SQL statement. If two tenants share a Twilio account, each can sign callbacks for it, but neither can make a tag for a
-call of the other.
+The tag holds the id of the account and a keyed hash. The tag is checked before anything is read from Postgres, so a forged
+request costs no SQL statement. If two tenants share a Twilio account, each can sign callbacks for it, but neither can make a
+tag for a call of the other.
 """
 
 import base64

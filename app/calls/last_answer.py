@@ -39,7 +39,7 @@ _ATTRIBUTES_BY_PROPERTY = {
 
 
 class LastAnswerMixin:
-    """Adds properties to a call's record whose values are partly in other columns: `uri`, `subresource_uris` and `resource`."""
+    """Adds `uri`, `subresource_uris` and `resource` to a call's record: properties that are partly computed from columns."""
 
     if TYPE_CHECKING:
         sid: Any
@@ -92,8 +92,8 @@ class LastAnswerMixin:
     def __setattr__(self, name: str, value: Any) -> None:
         """Sets an attribute of the record.
 
-        If Twilio's stored answer leaves out this value because the attribute was equal, the old value is first added to the
-        answer.
+        If Twilio's stored answer leaves out this member because the attribute had the same value, the old value is first added
+        to the answer.
         """
         bit = _OMISSIBLE_MEMBERS.bits.get(name)
         if bit and (self.resource_left_out or 0) & bit and getattr(self, name) != value:
@@ -102,7 +102,7 @@ class LastAnswerMixin:
         super().__setattr__(name, value)
 
     def _implied(self, name: str) -> Any:
-        """Returns the value of the member `name` of Twilio's answer, from the record's column for it, in Twilio's form."""
+        """Returns the record's value for the member `name` of Twilio's answer, in the form that Twilio's JSON has."""
         return as_twilio_json(getattr(self, "from_" if name == "from" else name))
 
 

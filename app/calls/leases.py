@@ -40,7 +40,10 @@ class DueCall(NamedTuple):
 
 
 async def claim_refreshes(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[DueCall]:
-    """Claims started calls that are due for a refresh, and returns them. Other workers skip them during `lease`."""
+    """Claims started calls that are due for a refresh, and returns them.
+
+    Other workers skip them for the time `lease`.
+    """
     claimed = _claim(Call.refresh_at, lease=lease, limit=limit)
     columns = [getattr(Call, name) for name in DueCall._fields]
     rows = await session.execute(select(*columns).join(claimed, Call.id == claimed.c.call_id))
@@ -48,13 +51,16 @@ async def claim_refreshes(session: AsyncSession, *, lease: timedelta, limit: int
 
 
 async def claim_searches(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
-    """Claims calls that are due for a search of Twilio's list, and returns them. Other workers skip them during `lease`."""
+    """Claims calls that are due for a search of Twilio's list, and returns them.
+
+    Other workers skip them for the time `lease`.
+    """
     claimed = _claim(Call.search_at, lease=lease, limit=limit)
     return (await session.scalars(select(Call).join(claimed, Call.id == claimed.c.call_id))).all()
 
 
 async def release_refreshes(session: AsyncSession, claimed: Sequence[DueCall]) -> None:
-    """Deletes the leases of calls whose `refresh_at` has changed.
+    """Deletes the leases of those claimed calls that were refreshed: their `refresh_at` has changed.
 
     If it has not changed, the refresh failed: the lease stays and delays the next refresh of the call.
     """
@@ -62,7 +68,7 @@ async def release_refreshes(session: AsyncSession, claimed: Sequence[DueCall]) -
 
 
 async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> None:
-    """Deletes the leases of calls whose `search_at` has changed.
+    """Deletes the leases of those claimed calls that were searched for: their `search_at` has changed.
 
     If it has not changed, the search failed: the lease stays and delays the next search for the call.
     """
@@ -93,7 +99,7 @@ def _claim(due_at: InstrumentedAttribute[datetime | None], *, lease: timedelta, 
 async def _release(
     session: AsyncSession, due_at: InstrumentedAttribute[datetime | None], claimed: Sequence[tuple[UUID, datetime | None]]
 ) -> None:
-    """Deletes the leases of calls whose due time has changed.
+    """Deletes the leases of those claimed calls whose due time, the column `due_at`, has changed.
 
     If the due time is the same, the work failed: the lease stays and delays the next attempt.
     """
@@ -103,5 +109,5 @@ async def _release(
 
 
 async def delete_expired_leases(session: AsyncSession) -> None:
-    """Deletes leases that expired more than a day ago, because their worker died or the due time changed meanwhile."""
+    """Deletes leases that expired more than a day ago. They remain if a worker died, or if a due time changed meanwhile."""
     await session.execute(delete(Lease).where(Lease.until < func.now() - timedelta(days=1)))

@@ -1,4 +1,4 @@
-"""Stores a JSON object without the members whose values other columns hold, and restores the whole object. Pure."""
+"""Removes from a JSON object the members whose values other columns hold, and restores the whole object. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,7 +20,8 @@ class LeftOutMembers:
     def leave_out(self, whole: Mapping[str, Any], implied: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         """Returns the members to store, and a number whose bits say which members are left out.
 
-        `implied` holds the values that other columns have, by member. A member is left out if it has the same value there.
+        `implied` holds the values that other columns have, by member. A member is left out if `implied` has the same value for
+        it.
         """
         rest, left_out = dict(whole), 0
         for name, bit in self.bits.items():

@@ -1,4 +1,4 @@
-"""Interprets a 404 from Twilio for a started call: not visible yet, or deleted."""
+"""Decides what a 404 from Twilio for a started call means: the call is not visible yet, or was deleted."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -28,7 +28,7 @@ _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress
 
 
 class RequestedCall(Protocol):
-    """The attributes of a call's record that `settled_delivery` reads. A settlement does not change them."""
+    """The attributes of a call's record that `settled_delivery` reads. Recording how a creation ended does not change them."""
 
     @property
     def id(self) -> UUID: ...
@@ -50,8 +50,9 @@ def settled_delivery(
     """Returns the delivery that reports to the tenant how a creation ended.
 
     Returns None if the tenant did not request the event `settled`, or if there is nothing new to report. If `settled` has
-    reported `not_started` and the call has started after all, the event is `corrected`. `settlement` has the columns that the
-    settlement sets. `written` names the events that have a delivery already. Add the event of the returned delivery to it.
+    reported `not_started` and the call has started after all, the event is `corrected`. `settlement` has the columns that
+    record how the creation ended. `written` names the events that have a delivery already. The caller must add the event of the
+    returned delivery to them.
     """
     execution = settlement["execution"]
     if SETTLED not in (call.status_callback_events or ()) or execution not in ("started", "not_started"):
@@ -80,22 +81,24 @@ def settled_delivery(
 def delivery_for(call: AnyCall, *, status: str | None, sequence: int | None) -> NewDelivery | None:
     """Returns the delivery of the event that a callback with this status reports.
 
-    Returns None if the tenant did not request the event, or if the event already has a delivery. The delivery has no fields of
-    its own. It takes those of the event `call.callback`: write that event with the id of the delivery.
+    Returns None if the tenant did not request the event, or if the event already has a delivery. Records on the call that the
+    event has a delivery. The delivery has no fields of its own. It takes those of the event `call.callback`: write that event
+    with the id of the delivery.
     """
     event = _EVENT_OF_STATUS.get(status or "")
     return _add_delivery(call, event, None, sequence=sequence) if event is not None and _is_wanted(call, event) else None
 
 
 def needs_final_delivery(call: AnyCall) -> bool:
-    """Returns whether the call has ended, the tenant requested `completed`, and no delivery of it is written yet."""
+    """Returns whether the call has ended, the tenant requested the event `completed`, and this event has no delivery yet."""
     return call.status in TERMINAL_STATUSES and _is_wanted(call, "completed")
 
 
 def final_delivery(call: AnyCall) -> NewDelivery:
-    """Returns the delivery of `completed` for a call whose last callback did not arrive.
+    """Returns the delivery of the event `completed` for a call whose last callback did not arrive.
 
-    Its fields are those of Twilio's callback whose values the record knows.
+    Records on the call that the event has a delivery. The delivery has the fields of Twilio's callback, as far as the call's
+    record has their values.
     """
     resource = call.resource or {}
     to, from_ = str(resource.get("to") or call.to), str(resource.get("from") or call.from_)

@@ -32,7 +32,7 @@ def _require_http_url(value: str) -> str:
 
 
 def validate_url_for_twilio(url: str) -> tuple[str, str] | None:
-    """Returns a stable code and a text if Twilio would refuse this URL, otherwise None."""
+    """Returns why Twilio would refuse this URL, as a stable code and a text; None if Twilio accepts it."""
     if "_" in (urlsplit(url).hostname or ""):
         return "url_host_underscore", "must have a host without underscores: Twilio calls it, and refuses others"
     return None
@@ -46,7 +46,10 @@ def _require_valid_for_twilio(value: str) -> str:
 
 
 def _require_valid_secret(value: SecretStr) -> SecretStr:
-    """Returns the secret. Raises PydanticCustomError for NUL and lone surrogates: pydantic does not check a SecretStr."""
+    """Returns the secret unchanged. Raises PydanticCustomError if it has a NUL character or a lone surrogate.
+
+    Pydantic does not check the text in a SecretStr.
+    """
     secret = value.get_secret_value()
     if "\0" in secret or (not secret.isprintable() and any("\ud800" <= character <= "\udfff" for character in secret)):
         raise PydanticCustomError("not_text", "must be text without the NUL character")

@@ -141,7 +141,7 @@ class CallParameters(BaseModel):
         }
 
     def _given_parameters(self) -> dict[str, Any]:
-        """Returns the parameters that are not None, by Twilio's names."""
+        """Returns the parameters that are not None, by Twilio's names in snake_case."""
         values = vars(self)
         return {name: value for attribute, name in _TWILIO_PARAMETERS if (value := values[attribute]) is not None}
 
@@ -154,7 +154,7 @@ RedialStatus = TypeAliasType("RedialStatus", Literal["busy", "no-answer"])
 
 
 class Redial(BaseModel):
-    """When a scheduled call is dialled again after it has ended: as a new record, whose `redial_of` is the id of this one."""
+    """Says when a scheduled call is dialled again after its end: as a new record, whose `redial_of` is the id of this call."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
@@ -211,7 +211,7 @@ class CallRequest(CallParameters):
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether Callgate dials the call later, and does not answer with the outcome."""
+        """Whether the call is scheduled: a worker dials it later, and the answer to the request does not have the outcome."""
         return not (self.not_before is None and self.ring_by is None and self.priority is None and self.queue is None)
 
     def for_record(self) -> dict[str, Any]:
@@ -258,6 +258,6 @@ class CallUpdate(BaseModel):
         return self.model_dump(exclude_none=True)
 
     def for_event(self) -> dict[str, Any]:
-        """Returns the event data: the names of the parameters, and only values that are neither secret nor personal."""
+        """Returns the data of the update's event: the parameters' names, and those values that are not secret or personal."""
         data = {"parameters": sorted(self.given_parameters()), "status": self.status, "time_limit": self.time_limit}
         return {name: value for name, value in data.items() if value is not None}

@@ -21,8 +21,8 @@ _TRUNK_ZERO = re.compile(r"\( ?0 ?\)")
 def read_number(text: str) -> str | None:
     """Returns the number as E.164. Accepts E.164 with separators, and US numbers with or without the 1; else returns None.
 
-    A leading space may be a `+` that a client did not percent-encode. If the text with a `+` and the text without it are two
-    different numbers, returns None.
+    A leading space may be a `+` that a client did not percent-encode. If the text would be one number with a `+` and another
+    number without, returns None.
     """
     if text.startswith(" "):
         readings = {number for number in map(read_number, (text.lstrip(" "), "+" + text.lstrip(" "))) if number}

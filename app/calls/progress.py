@@ -19,7 +19,8 @@ _ATTRIBUTES_CHANGED_WITH_STATUS = frozenset(
 def resource_columns(resource: CallResource) -> dict[str, Any]:
     """Returns Twilio's resource as attributes of a call, without `sid`, which is set once and never changed.
 
-    Set them in the order of the result: `resource`, the whole answer, is last because it leaves out the values of the others.
+    Set them in the order of the result: `resource`, the whole answer, is last, because it is stored without the values that the
+    other attributes have.
     """
     columns = {name: value for name, value in resource if name not in ("sid", "raw")}
     return columns | {"resource": resource.raw or None}
@@ -69,5 +70,5 @@ def is_stale(call: AnyCall, resource: CallResource) -> bool:
 
 
 def _rank(status: str) -> int:
-    """Returns the order of a status. An unknown status ranks as in progress."""
+    """Returns the position of a status in the course of a call. An unknown status ranks as `in-progress`."""
     return _TERMINAL_RANK if status in TERMINAL_STATUSES else _RANK_BY_STATUS.get(status, _RANK_BY_STATUS["in-progress"])

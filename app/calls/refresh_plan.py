@@ -65,7 +65,7 @@ def age(call: AnyCall, *, now: datetime, since: datetime | None = None) -> timed
 
 
 def _wait_for_callback(call: AnyCall, *, now: datetime, interval: timedelta) -> timedelta:
-    """Returns how long Twilio's next callback is awaited before a refresh. Older calls wait longer."""
+    """Returns how long to wait for Twilio's next callback before a refresh. The wait is longer for older calls."""
     return _clamp(age(call, now=now) / 2, CALLBACK_OVERDUE_INTERVALS * interval, _MAX_WAIT_WITH_CALLBACKS)
 
 
@@ -74,5 +74,5 @@ def _clamp(wait: timedelta, shortest: timedelta, longest: timedelta) -> timedelt
 
 
 def _round_up(moment: datetime, step: timedelta) -> datetime:
-    """Returns the time, rounded up to a multiple of `step` since 1970."""
+    """Returns `moment`, rounded up to a multiple of `step` since 1970."""
     return moment + (_EPOCH - moment) % step

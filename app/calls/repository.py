@@ -92,14 +92,14 @@ async def get_any_call(session: AsyncSession, call_id: UUID) -> Call | None:
 
 
 async def may_be_dialled_again(session: AsyncSession, call_id: UUID, *, attempt: int) -> bool:
-    """Returns whether this attempt is still pending and no client has asked to end the call."""
+    """Returns whether the call's attempt `attempt` is still pending and no client has asked to end the call."""
     is_to_end = select(PendingUpdate.call_id).where(PendingUpdate.call_id == Call.id).exists()
     statement = select(Call.id).where(Call.id == call_id, Call.attempt == attempt, Call.execution == "pending", ~is_to_end)
     return (await session.scalar(statement)) is not None
 
 
 async def accounts_of_calls(session: AsyncSession, call_ids: Collection[UUID]) -> dict[UUID, UUID]:
-    """Returns account ids by call id, of any tenant. Only for Twilio's callbacks, never for a caller."""
+    """Returns the account ids of calls of any tenant, by call id. Only for Twilio's callbacks, never for a caller."""
     found = await session.execute(select(Call.id, Call.account_id).where(Call.id.in_(call_ids)))
     return dict(found.all())
 
@@ -170,8 +170,8 @@ async def add_delivery(session: AsyncSession, delivery: NewDelivery) -> None:
 async def requeue_call(session: AsyncSession, dial: Mapping[str, Any], *, now: datetime) -> None:
     """Makes a call wait again to be dialled: inserts its row of `scheduled_dial`.
 
-    `dial` is the row, with `due_in` (seconds after `now`) instead of `due_at`. Also inserts a row of `dial_turn` if there is
-    none: with it, the API key or workload of the call takes its turns.
+    `dial` is the row, with `due_in` (seconds after `now`) instead of `due_at`. Also inserts a row of `dial_turn` for the call's
+    API key or workload if there is none. Without this row, the call would not be dialled.
     """
     row = {name: value for name, value in dial.items() if name != "due_in"}
     await session.execute(insert(ScheduledDial).values(**row, due_at=now + timedelta(seconds=dial["due_in"])))
@@ -187,7 +187,10 @@ async def has_event(session: AsyncSession, call_id: UUID, event_id: UUID) -> boo
 async def list_events(
     session: AsyncSession, call_id: UUID, *, after: tuple[datetime, UUID] | None, limit: int
 ) -> Sequence[StoredEvent]:
-    """Returns the call's events in order, starting after the event with the time and id in `after`; None: with the first."""
+    """Returns the call's events in order, starting after the event with the time and id in `after`.
+
+    If `after` is None, starts with the first event.
+    """
     columns = [getattr(CallEvent, name) for name in StoredEvent._fields]
     statement = select(*columns).where(CallEvent.call_id == call_id)
     if after is not None:
@@ -218,7 +221,7 @@ async def list_unknown_calls(session: AsyncSession, account_id: UUID, *, limit: 
 
 
 async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
-    """Returns the row as it is now, locked until the transaction ends."""
+    """Returns the call's current row, locked until the transaction ends; None if there is none."""
     statement = select(Call).where(Call.id == call_id).with_for_update().execution_options(populate_existing=True)
     return (await session.scalars(statement)).one_or_none()
 

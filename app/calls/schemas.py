@@ -85,7 +85,7 @@ class CallSummary(BaseModel):
 
 
 class CallRecord(CallSummary):
-    """The record, with the last resource that Twilio sent, including its unknown keys."""
+    """The record of one call creation, with the last resource that Twilio sent, including keys that Callgate does not know."""
 
     resource: JsonObject | None
 

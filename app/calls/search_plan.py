@@ -16,9 +16,9 @@ class SearchPlan:
         return self.period / self.searches**2
 
     def wait_after(self, clean_searches: int) -> timedelta | None:
-        """Returns the wait before the next search after `clean_searches` searches that showed no call; None: no further search.
+        """Returns the wait until the next search, after `clean_searches` searches that found no call; None: no further search.
 
-        Two more searches follow much later, after the record has ended as none found.
+        After `searches` such searches the call counts as not found. Two more searches follow much later.
         """
         if clean_searches < self.searches:
             return self.period * (((clean_searches + 1) / self.searches) ** 2 - (clean_searches / self.searches) ** 2)

@@ -50,9 +50,9 @@ class SettledRecord(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RecordChange:
-    """The change of a record by its settlement: the columns to set, and the event to write.
+    """A change that settles a record, or makes its call wait again: the columns to set, and the event to write.
 
-    `times` are columns to set to the database's clock plus an offset; None clears the column.
+    `times` maps columns to offsets, which are added to the database's clock; None clears the column.
     """
 
     columns: Mapping[str, Any]
@@ -80,8 +80,9 @@ def record_change(
 ) -> RecordChange:
     """Returns the change that sets these columns and writes one event.
 
-    The record is refreshed after `refresh_in` and searched for after `search_in`; None: never. The count of searches starts at
-    0 again. `settled_at` becomes the time of the change, or null if the execution is `unknown` or `scheduled`.
+    The record is refreshed from Twilio after `refresh_in`, and Twilio's list is searched for the call after `search_in`; None:
+    never. The count of searches starts at 0 again. `settled_at` becomes the time of the change, or null if the execution is
+    `unknown` or `scheduled`.
     """
     settled_in = None if columns["execution"] in ("unknown", "scheduled") else timedelta(0)
     times = {"settled_at": settled_in, "refresh_at": refresh_in, "search_at": search_in}
@@ -89,7 +90,7 @@ def record_change(
 
 
 class BindingEffects(NamedTuple):
-    """What to write after a record was bound to a call at Twilio: events, and a delivery if the tenant requested one."""
+    """The events to write after a record was bound to a call at Twilio, and a delivery if the tenant requested one."""
 
     events: list[Event]
     delivery: NewDelivery | None = None
@@ -104,7 +105,7 @@ def _change_to_undialled(settled_by: str, error: CallgateError) -> RecordChange:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """Makes and applies the changes that settle a record: that record whether the call was started.
+    """Makes and applies the changes that settle a record. A record is settled when it shows whether the call was started.
 
     The `async` methods need a row that the caller has locked (`repository.lock_call`), and use the caller's transaction.
     """
@@ -152,7 +153,7 @@ class Settlement:
         return _change_to_undialled("canceled", CanceledBeforeDial())
 
     def change_to_unknown(self, *, data: Mapping[str, Any]) -> RecordChange:
-        """Returns the change for a call that may exist. A callback or a search settles it later."""
+        """Returns the change for a call that may exist. A callback or a search of Twilio's list settles it later."""
         return record_change("call.unknown", data, {"execution": "unknown"}, search_in=self.plan.wait_after(0))
 
     def change_to_none_found(self, *, data: Mapping[str, Any]) -> RecordChange:
@@ -249,7 +250,10 @@ class Settlement:
         call.search_at = now + wait if age < _STOP_SEARCHING_AFTER else None
 
     def count_settled(self, call: SettledRecord) -> None:
-        """Counts the settlement in the metrics. Call it when the record is committed or about to be."""
+        """Counts a settled call in the metrics, with the time that it was pending. Does nothing if the call is not settled.
+
+        Call this when the record is committed or about to be.
+        """
         if call.settled_by is not None and call.settled_at is not None:
             self.metrics.calls.settled_series(call.settled_by).inc()
             waited = call.settled_at - call.pending_since

@@ -95,7 +95,7 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
 )
 @needs(Scope.CALL)
 async def explain_sip_uri(_: CallerDep, body: JsonBody) -> dict[str, Any]:
-    """Returns the parts of the URI and all findings, by the same rules as for creations.
+    """Returns the parts of the URI and all findings, by the same rules as for the `to` of a call.
 
     The status is 200 for an invalid URI too.
     """

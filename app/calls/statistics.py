@@ -27,7 +27,7 @@ class FollowedCalls:
 
 
 async def oldest_unsettled(session: AsyncSession) -> dict[str, datetime | None]:
-    """Returns, under `pending` and `unknown`, since when the oldest call with this execution has waited; None if there is none.
+    """Returns, by execution (`pending` and `unknown`), the time since which the oldest such call waits; None: no such call.
 
     Reads one index entry for each of the two.
     """

@@ -74,8 +74,8 @@ def changed_callbacks(
 ) -> StatusCallbacks:
     """Returns the status callbacks after an update. Twilio keeps Callgate's URL; Callgate delivers to the tenant's new URL.
 
-    `columns` holds only what changes. If Twilio sends the callbacks directly to the tenant, Twilio gets the update's own
-    parameters.
+    The result's `columns` hold only what changes. If Twilio sends the callbacks directly to the tenant, Twilio gets the
+    update's own parameters.
     """
     names = ("status_callback", "status_callback_method")
     own = {name: value for name in names if (value := getattr(update, name)) is not None}
@@ -123,7 +123,7 @@ def _columns_for_settled_only(request: CallRequest, account: UsableAccount, vali
 
 
 def _requested_events(request: CallRequest, account: UsableAccount) -> list[str] | None:
-    """Returns the events of the request or, if the request names neither events nor a URL, those of the tenant's default."""
+    """Returns the events of the request or, if it names neither events nor a URL, the tenant's default events; None: none."""
     events = request.status_callback_event or (None if request.status_callback else account.callbacks.events)
     return list(events) if events else None
 
@@ -138,7 +138,7 @@ def _require_valid_url(url: str | None, validate_url: UrlValidator) -> None:
 def _callback_columns(request: CallRequest, account: UsableAccount, validate_url: UrlValidator) -> dict[str, Any]:
     """Returns the columns with URL, method and events. If the request has no URL, uses the tenant's defaults for all three.
 
-    Method and events that the request names replace the defaults. Raises InvalidRequest if the request's URL is not allowed.
+    A method and events in the request replace the defaults. Raises InvalidRequest if the request's URL is not allowed.
     """
     named, default = request.status_callback, account.callbacks
     _require_valid_url(named, validate_url)

@@ -32,11 +32,11 @@ DELIVERIES_CHANNEL = "callgate_deliveries"
 
 
 class SidTaken(Exception):
-    """The sid to be written belongs to another record."""
+    """The CallSid to be written already belongs to another record."""
 
 
 class RecordColumns:
-    """The columns of a call that change after the intent is written, with the values of a new call.
+    """The columns of a call that change after its first record is written, with the values of a new call.
 
     They are class attributes, so that a new object does not have to set them.
     """

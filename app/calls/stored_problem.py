@@ -17,7 +17,10 @@ from app.twilio.refusals import ACCOUNT_AT_CAPACITY_CODES
 
 
 def is_temporary(slug: str) -> bool:
-    """Returns whether a request with the same idempotency key dials again a call that was not started for this reason."""
+    """Returns whether the error `slug`, because of which a call was not started, is temporary.
+
+    After a temporary error, a request with the same idempotency key dials the call again.
+    """
     return slug in {
         UpstreamUnreachable.slug,
         UpstreamThrottled.slug,
@@ -27,7 +30,7 @@ def is_temporary(slug: str) -> bool:
 
 
 def is_retried_when_scheduled(error: CallgateError) -> bool:
-    """Returns whether a scheduled call that was not started for this reason is tried again until its `ring_by`."""
+    """Returns whether a scheduled call that this error has prevented is tried again until its `ring_by`."""
     is_full = error.upstream is not None and error.upstream.code in ACCOUNT_AT_CAPACITY_CODES
     return is_temporary(error.slug) or is_full
 
@@ -39,7 +42,7 @@ def error_as_json(error: CallgateError) -> dict[str, Any]:
 
 
 def restore_error(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
-    """Returns the error that `error_as_json` has turned into `stored`."""
+    """Rebuilds an error from `stored`, the result of `error_as_json`."""
     upstream = stored.get("upstream")
     return all_errors()[stored["slug"]](
         stored["detail"],

@@ -29,7 +29,8 @@ def upstream_problem(
 ) -> CallgateError:
     """Returns the client's error for a TwilioNotSent or TwilioNotProcessed, with Twilio's message if there is one.
 
-    `overrides` overrides the error class for some Twilio errors; `rejected_detail` replaces the detail of UpstreamRejected.
+    `overrides` maps some Twilio errors to other error classes than usual; `rejected_detail` replaces the detail of
+    UpstreamRejected.
     """
     if not isinstance(error, TwilioNotProcessed):
         return UpstreamUnreachable(call_id=call_id, after_s=5)

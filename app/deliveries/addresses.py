@@ -62,7 +62,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AllowList:
-    """The private and loopback destinations that the operator allows. It does not open reserved ranges."""
+    """The private and loopback destinations that the operator allows. Reserved ranges are refused even if they are listed."""
 
     networks: Sequence[Network] = ()
     hosts: Sequence[str] = ()
@@ -70,11 +70,11 @@ class AllowList:
 
     @classmethod
     def parse(cls, text: str | None) -> Self:
-        """Parses networks and hosts. Raises ValueError for any other entry."""
+        """Parses a comma-separated list of networks and host names; None means none. Raises ValueError for other entries."""
         return cls(*parse_delivery_allow(text or ""))
 
     def includes_host(self, host: str) -> bool:
-        """Returns whether the list names the host or a domain above it."""
+        """Returns whether the list has the host or, as an entry with a leading dot, a domain above it."""
         return any(host.endswith(entry) if entry.startswith(".") else host == entry for entry in self.hosts)
 
     def includes_address(self, address: Address) -> bool:
@@ -83,9 +83,10 @@ class AllowList:
 
 
 def parse_delivery_url(url: str, allowed: AllowList) -> Target | UrlError:
-    """Parses and validates a URL, when a call is created and again before each attempt.
+    """Returns the destination of a delivery's URL, or the reason why the URL is refused.
 
-    Does not resolve names: `is_allowed` checks the resolved addresses.
+    Called when a call is created, and again before each attempt. Does not resolve names: `is_allowed` checks the resolved
+    addresses.
     """
     match = _URL.fullmatch(url)
     if len(url) > MAX_URL_LENGTH:

@@ -21,7 +21,7 @@ _NOTIFY = select(func.pg_notify(DELIVERIES_CHANNEL, ""))
 
 @dataclass(frozen=True, slots=True)
 class DeliveryBacklog:
-    """Statistics of at most MAX_COUNTED pending deliveries."""
+    """The number of pending deliveries, counted up to MAX_COUNTED, and the times of the oldest and the most overdue one."""
 
     pending: int
     oldest: datetime | None
@@ -75,10 +75,10 @@ async def retry(session: AsyncSession, delivery_id: UUID, *, call_id: UUID, tena
 async def replay(
     session: AsyncSession, *, tenant_id: str, since: datetime, after: UUID, failed_only: bool, limit: int
 ) -> Sequence[UUID]:
-    """Makes a tenant's given-up deliveries pending again; delivered ones too, unless `failed_only`. Returns their ids in order.
+    """Makes a tenant's given-up deliveries pending again; delivered ones too if not `failed_only`. Returns their ids in order.
 
-    Takes the `limit` oldest of those that were written at `since` or later and that come after the id `after`. Leaves out
-    deliveries whose call was deleted at the end of its retention: nothing is left to send.
+    Takes only deliveries that were written at `since` or later and come after the id `after`, the `limit` oldest of them.
+    Leaves out deliveries whose call was deleted at the end of its retention: nothing is left to send.
     """
     states = ["gave_up"] if failed_only else ["gave_up", "delivered"]
     settled = (
@@ -103,7 +103,10 @@ async def replay(
 
 
 def _pending_again() -> dict[str, Any]:
-    """Returns the values that make a delivery pending and due now. Attempts start at 0 unless it was pending."""
+    """Returns the column values that make a delivery pending and due now.
+
+    The number of attempts becomes 0 unless the delivery was pending.
+    """
     pending = Delivery.state == "pending"
     return {
         "state": "pending",

@@ -1,4 +1,4 @@
-"""When a failed delivery is tried again, and when Callgate gives up."""
+"""Defines the waits between the attempts at a failed delivery, and the time after which Callgate gives up."""
 
 import random
 from datetime import timedelta

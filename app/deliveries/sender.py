@@ -1,6 +1,6 @@
 """Sends requests to URLs that tenants chose. Neither the URL nor the answer is trusted.
 
-This module resolves the name once, checks each address, and connects only to checked addresses. A name that resolves
+This module resolves the host name once, checks each address, and connects only to checked addresses. A name that resolves
 differently the next time (DNS rebinding) does not get around the check.
 """
 
@@ -182,7 +182,7 @@ class _AddressRefused(Exception):
 
 
 class _CheckedResolver(AbstractResolver):
-    """Returns only allowed addresses. aiohttp connects to them without another lookup."""
+    """A DNS resolver for aiohttp that returns only allowed addresses. aiohttp connects to them without another lookup."""
 
     def __init__(self, resolve: Resolve, allowed: AllowList, timeout_s: float) -> None:
         self._resolve = resolve

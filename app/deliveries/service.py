@@ -24,9 +24,9 @@ _MAX_REPLAY_BATCHES = 20  # of one request
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """How many deliveries a replay has made due again (`count`).
+    """The result of a replay: the number of deliveries that are due again (`count`).
 
-    If it reached its limit, `continue_since` is the `since` for the next replay; otherwise it is None.
+    If the replay reached its limit, `continue_since` is the `since` for the next replay; otherwise it is None.
     """
 
     count: int
@@ -58,7 +58,7 @@ class DeliveryService:
             return next(record for record in await _delivery_records(session, call) if record.id == delivery_id)
 
     async def replay(self, caller: Caller, *, since: datetime, failed_only: bool, actor: Actor | None = None) -> ReplayResult:
-        """Makes the tenant's deliveries that were given up, and were written at `since` or later, due again, oldest first.
+        """Makes the tenant's deliveries due again that were given up and were written at `since` or later, oldest first.
 
         Unless `failed_only`, delivered ones are sent again, too. One replay covers at most 10,000 deliveries, and commits each
         batch of _REPLAY_BATCH_SIZE. With `actor`, the audit log records the replay, if there was anything to send again.

@@ -87,7 +87,7 @@ _OWN_COLUMNS = [each.name for each in fields(ClaimedDelivery) if each.name not i
 
 
 def tenants_with_pending_sql(condition: str = "true") -> str:
-    """Returns the recursive CTE `tenant`: the ids of tenants with pending deliveries that are greater than $1, in order.
+    """Returns the recursive CTE `tenant`: the ids of tenants that have pending deliveries, in order, beginning after the id $1.
 
     Its last row is null, which ends the recursion. The query jumps from one tenant to the next in an index, so it takes no
     longer if a tenant has many deliveries. `condition` is SQL that limits the deliveries, for example to some months.
@@ -108,7 +108,7 @@ def _claim_statement(months: MonthRange | None) -> str:
     """Returns the statement that claims due deliveries of `months`; None: of all months.
 
     Each tenant gets at most $3 rows. The search ends at $4 rows, because each tenant costs a scan of every partition that is
-    read. A row is held if it must wait for an earlier delivery of its call. It is checked again when the result of that
+    read. A row is held if it must wait for an earlier delivery of its call. A held row is checked again when the result of that
     delivery is recorded, and at the latest after $6.
     """
     due_months = months.condition("at") if months else "true"
@@ -154,9 +154,9 @@ def _claim_statement(months: MonthRange | None) -> str:
 def _record_statement(months: MonthRange) -> str:
     """Returns the statement that records results of attempts at deliveries of these months, and frees held deliveries.
 
-    It locks all pending deliveries of each call, in one order, which prevents deadlocks. If another worker is about to mark
-    one as held, this statement waits, and then sees the mark. It ignores the result of an attempt if the delivery is no longer
-    pending, for example because the lease ended and another worker has sent it.
+    It locks all pending deliveries of each call, in one order, which prevents deadlocks. If another worker is about to mark a
+    delivery as held, this statement waits, and then sees the mark. It ignores the result of an attempt if the delivery is no
+    longer pending, for example because the lease ended and another worker has sent it.
     """
     in_months = months.condition("delivery.at")
     return f"""

@@ -22,5 +22,5 @@ class ReportedFields(NamedTuple):
 
 
 def webhook_id(call_id: UUID, event: str) -> str:
-    """Returns the id that is the same in every attempt, so that a receiver recognizes repetitions."""
+    """Returns the webhook id of an event: the same in every attempt to deliver it, so that receivers recognize repetitions."""
     return f"msg_{call_id.hex}_{event}"

@@ -28,7 +28,10 @@ def check_from(text: str) -> tuple[Finding, ...]:
 
 
 class SipAuthFindings(NamedTuple):
-    """The findings on each parameter. Their `start` and `end` count characters of the parameter's value."""
+    """The findings on `sip_auth_username` and on `sip_auth_password`.
+
+    Their `start` and `end` count characters of the parameter's value.
+    """
 
     username: tuple[Finding, ...]
     password: tuple[Finding, ...]

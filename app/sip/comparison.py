@@ -77,7 +77,7 @@ def _normalize_lower(text: _ParamValue) -> _ParamValue:
 
 
 def _normalize_escape(escape: re.Match[str]) -> str:
-    """Returns the escaped character if RFC 3261 §19.1.4 makes both equivalent; otherwise the escape in upper case."""
+    """Returns the escaped character if it is equivalent to its escape (RFC 3261 §19.1.4); else the escape in upper case."""
     character = chr(int(escape[0][1:], 16))
     if not "!" <= character <= "~" or character in _RESERVED_CHARACTERS or character == "%":
         return escape[0].upper()

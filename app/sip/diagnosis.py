@@ -92,7 +92,7 @@ def diagnose(text: str, report: Report) -> ValidParts:
 
 
 def _end_of_address(text: str, start: int) -> int:
-    """Returns where host and port, which begin at `start`, end: before the first `;` or `?`, or at the end of the text."""
+    """Returns the index at which the host and port that begin at `start` end: the first `;` or `?`, or the end of the text."""
     found = _ADDRESS_END.search(text, start)
     return found.start() if found else len(text)
 
@@ -177,7 +177,7 @@ def _diagnose_host(host: str, start: int, valid_parts: ValidParts, report: Repor
 
 
 def _host_detail(host: str) -> str:
-    """Returns the advice for a host that is not valid."""
+    """Returns advice on how to correct a host that is not valid."""
     if not host:
         return "Name the host to call, as in sip:user@example.com."
     if host[0] == "[":

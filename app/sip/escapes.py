@@ -97,7 +97,7 @@ def _report_not_utf8(text: str, start: int, report: Report) -> None:
 
 
 def _octet_range(text: str, first: int, count: int) -> tuple[int, int]:
-    """Returns where the `count` octets from the index `first` on start and end in `text`. Indexes count decoded octets.
+    """Returns the start and the end, in `text`, of the `count` octets that begin with the octet number `first` (from 0).
 
     An escape such as %C3 is one octet, and so is a character that is not escaped.
     """

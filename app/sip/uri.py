@@ -1,4 +1,4 @@
-"""SipUri parses, checks and compares addresses, without I/O, settings or clock."""
+"""The class SipUri, which parses, checks and compares SIP addresses, without I/O, settings or clock."""
 
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -108,7 +108,7 @@ class SipUri:
         return hash(self.text if key is None else key.exact_parts)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns JSON with `uri`, `valid`, `findings`, `parsed`, without passwords and lone surrogates."""
+        """Returns a JSON object with `uri`, `valid`, `findings` and `parsed`, without passwords and lone surrogates."""
         return {
             "uri": _text_for_display(self.text),
             "valid": self.valid,

@@ -1,4 +1,4 @@
-"""SQL on pending updates and on the last event from Twilio. Never commits."""
+"""SQL for pending updates (stored requests to end a call), and for the time of the last event from Twilio. Never commits."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ _TWILIO_EVENTS = ("call.started", "call.corrected", "call.callback", "call.statu
 
 
 async def store_pending_update(session: AsyncSession, call: Call, *, status: str) -> None:
-    """Stores a request to end the call with Twilio's `status` `canceled` or `completed`. Replaces an earlier request."""
+    """Stores a request to end the call. `status` is Twilio's `canceled` or `completed`. Replaces an earlier request."""
     values = {"status": status, "attempt": call.attempt, "due_at": func.now()}
     statement = upsert(PendingUpdate).values(call_id=call.id, **values)
     await session.execute(statement.on_conflict_do_update(index_elements=[PendingUpdate.call_id], set_=values))
@@ -24,7 +24,10 @@ async def store_pending_update(session: AsyncSession, call: Call, *, status: str
 async def delete_pending_update(
     session: AsyncSession, call_id: UUID, *, only: PendingUpdate | None = None
 ) -> PendingUpdate | None:
-    """Deletes and returns the pending update, if any. With `only`, does not delete a later update that has replaced it."""
+    """Deletes and returns the call's stored request to end it; None if there is none.
+
+    With `only`, deletes nothing if a later request has replaced `only`.
+    """
     statement = delete(PendingUpdate).where(PendingUpdate.call_id == call_id).returning(PendingUpdate)
     if only is not None:
         statement = statement.where(PendingUpdate.due_at == only.due_at)
@@ -36,9 +39,10 @@ async def postpone_pending_update(session: AsyncSession, call_id: UUID, wait: ti
 
 
 async def claim_pending_updates(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[tuple[PendingUpdate, Call]]:
-    """Returns due updates of calls that are started, not started or scheduled, and leases them by moving their due time.
+    """Claims due requests to end a call, if the call is started, not started or scheduled. Returns each with its call.
 
-    A call that was settled as `none_found` may still be found by a later search: its update waits until the last search.
+    Moves the due times of the requests by `lease`, so that other workers skip them meanwhile. A call that was settled as
+    `none_found` may still be found by a later search: its request waits until the last search.
     """
     settled = or_(
         Call.execution.in_(("started", "scheduled")),
@@ -65,6 +69,6 @@ async def claim_pending_updates(session: AsyncSession, *, lease: timedelta, limi
 
 
 async def last_twilio_event_at(session: AsyncSession, call: Call) -> datetime:
-    """Returns the time of the call's last event that came from Twilio, such as a callback; without one, the call's creation."""
+    """Returns the time of the call's last event that came from Twilio, such as a callback; without one, `created_at`."""
     statement = select(func.max(CallEvent.at)).where(CallEvent.call_id == call.id, CallEvent.type.in_(_TWILIO_EVENTS))
     return (await session.scalar(statement)) or call.created_at

@@ -99,8 +99,8 @@ async def update_call(
 ) -> Call:
     """Changes a call with Twilio's nine parameters of *update call*.
 
-    A `pending` or `unknown` call can be ended too: the answer is 202, and Callgate ends the call as soon as it is known to
-    have started. If the call has not started, the request is dropped.
+    A `pending` or `unknown` call can be ended too: the answer is 202, and Callgate ends the call as soon as it is known to have
+    started. If it turns out that the call was not started, the request is dropped.
 
     A request that only ends a call may be repeated. For any other change whose answer was lost, the answer is 409
     `action-unknown`: check the call before you repeat the request.

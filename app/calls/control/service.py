@@ -59,7 +59,7 @@ _MAX_PENDING_UPDATE_AGE = MAX_QUEUE_TIME + MAX_CALL_TIME
 
 @dataclass(frozen=True, slots=True)
 class ControlResult:
-    """The call after an update. `done`: the change has been made; otherwise it is stored and sent to Twilio later."""
+    """The call after an update. `done` is False if the change is not made yet, but stored to be sent to Twilio later."""
 
     call: Call
     done: bool
@@ -78,7 +78,10 @@ class CallControl:
     deadline_s: float
 
     async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> ControlResult:
-        """Changes a call. A CallgateError means that nothing was changed, except ActionUnknown."""
+        """Changes a call with the parameters of Twilio's *update call* in `body`.
+
+        If it raises a CallgateError other than ActionUnknown, nothing was changed.
+        """
         update = validate_update(body)
         if caller.suspended and not update.only_ends_call:
             raise TenantSuspended
@@ -111,7 +114,7 @@ class CallControl:
             return ControlResult(call, done=True)
 
     async def delete(self, call: Call) -> None:
-        """Deletes the call at Twilio. The record stays for audit, but Twilio's own paths no longer show it."""
+        """Deletes the call at Twilio. The record stays for audit, but is not shown under Twilio's paths (`/2010-04-01`)."""
         try:
             await self._send_with_credentials(
                 call, partial(self.twilio.delete_call, sid=call.sid or "", deadline_s=self.deadline_s)
@@ -128,7 +131,11 @@ class CallControl:
                 await repository.mark_deleted(session, locked, by="tenant")
 
     async def send_pending_update(self, pending: PendingUpdate, call: Call) -> None:
-        """Sends a stored request to end a call, after the call was settled. Drops it if the call did not start or has ended."""
+        """Sends a stored request to end a call, after it has become known whether the call was started.
+
+        Drops the request if the call was not started or has ended. Cancels the call without a request to Twilio if it waits to
+        be dialled again.
+        """
         if call.execution == "scheduled":
             # The call was put back to wait, because Twilio could not take it for a temporary reason.
             if await self._cancel_waiting_call(call):
@@ -164,7 +171,7 @@ class CallControl:
     async def _cancel_scheduled(self, call: Call, update: CallUpdate) -> Call:
         """Cancels a scheduled call and returns its record. The call is not canceled if a worker has begun to dial it.
 
-        Raises WrongCallState for any other change.
+        Raises WrongCallState if the update does anything other than end the call.
         """
         if not update.only_ends_call:
             raise WrongCallState("The call waits to be dialled. Until then it can only be canceled.", call_id=call.id)
@@ -187,7 +194,10 @@ class CallControl:
         return changed_callbacks(update, call, account, urls=self.callback_urls, validate_url=self.validate_callback)
 
     async def _store_unless_settled(self, call: Call, update: CallUpdate) -> Call:
-        """Stores the request to end the call, unless the call was settled meanwhile. Returns the current call."""
+        """Stores the request to end the call, unless the outcome of its creation has become known. Returns the record.
+
+        Raises WrongCallState if the update does anything other than end the call.
+        """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             if locked is None or locked.execution not in _UNSETTLED_EXECUTIONS:
@@ -199,7 +209,10 @@ class CallControl:
         return locked
 
     async def _on_lost_response(self, call: Call, update: CallUpdate, error: TwilioError) -> Call:
-        """Stores the request to end the call. Raises ActionUnknown for any other change, and if the database is unavailable."""
+        """Handles a lost answer from Twilio: stores the request if it only ends the call, and returns the call.
+
+        Raises ActionUnknown for any other change, and if the database is unavailable.
+        """
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
                 if update.only_ends_call:
@@ -226,8 +239,9 @@ class CallControl:
     ) -> Call:
         """Records a change that Twilio has made, and Twilio's answer `resource`. Returns the record.
 
-        `columns` are further columns of the record to set. `pending` is the stored request to end the call, if that was sent.
-        If the change sets a status, a stored request is deleted, except one that was stored after `pending`.
+        `columns` are further columns of the record to set. `pending` is the stored request to end the call that was sent; None
+        if the change was not stored before. If the change sets a status, a stored request is deleted, except one that was
+        stored after `pending`.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)

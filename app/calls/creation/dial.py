@@ -38,7 +38,7 @@ class Budget:
     """Time limits in seconds for the creation of one call.
 
     `attempt` is the time for one request to Twilio, `connect` the part of it before anything is sent. `total` is the time for
-    all attempts together. It begins before the intent (the record of a call that is dialled next) is committed.
+    all attempts together. It begins before the call's first record is committed.
     """
 
     total: float
@@ -72,7 +72,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The outcome that Twilio created the call."""
+    """The outcome of a dial: Twilio has created the call."""
 
     execution: ClassVar[ExecutionName] = "started"
     resource: CallResource
@@ -81,7 +81,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class NotStarted:
-    """The proven outcome that no call was created. `problem` is the error for the client."""
+    """The outcome of a dial: it is proven that no call was created. `problem` is the error for the client."""
 
     execution: ClassVar[ExecutionName] = "not_started"
     problem: CallgateError
@@ -90,7 +90,7 @@ class NotStarted:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """The outcome that a call may have been created. The request is never repeated."""
+    """The outcome of a dial: a call may have been created. The request is never repeated."""
 
     execution: ClassVar[ExecutionName] = "unknown"
     reason: str
@@ -102,9 +102,9 @@ Outcome = Started | NotStarted | Unknown
 
 @dataclass(frozen=True, slots=True)
 class WaitingDial:
-    """What a scheduled call needs to wait again after a temporary refusal.
+    """The values with which a scheduled call waits again after a temporary refusal.
 
-    `row` is its new row of `scheduled_dial`, and `retry_in` the shortest time until it is dialled again.
+    `row` is the call's new row in `scheduled_dial`, and `retry_in` the shortest time until the call is dialled again.
     """
 
     row: Mapping[str, Any]
@@ -152,7 +152,8 @@ class _DialProgress:
     def retry_delay_s(self, earlier_tries: int, retry_after_s: float | None) -> float:
         """Returns the seconds to wait after a failed attempt: the backoff, or `retry_after_s` (Retry-After) if that is longer.
 
-        The backoff doubles with each attempt. `earlier_tries` counts the attempts before that failed for a temporary reason.
+        The backoff doubles with each attempt. `earlier_tries` is the number of earlier attempts that failed for a temporary
+        reason.
         """
         backoff: float = _FIRST_DELAY_S * 2**earlier_tries * random.uniform(1 - _JITTER_FRACTION, 1 + _JITTER_FRACTION)  # noqa: S311  # not a secret
         return max(backoff, retry_after_s or 0.0)

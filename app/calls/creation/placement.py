@@ -1,4 +1,4 @@
-"""Dials a committed intent and commits its outcome, even if the client disconnects or Postgres is unavailable meanwhile."""
+"""Dials a call with a committed record and commits the outcome, even if the client disconnects or Postgres is unavailable."""
 
 import asyncio
 import contextlib
@@ -81,7 +81,7 @@ class Placement:
         return await asyncio.shield(self._start_task(self._commit_outcome(call, NotStarted(problem, []), prepared)))
 
     async def drain(self) -> None:
-        """Waits for the outcomes of all dials to be committed, at most DRAIN_COMMIT_TIMEOUT_S."""
+        """Waits for at most DRAIN_COMMIT_TIMEOUT_S until the outcomes of all dials are committed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_COMMIT_TIMEOUT_S):
                 await asyncio.gather(self._late_outcomes.close(), self.withdrawals.close(), self._wait_for_tasks())
@@ -109,7 +109,10 @@ class Placement:
 
     async def _dial(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Outcome:
         async def may_repeat() -> bool:
-            """Returns whether the call still waits for this outcome. False if unknown: a repetition needs certainty."""
+            """Returns whether the attempt may be repeated: it is still pending, and no client has asked to end the call.
+
+            Returns False if Postgres is unavailable: a repetition needs certainty.
+            """
             try:
                 async with self.database.begin() as session:
                     return await repository.may_be_dialled_again(session, call.id, attempt=call.attempt)
@@ -124,7 +127,10 @@ class Placement:
             return Unknown("internal_error", [])
 
     async def _commit_outcome(self, call: Call | NewCall, outcome: Outcome, prepared: PreparedCall) -> Call | NewCall:
-        """Commits the outcome and returns the record. Returns the call as `unknown` if that is not possible now."""
+        """Commits the outcome and returns the record. If the commit fails, returns the call as `unknown`.
+
+        The commit is then retried in the background, unless Postgres has refused the values.
+        """
         change = None
         try:
             change = self._change_for(outcome, prepared)
@@ -156,7 +162,7 @@ class Placement:
                 return self.settlement.change_to_unknown(data={"reason": outcome.reason} | data)
 
     async def _commit(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
-        """Commits the change and returns the record. The record may have been settled meanwhile in another way."""
+        """Commits the change and returns the record, even if a callback or a worker has settled the record meanwhile."""
         try:
             changed_at = await self._outcomes.submit((call, change))
         except SidTaken:
@@ -182,7 +188,7 @@ class Placement:
         return [written[call.id, call.attempt] for call, _ in outcomes]
 
     async def _commit_to_settled(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
-        """Commits the outcome to a record that was settled in another way meanwhile.
+        """Commits the outcome to a record that was settled meanwhile, for example by a callback.
 
         The outcome `Started` binds Twilio's call to the record in any state. Any other outcome is only applied while the record
         is pending or unknown in the same attempt. Returns the record. If Postgres has lost the record, inserts it again.
@@ -237,9 +243,10 @@ class Placement:
 
 
 class _LoggedFailure:
-    """Context manager that logs `event` instead of raising: after the outcome's commit nothing may change the answer.
+    """Context manager that logs an exception as `event` instead of raising it.
 
-    It is a class, because each call enters several, and a generator-based context manager takes five times as long.
+    It is used after the commit of an outcome, when an error must not change the answer to the client. It is a class, because
+    each call enters several, and a generator-based context manager takes five times as long.
     """
 
     __slots__ = ("_call", "_event")

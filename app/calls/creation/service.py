@@ -187,7 +187,7 @@ class CreationService:
         return make_schedule(request, queue, caller.key_id, now=datetime.now(UTC))
 
     async def _commit_intent(self, call: NewCall, account: UsableAccount, scheduled: ScheduledCall | None) -> bool:
-        """Commits the intent. Returns False if a call with its idempotency key exists.
+        """Commits the intent, the call's first record. Returns False if a call with its idempotency key exists.
 
         Raises PaceExceeded if the pace of the account does not allow the call.
         """

@@ -7,7 +7,7 @@ from app.calls.store import insert_deliveries_from
 
 
 def interval_sql(name: str, *, json_value: str = "given") -> str:
-    """Returns SQL for an interval: the member `name` of `json_value` (an SQL expression) holds its length in seconds."""
+    """Returns SQL that makes an interval from the member `name`, a number of seconds, of the SQL expression `json_value`."""
     return f"make_interval(secs => ({json_value} ->> '{name}')::float8)"
 
 

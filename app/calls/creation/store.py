@@ -1,7 +1,7 @@
 """Writes intents and outcomes of many creations at once: each write is one statement, and so one transaction.
 
-An intent is the record of a call that is dialled next. Rows are sent as JSON, which Postgres converts to the table's column
-types. That costs this process a tenth of what one bound parameter for each value would cost.
+An intent is the first record of a call that is dialled next. Rows are sent as JSON, which Postgres converts to the table's
+column types. That costs this process a tenth of what one bound parameter for each value would cost.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ from app.twilio.schemas import CallResource
 
 
 class _NewCallState(RecordColumns):
-    """The attributes of a new call that are not among the given values of its intent, the call's first record."""
+    """The attributes of a new call that have a default or become known later. The first record (the intent) has the others."""
 
     # These are known once the intent is written.
     pending_since: datetime
@@ -102,11 +102,12 @@ def insert_calls_sql(
     ctes_after: str = "",
     final_select: str = _SELECT_INSERTED,
 ) -> str:
-    """Returns SQL that inserts calls, with these columns and those of an intent, and an event (`event`, `data`) for each call.
+    """Returns SQL that inserts calls, and one event for each call (its `event` and `data`).
 
-    Rows come as JSON and are sorted, so that two processes that insert the same keys do not deadlock. `json_columns` is SQL
-    for further columns of the JSON rows. `ctes_before` is SQL of a CTE `admitted` that chooses the rows to insert; "" inserts
-    all. `ctes_after` may read the CTEs `given` (all rows) and `inserted`.
+    `columns` are columns to set in addition to those of an intent, the first record of a call. Rows come as JSON and are
+    sorted, so that two processes that insert the same keys do not deadlock. `json_columns` is SQL for further columns of the
+    JSON rows. `ctes_before` is SQL of a CTE `admitted` that chooses the rows to insert; "" inserts all. `ctes_after` may read
+    the CTEs `given` (all rows) and `inserted`.
     """
     return f"""
         WITH given AS MATERIALIZED (
@@ -195,7 +196,7 @@ class SettledCall:
 
     @classmethod
     def of(cls, call: Call | NewCall, change: RecordChange) -> Self:
-        """Returns the outcome that `change` gives the call's current attempt, with the delivery to the tenant, if one is due.
+        """Returns the outcome `change` of the call's current attempt, with the delivery to the tenant, if one is due.
 
         Twilio's whole answer, which `change` may have in one member, is replaced by the columns that store it.
         """
@@ -229,7 +230,7 @@ async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) ->
 
 
 async def insert_withdrawn(database: Database, calls: Sequence[Call | NewCall], change: RecordChange) -> set[UUID]:
-    """Inserts the records of calls that will not be dialled, already settled by `change`. Returns the ids that were inserted.
+    """Inserts the records of calls that will not be dialled, with `change` as outcome. Returns the ids of the inserted calls.
 
     If an insert of the same intent is still under way elsewhere, it has no effect from now on. A call is not inserted if its
     intent is committed already, or if another call has its idempotency key.
@@ -239,9 +240,10 @@ async def insert_withdrawn(database: Database, calls: Sequence[Call | NewCall], 
 
 
 async def withdraw_intents(database: Database, calls: Sequence[Call | NewCall], change: RecordChange) -> list[Busy | None]:
-    """Settles by `change` intents that were not dialled. Their insert may be committed, still under way, or lost.
+    """Records `change` as the outcome of calls that were not dialled.
 
-    Returns one result for each call: LOCKED if another session has locked the row, otherwise None.
+    The insert of their intents (first records) may be committed, still under way, or lost. Returns one result for each call:
+    LOCKED if another session has locked the row, otherwise None.
     """
     written = await insert_withdrawn(database, calls, change)
     # This statement follows the insert, so that it sees the rows with which the insert collided.

@@ -27,11 +27,11 @@ class TwilioQueueWatch:
         self._warned_at: dict[UUID, float] = {}
 
     def __len__(self) -> int:
-        """Returns the number of accounts that are remembered."""
+        """Returns the number of accounts for which the time of the last warning is remembered."""
         return len(self._warned_at)
 
     def note_queued(self, call: Call | NewCall, *, queue_time_ms: int) -> None:
-        """Records that Twilio dials this call only after `queue_time_ms`, as its answer to the creation says."""
+        """Records that Twilio dials this call only after `queue_time_ms`, as Twilio's answer to the creation says."""
         self._metrics.queued.inc()
         now = self._clock()
         warned_at = self._warned_at.get(call.account_id)

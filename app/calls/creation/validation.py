@@ -1,4 +1,4 @@
-"""Validates a creation: reports all errors at once, and warnings.
+"""Validates the request to create a call: reports all errors at once, and warnings.
 
 Works on plain mappings, so that the same rules check JSON and Twilio's forms.
 """

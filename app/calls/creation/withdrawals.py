@@ -1,4 +1,4 @@
-"""Withdraws intents: calls that will not be dialled, but may have been committed. They end `not_started` in either case."""
+"""Ends calls that will not be dialled, although their first records (intents) may be committed. They become `not_started`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ _MAX_QUEUED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _Reopening:
-    """A further attempt that makes an existing record pending again, to be withdrawn.
+    """A further attempt to place an existing call, to be withdrawn.
 
-    The transaction that makes the record pending also writes the event `event_id`, so the event proves its commit.
+    The transaction that makes the record pending again also writes the event `event_id`, so the event proves its commit.
     """
 
     call_id: UUID
@@ -32,13 +32,13 @@ class _Reopening:
 
 @dataclass(frozen=True, slots=True)
 class _ScheduledIntent:
-    """A new scheduled call, which a worker may already have dialled."""
+    """A new scheduled call, to be withdrawn. A worker may already have dialled it."""
 
     call: NewCall
 
 
 class Withdrawals:
-    """Settles, in the background, calls that will not be dialled. Retries while Postgres is unavailable."""
+    """Records in the background that calls will not be dialled (`not_started`). Retries while Postgres is unavailable."""
 
     def __init__(self, database: Database, settlement: Settlement) -> None:
         self._database = database
@@ -48,11 +48,11 @@ class Withdrawals:
         self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=MAX_ROWS_PER_STATEMENT, max_items=_MAX_QUEUED)
 
     def withdraw_intent(self, call: NewCall, *, is_scheduled: bool) -> None:
-        """Settles a new call as `not_started` in the background, except a scheduled call that a worker has begun to dial."""
+        """Records in the background that a new call is `not_started`, except a scheduled call that a worker began to dial."""
         self._queue.add(_ScheduledIntent(call) if is_scheduled else call)
 
     def withdraw_reopening(self, call_id: UUID, attempt: int, *, event_id: UUID) -> None:
-        """Settles a further attempt of an existing call as `not_started` in the background.
+        """Records in the background that a further attempt to place an existing call is `not_started`.
 
         If the event `event_id` was not committed, the attempt belongs to another request and is not changed.
         """

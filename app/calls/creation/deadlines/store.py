@@ -50,7 +50,10 @@ async def accounts_with_slots(database: Database) -> list[UUID]:
 
 
 async def claim_deadlines(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
-    """Claims and returns calls whose deadline `ring_by` has passed. Other workers skip them for the time `lease`."""
+    """Claims and returns calls whose deadline `ring_by` has passed after a worker got the right to dial them.
+
+    Other workers skip them for the time `lease`.
+    """
     due = (
         select(DialSlot.call_id)
         .where(DialSlot.ring_by <= func.now())

@@ -1,7 +1,7 @@
 """Grants scheduled calls of one account: takes the right to dial them, which only one process can have.
 
-API keys and workloads that scheduled calls take turns. The pace (call rate and concurrent calls) of the account and of its
-queues limits how many calls are granted. Independent of the worker.
+The clients that scheduled the calls (API keys and workloads) take turns. The pace (call rate and concurrent calls) of the
+account and of its queues limits how many calls are granted. Independent of the worker.
 """
 
 from collections.abc import Collection
@@ -29,8 +29,8 @@ _ONE_MICROSECOND = timedelta(microseconds=1)
 class GrantRound:
     """The rights to dial that one transaction has taken for this process. `is_last`: no more calls can be granted now.
 
-    `wait_s` is the time in seconds until the call rate of the account, or of a queue, allows another call; None: no rate delays
-    it.
+    `wait_s` is the time in seconds until the call rate of the account, or of a queue, allows another call. It is None if no
+    rate delays the next call.
     """
 
     grants: list[Grant]
@@ -42,8 +42,8 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
     """Takes the right to dial waiting calls of the account: at most `limit`, and at most MAX_GRANTS_PER_TRANSACTION.
 
     Grants nothing if another worker is granting calls of the account, or if all grants are halted. `counters` remembers how
-    often calls of each account were granted. If Postgres counts fewer grants, the database has lost some: then all grants are
-    halted. Adds the new grants to `counters`.
+    often calls of each account were granted. If Postgres counts fewer grants, the database has lost some, as after the restore
+    of a backup: then all grants are halted. Adds the new grants to `counters`.
     """
     counters = counters or GrantCounters()
     async with database.transaction() as connection:

@@ -214,7 +214,7 @@ async def lock_queue_paces(connection: Connection, queue_ids: Collection[UUID]) 
 
 
 async def due_queues(connection: Connection, account_id: UUID, at: datetime) -> list[DueQueue]:
-    """Returns NO_QUEUE, which stands for calls in no queue, and then each queue of the account's tenant that has due calls."""
+    """Returns an entry with the id NO_QUEUE for calls in no queue, and one for each of the tenant's queues with due calls."""
     rows = await connection.fetch(_DUE_QUEUES, account_id, at)
     none = DueQueue(NO_QUEUE, not rows[0]["suspended"], _parse_hours(rows[0]["tenant_hours"]))
     return [none] + [
@@ -227,7 +227,7 @@ async def due_queues(connection: Connection, account_id: UUID, at: datetime) -> 
 async def next_waiting_call(
     connection: Connection, account_id: UUID, at: datetime, queue_ids: Collection[UUID]
 ) -> WaitingCall | None:
-    """Returns the due call in these queues that is next; None if there is none.
+    """Returns the call to dial next among the due calls in these queues; None if there is none.
 
     The highest priority comes first, then the API key or workload whose last grant is oldest, then its call that is due first.
     """
@@ -266,13 +266,13 @@ def _grant_of(rows: Sequence[Mapping[str, Any]]) -> Grant | None:
 async def due_calls_from(
     connection: Connection, account_id: UUID, call: WaitingCall, at: datetime, *, limit: int
 ) -> Sequence[WaitingCall]:
-    """Returns the due calls of the queue and priority of `call`, from its due time on, the earliest first."""
+    """Returns due calls with the queue and priority of `call`, in order of due time, beginning at the due time of `call`."""
     rows = await connection.fetch(_DUE_CALLS_FROM, account_id, call.queue_id, call.priority, call.due_at, at, limit)
     return [WaitingCall(**row) for row in rows]
 
 
 async def postpone(connection: Connection, due_times: Mapping[UUID, datetime]) -> None:
-    """Sets the due times of scheduled calls, which are given by call id."""
+    """Sets new due times of scheduled calls. `due_times` maps call ids to these times."""
     await connection.execute(_POSTPONE, list(due_times), list(due_times.values()))
 
 

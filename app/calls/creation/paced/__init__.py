@@ -1,1 +1,1 @@
-"""Commits the intents of calls on accounts whose pace is limited."""
+"""Commits the first records of calls on accounts with a limited pace: a limit of the call rate or of concurrent calls."""

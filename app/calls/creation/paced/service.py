@@ -1,6 +1,6 @@
-"""Commits intents (calls that are dialled next) on accounts whose pace is limited: call rate and concurrent calls.
+"""Commits intents (first records of calls that are dialled next) on accounts with limits of call rate or concurrent calls.
 
-An intent that the pace does not allow is not written.
+These limits are the pace of the account. An intent that the pace does not allow is not written.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _RETRY_AFTER_IF_FULL_S = 5
 
 
 class PacedIntents:
-    """Writes intents (records of calls that are dialled next) on accounts with limited pace, in batches.
+    """Writes intents (first records of calls that are dialled next) on accounts with limited pace, in batches.
 
     Each intent counts against the account's call rate and takes a dial slot, which stands for one concurrent call.
     """
@@ -47,7 +47,10 @@ class PacedIntents:
         return written
 
     async def _free_ended(self, account_id: UUID) -> bool:
-        """Frees the slots of the account's ended calls. Returns whether there were any; False if Postgres is unavailable."""
+        """Frees the dial slots of the account's ended calls. Returns whether any was freed; False if Postgres is unavailable.
+
+        A dial slot stands for one concurrent call.
+        """
         try:
             return await self._slot_releases.submit(account_id) > 0
         except DatabaseUnavailable:
@@ -59,7 +62,7 @@ class PacedIntents:
         return [written.get(call.id) for call in calls]
 
     async def _free_batch(self, account_ids: Sequence[UUID]) -> Sequence[int]:
-        """Frees the slots of ended calls in these accounts. Returns the number of freed slots for each account."""
+        """Frees the dial slots of ended calls in these accounts. Returns the number of freed slots for each account."""
         freed = {
             account_id: await lock_and_free_ended_slots(self._database, account_id) for account_id in dict.fromkeys(account_ids)
         }
@@ -69,8 +72,8 @@ class PacedIntents:
 async def reopen_paced(session: Session, call: Call, new_intent: NewCall) -> Call | None:
     """Makes a `not_started` call pending again with the values of `new_intent`, and counts it against the account's pace.
 
-    Returns None if another request has reopened the call already. Raises PaceExceeded if the pace does not allow it; then the
-    transaction must not commit.
+    Returns None if another request has reopened the call already. Raises PaceExceeded if the pace does not allow the call; then
+    the caller must roll the transaction back.
     """
     await lock_pace_in_session(session, new_intent.account_id)
     connection = await driver_connection(session)

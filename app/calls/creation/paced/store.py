@@ -1,4 +1,4 @@
-"""Writes intents (records of calls that are dialled next), each batch in one statement, if the account's pace allows.
+"""Writes intents (first records of calls that are dialled next), each batch in one statement, if the account's pace allows.
 
 Each intent takes a token of the account's call rate and a dial slot, which stands for one concurrent call.
 """

@@ -41,7 +41,7 @@ class ScheduledCall:
         return intent_row(self.call) | own | event | {"dial": self.dial()}
 
     def dial(self) -> dict[str, Any]:
-        """Returns the row of `scheduled_dial`."""
+        """Returns the call's row for the table `scheduled_dial`."""
         call = self.call
         own = {"call_id": call.id, "tenant_id": call.tenant_id, "account_id": call.account_id}
         return own | self.schedule.columns() | {"tries": 0}
@@ -107,9 +107,10 @@ async def insert_scheduled(database: Database, calls: Sequence[ScheduledCall]) -
 
 
 async def insert_dial(session: AsyncSession, call_id: UUID, scheduled: ScheduledCall) -> None:
-    """Inserts the row of `scheduled_dial` that makes a call with a record wait to be dialled.
+    """Inserts the row of `scheduled_dial` with which an existing call waits to be dialled.
 
-    Also inserts a row of `dial_turn` if there is none: with it, the API key or workload of the call takes its turns.
+    Also inserts a row of `dial_turn` for the call's API key or workload if there is none. Without this row, the call would not
+    be dialled.
     """
     dial = scheduled.dial() | {"call_id": call_id}
     await session.execute(insert(ScheduledDial).values(**dial))
@@ -118,7 +119,7 @@ async def insert_dial(session: AsyncSession, call_id: UUID, scheduled: Scheduled
 
 
 async def end_calls(connection: Connection, call_ids: Sequence[UUID], change: RecordChange) -> set[UUID]:
-    """Settles by `change` those of the calls that still wait to be dialled, and returns their ids.
+    """Applies `change`, which ends a call, to those of the calls that still wait to be dialled. Returns their ids.
 
     Calls that a worker has begun to dial, or that have ended, stay as they are.
     """
@@ -126,12 +127,12 @@ async def end_calls(connection: Connection, call_ids: Sequence[UUID], change: Re
 
 
 async def end_calls_of_queue(connection: Connection, queue_id: UUID, change: RecordChange, *, limit: int) -> set[UUID]:
-    """Settles by `change` at most `limit` of the queue's calls that still wait to be dialled, and returns their ids."""
+    """Applies `change`, which ends a call, to at most `limit` calls of the queue that wait to be dialled. Returns their ids."""
     return await _end_waiting_calls(connection, _END_CALLS_OF_QUEUE, change, limit, queue_id)
 
 
 async def end_expired_calls(database: Database, change: RecordChange, *, limit: int) -> set[UUID]:
-    """Settles by `change` at most `limit` waiting calls whose `ring_by` has passed, and returns their ids.
+    """Applies `change`, which ends a call, to at most `limit` waiting calls whose `ring_by` has passed. Returns their ids.
 
     If there are none, this costs one short statement.
     """
@@ -144,7 +145,7 @@ async def end_expired_calls(database: Database, change: RecordChange, *, limit: 
 async def _end_waiting_calls(
     connection: Connection, statement: str, change: RecordChange, limit: int, *condition_values: object
 ) -> set[UUID]:
-    """Settles waiting calls in the caller's transaction and returns their ids.
+    """Applies `change`, which ends a call, to waiting calls, in the caller's transaction. Returns their ids.
 
     `statement` is `_END_WAITING_CALLS` with a condition, whose parameters ($5 and later) are `condition_values`. Writes a
     delivery for each call whose tenant requested the event `settled`.
