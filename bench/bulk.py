@@ -1,7 +1,7 @@
 """Measures how fast calls are added to a queue: `python -m bench.bulk`. A goal: 100,000 lines in less than 60 s on two cores.
 
-One API process and one Postgres with fsync. The client sends bodies of 1,000 lines, then the same ones again, as after a
-failure, and cancels the queue. On a machine that does other work as well, read the processor time.
+One API process and one Postgres with fsync. The client sends bodies of 1,000 lines, sends the same bodies again, as after a
+failure, and cancels the queue. On a machine that does other work as well, compare the processor time.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def bodies(lines: int) -> list[bytes]:
 
 
 async def send_all(api: Api, requests: Sequence[bytes], connections: int) -> Counter[int]:
-    """Returns how many lines were answered with each status; 0 for a problem."""
+    """Sends the requests, and returns how many of their lines were answered with each status; 0 counts lines with a problem."""
     waiting, statuses = iter(requests), Counter[int]()
 
     async def send() -> None:

@@ -17,7 +17,7 @@ EVENTS = ("initiated", "ringing", "in-progress", "completed")
 
 
 def callbacks_of(subject: Subject) -> Iterator[bytes]:
-    """Yields each of the four events once for every started call: first all of the first kind, then all of the second."""
+    """Yields a signed request for each event of each started call: the first event of all calls, then the second, and so on."""
     assert subject.database
     assert subject.secret_key
     urls = CallbackUrls(CALLBACK_PATH, Keyring([base64.b64decode(subject.secret_key)]))

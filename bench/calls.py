@@ -1,8 +1,8 @@
 """Measures the cost of a creation, side by side: `python -m bench.calls`. Read the ratios within one run, not the milliseconds.
 
 Callgate, two services as a team would write them by hand (bench/competitors), FastAPI alone, and no service at all take turns
-for several rounds. The upstream is nginx and the load comes from wrk. Neither is counted, but both share the machine with what
-is measured, and so does Postgres. So compare the processor time of the service's own process first.
+for several rounds. The upstream is nginx, and wrk generates the load. The processor time of both is not counted. They share
+the machine with the measured service, as Postgres does. So compare the processor time of the service's own process first.
 """
 
 import argparse
@@ -31,7 +31,7 @@ CALLBACKS = [Scenario(concurrent=concurrent, upstream_ms=0, tenants=1, what="cal
 
 
 def measure_calls(stage: Stage, scenario: Scenario, rounds: int, seconds: int) -> list[Sample]:
-    """Measures every subject in turn. FastAPI alone has neither tenants nor an upstream and is left out where they matter."""
+    """Measures every subject in turn, for several rounds. Leaves out FastAPI alone where tenants or the upstream matter."""
     chosen = [subject for subject in stage.subjects if subject.name != ECHO or scenario in FLOOR]
     return [stage.calls(subject, scenario, seconds * scenario.longer) for _ in range(rounds) for subject in chosen]
 

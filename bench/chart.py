@@ -19,7 +19,7 @@ text { font: 13px system-ui, sans-serif; fill: #24292f }
 
 @dataclass(frozen=True)
 class Panel:
-    """One bar for each name of a chart. Each shows the sum of its parts as a number."""
+    """A panel of a chart: one bar for each name, with the sum of the bar's parts as a number."""
 
     title: str
     bars: Sequence[Mapping[str, float]]
@@ -30,7 +30,7 @@ class Panel:
 
 
 def chart(title: str, names: Sequence[str], panels: Sequence[Panel], *, legend: Mapping[str, str] | None = None) -> str:
-    """Returns an SVG with the panels side by side. `legend` has names by class of the style."""
+    """Returns an SVG with the panels side by side. `legend` maps CSS classes of the bars' parts to the texts of the legend."""
     height = TOP + ROW * len(names) + 10
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">',

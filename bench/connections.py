@@ -1,4 +1,4 @@
-"""A minimal HTTP client: one that does more would take the processor from what is measured."""
+"""A minimal HTTP client, because a larger one would take processor time from the measured service."""
 
 import asyncio
 import json
@@ -6,27 +6,27 @@ from collections.abc import AsyncIterator, Mapping
 
 
 def raw_request(path: str, headers: Mapping[str, str], body: bytes = b"", *, method: str = "POST") -> bytes:
-    """Returns a request as it is written to a connection."""
+    """Returns the bytes of an HTTP/1.1 request."""
     lines = [f"{method} {path} HTTP/1.1", "Host: bench", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 
 def raw_creation(key: str) -> bytes:
-    """Returns a `POST /v1/calls` with this API key."""
+    """Returns the bytes of a `POST /v1/calls` with this API key."""
     call = {"to": "sip:kate@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     return raw_request("/v1/calls", headers, json.dumps(call).encode())
 
 
 class Connection:
-    """One request after the other to a port of 127.0.0.1. Connects at the first."""
+    """A connection to a port of 127.0.0.1, for one request after the other. Opens at the first request."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Returns the status and the body of the answer."""
+        """Sends a request. Returns the status and the body of the answer."""
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=2**20)
         reader, writer = self._streams
@@ -51,7 +51,7 @@ async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 
 class Connections:
-    """Keeps as many connections as requests run at a time; reuses the last one used."""
+    """A pool of connections: as many as there are concurrent requests. A request uses the connection that was used last."""
 
     def __init__(self, port: int) -> None:
         self._port = port

@@ -1,8 +1,8 @@
-"""Measures what people in the console cost another tenant's creations, and its first paint: `python -m bench.console`.
+"""Measures what open console pages cost another tenant's creations, and their first paint: `python -m bench.console`.
 
-One API process. Operators reload *Now*, with the figures of its plots, and *Calls* each second. Meanwhile one creation after
-the other is timed, alone and beside them in turn. Ratios within one run; the machine's own speed does not matter. Then
-bench.console_paint opens pages in Chromium, if there is one.
+One API process. Operators reload *Now*, with the figures of its plots, and *Calls* each second. Meanwhile creations are timed
+one after the other; rounds with and without the operators alternate. Read the ratios within one run: the machine's own speed
+does not matter. Then bench.console_paint opens pages in Chromium, if it is installed.
 """
 
 import argparse
@@ -33,7 +33,7 @@ class Seen:
 
 
 async def log_in(api: Api) -> str:
-    """Returns the header with the cookie of an operator who may read."""
+    """Logs in to the console as an operator with read access. Returns the session cookie, as a header value."""
     shown = await command(api.environment, "keys", "create", "--operator", "--name", "Kate", "--scope", "read", "--json")
     origin = f"http://127.0.0.1:{api.port}"
     async with http_client(base_url=origin, headers={"Origin": origin}) as http:
@@ -44,7 +44,10 @@ async def log_in(api: Api) -> str:
 
 @asynccontextmanager
 async def people(api: Api, cookie: str, seen: Seen) -> AsyncIterator[None]:
-    """Reloads the pages by the clock, each person at another moment of the second, until the end of the block."""
+    """Simulates PEOPLE operators until the end of the block, each of whom reloads all pages every EVERY_S seconds.
+
+    Their reloads are spread evenly over that time.
+    """
     requests = [raw_request(path, {"Cookie": cookie}, method="GET") for path in PAGES]
 
     async def reload_on(number: int) -> None:

@@ -30,13 +30,13 @@ _FIRST_PAINT = """() => new Promise((resolve) => {
 
 
 async def first_paint_ms(page: Page, address: str) -> float:
-    """Opens the address and returns when it first showed something, in milliseconds."""
+    """Opens the address and returns its First Contentful Paint, in milliseconds from the start of the navigation."""
     await page.goto(address)
     return float(await page.evaluate(_FIRST_PAINT))
 
 
 async def cold_paint_ms(browser: Browser, known: BrowserContext, address: str) -> float:
-    """Measures as `first_paint_ms` does, in a new context that has the session of the known one, and nothing in its cache."""
+    """Measures as `first_paint_ms` does, in a new browser context with the session of `known` and an empty cache."""
     context = await browser.new_context(viewport=_VIEWPORT, storage_state=await known.storage_state())  # type: ignore[arg-type]
     try:
         return await first_paint_ms(await context.new_page(), address)
@@ -45,7 +45,7 @@ async def cold_paint_ms(browser: Browser, known: BrowserContext, address: str) -
 
 
 async def measure(url: str, link: str) -> None:
-    """Logs in by the link and prints a line for each page."""
+    """Logs in with the link, and prints the cold and warm first paint of each page."""
     print(f"  {'first paint, milliseconds':<26} {'cold, n ' + str(LOADS):>22} {'warm, n ' + str(LOADS):>22}")
     async with chromium() as browser:
         context = await browser.new_context(viewport=_VIEWPORT)  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
 """Measures the bytes that a call takes on disk, with all its rows and their indexes.
 
 Few calls leave pages half empty, and many take long to place. So the calls of a run are copied inside Postgres, with new ids
-and times, until there are enough; then the growth is divided by the number of copies. A copy has no dead rows. A database in
-service has some: autovacuum leaves up to a fifth of a table.
+and times, until there are enough. The growth of the tables is then divided by the number of copies. A copy has no dead rows. A
+database in service has some: autovacuum leaves up to a fifth of a table.
 """
 
 from collections import defaultdict
@@ -44,7 +44,7 @@ _TABLES = """
 
 @dataclass(frozen=True)
 class Disk:
-    """The bytes that a call takes."""
+    """The bytes that a call takes on disk, by table."""
 
     calls: int
     copied: dict[str, dict[str, float]]
@@ -59,7 +59,7 @@ class Disk:
         return sum(sum(parts.values()) for parts in self.copied.values())
 
     def rows(self) -> list[list[str]]:
-        """Returns the rows of the result's table: the largest table first, its largest part first, with the sums at the end."""
+        """Returns the rows of the result's table: each table followed by its parts, the largest first, with the total last."""
         shown: list[tuple[str, float, float]] = []
         for table, parts in sorted(self.copied.items(), key=lambda item: -sum(item[1].values())):
             if not (whole := sum(parts.values())):
@@ -79,7 +79,7 @@ class Disk:
 
 
 def measure(url: str, calls: int) -> Disk:
-    """Copies the calls of the database until there are at least so many, and returns what a copy takes."""
+    """Copies the calls of the database until there are at least `calls` copies. Returns the bytes that one copy takes."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET session_replication_role = replica")  # no check of foreign keys
         tables = [name for (name,) in connection.execute(_TABLES)]
@@ -115,7 +115,7 @@ def measure(url: str, calls: int) -> Disk:
 
 
 def _sizes(connection: psycopg.Connection) -> dict[str, dict[str, int]]:
-    """Returns the bytes of each table by part, with those of its partitions."""
+    """Returns the bytes of each table by part, such as rows or an index. A table includes its partitions."""
     sizes: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for table, part, size in connection.execute(_SIZES):
         sizes[table][part] = size
@@ -138,7 +138,7 @@ def _insert(connection: psycopg.Connection, table: str) -> str:
 
 
 def _copied(name: str, kind: str) -> str:
-    """Returns the expression of a copy's column; `{shift_ms}` is left in it."""
+    """Returns the SQL expression for a column of a copied row. Its placeholder `{shift_ms}`, if any, is filled in later."""
     column = f'"{name}"'
     if kind == "uuid" and name in ("id", "call_id"):
         return _SHIFT_UUID.replace("{column}", column)

@@ -1,7 +1,8 @@
-"""Measures grants of scheduled calls: `python -m bench.grants`. Goals: 200 a second from one worker, each at the same cost.
+"""Measures grants (permits to dial) of scheduled calls: `python -m bench.grants`.
 
-The calls of 100 callers wait: few in one account, many in the other. Grants are timed in this process, in turn for both. Then
-one worker dials those that are left, over an upstream that answers at once.
+Two goals: 200 grants a second from one worker, and the same cost of a grant for few and many waiting calls. The calls of 100
+callers wait in two accounts: few in one, many in the other. This process times grants for both in turn. Then one worker dials
+the calls that are left, over an upstream that answers at once.
 """
 
 import argparse
@@ -35,7 +36,10 @@ _LINES = 500
 
 
 async def schedule(api: Api, tenants: TenantAdministration, tenant_id: str, calls: int) -> UUID:
-    """Schedules as many calls of each caller of a new tenant. Returns the id of its account."""
+    """Creates a tenant with CALLERS API keys, and schedules `calls` calls, the same number with each key.
+
+    Returns the id of the tenant's account.
+    """
     await api.make_tenant(tenant_id)
     keys = [(await tenants.create_key(tenant_id, name=None, creator=COMMAND_LINE))[1] for _ in range(CALLERS)]
     connection = Connection(api.port)
@@ -86,7 +90,7 @@ async def measure(api: Api, few: int, many: int) -> None:
 
 
 async def dial(api: Api, tenant_id: str) -> None:
-    """Runs one worker that dials for a while, and prints its rate and its processor time per call."""
+    """Runs one worker that dials for DIAL_S seconds, and prints its calls per second and its processor time per call."""
     worker = Process(["worker"], api.environment, subprocess.DEVNULL)
     await worker.start()
     assert worker.running

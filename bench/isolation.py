@@ -63,7 +63,7 @@ class Round:
 
 
 async def measure(name: str, fleet: Fleet, receiver: Receiver, tenant: Tenant, calls: int) -> Round:
-    """Times every callback of these calls from the simulator to the receiver."""
+    """Places `calls` calls, and times each of their callbacks from the simulator to the tenant's receiver."""
     before = len(receiver.received)
     async with httpx.AsyncClient(base_url=fleet.simulator_url, timeout=60) as http:
         seen = (await http.get("/_simulator/callbacks", params={"after": 10**9})).raise_for_status().json()["begun"]

@@ -1,9 +1,9 @@
 """Measures what a call costs over its whole life: `python -m bench.life`. Read the ratios within one run, not the milliseconds.
 
 Callgate (an API process and a worker) and a service written by hand (bench/competitors/life.py) take turns, each over its own
-database in one Postgres: creation, Twilio's callbacks, deliveries to the tenant, the price; then the same by polling only.
-Twilio is the simulator at ten times the speed. The processor time of the simulator, of the receiver and of this process, which
-places the calls, is not counted, but they share the machine with what is measured.
+database in one Postgres. A life is the creation, Twilio's callbacks, deliveries to the tenant, and the price. It is measured
+with callbacks, and with polling only. Twilio is the simulator at ten times the speed. The processor time of the simulator, of
+the receiver and of this process, which places the calls, is not counted, but they share the machine with what is measured.
 """
 
 import argparse

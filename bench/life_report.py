@@ -82,7 +82,7 @@ def life_chart(runs: Sequence[Run]) -> str:
 def write_section(runs: Sequence[Run], results: Iterable[str], *, page: Path = PAGE) -> None:
     """Writes the section and its chart, in place of those of an earlier run.
 
-    `results` are paragraphs: the machine with the command, and the tables.
+    `results` are the paragraphs of the section: the machine with the command, and the tables.
     """
     page.with_name(CHART).write_text(life_chart(runs))
     replace_part("life", [_SECTION, *results], page=page, before=_BEFORE)

@@ -71,15 +71,15 @@ class Run:
 
     @property
     def cpu_ms(self) -> dict[str, float]:
-        """CPU milliseconds per finished call, by role."""
+        """Returns the CPU milliseconds per finished call, by role."""
         return {role: cpu * 1000 / max(self.finished, 1) for role, cpu in self.cpu_s.items()}
 
     @property
     def carried(self) -> float:
-        """Calls a second that are carried from creation to delivered and priced.
+        """Returns the calls per second that the service keeps up with, from creation to delivered and priced.
 
-        That is `rate` unless later calls take longer, because a backlog grows: calls of the second quarter of the run are
-        compared with those of the last.
+        That is `rate`, unless calls are left unfinished or a growing backlog makes later calls take longer: calls of the second
+        quarter of the run are compared with those of the last quarter.
         """
         lives = [self._life(sid) for sid in self.placed if self.is_finished(sid)]
         quarter = len(self.placed) // 4
@@ -104,7 +104,7 @@ class Runner:
     patience_s: float
 
     async def warm_up(self) -> None:
-        """Places calls that do not count, and measures what the processes use at rest."""
+        """Places calls that are not counted, and then measures the CPU that the processes use when idle."""
         await self._place(self.run.rate, WARM_UP)
         await self._finish()
         at_rest = self._cpu()
@@ -131,7 +131,7 @@ class Runner:
         return {role: cpu_seconds(pid) for role, pid in self.service.pids.items()} | {"Postgres": postgres}
 
     async def _place(self, rate: float, number: int) -> None:
-        """Creates calls by the clock, whether or not earlier ones were answered."""
+        """Creates `number` calls, `rate` per second, without waiting for the answers to earlier ones."""
         tenants = self.service.tenants[: accounts_for(rate)]
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
@@ -166,7 +166,7 @@ class Runner:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> None:
-        """Records when prices and deliveries appear, until it is canceled."""
+        """Records when prices and deliveries appear, until the task is canceled."""
         taken = 0
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
@@ -218,9 +218,9 @@ class Runner:
 
 
 async def measure(service: Service, twilio: str, runs: Sequence[Run], *, patience_s: float) -> None:
-    """Measures into `runs`, one after the other.
+    """Measures the service once for each of `runs`, and writes the results into them.
 
-    Simulator, receiver and the connection that looks at the database are not counted.
+    The CPU of the simulator, of the receiver and of the database session that polls for prices is not counted.
     """
     receiver = Receiver(secrets={tenant.account_sid: tenant.secret for tenant in service.tenants})
     async with AsyncExitStack() as stack:

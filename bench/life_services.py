@@ -29,7 +29,7 @@ SPEED = 10
 
 @dataclass(frozen=True)
 class Tenant:
-    """`account_sid` is also the tenant's name in the receiver's paths."""
+    """A tenant of a measured service. `account_sid` is also the tenant's name in the receiver's paths."""
 
     account_sid: str
     auth_token: str
@@ -52,7 +52,7 @@ class Service:
 class Setting:
     """The configuration with which a service is started.
 
-    Without `callbacks` it gives Twilio no URL, so it has to poll everything.
+    Without `callbacks` the service gives Twilio no callback URL, so it has to poll everything.
     """
 
     server: str
@@ -119,7 +119,7 @@ async def _make_tenants(settings: Settings, number: int) -> list[Tenant]:
 
 @contextmanager
 def competitor(setting: Setting) -> Iterator[Service]:
-    """Runs the one process that does everything."""
+    """Runs the service of bench/competitors/life.py, a single process, and yields it."""
     url, port = make_database(setting.server, _name("competitor")), free_port()
     service_url = f"http://127.0.0.1:{port}"
     tenants = [

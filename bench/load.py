@@ -1,4 +1,4 @@
-"""Makes load with wrk, which needs a fraction of the services' time for a request."""
+"""Generates load with wrk, which needs a fraction of the processor time that the services need for a request."""
 
 import json
 import shutil

@@ -1,8 +1,8 @@
-"""Measures what others cost a tenant that does its normal work: `python -m bench.neighbours`.
+"""Measures what other clients cost a tenant that does its normal work: `python -m bench.neighbours`.
 
-One API process. Another tenant lists its 3,000 calls without a pause, on several connections; strangers send callbacks that
-nobody signed. Meanwhile one creation after the other, or one genuine callback after the other, is timed. Ratios within one
-run; the machine's own speed does not matter.
+One API process. Another tenant lists its 3,000 calls without a pause, on several connections; strangers send callbacks without
+a valid signature. Meanwhile creations, or genuine callbacks, are timed one after the other. Read the ratios within one run: the
+machine's own speed does not matter.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class Service:
     """The calls of the tenant that does its normal work: id, account's id, sid."""
 
     def peak_mib(self) -> float:
-        """Returns the peak memory in MiB since the last `reset_peak`."""
+        """Returns the API's peak memory in MiB since the last `reset_peak`."""
         found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.api.pid}/status").read_text())
         assert found
         return int(found[1]) / 1024
@@ -94,7 +94,10 @@ def callback(path: str, signature: str, fields: dict[str, str]) -> bytes:
 
 
 async def timed(service: Service, make: Callable[[], bytes], seconds: float, *, expected: int) -> list[float]:
-    """Seconds of each request, one after the other."""
+    """Sends requests one after the other for `seconds`, and returns the seconds that each took.
+
+    Exits if a status is neither `expected` nor 503.
+    """
     taken: list[float] = []
     connection = Connection(service.api.port)
     end = time.perf_counter() + seconds
@@ -119,7 +122,10 @@ class Listing:
 
 @asynccontextmanager
 async def listers(service: Service, path: str, number: int, seen: Listing) -> AsyncIterator[None]:
-    """Lists on `number` connections without a pause until the end of the block."""
+    """Requests the list at `path` on `number` connections without a pause, until the end of the block.
+
+    Counts the answers in `seen`.
+    """
     one = raw_request(path, {"Authorization": f"Bearer {service.keys['lists']}"}, method="GET")
 
     async def list_on() -> None:
@@ -139,7 +145,10 @@ async def listers(service: Service, path: str, number: int, seen: Listing) -> As
 
 @asynccontextmanager
 async def strangers(service: Service, signature: str, query: str) -> AsyncIterator[None]:
-    """Callbacks for a call that exists, by the clock, whether or not the earlier ones were answered."""
+    """Sends callbacks without a valid signature for an existing call, until the end of the block.
+
+    Sends STRANGERS_PER_S callbacks per second, without waiting for the answers to earlier ones.
+    """
     one = callback(f"{CALLBACK_PATH}/{service.calls[0][0]}{query}", signature, {"CallStatus": "completed"})
     idle: list[Connection] = []
 
@@ -178,7 +187,10 @@ async def meanwhile(*work: Any) -> AsyncIterator[None]:
 
 @dataclass
 class Beside:
-    """The cost of a tenant's requests alone and beside others, in turns, so that other work on the machine slows both."""
+    """The seconds of a tenant's requests, `alone` and `beside` the load of other clients.
+
+    The two take turns, so that other work on the machine slows both.
+    """
 
     name: str
     alone: list[float]
@@ -243,7 +255,7 @@ async def measure(service: Service, seconds: float) -> None:
 
 
 def seed(database: str, tenant: str, number: int) -> list[tuple[UUID, UUID, str]]:
-    """Copies the one call that the tenant has."""
+    """Copies the tenant's only call `number` times. Returns the call id, the account id and the CallSid of each copy."""
     answer = creation_answer(ACCOUNT, f"CA{'0' * 32}")
     with psycopg.connect(database) as connection:
         row = connection.execute("SELECT id, account_id FROM call WHERE tenant_id = %s LIMIT 1", [tenant]).fetchone()

@@ -1,6 +1,6 @@
-"""Runs nginx as Twilio: it answers every POST …/Calls.json with a new sid, at once or after a while.
+"""Runs nginx in place of Twilio: it answers every POST …/Calls.json with a new sid, at once or after a while.
 
-nginx uses little of the processor that the services need. Accounts whose SID begins with ACf are answered after SLOW_MS,
+nginx uses little of the processor time that the services need. Accounts whose SID begins with ACf are answered after SLOW_MS,
 which needs Debian's libnginx-mod-http-echo.
 """
 
@@ -75,7 +75,7 @@ def missing() -> str | None:
 
 @contextmanager
 def running_nginx(folder: Path) -> Iterator[str]:
-    """Yields its URL."""
+    """Runs nginx in place of Twilio, and yields its URL."""
     port = free_port()
     folder.mkdir()
     (folder / "nginx.conf").write_text(CONFIGURATION.replace("PORT", str(port)))

@@ -28,7 +28,7 @@ class Api:
     """Its URL for libpq."""
 
     async def make_tenant(self, name: str) -> str:
-        """Returns an API key of the new tenant."""
+        """Creates a tenant and returns an API key of it."""
         return await make_tenant(self.environment, name)
 
     def cpu_s(self) -> float:
@@ -41,7 +41,10 @@ class Api:
 def run_with_api(
     name: str, work: Callable[[Api], Awaitable[None]], *, upstream_s: float, settings: Mapping[str, str] | None = None
 ) -> None:
-    """Prints the end of the API's log if `work` fails."""
+    """Runs `work` with one API process, over a new Postgres and an upstream that answers after `upstream_s` seconds.
+
+    If `work` fails, prints the end of the API's log.
+    """
     with tempfile.TemporaryDirectory(prefix=f"callgate-{name}-") as temporary:
         folder = Path(temporary)
         folder.chmod(0o755)  # root's Postgres runs as the user nobody

@@ -1,6 +1,6 @@
-"""Goodput under overload: `python -m bench.overload`. Ratios within one run; the machine's own speed does not matter.
+"""Measures goodput under overload: `python -m bench.overload`. Read the ratios within one run, not the absolute numbers.
 
-One API process, an upstream that takes 100 ms, clients that arrive by the clock whether or not others were answered.
+One API process, and an upstream that takes 100 ms. Requests arrive at a fixed rate, whether or not earlier ones were answered.
 """
 
 import asyncio
@@ -39,7 +39,10 @@ class Round:
 
 
 async def measure(api: Api, key: str, rate: float) -> Round:
-    """Creations arrive `rate` times a second for a while, each on any free connection."""
+    """Sends `rate` creations per second for ROUND_S seconds, without waiting for the answers to earlier ones.
+
+    Each creation is sent on any free connection.
+    """
     result = Round(rate)
     connections, request = Connections(api.port), raw_creation(key)
 

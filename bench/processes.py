@@ -1,4 +1,4 @@
-"""Reads what processes have used from the kernel."""
+"""Reads from Linux's /proc how much processor time and memory a process has used."""
 
 import ctypes
 import os
@@ -19,7 +19,10 @@ def missing() -> str | None:
 
 
 def until_it_answers(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Waits for an HTTP response of any status. `callgate serve` listens before it has loaded, and that is not measured."""
+    """Waits until `process` answers an HTTP request at `port`, with any status.
+
+    `callgate serve` listens before it has loaded. The time until it has loaded must not be measured.
+    """
     deadline = time.monotonic() + _PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:
         connection = HTTPConnection("127.0.0.1", port, timeout=_PATIENCE_S)
@@ -36,16 +39,16 @@ def until_it_answers(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def cpu_seconds(pid: int, *, without: frozenset[int] = frozenset()) -> float:
-    """Returns the user and system time so far of the process and its descendants, ended ones included.
+    """Returns the processor time (user and system) that the process and its descendants have used, ended ones included.
 
-    `without`: processes among them that are not counted.
+    `without` has the ids of processes that are not counted.
     """
     # Children first: the time of one that ends meanwhile is then in its parent's.
     return sum(_cpu_clock(each) + _ended_children_s(each) for each in reversed(_family(pid)) if each not in without)
 
 
 def _cpu_clock(pid: int) -> float:
-    """Returns in nanosecond precision what /proc/PID/stat shows in hundredths of a second; 0 for a process that has ended."""
+    """Returns the processor time of a process in seconds; 0 if it has ended. Is more precise than /proc/PID/stat (1/100 s)."""
     clock = ctypes.c_int()
     if ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock)):
         return 0.0
@@ -55,7 +58,7 @@ def _cpu_clock(pid: int) -> float:
 
 
 def _ended_children_s(pid: int) -> float:
-    """Returns the time of the children that have ended and were waited for."""
+    """Returns the processor time, in seconds, of the children of a process that have ended and were waited for."""
     with suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[13]) + int(fields[14])) / _TICKS_PER_S

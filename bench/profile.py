@@ -24,7 +24,10 @@ _OURS = ("app/", "bench/competitors/")
 
 
 def record(stage: Stage, seconds: int, rate: int) -> Iterator[tuple[list[str], int]]:
-    """Yields stacks of the first subject's running threads, outermost frame first, and how often each was seen."""
+    """Samples the first subject's running threads with py-spy under load, `rate` times a second.
+
+    Yields each stack, outermost frame first, and how often it was seen.
+    """
     subject = stage.subjects[0]
     raw = stage.folder / "stacks"
     command = [str(PY_SPY), "record", "--pid", str(subject.pid), "--duration", str(seconds), "--rate", str(rate)]

@@ -69,7 +69,7 @@ def print_table(scenario: Scenario, samples: Iterable[Sample]) -> None:
 def write_page(
     scenarios: Sequence[Scenario], samples: Sequence[Sample], *, headline: Scenario, command: str, postgres: str
 ) -> None:
-    """Replaces what docs/performance.md shows of an earlier run, and its chart."""
+    """Writes the results and the chart to docs/performance.md, in place of those of an earlier run."""
     parts = [f"{machine()}, PostgreSQL {postgres}. `{command}`"]
     for scenario in scenarios:
         head, *body = rows(scenario, samples)
@@ -95,10 +95,10 @@ def _chart(scenario: Scenario, samples: Iterable[Sample]) -> str:
 
 
 def replace_part(name: str, paragraphs: Iterable[str], *, page: Path = PAGE, before: str | None = None) -> None:
-    """Replaces what a page of Markdown shows of an earlier run.
+    """Writes results into a page of Markdown, in place of those of an earlier run.
 
-    That is between the comments `<!-- name -->` and `<!-- end of name -->`. If the page has no such part, it is added before
-    the heading `before`. Raises ValueError if the page does not have that either.
+    The results stand between the comments `<!-- name -->` and `<!-- end of name -->`. If the page has no such comments, the
+    results are added before the heading `before`. Raises ValueError if the page does not have that heading either.
     """
     begin, end, heading = f"<!-- {name} -->", f"<!-- end of {name} -->", f"\n{before}\n"
     part = "\n\n".join([begin, *paragraphs, end])

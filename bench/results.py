@@ -31,7 +31,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Sample:
-    """One subject in one scenario in one round."""
+    """The measurements of one subject (a service) in one scenario and one round."""
 
     scenario: Scenario
     subject: str
@@ -52,7 +52,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Line:
-    """Medians of one subject in one scenario. `cpu_ratio` and `rate_ratio` compare with Callgate in the same round."""
+    """The medians of one subject's samples in one scenario.
+
+    `cpu_ratio` and `rate_ratio` compare with Callgate in the same round.
+    """
 
     subject: str
     cpu_ms: float

@@ -1,6 +1,7 @@
-"""Ten million calls beside a hundred thousand: `make bench-rows`, or `python -m bench.rows --rows 1000000` for a shorter one.
+"""Compares ten million calls with a hundred thousand: `make bench-rows`. A shorter run: `python -m bench.rows --rows 1000000`.
 
-Both databases are in one Postgres and are asked in turn, so that other work on the machine slows both. Read the ratios.
+Both databases are in one Postgres. The same statements run on both in turn, so that other work on the machine slows both. Read
+the ratios.
 """
 
 import argparse

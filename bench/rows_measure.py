@@ -1,7 +1,7 @@
-"""Asks the same of two databases in turn, and reads from Postgres what it cost.
+"""Runs the same statements on two databases in turn, and reads their costs from Postgres.
 
-The application's own functions run on a connection with its settings, so that they get the plans that they get in service,
-after some repetitions also generic ones. Everything is rolled back.
+The application's own functions run on a connection with the application's settings, so that they get the plans that they get
+in service: after some repetitions also generic plans. Everything is rolled back.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Cost(NamedTuple):
 
 @dataclass
 class Subject:
-    """A database, its number of calls, and some of them."""
+    """One of the databases to compare: its number of calls, and a random sample of them for the questions."""
 
     database: Database
     rows: int
@@ -62,7 +62,10 @@ class Subject:
         return cls(database, rows, drawn)
 
     async def ask(self, question: Question, number: int, *, without_index: str | None = None) -> Cost:
-        """Asks about one of the drawn calls. Returns the cost of the second of two executions: then the pages are in memory."""
+        """Runs a question about one of the drawn calls twice. Returns the cost of the second run: then the pages are in memory.
+
+        Drops the index `without_index` first, if given. Rolls everything back.
+        """
         call = self.drawn[number % len(self.drawn)]
         async with AsyncSession(self.database.engine) as session:
             if without_index:
@@ -74,7 +77,7 @@ class Subject:
 
 
 async def compare_statements(small: Subject, large: Subject, *, times: int) -> list[str]:
-    """Returns a table: what each question costs in both databases."""
+    """Returns paragraphs with a table of what each question costs in both databases."""
     table = []
     for name, question in QUESTIONS.items():
         turns = [[await subject.ask(question, number) for subject in (small, large)] for number in range(times)]
@@ -92,6 +95,6 @@ async def compare_statements(small: Subject, large: Subject, *, times: int) -> l
 
 
 def _pair(few: float, many: float, *, digits: int) -> list[str]:
-    """Returns both values, and how many times the first the second is."""
+    """Returns both values as texts, and the ratio of `many` to `few`, in bold if it is above GOAL."""
     ratio = many / max(few, 10**-digits)
     return [f"{few:.{digits}f}", f"{many:.{digits}f}", f"**{ratio:.2f}**" if ratio > GOAL else f"{ratio:.2f}"]

@@ -58,7 +58,7 @@ async def draw_calls(session: AsyncSession, rows: int, number: int) -> Sequence[
 
 
 class _HotDatabase(Database):
-    """Runs a store's statements in the transaction of a session, with the settings of the hot path. Returns no rows."""
+    """Runs a store's statements in the transaction of a session, with the settings of the hot path. `fetch` returns no rows."""
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
@@ -92,21 +92,21 @@ def _list_started(session: AsyncSession, call: Call, *, cursor: PageCursor | Non
 
 
 async def _claim_deliveries(session: AsyncSession, _: Call) -> object:
-    """Claims as a worker does, which continues after the tenant of its last claim: that may be any."""
+    """Claims due deliveries as a worker does, after a random tenant: a worker continues after the tenant of its last claim."""
     after, months = f"tenant-{random.randrange(100):02}", deliver.recent_months(datetime.now(UTC))
     limits = {"limit": deliver.MAX_CONCURRENT, "per_tenant": deliver.CLAIM_PER_TENANT}
     return await deliveries.claim(_HotDatabase(session), months=months, lease=deliver.LEASE, busy=(), after=after, **limits)
 
 
 async def create(database: Database, like: Call, *, together: int) -> None:
-    """Writes the intents of some calls, and then their outcomes: Twilio has created them."""
+    """Writes `together` new calls like `like`: first their intents, and then their outcomes, as if Twilio had created them."""
     calls = [_intent(like) for _ in range(together)]
     await insert_intents(database, calls)
     await write_outcomes(database, [_started(call) for call in calls])
 
 
 def _intent(like: Call) -> NewCall:
-    """Returns a new call with another's parameters."""
+    """Returns a new call with the parameters of `like`."""
     call_id = uuid7()
     own = {"id": call_id, "created_at": created_at(call_id), "idempotency_key": secrets.token_hex(12)}
     return NewCall(**{each.name: getattr(like, each.name) for each in fields(NewCall)} | own)

@@ -22,7 +22,7 @@ _INDEXES = """
 
 
 async def compare_indexes(subject: Subject, *, rounds: int) -> list[str]:
-    """Measures creations with all indexes and without one of them, in turn."""
+    """Measures creations with all indexes and without one of them, in turn. Returns paragraphs with a table."""
     question, table = QUESTIONS["create 32 together"], []
     for index, mib in await subject.database.fetch(_INDEXES):
         whole, saved = [], []
@@ -39,7 +39,10 @@ async def compare_indexes(subject: Subject, *, rounds: int) -> list[str]:
 
 
 async def create_while_expiring(subject: Subject, *, seconds: float) -> list[str]:
-    """Measures creations one after the other, in turns with and without the retention job, which deletes the older half."""
+    """Measures creations one after the other. The retention job, which deletes the older half, runs in every second round.
+
+    Returns paragraphs with a table.
+    """
     metrics = Metrics()
     retention = Retention(subject.database, metrics, keep=timedelta(milliseconds=EVERY_MS * subject.rows / 2))
     taken: dict[str, list[float]] = {"at rest": [], "at work": []}
@@ -60,7 +63,7 @@ async def create_while_expiring(subject: Subject, *, seconds: float) -> list[str
 
 
 async def _creations(subject: Subject, seconds: float) -> list[float]:
-    """Returns the milliseconds of each creation: intent and outcome, each committed."""
+    """Creates calls one after the other for `seconds`. Returns the milliseconds of each: intent and outcome, each committed."""
     taken = []
     until = time.monotonic() + seconds
     while (began := time.monotonic()) < until:

@@ -1,6 +1,6 @@
 """Measures the cost of the simulator itself: `python -m bench.simulator`. It must not be what limits the other benches.
 
-Calls are created at a steady rate with four callbacks each, which a trivial receiver answers; then every call is fetched, and
+Calls are created at a steady rate with four callbacks each, which a trivial receiver answers. Then every call is fetched, and
 pages of 1000 calls are listed. The processor time of this process, which creates the calls and receives, is not counted.
 """
 
@@ -34,7 +34,7 @@ NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 @dataclass
 class Client:
-    """Kept connections to the simulator."""
+    """A client of the simulator, with CONNECTIONS connections that are kept open."""
 
     url: str
     idle: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=asyncio.Queue)
@@ -45,7 +45,7 @@ class Client:
             self.idle.put_nowait(await asyncio.open_connection(address.hostname, address.port, limit=2**24))
 
     async def request(self, method: str, account: str, path: str, form: bytes = b"") -> bytes:
-        """Returns the answer's body."""
+        """Sends a request and returns the body of the answer. Exits if the status is neither 200 nor 201."""
         basic = base64.b64encode(f"{account}:token".encode()).decode()
         head = f"{method} /2010-04-01/Accounts/{account}/{path} HTTP/1.1\r\nHost: simulator\r\nAuthorization: Basic {basic}\r\n"
         head += f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(form)}\r\n\r\n"
@@ -113,7 +113,7 @@ class Bench:
         self.rows.append((name, str(number), f"{used / number * 1000:.2f} ms", f"{number / took:.0f}", f"{used / took:.0%}"))
 
     async def _spread(self, one: Callable[[int], Coroutine[None, None, object]]) -> None:
-        """Starts each request at its time by the clock, whether or not earlier ones were answered."""
+        """Starts `one` for each call, `rate` times a second, without waiting for earlier ones."""
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for n in range(self.calls):

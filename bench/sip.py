@@ -1,10 +1,10 @@
-"""Microseconds for one full validation of a SIP address: parse, decode, every rule, findings.
+"""Measures the microseconds of one full validation of a SIP address: parse, decode, every rule, findings.
 
     python -m bench.sip
 
-The yardstick, measured in the same run, is what every validation has to do at least: one compiled regex of the whole
-grammar that matches and hands out its groups. Two goals: a typical address costs at most 5 times the yardstick; a
-character of any address up to 100 kB costs at most 3 times a character of a typical one.
+The yardstick, measured in the same run, is the least that every validation has to do: match one compiled regex of the whole
+grammar and return its groups. Two goals: a typical address costs at most 5 times the yardstick; a character of any address up
+to 100 kB costs at most 3 times a character of a typical address.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,10 @@ HOSTILE_LENGTHS = (250, 1_250, 20_000, 60_000, 100_000)
 
 
 def hostile(shape: tuple[str, str, str], length: int) -> str:
-    """Returns a text of about `length` characters; `{}` in the repeated part is replaced by its number."""
+    """Returns a text of about `length` characters for the worst case of a parser: a head, a repeated part and a tail.
+
+    `{}` in the repeated part is replaced by the number of the repetition.
+    """
     head, period, tail = shape
     size = len(period.format(1000)) if "{}" in period else len(period)
     count = max(1, (length - len(head) - len(tail)) // size)
@@ -61,7 +64,7 @@ def hostile(shape: tuple[str, str, str], length: int) -> str:
 
 
 def microseconds(action: Callable[[], object]) -> float:
-    """Returns the shortest of several runs: in longer ones the machine was doing something else."""
+    """Returns the microseconds of the fastest of several runs. Slower runs were disturbed by other work of the machine."""
     timer = Timer(action)
     number = max(1, int(0.002 / max(timer.timeit(1), 1e-7)))
     return min(timer.repeat(repeat=20, number=number)) / number * 1e6

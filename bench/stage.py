@@ -38,7 +38,10 @@ class Stage:
         return Sample(scenario, subject.name, seen, cpu_s, seen.requests, subject.resident_mib())
 
     def _measured(self, subject: Subject, requests: Sequence[bytes], scenario: Scenario, seconds: int) -> tuple[Load, float]:
-        """Returns what wrk saw, and processor time. Includes requests that the service finishes after wrk has stopped."""
+        """Measures a subject under load. Returns the results of wrk, and the processor time that the subject used.
+
+        The processor time includes requests that the service finishes after wrk has stopped.
+        """
         path = load.write_requests(self.folder / "requests", requests)
         prefix = f"{next(self._numbers)}-"
         before = subject.cpu_seconds()
@@ -50,7 +53,7 @@ class Stage:
 
 @contextmanager
 def staged(names: Sequence[str]) -> Iterator[Stage]:
-    """Starts the named subjects over a Postgres with fsync."""
+    """Starts the named subjects over a Postgres with fsync and an nginx in place of Twilio. Exits if a program is missing."""
     if lacks := [lack for part in (load, nginx, processes) if (lack := part.missing())]:
         print(f"Skipped: {'; '.join(lacks)}")
         sys.exit()

@@ -1,4 +1,4 @@
-"""Measures what clients without a key cost all others: `python -m bench.strangers`. Half a minute, on loopback only.
+"""Measures what clients without an API key cost the service: `python -m bench.strangers`. Half a minute, on loopback only.
 
 One API process and an upstream that takes 100 ms. Compare the figures of two versions by their runs on one machine.
 """
@@ -26,7 +26,7 @@ async def connect(api: Api, stack: AsyncExitStack) -> tuple[asyncio.StreamReader
 
 
 async def cost_of(api: Api, path: str) -> float:
-    """Returns the milliseconds of processor time of one GET, over one connection."""
+    """Returns the milliseconds of the API's processor time for one GET of `path`: the mean over many on one connection."""
     connection, request = Connection(api.port), raw_request(path, {}, method="GET")
     await connection.ask(request)  # the first may have something to prepare
     before = api.cpu_s()
@@ -59,7 +59,7 @@ async def beside_slow_bodies(api: Api, key: str) -> str:
 
 
 async def silent_and_open(api: Api) -> int:
-    """Returns how many connections that send nothing are still open after a while."""
+    """Opens SILENT connections that send nothing. Returns how many of them are still open after SILENCE_S seconds."""
     async with AsyncExitStack() as stack:
         readers = [(await connect(api, stack))[0] for _ in range(SILENT)]
         await asyncio.sleep(SILENCE_S)
@@ -67,7 +67,7 @@ async def silent_and_open(api: Api) -> int:
 
 
 async def memory_of_a_head(api: Api) -> float:
-    """Returns the MiB that header lines without an end add."""
+    """Sends a request head with header lines that never end. Returns by how many MiB this raises the API's memory."""
     before = api.resident_mib()
     async with AsyncExitStack() as stack:
         _, writer = await connect(api, stack)

@@ -49,7 +49,7 @@ FORM = {"To": BODY["to"], "From": BODY["from"], "Url": BODY["url"], "Timeout": B
 
 @dataclass(frozen=True)
 class Tenant:
-    """The `account_sid` decides how fast nginx answers: see bench/nginx.py."""
+    """A tenant of a measured service. `account_sid` decides how fast nginx answers: see bench/nginx.py."""
 
     key: str
     account_sid: str
@@ -67,7 +67,7 @@ class Subject:
     secret_key: str | None = None
 
     def requests(self, *, slow: bool, tenants: int) -> list[bytes]:
-        """Returns one creation for each of the first `tenants` tenants."""
+        """Returns one creation for each of the first `tenants` tenants that nginx answers late (`slow`) or at once."""
         chosen = [tenant for tenant in self.tenants if tenant.account_sid.startswith("ACf") == slow][:tenants]
         return [self._creation(tenant) for tenant in chosen]
 
@@ -88,7 +88,7 @@ class Subject:
         return cpu_seconds(self.pid) if self.pid else 0.0
 
     def wait_until_idle(self) -> None:
-        """Waits, so that no subject works off its backlog while another is measured."""
+        """Waits until the service uses almost no CPU, so that no subject works off its backlog while another is measured."""
         before, now = -1.0, self.cpu_seconds()
         while now - before > _IDLE * _PAUSE_S:
             time.sleep(_PAUSE_S)
@@ -98,7 +98,7 @@ class Subject:
         return resident_mib(self.pid) if self.pid else 0.0
 
     def durable_calls(self) -> int | None:
-        """Returns how many calls have a committed outcome; None if the subject has no database."""
+        """Returns how many calls are committed as started; None if the subject has no database."""
         if self.database is None:
             return None
         with psycopg.connect(self.database) as connection:
@@ -108,7 +108,7 @@ class Subject:
 
 
 def make_database(server: str, name: str) -> str:
-    """Creates an empty database and returns its URL as Callgate writes it."""
+    """Creates an empty database on the server. Returns its URL, in the form of CALLGATE_DATABASE_URL."""
     with psycopg.connect(libpq(server), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return make_url(server).set(database=name).render_as_string(hide_password=False)
@@ -119,13 +119,13 @@ def libpq(url: str) -> str:
 
 
 def _accounts() -> list[tuple[str, str]]:
-    """Returns SIDs and auth tokens of TENANTS accounts that are answered at once and as many that are answered late."""
+    """Returns SIDs and auth tokens of TENANTS accounts that nginx answers at once, and of as many that nginx answers late."""
     return [(f"AC{speed}{number:031x}", secrets.token_hex(16)) for speed in "0f" for number in range(TENANTS)]
 
 
 @contextmanager
 def running(command: Sequence[str], environment: dict[str, str], port: int, log: Path) -> Iterator[int]:
-    """Yields the process id once the process answers."""
+    """Starts a process, and yields its id once it answers HTTP requests at `port`. Terminates it at the end of the block."""
     with log.open("wb") as file:
         process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=file, stderr=file)
         try:
@@ -190,7 +190,7 @@ def competitor(module: str, name: str, server: str, upstream: str, folder: Path)
 
 @contextmanager
 def direct(_: str, upstream: str, __: Path) -> Iterator[Subject]:
-    """Yields the upstream itself, called without a service between."""
+    """Yields the upstream itself as a subject, called without a service in between."""
     yield Subject(DIRECT, upstream, None, None, [Tenant("", *account) for account in _accounts()])
 
 

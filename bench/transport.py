@@ -1,6 +1,6 @@
-"""Microseconds of CPU that one POST to Twilio costs this process: `python -m bench.transport`.
+"""Measures the microseconds of CPU that one POST to Twilio costs this process: `python -m bench.transport`.
 
-Side by side, in turn, over several rounds; the upstream is a process of its own. What counts are the ratios within one run.
+The transports take turns for several rounds. The upstream is a separate process. Read the ratios within one run.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ Post = Callable[[], Awaitable[httpx.Response]]
 
 
 async def measure(post: Post) -> float:
-    """Microseconds of CPU a request, with `IN_FLIGHT` of them on the way."""
+    """Returns the microseconds of CPU per request, with `IN_FLIGHT` concurrent requests."""
 
     async def client(count: int) -> None:
         for _ in range(count):

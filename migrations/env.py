@@ -32,7 +32,7 @@ _PARTITION = re.compile(r"(audit_event|call_event|delivery)_(default|\d{4}_\d{2}
 
 
 def is_ours(name: str | None, type_: str, _: object) -> bool:
-    """Returns whether migrations manage the object. The worker manages partitions."""
+    """Returns whether migrations manage the database object. They manage all but partitions, which the worker manages."""
     return not (type_ == "table" and name and _PARTITION.fullmatch(name))
 
 
@@ -63,9 +63,9 @@ async def lock(connection: AsyncConnection) -> None:
 
 
 async def make_partitions_of_existing(session: AsyncSession) -> None:
-    """Makes the partitions of the coming months, so that a new installation has them before it has rows.
+    """Creates the partitions of the coming months, so that a new installation has them before it has rows.
 
-    Postgres refuses a row that waits for the default partition while a worker attaches the row's own one.
+    Otherwise a row would go to the default partition, and fail if a worker attaches the row's own partition at that moment.
     """
     for table in PARTITIONED_TABLES:
         if await session.scalar(text("SELECT to_regclass(:table)"), {"table": table}):

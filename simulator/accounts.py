@@ -65,7 +65,7 @@ class Accounts:
         return self._accounts.get(account_sid)
 
     def promote(self, account_sid: str) -> Account:
-        """Replaces the auth token by the secondary one. Raises error 20404 if there is none."""
+        """Replaces the auth token by the secondary auth token. Raises error 20404 if the account has no secondary one."""
         account = self._accounts.get(account_sid)
         if account is None or account.secondary_auth_token is None:
             raise TwilioError(20404, f"/_simulator/accounts/{account_sid}/promote")
@@ -74,9 +74,10 @@ class Accounts:
         return account
 
     def authenticate(self, account_sid: str, authorization: str | None) -> Account:
-        """Returns the account. Raises error 20003 for wrong credentials, 20404 for a malformed account sid.
+        """Returns the account. Raises error 20003 for missing or wrong credentials, and 20404 for a malformed account sid.
 
-        Open mode does not apply to registered accounts, so wrong credentials can be tested there too.
+        In open mode an account that is not registered accepts any password. A registered account with credentials still
+        requires them, so that tests can send wrong ones.
         """
         credentials = basic_credentials(authorization)
         if credentials is None:

@@ -22,27 +22,27 @@ _KEPT_IN_TARGET = "/?:@!$&'()*+,;=%-._~[]"
 
 
 class CallbackError(Exception):
-    """There was no answer."""
+    """The receiver sent no usable answer. Subclasses say why."""
 
 
 class InvalidURL(CallbackError):
-    """The URL has no port or host that can be connected to."""
+    """The URL has no host or port that can be connected to."""
 
 
 class ConnectError(CallbackError):
-    """No TCP or TLS connection."""
+    """The TCP or TLS connection to the receiver failed."""
 
 
 class ConnectTimeout(ConnectError):
-    """No TCP or TLS connection in time."""
+    """The TCP or TLS connection to the receiver was not established in time."""
 
 
 class ReadTimeout(CallbackError):
-    """No answer in time."""
+    """The receiver did not answer in time."""
 
 
 class RemoteProtocolError(CallbackError):
-    """The receiver closed the connection before its answer, or sent something else than HTTP."""
+    """The receiver closed the connection before it answered, or sent something other than HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> "Address":
-        """Raises InvalidURL."""
+        """Returns the address, the request target and the first headers for a URL. Raises InvalidURL."""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
@@ -76,7 +76,7 @@ _parse = lru_cache(maxsize=4096)(Address.parse)
 
 
 class CallbackClient:
-    """Uses a connection for one request at a time, and then again for later ones."""
+    """Sends requests over connections that are kept open and reused. A connection carries one request at a time."""
 
     def __init__(self) -> None:
         self._idle: defaultdict[tuple[str, str, int], list[_Connection]] = defaultdict(list)
@@ -89,7 +89,7 @@ class CallbackClient:
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: str, *, connect_timeout_s: float, read_timeout_s: float
     ) -> int:
-        """Returns the status of the answer, or raises CallbackError.
+        """Sends a request and returns the status of the answer. Raises CallbackError.
 
         A kept connection may turn out to be closed by the receiver. The request is then sent again on another one, as HTTP
         clients do: https://www.rfc-editor.org/rfc/rfc9112#section-9.3.1.
@@ -148,7 +148,10 @@ class CallbackClient:
 
 
 class _Connection(asyncio.Protocol):
-    """A connection that joins `idle` after each answer that allows it. The parser calls the methods `on_…`."""
+    """A connection to a receiver. Adds itself to `idle` after each answer that lets it be reused.
+
+    The HTTP parser calls the methods `on_…`.
+    """
 
     def __init__(self, idle: list["_Connection"]) -> None:
         self._idle = idle
@@ -179,7 +182,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def close_unless_finished(self) -> None:
-        """Closes the connection if the answer is not complete: nobody waits for the rest of it."""
+        """Closes the connection unless the answer has arrived completely. The rest of the answer is not needed."""
         if not self._is_finished:
             self.close()
 

@@ -136,7 +136,7 @@ class Callbacks:
             yield from self._take_held_back(watched)
 
     def _take_held_back(self, watched: WatchedCall) -> Iterator[PlannedCallback]:
-        """Yields the callbacks that were held back so that they are sent after a later one."""
+        """Yields the callbacks that were held back in order to be sent after a later callback."""
         held_back, watched.held_back = watched.held_back, []
         return iter(held_back)
 

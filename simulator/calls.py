@@ -60,14 +60,20 @@ def get_call(account_sid: str, sid: str, request: Request) -> Call:
 @router.post("/Calls", status_code=201, include_in_schema=False)
 @router.post("/Calls.json", status_code=201, summary="Create a call")
 async def create_call(account_sid: str, request: Request) -> Response:
-    """Takes a form with Twilio's parameters. The user part of the SIP URI decides the outcome: docs/simulator.md."""
+    """Creates a call from a form with Twilio's parameters.
+
+    The user part of a SIP `To` decides the outcome: docs/simulator.md.
+    """
     return await CallCreation(get_state(request)).handle(request, account_sid)
 
 
 @router.get("/Calls", include_in_schema=False)
 @router.get("/Calls.json", summary="List calls")
 async def read_calls(account_sid: str, request: Request) -> Response:
-    """Supports Twilio's ten filters (an operator is part of the name: `StartTime>`), `PageSize` and `PageToken`."""
+    """Lists calls. Supports `PageSize`, `PageToken` and Twilio's ten filters.
+
+    An operator is part of a filter's name: `StartTime>`.
+    """
     account, state = authenticate(account_sid, request), get_state(request)
     now = state.now()
     state.lists.admit(account.sid, now)
@@ -84,8 +90,12 @@ async def fetch_call(account_sid: str, sid: str, request: Request) -> Response:
 @router.post("/Calls/{sid}", include_in_schema=False)
 @router.post("/Calls/{sid}.json", summary="Cancel, end or redirect a call")
 async def update_call(account_sid: str, sid: str, request: Request) -> Response:
-    """`Status=canceled` ends a call that is queued or ringing and does not change one in progress; `completed`
-    ends both. `Url` or `Twiml` redirects a call in progress. A call that has ended cannot be updated (21220)."""
+    """Cancels, ends or redirects a call.
+
+    `Status=canceled` ends a call that is queued or ringing, and does not change a call in progress. `Status=completed` ends
+    a call in any of these states. `Url` or `Twiml` redirects a call in progress. A call that has ended cannot be updated
+    (21220).
+    """
     state, call = get_state(request), get_call(account_sid, sid, request)
     parameters = validate_update(await read_form(request))
     now = state.now()
@@ -109,7 +119,10 @@ _CALL_ENDPOINTS: Mapping[str, Endpoint] = {"GET": fetch_call, "POST": update_cal
 
 
 class DirectEndpoints:
-    """Calls the endpoints above directly. FastAPI's routing, dependencies and serialization cost more than their work."""
+    """A middleware that calls the endpoints of this module directly, and passes all other requests to `app`.
+
+    FastAPI's routing, dependencies and serialization cost more than the endpoints' own work.
+    """
 
     _PATH = re.compile(r"/2010-04-01/Accounts/(?P<account_sid>[^/]+)/Calls(?:/(?P<sid>[^/]+?))?(?:\.json)?")
 

@@ -107,7 +107,7 @@ async def read_limits(sid: PathAccountSid, state: StateDep) -> Limits:
 async def set_limits(sid: PathAccountSid, limits: Limits, state: StateDep) -> Limits:
     """Sets the limits of an account. Omitted members get their defaults.
 
-    Calls that exist stay, and count. Those that wait are dialled at the new pace.
+    Existing calls stay and count toward the limits. Calls that wait in the queue are dialled at the new rate.
     """
     state.limit_account(sid, limits, state.now())
     return limits

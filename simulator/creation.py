@@ -68,7 +68,7 @@ class CallCreation:
         return fault
 
     def _accept(self, entry: Entry, account: Account, parameters: CallParameters, nth: int, fault: Fault) -> Call:
-        """Creates the call and records it in the ledger. Without an `await`, so no other task sees only one of the two."""
+        """Creates the call and records it in the ledger. There is no `await` in between, so other tasks see both or neither."""
         now = self._state.now()
         call = self._state.create_call(account.sid, parameters, now, nth_to_destination=nth)
         self._state.ledger.record_acceptance(entry, call.sid, now)
@@ -83,6 +83,6 @@ class CallCreation:
         return answer
 
     def _answer_error(self, entry: Entry, error: TwilioError) -> Response:
-        """Answers with an error: a refusal, or a fault after the call was created."""
+        """Records the error in the ledger and returns it as the answer: a refusal, or a fault after the call was created."""
         self._state.ledger.record_answer(entry, error.status, error.code)
         return error.response()

@@ -66,7 +66,7 @@ class Deliveries:
         return self.begun - len(self._kept)
 
     def later_than(self, number: int) -> Iterator[Delivery]:
-        """Yields the kept deliveries with a higher number."""
+        """Yields the kept deliveries whose number is higher than `number`."""
         return islice(self._kept, max(number - self.forgotten, 0), None)
 
     def clear(self) -> None:
@@ -94,7 +94,7 @@ class Deliveries:
         return delivery
 
     async def send(self, client: CallbackClient, delivery: Delivery, auth_token: str | None) -> None:
-        """Sends the request, and repeats it as the fragment of the URL says. Does not follow redirects."""
+        """Sends the callback, and repeats it as the fragment of its URL says (`#rc=3`). Does not follow redirects."""
         url, fragment = urldefrag(delivery.url)
         settings = RetrySettings.parse(fragment)
         async with self._slots:

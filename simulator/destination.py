@@ -48,7 +48,10 @@ def validate_to(to: str) -> None:
 
 
 def validate_from(caller: str, *, to: str) -> None:
-    """Raises error 21212. For SIP, `From` is the user part of the From header, which needs no verified number."""
+    """Raises error 21212 if `From` is invalid.
+
+    For SIP, `From` is the user part of the From header, which needs no verified number.
+    """
     if is_sip(to):
         valid = SIP_FROM.fullmatch(caller) is not None
     elif to.startswith("client:"):
@@ -74,6 +77,6 @@ def _validate_sip_uri(to: str) -> None:
 
 
 def display_form(endpoint: str) -> str:
-    """Returns the display form: national format for North American numbers, everything else unchanged."""
+    """Returns an address as in `to_formatted`: North American numbers in national format, everything else unchanged."""
     match = NANP_NUMBER.fullmatch(endpoint)
     return f"({match[1]}) {match[2]}-{match[3]}" if match else endpoint

@@ -19,9 +19,9 @@ _SIP = re.compile(
 
 
 class DisplayRules(BaseModel):
-    """The way in which fetches, updates and lists show calls.
+    """The rules by which fetches, updates and lists show calls.
 
-    By default addresses are unchanged and times by the simulator's clock.
+    By default addresses are shown as they were sent, and times are those of the simulator's clock.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -54,11 +54,11 @@ class DisplayRules(BaseModel):
         return caller if self.from_as == "as_sent" or ":" in sent else f"{self.from_as}:{caller}@{SIP_DOMAIN}"
 
     def moment(self, moment: datetime) -> datetime:
-        """Returns the time by Twilio's clock."""
+        """Returns what Twilio's clock shows when the simulator's clock shows `moment`: Twilio's is `ahead_s` seconds ahead."""
         return moment + timedelta(seconds=self.ahead_s) if self.ahead_s else moment
 
     def resource(self, resource: dict[str, Any]) -> dict[str, Any]:
-        """Returns the call's resource as it is shown."""
+        """Returns the call's resource with addresses and dates changed according to these rules."""
         if not self.model_fields_set:
             return resource
         dates = {name: self._date(resource[name]) for name in _DATES}

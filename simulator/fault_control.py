@@ -31,7 +31,7 @@ async def read_faults(state: StateDep) -> FaultShare:
 
 @router.put("/faults", summary="Set the share of creations with a random fault")
 async def set_faults(share: FaultShare, state: StateDep) -> FaultShare:
-    """Sets the share, from the next creation on."""
+    """Sets which share of creations gets a random fault, and which faults. Applies from the next creation on."""
     state.faults.share = share
     return share
 

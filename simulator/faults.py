@@ -107,7 +107,7 @@ class Hang(Fault):
 
 
 class DelayedVisibility(Fault):
-    """Hides the call from fetch and list for `seconds` of the clock."""
+    """Hides the call from fetch and list for `seconds` seconds of the simulator's clock."""
 
     def change(self, call: Call, now: datetime) -> None:
         call.hidden_until = now + timedelta(seconds=self.seconds)
@@ -136,7 +136,7 @@ class CallbackNever(Fault):
 
 
 class LatePrice(Fault):
-    """Shows the price `seconds` call seconds after the end of the call."""
+    """Shows the price only `seconds` seconds after the end of the call. The speed of the simulator shortens this time."""
 
     def change(self, call: Call, now: datetime) -> None:
         call.plan = replace(call.plan, price_delay=timedelta(seconds=self.seconds / call.plan.speed))

@@ -34,7 +34,7 @@ class Form:
 
 
 async def read_form(request: Request) -> Form:
-    """Reads the form. Any other content type is an empty form, for which Twilio also answers 21201."""
+    """Returns the form in the body. With any other content type it is empty, which leads to error 21201, as at Twilio."""
     body = await request.body()
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     fields: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The ledger: every creation that arrived, and whether it became a call. Proofs of "at most one call" count in it.
+"""The ledger: every creation that arrived, and whether it became a call. Proofs of "at most one call" count its entries.
 
 A creation is recorded as received before it is validated, and as accepted exactly when it gets its sid.
 """

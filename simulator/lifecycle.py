@@ -94,7 +94,10 @@ def plan_call(
     queue_time: timedelta = timedelta(),
     talking_s: tuple[int, int] = TALKING_S,
 ) -> Plan:
-    """Returns the plan of a new call. The user part of a SIP URI decides the outcome; other calls are answered and end."""
+    """Returns the plan of a new call. The user part of a SIP URI may decide the outcome.
+
+    All other calls are answered, unless `timeout_s` ends before that.
+    """
     ringing_s, talks_for_s = random.randint(*RINGING_S), random.randint(*talking_s)
     user = sip_user(to) or ""
     outcome = OUTCOME_BY_SIP_USER.get(user, Status.COMPLETED)
@@ -131,7 +134,10 @@ def ended_by_api(plan: Plan, now: datetime) -> Plan:
 
 
 def moved(plan: Plan, by: timedelta) -> Plan:
-    """Returns the plan of a call that leaves the queue that much later. It must not have left it yet."""
+    """Returns the plan of a queued call, moved by `by`: positive for later, negative for earlier.
+
+    The call must not have left the queue yet.
+    """
     return replace(
         plan,
         dialled_at=None if plan.dialled_at is None else plan.dialled_at + by,

@@ -21,7 +21,7 @@ MAX_QUEUE_S = 86_400
 class Limits(BaseModel):
     """The limits of an account. By default it has none.
 
-    Seconds are those of the clock, at any speed.
+    All times are seconds of the simulator's clock, whatever its speed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -77,18 +77,18 @@ class LimitedAccount:
             self._last_turn = call.plan.created_at
 
     def leave(self, call: Call, now: datetime) -> list[Call]:
-        """Removes a call that was ended from the queue. Returns the calls that move up."""
+        """Removes a call that has ended from the queue, if it waits there. Returns the calls that move up."""
         self._take_turns(now)
         return self._reschedule(now) if self._waiting.pop(call.sid, None) is not None else []
 
     def change(self, limits: Limits, concurrent: list[Call], now: datetime) -> list[Call]:
-        """Changes the limits. Calls that exist stay. Returns the rescheduled ones."""
+        """Replaces the limits. Existing calls stay. Returns the calls that were rescheduled."""
         self._take_turns(now)
         self.limits, self._concurrent = limits, concurrent
         return self._reschedule(now)
 
     def _take_turns(self, now: datetime) -> None:
-        """Removes the calls whose turn has come from the queue."""
+        """Removes the calls from the queue that leave it by `now`."""
         while self._waiting:
             turn = next(iter(self._waiting.values())).plan.leaves_queue_at
             if turn > now:
@@ -103,7 +103,7 @@ class LimitedAccount:
         return max(now, last + timedelta(microseconds=ceil(1_000_000 / rate)))
 
     def _reschedule(self, now: datetime) -> list[Call]:
-        """Plans the turns of all waiting calls again. Returns the calls with another turn than before."""
+        """Computes again when each waiting call leaves the queue. Returns the calls for which this time has changed."""
         changed, turn = [], self._last_turn
         for call in self._waiting.values():
             turn = self._turn_after(turn, now)
@@ -121,7 +121,7 @@ class LimitedAccounts:
         self._accounts: dict[str, LimitedAccount] = {}
 
     def find(self, account_sid: str) -> LimitedAccount | None:
-        """Returns the account; None if it has no limits."""
+        """Returns the account with its limits; None if it has no limits."""
         account = self._accounts.get(account_sid)
         if account is None and not self._default.is_unlimited:
             account = self._accounts[account_sid] = LimitedAccount(self._default)

@@ -17,7 +17,7 @@ AccountSid = Annotated[str, StringConstraints(pattern=f"^{ACCOUNT_SID.pattern}$"
 class ListFaults(BaseModel):
     """The faults of all lists. By default a list shows all calls of the account in their current state.
 
-    Times are seconds of the clock.
+    All times are seconds of the simulator's clock.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -36,7 +36,7 @@ class ListFaults(BaseModel):
 
 
 class ListFaultState:
-    """The faults of lists. Keeps the number and the times of earlier requests, on which the faults depend."""
+    """The current faults of lists, and the number and times of earlier list requests, on which the faults depend."""
 
     def __init__(self, faults: ListFaults | None = None) -> None:
         self.faults = faults or ListFaults()
@@ -44,7 +44,7 @@ class ListFaultState:
         self._admitted_at: dict[str, datetime] = {}
 
     def admit(self, account_sid: str, now: datetime) -> None:
-        """Raises 20429 if the account has sent its requests of this second."""
+        """Raises error 20429 if the account sends list requests faster than `max_per_s` allows."""
         allowed = self.faults.max_per_s.get(account_sid)
         if allowed is None:
             return
@@ -54,13 +54,13 @@ class ListFaultState:
         self._admitted_at[account_sid] = now
 
     def view(self, now: datetime) -> "ListView":
-        """Returns the calls' state for one more request."""
+        """Counts one more list request, and returns how that request sees the calls."""
         self._views += 1
         return ListView(self.faults, self._views, now)
 
 
 class ListView:
-    """The state in which one list request sees the calls.
+    """How one list request sees the calls: which calls are missing, and how old the state of each call is.
 
     The random draws depend on the seed and on the number of the request.
     """
@@ -73,7 +73,7 @@ class ListView:
         self._random = Random(f"{faults.seed}/{number}") if is_wrong else None  # noqa: S311 - repeats by seed
 
     def moment(self, call: Call) -> datetime | None:
-        """Returns the time as of which the call is seen, or None if the call is missing."""
+        """Returns the time as of which the list shows the call; None if the list omits the call."""
         if self._random is None:
             return self.now if call.is_visible(self.now) else None
         is_omitted = self._random.random() < self._faults.omit_share

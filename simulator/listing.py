@@ -128,7 +128,7 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, view: ListVie
 
 
 def _edge(calls: Calls, account_sid: str, token: str) -> Call | None:
-    """Returns the call of a page token; None without a token."""
+    """Returns the call that a page token names; None without a token. Raises error 20422 for an invalid token."""
     if not token:
         return None
     edge = calls.get(account_sid, token[2:])
@@ -145,7 +145,7 @@ def _read_page(
     token: str,
     page_size: int,
 ) -> tuple[list[ListedCall], bool, bool]:
-    """Returns the calls of the page, and whether there are pages before and after it."""
+    """Returns the calls of the page next to `edge`, and whether there are pages before and after it."""
     if edge is not None and token.startswith(PREVIOUS_PAGE):
         found = list(islice(matching(calls.oldest_first(account_sid, after=edge)), page_size + 1))
         return found[:page_size][::-1], len(found) > page_size, bool(found)
@@ -154,7 +154,10 @@ def _read_page(
 
 
 def _moving_page(matching: Iterator[ListedCall], page: int, page_size: int) -> tuple[list[ListedCall], bool, bool]:
-    """Returns a page as `_read_page` does, but by its number, counted from the newest call of this moment."""
+    """Returns the calls of a page by its number, and whether there are pages before and after it.
+
+    Pages are counted from the newest call at the time of the request, so calls move between pages.
+    """
     found = list(islice(matching, page * page_size, (page + 1) * page_size + 1))
     return found[:page_size], page > 0 and bool(found), len(found) > page_size
 

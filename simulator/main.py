@@ -26,9 +26,9 @@ users that decide how a call ends. The routes under `/_simulator` show what arri
 
 
 class TwilioHeaders:
-    """Adds `Date` by the simulator's clock, and `Twilio-Request-Id`, except to a proxy's page. Adds the state to the scope.
+    """Adds `Date` by the simulator's clock to each answer, and `Twilio-Request-Id` to each but a proxy's HTML page.
 
-    The server must not add a `Date` of its own.
+    Also adds the simulator's state to the ASGI scope, and counts requests. The server must not add a `Date` of its own.
     """
 
     def __init__(self, app: ASGIApp, state: State) -> None:

@@ -1,7 +1,7 @@
-"""Content negotiation. Twilio answers in XML if a path does not end in `.json`.
+"""Content negotiation: refuses requests that Twilio would answer in XML.
 
-The simulator has JSON only. A request without `.json` has to accept JSON, or it is refused: an answer that Twilio
-would not give is worse.
+Twilio answers in XML if a path does not end in `.json`. The simulator has JSON only, so it refuses such a request unless the
+client accepts JSON.
 """
 
 from fastapi import Request

@@ -64,7 +64,7 @@ def created_resource(call: Call) -> dict[str, Any]:
 
 
 def current_resource(call: Call, progress: Progress) -> dict[str, Any]:
-    """Returns the answer to any later request. Once dialled, unknown texts are "" instead of null."""
+    """Returns the answer to any later request. Once the call is dialled, unknown texts are "" instead of null."""
     resource = created_resource(call) | {
         "status": progress.status,
         "date_created": rfc2822(call.plan.created_at),

@@ -49,7 +49,7 @@ class State:
         """Returns the number of creations to this destination since the start or the last reset, including this one.
 
         Together with `to`, the number identifies a creation in the same way in every run, however concurrent the
-        clients are. Random faults are drawn from these two and a seed.
+        clients are. Random faults are drawn from `to`, this number and a seed.
         """
         nth = self._creations_by_destination.pop(to, 0) + 1
         self._creations_by_destination[to] = nth

@@ -46,7 +46,7 @@ class Call:
     _stage: Stage | None = None
 
     def stage(self, now: datetime) -> Stage:
-        """Returns the state at that time. It is computed, and rendered, once for each change of the call."""
+        """Returns the state of the call at the time `now`. Computes and renders a state once for each change of the call."""
         if self._stage is None or not self._stage.holds(self.plan, now):
             self._stage = Stage(self.plan, progress(self.plan, now), next_change(self.plan, now))
         return self._stage

@@ -44,7 +44,7 @@ CallDep = Annotated[Call, Depends(get_call)]
 @router.get(_CALL_PATH + _LIST_PATH, include_in_schema=False)
 @router.get(_CALL_PATH + _LIST_PATH + ".json", summary="List events, notifications or recordings of a call")
 async def list_subresources(call: CallDep, kind: KindDep, request: Request, state: StateDep) -> dict[str, Any]:
-    """Supports `PageSize`, `Page`, and filters by day with the operator in the name (`DateCreated>`)."""
+    """Lists a call's subresources of one kind. Supports `PageSize`, `Page`, and filters by day (`DateCreated>`)."""
     _require_operation(kind, _LISTABLE)
     own = [event_of_creation(call)] if kind.segment == "Events" else []
     path = f"/2010-04-01/Accounts/{call.account_sid}/Calls/{call.sid}/{kind.segment}.json"

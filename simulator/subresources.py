@@ -105,7 +105,10 @@ class Subresources:
         return self._add(kind, call, Form({}), now, fields).resource
 
     def find(self, kind: Kind, call: Call, sid: str, path: str) -> Subresource:
-        """Finds a subresource by its sid, its name, or `Twilio.CURRENT` for the one in progress or paused."""
+        """Returns the call's subresource with this sid or name. Raises error 20404 if there is none.
+
+        The sid `Twilio.CURRENT` stands for the subresource that is in progress or paused.
+        """
         for item in reversed(self._all[kind.segment].values()):
             current = sid == "Twilio.CURRENT" and item.resource.get("status") in _ACTIVE
             if item.call_sid == call.sid and (item.resource["sid"] == sid or item.name == sid or current):
@@ -131,7 +134,10 @@ class Subresources:
         del self._all[kind.segment][item.resource["sid"]]
 
     def page(self, kind: Kind, call: Call, query: QueryParams, own: list[dict[str, Any]], path: str) -> dict[str, Any]:
-        """Returns a page in Twilio's envelope, newest first. `own` are entries that nobody created (a call's events)."""
+        """Returns a page in Twilio's envelope, newest first.
+
+        `own` are further entries that no request has created: a call's events.
+        """
         size, number = read_number(query, "PageSize", DEFAULT_PAGE_SIZE), read_number(query, "Page", 0)
         require_page_token(query, number)
         if not 0 < size <= MAX_PAGE_SIZE:
@@ -224,7 +230,7 @@ def wav_tone(seconds: float = 0.25) -> bytes:
 
 
 def _validate_addresses(kind: Kind, form: Form) -> None:
-    """Raises the error for an invalid URL, such as the placeholder `string` of generated clients."""
+    """Raises Twilio's error for an invalid URL or HTTP method. Generated clients send the placeholder `string`, for example."""
     url = form.get("Url")
     if url is not None and not is_absolute_url(url, ("ws", "wss")):
         raise TwilioError(21205, url)
@@ -233,7 +239,7 @@ def _validate_addresses(kind: Kind, form: Form) -> None:
 
 
 def _require_in_progress(kind: Kind, call: Call, now: datetime) -> None:
-    """Raises 21220 if the kind needs a call in progress and the call is not."""
+    """Raises error 21220 if this kind needs a call in progress and the call is not in progress."""
     if kind.needs_call_in_progress and progress(call.plan, now).status is not Status.IN_PROGRESS:
         raise TwilioError(21220)
 

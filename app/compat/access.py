@@ -40,8 +40,8 @@ class OwnAccount:
 async def own_account(request: Request, account_sid: str) -> OwnAccount:
     """Authenticates the request. Returns the account in its path and the caller.
 
-    Raises the errors of `authenticate_key`, NotAcceptable as `_require_json` does, and CallNotFound if the account does not
-    belong to the caller's tenant.
+    Raises the errors of `authenticate_key`, Unauthorized for a wrong user name, NotAcceptable if Twilio would answer in XML and
+    the client does not accept JSON, and CallNotFound if the account does not belong to the caller's tenant.
     """
     user, key = _parse_authorization(request.headers.get("Authorization", ""))
     caller = require_tenant_caller(await authenticate_key(request, key))

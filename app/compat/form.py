@@ -100,7 +100,7 @@ def _parameter_types(model: type[BaseModel]) -> Iterator[tuple[str, type]]:
 
 
 def _flat_types(annotation: Any) -> Iterator[type]:
-    """Yields the plain types of an annotation: list and NoneType for `Annotated[list[…], …] | None`; str for a literal."""
+    """Yields the plain types in an annotation: list and NoneType for `Annotated[list[…], …] | None`; str for a literal."""
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from _flat_types(get_args(annotation)[0])

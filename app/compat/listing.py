@@ -135,7 +135,7 @@ def _is_number_within(text: str, minimum: int, maximum: int) -> bool:
 
 
 def _read_page_token(token: str) -> PageCursor | None:
-    """Returns the cursor that a page token contains; None if the token is not one of Callgate."""
+    """Returns the cursor that a page token contains; None if Callgate did not make the token."""
     call_id = ids.read_cursor(token[2:])
     if call_id is None or token[:2] not in (_NEWER_THAN, _OLDER_THAN):
         return None

@@ -80,9 +80,10 @@ def _matches_any(column: Any, values: Collection[str]) -> ColumnElement[bool]:
 
 
 def _in_range(column: Any, span: TimeRange, *, max_delay: timedelta) -> Iterator[ColumnElement[bool]]:
-    """Yields conditions on the column and, because ids are indexed, on the id, which contains the time of the call's request.
+    """Yields conditions that limit the column to `span`, and conditions on the id, because the id has an index.
 
-    `max_delay` is the longest time from the request to the column's time: Twilio keeps a call queued for a day at most.
+    An id contains the time of the call's request. `max_delay` is the longest time from the request to the column's time. Twilio
+    keeps a call queued for a day at most.
     """
     if span.since is not None:
         yield column >= span.since

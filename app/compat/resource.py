@@ -70,9 +70,9 @@ def resource_of(call: Call | NewCall | CallRow) -> dict[str, Any]:
 
 
 def _record_value(call: Call | NewCall | CallRow, name: str) -> Any:
-    """Returns the call's own value of a field of the resource; None for `to` and `from`.
+    """Returns the value that the call's record has for a field of the resource; None for `to` and `from`.
 
-    These two come from Twilio's answer, in which they are normalized.
+    The resource takes `to` and `from` from Twilio's answer, which has them in normalized form.
     """
     return None if name in ("to", "from") else getattr(call, name)
 

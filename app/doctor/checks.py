@@ -59,7 +59,7 @@ async def run_checks(settings: Settings, token: str | None = None) -> list[Check
 
 
 def _check_durability(server: ServerInfo) -> Iterator[CheckResult]:
-    """Checks that commits survive a crash and a failover: docs/assumptions.md."""
+    """Checks that commits survive a crash and a failover (docs/assumptions.md)."""
     check = "durability"
     if not server.fsync:
         yield CheckResult(check, "wrong", "fsync is off: a crash of the machine can damage or lose all data", "set fsync = on")
@@ -85,7 +85,7 @@ def _check_durability(server: ServerInfo) -> Iterator[CheckResult]:
 def _describe_pooler(server: ServerInfo) -> CheckResult:
     """Describes a connection pooler: whether it keeps prepared statements, and what follows from that.
 
-    A pooler in transaction mode that loses prepared statements does not get here: connecting through it raises an error.
+    Is not called for a pooler in transaction mode that loses prepared statements: connecting through it raises an error.
     """
     if server.keeps_prepared_statements:
         return CheckResult(
@@ -163,8 +163,8 @@ class _DatabaseChecks:
     async def _check_worker(self) -> CheckResult:
         """Checks that a worker sends heartbeats, and that workers settle old creations in time.
 
-        A worker settles a pending creation as unknown when the process that handled it must have ended. If a creation is still
-        pending a minute later, no worker does so.
+        A worker settles a pending creation as unknown once the process that handled it must have ended. A creation that is
+        still pending one minute later shows that no worker does so.
         """
         async with self.database.begin() as session:
             oldest = (await oldest_unsettled(session))["pending"]

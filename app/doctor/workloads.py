@@ -33,7 +33,7 @@ class WorkloadChecks:
     directory: TenantDirectory
 
     async def results(self, token: str | None) -> AsyncIterator[CheckResult]:
-        """Yields the results. There are none without both `token` and CALLGATE_WORKLOAD_ISSUER. Raises DatabaseUnavailable."""
+        """Yields the results; none if both `token` and CALLGATE_WORKLOAD_ISSUER are missing. Raises DatabaseUnavailable."""
         issuer = self.settings.workload_issuer
         if issuer is None:
             if token is not None:

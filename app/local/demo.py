@@ -118,7 +118,7 @@ def _print_with_time(at: str, record: dict[str, Any], text: str, print_line: Pri
 
 
 def _overwrite_line(text: str) -> None:
-    """Overwrites one line of the terminal; does nothing when standard output is not a terminal."""
+    """Overwrites the current line of the terminal; does nothing when standard output is not a terminal."""
     if sys.stdout.isatty():
         sys.stdout.write(f"\r\x1b[2K{text}")
         sys.stdout.flush()

@@ -19,9 +19,9 @@ def is_open_to_all_users(folder: Path) -> bool:
 
 
 def recorded_replacement(directory: Path) -> Path | None:
-    """Returns the folder that `create_replacement` has made for Postgres's data of this state folder.
+    """Returns the replacement folder for Postgres's data that `create_replacement` has recorded in this state folder.
 
-    Returns None if none was made, if it is not a private folder of this user, or if it was made for another state folder.
+    Returns None if none was recorded, if it is not a private folder of this user, or if it was made for another state folder.
     """
     pointer = directory / "postgres.elsewhere"
     if not pointer.exists():
@@ -35,9 +35,9 @@ def recorded_replacement(directory: Path) -> Path | None:
 
 
 def create_replacement(directory: Path) -> Path | None:
-    """Creates another folder for Postgres's data, for a server that runs as the user `nobody`. Records its path in `directory`.
+    """Creates a folder outside `directory` for the data of a Postgres that runs as `nobody`. Records its path in `directory`.
 
-    The folder is in /var/tmp or in the folder for temporary files. Returns None if that user may enter neither.
+    The folder is in /var/tmp or in the folder for temporary files. Returns None if `nobody` may enter neither of these two.
     """
     for parent in (Path("/var/tmp"), Path(tempfile.gettempdir()).resolve()):  # noqa: S108 - mkdtemp is safe there
         if parent.is_dir() and is_open_to_all_users(parent):

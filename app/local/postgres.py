@@ -2,7 +2,7 @@
 
 The server listens on a free port of 127.0.0.1 and on no Unix socket, with a random password. It ends with the process that
 started it; on Linux also when that process is killed with SIGKILL. PostgreSQL refuses to run as root, so root runs it as
-`nobody`: no user is created, and only folders that were created here change their permissions.
+`nobody`: no user is created, and permissions are changed only on folders that were created here.
 
 In the state folder:
     postgres.lock       held while a server of this folder runs; the pid of the process that started it
@@ -150,7 +150,7 @@ class EmbeddedPostgres:
         return home
 
     def _create_data_folder(self) -> None:
-        """Creates `data` atomically: `data.new` of an interrupted attempt is deleted first."""
+        """Creates the folder `data` with an empty database. Builds it as `data.new` and renames it when it is complete."""
         new, password = self._home / "data.new", self._home / "password"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
@@ -223,7 +223,7 @@ class EmbeddedPostgres:
 def remove_data(directory: Path) -> None:
     """Deletes PostgreSQL's data of this state folder, also if it is in a replacement folder.
 
-    Raises PostgresAlreadyRunning, and PostgresError if it cannot be deleted.
+    Raises PostgresAlreadyRunning while a server uses the data, and PostgresError if the data cannot be deleted.
     """
     directory = directory.resolve()
     if not directory.is_dir():
@@ -261,7 +261,7 @@ def _lock(directory: Path) -> Iterator[int]:
 
 
 def _wait_until_unlocked(directory: Path) -> None:
-    """Waits until no process of the server that this process has stopped holds the lock; at most STOP_TIMEOUT_S."""
+    """Waits until all processes of the server that was just stopped have released the lock, for at most STOP_TIMEOUT_S."""
     deadline = time.monotonic() + STOP_TIMEOUT_S
     with (directory / "postgres.lock").open() as file:
         while time.monotonic() < deadline:

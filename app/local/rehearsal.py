@@ -57,7 +57,7 @@ _MIN_CLOCK_STEP: Final = timedelta(milliseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class RehearsalSettings:
-    """What a rehearsal uses: copied settings, the paces (dialling limits) of an account and the queue, and Twilio's limits."""
+    """The input of a rehearsal: copied settings, the dialling limits (pace) of account and queue, and Twilio's limits."""
 
     copied: CopiedSettings = CopiedSettings()  # noqa: RUF009  # frozen
     account_pace: PaceLimits = UNLIMITED
@@ -221,7 +221,7 @@ class Rehearsal:
                 self._record_outcome(self._waiting_calls.pop(call_id), "expires", at)
 
     async def _grant_and_place(self, at: datetime) -> float | None:
-        """Grants and places all calls that may be dialled now.
+        """Grants (permits to dial) all calls that may be dialled now, and places them at the simulator.
 
         Returns the seconds until the call rates of account and queue allow another call; None: no rate delays one.
         """

@@ -42,7 +42,7 @@ class RehearsalClock:
 
 @dataclass
 class RehearsedTwilio:
-    """The simulator, and its calls that have not ended."""
+    """The simulator that replaces Twilio, and those of its calls that have not ended."""
 
     url: str
     state: State
@@ -52,7 +52,7 @@ class RehearsedTwilio:
     _insertion_numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def track(self, call_id: UUID, sid: str) -> None:
-        """Adds a call, which is kept until it ends. `call_id` is the id of its record."""
+        """Adds a call of the simulator, which is kept until it ends. `call_id` is the id of its record in Callgate."""
         call = self.state.calls.find(sid)
         if call is None:
             raise RuntimeError(f"the simulator has no call {sid}")
@@ -60,7 +60,10 @@ class RehearsedTwilio:
         self._push(call_id, call)
 
     def reread_ends(self) -> None:
-        """Reads the ends of all calls again. Calls in Twilio's queue end earlier if a call before them is canceled."""
+        """Reads from the simulator again when each tracked call ends.
+
+        A call in Twilio's queue ends earlier if a call ahead of it is canceled.
+        """
         self._ends.clear()
         for call_id, call in self._calls_under_way.items():
             self._push(call_id, call)

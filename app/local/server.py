@@ -28,7 +28,10 @@ class LocalServer(Server):
         self.listeners = listeners
 
     async def run_until_exit(self) -> None:
-        """Returns when `should_exit` is set. Raises StackFailed when it cannot start; uvicorn alone would exit the process."""
+        """Runs the server until `should_exit` is set. Raises StackFailed if it cannot start.
+
+        uvicorn alone would exit the process.
+        """
         with contextlib.suppress(SystemExit):
             await self.serve(sockets=self.listeners)
         if not self.started:

@@ -46,7 +46,7 @@ class AlreadyRunning(CommandFailed):
 
 @dataclass(frozen=True, slots=True)
 class StackOptions:
-    """The parts to start. For a port of None, the first free port from the default on is used; for 0, any free port."""
+    """The parts of the stack to start, and their ports. None: the first free port from the default on; 0: any free port."""
 
     port: int | None = None
     simulator_port: int | None = None
@@ -55,10 +55,10 @@ class StackOptions:
 
 @contextmanager
 def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Settings, str]]:
-    """Yields settings that name a database, and a text that says where the database is.
+    """Yields settings with a database URL, and a text that says where the database is.
 
-    That is the database of CALLGATE_DATABASE_URL if this is set. Otherwise starts an embedded Postgres, which stops at the end
-    of the block. Main thread only, outside an event loop: Postgres ends with the thread that started it.
+    If CALLGATE_DATABASE_URL is set, the settings keep its database. Otherwise this function runs an embedded Postgres until the
+    end of the block. Main thread only, outside an event loop: the embedded Postgres ends with the thread that started it.
     """
     folder.create()
     with contextlib.ExitStack() as held:

@@ -69,7 +69,10 @@ class StateFolder:
 
     @contextmanager
     def announced(self, running: RunningStack) -> Iterator[None]:
-        """Writes the addresses of this process to a file for other commands, and locks the file until the process ends."""
+        """Writes the addresses of this process to a file for other commands.
+
+        Locks the file meanwhile, and deletes it at the end of the block.
+        """
         self.write(self._running, json.dumps(asdict(running)))
         with self._running.open() as held:
             fcntl.flock(held, fcntl.LOCK_SH)
@@ -79,7 +82,7 @@ class StateFolder:
                 self._running.unlink(missing_ok=True)
 
     def running(self) -> RunningStack | None:
-        """Returns the addresses that a running process has recorded with `announced`; None if no process runs."""
+        """Returns the addresses that a still running process has recorded with `announced`; None if no process runs."""
         try:
             with self._running.open() as file:
                 try:

@@ -30,5 +30,5 @@ def bound_fields() -> Mapping[str, Any]:
 
 
 def add_context(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-    """Adds the context to a log line. A structlog processor: the line's own fields come first and take precedence."""
+    """Adds the log context to a log line (a structlog processor). The line's own fields come first and take precedence."""
     return {**event, **_bound_fields.get(), **event}

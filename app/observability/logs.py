@@ -83,7 +83,10 @@ class _Logger:
 
 
 def _with_repr_fallback(render: structlog.types.Processor) -> structlog.types.Processor:
-    """Returns a processor that renders each value as its `repr` if `render` raises, for example for a reference cycle."""
+    """Returns a processor that calls `render`. If it raises, calls it again with the `repr` of each value that is no string.
+
+    For example, `render` raises for a value that contains itself.
+    """
 
     def rendered(logger: Any, method: str, event: structlog.types.EventDict) -> Any:
         try:

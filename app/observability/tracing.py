@@ -78,7 +78,7 @@ class Tracing:
 
     @contextmanager
     def enabled(self) -> Iterator[None]:
-        """Makes `trace` create spans inside the block, in processes without incoming requests, such as the worker."""
+        """Makes `trace` create spans inside the block. For processes without incoming requests, such as the worker."""
         token = _current_tracer.set(self._current_tracer)
         try:
             yield

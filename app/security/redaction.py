@@ -24,7 +24,7 @@ _PERCENT_ESCAPE = re.compile(r"%[0-9A-F]{2}")
 
 
 class Secrets:
-    """Secrets to remove from texts, in all encodings in which they may occur. Contains the secrets of `more`, too."""
+    """Secrets to remove from texts, in all encodings in which they may occur. `more` adds the secrets of another instance."""
 
     def __init__(self, secrets: Iterable[str] = (), *, more: "Secrets | None" = None) -> None:
         spellings: set[str] = {spelling for secret in secrets if secret for spelling in _encodings(secret)}

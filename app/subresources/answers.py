@@ -37,7 +37,7 @@ def indeterminate_error(call: Call, *, repeatable: bool) -> ActionUnknown:
 
 
 def event_data_of_error(error: TwilioError) -> dict[str, Any]:
-    """Returns the data of the event that records the error. It has no texts of Twilio, which may repeat request parameters."""
+    """Returns the data of the event that records the error. Leaves out Twilio's texts, which may repeat request parameters."""
     unknown = isinstance(error, TwilioOutcomeUnknown)
     data = {"result": "unknown" if unknown else "not_done", "reason": error.reason}
     answer = error.answer

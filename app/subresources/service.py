@@ -225,7 +225,7 @@ class SubresourceService:
     async def _record_result(self, call: Call, request: SubresourceRequest, data: dict[str, Any]) -> None:
         """Writes the event with the result of a change. Logs an error if the database is unavailable.
 
-        Does not raise this error: the client would get a 5xx response, and take it that nothing was changed.
+        Does not raise that error: the client would get a 5xx response, which means that nothing was changed.
         """
         try:
             await self._record_event(call, request, data)

@@ -68,7 +68,7 @@ def _digest_of(token: str) -> bytes:
 
 @asynccontextmanager
 async def workload_tokens(settings: Settings, metrics: WorkloadMetrics) -> AsyncIterator[WorkloadTokens | None]:
-    """Yields WorkloadTokens that validate by the settings; None if CALLGATE_WORKLOAD_ISSUER is not set."""
+    """Yields a WorkloadTokens for the configured issuer, audience and key set; None if CALLGATE_WORKLOAD_ISSUER is not set."""
     if settings.workload_issuer is None:
         yield None
         return

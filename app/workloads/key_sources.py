@@ -48,7 +48,7 @@ async def _read_file(path: Path) -> bytes:
 def _read_bytes(path: Path, what: str) -> bytes:
     """Returns the content of a file. Raises KeySetUnreadable if the file is missing, not readable or too long.
 
-    `what` is the kind of file, with which a reason for a missing or unreadable file begins.
+    `what` names the kind of file. The error's reason begins with it if the file is missing or not readable.
     """
     try:
         with path.open("rb") as file:

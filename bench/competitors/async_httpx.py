@@ -41,7 +41,7 @@ def create_app() -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     async def place(account: Account, asked: NewCall, call: Call) -> None:
-        """Asks Twilio and sets the outcome on the call."""
+        """Creates the call at Twilio, and writes the outcome to `call`."""
         form = {"To": asked.to, "From": asked.from_, "Url": asked.url, "Timeout": asked.timeout}
         path = f"/2010-04-01/Accounts/{account.sid}/Calls.json"
         try:

@@ -59,7 +59,7 @@ def create_app() -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     async def place(account: Account, asked: NewCall, call: Call) -> None:
-        """Asks Twilio and sets the outcome on the call."""
+        """Creates the call at Twilio, and writes the outcome to `call`."""
         form: dict[str, Any] = {"To": asked.to, "From": asked.from_, "Url": asked.url, "Timeout": asked.timeout}
         if public_url:
             form |= {"StatusCallback": f"{public_url}/callbacks/{call.id}", "StatusCallbackEvent": EVENTS}

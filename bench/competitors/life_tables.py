@@ -84,7 +84,7 @@ class CallRecord(BaseModel):
 
 
 def prepare(url: str, accounts: dict[str, tuple[str, str, str]]) -> None:
-    """Makes the tables, with accounts (SID, auth token, secret for callbacks) by API key."""
+    """Creates the tables, and inserts the accounts: SID, auth token and secret for callbacks, by API key."""
     engine = create_engine(url)
     Base.metadata.create_all(engine)
     with Session(engine) as session, session.begin():

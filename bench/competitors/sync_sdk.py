@@ -41,7 +41,7 @@ def create_app() -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     def place(account: Account, asked: NewCall, call: Call) -> None:
-        """Asks Twilio and sets the outcome on the call."""
+        """Creates the call at Twilio, and writes the outcome to `call`."""
         # A client for each request: the SDK's HTTP client stores the last answer in an attribute (twilio 9.13,
         # http_client.py), so a thread that shares it may get another thread's call.
         client = Client(account.sid, account.auth_token, http_client=TwilioHttpClient(timeout=35))

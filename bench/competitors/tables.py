@@ -74,7 +74,7 @@ def hash_of(authorization: str) -> bytes:
 
 
 def prepare(url: str, accounts: dict[str, tuple[str, str]]) -> None:
-    """Makes the tables, with accounts (SID and auth token) by API key."""
+    """Creates the tables, and inserts the accounts: SID and auth token, by API key."""
     engine = create_engine(url)
     Base.metadata.create_all(engine)
     with Session(engine) as session, session.begin():

@@ -1,4 +1,4 @@
-"""Adds when to search for an unknown creation, and when Twilio rejected a credential.
+"""Adds the time of the next search for an unknown creation, and the time when Twilio rejected a credential.
 
 Expand, then contract: the version before this one keeps working on the new schema.
 """

@@ -1,4 +1,4 @@
-"""Creates an index of intents that may match an unexplained call at Twilio. A separate migration, to run without blocking.
+"""Creates an index of creations that may have started an unexplained call at Twilio. A separate migration: it does not block.
 
 The index that it replaces, ix_call_account_sid_to, stays for the previous version.
 """

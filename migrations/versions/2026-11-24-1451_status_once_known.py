@@ -1,6 +1,7 @@
-"""Saves two index writes for each intent.
+"""Reduces the index writes of each creation by two.
 
-The index by status leaves out calls without a status. The index that 0010 replaced is dropped: no running version needs it.
+The index by status leaves out calls without a status. The index that revision 0010 replaced is dropped: no running version
+needs it.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""Adds the normalized address of a call, by which rivals are found. Null in rows that the previous version wrote."""
+"""Adds the normalized address of a call, by which rivals are found: other creations that may have started the same call.
+
+The column is null in rows that the previous version wrote.
+"""
 
 from collections.abc import Sequence
 

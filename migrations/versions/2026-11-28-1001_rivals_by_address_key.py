@@ -1,7 +1,7 @@
-"""Creates an index of open intents by normalized address.
+"""Creates an index, by normalized address, of creations that may have started an unexplained call.
 
-The one that it replaces, ix_call_account_sid_address_pending_since, stays for the version before this one. A later release
-drops it.
+It replaces ix_call_account_sid_address_pending_since, which stays for the version before this one. A later release drops that
+index.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Lets rows leave out what other columns, their call or their event hold. Rows that hold everything stay as they are."""
+"""Lets new rows leave out values that other columns, their call or their event have. Existing rows stay as they are."""
 
 from collections.abc import Sequence
 from typing import Any

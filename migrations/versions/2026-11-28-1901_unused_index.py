@@ -1,4 +1,4 @@
-"""Drops the index that 0014 replaced: no running version needs it."""
+"""Drops the index that revision 0014 replaced: no running version needs it."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""A redial that cannot be written no longer keeps the end of its call from being written."""
+"""Lets the end of a call be written even if its redial cannot be written."""
 
 from collections.abc import Sequence
 
@@ -72,5 +72,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Leaves the function, which does what the one before did. Revision 0028 drops it."""
+    """Keeps the function, because it also does all that the earlier one did. The downgrade of revision 0028 drops it."""
     op.execute("SET LOCAL lock_timeout = '5s'")

@@ -1,4 +1,4 @@
-"""Adds counters of grants, and compares the time of the server's start where Postgres hides its timeline."""
+"""Adds counters of grants. Where Postgres hides its timeline, a failover is noticed by the server's start time."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Adds since when Twilio does not know a call that counts as a concurrent one."""
+"""Adds a column to the slots of concurrent calls: the time since when Twilio does not know the slot's call."""
 
 from collections.abc import Sequence
 

@@ -17,7 +17,7 @@ def free_port() -> int:
 
 
 class Balancer:
-    """Distributes connections in turn. Skips a process that does not accept."""
+    """Distributes connections to the ports in turn. Skips a port that does not accept the connection."""
 
     def __init__(self, ports: Sequence[int]) -> None:
         self._ports = list(ports)
@@ -32,7 +32,7 @@ class Balancer:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
-        """Yields the URL of the balancer."""
+        """Runs the balancer, and yields its URL."""
         server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
         try:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

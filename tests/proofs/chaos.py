@@ -1,9 +1,9 @@
 """Proves the promises while processes and Postgres are killed: `python -m tests.proofs.chaos --creations 3000 --seed 1`.
 
-Two API processes and two workers over one Postgres, a simulator that fails a third of the creations in every way it knows,
-clients that hang up and repeat, SIGKILL at random. Postgres is restarted, crashes under `synchronous_commit=off`, is read-only
-for seconds, loses its sessions, and keeps a row locked; an API process is frozen. At the end every record is compared with the
-simulator's ledger, which says what really rang. Choices repeat by seed; the order in which processes run does not.
+Two API processes and two workers run over one Postgres. A simulator fails a third of the creations in every way it knows,
+clients disconnect and repeat, and SIGKILL hits at random. Postgres is restarted, crashes under `synchronous_commit=off`, is
+read-only for seconds, loses its sessions, and keeps a row locked; an API process is frozen. At the end every record is compared
+with the simulator's ledger, which says what really rang. Choices repeat by seed; the order in which processes run does not.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SETTINGS = {"CALLGATE_RESOLVE_SEARCHES": "4", "CALLGATE_RESOLVE_PERIOD": "12", "
 
 
 async def place(fleet: Fleet, key: str, number: int, seed: int, reported: dict[int, str], answers: Counter[int]) -> None:
-    """Places one call as a client that hangs up early and repeats the request under its key until it has an answer."""
+    """Places one call as a client that disconnects early and repeats the request under its key until it has an answer."""
     choice = random.Random(f"{seed}/{number}")
     body = {"to": f"sip:kate{number // 3}@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
     headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": f"chaos-{number}"}
@@ -54,7 +54,7 @@ async def place(fleet: Fleet, key: str, number: int, seed: int, reported: dict[i
 
 
 async def settled_records(fleet: Fleet, key: str, creations: int) -> list[dict[str, Any]]:
-    """Returns all records once every one is settled, or as they are when SETTLE_PATIENCE_S ends."""
+    """Waits until every record is settled, for at most SETTLE_PATIENCE_S. Returns all records."""
     deadline = time.monotonic() + SETTLE_PATIENCE_S
     headers = {"Authorization": f"Bearer {key}"}
     async with http_client(base_url=fleet.gateway_url, headers=headers) as http:
@@ -69,10 +69,10 @@ async def settled_records(fleet: Fleet, key: str, creations: int) -> list[dict[s
 
 
 def undecidable_records(records: list[dict[str, Any]], rang: Mapping[str, object], heard: Set[str]) -> set[str]:
-    """Returns the ids of unknown records that nothing can settle: `unknown` is the truth about them.
+    """Returns the ids of unknown records that nothing can settle: for them, `unknown` is the right result.
 
-    A call to their address rang, none of its callbacks was accepted during the disturbances (`heard` has the ids of those whose
-    callbacks were), and more than one creation may have started it.
+    A call to the record's address rang, and none of its callbacks was accepted during the disturbances (`heard` has the ids of
+    records with an accepted callback). More than one record without a known call has this address, so each may have started it.
     """
     unknown = [record for record in records if record["execution"] == "unknown"]
     unheard = {record["to"] for record in unknown if record["id"] in rang and record["id"] not in heard}
@@ -81,7 +81,7 @@ def undecidable_records(records: list[dict[str, Any]], rang: Mapping[str, object
 
 
 def calls_that_rang(entries: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Returns the sids of accepted creations by the id of the record."""
+    """Returns the sids of accepted creations, grouped by the id of the call's record."""
     rang: dict[str, list[str]] = {}
     for entry in entries:
         if entry["accepted"]:
@@ -90,7 +90,7 @@ def calls_that_rang(entries: list[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def call_id_of(entry: Mapping[str, Any]) -> str:
-    """Returns the id of the record from the callback's path."""
+    """Returns the id of the record to which a ledger entry belongs, from the path of its callback URL."""
     return _call_id(entry["form"]["StatusCallback"][0])
 
 
@@ -99,7 +99,7 @@ def _call_id(callback_url: str) -> str:
 
 
 def verdict(records: list[dict[str, Any]], rang: Mapping[str, list[str]], undecidable: Set[str]) -> dict[str, int]:
-    """Compares the ledger with the records. All counts are zero, or a promise is broken."""
+    """Compares the ledger with the records. Returns how often each promise was broken."""
     known = {record["id"]: record for record in records}
     return {
         "duplicate dials": sum(len(sids) - 1 for sids in rang.values()),

@@ -30,7 +30,7 @@ async def administrator(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Con
 
 
 async def acknowledge_before_flush(postgres: EmbeddedPostgres) -> None:
-    """Sets a default that loses commits in a crash, unless Callgate's sessions override it."""
+    """Sets `synchronous_commit = off` for the database. A crash then loses commits, unless Callgate's sessions override it."""
     async with administrator(postgres) as connection:
         await connection.execute("ALTER DATABASE callgate SET synchronous_commit = off")
 
@@ -65,7 +65,7 @@ async def cut_sessions(fleet: Fleet, choice: random.Random) -> None:
 
 
 async def lock_row(fleet: Fleet, choice: random.Random) -> None:
-    """Locks a record for some seconds in an idle transaction; a pending one, if there is any."""
+    """Locks a record for some seconds in an idle transaction: a pending one if there is any, otherwise the newest one."""
     async with administrator(fleet.postgres) as connection, connection.transaction():
         for _ in range(100):
             query = "SELECT id FROM call WHERE execution = 'pending' ORDER BY pending_since DESC LIMIT 1 FOR UPDATE SKIP LOCKED"
@@ -121,10 +121,10 @@ async def disturbed(
     pause_s: tuple[float, float] = (0.5, 3.0),
     max_kills: float = inf,
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """Disturbs Postgres while the body runs, and kills processes whose names begin with `kinds` until it ends.
+    """Disturbs Postgres while the body runs. Kills processes whose names begin with `kinds` until the body ends.
 
-    Yields the task of the disturbances, which are all done on leaving. If one of them cannot be carried out, the body is
-    cancelled: without Postgres it would wait for ever.
+    Yields the task of the disturbances. On leaving, waits until all of them are done. If a disturbance cannot be carried out,
+    cancels the body, which would wait forever without Postgres.
     """
     done = asyncio.Event()
     async with asyncio.TaskGroup() as group:
@@ -134,7 +134,7 @@ async def disturbed(
 
 
 async def _disturb(fleet: Fleet, seed: int, share_done: Callable[[], float], rounds: int) -> None:
-    """Carries out each disturbance once a round, one at a time, spread over the work by the share of it that is done."""
+    """Carries out each disturbance once a round, one at a time, spread evenly over the work by `share_done`."""
     choice = random.Random(f"disturbances/{seed}")
     order = [name for _ in range(rounds) for name in choice.sample(sorted(DISTURBANCES), len(DISTURBANCES))]
     for number, name in enumerate(order, 1):

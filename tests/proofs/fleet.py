@@ -73,7 +73,10 @@ class Fleet:
         pause_s: tuple[float, float] = (0.5, 3.0),
         max_kills: float = inf,
     ) -> None:
-        """Processes whose name begins with `kinds`, one after each pause, by SIGKILL."""
+        """Kills a random process whose name begins with `kinds` after each pause, with SIGKILL, and starts it again.
+
+        Ends when `done` is set or after `max_kills` kills.
+        """
         kills = 0
         choice = random.Random(seed)
         names = sorted(name for name in self.processes if name.startswith(kinds))
@@ -92,7 +95,7 @@ class Fleet:
                 await wait_until_up(f"http://127.0.0.1:{process.port}", "/livez")
 
     async def tell_simulator(self, **what: Mapping[str, Any]) -> None:
-        """Sets the simulator's faults: each name (`faults`, `callbacks`) is a path of its control routes, each value a body."""
+        """Sends settings to the simulator's control routes: each name is a path such as `faults`, each value a PUT body."""
         async with http_client(base_url=self.simulator_url) as http:
             for path, body in what.items():
                 (await http.put(f"/_simulator/{path}", json=body)).raise_for_status()
@@ -102,7 +105,7 @@ class Fleet:
 async def running_fleet(
     postgres: EmbeddedPostgres, folder: Path, settings: Mapping[str, str], *, speed: float = 5, workers: int = 2
 ) -> AsyncIterator[Fleet]:
-    """Runs two API processes behind a balancer, and workers. The log is `folder / LOG`."""
+    """Runs two API processes behind a balancer, workers and a simulator, and yields them. The log is `folder / LOG`."""
     ports = [free_port(), free_port()]
     simulator_port = free_port()
     simulator_url = f"http://127.0.0.1:{simulator_port}"
@@ -135,7 +138,7 @@ async def running_fleet(
 
 
 async def command(environment: dict[str, str], *arguments: str) -> str:
-    """Runs `callgate …` and returns what it prints."""
+    """Runs `callgate …` and returns its output. Exits if the command fails."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "app.cli", *arguments, env=environment, stdout=asyncio.subprocess.PIPE
     )
@@ -163,7 +166,7 @@ async def set_pace(environment: dict[str, str], tenant: str, account: str, **lim
 
 
 async def choose_form(environment: dict[str, str], tenant: str, form: str) -> str:
-    """Sets the form of the tenant's deliveries and makes a secret; returns the secret."""
+    """Sets the format of the tenant's deliveries, creates a secret for their signatures, and returns the secret."""
     await command(environment, "tenants", "callbacks", tenant, "--format", form)
     shown = await command(environment, "tenants", "callback-secret", tenant, "--json")
     return str(json.loads(shown)["secret"])
@@ -180,7 +183,7 @@ async def wait_until_up(url: str, path: str) -> None:
 
 
 async def answers_to_callbacks(simulator: httpx.AsyncClient) -> Counter[int | None]:
-    """Counts the statuses with which callbacks were answered; None stands for no answer."""
+    """Returns how many attempts to send a callback were answered with each status; None counts those without an answer."""
     return Counter(attempt["answer_status"] for delivery in await callbacks_of(simulator) for attempt in delivery["attempts"])
 
 

@@ -1,11 +1,11 @@
-"""Proves pace, deadlines and cancellations under fire: `python -m tests.proofs.paced --creations 2400 --seed 1`.
+"""Proves pace, deadlines and cancellations during failures: `python -m tests.proofs.paced --creations 2400 --seed 1`.
 
-Two API processes and four workers over one Postgres; two accounts with a pace and a limit of concurrent calls, and three
-queues with limits of their own; three callers that schedule calls, place some at once and cancel some at random; a simulator
-that fails some creations, and refuses a call above the limit; SIGKILL at random, and what tests.proofs.disturbances does to
-Postgres and to the API. At the end records, slots and tokens are compared with the simulator's ledger, which says what really
-rang, and when. Before all that, undisturbed: reminders of which most must expire (tests.proofs.reminders), and calls that
-Twilio still holds in its queue at their deadline (tests.proofs.twilio_queue).
+Two API processes and four workers run over one Postgres. Two accounts have a pace and a limit of concurrent calls, and three
+queues have limits of their own. Three callers schedule calls, place some at once and cancel some at random. The simulator fails
+some creations, and refuses a call above the limit. Processes are killed at random, and tests.proofs.disturbances disturbs
+Postgres and the API. At the end records, slots and tokens are compared with the simulator's ledger, which says what really
+rang, and when. Before all that, two proofs run undisturbed: reminders of which most must expire (tests.proofs.reminders), and
+calls that Twilio still holds in its queue at their deadline (tests.proofs.twilio_queue).
 """
 
 import argparse
@@ -61,7 +61,10 @@ def dialled_calls(entries: Sequence[Mapping[str, Any]], subjects: Sequence[Subje
 
 
 def times_kept(records: Sequence[Mapping[str, Any]], dialled: Sequence[Dialled]) -> tuple[dict[str, int], float]:
-    """Returns how often the times of a call were not kept, and the longest time after a `ring_by`, in seconds."""
+    """Returns how many calls were dialled before `not_before`, and how many too long after `ring_by`.
+
+    Also returns the longest time from a `ring_by` to its call, in seconds; negative if all were in time.
+    """
     parameters = {record["id"]: record["parameters"] for record in records}
     early, lateness = 0, [-1e9]
     for call in dialled:
@@ -76,7 +79,10 @@ def times_kept(records: Sequence[Mapping[str, Any]], dialled: Sequence[Dialled])
 def paces_kept(
     subjects: Sequence[Subject], dialled: Sequence[Dialled], entries: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, int], float]:
-    """Returns how often a limit was exceeded, and by how much the times from grant to creation differ, in seconds."""
+    """Returns how often each limit of pace or concurrent calls was exceeded.
+
+    Also returns by how many seconds the time from grant to creation varies between calls.
+    """
     ways = [(call.received_at - call.grant.until).total_seconds() for call in dialled if call.grant]
     spread = max(ways) - min(ways)
     received: dict[UUID | None, list[float]] = {}
@@ -98,7 +104,10 @@ def paces_kept(
 
 
 def slots_kept(subjects: Sequence[Subject], left: set[str], records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Compares the slots that are left with the calls that were placed last: only their slots have not been freed since."""
+    """Compares the slots that are left with the calls that were placed last. The slots of all earlier calls must be free.
+
+    Returns how often each promise was broken.
+    """
     placed_last = [record for record in records if record["to"].startswith("sip:last@")]
     last = {record["id"] for record in placed_last}
     counted = {subject.id: sum(1 if change.is_taken else -1 for change in subject.changes) for subject in subjects}
@@ -155,7 +164,10 @@ async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namesp
 
 
 async def disturb(paced: Paced, options: argparse.Namespace) -> None:
-    """Creates all calls while API processes and workers are killed, each kind in its own turn."""
+    """Creates all calls while Postgres is disturbed, and while API processes and workers are killed.
+
+    The kills of API processes and of workers are independent of each other.
+    """
     fleet, seed, pause_s, done = paced.fleet, options.seed, (options.pause / 2, options.pause * 1.5), asyncio.Event()
     async with (
         disturbed(

@@ -93,7 +93,7 @@ async def running_paced(postgres: EmbeddedPostgres, folder: Path, seed: int) -> 
 
 
 async def add_account(fleet: Fleet, account: str) -> None:
-    """Gives the account its limits: the same concurrent calls in the simulator, which then refuses any further call."""
+    """Sets the account's pace and limit of concurrent calls. Sets this limit in the simulator too, which then enforces it."""
     rate, burst, concurrent = ACCOUNTS[account]
     if account != ACCOUNT:
         environment = fleet.environment | {"TWILIO_AUTH_TOKEN": TOKEN}
@@ -104,7 +104,7 @@ async def add_account(fleet: Fleet, account: str) -> None:
 
 
 def basic_body(to: str, account: str) -> dict[str, Any]:
-    """Returns the body of a creation. All have the same `timeout` and `time_limit`, on which the end of a slot depends."""
+    """Returns the body of a creation. All bodies have the same `timeout` and `time_limit`, which decide when a slot ends."""
     url = "http://www.example.com/sipdial.xml"
     return {"to": to, "from": "Jack", "url": url, "account_sid": account, "timeout": 20, "time_limit": 60}
 
@@ -130,7 +130,7 @@ def _later(now: datetime, seconds: float) -> str:
 
 
 async def place(paced: Paced, number: int, canceling: asyncio.TaskGroup) -> None:
-    """Creates one call as a client that repeats the request under its key until it has an answer, and may cancel the call."""
+    """Creates one call as a client that repeats the request under its key until it has an answer. May cancel the call."""
     choice = random.Random(f"{paced.seed}/{number}")
     client, body = choice.choice(paced.clients), body_of(number, choice)
     final, refusals, lost = "never answered", 0, 0
@@ -175,7 +175,7 @@ async def cancel(paced: Paced, client: httpx.AsyncClient, call_id: str, choice: 
 
 
 async def place_all(paced: Paced, creations: int, *, clients: int) -> None:
-    """Creates calls evenly, and returns when each of them and each cancellation has its answer."""
+    """Creates calls at a steady rate, and returns when each creation and each cancellation has its answer."""
     began, waiting = time.monotonic(), iter(range(creations))
     async with asyncio.TaskGroup() as canceling:
 
@@ -188,7 +188,10 @@ async def place_all(paced: Paced, creations: int, *, clients: int) -> None:
 
 
 async def end(paced: Paced) -> list[dict[str, Any]]:
-    """Waits until every call is over, or still waits for tomorrow. Then places one more on each account, which frees slots."""
+    """Waits until every call is over, or is scheduled for tomorrow. Then places a last call on each account, which frees slots.
+
+    Returns all records when these calls are over, too.
+    """
     await wait_until_up(paced.fleet.gateway_url, "/readyz")
     await wait_until_over(paced)
     await paced.fleet.tell_simulator(faults={"share": 0})

@@ -1,4 +1,4 @@
-"""Runs a proof over a Postgres of its own, reports what it counted, and runs its short form as a test."""
+"""Runs a proof over a new Postgres, reports how often promises were broken, and runs the proof's short form as a test."""
 
 import argparse
 import asyncio
@@ -64,7 +64,7 @@ def assert_short_form_passes(module: str, options: Mapping[str, object], promise
 
 
 async def _make_partitions(database_url: str) -> None:
-    """Makes the partitions that the first worker of an installation makes: a command that runs at that moment fails."""
+    """Creates the first partitions. Otherwise the first worker creates them, and a command that runs at that moment fails."""
     database = Database(database_url, pool_size=1)
     try:
         await Partitioner(database).step()

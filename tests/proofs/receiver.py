@@ -27,7 +27,7 @@ class Received:
 
 @dataclass
 class Receiver:
-    """Takes the form `twilio` at `/twilio/…` and the form `json` at `/json/…`. Never answers at `/hang/…`."""
+    """A receiver of deliveries in the format `twilio` at `/twilio/…` and `json` at `/json/…`. Never answers at `/hang/…`."""
 
     secrets: dict[str, str] = field(default_factory=dict)
     """Signing secrets by tenant, the second part of the path."""

@@ -20,9 +20,9 @@ _LEAD_S = 6.0
 
 
 async def remind(fleet: Fleet, seed: int, window_s: float, calls_per_second: float) -> tuple[dict[str, int], str]:
-    """Schedules REMINDERS calls that may ring for `window_s`, and waits until all are dialled or have expired.
+    """Schedules REMINDERS calls that may ring for `window_s` seconds, and waits until each is dialled or has expired.
 
-    Returns how often each promise was broken, and what happened in words. Until all are scheduled, their queue is paused.
+    The queue is paused until all are scheduled. Returns how often each promise was broken, and a sentence about what happened.
     """
     key = await make_tenant(fleet.environment, TENANT, ACCOUNT)
     await fleet.tell_simulator(**{f"accounts/{ACCOUNT}": {"auth_token": TOKEN, "api_keys": {}}})

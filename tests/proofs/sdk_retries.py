@@ -50,7 +50,7 @@ UNKNOWN = 409
 
 
 class KeyedClient(AsyncTwilioHttpClient):  # type: ignore[misc]  # it ships no types
-    """A client that sends one Idempotency-Key for each creation, also in the SDK's own repetitions."""
+    """A client that sends an Idempotency-Key with each creation, and the same key when the SDK repeats the creation."""
 
     async def request(self, method: str, url: str, *arguments: Any, headers: Any = None, **named: Any) -> Any:
         headers = {**(headers or {}), "Idempotency-Key": uuid4().hex}
@@ -59,7 +59,7 @@ class KeyedClient(AsyncTwilioHttpClient):  # type: ignore[misc]  # it ships no t
 
 @dataclass
 class Verdict:
-    """The result that the SDK reports for each creation, by destination, and the calls that were created."""
+    """What the SDK reports for each creation, by destination, and which calls were really created."""
 
     outcomes: dict[str, int | str] = field(default_factory=dict)
     accepted: Counter[str] = field(default_factory=Counter)

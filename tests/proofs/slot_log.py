@@ -1,7 +1,8 @@
 """A log of the slots of concurrent calls, written by triggers of the proof, and what it says about pace and concurrency.
 
-A slot is inserted by the transaction that takes a call's token, and `until` is the clock of that transaction plus a span that
-depends on the call's `timeout` and `time_limit` alone. Among calls that have the same, `until` differs as the clock does.
+A slot is inserted by the transaction that takes a call's token. `until` is the time of that transaction plus a span that
+depends only on the call's `timeout` and `time_limit`. All calls of the proof have the same two values, so the differences
+between their `until` are those between the times of their transactions.
 """
 
 from collections.abc import Iterable, Sequence
@@ -46,7 +47,7 @@ _ROUNDING_CALLS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class SlotChange:
-    """A slot that was taken or freed. The changes of one account or queue follow each other in the order of the log."""
+    """A slot that was taken or freed, as one row of the log."""
 
     is_taken: bool
     call_id: UUID
@@ -74,7 +75,7 @@ class Subject:
 
     @property
     def needed_burst(self) -> int:
-        """The smallest burst that allows the grants."""
+        """Returns the smallest burst that allows the grants at their times."""
         return self.burst_of(grant.until.timestamp() for grant in self.grants)
 
     def burst_of(self, times: Iterable[float], *, spread_s: float = 0) -> int:
@@ -95,7 +96,10 @@ class Subject:
 
 
 def smallest_burst(times: Iterable[float], calls_per_second: float, spread_s: float = 0) -> int:
-    """Returns by how many calls the fullest span between two of the times exceeds its length times the rate."""
+    """Returns the smallest burst (the size of a token bucket) that allows calls at these times at the rate `calls_per_second`.
+
+    Each time may be off by up to `spread_s` seconds.
+    """
     most, least = 0.0, float("inf")
     for number, time in enumerate(sorted(times)):
         level = number - time * calls_per_second
@@ -110,7 +114,7 @@ async def watch_slots(postgres: EmbeddedPostgres) -> None:
 
 
 async def read_subjects(postgres: EmbeddedPostgres, tenant: str) -> tuple[list[Subject], set[str]]:
-    """Returns the tenant's accounts and queues with their changes in order, and the calls that have a slot."""
+    """Returns the tenant's accounts and queues with the log of their slots, and the ids of the calls that have a slot now."""
     columns = ", ".join(SlotChange.__slots__)
     async with administrator(postgres) as connection:
         paces: list[Any] = await connection.fetch(_PACES, tenant)

@@ -1,10 +1,9 @@
 """Proves that callbacks reach the tenant in a storm: `python -m tests.proofs.storm --calls 2000 --seed 1`.
 
-Two API processes and two workers over one Postgres; a simulator that shuffles, doubles and loses callbacks, and whose list
-lags, shows older states, omits calls and moves its pages while workers read it; two tenants, one for each form of delivery,
-whose receiver fails a fifth of the requests; workers killed all the while, and what tests.proofs.disturbances does to Postgres
-and to the API. At the end every record is compared with the simulator's call, and every delivery with
-what the receiver took.
+Two API processes and two workers run over one Postgres. The simulator shuffles, doubles and loses callbacks. Its list lags,
+shows older states, omits calls and moves its pages while workers read it. Two tenants, one for each format of delivery, have a
+receiver that fails a fifth of the requests. Workers are killed all the while, and tests.proofs.disturbances disturbs Postgres
+and the API. At the end every record is compared with the simulator's call, and every delivery with what the receiver got.
 """
 
 import argparse
@@ -62,7 +61,7 @@ class Storm:
 
 @dataclass
 class Seen:
-    """Everything that is known of the storm when it is over."""
+    """What Callgate and the simulator know after the storm: records, events, deliveries, calls, callbacks, request counts."""
 
     records: list[dict[str, Any]]
     events: dict[str, list[dict[str, Any]]]
@@ -122,7 +121,7 @@ async def place(storm: Storm, number: int, seed: int) -> None:
 
 
 async def ended(storm: Storm) -> None:
-    """Waits until every call has ended and the last of its callbacks was sent."""
+    """Waits until every call of the simulator has ended and its last callback was sent."""
     async with http_client(base_url=storm.fleet.simulator_url) as http:
         while True:
             # After the newest one, so that the answer has only the counts.
@@ -133,7 +132,7 @@ async def ended(storm: Storm) -> None:
 
 
 async def settled(storm: Storm) -> None:
-    """Waits until every record is complete and every delivery is over, at most PATIENCE_S."""
+    """Waits until every record is complete and every delivery is over, for at most PATIENCE_S."""
     deadline = time.monotonic() + PATIENCE_S
     for client in storm.clients.values():
         while time.monotonic() < deadline:
@@ -197,7 +196,7 @@ async def look(storm: Storm) -> Seen:
 
 
 def verdict(seen: Seen, received: list[Received], calls: int) -> dict[str, int]:
-    """Compares what was sent, received and recorded. All counts are zero, or a promise is broken."""
+    """Compares what was sent, received and recorded. Returns how often each promise was broken."""
     call_of = {record["sid"]: record["id"] for record in seen.records}
     # If all copies of a callback were lost, only the end can be delivered: the refresh finds it.
     delivered = {(sent["call_sid"], sent["event"]) for sent in seen.sent if sent["delivered"]}
@@ -233,7 +232,10 @@ def verdict(seen: Seen, received: list[Received], calls: int) -> dict[str, int]:
 
 
 def _facts(call: Mapping[str, Any]) -> tuple[str | None, ...]:
-    """Returns what is known of a call only from Twilio's resource, in one form for records and resources."""
+    """Returns duration, price, `to`, start and end of a call, in one form for Callgate's records and Twilio's resources.
+
+    Callgate knows these values only from Twilio's resource.
+    """
     numbers = [None if call.get(name) is None else str(call[name]) for name in ("duration", "price")]
     return *numbers, call.get("to"), *map(_moment, (call.get("start_time"), call.get("end_time")))
 

@@ -1,4 +1,4 @@
-"""Calls that Twilio holds in a queue of its own at their `ring_by`: they are canceled there and do not ring."""
+"""Calls that are still in Twilio's own queue at their `ring_by`: Callgate cancels them, so they do not ring."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -18,9 +18,9 @@ _OVER = {"completed", "busy", "failed", "no-answer", "canceled"}
 
 
 async def hold_in_twilios_queue(fleet: Fleet, window_s: float) -> tuple[dict[str, int], str]:
-    """Grants all calls at once on an account of which Twilio dials half of them within `window_s`.
+    """Grants all calls at once, on an account for which Twilio dials only half of them within `window_s` seconds.
 
-    Returns how often each promise was broken, and what happened in words.
+    Returns how often each promise was broken, and a sentence about what happened.
     """
     key = await make_tenant(fleet.environment, TENANT, ACCOUNT)
     await fleet.tell_simulator(**{f"accounts/{ACCOUNT}": {"auth_token": TOKEN, "api_keys": {}}})

@@ -13,7 +13,7 @@ _SERIOUS = ("serious", "critical")
 
 
 async def violations_in(page: Page) -> list[str]:
-    """Returns the serious violations, each with the elements. `node.install(node.CONSOLE)` has been called."""
+    """Returns the serious violations, each with its elements. Needs axe-core, which `node.install(node.CONSOLE)` installs."""
     await page.evaluate(_AXE.read_text())
     found: list[dict[str, Any]] = await page.evaluate(_RUN)
     return [

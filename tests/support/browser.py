@@ -1,4 +1,4 @@
-"""A real headless Chromium, which requests nothing of its own, and what a page did in it."""
+"""A real headless Chromium that sends no requests of its own, and a record of a page's requests and errors."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 class Seen:
-    """The hosts that the page requested, and its errors."""
+    """Records the hosts that a page requested, and the page's errors."""
 
     def __init__(self, page: Page) -> None:
         self.hosts: set[str] = set()
@@ -51,9 +51,9 @@ class Seen:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def _remember(self, request: Request) -> None:
-        """Records the host, if there is one: data: and blob: addresses have none.
+        """Records the host of a request.
 
-        Requests that the page's CSP forbids do not count.
+        Ignores data: and blob: addresses, which have no host, and requests that the page's CSP forbids.
         """
         host = urlsplit(request.url).hostname
         if host and request.failure != "csp":

@@ -20,7 +20,7 @@ PUBLIC_URL = "https://calls.example.com/gate"
 def progress(
     tenant: Tenant, record: Mapping[str, Any], status: str, sequence: int | None = None, **more: str
 ) -> dict[str, str]:
-    """Returns the fields of a callback for this call."""
+    """Returns the form fields of a status callback for the call in `record`."""
     numbered = {} if sequence is None else {"SequenceNumber": str(sequence), "CallbackSource": "call-progress-events"}
     return {"CallSid": record["sid"], "AccountSid": tenant.account_sid, "CallStatus": status, **numbered, **more}
 
@@ -43,7 +43,7 @@ async def call_back(
     url: str | None = None,
     path: str | None = None,
 ) -> httpx.Response:
-    """Sends a callback to `gateway`, or to another replica at `url`. `query` is added to the tag's query."""
+    """Sends a signed callback to `gateway`, or to another replica at `url`. `query` is added to the callback URL's query."""
     path = path or await callback_path(gateway, call_id)
     encoded = urlencode(fields, doseq=True)
     if method == "GET":
@@ -59,7 +59,7 @@ async def call_back(
 
 
 class _Repeated(dict[str, Any]):
-    """The mapping from which Twilio's package reads repeated keys."""
+    """A mapping with `getlist`, from which Twilio's package reads the values of repeated keys."""
 
     def getlist(self, name: str) -> list[str]:
         value = self[name]

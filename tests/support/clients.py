@@ -1,4 +1,4 @@
-"""HTTP clients whose time-out no slow machine reaches. httpx's own default is 5 s."""
+"""HTTP clients with a timeout of 60 s, which even a slow machine does not reach. httpx's own default is 5 s."""
 
 from functools import partial
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""A cluster's issuer of service account tokens: real signing keys, a key set, and servers for it."""
+"""A Kubernetes cluster that issues service account tokens: real signing keys, a key set, and servers for the key set."""
 
 import base64
 import json
@@ -47,7 +47,7 @@ def encode_segment(document: Any) -> str:
 
 @dataclass
 class Cluster:
-    """Signs with the newest of its keys. `keys` are those of the key set."""
+    """A Kubernetes cluster that signs tokens with the newest of its keys. `keys` are those of the key set."""
 
     issuer: str = ISSUER
     keys: dict[str, PrivateKey] = field(default_factory=lambda: {"first": rsa_key("first")})
@@ -89,14 +89,17 @@ class Cluster:
         return json.dumps({"keys": [jwk(key, key_id) for key_id, key in self.keys.items()]}).encode()
 
     def write_to(self, path: Path) -> None:
-        """Replaces the file at once, as the kubelet does."""
+        """Writes the key set to a file, which is replaced atomically, as the kubelet does."""
         new = path.with_suffix(".new")
         new.write_bytes(self.key_set())
         new.rename(path)
 
 
 def api_server(cluster: Cluster, *, token: str | None = None, keys_url: Callable[[], str] | None = None) -> Behaviour:
-    """Answers `/openid/v1/jwks` and the discovery document as an API server does, if the request has the token."""
+    """Returns a behaviour of Upstream that serves the key set and the discovery document, as an API server of Kubernetes does.
+
+    With `token`, requests without this token are answered with 403.
+    """
 
     async def behave(upstream: Upstream, reader: Any, writer: Any) -> None:
         request = upstream.received[-1]

@@ -1,7 +1,7 @@
 """A pytest plugin that measures the branch coverage of app/ (`-p tests.support.coverage`), in pytest's own processes.
 
-SlipCover instruments the modules while they are imported, and costs nothing more for a line once it has run; a tracer would
-cost each line each time. The processes that tests start are not measured.
+SlipCover instruments the modules while they are imported. A line costs nothing more once it has run; a tracer would cost time
+at each execution. The processes that tests start are not measured.
 """
 
 import json
@@ -21,7 +21,7 @@ slipcover.ImportManager(_measured, slipcover.FileMatcher(sources=[ROOT / "app"])
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Makes the folder in which xdist's workers, which inherit the environment, leave what they measured."""
+    """Creates the folder for the measurements of xdist's workers, which inherit its path through the environment."""
     if not hasattr(config, "workerinput"):
         folder = tempfile.TemporaryDirectory(prefix="callgate-coverage-")
         config.add_cleanup(folder.cleanup)

@@ -34,7 +34,10 @@ PATIENT: Final = {"twilio_read_timeout": 20, "request_budget": 25}
 
 
 def settings_for(database_url: str, **values: Any) -> Settings:
-    """Returns settings with short timeouts, for fast tests of a silent upstream. A slow machine pauses for a second."""
+    """Returns settings with short timeouts, for fast tests of a silent upstream.
+
+    The timeouts are longer than a second, because a slow machine may pause for that long.
+    """
     defaults: dict[str, Any] = {
         "database_url": database_url,
         "secret_keys": SECRET_KEY,
@@ -66,7 +69,7 @@ async def served(app: FastAPI, *, grace: int | None = None, date_header: bool = 
 
 @asynccontextmanager
 async def _served(config: uvicorn.Config, port: int = 0) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """Yields the server's URL and the state of its lifespan."""
+    """Serves with this configuration. Yields the server's URL and the state of its lifespan."""
     # asyncio sets TCP_NODELAY only if the protocol is given: without it, responses with a body take 40 ms longer.
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", port))
@@ -92,7 +95,7 @@ class Tenant:
     http: httpx.AsyncClient
 
     async def create(self, key: str | None = None, **members: Any) -> httpx.Response:
-        """Creates BASIC, changed by `members`."""
+        """Creates a call: POST /v1/calls with BASIC, changed by `members`. `key` is the Idempotency-Key."""
         headers = {"Idempotency-Key": key} if key else {}
         return await self.http.post("/v1/calls", json=BASIC | members, headers=headers)
 

@@ -37,7 +37,7 @@ async def running_resolver(
 
 @asynccontextmanager
 async def _twilio_client(metrics: Metrics, timeout_s: float) -> AsyncIterator[TwilioClient]:
-    """A client for accounts that each have the base URL of their own upstream."""
+    """Yields a client without a usable default URL: each account has the base URL of its own upstream."""
     http = make_http_client(
         connect_timeout=timeout_s, read_timeout=timeout_s, pool_timeout=timeout_s, max_connections=10, user_agent="tests"
     )
@@ -46,7 +46,7 @@ async def _twilio_client(metrics: Metrics, timeout_s: float) -> AsyncIterator[Tw
 
 
 async def deliver_all(deliverer: Deliverer) -> None:
-    """Delivers until nothing is due."""
+    """Sends deliveries until none is due."""
     deliverer.wake.set()
     while deliverer.wake.is_set():
         deliverer.wake.clear()

@@ -1,4 +1,4 @@
-"""Configures logging for one test as a process does."""
+"""Configures logging for one test as a Callgate process does at its start."""
 
 import logging
 from collections.abc import Iterator

@@ -60,7 +60,7 @@ class Pair:
 
     @property
     def url(self) -> str:
-        """A URL that connects to the server that accepts writes."""
+        """Returns a URL of both servers, which connects to the server that accepts writes."""
         first, second = self.primary.address, self.standby.address
         hosts = f"{first.host}:{first.port},{second.host}:{second.port}"
         return f"postgresql://{first.username}:{first.password}@{hosts}/{first.database}?target_session_attrs=read-write"

@@ -20,7 +20,7 @@ class Answer:
 
     @property
     def slug(self) -> str:
-        """The slug of the problem. Fails if the response is not a problem."""
+        """Returns the slug of the problem, the end of its `type`. Fails if the response is not a problem."""
         assert self.headers["content-type"] == "application/problem+json", self
         return str(self.problem["type"]).removeprefix("urn:callgate:problem:")
 
@@ -60,7 +60,7 @@ class Connection:
         return b"".join(pieces)
 
     async def end(self) -> bytes:
-        """Returns the bytes that arrive until the server closes the connection."""
+        """Returns the bytes that arrive until the server closes the connection; empty if the connection is reset."""
         async with asyncio.timeout(TIMEOUT_S):
             try:
                 return await self.reader.read()

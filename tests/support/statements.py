@@ -16,7 +16,7 @@ _CONNECTIONS = 12
 
 @asynccontextmanager
 async def recorded_statements(database: Database) -> AsyncIterator[dict[str, list[str]]]:
-    """Yields the statements of requests by their X-Request-Id. Those of background tasks are left out."""
+    """Yields a mapping from each request's X-Request-Id to its statements. Leaves out statements of background tasks."""
     sent: dict[str, list[str]] = defaultdict(list)
 
     def record(statement: str) -> None:

@@ -1,4 +1,4 @@
-"""A TCP proxy that holds a client's last data and disconnects the client. The data arrives later or never."""
+"""A TCP proxy that holds back a client's last data and disconnects the client. The data reaches the server later or never."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ class HoldingProxy:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def hold(self, marker: bytes, *, passing: int = 0) -> None:
-        """Holds the next data that contains `marker`, after `passing` others."""
+        """Holds back the next data that contains `marker`, after letting `passing` such pieces of data through."""
         self._marker, self._passing = marker, passing
 
     @property
@@ -25,7 +25,7 @@ class HoldingProxy:
         return bool(self._held)
 
     async def deliver(self) -> None:
-        """Delivers the held data to the server. Its response is discarded."""
+        """Delivers the data that was held back to the server. Discards the server's response."""
         while self._held:
             reader, writer, piece = self._held.pop()
             writer.write(piece)
@@ -33,7 +33,7 @@ class HoldingProxy:
             await _end(writer)
 
     async def drop(self) -> None:
-        """Drops the held data."""
+        """Drops the data that was held back."""
         while self._held:
             await _end(self._held.pop()[1])
 
@@ -62,7 +62,7 @@ class HoldingProxy:
             self._tasks.discard(task)
 
     def _take(self, piece: bytes) -> bytes | None:
-        """Returns the data if it is to be held; None if it is to be forwarded."""
+        """Returns the piece of data if it has to be held back; None if it has to be forwarded."""
         if self._marker is None or self._marker not in piece:
             return None
         self._passing -= 1

@@ -1,4 +1,4 @@
-"""Keeps spans in memory."""
+"""Creates a Tracing that keeps its spans in memory, for tests."""
 
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor

@@ -1,4 +1,4 @@
-"""Twilio's own Python package with the gateway's base URL: its synchronous client in a thread, and its asynchronous one."""
+"""Runs Twilio's own Python package with the gateway's base URL: a synchronous client in a thread, and an asynchronous one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

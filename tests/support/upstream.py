@@ -35,7 +35,7 @@ class Received:
 
 @dataclass
 class Upstream:
-    """Uses one behaviour of `script` for each request, and the last one for all further requests."""
+    """A server in place of Twilio. Answers each request with the next behaviour of `script`, and repeats the last one."""
 
     url: str
     script: list[Behaviour]
@@ -128,7 +128,7 @@ def answer(
 
 
 def created(**fields: Any) -> Behaviour:
-    """Creates a new call with its own sid for each request."""
+    """Returns a behaviour that creates a new call with its own sid for each request."""
 
     async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await answer(201, call_resource(**fields))(upstream, reader, writer)
@@ -137,7 +137,7 @@ def created(**fields: Any) -> Behaviour:
 
 
 def created_after_release(**fields: Any) -> Behaviour:
-    """Creates a call when the test sets `released`."""
+    """Returns a behaviour that waits until the test sets `released`, and then creates a call."""
 
     async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await upstream.released.wait()
@@ -153,7 +153,7 @@ def error(status: int, code: int, message: str = "No", *, headers: dict[str, str
 
 
 def proxy_page(status: int) -> Behaviour:
-    """Responds as a proxy does: HTML, without Twilio's code or headers."""
+    """Returns a behaviour that responds as a proxy does: HTML, without Twilio's code or headers."""
     headers = {"Server": "nginx", "Content-Type": "text/html", "Retry-After": "0"}
     return answer(status, body=f"<html><h1>{status}</h1></html>".encode(), headers=headers)
 
@@ -188,13 +188,13 @@ async def half_a_chunked_answer(_: Upstream, __: asyncio.StreamReader, writer: a
 
 
 async def half_a_head(upstream: Upstream, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Sends part of the head, then nothing."""
+    """Sends part of the response's head, then nothing until the test sets `released`."""
     writer.write(b"HTTP/1.1 201 Created\r\nContent-Le")
     await upstream.released.wait()
 
 
 async def half_a_body(upstream: Upstream, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Sends part of the body, then nothing."""
+    """Sends part of the response's body, then nothing until the test sets `released`."""
     writer.write(b'HTTP/1.1 201 Created\r\nContent-Length: 500\r\n\r\n{"sid": "CA')
     await upstream.released.wait()
 
@@ -215,7 +215,7 @@ async def endless_head(_: Upstream, __: asyncio.StreamReader, writer: asyncio.St
 
 
 def preceded(head: bytes, then: Behaviour) -> Behaviour:
-    """Sends `head`, such as an interim response, before the response of `then`."""
+    """Returns a behaviour that sends `head`, such as an interim response, before the response of `then`."""
 
     async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(head)
@@ -225,7 +225,10 @@ def preceded(head: bytes, then: Behaviour) -> Behaviour:
 
 
 def created_and_unasked(unasked: dict[str, Any], *, at_once: bool) -> Behaviour:
-    """Creates a call and sends an unsolicited second response, with the first one or when the test sets `released`."""
+    """Returns a behaviour that creates a call and sends a second response that belongs to no request.
+
+    The second response follows at once, or when the test sets `released`.
+    """
     second = _rendered(201, unasked)
 
     async def behave(upstream: Upstream, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -240,7 +243,7 @@ def created_and_unasked(unasked: dict[str, Any], *, at_once: bool) -> Behaviour:
 
 
 async def created_then_closed(_: Upstream, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Creates a call and closes the connection without announcing it in the response."""
+    """Creates a call, and closes the connection after a response that has no `Connection: close`."""
     writer.write(_rendered(201, call_resource()))
     await writer.drain()
     raise ConnectionError
