@@ -21,7 +21,11 @@ _NOTIFY = select(func.pg_notify(DELIVERIES_CHANNEL, ""))
 
 @dataclass(frozen=True, slots=True)
 class DeliveryBacklog:
-    """The number of pending deliveries, counted up to MAX_COUNTED, and the times of the oldest and the most overdue one."""
+    """The number of pending deliveries, and the times of the oldest and the most overdue one.
+
+    If more than MAX_COUNTED deliveries are pending, only so many are read, in no order: the values are those of these
+    deliveries.
+    """
 
     pending: int
     oldest: datetime | None
@@ -29,7 +33,7 @@ class DeliveryBacklog:
 
 
 async def delivery_backlog(session: AsyncSession) -> DeliveryBacklog:
-    """Counts pending deliveries, and finds the oldest and the most overdue of them."""
+    """Counts pending deliveries, at most MAX_COUNTED, and finds the oldest and the most overdue one among them."""
     some = select(Delivery.pending_since, Delivery.next_attempt_at).where(Delivery.next_attempt_at.is_not(None))
     found = some.limit(MAX_COUNTED).subquery()
     due = func.min(found.c.next_attempt_at).filter(found.c.next_attempt_at <= func.now())
