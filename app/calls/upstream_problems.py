@@ -20,22 +20,36 @@ _ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {
 }
 
 
-def upstream_problem(
+def creation_problem(error: TwilioError) -> CallgateError:
+    """Returns the client's error for a creation that Twilio has certainly not processed, with Twilio's message."""
+    return _upstream_problem(error, _ERRORS_BY_TWILIO_ERROR, rejected_detail=None, call_id=None)
+
+
+def change_problem(
+    error: TwilioError, special_errors: Mapping[type[TwilioError], type[CallgateError]], *, call_id: UUID | None
+) -> CallgateError:
+    """Returns the client's error for a change of a call that Twilio has certainly not made, with Twilio's message.
+
+    `special_errors` are the error classes of the Twilio errors for which a change has its own.
+    """
+    classes = {**_ERRORS_BY_TWILIO_ERROR, **special_errors}
+    return _upstream_problem(error, classes, rejected_detail="Twilio refused the change; `upstream` says why.", call_id=call_id)
+
+
+def _upstream_problem(
     error: TwilioError,
-    overrides: Mapping[type[TwilioError], type[CallgateError]] | None = None,
+    classes: Mapping[type[TwilioError], type[CallgateError]],
     *,
-    rejected_detail: str | None = None,
-    call_id: UUID | None = None,
+    rejected_detail: str | None,
+    call_id: UUID | None,
 ) -> CallgateError:
     """Returns the client's error for a TwilioNotSent or TwilioNotProcessed, with Twilio's message if there is one.
 
-    `overrides` maps some Twilio errors to other error classes than usual; `rejected_detail` replaces the detail of
-    UpstreamRejected.
+    `rejected_detail` is the detail of UpstreamRejected; None: its usual one.
     """
     if not isinstance(error, TwilioNotProcessed):
         return UpstreamUnreachable(call_id=call_id, after_s=5)
-    known = {**_ERRORS_BY_TWILIO_ERROR, **(overrides or {})}
-    class_ = next(known[kind] for kind in type(error).__mro__ if kind in known)
+    class_ = next(classes[kind] for kind in type(error).__mro__ if kind in classes)
     answer = error.answer
     return class_(
         rejected_detail if class_ is UpstreamRejected else None,

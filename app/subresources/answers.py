@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from app.calls.models import Call
-from app.calls.upstream_problems import upstream_problem
+from app.calls.upstream_problems import change_problem
 from app.errors import (
     ActionUnknown,
     CallgateError,
@@ -17,7 +17,7 @@ from app.twilio.errors import TwilioError, TwilioNotFound, TwilioOutcomeUnknown,
 from app.twilio.forwarding import UpstreamResponse
 from app.twilio.schemas import SID_PATTERN
 
-_ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {
+_SPECIAL_ERRORS: Mapping[type[TwilioError], type[CallgateError]] = {
     TwilioWrongState: WrongCallState,
     TwilioNotFound: SubresourceNotFound,
 }
@@ -55,6 +55,4 @@ def event_data_of_answer(response: UpstreamResponse) -> dict[str, Any]:
 
 def error_for_client(call_id: UUID | None, error: TwilioError) -> CallgateError:
     """Translates a TwilioError to an error for the client. Use it only for errors that prove that Twilio changed nothing."""
-    return upstream_problem(
-        error, _ERRORS_BY_TWILIO_ERROR, rejected_detail="Twilio refused the change; `upstream` says why.", call_id=call_id
-    )
+    return change_problem(error, _SPECIAL_ERRORS, call_id=call_id)

@@ -24,7 +24,7 @@ from app.calls.parameters import CallUpdate
 from app.calls.progress import apply_resource
 from app.calls.settlement import Settlement
 from app.calls.status_callbacks import StatusCallbacks, UrlValidator, changed_callbacks
-from app.calls.upstream_problems import upstream_problem
+from app.calls.upstream_problems import change_problem
 from app.database.engine import Database, Session
 from app.errors import (
     ActionUnknown,
@@ -50,7 +50,7 @@ Result = TypeVar("Result")
 logger = structlog.stdlib.get_logger(__name__)
 
 _UNSETTLED_EXECUTIONS = ("pending", "unknown")
-_ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
+_SPECIAL_ERRORS: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
 _MIN_RETRY_WAIT = timedelta(seconds=1)
 _MAX_RETRY_WAIT = timedelta(seconds=60)
 # How long after the request a pending update is tried: every call has ended by then.
@@ -290,6 +290,4 @@ class CallControl:
 
 def _problem_of_refusal(call: Call, error: TwilioError) -> CallgateError:
     """Returns the error for the client when Twilio has certainly not made the change."""
-    return upstream_problem(
-        error, _ERRORS_BY_TWILIO_ERROR, rejected_detail="Twilio refused the change; `upstream` says why.", call_id=call.id
-    )
+    return change_problem(error, _SPECIAL_ERRORS, call_id=call.id)

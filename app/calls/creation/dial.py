@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar
 
-from app.calls.upstream_problems import upstream_problem
+from app.calls.upstream_problems import creation_problem
 from app.clock import elapsed
 from app.errors import CallgateError, ExecutionName, UpstreamUnreachable
 from app.twilio.client import TwilioClient
@@ -204,11 +204,11 @@ async def dial(
                 case TwilioOutcomeUnknown():
                     return Unknown(error.reason, progress.attempts)
                 case TwilioRejected():
-                    return NotStarted(upstream_problem(error), progress.attempts)
+                    return NotStarted(creation_problem(error), progress.attempts)
                 case TwilioCredentialRejected():
                     waiting.pop(0)
                     if not waiting:
-                        return NotStarted(upstream_problem(error), progress.attempts)
+                        return NotStarted(creation_problem(error), progress.attempts)
                     delay = 0.0
                 case TwilioThrottled():
                     delay = progress.retry_delay_s(tries, error.answer.retry_after_s)
@@ -219,7 +219,7 @@ async def dial(
                 case _:
                     raise
             if tries >= _MAX_TRIES or not await progress.pause(delay, may_repeat):
-                return NotStarted(upstream_problem(error), progress.attempts)
+                return NotStarted(creation_problem(error), progress.attempts)
         else:
             progress.attempts.append(_attempt("started", began, credential, None))
             return Started(resource, progress.attempts)
