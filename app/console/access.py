@@ -176,17 +176,27 @@ def safe_redirect_path(text: str) -> str:
 
 
 def _redirect_to_login(request: Request) -> Response:
-    """Returns a redirect to the login page, which leads back to the requested page.
+    """Returns a redirect to the login page, which leads back to the page that the user sees or wants to see.
 
     htmx would follow a redirect and put the login page into a part of the current page. A request of htmx is therefore answered
     with 401 and `HX-Redirect`, which opens the login page instead.
     """
-    query = f"?{request.url.query}" if request.url.query else ""
+    page = safe_redirect_path(_path_of_page(request))
+    target = f"{LOGIN_PATH}?{urlencode({'next': page})}" if page != CONSOLE_PREFIX else LOGIN_PATH
     if "HX-Request" in request.headers:
-        return Response(status_code=401, headers={"HX-Redirect": LOGIN_PATH})
-    wanted = safe_redirect_path(request.url.path + query)
-    target = f"{LOGIN_PATH}?{urlencode({'next': wanted})}" if wanted != CONSOLE_PREFIX else LOGIN_PATH
+        return Response(status_code=401, headers={"HX-Redirect": target})
     return RedirectResponse(target, status_code=303)
+
+
+def _path_of_page(request: Request) -> str:
+    """Returns the path and query of the requested page; if htmx refreshes a part of a page, those of that page."""
+    url = urlsplit(str(request.url))
+    if _is_automatic_renewal(request):
+        try:
+            url = urlsplit(request.headers.get("HX-Current-URL", ""))
+        except ValueError:
+            return CONSOLE_PREFIX
+    return f"{url.path}?{url.query}" if url.query else url.path
 
 
 def _is_automatic_renewal(request: Request) -> bool:

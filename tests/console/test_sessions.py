@@ -66,7 +66,19 @@ async def test_a_page_without_a_session_leads_to_the_login_and_back(gateway: Gat
         wanted = re.search(r'name="next" value="([^"]+)"', login.text)
         assert wanted
         assert wanted[1].replace("&amp;", "&") == path
-    assert (await http.get("/console/session", headers={"HX-Request": "true"})).headers["HX-Redirect"] == "/console/login"
+    part = {"HX-Request": "true"}
+    for page, target in {
+        "/console/calls?status=busy": "/console/login?next=%2Fconsole%2Fcalls%3Fstatus%3Dbusy",
+        "/console": "/console/login",
+        "/elsewhere": "/console/login",
+    }.items():
+        answer = await http.get("/console/session", headers=part | {"HX-Current-URL": f"http://callgate.example{page}"})
+        assert answer.status_code == 401
+        assert answer.headers["HX-Redirect"] == target
+    for unknown in (part, part | {"HX-Current-URL": "http://["}):
+        assert (await http.get("/console/session", headers=unknown)).headers["HX-Redirect"] == "/console/login"
+    boosted = await http.get("/console/calls?status=busy", headers=part | {"HX-Boosted": "true"})
+    assert boosted.headers["HX-Redirect"] == "/console/login?next=%2Fconsole%2Fcalls%3Fstatus%3Dbusy"
 
 
 @pytest.mark.parametrize(
