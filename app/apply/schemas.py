@@ -229,7 +229,7 @@ class DeclaredTenant(Declared):
 
 
 class Declaration(Declared):
-    """A file for `callgate apply`. Declares tenants; changes what is named and deletes nothing."""
+    """A file for `callgate apply`. Declares tenants. What it does not name stays; `revoked` lists what is removed."""
 
     schema_: NonNull[str] = Field(None, alias="$schema", description="The place of this schema, for editors.")
     tenants: list[DeclaredTenant]

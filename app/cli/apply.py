@@ -39,9 +39,9 @@ def apply(
 ) -> None:
     """Create and change tenants as a file declares.
 
-    Creates and changes what the file names and deletes nothing. `suspended: true` and `revoked: […]` declare what must not be
-    used any more. Secrets are written as {env: NAME} or {file: PATH}. All changes are made in one transaction, or none. Exit
-    code 1 if the file is invalid or the changes cannot be made.
+    Creates and changes what the file names. What it does not name stays; `revoked: […]` lists what is removed, and `suspended:
+    true` stops a tenant. Secrets are written as {env: NAME} or {file: PATH}. All changes are made in one transaction, or none.
+    Exit code 1 if the file is invalid or the changes cannot be made.
     """
     if schema:
         from app.apply.schemas import json_schema
