@@ -1,6 +1,5 @@
 """A simulator on a real socket, with a clock that moves only when a test moves it."""
 
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,12 +22,8 @@ REGISTERED = Account("AC" + "1" * 32, "the-auth-token", {"SK" + "1" * 32: "the-k
 START = datetime(2026, 11, 23, 23, 50, tzinfo=UTC)
 
 
-# Loading the system's certificates takes longer than most tests here, and none of them uses TLS.
-NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
 def plain_client(base_url: str, auth: tuple[str, str] | None = None) -> httpx.Client:
-    return sync_http_client(base_url=base_url, auth=auth, verify=NO_CERTIFICATES, trust_env=False)
+    return sync_http_client(base_url=base_url, auth=auth, trust_env=False)
 
 
 class ManualClock:

@@ -8,6 +8,7 @@ import asyncio
 import json
 import math
 import secrets
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,6 +48,8 @@ class OidcProvider:
     client_secret: str
     redirect_uri: str
     scope: str
+    # Loading the system's certificates blocks the event loop for some 30 ms, and anyone can begin a login.
+    _tls: ssl.SSLContext = field(default_factory=httpx.create_ssl_context)
     _metadata: dict[str, Any] = field(default_factory=dict)
     _read_at: float = -math.inf
 
@@ -89,7 +92,7 @@ class OidcProvider:
         return more | claims
 
     def _client(self) -> HttpClient:
-        transport = AiohttpTransport(max_connections=1, keepalive_s=1.0)
+        transport = AiohttpTransport(max_connections=1, keepalive_s=1.0, tls=self._tls)
         return HttpClient(transport, timeout=httpx.Timeout(_TIMEOUT_S), user_agent=f"callgate/{__version__}")
 
     async def _discover(self, client: HttpClient) -> dict[str, Any]:
