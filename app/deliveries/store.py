@@ -29,6 +29,10 @@ _SPAN_OF_CALL = timedelta(days=30)
 # No statement that locks rows of a partitioned table compares `at` with a value of another row. Postgres would then choose the
 # partitions while it executes the statement, and Postgres 18.6 crashes there if another session has changed one of the rows
 # meanwhile (perform_pruning_base_step after EvalPlanQual; seen in tests.proofs.storm).
+#
+# Their commits are not flushed, which saves a write to disk for each claim and each batch of results. If Postgres crashes soon
+# after, these claims and results are lost, so the deliveries are sent again, as after a crash of the worker.
+_UNFLUSHED = "set_config('synchronous_commit', 'off', true)"
 _RECORD_COLUMNS = {name: Call.__mapper__.columns[name].name for name in stored_attributes(tuple(CallRecord.model_fields))}
 _JSON_COLUMNS = ("parameters", "warnings", "problem", "own_subresource_uris", "resource_rest")
 
@@ -143,7 +147,7 @@ def _claim_statement(months: MonthRange | None) -> str:
             coalesce(claimed.url, call.status_callback) AS url, coalesce(claimed.method, call.status_callback_method) AS method,
             coalesce(claimed.fields, event.data) AS fields, event.data_left_out,
             call.traceparent, call.id IS NOT NULL AS has_record,
-            {", ".join(f'call."{column}" AS record_{name}' for name, column in _RECORD_COLUMNS.items())}
+            {", ".join(f'call."{column}" AS record_{name}' for name, column in _RECORD_COLUMNS.items())}, {_UNFLUSHED}
         FROM claimed LEFT JOIN call ON call.id = claimed.call_id
             LEFT JOIN event ON claimed.fields IS NULL AND event.call_id = claimed.call_id AND event.id = claimed.id
         ORDER BY claimed.tenant_id
@@ -186,7 +190,7 @@ def _record_statement(months: MonthRange) -> str:
             )
             RETURNING delivery.id
         )
-        SELECT count(*) AS released FROM released
+        SELECT count(*) AS released, {_UNFLUSHED} FROM released
     """  # noqa: S608  # conditions from this module
 
 
