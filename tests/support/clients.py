@@ -15,11 +15,12 @@ NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 http_get = partial(httpx.get, timeout=TIMEOUT_S, verify=NO_CERTIFICATES)
 http_post = partial(httpx.post, timeout=TIMEOUT_S, verify=NO_CERTIFICATES)
+_DEFAULTS: Final[dict[str, Any]] = {"timeout": TIMEOUT_S, "verify": NO_CERTIFICATES}
 
 
 def http_client(**options: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(**{"timeout": TIMEOUT_S, "verify": NO_CERTIFICATES} | options)
+    return httpx.AsyncClient(**_DEFAULTS | options)
 
 
 def sync_http_client(**options: Any) -> httpx.Client:
-    return httpx.Client(**{"timeout": TIMEOUT_S, "verify": NO_CERTIFICATES} | options)
+    return httpx.Client(**_DEFAULTS | options)
