@@ -234,6 +234,31 @@ async def test_an_end_remembered_while_an_earlier_one_is_carried_out_is_kept(
         ]
 
 
+async def test_an_end_remembered_while_an_earlier_one_fails_is_not_postponed(
+    gateway: Gateway, worker_services: Services, controller: PendingUpdateSender
+) -> None:
+    async def reset_after_release(upstream: Upstream, *streams: Any) -> None:
+        await upstream.released.wait()
+        await reset(upstream, *streams)
+
+    async with running_upstream(reset, reset_after_release, reset, updated()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create()).json()["id"]
+        assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)).status_code == 202
+        await _prove_started(worker_services, call_id)
+        async with gateway.database.begin() as session:
+            await session.execute(text("UPDATE wanted_update SET wanted_at = now() - interval '20 minutes'"))
+        failing = asyncio.create_task(controller.step())
+        while len(upstream.posts) < 2:
+            await asyncio.sleep(0.01)
+        assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)).status_code == 202
+        upstream.released.set()
+        await failing
+        assert await controller.step()
+        assert (await tenant.http.get(f"/v1/calls/{call_id}")).json()["status"] == "completed"
+        assert not await controller.step()
+
+
 async def test_a_remembered_end_that_twilio_refuses_is_dropped(gateway: Gateway, controller: PendingUpdateSender) -> None:
     async with running_upstream(created(), reset, error(400, 21220)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)

@@ -16,7 +16,7 @@ _TWILIO_EVENTS = ("call.started", "call.corrected", "call.callback", "call.statu
 
 async def store_pending_update(session: AsyncSession, call: Call, *, status: str) -> None:
     """Stores a request to end the call. `status` is Twilio's `canceled` or `completed`. Replaces an earlier request."""
-    values = {"status": status, "attempt": call.attempt, "due_at": func.now()}
+    values = {"status": status, "attempt": call.attempt, "wanted_at": func.now(), "due_at": func.now()}
     statement = upsert(PendingUpdate).values(call_id=call.id, **values)
     await session.execute(statement.on_conflict_do_update(index_elements=[PendingUpdate.call_id], set_=values))
 
@@ -34,8 +34,10 @@ async def delete_pending_update(
     return (await session.scalars(statement)).one_or_none()
 
 
-async def postpone_pending_update(session: AsyncSession, call_id: UUID, wait: timedelta) -> None:
-    await session.execute(update(PendingUpdate).where(PendingUpdate.call_id == call_id).values(due_at=func.now() + wait))
+async def postpone_pending_update(session: AsyncSession, pending: PendingUpdate, wait: timedelta) -> None:
+    """Makes the request due after `wait`. Changes nothing if a later request has replaced it."""
+    is_same = (PendingUpdate.call_id == pending.call_id) & (PendingUpdate.due_at == pending.due_at)
+    await session.execute(update(PendingUpdate).where(is_same).values(due_at=func.now() + wait))
 
 
 async def claim_pending_updates(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[tuple[PendingUpdate, Call]]:

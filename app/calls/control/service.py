@@ -272,9 +272,8 @@ class CallControl:
                 is_missing(error) and not is_deleted_at_twilio(call, error)
             )
             if age < _MAX_PENDING_UPDATE_AGE and may_work_later:
-                await control_repository.postpone_pending_update(
-                    session, call.id, min(max(age / 2, _MIN_RETRY_WAIT), _MAX_RETRY_WAIT)
-                )
+                wait = min(max(age / 2, _MIN_RETRY_WAIT), _MAX_RETRY_WAIT)
+                await control_repository.postpone_pending_update(session, pending, wait)
                 return
         logger.warning("wanted_update_refused", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
         await self._drop_pending_update(call, pending, "ended" if isinstance(error, TwilioWrongState) else error.reason)
