@@ -137,7 +137,7 @@ def _renderer(model: type[BaseModel]) -> Callable[[Any], bytes]:
 
 
 def _lowest_id_at(moment: datetime | None) -> UUID | None:
-    """Returns the lowest id of calls at `moment` or later; None without a time."""
+    """Returns the lowest id that a call created at `moment` or later can have; None without a `moment`."""
     return None if moment is None else ids.first_id_at(moment)
 
 

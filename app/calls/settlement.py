@@ -81,8 +81,8 @@ def record_change(
     """Returns the change that sets these columns and writes one event.
 
     The record is refreshed from Twilio after `refresh_in`, and Twilio's list is searched for the call after `search_in`; None:
-    never. The count of searches starts at 0 again. `settled_at` becomes the time of the change, or null if the execution is
-    `unknown` or `scheduled`.
+    never. The count of searches starts at 0 again. `settled_at` becomes the time of the change, or null if the columns set
+    `execution` to `unknown` or `scheduled`.
     """
     settled_in = None if columns["execution"] in ("unknown", "scheduled") else timedelta(0)
     times = {"settled_at": settled_in, "refresh_at": refresh_in, "search_at": search_in}

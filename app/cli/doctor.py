@@ -23,10 +23,10 @@ def doctor(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check settings, database, keys, accounts, the public URL and the keys for service account tokens.
+    """Check settings, database, encryption keys, accounts, the public URL and the signing keys of service account tokens.
 
     Each credential is checked with a request to Twilio that reads one call. Nothing is changed. The exit code is 1 if a check
-    is wrong; warnings do not affect it.
+    fails; warnings do not affect it.
     """
     from app.doctor.checks import CheckResult, run_checks
     from app.observability.logs import configure_logging

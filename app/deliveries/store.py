@@ -217,10 +217,10 @@ async def claim(
 async def record_attempts(
     database: Database, attempts: Sequence[DeliveryAttempt], *, held: Sequence[ClaimedDelivery] = ()
 ) -> int:
-    """Records the results of attempts. Then makes each held delivery due that no longer has to wait for an earlier event.
+    """Records the results of attempts. Deliveries that waited for the earlier events of these attempts become due.
 
-    Returns the number of held deliveries that became due. `held` are those that `claim` has just returned as held: another
-    worker may have recorded the result of the earlier event at the same time, so that `claim` did not see it.
+    Returns the number of deliveries that became due in this way. `held` are waiting deliveries that `claim` has just returned.
+    They are checked again, because another worker may have recorded the result of the earlier event at the same time.
     """
     concerned = [*held, *(attempt.delivery for attempt in attempts)]
     times = [delivery.at for delivery in concerned]

@@ -36,7 +36,7 @@ class RehearsedCall:
     """How often Twilio refused the call temporarily, so that it waited again."""
 
     def explain(self) -> None:
-        """Adds to `reason` what would happen at Twilio: temporary refusals, time in its queue, cancellation at `ring_by`."""
+        """Adds to `reason` what would happen at Twilio: temporary refusals, time in the queue, cancellation at `ring_by`."""
         reasons = []
         if self.temporary_refusals:
             reasons.append(f"Twilio would refuse it {self.temporary_refusals} times for the moment")

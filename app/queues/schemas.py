@@ -38,7 +38,7 @@ class QueueSettings(BaseModel):
 
     @property
     def change(self) -> QueueChange:
-        """The change that the members in the body describe; missing members are left out. Raises HoursInvalid."""
+        """The change of the queue's settings that the request's JSON body describes. Raises HoursInvalid."""
         change: QueueChange = {}
         given = self.model_fields_set
         if "paused" in given:

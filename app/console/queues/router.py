@@ -39,7 +39,7 @@ async def console_queue_service(request: Request) -> QueueService:
 
 
 async def time_limited_queue_service(request: Request) -> QueueService:
-    """Returns the queue service for reads that a page shows. A statement that takes longer than two seconds fails."""
+    """Returns the queue service that reads what a page shows. A statement that takes longer than two seconds fails."""
     return QueueService(TimeLimitedReads(request.state.database), request.state.console_reads)
 
 

@@ -120,7 +120,7 @@ async def render_tenant(
 @router.post("/{tenant_id}/suspend")
 @needs(Scope.ADMIN, clients="operator")
 async def suspend_tenant(tenant_id: VisibleTenantDep, tenants: AdministrationDep) -> Response:
-    """Refuses creations of the tenant from now on. Its records stay readable."""
+    """Suspends the tenant: its requests to create calls are refused from now on. Its records stay readable."""
     await tenants.suspend_tenant(tenant_id, suspended=True)
     return RedirectResponse(f"{PATH}/{tenant_id}", status_code=303)
 

@@ -97,9 +97,10 @@ class GrantRelease:
     ) -> ReleaseReport:
         """Searches Twilio's lists for calls whose grant (the right to dial) was lost, updates them, and allows grants again.
 
-        Does nothing if grants are not halted. A dry run changes nothing. Due calls of the account sids in `skipped` become
-        `unknown` without a search. Before a wait, calls `on_wait` with the number of seconds. Raises CommandFailed if Twilio
-        cannot be asked, or if another Postgres server was promoted, or grants were halted again, during the run.
+        Does nothing if grants are not halted. A dry run changes nothing. For the account sids in `skipped` no list is searched:
+        their scheduled calls that are due become `unknown`. Before a wait, calls `on_wait` with the number of seconds. Raises
+        CommandFailed if Twilio cannot be asked, or if another Postgres server was promoted, or grants were halted again, during
+        the run.
         """
         state = await read_guard(self.database)
         if state is None or state.may_grant:
