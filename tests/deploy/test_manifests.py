@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,10 @@ def settings_of(manifests: Manifests) -> Settings:
     return Settings.model_validate(given)
 
 
-def paths_of(workload: Manifest) -> set[str]:
-    name, _ = command(workload)
-    app = create_simulator(SimulatorConfig()) if name == "simulator" else create_app(Settings())
-    return set(app.openapi()["paths"])
+@cache
+def paths_of(command_name: str) -> frozenset[str]:
+    app = create_simulator(SimulatorConfig()) if command_name == "simulator" else create_app(Settings())
+    return frozenset(app.openapi()["paths"])
 
 
 def named_settings(document: Any) -> Iterator[str]:
@@ -160,7 +161,7 @@ def test_callgate_accepts_its_arguments_and_listens_on_the_probed_ports(manifest
         assert {"livenessProbe", "readinessProbe"} <= probes.keys()
         for probe in probes.values():
             assert probe["port"] == ("http" if name == "simulator" else "ops")
-            assert probe["path"] in paths_of(workload)
+            assert probe["path"] in paths_of(name)
 
 
 def test_liveness_does_not_use_postgres_and_readiness_has_a_long_timeout(manifests: Manifests) -> None:
