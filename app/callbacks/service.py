@@ -26,10 +26,6 @@ from app.twilio.schemas import OnUse, storable
 
 logger = structlog.stdlib.get_logger(__name__)
 
-# How long callbacks are gathered for one transaction. It delays their answers by up to this time.
-_GATHER_S = 0.01
-_GATHER_UP_TO = 4
-
 
 @dataclass(frozen=True, slots=True)
 class ReceivedCallback:
@@ -86,9 +82,7 @@ class CallbackService:
         self._urls = urls
         self._untagged = untagged
         self._on_use = on_use
-        self._batcher: Batcher[ReceivedCallback, _AppliedCallback | _Rejection] = Batcher(
-            self._apply_batch, max_batch=50, gather_s=_GATHER_S, gather_up_to=_GATHER_UP_TO
-        )
+        self._batcher: Batcher[ReceivedCallback, _AppliedCallback | _Rejection] = Batcher(self._apply_batch, max_batch=50)
 
     async def find_account(self, call_id: UUID, query: str, signature: str) -> UUID:
         """Returns the id of the account whose auth tokens sign the callbacks of this call.
