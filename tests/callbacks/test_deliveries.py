@@ -17,6 +17,7 @@ from twilio.request_validator import RequestValidator
 from uuid_utils.compat import uuid7
 
 from app.calls import ids
+from app.database.engine import Database
 from app.deliveries import store
 from app.deliveries.addresses import AllowList
 from app.deliveries.retries import wait_before_retry
@@ -391,6 +392,23 @@ async def test_a_claim_releases_a_held_event_if_the_earlier_one_has_just_ended(
     assert await _claim(gateway) == []
     assert await store.record_attempts(gateway.database, [], held=[later]) == 1
     assert [delivery.id for delivery in await _claim(gateway)] == [later.id]
+
+
+async def test_the_commits_after_a_claim_and_its_result_are_flushed(gateway: Gateway, twilio: Upstream) -> None:
+    """Claims and results turn `synchronous_commit` off for their own transaction only."""
+    live = await _start(gateway, twilio, status_callback="http://127.0.0.1:9/", status_callback_event=ALL)
+    await live.send_callbacks(PROGRESS[0])
+    database = Database(gateway.settings.require_database_url(), pool_size=1)
+    try:
+        (claimed,) = await store.claim(database, months=None, lease=timedelta(minutes=1), limit=1, per_tenant=1, busy=[])
+        (connection,) = await database.fetch("SELECT pg_backend_pid() AS pid, current_setting('synchronous_commit') AS flushed")
+        assert connection["flushed"] == "on"
+        attempt = DeliveryAttempt(claimed, is_delivered=True, status=204, error=None, wait=None)
+        await store.record_attempts(database, [attempt])
+        (same,) = await database.fetch("SELECT pg_backend_pid() AS pid, current_setting('synchronous_commit') AS flushed")
+        assert same == connection
+    finally:
+        await database.close()
 
 
 def test_waits_grow_to_four_hours_and_have_jitter() -> None:
