@@ -105,7 +105,7 @@ class Deliverer:
                 self._start(delivery)
         if held := [delivery for delivery in due if delivery.held]:
             await self._record_attempts([], held=held)
-        if not due and busy and not started_after:
+        if not due and busy and not started_after and self._running:
             # A busy tenant may have more to do as soon as one of its attempts ends.
             await asyncio.wait(self._running, timeout=_RECHECK_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
         most = max(Counter(delivery.tenant_id for delivery in due).values(), default=0)

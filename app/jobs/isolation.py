@@ -1,4 +1,4 @@
-"""Processes a claimed batch so that an error with one call does not affect the others."""
+"""Keeps the errors of jobs apart: an error with one call affects no other call, and an outage of Postgres is logged once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,3 +28,13 @@ async def run_isolated(calls: Sequence[Call], work: Callable[[Call], Awaitable[N
     async with asyncio.TaskGroup() as working:
         for call in calls:
             working.create_task(guarded(call))
+
+
+def unexpected_errors(error: Exception) -> list[Exception]:
+    """Returns the errors to log: `error` itself; if it is an ExceptionGroup, such as that of a TaskGroup, the errors in it.
+
+    Leaves out each DatabaseUnavailable: the database's own code has logged it.
+    """
+    if isinstance(error, ExceptionGroup):
+        return [cause for each in error.exceptions for cause in unexpected_errors(each)]
+    return [] if isinstance(error, DatabaseUnavailable) else [error]

@@ -24,7 +24,7 @@ from app.calls.progress import apply_deletion, apply_resource
 from app.calls.refresh_plan import CALLBACK_OVERDUE_INTERVALS, age, refresh_time_after_refresh
 from app.calls.store import CallState, ChangedCall, read_calls, write_changes
 from app.database.engine import Database
-from app.errors import DatabaseUnavailable
+from app.jobs.isolation import unexpected_errors
 from app.jobs.sweep import MIN_SWEPT_CALLS, sweep
 from app.observability import Metrics
 from app.observability.tracing import trace
@@ -106,12 +106,10 @@ class Refresher:
             results = await self._ask_twilio(account_id, calls)
             for start in range(0, len(calls), _WRITE_BATCH_SIZE):
                 await self._write({call.id: results[call.id] for call in calls[start : start + _WRITE_BATCH_SIZE]})
-        except DatabaseUnavailable:
-            pass
-        except Exception:
-            logger.exception(
-                "refresh_crashed", call_ids=[str(call.id) for call in calls[:MAX_FETCHES_PER_ACCOUNT]], calls=len(calls)
-            )
+        except Exception as error:
+            call_ids = [str(call.id) for call in calls[:MAX_FETCHES_PER_ACCOUNT]]
+            for cause in unexpected_errors(error):
+                logger.error("refresh_crashed", exc_info=cause, call_ids=call_ids, calls=len(calls))
 
     async def _ask_twilio(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _FetchResult]:
         """Reads the calls from Twilio with as few requests as possible. Returns a result for each call, by id."""

@@ -13,7 +13,6 @@ from app.database.engine import Database
 from app.database.listener import Listener
 from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
-from app.errors import DatabaseUnavailable
 from app.jobs.control import PendingUpdateSender
 from app.jobs.deadlines import Deadlines
 from app.jobs.deliver import Deliverer
@@ -21,6 +20,7 @@ from app.jobs.dial import Dialer
 from app.jobs.gauges import Gauges
 from app.jobs.guard import GuardWatch
 from app.jobs.heartbeat import Heartbeat
+from app.jobs.isolation import unexpected_errors
 from app.jobs.partitions import AUDIT_TABLES, Partitioner
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
@@ -162,10 +162,8 @@ async def _repeat_job(job: Job, stop: asyncio.Event) -> None:
             pause = 0.0 if await job.step() else job.idle_s
         except Exception as error:
             pause = _PAUSE_AFTER_FAILURE_S
-            for cause in _leaf_exceptions(error):
-                # DatabaseUnavailable is already logged, with its reason.
-                if not isinstance(cause, DatabaseUnavailable):
-                    logger.error("job_failed", job=job.name, exc_info=cause)
+            for cause in unexpected_errors(error):
+                logger.error("job_failed", job=job.name, exc_info=cause)
         if pause:
             await _pause(job, stop, pause)
     if job.drain:
@@ -181,10 +179,3 @@ async def _pause(job: Job, stop: asyncio.Event, seconds: float) -> None:
     if job.wake.is_set() and not stop.is_set():
         await asyncio.sleep(_WAKE_DELAY_S)
         job.wake.clear()
-
-
-def _leaf_exceptions(error: Exception) -> list[Exception]:
-    """Returns the exceptions of a group and its nested groups, or the error itself."""
-    if isinstance(error, ExceptionGroup):
-        return [cause for each in error.exceptions for cause in _leaf_exceptions(each)]
-    return [error]

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,7 +23,7 @@ from app.deliveries.addresses import AllowList
 from app.deliveries.retries import wait_before_retry
 from app.deliveries.sender import Sender
 from app.deliveries.store import ClaimedDelivery, DeliveryAttempt
-from app.jobs.deliver import MAX_CONCURRENT_PER_TENANT, Deliverer
+from app.jobs.deliver import CLAIM_PER_TENANT, MAX_CONCURRENT_PER_TENANT, Deliverer
 from app.jobs.refresh import Refresher
 from app.observability import Metrics
 from app.security.keyring import Keyring
@@ -545,6 +545,38 @@ async def test_a_receiver_that_hangs_or_is_dead_does_not_delay_other_tenants(
         working.cancel()
         hanging.released.set()
         await deliverer.drain()
+
+
+class _DatabaseThatWaits(Database):
+    """Before it runs a claim, waits until the attempts of `deliverer` have ended."""
+
+    deliverer: Deliverer
+
+    async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
+        if "claimed AS" in statement:
+            await self.deliverer.drain()
+        return await super().fetch(statement, *arguments)
+
+
+async def test_a_step_goes_on_if_all_attempts_end_while_it_claims(
+    gateway: Gateway, twilio: Upstream, deliverer: Deliverer
+) -> None:
+    async with running_upstream(hang) as receiver:
+        tenant = await gateway.add_tenant(twilio.url)
+        for _ in range(CLAIM_PER_TENANT + 1):
+            live = await _start(gateway, twilio, tenant, status_callback=receiver.url)
+            await live.send_callbacks(("completed", 3))
+        while len(receiver.received) <= CLAIM_PER_TENANT:
+            await deliverer.step()
+            await asyncio.sleep(0.01)
+        receiver.released.set()
+        working, waiting = deliverer.database, _DatabaseThatWaits(gateway.settings.require_database_url(), pool_size=1)
+        waiting.deliverer = deliverer
+        deliverer.database = waiting
+        assert await deliverer.step()  # the tenant was busy when the step began
+        assert not await deliverer.step()
+        deliverer.database = working
+    await waiting.close()
 
 
 async def _repeat(deliverer: Deliverer) -> None:
