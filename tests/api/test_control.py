@@ -77,6 +77,22 @@ async def _prove_started(worker_services: Services, call_id: str) -> str:
     return resource.sid
 
 
+async def _started_call_with_stored_end(tenant: Tenant, worker_services: Services, end: dict[str, str]) -> str:
+    """Creates a call of unknown outcome, stores a request to end it, and settles the call as started. Returns its id."""
+    call_id: str = (await tenant.create()).json()["id"]
+    assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=end)).status_code == 202
+    await _prove_started(worker_services, call_id)
+    return call_id
+
+
+async def _begin_step(controller: PendingUpdateSender, upstream: Upstream) -> asyncio.Task[bool]:
+    """Starts a step, and returns it once Twilio has received a request after the creation."""
+    step = asyncio.create_task(controller.step())
+    while len(upstream.posts) < 2:
+        await asyncio.sleep(0.01)
+    return step
+
+
 async def test_a_change_is_sent_to_twilio_and_recorded_as_an_event_without_secrets(gateway: Gateway) -> None:
     async with running_upstream(created(), updated("in-progress"), updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -217,12 +233,8 @@ async def test_an_end_remembered_while_an_earlier_one_is_carried_out_is_kept(
 
     async with running_upstream(reset, updated_after_release, reset, updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        call_id = (await tenant.create()).json()["id"]
-        assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=CANCEL)).status_code == 202
-        await _prove_started(worker_services, call_id)
-        cancelling = asyncio.create_task(controller.step())
-        while len(upstream.posts) < 2:
-            await asyncio.sleep(0.01)
+        call_id = await _started_call_with_stored_end(tenant, worker_services, CANCEL)
+        cancelling = await _begin_step(controller, upstream)
         assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)).status_code == 202
         upstream.released.set()
         await cancelling
@@ -243,14 +255,10 @@ async def test_an_end_remembered_while_an_earlier_one_fails_is_not_postponed(
 
     async with running_upstream(reset, reset_after_release, reset, updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        call_id = (await tenant.create()).json()["id"]
-        assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)).status_code == 202
-        await _prove_started(worker_services, call_id)
+        call_id = await _started_call_with_stored_end(tenant, worker_services, HANG_UP)
         async with gateway.database.begin() as session:
             await session.execute(text("UPDATE wanted_update SET wanted_at = now() - interval '20 minutes'"))
-        failing = asyncio.create_task(controller.step())
-        while len(upstream.posts) < 2:
-            await asyncio.sleep(0.01)
+        failing = await _begin_step(controller, upstream)
         assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)).status_code == 202
         upstream.released.set()
         await failing

@@ -102,7 +102,7 @@ class CallControl:
         except TwilioOutcomeUnknown as error:
             return ControlResult(await self._on_lost_response(call, update, error), done=False)
         except TwilioError as error:
-            raise _problem_of_refusal(call, error) from error
+            raise change_problem(error, _SPECIAL_ERRORS, call_id=call.id) from error
         try:
             return ControlResult(await self._record_update(call, resource, update, columns=callbacks.columns), done=True)
         except DatabaseUnavailable:
@@ -124,7 +124,7 @@ class CallControl:
             raise ActionUnknown(detail, call_id=call.id) from error
         except TwilioError as error:
             if not is_missing(error):
-                raise _problem_of_refusal(call, error) from error
+                raise change_problem(error, _SPECIAL_ERRORS, call_id=call.id) from error
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             if locked is not None:
@@ -285,8 +285,3 @@ class CallControl:
     async def _send_with_credentials(self, call: Call, send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
         """Returns the result of `send_request` with the first of the account's credentials that Twilio accepts."""
         return await try_credentials(await self.tenants.credentials(call.account_id), send_request)
-
-
-def _problem_of_refusal(call: Call, error: TwilioError) -> CallgateError:
-    """Returns the error for the client when Twilio has certainly not made the change."""
-    return change_problem(error, _SPECIAL_ERRORS, call_id=call.id)
