@@ -20,10 +20,9 @@ async def run_isolated(calls: Sequence[Call], work: Callable[[Call], Awaitable[N
     async def guarded(call: Call) -> None:
         try:
             await work(call)
-        except DatabaseUnavailable:
-            pass
-        except Exception:
-            logger.exception(event, call_id=str(call.id))
+        except Exception as error:
+            for cause in unexpected_errors(error):
+                logger.error(event, exc_info=cause, call_id=str(call.id))
 
     async with asyncio.TaskGroup() as working:
         for call in calls:
