@@ -171,7 +171,7 @@ QUESTIONS: dict[str, Question] = {
     "claim abandoned": lambda s, _: repository.claim_abandoned(s, older_than=_LEASE, limit=resolve.BATCH_SIZE),
     "claim searches": lambda s, _: leases.claim_searches(s, lease=_LEASE, limit=resolve.BATCH_SIZE),
     "claim deliveries": _claim_deliveries,
-    "claim wishes to end calls": lambda s, _: control.claim_pending_updates(s, lease=_LEASE, limit=20),
+    "claim requests to end calls": lambda s, _: control.claim_pending_updates(s, lease=_LEASE, limit=20),
     "rivals of a search": lambda s, c: repository.count_rivals(
         s, Call(id=c.id, account_sid=c.account_sid, to=c.to, pending_since=datetime.now(UTC)), span=timedelta(minutes=4)
     ),

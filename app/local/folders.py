@@ -35,9 +35,10 @@ def recorded_replacement(directory: Path) -> Path | None:
 
 
 def create_replacement(directory: Path) -> Path | None:
-    """Creates a folder outside `directory` for the data of a Postgres that runs as `nobody`. Records its path in `directory`.
+    """Creates a folder for the data of a Postgres that runs as the user `nobody`, and writes its path to a file in `directory`.
 
-    The folder is in /var/tmp or in the folder for temporary files. Returns None if `nobody` may enter neither of these two.
+    The folder is in /var/tmp or, if `nobody` cannot enter that, in the system's folder for temporary files. Returns None if
+    `nobody` can enter neither.
     """
     for parent in (Path("/var/tmp"), Path(tempfile.gettempdir()).resolve()):  # noqa: S108 - mkdtemp is safe there
         if parent.is_dir() and is_open_to_all_users(parent):

