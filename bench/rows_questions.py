@@ -94,8 +94,15 @@ def _list_started(session: AsyncSession, call: Call, *, cursor: PageCursor | Non
 async def _claim_deliveries(session: AsyncSession, _: Call) -> object:
     """Claims due deliveries as a worker does, after a random tenant: a worker continues after the tenant of its last claim."""
     after, months = f"tenant-{random.randrange(100):02}", deliver.recent_months(datetime.now(UTC))
-    limits = {"limit": deliver.MAX_CONCURRENT, "per_tenant": deliver.CLAIM_PER_TENANT}
-    return await deliveries.claim(_HotDatabase(session), months=months, lease=deliver.LEASE, busy=(), after=after, **limits)
+    return await deliveries.claim(
+        _HotDatabase(session),
+        months=months,
+        lease=deliver.LEASE,
+        limit=deliver.MAX_CONCURRENT,
+        per_tenant=deliver.CLAIM_PER_TENANT,
+        busy=(),
+        after=after,
+    )
 
 
 async def create(database: Database, like: Call, *, together: int) -> None:

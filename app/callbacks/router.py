@@ -23,9 +23,9 @@ router = APIRouter(prefix=CALLBACK_PATH, include_in_schema=False, route_class=Sc
 async def receive_callback(request: Request) -> Response:
     """Receives a status callback of Twilio: https://www.twilio.com/docs/voice/api/call-resource#statuscallback."""
     service: CallbackService = request.state.callbacks
-    call_id = _parse_uuid(request.url.path.removeprefix(f"{CALLBACK_PATH}/"))
+    call_id = _parse_uuid(request.scope["path"].removeprefix(f"{CALLBACK_PATH}/"))
     signature = request.headers.get("X-Twilio-Signature", "")
-    query = request.url.query
+    query = request.scope["query_string"].decode("ascii")  # the protocol refuses a target that is not ASCII
     # Check before the body is read, so that requests that are not from Twilio stay cheap.
     account_id = await service.find_account(call_id, query, signature)
     path = f"{CALLBACK_PATH}/{call_id}" + (f"?{query}" if query else "")

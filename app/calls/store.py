@@ -138,7 +138,11 @@ _CHANGEABLE = {
 _SELECT_LIST = ", ".join(
     f'"{Call.__mapper__.columns[name].name}" AS {name}' for name in (*_READ_ONLY, *RecordColumns.__annotations__)
 )
-_READ_CALLS = f"SELECT {_SELECT_LIST}, xmin::text AS version, now() AS now FROM call WHERE id = ANY($1::uuid[])"  # noqa: S608  # own names
+# The subquery hides the number of ids from Postgres, which would otherwise plan the statement again for each execution, at four
+# times the cost of the execution.
+_READ_CALLS = f"""
+    SELECT {_SELECT_LIST}, xmin::text AS version, now() AS now FROM call WHERE id = ANY(ARRAY(SELECT unnest($1::uuid[])))
+"""  # noqa: S608  # own names
 _COLUMNS = ", ".join(_CHANGEABLE.values())
 _TAKEN_SIDS = "SELECT sid, id FROM call WHERE sid = ANY($1::text[])"
 _DELIVERY_COLUMNS = "id, call_id, at, tenant_id, event, position, sequence, fields"

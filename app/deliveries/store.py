@@ -96,13 +96,14 @@ def tenants_with_pending_sql(condition: str = "true") -> str:
     Its last row is null, which ends the recursion. The query jumps from one tenant to the next in an index, so it takes no
     longer if a tenant has many deliveries. `condition` is SQL that limits the deliveries, for example to some months.
     """
+    # The order by `next_attempt_at` decides nothing, but only the index of pending deliveries has it.
     return f"""tenant AS (
         (SELECT tenant_id FROM delivery WHERE next_attempt_at IS NOT NULL AND {condition} AND tenant_id > $1
-         ORDER BY tenant_id LIMIT 1)
+         ORDER BY tenant_id, next_attempt_at LIMIT 1)
         UNION ALL
         SELECT (SELECT further.tenant_id FROM delivery further
                 WHERE further.next_attempt_at IS NOT NULL AND {condition} AND further.tenant_id > tenant.tenant_id
-                ORDER BY further.tenant_id LIMIT 1)
+                ORDER BY further.tenant_id, further.next_attempt_at LIMIT 1)
         FROM tenant WHERE tenant.tenant_id IS NOT NULL
     )"""  # noqa: S608  # a condition from this module
 
@@ -112,8 +113,8 @@ def _claim_statement(months: MonthRange | None) -> str:
     """Returns the statement that claims due deliveries of `months`; None: of all months.
 
     Each tenant gets at most $3 rows. The search ends at $4 rows, because each tenant costs a scan of every partition that is
-    read. A row is held if it must wait for an earlier delivery of its call. A held row is checked again when the result of that
-    delivery is recorded, and at the latest after $6.
+    read. A row is held if it must wait for an earlier delivery of its call, and that delivery is not one of $7. A held row is
+    checked again when the result of that delivery is recorded, and at the latest after $6.
     """
     due_months = months.condition("at") if months else "true"
     # Of the other rows of the same calls.
@@ -133,6 +134,7 @@ def _claim_statement(months: MonthRange | None) -> str:
                 SELECT FROM delivery
                 WHERE delivery.call_id = due.call_id AND delivery.position < due.position AND {all_months}
                 AND delivery.state = 'pending' AND delivery.attempts < {MAX_HOLDING_ATTEMPTS}
+                AND delivery.id <> ALL($7::uuid[])
             ) AS held
             FROM due
         ), claimed AS (
@@ -202,15 +204,18 @@ async def claim(
     limit: int,
     per_tenant: int,
     busy: Collection[str],
+    ended: Collection[UUID] = (),
     after: str = "",
 ) -> list[ClaimedDelivery]:
     """Claims due deliveries: at most `limit` in all, at most `per_tenant` for each tenant, and none for the tenants in `busy`.
 
     No other worker claims them again before the time `lease` has passed. Reads only the partitions of `months`; None: all.
     The result is ordered by tenant, from the first tenant id greater than `after`. It includes `held` deliveries, which must
-    wait for an earlier event of their call: they are due again after _HELD_RECHECK_AFTER instead.
+    wait for an earlier event of their call: they are due again after _HELD_RECHECK_AFTER instead. `ended` are the ids of
+    deliveries for which nothing waits any more, although their results are not recorded yet.
     """
-    rows = await database.fetch(_claim_statement(months), after, list(busy), per_tenant, limit, lease, _HELD_RECHECK_AFTER)
+    statement = _claim_statement(months)
+    rows = await database.fetch(statement, after, list(busy), per_tenant, limit, lease, _HELD_RECHECK_AFTER, list(ended))
     return [_claimed_delivery(row) for row in rows]
 
 

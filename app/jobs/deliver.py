@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
+from uuid import UUID
 
 import structlog
 
@@ -39,9 +40,9 @@ CLAIM_PER_TENANT = 6
 LEASE = timedelta(seconds=45)
 # While a tenant is at its limit, newly due deliveries of other tenants are claimed at least this often.
 _RECHECK_INTERVAL_S = 0.5
-# How long results are gathered for one commit. It delays the next event of the same call. A worker that is killed meanwhile
-# loses these results, so their deliveries are sent again.
-_GATHER_RESULTS_S = 0.05
+# How long results are gathered for one commit. It delays the next event of the same call if another worker claims that event. A
+# worker that is killed meanwhile loses these results, so their deliveries are sent again.
+_GATHER_RESULTS_S = 0.1
 _STATUS_GONE = 410
 # Deliveries that were written within this time are claimed at once when they are due. Older ones are due only if they were sent
 # again by a person or if no worker ran; they are looked for less often, because that reads all partitions.
@@ -77,6 +78,8 @@ class Deliverer:
     """Is set when deliveries may have become due."""
     _running: set[asyncio.Task[None]] = field(default_factory=set)
     _in_flight: Counter[str] = field(default_factory=Counter)
+    # Deliveries that were delivered or given up, and whose results are not recorded yet.
+    _ended: set[UUID] = field(default_factory=set)
     # The tenant at which the last claim reached its limit; the next claim starts after it. Empty: start with the first.
     _after: str = ""
     # When older deliveries are looked for, by the event loop's clock.
@@ -126,6 +129,7 @@ class Deliverer:
             limit=limit,
             per_tenant=CLAIM_PER_TENANT,
             busy=busy,
+            ended=self._ended,
             after=self._after,
         )
         if not is_limited and all(delivery.at in recent for delivery in due):
@@ -196,12 +200,12 @@ class Deliverer:
         """
         attempts = delivery.attempts + 1
         if sent.status is not None and 200 <= sent.status < 300:
-            await self._attempts.submit(DeliveryAttempt(delivery, is_delivered=True, status=sent.status, error=None, wait=None))
+            await self._record(DeliveryAttempt(delivery, is_delivered=True, status=sent.status, error=None, wait=None))
             self.metrics.callbacks.deliveries.labels("delivered").inc()
             return
         wait = wait_before_retry(attempts, self.first_retry)
         is_over = is_last or sent.status == _STATUS_GONE or datetime.now(UTC) + wait > delivery.pending_since + GIVE_UP_AFTER
-        await self._attempts.submit(
+        await self._record(
             DeliveryAttempt(delivery, is_delivered=False, status=sent.status, error=error, wait=None if is_over else wait)
         )
         self.metrics.callbacks.deliveries.labels("gave_up" if is_over else "failed").inc()
@@ -216,6 +220,15 @@ class Deliverer:
             status=sent.status,
             error=error,
         )
+
+    async def _record(self, attempt: DeliveryAttempt) -> None:
+        """Records the result together with those of other attempts. From now on a later event of the call need not wait."""
+        if attempt.wait is None:
+            self._ended.add(attempt.delivery.id)
+        try:
+            await self._attempts.submit(attempt)
+        finally:
+            self._ended.discard(attempt.delivery.id)
 
     async def _record_attempts(
         self, attempts: Sequence[DeliveryAttempt], *, held: Sequence[ClaimedDelivery] = ()

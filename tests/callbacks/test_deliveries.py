@@ -30,6 +30,7 @@ from app.security.keyring import Keyring
 from app.tenants.delivery_signing import DeliverySigning
 from app.tenants.errors import OperatorError
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
+from tests.support.clients import TIMEOUT_S
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import deliver_all, running_refresher
 from tests.support.upstream import (
@@ -348,8 +349,9 @@ async def test_a_later_event_waits_for_an_earlier_one_until_its_second_failure(
         assert await live.states() == {"ringing": "delivered", "completed": "delivered"}
 
 
-async def _claim(gateway: Gateway) -> list[ClaimedDelivery]:
-    return await store.claim(gateway.database, months=None, lease=timedelta(minutes=1), limit=9, per_tenant=9, busy=[])
+async def _claim(gateway: Gateway, *, ended: Sequence[UUID] = ()) -> list[ClaimedDelivery]:
+    lease = timedelta(minutes=1)
+    return await store.claim(gateway.database, months=None, lease=lease, limit=9, per_tenant=9, busy=[], ended=ended)
 
 
 async def _hold(session: Any, event: str) -> None:
@@ -392,6 +394,37 @@ async def test_a_claim_releases_a_held_event_if_the_earlier_one_has_just_ended(
     assert await _claim(gateway) == []
     assert await store.record_attempts(gateway.database, [], held=[later]) == 1
     assert [delivery.id for delivery in await _claim(gateway)] == [later.id]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_an_event_waits_for_an_earlier_one_unless_the_worker_knows_that_it_has_ended(
+    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, is_known: bool
+) -> None:
+    live = await _start(gateway, twilio, status_callback="http://127.0.0.1:9/", status_callback_event=ALL)
+    await live.send_callbacks(PROGRESS[0])
+    (earlier,) = await _claim(gateway)
+    await live.send_callbacks(PROGRESS[1])
+    (later,) = await _claim(gateway, ended=[earlier.id] if is_known else [])
+    assert (later.event, later.held) == ("ringing", not is_known)
+
+
+async def test_a_worker_sends_a_later_event_before_it_has_recorded_the_earlier_one(
+    gateway: Gateway, twilio: Upstream, deliverer: Deliverer
+) -> None:
+    async with running_upstream(answer(200)) as receiver:
+        live = await _start(gateway, twilio, status_callback=receiver.url, status_callback_event=ALL)
+        await live.send_callbacks(PROGRESS[0])
+        await deliverer.step()
+        async with gateway.database.begin() as session, asyncio.timeout(TIMEOUT_S):
+            await session.execute(text("SELECT FROM delivery WHERE event = 'initiated' FOR UPDATE"))  # it cannot be recorded
+            while not receiver.received:
+                await asyncio.sleep(0.001)
+            await live.send_callbacks(PROGRESS[1])
+            while len(receiver.received) < 2:
+                await deliverer.step()
+        await deliver_all(deliverer)
+        assert _statuses(receiver.received) == ["initiated", "ringing"]
+        assert await live.states() == {"initiated": "delivered", "ringing": "delivered"}
 
 
 async def test_the_commits_after_a_claim_and_its_result_are_flushed(gateway: Gateway, twilio: Upstream) -> None:

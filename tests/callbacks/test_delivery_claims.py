@@ -1,0 +1,47 @@
+"""The claim of deliveries reads few rows, whatever Postgres knew about the table when it planned the statement."""
+
+from datetime import UTC, datetime, timedelta
+
+from app.database.engine import Database
+from app.database.partitions import MonthRange
+from app.deliveries import store
+
+DELIVERED = 2000
+# Postgres replaces the plans that it makes for given values by one for all values after so many executions.
+EXECUTIONS_UNTIL_THE_PLAN_STAYS = 6
+
+INSERT_DELIVERIES = """
+    INSERT INTO delivery (id, call_id, at, tenant_id, event, position, state, next_attempt_at)
+    SELECT gen_random_uuid(), gen_random_uuid(), now() - n * interval '1 ms', 'tenant', 'completed', 3,
+        CASE n WHEN 1 THEN 'pending' ELSE 'delivered' END, CASE n WHEN 1 THEN now() END
+    FROM generate_series(1, $1::int) AS n
+"""
+ENTRIES_READ = """
+    SELECT pg_stat_force_next_flush(), sum(pg_stat_get_tuples_returned(indexrelid))::bigint AS number
+    FROM pg_index JOIN pg_inherits ON inhrelid = indrelid WHERE inhparent = 'delivery'::regclass
+"""
+
+
+async def test_a_claim_that_was_planned_for_an_empty_table_reads_no_delivered_rows(database_url: str) -> None:
+    """Shows the start of a month, when the plan for the new partition was made without statistics."""
+    months = MonthRange.around(datetime.now(UTC) - timedelta(days=1), datetime.now(UTC))
+    database = Database(database_url, pool_size=1)
+
+    async def claim() -> list[store.ClaimedDelivery]:
+        return await store.claim(database, months=months, lease=timedelta(minutes=1), limit=9, per_tenant=9, busy=[])
+
+    async def entries_read() -> int:
+        await database.fetch(ENTRIES_READ)  # flushes what this session has counted
+        (row,) = await database.fetch(ENTRIES_READ)
+        return int(row["number"])
+
+    try:
+        for _ in range(EXECUTIONS_UNTIL_THE_PLAN_STAYS):
+            assert await claim() == []
+        await database.fetch(INSERT_DELIVERIES, DELIVERED)
+        before = await entries_read()
+        (claimed,) = await claim()
+        assert claimed.event == "completed"
+        assert await entries_read() - before < DELIVERED / 10
+    finally:
+        await database.close()
