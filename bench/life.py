@@ -1,9 +1,10 @@
 """Measures what a call costs over its whole life: `python -m bench.life`. Read the ratios within one run, not the milliseconds.
 
-Callgate (an API process and a worker) and a service written by hand (bench/competitors/life.py) take turns, each over its own
-database in one Postgres. A life is the creation, Twilio's callbacks, deliveries to the tenant, and the price. It is measured
-with callbacks, and with polling only. Twilio is the simulator at ten times the speed. The processor time of the simulator, of
-the receiver and of this process, which places the calls, is not counted, but they share the machine with what is measured.
+Callgate (an API process and a worker) and a service written by hand (bench/competitors/life.py) run side by side, each over its
+own Postgres, and get calls in turn. A life is the creation, Twilio's callbacks, deliveries to the tenant, and the price. It is
+measured with callbacks, and with polling only. Twilio is the simulator at ten times the speed. The processor time of the
+simulator, of the receiver and of this process, which places the calls, is not counted, but they share the machine with what is
+measured.
 """
 
 import argparse
@@ -13,7 +14,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import product
 from pathlib import Path
 from statistics import quantiles
 
@@ -97,20 +97,24 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callgate-life-")))
         folder.chmod(0o755)  # root's Postgres runs as the user nobody
-        server = stack.enter_context(EmbeddedPostgres(folder, durable=True)).url
+        servers = {name: stack.enter_context(EmbeddedPostgres(folder / name, durable=True)).url for name in arguments.services}
         twilio = stack.enter_context(simulator(folder))
         rates = sorted(arguments.rates)
-        for mode, name in product(arguments.modes, arguments.services):
-            setting = Setting(server, twilio, folder, accounts_for(rates[-1]), MODES[mode])
-            with SERVICES[name](setting) as service:
-                measured = [Run(service.name, rate, setting.callbacks, arguments.seconds) for rate in rates]
-                asyncio.run(measure(service, twilio, measured, patience_s=arguments.patience))
-            for run in measured:
-                at_rest = ", ".join(f"{role} {share:.1%}" for role, share in run.idle.items())
-                print(f"{mode}: {' '.join(cost_cells(run, None))}; at rest {at_rest}", flush=True)
-            runs += measured
-            if arguments.calls and setting.callbacks:
-                sizes[service.name] = disk.measure(service.database, arguments.calls)
+        for mode in arguments.modes:
+            with ExitStack() as running:
+                services = {}
+                for name in arguments.services:
+                    setting = Setting(servers[name], twilio, folder, accounts_for(rates[-1]), MODES[mode])
+                    service = running.enter_context(SERVICES[name](setting))
+                    services[name] = (service, [Run(service.name, rate, MODES[mode], arguments.seconds) for rate in rates])
+                asyncio.run(measure(services, twilio, patience_s=arguments.patience))
+                for service, measured in services.values():
+                    for run in measured:
+                        at_rest = ", ".join(f"{role} {share:.1%}" for role, share in run.idle.items())
+                        print(f"{mode}: {' '.join(cost_cells(run, None))}; at rest {at_rest}", flush=True)
+                    runs += measured
+                    if arguments.calls and MODES[mode]:
+                        sizes[service.name] = disk.measure(service.database, arguments.calls)
     results = [f"{machine()}. `{shlex.join(['python', '-m', 'bench.life', *sys.argv[1:]])}`", *tables(runs, sizes)]
     print("", *results, sep="\n\n")
     if arguments.write:

@@ -5,7 +5,7 @@ from itertools import product
 from pathlib import Path
 
 from bench.chart import Panel, chart
-from bench.life_run import EVENTS, LOOK_EVERY_S, PRICE_DELAY_S, WARM_UP, Run
+from bench.life_run import EVENTS, LOOK_EVERY_S, PRICE_DELAY_S, TURN_S, WARM_UP, Run
 from bench.life_services import COMPETITOR, OURS, SPEED
 from bench.report import PAGE, replace_part
 
@@ -34,8 +34,9 @@ background task, which retries from memory. It asks Twilio for each price every 
 intent before and the outcome after the request to Twilio, and signs its deliveries. When it restarts, it loses the deliveries
 that are not yet sent. It has no limits and no metrics, and does not resolve unknown outcomes.
 
-The two take turns, each over a new database in the same Postgres, with `fsync` on. Calls are placed by the clock,
-whether or not earlier ones were answered. The first {WARM_UP} calls warm the service up and do not count.
+Both run at the same time, each over a Postgres of its own, with `fsync` on. They get calls in turn, for {TURN_S:g} s each, so
+that both see the machine at the same speed. A turn ends when its deliveries have arrived. Calls are placed by the clock,
+whether or not earlier ones were answered. The first {WARM_UP} calls warm a service up and do not count.
 
 - **With status callbacks**, Twilio sends {len(EVENTS)} callbacks for each call, and the service delivers all of them, as JSON.
 - **By polling only**, the service has no public URL. It asks Twilio for the status too, and there are no deliveries.
@@ -43,10 +44,10 @@ whether or not earlier ones were answered. The first {WARM_UP} calls warm the se
 How to read the tables:
 
 - *calls/s* is the rate at which calls are placed. *carried* is the rate at which they are finished: it is lower if a backlog
-  grows.
+  grows. A service that falls behind can catch up while the other gets calls; `--services gateway` measures one alone.
 - *CPU ms* is user and system time per finished call, the sum of the columns before it. *× by hand* is its ratio to that of
   the service written by hand at the same rate. Postgres includes its background processes. What the processes use at rest is
-  subtracted for the time after the last call was placed.
+  subtracted for the time in which they get no calls.
 - *requests* counts the requests to Twilio per finished call, the creation included.
 - *failed* counts creations that were not answered with 201, *unfinished* counts calls that were given up.
 - *callback answered* and *callback to delivery* begin when Twilio sends the callback. They end with its answer, and with the

@@ -4,7 +4,7 @@ import asyncio
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,7 +20,8 @@ from tests.proofs.receiver import Receiver, receiving
 
 EVENTS = ("initiated", "ringing", "answered", "completed")
 PRICE_DELAY_S = 10 / SPEED
-IDLE_S = 3.0
+IDLE_S = 10.0
+TURN_S = 5.0
 WARM_UP = 50
 LOOK_EVERY_S = 0.5
 CALLS_OF_AN_ACCOUNT = 5
@@ -46,7 +47,7 @@ class Run:
     delivered: dict[str, dict[str, float]] = field(default_factory=dict)
     """Times by sid and status."""
     cpu_s: dict[str, float] = field(default_factory=dict)
-    """CPU seconds by role, without what the processes use at rest after the last call was placed."""
+    """CPU seconds by role, without what the processes use at rest while no calls are placed."""
     idle: dict[str, float] = field(default_factory=dict)
     """The share of a processor that each uses at rest."""
     requests: Counter[str] = field(default_factory=Counter)
@@ -58,8 +59,11 @@ class Run:
     price_s: list[float] = field(default_factory=list)
     """Seconds from the moment at which Twilio shows the price; up to a second too long."""
 
+    def is_delivered(self, sid: str) -> bool:
+        return not self.callbacks or len(self.delivered.get(sid, ())) == len(EVENTS)
+
     def is_finished(self, sid: str) -> bool:
-        return sid in self.priced and (not self.callbacks or len(self.delivered.get(sid, ())) == len(EVENTS))
+        return sid in self.priced and self.is_delivered(sid)
 
     @property
     def unfinished(self) -> int:
@@ -93,39 +97,58 @@ class Run:
         return max([self.priced[sid], *self.delivered.get(sid, {}).values()]) - self.placed[sid]
 
 
+@dataclass(frozen=True)
+class _Counts:
+    """What had been counted at the beginning of a run."""
+
+    at: float
+    cpu_s: Mapping[str, float]
+    requests: Counter[str]
+    callbacks: int
+
+
 @dataclass
 class Runner:
     service: Service
     twilio: str
     receiver: Receiver
-    run: Run
     http: aiohttp.ClientSession
     database: psycopg.AsyncConnection[Any]
     patience_s: float
+    run: Run
+    before: _Counts = field(init=False)
 
     async def warm_up(self) -> None:
-        """Places calls that are not counted, and then measures the CPU that the processes use when idle."""
+        """Places calls that are not counted."""
         await self._place(self.run.rate, WARM_UP)
-        await self._finish()
-        at_rest = self._cpu()
-        await asyncio.sleep(IDLE_S)
-        self.run.idle = {role: (cpu - at_rest[role]) / IDLE_S for role, cpu in self._cpu().items()}
+        await self.finish()
 
-    async def measure(self, run: Run) -> None:
-        run.idle = self.run.idle
+    def idle_since(self, at_rest: Mapping[str, float]) -> dict[str, float]:
+        """Returns the share of a processor that each role used since `cpu` returned `at_rest`, IDLE_S ago."""
+        return {role: (cpu - at_rest[role]) / IDLE_S for role, cpu in self.cpu().items()}
+
+    async def begin(self, run: Run, idle: dict[str, float]) -> None:
+        run.idle = idle
         self.run = run
         requests, callbacks = await self._requests(), (await self._callbacks(10**9))["begun"]
-        before, began = self._cpu(), time.time()
-        await self._place(self.run.rate, int(self.run.rate * self.run.seconds))
-        await self._finish()
-        tail_s = max(time.time() - began - self.run.seconds, 0)
-        self.run.cpu_s = {role: cpu - before[role] - self.run.idle[role] * tail_s for role, cpu in self._cpu().items()}
-        self.run.requests = await self._requests() - requests
-        if self.run.callbacks:
-            self._time_callbacks((await self._callbacks(callbacks))["deliveries"])
+        self.before = _Counts(time.time(), self.cpu(), requests, callbacks)
+
+    async def take_turn(self, seconds: float) -> None:
+        """Places calls for so many seconds, and waits until their deliveries have arrived. Does not wait for their prices."""
+        await self._place(self.run.rate, round(self.run.rate * seconds))
+        await self._wait_while(lambda: any(not self.run.is_delivered(sid) for sid in self.run.placed))
+
+    async def end(self) -> None:
+        """Writes the measurements into the run. What the processes use at rest is subtracted for the time without a turn."""
+        run, before = self.run, self.before
+        at_rest_s = max(time.time() - before.at - run.seconds, 0)
+        run.cpu_s = {role: cpu - before.cpu_s[role] - run.idle[role] * at_rest_s for role, cpu in self.cpu().items()}
+        run.requests = await self._requests() - before.requests
+        if run.callbacks:
+            self._time_callbacks((await self._callbacks(before.callbacks))["deliveries"])
         await self._time_prices()
 
-    def _cpu(self) -> dict[str, float]:
+    def cpu(self) -> dict[str, float]:
         looking = self.database.info.backend_pid
         postgres = cpu_seconds(parent_of(looking), without=frozenset([looking]))
         return {role: cpu_seconds(pid) for role, pid in self.service.pids.items()} | {"Postgres": postgres}
@@ -160,9 +183,13 @@ class Runner:
         else:
             self.run.failed += 1
 
-    async def _finish(self) -> None:
+    async def finish(self) -> None:
+        """Waits until all calls are finished, for at most `patience_s`."""
+        await self._wait_while(lambda: self.run.unfinished > 0)
+
+    async def _wait_while(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + self.patience_s
-        while self.run.unfinished and time.monotonic() < deadline:
+        while condition() and time.monotonic() < deadline:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> None:
@@ -190,8 +217,8 @@ class Runner:
 
     def _time_callbacks(self, sent: Sequence[Mapping[str, Any]]) -> None:
         for one in sent:
-            if not one["attempts"]:
-                continue  # it still waits in the simulator
+            if not one["attempts"] or one["call_sid"] not in self.run.placed:
+                continue  # it still waits in the simulator, or belongs to another service
             first, last = one["attempts"][0], one["attempts"][-1]
             sent_at = datetime.fromisoformat(first["sent_at"]).timestamp()
             if last["answered_at"]:
@@ -217,24 +244,48 @@ class Runner:
             return await answer.json()
 
 
-async def measure(service: Service, twilio: str, runs: Sequence[Run], *, patience_s: float) -> None:
-    """Measures the service once for each of `runs`, and writes the results into them.
+async def measure(services: Mapping[str, tuple[Service, Sequence[Run]]], twilio: str, *, patience_s: float) -> None:
+    """Measures services in turn, for TURN_S each, so that all see the machine at the same speed. Writes into their runs.
 
-    The CPU of the simulator, of the receiver and of the database session that polls for prices is not counted.
+    Every service has a run for each rate, in the same order. The CPU of the simulator, of the receivers and of the database
+    sessions that poll for prices is not counted.
     """
-    receiver = Receiver(secrets={tenant.account_sid: tenant.secret for tenant in service.tenants})
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(receiving(receiver))
-        database = await psycopg.AsyncConnection.connect(service.database, autocommit=True)
-        await stack.enter_async_context(database)
-        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60)))
-        warm_up = Run(service.name, runs[-1].rate, runs[-1].callbacks, WARM_UP / runs[-1].rate)
-        runner = Runner(service, twilio, receiver, warm_up, http, database, patience_s)
-        for tenant in service.tenants:
-            account = f"{twilio}/_simulator/accounts/{tenant.account_sid}"
-            (await http.put(account, json={"auth_token": tenant.auth_token, "api_keys": {}})).raise_for_status()
-        looking = asyncio.create_task(runner.look())
-        stack.callback(looking.cancel)
-        await runner.warm_up()
-        for run in runs:
-            await runner.measure(run)
+        runners = [
+            await _runner(stack, service, twilio, warm_up=_warm_up_like(runs[-1]), patience_s=patience_s)
+            for service, runs in services.values()
+        ]
+        for runner in runners:
+            await runner.warm_up()
+        at_rest = [runner.cpu() for runner in runners]
+        await asyncio.sleep(IDLE_S)
+        idle = [runner.idle_since(before) for runner, before in zip(runners, at_rest, strict=True)]
+        for together in zip(*(runs for _, runs in services.values()), strict=True):
+            for runner, run, share in zip(runners, together, idle, strict=True):
+                await runner.begin(run, share)
+            turns = max(round(together[0].seconds / TURN_S), 1)
+            for _ in range(turns):
+                for runner, run in zip(runners, together, strict=True):
+                    await runner.take_turn(run.seconds / turns)
+            await asyncio.gather(*(runner.finish() for runner in runners))
+            for runner in runners:
+                await runner.end()
+
+
+def _warm_up_like(run: Run) -> Run:
+    return Run(run.service, run.rate, run.callbacks, WARM_UP / run.rate)
+
+
+async def _runner(stack: AsyncExitStack, service: Service, twilio: str, *, warm_up: Run, patience_s: float) -> Runner:
+    """Returns a runner that has `warm_up` as its run, and that follows the calls of its runs until the stack is closed."""
+    receiver = Receiver(secrets={tenant.account_sid: tenant.secret for tenant in service.tenants})
+    await stack.enter_async_context(receiving(receiver))
+    database = await psycopg.AsyncConnection.connect(service.database, autocommit=True)
+    await stack.enter_async_context(database)
+    http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60)))
+    for tenant in service.tenants:
+        account = f"{twilio}/_simulator/accounts/{tenant.account_sid}"
+        (await http.put(account, json={"auth_token": tenant.auth_token, "api_keys": {}})).raise_for_status()
+    runner = Runner(service, twilio, receiver, http, database, patience_s, warm_up)
+    stack.callback(asyncio.create_task(runner.look()).cancel)
+    return runner
