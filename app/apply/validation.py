@@ -55,7 +55,8 @@ def _message_of(detail: ErrorDetails) -> str:
 
 
 def _unknown_member(name: str) -> str:
-    known = {field.alias or member for model in Declared.__subclasses__() for member, field in model.model_fields.items()}
+    models = [model for base in Declared.__subclasses__() for model in (base, *base.__subclasses__())]
+    known = {field.alias or member for model in models for member, field in model.model_fields.items()}
     similar = difflib.get_close_matches(name, known, n=1)
     advice = f"did you mean {similar[0]}?" if similar else "`callgate apply --schema` lists all members"
     return f"is not known: {advice}"

@@ -133,6 +133,12 @@ TYPES = [
         "is not known: did you mean from",
     ),
     Refused(
+        tenant("workloads: [{namespace: web, service_account: checkout, scope: [call]}]"),
+        3,
+        f"{TENANT}.workloads[0].scope",
+        "is not known: did you mean scopes?",
+    ),
+    Refused(
         "tenants:\n  - {id: a, name: A}\n  - {id: a, name: B}\n",
         3,
         "tenants[1]",
