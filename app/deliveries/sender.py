@@ -117,7 +117,7 @@ class Sender:
                         raise
                     is_repeated = True
         except _AddressRefused:
-            return SendResult(None, "refused_address")
+            return SendResult(None, "lost" if is_repeated else "refused_address")
         except aiohttp.InvalidURL:
             return SendResult(None, "invalid_url")
         except aiohttp.ClientConnectorDNSError:

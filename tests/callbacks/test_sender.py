@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from app.deliveries.addresses import AllowList
-from app.deliveries.sender import KEEPALIVE_S, MAX_CONNECTIONS_PER_HOST, MAX_READ_BYTES, Sender, SendResult
+from app.deliveries.sender import KEEPALIVE_S, MAX_CONNECTIONS_PER_HOST, MAX_READ_BYTES, Sender, SendError, SendResult
 
 LOOPBACK = AllowList.parse("127.0.0.0/8, ::1")
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -121,7 +121,7 @@ async def test_only_the_checked_address_is_dialled_even_if_the_name_resolves_dif
     """A second lookup would return the address of another listener on the same port."""
     allowed = AllowList.parse("127.0.0.2/32")
     async with (
-        receiving(NO_CONTENT, host="127.0.0.2") as allowed_receiver,
+        receiving(reply("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"), host="127.0.0.2") as allowed_receiver,
         receiving(NO_CONTENT, host="127.0.0.1", port=allowed_receiver.port) as refused_receiver,
     ):
         names = FakeResolver(["127.0.0.2"], ["127.0.0.1"])
@@ -244,19 +244,23 @@ async def test_a_request_that_meets_a_closed_connection_is_sent_on_another() -> 
     assert len(receiver.dialled) == 2
 
 
-async def test_a_request_that_broke_off_and_cannot_be_repeated_may_have_arrived() -> None:
-    lookups = [["127.0.0.1"]]
+@pytest.mark.parametrize(("later_address", "error"), [(None, "resolve"), ("10.0.0.1", "refused_address")])
+async def test_a_request_that_broke_off_and_cannot_be_repeated_may_have_arrived(
+    later_address: str | None, error: SendError
+) -> None:
+    addresses = iter(["127.0.0.1"])
 
-    async def resolve_once(_: str) -> Sequence[str]:
-        if not lookups:
+    async def resolve(_: str) -> Sequence[str]:
+        address = next(addresses, later_address)
+        if address is None:
             raise OSError
-        return lookups.pop()
+        return [address]
 
-    async with receiving(_close_on_second) as receiver, Sender(LOOPBACK, resolve=resolve_once) as sender:
+    async with receiving(_close_on_second) as receiver, Sender(LOOPBACK, resolve=resolve) as sender:
         url = f"http://receiver.example:{receiver.port}/"
         assert await send(sender, url) == (204, None)
         assert await send(sender, url) == SendResult(None, "lost")
-        assert await send(sender, url) == SendResult(None, "resolve")
+        assert await send(sender, url) == SendResult(None, error)
 
 
 async def test_a_connection_is_not_kept_for_long() -> None:
