@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line. Runs `callgate healthcheck` without importing `app.cli`, which would take most of its time."""
+    """Runs the command line. For `callgate healthcheck`, skips the import of `app.cli`, which would take most of the time."""
     command, *arguments = sys.argv[1:] or [""]
     if command == "healthcheck" and len(arguments) < 2 and not any(word.startswith("-") for word in arguments):
         from app.healthcheck import check

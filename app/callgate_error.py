@@ -1,4 +1,4 @@
-"""The base class of all errors that become error responses, and the types of its members. app/errors.py has the errors."""
+"""The base class of all errors that become error responses, and the types of its attributes. app/errors.py has the errors."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, get_args

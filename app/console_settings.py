@@ -11,7 +11,10 @@ _DAY_S = 86_400
 
 
 class OidcRule(BaseModel):
-    """Gives `scopes` to people whose OpenID Connect claim `claim` is `value`. `tenant` is their tenant; None: operators."""
+    """Gives `scopes` to people whose OpenID Connect claim `claim` has the value `value`.
+
+    `tenant` is the tenant for which they may act. If `tenant` is None, they are operators and may act for all tenants.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -85,7 +88,7 @@ class ConsoleSettings(BaseSettings):
 def parse_oidc_access(text: str) -> tuple[OidcRule, ...]:
     """Parses a JSON list of rules, the value of CALLGATE_CONSOLE_OIDC_ACCESS.
 
-    Raises ValueError, whose message says where the first fault in the list is.
+    Raises ValueError if the list is invalid. The message says where in the list the first error is.
     """
     try:
         return tuple(TypeAdapter(list[OidcRule]).validate_json(text))

@@ -45,7 +45,10 @@ class DatabaseURLError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Keepalive:
-    """TCP keepalive of the client's socket, which detects an unreachable server. None: the system's default."""
+    """The settings of TCP keepalive for the client's socket, which detects an unreachable server.
+
+    A value of None means the operating system's default.
+    """
 
     on: bool = True
     idle_s: int | None = 10
@@ -171,9 +174,10 @@ class _Reader:
         return mode if mode == "verify-ca" and root_certificate else "verify-full"
 
     def _system_certificates(self, mode: str | None, members: Mapping[str, str]) -> dict[str, Any]:
-        """Returns asyncpg's arguments for libpq's sslrootcert=system: verify-full with the root certificates of this machine.
+        """Returns the arguments with which asyncpg does what libpq does for `sslrootcert=system`.
 
-        `members` are the TLS parameters of the URL, except sslmode.
+        With them, asyncpg verifies the server's certificate and host name (verify-full) with the root certificates of this
+        machine. `members` are the TLS parameters of the URL, except sslmode.
         """
         if mode not in (None, "require", "verify-full"):
             raise DatabaseURLError(f"has sslrootcert=system, which requires sslmode=verify-full, and sslmode={mode}")
@@ -189,9 +193,10 @@ class _Reader:
         return settings
 
     def _statement_cache_size(self) -> int | None:
-        """Returns how many prepared statements a connection caches; None if the URL does not say.
+        """Returns how many prepared statements a connection caches; None if the URL does not contain this number.
 
-        SQLAlchemy's parameter `prepared_statement_cache_size` takes precedence over asyncpg's `statement_cache_size`.
+        If the URL has both parameters, SQLAlchemy's `prepared_statement_cache_size` takes precedence over asyncpg's
+        `statement_cache_size`.
         """
         sizes = [self._read_number(name) for name in ("prepared_statement_cache_size", "statement_cache_size")]
         return next((size for size in sizes if size is not None), None)
@@ -232,7 +237,10 @@ class _Reader:
 
 
 def _parse_host(text: str, port: str) -> tuple[str, int]:
-    """Parses a host name, an IP address or the directory of a Unix socket. `port` is used if the text has none."""
+    """Returns host and port. `text` is a host name, an IP address or the directory of a Unix socket, and may end with a port.
+
+    If `text` has no port, `port` is used; if this is "", too, the port is 5432. Raises DatabaseURLError.
+    """
     text = unquote(text)
     if text.startswith("/"):
         return text, _parse_port(port)

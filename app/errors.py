@@ -1,4 +1,4 @@
-"""The errors of the service. Each class fixes its slug, HTTP status, execution and retry advice.
+"""The errors of the service. Each class has a slug, an HTTP status, what is known about the call, and advice about retries.
 
 CallgateError
 ├── RequestError      the request cannot be read, is invalid, or is not allowed
@@ -6,9 +6,9 @@ CallgateError
 ├── UpstreamError     Twilio did not carry out the request (not certain for CallNotFoundAtTwilio and ActionUnknown)
 └── ServiceError      the service itself failed; nothing was sent to Twilio
 
-A creation with an unknown outcome is not an error: the response is 202 with the record. Other requests to Twilio have no record
-to follow, so an unknown outcome is ActionUnknown (409). Every 5xx therefore means that no call was started and nothing was
-changed, and a client may repeat the request without harm.
+If it is unknown whether a request has created a call, the response is not an error: it is 202 with the record of the call. For
+other requests, no record shows the outcome at Twilio later, so an unknown outcome is the error ActionUnknown (409). Every 5xx
+therefore means that no call was started and nothing was changed, and a client may repeat the request without harm.
 """
 
 from typing import ClassVar, Literal
@@ -145,5 +145,5 @@ def _leaf_classes(cls: type[CallgateError]) -> list[type[CallgateError]]:
 
 
 def all_errors() -> dict[str, type[CallgateError]]:
-    """Returns the class of every error that can reach a caller, by slug."""
+    """Returns the class of every error that can reach a caller. The keys are the slugs of the errors."""
     return {error.slug: error for error in _leaf_classes(CallgateError)}

@@ -21,7 +21,7 @@ _HEALTH_URLS_BY_COMMAND: dict[str, tuple[tuple[str, ...], str | None, str]] = {
 
 
 def url_for(command: Sequence[str], ops_port: str | None = None) -> str | None:
-    """Returns the health URL of a process that was started with `command`; None for a worker without a port.
+    """Returns the health URL of a process that was started with `command`. Returns None for a worker that serves no port.
 
     `ops_port` is the worker's CALLGATE_OPS_PORT. For a command that is not `callgate`, returns the URL of `callgate serve`.
     """
@@ -41,7 +41,7 @@ def url_for(command: Sequence[str], ops_port: str | None = None) -> str | None:
 
 
 def _main_process_command() -> list[str]:
-    """Returns the command of the container's main process; an empty list if it cannot be read."""
+    """Returns the command line of the container's main process (pid 1), or an empty list if the command line cannot be read."""
     try:
         return Path("/proc/1/cmdline").read_text().split("\0")
     except (OSError, UnicodeDecodeError):
@@ -49,9 +49,9 @@ def _main_process_command() -> list[str]:
 
 
 def check(url: str | None = None) -> str | None:
-    """Returns why the process is not healthy; None if it answers 200 or has no port. Ignores proxies of the environment.
+    """Returns why the process is not healthy, or None if it answers 200 or serves no health URL. Uses no HTTP proxy.
 
-    By default, `url` is the health URL of the container's main process.
+    If `url` is None, the health URL of the container's main process is used.
     """
     url = url or url_for(_main_process_command(), os.environ.get("CALLGATE_OPS_PORT"))
     if url is None:

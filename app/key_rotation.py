@@ -1,6 +1,7 @@
 """Rotates encryption keys: re-encrypts secrets with the newest key, and counts the data that still needs each key.
 
-Safe while the service runs, because its processes decrypt with any configured key. An interrupted rotation can be run again.
+The rotation is safe while the service runs, because its processes decrypt with any configured key. An interrupted rotation can
+be run again.
 """
 
 from collections import Counter
@@ -56,7 +57,7 @@ class KeyRotation:
     async def reseal(self, actor: Actor) -> ResealResult:
         """Re-encrypts every secret that was not encrypted with the newest key. Records one audit event for each batch.
 
-        Secrets that no configured key decrypts stay as they are. The result lists them.
+        A secret that no configured key decrypts stays as it is. The result lists such secrets.
         """
         result = ResealResult()
         for sealed_column in SEALED_COLUMNS:
@@ -85,7 +86,7 @@ class KeyRotation:
         return names
 
     async def key_uses(self, *, count_calls: bool = True) -> list[KeyUse]:
-        """Returns the uses of each key, configured keys first. With `count_calls`, reads all calls, page by page."""
+        """Returns how much data needs each key, configured keys first. With `count_calls`, reads all calls, page by page."""
         secrets: Counter[bytes] = Counter()
         async with self.database.begin() as session:
             for sealed_column in SEALED_COLUMNS:
@@ -107,9 +108,9 @@ class KeyRotation:
         ]
 
     async def _reseal_batch(self, sealed_column: SealedColumn, last_id: Any, result: ResealResult, actor: Actor) -> Any:
-        """Re-encrypts the next batch of a column's secrets, those with ids after `last_id`, and returns the rows of the batch.
+        """Re-encrypts the next batch of a column's secrets, and returns the rows of the batch, or no rows when all are done.
 
-        Adds the number of re-encrypted secrets to `result`. Returns no rows when all are done.
+        The batch begins after the id `last_id`. Adds the number of re-encrypted secrets to `result`.
         """
         resealed = 0
         async with self.database.begin() as session:

@@ -177,9 +177,9 @@ def _lifespan(
 
 
 def _direct_endpoint(scope: Scope) -> ASGIApp | None:
-    """Returns the ASGI endpoint of a request that creates a call, or of a callback of Twilio; None for any other request.
+    """Returns the endpoint of a request that creates a call or is a callback from Twilio, or None for any other request.
 
-    These requests skip FastAPI's routing, which would take a large part of their CPU time.
+    These two kinds of requests skip FastAPI's routing, which would take a large part of their CPU time.
     """
     if is_creation(scope["method"], scope["path"]):
         return creation_router.create_call_asgi
@@ -194,7 +194,7 @@ def _declare_static_files(app: FastAPI) -> None:
 
 
 def _complete_openapi(app: FastAPI) -> None:
-    """Adds to the OpenAPI document the schemas that no route declares: bodies that routes parse themselves, and errors."""
+    """Adds the schemas that FastAPI cannot know to the OpenAPI document: errors, and bodies that endpoints parse themselves."""
     generate = app.openapi
 
     @cache

@@ -1,4 +1,4 @@
-"""Finds misspelt settings among environment variables and secret files."""
+"""Finds environment variables and secret files whose names look like a misspelt name of a Callgate setting."""
 
 import difflib
 import re
@@ -12,7 +12,7 @@ _KUBERNETES_VARIABLE_END = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PO
 
 
 def find_misspelt(known: Collection[str], variables: Mapping[str, str], files: Iterable[str] = ()) -> Iterator[str]:
-    """Yields a message for each variable or file that looks like a misspelt setting. `known` has the names of all settings."""
+    """Yields a message for each variable or file whose name looks like a misspelt setting. `known` has all setting names."""
     for name in [*variables, *files]:
         variable = name.upper()
         if (

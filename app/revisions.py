@@ -1,4 +1,7 @@
-"""Reads from the migrations which schema revisions this version of Callgate knows, without importing Alembic or SQLAlchemy."""
+"""Finds out which schema revisions this version of Callgate knows.
+
+Reads the migration files as text, and so imports neither Alembic nor SQLAlchemy.
+"""
 
 import re
 from functools import cache
@@ -20,7 +23,10 @@ def head() -> str:
 
 @cache
 def known_revisions() -> dict[str, str | None]:
-    """Returns each schema revision that this version of Callgate knows, with the revision before it; None before the first."""
+    """Returns a dict of the schema revisions that this version of Callgate knows: from each revision to the one before it.
+
+    The first revision has the value None.
+    """
     versions = (version.read_text() for version in migrations_folder().glob("versions/*.py"))
     found = [{bool(down): revision for down, revision in _REVISION_PATTERN.findall(version)} for version in versions]
     return {each[False]: each.get(True) for each in found}

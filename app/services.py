@@ -1,4 +1,4 @@
-"""Builds the service objects of a process. The API and the worker use the same ones."""
+"""Builds the service objects of a process. The API and the worker use the same services."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -88,7 +88,7 @@ class _Shared:
 
 @asynccontextmanager
 async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
-    """Yields the services of a process. On exit, waits a limited time until the outcomes of all begun creations are stored."""
+    """Yields the services of a process. On exit, waits a limited time for the outcomes of calls that are being created."""
     async with _shared_objects(settings, metrics) as shared:
         withdrawals = Withdrawals(shared.database, shared.settlement)
         placement = Placement(

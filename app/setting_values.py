@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr
 
 SETTING_PREFIX = "CALLGATE_"
-"""The beginning of the name of each setting among environment variables and secret files."""
+"""The prefix of the name of each setting, as an environment variable or as a secret file."""
 TWILIO_API_VERSION = "2010-04-01"
 MAX_IN_FLIGHT_LIMIT = 10_000
-"""The highest limit of creations in flight, of a process or of a tenant."""
+"""The highest value that an operator can set as the limit of concurrent creations of calls, for a process or a tenant."""
 # The last label of a host name has a letter; that of an IP address has none.
 _HOST_OR_SUFFIX_PATTERN = re.compile(r"\.?(?:[a-z0-9_-]+\.)*[a-z0-9_-]*[a-z_][a-z0-9_-]*")
 
@@ -25,7 +25,10 @@ def seconds_setting(default: float, description: str, *, maximum: float = 3600) 
 
 
 def decode_secret_keys(value: SecretStr) -> list[bytes]:
-    """Returns the keys in the given order. Raises ValueError, without key material, if one is not 32 bytes in base64."""
+    """Decodes a comma-separated list of keys, and returns them in the same order.
+
+    Raises ValueError if a key is not 32 bytes in base64. The error's text contains no part of a key.
+    """
     keys = []
     for position, text in enumerate(value.get_secret_value().split(","), start=1):
         try:
@@ -85,9 +88,9 @@ def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], li
 
 
 def parse_workload_keys(text: str) -> str:
-    """Returns `text`, the place of a key set (RFC 7517), if it is an absolute path or a URL that `is_trusted_url` accepts.
+    """Returns `text`, which must be the absolute path or the URL of a key set (RFC 7517).
 
-    Raises ValueError otherwise.
+    Raises ValueError for any other text, and for a URL that `is_trusted_url` does not accept.
     """
     if "://" not in text:
         if not Path(text).is_absolute():
@@ -113,7 +116,7 @@ def is_trusted_url(url: str) -> bool:
 
 
 def parse_networks(text: str) -> list[IPv4Network | IPv6Network]:
-    """Returns the networks of a comma-separated list. Raises ValueError for any other entry."""
+    """Returns the networks of a comma-separated list. Raises ValueError if an entry is not a network, such as 10.0.0.0/8."""
     networks = []
     for entry in filter(None, (part.strip() for part in text.split(","))):
         try:

@@ -1,7 +1,8 @@
-"""Measures how fast calls are added to a queue: `python -m bench.bulk`. A goal: 100,000 lines in less than 60 s on two cores.
+"""Measures how fast calls are added to a queue: `python -m bench.bulk`. The goal: 100,000 calls in less than 60 s on two cores.
 
-One API process and one Postgres with fsync. The client sends bodies of 1,000 lines, sends the same bodies again, as after a
-failure, and cancels the queue. On a machine that does other work as well, compare the processor time.
+One API process and one Postgres with fsync run. The client sends bodies of 1,000 lines, one call on each line. It then sends
+the same bodies again, as a client does after a failure, and cancels the queue. On a machine that does other work as well,
+compare the processor time.
 """
 
 import argparse
@@ -28,7 +29,10 @@ def bodies(lines: int) -> list[bytes]:
 
 
 async def send_all(api: Api, requests: Sequence[bytes], connections: int) -> Counter[int]:
-    """Sends the requests, and returns how many of their lines were answered with each status; 0 counts lines with a problem."""
+    """Sends the requests, and returns how many of their lines were answered with each status.
+
+    Status 0 counts the lines that were answered with a problem (RFC 9457).
+    """
     waiting, statuses = iter(requests), Counter[int]()
 
     async def send() -> None:

@@ -1,4 +1,4 @@
-"""Builds signed status callbacks for calls that have started, as Twilio sends them."""
+"""Builds signed status callbacks, as Twilio sends them, for calls that Twilio has created."""
 
 import base64
 from collections.abc import Iterator
@@ -17,7 +17,10 @@ EVENTS = ("initiated", "ringing", "in-progress", "completed")
 
 
 def callbacks_of(subject: Subject) -> Iterator[bytes]:
-    """Yields a signed request for each event of each started call: the first event of all calls, then the second, and so on."""
+    """Yields a signed callback for each event of each call that Twilio created.
+
+    The first event of all calls comes first, then the second event of all calls, and so on.
+    """
     assert subject.database
     assert subject.secret_key
     urls = CallbackUrls(CALLBACK_PATH, Keyring([base64.b64decode(subject.secret_key)]))
@@ -59,7 +62,7 @@ def _callback(path: str, fields: dict[str, str], auth_token: str) -> bytes:
 
 
 def shares(requests: Iterator[bytes], parts: int) -> list[list[bytes]]:
-    """Returns the requests in `parts` equal parts, so that no callback is sent twice."""
+    """Splits the requests into `parts` lists of equal length, so that no callback is sent twice. Leaves out the remainder."""
     everything = list(requests)
     size = len(everything) // parts
     remaining = iter(everything)

@@ -1,8 +1,9 @@
-"""Measures the cost of a creation, side by side: `python -m bench.calls`. Read the ratios within one run, not the milliseconds.
+"""Compares what it costs to create a call: `python -m bench.calls`. Read the ratios within one run, not the milliseconds.
 
 Callgate, two services as a team would write them by hand (bench/competitors), FastAPI alone, and no service at all take turns
-for several rounds. The upstream is nginx, and wrk generates the load. The processor time of both is not counted. They share
-the machine with the measured service, as Postgres does. So compare the processor time of the service's own process first.
+for several rounds. nginx takes the part of Twilio, and wrk generates the load. The processor time of nginx and wrk is not
+counted, but they share the machine with the measured service, and so does Postgres. So compare the processor time of the
+service's own process first.
 """
 
 import argparse
@@ -31,13 +32,16 @@ CALLBACKS = [Scenario(concurrent=concurrent, upstream_ms=0, tenants=1, what="cal
 
 
 def measure_calls(stage: Stage, scenario: Scenario, rounds: int, seconds: int) -> list[Sample]:
-    """Measures every subject in turn, for several rounds. Leaves out FastAPI alone where tenants or the upstream matter."""
+    """Measures each subject (a measured service) in turn, for `rounds` rounds.
+
+    Measures FastAPI alone only in the scenarios of FLOOR, because FastAPI alone has neither tenants nor an upstream.
+    """
     chosen = [subject for subject in stage.subjects if subject.name != ECHO or scenario in FLOOR]
     return [stage.calls(subject, scenario, seconds * scenario.longer) for _ in range(rounds) for subject in chosen]
 
 
 def measure_callbacks(stage: Stage, rounds: int, seconds: int) -> list[Sample]:
-    """Measures the callbacks of the calls that were just made."""
+    """Measures what Twilio's callbacks cost Callgate, with callbacks for the calls that this run has created."""
     subject = next(subject for subject in stage.subjects if subject.name == OURS)
     runs = [scenario for scenario in CALLBACKS for _ in range(rounds)]
     requests = shares(callbacks_of(subject), len(runs))

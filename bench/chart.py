@@ -19,14 +19,14 @@ text { font: 13px system-ui, sans-serif; fill: #24292f }
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel of a chart: one bar for each name, with the sum of the bar's parts as a number."""
+    """A panel of a bar chart. Each bar is divided into parts, and a number beside the bar shows the sum of its parts."""
 
     title: str
     bars: Sequence[Mapping[str, float]]
-    """The lengths of a bar's parts by class of the style, from left to right."""
+    """One mapping for each bar: the lengths of its parts by their CSS class, from left to right."""
     digits: int
     longest: float
-    """The length that takes the whole width."""
+    """The length of a bar that takes the whole width of the panel."""
 
 
 def chart(title: str, names: Sequence[str], panels: Sequence[Panel], *, legend: Mapping[str, str] | None = None) -> str:

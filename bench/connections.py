@@ -12,14 +12,14 @@ def raw_request(path: str, headers: Mapping[str, str], body: bytes = b"", *, met
 
 
 def raw_creation(key: str) -> bytes:
-    """Returns the bytes of a `POST /v1/calls` with this API key."""
+    """Returns the bytes of a `POST /v1/calls` that creates an example call with this API key."""
     call = {"to": "sip:kate@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     return raw_request("/v1/calls", headers, json.dumps(call).encode())
 
 
 class Connection:
-    """A connection to a port of 127.0.0.1, for one request after the other. Opens at the first request."""
+    """An HTTP connection to a port of 127.0.0.1. It carries one request at a time, and the first request opens it."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -51,7 +51,7 @@ async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 
 class Connections:
-    """A pool of connections: as many as there are concurrent requests. A request uses the connection that was used last."""
+    """A pool with as many connections as there are concurrent requests. A request takes the connection that was used last."""
 
     def __init__(self, port: int) -> None:
         self._port = port

@@ -1,8 +1,9 @@
-"""Measures what open console pages cost another tenant's creations, and their first paint: `python -m bench.console`.
+"""Measures how much open pages of the console delay creations of calls, and how fast pages appear: `python -m bench.console`.
 
-One API process. Operators reload *Now*, with the figures of its plots, and *Calls* each second. Meanwhile creations are timed
-one after the other; rounds with and without the operators alternate. Read the ratios within one run: the machine's own speed
-does not matter. Then bench.console_paint opens pages in Chromium, if it is installed.
+One API process runs. Simulated operators reload the page *Now*, the figures of its plots, and the page *Calls* each second.
+Meanwhile a tenant creates calls one after the other, and each creation is timed. Rounds with the operators and rounds without
+them alternate. Read the ratios within one run: the machine's own speed does not matter. At the end, bench.console_paint opens
+pages in Chromium, if it is installed.
 """
 
 import argparse
@@ -33,7 +34,7 @@ class Seen:
 
 
 async def log_in(api: Api) -> str:
-    """Logs in to the console as an operator with read access. Returns the session cookie, as a header value."""
+    """Logs in to the console as an operator with read access. Returns the session cookie, as the value of a Cookie header."""
     shown = await command(api.environment, "keys", "create", "--operator", "--name", "Kate", "--scope", "read", "--json")
     origin = f"http://127.0.0.1:{api.port}"
     async with http_client(base_url=origin, headers={"Origin": origin}) as http:
@@ -44,9 +45,9 @@ async def log_in(api: Api) -> str:
 
 @asynccontextmanager
 async def people(api: Api, cookie: str, seen: Seen) -> AsyncIterator[None]:
-    """Simulates PEOPLE operators until the end of the block, each of whom reloads all pages every EVERY_S seconds.
+    """Simulates PEOPLE operators while the block runs. Each operator reloads all PAGES every EVERY_S seconds.
 
-    Their reloads are spread evenly over that time.
+    The operators begin at different times, which are spread evenly over EVERY_S. `seen` counts the answers.
     """
     requests = [raw_request(path, {"Cookie": cookie}, method="GET") for path in PAGES]
 

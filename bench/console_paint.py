@@ -1,8 +1,8 @@
 """Measures when the console's pages first show something in Chromium: `python -m bench.console_paint`.
 
-A real `callgate demo`, and an operator who has logged in by its link. A cold load is that of a new browser profile with the
-session's cookie; a warm one is that of a browser which has the assets. Prints First Contentful Paint, counted from the start of
-the navigation.
+Runs a real `callgate demo`, and logs in as an operator with the link that the demo prints. A cold load uses a new browser
+profile that contains only the session's cookie. A warm load uses a browser that has loaded the assets before. Prints First
+Contentful Paint, counted from the start of the navigation.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from tests.support.browser import CHROMIUM, chromium
 
 PATHS = ("/console/now", "/console/calls", "/console/queues", "/console/tenants")
 LOADS = 8
-"""Of each page, cold and warm."""
+"""How often each page is loaded cold, and how often it is loaded warm."""
 _VIEWPORT = {"width": 1280, "height": 800}
 # Resolves with the time of First Contentful Paint, which may be later than the load event.
 _FIRST_PAINT = """() => new Promise((resolve) => {
@@ -45,7 +45,7 @@ async def cold_paint_ms(browser: Browser, known: BrowserContext, address: str) -
 
 
 async def measure(url: str, link: str) -> None:
-    """Logs in with the link, and prints the cold and warm first paint of each page."""
+    """Logs in with the link, and prints for each page when it first shows something (first paint), cold and warm."""
     print(f"  {'first paint, milliseconds':<26} {'cold, n ' + str(LOADS):>22} {'warm, n ' + str(LOADS):>22}")
     async with chromium() as browser:
         context = await browser.new_context(viewport=_VIEWPORT)  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
 """Measures the bytes that a call takes on disk, with all its rows and their indexes.
 
-Few calls leave pages half empty, and many take long to place. So the calls of a run are copied inside Postgres, with new ids
-and times, until there are enough. The growth of the tables is then divided by the number of copies. A copy has no dead rows. A
-database in service has some: autovacuum leaves up to a fifth of a table.
+Few calls would leave the database's pages half empty, and many calls would take long to place. So the calls of a run are copied
+inside Postgres, with new ids and times, until there are enough calls. The growth of the tables is then divided by the number of
+copies. The copies have no dead rows. A database in service has some, because autovacuum leaves up to a fifth of a table.
 """
 
 from collections import defaultdict
@@ -48,18 +48,18 @@ class Disk:
 
     calls: int
     copied: dict[str, dict[str, float]]
-    """The bytes of a copy, in which every row was written once: by table and part (its rows, each of its indexes)."""
+    """The bytes of one copied call, by table and part (its rows, or an index). Every row was written only once."""
     left: dict[str, dict[str, float]]
-    """The bytes that the run left: with dead rows, and with the pages that a table has from the beginning."""
+    """The bytes per call before the copying, by table and part. They include dead rows, and the first pages of each table."""
     columns: dict[str, dict[str, float]]
-    """The bytes of the values by table and column, without the headers of rows and pages."""
+    """The bytes of one call's values, by table and column. The headers of rows and pages are not included."""
 
     @property
     def total(self) -> float:
         return sum(sum(parts.values()) for parts in self.copied.values())
 
     def rows(self) -> list[list[str]]:
-        """Returns the rows of the result's table: each table followed by its parts, the largest first, with the total last."""
+        """Returns the rows of the result: each table with its parts below it, the largest first, and the total at the end."""
         shown: list[tuple[str, float, float]] = []
         for table, parts in sorted(self.copied.items(), key=lambda item: -sum(item[1].values())):
             if not (whole := sum(parts.values())):
@@ -72,7 +72,7 @@ class Disk:
         return [[name, *(f"{size:,.0f}" for size in sizes)] for name, *sizes in shown]
 
     def column_rows(self) -> list[list[str]]:
-        """Returns the columns with at least 1 % of all bytes, the largest first."""
+        """Returns the name and the bytes of each column that takes at least 1 % of all bytes, the largest first."""
         all_ = [(table, column, size) for table, columns in self.columns.items() for column, size in columns.items()]
         all_.sort(key=lambda each: -each[2])
         return [[f"`{table}.{column}`", f"{size:,.0f}"] for table, column, size in all_ if size >= self.total / 100]
@@ -138,7 +138,7 @@ def _insert(connection: psycopg.Connection, table: str) -> str:
 
 
 def _copied(name: str, kind: str) -> str:
-    """Returns the SQL expression for a column of a copied row. Its placeholder `{shift_ms}`, if any, is filled in later."""
+    """Returns the SQL expression for a column of a copied row. `{shift_ms}` in the expression is replaced later."""
     column = f'"{name}"'
     if kind == "uuid" and name in ("id", "call_id"):
         return _SHIFT_UUID.replace("{column}", column)

@@ -1,8 +1,8 @@
-"""Measures grants (permits to dial) of scheduled calls: `python -m bench.grants`.
+"""Measures how fast a worker grants scheduled calls (permits to dial them): `python -m bench.grants`.
 
-Two goals: 200 grants a second from one worker, and the same cost of a grant for few and many waiting calls. The calls of 100
-callers wait in two accounts: few in one, many in the other. This process times grants for both in turn. Then one worker dials
-the calls that are left, over an upstream that answers at once.
+There are two goals: one worker grants 200 calls a second, and a grant costs the same whether few or many calls wait. Two
+accounts have 100 callers each. Few calls wait in one account, and many in the other. This process times grants for both
+accounts in turn. Then one worker grants and dials the calls that are left, and the server in place of Twilio answers at once.
 """
 
 import argparse

@@ -1,8 +1,9 @@
-"""Measures what one tenant's bad receiver costs another's deliveries: `python -m bench.isolation --calls 60`.
+"""Measures how much the failing receivers of tenants delay another tenant's deliveries: `python -m bench.isolation --calls 60`.
 
-Three tenants: the receiver of the first accepts every request and never answers, that of the second refuses connections, that
-of the third works. The third's callbacks are timed from the simulator to the receiver, first alone, then while the other two
-have more deliveries due than can be sent at once. Two API processes, two workers, real sockets.
+There are three tenants. The first tenant's receiver accepts every request and never answers, the second tenant's receiver
+refuses connections, and the third tenant's receiver works. The third tenant's callbacks are timed from the simulator of Twilio
+to the receiver: first alone, then while the first two tenants have more deliveries due than can be sent at once. Two API
+processes and two workers run, with real sockets.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from tests.proofs.receiver import Receiver, receiving
 EVENTS = ["initiated", "ringing", "answered", "completed"]
 SETTINGS = {"CALLGATE_DELIVERY_ALLOW": "127.0.0.0/8"}
 BACKLOG = 60
-"""Calls of each bad tenant, three events each; of these at most 24 are under way at once."""
+"""The calls of each tenant with a failing receiver. Each call has three events, of which at most 24 are sent at once."""
 PATIENCE_S = 60.0
 
 

@@ -1,4 +1,4 @@
-"""The services whose whole life of a call is measured: Callgate with its worker, and the one in bench/competitors/life.py."""
+"""Starts the services that bench/life.py compares: Callgate with its worker, and the service in bench/competitors/life.py."""
 
 import asyncio
 import base64
@@ -24,12 +24,12 @@ from tests.proofs.balancer import free_port
 
 OURS, COMPETITOR = "Callgate", "by hand"
 SPEED = 10
-"""Call seconds in one second of the simulator."""
+"""How many seconds of a call pass in one real second of the simulator."""
 
 
 @dataclass(frozen=True)
 class Tenant:
-    """A tenant of a measured service. `account_sid` is also the tenant's name in the receiver's paths."""
+    """A tenant of a measured service. The receiver of its webhooks knows it by `account_sid`, which is a part of the path."""
 
     account_sid: str
     auth_token: str
@@ -42,9 +42,9 @@ class Service:
     name: str
     url: str
     pids: Mapping[str, int]
-    """Process ids by role."""
+    """The process ids by role, such as `API` or `worker`."""
     database: str
-    """The database's URL, in libpq's form."""
+    """The URL of the service's database, as libpq takes it."""
     tenants: Sequence[Tenant]
 
 
@@ -64,7 +64,7 @@ class Setting:
 
 @contextmanager
 def simulator(folder: Path) -> Iterator[str]:
-    """Runs a simulator and yields its URL."""
+    """Runs a simulator of Twilio, SPEED times as fast as real calls, and yields its URL."""
     port = free_port()
     command = [sys.executable, "-m", "app.cli", "simulator", "--port", str(port), "--speed", str(SPEED)]
     with running(command, {}, port, folder / "simulator.log"):
@@ -73,7 +73,7 @@ def simulator(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def callgate(setting: Setting) -> Iterator[Service]:
-    """Runs one API process and one worker, with the default settings."""
+    """Runs one API process and one worker of Callgate with the default settings, and yields the service."""
     url, port, ops_port = make_database(setting.server, _name("callgate")), free_port(), free_port()
     service_url = f"http://127.0.0.1:{port}"
     secret_key = base64.b64encode(secrets.token_bytes(32)).decode()
@@ -152,5 +152,5 @@ def _name(kind: str) -> str:
 
 
 def _accounts(number: int) -> list[tuple[str, str]]:
-    """Returns SIDs and auth tokens of new accounts."""
+    """Returns `number` pairs of a random account SID and a random auth token."""
     return [(f"AC{secrets.token_hex(16)}", secrets.token_hex(16)) for _ in range(number)]

@@ -13,20 +13,20 @@ KEY = "@KEY@"
 
 
 def missing() -> str | None:
-    """Returns what has to be installed first, or None."""
+    """Returns the advice to install wrk if it is not installed, otherwise None."""
     return None if shutil.which("wrk") else "wrk is not installed: apt-get install wrk"
 
 
 @dataclass(frozen=True)
 class Load:
-    """The results of wrk."""
+    """The results of one run of wrk."""
 
     requests: int
     seconds: float
     refused: int
-    """Requests that were answered with 400 or more."""
+    """The number of requests that were answered with a status of 400 or more."""
     broken: int
-    """Requests that got no answer."""
+    """The number of requests that got no answer."""
     p50_ms: float
     p99_ms: float
 
@@ -37,7 +37,10 @@ def write_requests(path: Path, requests: Sequence[bytes]) -> Path:
 
 
 def run_load(url: str, requests: Path, *, prefix: str, connections: int, seconds: float) -> Load:
-    """Sends the requests of the file in turn; each connection sends the next one when it has its answer."""
+    """Sends the requests of the file in turn. Each connection sends the next request after the answer to its last one.
+
+    Requests that contain KEY are repeated, each time with a new idempotency key that begins with `prefix`.
+    """
     # wrk takes whole seconds only.
     command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{max(1, round(seconds))}s"]
     command += ["--timeout", "60s", "--script", str(SCRIPT), url, "--", str(requests), prefix]

@@ -1,8 +1,8 @@
-"""Measures what other clients cost a tenant that does its normal work: `python -m bench.neighbours`.
+"""Measures how much other clients slow down a tenant that does its normal work: `python -m bench.neighbours`.
 
-One API process. Another tenant lists its 3,000 calls without a pause, on several connections; strangers send callbacks without
-a valid signature. Meanwhile creations, or genuine callbacks, are timed one after the other. Read the ratios within one run: the
-machine's own speed does not matter.
+The bench runs one API process. Another tenant lists its 3,000 calls without a pause, on several connections, or strangers send
+callbacks without a valid signature. Meanwhile the bench times the normal tenant's creations of calls, or genuine callbacks, one
+after the other. Compare the ratios within one run, because the absolute numbers depend on the machine.
 """
 
 import argparse
@@ -59,7 +59,7 @@ class Service:
     api: Api
     keys: dict[str, str]
     calls: list[tuple[UUID, UUID, str]]
-    """The calls of the tenant that does its normal work: id, account's id, sid."""
+    """The calls of the tenant that does its normal work. For each call: its id, the id of its Twilio account, its CallSid."""
 
     def peak_mib(self) -> float:
         """Returns the API's peak memory in MiB since the last `reset_peak`."""
@@ -94,9 +94,9 @@ def callback(path: str, signature: str, fields: dict[str, str]) -> bytes:
 
 
 async def timed(service: Service, make: Callable[[], bytes], seconds: float, *, expected: int) -> list[float]:
-    """Sends requests one after the other for `seconds`, and returns the seconds that each took.
+    """Sends the requests that `make` returns, one after the other, for `seconds` seconds. Returns the seconds that each took.
 
-    Exits if a status is neither `expected` nor 503.
+    Exits if the status of an answer is neither `expected` nor 503.
     """
     taken: list[float] = []
     connection = Connection(service.api.port)
@@ -122,7 +122,7 @@ class Listing:
 
 @asynccontextmanager
 async def listers(service: Service, path: str, number: int, seen: Listing) -> AsyncIterator[None]:
-    """Requests the list at `path` on `number` connections without a pause, until the end of the block.
+    """Requests the list at `path` on `number` connections without a pause, until the `async with` block ends.
 
     Counts the answers in `seen`.
     """
@@ -145,7 +145,7 @@ async def listers(service: Service, path: str, number: int, seen: Listing) -> As
 
 @asynccontextmanager
 async def strangers(service: Service, signature: str, query: str) -> AsyncIterator[None]:
-    """Sends callbacks without a valid signature for an existing call, until the end of the block.
+    """Sends callbacks without a valid signature for an existing call, until the `async with` block ends.
 
     Sends STRANGERS_PER_S callbacks per second, without waiting for the answers to earlier ones.
     """
@@ -187,9 +187,9 @@ async def meanwhile(*work: Any) -> AsyncIterator[None]:
 
 @dataclass
 class Beside:
-    """The seconds of a tenant's requests, `alone` and `beside` the load of other clients.
+    """The seconds that each request of a tenant took: `alone`, and `beside` the load of other clients.
 
-    The two take turns, so that other work on the machine slows both.
+    Both are measured in turn, so that other work on the machine slows both.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Runs nginx in place of Twilio: it answers every POST …/Calls.json with a new sid, at once or after a while.
 
-nginx uses little of the processor time that the services need. Accounts whose SID begins with ACf are answered after SLOW_MS,
-which needs Debian's libnginx-mod-http-echo.
+nginx takes little processor time away from the measured services. An account whose SID begins with ACf gets its answer after
+SLOW_MS milliseconds. This delay needs Debian's package libnginx-mod-http-echo.
 """
 
 import json
@@ -60,14 +60,14 @@ http {{
 
 
 def creation_answer(account_sid: str, sid: str) -> dict[str, Any]:
-    """Returns the resource of a call that Twilio has just created."""
+    """Returns Twilio's JSON resource of a call that was just created, with this account SID and call SID."""
     path = f"/2010-04-01/Accounts/{account_sid}/Calls"
     answer = ANSWER.replace("$calls", path).replace("$account", account_sid).replace("CA$request_id", sid)
     return dict(json.loads(answer))
 
 
 def missing() -> str | None:
-    """Returns what has to be installed first, or None."""
+    """Returns a message that says what has to be installed first; None if nothing is missing."""
     if not Path(NGINX).exists() or not ECHO_MODULE.exists():
         return "nginx with its echo module is not installed: apt-get install nginx-light libnginx-mod-http-echo"
     return None
@@ -75,7 +75,7 @@ def missing() -> str | None:
 
 @contextmanager
 def running_nginx(folder: Path) -> Iterator[str]:
-    """Runs nginx in place of Twilio, and yields its URL."""
+    """Runs nginx in place of Twilio until the `with` block ends, and yields its URL."""
     port = free_port()
     folder.mkdir()
     (folder / "nginx.conf").write_text(CONFIGURATION.replace("PORT", str(port)))

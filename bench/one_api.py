@@ -1,4 +1,4 @@
-"""Runs a bench of one API process, over a Postgres and an upstream that answers after a fixed time."""
+"""Runs a bench against one API process, with a Postgres and a stand-in for Twilio that answers after a fixed time."""
 
 import asyncio
 import os
@@ -25,10 +25,10 @@ class Api:
     pid: int
     environment: dict[str, str]
     database: str
-    """Its URL for libpq."""
+    """The URL of the API's database, as libpq and psycopg accept it (`postgresql://…`)."""
 
     async def make_tenant(self, name: str) -> str:
-        """Creates a tenant and returns an API key of it."""
+        """Creates a tenant with a Twilio account and an API key, and returns the key."""
         return await make_tenant(self.environment, name)
 
     def cpu_s(self) -> float:
@@ -41,9 +41,9 @@ class Api:
 def run_with_api(
     name: str, work: Callable[[Api], Awaitable[None]], *, upstream_s: float, settings: Mapping[str, str] | None = None
 ) -> None:
-    """Runs `work` with one API process, over a new Postgres and an upstream that answers after `upstream_s` seconds.
+    """Runs `work` with one API process, a new Postgres and a stand-in for Twilio that answers after `upstream_s` seconds.
 
-    If `work` fails, prints the end of the API's log.
+    `settings` are environment variables of the API. If `work` fails, prints the end of the API's log.
     """
     with tempfile.TemporaryDirectory(prefix=f"callgate-{name}-") as temporary:
         folder = Path(temporary)

@@ -1,6 +1,7 @@
-"""Measures goodput under overload: `python -m bench.overload`. Read the ratios within one run, not the absolute numbers.
+"""Measures goodput (calls created per second) under overload: `python -m bench.overload`.
 
-One API process, and an upstream that takes 100 ms. Requests arrive at a fixed rate, whether or not earlier ones were answered.
+The bench runs one API process and a stand-in for Twilio that takes 100 ms for an answer. Requests arrive at a fixed rate,
+whether or not earlier ones were answered. Compare the ratios within one run, not the absolute numbers.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ class Round:
     rate: float
     created: int = 0
     refused: list[float] = field(default_factory=list)
-    """Seconds until the answer."""
+    """The seconds until the answer, for each request that the API refused because it was overloaded."""
     other: int = 0
     memory_mib: float = 0.0
 
@@ -39,9 +40,9 @@ class Round:
 
 
 async def measure(api: Api, key: str, rate: float) -> Round:
-    """Sends `rate` creations per second for ROUND_S seconds, without waiting for the answers to earlier ones.
+    """Sends `rate` requests to create a call per second for ROUND_S seconds, without waiting for the answers to earlier ones.
 
-    Each creation is sent on any free connection.
+    Each request uses an idle connection or opens a new one. Returns the counts of the answers.
     """
     result = Round(rate)
     connections, request = Connections(api.port), raw_creation(key)

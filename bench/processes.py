@@ -14,14 +14,14 @@ _PATIENCE_S = 60.0
 
 
 def missing() -> str | None:
-    """Returns what this machine lacks, or None."""
+    """Returns a message if this machine has no Linux /proc to read from; None if it has one."""
     return None if Path("/proc/self/statm").exists() else "what a process uses is read from Linux's /proc"
 
 
 def until_it_answers(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Waits until `process` answers an HTTP request at `port`, with any status.
+    """Waits until `process` answers an HTTP request at `port`, with any status. Exits if it ends before, or after a minute.
 
-    `callgate serve` listens before it has loaded. The time until it has loaded must not be measured.
+    `callgate serve` listens on its port before it can answer, and this time of loading must not be measured.
     """
     deadline = time.monotonic() + _PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:
@@ -39,16 +39,19 @@ def until_it_answers(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def cpu_seconds(pid: int, *, without: frozenset[int] = frozenset()) -> float:
-    """Returns the processor time (user and system) that the process and its descendants have used, ended ones included.
+    """Returns the seconds of processor time (user and system) that the process and its descendants have used.
 
-    `without` has the ids of processes that are not counted.
+    Descendants that have ended count too. `without` has the ids of processes that do not count.
     """
     # Children first: the time of one that ends meanwhile is then in its parent's.
     return sum(_cpu_clock(each) + _ended_children_s(each) for each in reversed(_family(pid)) if each not in without)
 
 
 def _cpu_clock(pid: int) -> float:
-    """Returns the processor time of a process in seconds; 0 if it has ended. Is more precise than /proc/PID/stat (1/100 s)."""
+    """Returns the seconds of processor time that a process has used; 0 if it has ended.
+
+    The process's CPU clock is more precise than /proc/PID/stat, which counts in 1/100 s.
+    """
     clock = ctypes.c_int()
     if ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock)):
         return 0.0
@@ -58,7 +61,10 @@ def _cpu_clock(pid: int) -> float:
 
 
 def _ended_children_s(pid: int) -> float:
-    """Returns the processor time, in seconds, of the children of a process that have ended and were waited for."""
+    """Returns the seconds of processor time that the ended children of a process have used.
+
+    The kernel counts a child once the process has waited for it.
+    """
     with suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[13]) + int(fields[14])) / _TICKS_PER_S
@@ -74,7 +80,7 @@ def parent_of(pid: int) -> int:
 
 
 def _family(pid: int) -> list[int]:
-    """Returns the process and its descendants, each before its children."""
+    """Returns the ids of the process and its descendants. The id of a parent stands before the ids of its children."""
     family = [pid]
     with suppress(OSError):
         for tasks in Path(f"/proc/{pid}/task").iterdir():

@@ -1,8 +1,9 @@
-"""Shows where the time of a process goes under load: `python -m bench.profile`. py-spy samples while wrk sends creations.
+"""Shows in which code a process spends its time under load: `python -m bench.profile`.
 
-Three tables: by package, by function, and by the innermost function of this repository in the stack. SQLAlchemy's asynchronous
-sessions run in greenlets, whose stacks do not show their callers: they count as "none of ours". In a service with many
-threads, those that wait in C code count too.
+py-spy samples the process's stacks while wrk sends requests to create calls. The bench prints three tables: by package, by
+function, and by the innermost function of this repository in the stack. SQLAlchemy's asynchronous sessions run in greenlets,
+whose stacks do not show their callers, so their samples count as "none of ours". In a service with many threads, threads that
+wait in C code count too.
 """
 
 import argparse
@@ -24,9 +25,9 @@ _OURS = ("app/", "bench/competitors/")
 
 
 def record(stage: Stage, seconds: int, rate: int) -> Iterator[tuple[list[str], int]]:
-    """Samples the first subject's running threads with py-spy under load, `rate` times a second.
+    """Puts the stage's first service under load, and samples its running threads with py-spy `rate` times a second.
 
-    Yields each stack, outermost frame first, and how often it was seen.
+    Yields each stack, with the outermost frame first, and the number of samples in which it was seen.
     """
     subject = stage.subjects[0]
     raw = stage.folder / "stacks"
@@ -42,7 +43,7 @@ def record(stage: Stage, seconds: int, rate: int) -> Iterator[tuple[list[str], i
 
 
 def _short(frame: str) -> str:
-    """Returns `function (package/module.py)`."""
+    """Returns a frame of py-spy as `function (package/module.py)`, without the line number and the leading folders."""
     found = _FRAME.fullmatch(frame)
     if not found:
         return frame or "(no Python frame)"

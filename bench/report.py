@@ -1,4 +1,4 @@
-"""Shows the results as tables, on the terminal and in docs/performance.md."""
+"""Shows the results of benches as tables, on the terminal and in docs/performance.md."""
 
 import os
 import platform
@@ -29,7 +29,10 @@ COLUMNS = (
 
 
 def rows(scenario: Scenario, samples: Iterable[Sample]) -> list[list[str]]:
-    """Returns a heading and a row for each subject. Columns in which nothing was measured are left out."""
+    """Returns the rows of a table: first the names of the columns, and then one row for each measured service.
+
+    A column in which nothing was measured is left out.
+    """
     table = [list(COLUMNS), *(_cells(line) for line in lines(scenario, samples))]
     measured = [column for column in zip(*table, strict=True) if set(column[1:]) != {"–"}]
     return [list(row) for row in zip(*measured, strict=True)]
@@ -69,7 +72,7 @@ def print_table(scenario: Scenario, samples: Iterable[Sample]) -> None:
 def write_page(
     scenarios: Sequence[Scenario], samples: Sequence[Sample], *, headline: Scenario, command: str, postgres: str
 ) -> None:
-    """Writes the results and the chart to docs/performance.md, in place of those of an earlier run."""
+    """Replaces the results in docs/performance.md, and the chart (an SVG file beside the page), by those of this run."""
     parts = [f"{machine()}, PostgreSQL {postgres}. `{command}`"]
     for scenario in scenarios:
         head, *body = rows(scenario, samples)
@@ -80,7 +83,7 @@ def write_page(
 
 
 def _chart(scenario: Scenario, samples: Iterable[Sample]) -> str:
-    """Returns an SVG with each subject's processor time per call and calls per second."""
+    """Returns an SVG with two bar charts of the measured services: processor time per call, and calls per second."""
     shown = [line for line in lines(scenario, samples) if line.subject not in FLOORS]
 
     def panel(title: str, values: Sequence[float], digits: int) -> Panel:
@@ -95,7 +98,7 @@ def _chart(scenario: Scenario, samples: Iterable[Sample]) -> str:
 
 
 def replace_part(name: str, paragraphs: Iterable[str], *, page: Path = PAGE, before: str | None = None) -> None:
-    """Writes results into a page of Markdown, in place of those of an earlier run.
+    """Writes results into a page of Markdown. They replace the results of an earlier run.
 
     The results stand between the comments `<!-- name -->` and `<!-- end of name -->`. If the page has no such comments, the
     results are added before the heading `before`. Raises ValueError if the page does not have that heading either.
@@ -113,13 +116,13 @@ def replace_part(name: str, paragraphs: Iterable[str], *, page: Path = PAGE, bef
 
 
 def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]], *, text: int = 1) -> str:
-    """Returns a Markdown table. The first `text` columns are aligned to the left, the others to the right."""
+    """Returns a Markdown table. The first `text` columns are aligned to the left, all other columns to the right."""
     aligned = ["---"] * text + ["---:"] * (len(head) - text)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, aligned, *body))
 
 
 def machine() -> str:
-    """Returns processor, system, Python and commit of this run."""
+    """Returns one line of text that describes this run: processor, cores, kernel, Python version and commit."""
     described = Path("/proc/cpuinfo").read_text()
     model = re.search(r"model name\s*: (.*)", described)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()

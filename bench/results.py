@@ -1,4 +1,4 @@
-"""Samples of a run, their medians over the rounds, and ratios within each round."""
+"""The measurements (samples) of a bench run, their medians over all rounds, and the ratios within each round."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Scenario:
 
     what: str = "calls"
     longer: int = 1
-    """Multiplies the time of a run, so that requests without an answer at its end do not matter."""
+    """A factor for the duration of a run. In a longer run, the requests that are still unanswered at its end matter less."""
 
     def __str__(self) -> str:
         if self.what != "calls":
@@ -38,7 +38,7 @@ class Sample:
     seen: Load
     cpu_s: float
     calls: int
-    """Calls whose outcome is committed; all answered ones where nothing is stored."""
+    """The number of calls whose outcome the service has committed. A service that stores nothing counts its answers instead."""
     resident_mib: float
 
     @property
@@ -52,9 +52,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Line:
-    """The medians of one subject's samples in one scenario.
+    """The medians of one service's samples in one scenario.
 
-    `cpu_ratio` and `rate_ratio` compare with Callgate in the same round.
+    `cpu_ratio` and `rate_ratio` are the service's values divided by Callgate's values in the same round.
     """
 
     subject: str

@@ -1,7 +1,7 @@
-"""Compares ten million calls with a hundred thousand: `make bench-rows`. A shorter run: `python -m bench.rows --rows 1000000`.
+"""Compares a database of ten million calls with one of a hundred thousand: `make bench-rows`.
 
-Both databases are in one Postgres. The same statements run on both in turn, so that other work on the machine slows both. Read
-the ratios.
+`python -m bench.rows --rows 1000000` is a shorter run. Both databases are in one Postgres. The same statements run on both in
+turn, so that other work on the machine slows both. Compare the ratios, not the absolute numbers.
 """
 
 import argparse

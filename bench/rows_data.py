@@ -1,6 +1,6 @@
-"""Makes calls by the million inside Postgres: a database that has served for a year or, with fewer rows, for some days.
+"""Fills a database with millions of calls inside Postgres, as if it had served for a year or, with fewer rows, for some days.
 
-The traffic is the same whatever the number of rows, so the table grows with its age, as it does in service.
+The number of calls per day is always the same. So a table with more rows covers a longer time, as it does in service.
 """
 
 import time
@@ -85,9 +85,9 @@ _PARTITIONS = """
 
 
 def load(url: str, rows: int, *, recent: int = 200_000) -> None:
-    """Fills a migrated, empty database, and reads its indexes into memory.
+    """Fills a migrated, empty database with `rows` calls, and reads the indexes of the table `call` into memory.
 
-    Only the `recent` calls have an event and a delivery, because nothing here touches the partitions of older ones.
+    Only the newest `recent` started calls get an event and a delivery, because the benches read no older ones.
     """
     began = time.monotonic()
     values = {"rows": rows, "every": EVERY_MS, "due": DUE, "recent": recent}

@@ -1,7 +1,7 @@
 """Runs the same statements on two databases in turn, and reads their costs from Postgres.
 
-The application's own functions run on a connection with the application's settings, so that they get the plans that they get
-in service: after some repetitions also generic plans. Everything is rolled back.
+The application's own functions run on a connection with the application's settings. So Postgres uses the same plans as in
+service, and after some repetitions also generic plans. Every transaction is rolled back.
 """
 
 import asyncio
@@ -30,7 +30,10 @@ _COST = text("""
 
 
 class Cost(NamedTuple):
-    """Postgres's own measurement. Buffers are pages of 8 KiB that were read; other work on the machine does not change them."""
+    """The cost of statements as Postgres itself measures it (pg_stat_statements).
+
+    `buffers` is the number of pages of 8 KiB that were read. Other work on the machine does not change this number.
+    """
 
     ms: float
     planning_ms: float
@@ -43,7 +46,10 @@ class Cost(NamedTuple):
 
 @dataclass
 class Subject:
-    """One of the databases to compare: its number of calls, and a random sample of them for the questions."""
+    """One of the databases to compare, its number of calls, and a random sample of these calls.
+
+    The calls of the sample are the parameters of the measured statements.
+    """
 
     database: Database
     rows: int
@@ -62,9 +68,10 @@ class Subject:
         return cls(database, rows, drawn)
 
     async def ask(self, question: Question, number: int, *, without_index: str | None = None) -> Cost:
-        """Runs a question about one of the drawn calls twice. Returns the cost of the second run: then the pages are in memory.
+        """Runs the statements of `question` about one of the sampled calls twice, and returns the cost of the second run.
 
-        Drops the index `without_index` first, if given. Rolls everything back.
+        In the second run the pages are in memory. `number` chooses the call. If `without_index` is given, drops this index
+        before. Rolls everything back at the end.
         """
         call = self.drawn[number % len(self.drawn)]
         async with AsyncSession(self.database.engine) as session:
@@ -77,7 +84,7 @@ class Subject:
 
 
 async def compare_statements(small: Subject, large: Subject, *, times: int) -> list[str]:
-    """Returns paragraphs with a table of what each question costs in both databases."""
+    """Measures what each question (a statement) costs in both databases. Returns a report in Markdown, with a table."""
     table = []
     for name, question in QUESTIONS.items():
         turns = [[await subject.ask(question, number) for subject in (small, large)] for number in range(times)]
@@ -95,6 +102,6 @@ async def compare_statements(small: Subject, large: Subject, *, times: int) -> l
 
 
 def _pair(few: float, many: float, *, digits: int) -> list[str]:
-    """Returns both values as texts, and the ratio of `many` to `few`, in bold if it is above GOAL."""
+    """Returns three cells: both values, and the ratio of `many` to `few`. The ratio is bold if it is above GOAL."""
     ratio = many / max(few, 10**-digits)
     return [f"{few:.{digits}f}", f"{many:.{digits}f}", f"**{ratio:.2f}**" if ratio > GOAL else f"{ratio:.2f}"]

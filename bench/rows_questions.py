@@ -1,4 +1,4 @@
-"""The application's own statements, with parameters drawn at random from a database with many calls."""
+"""The application's own SQL statements, to be measured with random parameters from a database with many calls."""
 
 import random
 import secrets
@@ -58,7 +58,10 @@ async def draw_calls(session: AsyncSession, rows: int, number: int) -> Sequence[
 
 
 class _HotDatabase(Database):
-    """Runs a store's statements in the transaction of a session, with the settings of the hot path. `fetch` returns no rows."""
+    """A database whose `fetch` runs the statement in the transaction of a given session, and returns no rows.
+
+    The statement runs with the Postgres settings that the application uses for its most frequent statements (the hot path).
+    """
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
@@ -81,7 +84,7 @@ def _list(session: AsyncSession, call: Call, **filters: Any) -> Awaitable[object
 
 
 def _list_of_all(session: AsyncSession, **filters: Any) -> Awaitable[object]:
-    """Reads a page of the console's list of calls, for an operator who names no tenant."""
+    """Reads one page of the console's list of calls, over all tenants, as an operator sees it."""
     statement, values = list_statement(CallQuery(**filters), None, limit=_PAGE)
     return _HotDatabase(session).fetch(statement, *values)
 
@@ -92,7 +95,10 @@ def _list_started(session: AsyncSession, call: Call, *, cursor: PageCursor | Non
 
 
 async def _claim_deliveries(session: AsyncSession, _: Call) -> object:
-    """Claims due deliveries as a worker does, after a random tenant: a worker continues after the tenant of its last claim."""
+    """Claims the next deliveries to send, as a worker does, beginning after a random tenant.
+
+    In service, a worker begins after the tenant of its last claim.
+    """
     after, months = f"tenant-{random.randrange(100):02}", deliver.recent_months(datetime.now(UTC))
     return await deliveries.claim(
         _HotDatabase(session),
@@ -106,21 +112,25 @@ async def _claim_deliveries(session: AsyncSession, _: Call) -> object:
 
 
 async def create(database: Database, like: Call, *, together: int) -> None:
-    """Writes `together` new calls like `like`: first their intents, and then their outcomes, as if Twilio had created them."""
+    """Writes `together` new calls with the parameters of `like` in one batch.
+
+    First writes their intents (the records that exist before the request to Twilio), and then their outcomes, as if Twilio had
+    created the calls.
+    """
     calls = [_intent(like) for _ in range(together)]
     await insert_intents(database, calls)
     await write_outcomes(database, [_started(call) for call in calls])
 
 
 def _intent(like: Call) -> NewCall:
-    """Returns a new call with the parameters of `like`."""
+    """Returns a new call with the parameters of `like`, and with an id and an idempotency key of its own."""
     call_id = uuid7()
     own = {"id": call_id, "created_at": created_at(call_id), "idempotency_key": secrets.token_hex(12)}
     return NewCall(**{each.name: getattr(like, each.name) for each in fields(NewCall)} | own)
 
 
 def _started(call: NewCall) -> SettledCall:
-    """Returns the outcome of a call that Twilio has created."""
+    """Returns what is to be written about `call` after Twilio has created it."""
     answer = creation_answer(call.account_sid, f"CA{secrets.token_hex(16)}")
     resource = CallResource.read(answer | {"to": call.to, "to_formatted": call.to, "from": call.from_})
     assert resource

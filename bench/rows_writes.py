@@ -1,4 +1,4 @@
-"""Measures the cost of writing: each index of `call`, and creation while expired calls are deleted."""
+"""Measures the cost of writes: of each index of the table `call`, and of creating calls while expired calls are deleted."""
 
 import asyncio
 import random
@@ -22,7 +22,10 @@ _INDEXES = """
 
 
 async def compare_indexes(subject: Subject, *, rounds: int) -> list[str]:
-    """Measures creations with all indexes and without one of them, in turn. Returns paragraphs with a table."""
+    """Measures how much time the creation of a call saves without an index, for each index.
+
+    Returns a report in Markdown, with a table.
+    """
     question, table = QUESTIONS["create 32 together"], []
     for index, mib in await subject.database.fetch(_INDEXES):
         whole, saved = [], []
@@ -39,9 +42,9 @@ async def compare_indexes(subject: Subject, *, rounds: int) -> list[str]:
 
 
 async def create_while_expiring(subject: Subject, *, seconds: float) -> list[str]:
-    """Measures creations one after the other. The retention job, which deletes the older half, runs in every second round.
+    """Measures how long the creation of a call takes, with and without the job that deletes expired calls.
 
-    Returns paragraphs with a table.
+    The job deletes the older half of the calls, and runs in every second round. Returns a report in Markdown, with a table.
     """
     metrics = Metrics()
     retention = Retention(subject.database, metrics, keep=timedelta(milliseconds=EVERY_MS * subject.rows / 2))
@@ -63,7 +66,10 @@ async def create_while_expiring(subject: Subject, *, seconds: float) -> list[str
 
 
 async def _creations(subject: Subject, seconds: float) -> list[float]:
-    """Creates calls one after the other for `seconds`. Returns the milliseconds of each: intent and outcome, each committed."""
+    """Creates calls one after the other for `seconds` seconds. Returns the milliseconds that each creation took.
+
+    A creation has two commits: of the intent (the record before the request to Twilio), and of the outcome.
+    """
     taken = []
     until = time.monotonic() + seconds
     while (began := time.monotonic()) < until:

@@ -1,7 +1,8 @@
-"""Measures the cost of the simulator itself: `python -m bench.simulator`. It must not be what limits the other benches.
+"""Measures what the simulator of Twilio costs: `python -m bench.simulator`. The simulator must not limit the other benches.
 
-Calls are created at a steady rate with four callbacks each, which a trivial receiver answers. Then every call is fetched, and
-pages of 1000 calls are listed. The processor time of this process, which creates the calls and receives, is not counted.
+The bench creates calls at a steady rate: first without callbacks, and then with four callbacks each, which a trivial receiver
+answers. Then it fetches every call, and lists pages of 1000 calls. The processor time of the bench's own process, which creates
+the calls and receives the callbacks, is not counted.
 """
 
 import argparse
@@ -113,7 +114,7 @@ class Bench:
         self.rows.append((name, str(number), f"{used / number * 1000:.2f} ms", f"{number / took:.0f}", f"{used / took:.0%}"))
 
     async def _spread(self, one: Callable[[int], Coroutine[None, None, object]]) -> None:
-        """Starts `one` for each call, `rate` times a second, without waiting for earlier ones."""
+        """Runs `one` for the number of each call. Starts `rate` runs a second, and does not wait for earlier runs."""
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for n in range(self.calls):

@@ -1,10 +1,10 @@
-"""Measures the microseconds of one full validation of a SIP address: parse, decode, every rule, findings.
+"""Measures how many microseconds one full validation of a SIP address takes: parsing, decoding and checking every rule.
 
     python -m bench.sip
 
-The yardstick, measured in the same run, is the least that every validation has to do: match one compiled regex of the whole
-grammar and return its groups. Two goals: a typical address costs at most 5 times the yardstick; a character of any address up
-to 100 kB costs at most 3 times a character of a typical address.
+The yardstick is the least that every validation has to do: match one compiled regex of the whole grammar and return its groups.
+It is measured in the same run. There are two goals. A typical address costs at most 5 times the yardstick. A character of any
+address up to 100 kB costs at most 3 times as much as a character of a typical address.
 """
 
 from collections.abc import Callable
@@ -52,9 +52,9 @@ HOSTILE_LENGTHS = (250, 1_250, 20_000, 60_000, 100_000)
 
 
 def hostile(shape: tuple[str, str, str], length: int) -> str:
-    """Returns a text of about `length` characters for the worst case of a parser: a head, a repeated part and a tail.
+    """Returns a text of about `length` characters that is a worst case for a parser.
 
-    `{}` in the repeated part is replaced by the number of the repetition.
+    `shape` is the head of the text, the part to repeat, and the tail. `{}` in the part stands for the number of the repetition.
     """
     head, period, tail = shape
     size = len(period.format(1000)) if "{}" in period else len(period)
@@ -64,7 +64,10 @@ def hostile(shape: tuple[str, str, str], length: int) -> str:
 
 
 def microseconds(action: Callable[[], object]) -> float:
-    """Returns the microseconds of the fastest of several runs. Slower runs were disturbed by other work of the machine."""
+    """Returns how many microseconds `action` takes, in the fastest of several runs.
+
+    In the slower runs, other work on the machine has disturbed it.
+    """
     timer = Timer(action)
     number = max(1, int(0.002 / max(timer.timeit(1), 1e-7)))
     return min(timer.repeat(repeat=20, number=number)) / number * 1e6
@@ -76,7 +79,10 @@ def least(text: str) -> object:
 
 
 def measure(title: str, texts: dict[str, str], goal: float | None) -> list[float]:
-    """Prints a table and returns the nanoseconds per character of each text."""
+    """Measures the validation of each text and prints a table. Returns the nanoseconds per character of each text.
+
+    `goal` is the highest ratio to the yardstick that is still good.
+    """
     print(f"\n{title:<28}{'characters':>11}{'yardstick µs':>14}{'validation µs':>15}{'ratio':>7}{'ns/char':>9}")
     costs = []
     for name, text in texts.items():

@@ -1,4 +1,4 @@
-"""Runs the subjects over one Postgres and one nginx, and measures them under load."""
+"""Runs the measured services (subjects) over one Postgres and one nginx in place of Twilio, and puts them under load."""
 
 import sys
 import tempfile
@@ -38,9 +38,9 @@ class Stage:
         return Sample(scenario, subject.name, seen, cpu_s, seen.requests, subject.resident_mib())
 
     def _measured(self, subject: Subject, requests: Sequence[bytes], scenario: Scenario, seconds: int) -> tuple[Load, float]:
-        """Measures a subject under load. Returns the results of wrk, and the processor time that the subject used.
+        """Puts one service under load with wrk. Returns wrk's results, and the seconds of processor time that the service used.
 
-        The processor time includes requests that the service finishes after wrk has stopped.
+        This time includes requests that the service finishes after wrk has stopped.
         """
         path = load.write_requests(self.folder / "requests", requests)
         prefix = f"{next(self._numbers)}-"
@@ -53,7 +53,7 @@ class Stage:
 
 @contextmanager
 def staged(names: Sequence[str]) -> Iterator[Stage]:
-    """Starts the named subjects over a Postgres with fsync and an nginx in place of Twilio. Exits if a program is missing."""
+    """Starts the named services over a Postgres with fsync and an nginx in place of Twilio. Exits if a program is missing."""
     if lacks := [lack for part in (load, nginx, processes) if (lack := part.missing())]:
         print(f"Skipped: {'; '.join(lacks)}")
         sys.exit()

@@ -1,6 +1,7 @@
-"""Measures what clients without an API key cost the service: `python -m bench.strangers`. Half a minute, on loopback only.
+"""Measures what clients without an API key cost the service: `python -m bench.strangers`.
 
-One API process and an upstream that takes 100 ms. Compare the figures of two versions by their runs on one machine.
+The bench takes half a minute and uses loopback only. It runs one API process and a stand-in for Twilio that takes 100 ms for an
+answer. To compare two versions of Callgate, run the bench for both on one machine.
 """
 
 import asyncio
@@ -26,7 +27,10 @@ async def connect(api: Api, stack: AsyncExitStack) -> tuple[asyncio.StreamReader
 
 
 async def cost_of(api: Api, path: str) -> float:
-    """Returns the milliseconds of the API's processor time for one GET of `path`: the mean over many on one connection."""
+    """Returns how many milliseconds of processor time the API uses for one GET of `path`.
+
+    This is the mean over REQUESTS requests on one connection.
+    """
     connection, request = Connection(api.port), raw_request(path, {}, method="GET")
     await connection.ask(request)  # the first may have something to prepare
     before = api.cpu_s()
@@ -67,7 +71,7 @@ async def silent_and_open(api: Api) -> int:
 
 
 async def memory_of_a_head(api: Api) -> float:
-    """Sends a request head with header lines that never end. Returns by how many MiB this raises the API's memory."""
+    """Sends the head of a request with 8 MB of header lines. Returns by how many MiB this raises the API's memory."""
     before = api.resident_mib()
     async with AsyncExitStack() as stack:
         _, writer = await connect(api, stack)

@@ -61,13 +61,16 @@ class Subject:
     name: str
     url: str
     pid: int | None
-    """None: only its answers are measured."""
+    """The id of the service's process. If it is None, processor time and memory are not measured, but only the answers."""
     database: str | None
     tenants: Sequence[Tenant]
     secret_key: str | None = None
 
     def requests(self, *, slow: bool, tenants: int) -> list[bytes]:
-        """Returns one creation for each of the first `tenants` tenants that nginx answers late (`slow`) or at once."""
+        """Returns one HTTP request to create a call for each of the first `tenants` tenants of the chosen speed.
+
+        nginx answers the requests late if `slow` is true, else at once.
+        """
         chosen = [tenant for tenant in self.tenants if tenant.account_sid.startswith("ACf") == slow][:tenants]
         return [self._creation(tenant) for tenant in chosen]
 
@@ -88,7 +91,7 @@ class Subject:
         return cpu_seconds(self.pid) if self.pid else 0.0
 
     def wait_until_idle(self) -> None:
-        """Waits until the service uses almost no CPU, so that no subject works off its backlog while another is measured."""
+        """Waits until the service uses almost no CPU, so that its backlog does not disturb the next measurement."""
         before, now = -1.0, self.cpu_seconds()
         while now - before > _IDLE * _PAUSE_S:
             time.sleep(_PAUSE_S)
@@ -98,7 +101,7 @@ class Subject:
         return resident_mib(self.pid) if self.pid else 0.0
 
     def durable_calls(self) -> int | None:
-        """Returns how many calls are committed as started; None if the subject has no database."""
+        """Returns how many started calls are committed in the service's database; None if the service has no database."""
         if self.database is None:
             return None
         with psycopg.connect(self.database) as connection:
@@ -108,7 +111,7 @@ class Subject:
 
 
 def make_database(server: str, name: str) -> str:
-    """Creates an empty database on the server. Returns its URL, in the form of CALLGATE_DATABASE_URL."""
+    """Creates an empty database on the server. Returns its URL in the format of the setting CALLGATE_DATABASE_URL."""
     with psycopg.connect(libpq(server), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return make_url(server).set(database=name).render_as_string(hide_password=False)
@@ -119,13 +122,13 @@ def libpq(url: str) -> str:
 
 
 def _accounts() -> list[tuple[str, str]]:
-    """Returns SIDs and auth tokens of TENANTS accounts that nginx answers at once, and of as many that nginx answers late."""
+    """Returns SID and auth token of 2 × TENANTS accounts. nginx answers the first half at once, and the second half late."""
     return [(f"AC{speed}{number:031x}", secrets.token_hex(16)) for speed in "0f" for number in range(TENANTS)]
 
 
 @contextmanager
 def running(command: Sequence[str], environment: dict[str, str], port: int, log: Path) -> Iterator[int]:
-    """Starts a process, and yields its id once it answers HTTP requests at `port`. Terminates it at the end of the block."""
+    """Starts a process, and yields its id once it answers HTTP requests at `port`. Terminates it when the block ends."""
     with log.open("wb") as file:
         process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=file, stderr=file)
         try:
@@ -138,7 +141,7 @@ def running(command: Sequence[str], environment: dict[str, str], port: int, log:
 
 @contextmanager
 def callgate(server: str, upstream: str, folder: Path) -> Iterator[Subject]:
-    """Runs `callgate serve` with everything on. Its limits are above the load, because refusals are not measured."""
+    """Runs `callgate serve` with all its features. Its limits are higher than the load, so that it refuses no request."""
     url, port = make_database(server, "callgate_bench"), free_port()
     secret_key = base64.b64encode(secrets.token_bytes(32)).decode()
     environment = {
@@ -175,7 +178,7 @@ async def _make_tenants(settings: Settings) -> list[Tenant]:
 
 @contextmanager
 def competitor(module: str, name: str, server: str, upstream: str, folder: Path) -> Iterator[Subject]:
-    """Runs a service of bench/competitors, without the access log that would add to its cost."""
+    """Runs a service of bench/competitors. Its access log is off, because the log would add to its cost."""
     url, port = make_database(server, module), free_port()
     tenants = [Tenant(secrets.token_urlsafe(32), *account) for account in _accounts()]
     accounts = {tenant.key: (tenant.account_sid, tenant.auth_token) for tenant in tenants}
@@ -190,7 +193,7 @@ def competitor(module: str, name: str, server: str, upstream: str, folder: Path)
 
 @contextmanager
 def direct(_: str, upstream: str, __: Path) -> Iterator[Subject]:
-    """Yields the upstream itself as a subject, called without a service in between."""
+    """Yields the stand-in for Twilio itself as a subject: the load goes to it directly, without a service in between."""
     yield Subject(DIRECT, upstream, None, None, [Tenant("", *account) for account in _accounts()])
 
 

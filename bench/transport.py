@@ -1,6 +1,7 @@
 """Measures the microseconds of CPU that one POST to Twilio costs this process: `python -m bench.transport`.
 
-The transports take turns for several rounds. The upstream is a separate process. Read the ratios within one run.
+The measured HTTP transports take turns for several rounds. A separate process answers in place of Twilio. Compare the ratios
+within one run, not the absolute numbers.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ Post = Callable[[], Awaitable[httpx.Response]]
 
 
 async def measure(post: Post) -> float:
-    """Returns the microseconds of CPU per request, with `IN_FLIGHT` concurrent requests."""
+    """Returns how many microseconds of CPU one call of `post` costs this process, with IN_FLIGHT concurrent requests."""
 
     async def client(count: int) -> None:
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""Answers every creation with a new call after a fixed time, in its own process: `python -m bench.upstream PORT SECONDS`."""
+"""Stands in for Twilio: answers every request to create a call after SECONDS: `python -m bench.upstream PORT SECONDS`."""
 
 import asyncio
 import contextlib

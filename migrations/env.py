@@ -1,4 +1,4 @@
-"""Configures Alembic's database and models. An advisory lock lets one migration run at a time."""
+"""Runs Alembic's migrations on the configured database. An advisory lock lets only one migration run at a time."""
 
 import asyncio
 import re
@@ -32,7 +32,7 @@ _PARTITION = re.compile(r"(audit_event|call_event|delivery)_(default|\d{4}_\d{2}
 
 
 def is_ours(name: str | None, type_: str, _: object) -> bool:
-    """Returns whether migrations manage the database object. They manage all but partitions, which the worker manages."""
+    """Returns whether migrations manage this object: true for all but partitions, which the worker creates and drops."""
     return not (type_ == "table" and name and _PARTITION.fullmatch(name))
 
 
@@ -50,9 +50,10 @@ def migrate(connection: Connection) -> None:
 
 
 async def lock(connection: AsyncConnection) -> None:
-    """Waits until no other migration runs, and lets none run until the connection is closed.
+    """Waits until no other migration runs, and then keeps other migrations out until the connection is closed.
 
-    The lock belongs to a transaction, because behind a pooler the next transaction may be another session's.
+    Takes a lock of the transaction and not of the session, because behind a connection pooler the next transaction may run in
+    another session.
     """
     # Polls, because a session that waits for a lock holds a snapshot, and CREATE INDEX CONCURRENTLY waits for all snapshots.
     while not await connection.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK}):
@@ -63,9 +64,10 @@ async def lock(connection: AsyncConnection) -> None:
 
 
 async def make_partitions_of_existing(session: AsyncSession) -> None:
-    """Creates the partitions of the coming months, so that a new installation has them before it has rows.
+    """Creates the partitions of the coming months for each partitioned table that exists already.
 
-    Otherwise a row would go to the default partition, and fail if a worker attaches the row's own partition at that moment.
+    So a new installation has them before its first row. Without its own partition a row goes to the default partition, and its
+    insert fails if a worker attaches the row's own partition at that moment.
     """
     for table in PARTITIONED_TABLES:
         if await session.scalar(text("SELECT to_regclass(:table)"), {"table": table}):

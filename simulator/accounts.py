@@ -13,20 +13,26 @@ ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account. Without an auth token and API keys it is open: it accepts any password."""
+    """A Twilio account. An account without an auth token and API keys is open: it accepts any password."""
 
     sid: str
     auth_token: str | None = field(default=None, repr=False)
     api_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Secret by API key sid (`SK…`)."""
+    """The secrets of the API keys, by the sid of the key (`SK…`)."""
     first_password: str | None = field(default=None, repr=False)
-    """The password of the first request to an open account, which signs its callbacks."""
+    """The password of the first request to an open account. The simulator signs the account's callbacks with it."""
     secondary_auth_token: str | None = field(default=None, repr=False)
-    """Accepted like the auth token, but signs nothing until it is promoted: https://www.twilio.com/docs/iam/api/authtoken."""
+    """Requests may use this token like the auth token, but it signs no callback until it is promoted.
+
+    https://www.twilio.com/docs/iam/api/authtoken
+    """
 
     @property
     def signing_token(self) -> str | None:
-        """Returns the key of callback signatures: the auth token, even if requests are authenticated with an API key."""
+        """Returns the key of callback signatures: the auth token, or the first password of an open account.
+
+        Twilio signs with the auth token even if requests are authenticated with an API key.
+        """
         return self.auth_token if self.auth_token is not None else self.first_password
 
     @property
@@ -58,14 +64,14 @@ class Accounts:
         self._open_mode = open_mode
 
     def register(self, account: Account) -> None:
-        """Adds the account or replaces its credentials, as rotating them at Twilio does."""
+        """Adds the account. If it is registered already, replaces its credentials, as a rotation at Twilio does."""
         self._accounts[account.sid] = account
 
     def get(self, account_sid: str) -> Account | None:
         return self._accounts.get(account_sid)
 
     def promote(self, account_sid: str) -> Account:
-        """Replaces the auth token by the secondary auth token. Raises error 20404 if the account has no secondary one."""
+        """Replaces the auth token by the secondary auth token. Raises error 20404 if there is no secondary auth token."""
         account = self._accounts.get(account_sid)
         if account is None or account.secondary_auth_token is None:
             raise TwilioError(20404, f"/_simulator/accounts/{account_sid}/promote")
@@ -74,10 +80,11 @@ class Accounts:
         return account
 
     def authenticate(self, account_sid: str, authorization: str | None) -> Account:
-        """Returns the account. Raises error 20003 for missing or wrong credentials, and 20404 for a malformed account sid.
+        """Returns the account if `authorization` has its credentials.
 
-        In open mode an account that is not registered accepts any password. A registered account with credentials still
-        requires them, so that tests can send wrong ones.
+        Raises error 20003 for missing or wrong credentials, and 20404 for a malformed account sid. In open mode, an account
+        that is not registered accepts any password. A registered account with credentials still requires them, so that tests
+        can send wrong credentials.
         """
         credentials = basic_credentials(authorization)
         if credentials is None:

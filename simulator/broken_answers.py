@@ -1,4 +1,7 @@
-"""Broken answers to a creation: unreadable, missing, or followed by a second one. The call exists in every case."""
+"""Broken answers to a request that creates a call: unreadable, missing, or followed by a second answer.
+
+The call exists in every case.
+"""
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send

@@ -1,6 +1,6 @@
-"""Sends requests to receivers of callbacks, over kept connections.
+"""Sends callbacks to their receivers, over connections that are kept open.
 
-A client that costs little: the simulator sends four callbacks for each call. Only the status of an answer matters.
+The simulator sends four callbacks for each call, so this client must cost little. It uses only the status of an answer.
 """
 
 import asyncio
@@ -52,11 +52,11 @@ class Address:
     port: int
     target: str
     head: str
-    """The lines `Host` and, for a URL with a user, `Authorization`."""
+    """The first header lines of a request: `Host` and, if the URL has a user, `Authorization`."""
 
     @classmethod
     def parse(cls, url: str) -> "Address":
-        """Returns the address, the request target and the first headers for a URL. Raises InvalidURL."""
+        """Returns the address, the request target and the first header lines for a URL. Raises InvalidURL if it is unusable."""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
@@ -89,10 +89,10 @@ class CallbackClient:
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: str, *, connect_timeout_s: float, read_timeout_s: float
     ) -> int:
-        """Sends a request and returns the status of the answer. Raises CallbackError.
+        """Sends a request and returns the status of the answer. Raises CallbackError if there is no usable answer.
 
-        A kept connection may turn out to be closed by the receiver. The request is then sent again on another one, as HTTP
-        clients do: https://www.rfc-editor.org/rfc/rfc9112#section-9.3.1.
+        The receiver may have closed a kept connection. The request is then sent again on another connection, as HTTP clients
+        do: https://www.rfc-editor.org/rfc/rfc9112#section-9.3.1.
         """
         address = _parse(url)
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -148,7 +148,7 @@ class CallbackClient:
 
 
 class _Connection(asyncio.Protocol):
-    """A connection to a receiver. Adds itself to `idle` after each answer that lets it be reused.
+    """A connection to a receiver. It adds itself to the list `idle` after each answer that allows another request.
 
     The HTTP parser calls the methods `on_…`.
     """

@@ -1,7 +1,8 @@
-"""Schedules status callbacks.
+"""Schedules the status callbacks of calls.
 
-The schedule holds only times at which to look at a call. What is due then is read from the call's plan, because
-an update may have changed it. Callbacks of one call are sent one after another; calls do not wait for each other.
+The schedule has only the times at which to check a call. At such a time, the callbacks to send are computed from the call's
+plan, because an update may have changed the plan. The callbacks of one call are sent one after another. Calls do not wait for
+each other.
 """
 
 import asyncio
@@ -29,23 +30,23 @@ class WatchedCall:
 
     call: Call
     unsent: list[tuple[datetime, PlannedCallback]] = field(default_factory=list)
-    """The callbacks with their times of sending, in that order."""
+    """The callbacks that were not sent yet, each with the time to send it, in the order of these times."""
     unsent_by: Chaos | None = None
-    """The faults with which `unsent` was computed; None if the call has changed since."""
+    """The fault settings with which `unsent` was computed; None if it must be computed again because the call has changed."""
     sent_events: set[Event] = field(default_factory=set)
     held_back: list[PlannedCallback] = field(default_factory=list)
     last_sending: asyncio.Task[None] | None = None
 
 
 class Callbacks:
-    """The schedule of all callbacks, and the deliveries that were made."""
+    """The schedule of all callbacks, and the deliveries (the callbacks that were sent, with their answers)."""
 
     def __init__(self, config: SimulatorConfig, accounts: Accounts) -> None:
         self._clock = config.clock
         self._accounts = accounts
         self._watched: dict[str, WatchedCall] = {}
         self._schedule: list[tuple[datetime, int, WatchedCall]] = []
-        """A heap of times at which to look at a call. The number keeps entries of the same time in order."""
+        """A heap of times at which to check a call. The number keeps entries of the same time in the order of insertion."""
         self._tiebreak = count()
         self._schedule_changed = asyncio.Event()
         self._sending = Background()
@@ -55,17 +56,20 @@ class Callbacks:
 
     @property
     def waiting(self) -> int:
-        """The number of calls that have not ended or have callbacks left to send."""
+        """The number of calls that requested callbacks and have not ended, or that still have callbacks to send."""
         return len(self._watched)
 
     @property
     def sending(self) -> int:
-        """The number of deliveries in progress or waiting for an earlier one of their call."""
+        """The number of callbacks that are being sent, or that wait for an earlier callback of the same call."""
         return len(self._sending)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Sends callbacks at their time while the context is open. With a test's clock only `send_due` sends them."""
+        """Sends each callback at its time, until the `async with` block ends.
+
+        With a test's own clock, nothing is sent automatically: the test has to call `send_due`.
+        """
         try:
             async with self._sending, Background() as firing:
                 if self._clock is utc_now:
@@ -75,20 +79,20 @@ class Callbacks:
             self._client.close()
 
     def watch(self, call: Call) -> None:
-        """Schedules the callbacks of a call. Call it for a new call, and after each change of its plan."""
+        """Schedules the callbacks of a call. Must be called for each new call, and after each change of a call's plan."""
         if call.subscription is not None:
             watched = self._watched.setdefault(call.sid, WatchedCall(call))
             watched.unsent_by = None
             self._reschedule(watched, call.plan.created_at)
 
     async def send_due(self) -> None:
-        """Sends all due callbacks. Returns when each was answered or has failed."""
+        """Sends all callbacks whose time has come. Returns when each of them was answered or has failed."""
         sendings = [self._start_sending(watched, callback) for watched, callback in self._take_due(self._clock())]
         if sendings:
             await asyncio.wait(sendings)
 
     async def send_due_for(self, call: Call) -> None:
-        """Sends the due callbacks of one call. Returns when each was answered or has failed."""
+        """Sends the callbacks of this call whose time has come. Returns when each of them was answered or has failed."""
         watched = self._watched.get(call.sid)
         if watched is not None:
             sendings = [self._start_sending(watched, callback) for callback in self._take_due_callbacks(watched, self._clock())]
@@ -122,7 +126,7 @@ class Callbacks:
             self._reschedule(watched, moment)
 
     def _take_due_callbacks(self, watched: WatchedCall, now: datetime) -> Iterator[PlannedCallback]:
-        """Yields the due callbacks of a call in the order of sending, and marks them as sent."""
+        """Yields the callbacks of a call that are to be sent by `now`, in the order of sending, and marks them as sent."""
         unsent = self._unsent_callbacks(watched)
         while unsent and unsent[0][0] <= now:
             _, callback = unsent.pop(0)
@@ -136,12 +140,12 @@ class Callbacks:
             yield from self._take_held_back(watched)
 
     def _take_held_back(self, watched: WatchedCall) -> Iterator[PlannedCallback]:
-        """Yields the callbacks that were held back in order to be sent after a later callback."""
+        """Yields the callbacks that a fault has held back until a later callback was sent, and forgets them."""
         held_back, watched.held_back = watched.held_back, []
         return iter(held_back)
 
     def _unsent_callbacks(self, watched: WatchedCall) -> list[tuple[datetime, PlannedCallback]]:
-        """Returns the callbacks that were not sent yet."""
+        """Returns the callbacks that were not sent yet, each with the time to send it, in the order of these times."""
         if watched.unsent_by is not self.chaos:
             unsent = [callback for callback in planned_callbacks(watched.call) if callback.event not in watched.sent_events]
             timed = [(self._send_at(callback), callback) for callback in unsent]
@@ -150,14 +154,14 @@ class Callbacks:
         return watched.unsent
 
     def _send_at(self, callback: PlannedCallback) -> datetime:
-        """Returns the time at which to send the callback: that of its event, plus a random delay."""
+        """Returns the time at which to send the callback: the time of its event plus a random delay."""
         return callback.happened_at + timedelta(seconds=self.chaos.faults_of(callback.call, callback.event).delay_s)
 
     def _reschedule(self, watched: WatchedCall, now: datetime) -> None:
-        """Schedules the next look at the call, or drops it once it has ended and all its callbacks were sent.
+        """Schedules the next check of the call. Drops the call once it has ended and all its callbacks were sent.
 
-        The call is kept until it ends even if nothing is due: if it was dropped and its plan then updated, its callbacks would
-        be sent again.
+        The call is kept until it ends, even if it has no callback left: if it was dropped and an update then changed its plan,
+        its callbacks would be sent again.
         """
         ended_at = watched.call.plan.ended_at
         if unsent := self._unsent_callbacks(watched):

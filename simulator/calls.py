@@ -1,9 +1,9 @@
-"""Twilio's routes: https://www.twilio.com/docs/voice/api/call-resource.
+"""The routes of Twilio's Calls resource: https://www.twilio.com/docs/voice/api/call-resource.
 
 The endpoints take a request and return a response, so that `DirectEndpoints` can call them without FastAPI.
 
-Each route also exists without `.json` (see negotiation). Decorators register from the bottom up, so the path
-without `.json` is written first: `/Calls/{sid}` also matches `/Calls/CA….json` and must be registered second.
+Each route also exists without `.json` (see simulator/negotiation.py). This path must be registered second, because
+`/Calls/{sid}` also matches `/Calls/CA….json`. Its decorator is written first, because decorators run from the bottom up.
 """
 
 import re
@@ -29,7 +29,7 @@ from simulator.store import Call
 from simulator.subscription import Subscription
 
 STATE = "simulator"
-"""The key of the simulator's state in the scope of a request."""
+"""The key in the ASGI scope of a request under which the simulator's state is found."""
 
 router = APIRouter(prefix="/2010-04-01/Accounts/{account_sid}", tags=["Twilio"])
 
@@ -49,7 +49,7 @@ def authenticate(account_sid: str, request: Request) -> Account:
 
 
 def get_call(account_sid: str, sid: str, request: Request) -> Call:
-    """Authenticates the request and returns the call. Raises 20404 if the account has no such call."""
+    """Authenticates the request and returns the call. Raises error 20404 if the account has no such call."""
     state = get_state(request)
     call = state.calls.get(authenticate(account_sid, request).sid, sid)
     if call is None or not call.is_visible(state.now()):

@@ -1,4 +1,4 @@
-"""Faults of callbacks: late, out of order, twice or never. Twilio guarantees neither delivery nor order."""
+"""Faults of callbacks, which are sent late, out of order, twice or never. Twilio guarantees neither delivery nor order."""
 
 from dataclasses import dataclass
 from random import Random
@@ -20,12 +20,12 @@ def _in_order(span: tuple[float, float]) -> tuple[float, float]:
 
 
 TimeSpan = Annotated[tuple[Seconds, Seconds], AfterValidator(_in_order)]
-"""The shortest and the longest of random times."""
+"""The shortest and the longest value of a random time, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallbackFaults:
-    """The faults of one callback."""
+    """The faults of one callback: whether it is held back, lost or sent twice, and its delay."""
 
     held_back: bool = False
     lost: bool = False
@@ -50,7 +50,11 @@ class Chaos(BaseModel):
         return not (self.shuffle or self.duplicate or self.lose or any(self.delay_s))
 
     def faults_of(self, call: Call, event: Event) -> CallbackFaults:
-        """Draws the faults of a callback. They depend only on the seed, `to`, `nth_to_destination` and the event."""
+        """Draws the faults of the callback for an event.
+
+        They depend only on the seed, the call's `to` and `nth_to_destination`, and the event. So every run draws the same
+        faults.
+        """
         if self.is_calm:
             return NO_FAULTS
         random = Random(f"{self.seed}/{call.parameters.to}/{call.nth_to_destination}/{event}")  # noqa: S311 - repeats by seed

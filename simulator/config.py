@@ -18,23 +18,27 @@ def utc_now() -> datetime:
 @dataclass(frozen=True, slots=True)
 class SimulatorConfig:
     speed: float = 1.0
-    """Call seconds per second of the clock. Durations are reported in call seconds: a call with 15 of them in
-    progress has the duration "15" at any speed."""
+    """The seconds of a call that pass in one second of the clock.
+
+    Durations are reported in seconds of the call: if 15 of them pass in progress, the call has the duration "15" at any speed.
+    """
     talking_s: tuple[int, int] = TALKING_S
-    """The fewest and the most call seconds from the answer of a call to its end."""
+    """The shortest and the longest time from the answer of a call to its end, in seconds of the call (see `speed`)."""
     price_delay_s: float = 10.0
-    """Call seconds from the end of a call to its price."""
+    """The time from the end of a call to its price, in seconds of the call (see `speed`)."""
     open_mode: bool = False
-    """Accept any user and password for an account that is not registered; it is created on first use."""
+    """Whether an account that is not registered accepts any user and password. It is created at its first request."""
     accounts: tuple[Account, ...] = ()
     seed: int | None = None
-    """Makes sids and durations the same after each start. Leave it None if records are kept across restarts: they
-    need unique sids."""
+    """With a seed, sids and durations are the same after each start of the simulator. With None they are random.
+
+    Use None if records of calls outlive the simulator, because they need unique sids.
+    """
     max_calls: int = 200_000
-    """The limit of calls, and of ledger entries, in memory. The oldest are dropped first."""
+    """The most calls, and the most ledger entries and deliveries, that stay in memory. The oldest are dropped first."""
     clock: Clock = utc_now
     limits: Limits = field(default_factory=Limits)
-    """The limits of each account, until a control route sets others for it."""
+    """The limits of each account, until a control route sets other limits for the account."""
 
     def __post_init__(self) -> None:
         if self.speed <= 0 or self.price_delay_s < 0 or self.max_calls < 1:

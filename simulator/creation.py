@@ -1,6 +1,6 @@
-"""Creates a call.
+"""Creates a call, with the fault that a test has asked for.
 
-The call exists from the step `_accept` on. A fault acts either before that step, and no call exists, or after it.
+The call exists from the step `_accept` on. A fault acts either before this step, while no call exists, or after it.
 """
 
 from fastapi import Request, Response
@@ -83,6 +83,9 @@ class CallCreation:
         return answer
 
     def _answer_error(self, entry: Entry, error: TwilioError) -> Response:
-        """Records the error in the ledger and returns it as the answer: a refusal, or a fault after the call was created."""
+        """Records the error in the ledger and returns it as the answer.
+
+        The error is a refusal, or a fault that acts after the call was created.
+        """
         self._state.ledger.record_answer(entry, error.status, error.code)
         return error.response()

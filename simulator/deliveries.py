@@ -1,4 +1,4 @@
-"""Sends callbacks like Twilio, and keeps what was sent and answered."""
+"""Sends callbacks as Twilio does, and keeps a record of each request and answer."""
 
 import asyncio
 from collections import deque
@@ -53,7 +53,10 @@ class Delivery:
 
 
 class Deliveries:
-    """The newest `max_kept` deliveries. `begun` also counts those that were dropped."""
+    """Sends callbacks, and keeps the newest `max_kept` deliveries (records of what was sent and answered).
+
+    `begun` counts all deliveries, including older ones that were dropped.
+    """
 
     def __init__(self, clock: Clock, max_kept: int) -> None:
         self._clock = clock
@@ -94,7 +97,7 @@ class Deliveries:
         return delivery
 
     async def send(self, client: CallbackClient, delivery: Delivery, auth_token: str | None) -> None:
-        """Sends the callback, and repeats it as the fragment of its URL says (`#rc=3`). Does not follow redirects."""
+        """Sends the callback, with the retries that the fragment of its URL asks for (`#rc=3`). Does not follow redirects."""
         url, fragment = urldefrag(delivery.url)
         settings = RetrySettings.parse(fragment)
         async with self._slots:
@@ -140,7 +143,10 @@ class SignedRequest:
 
 
 def _sign(delivery: Delivery, url: str, auth_token: str | None) -> SignedRequest:
-    """Returns the signed request. A GET has the fields in the query, which is part of the signed URL."""
+    """Returns the signed request, and stores its signature in `delivery`.
+
+    A GET has the fields in the query, which is part of the signed URL.
+    """
     headers = {"User-Agent": USER_AGENT, "Accept": "*/*", "I-Twilio-Idempotency-Token": delivery.token}
     signed: Mapping[str, str] = delivery.fields
     body = ""

@@ -48,9 +48,9 @@ def validate_to(to: str) -> None:
 
 
 def validate_from(caller: str, *, to: str) -> None:
-    """Raises error 21212 if `From` is invalid.
+    """Raises error 21212 if the parameter `From` (`caller`) is invalid.
 
-    For SIP, `From` is the user part of the From header, which needs no verified number.
+    In a call to a SIP URI, it becomes the user part of the From header, which does not have to be a verified number.
     """
     if is_sip(to):
         valid = SIP_FROM.fullmatch(caller) is not None
@@ -77,6 +77,6 @@ def _validate_sip_uri(to: str) -> None:
 
 
 def display_form(endpoint: str) -> str:
-    """Returns an address as in `to_formatted`: North American numbers in national format, everything else unchanged."""
+    """Returns an address as Twilio shows it in `to_formatted`: a North American number in national format, else unchanged."""
     match = NANP_NUMBER.fullmatch(endpoint)
     return f"({match[1]}) {match[2]}-{match[3]}" if match else endpoint

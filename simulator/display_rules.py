@@ -54,7 +54,7 @@ class DisplayRules(BaseModel):
         return caller if self.from_as == "as_sent" or ":" in sent else f"{self.from_as}:{caller}@{SIP_DOMAIN}"
 
     def moment(self, moment: datetime) -> datetime:
-        """Returns what Twilio's clock shows when the simulator's clock shows `moment`: Twilio's is `ahead_s` seconds ahead."""
+        """Converts a time of the simulator's clock to Twilio's clock, which is `ahead_s` seconds ahead."""
         return moment + timedelta(seconds=self.ahead_s) if self.ahead_s else moment
 
     def resource(self, resource: dict[str, Any]) -> dict[str, Any]:

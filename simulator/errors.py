@@ -1,7 +1,7 @@
 """Twilio's error codes and the shape of its error answers.
 
-Codes: https://www.twilio.com/docs/api/errors. Statuses and texts are those of recorded answers, if one was found;
-otherwise the status is 400 and the text is the simulator's own.
+Codes: https://www.twilio.com/docs/api/errors. Status and text of an error are those of a recorded answer of Twilio. If no such
+answer was found, the status is 400 and the text is the simulator's own.
 """
 
 from collections.abc import Mapping

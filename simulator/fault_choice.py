@@ -1,4 +1,4 @@
-"""Chooses the fault to inject into a creation: by header, by SIP user, or at random."""
+"""Chooses the fault to inject into the creation of a call: by header, by SIP user, or at random."""
 
 from random import Random
 from typing import Annotated
@@ -36,15 +36,16 @@ class FaultShare(BaseModel):
 
 
 class FaultChoice:
-    """Chooses the fault of each creation."""
+    """Chooses which fault, if any, is injected into each creation of a call."""
 
     def __init__(self) -> None:
         self.share = FaultShare()
 
     def choose(self, headers: Headers, to: str, nth_to_destination: int) -> tuple[str, Fault] | None:
-        """Returns the fault of the header, else that of the SIP user, else a random one. Raises 20422 for an unknown name.
+        """Returns the name and the fault that the header asks for, else the SIP user of `to`, else a random one or None.
 
-        A random fault depends only on the seed, `to` and `nth_to_destination`, so every run has the same ones.
+        Raises error 20422 for an unknown name. A random fault depends only on the seed, `to` and `nth_to_destination` (the
+        number of the creation among those with this `to`). So every run has the same faults.
         """
         requested = headers.get(FAULT_HEADER)
         if requested is None:

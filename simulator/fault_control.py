@@ -1,4 +1,7 @@
-"""Control routes for faults, for how calls are shown and listed, and for callbacks. No authentication: for development only."""
+"""Control routes for faults, for how calls are shown and listed, and for callbacks.
+
+They have no authentication, so they are for development only.
+"""
 
 from typing import Annotated
 

@@ -1,7 +1,7 @@
-"""The faults of a creation, by name.
+"""The faults that a test can inject into the creation of a call, by name.
 
-A fault acts before the call exists (a refusal or a delay), on the call (hidden, or without callbacks or price), or
-on the answer. Only a refusal prevents the call.
+A fault acts before the call exists (a refusal or a delay), on the call (it is hidden, or has no callbacks or no price), or on
+the answer. Only a refusal prevents the call.
 """
 
 import asyncio
@@ -33,18 +33,18 @@ class FaultContext:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault that changes nothing. Subclasses override one of the three methods."""
+    """A fault that changes nothing. Subclasses override one or two of the three methods."""
 
     seconds: float = 0
 
     async def before_accept(self, to: str) -> None:
-        """Raises TwilioError to refuse the creation."""
+        """Raises TwilioError to refuse the creation, or waits to delay it. By default does nothing."""
 
     def change(self, call: Call, now: datetime) -> None:
-        """Changes the call that was just created."""
+        """Changes the call that was just created. By default does nothing."""
 
     async def answer(self, call: Call, created: Response, context: FaultContext) -> Response:
-        """Returns the answer to send instead of `created`, or raises it as a TwilioError. The call exists either way."""
+        """Returns the answer to send instead of the usual one, `created`, or raises TwilioError. The call exists either way."""
         return created
 
 
@@ -73,7 +73,7 @@ class RefuseByProxy(Fault):
 
 
 class SlowAccept(Fault):
-    """Creates the call late. The wait is in real time, like a client's timeout."""
+    """Waits `seconds` seconds before it creates the call. The wait is in real time, like a client's timeout."""
 
     async def before_accept(self, to: str) -> None:
         await asyncio.sleep(self.seconds)
@@ -114,9 +114,9 @@ class DelayedVisibility(Fault):
 
 
 class CallbackBeforeResponse(Fault):
-    """Dials at once, and answers the creation only after the first callbacks were answered or have failed.
+    """Dials the call at once, and answers the request only after the first callbacks were answered or have failed.
 
-    Does nothing to a call that waits in its account's queue.
+    A call that waits in its account's queue is not dialled at once.
     """
 
     def change(self, call: Call, now: datetime) -> None:
@@ -136,7 +136,7 @@ class CallbackNever(Fault):
 
 
 class LatePrice(Fault):
-    """Shows the price only `seconds` seconds after the end of the call. The speed of the simulator shortens this time."""
+    """Shows the price only `seconds` seconds after the end of the call. The simulator divides this time by its speed."""
 
     def change(self, call: Call, now: datetime) -> None:
         call.plan = replace(call.plan, price_delay=timedelta(seconds=self.seconds / call.plan.speed))
@@ -198,7 +198,7 @@ FAULTS: Mapping[str, Fault] = {
 
 
 def fault_named(text: str) -> tuple[str, Fault]:
-    """Reads `NAME` or `NAME;seconds=2.5`. Raises ValueError if it is invalid."""
+    """Reads `NAME` or `NAME;seconds=2.5`. Returns the name and the fault. Raises ValueError for an invalid text."""
     name, *parameters = (part.strip() for part in text.split(";"))
     if name not in FAULTS:
         raise ValueError(f"no fault is named {name!r}; there are {', '.join(FAULTS)}")

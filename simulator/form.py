@@ -1,4 +1,4 @@
-"""The form of a request: `application/x-www-form-urlencoded`, arrays as repeated keys."""
+"""The form parameters of a request (`application/x-www-form-urlencoded`). A list is sent as a repeated key."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -16,7 +16,7 @@ class Form:
         self._fields = fields
 
     def get(self, name: str) -> str | None:
-        """Returns the first value; None if it is missing or empty."""
+        """Returns the first value of a field; None if the field is missing or its first value is empty."""
         return next(iter(self._fields.get(name, ())), None) or None
 
     def all(self, name: str) -> list[str]:
@@ -29,12 +29,18 @@ class Form:
         }
 
     def secret_sha256(self) -> dict[str, str]:
-        """Returns the hash of each secret (of its first value), by which a test can check that it arrived unchanged."""
+        """Returns the SHA-256, in hex, of the first value of each secret field.
+
+        With it a test can check that the secret arrived unchanged.
+        """
         return {name: sha256(self._fields[name][0].encode()).hexdigest() for name in SECRET_PARAMETERS if name in self._fields}
 
 
 async def read_form(request: Request) -> Form:
-    """Returns the form in the body. With any other content type it is empty, which leads to error 21201, as at Twilio."""
+    """Returns the form in the body of the request.
+
+    If the content type is not that of a form, the form is empty. As at Twilio, this leads to error 21201.
+    """
     body = await request.body()
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     fields: dict[str, list[str]] = {}

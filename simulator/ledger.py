@@ -1,6 +1,7 @@
-"""The ledger: every creation that arrived, and whether it became a call. Proofs of "at most one call" count its entries.
+"""The ledger: a list of every creation that arrived, and whether it became a call.
 
-A creation is recorded as received before it is validated, and as accepted exactly when it gets its sid.
+Proofs that a request creates at most one call count its entries. A creation is recorded as received before it is validated, and
+as accepted when its call gets a sid.
 """
 
 from collections import deque
@@ -55,7 +56,7 @@ class Entry(BaseModel):
 
 
 class Ledger:
-    """The newest `max_entries` entries. `received` and `accepted` also count those that were dropped."""
+    """Keeps the newest `max_entries` entries. `received` and `accepted` also count older entries that were dropped."""
 
     def __init__(self, max_entries: int) -> None:
         self._entries: deque[Entry] = deque(maxlen=max_entries)

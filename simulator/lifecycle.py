@@ -1,7 +1,7 @@
-"""The states of a call over time.
+"""Computes the state of a call at any time.
 
-A call has a plan, made when it is created. Its state at a time is a pure function of the plan and the time, so no
-task runs for a call.
+Each call gets a plan of its state changes when it is created. The state at a time depends only on the plan and the time, so no
+task has to run for a call.
 """
 
 from dataclasses import dataclass, replace
@@ -42,7 +42,7 @@ ENDLESS_SIP_USER = "forever"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The times at which a call reaches each state, by the clock. None: never."""
+    """The times of the clock at which a call reaches each state. None means that the call never reaches the state."""
 
     outcome: Status
     created_at: datetime
@@ -51,9 +51,9 @@ class Plan:
     ended_at: datetime | None
     speed: float
     price_delay: timedelta | None
-    """The time from the end to the price. None: the call never gets a price."""
+    """The time from the end of the call to its price. None means that the call never gets a price."""
     queue_time: timedelta = timedelta()
-    """How long the call waits, from its creation, because its account exceeds its calls per second."""
+    """How long the call waits in a queue after its creation, because its account exceeds its calls per second."""
 
     @property
     def leaves_queue_at(self) -> datetime:
@@ -94,9 +94,10 @@ def plan_call(
     queue_time: timedelta = timedelta(),
     talking_s: tuple[int, int] = TALKING_S,
 ) -> Plan:
-    """Returns the plan of a new call. The user part of a SIP URI may decide the outcome.
+    """Returns the plan of a new call: when it is dialled, answered and ended.
 
-    All other calls are answered, unless `timeout_s` ends before that.
+    The user part of a SIP URI may decide the outcome, such as `busy`. All other calls are answered, unless they have to ring
+    for `timeout_s` seconds or longer.
     """
     ringing_s, talks_for_s = random.randint(*RINGING_S), random.randint(*talking_s)
     user = sip_user(to) or ""
@@ -118,7 +119,10 @@ def plan_call(
 
 
 def with_time_limit(plan: Plan, time_limit_s: int, now: datetime) -> Plan:
-    """Returns the plan with at most `time_limit_s` seconds in progress. A limit that has passed ends the call now."""
+    """Returns the plan with at most `time_limit_s` seconds from the answer to the end.
+
+    If this time has passed already, the call ends now.
+    """
     if plan.answered_at is None:
         return plan
     limit = max(plan.after(plan.answered_at, time_limit_s), now)
@@ -148,7 +152,7 @@ def moved(plan: Plan, by: timedelta) -> Plan:
 
 
 def progress(plan: Plan, now: datetime) -> Progress:
-    """Returns the state of a call at a time.
+    """Returns the state of a call at the time `now`.
 
     Only a completed call gets a price. Calls that were not answered cost nothing and keep `price: null`.
     """
@@ -180,7 +184,7 @@ def progress(plan: Plan, now: datetime) -> Progress:
 
 
 def next_change(plan: Plan, now: datetime) -> datetime | None:
-    """Returns when the state of a call changes next; None: never."""
+    """Returns when the state of a call changes next after `now`; None if it never changes again."""
     priced_at = None
     if plan.outcome is Status.COMPLETED and plan.ended_at is not None and plan.price_delay is not None:
         priced_at = plan.ended_at + plan.price_delay

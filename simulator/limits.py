@@ -1,7 +1,7 @@
 """The limits of an account: calls dialled per second, the length of the queue, and concurrent calls.
 
-Twilio queues the calls above the rate, in the order of creation. It refuses a call that would wait longer than a day
-(https://www.twilio.com/docs/api/errors/22005), or that exceeds the concurrent calls
+Twilio puts calls above the rate into a queue, in the order of creation. It refuses a call that would wait longer than a day
+(https://www.twilio.com/docs/api/errors/22005), or that exceeds the limit of concurrent calls
 (https://www.twilio.com/docs/api/errors/10004).
 """
 
@@ -47,11 +47,11 @@ class LimitedAccount:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._waiting: OrderedDict[str, Call] = OrderedDict()
-        """The calls in the queue by sid, in the order of their turns."""
+        """The calls that wait in the queue, by sid, in the order in which they will leave it."""
         self._last_turn: datetime | None = None
-        """When a call left the queue last, or was dialled without waiting."""
+        """When the last call left the queue or was dialled without waiting."""
         self._concurrent: list[Call] = []
-        """The calls that have not ended, and some that have."""
+        """All calls that have not ended, and some ended calls that were not removed yet."""
 
     def admit(self, now: datetime) -> timedelta:
         """Returns how long a new call waits in the queue. Raises error 10004 or 22005 if the call exceeds a limit."""
@@ -68,7 +68,7 @@ class LimitedAccount:
         return queue_time
 
     def add(self, call: Call) -> None:
-        """Adds a new call, with the time in the queue that `admit` returned."""
+        """Adds a new call. Its plan must have the queue time that `admit` returned."""
         if self.limits.max_concurrent is not None:
             self._concurrent.append(call)
         if call.plan.queue_time:
@@ -77,18 +77,24 @@ class LimitedAccount:
             self._last_turn = call.plan.created_at
 
     def leave(self, call: Call, now: datetime) -> list[Call]:
-        """Removes a call that has ended from the queue, if it waits there. Returns the calls that move up."""
+        """Removes a call that has ended from the queue, if it waits there.
+
+        Returns the calls that leave the queue earlier because of this.
+        """
         self._take_turns(now)
         return self._reschedule(now) if self._waiting.pop(call.sid, None) is not None else []
 
     def change(self, limits: Limits, concurrent: list[Call], now: datetime) -> list[Call]:
-        """Replaces the limits. Existing calls stay. Returns the calls that were rescheduled."""
+        """Replaces the limits. Existing calls stay; `concurrent` has those that have not ended.
+
+        Returns the calls whose time to leave the queue has changed.
+        """
         self._take_turns(now)
         self.limits, self._concurrent = limits, concurrent
         return self._reschedule(now)
 
     def _take_turns(self, now: datetime) -> None:
-        """Removes the calls from the queue that leave it by `now`."""
+        """Removes from the queue all calls whose time to leave it is not later than `now`."""
         while self._waiting:
             turn = next(iter(self._waiting.values())).plan.leaves_queue_at
             if turn > now:
@@ -114,14 +120,14 @@ class LimitedAccount:
 
 
 class LimitedAccounts:
-    """The accounts with limits, by sid."""
+    """The accounts that have limits, by account sid."""
 
     def __init__(self, default: Limits) -> None:
         self._default = default
         self._accounts: dict[str, LimitedAccount] = {}
 
     def find(self, account_sid: str) -> LimitedAccount | None:
-        """Returns the account with its limits; None if it has no limits."""
+        """Returns the account with its queue; None if there are no limits for it."""
         account = self._accounts.get(account_sid)
         if account is None and not self._default.is_unlimited:
             account = self._accounts[account_sid] = LimitedAccount(self._default)
@@ -132,5 +138,8 @@ class LimitedAccounts:
         return self._default if account is None else account.limits
 
     def change(self, account_sid: str, limits: Limits, concurrent: list[Call], now: datetime) -> list[Call]:
-        """Changes the limits of an account. `concurrent` are its calls that have not ended. Returns the rescheduled calls."""
+        """Changes the limits of an account. `concurrent` has its calls that have not ended.
+
+        Returns the calls whose time to leave the queue has changed.
+        """
         return self._accounts.setdefault(account_sid, LimitedAccount(limits)).change(limits, concurrent, now)

@@ -1,7 +1,7 @@
-"""Lists calls: ten filters, pages by token, and Twilio's envelope.
+"""Lists calls as Twilio does: with ten filters, with pages by token, and with Twilio's JSON around the calls.
 
-Dates in filters are days in UTC, as in the specification; a time of day is ignored. A call that was not dialled yet
-has no start time, so no StartTime filter matches it.
+Dates in filters are days in UTC, as in the specification; a time of day is ignored. A call that was not dialled yet has no
+start time, so no StartTime filter matches it.
 """
 
 import json
@@ -27,10 +27,13 @@ from simulator.store import Call, Calls
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 NEXT_PAGE, PREVIOUS_PAGE = "PA", "PB"
-"""First letters of a page token. The sid follows of the call after which the page begins, or before which it ends."""
+"""The first letters of the tokens of a next and of a previous page. The sid of a call follows them.
+
+The next page begins after this call. The previous page ends before this call.
+"""
 
 ListedCall = tuple[Call, datetime]
-"""A call, and the time as of which its state is shown."""
+"""A call, and the time for which its state is shown."""
 
 TEXT_FILTERS = ("Status", "To", "From", "ParentCallSid")
 START_TIME, END_TIME = attrgetter("start_time"), attrgetter("end_time")
@@ -75,7 +78,10 @@ class Filters:
 
 
 def _matches_text(shown: str | None, wanted: str) -> bool:
-    """Returns whether a filter matches. Phone numbers match in any notation: a raw `+` in a query arrives as a space."""
+    """Returns whether the value `shown` of a call matches the value `wanted` of a filter.
+
+    Phone numbers match in any notation, because a `+` that is not escaped arrives as a space.
+    """
     if shown is None or not PHONE_CHARACTERS.fullmatch(wanted):
         return shown == wanted
     digits = re.sub(r"[^0-9]", "", wanted)
@@ -145,7 +151,7 @@ def _read_page(
     token: str,
     page_size: int,
 ) -> tuple[list[ListedCall], bool, bool]:
-    """Returns the calls of the page next to `edge`, and whether there are pages before and after it."""
+    """Returns the calls of the page next to `edge`, and whether there is a page before it and a page after it."""
     if edge is not None and token.startswith(PREVIOUS_PAGE):
         found = list(islice(matching(calls.oldest_first(account_sid, after=edge)), page_size + 1))
         return found[:page_size][::-1], len(found) > page_size, bool(found)
@@ -154,7 +160,7 @@ def _read_page(
 
 
 def _moving_page(matching: Iterator[ListedCall], page: int, page_size: int) -> tuple[list[ListedCall], bool, bool]:
-    """Returns the calls of a page by its number, and whether there are pages before and after it.
+    """Returns the calls of a page by its number, and whether there is a page before it and a page after it.
 
     Pages are counted from the newest call at the time of the request, so calls move between pages.
     """
@@ -179,7 +185,10 @@ def require_page_token(query: QueryParams, page: int) -> None:
 
 
 def read_day(name: str, text: str) -> date:
-    """Reads `2026-11-23`, `2026-11-23T10:00:00Z`, and `11/23/2026 …` as in the specification's examples."""
+    """Reads the day of a filter in UTC. Raises error 20422 if the text is not a date.
+
+    The text is like `2026-11-23`, `2026-11-23T10:00:00Z` or, as in examples of Twilio's specification, `11/23/2026 …`.
+    """
     try:
         if "/" in text:
             return datetime.strptime(text[:10], "%m/%d/%Y").date()  # noqa: DTZ007 - a day, the zone is UTC

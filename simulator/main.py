@@ -26,9 +26,10 @@ users that decide how a call ends. The routes under `/_simulator` show what arri
 
 
 class TwilioHeaders:
-    """Adds `Date` by the simulator's clock to each answer, and `Twilio-Request-Id` to each but a proxy's HTML page.
+    """A middleware that adds Twilio's headers to each answer and the simulator's state to the ASGI scope, and counts requests.
 
-    Also adds the simulator's state to the ASGI scope, and counts requests. The server must not add a `Date` of its own.
+    `Date` follows the simulator's clock, so the server must not add a `Date` of its own. `Twilio-Request-Id` is left out of a
+    proxy's HTML page.
     """
 
     def __init__(self, app: ASGIApp, state: State) -> None:
@@ -85,7 +86,7 @@ def create_app(config: SimulatorConfig, state: State | None = None) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def answer_unserved_route(request: Request, error: HTTPException) -> Response:
-        """Answers 405 or 404 in Twilio's shape if no route matches."""
+        """Answers 405 or 404 with an error in Twilio's JSON if no route matches."""
         return TwilioError(20004 if error.status_code == 405 else 20404, request.url.path).response()
 
     return app

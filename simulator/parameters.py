@@ -1,6 +1,6 @@
 """Validates the parameters of CreateCall and UpdateCall, with Twilio's error codes and in Twilio's order.
 
-Every parameter of CreateCall is accepted. Unknown ones are ignored, as by Twilio (warning 20001).
+Every parameter of CreateCall is accepted. Unknown parameters are ignored. Twilio ignores them too (warning 20001).
 """
 
 import re
@@ -40,7 +40,7 @@ class CallParameters:
     answered_by: str | None
     """The result of answering machine detection; None if it was not requested."""
     form: dict[str, list[str]]
-    """All fields, with secrets masked."""
+    """All fields of the form. The values of secret fields are masked."""
     subscription: Subscription | None
 
     @property

@@ -31,7 +31,7 @@ class PlannedCallback:
     subscription: Subscription
     event: Event
     sequence: int
-    """Number of the event among the requested events of the call, from 0."""
+    """The number of the event among the requested events of the call, counted from 0."""
     happened_at: datetime
 
     @property
@@ -40,7 +40,7 @@ class PlannedCallback:
 
     @property
     def token(self) -> str:
-        """Returns the idempotency token, which is the same for each attempt and duplicate."""
+        """Returns the idempotency token of the callback, which stays the same in all its attempts and duplicates."""
         return str(uuid5(NAMESPACE_URL, f"{self.call.sid}/{self.sequence}"))
 
     def fields(self) -> dict[str, str]:
@@ -79,9 +79,9 @@ class PlannedCallback:
 
 
 def planned_callbacks(call: Call) -> list[PlannedCallback]:
-    """Returns all callbacks of the call by its current plan, past ones included, in the order of their events.
+    """Returns all callbacks of the call according to its current plan, in the order of their events.
 
-    A call that was canceled in the queue was never dialled and has no callbacks.
+    Includes callbacks whose time has passed. A call that was canceled in the queue was never dialled and has no callbacks.
     """
     subscription = call.subscription
     if subscription is None:

@@ -7,7 +7,10 @@ _PATH = re.compile(r"/2010-04-01/Accounts/(?P<account>AC[0-9a-f]{32})/Calls(?P<c
 
 
 class RequestCounts:
-    """Counts by account sid, method and resource: `Calls`, `Call`, or `below` for everything below a call."""
+    """Counts requests by account sid, HTTP method and resource.
+
+    The resource is `Calls` (the list), `Call`, or `below` for every path below a call.
+    """
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()

@@ -29,7 +29,7 @@ SUBRESOURCES = {
 
 
 def created_resource(call: Call) -> dict[str, Any]:
-    """Returns the answer to a creation. Nearly all values are null, even `date_created`."""
+    """Returns the JSON that answers the creation of a call. Nearly all values are null, even `date_created`."""
     path = f"/{API_VERSION}/Accounts/{call.account_sid}/Calls/{call.sid}"
     parameters = call.parameters
     return {
@@ -64,7 +64,10 @@ def created_resource(call: Call) -> dict[str, Any]:
 
 
 def current_resource(call: Call, progress: Progress) -> dict[str, Any]:
-    """Returns the answer to any later request. Once the call is dialled, unknown texts are "" instead of null."""
+    """Returns the answer to any request after the creation.
+
+    Once the call is dialled, `caller_name` and `trunk_sid` are "" instead of null.
+    """
     resource = created_resource(call) | {
         "status": progress.status,
         "date_created": rfc2822(call.plan.created_at),
@@ -82,7 +85,7 @@ def current_resource(call: Call, progress: Progress) -> dict[str, Any]:
 
 
 def rendered_resource(call: Call, now: datetime, rules: DisplayRules) -> bytes:
-    """Returns the JSON of the answer to any later request than the creation."""
+    """Returns the answer to any request after the creation, as JSON that follows the display rules."""
     stage = call.stage(now)
     if stage.rendered is None or stage.rendered[0] is not rules:
         resource = rules.resource(current_resource(call, stage.progress))

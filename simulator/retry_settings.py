@@ -13,9 +13,9 @@ class Failure(StrEnum):
     """The failures that a retry policy (`rp`) can name."""
 
     CONNECT = "ct"
-    """No TCP or TLS connection, or not in time."""
+    """The TCP or TLS connection failed, or was not established in time."""
     READ = "rt"
-    """No answer in time."""
+    """The receiver did not answer in time."""
     CLIENT_ERROR = "4xx"
     SERVER_ERROR = "5xx"
     OTHER = "all"
@@ -27,15 +27,15 @@ class RetrySettings:
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 15.0
     total_timeout_s: float = 15.0
-    """The limit for all attempts together."""
+    """The time limit of all attempts together, in seconds."""
     retries: int = 1
     retried: frozenset[Failure] = frozenset({Failure.CONNECT})
-    """The failures that are retried. By default only those in which the request did not arrive."""
+    """The failures after which the callback is sent again. By default only those in which the request did not arrive."""
 
     @classmethod
     @lru_cache(maxsize=256)
     def parse(cls, fragment: str) -> "RetrySettings":
-        """Reads the fragment of a URL. Missing values, and values outside of Twilio's bounds, are the defaults."""
+        """Reads the fragment of a URL. A value that is missing, or outside of Twilio's bounds, gets its default."""
         overrides = {name: values[0] for name, values in parse_qs(fragment).items()}
         default = cls()
         policy = overrides.get("rp", "").split(",")

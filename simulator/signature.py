@@ -1,4 +1,4 @@
-"""X-Twilio-Signature: https://www.twilio.com/docs/usage/webhooks/webhooks-security."""
+"""Computes the header X-Twilio-Signature: https://www.twilio.com/docs/usage/webhooks/webhooks-security."""
 
 import hmac
 import re
@@ -9,14 +9,17 @@ from urllib.parse import urlsplit, urlunsplit
 
 
 def signature(auth_token: str, url: str, fields: Iterable[tuple[str, str]] = ()) -> str:
-    """Returns the signature. `fields` are those of the form; a GET has none, because its fields are in the URL."""
+    """Returns the value of the header X-Twilio-Signature (HMAC-SHA1 in base64).
+
+    `fields` are the fields of a POST's form. A GET has none, because its fields are in the URL.
+    """
     signed = signed_url(url) + "".join(name + value for name, value in sorted(set(fields)))
     return b64encode(hmac.digest(auth_token.encode(), signed.encode(), "sha1")).decode()
 
 
 @lru_cache(maxsize=4096)
 def signed_url(url: str) -> str:
-    """Returns the URL without fragment and user info. Twilio Voice omits the port of https and keeps that of http."""
+    """Returns the URL as Twilio Voice signs it: without fragment and user info, and without the port if the scheme is https."""
     parts = urlsplit(url)
     netloc = parts.netloc.rpartition("@")[2]
     if parts.scheme == "https":

@@ -87,22 +87,22 @@ class State:
         return call
 
     def end_call(self, call: Call, now: datetime) -> None:
-        """Ends a call that has not ended. If it waits in the queue of its account, the calls behind it move up."""
+        """Ends a call that has not ended. If it waits in its account's queue, the calls behind it leave the queue earlier."""
         call.plan = ended_by_api(call.plan, now)
         limited_account = self.limited_accounts.find(call.account_sid)
         for moved in limited_account.leave(call, now) if limited_account is not None else ():
             self.callbacks.watch(moved)
 
     def limit_account(self, account_sid: str, limits: Limits, now: datetime) -> None:
-        """Sets the limits of an account. Its calls stay; those that wait are dialled at the new pace."""
+        """Sets the limits of an account. Its calls stay. Calls that wait in the queue are dialled at the new rate."""
         concurrent = [call for call in self.calls.newest_first(account_sid) if not call.plan.has_ended(now)]
         for moved in self.limited_accounts.change(account_sid, limits, concurrent, now):
             self.callbacks.watch(moved)
 
     def reset(self) -> None:
-        """Removes calls, ledger, callbacks, open accounts and faults. Restores the configured limits.
+        """Removes calls, subresources, ledger, callbacks, open accounts and faults. Restores the configured limits.
 
-        New sids still differ from all earlier ones: clients may keep records of those.
+        The sids of new calls still differ from all earlier sids, because clients may have kept records of earlier calls.
         """
         self.calls.clear()
         self.limited_accounts = LimitedAccounts(self.config.limits)

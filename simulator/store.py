@@ -1,4 +1,4 @@
-"""The calls, in memory."""
+"""Keeps the simulator's calls in memory."""
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
@@ -22,10 +22,10 @@ class Stage:
     progress: Progress
     until: datetime | None
     rendered: tuple[object, bytes] | None = None
-    """The call's JSON, and how calls were shown when it was rendered."""
+    """The display rules with which the call was rendered, and its JSON."""
 
     def holds(self, plan: Plan, now: datetime) -> bool:
-        """Returns whether this is still the state of a call with this plan at the time `now`."""
+        """Returns whether a call with this plan is still in this state at the time `now`."""
         return self.plan is plan and self.progress.updated_at <= now and (self.until is None or now < self.until)
 
 
@@ -34,19 +34,22 @@ class Call:
     sid: str
     account_sid: str
     sequence: int
-    """Number of the call in the order of creation, over all accounts."""
+    """The number of the call in the order of creation, over all accounts."""
     nth_to_destination: int
-    """Together with `To`, identifies the call in the same way in every run, unlike its sid."""
+    """The number of the creation among those with the same `To`.
+
+    `To` and this number identify the call in the same way in every run, while its sid may differ.
+    """
     parameters: CallParameters
     plan: Plan
     subscription: Subscription | None
     hidden_until: datetime | None = None
-    """The time until which fetch and list do not show the call: Twilio's API is eventually consistent."""
+    """The time until which fetch and list do not show the call, because Twilio's API is eventually consistent."""
     deleted_at: datetime | None = None
     _stage: Stage | None = None
 
     def stage(self, now: datetime) -> Stage:
-        """Returns the state of the call at the time `now`. Computes and renders a state once for each change of the call."""
+        """Returns the state of the call at the time `now`. Computes a state only once for each change of the call."""
         if self._stage is None or not self._stage.holds(self.plan, now):
             self._stage = Stage(self.plan, progress(self.plan, now), next_change(self.plan, now))
         return self._stage
@@ -79,17 +82,20 @@ class Calls:
         return call if call is not None and call.account_sid == account_sid else None
 
     def find(self, sid: str) -> Call | None:
-        """Returns a call of any account, for the control routes."""
+        """Returns the call with this sid, whatever its account. Only the control routes use this."""
         return self._calls.get(sid)
 
     def newest_first(self, account_sid: str, *, before: Call | None = None) -> Iterator[Call]:
-        """Yields the account's calls, deleted ones included; only those created before `before`, if it is given."""
+        """Yields the account's calls from the newest to the oldest, deleted calls included.
+
+        If `before` is given, yields only calls that were created before it.
+        """
         calls = self._by_account.get(account_sid, [])
         end = len(calls) if before is None else bisect_left(calls, before.sequence, key=_SEQUENCE)
         return (calls[n] for n in range(end - 1, -1, -1))
 
     def oldest_first(self, account_sid: str, *, after: Call) -> Iterator[Call]:
-        """Yields the account's calls that were created after `after`, deleted ones included."""
+        """Yields the account's calls that were created after `after`, from the oldest to the newest, deleted calls included."""
         calls = self._by_account.get(account_sid, [])
         return (calls[n] for n in range(bisect_right(calls, after.sequence, key=_SEQUENCE), len(calls)))
 

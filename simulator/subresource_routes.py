@@ -1,6 +1,6 @@
-"""Twilio's routes below a call, and those of a recording below its account.
+"""Twilio's routes below a call (recordings, streams and others), and the routes of a recording below its account.
 
-Like in `calls`, each route also exists without `.json`, and that decorator is written first.
+As in simulator/calls.py, each route also exists without `.json`, and the decorator of this path is written first.
 """
 
 from typing import Annotated, Any
@@ -92,7 +92,7 @@ async def fetch_recording(account: AccountDep, sid: str, request: Request, state
 
 
 def authenticate_media(account_sid: str, request: Request, state: StateDep) -> Account:
-    """Authenticates a request for media, which does not have to accept JSON."""
+    """Authenticates a request for the audio of a recording. Such a request does not have to accept JSON."""
     return state.accounts.authenticate(account_sid, request.headers.get("authorization"))
 
 

@@ -1,6 +1,6 @@
-"""The subresources of a call: recordings, streams, payments and the others, with the state that tests of a client need.
+"""The subresources of a call, such as recordings, streams and payments, with the state that tests of a client need.
 
-Shapes are those of Twilio's specification: https://www.twilio.com/docs/voice/api/recording, and a page for each other kind.
+Their JSON follows Twilio's specification, which has a page for each kind: https://www.twilio.com/docs/voice/api/recording.
 """
 
 import math
@@ -30,7 +30,10 @@ _COMPARISONS: Mapping[str, Callable[[date, date], bool]] = {"": operator.eq, "<"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of subresource. `status` is the HTTP status of a creation, `required` its required parameters."""
+    """A kind of subresource, such as Recordings.
+
+    `status` is the HTTP status of the answer to a creation. `required` has the parameters that a creation must have.
+    """
 
     segment: str
     sid_prefix: str
@@ -39,7 +42,7 @@ class Kind:
     required: tuple[str, ...] = ()
     update_statuses: tuple[str, ...] = ("stopped",)
     callback: str = "StatusCallback"
-    """The parameter with the URL of its callbacks."""
+    """The name of the parameter with the URL to which callbacks go."""
 
     @property
     def key(self) -> str:
@@ -74,7 +77,10 @@ class Subresource:
 
 @dataclass
 class Subresources:
-    """The subresources of all calls, by kind and in the order of creation. `new_sid` returns an unused sid."""
+    """The subresources of all calls, by kind and in the order of creation.
+
+    `new_sid` returns an unused sid that begins with the given letters.
+    """
 
     new_sid: Callable[[str], str]
     _all: dict[str, dict[str, Subresource]] = field(default_factory=lambda: {segment: {} for segment in KINDS})
@@ -86,7 +92,7 @@ class Subresources:
         self._by_key.clear()
 
     def create(self, kind: Kind, call: Call, form: Form, now: datetime) -> dict[str, Any]:
-        """Creates a subresource; for a known IdempotencyKey, returns the one that was created with it."""
+        """Creates a subresource and returns it as JSON. A repeated IdempotencyKey returns the earlier subresource."""
         for name in kind.required:
             if form.get(name) is None:
                 raise TwilioError(20422, name)
@@ -101,7 +107,7 @@ class Subresources:
         return known.resource
 
     def add(self, kind: Kind, call: Call, fields: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-        """Adds a subresource that only Twilio itself creates, such as a notification. For tests."""
+        """Adds a subresource that only Twilio itself creates, such as a notification, so that a test can read it."""
         return self._add(kind, call, Form({}), now, fields).resource
 
     def find(self, kind: Kind, call: Call, sid: str, path: str) -> Subresource:
@@ -134,9 +140,9 @@ class Subresources:
         del self._all[kind.segment][item.resource["sid"]]
 
     def page(self, kind: Kind, call: Call, query: QueryParams, own: list[dict[str, Any]], path: str) -> dict[str, Any]:
-        """Returns a page in Twilio's envelope, newest first.
+        """Returns a page of a call's subresources of one kind in Twilio's JSON, newest first.
 
-        `own` are further entries that no request has created: a call's events.
+        `own` are entries that no request has created, such as the event of the call's creation. They come last.
         """
         size, number = read_number(query, "PageSize", DEFAULT_PAGE_SIZE), read_number(query, "Page", 0)
         require_page_token(query, number)
@@ -164,7 +170,7 @@ class Subresources:
         }
 
     def recording(self, account_sid: str, sid: str, path: str) -> dict[str, Any]:
-        """Returns a recording of the account by its sid, without its call."""
+        """Returns a recording of any call of the account, as JSON. Raises error 20404 if there is none with this sid."""
         item = self._all["Recordings"].get(sid)
         if item is None or item.resource["account_sid"] != account_sid:
             raise TwilioError(20404, path)
@@ -211,7 +217,7 @@ def _shape(kind: Kind, form: Form, now: str | None, uri: str) -> dict[str, Any]:
 
 
 def event_of_creation(call: Call) -> dict[str, Any]:
-    """Returns the event that every call has: the request that created it."""
+    """Returns the one event that every call has. It describes the request that created the call."""
     path = f"/{API_VERSION}/Accounts/{call.account_sid}/Calls.json"
     parameters = {"to": call.parameters.to, "from": call.parameters.from_}
     return {
@@ -221,7 +227,7 @@ def event_of_creation(call: Call) -> dict[str, Any]:
 
 
 def wav_tone(seconds: float = 0.25) -> bytes:
-    """Returns a tone as WAV."""
+    """Returns a WAV file with a tone (mono, 16 bits, 8000 samples a second)."""
     count = int(_SAMPLE_RATE * seconds)
     samples = struct.pack(f"<{count}h", *(int(8000 * math.sin(n / 3)) for n in range(count)))
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, _SAMPLE_RATE, 2 * _SAMPLE_RATE, 2, 16)
@@ -230,7 +236,10 @@ def wav_tone(seconds: float = 0.25) -> bytes:
 
 
 def _validate_addresses(kind: Kind, form: Form) -> None:
-    """Raises Twilio's error for an invalid URL or HTTP method. Generated clients send the placeholder `string`, for example."""
+    """Raises Twilio's error if a parameter has an invalid URL or HTTP method.
+
+    For example, clients that are generated from the specification send the placeholder `string`.
+    """
     url = form.get("Url")
     if url is not None and not is_absolute_url(url, ("ws", "wss")):
         raise TwilioError(21205, url)

@@ -10,7 +10,7 @@ from simulator.form import Form
 
 
 class Event(StrEnum):
-    """The events, in the order in which they happen."""
+    """The events of a call, in the order in which they happen."""
 
     INITIATED = "initiated"
     RINGING = "ringing"
@@ -30,7 +30,10 @@ class Subscription:
 
     @classmethod
     def parse(cls, form: Form) -> "Subscription | None":
-        """Reads the parameters. Events are repeated keys; a value that names no event, or several, is ignored."""
+        """Reads the parameters of a form; returns None if it has no StatusCallback.
+
+        Each StatusCallbackEvent names one event. A value that names no event, or several, is ignored.
+        """
         url = form.get("StatusCallback")
         if url is None:
             return None

@@ -1,4 +1,4 @@
-"""One real Postgres for the whole run, a database of its own for each test module, made from the migrated one."""
+"""Fixtures for all tests: one real Postgres for the whole run, and a migrated database for each test module."""
 
 import asyncio
 import itertools
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Starts Postgres in the controlling process only; xdist's workers inherit the address."""
+    """Starts Postgres in the main pytest process. The workers of xdist inherit its address through the environment."""
     if hasattr(config, "workerinput") or _SERVER in os.environ:
         return
     url = os.environ.get("CALLGATE_DATABASE_URL")
@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Shows what tools have printed: a test keeps it with `record_property("output", …)`."""
+    """Prints the output of developer tools, which a test has stored with `record_property("output", …)`."""
     for report in terminalreporter.getreports("passed"):
         for text in (str(value) for name, value in report.user_properties if name == "output"):
             terminalreporter.section(report.nodeid, sep="-")
@@ -81,14 +81,14 @@ async def _make(server: str, database: str, template: str) -> str:
 
 @pytest.fixture(scope="module")
 async def database_url() -> str:
-    """A migrated, empty database."""
+    """Returns the URL of a new database that has all tables and no rows."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
     return await _make(os.environ[_SERVER], f"callgate_{worker}_{next(_numbers)}", _TEMPLATE)
 
 
 @pytest.fixture
 async def empty_database_url() -> str:
-    """A database without any table."""
+    """Returns the URL of a new database without any table."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
     return await _make(os.environ[_SERVER], f"callgate_{worker}_{next(_numbers)}", "template0")
 
@@ -101,14 +101,14 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 @pytest.fixture
 async def patient_gateway(database_url: str) -> AsyncIterator[Gateway]:
-    """A second API process, which waits longer for Twilio."""
+    """A second gateway on the same database. Its timeouts for Twilio's answers are longer (PATIENT)."""
     async with running_gateway(settings_for(database_url, public_url=PUBLIC_URL, **PATIENT)) as running:
         yield running
 
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[Upstream]:
-    """An upstream that creates a call for each request."""
+    """A server in place of Twilio that creates a call for each request."""
     async with running_upstream(created()) as running:
         yield running
 

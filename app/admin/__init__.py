@@ -1,1 +1,1 @@
-"""The admin API, /v1/admin: the use cases of app.tenants and the audit log over HTTP, for keys with the scope `admin`."""
+"""The admin API, /v1/admin: manages tenants and shows the audit log over HTTP, for API keys with the scope `admin`."""

@@ -1,4 +1,4 @@
-"""Shared parts of the admin API's routes: the route class, dependencies for tenant and actor, and the parsing of bodies.
+"""Shared parts of the admin API's routes: the route class, FastAPI dependencies, and the parsing of request bodies.
 
     router = admin_router()
 
@@ -44,16 +44,16 @@ from app.tenants.errors import OperatorError
 Model = TypeVar("Model", bound=BaseModel)
 
 CHANGE_ERRORS = (TenantSuspended, *READ_ERRORS)
-"""The errors of a route that changes something."""
+"""The error classes that a route may raise if it changes something."""
 BODY_ERRORS = (MalformedBody, BodyTooLarge, UnsupportedMediaType, *CHANGE_ERRORS)
-"""The errors of a route that takes a JSON body."""
+"""The error classes that a route may raise if it changes something and takes a JSON body."""
 
 EXAMPLE_TENANT = "support"
 _SUSPENDED_DETAIL = "The tenant of this API key is suspended: its own keys change nothing until an operator resumes it."
 
 
 class AdminRoute(ScopedRoute):
-    """A route that turns OperatorError, which the use cases raise, into problem responses."""
+    """A route that replaces an OperatorError, which the route's function raises, with the API error for the client."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -83,7 +83,7 @@ def _query_names(dependant: Dependant) -> set[str]:
 
 
 def admin_router() -> APIRouter:
-    """Returns a router for the admin API. Its routes refuse unknown query parameters and translate OperatorError."""
+    """Returns a router for the admin API. Its routes refuse unknown query parameters and turn OperatorError into API errors."""
     return APIRouter(
         prefix=ADMIN_PREFIX,
         tags=["administration"],
@@ -132,7 +132,7 @@ TenantAdministrationDep = Annotated[TenantAdministration, Depends(tenant_adminis
 
 
 def require_operator(client: Caller | OperatorCaller, what: str) -> None:
-    """Raises OperatorKeyRequired for a tenant's own key. The message is "Only an operator's API key may", then `what`."""
+    """Raises OperatorKeyRequired, "Only an operator's API key may {what}.", if the request has a tenant's own key."""
     if isinstance(client, Caller):
         raise OperatorKeyRequired(f"Only an operator's API key may {what}.")
 
@@ -148,9 +148,11 @@ def parse_body(model: type[Model], body: Mapping[str, Any]) -> Model:
 def creation_responses(
     model: type[BaseModel], example: str, *, unchanged: str, repeated_example: str | None = None
 ) -> dict[int | str, dict[str, Any]]:
-    """Returns the OpenAPI responses 201 and 200 for a creation. `unchanged` describes 200, the answer to a repeated request.
+    """Returns the OpenAPI responses 201 and 200 of a route that creates a resource.
 
-    `example` is the name of the component with the example of 201. `repeated_example` is that of 200, if it differs.
+    `unchanged` is the description of 200, the answer to a repeated request. `example` is the name of the OpenAPI component with
+    the example of 201. `repeated_example` names the component with the example of 200. If it is None, 200 has the same example
+    as 201.
     """
     return {
         200: {
@@ -164,6 +166,6 @@ def creation_responses(
 
 
 def mark_replayed(response: Response) -> None:
-    """Sets the status 200 and REPLAYED_HEADER: the resource to create existed already, and nothing was changed."""
+    """Marks the response to a repeated creation, which has changed nothing: sets the status 200 and REPLAYED_HEADER."""
     response.status_code = 200
     response.headers[REPLAYED_HEADER] = "true"

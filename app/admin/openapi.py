@@ -1,4 +1,4 @@
-"""What the admin API adds to the OpenAPI document."""
+"""The admin API's parts of the OpenAPI document: the tag, the models of request bodies, and the examples."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Pages of the admin API's lists: keyset pages, whose cursor holds the sort key of the last item."""
+"""Keyset pagination of the admin API's lists. A page's `next_cursor` holds the sort key of the page's last item."""
 
 import base64
 import binascii
@@ -18,14 +18,14 @@ _CURSOR_RULES: dict[str, Any] = {"pattern": "^[A-Za-z0-9_-]{1,128}$"}
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """The requested page of a list. `after` is the sort key of the previous page's last item; None: the first page."""
+    """The requested page of a list. `after` is the sort key of the previous page's last item, or None for the first page."""
 
     limit: int
     after: str | None
 
     @property
     def after_id(self) -> UUID | None:
-        """`after` as a UUID. Raises InvalidRequest if it is not a UUID."""
+        """The UUID in `after`, or None for the first page. Raises InvalidRequest if `after` is not a UUID."""
         try:
             return None if self.after is None else UUID(self.after)
         except ValueError:
@@ -33,11 +33,11 @@ class PageRequest:
 
     @property
     def fetch_limit(self) -> int:
-        """The number of items to read: one more than the page has, to find out whether there is another page."""
+        """The number of items to read: `limit` and one more. The additional item shows whether there is a next page."""
         return self.limit + 1
 
     def cut(self, items: Sequence[Item], key: Callable[[Item], object]) -> tuple[Sequence[Item], str | None]:
-        """Returns the items of this page and the cursor of the next page; None in place of the cursor on the last page.
+        """Returns the items of this page and the cursor of the next page. The cursor is None on the last page.
 
         `items` are the items that were read, at most `fetch_limit`. `key` returns the sort key of an item.
         """

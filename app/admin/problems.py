@@ -1,7 +1,7 @@
-"""Translates the errors of the administration's use cases to API errors.
+"""Translates OperatorError, the base class of the administration's errors, to API errors.
 
-The message of a NoSuchResource advises the user to run a command (`callgate tenants list`). The API error has its own text
-instead.
+The message of NoSuchResource advises the user to run a command (`callgate tenants list`). A client of the API cannot do that,
+so the API error has another text.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""The changes that bring the stored tenants in line with a declaration. Each is made by one use case of the administration."""
+"""The kinds of changes that `callgate apply` makes, so that the stored tenants match the file of tenants."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from app.workloads.service_accounts import ServiceAccount
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One change to make. `members` maps each changed member's name to its values before and after. No value is a secret."""
+    """One change to make. `members` maps the name of each changed member to its old and its new value. No value is a secret."""
 
     tenant_id: str
     action: Literal["create", "update", "add", "revoke", "delete"]
@@ -30,7 +30,7 @@ class TenantCreation(Change):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantUpdate(Change):
     settings: TenantSettings
-    """The settings that change."""
+    """The settings that change, with their new values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class BaseUrlChange(Change):
 class PaceUpdate(Change):
     account_sid: str
     pace: PaceChange | None
-    """None removes all limits."""
+    """The changes to the dialling limits. None removes all limits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class WorkloadCreation(Change):
     account: ServiceAccount
     scopes: list[Scope]
     replaces: UUID | None
-    """The workload that has other scopes. It is deleted first."""
+    """The id of the service account's stored workload, which has other scopes and is deleted first. None if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

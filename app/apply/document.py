@@ -40,7 +40,7 @@ class FileProblem:
     text: str
     path: MemberPath = ()
     line: int | None = None
-    """The line of the error, if it differs from the line of `path`."""
+    """The line of the error. None if the error is in the line at which the value at `path` begins."""
 
 
 class DocumentInvalid(Exception):
@@ -57,13 +57,13 @@ class Document:
     def line_of(self, path: MemberPath) -> int:
         """Returns the number of the line, from 1, at which the value at `path` begins.
 
-        If the document has no value there, returns the line of the nearest parent that it has.
+        If the document has no value at `path`, returns the line of the nearest parent that exists.
         """
         return next((self.lines[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.lines), 1)
 
 
 def read_document(content: bytes) -> Document:
-    """Parses one YAML or JSON document. Raises DocumentInvalid."""
+    """Parses one YAML or JSON document. Raises DocumentInvalid if the document is malformed or too large."""
     if len(content) > MAX_FILE_BYTES:
         raise DocumentInvalid(FileProblem(f"the file is larger than {MAX_FILE_BYTES // 1024**2} MiB"))
     text = _decode(content)
@@ -77,7 +77,7 @@ def read_document(content: bytes) -> Document:
 
 
 def path_text(path: MemberPath) -> str:
-    """Returns the path as text for people: `tenants[0].accounts[1].auth_token`.
+    """Returns the path as text for people, such as `tenants[0].accounts[1].auth_token`.
 
     A name that is not a valid member name becomes `…`, because it may be a misplaced secret.
     """
@@ -176,7 +176,7 @@ class _Builder:
         return value
 
     def _count_values(self, count: int, event: Any, path: MemberPath) -> None:
-        """Adds `count` to the document's number of values. Raises DocumentInvalid if it exceeds the maximum."""
+        """Adds `count` to the number of values in the document. Raises DocumentInvalid if the number exceeds the maximum."""
         self._count += count
         if self._count > _MAX_VALUES:
             raise _invalid_at(event, path, f"the file has more than {_MAX_VALUES} values, aliases written out")

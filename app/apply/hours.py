@@ -1,4 +1,4 @@
-"""The hours of a tenant in a declaration."""
+"""The calling hours of a tenant in a declaration (a file for `callgate apply`)."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -27,11 +27,11 @@ class DeclaredHours(Declared):
     to: _To = Field(description="The end, not included. A time before `from` is on the next day; a whole day ends at '24:00'.")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the hours as they are stored. Raises HoursInvalid if they do not describe valid hours."""
+        """Returns the hours as JSON, as the database stores them. Raises HoursInvalid if the hours are invalid."""
         return read_hours(self.model_dump(by_alias=True, exclude_unset=True), pointer="").to_json()
 
     def problems_at(self, path: MemberPath) -> Iterator[FileProblem]:
-        """Yields the errors in these hours. `path` is their place in the file."""
+        """Yields the errors in these hours. `path` is the place of the hours in the file."""
         try:
             self.to_json()
         except HoursInvalid as error:

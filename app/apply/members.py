@@ -1,4 +1,4 @@
-"""The types of a declaration's members, such as nullable values and references to secrets. app/apply/schemas.py uses them."""
+"""The types of members in a declaration (a file for `callgate apply`), such as nullable values and references to secrets."""
 
 import re
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 Value = TypeVar("Value")
 
 NULLABLE_MARK: Final = "x-nullable"
-"""Marks a member in the JSON Schema that may be null. `json_schema` replaces the mark by `anyOf` with null."""
+"""The key that marks a member as nullable in the JSON Schema. `json_schema` replaces the key by `anyOf` with null."""
 _SECRET_ADVICE: Final = "a secret is written as {env: NAME} or {file: PATH}, never as its value"  # noqa: S105
 _TEXT_OR_REFERENCE_ADVICE: Final = "must be text, {env: NAME} or {file: PATH}"
 
@@ -32,7 +32,7 @@ def declaration_error(text: str) -> PydanticCustomError:
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """A type annotation for text that must match `pattern` as a whole. Errors say "must be" and the `description`."""
+    """A type annotation for text that must match `pattern` as a whole. The error text is "must be" and then `description`."""
 
     pattern: str
     description: str
@@ -62,15 +62,15 @@ def _check_one_line(value: str) -> str:
 
 
 NonNull = Annotated[Value | None, BeforeValidator(_refuse_null)]
-"""A member that may be left out and may not be null. Its attribute is None if it was left out."""
+"""The type of a member that may be left out, but must not be null. The attribute is None if the member is left out."""
 Nullable = Annotated[Value | None, Field(json_schema_extra={NULLABLE_MARK: True})]
-"""A member that may be left out and may be null, which removes the value."""
+"""The type of a member that may be left out, or may be null. Null removes the stored value."""
 OneLine = Annotated[str, AfterValidator(_check_one_line), Field(max_length=200, json_schema_extra={"pattern": r"\S"})]
 """Text in one line, not empty, at most 200 characters."""
 
 
 class Declared(BaseModel):
-    """The base of all parts of a declaration."""
+    """The base class of all models of a declaration, the file for `callgate apply`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
@@ -92,7 +92,10 @@ class SecretReference(Declared):
     @model_validator(mode="before")
     @classmethod
     def _check_reference(cls, value: Any) -> Any:
-        """Refuses a value that is not a reference to a secret. Pydantic's own errors could show a part of a secret."""
+        """Returns the value. Raises an error if it is not a reference to a secret.
+
+        This check comes before Pydantic's own checks, whose errors could show a part of a secret.
+        """
         if not _is_reference(value):
             raise declaration_error(_SECRET_ADVICE)
         return value

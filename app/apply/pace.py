@@ -1,4 +1,4 @@
-"""The pace of an account in a declaration."""
+"""The dialling limits of a Twilio account in a declaration (a file for `callgate apply`)."""
 
 from pydantic import Field
 
@@ -22,6 +22,6 @@ class DeclaredPace(Declared):
 
     @property
     def change(self) -> PaceChange:
-        """The limits to change: those that are present in the file."""
+        """The changes to the limits. They contain only the limits that are present in the file."""
         given: PaceChange = self.model_dump(exclude_unset=True)  # type: ignore[assignment]
         return given

@@ -1,7 +1,7 @@
-"""Compares a declaration with the stored tenants, and plans the changes that remove the differences. No I/O.
+"""Compares a declaration with the stored tenants, and plans the changes that remove the differences. Does no I/O.
 
-Members that the file leaves out are not compared. A default value in the file is equal to a stored value that is not set.
-Secrets are compared in constant time and are not part of the texts of changes.
+Members that the file leaves out are not compared. If a setting has its default value in the file and is not set in the
+database, the two count as equal. Secrets are compared in constant time and are not part of the texts of changes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -64,9 +64,9 @@ def make_plan(
     keyring: Keyring,
     workload_issuer: str | None,
 ) -> ChangePlan:
-    """Returns the changes in the order to make them. Raises DocumentInvalid with all problems.
+    """Returns the changes in the order in which they must be made. Raises DocumentInvalid with all problems.
 
-    `secrets` holds the secrets to which the file refers, by the path of the reference. `stored` holds the stored tenants by id.
+    `secrets` maps the path of each reference in the file to the secret. `stored` maps tenant ids to the stored tenants.
     `workloads` holds the stored workloads of the service accounts in the file, also those of other tenants. `keyring` decrypts
     stored secrets. `workload_issuer` is the issuer of service accounts for which the file gives none.
     """
@@ -177,7 +177,7 @@ class _Planner:
                 yield KeyRevocation(tenant_id=tenant_id, action="revoke", subject=subject, key_id=removal.key)
 
     def _check_callbacks(self, settings: Mapping[str, Any], path: MemberPath) -> None:
-        """Reports a problem if the tenant has a default method or default events for status callbacks, but no default URL."""
+        """Adds a problem if the tenant has a default method or default events for status callbacks, but no default URL."""
         if not settings["status_callback"] and (settings["status_callback_method"] or settings["status_callback_events"]):
             self.problems.append(FileProblem("a default method and default events need a default `url`", (*path, "callbacks")))
 
@@ -245,7 +245,7 @@ class _Planner:
     def _credentials_to_revoke(
         self, account: DeclaredAccount, path: MemberPath, stored: AccountState | None
     ) -> list[CredentialState]:
-        """Returns the active credentials that the file revokes."""
+        """Returns the active credentials that the file revokes. Adds a note for each credential that does not exist."""
         revoked: dict[UUID, CredentialState] = {}
         for index, name in enumerate(account.revoked or ()):
             named = [one for one in stored.credentials if name.lower() in (str(one.id), one.username.lower())] if stored else []
@@ -264,9 +264,10 @@ class _Planner:
         stored: AccountState | None,
         to_revoke: list[CredentialState],
     ) -> bool:
-        """Returns whether the account has this credential already, active or revoked.
+        """Returns whether the account already has this credential, active or revoked.
 
-        Reports a problem if it is revoked, or if the same file revokes it (`to_revoke`): a file cannot undo a revocation.
+        Adds a problem if the credential is revoked, or if the same file revokes it (`to_revoke`): a file cannot undo a
+        revocation.
         """
         same = [one for one in stored.credentials if one.username == username and self._matches(one, secret)] if stored else []
         if any(not one.is_revoked and one not in to_revoke for one in same):

@@ -92,7 +92,7 @@ class DeclaredCredential(Declared):
     secret: NonNull[SecretReference] = None
 
     def reference_at(self, path: MemberPath) -> tuple[MemberPath, SecretReference]:
-        """Returns the path of the secret's reference in the file, and the reference. `path` is the credential's own path."""
+        """Returns the path of the secret's reference in the file, and the reference. `path` is the path of the credential."""
         if self.auth_token is not None:
             return (*path, "auth_token"), self.auth_token
         if self.secret is not None:
@@ -132,7 +132,7 @@ class DeclaredAccount(Declared):
     )
 
     def credentials_at(self, path: MemberPath) -> Iterator[tuple[MemberPath, DeclaredCredential]]:
-        """Yields pairs of a path in the file and the credential at this path. `path` is the account's own path."""
+        """Yields pairs of a path in the file and the credential at this path. `path` is the path of the account."""
         if self.auth_token or self.key_sid:
             yield path, DeclaredCredential.model_construct(auth_token=self.auth_token, key_sid=self.key_sid, secret=self.secret)
         for index, credential in enumerate(self.credentials or ()):
@@ -173,7 +173,7 @@ class DeclaredServiceAccount(Declared):
     ]
 
     def as_service_account(self, default_issuer: str | None) -> ServiceAccount:
-        """Returns the service account. If the file names no issuer, the issuer is `default_issuer`, or "" if that is None."""
+        """Returns the service account. Its issuer is the one in the file, or else `default_issuer`, or else ""."""
         return ServiceAccount(self.issuer or default_issuer or "", self.namespace, self.service_account)
 
 
@@ -235,7 +235,7 @@ class Declaration(Declared):
     tenants: list[DeclaredTenant]
 
     def service_accounts(self, default_issuer: str | None) -> Iterator[ServiceAccount]:
-        """Yields all service accounts in the file, also those whose workload is to be removed."""
+        """Yields the service accounts of all workloads in the file: of those to create, and of those to remove."""
         for tenant in self.tenants:
             for workload in tenant.workloads or ():
                 yield workload.as_service_account(default_issuer)
@@ -263,7 +263,7 @@ class Declaration(Declared):
 
 
 class _SchemaGenerator(GenerateJsonSchema):
-    """Generates the JSON Schema. Optional members neither accept `null` nor have a `default` in it."""
+    """Generates the JSON Schema. In the schema, optional members do not accept `null` and have no `default`."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])
@@ -276,7 +276,7 @@ class _SchemaGenerator(GenerateJsonSchema):
 
 
 def json_schema() -> dict[str, Any]:
-    """Returns the JSON Schema of a file, for editors and for checks before it is applied."""
+    """Returns the JSON Schema of a file for `callgate apply`. With it, editors and other tools can check a file."""
     schema = Declaration.model_json_schema(schema_generator=_SchemaGenerator)
     for model in schema["$defs"].values():
         for name, member in model.get("properties", {}).items():
@@ -287,7 +287,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _credential_kind(members: set[str]) -> str | None:
-    """Returns the kind of the credential with these members; None if they belong to no kind, or to both."""
+    """Returns `auth_token` or `api_key`, depending on the members of a credential. Returns None for any other combination."""
     match sorted({"auth_token", "key_sid", "secret"} & members):
         case ["auth_token"]:
             return "auth_token"

@@ -12,13 +12,13 @@ _MAX_SECRET_BYTES: Final = 64 * 1024
 
 
 class SecretMissing(Exception):
-    """The variable or file that a reference names has no usable secret. The message gives the reason."""
+    """Raised if the variable or file that a reference names has no usable secret. The message gives the reason."""
 
 
 def read_secrets(declaration: Declaration, environment: Mapping[str, str], folder: Path) -> dict[MemberPath, str]:
-    """Returns all secrets, each under the path of its reference in the declaration. `folder` is the base of relative paths.
+    """Returns all secrets of the declaration, by the path of the reference in the file.
 
-    Raises DocumentInvalid with all problems.
+    Relative paths of secret files begin at `folder`. Raises DocumentInvalid with all problems.
     """
     secrets: dict[MemberPath, str] = {}
     problems: list[FileProblem] = []

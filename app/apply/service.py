@@ -1,4 +1,4 @@
-"""Applies a declaration in one transaction, through the same use cases as the other commands."""
+"""Applies a declaration (a file of tenants) in one transaction. Calls the same administration methods as other commands."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -35,7 +35,10 @@ from app.tenants.caller import COMMAND_LINE
 
 @dataclass(frozen=True, slots=True)
 class SharedTransaction:
-    """Runs each use case in a savepoint of one open transaction, so that a use case that fails is rolled back alone."""
+    """Runs each method of the administration in a savepoint of one open transaction.
+
+    If a method fails, only the changes of this method are rolled back.
+    """
 
     connection: Connection
 
@@ -53,15 +56,15 @@ class DeclarationService:
     workload_issuer: str | None = None
 
     async def compare(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
-        """Returns what `apply` would change. Changes and locks nothing. Raises DocumentInvalid and DatabaseUnavailable."""
+        """Returns what `apply` would change. Changes and locks nothing. Raises DocumentInvalid or DatabaseUnavailable."""
         async with self.database.transaction() as connection:
             await store.make_read_only(connection)
             return await self._plan(connection, declaration, secrets, lock=False)
 
     async def apply(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
-        """Makes all changes, or none if it raises, and returns them. Waits for another `apply` to end.
+        """Makes all changes in one transaction, and returns them. First waits until no other `apply` runs.
 
-        Raises DocumentInvalid, OperatorError, ApplyLocked and DatabaseUnavailable.
+        Raises DocumentInvalid, OperatorError, ApplyLocked or DatabaseUnavailable.
         """
         async with self.database.transaction() as connection:
             await store.lock_apply(connection)

@@ -1,4 +1,4 @@
-"""SQL for `callgate apply`: its lock, and the stored state of the tenants in a file. Without SQLAlchemy."""
+"""SQL of `callgate apply`: its lock, and the stored state of the tenants in a file. Uses asyncpg without SQLAlchemy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class CredentialState:
 class AccountState:
     row: AccountRow
     credentials: list[CredentialState]
-    """All credentials of the account, also revoked ones, oldest first."""
+    """All credentials of the account, active and revoked, oldest first."""
     pace: PaceLimits
 
 
@@ -51,17 +51,18 @@ class AccountState:
 class TenantState:
     row: TenantRow
     accounts: dict[str, AccountState]
-    """By account SID."""
+    """The tenant's Twilio accounts by account SID."""
     sip_credentials: dict[str, SealedSipAuth]
-    """By name."""
+    """The tenant's SIP credentials by name, with encrypted user names and passwords."""
     is_revoked_by_key_id: dict[str, bool]
-    """For each API key that the file revokes, by id: whether it is revoked already."""
+    """Maps the id of each API key that the file revokes to whether this key is revoked already."""
 
 
 async def lock_apply(connection: Connection) -> None:
-    """Waits for another running `apply` to end, and locks others out until this transaction ends. Raises ApplyLocked.
+    """Waits until no other `apply` runs, and keeps others from running until this transaction ends.
 
-    The lock belongs to the transaction, not to the database session: a pooler may run each transaction in another session.
+    Raises ApplyLocked if the other `apply` does not end in time. The lock belongs to the transaction, not to the database
+    session: a pooler may run each transaction in another session.
     """
     try:
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _ADVISORY_LOCK_KEY)
@@ -77,9 +78,9 @@ async def make_read_only(connection: Connection) -> None:
 async def read_tenants(
     connection: Connection, tenant_ids: Sequence[str], *, key_ids: Sequence[str], lock: bool
 ) -> dict[str, TenantState]:
-    """Returns the tenants that exist, by id, each with those of its API keys that are in `key_ids`.
+    """Returns the tenants that exist, by id. Of a tenant's API keys, reads only those in `key_ids`.
 
-    `lock` keeps other transactions from changing the tenants until this one ends.
+    `lock` keeps other transactions from changing the tenants until this transaction ends.
     """
     rows = await find_tenants(connection, tenant_ids, lock=lock)
     tenants = {row.id: TenantState(row, {}, {}, {}) for row in rows}

@@ -1,4 +1,4 @@
-"""Reads the settings of a tenant from a declaration and from the database in one form, so that they can be compared. No I/O."""
+"""Reads a tenant's settings from a declaration and from the database in the same format, so that they can be compared."""
 
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ MEMBERS_BY_SETTING: Final = {
 
 
 def declared_settings(tenant: DeclaredTenant) -> dict[str, Any]:
-    """Returns the settings that are present in the file."""
+    """Returns the tenant's settings that are present in the file, by name."""
     settings: dict[str, Any] = {name: getattr(tenant, name) for name in ("name", "suspended") if tenant.has_member(name)}
     if tenant.callbacks is not None:
         settings |= callback_settings({name: getattr(tenant.callbacks, name) for name in tenant.callbacks.model_fields_set})
@@ -41,7 +41,10 @@ def declared_settings(tenant: DeclaredTenant) -> dict[str, Any]:
 
 
 def stored_settings(row: TenantRow) -> TenantSettings:
-    """Returns a tenant's settings in the database. Sorts the members of `hours`, whose order Postgres (jsonb) does not keep."""
+    """Returns the tenant's settings in the database row.
+
+    Sorts the members of `hours`, because Postgres (jsonb) does not keep their order.
+    """
     settings = row.settings
     if settings["hours"] is not None:
         settings["hours"] = read_hours(settings["hours"]).to_json()
@@ -49,7 +52,10 @@ def stored_settings(row: TenantRow) -> TenantSettings:
 
 
 def effective_value(setting: str, value: Any) -> Any:
-    """Returns the value of a setting, or its default if the value is None. Events become a set, without an order."""
+    """Returns the value of a setting. Replaces None by the setting's default, if the setting has one.
+
+    Returns the events of status callbacks as a set, because their order has no meaning.
+    """
     if setting == "status_callback_method":
         return value or _DEFAULT_CALLBACK_METHOD
     if setting == "status_callback_events":

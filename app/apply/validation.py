@@ -1,4 +1,4 @@
-"""Validates a document as a declaration. Each problem has the line and the member, but not the value."""
+"""Validates a document as a declaration of tenants. Each problem names the place in the file, but never shows the value."""
 
 import difflib
 import re

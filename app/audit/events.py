@@ -1,4 +1,4 @@
-"""The members of an audit event: who acts, and what an action is called."""
+"""Types of the audit log: who acts (`Actor`), and the names of the actions."""
 
 import os
 import pwd
@@ -45,8 +45,8 @@ AuditAction = Literal[
 class Actor:
     """Who makes a change: a person or program that runs a command or sends a request.
 
-    `name` is the user of the operating system (None: it has no name), the API key's id (`cgk_…`), the workload, or a person in
-    the console who logged in by a one-time link or by OpenID Connect. `request_id` is None for a command.
+    `name` is the name of the operating system's user (None if the user has no name), the API key's id (`cgk_…`), the workload,
+    or the person who logged in to the console by a one-time link or by OpenID Connect. `request_id` is None for a command.
     """
 
     kind: ActorKind
@@ -55,9 +55,10 @@ class Actor:
 
 
 def command_actor(kind: Literal["cli", "apply"] = "cli") -> Actor:
-    """Returns the user who runs this process as the actor of a command. In a container the user often has no name.
+    """Returns the operating system's user who runs this process, as the actor of a command.
 
-    `kind` is "apply" for `callgate apply`, and "cli" for all other commands.
+    `kind` is "apply" for `callgate apply`, and "cli" for all other commands. The actor's name is None if the user has no name,
+    as often in a container.
     """
     try:
         return Actor(kind, pwd.getpwuid(os.getuid()).pw_name)

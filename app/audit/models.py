@@ -11,7 +11,7 @@ from app.database.base import Base
 
 
 class AuditEvent(Base):
-    """One recorded action, such as a change of a tenant. The table is range-partitioned by `at`, as that of call events is."""
+    """One recorded action, such as a change of a tenant. The table is partitioned by ranges of the time `at`."""
 
     __tablename__ = "audit_event"
     __table_args__ = (

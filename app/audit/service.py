@@ -20,7 +20,7 @@ class AuditLog:
     database: Transactions
 
     async def list(self, filters: AuditFilter, *, limit: int) -> tuple[list[AuditRow], str | None]:
-        """Returns a page of events, newest first, and the cursor of the next page, or None on the last one."""
+        """Returns a page of events, newest first, and the cursor of the next page. The cursor is None on the last page."""
         async with self.database.transaction() as connection:
             events = await list_audit_events(connection, filters, limit=limit + 1)
         return events[:limit], _cursor_of(events[limit - 1]) if len(events) > limit else None

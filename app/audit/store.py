@@ -1,4 +1,4 @@
-"""SQL of the audit log. It uses asyncpg without SQLAlchemy, as the rest of the administration does. Functions never commit."""
+"""SQL of the audit log. Uses asyncpg without SQLAlchemy. The functions never commit."""
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
 from collections.abc import Sequence
@@ -27,7 +27,11 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Filters of a list; None: no filter. `since` is inclusive, `until` is not. `before`: only events older than this event."""
+    """Filters of a list of events. A filter that is None is not applied.
+
+    `since` is inclusive, and `until` is exclusive. `before` is the time and id of an event: only events older than this one are
+    listed.
+    """
 
     tenant_id: str | None = None
     actor_name: str | None = None
@@ -49,7 +53,7 @@ async def record(
     subject: str,
     changed: Sequence[str] = (),
 ) -> None:
-    """Records a change in the transaction that makes it.
+    """Records a change. The caller calls it in the transaction that makes the change.
 
     `subject` is the id of what was changed. `changed` has the names of the members that an update changed, never their values.
     """
@@ -60,7 +64,7 @@ async def record(
 
 
 async def list_audit_events(connection: Connection, filters: AuditFilter, *, limit: int) -> list[AuditRow]:
-    """Returns at most `limit` events, newest first."""
+    """Returns at most `limit` events that match all filters, newest first."""
     at, event_id = filters.before or (None, None)
     conditions = {
         "tenant_id = {}": filters.tenant_id,

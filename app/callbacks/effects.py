@@ -1,7 +1,7 @@
 """Applies a status callback from Twilio to its call's record, in memory.
 
-A repeated callback changes nothing, and the call's status never goes back. Twilio's callbacks can arrive out of order or twice,
-or after Callgate has read a newer state from Twilio. This module does not write to the database: its caller does.
+A repeated callback changes nothing, and the call's status never goes back to an earlier one. Twilio's callbacks can arrive out
+of order or twice, or after Callgate has read a newer state from Twilio. The caller writes the changed record to the database.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from app.calls.store import CALLBACK_EVENT, CallState, Event
 from app.twilio.schemas import CALL_SID_PATTERN, CallResource
 
 CallbackResult = Literal["taken", "late", "duplicate"]
-"""`taken`: accepted. `late`: older than the record, so it only fills in missing values. `duplicate`: received before."""
+"""`taken`: the callback is accepted. `late`: it is older than the record and only fills in gaps. `duplicate`: a repetition."""
 
 # How many callbacks of a call are remembered: the newest. A call has four events, so this is more than enough.
 _MAX_REPETITION_KEYS = 100
@@ -60,7 +60,7 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class CallbackEffect:
-    """The result of applying a callback, and the events to write, in order. There are none for a repeated callback."""
+    """The result of applying a callback, and the events to write, in order. A repeated callback has no events."""
 
     result: CallbackResult
     events: tuple[Event, ...] = ()
@@ -70,7 +70,7 @@ def callback_effect(call: CallState, callback: Callback) -> CallbackEffect:
     """Applies the callback to the call's record in memory. Returns the result, and the events to write.
 
     If the callback and the record have different CallSids, only the event `call.callback` is returned, and the record's status
-    stays. The caller then decides, with `Settlement.bind_call_in_memory`, whether the CallSid belongs to the record.
+    does not change. The caller then decides, with `Settlement.bind_call_in_memory`, whether the CallSid belongs to the record.
     """
     if callback.repetition_key in call.callbacks_seen:
         return CallbackEffect("duplicate")
@@ -87,7 +87,7 @@ def callback_effect(call: CallState, callback: Callback) -> CallbackEffect:
 def record_sequence(call: CallState, callback: Callback) -> None:
     """Sets the call's sequence number to that of the callback, unless the call has a higher one.
 
-    Callbacks with a lower number count as late from then on.
+    From then on, callbacks with a lower number count as late.
     """
     if callback.sequence is not None and not _is_overtaken(call, callback):
         call.callback_sequence = callback.sequence

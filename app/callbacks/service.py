@@ -1,4 +1,4 @@
-"""Receives a status callback: verifies it, updates its call, writes the delivery to the tenant. Independent of HTTP."""
+"""Receives a status callback: verifies it, updates the call, and stores the delivery for the tenant. Independent of HTTP."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ logger = structlog.stdlib.get_logger(__name__)
 class ReceivedCallback:
     """A request to a callback URL, not yet verified to be from Twilio. `path` includes the query.
 
-    `fields` are the callback's fields: from the body of a POST, or from the query of a GET. `posted` are the fields in the
-    body.
+    `fields` are the callback's fields: from the body of a POST, or from the query of a GET. `posted` are the fields in the body
+    only, because Twilio signs these fields and the URL.
     """
 
     call_id: UUID
@@ -59,7 +59,7 @@ _Rejection = CallNotFound | MalformedBody
 class CallbackService:
     """Verifies Twilio's status callbacks and applies them to calls. The cheapest checks come first.
 
-    The order of the checks: the form of the signature, the tag that Callgate put into the callback URL, the signature itself.
+    The order of the checks: the format of the signature, the tag that Callgate put into the callback URL, the signature itself.
     """
 
     def __init__(
@@ -133,8 +133,8 @@ class CallbackService:
         """Applies all callbacks of a batch with two statements: one reads the calls, one writes them.
 
         If a callback has another CallSid than its call's record, a third statement finds the record that has this CallSid.
-        Returns a result for each callback: LOCKED if the callback must be applied again, because its call has changed
-        meanwhile.
+        Returns one result for each callback. The result LOCKED means that the callback must be applied again, because its call
+        has changed meanwhile.
         """
         calls = await read_calls(self._database, {received.call_id for received in batch})
         callbacks = [_parse_for_call(received, calls.get(received.call_id)) for received in batch]
@@ -195,7 +195,11 @@ class CallbackService:
 
 
 def _parse_for_call(received: ReceivedCallback, call: CallState | None) -> Callback | _Rejection:
-    """Returns the callback, or the error if it is malformed or the account has no such call."""
+    """Returns the parsed callback, or the error to raise.
+
+    The error is CallNotFound if the account has no such call, and MalformedBody if the callback has no valid CallSid or the
+    AccountSid of another account.
+    """
     if call is None or call.account_id != received.account_id:
         return CallNotFound()
     callback = Callback.read(storable(received.fields.plain()), account_sid=call.account_sid)

@@ -1,6 +1,6 @@
 """Verifies that a request is from Twilio. https://www.twilio.com/docs/usage/security#validating-requests
 
-The URL is the configured public one, never what a proxy or a Host header says.
+Twilio signs the URL. The check uses the configured public URL, never the URL that a proxy or a Host header gives.
 """
 
 import re
@@ -15,14 +15,14 @@ _SIGNATURE_FORM = re.compile(r"[A-Za-z0-9+/]{26}[AEIMQUYcgkosw048]=")
 
 
 def has_signature_form(text: str) -> bool:
-    """Returns whether `text`, an X-Twilio-Signature header, has the form of a signature: 20 bytes in base64."""
+    """Returns whether `text`, an X-Twilio-Signature header, has the format of a signature: 20 bytes in base64."""
     return _SIGNATURE_FORM.fullmatch(text) is not None
 
 
 def signing_token(url: str, posted: FormFields, signature: str, auth_tokens: Sequence[Credential]) -> Credential | None:
-    """Returns the auth token that signed the request; None if none of them did.
+    """Returns the auth token that signed the request. Returns None if no token did, or if the URL is invalid.
 
-    There may be several tokens: while a token is rotated, Twilio signs with the old one.
+    An account may have several tokens: while a token is rotated, Twilio signs with the old one.
     """
     try:
         return next(

@@ -46,7 +46,10 @@ class UntaggedCallbacks:
         return await self._accounts.submit(call_id)
 
     async def _read_start_of_tagging(self) -> datetime | None:
-        """Returns when an upgrade brought tags to this database. Reads that from Postgres only once."""
+        """Returns when an upgrade brought tags to this database; None if the database has always had tags.
+
+        Reads the time from Postgres only once.
+        """
         if not self._is_read:
             async with self._database.begin() as session:
                 self._tagged_since = await repository.upgraded_at(session, "callback_tags")

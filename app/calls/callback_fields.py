@@ -1,4 +1,4 @@
-"""Shortens callbacks for storage: removes the fields whose values the call's record has, and restores them. Pure."""
+"""Shortens callbacks for storage: removes the fields whose values the call's record has, and restores them. Does no I/O."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -35,9 +35,10 @@ class CallIdentity(Protocol):
 
 
 def stored_fields(call: CallIdentity, fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None]:
-    """Returns the fields of a callback to store, and a number whose bits say which fields are left out (`LeftOutMembers`).
+    """Returns the callback's fields that must be stored, and a number that says which fields are left out.
 
-    If the call has not started, or the callback has another CallSid, returns all fields and None.
+    Each bit of the number stands for one field (`LeftOutMembers`). If the call has not started, or the callback has another
+    CallSid, returns all fields and None.
     """
     if call.execution != "started" or fields.get("CallSid") != call.sid:
         return fields, None

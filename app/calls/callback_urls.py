@@ -1,8 +1,8 @@
 """Makes and checks callback URLs, to which Twilio sends the callbacks about one call. Each URL has a tag.
 
 The tag holds the id of the account and a keyed hash. The tag is checked before anything is read from Postgres, so a forged
-request costs no SQL statement. If two tenants share a Twilio account, each can sign callbacks for it, but neither can make a
-tag for a call of the other.
+request costs no SQL statement. If two tenants share a Twilio account, both know the auth token that signs callbacks. But a
+tenant cannot make a tag for a call of the other tenant.
 """
 
 import base64
@@ -34,7 +34,7 @@ class CallbackUrls:
         return f"{self.base}/{call_id}?{TAG_PARAMETER}={tag}"
 
     def account_of(self, call_id: UUID, tag: str) -> UUID | None:
-        """Returns the account id in the tag. Returns None if the tag was made for another call or with an unknown key."""
+        """Returns the account id in the tag. Returns None for a malformed tag, another call's tag or an unknown key."""
         if not _TAG_PATTERN.fullmatch(tag):
             return None
         decoded = base64.urlsafe_b64decode(tag + "=")
@@ -43,6 +43,6 @@ class CallbackUrls:
 
 
 def tag_in(query: str) -> str | None:
-    """Returns the tag in a callback's query string, unchecked; None if there is no tag."""
+    """Returns the tag in a callback's query string, without checking it. Returns None if there is no tag."""
     found = _TAG_IN_QUERY.search(query)
     return found and found[1]

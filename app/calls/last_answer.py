@@ -1,7 +1,7 @@
 """Stores Twilio's last answer about a call without the values that other columns hold, and restores the whole answer.
 
 Most members of the answer have a column, and Twilio's usual URIs follow from the account and the sid. A callback may change a
-column later. Then the record stores the value from the answer as well.
+column later. In that case the record also stores the value that the answer had.
 """
 
 from collections.abc import Mapping
@@ -73,7 +73,7 @@ class LastAnswerMixin:
 
     @property
     def resource(self) -> dict[str, Any] | None:
-        """Twilio's last answer with all members; None if there was none."""
+        """Twilio's last answer about the call with all members, or None if there was no answer."""
         rest: dict[str, Any] | None = self.resource_rest
         if rest is None or not self.resource_left_out:
             return rest
@@ -81,7 +81,7 @@ class LastAnswerMixin:
 
     @resource.setter
     def resource(self, answer: dict[str, Any] | None) -> None:
-        """Stores Twilio's answer without the members that other columns hold. Set those columns first."""
+        """Stores Twilio's answer without the members that other columns hold. The caller must set those columns first."""
         if answer is None:
             self.resource_rest = self.resource_left_out = None
             return
@@ -92,8 +92,8 @@ class LastAnswerMixin:
     def __setattr__(self, name: str, value: Any) -> None:
         """Sets an attribute of the record.
 
-        If Twilio's stored answer leaves out this member because the attribute had the same value, the old value is first added
-        to the answer.
+        Twilio's stored answer may leave out the member `name`, because the attribute had the same value. If the attribute
+        changes, the old value is first added to the stored answer.
         """
         bit = _OMISSIBLE_MEMBERS.bits.get(name)
         if bit and (self.resource_left_out or 0) & bit and getattr(self, name) != value:
@@ -102,12 +102,12 @@ class LastAnswerMixin:
         super().__setattr__(name, value)
 
     def _implied(self, name: str) -> Any:
-        """Returns the record's value for the member `name` of Twilio's answer, in the form that Twilio's JSON has."""
+        """Returns the record's value for the member `name` of Twilio's answer, in the format of Twilio's JSON."""
         return as_twilio_json(getattr(self, "from_" if name == "from" else name))
 
 
 class CallRow(LastAnswerMixin):
-    """A row of the table `call` with only some of its attributes. It reads as a `Call`, but without SQLAlchemy.
+    """A row of the table `call` with only some of its attributes. It is read like a `Call`, but does not use SQLAlchemy.
 
     `uri`, `subresource_uris` and `resource` are computed. The row must have the attributes that `stored_attributes` returns.
     """
@@ -140,8 +140,8 @@ def stored_columns(call: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
 def _answer_columns(answer: Mapping[str, Any], implied: dict[str, Any]) -> dict[str, Any]:
     """Returns the columns that store an answer. Leaves out the members whose values equal those in `implied`.
 
-    `implied` holds the values of the record's other columns, in Twilio's form. If the record has no URI (None), Twilio's usual
-    URI counts as implied.
+    `implied` holds the values of the record's other columns, in the format of Twilio's JSON. If the record has no URI (None),
+    Twilio's usual URI is used in its place.
     """
     usual_uri = call_uri(implied["account_sid"], implied["sid"])
     usual_subresource_uris = subresource_uris(implied["account_sid"], implied["sid"])
@@ -158,7 +158,7 @@ def _answer_columns(answer: Mapping[str, Any], implied: dict[str, Any]) -> dict[
 
 
 def as_twilio_json(value: Any) -> Any:
-    """Returns a column's value in the form that Twilio's JSON has: dates as RFC 2822, numbers as strings."""
+    """Returns a column's value in the format of Twilio's JSON: dates as in RFC 2822, numbers as strings."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, datetime):

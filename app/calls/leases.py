@@ -30,7 +30,7 @@ class Lease(Base):
 
 
 class DueCall(NamedTuple):
-    """A started call that is due for a refresh."""
+    """A started call that is due for a refresh: its state must be read from Twilio again."""
 
     id: UUID
     sid: str
@@ -40,7 +40,7 @@ class DueCall(NamedTuple):
 
 
 async def claim_refreshes(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[DueCall]:
-    """Claims started calls that are due for a refresh, and returns them.
+    """Claims started calls that are due for a refresh (a new read from Twilio), and returns them.
 
     Other workers skip them for the time `lease`.
     """
@@ -51,7 +51,7 @@ async def claim_refreshes(session: AsyncSession, *, lease: timedelta, limit: int
 
 
 async def claim_searches(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
-    """Claims calls that are due for a search of Twilio's list, and returns them.
+    """Claims calls that must be searched for in Twilio's list of calls now, and returns them.
 
     Other workers skip them for the time `lease`.
     """
@@ -60,17 +60,17 @@ async def claim_searches(session: AsyncSession, *, lease: timedelta, limit: int)
 
 
 async def release_refreshes(session: AsyncSession, claimed: Sequence[DueCall]) -> None:
-    """Deletes the leases of those claimed calls that were refreshed: their `refresh_at` has changed.
+    """Deletes the leases of those claimed calls whose `refresh_at` has changed, because they were refreshed.
 
-    If it has not changed, the refresh failed: the lease stays and delays the next refresh of the call.
+    If `refresh_at` is the same, the refresh failed. Then the lease stays and delays the next refresh of the call.
     """
     await _release(session, Call.refresh_at, [(call.id, call.refresh_at) for call in claimed])
 
 
 async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> None:
-    """Deletes the leases of those claimed calls that were searched for: their `search_at` has changed.
+    """Deletes the leases of those claimed calls whose `search_at` has changed, because they were searched for.
 
-    If it has not changed, the search failed: the lease stays and delays the next search for the call.
+    If `search_at` is the same, the search failed. Then the lease stays and delays the next search for the call.
     """
     await _release(session, Call.search_at, [(call.id, call.search_at) for call in claimed])
 
@@ -101,7 +101,7 @@ async def _release(
 ) -> None:
     """Deletes the leases of those claimed calls whose due time, the column `due_at`, has changed.
 
-    If the due time is the same, the work failed: the lease stays and delays the next attempt.
+    If the due time is the same, the work on the call failed. Then the lease stays and delays the next attempt.
     """
     still_due = exists().where(Call.id == Lease.call_id, due_at == Lease.due_at)
     statement = delete(Lease).where(tuple_(Lease.call_id, Lease.due_at).in_(claimed), ~still_due)

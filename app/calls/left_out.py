@@ -1,17 +1,20 @@
-"""Removes from a JSON object the members whose values other columns hold, and restores the whole object. Pure."""
+"""Shortens a JSON object before it is stored, and restores the whole object after it is read. Does no I/O.
+
+Other columns of the database already hold the values of some members. These members are left out of the stored object.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 ValueOf = Callable[[str], Any]
-"""Takes the name of a member of the JSON object, and returns the value that other columns hold for it."""
+"""A function that takes the name of a left-out member and returns the value that other columns hold for it."""
 
 
 class LeftOutMembers:
-    """The names of the members that may be left out of one kind of JSON object.
+    """The names of the members that may be left out of one kind of JSON object, such as the fields of a callback.
 
-    A number is stored beside each object. Its bit n is set if the member `names[n]` was left out. Append new names at the end:
-    the order of the existing ones must not change.
+    A number is stored beside each object. Bit n of the number is 1 if the member `names[n]` was left out. Add a new name only
+    at the end of `names`, so that the bits of stored numbers keep their meaning.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -20,8 +23,8 @@ class LeftOutMembers:
     def leave_out(self, whole: Mapping[str, Any], implied: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         """Returns the members to store, and a number whose bits say which members are left out.
 
-        `implied` holds the values that other columns have, by member. A member is left out if `implied` has the same value for
-        it.
+        `implied` maps the names of members to the values that other columns hold. A member may be left out if its value in
+        `implied` is equal and has the same type.
         """
         rest, left_out = dict(whole), 0
         for name, bit in self.bits.items():
@@ -34,15 +37,16 @@ class LeftOutMembers:
         return rest, left_out
 
     def put_back(self, rest: Mapping[str, Any], left_out: int, value_of: ValueOf) -> dict[str, Any]:
-        """Returns the whole object. `rest` and `left_out` are the values that `leave_out` returned.
+        """Returns the whole object. `rest` and `left_out` are the two values that `leave_out` returned.
 
-        `value_of` returns the value of a member that was left out. The members are in the order of Postgres's `jsonb`.
+        `value_of` returns the value of a member that was left out. The members of the result are in the order of Postgres's
+        `jsonb`.
         """
         names = [name for name, bit in self.bits.items() if left_out & bit and name not in rest]
         return {name: rest[name] if name in rest else value_of(name) for name in sorted([*rest, *names], key=_jsonb_order)}
 
 
 def _jsonb_order(name: str) -> tuple[int, bytes]:
-    """Returns the key by which Postgres sorts the members of a `jsonb`: short names come first."""
+    """Returns a key that sorts the names of members as Postgres's `jsonb` does: by length in bytes, then by bytes."""
     encoded = name.encode()
     return len(encoded), encoded

@@ -1,4 +1,4 @@
-"""Decides what a 404 from Twilio for a started call means: the call is not visible yet, or was deleted."""
+"""Decides what a 404 from Twilio for a started call means: Twilio does not show the new call yet, or the call was deleted."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -17,6 +17,10 @@ def is_missing(error: TwilioError) -> bool:
 
 
 def is_deleted_at_twilio(call: AnyCall, error: TwilioError) -> bool:
-    """Returns whether Twilio has deleted the call: the error is Twilio's 404, and the call is too old to be not visible yet."""
+    """Returns whether the call was deleted at Twilio: Twilio answers 404 for a call that it must know by now.
+
+    A new call may not be visible at once. The call must therefore have been recorded as started more than an hour ago, or more
+    than a minute ago if it has ended.
+    """
     limit = _MAX_VISIBILITY_DELAY_IF_ENDED if call.status in TERMINAL_STATUSES else _MAX_VISIBILITY_DELAY
     return is_missing(error) and datetime.now(UTC) - (call.settled_at or call.created_at) > limit

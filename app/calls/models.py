@@ -1,4 +1,4 @@
-"""Tables of calls, pending updates and events."""
+"""The tables of calls, of stored requests to end a call, and of the events of calls."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -30,7 +30,9 @@ MAY_HAVE_STARTED = text("(execution IN ('pending', 'unknown') OR settled_by = 'n
 
 
 class Call(LastAnswerMixin, Base):
-    """One call creation. `id` is Callgate's id, a UUIDv7, so ids are ordered by time. `sid` is Twilio's CallSid.
+    """One call creation and its outcome.
+
+    `id` is Callgate's id, a UUIDv7, so ids are ordered by time. `sid` is Twilio's CallSid.
 
     The table is not partitioned: (tenant, idempotency key) and sid must be unique in the whole table, and Postgres cannot
     guarantee that across partitions.
@@ -173,7 +175,7 @@ class Call(LastAnswerMixin, Base):
 class PendingUpdate(Base):
     """A request to end a call, stored until Callgate can send it to Twilio.
 
-    It is not a column of `call`, because such requests are rare.
+    Such requests are rare, so they have a table of their own instead of columns in `call`.
     """
 
     # The table has the older name `wanted_update`.
@@ -190,7 +192,7 @@ class PendingUpdate(Base):
 
 
 class CallEvent(Base):
-    """One event of a call. Range-partitioned by `at`, so that retention can drop whole partitions instead of deleting rows."""
+    """One event of a call. The table is range-partitioned by `at`, so that old events are deleted by dropping partitions."""
 
     __tablename__ = "call_event"
     __table_args__ = (

@@ -1,7 +1,7 @@
-"""Decides which deliveries (status callbacks to the tenant) a change of a call needs. Writes nothing itself.
+"""Decides which deliveries (status callbacks to the tenant) a change of a call needs. Does not write them.
 
-Each event of a call has at most one delivery, however often and in whatever way the event is reported. Write a delivery in the
-transaction that writes the event, so that neither exists without the other.
+Each event of a call has at most one delivery, even if Twilio reports the event several times. Write a delivery in the same
+transaction as its event, so that neither exists without the other.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,7 +16,7 @@ from app.calls.store import AnyCall
 from app.twilio.schemas import TERMINAL_STATUSES
 
 NewDelivery = dict[str, Any]
-"""The columns of a delivery that are set when it is written."""
+"""A delivery to insert: maps the names of columns of the table `delivery` to values."""
 
 SETTLED: Final = "settled"
 CORRECTED: Final = "corrected"
@@ -28,7 +28,7 @@ _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress
 
 
 class RequestedCall(Protocol):
-    """The attributes of a call's record that `settled_delivery` reads. Recording how a creation ended does not change them."""
+    """The attributes of a call's record that `settled_delivery` reads. The outcome of the creation does not change them."""
 
     @property
     def id(self) -> UUID: ...
@@ -47,12 +47,14 @@ class RequestedCall(Protocol):
 def settled_delivery(
     call: RequestedCall, settlement: Mapping[str, Any], *, written: Collection[str] = ()
 ) -> NewDelivery | None:
-    """Returns the delivery that reports to the tenant how a creation ended.
+    """Returns the delivery that tells the tenant whether the requested call was started; None if there is nothing to tell.
 
-    Returns None if the tenant did not request the event `settled`, or if there is nothing new to report. If `settled` has
-    reported `not_started` and the call has started after all, the event is `corrected`. `settlement` has the columns that
-    record how the creation ended. `written` names the events that have a delivery already. The caller must add the event of the
-    returned delivery to them.
+    There is nothing to tell if there is no certain outcome yet, if the tenant has not requested the event `settled`, or if an
+    earlier delivery has told the same. If an earlier `settled` said `not_started` but the call has started after all, the event
+    is `corrected`.
+
+    `settlement` has the columns that record the outcome. `written` names the events that already have a delivery. The caller
+    must add the event of the returned delivery to the call's `deliveries_written`.
     """
     execution = settlement["execution"]
     if SETTLED not in (call.status_callback_events or ()) or execution not in ("started", "not_started"):
@@ -79,11 +81,10 @@ def settled_delivery(
 
 
 def delivery_for(call: AnyCall, *, status: str | None, sequence: int | None) -> NewDelivery | None:
-    """Returns the delivery of the event that a callback with this status reports.
+    """Returns the delivery for a callback with this status. Records on the call that the status's event has a delivery.
 
-    Returns None if the tenant did not request the event, or if the event already has a delivery. Records on the call that the
-    event has a delivery. The delivery has no fields of its own. It takes those of the event `call.callback`: write that event
-    with the id of the delivery.
+    Returns None if the tenant did not request the event, or if the event already has a delivery. The column `fields` of the
+    delivery is None: its fields are read from the event `call.callback`. Write that event with the same id as the delivery.
     """
     event = _EVENT_OF_STATUS.get(status or "")
     return _add_delivery(call, event, None, sequence=sequence) if event is not None and _is_wanted(call, event) else None
@@ -97,8 +98,8 @@ def needs_final_delivery(call: AnyCall) -> bool:
 def final_delivery(call: AnyCall) -> NewDelivery:
     """Returns the delivery of the event `completed` for a call whose last callback did not arrive.
 
-    Records on the call that the event has a delivery. The delivery has the fields of Twilio's callback, as far as the call's
-    record has their values.
+    Records on the call that the event has a delivery. The delivery has those fields of Twilio's callback that the call's record
+    can fill.
     """
     resource = call.resource or {}
     to, from_ = str(resource.get("to") or call.to), str(resource.get("from") or call.from_)

@@ -32,14 +32,14 @@ def _require_http_url(value: str) -> str:
 
 
 def validate_url_for_twilio(url: str) -> tuple[str, str] | None:
-    """Returns why Twilio would refuse this URL, as a stable code and a text; None if Twilio accepts it."""
+    """Returns an error code and a text if Twilio would refuse the URL (a host with an underscore), otherwise None."""
     if "_" in (urlsplit(url).hostname or ""):
         return "url_host_underscore", "must have a host without underscores: Twilio calls it, and refuses others"
     return None
 
 
 def _require_valid_for_twilio(value: str) -> str:
-    """Returns the URL unchanged. Raises PydanticCustomError if Twilio would refuse it."""
+    """Returns the URL unchanged. Raises PydanticCustomError if `validate_url_for_twilio` finds an error."""
     if refused := validate_url_for_twilio(value):
         raise PydanticCustomError(*refused)
     return value
@@ -64,7 +64,7 @@ def require_distinct_items(values: list[Any]) -> list[Any]:
 
 
 def require_at_most_five_passports(value: str) -> str:
-    """Returns the text unchanged. Raises PydanticCustomError if it has more than five parts between commas."""
+    """Returns the text unchanged. Raises PydanticCustomError if it has more than five SHAKEN PASSporTs, separated by commas."""
     if value.count(",") >= 5:
         raise PydanticCustomError("too_many_passports", "must hold at most 5 PASSporTs, separated by commas")
     return value

@@ -1,7 +1,7 @@
-"""The parameters of Twilio's CreateCall and UpdateCall in snake_case: types, limits and exclusions, each in one line.
+"""The parameters of Twilio's CreateCall and UpdateCall in snake_case, with their types, limits and mutual exclusions.
 
-https://www.twilio.com/docs/voice/api/call-resource. A new parameter of Twilio's is one line here; a
-test compares the names with those of the installed `twilio` package.
+They are documented at https://www.twilio.com/docs/voice/api/call-resource. Each parameter is declared in one place. A test
+compares the names with those of the installed `twilio` package.
 """
 
 from typing import Annotated, Any, Literal
@@ -126,14 +126,14 @@ class CallParameters(BaseModel):
     )
 
     def for_twilio(self) -> dict[str, Any]:
-        """Returns every given parameter, with secrets in clear text. Only for the form that goes to Twilio."""
+        """Returns every parameter that is not None, with secrets in clear text. Use it only for the request to Twilio."""
         return {
             name: value.get_secret_value() if isinstance(value, SecretStr) else value
             for name, value in self._given_parameters().items()
         }
 
     def for_record(self) -> dict[str, Any]:
-        """Returns the parameters to store and show, without secrets and without user or password in a URL."""
+        """Returns the parameters to store and show. Secrets are left out, and user names and passwords in URLs are masked."""
         return {
             name: mask_userinfo(value) if isinstance(value, str) else value
             for name, value in self._given_parameters().items()
@@ -141,7 +141,7 @@ class CallParameters(BaseModel):
         }
 
     def _given_parameters(self) -> dict[str, Any]:
-        """Returns the parameters that are not None, by Twilio's names in snake_case."""
+        """Returns the parameters that are not None. The keys are Twilio's names in snake_case."""
         values = vars(self)
         return {name: value for attribute, name in _TWILIO_PARAMETERS if (value := values[attribute]) is not None}
 
@@ -211,7 +211,7 @@ class CallRequest(CallParameters):
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether the call is scheduled: a worker dials it later, and the answer to the request does not have the outcome."""
+        """Whether a worker dials the call later. The response to the request then cannot say whether the call was started."""
         return not (self.not_before is None and self.ring_by is None and self.priority is None and self.queue is None)
 
     def for_record(self) -> dict[str, Any]:
@@ -246,18 +246,21 @@ class CallUpdate(BaseModel):
 
     @property
     def only_ends_call(self) -> bool:
-        """Whether the update only ends the call, which is idempotent."""
+        """Whether the update does nothing but end the call. Such an update can be repeated without harm."""
         return self.given_parameters().keys() == {"status"}
 
     def for_twilio(self) -> dict[str, Any]:
-        """Returns the parameters for Twilio, except those of the status callback, which `changed_callbacks` returns."""
+        """Returns the parameters for Twilio except those of the status callback, which `changed_callbacks` returns."""
         return self.model_dump(exclude_none=True, exclude={"status_callback", "status_callback_method"})
 
     def given_parameters(self) -> dict[str, Any]:
-        """Returns every parameter that is not None, also those of the status callback."""
+        """Returns every parameter that is not None, including those of the status callback."""
         return self.model_dump(exclude_none=True)
 
     def for_event(self) -> dict[str, Any]:
-        """Returns the data of the update's event: the parameters' names, and those values that are not secret or personal."""
+        """Returns the data of the update's event: the names of all given parameters, and the `status` and `time_limit`.
+
+        Values of other parameters are not in the data, because they may be secret or personal.
+        """
         data = {"parameters": sorted(self.given_parameters()), "status": self.status, "time_limit": self.time_limit}
         return {name: value for name, value in data.items() if value is not None}

@@ -1,7 +1,8 @@
-"""Reads phone numbers as people write them, and returns E.164. Pure.
+"""Converts phone numbers to E.164 from the forms in which people write them. Does no I/O.
 
 Twilio recommends E.164 (https://help.twilio.com/articles/223183008). An older edition of the Calls reference says that Twilio
-also accepts unformatted US numbers such as (415) 555-1212 and 415-555-1212. docs/migrating.md shows the result for each form.
+also accepts unformatted US numbers such as (415) 555-1212 and 415-555-1212. docs/migrating.md has a table of the accepted
+forms.
 """
 
 import re
@@ -19,10 +20,11 @@ _TRUNK_ZERO = re.compile(r"\( ?0 ?\)")
 
 
 def read_number(text: str) -> str | None:
-    """Returns the number as E.164. Accepts E.164 with separators, and US numbers with or without the 1; else returns None.
+    """Returns the number in E.164, or None if the text is not a number or can mean two numbers.
 
-    A leading space may be a `+` that a client did not percent-encode. If the text would be one number with a `+` and another
-    number without, returns None.
+    The text may be an E.164 number with separators, or a US number with or without the leading 1. A leading space may be a `+`
+    that a client did not percent-encode, so the text is read with and without a `+`. If this gives two different numbers, the
+    result is None.
     """
     if text.startswith(" "):
         readings = {number for number in map(read_number, (text.lstrip(" "), "+" + text.lstrip(" "))) if number}
@@ -37,7 +39,7 @@ def read_number(text: str) -> str | None:
 
 
 def guess_number(text: str) -> str | None:
-    """Returns the E.164 number that was probably meant. Only for hints; never dial it."""
+    """Returns the E.164 number that the text probably means, or None. Use it only as a hint in a message; never dial it."""
     digits = _SEPARATORS.sub("", _TRUNK_ZERO.sub("", text.strip().removeprefix("tel:").replace("/", "")))
     if number := read_number(digits):
         return number
@@ -47,10 +49,11 @@ def guess_number(text: str) -> str | None:
 
 
 def spellings(text: str) -> tuple[str, ...]:
-    """Returns the spellings of an address that a list filter must search for in the stored calls.
+    """Returns the forms in which stored calls may hold an address. A list filter must search for all of them.
 
-    A leading space counts as `+`, because a raw `+` in a query string arrives as a space. A number is searched for as E.164,
-    the stored form, and as it is written, because the `from` of a SIP call may be stored as digits alone.
+    A leading space counts as `+`, because a `+` that is not percent-encoded in a query string arrives as a space. A phone
+    number is searched for in E.164 and as the client wrote it. Numbers are stored in E.164, but the `from` of a SIP call may be
+    stored as digits alone.
     """
     plus = f"+{text[1:]}" if text.startswith(" ") else text
     if not _NUMBER_WITH_SEPARATORS.fullmatch(plus):

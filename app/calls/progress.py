@@ -1,6 +1,7 @@
-"""Updates a call's record from Twilio's resource. The status never goes back, in whatever order the updates arrive.
+"""Updates a call's record from Twilio's resource.
 
-Twilio's resource is eventually consistent, so a later read may show an earlier state.
+Twilio's resource is eventually consistent, so a later read may show an earlier state. The status in the record therefore never
+changes back to an earlier one.
 """
 
 from datetime import datetime
@@ -17,19 +18,20 @@ _ATTRIBUTES_CHANGED_WITH_STATUS = frozenset(
 
 
 def resource_columns(resource: CallResource) -> dict[str, Any]:
-    """Returns Twilio's resource as attributes of a call, without `sid`, which is set once and never changed.
+    """Returns Twilio's resource as attributes of a call's record. `sid` is left out, because it is set once and never changed.
 
-    Set them in the order of the result: `resource`, the whole answer, is last, because it is stored without the values that the
-    other attributes have.
+    Set the attributes in the order of the result. The last one is `resource`, Twilio's whole answer. Its setter leaves out the
+    values that the other attributes already have.
     """
     columns = {name: value for name, value in resource if name not in ("sid", "raw")}
     return columns | {"resource": resource.raw or None}
 
 
 def apply_resource(call: AnyCall, resource: CallResource, *, late: bool = False) -> list[Event]:
-    """Updates the record from Twilio's resource and returns the events to write. The status never goes back.
+    """Updates the record from Twilio's resource, and returns the events to write. The status never changes to an earlier one.
 
-    `late`: the resource is known to be older than the record.
+    With `late`, the caller knows that the resource is older than the record. An older resource only fills in missing values
+    that do not change during the call.
     """
     stale = late or is_stale(call, resource)
     before = call.status, call.price
@@ -48,7 +50,10 @@ def apply_resource(call: AnyCall, resource: CallResource, *, late: bool = False)
 
 
 def apply_deletion(call: AnyCall, *, by: str, now: datetime) -> list[Event]:
-    """Records that the call was deleted at Twilio, ends its refreshes, and returns the events. `by` names who deleted it."""
+    """Records that the call was deleted at Twilio, and ends the refreshes of its record. Returns the events to write.
+
+    `by` names who deleted the call. If the deletion is already recorded, changes nothing and returns an empty list.
+    """
     if call.deleted_at is not None:
         return []
     call.deleted_at, call.refresh_at = now, None
@@ -61,7 +66,7 @@ def is_complete(call: AnyCall) -> bool:
 
 
 def is_stale(call: AnyCall, resource: CallResource) -> bool:
-    """Returns whether the resource shows an earlier status than the record."""
+    """Returns whether the resource is older than the record: its status is earlier, or differs from that of an ended call."""
     if call.status is None or resource.status is None:
         return False
     if call.status in TERMINAL_STATUSES:
@@ -70,5 +75,5 @@ def is_stale(call: AnyCall, resource: CallResource) -> bool:
 
 
 def _rank(status: str) -> int:
-    """Returns the position of a status in the course of a call. An unknown status ranks as `in-progress`."""
+    """Returns the position of a status in the order in which a call reaches them. An unknown status ranks as `in-progress`."""
     return _TERMINAL_RANK if status in TERMINAL_STATUSES else _RANK_BY_STATUS.get(status, _RANK_BY_STATUS["in-progress"])

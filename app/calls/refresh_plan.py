@@ -1,8 +1,8 @@
-"""Decides when a record is refreshed from Twilio next. Pure.
+"""Decides when a call's record is next refreshed from Twilio. Does no I/O.
 
-If Twilio's callbacks arrive, a refresh is needed only when a callback is overdue, and for the price, which no callback has. Due
-times are rounded up to common times, so that one list request can refresh many calls of an account. The parameter `interval`
-is the setting CALLGATE_REFRESH_INTERVAL, the shortest wait between two refreshes.
+If Twilio's callbacks arrive, a refresh is needed only when a callback is overdue, and for the price, which no callback has.
+Many refresh times are rounded up to common times, so that one list request can refresh many calls of an account. The parameter
+`interval` is the setting CALLGATE_REFRESH_INTERVAL, the shortest wait between two refreshes.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -41,7 +41,7 @@ def refresh_time_after_callback(call: AnyCall, *, now: datetime, interval: timed
 
 
 def refresh_time_after_refresh(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
-    """Returns when to refresh a call again that was just refreshed; None if it needs no more refreshes."""
+    """Returns when to refresh a call again that has just been refreshed; None if it needs no more refreshes."""
     if is_complete(call):
         return None
     if call.status in TERMINAL_STATUSES:
@@ -60,7 +60,7 @@ def refresh_time_after_refresh(call: AnyCall, *, now: datetime, interval: timede
 
 
 def age(call: AnyCall, *, now: datetime, since: datetime | None = None) -> timedelta:
-    """Returns the time since `since`. If it is None, returns the time since the call was settled or, before that, created."""
+    """Returns the time since `since`. The default is the time when the outcome was recorded or, before that, the creation."""
     return now - (since or call.settled_at or call.created_at)
 
 

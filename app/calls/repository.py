@@ -1,4 +1,4 @@
-"""SQL on calls and their events. Never commits; every read for a tenant filters by `tenant_id`."""
+"""SQL on calls and their events. The functions never commit. Every read for a tenant filters by `tenant_id`."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -40,10 +40,10 @@ _ADD_DELIVERY = text(insert_deliveries_from("jsonb_populate_record(NULL::deliver
 
 @dataclass(frozen=True, slots=True)
 class CallFilter:
-    """The filters of a list. A call matches if `since <= id < until`, `id < before`, and the other values are equal.
+    """The filters of a list of calls. A filter that is None is not applied.
 
-    Times are compared as ids, because a UUIDv7 begins with its creation time. `before` is the id in a page's cursor. None: no
-    filter.
+    A call matches if `since <= id < until`, `id < before`, and its columns equal the other filters. The times of `since` and
+    `until` are given as ids, because a UUIDv7 begins with its creation time. `before` is the id in the cursor of a page.
     """
 
     status: str | None = None
@@ -56,7 +56,7 @@ class CallFilter:
 
 
 class StoredEvent(NamedTuple):
-    """An event as it is stored. The bits of `data_left_out` say which fields of a callback `data` lacks."""
+    """An event as it is stored. If the event is a callback, `data` may lack fields; the bits of `data_left_out` say which."""
 
     id: UUID
     at: datetime
@@ -70,7 +70,10 @@ class StoredEvent(NamedTuple):
 
 
 async def transaction_time(session: AsyncSession) -> datetime:
-    """Returns the start of the transaction by Postgres's clock. Changes are dated by this clock, not by that of a process."""
+    """Returns the time at which the transaction started, by Postgres's clock.
+
+    Changes are dated with this clock, because the clocks of the processes may differ.
+    """
     moment: datetime = (await session.execute(select(func.now()))).scalar_one()
     return moment
 
@@ -87,7 +90,7 @@ async def get_call(session: AsyncSession, call_id: UUID, *, tenant_id: str) -> C
 
 
 async def get_any_call(session: AsyncSession, call_id: UUID) -> Call | None:
-    """Returns a call of any tenant. Only for the worker, never for a caller."""
+    """Returns a call of any tenant. Use this function only for a call to which the client's access was already checked."""
     return await session.get(Call, call_id)
 
 
@@ -99,7 +102,7 @@ async def may_be_dialled_again(session: AsyncSession, call_id: UUID, *, attempt:
 
 
 async def accounts_of_calls(session: AsyncSession, call_ids: Collection[UUID]) -> dict[UUID, UUID]:
-    """Returns the account ids of calls of any tenant, by call id. Only for Twilio's callbacks, never for a caller."""
+    """Returns the account ids of calls of any tenant, by call id. Use it only for Twilio's callbacks, never for a tenant."""
     found = await session.execute(select(Call.id, Call.account_id).where(Call.id.in_(call_ids)))
     return dict(found.all())
 
@@ -110,7 +113,7 @@ async def get_call_by_sid(session: AsyncSession, sid: str, *, tenant_id: str) ->
 
 
 async def find_calls_by_key(session: AsyncSession, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Call]:
-    """Returns calls by tenant and idempotency key."""
+    """Returns the existing calls for pairs of tenant id and idempotency key. A pair without a call is not in the result."""
     keys_of_tenants = defaultdict[str, list[str]](list)
     for tenant_id, key in keys:
         keys_of_tenants[tenant_id].append(key)
@@ -124,7 +127,10 @@ async def find_calls_by_key(session: AsyncSession, keys: Collection[tuple[str, s
 
 
 async def list_call_ids(session: AsyncSession, *, tenant_id: str, filters: CallFilter, limit: int) -> Sequence[UUID]:
-    """Returns the ids of a page, newest first. Keyset pagination: the cost does not depend on the depth of the page."""
+    """Returns the ids of one page of a tenant's calls, newest first.
+
+    The pages are read by keyset pagination: a late page costs no more than the first one.
+    """
     columns = {
         Call.status: filters.status,
         Call.execution: filters.execution,
@@ -145,7 +151,7 @@ async def list_call_ids(session: AsyncSession, *, tenant_id: str, filters: CallF
 async def list_attributes(
     session: AsyncSession, call_ids: Collection[UUID], attributes: Sequence[str], *, tenant_id: str
 ) -> Iterable[CallRow]:
-    """Returns rows with these attributes of the calls, newest first. Call objects would cost several times as much."""
+    """Returns the calls as rows with only these attributes, newest first. ORM objects would cost several times as much."""
     columns = [getattr(Call, name) for name in stored_attributes(tuple(attributes))]
     any_id = any_(bindparam("call_ids", list(call_ids), ARRAY(Uuid)))
     statement = select(*columns).where(Call.id == any_id, Call.tenant_id == tenant_id).order_by(Call.id.desc())
@@ -163,15 +169,16 @@ async def add_event(
 
 
 async def add_delivery(session: AsyncSession, delivery: NewDelivery) -> None:
-    """Writes a delivery, and wakes the workers when the transaction commits."""
+    """Writes a delivery (a status callback to the tenant), and wakes the workers when the transaction commits."""
     await session.execute(_ADD_DELIVERY, {"delivery": to_json(delivery).decode()})
 
 
 async def requeue_call(session: AsyncSession, dial: Mapping[str, Any], *, now: datetime) -> None:
     """Makes a call wait again to be dialled: inserts its row of `scheduled_dial`.
 
-    `dial` is the row, with `due_in` (seconds after `now`) instead of `due_at`. Also inserts a row of `dial_turn` for the call's
-    API key or workload if there is none. Without this row, the call would not be dialled.
+    `dial` has the columns of the row, but `due_in` (seconds after `now`) instead of `due_at`. Also inserts a row of `dial_turn`
+    for the API key or workload that requested the call, unless that row exists. Workers dial a call only if this second row
+    exists.
     """
     row = {name: value for name, value in dial.items() if name != "due_in"}
     await session.execute(insert(ScheduledDial).values(**row, due_at=now + timedelta(seconds=dial["due_in"])))
@@ -200,9 +207,10 @@ async def list_events(
 
 
 async def claim_abandoned(session: AsyncSession, *, older_than: timedelta, limit: int) -> Sequence[Call]:
-    """Locks and returns calls that have been pending for longer than `older_than`.
+    """Locks and returns calls that have been pending for longer than `older_than`. Skips rows that are already locked.
 
-    A call stays pending so long if its process died between the commit of the intent and the commit of the outcome.
+    A call's record is committed before the request to Twilio, and its outcome afterwards. If the process dies in between, the
+    call stays pending.
     """
     statement = (
         select(Call)
@@ -215,36 +223,37 @@ async def claim_abandoned(session: AsyncSession, *, older_than: timedelta, limit
 
 
 async def list_unknown_calls(session: AsyncSession, account_id: UUID, *, limit: int) -> Sequence[Call]:
-    """Returns calls of the account whose execution is unknown, newest first."""
+    """Returns the account's calls of which it is unknown whether Twilio has started them, newest first."""
     statement = select(Call).where(Call.execution == "unknown", Call.account_id == account_id)
     return (await session.scalars(statement.order_by(Call.pending_since.desc()).limit(limit))).all()
 
 
 async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
-    """Returns the call's current row, locked until the transaction ends; None if there is none."""
+    """Returns the call's current row, locked until the transaction ends; None if the call does not exist."""
     statement = select(Call).where(Call.id == call_id).with_for_update().execution_options(populate_existing=True)
     return (await session.scalars(statement)).one_or_none()
 
 
 async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
-    """Records that the call was deleted at Twilio, and ends its refreshes. `by` names who deleted it.
+    """Records that the call was deleted at Twilio, and ends the refreshes of its record. `by` names who deleted the call.
 
-    The caller has locked the call.
+    The caller must have locked the call's row.
     """
     for type_, data in progress.apply_deletion(call, by=by, now=await transaction_time(session)):
         await add_event(session, call.id, type_, data)
 
 
 async def sids_with_record(session: AsyncSession, sids: Collection[str]) -> set[str]:
-    """Returns those of the given sids that already belong to a record, of any tenant."""
+    """Returns those of the given sids that already belong to a record of any tenant."""
     return set(await session.scalars(select(Call.sid).where(Call.sid.in_(sids))))
 
 
 async def count_rivals(session: AsyncSession, call: Call, *, span: timedelta | None) -> int:
-    """Counts the rivals of a call: other creations, by the same account to the same address, that may own the same Twilio call.
+    """Counts the other creations by the same account to the same address that may have started the same call at Twilio.
 
-    These are pending, unknown, or settled because no call was found at Twilio. All tenants count, because two may share an
-    account. With `span`, only creations that were dialled at most `span` before or after this one count.
+    Counts creations that are pending or unknown, and those recorded as not started because no call was found at Twilio.
+    Creations of all tenants count, because two tenants may share an account. With `span`, counts only creations that were
+    dialled at most `span` before or after this call.
     """
     conditions: list[ColumnElement[bool] | TextClause] = [
         Call.account_sid == call.account_sid,

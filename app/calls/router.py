@@ -132,12 +132,12 @@ async def list_call_events(caller: CallerDep, service: CallServiceDep, id_or_sid
 
 
 def _renderer(model: type[BaseModel]) -> Callable[[Any], bytes]:
-    """Returns a function that renders a row with the model's attributes as JSON."""
+    """Returns a function that converts a row to JSON. The row must have the attributes that `model` reads."""
     return lambda row: model.model_validate(row).model_dump_json(by_alias=True).encode()
 
 
 def _lowest_id_at(moment: datetime | None) -> UUID | None:
-    """Returns the lowest id that a call created at `moment` or later can have; None without a `moment`."""
+    """Returns the lowest id that a call created at `moment` or later can have. Returns None if `moment` is None."""
     return None if moment is None else ids.first_id_at(moment)
 
 

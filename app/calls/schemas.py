@@ -1,4 +1,4 @@
-"""Response bodies: records, lists, events. Times are RFC 3339 in UTC, money is a decimal string."""
+"""The response bodies for calls: records, lists and events. Times are in RFC 3339 and UTC. Prices are decimal strings."""
 
 from datetime import datetime
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""The times at which Twilio's list is searched for a call of unknown outcome (ADR 9)."""
+"""Decides when Twilio's list is searched for a call of which it is unknown whether Twilio has started it (docs/adr/0009)."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -6,7 +6,10 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """Plans the searches for a call of unknown outcome: `searches` is their number within `period`, at growing intervals."""
+    """Plans the searches for a call of which it is unknown whether Twilio has started it.
+
+    The first `searches` searches happen within `period`, at growing intervals.
+    """
 
     searches: int
     period: timedelta
@@ -16,9 +19,10 @@ class SearchPlan:
         return self.period / self.searches**2
 
     def wait_after(self, clean_searches: int) -> timedelta | None:
-        """Returns the wait until the next search, after `clean_searches` searches that found no call; None: no further search.
+        """Returns the wait until the next search; None if there is no further search.
 
-        After `searches` such searches the call counts as not found. Two more searches follow much later.
+        `clean_searches` is the number of searches so far that found no call. After `searches` of them, the call counts as not
+        found. Two more searches follow much later.
         """
         if clean_searches < self.searches:
             return self.period * (((clean_searches + 1) / self.searches) ** 2 - (clean_searches / self.searches) ** 2)

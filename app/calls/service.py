@@ -31,7 +31,7 @@ class CallService:
         return call
 
     async def list(self, caller: Caller, filters: CallFilter, *, limit: int) -> tuple[Sequence[UUID], str | None]:
-        """Returns the ids of a page, newest first, and the cursor of the next page, or None on the last one."""
+        """Returns the ids of a page, newest first, and the cursor of the next page. The cursor is None on the last page."""
         async with self.read_limit.slot(caller.tenant_id), self.database.begin() as session:
             call_ids = await repository.list_call_ids(session, tenant_id=caller.tenant_id, filters=filters, limit=limit + 1)
         return call_ids[:limit], ids.cursor_of(call_ids[limit - 1]) if len(call_ids) > limit else None
@@ -39,7 +39,10 @@ class CallService:
     async def render_calls(
         self, caller: Caller, call_ids: Sequence[UUID], attributes: Sequence[str], render: Callable[[Any], bytes]
     ) -> AsyncIterator[bytes]:
-        """Yields chunks of bytes: calls as JSON, joined by commas. `render` gets a row with the attributes of one call."""
+        """Yields chunks of JSON. Each chunk has some of the calls, separated by commas.
+
+        `render` converts a row with the attributes of one call to JSON.
+        """
         for start in range(0, len(call_ids), CHUNK_ROWS):
             chunk_ids = call_ids[start : start + CHUNK_ROWS]
             async with self.read_limit.slot(caller.tenant_id, response_started=start > 0), self.database.begin() as session:
@@ -49,7 +52,10 @@ class CallService:
                 yield chunk
 
     async def render_events(self, caller: Caller, call: Call, render: Callable[[Any], bytes]) -> AsyncIterator[bytes]:
-        """Yields chunks of bytes: the call's events as JSON, in order, joined by commas."""
+        """Yields chunks of JSON. Each chunk has some of the call's events, in order, separated by commas.
+
+        `render` converts an event to JSON.
+        """
         after = None
         while True:
             async with self.read_limit.slot(caller.tenant_id, response_started=after is not None):

@@ -1,7 +1,8 @@
-"""Settles calls: records whether a call was started, from Twilio's response, a callback, or a search of Twilio's list.
+"""Settles calls: records whether Twilio started a call.
 
-Proof that a call exists overrides every earlier result: `unknown`, a `none_found` that was only assumed, and a `not_started`
-that was wrong. Each step writes an event of the call.
+The evidence is Twilio's response, a callback, or a search of Twilio's list of calls. Proof that a call exists overrides every
+earlier result: that the outcome is unknown, that no search found the call, or that the call was not started. Each step writes
+an event of the call.
 """
 
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ Evidence = Literal["response", "callback", "list"]
 
 
 class SettledRecord(Protocol):
-    """The attributes of a record that show how and when it was settled."""
+    """The attributes of a call's record that show by which evidence, and when, its outcome was recorded."""
 
     @property
     def settled_by(self) -> str | None: ...
@@ -50,9 +51,9 @@ class SettledRecord(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RecordChange:
-    """A change that settles a record, or makes its call wait again: the columns to set, and the event to write.
+    """A change that records a call's outcome, or makes the call wait again: the columns to set, and the event to write.
 
-    `times` maps columns to offsets, which are added to the database's clock; None clears the column.
+    `times` maps columns to offsets from the current time of the database's clock. An offset of None sets the column to null.
     """
 
     columns: Mapping[str, Any]
@@ -60,7 +61,10 @@ class RecordChange:
     event: str
     data: Mapping[str, Any]
     dial: Mapping[str, Any] | None = None
-    """The row of `scheduled_dial` if the call is to wait again, with `due_in` (seconds) instead of `due_at`; otherwise None."""
+    """The row of `scheduled_dial` to insert if the call is to wait again, otherwise None.
+
+    It has the column `due_in` (in seconds) instead of `due_at`.
+    """
 
     def apply_to(self, call: object, *, now: datetime) -> None:
         """Sets the columns on a record in memory. `now` is the database's clock in the transaction that writes them."""
@@ -80,9 +84,9 @@ def record_change(
 ) -> RecordChange:
     """Returns the change that sets these columns and writes one event.
 
-    The record is refreshed from Twilio after `refresh_in`, and Twilio's list is searched for the call after `search_in`; None:
-    never. The count of searches starts at 0 again. `settled_at` becomes the time of the change, or null if the columns set
-    `execution` to `unknown` or `scheduled`.
+    The record is refreshed from Twilio after `refresh_in`, and Twilio's list is searched for the call after `search_in`; None
+    means never. The count of searches starts at 0 again. `settled_at` becomes the time of the change, or null if the columns
+    set `execution` to `unknown` or `scheduled`.
     """
     settled_in = None if columns["execution"] in ("unknown", "scheduled") else timedelta(0)
     times = {"settled_at": settled_in, "refresh_at": refresh_in, "search_at": search_in}
@@ -90,14 +94,14 @@ def record_change(
 
 
 class BindingEffects(NamedTuple):
-    """The events to write after a record was bound to a call at Twilio, and a delivery if the tenant requested one."""
+    """What to write after a call at Twilio was assigned to a record: events, and a delivery if the tenant requested it."""
 
     events: list[Event]
     delivery: NewDelivery | None = None
 
 
 def _change_to_undialled(settled_by: str, error: CallgateError) -> RecordChange:
-    """Returns the change for a scheduled call that ended before it was dialled. `settled_by`: `expired` or `canceled`."""
+    """Returns the change for a scheduled call that ended before it was dialled. `settled_by` is `expired` or `canceled`."""
     problem = error_as_json(error)
     columns = {"execution": "not_started", "settled_by": settled_by, "problem": problem}
     return record_change("call.not_started", {"problem": problem["slug"], "settled_by": settled_by}, columns)
@@ -117,7 +121,7 @@ class Settlement:
     def change_to_started(
         self, resource: CallResource, *, data: Mapping[str, Any], expects_callbacks: bool = False
     ) -> RecordChange:
-        """Returns the change for a creation that Twilio answered with a sid. `data` becomes members of the event.
+        """Returns the change for a creation that Twilio answered with a sid. `data` is added to the event.
 
         If `expects_callbacks`, Twilio sends callbacks to Callgate, and the first refresh is later.
         """
@@ -127,7 +131,7 @@ class Settlement:
     def change_to_not_started(self, problem: Mapping[str, Any], *, data: Mapping[str, Any]) -> RecordChange:
         """Returns the change for a creation that certainly started no call: Twilio refused it, or no request was sent.
 
-        The record gets `problem`; `data` becomes members of the event.
+        `problem` is stored in the record. `data` is added to the event.
         """
         columns = {"execution": "not_started", "settled_by": "response", "problem": problem}
         return record_change("call.not_started", {"problem": problem["slug"], **data}, columns)
@@ -137,7 +141,8 @@ class Settlement:
     ) -> RecordChange:
         """Returns the change that makes a scheduled call wait again, because a temporary problem prevented its start.
 
-        `dial` is the row of `scheduled_dial`; the call is due again after `due_in`.
+        `dial` has the columns of the call's row in `scheduled_dial`. The call may be dialled after `due_in`. `data` is added to
+        the event.
         """
         event_data = {"problem": problem["slug"], **data}
         change = record_change("call.scheduled", event_data, {"execution": "scheduled"})
@@ -145,7 +150,7 @@ class Settlement:
 
     @staticmethod
     def change_to_expired() -> RecordChange:
-        """Returns the change for a scheduled call that was not dialled before its `ring_by`."""
+        """Returns the change for a scheduled call that was not dialled before its latest time, `ring_by`."""
         return _change_to_undialled("expired", RingByPassed())
 
     def change_to_canceled(self) -> RecordChange:
@@ -153,11 +158,11 @@ class Settlement:
         return _change_to_undialled("canceled", CanceledBeforeDial())
 
     def change_to_unknown(self, *, data: Mapping[str, Any]) -> RecordChange:
-        """Returns the change for a call that may exist. A callback or a search of Twilio's list settles it later."""
+        """Returns the change for a call that Twilio may have started. A callback or a search of Twilio's list will decide."""
         return record_change("call.unknown", data, {"execution": "unknown"}, search_in=self.plan.wait_after(0))
 
     def change_to_none_found(self, *, data: Mapping[str, Any]) -> RecordChange:
-        """Returns the change for an unknown call that none of the planned searches has found. It counts as not started."""
+        """Returns the change for a call of unknown outcome that no planned search has found. The call counts as not started."""
         problem = {"slug": CallNotFoundAtTwilio.slug, "detail": CallNotFoundAtTwilio.default_detail}
         columns = {"execution": "not_started", "settled_by": "none_found", "problem": problem}
         return record_change("call.not_started", {"settled_by": "none_found", **data}, columns)
@@ -165,7 +170,7 @@ class Settlement:
     def _change_to_started_by(
         self, resource: CallResource, *, by: Evidence, data: Mapping[str, Any], expects_callbacks: bool
     ) -> RecordChange:
-        """Returns the change for a call that was started. `by` names the evidence. Of `resource`, only the sid is set."""
+        """Returns the change for a call that was started. `by` names the evidence. Takes only the sid from `resource`."""
         columns = {"execution": "started", "settled_by": by, "problem": None, "sid": resource.sid}
         event_data = {"sid": resource.sid, "settled_by": by, **data}
         refresh_in = first_wait(self.refresh_interval, expects_callbacks=expects_callbacks)
@@ -174,10 +179,10 @@ class Settlement:
     async def bind_call(
         self, session: Session, call: Call, resource: CallResource, *, by: Evidence, data: Mapping[str, Any]
     ) -> None:
-        """Binds Twilio's call `resource` to the record whose request created it. Writes events and a delivery.
+        """Records that Twilio's call `resource` is the call of this record. Writes events and, if requested, a delivery.
 
-        `by` names the evidence: Twilio's response, a callback or Twilio's list of calls. `data` becomes members of the event.
-        Binds nothing, and writes an event that reports it, if the sid belongs to another record or this record has another sid.
+        `by` names the evidence: Twilio's response, a callback or Twilio's list of calls. `data` is added to the event. If the
+        sid belongs to another record, or this record has another sid, only an event is written that reports this.
         """
         is_taken = call.execution != "started" and bool(await repository.sids_with_record(session, [resource.sid]))
         was_started = call.execution == "started"
@@ -202,8 +207,8 @@ class Settlement:
     ) -> BindingEffects:
         """Makes Twilio's call `resource` the call of this record, in memory. Returns the events and the delivery to write.
 
-        If another record has the sid (`is_taken`), or this record has another call, nothing is bound, and an event reports
-        it. `now` is the database's clock.
+        `is_taken` says that another record has the sid. In this case, or if this record has another sid, the record stays
+        unchanged, and the returned event reports this. `now` is the current time of the database's clock.
         """
         if call.execution == "started" and call.sid == resource.sid:
             return BindingEffects(apply_resource(call, resource))
@@ -220,9 +225,9 @@ class Settlement:
         return BindingEffects([(change.event, dict(change.data))], delivery)
 
     async def apply(self, session: Session, call: Call, change: RecordChange) -> None:
-        """Applies the change to the record, and writes its event and its delivery.
+        """Applies the change to the record. Writes its event and, if the tenant requested it, a delivery.
 
-        If the call waits again, also inserts its row of `scheduled_dial`.
+        If the change makes the call wait again, also inserts the call's row of `scheduled_dial`.
         """
         now = await repository.transaction_time(session)
         delivery = _settle(call, change, now=now)
@@ -234,15 +239,15 @@ class Settlement:
         self.count_settled(call)
 
     async def search_again(self, session: Session, call: Call, *, clean_searches: int) -> None:
-        """Schedules the next search after `clean_searches` searches that showed no call."""
+        """Schedules the next search of Twilio's list. `clean_searches` is the number of searches so far that found no call."""
         wait = self.plan.wait_after(clean_searches)
         call.clean_searches = clean_searches
         call.search_at = None if wait is None else await repository.transaction_time(session) + wait
 
     async def search_again_after_inconclusive(self, session: Session, call: Call) -> None:
-        """Schedules the next search after one that failed, or that neither found the call nor proved its absence.
+        """Schedules the next search after an inconclusive one, which failed or could not decide whether the call exists.
 
-        The intervals grow; after `_STOP_SEARCHING_AFTER` there is no further search.
+        The intervals grow. After `_STOP_SEARCHING_AFTER` no further search is scheduled.
         """
         now = await repository.transaction_time(session)
         age = now - call.pending_since
@@ -250,9 +255,9 @@ class Settlement:
         call.search_at = now + wait if age < _STOP_SEARCHING_AFTER else None
 
     def count_settled(self, call: SettledRecord) -> None:
-        """Counts a settled call in the metrics, with the time that it was pending. Does nothing if the call is not settled.
+        """Counts a call in the metrics by its outcome, with the time that it was pending. Does nothing without an outcome.
 
-        Call this when the record is committed or about to be.
+        Call this method when the record has just been committed or is about to be committed.
         """
         if call.settled_by is not None and call.settled_at is not None:
             self.metrics.calls.settled_series(call.settled_by).inc()
@@ -260,7 +265,7 @@ class Settlement:
             self.metrics.calls.settle_seconds_series(call.settled_by).observe(waited.total_seconds())
 
     def count_undialled(self, change: RecordChange, number: int) -> None:
-        """Counts in the metrics `number` scheduled calls that this change ended before they were dialled."""
+        """Counts in the metrics `number` scheduled calls. The given change ended them before they were dialled."""
         self.metrics.calls.settled_series(change.columns["settled_by"]).inc(number)
 
     def _report_second_sid(self, call: AnyCall, resource: CallResource, *, by: Evidence) -> Event:

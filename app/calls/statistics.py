@@ -1,4 +1,4 @@
-"""Counts and times over the calls of all tenants, for gauges, `callgate secrets` and `callgate doctor`. Only reads."""
+"""Counts calls and finds the oldest ones, over all tenants, for the metrics, `callgate secrets` and `callgate doctor`."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,9 +16,10 @@ MAX_FOLLOWED_CALLS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class FollowedCalls:
-    """Counts of the calls that the worker refreshes: `active` have not ended, `unpriced` have ended without a price.
+    """Counts of the calls whose records the worker still refreshes from Twilio.
 
-    At most MAX_FOLLOWED_CALLS calls are counted, those whose refresh is due first. `most_overdue` is the earliest due time.
+    `active` calls have not ended. `unpriced` calls have ended but have no price yet. At most MAX_FOLLOWED_CALLS calls are
+    counted, beginning with the earliest refresh time, which is `most_overdue`.
     """
 
     most_overdue: datetime | None
@@ -27,9 +28,9 @@ class FollowedCalls:
 
 
 async def oldest_unsettled(session: AsyncSession) -> dict[str, datetime | None]:
-    """Returns, by execution (`pending` and `unknown`), the time since which the oldest such call waits; None: no such call.
+    """Returns since when the oldest `pending` and the oldest `unknown` call have waited; None if there is no such call.
 
-    Reads one index entry for each of the two.
+    The keys of the result are `pending` and `unknown`. Reads one index entry for each of them.
     """
     statement = select(
         *(
@@ -41,7 +42,7 @@ async def oldest_unsettled(session: AsyncSession) -> dict[str, datetime | None]:
 
 
 async def count_followed_calls(session: AsyncSession) -> FollowedCalls:
-    """Counts the calls that the worker refreshes."""
+    """Counts the calls whose records the worker still refreshes from Twilio, up to MAX_FOLLOWED_CALLS."""
     due = (
         select(Call.refresh_at, Call.status)
         .where(Call.refresh_at.is_not(None))
@@ -56,9 +57,10 @@ async def count_followed_calls(session: AsyncSession) -> FollowedCalls:
 
 
 async def count_fingerprints(session: AsyncSession, *, after: UUID | None, limit: int) -> tuple[dict[bytes, int], UUID | None]:
-    """Counts request fingerprints by the id of the secret key that hashed them, in the next `limit` calls after the id `after`.
+    """Counts the fingerprints (keyed hashes of requests) in a page of calls, by the id of the secret key that made the hash.
 
-    Only calls with an idempotency key count. Also returns the last id that was read; None if there are no more calls.
+    The page has the `limit` calls that follow the id `after`. Only calls with an idempotency key are counted. Also returns the
+    last id of the page, or None if the page is empty.
     """
     page = select(Call.id, Call.fingerprint, Call.idempotency_key).order_by(Call.id).limit(limit)
     page_of = (page if after is None else page.where(Call.id > after)).subquery()

@@ -1,4 +1,4 @@
-"""Decides who sends a call's status callbacks to the tenant: Callgate, or Twilio itself. Pure."""
+"""Decides who sends a call's status callbacks to the tenant: Callgate, or Twilio itself. Does no I/O."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,14 +23,14 @@ _CALLBACK_COLUMNS = ("status_callback", "status_callback_method", "status_callba
 _CALLBACK_PARAMETERS = ("status_callback", "status_callback_event", "status_callback_method")
 
 UrlValidator = Callable[[str], tuple[str, str] | None]
-"""Returns a stable code and a text if the URL may not be called, otherwise None."""
+"""A function that returns an error code and a text if the URL may not be called, otherwise None."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatusCallbacks:
-    """The callback parameters of a call: `for_twilio` overrides those of the request, `columns` are set on the record.
+    """The callback parameters of a call. `for_twilio` replaces those of the request. `columns` are set on the call's record.
 
-    A parameter whose value in `for_twilio` is None is not sent to Twilio.
+    A parameter that is None in `for_twilio` is not sent to Twilio.
     """
 
     for_twilio: dict[str, Any]
@@ -43,14 +43,16 @@ class StatusCallbacks:
 def status_callbacks(
     request: CallRequest, account: UsableAccount, call_id: UUID, *, urls: CallbackUrls | None, validate_url: UrlValidator
 ) -> StatusCallbacks:
-    """Returns the status callbacks of a new call. Where possible, Twilio gets Callgate's own callback URL.
+    """Returns the callback parameters of a new call. Where possible, Twilio sends the callbacks to Callgate.
 
-    Callgate then delivers the events to the request's URL or the tenant's default URL, and raises InvalidRequest if that URL is
-    not allowed. The callbacks also reveal a call whose response was lost.
+    Callgate then delivers the events to the request's URL or, without one, to the tenant's default URL. The callbacks also
+    reveal a call if Twilio's response to the creation was lost.
 
-    Without a public URL no callback arrives, and without an auth token no callback can be verified. Then Twilio gets the
-    request's own parameters, or InvalidRequest is raised if Twilio would refuse them. With an application_sid, Twilio gets the
-    request's own parameters and ignores them. Callgate always delivers its own event `settled`; Twilio never gets it.
+    In three cases Twilio gets the request's own parameters: Callgate has no public URL, so no callback would arrive; the
+    account has no auth token, so no callback could be verified; or the request has an application_sid, and Twilio ignores the
+    parameters. In all cases Callgate itself delivers its own event `settled`, which Twilio never gets.
+
+    Raises InvalidRequest if the request's URL is not allowed for the server that would call it: Callgate or Twilio.
     """
     if urls is None or not account.has_auth_token:
         own = _parameters_for_twilio(request)
@@ -72,10 +74,10 @@ def status_callbacks(
 def changed_callbacks(
     update: CallUpdate, call: Call, account: UsableAccount, *, urls: CallbackUrls | None, validate_url: UrlValidator
 ) -> StatusCallbacks:
-    """Returns the status callbacks after an update. Twilio keeps Callgate's URL; Callgate delivers to the tenant's new URL.
+    """Returns the callback parameters of an update. Twilio keeps Callgate's URL; Callgate delivers to the tenant's new URL.
 
-    The result's `columns` hold only what changes. If Twilio sends the callbacks directly to the tenant, Twilio gets the
-    update's own parameters.
+    The result's `columns` have only the columns that change. If Twilio sends the callbacks directly to the tenant, Twilio gets
+    the update's own parameters.
     """
     names = ("status_callback", "status_callback_method")
     own = {name: value for name in names if (value := getattr(update, name)) is not None}
@@ -98,9 +100,9 @@ def changed_callbacks(
 
 
 def _parameters_for_twilio(request: CallRequest) -> dict[str, Any]:
-    """Returns the request's callback parameters, but never the event `settled`, which Twilio does not know.
+    """Returns the request's callback parameters without the event `settled`, which Twilio does not know.
 
-    If `settled` was the only event, all parameters are None, so Twilio sends no callbacks.
+    If the request has no event other than `settled`, all parameters are None, so that Twilio sends no callbacks.
     """
     own = {name: value for name in _CALLBACK_PARAMETERS if (value := getattr(request, name)) is not None}
     events = own.get("status_callback_event", ())
@@ -114,7 +116,7 @@ def _parameters_for_twilio(request: CallRequest) -> dict[str, Any]:
 def _columns_for_settled_only(request: CallRequest, account: UsableAccount, validate_url: UrlValidator) -> dict[str, Any]:
     """Returns the callback columns of a call for which Callgate delivers only the event `settled`.
 
-    If the event was not requested, all columns are None. Without a URL, no event is delivered.
+    All columns are None if `settled` was not requested. If neither the request nor the tenant has a URL, no event is delivered.
     """
     if SETTLED not in (_requested_events(request, account) or ()):
         return dict.fromkeys(_CALLBACK_COLUMNS)
@@ -123,7 +125,10 @@ def _columns_for_settled_only(request: CallRequest, account: UsableAccount, vali
 
 
 def _requested_events(request: CallRequest, account: UsableAccount) -> list[str] | None:
-    """Returns the events of the request or, if it names neither events nor a URL, the tenant's default events; None: none."""
+    """Returns the events of the request, or the tenant's default events if the request names neither events nor a URL.
+
+    Returns None if there are no events.
+    """
     events = request.status_callback_event or (None if request.status_callback else account.callbacks.events)
     return list(events) if events else None
 
@@ -136,9 +141,10 @@ def _require_valid_url(url: str | None, validate_url: UrlValidator) -> None:
 
 
 def _callback_columns(request: CallRequest, account: UsableAccount, validate_url: UrlValidator) -> dict[str, Any]:
-    """Returns the columns with URL, method and events. If the request has no URL, uses the tenant's defaults for all three.
+    """Returns the columns with the URL, the method and the events of the deliveries. All are None if there is no URL.
 
-    A method and events in the request replace the defaults. Raises InvalidRequest if the request's URL is not allowed.
+    A value that the request lacks comes from the tenant's defaults. But if the request has its own URL, the defaults are POST
+    and `completed`. Raises InvalidRequest if the request's URL is not allowed.
     """
     named, default = request.status_callback, account.callbacks
     _require_valid_url(named, validate_url)

@@ -1,7 +1,7 @@
-"""Reads the records of many calls in one statement, and writes their changes, events and deliveries in another.
+"""Reads the records of many calls in one statement, and writes their changes, events and deliveries in another statement.
 
-Nothing is locked between the two. A record is written only if its row has not changed since it was read; otherwise the caller
-reads it again.
+No row is locked between the two statements. A record is written only if its row has not changed since it was read. Otherwise
+the caller must read the record again.
 """
 
 import json
@@ -28,7 +28,7 @@ Event = tuple[str, dict[str, Any]]
 CALLBACK_EVENT = "call.callback"
 UNIQUE_SID = "uq_call_sid"
 DELIVERIES_CHANNEL = "callgate_deliveries"
-"""Postgres notifies this channel when deliveries are written or due again."""
+"""The Postgres channel that workers listen to. It is notified when deliveries are written, or are to be sent again."""
 
 
 class SidTaken(Exception):
@@ -36,9 +36,9 @@ class SidTaken(Exception):
 
 
 class RecordColumns:
-    """The columns of a call that change after its first record is written, with the values of a new call.
+    """The columns of a call's record that may change after the record is inserted, with their first values.
 
-    They are class attributes, so that a new object does not have to set them.
+    The values are class attributes, so that a new object does not have to set them.
     """
 
     attempt: int = 1
@@ -78,9 +78,9 @@ class RecordColumns:
 
 
 class CallState(LastAnswerMixin, RecordColumns):
-    """A record as it was read, to be changed in memory and written with `write_changes`.
+    """A call's record that was read from the database. It is changed in memory and then written with `write_changes`.
 
-    Has the attributes of `Call` that callbacks and refreshes read or set.
+    It has those attributes of `Call` that callbacks and refreshes read or set.
     """
 
     id: UUID
@@ -149,7 +149,10 @@ _DELIVERY_COLUMNS = "id, call_id, at, tenant_id, event, position, sequence, fiel
 
 
 def insert_deliveries_from(source: str) -> str:
-    """Returns SQL that inserts deliveries and notifies the workers. `source` is a FROM clause that calls the rows `new`."""
+    """Returns SQL that inserts deliveries and notifies the workers.
+
+    `source` is the part after FROM, in which the alias `new` stands for the rows to insert.
+    """
     values = ", ".join(f"new.{name}" for name in _DELIVERY_COLUMNS.split(", "))
     notify = f"RETURNING pg_notify('{DELIVERIES_CHANNEL}', '')"
     return f"INSERT INTO delivery ({_DELIVERY_COLUMNS}) SELECT {values} FROM {source} {notify}"  # noqa: S608  # own names
@@ -195,9 +198,9 @@ _ADD_DELIVERIES = f"""
 
 
 async def add_deliveries(connection: Connection, deliveries: Sequence[Mapping[str, Any]]) -> None:
-    """Writes deliveries, at most one per call, and adds their events to `deliveries_written`.
+    """Writes deliveries, at most one for each call, and adds their events to the column `deliveries_written` of the calls.
 
-    The caller's transaction must have changed the calls before.
+    The caller must already have changed the calls in the same transaction.
     """
     if deliveries:
         await connection.execute(_ADD_DELIVERIES, to_json(deliveries).decode())
@@ -210,9 +213,9 @@ class ChangedCall:
     call: CallState
     events: list[Event] = field(default_factory=list)
     deliveries: list[Mapping[str, Any]] = field(default_factory=list)
-    """Columns of `delivery`."""
+    """The deliveries to insert. Each maps columns of the table `delivery` to values."""
     event_ids: dict[int, UUID] = field(default_factory=dict)
-    """The ids of events to which deliveries refer, by position in `events`. The others get an id when they are written."""
+    """The ids of events that have a delivery, by position in `events`. Other events get their ids when they are written."""
 
     def item(self) -> dict[str, Any]:
         """Returns the record as an item of the JSON array that `write_changes` sends to Postgres."""
@@ -226,20 +229,26 @@ class ChangedCall:
         }
 
     def _event(self, position: int, type_: str, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the event at this position of `events`, with its id and without the fields that the record has."""
+        """Returns the event at this position of `events` as JSON, with its id.
+
+        A callback is returned without the fields that the call's record has; the bits of `left_out` say which fields these are.
+        """
         event_id = str(self.event_ids.get(position) or uuid7())
         data, left_out = stored_fields(self.call, data) if type_ == CALLBACK_EVENT else (data, None)
         return {"id": event_id, "type": type_, "data": data, "left_out": left_out}
 
 
 async def read_calls(database: Database, call_ids: Collection[UUID]) -> dict[UUID, CallState]:
-    """Returns the records with these ids, of any tenant, by id."""
+    """Returns the existing records with these ids, of any tenant, by id."""
     rows = await database.fetch(_READ_CALLS, list(call_ids))
     return {row["id"]: CallState(row) for row in rows}
 
 
 async def taken_sids(database: Database, sids: Collection[str]) -> dict[str, UUID]:
-    """Returns, by sid, the id of the record that has it, of any tenant. A sid that no record has is not in the result."""
+    """Returns the ids of the records that have these sids, by sid. Records of all tenants count.
+
+    A sid that no record has is not in the result.
+    """
     return {row["sid"]: row["id"] for row in await database.fetch(_TAKEN_SIDS, list(sids))} if sids else {}
 
 

@@ -17,7 +17,7 @@ from app.twilio.refusals import ACCOUNT_AT_CAPACITY_CODES
 
 
 def is_temporary(slug: str) -> bool:
-    """Returns whether the error `slug`, because of which a call was not started, is temporary.
+    """Returns whether the error with this slug is temporary. The error has prevented the start of a call.
 
     After a temporary error, a request with the same idempotency key dials the call again.
     """
@@ -30,13 +30,13 @@ def is_temporary(slug: str) -> bool:
 
 
 def is_retried_when_scheduled(error: CallgateError) -> bool:
-    """Returns whether a scheduled call that this error has prevented is tried again until its `ring_by`."""
+    """Returns whether a scheduled call whose start failed with this error is tried again until its latest time, `ring_by`."""
     is_full = error.upstream is not None and error.upstream.code in ACCOUNT_AT_CAPACITY_CODES
     return is_temporary(error.slug) or is_full
 
 
 def error_as_json(error: CallgateError) -> dict[str, Any]:
-    """Returns the error as JSON for the call's record."""
+    """Returns the error as a JSON object, which is stored in the call's record. `restore_error` converts it back."""
     stored = {"slug": error.slug, "detail": error.detail, "after_s": error.after_s}
     return stored | ({"upstream": asdict(error.upstream)} if error.upstream else {})
 

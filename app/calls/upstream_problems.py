@@ -1,4 +1,4 @@
-"""Translates a refusal by Twilio, or a request that never reached it, into the error for the client."""
+"""Converts Twilio's refusal of a request, or the failure to send the request to Twilio, into the error for the client."""
 
 from collections.abc import Mapping
 from uuid import UUID
@@ -21,16 +21,16 @@ _ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {
 
 
 def creation_problem(error: TwilioError) -> CallgateError:
-    """Returns the client's error for a creation that Twilio has certainly not processed, with Twilio's message."""
+    """Returns the error for the client after a creation that Twilio has not processed. It has Twilio's message, if any."""
     return _upstream_problem(error, _ERRORS_BY_TWILIO_ERROR, rejected_detail=None, call_id=None)
 
 
 def change_problem(
     error: TwilioError, special_errors: Mapping[type[TwilioError], type[CallgateError]], *, call_id: UUID | None
 ) -> CallgateError:
-    """Returns the client's error for a change of a call that Twilio has certainly not made, with Twilio's message.
+    """Returns the error for the client after a change that Twilio has not made. It has Twilio's message, if any.
 
-    `special_errors` are the error classes of the Twilio errors for which a change has its own.
+    `special_errors` maps classes of Twilio errors to the errors that this change uses instead of the general ones.
     """
     classes = {**_ERRORS_BY_TWILIO_ERROR, **special_errors}
     return _upstream_problem(error, classes, rejected_detail="Twilio refused the change; `upstream` says why.", call_id=call_id)
@@ -43,9 +43,9 @@ def _upstream_problem(
     rejected_detail: str | None,
     call_id: UUID | None,
 ) -> CallgateError:
-    """Returns the client's error for a TwilioNotSent or TwilioNotProcessed, with Twilio's message if there is one.
+    """Returns the error for the client after a TwilioNotSent or TwilioNotProcessed. It has Twilio's message, if any.
 
-    `rejected_detail` is the detail of UpstreamRejected; None: its usual one.
+    `rejected_detail` is the detail of an UpstreamRejected. If it is None, the default detail is used.
     """
     if not isinstance(error, TwilioNotProcessed):
         return UpstreamUnreachable(call_id=call_id, after_s=5)

@@ -1,7 +1,7 @@
 """The `callgate` command. `main` reports every expected failure in one line on stderr that says what to do.
 
-The modules of this package import at their top only what the declarations of the commands need. A command imports all else
-when it runs. A small command such as `callgate keys list` therefore needs a fraction of the API's memory.
+The modules of this package import at their top only what is needed to declare the commands. A command imports other modules
+when it runs. A small command such as `callgate keys list` therefore needs much less memory than the API.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""`callgate apply`: creates and changes tenants as a file declares."""
+"""`callgate apply`: creates and changes tenants so that they match a file."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def apply(
 
 
 def _settings() -> Settings:
-    """Returns the settings. Wrong settings end the command with exit code 1, because `--dry-run` uses 2 for a difference."""
+    """Returns the settings. Raises CommandFailed for wrong settings.
+
+    The exit code is then 1 instead of the usual 2, which means a difference after `--dry-run`.
+    """
     from app.settings import SettingsError
 
     try:
@@ -168,5 +171,5 @@ def _value_text(value: Any) -> str:
 
 
 def _without_query(value: Any) -> Any:
-    """Returns a URL without its query, which may contain a key of the receiving server. Any other value stays as it is."""
+    """Returns a URL with `?…` instead of its query, which may contain a secret. Returns any other value unchanged."""
     return _URL_QUERY.sub("?…", value) if isinstance(value, str) and "://" in value else value

@@ -82,7 +82,7 @@ def _sessions(pool: StatementPool) -> ConsoleSessions:
 
 
 async def login_address(database: Transactions, base_url: str) -> str:
-    """Creates a link that logs an operator in once, and returns its address."""
+    """Creates a link that logs an operator in once, and returns the link's URL."""
     from app.audit.events import command_actor
     from app.console.sessions.service import add_login_link
 
@@ -90,7 +90,10 @@ async def login_address(database: Transactions, base_url: str) -> str:
 
 
 def _local_address() -> str:
-    """Returns the console's base URL: that of a running `callgate dev` in this folder, else the configured or default one."""
+    """Returns the console's base URL: that of a `callgate dev` which runs in this folder, if no database is configured.
+
+    Otherwise returns CALLGATE_CONSOLE_URL or, if that is not set, the address of the console on this machine.
+    """
     from app.local.state import StateFolder
     from app.settings import load_settings
 

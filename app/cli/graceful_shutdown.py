@@ -13,11 +13,11 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 class GracefulShutdown:
-    """Keeps serving for `seconds` after SIGTERM, closing each connection after its response, and then stops the server.
+    """ASGI middleware that keeps serving for `seconds` after SIGTERM, and then stops the server.
 
-    During this time load balancers stop using this process, and clients with open connections reconnect elsewhere. If the
-    server stopped at once, a request that arrives while its connection is being closed would be lost, and the client could not
-    know whether it was processed.
+    During this time each connection is closed after its next response. Load balancers stop using this process, and clients with
+    open connections reconnect elsewhere. If the server stopped at once, a request that arrives while its connection is being
+    closed would be lost, and the client could not know whether it was processed.
     """
 
     def __init__(self, app: ASGIApp, *, seconds: float) -> None:

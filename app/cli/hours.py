@@ -63,7 +63,7 @@ def set_hours(
 
 
 def hours_from(time_zone: str | None, days: list[Weekday] | None, start: str | None, end: str | None) -> dict[str, Any] | None:
-    """Converts the options to hours as JSON; returns None if no option is given. Raises CommandFailed for invalid hours."""
+    """Returns the options as calling hours in JSON; None if no option is given. Raises CommandFailed for invalid hours."""
     from app.scheduling.hours import HoursInvalid, read_hours
 
     options = {"time_zone": time_zone, "days": [day.value for day in days or ()], "from": start, "to": end}

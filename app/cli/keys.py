@@ -22,7 +22,10 @@ TenantOrNone = Annotated[str | None, typer.Argument(metavar="TENANT", help="The 
 
 
 def owner_of(tenant: str | None, operator: bool) -> str | None:
-    """Returns the owner of keys: the tenant, or None for operators. Raises BadParameter unless exactly one is given."""
+    """Returns the owner of keys: the tenant, or None for operators.
+
+    Raises BadParameter if both a tenant and `operator` are given, or neither.
+    """
     if operator == (tenant is not None):
         raise typer.BadParameter("give a tenant, or --operator for keys of operators")
     return tenant

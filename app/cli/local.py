@@ -1,4 +1,4 @@
-"""`callgate dev|demo|clean`: run all parts of Callgate on this machine."""
+"""`callgate dev|demo|clean`: runs all parts of Callgate on this machine, or removes their data."""
 
 from __future__ import annotations
 
@@ -108,7 +108,10 @@ def demo(
 async def _run_demo(
     settings: Settings, folder: StateFolder, options: StackOptions, database_location: str, *, once: bool, with_parent: bool
 ) -> dict[str, Any] | None:
-    """Returns the record of the demo's call; None if the demo was stopped before the call had a price."""
+    """Runs all parts of Callgate, places the demo's call, and returns the call's record.
+
+    Returns None if the demo was stopped before the call had a price.
+    """
     from app.audit.events import command_actor
     from app.local.demo import place_and_watch, prepare_tenant
     from app.local.stack import running_stack

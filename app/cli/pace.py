@@ -1,4 +1,4 @@
-"""`callgate accounts pace`: how fast an account's calls are dialled, and how many may be under way."""
+"""`callgate accounts pace`: limits how fast an account's calls are dialled, and how many are in progress at the same time."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def pace(
 def pace_change(
     calls_per_second: Decimal | None, burst: int | None, max_concurrent: int | None, *, unlimited: bool
 ) -> PaceChange:
-    """Converts the options to a change. A limit without an option stays unchanged, or is removed with `unlimited`."""
+    """Converts the options to a change of limits. A limit without an option stays as it is or, with `unlimited`, is removed."""
     from app.scheduling.pace_limits import DEFAULT_BURST, PaceChange
 
     change = PaceChange(calls_per_second=None, burst=DEFAULT_BURST, max_concurrent=None) if unlimited else PaceChange()

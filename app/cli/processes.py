@@ -64,7 +64,7 @@ def service_settings() -> Settings:
 def create_api(ops_port: int | None = None) -> ASGIApp:
     """Creates the ASGI application that each process of `callgate serve` runs.
 
-    `ops_port` is the separate port for probes, metrics, docs and the admin API. None: the main port serves them too.
+    `ops_port` is the separate port for probes, metrics, docs and the admin API. If it is None, the main port serves them too.
     """
     from app.cli.graceful_shutdown import GracefulShutdown
     from app.main import create_app
@@ -196,10 +196,10 @@ def migrate() -> None:
 
 
 def migrate_database(settings: Settings) -> str | None:
-    """Migrates the schema, and creates the table partitions of the next months. Returns None.
+    """Migrates the schema and creates the table partitions of the next months. Returns None.
 
-    If a newer version of Callgate has already migrated the schema, leaves the schema unchanged, creates only the partitions,
-    and returns the schema's revision. Must not be called inside an event loop. Raises DatabaseUnavailable.
+    If a newer version of Callgate has already migrated the schema, creates only the partitions, and returns the revision of the
+    schema. Must not be called inside an event loop. Raises DatabaseUnavailable.
     """
     from app.jobs.partitions import Partitioner
     from app.schema import migrate as migrate_schema

@@ -150,7 +150,7 @@ def _is_standard_input(file: Path) -> bool:
 
 
 def _read(lines: BinaryIO) -> Iterator[BulkLine]:
-    """Reads one line at a time, so that a long file does not fill the memory. Leaves out empty lines."""
+    """Yields the lines that are not empty, parsed. Reads one line at a time, so that a long file does not fill the memory."""
     from app.queues.lines import read_line
 
     return (read_line(number, text) for number, text in enumerate(lines, start=1) if text.strip())

@@ -1,4 +1,7 @@
-"""`callgate queues halt` and `release`: stop dialling scheduled calls; find out which were dialled, and resume dialling."""
+"""`callgate queues halt` stops the dialling of scheduled calls. `callgate queues release` resumes it.
+
+Before it resumes, `release` finds out which calls were already dialled.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`callgate queues`: sets of scheduled calls with their own pace, hours and pause."""
+"""`callgate queues`: manages queues. A queue is a set of scheduled calls with its own speed limits, calling hours and pause."""
 
 from __future__ import annotations
 

@@ -104,9 +104,10 @@ def _read_lines(file: str) -> list[bytes]:
 
 
 def _read_settings(tenant: str | None, queue: str | None, change: PaceChange) -> RehearsalSettings:
-    """Returns the stored settings of the queue, its tenant and its account. `change` replaces limits of the queue's pace.
+    """Returns the stored settings of the queue, its tenant and its account. `change` replaces limits of the queue.
 
-    If `tenant` and `queue` are both None, reads no database: only `change` applies. Raises CommandFailed.
+    If `tenant` and `queue` are both None, reads no database: only the limits in `change` apply. Raises CommandFailed if there
+    is no such tenant or queue, or if several tenants have such a queue.
     """
     from app.local.rehearsal import RehearsalSettings, read_settings
     from app.scheduling.pace_limits import UNLIMITED
@@ -124,7 +125,10 @@ def _read_settings(tenant: str | None, queue: str | None, change: PaceChange) ->
 def _with_twilio_limits(
     settings: RehearsalSettings, calls_per_second: float | None, max_concurrent: int | None, call_seconds: int
 ) -> RehearsalSettings:
-    """Adds Twilio's limits and the length of calls to the settings. The default rate is the account's pace, or 1 a second."""
+    """Adds Twilio's limits and the duration of calls to the settings.
+
+    If `calls_per_second` is None, Twilio's rate is the account's limit in Callgate or, without a limit, 1 call a second.
+    """
     from simulator.limits import Limits
 
     rate = calls_per_second or float(settings.account_pace.calls_per_second or _TWILIO_CALLS_PER_SECOND)
@@ -134,7 +138,7 @@ def _with_twilio_limits(
 
 @contextmanager
 def _scratch_database() -> Iterator[str]:
-    """Yields the URL of a temporary database, which has the schema and a simulated clock. Works only in the main thread."""
+    """Yields the URL of a temporary database with Callgate's schema and a simulated clock. Works only in the main thread."""
     from app.local.postgres import EmbeddedPostgres, remove_data
     from app.local.rehearsal import prepare_database
     from app.schema import migrate

@@ -88,7 +88,10 @@ async def _rotation(pool: Pool) -> AsyncIterator[CredentialRotation]:
 async def _begin(
     rotation: CredentialRotation, tenant: str, account_sid: str, key_sid: str | None, replaced: UUID | None, *, as_json: bool
 ) -> Replacement | None:
-    """Returns the replacement that was begun earlier, or begins one. Returns None if no old credential is left to replace."""
+    """Returns the replacement of the credential that an earlier run has begun, or begins a new replacement.
+
+    Returns None if there is no old credential to replace.
+    """
     replacement = await rotation.find(tenant, account_sid=account_sid, key_sid=key_sid, old_id=replaced)
     if replacement is not None:
         _print_step(f"Going on: credential {replacement.new.id} is tried before {replacement.old.id}.", as_json=as_json)
@@ -106,7 +109,10 @@ async def _begin(
 async def _watch(
     rotation: CredentialRotation, replacement: Replacement, quiet: timedelta, *, wait: bool, as_json: bool
 ) -> RotationProgress:
-    """Does the next step of the rotation or, with `wait`, all of them. Prints what must happen before the next step."""
+    """Does the next step of the rotation and returns its progress. With `wait`, does all steps, and waits between them.
+
+    Prints what must happen before the next step.
+    """
     printed = ""
     while True:
         progress = await rotation.advance(replacement, min_unused_time=quiet)

@@ -1,4 +1,7 @@
-"""Reads a secret from a file, the environment, standard input or a prompt: never from an argument, which others can see."""
+"""Reads a secret from a file, the environment, standard input or a prompt.
+
+A secret is never read from an argument, because other users of the machine can see the arguments.
+"""
 
 import os
 import sys

@@ -14,8 +14,8 @@ _POLL_INTERVAL_S = 0.5
 def stop_on_signal(*, with_parent: bool = False) -> asyncio.Event:
     """Returns an event that is set by the first SIGINT or SIGTERM. A second signal ends the process immediately.
 
-    A repetition within _REPEATED_SIGNAL_WINDOW_S of the first signal is ignored. `with_parent`: the event is also set when the
-    parent process ends for any reason.
+    A second signal within _REPEATED_SIGNAL_WINDOW_S seconds after the first one is ignored. If `with_parent` is true, the event
+    is also set when the parent process ends.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

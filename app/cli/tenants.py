@@ -39,7 +39,7 @@ def _parse_base_url(text: str) -> str:
 
 
 def administer(use_case: Callable[[TenantAdministration], Awaitable[Result]]) -> Result:
-    """Calls `use_case` with a TenantAdministration for the configured database, and returns its result."""
+    """Calls `use_case` with a TenantAdministration for the configured database, and returns the result of `use_case`."""
     from app.audit.events import command_actor
     from app.security.keyring import Keyring
     from app.tenants.administration import TenantAdministration
@@ -49,7 +49,7 @@ def administer(use_case: Callable[[TenantAdministration], Awaitable[Result]]) ->
 
 
 def administer_paces(use_case: Callable[[PaceAdministration], Awaitable[Result]]) -> Result:
-    """Calls `use_case` with a PaceAdministration for the configured database, and returns its result."""
+    """Calls `use_case` with a PaceAdministration for the configured database, and returns the result of `use_case`."""
     from app.audit.events import command_actor
     from app.scheduling.administration import PaceAdministration
     from app.security.keyring import Keyring
@@ -59,12 +59,12 @@ def administer_paces(use_case: Callable[[PaceAdministration], Awaitable[Result]]
 
 
 def run_with_pool(use_case: Callable[[Pool], Awaitable[Result]]) -> Result:
-    """Calls `use_case` with a new connection pool for the configured database, and returns its result."""
+    """Calls `use_case` with a new connection pool for the configured database, and returns the result of `use_case`."""
     return asyncio.run(with_pool(service_settings(), use_case))
 
 
 async def with_pool(settings: Settings, use_case: Callable[[Pool], Awaitable[Result]]) -> Result:
-    """Calls `use_case` with a new connection pool for the database in `settings`, and returns its result."""
+    """Calls `use_case` with a new connection pool for the database in `settings`, and returns the result of `use_case`."""
     from app.database.connection import SESSION_SETTINGS, Connector
     from app.database.pool import Pool
 

@@ -1,4 +1,4 @@
-"""Parses the times of options: absolute, or relative to now."""
+"""Parses the values of options that are times or durations."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -8,7 +8,10 @@ _DURATION_UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedel
 
 
 def future_time(text: str) -> datetime:
-    """Parses a time after now, such as 90d or 2027-01-31T12:00:00Z. A time without a zone is in UTC."""
+    """Parses a time after now: a time such as 2027-01-31T12:00:00Z (in UTC if it has no zone), or 90d for 90 days from now.
+
+    Raises BadParameter for any other text.
+    """
     moment = _parse(text, sign=1, example="2027-01-31T12:00:00Z")
     if moment <= datetime.now(UTC):
         raise typer.BadParameter(f"{text!r} is not in the future")
@@ -16,17 +19,23 @@ def future_time(text: str) -> datetime:
 
 
 def past_time(text: str) -> datetime:
-    """Parses a time, or a duration before now such as 90d. A time without a zone is in UTC."""
+    """Parses a time such as 2026-11-28T12:00:00Z (in UTC if it has no zone), or a duration such as 90d: 90 days ago.
+
+    Raises BadParameter for any other text.
+    """
     return _parse(text, sign=-1, example="2026-11-28T12:00:00Z")
 
 
 def any_time(text: str) -> datetime:
-    """Parses a time, or a duration after now. A time without a zone is in UTC."""
+    """Parses a time such as 2026-11-30T08:00:00Z (in UTC if it has no zone), or a duration such as 90d: 90 days from now.
+
+    Raises BadParameter for any other text.
+    """
     return _parse(text, sign=1, example="2026-11-30T08:00:00Z")
 
 
 def duration(text: str) -> timedelta:
-    """Parses a duration, such as 5m."""
+    """Parses a number of minutes, hours or days, such as 5m, 12h or 90d. Raises BadParameter for any other text."""
     if not (text[:-1].isdecimal() and text[-1] in _DURATION_UNITS):
         raise typer.BadParameter(f"{text!r} is not a duration: write 5m, 12h or 90d")
     try:
@@ -36,7 +45,10 @@ def duration(text: str) -> timedelta:
 
 
 def _parse(text: str, *, sign: int, example: str) -> datetime:
-    """Parses a time, or a duration after (`sign` 1) or before (-1) now. Raises BadParameter, which suggests `example`."""
+    """Parses a time, or a duration such as 90d, which counts from now: into the future (`sign` 1) or into the past (-1).
+
+    Raises BadParameter for any other text. The message shows `example`.
+    """
     try:
         if text[:-1].isdecimal() and text[-1] in _DURATION_UNITS:
             return datetime.now(UTC) + sign * int(text[:-1]) * _DURATION_UNITS[text[-1]]

@@ -1,1 +1,1 @@
-"""Serves Twilio's own paths, parameters and answers, for unmodified Twilio SDKs. Uses the services that /v1 uses."""
+"""Serves Twilio's own paths, parameters and answers, for unmodified Twilio SDKs. Calls the same services as the API /v1."""

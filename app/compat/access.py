@@ -87,7 +87,7 @@ def _parse_authorization(authorization: str) -> tuple[str | None, str]:
 
 
 def _require_json(request: Request) -> None:
-    """Raises NotAcceptable for a path without `.json`, where Twilio answers in XML, unless the client accepts JSON."""
+    """Raises NotAcceptable if Twilio would answer in XML (a path without `.json`) and the client does not accept JSON."""
     accept = request.headers.get("Accept", "").lower()
     if not _PATH_NOT_ANSWERED_IN_XML.search(request.url.path) and "application/json" not in accept:
         raise NotAcceptable

@@ -1,6 +1,7 @@
 """Maps Callgate's errors to Twilio's error codes: https://www.twilio.com/docs/api/errors
 
-An error that Twilio has no code for gets one from 900001 on, a range that Twilio does not use. docs/errors.md shows the table.
+If Twilio has no code for an error, the error gets a code from 900001 on, which Twilio does not use. docs/errors.md has the
+table.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""Renders errors in Twilio's shape: https://www.twilio.com/docs/usage/twilios-response#response-formats-exceptions
+"""Renders errors in Twilio's format: https://www.twilio.com/docs/usage/twilios-response#response-formats-exceptions
 
-As under /v1, a 5xx or 429 means that the request started no call. If Callgate does not know whether it started a call, the
-status is 409, which no SDK retries.
+A 5xx or 429 means that the request started no call, as in Callgate's API under /v1. If Callgate does not know whether the
+request started a call, the status is 409, which no SDK retries.
 """
 
 import re
@@ -72,7 +72,7 @@ class TwilioErrorRenderer:
 
 
 def _error_code(error: CallgateError) -> ErrorCode:
-    """Returns status and code of an error. If Twilio refused the request, returns the status and code of its answer."""
+    """Returns the status and code of an error. If Twilio refused the request, returns those of Twilio's answer."""
     error_code = ERROR_CODES[type(error)]
     if isinstance(error, _ERRORS_WITH_TWILIOS_ANSWER) and error.upstream and error.upstream.status:
         return ErrorCode(error.upstream.status, error.upstream.code or error.upstream.status)

@@ -1,7 +1,7 @@
-"""Converts Twilio's form (`SipAuthPassword=…`, `Record=true`, repeated keys) to the mapping that the validation rules take.
+"""Converts a form in Twilio's format (`SipAuthPassword=…`, `Record=true`, repeated keys) to parameters as /v1 has them.
 
-An empty value counts as not given, as at Twilio. A value that is not a valid number or boolean stays text, and the rules then
-report it by the parameter's name.
+An empty value counts as not given, as at Twilio. A value that is not a valid number or boolean stays text, so that the later
+validation reports it with the parameter's name.
 """
 
 import re
@@ -22,7 +22,10 @@ _BOOLEANS = {"true": True, "false": False}
 
 
 def non_empty_values(fields: ParameterValues, known: Collection[str]) -> ParameterValues:
-    """Returns the parameters with a value that is not empty. Raises InvalidRequest for names that are not `known`."""
+    """Returns the parameters without their empty values. Raises InvalidRequest if a name is not in `known`.
+
+    A parameter that has only empty values is left out.
+    """
     if errors := unknown_name_errors(fields, known):
         raise InvalidRequest(field_errors=tuple(errors))
     return {name: values for name, all_values in fields.items() if (values := [value for value in all_values if value])}
@@ -33,9 +36,9 @@ def unknown_name_errors(fields: ParameterValues, known: Collection[str]) -> list
 
 
 def refuse_encoded_pairs(fields: ParameterValues) -> None:
-    """Raises InvalidRequest for a name with a `=` in it: the client has percent-encoded the `=` between a name and its value.
+    """Raises InvalidRequest for a name that contains `=`: the client has percent-encoded the `=` between a name and its value.
 
-    No parameter of Twilio has such a name. All other names are left for Twilio to validate.
+    No parameter of Twilio has such a name. Other unknown names are not checked here; Twilio validates them.
     """
     if errors := [_unknown_parameter_error(name) for name in fields if "=" in name]:
         raise InvalidRequest(field_errors=tuple(errors))
@@ -49,12 +52,12 @@ def _unknown_parameter_error(name: str) -> FieldError:
 
 
 async def refuse_query(request: Request, _: AccountDep) -> None:
-    """Raises InvalidRequest if there are query parameters, which would otherwise be ignored silently."""
+    """Raises InvalidRequest if the URL has query parameters. Otherwise they would be ignored silently."""
     non_empty_values(parse_fields(request.url.query), ())
 
 
 async def read_form(request: Request, _: AccountDep, __: Annotated[None, Depends(refuse_query)]) -> ParameterValues:
-    """Parses the form in the body. The parameter for the account is unused: it makes FastAPI check the API key first."""
+    """Parses the form in the body. The unused parameters make FastAPI first check the API key and refuse query parameters."""
     return await read_form_body(request)
 
 
@@ -63,7 +66,10 @@ NoQueryDep = Depends(refuse_query)
 
 
 def parameters_of(fields: ParameterValues, model: type[BaseModel]) -> dict[str, Any]:
-    """Converts form fields to the names and types of `model`. Raises InvalidRequest for unknown and for repeated fields."""
+    """Converts form fields to the names and types of `model`.
+
+    Raises InvalidRequest for an unknown field, and for a repeated field that is not a list.
+    """
     known = {form_name(name): (name, kind) for name, kind in _parameter_types(model)}
     given = non_empty_values(fields, known)
     if errors := [
@@ -93,7 +99,7 @@ def _parse_values(values: list[str], kind: type) -> Any:
 
 
 def _parameter_types(model: type[BaseModel]) -> Iterator[tuple[str, type]]:
-    """Yields each parameter's name and type: list, int, bool or str."""
+    """Yields the name and the type (list, int, bool or str) of each parameter of `model`."""
     for name, field in model.model_fields.items():
         found = set(_flat_types(field.annotation))
         yield field.alias or name, next((kind for kind in (list, int, bool) if kind in found), str)

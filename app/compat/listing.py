@@ -1,8 +1,8 @@
-"""Parses the query of Twilio's call list and writes the list's envelope (filters, page tokens, page URIs).
+"""Parses the query of Twilio's call list, and writes the members of the response that describe the page.
 
 https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources. A date in a filter means a whole day in UTC,
 even if it has a time: `StartTime` is on that day, `StartTime<` before it, `StartTime>` on it or later. Phone numbers match in
-any notation. Twilio itself answers a list by `ParentCallSid` (`SubresourceService.child_legs`).
+any notation. A list that is filtered by `ParentCallSid` is answered by Twilio instead (`SubresourceService.child_legs`).
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ class ListQuery:
 
     account_sid: str
     raw_filters: Mapping[str, str]
-    """The filters as the client wrote them; they are repeated in the URIs of other pages."""
+    """The filters as the client wrote them. The URIs of other pages repeat these filters."""
     filters: StartedFilter
     page_size: int
     page_number: int
@@ -51,9 +51,9 @@ class ListQuery:
     cursor: PageCursor | None
 
     def envelope(self, page: IdPage) -> dict[str, Any]:
-        """Returns the members of the answer other than `calls`. They are exactly Twilio's members.
+        """Returns all members of the response except `calls`, with Twilio's names.
 
-        Twilio's SDKs would take an unknown member for the list of calls.
+        There must be no unknown member: Twilio's SDKs would take it for the list of calls.
         """
         call_ids, start = page.call_ids, self.page_number * self.page_size
         older = self._page_uri(self.page_number + 1, _OLDER_THAN + ids.cursor_of(call_ids[-1])) if page.has_older else None
@@ -143,9 +143,9 @@ def _read_page_token(token: str) -> PageCursor | None:
 
 
 def _time_range(written: Mapping[str, str], name: str) -> TimeRange:
-    """Returns the range that the filters `name`, `name<` and `name>` (such as `StartTime>`) allow together.
+    """Returns the range that the three filters `name`, `name<` and `name>` (such as `StartTime>`) allow together.
 
-    `written` are the parameters as the client wrote them.
+    `written` maps the names of the query parameters to their text.
     """
     on, before, from_ = (_start_of_day(written[key]) if key in written else None for key in (name, f"{name}<", f"{name}>"))
     since = [day for day in (on, from_) if day is not None]

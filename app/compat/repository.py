@@ -41,7 +41,7 @@ class StartedFilter:
 
 @dataclass(frozen=True, slots=True)
 class PageCursor:
-    """A position in a list of calls. The page has the calls next to the call `call_id`, on its older or newer side."""
+    """A position in a list of calls: the page begins next to the call `call_id` and continues with older or newer calls."""
 
     direction: Literal["older", "newer"]
     call_id: UUID
@@ -50,7 +50,7 @@ class PageCursor:
 async def list_started_ids(
     session: AsyncSession, *, tenant_id: str, filters: StartedFilter, cursor: PageCursor | None, limit: int
 ) -> Sequence[UUID]:
-    """Returns ids of started calls, the nearest to the cursor first; without a cursor, the newest first.
+    """Returns ids of started calls. With a cursor, begins with the call nearest to it; otherwise, with the newest call.
 
     Leaves out calls that were deleted at Twilio.
     """
@@ -74,7 +74,7 @@ async def list_started_ids(
 
 
 def _matches_any(column: Any, values: Collection[str]) -> ColumnElement[bool]:
-    """Returns `column IN (…)`; for a single value `column = value`, with which Postgres can use the order of an index."""
+    """Returns `column IN (…)`. For a single value returns `column = value`, so that Postgres can use the order of an index."""
     condition: ColumnElement[bool] = column == next(iter(values)) if len(values) == 1 else column.in_(values)
     return condition
 
@@ -82,8 +82,8 @@ def _matches_any(column: Any, values: Collection[str]) -> ColumnElement[bool]:
 def _in_range(column: Any, span: TimeRange, *, max_delay: timedelta) -> Iterator[ColumnElement[bool]]:
     """Yields conditions that limit the column to `span`, and conditions on the id, because the id has an index.
 
-    An id contains the time of the call's request. `max_delay` is the longest time from the request to the column's time. Twilio
-    keeps a call queued for a day at most.
+    An id contains the time of the call's request. `max_delay` is the longest time between the request and the time in the
+    column. Twilio keeps a call queued for a day at most.
     """
     if span.since is not None:
         yield column >= span.since

@@ -1,7 +1,7 @@
 """Renders a call's record as Twilio's Call resource: the documented fields and no others.
 
-Dates are in RFC 2822, numbers are strings. Values come from Twilio's last answer, unless the record has a newer one, for
-example from a callback.
+Dates are in RFC 2822, and numbers are strings. A value comes from Twilio's last answer, unless the record has a newer value,
+for example from a callback.
 """
 
 from typing import Any
@@ -47,7 +47,7 @@ _RESOURCE_STATUSES = {"initiated": "queued"}
 
 
 def resource_of(call: Call | NewCall | CallRow) -> dict[str, Any]:
-    """Returns the Call resource of a started call."""
+    """Returns the Call resource of a started call as a JSON object. A field without a value is None."""
     sid = call.sid or ""
     defaults = {
         "account_sid": call.account_sid,

@@ -1,8 +1,8 @@
 """Endpoints for Twilio's Call resource: https://www.twilio.com/docs/voice/api/call-resource
 
 Each path exists with and without `.json`. The path with `.json` must be registered first, because `/Calls/{sid}` matches
-`/Calls/CA….json` as well; decorators apply from the bottom up, so it stands below the other. The endpoints are not in
-Callgate's OpenAPI document: Twilio's own document describes them.
+`/Calls/CA….json` as well. Decorators apply from the bottom up, so the decorator with `.json` stands below the one without it.
+The endpoints are not in Callgate's OpenAPI document: Twilio's own document describes them.
 """
 
 from typing import Annotated

@@ -28,7 +28,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FetchedCall:
-    """A call's record. `age` is None if the record is up to date, otherwise the time since Twilio's last update of it."""
+    """A call's record. `age` is None if the record is current, and otherwise the time since Twilio's last update of it."""
 
     call: Call
     age: timedelta | None = None
@@ -36,7 +36,7 @@ class FetchedCall:
 
 @dataclass(frozen=True, slots=True)
 class IdPage:
-    """One page of call ids, the newest first, and whether there are newer and older calls."""
+    """One page of call ids, the newest first. Also says whether newer and older calls exist outside the page."""
 
     call_ids: Sequence[UUID]
     has_newer: bool
@@ -56,7 +56,8 @@ class StartedCalls:
     async def fetch(self, call: Call) -> FetchedCall:
         """Returns the call's record. Updates it from Twilio first, unless the call has ended and has a price.
 
-        If Twilio cannot be reached, returns the stored record with its age. Raises CallNotFound if Twilio has deleted it.
+        If Twilio cannot be reached, returns the stored record with its age. Raises CallNotFound if the call was deleted at
+        Twilio.
         """
         if is_complete(call):
             return FetchedCall(call)
@@ -85,8 +86,8 @@ class StartedCalls:
     async def page(self, caller: Caller, filters: StartedFilter, *, cursor: PageCursor | None, size: int) -> IdPage:
         """Returns one page of call ids, the newest call first.
 
-        The page is next to the cursor, on its older or newer side; without a cursor it is the first page. Every page takes the
-        same time, however far down the list it is.
+        The page has the calls next to the cursor, on its older or newer side. Without a cursor, it is the first page. A late
+        page takes no longer than the first one.
         """
         async with self.read_limit.slot(caller.tenant_id), self.database.begin() as session:
             found = await started_repository.list_started_ids(

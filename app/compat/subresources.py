@@ -1,7 +1,8 @@
-"""Endpoints for Twilio's paths below a call, and for recordings below the account. Twilio's answers are streamed through.
+"""Endpoints for Twilio's paths below a call, such as `/Calls/{sid}/Recordings`, and for recordings below the account.
 
-Parameters are forwarded unchanged, for Twilio to validate. There are two exceptions: booleans are normalized to `true` and
-`false`, and an `IdempotencyKey` is added to operations that accept one.
+Parameters are forwarded to Twilio, which validates them. They are unchanged with two exceptions: booleans are normalized to
+`true` and `false`, and an `IdempotencyKey` is added to operations that accept one. Data that is read from Twilio is streamed to
+the client.
 """
 
 from collections.abc import Awaitable, Callable
@@ -163,7 +164,7 @@ def _with_normalized_booleans(operation: Operation, pairs: list[tuple[str, str]]
 def _add_routes(operation: Operation) -> None:
     """Registers the operation's path, with and without `.json`.
 
-    The path with `.json` comes first, because the path without it also matches requests with it.
+    The path with `.json` comes first, because the path without `.json` also matches its requests.
     """
     path = f"{_CALL_PATH}/{operation.subresource.segment}" + ("/{sid}" if operation.targets_item else "")
     handler: Any = _change_endpoint(operation) if operation.is_change else _read_endpoint(operation)

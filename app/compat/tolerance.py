@@ -1,6 +1,6 @@
-"""Normalizes parameter values that Twilio accepts and /v1 rejects. docs/migrating.md lists them.
+"""Normalizes parameter values that Twilio accepts and /v1 rejects. docs/migrating.md lists these values.
 
-A value that Twilio ignores with a warning is left out, and the same warning is returned.
+If Twilio ignores a value and reports a warning, the value is left out, and the same warning is returned.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +18,14 @@ _SIP_PREFIXES = ("sip:", "sips:")
 
 
 class NormalizedParameters(NamedTuple):
-    """Parameters as /v1 accepts them, and warnings with Twilio's codes."""
+    """Parameters that /v1 accepts, and warnings with Twilio's codes."""
 
     parameters: dict[str, Any]
     warnings: Sequence[FieldError]
 
 
 def normalize_parameters(parameters: Mapping[str, Any]) -> NormalizedParameters:
-    """Normalizes the parameters of *create call*, which have the names of /v1."""
+    """Normalizes the values of the parameters of *create call*. The parameters have the names that /v1 uses."""
     normalized, warnings = dict(parameters), list[FieldError]()
     for name, known, code in (
         ("status_callback_event", TWILIO_EVENTS, INVALID_EVENT_CODE),
@@ -43,7 +43,7 @@ def normalize_parameters(parameters: Mapping[str, Any]) -> NormalizedParameters:
 
 
 def _keep_known_events(normalized: dict[str, Any], name: str, known: Sequence[str], code: int) -> Iterator[FieldError]:
-    """Removes unknown and repeated events from the parameter `name`, or the whole parameter if it has no `known` event.
+    """Removes unknown and repeated events from the list in the parameter `name`. Removes the parameter if no event is left.
 
     Yields a warning with Twilio's `code` if there are unknown events, which Twilio ignores.
     """
@@ -59,7 +59,10 @@ def _keep_known_events(normalized: dict[str, Any], name: str, known: Sequence[st
 
 
 def _normalize_machine_detection(normalized: dict[str, Any]) -> Iterator[FieldError]:
-    """Corrects the case of the value. Removes `Disable`, which Twilio does not document, and yields a warning for it."""
+    """Corrects upper and lower case in `machine_detection`. Removes the value `Disable` and yields a warning for it.
+
+    Twilio does not document `Disable`.
+    """
     lower = normalized["machine_detection"].lower()
     if lower == "disable":
         del normalized["machine_detection"]

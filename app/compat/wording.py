@@ -1,4 +1,4 @@
-"""Rewrites messages with the names of Twilio's parameters: `sip_auth_username` becomes `SipAuthUsername`."""
+"""Rewrites messages so that they have Twilio's names of parameters: `sip_auth_username` becomes `SipAuthUsername`."""
 
 import re
 
@@ -15,7 +15,7 @@ _PARAMETER_NAME = re.compile(rf"`(?P<marked>[a-z_]+)`|\b(?P<bare>{'|'.join(_UNAM
 
 
 def with_twilio_names(text: str) -> str:
-    """Returns a message in which Twilio's names replace the names of parameters under /v1."""
+    """Returns the message with Twilio's names (`SipAuthUsername`) instead of the names under /v1 (`sip_auth_username`)."""
     return _PARAMETER_NAME.sub(_twilio_name, text)
 
 
@@ -31,7 +31,7 @@ def field_error_message(error: FieldError) -> str:
 
 
 def warning_header(warning: FieldError) -> str:
-    """Returns the warning as a header value: printable ASCII, other characters replaced by `?`."""
+    """Returns the warning as a header value in printable ASCII. Replaces other characters with `?`."""
     text = f"{twilio_parameter_name(warning)} {warning.code}: {with_twilio_names(warning.detail)}"
     return "".join(character if " " <= character <= "~" else "?" for character in text)
 

@@ -1,1 +1,4 @@
-"""The console, /console: HTML pages over the services, for people who log in. Actions need scopes and are audited."""
+"""The console under /console: HTML pages for people who log in. They call the services that the API calls.
+
+Actions need scopes and are recorded in the audit log.
+"""

@@ -49,10 +49,11 @@ async def current_session(request: Request) -> ActiveSession | None:
 
 
 async def authenticate_session(request: Request) -> Caller | OperatorCaller:
-    """Returns the client of the session, after a check that this client may use the route.
+    """Returns the client of the session. Checks first that this client may use the route.
 
-    Raises Unauthorized without a session; ScopeRequired, TenantKeyRequired or OperatorKeyRequired if the client lacks the scope
-    or is not of the kind that the route declares; and TenantSuspended for a form that a suspended tenant may not send.
+    Raises Unauthorized without a session. Raises ScopeRequired, TenantKeyRequired or OperatorKeyRequired if the client lacks
+    the route's scope, or if the route does not accept a client of this kind (tenant or operator). Raises TenantSuspended for a
+    form that a suspended tenant may not send.
     """
     session = await current_session(request)
     if session is None:
@@ -68,7 +69,7 @@ async def authenticate_session(request: Request) -> Caller | OperatorCaller:
 
 
 def allowed_while_suspended(endpoint: Endpoint) -> Endpoint:
-    """Marks the endpoint of a form that a suspended tenant may send. The tenant's API keys may do the same under /v1."""
+    """Marks the endpoint of a form that a suspended tenant may send. The tenant's API keys may also do the same under /v1."""
     setattr(endpoint, _ALLOWED_WHILE_SUSPENDED, True)
     return endpoint
 
@@ -89,7 +90,7 @@ ConsoleActorDep = Annotated[Actor, Depends(acting_person)]
 
 
 def slot_limited_reads(request: Request) -> SlotLimitedReads:
-    """Returns the database for the reads of a page. Only a few reads for one tenant can run at the same time.
+    """Returns access to the database for the reads of a page. Only a few reads of one tenant can run at the same time.
 
     All operators together count as one tenant.
     """
@@ -98,7 +99,7 @@ def slot_limited_reads(request: Request) -> SlotLimitedReads:
 
 
 class SentForm:
-    """The fields of a form that was sent."""
+    """The fields of a form that the browser has sent. A field may have several values."""
 
     def __init__(self, values: ParameterValues) -> None:
         self._values = values
@@ -122,7 +123,7 @@ SentFormDep = Annotated[SentForm, Depends(read_console_form)]
 class ConsoleRoute(ScopedRoute):
     """A route that authenticates with a session of the console instead of an API key.
 
-    Before anything else, refuses POSTs from other sites (CSRF).
+    Refuses POSTs from other sites (CSRF) before it does anything else.
     """
 
     def authentication(self) -> Callable[..., Any]:
@@ -153,7 +154,10 @@ def console_router(path: str = "") -> APIRouter:
 
 
 def require_own_origin(request: Request) -> None:
-    """Raises OriginRefused unless a page of this host sent the request. Pages cannot change `Origin` and `Sec-Fetch-Site`."""
+    """Raises OriginRefused unless a page of this host sent the request.
+
+    Checks the headers `Origin` and `Sec-Fetch-Site`, which browsers set and pages cannot change.
+    """
     try:
         origin = urlsplit(request.headers.get("Origin", ""))
     except ValueError:
@@ -176,7 +180,7 @@ def safe_redirect_path(text: str) -> str:
 
 
 def _redirect_to_login(request: Request) -> Response:
-    """Returns a redirect to the login page, which leads back to the page that the user sees or wants to see.
+    """Returns a redirect to the login page. After the login, the user comes back to the page that was open or requested.
 
     htmx would follow a redirect and put the login page into a part of the current page. A request of htmx is therefore answered
     with 401 and `HX-Redirect`, which opens the login page instead.
@@ -189,7 +193,7 @@ def _redirect_to_login(request: Request) -> Response:
 
 
 def _path_of_page(request: Request) -> str:
-    """Returns the path and query of the requested page; if htmx refreshes a part of a page, those of that page."""
+    """Returns the path and query of the requested page. If htmx refreshes a part of a page, returns those of the whole page."""
     url = urlsplit(str(request.url))
     if _is_automatic_renewal(request):
         try:

@@ -1,4 +1,4 @@
-"""Renders errors below /console as pages."""
+"""Renders the errors of requests below /console as HTML pages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,9 +23,9 @@ _CONSOLE_TEXTS = {
 
 
 class PageRenderer:
-    """Renders errors below /console as pages.
+    """Renders the errors of requests below /console as HTML pages.
 
-    `is_creation` is always false, because no request of the console creates a call.
+    `is_creation` is always false, because no request to the console creates a call.
     """
 
     def is_creation(self, method: str, path: str) -> bool:

@@ -1,4 +1,4 @@
-"""The filters of the console's templates."""
+"""The Jinja2 filters of the console's templates."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -14,7 +14,10 @@ _DATE_SHOWN_AFTER = timedelta(hours=12)
 
 
 def time(value: datetime | None, form: str = "") -> Markup:
-    """Returns a `<time>` in UTC, which console.js shows in the viewer's zone. The `form` "clock" leaves out the date."""
+    """Returns an HTML element `<time>` in UTC. The script console.js converts it to the viewer's time zone.
+
+    The `form` "clock" leaves out the date. For None, the result is a dash.
+    """
     if value is None:
         return Markup('<span class="muted">–</span>')
     at = value.astimezone(UTC)
@@ -27,17 +30,20 @@ def time(value: datetime | None, form: str = "") -> Markup:
 
 
 def moment(value: datetime | None, now: datetime) -> Markup:
-    """Returns a `<time>` as `time` does, without the date if it is within half a day of `now`."""
+    """Returns the same HTML element as `time`. Leaves out the date if `value` is less than half a day away from `now`."""
     return time(value, "clock" if value is not None and abs(value - now) <= _DATE_SHOWN_AFTER else "")
 
 
 def money(amount: Decimal | None, unit: str | None = "USD") -> str:
-    """Returns an amount with its currency, and with a minus sign instead of a hyphen."""
+    """Returns the amount and its currency as text. A negative amount has a minus sign, not a hyphen.
+
+    For None, the result is a dash.
+    """
     return "–" if amount is None else f"{amount:f} {unit or ''}".strip().replace("-", "−")
 
 
 def code(text: str) -> Markup:
-    """Returns the text with its parts in backticks as `<code>`."""
+    """Returns the text as HTML, with each part that stands in backticks as a `<code>` element."""
     parts = re.split(r"`([^`]*)`", text)
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts)

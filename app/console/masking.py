@@ -1,7 +1,7 @@
-"""Masks personal data in texts and in JSON. Some digits or letters stay visible, to distinguish calls. Pure.
+"""Masks personal data in texts and in JSON. Some digits or letters stay visible, to distinguish calls. Has no side effects.
 
-In JSON, a text is hidden unless it is known to hold no personal data: by the name of its member, or because it is an id or a
-time. Addresses and URLs are shown in part. Numbers, booleans and nulls are shown.
+A text in JSON is hidden, unless it is an id or a time, or the name of its member says that it holds no personal data. Addresses
+and URLs are shown in part. Numbers, booleans and nulls are shown.
 """
 
 import re
@@ -76,7 +76,7 @@ def mask(value: str | None) -> str:
 
 
 def _text_before(text: str, ends: str) -> str:
-    """Returns the text before the first of the characters in `ends`."""
+    """Returns the part of the text before the first character that is in `ends`; the whole text if there is none."""
     return re.split(f"[{ends}]", text, maxsplit=1)[0]
 
 
@@ -99,7 +99,10 @@ def mask_idempotency_key(key: str) -> str:
 
 
 def mask_url(url: str) -> str:
-    """Returns a URL without user, query and fragment, which may be personal data. Masks numbers and addresses in its path."""
+    """Returns the URL without its user, query and fragment, which may contain personal data.
+
+    Masks numbers and addresses in the path.
+    """
     try:
         parts = urlsplit(url)
         host = parts.hostname and (parts.hostname if parts.port is None else f"{parts.hostname}:{parts.port}")
@@ -112,7 +115,10 @@ def mask_url(url: str) -> str:
 
 
 def mask_json(value: Any, name: str = "") -> Any:
-    """Returns JSON in which texts that may be personal are masked. `name` is the name of the member that has this value."""
+    """Returns the JSON value with masks in place of texts that may be personal.
+
+    `name` is the name of the JSON member with this value.
+    """
     match value:
         case str():
             return _mask_member(value, name.replace("_", "").lower())

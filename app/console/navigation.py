@@ -1,4 +1,4 @@
-"""The links at the top of every page."""
+"""The links at the top of every page of the console."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -8,14 +8,14 @@ from app.http.operations import CONSOLE_PREFIX
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link to a page. With `for_operators`, only operators see it."""
+    """A link at the top of the console's pages. If `for_operators` is true, only operators see the link."""
 
     label: str
     path: str
     for_operators: bool = False
 
     def contains(self, path: str) -> bool:
-        """Returns whether the path is that of the page, or of a page below it."""
+        """Returns whether `path` is the path of the linked page, or of a page below the linked page."""
         return path == self.path or path.startswith(f"{self.path}/")
 
 
@@ -38,5 +38,5 @@ def section_of(path: str) -> Link:
 
 
 def home_path() -> str:
-    """Returns the path of the page that opens first."""
+    """Returns the path of the page that opens first, the first one in the navigation."""
     return next((link.path for link in NAVIGATION), SESSION.path)

@@ -1,4 +1,4 @@
-"""How many lines one page of a list has."""
+"""The number of lines on one page of a list."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Limits how many pages read from the database at a time, and how long a statement takes. Independent of HTTP."""
+"""Limits how many transactions the console's pages run at a time, and how long a statement may take. Independent of HTTP."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,23 +14,29 @@ _STATEMENT_TIMEOUT: Final = "2s"
 
 @dataclass(frozen=True, slots=True)
 class SlotLimitedReads:
-    """Runs only a few transactions at a time, per tenant and in all. Other connections stay free for the creation of calls."""
+    """Runs only a few transactions at a time, per tenant and in total. So connections stay free for the creation of calls."""
 
     database: Transactions
     limit: ReadLimit
     tenant_id: str | None
-    """The tenant of the session. None: an operator. All operators together have as many slots as one tenant."""
+    """The tenant of the session; None for an operator. All operators together may run as many transactions as one tenant."""
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """Runs one transaction. Raises Overloaded if no slot becomes free in time, and DatabaseUnavailable."""
+        """Runs one transaction.
+
+        Raises DatabaseUnavailable, and Overloaded if the limit does not allow another transaction in time.
+        """
         async with self.limit.slot(self.tenant_id or ""), self.database.transaction() as connection:
             yield connection
 
 
 @dataclass(frozen=True, slots=True)
 class TimeLimitedReads:
-    """Runs transactions in which a statement fails with DatabaseUnavailable (`timeout`) if it takes longer than two seconds."""
+    """Runs transactions whose statements may take two seconds.
+
+    A longer statement raises DatabaseUnavailable with the reason `timeout`.
+    """
 
     database: Transactions
 
@@ -42,7 +48,7 @@ class TimeLimitedReads:
 
 
 async def fetch(database: Transactions, statement: str, *values: object) -> list[Any]:
-    """Returns the rows of one statement. Raises DatabaseUnavailable, also if it takes longer than _STATEMENT_TIMEOUT."""
+    """Runs one statement and returns its rows. Raises DatabaseUnavailable, also if the statement takes over two seconds."""
     async with TimeLimitedReads(database).transaction() as connection:
         rows: list[Any] = await connection.fetch(statement, *values)
     return rows

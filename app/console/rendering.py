@@ -25,9 +25,10 @@ def page_response(request: Request, template: str, *, status: int = 200, **conte
 
 
 def render(template: str, status: int, path: str, state: Mapping[str, Any], context: Mapping[str, Any]) -> HTMLResponse:
-    """Returns the page for a request with this path and state.
+    """Returns the rendered template, as the response to a request with this path and state.
 
-    Templates also get `client` (None without a session), `is_operator`, `may_act`, `path` and `navigation`.
+    The template gets the `context` and also `client` (None without a session), `is_operator`, `may_act`, `path` and
+    `navigation`.
     """
     session: ActiveSession | None = state.get("console_session")
     client = session.client if session else None

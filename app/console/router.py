@@ -1,4 +1,4 @@
-"""All routes of the console: the first page, its assets, the packages of the pages, and any other path."""
+"""All routes of the console: the redirect to the first page, the scripts and styles, all pages, and any unknown path."""
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import RedirectResponse

@@ -1,4 +1,4 @@
-"""Which tenant a person may act for. A tenant's session reaches its own tenant only; an operator's reaches all."""
+"""Checks for which tenant a person may act: in a tenant's session only for this tenant, in an operator's session for all."""
 
 from uuid import UUID
 
@@ -11,7 +11,7 @@ Client = Caller | OperatorCaller
 
 
 def reachable_tenant(client: Client, tenant_id: str) -> str:
-    """Returns the tenant's id. Does not check that the tenant exists.
+    """Returns `tenant_id` if the client may act for this tenant. Does not check that the tenant exists.
 
     Raises TenantNotFound if the id is invalid, or if the client acts for another tenant.
     """
@@ -21,13 +21,19 @@ def reachable_tenant(client: Client, tenant_id: str) -> str:
 
 
 def require_read(client: Client) -> None:
-    """Raises ScopeRequired without the scope `read`. Used by forms that need `admin`, because their responses show records."""
+    """Raises ScopeRequired if the client lacks the scope `read`.
+
+    Forms that need the scope `admin` need `read`, too, because their responses show records.
+    """
     if Scope.READ not in client.scopes:
         raise ScopeRequired.of(Scope.READ)
 
 
 def caller_for_tenant(client: Client, tenant_id: str) -> Caller:
-    """Returns the client as a caller that acts for this tenant. Raises TenantNotFound."""
+    """Returns the client as a caller that acts for this tenant.
+
+    Raises TenantNotFound if the client may not act for this tenant.
+    """
     reachable_tenant(client, tenant_id)
     if isinstance(client, Caller):
         return client

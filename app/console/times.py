@@ -4,11 +4,14 @@ from datetime import UTC, datetime
 from typing import Final
 
 FORM_TIME: Final = "%Y-%m-%dT%H:%M"
-"""The value of an `<input type="datetime-local">`."""
+"""The format of the value of an `<input type="datetime-local">`, for strftime."""
 
 
 def read_form_time(text: str) -> datetime | None:
-    """Returns the time in a form's field; None if the field is empty. UTC is the default time zone. Raises ValueError."""
+    """Returns the time in a form's field, in UTC; None if the field is empty. Raises ValueError if the text is not a time.
+
+    A text without a time zone is taken as UTC.
+    """
     if not text:
         return None
     try:

@@ -1,4 +1,7 @@
-"""Describes a pace and hours in words. Pure."""
+"""Describes in words the limits of calls (calls per second, concurrent calls), and the hours in which calls may ring.
+
+Has no side effects.
+"""
 
 from app.scheduling.hours import DAYS, Hours
 from app.scheduling.pace_limits import PaceLimits, plain_number
@@ -14,7 +17,7 @@ def pace_text(pace: PaceLimits) -> str:
 
 
 def hours_text(hours: Hours | None) -> str | None:
-    """Returns the hours, such as "mon–fri 09:00–18:00, Europe/Berlin"; None without hours."""
+    """Returns in words the hours in which calls may ring, such as "mon–fri 09:00–18:00, Europe/Berlin"; None without hours."""
     if hours is None:
         return None
     times = hours.to_json()

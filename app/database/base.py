@@ -7,7 +7,10 @@ from sqlalchemy.orm import DeclarativeBase
 
 
 class Base(DeclarativeBase):
-    """The base of all tables. Constraints are named by a convention, for use in migrations. Times have a time zone."""
+    """The base class of all tables. Constraints get their names by a convention, so that migrations can name them.
+
+    Times are stored with a time zone.
+    """
 
     type_annotation_map = {datetime: DateTime(timezone=True)}  # noqa: RUF012  # as SQLAlchemy declares it
     metadata = MetaData(

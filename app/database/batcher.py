@@ -33,9 +33,9 @@ _LOCK_RETRY_MIN_DELAY_S, _LOCK_RETRY_MAX_DELAY_S = 0.005, 0.5
 
 
 class Busy(Enum):
-    """The type of LOCKED, the result of a Batcher's `write` for an item whose row another session has locked.
+    """The type of LOCKED. A Batcher's `write` returns LOCKED for an item whose row another session has locked.
 
-    The item goes into a later batch.
+    The Batcher then writes the item again in a later batch.
     """
 
     LOCKED = "locked"
@@ -63,13 +63,13 @@ class _PendingItem(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Calls `write` with up to `max_batch` items at a time. `write` returns one result per item, in order.
 
-    If a batch fails, its items are written one by one, so that an error reaches only the item that causes it. For an item whose
-    row is locked, `write` either returns LOCKED without waiting, or fails with a lock timeout. Up to `max_queue` items wait at
-    a time; further submissions wait until there is space, so memory is bounded. The next batch starts without waiting for one
-    that takes longer than `slow_after_s`.
+    If a batch fails because of an item, the items are written one by one, so that only this item gets the error. If the
+    database fails, all items of the batch get the error. For an item whose row is locked, `write` either returns LOCKED without
+    waiting, or fails with a lock timeout. Up to `max_queue` items wait at a time; further submissions wait until there is
+    space, so memory is bounded. If a batch takes longer than `slow_after_s`, the next batch starts without waiting for it.
 
-    With `gather_s`, the first item of a batch waits for this many seconds, or until the batch has `gather_up_to` items. This
-    saves commits at low rates and delays each result by up to this time.
+    If `gather_s` is set, a batch starts `gather_s` seconds after its first item has arrived, or as soon as it has
+    `gather_up_to` items. This saves commits at low rates, and delays each result by up to `gather_s` seconds.
     """
 
     def __init__(
@@ -95,9 +95,10 @@ class Batcher(Generic[Item, Result]):
         self._slow = 0
 
     async def submit(self, item: Item) -> Result:
-        """Returns the item's result once it is committed. Raises what `write` raises for this item.
+        """Waits until the item is committed, and returns its result. Raises the error that `write` raises for this item.
 
-        Cancelling a submission does not affect other items. If its batch has already begun, the item is still written.
+        If the caller is cancelled, other items are not affected. If the batch of the item has already begun, the item is still
+        written.
         """
         with TimedSpan("database"):
             async with self._queue_slots:
@@ -119,9 +120,9 @@ class Batcher(Generic[Item, Result]):
             self._start_writer()
 
     def _start_writer(self) -> None:
-        """Starts a task that writes batches, if all running ones are slow and there are fewer than _MAX_WRITERS.
+        """Starts a task that writes batches if all running tasks are slow, and if fewer than _MAX_WRITERS tasks run.
 
-        A running task that is not slow takes the next batch itself.
+        If a running task is not slow, that task takes the next batch itself.
         """
         # No item is forgotten: neither this method nor a writer, after it found the queue empty, awaits anything.
         if self._running > self._slow or self._running >= _MAX_WRITERS:
@@ -206,9 +207,10 @@ class Batcher(Generic[Item, Result]):
                 group.create_task(settle_remaining())
 
     async def _deliver_results(self, batch: list[_PendingItem[Item, Result]], results: Sequence[Result | Busy]) -> None:
-        """Wakes the waiting submissions in small groups, so that other work of the event loop runs in between.
+        """Gives the results to the waiting submissions in small groups, so that other work of the event loop runs in between.
 
-        This also keeps a batch from moving through a slow upstream in lockstep (docs/performance.md).
+        Without the groups, all items of a batch would go to a slow upstream at the same moment, and return at the same moment
+        (docs/performance.md).
         """
         remaining = zip(batch, results, strict=True)
         try:

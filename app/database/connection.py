@@ -54,7 +54,10 @@ _POOLER_CHECK_COLUMNS = """pg_backend_pid() AS pid,
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
-    """A connection to Postgres, possibly through a pooler such as PgBouncer. Its attributes say what the pooler supports."""
+    """A connection to Postgres, possibly through a pooler such as PgBouncer.
+
+    Its attributes say whether there is a pooler, and what the pooler supports.
+    """
 
     is_pooled = False
     # Whether prepared statements stay usable. A pooler must support them; `_POOLER_CHECK_COLUMNS` finds out.
@@ -62,7 +65,11 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
     transaction_settings = ""
 
     async def execute(self, query: str, *arguments: object, **options: Any) -> str:
-        """Runs the query. A pooler keeps no session settings, so a BEGIN through one also applies them to the transaction."""
+        """Runs the query and returns its status.
+
+        A pooler keeps no settings of a session. A BEGIN that goes through a pooler therefore also applies the settings to its
+        transaction.
+        """
         if self.is_pooled and query.startswith("BEGIN"):
             query += self.transaction_settings
         status: str = await super().execute(query, *arguments, **options)
@@ -76,7 +83,7 @@ class Connector:
         """Parses the URL; does not connect. Raises DatabaseURLError if the URL is invalid.
 
         `settings` are the Postgres settings for all connections. A statement that takes longer than `statement_timeout_s` is
-        canceled; None: no limit.
+        canceled. If `statement_timeout_s` is None, there is no limit.
         """
         self.url = DatabaseURL.parse(url)
         self._settings = settings
@@ -106,7 +113,10 @@ class Connector:
         raise translated from failure
 
     def _connection_targets(self) -> Iterator[tuple[tuple[str, int] | None, str | None]]:
-        """Yields hosts to try in turn, each with the `target_session_attrs` to require. A host of None is asyncpg's default."""
+        """Yields the hosts to try one after another, each with the `target_session_attrs` that its server must satisfy.
+
+        A host of None stands for asyncpg's default host.
+        """
         given = self.url.arguments.get("target_session_attrs")
         hosts: list[tuple[str, int] | None] = list(self.url.hosts or (None,))
         if given not in (None, "any", "prefer-standby"):
@@ -175,7 +185,7 @@ class Connector:
 
 
 def _set_config_sql(settings: Mapping[str, str], *, local: str) -> str:
-    """Returns SQL that sets the settings. `local` is a SQL condition: if true, they are set for the transaction only."""
+    """Returns SQL that applies the settings. If the SQL condition `local` is true, they end with the transaction."""
     values = {"synchronous_commit": _SYNCHRONOUS_COMMIT} | {name: f"'{value}'" for name, value in settings.items()}
     return ", ".join(f"set_config('{name}', {value}, {local})" for name, value in values.items())
 

@@ -39,9 +39,9 @@ def make_engine(
     session: Mapping[str, str] = SESSION_SETTINGS,
     statement_timeout_s: float | None = STATEMENT_TIMEOUT_S,
 ) -> AsyncEngine:
-    """Returns a SQLAlchemy engine whose pool opens connections with a Connector. Raises DatabaseURLError.
+    """Returns a SQLAlchemy engine whose pool opens connections with a Connector. Raises DatabaseURLError if the URL is invalid.
 
-    `session` are the Postgres settings of each session.
+    `session` has the Postgres settings of each session, by name.
     """
     connector = Connector(url, session, statement_timeout_s=statement_timeout_s)
     adapted: dict[str, object] = {"async_creator_fn": connector.connect}
@@ -83,7 +83,11 @@ class Database:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncSession]:
-        """Runs one transaction. Raises DatabaseUnavailable, which says whether the commit is in doubt."""
+        """Runs one transaction, which commits at the end of the block.
+
+        Raises DatabaseUnavailable if Postgres or the network fails. The error's `commit_in_doubt` says whether the transaction
+        may have been committed.
+        """
         committing = False
         with _timed_and_logged():
             try:
@@ -122,7 +126,7 @@ class Database:
             await session.execute(text("SELECT 1"))
 
     async def server(self) -> "ServerInfo":
-        """Returns the version, settings and role of the server behind the URL. Raises DatabaseUnavailable."""
+        """Returns facts about the Postgres server, such as its version and its settings. Raises DatabaseUnavailable."""
         async with self.begin() as session:
             asked = datetime.now(UTC)
             row = (await session.execute(text(_SERVER_INFO))).one()._asdict()
@@ -137,7 +141,7 @@ class Database:
 
 
 async def driver_connection(session: AsyncSession) -> Connection:
-    """Returns the session's own connection. Statements on it are part of the session's transaction, if one has begun."""
+    """Returns the asyncpg connection that the session uses. Statements on it are part of the session's transaction."""
     connection = (await (await session.connection()).get_raw_connection()).driver_connection
     if not isinstance(connection, Connection):
         raise TypeError("the connection was not opened by app.database.connection")

@@ -50,7 +50,8 @@ _HINTS: dict[str, str] = {
 def translate_error(error: BaseException, *, commit_in_doubt: bool = True) -> DatabaseUnavailable | None:
     """Returns the DatabaseUnavailable to raise for a failure of Postgres or of the network; None for any other error.
 
-    `commit_in_doubt` says whether a commit may have been sent. It is ignored if Postgres has answered with an error.
+    `commit_in_doubt` says whether a commit may have been sent. If the error proves that nothing was committed, the returned
+    error has a false `commit_in_doubt` all the same.
     """
     reason = _reason_for_log(error)
     if reason is None:
@@ -62,7 +63,7 @@ def translate_error(error: BaseException, *, commit_in_doubt: bool = True) -> Da
 
 
 def log_fields(error: DatabaseUnavailable) -> dict[str, str | None]:
-    """Returns the fields to log. They leave out the error's message, which may contain the statement's values."""
+    """Returns the fields to log. The error's message is left out, because it may contain the values of the statement."""
     cause = error.__cause__ or error
     return {
         "reason": error.reason,
@@ -94,7 +95,7 @@ def describe(error: DatabaseUnavailable) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of the message of Postgres or the system, which never contains the password."""
+    """Returns the first line of the error message of Postgres or the operating system. It never contains the password."""
     cause = _cause(error)
     return (str(cause).strip() or type(cause).__name__).splitlines()[0]
 
@@ -123,7 +124,7 @@ def _reason_for_log(error: BaseException) -> str | None:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Returns asyncpg's own error. SQLAlchemy wraps it twice, in an error of the DBAPI and in DBAPIError."""
+    """Returns the original error, for example of asyncpg, without the errors in which SQLAlchemy has wrapped it."""
     while (wrapped := getattr(error, "orig", None)) is not None:
         error = wrapped
     return error
@@ -134,9 +135,9 @@ def _is_pool_timeout(error: BaseException) -> bool:
 
 
 def _is_partition_conflict(error: BaseException) -> bool:
-    """Returns whether a partition was attached between the planning of an insert and its execution.
+    """Returns whether the error says that a partition was attached between the planning of an insert and its execution.
 
-    The default partition then refuses the row. Unlike the error of a violated CHECK, this one names no constraint.
+    The default partition then refuses the row. The error names no constraint, in contrast to the error of a violated CHECK.
     """
     return sqlstate_of(error) == _CHECK_VIOLATION and getattr(_cause(error), "constraint_name", None) is None
 

@@ -1,4 +1,7 @@
-"""Heartbeats of workers: one row per worker shows other processes that it is running. Functions never commit."""
+"""Heartbeats of workers: each running worker has one row, so that other processes see that the worker runs.
+
+Functions never commit.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime

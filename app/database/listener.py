@@ -62,7 +62,8 @@ class Listener:
     async def _listen(self, stop: asyncio.Event) -> None:
         """Connects, and listens until `stop` is set. Raises if connecting fails or the connection is lost.
 
-        Through a pooler, which does not support LISTEN, only waits for _POOLED_CHECK_INTERVAL_S, or until `stop` is set.
+        A pooler does not support LISTEN. If there is a pooler, this method waits for _POOLED_CHECK_INTERVAL_S, or until `stop`
+        is set, and returns.
         """
         connection = await self._connector.connect()
         try:
@@ -88,7 +89,7 @@ class Listener:
 
 
 async def _wait_until_set(event: asyncio.Event, *, seconds: float) -> None:
-    """Waits until the event is set, at most `seconds`."""
+    """Waits until the event is set, but not longer than `seconds`."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
 

@@ -29,7 +29,10 @@ class MonthRange:
         return self.since <= at.astimezone(UTC).date() < self.until
 
     def extended_back(self, span: timedelta) -> Self:
-        """Returns the range with an earlier start: the month that contains the time `span` before the current start."""
+        """Returns the range with an earlier start.
+
+        The new start is the first day of the month that contains the time `span` before the present start.
+        """
         return type(self)(_month(self.since - span, 0), self.until)
 
     def condition(self, column: str) -> str:
@@ -54,9 +57,10 @@ class Partition:
 
 
 async def make_partitions(session: AsyncSession, table: str, *, months_ahead: int) -> None:
-    """Creates the missing monthly partitions of `table`, from this month on. Several workers may call this at the same time.
+    """Creates the monthly partitions of `table` that are missing for this month and the next `months_ahead` months.
 
-    Rows of such a month in `<table>_default` are moved, because Postgres otherwise refuses to attach the partition.
+    Several workers may call this at the same time. If `<table>_default` has rows of such a month, the rows are moved to the new
+    partition, because Postgres otherwise refuses to attach it.
     """
     await session.execute(text("SET LOCAL lock_timeout = '5s'"))
     await session.execute(text("SELECT pg_advisory_xact_lock(hashtext(:table))"), {"table": f"partitions of {table}"})
@@ -77,7 +81,7 @@ async def make_partitions(session: AsyncSession, table: str, *, months_ahead: in
 
 
 async def expired_partitions(session: AsyncSession, table: str, *, before: datetime) -> list[Partition]:
-    """Returns the partitions whose month ended by `before`, the oldest first.
+    """Returns the partitions whose month ended at the time `before` or earlier, the oldest first.
 
     The default partition and partitions that do not follow the naming scheme are never returned.
     """
@@ -90,12 +94,12 @@ async def expired_partitions(session: AsyncSession, table: str, *, before: datet
 
 
 async def try_lock(session: AsyncSession, partition: Partition) -> bool:
-    """Locks the partition and its table exclusively, so all other sessions wait until the transaction ends.
+    """Locks the partition and its parent table exclusively, so that all other sessions wait until the transaction ends.
 
     Returns False if the lock is not free within 0.1 s, or if another worker has dropped the partition.
 
-    Dropping a partition needs a lock of its table. `DETACH … CONCURRENTLY` needs none, but Postgres refuses it for a table with
-    a default partition.
+    Dropping a partition needs a lock of its parent table. `DETACH … CONCURRENTLY` needs no such lock, but Postgres refuses this
+    command for a table with a default partition.
     """
     await session.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_MS}ms'"))
     try:

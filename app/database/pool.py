@@ -47,8 +47,8 @@ class StatementPool(Transactions, Protocol):
 class Pool:
     """Runs each statement or transaction on its own connection, at most _MAX_CONNECTIONS at a time. Reuses idle connections.
 
-    A connection on which a statement failed is closed, because the cause may be the connection, for example a server that has
-    become read-only.
+    A connection is closed if a single statement fails on it, or if Postgres or the network fails during a transaction. The
+    cause may be the connection, for example if its server has become read-only.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
@@ -57,7 +57,9 @@ class Pool:
         self._slots = asyncio.Semaphore(_MAX_CONNECTIONS)
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        """Returns the rows of one statement, which is its own transaction and one round trip.
+        """Returns the rows of one statement.
+
+        The statement is its own transaction, and without a pooler it takes one round trip.
 
         Raises DatabaseUnavailable, and asyncpg's errors for errors in the SQL. After a cancellation it is unknown whether the
         statement ran.

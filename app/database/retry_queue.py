@@ -20,10 +20,11 @@ _MAX_PAUSE_S = 5.0
 
 
 class RetryQueue(Generic[Item]):
-    """Keeps an item until `write` succeeds or a constraint refuses it. After any other error the item is retried.
+    """Keeps an item until `write` succeeds or a constraint refuses it. After any other error the item is tried again.
 
-    The pause between attempts doubles while none succeeds. Each attempt writes the `max_batch` oldest items concurrently. If
-    the queue holds `max_items`, adding one discards the oldest; None: no limit.
+    Each attempt writes the `max_batch` oldest items concurrently. If no item of an attempt succeeds, the pause before the next
+    attempt doubles, up to a limit. If the queue already holds `max_items`, a new item replaces the oldest one. If `max_items`
+    is None, the queue has no limit.
     """
 
     def __init__(

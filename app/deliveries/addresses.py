@@ -44,7 +44,10 @@ _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 class UrlError(NamedTuple):
-    """The reason why a URL is refused. `code` is stable; `detail` says how to fix the URL and contains no part of it."""
+    """The reason why a URL is refused. `code` never changes, so that programs can use it.
+
+    `detail` says how to fix the URL, and contains no part of the URL.
+    """
 
     code: str
     detail: str
@@ -66,15 +69,18 @@ class AllowList:
 
     networks: Sequence[Network] = ()
     hosts: Sequence[str] = ()
-    """Exact names; an entry with a leading dot matches all names below it."""
+    """Host names. An entry that begins with a dot, such as `.example.com`, stands for all names below that domain."""
 
     @classmethod
     def parse(cls, text: str | None) -> Self:
-        """Parses a comma-separated list of networks and host names; None means none. Raises ValueError for other entries."""
+        """Parses a comma-separated list of networks and host names. For None, returns an empty AllowList.
+
+        Raises ValueError if an entry is neither a network nor a host name.
+        """
         return cls(*parse_delivery_allow(text or ""))
 
     def includes_host(self, host: str) -> bool:
-        """Returns whether the list has the host or, as an entry with a leading dot, a domain above it."""
+        """Returns whether the list has the host, or has a domain above the host in an entry that begins with a dot."""
         return any(host.endswith(entry) if entry.startswith(".") else host == entry for entry in self.hosts)
 
     def includes_address(self, address: Address) -> bool:
@@ -85,8 +91,8 @@ class AllowList:
 def parse_delivery_url(url: str, allowed: AllowList) -> Target | UrlError:
     """Returns the destination of a delivery's URL, or the reason why the URL is refused.
 
-    Called when a call is created, and again before each attempt. Does not resolve names: `is_allowed` checks the resolved
-    addresses.
+    The URL is checked when a call is created, and again before each attempt. This function resolves no host name; `is_allowed`
+    checks the addresses of a resolved name.
     """
     match = _URL.fullmatch(url)
     if len(url) > MAX_URL_LENGTH:

@@ -14,8 +14,9 @@ from app.database.base import Base
 class Delivery(Base):
     """A delivery: the request to a tenant about one event of a call. The row is written with the event; a worker sends it.
 
-    Range-partitioned by `at`, like `call_event`; `at` is the time in `id` (app.calls.ids). `next_attempt_at` is null when no
-    attempt is due any more. A worker takes a lease on a row by moving `next_attempt_at` forward.
+    The table is range-partitioned by `at`, like `call_event`. `at` is the time in the UUIDv7 `id` (app.calls.ids).
+    `next_attempt_at` is null if there will be no further attempt. Before an attempt, a worker moves `next_attempt_at` into the
+    future, so that no other worker makes the same attempt.
     """
 
     __tablename__ = "delivery"

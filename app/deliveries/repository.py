@@ -21,10 +21,9 @@ _NOTIFY = select(func.pg_notify(DELIVERIES_CHANNEL, ""))
 
 @dataclass(frozen=True, slots=True)
 class DeliveryBacklog:
-    """The number of pending deliveries, and the times of the oldest and the most overdue one.
+    """The number of pending deliveries, the time since which the oldest is pending, and the due time of the most overdue one.
 
-    If more than MAX_COUNTED deliveries are pending, only so many are read, in no order: the values are those of these
-    deliveries.
+    Only MAX_COUNTED pending deliveries are read, in no order. If there are more, the values describe only those that were read.
     """
 
     pending: int
@@ -46,7 +45,7 @@ async def delivery_backlog(session: AsyncSession) -> DeliveryBacklog:
 async def list_deliveries(session: AsyncSession, call_id: UUID) -> Sequence[tuple[Delivery, ReportedFields | None]]:
     """Returns the deliveries of a call in the order of the events, each with the stored fields of its callback event.
 
-    The event has the same id as the delivery. None: there is no such event.
+    The callback event has the same id as the delivery. If there is no such event, None is in the place of its fields.
     """
     statement = (
         select(Delivery, CallEvent.id, CallEvent.data, CallEvent.data_left_out)
@@ -61,7 +60,7 @@ async def list_deliveries(session: AsyncSession, call_id: UUID) -> Sequence[tupl
 
 
 async def retry(session: AsyncSession, delivery_id: UUID, *, call_id: UUID, tenant_id: str) -> bool:
-    """Makes a delivery due now. Returns False if the tenant's call has no such delivery.
+    """Makes a delivery due now, so that a worker sends it. Returns False if the tenant's call has no such delivery.
 
     A delivery that was delivered or given up becomes pending again, and its attempts are counted from 0.
     """
@@ -79,10 +78,11 @@ async def retry(session: AsyncSession, delivery_id: UUID, *, call_id: UUID, tena
 async def replay(
     session: AsyncSession, *, tenant_id: str, since: datetime, after: UUID, failed_only: bool, limit: int
 ) -> Sequence[UUID]:
-    """Makes a tenant's given-up deliveries pending again; delivered ones too if not `failed_only`. Returns their ids in order.
+    """Makes given-up deliveries of a tenant pending again and, unless `failed_only`, delivered ones, too.
 
-    Takes only deliveries that were written at `since` or later and come after the id `after`, the `limit` oldest of them.
-    Leaves out deliveries whose call was deleted at the end of its retention: nothing is left to send.
+    Changes the `limit` oldest deliveries that were written at `since` or later and whose ids come after `after`. Returns the
+    ids of the changed deliveries in order. Leaves out deliveries whose call was deleted at the end of its retention period,
+    because nothing is left to send.
     """
     states = ["gave_up"] if failed_only else ["gave_up", "delivered"]
     settled = (

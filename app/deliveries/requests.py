@@ -1,7 +1,7 @@
 """Builds the HTTP request that delivers an event: in the tenant's format, signed with the tenant's secret.
 
 The format `twilio` is the request that Twilio would have sent to the tenant's URL, so that code written for Twilio works. The
-format `json` is Callgate's own, with the call's record: https://www.standardwebhooks.com.
+format `json` is Callgate's own format. It contains the call's record, and is signed as https://www.standardwebhooks.com says.
 """
 
 from collections.abc import Mapping
@@ -27,15 +27,18 @@ class DeliveryContent:
     """The content of a delivery: one event of one call."""
 
     webhook_id: str
-    """The id of the event for the receiver, the same in every attempt."""
+    """The id by which the receiver recognizes the event. It is the same in every attempt."""
     event: str
     call_id: str
     sequence: int | None
-    """Twilio's SequenceNumber, if there is one."""
+    """Twilio's SequenceNumber; None if the callback has none, or if no callback reported the event."""
     fields: Mapping[str, str]
-    """All fields of Twilio's callback, or those of a settlement."""
+    """All fields of Twilio's callback.
+
+    If no callback reported the event, these are Callgate's own fields, which say whether the call was started.
+    """
     record: CallRecord | Mapping[str, Any]
-    """The call's current record; empty if it is deleted. Only the format `json` contains it."""
+    """The call's current record; empty if the call was deleted. Only the format `json` contains the record."""
 
 
 class DeliveryRequest(NamedTuple):
@@ -72,8 +75,8 @@ def _twilio_request(content: DeliveryContent, method: CallbackMethod, url: str, 
 def _sign(url: str, posted: Mapping[str, str], secret: str) -> str:
     """Returns the value of X-Twilio-Signature. `posted` has the fields of the form in the body; it is empty for GET.
 
-    As Twilio does for voice calls, signs an https URL without its port, and an http URL with it. Twilio's validators accept
-    a URL with or without its port.
+    The signature is that of an https URL without its port, but of an http URL with its port, as Twilio signs for voice calls.
+    Twilio's validators accept both.
     """
     parts = urlsplit(url)
     if parts.scheme == "https" and parts.port is not None:

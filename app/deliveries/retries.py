@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Final
 
 FIRST_RETRY: Final = timedelta(seconds=5)
-"""The default of CALLGATE_DELIVERY_FIRST_RETRY."""
+"""The wait after the first failed attempt, by default. The setting CALLGATE_DELIVERY_FIRST_RETRY replaces it."""
 GIVE_UP_AFTER: Final = timedelta(days=3)
 # The waits between attempts as multiples of the first: 5 s, 30 s, 2 min, 15 min, 1 h, then every 4 h.
 _WAITS = (1, 6, 24, 180, 720)

@@ -24,22 +24,26 @@ from app.deliveries.addresses import AllowList, UrlError, is_allowed, parse_deli
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 10.0
 TOTAL_TIMEOUT_S: Final = 20.0
-"""Includes the wait for a free connection, so that a receiver uses one for at most this long."""
+"""The time limit of one request, which includes the wait for a free connection. So no request uses a connection for longer."""
 MAX_READ_BYTES: Final = 4096
 KEEPALIVE_S: Final = 1.0
-"""Shorter than the idle timeout of common servers (gunicorn 2 s, uvicorn and Node.js 5 s)."""
+"""The time for which an idle connection is kept. It is shorter than the idle timeout of common servers.
+
+For example, the idle timeout of gunicorn is 2 s, and that of uvicorn and Node.js is 5 s.
+"""
 MAX_CONNECTIONS: Final = 100
 MAX_CONNECTIONS_PER_HOST: Final = 32
 
 SendError = Literal["invalid_url", "refused_address", "resolve", "connect", "tls", "timeout", "lost"]
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
-"""Returns the addresses of a name. Raises OSError if it has none."""
+"""A function that returns the IP addresses of a host name. It raises OSError if the name has no address."""
 
 
 class SendResult(NamedTuple):
     """The result of one attempt: the `status` of the receiver's answer, or an `error` if there was no answer.
 
-    After `timeout` and `lost` the receiver may have got the request; after the other errors it has not.
+    If the error is `timeout` or `lost`, the receiver may have got the request. After every other error, the receiver has not
+    got the request.
     """
 
     status: int | None
@@ -47,10 +51,10 @@ class SendResult(NamedTuple):
 
 
 class Sender:
-    """Sends requests without redirects, cookies and proxies. The caller closes the sender.
+    """Sends requests. Follows no redirects, and uses neither cookies nor proxies. The caller must close the sender.
 
-    A connection is kept for KEEPALIVE_S. If the receiver closes it while the next request is sent, the request is sent again on
-    another connection: the receiver may get it twice, as after any attempt whose answer is lost.
+    An idle connection is kept for KEEPALIVE_S. If the receiver closes it while the next request is sent, that request is sent
+    again on another connection. The receiver may then get the request twice, as after any attempt whose answer is lost.
     """
 
     def __init__(
@@ -98,7 +102,10 @@ class Sender:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
-        """Makes one attempt. Failures of the network or the receiver become part of the result, not exceptions."""
+        """Makes one attempt to send the request.
+
+        Returns failures of the network or of the receiver in the result; does not raise them.
+        """
         target = parse_delivery_url(url, self._allowed)
         if isinstance(target, UrlError):
             is_address = target.code in ("url_address_refused", "url_address_private")
@@ -150,9 +157,10 @@ class Sender:
             return SendResult(response.status, None)
 
     async def _resolve_by_system(self, host: str) -> Sequence[str]:
-        """Returns the addresses of a host, from the system's resolver.
+        """Returns the addresses of a host from the operating system's resolver.
 
-        Runs in threads of its own: a dead name server could block all of the event loop's default threads.
+        The resolver runs in the sender's own threads. If a name server does not answer, it would otherwise block all default
+        threads of the event loop.
         """
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self._threads, lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
@@ -167,7 +175,7 @@ class _ConnectionUse:
 
 
 def _reuse_tracer() -> aiohttp.TraceConfig:
-    """Returns a trace configuration that marks the `_ConnectionUse` of a request for which a kept connection is reused."""
+    """Returns an aiohttp trace configuration that sets `_ConnectionUse.is_reused` if a request uses a kept connection."""
 
     async def mark(_: aiohttp.ClientSession, context: SimpleNamespace, __: aiohttp.TraceConnectionReuseconnParams) -> None:
         context.trace_request_ctx.is_reused = True

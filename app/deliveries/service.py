@@ -1,4 +1,4 @@
-"""Lists and repeats the deliveries of a tenant. Independent of HTTP."""
+"""Lists the deliveries of a tenant, and sends them again. Independent of HTTP."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _MAX_REPLAY_BATCHES = 20  # of one request
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """The result of a replay: the number of deliveries that are due again (`count`).
+    """The result of a replay, which sends earlier deliveries again. `count` is the number of deliveries that are due again.
 
     If the replay reached its limit, `continue_since` is the `since` for the next replay; otherwise it is None.
     """
@@ -44,9 +44,10 @@ class DeliveryService:
             return await _delivery_records(session, call)
 
     async def retry(self, caller: Caller, id_or_sid: str, delivery_id: UUID, *, actor: Actor | None = None) -> DeliveryRecord:
-        """Makes the delivery due now, whatever its state. If it was delivered or given up, it is tried for three days again.
+        """Makes the delivery due now, whatever its state. Raises DeliveryNotFound if the call has no such delivery.
 
-        With `actor`, the audit log records the retry and who requested it. Raises DeliveryNotFound.
+        If the delivery was delivered or given up, its attempts may fail for three more days before it is given up. With
+        `actor`, the audit log records the retry and who requested it.
         """
         call = await self.calls.get(caller, id_or_sid)
         async with self.database.begin() as session:
@@ -58,7 +59,7 @@ class DeliveryService:
             return next(record for record in await _delivery_records(session, call) if record.id == delivery_id)
 
     async def replay(self, caller: Caller, *, since: datetime, failed_only: bool, actor: Actor | None = None) -> ReplayResult:
-        """Makes the tenant's deliveries due again that were given up and were written at `since` or later, oldest first.
+        """Sends given-up deliveries of the tenant again that were written at `since` or later, the oldest first.
 
         Unless `failed_only`, delivered ones are sent again, too. One replay covers at most 10,000 deliveries, and commits each
         batch of _REPLAY_BATCH_SIZE. With `actor`, the audit log records the replay, if there was anything to send again.

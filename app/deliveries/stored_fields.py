@@ -1,4 +1,4 @@
-"""Computes the values of a delivery that its row does not store, because its call or its event has them. Pure."""
+"""Computes the values of a delivery that are not in its row, because the call's row or the event's row has them. No I/O."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,16 +8,17 @@ from app.calls.callback_fields import CallIdentity, all_fields
 
 
 class ReportedFields(NamedTuple):
-    """The fields of a callback of Twilio, as the call's event stores them in `data`.
+    """The fields of a callback that Twilio sent, in the short form in which the call's event stores them.
 
-    Fields whose values the call's record has are not stored. The bits of `left_out` say which ones; None: all are stored.
+    `data` has the fields that are stored. A field is left out if the row of the call has the same value. The bits of `left_out`
+    say which fields are left out. None means that `data` has all fields.
     """
 
     data: Mapping[str, Any]
     left_out: int | None
 
     def whole(self, call: CallIdentity) -> Mapping[str, Any]:
-        """Returns all fields of Twilio's callback: those stored, and those left out, whose values are taken from the call."""
+        """Returns all fields of Twilio's callback. The fields that were left out get their values from `call`."""
         return all_fields(call, self.data, self.left_out)
 
 

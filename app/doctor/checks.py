@@ -59,7 +59,7 @@ async def run_checks(settings: Settings, token: str | None = None) -> list[Check
 
 
 def _check_durability(server: ServerInfo) -> Iterator[CheckResult]:
-    """Checks that commits survive a crash and a failover (docs/assumptions.md)."""
+    """Checks whether Postgres keeps committed data after a crash or a failover. Yields a result for each finding."""
     check = "durability"
     if not server.fsync:
         yield CheckResult(check, "wrong", "fsync is off: a crash of the machine can damage or lose all data", "set fsync = on")
@@ -83,9 +83,10 @@ def _check_durability(server: ServerInfo) -> Iterator[CheckResult]:
 
 
 def _describe_pooler(server: ServerInfo) -> CheckResult:
-    """Describes a connection pooler: whether it keeps prepared statements, and what follows from that.
+    """Returns a result that says whether the connection pooler keeps prepared statements, and what the operator should do.
 
-    Is not called for a pooler in transaction mode that loses prepared statements: connecting through it raises an error.
+    This function is never called for a pooler in transaction mode that loses prepared statements: the attempt to connect
+    through such a pooler already raises an error.
     """
     if server.keeps_prepared_statements:
         return CheckResult(
@@ -161,10 +162,10 @@ class _DatabaseChecks:
         )
 
     async def _check_worker(self) -> CheckResult:
-        """Checks that a worker sends heartbeats, and that workers settle old creations in time.
+        """Checks that a worker sends heartbeats, and that no creation of a call stays `pending` for too long.
 
-        A worker settles a pending creation as unknown once the process that handled it must have ended. A creation that is
-        still pending one minute later shows that no worker does so.
+        If the process that handles a creation ends too early, a worker must mark the creation as `unknown` after a fixed time.
+        If a creation is still pending one minute after that time, no worker does this work.
         """
         async with self.database.begin() as session:
             oldest = (await oldest_unsettled(session))["pending"]
@@ -208,7 +209,7 @@ class _DatabaseChecks:
         yield self._twilio_clock()
 
     def _twilio_clock(self) -> CheckResult:
-        """Compares this machine's clock with Twilio's, by the Date headers of the answers to the account checks."""
+        """Compares this machine's clock with Twilio's clock, which the Date headers of Twilio's earlier responses show."""
         offset = self.check_credential.twilio.clock.largest_offset
         if offset is None:
             return CheckResult("clocks", "not checked", "no answer of Twilio had a Date header")

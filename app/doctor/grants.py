@@ -1,4 +1,7 @@
-"""Checks for `callgate doctor` whether workers may dial scheduled calls (grants), and whether a failover is noticed."""
+"""Checks for `callgate doctor` whether workers may dial scheduled calls. The right to dial one such call is a grant.
+
+The result also warns if Postgres hides its timeline, by which a failover to another server is noticed.
+"""
 
 from collections.abc import Mapping
 
@@ -14,7 +17,7 @@ _HALT_EXPLANATIONS: Mapping[HaltReason, str] = {
 
 
 async def check_grants(database: Database) -> CheckResult:
-    """Returns whether workers may dial scheduled calls, that is, make grants; if not, why. Raises DatabaseUnavailable."""
+    """Returns whether workers may dial scheduled calls, and if not, the reason and the remedy. Raises DatabaseUnavailable."""
     guard = await read_guard(database)
     if guard is None:
         return CheckResult(_CHECK_NAME, "ok", "no scheduled call was granted on this database yet")

@@ -16,7 +16,7 @@ _INTERNAL_SUFFIXES = ("local", "localhost", "internal", "svc", "test", "invalid"
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of one check: `found` says what was found, and `do` what the operator should do about it."""
+    """The result of one check of `callgate doctor`: `found` says what was found, and `do` says what the operator should do."""
 
     check: str
     state: CheckState

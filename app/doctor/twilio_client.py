@@ -24,7 +24,7 @@ class CredentialCheck:
 
 @asynccontextmanager
 async def credential_check(settings: Settings) -> AsyncIterator[CredentialCheck]:
-    """Yields a CredentialCheck with a connection of its own to Twilio, which is closed on exit."""
+    """Yields a CredentialCheck that has its own HTTP connection to Twilio. The connection is closed when the block ends."""
     http = make_http_client(
         connect_timeout=settings.twilio_connect_timeout,
         read_timeout=settings.twilio_read_timeout,

@@ -1,4 +1,4 @@
-"""Checks the issuer's key set for `callgate doctor`, and a service account token if one is given."""
+"""Checks for `callgate doctor` the public keys that verify service account tokens, and a token if the operator gives one."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -33,7 +33,10 @@ class WorkloadChecks:
     directory: TenantDirectory
 
     async def results(self, token: str | None) -> AsyncIterator[CheckResult]:
-        """Yields the results; none if both `token` and CALLGATE_WORKLOAD_ISSUER are missing. Raises DatabaseUnavailable."""
+        """Yields the results of the checks. Raises DatabaseUnavailable.
+
+        Yields nothing if `token` is None and CALLGATE_WORKLOAD_ISSUER is not set.
+        """
         issuer = self.settings.workload_issuer
         if issuer is None:
             if token is not None:
@@ -80,7 +83,7 @@ def _validate(token: str, keys: KeysById, rules: TokenRules) -> ServiceAccount:
 
 
 def _describe(token: str) -> CheckResult:
-    """Describes the token by its claims, which are not checked yet. Never shows the token."""
+    """Returns a result that shows the token's unverified claims, such as the issuer, but never the token itself."""
     claims = unverified_claims(token)
     if not claims:
         return CheckResult(_TOKEN_CHECK, "wrong", "it is not a readable JSON Web Token", _DEFAULT_REMEDY)

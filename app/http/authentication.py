@@ -26,7 +26,7 @@ bearer = HTTPBearer(
 async def authenticate_client(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller | OperatorCaller:
-    """Returns the client of the request's key or token. Raises the errors of `authenticate_key`."""
+    """Returns the client to which the API key or token in the request belongs. Raises the errors of `authenticate_key`."""
     if credentials is None:
         raise Unauthorized
     return await authenticate_key(request, credentials.credentials)
@@ -42,9 +42,9 @@ async def authenticate_caller(
 async def authenticate_key(request: Request, key: str) -> Caller | OperatorCaller:
     """Returns the client that an API key or service account token belongs to. Checks that the client may use the route.
 
-    Raises Unauthorized, which names the failed check for a token and gives no reason for an API key. Raises ScopeRequired,
-    TenantKeyRequired or OperatorKeyRequired if the client may not use the route, TooManyAttempts if its address has sent too
-    many wrong keys, and WorkloadKeysUnavailable if a token cannot be checked at the moment.
+    Raises Unauthorized if the key or token is not valid: for a token, the error names the check that failed. Raises
+    ScopeRequired, TenantKeyRequired or OperatorKeyRequired if the client may not use the route. Raises TooManyAttempts if the
+    client's address has sent too many wrong keys. Raises WorkloadKeysUnavailable if a token cannot be checked at the moment.
     """
     if may_be_token(key):
         client = await authenticate_workload(request, key)
@@ -65,7 +65,7 @@ async def client_of_key(request: Request, key: str) -> Caller | OperatorCaller:
 
 
 async def _look_up(request: Request, tenants: TenantDirectory, key: str) -> AuthenticatedKey:
-    """Looks up a key that is not in the cache. Raises Unauthorized or TooManyAttempts."""
+    """Finds an API key that is not in the cache in the database. Raises Unauthorized or TooManyAttempts."""
     attempts: KeyAttempts = request.state.key_attempts
     address = attempts.address_of(request.scope)
     digest = digest_of(key)

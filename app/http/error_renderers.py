@@ -1,6 +1,6 @@
-"""Renders errors for a path: problem+json under /v1, Twilio's shape under /2010-04-01.
+"""Renders errors in the format that belongs to the path: problem+json, or Twilio's error format under /2010-04-01.
 
-Both formats make the same promise: a 5xx or 429 means that no call was started.
+In both formats, the response to a request that creates a call has a status of 5xx or 429 only if no call was started.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from app.errors import CallgateError
 
 
 class ErrorRenderer(Protocol):
-    """Renders the errors of the paths below one prefix, in one format."""
+    """Renders the errors of all paths with the same prefix, in one format."""
 
     def is_creation(self, method: str, path: str) -> bool:
         """Returns whether the request creates a call. Its response must not be a 5xx or 429 if a call may have been placed."""
@@ -23,12 +23,15 @@ class ErrorRenderer(Protocol):
         """Returns the response for an error. `state` is the request's state, which always has `request_id`."""
 
     def render_unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
-        """Returns the response to a creation of unknown outcome. Its status is one that no client retries automatically."""
+        """Returns the response to a request to create a call if it is unknown whether Twilio has started the call.
+
+        Its status is one after which HTTP clients do not repeat a request automatically.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorRenderers:
-    """Maps prefixes of paths to their error renderers. All other paths have the default renderer."""
+    """Chooses the error renderer for a path by the path's prefix. Paths without a known prefix get the default renderer."""
 
     default: ErrorRenderer
     by_prefix: Mapping[str, ErrorRenderer]

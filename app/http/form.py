@@ -11,11 +11,11 @@ _MEDIA_TYPE = "application/x-www-form-urlencoded"
 
 
 ParameterValues = dict[str, list[str]]
-"""Maps each parameter's name to all its values, including empty ones, so that every name is checked."""
+"""The parameters of a form or query string: each name with the list of all its values, including empty values."""
 
 
 def parse_fields(encoded: str) -> ParameterValues:
-    """Parses a form or a query string. Raises MalformedBody."""
+    """Returns the parameters of a form or query string. Raises MalformedBody if it is not UTF-8 or has too many parameters."""
     try:
         pairs = parse_qsl(encoded, errors="strict", max_num_fields=MAX_FORM_FIELDS, keep_blank_values=True)
     except UnicodeDecodeError:
@@ -29,7 +29,7 @@ def parse_fields(encoded: str) -> ParameterValues:
 
 
 async def read_form_body(request: Request) -> ParameterValues:
-    """Parses the form in the body. Raises UnsupportedMediaType or MalformedBody."""
+    """Returns the parameters of the form in the request body. Raises UnsupportedMediaType or MalformedBody."""
     body = await request.body()
     media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if body and media_type != _MEDIA_TYPE:

@@ -44,12 +44,15 @@ def _render(name: str) -> str:
 
 
 def _github_anchor(heading: str) -> str:
-    """Returns the anchor that GitHub generates for a heading, so that links to it work there and here."""
+    """Returns the anchor that GitHub generates for a heading, so that links to the heading work on GitHub and in Callgate."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def _rewrite_link(token: "Token") -> None:
-    """Changes a link to another guide to its URL under /docs. An image, or a link to another file, becomes plain text."""
+    """Changes a link to another guide to the URL of that guide under /docs.
+
+    An image becomes plain text, and so does a link to a file that is not a guide.
+    """
     if token.type == "image":
         token.type, token.content, token.tag = "text", str(token.content), ""
     if token.type != "link_open" or "://" in (href := str(token.attrGet("href"))):

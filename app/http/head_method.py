@@ -4,7 +4,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadMethodMiddleware:
-    """Handles HEAD as GET and drops the body. A streamed response ends before its first chunk is sent."""
+    """Handles a HEAD request as GET and sends no body. A streamed response ends before its first chunk is sent."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -47,11 +47,11 @@ class Health(BaseModel):
 
 
 class Readiness:
-    """The readiness of one process.
+    """Decides whether one process is ready, that is, whether a load balancer should send requests to it.
 
-    A process becomes ready when the schema in Postgres is usable and its encryption keys decrypt the stored secrets. It then
-    stays ready, and reports "degraded" while Postgres is unavailable. Otherwise a load balancer would remove all processes at
-    once, and clients would get a connection error instead of a response that says that no call was started.
+    A process becomes ready when the schema in Postgres is usable and the encryption keys decrypt the stored secrets. Later it
+    stays ready even while Postgres is unavailable, and reports "degraded". If it became unready, a load balancer would remove
+    all processes at once, and clients would get a connection error instead of a response that says that no call was started.
     """
 
     def __init__(self, database: Database, keyring: Keyring, tokens: WorkloadTokens | None = None) -> None:
@@ -62,7 +62,7 @@ class Readiness:
         self._running_check: asyncio.Task[Health] | None = None
 
     async def check(self) -> Health:
-        """Returns the current health. Concurrent calls share one check, and with it one database connection."""
+        """Returns the current health. Requests at the same time share one check and its database connection."""
         if self._running_check is None or self._running_check.done():
             self._running_check = asyncio.create_task(self._check())
         return await asyncio.shield(self._running_check)
@@ -164,7 +164,7 @@ async def metrics(request: Request) -> Response:
 
 
 def probe_app(settings: Settings, metrics: Metrics) -> FastAPI:
-    """Returns an app with only the probes and metrics, for a worker."""
+    """Returns an app for a worker process. It serves only the health probes and the Prometheus metrics."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The Idempotency-Key header. Validation and the OpenAPI document use the same rule for its value."""
+"""Reads and validates the Idempotency-Key header. The OpenAPI document states the same rule for its value."""
 
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ from app.errors import FieldError, InvalidRequest
 
 HEADER_NAME = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotent-Replayed"
-"""The response header that says: the body is the record of an earlier request with this key. Its value is `true`."""
+"""A response header with the value `true`: the body describes the call that an earlier request with the same key created."""
 _KEY_RULES: dict[str, Any] = {"min_length": 1, "max_length": 255, "pattern": r"^[\x20-\x7e]+$"}
 _KEY_ADAPTER = TypeAdapter[str](Annotated[str, StringConstraints(**_KEY_RULES)])
 
@@ -33,7 +33,7 @@ async def read_idempotency_key(request: Request) -> str | None:
 
 
 def validate_idempotency_key(value: Any, pointer: str) -> str:
-    """Returns the value if it is a valid key. Otherwise raises InvalidRequest, whose error has the given `pointer`."""
+    """Returns the value if it is a valid key. Otherwise raises InvalidRequest, with `pointer` as the place of the fault."""
     try:
         return _KEY_ADAPTER.validate_python(value)
     except ValidationError as error:

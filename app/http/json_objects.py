@@ -30,11 +30,14 @@ def parse_json_object(text: bytes, what: str) -> dict[str, Any]:
 
 
 class _NotAcceptedError(ValueError):
-    """The text is not valid JSON, or is JSON that parsers read differently."""
+    """The text is not valid JSON, or different JSON parsers would read it differently."""
 
 
 def _refuse_repeated_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuses repeated names. RFC 8259 §4 allows them, but parsers disagree on which value counts."""
+    """Returns the members as a dict. Raises _NotAcceptedError if a name is repeated.
+
+    RFC 8259 §4 allows repeated names, but parsers disagree on which of the values counts.
+    """
     members = dict(pairs)
     if len(members) != len(pairs):
         raise _NotAcceptedError("an object has a repeated member name")
@@ -42,7 +45,7 @@ def _refuse_repeated_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(_: str) -> float:
-    """Refuses NaN and Infinity, which Python's decoder accepts."""
+    """Raises _NotAcceptedError for NaN and Infinity, which Python's JSON decoder accepts although RFC 8259 does not."""
     raise _NotAcceptedError("NaN and Infinity are not JSON numbers")
 
 
@@ -50,5 +53,5 @@ _STRICT_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_repeated_members, p
 
 
 def _decode_strictly(body: bytes) -> Any:
-    """Parses bytes as `json.loads` does, but refuses repeated member names, NaN and Infinity. All calls share one decoder."""
+    """Parses bytes as `json.loads` does, but raises _NotAcceptedError for repeated member names, NaN and Infinity."""
     return _STRICT_DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))

@@ -56,7 +56,7 @@ class KeyAttempts:
             raise TooManyAttempts(after_s=ceil(wait_s))
 
     def record_wrong_key(self, address: str, key_hash: bytes) -> None:
-        """Counts a wrong key for the address. The key is no longer remembered as valid."""
+        """Counts a wrong key for the address. From now on, `key_hash` is not remembered as the hash of a valid key."""
         self._valid_keys.pop(key_hash, None)
         now = self._clock()
         forgotten_at = max(self._forgotten_at.get(address, now), now) + self._seconds_per_key
@@ -66,17 +66,18 @@ class KeyAttempts:
             self._forgotten_at.popitem(last=False)
 
     def record_valid_key(self, key_hash: bytes) -> None:
-        """Remembers a valid key by its hash."""
+        """Remembers the hash of a valid key, so that this key is never refused because of wrong keys from the same address."""
         self._valid_keys[key_hash] = None
         self._valid_keys.move_to_end(key_hash)
         if len(self._valid_keys) > _MAX_VALID_KEYS:
             self._valid_keys.popitem(last=False)
 
     def address_of(self, scope: Scope) -> str:
-        """Returns the client's IPv4 address, or the /64 network of its IPv6 address: one client often has a whole /64.
+        """Returns the client's IPv4 address, or the /64 network of its IPv6 address, because one client often has a whole /64.
 
         The client is the peer of the connection. If the peer is a trusted proxy, the client is the last address in
-        `X-Forwarded-For` that is not a trusted proxy: clients can invent the addresses before it.
+        `X-Forwarded-For` that is not a trusted proxy. Earlier addresses in this header are ignored, because a client can invent
+        them.
         """
         peer = _parse_address(scope["client"][0]) if scope.get("client") else None
         hops = [peer]
@@ -112,7 +113,10 @@ def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def _counted_address(address: IPv4Address | IPv6Address | None) -> str:
-    """Returns the text under which wrong keys are counted: the IPv4 address, or the /64 network of an IPv6 address."""
+    """Returns the text under which wrong keys are counted: the IPv4 address, or the /64 network of an IPv6 address.
+
+    Returns "unknown" for None.
+    """
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address), _IPV6_NETWORK_BITS), strict=False))
     return _UNKNOWN_ADDRESS if address is None else str(address)

@@ -118,10 +118,10 @@ class RequestMiddleware:
             await exchange.send_fallback_error(InternalError(), may_be_placed="placed" in exchange.state)
 
     async def _call_endpoint(self, exchange: "_Exchange", receive: Receive) -> None:
-        """Reads the body and calls the endpoint. Raises a CallgateError if it refuses the request.
+        """Reads the body and calls the endpoint. Raises a CallgateError if the request is refused.
 
-        Some requests are refused before their body is read: paths that this port does not serve, creations while too many
-        are in progress, and bodies whose Content-Length is over the limit.
+        Some requests are refused before their body is read: requests for paths that this port does not serve, requests that
+        create a call while too many of them are in progress, and requests whose Content-Length is over the limit.
         """
         scope = exchange.scope
         # The router's patterns end in `$`, which also matches before a final line break.
@@ -145,7 +145,7 @@ class RequestMiddleware:
 
 
 class _Exchange:
-    """One request and its response: adds headers to the response, and renders errors if no response has started."""
+    """One HTTP request and its response. Adds headers to the response, and sends error responses."""
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class _Exchange:
 
 
 async def _no_body() -> Message:
-    """Serves as the `receive` of a response that does not read the request."""
+    """Says that the client has disconnected. It is the ASGI `receive` for error responses, which do not read the request."""
     return {"type": "http.disconnect"}
 
 

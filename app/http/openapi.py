@@ -88,7 +88,8 @@ def _parameter_schema(schema: Schema) -> Schema:
 def simplify(schema: Schema) -> Schema:
     """Returns the schema without titles and defaults, and with `anyOf: [X, null]` written as `type: [X, "null"]`.
 
-    Otherwise client generators treat a member with a default as always present, and create a numbered type for each union.
+    Without these changes, client generators treat a member with a default as always present, and create a numbered type for
+    each union.
     """
     simple = {key: _simplify_value(key, value) for key, value in schema.items() if key not in ("title", "default")}
     types = simple.get("anyOf", ())
@@ -110,7 +111,7 @@ def _simplify_value(key: str, value: Any) -> Any:
 
 
 def without_null(schema: Schema) -> Schema:
-    """Returns the schema with `anyOf: [X, null]` replaced by X."""
+    """Returns the schema with `null` removed from `anyOf`. If one type X remains, X replaces the `anyOf`."""
     types = [type_ for type_ in schema.get("anyOf", ()) if type_ != _NULL_SCHEMA]
     if not types:
         return schema

@@ -16,7 +16,7 @@ _OPERATIONS_PREFIXES = ("/docs/", "/static-offline-docs/")
 
 @dataclass(frozen=True, slots=True)
 class OperationsPort:
-    """Decides which paths a port serves. Without an operations port, every port serves all paths."""
+    """Decides which paths a port serves. If `port` is None, the process has no operations port, and serves all paths."""
 
     port: int | None
 

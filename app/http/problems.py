@@ -1,6 +1,6 @@
 """Renders errors as RFC 9457 problem+json, and describes them for OpenAPI.
 
-Their texts are in app/errors.py and app/request_errors.py.
+The titles and texts of the errors are in app/errors.py and app/request_errors.py.
 """
 
 from collections.abc import Mapping
@@ -114,9 +114,9 @@ def problem_of(
 ) -> Problem:
     """Returns the body of an error response. `instance` is the path of the request.
 
-    The member `execution` says what the request did with the call. Only the error of a request that creates a call has it:
-    elsewhere `not_started` could be taken for the state of an existing call. `is_of_creation` says whether the request creates
-    a call; None: `method` and `instance` decide.
+    The member `execution` says whether the request started a call. It is set only if the request creates a call: elsewhere, a
+    reader could take `not_started` for the state of an existing call. `is_of_creation` says whether the request creates a call.
+    If it is None, `method` and `instance` decide.
     """
     upstream = error.upstream
     if is_of_creation is None:
@@ -158,7 +158,7 @@ def is_creation(method: str, path: str) -> bool:
 
 
 class ProblemRenderer:
-    """Renders errors of /v1 as RFC 9457 problem+json, and unknown outcomes as 202."""
+    """Renders errors as RFC 9457 problem+json. If it is unknown whether a call was started, the status is 202."""
 
     def is_creation(self, method: str, path: str) -> bool:
         return is_creation(method, path)
@@ -183,7 +183,7 @@ class ProblemRenderer:
 
 
 def record_error(error: CallgateError, metrics: Metrics) -> None:
-    """Counts the error in the metrics, and adds its slug and its call's id to the request's log line."""
+    """Counts the error in the metrics, and adds the error's slug and the id of the call to the request's log line."""
     metrics.http.refused.labels(error.slug).inc()
     bind(problem=error.slug)
     if error.call_id:
@@ -223,7 +223,7 @@ def install_handlers(app: FastAPI, metrics: Metrics, renderers: ErrorRenderers) 
 
 
 def _allowed_methods(app: FastAPI, path: str) -> list[str]:
-    """Returns the methods of all routes of the path. Starlette's own Allow header lists those of one route only."""
+    """Returns the HTTP methods that the path supports, over all its routes. Starlette's Allow header has those of one route."""
 
     def is_allowed(method: str) -> bool:
         scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
@@ -235,7 +235,7 @@ def _allowed_methods(app: FastAPI, path: str) -> list[str]:
 
 
 def _field_error(detail: dict[str, Any]) -> FieldError:
-    """Converts FastAPI's error about a query parameter, header or path segment."""
+    """Converts an error that FastAPI found in a query parameter, header or path segment to a FieldError."""
     place, *names = detail["loc"]
     prefixes = {"query": "?", "header": "", "path": "path/", "body": "/"}
     return FieldError(prefixes.get(place, "/") + "/".join(map(str, names)), detail["type"], detail["msg"])
@@ -250,8 +250,8 @@ def responses(
 ) -> dict[int | str, dict[str, Any]]:
     """Returns the `responses` of an OpenAPI operation that can answer with these errors, with an example of each.
 
-    `instance` is the request path in the examples. Leave out the errors of authentication: `describe_access` adds them to
-    every route that needs a scope.
+    `instance` is the request path in the examples. The caller leaves out the errors of authentication, because
+    `describe_access` adds them to every route that needs a scope.
     """
     documented: dict[int | str, dict[str, Any]] = {}
     for each in errors:

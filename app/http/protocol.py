@@ -1,10 +1,10 @@
 """uvicorn's HTTP/1.1 protocol, with limits on the request head, on time and on connections.
 
-uvicorn 0.54 has no limit on the head and none on the time that a request may take to arrive. It adds the fields of a chunked
-trailer to the headers, and httptools drops the body of a request that offers an upgrade (httptools#124, uvicorn#2722).
+uvicorn 0.54 limits neither the size of a request head nor the time in which a request must arrive. It adds the fields of a
+chunked trailer to the headers, and httptools drops the body of a request that offers an upgrade (httptools#124, uvicorn#2722).
 
-While an earlier request on the connection is in progress, a later one gets no error response: the client would take it for
-the response to the earlier request.
+If a client sends a bad request while its earlier request is in progress, it gets no error response, because it would take the
+error for the response to the earlier request.
 """
 
 import asyncio
@@ -71,11 +71,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _free_a_connection(self) -> None:
-        """Makes room for this new connection: closes one of the others whose client is not waiting for a response.
+        """Makes room for this new connection: closes another connection whose client is not waiting for a response.
 
-        Connections with a half-sent request are closed before idle ones, and of each kind the one that has waited longest for
-        its client. If all clients wait for a response, refuses the new connection with an error response. If there are more
-        than twice as many connections as allowed, closes the new one without a response.
+        First choice is a connection with a half-sent request, second an idle one; among equals, the one that has waited
+        longest. If all clients wait for a response, refuses the new connection with an error response. If twice the allowed
+        number of connections is exceeded, closes the new connection without a response.
         """
         others = [each for each in self.connections if isinstance(each, BoundedProtocol) and each is not self]
         if waiting := [each for each in others if each._is_waiting_for_client]:
@@ -110,9 +110,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._set_read_deadline()
 
     def _parse(self, data: bytes) -> None:
-        """Passes the data to the parser. Raises HeadTooLarge.
+        """Passes the data to the HTTP parser. Raises HeadTooLarge if the request head is too long.
 
-        If a request asks for a protocol upgrade, its head is parsed again without the upgrade headers.
+        If a request asks for a protocol upgrade, the parser gets its head a second time, without the upgrade headers.
         """
         rest = memoryview(data)
         while rest:
@@ -129,7 +129,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 raise HeadTooLarge
 
     def _head_without_upgrade(self) -> bytes:
-        """Returns the request head without the upgrade headers, to be parsed again."""
+        """Returns the request head without the headers that ask for a protocol upgrade. The caller parses the result again."""
         if self.scope["method"] == "CONNECT":
             raise MalformedRequest
         lines = [f"{self.scope['method']} {self.url.decode('latin-1')} HTTP/{self.scope['http_version']}".encode("latin-1")]

@@ -14,7 +14,7 @@ Row = TypeVar("Row")
 Result = TypeVar("Result")
 
 CHUNK_ROWS = 50
-"""Rows read by one statement."""
+"""The number of rows that one SQL statement reads while a list is sent."""
 # Rows rendered between two pauses. They take about a millisecond.
 _ROWS_BETWEEN_PAUSES = 10
 # A pause takes three times as long as the work before it, which leaves three quarters of the event loop to other requests.
@@ -23,7 +23,7 @@ _OVERLOADED_DETAIL = "Too many lists are being read for this tenant or in this p
 
 
 class ReadLimit:
-    """Slots for reading lists: at most `per_process` at a time, of which at most `per_tenant` belong to one tenant."""
+    """Limits how many lists are read at the same time: at most `per_process` in all, and `per_tenant` for each tenant."""
 
     def __init__(self, *, per_process: int, per_tenant: int, max_wait_s: float = 5.0) -> None:
         self._process = asyncio.Semaphore(per_process)
@@ -33,10 +33,11 @@ class ReadLimit:
 
     @asynccontextmanager
     async def slot(self, tenant_id: str, *, response_started: bool = False) -> AsyncIterator[None]:
-        """Waits for a slot, and keeps it until the context ends. Raises Overloaded after `max_wait_s` seconds.
+        """Waits until the caller may read a list, and counts the list as being read until the context ends.
 
-        If `response_started` is true, the wait has no limit, because a response that has started cannot become an error. The
-        tenant's limit applies before that of the process, so a tenant that has reached its own limit does not delay others.
+        Raises Overloaded after `max_wait_s` seconds. If `response_started` is true, the wait has no limit, because a response
+        that has started cannot become an error. The tenant's limit applies before the limit of the process, so a tenant that
+        has reached its limit does not delay other tenants.
         """
         own = self._tenants.get(tenant_id) or self._tenants.setdefault(tenant_id, asyncio.Semaphore(self._per_tenant))
         async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Reads the whole body before the request is processed: a slow client holds no creation slot and no database connection."""
+"""Reads the whole body before a request is processed, so that a slow client occupies no database connection meanwhile."""
 
 import asyncio
 
@@ -68,7 +68,7 @@ def body_too_large(limit: int) -> BodyTooLarge:
 
 
 def replay_body(body: bytes, receive: Receive) -> Receive:
-    """Returns an ASGI `receive` that first returns `body` as one message, and then the server's later messages."""
+    """Returns an ASGI `receive` for a request whose body was already read. It returns `body`, and then later messages."""
     replayed = False
 
     async def receive_again() -> Message:

@@ -1,4 +1,4 @@
-"""The log line, the metrics and the span of each request."""
+"""Writes the log line, the metrics and the tracing span of each request."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -12,7 +12,7 @@ from app.observability.context import bound_fields
 from app.observability.tracing import annotate, has_recording_span, mark_span_failed
 
 UNLOGGED_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
-"""Kubernetes and Prometheus request these every few seconds. They are neither logged nor traced."""
+"""Paths whose requests are neither logged nor traced, because Kubernetes and Prometheus request them every few seconds."""
 # The members of the log line that spans also get. Phone numbers and SIP addresses are left out, even as tokens.
 _SPAN_FIELDS = frozenset({"request_id", "tenant_id", "call_id", "call_sid", "execution"})
 _STANDARD_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -52,7 +52,7 @@ def needs(
 
 
 def public(endpoint: Endpoint) -> Endpoint:
-    """Declares, as a decorator, that an endpoint needs no API key."""
+    """Declares that an endpoint needs no API key. This is a decorator."""
     return _declare_access(PUBLIC)(endpoint)
 
 
@@ -79,15 +79,18 @@ class ScopedRoute(APIRoute):
         super().__init__(path, endpoint, **options)
 
     def authentication(self) -> Callable[..., Any]:
-        """Returns FastAPI's dependency that authenticates. It runs once per request, even if the handler depends on it too."""
+        """Returns the FastAPI dependency that authenticates the client.
+
+        FastAPI calls it once per request, even if the endpoint depends on it as well.
+        """
         return authenticate_caller if self.access.clients == "tenant" else authenticate_client
 
 
 def access_of(route: RouteContext) -> Access | None:
     """Returns the access that the endpoint of a route, or the app mounted at it, declares with `needs` or `public`.
 
-    Returns None without a declaration. Also returns None for a scope declared on a route of another class than `ScopedRoute`,
-    because only a `ScopedRoute` checks scopes.
+    Returns None if the endpoint declares nothing. Also returns None if it declares a scope but the route is not a
+    `ScopedRoute`, because only a `ScopedRoute` checks scopes.
     """
     endpoint = route.endpoint or getattr(route.original_route, "app", None)
     declared = getattr(endpoint, _ACCESS_ATTRIBUTE, None)

@@ -20,10 +20,9 @@ _DATE_RENEWAL_TICK = 10
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server whose main loop wakes up only once a second, to renew the `Date` header.
+    """A uvicorn server whose main loop wakes up once a second, to renew the `Date` header, instead of ten times a second.
 
-    Setting `should_exit` wakes it without delay. uvicorn's own loop wakes up ten times a second, which is most of the CPU
-    time of an API process at rest.
+    In an idle API process, the ten wake-ups would use most of the CPU time. If `should_exit` is set, the loop wakes up at once.
     """
 
     _exit_requested: asyncio.Event | None = None
@@ -52,7 +51,7 @@ class Server(uvicorn.Server):
 def server_config(app: ASGIApp | Callable[[], ASGIApp], limits: ServerLimits | None = None, **options: Any) -> uvicorn.Config:
     """Returns uvicorn's configuration. `options` are arguments of `uvicorn.Config` that override Callgate's defaults.
 
-    WebSockets are disabled, because uvicorn would log the URL of a handshake with its query.
+    WebSockets are disabled, because uvicorn would log the URL of a WebSocket handshake together with its query string.
     """
     protocol = partial(BoundedProtocol, limits=limits or ServerLimits())
     defaults: dict[str, Any] = {

@@ -25,4 +25,4 @@ def _to_utc(value: datetime) -> datetime:
 
 # `Strict(False)`, because models in strict mode accept no texts for times.
 Timestamp = Annotated[AwareDatetime, Strict(False), BeforeValidator(_require_rfc_3339), AfterValidator(_to_utc)]
-"""A time, in UTC."""
+"""A pydantic type for a time in a request: accepts only RFC 3339 text with a time zone, and converts the time to UTC."""

@@ -15,7 +15,7 @@ MEASURE_INTERVAL_S = 15.0
 
 
 class WorkerGauges:
-    """Gauges of the running workers. Heartbeats are read in the background, so a scrape never waits for the database."""
+    """Prometheus gauges of the running workers. A background task sets them, so a scrape never waits for the database."""
 
     def __init__(self, database: Database, metrics: Metrics) -> None:
         self._database = database
@@ -30,7 +30,7 @@ class WorkerGauges:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Measures in the background until the context ends."""
+        """Sets the gauges every MEASURE_INTERVAL_S seconds in a background task, until the context ends."""
         measuring = asyncio.create_task(self._measure_repeatedly())
         try:
             yield
@@ -39,7 +39,7 @@ class WorkerGauges:
             await asyncio.wait([measuring])
 
     async def measure(self) -> None:
-        """Reads the heartbeats from the database and sets the gauges. On DatabaseUnavailable, the gauges keep their values."""
+        """Reads the workers' heartbeats from the database and sets the gauges. Raises DatabaseUnavailable."""
         async with self._database.begin() as session:
             found = await summarize_workers(session)
         self._running.set(found.running)

@@ -22,9 +22,9 @@ def may_be_token(credential: str) -> bool:
 
 
 async def authenticate_workload(request: Request, token: str) -> Caller | OperatorCaller:
-    """Returns the client for which the token's service account acts: a tenant's or an operator's.
+    """Returns the client, a tenant's or an operator's, for which the token's service account acts.
 
-    Raises Unauthorized if the token is refused; its detail says which check failed. Raises TooManyAttempts if the client's
+    Raises Unauthorized if the token is refused; the error says which check failed. Raises TooManyAttempts if the client's
     address has sent too many wrong keys, and WorkloadKeysUnavailable if the token cannot be checked at the moment.
     """
     account = await _service_account(request, token)
@@ -37,7 +37,7 @@ async def authenticate_workload(request: Request, token: str) -> Caller | Operat
 
 
 async def _service_account(request: Request, token: str) -> ServiceAccount:
-    """Returns the service account of a token. A token that is remembered as valid is not validated again."""
+    """Returns the service account of a token. If the token is in the cache of valid tokens, does not validate it again."""
     tokens: WorkloadTokens | None = request.state.workload_tokens
     if tokens is None:
         raise _unauthorized(request, "not_configured", "This Callgate accepts no service account tokens: send an API key.")
@@ -45,7 +45,10 @@ async def _service_account(request: Request, token: str) -> ServiceAccount:
 
 
 async def _validate(request: Request, tokens: WorkloadTokens, token: str) -> ServiceAccount:
-    """Validates a token that is not remembered as valid. A refused token counts as a wrong key from the client's address."""
+    """Validates a token that is not in the cache, and returns its service account.
+
+    A refused token counts as a wrong key from the client's address.
+    """
     attempts: KeyAttempts = request.state.key_attempts
     address, digest = attempts.address_of(request.scope), digest_of(token)
     attempts.require_attempt_left(address, digest)

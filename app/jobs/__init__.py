@@ -1,1 +1,1 @@
-"""The worker and its jobs. Each job is a module with a step that the worker repeats. Any number of workers may run."""
+"""The worker process and its jobs. Each job is a module with a `step` that the worker repeats. Several workers may run."""

@@ -1,7 +1,8 @@
-"""Finds the calls at Twilio that a creation of unknown outcome may have started, and rates the match.
+"""Finds the calls at Twilio that a request to create a call may have started, and rates how well each of them matches.
 
-The account's whole list is read once for all calls of a batch that were placed in the same hour. If the list is too long,
-Twilio filters it by address, once for each spelling of the address that Twilio may use.
+The requests are those whose outcome is unknown. Twilio's list of an account is read once for all calls of a batch that were
+dialled in the same hour. If this list is too long, Twilio filters it by the called address, with one request for each spelling
+of the address that Twilio may use.
 """
 
 import asyncio
@@ -37,21 +38,21 @@ _SEARCH_SPAN = MAX_QUEUE_TIME + timedelta(days=1)
 _API_CALL_DIRECTION = "outbound-api"
 
 MatchRating = Literal["yes", "perhaps", "no"]
-"""Whether a creation may have started a call in Twilio's list."""
+"""How sure it is that a request to create a call has started a certain call in Twilio's list."""
 EntryFilter = Callable[[Mapping[str, Any]], bool]
-"""Returns whether to keep an entry of Twilio's list, which is a JSON object."""
+"""A function that returns whether to keep an entry of Twilio's list, which is a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The result of searching Twilio's list for the call of one creation of unknown outcome.
+    """The result of searching Twilio's list for the call that one request may have started.
 
-    `calls` has, by sid, each call that the creation may have started, and how certain the match is.
+    `calls` maps the sid of each call that the request may have started to the call and the rating of the match.
     """
 
     calls: Mapping[str, tuple[CallResource, MatchRating]]
     is_complete: bool
-    """Whether the search would have found the call, however Twilio writes its address."""
+    """Whether the search would have found the call for every spelling of the address that Twilio may use."""
     twilio_clock_lead: timedelta | None
     """Twilio's clock minus this machine's clock; None if unknown."""
 
@@ -60,7 +61,7 @@ class Candidates:
 class CallLists:
     """Reads Twilio's lists for one batch of calls.
 
-    `longest_life` is the longest time, after a creation was recorded, in which one of its requests may still reach Twilio.
+    `longest_life` is the longest time from `pending_since` of a call until Twilio may start it.
     """
 
     tenants: TenantDirectory
@@ -80,9 +81,10 @@ class CallLists:
         return Candidates(calls, is_complete, await twilio_clock_lead(self.tenants, self.twilio, call.account_id))
 
     async def _calls_of_account(self, call: Call) -> list[CallResource] | None:
-        """Returns entries of Twilio's list that may belong to `call`, or to a call of the batch with the same account and hour.
+        """Returns the entries of Twilio's list that may be `call` or a similar call of the batch.
 
-        The list is read once for all of these calls. Returns None if it is too long, or if reading it takes too long.
+        Calls are similar if they have the same account and were dialled in the same hour: the list is read once for all of
+        them. Returns None if the list is too long, or if reading it takes too long.
         """
         group = _account_and_hour(call)
         if group not in self._account_reads:
@@ -91,7 +93,10 @@ class CallLists:
         return await self._account_reads[group]
 
     async def _read_account(self, calls: Sequence[Call]) -> list[CallResource] | None:
-        """Returns the account's calls to the addresses of `calls`. None: the list is too long, or reading it takes too long."""
+        """Returns the entries of Twilio's list that may be calls to the addresses of `calls`, which all have the same account.
+
+        Returns None if the list is too long, or if reading it takes too long.
+        """
         try:
             async with asyncio.timeout(2 * self.deadline_s):
                 return await self._read_list(calls, {}, entry_filter(calls))
@@ -106,11 +111,11 @@ class CallLists:
         return entries
 
     async def _read_list(self, calls: Sequence[Call], filters: Mapping[str, str], keep: EntryFilter) -> list[CallResource]:
-        """Returns the entries of Twilio's list from about the time at which `calls` were created.
+        """Returns the queued calls in Twilio's list, and the calls in it whose start time allows that they belong to `calls`.
 
-        Twilio applies `filters`; `keep` then selects from what Twilio returns. Queued calls, which have no start time, are
-        listed first, and then calls by start time. So a call that leaves the queue in between is found. Twilio may use only the
-        day of StartTime, so the upper bound is a whole day.
+        Twilio applies `filters`, and `keep` then selects from the entries that Twilio returns. The queued calls, which have no
+        start time, are read first. So a call that leaves the queue between the two requests is found by the second request.
+        Twilio may use only the day of StartTime, so the upper bound is a whole day.
         """
         since = min(map(earliest_date, calls))
         until = max(call.pending_since for call in calls) + self.longest_life + _SEARCH_SPAN
@@ -124,13 +129,13 @@ class CallLists:
 
 
 async def twilio_clock_lead(tenants: TenantDirectory, twilio: TwilioClient, account_id: UUID) -> timedelta | None:
-    """Returns Twilio's clock minus this machine's clock; None if unknown."""
+    """Returns Twilio's clock minus this machine's clock, or None if no response of Twilio has shown its time yet."""
     offsets = [twilio.clock.offset(credential.base_url) for credential in await tenants.credentials(account_id)]
     return max((offset for offset in offsets if offset is not None), key=abs, default=None)
 
 
 def entry_filter(calls: Iterable[Call]) -> EntryFilter:
-    """Returns a filter for entries of Twilio's list: it keeps those that may be a call to the address of one of `calls`."""
+    """Returns a filter for Twilio's list. It keeps each entry that may be a call to the address of one of `calls`."""
     keys = {address_key(call.to) for call in calls}
 
     def keep(entry: Mapping[str, Any]) -> bool:
@@ -143,24 +148,24 @@ def entry_filter(calls: Iterable[Call]) -> EntryFilter:
 def similar_calls(
     call: Call, entries: Iterable[CallResource], *, longest_life: timedelta
 ) -> dict[str, tuple[CallResource, MatchRating]]:
-    """Returns, by sid, the calls of Twilio's list that the creation of `call` may have started, each with its rating.
+    """Returns the calls of Twilio's list that the request for `call` may have started: by sid, each call and its rating.
 
-    `longest_life` is the longest time from the creation until Twilio starts its call.
+    `longest_life` is the longest time from `call.pending_since` until Twilio starts the call.
     """
     rated = {entry.sid: (entry, rate_match(call, entry, longest_life=longest_life)) for entry in entries}
     return {sid: match for sid, match in rated.items() if match[1] != "no"}
 
 
 def earliest_date(call: Call) -> datetime:
-    """Returns the earliest `date_created` that a call started by this creation can have in Twilio's list."""
+    """Returns the earliest `date_created` that a call at Twilio can have if the request for `call` has started it."""
     return call.pending_since - MAX_CLOCK_SKEW - DATE_TOLERANCE
 
 
 def rate_match(call: Call, entry: CallResource, *, longest_life: timedelta) -> MatchRating:
-    """Rates whether the creation of `call` may have started `entry`, a call in Twilio's list.
+    """Rates whether the request for the record `call` may have started `entry`, a call in Twilio's list.
 
     The rating is "yes" only if direction, `to` and `from` are present and match exactly. If one of them is missing, the rating
-    can be "perhaps". `longest_life` is the longest time from the creation until Twilio starts its call.
+    can be "perhaps". `longest_life` is the longest time from `call.pending_since` until Twilio starts the call.
     """
     shown_to, shown_from = _text_or_none(entry.raw.get("to")), _text_or_none(entry.raw.get("from"))
     if entry.direction not in (_API_CALL_DIRECTION, None):

@@ -1,4 +1,7 @@
-"""Sends updates to Twilio that were requested before the call's outcome was known, or whose answer was lost."""
+"""Asks Twilio to end calls, if the API could not do so at once or got no reliable answer from Twilio.
+
+The API cannot ask as long as it is unknown whether Twilio has started the call.
+"""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,13 +17,13 @@ BATCH_SIZE = 20
 
 @dataclass(frozen=True, slots=True)
 class PendingUpdateSender:
-    """Sends stored updates, which end calls, to Twilio. An update is sent once the outcome of its call is known."""
+    """Asks Twilio to end each call for which an end request is stored, once it is known whether Twilio has started it."""
 
     database: Database
     control: CallControl
 
     async def step(self) -> bool:
-        """Sends a batch of pending updates of calls whose outcome is known. Returns false if there were none."""
+        """Sends a batch of due requests to Twilio. Returns false if none was due."""
         # Longer than an update can take, so that no other worker applies it at the same time.
         lease = timedelta(seconds=2 * self.control.deadline_s + 30)
         async with self.database.begin() as session:

@@ -38,7 +38,7 @@ class Deadlines:
     control: CallControl
 
     async def step(self) -> bool:
-        """Cancels a batch of calls that are in Twilio's own queue at their `ring_by`. Returns false if no call was due."""
+        """Cancels a batch of calls that Twilio still queues at their `ring_by`. Returns false if there was no such call."""
         lease = timedelta(seconds=2 * self.control.deadline_s) + _RETRY_DELAY
         async with self.database.begin() as session:
             calls = await store.claim_deadlines(session, lease=lease, limit=BATCH_SIZE)
@@ -60,7 +60,7 @@ class Deadlines:
         await store.clear_deadline(self.database, call.id)
 
     async def free_slots(self) -> bool:
-        """Frees the dial slots of ended calls in all accounts. A slot stands for one concurrent call.
+        """Frees the dial slots of ended calls in all accounts. A slot counts one call against the limit on concurrent calls.
 
         Returns false, so that the job pauses before the next time.
         """

@@ -1,4 +1,7 @@
-"""Dials scheduled calls when it is their turn, and ends those that were not dialled by their `ring_by`."""
+"""Dials scheduled calls as soon as their time has come and the dialling limits allow another call.
+
+Also ends calls that were not dialled by their `ring_by`, the time until which they may begin to ring.
+"""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -101,7 +104,7 @@ class Dialer:
         return len(expired)
 
     async def drain(self) -> None:
-        """Waits for the outcomes of the dials that have begun."""
+        """Waits until the outcome is known of every call that this worker has begun to dial."""
         self._wake_in(None)
         while self._dial_tasks:
             await asyncio.wait(self._dial_tasks)
@@ -117,7 +120,7 @@ class Dialer:
         self._dial_tasks.discard(task)
 
     def _wake_in(self, seconds: float | None) -> None:
-        """Makes the next step begin in `seconds`; None: after the normal pause of the job."""
+        """Makes the next step begin after `seconds`. If it is None, the next step begins after the normal pause of the job."""
         if self._wake_timer is not None:
             self._wake_timer.cancel()
         self._wake_timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self.wake.set)

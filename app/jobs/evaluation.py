@@ -1,4 +1,7 @@
-"""Decides which call in Twilio's list belongs to a record. A call is bound only if the match is unambiguous."""
+"""Decides which call in Twilio's list is the call of a record.
+
+A record is bound to a call at Twilio only if no other call matches the record, and no other record matches the call.
+"""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -11,17 +14,19 @@ from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, Candidates
 from app.twilio.schemas import CallResource
 
 SearchResult = Literal["bound", "ambiguous", "inconclusive", "none"]
-"""How a search of Twilio's list ended.
+"""How a search of Twilio's list for the call of one record ended.
 
-`bound`: the call was found. `ambiguous`: calls were found, and it is uncertain which one it is. `inconclusive`: none was found,
-but the list may lack one. `none`: there is none.
+`bound`: one call is certainly the call of the record. `ambiguous`: there are calls that may be the call, but none that
+certainly is. `inconclusive`: there is no such call in the list, but the list may be incomplete. `none`: Twilio has no such
+call.
 """
 
 
 class SearchFinding(NamedTuple):
-    """The result of a search for one call. `data` has details, such as the number of candidates, for the call's event.
+    """The result of a search for the call of one record.
 
-    If the result is `bound`, `resource` is the call at Twilio that belongs to the record.
+    `data` has details for the record's event, such as the number of candidates. If the result is `bound`, `resource` is the
+    call at Twilio that belongs to the record.
     """
 
     result: SearchResult
@@ -41,8 +46,8 @@ async def evaluate_candidates(
     """Decides whether one of the candidates is the call of the record `call`. The caller must have locked the record.
 
     Writes nothing. `max_start_delay` is the longest time from `call.pending_since` until Twilio creates the call.
-    `clock_offset` is Twilio's clock minus Postgres's; None if unknown. Rivals are other creations that may have started a
-    candidate. `unrecorded_rivals` is the number of those that this function cannot find in the database.
+    `clock_offset` is Twilio's clock minus Postgres's; None if unknown. A rival is another record whose request may have started
+    one of the candidates. `unrecorded_rivals` is the number of rivals that this function cannot find in the database.
     """
     # Count rivals before reading bound sids: an intent that is bound in between must appear in one of the two.
     undated = any(entry.date_created is None for entry, _ in candidates.calls.values())

@@ -1,7 +1,7 @@
 """Measures the backlogs in the database for Prometheus: the age of the oldest item, and the number of items.
 
-Every worker measures the same values, so a query over workers takes `max`. API processes do not measure, to spare the database.
-`callgate_gauges_measured_timestamp_seconds` shows the age of the values.
+Every worker measures the same values, so a Prometheus query over several workers takes their `max`. API processes measure
+nothing, which saves load on the database. `callgate_gauges_measured_timestamp_seconds` shows when the values were measured.
 """
 
 from datetime import datetime
@@ -60,7 +60,7 @@ class Gauges:
         self._measured = gauge("gauges_measured_timestamp_seconds", "When this worker measured these for the last time.")
 
     async def step(self) -> bool:
-        """Measures all backlogs and sets the gauges. Returns false. If the database is unavailable, the old values stay."""
+        """Measures all backlogs and sets the gauges. Returns false, so that the job pauses. Raises DatabaseUnavailable."""
         self._unsaved.set(self._counters.unsaved_count)
         async with self._database.begin() as session:
             moment = await transaction_time(session)

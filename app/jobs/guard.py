@@ -12,7 +12,7 @@ from app.scheduling.guard import halt_if_grants_lost
 
 @dataclass(frozen=True, slots=True)
 class GuardWatch:
-    """Halts all grants if the database may have lost earlier ones (app.scheduling.guard).
+    """Stops workers from making grants if the database may have lost earlier grants (app.scheduling.guard).
 
     A grant is the right to dial one scheduled call.
     """

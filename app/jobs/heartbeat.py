@@ -1,4 +1,4 @@
-"""Writes a heartbeat, by which other processes see that this worker runs."""
+"""Writes a heartbeat to the database, which shows other processes that this worker runs."""
 
 import contextlib
 from dataclasses import dataclass, field

@@ -12,9 +12,10 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 async def run_isolated(calls: Sequence[Call], work: Callable[[Call], Awaitable[None]], *, event: str) -> None:
-    """Runs `work` for all calls concurrently. Logs an error as `event`; the call is claimed again when its lease ends.
+    """Runs `work` for all calls concurrently. An error of one call is logged with the name `event` and affects no other call.
 
-    A DatabaseUnavailable is not logged again: the database's own code has logged it.
+    The call with the error is claimed again when its lease ends. A DatabaseUnavailable is not logged here, because the
+    database's own code has logged it.
     """
 
     async def guarded(call: Call) -> None:
@@ -30,9 +31,9 @@ async def run_isolated(calls: Sequence[Call], work: Callable[[Call], Awaitable[N
 
 
 def unexpected_errors(error: Exception) -> list[Exception]:
-    """Returns the errors to log: `error` itself; if it is an ExceptionGroup, such as that of a TaskGroup, the errors in it.
+    """Returns the errors to log: `error` itself, or the errors in it if it is an ExceptionGroup (as raised by a TaskGroup).
 
-    Leaves out each DatabaseUnavailable: the database's own code has logged it.
+    Leaves out each DatabaseUnavailable, because the database's own code has logged it.
     """
     if isinstance(error, ExceptionGroup):
         return [cause for each in error.exceptions for cause in unexpected_errors(each)]

@@ -1,4 +1,4 @@
-"""Creates the partitions of the coming months."""
+"""Creates the monthly partitions of tables for the coming months."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Partitioner:
     database: Database
 
     async def step(self) -> bool:
-        """Creates the missing monthly partitions. Returns false: there is nothing more to do at once."""
+        """Creates the missing monthly partitions. Returns false, so that the job pauses before the next time."""
         async with self.database.begin() as session:
             for table in PARTITIONED_TABLES:
                 await make_partitions(session, table, months_ahead=MONTHS_AHEAD)

@@ -1,7 +1,7 @@
-"""Refreshes started calls from Twilio until they have ended and have a price.
+"""Reads started calls from Twilio repeatedly, and updates their records, until the calls have ended and have a price.
 
-If many calls of an account are due, they are read from Twilio's list (app.jobs.sweep). A few are fetched one by one.
-app.calls.refresh_plan decides when a call is due.
+If several calls of an account are due at the same time, they are read from Twilio's list (app.jobs.sweep). One or two calls are
+fetched one by one. app.calls.refresh_plan decides when a call is due.
 """
 
 import asyncio
@@ -48,9 +48,9 @@ RefreshResult = Literal["changed", "unchanged", "gone", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class _FetchResult:
-    """Twilio's answer about a due call: its resource or an error. Both are None if no request was sent for the call.
+    """Twilio's answer about one call: the call or an error. Both are None if no request was sent for the call.
 
-    `not_before` is the earliest time of the next refresh while Twilio throttles the account.
+    If Twilio throttles the account, `not_before` is the earliest time of the next request for the call.
     """
 
     resource: CallResource | None = None
@@ -60,7 +60,7 @@ class _FetchResult:
 
 @dataclass(frozen=True, slots=True)
 class Refresher:
-    """Refreshes started calls from Twilio until they have ended and have a price."""
+    """Reads started calls from Twilio repeatedly, and updates their records, until the calls have ended and have a price."""
 
     database: Database
     tenants: TenantDirectory
@@ -69,12 +69,12 @@ class Refresher:
     interval: timedelta
     fetch_deadline_s: float
     bind_listed: Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]] | None = None
-    """Receives the first page of each list that is read: `Resolver.bind_listed`."""
+    """Is called with an account's id and the first page of Twilio's list of its calls: `Resolver.bind_listed`."""
     # Accounts that Twilio throttles, with the time until which no request is sent for them.
     _throttled_until: dict[UUID, datetime] = field(default_factory=dict)
 
     async def step(self) -> bool:
-        """Refreshes a batch of due calls. Returns false if none was due."""
+        """Updates the records of a batch of due calls from Twilio. Returns false if no call was due."""
         # Longer than a refresh can take, so that no other worker repeats it meanwhile.
         lease = timedelta(seconds=2 * MAX_FETCHES_PER_ACCOUNT / _MAX_CONCURRENT_FETCHES * self.fetch_deadline_s + 30)
         async with self.database.begin() as session:
@@ -101,7 +101,10 @@ class Refresher:
         return False
 
     async def _refresh_isolated(self, account_id: UUID, calls: Sequence[DueCall]) -> None:
-        """Refreshes the calls of an account. Logs errors; after an error, the calls are claimed again when their leases end."""
+        """Updates the records of an account's calls from Twilio. Logs errors and does not raise them.
+
+        After an error, the calls are claimed again when their leases end.
+        """
         try:
             results = await self._ask_twilio(account_id, calls)
             for start in range(0, len(calls), _WRITE_BATCH_SIZE):
@@ -112,7 +115,7 @@ class Refresher:
                 logger.error("refresh_crashed", exc_info=cause, call_ids=call_ids, calls=len(calls))
 
     async def _ask_twilio(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _FetchResult]:
-        """Reads the calls from Twilio with as few requests as possible. Returns a result for each call, by id."""
+        """Reads the calls from Twilio with as few requests as possible. Returns a result for the id of each call."""
         if until := self._paused_until(account_id):
             return {call.id: _FetchResult(not_before=until) for call in calls}
         found: Mapping[str, CallResource] = {}
@@ -132,7 +135,10 @@ class Refresher:
         return results | await self._fetch_all(account_id, [call for call in calls if call.id not in results])
 
     async def _fetch_all(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _FetchResult]:
-        """Fetches the first MAX_FETCHES_PER_ACCOUNT calls one by one. The others get an empty result."""
+        """Fetches the first MAX_FETCHES_PER_ACCOUNT calls from Twilio one by one. Returns a result for the id of each call.
+
+        The results of further calls are empty: no request was sent for them.
+        """
         results = dict.fromkeys((call.id for call in calls[MAX_FETCHES_PER_ACCOUNT:]), _FetchResult())
         waiting = iter(calls[:MAX_FETCHES_PER_ACCOUNT])
 
@@ -176,9 +182,9 @@ class Refresher:
         return {call.id: _FetchResult(error=error, not_before=until) for call in calls}
 
     async def _write(self, results: dict[UUID, _FetchResult]) -> None:
-        """Updates the records. `results` maps their ids to Twilio's answers.
+        """Writes Twilio's answers to the records of the calls. `results` maps the calls' ids to the answers.
 
-        If a record has changed meanwhile, or is locked, its call is refreshed again later.
+        Does not write a record that has changed meanwhile, or that is locked. Its call is read from Twilio again later.
         """
         calls = await read_calls(self.database, results)
         changes = {call_id: self._apply_result(call, results[call_id]) for call_id, call in calls.items()}

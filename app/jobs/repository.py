@@ -1,7 +1,7 @@
 """SQL that deletes old data. Never commits.
 
-Calls without a final outcome, or with work to do, are never deleted. Locked rows are skipped, because another transaction works
-on them.
+A call is never deleted if its outcome is not final, or if a job still has work to do for it. Locked rows are skipped, because
+another transaction works on them.
 """
 
 from collections.abc import Collection, Sequence

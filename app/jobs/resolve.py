@@ -1,8 +1,8 @@
-"""Settles unknown outcomes: finds creations whose process died, and searches Twilio's list for calls whose answer was lost.
+"""Finds out whether Twilio has started a call, if the process that requested the call ended early or got no reliable answer.
 
-A search binds a record to a call in Twilio's list only if the match is unambiguous: exactly one call that belongs to no record
-fits, and no other creation can have started that call. Otherwise the record waits for the callback or another search.
-`SearchPlan` in `app/calls/search_plan.py` says when to search. This module never dials.
+A search binds a record to a call in Twilio's list only if the match is unambiguous: there is exactly one matching call without
+a record, and no other request can have started it. Otherwise the record waits for the callback or another search. `SearchPlan`
+in `app/calls/search_plan.py` says when to search. This module never dials.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ BATCH_SIZE = 20
 
 @dataclass(frozen=True, slots=True)
 class Resolver:
-    """Finds the outcome of creations whose outcome is unknown, by searching Twilio's lists. Never dials."""
+    """Searches Twilio's lists for the calls of records whose outcome is `unknown`. Never dials."""
 
     database: Database
     tenants: TenantDirectory
@@ -47,7 +47,7 @@ class Resolver:
     deadline_s: float
 
     async def mark_abandoned(self) -> bool:
-        """Marks a batch of abandoned creations as unknown: their process ended before it recorded the outcome.
+        """Marks a batch of abandoned records as `unknown`. Their process ended before it recorded an outcome.
 
         Returns false if there were none.
         """
@@ -61,7 +61,7 @@ class Resolver:
         return bool(abandoned)
 
     async def search(self) -> bool:
-        """Searches Twilio's lists for a batch of calls whose outcome is unknown. Returns false if none was due."""
+        """Searches Twilio's lists for a batch of calls whose outcome is unknown. Returns false if no search was due."""
         # Longer than a search can take, so that no other worker searches for the same call meanwhile.
         lease = timedelta(seconds=4 * self.deadline_s + 30)
         async with self.database.begin() as session:
@@ -78,10 +78,10 @@ class Resolver:
         return CallLists(self.tenants, self.twilio, batch, self.longest_life, self.deadline_s)
 
     async def bind_listed(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
-        """Binds records of unknown outcome to their calls in `page` (the first page of the account's list).
+        """Binds records whose outcome is unknown to their calls in `page`, the first page of Twilio's list of the account.
 
-        Binds a record only if the match is certain; the record then needs no search of its own. A missing call proves nothing,
-        because the page may be stale or incomplete. Raises DatabaseUnavailable.
+        Binds a record only if the match is certain, and then no search for this record is needed. If a call is not in the page,
+        this proves nothing, because the page may be stale or incomplete. Raises DatabaseUnavailable.
         """
         async with self.database.begin() as session:
             unknown = await repository.list_unknown_calls(session, account_id, limit=BATCH_SIZE)
@@ -109,7 +109,7 @@ class Resolver:
     async def _search(self, call_lists: CallLists, database_clock_lead: timedelta, call: Call) -> None:
         """Searches Twilio's lists for one call and records the result.
 
-        `database_clock_lead` is Postgres's clock minus this machine's.
+        `database_clock_lead` is Postgres's clock minus this machine's clock.
         """
         with trace("search", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
             try:
@@ -156,12 +156,18 @@ class Resolver:
 
 
 def _is_searchable(call: Call) -> bool:
-    """Returns whether a search can settle the call: its outcome is unknown, or was only assumed after earlier searches."""
+    """Returns whether a search makes sense for this record.
+
+    It does if the outcome is `unknown`, or if earlier searches found nothing, so that the record only assumes `not_started`.
+    """
     return call.execution == "unknown" or (call.execution == "not_started" and call.settled_by == "none_found")
 
 
 def _shows_all_candidates(page: Sequence[Mapping[str, Any]], call: Call) -> bool:
-    """Returns whether the page, newest entries first, is long enough to show every call that this creation may have started."""
+    """Returns whether the page shows every call that the request for the record `call` may have started.
+
+    The newest entries are first in the page.
+    """
     last = CallResource.read(page[-1]) if page else None
     is_whole_list = len(page) < PAGE_SIZE
     return is_whole_list or (last is not None and last.date_created is not None and last.date_created < earliest_date(call))

@@ -1,7 +1,8 @@
 """Deletes data that is older than the retention period, without slowing down requests.
 
-Calls are deleted in small batches. After each batch the job pauses for a multiple of the batch's duration, so it does less on a
-busy database. Events, deliveries and audit events are deleted by dropping monthly partitions, which is cheap.
+Calls are deleted in small batches. After each batch the job pauses for a multiple of the batch's duration, so it deletes fewer
+calls while the database is busy. Events, deliveries and audit events are deleted by dropping monthly partitions, which is
+cheap.
 """
 
 import asyncio
@@ -42,9 +43,9 @@ class Retention:
     _last_id: UUID = _LOWEST_ID
 
     async def expire_calls(self) -> bool:
-        """Deletes the next batch of old calls, in the order of their ids. Returns false if there was none.
+        """Deletes the next batch of old calls, in the order of their ids. Returns false if there are no more old calls.
 
-        After false, the next step starts again with the lowest id.
+        After it has returned false, the next step starts again with the lowest id.
         """
         began = time.monotonic()
         async with self.database.begin() as session:

@@ -32,9 +32,10 @@ class RollUp:
     calls_kept_for: timedelta | None = None
 
     async def step(self) -> bool:
-        """Computes the counts of periods that are due, for about _MAX_STEP_S. Returns whether more are due.
+        """Computes the counts of periods that are due, for about _MAX_STEP_S seconds. Returns whether more periods are due.
 
-        Only one worker does this at a time. A step is one transaction, so it is written completely or not at all.
+        Each period is one minute or one hour. Only one worker does this at a time. A step is one transaction, so all of its
+        counts are written or none.
         """
         async with self.database.transaction() as connection:
             progress = await store.lock_progress(connection, first_span=MAX_ROLLUP_SPAN)
@@ -51,16 +52,16 @@ class RollUp:
         return left is not None
 
     async def _skip_empty(self, connection: Connection, due: list[DuePeriod]) -> list[DuePeriod]:
-        """Records the due periods that end before the first call as empty, in one statement. Returns the other periods."""
+        """Records that the due periods before the first call contain no calls, in one statement. Returns the other periods."""
         first = await store.first_request_time(connection)
         empty = [each.period for each in due if first is None or each.period.end <= first]
         await store.record_empty_periods(connection, empty)
         return [each for each in due if first is not None and each.period.end > first]
 
     async def _roll_up(self, connection: Connection, due: list[DuePeriod]) -> DuePeriod | None:
-        """Computes the counts of due periods, for about _MAX_STEP_S. Returns the first period that is left; None: none is left.
+        """Computes the counts of due periods, for about _MAX_STEP_S seconds. Returns the first period that is left, or None.
 
-        Periods that are due at the same time are always done together.
+        If several periods became due at the same time, it does either all of them or none.
         """
         began = time.monotonic()
         for index, (_, together) in enumerate(groupby(due, key=lambda each: each.due_at)):

@@ -1,4 +1,4 @@
-"""Finds out in one statement which jobs have due work, so that an idle worker costs little."""
+"""Finds out with one SQL statement which jobs have due work, so that an idle worker costs little."""
 
 from datetime import timedelta
 
@@ -18,7 +18,7 @@ _DUE = """
 async def jobs_with_due_work(database: Database, *, longest_life: timedelta) -> set[str]:
     """Returns the names of the jobs that have due work.
 
-    `longest_life` is the age at which a pending creation counts as abandoned.
+    `longest_life` is the age at which a record that is still pending counts as abandoned by its process.
     """
     (row,) = await database.fetch(_DUE, longest_life)
     return {name for name, is_due in row.items() if is_due}

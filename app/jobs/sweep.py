@@ -1,7 +1,8 @@
-"""Refreshes many calls of an account from pages of Twilio's list, with fewer requests than fetching each of them.
+"""Reads many calls of an account from pages of Twilio's list, with fewer requests than if each call were fetched.
 
-A call that the list lacks does not count as deleted: the list is eventually consistent, and its pages move while they are read.
-The caller fetches such calls one by one. app/calls/refresh_plan.py says when a call is due, and so how often the list is read.
+If a call is not in the list, it does not count as deleted, because the list is eventually consistent and its pages move while
+they are read. The caller fetches such calls one by one. app/calls/refresh_plan.py says when a call is due, and so how often the
+list is read.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -11,23 +12,28 @@ from app.twilio.client import TwilioClient
 from app.twilio.schemas import CallResource, Credential
 
 MIN_SWEPT_CALLS = 3
-"""Fewer calls are fetched one by one."""
+"""The minimum number of calls of one account that are read from Twilio's list. A smaller number is fetched one by one."""
 _MISSING_CALLS_PER_PAGE = 10
-"""Another page is read only while at least this many wanted calls are missing for each page that was read."""
+"""Another page of the list is read only if at least this many wanted calls are missing for each page that was read so far."""
 
 
 class SweepResult(NamedTuple):
-    """The wanted calls that were in the list, by sid, and all entries of the first page, the newest first."""
+    """The result of reading Twilio's list.
+
+    `found` has the wanted calls that were in the list, by sid. `newest_entries` has all entries of the first page, the newest
+    first.
+    """
 
     found: Mapping[str, CallResource]
     newest_entries: Sequence[Mapping[str, Any]]
 
 
 async def sweep(twilio: TwilioClient, credential: Credential, *, wanted: Collection[str], deadline_s: float) -> SweepResult:
-    """Looks for calls on the newest pages of Twilio's list. `wanted` are their sids. Raises TwilioError.
+    """Looks for calls on the newest pages of Twilio's list. `wanted` has the sids of these calls. Raises TwilioError.
 
-    Stops when all are found, or when so few are missing that fetching them one by one takes fewer requests. `deadline_s` is the
-    time limit of each request. No filter on start times is used, because it would hide queued calls.
+    Stops when all wanted calls are found, or when so few are missing that it takes fewer requests to fetch them one by one.
+    `deadline_s` is the time limit of each request. The list is not filtered by start time, because such a filter would hide
+    queued calls.
     """
     found: dict[str, CallResource] = {}
     newest: Sequence[Mapping[str, Any]] = ()

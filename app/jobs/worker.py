@@ -1,4 +1,4 @@
-"""Runs the jobs until `stop` is set. A job that fails is logged and repeated; the other jobs go on."""
+"""Runs the jobs until `stop` is set. If a job fails, the error is logged and the job is repeated; the other jobs go on."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -53,7 +53,7 @@ _WAKE_DELAY_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job of the worker, which repeats `step`. It pauses for `idle_s` after a step that left nothing to do."""
+    """A job of the worker, which calls `step` repeatedly. Pauses for `idle_s` seconds after a step that left nothing to do."""
 
     name: str
     # Returns whether there may be more to do at once.
@@ -124,9 +124,9 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
 
 
 async def _wake_due(database: Database, jobs: Sequence[Job], longest_life: timedelta) -> bool:
-    """Wakes those of `jobs` that have due work. Returns false, so that the job whose step this is pauses before the next time.
+    """Wakes each of `jobs` that has due work. Returns false, so that the job that calls this function pauses.
 
-    `longest_life` is the age at which a pending creation counts as abandoned.
+    `longest_life` is the age at which a record that is still pending counts as abandoned by its process.
     """
     due = await jobs_with_due_work(database, longest_life=longest_life)
     for job in jobs:
@@ -150,7 +150,7 @@ async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, 
 
 
 async def run_jobs(jobs: list[Job], stop: asyncio.Event) -> None:
-    """Repeats the jobs. Returns when `stop` is set and the running steps have finished."""
+    """Runs all jobs repeatedly. Returns when `stop` is set and the running steps have finished."""
     async with asyncio.TaskGroup() as running:
         for job in jobs:
             running.create_task(_repeat_job(job, stop))

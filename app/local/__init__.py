@@ -1,4 +1,5 @@
-"""Runs all of Callgate on one machine, for development and tests, over an embedded PostgreSQL.
+"""Runs the API, the worker and the simulator on one machine, for development and tests, with an embedded PostgreSQL.
 
-In a deployment, `callgate worker` uses `serving_probes` from `probes`, and commands use `with_local_database` from `state`.
+Two functions are also used in a deployment: `serving_probes` (in `probes`) by workers, and `with_local_database` (in `state`)
+by commands.
 """

@@ -1,4 +1,4 @@
-"""`callgate demo`: places one call from Jack to Kate and shows its progress until it has a price."""
+"""`callgate demo`: places one call through the local API and shows its progress until the call has a price."""
 
 import asyncio
 import itertools
@@ -53,7 +53,7 @@ async def prepare_tenant(tenants: TenantAdministration, directory: TenantDirecto
 
 
 async def place_and_watch(running: RunningStack, key: str, print_line: PrintLine) -> dict[str, Any]:
-    """Places the call and returns its record once it is completed and priced. Raises DemoFailed."""
+    """Places the demo call and returns its record (JSON) once the call is completed and has a price. Raises DemoFailed."""
     headers = {"Authorization": f"Bearer {key}"}
     try:
         async with (
@@ -111,7 +111,7 @@ async def _print_changes(http: httpx.AsyncClient, record: dict[str, Any], print_
 
 
 def _print_with_time(at: str, record: dict[str, Any], text: str, print_line: PrintLine) -> None:
-    """Prints a line with the text. The line starts with the seconds between the creation of the call and the time `at`."""
+    """Prints a line with the text, after the number of seconds from the creation of the call to the time `at`."""
     elapsed = datetime.fromisoformat(at) - datetime.fromisoformat(record["created_at"])
     _overwrite_line("")
     print_line(f"  {elapsed.total_seconds():5.1f} s  {text}".rstrip())

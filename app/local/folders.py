@@ -1,4 +1,4 @@
-"""Finds a folder for the data of the embedded PostgreSQL, which runs as `nobody` when root starts it."""
+"""Finds a folder for the data of the embedded PostgreSQL. If root starts the server, it runs as `nobody`, who must reach it."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def is_private_folder(folder: Path) -> bool:
-    """Returns whether this is a real folder that belongs to this user and that no other user can write to."""
+    """Returns whether the folder belongs to the current user, is no symbolic link, and is not writable for any other user."""
     real = folder.is_dir() and not folder.is_symlink()
     return real and folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o022
 
@@ -21,7 +21,8 @@ def is_open_to_all_users(folder: Path) -> bool:
 def recorded_replacement(directory: Path) -> Path | None:
     """Returns the replacement folder for Postgres's data that `create_replacement` has recorded in this state folder.
 
-    Returns None if none was recorded, if it is not a private folder of this user, or if it was made for another state folder.
+    Returns None if none was recorded, if it is not a private folder of this user, or if it was recorded for another state
+    folder.
     """
     pointer = directory / "postgres.elsewhere"
     if not pointer.exists():
@@ -37,8 +38,8 @@ def recorded_replacement(directory: Path) -> Path | None:
 def create_replacement(directory: Path) -> Path | None:
     """Creates a folder for the data of a Postgres that runs as the user `nobody`, and writes its path to a file in `directory`.
 
-    The folder is in /var/tmp or, if `nobody` cannot enter that, in the system's folder for temporary files. Returns None if
-    `nobody` can enter neither.
+    Creates it in /var/tmp, or in the system's folder for temporary files if `nobody` cannot enter /var/tmp. Returns None if
+    `nobody` can enter neither of them.
     """
     for parent in (Path("/var/tmp"), Path(tempfile.gettempdir()).resolve()):  # noqa: S108 - mkdtemp is safe there
         if parent.is_dir() and is_open_to_all_users(parent):

@@ -67,9 +67,9 @@ class PostgresAlreadyRunning(PostgresError):
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL server with its data in the state folder `directory`: a context manager, or start() and stop().
+    """A PostgreSQL server with its data in the folder `directory`. Use it as a context manager, or call start() and stop().
 
-    With `durable=False`, a crash of the machine may lose data. That is faster, and only for tests.
+    With `durable=False`, a crash of the machine may lose data. This is faster, and meant only for tests.
     """
 
     url: str  # set by start(): postgresql+asyncpg://callgate:PASSWORD@127.0.0.1:PORT/callgate, a superuser
@@ -91,9 +91,9 @@ class EmbeddedPostgres:
         self.stop()
 
     def start(self) -> None:
-        """Starts the server, and returns when it accepts connections. The first time, creates an empty database.
+        """Starts the server, and returns when it accepts connections. Creates an empty database at the first start.
 
-        Main thread only: Linux sends the parent-death signal when the *thread* that created the child ends.
+        Must run in the main thread: Linux sends the parent-death signal when the *thread* that created the child ends.
         """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("start the embedded PostgreSQL from the main thread")
@@ -116,7 +116,7 @@ class EmbeddedPostgres:
     def stop(self) -> None:
         """Stops the server and disconnects its clients. Does nothing if the server does not run.
 
-        Waits until all of its processes have ended: after a kill, they outlive the main process for a moment.
+        Waits until all processes of the server have ended. After a kill, some of them outlive the main process for a moment.
         """
         atexit.unregister(self.stop)
         if server := self._server:
@@ -166,7 +166,7 @@ class EmbeddedPostgres:
         new.rename(self._home / "data")
 
     def _run_program(self, program: str, *arguments: object, statement: str = "") -> None:
-        """Runs a program with `statement` as its input, until it ends. Raises PostgresError if it fails."""
+        """Runs a PostgreSQL program with `statement` as its input, and waits for its end. Raises PostgresError if it fails."""
         with self._spawn(program, *arguments, death_signal=signal.SIGKILL, stdin=subprocess.PIPE) as process:
             try:
                 process.communicate(statement.encode())
@@ -200,7 +200,7 @@ class EmbeddedPostgres:
     def _spawn(
         self, program: str, *arguments: object, death_signal: signal.Signals, stdin: int = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
-        """Starts a program of PostgreSQL. On Linux, the program gets `death_signal` when this process ends."""
+        """Starts a PostgreSQL program. On Linux, the kernel sends `death_signal` to the program when this process ends."""
         arguments_ = (os.getpid(), int(death_signal), self._programs / program, *arguments)
         with (self._home / "server.log").open("wb") as log:  # the output of an earlier program is deleted
             return subprocess.Popen(  # noqa: S603 - no shell, and every argument is ours
@@ -221,7 +221,7 @@ class EmbeddedPostgres:
 
 
 def remove_data(directory: Path) -> None:
-    """Deletes PostgreSQL's data of this state folder, also if it is in a replacement folder.
+    """Deletes PostgreSQL's data of this state folder, even if the data is in a replacement folder.
 
     Raises PostgresAlreadyRunning while a server uses the data, and PostgresError if the data cannot be deleted.
     """

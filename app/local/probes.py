@@ -1,4 +1,4 @@
-"""Serves the probes of a worker."""
+"""Serves the health probes and the metrics of a worker process over HTTP."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,10 @@ from app.settings import Settings
 
 @asynccontextmanager
 async def serving_probes(settings: Settings, metrics: Metrics, host: str, port: int) -> AsyncIterator[None]:
-    """Serves the probes of a worker in its event loop, so that a worker that hangs does not answer. Raises CannotListen."""
+    """Serves a worker's probes until the block ends. Raises CannotListen.
+
+    The server runs in the worker's event loop, so that the probes do not answer if the worker hangs.
+    """
     config = server_config(
         probe_app(settings, metrics), ServerLimits.of(settings), timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S
     )

@@ -1,8 +1,8 @@
-"""Rehearses a file of scheduled calls: finds out when each call would ring or expire, without calling anyone.
+"""Simulates the scheduled calls in a file: finds out when each call would ring or expire, without calling anyone.
 
-Runs Callgate's own admission, grants, dials, deadlines and expiry on a separate Postgres. A simulator on a socket replaces
-Twilio. Postgres and the simulator share a clock, which jumps from one event to the next and stands still in between. So the
-same file always has the same result.
+Such a simulation is called a rehearsal. It uses the same code as the service to accept, dial and expire calls, on a separate
+Postgres. A simulator replaces Twilio. Postgres and the simulator share a clock, which jumps from one event to the next and
+stands still in between. So the same file always has the same result.
 """
 
 import base64
@@ -57,7 +57,7 @@ _MIN_CLOCK_STEP: Final = timedelta(milliseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class RehearsalSettings:
-    """The input of a rehearsal: copied settings, the dialling limits (pace) of account and queue, and Twilio's limits."""
+    """The input of a rehearsal: the copied settings, the dialling limits of the account and the queue, and Twilio's limits."""
 
     copied: CopiedSettings = CopiedSettings()  # noqa: RUF009  # frozen
     account_pace: PaceLimits = UNLIMITED
@@ -156,7 +156,7 @@ class Rehearsal:
     async def _play_moment(self, at: datetime, queue_id: UUID) -> datetime | None:
         """Does everything that workers and Twilio do at the time `at`. Returns the next time at which they do something.
 
-        Returns None if nothing is left to do.
+        Returns None if they have nothing left to do.
         """
         while await self._deadlines.step():
             self.twilio.reread_ends()
@@ -175,7 +175,7 @@ class Rehearsal:
     async def _write_end(self, call_id: UUID, call: RehearsedCall) -> None:
         """Writes the end of a call to its record, as a callback or a refresh does in a real run.
 
-        If that schedules a redial, because the call was busy or not answered, adds it to the calls that the rehearsal follows.
+        A call that was busy or not answered may get a redial. If so, adds the redial to the calls that the rehearsal follows.
         """
         record = (await read_calls(self._database, [call_id]))[call_id]
         fetch = partial(self.services["twilio"].fetch_call, sid=record.sid or "", deadline_s=_FETCH_TIMEOUT_S)
@@ -196,9 +196,9 @@ class Rehearsal:
             )
 
     def _copy_outcome(self, call_id: UUID, placed: PlacedCall) -> RehearsedCall:
-        """Copies the outcome and times that the simulator has planned for a placed call to the RehearsedCall for the report.
+        """Copies the outcome and times that the simulator has planned for the call `placed` to the call's entry in the report.
 
-        Adds the RehearsedCall to the results, and returns it.
+        Adds this entry to the results, and returns it.
         """
         call, plan = self._placed_calls.pop(call_id), placed.plan
         call.queue_time, call.ended_at = plan.queue_time, plan.ended_at
@@ -210,7 +210,7 @@ class Rehearsal:
         return call
 
     def _record_outcome(self, call: RehearsedCall, outcome: RehearsedOutcome, at: datetime) -> None:
-        """Adds a call to the result, with its outcome and the time of the outcome."""
+        """Sets the outcome of a call and the time of the outcome, and adds the call to the results."""
         call.outcome, call.at = outcome, at
         self._results.append(call)
 
@@ -223,7 +223,8 @@ class Rehearsal:
     async def _grant_and_place(self, at: datetime) -> float | None:
         """Grants (permits to dial) all calls that may be dialled now, and places them at the simulator.
 
-        Returns the seconds until the call rates of account and queue allow another call; None: no rate delays one.
+        Returns the seconds until the call rates of the account and the queue allow another call. Returns None if no rate delays
+        a call.
         """
         while True:
             made = await grant_calls(self._database, self._account_id, limit=MAX_GRANTS_PER_TRANSACTION)
@@ -253,7 +254,7 @@ class Rehearsal:
 
 
 async def prepare_database(url: str) -> None:
-    """Replaces the clock of a new database by the rehearsal's clock. Call it before the migrations."""
+    """Makes the time functions of a new database return the rehearsal's clock. The caller runs the migrations afterwards."""
     database = Database(url, pool_size=1)
     try:
         async with database.transaction() as connection:
@@ -265,9 +266,10 @@ async def prepare_database(url: str) -> None:
 async def read_settings(
     connection: Connection, tenant_id: str | None, queue: str | None, change: PaceChange
 ) -> RehearsalSettings:
-    """Returns the stored settings of a tenant and its queue, with `change` applied to the queue's pace. Raises OperatorError.
+    """Returns the stored settings of a tenant and its queue, with `change` applied to the queue's dialling limits.
 
-    `tenant_id=None`: the only tenant with this queue. `queue=None`: calls without a queue.
+    If `tenant_id` is None, the only tenant with this queue is used. If `queue` is None, the calls have no queue. Raises
+    OperatorError if there is no such tenant or queue, or if several tenants have the queue.
     """
     found = await store.find_settings(connection, tenant_id, queue)
     if not found:

@@ -1,4 +1,4 @@
-"""Reads the lines of a rehearsal's file. Each becomes a scheduled call, or a refused call with the reason."""
+"""Reads the file of a rehearsal (a simulation of scheduled calls). Each line becomes a call, or a refusal with the reason."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ _IGNORED_PARAMETERS: Final = ("sip_credential", "status_callback", "status_callb
 
 @dataclass(slots=True)
 class LineReader:
-    """Validates lines as `POST /v1/queues/{name}/calls` does. `start` is the time of the request."""
+    """Validates lines as `POST /v1/queues/{name}/calls` does. `start` is the time at which the simulated request arrives."""
 
     queue: str
     stored_queue: StoredQueue
@@ -34,7 +34,10 @@ class LineReader:
     _line_by_key: dict[str, int] = field(default_factory=dict)
 
     def read(self, lines: Iterable[bytes]) -> Iterator[tuple[RehearsedCall, ScheduledCall | None]]:
-        """Yields for each line that is not empty: the call to report, and the call to store (None if it is refused)."""
+        """Yields two objects for each line that is not empty: the call for the report, and the call to store in the database.
+
+        The second object is None if the call is refused. The first object then has the reason.
+        """
         for number, text in enumerate(lines, 1):
             if not text.strip():
                 continue
@@ -56,7 +59,10 @@ class LineReader:
             yield call, scheduled
 
     def _schedule(self, call: RehearsedCall, body: dict[str, Any]) -> ScheduledCall:
-        """Returns the call to store for the `body` of a line. Sets the times and the priority of `call`, the call to report."""
+        """Returns the call to store in the database for the `body` of a line. Raises a CallgateError if the body is not valid.
+
+        Also sets the times and the priority of `call`, which is the call in the report.
+        """
         request = validate_call(body).request
         schedule = make_schedule(request, self.stored_queue, _CALLER_ID, now=self.start)
         call.not_before, call.ring_by = schedule.not_before, schedule.ring_by
@@ -86,7 +92,7 @@ class LineReader:
 def _ordered_id(at: datetime, number: int) -> UUID:
     """Returns a UUIDv7 (RFC 9562 §5.7) with `number`, the number of the line, in place of its random bits.
 
-    Calls that are due at the same time are dialled in the order of their ids, so here in the order of the lines.
+    Calls that are due at the same time are dialled in the order of their ids. With these ids, it is the order of their lines.
     """
     return UUID(int=int(at.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | number)
 

@@ -1,4 +1,4 @@
-"""The result of a rehearsal: the outcome of each call, and the rate that is reached. No I/O."""
+"""The result of a rehearsal (a simulation of scheduled calls): the outcome of each call, and the rate of calls. No I/O."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,32 +11,32 @@ _NO_QUEUE_TIME = timedelta()
 
 @dataclass(slots=True)
 class RehearsedCall:
-    """A call of the rehearsal: a line of the file, or a redial of an earlier call of this line."""
+    """A simulated call: the call of a line of the file, or a redial of that call because it was busy or not answered."""
 
     line: int
     key: str | None = None
     redial: int = 0
-    """The number of the redial; 0: the first call of the line."""
+    """The number of the redial: 0 for the first call of the line, 1 for its first redial, and so on."""
     outcome: RehearsedOutcome | None = None
     at: datetime | None = None
-    """When the call rings, fails or expires."""
+    """The time at which the call rings, fails or expires, or at which Twilio refuses it. None if the line itself is refused."""
     not_before: datetime | None = None
     ring_by: datetime | None = None
     priority: str | None = None
     reason: str | None = None
     """Why the call is refused or delayed."""
     dialled_at: datetime | None = None
-    """When Callgate sends the call to Twilio."""
+    """The time at which Callgate sends the call to Twilio. None if it is never sent or is refused."""
     queue_time: timedelta = _NO_QUEUE_TIME
     """How long the call waits in Twilio's queue."""
     status: str | None = None
-    """Twilio's final status; None: the call has not ended."""
+    """The final status of the call at Twilio. None if the call was not started or has not ended."""
     ended_at: datetime | None = None
     temporary_refusals: int = 0
-    """How often Twilio refused the call temporarily, so that it waited again."""
+    """The number of times that Twilio refused the call only for the moment, so that the call waited again."""
 
     def explain(self) -> None:
-        """Adds to `reason` what would happen at Twilio: temporary refusals, time in the queue, cancellation at `ring_by`."""
+        """Adds to `reason` what happens to the call at Twilio: temporary refusals, time in the queue, or its cancellation."""
         reasons = []
         if self.temporary_refusals:
             reasons.append(f"Twilio would refuse it {self.temporary_refusals} times for the moment")
@@ -48,7 +48,7 @@ class RehearsedCall:
 
 
 def sorted_by_time(calls: Iterable[RehearsedCall]) -> list[RehearsedCall]:
-    """Returns the calls in the order in which they ring or expire. Refused ones are last, in the order of their lines."""
+    """Returns the calls in the order in which they ring or expire. Refused calls are last, in the order of their lines."""
 
     def sort_key(call: RehearsedCall) -> tuple[bool, float, bool, int]:
         if call.outcome == "refused" or call.at is None:
@@ -60,13 +60,13 @@ def sorted_by_time(calls: Iterable[RehearsedCall]) -> list[RehearsedCall]:
 
 @dataclass(frozen=True, slots=True)
 class ReachedPace:
-    """The rate that a rehearsal reaches: when its calls ring, how many in a second, and how many at the same time."""
+    """The rate of calls in a rehearsal: when the calls ring, how many ring per second, and how many exist at the same time."""
 
     first: datetime | None
-    """When the first call rings; None: none rings."""
+    """The time at which the first call rings. None if no call rings."""
     last: datetime | None
     calls_per_second: float | None
-    """The mean rate from the first call that rings to the last; None if there is no time between them."""
+    """The mean rate between the first and the last call that rings. None if fewer than two calls ring, or all ring at once."""
     max_calls_in_a_second: int
     max_calls_under_way: int
     """The maximum number of calls that Twilio has at the same time, including those in its queue."""
@@ -83,7 +83,7 @@ def reached_pace(calls: Sequence[RehearsedCall]) -> ReachedPace:
 
 
 def max_calls_under_way(calls: Iterable[RehearsedCall]) -> int:
-    """Returns the maximum number of calls under way at one time. A call that ends is not counted at that moment."""
+    """Returns the maximum number of calls that Twilio has at the same time. A call does not count at the moment of its end."""
     placed = [call for call in calls if call.dialled_at is not None]
     changes = [(call.dialled_at, 1) for call in placed if call.dialled_at is not None]
     changes += [(call.ended_at, -1) for call in placed if call.ended_at is not None]

@@ -1,4 +1,4 @@
-"""SQL for a rehearsal: its clock, the settings that it copies, and the outcomes of its calls."""
+"""SQL for a rehearsal (a simulation of scheduled calls): its clock, the settings that it copies, and the outcomes of calls."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ _FIND_REDIALS = """
 
 @dataclass(frozen=True, slots=True)
 class CopiedSettings:
-    """The settings that a rehearsal copies from a tenant, its first account and a queue. Hours are JSON, as stored."""
+    """The settings that a rehearsal copies from a tenant, its first account and a queue. Calling hours are JSON, as stored."""
 
     tenant_id: str | None = None
     tenant_hours: str | None = None
@@ -75,7 +75,7 @@ class PlacedOutcome:
 
 @dataclass(frozen=True, slots=True)
 class WaitingRedial:
-    """A waiting redial of a call that was busy or not answered."""
+    """A redial that waits to be dialled, because an earlier call was busy or not answered."""
 
     id: UUID
     not_before: datetime
@@ -83,12 +83,15 @@ class WaitingRedial:
 
 
 async def find_settings(connection: Connection, tenant_id: str | None, queue: str | None) -> list[CopiedSettings]:
-    """Returns the settings of the tenant and its queue. Without `tenant_id`, those of up to two tenants with such a queue."""
+    """Returns the settings of the tenant and its queue, or an empty list if one of them does not exist.
+
+    If `tenant_id` is None, returns the settings of up to two tenants that have this queue (if `queue` is None: of any two).
+    """
     return [CopiedSettings(**row) for row in await connection.fetch(_FIND_SETTINGS, tenant_id, queue)]
 
 
 async def replace_clock(connection: Connection) -> None:
-    """Makes Postgres's time functions return the rehearsal's clock. The database must have no schema yet."""
+    """Makes Postgres's time functions return the rehearsal's clock. Must run before the tables of Callgate are created."""
     for statement in _REPLACE_CLOCK:
         await connection.execute(statement)
 
@@ -106,7 +109,10 @@ async def set_clock(database: Database, at: datetime) -> None:
 
 
 async def next_time(database: Database, queue_id: UUID, after: datetime) -> datetime | None:
-    """Returns the next time after `after` when a call is due, reaches its `ring_by`, or loses its dial slot; None: never."""
+    """Returns the next time after `after` at which something happens to a call, or None if nothing does.
+
+    At such a time, a call becomes due, reaches its `ring_by`, or no longer counts against the limits on concurrent calls.
+    """
     rows: Sequence[Any] = await database.fetch(_NEXT_TIME, after, queue_id)
     at: datetime | None = rows[0]["at"]
     return at
@@ -118,5 +124,5 @@ async def find_outcome(database: Database, call_id: UUID) -> PlacedOutcome:
 
 
 async def find_redials(database: Database, call_id: UUID) -> list[WaitingRedial]:
-    """Returns the waiting redial of a call that has ended: one or none."""
+    """Returns the redial that waits after a call has ended, as a list with one item, or an empty list."""
     return [WaitingRedial(**row) for row in await database.fetch(_FIND_REDIALS, call_id)]

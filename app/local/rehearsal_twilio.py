@@ -42,7 +42,7 @@ class RehearsalClock:
 
 @dataclass
 class RehearsedTwilio:
-    """The simulator that replaces Twilio, and those of its calls that have not ended."""
+    """The simulator that replaces Twilio, and the calls of the simulator that have not ended."""
 
     url: str
     state: State
@@ -52,7 +52,7 @@ class RehearsedTwilio:
     _insertion_numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def track(self, call_id: UUID, sid: str) -> None:
-        """Adds a call of the simulator, which is kept until it ends. `call_id` is the id of its record in Callgate."""
+        """Follows a call of the simulator until it ends. `call_id` is the id of the call's record in Callgate."""
         call = self.state.calls.find(sid)
         if call is None:
             raise RuntimeError(f"the simulator has no call {sid}")
@@ -60,20 +60,20 @@ class RehearsedTwilio:
         self._push(call_id, call)
 
     def reread_ends(self) -> None:
-        """Reads from the simulator again when each tracked call ends.
+        """Reads again from the simulator at what time each of its calls ends.
 
-        A call in Twilio's queue ends earlier if a call ahead of it is canceled.
+        The cancellation of a call in Twilio's queue makes the calls behind it end earlier.
         """
         self._ends.clear()
         for call_id, call in self._calls_under_way.items():
             self._push(call_id, call)
 
     def next_end(self) -> datetime | None:
-        """Returns when the next call ends; None if none will."""
+        """Returns the time at which the next call ends, or None if no call will end."""
         return self._ends[0][0] if self._ends else None
 
     def take_ended(self, at: datetime) -> list[tuple[UUID, Call]]:
-        """Removes and returns the calls that have ended by `at`, in the order of their ends."""
+        """Removes and returns the calls that have ended at the time `at`, in the order in which they ended."""
         ended = []
         while self._ends and self._ends[0][0] <= at:
             call_id = heapq.heappop(self._ends)[2]
@@ -96,7 +96,7 @@ class RehearsedTwilio:
 async def running_twilio(
     clock: RehearsalClock, limits: Limits, *, call_duration_s: int, max_calls: int
 ) -> AsyncIterator[RehearsedTwilio]:
-    """Serves a simulator whose account has these limits.
+    """Runs a simulator of Twilio with these limits on its account, until the block ends.
 
     Answered calls last `call_duration_s` seconds. The simulator keeps at most `max_calls` calls.
     """

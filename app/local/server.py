@@ -12,15 +12,15 @@ from app.errors import CommandFailed
 from app.http.server import Server
 
 SHUTDOWN_TIMEOUT_S: Final = 60
-"""The time in which requests in progress must end after `should_exit` is set."""
+"""The time, in seconds, in which requests in progress must end after `should_exit` is set."""
 
 
 class StackFailed(CommandFailed):
-    """A part of the stack ended by itself. The message says which; its log says why."""
+    """The API, the worker or the simulator ended unexpectedly. The message says which of them, and the log says why."""
 
 
 class LocalServer(Server):
-    """A server without signal handlers: the process runs several servers."""
+    """A uvicorn server that installs no signal handlers, because one process runs several such servers."""
 
     def __init__(self, name: str, config: uvicorn.Config, listeners: list[socket.socket]) -> None:
         super().__init__(config)
@@ -30,7 +30,7 @@ class LocalServer(Server):
     async def run_until_exit(self) -> None:
         """Runs the server until `should_exit` is set. Raises StackFailed if it cannot start.
 
-        uvicorn alone would exit the process.
+        Without this method, uvicorn would end the process if the server cannot start.
         """
         with contextlib.suppress(SystemExit):
             await self.serve(sockets=self.listeners)

@@ -1,6 +1,7 @@
 """Runs the API, the worker and the simulator in one process over one Postgres.
 
-One process, so that nothing is left running when it is killed. Postgres ends through its parent-death signal.
+All parts run in one process, so that nothing is left running if it is killed. Linux then ends Postgres as well (parent-death
+signal).
 """
 
 import asyncio
@@ -41,12 +42,15 @@ _LOOPBACK_NETWORKS = "127.0.0.0/8,::1/128"
 
 
 class AlreadyRunning(CommandFailed):
-    """Another `callgate dev` or `demo` uses this state folder. The message says at which address."""
+    """Another `callgate dev` or `callgate demo` uses this state folder. The message has the address of its API."""
 
 
 @dataclass(frozen=True, slots=True)
 class StackOptions:
-    """The parts of the stack to start, and their ports. None: the first free port from the default on; 0: any free port."""
+    """Whether to start the simulator, and the ports of the API and the simulator.
+
+    If a port is None, the first free port from the default port upwards is used. If it is 0, any free port is used.
+    """
 
     port: int | None = None
     simulator_port: int | None = None
@@ -58,7 +62,8 @@ def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Se
     """Yields settings with a database URL, and a text that says where the database is.
 
     If CALLGATE_DATABASE_URL is set, the settings keep its database. Otherwise this function runs an embedded Postgres until the
-    end of the block. Main thread only, outside an event loop: the embedded Postgres ends with the thread that started it.
+    end of the block. Call it in the main thread, outside an event loop: the embedded Postgres ends with the thread that started
+    it.
     """
     folder.create()
     with contextlib.ExitStack() as held:
@@ -82,7 +87,7 @@ async def running_stack(
 ) -> AsyncIterator[RunningStack]:
     """Starts the API, the worker and the simulator, yields their addresses, and stops them at the end of the block.
 
-    If a part ends by itself, sets `stop`, and raises StackFailed after the others have stopped.
+    If one of the three ends by itself, sets `stop`, and raises StackFailed after the other two have stopped.
     """
     with contextlib.ExitStack() as listeners:
         servers: list[LocalServer] = []
@@ -138,9 +143,9 @@ def _api_server(settings: Settings, listener: socket.socket) -> "LocalServer":
 
 
 def _with_simulator_as_twilio(settings: Settings, url: str) -> Settings:
-    """Returns the settings with the simulator's `url` in place of Twilio's, and with calls refreshed more often.
+    """Returns the settings with the simulator's `url` in place of Twilio's.
 
-    The simulator's calls change faster than real ones.
+    The worker reads calls from the simulator more often than from Twilio, because simulated calls change faster.
     """
     poll_s = min(settings.worker_poll_interval, _REFRESH_INTERVAL_S)
     return _with_values(settings, twilio_base_url=url, refresh_interval=_REFRESH_INTERVAL_S, worker_poll_interval=poll_s)
@@ -160,7 +165,10 @@ def _describe_stack(settings: Settings, api_url: str, simulator_url: str | None)
 
 
 def _listen_at_or_after(port: int | None, default_port: int) -> socket.socket:
-    """Listens on loopback at `port`; for None, at the first free port from `default_port` on. Raises CannotListen."""
+    """Returns a socket that listens on 127.0.0.1 at `port`. Raises CannotListen.
+
+    If `port` is None, uses the first free port from `default_port` upwards.
+    """
     if port is None:
         for candidate in range(default_port, default_port + _MAX_PORT_TRIES):
             with contextlib.suppress(CannotListen):
@@ -173,5 +181,5 @@ def _url(listener: socket.socket) -> str:
 
 
 def _with_values(settings: Settings, **values: object) -> Settings:
-    """Returns the settings with these values, validated as if they came from the environment."""
+    """Returns the settings with some values replaced. The new values are validated like values from the environment."""
     return Settings.model_validate(settings.model_dump(exclude_unset=True) | values)

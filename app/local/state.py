@@ -22,7 +22,7 @@ class StateFolderUnusable(CommandFailed):
 
 @dataclass(frozen=True, slots=True)
 class RunningStack:
-    """A `callgate dev` or `callgate demo` that is running now."""
+    """The addresses and settings of a `callgate dev` or `callgate demo` that is running now."""
 
     api_url: str
     simulator_url: str | None
@@ -35,7 +35,7 @@ class RunningStack:
 
 
 class StateFolder:
-    """The state folder. Its files hold keys and passwords, so only their owner can read them."""
+    """The state folder (`.callgate/`). Its files hold encryption keys and passwords, so only their owner can read them."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -54,13 +54,13 @@ class StateFolder:
             ) from error
 
     def secret_keys(self) -> SecretStr:
-        """Returns the encryption key of the local database; creates it the first time."""
+        """Returns the encryption key for the local database. Creates the key the first time."""
         if not self._secret_key.exists():
             self.write(self._secret_key, base64.b64encode(secrets.token_bytes(32)).decode())
         return SecretStr(self._secret_key.read_text().strip())
 
     def write(self, file: Path, content: str) -> None:
-        """Writes the file atomically."""
+        """Writes the file atomically, so that no reader sees a part of the content. Only the user can read the file."""
         new = file.with_name(f"{file.name}.new")
         new.unlink(missing_ok=True)
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
@@ -69,9 +69,9 @@ class StateFolder:
 
     @contextmanager
     def announced(self, running: RunningStack) -> Iterator[None]:
-        """Writes the addresses of this process to a file for other commands.
+        """Writes the addresses of this process to a file for other commands. Deletes the file at the end of the block.
 
-        Locks the file meanwhile, and deletes it at the end of the block.
+        The file stays locked until then, which shows the other commands that this process still runs.
         """
         self.write(self._running, json.dumps(asdict(running)))
         with self._running.open() as held:
@@ -82,7 +82,7 @@ class StateFolder:
                 self._running.unlink(missing_ok=True)
 
     def running(self) -> RunningStack | None:
-        """Returns the addresses that a still running process has recorded with `announced`; None if no process runs."""
+        """Returns what a process has written with `announced`, if that process still runs. Otherwise returns None."""
         try:
             with self._running.open() as file:
                 try:
@@ -94,7 +94,7 @@ class StateFolder:
         return None
 
     def remove(self) -> None:
-        """Deletes Callgate's own files in the folder, and then the folder if it is empty.
+        """Deletes the files that Callgate has created in the folder, and then the folder if it is empty.
 
         Does not delete the data of Postgres: `postgres.remove_data` does.
         """
@@ -108,9 +108,9 @@ class StateFolder:
 
 
 def with_local_database(settings: Settings) -> Settings:
-    """Returns the settings with the database and other values of a running `callgate dev`, if there is one.
+    """Returns the settings with the database and other values of a running `callgate dev` or `callgate demo`.
 
-    Settings with CALLGATE_DATABASE_URL are returned unchanged.
+    Returns the settings unchanged if neither of them runs, or if CALLGATE_DATABASE_URL is set.
     """
     running = None if settings.database_url else StateFolder(settings.state_dir).running()
     if running is None:

@@ -1,9 +1,9 @@
-"""Logs go to standard output, one line per event: a constant message, values in fields.
+"""Writes logs to standard output. Each event is one line: a constant message, and values in named fields.
 
-Fields never contain tokens, secrets, TwiML or request parameters. They contain phone numbers and SIP users only as
-`app.security.pseudonyms` shows them.
+Fields never contain tokens, secrets, TwiML or request parameters. Phone numbers and SIP users are replaced by pseudonyms
+(app.security.pseudonyms) unless CALLGATE_LOG_PII is set.
 
-Logging never raises, whatever the values are and even if the stream is closed: a log line must not change an answer.
+Logging never raises, whatever the values are and even if the stream is closed, so that it cannot make a request fail.
 """
 
 import json
@@ -22,9 +22,10 @@ _QUIET_LOGGERS = ("httpx", "httpcore", "uvicorn.access", "sqlalchemy.engine", "a
 
 
 def configure_logging(*, level: str, format_: Literal["auto", "json", "text"], stream: TextIO | None = None) -> None:
-    """Configures structlog and the standard library's logging alike. Logs to standard output by default.
+    """Configures structlog and the standard library's logging to write lines in the same format.
 
-    A later call replaces the configuration.
+    The default of `stream` is standard output. With `auto`, the format is text on a terminal, and JSON otherwise. A later call
+    replaces the configuration.
     """
     stream = stream or sys.stdout
     if format_ == "auto":
@@ -62,7 +63,7 @@ class _Handler(logging.StreamHandler[TextIO]):
     """Writes all lines of the process under one lock, so that lines never mix."""
 
     def write(self, line: str) -> None:
-        """Writes a rendered line directly. Creating a LogRecord for it would cost more than the rest."""
+        """Writes a rendered line without a LogRecord, whose creation would take longer than all other work. Never raises."""
         self.acquire()
         try:
             self.stream.write(line + self.terminator)
@@ -75,7 +76,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 class _Logger:
-    """Receives rendered lines from structlog; each level has a method."""
+    """Receives rendered lines from structlog. It has one method for each log level."""
 
     def __init__(self, name: str, handler: _Handler) -> None:
         self.name = name
@@ -83,9 +84,10 @@ class _Logger:
 
 
 def _with_repr_fallback(render: structlog.types.Processor) -> structlog.types.Processor:
-    """Returns a processor that calls `render`. If it raises, calls it again with the `repr` of each value that is no string.
+    """Returns a processor that calls `render`. If `render` raises, the processor calls it again with simpler values.
 
-    For example, `render` raises for a value that contains itself.
+    In the second call, each value that is not a string is replaced by its `repr`. For example, `render` raises for a value that
+    contains itself.
     """
 
     def rendered(logger: Any, method: str, event: structlog.types.EventDict) -> Any:
@@ -114,7 +116,10 @@ _json_encoder = json.JSONEncoder(default=_repr_or_type)
 
 
 def _exception_without_values(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-    """Replaces `exc_info` by class names and code locations. Messages are left out: they repeat values, such as bodies."""
+    """Replaces `exc_info` by `error_chain`: the class names and code locations of the exception and of its causes.
+
+    Exception messages are left out, because they may repeat values, such as request bodies.
+    """
     error = event.pop("exc_info", None)
     if error is True:
         error = sys.exc_info()

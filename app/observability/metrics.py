@@ -1,7 +1,10 @@
-"""The metrics of one process. app/jobs/gauges.py has the gauges that are computed from Postgres, such as waiting calls.
+"""The metrics of one process.
 
-Each metric that creations change has a function `…_series`, which returns the series of the given label values. It does the
-same as `labels`, but from a cache, because `labels` takes longer than the increment.
+Gauges that are computed from Postgres, such as the number of waiting calls, are in app/jobs/gauges.py.
+
+Each metric that changes with every created call has a function `…_series`. The function does the same as the metric's method
+`labels`: it returns the time series with the given label values. The function caches the series, because `labels` takes longer
+than the increment.
 """
 
 import platform
@@ -201,7 +204,10 @@ class Metrics:
         self.workloads = WorkloadMetrics(self.registry)
 
     def watch_pool(self, *, size: int, in_use: Callable[[], int]) -> None:
-        """Registers gauges of the connection pool. `in_use` is called at each scrape."""
+        """Registers gauges of the database connection pool: its size, and the connections in use.
+
+        Each scrape of the metrics calls `in_use`, which returns the number of connections in use.
+        """
         connections = Gauge(
             "callgate_database_connections",
             "Database connections of this process: the number allowed and the number in use.",
@@ -216,7 +222,10 @@ class Metrics:
         return generate_latest(self.registry)
 
     def recent_exposition(self) -> bytes:
-        """Returns metrics that are at most EXPOSITION_INTERVAL_S old, however often it is called."""
+        """Returns the metrics in the Prometheus text format. They are at most EXPOSITION_INTERVAL_S seconds old.
+
+        More frequent calls of this method return the same bytes again.
+        """
         now = time.monotonic()
         if self._exposed is None or now - self._exposed_at >= EXPOSITION_INTERVAL_S:
             self._exposed, self._exposed_at = self.exposition(), now

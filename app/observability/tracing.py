@@ -1,7 +1,8 @@
-"""Measures the parts of a request: for its log line, for Server-Timing and, when enabled, for OpenTelemetry traces.
+"""Measures how long the parts of a request take, such as database statements and requests to Twilio.
 
-The middleware or a job opens the trace; code below it marks its part with `TimedSpan`. We create all spans ourselves,
-because the ready-made instrumentations put URLs and SQL statements into theirs.
+The times are in the log line, in the Server-Timing header and, if enabled, in OpenTelemetry traces. The middleware or a job
+opens the trace. The code that it calls measures its own part with `TimedSpan`. Callgate creates all spans itself, because
+ready-made instrumentations put URLs and SQL statements into their spans.
 """
 
 import os
@@ -47,7 +48,7 @@ _seconds_by_part: ContextVar[dict[str, float] | None] = ContextVar("callgate_spe
 class Tracing:
     """The tracer of one process. Without a provider, it creates no spans.
 
-    OpenTelemetry's global provider is not used, because it also gets the spans of libraries.
+    The provider is not registered as OpenTelemetry's global provider, because that one also gets the spans of libraries.
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
@@ -55,9 +56,10 @@ class Tracing:
         self._provider = provider
 
     def request(self, name: str, headers: Mapping[str, str], *, trusted: bool) -> AbstractContextManager[Mapping[str, float]]:
-        """Traces one incoming request. Yields the seconds spent in each TimedPart, which are updated until the block ends.
+        """Returns a context manager that traces one incoming request.
 
-        The request's `traceparent` header is used only if `trusted`.
+        It yields the seconds spent in each TimedPart, such as `database`. The yielded mapping is updated until the block ends.
+        The request's `traceparent` header is used only if `trusted` is true.
         """
         spent: dict[str, float] = {}
         _seconds_by_part.set(spent)
@@ -70,7 +72,10 @@ class Tracing:
     def _request_span(
         self, tracer: Tracer, name: str, parent: Context, spent: Mapping[str, float]
     ) -> Iterator[Mapping[str, float]]:
-        """Opens the span of a request, and adds its trace id to the log context. Yields `spent`, the seconds by TimedPart."""
+        """Opens the span of a request, and adds its trace id to the log context (the fields of all log lines).
+
+        Yields `spent`, the seconds spent in each TimedPart, such as `database`.
+        """
         with tracer.start_as_current_span(name, parent, SpanKind.SERVER, **_NO_MESSAGES) as span:
             _root_span.set(span)
             bind(trace_id=f"{span.get_span_context().trace_id:032x}")
@@ -78,7 +83,7 @@ class Tracing:
 
     @contextmanager
     def enabled(self) -> Iterator[None]:
-        """Makes `trace` create spans inside the block. For processes without incoming requests, such as the worker."""
+        """Makes the function `trace` create spans inside the block. Processes without incoming requests use it."""
         token = _current_tracer.set(self._current_tracer)
         try:
             yield
@@ -95,7 +100,11 @@ class Tracing:
 
 
 def tracing_from_environment() -> Tracing:
-    """Returns a tracer that exports if OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT) is set; otherwise a no-op."""
+    """Returns a tracer that exports spans if OTEL_EXPORTER_OTLP_ENDPOINT (or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) is set.
+
+    Otherwise returns a tracer that does nothing. This is also the case if OTEL_SDK_DISABLED is `true` or the exporter is not
+    installed.
+    """
     is_enabled = (
         any(os.environ.get(name) for name in _ENDPOINT_VARIABLES) and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
     )
@@ -117,7 +126,10 @@ def tracing_from_environment() -> Tracing:
 
 
 class TimedSpan:
-    """Times a part of a request: `with TimedSpan("database"):`. Inside a trace it is also a span."""
+    """A context manager that measures the time of a part of a request: `with TimedSpan("database"):`.
+
+    Inside a trace, it also creates a span.
+    """
 
     __slots__ = ("_attributes", "_began", "_name", "_part", "_scope", "_span")
 
@@ -147,13 +159,16 @@ class TimedSpan:
 
 
 def stop_timing() -> None:
-    """Excludes this task from the request's timings. Waits of concurrent tasks would otherwise be added up."""
+    """Excludes the current task from the request's timings. Otherwise the times of concurrent tasks would be added up."""
     _seconds_by_part.set(None)
 
 
 @contextmanager
 def trace(name: str, *, caused_by: str | None, attributes: Mapping[str, AttributeValue]) -> Iterator[None]:
-    """Opens a new trace for background work. `caused_by` is the `traceparent` of the trace to link it to."""
+    """Opens a new trace for background work, and links it to the trace that caused the work.
+
+    `caused_by` is the W3C `traceparent` of that trace. If it is None, there is no link.
+    """
     tracer = _current_tracer.get()
     if tracer is None:
         yield
@@ -164,7 +179,7 @@ def trace(name: str, *, caused_by: str | None, attributes: Mapping[str, Attribut
 
 
 def link(caused_by: str | None) -> None:
-    """Links the open trace to the trace that caused it. `caused_by` is the `traceparent` of that trace; None: no link."""
+    """Links the open trace to the trace that has the `traceparent` `caused_by`. Does nothing if `caused_by` is None."""
     span = _root_span.get()
     if span is not None:
         for one in _links(caused_by):
@@ -177,9 +192,9 @@ def has_recording_span() -> bool:
 
 
 def annotate(attributes: Mapping[str, AttributeValue], *, name: str | None = None) -> None:
-    """Adds attributes to the current span, and renames it to `name` if given.
+    """Adds attributes to the current span, and renames the span to `name` if given.
 
-    Only constants, numbers and ids: never an address, a URL or a SQL statement.
+    The values must be constants, numbers or ids, never an address, a URL or an SQL statement.
     """
     span = get_current_span()
     if span.is_recording():
@@ -197,7 +212,7 @@ def mark_span_failed(reason: str) -> None:
 
 
 def current_traceparent() -> str | None:
-    """Returns the current span as a W3C `traceparent`, to store with the work that it causes; None without a trace."""
+    """Returns the W3C `traceparent` of the current span, to be stored with work that is done later; None without a trace."""
     if _current_tracer.get() is None:
         return None
     carrier: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """Creates many scheduled calls of one queue. Independent of HTTP.
 
-Each line of a bulk request becomes one call, which `CreationService.create` creates. Creations that are under way at the same
-time are written in one statement.
+Each line of a bulk request becomes one call, which `CreationService.create` creates. Calls that are created at the same time
+are written to the database together, in one SQL statement.
 """
 
 import asyncio
@@ -32,7 +32,11 @@ _PAUSE_PER_CPU_TIME = 0.5
 
 @dataclass(frozen=True, slots=True)
 class BulkLine:
-    """A line of a bulk request: the `key` and the `body` of a creation. If the line is not valid, `body` is the error."""
+    """A line of a bulk request, from which one call is created.
+
+    `key` is the call's idempotency key, and `body` has the call's parameters. If the line is not valid, `body` is the error
+    instead.
+    """
 
     number: int
     key: str | None
@@ -52,16 +56,18 @@ class BulkService:
     limit: ReadLimit
 
     def slot(self, caller: Caller) -> AbstractAsyncContextManager[None]:
-        """Returns a context manager for one bulk request. It limits how many requests of a tenant run at the same time.
+        """Returns a context manager in which one bulk request runs.
 
-        Entering it waits for a free slot. Raises Overloaded if that takes too long.
+        It limits how many bulk requests run at the same time, in the process and for each tenant. Entering it waits until the
+        request may run. Raises Overloaded if that takes too long.
         """
         return self.limit.slot(caller.tenant_id)
 
     async def add(self, caller: Caller, queue: str, lines: Iterable[BulkLine]) -> AsyncIterator[Sequence[AnsweredLine]]:
-        """Creates a call for each line. Yields the answered lines in groups, in the order of the request.
+        """Creates a call for each line. Yields groups of results (the new call or the error), in the order of the lines.
 
-        A line is answered once its call is committed. If the caller stops iterating, creations that have begun are completed.
+        The result of a line is yielded after its call is committed. If the iteration stops early, calls whose creation has
+        begun are still created.
         """
         under_way = deque[asyncio.Task[AnsweredLine]]()
         try:
@@ -99,7 +105,10 @@ class BulkService:
 
 
 async def _take_answered(under_way: deque[asyncio.Task[AnsweredLine]]) -> list[AnsweredLine]:
-    """Waits until the first line is answered. Removes and returns it, and the answered lines that directly follow it."""
+    """Waits until the first task in `under_way` is done. Returns its result, and those of the finished tasks directly after it.
+
+    Removes these tasks from `under_way`.
+    """
     with TimedSpan("database"):
         answered = [await under_way.popleft()]
     while under_way and under_way[0].done():

@@ -22,9 +22,10 @@ class QueueCancellation:
     settlement: Settlement
 
     async def cancel(self, actor: Actor, tenant_id: str, name: str) -> int:
-        """Cancels all waiting calls of the queue and returns how many. None of them will ring. Calls under way go on.
+        """Cancels all waiting calls of the queue, so that none of them will ring. Returns their number. Calls under way go on.
 
-        Raises NoSuchResource. After any other error some calls may be canceled, and the cancellation can be repeated.
+        Raises NoSuchResource if there is no such queue. After any other error, some calls may be canceled already. It is safe
+        to call this method again.
         """
         queue = await self.queues.get(tenant_id, name)
         change, canceled = self.settlement.change_to_canceled(), 0

@@ -1,4 +1,7 @@
-"""Reads the lines of a bulk request or file (NDJSON). Each line is the body of a creation and its `key`."""
+"""Reads the lines of a bulk request or file (NDJSON).
+
+Each line is a JSON object with the parameters of one call to create, and `key`, its idempotency key.
+"""
 
 from app.errors import CallgateError, FieldError, InvalidRequest
 from app.http.idempotency_key import validate_idempotency_key
@@ -9,9 +12,10 @@ from app.queues.bulk import BulkLine
 
 
 def read_line(number: int, text: bytes) -> BulkLine:
-    """Parses the line with this number. An error in its JSON or its key becomes the result's `body`.
+    """Parses one line of a bulk request. `number` is the line's number, from 1. Never raises a CallgateError.
 
-    The other members are validated later, by the creation.
+    If the JSON or the member `key` is not valid, the error becomes the `body` of the result. The other members are validated
+    later, when the call is created.
     """
     key = None
     try:

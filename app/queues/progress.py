@@ -1,4 +1,4 @@
-"""The progress of a queue: its counts, why its calls wait, and when its last call is dialled. No I/O."""
+"""The progress of a queue: the numbers of its calls, why the next call waits, and when the last call is dialled. No I/O."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,9 +9,11 @@ from app.queues.store import CallCounts, WaitingCalls
 from app.queues.wait_reason import WaitReasonName, wait_reason
 
 UnknownEndReason = Literal["none_waits", "not_counted", "stopped", "hours", "no_rate"]
-"""Why it is unknown when the last call of a queue is dialled.
+"""Why it is unknown when the last call of a queue will be dialled.
 
-`stopped`: the queue is paused, its tenant is suspended, or all grants are halted.
+`none_waits`: no call waits. `not_counted`: counting the waiting calls took too long. `stopped`: the queue is paused, its tenant
+is suspended, or all dialling of scheduled calls is halted. `hours`: calls may ring only at certain hours. `no_rate`: neither
+the queue nor the account limits the calls per second.
 """
 
 
@@ -19,15 +21,15 @@ UnknownEndReason = Literal["none_waits", "not_counted", "stopped", "hours", "no_
 class QueueProgress:
     state: QueueState
     waiting: WaitingCalls | None
-    """None: counting took too long."""
+    """The number and the times of the waiting calls. The value is None if counting took too long."""
     counts: CallCounts | None
-    """None: counting took too long."""
+    """The numbers of all calls of the queue. The value is None if counting took too long."""
     wait_reason: WaitReasonName | None
     end: datetime | UnknownEndReason
 
     @property
     def projected_end_at(self) -> datetime | None:
-        """The time at which the last waiting call is expected to be dialled or to expire; None: unknown."""
+        """The time at which the last waiting call is expected to be dialled or to expire; None if it is unknown."""
         return self.end if isinstance(self.end, datetime) else None
 
 
@@ -37,9 +39,10 @@ def progress_of(state: QueueState, waiting: WaitingCalls | None, counts: CallCou
 
 
 def projected_end(state: QueueState, waiting: WaitingCalls | None) -> datetime | UnknownEndReason:
-    """Returns when the last waiting call is dialled or expires, or the reason why that is unknown.
+    """Returns when the last waiting call will be dialled or expire, or the reason why that time is unknown.
 
-    Assumes that calls are dialled as fast as the pace allows. The time is never in the past.
+    Assumes that calls are dialled at the highest rate that the limits of the queue and its account allow. The time is never in
+    the past.
     """
     call = state.next_call
     if waiting is None:

@@ -1,7 +1,7 @@
 """Routes of queues.
 
-Changes need the scope `call`, as creations do, because services create queues for their campaigns. The limits of the account,
-which an operator sets, still apply.
+Requests that change a queue need the scope `call`, like requests that create calls, because services create queues for their
+campaigns. The limits of the account, which an operator sets, still apply.
 """
 
 import re
@@ -236,9 +236,9 @@ async def add_calls(
 
 
 def _split_lines(body: bytes) -> list[tuple[int, bytes]]:
-    """Returns the lines that are not empty, with their numbers, which begin at 1.
+    """Returns the lines that are not empty, each with its number in the body. The first line has the number 1.
 
-    Raises InvalidRequest if there is none, and BodyTooLarge for more than MAX_LINES.
+    Raises InvalidRequest if all lines are empty, and BodyTooLarge if there are more than MAX_LINES.
     """
     lines = [(number, line) for number, line in enumerate(body.split(b"\n"), start=1) if line.strip()]
     if not lines:

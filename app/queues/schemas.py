@@ -38,7 +38,7 @@ class QueueSettings(BaseModel):
 
     @property
     def change(self) -> QueueChange:
-        """The change of the queue's settings that the request's JSON body describes. Raises HoursInvalid."""
+        """The changes to the queue that the request's JSON body describes. Raises HoursInvalid if `hours` is not valid."""
         change: QueueChange = {}
         given = self.model_fields_set
         if "paused" in given:

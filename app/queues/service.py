@@ -46,8 +46,8 @@ class QueueService:
         """Creates a queue, or changes the queue of this name. Returns the queue, and whether it was created.
 
         If the change pauses the queue, none of its calls is granted (gets the right to be dialled) once this method returns.
-        Calls under way go on. Changed hours apply to waiting calls at once. Raises InvalidMember, and NoSuchResource if there
-        is no such tenant.
+        Calls under way go on. Changed hours apply to waiting calls at once. Raises InvalidMember for an invalid name or value,
+        and NoSuchResource if there is no such tenant.
         """
         _validate(name, change)
         async with self.database.transaction() as connection:
@@ -73,7 +73,7 @@ class QueueService:
         return queue
 
     async def list(self, tenant_id: str, *, after: str | None = None, limit: int | None = None) -> list[QueueRow]:
-        """Returns the queues, sorted by name; with `after`, only those after this name.
+        """Returns the tenant's queues, sorted by name. With `after`, returns only queues whose names come after this one.
 
         Raises NoSuchResource if there is no such tenant.
         """
@@ -112,9 +112,9 @@ def _validate(name: str, change: QueueChange) -> None:
 
 
 def _audit_actions(change: QueueChange, changed: Sequence[str], *, created: bool) -> dict[AuditAction, list[str]]:
-    """Returns the audit log's actions for a change, each with the names of the members that it changed.
+    """Returns the actions that the audit log records for a change of a queue, each with the names of the changed settings.
 
-    Pausing and resuming are actions of their own.
+    Creating, pausing and resuming a queue are separate actions, without names of settings.
     """
     if created:
         return {"queue.create": []}

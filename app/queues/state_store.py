@@ -1,6 +1,6 @@
-"""Reads queues together with the next call of each (the waiting call that is due first), and why that call may have to wait.
+"""Reads queues, the next call of each queue (the waiting call that is due first), and what may delay that call.
 
-SQL without SQLAlchemy. `QueueState.of` reads the rows of a statement that selects STATE_COLUMNS from STATE_TABLES.
+Uses no SQLAlchemy. `QueueState.of` reads the rows of a statement that selects STATE_COLUMNS from STATE_TABLES.
 """
 # ruff: noqa: S608  # Statements are put together from constants.
 
@@ -23,7 +23,7 @@ class PaceState:
     is_full: bool
     """Whether as many calls are under way as `max_concurrent` allows."""
     has_no_token: bool
-    """Whether `calls_per_second` allows no call now."""
+    """Whether dialling a call now would exceed `calls_per_second`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,12 @@ class NextCall:
     not_before: datetime
     due_at: datetime
     is_halted: bool
-    """Whether no calls are granted at all (app.scheduling.guard)."""
+    """Whether the dialling of all scheduled calls is halted (app.scheduling.guard)."""
     is_tenant_suspended: bool
     has_hours: bool
-    """Whether the queue or its tenant has hours."""
+    """Whether the queue or its tenant limits the hours in which calls may ring."""
     tries: int
-    """How often the call was granted before."""
+    """How many attempts to dial the call have failed, because Twilio could not be reached or throttled requests."""
     pace: PaceState
     account_pace: PaceState
 
@@ -49,9 +49,9 @@ class QueueState:
     read_at: datetime
     """The time of the query, by Postgres's clock."""
     next_call: NextCall | None
-    """None: no call waits."""
+    """The waiting call that is due first. The value is None if no call waits."""
     under_way: int | None
-    """The number of the queue's calls that may be under way. None: not counted, because the queue has no pace."""
+    """The number of the queue's calls that may be under way; None if the queue has no row in `pace` (dialling limits)."""
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "QueueState":
@@ -72,9 +72,10 @@ _NEXT_CALL_COLUMNS: Final = ("not_before", "due_at", "is_halted", "is_tenant_sus
 
 
 def _join_pace_sql(subject_id: str, name: str) -> str:
-    """Returns a LEFT JOIN of the row in `pace` that has the limits of an account or a queue. `subject_id` is SQL for its id.
+    """Returns SQL for a LEFT JOIN with the row of `pace` (dialling limits) of an account or a queue.
 
-    The names of the columns begin with `name`. They are null if there is no row.
+    `subject_id` is SQL for the id of the account or queue. The names of the joined columns begin with `name`. If there is no
+    row, the columns are null.
     """
     return f"""LEFT JOIN LATERAL (
         SELECT calls_per_second::float8 AS {name}_rate, coalesce(in_use >= max_concurrent, false) AS {name}_is_full,

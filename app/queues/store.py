@@ -31,7 +31,7 @@ class QueueRow:
     updated_at: datetime
     paused: bool
     hours: Hours | None
-    """None: the hours of the tenant, if it has any."""
+    """The hours in which calls of the queue may ring. If the value is None, the tenant's hours apply, if it has any."""
     ring_within_s: int | None
     pace: PaceLimits
 
@@ -44,7 +44,10 @@ class QueueRow:
 
 @dataclass(frozen=True, slots=True)
 class WaitingCalls:
-    """The number of a queue's waiting calls, and their earliest and latest times. The times are None if no call waits."""
+    """The number of a queue's waiting calls, their earliest and latest `not_before`, and their latest `ring_by`.
+
+    The times are None if no call waits.
+    """
 
     number: int
     first_not_before: datetime | None
@@ -54,7 +57,11 @@ class WaitingCalls:
 
 @dataclass(frozen=True, slots=True)
 class CallCounts:
-    """The numbers of a queue's calls by `execution` (Callgate's state of a call), by Twilio's status, and by problem slug."""
+    """The numbers of a queue's calls by `execution` (Callgate's state of a call), by Twilio's status, and by problem.
+
+    A problem is the error for which a call was not started. In `problem`, the keys are slugs of problems, such as
+    `canceled-before-dial`.
+    """
 
     execution: dict[str, int]
     status: dict[str, int]
@@ -63,7 +70,7 @@ class CallCounts:
 
 
 async def insert_queue(connection: Connection, *, tenant_id: str, name: str) -> bool:
-    """Inserts a queue without limits. Returns False if the tenant has one of this name."""
+    """Inserts a queue without limits, and returns True. Returns False if the tenant already has a queue of this name."""
     statement = """INSERT INTO queue (id, tenant_id, name) VALUES ($1, $2, $3)
         ON CONFLICT (tenant_id, name) DO NOTHING RETURNING id"""
     return await connection.fetchrow(statement, uuid7(), tenant_id, name) is not None
@@ -76,7 +83,7 @@ async def get_queue(connection: Connection, *, tenant_id: str, name: str) -> Que
 
 
 async def lock_queue(connection: Connection, *, tenant_id: str, name: str) -> QueueRow | None:
-    """Locks the queue until the transaction ends and returns it; None: the tenant has no queue of this name."""
+    """Returns the queue, and locks its row until the transaction ends. Returns None if the tenant has no queue of this name."""
     statement = f"""SELECT {QUEUE_COLUMNS} FROM {QUEUE_TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2
         FOR NO KEY UPDATE OF queue"""
     row = await connection.fetchrow(statement, tenant_id, name)
@@ -92,7 +99,7 @@ async def update_queue(
 
 
 async def list_queues(connection: Connection, tenant_id: str, *, after: str | None, limit: int | None) -> list[QueueRow]:
-    """Returns the tenant's queues, sorted by name; with `after`, only those after this name."""
+    """Returns the tenant's queues, sorted by name. With `after`, returns only queues whose names come after this one."""
     statement = f"""SELECT {QUEUE_COLUMNS} FROM {QUEUE_TABLES} WHERE queue.tenant_id = $1
         AND ($2::text IS NULL OR queue.name > $2) ORDER BY queue.name LIMIT $3"""
     return [QueueRow.of(row) for row in await connection.fetch(statement, tenant_id, after, limit)]
@@ -128,7 +135,7 @@ async def count_calls(connection: Connection, queue_id: UUID) -> CallCounts | No
 
 
 async def _fetch_within_limit(connection: Connection, statement: str, *arguments: object) -> list[Any] | None:
-    """Returns the rows of a statement; None if it takes longer than _COUNT_TIMEOUT.
+    """Returns the rows of a statement, or None if the statement takes longer than _COUNT_TIMEOUT.
 
     The timeout may stay in force for all later statements of the transaction.
     """

@@ -1,6 +1,6 @@
-"""Returns why the next call of a queue (the waiting call that is due first) is not dialled yet. No I/O.
+"""Explains to people why the next call of a queue (the waiting call that is due first) is not dialled yet. No I/O.
 
-app.calls.creation.grants decides whether the call is dialled. This module only explains the decision to people.
+This module does not decide whether the call is dialled: app.calls.creation.grants does.
 """
 
 from typing import Literal
@@ -22,7 +22,7 @@ WaitReasonName = Literal[
 
 
 def wait_reason(state: QueueState) -> WaitReasonName | None:
-    """Returns what the queue's next call waits for. None: a worker may dial it now, or no call waits."""
+    """Returns what the queue's next call waits for. Returns None if a worker may dial the call now, or if no call waits."""
     call = state.next_call
     if call is None:
         return None

@@ -1,4 +1,4 @@
-"""Tables for the figures of each minute and hour, and for the progress of counting them."""
+"""Tables for figures about calls (counts, latencies, prices) of each minute and hour, and for the progress of counting them."""
 
 from datetime import datetime
 from typing import Any, Final

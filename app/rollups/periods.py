@@ -1,7 +1,8 @@
-"""Decides when the figures of a minute or hour are counted, and counted again. Pure.
+"""Decides when the figures of a minute or hour are counted, and when they are counted again. No I/O.
 
-A call changes for a while after it was requested: its outcome, callbacks and price come later. A period is counted again at
-growing ages (`_MINUTE_RECOUNT_AGES`, `_HOUR_RECOUNT_AGES`), so each call is read about sixteen times, however long it is kept.
+A call changes for a while after it was requested: its outcome, callbacks and price come later. The figures of a period are
+counted again at growing ages (`_MINUTE_RECOUNT_AGES`, `_HOUR_RECOUNT_AGES`). So each call is read only about sixteen times,
+however long it is kept.
 """
 
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ from typing import Final
 MINUTE: Final = timedelta(minutes=1)
 HOUR: Final = timedelta(hours=1)
 MINUTES_ARE_KEPT_FOR: Final = timedelta(hours=26)
-"""Minutes older than this are deleted."""
+"""The figures of a minute are deleted when the minute is older than this."""
 MAX_ROLLUP_SPAN: Final = timedelta(days=7)
-"""How far back the first roll-up goes in an installation that already has calls."""
+"""Figures whose counting became due longer ago than this are skipped, for example after a long stop of all workers."""
 
 _MINUTE_RECOUNT_AGES: Final = tuple(MINUTE * 2**power for power in range(10))
 # 74 hours, because attempts at a delivery end after three days.
@@ -37,17 +38,19 @@ class Period:
 
 @dataclass(frozen=True, slots=True, order=True)
 class DuePeriod:
-    """A period whose figures have to be counted, and the minute since which they are due."""
+    """A period whose figures have to be counted, and the time at which this became due."""
 
     due_at: datetime
     period: Period
 
 
 def due_periods(*, since: datetime, until: datetime, calls_kept_for: timedelta | None) -> list[DuePeriod]:
-    """Returns the periods that became due after `since` and by `until`, each once, in the order in which they became due.
+    """Returns the periods whose counting became due after `since` and not after `until`.
 
-    `since` and `until` are whole minutes. Calls are deleted `calls_kept_for` after their request, so older periods are left
-    out: their figures stay as they are. None: calls are kept for ever.
+    A period is a minute or an hour, whose figures are counted. Each period is in the list once; the one that became due first
+    comes first. Periods that became due more than MAX_ROLLUP_SPAN before `until` are left out. `since` and `until` are whole
+    minutes. Calls are deleted `calls_kept_for` after their request (None: never). A period whose calls may be deleted already
+    is left out, so that its figures stay as they are.
     """
     since = max(since, until - MAX_ROLLUP_SPAN)
     readable_for = _FOR_EVER if calls_kept_for is None else calls_kept_for - _RETENTION_MARGIN

@@ -1,4 +1,7 @@
-"""SQL that counts the figures of minutes and hours. Functions run in the caller's transaction and never commit."""
+"""SQL that counts the figures (counts, latencies and prices of calls) of minutes and hours.
+
+Functions run in the caller's transaction and never commit.
+"""
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
 from collections.abc import Sequence
@@ -15,7 +18,10 @@ from app.rollups.periods import Period
 from app.scheduling.accounts import accounts_with_rows_sql
 
 LATENCY_BOUNDS_MS: Final = (50, 100, 150, 200, 300, 500, 750, 1_000, 1_500, 2_000, 3_000, 5_000, 10_000)
-"""The buckets of latencies are: less than the first bound, between two bounds, and the last bound or more."""
+"""The bounds of the buckets in which latencies are counted, in milliseconds.
+
+The first bucket is below the first bound. The last bucket begins at the last bound. The other buckets are between two bounds.
+"""
 MAX_COUNTED_PER_ACCOUNT: Final = 100_000
 """Maximum number of waiting calls that are counted for one account."""
 _MAX_DELETED_ROWS: Final = 10_000
@@ -131,7 +137,7 @@ class RollupState:
     rolled_until: datetime
     """All figures that were due by this time are counted."""
     now: datetime
-    """Postgres's clock."""
+    """The time at which the row was read, by Postgres's clock, cut to the minute."""
 
 
 async def lock_progress(connection: Connection, *, first_span: timedelta) -> RollupState | None:

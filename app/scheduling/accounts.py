@@ -2,10 +2,10 @@
 
 
 def accounts_with_rows_sql(table: str) -> str:
-    """Returns the CTE `WITH RECURSIVE account AS (…)`: the `account_id` of each account with rows in `table`.
+    """Returns SQL for the recursive CTE `account`, which has the `account_id` of each account with rows in `table`.
 
-    The last row is null, which ends the recursion. The query jumps from one account to the next in an index that begins with
-    `account_id`. Its cost depends on the number of accounts, not on the number of rows.
+    The last row of the CTE is null, which ends the recursion. The query jumps from one account to the next in an index that
+    begins with `account_id`. Its cost depends on the number of accounts, not on the number of rows.
     """
     return f"""WITH RECURSIVE account AS (
         (SELECT account_id FROM {table} ORDER BY account_id LIMIT 1)

@@ -1,8 +1,9 @@
-"""Applies an account's pace to calls that are not scheduled. app.calls.creation.grants applies it to scheduled calls.
+"""Applies an account's pace (dialling limits) to calls that are not scheduled.
 
-A call needs a token, if `calls_per_second` is set, and a free dial slot, if `max_concurrent` is set. The account's row in
-`pace` is locked before the clock is read. The number of slots in use is a column of this row (`in_use`), because a statement
-that waited for a lock sees the current version of the locked row, but old versions of all other rows.
+app.calls.creation.grants applies it to scheduled calls. If `calls_per_second` is set, a call takes a token of a token bucket.
+If `max_concurrent` is set, a call takes a dial slot (a row that stands for one call under way). The account's row in `pace` is
+locked before the clock is read. The number of slots in use is a column of this row (`in_use`), because a statement that waited
+for a lock sees the current version of the locked row, but old versions of all other rows.
 """
 
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ class PaceRefusal:
     is_full: bool
     """Whether the number of calls under way has reached `max_concurrent`."""
     wait_s: float | None
-    """Seconds until the next token; None if there is one now, or if `calls_per_second` is None."""
+    """Seconds until `calls_per_second` allows a call. The value is None if a call is allowed now or this limit is not set."""
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
@@ -57,9 +58,10 @@ ADMISSION_CTES = f"""
         SELECT given.* FROM given JOIN judged USING (id) WHERE is_admitted
     )
 """  # noqa: S608  # constants of this package
-"""CTEs that select the rows of `given` that the pace allows, as `admitted`: the earliest ones of each account.
+"""SQL for CTEs that select, from the calls to create, those that the limits of their accounts allow now.
 
-Rows whose idempotency key already has a call are left out. They take no token.
+The CTE `given` has the calls to create, and the CTE `admitted` the allowed ones: the earliest calls of each account. A call
+whose idempotency key already belongs to a stored call is left out, and does not count toward the limits.
 """
 
 ADMISSION_RESULT_SQL = f"""
@@ -83,9 +85,10 @@ ADMISSION_RESULT_SQL = f"""
     SELECT judged.id, NULL, {_REFUSAL_COLUMNS}
     FROM judged JOIN left_over AS pace ON subject_id = account_id WHERE NOT is_admitted
 """  # noqa: S608  # constants of this package
-"""CTEs that take a token and a dial slot for each row in `inserted`, and the final SELECT.
+"""SQL for CTEs that count each call in the CTE `inserted` toward the limits of its account, and for the final SELECT.
 
-Its rows have `updated_at` for an inserted call, and the columns of a PaceRefusal for a refused call.
+The SELECT returns a row for each inserted call, with `updated_at`, and a row for each refused call, with the columns of a
+PaceRefusal.
 """
 
 _CHECK_LIMITS = f"""

@@ -1,4 +1,4 @@
-"""Dial slots: one row for each call under way, which counts toward `max_concurrent`. Slots are freed when their calls end."""
+"""Dial slots: rows that stand for calls under way. A slot counts toward `max_concurrent`, and is freed when its call ends."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -14,10 +14,10 @@ _MAX_TIME_LIMIT_S = int(MAX_CALL_TIME.total_seconds())
 
 
 def latest_end_sql(dialled_at: str, parameters: str) -> str:
-    """Returns SQL for the latest time at which a call can end. `dialled_at` is SQL for the time at which it is dialled.
+    """Returns SQL for the latest time at which a call can end. `dialled_at` is SQL for the time at which the call is dialled.
 
-    `parameters` is SQL for the call's parameters as JSON. Twilio documents no maximum of `time_limit`, so it may be too large
-    for a float and is capped before the cast.
+    `parameters` is SQL for the call's parameters as JSON. Twilio documents no maximum of `time_limit`. The value may be too
+    large for a float, so the SQL caps it before the cast.
     """
     return f"""{dialled_at} + make_interval(secs => {_QUEUE_S} + coalesce(({parameters} ->> 'timeout')::float8, {_RINGING_S})
         + least(coalesce(({parameters} ->> 'time_limit')::numeric, {_DEFAULT_TIME_LIMIT_S}), {_MAX_TIME_LIMIT_S})::float8)"""
@@ -81,10 +81,10 @@ _UPDATE_MISSING_SINCE = """
 
 
 async def mark_calls_missing_at_twilio(database: Database, *, missing: Sequence[UUID], found: Sequence[UUID]) -> None:
-    """Records in the calls' dial slots since when Twilio answers 404: sets it for `missing` calls, clears it for `found` calls.
+    """Sets the column `missing_since` of the dial slots of `missing` calls to the time now, and clears it for `found` calls.
 
-    A dial slot stands for one concurrent call. A time that is already set is kept. Calls without a dial slot, and slots that
-    another transaction has locked, are skipped.
+    A dial slot is a row that stands for one call under way. Its call is missing if Twilio answers 404 for the call. A time that
+    is already set is kept. Calls without a dial slot, and slots that another transaction has locked, are skipped.
     """
     await database.fetch(_UPDATE_MISSING_SINCE, missing, found)
 

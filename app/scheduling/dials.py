@@ -7,7 +7,10 @@ from app.scheduling.models import ScheduledDial
 _DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns if column.name != "due_at"]
 
 DIAL_COLUMN_SQL: Final = "given -> 'dial' AS dial"
-"""The column of the CTE `given` that `insert_dials_sql` reads: a row of `scheduled_dial` as JSON, or null."""
+"""SQL for the column `dial` of the CTE `given`, which the SQL of `insert_dials_sql` reads.
+
+The column has a row of `scheduled_dial` (the table of waiting calls) as JSON, or null for a call that is not scheduled.
+"""
 
 
 def insert_dials_sql(*, calls_cte: str, due_at: str) -> str:

@@ -35,12 +35,16 @@ _MAX_FILE_AGE_S: Final = 86_400.0
 class GrantCount(NamedTuple):
     """The number of grants of an account, that is, of scheduled calls that workers were allowed to dial.
 
-    Counts compare as tuples, first by `released_at_us`. So a count that was made after `callgate queues release` is greater
-    than every count from before.
+    Counts compare as tuples, first by `released_at_us`. So a count from after `callgate queues release` is greater than every
+    count from before it.
     """
 
     released_at_us: int
-    """The time of the last release of a halt, in microseconds since 1970; 0: there was none. Older counts are obsolete."""
+    """The time at which `callgate queues release` last allowed grants again, in microseconds since 1970; 0 if it never did.
+
+    Counts with an earlier time are obsolete. app.scheduling.guard also changes the time when it accepts a database that may
+    have lost grants, because no scheduled call waits.
+    """
     grants: int
 
 
@@ -48,7 +52,7 @@ NO_GRANTS: Final = GrantCount(0, 0)
 
 
 def check_folder(folder: Path | None) -> None:
-    """Raises CommandFailed if this process cannot read and write files in the folder. None: no folder is configured."""
+    """Raises CommandFailed if this process cannot read and write files in the folder. Does nothing if `folder` is None."""
     if folder is not None and not (folder.is_dir() and os.access(folder, os.R_OK | os.W_OK | os.X_OK)):
         raise CommandFailed(f"CALLGATE_GRANT_COUNTER_DIR: {folder} is no folder that this process can read and write")
 
@@ -68,22 +72,25 @@ class GrantCounters:
         return self._known
 
     def is_behind(self, account_id: UUID, count: GrantCount) -> bool:
-        """Returns whether `count`, read from the database, is lower than the known one: the database has then lost grants."""
+        """Returns whether `count`, read from the database, is lower than the highest known count of the account.
+
+        If so, the database has lost grants (rights to dial one call).
+        """
         return count < self._known.get(account_id, NO_GRANTS)
 
     @property
     def unsaved_count(self) -> int:
-        """The number of accounts whose latest count is not in the folder yet."""
+        """The number of accounts whose latest count of grants (rights to dial a call) is not in the folder yet."""
         return 0 if self._folder is None else len(self._unsaved)
 
     def record_count(self, account_id: UUID, count: GrantCount) -> None:
-        """Remembers a committed count of the account's grants, if it is higher than the known one."""
+        """Remembers a committed count of the account's grants (rights to dial a call), if it is higher than the known one."""
         if count > self._known.get(account_id, NO_GRANTS):
             self._known[account_id] = count
             self._unsaved.add(account_id)
 
     async def load(self) -> None:
-        """Reads the counts that other workers have written since the last call. Raises OSError if the folder cannot be read."""
+        """Reads the counts that other workers have written since the last `load`. Raises OSError if reading fails."""
         if self._folder is not None:
             new = await asyncio.to_thread(self._folder.read_new)
             for account_id, count in new.counts:
@@ -93,7 +100,7 @@ class GrantCounters:
             self._folder.mark_read(new.end_offsets)
 
     async def save(self) -> None:
-        """Writes new counts to the folder, if there is one. If writing fails, logs the error; the next call tries again."""
+        """Writes new counts to the folder, if there is one. If writing fails, logs the error; the next `save` tries again."""
         if self._folder is None or not self._unsaved:
             return
         saved, self._unsaved = self._unsaved, set()
@@ -106,21 +113,22 @@ class GrantCounters:
     async def touch_and_prune(self) -> None:
         """Marks this worker's file as in use, and deletes files that no worker has marked for a day. Raises OSError.
 
-        Call `load` before. It reads the counts in the files that are deleted here, so that they are kept in this worker's file.
+        The caller must run `load` first. `load` reads the counts in the files that are deleted here, and this method copies
+        them to this worker's file.
         """
         if self._folder is not None:
             await asyncio.to_thread(self._folder.touch_and_prune, dict(self._known))
 
 
 class _NewLines(NamedTuple):
-    """What was read from the files since the last time: the counts, and by file name the byte offset at which reading ended."""
+    """The counts in new lines of the files, and for each file name the byte offset up to which the file was read."""
 
     counts: list[tuple[UUID, GrantCount]]
     end_offsets: dict[str, int]
 
 
 class _CounterFolder:
-    """Reads and writes the files in the folder. Its methods block, so call them in a thread."""
+    """Reads and writes the files with grant counts in the folder. The methods block, so they must be called in a thread."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -147,7 +155,7 @@ class _CounterFolder:
         raise FileNotFoundError
 
     def mark_read(self, end_offsets: Mapping[str, int]) -> None:
-        """Marks each file as read up to this byte offset."""
+        """Marks each file in `end_offsets` (a dict by file name) as read up to the given byte offset."""
         for name, end in end_offsets.items():
             self._read_bytes[name] = max(end, self._read_bytes.get(name, 0))
 
@@ -178,7 +186,8 @@ class _CounterFolder:
     def touch_and_prune(self, known: Mapping[UUID, GrantCount]) -> None:
         """Touches this worker's file, and deletes files that no worker has touched for a day.
 
-        First writes all `known` counts to this worker's file, so that the counts in deleted files are not lost.
+        Does nothing if this worker has no file yet. Before the deletion, writes all `known` counts to this worker's file, so
+        that no count is lost.
         """
         with self._write_lock:
             if not self._own_file.exists():

@@ -1,10 +1,10 @@
 """Halts all grants when the database may have lost some, because it was restored or copied, or a standby was promoted.
 
-A grant is the right to dial one scheduled call: a transaction that deletes the call's row in `scheduled_dial`. If the database
-loses this transaction, the row is back, and the call would be dialled again. So calls are granted only on the same server,
-timeline, database and table as before, and only while the database has all grants that workers know of
-(app.scheduling.grant_counters). Otherwise all grants are halted until `callgate queues release` has found out which calls
-Twilio has. If a server hides its timeline, its start time is compared instead.
+A grant is the right to dial one scheduled call. A worker gets it with a transaction that deletes the call's row in
+`scheduled_dial`. If the database loses this transaction, the row is back, and the call would be dialled again. So calls are
+granted only on the same server, timeline, database and table as before, and only while the database has all grants that workers
+know of (app.scheduling.grant_counters). Otherwise all grants are halted until `callgate queues release` has found out which
+calls Twilio has. If a server hides its timeline, the start time of the server is compared instead.
 """
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
@@ -24,15 +24,15 @@ from app.scheduling.store import StatementRunner
 logger = structlog.stdlib.get_logger(__name__)
 
 HIDDEN_PART: Final = "-"
-"""What callgate_server() returns in place of a part that this Postgres server hides."""
+"""The text that the SQL function callgate_server() returns for a part of the server's identity that Postgres hides."""
 START_TIME_PREFIX: Final = "started "
-"""The prefix of the server's start time, which callgate_server() returns in place of a hidden timeline."""
+"""The prefix of the server's start time. The SQL function callgate_server() returns both in place of a hidden timeline."""
 
 HaltReason = Literal["server", "counter", "operator"]
-"""Why grants are halted.
+"""Why grants (rights to dial scheduled calls) are halted.
 
-`server`: the database is on another server. `counter`: it has fewer grants of an account than a worker knows of. `operator`:
-`callgate queues halt` was run.
+`server`: the database now runs on another Postgres server. `counter`: the database has fewer grants of an account than a worker
+knows of. `operator`: an operator has run `callgate queues halt`.
 """
 
 _RECORD_SERVER = f"INSERT INTO grant_guard (server) VALUES ({CURRENT_SERVER}) ON CONFLICT DO NOTHING RETURNING id"
@@ -98,16 +98,16 @@ class GuardState:
     """The row of `grant_guard`, which says whether scheduled calls may be dialled, and the server from which it was read."""
 
     server: str
-    """The server on which calls were granted last."""
+    """The Postgres server on which calls were last granted (got the right to be dialled)."""
     current_server: str
     """The server from which this state was read."""
     seen_at: datetime
-    """All that was committed before this time is in the database."""
+    """The database has lost no transaction that was committed before this time."""
     halted_at: datetime | None
     halt_reason: HaltReason | None
     read_at: datetime
     version: str
-    """Changes each time the row is written."""
+    """A text that changes each time the row is written (Postgres's `xmin`)."""
 
     @property
     def may_grant(self) -> bool:
@@ -117,8 +117,9 @@ class GuardState:
 async def record_server_or_halt(connection: Connection) -> bool:
     """Records the current Postgres server if none is recorded yet, and returns True: calls may be granted.
 
-    Otherwise returns False. If the recorded server is another one, first halts all grants (rights to dial). Call this only if
-    the same transaction has read MAY_GRANT (SQL for whether calls may be granted), and it was not true.
+    Otherwise returns False. If the recorded server is another one, first halts all grants (rights to dial). Also returns False
+    if calls may be granted already. So a caller that uses the result must first read, in the same transaction, MAY_GRANT (SQL
+    for whether calls may be granted), and must call this function only if MAY_GRANT is not true.
     """
     if await connection.fetchrow(_RECORD_SERVER) is not None:
         return True
@@ -130,9 +131,9 @@ async def record_server_or_halt(connection: Connection) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class StoredHalt:
-    """The halt of all grants (rights to dial scheduled calls) that is stored after `halt_grants`.
+    """The halt of all grants (rights to dial scheduled calls) that is in the database after `halt_grants`.
 
-    If `was_halted`, grants were halted before, and `halt_grants` has kept the earlier halt.
+    If `was_halted` is true, grants were halted before, and `halt_grants` has kept the earlier halt.
     """
 
     server: str
@@ -143,8 +144,8 @@ class StoredHalt:
 async def halt_grants(connection: Connection) -> StoredHalt:
     """Halts all grants (rights to dial scheduled calls) until `callgate queues release` allows them again.
 
-    The halt also applies on another Postgres server, such as a promoted standby. A release that is running fails if it read the
-    stored state before this halt.
+    The halt also applies on another Postgres server, such as a promoted standby. If `callgate queues release` is running and
+    has already read the stored state, the release fails.
     """
     if (halted := await connection.fetchrow(_HALT_BY_OPERATOR)) is not None:
         return StoredHalt(halted["server"], halted["halted_at"], was_halted=False)
@@ -153,7 +154,10 @@ async def halt_grants(connection: Connection) -> StoredHalt:
 
 
 async def granting_transactions(database: StatementRunner) -> set[tuple[int, str]]:
-    """Returns the pid and the virtual id of each open transaction of this database, of any role, that may be granting calls."""
+    """Returns the pid and the virtual transaction id of each open transaction that may be granting calls.
+
+    A grant is the right to dial a scheduled call. The result includes transactions of all roles, but only in this database.
+    """
     return {(row["pid"], row["virtualtransaction"]) for row in await database.fetch(_FIND_GRANTING_TRANSACTIONS)}
 
 
@@ -169,10 +173,11 @@ async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, gran
 
 
 async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, GrantCount]) -> None:
-    """Halts all grants if the database may have lost earlier ones. Otherwise records in `seen_at` that none is lost.
+    """Halts all grants if the database may have lost earlier ones. Otherwise sets `seen_at` to now: no grant before it is lost.
 
     A grant is the right to dial one scheduled call. `known` has the highest grant count of each account that this worker has
-    seen. While no scheduled call waits, another server and lower counts are accepted.
+    seen. While no scheduled call waits, another Postgres server and lower counts are accepted, because no call can then be
+    dialled twice.
     """
     behind = await _account_with_lost_grants(connection, known)
     if behind is not None:
@@ -191,7 +196,10 @@ async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, Grant
 async def _account_with_lost_grants(
     connection: Connection, known: Mapping[UUID, GrantCount]
 ) -> tuple[UUID, datetime | None] | None:
-    """Returns an account that has fewer grants than in `known`, and the time of its last grant; None: no account has."""
+    """Returns an account that has fewer grants in the database than in `known`, and the time of its last grant in the database.
+
+    Returns None if there is no such account.
+    """
     for account_id, released, grants, granted_at in await connection.fetch(_READ_GRANT_COUNTS, list(known)) if known else ():
         if GrantCount(released, grants) < known[account_id]:
             return account_id, granted_at

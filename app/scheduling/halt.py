@@ -20,7 +20,7 @@ class HaltResult:
     was_halted: bool
     """Whether grants were already halted, so that nothing was changed."""
     is_complete: bool
-    """True: no call is granted from now on. False: a transaction is still open that may be granting a call."""
+    """Whether no call is granted from now on. The value is False if a transaction is still open that may be granting a call."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Hours in which scheduled calls may ring, and the time zones of callees. No I/O.
 
-A call may ring while the local time in the callee's zone is in a window of the hours. If daylight saving time skips the time
-at which a window begins, the window opens when the clock jumps. If it repeats an hour, the window is open both times.
+A call may ring while the local time in the callee's zone is in the daily window of the hours. If daylight saving time skips the
+time at which the window begins, the window opens when the clock jumps. If an hour in the window occurs twice, the window is
+open both times.
 """
 
 import re
@@ -42,7 +43,7 @@ class Hours:
     """
 
     time_zone: str
-    """The IANA zone of callees whose own zone is unknown."""
+    """The IANA time zone that is used for callees whose time zone is unknown."""
     days: tuple[Day, ...]
     """The days on which the window begins, in the order of the week."""
     start_minute: int
@@ -63,9 +64,10 @@ class Hours:
 
 
 def read_hours(value: object, pointer: str = "/hours") -> Hours:
-    """Returns the hours that the JSON object `{"time_zone", "days", "from", "to"}` describes. Without `days`: every day.
+    """Returns the hours that the JSON object `{"time_zone", "days", "from", "to"}` describes.
 
-    Raises HoursInvalid with all errors; `pointer` is the RFC 6901 pointer of the object.
+    If `days` is missing, the hours are on every day. Raises HoursInvalid with all errors. `pointer` is the JSON pointer (RFC
+    6901) of the object. The pointers of the errors begin with it.
     """
     if not isinstance(value, Mapping):
         raise HoursInvalid(FieldError(pointer, "dict_type", "must be an object"))
@@ -77,7 +79,7 @@ def read_hours(value: object, pointer: str = "/hours") -> Hours:
 
 
 def _faults(value: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
-    """Yields the errors of a JSON object of hours, each as member (the end of its JSON pointer), code and text."""
+    """Yields the errors of a JSON object of hours. An error has the member (the end of its JSON pointer), a code and a text."""
     for name in value:
         if name not in _MEMBER_NAMES:
             escaped = str(name).replace("~", "~0").replace("/", "~1")
@@ -178,7 +180,10 @@ def _next_start(hours: Hours, local: datetime) -> datetime:
 
 
 def _offset_change(zone: ZoneInfo, at: datetime, later: datetime) -> datetime:
-    """Returns the first second after `at`, and not after `later`, at which the zone's UTC offset differs from that at `at`."""
+    """Returns the time, in whole seconds, at which the zone's UTC offset changes between `at` and `later`.
+
+    The offset at `later` must differ from the offset at `at`.
+    """
     low, high = int(at.timestamp()), int(later.timestamp())
     before = _offset(zone, at)
     while high - low > 1:

@@ -25,11 +25,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.database.base import Base
 
 NO_QUEUE: Final = UUID(int=0)
-"""The `queue_id` of a scheduled call that is in no queue. It is not null, so that one index finds the calls of both kinds."""
+"""The `queue_id` of a scheduled call in no queue. It is not null, so that one index serves calls with and without a queue."""
 
 
 class Queue(Base):
-    """A named set of a tenant's scheduled calls with its own pace, hours and pause."""
+    """A named set of a tenant's scheduled calls. It can have dialling limits and hours of its own, and can be paused."""
 
     __tablename__ = "queue"
     __table_args__ = (UniqueConstraint("tenant_id", "name"),)
@@ -75,7 +75,10 @@ class Pace(Base):
 
 
 class ScheduledDial(Base):
-    """A scheduled call that waits to be dialled. Deleting the row gives the right to dial the call, or to end it undialled."""
+    """A scheduled call that waits to be dialled.
+
+    The process that deletes the row may dial the call, or end it without dialling.
+    """
 
     __tablename__ = "scheduled_dial"
     __table_args__ = (
@@ -120,7 +123,7 @@ class DialTurn(Base):
 
 
 class DialSlot(Base):
-    """A call that may be dialled or is under way. It counts toward `max_concurrent` of its account and its queue."""
+    """A call that may be dialled now or is under way. It counts toward `max_concurrent` of its account and its queue."""
 
     __tablename__ = "dial_slot"
     __table_args__ = (

@@ -1,7 +1,8 @@
-"""SQL for the token bucket in a row of `pace`: how many calls the row allows now, and its `next_at` after they are dialled.
+"""SQL for the token bucket in a row of the table `pace` (the dialling limits of an account or a queue).
 
-The bucket is GCRA, the generic cell rate algorithm (ITU-T I.371): one timestamp instead of a level and a time. Within any
-span of s seconds at most `burst + s * calls_per_second` calls are dialled.
+The functions compute how many calls the row allows now, and its `next_at` after calls are dialled. The bucket follows GCRA, the
+generic cell rate algorithm (ITU-T I.371), which stores one timestamp instead of a fill level and a time. Within any span of s
+seconds at most `burst + s * calls_per_second` calls are dialled.
 
 All arguments are SQL expressions. A statement must lock the row before it reads the clock for `at`.
 """
@@ -46,7 +47,8 @@ def next_at_for_pause_sql(at: str) -> str:
 def next_at_for_rate_sql(at: str, rate: str) -> str:
     """Returns SQL for the `next_at` of a row of `pace` when its `calls_per_second` changes to `rate` at the time `at`.
 
-    A higher rate moves a `next_at` after `at` closer to `at`. In all other cases `next_at` stays. A null `rate` is no limit.
+    If the rate becomes higher and `next_at` is later than `at`, the SQL moves `next_at` closer to `at`. Otherwise it keeps
+    `next_at`. A null `rate` means that there is no limit.
     """
     return f"""CASE WHEN pace.next_at > {at} AND {rate} > pace.calls_per_second
         THEN {at} + (pace.next_at - {at}) * (pace.calls_per_second / {rate})::float8 ELSE pace.next_at END"""

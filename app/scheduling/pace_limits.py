@@ -24,11 +24,11 @@ class PaceChange(TypedDict, total=False):
 @dataclass(frozen=True, slots=True)
 class PaceLimits:
     calls_per_second: Decimal | None = None
-    """At most three decimals; None: not limited."""
+    """The highest average number of calls dialled in a second, with at most three decimals. None means no limit."""
     burst: int = DEFAULT_BURST
-    """The calls that may be dialled at once after a pause. Has an effect only with `calls_per_second`."""
+    """The number of calls that may be dialled at once after a time without calls. Has no effect without `calls_per_second`."""
     max_concurrent: int | None = None
-    """None: not limited."""
+    """The highest number of calls under way at the same time. None means that there is no limit."""
 
     @property
     def is_limited(self) -> bool:
@@ -43,10 +43,10 @@ class PaceLimits:
         }
 
     def changed(self, change: PaceChange) -> Self:
-        """Returns the limits after the change. If they have no `calls_per_second`, their `burst` is the default.
+        """Returns the limits after the change. If these have no `calls_per_second`, their `burst` is the default.
 
-        Raises InvalidMember for a value out of bounds, and for a `burst` in the change that is not the default although the
-        result has no `calls_per_second`.
+        Raises InvalidMember for a value out of bounds. Also raises it if the change sets a `burst` other than the default, but
+        the limits after the change have no `calls_per_second`.
         """
         changed = replace(self, **change)
         if changed.calls_per_second is None:
@@ -75,10 +75,10 @@ UNLIMITED: Final = PaceLimits()
 
 
 def is_rate(value: Decimal) -> bool:
-    """Returns whether the value is valid for `calls_per_second`."""
+    """Returns whether the value is valid for `calls_per_second`: its size and the number of its decimals are allowed."""
     return value.is_finite() and 0 < value <= MAX_CALLS_PER_SECOND and value == round(value, MAX_DECIMALS)
 
 
 def plain_number(value: Decimal) -> int | float:
-    """Returns the number without trailing zeros, for JSON and for people: 1 or 0.5, not 1.000."""
+    """Returns the value as an int if it is whole, otherwise as a float. So it is shown without trailing zeros: 1, not 1.000."""
     return int(value) if value == int(value) else float(value)

@@ -21,7 +21,7 @@ _WRITE_PACE: Final = f"""
 
 
 async def find_paces(connection: Connection, subject_ids: Sequence[UUID]) -> dict[UUID, PaceLimits]:
-    """Returns the dialling limits by the id of the account or queue. Accounts and queues without limits are left out."""
+    """Returns the dialling limits of accounts and queues, by account or queue id. Those without limits are left out."""
     statement = f"SELECT subject_id, {LIMIT_COLUMNS} FROM pace WHERE subject_id = ANY ($1)"
     return paces_of(await connection.fetch(statement, subject_ids))
 
@@ -49,6 +49,7 @@ async def lock_pace(connection: Connection, subject_id: UUID) -> PaceLimits:
 async def write_pace(connection: Connection, subject_id: UUID, limits: PaceLimits) -> None:
     """Sets the dialling limits of an account or a queue. The caller must have locked their row with `lock_pace`.
 
-    Calls that are under way now count toward a new `max_concurrent`. A higher rate also shortens the time until the next call.
+    Calls that are already under way count toward a new `max_concurrent`. A higher rate also shortens the time until the next
+    call.
     """
     await connection.execute(_WRITE_PACE, subject_id, limits.calls_per_second, limits.burst, limits.max_concurrent)

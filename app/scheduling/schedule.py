@@ -12,7 +12,7 @@ from app.errors import FieldError, InvalidRequest
 PriorityName = Literal["urgent", "normal", "bulk"]
 Priority = TypeAliasType("Priority", PriorityName)
 PRIORITIES: Final[tuple[PriorityName, ...]] = get_args(PriorityName)
-"""The priorities of scheduled calls, in the order in which they are dialled. Tables store the index in this tuple."""
+"""The priorities of scheduled calls. The first one is dialled first. Tables store a priority as its index in this tuple."""
 
 DEFAULT_RING_WITHIN = timedelta(minutes=15)
 MAX_TIME_AHEAD = timedelta(days=7)
@@ -28,14 +28,18 @@ class Schedule:
     not_before: datetime
     ring_by: datetime
     due_at: datetime
-    """The first time from `not_before` on that is within the hours."""
+    """The first time, not before `not_before`, at which the hours of the queue or tenant allow the call to ring."""
     time_zone: str | None
 
     def columns(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}  # `asdict` would copy each value
 
     def for_record(self, queue: str | None) -> dict[str, Any]:
-        """Returns the members that the call's record shows: times, priority, queue and zone, with defaults filled in."""
+        """Returns the JSON members of the call's record that describe its schedule, with defaults filled in.
+
+        These are the times (RFC 3339) and the priority, and also the queue and the time zone if the call has them. `queue` is
+        the name of the queue.
+        """
         members = {
             "not_before": _rfc_3339(self.not_before),
             "ring_by": _rfc_3339(self.ring_by),

@@ -40,7 +40,7 @@ class HoursSettings(BaseModel):
     to: _To
 
     def read(self, pointer: str = "/hours") -> Hours:
-        """Returns the hours. Raises HoursInvalid, with pointers (RFC 6901) that begin with `pointer`."""
+        """Returns the hours. Raises HoursInvalid for invalid settings; the JSON pointers of its errors begin with `pointer`."""
         return read_hours(self.model_dump(by_alias=True), pointer)
 
 

@@ -61,9 +61,9 @@ class SchedulingBacklog:
     waiting: Mapping[int, int]
     """The number of waiting calls of each priority."""
     oldest_due_s: Mapping[int, float]
-    """Seconds since the oldest due call of each priority became due, without paused queues and suspended tenants."""
+    """Seconds since the oldest due call of each priority became due, without calls of paused queues and suspended tenants."""
     slots: int
-    """The number of dial slots in use."""
+    """The number of dial slots in use. A dial slot stands for one concurrent call."""
 
 
 async def scheduling_backlog(database: StatementRunner, *, priority_count: int) -> SchedulingBacklog:

@@ -12,7 +12,7 @@ from app.scheduling.pace import next_at_for_pause_sql
 
 
 class StatementRunner(Protocol):
-    """The method that Pool, Database and Connection share: it runs one SQL statement without SQLAlchemy."""
+    """An object that can run one SQL statement without SQLAlchemy: a Pool, a Database or a Connection."""
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]: ...
 
@@ -24,7 +24,7 @@ class StoredQueue:
     id: UUID
     ring_within_s: int | None
     hours: Hours | None
-    """The queue's hours, else the tenant's; None: neither has any."""
+    """The hours of the queue or, if it has none, of the tenant. The value is None if neither has hours."""
 
 
 _FIND_QUEUE = """

@@ -1,9 +1,10 @@
 """Encrypts ("seals") and decrypts ("unseals") stored secrets, and computes keyed hashes.
 
-Sealed form: version (1 byte) | key id (4 bytes) | nonce (12 bytes) | AES-256-GCM ciphertext and tag. The row's identity is
-the associated data, so a ciphertext that was moved to another row cannot be unsealed.
+A sealed secret consists of: version (1 byte) | key id (4 bytes) | nonce (12 bytes) | AES-256-GCM ciphertext and tag. The
+identity of the database row is the associated data, so a ciphertext that was moved to another row cannot be unsealed.
 
-`cryptography` takes 5 MiB, so it is imported only when it is used: a command that only lists does not need it.
+`cryptography` takes 5 MiB of memory, so it is imported only when it is used. For example, commands that only list data do not
+need it.
 """
 
 from __future__ import annotations

@@ -73,16 +73,16 @@ class Secrets:
             at = start + length
 
     def _find_secret(self, data: bytes, at: int) -> tuple[int, int]:
-        """Returns the start and the length of the first secret from `at` on, the longest of those that start there.
+        """Returns the start and the length of the first secret in `data` that does not start before `at`.
 
-        Without a secret, the start is the end of `data`.
+        If several secrets start at the same place, returns the longest. If there is no secret, the start is the end of `data`.
         """
         found = [(start, len(spelling)) for spelling in self._encoded if (start := data.find(spelling, at)) >= 0]
         # Of secrets with the same start, `min` returns the first, which is the longest.
         return min(found, key=lambda place: place[0], default=(len(data), 0))
 
     def _partial_secret_length(self, data: bytes) -> int:
-        """Returns the length of the longest end of `data` that may be the start of a secret."""
+        """Returns the length of the longest suffix of `data` that may be the start of a secret."""
         return max(
             (
                 length
@@ -97,7 +97,7 @@ class Secrets:
 def redact(value: Any, secrets: Secrets, *, keep: Callable[[str], bool] = lambda _: False) -> Any:
     """Returns text or JSON with `***` for each secret. Texts for which `keep` returns true stay unchanged.
 
-    Names of JSON members stay unchanged, too, unless they have more than 12 characters.
+    Names of JSON members with at most 12 characters stay unchanged, too.
     """
     match value:
         case str():
@@ -133,7 +133,10 @@ def userinfo_in(text: str) -> Iterator[str]:
 
 
 def basic_header_values(user: str, password: str) -> Iterator[str]:
-    """Yields the base64 of `user:password` that follows `Basic` in a header, in both alphabets and without padding."""
+    """Yields the base64 text of `user:password` that follows `Basic` in a header, without padding.
+
+    Yields one text in the standard alphabet and one in the URL-safe alphabet.
+    """
     pair = f"{user}:{password}".encode("utf-8", "replace")
     yield b64encode(pair).decode().rstrip("=")
     yield urlsafe_b64encode(pair).decode().rstrip("=")

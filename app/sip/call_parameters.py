@@ -14,7 +14,10 @@ _ILLEGAL_IN_FROM = re.compile(r"[^A-Za-z0-9+\-_.]++")
 
 
 def check_from(text: str) -> tuple[Finding, ...]:
-    """Returns the findings on `from`, which becomes the user of the From header."""
+    """Checks `text`, the value of the parameter `from`, and returns the findings (errors and warnings).
+
+    Twilio makes `from` the user of the From header in SIP.
+    """
     report = Report()
     if not text:
         detail = "Give the caller's name or number, for example Jack or +14155550100."
@@ -28,9 +31,9 @@ def check_from(text: str) -> tuple[Finding, ...]:
 
 
 class SipAuthFindings(NamedTuple):
-    """The findings on `sip_auth_username` and on `sip_auth_password`.
+    """The findings (errors and warnings) on `sip_auth_username` and on `sip_auth_password`.
 
-    Their `start` and `end` count characters of the parameter's value.
+    The `start` and `end` of a finding are positions of characters in the parameter's value.
     """
 
     username: tuple[Finding, ...]
@@ -38,7 +41,7 @@ class SipAuthFindings(NamedTuple):
 
 
 def check_sip_auth(username: str | None, password: str | None) -> SipAuthFindings:
-    """Returns the findings on the digest credentials of a call. No finding contains a part of either value."""
+    """Checks the digest credentials of a call, and returns the findings. No finding contains a part of either value."""
     of_username, of_password = Report(), Report()
     if username is not None:
         if not username:
@@ -57,9 +60,9 @@ def check_sip_auth(username: str | None, password: str | None) -> SipAuthFinding
 
 
 def _check_credential(value: str, code: str, parameter: str, report: Report) -> None:
-    """Reports a value that is too long, and each character that is illegal or that SIP software handles differently.
+    """Reports a value that is too long, and each character that is illegal in SIP or that SIP programs handle differently.
 
-    `code` is the beginning of the findings' codes. `parameter` is what their texts call the value.
+    The codes of the findings begin with `code`. Their texts call the value `parameter`.
 
     A user name is sent as a quoted-string (RFC 3261 §25.1). It has no control characters, and `"` and `\\` only as a
     quoted-pair. Non-ASCII characters are unsafe, because digest had no agreed charset before RFC 7616.

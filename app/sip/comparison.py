@@ -1,4 +1,4 @@
-"""Compares SIP URIs: RFC 3261 §19.1.4, with RFC 5954 §4.2 for IPv6 hosts."""
+"""Compares SIP URIs by RFC 3261 §19.1.4, and IPv6 hosts in them by RFC 5954 §4.2."""
 
 import re
 from typing import Final, NamedTuple
@@ -20,9 +20,9 @@ class ComparableUri(NamedTuple):
     """The parts of a SIP URI that decide whether it equals another one, normalized."""
 
     exact_parts: tuple[object, ...]
-    """The parts that are the same in all equal URIs. Only they are hashed: a parameter that one URI lacks may be ignored."""
+    """The parts that must be the same in equal URIs. The hash uses only these: equal URIs may differ in other parts."""
     parameters: dict[str, _ParamValue]
-    """Values of the parameters by name. Those that both URIs have must match."""
+    """The values of the parameters by name. A parameter that both URIs have must have the same value in both."""
 
 
 def comparable_form(text: str) -> ComparableUri | None:

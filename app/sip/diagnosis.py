@@ -61,7 +61,7 @@ _ILLEGAL_IN_HEADER = _illegal_characters(grammar.HEADER_CHARACTERS)
 def diagnose(text: str, report: Report) -> ValidParts:
     """Reports the errors of `text`, which does not match `SIP_URI`, and returns its valid parts.
 
-    Each part either matches its production and is returned, or gets an error.
+    A part that matches its grammar rule is returned. Any other part gets an error.
     """
     valid_parts = ValidParts()
     if not text:
@@ -252,9 +252,9 @@ def _diagnose_headers(headers: str, start: int, valid_parts: ValidParts, report:
 
 
 def _report_illegal(illegal: re.Pattern[str], part: str, start: int, code: str, hint: str, report: Report) -> None:
-    """Reports what the pattern `illegal` matches in `part`, which begins at `start`. `hint` says how to correct it.
+    """Reports what the pattern `illegal` matches in `part`, which begins at `start` in the URI. `hint` says how to correct it.
 
-    Control and non-ASCII characters have their own findings: the pattern does not match them.
+    The pattern does not match control and non-ASCII characters, because `_diagnose_raw_characters` reports these.
     """
     for run in illegal.finditer(part):
         if run[0] == "%":

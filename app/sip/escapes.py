@@ -1,4 +1,4 @@
-"""Percent-escapes (RFC 3261 §25.1 `escaped`, RFC 3986 §2.1): decode them, and find dangerous characters."""
+"""Decodes percent-escapes (RFC 3261 §25.1 `escaped`, RFC 3986 §2.1), and finds dangerous characters in them."""
 
 import re
 from itertools import islice

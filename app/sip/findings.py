@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 MAX_FINDINGS: Final = 10
-"""The maximum number of findings on an address. `Report` drops further ones."""
+"""The maximum number of findings on an address. `Report` drops further ones, except the first error."""
 AUTHENTICATION_ADVICE: Final = "Leave out the colon and the password; use sip_auth_username and sip_auth_password."
 
 
@@ -68,14 +68,14 @@ SEVERITIES: Final[Mapping[str, Severity]] = MappingProxyType(
     | dict.fromkeys(_POLICIES.split(), Severity.POLICY)
     | dict.fromkeys(_WARNINGS.split(), Severity.WARNING)
 )
-"""All codes. `docs/sip.md` explains each; a test compares the two."""
+"""The severity of each code of a finding. A test checks that `docs/sip.md` explains every code."""
 
 
 class Report(list[Finding]):
-    """The findings of one validation: the first MAX_FINDINGS, to bound the work, and always the first error.
+    """The findings of one validation: the first MAX_FINDINGS and, if these contain no error, also the first error.
 
-    The error is kept even if it comes later, so that a truncated list never makes an address look valid. If `is_closed`, the
-    report is complete and `add` ignores further findings.
+    The number is limited to bound the work. The error is kept, so that a truncated list never makes an address look valid. If
+    `is_closed` is true, the report is complete and `add` ignores further findings.
     """
 
     is_closed = False
@@ -95,11 +95,11 @@ class Report(list[Finding]):
 
     @property
     def takes_only_errors(self) -> bool:
-        """Whether the report has MAX_FINDINGS, so that `add` ignores further findings unless they are errors."""
+        """Whether the report has at least MAX_FINDINGS findings. Then `add` ignores a further finding unless it is an error."""
         return len(self) >= MAX_FINDINGS
 
     def findings(self) -> tuple[Finding, ...]:
-        """Returns the findings in the order of the text."""
+        """Returns the findings, sorted by their position in the text."""
         return tuple(sorted(self, key=attrgetter("start", "end")))
 
 

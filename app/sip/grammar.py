@@ -1,7 +1,7 @@
-"""The grammar of a SIP URI: RFC 3261 §25.1, with the IPv4 and IPv6 productions of RFC 5954 §4.1.
+"""The grammar of a SIP URI as regular expressions: RFC 3261 §25.1, with the IPv4 and IPv6 rules of RFC 5954 §4.1.
 
-Each constant is the production of the same name. Every repetition is possessive or has a small bound, so matching takes
-linear time for any text. No pattern uses `\\d`, `$` or a case-insensitive match beyond ASCII, which accept more than they
+Each constant stands for the grammar rule of the same name. Every repetition is possessive or has a small bound, so matching
+takes linear time for any text. No pattern uses `\\d`, `$` or a case-insensitive match beyond ASCII, which accept more than they
 seem to.
 """
 
@@ -85,7 +85,7 @@ SIP_URI: Final = re.compile(
 )
 
 Part = str
-"""The name of a group of `SIP_URI`."""
+"""The name of a group of the regular expression `SIP_URI`, such as `host`."""
 
 
 class UriParts(Protocol):

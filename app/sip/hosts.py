@@ -47,7 +47,11 @@ _SPECIAL_TOP_LABELS: Final = _RESERVED_TOP_LABELS | {"localhost", "arpa"}
 
 
 def canonical_host(host: str) -> str:
-    """Returns the host for comparisons: lower case, no trailing dot, IPv6 by RFC 5952, a mapped IPv4 as IPv4."""
+    """Returns the host in a normal form, so that equal hosts are equal texts.
+
+    A name is in lower case, without a trailing dot. An IPv6 address is in the format of RFC 5952. An IPv4-mapped IPv6 address
+    is written as the IPv4 address.
+    """
     if host[0] == "[":
         address = IPv6Address(host[1:-1])
         mapped = address.ipv4_mapped
@@ -56,7 +60,10 @@ def canonical_host(host: str) -> str:
 
 
 def read_host(host: str, start: int, has_user: bool, report: Report) -> str:
-    """Checks the host, which begins at `start` in the URI, and returns its canonical form. `has_user`: the URI has a user."""
+    """Checks the host, and returns its canonical form. The host begins at `start` in the URI.
+
+    `has_user` says whether the URI has a user. Some hosts of Twilio need one.
+    """
     end = start + len(host)
     if host[0] == "[":
         _check_ipv6(IPv6Address(host[1:-1]), start, end, report)
@@ -117,9 +124,10 @@ def _refuse_non_public(start: int, end: int, report: Report) -> None:
 
 
 def _check_twilio_host(labels: list[str], start: int, end: int, has_user: bool, report: Report) -> None:
-    """Checks a host of Twilio: <https://www.twilio.com/docs/api/errors/32220> and …/32223.
+    """Checks a host of Twilio (<https://www.twilio.com/docs/api/errors/32220> and 32223).
 
-    `labels` are the labels of the host without the last one, `com`. `has_user`: the URI has a user, which these hosts need.
+    `labels` are the labels of the host without the last one, `com`. `has_user` says whether the URI has a user, which domains
+    for SIP need.
     """
     match labels[:-1]:
         case [_, "sip"]:

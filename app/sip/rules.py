@@ -159,9 +159,9 @@ def _report_other_parameter(name: str, value: str, start: int, end: int, report:
 
 
 def check_security(sips: bool, port: str | None, values: ValuesByName, parts: UriParts, report: Report) -> None:
-    """Reports scheme, transport, secure and port that contradict each other, and TLS without encrypted media.
+    """Reports contradictions between the scheme, the port and the parameters `transport` and `secure`.
 
-    `values` are the parameters' values by lower-case name.
+    Also reports TLS without encrypted media. `values` has the parameters' values by lower-case name.
     """
     transport, secure = values.get("transport"), values.get("secure")
     transport = transport and transport.lower()

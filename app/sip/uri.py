@@ -21,22 +21,22 @@ from app.sip.rules import (
 )
 
 ADDRESS_LENGTH_LIMIT: Final = 255
-"""The part before the "?" of the headers must have fewer characters than this (Twilio's guide "Making SIP Calls")."""
+"""The part of a SIP URI before the "?" must have fewer characters than this (Twilio's guide "Making SIP Calls")."""
 HEADERS_LENGTH_LIMIT: Final = 1024
-"""The part after the "?" must have fewer characters than this (Twilio error 21227)."""
+"""The part of a SIP URI after the "?", the headers, must have fewer characters than this (Twilio error 21227)."""
 MAX_PARSED_LENGTH: Final = 65_535
-"""The length of a SIP message in a datagram (RFC 3261 §18.1.1). A longer text is refused without parsing."""
+"""The maximum length of a SIP message in a datagram (RFC 3261 §18.1.1). A longer text is refused and not parsed."""
 
 
 @dataclass(frozen=True, eq=False)
 class SipUri:
-    """A SIP or SIPS URI by RFC 3261 §19.1, with its findings.
+    """A SIP or SIPS URI by RFC 3261 §19.1, with the findings (errors and warnings) on it.
 
-    `text` is the original, which is forwarded byte for byte. The other parts are decoded; invalid parts are None or
-    empty. A value whose escapes are not UTF-8 is None; a name with such escapes stays as written.
+    `text` is the original, which is forwarded byte for byte. The other parts are decoded; invalid parts are None or empty. A
+    value whose escapes are not UTF-8 is None; a name with such escapes stays as written.
 
-    Equality follows RFC 3261 §19.1.4 and is not transitive: `sip:a@b.example` equals `…;x=1` and `…;x=2`, which are
-    not equal. A text that is not a URI equals only the same text.
+    Equality follows RFC 3261 §19.1.4 and is not transitive: `sip:a@b.example` equals `sip:a@b.example;x=1` and
+    `sip:a@b.example;x=2`, but these two are not equal. A text that is not a URI equals only the same text.
     """
 
     text: str = field(repr=False)
@@ -51,9 +51,10 @@ class SipUri:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parses and checks any text; never raises. The work is linear in its length.
+        """Parses and checks any text; never raises. The work is linear in the length of the text.
 
-        A text that is too long gets no other finding, and one longer than MAX_PARSED_LENGTH is not parsed.
+        If a part of the text is too long, the findings are only about lengths. A text longer than MAX_PARSED_LENGTH is not
+        parsed.
         """
         report = Report()
         if len(text) >= ADDRESS_LENGTH_LIMIT:
@@ -151,7 +152,7 @@ def _check_parts(text: str, scheme: str | None, parts: UriParts, report: Report)
 
 
 def _check_lengths(text: str, report: Report) -> None:
-    """Reports an address or headers that are too long. After such a finding the report is closed: it takes no others."""
+    """Reports an address or headers that are too long. Then closes the report, so that it takes no other findings."""
     # In every SIP URI the first "?" after the "@", or the first at all, starts the headers.
     question = text.find("?", text.find("@") + 1)
     end = len(text) if question < 0 else question
@@ -166,7 +167,7 @@ def _check_lengths(text: str, report: Report) -> None:
 
 
 def password_span(text: str) -> tuple[int, int] | None:
-    """Returns the range of characters that may be a password, even if the text is not a URI; None: there is none."""
+    """Returns the range of characters that may be a password, even if the text is not a URI. Returns None if there is none."""
     start = 0
     if text[:5].lower().startswith(("sip:", "sips:")):
         start = text.index(":") + 1

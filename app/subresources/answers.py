@@ -29,7 +29,7 @@ def unreachable_error() -> UpstreamUnreachable:
 
 
 def indeterminate_error(call: Call, *, repeatable: bool) -> ActionUnknown:
-    """Returns the error for a change that Twilio may have made. `repeatable`: repeating the request is safe."""
+    """Returns the error for a change that Twilio may have made. If `repeatable`, the error says that repeating is safe."""
     detail = "Repeat it under the same Idempotency-Key: Twilio does it once." if repeatable else None
     error = ActionUnknown(detail, call_id=call.id)
     error.is_safe_to_repeat = repeatable
@@ -48,7 +48,7 @@ def event_data_of_error(error: TwilioError) -> dict[str, Any]:
 
 
 def event_data_of_answer(response: UpstreamResponse) -> dict[str, Any]:
-    """Returns the SID of the changed item as the data of the event; empty if the answer has no SID."""
+    """Returns the data of the event that records a change: the SID of the changed item, or an empty dict."""
     sid = (response.document or {}).get("sid")
     return {"sid": sid} if isinstance(sid, str) and SID_PATTERN.fullmatch(sid) else {}
 

@@ -1,4 +1,7 @@
-"""Derives the members of requests under /v1 from app.twilio.subresources, and translates them to Twilio's parameters."""
+"""Defines which query or JSON members requests under /v1 may have, and translates them to Twilio's parameters.
+
+The names and types of the members are derived from the operations in app.twilio.subresources.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -64,13 +67,13 @@ def _description(parameter: Parameter) -> str:
 
 
 def schema_of(operation: Operation) -> dict[str, Any]:
-    """Returns the JSON Schema of the request's members."""
+    """Returns the JSON Schema of the members that a request for this operation may have."""
     schema = members_of(operation).model_json_schema()
     return {name: value for name, value in schema.items() if name not in ("title", "description")}
 
 
 def read_members(operation: Operation, values: Mapping[str, Any]) -> QueryPairs:
-    """Validates members and returns them as Twilio's parameters. Raises InvalidRequest with all field errors."""
+    """Validates a request's members and returns them as Twilio's parameters. Raises InvalidRequest with all field errors."""
     try:
         members = members_of(operation).model_validate(values)
     except ValidationError as error:

@@ -36,7 +36,7 @@ _READ_ERRORS = (
 _CHANGE_ERRORS = (*_READ_ERRORS, errors.ActionUnknown, errors.ShuttingDown)
 _BODY_ERRORS = (errors.MalformedBody, errors.BodyTooLarge, errors.UnsupportedMediaType)
 PAGE_URI_MEMBERS = ("first_page_uri", "next_page_uri", "previous_page_uri", "uri")
-"""The members of Twilio's list pages whose values are paths."""
+"""In a list page of Twilio, the members whose values are paths, such as the path of the next page."""
 _OBJECT_SCHEMA = {"anyOf": [{"$ref": "#/components/schemas/JsonObject"}, {"type": "null"}]}
 # All other fields are strings.
 _MEMBER_SCHEMAS: dict[tuple[Subresource, str], dict[str, Any]] = {
@@ -51,7 +51,8 @@ _MEMBER_SCHEMAS: dict[tuple[Subresource, str], dict[str, Any]] = {
 def path_name_of(subresource: Subresource) -> str:
     """Returns the name of a subresource in paths under /v1.
 
-    It is Twilio's name in `subresource_uris`, except for `twilio_events`: `events` are Callgate's own events (ADR 17).
+    The name is the same as in Twilio's `subresource_uris`. Only Twilio's events are called `twilio_events`, because `events`
+    are Callgate's own events (ADR 17).
     """
     return "twilio_events" if subresource is EVENTS else subresource.key
 
@@ -134,14 +135,14 @@ def schemas() -> dict[str, Any]:
 
 
 def _body_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Returns the components of a body: its schema under `name`, and each enum and object in it as a component of its own.
+    """Returns the OpenAPI components of a body: its schema under `name`, and a component for each enum and object in it.
 
-    Code generators would otherwise invent names for enums and objects, such as a member's name with a number.
+    Without components, code generators would invent names for enums and objects, such as a member's name with a number.
     """
     parts: dict[str, Any] = {}
 
     def with_references(member: str, kind: dict[str, Any]) -> dict[str, Any]:
-        """Returns the schema of a member with references to components instead of enums and objects."""
+        """Returns the schema of a member in which references to components replace enums and objects."""
         if kind.get("type") == "array":
             return kind | {"items": with_references(member, kind["items"])}
         if "enum" not in kind and kind.get("type") != "object":
@@ -174,7 +175,10 @@ def _reference(name: str) -> dict[str, str]:
 
 
 def _component_name(subresource: Subresource) -> str:
-    """Returns the name of the schema of an item, in PascalCase. Twilio's events are `TwilioEvent`: Callgate has events too."""
+    """Returns the name of the schema of an item, in PascalCase.
+
+    The name for Twilio's events is `TwilioEvent`, because Callgate has events of its own.
+    """
     return _pascal_case("twilio_event" if subresource is EVENTS else subresource.noun)
 
 

@@ -44,7 +44,7 @@ async def subresource_service(request: Request) -> SubresourceService:
 
 
 async def response_stack() -> AsyncIterator[AsyncExitStack]:
-    """Yields a stack that closes after the last byte of a streamed answer is sent, or the client has disconnected."""
+    """Yields a stack that closes after the last byte of a streamed answer was sent, or after the client has disconnected."""
     async with AsyncExitStack() as stack:
         yield stack
 
@@ -77,7 +77,7 @@ async def no_sid() -> None:
 
 
 async def no_body() -> dict[str, Any]:
-    """Returns no members: the dependency of operations whose request has no body."""
+    """Returns an empty dict. FastAPI calls this dependency instead of reading a body, for operations whose request has none."""
     return {}
 
 
@@ -127,7 +127,10 @@ async def fetch_recording_media(
 
 
 def streaming_response(answer: StreamedResponse) -> Response:
-    """Returns a response that streams Twilio's answer while it arrives."""
+    """Returns a response that streams Twilio's answer while it arrives.
+
+    The streaming raises ResponseTruncated if Twilio's answer breaks off.
+    """
 
     async def chunks() -> AsyncIterator[bytes]:
         try:
@@ -188,7 +191,10 @@ def _query_fields(request: Request) -> dict[str, str]:
 
 
 def _with_own_uris(page: dict[str, Any], operation: Operation, path: str) -> dict[str, Any]:
-    """Returns Twilio's page of a list. Its URIs, such as that of the next page, get this API's `path` and parameter names."""
+    """Returns a list page of Twilio with URIs of this API instead of Twilio's.
+
+    The URIs, such as that of the next page, get this API's `path` and names of parameters.
+    """
     members = {name: parameter.member_name for parameter in operation.parameters for name in parameter.field_names()}
 
     def own_uri(uri: Any) -> Any:

@@ -1,6 +1,6 @@
 """Reads and changes the subresources of a call at Twilio. Independent of HTTP.
 
-docs/adr/0017 says what is repeated (only a request with a refused credential) and how an unknown outcome is reported.
+docs/adr/0017 says which requests are repeated (only those with a refused credential), and how an unknown outcome is reported.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -47,7 +47,10 @@ logger = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SubresourceRequest:
-    """A request for a subresource. `sid` is None for a list or a creation. `fields` have Twilio's names."""
+    """A request for a subresource. `sid` is the SID of an item, or None to list items or to create one.
+
+    `fields` has Twilio's names of parameters, with their values.
+    """
 
     operation: Operation
     sid: str | None
@@ -86,9 +89,10 @@ class SubresourceService:
         self._list_limit = list_limit
 
     async def started_call(self, caller: Caller, id_or_sid: str, *, account_sid: str | None = None) -> Call:
-        """Returns a call that Twilio has started. Raises WrongCallState for a call without a CallSid: it may not have started.
+        """Returns a call that Twilio has started.
 
-        Raises CallNotFound if the tenant or, with `account_sid`, this account of the tenant does not have the call.
+        Raises WrongCallState if the call has no CallSid, because it may not have started. Raises CallNotFound if the tenant has
+        no such call. With `account_sid`, also raises CallNotFound if the call is in another account.
         """
         call = await self._calls.get(caller, id_or_sid)
         if account_sid not in (None, call.account_sid):
@@ -142,7 +146,10 @@ class SubresourceService:
 
     @asynccontextmanager
     async def media(self, call: Call, media: MediaRequest) -> AsyncIterator[StreamedResponse]:
-        """Yields the audio of a recording of this call, to be streamed."""
+        """Yields Twilio's answer with the audio of a recording, whose body can be streamed.
+
+        Raises SubresourceNotFound if the call has no such recording.
+        """
         # Raises SubresourceNotFound unless the recording belongs to this call.
         await self.read_whole(call, SubresourceRequest(_FETCH_RECORDING, media.recording_sid, ()))
         async with self._open(
@@ -223,9 +230,9 @@ class SubresourceService:
             )
 
     async def _record_result(self, call: Call, request: SubresourceRequest, data: dict[str, Any]) -> None:
-        """Writes the event with the result of a change. Logs an error if the database is unavailable.
+        """Writes the event with the result of a change. If the database is unavailable, logs an error and does not raise it.
 
-        Does not raise that error: the client would get a 5xx response, which means that nothing was changed.
+        If it raised this error, the client would get a 5xx response, which promises that nothing was changed.
         """
         try:
             await self._record_event(call, request, data)
@@ -246,10 +253,11 @@ async def _read_document(answer: AbstractAsyncContextManager[StreamedResponse]) 
 
 
 def _fields_with_idempotency_key(call: Call, request: SubresourceRequest) -> tuple[QueryPairs, bool]:
-    """Returns the fields to send, and whether a repetition by the client is safe, because Twilio gets the same IdempotencyKey.
+    """Returns the fields to send to Twilio, and whether the client can safely repeat the request.
 
-    The IdempotencyKey is the one in the request's fields, or derived from the header `Idempotency-Key`, or random. If the
-    operation takes no IdempotencyKey, the fields are unchanged.
+    A repetition is safe if Twilio then gets the same IdempotencyKey. The key is the one in the request's fields, or else
+    derived from the header `Idempotency-Key`, or else random. If the operation takes no IdempotencyKey, the fields are
+    unchanged.
     """
     if not request.operation.takes_idempotency_key:
         return request.fields, False

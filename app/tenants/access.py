@@ -12,7 +12,7 @@ AllowedClients = Literal["tenant", "operator", "any"]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The clients that a route accepts, and the scope that they need. `scope` None: the route is public and needs no key."""
+    """The clients that a route accepts, and the scope they need. A route whose `scope` is None is public and needs no key."""
 
     scope: Scope | None
     clients: AllowedClients = "tenant"

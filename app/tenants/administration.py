@@ -1,7 +1,7 @@
-"""Manages tenants. Its base classes manage their Twilio accounts, credentials, API keys, SIP credentials and workloads.
+"""Manages tenants. The base classes manage the tenants' Twilio accounts, credentials, API keys, SIP credentials and workloads.
 
-Every change is recorded in the audit log, in the same transaction. A request that changes nothing is not recorded.
-Methods raise OperatorError for an invalid or unknown id, and DatabaseUnavailable.
+Every change is recorded in the audit log, in the same transaction. A request that changes nothing is not recorded. Methods
+raise OperatorError for an invalid or unknown id, and DatabaseUnavailable.
 """
 
 import re
@@ -38,7 +38,8 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
     async def ensure_tenant(self, tenant_id: str, settings: TenantSettings) -> tuple[TenantRow, bool]:
         """Creates a tenant with these settings, which must include `name`. Returns the tenant, and whether it was created now.
 
-        An existing tenant that has these settings is returned unchanged. Raises ResourceExists if one of them differs.
+        An existing tenant that has these settings is returned unchanged. Raises ResourceExists if the existing tenant has
+        another value for one of them.
         """
         async with self.database.transaction() as connection:
             tenant = await self._insert_tenant(connection, tenant_id, name=settings["name"])
@@ -60,7 +61,7 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         return tenant
 
     async def list_tenants(self, *, after: str | None = None, limit: int | None = None) -> list[TenantRow]:
-        """Returns up to `limit` tenants (None: all) in the order of their ids. `after`: only tenants with a later id."""
+        """Returns up to `limit` tenants (all if None), sorted by id. With `after`, returns only tenants with a later id."""
         async with self.database.transaction() as connection:
             return await store.list_tenants(connection, after=after, limit=limit)
 
@@ -69,7 +70,7 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
             return await self._require_tenant(connection, tenant_id)
 
     async def suspend_tenant(self, tenant_id: str, *, suspended: bool) -> TenantRow:
-        """Suspends or resumes a tenant. A suspended tenant cannot create calls, but can read its records. Idempotent."""
+        """Suspends or resumes a tenant. A suspended tenant cannot create calls, but can read its data. Idempotent."""
         return await self.update_tenant(tenant_id, TenantSettings(suspended=suspended))
 
     async def update_tenant(
@@ -91,7 +92,10 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         return tenant
 
     async def _store_settings(self, connection: Connection, tenant: TenantRow, settings: TenantSettings) -> TenantRow:
-        """Stores the settings that differ, and records them in the audit log. The caller has locked the tenant."""
+        """Stores the settings that differ from the tenant's current ones, and records the change in the audit log.
+
+        The caller must have locked the tenant.
+        """
         changed = _differing_settings(tenant, settings)
         if not changed:
             return tenant

@@ -25,8 +25,8 @@ class AccountAdministration(Administration):
     ) -> CredentialRow:
         """Adds a credential, and creates its account if the tenant does not have it.
 
-        Requests to Twilio try older credentials of the account first. `base_url` None: an existing account keeps its base URL,
-        and a new one uses the default server.
+        Requests to Twilio try older credentials of the account first. If `base_url` is None, an existing account keeps its base
+        URL, and a new account uses the default server.
         """
         check_sids(account_sid, key_sid)
         base_url = _valid_base_url(base_url)
@@ -40,8 +40,9 @@ class AccountAdministration(Administration):
     ) -> tuple[AccountRow, list[CredentialRow], bool]:
         """Creates an account with its first credential.
 
-        Returns the account, its active credentials, and whether it was created now. An existing account with this credential
-        and this base URL (None: any) is returned unchanged. Raises ResourceExists if the existing account differs.
+        Returns the account, its active credentials, and whether it was created now. An existing account is returned unchanged
+        if it has this credential, and if `base_url` is None or the account's base URL. Raises ResourceExists if the existing
+        account differs.
         """
         check_sids(account_sid, key_sid)
         base_url = _valid_base_url(base_url)
@@ -86,7 +87,7 @@ class AccountAdministration(Administration):
     ) -> list[tuple[AccountRow, list[CredentialRow]]]:
         """Returns the accounts, oldest first, each with its active credentials in the order in which they are tried.
 
-        `after`: only accounts that are newer than the one with this id.
+        With `after`, returns only accounts that are newer than the account with this id.
         """
         async with self.database.transaction() as connection:
             await self._require_tenant(connection, tenant_id)
@@ -97,7 +98,8 @@ class AccountAdministration(Administration):
     async def revoke_credential(self, tenant_id: str, credential_id: UUID, *, account_sid: str | None = None) -> CredentialRow:
         """Revokes a credential of the tenant. Idempotent.
 
-        Raises NoSuchResource if the tenant or, with `account_sid`, this account of the tenant does not have the credential.
+        Raises NoSuchResource if the tenant has no such credential. With `account_sid`, also raises it if the credential is of
+        another account.
         """
         async with self.database.transaction() as connection:
             credential = await store.lock_credential(connection, credential_id, tenant_id=tenant_id, account_sid=account_sid)
@@ -112,7 +114,10 @@ class AccountAdministration(Administration):
     async def _upsert_account(
         self, connection: Connection, tenant_id: str, *, account_sid: str, base_url: str | None
     ) -> AccountRow:
-        """Creates the account, or returns the existing one. `base_url` None: an existing account keeps its base URL."""
+        """Creates the account, or sets the base URL of the existing one. Returns the account.
+
+        If `base_url` is None, an existing account keeps its base URL.
+        """
         account = await store.insert_account(
             connection, uuid7(), tenant_id=tenant_id, account_sid=account_sid, base_url=base_url
         )
@@ -152,7 +157,7 @@ class AccountAdministration(Administration):
     async def _find_by_secret(
         self, connection: Connection, account: AccountRow, *, secret: str, key_sid: str | None
     ) -> CredentialRow | None:
-        """Returns the account's active credential with this secret; None if there is none that can be decrypted."""
+        """Returns the account's active credential with this secret; None if no credential that can be decrypted has it."""
         username = key_sid or account.account_sid
         sealed_secrets = await store.find_active_secrets(connection, account.id, username=username)
         for credential in await store.list_credentials(connection, [account.id]):
@@ -171,7 +176,7 @@ def check_sids(account_sid: str, key_sid: str | None) -> None:
 
 
 def _valid_base_url(base_url: str | None) -> str | None:
-    """Returns the base URL as it is stored. Raises InvalidMember for an invalid one."""
+    """Returns the base URL in the form in which it is stored. Raises InvalidMember for an invalid base URL. None stays None."""
     try:
         return base_url and parse_twilio_base_url(base_url)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Base class of the use cases for operators."""
+"""The base class of the classes with which operators manage tenants and their resources."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

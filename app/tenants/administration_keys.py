@@ -1,4 +1,7 @@
-"""Manages API keys of tenants and operators. Their default lifetime is `DEFAULT_KEY_LIFETIME` in app/tenants/api_keys.py."""
+"""Creates, lists and revokes API keys of tenants and operators.
+
+The default lifetime of a key is `DEFAULT_KEY_LIFETIME` in app/tenants/api_keys.py.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -34,9 +37,10 @@ class KeyAdministration(Administration):
     ) -> tuple[KeyRow, str]:
         """Creates an API key. Returns its row and the key itself, which is not stored and cannot be shown again.
 
-        `tenant_id` None: a key for an operator. `scopes` None: `DEFAULT_SCOPES` for a tenant, all scopes for an operator.
-        `expires_at` None: the key expires after `default_lifetime`, or never if that is None. Raises ScopeRequired or
-        OperatorKeyRequired if the new key could do more than `creator`.
+        If `tenant_id` is None, the key belongs to an operator. If `scopes` is None, a tenant's key gets `DEFAULT_SCOPES`, and
+        an operator's key gets all scopes. If `expires_at` is None, the key expires after `default_lifetime`; if
+        `default_lifetime` is None too, the key never expires. Raises ScopeRequired or OperatorKeyRequired if the new key would
+        permit more than `creator` may do.
         """
         row, key = await self._create(
             tenant_id,
@@ -62,11 +66,11 @@ class KeyAdministration(Administration):
         key_format: KeyFormat,
         idempotency_key: str | None,
     ) -> tuple[KeyRow, str | None]:
-        """Creates an API key as `create_key` does, but only one for each idempotency key of the tenant.
+        """Creates an API key as `create_key` does, but at most one for each `idempotency_key` of the tenant.
 
-        If an earlier request created the key, returns its current row and None, because the key itself is not stored. Raises
-        IdempotencyKeyReused if that request had another name, other scopes or another expiry. `idempotency_key` None: always
-        creates a key.
+        If an earlier request with this idempotency key created an API key, returns that key's current row, and None in place of
+        the key itself, which is not stored. Raises IdempotencyKeyReused if the earlier request had another name, other scopes
+        or another expiry. If `idempotency_key` is None, always creates a new API key.
         """
         return await self._create(
             tenant_id,
@@ -119,16 +123,19 @@ class KeyAdministration(Administration):
         return None if self.default_lifetime is None else created_at + self.default_lifetime
 
     async def list_keys(self, tenant_id: str | None, *, after: UUID | None = None, limit: int | None = None) -> list[KeyRow]:
-        """Returns the API keys of a tenant (None: of operators), oldest first. `after`: only keys newer than this id."""
+        """Returns the API keys of a tenant or, if `tenant_id` is None, of all operators. The oldest key comes first.
+
+        If `after`, the id of a key, is given, returns only newer keys.
+        """
         async with self.database.transaction() as connection:
             if tenant_id is not None:
                 await self._require_tenant(connection, tenant_id)
             return await store.list_keys(connection, tenant_id, after=after, limit=limit)
 
     async def revoke_key(self, prefix: str, *, tenant_id: str | None = None) -> KeyRow:
-        """Revokes the API key with this prefix. Idempotent.
+        """Revokes the API key whose public part is `prefix`, and returns its row. Revoking it again changes nothing.
 
-        Raises NoSuchResource if there is no such key or, with `tenant_id`, if it is not a key of this tenant.
+        Raises NoSuchResource if there is no such key, or if `tenant_id` is given and the key does not belong to this tenant.
         """
         async with self.database.transaction() as connection:
             key = await store.lock_key(connection, prefix=key_prefix(prefix))

@@ -1,6 +1,6 @@
 """Replaces a Twilio credential in steps, without an outage. The state in the database determines the next step.
 
-1. The new credential is stored once Twilio accepts it. From then on it is tried before the old credential.
+1. The new credential is stored after Twilio has accepted it. From then on, requests try it before the old credential.
 2. An old auth token is kept until Twilio refuses it, because Twilio signs callbacks with the primary auth token:
    https://www.twilio.com/docs/iam/api/authtoken.
 3. The old credential is revoked after a time in which no request was sent and no callback was verified with it.
@@ -30,7 +30,7 @@ RotationStep = Literal["promote", "wait", "done"]
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """A rotation that has begun: two active credentials of an account. The new one is tried before the old one."""
+    """A rotation of a Twilio credential that has begun. Both credentials are active, and requests try `new` before `old`."""
 
     account: AccountRow
     old: CredentialRow
@@ -41,8 +41,9 @@ class Replacement:
 class RotationProgress:
     """The state of a rotation. `step` says what comes next.
 
-    `promote`: an operator must promote the new auth token at Twilio, which still accepts the old one. `wait`: the old
-    credential can be revoked at `revoke_at`, or later if it is used again. `done`: the old credential is revoked.
+    With `promote`, an operator must promote the new auth token at Twilio, because Twilio still accepts the old one. With
+    `wait`, the old credential can be revoked at `revoke_at`, or later if it is used again. With `done`, the old credential is
+    revoked.
     """
 
     step: RotationStep
@@ -53,13 +54,14 @@ class RotationProgress:
 @dataclass(frozen=True, slots=True)
 class CredentialRotation(AccountAdministration):
     check_credential: Callable[[Credential], Awaitable[None]]
-    """Raises TwilioError unless Twilio accepts the credential."""
+    """A function that raises TwilioError unless Twilio accepts the credential."""
 
     async def find(self, tenant_id: str, *, account_sid: str, key_sid: str | None, old_id: UUID | None) -> Replacement | None:
-        """Returns the replacement that was begun and is not finished; None if there is none.
+        """Returns the unfinished replacement of a credential of this account; None if no replacement is in progress.
 
-        `key_sid` is the SID of the new API key; None: an auth token is replaced. `old_id` is the id of the old credential, and
-        selects one of several replacements. Raises OperatorError if there are several and `old_id` is None.
+        `key_sid` is the SID of the new Twilio API key, or None if an auth token is being replaced. If several replacements are
+        in progress, `old_id`, the id of the old credential, selects one of them. Raises OperatorError if there are several and
+        `old_id` is None.
         """
         check_sids(account_sid, key_sid)
         async with self.database.transaction() as connection:
@@ -88,10 +90,12 @@ class CredentialRotation(AccountAdministration):
     ) -> Replacement | None:
         """Stores a new credential that Twilio accepts, and puts it before the old credential in the order of use.
 
-        If the new credential is stored already, changes only the order. Returns None, and changes nothing, if it is stored and
-        there is no old credential to replace, or if (without `old_id`) it has replaced a credential before. Raises
-        OperatorError, and changes nothing, if Twilio refuses the new credential or does not answer, or if it is not clear which
-        old credential is to be replaced.
+        `old_id` is the id of the old credential. It may be None if the account has only one other credential of the same kind.
+        If the new credential is stored already, only the order changes.
+
+        Returns None and changes nothing in two cases: the new credential is stored already and no old credential is left, or
+        `old_id` is None and the new credential has already replaced a credential. Raises OperatorError and changes nothing if
+        Twilio refuses the new credential or does not answer, or if it is unclear which credential is the old one.
         """
         async with self.database.transaction() as connection:
             account, stored, old = await self._read_rotation(connection, tenant_id, account_sid, key_sid, secret, old_id)
@@ -158,7 +162,10 @@ class CredentialRotation(AccountAdministration):
         return {each.id: each for each in await store.list_credentials(connection, [account.id])}
 
     async def _is_accepted(self, account: AccountRow, credential: CredentialRow) -> bool:
-        """Returns whether Twilio accepts a stored credential. False if its secret cannot be decrypted: it cannot be used."""
+        """Returns whether Twilio accepts a stored credential. Raises OperatorError if Twilio does not answer.
+
+        Returns False if the credential's secret cannot be decrypted, because such a credential cannot be used.
+        """
         decrypted = await self._decrypt(account, credential)
         if decrypted is None:
             return False
@@ -171,7 +178,7 @@ class CredentialRotation(AccountAdministration):
         return True
 
     async def _require_accepted(self, credential: Credential, refusal: str) -> None:
-        """Raises OperatorError, with the text `refusal`, if Twilio refuses the credential, or if Twilio does not answer."""
+        """Raises OperatorError if Twilio refuses the credential (`refusal` is then the message) or does not answer."""
         try:
             await self.check_credential(credential)
         except TwilioCredentialRejected:
@@ -207,9 +214,10 @@ def _choose_old(
 ) -> CredentialRow | None:
     """Returns the credential to replace: the one with the id `old_id` or, if that is None, the account's only other credential.
 
-    `credentials` are the account's credentials of the same kind. `stored` is the new credential; None if it is not stored yet.
-    Returns None if the new credential is stored, and the old one is revoked already. Raises OperatorError if there is no
-    credential to replace or, without `old_id`, if it is not clear which credential the new one replaces.
+    `credentials` are the account's active credentials of the same kind as the new one. `stored` is the new credential, or None
+    if it is not stored yet. Returns None if the new credential is stored and the old one is revoked already. Raises
+    OperatorError if there is no credential to replace or, without `old_id`, if it is unclear which credential the new one
+    replaces.
     """
     others = [each for each in credentials if stored is None or each.id != stored.id]
     if old_id is not None:
@@ -227,10 +235,10 @@ def _choose_old(
 
 
 def _last_needed_at(old: CredentialRow, new: CredentialRow) -> datetime:
-    """Returns when the old credential was last needed.
+    """Returns the time until which the old credential was needed: the latest of up to three times.
 
-    This is its last use or, if later, the time when the new credential was put before it in the order of use. For an auth
-    token, the time when Twilio refused it counts, too.
+    These are its last use, the time when the new credential was put before it in the order of use and, for an auth token, the
+    time when Twilio refused it.
     """
     moments = [old.last_used_at, new.preferred_at, old.rejected_at if old.kind == "auth_token" else None]
     return max(moment for moment in moments if moment is not None)

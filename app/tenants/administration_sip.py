@@ -1,4 +1,7 @@
-"""Manages the named SIP credentials of tenants. No error contains a user name or a password."""
+"""Manages the SIP credentials of tenants. A SIP credential is a user name and a password, stored under a name.
+
+No error message contains a user name or a password.
+"""
 
 import re
 from collections.abc import Iterator
@@ -24,9 +27,10 @@ class SipCredentialAdministration(Administration):
     async def create_sip_credential(
         self, tenant_id: str, name: str, *, username: str, password: str
     ) -> tuple[SipCredentialRow, bool]:
-        """Stores a user name and password under a name. Returns the credential, and whether it was created now.
+        """Stores a user name and a password under a name. Returns the credential, and whether it was created now.
 
-        An existing credential with the same user name and password is returned unchanged. Raises ResourceExists if they differ.
+        If the tenant has a credential with this name already, returns it unchanged if user name and password are the same.
+        Raises ResourceExists if they differ.
         """
         if not _NAME_PATTERN.fullmatch(name):
             raise InvalidMember("/name", "invalid_name", f"this is not a name of a SIP credential: {RESOURCE_NAME_ADVICE}")
@@ -46,7 +50,10 @@ class SipCredentialAdministration(Administration):
         return stored.credential, False
 
     async def replace_sip_credential(self, tenant_id: str, name: str, *, username: str, password: str) -> SipCredentialRow:
-        """Replaces user name and password. Calls that are placed from now on use the new user name and password."""
+        """Replaces user name and password of a SIP credential. Calls that are placed from now on use the new values.
+
+        Raises NoSuchResource if the tenant has no SIP credential with this name.
+        """
         _require_valid_sip_auth(username, password)
         async with self.database.transaction() as connection:
             stored = await store.lock_sip_credential(connection, tenant_id=tenant_id, name=name)
@@ -65,7 +72,10 @@ class SipCredentialAdministration(Administration):
     async def list_sip_credentials(
         self, tenant_id: str, *, after: str | None = None, limit: int | None = None
     ) -> list[SipCredentialRow]:
-        """Returns the credentials by name, without user names and passwords. `after`: only credentials with a later name."""
+        """Returns the tenant's SIP credentials, sorted by name, without user names and passwords.
+
+        If `after` is given, returns only credentials whose names sort after it.
+        """
         async with self.database.transaction() as connection:
             await self._require_tenant(connection, tenant_id)
             return await store.list_sip_credentials(connection, tenant_id, after=after, limit=limit)

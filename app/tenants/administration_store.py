@@ -1,4 +1,4 @@
-"""SQL of the administration. Functions run in the caller's transaction and never commit.
+"""SQL that manages tenants, accounts, credentials and keys. Functions run in the caller's transaction and never commit.
 
 Uses asyncpg without SQLAlchemy, which would double the memory and CPU of a command that lists ten keys.
 """
@@ -23,7 +23,7 @@ _LOWEST_ID = UUID(int=0)
 
 
 class TenantSettings(TypedDict, total=False):
-    """The settings of a tenant; in a change, only the settings to change."""
+    """The settings of a tenant. A change of settings contains only the settings that change."""
 
     name: str
     suspended: bool
@@ -46,14 +46,14 @@ class TenantRow:
     status_callback_events: list[str] | None
     callback_format: str
     max_in_flight: int | None
-    """The maximum of creations that one process sends to Twilio at a time; None: CALLGATE_MAX_IN_FLIGHT_PER_TENANT."""
+    """How many calls one process may be creating at Twilio at a time. None means CALLGATE_MAX_IN_FLIGHT_PER_TENANT."""
     has_callback_secret: bool
     hours: dict[str, Any] | None
-    """When scheduled calls may ring, in the form of `Hours.to_json` (app.scheduling.hours); None: at any time."""
+    """When scheduled calls may ring, as `Hours.to_json` (app.scheduling.hours) returns it. None means at any time."""
 
     @classmethod
     def of(cls, *values: Any) -> "TenantRow":
-        """Makes a row from the values of TENANT_COLUMNS."""
+        """Returns a row made from the values of TENANT_COLUMNS, in the order of these columns."""
         *others, hours = values
         return cls(*(*others, None if hours is None else json.loads(hours)))
 
@@ -87,7 +87,7 @@ class AccountRow:
 
 @dataclass(frozen=True, slots=True)
 class CredentialRow:
-    """A credential. `username` is the account's SID for an auth token, the key's SID (SK…) for an API key."""
+    """A Twilio credential. `username` is the account's SID for an auth token, and the key's SID (SK…) for an API key."""
 
     id: UUID
     account_id: UUID
@@ -98,9 +98,9 @@ class CredentialRow:
     rejected_at: datetime | None
     rejected_reason: str | None
     last_used_at: datetime | None
-    """When a request was last sent or, for an auth token, a callback was last verified with it; exact to about a minute."""
+    """When a request was last sent, or a callback was last verified, with the credential; exact to about a minute."""
     place: UUID
-    """Its sort key in the order of use: its own id or, since `preferred_at`, the place of the credential that it replaces."""
+    """The sort key in the order of use: the credential's id or, if it replaces a credential, the `place` of that credential."""
     preferred_at: datetime | None
 
 
@@ -117,7 +117,7 @@ class KeyRow:
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
-    """When a request was last authenticated with it; exact to about a minute."""
+    """When a request was last authenticated with the key; exact to about a minute."""
 
     def state_at(self, now: datetime) -> KeyState:
         if self.revoked_at is not None:
@@ -135,13 +135,13 @@ KEY_COLUMNS = """id, tenant_id, scopes, name, prefix, created_at, expires_at, re
 
 
 async def insert_tenant(connection: Connection, tenant_id: str, *, name: str) -> TenantRow | None:
-    """Inserts a tenant and returns it; None if it exists already."""
+    """Inserts a tenant and returns its row. Returns None if the tenant exists already."""
     statement = f"INSERT INTO tenant (id, name) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING RETURNING {TENANT_COLUMNS}"
     return _to_row(TenantRow.of, await connection.fetchrow(statement, tenant_id, name))
 
 
 async def list_tenants(connection: Connection, *, after: str | None, limit: int | None) -> list[TenantRow]:
-    """Returns up to `limit` tenants (None: all) in the order of their ids. `after`: only tenants with a later id."""
+    """Returns up to `limit` tenants (all if None), sorted by id. If `after` is given, returns only those with a later id."""
     statement = f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id > $1 ORDER BY id LIMIT $2"
     return [TenantRow.of(*row) for row in await connection.fetch(statement, after or "", limit)]
 
@@ -151,19 +151,19 @@ async def find_tenant(connection: Connection, tenant_id: str) -> TenantRow | Non
 
 
 async def lock_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
-    """Returns the tenant and locks its row until the transaction ends; None if there is none."""
+    """Returns the tenant, and locks its row until the transaction ends. Returns None if the tenant does not exist."""
     statement = f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1 FOR NO KEY UPDATE"
     return _to_row(TenantRow.of, await connection.fetchrow(statement, tenant_id))
 
 
 async def find_tenants(connection: Connection, tenant_ids: Sequence[str], *, lock: bool) -> list[TenantRow]:
-    """Returns the tenants with these ids, sorted by id. Leaves out unknown ids. `lock` locks the rows in the same order."""
+    """Returns the tenants with these ids, sorted by id. Ignores unknown ids. If `lock` is true, locks them in this order."""
     statement = f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = ANY ($1) ORDER BY id{' FOR NO KEY UPDATE' if lock else ''}"
     return [TenantRow.of(*row) for row in await connection.fetch(statement, tenant_ids)]
 
 
 async def update_settings(connection: Connection, tenant_id: str, settings: TenantSettings) -> TenantRow:
-    """Stores `settings`, which must be complete. A tenant that was suspended and stays so keeps its `suspended_at`."""
+    """Stores `settings`, which must contain all settings. A tenant that stays suspended keeps its `suspended_at`."""
     statement = f"""UPDATE tenant SET name = $2, suspended_at = CASE WHEN $3 THEN coalesce(suspended_at, now()) END,
         status_callback = $4, status_callback_method = $5, status_callback_events = $6, callback_format = $7,
         max_in_flight = $8, hours = $9 WHERE id = $1 RETURNING {TENANT_COLUMNS}"""
@@ -174,7 +174,7 @@ async def update_settings(connection: Connection, tenant_id: str, settings: Tena
 
 
 async def update_callback_secret(connection: Connection, tenant_id: str, sealed_secret: bytes) -> bool:
-    """Replaces the secret that signs deliveries. Returns False if there is no such tenant."""
+    """Replaces the encrypted secret that signs the tenant's webhooks. Returns False if the tenant does not exist."""
     statement = "UPDATE tenant SET sealed_callback_secret = $2 WHERE id = $1 RETURNING id"
     return await connection.fetchrow(statement, tenant_id, sealed_secret) is not None
 
@@ -182,14 +182,14 @@ async def update_callback_secret(connection: Connection, tenant_id: str, sealed_
 async def insert_account(
     connection: Connection, account_id: UUID, *, tenant_id: str, account_sid: str, base_url: str | None
 ) -> AccountRow | None:
-    """Inserts an account and returns it; None if the tenant has it already."""
+    """Inserts a Twilio account and returns its row. Returns None if the tenant has this account already."""
     statement = f"""INSERT INTO twilio_account (id, tenant_id, account_sid, base_url) VALUES ($1, $2, $3, $4)
         ON CONFLICT (tenant_id, account_sid) DO NOTHING RETURNING {ACCOUNT_COLUMNS}"""
     return _to_row(AccountRow, await connection.fetchrow(statement, account_id, tenant_id, account_sid, base_url))
 
 
 async def lock_account(connection: Connection, *, tenant_id: str, account_sid: str) -> AccountRow | None:
-    """Returns the tenant's account and locks its row until the transaction ends; None if there is none."""
+    """Returns the tenant's account, and locks its row until the transaction ends. Returns None if it does not exist."""
     statement = f"""SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = $1 AND account_sid = $2
         FOR NO KEY UPDATE"""
     return _to_row(AccountRow, await connection.fetchrow(statement, tenant_id, account_sid))
@@ -207,7 +207,7 @@ async def find_accounts(connection: Connection, tenant_ids: Sequence[str]) -> li
 
 
 async def list_accounts(connection: Connection, tenant_id: str, *, after: UUID | None, limit: int | None) -> list[AccountRow]:
-    """Returns up to `limit` accounts (None: all), oldest first. `after`: only accounts newer than the one with this id."""
+    """Returns up to `limit` accounts (all if None), oldest first. If `after` is an account's id, returns only newer ones."""
     statement = f"SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3"
     return [AccountRow(*row) for row in await connection.fetch(statement, tenant_id, after or _LOWEST_ID, limit)]
 
@@ -221,7 +221,7 @@ async def insert_credential(
 
 
 async def list_credentials(connection: Connection, account_ids: Sequence[UUID]) -> list[CredentialRow]:
-    """Returns the active credentials of these accounts in the order in which they are tried."""
+    """Returns the active credentials of these accounts in the order in which requests to Twilio try them."""
     statement = f"""SELECT {CREDENTIAL_COLUMNS} FROM twilio_credential AS credential
         WHERE account_id = ANY ($1) AND revoked_at IS NULL ORDER BY {CREDENTIAL_ORDER_SQL}"""
     return [CredentialRow(*row) for row in await connection.fetch(statement, account_ids)]
@@ -237,7 +237,7 @@ async def find_active_secrets(connection: Connection, account_id: UUID, *, usern
 async def lock_credential(
     connection: Connection, credential_id: UUID, *, tenant_id: str, account_sid: str | None
 ) -> CredentialRow | None:
-    """Returns the tenant's credential, if any, and locks its row until the transaction ends. `account_sid`: None for any."""
+    """Returns a credential and locks its row. Returns None if the tenant, or the account (if given), does not have it."""
     statement = f"""SELECT {CREDENTIAL_COLUMNS} FROM twilio_credential AS credential WHERE id = $1 AND account_id IN (
         SELECT id FROM twilio_account WHERE tenant_id = $2 AND ($3::text IS NULL OR account_sid = $3)) FOR NO KEY UPDATE"""
     return _to_row(CredentialRow, await connection.fetchrow(statement, credential_id, tenant_id, account_sid))
@@ -261,7 +261,7 @@ async def insert_key(
     expires_at: datetime | None,
     idempotency_key: str | None,
 ) -> KeyRow | None:
-    """Inserts an API key and returns it; None if the tenant has one that was created with this idempotency key."""
+    """Inserts an API key and returns its row. Returns None if the tenant has a key with this `idempotency_key` already."""
     statement = f"""INSERT INTO api_key (id, tenant_id, scopes, name, prefix, keyed_hash, expires_at, idempotency_key)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
         ON CONFLICT (tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING {KEY_COLUMNS}"""
@@ -270,20 +270,20 @@ async def insert_key(
 
 
 async def find_key_by_idempotency_key(connection: Connection, tenant_id: str | None, idempotency_key: str | None) -> KeyRow:
-    """Returns the API key that was created with this idempotency key. It must exist."""
+    """Returns the API key that the tenant created with this idempotency key. The API key must exist."""
     statement = f"SELECT {KEY_COLUMNS} FROM api_key WHERE tenant_id = $1 AND idempotency_key = $2"
     return KeyRow(*await connection.fetchrow(statement, tenant_id, idempotency_key))
 
 
 async def list_keys(connection: Connection, tenant_id: str | None, *, after: UUID | None, limit: int | None) -> list[KeyRow]:
-    """Returns the API keys of a tenant (None: of operators), oldest first. `after`: only keys newer than this id."""
+    """Returns API keys of a tenant (of operators if it is None), oldest first. If `after` is an id, returns only newer keys."""
     owner = "tenant_id IS NULL AND $1::text IS NULL" if tenant_id is None else "tenant_id = $1"
     statement = f"SELECT {KEY_COLUMNS} FROM api_key WHERE {owner} AND id > $2 ORDER BY id LIMIT $3"
     return [KeyRow(*row) for row in await connection.fetch(statement, tenant_id, after or _LOWEST_ID, limit)]
 
 
 async def lock_key(connection: Connection, *, prefix: str) -> KeyRow | None:
-    """Returns the API key and locks its row until the transaction ends; None if there is none."""
+    """Returns the API key, and locks its row until the transaction ends. Returns None if there is no such key."""
     statement = f"SELECT {KEY_COLUMNS} FROM api_key WHERE prefix = $1 FOR NO KEY UPDATE"
     return _to_row(KeyRow, await connection.fetchrow(statement, prefix))
 

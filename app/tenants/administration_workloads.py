@@ -29,11 +29,11 @@ class WorkloadAdministration(Administration):
         """Creates a workload: lets a service account act for a tenant or, if `tenant_id` is None, for an operator.
 
         Returns the workload, and whether it was created now. An existing workload with the same tenant and scopes is returned
-        unchanged. `scopes` None: `DEFAULT_SCOPES` for a tenant, all scopes for an operator.
+        unchanged. If `scopes` is None, a tenant's workload gets `DEFAULT_SCOPES`, and an operator's workload gets all scopes.
 
         Raises ResourceExists if the service account acts for another tenant or with other scopes, InvalidMember for an invalid
-        name, and ScopeRequired if `creator` lacks a scope. Raises OperatorKeyRequired unless `creator` is an operator: a tenant
-        could claim another team's service account, and would then receive that team's calls.
+        name, and ScopeRequired if `creator` may not give one of the scopes. Raises OperatorKeyRequired if `creator` acts for a
+        tenant: a tenant could otherwise register the service account of another team, and would then get that team's requests.
         """
         if isinstance(creator, Caller):
             raise OperatorKeyRequired("Only an operator decides for which tenant a service account acts.")
@@ -56,16 +56,20 @@ class WorkloadAdministration(Administration):
     async def list_workloads(
         self, tenant_id: str | None, *, after: UUID | None = None, limit: int | None = None
     ) -> list[WorkloadRow]:
-        """Returns the workloads of a tenant (None: of operators), oldest first. `after`: only those newer than this id."""
+        """Returns the workloads of a tenant or, if `tenant_id` is None, of all operators. The oldest workload comes first.
+
+        If `after`, the id of a workload, is given, returns only newer workloads.
+        """
         async with self.database.transaction() as connection:
             if tenant_id is not None:
                 await self._require_tenant(connection, tenant_id)
             return await store.list_workloads(connection, tenant_id, after=after, limit=limit)
 
     async def delete_workload(self, workload_id: UUID, *, tenant_id: str | None = None) -> WorkloadRow:
-        """Deletes a workload. Tokens of its service account are refused from now on.
+        """Deletes a workload and returns it. Tokens of its service account are refused from now on.
 
-        Raises NoSuchResource if there is no such workload or, with `tenant_id`, if it is not a workload of this tenant.
+        Raises NoSuchResource if there is no such workload, or if `tenant_id` is given and the workload does not belong to this
+        tenant.
         """
         async with self.database.transaction() as connection:
             workload = await store.delete_workload(connection, workload_id, tenant_id=tenant_id)
@@ -80,7 +84,7 @@ def _audit_subject(workload: WorkloadRow) -> str:
 
 
 def _require_valid(account: ServiceAccount) -> None:
-    """Raises InvalidMember if the issuer is missing, or namespace or name are invalid."""
+    """Raises InvalidMember if the issuer is missing, or if the namespace or the name is invalid."""
     if not account.issuer:
         raise InvalidMember("/issuer", "missing", "a workload needs an issuer: give one, or set CALLGATE_WORKLOAD_ISSUER")
     if not is_namespace(account.namespace):

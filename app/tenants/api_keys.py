@@ -9,7 +9,7 @@ from typing import Final, Literal
 KeyFormat = Literal["callgate", "twilio"]
 
 DEFAULT_KEY_LIFETIME: Final[timedelta | None] = None
-"""The lifetime of a key that is created without an expiry; None: it never expires.
+"""The lifetime of an API key that is created without an expiry. None means that the key never expires.
 
 docs/adding.md lists the texts that repeat this value.
 """
@@ -27,7 +27,7 @@ def generate_key(key_format: KeyFormat) -> str:
 
 
 def key_prefix(key: str) -> str:
-    """Returns the public part of a key, such as `cgk_0123456789ab`. For a key in Twilio's format, it is a hash of the key."""
+    """Returns the public part of a key, such as `cgk_0123456789ab`. For a key in Twilio's format, computes it as a hash."""
     if _TWILIO_KEY_PATTERN.fullmatch(key):
         return f"{_KEY_START}_{hashlib.sha256(b'callgate key id:' + key.encode()).hexdigest()[:_ID_HEX_DIGITS]}"
     return "_".join(key.split("_")[:2])

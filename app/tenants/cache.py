@@ -1,4 +1,4 @@
-"""An in-process cache with a lifetime, for data of tenants."""
+"""A cache in the memory of the process, which keeps data of tenants for a limited time."""
 
 import time
 from collections import OrderedDict
@@ -9,7 +9,10 @@ Value = TypeVar("Value")
 
 
 def never_coherent() -> bool:
-    """Returns False. A cache with this `is_coherent` stores nothing. Use it where no changes in the database are reported."""
+    """Returns False. A cache that gets this function as `is_coherent` stores nothing.
+
+    Use the function where no changes in the database are reported to the cache.
+    """
     return False
 
 
@@ -33,7 +36,7 @@ class TTLCache(Generic[Value]):
         return entry[1] if entry is not None and entry[0] > time.monotonic() and self._is_coherent() else None
 
     async def get(self, name: Hashable, read: Callable[[], Awaitable[Value]]) -> Value:
-        """Returns the cached value of `name`. Without one, calls `read`, and caches and returns its result."""
+        """Returns the cached value of `name`. If no valid value is cached, calls `read`, caches its result, and returns it."""
         cached = self.peek(name)
         if cached is not None:
             return cached

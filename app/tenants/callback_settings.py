@@ -1,4 +1,4 @@
-"""The types of a tenant's settings for callbacks, and their conversion from the JSON object `callbacks`."""
+"""Types of a tenant's callback settings. Converts the JSON object `callbacks` of the admin API to these settings."""
 
 from collections.abc import Mapping
 from typing import Any, Final, Literal, get_args
@@ -8,7 +8,7 @@ CallbackFormat = Literal["twilio", "json"]
 TwilioEvent = Literal["initiated", "ringing", "answered", "completed"]
 TWILIO_EVENTS: Final[tuple[TwilioEvent, ...]] = get_args(TwilioEvent)
 DeliveryEvent = Literal["settled", TwilioEvent]
-"""Twilio's events, and `settled`, which Callgate adds."""
+"""An event that Callgate can deliver: one of Twilio's events, or Callgate's event `settled` (how a creation ended)."""
 
 SETTINGS_BY_CALLBACK_MEMBER: Final = {
     "url": "status_callback",
@@ -16,11 +16,11 @@ SETTINGS_BY_CALLBACK_MEMBER: Final = {
     "events": "status_callback_events",
     "format": "callback_format",
 }
-"""The setting of a tenant for each member of `callbacks` in the admin API and in a file of `callgate apply`."""
+"""The name of the tenant's setting for each member of the JSON object `callbacks` (admin API and files of `callgate apply`)."""
 
 
 def callback_settings(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts members of the JSON object `callbacks` to settings of a tenant. A null URL also removes method and events."""
+    """Converts members of the object `callbacks` to a tenant's settings. A null `url` also removes `method` and `events`."""
     removed = {"status_callback_method": None, "status_callback_events": None}
     given = {setting: members[name] for name, setting in SETTINGS_BY_CALLBACK_MEMBER.items() if name in members}
     return removed | given if members.get("url", "") is None else given

@@ -1,4 +1,4 @@
-"""The authenticated client of a request, and the check of the scopes that it may give to others."""
+"""The authenticated client of a request. Checks which scopes a client may give to a new client."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
@@ -15,7 +15,7 @@ class Caller:
     """A client that acts for one tenant.
 
     `name` is the public part of its key, as `callgate keys list` shows it, or the name of its workload (`namespace/name`).
-    `key_id` is the id of its key or workload; for a person who logged in to the console without a key, the id of the session.
+    `key_id` is the id of its key or workload or, if a person logged in to the console without a key, of the console's session.
     """
 
     tenant_id: str
@@ -24,7 +24,7 @@ class Caller:
     suspended: bool
     scopes: frozenset[Scope]
     max_in_flight: int | None = None
-    """The maximum of creations that one process sends to Twilio at a time; None: CALLGATE_MAX_IN_FLIGHT_PER_TENANT."""
+    """How many calls one process may be creating at Twilio at a time. None means CALLGATE_MAX_IN_FLIGHT_PER_TENANT."""
     kind: CallerKind = "key"
 
 
@@ -48,25 +48,25 @@ COMMAND_LINE: Final = OperatorCaller(None, "command line", ALL_SCOPES)
 
 
 def command_caller(tenant_id: str, *, suspended: bool) -> Caller:
-    """Returns a Caller that stands for the command line and acts for one tenant. `suspended`: the tenant is suspended.
+    """Returns a Caller that stands for the command line and acts for one tenant, which may be suspended.
 
-    All commands have the same `key_id`. Scheduled calls of several callers are dialled in turns, and all commands count as one
-    caller there.
+    The `key_id` is the same for all commands. So the commands count as one caller where the scheduled calls of several callers
+    are dialled in turns.
     """
     return Caller(tenant_id, UUID(int=0), COMMAND_LINE.name, suspended, ALL_SCOPES)
 
 
 def workload_name(namespace: str, service_account: str) -> str:
-    """Returns the name of a workload for logs and the audit log. It is no identifier: it does not contain the issuer."""
+    """Returns `namespace/name` of a workload, for logs and the audit log. It is not unique, because it lacks the issuer."""
     return f"{namespace}/{service_account}"
 
 
 def require_grantable(creator: Caller | OperatorCaller, scopes: frozenset[Scope], *, tenant_id: str | None) -> None:
-    """Checks that `creator` may give `scopes` to a new client of a tenant (`tenant_id` None: to a new client of an operator).
+    """Checks that `creator` may give `scopes` to a new API key or workload of a tenant (of an operator if `tenant_id` is None).
 
-    Raises OperatorKeyRequired if `creator` acts for a tenant, and the new client would not act for the same tenant. Raises
-    ScopeRequired if `creator` lacks one of the scopes. An operator with the scope `admin` may give every scope to a client of
-    a tenant.
+    Raises OperatorKeyRequired if `creator` acts for a tenant and the new client would not act for the same tenant. Raises
+    ScopeRequired if `creator` lacks one of the scopes. An operator with the scope `admin` may give every scope to a client of a
+    tenant.
     """
     if isinstance(creator, Caller):
         if creator.tenant_id != tenant_id:

@@ -25,7 +25,10 @@ class SigningSettings:
 
 
 class DeliverySigning:
-    """Reads and caches the format and signing secret of tenants' webhooks. `TenantDirectory` explains `is_coherent`."""
+    """Reads and caches the format and the signing secret of tenants' webhooks.
+
+    Uses the cache only while `is_coherent` returns true, as `TenantDirectory` does.
+    """
 
     def __init__(self, database: Database, keyring: Keyring, *, is_coherent: Callable[[], bool] = never_coherent) -> None:
         self._database = database
@@ -38,7 +41,7 @@ class DeliverySigning:
     async def of_tenant(self, tenant_id: str) -> SigningSettings:
         """Returns the format and the signing secret of the tenant's deliveries. Creates a secret if the tenant has none.
 
-        Raises OperatorError if the stored secret cannot be decrypted.
+        Raises OperatorError if the tenant does not exist, or if the stored secret cannot be decrypted or is not base64.
         """
         return await self._signings.get(tenant_id, lambda: self._read_settings(tenant_id))
 

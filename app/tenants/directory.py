@@ -43,7 +43,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedKey:
-    """A stored API key that matches the key of a request: its client, and when it expires (None: never)."""
+    """The client to which a valid API key of a request belongs. `expires_at` is None if the key never expires."""
 
     client: Caller | OperatorCaller
     expires_at: datetime | None
@@ -57,12 +57,12 @@ class UsableAccount:
     account_sid: str
     credentials: tuple[Credential, ...]
     rejected: frozenset[str]
-    """`Credential.reference` of each credential that Twilio refused at its last use."""
+    """The `Credential.reference` of each credential that Twilio refused when it was last used."""
     has_auth_token: bool
-    """Twilio signs callbacks only with auth tokens, not with the secret of an API key."""
+    """Whether an auth token is stored. Twilio signs callbacks only with auth tokens, never with an API key's secret."""
     callbacks: CallbackDefaults
     is_paced: bool
-    """Whether its calls per second or its concurrent calls are limited."""
+    """Whether a limit is set for the account's calls per second or for its concurrent calls."""
 
 
 def digest_of(key: str) -> bytes:
@@ -112,7 +112,7 @@ class TenantDirectory:
         )
 
     def invalidate(self) -> None:
-        """Empties the caches. Must be called after every change of the data, and when the notice of a change may be lost."""
+        """Empties the caches. Call it after every change of the data, and when a notification of a change may be lost."""
         for cache in self._caches:
             cache.invalidate()
 
@@ -125,7 +125,7 @@ class TenantDirectory:
         return self._use_unless_expired(self._keys.peek(digest_of(key)))
 
     def _use_unless_expired(self, found: AuthenticatedKey | None) -> AuthenticatedKey | None:
-        """Returns the key if it has not expired, after reporting its use (`on_key_use`). Returns None otherwise."""
+        """Calls `on_key_use` for the key, and returns the key. Returns None if it has expired or `found` is None."""
         if found is None or (found.expires_at and found.expires_at <= datetime.now(UTC)):
             return None
         if self._on_key_use:
@@ -151,7 +151,7 @@ class TenantDirectory:
         return AuthenticatedKey(caller, found.expires_at)
 
     async def find_workload(self, account: ServiceAccount) -> Caller | OperatorCaller | None:
-        """Returns the client that a service account authenticates; None if the service account is not a workload."""
+        """Returns the client whose requests carry this service account's tokens; None if the account is not a workload."""
         return await self._workloads.get(account, lambda: self._read_workload(account))
 
     async def _read_workload(self, account: ServiceAccount) -> Caller | OperatorCaller | None:
@@ -165,7 +165,7 @@ class TenantDirectory:
         return Caller(found.tenant_id, found.id, name, suspended, scopes, found.max_in_flight, "workload")
 
     async def account_id(self, tenant_id: str, *, account_sid: str) -> UUID | None:
-        """Returns the id of the tenant's account; None if the tenant does not have it."""
+        """Returns Callgate's id of the tenant's Twilio account with this SID; None if the tenant does not have the account."""
         return await self._account_ids.get((tenant_id, account_sid), lambda: self._read_account_id(tenant_id, account_sid))
 
     async def _read_account_id(self, tenant_id: str, account_sid: str) -> UUID | None:
@@ -174,10 +174,10 @@ class TenantDirectory:
         return account.id if account else None
 
     async def usable_account(self, tenant_id: str, *, account_sid: str | None) -> UsableAccount | None:
-        """Returns the tenant's account with this SID; `account_sid` None: the tenant's oldest account.
+        """Returns the tenant's account with this SID or, if `account_sid` is None, the tenant's oldest account.
 
-        Accounts without an active credential do not count. Returns None if there is no such account. Raises
-        NoUsableCredentials if none of the account's stored secrets can be decrypted.
+        Ignores accounts without an active credential. Returns None if no account is left. Raises NoUsableCredentials if none of
+        the account's stored secrets can be decrypted.
         """
         found = await self._usable_accounts.get(
             (tenant_id, account_sid), lambda: self._read_usable_account(tenant_id, account_sid)
@@ -207,9 +207,10 @@ class TenantDirectory:
         )
 
     async def mark_credentials(self, session: Session, *, rejected: set[str], accepted: set[str], reason: str) -> None:
-        """Records that Twilio refused or accepted credentials, each named by its `reference`. `reason` is that of the refusal.
+        """Records which credentials Twilio refused, for this `reason`, and which credentials Twilio accepted.
 
-        Refused credentials are tried last from now on.
+        Both sets contain `Credential.reference`. Refused credentials are tried last from now on, until Twilio accepts them
+        again.
         """
         if rejected:
             await repository.set_rejection(session, [UUID(reference) for reference in rejected], reason=reason)

@@ -1,6 +1,7 @@
 """SQL that reads tenants, accounts, credentials and keys for many requests in one statement.
 
-This matters because a change to any tenant empties the caches of all processes, and many requests then read at the same time.
+One statement is important because a change to any tenant empties the caches of all processes, and many requests then read at
+the same time.
 """
 
 from collections import defaultdict
@@ -42,7 +43,7 @@ class StoredWorkload:
 
 @dataclass(frozen=True, slots=True)
 class CallbackDefaults:
-    """A tenant's status callback for calls whose request has none."""
+    """The default status callback of a tenant, which is used for calls whose request contains none."""
 
     url: str | None
     method: str | None
@@ -66,7 +67,7 @@ class StoredCredential:
 
     @property
     def identity(self) -> str:
-        """The associated data with which the secret is encrypted: it names the row. Decryption needs it."""
+        """The associated data (AES-GCM) of the encrypted secret: a text that names the row. Decryption needs the same text."""
         return credential_identity(self.id)
 
 
@@ -88,12 +89,12 @@ class StoredSipCredential:
 
     @property
     def username_identity(self) -> str:
-        """The associated data with which the user name is encrypted: it names row and column. Decryption needs it."""
+        """The associated data (AES-GCM) of the encrypted user name: a text that names row and column. Decryption needs it."""
         return sip_username_identity(self.id)
 
     @property
     def password_identity(self) -> str:
-        """The associated data with which the password is encrypted: it names row and column. Decryption needs it."""
+        """The associated data (AES-GCM) of the encrypted password: a text that names row and column. Decryption needs it."""
         return sip_password_identity(self.id)
 
 
@@ -133,13 +134,13 @@ _SELECT_SIP_CREDENTIALS = """
 
 
 async def find_keys(database: Database, prefixes: Sequence[str]) -> list[StoredKey | None]:
-    """Returns the API key with each prefix, in the same order; None for an unknown prefix."""
+    """Returns, for each prefix and in the same order, the API key with this prefix; None if no key has it."""
     found = {prefix: StoredKey(*values) for prefix, *values in await database.fetch(_SELECT_KEYS, prefixes)}
     return [found.get(prefix) for prefix in prefixes]
 
 
 async def find_workloads(database: Database, accounts: Sequence[ServiceAccount]) -> list[StoredWorkload | None]:
-    """Returns the workload of each service account, in the same order; None for one that is not a workload."""
+    """Returns, for each service account and in the same order, its workload; None if the service account is not a workload."""
     wanted = ([one.issuer for one in accounts], [one.namespace for one in accounts], [one.name for one in accounts])
     rows = await database.fetch(_SELECT_WORKLOADS, *wanted)
     found = {ServiceAccount(*row[:3]): StoredWorkload(*row[3:]) for row in map(tuple, rows)}
@@ -147,7 +148,10 @@ async def find_workloads(database: Database, accounts: Sequence[ServiceAccount])
 
 
 async def list_credentials(database: Database, tenant_ids: Sequence[str]) -> list[Sequence[StoredCredential]]:
-    """Returns the active credentials of each tenant: oldest account first, then in the order in which they are tried."""
+    """Returns a list of active credentials for each tenant, in the order of `tenant_ids`.
+
+    The credentials of the oldest account come first. Those of one account are in the order in which requests try them.
+    """
     listed = defaultdict[str, list[StoredCredential]](list)
     for tenant_id, credential in await _fetch_credentials(database, _SELECT_CREDENTIALS_OF_TENANTS, tenant_ids):
         listed[tenant_id].append(credential)
@@ -160,7 +164,7 @@ async def list_account_credentials(database: Database, account_id: UUID) -> list
 
 
 async def list_auth_tokens(database: Database, account_ids: Sequence[UUID]) -> list[Sequence[StoredCredential]]:
-    """Returns the active auth tokens of each account."""
+    """Returns a list of active auth tokens for each account, in the order of `account_ids`."""
     listed = defaultdict[UUID, list[StoredCredential]](list)
     for _, credential in await _fetch_credentials(database, _SELECT_AUTH_TOKENS, account_ids):
         listed[credential.account_id].append(credential)
@@ -168,7 +172,7 @@ async def list_auth_tokens(database: Database, account_ids: Sequence[UUID]) -> l
 
 
 async def find_sip_credentials(database: Database, names: Sequence[tuple[str, str]]) -> list[StoredSipCredential | None]:
-    """Returns the SIP credential for each pair of tenant id and name, in the same order; None if there is none."""
+    """Returns, for each pair of tenant id and name and in the same order, the SIP credential; None if it does not exist."""
     rows = await database.fetch(_SELECT_SIP_CREDENTIALS, *zip(*names, strict=True))
     found = {(tenant_id, name): StoredSipCredential(*values) for tenant_id, name, *values in rows}
     return [found.get(name) for name in names]
@@ -181,7 +185,10 @@ async def find_signing_settings(database: Database, tenant_id: str) -> StoredSig
 
 
 async def add_callback_secret(database: Database, tenant_id: str, sealed_secret: bytes) -> StoredSigningSettings | None:
-    """Stores the secret unless another process has stored one. Returns what is stored; None if there is no such tenant."""
+    """Stores the encrypted secret if the tenant has none yet. Returns the settings that are stored after that.
+
+    Returns None if the tenant does not exist.
+    """
     statement = """UPDATE tenant SET sealed_callback_secret = coalesce(sealed_callback_secret, $2) WHERE id = $1
         RETURNING callback_format, sealed_callback_secret"""
     rows = await database.fetch(statement, tenant_id, sealed_secret)
@@ -189,7 +196,7 @@ async def add_callback_secret(database: Database, tenant_id: str, sealed_secret:
 
 
 async def _fetch_credentials(database: Database, statement: str, ids: object) -> list[tuple[str, StoredCredential]]:
-    """Returns the credentials that the statement selects, each with its tenant's id."""
+    """Returns a pair of tenant id and credential for each row that `statement` selects. `ids` is the statement's parameter."""
     return [
         (tenant_id, StoredCredential(CallbackDefaults(url, method, events), *values))
         for tenant_id, url, method, events, *values in await database.fetch(statement, ids)

@@ -1,7 +1,7 @@
 """Errors of the administration. The command line prints their messages, and app/admin turns them into problems (RFC 9457).
 
-A message says what to do next on the command line. app/admin repeats the message of a ResourceExists or an InvalidMember, and
-has texts of its own for the other errors.
+Each message tells the user of the command line what to do next. app/admin repeats only the messages of ResourceExists and
+InvalidMember. For the other errors, app/admin has its own texts.
 """
 
 from app.errors import CommandFailed
@@ -24,7 +24,7 @@ class ResourceExists(OperatorError):
 
 
 class InvalidMember(OperatorError):
-    """A value is invalid. `pointer` is the JSON pointer (RFC 6901) of the member in a request to the admin API."""
+    """A value is invalid. `pointer` is the JSON pointer (RFC 6901) of the invalid member in a request to the admin API."""
 
     def __init__(self, pointer: str, code: str, message: str) -> None:
         super().__init__(message)

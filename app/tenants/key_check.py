@@ -1,4 +1,4 @@
-"""Checks that the configured encryption keys are those of the stored secrets."""
+"""Checks that the stored secrets are encrypted with the configured encryption keys."""
 
 from app.database.engine import Database
 from app.security.keyring import Keyring
@@ -8,8 +8,8 @@ from app.tenants import repository
 async def has_needed_keys(database: Database, keyring: Keyring) -> bool:
     """Returns whether at least one secret of each kind, such as Twilio credentials, is encrypted with a configured key.
 
-    Kinds without secrets do not count. Only one is needed, because a lost secret is no reason to refuse all calls. Raises
-    DatabaseUnavailable.
+    Ignores a kind of which no secret is stored. One secret of each kind is enough, because a single lost secret is no reason to
+    refuse all calls. Raises DatabaseUnavailable.
     """
     async with database.begin() as session:
         kinds = await repository.key_ids_in_use(session)

@@ -1,7 +1,7 @@
-"""Records when each Twilio credential and each API key was last used, to about a minute. Requests do not wait for the write.
+"""Records when each Twilio credential and each API key was last used, exact to about a minute. Requests do not wait for it.
 
-A credential is used when a request is sent with it, and an auth token also when it verifies a callback. An API key is used
-when a request with it is authenticated, even if the request is then refused.
+A credential is used when a request is sent with it. An auth token is also used when a callback is verified with it. An API key
+is used when a request with it is authenticated, even if the request is then refused.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ UseWriter = Callable[[Session, Collection[str]], Awaitable[None]]
 
 
 class LastUseRecorder:
-    """Collects the credentials or keys that this process uses. Stores their time of use every minute and at shutdown."""
+    """Collects which credentials or API keys this process uses. Stores the time of their use every minute and at shutdown."""
 
     def __init__(self, database: Database, write: UseWriter, *, interval_s: float = FLUSH_INTERVAL_S) -> None:
         self._database = database
@@ -26,7 +26,10 @@ class LastUseRecorder:
         self._used: set[str] = set()
 
     def mark(self, reference: str) -> None:
-        """Remembers that a credential (its id) or an API key (its public part) is used. Ignores an empty reference."""
+        """Remembers that a credential or an API key is used now. `reference` is the credential's id or the key's public part.
+
+        Does nothing if `reference` is empty.
+        """
         if reference:
             self._used.add(reference)
 
@@ -46,7 +49,7 @@ class LastUseRecorder:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Writes the collected uses. Keeps them for the next time if the database is unavailable."""
+        """Writes the collected uses to the database. If the database is unavailable, keeps them for the next attempt."""
         used, self._used = self._used, set()
         if not used:
             return

@@ -46,7 +46,7 @@ class Tenant(Base):
 
     @property
     def callback_secret_identity(self) -> str:
-        """The associated data with which the callback secret is encrypted: it names row and column. Decryption needs it."""
+        """The associated data (AES-GCM) of the encrypted secret: a text that names row and column. Decryption needs it."""
         return callback_secret_identity(self.id)
 
 
@@ -62,7 +62,7 @@ class TwilioAccount(Base):
 
 
 class TwilioCredential(Base):
-    """A Twilio credential. `username` is the account's SID for an auth token, the key's SID (SK…) for an API key."""
+    """A Twilio credential. `username` is the account's SID for an auth token, and the key's SID (SK…) for an API key."""
 
     __tablename__ = "twilio_credential"
     __table_args__ = (CheckConstraint("kind IN ('auth_token', 'api_key')", name="kind"),)
@@ -83,12 +83,15 @@ class TwilioCredential(Base):
 
     @property
     def identity(self) -> str:
-        """The associated data with which the secret is encrypted: it names the row. Decryption needs it."""
+        """The associated data (AES-GCM) of the encrypted secret: a text that names the row. Decryption needs the same text."""
         return credential_identity(self.id)
 
 
 class CredentialLastUse(Base):
-    """The last use of a credential. Not in `twilio_credential`, because each change there empties all processes' caches."""
+    """The last use of a Twilio credential.
+
+    It has a table of its own, because each change of `twilio_credential` empties the caches of all processes.
+    """
 
     __tablename__ = "credential_use"
 
@@ -119,7 +122,10 @@ class ApiKey(Base):
 
 
 class KeyLastUse(Base):
-    """The last use of an API key. Not in `api_key`, because each change there empties all processes' caches."""
+    """The last use of an API key.
+
+    It has a table of its own, because each change of `api_key` empties the caches of all processes.
+    """
 
     __tablename__ = "api_key_use"
 
@@ -143,12 +149,12 @@ class SipCredential(Base):
 
     @property
     def username_identity(self) -> str:
-        """The associated data with which the user name is encrypted: it names row and column. Decryption needs it."""
+        """The associated data (AES-GCM) of the encrypted user name: a text that names row and column. Decryption needs it."""
         return sip_username_identity(self.id)
 
     @property
     def password_identity(self) -> str:
-        """The associated data with which the password is encrypted: it names row and column. Decryption needs it."""
+        """The associated data (AES-GCM) of the encrypted password: a text that names row and column. Decryption needs it."""
         return sip_password_identity(self.id)
 
 

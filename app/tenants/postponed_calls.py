@@ -1,6 +1,6 @@
-"""Makes changed hours, and the pause of a queue, apply to scheduled calls that already wait. Uses asyncpg without SQLAlchemy.
+"""Applies changed calling hours, or the pause of a queue, to scheduled calls that already wait. Uses asyncpg only.
 
-A grant is the right to dial a scheduled call. A worker grants calls in a transaction.
+A grant is a worker's permission to dial a scheduled call. A worker grants calls in a transaction.
 """
 
 from typing import Final
@@ -25,20 +25,21 @@ _MAKE_CALLS_DUE_SQL: Final = """
 
 
 async def wait_for_grants(database: Transactions, tenant_id: str) -> None:
-    """Waits for the open transactions that may grant calls of the tenant, so that they are dialled, by its old settings.
+    """Waits until the transactions have ended that may still grant (permit to dial) calls of the tenant by its old settings.
 
-    The caller must have committed the new settings: transactions that begin later read them. A transaction that grants calls
-    locks its account's row of the table `pace`.
+    The caller must have committed the new settings, so that later transactions read them. A transaction that grants calls locks
+    the row of the table `pace` for the calls' account. This function waits for these locks.
     """
     async with database.transaction() as connection:
         await connection.execute(_LOCK_PACES_SQL, tenant_id)
 
 
 async def make_calls_due(database: Transactions, tenant_id: str, queue_id: UUID | None = None) -> None:
-    """Makes postponed calls due now, or at `not_before` if that is later, so that the new hours apply.
+    """Sets `due_at` of postponed calls to now, or to `not_before` if that is later, so that the new hours apply to them.
 
-    A call is postponed if `due_at` is after `not_before`: it was due outside its hours, or is to be tried again. `queue_id`
-    None: all calls of the tenant. Skips calls that another transaction has locked, because they are being dialled or canceled.
+    A call is postponed if `due_at` is in the future and after `not_before`: the call was due outside its hours, or is to be
+    tried again. If `queue_id` is None, changes the calls of all queues of the tenant. Skips calls that another transaction has
+    locked, because that transaction dials or cancels them.
     """
     await wait_for_grants(database, tenant_id)
     while True:

@@ -1,6 +1,6 @@
-"""SQL (with SQLAlchemy) for last uses, credentials that Twilio refused, and the encryption keys of stored secrets.
+"""SQLAlchemy statements for last uses, for credentials that Twilio refused, and for the encryption keys of stored secrets.
 
-Never commits. The SQL of the administration is in `administration_store`.
+Functions never commit. The SQL of the administration is in `administration_store`.
 """
 
 from collections.abc import Collection, Sequence
@@ -40,15 +40,15 @@ async def mark_credentials_used(session: AsyncSession, references: Collection[st
 
 
 async def mark_keys_used(session: AsyncSession, prefixes: Collection[str]) -> None:
-    """Records that the API keys with these prefixes were used now."""
+    """Records that the API keys with these public parts (prefixes) were used now."""
     used = select(ApiKey.id, func.now()).where(ApiKey.prefix.in_(prefixes)).order_by(ApiKey.id)
     await _mark_used(session, KeyLastUse, "key_id", used)
 
 
 async def _mark_used(session: AsyncSession, table: type[Base], id_column: str, used: Any) -> None:
-    """Writes the pairs of id and time that the query `used` selects to `table`, whose primary key is `id_column`.
+    """Stores times of last use in `table`, whose primary key is `id_column`.
 
-    The query must sort by id, which prevents deadlocks.
+    The query `used` selects pairs of id and time. It must sort them by id, which prevents deadlocks.
     """
     statement = insert(table).from_select([id_column, "last_used_at"], used)
     await session.execute(
@@ -60,8 +60,8 @@ async def _mark_used(session: AsyncSession, table: type[Base], id_column: str, u
 class SealedColumn:
     """A column with encrypted ("sealed") secrets.
 
-    `noun` names the secrets in messages. `identity` is the name of the row's attribute that returns the row's identity. A
-    secret can be decrypted only with the identity of its own row.
+    `noun` names a secret of the column in messages. `identity` is the name of the attribute of `table` that returns the
+    associated data of the encryption. This data names the row, so a secret that was copied to another row cannot be decrypted.
     """
 
     noun: str
@@ -71,7 +71,7 @@ class SealedColumn:
 
     @property
     def sealed(self) -> Any:
-        """The column, for use in statements."""
+        """The SQLAlchemy column, for use in statements."""
         return getattr(self.table, self.column)
 
 
@@ -97,10 +97,10 @@ async def describe_secret(session: AsyncSession, column: SealedColumn, row: Any)
 async def list_rows_with_secret(
     session: AsyncSession, column: SealedColumn, *, after: Any, limit: int, unless_key_id: bytes | None = None
 ) -> Sequence[Any]:
-    """Returns up to `limit` rows that have a secret in this column, revoked ones too, in the order of their ids.
+    """Returns up to `limit` rows that have a secret in this column, sorted by id. Includes revoked ones.
 
-    `after`: only rows with a later id. With `unless_key_id`, the id of an encryption key, returns only rows that are encrypted
-    with another key, and locks them.
+    If `after`, an id, is given, returns only rows with a later id. If `unless_key_id`, the id of an encryption key, is given,
+    returns only rows whose secret is encrypted with another key, and locks these rows.
     """
     statement = select(column.table).where(column.sealed.is_not(None)).order_by(column.table.id).limit(limit)
     if after is not None:
@@ -126,7 +126,10 @@ async def hashed_counts_by_key(session: AsyncSession) -> dict[bytes, int]:
 
 
 async def key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
-    """Returns the ids of the encryption keys of all secrets, except revoked and expired ones: a set for each kind of secret."""
+    """Returns a set of ids for each kind of secret: the ids of the encryption keys that the secrets of this kind need.
+
+    Ignores revoked and expired secrets.
+    """
     credentials = select(_key_id_sql(TwilioCredential.sealed_secret, SEALED_KEY_ID_POSITION)).where(
         TwilioCredential.revoked_at.is_(None)
     )
@@ -139,10 +142,10 @@ async def key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
 
 
 def _key_id_sql(column: Any, position: tuple[int, int]) -> Any:
-    """Returns SQL for the encryption key's id in a sealed secret or a hash. `position` is its first byte and its length."""
+    """Returns SQL for the encryption key's id in an encrypted secret or a hash. `position` is the id's start and length."""
     return func.substring(column, *position, type_=LargeBinary)
 
 
 async def rehash_key(session: AsyncSession, key_id: UUID, *, old_hash: bytes, new_hash: bytes) -> None:
-    """Replaces the hash of an API key, unless another process has replaced it."""
+    """Replaces the hash of an API key. Does nothing if the hash is not `old_hash` any more: another process has replaced it."""
     await session.execute(update(ApiKey).where(ApiKey.id == key_id, ApiKey.keyed_hash == old_hash).values(keyed_hash=new_hash))

@@ -1,4 +1,7 @@
-"""SQL that rotates Twilio credentials. Uses asyncpg without SQLAlchemy (`administration_store`). Functions never commit."""
+"""SQL that rotates Twilio credentials. Functions never commit.
+
+Uses asyncpg without SQLAlchemy, as `administration_store` does.
+"""
 
 from datetime import datetime
 from uuid import UUID
@@ -7,7 +10,7 @@ from app.database.connection import Connection
 
 
 async def move_credential(connection: Connection, credential_id: UUID, *, place: UUID) -> None:
-    """Gives a credential this `place`, its sort key in the order of use. It is tried before others with the same `place`."""
+    """Sets the credential's `place`, its sort key in the order of use. It then comes before others with the same `place`."""
     await connection.execute(
         "UPDATE twilio_credential SET place = $2, preferred_at = now() WHERE id = $1", credential_id, place
     )

@@ -1,4 +1,4 @@
-"""What an API key or a workload may do."""
+"""The permissions (scopes) of API keys and workloads."""
 
 from collections.abc import Collection, Iterable
 from enum import StrEnum
@@ -9,20 +9,20 @@ class Scope(StrEnum):
     """A permission of a client. No scope includes another."""
 
     CALL = "call"
-    """Place, change and delete calls, and send deliveries again."""
+    """Permits to place, change and delete calls, to change queues, and to send deliveries (webhooks) again."""
     READ = "read"
-    """Read records."""
+    """Permits to read calls, queues and deliveries. For an operator, also permits to read the data of the admin API."""
     ADMIN = "admin"
-    """Manage accounts and keys of the client's own tenant. With an operator's key: all tenants, accounts and keys."""
+    """Permits to manage the client's own tenant, with its accounts and keys. For an operator, permits this for all tenants."""
 
 
 ALL_SCOPES: Final = frozenset(Scope)
 DEFAULT_SCOPES: Final = frozenset({Scope.CALL, Scope.READ})
-"""The scopes of a tenant's key that is created without scopes. The column's default is the same (migration 0020)."""
+"""The scopes of a tenant's key if none are requested. The column's default in the database is the same (migration 0020)."""
 
 
 def known_scopes(stored: Iterable[str]) -> frozenset[Scope]:
-    """Returns the scopes of a row, without scopes that this version of Callgate does not know."""
+    """Returns the stored scopes as a set. Leaves out scopes that this version of Callgate does not know."""
     return frozenset(scope for scope in Scope if scope in set(stored))
 
 

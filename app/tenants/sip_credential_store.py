@@ -1,4 +1,4 @@
-"""SQL of named SIP credentials. Uses asyncpg without SQLAlchemy (`administration_store`).
+"""SQL of named SIP credentials. Uses asyncpg without SQLAlchemy, as `administration_store` does.
 
 Functions run in the caller's transaction and never commit.
 """
@@ -29,7 +29,7 @@ COLUMNS = "id, tenant_id, name, created_at, updated_at"
 async def insert_sip_credential(
     connection: Connection, credential_id: UUID, *, tenant_id: str, name: str, sealed_username: bytes, sealed_password: bytes
 ) -> SipCredentialRow | None:
-    """Inserts a credential and returns it; None if the tenant has a credential with this name."""
+    """Inserts a SIP credential and returns its row. Returns None if the tenant has a credential with this name already."""
     statement = f"""INSERT INTO sip_credential (id, tenant_id, name, sealed_username, sealed_password)
         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (tenant_id, name) DO NOTHING RETURNING {COLUMNS}"""
     row = await connection.fetchrow(statement, credential_id, tenant_id, name, sealed_username, sealed_password)
@@ -46,7 +46,7 @@ class SealedSipAuth:
 
 
 async def lock_sip_credential(connection: Connection, *, tenant_id: str, name: str) -> SealedSipAuth | None:
-    """Returns the credential and locks its row until the transaction ends; None if there is none."""
+    """Returns the credential, and locks its row until the transaction ends. Returns None if the credential does not exist."""
     statement = f"""SELECT sealed_username, sealed_password, {COLUMNS} FROM sip_credential
         WHERE tenant_id = $1 AND name = $2 FOR UPDATE"""
     row = await connection.fetchrow(statement, tenant_id, name)
@@ -75,7 +75,10 @@ async def update_sip_credential(
 async def list_sip_credentials(
     connection: Connection, tenant_id: str, *, after: str | None = None, limit: int | None = None
 ) -> list[SipCredentialRow]:
-    """Returns up to `limit` credentials in the order of their names. `after`: only credentials with a later name."""
+    """Returns the tenant's SIP credentials, sorted by name.
+
+    Returns at most `limit` credentials, unless it is None. If `after` is given, returns only credentials with a later name.
+    """
     statement = f"""SELECT {COLUMNS} FROM sip_credential WHERE tenant_id = $1 AND ($2::text IS NULL OR name > $2)
         ORDER BY name LIMIT $3"""
     return [SipCredentialRow(*row) for row in await connection.fetch(statement, tenant_id, after, limit)]

@@ -1,4 +1,4 @@
-"""Generates callback secrets. Names the row of each stored secret: the name is the associated data of the encryption."""
+"""Generates callback secrets, and the text that names the row of a stored secret (the associated data of its encryption)."""
 
 import base64
 import secrets

@@ -1,1 +1,1 @@
-"""All knowledge of Twilio's REST API. Does not depend on tenants, tables or routes."""
+"""The code that knows Twilio's REST API. It does not depend on tenants, database tables or Callgate's routes."""

@@ -1,8 +1,8 @@
 """Compares addresses that Callgate sent with addresses that Twilio returns.
 
-Twilio does not document how it writes a SIP address in its list: it may fold case, decode escapes, and omit port, parameters
-and headers. The keys of this module ignore these differences. Different keys prove different addresses; equal keys prove
-nothing.
+Twilio does not document how it writes a SIP address in its list of calls: it may change letters to lower case, decode escapes,
+and omit port, parameters and headers. This module reduces an address to a key without these differences. If two keys differ,
+the addresses differ. Equal keys prove nothing.
 """
 
 import re
@@ -22,7 +22,7 @@ _NANP_NUMBER_LENGTH = 11
 
 
 def address_key(address: str) -> str:
-    """Returns the parts of a `to` that are compared: a SIP address's user and host, a number's digits, or a client's name."""
+    """Returns the comparable part of a call's `to`: a SIP address's user and host, a number's digits, or a client's name."""
     text = _decode_address(address)
     scheme, rest = _split_scheme(text)
     if scheme in ("sip", "sips") or (not scheme and "@" in rest):
@@ -35,7 +35,10 @@ def address_key(address: str) -> str:
 
 
 def caller_key(caller: str) -> str:
-    """Returns the part of a `from` that is compared: its user, or its digits. Twilio may omit or replace the host."""
+    """Returns the comparable part of a call's `from`: a SIP address's user, or a number's digits.
+
+    Ignores the host, because Twilio may omit or replace it.
+    """
     _, rest = _split_scheme(_decode_address(caller))
     return _user_key(rest.partition("?")[0].partition("@")[0])
 
@@ -52,7 +55,7 @@ def is_same_caller(sent: str, returned: str) -> bool:
 
 
 def address_spellings(address: str) -> Iterable[str]:
-    """Returns the ways in which Twilio may write a `to`, the original first.
+    """Returns the texts as which Twilio may write the `to` of a call. The original text is the first one.
 
     The filter of Twilio's call list compares whole texts, so a search has to try each of these spellings.
     """
@@ -89,9 +92,9 @@ def _split_scheme(text: str) -> tuple[str, str]:
 
 
 def _sip_key(after_scheme: str) -> str:
-    """Returns the key `user@host` of a decoded SIP address without its scheme.
+    """Returns the key `user@host` for the part of a SIP address after the scheme.
 
-    A `?` or `@` ends a part even if it was escaped in the original address.
+    The address is decoded already, so a `?` or `@` that was escaped in the original address also ends a part.
     """
     user, at, host = after_scheme.partition("?")[0].partition("@")
     if not at:
@@ -100,7 +103,7 @@ def _sip_key(after_scheme: str) -> str:
 
 
 def _user_key(user: str) -> str:
-    """Returns the user without password and parameters; a phone number as its digits."""
+    """Returns the user without password and parameters. If the user is a phone number, returns its digits."""
     user = re.split(r"[:;]", user, maxsplit=1)[0].strip()
     return _digits(user) if _PHONE_NUMBER.fullmatch(user) else user
 

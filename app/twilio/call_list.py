@@ -10,7 +10,7 @@ from app.twilio.schemas import CallResource
 PAGE_SIZE = 1000
 MAX_PAGES = 10
 MAX_PAGE_BYTES = 8 * 1024 * 1024
-"""The limit for one page. One call takes about 2 kB."""
+"""The maximum size of one page of the list. One call takes about 2 kB."""
 
 
 async def read_pages(
@@ -18,7 +18,8 @@ async def read_pages(
 ) -> AsyncIterator[list[Mapping[str, Any]]]:
     """Yields the calls in Twilio's list, page by page, as Twilio's JSON. `filters` are query parameters of the list.
 
-    `fetch_json` gets the JSON at a path relative to the account's URL. Raises TwilioOutcomeUnknown for an unreadable page.
+    `fetch_json` fetches the JSON at a path relative to the account's URL. Raises TwilioOutcomeUnknown if a page has no list of
+    calls.
     """
     path = f"Calls.json?{urlencode({**filters, 'PageSize': PAGE_SIZE})}"
     while True:

@@ -1,8 +1,8 @@
 """HTTP client of Twilio's API, with one method per endpoint. Translates httpx's exceptions to TwilioError.
 
-Which errors prove that nothing was sent depends on the transport (tests/api/test_classification.py): it raises ConnectError,
-ConnectTimeout and PoolTimeout only before it writes the first byte of the request, and ProxyError only when a proxy refuses the
-tunnel. Any other error may come after the first byte.
+The class of an exception tells whether the request may have been sent (tests/api/test_classification.py): the transport raises
+ConnectError, ConnectTimeout, PoolTimeout, UnsupportedProtocol and InvalidURL only before it writes the first byte, and
+ProxyError only when a proxy refuses the tunnel. Any other error may come after the first byte.
 """
 
 import asyncio
@@ -132,7 +132,7 @@ def make_http_client(
 
 
 class TwilioClient:
-    """Twilio's 2010 API. Methods raise TwilioError for every failure of the network or of Twilio.
+    """Sends requests about calls to Twilio's 2010 API. Methods raise TwilioError for every failure of the network or of Twilio.
 
     `deadline_s` limits the time for each request and its answer, in seconds.
     """
@@ -149,7 +149,7 @@ class TwilioClient:
     ) -> CallResource:
         """Creates a call: https://www.twilio.com/docs/voice/api/call-resource#create-a-call-resource.
 
-        Sends at most one POST, and none once `app.clock.elapsed()` has reached `send_before`. TwilioNotSent and
+        Sends at most one POST, and no POST after `app.clock.elapsed()` has reached `send_before`. TwilioNotSent and
         TwilioNotProcessed prove that no call was created; TwilioOutcomeUnknown proves nothing.
         """
         gate = SendGate(deadline=math.inf if send_before is None else send_before)
@@ -183,9 +183,9 @@ class TwilioClient:
     ) -> list[CallResource]:
         """Lists calls: https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources.
 
-        Twilio applies `filters` (`To`, `Status`, `StartTime>`). Of the calls that Twilio returns, only those for which `keep`
-        is true are returned. The newest calls may be missing. Raises TwilioListTooLong if the list has more pages than
-        `MAX_PAGES` in app.twilio.call_list.
+        Twilio applies `filters` (`To`, `Status`, `StartTime>`). This method then keeps only the calls for which `keep` returns
+        true. The newest calls may be missing. Raises TwilioListTooLong if the list has more pages than `MAX_PAGES` in
+        app.twilio.call_list.
         """
 
         return await read_call_list(self.pages_of_calls(credential, filters, deadline_s=deadline_s), keep=keep)
@@ -237,7 +237,7 @@ class TwilioClient:
 class ErrorTranslation:
     """Context manager that turns exceptions of the transport into TwilioNotSent or TwilioOutcomeUnknown.
 
-    A request counts as not sent if the exception's class or the SendGate proves it. Passes on all other exceptions.
+    Raises TwilioNotSent only if the exception's class or the SendGate proves that nothing was sent.
     """
 
     def __init__(self, gate: SendGate | None = None) -> None:
@@ -266,13 +266,13 @@ def _as_form(parameters: Mapping[str, Any]) -> Form:
 
 
 def _reason_of(error: Exception) -> str:
-    """Returns the error's class in snake_case, such as `read_timeout`; `deadline` for the TimeoutError of the whole attempt."""
+    """Returns the error's class in snake_case, such as `read_timeout`. Returns `deadline` for a TimeoutError of Python."""
     name = "Deadline" if isinstance(error, TimeoutError) else type(error).__name__
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 
 def _parse_answer(response: httpx.Response, body: bytes, secrets: Secrets) -> Any:
-    """Returns the JSON of a 2xx without secrets. Raises a TwilioError for any other answer (docs/adr/0003)."""
+    """Returns the JSON of a 2xx answer without secrets. Raises TwilioError for another or unreadable answer (docs/adr/0003)."""
     status = response.status_code
     document = read_json(body)
     if not 200 <= status < 300:

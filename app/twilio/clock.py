@@ -1,4 +1,4 @@
-"""Compares this machine's clock with Twilio's, by the `Date` header of its answers (RFC 9110 §6.6.1)."""
+"""Compares this machine's clock with Twilio's clock, by the `Date` header of Twilio's answers (RFC 9110 §6.6.1)."""
 
 import time
 from datetime import timedelta
@@ -13,15 +13,15 @@ logger = structlog.stdlib.get_logger(__name__)
 
 MIN_OFFSET_TO_WARN = timedelta(seconds=60)
 MAX_TRUSTED_OFFSET = timedelta(minutes=15)
-"""A search of Twilio's list by time proves nothing if the offset is larger."""
+"""If Twilio's clock differs by more than this, a search of its call list by time cannot prove that a call is missing."""
 _WARN_EVERY_S = 600.0
 _DATE_RESOLUTION_S = 1.0
 
 
 class TwilioClock:
-    """Remembers the offset of each Twilio server's clock: how far it was ahead of this machine's when last measured.
+    """Remembers the offset of each Twilio server's clock: how far it was ahead of this machine's clock at the last measurement.
 
-    Servers are identified by base URL; None is the default server.
+    Servers are identified by base URL. None is the default server.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -32,7 +32,8 @@ class TwilioClock:
     def observe(self, base_url: str | None, date: str | None, *, sent_at: float, received_at: float) -> None:
         """Measures the offset of the server's clock from one answer. Does nothing if `date` is missing or invalid.
 
-        `date` is the header's value; the server wrote it between `sent_at` and `received_at`, both by this machine's clock.
+        `date` is the value of the header `Date`. The server wrote it between `sent_at` and `received_at`, which are Unix times
+        of this machine's clock.
         """
         answered_at = _parse_http_date(date) if date else None
         if answered_at is None:

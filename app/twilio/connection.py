@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection to a server: writes a request in one piece, and parses the response with llhttp (httptools).
 
-An error that is raised before `write` is called proves that nothing was sent. Nothing runs between the last check of the
-connection and the write.
+An error that is raised before `transport.write` is called proves that nothing was sent. No other code runs between the last
+check of the connection and the write.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class HttpConnection(asyncio.Protocol):
     # Requests
 
     async def send(self, request: bytes, *, gate: SendGate | None, read_timeout_s: float | None) -> int:
-        """Writes the request, waits for the head of the response, and returns its status. Its fields are then in `headers`.
+        """Writes the request, and waits for the head of the response. Sets `headers` to its fields, and returns its status.
 
         Raises ConnectError or TooLate if nothing was written.
         """
@@ -88,7 +88,7 @@ class HttpConnection(asyncio.Protocol):
         return taken
 
     async def body(self) -> AsyncIterator[bytes]:
-        """Yields the rest of the body as it arrives. Raises if it does not arrive completely."""
+        """Yields the rest of the body as it arrives. Raises an httpx.TransportError if the body does not arrive completely."""
         while True:
             if taken := self.take_body():
                 yield taken
@@ -159,9 +159,10 @@ class HttpConnection(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> None:
-        """Handles the end of the data that the server sends. Not called if Callgate closes the connection, or loses it.
+        """Handles the end of the data that the server sends.
 
-        Over TLS, uvloop calls this method only after a close_notify; asyncio also if the TCP connection ends without one.
+        The event loop does not call this method if Callgate closes the connection, or if the connection is lost. Over TLS,
+        uvloop calls it only after a close_notify; asyncio also calls it if the TCP connection ends without a close_notify.
         """
         self._is_dirty = True
         if self._is_reading and self._status and not any(name.lower() in _BODY_LENGTH_FIELDS for name, _ in self.headers):

@@ -1,6 +1,6 @@
 """An httpx transport for small requests without a proxy. It passes all other requests on to `AiohttpTransport`.
 
-A general client such as aiohttp takes more CPU time for each call: `python -m bench.transport` measures it (docs/adr/0039).
+A general client such as aiohttp takes more CPU time for each request: `python -m bench.transport` measures it (docs/adr/0039).
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from app.twilio.transport import AiohttpTransport, take_slot
 
 _MAX_BODY_BYTES = 32 * 1024
 _NEXT_ADDRESS_DELAY_S = 0.25
-"""If an address does not answer in this time, the host's next address is tried, too (RFC 8305)."""
+"""If an address has not answered after this time, the host's next address is tried at the same time (RFC 8305)."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _Origin = tuple[str, str, int]
 
@@ -88,7 +88,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         return None
 
     async def _connect(self, origin: _Origin, timeout_s: float | None) -> HttpConnection:
-        """Opens a connection. Raises ConnectError or ConnectTimeout for every failure: nothing was sent."""
+        """Opens a connection. Raises ConnectError or ConnectTimeout for every failure, because nothing was sent."""
         scheme, host, port = origin
         loop = asyncio.get_running_loop()
         tls = self._tls if scheme == "https" else None
@@ -110,7 +110,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         return connection
 
     def _release_connection(self, origin: _Origin, connection: HttpConnection | None) -> None:
-        """Frees the slot that `take_slot` took. Keeps the connection for reuse if its response has ended, or else closes it."""
+        """Releases the semaphore that `take_slot` acquired. Keeps a connection that can be reused, and closes any other."""
         self._slots.release()
         if connection is None:
             return

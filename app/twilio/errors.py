@@ -4,14 +4,14 @@ TwilioError
 ├── TwilioNotSent                 the request was not sent: DNS, connect or TLS failed, or no connection was free in time
 ├── TwilioOutcomeUnknown          the request was or may have been sent, and no trustworthy answer came back
 │   └── TwilioListTooLong         the list has more pages than Callgate reads
-└── TwilioNotProcessed            Twilio answered with an error in its own shape: the request was not processed
+└── TwilioNotProcessed            Twilio answered with an error in its own format: the request was not processed
     ├── TwilioThrottled           429: documented as never processed
     ├── TwilioCredentialRejected  401, 403 or code 20003
     └── TwilioRejected            every other 4xx
-        ├── TwilioNotFound        404: deleted, or not visible yet: resources are eventually consistent
+        ├── TwilioNotFound        404: the resource was deleted, or is not visible yet (eventual consistency)
         └── TwilioWrongState      code 21220: the call has ended, or has not reached the required state
 
-The class tells the caller what to do: repeat the request, never repeat it, or correct it first.
+The class tells the caller whether to repeat the request, never to repeat it, or to correct it first.
 """
 
 from dataclasses import dataclass

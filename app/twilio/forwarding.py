@@ -1,6 +1,6 @@
-"""Forwards requests for subresources of calls and for media of recordings (docs/adr/0017).
+"""Forwards requests for subresources of calls and for media of recordings to Twilio (docs/adr/0017).
 
-Unlike `client`, which parses answers, this module streams Twilio's answers to the client, up to a size limit.
+The module `client` parses Twilio's answers. This module streams them to Callgate's client, up to a size limit.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class StreamedResponse:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamResponse:
-    """Twilio's answer to a change that succeeded. A 204 has no document."""
+    """Twilio's answer to a change that succeeded. `document` is None if the answer has no JSON, as after a deletion (204)."""
 
     status: int
     document: dict[str, Any] | None
@@ -72,7 +72,7 @@ class Forwarding:
         *,
         deadline_s: float,
     ) -> AsyncIterator[StreamedResponse]:
-        """Yields Twilio's answer for one item or, if `sid` is None, for a page of the list.
+        """Yields Twilio's answer for one item of a subresource or, if `sid` is None, for a page of the list of items.
 
         `call_sid` is None for a recording whose call is not known. The head of the answer must arrive within the deadline.
         """
@@ -98,7 +98,7 @@ class Forwarding:
         *,
         deadline_s: float,
     ) -> UpstreamResponse:
-        """Creates, updates or deletes an item with at most one request.
+        """Creates, updates or deletes an item of a subresource with at most one request.
 
         TwilioNotSent and TwilioNotProcessed prove that nothing was changed.
         """
@@ -143,7 +143,7 @@ class Forwarding:
     async def _json(
         self, credential: Credential, path: str, query: QueryPairs, deadline_s: float
     ) -> AsyncIterator[StreamedResponse]:
-        """Yields the answer to a GET. Its body is JSON, from which secrets are removed while it is read."""
+        """Yields Twilio's answer to a GET. The body is JSON, and secrets are removed from it while it is read."""
         secrets = secrets_of_fields(credential, query)
         async with self._open(credential, "GET", path, deadline_s, secrets) as response:
             chunks = secrets.redact_stream(_chunks(response, MAX_JSON_BYTES))

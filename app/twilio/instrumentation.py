@@ -42,7 +42,10 @@ Send = Callable[Concatenate[Self, str, Any, str, Arguments], Coroutine[Any, Any,
 
 
 def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
-    """Decorates a method that sends one request, `send(self, method, credential, path, …)`: counts, times and traces it."""
+    """Decorates a method that sends one request to Twilio, so that each request is counted, timed and traced.
+
+    The method's first parameters must be `method`, `credential` and `path`.
+    """
 
     @wraps(send)
     async def wrapper(
@@ -71,7 +74,7 @@ def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
 
 
 def operation_label(method: str, path: str) -> str:
-    """Returns a label such as `GET Calls/{}/Recordings`. The set of labels is small and fixed."""
+    """Returns a metric label such as `GET Calls/{}/Recordings`. `{}` stands for a SID, or for a name that a caller chose."""
     parts = path.partition("?")[0].removesuffix(".json").split("/")
     return f"{method} " + "/".join(part if part in _RESOURCE_NAMES else "{}" for part in parts[:5])
 

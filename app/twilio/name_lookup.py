@@ -1,4 +1,4 @@
-"""Looks up the addresses of hosts. Connections that begin at the same time, or shortly after, share a look-up."""
+"""Looks up the IP addresses of hosts. Connections to a host that begin within ten seconds share one look-up."""
 
 import asyncio
 import socket
@@ -9,7 +9,7 @@ _CACHE_TTL_S = 10.0
 _MAX_HOSTS = 1000
 
 Addresses = list[tuple[int, int, int, str, Any]]
-"""As `socket.getaddrinfo` returns them."""
+"""The addresses of a host, in the format in which `socket.getaddrinfo` returns them."""
 
 
 async def _get_addresses(host: str, port: int) -> Addresses:
@@ -17,7 +17,7 @@ async def _get_addresses(host: str, port: int) -> Addresses:
 
 
 class NameLookup:
-    """Looks up addresses and caches them for ten seconds. A failure is not cached, but is raised in all callers that wait."""
+    """Looks up addresses and caches them for ten seconds. A failure is not cached, but is raised in every waiting caller."""
 
     def __init__(
         self, get_addresses: Callable[[str, int], Awaitable[Addresses]] = _get_addresses, *, ttl_s: float = _CACHE_TTL_S

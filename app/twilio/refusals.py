@@ -1,7 +1,7 @@
-"""Decides what an answer that is not a 2xx proves. No other module interprets Twilio's status codes.
+"""Decides what an answer with a status other than 2xx proves. No other module interprets Twilio's status codes.
 
-A status alone proves nothing: a proxy, or a stray answer, can have 400 or 429 although Twilio processed the request. Only an
-answer in Twilio's shape (`ErrorAnswer.is_from_twilio`) is a refusal.
+A status alone proves nothing: a proxy may answer with 400 or 429 although Twilio processed the request. Only an answer in
+Twilio's error format (`ErrorAnswer.is_from_twilio`) can prove that Twilio refused the request.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ ACCOUNT_AT_CAPACITY_CODES = frozenset({10004, 22005})
 
 
 def read_error_answer(response: httpx.Response, document: Any, secrets: Secrets) -> ErrorAnswer:
-    """Returns the parts of an error answer that are kept, without secrets. `document` is the parsed body."""
+    """Returns the parts of an error answer that Callgate keeps, with secrets removed. `document` is the parsed body."""
     fields = document if isinstance(document, dict) else {}
     code, message, more_info = fields.get("code"), fields.get("message"), fields.get("more_info")
     return ErrorAnswer(
@@ -60,5 +60,8 @@ def error_for(answer: ErrorAnswer) -> TwilioError:
 
 
 def _parse_retry_after(value: str | None) -> float | None:
-    """Reads Retry-After in seconds; returns None for its date form (RFC 9110 §10.2.3), which depends on the clocks."""
+    """Returns the seconds in a Retry-After header. Returns None if it is missing or contains a date (RFC 9110 §10.2.3).
+
+    A date is ignored because its meaning depends on the clocks of both sides.
+    """
     return float(value[:9]) if value is not None and value.isascii() and value.isdigit() else None

@@ -13,7 +13,7 @@ class BodyTooLong(Exception):
 
 
 async def read_response_body(response: httpx.Response, *, limit: int) -> bytes:
-    """Returns the decoded body. Raises BodyTooLong if it has more than `limit` bytes, and httpx's errors.
+    """Returns the decoded body. Raises BodyTooLong if the body has more than `limit` bytes. Also raises httpx's errors.
 
     The caller closes the response.
     """
@@ -26,7 +26,7 @@ async def read_response_body(response: httpx.Response, *, limit: int) -> bytes:
 
 
 def decoded_chunks(response: httpx.Response) -> AsyncIterable[bytes]:
-    """Returns the decoded body piece by piece. Raises DecodingError if it was encoded more than once."""
+    """Returns the decoded body piece by piece. Raises DecodingError if the body has more than one content encoding."""
     stream = response.stream
     if not isinstance(stream, httpx.AsyncByteStream):
         return response.aiter_bytes()

@@ -38,7 +38,7 @@ _MAX_JSON_DEPTH = 30
 class Credential:
     """A credential of a Twilio account, for Basic auth.
 
-    `reference` is an opaque id that the caller chose. `base_url` is None for the default server.
+    `reference` is any id by which the caller recognizes the credential. `base_url` is None for the default server of Twilio.
     """
 
     account_sid: str
@@ -53,7 +53,7 @@ OnUse = Callable[[Credential], None]
 
 
 def _read_text(value: object) -> str | None:
-    """Returns the text; None if it is empty or longer than any of Twilio's fields, as it might not fit into an index."""
+    """Returns the text; None if it is empty, or so long that it is no value of Twilio and might not fit into an index."""
     return value if isinstance(value, str) and 0 < len(value) <= _MAX_TEXT_LENGTH else None
 
 
@@ -132,7 +132,7 @@ class CallResource(BaseModel):
 
     @classmethod
     def read(cls, answer: object) -> "CallResource | None":
-        """Returns the call in an answer. None: the answer has no valid CallSid, so it does not prove that a call exists."""
+        """Returns the call in an answer of Twilio. Returns None if the answer has no valid call SID and so proves no call."""
         if not isinstance(answer, dict) or not isinstance(answer.get("sid"), str):
             return None
         if not CALL_SID_PATTERN.fullmatch(answer["sid"]):
@@ -141,7 +141,7 @@ class CallResource(BaseModel):
 
 
 def storable(value: Any, *, depth: int = 0) -> Any:
-    """Returns JSON that Postgres can store: without NUL, lone surrogates, NaN, infinity and deep nesting."""
+    """Returns JSON that Postgres can store. Removes NUL, lone surrogates, NaN, infinity and deep nesting."""
     if depth > _MAX_JSON_DEPTH:
         return None
     if isinstance(value, str):
@@ -156,7 +156,7 @@ def storable(value: Any, *, depth: int = 0) -> Any:
 
 
 def read_json(body: bytes) -> Any:
-    """Parses bytes to storable JSON; returns None if they are not JSON."""
+    """Parses JSON, and removes what Postgres cannot store, as `storable` does. Returns None if the bytes are not JSON."""
     try:
         # Most answers contain nothing that `storable` changes: skip its copy.
         plain = body.isascii() and b"\\" not in body and b"\0" not in body
@@ -191,7 +191,7 @@ def encode_form(parameters: Mapping[str, Any]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The parameters of a request to Twilio, and the same parameters as its URL-encoded body."""
+    """The parameters of a request to Twilio. `content` is the request's body, which contains them URL-encoded."""
 
     parameters: Mapping[str, Any] = field(repr=False)
     content: bytes = field(repr=False)
@@ -208,7 +208,7 @@ def _quote_name(name: str) -> str:
 
 
 def _quote(value: object) -> str:
-    """Returns the same as urllib's quote_plus, but faster: quote_plus handles each character in Python."""
+    """URL-encodes a value as urllib's quote_plus does, but faster. Writes a boolean as `true` or `false`."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return text.encode().decode("latin-1").translate(_QUOTED_BYTES)
 

@@ -13,7 +13,7 @@ from app.twilio.schemas import CALL_STATUSES, SECRET_PARAMETERS, SID_PATTERN, Cr
 
 
 def authorization(credential: Credential) -> str:
-    """Returns the value of the Authorization header."""
+    """Returns the value of the Authorization header for Basic authentication with this credential."""
     return "Basic " + b64encode(f"{credential.username}:{credential.password.get_secret_value()}".encode()).decode()
 
 
@@ -35,7 +35,7 @@ def secrets_of_fields(credential: Credential, fields: Iterable[tuple[str, str]])
 
 
 def redact_document(document: Any, secrets: Secrets) -> Any:
-    """Returns the JSON of an answer without secrets. SIDs and call statuses stay, even if a short password is a part of one."""
+    """Returns the JSON of an answer without secrets. Keeps SIDs and call statuses, even if one contains a short password."""
     return redact(document, secrets, keep=lambda text: text in CALL_STATUSES or SID_PATTERN.fullmatch(text) is not None)
 
 

@@ -1,4 +1,4 @@
-"""Stops a request from being sent after its deadline, even if the process was suspended in between."""
+"""Prevents a request from being sent after its deadline, even if the process was suspended before the write."""
 
 import httpx
 

@@ -1,6 +1,6 @@
-"""Twilio's signature of a form: https://www.twilio.com/docs/usage/security#validating-requests.
+"""Computes and checks Twilio's signatures: https://www.twilio.com/docs/usage/security#validating-requests.
 
-Does the same as Twilio's own library, which takes 51 MiB of memory. Tests compare the two.
+The results are the same as those of Twilio's own library, which takes 51 MiB of memory. Tests compare both.
 """
 
 import base64
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 
 def compute_signature(auth_token: str, url: str, form_fields: Mapping[str, str | Sequence[str]]) -> str:
-    """Returns the HMAC-SHA1, in base64, of the URL and the sorted parameters. A value that is repeated counts once."""
+    """Returns the HMAC-SHA1, in base64, of the URL and the sorted parameters. Uses equal values of a parameter only once."""
     signed = [url]
     for name in sorted(form_fields):
         values = form_fields[name]
@@ -19,7 +19,7 @@ def compute_signature(auth_token: str, url: str, form_fields: Mapping[str, str |
 
 
 def is_signed(auth_token: str, url: str, form_fields: Mapping[str, str | Sequence[str]], signature: str) -> bool:
-    """Returns whether the token signed the request. Compares in constant time.
+    """Returns whether `signature` was made with this auth token. Compares in constant time.
 
     Tries the URL with and without its port, because Twilio may sign either of them.
     """
@@ -28,7 +28,7 @@ def is_signed(auth_token: str, url: str, form_fields: Mapping[str, str | Sequenc
 
 
 def _with_and_without_port(url: str) -> tuple[str, str]:
-    """Returns the URL with and without its port."""
+    """Returns the URL without its port, and the URL with its port (443 or 80 if it has none)."""
     parts = urlsplit(url)
     bare = parts.netloc.removesuffix(f":{parts.port}")
     port = parts.port or (443 if parts.scheme == "https" else 80)

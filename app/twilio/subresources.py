@@ -1,8 +1,8 @@
 """The subresources of a call at Twilio and their operations, as data.
 
-https://www.twilio.com/docs/voice/api/call-resource, and a page for each subresource. To support a new
-operation, add a line to OPERATIONS. Tests compare it with Twilio's specification (tests/data/twilio_operations.json) and with
-the installed `twilio` package.
+The pages of the subresources begin at https://www.twilio.com/docs/voice/api/call-resource. To support a new operation, add a
+line to OPERATIONS. Tests compare OPERATIONS with Twilio's specification (tests/data/twilio_operations.json) and with the
+installed `twilio` package.
 """
 
 import re
@@ -34,7 +34,7 @@ class Parameter:
 
     @property
     def member_name(self) -> str:
-        """Returns the name under /v1, in snake_case: `DateCreated>` → `date_created_after`."""
+        """Returns the parameter's name in Callgate's own API (/v1), in snake_case: `DateCreated>` → `date_created_after`."""
         words = re.sub(r"(?<!^)([A-Z])", r"_\1", self.name.rstrip("<>")).lower()
         return words + _SUFFIX_BY_OPERATOR.get(self.name[-1], "")
 
@@ -44,7 +44,7 @@ class Parameter:
         return self.kind == "boolean" or self.choices == ("true", "false")
 
     def field_names(self) -> Iterator[str]:
-        """Yields the names of the parameter's form fields: one, or for the kind `pairs` two numbered ones per pair."""
+        """Yields the names of the parameter's form fields: one name or, for the kind `pairs`, two numbered names per pair."""
         if self.kind != "pairs":
             yield self.name
             return
@@ -53,7 +53,7 @@ class Parameter:
 
 
 def custom_parameter_field_names(number: int) -> tuple[str, str]:
-    """Returns the names of the two form fields for the name and the value of one custom parameter."""
+    """Returns the names of the two form fields for the name and the value of the custom parameter with this number."""
     return f"Parameter{number}.Name", f"Parameter{number}.Value"
 
 
@@ -92,7 +92,7 @@ class Operation:
 
     @property
     def targets_item(self) -> bool:
-        """Whether the path ends in the SID of an item, which the operations `list` and `create` do not have."""
+        """Whether the path ends in the SID of an item. The paths of the actions `list` and `create` do not."""
         return self.action in ("fetch", "update", "delete")
 
     @property
@@ -109,7 +109,7 @@ def _parameters_of_kind(kind: Kind, *names: str) -> tuple[Parameter, ...]:
 
 
 def _http_method_parameter(name: str) -> Parameter:
-    """Returns the parameter `name`, which takes GET or POST."""
+    """Returns a parameter with this name, whose value must be GET or POST."""
     return Parameter(name, choices=("GET", "POST"))
 
 

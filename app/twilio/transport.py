@@ -1,7 +1,7 @@
 """An httpx transport on top of aiohttp.
 
-The source of an error decides whether a request was sent: errors from `_Connector.connect` come before the first byte of the
-request, all other errors may come after it (docs/adr/0011).
+The source of an error tells whether a request may have been sent: errors from `_Connector.connect`, and a `reason_not_written`,
+come before the first byte of the request. All other errors may come after it (docs/adr/0011).
 """
 
 import asyncio
@@ -99,7 +99,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
 
 async def take_slot(slots: asyncio.Semaphore, timeout_s: float | None) -> None:
-    """Takes one of the slots for connections. Raises PoolTimeout if none is free in time."""
+    """Acquires the semaphore that limits the connections. Raises PoolTimeout if this takes longer than `timeout_s`."""
     if not slots.locked():
         await slots.acquire()  # does not wait
         return
@@ -111,7 +111,7 @@ async def take_slot(slots: asyncio.Semaphore, timeout_s: float | None) -> None:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """A connector of aiohttp that raises httpx's connect errors for every failure to connect: nothing was sent."""
+    """A connector of aiohttp that raises an httpx error for every failure to connect, which proves that nothing was sent."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -158,7 +158,7 @@ class _Connector(aiohttp.TCPConnector):
 def _is_unusable(connection: Connection, *, ignore_socket: bool) -> bool:
     """Returns whether the server closed the connection or sent data since its last answer.
 
-    `ignore_socket`: unread data in the socket does not count, because it may be TLS session tickets.
+    If `ignore_socket` is true, ignores unread data in the socket, because it may be TLS session tickets.
     """
     protocol, transport = connection.protocol, connection.transport
     if protocol is None or transport is None or protocol.should_close:
@@ -176,7 +176,7 @@ def _is_unusable(connection: Connection, *, ignore_socket: bool) -> bool:
 async def _no_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """Sends the request with `handler`, and turns aiohttp's errors into httpx's.
 
-    Otherwise aiohttp's session would repeat a GET, PUT or DELETE after one of its own errors.
+    aiohttp's session would repeat a GET, PUT or DELETE after one of its own errors. It does not after an error of httpx.
     """
     try:
         return await handler(request)
@@ -187,7 +187,7 @@ async def _no_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
 
 
 def _raise_possibly_sent(error: Exception) -> NoReturn:
-    """Raises httpx's error for a failure after the connect: the request may have been sent."""
+    """Raises the httpx error for a failure after the connection was made, when the request may have been sent."""
     match error:
         case aiohttp.SocketTimeoutError():
             raise httpx.ReadTimeout(str(error)) from error
@@ -226,7 +226,7 @@ class _Body(aiohttp.Payload):
     is_unusable: Callable[[], bool] | None = None
     gate: SendGate | None = None
     reason_not_written: httpx.TransportError | None = None
-    """The reason why nothing was written."""
+    """The error to raise because nothing was written; None if the first write was allowed."""
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         if writer.output_size == 0:

@@ -1,1 +1,1 @@
-"""Workload identities: validates service account tokens of Kubernetes. Independent of tenants and HTTP."""
+"""Validates the service account tokens of Kubernetes workloads. Does not depend on tenants or on Callgate's routes."""

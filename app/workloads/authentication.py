@@ -16,7 +16,7 @@ _MAX_CACHED_TOKENS = 10_000
 
 
 class WorkloadTokens:
-    """Validates the service account tokens of one issuer, and caches valid ones. Use it only inside its context `running`."""
+    """Validates the service account tokens of one issuer, and caches valid ones. Use it only inside `async with running()`."""
 
     def __init__(self, rules: TokenRules, source: KeySource, metrics: WorkloadMetrics) -> None:
         self._rules = rules

@@ -1,4 +1,4 @@
-"""The keys with which an issuer signs tokens, read at intervals. The last good set is used while a read fails."""
+"""Reads the keys with which an issuer signs tokens, at intervals. After a failed read, the last good set stays in use."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ RETRY_AFTER_FAILURE_S: Final = 15.0
 KeysById = Mapping[str, PyJWK]
 """Public keys by their ids (`kid`)."""
 KeySetState = Literal["ok", "stale", "unavailable"]
-"""`stale`: the last read failed, and the set of an earlier read is used. `unavailable`: no read has succeeded yet."""
+"""`stale` means that the last read failed, and that older keys are used. `unavailable` means that no read has succeeded."""
 
 
 class KeySetUnreadable(Exception):
@@ -34,7 +34,7 @@ class KeySetUnreadable(Exception):
 
 
 class KeySetUnavailable(Exception):
-    """The key set could not be read lately, so it is unknown whether a key that is not in the last good set is valid."""
+    """The last read of the key set failed, so a key that is missing in the last good set may nevertheless be valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def _usable_key(document: Any) -> PyJWK | None:
 
 
 class KeySet:
-    """The current keys of an issuer, read again at intervals. Use it only inside its context `running`."""
+    """The current keys of an issuer, which are read again at intervals. Use the set only inside `async with running()`."""
 
     def __init__(self, source: KeySource, *, metrics: WorkloadMetrics, on_removed: Callable[[], None]) -> None:
         """Creates an empty set. `on_removed` is called when a read finds that a key was removed or replaced."""
@@ -100,7 +100,7 @@ class KeySet:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Reads the set in the background: immediately, and then at intervals. Never fails."""
+        """Reads the set in the background: immediately, and then at intervals. A failed read raises no error here."""
         repeating = asyncio.create_task(self._read_repeatedly())
         try:
             yield
@@ -116,8 +116,8 @@ class KeySet:
     async def find(self, key_id: str) -> PyJWK:
         """Returns the key with this id.
 
-        An unknown key may be new, so the set is read again first. This takes at most `min_interval_s` and the time of a read.
-        Raises KeyError if the set does not have the key, and KeySetUnavailable if the set cannot be read.
+        An unknown key may be new, so the set is read again before an error is raised. This takes at most `min_interval_s` and
+        the time of a read. Raises KeyError if the set does not have the key, and KeySetUnavailable if the set cannot be read.
         """
         key = self._keys.get(key_id)
         if key is not None:

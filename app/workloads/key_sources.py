@@ -30,7 +30,7 @@ _MAX_CONTENT_BYTES = 256 * 1024
 
 
 def key_source(settings: Settings, *, issuer: str) -> KeySource:
-    """Returns the source of the key set that CALLGATE_WORKLOAD_KEYS names; by default, the issuer's discovery document."""
+    """Returns the source of the key set that CALLGATE_WORKLOAD_KEYS names. The default is the issuer's discovery document."""
     location = settings.workload_keys or issuer.rstrip("/") + DISCOVERY_PATH
     if not location.startswith(("http://", "https://")):
         return KeySource(location, partial(_read_file, Path(location)), FILE_READ_INTERVAL_S, FILE_MIN_READ_INTERVAL_S)
@@ -48,7 +48,7 @@ async def _read_file(path: Path) -> bytes:
 def _read_bytes(path: Path, what: str) -> bytes:
     """Returns the content of a file. Raises KeySetUnreadable if the file is missing, not readable or too long.
 
-    `what` names the kind of file. The error's reason begins with it if the file is missing or not readable.
+    If the file is missing or not readable, the error's reason begins with `what`, which names the kind of file.
     """
     try:
         with path.open("rb") as file:
@@ -94,7 +94,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 @dataclass(frozen=True, slots=True)
 class _HttpReader:
-    """Sends GET requests. Trusts the certificates in `ca_file`; None: those of the system.
+    """Sends GET requests. Trusts the certificates in `ca_file` or, if it is None, those of the system.
 
     Reads `ca_file` and `token_file` for each request, because Kubernetes renews them.
     """
@@ -105,7 +105,7 @@ class _HttpReader:
     async def get(self, url: str, *, with_token: bool) -> bytes:
         """Returns the body of the response. Raises KeySetUnreadable unless the status is 200. Does not follow redirects.
 
-        `with_token` adds the token in `token_file` as a bearer token.
+        If `with_token` is true, sends the token in `token_file` as a bearer token.
         """
         tls = await asyncio.to_thread(self._tls_context)
         headers = {}

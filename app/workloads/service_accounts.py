@@ -14,7 +14,7 @@ MAX_SERVICE_ACCOUNT_LENGTH = 253
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccount:
-    """A service account of Kubernetes. The issuer names its cluster: other clusters may have accounts with the same names."""
+    """A service account of Kubernetes. `issuer` identifies its cluster, because account names may recur in other clusters."""
 
     issuer: str
     namespace: str

@@ -16,12 +16,12 @@ from jwt.types import Options
 from app.workloads.service_accounts import ServiceAccount, is_namespace, is_service_account
 
 ALGORITHMS: Final = ("RS256", "ES256", "ES384", "ES512")
-"""The algorithms with which Kubernetes signs. Symmetric ones and `none` are refused, whatever a key set or a token says."""
+"""The algorithms with which Kubernetes signs. Symmetric algorithms and `none` are refused, even if a key set names them."""
 LEEWAY_S: Final = 30
-"""How far the issuer's clock may be ahead of this machine's, or behind it."""
+"""By how many seconds the issuer's clock may differ from this machine's clock."""
 MAX_LIFETIME_S: Final = 24 * 3600
 MAX_TOKEN_LENGTH: Final = 8192
-"""In characters. Projected tokens have 900 to 3,000."""
+"""The maximum length of a token, in characters. Tokens that Kubernetes mounts into a pod have 900 to 3,000."""
 
 RefusalReason = Literal[
     "not_configured", "malformed", "too_long", "algorithm", "unknown_key", "signature", "issuer", "audience", "expired",
@@ -65,7 +65,7 @@ class ValidToken:
     service_account: ServiceAccount
     issued_at: float
     expires_at: float
-    """In Unix time, without the leeway."""
+    """When the token expires, in Unix time. LEEWAY_S is not included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,10 @@ class TokenRules:
     audience: str
 
     def key_id(self, token: str) -> str:
-        """Returns the key id (`kid`) in the token's header, which is not verified yet. Raises TokenRefused."""
+        """Returns the key id (`kid`) in the token's header, which is not verified yet.
+
+        Raises TokenRefused if the token is too long or unreadable, has no key id, or names an algorithm that is not accepted.
+        """
         if len(token) > MAX_TOKEN_LENGTH:
             raise TokenRefused("too_long", f"The service account token is longer than {MAX_TOKEN_LENGTH} characters.")
         try:
@@ -91,7 +94,7 @@ class TokenRules:
         return key_id
 
     def validate(self, token: str, key: PyJWK) -> ValidToken:
-        """Checks the signature and the claims. Raises TokenRefused.
+        """Checks the signature and the claims. Raises TokenRefused if one of them is missing or wrong.
 
         Returns the service account, and the times when the token was issued and when it expires.
         """
@@ -170,7 +173,7 @@ def _wrong_algorithm() -> TokenRefused:
 
 
 def _service_account(claims: Mapping[str, Any]) -> ServiceAccount:
-    """Returns the service account that both `sub` and `kubernetes.io` name. Raises TokenRefused."""
+    """Returns the service account that the claims `sub` and `kubernetes.io` name. Raises TokenRefused if they do not agree."""
     private = claims.get("kubernetes.io")
     account = private.get("serviceaccount") if isinstance(private, dict) else None
     namespace = private.get("namespace") if isinstance(private, dict) else None
@@ -186,7 +189,7 @@ def _service_account(claims: Mapping[str, Any]) -> ServiceAccount:
 
 
 def unverified_claims(token: str) -> Mapping[str, Any]:
-    """Returns the claims of a token without checking it; an empty mapping if it is no readable JSON Web Token."""
+    """Returns the claims of a token without any check. Returns an empty mapping if it is no readable JSON Web Token."""
     try:
         claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
     except jwt.InvalidTokenError:
@@ -195,5 +198,5 @@ def unverified_claims(token: str) -> Mapping[str, Any]:
 
 
 def seconds_left(token: ValidToken) -> float:
-    """Returns the seconds until the token is refused as expired, which is LEEWAY_S after its expiry; negative after that."""
+    """Returns the seconds until the token is refused as expired, LEEWAY_S after its expiry. Negative after that time."""
     return token.expires_at + LEEWAY_S - time.time()

@@ -1,1 +1,1 @@
-"""Services as a team would write them by hand, for comparison: see docs/performance.md."""
+"""Services as a team would write them by hand in place of Callgate, for comparison: see docs/performance.md."""

@@ -1,4 +1,4 @@
-"""FastAPI + httpx + SQLAlchemy's asynchronous sessions on asyncpg."""
+"""A service that creates calls, with FastAPI, httpx, and SQLAlchemy's asynchronous sessions on asyncpg."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -41,7 +41,7 @@ def create_app() -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     async def place(account: Account, asked: NewCall, call: Call) -> None:
-        """Creates the call at Twilio, and writes the outcome to `call`."""
+        """Creates the call at Twilio, and sets the outcome in the attributes of `call`. Does not write to the database."""
         form = {"To": asked.to, "From": asked.from_, "Url": asked.url, "Timeout": asked.timeout}
         path = f"/2010-04-01/Accounts/{account.sid}/Calls.json"
         try:

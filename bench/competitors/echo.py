@@ -1,4 +1,4 @@
-"""FastAPI that answers with the request body, without database and upstream: the lower limit of the cost."""
+"""A FastAPI service that only returns the request's body. It has no database and no upstream, so it shows the minimum cost."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""The whole life of a call in one process: creation, Twilio's callbacks, deliveries to the tenant, prices.
+"""A service that handles the whole life of a call: creation, Twilio's callbacks, deliveries to the tenant, and the price.
 
-FastAPI, httpx and SQLAlchemy's asynchronous sessions. A callback is verified, stored as one event row and one update of the
-call, and relayed from a background task, which retries from memory: a restart loses what was not delivered. Prices are polled;
-without a public URL, statuses too.
+It is one process with FastAPI, httpx and SQLAlchemy's asynchronous sessions. It verifies a callback, stores it as one event row
+and one update of the call, and relays it from a background task. The task keeps its retries in memory, so a restart loses what
+was not delivered. The service polls Twilio for prices and, if it has no public URL, also for statuses.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ def create_app() -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     async def place(account: Account, asked: NewCall, call: Call) -> None:
-        """Creates the call at Twilio, and writes the outcome to `call`."""
+        """Creates the call at Twilio, and sets the outcome in the attributes of `call`. Does not write to the database."""
         form: dict[str, Any] = {"To": asked.to, "From": asked.from_, "Url": asked.url, "Timeout": asked.timeout}
         if public_url:
             form |= {"StatusCallback": f"{public_url}/callbacks/{call.id}", "StatusCallbackEvent": EVENTS}
@@ -139,7 +139,7 @@ def create_app() -> FastAPI:
             relay.add_done_callback(relays.discard)
 
     async def deliver(account: Account, url: str, event: Event) -> None:
-        """Sends the event in the form of https://www.standardwebhooks.com, up to five times."""
+        """Sends the event to `url` as a signed webhook (https://www.standardwebhooks.com). Tries up to five times."""
         body = json.dumps({"type": "call.callback", "data": {"fields": event.fields}})
         for retry_after_s in (*RETRY_AFTER_S, None):
             at = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Tables and bodies of `bench.competitors.life`."""
+"""The database tables and the JSON bodies of the service `bench.competitors.life`."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -84,7 +84,10 @@ class CallRecord(BaseModel):
 
 
 def prepare(url: str, accounts: dict[str, tuple[str, str, str]]) -> None:
-    """Creates the tables, and inserts the accounts: SID, auth token and secret for callbacks, by API key."""
+    """Creates the tables, and inserts the accounts.
+
+    `accounts` maps each API key to the account's SID, its auth token, and the secret that signs its webhooks.
+    """
     engine = create_engine(url)
     Base.metadata.create_all(engine)
     with Session(engine) as session, session.begin():

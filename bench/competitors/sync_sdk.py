@@ -1,4 +1,4 @@
-"""FastAPI + twilio-python + SQLAlchemy's synchronous sessions on psycopg, in FastAPI's thread pool."""
+"""A service that creates calls, with FastAPI's thread pool, twilio-python, and SQLAlchemy's synchronous sessions on psycopg."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -41,7 +41,7 @@ def create_app() -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     def place(account: Account, asked: NewCall, call: Call) -> None:
-        """Creates the call at Twilio, and writes the outcome to `call`."""
+        """Creates the call at Twilio, and sets the outcome in the attributes of `call`. Does not write to the database."""
         # A client for each request: the SDK's HTTP client stores the last answer in an attribute (twilio 9.13,
         # http_client.py), so a thread that shares it may get another thread's call.
         client = Client(account.sid, account.auth_token, http_client=TwilioHttpClient(timeout=35))

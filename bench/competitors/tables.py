@@ -1,4 +1,7 @@
-"""Tables and bodies of both competitors. An idempotency key names one call of an account."""
+"""The database tables and the JSON bodies of the services async_httpx and sync_sdk.
+
+An idempotency key names at most one call of an account.
+"""
 
 import hashlib
 import os
@@ -69,12 +72,12 @@ class CallRecord(BaseModel):
 
 
 def hash_of(authorization: str) -> bytes:
-    """Returns the stored hash of the API key in an Authorization header."""
+    """Returns the SHA-256 of the API key in an Authorization header. The database contains this hash in place of the key."""
     return hashlib.sha256(authorization.removeprefix("Bearer ").encode()).digest()
 
 
 def prepare(url: str, accounts: dict[str, tuple[str, str]]) -> None:
-    """Creates the tables, and inserts the accounts: SID and auth token, by API key."""
+    """Creates the tables, and inserts the accounts. `accounts` maps each API key to an account's SID and auth token."""
     engine = create_engine(url)
     Base.metadata.create_all(engine)
     with Session(engine) as session, session.begin():

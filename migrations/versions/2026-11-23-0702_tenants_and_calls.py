@@ -1,7 +1,4 @@
-"""Creates tenants with their accounts and keys, and calls with their events.
-
-Expand, then contract: the version before this one keeps working on the new schema.
-"""
+"""Creates the tables of tenants, their Twilio accounts and API keys, and of calls and their events."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
-"""Adds the time of the next search for an unknown creation, and the time when Twilio rejected a credential.
+"""Adds when to search Twilio for a call whose outcome is unknown, and when Twilio rejected a credential.
 
-Expand, then contract: the version before this one keeps working on the new schema.
+The version before this one keeps working on the new schema (expand, then contract).
 """
 
 from collections.abc import Sequence

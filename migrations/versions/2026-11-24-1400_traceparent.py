@@ -1,6 +1,6 @@
-"""Adds the trace that a creation belongs to.
+"""Adds to each call the trace (W3C traceparent) of the request that created it.
 
-Expand, then contract: the version before this one keeps working on the new schema.
+The version before this one keeps working on the new schema (expand, then contract).
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""Creates an index of unknown creations by age for a gauge. A separate migration, because it runs without blocking calls."""
+"""Creates an index, by age, of the calls whose outcome is unknown. A metric reads the oldest of them.
+
+The index is created concurrently, without blocking calls, and therefore in a migration of its own.
+"""
 
 from collections.abc import Sequence
 

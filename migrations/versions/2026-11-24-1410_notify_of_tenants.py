@@ -1,6 +1,7 @@
-"""Notifies every process of changes to tenants, accounts, credentials and API keys, so that processes can cache them.
+"""Adds triggers that notify every process of changes to tenants, accounts, credentials and API keys.
 
-Expand, then contract: the version before this one keeps working on the new schema.
+The processes cache these rows, and drop them from the cache at a notification. The version before this one keeps working on the
+new schema (expand, then contract).
 """
 
 from collections.abc import Sequence

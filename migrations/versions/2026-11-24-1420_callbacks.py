@@ -1,6 +1,7 @@
-"""Adds the order of Twilio's callbacks, the tenants' callback settings and the outbox of deliveries.
+"""Adds the order of Twilio's callbacks, the tenants' callback settings and the table of deliveries.
 
-Expand, then contract: the version before this one keeps working on the new schema.
+A delivery is a callback that Callgate still has to send, or has sent, to a tenant. The version before this one keeps working on
+the new schema (expand, then contract).
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""Adds changes to a call that are still pending, and which calls were deleted at Twilio.
+"""Adds requests to end a call that must still be sent to Twilio, and the time when a call was deleted at Twilio.
 
-Expand: the version before this one keeps working on the new schema.
+The version before this one keeps working on the new schema.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""Creates an index of calls by parent for Twilio's filter. A separate migration, because it runs without blocking calls."""
+"""Creates an index of calls by their parent call, for the filter ParentCallSid of Twilio's list of calls.
+
+The index is created concurrently, without blocking calls, and therefore in a migration of its own.
+"""
 
 from collections.abc import Sequence
 

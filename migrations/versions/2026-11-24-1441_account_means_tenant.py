@@ -1,6 +1,7 @@
-"""Tells the planner that an account belongs to one tenant. Without this it underestimates the number of calls.
+"""Tells Postgres's planner that an account belongs to one tenant (extended statistics).
 
-Expand, then contract: the version before this one keeps working on the new schema.
+Without this the planner underestimates how many calls match both a tenant and its account. The version before this one keeps
+working on the new schema (expand, then contract).
 """
 
 from collections.abc import Sequence

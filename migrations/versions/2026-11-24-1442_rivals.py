@@ -1,6 +1,7 @@
-"""Creates an index of creations that may have started an unexplained call at Twilio. A separate migration: it does not block.
+"""Creates an index of creations that may have started the same call at Twilio.
 
-The index that it replaces, ix_call_account_sid_to, stays for the previous version.
+The index is created concurrently, without blocking calls, and therefore in a migration of its own. The index that it replaces,
+ix_call_account_sid_to, stays for the version before this one.
 """
 
 from collections.abc import Sequence

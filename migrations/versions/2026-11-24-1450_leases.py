@@ -1,4 +1,4 @@
-"""Creates the leases of due calls."""
+"""Creates the table of leases: with a lease, one worker reserves a due call for itself until a given time."""
 
 from collections.abc import Sequence
 

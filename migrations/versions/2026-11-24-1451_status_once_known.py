@@ -1,7 +1,7 @@
-"""Reduces the index writes of each creation by two.
+"""Makes each creation of a call write two index entries less.
 
-The index by status leaves out calls without a status. The index that revision 0010 replaced is dropped: no running version
-needs it.
+The new index by status leaves out calls without a status. The index that revision 0010 replaced is dropped, because no running
+version needs it.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Adds the normalized address of a call, by which rivals are found: other creations that may have started the same call.
+"""Adds the normalized address of a call. It serves to find rivals: other creations that may have started the same call.
 
 The column is null in rows that the previous version wrote.
 """

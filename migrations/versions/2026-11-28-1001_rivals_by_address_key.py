@@ -1,4 +1,4 @@
-"""Creates an index, by normalized address, of creations that may have started an unexplained call.
+"""Creates an index, by normalized address, of creations that may have started the same call at Twilio.
 
 It replaces ix_call_account_sid_address_pending_since, which stays for the version before this one. A later release drops that
 index.

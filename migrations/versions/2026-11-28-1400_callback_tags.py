@@ -1,4 +1,7 @@
-"""Records when callback URLs began to have a tag. Callbacks of earlier calls are matched without one."""
+"""Records when callback URLs began to have a tag, which proves that Callgate has made the URL.
+
+Callbacks of calls that are older are accepted without a tag.
+"""
 
 from collections.abc import Sequence
 

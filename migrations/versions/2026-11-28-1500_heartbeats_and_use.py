@@ -1,4 +1,7 @@
-"""Adds heartbeats of workers and the last use of credentials, in tables apart from those that requests read."""
+"""Adds the heartbeats of workers, and the time when each credential was last used.
+
+Both have tables of their own, so that these frequent writes do not touch the tables that requests read.
+"""
 
 from collections.abc import Sequence
 

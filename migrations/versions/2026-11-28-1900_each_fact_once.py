@@ -1,4 +1,7 @@
-"""Lets new rows leave out values that other columns, their call or their event have. Existing rows stay as they are."""
+"""Lets new rows leave out a value that is stored elsewhere: in another column, in the row's call or in its event.
+
+Existing rows stay as they are.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Drops the index that revision 0014 replaced: no running version needs it."""
+"""Drops ix_call_account_sid_address_pending_since, which revision 0014 has replaced. No running version needs it."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Adds the audit log."""
+"""Adds the audit log: a table of all administrative changes, partitioned by time."""
 
 from collections.abc import Sequence
 

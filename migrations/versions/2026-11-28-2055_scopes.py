@@ -1,4 +1,7 @@
-"""Gives API keys scopes, and lets operators' keys have no tenant. Keys of the version before this one may call and read."""
+"""Gives each API key scopes (`call`, `read`, `admin`), and lets a key belong to an operator instead of a tenant.
+
+Keys that the version before this one created, or still creates, have the scopes `call` and `read`.
+"""
 
 from collections.abc import Sequence
 

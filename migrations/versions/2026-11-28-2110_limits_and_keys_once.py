@@ -1,4 +1,4 @@
-"""Adds a tenant's own limit of creations in flight, and the idempotency key under which an API key was created."""
+"""Adds each tenant's limit of concurrent creations, and the idempotency key of the request that created an API key."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
-"""Adds named SIP credentials, and notifies every process of changes to them.
+"""Adds SIP credentials that have a name, and a trigger that notifies every process of changes to them.
 
-Expand, then contract: the version before this one keeps working on the new schema.
+The version before this one keeps working on the new schema (expand, then contract).
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Adds the last use of API keys, in a table apart from those that requests read."""
+"""Adds the time when each API key was last used, in a table apart from those that requests read."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
 """Lets a new credential take the place of an old one in the order in which an account's credentials are tried.
 
-Expand, then contract: the version before this one still tries them in the order of their ids.
+The version before this one works on the new schema too, but tries credentials in the order of their ids.
 """
 
 from collections.abc import Sequence

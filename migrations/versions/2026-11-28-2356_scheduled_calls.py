@@ -1,4 +1,7 @@
-"""Adds queues, pace, scheduled calls and their slots. `execution` may be `scheduled`."""
+"""Adds the tables of scheduled calls, of queues, of the limits of their rate, and of calls that count for a limit.
+
+`call.execution` may have the new value `scheduled`.
+"""
 
 from collections.abc import Sequence
 

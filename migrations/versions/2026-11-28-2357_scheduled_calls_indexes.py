@@ -1,4 +1,7 @@
-"""Validates the states of a call, and adds the indexes of a queue's calls and of redials."""
+"""Validates the check constraint of `call.execution`, and adds indexes of the calls of a queue and of redials.
+
+A redial is a new call to someone who was busy or did not answer.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,7 @@
-"""Adds the trigger that schedules a redial in the transaction that writes the end of a call."""
+"""Adds a trigger that schedules a redial: a new call to someone who was busy or did not answer.
+
+The trigger runs in the transaction that writes the end of the first call.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,8 @@
-"""Adds the row by which grants notice that the database was restored, copied or failed over."""
+"""Adds a row with the database server on which workers were given rights to dial (grants).
+
+If the row names another server than the current one, the database was restored, copied or failed over. The check before each
+grant notices this.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Lets the end of a call be written even if its redial cannot be written."""
+"""Lets the end of a call be written even if its redial (the new call to the same person) cannot be written."""
 
 from collections.abc import Sequence
 
@@ -72,5 +72,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Keeps the function, because it also does all that the earlier one did. The downgrade of revision 0028 drops it."""
+    """Keeps the function `callgate_redial`, because it also does all that the earlier version of the function did.
+
+    The downgrade of revision 0028 drops it.
+    """
     op.execute("SET LOCAL lock_timeout = '5s'")

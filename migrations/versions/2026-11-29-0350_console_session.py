@@ -1,4 +1,4 @@
-"""Adds the sessions of the console."""
+"""Adds the table of the console's browser sessions."""
 
 from collections.abc import Sequence
 

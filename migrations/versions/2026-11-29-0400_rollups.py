@@ -1,4 +1,4 @@
-"""Adds the figures of calls per minute and hour."""
+"""Adds the table of rollups: each tenant's numbers of calls and deliveries, for every minute and every hour."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,7 @@
-"""Adds counters of grants. Where Postgres hides its timeline, a failover is noticed by the server's start time."""
+"""Adds counters of the rights to dial that workers were given (grants).
+
+If Postgres hides its timeline, a failover is now noticed by the server's start time.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Adds a column to the slots of concurrent calls: the time since when Twilio does not know the slot's call."""
+"""Adds to each concurrent call that counts for a limit the time since when Twilio no longer knows this call."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Clients of the admin API: an operator's, and those of two tenants."""
+"""Clients of the admin API, each with an API key of an operator or of a tenant."""
 
 import json
 from dataclasses import dataclass
@@ -37,7 +37,10 @@ class Admin:
 
 
 async def admin_of(gateway: Gateway, tenant_id: str | None, *scopes: Scope) -> Admin:
-    """Returns a client with a key of this tenant, or with an operator's; with all scopes unless some are given."""
+    """Returns a client with a new key of this tenant, or of an operator if `tenant_id` is None.
+
+    If no scopes are given, the key has all scopes.
+    """
     row, key = await gateway.tenants.create_key(tenant_id, name="admin", creator=COMMAND_LINE, scopes=scopes or tuple(Scope))
     http = http_client(base_url=gateway.url, headers={"Authorization": f"Bearer {key}"})
     gateway.clients.append(http)
@@ -49,7 +52,7 @@ def slug_of(answer: httpx.Response) -> tuple[int, str]:
 
 
 def faults_of(answer: httpx.Response) -> list[tuple[str, str]]:
-    """Returns pointer and code of each fault of an invalid request."""
+    """Returns the JSON pointer and the code of each fault that a 422 answer names."""
     assert slug_of(answer) == (422, "invalid-request"), answer.text
     return [(fault["pointer"], fault["code"]) for fault in answer.json()["errors"]]
 

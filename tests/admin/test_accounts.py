@@ -1,4 +1,4 @@
-"""Twilio accounts and credentials over the admin API."""
+"""Adds and lists Twilio accounts and their credentials over the admin API."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""The audit log over the admin API."""
+"""Lists the events of the audit log over the admin API, with filters and pages."""
 
 from tests.admin.conftest import Admin, admin_of, faults_of, slug_of
 from tests.support.gateway import Gateway

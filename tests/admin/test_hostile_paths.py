@@ -1,4 +1,4 @@
-"""What Postgres cannot store or Python cannot compute is the client's fault, and never a 500."""
+"""A value that Postgres cannot store or Python cannot compute is reported as the client's error, and never as a 500."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""API keys over the admin API."""
+"""Creates, lists and revokes API keys over the admin API."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The pace of a Twilio account over the admin API."""
+"""The admin API sets a Twilio account's pace: its limits of calls per second and of concurrent calls."""
 
 import asyncio
 from typing import Any

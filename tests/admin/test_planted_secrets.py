@@ -1,4 +1,4 @@
-"""Secrets in requests of the admin API appear in no log, span, answer, metric, audit event or clear column."""
+"""Secrets in requests of the admin API appear in no log, span, answer, metric, audit event or unencrypted column."""
 
 import re
 from collections.abc import AsyncIterator

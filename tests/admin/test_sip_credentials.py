@@ -1,4 +1,4 @@
-"""SIP credentials over the admin API. User names and passwords are write-only."""
+"""Stores, lists and deletes SIP credentials over the admin API, which never returns user names and passwords."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Tenants over the admin API."""
+"""Creates, reads, changes and lists tenants over the admin API."""
 
 import asyncio
 from typing import Any

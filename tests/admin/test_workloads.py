@@ -1,4 +1,4 @@
-"""Workloads over the admin API."""
+"""Creates, lists and deletes workloads (Kubernetes service accounts that may use Callgate) over the admin API."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Cached tenant data is dropped when any process changes it, even if the notification was lost."""
+"""A process drops its cached data of tenants when any process changes these data, even if the notification is lost."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

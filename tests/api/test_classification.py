@@ -1,4 +1,4 @@
-"""The classification table of ADR 3 over real sockets: the POSTs, the response, the record and the events of each row."""
+"""Tests ADR 3's table of what Twilio may answer: for each row the POSTs, the response, the stored record and its events."""
 
 import asyncio
 import gzip

@@ -1,4 +1,7 @@
-"""PATCH /v1/calls: cancels, hangs up, redirects. Remembers an end that must wait, and reports an unknown result."""
+"""PATCH /v1/calls/{id} cancels, ends or redirects a call.
+
+A request to end a call that cannot be sent to Twilio yet is stored and sent later. An unknown result is reported as such.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -35,7 +38,7 @@ REDIRECT = {"url": "https://jack:pl4nted@www.example.com/other.xml", "method": "
 
 @pytest.fixture
 async def worker_services(gateway: Gateway) -> AsyncIterator[Services]:
-    """A worker's services. The test runs the worker's steps itself."""
+    """The services of a worker. No worker runs: the test calls the worker's steps itself."""
     async with services(gateway.settings, Metrics()) as collaborators:
         yield collaborators
 
@@ -46,7 +49,7 @@ def controller(worker_services: Services) -> PendingUpdateSender:
 
 
 def updated(status: str = "completed") -> Behaviour:
-    """Returns the resource of the requested call with this status."""
+    """Returns a behaviour of the stand-in for Twilio: it answers with the requested call's resource, with this status."""
 
     async def behave(upstream: Upstream, *streams: Any) -> None:
         sid = upstream.received[-1].path.rpartition("/")[2].removesuffix(".json")
@@ -60,14 +63,14 @@ async def _events(tenant: Tenant, call_id: str, prefix: str = "call.update") -> 
 
 
 async def _pending(tenant: Tenant, upstream: Upstream) -> tuple[asyncio.Task[Any], str]:
-    """Returns a creation that Twilio has not answered yet, and the id of its record."""
+    """Starts a creation. Returns its task once Twilio has received the POST, and the id of the call's record."""
     creating = asyncio.create_task(tenant.create("k"))
     await upstream.wait_for_post()
     return creating, (await tenant.http.get("/v1/calls")).json()["calls"][0]["id"]
 
 
 async def _prove_started(worker_services: Services, call_id: str) -> str:
-    """Settles the call as started, as a callback or a search would."""
+    """Records that the call has started, as a callback or a search of Twilio's list would do. Returns the call's sid."""
     resource = CallResource.read(call_resource())
     assert resource is not None
     async with worker_services["database"].begin() as session:
@@ -78,7 +81,10 @@ async def _prove_started(worker_services: Services, call_id: str) -> str:
 
 
 async def _started_call_with_stored_end(tenant: Tenant, worker_services: Services, end: dict[str, str]) -> str:
-    """Creates a call of unknown outcome, stores a request to end it, and settles the call as started. Returns its id."""
+    """Creates a call of unknown outcome, stores a request to end it, and records that the call has started.
+
+    Returns the call's id.
+    """
     call_id: str = (await tenant.create()).json()["id"]
     assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=end)).status_code == 202
     await _prove_started(worker_services, call_id)
@@ -86,7 +92,7 @@ async def _started_call_with_stored_end(tenant: Tenant, worker_services: Service
 
 
 async def _begin_step(controller: PendingUpdateSender, upstream: Upstream) -> asyncio.Task[bool]:
-    """Starts a step, and returns it once Twilio has received a request after the creation."""
+    """Starts a step of the controller. Returns its task once Twilio has received a request after the creation."""
     step = asyncio.create_task(controller.step())
     while len(upstream.posts) < 2:
         await asyncio.sleep(0.01)

@@ -58,12 +58,12 @@ class Account:
         )
 
     async def active(self) -> list[UUID]:
-        """Returns the ids of the active credentials in the order to try them."""
+        """Returns the ids of the active credentials, in the order in which Callgate tries them."""
         ((_, credentials),) = await self.gateway.tenants.list_accounts(self.tenant.id)
         return [credential.id for credential in credentials]
 
     async def at_twilio(self, *, primary: str | None, secondary: str | None = None, **keys: str) -> None:
-        """Makes these the credentials that Twilio accepts."""
+        """Makes the simulator accept exactly these auth tokens, and these API keys by their sids."""
         accepted = {"auth_token": primary, "secondary_auth_token": secondary, "api_keys": keys}
         (await self.simulator.put(f"/accounts/{self.tenant.account_sid}", json=accepted)).raise_for_status()
 
@@ -71,7 +71,7 @@ class Account:
         (await self.simulator.post(f"/accounts/{self.tenant.account_sid}/promote")).raise_for_status()
 
     async def pass_time(self, minutes: int) -> None:
-        """Moves everything that was recorded into the past."""
+        """Moves all recorded times of the credentials `minutes` minutes into the past, as if this time had passed."""
         async with self.gateway.database.begin() as session:
             for statement in (
                 "UPDATE twilio_credential SET rejected_at = rejected_at - make_interval(mins => :minutes), "

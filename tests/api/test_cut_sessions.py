@@ -1,4 +1,4 @@
-"""Database sessions cut under load: no outcome is lost, no request gets a 500, and notifications resume."""
+"""If database sessions are cut under load, no outcome is lost, no request gets a 500, and notifications resume."""
 
 import asyncio
 import contextlib
@@ -58,7 +58,7 @@ async def test_cut_sessions_lose_no_outcome_and_answer_no_500(gateway: Gateway, 
 
 
 async def _records(gateway: Gateway, tenant: Tenant) -> dict[str, str | None]:
-    """Returns the sids of the tenant's calls that were dialled, by id."""
+    """Returns the sid of each call of the tenant, by the id of the call. Leaves out calls that were not started."""
     async with gateway.database.begin() as session:
         calls = await session.execute(
             text("SELECT id::text, sid FROM call WHERE tenant_id = :tenant AND execution <> 'not_started'"),

@@ -30,7 +30,7 @@ TIMEOUT_S = 30
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[EmbeddedPostgres]:
-    """A separate server for this module, which the tests stop and start."""
+    """A Postgres server for this module alone, because the tests stop and start it."""
     with tempfile.TemporaryDirectory(prefix="callgate-trouble-") as name:
         Path(name).chmod(0o755)
         with EmbeddedPostgres(Path(name)) as server:
@@ -45,7 +45,7 @@ async def fragile(postgres: EmbeddedPostgres) -> AsyncIterator[Gateway]:
 
 
 async def _settled(tenant: Tenant, call_id: str) -> str:
-    """Waits until the call can be read and is not pending, and returns its execution."""
+    """Waits until the call can be read and is not pending any more, and returns its `execution`."""
     async with asyncio.timeout(TIMEOUT_S):
         while True:
             response = await tenant.http.get(f"/v1/calls/{call_id}")
@@ -55,7 +55,7 @@ async def _settled(tenant: Tenant, call_id: str) -> str:
 
 
 async def _ready(gateway: Gateway) -> None:
-    """Waits until the gateway and the test's own pool are connected again."""
+    """Waits until the gateway and the test's own pool are connected to Postgres again."""
     async with asyncio.timeout(TIMEOUT_S), http_client(base_url=gateway.url) as http:
         await wait_until_ready(http)
         while True:
@@ -236,7 +236,7 @@ async def test_a_creation_cut_off_by_the_drain_timeout_is_never_reported_as_not_
 
 
 async def test_a_change_cut_off_by_the_drain_timeout_is_never_reported_as_not_made(database_url: str) -> None:
-    """Clients would repeat a 503, and a redirect that is carried out twice may dial twice."""
+    """Expects a 409 and not a 503: clients repeat a request after a 503, and a redirect that is made twice may dial twice."""
     async with running_upstream(created(), hang) as upstream:
         settings = settings_for(database_url, **PATIENT)
         async with httpx.AsyncClient(timeout=30) as http:
@@ -290,7 +290,10 @@ async def test_an_outcome_that_postgres_refuses_temporarily_is_committed_later(
 
 
 async def test_a_partition_attached_during_an_insert_makes_the_creation_retryable(database_url: str) -> None:
-    """Postgres refuses the row, because its partition no longer accepts it. The response is a 503, not a 500."""
+    """Covers an insert into the default partition, which Postgres refuses once a partition for this time is attached.
+
+    The response is a 503, not a 500.
+    """
     async with running_gateway(settings_for(database_url)) as gateway, running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         async with gateway.database.begin() as session:

@@ -1,4 +1,4 @@
-"""A key is never created with more than its creator has."""
+"""A new API key never gets more scopes than the one who creates it has."""
 
 import dataclasses
 from uuid import uuid4

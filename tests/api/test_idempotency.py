@@ -1,4 +1,4 @@
-"""Idempotency (ADR 4): a key belongs to one call for as long as its record is kept."""
+"""An idempotency key belongs to one call for as long as the record of the call is kept (ADR 4)."""
 
 import asyncio
 

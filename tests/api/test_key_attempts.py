@@ -1,4 +1,4 @@
-"""Wrong API keys are limited for each address. A valid key from the same address still works."""
+"""Each client address may send only a limited number of wrong API keys. A valid key from the same address still works."""
 
 from ipaddress import ip_network
 from typing import Any
@@ -25,7 +25,7 @@ class Clock:
 
 
 def wait_of(attempts: KeyAttempts, address: str = ADDRESS, key: bytes = b"wrong") -> int | None:
-    """Returns the Retry-After of the refusal; None if the key would be looked up."""
+    """Returns the seconds that a refused client has to wait; None if the key would be looked up in the database."""
     try:
         attempts.require_attempt_left(address, key)
     except TooManyAttempts as error:
@@ -106,7 +106,7 @@ def test_the_address_of_a_client(peer: str | None, forwarded: list[str], expecte
 
 
 async def refused(http: httpx.AsyncClient, method: str, path: str, **more: Any) -> httpx.Response:
-    """Sends wrong keys until the address has no attempt left, and returns the answer."""
+    """Sends wrong keys until the address has no attempt left, and returns the first answer that is not a 401."""
     for number in range(50):
         headers = {"Authorization": f"Bearer cgk_000000000000_{number}"} | more.pop("headers", {})
         response = await http.request(method, path, headers=headers, **more)

@@ -1,4 +1,4 @@
-"""No request is sent to Twilio after its time budget, even if the process was suspended meanwhile."""
+"""No request is sent to Twilio once the time budget of the creation is used up, even if the process was suspended."""
 
 import asyncio
 import signal
@@ -38,7 +38,7 @@ def patient_settings(database_url: str) -> Settings:
 
 @asynccontextmanager
 async def held_intents(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """Makes every insert of a call wait for this session's advisory lock."""
+    """Makes every insert of a call wait until the block ends. Yields the session that holds the lock."""
     connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
     try:
         await connection.execute(f"""
@@ -62,7 +62,7 @@ async def _until_held(connection: asyncpg.Connection) -> None:
 
 @asynccontextmanager
 async def serving(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Runs `callgate serve` as a separate process."""
+    """Runs `callgate serve` as a separate process. Yields its URL and the process."""
     port = free_port()
     settings = {f"CALLGATE_{name.upper()}": str(value) for name, value in TIMES.items()}
     settings |= {"CALLGATE_DATABASE_URL": database_url.replace("+asyncpg", ""), "CALLGATE_SECRET_KEYS": SECRET_KEY}

@@ -1,4 +1,4 @@
-"""A replica that disappears during a transaction leaves a lock. Only requests for that row wait, for seconds."""
+"""A replica that disappears during a transaction leaves a locked row. Only requests for this row wait, for some seconds."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 @asynccontextmanager
 async def _silent_session(database_url: str, statement: str, *arguments: object) -> AsyncIterator[None]:
-    """A session like Callgate's own that has executed the statement and then sends nothing."""
+    """Opens a session with Callgate's settings, executes the statement in a transaction, and then sends nothing more."""
     connection = await Connector(database_url, SESSION_SETTINGS, statement_timeout_s=15).connect()
     try:
         await connection.transaction().start()
@@ -38,7 +38,7 @@ async def _silent_session(database_url: str, statement: str, *arguments: object)
 
 
 async def _pending(tenant: Tenant, upstream: Upstream, key: str | None = None) -> tuple[asyncio.Task[int], str]:
-    """Returns a creation that waits for Twilio, and the id of its record."""
+    """Starts a creation. Returns its task once Twilio has received the POST, and the id of the call's record."""
 
     async def create() -> int:
         return (await tenant.create(key)).status_code

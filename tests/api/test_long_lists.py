@@ -91,7 +91,7 @@ async def test_many_events_of_a_call_are_complete_and_in_order(gateway: Gateway,
 
 @pytest.mark.parametrize("path", ["Twilio's", "/v1/calls?limit=200"])
 async def test_a_long_list_does_not_block_the_event_loop(tenant: Tenant, path: str) -> None:
-    """Measures CPU time of this thread, which also runs the gateway, so other load on the machine does not count."""
+    """Measures the CPU time of this thread, which also runs the gateway. So other load on the machine does not count."""
     path = _twilios(tenant, "PageSize=1000") if path == "Twilio's" else path
     longest = 0.0
 

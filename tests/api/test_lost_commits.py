@@ -1,4 +1,4 @@
-"""Acknowledged commits survive a crash, and an outcome is kept if Postgres has lost its record."""
+"""A commit that Postgres has acknowledged survives a crash. An outcome is kept even if Postgres has lost the call's record."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ def crashable_postgres() -> Iterator[EmbeddedPostgres]:
 
 
 def _crash(postgres: EmbeddedPostgres) -> None:
-    """Kills all processes of Postgres, as a power cut would, and starts it again. It recovers from its log."""
+    """Kills all processes of Postgres, as a power cut would. Then starts Postgres, which recovers from its write-ahead log."""
     assert postgres._server is not None
     children = Path(f"/proc/{postgres._server.pid}/task/{postgres._server.pid}/children").read_text().split()
     for pid in (postgres._server.pid, *map(int, children)):
@@ -47,7 +47,7 @@ def _crash(postgres: EmbeddedPostgres) -> None:
 
 
 async def _dialling(tenant: Tenant, upstream: Upstream, key: str) -> tuple[asyncio.Task[int], str]:
-    """Returns a creation that waits for Twilio, and the id of its record."""
+    """Starts a creation. Returns its task once Twilio has received the POST, and the id of the call's record."""
 
     async def create() -> int:
         return (await tenant.create(key)).status_code

@@ -32,7 +32,10 @@ def unavailable(reason: str) -> dict[str, str]:
 
 
 async def becomes(url: str, status: int, expected: dict[str, str]) -> None:
-    """Waits until /readyz answers so. On a busy machine even a healthy Postgres can exceed its timeout."""
+    """Waits until /readyz answers with this status and these members.
+
+    One answer is not enough, because on a busy machine even a healthy Postgres can exceed its timeout.
+    """
     async with http_client(base_url=url) as http, asyncio.timeout(60):
         while True:
             answer = await http.get("/readyz")
@@ -132,7 +135,7 @@ async def test_a_role_without_permissions_is_reported_apart_from_a_missing_schem
 
 @asynccontextmanager
 async def _role(database_url: str, name: str) -> AsyncIterator[str]:
-    """Creates a role without permissions and returns its database URL."""
+    """Creates a database role without permissions and yields the URL with this role. Drops the role at the end."""
     connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
     await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'planted'")
     try:

@@ -1,4 +1,4 @@
-"""Records and lists show what was stored."""
+"""The record of a call and the lists of calls show what was stored."""
 
 import asyncio
 from collections.abc import AsyncIterator

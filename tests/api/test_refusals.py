@@ -199,7 +199,7 @@ async def test_unknown_paths_and_methods_get_a_problem(tenant: Tenant) -> None:
 
 
 async def test_a_path_that_ends_in_a_line_break_is_not_found(tenant: Tenant, upstream: Upstream) -> None:
-    """The router's `$` would match it, but checks that compare the path would not take it for a creation."""
+    """Expects a 404. The router's `$` would match the path, but other checks would not see that it is a creation."""
     form = {"To": BASIC["to"], "From": BASIC["from"], "Url": BASIC["url"]}
     for response in (
         await tenant.http.post("/v1/calls%0A", json=BASIC),

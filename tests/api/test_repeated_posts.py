@@ -1,4 +1,4 @@
-"""A POST that Twilio refused is repeated only while the record still waits for it, and only if the record can be read."""
+"""Callgate repeats a POST that Twilio refused only if it can read the call's record and the record is still pending."""
 
 import asyncio
 import tempfile
@@ -17,7 +17,7 @@ TIMEOUT_S = 60
 
 
 def after(meanwhile: Callable[[], Awaitable[None]], then: Behaviour) -> Behaviour:
-    """Runs `meanwhile`, then behaves like `then`."""
+    """Returns a behaviour of the stand-in for Twilio: it runs `meanwhile`, and then behaves like `then`."""
 
     async def behave(upstream, reader, writer) -> None:  # type: ignore[no-untyped-def]
         await meanwhile()
@@ -28,7 +28,7 @@ def after(meanwhile: Callable[[], Awaitable[None]], then: Behaviour) -> Behaviou
 
 @pytest.mark.parametrize(("status", "code"), [(429, 20429), (401, 20003)])
 async def test_a_call_that_a_callback_has_settled_is_not_sent_again(database_url: str, status: int, code: int) -> None:
-    """Twilio, or a proxy in between, refused the request although it had been processed."""
+    """Covers a request that Twilio, or a proxy in between, refused although Twilio had created the call."""
     sid = f"CA{status:032x}"
     settings = settings_for(database_url, public_url=PUBLIC_URL, twilio_read_timeout=20, request_budget=90)
 

@@ -1,6 +1,6 @@
-"""Every route × every kind of key: what it answers.
+"""Checks what every route answers to every kind of API key.
 
-A new route needs a row: run the test, which prints the missing rows with what was answered, and check each cell.
+A new route needs a row in the table. Run the test: it prints the missing rows with the answers that it got. Check each cell.
 """
 
 import re
@@ -244,7 +244,7 @@ FORMS: dict[str, dict[str, str]] = {
 
 
 def expected() -> dict[str, list[str]]:
-    """Returns the cells of each route of the table."""
+    """Returns the cells of TABLE by route, which is a method and a path."""
     lines = [
         line.split()
         for line in TABLE.replace("{twilio}", TWILIO)
@@ -258,7 +258,7 @@ def expected() -> dict[str, list[str]]:
 
 @pytest.fixture
 async def keys(gateway: Gateway) -> AsyncIterator[tuple[Tenant, dict[str, str | None]]]:
-    """Yields a tenant at the simulator, and the key of each column."""
+    """Yields a tenant whose calls go to the simulator, and the API key of each column of TABLE."""
     async with served(create_simulator(SimulatorConfig(open_mode=True))) as simulator_url:
         own, other = await gateway.add_tenant(simulator_url), await gateway.add_tenant(simulator_url)
 
@@ -280,7 +280,10 @@ def routes_of(gateway: Gateway) -> list[str]:
 
 
 async def answered(http: httpx.AsyncClient, name: str, tenant: Tenant, key: str | None) -> str:
-    """Sends a request to a route, about a new call of the tenant where it is about a call, and returns the table's cell."""
+    """Sends a request with the key to the route `name`, and returns the cell that describes the answer.
+
+    If the route is about a call, first creates a call of the tenant for it.
+    """
     method, path = name.split(" ")
     call = (await tenant.create()).raise_for_status().json() if "sid}" in path else {"id": "", "sid": ""}
     named = PATH_PARAMETERS | {
@@ -303,7 +306,7 @@ def bearer(key: str | None) -> dict[str, str]:
 
 
 async def console_headers(http: httpx.AsyncClient, key: str | None) -> dict[str, str]:
-    """Returns the headers of a browser with a session of this key."""
+    """Logs in to the console with the key. Returns the headers that a browser sends in this session."""
     headers = {"Origin": str(http.base_url).rstrip("/")}
     if key is None:
         return headers

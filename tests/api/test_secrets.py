@@ -52,14 +52,14 @@ REQUEST = {
 
 @dataclass
 class InstrumentedGateway:
-    """A gateway with its log at debug level and its spans."""
+    """A gateway whose log (at debug level) and trace spans a test can read."""
 
     gateway: Gateway
     log: io.StringIO
     spans: InMemorySpanExporter
 
     def lines(self) -> list[dict[str, Any]]:
-        """Returns the log lines of requests."""
+        """Returns the lines of the log that describe a request."""
         lines = [json.loads(line) for line in self.log.getvalue().splitlines()]
         return [line for line in lines if line["event"] == "request"]
 
@@ -154,7 +154,7 @@ def _spelled(secret: str) -> list[str]:
 
 
 def echoing(status: int, document: Callable[[str], Any], **headers: str) -> Behaviour:
-    """Responds with all secrets of the request, in every encoding."""
+    """Returns a behaviour of the stand-in for Twilio: it answers with all secrets of the request, in several encodings."""
 
     async def behave(upstream: Upstream, *streams: Any) -> None:
         request = upstream.received[-1]

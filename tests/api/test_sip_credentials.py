@@ -1,4 +1,4 @@
-"""A creation names a stored SIP credential, and Twilio gets its user name and password."""
+"""A request to create a call names a stored SIP credential. Twilio gets the user name and password of the credential."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Stray responses on idle connections never place a call twice or hide one that was placed."""
+"""A response that belongs to no request never makes Callgate place a call twice or hide a call that was placed."""
 
 import asyncio
 import random
@@ -14,7 +14,10 @@ CREATIONS, AT_ONCE = 200, 24
 
 
 def created_and_stray(stray: Behaviour) -> Behaviour:
-    """Creates a call. A third of the responses are followed by a stray one within 10 ms."""
+    """Returns a behaviour of the stand-in for Twilio: it creates a call.
+
+    After a third of its responses it sends `stray`, a response that belongs to no request, within 10 ms.
+    """
     chance = random.Random(14)  # noqa: S311 - the same in every run
 
     async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,7 @@
-"""Twilio queues calls that are placed faster than their account may dial: it is counted, and logged once a minute."""
+"""Callgate counts the calls that Twilio puts into its queue because the account's rate is exceeded, and logs a warning.
+
+The warning is logged at most once a minute for each account.
+"""
 
 import io
 import json
@@ -66,7 +69,7 @@ async def test_an_account_pauses_while_twilio_queues_its_calls(database_url: str
 
 
 class Watch:
-    """A watch with a clock that stands still until the test moves it."""
+    """A TwilioQueueWatch whose clock stands still until the test moves it."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -86,7 +86,7 @@ async def test_any_resource_that_twilio_returns_is_stored_and_shown(gateway: Gat
 
 @asynccontextmanager
 async def refusing(database_url: str, table: str) -> AsyncIterator[None]:
-    """Makes every update of the table fail with an unexpected error."""
+    """Makes every update of the table fail with an unexpected error, until the block ends."""
     connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
     try:
         await connection.execute(f"""

@@ -1,4 +1,4 @@
-"""A 503 that says "repeat with the same key" stays true, whatever Postgres does with the intent later."""
+"""A 503 that says "repeat with the same key" stays true, even if Postgres commits the call's record after the response."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -136,7 +136,7 @@ async def test_a_reopening_with_an_unknown_commit_leaves_its_key_usable(database
 
 
 async def test_a_reopening_with_an_unknown_commit_does_not_withdraw_the_next_attempt(database_url: str) -> None:
-    """Both requests make the second attempt of the key. Only the one that was committed counts."""
+    """Covers two requests that both make the second attempt with the same key. Only the committed attempt counts."""
     async with (
         running_upstream(error(401, 20003), created_after_release()) as upstream,
         gateway_behind_proxy(database_url, **PATIENT) as (gateway, proxy),
@@ -160,7 +160,7 @@ async def test_a_reopening_with_an_unknown_commit_does_not_withdraw_the_next_att
 
 @asynccontextmanager
 async def _read_only(database_url: str) -> AsyncIterator[None]:
-    """Makes the database read-only, like a standby after a fail-over: reads succeed, writes are refused."""
+    """Makes the database read-only until the block ends, like a standby after a failover: reads succeed, writes are refused."""
     connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
     name = make_url(database_url).database
     cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
@@ -176,7 +176,7 @@ async def _read_only(database_url: str) -> AsyncIterator[None]:
 
 
 async def _until_refused(tenant: Tenant) -> None:
-    """Waits until the gateway uses a new session, which is read-only."""
+    """Waits until a creation gets a 503, because the gateway uses a new session, which is read-only."""
     async with asyncio.timeout(TIMEOUT_S):
         while (await tenant.create()).status_code != 503:
             await asyncio.sleep(0.05)
@@ -232,7 +232,7 @@ async def test_outcomes_that_wait_for_postgres_are_retried_together_with_growing
 
 @pytest.mark.parametrize("is_dialled", [False, True])
 async def test_a_scheduled_intent_with_an_unknown_commit_rings_at_most_once(database_url: str, is_dialled: bool) -> None:
-    """Ends the call, unless a worker has the right to dial before: then the worker dials it, and its record is kept."""
+    """Expects the call to be given up, unless a worker is already dialling it. Then the call goes on and its record is kept."""
     async with (
         running_upstream(created_after_release()) as upstream,
         gateway_behind_proxy(database_url) as (gateway, proxy),

@@ -1,4 +1,4 @@
-"""`callgate apply` as a process with a real Postgres: what it changes, what it leaves, and that it is all or nothing."""
+"""`callgate apply` with a real Postgres: what it changes, what it leaves alone, and that a failure changes nothing."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ KEY, OTHER_KEY = "SK" + "1" * 32, "SK" + "2" * 32
 
 
 class Installation:
-    """A database, and the variables of the commands that use it."""
+    """A database, and the environment variables of the commands that use it."""
 
     def __init__(self, url: str, tmp_path: Path) -> None:
         self.url = url
@@ -47,7 +47,7 @@ class Installation:
         return ended.returncode, ended.stdout, ended.stderr
 
     def apply(self, *tenants: dict[str, Any], dry_run: bool = False, **variables: str) -> list[str]:
-        """Applies tenants, without an error, and returns the changes in one line each."""
+        """Applies a file with these tenants, which must succeed. Returns the changes that were printed, one line for each."""
         options = ["--dry-run"] if dry_run else []
         code, output, errors = self.run("apply", "-f", self.write(*tenants), *options, **variables)
         *changes, summary = output.splitlines()
@@ -69,7 +69,7 @@ class Installation:
             await connection.close()
 
     async def contents(self) -> str:
-        """Returns every row of every table."""
+        """Returns all rows of all tables as text."""
         async with self.connected() as connection:
             tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
             rows = [row for (table,) in tables for row in await connection.fetch(f'SELECT t::text FROM "{table}" t')]  # noqa: S608
@@ -392,7 +392,7 @@ def test_secrets_from_files_and_the_declaration_from_standard_input(installed: I
 
 
 async def test_a_failure_half_way_changes_nothing(installed: Installation) -> None:
-    """The database refuses the second tenant, after the first one and its credential have been written."""
+    """Covers a failure after the first tenant and its credential were written: the database refuses the second tenant."""
     async with installed.connected() as connection:
         await connection.execute("""
             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE insufficient_privilege; END $$;
@@ -409,7 +409,7 @@ async def test_a_failure_half_way_changes_nothing(installed: Installation) -> No
 
 
 async def test_two_at_once_wait_for_each_other(installed: Installation) -> None:
-    """The first one holds the lock while it waits for a row that this test has locked."""
+    """Covers two commands: the first holds the lock of `callgate apply` and waits for a row that this test has locked."""
     installed.apply(shop())
     path = installed.write(shop(suspended=True, accounts=[account(TOKEN)]))
 
@@ -430,7 +430,7 @@ async def test_two_at_once_wait_for_each_other(installed: Installation) -> None:
 
 
 async def test_planted_secrets_appear_nowhere(installed: Installation) -> None:
-    """Looks in output, errors, audit events and columns, after a file was applied, compared and refused."""
+    """Searches output, audit events and columns for secrets, after a file was applied, compared and refused."""
     secrets = {
         "TOKEN": "pl4nted-t0ken",
         "OTHER_TOKEN": "pl4nted-0ther",

@@ -1,4 +1,4 @@
-"""Every error in a file names the file, the line and the member, in one line, and shows nothing of a value."""
+"""Every error in a file is reported in one line that names the file, the line and the member, and shows no value."""
 
 import json
 import re
@@ -30,7 +30,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 
 class Refused(NamedTuple):
-    """A file, the line and the member that the error names, and how its text begins."""
+    """A file that is refused, the line and the member that the error names, and the beginning of the error's text."""
 
     file: str
     line: int
@@ -39,12 +39,12 @@ class Refused(NamedTuple):
 
 
 def tenant(*lines: str) -> str:
-    """Returns a file with one tenant, whose further members begin in line 3."""
+    """Returns a file with one tenant. `lines` are its members from line 3 on."""
     return "\n".join(["tenants:", "  - id: shop", *(f"    {line}" for line in lines)]) + "\n"
 
 
 def account(*lines: str) -> str:
-    """Returns a file with one account, whose further members begin in line 5."""
+    """Returns a file with one tenant and one account. `lines` are the account's members from line 5 on."""
     return tenant("accounts:", f"  - account_sid: {SID}", *(f"    {line}" for line in lines))
 
 
@@ -281,7 +281,7 @@ def test_all_errors_are_shown_at_once(tmp_path: Path) -> None:
 
 
 def test_failures_before_the_file_is_read_have_exit_code_1(tmp_path: Path) -> None:
-    """Exit code 2 of a dry run means a difference."""
+    """Expects exit code 1, because exit code 2 of a dry run means that there are differences."""
     bare = environment(tmp_path)
     configured = bare | {
         "CALLGATE_DATABASE_URL": refused_url().replace("http", "postgresql"),
@@ -320,7 +320,7 @@ def test_the_schema_is_valid_shipped_and_accepts_the_example(tmp_path: Path) -> 
     "refused", [one for one in TYPES + ACCOUNTS + REMOVALS if "twice" not in one.text], ids=lambda one: one.text[:40]
 )
 def test_the_schema_refuses_what_the_command_refuses(refused: Refused) -> None:
-    """Except what a schema cannot see: secrets, the rules for URLs and hours, and a credential that is declared and revoked."""
+    """Leaves out what a schema cannot check: secrets, rules for URLs and hours, and a credential both declared and revoked."""
     validator = jsonschema.Draft202012Validator(json_schema())
     document: Any = yaml.safe_load(refused.file)
     assert validator.is_valid(document) is refused.text.startswith(UNSEEN)

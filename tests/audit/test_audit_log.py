@@ -1,4 +1,4 @@
-"""Every change of the administration is recorded in its transaction: who, what and which members, but no value."""
+"""Every administrative change is recorded in its own transaction: who made it and which members changed, but no values."""
 
 import asyncio
 from dataclasses import replace
@@ -37,7 +37,7 @@ async def events_of(gateway: Gateway, tenant_id: str | None = None, **filters: A
 
 
 def summary(events: list[AuditRow]) -> list[tuple[str, str, list[str]]]:
-    """Returns the events in the order in which they happened."""
+    """Returns the action, the subject and the changed members of each event, the oldest first."""
     return [(event.action, event.subject, event.changed) for event in reversed(events)]
 
 

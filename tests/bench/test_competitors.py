@@ -1,4 +1,7 @@
-"""The services that Callgate is compared with commit the intent before, the outcome after, and one call for a key."""
+"""The services that Callgate is compared with commit the intent before the request to Twilio, and the outcome after it.
+
+They create only one call for an idempotency key.
+"""
 
 import asyncio
 import secrets

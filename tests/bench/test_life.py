@@ -1,4 +1,4 @@
-"""The competitor of bench/life.py carries a call from its creation to its price, and the bench counts right."""
+"""The competing service of bench/life.py follows a call from its creation to its price, and the bench counts correctly."""
 
 import asyncio
 import secrets
@@ -66,7 +66,7 @@ async def test_the_competitor_delivers_and_prices_a_call(
 
 @asynccontextmanager
 async def competitor(monkeypatch: pytest.MonkeyPatch, *, callbacks: bool) -> AsyncIterator[str]:
-    """Runs it on a known port, because its public URL is a setting."""
+    """Runs the competing service on a port that is chosen before, because its public URL is a setting. Yields its URL."""
     port = free_port()
     monkeypatch.setenv("BENCH_PUBLIC_URL", f"http://127.0.0.1:{port}" if callbacks else "")
     async with served(life.create_app(), port=port) as url:

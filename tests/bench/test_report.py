@@ -1,4 +1,4 @@
-"""What the benches write into docs/performance.md, and the charts beside it."""
+"""What the benches write into docs/performance.md, and the charts beside this page."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def run(service: str, rate: float, *, callbacks: bool, **cpu_s: float) -> Run:
-    """Returns a run with one finished call, so that its CPU seconds are those of a call."""
+    """Returns a run with one call that has ended. So the CPU seconds of the run are those of one call."""
     events = {} if callbacks is False else {"CA1": dict.fromkeys(("initiated", "ringing", "in-progress", "completed"), 1.0)}
     return Run(service, rate, callbacks, 1, placed={"CA1": 0.0}, priced={"CA1": 1.0}, delivered=events, cpu_s=cpu_s)
 
@@ -29,7 +29,7 @@ RUNS = [
 
 
 def lengths(svg: str) -> list[tuple[str | None, float]]:
-    """Returns class and width of each part of a bar."""
+    """Returns the CSS class and the width of each part of each bar in a chart."""
     rectangles = ElementTree.fromstring(svg).findall(f"{SVG}rect")  # noqa: S314 - our own
     return [(each.get("class"), float(each.get("width", ""))) for each in rectangles if each.get("height") != "12"]
 

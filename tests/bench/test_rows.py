@@ -1,4 +1,4 @@
-"""The statements of bench/rows.py on a hundred thousand calls: none reads many more rows than it returns."""
+"""No statement of bench/rows.py reads many more rows than it returns, in a database of a hundred thousand calls."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -26,7 +26,10 @@ LOOKED_AT = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables W
 
 @pytest.fixture(scope="module")
 async def database(database_url: str) -> AsyncIterator[Database]:
-    """The largest tenant has no call in the later half, so a statement that scans back for its last call is found."""
+    """A database whose largest tenant has no call in the newer half.
+
+    So a statement is found that reads all newer calls of other tenants before it reaches this tenant's last call.
+    """
     await asyncio.to_thread(load, database_url.replace("+asyncpg", ""), ROWS, recent=1000)
     database = Database(database_url, pool_size=1)
     async with database.begin() as session:
@@ -40,7 +43,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="module")
 async def drawn(database: Database) -> Sequence[Call]:
-    """Returns a call of the largest tenant and one of another."""
+    """Returns a call of the largest tenant and a call of another tenant."""
     async with database.begin() as session:
         return await draw_calls(session, ROWS, 2)
 

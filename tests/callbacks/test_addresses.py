@@ -1,4 +1,4 @@
-"""URLs and addresses to which deliveries may go, with and without the operator's permission."""
+"""The URLs and IP addresses to which deliveries may go, with and without the operator's permission."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 

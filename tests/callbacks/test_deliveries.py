@@ -1,4 +1,4 @@
-"""Deliveries to tenants: each requested event, signed, in order, retried, and without delay by other tenants."""
+"""Each requested event is delivered to its tenant: signed, in order, with retries, and not delayed by other tenants."""
 
 import asyncio
 import json
@@ -73,7 +73,7 @@ async def deliverer(gateway: Gateway, signing: DeliverySigning) -> AsyncIterator
 
 @dataclass
 class LiveCall:
-    """A started call of its own tenant."""
+    """A call that has started, with its tenant and the stand-in for Twilio that created it."""
 
     gateway: Gateway
     tenant: Tenant
@@ -108,7 +108,7 @@ async def _start(gateway: Gateway, twilio: Upstream, tenant: Tenant | None = Non
 
 
 async def _make_all_due(gateway: Gateway) -> None:
-    """Makes all pending deliveries due, as if their waits had passed."""
+    """Makes all pending deliveries due now, as if the waits before their next attempts had passed."""
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE delivery SET next_attempt_at = now() WHERE state = 'pending'"))
 
@@ -355,7 +355,7 @@ async def _claim(gateway: Gateway, *, ended: Sequence[UUID] = ()) -> list[Claime
 
 
 async def _hold(session: Any, event: str) -> None:
-    """Holds the event, like a claim that still sees an earlier event as pending."""
+    """Postpones the delivery of the event, as a claim does that sees an earlier event of the call still pending."""
     held = "UPDATE delivery SET held = true, next_attempt_at = now() + interval '30 s' WHERE event = :event"
     await session.execute(text(held), {"event": event})
 
@@ -428,7 +428,7 @@ async def test_a_worker_sends_a_later_event_before_it_has_recorded_the_earlier_o
 
 
 async def test_the_commits_after_a_claim_and_its_result_are_flushed(gateway: Gateway, twilio: Upstream) -> None:
-    """Claims and results turn `synchronous_commit` off for their own transaction only."""
+    """Shows that claims and results turn `synchronous_commit` off for their own transaction only."""
     live = await _start(gateway, twilio, status_callback="http://127.0.0.1:9/", status_callback_event=ALL)
     await live.send_callbacks(PROGRESS[0])
     database = Database(gateway.settings.require_database_url(), pool_size=1)
@@ -581,7 +581,7 @@ async def test_a_receiver_that_hangs_or_is_dead_does_not_delay_other_tenants(
 
 
 class _DatabaseThatWaits(Database):
-    """Before it runs a claim, waits until the attempts of `deliverer` have ended."""
+    """A database that waits before each claim until all running attempts of `deliverer` have ended."""
 
     deliverer: Deliverer
 

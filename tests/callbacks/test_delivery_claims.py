@@ -1,4 +1,4 @@
-"""The claim of deliveries reads few rows, whatever Postgres knew about the table when it planned the statement."""
+"""Claiming the next deliveries reads few rows, even if Postgres planned the statement before it had statistics of the table."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -23,7 +23,7 @@ ENTRIES_READ = """
 
 
 async def test_a_claim_that_was_planned_for_an_empty_table_reads_no_delivered_rows(database_url: str) -> None:
-    """Shows the start of a month, when the plan for the new partition was made without statistics."""
+    """Covers the start of a month, when Postgres has made the plan for the new, empty partition without statistics."""
     months = MonthRange.around(datetime.now(UTC) - timedelta(days=1), datetime.now(UTC))
     database = Database(database_url, pool_size=1)
 

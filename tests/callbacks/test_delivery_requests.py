@@ -1,4 +1,4 @@
-"""Deliveries pass the checks of the unmodified libraries that tenants use."""
+"""Deliveries pass the signature checks of the unmodified libraries that tenants use."""
 
 import json
 from dataclasses import replace
@@ -73,9 +73,9 @@ def test_a_get_has_twilios_fields_in_its_query_behind_the_tenants_own() -> None:
 
 
 def test_twilios_published_vectors_get_their_signatures() -> None:
-    """The vectors are from twilio-python, tests/unit/test_request_validator.py.
+    """Compares with the signatures in twilio-python, tests/unit/test_request_validator.py.
 
-    An https URL's port does not change the signature.
+    The port of an https URL does not change the signature.
     """
     fields = {"CallSid": "CA1234567890ABCDE", "Digits": "1234", "From": "+14158675309", "To": "+18005551212"}
     fields["Caller"] = "+14158675309"

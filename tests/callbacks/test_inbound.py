@@ -1,4 +1,4 @@
-"""Twilio's callbacks: only genuine ones, each once, in any order and by any replica."""
+"""Callgate accepts only genuine callbacks of Twilio, and applies each only once, in any order and in any replica."""
 
 import asyncio
 import itertools
@@ -34,7 +34,7 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 @dataclass
 class LiveCall:
-    """A started call of its own tenant."""
+    """A call that has started, with its tenant."""
 
     gateway: Gateway
     tenant: Tenant

@@ -1,4 +1,4 @@
-"""Status callbacks to internal names: allowed if Callgate sends them, refused if Twilio does."""
+"""Status callbacks may go to internal host names if Callgate sends them, but not if Twilio sends them."""
 
 from collections.abc import AsyncIterator
 
@@ -15,7 +15,7 @@ FORM = {"To": "sip:kate@example.com", "From": "Jack", "Twiml": "<Response/>"}
 
 @pytest.fixture(scope="module")
 async def delivering_gateway(database_url: str) -> AsyncIterator[Gateway]:
-    """A gateway that gets Twilio's callbacks and delivers to internal names."""
+    """A gateway that receives Twilio's callbacks itself and may deliver to internal host names."""
     async with running_gateway(settings_for(database_url, public_url=PUBLIC_URL, delivery_allow="my_app,hooks")) as running:
         yield running
 
@@ -45,7 +45,7 @@ async def test_callgate_delivers_to_internal_names(delivering_gateway: Gateway, 
 
 
 async def test_urls_for_twilio_must_not_have_an_underscore(gateway: Gateway, delivering_gateway: Gateway) -> None:
-    """Twilio sends callbacks itself without a public URL, and always those of recordings and machine detection."""
+    """Covers the callbacks that Twilio sends itself: all if there is no public URL, else those of recordings and AMD."""
     url = "http://my_app:3000/hook"
     async with running_upstream(created()) as upstream:
         plain, tenant = await gateway.add_tenant(upstream.url), await delivering_gateway.add_tenant(upstream.url)

@@ -1,4 +1,4 @@
-"""The sender over real sockets: the addresses that it dials, its checks of TLS and answers, and its timeouts."""
+"""The sender of deliveries over real sockets: the addresses that it dials, its checks of TLS and answers, and its timeouts."""
 
 import asyncio
 import ssl
@@ -29,7 +29,7 @@ class Receiver:
     port: int = 0
     requests: list[bytes] = field(default_factory=list)
     dialled: list[str] = field(default_factory=list)
-    """The local addresses of the connections."""
+    """The IP address that the sender dialled, for each connection."""
     open: int = 0
     max_open: int = 0
 
@@ -89,7 +89,7 @@ async def send(sender: Sender, url: str, body: bytes = b"a=b") -> SendResult:
 
 
 class FakeResolver:
-    """A resolver that returns its answers one after another, and the last one for ever."""
+    """A resolver of host names that returns the given answers one after another, and the last answer again and again."""
 
     def __init__(self, *answers: Sequence[str] | OSError) -> None:
         self.answers = list(answers)
@@ -118,7 +118,7 @@ async def test_the_request_arrives_as_it_was_signed() -> None:
 
 
 async def test_only_the_checked_address_is_dialled_even_if_the_name_resolves_differently_later() -> None:
-    """A second lookup would return the address of another listener on the same port."""
+    """Covers DNS rebinding: a second lookup would return the address of another listener on the same port."""
     allowed = AllowList.parse("127.0.0.2/32")
     async with (
         receiving(reply("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"), host="127.0.0.2") as allowed_receiver,
@@ -169,7 +169,7 @@ async def test_an_allowed_suffix_permits_loopback_only_for_its_names() -> None:
     ],
 )
 async def test_an_invalid_url_is_refused_again_without_a_lookup_or_connection(url: str, error: str) -> None:
-    """Settings may have changed since the URL was accepted."""
+    """Checks the URL again, because the settings may have changed since the URL was accepted."""
     names = FakeResolver(["127.0.0.1"])
     async with receiving(NO_CONTENT) as receiver, Sender(AllowList(), resolve=names) as sender:
         assert await send(sender, url.format(port=receiver.port)) == SendResult(None, error)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The event `settled` says how a creation ended, once for each call, in whatever way it is settled."""
+"""The event `settled` tells a tenant how the creation of a call ended, once for each call, however Callgate has learned it."""
 
 import asyncio
 import json
@@ -70,7 +70,10 @@ async def _deliveries(tenant: Tenant, call_id: str) -> list[dict[str, Any]]:
 
 
 async def _reported(tenant: Tenant, call_id: str) -> list[tuple[str, str | None, str | None]]:
-    """Returns the deliveries in order: event, execution, and its `settled_by` or the reason why it was not started."""
+    """Returns event, execution and cause of each delivery of the call, in order.
+
+    The cause is the problem that prevented the call, else how Callgate has learned the outcome (`settled_by`).
+    """
     fields = [(each["event"], each["fields"]) for each in await _deliveries(tenant, call_id)]
     return [
         (event, given.get("CallgateExecution"), given.get("CallgateProblem", given.get("CallgateSettledBy")))
@@ -92,7 +95,7 @@ async def _search(gateway: Gateway, resolver: Resolver, call_id: str) -> None:
 
 
 async def _deliver(gateway: Gateway, tenant: Tenant) -> None:
-    """Delivers everything that waits for this tenant."""
+    """Sends all deliveries that wait for this tenant. Deletes those of other tenants before."""
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM delivery WHERE tenant_id <> :id"), {"id": tenant.id})
     signing = DeliverySigning(gateway.database, Keyring(gateway.settings.require_secret_keys()))
@@ -236,7 +239,7 @@ async def dialer(gateway: Gateway) -> AsyncIterator[Dialer]:
 
 
 async def _dial(gateway: Gateway, dialer: Dialer, tenant: Tenant, *, change: str = "due_at = now()") -> None:
-    """Changes the tenant's rights to dial, and dials what is due."""
+    """Changes the tenant's scheduled calls (by default makes them due now), and dials those that are due."""
     async with gateway.database.begin() as session:
         await session.execute(text(f"UPDATE scheduled_dial SET {change} WHERE tenant_id = :id"), {"id": tenant.id})  # noqa: S608
     while await dialer.step():

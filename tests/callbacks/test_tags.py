@@ -1,4 +1,4 @@
-"""Forged callbacks are cheap: the form of the signature and Callgate's tag are checked before any query."""
+"""A forged callback costs no query: Callgate first checks the format of the signature and its own tag in the URL."""
 
 import asyncio
 import base64
@@ -26,7 +26,7 @@ from tests.support.upstream import Upstream, created, running_upstream
 FOREIGN = Keyring([os.urandom(32)])
 OTHER_CALL = UUID("01a20722-82cb-7520-b5df-0e45ebf88f42")
 SIGNED = "RSOYDt4T1cUTdK1PDd93/VVr8B8="
-"""A signature of the right form, made with an unknown token."""
+"""A signature in the right format that was made with an unknown auth token."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 @dataclass
 class LiveCall:
-    """A started call, and the path that Twilio was given for its callbacks."""
+    """A call that has started, and the path of the URL that Twilio got for the call's callbacks."""
 
     tenant: Tenant
     id: str
@@ -53,7 +53,7 @@ class LiveCall:
     async def send_fully(
         self, url: str, *, path: str | None = None, token: str | None = None, signature: str | None = None
     ) -> httpx.Response:
-        """Sends a callback to the gateway at `url`, signed like Twilio unless `token` or `signature` is given."""
+        """Sends a callback to the gateway at `url`. Signs it like Twilio, or with `token`, or sends `signature` instead."""
         path = path or self.path
         fields = {"CallSid": "CA" + "1" * 32, "AccountSid": self.tenant.account_sid, "CallStatus": "ringing"}
         validator = RequestValidator(token or self.tenant.auth_token)
@@ -76,7 +76,7 @@ async def live(gateway: Gateway) -> AsyncIterator[LiveCall]:
 
 @asynccontextmanager
 async def _tables_locked(gateway: Gateway) -> AsyncIterator[None]:
-    """Locks the tables: a query for a call, an account or an upgrade waits until the end of the block."""
+    """Locks the tables of calls, accounts, credentials and upgrades: queries on them wait until the block ends."""
     async with gateway.database.begin() as session:
         await session.execute(text("LOCK TABLE call, twilio_account, twilio_credential, upgrade IN ACCESS EXCLUSIVE MODE"))
         yield
@@ -95,7 +95,10 @@ FORGERIES: dict[str, Callable[[LiveCall, Gateway], Awaitable[int]]] = {
 
 
 def _next_digit(digit: str) -> str:
-    """Returns the next base64 digit. As the last digit it differs only in an unused bit, which lenient decoders ignore."""
+    """Returns the base64 digit after `digit`.
+
+    As the last digit of a text, both differ only in an unused bit, which lenient decoders ignore.
+    """
     digits = string.ascii_uppercase + string.ascii_lowercase + string.digits
     return digits[digits.index(digit) + 1]
 
@@ -183,7 +186,7 @@ async def test_fields_of_the_url_are_stored_without_the_tag(gateway: Gateway, li
 async def test_a_url_without_a_tag_is_accepted_for_a_call_placed_around_the_upgrade(
     database_url: str, upgraded: timedelta | None, answered: int
 ) -> None:
-    """`upgraded` is how long before the call the upgrade happened."""
+    """Covers upgrades before and after the call: `upgraded` is the time from the upgrade to the call. None means no upgrade."""
     async with _upgraded_gateway(database_url, upgraded) as gateway, running_upstream(created()) as upstream:
         live = await _place(await gateway.add_tenant(upstream.url), upstream)
         assert await live.send(gateway.url, path=live.bare_path, token="wrong") == 403
@@ -203,7 +206,7 @@ async def test_a_url_without_a_tag_is_refused_without_a_query_long_after_the_upg
 
 @asynccontextmanager
 async def _upgraded_gateway(database_url: str, ago: timedelta | None) -> AsyncIterator[Gateway]:
-    """Runs a gateway whose database was upgraded `ago`; None: it has never run the previous version."""
+    """Runs a gateway whose database was upgraded this long `ago`. None means that it never had the previous version."""
     async with running_gateway(settings_for(database_url, public_url=PUBLIC_URL)) as gateway:
         async with gateway.database.begin() as session:
             await session.execute(text("DELETE FROM upgrade"))

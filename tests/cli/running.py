@@ -22,7 +22,7 @@ DEADLINE_S = 90.0  # for actions that take a second or two on an idle machine
 
 
 def environment(state_dir: Path, **settings: str) -> dict[str, str]:
-    """Returns an environment with only the given settings, without those of the machine."""
+    """Returns the environment of this process with `settings` in place of all variables CALLGATE_… and TWILIO_…."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("CALLGATE_", "TWILIO_"))}
     return inherited | {"CALLGATE_STATE_DIR": str(state_dir)} | settings
 
@@ -30,7 +30,7 @@ def environment(state_dir: Path, **settings: str) -> dict[str, str]:
 def run(
     *arguments: str, environment: dict[str, str], standard_input: str = "", cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command that ends by itself."""
+    """Runs `callgate` with these arguments until it ends by itself. Returns its exit code and its output."""
     return subprocess.run(
         [CALLGATE, *arguments],
         env=environment,
@@ -44,7 +44,7 @@ def run(
 
 
 def failure(*arguments: str, environment: dict[str, str], standard_input: str = "") -> tuple[int, str]:
-    """Returns the exit code and the message of a failing command, which must print exactly one line, on standard error."""
+    """Runs a command that must print exactly one line, on standard error. Returns its exit code and this line."""
     finished = run(*arguments, environment=environment, standard_input=standard_input)
     assert finished.stdout == ""
     assert finished.stderr.count("\n") == 1, finished.stderr
@@ -52,7 +52,7 @@ def failure(*arguments: str, environment: dict[str, str], standard_input: str = 
 
 
 def wait_until(condition: Callable[[], bool], description: str) -> None:
-    """Waits for an effect of another process."""
+    """Waits until another process has made the condition true. Fails with `description` after DEADLINE_S seconds."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, f"timed out: {description}"
@@ -71,7 +71,7 @@ class Process:
         return self.file.read_text()
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        """Waits for the pattern in the output that the process has flushed, and returns the first match."""
+        """Waits until the output of the process matches the pattern, and returns the first match. Fails if the process ends."""
         wait_until(lambda: bool(re.search(pattern, self.output)) or self.popen.poll() is not None, pattern)
         found = re.search(pattern, self.output)
         assert found, f"ended with {self.popen.returncode} and without {pattern!r}:\n{self.output}"
@@ -114,7 +114,10 @@ def is_listening(port: int) -> bool:
 
 
 def assert_no_process_is_left(state_dir: Path, ports: list[int]) -> None:
-    """Checks that no port is in use and no process of Postgres runs. Each one holds the lock in the state folder."""
+    """Checks that no port is in use and that no process of Postgres runs.
+
+    Each process of Postgres holds a lock in the state folder.
+    """
     with (state_dir / "postgres.lock").open() as lock:
 
         def lock_is_free() -> bool:
@@ -136,7 +139,7 @@ def free_port() -> int:
 
 
 async def eventually(condition: Callable[[], bool], description: str) -> None:
-    """Waits like `wait_until`, without blocking this process's event loop."""
+    """Waits like `wait_until`, but without blocking the event loop of this process."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, f"timed out: {description}"

@@ -1,4 +1,4 @@
-"""`callgate console`: links, who is logged in, and how to end that."""
+"""`callgate console` makes links for logging in, lists who is logged in, and ends sessions."""
 
 import json
 from pathlib import Path

@@ -55,7 +55,7 @@ def _url(database_url: str, **changes: Any) -> str:
 
 
 def _run_all(tmp_path: Path, url: str, *commands: str) -> dict[str, tuple[int, str, str]]:
-    """Returns the exit code, standard output and standard error of each command."""
+    """Runs the commands in one process. Returns the exit code, standard output and standard error of each command."""
     finished = subprocess.run(
         [sys.executable, "-c", _RUN_ALL, *commands],
         env=environment(tmp_path, CALLGATE_DATABASE_URL=url, CALLGATE_SECRET_KEYS=SECRET_KEY),
@@ -108,7 +108,7 @@ async def test_a_missing_schema_is_reported_in_one_line(empty_database_url: str,
 
 @asynccontextmanager
 async def _role_without_rights(database_url: str) -> AsyncIterator[str]:
-    """Returns the URL for a role without any rights."""
+    """Creates a database role without any rights and yields the URL with this role. Drops the role at the end."""
     name = f"stranger_{make_url(database_url).database}"
     connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
     await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'planted'")

@@ -39,7 +39,7 @@ def default_port_in_use() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def demo(shared_state_dir: Path, default_port_in_use: None) -> Iterator[Process]:
-    """A demo that keeps running."""
+    """A `callgate demo` that keeps running."""
     with running("demo", environment=environment(shared_state_dir), file=shared_state_dir.parent / "output") as process:
         yield process
 
@@ -53,7 +53,7 @@ def once_state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def once(once_state_dir: Path, demo: Process) -> Iterator[Process]:
-    """A demo with --once that has ended. It starts after the other one, so that both calls run at the same time."""
+    """A `callgate demo --once` that has ended. It starts after `demo`, so that the calls of both run at the same time."""
     arguments = ("demo", "--once", "--port", "0")
     with running(*arguments, environment=environment(once_state_dir), file=once_state_dir.parent / "output") as process:
         process.popen.wait(DEADLINE_S)

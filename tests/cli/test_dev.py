@@ -48,7 +48,7 @@ def dev(shared_state_dir: Path) -> Iterator[Process]:
 
 @pytest.fixture
 def shell(dev: Process, shared_state_dir: Path) -> dict[str, str]:
-    """The environment of a shell in the same folder, without settings."""
+    """The environment of a shell that uses the same state folder and has no settings."""
     return environment(shared_state_dir)
 
 
@@ -60,7 +60,7 @@ def output_of(*arguments: str, shell: dict[str, str], standard_input: str = "") 
 
 
 def run_concurrently(*commands: Callable[[], Result]) -> list[Result]:
-    """Runs commands concurrently, because each takes more than a second."""
+    """Runs commands concurrently, because each takes more than a second. Returns their results in the same order."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         return list(pool.map(lambda command: command(), commands))
 
@@ -97,7 +97,7 @@ def test_a_tenant_created_by_commands_can_place_a_call(setup: Setup) -> None:
 
 
 def test_other_commands_use_the_settings_of_the_running_dev(setup: Setup, shell: dict[str, str]) -> None:
-    """The default settings would use the real Twilio and refuse a loopback address."""
+    """Fails with the default settings, which would use the real Twilio and refuse a loopback address."""
     findings, callbacks = run_concurrently(
         lambda: output_of("doctor", shell=shell),
         lambda: output_of("tenants", "callbacks", "support", "--url", "http://127.0.0.1:9/progress", shell=shell),
@@ -182,7 +182,7 @@ def test_a_revoked_key_is_refused_and_lists_show_no_key(setup: Setup, shell: dic
 
 
 def test_a_key_in_twilios_format_is_alone_on_standard_output_and_works(setup: Setup, shell: dict[str, str]) -> None:
-    """Clients with a rule for Twilio's auth tokens demand 32 lower-case hexadecimal digits."""
+    """Covers clients that accept only what looks like Twilio's auth tokens: 32 lower-case hexadecimal digits."""
     created = run("keys", "create", "support", "--format", "twilio", "--name", "apprise", environment=shell)
     assert re.fullmatch(r"[0-9a-f]{32}\n", created.stdout)
     key = created.stdout.strip()

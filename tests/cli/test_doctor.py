@@ -28,7 +28,7 @@ LISTED = answer(200, {"calls": [], "next_page_uri": None})
 
 
 async def examine_by_check(settings: Settings) -> dict[str, list[CheckResult]]:
-    """Returns the results by check."""
+    """Runs all checks of `callgate doctor`. Returns the results by the name of the check."""
     results: dict[str, list[CheckResult]] = {}
     for result in await run_checks(settings):
         assert result.do or result.state in ("ok", "not checked"), result
@@ -133,7 +133,7 @@ async def test_a_server_that_may_lose_commits_is_a_warning(tmp_path: Path) -> No
 
 
 async def test_a_server_that_does_not_flush_is_wrong(database_url: str) -> None:
-    """The test server is such a server."""
+    """Checks the Postgres server of the tests, which runs with fsync off. Skips the test if fsync is on."""
     database = Database(database_url, pool_size=1)
     flushes = (await database.server()).fsync
     await database.close()

@@ -1,4 +1,4 @@
-"""A command imports what it needs: an admin command runs beside the API, in the memory that the API leaves."""
+"""A command imports only what it needs. An admin command runs beside the API, in the memory that the API leaves free."""
 
 import json
 import subprocess
@@ -18,12 +18,12 @@ HEAVY = {"phonenumbers", "sqlalchemy", "structlog", "rich", "opentelemetry", "pr
 
 
 def loaded(*arguments: str, **settings: str) -> set[str]:
-    """The top-level modules that a command has imported by its end."""
+    """Returns the top-level modules that the command's process has imported when the command ends."""
     return ran(*arguments, **settings)[0]
 
 
 def ran(*arguments: str, **settings: str) -> tuple[set[str], int, str]:
-    """The top-level modules that a command has imported by its end, its exit code and its standard output."""
+    """Returns the top-level modules that a command has imported when it ends, its exit code and its standard output."""
     program = "import sys\nfrom app.__main__ import main\n"
     program += f"sys.argv[1:] = {list(arguments)!r}\ncode = 0\n"
     program += "try: main()\nexcept SystemExit as end: code = end.code or 0\nfinally: print('LOADED', code, *sys.modules)"
@@ -104,7 +104,7 @@ def test_encryption_keys_need_no_server(tmp_path: Path, database_url: str) -> No
 
 
 def imported_with(modules: str, tmp_path: Path) -> set[str]:
-    """The modules that a process has imported after it imported these."""
+    """Returns the names of all modules in a process that has imported `modules`."""
     command = [sys.executable, "-c", f"import sys, {modules}; print(*sys.modules)"]
     finished = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=True)
     return set(finished.stdout.split())

@@ -1,4 +1,4 @@
-"""`callgate keys` creates and lists keys with scopes, of tenants and of operators."""
+"""`callgate keys` creates and lists API keys with scopes, both for tenants and for operators."""
 
 import asyncio
 import json

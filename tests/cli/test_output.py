@@ -1,4 +1,4 @@
-"""Results of commands as text: what clients have named stays in its line."""
+"""Commands print results as text. A name that a client has chosen always stays in its own line."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`callgate accounts pace` sets, shows and removes the limits of an account, and `accounts list` shows them."""
+"""`callgate accounts pace` sets, shows and removes an account's limits of calls. `accounts list` shows the limits."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.support.gateway import SECRET_KEY, Gateway, Tenant
 
 
 class Commands:
-    """Runs commands on the account of one tenant."""
+    """Runs `callgate accounts pace` on the account of one tenant."""
 
     def __init__(self, tenant: Tenant, settings: dict[str, str]) -> None:
         self.tenant = tenant

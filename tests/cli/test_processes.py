@@ -27,7 +27,7 @@ from tests.support.upstream import Upstream, created_after_release, hang, refuse
 
 @contextmanager
 def serving(tmp_path: Path, database_url: str, **settings: str) -> Iterator[tuple[Process, str]]:
-    """Runs `callgate serve` and returns its URL. The caller waits until it responds."""
+    """Runs `callgate serve`, and yields the process and its URL once its startup is complete."""
     port = free_port()
     configured = environment(
         tmp_path / "state", CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY, **settings
@@ -38,7 +38,7 @@ def serving(tmp_path: Path, database_url: str, **settings: str) -> Iterator[tupl
 
 
 async def start_dialled_creation(upstream: Upstream, url: str, tenant: Tenant, key: str) -> asyncio.Task[httpx.Response]:
-    """Starts a creation and returns it when the process at `url` has sent it to Twilio and waits for the response."""
+    """Starts a creation. Returns its task once the process at `url` has sent the POST to Twilio and waits for the answer."""
 
     async def create() -> httpx.Response:
         headers = {"Authorization": f"Bearer {tenant.key}", "Idempotency-Key": key}

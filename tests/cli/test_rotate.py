@@ -27,7 +27,7 @@ EXIT_RUN_AGAIN = 3
 
 @dataclass
 class Load:
-    """Places PER_SECOND calls, or as many as the machine carries, and counts the answers by status."""
+    """Places at most PER_SECOND calls a second, and counts the answers by status. A slow machine places fewer."""
 
     http: httpx.AsyncClient
     answers: Counter[int] = field(default_factory=Counter)
@@ -51,7 +51,7 @@ class Load:
             self.failures.append(response.text)
 
     async def goes_on(self, count: int = 50) -> None:
-        """Waits for so many more answers."""
+        """Waits until `count` more answers have arrived, or until a creation has failed."""
         wanted = self.answers.total() + count
         await eventually(lambda: self.answers.total() >= wanted or bool(self.failures), f"{count} more answers")
 
@@ -67,13 +67,13 @@ class Installation:
         return await asyncio.to_thread(run, *command, environment=self.configured | variables)
 
     async def step(self, *arguments: str, **variables: str) -> tuple[int, str]:
-        """Runs the command once. Returns its exit code and the step that it waits for."""
+        """Runs `callgate accounts rotate` once. Returns its exit code, and the step of the rotation that it waits for."""
         ran = await self.rotate("--no-wait", "--json", *arguments, **variables)
         assert ran.stdout, ran.stderr
         return ran.returncode, json.loads(ran.stdout)["step"]
 
     async def credentials(self) -> list[dict[str, Any]]:
-        """Returns the active credentials in the order to try them."""
+        """Returns the active credentials in the order in which Callgate tries them."""
         ran = await asyncio.to_thread(run, "accounts", "list", "shop", "--json", environment=self.configured)
         rows: list[dict[str, Any]] = json.loads(ran.stdout)
         return rows

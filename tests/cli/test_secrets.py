@@ -1,4 +1,4 @@
-"""Keys can be rotated without losing secrets, and the status shows when the old key can be removed."""
+"""Encryption keys can be rotated without losing secrets. `callgate secrets status` shows when the old key can be removed."""
 
 import asyncio
 import base64
@@ -30,7 +30,7 @@ def keyring(*keys: str) -> Keyring:
 
 
 async def run_secrets(command: str, database_url: str, tmp_path: Path, *keys: str) -> tuple[int, Any]:
-    """Returns the exit code and the JSON output of the command."""
+    """Runs `callgate secrets` with this command and these encryption keys. Returns its exit code and its JSON output."""
     configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=",".join(keys))
     ended = await asyncio.to_thread(run, "secrets", command, "--json", environment=configured)
     assert ended.stderr == ""

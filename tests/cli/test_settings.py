@@ -62,7 +62,7 @@ def test_a_budget_too_short_for_one_attempt_is_refused(monkeypatch: pytest.Monke
 
 
 def test_values_come_from_files_unless_the_environment_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kubernetes and Docker mount one file per secret, with or without a newline."""
+    """Covers the one file per secret that Kubernetes and Docker mount, with or without a newline at the end."""
     (tmp_path / "callgate_secret_keys").write_text(f"{ENCODED_KEYS[0]},{ENCODED_KEYS[1]}\n")
     (tmp_path / "callgate_log_level").write_text("ERROR")
     monkeypatch.setenv("CALLGATE_LOG_LEVEL", "DEBUG")

@@ -1,4 +1,4 @@
-"""`callgate sip-credentials` stores, lists and deletes them, and never takes the password as an argument."""
+"""`callgate sip-credentials` stores, lists and deletes SIP credentials, and never takes the password as an argument."""
 
 import asyncio
 import json

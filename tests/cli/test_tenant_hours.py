@@ -1,4 +1,4 @@
-"""`callgate tenants hours` sets, shows and removes the hours of a tenant's scheduled calls."""
+"""`callgate tenants hours` sets, shows and removes the hours of the day in which a tenant's scheduled calls may ring."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`callgate workloads`, and what `callgate doctor` says about the key set and about a token."""
+"""`callgate workloads` registers Kubernetes service accounts. `callgate doctor` checks the issuer's keys and a token."""
 
 import json
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_a_workload_needs_an_issuer(configured: dict[str, str]) -> None:
 
 
 def checks(variables: dict[str, str], token: str, tmp_path: Path) -> list[tuple[str, str, str]]:
-    """Returns state, finding and remedy of the checks of workloads that doctor prints for the token."""
+    """Runs `callgate doctor` with the token. Returns state, finding and remedy of each check of workloads."""
     file = tmp_path / "token"
     file.write_text(f"{token}\n")
     finished = run("doctor", "--token-file", str(file), "--json", environment=variables)

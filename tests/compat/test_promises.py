@@ -245,7 +245,7 @@ CALL_OPERATIONS: list[tuple[str, str, dict[str, str] | None]] = [
 async def test_a_tenant_cannot_reach_another_tenants_calls(
     gateway: Gateway, method: str, rest: str, form: dict[str, str] | None
 ) -> None:
-    """Tries the owner's account, an account of no tenant, and the owner's call SID under the stranger's account."""
+    """Tries, as another tenant: the owner's account, an account of no tenant, and the owner's call under its own account."""
     async with running_upstream(created()) as theirs, running_upstream(created()) as upstream:
         owner, stranger = await gateway.add_tenant(theirs.url), await gateway.add_tenant(upstream.url)
         sid = (await create(owner)).json()["sid"]

@@ -1,4 +1,4 @@
-"""A record renders as Twilio's Call resource, whether it was learnt from an answer or from a callback."""
+"""Tests that a record is shown as Twilio's Call resource, even if all that Callgate knows of the call is from a callback."""
 
 from datetime import UTC, datetime
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Callgate accepts what Twilio accepts, in every spelling that its SDKs, `requests` and people send."""
+"""Tests that Callgate accepts every spelling of a parameter that Twilio accepts and that SDKs, `requests` or people send."""
 
 import asyncio
 import json
@@ -84,7 +84,7 @@ async def test_python_booleans_are_accepted_from_requests_and_from_the_sdk(gatew
 
 @pytest.mark.parametrize("user", ["AC" + "e" * 32, "SK" + "e" * 32])
 async def test_a_subaccounts_path_accepts_a_main_account_or_an_api_key_as_user(gateway: Gateway, user: str) -> None:
-    """The SDK sends these as `sync_http_client(main_sid, token, sub_sid)` and `sync_http_client(key_sid, secret, sub_sid)`."""
+    """The SDK sends such a user for `Client(main_sid, token, sub_sid)` and for `Client(key_sid, secret, sub_sid)`."""
     async with running_upstream(created()) as upstream:
         tenant, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
         async with Sdk.opened(gateway.url, user, tenant.key, tenant.account_sid) as sdk:

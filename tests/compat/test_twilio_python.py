@@ -130,7 +130,7 @@ async def test_lists_page_from_newest_to_oldest_and_back(sdk: Sdk) -> None:
 
 
 def around_noon() -> datetime:
-    """A clock that starts at noon, so that all calls are on the same day."""
+    """Returns the time of a clock that began at noon when the tests started, so that all calls are on the same day."""
     return TODAY + DAY / 2 + (datetime.now(UTC) - STARTED_AT)
 
 

@@ -1,4 +1,4 @@
-"""People who are logged in to the console."""
+"""Fixtures and functions of the console's tests, such as a person who is logged in."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ from tests.support.gateway import Gateway
 
 @dataclass
 class Person:
-    """A browser in the console: it has the cookie of its session, and sends its origin with each form."""
+    """A browser that is logged in to the console. It sends the session's cookie and an `Origin` header with each request."""
 
     http: httpx.AsyncClient
     key: str
@@ -32,7 +32,7 @@ class Person:
 
 
 async def follow(person: Person, answer: httpx.Response) -> httpx.Response:
-    """Returns the page to which the answer to a form leads."""
+    """Returns the page to which a form's answer (status 303) redirects the browser."""
     assert answer.status_code == 303, answer.text
     return await person.http.get(answer.headers["Location"])
 
@@ -42,9 +42,9 @@ LogIn = Callable[..., Awaitable[Person]]
 
 @pytest.fixture
 def log_in(gateway: Gateway) -> LogIn:
-    """Logs in with a new key of a tenant, or with an operator's: `await log_in(tenant.id, Scope.READ)`.
+    """Returns a function that logs in with a new API key, such as `await log_in(tenant.id, Scope.READ)`.
 
-    The key has all scopes unless some are given.
+    Without a tenant's id, the key is an operator's. Without scopes, the key has all scopes.
     """
 
     async def log_in(tenant_id: str | None = None, *scopes: Scope) -> Person:
@@ -55,7 +55,7 @@ def log_in(gateway: Gateway) -> LogIn:
 
 
 async def browser(gateway: Gateway, cookie: str | None = None) -> httpx.AsyncClient:
-    """Returns a client with this cookie. httpx, unlike browsers, sends no Secure cookie of its jar to http://127.0.0.1."""
+    """Returns a client that sends `cookie` in a header. httpx itself never sends a Secure cookie to http://127.0.0.1."""
     headers = {"Origin": gateway.url} | ({"Cookie": f"{COOKIE_NAME}={cookie}"} if cookie else {})
     http = http_client(base_url=gateway.url, headers=headers)
     gateway.clients.append(http)

@@ -1,4 +1,4 @@
-"""Histories of calls, as the console reads them."""
+"""Makes histories of calls (a call, its events and its deliveries) in the types that the console reads from the database."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -43,7 +43,7 @@ def waiting(*, due: float, ring_by: float) -> DialRow:
 
 
 def history(*events: EventRow, now: float = 60, **members: Any) -> CallHistory:
-    """Returns the history of a call. `members` are attributes of the call, or of the history if it has them."""
+    """Returns a history as read `now` seconds after START. `members` set attributes of the history or of its call."""
     own = {name: members.pop(name) for name in CallHistory.__slots__ if name in members}
     attributes = dict.fromkeys(Call.__mapper__.columns.keys())
     values: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Rows of deliveries as the outbox and the worker write them."""
+"""Inserts rows of deliveries in each state that Callgate itself writes."""
 
 import secrets
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ _INSERT = """INSERT INTO delivery (id, call_id, at, tenant_id, event, position, 
 
 
 def id_at(moment: datetime) -> UUID:
-    """Returns a new id that was made at this time."""
+    """Returns a new UUID whose timestamp is `moment`."""
     return UUID(int=ids.first_id_at(moment).int | 7 << 76 | secrets.randbits(76))
 
 
@@ -35,7 +35,7 @@ async def add_delivery(
     last_status: int | None = None,
     last_error: str | None = None,
 ) -> UUID:
-    """Adds a delivery that was written `age_s` seconds ago and, if it is pending, is due in `due_s` seconds."""
+    """Adds a delivery that is `age_s` seconds old. If it is pending, its next attempt is due in `due_s` seconds."""
     now = datetime.now(UTC)
     delivery_id = id_at(now - timedelta(seconds=age_s))
     due = now + timedelta(seconds=due_s) if state == "pending" else None

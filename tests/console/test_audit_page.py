@@ -1,4 +1,4 @@
-"""The page of the audit log: who sees which events, filters and pages."""
+"""Tests the page of the audit log: which events a person sees, the filters, and the pages of a long list."""
 
 import re
 from html import unescape

@@ -1,4 +1,4 @@
-"""The page of the audit log: its filters, and what it says of an event."""
+"""Tests how the page of the audit log reads its filters and describes each event."""
 
 from datetime import UTC, datetime
 from typing import get_args

@@ -1,4 +1,4 @@
-"""The console in a real Chromium: every way to log in, and what each page must be, light, dark and on a phone."""
+"""Tests the console in a real Chromium: every way to log in, and each page in light and dark colours and on a phone."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class Tab:
         await self.page.get_by_role("button", name="Log out").wait_for()
 
     def require_clean(self) -> None:
-        """Asserts that no page had an error, a violation of the policy, or a request to another host."""
+        """Asserts that no page had an error, violated the Content-Security-Policy, or sent a request to another host."""
         assert self.seen.errors == []
         assert self.seen.hosts == {"127.0.0.1"}
 
@@ -178,7 +178,7 @@ PAGES = ["/console/login", "/console/session", "/console/nothing", *(link.path f
 @pytest.mark.usefixtures("packages")
 @pytest.mark.parametrize("screen", SCREENS)
 async def test_every_page_is_accessible_and_fits(gateway: Gateway, tenant: Tenant, browser: Browser, screen: str) -> None:
-    """No serious finding of axe, no error, no request to another host, and no page that is wider than the screen."""
+    """Checks that axe-core finds no serious fault, that no page has an error, and that no page is wider than the screen."""
     (await tenant.create()).raise_for_status()
     context = await browser.new_context(**SCREENS[screen], reduced_motion="reduce")  # type: ignore[arg-type]
     page = await context.new_page()

@@ -1,4 +1,4 @@
-"""The pages about calls in a real Chromium: a call is followed, ended and copied, and every page is accessible and fits."""
+"""Tests the pages about calls in a real Chromium: a person watches a call ring, ends it, and copies its link."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What happened to a call, told in a sentence."""
+"""Tests the sentence in which the console tells what happened to a call."""
 
 from datetime import timedelta
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""The list of calls reads about as many rows as it shows, for one tenant and for an operator who names none."""
+"""Tests that the list of calls reads about as many rows as it shows, for one tenant and for an operator without a tenant."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -31,7 +31,7 @@ FILL_QUEUES = """
 
 
 def queries_about(call: Call) -> dict[str, tuple[CallQuery, int]]:
-    """Returns queries with the calls that each may look at where no tenant is named."""
+    """Returns queries by name. The number is the most rows that the query may read for an operator without a tenant."""
     hour = timedelta(hours=1)
     return {
         "all": (CallQuery(), FEW),
@@ -77,7 +77,7 @@ async def drawn(database: Database) -> Sequence[Call]:
 
 
 async def rows_looked_at(database: Database, statement: str, values: list[Any]) -> tuple[int, int]:
-    """Returns how many calls the statement shows, and how many it looked at."""
+    """Returns how many calls the statement shows, and how many rows of the table `call` Postgres reads for them."""
     async with database.transaction() as connection:
         before = await connection.fetchval(LOOKED_AT) or 0
         shown = await connection.fetch(statement, *values)

@@ -1,4 +1,4 @@
-"""The pages about calls, over a real gateway: who sees what, what is masked, what can be done, and what it costs."""
+"""Tests the pages about calls: who sees which calls, what is masked, what a person can do, and how much a page reads."""
 
 import asyncio
 import re
@@ -39,7 +39,7 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 
 def updated(status: str = "completed") -> Behaviour:
-    """Returns the resource of the requested call with this status."""
+    """Returns a behaviour that answers each request with the resource of the requested call, in this status."""
 
     async def behave(upstream: Upstream, *streams: Any) -> None:
         sid = upstream.received[-1].path.rpartition("/")[2].removesuffix(".json")
@@ -56,7 +56,7 @@ async def place(tenant: Tenant, key: str | None = None, **members: Any) -> dict[
 
 
 async def report(gateway: Gateway, tenant: Tenant, record: dict[str, Any], *progressed: str, **more: str) -> None:
-    """Sends Twilio's callbacks for these statuses."""
+    """Sends one of Twilio's callbacks for each status in `progressed`, in this order."""
     for number, status in enumerate(progressed):
         fields = progress(tenant, record, status, number, To=KATE, From=JACK, **more)
         assert (await call_back(gateway, tenant, record["id"], fields)).is_success

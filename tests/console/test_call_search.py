@@ -1,4 +1,4 @@
-"""What the search box and the filters of the list of calls are read as."""
+"""Tests how the list of calls interprets its search box and its filters."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID

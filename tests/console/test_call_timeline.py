@@ -1,4 +1,4 @@
-"""The timeline of a call."""
+"""Tests the timeline of a call, which shows its events and deliveries in the order of their times."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""A person who sends deliveries again is in the audit log, in the same transaction; a request of the API is not."""
+"""Tests that the audit log names the person who sends a delivery again in the console. Requests to the API are not logged."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID

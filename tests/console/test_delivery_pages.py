@@ -1,4 +1,4 @@
-"""The pages of deliveries: who sees which, what they say, and what sends deliveries again."""
+"""Tests the pages of deliveries: which deliveries a person sees, what is shown of them, and how a person sends them again."""
 
 import re
 from datetime import UTC, datetime, timedelta

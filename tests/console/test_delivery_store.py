@@ -1,4 +1,4 @@
-"""What the pages of deliveries read: only the tenant's rows, in pages, and a bounded number of them."""
+"""Tests the queries of the pages of deliveries: they read a bounded number of rows, and only rows of the tenant."""
 
 from datetime import UTC, datetime
 from uuid import UUID

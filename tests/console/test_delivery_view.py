@@ -1,4 +1,4 @@
-"""What the pages of deliveries say of each, and what they hide of its URL."""
+"""Tests the words with which the pages show a delivery's state, and when they offer to send it again."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""How the console shows times and money, and backticks."""
+"""Tests the template filters of the console that format times and amounts of money, and turn backticks into `<code>`."""
 
 from datetime import UTC, datetime
 from decimal import Decimal

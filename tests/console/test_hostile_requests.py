@@ -1,4 +1,4 @@
-"""Odd paths, queries and forms are refused or answered, and are never an error of Callgate."""
+"""Tests that odd paths, queries and forms never cause an answer with a status of 500 or above."""
 
 import re
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def routes(method: str) -> list[str]:
 
 
 def filled(template: str, values: dict[str, str]) -> str:
-    """Returns the path with these values, and with ids that do not exist in place of others."""
+    """Returns the path with `values` in place of its parameters. A parameter without a value gets an id that does not exist."""
     return re.sub(r"{(\w+)(?::\w+)?}", lambda found: values.get(found[1], str(uuid4())), template)
 
 

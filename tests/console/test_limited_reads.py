@@ -1,4 +1,4 @@
-"""Pages read for few people at a time, and not for long."""
+"""Tests that only two pages of the console read the database at a time, and that a slow read ends with an error."""
 
 import asyncio
 

@@ -1,4 +1,7 @@
-"""A call that Twilio does not find keeps its slot, which the console shows, until it is found or taken as deleted."""
+"""Tests calls that Twilio does not find. The console shows that such a call still counts as one of the concurrent calls.
+
+It counts until Twilio finds the call, or until Callgate takes the call as deleted.
+"""
 
 from datetime import timedelta
 from uuid import UUID
@@ -16,7 +19,7 @@ NOTE = "Twilio has answered that it has no such call."
 
 
 async def refresh(gateway: Gateway, refresher: Refresher, call_id: str, *, age: timedelta = timedelta(0)) -> None:
-    """Refreshes the call as if it had started so long ago."""
+    """Makes the call `age` old, and lets the worker fetch it from Twilio."""
     statement = """UPDATE call SET refresh_at = now() - interval '1 second', settled_at = now() - $2::interval,
         created_at = now() - $2::interval WHERE id = $1"""
     await gateway.database.fetch(statement, UUID(call_id), age)
@@ -24,7 +27,7 @@ async def refresh(gateway: Gateway, refresher: Refresher, call_id: str, *, age: 
 
 
 async def place_with_slot(gateway: Gateway, tenant: Tenant) -> str:
-    """Places a call on an account that allows one at a time. Returns its id."""
+    """Places a call on an account that allows one concurrent call. Returns the call's id."""
     pace = PaceAdministration(gateway.database, gateway.tenants.keyring, gateway.tenants.actor)
     await pace.set_pace(tenant.id, account_sid=tenant.account_sid, change={"max_concurrent": 1})
     gateway.invalidate_cache()

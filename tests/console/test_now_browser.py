@@ -1,4 +1,4 @@
-"""The page *Now* in a real Chromium: its plots, what it renews, and what it shows without script."""
+"""Tests the page *Now* in a real Chromium: its plots, the parts that it reloads, and what it shows without JavaScript."""
 
 import re
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
 
 
 async def _tab(context: BrowserContext, gateway: Gateway) -> tuple[Tab, list[str]]:
-    """Opens *Now* with a clock that the test moves. Returns the tab, and the requests that it has sent since."""
+    """Opens *Now* with a clock that the test moves. Returns the tab, and a list that collects its later requests."""
     page = await context.new_page()
     tab = Tab(page, Seen(page))
     await page.clock.install()
@@ -44,7 +44,7 @@ async def _tab(context: BrowserContext, gateway: Gateway) -> tuple[Tab, list[str
 
 
 async def _wait_for_colour(page: Page, plot: str, colour: str, *, instead_of: str = "") -> None:
-    """Returns when the plot has pixels of one colour, such as #17804a, and none of the other."""
+    """Returns when the plot has pixels of the colour `colour` (such as #17804a) and none of the colour `instead_of`."""
     script = """([name, wanted, unwanted]) => {
         const canvas = document.querySelector(`[data-plot="${name}"] canvas`);
         const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;

@@ -1,4 +1,4 @@
-"""The plots of the page *Now* and their table."""
+"""Tests the plots of the page *Now*, and the table with the same figures."""
 
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
@@ -152,7 +152,7 @@ def test_the_table_has_the_same_numbers_the_newest_first() -> None:
 
 
 def test_every_figure_is_shown() -> None:
-    """A figure of which two values make no difference to the plots would be stored for nothing."""
+    """Checks that each figure changes the plots. Callgate would store a figure that changes nothing in vain."""
     for field in fields(Figures):
         if field.name not in ("spent", "latency"):
             more: dict[str, Any] = {field.name: 7}

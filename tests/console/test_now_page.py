@@ -250,7 +250,7 @@ async def test_names_are_escaped_and_lead_to_their_pages(gateway: Gateway, log_i
 
 
 async def test_every_part_reads_indexes_only(gateway: Gateway, tenant: Tenant) -> None:
-    """Among many calls, only as many entries are read as the page shows."""
+    """Checks that Postgres uses indexes for the statements of the page, and never reads a large table as a whole."""
     from app.console.now import store
 
     async with gateway.database.transaction() as connection:

@@ -1,4 +1,4 @@
-"""The sentence of the page *Now* and its findings, in all situations."""
+"""Tests the sentence at the top of the page *Now*, and the list of what needs attention, in each situation."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

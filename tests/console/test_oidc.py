@@ -1,4 +1,4 @@
-"""Login with OpenID Connect: at a real provider (npm oidc-provider), and what a provider may not do."""
+"""Tests the login with OpenID Connect, at a real provider (npm oidc-provider) and at providers whose answers are wrong."""
 
 import base64
 import io
@@ -49,9 +49,9 @@ class SingleSignOn:
     issuer: str
 
     async def log_in(self, account: str, wanted: str = "/console/session", **changes: str) -> httpx.Response:
-        """Follows a browser's way through the login, and returns the last answer of Callgate.
+        """Logs in like a browser, and returns Callgate's answer to the redirect from the provider.
 
-        `changes` are parameters that come back with other values.
+        `changes` are parameters of this redirect that get another value.
         """
         http = await browser(self.gateway)
         begun = await http.get("/console/oidc/login", params={"next": wanted})
@@ -240,7 +240,7 @@ def claims(upstream: Upstream, **changes: Any) -> dict[str, Any]:
 
 
 async def finished(token_of: Any, *, metadata: dict[str, Any] | None = None, userinfo: Any = None) -> dict[str, Any]:
-    """Returns the claims of a login at a provider that answers with the ID token that `token_of` makes."""
+    """Returns the claims from a login. The provider is a server that answers with the ID token that `token_of` makes."""
 
     async def behave(upstream: Upstream, reader: Any, writer: Any) -> None:
         url = upstream.url

@@ -1,4 +1,4 @@
-"""What every page of the console has: its headers, its errors as pages, its assets; and where it is served."""
+"""Tests what all pages of the console share: security headers, error pages, static files, and how to turn the console off."""
 
 import gzip
 import hashlib
@@ -26,7 +26,7 @@ MAX_ASSETS_BYTES = 120_000
 
 
 def require_page(answer: httpx.Response, status: int) -> None:
-    """Asserts that the answer is a page of ours with all its headers."""
+    """Asserts that the answer is a page of the console with this status and all security headers."""
     assert answer.status_code == status
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     assert answer.headers.get_list("Content-Security-Policy") == [CONTENT_SECURITY_POLICY]
@@ -152,7 +152,7 @@ async def test_assets_are_compressed_and_kept_for_good(gateway: Gateway) -> None
 
 
 def test_vendored_assets_are_those_of_the_packages() -> None:
-    """SHA256SUMS was made from the files of npm's htmx.org 2.0.11 and uplot 1.6.32."""
+    """Compares the vendored files with SHA256SUMS, which was made from the npm packages htmx.org 2.0.11 and uplot 1.6.32."""
     lines = [line.split() for line in (STATIC / "SHA256SUMS").read_text().splitlines()]
     listed = {name: digest for digest, name in lines}
     vendored = {file.name for file in STATIC.iterdir() if ".min." in file.name}
@@ -163,7 +163,7 @@ def test_vendored_assets_are_those_of_the_packages() -> None:
 
 
 def test_no_template_has_inline_code() -> None:
-    """The policy forbids it: the browser would ignore it."""
+    """Searches the templates for inline scripts and styles. The Content-Security-Policy makes browsers ignore them."""
     templates = list(Path(str(files("app.console").joinpath("templates"))).rglob("*.html"))
     assert templates
     for template in templates:

@@ -1,6 +1,6 @@
-"""What is typed into the console appears in no log, span, metric or clear column. Every route is tried, with wrong values, too.
+"""Tests that secrets typed into the console appear in no log, span, metric or unencrypted column.
 
-A route of a page needs no row here: `REQUESTS` has only forms, and a GET is tried for each route.
+The test sends every form of `REQUESTS`, also with wrong values, and a GET to every route. A new form needs an entry in it.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The page of a queue in a real Chromium: it renews itself while the tab is visible."""
+"""Tests the page of a queue in a real Chromium: the page reloads its figures while its tab is visible."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""The pages of queues: who sees which, what they say, and what pauses and cancels."""
+"""Tests the pages of queues: which queues a person sees, and how a person pauses a queue or cancels its calls."""
 
 import re
 from html import unescape

@@ -1,4 +1,4 @@
-"""What the list of queues reads: of one tenant or of all, with what the next call of each waits for."""
+"""Tests the query of the list of queues: the queues of one tenant or of all, and the reason why each next call waits."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""What the pages of queues say: reasons, pace, hours and progress in words."""
+"""Tests the words of the pages of queues: reasons to wait, limits of pace, hours, and progress."""
 
 from datetime import UTC, datetime
 from typing import Any, get_args
@@ -23,7 +23,7 @@ def queue(**members: Any) -> QueueRow:
 
 
 def due(**members: Any) -> NextCall:
-    """Returns a call that may be dialled, but for these members."""
+    """Returns a call that may be dialled now. `members` are attributes with other values."""
     free = PaceState(None, is_full=False, has_no_token=False)
     values: dict[str, Any] = {"not_before": AT, "due_at": AT, "pace": free, "account_pace": free, "tries": 0}
     may = {"is_halted": False, "is_tenant_suspended": False, "has_hours": False}

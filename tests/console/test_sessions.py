@@ -1,4 +1,4 @@
-"""Login, logout, and when a session ends: with its key, after a time, and at the person's wish. Who sees and acts."""
+"""Tests login, logout, the end of sessions (with their API key, or after a time), and what a session may see and do."""
 
 import re
 from typing import Any

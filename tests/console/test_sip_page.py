@@ -1,4 +1,4 @@
-"""The page that takes a SIP address apart, as a browser without script uses it."""
+"""Tests the page that checks a SIP address and shows its parts, as a browser without JavaScript uses it."""
 
 from html import unescape
 

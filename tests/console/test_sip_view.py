@@ -1,4 +1,4 @@
-"""The page of a SIP address: its findings are marked in it, and a password is nowhere."""
+"""Tests the view of a SIP address: faults are marked in the text, and a password is never shown."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How many statements a page sends. One that asks once for each of its rows fails."""
+"""Tests how many SQL statements each page sends. A page that sends one statement for each row of a list fails."""
 
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ STATEMENTS = {
     # Each count is a statement, because one that takes too long must not cost the other.
     **dict.fromkeys([f"/console/queues/{{tenant_id}}/{{name}}{part}" for part in ("", "/live", "/cancel")], 3),
 }
-"""The statements of a page besides that of its session, where it is not one."""
+"""The number of statements of a page besides those that read the session. Pages that are not listed send one."""
 QUERIES = {
     "/console/calls": (
         "q=key:k",
@@ -45,35 +45,35 @@ QUERIES = {
     "/console/tenants": ("after=a",),
     "/console/now": ("range=7d&tenant={tenant_id}",),
 }
-"""Queries with which a page reads something else."""
+"""Query strings with which a page sends other statements than without a query."""
 
 
 def pages() -> Iterator[tuple[str, str]]:
-    """Yields the path of each page, with its names in braces, and its queries."""
+    """Yields the path template of each page, such as `/console/tenants/{tenant_id}`, once for each of its query strings."""
     for path in sorted({route.path for router in ROUTERS for route in router.routes if "GET" in route.methods}):  # type: ignore[attr-defined]
         yield from ((path, query) for query in ("", *QUERIES.get(path, ())))
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A tenant that has several of everything, and a person who sees it."""
+    """A tenant that has several rows of everything that pages show, and a person who sees them."""
 
     person: Person
     tenant: Tenant
     named: Mapping[str, str]
-    """The names in the paths of pages."""
+    """The values of the parameters in path templates, by name."""
     sent: Mapping[str, Sequence[str]]
-    """Statements by the id of their request."""
+    """The statements that were sent, by the X-Request-Id of their request."""
 
     async def statements_of(self, path: str) -> tuple[int, list[str]]:
-        """Returns the page's status, and the statements that have read something for it."""
+        """Returns the page's status, and the SELECT statements that were sent for it."""
         request_id = uuid4().hex
         answer = await self.person.http.get(path, headers={"X-Request-Id": request_id})
         return answer.status_code, [statement for statement in self.sent[request_id] if READS.match(statement)]
 
 
 async def add_some_of_everything(gateway: Gateway, tenant: Tenant) -> UUID:
-    """Returns the id of a delivery."""
+    """Adds three queues with calls and deliveries, three API keys, accounts and more. Returns the id of one delivery."""
     for number in range(3):
         account = ServiceAccount("https://cluster.example.com", tenant.id, f"dialler-{number}")
         await gateway.tenants.create_workload(tenant.id, account, creator=COMMAND_LINE)

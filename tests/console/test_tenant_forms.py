@@ -1,4 +1,4 @@
-"""Forms of tenants: what is wrong is said at the field, and secrets are not shown again."""
+"""Tests the forms of tenants: an error is shown at its field, and a secret that was typed is not shown again."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ SID = "AC" + "a" * 32
 
 
 class Typed:
-    """A form with these values."""
+    """A form that a person has filled in with these values."""
 
     def __init__(self, **values: str | list[str]) -> None:
         self._values = values

@@ -1,4 +1,4 @@
-"""The pages of tenants: who sees and changes which, forms with what is wrong, and secrets that are shown once or never."""
+"""Tests the pages of tenants: who sees and changes a tenant, how errors in forms are shown, and that a key is shown once."""
 
 import re
 from html import unescape

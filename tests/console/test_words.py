@@ -1,4 +1,4 @@
-"""A pace and hours in words."""
+"""Tests the words with which the console describes a pace (calls per second and concurrent calls) and calling hours."""
 
 from decimal import Decimal
 

@@ -1,4 +1,4 @@
-"""Loads the Kubernetes manifests, as files and as an overlay renders them."""
+"""Loads the Kubernetes manifests: the files of the base, and the output of kustomize for an overlay."""
 
 import os
 import shutil
@@ -54,7 +54,7 @@ def labels(workload: Manifest) -> dict[str, str]:
 
 
 def base() -> Manifests:
-    """Returns the documents of the base, read without a tool."""
+    """Returns the documents of the kustomize base. Reads the files directly, without kustomize."""
     files = yaml.safe_load((BASE / "kustomization.yaml").read_text())["resources"]
     return Manifests([document for file in files for document in yaml.safe_load_all((BASE / file).read_text())])
 

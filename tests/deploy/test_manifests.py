@@ -1,4 +1,4 @@
-"""The manifests match the application, the image and each other, which no schema can check."""
+"""Tests that the manifests agree with the application, the image and each other. A schema cannot check this."""
 
 import re
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def ports_of(workload: Manifest) -> dict[str, int]:
 
 
 def config_of(manifests: Manifests) -> Manifest:
-    """Returns the ConfigMap with the settings. The other one has the declared tenants."""
+    """Returns the ConfigMap with Callgate's settings. The ConfigMap with the declared tenants is ignored."""
     (config,) = (each for each in manifests.of_kind("ConfigMap") if not each["metadata"]["name"].startswith("callgate-tenants"))
     return config
 
@@ -110,7 +110,7 @@ def test_the_declared_overlay_adds_a_job_and_its_file_to_the_production_overlay(
 
 
 def workload_of(service: Manifest) -> str:
-    """Returns the name of the workload whose pods a Service selects. callgate-admin is the API's operations port."""
+    """Returns the name of the workload that a Service selects. The Service callgate-admin selects callgate-api, too."""
     name: str = service["metadata"]["name"]
     return "callgate-api" if name == "callgate-admin" else name
 
@@ -270,7 +270,7 @@ def test_every_pod_has_network_policies_in_both_directions(overlay: Manifests) -
 
 
 def test_only_monitoring_and_administration_can_reach_the_operations_port(overlay: Manifests) -> None:
-    """Most of the operations port needs no API key. Network policies do not apply to the probes of kubelets."""
+    """Checks the network policies. They are needed because most routes of the operations port require no API key."""
     admins = {"namespaceSelector": {"matchLabels": {"callgate-admin": "true"}}}
     observers = {"namespaceSelector": {"matchLabels": {"callgate-observer": "true"}}}
     for workload in (each for each in overlay.of_callgate() if command(each)[0] in ("serve", "worker")):

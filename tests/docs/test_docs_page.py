@@ -1,4 +1,4 @@
-"""/docs in a real headless Chromium: authorize, execute the SIP example, see 201; no request leaves loopback."""
+"""Tests /docs in a real headless Chromium: a person authorizes and runs the SIP example, and no request leaves loopback."""
 
 import os
 from collections.abc import AsyncIterator

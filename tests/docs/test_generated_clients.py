@@ -23,7 +23,7 @@ _PYTHON = Path(__file__).resolve().parents[1] / "openapi_python"
 
 @dataclass
 class Generated:
-    """A folder with the document, and what a client needs to know."""
+    """A folder with the OpenAPI document, and the environment variables with which a generated client finds the gateway."""
 
     folder: Path
     environment: Mapping[str, str]

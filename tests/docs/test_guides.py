@@ -1,4 +1,4 @@
-"""The guides that the API serves: every page renders, and every link leads to a page and a heading that are there."""
+"""Tests the guides that the API serves: every page renders, and every link leads to an existing page and heading."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""docs/migrating.md and the table of Twilio's codes are true: every snippet is run, every code compared."""
+"""Tests docs/migrating.md and the table of Twilio's codes in docs/errors.md: every snippet runs, and every code is right."""
 
 import asyncio
 import os

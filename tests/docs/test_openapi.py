@@ -123,7 +123,7 @@ async def test_every_body_has_an_example_and_every_answer_a_schema(document: dic
 
 
 async def test_what_may_be_left_out_has_no_default(document: dict[str, Any]) -> None:
-    """A generator of clients takes a member with a default for one that is always there."""
+    """Checks that no member has a default. Client generators assume that a member with a default is always present."""
     for name, schema in document["components"]["schemas"].items():
         for member, described in schema.get("properties", {}).items():
             assert "default" not in described, (name, member)
@@ -168,7 +168,7 @@ async def test_example_record_has_the_shape_of_the_schema(document: dict[str, An
 
 
 def test_only_what_is_known_never_to_ring_is_safe_under_a_new_key() -> None:
-    """A new key after any other error may ring a second phone: the first request's call may be live."""
+    """Checks which errors permit a new key. After any other error the first call may ring, and a new key may ring again."""
     never_rings = {"upstream-rejected", "ring-by-passed", "canceled-before-dial"}
     assert {
         slug for slug, error in all_errors().items() if error.is_safe_to_repeat and not error.repeat_with_same_key

@@ -1,7 +1,7 @@
-"""The operators' pages as written: their shell blocks run against a real Postgres and the simulator.
+"""Tests the guides for operators: their shell blocks run against a real Postgres and the simulator.
 
-There is no Docker and no cluster here. Two shell functions run what the containers would: `callgate migrate`, `serve` and
-`worker` for `up` and `apply`, and the command behind `exec`. NOT_RUN lists the rest.
+The tests have neither Docker nor a cluster. Shell functions named `docker` and `kubectl` run what the containers would run:
+`callgate migrate`, `serve` and `worker`, and the command of an `exec`. NOT_RUN lists the commands that are left out.
 """
 
 import importlib.util
@@ -110,7 +110,7 @@ class Machine:
         self.folder = folder
 
     def types(self, *texts: str, **more: str) -> str:
-        """Runs the commands and returns what the shell prints, with standard error. Ends what is still running."""
+        """Runs the commands in a shell and returns all its output. Background processes end with the shell."""
         script = CONTAINERS + "".join(texts).replace(":8000", f":{self.port}").replace(".venv/bin/callgate", "callgate") + END
         shell = subprocess.Popen(
             ["bash", "-c", script],
@@ -146,7 +146,7 @@ def machine(tmp_path: Path, empty_database_url: str, twilio: str) -> Machine:
 
 
 def saved(text: str) -> str:
-    """Shows the block's output and keeps the API key in it, as the operator does."""
+    """Returns a block that also prints its output and exports the API key from this output as `API_KEY`."""
     return f"{{\n{text}}} > typed 2>&1; cat typed\nexport API_KEY=$(grep -oE 'cgk_[A-Za-z0-9_-]+' typed | tail -n 1)\n"
 
 
@@ -160,7 +160,7 @@ def assert_started(printed: str) -> None:
 
 
 def test_every_command_of_a_block_is_run_or_says_why_not() -> None:
-    """A block with any other command fails, until the command is run or listed in NOT_RUN."""
+    """Checks that each command in the guides is one that the tests run or list in NOT_RUN."""
     known = {
         "callgate",
         "docker",
@@ -243,7 +243,7 @@ callgate keys create shop
 
 
 def test_an_encryption_key_is_replaced(machine: Machine) -> None:
-    """Steps 1 to 5 of docs/rotation.md, all processes replaced between them, and a call after each."""
+    """Runs steps 1 to 5 of docs/rotation.md. All processes are restarted after each step and then place a call."""
     old, new = SECRET_KEY, "bmV3LW5ldy1uZXctbmV3LW5ldy1uZXctbmV3LW5ldy0="
     key = re.findall(r"cgk_[A-Za-z0-9_-]+", machine.types("start\n", TENANT, CALLGATE_SECRET_KEYS=old))[-1]
 
@@ -263,7 +263,7 @@ def test_an_encryption_key_is_replaced(machine: Machine) -> None:
 
 
 def test_a_backup_is_restored(machine: Machine, tmp_path: Path) -> None:
-    """docs/backup.md: what was placed since the backup is not known, and its key rings again."""
+    """Checks what docs/backup.md says: the restored database lacks a call placed after the backup, so its key rings again."""
     backup = block("backup", "pg_dump")
     restore = block("backup", "pg_restore")
     before = machine.types(

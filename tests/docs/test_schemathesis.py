@@ -1,4 +1,4 @@
-"""Schemathesis sends what the OpenAPI document allows and forbids to the running service, and finds nothing."""
+"""Tests that Schemathesis finds no fault when it sends valid and invalid requests of the OpenAPI document to the gateway."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
 async def _endless_call(tenant: Tenant) -> str:
-    """The id of a call in progress."""
+    """Returns the id of a call that is in progress and does not end by itself."""
     call_id: str = (await tenant.create(to="sip:forever@example.com")).json()["id"]
     async with asyncio.timeout(30):
         while (await tenant.http.post(f"/v1/calls/{call_id}/recordings", json={})).status_code == 409:

@@ -1,4 +1,4 @@
-"""The docs are true: printed commands answer as printed, every setting and error has its place, links lead somewhere."""
+"""Tests that the docs are true: printed commands get the printed answers, settings and errors are listed, links are valid."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ _PROGRESS = {"status", "start_time", "end_time", "duration", "price"}
 
 
 class Example(NamedTuple):
-    """A command and the answer that is printed below it; a line `…` stands for members or items left out."""
+    """A command in the docs and the answer that is printed below it. In the answer, a line `…` stands for omitted members."""
 
     command: str
     status: int
@@ -47,7 +47,7 @@ class Example(NamedTuple):
 
 
 def examples() -> list[Example]:
-    """Returns the examples of README's one section with a command, then those of docs/api.md."""
+    """Returns the examples of the README's section *Place a call*, and then those of docs/api.md."""
     return examples_in(README.split("\n## Place a call\n")[1].split("\n## ")[0] + API)
 
 
@@ -67,7 +67,7 @@ def _example(command: str, answer: str) -> Example:
 
 @pytest.fixture
 async def tenant(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Tenant]:
-    """A tenant whose calls go to the simulator, and whose key is where the demo leaves it."""
+    """A tenant whose calls go to the simulator. Its key is in the file to which `callgate demo` writes a key."""
     async with served(create_simulator(SimulatorConfig(open_mode=True))) as simulator_url:
         tenant = await gateway.add_tenant(simulator_url)
         (tmp_path / ".callgate").mkdir()
@@ -162,7 +162,7 @@ def test_every_relative_link_leads_to_a_file(page: str) -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """Returns the anchors of headings, as GitHub makes them."""
+    """Returns the anchors that GitHub makes from the headings of a Markdown text."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -181,7 +181,7 @@ def test_every_file_that_is_named_exists(page: str) -> None:
 
 
 def names(spans: Iterable[str]) -> set[str]:
-    """Returns Python's names among code spans: words with an underscore or a capital letter inside."""
+    """Returns the Python names in inline code: words with an underscore or a capital letter inside."""
     words = {word for span in spans if "/" not in span for word in re.findall(r"\w+", span)}
     return {word for word in words if re.search(r"_\w|[a-z][A-Z]", word)}
 
@@ -207,7 +207,7 @@ def test_every_name_in_contributing_exists() -> None:
 
 
 def code(text: str) -> list[str]:
-    """Commands: the lines of shell blocks, continued ones joined, and what stands between backquotes."""
+    """Returns the command lines of all shell blocks, with continued lines joined, and the texts between backquotes."""
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     lines = [line.partition(" #")[0] for block in blocks for line in block.replace("\\\n", " ").splitlines()]

@@ -1,4 +1,4 @@
-"""A server listens on every address of its host. `::` includes IPv4."""
+"""Tests that a server listens on every address of its host name, and that `::` includes IPv4."""
 
 import asyncio
 import socket
@@ -30,7 +30,7 @@ def test_a_server_listens_on_the_addresses_of_its_host(host: str, *, ipv4: bool,
 
 
 async def test_answers_are_sent_at_once_under_the_loop_of_asyncio() -> None:
-    """Sets TCP_NODELAY: without it, the second part of a response waits up to 40 ms for the acknowledgement of the first."""
+    """Checks for TCP_NODELAY. Without it, the second part of a response waits up to 40 ms for an acknowledgement."""
     accepted = asyncio.get_running_loop().create_future()
 
     def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

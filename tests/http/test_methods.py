@@ -43,7 +43,7 @@ def documented_gets() -> list[str]:
     ],
 )  # fmt: skip
 async def test_head_is_answered_like_get_without_content(gateway: Gateway, tenant: Tenant, path: str) -> None:
-    """Uses one connection, where unexpected content would be read as the next response."""
+    """Sends all requests on one connection, on which unexpected content would be read as the next response."""
     sid = (await tenant.create()).json()["sid"]
     (await tenant.http.put("/v1/queues/reminders", json={})).raise_for_status()
     url = path.format(account=tenant.account_sid, id_or_sid=sid, sid=RECORDING, tenant_id=tenant.id, name="reminders")

@@ -1,4 +1,4 @@
-"""Limits on clients that are not authenticated yet, and requests that the HTTP parser alone handles wrongly."""
+"""Tests limits for clients before authentication, and requests that the HTTP parser alone would handle wrongly."""
 
 import asyncio
 import contextlib
@@ -237,7 +237,7 @@ async def test_data_that_is_not_http_gets_a_problem(gateway: Gateway, sent: byte
 
 
 async def test_garbage_after_a_creation_does_not_replace_its_response(database_url: str) -> None:
-    """A 400 instead would say that no call was started."""
+    """A response 400 in place of the 201 would tell the client that no call was started."""
     settings = settings_for(database_url, twilio_read_timeout=30, request_budget=40)
     async with (
         running_upstream(created_after_release()) as slow,
@@ -265,7 +265,7 @@ async def test_a_limited_number_of_pipelined_requests_is_answered_in_order(gatew
 
 
 async def test_waiting_connections_make_room_for_new_ones(database_url: str, upstream: Upstream) -> None:
-    """Silent, half-sent and idle connections are closed. Those with a request in progress are not."""
+    """Checks that silent, half-sent and idle connections are closed. A connection with a request in progress is not closed."""
     settings = settings_for(database_url, max_connections=20)
     async with running_gateway(settings) as small, AsyncExitStack() as opened:
         tenant = await small.add_tenant(upstream.url)

@@ -1,4 +1,4 @@
-"""Lists wait for a slot, first for one of their tenant, and are refused if the wait is too long."""
+"""Tests the limits of concurrent list requests of a tenant and of the process. A request that waits too long is refused."""
 
 import asyncio
 from collections.abc import AsyncIterator

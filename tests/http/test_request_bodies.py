@@ -1,4 +1,4 @@
-"""A request uses no creation slot before its body has arrived, and the wait for a body has a timeout."""
+"""Tests that a request counts as a creation in progress only after its body has arrived, and that bodies have a timeout."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ async def quick_timeouts(database_url: str) -> AsyncIterator[Gateway]:
 
 @pytest.fixture(scope="module")
 async def small(database_url: str) -> AsyncIterator[Gateway]:
-    """A gateway with slots for five creations, and a body timeout longer than any of these tests."""
+    """A gateway that allows five creations at a time. Its timeout for request bodies is longer than any of these tests."""
     async with running_gateway(settings_for(database_url, max_in_flight=5, body_timeout=120)) as running:
         yield running
 
@@ -100,7 +100,7 @@ async def test_a_timeout_under_twilios_paths_has_twilios_error_format(quick_time
 async def test_a_body_that_follows_its_error_response_has_a_deadline(
     quick_timeouts: Gateway, upstream: Upstream, sent: bytes
 ) -> None:
-    """The response comes before the body. The connection is then reused if the body arrives, and closed otherwise."""
+    """Checks that the connection stays usable after an early error response if the body arrives, and is closed otherwise."""
     tenant = await quick_timeouts.add_tenant(upstream.url)
     async with connected(quick_timeouts.url) as connection:
         lines = ("Content-Type: application/json", "Content-Length: 70000", authorized(tenant))

@@ -1,4 +1,4 @@
-"""The server wakes up only for the `Date` header and for its end."""
+"""Tests the server whose main loop wakes up once a second: its `Date` header stays current, and SIGTERM ends it at once."""
 
 import asyncio
 import signal

@@ -1,4 +1,7 @@
-"""Searches bind a call only to its own record, and never settle a started call as none found, in any spelling of Twilio."""
+"""Tests the worker's search in Twilio's list for calls whose creation got no answer.
+
+A search binds a call only to its own record, and never concludes that a started call was not started.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,7 +32,7 @@ async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
 
 @dataclass
 class Twilio:
-    """A simulator and its control routes."""
+    """The simulator in place of Twilio, and the client of its control routes."""
 
     url: str
     http: httpx.AsyncClient
@@ -38,14 +41,14 @@ class Twilio:
         (await self.http.put("/_simulator/showing", json=showing)).raise_for_status()
 
     async def lose(self, tenant: Tenant, fault: str, **members: Any) -> str:
-        """Creates a call whose outcome is unknown and returns its id."""
+        """Creates a call while the simulator has this fault, so that the call's outcome is unknown. Returns the call's id."""
         (await self.http.put("/_simulator/faults", json={"share": 1.0, "names": [fault]})).raise_for_status()
         lost = await tenant.create(**members)
         assert (lost.status_code, lost.json()["execution"]) == (202, "unknown"), lost.text
         return str(lost.json()["id"])
 
     async def sids(self) -> list[str]:
-        """Returns the sids of the calls that were created."""
+        """Returns the SIDs of all calls that the simulator has created."""
         ledger = (await self.http.get("/_simulator/ledger")).json()
         return [entry["sid"] for entry in ledger["entries"] if entry["sid"]]
 
@@ -64,7 +67,7 @@ async def twilio(simulator: Twilio) -> Twilio:
 
 
 async def tenant_with_the_account_of(gateway: Gateway, other: Tenant, base_url: str) -> Tenant:
-    """Returns another tenant with the same Twilio account."""
+    """Returns a new tenant that has the same Twilio account as `other`."""
     tenant = await gateway.add_tenant(with_account=False)
     await gateway.tenants.add_credential(
         tenant.id, account_sid=other.account_sid, secret=other.auth_token, key_sid=None, base_url=base_url
@@ -74,7 +77,7 @@ async def tenant_with_the_account_of(gateway: Gateway, other: Tenant, base_url: 
 
 
 async def search(gateway: Gateway, resolver: Resolver, *call_ids: str, times: int = SEARCHES + 1) -> None:
-    """Searches `times` times for these calls only."""
+    """Runs the worker's search `times` times, for these calls only."""
     for _ in range(times):
         async with gateway.database.begin() as session:
             await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> ALL(:ids)"), {"ids": list(call_ids)})
@@ -178,7 +181,7 @@ RIVALS = (
 async def test_the_call_of_one_tenant_is_never_bound_to_the_record_of_another(
     gateway: Gateway, resolver: Resolver, twilio: Twilio, showing: dict[str, Any]
 ) -> None:
-    """Two tenants share an account. Only calls of the first tenant are created."""
+    """Two tenants share an account. The simulator creates the first tenant's calls, and none of the second tenant's calls."""
     await twilio.show(**showing)
     one = await gateway.add_tenant(twilio.url)
     two = await tenant_with_the_account_of(gateway, one, twilio.url)
@@ -215,7 +218,7 @@ async def test_a_repeated_key_keeps_the_normal_form_of_its_address(gateway: Gate
 
 @asynccontextmanager
 async def endless_account(*entries: dict[str, Any], shown: str) -> AsyncIterator[Upstream]:
-    """An upstream whose list is too long to read. Filtered by `shown` it has these entries, filtered otherwise none."""
+    """A server whose unfiltered list of calls never ends. The filter `To=shown` gives `entries`, and other filters nothing."""
 
     async def behave(upstream: Upstream, reader: Any, writer: Any) -> None:
         request = upstream.received[-1]

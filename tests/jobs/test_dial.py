@@ -1,4 +1,4 @@
-"""Scheduled calls: granted in their turn, dialled once, canceled, expired, put back after a temporary refusal."""
+"""Tests how the worker dials scheduled calls: in order and once, unless a call is canceled, expires or is refused for now."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ async def running_dialer(gateway: Gateway, counters: GrantCounters | None = None
 
 
 async def dial_all(dialer: Dialer) -> None:
-    """Runs steps until nothing is due, and waits for the dials."""
+    """Grants and dials all calls that are due, and waits until every dial has ended."""
     while await dialer.step():
         pass
     await dialer.drain()
@@ -186,7 +186,7 @@ async def test_classes_are_strict_and_callers_take_turns(gateway: Gateway, tenan
 
 
 async def grant_all(gateway: Gateway, tenant: Tenant) -> list[str]:
-    """Grants the tenant's calls one by one and returns their addresses in order."""
+    """Grants the tenant's waiting calls one by one (without dialling), and returns their addresses in this order."""
     async with gateway.database.begin() as session:
         statement = text("SELECT id FROM twilio_account WHERE tenant_id = :id")
         account_id = await session.scalar(statement, {"id": tenant.id})
@@ -239,7 +239,7 @@ async def test_two_workers_grant_each_call_once(gateway: Gateway, tenant: Tenant
 async def test_a_call_waits_for_the_hours_of_its_queue(
     gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: Dialer
 ) -> None:
-    """The hours are judged when the call is scheduled and again when it would be granted."""
+    """The calling hours are checked when the call is scheduled and again when the worker would dial it."""
     now = datetime.now(UTC)
     closed = {"time_zone": "UTC", "from": f"{(now + timedelta(hours=3)):%H}:00", "to": f"{(now + timedelta(hours=4)):%H}:00"}
     (await tenant.http.put("/v1/queues/day", json={})).raise_for_status()

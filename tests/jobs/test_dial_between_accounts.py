@@ -1,4 +1,4 @@
-"""Accounts that wait at the same time: none keeps a worker from the others, by many calls or by a failure."""
+"""Tests that an account with many calls or with failures does not keep a worker from dialling the calls of other accounts."""
 
 from dataclasses import fields, replace
 from typing import Any, NoReturn
@@ -14,7 +14,7 @@ from tests.support.upstream import Upstream, created, running_upstream
 
 
 async def test_an_account_with_many_calls_does_not_keep_others_from_dialling(gateway: Gateway) -> None:
-    """The end of a dial makes room for one call when there is one dial at a time: the accounts take it in turn."""
+    """The worker dials one call at a time. After each call, it continues with the next account."""
     async with running_upstream(created()) as upstream, services(gateway.settings, Metrics()) as state:
         dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=1)
         tenants = [await gateway.add_tenant(upstream.url) for _ in range(3)]
@@ -49,7 +49,7 @@ async def test_an_account_whose_grants_fail_does_not_keep_others_from_dialling(
 
 
 class FailingPreparation(Preparation):
-    """Fails as a fault in the code would."""
+    """A preparation of calls that always fails, like a bug in the code."""
 
     def prepare(self, *_: Any, **__: Any) -> NoReturn:
         raise RuntimeError("a fault in the code")

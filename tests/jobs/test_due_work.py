@@ -1,4 +1,4 @@
-"""The worker asks in one statement which jobs have work: each job is named exactly when it has some."""
+"""Tests the statement with which a worker asks which of its jobs have work: it names exactly the jobs that have work."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Heartbeats: every process sees which workers run."""
+"""Tests heartbeats, the rows that running workers renew: every process sees how many workers run."""
 
 import asyncio
 

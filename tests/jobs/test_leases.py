@@ -1,4 +1,4 @@
-"""Leases: one worker at a time has a due call, and another takes over if that worker dies."""
+"""Tests leases, with which a worker claims a due call alone. If the worker dies, another worker takes over."""
 
 import asyncio
 from collections import Counter
@@ -18,7 +18,7 @@ LEASE = timedelta(minutes=1)
 
 @pytest.fixture
 async def due(gateway: Gateway) -> set[UUID]:
-    """Calls that are due for a refresh at the same time. No other call is due."""
+    """Returns the ids of calls that became due for a refresh at the same time. No other call is due."""
     async with running_upstream(*(created() for _ in range(CALLS))) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         ids = {UUID((await tenant.create()).json()["id"]) for _ in range(CALLS)}

@@ -1,4 +1,7 @@
-"""The release of grants: a waiting call that Twilio may have is never dialled; the others are."""
+"""Tests `callgate queues release`, which ends a halt of grants (rights to dial a waiting call) after a restored backup.
+
+A waiting call that Twilio may already have is never dialled. All other waiting calls are dialled after the release.
+"""
 
 import asyncio
 import importlib.util
@@ -40,7 +43,7 @@ BACKUP = Path(__file__).resolve().parents[2] / "docs" / "backup.md"
 
 
 def twilio(*entries: dict[str, Any], listing: Behaviour | None = None) -> Behaviour:
-    """Shows these calls in each list, and starts a call for each POST."""
+    """Returns a behaviour that lists these entries (or answers with `listing`), and creates a call for each POST."""
     shown = listing or answer(200, {"calls": list(entries), "next_page_uri": None})
     create = created()
 
@@ -88,7 +91,7 @@ def restore(url: str, name: str, file: Path) -> str:
 
 
 async def halt(gateway: Gateway) -> None:
-    """Leaves the row as a restore of a backup does that was made a minute ago."""
+    """Changes the row of `grant_guard` to a halt that began 5 s ago, because a backup of another server was restored."""
     statement = (
         "UPDATE grant_guard SET server = 'another', seen_at = now() - interval '1 min', halted_at = now() - interval '5 s'"
     )
@@ -124,7 +127,7 @@ async def is_halted(gateway: Gateway) -> bool:
 
 
 async def test_grants_halted_by_hand_go_on_after_a_release(gateway: Gateway, dialer: Dialer, tmp_path: Path) -> None:
-    """docs/backup.md: a snapshot has the identity of its original, so an operator halts grants by hand."""
+    """A restored snapshot has the identity of its original, so docs/backup.md has the operator halt grants by hand."""
     assert "\ncallgate queues halt\n" in BACKUP.read_text()
     url = gateway.settings.require_database_url()
     configured = environment(tmp_path, CALLGATE_DATABASE_URL=url, CALLGATE_SECRET_KEYS=SECRET_KEY)
@@ -181,7 +184,7 @@ async def test_a_halt_waits_for_the_grants_that_are_being_made(gateway: Gateway)
 
 @asynccontextmanager
 async def another_role(gateway: Gateway) -> AsyncIterator[str]:
-    """Yields the URL of the database for a role that may use all tables, as one for administration, and is no superuser."""
+    """Yields a database URL for another role, which may use all tables and is no superuser."""
     url = make_url(gateway.settings.require_database_url()).set(username="callgate_administration", password="a")
     await gateway.database.fetch("CREATE ROLE callgate_administration LOGIN PASSWORD 'a'")
     await gateway.database.fetch("GRANT ALL ON ALL TABLES IN SCHEMA public TO callgate_administration")
@@ -193,7 +196,7 @@ async def another_role(gateway: Gateway) -> AsyncIterator[str]:
 
 
 async def test_a_halt_of_another_role_waits_for_grants_and_not_for_a_backup(gateway: Gateway) -> None:
-    """Postgres shows the transactions of a role in pg_stat_activity to that role only."""
+    """pg_stat_activity hides transactions of other roles, so the halt must find open grants in another way."""
     tenant = await gateway.add_tenant()
     await tenant.create(priority="normal")
     (row,) = await gateway.database.fetch("SELECT account_id FROM scheduled_dial")
@@ -243,7 +246,7 @@ async def test_a_call_that_twilio_has_is_started_and_others_wait(gateway: Gatewa
 async def test_a_lost_grant_is_found_also_if_another_worker_went_on_before_it_was_noticed(
     gateway: Gateway, dialer: Dialer
 ) -> None:
-    """A worker that is started after a snapshot was put back has no counts of grants: it writes the row, and grants calls."""
+    """A worker that starts after a restore knows no counts of grants: it grants calls until another worker sees the loss."""
     rang_at = datetime.now(UTC) - timedelta(hours=2)
     async with running_upstream(twilio(entry("b", date_created=format_datetime(rang_at)))) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -389,7 +392,7 @@ async def test_a_halt_by_hand_ends_a_release_that_has_begun(gateway: Gateway) ->
 
 
 async def test_a_restored_dump_grants_nothing(gateway: Gateway, dialer: Dialer, database_url: str, tmp_path: Path) -> None:
-    """Restored on the same server, it has the system identifier and the timeline of its original."""
+    """A dump that is restored on the same server has the same system identifier and timeline as the original database."""
     async with running_upstream(twilio()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await tenant.create(priority="normal")

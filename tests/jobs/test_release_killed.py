@@ -1,4 +1,4 @@
-"""`callgate queues release` is killed with SIGKILL at each of its steps: grants stay halted, and another run ends it."""
+"""Tests `callgate queues release`, killed with SIGKILL at each step: grants stay halted, and the next run completes it."""
 
 import asyncio
 import json
@@ -31,7 +31,10 @@ OLD_HALT = "UPDATE grant_guard SET halted_at = now() - interval '32 s'"
 
 @dataclass
 class Twilio:
-    """Has a call in the account `rang`, does not answer list requests of `held`, and starts a call for each POST."""
+    """A behaviour that lists a call for accounts with `rang` in their path, and creates a call for each POST.
+
+    It never answers a request with `held` in its path.
+    """
 
     digit: str
     rang: str = ""

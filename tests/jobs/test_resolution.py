@@ -1,4 +1,4 @@
-"""Unknown outcomes are settled by a callback, by Twilio's list, or, after enough searches, as none found."""
+"""Tests how the outcome of a creation without an answer becomes known: by a callback, by Twilio's list, or as `not_started`."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -56,13 +56,13 @@ def listed(*entries: dict[str, Any]) -> Behaviour:
 
 
 def entry(sid_digit: str, *, from_: str = "Jack", **fields: Any) -> dict[str, Any]:
-    """Returns an entry of Twilio's list, created now."""
+    """Returns an entry of Twilio's list of calls, with the current time as its creation time."""
     shown = {"from": from_, "to": "sip:kate@example.com", "date_created": format_datetime(datetime.now(UTC))}
     return call_resource("CA" + sid_digit * 32, **(shown | fields))
 
 
 async def _search_now(gateway: Gateway, resolver: Resolver, call_id: str) -> None:
-    """Searches for this call only."""
+    """Makes this call alone due for a search, and runs the worker's search."""
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> :id"), {"id": call_id})
         await session.execute(text("UPDATE call SET search_at = now() WHERE id = :id"), {"id": call_id})
@@ -318,7 +318,7 @@ async def test_a_search_after_the_end_of_its_lease_does_not_count(gateway: Gatew
 
 
 async def test_a_repeated_sid_is_bound_once_and_logged(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
-    """Prism, a mock server, always answers with the example of the specification."""
+    """Prism, a mock server, sends the specification's example to every creation, so all calls have the same SID."""
     same = call_resource("CA" + "5" * 31 + "b")
     async with running_upstream(answer(201, same)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)

@@ -1,4 +1,4 @@
-"""Retention over a real Postgres: old data is deleted; young calls and calls with work left stay; no lock is waited for."""
+"""Tests how the worker deletes old data. Young calls and calls with work left stay, and rows that are locked are skipped."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -44,7 +44,7 @@ async def _run(gateway: Gateway, statement: str, **values: Any) -> list[Any]:
 async def _call(
     gateway: Gateway, tenant: Tenant, *, age: timedelta = OLD, number: int = 1, change_sql: str = "", key: str | None = None
 ) -> UUID:
-    """Creates a call of that age, ended and priced, and applies `change_sql` to it."""
+    """Creates a completed call of this age that waits for no refresh, and runs `change_sql` on it. Returns its id."""
     placed = (await tenant.create(key)).json()["id"]
     moment = datetime.now(UTC) - age
     call_id = UUID(int=first_id_at(moment).int + number)
@@ -142,7 +142,7 @@ async def test_several_workers_delete_each_call_once_and_skip_locked_calls(gatew
 
 
 async def _month_of_data(gateway: Gateway, table: str) -> str:
-    """Creates a partition two months before the oldest that is kept, and returns its name."""
+    """Creates a monthly partition of the table that is two months older than the retention period. Returns its name."""
     first = (datetime.now(UTC) - KEEP - timedelta(days=62)).date().replace(day=1)
     following = (first + timedelta(days=31)).replace(day=1)
     name = f"{table}_{first:%Y_%m}"

@@ -1,4 +1,4 @@
-"""The roll-up over a real Postgres equals a direct count of the calls, whatever happens to the workers."""
+"""Tests the roll-up (figures per minute and hour) over a real Postgres. It equals a direct count, even if workers fail."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ async def tenants(gateway: Gateway) -> None:
 
 @pytest.fixture
 async def database(gateway: Gateway, tenants: None) -> Database:
-    """The database without calls, in which nothing is rolled up yet."""
+    """The database, without calls. The roll-up has to begin seven days ago."""
     for table in ("scheduled_dial", "delivery", "call_event", "call", "rollup"):
         await gateway.database.fetch(f"DELETE FROM {table}")  # noqa: S608  # names of tables
     await gateway.database.fetch("UPDATE rollup_progress SET rolled_until = date_trunc('minute', now()) - interval '7 days'")
@@ -64,7 +64,7 @@ async def _roll_up_all(rollup: RollUp) -> None:
 
 
 async def _let_an_hour_pass(database: Database) -> None:
-    """Makes the periods of the last hour due again."""
+    """Moves the roll-up's progress back by an hour, as if an hour had passed since."""
     await database.fetch("UPDATE rollup_progress SET rolled_until = rolled_until - interval '1 hour'")
 
 
@@ -78,7 +78,7 @@ def _chance(seed: int) -> random.Random:
 
 
 async def _plant(database: Database, chance: random.Random, number: int, *, oldest: timedelta) -> list[UUID]:
-    """Inserts calls of all kinds, most of them young, with events and deliveries."""
+    """Inserts calls with random states, events and deliveries. Most calls are young. Returns the calls' ids."""
     now, ids = await _now(database), []
     for _ in range(number):
         moment = now - oldest * chance.random() ** 3
@@ -133,7 +133,7 @@ def _zero() -> Figures:
 
 
 async def _counted(database: Database, floor: Callable[[datetime], datetime]) -> dict[tuple[str, datetime], Figures]:
-    """Counts all calls, events and deliveries one by one, for each tenant and period, and for all tenants ('')."""
+    """Counts all calls and deliveries directly. Returns the figures by tenant (`''` for all) and by start of the period."""
     counted: dict[tuple[str, datetime], Figures] = {}
     unknown = await database.fetch("SELECT call_id, data FROM call_event WHERE type = 'call.unknown'")
     attempts = [(row["call_id"], each) for row in unknown for each in json.loads(row["data"]).get("attempts", ())]
@@ -159,7 +159,7 @@ async def _counted(database: Database, floor: Callable[[datetime], datetime]) ->
 
 
 async def _rolled_up(database: Database, seconds: int) -> dict[tuple[str, datetime], Figures]:
-    """Returns what is rolled up, without empty rows."""
+    """Returns the stored figures of all periods with this length, by tenant and start. Leaves out figures that are all zero."""
     rows = await database.fetch("SELECT * FROM rollup WHERE seconds = $1 AND latency IS NOT NULL", seconds)
     found = {}
     for row in rows:
@@ -179,7 +179,7 @@ def _hour_of(moment: datetime) -> datetime:
 
 
 async def _assert_counted(database: Database) -> None:
-    """Asserts that minutes of the last day, and hours from half a day on, are rolled up as a direct count has them."""
+    """Asserts that the figures of the last day's minutes, and of the hours until 12 hours ago, equal a direct count."""
     ((until,),) = await database.fetch("SELECT rolled_until FROM rollup_progress")
     minutes, oldest = await _counted(database, _minute_of), until - timedelta(hours=24)
     rolled_up = {key: value for key, value in (await _rolled_up(database, 60)).items() if key[1] >= oldest}
@@ -257,7 +257,7 @@ async def test_a_worker_that_is_cut_off_leaves_nothing_half_done_and_keeps_none_
 
 @asynccontextmanager
 async def _stopping_in_the_middle(database: Database) -> AsyncIterator[Callable[[], Any]]:
-    """Blocks a roll-up after it has written some periods. Yields a function that returns when one is blocked."""
+    """Makes a roll-up wait for a row lock after it has written some periods. Yields a function that waits for this moment."""
     now = await _now(database)
     async with database.transaction() as connection:
         await connection.execute("INSERT INTO rollup (tenant_id, seconds, start) VALUES ('', 60, $1)", now - 30 * MINUTE)
@@ -324,7 +324,7 @@ async def test_before_the_first_call_there_was_nothing_which_is_not_a_gap(databa
 
 
 async def test_figures_outlive_the_calls(database: Database) -> None:
-    """Hours whose calls retention may have deleted are not counted again."""
+    """An hour is not counted again when some of its calls may already be deleted."""
     await _plant(database, _chance(12), 60, oldest=timedelta(days=3))
     rollup = _rollup(database, calls_kept_for=timedelta(days=4))
     await _roll_up_all(rollup)
@@ -348,7 +348,7 @@ async def test_a_clock_that_was_set_back_stops_nothing(database: Database) -> No
 
 
 async def test_a_period_that_cannot_be_counted_in_time_is_skipped(database: Database) -> None:
-    """The others are rolled up all the same."""
+    """Checks that a period whose count takes too long is skipped, and that all other periods are counted."""
     await _plant(database, _chance(14), 20, oldest=timedelta(hours=1))
     rollup = _rollup(database)
     slow = (await _now(database)) - 16 * MINUTE
@@ -369,7 +369,7 @@ async def test_a_period_that_cannot_be_counted_in_time_is_skipped(database: Data
 
 
 async def test_what_happens_outside_of_the_periods_is_not_read(database: Database) -> None:
-    """A statement of a minute reads the minute's calls by their ids, and no other."""
+    """Checks in the query plan that the count of a minute reads the calls by a range of ids, and not the whole table."""
     await _plant(database, _chance(15), 300, oldest=timedelta(days=2))
     await database.fetch("ANALYZE call")
     now = await _now(database)
@@ -383,7 +383,7 @@ async def test_what_happens_outside_of_the_periods_is_not_read(database: Databas
 
 
 async def test_workers_roll_up_by_themselves(database: Database, gateway: Gateway) -> None:
-    """Two workers at once, as they are run."""
+    """Runs two real workers at the same time."""
     await _plant(database, _chance(16), 40, oldest=timedelta(minutes=50))
     stop = asyncio.Event()
     working = [asyncio.create_task(run_worker(gateway.settings, Metrics(), stop)) for _ in range(2)]

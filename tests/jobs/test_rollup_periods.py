@@ -1,4 +1,4 @@
-"""Which minutes and hours are rolled up again, and when."""
+"""Tests which minutes and hours the roll-up counts again, and when."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -32,7 +32,7 @@ def test_nothing_is_due_twice_in_a_minute_and_nothing_before_the_clock_has_moved
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=8))
 def test_runs_at_any_moments_roll_up_what_one_run_does(steps: list[int]) -> None:
-    """Each period is counted again after the last moment at which it became due."""
+    """Checks that each period is counted again after the last moment at which it became due."""
     start = NOW - sum(steps) * MINUTE
     last_due: dict[Period, datetime] = {}
     since = start
@@ -57,7 +57,7 @@ def test_in_a_year_without_a_worker_a_week_is_rolled_up_and_the_last_day_by_minu
 
 
 def test_calls_that_may_be_deleted_are_not_counted_again() -> None:
-    """The figures of an hour are those that were counted before its first call could be deleted."""
+    """The figures of an hour stay as they were counted before its first call could be deleted."""
     assert all(NOW - period.start <= timedelta(hours=22) for period in _due(10_000, calls_kept_for=timedelta(days=1)))
     assert any(period.length == HOUR for period in _due(60, calls_kept_for=timedelta(days=1)))
 

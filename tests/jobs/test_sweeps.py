@@ -1,4 +1,4 @@
-"""Refreshes by list over a real Postgres and a real simulator, whose list may differ from the calls as Twilio's may."""
+"""Tests refreshes that read Twilio's list for many calls at once. The simulator's list can be wrong, as Twilio's can."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Twilio:
-    """The simulator, and its control routes."""
+    """The simulator, its clock, and requests that change how it shows calls."""
 
     url: str
     clock: Clock
@@ -64,7 +64,7 @@ class Twilio:
         return {name: count for name, count in counts.items() if name.startswith("GET")}
 
     async def create_for_someone_else(self, tenant: Tenant, number: int = 1) -> None:
-        """Creates calls in the tenant's account that Callgate did not place."""
+        """Creates calls in the tenant's account without Callgate."""
         form = {"To": "sip:stranger@example.com", "From": "Jack", "Twiml": "<Response/>"}
         path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json"
         for _ in range(number):
@@ -103,13 +103,13 @@ async def refresher(gateway: Gateway) -> AsyncIterator[Refresher]:
 
 
 async def create(tenant: Tenant, number: int) -> dict[str, dict[str, Any]]:
-    """Creates calls to destinations of their own. Returns their records by id."""
+    """Creates `number` calls, each to another destination. Returns their records by id."""
     answers = [await tenant.create(to=f"sip:{USERS[n % len(USERS)]}@{n}.example.com") for n in range(number)]
     return {record["id"]: record for record in (answer.raise_for_status().json() for answer in answers)}
 
 
 async def refresh_all(gateway: Gateway, refresher: Refresher) -> None:
-    """Makes every refresh that is still planned due, and carries all of them out."""
+    """Makes every planned refresh due, and runs refreshes until none is due."""
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE call SET refresh_at = now() WHERE refresh_at IS NOT NULL"))
     while await refresher.step():
@@ -117,7 +117,7 @@ async def refresh_all(gateway: Gateway, refresher: Refresher) -> None:
 
 
 async def read_records(tenant: Tenant, ids: Any) -> dict[str, dict[str, Any]]:
-    """Returns the records as the list shows them: without Twilio's resource."""
+    """Returns the records of these calls by id, as GET /v1/calls shows them: without the member `resource`."""
     page = (await tenant.http.get("/v1/calls", params={"limit": "200"})).raise_for_status().json()
     records = {record["id"]: record for record in page["calls"]}
     return {id_: records[id_] for id_ in ids}
@@ -134,7 +134,7 @@ async def planned_refreshes(gateway: Gateway, ids: Any) -> list[datetime]:
 
 
 def assert_is_own(record: dict[str, Any], placed: dict[str, Any]) -> None:
-    """Asserts that the record has no other call's data."""
+    """Asserts that the record has the SID and the destination of the call that it was created for."""
     for shown in (record, record.get("resource", record)):
         assert (shown["sid"], shown["to"]) == (placed["sid"], placed["to"])
 
@@ -224,7 +224,7 @@ async def test_a_call_that_the_list_and_a_fetch_lack_is_not_taken_for_deleted(
 async def test_pages_that_move_while_they_are_read_lose_no_call(
     gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher
 ) -> None:
-    """Others' calls fill the first page, and more of them are created between the requests for two pages."""
+    """Foreign calls fill the first page of Twilio's list, and more are created between two requests for pages."""
     await twilio.set_list_faults(moving_pages=True)
     placed = await create(tenant, 15)
     await twilio.create_for_someone_else(tenant, PAGE_SIZE - 5)

@@ -1,4 +1,4 @@
-"""The worker over a real Postgres and a real simulator: records are refreshed and settled in the background."""
+"""Tests the worker over a real Postgres and a real simulator: it updates records, and settles unknown outcomes."""
 
 import asyncio
 import io
@@ -62,14 +62,14 @@ async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
 
 
 async def _age(gateway: Gateway, call_id: str, *, seconds: int) -> None:
-    """Sets when the call was started."""
+    """Sets the time when the call started to `seconds` seconds ago."""
     async with gateway.database.begin() as session:
         statement = text("UPDATE call SET settled_at = now() - make_interval(secs => :seconds) WHERE id = :id")
         await session.execute(statement, {"id": call_id, "seconds": seconds})
 
 
 async def _make_due(gateway: Gateway) -> None:
-    """Makes all refreshes due."""
+    """Makes all planned refreshes due now."""
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE call SET refresh_at = now() WHERE refresh_at IS NOT NULL"))
 

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL with real processes, also when started by root, whose server runs as `nobody`."""
+"""Tests the embedded PostgreSQL with real processes. If root starts it, the server runs as the user `nobody`."""
 
 import importlib.util
 import json
@@ -47,7 +47,7 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to becom
 
 @pytest.fixture(scope="module")
 def reachable() -> Iterator[Path]:
-    """A folder that every user can reach. Only root can reach root's tmp_path."""
+    """A folder that every user can read. pytest's tmp_path is readable for its owner only."""
     with tempfile.TemporaryDirectory() as parent:
         Path(parent).chmod(0o755)
         yield Path(parent)
@@ -57,7 +57,7 @@ def reachable() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def folder(reachable: Path) -> Path:
-    """A state folder with data and a table, shared by the tests that do not damage it."""
+    """A folder with the data of a server and a table, for tests that do not damage it."""
     with EmbeddedPostgres(reachable / "shared") as postgres:
         query(postgres.url, "CREATE TABLE kept AS SELECT 42 AS answer")
     return reachable / "shared"
@@ -65,14 +65,14 @@ def folder(reachable: Path) -> Path:
 
 @pytest.fixture
 def new_folder(reachable: Path) -> Path:
-    """A state folder without data that every user can reach."""
+    """A folder for a server that every user can read and that is still empty."""
     parent = Path(tempfile.mkdtemp(dir=reachable))
     parent.chmod(0o755)
     return parent / "state"
 
 
 def starter(folder: Path, python: str = sys.executable, path: Path = PACKAGES, user: int | None = None) -> Popen[bytes]:
-    """Returns a process that starts the server of the folder. It may be killed, and stops at the end of a `with`."""
+    """Returns a process that starts the server of the folder. A test may kill it. The end of a `with` block stops it."""
     groups: list[int] | None = None if user is None else []
     environment = {"PYTHONPATH": f"{path}{os.pathsep}{REPOSITORY}"}
     command = [python, "-c", STARTER, str(folder)]
@@ -94,7 +94,7 @@ def query(url: str, statement: str) -> str:
 
 
 def server_pids(home: Path) -> set[str]:
-    """Returns the processes with this folder as working directory or on their command line."""
+    """Returns the ids of the processes whose working directory or command line has this folder."""
     pids = set()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # the process has just ended

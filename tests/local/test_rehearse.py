@@ -1,4 +1,4 @@
-"""`callgate rehearse`: what becomes of each call of a file, by the worker's own grants and the simulator as Twilio."""
+"""Tests `callgate rehearse`: the command predicts what happens to each call of a file. The simulator stands in for Twilio."""
 
 import json
 import signal
@@ -32,12 +32,12 @@ def rehearsed(tmp_path: Path, lines: list[str], *options: str, exit_code: int = 
 
 
 def outcomes(result: Any) -> dict[str, tuple[str, str]]:
-    """Returns the outcome and the time of day (UTC) of each call by its key."""
+    """Returns the outcome and the time of day (UTC) of each call, by the call's key."""
     return {call["key"]: (call["outcome"], call["at"] and call["at"][11:19]) for call in result["calls"]}
 
 
 def by_key(result: Any) -> dict[str, Any]:
-    """Returns the calls by key, redials as `key/1`."""
+    """Returns the calls by key. A redial has the key of its first call and a number, such as `key/1`."""
     return {call["key"] + (f"/{call['redial']}" if call["redial"] else ""): call for call in result["calls"]}
 
 
@@ -186,7 +186,7 @@ def test_a_file_without_an_end_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """A folder for temporary files that the user nobody can reach, too."""
+    """A folder for temporary files that the user `nobody` can also read."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -201,7 +201,7 @@ def is_starting_database(scratch: Path) -> bool:
 
 
 def is_playing(scratch: Path) -> bool:
-    """Returns whether Postgres has three sessions. The migrations have two."""
+    """Returns whether the rehearsal has begun. Postgres then has three sessions, and only two while migrations run."""
     servers = [read(file).split()[:1] for file in scratch.glob("*/postgres/data/postmaster.pid")]
     sessions = [
         each for each in Path("/proc").glob("[0-9]*") if read(each / "cmdline").startswith(b"postgres: callgate callgate ")

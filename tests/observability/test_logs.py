@@ -154,7 +154,7 @@ def test_any_value_can_be_logged_as_json(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_any_value_can_be_logged_as_text(name: str, encoding: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A line that the stream cannot encode goes to standard error."""
+    """Checks that a line that stdout cannot encode is written to standard error."""
     with (tmp_path / "log").open("w", encoding=encoding) as stream, logging_to(stream, format_="text"):
         logger.info("odd", value=ODD[name][0])
     assert "odd" in (tmp_path / "log").read_text(encoding) + capfd.readouterr().err

@@ -37,7 +37,7 @@ def queries() -> dict[str, str]:
 
 
 def exposed_series(port: int) -> Iterator[tuple[str, set[str]]]:
-    """Returns the names of a process's series, each with its labels so far."""
+    """Yields the name of each series in /metrics of the process at `port`, with the names of the labels that it has so far."""
     for family in text_string_to_metric_families(http_get(f"http://127.0.0.1:{port}/metrics").text):
         for suffix in SUFFIXES[family.type]:
             yield family.name + suffix, {label for sample in family.samples for label in sample.labels}

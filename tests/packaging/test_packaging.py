@@ -1,4 +1,4 @@
-"""Commands, settings, routes and files exist that the image, the compose file, the wheel and the hooks name."""
+"""Tests the image, the compose file, the wheel and the git hooks: the commands, settings and files that they name exist."""
 
 import base64
 import os
@@ -63,7 +63,7 @@ def command_of(service: dict[str, Any]) -> list[str]:
 
 
 def parameters(command: list[str]) -> dict[str, Any]:
-    """Returns the parameters of `callgate COMMAND`. Raises the command line's error for wrong usage."""
+    """Returns the parameters of a `callgate …` command. Raises the error of the command line if the command is wrong."""
     callgate = get_command(command_line)
     assert isinstance(callgate, TyperGroup)
     name, *arguments = command

@@ -24,7 +24,7 @@ class Balancer:
         self._turn = itertools.count()
 
     def withdraw(self, port: int) -> None:
-        """Stops new connections to the port. Open ones stay, as in a Kubernetes Service whose pod terminates."""
+        """Sends no new connections to the port. Open connections stay, as for a Kubernetes pod that terminates."""
         self._ports.remove(port)
 
     def admit(self, port: int) -> None:

@@ -3,7 +3,8 @@
 Two API processes and two workers run over one Postgres. A simulator fails a third of the creations in every way it knows,
 clients disconnect and repeat, and SIGKILL hits at random. Postgres is restarted, crashes under `synchronous_commit=off`, is
 read-only for seconds, loses its sessions, and keeps a row locked; an API process is frozen. At the end every record is compared
-with the simulator's ledger, which says what really rang. Choices repeat by seed; the order in which processes run does not.
+with the simulator's ledger, which says what really rang. The same seed gives the same random choices, but the processes may
+run in another order.
 """
 
 import argparse
@@ -36,7 +37,7 @@ SETTINGS = {"CALLGATE_RESOLVE_SEARCHES": "4", "CALLGATE_RESOLVE_PERIOD": "12", "
 
 
 async def place(fleet: Fleet, key: str, number: int, seed: int, reported: dict[int, str], answers: Counter[int]) -> None:
-    """Places one call as a client that disconnects early and repeats the request under its key until it has an answer."""
+    """Places one call like a client that disconnects early. It repeats the request under its key until it gets an answer."""
     choice = random.Random(f"{seed}/{number}")
     body = {"to": f"sip:kate{number // 3}@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
     headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": f"chaos-{number}"}
@@ -54,7 +55,7 @@ async def place(fleet: Fleet, key: str, number: int, seed: int, reported: dict[i
 
 
 async def settled_records(fleet: Fleet, key: str, creations: int) -> list[dict[str, Any]]:
-    """Waits until every record is settled, for at most SETTLE_PATIENCE_S. Returns all records."""
+    """Waits until every record has a final outcome, for at most SETTLE_PATIENCE_S. Returns all records."""
     deadline = time.monotonic() + SETTLE_PATIENCE_S
     headers = {"Authorization": f"Bearer {key}"}
     async with http_client(base_url=fleet.gateway_url, headers=headers) as http:

@@ -65,7 +65,7 @@ async def cut_sessions(fleet: Fleet, choice: random.Random) -> None:
 
 
 async def lock_row(fleet: Fleet, choice: random.Random) -> None:
-    """Locks a record for some seconds in an idle transaction: a pending one if there is any, otherwise the newest one."""
+    """Locks a record for some seconds in an idle transaction. Prefers a record whose outcome is pending."""
     async with administrator(fleet.postgres) as connection, connection.transaction():
         for _ in range(100):
             query = "SELECT id FROM call WHERE execution = 'pending' ORDER BY pending_since DESC LIMIT 1 FOR UPDATE SKIP LOCKED"
@@ -90,7 +90,7 @@ async def make_read_only(fleet: Fleet, choice: random.Random) -> None:
 
 
 async def freeze_api(fleet: Fleet, choice: random.Random) -> None:
-    """Stops an API process with SIGSTOP, for less or more than a request's budget, then continues it."""
+    """Stops an API process with SIGSTOP for 2 to 9 s, and continues it. The budget of a request is 4 s."""
     process = fleet.processes[choice.choice(sorted(name for name in fleet.processes if name.startswith("api")))].running
     if process is None or process.returncode is not None:
         return
@@ -134,7 +134,7 @@ async def disturbed(
 
 
 async def _disturb(fleet: Fleet, seed: int, share_done: Callable[[], float], rounds: int) -> None:
-    """Carries out each disturbance once a round, one at a time, spread evenly over the work by `share_done`."""
+    """Carries out each disturbance once a round, one at a time, at equal distances of `share_done` (0 to 1)."""
     choice = random.Random(f"disturbances/{seed}")
     order = [name for _ in range(rounds) for name in choice.sample(sorted(DISTURBANCES), len(DISTURBANCES))]
     for number, name in enumerate(order, 1):

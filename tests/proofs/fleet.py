@@ -1,4 +1,4 @@
-"""Our own processes over one Postgres and a simulator, as a deployment has them, to be killed and started again."""
+"""Starts Callgate's processes over one Postgres and a simulator, like a deployment, and kills and restarts them."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ ENVIRONMENT = {
 
 @dataclass
 class Process:
-    """A process of Callgate, which is started again whenever it is killed."""
+    """A process of Callgate that is started again whenever it is killed."""
 
     arguments: list[str]
     environment: dict[str, str]

@@ -63,7 +63,7 @@ def dialled_calls(entries: Sequence[Mapping[str, Any]], subjects: Sequence[Subje
 def times_kept(records: Sequence[Mapping[str, Any]], dialled: Sequence[Dialled]) -> tuple[dict[str, int], float]:
     """Returns how many calls were dialled before `not_before`, and how many too long after `ring_by`.
 
-    Also returns the longest time from a `ring_by` to its call, in seconds; negative if all were in time.
+    Also returns the longest time from a `ring_by` to its call, in seconds. It is negative if all calls were in time.
     """
     parameters = {record["id"]: record["parameters"] for record in records}
     early, lateness = 0, [-1e9]
@@ -81,7 +81,7 @@ def paces_kept(
 ) -> tuple[dict[str, int], float]:
     """Returns how often each limit of pace or concurrent calls was exceeded.
 
-    Also returns by how many seconds the time from grant to creation varies between calls.
+    Also returns how much the time from the grant (the worker's right to dial) to the creation varies, in seconds.
     """
     ways = [(call.received_at - call.grant.until).total_seconds() for call in dialled if call.grant]
     spread = max(ways) - min(ways)
@@ -104,9 +104,9 @@ def paces_kept(
 
 
 def slots_kept(subjects: Sequence[Subject], left: set[str], records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Compares the slots that are left with the calls that were placed last. The slots of all earlier calls must be free.
+    """Checks that calls in progress have a slot (a place within the limit of concurrent calls), and that ended calls have none.
 
-    Returns how often each promise was broken.
+    `left` has the ids of calls with a slot at the end. Returns how often each promise was broken.
     """
     placed_last = [record for record in records if record["to"].startswith("sip:last@")]
     last = {record["id"] for record in placed_last}

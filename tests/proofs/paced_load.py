@@ -34,7 +34,7 @@ from tests.support.clients import http_client
 
 TENANT = "paced"
 ACCOUNTS = {ACCOUNT: (6, 3, 14), "AC" + "b" * 32: (4, 2, 10)}
-"""Calls per second, burst and concurrent calls by account."""
+"""For each account: calls per second, burst, and the limit of concurrent calls."""
 QUEUES = {"fast": (5, 4, None), "slow": (1.5, 1, None), "narrow": (None, 2, 3)}
 CALLERS = 3
 USERS = ["kate", "kate", "kate", "kate", "busy", "no-answer", "failed"]
@@ -57,16 +57,16 @@ class Paced:
     fleet: Fleet
     seed: int
     clients: list[httpx.AsyncClient] = field(default_factory=list)
-    """A client for each caller."""
+    """One client for each caller."""
     answers: Counter[str] = field(default_factory=Counter)
-    """Final answers to creations."""
+    """The number of creations by final answer, such as `201 started`."""
     canceled: set[str] = field(default_factory=set)
-    """Calls of which an answer said that they are canceled and were not dialled."""
+    """The ids of calls that were canceled before they were dialled, according to an answer."""
     refused: set[str] = field(default_factory=set)
-    """Addresses whose every request was answered with `paced`."""
+    """The addresses for which every request was refused with the problem `paced`."""
     placed: int = 0
     errors: int = 0
-    """Answers with status 500."""
+    """The number of answers with status 500."""
 
     async def make_faulty(self, share: float) -> None:
         callbacks = {"shuffle": True, "duplicate": 0.1, "lose": 0.05, "seed": self.seed}
@@ -188,9 +188,9 @@ async def place_all(paced: Paced, creations: int, *, clients: int) -> None:
 
 
 async def end(paced: Paced) -> list[dict[str, Any]]:
-    """Waits until every call is over, or is scheduled for tomorrow. Then places a last call on each account, which frees slots.
+    """Waits until every call has ended or is scheduled for tomorrow. Then places and awaits one more call on each account.
 
-    Returns all records when these calls are over, too.
+    These last calls free the slots of earlier calls. Returns all records.
     """
     await wait_until_up(paced.fleet.gateway_url, "/readyz")
     await wait_until_over(paced)

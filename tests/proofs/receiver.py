@@ -22,7 +22,7 @@ class Received:
     is_signed: bool
     at: float
     answered: int | None
-    """The status of the answer; None if the connection was dropped instead."""
+    """The status of the answer. None if the receiver closed the connection without an answer."""
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Receiver:
     """A receiver of deliveries in the format `twilio` at `/twilio/…` and `json` at `/json/…`. Never answers at `/hang/…`."""
 
     secrets: dict[str, str] = field(default_factory=dict)
-    """Signing secrets by tenant, the second part of the path."""
+    """The secrets for signatures, by tenant. The tenant is the second part of the path."""
     failing_share: float = 0.0
     choice: random.Random = field(default_factory=random.Random)
     received: list[Received] = field(default_factory=list)

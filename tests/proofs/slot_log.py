@@ -1,8 +1,8 @@
-"""A log of the slots of concurrent calls, written by triggers of the proof, and what it says about pace and concurrency.
+"""Logs the slots of calls (places within the limit of concurrent calls), and computes from the log whether limits were kept.
 
-A slot is inserted by the transaction that takes a call's token. `until` is the time of that transaction plus a span that
-depends only on the call's `timeout` and `time_limit`. All calls of the proof have the same two values, so the differences
-between their `until` are those between the times of their transactions.
+Triggers write the log. The transaction that takes a call's token inserts its slot. `until` is the time of this transaction
+plus a span that depends only on the call's `timeout` and `time_limit`. All calls of the proof have the same two values. The
+differences between their `until` are therefore the differences between the times of the transactions.
 """
 
 from collections.abc import Iterable, Sequence
@@ -59,7 +59,7 @@ class SlotChange:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """An account or a queue with its limits, and the changes of its slots."""
+    """An account or a queue with its limits, and the log of its slots."""
 
     id: UUID
     name: str
@@ -75,11 +75,11 @@ class Subject:
 
     @property
     def needed_burst(self) -> int:
-        """Returns the smallest burst that allows the grants at their times."""
+        """Returns the smallest burst (the size of a token bucket) at which all grants respect the calls per second."""
         return self.burst_of(grant.until.timestamp() for grant in self.grants)
 
     def burst_of(self, times: Iterable[float], *, spread_s: float = 0) -> int:
-        """Returns the smallest burst that allows calls at these times, which may be off by `spread_s`; 0 without a pace."""
+        """Returns the smallest burst that allows calls at these times (each off by up to `spread_s`), or 0 without a rate."""
         return 0 if self.calls_per_second is None else smallest_burst(times, self.calls_per_second, spread_s)
 
     @property

@@ -55,9 +55,9 @@ class Storm:
     fleet: Fleet
     receiver: Receiver
     clients: dict[str, httpx.AsyncClient] = field(default_factory=dict)
-    """Clients by tenant."""
+    """The HTTP clients by tenant."""
     answers: Counter[int] = field(default_factory=Counter)
-    """Answers to creations, by status."""
+    """The number of answers to creations, by status."""
 
 
 @dataclass
@@ -68,11 +68,11 @@ class Seen:
     events: dict[str, list[dict[str, Any]]]
     deliveries: dict[str, list[dict[str, Any]]]
     truth: dict[str, dict[str, Any]]
-    """The calls of the simulator, by sid."""
+    """The simulator's calls, by SID."""
     sent: list[dict[str, Any]]
-    """The callbacks that the simulator sent, or lost on purpose."""
+    """All callbacks of the simulator: those that it sent, and those that it lost on purpose."""
     requests: dict[str, int]
-    """The requests to the simulator, by method and resource."""
+    """The number of requests to the simulator, by method and resource."""
 
 
 @asynccontextmanager
@@ -139,7 +139,7 @@ async def ended(storm: Storm) -> None:
 
 
 async def settled(storm: Storm) -> None:
-    """Waits until every record is complete and every delivery is over, for at most PATIENCE_S."""
+    """Waits until records have end, times and price, and no delivery is pending, for at most PATIENCE_S seconds."""
     deadline = time.monotonic() + PATIENCE_S
     for client in storm.clients.values():
         while time.monotonic() < deadline:
@@ -239,7 +239,7 @@ def verdict(seen: Seen, received: list[Received], calls: int) -> dict[str, int]:
 
 
 def _facts(call: Mapping[str, Any]) -> tuple[str | None, ...]:
-    """Returns duration, price, `to`, start and end of a call, in one form for Callgate's records and Twilio's resources.
+    """Returns duration, price, `to`, start and end of a call, in the same format for Callgate's records and Twilio's resources.
 
     Callgate knows these values only from Twilio's resource.
     """

@@ -1,4 +1,4 @@
-"""Scheduled calls in queues, as the rows that a creation writes."""
+"""Fixtures that write scheduled calls of a queue directly into the database."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,7 +30,7 @@ _MANY_DIALS = """INSERT INTO scheduled_dial
 
 @dataclass
 class QueuedCalls:
-    """Writes calls of one queue."""
+    """Writes the rows of calls in one queue."""
 
     gateway: Gateway
     tenant: Tenant
@@ -49,12 +49,12 @@ class QueuedCalls:
         return found
 
     async def ended(self, execution: str, *, status: str | None = None, problem: str | None = None) -> None:
-        """Adds a call that does not wait."""
+        """Adds a call that does not wait any more. `execution` is its outcome, such as `started`."""
         sid = f"CA{uuid7().hex}" if execution == "started" else None
         await self._add(uuid7(), execution, sid, status, f'{{"slug": "{problem}"}}' if problem else None)
 
     async def waiting(self, *, not_before_s: float = -1, ring_by_s: float = 900, due_s: float | None = None) -> UUID:
-        """Adds a call that waits; times are relative to now."""
+        """Adds a waiting call and returns its id. All times are seconds from now."""
         call_id = uuid7()
         await self._add(call_id, "scheduled", None, None, None)
         times = [timedelta(seconds=each) for each in (not_before_s, ring_by_s, not_before_s if due_s is None else due_s)]
@@ -62,7 +62,7 @@ class QueuedCalls:
         return call_id
 
     async def waiting_many(self, number: int) -> None:
-        """Adds calls that wait, quickly."""
+        """Adds `number` waiting calls in two statements."""
         ids = [uuid7() for _ in range(number)]
         queue_id = await self.queue_id()
         await self.gateway.database.fetch(_MANY_CALLS, ids, self.tenant.id, queue_id, BASIC["to"], BASIC["from"])
@@ -74,13 +74,13 @@ class QueuedCalls:
         await self.gateway.database.fetch(_CALL, call_id, self.tenant.id, execution, *address, queue_id, *columns)
 
     async def due_in(self, call_id: UUID) -> float:
-        """Returns the seconds until the call is due."""
+        """Returns the seconds until the waiting call is due."""
         (row,) = await self.gateway.database.fetch("SELECT due_at - now() FROM scheduled_dial WHERE call_id = $1", call_id)
         left: timedelta = row[0]
         return left.total_seconds()
 
     async def set_pace(self, subject_id: UUID, *, in_use: int = 0, next_at: datetime | None = None, **limits: Any) -> None:
-        """Sets the state of a pace as grants leave it."""
+        """Sets the limits of an account or a queue, the number of its calls in progress, and the time of its next token."""
         statement = """INSERT INTO pace (subject_id, calls_per_second, burst, max_concurrent, in_use, next_at)
             VALUES ($1, $2::float8, 2, $3, $4, coalesce($5::timestamptz, '-infinity'))
             ON CONFLICT (subject_id) DO UPDATE SET calls_per_second = $2::float8, max_concurrent = $3, in_use = $4,

@@ -1,4 +1,4 @@
-"""Many calls are added to a queue by one request, each once, and each line is answered by itself."""
+"""Tests the request that adds many calls to a queue: it creates each call once, and answers each line separately."""
 
 import asyncio
 import json

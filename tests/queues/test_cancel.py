@@ -1,4 +1,4 @@
-"""A queue's waiting calls are canceled: none of them is dialled afterwards."""
+"""Tests the cancellation of all waiting calls of a queue: none of them is dialled afterwards."""
 
 import asyncio
 import re
@@ -102,7 +102,7 @@ async def test_a_call_that_was_granted_goes_on(gateway: Gateway, tenant: Tenant)
 
 
 async def test_a_call_whose_grant_fails_is_canceled(gateway: Gateway, tenant: Tenant, other_worker: Database) -> None:
-    """The cancellation waits for a grant that is under way, and cancels the call if the grant is rolled back."""
+    """The cancellation waits for another worker's open grant of the call, and cancels the call if this grant is rolled back."""
     call_id = UUID(await schedule(tenant))
     locked, release = asyncio.Event(), asyncio.Event()
 

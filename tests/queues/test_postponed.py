@@ -1,4 +1,7 @@
-"""Changed hours and a pause apply at once: postponed calls are judged anew, and grants that read the old settings end first."""
+"""Tests that new calling hours and a pause take effect at once, also for calls that were postponed because of the hours.
+
+The change waits for grants that have read the old settings.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,7 +33,7 @@ async def put(calls: QueuedCalls, **settings: Any) -> None:
 
 @asynccontextmanager
 async def granting(calls: QueuedCalls) -> AsyncIterator[None]:
-    """Locks what a grant locks, in another session, until the block ends."""
+    """Locks the account's pace in another session until the block ends, as a grant does."""
     await calls.set_pace(await calls.account_id())
     database = Database(calls.gateway.settings.require_database_url(), pool_size=1)
     try:

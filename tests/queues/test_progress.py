@@ -1,4 +1,4 @@
-"""How far a queue is, and what its next call waits for."""
+"""Tests the progress of a queue: how many calls have which outcome, why the next call waits, and when the queue will end."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -64,7 +64,7 @@ async def test_counts_that_take_too_long_are_null(calls: QueuedCalls, gateway: G
 
 
 async def test_the_reason_of_the_wait_is_the_first_that_applies(calls: QueuedCalls, gateway: Gateway) -> None:
-    """Sets the reasons one after the other, from the last one that is named to the first."""
+    """Adds one reason after another. Each new reason has a higher rank than the reasons before it."""
     tenant_id = calls.tenant.id
     assert (await shown(calls))["wait_reason"] is None
     call_id = await calls.waiting()
@@ -128,7 +128,7 @@ async def test_the_projected_end_is_not_before_the_last_call_and_not_after_its_d
 
 
 async def test_the_projected_end_is_never_in_the_past(calls: QueuedCalls) -> None:
-    """A call whose deadline has passed waits until a worker expires it, which may take a while without one."""
+    """A call whose deadline has passed waits until a worker expires it. Without a worker, this may take long."""
     await change(calls, pace={"calls_per_second": 1})
     await calls.waiting(not_before_s=-900, ring_by_s=-600)
     asked = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""What a creation reads of its queue."""
+"""Tests the lookup of a queue by its name when a call is created."""
 
 import json
 from uuid import UUID

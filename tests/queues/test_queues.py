@@ -1,4 +1,4 @@
-"""Queues over the API: created, changed, listed, and of one tenant only."""
+"""Tests the API of queues: a tenant creates, changes and lists its own queues, and no others."""
 
 from typing import Any
 

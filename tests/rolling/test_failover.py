@@ -1,4 +1,4 @@
-"""The primary is killed under load and its standby promoted: nothing has to be restarted, and no phone rings twice."""
+"""Tests a failover under load: the primary is killed, its standby promoted, nothing restarted, and no phone rings twice."""
 
 import asyncio
 import contextlib
@@ -70,7 +70,7 @@ class Answers:
 
 @asynccontextmanager
 async def _run_clients(tenant: Tenant) -> AsyncIterator[Answers]:
-    """Runs clients that repeat each creation with its key until the outcome is not `not_started`."""
+    """Runs clients that repeat each creation with its key while the answer's `execution` is `not_started`."""
     answers, numbers, stop = Answers(), itertools.count(), asyncio.Event()
 
     async def client() -> None:
@@ -101,7 +101,7 @@ async def accepted_calls(simulator: str) -> Counter[str]:
 
 
 async def _wait_for(what: str, timeout_s: float, condition: Any) -> float:
-    """Waits for the condition and returns the seconds that it took."""
+    """Waits until the condition is true. Returns how many seconds this took."""
     began = time.monotonic()
     while not await condition():
         assert time.monotonic() - began < timeout_s, f"timed out: {what}"
@@ -194,7 +194,7 @@ async def test_notifications_arrive_from_the_promoted_standby(pair: Pair, tmp_pa
 
 @contextlib.asynccontextmanager
 async def sends_nothing(primary: Node) -> AsyncIterator[None]:
-    """Stops replication after the standby has caught up."""
+    """Stops the replication for the block, after the standby has received all data."""
     connection = await asyncpg.connect(primary.url.replace("+asyncpg", ""))
     caught_up = "SELECT bool_and(replay_lsn >= pg_current_wal_lsn()) FROM pg_stat_replication"
     await _wait_for("the standby", START_TIMEOUT_S, lambda: connection.fetchval(caught_up))
@@ -210,7 +210,7 @@ async def sends_nothing(primary: Node) -> AsyncIterator[None]:
 async def test_what_an_asynchronous_standby_had_not_is_lost_as_the_assumptions_say(
     pair: Pair, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """docs/assumptions.md: records that only the old primary had are gone, their keys ring again, a late outcome is kept."""
+    """Checks what docs/assumptions.md says: records that only the old primary had are lost, and their keys ring again."""
     async with (
         _gateway(pair, **PATIENT) as gateway,
         running_upstream(created(), created(), created_after_release(), created()) as upstream,

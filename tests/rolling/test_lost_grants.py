@@ -1,4 +1,4 @@
-"""An asynchronous standby is promoted that lacks a grant: the call, which rang already, is not dialled again."""
+"""Tests a failover to a standby that lacks a grant (the right to dial a call). The call rang and is not dialled again."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ async def _promote(pair: Pair, tenant: Tenant, dialer: Dialer) -> None:
 
 
 async def reconnected(tenant: Tenant, dialer: Dialer, *, within_s: float) -> None:
-    """Returns when the API and the worker have new connections. Raises TimeoutError."""
+    """Returns when the API and the worker have new database connections. Raises TimeoutError after `within_s` seconds."""
     async with asyncio.timeout(within_s):
         while (await tenant.http.get("/v1/calls")).status_code != 200:
             await asyncio.sleep(0.05)

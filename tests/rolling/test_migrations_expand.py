@@ -1,4 +1,4 @@
-"""Expand, then contract: no migration removes or forbids what the previous version uses."""
+"""Tests that no migration removes or forbids anything that the previous version still uses (expand and contract)."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A snapshot of Postgres's data folder is restored. It has the identity of its server, and lacks a grant whose call rang."""
+"""Tests a restored snapshot of Postgres's data folder, which has the identity of the server and lacks a call that rang."""
 
 import asyncio
 import shutil

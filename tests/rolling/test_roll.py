@@ -23,7 +23,7 @@ REQUESTS_PER_STEP = 20  # load before, between and after the restarts
 
 
 def answering_after(seconds: float) -> Behaviour:
-    """Responds after a delay, so that most clients have a creation in progress at any time."""
+    """Returns a behaviour that creates calls after a delay, so that most clients have a creation in progress at any time."""
     answer = created()
 
     async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -53,7 +53,7 @@ async def ready(port: int) -> None:
 
 @asynccontextmanager
 async def load(url: str, tenant: Tenant) -> AsyncIterator[Counter[str]]:
-    """Runs clients that keep their connections and never retry. Counts their responses."""
+    """Runs clients that keep their connections and never retry. Yields the number of responses of each kind."""
     answers: Counter[str] = Counter()
     stop = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Processes of the version before scheduled calls neither dial nor lose nor change scheduled calls during a roll-out."""
+"""Tests a roll-out from the last version without scheduled calls: its processes neither dial, lose nor change such calls."""
 
 import subprocess
 from pathlib import Path
@@ -18,7 +18,7 @@ CANCELED = BASIC | {"queue": "held", "to": "sip:canceled@example.com"}
 
 
 def before_scheduled_calls() -> str | None:
-    """Returns the revision before the tables of scheduled calls, or None if the checkout lacks the history."""
+    """Returns the git revision before the migration that adds scheduled calls. Returns None if the checkout has no history."""
     command = ["git", "log", "--first-parent", "--diff-filter=A", "--format=%P", "--", _MIGRATION]
     found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     return found.stdout.split()[0] if found.stdout.split() else None
@@ -57,7 +57,7 @@ async def schedule(http: httpx.AsyncClient, body: dict[str, str]) -> dict[str, A
 
 
 async def check_old_answers(http: httpx.AsyncClient, waiting: str, canceled: str) -> None:
-    """Checks what the old version answers: an error or `unknown`, and never a wrong outcome (docs/operations.md)."""
+    """Checks the old version's answers about scheduled calls: an error or `unknown`, and never a wrong outcome."""
     # When this is completed, the old worker has run its jobs.
     placed = await http.post("/v1/calls", json=BASIC)
     await wait_until_shown(http, f"/v1/calls/{placed.json()['id']}", status="completed")

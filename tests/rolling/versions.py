@@ -28,7 +28,7 @@ TIMEOUT_S = 90
 
 
 def before_the_newest_migration() -> str | None:
-    """Returns the revision before the newest migration, or None if the checkout lacks the history."""
+    """Returns the git revision before the newest migration. Returns None if the checkout has no history."""
     command = ["git", "log", "--first-parent", "--max-count=1", "--format=%P", "--", "migrations/versions"]
     found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     return found.stdout.split()[0] if found.stdout.split() else None
@@ -43,7 +43,7 @@ def unpack(revision: str, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Version:
-    """A checkout of the code and the environment of its processes."""
+    """A copy of the code of one version, and the environment variables of its processes."""
 
     name: str
     code: Path
@@ -73,7 +73,7 @@ class Version:
 
     @asynccontextmanager
     async def simulating(self, port: int) -> AsyncIterator[None]:
-        """Runs a simulator whose calls go twenty times as fast."""
+        """Runs a simulator in which calls proceed twenty times as fast as in reality."""
         simulator = await self._start("simulator", "--port", str(port), "--speed", "20", stdout=asyncio.subprocess.DEVNULL)
         try:
             await wait_until_it_answers(f"http://127.0.0.1:{port}/_simulator/health")
@@ -106,7 +106,7 @@ async def wait_until_shown(http: httpx.AsyncClient, url: str, **members: str) ->
 
 
 async def check_calls(one: str, other: str, key: str, *, name: str) -> None:
-    """Checks that a call that one process places is the same call at the other process."""
+    """Checks that a call that is placed at the process `one` has the same record at the process `other`."""
     bearer = {"Authorization": f"Bearer {key}"}
     async with http_client(headers=bearer) as http:
         named = {"Idempotency-Key": f"black-box-{name}"}
@@ -132,7 +132,7 @@ async def check_calls(one: str, other: str, key: str, *, name: str) -> None:
 
 
 def both_versions(revision: str, database_url: str, folder: Path, simulator_url: str) -> tuple[Version, Version]:
-    """Returns the version of the revision, which is unpacked into the folder, and the present one."""
+    """Returns two versions: the old one, whose code is unpacked from git into the folder, and the current one."""
     unpack(revision, folder / "old")
     (folder / "new").mkdir()
     for package in ("app", "migrations", "simulator"):
@@ -177,7 +177,7 @@ async def roll(revision: str, database_url: str, folder: Path) -> None:
 
 
 async def check_new_code_on_old_schema(url: str, key: str) -> None:
-    """Checks that new code on the old schema either works or is not ready and reports correct outcomes."""
+    """Checks that new code works on the old schema, or that /readyz fails and each answer tells the true outcome."""
     async with http_client(headers={"Authorization": f"Bearer {key}"}) as http:
         readiness = await http.get(f"{url}/readyz")
         if readiness.is_success:

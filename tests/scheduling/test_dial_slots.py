@@ -1,4 +1,4 @@
-"""Slots of calls that have ended are freed, for the account and for its queues."""
+"""Tests that the slots of ended calls are freed. A slot is a place within the limit of concurrent calls."""
 
 import asyncio
 from uuid import UUID, uuid4
@@ -162,7 +162,7 @@ async def test_a_slot_that_another_session_is_deleting_does_not_block(gateway: G
 
 
 async def test_queues_that_a_grant_may_lock_next_are_locked_with_those_of_freed_slots(gateway: Gateway) -> None:
-    """Locked one by one, grants of the tenant's two accounts could lock them in different orders, and one would fail."""
+    """Grants of two accounts could otherwise lock the queues in different orders, and Postgres would abort one grant."""
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         account = await _account(gateway, tenant)

@@ -1,4 +1,4 @@
-"""The counts of grants that workers keep in memory and in a folder."""
+"""Tests the counts of granted calls, which each worker keeps in memory and in a folder that workers share."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Grants: tokens are taken at one time, after all locks; every caller that has a waiting call has a turn."""
+"""Tests grants, which give a worker the right to dial a call. Callers with waiting calls take turns."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ _NEXT_AT = "SELECT next_at FROM pace JOIN queue ON queue.id = subject_id WHERE t
 
 
 async def test_a_grant_that_waited_for_its_queue_spends_the_token_after_the_wait(gateway: Gateway) -> None:
-    """A token spent before the wait would come back during it, and the queue's next calls would exceed the pace."""
+    """A token that is spent before the wait would be replaced during the wait, and the next calls would exceed the pace."""
     tenant = await gateway.add_tenant()
     pace = {"calls_per_second": 0.01, "burst": 1}
     (await tenant.http.put("/v1/queues/slow", json={"pace": pace})).raise_for_status()
@@ -42,7 +42,7 @@ _END = """
 
 
 async def test_a_call_that_another_caller_schedules_again_under_its_key_is_granted(gateway: Gateway) -> None:
-    """The other caller, such as the same service with its next API key, has not scheduled anything before."""
+    """The second caller is the same service with its next API key. It has not scheduled any call before."""
     tenant = await gateway.add_tenant()
     body = BASIC | {"priority": "normal"}
     assert (await tenant.create("k", priority="normal")).status_code == 202
@@ -62,7 +62,7 @@ async def account_of(gateway: Gateway, tenant: Tenant) -> UUID:
 
 
 async def test_closed_calls_are_postponed_together_also_behind_many_open_ones(gateway: Gateway) -> None:
-    """Calls that wait for a time zone in which it is night do not keep the others waiting, round after round."""
+    """Calls whose time zone is closed at the moment do not keep all other calls waiting for many rounds."""
     tenant = await gateway.add_tenant()
     now = datetime.now(UTC)
     until = (now + timedelta(days=2)).isoformat()

@@ -1,4 +1,4 @@
-"""Grants are halted on another server than before, by every worker, and `callgate doctor` and metrics say so."""
+"""Tests that no worker grants calls after Postgres was replaced by another server, and that `callgate doctor` reports this."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ from app.scheduling.guard import read_guard
 from tests.support.gateway import Gateway
 
 IDENTITY = "pg_control_system(), pg_walfile_name(pg_lsn)"
-"""The functions that tell which server it is, and that a managed Postgres may not allow."""
+"""The functions of Postgres that identify the server. A managed Postgres may not permit them."""
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ async def test_another_server_is_accepted_while_no_call_waits(gateway: Gateway) 
 
 
 async def hide_server(gateway: Gateway) -> None:
-    """Takes the right to ask for the system identifier and the timeline from the role that migrates the schema."""
+    """Gives `callgate_server()` an owner that may not read the system identifier and the timeline."""
     for statement in (
         "CREATE ROLE callgate_limited",
         "ALTER FUNCTION callgate_server() OWNER TO callgate_limited",

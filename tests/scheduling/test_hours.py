@@ -1,4 +1,4 @@
-"""Hours: how they are read, when they open next, in which zones, and what daylight saving does to them."""
+"""Tests calling hours: how they are parsed, in which time zones they apply, and when they open next, also at clock changes."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ def window(start: str, end: str, days: Sequence[str] = DAYS) -> Hours:
 
 
 def opening(hours: Hours, at: str, *zones: str, days: int = 8) -> str | None:
-    """Returns the next opening as UTC text, without the seconds if they are 0."""
+    """Returns the next opening in UTC as `MM-DD HH:MM`, with seconds only if they are not 0. None if there is no opening."""
     found = next_opening(hours, utc(at), zones, utc(at) + timedelta(days=days))
     return None if found is None else found.strftime("%m-%d %H:%M:%S").removesuffix(":00")
 
@@ -261,7 +261,7 @@ def test_half_an_hour_of_daylight_saving_and_a_day_that_is_left_out() -> None:
 
 
 def first_open_minute(value: Mapping[str, Any], at: datetime, zones: Sequence[str], before: datetime) -> datetime | None:
-    """Looks at the clock of every zone in every minute."""
+    """Returns the first minute before `before` in which every zone is open. Checks minute by minute, as a simple reference."""
     moment = at
     while moment < before:
         if all(_shows_open(value, moment.astimezone(ZoneInfo(zone))) for zone in zones):

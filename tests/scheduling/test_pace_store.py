@@ -1,4 +1,4 @@
-"""Setting a pace: what it does to the tokens, and to calls that were granted before."""
+"""Tests how the limits of an account or a queue are set, and what this changes for tokens and for granted calls."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
 
 
 async def set_pace(pool: Pool, subject_id: UUID, limits: PaceLimits) -> PaceLimits:
-    """Sets the limits and returns those before."""
+    """Sets the limits, and returns the previous limits."""
     async with pool.transaction() as connection:
         before = await lock_pace(connection, subject_id)
         await write_pace(connection, subject_id, limits)
@@ -41,7 +41,7 @@ async def in_use(pool: Pool, subject_id: UUID) -> int:
 
 
 async def add_slot(connection: Connection | Pool, account_id: UUID, queue_id: UUID | None = None) -> None:
-    """Adds a call that was granted."""
+    """Adds a slot, the row of a granted call that counts as a concurrent call."""
     call_id, tenant_id = uuid4(), f"tenant-{account_id.hex}"
     await connection.fetch("INSERT INTO tenant (id, name) VALUES ($1, 'T') ON CONFLICT DO NOTHING", tenant_id)
     statement = """INSERT INTO twilio_account (id, tenant_id, account_sid) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"""

@@ -1,4 +1,4 @@
-"""Immediate creations on an account with a pace: never above it, and a refusal says when to come back."""
+"""Tests calls that are placed at once on an account with a pace: they never exceed it. A refusal says when to try again."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,13 +19,13 @@ _WAITS = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wa
 
 @pytest.fixture
 async def replica(gateway: Gateway) -> AsyncIterator[Gateway]:
-    """A second API over the same database, with connections of its own."""
+    """A second API process over the same database."""
     async with running_gateway(settings_for(gateway.settings.require_database_url())) as running:
         yield running
 
 
 async def set_pace(gateway: Gateway, tenant: Tenant, *others: Gateway, **columns: Any) -> UUID:
-    """Sets the pace of the tenant's account and returns the account's id."""
+    """Sets the pace of the tenant's account, and clears the caches of all these gateways. Returns the account's id."""
     account_id = await gateway.directory.account_id(tenant.id, account_sid=tenant.account_sid)
     assert account_id
     names = ", ".join(columns)
@@ -130,7 +130,7 @@ async def test_two_processes_together_keep_the_rate(gateway: Gateway, replica: G
 
 
 def assert_within(times: list[datetime], *, calls_per_second: float, burst: int) -> None:
-    """Checks every span between two calls: at most `burst` and one more for each interval."""
+    """Asserts that every interval of t seconds has at most `burst` + t × `calls_per_second` calls."""
     for first, since in enumerate(times):
         for last in range(first, len(times)):
             allowed = burst + (times[last] - since).total_seconds() * calls_per_second
@@ -184,7 +184,7 @@ async def test_an_absurd_time_limit_places_the_call(gateway: Gateway) -> None:
 
 
 async def while_locked(gateway: Gateway, account_id: UUID, statement: str, act: Callable[[], Awaitable[Any]]) -> Any:
-    """Runs `statement` on the locked row after `act` has begun to wait for it. Returns the result of `act`."""
+    """Runs `statement` while a transaction locks the account's pace and `act` waits for it. Returns the result of `act`."""
     async with gateway.database.transaction() as connection:
         await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account_id)
         acting = asyncio.ensure_future(act())

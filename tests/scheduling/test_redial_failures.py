@@ -1,4 +1,4 @@
-"""A redial that cannot be written never keeps the end of its call from being written."""
+"""Tests that the end of a call is stored even if its redial (a new call after no answer, for example) cannot be written."""
 
 import json
 from typing import Any

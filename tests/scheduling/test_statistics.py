@@ -1,4 +1,4 @@
-"""Measurements of waiting calls: by priority, without what is paused or suspended, and from few index entries."""
+"""Tests the metrics of waiting calls: counts by priority, which leave out paused queues and suspended tenants."""
 
 import json
 from datetime import timedelta
@@ -31,7 +31,7 @@ _ADD_WAITING = """
 
 
 class Waiting:
-    """Adds waiting calls of one account."""
+    """Adds rows of waiting calls of one account."""
 
     def __init__(self, gateway: Gateway, tenant: Tenant, call_id: UUID) -> None:
         self.gateway, self.tenant, self.call_id = gateway, tenant, call_id
@@ -117,7 +117,7 @@ async def test_the_oldest_due_call_is_found_without_reading_the_others(gateway: 
 
 
 async def test_waiting_calls_are_counted_from_index_entries_of_each_priority(gateway: Gateway, waiting: Waiting) -> None:
-    """A priority without calls causes no read of the others' entries."""
+    """Checks that counting reads few index entries, although there are 3000 waiting calls of one priority."""
     await waiting.add(BULK, number=3000)
     statement = statistics._COUNT_WAITING.replace("$1", "2")
     async with gateway.database.transaction() as connection:
@@ -127,7 +127,7 @@ async def test_waiting_calls_are_counted_from_index_entries_of_each_priority(gat
 
 
 def _rows_read(plan: dict[str, Any]) -> float:
-    """Returns the number of rows and entries of `scheduled_dial` that a plan has read."""
+    """Returns how many rows and index entries of `scheduled_dial` a query plan has read."""
     own: float = (
         plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0) if plan.get("Relation Name") == "scheduled_dial" else 0
     )

@@ -1,4 +1,4 @@
-"""A caller that schedules nothing any more loses its turn, and begins behind the others when it comes back."""
+"""Tests the turns of callers. A caller that schedules no more calls loses its turn, and comes last when it returns."""
 
 from datetime import timedelta
 from uuid import UUID
@@ -26,7 +26,7 @@ async def schedule(tenant: Tenant, key: str) -> None:
 
 
 async def turns(gateway: Gateway, account_id: UUID) -> list[UUID]:
-    """Returns the callers in the order of their turns."""
+    """Returns the ids of the callers in the order of their turns."""
     rows = await gateway.database.fetch(
         "SELECT caller_id FROM dial_turn WHERE account_id = $1 ORDER BY last_grant_at", account_id
     )
@@ -86,7 +86,7 @@ async def test_no_turn_is_deleted_while_its_caller_schedules_a_call(gateway: Gat
 
 
 async def test_a_call_that_waits_again_after_hours_has_a_turn(gateway: Gateway) -> None:
-    """Its outcome may be committed so late if Postgres was unavailable."""
+    """The outcome of a dial may be written hours later, after an outage of Postgres. The caller's turn is deleted by then."""
     tenant = await gateway.add_tenant()
     await schedule(tenant, await new_caller(gateway, tenant))
     account_id = await account_of(gateway, tenant)

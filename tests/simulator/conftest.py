@@ -26,7 +26,7 @@ def simulator(running: Running) -> Running:
 
 @pytest.fixture
 def calls(simulator: Running) -> Iterator[httpx.Client]:
-    """A client of an open account."""
+    """A client of an account that the simulator accepts without configuration, with any password."""
     with simulator.client(OPEN_SID, "any") as client:
         yield client
 

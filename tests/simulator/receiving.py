@@ -36,7 +36,7 @@ class Receiver:
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.answers: deque[int] = deque()
-        """Statuses, HANG or DROP for the next requests; 204 when there are none left."""
+        """The statuses of the next answers, or HANG or DROP. An empty deque means status 204."""
         self.release = threading.Event()
         self.url = ""
 

@@ -43,7 +43,7 @@ class Running:
     clock: ManualClock
 
     def client(self, account_sid: str, auth_token: str) -> httpx.Client:
-        """Returns a client of the account."""
+        """Returns a client with the URL and the credentials of this account."""
         return plain_client(f"{self.url}/2010-04-01/Accounts/{account_sid}", auth=(account_sid, auth_token))
 
 

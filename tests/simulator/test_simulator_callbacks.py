@@ -1,4 +1,4 @@
-"""Status callbacks to a real receiver. The tests move the clock."""
+"""Tests the status callbacks that the simulator sends to a real receiver. The tests move the simulator's clock."""
 
 import re
 import socket
@@ -21,7 +21,7 @@ Form = dict[str, str | list[str]]
 
 @dataclass(frozen=True)
 class Scenario:
-    """A receiver, and an account whose calls send their callbacks to it."""
+    """A receiver of callbacks, and a simulator with an account whose calls send their callbacks to it."""
 
     receiver: Receiver
     running: Running
@@ -47,7 +47,7 @@ class Scenario:
         self.control.post("/callbacks/run", timeout=30).raise_for_status()
 
     def finish_calls(self) -> None:
-        """Moves the clock until every call has ended, except those to `forever`."""
+        """Moves the clock by 120 s, after which every call has ended, except calls to the user `forever`."""
         self.pass_time(120)
 
     def deliveries(self, **query: str) -> list[dict[str, Any]]:
@@ -298,7 +298,7 @@ def test_a_receiver_that_refuses_connections(scenario: Scenario, fragment: str, 
 
 
 def test_the_connect_timeout_of_the_fragment(scenario: Scenario) -> None:
-    """The receiver's queue is full, so Linux does not answer further connections."""
+    """The receiver accepts no connections and its queue is full, so Linux does not answer further connections."""
     with socket.socket() as listener, ExitStack() as queue:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -365,7 +365,7 @@ def test_callbacks_are_sent_after_a_lost_answer(scenario: Scenario) -> None:
 
 
 def sequence_numbers_with(scenario: Scenario, calls: int = 20, **chaos: Any) -> dict[str, list[str]]:
-    """Returns the sequence numbers that arrived, by destination."""
+    """Creates calls while `chaos` disturbs callbacks. Returns the SequenceNumber values that were received, by destination."""
     scenario.control.post("/reset").raise_for_status()
     scenario.receiver.received.clear()
     scenario.control.put("/callbacks", json=chaos).raise_for_status()

@@ -1,4 +1,4 @@
-"""The connections on which callbacks are sent, to receivers that speak HTTP in every way that they may."""
+"""Tests the HTTP connections on which the simulator sends callbacks, with answers in every format that HTTP permits."""
 
 import socket
 import threading
@@ -18,12 +18,12 @@ NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 @dataclass
 class RawReceiver:
-    """Sends the bytes of `answers`, one for each request, and then NO_CONTENT. `None` closes the connection instead."""
+    """Answers each request with the next bytes of `answers` (None closes the connection), and then with NO_CONTENT."""
 
     listener: socket.socket
     answers: list[bytes | None] = field(default_factory=list)
     requests: list[int] = field(default_factory=list)
-    """The number of the connection of each request that arrived."""
+    """For each request, the number of the connection on which it arrived."""
     heads: list[str] = field(default_factory=list)
 
     @property
@@ -77,7 +77,7 @@ def receiver() -> Iterator[RawReceiver]:
 def deliveries_of_a_call(
     simulator: Running, control: httpx.Client, calls: httpx.Client, receiver: RawReceiver, prefix: str = "http://"
 ) -> list[dict[str, Any]]:
-    """Places a call and returns its deliveries after its end."""
+    """Places a call, lets it end, and returns the callbacks that the simulator has sent or tried to send."""
     form: dict[str, Any] = {"To": "sip:kate@example.com", "From": "Jack", "Twiml": "<Response/>"}
     form |= {"StatusCallback": f"{prefix}127.0.0.1:{receiver.port}/status", "StatusCallbackEvent": EVENTS}
     calls.post("/Calls.json", data=form).raise_for_status()

@@ -1,4 +1,4 @@
-"""Each fault on the wire and in the ledger."""
+"""Tests each fault of the simulator: the bytes that a client receives, and the entry in the ledger of creations."""
 
 import json
 import select
@@ -58,7 +58,7 @@ ANSWERS: dict[str, tuple[int | None, int | None]] = {
 
 @pytest.fixture(scope="module", params=product(LOOPS, HTTP), ids="-".join)
 def server(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A simulator for each pair of event loop and HTTP protocol that uvicorn may choose."""
+    """Yields the URL of a simulator, once for each combination of event loop and HTTP protocol of uvicorn."""
     loop, http = request.param
     with serve(SimulatorConfig(open_mode=True, clock=ManualClock()), loop=loop, http=http) as url:
         yield url
@@ -83,7 +83,7 @@ def post(connection: socket.socket, *headers: str, **fields: str) -> None:
 
 
 def read_to_end(connection: socket.socket) -> tuple[bytes, str]:
-    """Returns the bytes, and how the connection ended."""
+    """Returns the received bytes, and whether the connection ended with a FIN or with a reset."""
     received = b""
     try:
         while data := connection.recv(65536):
@@ -310,7 +310,7 @@ def test_an_unknown_fault_is_refused(calls: httpx.Client, control: httpx.Client,
 
 
 def chosen_faults(running: Running, seed: int, names: list[str] | None, *, workers: int) -> dict[str, list[str | None]]:
-    """Returns the faults of three creations to each of thirty destinations."""
+    """Creates three calls to each of thirty destinations. Returns the fault of each creation, by destination."""
     with plain_client(f"{running.url}/_simulator") as control, running.client(OPEN_SID, "any") as calls:
         control.post("/reset").raise_for_status()
         answer = control.put("/faults", json={"share": 0.3, "names": names, "seed": seed})

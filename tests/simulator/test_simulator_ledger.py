@@ -1,4 +1,4 @@
-"""The ledger: which creations arrived, and which became a call."""
+"""Tests the simulator's ledger, which shows the creations that arrived and the calls that they created."""
 
 import socket
 import time

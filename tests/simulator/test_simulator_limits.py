@@ -1,4 +1,4 @@
-"""Calls per second and concurrent calls of an account. The tests move the clock."""
+"""Tests an account's limits on calls per second and on concurrent calls. The tests move the simulator's clock."""
 
 from datetime import timedelta
 from email.utils import parsedate_to_datetime

@@ -1,4 +1,4 @@
-"""The ways in which Twilio's list differs from what its calls are, each on request."""
+"""Tests each way in which the simulator's list of calls can differ from the calls themselves, as Twilio's list can."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +29,7 @@ def sids(found: list[Call]) -> list[str]:
 
 
 def all_pages(simulator: Running, calls: httpx.Client, query: str, between: Any = None) -> list[str]:
-    """Returns the sids of all pages. Calls `between` before each page but the first."""
+    """Returns the SIDs of all pages of a list. Calls the function `between` before each page except the first."""
     found: list[str] = []
     path: str | None = f"/2010-04-01/Accounts/{OPEN_SID}/Calls.json?{query}"
     while path:

@@ -1,4 +1,4 @@
-"""Refusals of creations, updates and lists: one row for each reason."""
+"""Tests which creations, updates and lists the simulator refuses, with one row of parameters for each reason."""
 
 import httpx
 import pytest

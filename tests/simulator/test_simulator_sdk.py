@@ -1,4 +1,4 @@
-"""The unmodified `twilio` package against the simulator."""
+"""Tests the simulator with the unmodified `twilio` package."""
 
 from collections.abc import Iterator
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""X-Twilio-Signature against Twilio's published vectors and the validator of the `twilio` package."""
+"""Compares the simulator's X-Twilio-Signature with Twilio's published examples and with the `twilio` package's validator."""
 
 import pytest
 from twilio.request_validator import RequestValidator

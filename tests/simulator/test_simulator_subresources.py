@@ -1,4 +1,4 @@
-"""Subresources: in the shapes of the specification, and only while the call is in progress."""
+"""Tests that subresources have the fields of Twilio's specification, and can be created only while the call is in progress."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ FIELDS = {
 
 @pytest.fixture
 def path(simulator: Running, calls: httpx.Client) -> str:
-    """The path of a call in progress."""
+    """Returns the path of a call in progress, below the account."""
     sid = calls.post("/Calls.json", data=CALL).json()["sid"]
     simulator.clock.advance(10)
     return f"/Calls/{sid}"

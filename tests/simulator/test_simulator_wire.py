@@ -1,4 +1,4 @@
-"""Requests and answers on the wire, byte for byte if it matters."""
+"""Tests the simulator's requests and responses as they are sent over HTTP."""
 
 import inspect
 import json

@@ -1,4 +1,4 @@
-"""Property tests of the grammar: generated URIs, another grammar, and one-character errors."""
+"""Property tests of the SIP grammar, with generated URIs, a second grammar, and errors of one character."""
 
 import json
 import re
@@ -118,7 +118,7 @@ def other_grammar_accepts(text: str) -> bool:
 
 
 def assert_invariants(uri: SipUri, text: str) -> None:
-    """Asserts what holds for every text."""
+    """Asserts what holds for the parsed URI of any text, such as findings that lie within the text."""
     assert uri.text == text
     assert all(0 <= finding.start <= finding.end <= len(text) for finding in uri.findings)
     assert uri.valid is not any(finding.severity is Severity.ERROR for finding in uri.findings)

@@ -69,7 +69,7 @@ PATTERNS = [
 
 
 def unbounded_repeats(parsed: Any) -> list[str]:
-    """Yields the repeats in a parsed pattern that are not possessive and may backtrack over more than eight matches."""
+    """Returns the repeats of a parsed pattern that are not possessive and may backtrack over more than eight matches."""
     if isinstance(parsed, list | tuple) or type(parsed).__name__ == "SubPattern":
         found = [name for part in parsed for name in unbounded_repeats(part)]
         if len(parsed) == 2 and str(parsed[0]) in ("MAX_REPEAT", "MIN_REPEAT") and int(parsed[1][1]) > 8:

@@ -1,4 +1,4 @@
-"""The collected cases: validity, parts, `from`, and equality."""
+"""Tests the parser with a collection of SIP URIs: whether each is valid, its parts, its use as `from`, and which are equal."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rules that the collected cases do not cover: spellings of hosts, ranges, credentials, equality."""
+"""Tests rules for SIP URIs that the collection of cases lacks, such as odd spellings of hosts, credentials and equality."""
 
 import json
 

@@ -188,7 +188,7 @@ async def test_committed_results_are_delivered_even_if_the_writer_is_cancelled()
 
 
 class LockableRows:
-    """Rows, some of which another session has locked. `waits`: writes wait for the lock and time out."""
+    """Writes rows, of which another session has locked some. With `waits`, a batch with a locked row fails as a whole."""
 
     def __init__(self, *locked: int, waits: bool) -> None:
         self.locked = set(locked)

@@ -1,4 +1,4 @@
-"""Sealed secrets open only for their row; keyed hashes match only under their key."""
+"""Tests that an encrypted secret can be decrypted only for its own row, and that keyed hashes match only under their key."""
 
 import os
 
@@ -63,7 +63,7 @@ def test_a_keyed_hash_matches_its_value_under_any_configured_key_only() -> None:
 
 
 def test_a_token_is_the_same_in_every_version() -> None:
-    """Operators search months of logs for the token of one number."""
+    """Checks literal tokens. Operators search months of logs for the token (pseudonym) of one number."""
     ring = Keyring([b"a" * 32, b"b" * 32])
     assert [ring.pseudonym(value) for value in ("+14155550123", "kate", "Zoë")] == [
         "tok_6a1c7fb4066b",

@@ -13,7 +13,7 @@ BASE = "postgresql://callgate:planted@db.example.com/calls"
 
 
 def tls(url: str) -> dict[str, str]:
-    """Returns the parameters that asyncpg reads only from a URL."""
+    """Returns the TLS parameters of the URL that is passed to asyncpg, which accepts some of them only in a URL."""
     query = urlsplit(DatabaseURL.parse(url).arguments["dsn"]).query
     return {name: values[0] for name, values in parse_qs(query).items()}
 

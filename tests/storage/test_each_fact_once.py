@@ -1,4 +1,4 @@
-"""Rows that leave out what other columns imply are shown like rows that hold everything, byte for byte."""
+"""Tests that a row without columns that others imply is shown with exactly the same bytes as a row with all columns."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ TIME = "Tue, 31 Aug 2010 20:36:28 +0000"
 
 
 def usual(account_sid: str, sid: str) -> dict[str, Any]:
-    """Returns Twilio's answer to a creation: nearly all values are null, and `annotation` is not documented."""
+    """Returns a typical answer of Twilio to a creation. Most values are null. The member `annotation` is undocumented."""
     uri = f"/2010-04-01/Accounts/{account_sid}/Calls/{sid}"
     return {
         "sid": sid,
@@ -98,7 +98,7 @@ ANSWERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 
 def creating(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Behaviour:
-    """Answers a creation with the usual answer for the account of the request, as `change` makes it."""
+    """Returns a behaviour that answers a creation with the result of `change` for the usual answer."""
 
     async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         account_sid = upstream.received[-1].path.split("/")[3]
@@ -114,7 +114,7 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 
 async def _shown(tenant: Tenant, record: dict[str, Any]) -> dict[str, bytes]:
-    """Returns the bytes of all answers that show the call."""
+    """Returns the bytes of each response that shows the call, by path."""
     twilio = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls"
     one = f"/v1/calls/{record['id']}"
     paths = (one, "/v1/calls", f"{one}/events", f"{one}/deliveries", f"{twilio}.json")
@@ -130,7 +130,7 @@ async def _row(gateway: Gateway, record: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _store_whole(gateway: Gateway, shown: dict[str, Any]) -> None:
-    """Makes the row hold everything, like those of version 0.1.0."""
+    """Fills the columns that the call's row leaves out, like version 0.1.0 did."""
     async with gateway.database.begin() as session:
         await session.execute(
             text(
@@ -265,7 +265,7 @@ async def test_a_callback_is_shown_and_delivered_whole(
 
 
 async def _deliver_again(gateway: Gateway, tenant: Tenant) -> None:
-    """Makes all deliveries of the tenant due, and delivers them."""
+    """Makes all deliveries of the tenant due again, and sends them."""
     async with gateway.database.begin() as session:
         await session.execute(
             text("UPDATE delivery SET state = 'pending', next_attempt_at = now() WHERE tenant_id = :id"), {"id": tenant.id}

@@ -1,4 +1,4 @@
-"""`NewCall` and `CallState` repeat columns of `Call`: an omission would be lost silently."""
+"""Tests that `NewCall` and `CallState` have all columns of `Call` that they need. A missing field would be lost silently."""
 
 from dataclasses import fields
 from typing import Any, get_args, get_type_hints

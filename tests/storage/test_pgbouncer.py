@@ -85,7 +85,7 @@ async def test_changes_take_effect_at_once_without_notifications(pooled_url: str
 
 
 async def test_clients_that_share_a_server_connection_keep_their_own_settings(database_url: str) -> None:
-    """Each client has prepared the same statements under the same names."""
+    """Each client has prepared the same statements, under the same names, on the one server connection that all share."""
     async with pgbouncer(database_url, pool_size=1, **TRANSACTIONS) as url:
         clients = [
             await Connector(url, settings).connect() for settings in (SESSION_SETTINGS, HOT_PATH_SETTINGS, MIGRATION_SETTINGS)
@@ -129,7 +129,7 @@ _TRIES_LOCK = """
 
 
 async def test_concurrent_migrations_wait_for_each_other_behind_the_pooler(empty_database_url: str, tmp_path: Path) -> None:
-    """The pooler runs each transaction on a different server connection."""
+    """PgBouncer is set up to run each transaction on another server connection."""
     spread = TRANSACTIONS | {"server_round_robin": 1, "min_pool_size": 4, "pool_size": 4}
     async with pgbouncer(empty_database_url, **spread) as url:
         settings = _environment(tmp_path, url)
@@ -143,7 +143,7 @@ async def test_concurrent_migrations_wait_for_each_other_behind_the_pooler(empty
 
 
 async def test_a_migration_waits_for_one_with_a_direct_connection(empty_database_url: str, tmp_path: Path) -> None:
-    """The previous version also holds this lock for its whole session."""
+    """A session with a direct connection holds the migration lock all the time, as the previous version does."""
     holder = await _connect_directly(empty_database_url)
     await holder.execute(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
     async with pgbouncer(empty_database_url, **TRANSACTIONS) as url:
@@ -189,7 +189,7 @@ async def test_doctor_detects_a_pooler(
 
 
 async def test_a_pooler_without_prepared_statements_is_refused_in_one_line(database_url: str, tmp_path: Path) -> None:
-    """PgBouncer before 1.21 is such a pooler. Every command is refused, also without a cache of prepared statements."""
+    """PgBouncer before 1.21 is such a pooler. Every command is refused, even with `statement_cache_size=0` in the URL."""
     async with pgbouncer(database_url, **WITHOUT_STATEMENTS) as pooled:
         for command, query in ((("migrate",), ""), (("tenants", "list"), ""), (("tenants", "list"), "?statement_cache_size=0")):
             url = pooled + query

@@ -19,7 +19,7 @@ print(json.dumps({
 
 
 def texts(tmp_path: Path, hash_seed: int) -> dict[str, str]:
-    """The strings among the module-level names of the API and the worker."""
+    """Returns all module-level strings of the API and the worker by name, in a process with this hash seed."""
     variables = environment(tmp_path) | {"PYTHONHASHSEED": str(hash_seed)}
     finished = subprocess.run([sys.executable, "-c", PROGRAM], env=variables, capture_output=True, text=True, check=True)
     return dict(json.loads(finished.stdout))

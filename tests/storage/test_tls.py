@@ -14,7 +14,7 @@ from tests.support.upstream import created, running_upstream
 
 @pytest.fixture(scope="module")
 def server_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The server's key and certificate."""
+    """Returns the file with the server's private key and certificate."""
     return self_signed(tmp_path_factory.mktemp("ours"))
 
 

@@ -1,4 +1,4 @@
-"""Answers if Twilio cannot be reached, refuses, or does not finish its answer; over real sockets."""
+"""Tests requests about subresources when Twilio cannot be reached, refuses the request, or does not finish its answer."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -44,7 +44,7 @@ LOST = {
 
 @asynccontextmanager
 async def live_call(gateway: Gateway, *script: Behaviour) -> AsyncIterator[tuple[Tenant, str, Upstream]]:
-    """Yields a started call. The script answers later requests to Twilio."""
+    """Yields the tenant, the id of a started call, and the server in place of Twilio. `script` has its further answers."""
     async with running_upstream(created(), *script) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
@@ -90,7 +90,7 @@ async def test_a_read_without_an_answer_has_changed_nothing(gateway: Gateway, be
 
 
 async def test_the_sdk_does_not_repeat_a_change_that_may_have_been_made(gateway: Gateway) -> None:
-    """Twilio's asynchronous client with max_retries repeats a request after every 5xx."""
+    """The SDK's asynchronous client repeats a request after every 5xx, so Callgate answers with 409."""
     async with live_call(gateway, error(500, 20500)) as (tenant, call_id, upstream):
         sid = (await tenant.http.get(f"/v1/calls/{call_id}")).json()["sid"]
         async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key, max_retries=3) as sdk:

@@ -41,7 +41,10 @@ async def call_with(gateway: Gateway, *script: Behaviour) -> AsyncIterator[Call]
 
 
 def in_pieces(*pieces: bytes, declared: int | None = None, ends: bool = True) -> Behaviour:
-    """Sends the first piece at once and the others after `released` is set. Chunked unless a length is declared."""
+    """Returns a behaviour that sends the first piece at once, and all further pieces when the test sets `released`.
+
+    The body is chunked unless `declared` gives its length. Without `ends`, the connection is closed before the end of the body.
+    """
 
     async def behave(upstream: Upstream, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         length = "Transfer-Encoding: chunked" if declared is None else f"Content-Length: {declared}"

@@ -1,4 +1,4 @@
-"""Isolation of every operation: own, another tenant's and unknown calls. A refused request is not sent to Twilio."""
+"""Tests each operation with calls of the tenant, of another tenant, and of nobody. A refused request never reaches Twilio."""
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass

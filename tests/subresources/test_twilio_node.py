@@ -1,4 +1,4 @@
-"""Calls and subresources with Twilio's unmodified Node package. The flows are in tests/sdk_node."""
+"""Tests calls and subresources with Twilio's unmodified Node package. The scripts are in tests/sdk_node."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ async def test_calls_and_subresources_with_twilios_node_package(gateway: Gateway
 
 @pytest.mark.parametrize("project", [node.SDK, node.OPENAPI], ids=lambda project: project.name)
 def test_the_lock_file_contains_no_registry(project: Path) -> None:
-    """The hashes pin the packages, so the lock file works with any registry."""
+    """The lock file pins packages by their hashes. Without URLs in it, npm can use any registry."""
     packages = json.loads((project / "package-lock.json").read_text())["packages"]
     locked = {name: package for name, package in packages.items() if name}
     assert all(package["integrity"] for package in locked.values())

@@ -1,4 +1,4 @@
-"""Every subresource with both clients of the unmodified `twilio` package."""
+"""Tests every subresource with the synchronous and the asynchronous client of the unmodified `twilio` package."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -120,7 +120,7 @@ async def test_a_refusal_by_twilio_has_its_status_and_code(sdk: Sdk, call: LiveC
 
 @pytest.mark.parametrize("below", ["account", "call"])
 async def test_links_to_media_return_the_audio(gateway: Gateway, sdk: Sdk, call: LiveCall, below: str) -> None:
-    """Twilio's guides use the recording's URI with another ending, or a path below the account, as in `RecordingUrl`."""
+    """Checks the URLs that Twilio's guides use: the recording's URI with another ending, or a path below the account."""
     recording = await sdk.asynchronous.calls(call.sid).recordings.create_async()
     path = recording.uri if below == "call" else recording.uri.replace(f"/Calls/{call.sid}", "")
     async with http_client(base_url=gateway.url, auth=(call.tenant.account_sid, call.tenant.key)) as http:

@@ -1,4 +1,4 @@
-"""Subresources under /v1: JSON requests and answers, and the events of the call."""
+"""Tests subresources under /v1, which have JSON requests and answers, and the events that they add to a call."""
 
 import pytest
 

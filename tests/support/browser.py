@@ -1,4 +1,4 @@
-"""A real headless Chromium that sends no requests of its own, and a record of a page's requests and errors."""
+"""A real headless Chromium without background requests, and a record of the hosts that a page requests and of its errors."""
 
 import os
 import shutil

@@ -11,7 +11,7 @@ import httpx
 
 TIMEOUT_S: Final = 60.0
 NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Trusts no server. Without it, each client loads the system's certificates, which takes longer than most tests."""
+"""A TLS context that trusts no server. It is created at once, while loading the system's certificates takes long."""
 
 http_get = partial(httpx.get, timeout=TIMEOUT_S, verify=NO_CERTIFICATES)
 http_post = partial(httpx.post, timeout=TIMEOUT_S, verify=NO_CERTIFICATES)

@@ -25,7 +25,7 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 @cache
 def rsa_key(name: str, size: int = 2048) -> rsa.RSAPrivateKey:
-    """Returns one key for each name and size."""
+    """Returns the same RSA key each time for the same name and size."""
     return rsa.generate_private_key(public_exponent=65537, key_size=size)
 
 
@@ -47,7 +47,7 @@ def encode_segment(document: Any) -> str:
 
 @dataclass
 class Cluster:
-    """A Kubernetes cluster that signs tokens with the newest of its keys. `keys` are those of the key set."""
+    """A Kubernetes cluster that signs tokens with the last key in `keys`. The key set publishes all of `keys`."""
 
     issuer: str = ISSUER
     keys: dict[str, PrivateKey] = field(default_factory=lambda: {"first": rsa_key("first")})
@@ -82,7 +82,7 @@ class Cluster:
         return jwt.encode(self.claims(**claims), key, algorithm=algorithm, headers={"kid": key_id})
 
     def rotate(self, key_id: str, *, keep: bool = True) -> None:
-        """Adds a key with which tokens are signed from now on, and removes the others unless they are kept."""
+        """Adds a key that signs all further tokens. Without `keep`, removes all older keys."""
         self.keys = {**(self.keys if keep else {}), key_id: rsa_key(key_id)}
 
     def key_set(self) -> bytes:

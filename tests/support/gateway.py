@@ -30,7 +30,7 @@ BASIC = {"to": "sip:kate@example.com", "from": "Jack", "url": "http://www.exampl
 
 _numbers = itertools.count(1)
 PATIENT: Final = {"twilio_read_timeout": 20, "request_budget": 25}
-"""Settings for tests in which Twilio answers only after something else has happened, which may take seconds."""
+"""Timeouts (in seconds) for tests in which Twilio's answer waits for something that may take seconds."""
 
 
 def settings_for(database_url: str, **values: Any) -> Settings:
@@ -61,7 +61,7 @@ class QuietServer(Server):
 
 @asynccontextmanager
 async def served(app: FastAPI, *, grace: int | None = None, date_header: bool = True, port: int = 0) -> AsyncIterator[str]:
-    """Serves the app on 127.0.0.1 and yields its URL. On exit, waits `grace` seconds for requests, then for the lifespan."""
+    """Serves the app on 127.0.0.1 and yields its URL. On exit, waits up to `grace` seconds for open requests."""
     config = server_config(app, timeout_graceful_shutdown=grace, date_header=date_header)
     async with _served(config, port) as (url, _):
         yield url
@@ -95,7 +95,7 @@ class Tenant:
     http: httpx.AsyncClient
 
     async def create(self, key: str | None = None, **members: Any) -> httpx.Response:
-        """Creates a call: POST /v1/calls with BASIC, changed by `members`. `key` is the Idempotency-Key."""
+        """Creates a call: POST /v1/calls with the members of BASIC, changed by `members`. `key` is the Idempotency-Key."""
         headers = {"Idempotency-Key": key} if key else {}
         return await self.http.post("/v1/calls", json=BASIC | members, headers=headers)
 
@@ -114,11 +114,11 @@ class Gateway:
     directory: TenantDirectory
     served_tenants: TenantDirectory
     served_database: Database
-    """The connections of the API itself."""
+    """The connection pool that the API under test uses."""
     clients: list[httpx.AsyncClient] = field(default_factory=list)
 
     def invalidate_cache(self) -> None:
-        """Drops cached tenant data after a change, without waiting for the change's notification."""
+        """Clears the API's cache of tenant data, so that a change takes effect at once."""
         self.served_tenants.invalidate()
 
     async def add_tenant(self, base_url: str | None = None, *, with_account: bool = True) -> Tenant:

@@ -1,4 +1,4 @@
-"""Jobs of the worker over the database of a gateway."""
+"""Runs jobs of the worker with the database of a gateway."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

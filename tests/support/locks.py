@@ -1,4 +1,4 @@
-"""SQL that tells whether a session of a test's own database waits for a lock. Other tests use the same Postgres."""
+"""SQL that tells whether a session in the current database waits for a lock. Other databases of the server do not count."""
 
 # Not pg_stat_activity, whose answer does not change within a transaction. A session that waits for a row waits for a
 # transaction, which belongs to no database. The session's other locks do.

@@ -1,6 +1,6 @@
 """Installs the Node packages of tests/sdk_node, tests/openapi_node and tests/console_node.
 
-Without npm a test is skipped, except in CI.
+A test is skipped if npm is missing or fails, unless CALLGATE_REQUIRE_NODE is set, as in CI.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ _REQUIRED = bool(os.environ.get("CALLGATE_REQUIRE_NODE"))
 
 
 def install(project: Path) -> None:
-    """Installs a lock file's packages once. Concurrent calls wait. Blocks, so it must not run in an event loop."""
+    """Installs the packages of the project's lock file once. Blocks the thread, so it must not run in an event loop."""
     if (shutil.which("node") is None or shutil.which("npm") is None) and not _REQUIRED:
         pytest.skip("no Node.js with npm on this machine")
     lock, mark = project / "package-lock.json", project / "node_modules" / ".package-lock.json"

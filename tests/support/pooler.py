@@ -1,4 +1,4 @@
-"""A proxy between Callgate and Postgres that sends its own process ids, as poolers do."""
+"""A proxy before Postgres that replaces the server's process id with its own, as connection poolers do."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -43,7 +43,7 @@ async def behind_a_pooler(database_url: str) -> AsyncIterator[str]:
 
 
 async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, changes_key: bool = False) -> None:
-    """Forwards data until one side closes. With `changes_key` it replaces the process id in the first BackendKeyData."""
+    """Forwards data until one side closes. With `changes_key`, replaces the process id in the first BackendKeyData message."""
     while data := await reader.read(65536):
         if changes_key and (at := data.find(_BACKEND_KEY_DATA)) >= 0:
             changes_key = False

@@ -16,7 +16,7 @@ from app.local.postgres import NOBODY_UID, EmbeddedPostgres, remove_data
 
 
 class Node(EmbeddedPostgres):
-    """A primary server, or a standby of `primary` made from its base backup."""
+    """A server of the pair: a primary, or a standby that was made from the base backup of `primary`."""
 
     def __init__(self, directory: Path, primary: "Node | None" = None) -> None:
         super().__init__(directory)
@@ -60,7 +60,7 @@ class Pair:
 
     @property
     def url(self) -> str:
-        """Returns a URL of both servers, which connects to the server that accepts writes."""
+        """Returns a database URL with both servers. Clients connect to the server that accepts writes."""
         first, second = self.primary.address, self.standby.address
         hosts = f"{first.host}:{first.port},{second.host}:{second.port}"
         return f"postgresql://{first.username}:{first.password}@{hosts}/{first.database}?target_session_attrs=read-write"

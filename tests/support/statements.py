@@ -1,4 +1,4 @@
-"""The statements that an API sends to Postgres, by request: asyncpg and SQLAlchemy report each one that was sent."""
+"""Records the SQL statements that the API sends to Postgres through asyncpg or SQLAlchemy, for each request."""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator

@@ -17,7 +17,7 @@ class HoldingProxy:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def hold(self, marker: bytes, *, passing: int = 0) -> None:
-        """Holds back the next data that contains `marker`, after letting `passing` such pieces of data through."""
+        """Makes the proxy hold back data with `marker`, after it has forwarded `passing` pieces of data with `marker`."""
         self._marker, self._passing = marker, passing
 
     @property
@@ -25,7 +25,7 @@ class HoldingProxy:
         return bool(self._held)
 
     async def deliver(self) -> None:
-        """Delivers the data that was held back to the server. Discards the server's response."""
+        """Sends the data that was held back to the server, and discards the server's response."""
         while self._held:
             reader, writer, piece = self._held.pop()
             writer.write(piece)
@@ -33,7 +33,7 @@ class HoldingProxy:
             await _end(writer)
 
     async def drop(self) -> None:
-        """Drops the data that was held back."""
+        """Discards the data that was held back, and closes the connection to the server."""
         while self._held:
             await _end(self._held.pop()[1])
 
@@ -62,7 +62,7 @@ class HoldingProxy:
             self._tasks.discard(task)
 
     def _take(self, piece: bytes) -> bytes | None:
-        """Returns the piece of data if it has to be held back; None if it has to be forwarded."""
+        """Returns the piece of data if the proxy has to hold it back, and None if the proxy has to forward it."""
         if self._marker is None or self._marker not in piece:
             return None
         self._passing -= 1

@@ -15,7 +15,7 @@ from tests.support.pooler import pass_on
 async def behind_tls(
     database_url: str, pem: Path, *, direct: bool = False, client_certificates: bool = False
 ) -> AsyncIterator[str]:
-    """Yields a URL of the same database that accepts only TLS. `pem` is the file with the key and the certificate."""
+    """Yields a URL of the same database that accepts only TLS. `pem` is a file with the server's key and certificate."""
     url = make_url(database_url)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pem)

@@ -10,7 +10,7 @@ import pytest
 
 
 async def run(*command: str, cwd: Path, environment: Mapping[str, str] | None = None) -> str:
-    """Returns the tool's output. If it fails, the test fails with the output."""
+    """Runs the command and returns its output. If the command fails, the test fails with this output."""
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=cwd,
@@ -24,7 +24,7 @@ async def run(*command: str, cwd: Path, environment: Mapping[str, str] | None = 
 
 
 def needs_program(name: str) -> pytest.MarkDecorator:
-    """Skips a test on a machine without this program, unless CALLGATE_REQUIRE_<NAME> is set, as in CI: then the test fails."""
+    """Returns a mark that skips a test if the program is missing. With CALLGATE_REQUIRE_<NAME>, as in CI, the test fails."""
     is_required = os.environ.get(f"CALLGATE_REQUIRE_{name.upper().replace('-', '_')}")
     return pytest.mark.skipif(shutil.which(name) is None and not is_required, reason=f"no {name} on this machine")
 

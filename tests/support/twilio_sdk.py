@@ -1,4 +1,4 @@
-"""Runs Twilio's own Python package with the gateway's base URL: a synchronous client in a thread, and an asynchronous one."""
+"""Runs the two clients of Twilio's Python package against the gateway: the synchronous one in a thread, and the other one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +19,7 @@ class Sdk:
     asynchronous: Any
 
     async def run(self, work: Callable[[Any], Answer]) -> Answer:
-        """Runs `work` with the synchronous client in a thread, because the gateway uses this event loop."""
+        """Runs `work` with the synchronous client in a thread, because the gateway runs in the test's event loop."""
         return await asyncio.to_thread(work, self.sync)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""An upstream on a raw socket in place of Twilio. Records each request and responds as scripted."""
+"""A server on a raw socket that stands in for Twilio. It records each request, and the test chooses its behaviour."""
 
 import asyncio
 import base64
@@ -35,7 +35,7 @@ class Received:
 
 @dataclass
 class Upstream:
-    """A server in place of Twilio. Answers each request with the next behaviour of `script`, and repeats the last one."""
+    """A server that stands in for Twilio. Each request gets the next behaviour of `script`. The last behaviour is repeated."""
 
     url: str
     script: list[Behaviour]
@@ -48,7 +48,7 @@ class Upstream:
         return [request for request in self.received if request.method == "POST"]
 
     async def wait_for_post(self) -> None:
-        """Returns when a POST has been received, now or earlier."""
+        """Returns as soon as the server has received a POST, or at once if it already has."""
         while not self.posts:
             await asyncio.sleep(0.01)
 

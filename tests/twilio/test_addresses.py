@@ -1,4 +1,4 @@
-"""Keys of addresses: the same for all spellings of an address, and different for different parties."""
+"""Tests the keys with which addresses are compared: one key for all spellings of an address, another for another party."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How connections of the transport for small requests begin and end: a body that was cut never counts as whole."""
+"""Tests how connections of the transport for small requests begin and end. A truncated body is never taken for a whole one."""
 
 import asyncio
 import contextlib
@@ -29,14 +29,14 @@ Run = Callable[[Scenario], None]
 
 
 class ResolvesFinalDots(asyncio.SelectorEventLoop):
-    """Resolves `127.0.0.1.` as a name server resolves names that end with a dot."""
+    """An event loop that resolves `127.0.0.1.` (with a final dot), as name servers resolve names with a final dot."""
 
     async def getaddrinfo(self, host: Any, port: Any, **arguments: Any) -> Any:
         return await super().getaddrinfo(host.rstrip("."), port, **arguments)
 
 
 class Server:
-    """Answers with `respond`. Counts its open connections."""
+    """A server that answers with `respond` and counts its open connections."""
 
     def __init__(self, respond: Respond) -> None:
         self.respond = respond
@@ -174,7 +174,7 @@ def test_a_request_that_waits_when_the_transport_is_closed_is_not_sent(run: Run)
 
 
 def test_an_idle_connection_is_closed_without_waiting_for_the_server(run: Run, tls: ssl.SSLContext) -> None:
-    """A close_notify would ask for the server's, and keep the socket open until it arrives."""
+    """The client sends no close_notify, because it would then keep the socket open until the server's close_notify arrives."""
     after_the_request = bytearray(b"no end")
 
     def serve(listener: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""The transport for small requests: part of a response never counts as the whole, nor do other data count as a response."""
+"""Tests the transport for small requests: it never takes a truncated response for a whole one, or other data for a response."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ Respond = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 class Server:
-    """Responds to each request with `respond`, and then keeps the connection, or closes it."""
+    """A server that answers each request with `respond`, and then closes the connection unless `keeps` is true."""
 
     def __init__(self, respond: Respond, *, keeps: bool) -> None:
         self.respond = respond
@@ -197,7 +197,7 @@ async def test_a_header_that_could_begin_another_line_is_not_sent(value: str) ->
 
 @pytest.mark.parametrize("port", [0, 65_536, 1_000_000])
 async def test_a_port_that_does_not_exist_is_not_taken_for_another(port: int) -> None:
-    """The resolver would take only the last 16 bits of it, and zero would be the scheme's own."""
+    """The resolver would use only the last 16 bits of such a port, and 0 would mean the default port of the scheme."""
     async with serving(sends(RESPONSES["with its length"])) as (server, transport):
         listening = httpx.URL(server.url).port
         assert listening

@@ -1,4 +1,4 @@
-"""A kept connection is used again only if no data has arrived on it, not even unread data in the kernel."""
+"""Tests that a kept connection is reused only if no data has arrived on it, not even data that is unread in the kernel."""
 
 import asyncio
 import socket
@@ -31,17 +31,17 @@ KINDS = (AiohttpTransport, DirectTransport)
 
 @dataclass
 class ServerInThread:
-    """A server that answers each request, and then calls `afterwards` with the first connection."""
+    """A server that answers each request and then calls `afterwards` with its first connection."""
 
     url: str
     afterwards: Callable[[socket.socket], None]
     requests: list[int] = field(default_factory=list)
-    """The number of the connection of each request."""
+    """For each request, the number of the connection on which it arrived."""
     go: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
 
     def run_afterwards(self) -> None:
-        """Runs `afterwards` and blocks until it has ended, so that the client's event loop reads nothing meanwhile."""
+        """Runs `afterwards` and blocks until it has ended. The client's event loop can read nothing in this time."""
         self.go.set()
         assert self.done.wait(10)
 

@@ -1,4 +1,4 @@
-"""Connections that begin at the same time, or shortly after, share one look-up of a host's addresses."""
+"""Tests that connections to a host that begin at about the same time share one lookup of the host's addresses."""
 
 import asyncio
 import socket
@@ -11,7 +11,7 @@ ADDRESSES: Addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1"
 
 
 class Resolver:
-    """Records what it is asked, and answers when it is released."""
+    """A resolver that records each lookup, and answers when the test sets `released`."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []

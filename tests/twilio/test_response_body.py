@@ -1,4 +1,4 @@
-"""A response's body is read up to a limit, and what a server compresses must not fill the memory either."""
+"""Tests that a response's body is read up to a limit, and that a small compressed body cannot fill the memory."""
 
 import gzip
 import tracemalloc

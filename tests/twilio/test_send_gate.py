@@ -1,4 +1,4 @@
-"""A request that was not written in time is never written, and its error proves that."""
+"""Tests that a request that was not written before its deadline is never written, and that its error says so."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -53,7 +53,7 @@ async def test_a_request_that_waited_too_long_for_its_connection_is_not_written(
 
 
 async def test_a_deadline_before_the_first_write_proves_that_nothing_was_sent() -> None:
-    """The server without TLS waits for the rest of a TLS handshake, which it cannot read."""
+    """The client begins a TLS handshake with a server that does not speak TLS and never answers it."""
     async with running_upstream(created()) as upstream, running_client(upstream.url.replace("http:", "https:")) as client:
         with pytest.raises(TwilioNotSent, match="deadline"):
             await client.create_call(ACCESS, SMALL, deadline_s=0.3)
@@ -69,7 +69,7 @@ async def test_a_deadline_after_the_first_write_proves_nothing() -> None:
 async def test_any_failure_before_the_first_write_proves_that_nothing_was_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The proxy is not a URL, for which aiohttp raises only when it sends a request."""
+    """HTTP_PROXY has a value that is not a URL. aiohttp raises an error for it only when it sends a request."""
     monkeypatch.setenv("HTTP_PROXY", "http://[x")
     async with running_upstream(created()) as upstream, running_client("http://twilio.example") as client:
         with pytest.raises(TwilioNotSent):

@@ -13,7 +13,7 @@ HOSTS = ["https://example.com", "https://example.com:8443", "http://example.com:
 
 
 class MultiDict(dict[str, list[str]]):
-    """A form with repeated keys in Django's style, which Twilio's library reads."""
+    """A form with repeated keys, with the method of Django's forms that Twilio's library calls."""
 
     def getlist(self, name: str) -> list[str]:
         return self[name]

@@ -1,4 +1,4 @@
-"""The transport over real sockets: limits, timeouts, TLS, proxies, streams, and which errors prove that nothing was sent."""
+"""Tests both transports over real sockets: limits, timeouts, TLS, proxies, and which errors prove that nothing was sent."""
 
 import asyncio
 import contextlib
@@ -53,7 +53,7 @@ RunningTransport = Callable[..., AbstractAsyncContextManager[httpx.AsyncBaseTran
 
 @pytest.fixture(params=[AiohttpTransport, DirectTransport])
 def running_transport(request: pytest.FixtureRequest) -> RunningTransport:
-    """Returns what runs a transport: the one for all requests, and the one for small requests."""
+    """Returns a function that runs a transport. Each test runs with AiohttpTransport and with DirectTransport."""
 
     @asynccontextmanager
     async def run(*, max_connections: int = 10, keepalive_s: float = 2) -> AsyncIterator[httpx.AsyncBaseTransport]:
@@ -79,7 +79,7 @@ async def status_of(transport: httpx.AsyncBaseTransport, method: str, url: str, 
 
 @asynccontextmanager
 async def serving(handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
-    """Yields the URL of a server that misbehaves."""
+    """Yields the URL of a server whose connections `handler` handles, for example by breaking HTTP."""
     writers: list[asyncio.StreamWriter] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -324,7 +324,7 @@ async def test_tls_with_a_valid_certificate_keeps_its_connection_and_reports_los
 
 @asynccontextmanager
 async def running_proxy(answer_to_connect: bytes) -> AsyncIterator[tuple[str, list[str]]]:
-    """Yields a proxy's URL and the request lines that it receives. It opens the tunnel, or refuses and closes."""
+    """Yields a proxy's URL and the request lines that it receives. `answer_to_connect` is its answer to CONNECT."""
     lines: list[str] = []
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

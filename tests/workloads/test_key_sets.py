@@ -1,4 +1,4 @@
-"""Key sets from a file, an API server and a discovery document: rotated without a refusal, used while unreadable."""
+"""Tests key sets from a file, an API server or a discovery document: they change without a refusal, and survive an outage."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -38,7 +38,7 @@ async def read(keys: object, *, issuer: str = ISSUER, **values: Any) -> bytes:
 
 @asynccontextmanager
 async def running(keys: object, metrics: Metrics | None = None, *, interval_s: float = 1.0) -> AsyncIterator[WorkloadTokens]:
-    """Yields what validates tokens. It reads the key set more often than Callgate does."""
+    """Yields a running validator of tokens, which reads the key set at shorter intervals than in production."""
     source = replace(key_source(settings(keys), issuer=ISSUER), interval_s=interval_s, min_interval_s=0.2)
     tokens = WorkloadTokens(TokenRules(ISSUER, "callgate"), source, (metrics or Metrics()).workloads)
     async with tokens.running():

@@ -47,7 +47,7 @@ async def add(
     issuer: str = ISSUER,
     scopes: list[Scope] | None = None,
 ) -> WorkloadRow:
-    """Adds a workload."""
+    """Registers a Kubernetes service account as a client of Callgate: of the tenant, or as an operator without a tenant."""
     tenant_id, account = None if tenant is None else tenant.id, ServiceAccount(issuer, namespace, name)
     workload, _ = await gateway.tenants.create_workload(tenant_id, account, creator=COMMAND_LINE, scopes=scopes)
     gateway.invalidate_cache()

@@ -1,4 +1,4 @@
-"""Routes of a tenant's Twilio accounts, of their credentials, and of their pace: call rate and number of concurrent calls."""
+"""Routes of a tenant's Twilio accounts, their credentials and their dialling limits (call rate, number of concurrent calls)."""
 
 import re
 from typing import Annotated

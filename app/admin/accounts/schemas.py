@@ -23,7 +23,10 @@ _NO_SECRET = SecretStr("")
 
 
 def _check_secret(value: SecretStr) -> SecretStr:
-    """Refuses spaces and line breaks, which are often copied along with a secret."""
+    """Returns the secret. Raises a validation error unless it has 1 to 256 printable ASCII characters and no space.
+
+    Spaces and line breaks are often copied along with a secret.
+    """
     if not re.fullmatch("[!-~]{1,256}", value.get_secret_value()):
         raise PydanticCustomError("invalid_secret", "must be 1 to 256 printable ASCII characters without spaces")
     return value
@@ -74,7 +77,7 @@ class AccountChange(BaseModel):
 
     @property
     def pace_change(self) -> PaceChange | None:
-        """The changes to the pace; None removes all limits. Empty if the body has no `pace`."""
+        """The changes to the dialling limits. None removes all limits. If the body has no `pace`, nothing changes (`{}`)."""
         if self.pace is not None:
             return self.pace.change
         return None if "pace" in self.model_fields_set else PaceChange()

@@ -40,7 +40,10 @@ _IDEMPOTENCY_KEY_DESCRIPTION = (
 async def documented_idempotency_key(
     _: Annotated[str | None, idempotency_key_header(_IDEMPOTENCY_KEY_DESCRIPTION, examples=["dialler-2027"])] = None,
 ) -> None:
-    """Adds the header `Idempotency-Key` to the OpenAPI document. IdempotencyKeyDep reads the header from a request."""
+    """Adds the header `Idempotency-Key` to the OpenAPI document, and does nothing else.
+
+    IdempotencyKeyDep reads the header from a request, but does not appear in the document.
+    """
 
 
 @router.get(

@@ -69,7 +69,7 @@ class CreatedKey(KeyRecord):
 
     @classmethod
     def with_key(cls, row: KeyRow, key: str | None) -> Self:
-        """Returns the answer to a creation, from the stored record `row` and the key.
+        """Returns the response body of a creation, from the stored record `row` and the key itself.
 
         `key` is None if an earlier request with the same Idempotency-Key created the key.
         """

@@ -60,9 +60,10 @@ async def expected_versions(
         ),
     ] = None,
 ) -> frozenset[str] | None:
-    """Returns the versions in `If-Match`, of which the tenant must have one; None: any version.
+    """Returns the ETags in the header `If-Match`, or None if the header is missing or `*`.
 
-    Weak ETags are left out, because they never match (RFC 9110 §13.1.1). Raises InvalidRequest for a malformed header.
+    A change is made only if the tenant has one of these ETags. Weak ETags are left out, because they never match (RFC 9110
+    §13.1.1). Raises InvalidRequest for a malformed header.
     """
     if if_match is None or if_match.strip() == "*":
         return None
@@ -177,7 +178,7 @@ async def update_tenant(
 
 
 def _with_etag(tenant: TenantRow, response: Response) -> TenantRecord:
-    """Sets the header `ETag` of the response, and returns its body."""
+    """Sets the header `ETag` of the response, and returns the response body."""
     response.headers["ETag"] = f'"{tenant.version}"'
     return TenantRecord.of(tenant)
 

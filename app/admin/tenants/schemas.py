@@ -1,4 +1,4 @@
-"""Request and response bodies of tenants. `callgate apply` has the same members."""
+"""Request and response bodies of tenants. Tenants in a file for `callgate apply` have members of the same names."""
 
 from datetime import datetime
 from typing import Annotated, Any, Self
@@ -34,7 +34,7 @@ class _SettingsBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
     def _present_members(self, *names: str) -> dict[str, Any]:
-        """Returns those of the named members that are present in the body, also those that are null."""
+        """Returns the values, by name, of the given members that are present in the body. A null member is present, too."""
         return {name: getattr(self, name) for name in names if name in self.model_fields_set}
 
 
@@ -65,7 +65,7 @@ class _TenantSettingsBody(_SettingsBody):
 
     @property
     def settings(self) -> TenantSettings:
-        """The settings that are present in the body. Raises HoursInvalid."""
+        """The settings that are present in the body. Raises HoursInvalid if the calling hours are invalid."""
         limits = self.limits._present_members("max_in_flight")
         own = self._present_members("name", "suspended")
         settings: TenantSettings = {**own, **self.callbacks.settings, **limits}  # type: ignore[typeddict-item]

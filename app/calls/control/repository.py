@@ -24,9 +24,9 @@ async def store_pending_update(session: AsyncSession, call: Call, *, status: str
 async def delete_pending_update(
     session: AsyncSession, call_id: UUID, *, only: PendingUpdate | None = None
 ) -> PendingUpdate | None:
-    """Deletes and returns the call's stored request to end it; None if there is none.
+    """Deletes the call's stored request to end the call, and returns the request. Returns None if there is none.
 
-    With `only`, deletes nothing if a later request has replaced `only`.
+    If `only` is given, deletes nothing if a later request has replaced `only`.
     """
     statement = delete(PendingUpdate).where(PendingUpdate.call_id == call_id).returning(PendingUpdate)
     if only is not None:
@@ -35,16 +35,16 @@ async def delete_pending_update(
 
 
 async def postpone_pending_update(session: AsyncSession, pending: PendingUpdate, wait: timedelta) -> None:
-    """Makes the request due after `wait`. Changes nothing if a later request has replaced it."""
+    """Makes the stored request due again after `wait`. Changes nothing if a later request has replaced it."""
     is_same = (PendingUpdate.call_id == pending.call_id) & (PendingUpdate.due_at == pending.due_at)
     await session.execute(update(PendingUpdate).where(is_same).values(due_at=func.now() + wait))
 
 
 async def claim_pending_updates(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[tuple[PendingUpdate, Call]]:
-    """Claims due requests to end a call, if the call is started, not started or scheduled. Returns each with its call.
+    """Claims due requests to end calls that are started, not started or scheduled. Returns each request with its call.
 
-    Moves the due times of the requests by `lease`, so that other workers skip them meanwhile. A call that was settled as
-    `none_found` may still be found by a later search: its request waits until the last search.
+    Moves the due times of the requests by `lease`, so that other workers skip them meanwhile. If no search at Twilio has found
+    a call (`none_found`), a later search may still find it: its request waits until the last search.
     """
     settled = or_(
         Call.execution.in_(("started", "scheduled")),
@@ -71,6 +71,6 @@ async def claim_pending_updates(session: AsyncSession, *, lease: timedelta, limi
 
 
 async def last_twilio_event_at(session: AsyncSession, call: Call) -> datetime:
-    """Returns the time of the call's last event that came from Twilio, such as a callback; without one, `created_at`."""
+    """Returns the time of the call's last event that came from Twilio, such as a callback, or `created_at` if there is none."""
     statement = select(func.max(CallEvent.at)).where(CallEvent.call_id == call.id, CallEvent.type.in_(_TWILIO_EVENTS))
     return (await session.scalar(statement)) or call.created_at

@@ -114,7 +114,7 @@ class CallControl:
             return ControlResult(call, done=True)
 
     async def delete(self, call: Call) -> None:
-        """Deletes the call at Twilio. The record stays for audit, but is not shown under Twilio's paths (`/2010-04-01`)."""
+        """Deletes the call at Twilio. Callgate's record stays for audit but is not shown under Twilio's paths (/2010-04-01)."""
         try:
             await self._send_with_credentials(
                 call, partial(self.twilio.delete_call, sid=call.sid or "", deadline_s=self.deadline_s)
@@ -133,8 +133,8 @@ class CallControl:
     async def send_pending_update(self, pending: PendingUpdate, call: Call) -> None:
         """Sends a stored request to end a call, after it has become known whether the call was started.
 
-        Drops the request if the call was not started or has ended. Cancels the call without a request to Twilio if it waits to
-        be dialled again.
+        Drops the request if the call was not started or has ended. If the call waits to be dialled again, cancels it without a
+        request to Twilio.
         """
         if call.execution == "scheduled":
             # The call was put back to wait, because Twilio could not take it for a temporary reason.
@@ -180,7 +180,7 @@ class CallControl:
             return await repository.get_any_call(session, call.id) or call
 
     async def _cancel_waiting_call(self, call: Call) -> bool:
-        """Settles a scheduled call as canceled. Returns False if a worker has begun to dial it, or if it has ended."""
+        """Ends a scheduled call as canceled. Returns False if a worker has begun to dial the call, or if it has ended."""
         change = self.settlement.change_to_canceled()
         async with self.database.transaction() as connection:
             ended = await end_calls(connection, [call.id], change)
@@ -194,9 +194,9 @@ class CallControl:
         return changed_callbacks(update, call, account, urls=self.callback_urls, validate_url=self.validate_callback)
 
     async def _store_unless_settled(self, call: Call, update: CallUpdate) -> Call:
-        """Stores the request to end the call, unless the outcome of its creation has become known. Returns the record.
+        """Stores the request to end the call, unless it is known by now whether the call was started. Returns the record.
 
-        Raises WrongCallState if the update does anything other than end the call.
+        Raises WrongCallState if the request would be stored, but does anything other than end the call.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
@@ -211,7 +211,7 @@ class CallControl:
     async def _on_lost_response(self, call: Call, update: CallUpdate, error: TwilioError) -> Call:
         """Handles a lost answer from Twilio: stores the request if it only ends the call, and returns the call.
 
-        Raises ActionUnknown for any other change, and if the database is unavailable.
+        Raises ActionUnknown if the request does anything else, or if the database is unavailable.
         """
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
@@ -239,9 +239,9 @@ class CallControl:
     ) -> Call:
         """Records a change that Twilio has made, and Twilio's answer `resource`. Returns the record.
 
-        `columns` are further columns of the record to set. `pending` is the stored request to end the call that was sent; None
-        if the change was not stored before. If the change sets a status, a stored request is deleted, except one that was
-        stored after `pending`.
+        `columns` are further columns of the record to set. `pending` is the stored request to end the call, if the change was
+        sent because of one. If the change sets a status, the call's stored request is deleted, unless it was stored after
+        `pending`.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)

@@ -1,6 +1,7 @@
-"""Sends one creation to Twilio, and repeats only requests that were never processed.
+"""Sends to Twilio the request that creates a call. Repeats the request only if Twilio has not processed it.
 
-docs/adr/0003 says what may be repeated. Independent of the database: takes credentials and parameters, and returns an outcome.
+docs/adr/0003 says which requests may be repeated. Independent of the database: `dial` takes credentials and parameters, and
+returns an outcome.
 """
 
 import asyncio
@@ -37,8 +38,8 @@ _NO_TIME_LEFT_DETAIL = "Too little of the request's time was left when it could 
 class Budget:
     """Time limits in seconds for the creation of one call.
 
-    `attempt` is the time for one request to Twilio, `connect` the part of it before anything is sent. `total` is the time for
-    all attempts together. It begins before the call's first record is committed.
+    `attempt` is the limit for one request to Twilio. `connect` is the limit for the first part of a request, in which nothing
+    is sent yet. `total` is the limit for all attempts together. This time begins before the call's first record is committed.
     """
 
     total: float
@@ -49,17 +50,17 @@ class Budget:
     def min_first_attempt_s(self) -> float:
         """The seconds of the total time that must be left when the first attempt begins.
 
-        Any further attempt needs the whole time `attempt`. The first may begin with less, because the call's record is
-        committed by then, and without an attempt the call would end `not_started`.
+        Any further attempt needs the whole time `attempt`. The first attempt may begin with less time: the call's record is
+        committed already, and without an attempt the call would end as `not_started`.
         """
         return min(self.attempt, self.total / 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One request to Twilio, as the call's events show it. `result` is `started` or the reason of the error.
+    """One request to Twilio, as the call's events show it. `result` is `started`, or the reason why the request failed.
 
-    `credential` is the id of the credential, `status` and `code` are those of Twilio's error answer.
+    `credential` is the id of the credential. `status`, `code` and `twilio_request_id` are from Twilio's error answer.
     """
 
     result: str
@@ -102,9 +103,9 @@ Outcome = Started | NotStarted | Unknown
 
 @dataclass(frozen=True, slots=True)
 class WaitingDial:
-    """The values with which a scheduled call waits again after a temporary refusal.
+    """The values with which a scheduled call waits to be dialled again, if Twilio refuses it for a temporary reason.
 
-    `row` is the call's new row in `scheduled_dial`, and `retry_in` the shortest time until the call is dialled again.
+    `row` is the call's new row in `scheduled_dial`. `retry_in` is the shortest time until the call is dialled again.
     """
 
     row: Mapping[str, Any]
@@ -113,12 +114,12 @@ class WaitingDial:
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
-    """The form for Twilio and the time limits of one dial.
+    """The form for Twilio and the time limits of one dial (all attempts to place the call).
 
-    `began` is the time at which the time budget began. Nothing may be sent after `deadline`, the `ring_by` of a scheduled call.
-    Both are values of the clock `elapsed()`. `expects_callbacks`: Twilio is asked to send callbacks to Callgate. `waiting` is
-    set for a scheduled call, which waits again after a temporary refusal. Any other call is prepared before its record is
-    committed as pending, so that an error leaves no pending record.
+    `began` is the time at which the time budget began. `deadline` is the `ring_by` of a scheduled call, after which nothing may
+    be sent. Both are values of the clock `elapsed()`. `expects_callbacks` says whether Twilio is asked to send callbacks to
+    Callgate. `waiting` is set for a scheduled call, which waits again after a temporary refusal. Any other call is prepared
+    before its record is committed as pending, so that an error leaves no pending record.
     """
 
     form: Form
@@ -130,7 +131,7 @@ class PreparedCall:
 
 @dataclass
 class _DialProgress:
-    """The time limits and the attempts of one dial. `began` and `deadline` are those of the `PreparedCall`."""
+    """The time limits and the attempts of one dial. `began` and `deadline` have the same meaning as in `PreparedCall`."""
 
     budget: Budget
     began: float
@@ -143,17 +144,16 @@ class _DialProgress:
         return self.budget.total - (elapsed() - self.began)
 
     def send_before(self) -> float:
-        """Returns the value of `elapsed()` by which the request of an attempt that begins now must be written.
+        """Returns the latest time at which an attempt that begins now may send its request, as a value of `elapsed()`.
 
-        The process may be suspended between now and the write. A request that would be written later is not sent.
+        The process may be suspended before it sends the request. After this time, the request is not sent.
         """
         return min(elapsed() + self.budget.connect, self.began + self.budget.total, self.deadline)
 
     def retry_delay_s(self, earlier_tries: int, retry_after_s: float | None) -> float:
         """Returns the seconds to wait after a failed attempt: the backoff, or `retry_after_s` (Retry-After) if that is longer.
 
-        The backoff doubles with each attempt. `earlier_tries` is the number of earlier attempts that failed for a temporary
-        reason.
+        The backoff doubles with each try. `earlier_tries` is the number of earlier attempts that failed for a temporary reason.
         """
         backoff: float = _FIRST_DELAY_S * 2**earlier_tries * random.uniform(1 - _JITTER_FRACTION, 1 + _JITTER_FRACTION)  # noqa: S311  # not a secret
         return max(backoff, retry_after_s or 0.0)
@@ -181,10 +181,10 @@ async def dial(
     budget: Budget,
     may_repeat: Callable[[], Awaitable[bool]],
 ) -> Outcome:
-    """Places one call. Repeats only attempts that Twilio proved not to have processed, and only within the budget.
+    """Places one call. Repeats an attempt only if it is certain that Twilio has not processed it, and only within the budget.
 
-    `may_repeat` is called before each repetition. It returns False unless it is certain that the call is
-    still pending and that no client has asked to end it.
+    `may_repeat` is called before each repetition. It must return False unless it is certain that the call is still pending and
+    that no client has asked to end it.
     """
     progress = _DialProgress(budget, prepared.began, prepared.deadline)
     if progress.remaining_s < budget.min_first_attempt_s or elapsed() >= prepared.deadline:

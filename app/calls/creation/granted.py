@@ -1,6 +1,6 @@
-"""Dials scheduled calls that were granted: a worker has taken the right to dial them.
+"""Dials scheduled calls for which this process has a grant, the right to dial one call.
 
-They are dialled by the same code as calls that are not scheduled.
+The calls are dialled by the same code as calls that are not scheduled.
 """
 
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ _MAX_RETRY_WAIT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class GrantedCallDialer:
-    """Prepares and dials scheduled calls that were granted: this process has the right to dial them."""
+    """Prepares and dials scheduled calls for which this process has a grant, the right to dial one call."""
 
     placement: Placement
     preparation: Preparation
@@ -32,8 +32,8 @@ class GrantedCallDialer:
     async def dial(self, grant: Grant, began: float) -> None:
         """Dials the call and commits the outcome. Raises no Exception.
 
-        `began` is the value of the clock `elapsed()` before the grant. Nothing is sent after the call's `ring_by`. After a
-        temporary refusal the call waits again.
+        `began` is the value of the clock `elapsed()` before the grant was taken. Nothing is sent after the call's `ring_by`.
+        After a temporary refusal the call waits to be dialled again.
         """
         call = grant.call
         tries = grant.dial["tries"]

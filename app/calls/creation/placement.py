@@ -1,4 +1,4 @@
-"""Dials a call with a committed record and commits the outcome, even if the client disconnects or Postgres is unavailable."""
+"""Dials a call whose record is committed. Commits the outcome even if the client disconnects or Postgres is unavailable."""
 
 import asyncio
 import contextlib
@@ -55,7 +55,7 @@ class Placement:
     withdrawals: Withdrawals
     budget: Budget
     slow_when_queued: bool = False
-    """Whether the pace of an account pauses while Twilio queues its calls."""
+    """Whether an account stops dialling for a moment when Twilio reports that it has queued a call of the account."""
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class Placement:
         self._late_outcomes = RetryQueue(self._retry_commit, name="outcomes", max_batch=MAX_ROWS_PER_STATEMENT)
 
     async def place(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Call | NewCall:
-        """Dials, commits the outcome, and returns the record.
+        """Dials the call, commits the outcome, and returns the record.
 
         If the outcome cannot be committed at once, the returned record is `unknown`, and the commit is retried in the
         background. Raises no Exception.
@@ -76,7 +76,7 @@ class Placement:
     async def settle_undialled(self, call: Call | NewCall, problem: CallgateError, prepared: PreparedCall) -> Call | NewCall:
         """Commits that a pending call was not dialled because of `problem`, and returns the record.
 
-        A scheduled call waits again if the problem is temporary. Like `place`, raises no Exception.
+        A scheduled call waits to be dialled again if the problem is temporary. Like `place`, raises no Exception.
         """
         return await asyncio.shield(self._start_task(self._commit_outcome(call, NotStarted(problem, []), prepared)))
 
@@ -94,7 +94,7 @@ class Placement:
             await asyncio.wait(self._tasks)
 
     async def _place(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Call | NewCall:
-        """Dials, commits the outcome, counts it in the metrics, and marks rejected credentials. Returns the record."""
+        """Dials the call, commits the outcome, counts it in the metrics, and marks rejected credentials. Returns the record."""
         outcome = await self._dial(call, account, prepared)
         settled = await self._commit_outcome(call, outcome, prepared)
         with _LoggedFailure("creation_not_counted", call):
@@ -109,9 +109,9 @@ class Placement:
 
     async def _dial(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Outcome:
         async def may_repeat() -> bool:
-            """Returns whether the attempt may be repeated: it is still pending, and no client has asked to end the call.
+            """Returns whether the attempt may be repeated: the call is still pending, and no client has asked to end it.
 
-            Returns False if Postgres is unavailable: a repetition needs certainty.
+            Returns False if Postgres is unavailable, because a repetition needs certainty.
             """
             try:
                 async with self.database.begin() as session:
@@ -162,7 +162,7 @@ class Placement:
                 return self.settlement.change_to_unknown(data={"reason": outcome.reason} | data)
 
     async def _commit(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
-        """Commits the change and returns the record, even if a callback or a worker has settled the record meanwhile."""
+        """Commits the change and returns the record, even if a callback or a worker has written an outcome meanwhile."""
         try:
             changed_at = await self._outcomes.submit((call, change))
         except SidTaken:
@@ -188,10 +188,10 @@ class Placement:
         return [written[call.id, call.attempt] for call, _ in outcomes]
 
     async def _commit_to_settled(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
-        """Commits the outcome to a record that was settled meanwhile, for example by a callback.
+        """Commits the outcome to a record that has got an outcome meanwhile, for example from a callback.
 
-        The outcome `Started` binds Twilio's call to the record in any state. Any other outcome is only applied while the record
-        is pending or unknown in the same attempt. Returns the record. If Postgres has lost the record, inserts it again.
+        The outcome `Started` binds Twilio's call to the record in any state. Any other outcome is applied only if the record is
+        pending or unknown and still in the same attempt. Returns the record. If Postgres has lost the record, inserts it again.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
@@ -215,7 +215,7 @@ class Placement:
             await insert_intents(self.database, [call])
 
     async def _mark_credentials(self, account: UsableAccount, outcome: Outcome) -> None:
-        """Marks rejected credentials, which are tried last from then on, and unmarks one that Twilio accepted again."""
+        """Marks rejected credentials, which are then tried last. Removes the mark of a credential that Twilio has accepted."""
         rejected = {attempt.credential for attempt in outcome.attempts if attempt.result == TwilioCredentialRejected.reason}
         accepted = {outcome.attempts[-1].credential} & account.rejected if isinstance(outcome, Started) else set()
         if rejected:
@@ -245,8 +245,8 @@ class Placement:
 class _LoggedFailure:
     """Context manager that logs an exception as `event` instead of raising it.
 
-    It is used after the commit of an outcome, when an error must not change the answer to the client. It is a class, because
-    each call enters several, and a generator-based context manager takes five times as long.
+    It is used after the commit of an outcome, when an error must not change the answer to the client. It is a class, because a
+    generator-based context manager takes five times as long, and the code enters several of them for each call.
     """
 
     __slots__ = ("_call", "_event")
@@ -270,11 +270,11 @@ class _LoggedFailure:
 
 
 def _destination_kind(to: str) -> str:
-    """Returns the kind of destination, as a metric label."""
+    """Returns the kind of destination as a metric label: `sip`, `sips`, `client` or `phone`."""
     scheme = to.partition(":")[0].lower()
     return scheme if scheme in ("sip", "sips", "client") else "phone"
 
 
 def _attempt_json(attempt: Attempt) -> dict[str, Any]:
-    """Returns the attempt as JSON for the event."""
+    """Returns the attempt as a JSON object for the call's event. Leaves out members that are None."""
     return {name: value for name in Attempt.__slots__ if (value := getattr(attempt, name)) is not None}

@@ -154,7 +154,7 @@ router.add_api_route(
 
 
 async def create_call_asgi(scope: ASGIScope, receive: Receive, send: Send) -> None:
-    """Runs `create_call` as an ASGI app, for this route's path and method only. Errors are left to the middleware.
+    """Runs `create_call` as an ASGI app, for this route's path and method only. The middleware handles errors.
 
     FastAPI's own work around an endpoint (dependencies, routing, exit stacks, error handlers) would take much of the time.
     """

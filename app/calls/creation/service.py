@@ -57,7 +57,7 @@ _CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 class Creation:
     """The result of a creation: the call is started, scheduled or unknown.
 
-    `replayed`: an earlier request with the same idempotency key created the call.
+    `replayed` is True if an earlier request with the same idempotency key created the call.
     """
 
     call: Call | NewCall
@@ -94,7 +94,7 @@ class CreationService:
 
         Raises CallgateError if the call was not started, or if the key belongs to another request. Before an error is raised,
         the key is looked up: a repeated request gets its call, even if the request would now be refused. Without an error no
-        lookup is needed, because the insert of the intent finds out whether the key is taken.
+        lookup is needed, because the insert of the call's first record finds out whether the key is taken.
         """
         began = elapsed()
         canonical_body = _canonical_bytes(body)
@@ -164,9 +164,9 @@ class CreationService:
     def _may_be_retried(self, call: Call, canonical_body: bytes) -> bool:
         """Returns whether this call of an earlier request with the same key may be dialled again.
 
-        True: a temporary problem has prevented the start. False: the client gets the call as it is. Raises the error to answer
-        with if the request differs, if the call is pending, or if a lasting problem has prevented the start.
-        `canonical_body` is the new request; the call has a keyed hash of the earlier one.
+        Returns True if a temporary problem prevented the start, and False if the client gets the call as it is. Raises the
+        error to answer with if the request differs from the earlier one, if the call is pending, or if a lasting problem
+        prevented the start. `canonical_body` is the new request. The call has a keyed hash of the earlier request.
         """
         if not self._keyring.matches(call.fingerprint, canonical_body):
             raise IdempotencyKeyReused(call_id=call.id)
@@ -179,7 +179,7 @@ class CreationService:
         raise restore_error(call.problem, call_id=call.id)
 
     async def _schedule(self, caller: Caller, request: CallRequest) -> Schedule:
-        """Returns when the call may ring. Raises InvalidRequest for an unknown queue and for impossible times."""
+        """Returns the times of a scheduled call. Raises InvalidRequest for an unknown queue and for impossible times."""
         queue = await self._queues.submit((caller.tenant_id, request.queue))
         if queue is None:
             text = f"must name a queue of this tenant: there is none with the name {request.queue}"

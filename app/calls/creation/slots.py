@@ -33,7 +33,7 @@ class CreationSlots:
             raise Overloaded(after_s=1)
 
     def take(self, tenant_id: str, own_limit: int | None) -> None:
-        """Takes a slot. Raises Overloaded or ShuttingDown. `own_limit` is the tenant's own limit; None: the default limit."""
+        """Takes a slot. Raises Overloaded or ShuttingDown. `own_limit` is the tenant's limit, or None for the default limit."""
         self.require_free()
         if self._taken[tenant_id] >= (own_limit or self._limit_per_tenant):
             raise Overloaded(after_s=1)
@@ -48,7 +48,7 @@ class CreationSlots:
 
 
 class CreationSlot:
-    """The slot that a tenant's creation of a call needs: `with CreationSlot(slots, tenant_id) as slot: slot.take(own_limit)`.
+    """Context manager for the slot of one creation: `with CreationSlot(slots, tenant_id) as slot: slot.take(own_limit)`.
 
     At the end of the block the slot is freed, if it was taken.
     """
@@ -61,7 +61,7 @@ class CreationSlot:
         self._is_taken = False
 
     def take(self, own_limit: int | None) -> None:
-        """Takes the slot. Raises Overloaded or ShuttingDown. `own_limit` is the tenant's own limit; None: the default limit."""
+        """Takes the slot. Raises Overloaded or ShuttingDown. `own_limit` is the tenant's limit; None stands for the default."""
         self._slots.take(self._tenant_id, own_limit)
         self._is_taken = True
 

@@ -7,7 +7,7 @@ from app.calls.store import insert_deliveries_from
 
 
 def interval_sql(name: str, *, json_value: str = "given") -> str:
-    """Returns SQL that makes an interval from the member `name`, a number of seconds, of the SQL expression `json_value`."""
+    """Returns SQL for an interval. Its seconds are the member `name` of `json_value`, an SQL expression for a JSON object."""
     return f"make_interval(secs => ({json_value} ->> '{name}')::float8)"
 
 
@@ -24,9 +24,9 @@ def json_rows_sql(*extra_columns: str) -> str:
 
 
 def new_deliveries_sql(from_clause: str) -> str:
-    """Returns a CTE, to append to a WITH clause, that inserts deliveries from the JSON column `delivery`, unless it is null.
+    """Returns a CTE that inserts the deliveries in the JSON column `delivery`, for rows in which the column is not null.
 
-    `from_clause` names the rows that have this column.
+    The CTE begins with a comma, to be appended to a WITH clause. `from_clause` names the rows that have this column.
     """
     source = (
         f"{from_clause} CROSS JOIN LATERAL jsonb_populate_record(NULL::delivery, delivery) AS new WHERE delivery IS NOT NULL"
@@ -35,4 +35,4 @@ def new_deliveries_sql(from_clause: str) -> str:
 
 
 DELIVERY_COLUMN: Final = "given -> 'delivery' AS delivery"
-"""For `json_rows_sql`: the column with the delivery of a row as JSON, or null."""
+"""An extra column for `json_rows_sql`: the delivery of a row as JSON, or null."""

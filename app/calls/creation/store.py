@@ -29,7 +29,7 @@ from app.twilio.schemas import CallResource
 
 
 class _NewCallState(RecordColumns):
-    """The attributes of a new call that have a default or become known later. The first record (the intent) has the others."""
+    """The attributes of a new call that are not in its first record (the intent). They have a default or become known later."""
 
     # These are known once the intent is written.
     pending_since: datetime
@@ -102,12 +102,12 @@ def insert_calls_sql(
     ctes_after: str = "",
     final_select: str = _SELECT_INSERTED,
 ) -> str:
-    """Returns SQL that inserts calls, and one event for each call (its `event` and `data`).
+    """Returns SQL that inserts calls, and one event for each call. The members `event` and `data` of a row are the event.
 
     `columns` are columns to set in addition to those of an intent, the first record of a call. Rows come as JSON and are
     sorted, so that two processes that insert the same keys do not deadlock. `json_columns` is SQL for further columns of the
-    JSON rows. `ctes_before` is SQL of a CTE `admitted` that chooses the rows to insert; "" inserts all. `ctes_after` may read
-    the CTEs `given` (all rows) and `inserted`.
+    JSON rows. `ctes_before` is SQL of a CTE `admitted` that chooses the rows to insert. If it is "", all rows are inserted.
+    `ctes_after` may read the CTEs `given` (all rows) and `inserted`.
     """
     return f"""
         WITH given AS MATERIALIZED (
@@ -127,7 +127,7 @@ def insert_calls_sql(
 
 
 IDEMPOTENCY_KEY_CONFLICT = "(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL"
-"""The conflict target of an intent: the idempotency key of the tenant may be taken."""
+"""The SQL conflict target of inserts: another call of the tenant may already have the idempotency key."""
 
 # Includes the newest column that an outcome sets. On an older schema the intent therefore fails before anything is dialled.
 INTENT_STATE_COLUMNS = ("execution", "resource_left_out")
@@ -145,7 +145,8 @@ _INSERT_WITHDRAWN = insert_calls_sql(
 def _outcome_statement(*, complete: bool) -> str:
     """Returns SQL that writes the outcomes of calls, with one event each.
 
-    With `complete`, a row may have a delivery (`delivery`), and a row of `scheduled_dial` if the call waits again (`dial`).
+    With `complete`, the SQL also inserts the delivery in the member `delivery`, and the row of `scheduled_dial` in the member
+    `dial`, which a call has if it waits again.
 
     Rows are locked in the order of ids, which prevents deadlocks, and by id alone: with a condition on `execution`, Postgres
     may choose an index of all calls that are not started. A call that is not pending, or that is in another attempt, stays as
@@ -192,13 +193,13 @@ class SettledCall:
     change: RecordChange
     delivery: NewDelivery | None = None
     deliveries_written: Sequence[str] = ()
-    """The events for which a delivery is written, including the event of `delivery`."""
+    """The events for which a delivery is written, including the event of `delivery`. Empty if `delivery` is None."""
 
     @classmethod
     def of(cls, call: Call | NewCall, change: RecordChange) -> Self:
-        """Returns the outcome `change` of the call's current attempt, with the delivery to the tenant, if one is due.
+        """Returns the outcome `change` of the call's current attempt, with the delivery to the tenant, if one must be sent.
 
-        Twilio's whole answer, which `change` may have in one member, is replaced by the columns that store it.
+        If `change` has Twilio's whole answer in one member, replaces this member by the columns that store the answer.
         """
         # A call that was just created has no deliveries, and not this attribute. A granted call has the attribute.
         written: Sequence[str] = getattr(call, "deliveries_written", ())
@@ -223,7 +224,7 @@ class SettledCall:
 async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) -> dict[UUID, datetime]:
     """Inserts pending calls with their events.
 
-    Returns the time of each write by id. A call whose idempotency key is taken is not in the result.
+    Returns the time of the write for each call, by call id. Leaves out a call if another call has its idempotency key.
     """
     inserted = await database.fetch(_INSERT_INTENTS, rows_as_json([intent_row(call) | PENDING_INTENT_VALUES for call in calls]))
     return {row["id"]: row["updated_at"] for row in inserted}
@@ -232,8 +233,8 @@ async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) ->
 async def insert_withdrawn(database: Database, calls: Sequence[Call | NewCall], change: RecordChange) -> set[UUID]:
     """Inserts the records of calls that will not be dialled, with `change` as outcome. Returns the ids of the inserted calls.
 
-    If an insert of the same intent is still under way elsewhere, it has no effect from now on. A call is not inserted if its
-    intent is committed already, or if another call has its idempotency key.
+    If another session is about to insert the same intent, its insert then has no effect. A call is not inserted if its intent
+    is committed already, or if another call has its idempotency key.
     """
     rows = [{"deliveries_written": (), **intent_row(call), **SettledCall.of(call, change).row()} for call in calls]
     return {row["id"] for row in await database.fetch(_INSERT_WITHDRAWN, rows_as_json(rows))}
@@ -253,9 +254,9 @@ async def withdraw_intents(database: Database, calls: Sequence[Call | NewCall], 
 
 
 async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) -> dict[tuple[UUID, int], datetime | Busy | None]:
-    """Writes the outcomes of pending calls, with their events. Returns a result for each, by id and attempt.
+    """Writes the outcomes of pending calls, with their events. Returns a result for each outcome, by call id and attempt.
 
-    The result is the time of the change. It is None if the call is missing, not pending any more, or in another attempt, and
+    The result is the time of the change. It is None if the call is missing, not pending any more, or in another attempt. It is
     LOCKED if another session has locked the row. A batch may have outcomes of two attempts of one call. Raises SidTaken if a
     sid belongs to another record; then nothing is written.
     """

@@ -39,7 +39,7 @@ class ValidCall:
 def validate_call(body: Mapping[str, Any]) -> ValidCall:
     """Returns the valid request and its warnings. Raises InvalidRequest with every error.
 
-    Error texts do not repeat values of the request. Only a phone number may be in a text, as the E.164 form to use instead.
+    Error texts do not repeat values of the request, with one exception: a text may suggest a phone number in E.164 format.
     """
     request, errors = _parse(body)
     flagged = {error.pointer for error in errors}
@@ -120,7 +120,7 @@ def _ignored_with_application(request: CallRequest) -> tuple[str, ...]:
 def _schedule_errors(request: CallRequest) -> Iterator[FieldError]:
     """Yields errors for `time_zone` and `redial` without a schedule, and for each secret of a scheduled call.
 
-    Callgate stores no secrets, so they would be missing when the call is dialled.
+    Callgate does not store the secrets of a request, so a secret would be missing when the call is dialled.
     """
     if not request.is_scheduled:
         text = "is only for a scheduled call: add not_before, ring_by, priority or queue"

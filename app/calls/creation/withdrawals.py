@@ -1,4 +1,4 @@
-"""Ends calls that will not be dialled, although their first records (intents) may be committed. They become `not_started`."""
+"""Ends calls that will not be dialled as `not_started`, although their first records (intents) may be committed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +20,10 @@ _MAX_QUEUED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _Reopening:
-    """A further attempt to place an existing call, to be withdrawn.
+    """A further attempt to place an existing call. The attempt will not be dialled, so it must be withdrawn.
 
-    The transaction that makes the record pending again also writes the event `event_id`, so the event proves its commit.
+    The transaction that makes the record pending again also writes the event `event_id`. If this event exists, the transaction
+    was committed.
     """
 
     call_id: UUID
@@ -32,7 +33,7 @@ class _Reopening:
 
 @dataclass(frozen=True, slots=True)
 class _ScheduledIntent:
-    """A new scheduled call, to be withdrawn. A worker may already have dialled it."""
+    """The first record (intent) of a scheduled call, to be withdrawn. A worker may already have dialled the call."""
 
     call: NewCall
 
@@ -59,7 +60,7 @@ class Withdrawals:
         self._queue.add(_Reopening(call_id, attempt, event_id))
 
     async def close(self) -> None:
-        """Tries once more to write what is queued."""
+        """Tries once more to write the withdrawals that are still queued."""
         await self._queue.close()
 
     async def _withdraw(self, intent: NewCall | _ScheduledIntent | _Reopening) -> None:

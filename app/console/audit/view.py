@@ -1,4 +1,4 @@
-"""What the page of the audit log shows: its filters, and each event in words. Pure."""
+"""What the page of the audit log shows: its filters, and each event in words. Does no I/O."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -51,7 +51,7 @@ _ACTOR_TEXTS: Final = {"cli": "command", "apply": "callgate apply", "key": "API 
 
 @dataclass(frozen=True, slots=True)
 class AuditQuery:
-    """The query of the page's URL: the filters, as typed in the form, and the cursor, which says where in the list to begin."""
+    """The query of the page's URL: the filters, as typed in the form, and the cursor, which says where the page begins."""
 
     tenant: str = ""
     actor: str = ""
@@ -61,9 +61,9 @@ class AuditQuery:
     cursor: str = ""
 
     def read(self, tenant_id: str | None) -> tuple[AuditFilter, dict[str, str]]:
-        """Returns the filters, and an error text for each filter that cannot be read, by its name.
+        """Returns the filters, and the error texts of invalid filters, by the name of the filter.
 
-        `tenant_id` limits the list whatever the filters say; None: all tenants.
+        If `tenant_id` is not None, the list has only events of this tenant, whatever the filters say.
         """
         faults: dict[str, str] = {}
         values: dict[str, str | None] = {}
@@ -92,12 +92,12 @@ class AuditQuery:
         return filters, faults
 
     def page_address(self, cursor: str | None) -> str | None:
-        """Returns the address of the page that begins at a cursor, with the same filters; None without a cursor."""
+        """Returns the URL of the page that begins at the cursor, with the same filters. Returns None if `cursor` is None."""
         return None if cursor is None else self._address(cursor)
 
     @property
     def first_page_address(self) -> str | None:
-        """The address of the first page; None if this is the first."""
+        """The URL of the first page, with the same filters; None if this is the first page."""
         return self._address("") if self.cursor else None
 
     def _address(self, cursor: str) -> str:
@@ -108,7 +108,7 @@ class AuditQuery:
 
 @dataclass(frozen=True, slots=True)
 class AuditLine:
-    """An event as a line of the list."""
+    """An event of the audit log, as one line of the page's list."""
 
     at: datetime
     actor_kind: str
@@ -119,15 +119,15 @@ class AuditLine:
     tenant_id: str | None
     subject: str
     subject_kind: str
-    """What the subject is; "" if `action_text` says it."""
+    """What kind of thing was changed, such as "session"; "" if `action_text` says it."""
     subject_at: datetime | None
-    """The subject, if it is a time."""
+    """The subject as a time, if the action is `delivery.replay`, whose subject is a time; otherwise None."""
     changed: str
     request_id: str | None
 
     @property
     def subject_path(self) -> str | None:
-        """The path of the page about the event's subject, which is what was changed; None if there is no such page."""
+        """The path of the page about the thing that was changed; None if there is no such page."""
         noun = self.action.partition(".")[0]
         subject, tenant = quote(self.subject, safe=""), quote(self.tenant_id or "", safe="")
         if noun == "call":

@@ -1,4 +1,4 @@
-"""Writes the curl command that creates a call with the parameters of an earlier call. Pure."""
+"""Writes the curl command that creates a call with the parameters of an earlier call. Does no I/O."""
 
 import json
 import shlex
@@ -10,7 +10,7 @@ _TIME_PARAMETERS: Final = ("not_before", "ring_by")
 
 
 def curl_command(parameters: Mapping[str, Any], *, account_sid: str) -> str:
-    """Returns a curl command that creates a call with these parameters. The shell must set CALLGATE_URL and CALLGATE_KEY.
+    """Returns a curl command that creates a call with these parameters. It uses the variables CALLGATE_URL and CALLGATE_KEY.
 
     Leaves out secrets, which are never stored, and the times of a scheduled call, which may have passed.
     """

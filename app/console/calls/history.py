@@ -1,4 +1,4 @@
-"""Writes the sentences that say what happened to a call, such as "Rang once, answered, 9 s, −0.00750 USD." Pure."""
+"""Writes the sentences that say what happened to a call, such as "Rang once, answered, 9 s, −0.00750 USD." Does no I/O."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ _NORMAL_PENDING_TIME = timedelta(minutes=3)
 
 @dataclass(frozen=True, slots=True)
 class HistorySummary:
-    """What happened to a call, and how urgently someone should look at it."""
+    """What happened to a call, in sentences. `tone` says how urgently someone should look at the call."""
 
     text: str
     tone: Tone
 
 
 def summarize_history(history: CallHistory, *, reveal: bool = False) -> HistorySummary:
-    """Returns the sentences about a call. Personal data in them is masked, unless `reveal`."""
+    """Returns the sentences about a call, and their tone. Masks personal data in the sentences, unless `reveal` is true."""
     summary = _DESCRIBERS[history.call.execution](history)
     sentences = [summary.text, *_additional_sentences(history)]
     text = " ".join(sentences)
@@ -59,7 +59,7 @@ def _describe_scheduled(history: CallHistory) -> HistorySummary:
 
 
 def _describe_not_due(history: CallHistory, wait: str) -> str:
-    """Describes a scheduled call before it is due. `wait` is the time until then."""
+    """Returns the sentence about a scheduled call that is not due yet. `wait` is the time until it is due, in words."""
     refused = _last_problem(history)
     if refused:
         return f"Was not started: {problem_in_words(refused)}. It is tried again in {wait}"
@@ -137,7 +137,7 @@ def _describe_started(history: CallHistory) -> HistorySummary:
 
 
 def _describe_open(history: CallHistory) -> str:
-    """Describes a started call that has not ended."""
+    """Returns the sentence about a started call that has not ended."""
     call, now = history.call, history.now
     status = call.status or "queued"
     since = span(now - (_status_since(history, status) or call.settled_at or call.created_at))
@@ -172,7 +172,7 @@ def _price_words(call: CallRow) -> list[str]:
 
 
 def _answerer_words(answered_by: str | None) -> str:
-    """Returns who answered, such as " by a machine"; "" if that is unknown."""
+    """Returns the words that say who answered, such as " by a machine"; "" if that is unknown."""
     if not answered_by or answered_by in ("human", "unknown"):
         return f" by a {answered_by}" if answered_by == "human" else ""
     return " by a fax machine" if answered_by == "fax" else " by a machine"
@@ -246,7 +246,7 @@ def _last_problem(history: CallHistory) -> str | None:
 
 
 def _status_since(history: CallHistory, status: str) -> datetime | None:
-    """Returns when the call got this status, from its last status event; None if that event has another status."""
+    """Returns when the call got this status. Returns None if the last status event is missing or has another status."""
     event = _last_event(history, "call.status")
     return event.at if event and event.data.get("status") == status else None
 

@@ -1,4 +1,4 @@
-"""What the pages about calls read from the database."""
+"""Data classes for what the console's pages about calls read from the database."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from app.calls.last_answer import CallRow
 
 @dataclass(frozen=True, slots=True)
 class CallLine:
-    """A call in the list."""
+    """A call, as a line of the console's list of calls."""
 
     id: UUID
     tenant_id: str
@@ -57,7 +57,7 @@ class DeliveryRow:
 
 @dataclass(frozen=True, slots=True)
 class PendingEnd:
-    """A stored request to end the call. It is carried out when the call is known to have started."""
+    """A stored request to end a call. Callgate sends the request to Twilio when it is known that the call has started."""
 
     status: str
     wanted_at: datetime
@@ -65,7 +65,7 @@ class PendingEnd:
 
 @dataclass(frozen=True, slots=True)
 class DialRow:
-    """A row of scheduled_dial: the call waits to be dialled."""
+    """A row of the table `scheduled_dial`. The table has one row for each call that waits to be dialled."""
 
     due_at: datetime
     not_before: datetime
@@ -76,26 +76,26 @@ class DialRow:
 
 @dataclass(frozen=True, slots=True)
 class SlotRow:
-    """A row of dial_slot: the call counts as a concurrent call of its account and its queue."""
+    """A row of the table `dial_slot`. While it exists, the call counts as a concurrent call of its account and its queue."""
 
     until: datetime
-    """The call stops counting at this time at the latest."""
+    """The latest time until which the call counts as a concurrent call."""
     missing_since: datetime | None
-    """Since this time, Twilio has answered that there is no such call. None: Twilio knows the call."""
+    """The time since which Twilio has answered 404 for the call; None if Twilio does not answer 404."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallHistory:
-    """A call with all that happened to it, read at one moment."""
+    """A call with its events, its deliveries and its rows in other tables, all read by one statement."""
 
     call: CallRow
     now: datetime
-    """Postgres's clock when the call was read."""
+    """The time of Postgres's clock at which the call was read."""
     events: Sequence[EventRow] = ()
-    """In order of time. If there are too many to show, the earliest ones."""
+    """The call's events in order of time. If the call has too many to show, these are the earliest ones."""
     has_more_events: bool = False
     deliveries: Sequence[DeliveryRow] = ()
-    """In the order of their events. If there are too many to show, the first ones."""
+    """The deliveries in the order of the events that they report. If there are too many to show, these are the first ones."""
     has_more_deliveries: bool = False
     pending_end: PendingEnd | None = None
     dial: DialRow | None = None
@@ -104,4 +104,4 @@ class CallHistory:
     """The name of the call's queue."""
     is_queue_paused: bool = False
     redialed_as: UUID | None = None
-    """The id of the call that was placed because this one ended busy or unanswered."""
+    """The id of the call that Callgate placed because this call ended busy or unanswered; None if there is no such call."""

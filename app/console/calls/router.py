@@ -47,9 +47,9 @@ async def call_actions(
     control: CallControlDep,
     deliveries: DeliveryServiceDep,
 ) -> CallActions:
-    """Returns the actions that a person can take on calls. Raises ScopeRequired without the scope `read`.
+    """Returns the actions that the person can take on calls. Raises ScopeRequired if the person lacks the scope `read`.
 
-    Every action needs this scope, because its response shows the call.
+    Every action needs this scope, because the response to every action shows the call.
     """
     require_read(client)
     return CallActions(request.state.database, slot_limited_reads(request), calls, control, deliveries, client, actor)
@@ -59,7 +59,10 @@ CallActionsDep = Annotated[CallActions, Depends(call_actions)]
 
 
 async def call_id_of(id_or_sid: Annotated[str, Path(max_length=64)]) -> UUID:
-    """Returns the id in the path. Raises CallNotFound if it is no UUID, even if it is the sid of a call."""
+    """Returns `id_or_sid`, a part of the path, as a UUID.
+
+    Raises CallNotFound if it is no UUID, even if it is the sid of a call.
+    """
     try:
         return UUID(id_or_sid)
     except ValueError:
@@ -168,7 +171,10 @@ async def send_delivery_again(actions: CallActionsDep, call_id: CallIdDep, deliv
 
 
 async def _read_history(request: Request, client: Caller | OperatorCaller, call_id: UUID | str) -> CallHistory:
-    """Returns the call with this id or sid, and its history. Raises CallNotFound if the client may see no such call."""
+    """Returns the call with this id or sid, and its history.
+
+    Raises CallNotFound if the client may not see the call, or if there is no such call.
+    """
     history = await store.read_call(slot_limited_reads(request), call_id, tenant_id=client.tenant_id)
     if history is None:
         raise CallNotFound
@@ -197,7 +203,10 @@ def _template_context(history: CallHistory, *, reveal: bool) -> dict[str, Any]:
 
 
 def _redirect_to_call(call_id: UUID, done: str = "") -> Response:
-    """Redirects to the page of the call. The page shows the message of _DONE_MESSAGES with the key `done`."""
+    """Returns a redirect to the page of the call.
+
+    `done` is the key in _DONE_MESSAGES of the message that the page then shows; "" means no message.
+    """
     return RedirectResponse(f"{view.LIST_PATH}/{call_id}" + (f"?done={done}" if done else ""), status_code=303)
 
 

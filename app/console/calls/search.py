@@ -1,4 +1,4 @@
-"""Reads the search box and the filters of the list of calls from the URL. Pure."""
+"""Reads the search box and the filters of the list of calls from the URL. Has no side effects."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -29,9 +29,15 @@ STORED_PROBLEMS: Final = (
     "canceled-before-dial",
     "database-unavailable",
 )
-"""The problems with which a creation can end, the most frequent first. The form suggests them, and takes other slugs."""
+"""The slugs of the problems with which the creation of a call can end, the most frequent first.
+
+The form suggests these slugs for the filter by problem. It accepts other slugs, too.
+"""
 PROBLEM_SEARCH_SPAN = timedelta(days=7)
-"""How far back a filter by problem looks without `since`. It is limited because no index contains the problems."""
+"""How far back in time a filter by problem looks if `since` is not set.
+
+The time is limited because no index contains the problems.
+"""
 
 _EARLIEST_END = datetime.min.replace(tzinfo=UTC) + PROBLEM_SEARCH_SPAN
 _MAX_SEARCH_LENGTH = 2048
@@ -45,7 +51,10 @@ _PREFIX_PATTERN = re.compile(r"(to|from|key): ?(.+)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What the text in the search box asks for: a kind of value, and the spellings of the value to look for."""
+    """What the text in the search box asks for.
+
+    `kind` says what the text is, such as an id or a phone number; `values` are the spellings to look for.
+    """
 
     kind: SearchKind
     values: tuple[str, ...]
@@ -53,9 +62,9 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class CallQuery:
-    """The filters of a page of calls.
+    """The filters of a page of the list of calls. A filter that is None does not apply.
 
-    Calls match if they were requested at or after `since` and before `until`, and if their id is before the id `before`.
+    A call matches if it was requested at `since` or later and before `until`, and if its id is smaller than the id `before`.
     """
 
     search: Search | None = None
@@ -69,9 +78,9 @@ class CallQuery:
     before: UUID | None = None
 
     def with_problem_span(self, *, now: datetime) -> "CallQuery":
-        """Returns the query with a `since` if it filters by problem and has none; otherwise returns it unchanged.
+        """Returns a copy with a `since` if the query filters by problem and has no `since`; otherwise returns the query itself.
 
-        The added `since` is PROBLEM_SEARCH_SPAN before `until` or, without `until`, before `now`.
+        The added `since` is PROBLEM_SEARCH_SPAN before `until` or, if `until` is None, before `now`.
         """
         if self.problem is None or self.since is not None:
             return self
@@ -83,17 +92,21 @@ class CallQuery:
 class CallForm:
     """The filters of the list of calls, as they were sent (`texts`) and as they were read (`query`).
 
-    `errors` has error texts by field. If there are errors, `query` contains no filter, and the list must stay empty.
+    `errors` has error texts by field. If there are errors, `query` contains no filter and would match all calls, so the page
+    must list no call.
     """
 
     query: CallQuery
     texts: dict[str, str] = field(default_factory=dict)
-    """The texts of the form's fields, by name, without empty ones."""
+    """The texts of the form's fields by the name of the field. Empty texts are left out."""
     errors: dict[str, str] = field(default_factory=dict)
 
 
 def read_call_form(parameters: Iterable[tuple[str, str]]) -> CallForm:
-    """Reads the parameters of the URL. Ignores empty ones. A parameter that is unknown, repeated or unreadable is an error."""
+    """Reads the URL's parameters, which are pairs of name and value, into a form. Ignores parameters with an empty value.
+
+    A parameter that is unknown, repeated or unreadable adds an error text to the form.
+    """
     texts: dict[str, str] = {}
     errors: dict[str, str] = {}
     for name, value in parameters:
@@ -114,9 +127,10 @@ def read_call_form(parameters: Iterable[tuple[str, str]]) -> CallForm:
 
 
 def read_search(text: str) -> Search | None:
-    """Returns what to search for: an id, a sid, an address or a key, depending on the form of the text.
+    """Returns what the text in the search box asks for; None if it cannot be read.
 
-    A prefix `to:`, `from:` or `key:` overrides this. Returns None if the text has none of these forms.
+    The form of the text decides whether the text is an id, a sid, a phone number, a SIP address or an idempotency key. If the
+    text begins with `to:`, `from:` or `key:`, this prefix decides instead.
     """
     if len(text) > _MAX_SEARCH_LENGTH or "\x00" in text:
         return None
@@ -139,7 +153,10 @@ def read_search(text: str) -> Search | None:
 
 
 def _prefixed_search(name: str, text: str) -> Search | None:
-    """Returns the search for `text`, which followed the prefix `name` (to, from or key); None if it cannot be a key."""
+    """Returns the search for `text`, before which the user has written the prefix `name`: "to", "from" or "key".
+
+    Returns None if the prefix is "key" and `text` cannot be an idempotency key.
+    """
     if name == "key":
         return Search("key", (text,)) if _KEY_PATTERN.fullmatch(text) else None
     return Search("to" if name == "to" else "from", spellings(text) if read_number(text) else (text,))

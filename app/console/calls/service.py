@@ -22,11 +22,14 @@ _END_UPDATE = {"status": "completed"}
 
 @dataclass(frozen=True, slots=True)
 class CallActions:
-    """The actions of one person. `client` is the client of the session, `actor` is the person in the audit log."""
+    """The actions of one person on calls.
+
+    `client` has the tenant and the scopes of the person's session; `actor` names the person in the audit log.
+    """
 
     database: Database
     reads: Transactions
-    """The database for reading the page's data."""
+    """Runs the transactions that read what the page shows. Only a few of them run at a time."""
     calls: CallService
     control: CallControl
     deliveries: DeliveryService
@@ -34,7 +37,7 @@ class CallActions:
     actor: Actor
 
     async def read(self, call_id: UUID) -> CallHistory:
-        """Returns the call. Raises CallNotFound if the client's tenant has no such call."""
+        """Returns the call with its events and deliveries. Raises CallNotFound if the client's tenant has no such call."""
         history = await store.read_call(self.reads, call_id, tenant_id=self.client.tenant_id)
         if history is None:
             raise CallNotFound
@@ -47,14 +50,20 @@ class CallActions:
         return history
 
     async def end(self, call_id: UUID) -> ControlResult:
-        """Ends the call, or stores the request until the call is known to have started. First writes the audit event."""
+        """Ends the call. If it is not known yet whether the call has started, stores the request to end it.
+
+        Writes the event to the audit log first. Raises CallNotFound if the client's tenant has no such call.
+        """
         caller = await self._caller_of(call_id)
         call = await self.calls.get(caller, str(call_id))
         await self._record("call.end", caller.tenant_id, call_id)
         return await self.control.update(caller, call, _END_UPDATE)
 
     async def send_again(self, call_id: UUID, delivery_id: UUID) -> None:
-        """Makes the delivery due now. Raises DeliveryNotFound."""
+        """Makes the delivery due now, so that a worker sends it again.
+
+        Raises DeliveryNotFound if the call has no such delivery.
+        """
         await self.deliveries.retry(await self._caller_of(call_id), str(call_id), delivery_id, actor=self.actor)
 
     async def _caller_of(self, call_id: UUID) -> Caller:

@@ -25,9 +25,15 @@ from app.console.reads import fetch
 from app.database.pool import Transactions
 
 MAX_EVENTS = 500
-"""Maximum number of events on the page of a call: the earliest ones. Callbacks, searches and changes are events, too."""
+"""Maximum number of events on the page of a call. If the call has more events, the page shows the earliest ones.
+
+Events include callbacks, searches of Twilio's list of calls, and changes of the call.
+"""
 MAX_DELIVERIES = 100
-"""Maximum number of deliveries on the page of a call: those of the earliest events."""
+"""Maximum number of deliveries on the page of a call.
+
+If the call has more, the page shows those that report the earliest events.
+"""
 
 _LIST_COLUMNS = """call.id, call.tenant_id, call.created_at, call.execution, call.settled_by, call.status, call."to",
     call."from" AS from_, call.duration, call.price, call.price_unit, call.problem ->> 'slug' AS problem"""
@@ -73,10 +79,10 @@ _SLOT_ADAPTER = TypeAdapter(SlotRow | None)
 
 
 async def list_calls(database: Transactions, query: CallQuery, *, tenant_id: str | None) -> tuple[list[CallLine], str | None]:
-    """Returns a page of calls, newest first, and the cursor of the next page, or None on the last one.
+    """Returns a page of calls, newest first, and the cursor of the next page. The cursor is None on the last page.
 
-    `tenant_id` limits the list whatever the query says. None: all tenants, for operators. Raises DatabaseUnavailable with the
-    reason `timeout` if the statement takes too long.
+    `tenant_id` limits the list to one tenant, even if the query names another tenant. For operators, `tenant_id` is None, which
+    means all tenants. Raises DatabaseUnavailable with the reason `timeout` if the statement takes too long.
     """
     if tenant_id is not None and query.tenant not in (None, tenant_id):
         return [], None
@@ -86,9 +92,11 @@ async def list_calls(database: Transactions, query: CallQuery, *, tenant_id: str
 
 
 async def read_call(database: Transactions, call_id: UUID | str, *, tenant_id: str | None) -> CallHistory | None:
-    """Returns a call with its events and deliveries; None if the tenant has no such call. `call_id` is its id or its sid.
+    """Returns a call with its events and deliveries; None if the tenant has no such call.
 
-    `tenant_id` None: a call of any tenant, for operators.
+    `call_id` is the id or the sid of the call.
+
+    For operators, `tenant_id` is None, which means that the call may belong to any tenant.
     """
     column = "id" if isinstance(call_id, UUID) else "sid"
     statement = _READ_CALL.format(column=column, only="" if tenant_id is None else "AND call.tenant_id = $4")
@@ -118,16 +126,20 @@ def _history(row: Mapping[str, Any]) -> CallHistory:
 
 
 def _event(call: CallRow, stored: dict[str, Any]) -> EventRow:
-    """Returns an event with all fields of its callback.
+    """Returns the event. An event that records a callback gets all fields of this callback.
 
-    Fields that are the same in every callback of a call are not stored: they come from the call's record or are constant.
+    The database does not store fields that are the same in every callback of a call. Their values are taken from the call's
+    record or are constants.
     """
     data = all_fields(call, stored["data"], stored.pop("data_left_out"))
     return _EVENT_ADAPTER.validate_python(stored | {"data": data})
 
 
 def _with_url_and_method(call: CallRow, delivery: dict[str, Any]) -> dict[str, Any]:
-    """Returns the delivery with the URL and the method of its requests. They are the call's unless the delivery has its own."""
+    """Returns the delivery with the URL and the HTTP method of its requests.
+
+    If the delivery's row does not have them, they are the URL and the method of the call's callbacks.
+    """
     target = {"url": delivery["url"] or call.status_callback, "method": delivery["method"] or call.status_callback_method}
     return delivery | target
 
@@ -142,7 +154,10 @@ class _Values(list[object]):
 
 
 def list_statement(query: CallQuery, tenant_id: str | None, *, limit: int) -> tuple[str, _Values]:
-    """Returns the SQL for a page of the list, and its values. `tenant_id` None: all tenants."""
+    """Returns the SQL for a page of the list of calls, and the values of its parameters.
+
+    If `tenant_id` is None, the list has the calls of all tenants.
+    """
     values = _Values()
     newest = f"ORDER BY call.id DESC LIMIT {values.placeholder_for(limit)}"
     conditions = list(_filters(query, values))
@@ -171,9 +186,11 @@ def list_statement(query: CallQuery, tenant_id: str | None, *, limit: int) -> tu
 
 
 def _search_pairs(search: Search | None) -> Iterator[tuple[str, str]]:
-    """Yields pairs of column and value. A call matches the search if it has the value of at least one pair in its column.
+    """Yields pairs of a column and a value.
 
-    Each column has an index that is sorted as the list is.
+    A call matches the search if the column of at least one pair has the value of this pair.
+
+    Each of these columns has an index with the order of the list.
     """
     if search is not None:
         for column in _SEARCHED_COLUMNS[search.kind]:
@@ -182,7 +199,10 @@ def _search_pairs(search: Search | None) -> Iterator[tuple[str, str]]:
 
 
 def _filters(query: CallQuery, values: _Values) -> Iterator[str]:
-    """Yields the SQL conditions of the query, without the search, the tenant and the queue. Adds their values."""
+    """Yields SQL conditions for the filters of the query, except for the search, the tenant and the queue.
+
+    Adds the values that the conditions refer to to `values`.
+    """
     if query.execution is not None:
         yield _EXECUTION_CONDITIONS[query.execution]
     if query.problem is not None:
@@ -199,7 +219,10 @@ def _filters(query: CallQuery, values: _Values) -> Iterator[str]:
 
 
 def _has_index_by_tenant(query: CallQuery) -> bool:
-    """Returns whether an index that begins with the tenant serves the filters. If not, calls are read in the order of ids."""
+    """Returns whether an index that begins with the tenant serves the filters.
+
+    Without such an index, Postgres reads the calls in the order of their ids.
+    """
     if query.queue is not None:
         return True
     if query.search is not None:

@@ -1,4 +1,4 @@
-"""Turns a request's parameters, and Twilio's Call resource, into rows of readable text. Pure."""
+"""Turns a request's parameters, and Twilio's Call resource, into rows of readable text. Has no side effects."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -6,7 +6,7 @@ from typing import Any, Final
 from app.console.masking import mask_json
 
 Row = tuple[str, str]
-"""A name and its value."""
+"""The name and the value of a parameter, or of a member of Twilio's Call resource, as text to show."""
 
 _SORT_ORDER: Final = {"to": 0, "from": 1}
 # Paths that follow from account and sid; the raw JSON has them.
@@ -14,13 +14,16 @@ _HIDDEN_MEMBERS: Final = frozenset({"uri", "subresource_uris"})
 
 
 def parameter_rows(parameters: Mapping[str, Any], *, reveal: bool) -> list[Row]:
-    """Returns the parameters of a request, `to` and `from` first."""
+    """Returns a row for each parameter of a request, `to` and `from` first. Masks personal data unless `reveal` is true."""
     shown = parameters if reveal else mask_json(parameters)
     return [(name, _in_words(shown[name])) for name in sorted(shown, key=lambda name: _SORT_ORDER.get(name, len(_SORT_ORDER)))]
 
 
 def resource_rows(resource: Mapping[str, Any] | None, *, reveal: bool) -> list[Row]:
-    """Returns a row for each member of Twilio's Call resource that has a value, except `uri` and `subresource_uris`."""
+    """Returns a row for each member of Twilio's Call resource that has a value. Masks personal data unless `reveal` is true.
+
+    Leaves out the members `uri` and `subresource_uris`.
+    """
     shown = (resource or {}) if reveal else mask_json(resource or {})
     return [
         (name, _in_words(value))

@@ -1,4 +1,7 @@
-"""Merges all that happened to a call into one timeline: callbacks, searches in Twilio's list, changes, deliveries. Pure."""
+"""Merges all that happened to a call into one timeline: callbacks, searches in Twilio's list, changes, deliveries.
+
+Has no side effects.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +18,7 @@ from app.console.masking import mask_json, mask_text
 EntryKind = Literal["call", "callback", "status", "search", "change", "delivery"]
 
 MIN_GAP = timedelta(seconds=9.95)
-"""From this length on (10 s when rounded), the time between two events has its own line."""
+"""The shortest time between two events that the timeline shows on a line of its own. It is rounded to 10 s there."""
 # A shorter time between two lines is not shown: it would be rounded to 0 s.
 _MIN_SHOWN_TIME = timedelta(milliseconds=50)
 _MIN_GAP_WITH_DATE = timedelta(hours=6)
@@ -27,8 +30,8 @@ _MAX_STATUS_DELAY = timedelta(milliseconds=50)
 class Entry:
     """A line of the timeline.
 
-    `after` is the time since the previous line, in words. If that was long, `gap` has it instead, and `after` is "".
-    `has_date`: the time is shown with its date, which may differ from that of the previous line.
+    `after` is the time since the previous line, in words. If this time is MIN_GAP or longer, `gap` contains it instead, and
+    `after` is empty. `has_date` says whether the line shows its date as well as its time.
     """
 
     at: datetime
@@ -44,7 +47,7 @@ class Entry:
 
 
 def timeline(history: CallHistory, *, reveal: bool = False) -> list[Entry]:
-    """Returns the lines in order of time. Personal data in them is masked, unless `reveal`."""
+    """Returns the lines of the timeline in order of time. Masks personal data in the lines unless `reveal` is true."""
     lines = [*_event_entries(history.events, reveal=reveal)]
     reported = {event.id: event.at for event in history.events}
     lines += [
@@ -56,7 +59,10 @@ def timeline(history: CallHistory, *, reveal: bool = False) -> list[Entry]:
 
 
 def time_since_last_entry(entries: Sequence[Entry], history: CallHistory) -> str:
-    """Returns the time since the last line in words; "" if it is shorter than MIN_GAP, or if the last events are not shown."""
+    """Returns the time since the last line, in words.
+
+    Returns "" if this time is shorter than MIN_GAP, or if the history lacks the latest events.
+    """
     if history.has_more_events:
         return ""
     quiet = history.now - entries[-1].at if entries else timedelta(0)
@@ -105,7 +111,7 @@ def _repeats(event: EventRow, before: EventRow) -> bool:
 
 
 def _describe(event: EventRow) -> tuple[str, str, Tone]:
-    """Returns title, detail and tone of an event."""
+    """Returns the title, the detail and the tone (how urgent it is) of an event's line in the timeline."""
     describe = _DESCRIBERS.get(event.type)
     if describe is not None:
         return describe(event)
@@ -195,9 +201,9 @@ def _describe_change(event: EventRow) -> tuple[str, str, Tone]:
 
 
 def _delivery_entry(delivery: DeliveryRow, *, written_at: datetime, now: datetime) -> Entry:
-    """Returns the timeline's line for a delivery. Before the first attempt, `written_at` is the time of the line.
+    """Returns the timeline's line for a delivery. Before the first attempt, the line has the time `written_at`.
 
-    `written_at` must not be before the event that the delivery reports; otherwise the line would precede that event.
+    `written_at` must not be earlier than the event that the delivery reports; otherwise the line would stand before that event.
     """
     name, answer = f"Delivery “{delivery.event}”", _answer(delivery)
     tries = "" if delivery.attempts <= 1 else f"attempt {delivery.attempts}"
@@ -217,14 +223,17 @@ def _delivery_entry(delivery: DeliveryRow, *, written_at: datetime, now: datetim
 
 
 def _answer(delivery: DeliveryRow) -> str:
-    """Returns the receiver's last answer, or why there was none."""
+    """Returns in words the status of the receiver's last answer, or why there was no answer; "" before the first attempt."""
     if delivery.last_error is None and delivery.last_status:
         return f"answered {delivery.last_status}"
     return error_in_words(delivery.last_error, None) or ""
 
 
 def _with_attempts(text: str, data: Mapping[str, Any]) -> str:
-    """Returns the text with the number of requests to Twilio, and the status, code and time of the last answer."""
+    """Adds facts about the requests to Twilio to the text: their number, and the status, code and duration of the last one.
+
+    `data` is the data of the event. If it lists no requests under `attempts`, the text does not change.
+    """
     attempts = [each for each in data.get("attempts") or [] if isinstance(each, Mapping)]
     if not attempts:
         return text

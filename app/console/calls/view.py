@@ -1,4 +1,4 @@
-"""What the templates of the pages about calls show. Pure."""
+"""Turns calls into the texts, links and tables that the templates of the pages about calls show. Has no side effects."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -37,17 +37,20 @@ _RENEW_OFTEN_FOR = timedelta(hours=1)
 
 
 def search_kind_text(search: Search | None) -> str:
-    """Returns what the text in the search box was taken for, such as "an idempotency key"; "" if the box is empty."""
+    """Returns in words how the text in the search box was understood, such as "an idempotency key"; "" if the box is empty."""
     return _SEARCH_KIND_TEXTS[search.kind] if search else ""
 
 
 def badge_text(call: Any) -> str:
-    """Returns the word for a call's badge: Twilio's status of a started call, otherwise the `execution`, such as "pending"."""
+    """Returns the word in a call's badge.
+
+    For a started call it is Twilio's status, otherwise Callgate's `execution`, such as "pending".
+    """
     return str((call.status or "started") if call.execution == "started" else call.execution)
 
 
 def duration_text(call: Any) -> str:
-    """Returns the length of a call in words; "" unless it was answered and has ended."""
+    """Returns the length of a call in words, or "" if the call was not answered or has not ended."""
     return span(timedelta(seconds=call.duration)) if call.duration and call.status in TERMINAL_STATUSES else ""
 
 
@@ -70,7 +73,7 @@ def time_value(form: CallForm, name: str) -> str:
 
 
 def page_address(form: CallForm, cursor: str | None) -> str | None:
-    """Returns the address of the page of this list that begins at the cursor; None without a cursor."""
+    """Returns the address of the page that begins at the cursor, with the same filters; None if there is no cursor."""
     if cursor is None:
         return None
     filters = {name: value for name, value in form.texts.items() if name != "cursor"}
@@ -78,7 +81,7 @@ def page_address(form: CallForm, cursor: str | None) -> str | None:
 
 
 def first_page_address(form: CallForm) -> str | None:
-    """Returns the address of the first page of this list; None if this is the first page."""
+    """Returns the address of the list's first page, with the same filters; None if the current page is the first one."""
     if "cursor" not in form.texts:
         return None
     filters = {name: value for name, value in form.texts.items() if name != "cursor"}
@@ -87,7 +90,7 @@ def first_page_address(form: CallForm) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryLine:
-    """A delivery in the table below the timeline."""
+    """A delivery, as a line of the table below the timeline on the page of a call."""
 
     row: DeliveryRow
     url: str
@@ -111,19 +114,22 @@ class CallView:
     length: str
     entries: Sequence[Entry]
     quiet: str
-    """The time since the last event; "" if it is short, or if no more events are expected."""
+    """The time since the last event, in words; "" if this time is short, or if the page does not renew itself."""
     deliveries: Sequence[DeliveryLine]
     can_end: bool
     renew_every_s: int | None
-    """Seconds. None: the page does not renew itself, because no more events are expected."""
+    """The number of seconds after which the page renews itself.
+
+    None if it does not, because no more events are expected or because the page shows personal data.
+    """
     parameters: Sequence[Row]
     resource: Sequence[Row]
     warnings: Sequence[Mapping[str, Any]]
     problem: Sequence[Row]
     raw: str
-    """The record as JSON."""
+    """The call's parameters, warnings and problem and Twilio's resource, as one JSON text."""
     curl: str | None
-    """None while personal data is masked."""
+    """The curl command that creates a call with the same parameters; None while personal data is masked."""
     missing_secrets: Sequence[str]
 
 

@@ -1,4 +1,4 @@
-"""Words for lengths of time, results and reasons. Pure."""
+"""Describes lengths of time, results and reasons in words. Has no side effects."""
 
 from datetime import timedelta
 from typing import Final, Literal
@@ -6,7 +6,7 @@ from typing import Final, Literal
 from app.errors import all_errors
 
 Tone = Literal["", "ok", "warning", "danger"]
-"""How urgently someone should look: a class of the style sheet."""
+"""How urgently someone should look at something. The value is the name of a class in the style sheet; "" means not urgent."""
 
 SEARCH_RESULT_TEXTS: Final = {
     "none": "found nothing",
@@ -21,7 +21,10 @@ REFUSAL_TEXTS: Final = {
     "upstream-unreachable": "Twilio could not be reached, so nothing was sent",
     "database-unavailable": "The database was unavailable, so nothing was sent",
 }
-"""Explanations of stored problems by slug. For any other problem the page shows its title."""
+"""Explanations of some problems with which a creation can end, by slug.
+
+For every other problem, the page shows the problem's title.
+"""
 _REASON_TEXTS: Final = {
     "abandoned": "the process that sent it has ended",
     "grant_lost": "whether it was dialled was not recorded",
@@ -67,16 +70,16 @@ def in_words(word: str) -> str:
 
 
 def reason_in_words(reason: str) -> str:
-    """Returns why a request or a search had no result, such as `read_timeout` or `status_500`, in words."""
+    """Returns in words why a request or a search had no result. `reason` is a word such as `read_timeout` or `status_500`."""
     if reason.startswith("status_"):
         return f"the answer had {in_words(reason)}"
     return _REASON_TEXTS.get(reason) or in_words(reason)
 
 
 def problem_in_words(problem: object) -> str:
-    """Returns what a problem means; "" without a problem. `problem` is its slug, such as `upstream-throttled`.
+    """Returns in words what a problem means. `problem` is the slug of the problem, such as `upstream-throttled`.
 
-    Returns an unknown slug as it is.
+    Returns "" for None, and an unknown slug unchanged.
     """
     slug = str(problem or "")
     error = all_errors().get(slug)

@@ -1,1 +1,4 @@
-"""The pages of deliveries, the requests that report events to tenants: those that wait, are retried, or were given up."""
+"""The pages about deliveries that wait, are retried or were given up.
+
+A delivery is the request that reports an event to a tenant.
+"""

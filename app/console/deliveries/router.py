@@ -45,7 +45,7 @@ async def list_deliveries(request: Request, client: ConsoleClientDep, query: Ann
 
 
 async def _show_overview(request: Request, *, after: str) -> Response:
-    """Renders the numbers of waiting deliveries, for tenants whose ids come after `after`."""
+    """Renders the overview: the number of waiting deliveries of each tenant whose id comes after the id `after`."""
     backlogs = await store.list_backlogs(slot_limited_reads(request), after=after.replace("\x00", ""))
     is_full = len(backlogs) == store.MAX_TENANTS
     return page_response(
@@ -58,7 +58,7 @@ async def _show_overview(request: Request, *, after: str) -> Response:
 
 
 async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "") -> Response:
-    """Renders a tenant's list of deliveries. `fault` says what is wrong with the time in the form for sending them again."""
+    """Renders a tenant's list of deliveries. `fault` is an error text about the time in the form that sends them again."""
     database, now = slot_limited_reads(request), datetime.now(UTC)
     searched_to, next_page = None, None
     try:

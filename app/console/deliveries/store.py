@@ -19,19 +19,19 @@ from app.deliveries.store import tenants_with_pending_sql
 MAX_COUNTED: Final = 1_000
 """Maximum number of waiting deliveries that the overview counts for one tenant."""
 MAX_SEARCHED: Final = 10_000
-"""Maximum number of a tenant's deliveries in which one page searches for given-up ones."""
+"""Maximum number of a tenant's deliveries that are read for one page to find those that were given up."""
 MAX_TENANTS: Final = 200
 """Maximum number of tenants on one page of the overview."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """The waiting deliveries of one tenant. The numbers are not counted beyond MAX_COUNTED."""
+    """What the overview shows about the waiting deliveries of one tenant. At most MAX_COUNTED deliveries are counted."""
 
     tenant_id: str
     waiting: int
     retried: int
-    """Waiting deliveries that were tried before."""
+    """The number of waiting deliveries that have failed at least once."""
     oldest: datetime
     last_error: str | None
     """The error or the HTTP status of the last attempt that failed."""
@@ -55,12 +55,12 @@ class ListedDelivery:
     url: str | None
     sid: str | None
     to: str | None
-    """The called address. None: the call was deleted."""
+    """The called address; None if the call was deleted."""
     from_: str | None
 
     @property
     def has_call(self) -> bool:
-        """False if the call was deleted."""
+        """Whether the call still exists. It may have been deleted at the end of its retention period."""
         return self.to is not None
 
     @property
@@ -74,9 +74,9 @@ class GivenUpPage:
 
     lines: list[ListedDelivery]
     next_before: UUID | None
-    """The next page has deliveries before this id. None: this is the last page."""
+    """The next page lists deliveries whose ids are before this id. None means that this page is the last one."""
     searched_to: datetime | None
-    """The time down to which deliveries were searched, if the page ends because of MAX_SEARCHED; None otherwise."""
+    """The creation time of the oldest delivery that was read, if the page ends because of MAX_SEARCHED; otherwise None."""
 
 
 _DELIVERY_COLUMNS = """delivery.id, delivery.call_id, delivery.tenant_id, delivery.event, delivery.state, delivery.attempts,
@@ -130,16 +130,20 @@ async def find_call_id(database: Transactions, tenant_id: str, delivery_id: UUID
 
 
 async def list_backlogs(database: Transactions, *, after: str = "") -> list[Backlog]:
-    """Returns the backlogs of at most MAX_TENANTS tenants, whose ids come after `after`."""
+    """Returns what the overview shows about at most MAX_TENANTS tenants that have waiting deliveries.
+
+    The tenants are in the order of their ids, and begin after the id `after`.
+    """
     return [Backlog(*row) for row in await fetch(database, _LIST_BACKLOGS, after, MAX_TENANTS)]
 
 
 async def list_waiting_deliveries(
     database: Transactions, tenant_id: str, *, after: tuple[datetime, UUID] | None = None
 ) -> tuple[list[ListedDelivery], bool]:
-    """Returns a page of the tenant's waiting deliveries, the first due first, and whether a further page follows.
+    """Returns a page of the tenant's waiting deliveries, and whether another page follows.
 
-    `after` has `next_attempt_at` and id of the last delivery on the page before.
+    They are sorted by the time of their next attempt. `after` is the `next_attempt_at` and the id of the last delivery on the
+    previous page; None for the first page.
     """
     at, delivery_id = after or (_EARLIEST_TIME, UUID(int=0))
     rows = await fetch(database, _LIST_WAITING, tenant_id, at, delivery_id, PAGE_SIZE + 1)
@@ -147,7 +151,10 @@ async def list_waiting_deliveries(
 
 
 async def list_given_up(database: Transactions, tenant_id: str, *, before: UUID | None = None) -> GivenUpPage:
-    """Returns a page of the tenant's given-up deliveries. Searches only the newest MAX_SEARCHED deliveries before `before`."""
+    """Returns a page of the tenant's given-up deliveries.
+
+    Reads only the newest MAX_SEARCHED deliveries whose ids are before `before`.
+    """
     last = before or _LATEST_ID
     rows = await fetch(database, _LIST_GIVEN_UP, tenant_id, ids.created_at(last), last, PAGE_SIZE + 1)
     searched, last_id = rows[0][:2]

@@ -1,4 +1,4 @@
-"""What the pages of deliveries show: the chosen deliveries, each with its call and its target. Pure."""
+"""Turns deliveries into the texts and links that the pages of deliveries show. Has no side effects."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,19 +17,23 @@ PATH: Final = f"{CONSOLE_PREFIX}/deliveries"
 
 @dataclass(frozen=True, slots=True)
 class DeliveryQuery:
-    """The query of the list's URL: a tenant, the state of the deliveries (waiting or given up), and the place in the list."""
+    """The query of the list's URL: a tenant, a state of deliveries (`waiting` or `given_up`), and the cursor of the page."""
 
     tenant: str = ""
     state: str = "waiting"
     cursor: str = ""
     sent: int | None = None
-    """How many deliveries the form before this page sent again. None: no form was sent."""
+    """The number of deliveries that a form has just sent again; None if no form led to this page."""
     since: str = ""
-    """The time to show in the form that sends given-up deliveries again. Those since this time were not all sent yet."""
+    """The start time to show in the form that sends given-up deliveries again.
+
+    If the previous form has sent as many deliveries as it may, this is the time at which the next form goes on. If the previous
+    form found no delivery, this is the time in that form.
+    """
 
     @property
     def done(self) -> str | None:
-        """The message about the form that led to this page; None without a form."""
+        """The message about the form that led to this page; None if no form led to it."""
         if self.sent is None:
             return None
         if not self.sent:
@@ -40,13 +44,16 @@ class DeliveryQuery:
     def address(self, *, state: str | None = None, cursor: str = "") -> str:
         """Returns the address of a page of this tenant's deliveries. The page begins at `cursor`; "" means the first page.
 
-        `state` is the state of the listed deliveries; None: the state in this query.
+        `state` is the state of the listed deliveries. If `state` is None, the state in this query is used.
         """
         return list_address(self.tenant, state or self.state, cursor)
 
     @property
     def after(self) -> tuple[datetime, UUID] | None:
-        """`next_attempt_at` and id of the previous page's last waiting delivery. Raises ValueError for a malformed cursor."""
+        """The `next_attempt_at` and the id of the last waiting delivery on the previous page; None on the first page.
+
+        Raises ValueError if the cursor is malformed.
+        """
         if not self.cursor:
             return None
         moment, _, delivery_id = self.cursor.partition("~")
@@ -57,12 +64,15 @@ class DeliveryQuery:
 
     @property
     def before(self) -> UUID | None:
-        """The page lists given-up deliveries before this id; None: the first page. Raises ValueError for a malformed cursor."""
+        """The id before which the page lists given-up deliveries; None on the first page.
+
+        Raises ValueError if the cursor is malformed.
+        """
         return UUID(self.cursor) if self.cursor else None
 
 
 def list_address(tenant_id: str, state: str, cursor: str = "", *, sent: int | None = None, since: str = "") -> str:
-    """Returns the address of the list. The parameters are the members of DeliveryQuery."""
+    """Returns the address of a page of the list of deliveries. The parameters mean the same as the fields of DeliveryQuery."""
     given = {"tenant": tenant_id, "state": state, "cursor": cursor, "since": since}
     if sent is not None:
         given["sent"] = str(sent)
@@ -80,7 +90,7 @@ class DeliveryItem:
 
     line: ListedDelivery
     state: str
-    """The word for the badge."""
+    """The word in the delivery's badge, such as `retrying`."""
     note: str
     """What the delivery waits for, or how it ended."""
     last_error: str | None

@@ -1,4 +1,7 @@
-"""What the pages say about a delivery: its state and its last error in words, and whether it can be sent again. Pure."""
+"""Describes a delivery in words for the pages: its state, its last error, and whether it can be sent again.
+
+Has no side effects.
+"""
 
 from datetime import datetime
 from typing import Final, Protocol
@@ -18,7 +21,10 @@ _ERROR_TEXTS: Final = {
 
 
 class AttemptedDelivery(Protocol):
-    """The fields of a delivery that this module reads. `held`: the delivery waits for an earlier event of its call."""
+    """The fields of a delivery that this module reads.
+
+    `held` says whether the delivery waits for an earlier event of its call.
+    """
 
     @property
     def state(self) -> str: ...
@@ -44,12 +50,16 @@ def state_of(delivery: AttemptedDelivery) -> tuple[str, str]:
 
 
 def can_be_sent_again(delivery: AttemptedDelivery) -> bool:
-    """Returns whether the delivery has ended, or has failed and does not wait for an earlier event of its call."""
+    """Returns whether a person may send the delivery again.
+
+    A person may do so if the delivery was delivered or given up, or if an attempt has failed and the delivery does not wait for
+    an earlier event of its call.
+    """
     return delivery.state != "pending" or (delivery.attempts > 0 and not delivery.held)
 
 
 def error_in_words(error: str | None, status: int | None) -> str | None:
-    """Returns why the last attempt failed. None: it succeeded, or there was no attempt."""
+    """Returns in words why the last attempt failed; None if it succeeded, or if there was no attempt."""
     if error is not None:
         return _ERROR_TEXTS.get(error, error)
     return None if status is None or status < 300 else f"answered {status}"

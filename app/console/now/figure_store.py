@@ -1,4 +1,7 @@
-"""Reads figures, such as the number of started calls, for the plots of *Now*. A worker counts them by minute and by hour."""
+"""Reads figures, such as the number of started calls, for the plots of the page *Now*.
+
+A worker counts the figures for each minute and for each hour.
+"""
 # ruff: noqa: S608  # The statement is put together from constants.
 
 import json
@@ -13,7 +16,10 @@ from app.database.pool import Transactions
 from app.rollups.models import ALL_TENANTS
 
 MINUTE_FIGURES_SINCE: Final = "date_trunc('hour', now() - interval '1 day')"
-"""SQL: a time since which the figures of minutes are certainly kept. Before it, the figures of hours are read."""
+"""SQL for a time since which the figures of minutes are certainly kept.
+
+For the time before it, the figures of hours are read.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +62,23 @@ _READ_FIGURES: Final = f"""
 
 @dataclass(frozen=True, slots=True)
 class RolledUpFigures:
-    """Figures, each with the start of its period. Periods of about the last day are minutes; earlier ones are hours.
+    """The figures of several periods, each with the start of its period.
 
-    Periods that were not counted are missing.
+    In about the last day, a period is a minute; before that, an hour.
+
+    Periods that a worker has not counted are missing.
     """
 
     now: datetime
-    """Postgres's clock."""
+    """The time of Postgres's clock when the figures were read."""
     figures: list[tuple[datetime, Figures]]
 
 
 async def read_figures(database: Transactions, tenant_id: str | None, *, span: timedelta) -> RolledUpFigures:
-    """Reads the figures of the last `span`. `tenant_id` None: of all tenants together. Raises DatabaseUnavailable."""
+    """Reads the figures of the last `span` for one tenant. If `tenant_id` is None, reads those of all tenants together.
+
+    Raises DatabaseUnavailable.
+    """
     rows = await fetch(database, _READ_FIGURES, tenant_id or ALL_TENANTS, span)
     return RolledUpFigures(rows[0]["now"], [(row["start"], _figures(row)) for row in rows if row["start"] is not None])
 

@@ -1,4 +1,4 @@
-"""Makes the plots of the page *Now*, and their table, from the figures of minutes and hours. Pure."""
+"""Makes the plots of the page *Now*, and their table, from the figures of minutes and hours. Has no side effects."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +13,17 @@ from app.rollups.store import LATENCY_BOUNDS_MS
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_COUNTING_DELAY: Final = timedelta(minutes=2)
-"""The figures of a minute may be missing for so long after its end."""
+"""The figures of a minute may be missing for this long after its end, because a worker has not counted them yet."""
 _MAXIMUM_FIGURES: Final = frozenset({"waiting"})
-"""Figures whose value for a longer period is the maximum, not the sum."""
+"""The names of figures whose value for a longer period is the maximum, not the sum, of the values for its parts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """How far back the plots go (`span`), and the length of time of each `point` and of each `row` of the table."""
+    """A time range of the page. `span` is how far back the plots go.
+
+    `point` is the length of the period of one point in a plot, and `row` that of one row in the table.
+    """
 
     label: str
     span: timedelta
@@ -35,12 +38,15 @@ RANGES: Final[Mapping[str, Range]] = {
 }
 
 Point = tuple[datetime, Figures | None]
-"""The start of a period, and its figures. None: they were not counted."""
+"""The start of a period, and the figures of the period; None instead of figures if a worker has not counted them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A line of a plot, or a part of its bars. `colour` is a number in console.css. The `axis` "count" is on the right."""
+    """The values of one line of a plot, or of one part of each bar. `colour` is the number of a colour in console.css.
+
+    `axis` "value" is the axis on the left, and "count" the axis on the right.
+    """
 
     label: str
     colour: int
@@ -60,7 +66,10 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class FigureRow:
-    """A row of the table. `texts` are in the order of TABLE_COLUMNS; empty: the figures of the period were not counted."""
+    """A row of the table. `texts` are in the order of TABLE_COLUMNS.
+
+    If the figures of the period were not counted, `texts` is empty.
+    """
 
     start: datetime
     texts: list[str]
@@ -103,10 +112,10 @@ def total(parts: Sequence[Figures]) -> Figures:
 
 
 def quantile_ms(latency: Sequence[int], share: float) -> float | None:
-    """Returns the milliseconds within which Twilio answered this share of calls; None without calls.
+    """Returns the time in milliseconds within which Twilio answered this share (0 to 1) of the calls; None without calls.
 
-    `latency` has the number of calls in each bucket of LATENCY_BOUNDS_MS. The result is interpolated within a bucket, and never
-    more than the last bound.
+    `latency` has the number of calls in each bucket of LATENCY_BOUNDS_MS. The result is interpolated within its bucket, and is
+    at most the last bound.
     """
     wanted, seen = share * sum(latency), 0
     if not wanted:
@@ -215,7 +224,10 @@ def _row_texts(figures: Figures) -> list[str]:
 
 
 def plots_as_json(found: Sequence[Point], *, length: timedelta) -> dict[str, Any]:
-    """Returns the plots for now.js: times in Unix seconds, and a null where no figures were counted."""
+    """Returns the plots as JSON for the script now.js. Times are in Unix seconds.
+
+    A value is null where no figures were counted. `length` is the length of the period of one point.
+    """
     return {
         "times": [int(start.timestamp()) for start, _ in found],
         "seconds": int(length.total_seconds()),

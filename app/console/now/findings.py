@@ -1,4 +1,4 @@
-"""Finds what needs attention, for the page *Now*. Each item says what to do. Pure."""
+"""Finds what needs attention, for the page *Now*. Each item says what to do. Has no side effects."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,10 @@ _MAX_SERVER_ERROR_SHARE: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class AttentionItem:
-    """Something that needs attention, what to do, and the page that shows more (label and path below /console)."""
+    """Something that needs attention (`title`), and what to do about it (`advice`).
+
+    `link` leads to the page that shows more. It has a label, and a path below /console.
+    """
 
     level: Level
     title: list[SentencePart]

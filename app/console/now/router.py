@@ -24,7 +24,10 @@ RangeNameDep = Annotated[RangeName, Query(alias="range")]
 
 
 async def tenant_of_figures(client: ConsoleClientDep, tenant: str = "") -> str | None:
-    """Returns the tenant whose calls are shown. None: all tenants. Raises TenantNotFound if the session is another tenant's."""
+    """Returns the id of the tenant whose calls are shown; None for all tenants.
+
+    Raises TenantNotFound if the session belongs to another tenant.
+    """
     return reachable_tenant(client, tenant) if tenant else client.tenant_id
 
 

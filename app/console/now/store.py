@@ -1,4 +1,4 @@
-"""Reads the facts for the sentence of the page *Now*, and for what needs attention, in one statement.
+"""Reads what the page *Now* needs for its sentence and for its list of what needs attention, in one statement.
 
 Every part of the statement reads a limited number of index entries. Without a `tenant_id`, the facts are about all tenants.
 """
@@ -22,16 +22,18 @@ from app.scheduling.guard import HaltReason
 from app.scheduling.guard_sql import MAY_GRANT
 
 MAX_COUNTED_ROWS: Final = 10_000
-"""Maximum number of rows of one kind that are counted."""
+"""Maximum number of rows of one kind, such as unknown calls, that are counted."""
 MAX_LIVE_CALLS: Final = 1_000
-"""Maximum number of new calls that are read because no figures include them yet."""
+"""Maximum number of the newest calls that are read one by one, because a worker has not counted them in the figures yet."""
 MAX_LISTED_ROWS: Final = 20
 """Maximum number of credentials, and of queues, that are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingCount:
-    """How many items wait, counted up to MAX_COUNTED_ROWS, and since when the oldest of the counted items has waited.
+    """The number of items that wait, counted up to MAX_COUNTED_ROWS.
+
+    `since` is the time since which the oldest counted item waits.
 
     In `Facts.waiting`, `since` has another meaning: the time at which the last of the counted calls is due.
     """
@@ -42,10 +44,10 @@ class WaitingCount:
 
 @dataclass(frozen=True, slots=True)
 class WaitingQueue:
-    """A queue in which calls wait. `number` is how many wait, counted up to MAX_COUNTED_ROWS.
+    """A queue in which calls wait. `number` is the number of these calls, counted up to MAX_COUNTED_ROWS.
 
-    `last_due_at` is when the last waiting call is due. `last_ring_by` is the latest `ring_by`, the time by which a call must
-    ring, of the counted calls and of the call that is due last.
+    `last_due_at` is the time at which the last waiting call is due. A call must ring by its time `ring_by`. `last_ring_by` is
+    the latest `ring_by` of the counted calls and of the call that is due last.
     """
 
     tenant_id: str
@@ -56,12 +58,15 @@ class WaitingQueue:
     last_due_at: datetime
     last_ring_by: datetime
     calls_per_second: float | None
-    """The pace of the queue or of the account, whichever is slower; None: not limited."""
+    """The maximum rate of the queue or that of its account, whichever is lower; None if neither has a limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedCredential:
-    """A credential that Twilio refused. `others` counts its account's credentials that are neither refused nor revoked."""
+    """A credential that Twilio has refused.
+
+    `others` is the number of credentials of the same account that Twilio has not refused and nobody has revoked.
+    """
 
     tenant_id: str
     account_sid: str
@@ -72,7 +77,11 @@ class RejectedCredential:
 
 @dataclass(frozen=True, slots=True)
 class MissingCalls:
-    """Calls that count toward `max_concurrent`, although Twilio answers that it has no such call; at most MAX_COUNTED_ROWS."""
+    """The calls that count toward `max_concurrent`, although Twilio answers that it has no such call.
+
+    At most MAX_COUNTED_ROWS are counted. `oldest` is the id of the call that Twilio has not found for the longest time, and
+    `since` is the time since which Twilio has not found this call.
+    """
 
     number: int
     since: datetime | None
@@ -83,8 +92,8 @@ class MissingCalls:
 class LastHour:
     """The numbers of calls of the last hour, by `execution`: Callgate's own state of a call, such as "pending".
 
-    `server_errors`: calls that Twilio answered with a 5xx. `called_back`: started calls that have had a callback. These two
-    numbers leave out the newest calls, which a worker has not counted yet.
+    `server_errors` is the number of calls to which Twilio answered with a 5xx status. `called_back` is the number of started
+    calls for which a callback has arrived. These two numbers leave out the newest calls, which a worker has not counted yet.
     """
 
     scheduled: int = 0
@@ -110,31 +119,34 @@ class Facts:
     has_calls: bool
     workers: WorkerSummary
     is_halted: bool
-    """Whether scheduled calls are halted: none is dialled (app.scheduling.guard)."""
+    """Whether all scheduled calls are halted, so that none of them is dialled (app.scheduling.guard)."""
     halt_reason: HaltReason | None
     unknown: WaitingCount
     pending: WaitingCount
     waiting: WaitingCount
-    """Scheduled calls. Here `since` is the time at which the last counted call is due."""
+    """The scheduled calls that wait to be dialled. Here `since` is the time at which the last counted call is due."""
     queues: list[WaitingQueue]
     missing: MissingCalls
     failing: WaitingCount
-    """Deliveries that have failed and are tried again."""
+    """The deliveries (requests to tenants) that have failed and are tried again."""
     gave_up: int
-    """Deliveries that were given up within the last week."""
+    """The number of deliveries that were written in the last week and were given up."""
     unpriced: int
-    """Completed calls of the last week that are older than a day and have no price."""
+    """The number of completed calls that have no price, although they are older than a day.
+
+    Calls older than a week are left out.
+    """
     credentials: list[RejectedCredential]
     recent: LastHour
     called_back_before: int
-    """Started calls of the last day with a callback."""
+    """The number of started calls with a callback that were requested in the last day, but not in the last hour."""
     rolled_until: datetime | None
     took_s: float
     """Seconds that the database took for all facts."""
 
 
 def _json_list(rows: str) -> str:
-    """Returns SQL for the rows of a statement as a JSON array."""
+    """Returns SQL for a JSON array of the rows that the statement `rows` returns."""
     return f"(SELECT coalesce(json_agg(row_to_json(each)), '[]') FROM ({rows}) AS each)"
 
 
@@ -147,7 +159,10 @@ _WAITING_DIALS: Final = f"""
 
 
 def _waiting_count(rows: str, since: str = "min(since)") -> str:
-    """Returns SQL for a WaitingCount of the rows of a statement. `since` is the SQL for its `since`."""
+    """Returns SQL for a WaitingCount as JSON.
+
+    It counts the rows of the statement `rows`; `since` is the SQL of the field `since`.
+    """
     return f"(SELECT json_build_object('number', count(*), 'since', {since}) FROM ({rows} LIMIT {MAX_COUNTED_ROWS}) AS counted)"
 
 
@@ -211,7 +226,10 @@ _SUM_PERIODS: Final = {
 
 
 def _statement(*, of_tenant: bool) -> str:
-    """Returns SQL that returns the fields of Facts as JSON. $1 is the tenant, if there is one."""
+    """Returns the SQL statement that reads the fields of Facts as one JSON object.
+
+    If `of_tenant` is true, $1 is the tenant's id.
+    """
     own = "AND tenant_id = $1" if of_tenant else ""
     own_account = "AND account_id IN (SELECT account_id FROM account)" if of_tenant else ""
     figures = "rollup.tenant_id = $1" if of_tenant else f"rollup.tenant_id = '{ALL_TENANTS}'"
@@ -261,7 +279,7 @@ _FACTS_ADAPTER: Final = TypeAdapter(Facts)
 
 
 async def read_facts(database: Transactions, tenant_id: str | None) -> Facts:
-    """Reads the facts of a tenant; None: of all tenants. Raises DatabaseUnavailable."""
+    """Reads the facts about one tenant; if `tenant_id` is None, about all tenants. Raises DatabaseUnavailable."""
     ((facts,),) = await (
         fetch(database, READ_FACTS_OF_ALL) if tenant_id is None else fetch(database, READ_FACTS_OF_TENANT, tenant_id)
     )

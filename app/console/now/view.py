@@ -1,4 +1,4 @@
-"""Writes the sentence of the page *Now*, and adds what needs attention. Pure."""
+"""Writes the sentence on how calls go, and the list of problems, for the page *Now*. Has no side effects."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +22,7 @@ class NowView:
 
 
 def now_view(facts: Facts, *, for_operator: bool, key_set_state: str = "ok") -> NowView:
-    """Returns what the page shows.
+    """Returns what the page *Now* shows: the sentence, and the list of what needs attention.
 
     `key_set_state` is the state of the key set with which service account tokens are verified (app.workloads).
     """

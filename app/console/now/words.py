@@ -1,4 +1,4 @@
-"""Numbers and times in the words of the page *Now*. Pure."""
+"""Writes numbers and times in words for the page *Now*. Has no side effects."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -8,7 +8,7 @@ from app.console.now.store import MAX_COUNTED_ROWS, WaitingCount, WaitingQueue
 SentencePart = str | datetime
 """A part of a sentence: text with `code` in backticks, or a time, which the page shows in the viewer's zone."""
 MIN_SHARE_CALLS: Final = 5
-"""No conclusion is drawn from fewer calls."""
+"""The minimum number of calls from which the page draws a conclusion, such as that most calls do not start."""
 
 
 def calls_word(waiting: WaitingCount) -> str:
@@ -17,7 +17,10 @@ def calls_word(waiting: WaitingCount) -> str:
 
 
 def count_text(waiting: WaitingCount) -> str:
-    """Returns the number, such as "12", or "10,000 or more": counting stops there."""
+    """Returns the number of waiting items as text, such as "12".
+
+    Returns "10,000 or more" from MAX_COUNTED_ROWS on, where counting stops.
+    """
     return f"{waiting.number:,}" if waiting.number < MAX_COUNTED_ROWS else f"{MAX_COUNTED_ROWS:,} or more"
 
 
@@ -38,7 +41,10 @@ def span_text(span: timedelta) -> str:
 
 
 def end_at_pace(queue: WaitingQueue, now: datetime) -> datetime | None:
-    """Returns when the last waiting call of the queue will be dialled, at the queue's pace; None if the pace is not limited."""
+    """Returns when the last waiting call of the queue will be dialled if calls are dialled at the queue's maximum rate.
+
+    Returns None if the rate has no limit.
+    """
     if queue.calls_per_second is None:
         return None
     return max(now + timedelta(seconds=queue.number / queue.calls_per_second), queue.last_due_at)

@@ -12,12 +12,15 @@ CALLBACK_PATH: Final = "/console/oidc/callback"
 
 
 class ProviderFailed(Exception):
-    """The provider's answer breaks the rules of OpenID Connect. The message is a short reason for the log, without secrets."""
+    """The OpenID Connect provider did not answer, or its answer is invalid.
+
+    The message is a short reason for the log, without secrets.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class LoginAttempt:
-    """The random values of a login that has begun. A cookie has them until the provider sends the browser back."""
+    """The random values of a login that has begun. A cookie stores them until the provider sends the browser back."""
 
     state: str
     nonce: str

@@ -1,7 +1,7 @@
 """Asks an OpenID Connect provider who a person is: authorization code with PKCE, `state` and `nonce`, then the ID token.
 
-Authlib and joserfc build the requests and check the ID token. The requests are sent with the HTTP client of requests to Twilio.
-The key set is read for each login, because logins are rare and keys change.
+Authlib and joserfc build the requests and check the ID token. The HTTP client is the one that also sends requests to Twilio.
+The provider's key set is read again for each login, because logins are rare and keys change.
 """
 
 import asyncio
@@ -54,7 +54,10 @@ class OidcProvider:
     _read_at: float = -math.inf
 
     async def begin(self) -> tuple[str, LoginAttempt]:
-        """Returns the URL of the provider's login, and the values to check after it. Raises ProviderFailed."""
+        """Returns the URL of the provider's login page, and the random values with which `finish` checks the login.
+
+        Raises ProviderFailed.
+        """
         attempt = LoginAttempt(*(secrets.token_urlsafe(32) for _ in range(3)))
         async with self._client() as client:
             metadata = await self._discover(client)
@@ -72,7 +75,10 @@ class OidcProvider:
         return address, attempt
 
     async def finish(self, code: str, attempt: LoginAttempt) -> dict[str, Any]:
-        """Exchanges the code. Returns the claims about the person, from ID token and user info. Raises ProviderFailed."""
+        """Exchanges the authorization code for tokens, and returns the claims about the person. Raises ProviderFailed.
+
+        The claims come from the ID token and, if the provider has one, from its user info endpoint.
+        """
         async with self._client() as client:
             metadata = await self._discover(client)
             tokens = await self._exchange(client, metadata, code, attempt)
@@ -107,7 +113,10 @@ class OidcProvider:
     async def _exchange(
         self, client: HttpClient, metadata: Mapping[str, Any], code: str, attempt: LoginAttempt
     ) -> dict[str, Any]:
-        """Exchanges the code for tokens."""
+        """Exchanges the authorization code for tokens, and returns the JSON of the token endpoint's answer.
+
+        Raises ProviderFailed.
+        """
         address = _endpoint(metadata, "token_endpoint")
         body = prepare_token_request(
             "authorization_code", redirect_uri=self.redirect_uri, code=code, code_verifier=attempt.verifier
@@ -142,9 +151,9 @@ class OidcProvider:
 
 
 def _endpoint(metadata: Mapping[str, Any], name: str) -> str:
-    """Returns the URL of an endpoint from the discovery document.
+    """Returns the URL of the endpoint `name` from the discovery document.
 
-    Raises ProviderFailed unless it is an https URL, or an http URL on this machine.
+    Raises ProviderFailed if the URL is neither an https URL nor an http URL on this machine.
     """
     address = metadata.get(name)
     if not isinstance(address, str) or not is_trusted_url(address.partition("?")[0]):
@@ -153,7 +162,10 @@ def _endpoint(metadata: Mapping[str, Any], name: str) -> str:
 
 
 def _list_of(metadata: Mapping[str, Any], name: str, default: str) -> list[Any]:
-    """Returns the list `name` of the discovery document; `[default]` if missing. Raises ProviderFailed if it is no list."""
+    """Returns the list with this name in the discovery document; `[default]` if it is missing.
+
+    Raises ProviderFailed if the value is not a list.
+    """
     found = metadata.get(name, [default])
     if not isinstance(found, list):
         raise ProviderFailed(f"{name}_not_a_list")
@@ -167,7 +179,10 @@ async def _get_json(client: HttpClient, address: str, headers: Mapping[str, str]
 async def _read_json(
     client: HttpClient, method: str, address: str, headers: Mapping[str, str], body: bytes | None
 ) -> dict[str, Any]:
-    """Returns the JSON object in a response with status 200. Follows no redirect. Raises ProviderFailed."""
+    """Sends a request and returns the JSON object in the response. Follows no redirect.
+
+    Raises ProviderFailed if the status is not 200, or if the body is not a JSON object.
+    """
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             response = await client.send(method, address, headers=dict(headers), content=body)

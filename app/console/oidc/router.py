@@ -101,7 +101,10 @@ def _provider_of(request: Request) -> "OidcProvider":
 
 
 def _stored_attempt(request: Request) -> tuple[LoginAttempt, str] | None:
-    """Returns the values that `begin_login` stored, and the path to open; None without a cookie of the last ten minutes."""
+    """Returns the values that `begin_login` stored in the cookie, and the path to open after the login.
+
+    Returns None if there is no valid cookie, or if the login began more than ten minutes ago.
+    """
     keyring: Keyring = request.state.keyring
     try:
         kept = json.loads(keyring.unseal(bytes.fromhex(request.cookies.get(COOKIE_NAME, "")), identity=_SEAL_IDENTITY))
@@ -113,7 +116,7 @@ def _stored_attempt(request: Request) -> tuple[LoginAttempt, str] | None:
 
 
 def _refused(request: Request, fault: str, status: int, reason: str) -> Response:
-    """Returns the login page with the fault, and logs the reason."""
+    """Returns the login page with the error text `fault`, deletes the cookie of the login, and logs the reason."""
     logger.warning("console_oidc_refused", reason=reason)
     response = login_page(request, status=status, fault=fault)
     _delete_cookie(response)

@@ -1,4 +1,4 @@
-"""Finds the client that a person may act as, by rules about the provider's claims. Without a matching rule there is none."""
+"""Finds the client that a person may act as, by rules about the provider's claims. If no rule matches, there is no client."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +24,10 @@ def client_for_claims(rules: Sequence[OidcRule], claims: Mapping[str, Any]) -> C
 
 
 def _matches(rule: OidcRule, claims: Mapping[str, Any]) -> bool:
-    """Returns whether the claim is the rule's value, or a list with this value. `email` counts only if it is verified."""
+    """Returns whether the rule's claim has the rule's value, or is a list that contains it.
+
+    `email` counts only if it is verified.
+    """
     claim = claims.get(rule.claim)
     if rule.claim == "email" and claims.get("email_verified") is not True:
         return False

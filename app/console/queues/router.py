@@ -39,7 +39,10 @@ async def console_queue_service(request: Request) -> QueueService:
 
 
 async def time_limited_queue_service(request: Request) -> QueueService:
-    """Returns the queue service that reads what a page shows. A statement that takes longer than two seconds fails."""
+    """Returns the queue service for reading what a page shows.
+
+    A statement of this service fails if it takes longer than two seconds.
+    """
     return QueueService(TimeLimitedReads(request.state.database), request.state.console_reads)
 
 
@@ -49,10 +52,10 @@ QueueCancellationDep = Annotated[QueueCancellation, Depends(queue_cancellation)]
 
 
 async def reachable_queue(client: ConsoleClientDep, tenant_id: str, name: str) -> tuple[str, str]:
-    """Returns tenant and name of the queue in the path. Does not check that this queue exists.
+    """Returns the tenant's id and the queue's name from the path. Does not check that this queue exists.
 
-    Raises ScopeRequired without the scope `read`, TenantNotFound for a tenant that the client may not see, and QueueNotFound
-    for a text that cannot be a queue's name.
+    Raises ScopeRequired if the client lacks the scope `read`, TenantNotFound if the client may not see the tenant, and
+    QueueNotFound if the name cannot be that of a queue.
     """
     require_read(client)
     reachable_tenant(client, tenant_id)
@@ -108,7 +111,7 @@ async def show_live_queue(request: Request, queue: QueueDep, service: QueueReads
 async def _show(
     request: Request, queue: tuple[str, str], service: QueuesDep, template: str, *, done: str | None = None
 ) -> Response:
-    """Renders the template with a queue and its progress, as the API returns it. `done` is a message about a sent form."""
+    """Renders the template with the queue and its progress. `done` is a message about a form that was sent before."""
     progress = await service.progress(*queue)
     return page_response(request, template, view=QueueView.of(progress), calls=calls_address(*queue), done=done)
 

@@ -15,11 +15,11 @@ MAX_COUNTED: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class QueueLine:
-    """A queue in the list."""
+    """A queue, as a line of the console's list of queues."""
 
     state: QueueState
     waiting: int
-    """Calls that wait. MAX_COUNTED + 1 stands for any number above MAX_COUNTED."""
+    """The number of calls that wait in the queue. MAX_COUNTED + 1 stands for any number above MAX_COUNTED."""
 
 
 _LIST_QUEUES = f"""
@@ -39,7 +39,8 @@ async def list_queue_lines(
 ) -> tuple[list[QueueLine], bool]:
     """Returns a page of queues, sorted by tenant and name, and whether a further page follows.
 
-    `tenant_id` None: the queues of all tenants. `after` has tenant and name of the last queue on the page before.
+    If `tenant_id` is None, the page has the queues of all tenants. `after` has the tenant and the name of the last queue on the
+    previous page.
     """
     statement, values = (_LIST_OF_ALL, after) if tenant_id is None else (_LIST_OF_TENANT, (tenant_id, after[1]))
     lines = [QueueLine(QueueState.of(row), row["waiting"]) for row in await fetch(database, statement, *values)]

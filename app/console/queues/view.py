@@ -1,4 +1,7 @@
-"""What the pages of queues show: pace, hours and reasons to wait in words, and the progress of a queue. Pure."""
+"""Describes queues in words for the console's pages: maximum rate, hours, reasons to wait, and progress.
+
+Has no side effects.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,7 +47,7 @@ def reason_text(reason: WaitReasonName | None, *, waits: bool) -> str:
 
 
 def waiting_text(number: int) -> str:
-    """Returns the number of waiting calls; "1,000+" if more wait than MAX_COUNTED."""
+    """Returns the number of waiting calls as text; "1,000+" if the number is larger than MAX_COUNTED."""
     return f"{MAX_COUNTED:,}+" if number > MAX_COUNTED else f"{number:,}"
 
 
@@ -57,7 +60,10 @@ def queue_path(tenant_id: str, name: str) -> str:
 
 
 def calls_address(tenant_id: str, name: str) -> str:
-    """Returns the address of the list of this queue's calls. It ends with a query, to which other filters can be added."""
+    """Returns the address of the list of this queue's calls.
+
+    It has a query string, to which the caller can append other filters.
+    """
     return f"{CONSOLE_PREFIX}/calls?{urlencode({'tenant': tenant_id, 'queue': name})}"
 
 
@@ -69,7 +75,11 @@ class QueueItem:
     tenant_id: str
     name: str
     state: str
-    """`paused`, `active`, or `halted` if no call is dialled for a reason outside the queue."""
+    """The state of the queue: `paused`, `halted` or `active`.
+
+    `halted` means that the queue is not paused, but no call is dialled: all scheduled calls are halted, or the tenant is
+    suspended.
+    """
     next_due_at: datetime | None
     reason: str
     pace: str
@@ -100,16 +110,16 @@ class QueueView:
     read_at: datetime
     sentence: str
     counts_by_execution: tuple[tuple[str, int], ...] | None
-    """The number of calls with each execution. None: they could not be counted in time."""
+    """Pairs of an execution (Callgate's state of a call) and a number of calls; None if counting took too long."""
     statuses: tuple[tuple[str, int], ...]
     problems: tuple[tuple[str, int], ...]
     achieved_pace: str
-    """The number of calls that started in the last minute, as a rate in words."""
+    """The average number of calls that started per second in the last minute, in words."""
     waiting: int | None
     first_not_before: datetime | None
     projected_end_at: datetime | None
     no_end: str
-    """Why there is no projected end; "" if there is one."""
+    """The reason why the projected end (the time at which no call will wait any more) is unknown; "" if it is known."""
     is_paused: bool
     is_limited: bool
     ring_within: str
@@ -156,7 +166,7 @@ def _by_number(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
 def next_page_address(item: QueueItem, tenant: str) -> str:
     """Returns the address of the next page of the list of queues. `item` is the last queue on the current page.
 
-    `tenant` is the tenant to which the list is limited; "": all tenants.
+    `tenant` is the tenant to which the list is limited; "" means all tenants.
     """
     given = {"tenant": tenant, "after_tenant": "" if tenant else item.tenant_id, "after": item.name}
     return f"{PATH}?{urlencode({name: value for name, value in given.items() if value})}"

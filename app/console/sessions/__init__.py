@@ -1,1 +1,1 @@
-"""Who is logged in to the console: sessions, and the ways to start one."""
+"""Sessions of people who are logged in to the console, and the ways to start a session."""

@@ -11,11 +11,11 @@ from app.database.base import Base
 
 
 class ConsoleSession(Base):
-    """A person who is logged in. The cookie's random value is stored as its SHA-256 only.
+    """The session of a person who is logged in. Only the SHA-256 of the cookie's random value is stored.
 
-    The session of an API key has the current tenant and scopes of the key. Every other session has the tenant and scopes of
-    its login, in `tenant_id` (null: an operator's) and `scopes`. A one-time link is a row, too: when it is used, the hash of
-    the cookie replaces the hash of the link.
+    A session that began with an API key has the tenant and the scopes that the key has now. Every other session has the tenant
+    and the scopes of its login, in `tenant_id` (null for an operator) and `scopes`. A one-time login link is a row, too. When
+    the link is used, the hash of the cookie replaces the hash of the link.
     """
 
     __tablename__ = "console_session"

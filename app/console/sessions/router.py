@@ -76,7 +76,7 @@ async def use_link(request: Request, form: SentFormDep) -> Response:
 
 
 async def start_session(request: Request, client: Caller | OperatorCaller, response: Response) -> Response:
-    """Returns the response with the cookie of a new session."""
+    """Starts a session for the client, and returns the response with the cookie of the session."""
     sessions: ConsoleSessions = request.state.console_sessions
     token = await sessions.start(client, request_id=request.state.request_id)
     return _set_cookie(response, token, sessions)

@@ -30,7 +30,10 @@ from app.tenants.caller import COMMAND_LINE, Caller, CallerKind, OperatorCaller
 from app.tenants.scopes import ALL_SCOPES, in_order, known_scopes
 
 LINK_LIFETIME = timedelta(minutes=15)
-"""`callgate console link --help` and docs/console.md state this number, too."""
+"""The time for which a one-time login link can be used.
+
+The texts of `callgate console link --help` and docs/console.md state this time, too.
+"""
 _TOKEN_PATTERN = re.compile(r"[A-Za-z0-9_-]{43}")
 # Stands before a link when it is hashed. No cookie has a `:`, so the hash of a link is never the hash of a cookie.
 _LINK_PREFIX = "link:"
@@ -47,7 +50,7 @@ class ActiveSession:
 
 @dataclass(frozen=True, slots=True)
 class ConsoleSessions:
-    """Sessions in the database. A session ends after `idle` without a request, and at the latest `lifetime` after its login."""
+    """Sessions in the database. A session ends after the time `idle` without use, at the latest after the time `lifetime`."""
 
     database: StatementPool
     idle: timedelta
@@ -61,7 +64,8 @@ class ConsoleSessions:
     async def start(self, client: Caller | OperatorCaller, *, request_id: str) -> str:
         """Starts a session and returns the value of its cookie. Only the hash of the value is stored.
 
-        The session of an API key ends with the key. Raises TenantNotFound if the client's tenant does not exist.
+        A session that began with an API key ends at the latest when the key expires or is revoked. Raises TenantNotFound if the
+        client's tenant does not exist.
         """
         token = secrets.token_urlsafe(32)
         is_key = client.kind == "key"
@@ -82,7 +86,10 @@ class ConsoleSessions:
         return token
 
     async def redeem(self, link: str, *, request_id: str) -> str | None:
-        """Starts the session of a one-time link and returns its cookie's value; None if the link was used or has expired."""
+        """Starts a session with a one-time link, and returns the value of the session's cookie.
+
+        Returns None if the link was used before, or has expired.
+        """
         token = secrets.token_urlsafe(32)
         async with self.database.transaction() as connection:
             hashed = _hash(_LINK_PREFIX + link)
@@ -95,10 +102,10 @@ class ConsoleSessions:
         return token
 
     async def find(self, token: str, *, is_user_activity: bool) -> ActiveSession | None:
-        """Returns the session of a cookie; None if there is none, or it has ended.
+        """Returns the session whose cookie has the value `token`; None if there is no such session, or if it has ended.
 
-        `is_user_activity` is false for a request that a page sent to refresh itself. Such a request does not keep the session
-        from ending as unused.
+        `is_user_activity` is false for a request that a page sent to refresh itself. Such a request does not count as use of
+        the session, so an unused session still ends.
         """
         if not _TOKEN_PATTERN.fullmatch(token):
             return None
@@ -109,11 +116,11 @@ class ConsoleSessions:
         return ActiveSession(found.id, _client_of(found), found.expires_at) if found else None
 
     async def list(self) -> list[ListedSession]:
-        """Returns the sessions that have not ended, and the links that were not used."""
+        """Returns the sessions that have not ended, and the one-time links that can still be used."""
         return await list_sessions(self.database, idle=self.idle)
 
     async def end(self, session_id: UUID, actor: Actor) -> bool:
-        """Ends a session. Returns False if there is no such session, or it has ended before."""
+        """Ends a session. Returns False if there is no such session, or if it has already ended."""
         async with self.database.transaction() as connection:
             tenant_id = await revoke_session(connection, session_id)
             if tenant_id is None:
@@ -123,9 +130,9 @@ class ConsoleSessions:
 
 
 async def add_login_link(database: Transactions, actor: Actor) -> str:
-    """Returns the secret of a new one-time link, which logs in an operator with all scopes.
+    """Creates a one-time link, which logs in an operator with all scopes, and returns the secret in the link.
 
-    Until it is used, its row has the hash of the link. No cookie has this hash, so the row is not a session yet.
+    The row of an unused link has the hash of the link. No cookie has this hash, so the row is not a session yet.
     """
     link = secrets.token_urlsafe(32)
     session = NewSession(

@@ -33,7 +33,7 @@ class StoredSession:
     max_in_flight: int | None
     expires_at: datetime
     is_recently_seen: bool
-    """Whether `seen_at` is less than a minute old. It is not written again then."""
+    """Whether `seen_at`, the time of the last use, is less than a minute old. If so, `seen_at` is not updated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +68,16 @@ _LIST = f"""
 
 
 async def find_session(database: StatementPool, token_hash: bytes, *, idle: timedelta) -> StoredSession | None:
-    """Returns the session with this hash of its cookie; None if there is none, or it has ended.
+    """Returns the session whose cookie has this hash; None if there is no such session, or if it has ended.
 
-    A session ends if it or its API key expires or is revoked, or if it is not used for the time `idle`.
+    A session ends when the session or its API key expires or is revoked, or when nobody has used it for the time `idle`.
     """
     rows = await database.fetch(_FIND, token_hash, idle)
     return StoredSession(*rows[0]) if rows else None
 
 
 async def list_sessions(database: StatementPool, *, idle: timedelta) -> list[ListedSession]:
-    """Returns the sessions that have not ended and the links that were not used, the newest first."""
+    """Returns the sessions that have not ended and the one-time links that can still be used, the newest first."""
     return [ListedSession(*row) for row in await database.fetch(_LIST, idle)]
 
 
@@ -106,14 +106,14 @@ async def redeem_link(
 
 
 async def mark_seen(connection: Connection, session_id: UUID) -> None:
-    """Records that a person uses the session now, so it does not end as unused."""
+    """Records that a person uses the session now. An unused session ends after some time."""
     await connection.execute("UPDATE console_session SET seen_at = now() WHERE id = $1", session_id)
 
 
 async def revoke_session(connection: Connection, session_id: UUID) -> str | None:
-    """Ends a session or an unused link.
+    """Ends a session or an unused one-time link. Returns the id of the session's tenant, or "" for an operator's session.
 
-    Returns its tenant's id; "" if it is an operator's; None if there is no such session, or it has ended before.
+    Returns None if there is no such session, or if it has already ended.
     """
     statement = """UPDATE console_session AS session SET revoked_at = now()
         WHERE id = $1 AND revoked_at IS NULL AND expires_at > now()

@@ -1,4 +1,7 @@
-"""What the page of a SIP address shows: the address with its findings marked in it, its parts, and a verdict. Pure."""
+"""Makes what the page of a SIP address shows: the address with its findings marked in it, its parts, and a verdict.
+
+Has no side effects.
+"""
 
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +14,7 @@ from app.sip.escapes import NameValuePairs
 from app.sip.uri import ADDRESS_LENGTH_LIMIT, HEADERS_LENGTH_LIMIT, password_span
 
 MASK: Final = "•••"
-"""Stands for a password, whatever its length."""
+"""The text that is shown instead of a password, whatever the length of the password."""
 MAX_SHOWN_LENGTH: Final = ADDRESS_LENGTH_LIMIT + HEADERS_LENGTH_LIMIT
 """Maximum number of characters of an address that the page shows. A valid address is shorter."""
 _EXCERPT_LENGTH: Final = 60
@@ -22,7 +25,10 @@ _INVISIBLE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Z
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of the address and the numbers of the findings about it. `text` is "" where something is missing."""
+    """A piece of the address, and the numbers of the findings about this piece.
+
+    `text` is "" at a place where something is missing.
+    """
 
     text: str
     numbers: tuple[int, ...] = ()
@@ -32,30 +38,33 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class NumberedFinding:
-    """A finding in the list below the address. `number` is also shown in the address; the first is 1."""
+    """A finding in the list below the address. `number` begins with 1, and is also shown beside the place in the address."""
 
     number: int
     code: str
     severity: Severity
     detail: str
     excerpt: str
-    """The part of the address that the finding is about, without a password; "" if something is missing."""
+    """The part of the address that the finding is about, with a password masked.
+
+    It is "" if the finding says that something is missing.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class AddressView:
     segments: tuple[Segment, ...]
     hidden_length: int
-    """Characters at the end that are not shown."""
+    """The number of characters at the end of the address that are not shown."""
     findings: tuple[NumberedFinding, ...]
     valid: bool
     verdict: str
     parts: tuple[tuple[str, str], ...]
-    """Name and value of each part that was found, without parameters and headers."""
+    """The name and the value of each part of the address, such as the host. Parameters and headers have their own fields."""
     parameters: tuple[tuple[str, str], ...]
     headers: tuple[tuple[str, str], ...]
     form_value: str
-    """The address as the form's field shows it again: a password is replaced by `***`."""
+    """The address to put into the form's field again. A password in it is replaced by `***`."""
 
 
 def view_of(text: str) -> AddressView:
@@ -112,7 +121,7 @@ def _segments(text: str, findings: Sequence[Finding], password: tuple[int, int] 
 
 
 def _is_missing_at(place: int, found: Finding) -> bool:
-    """Returns whether the finding says that something is missing at this place."""
+    """Returns whether the finding says that something is missing at the index `place` of the address."""
     return found.start == found.end == place
 
 
@@ -122,7 +131,7 @@ def _is_about(start: int, stop: int, found: Finding) -> bool:
 
 
 def _numbers_of(findings: Sequence[Finding], applies: Callable[[Finding], bool]) -> tuple[int, ...]:
-    """Returns the numbers of the findings for which `applies` is true."""
+    """Returns the numbers (beginning with 1) of the findings for which `applies` is true."""
     return tuple(number for number, found in enumerate(findings, start=1) if applies(found))
 
 
@@ -151,12 +160,12 @@ def _pairs(pairs: NameValuePairs) -> Iterator[tuple[str, str]]:
 
 
 def _mark_spaces(shown: str) -> str:
-    """Returns the text. If it has only spaces, each is shown as ␣."""
+    """Returns the text. If the text has only spaces, replaces each space by ␣, so that a reader can see it."""
     return shown if shown.strip(" ") else shown.replace(" ", "␣")
 
 
 def escape_invisible(text: str) -> str:
-    """Replaces characters that a page does not show, or that change the order of other characters, by escape sequences."""
+    """Returns the text with escape sequences instead of characters that are invisible or change the direction of text."""
     return "".join(_escaped(character) if _is_invisible(character) else character for character in text)
 
 

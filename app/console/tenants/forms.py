@@ -1,6 +1,7 @@
-"""Turns forms of tenants into bodies of the admin API, and errors of the admin API into forms with error texts. Pure.
+"""Turns forms of tenants into bodies of the admin API, and errors of the admin API into forms with error texts.
 
-The models of the admin API check the bodies, so that a form and a request are refused for the same reasons.
+The models of the admin API check the bodies, so that a form and a request are refused for the same reasons. Has no side
+effects.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from app.errors import (
 from app.tenants.errors import OperatorError
 
 SECRET_FIELDS: Final = frozenset({"auth_token", "secret"})
-"""Fields whose values are never shown again."""
+"""The names of fields with secret values. A form that is shown again leaves these fields empty."""
 _FORM_ERRORS: Final = (AlreadyExists, IdempotencyKeyReused, InvalidRequest, OperatorKeyRequired, ScopeRequired)
 # Error texts by field, instead of the API's texts, which name regular expressions.
 _ERROR_TEXTS: Final = {
@@ -39,7 +40,7 @@ _CREDENTIAL_ERROR_TEXT: Final = "Give either the auth token, or the SID and the 
 
 
 class Fields(Protocol):
-    """The fields of a form that was sent."""
+    """Gives access to the fields of a form that was sent."""
 
     def text(self, name: str) -> str: ...
 
@@ -53,9 +54,9 @@ class FormState:
     values: Mapping[str, str] = field(default_factory=dict)
     scopes: tuple[str, ...] = ("call", "read")
     faults: Mapping[str, str] = field(default_factory=dict)
-    """What is wrong with a field, by its name."""
+    """What is wrong with the form's fields: an error text by the name of the field."""
     fault: str | None = None
-    """What is wrong with the whole form."""
+    """What is wrong with the form as a whole; None if nothing is."""
     status: int = 200
 
     def value(self, name: str) -> str:
@@ -67,7 +68,10 @@ class FormState:
 
 
 def refused_form(form: Fields, names: tuple[str, ...], error: CallgateError | OperatorError) -> FormState:
-    """Returns the form with an error text beside each field that the error names. Reraises errors about anything else."""
+    """Returns the form as it was sent, without secrets, and with an error text beside each field that the error names.
+
+    Raises the error if it is not about the form.
+    """
     problem = problem_for(error) if isinstance(error, OperatorError) else error
     if not isinstance(problem, _FORM_ERRORS):
         raise problem
@@ -90,7 +94,7 @@ def _fault_text(name: str, fault: FieldError) -> str:
 
 
 def filled_fields(form: Fields, names: tuple[str, ...]) -> dict[str, Any]:
-    """Returns the fields that are filled in."""
+    """Returns the values of the fields with these names. Leaves out empty fields."""
     return {name: value for name in names if (value := form.text(name))}
 
 
@@ -101,7 +105,10 @@ KEY_FIELDS: Final = ("name", "expires_at", "format", "scopes")
 
 
 def idempotency_key_of(form: Fields) -> str:
-    """Returns the idempotency key in the form for a new API key. It prevents a reload from creating a second API key."""
+    """Returns the idempotency key that the page has put into the form for a new API key.
+
+    Because of this key, a reload does not create a second API key. Raises InvalidRequest if the form has no such key.
+    """
     try:
         return str(UUID(form.text("once")))
     except ValueError:

@@ -26,7 +26,7 @@ router = console_router("/tenants")
 
 
 async def visible_tenant(client: ConsoleClientDep, tenant_id: str) -> str:
-    """Returns the tenant's id in the path. Raises TenantNotFound if the session is another tenant's."""
+    """Returns the tenant's id from the path. Raises TenantNotFound if the session belongs to another tenant."""
     return reachable_tenant(client, tenant_id)
 
 
@@ -34,9 +34,9 @@ VisibleTenantDep = Annotated[str, Depends(visible_tenant)]
 
 
 async def console_administration(request: Request, client: ConsoleClientDep, actor: ConsoleActorDep) -> TenantAdministration:
-    """Returns the service that changes tenants. Raises ScopeRequired without the scope `read`.
+    """Returns the service that changes tenants. Raises ScopeRequired if the client lacks the scope `read`.
 
-    The scope is needed because the page of a refused form shows the tenant.
+    A form needs this scope because, if the form is refused, the response is a page that shows the tenant.
     """
     require_read(client)
     keyring: Keyring = request.state.keyring
@@ -93,9 +93,11 @@ async def render_tenant(
     credential: tuple[str, FormState] | None = None,
     key: FormState | None = None,
 ) -> Response:
-    """Renders the page of a tenant. `account`, `credential` and `key` are refused forms, which are shown open.
+    """Renders the page of a tenant. `account`, `credential` and `key` are forms that were refused.
 
-    `credential` also has an account SID, because each account has such a form.
+    The page shows them unfolded.
+
+    `credential` also has the SID of an account, because each account on the page has a form for a new credential.
     """
     details = await store.find_details(slot_limited_reads(request), tenant_id)
     if details is None:

@@ -1,4 +1,4 @@
-"""Reads a tenant with its accounts, keys and other records in one statement. The columns are those of their store modules."""
+"""Reads a tenant with its accounts, keys and other records in one statement. The records' store modules define the columns."""
 # ruff: noqa: S608  # The statement is put together from constants.
 
 from dataclasses import dataclass
@@ -37,14 +37,14 @@ class TenantDetails:
     credentials: list[CredentialRow]
     """The active credentials, in the order in which they are tried."""
     paces: dict[UUID, PaceLimits]
-    """The pace of each account, by the account's id."""
+    """The limits of calls per second and of concurrent calls of each account, by the account's id."""
     keys: list[KeyRow]
     sip_credentials: list[SipCredentialRow]
     workloads: list[WorkloadRow]
 
 
 def _rows(statement: str) -> str:
-    """Returns SQL for an array of the statement's rows, in its order."""
+    """Returns SQL for an array of the statement's rows, in the order of the statement."""
     return f"array(SELECT each FROM ({statement}) AS each)"
 
 
@@ -72,9 +72,9 @@ async def list_tenant_rows(database: Transactions, *, after: str | None) -> tupl
 
 
 async def find_details(database: Transactions, tenant_id: str) -> TenantDetails | None:
-    """Returns a tenant with its accounts, their credentials and paces, its keys, SIP credentials and workloads.
+    """Returns a tenant with its accounts, keys, SIP credentials and workloads, and with credentials and limits of the accounts.
 
-    None: there is no such tenant.
+    Returns None if there is no such tenant.
     """
     for tenant, accounts, credentials, paces, keys, sip_credentials, workloads in await fetch(database, _DETAILS, tenant_id):
         return TenantDetails(

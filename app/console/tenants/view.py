@@ -1,4 +1,4 @@
-"""What the page of a tenant shows. The rows that it reads contain no secrets. Pure."""
+"""Turns a tenant and its records into what the tenant's page shows. The records contain no secrets. Has no side effects."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,7 +45,10 @@ class TenantView:
     hours: str | None
     accounts: list[AccountView]
     keys: list[KeyView]
-    """Active keys before all others; in each group, the newest first."""
+    """The API keys: first the active ones, then expired and revoked ones.
+
+    In each of the two groups, the newest key comes first.
+    """
     details: TenantDetails
     is_truncated: bool
     """Whether the tenant may have more records of one kind than the page shows."""

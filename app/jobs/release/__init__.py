@@ -1,1 +1,1 @@
-"""`callgate queues release`: resumes the dialling of scheduled calls after the database may have lost recent changes."""
+"""`callgate queues release`: checks after a halt which scheduled calls were dialled, and lets workers dial the others."""

@@ -1,8 +1,8 @@
 """Finds out which waiting calls Twilio already has, updates their records, and allows grants again.
 
 A grant is the right to dial a scheduled call. If the database has lost a grant, its call waits again, although it may have been
-dialled. Each call is settled in a transaction of its own, and grants are allowed at the very end. So the release can be killed
-at any time and run again.
+dialled. Each record is updated in its own transaction, and grants are allowed at the very end. So the command can be killed at
+any time and run again.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ ReleaseResult = Literal["bound", "unknown", "waiting"]
 class CheckedAccount:
     """The numbers of an account's waiting calls by result: bound to a call at Twilio, `unknown`, or still waiting.
 
-    A call that a callback settles during the release counts as bound.
+    If the outcome of a call arrives during the command, for example by a callback, the call counts as bound.
     """
 
     account_sid: str
@@ -52,36 +52,37 @@ class ReleaseReport:
     """
 
     since: datetime | None
-    """No grant from before this time was lost. None: grants were not halted."""
+    """The database has all grants from before this time. None if grants were not halted."""
     accounts: list[CheckedAccount]
 
 
 @dataclass(frozen=True, slots=True)
 class _SearchLimits:
-    """The times and other data for the search, in Twilio's lists, for calls whose grant the database has lost.
+    """The values that limit the search in Twilio's lists for calls whose grant the database has lost.
 
-    A grant is the right to dial one scheduled call. All accounts share these values.
+    A grant is the right to dial one scheduled call. The values are the same for all accounts.
     """
 
     since: datetime
     """Lost grants were made at this time or later."""
     last_not_before: datetime
-    """Waiting calls with a later `not_before` cannot have been granted."""
+    """A waiting call whose `not_before` is later than this time cannot have been granted."""
     until: datetime
-    """Calls whose grant was lost were dialled before this time."""
+    """Every call whose grant was lost was dialled before this time."""
     database_clock_lead: timedelta
     """Postgres's clock minus this machine's clock."""
     calls_to_address: Mapping[tuple[str, str], int]
-    """The number of waiting calls by account sid and address."""
+    """The number of waiting calls by account sid and `Call.address_key`. Addresses with a single call are missing."""
     is_dry_run: bool
 
 
 @dataclass(frozen=True, slots=True)
 class GrantRelease:
-    """Ends a halt of grants (rights to dial one call), so that scheduled calls are dialled again.
+    """Ends a halt of grants (rights to dial one call), so that workers dial scheduled calls again.
 
-    A restored database may lack the latest grants, so a call that was dialled may wait again. Before the halt ends, the waiting
-    calls are looked up at Twilio, and those that Twilio has stop waiting. None of them is dialled a second time.
+    After Postgres was restored from a backup, the latest grants may be missing, so a call that was dialled may wait again.
+    Before the halt ends, this class looks for the waiting calls at Twilio. A call that Twilio may have does not wait any
+    longer, so no call is dialled a second time.
     """
 
     database: Database
@@ -97,10 +98,10 @@ class GrantRelease:
     ) -> ReleaseReport:
         """Searches Twilio's lists for calls whose grant (the right to dial) was lost, updates them, and allows grants again.
 
-        Does nothing if grants are not halted. A dry run changes nothing. For the account sids in `skipped` no list is searched:
-        their scheduled calls that are due become `unknown`. Before a wait, calls `on_wait` with the number of seconds. Raises
-        CommandFailed if Twilio cannot be asked, or if another Postgres server was promoted, or grants were halted again, during
-        the run.
+        Does nothing if grants are not halted. A dry run changes nothing. `skipped` has the sids of accounts whose list is not
+        searched: all of their waiting calls that are due become `unknown`. Before a wait, calls `on_wait` with the number of
+        seconds. Raises CommandFailed if Twilio cannot be asked. Also raises it if, during the run, another Postgres server was
+        promoted or grants were halted again.
         """
         state = await read_guard(self.database)
         if state is None or state.may_grant:
@@ -147,8 +148,8 @@ class GrantRelease:
     async def _allow_grants(self, actor: Actor, state: GuardState) -> None:
         """Allows grants (rights to dial) again, and writes an audit event.
 
-        Raises CommandFailed if the Postgres server, or the row of `grant_guard` that says whether grants are halted, has
-        changed since `state` was read.
+        Raises CommandFailed if the Postgres server has changed since `state` was read. Also raises it if the row of
+        `grant_guard`, which says whether grants are halted, has changed.
         """
         async with self.database.transaction() as connection:
             if not await release_grants(connection, state):
@@ -161,8 +162,8 @@ class GrantRelease:
     async def _check_account(self, account: DueAccount, limits: _SearchLimits, *, is_skipped: bool) -> CheckedAccount:
         """Finds out, in batches, whether the account's due calls were dialled. Returns the numbers of calls by result.
 
-        Unless this is a dry run, updates the records of calls that were or may have been dialled. With `is_skipped`, Twilio's
-        list is not searched, and all of the due calls become `unknown`.
+        Except in a dry run, updates the records of calls that were dialled or may have been dialled. If `is_skipped` is true,
+        Twilio's list is not searched, and all of the due calls become `unknown`.
         """
         checked = CheckedAccount(account.account_sid)
         after = None
@@ -181,7 +182,7 @@ class GrantRelease:
         """Returns the calls in Twilio's list that may be the waiting call.
 
         Raises CommandFailed if the list cannot be read. Also raises it if the difference between Twilio's and Postgres's clocks
-        is unknown or too large: the dates in the list then prove nothing.
+        is unknown or too large, because the dates in the list then prove nothing.
         """
         sid = waiting_call.account_sid
         try:
@@ -197,12 +198,12 @@ class GrantRelease:
     async def _settle(
         self, waiting_call: Call, candidates: Candidates, max_start_delay: timedelta, limits: _SearchLimits
     ) -> ReleaseResult:
-        """Applies the result of a search to one waiting call, and returns what became of the call.
+        """Updates the record of one waiting call after a search of Twilio's list, and returns what became of the call.
 
-        If Twilio has no call for it, the call keeps waiting. If Twilio certainly has one, the record is bound to that
-        call. If the result is uncertain, the waiting call becomes `unknown`. A dry run changes nothing.
-        `waiting_call.pending_since` is the earliest time of a lost grant. `max_start_delay` is the longest time from then until
-        Twilio created the call.
+        If Twilio has no such call, the call keeps waiting. If Twilio certainly has the call, the record is bound to it. If the
+        result is uncertain, the record becomes `unknown`. A dry run changes nothing. `waiting_call.pending_since` is the
+        earliest time at which a lost grant can have been made. `max_start_delay` is the longest time from then until Twilio
+        created the call.
         """
         if candidates.is_complete and not candidates.calls:
             return "waiting"
@@ -230,11 +231,11 @@ class GrantRelease:
             return "unknown" if finding.resource is None else "bound"
 
     async def _write_finding(self, session: Session, call: Call, finding: SearchFinding, *, exceeds_search_span: bool) -> None:
-        """Records a finding in the call, and deletes the call's row of `scheduled_dial`, so that it is not dialled any more.
+        """Records the result of a search in the call, and deletes its row of `scheduled_dial`, so that it is not dialled.
 
-        The caller must have locked the call. `exceeds_search_span`: the call may have been dialled at a time that a later
-        search does not cover. If this search was inconclusive, only a callback can show the outcome, so no other search is
-        planned.
+        The caller must have locked the call. `exceeds_search_span` says that the call may have been dialled at a time that a
+        later search does not cover. If the result is also inconclusive, no later search is planned, because only a callback can
+        show the outcome.
         """
         await store.add_slot(session, call.id)
         await store.delete_dial_right(session, call.id)

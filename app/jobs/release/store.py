@@ -65,29 +65,29 @@ async def calls_to_same_address(database: Database, before: datetime) -> Mapping
 async def possibly_granted_calls(
     database: Database, account_id: UUID, *, before: datetime, since: datetime, after: UUID | None, limit: int
 ) -> Sequence[Call]:
-    """Returns a batch of the account's waiting calls that may have been granted, by a grant that the database has lost.
+    """Returns a batch of the account's waiting calls that may have been dialled, by a grant that the database has lost.
 
-    A grant is the right to dial a call. The calls are those whose `not_before` is at `before` or earlier. Lost grants were made
-    at `since` or later. `pending_since` of each call is the earliest time of such a grant. `after` is the id of the last call
-    of the previous batch. The objects belong to no session and are never written.
+    A grant is the right to dial a call. Returns only calls whose `not_before` is at `before` or earlier. Lost grants were made
+    at `since` or later. `pending_since` of each returned call is the earliest time at which such a grant can have been made.
+    `after` is the id of the last call of the previous batch. The returned objects belong to no session and are never written.
     """
     rows = await database.fetch(_POSSIBLY_GRANTED_CALLS, account_id, before, since, after, limit)
     return [Call(**{**row, "parameters": from_json(row["parameters"])}) for row in rows]
 
 
 async def lock_dial_right(session: AsyncSession, call_id: UUID) -> bool:
-    """Locks the call's row of `scheduled_dial`, which is the right to dial. Returns False if there is none.
+    """Locks the call's row of `scheduled_dial`, which allows one dial of the call. Returns False if there is no such row.
 
-    Lock this row before the row of the call: a fixed order prevents deadlocks.
+    Callers lock this row before the row of the call, because a fixed order prevents deadlocks.
     """
     statement = select(ScheduledDial.call_id).where(ScheduledDial.call_id == call_id).with_for_update()
     return await session.scalar(statement) is not None
 
 
 async def add_slot(session: AsyncSession, call_id: UUID) -> None:
-    """Adds a dial slot for a waiting call, which then counts toward the concurrent calls of its account and queue.
+    """Adds a dial slot for a waiting call, so that the call counts toward the limit on concurrent calls of account and queue.
 
-    The slot has the call's `ring_by`, at which the call is canceled if Twilio still queues it.
+    The slot has the call's `ring_by`. If Twilio still queues the call at that time, the call is canceled.
     """
     await session.execute(_ADD_SLOT, {"call_id": call_id})
 

@@ -1,1 +1,1 @@
-"""Deadlines and dial slots of calls that a worker has taken the right to dial. A dial slot stands for one concurrent call."""
+"""Deadlines and dial slots of calls that a worker may dial or has dialled. A dial slot stands for one concurrent call."""

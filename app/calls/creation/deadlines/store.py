@@ -1,7 +1,7 @@
 """SQL for calls that a worker may dial or has dialled: their deadlines (`ring_by`), and the accounts that have such calls.
 
-Also deletes idle rows of `dial_turn`. Such a row has the time at which a call of one API key or workload was last granted, and
-decides whose call is dialled next.
+Also deletes idle rows of `dial_turn`. Such a row has the time at which a worker last took the right to dial a call of one API
+key or workload. The API key or workload with the oldest time is next.
 """
 
 from collections.abc import Sequence
@@ -50,9 +50,9 @@ async def accounts_with_slots(database: Database) -> list[UUID]:
 
 
 async def claim_deadlines(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
-    """Claims and returns calls whose deadline `ring_by` has passed after a worker got the right to dial them.
+    """Claims and returns calls that a worker may dial or has dialled, and whose deadline `ring_by` has passed.
 
-    Other workers skip them for the time `lease`.
+    Other workers skip these calls for the time `lease`.
     """
     due = (
         select(DialSlot.call_id)
@@ -72,10 +72,10 @@ async def postpone_deadline_check(database: Database, call_id: UUID, wait: timed
 
 
 async def delete_idle_turns(database: Database, idle_for: timedelta, *, limit: int) -> int:
-    """Deletes `dial_turn` rows of API keys and workloads without waiting calls and without a grant within `idle_for`.
+    """Deletes `dial_turn` rows of API keys and workloads that have no waiting call, and no grant within `idle_for`.
 
-    Deletes at most `limit` rows and returns their number. Locks `scheduled_dial` for some milliseconds, in which no call can
-    be scheduled or granted. Deletes none if that lock is not free within 0.1 s.
+    A grant is the right to dial one call. Deletes at most `limit` rows and returns their number. Locks `scheduled_dial` for
+    some milliseconds, in which no call can be scheduled or granted. Deletes no row if that lock is not free within 0.1 s.
     """
     if not await database.fetch(_IDLE_TURNS, idle_for, 1):
         return 0

@@ -1,1 +1,1 @@
-"""Grants: decides which scheduled calls may be dialled now."""
+"""Decides which scheduled calls may be dialled now. A grant is the right of one process to dial one call."""

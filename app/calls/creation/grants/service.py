@@ -1,7 +1,7 @@
 """Grants scheduled calls of one account: takes the right to dial them, which only one process can have.
 
-The clients that scheduled the calls (API keys and workloads) take turns. The pace (call rate and concurrent calls) of the
-account and of its queues limits how many calls are granted. Independent of the worker.
+The API keys and workloads that scheduled the calls take turns. The pace (call rate and concurrent calls) of the account and of
+its queues limits how many calls are granted.
 """
 
 from collections.abc import Collection
@@ -27,10 +27,10 @@ _ONE_MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class GrantRound:
-    """The rights to dial that one transaction has taken for this process. `is_last`: no more calls can be granted now.
+    """The grants (rights to dial one call) that one transaction has taken for this process.
 
-    `wait_s` is the time in seconds until the call rate of the account, or of a queue, allows another call. It is None if no
-    rate delays the next call.
+    `is_last` is True if no more calls can be granted now. `wait_s` is the time in seconds until the call rate of the account,
+    or of a queue, allows another call. It is None if no rate delays the next call.
     """
 
     grants: list[Grant]
@@ -42,8 +42,8 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
     """Takes the right to dial waiting calls of the account: at most `limit`, and at most MAX_GRANTS_PER_TRANSACTION.
 
     Grants nothing if another worker is granting calls of the account, or if all grants are halted. `counters` remembers how
-    often calls of each account were granted. If Postgres counts fewer grants, the database has lost some, as after the restore
-    of a backup: then all grants are halted. Adds the new grants to `counters`.
+    often calls of each account were granted. If Postgres counts fewer grants, the database has lost some, for example because a
+    backup was restored. Then all grants are halted. Adds the new grants to `counters`.
     """
     counters = counters or GrantCounters()
     async with database.transaction() as connection:
@@ -75,7 +75,7 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
 class _GrantTransaction:
     """Takes the right to dial calls, in one transaction that has locked the `pace` rows of the account and the queues.
 
-    `allowed_calls` has the number of calls that each queue with limits still allows, by queue id.
+    `allowed_calls` maps the id of each queue that has limits to the number of calls that these limits still allow.
     """
 
     connection: Connection
@@ -121,11 +121,11 @@ class _GrantTransaction:
         return [queue_id for queue_id in self.queues if self.allowed_calls.get(queue_id, 1) > 0]
 
     async def _postpone_outside_hours(self, candidate: WaitingCall) -> bool:
-        """Postpones the candidate and later calls of its queue and priority if the candidate is outside its calling hours.
+        """Postpones the candidate, and later calls of its queue and priority, if the candidate is outside its calling hours.
 
         Returns whether calls were postponed. Does not read calls that are due before the candidate: they may be inside their
-        hours, and then each round would read them again. A call whose hours do not begin before its `ring_by` is postponed to
-        `ring_by`, where it expires.
+        hours, and then each round would read them again. If the hours of a call do not begin before its `ring_by`, the call is
+        postponed to `ring_by`, where it expires.
         """
         hours = self.queues[candidate.queue_id].hours
         if hours is None:

@@ -1,7 +1,7 @@
-"""SQL for grants. A grant takes the right to dial one scheduled call now.
+"""SQL for grants. A grant is the right of one process to dial one scheduled call now.
 
-Every transaction that grants calls of an account first locks the account's row of `pace`. So grants of one account never run at
-the same time in two workers: limits are never exceeded, and API keys and workloads take turns.
+Every transaction that grants calls of an account first locks the account's row of `pace`. So two workers never grant calls of
+the same account at the same time: limits are never exceeded, and API keys and workloads take turns.
 """
 
 import json
@@ -137,8 +137,8 @@ _POSTPONE = """
 class LockedPace:
     """A locked row of `pace`, with the limits of an account or a queue: call rate and concurrent calls.
 
-    `allowed_calls` is the number of calls that these limits allow at the time `at`.
-    `wait_s` is the time in seconds until the call rate allows another call; None: it allows one now.
+    `allowed_calls` is the number of calls that these limits allow at the time `at`. `wait_s` is the time in seconds until the
+    call rate allows another call, or None if it allows one now.
     """
 
     at: datetime
@@ -152,17 +152,17 @@ class LockedPace:
 
 @dataclass(frozen=True, slots=True)
 class DueQueue:
-    """A queue with due calls. The id NO_QUEUE stands for the calls that are in no queue."""
+    """A queue with calls whose due time has come. The id NO_QUEUE stands for the calls that are in no queue."""
 
     id: UUID
     is_open: bool
-    """False if the queue is paused or the tenant suspended."""
+    """False if the queue is paused or the tenant is suspended."""
     hours: Hours | None
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingCall:
-    """A waiting call that may be granted next, with the values that decide whether it may ring now."""
+    """A scheduled call that may be dialled next, with the values that decide whether it may ring now."""
 
     call_id: UUID
     queue_id: UUID
@@ -187,12 +187,15 @@ class Grant:
 
 
 async def waiting_accounts(database: Database) -> dict[UUID, float]:
-    """Returns, by account id, in how many seconds the first scheduled call of the account is due. Negative: overdue."""
+    """Returns the accounts with scheduled calls, and the seconds until the first call of each is due (negative if overdue)."""
     return {row["account_id"]: row["due_in_s"] for row in await database.fetch(_WAITING_ACCOUNTS)}
 
 
 async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedPace | None:
-    """Locks and returns the account's row of `pace`, which is created if missing. None: another session has locked it."""
+    """Locks and returns the account's row of `pace`. Returns None if another session has locked the row.
+
+    Creates the row if it is missing.
+    """
     found = await connection.fetch(_LOCK_ACCOUNT_PACE, [account_id])
     if not found and not await connection.fetchval(_HAS_PACE, account_id):
         await connection.execute(_ADD_PACE, account_id)
@@ -205,7 +208,7 @@ async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedP
 
 
 async def lock_queue_paces(connection: Connection, queue_ids: Collection[UUID]) -> dict[UUID, LockedPace]:
-    """Locks the `pace` rows of queues and returns them by queue id. Lock the row of the account first.
+    """Locks the `pace` rows of queues and returns them by queue id. The caller must have locked the account's row before.
 
     A queue without a row has no limits of its own.
     """
@@ -214,7 +217,7 @@ async def lock_queue_paces(connection: Connection, queue_ids: Collection[UUID]) 
 
 
 async def due_queues(connection: Connection, account_id: UUID, at: datetime) -> list[DueQueue]:
-    """Returns an entry with the id NO_QUEUE for calls in no queue, and one for each of the tenant's queues with due calls."""
+    """Returns the tenant's queues that have due calls, and always an entry with the id NO_QUEUE for calls in no queue."""
     rows = await connection.fetch(_DUE_QUEUES, account_id, at)
     none = DueQueue(NO_QUEUE, not rows[0]["suspended"], _parse_hours(rows[0]["tenant_hours"]))
     return [none] + [
@@ -229,7 +232,8 @@ async def next_waiting_call(
 ) -> WaitingCall | None:
     """Returns the call to dial next among the due calls in these queues; None if there is none.
 
-    The highest priority comes first, then the API key or workload whose last grant is oldest, then its call that is due first.
+    The highest priority comes first. Within a priority, the API key or workload whose last grant is the oldest comes first, and
+    of its calls the one with the earliest due time.
     """
     rows = await connection.fetch(_NEXT_WAITING_CALL, account_id, at, list(queue_ids))
     return WaitingCall(**rows[0]) if rows else None
@@ -238,8 +242,8 @@ async def next_waiting_call(
 async def grant(connection: Connection, call_id: UUID, at: datetime) -> Grant | None:
     """Takes the right to dial one call: deletes its row of `scheduled_dial`, makes it pending, and counts it against the pace.
 
-    The API key or workload that scheduled the call becomes the last in turn. Returns None if the call was canceled or its
-    `ring_by` has passed.
+    API keys and workloads take turns: the one that scheduled the call becomes the last. Returns None if the call was canceled
+    or its `ring_by` has passed.
     """
     return _grant_of(await connection.fetch(_GRANT_CALL, call_id, at))
 
@@ -266,7 +270,7 @@ def _grant_of(rows: Sequence[Mapping[str, Any]]) -> Grant | None:
 async def due_calls_from(
     connection: Connection, account_id: UUID, call: WaitingCall, at: datetime, *, limit: int
 ) -> Sequence[WaitingCall]:
-    """Returns due calls with the queue and priority of `call`, in order of due time, beginning at the due time of `call`."""
+    """Returns due calls in order of due time: those with the queue and priority of `call` that are not due before it."""
     rows = await connection.fetch(_DUE_CALLS_FROM, account_id, call.queue_id, call.priority, call.due_at, at, limit)
     return [WaitingCall(**row) for row in rows]
 

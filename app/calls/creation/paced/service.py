@@ -34,7 +34,7 @@ class PacedIntents:
         self._slot_releases = Batcher(self._free_batch, max_batch=MAX_ROWS_PER_STATEMENT)
 
     async def submit(self, call: NewCall) -> datetime | None:
-        """Writes the intent and returns the time of the write; None if another call has its idempotency key.
+        """Writes the intent and returns the time of the write. Returns None if another call has its idempotency key.
 
         Raises PaceExceeded if the pace does not allow the call; then nothing is written. If the account has too many concurrent
         calls, the slots of ended calls are freed, and the intent is tried once more.
@@ -47,9 +47,9 @@ class PacedIntents:
         return written
 
     async def _free_ended(self, account_id: UUID) -> bool:
-        """Frees the dial slots of the account's ended calls. Returns whether any was freed; False if Postgres is unavailable.
+        """Frees the dial slots of the account's ended calls. Returns whether a slot was freed.
 
-        A dial slot stands for one concurrent call.
+        A dial slot stands for one concurrent call. Returns False if Postgres is unavailable.
         """
         try:
             return await self._slot_releases.submit(account_id) > 0

@@ -1,6 +1,7 @@
 """Writes intents (first records of calls that are dialled next), each batch in one statement, if the account's pace allows.
 
-Each intent takes a token of the account's call rate and a dial slot, which stands for one concurrent call.
+The pace is the account's limit of the call rate and of concurrent calls. Each intent takes a token of the call rate (a token
+bucket) and a dial slot, which stands for one concurrent call.
 """
 
 from collections.abc import Sequence
@@ -31,8 +32,8 @@ _INSERT_PACED_INTENTS = insert_calls_sql(
 async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> dict[UUID, datetime | PaceRefusal]:
     """Inserts pending calls as `insert_intents` does, but for each account only as many as its pace allows, oldest first.
 
-    Returns, by id, the time of the write, or a PaceRefusal if the call may not be placed now. A call whose idempotency key is
-    taken is not in the result.
+    Returns, by call id, the time of the write, or a PaceRefusal if the call may not be placed now. Leaves out a call if another
+    call has its idempotency key.
     """
     rows = await database.fetch(
         _INSERT_PACED_INTENTS, rows_as_json([intent_row(call) | PENDING_INTENT_VALUES for call in calls])
@@ -41,5 +42,5 @@ async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> 
 
 
 async def lock_pace_in_session(session: AsyncSession, account_id: UUID) -> None:
-    """Locks the account's row in `pace`, if it has one."""
+    """Locks the account's row in `pace`, if it has one, until the transaction ends."""
     await session.execute(select(Pace.subject_id).where(Pace.subject_id == account_id).with_for_update())

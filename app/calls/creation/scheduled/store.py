@@ -1,6 +1,7 @@
-"""Writes scheduled calls with their right to dial, and settles those that are not dialled. Each batch is one statement.
+"""Writes scheduled calls, and ends scheduled calls that will not be dialled. Each batch is one statement.
 
-The right to dial is the row in `scheduled_dial`. The statement that deletes it decides whether the call is dialled or ends.
+A call's row in `scheduled_dial` is the right to dial the call. The statement that deletes the row decides whether the call is
+dialled or ends.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from app.scheduling.models import NO_QUEUE, DialTurn, ScheduledDial
 from app.scheduling.schedule import Schedule
 
 MAX_SCHEDULED_ROWS_PER_STATEMENT = 250
-"""The maximum number of scheduled calls in one statement. Larger than for other calls, whose clients wait for the dial."""
+"""The maximum number of scheduled calls in one statement. It is higher than for calls whose clients wait for the dial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ _ANY_EXPIRED_CALL = "SELECT FROM scheduled_dial WHERE ring_by <= clock_timestamp
 async def insert_scheduled(database: Database, calls: Sequence[ScheduledCall]) -> dict[UUID, datetime]:
     """Inserts scheduled calls with their events and their rows of `scheduled_dial`.
 
-    Returns the time of each write by id. A call whose idempotency key is taken is not in the result.
+    Returns the time of the write for each call, by call id. Leaves out a call if another call has its idempotency key.
     """
     rows = await database.fetch(_INSERT_SCHEDULED_CALLS, rows_as_json([call.row() for call in calls]))
     return {row["id"]: row["updated_at"] for row in rows}
@@ -119,7 +120,7 @@ async def insert_dial(session: AsyncSession, call_id: UUID, scheduled: Scheduled
 
 
 async def end_calls(connection: Connection, call_ids: Sequence[UUID], change: RecordChange) -> set[UUID]:
-    """Applies `change`, which ends a call, to those of the calls that still wait to be dialled. Returns their ids.
+    """Ends those of the calls that still wait to be dialled, with the outcome `change`. Returns the ids of the ended calls.
 
     Calls that a worker has begun to dial, or that have ended, stay as they are.
     """
@@ -127,14 +128,14 @@ async def end_calls(connection: Connection, call_ids: Sequence[UUID], change: Re
 
 
 async def end_calls_of_queue(connection: Connection, queue_id: UUID, change: RecordChange, *, limit: int) -> set[UUID]:
-    """Applies `change`, which ends a call, to at most `limit` calls of the queue that wait to be dialled. Returns their ids."""
+    """Ends at most `limit` calls of the queue that wait to be dialled, with the outcome `change`. Returns their ids."""
     return await _end_waiting_calls(connection, _END_CALLS_OF_QUEUE, change, limit, queue_id)
 
 
 async def end_expired_calls(database: Database, change: RecordChange, *, limit: int) -> set[UUID]:
-    """Applies `change`, which ends a call, to at most `limit` waiting calls whose `ring_by` has passed. Returns their ids.
+    """Ends at most `limit` waiting calls whose `ring_by` has passed, with the outcome `change`. Returns their ids.
 
-    If there are none, this costs one short statement.
+    If there is no such call, runs only one short statement.
     """
     if not await database.fetch(_ANY_EXPIRED_CALL):
         return set()
@@ -145,10 +146,10 @@ async def end_expired_calls(database: Database, change: RecordChange, *, limit: 
 async def _end_waiting_calls(
     connection: Connection, statement: str, change: RecordChange, limit: int, *condition_values: object
 ) -> set[UUID]:
-    """Applies `change`, which ends a call, to waiting calls, in the caller's transaction. Returns their ids.
+    """Ends waiting calls with the outcome `change`, in the caller's transaction. Returns their ids.
 
-    `statement` is `_END_WAITING_CALLS` with a condition, whose parameters ($5 and later) are `condition_values`. Writes a
-    delivery for each call whose tenant requested the event `settled`.
+    `statement` is `_END_WAITING_CALLS` with a condition. `condition_values` are the values of the condition's parameters ($5
+    and later). Writes a delivery (a webhook request to the tenant) for each call whose tenant requested the event `settled`.
     """
     rows = await connection.fetch(statement, limit, _json(change.columns), change.event, _json(change.data), *condition_values)
     ended = [_EndedCall(**row) for row in rows]

@@ -1,4 +1,4 @@
-"""Decides whether a call can be scheduled as requested, and when it is due. Pure."""
+"""Decides whether a call can be scheduled as requested, and when it is due. Does no I/O."""
 
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -11,7 +11,7 @@ from app.scheduling.store import StoredQueue
 
 
 def make_schedule(request: CallRequest, queue: StoredQueue, caller_id: UUID, *, now: datetime) -> Schedule:
-    """Returns when the call may ring, and in which order with other calls.
+    """Returns the times between which the call may ring, and the values that decide its order among other calls.
 
     `caller_id` is the id of the API key or workload that requests the call. Raises InvalidRequest for an unknown time zone, for
     impossible times, and if calling hours leave no time before `ring_by`.
