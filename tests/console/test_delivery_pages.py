@@ -128,7 +128,9 @@ async def test_all_that_were_given_up_since_a_time_are_sent_again(gateway: Gatew
         assert 'name="since" value="" required aria-invalid="true" aria-describedby="since-fault"' in answer.text
     assert "1 delivery is sent again now." in text_of(await follow(person, await person.post(path, since=since)))
     assert [await state_of(gateway, each) for each in (old, new)] == ["gave_up", "pending"]
-    assert "None was given up since then." in text_of(await follow(person, await person.post(path, since=since)))
+    assert "No delivery of an event since then was given up." in text_of(
+        await follow(person, await person.post(path, since=since))
+    )
     assert await deeds(gateway, tenant.id, person.key_id) == ["delivery.replay"]
 
 

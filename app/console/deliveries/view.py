@@ -37,7 +37,7 @@ class DeliveryQuery:
         if self.sent is None:
             return None
         if not self.sent:
-            return "None was given up since then."
+            return "No delivery of an event since then was given up."
         done = f"{self.sent:,} {'delivery is' if self.sent == 1 else 'deliveries are'} sent again now."
         return f"{done} There are more: press the button again to go on." if self.since else done
 
