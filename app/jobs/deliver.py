@@ -38,8 +38,6 @@ MAX_CONCURRENT_PER_TENANT = 12
 CLAIM_PER_TENANT = 6
 # Longer than an attempt and the write of its result take. If the database is slower, the attempt may be repeated.
 LEASE = timedelta(seconds=45)
-# While a tenant is at its limit, newly due deliveries of other tenants are claimed at least this often.
-_RECHECK_INTERVAL_S = 0.5
 # How long results are gathered for one commit. It delays the next event of the same call if another worker claims that event. A
 # worker that is killed meanwhile loses these results, so their deliveries are sent again.
 _GATHER_RESULTS_S = 0.1
@@ -74,6 +72,8 @@ class Deliverer:
     sender: RequestSender
     metrics: Metrics
     first_retry: timedelta = FIRST_RETRY
+    recheck_interval_s: float = 0.5
+    """How often due deliveries are looked for while a tenant is at its limit. New ones set `wake`; retries do not."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Is set when deliveries may have become due."""
     _running: set[asyncio.Task[None]] = field(default_factory=set)
@@ -109,10 +109,18 @@ class Deliverer:
         if held := [delivery for delivery in due if delivery.held]:
             await self._record_attempts([], held=held)
         if not due and busy and not started_after and self._running:
-            # A busy tenant may have more to do as soon as one of its attempts ends.
-            await asyncio.wait(self._running, timeout=_RECHECK_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
+            await self._wait_while_tenants_are_busy()
         most = max(Counter(delivery.tenant_id for delivery in due).values(), default=0)
         return most == CLAIM_PER_TENANT or len(due) == free or bool(busy or started_after)
+
+    async def _wait_while_tenants_are_busy(self) -> None:
+        """Waits for `recheck_interval_s`, or until an attempt ends or `wake` is set. Then other deliveries may be due."""
+        woken = asyncio.create_task(self.wake.wait())
+        try:
+            await asyncio.wait({woken, *self._running}, timeout=self.recheck_interval_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
+        self.wake.clear()  # The next claim sees what was due until now.
 
     async def _claim(self, *, limit: int, busy: Sequence[str]) -> list[ClaimedDelivery]:
         """Claims at most `limit` due deliveries, none of them of the tenants in `busy`.

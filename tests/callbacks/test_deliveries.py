@@ -612,6 +612,31 @@ async def test_a_step_goes_on_if_all_attempts_end_while_it_claims(
     await waiting.close()
 
 
+async def test_a_new_delivery_ends_the_wait_for_a_busy_tenant(gateway: Gateway, twilio: Upstream, deliverer: Deliverer) -> None:
+    async with running_upstream(hang) as hanging, running_upstream(answer(200)) as receiver:
+        busy = await gateway.add_tenant(twilio.url)
+        for _ in range(CLAIM_PER_TENANT + 1):
+            live = await _start(gateway, twilio, busy, status_callback=hanging.url)
+            await live.send_callbacks(("completed", 3))
+        while len(hanging.received) <= CLAIM_PER_TENANT:
+            await deliverer.step()
+            await asyncio.sleep(0.01)
+        deliverer.recheck_interval_s = TIMEOUT_S
+        waiting = asyncio.create_task(deliverer.step())
+        other = await _start(gateway, twilio, status_callback=receiver.url)
+        await other.send_callbacks(("completed", 3))
+        deliverer.wake.set()
+        async with asyncio.timeout(TIMEOUT_S):
+            await waiting
+            while not receiver.received:
+                await deliverer.step()
+        async with gateway.database.begin() as session:
+            ended = text("SELECT count(*) FROM delivery WHERE tenant_id = :tenant AND attempts > 0")
+            assert await session.scalar(ended, {"tenant": busy.id}) == 0
+        hanging.released.set()
+        await deliverer.drain()
+
+
 async def _repeat(deliverer: Deliverer) -> None:
     while True:
         if not await deliverer.step():
