@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 import structlog
@@ -38,9 +38,12 @@ MAX_CONCURRENT_PER_TENANT = 12
 CLAIM_PER_TENANT = 6
 # Longer than an attempt and the write of its result take. If the database is slower, the attempt may be repeated.
 LEASE = timedelta(seconds=45)
-# How long results are gathered for one commit. It delays the next event of the same call if another worker claims that event. A
-# worker that is killed meanwhile loses these results, so their deliveries are sent again.
+# How long results are gathered for one commit. It delays the next event of the same call if that event was claimed before the
+# attempt ended, or is claimed by another worker. A worker that is killed meanwhile loses these results, so their deliveries are
+# sent again.
 _GATHER_RESULTS_S = 0.1
+WAKE_DELAY_S: Final = 0.02
+"""How long a job that was woken waits before its next step: wake-ups come in groups, and one step then handles all of them."""
 _STATUS_GONE = 410
 # Deliveries that were written within this time are claimed at once when they are due. Older ones are due only if they were sent
 # again by a person or if no worker ran; they are looked for less often, because that reads all partitions.
@@ -73,7 +76,7 @@ class Deliverer:
     metrics: Metrics
     first_retry: timedelta = FIRST_RETRY
     recheck_interval_s: float = 0.5
-    """How often due deliveries are looked for while a tenant is at its limit. New ones set `wake`; retries do not."""
+    """How often due deliveries are looked for, at least, while a tenant has nearly as many attempts as it may have."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Is set when deliveries may have become due."""
     _running: set[asyncio.Task[None]] = field(default_factory=set)
@@ -120,7 +123,9 @@ class Deliverer:
             await asyncio.wait({woken, *self._running}, timeout=self.recheck_interval_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             woken.cancel()
-        self.wake.clear()  # The next claim sees what was due until now.
+        if self.wake.is_set():
+            await asyncio.sleep(WAKE_DELAY_S)
+            self.wake.clear()
 
     async def _claim(self, *, limit: int, busy: Sequence[str]) -> list[ClaimedDelivery]:
         """Claims at most `limit` due deliveries, none of them of the tenants in `busy`.

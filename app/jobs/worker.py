@@ -15,7 +15,7 @@ from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
 from app.jobs.control import PendingUpdateSender
 from app.jobs.deadlines import Deadlines
-from app.jobs.deliver import Deliverer
+from app.jobs.deliver import WAKE_DELAY_S, Deliverer
 from app.jobs.dial import Dialer
 from app.jobs.gauges import Gauges
 from app.jobs.guard import GuardWatch
@@ -47,8 +47,6 @@ _HEARTBEAT_EVERY_S = 15.0
 # How often the jobs that `_wake_due` wakes look for work without a wake-up.
 _UNPOLLED_EVERY_S = 15.0
 _PAUSE_AFTER_FAILURE_S = 2.0
-# How long a job that was woken waits before it starts: wake-ups come in groups, and one step then handles all of them.
-_WAKE_DELAY_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,5 +175,5 @@ async def _pause(job: Job, stop: asyncio.Event, seconds: float) -> None:
     for wait in waits:
         wait.cancel()
     if job.wake.is_set() and not stop.is_set():
-        await asyncio.sleep(_WAKE_DELAY_S)
+        await asyncio.sleep(WAKE_DELAY_S)
         job.wake.clear()
