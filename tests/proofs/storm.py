@@ -98,9 +98,10 @@ async def add_tenant(storm: Storm, tenant: str, form: str) -> None:
 
 
 async def place(storm: Storm, number: int, seed: int, *, until_known: bool = False) -> bool:
-    """Creates a call, and repeats the request while its answer is an error. Returns whether it is unknown if the call started.
+    """Creates a call, and repeats the request while its answer is an error. Returns whether the call's outcome is unknown.
 
-    With `until_known`, repeats the request until that is known. If the call has not started, the repetition places it.
+    With `until_known`, also repeats the request while the outcome is unknown. If Twilio has certainly not processed the first
+    request, the repetition places the call.
     """
     choice = random.Random(f"{seed}/{number}")
     tenant, form = list(TENANTS.items())[number % len(TENANTS)]
@@ -118,12 +119,13 @@ async def place(storm: Storm, number: int, seed: int, *, until_known: bool = Fal
         response = await storm.clients[tenant].post("/v1/calls", json=body, headers={"Idempotency-Key": f"storm-{number}"})
         storm.answers[response.status_code] += 1
         # A 503: nothing was started, or an earlier request is in progress. The key prevents a second call.
-        is_unknown = response.status_code == 202
-        is_pending = response.json().get("type") == "urn:callgate:problem:call-pending"
+        answer = response.json()
+        is_unknown: bool = answer.get("execution") == "unknown"
+        is_pending = answer.get("type") == "urn:callgate:problem:call-pending"
         if response.status_code < 500 and not is_pending and not (is_unknown and until_known):
             break
         await asyncio.sleep(choice.uniform(0.05, 0.5))
-    assert is_unknown or response.status_code in (200, 201), response.text  # 200 repeats what is known
+    assert response.status_code in (200, 201, 202), response.text
     return is_unknown
 
 
@@ -279,10 +281,10 @@ async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namesp
             placed = time.monotonic() - began
             await disturbances
             await ended(storm)
+        killed_for = time.monotonic() - began
         for number in unknown:
             await place(storm, number, seed, until_known=True)
         await ended(storm)
-        killed_for = time.monotonic() - began
         await settled(storm)
         whole = time.monotonic() - began
         seen = await look(storm)
