@@ -44,7 +44,8 @@ whether or not earlier ones were answered. The first {WARM_UP} calls warm a serv
 How to read the tables:
 
 - *calls/s* is the rate at which calls are placed. *carried* is the rate at which they are finished: it is lower if a backlog
-  grows. A service that falls behind can catch up while the other gets calls; `--services gateway` measures one alone.
+  grows. A service that falls behind can catch up while the other gets calls; `--services gateway` measures one alone. In a
+  short run *carried* is also lower if the last prices come with a sweep half a minute later.
 - *CPU ms* is user and system time per finished call, the sum of the columns before it. *× by hand* is its ratio to that of
   the service written by hand at the same rate. Postgres includes its background processes. What the processes use at rest is
   subtracted for the time in which they get no calls.

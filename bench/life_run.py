@@ -135,8 +135,9 @@ class Runner:
 
     async def take_turn(self, seconds: float) -> None:
         """Places calls for so many seconds, and waits until their deliveries have arrived. Does not wait for their prices."""
+        earlier = set(self.run.placed)
         await self._place(self.run.rate, round(self.run.rate * seconds))
-        await self._wait_while(lambda: any(not self.run.is_delivered(sid) for sid in self.run.placed))
+        await self._wait_while(lambda: any(not self.run.is_delivered(sid) for sid in self.run.placed.keys() - earlier))
 
     async def end(self) -> None:
         """Writes the measurements into the run. What the processes use at rest is subtracted for the time without a turn."""
