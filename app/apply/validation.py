@@ -55,11 +55,16 @@ def _message_of(detail: ErrorDetails) -> str:
 
 
 def _unknown_member(name: str) -> str:
-    models = [model for base in Declared.__subclasses__() for model in (base, *base.__subclasses__())]
-    known = {field.alias or member for model in models for member, field in model.model_fields.items()}
+    known = {field.alias or member for model in _models_below(Declared) for member, field in model.model_fields.items()}
     similar = difflib.get_close_matches(name, known, n=1)
     advice = f"did you mean {similar[0]}?" if similar else "`callgate apply --schema` lists all members"
     return f"is not known: {advice}"
+
+
+def _models_below(model: type[Declared]) -> Iterator[type[Declared]]:
+    for child in model.__subclasses__():
+        yield child
+        yield from _models_below(child)
 
 
 def _duplicate_problems(declaration: Declaration, document: Document) -> Iterator[FileProblem]:
