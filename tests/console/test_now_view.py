@@ -196,8 +196,8 @@ def test_the_sentence(facts: dict[str, Any], sentence: str) -> None:
             "Raise the pace",
         ),
         ({"failing": _since(1300, 4)}, "warning", "4 deliveries fail and are tried again, the oldest for 21 min.", "2xx"),
-        ({"gave_up": 2}, "warning", "2 deliveries of events in the last 7 days were given up.", "send them again"),
-        ({"gave_up": 1}, "warning", "1 delivery of an event in the last 7 days was given up.", "send them again"),
+        ({"gave_up": 2}, "warning", "2 deliveries were given up, of events in the last 7 days.", "send them again"),
+        ({"gave_up": 1}, "warning", "1 delivery was given up, of events in the last 7 days.", "send them again"),
         (
             {"missing": MissingCalls(3, NOW - timedelta(minutes=12), UUID(int=7))},
             "warning",

@@ -198,8 +198,8 @@ def _delivery_items(facts: Facts) -> Iterator[AttentionItem]:
     if facts.gave_up:
         advice = "The receiver did not answer 2xx for three days, or answered 410. When it works again, send them again."
         title = [
-            f"{facts.gave_up:,} {'delivery of an event' if facts.gave_up == 1 else 'deliveries of events'} in the last 7 days "
-            f"{'was' if facts.gave_up == 1 else 'were'} given up."
+            f"{facts.gave_up:,} {'delivery was' if facts.gave_up == 1 else 'deliveries were'} given up, "
+            "of events in the last 7 days."
         ]
         yield AttentionItem("warning", title, advice, ("Deliveries", "/deliveries"))
 
