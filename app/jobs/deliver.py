@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import Protocol
 from uuid import UUID
 
 import structlog
@@ -24,6 +24,7 @@ from app.deliveries.retries import FIRST_RETRY, GIVE_UP_AFTER, wait_before_retry
 from app.deliveries.sender import SendResult
 from app.deliveries.store import ClaimedDelivery, DeliveryAttempt, claim, record_attempts
 from app.errors import DatabaseUnavailable
+from app.jobs.wake import gather_wake_ups
 from app.observability import Metrics
 from app.observability.tracing import TimedSpan, annotate, trace
 from app.tenants.callback_settings import CallbackMethod
@@ -42,8 +43,6 @@ LEASE = timedelta(seconds=45)
 # attempt ended, or is claimed by another worker. A worker that is killed meanwhile loses these results, so their deliveries are
 # sent again.
 _GATHER_RESULTS_S = 0.1
-WAKE_DELAY_S: Final = 0.02
-"""How long a job that was woken waits before its next step: wake-ups come in groups, and one step then handles all of them."""
 _STATUS_GONE = 410
 # Deliveries that were written within this time are claimed at once when they are due. Older ones are due only if they were sent
 # again by a person or if no worker ran; they are looked for less often, because that reads all partitions.
@@ -124,8 +123,7 @@ class Deliverer:
         finally:
             woken.cancel()
         if self.wake.is_set():
-            await asyncio.sleep(WAKE_DELAY_S)
-            self.wake.clear()
+            await gather_wake_ups(self.wake)
 
     async def _claim(self, *, limit: int, busy: Sequence[str]) -> list[ClaimedDelivery]:
         """Claims at most `limit` due deliveries, none of them of the tenants in `busy`.

@@ -15,7 +15,7 @@ from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
 from app.jobs.control import PendingUpdateSender
 from app.jobs.deadlines import Deadlines
-from app.jobs.deliver import WAKE_DELAY_S, Deliverer
+from app.jobs.deliver import Deliverer
 from app.jobs.dial import Dialer
 from app.jobs.gauges import Gauges
 from app.jobs.guard import GuardWatch
@@ -27,6 +27,7 @@ from app.jobs.resolve import Resolver
 from app.jobs.retain import Retention
 from app.jobs.rollup import RollUp
 from app.jobs.store import jobs_with_due_work
+from app.jobs.wake import gather_wake_ups
 from app.observability import Metrics
 from app.observability.tracing import Tracing
 from app.scheduling.grant_counters import GrantCounters, check_folder
@@ -175,5 +176,4 @@ async def _pause(job: Job, stop: asyncio.Event, seconds: float) -> None:
     for wait in waits:
         wait.cancel()
     if job.wake.is_set() and not stop.is_set():
-        await asyncio.sleep(WAKE_DELAY_S)
-        job.wake.clear()
+        await gather_wake_ups(job.wake)
