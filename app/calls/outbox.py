@@ -47,11 +47,11 @@ class RequestedCall(Protocol):
 def settled_delivery(
     call: RequestedCall, settlement: Mapping[str, Any], *, written: Collection[str] = ()
 ) -> NewDelivery | None:
-    """Returns the delivery that tells the tenant whether the requested call was started; None if there is nothing to tell.
+    """Returns the delivery that reports to the tenant whether the requested call was started. Returns None if none is needed.
 
-    There is nothing to tell if there is no certain outcome yet, if the tenant has not requested the event `settled`, or if an
-    earlier delivery has told the same. If an earlier `settled` said `not_started` but the call has started after all, the event
-    is `corrected`.
+    No delivery is needed if the outcome is not certain yet, if the tenant has not requested the event `settled`, or if an
+    earlier delivery has reported the same outcome. If an earlier `settled` reported `not_started` but the call has started
+    after all, the event is `corrected`.
 
     `settlement` has the columns that record the outcome. `written` names the events that already have a delivery. The caller
     must add the event of the returned delivery to the call's `deliveries_written`.

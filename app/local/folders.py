@@ -1,4 +1,7 @@
-"""Finds a folder for the data of the embedded PostgreSQL. If root starts the server, it runs as `nobody`, who must reach it."""
+"""Finds a folder for the data of the embedded PostgreSQL.
+
+A server that root starts runs as the user `nobody`, which must be able to enter the folder.
+"""
 
 import os
 import re
@@ -38,8 +41,8 @@ def recorded_replacement(directory: Path) -> Path | None:
 def create_replacement(directory: Path) -> Path | None:
     """Creates a folder for the data of a Postgres that runs as the user `nobody`, and writes its path to a file in `directory`.
 
-    Creates it in /var/tmp, or in the system's folder for temporary files if `nobody` cannot enter /var/tmp. Returns None if
-    `nobody` can enter neither of them.
+    The folder is in /var/tmp. If `nobody` cannot enter /var/tmp, the folder is in the system's folder for temporary files.
+    Returns None if `nobody` can enter neither.
     """
     for parent in (Path("/var/tmp"), Path(tempfile.gettempdir()).resolve()):  # noqa: S108 - mkdtemp is safe there
         if parent.is_dir() and is_open_to_all_users(parent):

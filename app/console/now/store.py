@@ -65,7 +65,7 @@ class WaitingQueue:
 class RejectedCredential:
     """A credential that Twilio has refused.
 
-    `others` is the number of credentials of the same account that Twilio has not refused and nobody has revoked.
+    `others` is the number of other credentials of the account that were neither refused by Twilio nor revoked.
     """
 
     tenant_id: str

@@ -70,7 +70,7 @@ _LIST = f"""
 async def find_session(database: StatementPool, token_hash: bytes, *, idle: timedelta) -> StoredSession | None:
     """Returns the session whose cookie has this hash; None if there is no such session, or if it has ended.
 
-    A session ends when the session or its API key expires or is revoked, or when nobody has used it for the time `idle`.
+    A session ends when the session or its API key expires or is revoked, or when no request has used it for the time `idle`.
     """
     rows = await database.fetch(_FIND, token_hash, idle)
     return StoredSession(*rows[0]) if rows else None
