@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from statistics import quantiles
 
@@ -102,19 +103,18 @@ def main() -> None:
         rates = sorted(arguments.rates)
         for mode in arguments.modes:
             with ExitStack() as running:
-                services = {}
-                for name in arguments.services:
-                    setting = Setting(servers[name], twilio, folder, accounts_for(rates[-1]), MODES[mode])
-                    service = running.enter_context(SERVICES[name](setting))
-                    services[name] = (service, [Run(service.name, rate, MODES[mode], arguments.seconds) for rate in rates])
-                asyncio.run(measure(services, twilio, patience_s=arguments.patience))
-                for service, measured in services.values():
-                    for run in measured:
-                        at_rest = ", ".join(f"{role} {share:.1%}" for role, share in run.idle.items())
-                        print(f"{mode}: {' '.join(cost_cells(run, None))}; at rest {at_rest}", flush=True)
-                    runs += measured
-                    if arguments.calls and MODES[mode]:
-                        sizes[service.name] = disk.measure(service.database, arguments.calls)
+                services = []
+                for name, server in servers.items():
+                    setting = Setting(server, twilio, folder, accounts_for(rates[-1]), MODES[mode])
+                    services.append(running.enter_context(SERVICES[name](setting)))
+                measured = [[Run(service.name, rate, MODES[mode], arguments.seconds) for rate in rates] for service in services]
+                asyncio.run(measure(services, measured, twilio, patience_s=arguments.patience))
+                if arguments.calls and MODES[mode]:
+                    sizes |= {service.name: disk.measure(service.database, arguments.calls) for service in services}
+            for run in chain.from_iterable(measured):
+                at_rest = ", ".join(f"{role} {share:.1%}" for role, share in run.idle.items())
+                print(f"{mode}: {' '.join(cost_cells(run, None))}; at rest {at_rest}", flush=True)
+                runs.append(run)
     results = [f"{machine()}. `{shlex.join(['python', '-m', 'bench.life', *sys.argv[1:]])}`", *tables(runs, sizes)]
     print("", *results, sep="\n\n")
     if arguments.write:

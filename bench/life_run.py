@@ -245,23 +245,23 @@ class Runner:
             return await answer.json()
 
 
-async def measure(services: Mapping[str, tuple[Service, Sequence[Run]]], twilio: str, *, patience_s: float) -> None:
+async def measure(services: Sequence[Service], runs: Sequence[Sequence[Run]], twilio: str, *, patience_s: float) -> None:
     """Measures services in turn, for TURN_S each, so that all see the machine at the same speed. Writes into their runs.
 
-    Every service has a run for each rate, in the same order. The CPU of the simulator, of the receivers and of the database
-    sessions that poll for prices is not counted.
+    `runs` has the runs of each service: one for each rate, in the same order. The CPU of the simulator, of the receivers and of
+    the database sessions that poll for prices is not counted.
     """
     async with AsyncExitStack() as stack:
         runners = [
-            await _runner(stack, service, twilio, warm_up=_warm_up_like(runs[-1]), patience_s=patience_s)
-            for service, runs in services.values()
+            await _runner(stack, service, twilio, warm_up=_warm_up_like(of_service[-1]), patience_s=patience_s)
+            for service, of_service in zip(services, runs, strict=True)
         ]
         for runner in runners:
             await runner.warm_up()
         at_rest = [runner.cpu() for runner in runners]
         await asyncio.sleep(IDLE_S)
         idle = [runner.idle_since(before) for runner, before in zip(runners, at_rest, strict=True)]
-        for together in zip(*(runs for _, runs in services.values()), strict=True):
+        for together in zip(*runs, strict=True):
             for runner, run, share in zip(runners, together, idle, strict=True):
                 await runner.begin(run, share)
             turns = max(round(together[0].seconds / TURN_S), 1)
