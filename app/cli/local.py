@@ -34,7 +34,15 @@ def dev(
     simulator_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="The simulator's port; by default 8010 or the next free port.")
     ] = None,
-    simulator: Annotated[bool, typer.Option(help="Use the simulator; without it calls go to Twilio.")] = True,
+    simulator: Annotated[
+        bool | None,
+        typer.Option(
+            "--simulator/--no-simulator",
+            help="Where calls go: to the simulator (by default), or to Twilio. --simulator also allows it for a database of "
+            "CALLGATE_DATABASE_URL that has tenants.",
+            show_default=False,
+        ),
+    ] = None,
     with_parent: WithParent = False,
 ) -> None:
     """Run everything on this machine.
@@ -50,12 +58,22 @@ def dev(
     log_errors()
     settings = load_settings()
     folder = StateFolder(settings.state_dir)
+    if simulator is None:
+        _protect_configured_database(settings)
     with local_database(settings, folder) as (settings, database_location):
         migrate_database(settings)
         configure_logging(level=settings.log_level, format_="text")
-        options = StackOptions(port, simulator_port, simulator)
+        options = StackOptions(port, simulator_port, simulator is not False)
         asyncio.run(_run_dev(settings, folder, options, database_location, with_parent=with_parent))
     typer.echo("Everything is stopped.")
+
+
+def _protect_configured_database(settings: Settings) -> None:
+    """Raises DatabaseHasTenants if the simulator must not run over the database of CALLGATE_DATABASE_URL."""
+    from app.local.configured_database import require_no_tenants
+
+    if settings.database_url is not None:
+        asyncio.run(require_no_tenants(settings))
 
 
 async def _run_dev(
@@ -90,6 +108,7 @@ def demo(
     log_errors()
     settings = load_settings()
     folder = StateFolder(settings.state_dir)
+    _protect_configured_database(settings)
     typer.echo("Callgate demo: starting PostgreSQL, the API, the worker and the simulator …\n")
     with local_database(settings, folder) as (settings, database_location), folder.demo_log.open("w") as log:
         migrate_database(settings)

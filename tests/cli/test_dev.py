@@ -271,6 +271,23 @@ def test_a_configured_database_is_used_by_dev_and_by_other_commands(
     assert "CALLGATE_DATABASE_URL is not set" in message
 
 
+def test_the_simulator_does_not_answer_for_the_tenants_of_a_configured_database(
+    state_dir: Path, tmp_path: Path, database_url: str
+) -> None:
+    keys = base64.b64encode(bytes(32)).decode()
+    configured = environment(state_dir, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=keys)
+    assert run("tenants", "create", "acme", "--name", "Acme", environment=configured).returncode == 0
+    for command in ("dev", "demo"):
+        code, message = failure(command, environment=configured)
+        assert code == 1
+        assert "the database of CALLGATE_DATABASE_URL has tenants, and the simulator would answer their calls" in message
+    assert not state_dir.exists()
+    assert [row["id"] for row in output_of("tenants", "list", shell=configured)] == ["acme"]
+    requested = ("dev", "--port", "0", "--simulator-port", "0", "--simulator")
+    with running(*requested, environment=configured, file=tmp_path / "output") as process:
+        process.wait_for("Simulator  http://.*(.|\n)*Ctrl-C")
+
+
 def test_a_state_folder_that_cannot_be_created_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, message = failure("dev", environment=environment(tmp_path / "file" / "state"))
