@@ -27,10 +27,16 @@ from app.apply.schemas import Declaration
 from app.audit.events import Actor
 from app.database.connection import Connection
 from app.database.pool import Transactions
+from app.errors import CommandFailed, DatabaseUnavailable
 from app.scheduling.administration import PaceAdministration
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE
+from app.tenants.postponed_calls import make_calls_due
+
+
+class HoursNotApplied(CommandFailed):
+    """All changes were made, but calls that waited before may still wait for the old hours. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,8 @@ class DeclarationService:
     async def apply(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
         """Makes all changes in one transaction, and returns them. First waits until no other `apply` runs.
 
-        Raises DocumentInvalid, OperatorError, ApplyLocked or DatabaseUnavailable.
+        After the commit, applies the hours in the declaration to scheduled calls that already wait. Raises DocumentInvalid,
+        OperatorError, ApplyLocked or DatabaseUnavailable; then nothing was changed. Raises HoursNotApplied after the commit.
         """
         async with self.database.transaction() as connection:
             await store.lock_apply(connection)
@@ -76,6 +83,16 @@ class DeclarationService:
                     await paces.set_pace(change.tenant_id, account_sid=change.account_sid, change=change.pace)
                 else:
                     await _apply_change(administration, change)
+        try:
+            # Also for unchanged hours: an earlier `apply` may have stored them and then failed here. The transaction above must
+            # not do this, because grants of the tenant's calls would wait for its end.
+            for tenant in declaration.tenants:
+                if tenant.has_member("hours"):
+                    await make_calls_due(self.database, tenant.id)
+        except DatabaseUnavailable as error:
+            raise HoursNotApplied(
+                "all changes were made, but the hours do not yet apply to calls that already wait: run `callgate apply` again"
+            ) from error
         return plan
 
     async def _plan(
@@ -94,7 +111,7 @@ async def _apply_change(administration: TenantAdministration, change: Change) ->
         case TenantCreation(settings=settings):
             await administration.ensure_tenant(change.tenant_id, settings)
         case TenantUpdate(settings=settings):
-            await administration.update_tenant(change.tenant_id, settings)
+            await administration.store_settings(change.tenant_id, settings)
         case BaseUrlChange(account_sid=account_sid, base_url=base_url):
             await administration.set_base_url(change.tenant_id, account_sid=account_sid, base_url=base_url)
         case CredentialAddition(account_sid=account_sid, secret=secret, key_sid=key_sid, base_url=base_url):

@@ -81,15 +81,24 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         Changed hours also apply to scheduled calls that already wait. With `expected_versions`, raises VersionOutdated unless
         the tenant has one of these versions (`TenantRow.version`).
         """
-        async with self.database.transaction() as connection:
-            tenant = await self._lock_tenant(connection, tenant_id)
-            if expected_versions is not None and tenant.version not in expected_versions:
-                raise VersionOutdated(f"tenant {tenant_id} was changed meanwhile")
-            tenant = await self._store_settings(connection, tenant, changes)
+        tenant = await self.store_settings(tenant_id, changes, expected_versions=expected_versions)
         # Do this even if the hours are the same: an earlier request may have stored them and then failed here.
         if "hours" in changes:
             await make_calls_due(self.database, tenant_id)
         return tenant
+
+    async def store_settings(
+        self, tenant_id: str, changes: TenantSettings, *, expected_versions: Collection[str] | None = None
+    ) -> TenantRow:
+        """Stores settings as `update_tenant` does, but does not apply changed hours to scheduled calls that already wait.
+
+        If the hours change, the caller must call `make_calls_due` after the commit.
+        """
+        async with self.database.transaction() as connection:
+            tenant = await self._lock_tenant(connection, tenant_id)
+            if expected_versions is not None and tenant.version not in expected_versions:
+                raise VersionOutdated(f"tenant {tenant_id} was changed meanwhile")
+            return await self._store_settings(connection, tenant, changes)
 
     async def _store_settings(self, connection: Connection, tenant: TenantRow, settings: TenantSettings) -> TenantRow:
         """Stores the settings that differ from the tenant's current ones, and records the change in the audit log.

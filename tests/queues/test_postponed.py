@@ -4,19 +4,28 @@ The change waits for grants that have read the old settings.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import yaml
 
+from app.apply.changes import Change
+from app.apply.document import read_document
+from app.apply.service import DeclarationService, HoursNotApplied
+from app.apply.validation import validate_declaration
+from app.audit.events import command_actor
 from app.database.engine import Database
+from app.deliveries.addresses import AllowList
+from app.security.keyring import Keyring
 from app.tenants.administration_store import TenantSettings
 from tests.queues.conftest import QueuedCalls
 from tests.queues.test_queues import HOURS
 from tests.support.gateway import Gateway
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
 
+_WAITING_SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 OTHER_HOURS = HOURS | {"to": "21:00"}
 
 
@@ -29,6 +38,15 @@ async def calls(gateway: Gateway) -> QueuedCalls:
 
 async def put(calls: QueuedCalls, **settings: Any) -> None:
     (await calls.tenant.http.put(f"/v1/queues/{calls.name}", json=settings)).raise_for_status()
+
+
+async def apply_other_hours(calls: QueuedCalls) -> Sequence[Change]:
+    """Applies a file with OTHER_HOURS for the tenant, as `callgate apply` does. Returns the changes."""
+    tenant = {"id": calls.tenant.id, "name": "Acme", "hours": OTHER_HOURS}
+    document = read_document(yaml.safe_dump({"tenants": [tenant]}).encode())
+    keyring = Keyring(calls.gateway.settings.require_secret_keys())
+    service = DeclarationService(calls.gateway.database, keyring, command_actor("apply"))
+    return (await service.apply(validate_declaration(document, allowed=AllowList.parse("")), {})).changes
 
 
 @asynccontextmanager
@@ -55,6 +73,30 @@ async def test_other_hours_of_the_tenant_make_its_postponed_calls_due(calls: Que
     assert await calls.due_in(postponed) <= 0
     assert 1700 < await calls.due_in(early) <= 1800
     assert await other.due_in(others) > 3500
+
+
+async def test_applied_hours_make_postponed_calls_due_after_the_commit(calls: QueuedCalls, gateway: Gateway) -> None:
+    postponed = await calls.waiting(due_s=3600, ring_by_s=7200)
+    await apply_other_hours(calls)
+    assert await calls.due_in(postponed) <= 0
+    # Grants of the tenant's calls must not wait for the transaction that stores the settings.
+    statement = "SELECT tenant.xmin <> dial.xmin FROM tenant, scheduled_dial AS dial WHERE tenant.id = $1 AND call_id = $2"
+    assert [bool(row[0]) for row in await gateway.database.fetch(statement, calls.tenant.id, postponed)] == [True]
+    # A repetition completes an earlier run that failed after its commit.
+    late = await calls.waiting(due_s=3600, ring_by_s=7200)
+    assert not await apply_other_hours(calls)
+    assert await calls.due_in(late) <= 0
+
+
+async def test_hours_that_do_not_yet_apply_are_reported(calls: QueuedCalls, gateway: Gateway) -> None:
+    async with granting(calls):
+        applied = asyncio.create_task(apply_other_hours(calls))
+        while not (waiting := await gateway.database.fetch(_WAITING_SESSIONS)):
+            await asyncio.sleep(0.01)
+        await gateway.database.fetch("SELECT pg_terminate_backend($1)", waiting[0]["pid"])
+        with pytest.raises(HoursNotApplied, match="all changes were made, but the hours do not yet apply"):
+            await applied
+    assert (await gateway.tenants.get_tenant(calls.tenant.id)).hours == OTHER_HOURS
 
 
 @pytest.mark.parametrize("settings", [{"paused": True}, {"hours": OTHER_HOURS}])
