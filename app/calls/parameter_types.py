@@ -1,19 +1,33 @@
 """The types of a call's parameters, and their checks."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
+from app.security.redaction import count_userinfo
 from app.tenants.callback_settings import DeliveryEvent
+
+MAX_USERINFOS: Final = 20
+"""The number of URLs with a user name (`https://user@host`) that one text of a request may contain."""
 
 
 def _require_no_nul(value: str) -> str:
     """Returns the text unchanged. Raises PydanticCustomError if it has a NUL character, which Postgres cannot store."""
     if "\0" in value:
         raise PydanticCustomError("null_character", "must not contain the NUL character")
+    return value
+
+
+def _require_few_userinfos(value: str) -> str:
+    """Returns the text unchanged. Raises PydanticCustomError if many URLs in it have a user name.
+
+    Their user names and passwords are removed from Twilio's answer, and each takes time.
+    """
+    if count_userinfo(value) > MAX_USERINFOS:
+        raise PydanticCustomError("too_many_user_names", f"must not contain more than {MAX_USERINFOS} URLs with a user name")
     return value
 
 
@@ -56,7 +70,7 @@ def _require_valid_secret(value: SecretStr) -> SecretStr:
     return value
 
 
-def require_distinct_items(values: list[Any]) -> list[Any]:
+def _require_distinct_items(values: list[Any]) -> list[Any]:
     """Returns the list unchanged. Raises PydanticCustomError if an item occurs twice."""
     if len(set(values)) != len(values):
         raise PydanticCustomError("repeated_item", "must not name an item twice")
@@ -70,7 +84,7 @@ def require_at_most_five_passports(value: str) -> str:
     return value
 
 
-Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_require_no_nul)]
+Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_require_no_nul), AfterValidator(_require_few_userinfos)]
 Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_require_valid_secret)]
 HttpUrl = Annotated[Text, AfterValidator(_require_http_url), Field(json_schema_extra={"format": "uri"})]
 # The URL of a callback that Twilio always sends itself. Not for status callbacks: `status_callbacks` decides who sends those.
@@ -80,6 +94,11 @@ CallbackUrl = Annotated[HttpUrl, AfterValidator(_require_valid_for_twilio)]
 HttpMethod = TypeAliasType("HttpMethod", Literal["GET", "POST"])
 ProgressEvent = TypeAliasType("ProgressEvent", DeliveryEvent)
 RecordingEvent = TypeAliasType("RecordingEvent", Literal["in-progress", "completed", "absent"])
+RedialStatus = TypeAliasType("RedialStatus", Literal["busy", "no-answer"])
+# The length is checked before the items, so that a long list of wrong items is one error.
+ProgressEvents = Annotated[list[ProgressEvent], Field(min_length=1, max_length=5), AfterValidator(_require_distinct_items)]
+RecordingEvents = Annotated[list[RecordingEvent], Field(min_length=1, max_length=3), AfterValidator(_require_distinct_items)]
+RedialStatuses = Annotated[list[RedialStatus], Field(min_length=1, max_length=2), AfterValidator(_require_distinct_items)]
 RecordingChannels = TypeAliasType("RecordingChannels", Literal["mono", "dual"])
 RecordingTrack = TypeAliasType("RecordingTrack", Literal["inbound", "outbound", "both"])
 Trim = TypeAliasType("Trim", Literal["trim-silence", "do-not-trim"])

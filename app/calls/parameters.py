@@ -22,15 +22,15 @@ from app.calls.parameter_types import (
     HttpMethod,
     HttpUrl,
     MachineDetection,
-    ProgressEvent,
+    ProgressEvents,
     RecordingChannels,
-    RecordingEvent,
+    RecordingEvents,
     RecordingTrack,
+    RedialStatuses,
     Secret,
     Text,
     Trim,
     require_at_most_five_passports,
-    require_distinct_items,
 )
 from app.http.times import Timestamp
 from app.scheduling.schedule import Priority
@@ -68,9 +68,8 @@ class CallParameters(BaseModel):
         None,
         description="The URL that receives the call's events, from Callgate if it has a public URL, else from Twilio.",
     )
-    status_callback_event: Annotated[list[ProgressEvent], AfterValidator(require_distinct_items)] | None = Field(
+    status_callback_event: ProgressEvents | None = Field(
         None,
-        min_length=1,
         description="The events that are sent to `status_callback`; only `completed` by default. `settled` is not one of "
         "Twilio's: it says how the creation ended, and Callgate always sends it itself.",
     )
@@ -89,9 +88,7 @@ class CallParameters(BaseModel):
     recording_track: RecordingTrack | None = Field(None, description="`both` by default.")
     recording_status_callback: CallbackUrl | None = Field(None, description="The URL that receives the recording's events.")
     recording_status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
-    recording_status_callback_event: Annotated[list[RecordingEvent], AfterValidator(require_distinct_items)] | None = Field(
-        None, min_length=1, description="`completed` by default."
-    )
+    recording_status_callback_event: RecordingEvents | None = Field(None, description="`completed` by default.")
     recording_configuration_id: Text | None = Field(None, description="The id of a recording configuration.")
     trim: Trim | None = Field(None, description="`trim-silence` by default.")
     sip_auth_username: Text | None = Field(None, description="The user name for the digest authentication of the SIP endpoint.")
@@ -150,17 +147,12 @@ class CallParameters(BaseModel):
 _TWILIO_PARAMETERS = [(attribute, field.alias or attribute) for attribute, field in CallParameters.model_fields.items()]
 
 
-RedialStatus = TypeAliasType("RedialStatus", Literal["busy", "no-answer"])
-
-
 class Redial(BaseModel):
     """Says when a scheduled call is dialled again after its end: as a new record, whose `redial_of` is the id of this call."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
-    on: Annotated[list[RedialStatus], AfterValidator(require_distinct_items)] = Field(
-        min_length=1, description="Statuses after which it is dialled again: `busy`, `no-answer` or both."
-    )
+    on: RedialStatuses = Field(description="Statuses after which it is dialled again: `busy`, `no-answer` or both.")
     times: int = Field(ge=1, le=10, description="How often it is dialled again at most, whatever the statuses were.")
     after_s: int = Field(ge=1, le=86_400, description="How many seconds after the end.")
 

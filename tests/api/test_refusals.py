@@ -40,6 +40,11 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "method PUT": (BASIC | {"method": "PUT"}, {"/method"}),
     "unknown event": (BASIC | {"status_callback_event": ["ringing", "sung"]}, {"/status_callback_event/1"}),
     "event named twice": (BASIC | {"status_callback_event": ["ringing", "ringing"]}, {"/status_callback_event"}),
+    "many wrong events": (BASIC | {"status_callback_event": [0] * 20_000}, {"/status_callback_event"}),
+    "many URLs with user names": (
+        BASIC | {"url": "https://example.com/?" + "&".join(f"a=https://u{number}@b" for number in range(30))},
+        {"/url"},
+    ),
     "events as text": (BASIC | {"status_callback_event": "ringing completed"}, {"/status_callback_event"}),
     "invalid digits": (BASIC | {"send_digits": "12x"}, {"/send_digits"}),
     "digits and a line break": (BASIC | {"send_digits": "12\n"}, {"/send_digits"}),

@@ -84,6 +84,13 @@ def test_users_and_passwords_in_urls_are_redacted(text: str, credential: Credent
             assert "pl4nted" not in redacted
 
 
+def test_a_long_text_takes_linear_time() -> None:
+    # With quadratic time, this test would not end.
+    text = f"https://h.example/{'a' * 2_000_000}?m=a@b"
+    assert mask_userinfo(text) == text
+    assert list(userinfo_in(text)) == []
+
+
 def test_an_escaped_password_is_redacted() -> None:
     found = set(userinfo_in("<Redirect>https://us3r:a%26b&amp;c@example.com/</Redirect>"))
     assert {"a&b&c", "a%26b&amp;c", "a%26b&c"} <= found
