@@ -12,6 +12,9 @@ from app.database.base import Base
 ALL_TENANTS: Final = ""
 """The `tenant_id` of the rows that hold the figures of all tenants together."""
 
+CALLED_BACK_SQL: Final = "execution = 'started' AND cardinality(callbacks_seen) > 0"
+"""The condition on a row of `call` that says whether a started call has had a callback."""
+
 
 class Rollup(Base):
     """Figures about the calls that one tenant, or all tenants together, requested in one minute or hour.

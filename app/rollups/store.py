@@ -13,7 +13,7 @@ from asyncpg import QueryCanceledError
 
 from app.calls.ids import first_id_at
 from app.database.connection import Connection
-from app.rollups.models import ALL_TENANTS
+from app.rollups.models import ALL_TENANTS, CALLED_BACK_SQL
 from app.rollups.periods import Period
 from app.scheduling.accounts import accounts_with_rows_sql
 
@@ -34,7 +34,7 @@ _CALL_FIGURES: Final = {
     },
     "server_errors": "count(*) FILTER (WHERE had_server_error)",
     "callbacks": "coalesce(sum(cardinality(callbacks_seen)), 0)",
-    "called_back": "count(*) FILTER (WHERE execution = 'started' AND cardinality(callbacks_seen) > 0)",
+    "called_back": f"count(*) FILTER (WHERE {CALLED_BACK_SQL})",
     "unpriced": "count(*) FILTER (WHERE status = 'completed' AND price IS NULL)",
     **{name: f"count(*) FILTER (WHERE bucket = {number})" for number, name in enumerate(_BUCKET_COLUMNS)},
 }

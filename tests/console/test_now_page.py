@@ -132,6 +132,8 @@ async def test_a_call_is_in_the_sentence_before_its_minute_is_over(gateway: Gate
     for person in (await log_in(tenant.id), await log_in()):
         assert "Calls go out. Twilio answers no 5xx." in text_of(await person.get("/now/summary"))
     assert "No call has been requested yet" in text_of(await (await log_in(other.id)).get("/now/summary"))
+    await gateway.database.fetch("UPDATE call SET callbacks_seen = '{one}'")
+    assert (await read_facts(gateway.database, tenant.id)).recent.called_back == 1
     # The call is not counted twice when its minute is over, nor if no worker runs for long.
     await _age(gateway, tenant)
     await _roll_up(gateway)

@@ -10,6 +10,7 @@ import pytest
 
 from app.audit.service import AuditLog
 from app.audit.store import AuditFilter
+from app.console.tenants.store import MAX_LISTED
 from app.scheduling.administration import PaceAdministration
 from app.tenants.administration_store import TenantSettings
 from app.tenants.api_keys import key_prefix
@@ -135,6 +136,20 @@ async def test_a_key_is_revoked_and_refused(gateway: Gateway, log_in: LogIn) -> 
     async with http_client(base_url=gateway.url, headers={"Authorization": f"Bearer {key}"}) as http:
         assert (await http.get("/v1/calls")).status_code == 401
     assert (await person.post(f"/tenants/{tenant.id}/keys/cgk_000000000000/revoke")).status_code == 404
+
+
+async def test_the_newest_keys_are_listed_of_many(gateway: Gateway, log_in: LogIn) -> None:
+    tenant, person = await gateway.add_tenant(), await log_in()
+    await gateway.tenants.create_key(tenant.id, name="oldest-key", creator=COMMAND_LINE)
+    await gateway.database.fetch(
+        """INSERT INTO api_key (id, tenant_id, name, prefix, keyed_hash, revoked_at)
+            SELECT gen_random_uuid(), $1, 'revoked-' || n, $1 || n, '', now() FROM generate_series(1, $2::int) AS n""",
+        *(tenant.id, MAX_LISTED),
+    )
+    await gateway.tenants.create_key(tenant.id, name="newest-key", creator=COMMAND_LINE)
+    shown = text_of(await person.get(f"/tenants/{tenant.id}"))
+    assert shown.index("newest-key") < shown.index("oldest-key") < shown.index("revoked-")
+    assert f"at most {MAX_LISTED} of a kind" in shown
 
 
 async def test_a_tenant_is_suspended_and_resumed(gateway: Gateway, log_in: LogIn) -> None:

@@ -16,7 +16,7 @@ from app.console.now.figure_store import MINUTE_FIGURES_SINCE
 from app.console.reads import fetch
 from app.database.heartbeats import WORKER_SUMMARY_SQL, WorkerSummary
 from app.database.pool import Transactions
-from app.rollups.models import ALL_TENANTS
+from app.rollups.models import ALL_TENANTS, CALLED_BACK_SQL
 from app.scheduling.accounts import accounts_with_rows_sql
 from app.scheduling.guard import HaltReason
 from app.scheduling.guard_sql import MAY_GRANT
@@ -93,7 +93,7 @@ class LastHour:
     """The numbers of calls of the last hour, by `execution`: Callgate's own state of a call, such as "pending".
 
     `server_errors` is the number of calls to which Twilio answered with a 5xx status. `called_back` is the number of started
-    calls for which a callback has arrived. These two numbers leave out the newest calls, which a worker has not counted yet.
+    calls for which a callback has arrived. `server_errors` leaves out the newest calls, which a worker has not counted yet.
     """
 
     scheduled: int = 0
@@ -212,8 +212,8 @@ _LAST_HOUR: Final = f"""
         SELECT {", ".join(LastHour.__dataclass_fields__)} FROM rollup
         WHERE {{figures}} AND seconds = 60 AND start >= now() - interval '1 hour'
         UNION ALL
-        SELECT {", ".join(f"(execution = '{name}')::int" for name in EXECUTIONS)}, 0, 0 FROM (
-            SELECT execution FROM call WHERE id >= {_FIRST_UNCOUNTED_ID} {{own}} LIMIT {MAX_LIVE_CALLS}
+        SELECT {", ".join(f"(execution = '{name}')::int" for name in EXECUTIONS)}, 0, ({CALLED_BACK_SQL})::int FROM (
+            SELECT execution, callbacks_seen FROM call WHERE id >= {_FIRST_UNCOUNTED_ID} {{own}} LIMIT {MAX_LIVE_CALLS}
         ) AS live
     ) AS every
 """

@@ -52,7 +52,7 @@ _OF_TENANT: Final = f"tenant_id = $1 ORDER BY {{order}} LIMIT {MAX_LISTED}"
 _OF_ACCOUNTS: Final = "= ANY (array(SELECT id FROM account))"
 _CREDENTIALS: Final = f"""SELECT {CREDENTIAL_COLUMNS} FROM twilio_credential AS credential
     WHERE account_id {_OF_ACCOUNTS} AND revoked_at IS NULL ORDER BY {CREDENTIAL_ORDER_SQL}"""
-_KEYS: Final = f"SELECT {KEY_COLUMNS} FROM api_key WHERE {_OF_TENANT.format(order='id')}"
+_KEYS: Final = f"SELECT {KEY_COLUMNS} FROM api_key WHERE {_OF_TENANT.format(order='revoked_at IS NOT NULL, id DESC')}"
 _SIP: Final = f"SELECT {sip_credential_store.COLUMNS} FROM sip_credential WHERE {_OF_TENANT.format(order='name')}"
 _WORKLOADS: Final = f"SELECT {workload_store.COLUMNS} FROM workload WHERE {_OF_TENANT.format(order='id')}"
 _DETAILS: Final = f"""

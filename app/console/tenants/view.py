@@ -50,8 +50,8 @@ class TenantView:
     In each of the two groups, the newest key comes first.
     """
     details: TenantDetails
-    is_truncated: bool
-    """Whether the tenant may have more records of one kind than the page shows."""
+    truncated_to: int | None
+    """The number of records of one kind that the page shows, if the tenant may have more; otherwise None."""
 
     @classmethod
     def of(cls, details: TenantDetails, now: datetime) -> "TenantView":
@@ -68,7 +68,7 @@ class TenantView:
             accounts=[_account(account, details) for account in details.accounts],
             keys=_keys(details.keys, now),
             details=details,
-            is_truncated=any(len(rows) == MAX_LISTED for rows in listed),
+            truncated_to=MAX_LISTED if any(len(rows) == MAX_LISTED for rows in listed) else None,
         )
 
 
@@ -82,5 +82,5 @@ def _account(account: AccountRow, details: TenantDetails) -> AccountView:
 
 
 def _keys(rows: list[KeyRow], now: datetime) -> list[KeyView]:
-    views = [KeyView(row, row.state_at(now), ", ".join(row.scopes)) for row in reversed(rows)]
+    views = [KeyView(row, row.state_at(now), ", ".join(row.scopes)) for row in rows]
     return sorted(views, key=lambda view: view.state != "active")
