@@ -1,17 +1,14 @@
 """The types of a call's parameters, and their checks."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
-from app.security.redaction import count_userinfo
+from app.security.redaction import MAX_USERINFOS, count_userinfo
 from app.tenants.callback_settings import DeliveryEvent
-
-MAX_USERINFOS: Final = 20
-"""The number of URLs with a user name (`https://user@host`) that one text of a request may contain."""
 
 
 def _require_no_nul(value: str) -> str:

@@ -6,6 +6,7 @@ from fastapi import Request
 
 from app.errors import MalformedBody, UnsupportedMediaType
 from app.http.limits import MAX_FORM_FIELDS
+from app.security.redaction import MAX_USERINFOS, count_userinfo
 
 _MEDIA_TYPE = "application/x-www-form-urlencoded"
 
@@ -15,13 +16,18 @@ ParameterValues = dict[str, list[str]]
 
 
 def parse_fields(encoded: str) -> ParameterValues:
-    """Returns the parameters of a form or query string. Raises MalformedBody if it is not UTF-8 or has too many parameters."""
+    """Returns the parameters of a form or query string.
+
+    Raises MalformedBody if it is not UTF-8, or if it has too many parameters or too many URLs with a user name.
+    """
     try:
         pairs = parse_qsl(encoded, errors="strict", max_num_fields=MAX_FORM_FIELDS, keep_blank_values=True)
     except UnicodeDecodeError:
         raise MalformedBody("A parameter is not UTF-8.") from None
     except ValueError:
         raise MalformedBody(f"There are more than {MAX_FORM_FIELDS} parameters.") from None
+    if sum(count_userinfo(value) for _, value in pairs) > MAX_USERINFOS:
+        raise MalformedBody(f"There are more than {MAX_USERINFOS} URLs with a user name.")
     fields: ParameterValues = {}
     for name, value in pairs:
         fields.setdefault(name, []).append(value)

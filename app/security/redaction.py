@@ -9,8 +9,11 @@ import json
 import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, quote_plus, unquote
+
+MAX_USERINFOS: Final = 20
+"""The number of URLs with a user name (`https://user@host`) that a request's text or form may contain. Each takes time."""
 
 _REDACTED = "***"
 # A shorter secret occurs in many words and numbers, so it is only replaced as a whole word.
