@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.cli.fork_server import run_forked
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 CALLGATE = str(Path(sys.executable).with_name("callgate"))
 DEADLINE_S = 90.0  # for actions that take a second or two on an idle machine
@@ -31,16 +33,7 @@ def run(
     *arguments: str, environment: dict[str, str], standard_input: str = "", cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs `callgate` with these arguments until it ends by itself. Returns its exit code and its output."""
-    return subprocess.run(
-        [CALLGATE, *arguments],
-        env=environment,
-        input=standard_input,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    return run_forked(arguments, environment=environment, standard_input=standard_input, cwd=cwd, timeout_s=DEADLINE_S)
 
 
 def failure(*arguments: str, environment: dict[str, str], standard_input: str = "") -> tuple[int, str]:
