@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
-from app.security.redaction import MAX_USERINFOS, count_userinfo
+from app.security.redaction import TOO_MANY_USERINFOS, has_too_many_userinfos
 from app.tenants.callback_settings import DeliveryEvent
 
 
@@ -19,12 +19,9 @@ def _require_no_nul(value: str) -> str:
 
 
 def _require_few_userinfos(value: str) -> str:
-    """Returns the text unchanged. Raises PydanticCustomError if many URLs in it have a user name.
-
-    Their user names and passwords are removed from Twilio's answer, and each takes time.
-    """
-    if count_userinfo(value) > MAX_USERINFOS:
-        raise PydanticCustomError("too_many_user_names", f"must not contain more than {MAX_USERINFOS} URLs with a user name")
+    """Returns the text unchanged. Raises PydanticCustomError if URLs in it have many user names, or a very long one."""
+    if has_too_many_userinfos(value):
+        raise PydanticCustomError("too_many_user_names", TOO_MANY_USERINFOS)
     return value
 
 
@@ -82,7 +79,7 @@ def require_at_most_five_passports(value: str) -> str:
 
 
 Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_require_no_nul), AfterValidator(_require_few_userinfos)]
-Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_require_valid_secret)]
+Secret = Annotated[SecretStr, Field(min_length=1, max_length=8192), AfterValidator(_require_valid_secret)]
 HttpUrl = Annotated[Text, AfterValidator(_require_http_url), Field(json_schema_extra={"format": "uri"})]
 # The URL of a callback that Twilio always sends itself. Not for status callbacks: `status_callbacks` decides who sends those.
 CallbackUrl = Annotated[HttpUrl, AfterValidator(_require_valid_for_twilio)]

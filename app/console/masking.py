@@ -24,6 +24,8 @@ _ID_OR_TIME = re.compile(
     r"[A-Z]{2}[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
     r"|\d{4}-\d\d-\d\d(?:T[\d:.]+(?:Z|[+-]\d\d:\d\d))?|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} [\d:]{8} (?:[+-]\d{4}|GMT)"
 )
+# Longer texts are hidden completely: the search for personal data in them can take quadratic time.
+_MAX_SEARCHED_LENGTH: Final = 500
 _ADDRESS_MEMBERS: Final = frozenset(
     {"to", "from", "called", "caller", "toformatted", "fromformatted", "callerid", "callername", "forwardedfrom"}
 )
@@ -89,7 +91,9 @@ def _mask_user(user: str) -> str:
 
 
 def mask_text(text: str) -> str:
-    """Masks the phone numbers, SIP addresses and e-mail addresses in a sentence."""
+    """Masks the phone numbers, SIP addresses and e-mail addresses in a sentence. Hides a text of more than 500 characters."""
+    if len(text) > _MAX_SEARCHED_LENGTH:
+        return _masked_length(text)
     return _PERSONAL_DATA.sub(lambda found: mask(found[0].replace("%2B", "+").replace("%40", "@")), text)
 
 
@@ -111,7 +115,8 @@ def mask_url(url: str) -> str:
     if not host or parts.scheme not in ("http", "https"):
         return _masked_length(url)
     more = f"?{_MASK}" if parts.query or parts.fragment else ""
-    return mask_text(f"{parts.scheme}://{host}{parts.path}{more}")
+    path = parts.path if len(parts.path) <= _MAX_SEARCHED_LENGTH // 2 else f"/{_MASK}"
+    return mask_text(f"{parts.scheme}://{host}{path}{more}")
 
 
 def mask_json(value: Any, name: str = "") -> Any:

@@ -6,7 +6,7 @@ from fastapi import Request
 
 from app.errors import MalformedBody, UnsupportedMediaType
 from app.http.limits import MAX_FORM_FIELDS
-from app.security.redaction import MAX_USERINFOS, count_userinfo
+from app.security.redaction import TOO_MANY_USERINFOS, has_too_many_userinfos
 
 _MEDIA_TYPE = "application/x-www-form-urlencoded"
 
@@ -18,7 +18,7 @@ ParameterValues = dict[str, list[str]]
 def parse_fields(encoded: str) -> ParameterValues:
     """Returns the parameters of a form or query string.
 
-    Raises MalformedBody if it is not UTF-8, or if it has too many parameters or too many URLs with a user name.
+    Raises MalformedBody if it is not UTF-8, or if it has too many parameters or URLs with user names.
     """
     try:
         pairs = parse_qsl(encoded, errors="strict", max_num_fields=MAX_FORM_FIELDS, keep_blank_values=True)
@@ -26,8 +26,8 @@ def parse_fields(encoded: str) -> ParameterValues:
         raise MalformedBody("A parameter is not UTF-8.") from None
     except ValueError:
         raise MalformedBody(f"There are more than {MAX_FORM_FIELDS} parameters.") from None
-    if sum(count_userinfo(value) for _, value in pairs) > MAX_USERINFOS:
-        raise MalformedBody(f"There are more than {MAX_USERINFOS} URLs with a user name.")
+    if has_too_many_userinfos(*(value for _, value in pairs)):
+        raise MalformedBody(f"The parameters {TOO_MANY_USERINFOS}.")
     fields: ParameterValues = {}
     for name, value in pairs:
         fields.setdefault(name, []).append(value)

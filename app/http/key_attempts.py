@@ -21,6 +21,8 @@ _MAX_ADDRESSES = 10_000
 _MAX_VALID_KEYS = 10_000
 _IPV6_NETWORK_BITS = 64
 _UNKNOWN_ADDRESS = "unknown"
+# How many addresses of X-Forwarded-For are read: more than there are proxies on the way.
+_MAX_FORWARDED = 32
 
 
 class KeyAttempts:
@@ -79,16 +81,15 @@ class KeyAttempts:
         `X-Forwarded-For` that is not a trusted proxy. Earlier addresses in this header are ignored, because a client can invent
         them.
         """
-        peer = _parse_address(scope["client"][0]) if scope.get("client") else None
-        hops = [peer]
-        if self._is_trusted_proxy(peer):
-            forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).split(",")
-            hops += [_parse_address(text) for text in reversed(forwarded)]
-        client = peer
-        for hop in hops:
-            client = hop or client
-            if not self._is_trusted_proxy(hop):
+        hop = client = _parse_address(scope["client"][0]) if scope.get("client") else None
+        forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
+        # One at a time, because a client can invent thousands.
+        for _ in range(_MAX_FORWARDED):
+            if not forwarded or not self._is_trusted_proxy(hop):
                 break
+            forwarded, _, text = forwarded.rpartition(",")
+            hop = _parse_address(text)
+            client = hop or client
         return _counted_address(client)
 
     def _is_trusted_proxy(self, address: IPv4Address | IPv6Address | None) -> bool:

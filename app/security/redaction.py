@@ -12,8 +12,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import quote, quote_plus, unquote
 
-MAX_USERINFOS: Final = 20
-"""The number of URLs with a user name (`https://user@host`) that a request's text or form may contain. Each takes time."""
+MAX_USERINFOS: Final = 8
+"""The number of different user names and passwords of URLs that a text or form of a request may contain. Each takes time."""
+MAX_USERINFO_LENGTH: Final = 128
+TOO_MANY_USERINFOS: Final = (
+    f"must not contain URLs with more than {MAX_USERINFOS} different user names and passwords, "
+    f"or with one of more than {MAX_USERINFO_LENGTH} characters"
+)
 
 _REDACTED = "***"
 # A shorter secret occurs in many words and numbers, so it is only replaced as a whole word.
@@ -54,48 +59,40 @@ class Secrets:
 
     async def redact_stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yields the bytes with `***` for each secret. Holds back the end of a chunk while it may be the start of a secret."""
-        held = b""
+        pattern = _pattern_of(self._encoded)
+        # `seen` is the last byte before `held`, or empty: it may be a letter before a short secret.
+        seen, held = b"", b""
         async for chunk in chunks:
-            redacted, held = self._redact_chunk(held + chunk)
+            data = held + chunk
+            end = len(data) - self._partial_secret_length(data)
+            redacted, end = _redact_until(end, seen + data, len(seen), pattern)
+            seen, held = (seen + data[:end])[-1:], data[end:]
             if redacted:
                 yield redacted
         if held:
-            yield self._redact_chunk(held, is_last=True)[0]
-
-    def _redact_chunk(self, data: bytes, *, is_last: bool = False) -> tuple[bytes, bytes]:
-        """Returns the redacted beginning of `data`, and the end to hold back; with `is_last`, nothing is held back.
-
-        The end is held back unredacted: even if it is a whole secret, it may be the start of a longer one.
-        """
-        redacted, at = b"", 0
-        while True:
-            start, length = self._find_secret(data, at)
-            end = len(data) if is_last else len(data) - self._partial_secret_length(data[at:])
-            if start >= end:
-                return redacted + data[at:end], data[end:]
-            redacted += data[at:start] + _REDACTED.encode()
-            at = start + length
-
-    def _find_secret(self, data: bytes, at: int) -> tuple[int, int]:
-        """Returns the start and the length of the first secret in `data` that does not start before `at`.
-
-        If several secrets start at the same place, returns the longest. If there is no secret, the start is the end of `data`.
-        """
-        found = [(start, len(spelling)) for spelling in self._encoded if (start := data.find(spelling, at)) >= 0]
-        # Of secrets with the same start, `min` returns the first, which is the longest.
-        return min(found, key=lambda place: place[0], default=(len(data), 0))
+            yield _redact_until(len(held), seen + held, len(seen), pattern)[0]
 
     def _partial_secret_length(self, data: bytes) -> int:
-        """Returns the length of the longest suffix of `data` that may be the start of a secret."""
-        return max(
-            (
-                length
-                for spelling in self._encoded
-                for length in range(min(len(spelling) - 1, len(data)), 0, -1)
-                if data.endswith(spelling[:length])
-            ),
-            default=0,
-        )
+        """Returns the length of the longest suffix of `data` that is a secret or may be the start of one."""
+        suffix = data[-max(map(len, self._encoded), default=len(data)) :]
+        while suffix and not any(spelling.startswith(suffix) for spelling in self._encoded):
+            suffix = suffix[1:]
+        return len(suffix)
+
+
+def _redact_until(end: int, data: bytes, start: int, pattern: re.Pattern[bytes]) -> tuple[bytes, int]:
+    """Returns the bytes of `data` from `start` to `end` with `***` for each secret that begins there, and where they end.
+
+    `end` is counted from `start`. A secret that begins before `end` is replaced as a whole, so the result may end later.
+    """
+    redacted, at = [], start
+    for found in pattern.finditer(data, start):
+        if found.start() >= start + end:
+            break
+        redacted += [data[at : found.start()], _REDACTED.encode()]
+        at = found.end()
+    end = max(at - start, end)
+    return b"".join([*redacted, data[at : start + end]]), end
 
 
 def redact(value: Any, secrets: Secrets, *, keep: Callable[[str], bool] = lambda _: False) -> Any:
@@ -121,16 +118,17 @@ def mask_userinfo(text: str) -> str:
     return _USERINFO_PATTERN.sub(f"{_REDACTED}@", text) if "://" in text and "@" in text else text
 
 
-def count_userinfo(text: str) -> int:
-    """Returns how many URLs in a text have a user name, with or without a password."""
-    return len(_USERINFO_PATTERN.findall(text)) if "://" in text and "@" in text else 0
+def has_too_many_userinfos(*texts: str) -> bool:
+    """Returns whether the URLs in these texts have more than MAX_USERINFOS different userinfos, or one that is too long."""
+    found = {userinfo for text in texts if "://" in text and "@" in text for userinfo in _USERINFO_PATTERN.findall(text)}
+    return len(found) > MAX_USERINFOS or any(len(userinfo) > MAX_USERINFO_LENGTH for userinfo in found)
 
 
 def userinfo_in(text: str) -> Iterator[str]:
     """Yields the user name and password of every URL in a text: as written, percent-decoded, and as a Basic header's value."""
     if "://" not in text or "@" not in text:
         return
-    for variant in {text, html.unescape(text)}:
+    for variant in {text, _unescape_html(text)}:
         for found in _USERINFO_PATTERN.finditer(variant):
             longest = found["userinfo"]
             # Parsers differ for invalid URLs: a password may end at the first "@", "?" or "#".
@@ -139,6 +137,14 @@ def userinfo_in(text: str) -> Iterator[str]:
                 yield from (user, password, unquote(user), unquote(password))
                 if colon:
                     yield from basic_header_values(unquote(user), unquote(password))
+
+
+def _unescape_html(text: str) -> str:
+    """Returns the text without HTML escapes. Returns it unchanged if an escape has thousands of digits."""
+    try:
+        return html.unescape(text)
+    except ValueError:  # Python does not parse numbers of more than 4,300 digits
+        return text
 
 
 def basic_header_values(user: str, password: str) -> Iterator[str]:
@@ -162,6 +168,23 @@ def _encodings(secret: str) -> Iterator[str]:
             yield in_json
             yield in_json.replace("/", r"\/")
         yield escaped
+
+
+def _pattern_of(spellings: Iterable[bytes]) -> re.Pattern[bytes]:
+    """Returns a pattern that finds the longest spelling at a place, with the rule of `_replace_secret` for short ones.
+
+    Groups spellings by their first bytes, because Python tries the alternatives of a pattern one after the other at each place.
+    """
+    groups: dict[bytes, list[bytes]] = {}
+    for spelling in sorted(spellings, key=len, reverse=True):
+        groups.setdefault(spelling[:_MIN_LENGTH_INSIDE_WORDS], []).append(re.escape(spelling[_MIN_LENGTH_INSIDE_WORDS:]))
+    alternatives = [
+        rb"%b(?:%b)" % (re.escape(start), b"|".join(rests))
+        if len(start) == _MIN_LENGTH_INSIDE_WORDS
+        else rb"(?<!\w)%b(?!\w)" % re.escape(start)
+        for start, rests in groups.items()
+    ]
+    return re.compile(b"|".join(alternatives) or rb"\Z.")  # the last one never matches
 
 
 def _replace_secret(text: str, spelling: str) -> str:

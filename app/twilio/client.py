@@ -220,6 +220,7 @@ class TwilioClient:
         if content is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         with ErrorTranslation(gate):
+            secrets = secrets_of(credential, form.parameters)
             async with asyncio.timeout(deadline_s):
                 url = _parse_url(url) if path == _CALLS_PATH else url
                 sent_at = time.time()
@@ -231,7 +232,7 @@ class TwilioClient:
                     raise TwilioOutcomeUnknown("answer_too_long") from None
                 finally:
                     await response.aclose()
-        return _parse_answer(response, body, secrets_of(credential, form.parameters))
+        return _parse_answer(response, body, secrets)
 
 
 class ErrorTranslation:

@@ -134,6 +134,24 @@ async def test_a_secret_that_is_the_start_of_another_is_redacted_in_a_stream(siz
     assert await redacted_in_pieces(whole, size, secrets) == expected
 
 
+@pytest.mark.parametrize("size", range(1, 20))
+async def test_a_short_secret_is_redacted_in_a_stream_as_a_whole_word_only(size: int) -> None:
+    whole = b'{"e":"me","them":"e, e-me","status":"completed","m":"me'
+    expected = b'{"***":"***","them":"***, ***-***","status":"completed","m":"***'
+    assert await redacted_in_pieces(whole, size, Secrets(["e", "me"])) == expected
+
+
+async def test_a_long_stream_with_many_secrets_takes_linear_time() -> None:
+    # With quadratic time, this test would not end.
+    secrets = Secrets(["e", *(f"s3cret-{number}" for number in range(100))])
+    whole = b"e " * 1_000_000
+    assert await redacted_in_pieces(whole, 300_000, secrets) == b"*** " * 1_000_000
+
+
+def test_an_escape_of_thousands_of_digits_is_left_alone() -> None:
+    assert "us3r" in set(userinfo_in(f"https://us3r:p@h/?&#{'1' * 5000};"))
+
+
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
 async def test_a_stream_is_redacted_wherever_it_is_cut(size: int, credential: Credential) -> None:
     whole = json.dumps({"a": f"token pl4nted-t0ken, {authorization(credential)}", "b": "z" * 50, "c": "pl4nted-t0ken"}).encode()

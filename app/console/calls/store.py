@@ -24,7 +24,7 @@ from app.console.page_size import PAGE_SIZE
 from app.console.reads import fetch
 from app.database.pool import Transactions
 
-MAX_EVENTS = 500
+MAX_EVENTS = 200
 """Maximum number of events on the page of a call. If the call has more events, the page shows the earliest ones.
 
 Events include callbacks, searches of Twilio's list of calls, and changes of the call.
