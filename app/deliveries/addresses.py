@@ -16,6 +16,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 MAX_URL_LENGTH: Final = 2048
+"""The limit for a URL that a tenant sets. A GET adds the fields of the event, so the URL that is requested may be longer."""
 
 # From IANA's registries of special-purpose addresses: link-local, and ranges that no receiver can use.
 _RESERVED_V4 = ["0.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15"]
@@ -88,15 +89,15 @@ class AllowList:
         return any(address in network for network in self.networks)
 
 
-def parse_delivery_url(url: str, allowed: AllowList) -> Target | UrlError:
+def parse_delivery_url(url: str, allowed: AllowList, *, max_length: int | None = MAX_URL_LENGTH) -> Target | UrlError:
     """Returns the destination of a delivery's URL, or the reason why the URL is refused.
 
-    The URL is checked when a call is created, and again before each attempt. This function resolves no host name; `is_allowed`
-    checks the addresses of a resolved name.
+    The URL is checked when a call is created, and again before each attempt, then without a limit of its length. This function
+    resolves no host name; `is_allowed` checks the addresses of a resolved name.
     """
     match = _URL.fullmatch(url)
-    if len(url) > MAX_URL_LENGTH:
-        return UrlError("url_too_long", f"Use at most {MAX_URL_LENGTH} characters.")
+    if max_length is not None and len(url) > max_length:
+        return UrlError("url_too_long", f"Use at most {max_length} characters.")
     if match is None or _BAD_ESCAPE.search(match["rest"]):
         return _url_error(url)
     authority = match["authority"]

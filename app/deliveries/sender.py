@@ -106,7 +106,7 @@ class Sender:
 
         Returns failures of the network or of the receiver in the result; does not raise them.
         """
-        target = parse_delivery_url(url, self._allowed)
+        target = parse_delivery_url(url, self._allowed, max_length=None)
         if isinstance(target, UrlError):
             is_address = target.code in ("url_address_refused", "url_address_private")
             return SendResult(None, "refused_address" if is_address else "invalid_url")

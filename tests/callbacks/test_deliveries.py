@@ -19,7 +19,7 @@ from uuid_utils.compat import uuid7
 from app.calls import ids
 from app.database.engine import Database
 from app.deliveries import store
-from app.deliveries.addresses import AllowList
+from app.deliveries.addresses import MAX_URL_LENGTH, AllowList
 from app.deliveries.retries import wait_before_retry
 from app.deliveries.sender import Sender
 from app.deliveries.store import ClaimedDelivery, DeliveryAttempt
@@ -266,6 +266,18 @@ async def test_the_twilio_form_is_the_callback_signed_with_the_tenants_secret(
     assert RequestValidator(secret).validate(receiver.url + request.path, dict(request.form), signed)
     assert not RequestValidator(live.tenant.auth_token).validate(receiver.url + request.path, dict(request.form), signed)
     assert await live.states() == {"completed": "delivered"}
+
+
+async def test_a_get_may_make_the_longest_url_longer(gateway: Gateway, twilio: Upstream, deliverer: Deliverer) -> None:
+    async with running_upstream(answer(200)) as receiver:
+        url = f"{receiver.url}/{'a' * (MAX_URL_LENGTH - len(receiver.url) - 1)}"
+        live = await _start(gateway, twilio, status_callback=url, status_callback_method="GET")
+        await live.send_callbacks(("completed", 3))
+        await deliver_all(deliverer)
+        assert await live.states() == {"completed": "delivered"}
+        (request,) = receiver.received
+    assert (receiver.url + request.path).startswith(f"{url}?")
+    assert dict(parse_qsl(urlsplit(request.path).query)) == progress(live.tenant, live.record, "completed", 3)
 
 
 async def test_the_json_form_has_the_record_at_the_time_of_sending(
