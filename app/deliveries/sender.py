@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace, TracebackType
 from typing import Final, Literal, NamedTuple, Self
 
@@ -24,7 +25,7 @@ from app.deliveries.addresses import AllowList, UrlError, is_allowed, parse_deli
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 10.0
 TOTAL_TIMEOUT_S: Final = 20.0
-"""The time limit of one request, which includes the wait for a free connection. So no request uses a connection for longer."""
+"""The time limit of one attempt. It includes the wait for a free connection, and requests that are sent again."""
 MAX_READ_BYTES: Final = 4096
 KEEPALIVE_S: Final = 1.0
 """The time for which an idle connection is kept. It is shorter than the idle timeout of common servers.
@@ -54,7 +55,8 @@ class Sender:
     """Sends requests. Follows no redirects, and uses neither cookies nor proxies. The caller must close the sender.
 
     An idle connection is kept for KEEPALIVE_S. If the receiver closes it while the next request is sent, that request is sent
-    again on another connection. The receiver may then get the request twice, as after any attempt whose answer is lost.
+    again on another connection, within the time limit of the attempt. The receiver may then get the request twice, as after any
+    attempt whose answer is lost.
     """
 
     def __init__(
@@ -77,9 +79,10 @@ class Sender:
             keepalive_timeout=KEEPALIVE_S,
             ttl_dns_cache=0,  # nothing is cached, but concurrent lookups of one name share a query
         )
+        self._timeouts = partial(aiohttp.ClientTimeout, sock_connect=connect_timeout_s, sock_read=read_timeout_s)
+        self._total_timeout_s = total_timeout_s
         self._http = aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=total_timeout_s, sock_connect=connect_timeout_s, sock_read=read_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
@@ -110,12 +113,12 @@ class Sender:
         if isinstance(target, UrlError):
             is_address = target.code in ("url_address_refused", "url_address_private")
             return SendResult(None, "refused_address" if is_address else "invalid_url")
-        is_repeated = False
+        is_repeated, ends_at = False, asyncio.get_running_loop().time() + self._total_timeout_s
         try:
             while True:
                 connection = _ConnectionUse()
                 try:
-                    return await self._exchange(method, url, headers, body, connection)
+                    return await self._exchange(method, url, headers, body, connection, self._timeouts_until(ends_at))
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                     # The loop ends: a failed connection is not kept, and a request on a new connection is not repeated.
                     if not connection.is_reused or isinstance(error, aiohttp.ClientConnectorError):
@@ -138,8 +141,24 @@ class Sender:
         except (aiohttp.ClientError, OSError):
             return SendResult(None, "lost")
 
+    def _timeouts_until(self, ends_at: float) -> aiohttp.ClientTimeout:
+        """Returns the timeouts of a request that must end at `ends_at`, by the event loop's clock.
+
+        Raises TimeoutError if that time has passed.
+        """
+        left_s = ends_at - asyncio.get_running_loop().time()
+        if left_s <= 0:  # for aiohttp, 0 means no limit
+            raise TimeoutError
+        return self._timeouts(total=left_s)
+
     async def _exchange(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes, connection: "_ConnectionUse"
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        connection: "_ConnectionUse",
+        timeouts: aiohttp.ClientTimeout,
     ) -> SendResult:
         """Sends the request once and returns the status of the answer. Raises the errors of aiohttp."""
         # Keep the URL as it was signed: yarl would normalize parts of it.
@@ -149,6 +168,7 @@ class Sender:
             headers=headers,
             data=body or None,
             allow_redirects=False,
+            timeout=timeouts,
             trace_request_ctx=connection,
         ) as response:
             with suppress(aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError):

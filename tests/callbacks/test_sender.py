@@ -263,6 +263,23 @@ async def test_a_request_that_broke_off_and_cannot_be_repeated_may_have_arrived(
         assert await send(sender, url) == SendResult(None, error)
 
 
+async def test_a_request_that_is_sent_again_must_end_within_the_time_of_the_attempt() -> None:
+    """Each of the attempt's two requests takes less than its time, and both together take longer."""
+
+    async def answer_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(receiver.dialled) == 1:
+            await _close_on_second(reader, writer)
+            await asyncio.sleep(0.8)
+        else:
+            await asyncio.sleep(0.8)
+            await NO_CONTENT(reader, writer)
+
+    async with receiving(answer_slowly) as receiver, Sender(LOOPBACK, total_timeout_s=1.5) as sender:
+        url = f"http://127.0.0.1:{receiver.port}/"
+        assert await send(sender, url) == (204, None)
+        assert await send(sender, url) == SendResult(None, "timeout")
+
+
 async def test_a_connection_is_not_kept_for_long() -> None:
     async with receiving(_answer_twice) as receiver, Sender(LOOPBACK) as sender:
         url = f"http://127.0.0.1:{receiver.port}/"
