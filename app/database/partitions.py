@@ -51,9 +51,12 @@ class Partition:
     name: str
 
     @property
+    def start(self) -> datetime:
+        return datetime.strptime(self.name, f"{self.table}_%Y_%m").replace(tzinfo=UTC)
+
+    @property
     def end(self) -> datetime:
-        first = datetime.strptime(self.name, f"{self.table}_%Y_%m").date()  # noqa: DTZ007  # a month has no zone
-        return datetime.combine(_month(first, 1), datetime.min.time(), UTC)
+        return datetime.combine(_month(self.start.date(), 1), datetime.min.time(), UTC)
 
 
 async def make_partitions(session: AsyncSession, table: str, *, months_ahead: int) -> None:

@@ -1,11 +1,12 @@
 """SQL that deletes old data. Never commits.
 
-A call is never deleted if its outcome is not final, or if a job still has work to do for it. Locked rows are skipped, because
-another transaction works on them.
+A call is never deleted if its outcome is not final, or if a job still has work to do for it. An event is never deleted while
+its delivery is pending, because the delivery takes its fields from the event. Locked rows are skipped, because another
+transaction works on them.
 """
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import delete, exists, select, text
@@ -18,11 +19,18 @@ from app.database.partitions import Partition
 from app.deliveries.models import Delivery
 
 _SETTLED_EXECUTIONS = ("started", "not_started")
+# By table, whether a row of its default partition may be deleted.
 _IS_DONE_SQL = {
     AuditEvent.__tablename__: "true",
-    CallEvent.__tablename__: "true",
+    # An event and its delivery have the same id.
+    CallEvent.__tablename__: """NOT EXISTS (
+        SELECT FROM delivery WHERE delivery.next_attempt_at IS NOT NULL
+        AND delivery.call_id = call_event_default.call_id AND delivery.id = call_event_default.id
+    )""",
     Delivery.__tablename__: "next_attempt_at IS NULL",
 }
+# `at` is Postgres's time in an event, and the time of the process that wrote both in its delivery.
+_CLOCKS_DIFFER_BY = timedelta(days=1)
 
 
 async def lock_calls_to_delete(session: AsyncSession, *, after: UUID, before: datetime, limit: int) -> Sequence[UUID]:
@@ -65,6 +73,12 @@ async def delete_from_default_partition(session: AsyncSession, table: str, *, be
 
 
 async def has_no_work(session: AsyncSession, partition: Partition) -> bool:
-    """Returns whether no row of the partition needs more work, such as another attempt at a delivery."""
-    statement = text(f"SELECT NOT EXISTS (SELECT FROM {partition.name} WHERE NOT ({_IS_DONE_SQL[partition.table]}))")  # noqa: S608
-    return bool(await session.scalar(statement))
+    """Returns whether no delivery of the partition's month is pending. Audit events have no deliveries: for them it is true."""
+    if partition.table == AuditEvent.__tablename__:
+        return True
+    pending = exists().where(
+        Delivery.next_attempt_at.is_not(None),
+        Delivery.at >= partition.start - _CLOCKS_DIFFER_BY,
+        Delivery.at < partition.end + _CLOCKS_DIFFER_BY,
+    )
+    return bool(await session.scalar(select(~pending)))
