@@ -143,7 +143,8 @@ async def retry_delivery(
 async def replay_deliveries(caller: CallerDep, service: DeliveryServiceDep, body: JsonBody) -> ReplayAnswer:
     """Sends deliveries that were given up, and with `failed_only: false` delivered ones too. Each keeps its webhook id.
 
-    Pending deliveries do not change. One request covers at most 10,000 deliveries; `continue_since` says where the next starts.
+    Pending deliveries do not change. One request covers at most 10,000 deliveries, and fewer if Postgres fails meanwhile;
+    `continue_since` says where the next starts.
     """
     try:
         parameters = ReplayRequest.model_validate(body)

@@ -15,7 +15,7 @@ from app.deliveries import repository
 from app.deliveries.models import Delivery
 from app.deliveries.schemas import DeliveryRecord
 from app.deliveries.stored_fields import webhook_id
-from app.errors import DeliveryNotFound
+from app.errors import DatabaseUnavailable, DeliveryNotFound
 from app.tenants.caller import Caller
 
 _REPLAY_BATCH_SIZE = 500
@@ -26,7 +26,7 @@ _MAX_REPLAY_BATCHES = 20  # of one request
 class ReplayResult:
     """The result of a replay, which sends earlier deliveries again. `count` is the number of deliveries that are due again.
 
-    If the replay reached its limit, `continue_since` is the `since` for the next replay; otherwise it is None.
+    If the replay ended before it was complete, `continue_since` is the `since` for the next replay; otherwise it is None.
     """
 
     count: int
@@ -62,24 +62,30 @@ class DeliveryService:
         """Sends given-up deliveries of the tenant again that were written at `since` or later, the oldest first.
 
         Unless `failed_only`, delivered ones are sent again, too. One replay covers at most 10,000 deliveries, and commits each
-        batch of _REPLAY_BATCH_SIZE. With `actor`, the audit log records the replay, if there was anything to send again.
+        batch of _REPLAY_BATCH_SIZE. If the database fails after the first batch, the result is that of the committed batches.
+        With `actor`, the audit log records the replay, if there was anything to send again.
         """
         # Clamp to the times that an id can have: others may not exist in UTC.
         since = ids.created_at(ids.first_id_at(since))
         count, after = 0, UUID(int=0)
         for _ in range(_MAX_REPLAY_BATCHES):
-            async with self.database.begin() as session:
-                replayed = await repository.replay(
-                    session,
-                    tenant_id=caller.tenant_id,
-                    since=since,
-                    after=after,
-                    failed_only=failed_only,
-                    limit=_REPLAY_BATCH_SIZE,
-                )
-                if actor is not None and replayed and not count:
-                    connection, subject = await driver_connection(session), since.isoformat()
-                    await record(connection, actor, action="delivery.replay", tenant_id=caller.tenant_id, subject=subject)
+            try:
+                async with self.database.begin() as session:
+                    replayed = await repository.replay(
+                        session,
+                        tenant_id=caller.tenant_id,
+                        since=since,
+                        after=after,
+                        failed_only=failed_only,
+                        limit=_REPLAY_BATCH_SIZE,
+                    )
+                    if actor is not None and replayed and not count:
+                        connection, subject = await driver_connection(session), since.isoformat()
+                        await record(connection, actor, action="delivery.replay", tenant_id=caller.tenant_id, subject=subject)
+            except DatabaseUnavailable:
+                if not count:
+                    raise
+                break
             count += len(replayed)
             if len(replayed) < _REPLAY_BATCH_SIZE:
                 return ReplayResult(count, None)

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import UUID
 
+import httpx
 import pytest
 from sqlalchemy import text
 from standardwebhooks import Webhook
@@ -871,8 +872,8 @@ async def test_an_invalid_replay_is_refused(gateway: Gateway, twilio: Upstream, 
     assert (refused.status_code, [error["pointer"] for error in refused.json()["errors"]]) == (422, [pointer])
 
 
-async def test_a_large_replay_is_done_in_batches(gateway: Gateway, twilio: Upstream, deliverer: Deliverer) -> None:
-    live = await _start(gateway, twilio, status_callback="https://own.example.com/")
+async def _add_given_up(gateway: Gateway, live: LiveCall) -> list[UUID]:
+    """Adds 1,200 deliveries of the call that were given up. Returns their ids in order."""
     await live.send_callbacks(("completed", 3))
     copied = text(
         "INSERT INTO delivery (id, call_id, at, tenant_id, event, position, webhook_id, url, method, fields, state,"
@@ -884,8 +885,45 @@ async def test_a_large_replay_is_done_in_batches(gateway: Gateway, twilio: Upstr
         await session.execute(
             copied, [{"id": copy, "at": ids.created_at(copy), "call_id": live.record["id"]} for copy in copies]
         )
+    return sorted(copies)
+
+
+async def test_a_large_replay_is_done_in_batches(gateway: Gateway, twilio: Upstream, deliverer: Deliverer) -> None:
+    live = await _start(gateway, twilio, status_callback="https://own.example.com/")
+    await _add_given_up(gateway, live)
     answered = await live.tenant.http.post("/v1/deliveries/replay", json={"since": "2026-01-01T00:00:00Z"})
     assert answered.json() == {"replayed": 1200, "continue_since": None}
+
+
+# As when a statement takes longer than its timeout. Cancels what waits for a row that this session has locked.
+_CANCEL_WAITING = """
+    SELECT pg_cancel_backend(pid) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))
+"""
+
+
+@pytest.mark.parametrize(("locked", "done"), [(499, 0), (500, 500), (1199, 1000)])
+async def test_a_replay_that_fails_later_says_what_is_done_and_where_to_continue(
+    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, locked: int, done: int
+) -> None:
+    live = await _start(gateway, twilio, status_callback="https://own.example.com/")
+    copies = await _add_given_up(gateway, live)
+
+    async def replay(since: str) -> httpx.Response:
+        return await live.tenant.http.post("/v1/deliveries/replay", json={"since": since})
+
+    async with gateway.database.begin() as session, asyncio.timeout(TIMEOUT_S):
+        await session.execute(text("SELECT FROM delivery WHERE id = :id FOR UPDATE"), {"id": copies[locked]})
+        replaying = asyncio.create_task(replay(begin := "2026-01-01T00:00:00Z"))
+        while (await session.execute(text(_CANCEL_WAITING))).first() is None:
+            await asyncio.sleep(0.01)
+        answered = await replaying
+    if not done:
+        assert (answered.status_code, (await replay(begin)).json()["replayed"]) == (503, 1200)
+        return
+    continue_since = answered.json()["continue_since"]
+    assert answered.json()["replayed"] == done
+    assert datetime.fromisoformat(continue_since) == ids.created_at(copies[done - 1])
+    assert (await replay(continue_since)).json() == {"replayed": 1200 - done, "continue_since": None}
 
 
 async def test_the_example_has_the_members_of_a_delivery(gateway: Gateway, twilio: Upstream) -> None:
