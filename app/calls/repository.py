@@ -89,11 +89,6 @@ async def get_call(session: AsyncSession, call_id: UUID, *, tenant_id: str) -> C
     return (await session.scalars(statement)).one_or_none()
 
 
-async def get_any_call(session: AsyncSession, call_id: UUID) -> Call | None:
-    """Returns a call of any tenant. Use this function only for a call to which the client's access was already checked."""
-    return await session.get(Call, call_id)
-
-
 async def may_be_dialled_again(session: AsyncSession, call_id: UUID, *, attempt: int) -> bool:
     """Returns whether the call's attempt `attempt` is still pending and no client has asked to end the call."""
     is_to_end = select(PendingUpdate.call_id).where(PendingUpdate.call_id == Call.id).exists()

@@ -5,18 +5,22 @@ A request to end a call that cannot be sent to Twilio yet is stored and sent lat
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+from httpx import Response
 from sqlalchemy import text
 
 from app.calls import repository
+from app.calls.creation.grants.service import grant_calls
 from app.jobs.control import PendingUpdateSender
 from app.observability import Metrics
 from app.services import Services, services
 from app.twilio.schemas import CallResource
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.upstream import (
     Behaviour,
     Upstream,
@@ -387,6 +391,65 @@ async def test_changes_are_checked_before_twilio_sees_them(
         assert refused.status_code == 422
         assert [(fault["pointer"], fault["code"]) for fault in refused.json()["errors"]] == [(pointer, code)]
         assert len(upstream.received) == 1
+
+
+async def _begin_to_cancel(gateway: Gateway, tenant: Tenant, call_id: UUID) -> asyncio.Task[Response]:
+    """Starts to cancel a call that the caller has locked. Returns the request's task once it waits for the lock."""
+    canceling = asyncio.create_task(tenant.http.patch(f"/v1/calls/{call_id}", json=CANCEL))
+    async with asyncio.timeout(60):
+        while not (await gateway.database.fetch(SESSION_WAITS_FOR_LOCK))[0][0]:
+            await asyncio.sleep(0.01)
+    return canceling
+
+
+async def _assert_canceled(gateway: Gateway, call_id: UUID, response: Response) -> None:
+    canceled = response.json()
+    assert (response.status_code, canceled["execution"], canceled["settled_by"]) == (200, "not_started", "canceled")
+    assert not await gateway.database.fetch("SELECT FROM scheduled_dial WHERE call_id = $1", call_id)
+    assert not await gateway.database.fetch("SELECT FROM wanted_update WHERE call_id = $1", call_id)
+
+
+async def test_a_call_that_waits_again_while_its_cancellation_waits_for_its_outcome_is_canceled(
+    gateway: Gateway, worker_services: Services
+) -> None:
+    """The request finds a pending call, and then waits until the worker has recorded that Twilio had no capacity."""
+    tenant = await gateway.add_tenant()
+    assert (await tenant.create(priority="normal")).status_code == 202
+    account_id = await gateway.directory.account_id(tenant.id, account_sid=tenant.account_sid)
+    assert account_id
+    (grant,) = (await grant_calls(gateway.database, account_id, limit=1)).grants
+    settlement = worker_services["settlement"]
+    put_back = settlement.change_to_scheduled({"slug": "upstream-throttled"}, grant.dial, due_in=timedelta(seconds=1), data={})
+    async with worker_services["database"].begin() as session:
+        call = await repository.lock_call(session, grant.call.id)
+        assert call is not None
+        canceling = await _begin_to_cancel(gateway, tenant, call.id)
+        await settlement.apply(session, call, put_back)
+    await _assert_canceled(gateway, call.id, await canceling)
+
+
+async def test_a_call_that_is_granted_and_waits_again_during_its_cancellation_is_canceled(gateway: Gateway) -> None:
+    """The request waits for the row that the grant deletes, and does not see the row that the outcome inserts."""
+    tenant = await gateway.add_tenant()
+    call_id = UUID((await tenant.create(priority="normal")).json()["id"])
+    async with gateway.database.transaction() as connection:
+        dial = await connection.fetchval(
+            "DELETE FROM scheduled_dial WHERE call_id = $1 RETURNING scheduled_dial::text", call_id
+        )
+        canceling = await _begin_to_cancel(gateway, tenant, call_id)
+        await connection.execute("INSERT INTO scheduled_dial SELECT ($1::text::scheduled_dial).*", dial)
+    await _assert_canceled(gateway, call_id, await canceling)
+
+
+async def test_a_cancellation_that_never_gets_hold_of_the_call_may_be_repeated(gateway: Gateway) -> None:
+    """Without its row of `scheduled_dial`, a scheduled call looks as if a worker granted it at each attempt to cancel it."""
+    tenant = await gateway.add_tenant()
+    call_id = UUID((await tenant.create(priority="normal")).json()["id"])
+    dial = await gateway.database.fetch("DELETE FROM scheduled_dial WHERE call_id = $1 RETURNING scheduled_dial::text", call_id)
+    refused = await tenant.http.patch(f"/v1/calls/{call_id}", json=CANCEL)
+    assert (refused.status_code, refused.json()["type"]) == (503, "urn:callgate:problem:database-unavailable")
+    await gateway.database.fetch("INSERT INTO scheduled_dial SELECT ($1::text::scheduled_dial).*", dial[0][0])
+    await _assert_canceled(gateway, call_id, await tenant.http.patch(f"/v1/calls/{call_id}", json=CANCEL))
 
 
 async def test_a_suspended_tenant_can_end_its_calls_and_nothing_else(gateway: Gateway) -> None:

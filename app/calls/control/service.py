@@ -50,6 +50,8 @@ Result = TypeVar("Result")
 logger = structlog.stdlib.get_logger(__name__)
 
 _UNSETTLED_EXECUTIONS = ("pending", "unknown")
+# Each further attempt follows a dial that Twilio refused for a temporary reason. The next dial comes at least a second later.
+_MAX_CANCEL_ATTEMPTS = 5
 _SPECIAL_ERRORS: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
 _MIN_RETRY_WAIT = timedelta(seconds=1)
 _MAX_RETRY_WAIT = timedelta(seconds=60)
@@ -85,13 +87,11 @@ class CallControl:
         update = validate_update(body)
         if caller.suspended and not update.only_ends_call:
             raise TenantSuspended
-        if call.execution == "scheduled":
-            call = await self._cancel_scheduled(call, update)
+        if call.execution in ("scheduled", *_UNSETTLED_EXECUTIONS):
+            call = await self._cancel_or_store(call, update)
         if call.settled_by == "canceled" and update.only_ends_call:
-            # The call is already canceled: a client repeats its request if the answer was lost.
+            # Also if it was canceled before: a client repeats its request if the answer was lost.
             return ControlResult(call, done=True)
-        if call.execution in _UNSETTLED_EXECUTIONS:
-            call = await self._store_unless_settled(call, update)
         if call.execution in _UNSETTLED_EXECUTIONS:
             return ControlResult(call, done=False)
         if call.execution != "started" or call.status in TERMINAL_STATUSES:
@@ -168,16 +168,22 @@ class CallControl:
             await self._record_update(call, resource, update)
             logger.info("queued_call_canceled", call_id=str(call.id), call_sid=call.sid)
 
-    async def _cancel_scheduled(self, call: Call, update: CallUpdate) -> Call:
-        """Cancels a scheduled call and returns its record. The call is not canceled if a worker has begun to dial it.
+    async def _cancel_or_store(self, call: Call, update: CallUpdate) -> Call:
+        """Cancels a scheduled call, and stores the request if it is not known whether the call was started. Returns the record.
 
+        Tries again if the call waits once more: a worker has dialled it, and Twilio has refused it for a temporary reason.
         Raises WrongCallState if the update does anything other than end the call.
         """
-        if not update.only_ends_call:
-            raise WrongCallState("The call waits to be dialled. Until then it can only be canceled.", call_id=call.id)
-        await self._cancel_waiting_call(call)
-        async with self.database.begin() as session:
-            return await repository.get_any_call(session, call.id) or call
+        for _ in range(_MAX_CANCEL_ATTEMPTS):
+            if call.execution == "scheduled":
+                if not update.only_ends_call:
+                    detail = "The call waits to be dialled. Until then it can only be canceled."
+                    raise WrongCallState(detail, call_id=call.id)
+                await self._cancel_waiting_call(call)
+            call = await self._store_unless_settled(call, update)
+            if call.execution != "scheduled":
+                return call
+        raise DatabaseUnavailable("The call could not be canceled and waits to be dialled.", call_id=call.id, after_s=1)
 
     async def _cancel_waiting_call(self, call: Call) -> bool:
         """Ends a scheduled call as canceled. Returns False if a worker has begun to dial the call, or if it has ended."""
