@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -25,10 +26,12 @@ class StoredQueue:
     ring_within_s: int | None
     hours: Hours | None
     """The hours of the queue or, if it has none, of the tenant. The value is None if neither has hours."""
+    read_at: datetime
+    """The time of the read by Postgres's clock, which also decides when the queue's calls are granted and expire."""
 
 
 _FIND_QUEUE = """
-    SELECT queue.id, ring_within_s, coalesce(queue.hours, tenant.hours) AS hours
+    SELECT queue.id, ring_within_s, coalesce(queue.hours, tenant.hours) AS hours, clock_timestamp() AS read_at
     FROM tenant LEFT JOIN queue ON queue.tenant_id = tenant.id AND queue.name = $2 WHERE tenant.id = $1
 """
 
@@ -49,7 +52,7 @@ async def find_queue(database: StatementRunner, tenant_id: str, name: str | None
         return None
     row = rows[0]
     hours = None if row["hours"] is None else read_hours(json.loads(row["hours"]))
-    return StoredQueue(row["id"] or NO_QUEUE, row["ring_within_s"], hours)
+    return StoredQueue(row["id"] or NO_QUEUE, row["ring_within_s"], hours, row["read_at"])
 
 
 _PAUSE_PACE = f"""

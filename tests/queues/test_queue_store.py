@@ -18,8 +18,11 @@ async def test_a_queue_is_found_by_its_name_and_tenant_only(gateway: Gateway) ->
     await gateway.database.fetch(insert, ID, anna.id, "reminders", True, HOURS, 600)
     await gateway.database.fetch(insert, UUID(int=8), bob.id, "others", False, None, None)
     found = await find_queue(gateway.database, anna.id, "reminders")
-    assert found == StoredQueue(id=ID, ring_within_s=600, hours=read_hours(json.loads(HOURS)))
+    assert found is not None
+    assert found == StoredQueue(ID, 600, read_hours(json.loads(HOURS)), found.read_at)
     assert await find_queue(gateway.database, bob.id, "reminders") is None
     assert await find_queue(gateway.database, anna.id, "Reminders") is None
-    assert await find_queue(gateway.database, bob.id, "others") == StoredQueue(UUID(int=8), None, None)
-    assert await find_queue(gateway.database, bob.id, None) == StoredQueue(NO_QUEUE, None, None)
+    for name, queue_id in (("others", UUID(int=8)), (None, NO_QUEUE)):
+        found = await find_queue(gateway.database, bob.id, name)
+        assert found is not None
+        assert found == StoredQueue(queue_id, None, None, found.read_at)

@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -184,7 +184,7 @@ class CreationService:
         if queue is None:
             text = f"must name a queue of this tenant: there is none with the name {request.queue}"
             raise InvalidRequest(field_errors=(FieldError("/queue", "unknown_queue", text),))
-        return make_schedule(request, queue, caller.key_id, now=datetime.now(UTC))
+        return make_schedule(request, queue, caller.key_id, now=queue.read_at)
 
     async def _commit_intent(self, call: NewCall, account: UsableAccount, scheduled: ScheduledCall | None) -> bool:
         """Commits the intent, the call's first record. Returns False if a call with its idempotency key exists.

@@ -13,8 +13,8 @@ from app.scheduling.store import StoredQueue
 def make_schedule(request: CallRequest, queue: StoredQueue, caller_id: UUID, *, now: datetime) -> Schedule:
     """Returns the times between which the call may ring, and the values that decide its order among other calls.
 
-    `caller_id` is the id of the API key or workload that requests the call. Raises InvalidRequest for an unknown time zone, for
-    impossible times, and if calling hours leave no time before `ring_by`.
+    `caller_id` is the id of the API key or workload that requests the call. `now` is the time by Postgres's clock. Raises
+    InvalidRequest for an unknown time zone, for impossible times, and if calling hours leave no time before `ring_by`.
     """
     if request.time_zone is not None and not is_time_zone(request.time_zone):
         text = "must be a zone of the IANA database, such as Europe/Berlin"
