@@ -14,11 +14,13 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import make_url, text
 
 from app.audit.events import command_actor
+from app.calls import repository
 from app.calls.creation.grants.service import grant_calls
 from app.calls.creation.grants.store import lock_account_pace
 from app.database.connection import SESSION_SETTINGS, Connector
@@ -34,6 +36,7 @@ from app.scheduling.grant_counters import GrantCount, GrantCounters
 from app.scheduling.guard import read_guard
 from app.scheduling.halt import GrantHalt
 from app.services import services
+from app.twilio.schemas import CallResource
 from tests.cli.running import environment, run
 from tests.jobs.test_dial import dial_all, record, running_dialer
 from tests.support.gateway import SECRET_KEY, Gateway
@@ -337,6 +340,25 @@ async def test_without_an_answer_of_twilio_nothing_is_released(
         assert (await record(tenant, call["id"]))["execution"] == "unknown"
         await dial_all(dialer)
         assert upstream.posts == []
+
+
+async def test_a_call_that_a_callback_has_settled_keeps_no_right_and_has_a_slot(gateway: Gateway) -> None:
+    """The grant was lost in a fail-over. Then a callback came, and showed that the call was started."""
+    async with running_upstream(twilio(entry("9"))) as upstream, services(gateway.settings, Metrics()) as state:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = UUID((await tenant.create(priority="normal")).json()["id"])
+        resource = CallResource.read(entry("9"))
+        assert resource is not None
+        async with gateway.database.begin() as session:
+            call = await repository.lock_call(session, call_id)
+            assert call is not None
+            await state["settlement"].bind_call(session, call, resource, by="callback", data={})
+        await halt(gateway)
+        assert counts(await release(gateway, is_dry_run=True)) == [(1, 0, 0)]
+        assert await rights(gateway) == 1
+        assert counts(await release(gateway)) == [(1, 0, 0)]
+        assert await rights(gateway) == 0
+        assert len(await gateway.database.fetch("SELECT FROM dial_slot WHERE call_id = $1", call_id)) == 1
 
 
 async def test_what_was_settled_before_a_failure_stays(gateway: Gateway, dialer: Dialer) -> None:

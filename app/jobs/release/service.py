@@ -213,6 +213,8 @@ class GrantRelease:
             call = await repository.lock_call(session, waiting_call.id)
             if call is None or call.execution != "scheduled":
                 # A callback or a late outcome has settled the call, so it is not dialled any more.
+                if not limits.is_dry_run:
+                    await store.replace_dial_right_by_slot(session, waiting_call.id)
                 return "bound"
             rivals = limits.calls_to_address.get((waiting_call.account_sid, waiting_call.address_key or ""), 1) - 1
             offset = _clock_offset(candidates, limits)
@@ -237,8 +239,7 @@ class GrantRelease:
         later search does not cover. If the result is also inconclusive, no later search is planned, because only a callback can
         show the outcome.
         """
-        await store.add_slot(session, call.id)
-        await store.delete_dial_right(session, call.id)
+        await store.replace_dial_right_by_slot(session, call.id)
         await repository.add_event(session, call.id, "call.searched", {"result": finding.result, **finding.data})
         if finding.resource is not None:
             await self.settlement.bind_call(session, call, finding.resource, by="list", data={})

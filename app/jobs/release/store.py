@@ -84,14 +84,12 @@ async def lock_dial_right(session: AsyncSession, call_id: UUID) -> bool:
     return await session.scalar(statement) is not None
 
 
-async def add_slot(session: AsyncSession, call_id: UUID) -> None:
-    """Adds a dial slot for a waiting call, so that the call counts toward the limit on concurrent calls of account and queue.
+async def replace_dial_right_by_slot(session: AsyncSession, call_id: UUID) -> None:
+    """Deletes the call's row of `scheduled_dial`, so that the call is not dialled, and adds a dial slot in its place.
 
-    The slot has the call's `ring_by`. If Twilio still queues the call at that time, the call is canceled.
+    With the slot, the call counts toward the limit on concurrent calls of account and queue. The slot has the call's `ring_by`.
+    If Twilio still queues the call at that time, the call is canceled.
     """
     await session.execute(_ADD_SLOT, {"call_id": call_id})
-
-
-async def delete_dial_right(session: AsyncSession, call_id: UUID) -> None:
     statement: Any = delete(ScheduledDial).where(ScheduledDial.call_id == call_id)
     await session.execute(statement.execution_options(synchronize_session=False))
