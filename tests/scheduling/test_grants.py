@@ -106,3 +106,46 @@ async def test_the_times_of_a_call_are_those_of_postgres(gateway: Gateway, offse
         assert (await tenant.create(queue="hasty")).status_code == 202
         granted = await grant_calls(other.database, await account_of(other, tenant), limit=1)
         assert len(granted.grants) == 1
+
+
+_MAKE_STARTED = """
+    UPDATE call SET execution = 'started', sid = 'CA' || translate(id::text, '-', '') WHERE id IN (
+        SELECT call_id FROM scheduled_dial WHERE account_id = $1 ORDER BY due_at, call_id LIMIT $2
+    )
+"""
+ALL_DAY = {"time_zone": "UTC", "from": "00:00", "to": "24:00"}
+
+
+@pytest.mark.parametrize("hours", [None, ALL_DAY])
+async def test_calls_that_have_started_without_their_grant_cost_no_token_and_no_turn(
+    gateway: Gateway, hours: dict[str, str] | None
+) -> None:
+    """After a fail-over that has lost the grants of 20 calls, callbacks have shown that they were started."""
+    tenant = await gateway.add_tenant()
+    settings = {"hours": hours, "pace": {"calls_per_second": 0.01, "burst": 2}}
+    (await tenant.http.put("/v1/queues/resumed", json=settings)).raise_for_status()
+    for _ in range(23):
+        assert (await tenant.create(queue="resumed")).status_code == 202
+    account_id = await account_of(gateway, tenant)
+    await gateway.database.fetch(_MAKE_STARTED, account_id, 20)
+    turn = "SELECT last_grant_at FROM dial_turn WHERE account_id = $1"
+    before = await gateway.database.fetch(turn, account_id)
+    first = await grant_calls(gateway.database, account_id, limit=16)
+    assert (first.grants, first.is_last) == ([], False)
+    assert await gateway.database.fetch(turn, account_id) == before
+    second = await grant_calls(gateway.database, account_id, limit=16)
+    assert len(second.grants) == 2
+    assert (await grant_calls(gateway.database, account_id, limit=16)).is_last
+    rows = await gateway.database.fetch("SELECT grants, in_use FROM pace WHERE subject_id = $1", account_id)
+    assert [tuple(row) for row in rows] == [(2, 2)]
+
+
+async def test_a_call_that_is_canceled_during_its_grant_does_not_end_the_round(gateway: Gateway) -> None:
+    tenant = await gateway.add_tenant()
+    first, second = [UUID((await tenant.create(priority="normal")).json()["id"]) for _ in range(2)]
+    async with gateway.database.transaction() as connection, asyncio.timeout(60):
+        await connection.execute("DELETE FROM scheduled_dial WHERE call_id = $1", first)
+        granting = asyncio.create_task(grant_calls(gateway.database, await account_of(gateway, tenant), limit=1))
+        while not await gateway.database.fetch(_WAITS):
+            await asyncio.sleep(0.01)
+    assert [grant.call.id for grant in (await granting).grants] == [second]

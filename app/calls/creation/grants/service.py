@@ -4,7 +4,7 @@ The API keys and workloads that scheduled the calls take turns. The pace (call r
 its queues limits how many calls are granted.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -66,7 +66,7 @@ async def grant_calls(database: Database, account_id: UUID, *, limit: int, count
         grants = await granting.grant(min(limit, MAX_GRANTS_PER_TRANSACTION, account.allowed_calls))
     counters.record_count(account_id, account.grant_count._replace(grants=account.grant_count.grants + len(grants)))
     # After a grant, another round follows, which reads how long the account has to wait.
-    is_last = not grants and not granting.has_postponed
+    is_last = not grants and not granting.has_more
     waits = [pace.wait_s for pace in (account, *paces.values()) if pace.wait_s is not None]
     return GrantRound(grants, is_last, min(waits, default=None))
 
@@ -83,33 +83,39 @@ class _GrantTransaction:
     at: datetime
     queues: dict[UUID, DueQueue]
     allowed_calls: dict[UUID, int]
-    has_postponed: bool = False
+    has_more: bool = False
+    """Whether more calls may be granted in the next round, even if this transaction has granted none."""
 
     async def grant(self, limit: int) -> list[Grant]:
-        at, grants = self.at, list[Grant]()
-        if not any(queue.hours for queue in self.queues.values()):
-            while len(grants) < limit and (granted := await self._grant_next()) is not None:
-                grants.append(granted)
-            return grants
-        while len(grants) < limit:
-            candidate = await store.next_waiting_call(self.connection, self.account_id, at, self._open_queues())
-            if candidate is None:
-                break
-            if await self._postpone_outside_hours(candidate):
-                # The rest is left to the next round, so that the lock is not held for all calls of a long queue.
-                self.has_postponed = True
-                break
-            granted = await store.grant(self.connection, candidate.call_id, at)
-            if granted is not None:
-                grants.append(granted)
-                self._decrement_allowed_calls(granted)
+        has_hours = any(queue.hours for queue in self.queues.values())
+        grants = list[Grant]()
+        # Also limits the calls that turn out not to wait any more, so that the lock is not held for long.
+        for _ in range(MAX_GRANTS_PER_TRANSACTION):
+            if len(grants) >= limit:
+                return grants
+            granted = await (self._grant_within_hours if has_hours else self._grant_next)()
+            if granted is None:
+                return grants
+            for each in granted:
+                self._decrement_allowed_calls(each)
+            grants += granted
+        self.has_more = True
         return grants
 
-    async def _grant_next(self) -> Grant | None:
-        granted = await store.grant_next(self.connection, self.account_id, self.at, self._open_queues())
-        if granted is not None:
-            self._decrement_allowed_calls(granted)
-        return granted
+    async def _grant_next(self) -> Sequence[Grant] | None:
+        """Grants the next call. Returns None if no call is due, and nothing if the call does not wait any more."""
+        return await store.grant_next(self.connection, self.account_id, self.at, self._open_queues())
+
+    async def _grant_within_hours(self) -> Sequence[Grant] | None:
+        """Like `_grant_next`, but if the next call is outside its calling hours, postpones it and others, and returns None."""
+        candidate = await store.next_waiting_call(self.connection, self.account_id, self.at, self._open_queues())
+        if candidate is None:
+            return None
+        if await self._postpone_outside_hours(candidate):
+            # The rest is left to the next round, so that the lock is not held for all calls of a long queue.
+            self.has_more = True
+            return None
+        return await store.grant(self.connection, candidate.call_id, self.at)
 
     def _decrement_allowed_calls(self, granted: Grant) -> None:
         queue_id = granted.dial["queue_id"]

@@ -88,15 +88,21 @@ _NEXT_WAITING_CALL = f"""
 _CALL_COLUMNS = {each.name: Call.__mapper__.columns[each.name].name for each in fields(NewCall)}
 _STATE_COLUMNS = ("attempt", "pending_since", "updated_at", "redial_of", "deliveries_written")
 _DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns]
+# Has no row if no call is due, and a row of nulls if the due call does not wait any more. A row of `scheduled_dial` may be left
+# whose call has started: its grant was lost in a fail-over, and then a callback came. Such a row is deleted and costs nothing.
 # A call that is granted again may still have the slot of its earlier grant, if a job has locked that row.
 _GRANT = f"""
-    WITH granted AS MATERIALIZED (
-        DELETE FROM scheduled_dial WHERE call_id = ({{which}}) AND ring_by > $2 RETURNING *
+    WITH due AS MATERIALIZED (
+        SELECT ({{which}}) AS call_id
+    ), deleted AS MATERIALIZED (
+        DELETE FROM scheduled_dial WHERE call_id = (SELECT call_id FROM due) AND ring_by > $2 RETURNING *
     ), changed AS (
         UPDATE call SET execution = 'pending', pending_since = clock_timestamp(), updated_at = now(),
-            attempt = call.attempt + CASE WHEN granted.tries > 0 THEN 1 ELSE 0 END
-        FROM granted WHERE call.id = granted.call_id AND call.execution = 'scheduled'
+            attempt = call.attempt + CASE WHEN deleted.tries > 0 THEN 1 ELSE 0 END
+        FROM deleted WHERE call.id = deleted.call_id AND call.execution = 'scheduled'
         RETURNING call.*
+    ), granted AS MATERIALIZED (
+        SELECT deleted.* FROM deleted JOIN changed ON changed.id = deleted.call_id
     ), new_event AS (
         INSERT INTO call_event (id, call_id, at, type, data)
         SELECT gen_random_uuid(), id, clock_timestamp(), 'call.pending', jsonb_build_object('attempt', attempt) FROM changed
@@ -115,7 +121,7 @@ _GRANT = f"""
         {", ".join(f"changed.{name}" for name in _STATE_COLUMNS)},
         {", ".join(f"granted.{name} AS dial_{name}" for name in _DIAL_COLUMNS)},
         extract(epoch FROM granted.ring_by - clock_timestamp())::float8 AS ring_in_s
-    FROM granted JOIN changed ON changed.id = granted.call_id
+    FROM due LEFT JOIN (granted JOIN changed ON changed.id = granted.call_id) ON true WHERE due.call_id IS NOT NULL
 """  # noqa: S608  # column names of the models
 
 _GRANT_CALL = _GRANT.format(which="$1::uuid")
@@ -239,32 +245,36 @@ async def next_waiting_call(
     return WaitingCall(**rows[0]) if rows else None
 
 
-async def grant(connection: Connection, call_id: UUID, at: datetime) -> Grant | None:
+async def grant(connection: Connection, call_id: UUID, at: datetime) -> Sequence[Grant]:
     """Takes the right to dial one call: deletes its row of `scheduled_dial`, makes it pending, and counts it against the pace.
 
-    API keys and workloads take turns: the one that scheduled the call becomes the last. Returns None if the call was canceled
-    or its `ring_by` has passed.
+    API keys and workloads take turns: the one that scheduled the call becomes the last. Returns the grant, or an empty sequence
+    if the call does not wait any more or its `ring_by` has passed.
     """
-    return _grant_of(await connection.fetch(_GRANT_CALL, call_id, at))
+    return _grants_of(await connection.fetch(_GRANT_CALL, call_id, at))
 
 
-async def grant_next(connection: Connection, account_id: UUID, at: datetime, queue_ids: Collection[UUID]) -> Grant | None:
+async def grant_next(
+    connection: Connection, account_id: UUID, at: datetime, queue_ids: Collection[UUID]
+) -> Sequence[Grant] | None:
     """Chooses the next call as `next_waiting_call` does, and takes the right to dial it, in one statement.
 
-    Returns None if no call is due, or if the call was canceled meanwhile.
+    Returns the result of `grant`, or None if no call is due.
     """
-    return _grant_of(await connection.fetch(_GRANT_NEXT, account_id, at, list(queue_ids)))
+    rows = await connection.fetch(_GRANT_NEXT, account_id, at, list(queue_ids))
+    return _grants_of(rows) if rows else None
 
 
-def _grant_of(rows: Sequence[Mapping[str, Any]]) -> Grant | None:
-    """Returns the grant from the rows that the statement `_GRANT` returned; None if nothing was granted."""
-    if not rows:
-        return None
+def _grants_of(rows: Sequence[Mapping[str, Any]]) -> Sequence[Grant]:
+    """Returns the grant in the row that the statement `_GRANT` returned, or an empty sequence if nothing was granted."""
+    if rows[0]["dial_call_id"] is None:
+        return ()
     row = rows[0]
     call = NewCall(**{name: _parse_column(name, row[name]) for name in _CALL_COLUMNS})
     for name in _STATE_COLUMNS:
         setattr(call, name, row[name])
-    return Grant(call, {name: row[f"dial_{name}"] for name in _DIAL_COLUMNS if name != "due_at"}, row["ring_in_s"])
+    dial = {name: row[f"dial_{name}"] for name in _DIAL_COLUMNS if name != "due_at"}
+    return (Grant(call, dial, row["ring_in_s"]),)
 
 
 async def due_calls_from(
