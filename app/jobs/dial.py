@@ -79,7 +79,9 @@ class Dialer:
         began = elapsed()
         try:
             await self.counters.load()
-            granted = await grant_calls(self.database, account_id, limit=limit, counters=self.counters)
+            granted = await grant_calls(
+                self.database, account_id, limit=limit, counters=self.counters, put_back=self.call_dialer.put_back
+            )
             if granted.grants:
                 await self.counters.save()
         except DatabaseUnavailable:

@@ -4,14 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
 from sqlalchemy import make_url
 
+from app.calls.creation.grants.service import grant_calls
+from app.calls.creation.grants.store import Grant
+from app.errors import DatabaseUnavailable
 from app.jobs.dial import Dialer
 from app.observability import Metrics
-from app.services import services
+from app.services import Services, services
 from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for
 from tests.support.tcp import HoldingProxy, running_proxy
 from tests.support.upstream import created, created_after_release, error, running_upstream
@@ -21,13 +25,25 @@ OWN: dict[str, Any] = {"status_callback": "https://own.example.com/", "status_ca
 
 
 @asynccontextmanager
-async def gateway_behind_proxy(database_url: str, **settings: float) -> AsyncIterator[tuple[Gateway, HoldingProxy]]:
-    """Runs a gateway and a proxy between it and Postgres."""
+async def proxy_of(database_url: str) -> AsyncIterator[tuple[str, HoldingProxy]]:
+    """Runs a proxy in front of Postgres. Yields the URL of the database behind the proxy, and the proxy."""
     url = make_url(database_url)
     async with running_proxy(url.host or "", url.port or 5432) as proxy:
-        behind = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
-        async with running_gateway(settings_for(behind, **settings)) as gateway:
-            yield gateway, proxy
+        yield url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False), proxy
+
+
+@asynccontextmanager
+async def gateway_behind_proxy(database_url: str, **settings: float) -> AsyncIterator[tuple[Gateway, HoldingProxy]]:
+    """Runs a gateway and a proxy between it and Postgres."""
+    async with proxy_of(database_url) as (url, proxy), running_gateway(settings_for(url, **settings)) as gateway:
+        yield gateway, proxy
+
+
+@asynccontextmanager
+async def worker_behind_proxy(database_url: str) -> AsyncIterator[tuple[Services, HoldingProxy]]:
+    """Yields the services of a worker, and a proxy between them and Postgres."""
+    async with proxy_of(database_url) as (url, proxy), services(settings_for(url), Metrics()) as worker:
+        yield worker, proxy
 
 
 async def _records(tenant: Tenant) -> list[tuple[str, str]]:
@@ -259,3 +275,57 @@ async def test_a_scheduled_intent_with_an_unknown_commit_rings_at_most_once(data
         assert again.status_code == (409 if is_dialled else 202)
         assert [execution for execution, _ in await _records(tenant)] == ["started"]
         assert len(upstream.posts) == 1
+
+
+@pytest.mark.parametrize("lands", [True, False])
+async def test_a_call_whose_grant_has_an_unknown_commit_waits_again_and_rings_once(
+    gateway: Gateway, database_url: str, lands: bool
+) -> None:
+    async with running_upstream(created()) as upstream, worker_behind_proxy(database_url) as (worker, proxy):
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create(priority="normal")).json()["id"]
+        dialer = Dialer(worker["database"], worker["granted"], worker["settlement"], max_in_flight=50)
+        proxy.hold(b"COMMIT")
+        with pytest.raises(DatabaseUnavailable):
+            await dialer.step()
+        assert proxy.holds
+        await (proxy.deliver() if lands else proxy.drop())
+        async with asyncio.timeout(TIMEOUT_S):
+            while await _records(tenant) != [("started", BASIC["to"])]:
+                await dialer.step()
+                await dialer.drain()
+                await asyncio.sleep(0.05)
+        types = [event["type"] for event in await tenant.events(call_id)]
+        assert types == ["call.scheduled", "call.pending"] * (1 + lands) + ["call.started"]
+        assert len(upstream.posts) == 1
+
+
+async def _grant(gateway: Gateway, account_id: UUID) -> Grant:
+    """Grants a call as another worker does. Waits until no other transaction has locked the account."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not (granted := await grant_calls(gateway.database, account_id, limit=1)).grants:
+            await asyncio.sleep(0.05)
+    return granted.grants[0]
+
+
+async def test_a_grant_with_an_unknown_commit_does_not_put_back_the_grant_of_another_worker(
+    gateway: Gateway, database_url: str
+) -> None:
+    """The first grant is rolled back. So the second grant is for the same attempt, and its worker may be dialling the call."""
+    async with worker_behind_proxy(database_url) as (worker, proxy):
+        tenant = await gateway.add_tenant()
+        assert (await tenant.create(priority="normal")).status_code == 202
+        account_id = await gateway.directory.account_id(tenant.id, account_sid=tenant.account_sid)
+        assert account_id
+        in_doubt: list[Grant] = []
+        proxy.hold(b"COMMIT")
+        with pytest.raises(DatabaseUnavailable):
+            await grant_calls(worker["database"], account_id, limit=1, put_back=in_doubt.append)
+        await proxy.drop()
+        (first,), second = in_doubt, await _grant(gateway, account_id)
+        assert (first.call.id, first.call.attempt) == (second.call.id, second.call.attempt)
+        for grant, before, after in [(first, "pending", "pending"), (second, "unknown", "scheduled")]:
+            await gateway.database.fetch("UPDATE call SET execution = $2 WHERE id = $1", grant.call.id, before)
+            worker["granted"].put_back(grant)
+            await worker["granted"].placement.withdrawals.close()
+            assert [execution for execution, _ in await _records(tenant)] == [after]

@@ -36,9 +36,7 @@ class GrantedCallDialer:
         After a temporary refusal the call waits to be dialled again.
         """
         call = grant.call
-        tries = grant.dial["tries"]
-        waiting = WaitingDial({**grant.dial, "tries": tries + 1}, timedelta(seconds=min(2**tries, _MAX_RETRY_WAIT_S)))
-        prepared = PreparedCall(Form.of({}), began, deadline=began + grant.ring_in_s, waiting=waiting)
+        prepared = PreparedCall(Form.of({}), began, deadline=began + grant.ring_in_s, waiting=_next_wait(grant))
         try:
             request = CallRequest.model_validate(call.parameters)
             account = await self.preparation.find_account(call.tenant_id, call.account_sid)
@@ -58,3 +56,13 @@ class GrantedCallDialer:
         else:
             prepared = replace(prepared, form=ready.form, expects_callbacks=ready.expects_callbacks)
             await self.placement.place(call, account, prepared)
+
+    def put_back(self, grant: Grant) -> None:
+        """Makes the call wait again, in the background. It must not be dialled, because the grant may not be committed."""
+        self.placement.withdrawals.withdraw_grant(grant.call, _next_wait(grant))
+
+
+def _next_wait(grant: Grant) -> WaitingDial:
+    """Returns the values with which the call waits again if it is not dialled, or if Twilio refuses it for the moment."""
+    tries = grant.dial["tries"]
+    return WaitingDial({**grant.dial, "tries": tries + 1}, timedelta(seconds=min(2**tries, _MAX_RETRY_WAIT_S)))

@@ -1,10 +1,16 @@
-"""Ends calls that will not be dialled as `not_started`, although their first records (intents) may be committed."""
+"""Writes in the background that calls were not dialled, although Postgres may have committed that they will be.
+
+Calls whose first records (intents) may be committed end as `not_started`. Scheduled calls whose grants (the rights to dial
+them) may be committed wait again.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from app.calls import repository
+from app.calls.creation.dial import WaitingDial
 from app.calls.creation.scheduled.store import end_calls
 from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, insert_withdrawn, withdraw_intents
 from app.calls.settlement import RecordChange, Settlement
@@ -38,8 +44,21 @@ class _ScheduledIntent:
     call: NewCall
 
 
+@dataclass(frozen=True, slots=True)
+class _UnusedGrant:
+    """A grant (the right to dial a scheduled call) that this process will not use.
+
+    `pending_since` identifies the grant. If it was rolled back, another process may get a grant for the same attempt.
+    """
+
+    call_id: UUID
+    attempt: int
+    pending_since: datetime
+    waiting: WaitingDial
+
+
 class Withdrawals:
-    """Records in the background that calls will not be dialled (`not_started`). Retries while Postgres is unavailable."""
+    """Records in the background that calls will not be dialled. Retries while Postgres is unavailable."""
 
     def __init__(self, database: Database, settlement: Settlement) -> None:
         self._database = database
@@ -59,14 +78,23 @@ class Withdrawals:
         """
         self._queue.add(_Reopening(call_id, attempt, event_id))
 
+    def withdraw_grant(self, call: NewCall, waiting: WaitingDial) -> None:
+        """Makes a scheduled call wait again, in the background, after a grant (the right to dial it) that is not used.
+
+        `call` is the record as the grant has changed it. Changes nothing if the grant was not committed.
+        """
+        self._queue.add(_UnusedGrant(call.id, call.attempt, call.pending_since, waiting))
+
     async def close(self) -> None:
         """Tries once more to write the withdrawals that are still queued."""
         await self._queue.close()
 
-    async def _withdraw(self, intent: NewCall | _ScheduledIntent | _Reopening) -> None:
+    async def _withdraw(self, intent: NewCall | _ScheduledIntent | _Reopening | _UnusedGrant) -> None:
         match intent:
             case _Reopening():
                 await self._withdraw_reopening(intent)
+            case _UnusedGrant():
+                await self._withdraw_grant(intent)
             case _ScheduledIntent():
                 await self._scheduled_intents.submit(intent.call)
             case _:
@@ -95,6 +123,18 @@ class Withdrawals:
             elif call.execution == "not_started" and call.attempt == reopening.attempt - 1:
                 # Uses up the number, so that a late commit of the reopening finds another attempt and changes nothing.
                 call.attempt = reopening.attempt
+
+    async def _withdraw_grant(self, grant: _UnusedGrant) -> None:
+        async with self._database.begin() as session:
+            # Waits for the grant's transaction if that has not ended yet.
+            call = await repository.lock_call(session, grant.call_id)
+            # The call is `unknown` if it was pending for so long that its process counts as ended.
+            if call is None or call.execution not in ("pending", "unknown"):
+                return
+            if (call.attempt, call.pending_since) == (grant.attempt, grant.pending_since):
+                problem, waiting = error_as_json(DatabaseUnavailable()), grant.waiting
+                change = self._settlement.change_to_scheduled(problem, waiting.row, due_in=waiting.retry_in, data={})
+                await self._settlement.apply(session, call, change)
 
     def _change_to_not_started(self) -> RecordChange:
         return self._settlement.change_to_not_started(error_as_json(DatabaseUnavailable()), data={})

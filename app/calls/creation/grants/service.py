@@ -4,7 +4,7 @@ The API keys and workloads that scheduled the calls take turns. The pace (call r
 its queues limits how many calls are granted.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -13,6 +13,7 @@ from app.calls.creation.grants import store
 from app.calls.creation.grants.store import DueQueue, Grant, WaitingCall
 from app.database.connection import Connection
 from app.database.engine import Database
+from app.errors import DatabaseUnavailable
 from app.scheduling.dial_slots import free_ended_slots
 from app.scheduling.grant_counters import GrantCounters
 from app.scheduling.guard import halt_for_lost_grants, record_server_or_halt
@@ -38,32 +39,50 @@ class GrantRound:
     wait_s: float | None = None
 
 
-async def grant_calls(database: Database, account_id: UUID, *, limit: int, counters: GrantCounters | None = None) -> GrantRound:
+async def grant_calls(
+    database: Database,
+    account_id: UUID,
+    *,
+    limit: int,
+    counters: GrantCounters | None = None,
+    put_back: Callable[[Grant], None] | None = None,
+) -> GrantRound:
     """Takes the right to dial waiting calls of the account: at most `limit`, and at most MAX_GRANTS_PER_TRANSACTION.
 
     Grants nothing if another worker is granting calls of the account, or if all grants are halted. `counters` remembers how
     often calls of each account were granted. If Postgres counts fewer grants, the database has lost some, for example because a
     backup was restored. Then all grants are halted. Adds the new grants to `counters`.
+
+    Raises DatabaseUnavailable. If the grants may be committed all the same, passes each of them to `put_back` first: the caller
+    must not use them, and without it their calls stay pending.
     """
     counters = counters or GrantCounters()
-    async with database.transaction() as connection:
-        account = await store.lock_account_pace(connection, account_id)
-        if account is None:
-            return GrantRound([], is_last=True)
-        if not account.may_grant and not await record_server_or_halt(connection):
-            return GrantRound([], is_last=True)
-        if counters.is_behind(account_id, account.grant_count):
-            await halt_for_lost_grants(connection, account_id, granted_at=account.granted_at)
-            return GrantRound([], is_last=True)
-        if await free_ended_slots(connection, account_id):
-            # Read again, with the slots that are free now.
-            account = await store.lock_account_pace(connection, account_id) or account
-        queues = {queue.id: queue for queue in await store.due_queues(connection, account_id, account.at) if queue.is_open}
-        paces = await store.lock_queue_paces(connection, queues.keys())
-        # The time of the last lock. An earlier time would give tokens back to a queue for whose lock this transaction waited.
-        at = max(pace.at for pace in (account, *paces.values()))
-        granting = _GrantTransaction(connection, account_id, at, queues, {each: paces[each].allowed_calls for each in paces})
-        grants = await granting.grant(min(limit, MAX_GRANTS_PER_TRANSACTION, account.allowed_calls))
+    grants: list[Grant] = []
+    try:
+        async with database.transaction() as connection:
+            account = await store.lock_account_pace(connection, account_id)
+            if account is None:
+                return GrantRound([], is_last=True)
+            if not account.may_grant and not await record_server_or_halt(connection):
+                return GrantRound([], is_last=True)
+            if counters.is_behind(account_id, account.grant_count):
+                await halt_for_lost_grants(connection, account_id, granted_at=account.granted_at)
+                return GrantRound([], is_last=True)
+            if await free_ended_slots(connection, account_id):
+                # Read again, with the slots that are free now.
+                account = await store.lock_account_pace(connection, account_id) or account
+            queues = {queue.id: queue for queue in await store.due_queues(connection, account_id, account.at) if queue.is_open}
+            paces = await store.lock_queue_paces(connection, queues.keys())
+            # The time of the last lock. An earlier time would give tokens back to a queue for whose lock we waited.
+            at = max(pace.at for pace in (account, *paces.values()))
+            allowed_calls = {queue_id: pace.allowed_calls for queue_id, pace in paces.items()}
+            granting = _GrantTransaction(connection, account_id, at, queues, allowed_calls)
+            grants = await granting.grant(min(limit, MAX_GRANTS_PER_TRANSACTION, account.allowed_calls))
+    except DatabaseUnavailable as error:
+        if put_back is not None and error.commit_in_doubt:
+            for grant in grants:
+                put_back(grant)
+        raise
     counters.record_count(account_id, account.grant_count._replace(grants=account.grant_count.grants + len(grants)))
     # After a grant, another round follows, which reads how long the account has to wait.
     is_last = not grants and not granting.has_more
