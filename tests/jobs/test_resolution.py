@@ -457,6 +457,19 @@ async def test_a_refused_credential_is_tried_last_until_it_is_accepted(gateway: 
     assert [credential.rejected_reason for credential in credentials] == [None, "credential_rejected"]
 
 
+async def test_a_refused_credential_is_marked_once(gateway: Gateway) -> None:
+    async with running_upstream(error(401, 20003)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        marked = []
+        for _ in range(2):
+            gateway.invalidate_cache()
+            assert (await tenant.create()).status_code == 502
+            ((_, credentials),) = await gateway.tenants.list_accounts(tenant.id)
+            marked.append(credentials[0].rejected_at)
+    assert len(upstream.posts) == 2
+    assert marked[0] == marked[1] is not None
+
+
 def test_searches_are_spread_over_the_period_and_two_follow_later() -> None:
     plan = SearchPlan(5, timedelta(minutes=15))
     waits = [plan.wait_after(clean) for clean in range(8)]

@@ -220,6 +220,8 @@ class Placement:
         accepted = {outcome.attempts[-1].credential} & account.rejected if isinstance(outcome, Started) else set()
         if rejected:
             self.metrics.twilio.credentials_rejected.inc(len(rejected))
+        # Each write empties the caches of all processes, so a credential that has a mark is not marked again.
+        rejected -= account.rejected
         if rejected or accepted:
             async with asyncio.timeout(_MARK_CREDENTIALS_TIMEOUT_S), self.database.begin() as session:
                 await self.tenants.mark_credentials(
