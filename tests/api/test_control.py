@@ -442,7 +442,7 @@ async def test_a_call_that_is_granted_and_waits_again_during_its_cancellation_is
 
 
 async def test_a_cancellation_that_never_gets_hold_of_the_call_may_be_repeated(gateway: Gateway) -> None:
-    """Without its row of `scheduled_dial`, a scheduled call looks as if a worker granted it at each attempt to cancel it."""
+    """The call has no row in `scheduled_dial`, as if a worker granted it and put it back at each attempt to cancel it."""
     tenant = await gateway.add_tenant()
     call_id = UUID((await tenant.create(priority="normal")).json()["id"])
     dial = await gateway.database.fetch("DELETE FROM scheduled_dial WHERE call_id = $1 RETURNING scheduled_dial::text", call_id)
