@@ -125,7 +125,7 @@ async def create(database: Database, like: Call, *, together: int) -> None:
 def _intent(like: Call) -> NewCall:
     """Returns a new call with the parameters of `like`, and with an id and an idempotency key of its own."""
     call_id = uuid7()
-    own = {"id": call_id, "created_at": created_at(call_id), "idempotency_key": secrets.token_hex(12)}
+    own = {"id": call_id, "created_at": created_at(call_id), "idempotency_key": secrets.token_hex(12), "redial_of": None}
     return NewCall(**{each.name: getattr(like, each.name) for each in fields(NewCall)} | own)
 
 

@@ -7,15 +7,20 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 from sqlalchemy import text
+from uuid_utils.compat import uuid7
 
+from app.jobs.dial import Dialer
 from app.local.postgres import EmbeddedPostgres
+from app.observability import Metrics
 from app.schema import migrate
+from app.services import services
 from tests.support.gateway import PATIENT, Gateway, Tenant, running_gateway, settings_for
-from tests.support.upstream import Upstream, created_after_release, running_upstream
+from tests.support.upstream import Behaviour, Upstream, created_after_release, error, reset, running_upstream
 
 TIMEOUT_S = 30
 
@@ -81,6 +86,11 @@ async def test_a_crash_loses_no_intent_even_if_synchronous_commit_is_off(crashab
         assert len(upstream.posts) == 1
 
 
+async def _stored(gateway: Gateway, call_id: str, columns: str) -> Any:
+    async with gateway.database.begin() as session:
+        return (await session.execute(text(f"SELECT {columns} FROM call WHERE id = :id"), {"id": call_id})).one()  # noqa: S608
+
+
 @pytest.mark.parametrize("key_is_taken", [False, True])
 async def test_a_record_that_is_lost_before_twilio_answers_is_written_again(
     gateway: Gateway, capsys: pytest.CaptureFixture[str], key_is_taken: bool
@@ -88,6 +98,7 @@ async def test_a_record_that_is_lost_before_twilio_answers_is_written_again(
     async with running_upstream(created_after_release()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         creating, call_id = await _dialling(tenant, upstream, "k")
+        dialled_at = await _stored(gateway, call_id, "pending_since")
         async with gateway.database.begin() as session:
             await session.execute(text("DELETE FROM call WHERE id = :id"), {"id": call_id})
         others = asyncio.create_task(tenant.create("k")) if key_is_taken else None
@@ -97,9 +108,93 @@ async def test_a_record_that_is_lost_before_twilio_answers_is_written_again(
         assert await creating == 201
         record = (await tenant.http.get(f"/v1/calls/{call_id}")).raise_for_status().json()
         assert record["execution"] == "started"
+        assert await _stored(gateway, call_id, "pending_since") == dialled_at
         again = await tenant.create("k")
         assert again.status_code == 200
         assert (again.json()["id"] == call_id) is not key_is_taken
         assert others is None or (await others).status_code == 201
         assert len(upstream.posts) == 1 + key_is_taken
     assert "record_lost" in capsys.readouterr().out
+
+
+def _after_release(then: Behaviour) -> Behaviour:
+    async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await upstream.released.wait()
+        await then(upstream, reader, writer)
+
+    return behave
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "execution", "repeated"),
+    [
+        (_after_release(reset), 202, "unknown", 200),
+        (created_after_release(), 201, "started", 200),
+        (_after_release(error(400, 21211)), 422, "not_started", 422),
+    ],
+)
+async def test_a_further_attempt_that_is_lost_before_twilio_answers_is_written_again(
+    gateway: Gateway,
+    capsys: pytest.CaptureFixture[str],
+    behaviour: Behaviour,
+    status: int,
+    execution: str,
+    repeated: int,
+) -> None:
+    """Covers a standby that is promoted with the record as the first attempt has left it: `not_started`, to be tried again."""
+    async with running_upstream(error(401, 20003), behaviour) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create("k")).json()["call_id"]
+        (first,) = await _stored(gateway, call_id, "to_jsonb(call)::text")
+        creating = asyncio.create_task(tenant.create("k"))
+        async with asyncio.timeout(TIMEOUT_S):
+            while len(upstream.posts) < 2:
+                await asyncio.sleep(0.01)
+        dialled_at = await _stored(gateway, call_id, "pending_since")
+        lost = """UPDATE call SET (execution, settled_by, settled_at, problem, attempt, pending_since)
+            = (SELECT execution, settled_by, settled_at, problem, attempt, pending_since
+               FROM jsonb_populate_record(NULL::call, CAST(:first AS jsonb))) WHERE id = :id"""
+        async with gateway.database.begin() as session:
+            await session.execute(text(lost), {"first": first, "id": call_id})
+        assert await _stored(gateway, call_id, "execution, attempt") == ("not_started", 1)
+        upstream.released.set()
+        answer = await creating
+        assert (answer.status_code, answer.json()["execution"]) == (status, execution)
+        assert await _stored(gateway, call_id, "execution, attempt") == (execution, 2)
+        assert await _stored(gateway, call_id, "pending_since") == dialled_at
+        assert await _stored(gateway, call_id, "problem ->> 'slug' IS NULL") == (execution != "not_started",)
+        assert (await tenant.create("k")).status_code == repeated
+        assert len(upstream.posts) == 2
+        assert [event["type"] for event in await tenant.events(call_id)][-2:] == ["call.pending", f"call.{execution}"]
+    assert capsys.readouterr().out.count("record_lost") == 1
+
+
+@pytest.mark.parametrize("has_another_redial", [False, True])
+async def test_the_lost_record_of_a_dialled_redial_is_in_its_queue_again(gateway: Gateway, has_another_redial: bool) -> None:
+    """Expects the redial to be the only one of its call, so that the end of that call makes no other."""
+    async with (
+        running_upstream(created_after_release()) as upstream,
+        services(gateway.settings, Metrics()) as state,
+    ):
+        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=10)
+        tenant = await gateway.add_tenant(upstream.url)
+        (await tenant.http.put("/v1/queues/reminders", json={})).raise_for_status()
+        call_id = (await tenant.create(queue="reminders")).json()["id"]
+        (queue_id,) = await _stored(gateway, call_id, "queue_id")
+        redialled_id = uuid7()
+        plant = text("UPDATE call SET redial_of = :redialled WHERE id = :id")
+        async with gateway.database.begin() as session:
+            await session.execute(plant, {"redialled": redialled_id, "id": call_id})
+        await dialer.step()
+        await upstream.wait_for_post()
+        async with gateway.database.begin() as session:
+            await session.execute(text("DELETE FROM call WHERE id = :id"), {"id": call_id})
+        if has_another_redial:
+            other_id = (await tenant.create(priority="normal")).json()["id"]
+            async with gateway.database.begin() as session:
+                await session.execute(plant, {"redialled": redialled_id, "id": other_id})
+        upstream.released.set()
+        await dialer.drain()
+        expected = ("started", queue_id, None if has_another_redial else redialled_id)
+        assert await _stored(gateway, call_id, "execution, queue_id, redial_of") == expected
+        assert len(upstream.posts) == 1

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 from app.calls.creation.grants.service import grant_calls
 from app.calls.creation.grants.store import Grant
@@ -329,3 +329,27 @@ async def test_a_grant_with_an_unknown_commit_does_not_put_back_the_grant_of_ano
             worker["granted"].put_back(grant)
             await worker["granted"].placement.withdrawals.close()
             assert [execution for execution, _ in await _records(tenant)] == [after]
+
+
+async def _queue_ids(gateway: Gateway, tenant: Tenant) -> list[tuple[UUID, UUID]]:
+    """Returns, for each call of the tenant, the id of its queue, and of the queue in which it waits."""
+    statement = (
+        "SELECT call.queue_id, dial.queue_id FROM call JOIN scheduled_dial AS dial ON call_id = id WHERE call.tenant_id = $1"
+    )
+    return [tuple(row) for row in await gateway.database.fetch(statement, tenant.id)]
+
+
+async def test_a_scheduled_call_that_was_withdrawn_is_in_its_queue_when_it_is_repeated(gateway: Gateway) -> None:
+    """Covers the records of a version that withdrew scheduled calls."""
+    tenant = await gateway.add_tenant()
+    (await tenant.http.put("/v1/queues/reminders", json={})).raise_for_status()
+    call_id = (await tenant.create("withdrawn", queue="reminders")).json()["id"]
+    ended = """UPDATE call SET execution = 'not_started', settled_by = 'response', queue_id = NULL,
+        problem = '{"slug": "database-unavailable", "detail": "", "after_s": null}' WHERE id = :id"""
+    async with gateway.database.begin() as session:
+        await session.execute(text("DELETE FROM scheduled_dial WHERE call_id = :id"), {"id": call_id})
+        await session.execute(text(ended), {"id": call_id})
+    again = await tenant.create("withdrawn", queue="reminders")
+    assert (again.status_code, again.json()["id"], again.json()["execution"]) == (202, call_id, "scheduled")
+    ((queue_id, waiting_in),) = await _queue_ids(gateway, tenant)
+    assert queue_id == waiting_in

@@ -11,7 +11,8 @@ import structlog
 
 from app.calls import repository
 from app.calls.creation.dial import Attempt, Budget, NotStarted, Outcome, PreparedCall, Started, Unknown, dial
-from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, SettledCall, insert_intents, write_outcomes
+from app.calls.creation.repository import restore_attempt
+from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, SettledCall, insert_lost_intent, write_outcomes
 from app.calls.creation.twilio_queue import TwilioQueueWatch
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
@@ -19,7 +20,7 @@ from app.calls.settlement import SID_TAKEN_EXPLANATION, RecordChange, Settlement
 from app.calls.store import SidTaken
 from app.calls.stored_problem import error_as_json, is_retried_when_scheduled
 from app.database.batcher import Batcher, Busy
-from app.database.engine import Database
+from app.database.engine import Database, Session
 from app.database.errors import is_refusal
 from app.database.retry_queue import RetryQueue
 from app.errors import CallgateError, DatabaseUnavailable
@@ -191,11 +192,15 @@ class Placement:
         """Commits the outcome to a record that has got an outcome meanwhile, for example from a callback.
 
         The outcome `Started` binds Twilio's call to the record in any state. Any other outcome is applied only if the record is
-        pending or unknown and still in the same attempt. Returns the record. If Postgres has lost the record, inserts it again.
+        pending or unknown and still in the same attempt. Returns the record. If Postgres has lost the record or the attempt,
+        writes it again.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
             if locked is not None:
+                # If the record still waits to be dialled, Postgres has lost a grant: `callgate queues release` settles it.
+                if locked.attempt < call.attempt and locked.execution not in ("scheduled", "started"):
+                    await self._restore_lost_attempt(session, locked, call)
                 if isinstance(outcome, Started):
                     await self.settlement.bind_call(session, locked, outcome.resource, by="response", data=change.data)
                 elif locked.attempt == call.attempt and locked.execution in ("pending", "unknown"):
@@ -205,14 +210,20 @@ class Placement:
         await self._insert_lost_record(call)
         return await self._commit(call, outcome, change)
 
+    async def _restore_lost_attempt(self, session: Session, record: Call, call: Call | NewCall) -> None:
+        """Writes an attempt that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
+        logger.error("record_lost", call_id=str(call.id), attempt=call.attempt)
+        restore_attempt(record, call)
+        await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
+
     async def _insert_lost_record(self, call: Call | NewCall) -> None:
         """Inserts a record that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
-        logger.error("record_lost", call_id=str(call.id))
+        logger.error("record_lost", call_id=str(call.id), attempt=call.attempt)
         call.attempt = 1
-        if not await insert_intents(self.database, [call]):
-            # A later request has taken the key.
-            call.idempotency_key = None
-            await insert_intents(self.database, [call])
+        if not await insert_lost_intent(self.database, call):
+            # A later request has taken the key, or the call that this one redials has got another redial.
+            call.idempotency_key = call.redial_of = None
+            await insert_lost_intent(self.database, call)
 
     async def _mark_credentials(self, account: UsableAccount, outcome: Outcome) -> None:
         """Marks rejected credentials, which are then tried last. Removes the mark of a credential that Twilio has accepted."""

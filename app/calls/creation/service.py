@@ -18,10 +18,11 @@ from app.calls.creation.dial import PreparedCall
 from app.calls.creation.paced.service import PacedIntents, reopen_paced
 from app.calls.creation.placement import Placement
 from app.calls.creation.preparation import Preparation
+from app.calls.creation.repository import reopen
 from app.calls.creation.scheduled.store import MAX_SCHEDULED_ROWS_PER_STATEMENT, ScheduledCall, insert_dial, insert_scheduled
 from app.calls.creation.scheduled.times import make_schedule
 from app.calls.creation.slots import CreationSlot, CreationSlots
-from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, insert_intents, reopen
+from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, insert_intents
 from app.calls.creation.validation import validate_call
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
@@ -133,8 +134,6 @@ class CreationService:
                 **callbacks.columns,
             )
             scheduled = ScheduledCall(call, schedule) if schedule else None
-            if scheduled:
-                call.execution = "scheduled"
             if await self._commit_intent(call, account, scheduled):
                 return Creation(call) if scheduled else await self._place(call, account, prepared)
             existing = await self._find_by_key(caller.tenant_id, idempotency_key)

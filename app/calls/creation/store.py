@@ -12,8 +12,6 @@ from uuid import UUID
 
 from asyncpg import UniqueViolationError
 from pydantic_core import to_json
-from sqlalchemy import func, update
-from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils import uuid7
 
 from app.calls.creation.sql_parts import DELIVERY_COLUMN, interval_sql, json_rows_sql, new_deliveries_sql, quoted
@@ -34,8 +32,6 @@ class _NewCallState(RecordColumns):
     # These are known once the intent is written.
     pending_since: datetime
     updated_at: datetime
-
-    redial_of: UUID | None = None
 
     # The values in Twilio's answer. `SettledCall.of` decides how they are stored.
     uri: str | None = None
@@ -67,13 +63,14 @@ class NewCall(_NewCallState):
     status_callback: str | None
     status_callback_method: str | None
     status_callback_events: list[str] | None
+    # Scheduled calls only.
+    queue_id: UUID | None = None
+    redial_of: UUID | None = None
 
 
 # From attribute to column: they differ where the column's name is a keyword of Python.
 _COLUMN_BY_ATTRIBUTE = {each.name: Call.__mapper__.columns[each.name].name for each in fields(NewCall)}
 _INTENT_COLUMNS = tuple(_COLUMN_BY_ATTRIBUTE.values())
-# These columns do not change when a record is dialled again.
-_ATTRIBUTES_KEPT_BY_REOPENING = frozenset({"id", "tenant_id", "created_at", "idempotency_key"})
 
 # The maximum number of rows in one statement. All requests in a batch wait for the whole batch.
 MAX_ROWS_PER_STATEMENT = 16
@@ -104,17 +101,19 @@ def insert_calls_sql(
 ) -> str:
     """Returns SQL that inserts calls, and one event for each call. The members `event` and `data` of a row are the event.
 
-    `columns` are columns to set in addition to those of an intent, the first record of a call. Rows come as JSON and are
-    sorted, so that two processes that insert the same keys do not deadlock. `json_columns` is SQL for further columns of the
-    JSON rows. `ctes_before` is SQL of a CTE `admitted` that chooses the rows to insert. If it is "", all rows are inserted.
-    `ctes_after` may read the CTEs `given` (all rows) and `inserted`.
+    `columns` are columns to set in addition to those of an intent, the first record of a call. `pending_since` is the time of
+    the write, unless a row has this member. Rows come as JSON and are sorted, so that two processes that insert the same keys
+    do not deadlock. `json_columns` is SQL for further columns of the JSON rows. `ctes_before` is SQL of a CTE `admitted` that
+    chooses the rows to insert. If it is "", all rows are inserted. `ctes_after` may read the CTEs `given` (all rows) and
+    `inserted`.
     """
     return f"""
         WITH given AS MATERIALIZED (
             {json_rows_sql(*json_columns)}
         ){ctes_before}, inserted AS (
             INSERT INTO call (pending_since, settled_at, {quoted(columns)}, {quoted(_INTENT_COLUMNS)})
-            SELECT now(), CASE WHEN settled_by IS NOT NULL THEN now() END, {quoted(columns)}, {quoted(_INTENT_COLUMNS)}
+            SELECT coalesce(pending_since, now()), CASE WHEN settled_by IS NOT NULL THEN now() END,
+                {quoted(columns)}, {quoted(_INTENT_COLUMNS)}
             FROM {"admitted" if ctes_before else "given"} ORDER BY tenant_id, idempotency_key
             ON CONFLICT {on_conflict} DO NOTHING
             RETURNING id, updated_at
@@ -133,6 +132,7 @@ IDEMPOTENCY_KEY_CONFLICT = "(tenant_id, idempotency_key) WHERE idempotency_key I
 INTENT_STATE_COLUMNS = ("execution", "resource_left_out")
 PENDING_INTENT_VALUES = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
 _INSERT_INTENTS = insert_calls_sql(INTENT_STATE_COLUMNS, on_conflict=IDEMPOTENCY_KEY_CONFLICT)
+_INSERT_LOST_INTENTS = insert_calls_sql(INTENT_STATE_COLUMNS, on_conflict="")
 # Ignores every conflict: the intent may have been committed after all, or a later request may have taken its key.
 _INSERT_WITHDRAWN = insert_calls_sql(
     ["execution", "settled_by", "problem", "deliveries_written"],
@@ -230,6 +230,15 @@ async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) ->
     return {row["id"]: row["updated_at"] for row in inserted}
 
 
+async def insert_lost_intent(database: Database, call: Call | NewCall) -> bool:
+    """Inserts the pending record of a call that Postgres has lost, with its own `pending_since`: the call was dialled then.
+
+    Returns False if another call has its idempotency key, or is a redial of the same call.
+    """
+    row = intent_row(call) | PENDING_INTENT_VALUES | {"pending_since": call.pending_since}
+    return bool(await database.fetch(_INSERT_LOST_INTENTS, rows_as_json([row])))
+
+
 async def insert_withdrawn(database: Database, calls: Sequence[Call | NewCall], change: RecordChange) -> set[UUID]:
     """Inserts the records of calls that will not be dialled, with `change` as outcome. Returns the ids of the inserted calls.
 
@@ -269,22 +278,6 @@ async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) ->
             raise SidTaken from error
         raise
     return {(row["id"], row["attempt"]): LOCKED if row["is_locked"] else row["updated_at"] for row in written}
-
-
-async def reopen(session: AsyncSession, call: Call, new_intent: NewCall) -> Call | None:
-    """Makes a `not_started` call pending or scheduled again, for another attempt, with the values of `new_intent`.
-
-    Returns None if another request has reopened the call already.
-    """
-    intent = {name: getattr(new_intent, name) for name in _COLUMN_BY_ATTRIBUTE if name not in _ATTRIBUTES_KEPT_BY_REOPENING}
-    ended = {"problem": None, "settled_by": None, "settled_at": None, "clean_searches": 0}
-    statement = (
-        update(Call)
-        .where(Call.id == call.id, Call.execution == "not_started", Call.attempt == call.attempt)
-        .values(**intent, **ended, execution=new_intent.execution, pending_since=func.now(), attempt=Call.attempt + 1)
-        .returning(Call)
-    )
-    return (await session.scalars(statement)).one_or_none()
 
 
 def intent_row(call: Call | NewCall) -> dict[str, Any]:

@@ -86,7 +86,7 @@ _NEXT_WAITING_CALL = f"""
 """  # noqa: S608  # constants of this module
 
 _CALL_COLUMNS = {each.name: Call.__mapper__.columns[each.name].name for each in fields(NewCall)}
-_STATE_COLUMNS = ("attempt", "pending_since", "updated_at", "redial_of", "deliveries_written")
+_STATE_COLUMNS = ("attempt", "pending_since", "updated_at", "deliveries_written")
 _DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns]
 # Has no row if no call is due, and a row of nulls if the due call does not wait any more. A row of `scheduled_dial` may be left
 # whose call has started: its grant was lost in a fail-over, and then a callback came. Such a row is deleted and costs nothing.

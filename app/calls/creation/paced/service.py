@@ -10,7 +10,8 @@ from math import ceil
 from uuid import UUID
 
 from app.calls.creation.paced.store import insert_paced_intents, lock_pace_in_session
-from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, reopen
+from app.calls.creation.repository import reopen
+from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall
 from app.calls.models import Call
 from app.database.batcher import Batcher
 from app.database.engine import Database, Session, driver_connection

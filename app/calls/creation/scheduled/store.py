@@ -30,14 +30,17 @@ MAX_SCHEDULED_ROWS_PER_STATEMENT = 250
 
 @dataclass(frozen=True, slots=True)
 class ScheduledCall:
-    """A call that is to be dialled later."""
+    """A call that is to be dialled later. Its creation sets `execution` and `queue_id` of `call`."""
 
     call: NewCall
     schedule: Schedule
 
+    def __post_init__(self) -> None:
+        self.call.execution = "scheduled"
+        self.call.queue_id = None if self.schedule.queue_id == NO_QUEUE else self.schedule.queue_id
+
     def row(self) -> dict[str, Any]:
-        queue_id = None if self.schedule.queue_id == NO_QUEUE else self.schedule.queue_id
-        own = {"execution": "scheduled", "queue_id": queue_id}
+        own = {"execution": "scheduled"}
         event = {"event": "call.scheduled", "data": {"due_at": self.schedule.due_at}}
         return intent_row(self.call) | own | event | {"dial": self.dial()}
 
@@ -62,7 +65,7 @@ class _EndedCall:
 
 
 _INSERT_SCHEDULED_CALLS = insert_calls_sql(
-    ["execution", "queue_id"],
+    ["execution"],
     on_conflict=IDEMPOTENCY_KEY_CONFLICT,
     json_columns=[DIAL_COLUMN_SQL],
     ctes_after=insert_dials_sql(calls_cte="inserted", due_at="(given.dial ->> 'due_at')::timestamptz"),
