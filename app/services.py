@@ -16,6 +16,7 @@ from app.calls.creation.dial import Budget
 from app.calls.creation.granted import GrantedCallDialer
 from app.calls.creation.placement import Placement
 from app.calls.creation.preparation import Preparation
+from app.calls.creation.scheduled.service import ScheduledIntents
 from app.calls.creation.service import CreationService
 from app.calls.creation.slots import CreationSlots
 from app.calls.creation.withdrawals import Withdrawals
@@ -91,6 +92,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
     """Yields the services of a process. On exit, waits a limited time for the outcomes of calls that are being created."""
     async with _shared_objects(settings, metrics) as shared:
         withdrawals = Withdrawals(shared.database, shared.settlement)
+        scheduled_intents = ScheduledIntents(shared.database)
         placement = Placement(
             database=shared.database,
             tenants=shared.tenants,
@@ -98,6 +100,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             metrics=metrics,
             settlement=shared.settlement,
             withdrawals=withdrawals,
+            scheduled_intents=scheduled_intents,
             budget=budget_of(settings),
             slow_when_queued=settings.slow_when_queued,
         )
@@ -109,6 +112,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             slots=slots,
             placement=placement,
             withdrawals=withdrawals,
+            scheduled_intents=scheduled_intents,
             pseudonyms=Pseudonyms(shared.keyring, log_pii=settings.log_pii),
             preparation=preparation,
         )

@@ -36,6 +36,8 @@ class _Summary:
 
     created: int = 0
     replayed: int = 0
+    unknown: int = 0
+    """Lines whose calls may have been created or not, because Postgres has not confirmed the write."""
     refused: Counter[str] = field(default_factory=Counter)
     is_temporary: bool = True
     """Whether all refusals so far are temporary (5xx), so that the same lines can succeed later."""
@@ -45,8 +47,12 @@ class _Summary:
         from app.errors import CallgateError
 
         if not isinstance(line.result, CallgateError):
-            self.created += not line.result.replayed
-            self.replayed += line.result.replayed
+            if line.result.replayed:
+                self.replayed += 1
+            elif line.result.call.execution == "unknown":
+                self.unknown += 1
+            else:
+                self.created += 1
             return
         self.refused[line.result.slug] += 1
         self.is_temporary = self.is_temporary and line.result.status >= 500
@@ -78,16 +84,22 @@ def add_calls(
     """Add the calls of a file to a queue.
 
     Each `key` identifies one call: adding the same file again creates only the missing calls. The exit code is 1 if lines are
-    refused, and 3 if all refusals are temporary: then add the file again.
+    refused, and 3 if all refusals are temporary or if Postgres has not confirmed some lines (`unknown`): then add the file
+    again.
     """
     log_errors()
     summary = asyncio.run(_add(tenant, name, file))
-    counts: dict[str, Any] = {"created": summary.created, "replayed": summary.replayed, "refused": summary.refused.total()}
+    counts: dict[str, Any] = {
+        "created": summary.created,
+        "replayed": summary.replayed,
+        "unknown": summary.unknown,
+        "refused": summary.refused.total(),
+    }
     if as_json:
         show(counts | {"problems": summary.refused}, as_json=True)
     else:
         show(counts | {f"refused {slug}": number for slug, number in sorted(summary.refused.items())}, as_json=False)
-    if summary.refused:
+    if summary.refused or summary.unknown:
         raise typer.Exit(EXIT_RUN_AGAIN if summary.is_temporary else 1)
 
 

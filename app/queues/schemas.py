@@ -140,7 +140,9 @@ class BulkAnswer(BaseModel):
     line: int = Field(description="The number of the line, from 1 on.")
     key: str | None = Field(description="The line's key. Null if it could not be read.")
     status: Literal[200, 202] | None = Field(
-        None, description="202: created. 200: the call of an earlier request with this key."
+        None,
+        description="202: created. 200: the call of an earlier request with this key. 202 with the `execution` `unknown`: "
+        "Postgres has not confirmed the call yet; send the line again with its key.",
     )
     id: UUID | None = Field(None, description="The id of the call's record.")
     execution: Execution | None = Field(None, description="The call's `execution` now.")

@@ -1,20 +1,30 @@
 """A 503 that says "repeat with the same key" stays true, even if Postgres commits the call's record after the response."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
 from sqlalchemy import make_url, text
+from uuid_utils.compat import uuid7
 
 from app.calls.creation.grants.service import grant_calls
 from app.calls.creation.grants.store import Grant
+from app.calls.creation.scheduled.service import ScheduledIntents
+from app.calls.creation.scheduled.store import ScheduledCall
+from app.calls.creation.store import NewCall
+from app.calls.models import Call
 from app.errors import DatabaseUnavailable
 from app.jobs.dial import Dialer
 from app.observability import Metrics
+from app.scheduling.models import NO_QUEUE
+from app.scheduling.schedule import Schedule
 from app.services import Services, services
 from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for
 from tests.support.tcp import HoldingProxy, running_proxy
@@ -246,35 +256,26 @@ async def test_outcomes_that_wait_for_postgres_are_retried_together_with_growing
         assert len(upstream.posts) == 12
 
 
-@pytest.mark.parametrize("is_dialled", [False, True])
-async def test_a_scheduled_intent_with_an_unknown_commit_rings_at_most_once(database_url: str, is_dialled: bool) -> None:
-    """Expects the call to be given up, unless a worker is already dialling it. Then the call goes on and its record is kept."""
-    async with (
-        running_upstream(created_after_release()) as upstream,
-        gateway_behind_proxy(database_url) as (gateway, proxy),
-        services(settings_for(database_url, **PATIENT), Metrics()) as state,
-    ):
+async def _outcome(tenant: Tenant, call_id: str) -> tuple[str, str | None]:
+    record = (await tenant.http.get(f"/v1/calls/{call_id}")).raise_for_status().json()
+    return record["execution"], (record["problem"] or {}).get("slug")
+
+
+async def _intent(gateway: Gateway, call_id: str) -> NewCall:
+    async with gateway.database.begin() as session:
+        call = await session.get(Call, UUID(call_id))
+    return NewCall(**{each.name: getattr(call, each.name) for each in fields(NewCall)})
+
+
+# ---- scheduled calls, which are not withdrawn
+
+
+@asynccontextmanager
+async def _dialer(database_url: str) -> AsyncIterator[Dialer]:
+    async with services(settings_for(database_url, **PATIENT), Metrics()) as state:
         dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50)
-        tenant = await gateway.add_tenant(upstream.url)
-        proxy.hold(b"scheduled-in-doubt")
-        response = await tenant.create("scheduled-in-doubt", priority="normal")
-        assert (response.status_code, response.json()["execution"]) == (202, "unknown")
-        await proxy.deliver()
-        if is_dialled:
-            await dialer.step()
-            await upstream.wait_for_post()
-            await asyncio.sleep(1)  # enough time for the withdrawal
-            assert await _records(tenant) == [("pending", BASIC["to"])]
-        else:
-            await _until_recorded(tenant, "not_started")
-        again = await tenant.create("scheduled-in-doubt", priority="normal")
-        upstream.released.set()
-        while await dialer.step():
-            pass
+        yield dialer
         await dialer.drain()
-        assert again.status_code == (409 if is_dialled else 202)
-        assert [execution for execution, _ in await _records(tenant)] == ["started"]
-        assert len(upstream.posts) == 1
 
 
 @pytest.mark.parametrize("lands", [True, False])
@@ -337,6 +338,107 @@ async def _queue_ids(gateway: Gateway, tenant: Tenant) -> list[tuple[UUID, UUID]
         "SELECT call.queue_id, dial.queue_id FROM call JOIN scheduled_dial AS dial ON call_id = id WHERE call.tenant_id = $1"
     )
     return [tuple(row) for row in await gateway.database.fetch(statement, tenant.id)]
+
+
+@pytest.mark.parametrize("key", ["scheduled-in-doubt", None])
+@pytest.mark.parametrize("lands", ["at once", "late", "never"])
+async def test_a_scheduled_intent_with_an_unknown_commit_is_written_and_dialled_once(
+    database_url: str, lands: str, key: str | None
+) -> None:
+    to = "sip:scheduled-in-doubt@example.com"
+    async with (
+        running_upstream(created()) as upstream,
+        gateway_behind_proxy(database_url) as (gateway, proxy),
+        _dialer(database_url) as dialer,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        (await tenant.http.put("/v1/queues/reminders", json={})).raise_for_status()
+        proxy.hold(to.encode())
+        response = await tenant.create(key, to=to, queue="reminders")
+        assert (response.status_code, response.json()["execution"]) == (202, "unknown")
+        if lands == "at once":
+            await proxy.deliver()
+        elif lands == "never":
+            await proxy.drop()
+        await _until_recorded(tenant, "scheduled")
+        await proxy.deliver()
+        ((queue_id, waiting_in),) = await _queue_ids(gateway, tenant)
+        assert queue_id == waiting_in
+        if key:
+            again = await tenant.create(key, to=to, queue="reminders")
+            assert (again.status_code, again.json()["execution"]) == (200, "scheduled")
+        while await dialer.step():
+            pass
+        await dialer.drain()
+        record = (await tenant.http.get(f"/v1/calls/{response.json()['id']}")).raise_for_status().json()
+        assert record["execution"] == "started"
+        assert await _records(tenant) == [("started", to)]
+        assert len(upstream.posts) == 1
+
+
+async def test_a_scheduled_intent_that_is_written_again_while_it_is_dialled_rings_once(database_url: str) -> None:
+    async with (
+        running_upstream(created_after_release()) as upstream,
+        gateway_behind_proxy(database_url) as (gateway, proxy),
+        _dialer(database_url) as dialer,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        proxy.hold(b"dialled-in-doubt")
+        assert (await tenant.create("dialled-in-doubt", priority="normal")).json()["execution"] == "unknown"
+        await proxy.deliver()
+        await dialer.step()
+        await upstream.wait_for_post()
+        await asyncio.sleep(1)  # enough time for the repetition
+        assert await _records(tenant) == [("pending", BASIC["to"])]
+        upstream.released.set()
+        while await dialer.step():
+            pass
+        await dialer.drain()
+        assert await _records(tenant) == [("started", BASIC["to"])]
+        assert len(upstream.posts) == 1
+
+
+async def test_a_scheduled_intent_whose_request_is_canceled_is_written(gateway: Gateway) -> None:
+    tenant = await gateway.add_tenant()
+    call_id = (await tenant.create(priority="normal")).json()["id"]
+    now = datetime.now(UTC)
+    call = replace(await _intent(gateway, call_id), id=uuid7(), idempotency_key="canceled")
+    schedule = Schedule(NO_QUEUE, uuid7(), 1, now, now + timedelta(hours=1), now, None)
+    intents = ScheduledIntents(gateway.database)
+    committing = asyncio.create_task(intents.commit(ScheduledCall(call, schedule)))
+    await asyncio.sleep(0)  # The task now waits for its commit.
+    committing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await committing
+    await intents.close()
+    assert len(intents) == 0
+    assert await _outcome(tenant, str(call.id)) == ("scheduled", None)
+
+
+async def test_lines_with_an_unknown_commit_are_written_and_can_be_sent_again(database_url: str) -> None:
+    async with gateway_behind_proxy(database_url) as (gateway, proxy):
+        tenant = await gateway.add_tenant()
+        (await tenant.http.put("/v1/queues/reminders", json={})).raise_for_status()
+        keys = [f"line-{number}" for number in range(50)]
+        content = "\n".join(json.dumps({"key": key} | BASIC) for key in keys)
+
+        async def add() -> list[dict[str, Any]]:
+            headers = {"Content-Type": "application/x-ndjson"}
+            answer = await tenant.http.post("/v1/queues/reminders/calls", content=content, headers=headers)
+            return [json.loads(line) for line in answer.raise_for_status().text.splitlines()]
+
+        proxy.hold(b"line-49")
+        first = await add()
+        assert {line["status"] for line in first} == {202}
+        assert first[-1]["execution"] == "unknown"
+        await proxy.drop()
+        async with asyncio.timeout(TIMEOUT_S):
+            while len(await _queue_ids(gateway, tenant)) < len(keys):
+                await asyncio.sleep(0.05)
+        again = await add()
+        assert {(line["status"], line["execution"]) for line in again} == {(200, "scheduled")}
+        assert [line["id"] for line in again] == [line["id"] for line in first]
+        assert all(queue_id == waiting_in for queue_id, waiting_in in await _queue_ids(gateway, tenant))
 
 
 async def test_a_scheduled_call_that_was_withdrawn_is_in_its_queue_when_it_is_repeated(gateway: Gateway) -> None:

@@ -1,14 +1,17 @@
 """`callgate queues` sets, shows, pauses and lists queues."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from app.errors import TenantSuspended
 from tests.cli.running import environment, failure, run
 from tests.support.gateway import BASIC, SECRET_KEY, running_gateway, settings_for
+from tests.support.tcp import running_proxy
 
 
 @pytest.fixture
@@ -96,7 +99,7 @@ async def test_a_file_of_calls_is_added_and_canceled(configured: dict[str, str],
         finished = run(*command, environment=configured, standard_input=standard_input)
         return finished.returncode, json.loads(finished.stdout), finished.stderr
 
-    none = {"created": 0, "replayed": 0, "refused": 0, "problems": {}}
+    none = {"created": 0, "replayed": 0, "unknown": 0, "refused": 0, "problems": {}}
     assert add(str(file)) == (0, none | {"created": 1_500}, "")
     assert add(str(file)) == (0, none | {"replayed": 1_500}, "")
     bad = [lines[0], json.dumps({"key": "bad", "to": "nobody", "from": "Jack", "url": BASIC["url"]}), "", "{"]
@@ -108,13 +111,34 @@ async def test_a_file_of_calls_is_added_and_canceled(configured: dict[str, str],
     assert [line.partition(": ")[0] for line in said.splitlines()] == ["line 2", "line 4"]
     assert "invalid-request: /to must be a SIP URI" in said
     text = run("queues", "add", tenant.id, "reminders", str(file), environment=configured).stdout
-    assert text.split() == ["created", "0", "replayed", "1500", "refused", "0"]
+    assert text.split() == ["created", "0", "replayed", "1500", "unknown", "0", "refused", "0"]
 
     code, said = failure("queues", "add", tenant.id, "reminders", str(tmp_path / "none"), environment=configured)
     assert (code, said) == (1, f"callgate: {tmp_path / 'none'}: cannot be read: No such file or directory")
 
     canceled = run("queues", "cancel", tenant.id, "reminders", "--json", environment=configured)
     assert json.loads(canceled.stdout) == {"queue": "reminders", "canceled": 1_500}
+
+
+async def test_a_line_that_postgres_has_not_confirmed_is_counted_and_the_file_can_be_added_again(
+    configured: dict[str, str], database_url: str, tmp_path: Path
+) -> None:
+    async with running_gateway(settings_for(database_url)) as gateway:
+        tenant = await gateway.add_tenant()
+    run("queues", "set", tenant.id, "reminders", environment=configured)
+    file = tmp_path / "calls.ndjson"
+    file.write_text(json.dumps({"key": "cut-in-doubt"} | BASIC))
+    url = make_url(database_url)
+    async with running_proxy(url.host or "", url.port or 5432) as proxy:
+        behind = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+        command = ("queues", "add", tenant.id, "reminders", str(file), "--json")
+        proxy.hold(b"cut-in-doubt")
+        cut = await asyncio.to_thread(run, *command, environment=configured | {"CALLGATE_DATABASE_URL": behind})
+    none = {"created": 0, "replayed": 0, "unknown": 0, "refused": 0, "problems": {}}
+    assert (cut.returncode, json.loads(cut.stdout)) == (3, none | {"unknown": 1})
+    again = run(*command, environment=configured)
+    # The command has written the call before its end.
+    assert (again.returncode, json.loads(again.stdout)) == (0, none | {"replayed": 1})
 
 
 async def test_calls_of_a_suspended_tenant_are_refused_by_line(

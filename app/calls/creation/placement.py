@@ -12,6 +12,7 @@ import structlog
 from app.calls import repository
 from app.calls.creation.dial import Attempt, Budget, NotStarted, Outcome, PreparedCall, Started, Unknown, dial
 from app.calls.creation.repository import restore_attempt
+from app.calls.creation.scheduled.service import ScheduledIntents
 from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, SettledCall, insert_lost_intent, write_outcomes
 from app.calls.creation.twilio_queue import TwilioQueueWatch
 from app.calls.creation.withdrawals import Withdrawals
@@ -54,6 +55,7 @@ class Placement:
     metrics: Metrics
     settlement: Settlement
     withdrawals: Withdrawals
+    scheduled_intents: ScheduledIntents
     budget: Budget
     slow_when_queued: bool = False
     """Whether an account stops dialling for a moment when Twilio reports that it has queued a call of the account."""
@@ -82,12 +84,13 @@ class Placement:
         return await asyncio.shield(self._start_task(self._commit_outcome(call, NotStarted(problem, []), prepared)))
 
     async def drain(self) -> None:
-        """Waits for at most DRAIN_COMMIT_TIMEOUT_S until the outcomes of all dials are committed."""
+        """Waits for at most DRAIN_COMMIT_TIMEOUT_S until the outcomes of all dials, and writes in doubt, are committed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_COMMIT_TIMEOUT_S):
-                await asyncio.gather(self._late_outcomes.close(), self.withdrawals.close(), self._wait_for_tasks())
+                retries = (self._late_outcomes, self.withdrawals, self.scheduled_intents)
+                await asyncio.gather(*(each.close() for each in retries), self._wait_for_tasks())
                 await self._late_outcomes.close()
-        if unsaved := len(self._tasks) + len(self._late_outcomes):
+        if unsaved := len(self._tasks) + len(self._late_outcomes) + len(self.scheduled_intents):
             logger.error("drain_timed_out", creations=unsaved)
 
     async def _wait_for_tasks(self) -> None:

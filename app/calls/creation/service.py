@@ -19,7 +19,8 @@ from app.calls.creation.paced.service import PacedIntents, reopen_paced
 from app.calls.creation.placement import Placement
 from app.calls.creation.preparation import Preparation
 from app.calls.creation.repository import reopen
-from app.calls.creation.scheduled.store import MAX_SCHEDULED_ROWS_PER_STATEMENT, ScheduledCall, insert_dial, insert_scheduled
+from app.calls.creation.scheduled.service import ScheduledIntents
+from app.calls.creation.scheduled.store import MAX_SCHEDULED_ROWS_PER_STATEMENT, ScheduledCall, insert_dial
 from app.calls.creation.scheduled.times import make_schedule
 from app.calls.creation.slots import CreationSlot, CreationSlots
 from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, insert_intents
@@ -74,6 +75,7 @@ class CreationService:
         slots: CreationSlots,
         placement: Placement,
         withdrawals: Withdrawals,
+        scheduled_intents: ScheduledIntents,
         pseudonyms: Pseudonyms,
         preparation: Preparation,
     ) -> None:
@@ -86,7 +88,7 @@ class CreationService:
         self._preparation = preparation
         self._intents = Batcher(self._write_intents, max_batch=MAX_ROWS_PER_STATEMENT)
         self._paced_intents = PacedIntents(database)
-        self._scheduled_intents = Batcher(self._write_scheduled, max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT)
+        self._scheduled_intents = scheduled_intents
         self._queues = Batcher(partial(find_queues, database))
         self._existing = Batcher(self._find_many_by_key, max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT)
 
@@ -190,27 +192,21 @@ class CreationService:
 
         Raises PaceExceeded if the pace of the account does not allow the call.
         """
+        if scheduled:
+            return await self._scheduled_intents.commit(scheduled)
         try:
-            if scheduled:
-                written_at = await self._scheduled_intents.submit(scheduled)
-            else:
-                written_at = await (self._paced_intents if account.is_paced else self._intents).submit(call)
+            written_at = await (self._paced_intents if account.is_paced else self._intents).submit(call)
         except PaceExceeded:
             if await self._find_by_key(call.tenant_id, call.idempotency_key) is None:
                 raise
             return False
         except DatabaseUnavailable as error:
             if error.commit_in_doubt:
-                self._withdrawals.withdraw_intent(call, is_scheduled=scheduled is not None)
-                if scheduled:
-                    # A worker may dial the call before the intent is withdrawn.
-                    call.execution = "unknown"
-                    call.pending_since = call.updated_at = call.created_at
-                    return True
+                self._withdrawals.withdraw_intent(call)
             raise
         except asyncio.CancelledError:
             # The server's drain timeout has ended, and this request will not dial.
-            self._withdrawals.withdraw_intent(call, is_scheduled=scheduled is not None)
+            self._withdrawals.withdraw_intent(call)
             raise
         if written_at is None:
             return False
@@ -220,10 +216,6 @@ class CreationService:
     async def _write_intents(self, calls: Sequence[NewCall]) -> Sequence[datetime | None]:
         inserted = await insert_intents(self._database, calls)
         return [inserted.get(call.id) for call in calls]
-
-    async def _write_scheduled(self, calls: Sequence[ScheduledCall]) -> Sequence[datetime | None]:
-        inserted = await insert_scheduled(self._database, calls)
-        return [inserted.get(scheduled.call.id) for scheduled in calls]
 
     async def _reopen(
         self, existing: Call, new_intent: NewCall, account: UsableAccount, scheduled: ScheduledCall | None

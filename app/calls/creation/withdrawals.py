@@ -11,8 +11,7 @@ from uuid import UUID
 
 from app.calls import repository
 from app.calls.creation.dial import WaitingDial
-from app.calls.creation.scheduled.store import end_calls
-from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, insert_withdrawn, withdraw_intents
+from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, withdraw_intents
 from app.calls.settlement import RecordChange, Settlement
 from app.calls.stored_problem import error_as_json
 from app.database.batcher import Batcher, Busy
@@ -38,13 +37,6 @@ class _Reopening:
 
 
 @dataclass(frozen=True, slots=True)
-class _ScheduledIntent:
-    """The first record (intent) of a scheduled call, to be withdrawn. A worker may already have dialled the call."""
-
-    call: NewCall
-
-
-@dataclass(frozen=True, slots=True)
 class _UnusedGrant:
     """A grant (the right to dial a scheduled call) that this process will not use.
 
@@ -64,12 +56,11 @@ class Withdrawals:
         self._database = database
         self._settlement = settlement
         self._intents: Batcher[NewCall, None] = Batcher(self._write_intents, max_batch=MAX_ROWS_PER_STATEMENT)
-        self._scheduled_intents = Batcher(self._write_scheduled_intents, max_batch=MAX_ROWS_PER_STATEMENT)
         self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=MAX_ROWS_PER_STATEMENT, max_items=_MAX_QUEUED)
 
-    def withdraw_intent(self, call: NewCall, *, is_scheduled: bool) -> None:
-        """Records in the background that a new call is `not_started`, except a scheduled call that a worker began to dial."""
-        self._queue.add(_ScheduledIntent(call) if is_scheduled else call)
+    def withdraw_intent(self, call: NewCall) -> None:
+        """Records in the background that a new call, which is not scheduled, is `not_started`."""
+        self._queue.add(call)
 
     def withdraw_reopening(self, call_id: UUID, attempt: int, *, event_id: UUID) -> None:
         """Records in the background that a further attempt to place an existing call is `not_started`.
@@ -89,28 +80,17 @@ class Withdrawals:
         """Tries once more to write the withdrawals that are still queued."""
         await self._queue.close()
 
-    async def _withdraw(self, intent: NewCall | _ScheduledIntent | _Reopening | _UnusedGrant) -> None:
+    async def _withdraw(self, intent: NewCall | _Reopening | _UnusedGrant) -> None:
         match intent:
             case _Reopening():
                 await self._withdraw_reopening(intent)
             case _UnusedGrant():
                 await self._withdraw_grant(intent)
-            case _ScheduledIntent():
-                await self._scheduled_intents.submit(intent.call)
             case _:
                 await self._intents.submit(intent)
 
     async def _write_intents(self, calls: Sequence[NewCall]) -> Sequence[Busy | None]:
         return await withdraw_intents(self._database, calls, self._change_to_not_started())
-
-    async def _write_scheduled_intents(self, calls: Sequence[NewCall]) -> Sequence[None]:
-        change = self._change_to_not_started()
-        written = await insert_withdrawn(self._database, calls, change)
-        # This settles only calls that still wait: a worker is dialling the others.
-        if landed := [call.id for call in calls if call.id not in written]:
-            async with self._database.transaction() as connection:
-                await end_calls(connection, landed, change)
-        return [None for _ in calls]
 
     async def _withdraw_reopening(self, reopening: _Reopening) -> None:
         async with self._database.begin() as session:

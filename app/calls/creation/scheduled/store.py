@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.calls.creation.store import IDEMPOTENCY_KEY_CONFLICT, NewCall, insert_calls_sql, intent_row, rows_as_json
+from app.calls.creation.store import NewCall, insert_calls_sql, intent_row, rows_as_json
 from app.calls.outbox import settled_delivery
 from app.calls.settlement import RecordChange
 from app.calls.store import add_deliveries
@@ -64,9 +64,10 @@ class _EndedCall:
     deliveries_written: list[str]
 
 
+# Ignores every conflict: if the commit is in doubt, the statement is repeated, and the call may be there already.
 _INSERT_SCHEDULED_CALLS = insert_calls_sql(
     ["execution"],
-    on_conflict=IDEMPOTENCY_KEY_CONFLICT,
+    on_conflict="",
     json_columns=[DIAL_COLUMN_SQL],
     ctes_after=insert_dials_sql(calls_cte="inserted", due_at="(given.dial ->> 'due_at')::timestamptz"),
 )
@@ -104,7 +105,8 @@ _ANY_EXPIRED_CALL = "SELECT FROM scheduled_dial WHERE ring_by <= clock_timestamp
 async def insert_scheduled(database: Database, calls: Sequence[ScheduledCall]) -> dict[UUID, datetime]:
     """Inserts scheduled calls with their events and their rows of `scheduled_dial`.
 
-    Returns the time of the write for each call, by call id. Leaves out a call if another call has its idempotency key.
+    Returns the time of the write for each call, by call id. Leaves out a call that has been inserted already, or whose
+    idempotency key another call has.
     """
     rows = await database.fetch(_INSERT_SCHEDULED_CALLS, rows_as_json([call.row() for call in calls]))
     return {row["id"]: row["updated_at"] for row in rows}
