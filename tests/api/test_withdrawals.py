@@ -19,7 +19,9 @@ from app.calls.creation.grants.store import Grant
 from app.calls.creation.scheduled.service import ScheduledIntents
 from app.calls.creation.scheduled.store import ScheduledCall
 from app.calls.creation.store import NewCall
+from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
+from app.calls.repository import add_event
 from app.errors import DatabaseUnavailable
 from app.jobs.dial import Dialer
 from app.observability import Metrics
@@ -27,6 +29,7 @@ from app.scheduling.models import NO_QUEUE
 from app.scheduling.schedule import Schedule
 from app.services import Services, services
 from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for
+from tests.support.jobs import running_resolver
 from tests.support.tcp import HoldingProxy, running_proxy
 from tests.support.upstream import created, created_after_release, error, running_upstream
 
@@ -256,6 +259,19 @@ async def test_outcomes_that_wait_for_postgres_are_retried_together_with_growing
         assert len(upstream.posts) == 12
 
 
+# ---- records that a worker has marked as `unknown`, because they were pending for too long
+
+
+async def _abandon(gateway: Gateway, call_id: str, *, attempt: int = 1) -> None:
+    """Makes the record look as if its process had lost Postgres after the intent's commit, and lets a worker find it."""
+    statement = """UPDATE call SET execution = 'pending', settled_by = NULL, settled_at = NULL, problem = NULL,
+        attempt = :attempt, pending_since = now() - interval '1 h' WHERE id = :id"""
+    async with gateway.database.begin() as session:
+        await session.execute(text(statement), {"id": call_id, "attempt": attempt})
+    async with running_resolver(gateway, searches=1) as resolver:
+        assert await resolver.mark_abandoned()
+
+
 async def _outcome(tenant: Tenant, call_id: str) -> tuple[str, str | None]:
     record = (await tenant.http.get(f"/v1/calls/{call_id}")).raise_for_status().json()
     return record["execution"], (record["problem"] or {}).get("slug")
@@ -265,6 +281,59 @@ async def _intent(gateway: Gateway, call_id: str) -> NewCall:
     async with gateway.database.begin() as session:
         call = await session.get(Call, UUID(call_id))
     return NewCall(**{each.name: getattr(call, each.name) for each in fields(NewCall)})
+
+
+async def test_an_intent_that_is_unknown_to_a_worker_is_withdrawn(gateway: Gateway) -> None:
+    async with (
+        running_upstream(error(401, 20003), created()) as upstream,
+        services(gateway.settings, Metrics()) as state,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create("k")).json()["call_id"]
+        intent = await _intent(gateway, call_id)
+        withdrawals = Withdrawals(state["database"], state["settlement"])
+        await _abandon(gateway, call_id)
+        assert await _outcome(tenant, call_id) == ("unknown", None)
+        withdrawals.withdraw_intent(intent)
+        await withdrawals.close()
+        assert await _outcome(tenant, call_id) == ("not_started", "database-unavailable")
+        again = await tenant.create("k")
+        assert (again.status_code, again.json()["id"]) == (201, call_id)
+        assert len(upstream.posts) == 2
+
+
+async def test_an_attempt_that_is_not_the_withdrawn_one_stays_unknown(gateway: Gateway) -> None:
+    async with (
+        running_upstream(error(401, 20003)) as upstream,
+        services(gateway.settings, Metrics()) as state,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create("k")).json()["call_id"]
+        intent = await _intent(gateway, call_id)
+        withdrawals = Withdrawals(state["database"], state["settlement"])
+        await _abandon(gateway, call_id, attempt=2)
+        withdrawals.withdraw_intent(intent)
+        withdrawals.withdraw_reopening(UUID(call_id), 1, event_id=uuid7())
+        withdrawals.withdraw_reopening(UUID(call_id), 2, event_id=uuid7())
+        await withdrawals.close()
+        assert await _outcome(tenant, call_id) == ("unknown", None)
+
+
+async def test_a_reopening_that_is_unknown_to_a_worker_is_withdrawn(gateway: Gateway) -> None:
+    async with (
+        running_upstream(error(401, 20003)) as upstream,
+        services(gateway.settings, Metrics()) as state,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create("k")).json()["call_id"]
+        event_id = uuid7()
+        async with gateway.database.begin() as session:
+            await add_event(session, UUID(call_id), "call.pending", {"attempt": 2}, event_id=event_id)
+        withdrawals = Withdrawals(state["database"], state["settlement"])
+        await _abandon(gateway, call_id, attempt=2)
+        withdrawals.withdraw_reopening(UUID(call_id), 2, event_id=event_id)
+        await withdrawals.close()
+        assert await _outcome(tenant, call_id) == ("not_started", "database-unavailable")
 
 
 # ---- scheduled calls, which are not withdrawn

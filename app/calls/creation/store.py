@@ -239,27 +239,24 @@ async def insert_lost_intent(database: Database, call: Call | NewCall) -> bool:
     return bool(await database.fetch(_INSERT_LOST_INTENTS, rows_as_json([row])))
 
 
-async def insert_withdrawn(database: Database, calls: Sequence[Call | NewCall], change: RecordChange) -> set[UUID]:
-    """Inserts the records of calls that will not be dialled, with `change` as outcome. Returns the ids of the inserted calls.
-
-    If another session is about to insert the same intent, its insert then has no effect. A call is not inserted if its intent
-    is committed already, or if another call has its idempotency key.
-    """
-    rows = [{"deliveries_written": (), **intent_row(call), **SettledCall.of(call, change).row()} for call in calls]
-    return {row["id"] for row in await database.fetch(_INSERT_WITHDRAWN, rows_as_json(rows))}
-
-
-async def withdraw_intents(database: Database, calls: Sequence[Call | NewCall], change: RecordChange) -> list[Busy | None]:
+async def withdraw_intents(database: Database, calls: Sequence[NewCall], change: RecordChange) -> list[bool | Busy]:
     """Records `change` as the outcome of calls that were not dialled.
 
-    The insert of their intents (first records) may be committed, still under way, or lost. Returns one result for each call:
-    LOCKED if another session has locked the row, otherwise None.
+    The insert of their intents (first records) may be committed, still under way, or lost. An insert that is still under way
+    then has no effect. Returns one result for each call: whether the outcome was written, or LOCKED if another session has
+    locked the row. It is not written if another call has the idempotency key, or if the call is not pending any more.
     """
-    written = await insert_withdrawn(database, calls, change)
+    outcomes = {call.id: SettledCall.of(call, change) for call in calls}
+    rows = [{"deliveries_written": (), **intent_row(call), **outcomes[call.id].row()} for call in calls]
+    inserted = {row["id"] for row in await database.fetch(_INSERT_WITHDRAWN, rows_as_json(rows))}
     # This statement follows the insert, so that it sees the rows with which the insert collided.
-    landed = [SettledCall.of(call, change) for call in calls if call.id not in written]
+    landed = [outcome for call_id, outcome in outcomes.items() if call_id not in inserted]
     found = await write_outcomes(database, landed) if landed else {}
-    return [LOCKED if found.get((call.id, call.attempt)) is LOCKED else None for call in calls]
+    results = [found.get((call.id, call.attempt)) for call in calls]
+    return [
+        LOCKED if result is LOCKED else result is not None or call.id in inserted
+        for call, result in zip(calls, results, strict=True)
+    ]
 
 
 async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) -> dict[tuple[UUID, int], datetime | Busy | None]:
