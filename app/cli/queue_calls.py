@@ -40,11 +40,11 @@ class _Summary:
     """Lines whose calls may have been created or not, because Postgres has not confirmed the write."""
     refused: Counter[str] = field(default_factory=Counter)
     is_temporary: bool = True
-    """Whether all refusals so far are temporary (5xx), so that the same lines can succeed later."""
+    """Whether all refusals so far are temporary, so that the same lines can succeed later: 5xx, or the call is being placed."""
 
     def add(self, line: AnsweredLine, print_problem: Callable[[str], None]) -> None:
         """Counts the line. If it is one of the first 20 refused lines, passes its number and the reason to `print_problem`."""
-        from app.errors import CallgateError
+        from app.errors import CallgateError, CallPending
 
         if not isinstance(line.result, CallgateError):
             if line.result.replayed:
@@ -55,7 +55,7 @@ class _Summary:
                 self.created += 1
             return
         self.refused[line.result.slug] += 1
-        self.is_temporary = self.is_temporary and line.result.status >= 500
+        self.is_temporary = self.is_temporary and (line.result.status >= 500 or isinstance(line.result, CallPending))
         if self.refused.total() <= _MAX_SHOWN_REFUSALS:
             print_problem(f"line {line.number}: {_error_text(line.result)}")
 

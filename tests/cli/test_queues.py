@@ -141,6 +141,21 @@ async def test_a_line_that_postgres_has_not_confirmed_is_counted_and_the_file_ca
     assert (again.returncode, json.loads(again.stdout)) == (0, none | {"replayed": 1})
 
 
+async def test_a_line_whose_call_is_being_placed_can_be_added_again(
+    configured: dict[str, str], database_url: str, tmp_path: Path
+) -> None:
+    async with running_gateway(settings_for(database_url)) as gateway:
+        tenant = await gateway.add_tenant()
+        run("queues", "set", tenant.id, "reminders", environment=configured)
+        file = tmp_path / "calls.ndjson"
+        file.write_text(json.dumps({"key": "placed-now"} | BASIC))
+        command = ("queues", "add", tenant.id, "reminders", str(file), "--json")
+        assert run(*command, environment=configured).returncode == 0
+        await gateway.database.fetch("UPDATE call SET execution = 'pending' WHERE tenant_id = $1", tenant.id)
+    again = run(*command, environment=configured)
+    assert (again.returncode, json.loads(again.stdout)["problems"]) == (3, {"call-pending": 1})
+
+
 async def test_calls_of_a_suspended_tenant_are_refused_by_line(
     configured: dict[str, str], database_url: str, tmp_path: Path
 ) -> None:
