@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
@@ -17,8 +17,9 @@ from app.observability import Metrics
 from app.scheduling.grant_counters import GrantCounters
 from app.services import services
 from app.tenants.caller import COMMAND_LINE
-from tests.support.gateway import BASIC, Gateway, Tenant
-from tests.support.upstream import Upstream, answer, call_resource, created, error, hang, running_upstream
+from tests.support.callbacks import PUBLIC_URL, call_back, progress
+from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.upstream import Upstream, answer, call_resource, created, error, hang, reset, running_upstream
 
 SID = "CA" + "d" * 32
 
@@ -319,6 +320,65 @@ async def test_a_redial_is_a_new_record(gateway: Gateway, tenant: Tenant, dialer
         assert (call["idempotency_key"], call["to"]) == (None, first["to"])
         assert UUID(call["id"]).version == 7
         assert (await tenant.events(first["id"]))[-1]["data"] == {"call_id": call["id"]}
+
+
+async def _end_busy(gateway: Gateway, call_id: str) -> None:
+    await gateway.database.fetch("UPDATE call SET status = 'busy' WHERE id = $1", UUID(call_id))
+
+
+async def _waiting(tenant: Tenant) -> list[str]:
+    """Returns the `redial_of` of each call that waits."""
+    listed = (await tenant.http.get("/v1/calls", params={"execution": "scheduled"})).raise_for_status().json()
+    return [call["redial_of"] for call in listed["calls"]]
+
+
+async def test_no_redial_follows_a_stored_request_to_end_the_call(database_url: str) -> None:
+    """The answer to the creation is lost. A callback proves that the call has started, and the next one that it was busy."""
+    async with (
+        running_gateway(settings_for(database_url, public_url=PUBLIC_URL)) as gateway,
+        running_upstream(reset) as upstream,
+        running_dialer(gateway) as dialer,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        redial = {"on": ["no-answer", "busy"], "times": 2, "after_s": 900}
+        call_id = (await tenant.create(priority="normal", redial=redial)).json()["id"]
+        await dial_all(dialer)
+        stored = await tenant.http.patch(f"/v1/calls/{call_id}", json={"status": "completed"})
+        assert (stored.status_code, stored.json()["execution"]) == (202, "unknown")
+        sid = f"CA{uuid4().hex}"
+        for sequence, status in enumerate(["ringing", "busy"]):
+            fields = progress(tenant, {"sid": sid}, status, sequence)
+            assert (await call_back(gateway, tenant, call_id, fields)).is_success
+        assert (await record(tenant, call_id))["status"] == "busy"
+        assert await _waiting(tenant) == []
+
+
+@pytest.mark.parametrize(("change", "is_redialled"), [({"status": "completed"}, False), ({"time_limit": 60}, True)])
+async def test_no_redial_follows_a_request_to_end_the_call_that_twilio_has_accepted(
+    gateway: Gateway, change: dict[str, Any], is_redialled: bool
+) -> None:
+    sid = f"CA{uuid4().hex}"
+    accepted = answer(200, call_resource(sid, status="ringing"))
+    async with running_upstream(created(sid=sid), accepted) as upstream, running_dialer(gateway) as dialer:
+        tenant = await gateway.add_tenant(upstream.url)
+        redial = {"on": ["busy"], "times": 2, "after_s": 900}
+        call_id = (await tenant.create(priority="normal", redial=redial)).json()["id"]
+        await dial_all(dialer)
+        assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=change)).status_code == 200
+        await _end_busy(gateway, call_id)
+        assert await _waiting(tenant) == [call_id] * is_redialled
+
+
+async def test_a_stored_request_to_end_an_earlier_attempt_prevents_no_redial(
+    gateway: Gateway, tenant: Tenant, dialer: Dialer
+) -> None:
+    redial = {"on": ["busy"], "times": 1, "after_s": 900}
+    call_id = (await tenant.create(priority="normal", redial=redial)).json()["id"]
+    await dial_all(dialer)
+    stored = "INSERT INTO wanted_update (call_id, attempt, status, due_at) VALUES ($1, 0, 'completed', now())"
+    await gateway.database.fetch(stored, UUID(call_id))
+    await _end_busy(gateway, call_id)
+    assert await _waiting(tenant) == [call_id]
 
 
 async def test_redials_end_when_they_are_used_up(gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
