@@ -24,3 +24,8 @@ def is_deleted_at_twilio(call: AnyCall, error: TwilioError) -> bool:
     """
     limit = _MAX_VISIBILITY_DELAY_IF_ENDED if call.status in TERMINAL_STATUSES else _MAX_VISIBILITY_DELAY
     return is_missing(error) and datetime.now(UTC) - (call.settled_at or call.created_at) > limit
+
+
+def may_be_found_later(call: AnyCall, error: TwilioError) -> bool:
+    """Returns whether Twilio answers 404 for a call that it may not show yet, so that the same request may work later."""
+    return is_missing(error) and not is_deleted_at_twilio(call, error)

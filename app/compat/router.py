@@ -135,7 +135,10 @@ async def fetch_call(call: OwnCallDep, started: StartedDep) -> Response:
 async def update_call(
     request: Request, account: AccountDep, call: OwnCallDep, control: CallControlDep, form: FormDep
 ) -> Response:
-    """Answers 200, or 202 when Twilio's answer was lost: Callgate then repeats the request until the call has ended."""
+    """Answers 200, or 202 when Callgate repeats the request until the call has ended.
+
+    It does so when Twilio's answer was lost, or when Twilio does not show the new call yet.
+    """
     body = parameters_of(form, CallUpdate)
     request.state.indeterminate_error = indeterminate_update_error(call, body)
     change = await control.update(account.caller, call, body)

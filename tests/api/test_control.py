@@ -95,6 +95,11 @@ async def _started_call_with_stored_end(tenant: Tenant, worker_services: Service
     return call_id
 
 
+async def _started_two_hours_ago(gateway: Gateway, call_id: str) -> None:
+    """Makes the call so old that Twilio must know it."""
+    await gateway.database.fetch("UPDATE call SET settled_at = now() - interval '2 hours' WHERE id = $1", UUID(call_id))
+
+
 async def _begin_step(controller: PendingUpdateSender, upstream: Upstream) -> asyncio.Task[bool]:
     """Starts a step of the controller. Returns its task once Twilio has received a request after the creation."""
     step = asyncio.create_task(controller.step())
@@ -290,6 +295,31 @@ async def test_a_remembered_end_that_twilio_refuses_is_dropped(gateway: Gateway,
         assert not await controller.step()
 
 
+async def test_ending_a_call_that_twilio_does_not_show_yet_is_remembered(
+    gateway: Gateway, controller: PendingUpdateSender
+) -> None:
+    async with running_upstream(created(), error(404, 20404), error(404, 20404), updated()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        remembered = await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)
+        assert (remembered.status_code, remembered.json()["status"]) == (202, "queued")
+        for _ in range(2):
+            await gateway.database.fetch("UPDATE wanted_update SET due_at = now()")
+            assert await controller.step()
+        assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["status"] == "completed"
+        assert [post.form for post in upstream.posts[1:]] == [[("Status", "completed")]] * 3
+
+
+async def test_ending_a_call_that_twilio_no_longer_has_is_refused(gateway: Gateway) -> None:
+    async with running_upstream(created(), error(404, 20404)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        await _started_two_hours_ago(gateway, record["id"])
+        refused = await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)
+        assert (refused.status_code, refused.json()["type"]) == (422, "urn:callgate:problem:upstream-rejected")
+        assert not await gateway.database.fetch("SELECT FROM wanted_update WHERE call_id = $1", UUID(record["id"]))
+
+
 @pytest.mark.parametrize("status", [400, 401, 404, 429])
 async def test_a_proxys_refusal_does_not_drop_a_remembered_end(
     gateway: Gateway, controller: PendingUpdateSender, status: int
@@ -305,13 +335,16 @@ async def test_a_proxys_refusal_does_not_drop_a_remembered_end(
         assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["status"] == "completed"
 
 
-async def test_a_proxys_404_does_not_delete_the_record(gateway: Gateway) -> None:
-    async with running_upstream(created(), proxy_page(404), error(404, 20404)) as upstream:
+async def test_only_a_404_of_twilio_for_a_call_that_it_must_know_deletes_the_record(gateway: Gateway) -> None:
+    async with running_upstream(created(), proxy_page(404), error(404, 20404), error(404, 20404)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
         path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{record['sid']}.json"
         assert (await tenant.http.delete(path)).status_code == 409
+        not_visible_yet = await tenant.http.delete(path)
+        assert (not_visible_yet.status_code, not_visible_yet.json()["code"]) == (404, 20404)
         assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["deleted_at"] is None
+        await _started_two_hours_ago(gateway, record["id"])
         assert (await tenant.http.delete(path)).status_code == 204
         assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["deleted_at"] is not None
 

@@ -64,7 +64,7 @@ def indeterminate_update_error(call: Call, body: Mapping[str, Any]) -> ActionUnk
         200: {"content": examples.STARTED_EXAMPLE},
         202: {
             "model": CallRecord,
-            "description": "Callgate has stored the request, and ends the call as soon as it is known to have started.",
+            "description": "Callgate has stored the request to end the call, and repeats it until Twilio has ended the call.",
             "content": examples.UNKNOWN_EXAMPLE,
         },
         **responses(
@@ -100,7 +100,8 @@ async def update_call(
     """Changes a call with Twilio's nine parameters of *update call*.
 
     A `pending` or `unknown` call can be ended too: the answer is 202, and Callgate ends the call as soon as it is known to have
-    started. If it turns out that the call was not started, the request is dropped.
+    started. If it turns out that the call was not started, the request is dropped. The answer is also 202 if Twilio's answer is
+    lost, or if Twilio does not show a new call yet.
 
     A request that only ends a call may be repeated. For any other change whose answer was lost, the answer is 409
     `action-unknown`: check the call before you repeat the request.

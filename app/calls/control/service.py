@@ -18,7 +18,7 @@ from app.calls.callback_urls import CallbackUrls
 from app.calls.control import repository as control_repository
 from app.calls.control.validation import validate_update
 from app.calls.creation.scheduled.store import end_calls
-from app.calls.missing import is_deleted_at_twilio, is_missing
+from app.calls.missing import is_deleted_at_twilio, may_be_found_later
 from app.calls.models import Call, PendingUpdate
 from app.calls.parameters import CallUpdate
 from app.calls.progress import apply_resource
@@ -26,23 +26,11 @@ from app.calls.settlement import Settlement
 from app.calls.status_callbacks import StatusCallbacks, UrlValidator, changed_callbacks
 from app.calls.upstream_problems import change_problem
 from app.database.engine import Database, Session
-from app.errors import (
-    ActionUnknown,
-    CallgateError,
-    DatabaseUnavailable,
-    NoUsableCredentials,
-    TenantSuspended,
-    WrongCallState,
-)
+from app.errors import ActionUnknown, CallgateError, DatabaseUnavailable, NoUsableCredentials, TenantSuspended, WrongCallState
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, try_credentials
-from app.twilio.errors import (
-    TwilioError,
-    TwilioOutcomeUnknown,
-    TwilioRejected,
-    TwilioWrongState,
-)
+from app.twilio.errors import TwilioError, TwilioOutcomeUnknown, TwilioRejected, TwilioWrongState
 from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME, TERMINAL_STATUSES, CallResource, Credential
 
 Result = TypeVar("Result")
@@ -99,10 +87,8 @@ class CallControl:
         callbacks = await self._changed_callbacks(call, update)
         try:
             resource = await self._send(call, update.for_twilio() | callbacks.for_twilio)
-        except TwilioOutcomeUnknown as error:
-            return ControlResult(await self._on_lost_response(call, update, error), done=False)
         except TwilioError as error:
-            raise change_problem(error, _SPECIAL_ERRORS, call_id=call.id) from error
+            return await self._on_failed_change(call, update, error)
         try:
             return ControlResult(await self._record_update(call, resource, update, columns=callbacks.columns), done=True)
         except DatabaseUnavailable:
@@ -123,7 +109,7 @@ class CallControl:
             detail = "Twilio may have deleted the call. It is safe to delete it again."
             raise ActionUnknown(detail, call_id=call.id) from error
         except TwilioError as error:
-            if not is_missing(error):
+            if not is_deleted_at_twilio(call, error):
                 raise change_problem(error, _SPECIAL_ERRORS, call_id=call.id) from error
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
@@ -214,20 +200,21 @@ class CallControl:
             await self._store_pending_update(session, locked, update)
         return locked
 
-    async def _on_lost_response(self, call: Call, update: CallUpdate, error: TwilioError) -> Call:
-        """Handles a lost answer from Twilio: stores the request if it only ends the call, and returns the call.
+    async def _on_failed_change(self, call: Call, update: CallUpdate, error: TwilioError) -> ControlResult:
+        """Stores the request if it only ends the call and may work later, and returns the call. Otherwise raises an error.
 
-        Raises ActionUnknown if the request does anything else, or if the database is unavailable.
+        It may work later if Twilio's answer was lost, or if Twilio may not show the new call yet. Raises ActionUnknown if the
+        answer to any other request was lost, or if the database is unavailable.
         """
+        if not isinstance(error, TwilioOutcomeUnknown) and not (update.only_ends_call and may_be_found_later(call, error)):
+            raise change_problem(error, _SPECIAL_ERRORS, call_id=call.id) from error
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
                 if update.only_ends_call:
                     await self._store_pending_update(session, call, update)
-                else:
-                    data = update.for_event() | {"reason": error.reason}
-                    await repository.add_event(session, call.id, "call.update_unknown", data)
-            if update.only_ends_call:
-                return call
+                    return ControlResult(call, done=False)
+                data = update.for_event() | {"reason": error.reason}
+                await repository.add_event(session, call.id, "call.update_unknown", data)
         raise ActionUnknown(call_id=call.id) from error
 
     async def _store_pending_update(self, session: Session, call: Call, update: CallUpdate) -> None:
@@ -274,9 +261,7 @@ class CallControl:
     async def _on_failed_update(self, call: Call, pending: PendingUpdate, error: TwilioError) -> None:
         async with self.database.begin() as session:
             age = await repository.transaction_time(session) - pending.wanted_at
-            may_work_later = not isinstance(error, TwilioRejected) or (
-                is_missing(error) and not is_deleted_at_twilio(call, error)
-            )
+            may_work_later = not isinstance(error, TwilioRejected) or may_be_found_later(call, error)
             if age < _MAX_PENDING_UPDATE_AGE and may_work_later:
                 wait = min(max(age / 2, _MIN_RETRY_WAIT), _MAX_RETRY_WAIT)
                 await control_repository.postpone_pending_update(session, pending, wait)
