@@ -62,6 +62,11 @@ def updated(status: str = "completed") -> Behaviour:
     return behave
 
 
+async def reset_after_release(upstream: Upstream, *streams: Any) -> None:
+    await upstream.released.wait()
+    await reset(upstream, *streams)
+
+
 async def _events(tenant: Tenant, call_id: str, prefix: str = "call.update") -> list[tuple[str, dict[str, Any]]]:
     return [(event["type"], event["data"]) for event in await tenant.events(call_id) if event["type"].startswith(prefix)]
 
@@ -264,10 +269,6 @@ async def test_an_end_remembered_while_an_earlier_one_is_carried_out_is_kept(
 async def test_an_end_remembered_while_an_earlier_one_fails_is_not_postponed(
     gateway: Gateway, worker_services: Services, controller: PendingUpdateSender
 ) -> None:
-    async def reset_after_release(upstream: Upstream, *streams: Any) -> None:
-        await upstream.released.wait()
-        await reset(upstream, *streams)
-
     async with running_upstream(reset, reset_after_release, reset, updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = await _started_call_with_stored_end(tenant, worker_services, HANG_UP)
@@ -318,6 +319,28 @@ async def test_ending_a_call_that_twilio_no_longer_has_is_refused(gateway: Gatew
         refused = await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)
         assert (refused.status_code, refused.json()["type"]) == (422, "urn:callgate:problem:upstream-rejected")
         assert not await gateway.database.fetch("SELECT FROM wanted_update WHERE call_id = $1", UUID(record["id"]))
+
+
+@pytest.mark.parametrize(("status", "expected"), [("completed", 200), ("canceled", 200), ("busy", 409), ("no-answer", 409)])
+async def test_a_call_that_ends_while_the_response_is_lost_is_reported_as_it_ended(
+    patient_gateway: Gateway, status: str, expected: int
+) -> None:
+    """A call that has ended busy may have been scheduled again: the client must not take it for ended by its request."""
+    async with running_upstream(created(), reset_after_release) as upstream:
+        tenant = await patient_gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        ending = asyncio.create_task(tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP))
+        while len(upstream.posts) < 2:
+            await asyncio.sleep(0.01)
+        await patient_gateway.database.fetch("UPDATE call SET status = $2 WHERE id = $1", UUID(record["id"]), status)
+        upstream.released.set()
+        answered = await ending
+        assert answered.status_code == expected
+        if expected == 200:
+            assert answered.json()["status"] == status
+        else:
+            assert answered.json()["type"] == "urn:callgate:problem:wrong-call-state"
+        assert not await patient_gateway.database.fetch("SELECT FROM wanted_update WHERE call_id = $1", UUID(record["id"]))
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429])

@@ -38,6 +38,8 @@ Result = TypeVar("Result")
 logger = structlog.stdlib.get_logger(__name__)
 
 _UNSETTLED_EXECUTIONS = ("pending", "unknown")
+# The statuses with which a call ends because of a request to end it.
+_STATUSES_OF_ENDED_CALLS = ("canceled", "completed")
 # Each further attempt follows a dial that Twilio refused for a temporary reason. The next dial comes at least a second later.
 _MAX_CANCEL_ATTEMPTS = 5
 _SPECIAL_ERRORS: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
@@ -211,11 +213,23 @@ class CallControl:
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
                 if update.only_ends_call:
-                    await self._store_pending_update(session, call, update)
-                    return ControlResult(call, done=False)
+                    return await self._store_unless_ended(session, call, update)
                 data = update.for_event() | {"reason": error.reason}
                 await repository.add_event(session, call.id, "call.update_unknown", data)
         raise ActionUnknown(call_id=call.id) from error
+
+    async def _store_unless_ended(self, session: Session, call: Call, update: CallUpdate) -> ControlResult:
+        """Stores the request to end the call, unless the call has ended by now. Returns the record.
+
+        Raises WrongCallState if the call has ended for another reason than such a request: its redial may be scheduled.
+        """
+        locked = await repository.lock_call(session, call.id) or call
+        if locked.status in _STATUSES_OF_ENDED_CALLS:
+            return ControlResult(locked, done=True)
+        if locked.status in TERMINAL_STATUSES:
+            raise WrongCallState(call_id=call.id)
+        await self._store_pending_update(session, locked, update)
+        return ControlResult(locked, done=False)
 
     async def _store_pending_update(self, session: Session, call: Call, update: CallUpdate) -> None:
         await control_repository.store_pending_update(session, call, status=update.status or "")
