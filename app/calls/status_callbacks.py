@@ -94,9 +94,20 @@ def changed_callbacks(
     columns = {
         "status_callback": urldefrag(update.status_callback).url,
         "status_callback_method": update.status_callback_method or "POST",
-        "status_callback_events": call.status_callback_events or ["completed"],
+        "status_callback_events": _events_for_new_url(call),
     }
     return StatusCallbacks(for_twilio, columns)
+
+
+def _events_for_new_url(call: Call) -> list[str]:
+    """Returns the events that Callgate delivers to the URL of an update: those that the creation named, or else `completed`.
+
+    The record does not have all of them if Twilio has sent the callbacks so far: Callgate itself delivers only `settled` then.
+    """
+    if named := call.parameters.get("status_callback_event"):
+        return list(named)
+    events = call.status_callback_events or []
+    return list(events) if any(event in TWILIO_EVENTS for event in events) else [*events, "completed"]
 
 
 def _parameters_for_twilio(request: CallRequest) -> dict[str, Any]:

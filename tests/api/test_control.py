@@ -19,6 +19,7 @@ from app.jobs.control import PendingUpdateSender
 from app.observability import Metrics
 from app.services import Services, services
 from app.twilio.schemas import CallResource
+from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.upstream import (
@@ -564,3 +565,44 @@ async def test_a_new_status_callback_is_delivered_by_callgate_if_twilio_calls_ca
         assert call is not None
         assert (call.status_callback, call.status_callback_method) == ("https://hooks.example.com/progress", "GET")
         assert call.status_callback_events == ["completed"]
+
+
+@pytest.mark.parametrize(
+    ("members", "delivered"),
+    [
+        ({"status_callback_event": ["settled", "initiated", "completed"]}, ["settled", "initiated", "completed"]),
+        ({"status_callback_event": ["initiated", "answered"]}, ["initiated", "answered"]),
+        ({"status_callback_event": ["settled"]}, ["settled"]),
+        ({}, ["completed"]),
+    ],
+)
+async def test_a_new_status_callback_gets_the_named_events_also_if_twilio_has_sent_them_so_far(
+    database_url: str, members: dict[str, Any], delivered: list[str]
+) -> None:
+    """The operator sets the public URL while the call goes on."""
+    async with running_upstream(created(), updated("in-progress")) as upstream:
+        async with running_gateway(settings_for(database_url)) as private:
+            tenant = await private.add_tenant(upstream.url)
+            record = (await tenant.create(status_callback="https://hooks.example.com/first", **members)).json()
+        assert await _events_of_new_status_callback(database_url, tenant, record["id"]) == delivered
+
+
+async def test_a_new_status_callback_gets_the_end_if_the_tenants_defaults_named_it(database_url: str) -> None:
+    async with running_upstream(created(), updated("in-progress")) as upstream:
+        async with running_gateway(settings_for(database_url)) as private:
+            tenant = await private.add_tenant(upstream.url)
+            url = "https://hooks.example.com/default"
+            await private.tenants.configure_callbacks(tenant.id, url=url, events=["settled", "completed"])
+            record = (await tenant.create()).json()
+        assert await _events_of_new_status_callback(database_url, tenant, record["id"]) == ["settled", "completed"]
+
+
+async def _events_of_new_status_callback(database_url: str, tenant: Tenant, call_id: str) -> list[str]:
+    """Changes the call's status callback at a gateway with a public URL. Returns the events that Callgate delivers then."""
+    settings = settings_for(database_url, public_url="https://calls.example.com")
+    async with running_gateway(settings) as public, http_client(base_url=public.url, headers=tenant.http.headers) as http:
+        change = {"status_callback": "https://hooks.example.com/second"}
+        assert (await http.patch(f"/v1/calls/{call_id}", json=change)).status_code == 200
+        stored = await public.database.fetch("SELECT status_callback_events FROM call WHERE id = $1", UUID(call_id))
+    events: list[str] = stored[0]["status_callback_events"]
+    return events
