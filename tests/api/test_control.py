@@ -156,13 +156,15 @@ async def test_ending_a_pending_call_is_remembered_and_done_once_the_call_has_st
         ]
 
 
+@pytest.mark.parametrize("bodies", [(CANCEL, HANG_UP), (HANG_UP, CANCEL)])
 async def test_ending_an_unknown_call_waits_until_the_call_is_found(
-    gateway: Gateway, worker_services: Services, controller: PendingUpdateSender
+    gateway: Gateway, worker_services: Services, controller: PendingUpdateSender, bodies: tuple[dict[str, str], ...]
 ) -> None:
+    """Twilio does not end an answered call on `canceled`, so a stored hang-up stays one, whichever request came last."""
     async with running_upstream(reset, updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create()).json()["id"]
-        for body in (CANCEL, HANG_UP):
+        for body in bodies:
             assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=body)).status_code == 202
         assert not await controller.step()
         sid = await _prove_started(worker_services, call_id)
@@ -210,6 +212,32 @@ async def test_a_remembered_end_does_not_apply_to_a_later_attempt_with_the_same_
         assert await controller.step()
         assert len(upstream.posts) == 2
         assert (await _events(tenant, call_id))[-1][0] == "call.update_forgotten"
+
+
+async def test_a_stored_hang_up_of_an_earlier_attempt_is_replaced_by_a_cancellation(gateway: Gateway) -> None:
+    async with running_upstream(reset) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create()).json()["id"]
+        assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)).status_code == 202
+        await gateway.database.fetch("UPDATE wanted_update SET attempt = 0 WHERE call_id = $1", UUID(call_id))
+        assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=CANCEL)).status_code == 202
+        stored = await gateway.database.fetch("SELECT status, attempt FROM wanted_update WHERE call_id = $1", UUID(call_id))
+        assert [tuple(row) for row in stored] == [("canceled", 1)]
+
+
+@pytest.mark.parametrize(("status", "is_kept"), [("in-progress", True), ("canceled", False)])
+async def test_a_cancellation_drops_a_stored_hang_up_only_if_it_ends_the_call(
+    gateway: Gateway, status: str, is_kept: bool
+) -> None:
+    """Canceling has no effect on an answered call."""
+    async with running_upstream(created(), reset, updated(status)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create()).json()["id"]
+        assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)).status_code == 202
+        canceled = await tenant.http.patch(f"/v1/calls/{call_id}", json=CANCEL)
+        assert (canceled.status_code, canceled.json()["status"]) == (200, status)
+        stored = await gateway.database.fetch("SELECT status FROM wanted_update WHERE call_id = $1", UUID(call_id))
+        assert [row["status"] for row in stored] == ["completed"] * is_kept
 
 
 async def test_a_lost_response_is_reported_and_ending_the_call_is_retried(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import case, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -15,22 +15,30 @@ _TWILIO_EVENTS = ("call.started", "call.corrected", "call.callback", "call.statu
 
 
 async def store_pending_update(session: AsyncSession, call: Call, *, status: str) -> None:
-    """Stores a request to end the call. `status` is Twilio's `canceled` or `completed`. Replaces an earlier request."""
+    """Stores a request to end the call. `status` is Twilio's `canceled` or `completed`. Replaces an earlier request.
+
+    But `completed` stays if it was requested for the same attempt, because Twilio does not end an answered call on `canceled`.
+    """
     values = {"status": status, "attempt": call.attempt, "wanted_at": func.now(), "due_at": func.now()}
     statement = upsert(PendingUpdate).values(call_id=call.id, **values)
-    await session.execute(statement.on_conflict_do_update(index_elements=[PendingUpdate.call_id], set_=values))
+    is_stronger = (PendingUpdate.status == "completed") & (PendingUpdate.attempt == call.attempt)
+    changed = values | {"status": case((is_stronger, PendingUpdate.status), else_=status)}
+    await session.execute(statement.on_conflict_do_update(index_elements=[PendingUpdate.call_id], set_=changed))
 
 
 async def delete_pending_update(
-    session: AsyncSession, call_id: UUID, *, only: PendingUpdate | None = None
+    session: AsyncSession, call_id: UUID, *, only: PendingUpdate | None = None, status: str | None = None
 ) -> PendingUpdate | None:
-    """Deletes the call's stored request to end the call, and returns the request. Returns None if there is none.
+    """Deletes the call's stored request to end the call, and returns the request. Returns None if none is deleted.
 
-    If `only` is given, deletes nothing if a later request has replaced `only`.
+    If `only` is given, deletes nothing if a later request has replaced `only`. If `status` is given, deletes nothing if the
+    request has another status.
     """
     statement = delete(PendingUpdate).where(PendingUpdate.call_id == call_id).returning(PendingUpdate)
     if only is not None:
         statement = statement.where(PendingUpdate.due_at == only.due_at)
+    if status is not None:
+        statement = statement.where(PendingUpdate.status == status)
     return (await session.scalars(statement)).one_or_none()
 
 

@@ -248,7 +248,7 @@ class CallControl:
 
         `columns` are further columns of the record to set. `pending` is the stored request to end the call, if the change was
         sent because of one. If the change sets a status, the call's stored request is deleted, unless it was stored after
-        `pending`.
+        `pending`. But `canceled` does not delete a stored `completed` as long as the call goes on.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
@@ -263,7 +263,9 @@ class CallControl:
             # The next status follows soon.
             locked.refresh_at = await repository.transaction_time(session)
             if update.status is not None:
-                await control_repository.delete_pending_update(session, call.id, only=pending)
+                fulfils_any = update.status == "completed" or locked.status in TERMINAL_STATUSES
+                fulfilled = None if fulfils_any else update.status
+                await control_repository.delete_pending_update(session, call.id, only=pending, status=fulfilled)
         return locked
 
     async def _drop_pending_update(self, call: Call, pending: PendingUpdate, reason: str) -> None:
