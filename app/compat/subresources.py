@@ -5,6 +5,7 @@ Parameters are forwarded to Twilio, which validates them. They are unchanged wit
 the client.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -17,17 +18,18 @@ from app.compat.access import AccountDep, TwilioRoute
 from app.compat.errors import CALL_ID_HEADER
 from app.compat.form import FormDep, NoQueryDep, normalize_boolean, refuse_encoded_pairs
 from app.compat.router import PREFIX, find_own_call
+from app.errors import SubresourceNotFound
 from app.http.form import ParameterValues, parse_fields
 from app.http.idempotency_key import IdempotencyKeyDep
 from app.http.routes import needs
 from app.observability.context import bind
 from app.subresources.answers import indeterminate_error
 from app.subresources.router import (
+    MAX_ITEM_SID_LENGTH,
+    RECORDING_SID_PATTERN,
     RangeHeader,
-    RecordingSid,
     ResponseStackDep,
     SubresourceServiceDep,
-    item_sid,
     json_response,
     no_sid,
     streaming_response,
@@ -50,6 +52,23 @@ async def parent_call(call_sid: str, account: AccountDep, service: CallServiceDe
 ParentCallDep = Annotated[Call, Depends(parent_call)]
 
 
+async def recording_sid_or_404(sid: str, _: AccountDep) -> str:
+    """Returns the recording's SID in the path. Raises SubresourceNotFound if it is malformed: Twilio answers 404, too."""
+    if not re.fullmatch(RECORDING_SID_PATTERN, sid):
+        raise SubresourceNotFound
+    return sid
+
+
+async def item_sid_or_404(sid: str, _: ParentCallDep) -> str:
+    """Returns the item's SID or name in the path. Raises SubresourceNotFound if it is too long for either."""
+    if len(sid) > MAX_ITEM_SID_LENGTH:
+        raise SubresourceNotFound
+    return sid
+
+
+TwilioRecordingSid = Annotated[str, Depends(recording_sid_or_404)]
+
+
 @router.get(f"{_CALL_PATH}/{RECORDINGS.segment}/{{sid}}.mp3")
 @router.get(f"{_CALL_PATH}/{RECORDINGS.segment}/{{sid}}.wav")
 @needs(Scope.READ)
@@ -58,7 +77,7 @@ async def fetch_media(
     call: ParentCallDep,
     service: SubresourceServiceDep,
     stack: ResponseStackDep,
-    sid: RecordingSid,
+    sid: TwilioRecordingSid,
     byte_range: RangeHeader = None,
 ) -> Response:
     media = _media_request(request, sid, byte_range)
@@ -73,7 +92,7 @@ async def fetch_media_of_account(
     account: AccountDep,
     service: SubresourceServiceDep,
     stack: ResponseStackDep,
-    sid: RecordingSid,
+    sid: TwilioRecordingSid,
     byte_range: RangeHeader = None,
 ) -> Response:
     """Streams the audio at the URL that Twilio's guides and `RecordingUrl` use. Asks Twilio first which call was recorded."""
@@ -84,7 +103,7 @@ async def fetch_media_of_account(
 
 @router.get(f"/{RECORDINGS.segment}/{{sid}}.json", dependencies=[NoQueryDep])
 @needs(Scope.READ)
-async def fetch_recording_of_account(account: AccountDep, service: SubresourceServiceDep, sid: RecordingSid) -> Response:
+async def fetch_recording_of_account(account: AccountDep, service: SubresourceServiceDep, sid: TwilioRecordingSid) -> Response:
     _, recording = await service.find_recording(account.caller, account.account_id, account.account_sid, sid)
     return JSONResponse(recording)
 
@@ -96,7 +115,7 @@ async def fetch_recording_url(
     account: AccountDep,
     service: SubresourceServiceDep,
     stack: ResponseStackDep,
-    sid: RecordingSid,
+    sid: TwilioRecordingSid,
     byte_range: RangeHeader = None,
 ) -> Response:
     """Answers at the `RecordingUrl` of Twilio's callbacks: the WAV file or, if the client accepts JSON, the resource."""
@@ -118,7 +137,7 @@ def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
         call: ParentCallDep,
         service: SubresourceServiceDep,
         stack: ResponseStackDep,
-        sid: Annotated[str | None, Depends(item_sid if operation.targets_item else no_sid)],
+        sid: Annotated[str | None, Depends(item_sid_or_404 if operation.targets_item else no_sid)],
     ) -> Response:
         query = parse_fields(request.url.query)
         refuse_encoded_pairs(query)
@@ -138,7 +157,7 @@ def _change_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]
         account: AccountDep,
         call: ParentCallDep,
         service: SubresourceServiceDep,
-        sid: Annotated[str | None, Depends(item_sid if operation.targets_item else no_sid)],
+        sid: Annotated[str | None, Depends(item_sid_or_404 if operation.targets_item else no_sid)],
         form: FormDep,
         key: IdempotencyKeyDep,
     ) -> Response:

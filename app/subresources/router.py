@@ -35,6 +35,8 @@ from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
 
 router = APIRouter(prefix="/v1/calls/{id_or_sid}", tags=["subresources"], route_class=ScopedRoute)
 
+RECORDING_SID_PATTERN = "RE[0-9a-fA-F]{32}"
+MAX_ITEM_SID_LENGTH = 255
 _METHODS_BY_ACTION = {"list": "GET", "fetch": "GET", "create": "POST", "update": "PATCH", "delete": "DELETE"}
 
 
@@ -67,7 +69,9 @@ async def refuse_idempotency_key(request: Request) -> None:
 
 
 async def item_sid(
-    sid: Annotated[str, Path(description="The SID of the item; where Twilio takes one, its name.", max_length=255)],
+    sid: Annotated[
+        str, Path(description="The SID of the item; where Twilio takes one, its name.", max_length=MAX_ITEM_SID_LENGTH)
+    ],
 ) -> str:
     return sid
 
@@ -83,7 +87,7 @@ async def no_body() -> dict[str, Any]:
 
 SubresourceServiceDep = Annotated[SubresourceService, Depends(subresource_service)]
 ResponseStackDep = Annotated[AsyncExitStack, Depends(response_stack)]
-RecordingSid = Annotated[str, Path(description="The recording's SID.", pattern=r"^RE[0-9a-fA-F]{32}$")]
+RecordingSid = Annotated[str, Path(description="The recording's SID.", pattern=f"^{RECORDING_SID_PATTERN}$")]
 _AUDIO_CONTENT = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("audio/mpeg", "audio/x-wav")}
 RangeHeader = Annotated[str | None, Header(alias="Range", pattern=r"^bytes=[0-9, -]{1,100}$")]
 

@@ -117,3 +117,20 @@ async def test_no_name_reaches_a_path_outside_the_call(world: World, sid: str) -
         assert one.path.startswith(below_call)
         assert not {"?", " ", "\r"} & set(one.path)
         assert "/" not in one.path.removeprefix(below_call)
+
+
+@pytest.mark.parametrize(
+    "below",
+    [
+        *(f"Recordings/REbogus{suffix}" for suffix in ("", ".json", ".mp3", ".wav")),
+        *(f"Calls/{{call}}/Recordings/REbogus{suffix}" for suffix in (".mp3", ".wav")),
+        f"Calls/{{call}}/Recordings/{'x' * 300}.json",
+    ],
+)
+async def test_a_malformed_sid_is_not_found_on_twilios_paths(world: World, below: str) -> None:
+    asked = len(world.upstream.received)
+    path = f"/2010-04-01/Accounts/{world.owner.account_sid}/{below.format(call=world.call_sid)}"
+    refused = await world.owner.http.get(path, headers={"Accept": "application/json"})
+    assert (refused.status_code, refused.json()["code"]) == (404, 20404)
+    assert refused.json()["message"] == f"The requested resource {path} was not found"
+    assert len(world.upstream.received) == asked
