@@ -120,7 +120,7 @@ class WorkloadKeysUnavailable(ServiceError):
 
 
 class Overloaded(ServiceError):
-    slug, status, title = "overloaded", 503, "Too many creations or lists are in progress"
+    slug, status, title = "overloaded", 503, "Too many requests are in progress"
     default_detail = "Too many creations are in progress for this tenant or in this process."
 
 

@@ -36,6 +36,7 @@ from app.console_settings import parse_oidc_access
 from app.deliveries import router as delivery_router
 from app.deliveries.schemas import ReplayRequest
 from app.http import documentation, health
+from app.http.concurrency import ConcurrencyLimit
 from app.http.document import serve_document
 from app.http.error_renderers import ErrorRenderer, ErrorRenderers
 from app.http.head_method import HeadMethodMiddleware
@@ -45,7 +46,6 @@ from app.http.middleware import RequestMiddleware
 from app.http.openapi import complete_document
 from app.http.operations import CONSOLE_PREFIX, OperationsPort
 from app.http.problems import Problem, ProblemRenderer, install_handlers, is_creation
-from app.http.read_limit import ReadLimit
 from app.http.routes import describe_access, public, require_declarations
 from app.http.worker_gauges import WorkerGauges
 from app.observability import Metrics
@@ -164,7 +164,7 @@ def _lifespan(
                 "metrics": metrics,
                 "console_sessions": ConsoleSessions.of(state["database"], settings),
                 # Separate from the slots of the API's lists, so that people and services do not delay each other.
-                "console_reads": ReadLimit(per_process=4, per_tenant=2),
+                "console_reads": ConcurrencyLimit(per_process=4, per_tenant=2),
                 "console_oidc": oidc_provider(settings),
                 "console_oidc_rules": parse_oidc_access(settings.console_oidc_access or "[]"),
                 "key_attempts": KeyAttempts(

@@ -29,7 +29,7 @@ from app.database.engine import Database
 from app.database.listener import Listener
 from app.deliveries.addresses import AllowList, UrlError, parse_delivery_url
 from app.deliveries.service import DeliveryService
-from app.http.read_limit import ReadLimit
+from app.http.concurrency import ConcurrencyLimit
 from app.observability import Metrics
 from app.queues.bulk import BulkService
 from app.queues.cancellation import QueueCancellation
@@ -171,7 +171,7 @@ def _build_services(
     settings: Settings, metrics: Metrics, shared: _Shared, creation: CreationService, granted: GrantedCallDialer
 ) -> Services:
     database, tenants, twilio = shared.database, shared.tenants, shared.twilio
-    reads = ReadLimit(per_process=2, per_tenant=1)
+    reads = ConcurrencyLimit(per_process=2, per_tenant=1)
     calls = CallService(database, reads)
     queues = QueueService(database, reads)
     deadline_s = budget_of(settings).attempt
@@ -213,12 +213,12 @@ def _build_services(
             forwarding=shared.forwarding,
             deadline_s=deadline_s,
             # More slots, because these lists also wait for Twilio.
-            list_limit=ReadLimit(per_process=8, per_tenant=4),
+            list_limit=ConcurrencyLimit(per_process=8, per_tenant=4),
         ),
         deliveries=DeliveryService(database, calls),
         queues=queues,
         queue_cancellation=QueueCancellation(database, queues, shared.settlement),
-        bulk=BulkService(creation, ReadLimit(per_process=4, per_tenant=2)),
+        bulk=BulkService(creation, ConcurrencyLimit(per_process=4, per_tenant=2)),
     )
 
 

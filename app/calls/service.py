@@ -10,7 +10,7 @@ from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.database.engine import Database
 from app.errors import CallNotFound
-from app.http.read_limit import CHUNK_ROWS, ReadLimit, render_rows
+from app.http.concurrency import CHUNK_ROWS, ConcurrencyLimit, render_rows
 from app.tenants.caller import Caller
 from app.twilio.schemas import CALL_SID_PATTERN
 
@@ -18,7 +18,7 @@ from app.twilio.schemas import CALL_SID_PATTERN
 @dataclass(frozen=True, slots=True)
 class CallService:
     database: Database
-    read_limit: ReadLimit
+    read_limit: ConcurrencyLimit
 
     async def get(self, caller: Caller, id_or_sid: str) -> Call:
         async with self.database.begin() as session:

@@ -122,10 +122,10 @@ def _change_existing(tenant: str, name: str, change: QueueChange, *, as_json: bo
 
 def _run(use_case: Callable[[QueueService], Awaitable[Result]]) -> Result:
     """Calls `use_case` with a QueueService for the configured database, and returns its result."""
-    from app.http.read_limit import ReadLimit
+    from app.http.concurrency import ConcurrencyLimit
     from app.queues.service import QueueService
 
-    return run_with_pool(lambda pool: use_case(QueueService(pool, ReadLimit(per_process=1, per_tenant=1))))
+    return run_with_pool(lambda pool: use_case(QueueService(pool, ConcurrencyLimit(per_process=1, per_tenant=1))))
 
 
 def _settings(queue: QueueRow) -> dict[str, Any]:

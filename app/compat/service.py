@@ -17,7 +17,7 @@ from app.compat import repository as started_repository
 from app.compat.repository import PageCursor, StartedFilter
 from app.database.engine import Database
 from app.errors import CallNotFound
-from app.http.read_limit import ReadLimit
+from app.http.concurrency import ConcurrencyLimit
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, try_credentials
@@ -51,7 +51,7 @@ class StartedCalls:
     tenants: TenantDirectory
     twilio: TwilioClient
     deadline_s: float
-    read_limit: ReadLimit
+    read_limit: ConcurrencyLimit
 
     async def fetch(self, call: Call) -> FetchedCall:
         """Returns the call's record. Updates it from Twilio first, unless the call has ended and has a price.

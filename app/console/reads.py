@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from app.database.connection import Connection
 from app.database.pool import Transactions
-from app.http.read_limit import ReadLimit
+from app.http.concurrency import ConcurrencyLimit
 
 _STATEMENT_TIMEOUT: Final = "2s"
 
@@ -17,7 +17,7 @@ class SlotLimitedReads:
     """Runs only a few transactions at a time, per tenant and in total. So connections stay free for the creation of calls."""
 
     database: Transactions
-    limit: ReadLimit
+    limit: ConcurrencyLimit
     tenant_id: str | None
     """The tenant of the session; None for an operator. All operators together may run as many transactions as one tenant."""
 

@@ -16,7 +16,7 @@ import structlog
 
 from app.calls.creation.service import Creation, CreationService
 from app.errors import CallgateError, FieldError, InternalError, InvalidRequest
-from app.http.read_limit import ReadLimit
+from app.http.concurrency import ConcurrencyLimit
 from app.observability.tracing import TimedSpan, stop_timing
 from app.tenants.caller import Caller
 
@@ -53,7 +53,7 @@ class AnsweredLine:
 @dataclass(frozen=True, slots=True)
 class BulkService:
     creation: CreationService
-    limit: ReadLimit
+    limit: ConcurrencyLimit
 
     def slot(self, caller: Caller) -> AbstractAsyncContextManager[None]:
         """Returns a context manager in which one bulk request runs.

@@ -9,7 +9,7 @@ from app.audit.events import Actor, AuditAction
 from app.audit.store import record
 from app.database.connection import Connection
 from app.database.pool import Transactions
-from app.http.read_limit import ReadLimit
+from app.http.concurrency import ConcurrencyLimit
 from app.queues import store
 from app.queues.progress import QueueProgress, progress_of
 from app.queues.state_store import find_queue_state
@@ -40,7 +40,7 @@ class QueueChange(TypedDict, total=False):
 @dataclass(frozen=True, slots=True)
 class QueueService:
     database: Transactions
-    reads: ReadLimit
+    reads: ConcurrencyLimit
 
     async def put(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> tuple[QueueRow, bool]:
         """Creates a queue, or changes the queue of this name. Returns the queue, and whether it was created.

@@ -24,7 +24,7 @@ from app.errors import (
     TenantSuspended,
     WrongCallState,
 )
-from app.http.read_limit import ReadLimit, run_with_pause
+from app.http.concurrency import ConcurrencyLimit, run_with_pause
 from app.subresources.answers import (
     error_for_client,
     event_data_of_answer,
@@ -79,7 +79,7 @@ class SubresourceService:
         tenants: TenantDirectory,
         forwarding: Forwarding,
         deadline_s: float,
-        list_limit: ReadLimit,
+        list_limit: ConcurrencyLimit,
     ) -> None:
         self._database = database
         self._calls = calls

@@ -12,7 +12,7 @@ from app.audit.store import AuditFilter
 from app.calls.service import CallService
 from app.deliveries.service import DeliveryService
 from app.errors import DeliveryNotFound
-from app.http.read_limit import ReadLimit
+from app.http.concurrency import ConcurrencyLimit
 from app.tenants.caller import command_caller
 from tests.console.rows import add_delivery
 from tests.support.gateway import Gateway, Tenant
@@ -26,7 +26,7 @@ async def recorded(gateway: Gateway, tenant: Tenant) -> list[tuple[str, str, str
 
 
 async def test_acts_of_a_person_are_recorded(gateway: Gateway, tenant: Tenant) -> None:
-    service = DeliveryService(gateway.database, CallService(gateway.database, ReadLimit(per_process=2, per_tenant=1)))
+    service = DeliveryService(gateway.database, CallService(gateway.database, ConcurrencyLimit(per_process=2, per_tenant=1)))
     caller = command_caller(tenant.id, suspended=False)
     call_id = (await tenant.create()).json()["id"]
     delivery_id = await add_delivery(gateway, tenant.id, call_id=UUID(call_id), state="gave_up", attempts=9)

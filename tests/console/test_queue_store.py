@@ -6,7 +6,7 @@ from app.audit.events import command_actor
 from app.console.page_size import PAGE_SIZE
 from app.console.queues import store
 from app.console.queues.store import MAX_COUNTED, QueueLine
-from app.http.read_limit import ReadLimit
+from app.http.concurrency import ConcurrencyLimit
 from app.queues.service import QueueChange, QueueService
 from app.queues.wait_reason import WaitReasonName, wait_reason
 from tests.queues.conftest import QueuedCalls
@@ -14,7 +14,7 @@ from tests.support.gateway import Gateway, Tenant
 
 
 def service_of(gateway: Gateway) -> QueueService:
-    return QueueService(gateway.database, ReadLimit(per_process=2, per_tenant=1))
+    return QueueService(gateway.database, ConcurrencyLimit(per_process=2, per_tenant=1))
 
 
 async def add_queue(gateway: Gateway, tenant: Tenant, name: str, **change: object) -> QueuedCalls:

@@ -1,4 +1,4 @@
-"""Tests the limits of concurrent list requests of a tenant and of the process. A request that waits too long is refused."""
+"""Tests the limits of concurrent requests of a tenant and of the process. A request that waits too long is refused."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,18 +7,18 @@ import pytest
 from fastapi.responses import StreamingResponse
 
 from app.errors import DatabaseUnavailable, Overloaded, ResponseTruncated
+from app.http.concurrency import ConcurrencyLimit, render_rows
 from app.http.list_responses import list_response
-from app.http.read_limit import ReadLimit, render_rows
 
 
-async def _until(condition: asyncio.Event, limit: ReadLimit, tenant: str, log: list[str], name: str) -> None:
+async def _until(condition: asyncio.Event, limit: ConcurrencyLimit, tenant: str, log: list[str], name: str) -> None:
     async with limit.slot(tenant):
         log.append(name)
         await condition.wait()
 
 
 async def test_a_tenant_waits_for_its_own_lists_only() -> None:
-    limit, log, done = ReadLimit(per_process=2, per_tenant=1), list[str](), asyncio.Event()
+    limit, log, done = ConcurrencyLimit(per_process=2, per_tenant=1), list[str](), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         for number in range(5):
             group.create_task(_until(done, limit, "busy", log, f"busy {number}"))
@@ -31,7 +31,7 @@ async def test_a_tenant_waits_for_its_own_lists_only() -> None:
 
 
 async def test_a_wait_that_is_too_long_is_refused_unless_the_response_has_started() -> None:
-    limit, log, done = ReadLimit(per_process=1, per_tenant=1, max_wait_s=0.02), list[str](), asyncio.Event()
+    limit, log, done = ConcurrencyLimit(per_process=1, per_tenant=1, max_wait_s=0.02), list[str](), asyncio.Event()
     done.set()
     async with limit.slot("one"):
         for tenant in ("one", "another"):
@@ -51,7 +51,7 @@ async def test_a_wait_that_is_too_long_is_refused_unless_the_response_has_starte
         pass
 
 
-async def _begun(limit: ReadLimit, log: list[str]) -> None:
+async def _begun(limit: ConcurrencyLimit, log: list[str]) -> None:
     async with limit.slot("one", response_started=True):
         log.append("begun")
 

@@ -1,4 +1,7 @@
-"""Limits how many lists are read at a time, so that one tenant's lists do not slow down the creations of others (ADR 25)."""
+"""Limits how many requests of one kind are handled at a time, and how long lists block the event loop (ADR 25).
+
+So the requests of one tenant do not slow down those of others.
+"""
 
 import asyncio
 import time
@@ -19,11 +22,13 @@ CHUNK_ROWS = 50
 _ROWS_BETWEEN_PAUSES = 10
 # A pause takes three times as long as the work before it, which leaves three quarters of the event loop to other requests.
 _PAUSE_FACTOR = 3
-_OVERLOADED_DETAIL = "Too many lists are being read for this tenant or in this process; nothing was read."
+_OVERLOADED_DETAIL = (
+    "Too many requests of this kind are in progress for this tenant or in this process. This one waited, and nothing was done."
+)
 
 
-class ReadLimit:
-    """Limits how many lists are read at the same time: at most `per_process` in all, and `per_tenant` for each tenant."""
+class ConcurrencyLimit:
+    """Limits how many requests are handled at the same time: `per_process` in all, and `per_tenant` for each tenant."""
 
     def __init__(self, *, per_process: int, per_tenant: int, max_wait_s: float = 5.0) -> None:
         self._process = asyncio.Semaphore(per_process)
@@ -33,7 +38,7 @@ class ReadLimit:
 
     @asynccontextmanager
     async def slot(self, tenant_id: str, *, response_started: bool = False) -> AsyncIterator[None]:
-        """Waits until the caller may read a list, and counts the list as being read until the context ends.
+        """Waits until a request of the tenant may be handled, and counts the request until the context ends.
 
         Raises Overloaded after `max_wait_s` seconds. If `response_started` is true, the wait has no limit, because a response
         that has started cannot become an error. The tenant's limit applies before the limit of the process, so a tenant that
