@@ -1,9 +1,4 @@
-"""HTTP client of Twilio's API, with one method per endpoint. Translates httpx's exceptions to TwilioError.
-
-The class of an exception tells whether the request may have been sent (tests/api/test_classification.py): the transport raises
-ConnectError, ConnectTimeout, PoolTimeout, UnsupportedProtocol and InvalidURL only before it writes the first byte, and
-ProxyError only when a proxy refuses the tunnel. Any other error may come after the first byte.
-"""
+"""HTTP client of Twilio's API, with one method per endpoint. Methods raise TwilioError for every failure."""
 
 import asyncio
 import math
@@ -13,7 +8,6 @@ from functools import lru_cache
 from typing import Any, Self, TypeVar
 
 import httpx
-import structlog
 
 from app.observability import Metrics
 from app.security.redaction import Secrets
@@ -21,6 +15,7 @@ from app.twilio.call_list import MAX_PAGE_BYTES, read_call_list, read_pages
 from app.twilio.call_uris import account_uri
 from app.twilio.clock import TwilioClock
 from app.twilio.direct_transport import DirectTransport
+from app.twilio.error_translation import ErrorTranslation
 from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import error_for, read_error_answer
@@ -31,20 +26,9 @@ from app.twilio.send_gate import SendGate
 
 Result = TypeVar("Result")
 
-logger = structlog.stdlib.get_logger(__name__)
-
 _MAX_ANSWER_BYTES = 1024 * 1024
 _CALLS_PATH = "Calls.json"
 _parse_url = lru_cache(maxsize=1024)(httpx.URL)  # parsing takes as long as the rest of a request
-
-_ERRORS_BEFORE_SENDING = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-    httpx.InvalidURL,
-)
 
 
 async def try_credentials(credentials: Sequence[Credential], send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
@@ -235,41 +219,11 @@ class TwilioClient:
         return _parse_answer(response, body, secrets)
 
 
-class ErrorTranslation:
-    """Context manager that turns exceptions of the transport into TwilioNotSent or TwilioOutcomeUnknown.
-
-    Raises TwilioNotSent only if the exception's class or the SendGate proves that nothing was sent.
-    """
-
-    def __init__(self, gate: SendGate | None = None) -> None:
-        self._gate = gate
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, TwilioError) or not isinstance(error, Exception):
-            return
-        expected = isinstance(error, httpx.RequestError | httpx.StreamError | httpx.InvalidURL | TimeoutError)
-        if isinstance(error, _ERRORS_BEFORE_SENDING) or (self._gate is not None and self._gate.close()):
-            if not expected:
-                logger.error("request_not_made", exc_info=error)
-            raise TwilioNotSent(_reason_of(error)) from error
-        if expected:
-            raise TwilioOutcomeUnknown(_reason_of(error)) from error
-
-
 def _as_form(parameters: Mapping[str, Any]) -> Form:
     try:
         return Form.of(parameters)
     except UnicodeEncodeError as error:
         raise TwilioNotSent("not_encodable") from error
-
-
-def _reason_of(error: Exception) -> str:
-    """Returns the error's class in snake_case, such as `read_timeout`. Returns `deadline` for a TimeoutError of Python."""
-    name = "Deadline" if isinstance(error, TimeoutError) else type(error).__name__
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 
 def _parse_answer(response: httpx.Response, body: bytes, secrets: Secrets) -> Any:

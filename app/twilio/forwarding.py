@@ -15,7 +15,8 @@ import httpx
 from app.observability import Metrics
 from app.security.redaction import Secrets
 from app.twilio.call_uris import account_uri
-from app.twilio.client import ErrorTranslation, HttpClient
+from app.twilio.client import HttpClient
+from app.twilio.error_translation import ErrorTranslation
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import error_for, read_error_answer
