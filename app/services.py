@@ -44,6 +44,7 @@ from app.tenants.last_use import LastUseRecorder
 from app.tenants.models import TENANT_CHANGES_CHANNEL
 from app.tenants.repository import mark_credentials_used, mark_keys_used
 from app.twilio.client import HttpClient, TwilioClient, make_http_client
+from app.twilio.clock import TwilioClock
 from app.twilio.forwarding import Forwarding
 from app.twilio.schemas import Credential, OnUse
 
@@ -80,6 +81,7 @@ class _Shared:
     tenants: TenantDirectory
     delivery_signing: DeliverySigning
     mark_credential_used: OnUse
+    creation_twilio: TwilioClient
     twilio: TwilioClient
     forwarding: Forwarding
     settlement: Settlement
@@ -96,7 +98,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
         placement = Placement(
             database=shared.database,
             tenants=shared.tenants,
-            twilio=shared.twilio,
+            twilio=shared.creation_twilio,
             metrics=metrics,
             settlement=shared.settlement,
             withdrawals=withdrawals,
@@ -126,8 +128,10 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
     database = Database(settings.require_database_url(), pool_size=settings.database_pool_size)
     metrics.watch_pool(size=settings.database_pool_size, in_use=lambda: database.connections_in_use)
     keyring = Keyring(settings.require_secret_keys())
-    # Separate pools, so that downloads of recordings cannot use up the connections that creations need.
-    http, forwarding_http = _http_client(settings), _http_client(settings)
+    # Separate pools, so that neither requests about existing calls nor downloads of recordings can use up the connections that
+    # creations need.
+    pools = [_http_client(settings) for _ in range(3)]
+    creation_http, http, forwarding_http = pools
     credential_use = LastUseRecorder(database, mark_credentials_used)
     key_use = LastUseRecorder(database, mark_keys_used)
     tenants = TenantDirectory(database, keyring, is_coherent=lambda: listener.connected, on_key_use=key_use.mark)
@@ -140,6 +144,13 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
     def mark_credential_used(credential: Credential) -> None:
         credential_use.mark(credential.reference)
 
+    make_twilio = partial(
+        TwilioClient,
+        base_url=settings.twilio_base_url,
+        metrics=metrics,
+        on_use=mark_credential_used,
+        clock=TwilioClock(metrics),
+    )
     listener = Listener(settings.require_database_url(), channel=TENANT_CHANGES_CHANNEL, on_change=invalidate)
     try:
         async with listener.running(), credential_use.running(), key_use.running():
@@ -149,7 +160,8 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
                 tenants=tenants,
                 delivery_signing=delivery_signing,
                 mark_credential_used=mark_credential_used,
-                twilio=TwilioClient(http, base_url=settings.twilio_base_url, metrics=metrics, on_use=mark_credential_used),
+                creation_twilio=make_twilio(creation_http),
+                twilio=make_twilio(http),
                 forwarding=Forwarding(
                     forwarding_http, base_url=settings.twilio_base_url, metrics=metrics, on_use=mark_credential_used
                 ),
@@ -162,8 +174,8 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
                 validate_callback=partial(_validate_callback, allowed=AllowList.parse(settings.delivery_allow)),
             )
     finally:
-        await http.aclose()
-        await forwarding_http.aclose()
+        for pool in pools:
+            await pool.aclose()
         await database.close()
 
 
@@ -175,6 +187,7 @@ def _build_services(
     calls = CallService(database, reads)
     queues = QueueService(database, reads)
     deadline_s = budget_of(settings).attempt
+    call_requests = _upstream_limit(settings)
     return Services(
         database=database,
         keyring=shared.keyring,
@@ -194,8 +207,9 @@ def _build_services(
             shared.validate_callback,
             shared.settlement,
             deadline_s,
+            call_requests,
         ),
-        started=StartedCalls(database, tenants, twilio, deadline_s, reads),
+        started=StartedCalls(database, tenants, twilio, deadline_s, reads, call_requests),
         callbacks=CallbackService(
             database=database,
             tenants=tenants,
@@ -212,6 +226,7 @@ def _build_services(
             tenants=tenants,
             forwarding=shared.forwarding,
             deadline_s=deadline_s,
+            limit=_upstream_limit(settings),
             # More slots, because these lists also wait for Twilio.
             list_limit=ConcurrencyLimit(per_process=8, per_tenant=4),
         ),
@@ -231,6 +246,11 @@ def _http_client(settings: Settings) -> HttpClient:
         max_connections=settings.max_in_flight,
         user_agent=f"callgate/{__version__}",
     )
+
+
+def _upstream_limit(settings: Settings) -> ConcurrencyLimit:
+    """Returns the limit of the requests to Twilio that share one pool of connections: each tenant can use a quarter of it."""
+    return ConcurrencyLimit(per_process=settings.max_in_flight, per_tenant=max(1, settings.max_in_flight // 4))
 
 
 def _validate_callback(url: str, *, allowed: AllowList) -> UrlError | None:

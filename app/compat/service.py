@@ -45,25 +45,31 @@ class IdPage:
 
 @dataclass(frozen=True, slots=True)
 class StartedCalls:
-    """Reads calls that Twilio has started. `deadline_s` is the time limit of one request to Twilio, in seconds."""
+    """Reads calls that Twilio has started. `deadline_s` is the time limit of one request to Twilio, in seconds.
+
+    `read_limit` limits the lists that are read at the same time, `request_limit` the requests to Twilio.
+    """
 
     database: Database
     tenants: TenantDirectory
     twilio: TwilioClient
     deadline_s: float
     read_limit: ConcurrencyLimit
+    request_limit: ConcurrencyLimit
 
     async def fetch(self, call: Call) -> FetchedCall:
         """Returns the call's record. Updates it from Twilio first, unless the call has ended and has a price.
 
         If Twilio cannot be reached, returns the stored record with its age. Raises CallNotFound if the call was deleted at
-        Twilio.
+        Twilio, and Overloaded if too many requests of the tenant or the process wait for Twilio.
         """
         if is_complete(call):
             return FetchedCall(call)
         fetch_call = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
         try:
-            resource = await try_credentials(await self.tenants.credentials(call.account_id), fetch_call)
+            credentials = await self.tenants.credentials(call.account_id)
+            async with self.request_limit.slot(call.tenant_id):
+                resource = await try_credentials(credentials, fetch_call)
         except TwilioError as error:
             if is_deleted_at_twilio(call, error):
                 await self._mark_deleted(call)

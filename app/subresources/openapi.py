@@ -32,6 +32,7 @@ _READ_ERRORS = (
     errors.UpstreamThrottled,
     errors.UpstreamUnreachable,
     errors.DatabaseUnavailable,
+    errors.Overloaded,
 )
 _CHANGE_ERRORS = (*_READ_ERRORS, errors.ActionUnknown, errors.ShuttingDown)
 _BODY_ERRORS = (errors.MalformedBody, errors.BodyTooLarge, errors.UnsupportedMediaType)
@@ -85,8 +86,6 @@ def description_of(operation: Operation) -> str:
 
 def responses_of(operation: Operation, path: str) -> dict[int | str, dict[str, Any]]:
     refusals = _CHANGE_ERRORS if operation.is_change else _READ_ERRORS
-    if operation.action == "list":
-        refusals = (*refusals, errors.Overloaded)
     if operation.targets_item:
         refusals = (*refusals, errors.SubresourceNotFound)
     if operation.action == "create":

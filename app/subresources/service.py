@@ -4,7 +4,7 @@ docs/adr/0017 says which requests are repeated (only those with a refused creden
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -69,7 +69,12 @@ class MediaRequest:
 
 
 class SubresourceService:
-    """Forwards requests for a call's subresources to Twilio. `list_limit` limits how many lists are read at the same time."""
+    """Forwards requests for a call's subresources to Twilio.
+
+    `limit` limits how many requests have a connection to Twilio at the same time: a download has one until the client has read
+    everything. `list_limit` limits how many lists are read as a whole at the same time. Methods raise Overloaded if a limit
+    does not allow the request in time.
+    """
 
     def __init__(
         self,
@@ -79,6 +84,7 @@ class SubresourceService:
         tenants: TenantDirectory,
         forwarding: Forwarding,
         deadline_s: float,
+        limit: ConcurrencyLimit,
         list_limit: ConcurrencyLimit,
     ) -> None:
         self._database = database
@@ -86,6 +92,7 @@ class SubresourceService:
         self._tenants = tenants
         self._forwarding = forwarding
         self._deadline_s = deadline_s
+        self._limit = limit
         self._list_limit = list_limit
 
     async def started_call(self, caller: Caller, id_or_sid: str, *, account_sid: str | None = None) -> Call:
@@ -101,20 +108,22 @@ class SubresourceService:
             raise WrongCallState("The call is not known to have started, so Twilio has no subresources of it.", call_id=call.id)
         return call
 
-    def read(self, call: Call, request: SubresourceRequest) -> AbstractAsyncContextManager[StreamedResponse]:
+    def read(
+        self, call: Call, request: SubresourceRequest, *, as_whole_list: bool = False
+    ) -> AbstractAsyncContextManager[StreamedResponse]:
         """Returns a context manager that yields Twilio's answer, whose body can be streamed."""
         return self._open(
+            call.tenant_id,
             call.account_id,
             lambda credential: self._forwarding.read(
                 credential, request.operation, call.sid, request.sid, request.fields, deadline_s=self._deadline_s
             ),
+            as_whole_list=as_whole_list,
         )
 
     async def read_whole(self, call: Call, request: SubresourceRequest) -> dict[str, Any]:
-        """Reads Twilio's whole answer and returns its JSON object. Raises Overloaded if too many lists are being read."""
-        slot = self._list_limit.slot(call.tenant_id) if request.operation.action == "list" else nullcontext()
-        async with slot:
-            return await _read_document(self.read(call, request))
+        """Reads Twilio's whole answer and returns its JSON object."""
+        return await _read_document(self.read(call, request, as_whole_list=request.operation.action == "list"))
 
     async def change(self, caller: Caller, call: Call, request: SubresourceRequest) -> UpstreamResponse:
         """Creates, updates or deletes an item, such as a recording.
@@ -132,15 +141,16 @@ class SubresourceService:
             )
 
         credentials = await self._credentials(call.account_id)
-        await self._record_event(call, request, {"result": "sent"})
-        try:
-            # Do not mark a refused credential: it may only lack a permission.
-            response = await try_credentials(credentials, send_request)
-        except TwilioError as error:
-            await self._record_result(call, request, event_data_of_error(error))
-            if isinstance(error, TwilioOutcomeUnknown):
-                raise indeterminate_error(call, repeatable=repeatable) from error
-            raise error_for_client(call.id, error) from error
+        async with self._limit.slot(call.tenant_id):
+            await self._record_event(call, request, {"result": "sent"})
+            try:
+                # Do not mark a refused credential: it may only lack a permission.
+                response = await try_credentials(credentials, send_request)
+            except TwilioError as error:
+                await self._record_result(call, request, event_data_of_error(error))
+                if isinstance(error, TwilioOutcomeUnknown):
+                    raise indeterminate_error(call, repeatable=repeatable) from error
+                raise error_for_client(call.id, error) from error
         await self._record_result(call, request, {"result": "done", "status": response.status} | event_data_of_answer(response))
         return response
 
@@ -153,6 +163,7 @@ class SubresourceService:
         # Raises SubresourceNotFound unless the recording belongs to this call.
         await self.read_whole(call, SubresourceRequest(_FETCH_RECORDING, media.recording_sid, ()))
         async with self._open(
+            call.tenant_id,
             call.account_id,
             lambda credential: self._forwarding.media(
                 credential, media.recording_sid, media.suffix, media.query, media.headers, deadline_s=self._deadline_s
@@ -165,6 +176,7 @@ class SubresourceService:
     ) -> tuple[Call, dict[str, Any]]:
         """Returns the call that was recorded, and the recording. Raises SubresourceNotFound if the call is not the tenant's."""
         answer = self._open(
+            caller.tenant_id,
             account_id,
             lambda credential: self._forwarding.read(
                 credential, _FETCH_RECORDING, None, recording_sid, (), deadline_s=self._deadline_s
@@ -186,11 +198,12 @@ class SubresourceService:
         except CallNotFound:
             return None
         answer = self._open(
+            caller.tenant_id,
             parent.account_id,
             lambda credential: self._forwarding.list_calls(credential, query, deadline_s=self._deadline_s),
+            as_whole_list=True,
         )
-        async with self._list_limit.slot(caller.tenant_id):
-            page = await _read_document(answer)
+        page = await _read_document(answer)
         legs = page.get("calls")
         if not isinstance(legs, list):
             raise unreachable_error()
@@ -200,11 +213,20 @@ class SubresourceService:
 
     @asynccontextmanager
     async def _open(
-        self, account_id: UUID, send_request: Callable[[Credential], AbstractAsyncContextManager[StreamedResponse]]
+        self,
+        tenant_id: str,
+        account_id: UUID,
+        send_request: Callable[[Credential], AbstractAsyncContextManager[StreamedResponse]],
+        *,
+        as_whole_list: bool = False,
     ) -> AsyncIterator[StreamedResponse]:
         """Sends a request that changes nothing, and yields the answer. Uses the first credential that Twilio accepts."""
         credentials = await self._credentials(account_id)
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._limit.slot(tenant_id))
+            if as_whole_list:
+                # In this order: a tenant whose requests wait for a connection must not hold up the lists of others.
+                await stack.enter_async_context(self._list_limit.slot(tenant_id))
             try:
                 response = await try_credentials(
                     credentials, lambda credential: stack.enter_async_context(send_request(credential))

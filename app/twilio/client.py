@@ -121,12 +121,20 @@ class TwilioClient:
     `deadline_s` limits the time for each request and its answer, in seconds.
     """
 
-    def __init__(self, http: HttpClient, *, base_url: str, metrics: Metrics | None = None, on_use: OnUse | None = None) -> None:
+    def __init__(
+        self,
+        http: HttpClient,
+        *,
+        base_url: str,
+        metrics: Metrics | None = None,
+        on_use: OnUse | None = None,
+        clock: TwilioClock | None = None,
+    ) -> None:
         self._http = http
         self._base_url = base_url
         self._on_use = on_use
         self.metrics = metrics or Metrics()
-        self.clock = TwilioClock(self.metrics)
+        self.clock = clock or TwilioClock(self.metrics)
 
     async def create_call(
         self, credential: Credential, form: Form, *, deadline_s: float, send_before: float | None = None

@@ -163,6 +163,38 @@ async def test_creations_beyond_the_limits_are_refused_at_once_and_not_stored(da
         assert (await slow.create()).status_code == 202
 
 
+async def test_requests_about_a_slow_tenants_calls_take_no_connection_from_others(database_url: str) -> None:
+    sid, others_sid = "CA" + "1" * 32, "CA" + "2" * 32
+    async with (
+        running_upstream(created(sid=sid), created_after_release(sid=sid)) as slow_upstream,
+        running_upstream(created(sid=others_sid)) as upstream,
+        running_gateway(settings_for(database_url, max_in_flight=4, **PATIENT)) as small,
+    ):
+        slow, other = await small.add_tenant(slow_upstream.url), await small.add_tenant(upstream.url)
+        await slow.create()
+        path = f"/2010-04-01/Accounts/{slow.account_sid}/Calls/{sid}.json"
+        fetching = asyncio.create_task(slow.http.get(path))
+        while len(slow_upstream.received) < 2:
+            await asyncio.sleep(0.01)
+        waiting = [
+            *(slow.http.get(path) for _ in range(4)),
+            slow.http.post(path, data={"Status": "completed"}),
+            slow.http.delete(path),
+            slow.http.patch(f"/v1/calls/{sid}", json={"status": "completed"}),
+        ]
+        refused = asyncio.gather(*waiting)
+        assert (await other.create()).status_code == 201
+        fetched = await other.http.get(f"/2010-04-01/Accounts/{other.account_sid}/Calls/{others_sid}.json")
+        assert (fetched.status_code, fetched.headers.get("Warning")) == (200, None)
+        for answer in await refused:
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert (await refused)[-1].json()["type"] == "urn:callgate:problem:overloaded"
+        assert len(slow_upstream.received) == 2
+        slow_upstream.released.set()
+        assert (await fetching).status_code == 200
+        assert (await slow.http.get(path)).status_code == 200
+
+
 async def test_a_tenants_own_limit_replaces_the_setting(database_url: str) -> None:
     settings = settings_for(database_url, max_in_flight_per_tenant=1)
     async with running_upstream(hang) as upstream, running_gateway(settings) as small:

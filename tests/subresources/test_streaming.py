@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app.twilio.forwarding import MAX_JSON_BYTES, MAX_MEDIA_BYTES
-from tests.support.gateway import Gateway, Tenant
+from tests.support.gateway import PATIENT, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Behaviour, Upstream, answer, call_resource, running_upstream
 
 RECORDING = "RE" + "1" * 32
@@ -106,6 +106,39 @@ async def test_media_longer_than_any_recording_are_refused_before_the_first_byte
     async with call_with(gateway, recording, in_pieces(b"ID3", declared=MAX_MEDIA_BYTES + 1)) as call:
         response = await call.tenant.http.get(call.media_path)
         assert (response.status_code, response.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
+
+
+async def test_a_tenants_slow_downloads_leave_connections_for_others(database_url: str) -> None:
+    sid, others_sid = "CA" + "3" * 32, "CA" + "4" * 32
+    download = in_pieces(b'{"recordings": ', b"[]}")
+    async with (
+        running_upstream(answer(201, call_resource(sid)), download) as slow_upstream,
+        running_upstream(answer(201, call_resource(others_sid)), answer(200, {"sid": RECORDING})) as upstream,
+        running_gateway(settings_for(database_url, max_in_flight=4, **PATIENT)) as small,
+    ):
+        slow, other = await small.add_tenant(slow_upstream.url), await small.add_tenant(upstream.url)
+        await slow.create()
+        await other.create()
+        twilios = f"/2010-04-01/Accounts/{slow.account_sid}"
+        async with slow.http.stream("GET", f"{twilios}/Calls/{sid}/Recordings.json") as response:
+            pieces = response.aiter_bytes()
+            await anext(pieces)
+            waiting = [
+                slow.http.get(f"{twilios}/Calls/{sid}/Recordings.json"),
+                slow.http.get(f"{twilios}/Recordings/{RECORDING}.mp3"),
+                slow.http.post(f"{twilios}/Calls/{sid}/Recordings.json"),
+                *(slow.http.get(f"/v1/calls/{sid}/recordings{rest}") for rest in ("", f"/{RECORDING}", f"/{RECORDING}/media")),
+            ]
+            refused = asyncio.gather(*waiting)
+            assert (await other.http.get(f"/v1/calls/{others_sid}/recordings/{RECORDING}")).status_code == 200
+            for each in await refused:
+                assert (each.status_code, each.headers["Retry-After"]) == (503, "1")
+            assert (await refused)[-1].json()["type"] == "urn:callgate:problem:overloaded"
+            assert len(slow_upstream.received) == 2
+            assert "call.recording" not in [event["type"] for event in await slow.events(sid)]
+            slow_upstream.released.set()
+            assert b"".join([piece async for piece in pieces]) == b"[]}"
+        assert (await slow.http.get(f"/v1/calls/{sid}/recordings")).json() == {"recordings": []}
 
 
 async def test_a_client_that_disconnects_frees_the_connection_to_twilio(gateway: Gateway) -> None:

@@ -27,6 +27,7 @@ from app.calls.status_callbacks import StatusCallbacks, UrlValidator, changed_ca
 from app.calls.upstream_problems import change_problem
 from app.database.engine import Database, Session
 from app.errors import ActionUnknown, CallgateError, DatabaseUnavailable, NoUsableCredentials, TenantSuspended, WrongCallState
+from app.http.concurrency import ConcurrencyLimit
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, try_credentials
@@ -59,7 +60,10 @@ class ControlResult:
 
 @dataclass(frozen=True, slots=True)
 class CallControl:
-    """Changes and deletes calls at Twilio. `deadline_s` is the time limit of one request to Twilio."""
+    """Changes and deletes calls at Twilio. `deadline_s` is the time limit of one request to Twilio.
+
+    `request_limit` limits the requests to Twilio that clients cause at the same time.
+    """
 
     database: Database
     tenants: TenantDirectory
@@ -68,6 +72,7 @@ class CallControl:
     validate_callback: UrlValidator
     settlement: Settlement
     deadline_s: float
+    request_limit: ConcurrencyLimit
 
     async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> ControlResult:
         """Changes a call with the parameters of Twilio's *update call* in `body`.
@@ -88,7 +93,8 @@ class CallControl:
             raise WrongCallState(call_id=call.id)
         callbacks = await self._changed_callbacks(call, update)
         try:
-            resource = await self._send(call, update.for_twilio() | callbacks.for_twilio)
+            async with self.request_limit.slot(call.tenant_id):
+                resource = await self._send(call, update.for_twilio() | callbacks.for_twilio)
         except TwilioError as error:
             return await self._on_failed_change(call, update, error)
         try:
@@ -104,9 +110,10 @@ class CallControl:
     async def delete(self, call: Call) -> None:
         """Deletes the call at Twilio. Callgate's record stays for audit but is not shown under Twilio's paths (/2010-04-01)."""
         try:
-            await self._send_with_credentials(
-                call, partial(self.twilio.delete_call, sid=call.sid or "", deadline_s=self.deadline_s)
-            )
+            async with self.request_limit.slot(call.tenant_id):
+                await self._send_with_credentials(
+                    call, partial(self.twilio.delete_call, sid=call.sid or "", deadline_s=self.deadline_s)
+                )
         except TwilioOutcomeUnknown as error:
             detail = "Twilio may have deleted the call. It is safe to delete it again."
             raise ActionUnknown(detail, call_id=call.id) from error
