@@ -187,7 +187,7 @@ def _build_services(
     calls = CallService(database, reads)
     queues = QueueService(database, reads)
     deadline_s = budget_of(settings).attempt
-    call_requests = _upstream_limit(settings)
+    limit = _upstream_limit(settings)
     return Services(
         database=database,
         keyring=shared.keyring,
@@ -200,16 +200,9 @@ def _build_services(
         granted=granted,
         calls=calls,
         control=CallControl(
-            database,
-            tenants,
-            twilio,
-            shared.callback_urls,
-            shared.validate_callback,
-            shared.settlement,
-            deadline_s,
-            call_requests,
+            database, tenants, twilio, shared.callback_urls, shared.validate_callback, shared.settlement, deadline_s, limit
         ),
-        started=StartedCalls(database, tenants, twilio, deadline_s, reads, call_requests),
+        started=StartedCalls(database, tenants, twilio, deadline_s, reads, limit),
         callbacks=CallbackService(
             database=database,
             tenants=tenants,
@@ -233,7 +226,12 @@ def _build_services(
         deliveries=DeliveryService(database, calls),
         queues=queues,
         queue_cancellation=QueueCancellation(database, queues, shared.settlement),
-        bulk=BulkService(creation, ConcurrencyLimit(per_process=4, per_tenant=2)),
+        bulk=BulkService(
+            creation,
+            # At most 48 MiB of bodies. More slots than for their creation, because clients may send slowly.
+            body_limit=ConcurrencyLimit(per_process=12, per_tenant=2),
+            limit=ConcurrencyLimit(per_process=4, per_tenant=2),
+        ),
     )
 
 

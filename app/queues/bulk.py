@@ -53,13 +53,23 @@ class AnsweredLine:
 @dataclass(frozen=True, slots=True)
 class BulkService:
     creation: CreationService
+    body_limit: ConcurrencyLimit
     limit: ConcurrencyLimit
 
-    def slot(self, caller: Caller) -> AbstractAsyncContextManager[None]:
-        """Returns a context manager in which one bulk request runs.
+    def body_slot(self, caller: Caller) -> AbstractAsyncContextManager[None]:
+        """Returns a context manager in which the body of one bulk request arrives and waits for `slot`.
 
-        It limits how many bulk requests run at the same time, in the process and for each tenant. Entering it waits until the
-        request may run. Raises Overloaded if that takes too long.
+        It limits how many bodies are in memory. Entering it waits until there is room. Raises Overloaded if that takes too
+        long.
+        """
+        return self.body_limit.slot(caller.tenant_id)
+
+    def slot(self, caller: Caller) -> AbstractAsyncContextManager[None]:
+        """Returns a context manager in which the calls of one bulk request are created.
+
+        It limits how many bulk requests run at the same time, in the process and for each tenant. Enter it after the body has
+        arrived, so that a client that sends slowly does not delay others. Entering it waits until the request may run. Raises
+        Overloaded if that takes too long.
         """
         return self.limit.slot(caller.tenant_id)
 

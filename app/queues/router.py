@@ -221,8 +221,9 @@ async def add_calls(
     await queues.get(caller.tenant_id, name)
     if media_type_of(request) != NDJSON:
         raise UnsupportedMediaType(f"Send the body as `Content-Type: {NDJSON}`.")
-    await stack.enter_async_context(service.slot(caller))
-    lines = _split_lines(await request.body())
+    async with service.body_slot(caller):
+        lines = _split_lines(await request.body())
+        await stack.enter_async_context(service.slot(caller))
     answered = service.add(caller, name, (read_line(*line) for line in lines))
     first = await anext(answered)
     bind(lines=len(lines))

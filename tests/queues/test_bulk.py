@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -150,6 +151,20 @@ async def test_a_body_without_a_length_is_limited_while_it_arrives(tenant: Tenan
 
     answer = await tenant.http.post(PATH, content=chunks(), headers=NDJSON)
     assert (answer.status_code, answer.json()["type"]) == (413, "urn:callgate:problem:body-too-large")
+
+
+async def test_slow_bodies_of_some_tenants_do_not_delay_others(gateway: Gateway, tenant: Tenant) -> None:
+    async with AsyncExitStack() as stack:
+        for slow in (await gateway.add_tenant(), await gateway.add_tenant()):
+            (await slow.http.put("/v1/queues/reminders", json={})).raise_for_status()
+            for _ in range(2):
+                connection = await stack.enter_async_context(connected(gateway.url))
+                lines = [f"Authorization: Bearer {slow.key}", "Content-Type: application/x-ndjson", "Content-Length: 1000000"]
+                await connection.send(head("POST", PATH, *lines, "Expect: 100-continue"))
+                # The server asks for the body once the endpoint reads it.
+                assert (await connection.answer(content=False)).status == 100
+        answered = await added(tenant, [line("a")])
+        assert answered[0]["status"] == 202
 
 
 async def test_a_client_without_a_key_is_refused_before_its_body_is_read(gateway: Gateway) -> None:
