@@ -23,8 +23,7 @@ TOO_MANY_USERINFOS: Final = (
 _REDACTED = "***"
 # A shorter secret occurs in many words and numbers, so it is only replaced as a whole word.
 _MIN_LENGTH_INSIDE_WORDS = 4
-# Names of JSON members up to this length are not redacted: a short secret may equal the name of a member.
-_MAX_UNREDACTED_NAME_LENGTH = 12
+_MEMBER_NAME = re.compile(r"[a-z]+(?:_[a-z]+)*")
 # The userinfo of a URL: up to the last "@" before the path. Only the last character of the scheme is matched: a pattern for the
 # whole scheme would try each letter of a long text as its start, which takes quadratic time.
 _USERINFO_PATTERN = re.compile(r"(?<=[a-z0-9+.-]://)(?P<userinfo>[^\s/\"'<>]*)@", re.IGNORECASE)
@@ -95,21 +94,26 @@ def _redact_until(end: int, data: bytes, start: int, pattern: re.Pattern[bytes])
     return b"".join([*redacted, data[at : start + end]]), end
 
 
-def redact(value: Any, secrets: Secrets, *, keep: Callable[[str], bool] = lambda _: False) -> Any:
-    """Returns text or JSON with `***` for each secret. Texts for which `keep` returns true stay unchanged.
+def redact(value: Any, secrets: Secrets, *, keep: Callable[[str, Any], bool] = lambda _, __: False, member: str = "") -> Any:
+    """Returns text or JSON with `***` for each secret.
 
-    Names of JSON members with at most 12 characters stay unchanged, too.
+    `member` is the name of the JSON member that holds the value. A value for which `keep(member, value)` returns true stays
+    unchanged, and so does a name in snake_case, because a secret may be a word of it.
     """
+    if keep(member, value):
+        return value
     match value:
         case str():
-            return value if keep(value) else secrets.redact_text(value)
+            return secrets.redact_text(value)
         case dict():
             return {
-                secrets.redact_text(name) if len(name) > _MAX_UNREDACTED_NAME_LENGTH else name: redact(item, secrets, keep=keep)
+                name if _MEMBER_NAME.fullmatch(name) else secrets.redact_text(name): redact(
+                    item, secrets, keep=keep, member=name
+                )
                 for name, item in value.items()
             }
         case list():
-            return [redact(item, secrets, keep=keep) for item in value]
+            return [redact(item, secrets, keep=keep, member=member) for item in value]
     return value
 
 

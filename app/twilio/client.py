@@ -145,7 +145,10 @@ class TwilioClient:
         TwilioNotProcessed prove that no call was created; TwilioOutcomeUnknown proves nothing.
         """
         gate = SendGate(deadline=math.inf if send_before is None else send_before)
-        return _parse_resource(await self._send("POST", credential, _CALLS_PATH, form, deadline_s, gate=gate))
+        addresses = [form.parameters[name] for name in ("to", "from") if name in form.parameters]
+        return _parse_resource(
+            await self._send("POST", credential, _CALLS_PATH, form, deadline_s, gate=gate, addresses=addresses)
+        )
 
     async def check_credential(self, credential: Credential, *, deadline_s: float) -> None:
         """Raises TwilioError unless Twilio accepts the credential. Sends a request that changes nothing at Twilio."""
@@ -156,10 +159,20 @@ class TwilioClient:
         return _parse_resource_of(sid, await self._send("GET", credential, f"Calls/{sid}.json", None, deadline_s))
 
     async def update_call(
-        self, credential: Credential, sid: str, parameters: Mapping[str, Any], *, deadline_s: float
+        self,
+        credential: Credential,
+        sid: str,
+        parameters: Mapping[str, Any],
+        *,
+        deadline_s: float,
+        addresses: Sequence[str] = (),
     ) -> CallResource:
-        """Updates a call with at most one POST: https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource."""
-        return _parse_resource_of(sid, await self._send("POST", credential, f"Calls/{sid}.json", parameters, deadline_s))
+        """Updates a call with at most one POST: https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource.
+
+        `addresses` are the call's `to` and `from`, which are kept when secrets are removed from Twilio's answer.
+        """
+        document = await self._send("POST", credential, f"Calls/{sid}.json", parameters, deadline_s, addresses=addresses)
+        return _parse_resource_of(sid, document)
 
     async def delete_call(self, credential: Credential, sid: str, *, deadline_s: float) -> None:
         """Deletes a call; safe to repeat: https://www.twilio.com/docs/voice/api/call-resource#delete-a-call-resource."""
@@ -202,6 +215,7 @@ class TwilioClient:
         deadline_s: float,
         answer_limit: int = _MAX_ANSWER_BYTES,
         gate: SendGate | None = None,
+        addresses: Sequence[str] = (),
     ) -> Any:
         url: httpx.URL | str = f"{credential.base_url or self._base_url}{account_uri(credential.account_sid)}/{path}"
         form = parameters if isinstance(parameters, Form) else _as_form(parameters or {})
@@ -212,7 +226,7 @@ class TwilioClient:
         if content is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         with ErrorTranslation(gate):
-            secrets = secrets_of(credential, form.parameters)
+            secrets = secrets_of(credential, form.parameters, form.secret_names)
             async with asyncio.timeout(deadline_s):
                 url = _parse_url(url) if path == _CALLS_PATH else url
                 sent_at = time.time()
@@ -224,7 +238,7 @@ class TwilioClient:
                     raise TwilioOutcomeUnknown("answer_too_long") from None
                 finally:
                     await response.aclose()
-        return _parse_answer(response, body, secrets)
+        return _parse_answer(response, body, secrets, addresses)
 
 
 def _as_form(parameters: Mapping[str, Any]) -> Form:
@@ -234,7 +248,7 @@ def _as_form(parameters: Mapping[str, Any]) -> Form:
         raise TwilioNotSent("not_encodable") from error
 
 
-def _parse_answer(response: httpx.Response, body: bytes, secrets: Secrets) -> Any:
+def _parse_answer(response: httpx.Response, body: bytes, secrets: Secrets, addresses: Sequence[str]) -> Any:
     """Returns the JSON of a 2xx answer without secrets. Raises TwilioError for another or unreadable answer (docs/adr/0003)."""
     status = response.status_code
     document = read_json(body)
@@ -242,7 +256,7 @@ def _parse_answer(response: httpx.Response, body: bytes, secrets: Secrets) -> An
         raise error_for(read_error_answer(response, document, secrets))
     if document is None and status != httpx.codes.NO_CONTENT:
         raise TwilioOutcomeUnknown("unreadable_answer", read_error_answer(response, document, secrets))
-    return redact_document(document, secrets) if secrets.may_occur_in(body) else document
+    return redact_document(document, secrets, addresses) if secrets.may_occur_in(body) else document
 
 
 def _parse_resource(document: Any) -> CallResource:

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from app.security.redaction import Secrets, redact
+from app.security.redaction import Secrets
 from app.twilio.errors import (
     ErrorAnswer,
     TwilioCredentialRejected,
@@ -19,6 +19,7 @@ from app.twilio.errors import (
     TwilioThrottled,
     TwilioWrongState,
 )
+from app.twilio.secrets import redact_document
 
 _MAX_MESSAGE_LENGTH = 1000
 _MAX_REQUEST_ID_LENGTH = 64
@@ -31,13 +32,13 @@ ACCOUNT_AT_CAPACITY_CODES = frozenset({10004, 22005})
 def read_error_answer(response: httpx.Response, document: Any, secrets: Secrets) -> ErrorAnswer:
     """Returns the parts of an error answer that Callgate keeps, with secrets removed. `document` is the parsed body."""
     fields = document if isinstance(document, dict) else {}
-    code, message, more_info = fields.get("code"), fields.get("message"), fields.get("more_info")
+    code = fields.get("code")
     return ErrorAnswer(
         status=response.status_code,
         code=code if isinstance(code, int) and not isinstance(code, bool) else None,
-        message=redact(message, secrets)[:_MAX_MESSAGE_LENGTH] if isinstance(message, str) else None,
-        more_info=redact(more_info, secrets)[:_MAX_MESSAGE_LENGTH] if isinstance(more_info, str) else None,
-        request_id=redact(response.headers.get("Twilio-Request-Id", ""), secrets)[:_MAX_REQUEST_ID_LENGTH] or None,
+        message=_redacted(fields.get("message"), secrets, _MAX_MESSAGE_LENGTH),
+        more_info=_redacted(fields.get("more_info"), secrets, _MAX_MESSAGE_LENGTH),
+        request_id=_redacted(response.headers.get("Twilio-Request-Id"), secrets, _MAX_REQUEST_ID_LENGTH) or None,
         retry_after_s=_parse_retry_after(response.headers.get("Retry-After")),
     )
 
@@ -57,6 +58,11 @@ def error_for(answer: ErrorAnswer) -> TwilioError:
     if status == httpx.codes.NOT_FOUND:
         return TwilioNotFound("rejected", answer)
     return TwilioRejected("rejected", answer)
+
+
+def _redacted(text: Any, secrets: Secrets, max_length: int) -> str | None:
+    """Returns the text without secrets, cut after `max_length` characters; None if it is no text."""
+    return str(redact_document(text, secrets))[:max_length] if isinstance(text, str) else None
 
 
 def _parse_retry_after(value: str | None) -> float | None:

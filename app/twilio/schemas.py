@@ -7,7 +7,7 @@ is null at first, "" means null, and keys may be added. An unreadable field beco
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -191,15 +191,19 @@ def encode_form(parameters: Mapping[str, Any]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The parameters of a request to Twilio. `content` is the request's body, which contains them URL-encoded."""
+    """The parameters of a request to Twilio. `content` is the request's body, which contains them URL-encoded.
+
+    `secret_names` has the names of the parameters whose values must not be shown, even if Twilio repeats them.
+    """
 
     parameters: Mapping[str, Any] = field(repr=False)
     content: bytes = field(repr=False)
+    secret_names: Collection[str] = SECRET_PARAMETERS
 
     @classmethod
-    def of(cls, parameters: Mapping[str, Any]) -> "Form":
+    def of(cls, parameters: Mapping[str, Any], secret_names: Collection[str] = SECRET_PARAMETERS) -> "Form":
         """Encodes the parameters. Raises UnicodeEncodeError for lone surrogates."""
-        return cls(parameters, encode_form(parameters))
+        return cls(parameters, encode_form(parameters), secret_names)
 
 
 @lru_cache(maxsize=256)  # a fixed set of names

@@ -1,15 +1,26 @@
 """Collects the secrets of a request to Twilio, so that they can be removed from its answer.
 
-Secrets are the credential, secret parameters, and users and passwords in URLs.
+Secrets are the credential, secret parameters, a stored SIP credential, and users and passwords in URLs.
 """
 
+import re
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from app.security.redaction import Secrets, basic_header_values, redact, userinfo_in
-from app.twilio.schemas import CALL_STATUSES, SECRET_PARAMETERS, SID_PATTERN, Credential
+from app.twilio.addresses import address_spellings
+from app.twilio.schemas import SECRET_PARAMETERS, SID_PATTERN, Credential
+
+# Members whose values are Twilio's own words, dates, numbers and links: they never repeat a text of the request.
+_TWILIOS_OWN_MEMBERS = frozenset(
+    (
+        *("api_version", "direction", "status", "answered_by", "uri", "subresource_uris", "source", "track", "channels"),
+        *("date_created", "date_updated", "start_time", "end_time", "duration", "queue_time", "price", "price_unit"),
+    )
+)
+_TWILIOS_DOCS_URL = re.compile(r"https://www\.twilio\.com/docs/[\w/-]*")
 
 
 def authorization(credential: Credential) -> str:
@@ -17,13 +28,18 @@ def authorization(credential: Credential) -> str:
     return "Basic " + b64encode(f"{credential.username}:{credential.password.get_secret_value()}".encode()).decode()
 
 
-def secrets_of(credential: Credential, parameters: Mapping[str, Any]) -> Secrets:
-    """Returns the secrets of a request to the Calls resource. The names of `parameters` are in snake_case."""
+def secrets_of(
+    credential: Credential, parameters: Mapping[str, Any], secret_names: Collection[str] = SECRET_PARAMETERS
+) -> Secrets:
+    """Returns the secrets of a request to the Calls resource. The names of `parameters` are in snake_case.
+
+    The whole value of each parameter in `secret_names` is a secret.
+    """
     found = [
         secret
         for name, value in parameters.items()
         if isinstance(value, str)
-        for secret in ((value,) if name in SECRET_PARAMETERS else userinfo_in(value))
+        for secret in ((value,) if name in secret_names else userinfo_in(value))
     ]
     return Secrets(found, more=_credential_secrets(credential)) if found else _credential_secrets(credential)
 
@@ -34,9 +50,24 @@ def secrets_of_fields(credential: Credential, fields: Iterable[tuple[str, str]])
     return Secrets(found, more=_credential_secrets(credential)) if found else _credential_secrets(credential)
 
 
-def redact_document(document: Any, secrets: Secrets) -> Any:
-    """Returns the JSON of an answer without secrets. Keeps SIDs and call statuses, even if one contains a short password."""
-    return redact(document, secrets, keep=lambda text: text in CALL_STATUSES or SID_PATTERN.fullmatch(text) is not None)
+def redact_document(document: Any, secrets: Secrets, addresses: Iterable[str] = ()) -> Any:
+    """Returns the JSON of an answer, or one text of it, without secrets.
+
+    Keeps what cannot repeat a secret, although a user name or a short password may be a part of it: names of members, Twilio's
+    own values, SIDs, links to Twilio's documentation, and whole texts that are one of `addresses`, the call's `to` and `from`.
+    """
+    shown_addresses = {spelling for address in addresses for spelling in address_spellings(address)}
+
+    def is_kept(member: str, value: Any) -> bool:
+        if member in _TWILIOS_OWN_MEMBERS:
+            return True
+        return isinstance(value, str) and (
+            value in shown_addresses
+            or SID_PATTERN.fullmatch(value) is not None
+            or _TWILIOS_DOCS_URL.fullmatch(value) is not None
+        )
+
+    return redact(document, secrets, keep=is_kept)
 
 
 @lru_cache(maxsize=1024)

@@ -95,7 +95,7 @@ async def test_planted_secrets_appear_nowhere(watched: InstrumentedGateway, data
     gateway, answers = watched.gateway, list[str]()
     echoed = f"SipAuthPassword is bad, token {CALL_TOKEN}, Url {REQUEST['url']}, key {AUTH_TOKEN}"
     echo = error(400, 21224, f"{echoed} as {quote_plus(FORM_PASSWORD)}")
-    stored_echo = error(400, 21224, f"{STORED_SIP_PASSWORD} is bad")
+    stored_echo = error(400, 21224, f"{STORED_SIP_USER} with {STORED_SIP_PASSWORD} is bad")
     script = (created(), echo, error(401, 20003), reset, hang, error(500, 20500), created(), stored_echo)
     async with running_upstream(*script) as upstream:
         tenant = await gateway.add_tenant()
@@ -214,6 +214,27 @@ async def test_secrets_that_twilio_echoes_are_neither_stored_nor_logged_nor_retu
     )
     for secret in (CALL_TOKEN, URL_USER, URL_PASSWORD, tenant.auth_token, basic, *_spelled(FORM_PASSWORD)):
         assert secret not in everything
+
+
+@pytest.mark.parametrize("url_user", ["1000", "api", "user", "twilio"])
+async def test_twilios_answer_is_shown_whole_although_a_part_of_it_equals_a_secret(
+    watched: InstrumentedGateway, url_user: str
+) -> None:
+    address, sent_at = "sip:1000@pbx.example.com", "Wed, 18 Aug 2010 20:01:40 +0000"
+    resource = call_resource(**{"to": address, "from": "2010", "date_created": sent_at})
+    refused = error(400, 21205, f"Url of {address} by {url_user} is bad")
+    async with running_upstream(answer(201, resource), answer(200, resource), refused) as upstream:
+        tenant = await watched.gateway.add_tenant(upstream.url)
+        calls = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls"
+        url = f"https://{url_user}:2010@www.example.com/"
+        form = {"To": address, "From": "2010", "Url": url, "SipAuthUsername": "1000", "SipAuthPassword": "1000"}
+        for path, fields in ((f"{calls}.json", form), (f"{calls}/{resource['sid']}.json", {"Url": url})):
+            shown = (await tenant.http.post(path, data=fields)).json()
+            for name in ("to", "from", "status", "direction", "api_version", "date_created", "uri", "subresource_uris"):
+                assert shown[name] == resource[name]
+        problem = (await tenant.http.post(f"{calls}.json", data=form)).json()
+    assert problem["more_info"] == "https://www.twilio.com/docs/errors/21205"
+    assert problem["message"] == "Url of sip:***@pbx.example.com by *** is bad"
 
 
 async def test_the_signing_secret_of_deliveries_is_shown_only_once(watched: InstrumentedGateway, database_url: str) -> None:

@@ -109,6 +109,44 @@ def test_a_short_secret_does_not_redact_sids_statuses_or_names(secret: str, cred
     assert redact(f"bad: {secret}", secrets_of(credential, {"sip_auth_password": secret})) == "bad: ***"
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        *(
+            {"url": f"https://{user}:pw@www.example.com/"}
+            for user in ("user", "api", "twilio", "docs", "outbound", "Recordings")
+        ),
+        *({"sip_auth_password": password} for password in ("2010", "1000", "kate", "4000", "Aug", "0075", "machine")),
+    ],
+    ids=str,
+)
+def test_what_cannot_repeat_a_secret_is_kept(parameters: dict[str, str], credential: Credential) -> None:
+    call = f"/2010-04-01/Accounts/AC{'1' * 32}/Calls/CA{'2' * 32}"
+    document = {
+        "sid": "CA" + "2" * 28 + "1000",
+        "to": "sip:1000@pbx.example.com",
+        "to_formatted": "sip:1000@pbx.example.com",
+        "from": "kate",
+        "status": "queued",
+        "direction": "outbound-api",
+        "api_version": "2010-04-01",
+        "uri": f"{call}.json",
+        "date_created": "Wed, 18 Aug 2010 20:01:40 +0000",
+        "duration": "1000",
+        "queue_time": "4000",
+        "price": "-0.00750",
+        "answered_by": "machine_start",
+        "more_info": "https://www.twilio.com/docs/api/errors/21000",
+        "subresource_uris": {"user_defined_messages": f"{call}/UserDefinedMessages.json"},
+    }
+    secrets = secrets_of(credential, parameters)
+    addresses = ["sip:1000@PBX.example.com:5060;transport=tls", "kate"]
+    assert redact_document(document, secrets, addresses) == document
+    for secret in parameters.values():
+        echo = {"annotation": f"bad: {secret}", "to": f"sip:{secret}@other.example.com", "more_info": f"{secret} is bad"}
+        assert secret not in str(redact_document(echo, secrets, addresses))
+
+
 def test_documents_are_redacted_throughout(credential: Credential) -> None:
     document = {"text": f"x {SECRET}", "list": [{"deep": quote_plus(SECRET)}], f"SipAuthPassword={SECRET}": 1}
     redacted = str(redact_document(document, secrets_of(credential, {"sip_auth_password": SECRET})))

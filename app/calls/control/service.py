@@ -60,10 +60,7 @@ class ControlResult:
 
 @dataclass(frozen=True, slots=True)
 class CallControl:
-    """Changes and deletes calls at Twilio. `deadline_s` is the time limit of one request to Twilio.
-
-    `request_limit` limits the requests to Twilio that clients cause at the same time.
-    """
+    """Changes and deletes calls at Twilio: each request within `deadline_s`, and those of clients within `request_limit`."""
 
     database: Database
     tenants: TenantDirectory
@@ -109,11 +106,10 @@ class CallControl:
 
     async def delete(self, call: Call) -> None:
         """Deletes the call at Twilio. Callgate's record stays for audit but is not shown under Twilio's paths (/2010-04-01)."""
+        send = partial(self.twilio.delete_call, sid=call.sid or "", deadline_s=self.deadline_s)
         try:
             async with self.request_limit.slot(call.tenant_id):
-                await self._send_with_credentials(
-                    call, partial(self.twilio.delete_call, sid=call.sid or "", deadline_s=self.deadline_s)
-                )
+                await self._send_with_credentials(call, send)
         except TwilioOutcomeUnknown as error:
             detail = "Twilio may have deleted the call. It is safe to delete it again."
             raise ActionUnknown(detail, call_id=call.id) from error
@@ -293,7 +289,10 @@ class CallControl:
         await self._drop_pending_update(call, pending, "ended" if isinstance(error, TwilioWrongState) else error.reason)
 
     async def _send(self, call: Call, parameters: dict[str, Any]) -> CallResource:
-        send = partial(self.twilio.update_call, sid=call.sid or "", parameters=parameters, deadline_s=self.deadline_s)
+        addresses = (call.to, call.from_)
+        send = partial(
+            self.twilio.update_call, sid=call.sid or "", parameters=parameters, addresses=addresses, deadline_s=self.deadline_s
+        )
         return await self._send_with_credentials(call, send)
 
     async def _send_with_credentials(self, call: Call, send_request: Callable[[Credential], Awaitable[Result]]) -> Result:

@@ -10,7 +10,7 @@ from app.calls.status_callbacks import StatusCallbacks, UrlValidator, status_cal
 from app.errors import FieldError, InvalidRequest, NoUsableCredentials
 from app.tenants.directory import TenantDirectory, UsableAccount
 from app.tenants.sip_auth import SipAuth
-from app.twilio.schemas import Form
+from app.twilio.schemas import SECRET_PARAMETERS, Form
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ class Preparation:
         `began` is the value of the clock `elapsed()` at which the time budget of the creation began.
         """
         callbacks = status_callbacks(request, account, call_id, urls=self.callback_urls, validate_url=self.validate_callback)
-        parameters = request.for_twilio() | callbacks.for_twilio
-        if sip_auth is not None:
-            parameters |= sip_auth.for_twilio()
+        stored = {} if sip_auth is None else sip_auth.for_twilio()
+        parameters = request.for_twilio() | callbacks.for_twilio | stored
         if None in callbacks.for_twilio.values():
             parameters = {name: value for name, value in parameters.items() if value is not None}
-        return callbacks, PreparedCall(Form.of(parameters), began, callbacks.sent_to_callgate)
+        form = Form.of(parameters, secret_names=SECRET_PARAMETERS | stored.keys())
+        return callbacks, PreparedCall(form, began, callbacks.sent_to_callgate)
