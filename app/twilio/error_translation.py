@@ -8,7 +8,7 @@ ProxyError only when a proxy refuses the tunnel. Any other error may come after 
 import httpx
 import structlog
 
-from app.twilio.errors import TwilioError, TwilioNotSent, TwilioOutcomeUnknown
+from app.twilio.errors import TwilioError, TwilioNotSent, TwilioOutcomeUnknown, TwilioTimeout
 from app.twilio.send_gate import SendGate
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -43,6 +43,8 @@ class ErrorTranslation:
             if not expected:
                 logger.error("request_not_made", exc_info=error)
             raise TwilioNotSent(_reason_of(error)) from error
+        if isinstance(error, TimeoutError | httpx.TimeoutException):
+            raise TwilioTimeout(_reason_of(error)) from error
         if expected:
             raise TwilioOutcomeUnknown(_reason_of(error)) from error
 

@@ -3,6 +3,7 @@
 TwilioError
 ├── TwilioNotSent                 the request was not sent: DNS, connect or TLS failed, or no connection was free in time
 ├── TwilioOutcomeUnknown          the request was or may have been sent, and no trustworthy answer came back
+│   ├── TwilioTimeout             the answer did not come in time
 │   └── TwilioListTooLong         the list has more pages than Callgate reads
 └── TwilioNotProcessed            Twilio answered with an error in its own format: the request was not processed
     ├── TwilioThrottled           429: documented as never processed
@@ -50,6 +51,10 @@ class TwilioNotSent(TwilioError):
 
 
 class TwilioOutcomeUnknown(TwilioError):
+    pass
+
+
+class TwilioTimeout(TwilioOutcomeUnknown):
     pass
 
 
