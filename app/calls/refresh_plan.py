@@ -18,12 +18,14 @@ CALLBACK_OVERDUE_INTERVALS = 10
 _MAX_WAIT_WITHOUT_CALLBACKS = timedelta(seconds=60)
 _MAX_WAIT_WITH_CALLBACKS = timedelta(minutes=10)
 _MIN_PRICE_INTERVAL = timedelta(seconds=15)
-_MAX_PRICE_INTERVAL = timedelta(hours=1)
+_MAX_INTERVAL = timedelta(hours=1)
 # Twilio queues a call for at most a day, and ends it after a further day. A price comes within minutes or never.
 _STOP_REFRESHING_AFTER = timedelta(days=3)
 _MAX_PRICE_DELAY = timedelta(days=1)
 # Calls that were not answered usually cost nothing.
 _MAX_PRICE_DELAY_IF_UNANSWERED = timedelta(minutes=10)
+# If Callgate learns nothing about a call for so long, its account or the account's credentials are gone for good.
+_GIVE_UP_WITHOUT_ANSWER_AFTER = timedelta(days=30)
 
 
 def first_wait(interval: timedelta, *, expects_callbacks: bool) -> timedelta:
@@ -40,23 +42,41 @@ def refresh_time_after_callback(call: AnyCall, *, now: datetime, interval: timed
     return now + _wait_for_callback(call, now=now, interval=interval)
 
 
-def refresh_time_after_refresh(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
-    """Returns when to refresh a call again that has just been refreshed; None if it needs no more refreshes."""
-    if is_complete(call):
+def refresh_time_after_answer(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
+    """Returns when to refresh a call again about which Twilio has just answered; None if it needs no more refreshes."""
+    if is_complete(call) or _is_too_old(call, now=now):
         return None
+    return _next_refresh(call, now=now, interval=interval)
+
+
+def refresh_time_without_answer(call: AnyCall, *, now: datetime, interval: timedelta, has_failed: bool) -> datetime | None:
+    """Returns when to refresh a call again about which Twilio has not answered; None if it needs no more refreshes.
+
+    `has_failed` is false if no request was made yet, or if Twilio throttled the account. Then the refreshes go on, however old
+    the call is, because the next one may be the first that Twilio answers. Refreshes that fail end after 30 days.
+    """
+    if is_complete(call) or (has_failed and age(call, now=now) >= _GIVE_UP_WITHOUT_ANSWER_AFTER):
+        return None
+    if _is_too_old(call, now=now):
+        return _round_up(now + _MAX_INTERVAL, interval)
+    return _next_refresh(call, now=now, interval=interval)
+
+
+def _is_too_old(call: AnyCall, *, now: datetime) -> bool:
+    """Returns whether a further answer of Twilio would show nothing new: neither the end of the call nor its price."""
+    if call.status not in TERMINAL_STATUSES:
+        return age(call, now=now) >= _STOP_REFRESHING_AFTER
+    longest = _MAX_PRICE_DELAY if call.status == "completed" else _MAX_PRICE_DELAY_IF_UNANSWERED
+    return age(call, now=now, since=call.end_time) >= longest
+
+
+def _next_refresh(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime:
     if call.status in TERMINAL_STATUSES:
-        waited = age(call, now=now, since=call.end_time)
-        give_up_after = _MAX_PRICE_DELAY if call.status == "completed" else _MAX_PRICE_DELAY_IF_UNANSWERED
-        if waited >= give_up_after:
-            return None
         shortest = max(interval, _MIN_PRICE_INTERVAL)
-        return _round_up(now + _clamp(waited / 2, shortest, _MAX_PRICE_INTERVAL), shortest)
-    waited = age(call, now=now)
-    if waited >= _STOP_REFRESHING_AFTER:
-        return None
+        return _round_up(now + _clamp(age(call, now=now, since=call.end_time) / 2, shortest, _MAX_INTERVAL), shortest)
     if call.callbacks_seen:
         return now + _wait_for_callback(call, now=now, interval=interval)
-    return _round_up(now + _clamp(waited / 4, interval, _MAX_WAIT_WITHOUT_CALLBACKS), interval)
+    return _round_up(now + _clamp(age(call, now=now) / 4, interval, _MAX_WAIT_WITHOUT_CALLBACKS), interval)
 
 
 def age(call: AnyCall, *, now: datetime, since: datetime | None = None) -> timedelta:

@@ -3,13 +3,15 @@
 The API cannot ask as long as it is unknown whether Twilio has started the call.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 from app.calls.control import repository as control_repository
 from app.calls.control.service import CallControl
 from app.calls.models import Call
 from app.database.engine import Database
+from app.jobs.account_tasks import AccountTasks
 from app.jobs.isolation import run_isolated
 
 BATCH_SIZE = 20
@@ -21,17 +23,20 @@ class PendingUpdateSender:
 
     database: Database
     control: CallControl
+    tasks: AccountTasks = field(default_factory=AccountTasks)
 
     async def step(self) -> bool:
-        """Sends a batch of due requests to Twilio. Returns false if none was due."""
+        """Starts to send a batch of due requests to Twilio. Returns false if none was due."""
         # Longer than an update can take, so that no other worker applies it at the same time.
         lease = timedelta(seconds=2 * self.control.deadline_s + 30)
+        busy = await self.tasks.busy_accounts()
         async with self.database.begin() as session:
-            due = await control_repository.claim_pending_updates(session, lease=lease, limit=BATCH_SIZE)
+            due = await control_repository.claim_pending_updates(session, lease=lease, limit=BATCH_SIZE, busy=busy)
         updates = {call.id: update for update, call in due}
 
         async def send_update(call: Call) -> None:
             await self.control.send_pending_update(updates[call.id], call)
 
-        await run_isolated([call for _, call in due], send_update, event="control_crashed")
+        send_all = partial(run_isolated, work=send_update, event="control_crashed")
+        self.tasks.start([call for _, call in due], send_all, event="control_crashed")
         return bool(due)

@@ -4,8 +4,9 @@ Also frees the dial slots of ended calls (a slot stands for one concurrent call)
 table of the order in which callers take turns.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
@@ -13,6 +14,7 @@ from app.calls.control.service import CallControl
 from app.calls.creation.deadlines import store
 from app.calls.models import Call
 from app.database.engine import Database
+from app.jobs.account_tasks import AccountTasks
 from app.jobs.isolation import run_isolated
 from app.scheduling.dial_slots import lock_and_free_ended_slots
 from app.twilio.errors import TwilioError
@@ -36,13 +38,16 @@ class Deadlines:
 
     database: Database
     control: CallControl
+    tasks: AccountTasks = field(default_factory=AccountTasks)
 
     async def step(self) -> bool:
-        """Cancels a batch of calls that Twilio still queues at their `ring_by`. Returns false if there was no such call."""
+        """Starts to cancel a batch of calls that Twilio still queues at their `ring_by`. Returns false if none was due."""
         lease = timedelta(seconds=2 * self.control.deadline_s) + _RETRY_DELAY
+        busy = await self.tasks.busy_accounts()
         async with self.database.begin() as session:
-            calls = await store.claim_deadlines(session, lease=lease, limit=BATCH_SIZE)
-        await run_isolated(calls, self._enforce_deadline, event="deadline_crashed")
+            calls = await store.claim_deadlines(session, lease=lease, limit=BATCH_SIZE, busy=busy)
+        enforce_all = partial(run_isolated, work=self._enforce_deadline, event="deadline_crashed")
+        self.tasks.start(calls, enforce_all, event="deadline_crashed")
         return bool(calls)
 
     async def _enforce_deadline(self, call: Call) -> None:

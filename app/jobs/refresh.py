@@ -6,7 +6,6 @@ fetched one by one. app.calls.refresh_plan decides when a call is due.
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,17 +20,29 @@ from app.calls.leases import DueCall
 from app.calls.missing import is_deleted_at_twilio, is_missing
 from app.calls.outbox import final_delivery, needs_final_delivery
 from app.calls.progress import apply_deletion, apply_resource
-from app.calls.refresh_plan import CALLBACK_OVERDUE_INTERVALS, age, refresh_time_after_refresh
+from app.calls.refresh_plan import (
+    CALLBACK_OVERDUE_INTERVALS,
+    age,
+    refresh_time_after_answer,
+    refresh_time_without_answer,
+)
 from app.calls.store import CallState, ChangedCall, read_calls, write_changes
 from app.database.engine import Database
-from app.jobs.isolation import unexpected_errors
+from app.jobs.account_tasks import AccountTasks
 from app.jobs.sweep import MIN_SWEPT_CALLS, sweep
 from app.observability import Metrics
 from app.observability.tracing import trace
 from app.scheduling.dial_slots import mark_calls_missing_at_twilio
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, try_credentials
-from app.twilio.errors import TwilioError, TwilioThrottled
+from app.twilio.errors import (
+    TwilioCredentialRejected,
+    TwilioError,
+    TwilioNotSent,
+    TwilioRejected,
+    TwilioThrottled,
+    TwilioTimeout,
+)
 from app.twilio.schemas import CallResource
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -41,7 +52,11 @@ BATCH_SIZE = 500
 MAX_FETCHES_PER_ACCOUNT = 20
 _MAX_CONCURRENT_FETCHES = 5
 _WRITE_BATCH_SIZE = 100
-_MIN_THROTTLE_PAUSE = timedelta(seconds=30)
+_MIN_PAUSE = timedelta(seconds=30)
+# After such an error of a fetch, further requests for the same account would most probably fail, too.
+_ERRORS_OF_ACCOUNT = (TwilioThrottled, TwilioNotSent, TwilioTimeout, TwilioCredentialRejected)
+# The list alone may be too slow, or forbidden to the key. Then calls are fetched one by one.
+_LIST_ERRORS_OF_ACCOUNT = (TwilioThrottled, TwilioNotSent)
 
 RefreshResult = Literal["changed", "unchanged", "gone", "failed"]
 
@@ -50,12 +65,22 @@ RefreshResult = Literal["changed", "unchanged", "gone", "failed"]
 class _FetchResult:
     """Twilio's answer about one call: the call or an error. Both are None if no request was sent for the call.
 
-    If Twilio throttles the account, `not_before` is the earliest time of the next request for the call.
+    If requests for the account are paused, `not_before` is the earliest time of the next request for the call.
     """
 
     resource: CallResource | None = None
     error: TwilioError | None = None
     not_before: datetime | None = None
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether Twilio has said something about the call: has shown it, or has refused to, and not because of the account."""
+        return self.resource is not None or isinstance(self.error, TwilioRejected)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the request failed for another reason than Twilio's limit on the rate of requests."""
+        return self.error is not None and not isinstance(self.error, TwilioThrottled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,26 +95,20 @@ class Refresher:
     fetch_deadline_s: float
     bind_listed: Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]] | None = None
     """Is called with an account's id and the first page of Twilio's list of its calls: `Resolver.bind_listed`."""
-    # Accounts that Twilio throttles, with the time until which no request is sent for them.
-    _throttled_until: dict[UUID, datetime] = field(default_factory=dict)
+    tasks: AccountTasks = field(default_factory=AccountTasks)
+    # Accounts that Twilio throttles, or whose requests fail, with the time until which no request is sent for them.
+    _pauses: dict[UUID, datetime] = field(default_factory=dict)
 
     async def step(self) -> bool:
-        """Updates the records of a batch of due calls from Twilio. Returns false if no call was due."""
-        # Longer than a refresh can take, so that no other worker repeats it meanwhile.
+        """Starts to update the records of a batch of due calls from Twilio. Returns false if no call was due."""
+        # Longer than a refresh can take (twice `fetch_deadline_s` for the list, and then the fetches), so that no other worker
+        # repeats it meanwhile.
         lease = timedelta(seconds=2 * MAX_FETCHES_PER_ACCOUNT / _MAX_CONCURRENT_FETCHES * self.fetch_deadline_s + 30)
+        busy = await self.tasks.busy_accounts()
         async with self.database.begin() as session:
-            due = await leases.claim_refreshes(session, lease=lease, limit=BATCH_SIZE)
-        if not due:
-            return False
-        accounts: defaultdict[UUID, list[DueCall]] = defaultdict(list)
-        for call in due:
-            accounts[call.account_id].append(call)
-        async with asyncio.TaskGroup() as group:
-            for account_id, calls in accounts.items():
-                group.create_task(self._refresh_isolated(account_id, calls))
-        async with self.database.begin() as session:
-            await leases.release_refreshes(session, due)
-        return True
+            due = await leases.claim_refreshes(session, lease=lease, limit=BATCH_SIZE, busy=busy)
+        self.tasks.start(due, self._refresh_account, event="refresh_crashed")
+        return bool(due)
 
     async def delete_lapsed_leases(self) -> bool:
         """Deletes leases whose time is over. A lease reserves a due call for one worker.
@@ -100,19 +119,13 @@ class Refresher:
             await leases.delete_expired_leases(session)
         return False
 
-    async def _refresh_isolated(self, account_id: UUID, calls: Sequence[DueCall]) -> None:
-        """Updates the records of an account's calls from Twilio. Logs errors and does not raise them.
-
-        After an error, the calls are claimed again when their leases end.
-        """
-        try:
-            results = await self._ask_twilio(account_id, calls)
-            for start in range(0, len(calls), _WRITE_BATCH_SIZE):
-                await self._write({call.id: results[call.id] for call in calls[start : start + _WRITE_BATCH_SIZE]})
-        except Exception as error:
-            call_ids = [str(call.id) for call in calls[:MAX_FETCHES_PER_ACCOUNT]]
-            for cause in unexpected_errors(error):
-                logger.error("refresh_crashed", exc_info=cause, call_ids=call_ids, calls=len(calls))
+    async def _refresh_account(self, calls: Sequence[DueCall]) -> None:
+        """Updates the records of calls from Twilio, which all have the same account."""
+        results = await self._ask_twilio(calls[0].account_id, calls)
+        for start in range(0, len(calls), _WRITE_BATCH_SIZE):
+            await self._write({call.id: results[call.id] for call in calls[start : start + _WRITE_BATCH_SIZE]})
+        async with self.database.begin() as session:
+            await leases.release_refreshes(session, calls)
 
     async def _ask_twilio(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _FetchResult]:
         """Reads the calls from Twilio with as few requests as possible. Returns a result for the id of each call."""
@@ -122,13 +135,14 @@ class Refresher:
         try:
             if len(calls) >= MIN_SWEPT_CALLS:
                 wanted = frozenset(call.sid for call in calls)
-                ask = partial(sweep, self.twilio, wanted=wanted, deadline_s=self.fetch_deadline_s)
+                deadline_s = self.fetch_deadline_s
+                ask = partial(sweep, self.twilio, wanted=wanted, deadline_s=deadline_s, last_page_after_s=deadline_s)
                 found, newest_entries = await try_credentials(await self.tenants.credentials(account_id), ask)
                 if self.bind_listed:
                     await self.bind_listed(account_id, newest_entries)
-        except TwilioThrottled as error:
-            return self._pause_account(account_id, calls, error)
         except TwilioError as error:
+            if isinstance(error, _LIST_ERRORS_OF_ACCOUNT):
+                return self._pause_account(account_id, calls, error)
             # An error of the list proves nothing about a call: the call may exist, and the key may be allowed to fetch it.
             logger.warning("sweep_failed", account_id=str(account_id), calls=len(calls), reason=error.reason)
         results = {call.id: _FetchResult(found[call.sid]) for call in calls if call.sid in found}
@@ -158,27 +172,29 @@ class Refresher:
             try:
                 ask = partial(self.twilio.fetch_call, sid=call.sid, deadline_s=self.fetch_deadline_s)
                 return _FetchResult(await try_credentials(await self.tenants.credentials(account_id), ask))
-            except TwilioThrottled as error:
-                return self._pause_account(account_id, [call], error)[call.id]
             except TwilioError as error:
+                if isinstance(error, _ERRORS_OF_ACCOUNT):
+                    return self._pause_account(account_id, [call], error)[call.id]
                 status = error.answer.status if error.answer else None
                 level = logging.INFO if is_missing(error) else logging.WARNING
                 logger.log(level, "refresh_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason, status=status)
                 return _FetchResult(error=error)
 
     def _paused_until(self, account_id: UUID) -> datetime | None:
-        """Returns the time until which no request is sent for the account; None if Twilio does not throttle the account now."""
-        until = self._throttled_until.get(account_id)
+        """Returns the time until which no request is sent for the account; None if requests are not paused now."""
+        until = self._pauses.get(account_id)
         return until if until is not None and until > datetime.now(UTC) else None
 
-    def _pause_account(self, account_id: UUID, calls: Collection[DueCall], error: TwilioThrottled) -> dict[UUID, _FetchResult]:
-        """Stops requests for one account for as long as Twilio's `error` asks, and at least for _MIN_THROTTLE_PAUSE.
+    def _pause_account(self, account_id: UUID, calls: Collection[DueCall], error: TwilioError) -> dict[UUID, _FetchResult]:
+        """Stops requests for one account for as long as Twilio's `error` asks, and at least for _MIN_PAUSE.
 
         Returns the result for each of `calls`, by id. Requests for other accounts go on.
         """
-        wait = max(timedelta(seconds=error.answer.retry_after_s or 0), _MIN_THROTTLE_PAUSE)
-        until = self._throttled_until[account_id] = datetime.now(UTC) + wait
-        logger.warning("refresh_throttled", account_id=str(account_id), calls=len(calls), wait_s=wait.total_seconds())
+        retry_after_s = error.answer.retry_after_s if error.answer else None
+        wait = max(timedelta(seconds=retry_after_s or 0), _MIN_PAUSE)
+        until = self._pauses[account_id] = datetime.now(UTC) + wait
+        fields = {"account_id": str(account_id), "calls": len(calls), "wait_s": wait.total_seconds()}
+        logger.warning("refresh_paused", reason=error.reason, **fields)
         return {call.id: _FetchResult(error=error, not_before=until) for call in calls}
 
     async def _write(self, results: dict[UUID, _FetchResult]) -> None:
@@ -208,11 +224,9 @@ class Refresher:
             result = "gone"
         else:
             result = "failed"
-        due_at = None if call.deleted_at else refresh_time_after_refresh(call, now=call.now, interval=self.interval)
-        if due_at and fetched.not_before:
-            due_at = max(due_at, fetched.not_before)
-        elif due_at and fetched.resource is None and fetched.error is None:
-            due_at, result = call.now + self.interval, "unchanged"  # too many were missing in the list to fetch all of them
+        if fetched == _FetchResult():
+            result = "unchanged"
+        due_at = None if call.deleted_at else self._next_refresh(call, fetched)
         if needs_final_delivery(call):
             # Twilio's callback, which has more fields, may still arrive.
             deliver_at = call.now + CALLBACK_OVERDUE_INTERVALS * self.interval - age(call, now=call.now, since=call.end_time)
@@ -222,3 +236,14 @@ class Refresher:
                 changed.deliveries.append(final_delivery(call))
         call.refresh_at = due_at
         return changed, result
+
+    def _next_refresh(self, call: CallState, fetched: _FetchResult) -> datetime | None:
+        """Returns when to refresh the call again; None if it needs no more refreshes."""
+        if fetched.is_answer:
+            return refresh_time_after_answer(call, now=call.now, interval=self.interval)
+        due_at = refresh_time_without_answer(call, now=call.now, interval=self.interval, has_failed=fetched.has_failed)
+        if due_at and fetched.not_before:
+            return max(due_at, fetched.not_before)
+        if due_at and fetched.error is None:
+            return call.now + self.interval  # too many were missing in the list to fetch all of them
+        return due_at

@@ -6,7 +6,7 @@ in `app/calls/search_plan.py` says when to search. This module never dials.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from app.calls import leases, repository
 from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database.engine import Database, Session
+from app.jobs.account_tasks import AccountTasks
 from app.jobs.candidates import CallLists, Candidates, earliest_date, entry_filter, similar_calls, twilio_clock_lead
 from app.jobs.evaluation import SearchFinding, SearchResult, evaluate_candidates
 from app.jobs.isolation import run_isolated
@@ -45,6 +46,7 @@ class Resolver:
     settlement: Settlement
     longest_life: timedelta
     deadline_s: float
+    tasks: AccountTasks = field(default_factory=AccountTasks)
 
     async def mark_abandoned(self) -> bool:
         """Marks a batch of abandoned records as `unknown`. Their process ended before it recorded an outcome.
@@ -61,18 +63,22 @@ class Resolver:
         return bool(abandoned)
 
     async def search(self) -> bool:
-        """Searches Twilio's lists for a batch of calls whose outcome is unknown. Returns false if no search was due."""
+        """Starts to search Twilio's lists for a batch of calls whose outcome is unknown. Returns false if no search was due."""
         # Longer than a search can take, so that no other worker searches for the same call meanwhile.
         lease = timedelta(seconds=4 * self.deadline_s + 30)
+        busy = await self.tasks.busy_accounts()
         async with self.database.begin() as session:
-            due = await leases.claim_searches(session, lease=lease, limit=BATCH_SIZE)
+            due = await leases.claim_searches(session, lease=lease, limit=BATCH_SIZE, busy=busy)
             database_clock_lead = await repository.current_time(session) - datetime.now(UTC)
-        search = partial(self._search, self.call_lists(due), database_clock_lead)
-        await run_isolated(due, search, event="search_crashed")
-        if due:
-            async with self.database.begin() as session:
-                await leases.release_searches(session, due)
+        self.tasks.start(due, partial(self._search_account, database_clock_lead), event="search_crashed")
         return bool(due)
+
+    async def _search_account(self, database_clock_lead: timedelta, calls: Sequence[Call]) -> None:
+        """Searches Twilio's lists for calls of one account, and records the results."""
+        search = partial(self._search, self.call_lists(calls), database_clock_lead)
+        await run_isolated(calls, search, event="search_crashed")
+        async with self.database.begin() as session:
+            await leases.release_searches(session, calls)
 
     def call_lists(self, batch: Sequence[Call]) -> CallLists:
         return CallLists(self.tenants, self.twilio, batch, self.longest_life, self.deadline_s)

@@ -5,6 +5,7 @@ they are read. The caller fetches such calls one by one. app/calls/refresh_plan.
 list is read.
 """
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,16 +29,20 @@ class SweepResult(NamedTuple):
     newest_entries: Sequence[Mapping[str, Any]]
 
 
-async def sweep(twilio: TwilioClient, credential: Credential, *, wanted: Collection[str], deadline_s: float) -> SweepResult:
+async def sweep(
+    twilio: TwilioClient, credential: Credential, *, wanted: Collection[str], deadline_s: float, last_page_after_s: float
+) -> SweepResult:
     """Looks for calls on the newest pages of Twilio's list. `wanted` has the sids of these calls. Raises TwilioError.
 
     Stops when all wanted calls are found, or when so few are missing that it takes fewer requests to fetch them one by one.
-    `deadline_s` is the time limit of each request. The list is not filtered by start time, because such a filter would hide
-    queued calls.
+    Requests no further page when `last_page_after_s` seconds have passed. `deadline_s` is the time limit of each request. The
+    list is not filtered by start time, because such a filter would hide queued calls.
     """
     found: dict[str, CallResource] = {}
     newest: Sequence[Mapping[str, Any]] = ()
     pages = 0
+    clock = asyncio.get_running_loop().time
+    stop_at = clock() + last_page_after_s
     async for entries in twilio.pages_of_calls(credential, {}, deadline_s=deadline_s):
         newest = newest or entries
         for entry in entries:
@@ -45,6 +50,6 @@ async def sweep(twilio: TwilioClient, credential: Credential, *, wanted: Collect
                 found[resource.sid] = resource
         pages += 1
         missing = len(wanted) - len(found)
-        if not missing or pages > missing // _MISSING_CALLS_PER_PAGE:
+        if not missing or pages > missing // _MISSING_CALLS_PER_PAGE or clock() >= stop_at:
             break
     return SweepResult(found, newest)

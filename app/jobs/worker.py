@@ -87,14 +87,15 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
     )
     counters = GrantCounters(settings.grant_counter_dir)
     dialer = Dialer(state["database"], state["granted"], state["settlement"], settings.max_in_flight, counters)
+    updates = PendingUpdateSender(state["database"], state["control"])
     deadlines = Deadlines(state["database"], state["control"])
     heartbeat = Heartbeat(state["database"])
     polled = [
-        Job("refresh", refresher.step, _UNPOLLED_EVERY_S),
+        Job("refresh", refresher.step, _UNPOLLED_EVERY_S, refresher.tasks.drain, refresher.tasks.wake),
         Job("abandoned", resolver.mark_abandoned, _UNPOLLED_EVERY_S),
-        Job("search", resolver.search, _UNPOLLED_EVERY_S),
-        Job("control", PendingUpdateSender(state["database"], state["control"]).step, _UNPOLLED_EVERY_S),
-        Job("deadlines", deadlines.step, _UNPOLLED_EVERY_S),
+        Job("search", resolver.search, _UNPOLLED_EVERY_S, resolver.tasks.drain, resolver.tasks.wake),
+        Job("control", updates.step, _UNPOLLED_EVERY_S, updates.tasks.drain, updates.tasks.wake),
+        Job("deadlines", deadlines.step, _UNPOLLED_EVERY_S, deadlines.tasks.drain, deadlines.tasks.wake),
         Job("dial", dialer.step, _UNPOLLED_EVERY_S, dialer.drain, dialer.wake),
         Job("deliver", deliverer.step, _UNPOLLED_EVERY_S, deliverer.drain, deliverer.wake),
     ]

@@ -159,6 +159,7 @@ class Rehearsal:
         Returns None if they have nothing left to do.
         """
         while await self._deadlines.step():
+            await self._deadlines.tasks.drain()
             self.twilio.reread_ends()
         for call_id, placed in self.twilio.take_ended(at):
             await self._write_end(call_id, self._copy_outcome(call_id, placed))

@@ -21,6 +21,7 @@ from app.services import Services, services
 from app.twilio.schemas import CallResource
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from tests.support.jobs import run_step
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.upstream import (
     Behaviour,
@@ -108,7 +109,7 @@ async def _started_two_hours_ago(gateway: Gateway, call_id: str) -> None:
 
 async def _begin_step(controller: PendingUpdateSender, upstream: Upstream) -> asyncio.Task[bool]:
     """Starts a step of the controller. Returns its task once Twilio has received a request after the creation."""
-    step = asyncio.create_task(controller.step())
+    step = asyncio.create_task(run_step(controller))
     while len(upstream.posts) < 2:
         await asyncio.sleep(0.01)
     return step
@@ -141,11 +142,11 @@ async def test_ending_a_pending_call_is_remembered_and_done_once_the_call_has_st
         creating, call_id = await _pending(tenant, upstream)
         remembered = await tenant.http.patch(f"/v1/calls/{call_id}", json=CANCEL)
         assert (remembered.status_code, remembered.json()["execution"]) == (202, "pending")
-        assert not await controller.step()
+        assert not await run_step(controller)
         upstream.released.set()
         sid = (await creating).json()["sid"]
-        assert await controller.step()
-        assert not await controller.step()
+        assert await run_step(controller)
+        assert not await run_step(controller)
         assert upstream.posts[-1].path.endswith(f"/Calls/{sid}.json")
         assert upstream.posts[-1].form == [("Status", "canceled")]
         assert (await tenant.http.get(f"/v1/calls/{call_id}")).json()["status"] == "canceled"
@@ -166,9 +167,9 @@ async def test_ending_an_unknown_call_waits_until_the_call_is_found(
         call_id = (await tenant.create()).json()["id"]
         for body in bodies:
             assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=body)).status_code == 202
-        assert not await controller.step()
+        assert not await run_step(controller)
         sid = await _prove_started(worker_services, call_id)
-        assert await controller.step()
+        assert await run_step(controller)
         assert [post.form for post in upstream.posts[1:]] == [[("Status", "completed")]]
         assert upstream.posts[-1].path.endswith(f"/Calls/{sid}.json")
 
@@ -186,7 +187,7 @@ async def test_a_remembered_end_is_dropped_if_the_call_was_not_started(
         assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)).status_code == 202
         upstream.released.set()
         assert (await creating).status_code == 422
-        assert await controller.step()
+        assert await run_step(controller)
         assert (await _events(tenant, call_id))[-1] == (
             "call.update_forgotten",
             {"status": "completed", "reason": "not_started"},
@@ -209,7 +210,7 @@ async def test_a_remembered_end_does_not_apply_to_a_later_attempt_with_the_same_
         assert (await creating).status_code == 502
         again = await tenant.create("k")
         assert (again.status_code, again.json()["id"]) == (201, call_id)
-        assert await controller.step()
+        assert await run_step(controller)
         assert len(upstream.posts) == 2
         assert (await _events(tenant, call_id))[-1][0] == "call.update_forgotten"
 
@@ -257,7 +258,7 @@ async def test_a_lost_response_is_reported_and_ending_the_call_is_retried(
         for _ in range(3):
             async with gateway.database.begin() as session:
                 await session.execute(text("UPDATE wanted_update SET due_at = now()"))
-            assert await controller.step()
+            assert await run_step(controller)
         assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["status"] == "completed"
         assert [event for event, _ in await _events(tenant, record["id"])] == [
             "call.update_unknown",
@@ -266,7 +267,7 @@ async def test_a_lost_response_is_reported_and_ending_the_call_is_retried(
             "call.updated",
         ]
         assert [post.form for post in upstream.posts[4:]] == [[("Status", "completed")]] * 3
-        assert not await controller.step()
+        assert not await run_step(controller)
 
 
 async def test_an_end_remembered_while_an_earlier_one_is_carried_out_is_kept(
@@ -287,7 +288,7 @@ async def test_an_end_remembered_while_an_earlier_one_is_carried_out_is_kept(
         assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)).status_code == 202
         upstream.released.set()
         await cancelling
-        await controller.step()
+        await run_step(controller)
         assert [post.form for post in upstream.posts[1:]] == [
             [("Status", "canceled")],
             [("Status", "completed")],
@@ -307,9 +308,35 @@ async def test_an_end_remembered_while_an_earlier_one_fails_is_not_postponed(
         assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)).status_code == 202
         upstream.released.set()
         await failing
-        assert await controller.step()
+        assert await run_step(controller)
         assert (await tenant.http.get(f"/v1/calls/{call_id}")).json()["status"] == "completed"
-        assert not await controller.step()
+        assert not await run_step(controller)
+
+
+async def test_an_account_that_hangs_delays_no_remembered_end_of_another(gateway: Gateway) -> None:
+    patient = gateway.settings.model_copy(update={"twilio_read_timeout": 60.0, "request_budget": 90.0})
+    async with (
+        running_upstream(created(), reset, hang) as hanging,
+        running_upstream(created(), reset, updated()) as answering,
+        services(patient, Metrics()) as state,
+    ):
+        sender = PendingUpdateSender(state["database"], state["control"])
+        slow, fast = await gateway.add_tenant(hanging.url), await gateway.add_tenant(answering.url)
+        records = [(await tenant.create()).json() for tenant in (slow, fast)]
+        for tenant, record, upstream in ((slow, records[0], hanging), (fast, records[1], answering)):
+            assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)).status_code == 202
+            # The request for the slow account is due again when the second step runs.
+            async with gateway.database.begin() as session:
+                await session.execute(text("UPDATE wanted_update SET due_at = now()"))
+            assert await sender.step()
+            while len(upstream.received) < 3:
+                await asyncio.sleep(0.01)
+        while (await fast.http.get(f"/v1/calls/{records[1]['id']}")).json()["status"] != "completed":
+            await asyncio.sleep(0.05)
+        assert len(hanging.received) == 3
+        assert await gateway.directory.account_id(slow.id, account_sid=slow.account_sid) in await sender.tasks.busy_accounts()
+        hanging.close_connections()
+        await sender.tasks.drain()
 
 
 async def test_a_remembered_end_that_twilio_refuses_is_dropped(gateway: Gateway, controller: PendingUpdateSender) -> None:
@@ -317,12 +344,12 @@ async def test_a_remembered_end_that_twilio_refuses_is_dropped(gateway: Gateway,
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
         assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)).status_code == 202
-        assert await controller.step()
+        assert await run_step(controller)
         assert (await _events(tenant, record["id"]))[-1] == (
             "call.update_forgotten",
             {"status": "completed", "reason": "ended"},
         )
-        assert not await controller.step()
+        assert not await run_step(controller)
 
 
 async def test_ending_a_call_that_twilio_does_not_show_yet_is_remembered(
@@ -335,7 +362,7 @@ async def test_ending_a_call_that_twilio_does_not_show_yet_is_remembered(
         assert (remembered.status_code, remembered.json()["status"]) == (202, "queued")
         for _ in range(2):
             await gateway.database.fetch("UPDATE wanted_update SET due_at = now()")
-            assert await controller.step()
+            assert await run_step(controller)
         assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["status"] == "completed"
         assert [post.form for post in upstream.posts[1:]] == [[("Status", "completed")]] * 3
 
@@ -383,7 +410,7 @@ async def test_a_proxys_refusal_does_not_drop_a_remembered_end(
         for _ in range(2):
             async with gateway.database.begin() as session:
                 await session.execute(text("UPDATE wanted_update SET due_at = now()"))
-            assert await controller.step()
+            assert await run_step(controller)
         assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["status"] == "completed"
 
 

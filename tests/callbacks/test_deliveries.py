@@ -33,7 +33,7 @@ from app.tenants.errors import OperatorError
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.clients import TIMEOUT_S
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
-from tests.support.jobs import deliver_all, running_refresher
+from tests.support.jobs import deliver_all, run_step, running_refresher
 from tests.support.upstream import (
     Behaviour,
     Received,
@@ -706,7 +706,7 @@ async def _refresh(gateway: Gateway, refresher: Refresher, call_id: str) -> None
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE call SET refresh_at = NULL"))
         await session.execute(text("UPDATE call SET refresh_at = now() WHERE id = :id"), {"id": call_id})
-    await refresher.step()
+    await run_step(refresher)
 
 
 def _ended_call(sid: str, ago: timedelta) -> Behaviour:

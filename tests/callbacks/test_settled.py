@@ -29,7 +29,7 @@ from app.services import services
 from app.tenants.delivery_signing import DeliverySigning
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for
-from tests.support.jobs import deliver_all, running_resolver
+from tests.support.jobs import deliver_all, run_search, running_resolver
 from tests.support.upstream import (
     Behaviour,
     Received,
@@ -91,7 +91,7 @@ async def _search(gateway: Gateway, resolver: Resolver, call_id: str) -> None:
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> :id"), {"id": call_id})
         await session.execute(text("UPDATE call SET search_at = now() WHERE id = :id"), {"id": call_id})
-    await resolver.search()
+    await run_search(resolver)
 
 
 async def _deliver(gateway: Gateway, tenant: Tenant) -> None:

@@ -12,7 +12,7 @@ from app.scheduling.dial_slots import lock_and_free_ended_slots
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, text_of
 from tests.support.gateway import Gateway, Tenant
-from tests.support.jobs import running_refresher
+from tests.support.jobs import run_step, running_refresher
 from tests.support.upstream import answer, call_resource, error, running_upstream
 
 NOTE = "Twilio has answered that it has no such call."
@@ -23,7 +23,7 @@ async def refresh(gateway: Gateway, refresher: Refresher, call_id: str, *, age: 
     statement = """UPDATE call SET refresh_at = now() - interval '1 second', settled_at = now() - $2::interval,
         created_at = now() - $2::interval WHERE id = $1"""
     await gateway.database.fetch(statement, UUID(call_id), age)
-    assert await refresher.step()
+    assert await run_step(refresher)
 
 
 async def place_with_slot(gateway: Gateway, tenant: Tenant) -> str:

@@ -17,7 +17,7 @@ from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, served
-from tests.support.jobs import running_resolver
+from tests.support.jobs import run_search, running_resolver
 from tests.support.upstream import Upstream, answer, call_resource, reset, running_upstream
 
 SEARCHES = 2
@@ -85,7 +85,7 @@ async def search(gateway: Gateway, resolver: Resolver, *call_ids: str, times: in
                 text("UPDATE call SET search_at = now() WHERE id = ANY(:ids) AND execution = 'unknown'"),
                 {"ids": list(call_ids)},
             )
-        await resolver.search()
+        await run_search(resolver)
 
 
 async def record(tenant: Tenant, call_id: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from app.services import services
 from app.tenants.caller import COMMAND_LINE
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.jobs import run_step
 from tests.support.upstream import Upstream, answer, call_resource, created, error, hang, reset, running_upstream
 
 SID = "CA" + "d" * 32
@@ -288,14 +289,50 @@ async def test_a_call_that_twilio_still_queues_at_its_deadline_is_canceled(gatew
         call = (await tenant.create(ring_by=later(seconds=3))).json()
         await dial_all(dialer)
         deadlines = Deadlines(state["database"], state["control"])
-        assert not await deadlines.step()
+        assert not await run_step(deadlines)
         async with gateway.database.begin() as session:
             await session.execute(text("UPDATE dial_slot SET ring_by = now() WHERE call_id = :id"), {"id": call["id"]})
-        assert await deadlines.step()
+        assert await run_step(deadlines)
         assert [request.method for request in upstream.received] == ["POST", "GET", "POST"]
         assert upstream.posts[-1].form == [("Status", "canceled")]
         assert (await record(tenant, call["id"]))["status"] == "canceled"
-        assert not await deadlines.step()
+        assert not await run_step(deadlines)
+
+
+async def test_an_account_that_hangs_delays_no_deadline_of_another(gateway: Gateway) -> None:
+    patient = gateway.settings.model_copy(update={"twilio_read_timeout": 60.0, "request_budget": 90.0})
+    async with (
+        running_upstream(created(), hang) as hanging,
+        running_upstream(
+            created(sid=SID[:-1] + "e"),
+            answer(200, call_resource(SID[:-1] + "e", status="queued")),
+            answer(200, call_resource(SID[:-1] + "e", status="canceled")),
+        ) as answering,
+        services(patient, Metrics()) as state,
+        running_dialer(gateway) as dialer,
+    ):
+        slow, fast = await gateway.add_tenant(hanging.url), await gateway.add_tenant(answering.url)
+        deadlines = Deadlines(state["database"], state["control"])
+        ids: list[UUID] = []
+        for tenant, upstream in ((slow, hanging), (fast, answering)):
+            call = (await tenant.create(ring_by=later(minutes=1))).json()
+            await dial_all(dialer)
+            ids.append(UUID(call["id"]))
+            # The call of the slow account is due again when the second step runs. The slots of other tests are not due.
+            async with gateway.database.begin() as session:
+                due = text("UPDATE dial_slot SET ring_by = CASE WHEN call_id = ANY (:ids) THEN now() END")
+                await session.execute(due, {"ids": ids})
+            assert await deadlines.step()
+            while len(upstream.received) < 2:
+                await asyncio.sleep(0.01)
+        while (await record(fast, call["id"]))["status"] != "canceled":
+            await asyncio.sleep(0.05)
+        assert len(hanging.received) == 2
+        assert (
+            await gateway.directory.account_id(slow.id, account_sid=slow.account_sid) in await deadlines.tasks.busy_accounts()
+        )
+        hanging.close_connections()
+        await deadlines.tasks.drain()
 
 
 @pytest.mark.parametrize(

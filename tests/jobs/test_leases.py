@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Collection
 from datetime import timedelta
 from uuid import UUID
 
@@ -29,9 +30,11 @@ async def due(gateway: Gateway) -> set[UUID]:
     return ids
 
 
-async def _claim(gateway: Gateway, *, lease: timedelta = LEASE, limit: int = CALLS) -> list[leases.DueCall]:
+async def _claim(
+    gateway: Gateway, *, lease: timedelta = LEASE, limit: int = CALLS, busy: Collection[UUID] = ()
+) -> list[leases.DueCall]:
     async with gateway.database.begin() as session:
-        return list(await leases.claim_refreshes(session, lease=lease, limit=limit))
+        return list(await leases.claim_refreshes(session, lease=lease, limit=limit, busy=busy))
 
 
 async def _move(gateway: Gateway, ids: set[UUID]) -> None:
@@ -59,6 +62,13 @@ async def test_the_most_overdue_calls_are_claimed_first(gateway: Gateway, due: s
     longest = set(sorted(due)[-3:])
     await _move(gateway, longest)
     assert {call.id for call in await _claim(gateway, limit=3)} == longest
+
+
+async def test_no_call_of_a_busy_account_is_claimed(gateway: Gateway, due: set[UUID]) -> None:
+    async with gateway.database.begin() as session:
+        account_id = await session.scalar(text("SELECT account_id FROM call WHERE id = :id"), {"id": min(due)})
+    assert await _claim(gateway, busy=[UUID(int=0), account_id]) == []
+    assert {call.id for call in await _claim(gateway, busy=[UUID(int=0)])} == due
 
 
 async def test_a_call_is_claimed_again_after_its_lease_has_ended(gateway: Gateway, due: set[UUID]) -> None:

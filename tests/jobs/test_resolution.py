@@ -20,7 +20,7 @@ from app.jobs.resolve import Resolver
 from app.twilio.call_list import PAGE_SIZE
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
-from tests.support.jobs import running_resolver
+from tests.support.jobs import run_search, run_step, running_resolver
 from tests.support.upstream import (
     Behaviour,
     Upstream,
@@ -66,7 +66,7 @@ async def _search_now(gateway: Gateway, resolver: Resolver, call_id: str) -> Non
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> :id"), {"id": call_id})
         await session.execute(text("UPDATE call SET search_at = now() WHERE id = :id"), {"id": call_id})
-    await resolver.search()
+    await run_search(resolver)
 
 
 async def _record(tenant: Tenant, call_id: str) -> dict[str, Any]:
@@ -202,13 +202,38 @@ async def test_a_list_that_is_read_to_refresh_calls_binds_a_call_of_unknown_outc
             fetch_deadline_s=1.0,
             bind_listed=resolver.bind_listed,
         )
-        while await refresher.step():
+        while await run_step(refresher):
             pass
         assert [request.method for request in upstream.received] == ["POST"] * 4 + ["GET"]
         record = await _record(tenant, lost["id"])
         assert (record["execution"], record["settled_by"], record["sid"]) == ("started", "list", lost_entry["sid"])
         (searched,) = [event for event in await tenant.events(lost["id"]) if event["type"] == "call.searched"]
         assert searched["data"] == {"result": "bound", "candidates": 1, "rivals": 0}
+
+
+async def test_an_account_that_hangs_delays_no_search_of_another(gateway: Gateway) -> None:
+    async with (
+        running_upstream(reset, hang) as hanging,
+        running_upstream(reset, listed()) as answering,
+        running_resolver(gateway, searches=1, timeout_s=60) as resolver,
+    ):
+        slow, fast = await gateway.add_tenant(hanging.url), await gateway.add_tenant(answering.url)
+        ids = [(await tenant.create()).json()["id"] for tenant in (slow, fast)]
+        async with gateway.database.begin() as session:
+            await session.execute(text("UPDATE call SET search_at = NULL"))
+        for last, upstream in ((1, hanging), (2, answering)):
+            # The call of the slow account is due again when the second step runs.
+            async with gateway.database.begin() as session:
+                await session.execute(text("UPDATE call SET search_at = now() WHERE id = ANY(:ids)"), {"ids": ids[:last]})
+            assert await resolver.search()
+            while len(upstream.received) < 2:
+                await asyncio.sleep(0.01)
+        while (await _record(fast, ids[1]))["execution"] != "not_started":
+            await asyncio.sleep(0.05)
+        assert len(hanging.received) == 2
+        assert await gateway.directory.account_id(slow.id, account_sid=slow.account_sid) in await resolver.tasks.busy_accounts()
+        hanging.close_connections()
+        await resolver.tasks.drain()
 
 
 UNSURE: dict[str, list[dict[str, Any]]] = {
@@ -310,7 +335,7 @@ async def test_a_search_after_the_end_of_its_lease_does_not_count(gateway: Gatew
         async with gateway.database.begin() as session:
             await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> :id"), {"id": lost["id"]})
             await session.execute(text("UPDATE call SET search_at = now() WHERE id = :id"), {"id": lost["id"]})
-            (due,) = await leases.claim_searches(session, lease=timedelta(0), limit=5)
+            (due,) = await leases.claim_searches(session, lease=timedelta(0), limit=5, busy=())
         lists = resolver.call_lists([due])
         await asyncio.gather(*(resolver._search(lists, timedelta(0), due) for _ in range(SEARCHES)))
         events = await tenant.events(lost["id"])

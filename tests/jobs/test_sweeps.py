@@ -2,23 +2,27 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from app.jobs.refresh import MAX_FETCHES_PER_ACCOUNT, Refresher
-from app.jobs.sweep import MIN_SWEPT_CALLS
+from app.jobs.sweep import MIN_SWEPT_CALLS, sweep
 from app.twilio.call_list import PAGE_SIZE
+from app.twilio.schemas import Credential
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, served
-from tests.support.jobs import running_refresher
+from tests.support.jobs import run_step, running_refresher
+from tests.support.upstream import Behaviour, answer, call_resource, running_upstream
 
 TERMINAL = {"completed", "busy", "no-answer", "failed"}
 RANK = {"queued": 0, "ringing": 1, "in-progress": 2} | dict.fromkeys(TERMINAL, 3)
@@ -112,7 +116,7 @@ async def refresh_all(gateway: Gateway, refresher: Refresher) -> None:
     """Makes every planned refresh due, and runs refreshes until none is due."""
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE call SET refresh_at = now() WHERE refresh_at IS NOT NULL"))
-    while await refresher.step():
+    while await run_step(refresher):
         pass
 
 
@@ -205,6 +209,55 @@ async def test_calls_that_the_list_lacks_are_fetched_a_few_at_a_time(
         assert await session.scalar(soon, {"ids": [UUID(call_id) for call_id in placed]}) == 5
     await refresh_all(gateway, refresher)
     assert all(record["status"] in TERMINAL for record in (await read_records(tenant, placed)).values())
+
+
+async def test_a_list_that_is_slow_is_not_read_to_its_end(gateway: Gateway) -> None:
+    def page(number: int) -> Behaviour:
+        following = f"/2010-04-01/Accounts/AC{'0' * 32}/Calls.json?Page={number + 1}"
+        return answer(200, {"calls": [call_resource(f"CA{number:032x}")], "next_page_uri": following})
+
+    credential = Credential(f"AC{'0' * 32}", f"AC{'0' * 32}", SecretStr("token"))
+    for last_page_after_s, pages in ((0, 1), (3600, 2)):
+        async with running_upstream(*map(page, range(9))) as upstream, running_refresher(gateway) as refresher:
+            wanted = {f"CA{number:032x}" for number in range(20)}
+            sweep_ = partial(sweep, refresher.twilio, replace(credential, base_url=upstream.url), wanted=wanted, deadline_s=60)
+            shown = await sweep_(last_page_after_s=last_page_after_s)
+            assert len(shown.found) == len(upstream.received) == pages
+
+
+async def make_old(gateway: Gateway, ids: Any, *, status: str, days: int = 40) -> None:
+    """Sets the status of these calls and, to so many days ago, the times of their start and end."""
+    statement = """UPDATE call SET status = $2, settled_at = now() - $3::interval,
+        end_time = CASE WHEN $2 = 'queued' THEN NULL ELSE now() - $3::interval END WHERE id = ANY ($1)"""
+    await gateway.database.fetch(statement, [UUID(id_) for id_ in ids], status, timedelta(days=days))
+
+
+@pytest.mark.parametrize("status", ["queued", "completed", "busy"])
+async def test_a_call_that_was_throttled_or_not_asked_for_is_not_given_up_however_old_it_is(
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher, status: str
+) -> None:
+    placed = await create(tenant, MIN_SWEPT_CALLS)
+    await make_old(gateway, placed, status=status)
+    await twilio.set_list_faults(max_per_s={tenant.account_sid: 0})
+    for _ in ("throttled", "paused"):
+        await refresh_all(gateway, refresher)
+        planned = await planned_refreshes(gateway, placed)
+        assert len(planned) == MIN_SWEPT_CALLS
+        # Rarely, and not for ever after each 429.
+        assert timedelta(minutes=50) < planned[0] - datetime.now(UTC) < timedelta(minutes=61)
+    assert await twilio.requests(tenant) == {"GET Calls": 1}
+
+
+async def test_a_call_that_is_not_among_those_that_are_fetched_is_not_given_up_however_old_it_is(
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher
+) -> None:
+    placed = await create(tenant, MAX_FETCHES_PER_ACCOUNT + 5)
+    await make_old(gateway, placed, status="queued")
+    await twilio.set_list_faults(omit_share=1)
+    await refresh_all(gateway, refresher)
+    assert len(await planned_refreshes(gateway, placed)) == 5
+    await refresh_all(gateway, refresher)
+    assert await planned_refreshes(gateway, placed) == []
 
 
 async def test_a_call_that_the_list_and_a_fetch_lack_is_not_taken_for_deleted(

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -18,9 +19,9 @@ from app.jobs.worker import Job, run_jobs
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.gateway import Gateway, Tenant, served
-from tests.support.jobs import running_refresher, running_resolver
+from tests.support.jobs import run_step, running_refresher, running_resolver
 from tests.support.logs import logging_to
-from tests.support.upstream import answer, call_resource, created, error, hang, proxy_page, running_upstream
+from tests.support.upstream import Behaviour, answer, call_resource, created, error, hang, proxy_page, reset, running_upstream
 
 
 class Clock:
@@ -81,7 +82,7 @@ async def _stop_all_refreshes(gateway: Gateway) -> None:
 
 async def _refreshed(gateway: Gateway, refresher: Refresher, tenant: Tenant, call_id: str) -> dict[str, Any]:
     await _make_due(gateway)
-    assert await refresher.step()
+    assert await run_step(refresher)
     record: dict[str, Any] = (await tenant.http.get(f"/v1/calls/{call_id}")).json()
     return record
 
@@ -144,7 +145,7 @@ async def test_an_earlier_state_never_overwrites_a_later_one(gateway: Gateway, r
         for _ in course:
             async with gateway.database.begin() as session:
                 await session.execute(text("UPDATE call SET refresh_at = now() WHERE id = :id"), {"id": call_id})
-            await refresher.step()
+            await run_step(refresher)
             record = (await tenant.http.get(f"/v1/calls/{call_id}")).json()
             shown.append((record["status"], record["duration"], record["price"]))
     done = ("completed", 9, "-0.02000")
@@ -158,7 +159,7 @@ async def test_two_workers_refresh_each_call_once(gateway: Gateway, simulated: T
     await _make_due(gateway)
 
     async def work() -> None:
-        while await refresher.step():
+        while await run_step(refresher):
             pass
 
     await asyncio.gather(work(), work(), work())
@@ -180,20 +181,21 @@ async def test_a_refresh_that_cannot_reach_twilio_is_repeated_later(gateway: Gat
 
 
 async def test_an_unanswered_call_is_refreshed_for_its_price_only_for_a_short_time(
-    gateway: Gateway, simulated: Tenant, refresher: Refresher, clock: Clock
+    gateway: Gateway, refresher: Refresher
 ) -> None:
-    await _stop_all_refreshes(gateway)
-    call_id = (await simulated.create(to="sip:busy@example.com")).json()["id"]
-    clock.move(minutes=5)
-    await _refreshed(gateway, refresher, simulated, call_id)
-    async with gateway.database.begin() as session:
-        await session.execute(text("UPDATE call SET end_time = now() - interval '11 minutes' WHERE id = :id"), {"id": call_id})
-    await gateway.tenants.add_credential(
-        simulated.id, account_sid=simulated.account_sid, secret="x", key_sid=None, base_url="http://127.0.0.1:9"
-    )
-    gateway.invalidate_cache()
-    await _refreshed(gateway, refresher, simulated, call_id)
-    assert await _refresh_at(gateway, call_id) is None
+    sid = "CA" + "b" * 32
+    ended = [
+        answer(200, call_resource(sid, status="busy", end_time=format_datetime(datetime.now(UTC) - timedelta(minutes=ago))))
+        for ago in (9, 11)
+    ]
+    async with running_upstream(answer(201, call_resource(sid)), *ended) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await _stop_all_refreshes(gateway)
+        call_id = (await tenant.create()).json()["id"]
+        await _refreshed(gateway, refresher, tenant, call_id)
+        assert await _refresh_at(gateway, call_id) is not None
+        await _refreshed(gateway, refresher, tenant, call_id)
+        assert await _refresh_at(gateway, call_id) is None
 
 
 @pytest.mark.parametrize("way", ["refresh", "compat"])
@@ -217,7 +219,7 @@ async def test_a_call_that_was_deleted_at_twilio_is_not_refreshed(gateway: Gatew
         asked = len(upstream.received)
         assert (await tenant.http.get(fetch)).status_code == 404
         await _make_due(gateway)
-        assert not await refresher.step()
+        assert not await run_step(refresher)
         assert len(upstream.received) == asked
     deleted = [event["data"] for event in await tenant.events(call["id"]) if event["type"] == "call.deleted"]
     assert deleted == [{"by": "twilio"}]
@@ -276,6 +278,104 @@ async def test_a_404_of_the_list_deletes_no_call_and_each_call_is_fetched(gatewa
         assert fetched == {f"{record['sid']}.json" for record in placed}
 
 
+@pytest.mark.parametrize(
+    ("behaviour", "is_lasting"),
+    [
+        (proxy_page(503), False),
+        (error(500, 20500), False),
+        (error(401, 20003), False),
+        (hang, False),
+        (reset, False),
+        (answer(200, call_resource("CA" + "f" * 32)), False),
+        (error(400, 20001), True),
+    ],
+)
+async def test_an_old_call_is_given_up_only_after_an_answer_or_after_a_month_of_errors(
+    gateway: Gateway, behaviour: Behaviour, is_lasting: bool
+) -> None:
+    async with running_upstream(created(), behaviour) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await _stop_all_refreshes(gateway)
+        call_id = (await tenant.create()).json()["id"]
+        for days in (29, 31):
+            await _age(gateway, call_id, seconds=days * 86400)
+            async with running_refresher(gateway, timeout_s=1) as refresher:
+                await _make_due(gateway)
+                await run_step(refresher)
+            due = await _refresh_at(gateway, call_id)
+            assert (due is None) == (is_lasting or days == 31)
+            # Calls that nobody can refresh any more cost little.
+            assert due is None or due > datetime.now(UTC) + timedelta(minutes=50)
+
+
+@pytest.mark.parametrize("way", ["credential", "connection"])
+async def test_an_old_call_whose_account_cannot_be_asked_is_given_up_after_a_month(gateway: Gateway, way: str) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await _stop_all_refreshes(gateway)
+        call_id = (await tenant.create()).json()["id"]
+    if way == "credential":
+        await gateway.database.fetch("UPDATE twilio_credential SET revoked_at = now() WHERE username = $1", tenant.account_sid)
+    for days in (29, 31):
+        await _age(gateway, call_id, seconds=days * 86400)
+        async with running_refresher(gateway, timeout_s=1) as refresher:
+            await _make_due(gateway)
+            await run_step(refresher)
+        assert (await _refresh_at(gateway, call_id) is None) == (days == 31)
+
+
+async def test_requests_for_an_account_that_does_not_answer_are_paused(gateway: Gateway) -> None:
+    """The list and the first fetches time out. The other calls are not fetched, and the next step sends nothing."""
+    async with (
+        running_upstream(*[created()] * 12, hang) as upstream,
+        running_refresher(gateway, timeout_s=2) as refresher,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        await _stop_all_refreshes(gateway)
+        ids = [(await tenant.create()).json()["id"] for _ in range(12)]
+        await _make_due(gateway)
+        assert await run_step(refresher)
+        asked = len(upstream.received) - 12
+        assert 1 <= asked <= 1 + 5
+        for call_id in ids:
+            due = await _refresh_at(gateway, call_id)
+            assert due is not None
+            assert due > datetime.now(UTC) + timedelta(seconds=20)
+        await _make_due(gateway)
+        assert await run_step(refresher)
+        assert len(upstream.received) - 12 == asked
+
+
+async def test_an_account_that_hangs_or_has_many_due_calls_delays_no_refresh_of_another(gateway: Gateway) -> None:
+    good = call_resource(status="ringing")
+    async with (
+        running_upstream(created(), hang) as hanging,
+        running_upstream(answer(201, good), answer(200, good)) as answering,
+        running_refresher(gateway, timeout_s=60) as refresher,
+    ):
+        slow, fast = await gateway.add_tenant(hanging.url), await gateway.add_tenant(answering.url)
+        await _stop_all_refreshes(gateway)
+        await slow.create()
+        await _make_due(gateway)
+        assert await refresher.step()
+        while len(hanging.received) < 2:
+            await asyncio.sleep(0.01)
+        fast_id = (await fast.create()).json()["id"]
+        # The call of the slow account is due again: its new due time is not leased.
+        await _make_due(gateway)
+        assert await refresher.step()
+        while (await fast.http.get(f"/v1/calls/{fast_id}")).json()["status"] != "ringing":
+            await asyncio.sleep(0.05)
+        assert len(hanging.received) == 2
+        assert (
+            await gateway.directory.account_id(slow.id, account_sid=slow.account_sid) in await refresher.tasks.busy_accounts()
+        )
+        refresher.tasks.wake.clear()
+        hanging.close_connections()
+        await refresher.tasks.drain()
+        assert refresher.tasks.wake.is_set()
+
+
 async def test_an_error_with_one_call_does_not_stop_the_others(gateway: Gateway, refresher: Refresher) -> None:
     good, bad = call_resource(status="ringing"), call_resource(status="ringing")
     async with running_upstream(answer(201, good), answer(200, good)) as one, running_upstream(answer(201, bad), hang) as other:
@@ -286,21 +386,22 @@ async def test_an_error_with_one_call_does_not_stop_the_others(gateway: Gateway,
         assert (await _refreshed(gateway, refresher, happy, happy_id))["status"] == "ringing"
 
 
-async def test_a_claimed_call_is_leased_longer_than_a_refresh_can_take(gateway: Gateway, refresher: Refresher) -> None:
+async def test_a_claimed_call_is_leased_longer_than_a_refresh_can_take(gateway: Gateway) -> None:
     async with running_upstream(created(), hang) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await _stop_all_refreshes(gateway)
         call_id = (await tenant.create()).json()["id"]
         await _make_due(gateway)
-        working = asyncio.create_task(refresher.step())
-        while len(upstream.received) < 2:
-            await asyncio.sleep(0.01)
-        assert await refresher.step() is False
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
-    async with gateway.database.begin() as session:
-        left = await session.scalar(text("SELECT until - now() FROM lease WHERE call_id = :id"), {"id": call_id})
-    assert timedelta(0) < left < timedelta(minutes=1)
+        async with running_refresher(gateway, timeout_s=20) as patient, running_refresher(gateway) as another:
+            await patient.step()
+            while len(upstream.received) < 2:
+                await asyncio.sleep(0.01)
+            assert await another.step() is False
+            async with gateway.database.begin() as session:
+                left = await session.scalar(text("SELECT until - now() FROM lease WHERE call_id = :id"), {"id": call_id})
+            upstream.close_connections()
+            await patient.tasks.drain()
+    assert timedelta(0) < left < 10 * timedelta(seconds=20)
 
 
 async def test_an_abandoned_creation_becomes_unknown_and_is_not_dialled(gateway: Gateway, resolver: Resolver) -> None:

@@ -3,9 +3,11 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Protocol
 
 from app.calls.search_plan import SearchPlan
 from app.calls.settlement import Settlement
+from app.jobs.account_tasks import AccountTasks
 from app.jobs.deliver import Deliverer
 from app.jobs.refresh import Refresher
 from app.jobs.resolve import Resolver
@@ -43,6 +45,26 @@ async def _twilio_client(metrics: Metrics, timeout_s: float) -> AsyncIterator[Tw
     )
     async with http:
         yield TwilioClient(http, base_url="http://127.0.0.1:9", metrics=metrics)
+
+
+class StepWithTasks(Protocol):
+    """A job whose step starts tasks."""
+
+    @property
+    def tasks(self) -> AccountTasks: ...
+    async def step(self) -> bool: ...
+
+
+async def run_step(job: StepWithTasks) -> bool:
+    """Runs a step of the job and waits for the tasks that it starts. Returns what the step returns."""
+    is_due = await job.step()
+    await job.tasks.drain()
+    return is_due
+
+
+async def run_search(resolver: Resolver) -> None:
+    await resolver.search()
+    await resolver.tasks.drain()
 
 
 async def deliver_all(deliverer: Deliverer) -> None:

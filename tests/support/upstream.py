@@ -52,6 +52,10 @@ class Upstream:
         while not self.posts:
             await asyncio.sleep(0.01)
 
+    def close_connections(self) -> None:
+        for connection in list(self.connections):
+            connection.close()
+
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections.add(writer)
         try:
@@ -265,8 +269,7 @@ async def running_upstream(*script: Behaviour, tls: ssl.SSLContext | None = None
     finally:
         upstream.released.set()
         server.close()
-        for connection in list(upstream.connections):
-            connection.close()
+        upstream.close_connections()
 
 
 def refused_url() -> str:

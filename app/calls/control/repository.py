@@ -1,10 +1,11 @@
 """SQL for pending updates (stored requests to end a call), and for the time of the last event from Twilio. Never commits."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import case, delete, func, or_, select, update
+from sqlalchemy import Uuid, all_, case, delete, func, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -48,11 +49,14 @@ async def postpone_pending_update(session: AsyncSession, pending: PendingUpdate,
     await session.execute(update(PendingUpdate).where(is_same).values(due_at=func.now() + wait))
 
 
-async def claim_pending_updates(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[tuple[PendingUpdate, Call]]:
+async def claim_pending_updates(
+    session: AsyncSession, *, lease: timedelta, limit: int, busy: Collection[UUID]
+) -> Sequence[tuple[PendingUpdate, Call]]:
     """Claims due requests to end calls that are started, not started or scheduled. Returns each request with its call.
 
-    Moves the due times of the requests by `lease`, so that other workers skip them meanwhile. If no search at Twilio has found
-    a call (`none_found`), a later search may still find it: its request waits until the last search.
+    Claims no request for a call of the accounts in `busy`. Moves the due times of the requests by `lease`, so that other
+    workers skip them meanwhile. If no search at Twilio has found a call (`none_found`), a later search may still find it: its
+    request waits until the last search.
     """
     settled = or_(
         Call.execution.in_(("started", "scheduled")),
@@ -61,7 +65,7 @@ async def claim_pending_updates(session: AsyncSession, *, lease: timedelta, limi
     due = (
         select(PendingUpdate.call_id)
         .join(Call, Call.id == PendingUpdate.call_id)
-        .where(PendingUpdate.due_at <= func.now(), settled)
+        .where(PendingUpdate.due_at <= func.now(), settled, Call.account_id != all_(literal(list(busy), ARRAY(Uuid))))
         .order_by(PendingUpdate.due_at)
         .limit(limit)
         .with_for_update(of=PendingUpdate, skip_locked=True)

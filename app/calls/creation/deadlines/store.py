@@ -4,12 +4,13 @@ Also deletes idle rows of `dial_turn`. Such a row has the time at which a worker
 key or workload. The API key or workload with the oldest time is next.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from uuid import UUID
 
 from asyncpg import LockNotAvailableError
-from sqlalchemy import func, select, update
+from sqlalchemy import Uuid, all_, func, literal, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.models import Call
@@ -49,14 +50,14 @@ async def accounts_with_slots(database: Database) -> list[UUID]:
     return [row["account_id"] for row in await database.fetch(_ACCOUNTS_WITH_SLOTS)]
 
 
-async def claim_deadlines(session: AsyncSession, *, lease: timedelta, limit: int) -> Sequence[Call]:
+async def claim_deadlines(session: AsyncSession, *, lease: timedelta, limit: int, busy: Collection[UUID]) -> Sequence[Call]:
     """Claims and returns calls that a worker may dial or has dialled, and whose deadline `ring_by` has passed.
 
-    Other workers skip these calls for the time `lease`.
+    Claims no call of the accounts in `busy`. Other workers skip the claimed calls for the time `lease`.
     """
     due = (
         select(DialSlot.call_id)
-        .where(DialSlot.ring_by <= func.now())
+        .where(DialSlot.ring_by <= func.now(), DialSlot.account_id != all_(literal(list(busy), ARRAY(Uuid))))
         .order_by(DialSlot.ring_by)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -1,0 +1,75 @@
+"""Runs the work of a job in one task for each Twilio account, so that an account that is slow delays no other account.
+
+A step of the job starts tasks and does not wait until they end. While the task of an account runs, the job claims no more work
+of that account.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+
+import structlog
+
+from app.jobs.isolation import unexpected_errors
+
+logger = structlog.stdlib.get_logger(__name__)
+
+MAX_ACCOUNTS = 100
+"""If so many tasks run, the next step waits until the first of them ends. One step may then exceed it by its whole batch."""
+_MAX_LOGGED_CALLS = 20
+
+
+class _OfAccount(Protocol):
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def account_id(self) -> UUID: ...
+
+
+CallT = TypeVar("CallT", bound=_OfAccount)
+
+
+class AccountTasks:
+    """The tasks of one job that run now."""
+
+    def __init__(self) -> None:
+        self._running: dict[asyncio.Task[None], UUID] = {}
+        self.wake = asyncio.Event()
+        """Is set when a task has ended: more work of its account may be due."""
+
+    async def busy_accounts(self) -> list[UUID]:
+        """Returns the ids of the accounts that have a task. If there are MAX_ACCOUNTS tasks, first waits for the end of one."""
+        if len(self._running) >= MAX_ACCOUNTS:
+            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+        return list(self._running.values())
+
+    def start(self, calls: Iterable[CallT], work: Callable[[list[CallT]], Coroutine[Any, Any, None]], *, event: str) -> None:
+        """Starts one task for each account, which runs `work` for the account's calls. An error is logged as `event`."""
+        by_account: defaultdict[UUID, list[CallT]] = defaultdict(list)
+        for call in calls:
+            by_account[call.account_id].append(call)
+        for account_id, of_account in by_account.items():
+            task = asyncio.create_task(_run_guarded(of_account, work, event))
+            self._running[task] = account_id
+            task.add_done_callback(self._on_end)
+
+    async def drain(self) -> None:
+        """Waits for the tasks that run."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        del self._running[task]
+        self.wake.set()
+
+
+async def _run_guarded(calls: list[CallT], work: Callable[[list[CallT]], Coroutine[Any, Any, None]], event: str) -> None:
+    """Runs `work` and logs its errors. The calls are claimed again when their leases end."""
+    try:
+        await work(calls)
+    except Exception as error:
+        call_ids = [str(call.id) for call in calls[:_MAX_LOGGED_CALLS]]
+        for cause in unexpected_errors(error):
+            logger.error(event, exc_info=cause, call_ids=call_ids, calls=len(calls))
