@@ -147,7 +147,7 @@ class MethodNotAllowed(RequestError):
 
 class NotAcceptable(RequestError):
     slug, status, title = "not-acceptable", 406, "Only JSON is available"
-    default_detail = "Callgate does not support XML: add .json to the path, or send `Accept: application/json`."
+    default_detail = "Callgate does not support XML: add .json to the path, or let `Accept` allow application/json."
 
 
 class RequestTimeout(RequestError):

@@ -26,6 +26,9 @@ from app.twilio.schemas import ACCOUNT_SID_PATTERN
 _SID_AS_USERNAME = re.compile(r"(?:AC|SK)[0-9a-fA-F]{32}")
 # The URL of a recording's audio ends with .mp3 or .wav, or has no suffix, as in Twilio's `RecordingUrl`.
 _PATH_NOT_ANSWERED_IN_XML = re.compile(r"\.(json|mp3|wav)$|/Accounts/[^/]+/Recordings/[^/.]+$")
+# The most specific range first.
+_RANGES_WITH_JSON = ("application/json", "application/*", "*/*")
+_WEIGHT_OF_ZERO = re.compile(r"q=0(\.0*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,18 @@ def _parse_authorization(authorization: str) -> tuple[str | None, str]:
 
 def _require_json(request: Request) -> None:
     """Raises NotAcceptable if Twilio would answer in XML (a path without `.json`) and the client does not accept JSON."""
-    accept = request.headers.get("Accept", "").lower()
-    if not _PATH_NOT_ANSWERED_IN_XML.search(request.url.path) and "application/json" not in accept:
+    accept = ",".join(request.headers.getlist("Accept"))
+    if not _PATH_NOT_ANSWERED_IN_XML.search(request.url.path) and not _accepts_json(accept):
         raise NotAcceptable
+
+
+def _accepts_json(accept: str) -> bool:
+    """Returns whether the value of an Accept header allows JSON (RFC 9110 §12.5.1). An empty value allows every type.
+
+    The most specific of the ranges that include JSON decides. It allows JSON unless its weight is 0.
+    """
+    is_allowed: dict[str, bool] = {}
+    for item in accept.lower().split(","):
+        media_range, *parameters = (part.strip() for part in item.split(";"))
+        is_allowed[media_range] = not any(_WEIGHT_OF_ZERO.fullmatch(parameter) for parameter in parameters)
+    return next((is_allowed[name] for name in _RANGES_WITH_JSON if name in is_allowed), not accept.strip())

@@ -165,16 +165,51 @@ async def test_empty_parameters_count_as_not_given(gateway: Gateway) -> None:
         assert dict(upstream.posts[0].form) == FORM | {"Record": "false"}
 
 
-async def test_paths_without_json_suffix_require_accept_json(gateway: Gateway) -> None:
+@pytest.mark.parametrize(
+    "accept",
+    [
+        ("application/xml",),
+        ("text/*, application/xml;q=0.9",),
+        ("application/json;q=0, */*",),
+        ("*/*", "Application/JSON; Q=0.000"),
+        ("application/*;q=0.0, */*;q=0.1",),
+        ("application/jsonx",),
+    ],
+)
+async def test_paths_without_json_suffix_refuse_clients_that_accept_no_json(gateway: Gateway, accept: tuple[str, ...]) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        for accept in ("*/*", "application/xml", ""):
-            refused = await tenant.http.post(calls(tenant, ""), data=FORM, headers={"Accept": accept})
-            assert error_code_of(refused) == (406, 900006)
-            assert ".json" in refused.json()["message"]
+        refused = await _post_accepting(tenant, *accept)
+        assert error_code_of(refused) == (406, 900006)
+        assert ".json" in refused.json()["message"]
         assert upstream.received == []
-        answered = await tenant.http.post(calls(tenant, ""), data=FORM, headers={"Accept": "text/xml, application/json"})
-        assert answered.status_code == 201
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        (),
+        ("",),
+        ("*/*",),
+        ("application/*",),
+        ("text/xml, Application/JSON;charset=utf-8;q=0.5",),
+        ("application/xml", "application/json"),
+        ("application/json;q=0.001, */*;q=0",),
+    ],
+)
+async def test_paths_without_json_suffix_answer_clients_that_accept_json(gateway: Gateway, accept: tuple[str, ...]) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        answered = await _post_accepting(tenant, *accept)
+        assert (answered.status_code, answered.headers["Content-Type"]) == (201, "application/json")
+
+
+async def _post_accepting(tenant: Tenant, *accept: str) -> httpx.Response:
+    """Creates a call on the path without `.json`, with these lines of the header Accept and no others."""
+    request = tenant.http.build_request("POST", calls(tenant, ""), data=FORM)
+    del request.headers["Accept"]
+    request.headers = httpx.Headers([*request.headers.multi_items(), *(("Accept", line) for line in accept)])
+    return await tenant.http.send(request)
 
 
 async def test_unknown_paths_are_20404_and_unknown_methods_20004(gateway: Gateway) -> None:
