@@ -33,7 +33,7 @@ from app.calls.parameter_types import (
     require_at_most_five_passports,
 )
 from app.http.times import Timestamp
-from app.scheduling.schedule import Priority
+from app.scheduling.schedule import MAX_REDIAL_PAUSE, Priority
 from app.security.redaction import mask_userinfo
 from app.tenants.names import RESOURCE_NAME_PATTERN
 from app.twilio.schemas import ACCOUNT_SID_PATTERN, SECRET_PARAMETERS
@@ -154,7 +154,7 @@ class Redial(BaseModel):
 
     on: RedialStatuses = Field(description="Statuses after which it is dialled again: `busy`, `no-answer` or both.")
     times: int = Field(ge=1, le=10, description="How often it is dialled again at most, whatever the statuses were.")
-    after_s: int = Field(ge=1, le=86_400, description="How many seconds after the end.")
+    after_s: int = Field(ge=1, le=int(MAX_REDIAL_PAUSE.total_seconds()), description="How many seconds after the end.")
 
 
 class CallRequest(CallParameters):

@@ -11,11 +11,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.ids import first_id_at
 from app.calls.models import Call
+from app.scheduling.schedule import MAX_WAIT
 from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME
 
 # The largest expected difference between Twilio's clock and Postgres's clock, whose time is in the ids of calls. A large value
 # does no harm: it only widens the range of ids that is read, and the exact times are compared too.
 _MAX_CLOCK_SKEW = timedelta(hours=1)
+# The longest time between the creation of a record, which is in its id, and the start of the call: Callgate dials a scheduled
+# call later, and Twilio queues it. (A call that is tried again under its idempotency key keeps its id: see ADR 15.)
+_MAX_START_DELAY = MAX_WAIT + MAX_QUEUE_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,8 @@ async def list_started_ids(
         Call.account_sid == filters.account_sid,
         Call.execution == "started",
         Call.deleted_at.is_(None),
-        *_in_range(Call.start_time, filters.started, max_delay=MAX_QUEUE_TIME),
-        *_in_range(Call.end_time, filters.ended, max_delay=MAX_QUEUE_TIME + MAX_CALL_TIME),
+        *_in_range(Call.start_time, filters.started, max_delay=_MAX_START_DELAY),
+        *_in_range(Call.end_time, filters.ended, max_delay=_MAX_START_DELAY + MAX_CALL_TIME),
     ]
     if filters.parent_call_sid is not None:
         conditions.append(Call.parent_call_sid == filters.parent_call_sid)
@@ -82,8 +86,8 @@ def _matches_any(column: Any, values: Collection[str]) -> ColumnElement[bool]:
 def _in_range(column: Any, span: TimeRange, *, max_delay: timedelta) -> Iterator[ColumnElement[bool]]:
     """Yields conditions that limit the column to `span`, and conditions on the id, because the id has an index.
 
-    An id contains the time of the call's request. `max_delay` is the longest time between the request and the time in the
-    column. Twilio keeps a call queued for a day at most.
+    An id contains the time at which the call's record was created. `max_delay` is the longest time between that time and the
+    time in the column.
     """
     if span.since is not None:
         yield column >= span.since

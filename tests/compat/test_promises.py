@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -210,6 +211,24 @@ async def _post_accepting(tenant: Tenant, *accept: str) -> httpx.Response:
     del request.headers["Accept"]
     request.headers = httpx.Headers([*request.headers.multi_items(), *(("Accept", line) for line in accept)])
     return await tenant.http.send(request)
+
+
+@pytest.mark.parametrize("name", ["StartTime", "StartTime>", "EndTime", "EndTime>"])
+async def test_filters_on_times_find_calls_that_waited_as_long_as_possible(gateway: Gateway, name: str) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call = await create(tenant)
+    requested_at = datetime.now(UTC)
+    # As the redial of a call that was scheduled seven days ahead, of which every step takes as long as it may.
+    dialled_at = requested_at + timedelta(days=1) + timedelta(days=7)
+    started_at = dialled_at + timedelta(days=1)
+    ended_at = started_at + timedelta(days=1)
+    await gateway.database.fetch(
+        "UPDATE call SET start_time = $2, end_time = $3 WHERE sid = $1", call.json()["sid"], started_at, ended_at
+    )
+    day = (started_at if name.startswith("Start") else ended_at).date()
+    found = await tenant.http.get(calls(tenant), params={name: day.isoformat()})
+    assert [each["sid"] for each in found.json()["calls"]] == [call.json()["sid"]]
 
 
 async def test_unknown_paths_are_20404_and_unknown_methods_20004(gateway: Gateway) -> None:
