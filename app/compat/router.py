@@ -22,14 +22,14 @@ from app.calls.router import CallServiceDep
 from app.calls.service import CallService
 from app.compat.access import AccountDep, OwnAccount, TwilioRoute
 from app.compat.errors import CALL_ID_HEADER, TwilioErrorRenderer
-from app.compat.form import FormDep, NoQueryDep, parameters_of
+from app.compat.form import FormDep, NoQueryDep, parameters_of, refuse_query
 from app.compat.listing import parse_list_query
 from app.compat.resource import READ_ATTRIBUTES, resource_of
 from app.compat.service import StartedCalls
 from app.compat.tolerance import normalize_parameters
 from app.compat.wording import warning_header
-from app.errors import CallNotFound, FieldError
-from app.http.form import parse_fields
+from app.errors import CallNotFound, FieldError, InvalidRequest
+from app.http.form import parse_fields, read_form_body
 from app.http.idempotency_key import REPLAYED_HEADER, IdempotencyKeyDep
 from app.http.list_responses import list_response
 from app.http.routes import needs
@@ -70,12 +70,19 @@ StartedDep = Annotated[StartedCalls, Depends(started_calls)]
 @router.post("/Calls")
 @router.post("/Calls.json")
 @needs(Scope.CALL)
-async def create_call(request: Request, account: AccountDep, form: FormDep, idempotency_key: IdempotencyKeyDep) -> Response:
+async def create_call(request: Request, account: AccountDep, idempotency_key: IdempotencyKeyDep) -> Response:
     """Answers 201 with the new call or the earlier call with this Idempotency-Key, and 409 if the outcome is unknown."""
-    body, warnings = normalize_parameters(parameters_of(form, CallParameters))
-    body["account_sid"] = account.account_sid
+    form = await read_form_body(request)
     service: CreationService = request.state.creation
-    creation = await service.create(account.caller, body, idempotency_key)
+    try:
+        await refuse_query(request, account)
+        body, warnings = normalize_parameters(parameters_of(form, CallParameters))
+    except InvalidRequest as error:
+        # The form differs from the parameters of every call. So a key that names a call is refused as that of another request.
+        creation, warnings = await service.refuse(account.caller, form, idempotency_key, error), ()
+    else:
+        body["account_sid"] = account.account_sid
+        creation = await service.create(account.caller, body, idempotency_key)
     call = creation.call
     request.state.placed = call.id
     bind_call_to_log(call)

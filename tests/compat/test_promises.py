@@ -4,6 +4,7 @@ import asyncio
 import base64
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -51,6 +52,32 @@ async def test_an_idempotency_key_places_one_call_across_both_apis(gateway: Gate
         assert len(upstream.posts) == 1
     twice = await tenant.http.post(calls(tenant), data=FORM, headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "b")])
     assert error_code_of(twice) == (400, 20422)
+
+
+@pytest.mark.parametrize(
+    ("query", "more", "code"),
+    [
+        ("", [("NewParameter", "x")], 20001),
+        ("", [("From", "Jill")], 20422),
+        ("?Timeout=30", [], 20001),
+    ],
+)
+async def test_a_request_that_is_refused_never_hides_the_call_of_its_key(
+    gateway: Gateway, query: str, more: list[tuple[str, str]], code: int
+) -> None:
+    async def post(key: str) -> httpx.Response:
+        form = urlencode([*FORM.items(), *more])
+        headers = {"Idempotency-Key": key, "Content-Type": "application/x-www-form-urlencoded"}
+        return await tenant.http.post(calls(tenant) + query, content=form, headers=headers)
+
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        first = await create(tenant, key="k")
+        refused, new = await post("k"), await post("new")
+        assert error_code_of(refused) == (422, 900003)
+        assert refused.headers["Callgate-Call-Id"] == first.headers["Callgate-Call-Id"]
+        assert error_code_of(new) == (400, code)
+        assert len(upstream.posts) == 1
 
 
 async def test_a_repeated_key_waits_for_the_first_request(database_url: str) -> None:

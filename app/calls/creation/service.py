@@ -114,11 +114,8 @@ class CreationService:
                 sip_auth = await self._preparation.find_sip_auth(caller.tenant_id, valid.request.sip_credential)
                 callbacks, prepared = self._preparation.prepare(valid.request, account, sip_auth, call_id, began)
                 schedule = await self._schedule(caller, valid.request) if valid.request.is_scheduled else None
-            except CallgateError:
-                existing = await self._find_by_key(caller.tenant_id, idempotency_key)
-                if existing is None or self._may_be_retried(existing, canonical_body):
-                    raise
-                return Creation(existing, replayed=True)
+            except CallgateError as error:
+                return await self.refuse(caller, body, idempotency_key, error)
             call = NewCall(
                 id=call_id,
                 tenant_id=caller.tenant_id,
@@ -147,6 +144,15 @@ class CreationService:
                     return Creation(reopened) if scheduled else await self._place(reopened, account, prepared)
         # Another request with the same key was faster.
         return await self.create(caller, body, idempotency_key)
+
+    async def refuse(
+        self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None, error: CallgateError
+    ) -> Creation:
+        """Raises `error`, unless the key names a call. Then does what `create` does for a repeated request."""
+        existing = await self._find_by_key(caller.tenant_id, idempotency_key)
+        if existing is None or self._may_be_retried(existing, _canonical_bytes(body)):
+            raise error
+        return Creation(existing, replayed=True)
 
     def require_capacity(self) -> None:
         """Raises Overloaded or ShuttingDown if no tenant can begin a creation now."""
