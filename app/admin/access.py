@@ -13,14 +13,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Request, Response
-from fastapi.dependencies.models import Dependant
 from pydantic import BaseModel, ValidationError
 
 from app.admin.problems import NOTHING_CHANGED, problem_for
 from app.audit.events import Actor
 from app.errors import (
     BodyTooLarge,
-    FieldError,
     InvalidRequest,
     MalformedBody,
     OperatorKeyRequired,
@@ -35,6 +33,7 @@ from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import headers, json_examples
 from app.http.operations import ADMIN_PREFIX
 from app.http.problems import READ_ERRORS
+from app.http.query import refuse_unknown_parameters
 from app.http.routes import ScopedRoute
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
@@ -65,21 +64,6 @@ class AdminRoute(ScopedRoute):
                 raise problem_for(error) from error
 
         return handle_translated
-
-
-async def refuse_unknown_parameters(request: Request) -> None:
-    """Raises InvalidRequest for an unknown query parameter. Without this check, a misspelt filter would list everything."""
-    known = _query_names(request.scope["route"].dependant)
-    if unknown := [name for name in request.query_params if name not in known]:
-        raise InvalidRequest(
-            field_errors=tuple(FieldError(f"?{name}", "unknown_parameter", "is no parameter of this route") for name in unknown)
-        )
-
-
-def _query_names(dependant: Dependant) -> set[str]:
-    """Returns the names of the query parameters of an endpoint and of its dependencies."""
-    own = {parameter.alias for parameter in dependant.query_params}
-    return own.union(*map(_query_names, dependant.dependencies))
 
 
 def admin_router() -> APIRouter:

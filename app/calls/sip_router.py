@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import (
@@ -18,11 +18,17 @@ from app.http.bodies import JsonBody
 from app.http.field_errors import field_errors_from
 from app.http.openapi import json_body
 from app.http.problems import responses
+from app.http.query import refuse_unknown_parameters
 from app.http.routes import ScopedRoute, needs
 from app.sip import Severity, SipUri
 from app.tenants.scopes import Scope
 
-router = APIRouter(prefix="/v1/sip-uris", tags=["SIP addresses"], route_class=ScopedRoute)
+router = APIRouter(
+    prefix="/v1/sip-uris",
+    tags=["SIP addresses"],
+    route_class=ScopedRoute,
+    dependencies=[Depends(refuse_unknown_parameters)],
+)
 
 NameAndValue = Annotated[list[str | None], Field(min_length=2, max_length=2)]
 

@@ -22,12 +22,16 @@ from app.errors import (
 from app.http.authentication import CallerDep
 from app.http.bodies import JsonBody
 from app.http.field_errors import field_errors_from
+from app.http.idempotency_key import require_no_idempotency_key
 from app.http.openapi import json_body, json_examples
 from app.http.problems import READ_ERRORS, responses
+from app.http.query import refuse_unknown_parameters
 from app.http.routes import ScopedRoute, needs
 from app.tenants.scopes import Scope
 
-router = APIRouter(prefix="/v1", tags=["deliveries"], route_class=ScopedRoute)
+router = APIRouter(
+    prefix="/v1", tags=["deliveries"], route_class=ScopedRoute, dependencies=[Depends(refuse_unknown_parameters)]
+)
 
 _EXAMPLE = {
     "id": "01a20722-9f00-7c3e-9d4b-3f6f0c7b2a11",
@@ -86,6 +90,7 @@ async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, i
     "/calls/{id_or_sid}/deliveries/{delivery_id}/retry",
     operation_id="retry_delivery",
     summary="Send a delivery again",
+    dependencies=[Depends(require_no_idempotency_key)],
     response_model=DeliveryRecord,
     responses={
         200: {"content": json_examples("delivery_due")},
@@ -116,6 +121,7 @@ async def retry_delivery(
     "/deliveries/replay",
     operation_id="replay_deliveries",
     summary="Send deliveries again, after the receiver was down",
+    dependencies=[Depends(require_no_idempotency_key)],
     openapi_extra=json_body(
         "ReplayRequest",
         {

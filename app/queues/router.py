@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 from starlette.types import Scope as ASGIScope
 
-from app.admin.access import BODY_ERRORS, ActorDep, AdminRoute, parse_body, refuse_unknown_parameters
+from app.admin.access import BODY_ERRORS, ActorDep, AdminRoute, parse_body
 from app.admin.pages import PageDep
 from app.admin.problems import NOTHING_CHANGED
 from app.errors import (
@@ -33,6 +33,7 @@ from app.http.authentication import CallerDep
 from app.http.bodies import JsonBody, media_type_of
 from app.http.openapi import headers, json_body, json_examples
 from app.http.problems import READ_ERRORS, problem_json, problem_of, responses
+from app.http.query import refuse_unknown_parameters
 from app.http.routes import needs
 from app.observability import Metrics
 from app.observability.context import bind

@@ -42,6 +42,7 @@ async def test_events_are_filtered_and_paged(gateway: Gateway, operator: Admin) 
         ("since=yesterday", "?since"),
         ("tennant=x", "?tennant"),
         ("limit=0", "?limit"),
+        ("action=key.create&action=key.revoke", "?action"),
     ):
         assert [pointer for pointer, _ in faults_of(await operator.get(f"/audit-events?{query}"))] == [pointer]
 

@@ -152,6 +152,8 @@ async def test_a_refused_retry_never_hides_a_live_call(gateway: Gateway) -> None
         assert (await tenant.create("another")).status_code == 403
         invalid = await tenant.create("k", timeout="soon")
         assert invalid.json()["call_id"] == first.json()["id"]
+        with_query = await tenant.http.post("/v1/calls?timeout=30", json=BASIC, headers={"Idempotency-Key": "k"})
+        assert (with_query.status_code, with_query.json()["id"]) == (200, first.json()["id"])
 
 
 async def test_a_refused_request_does_not_use_up_its_key(gateway: Gateway) -> None:

@@ -151,6 +151,8 @@ async def test_filters_return_the_matching_calls(gateway: Gateway) -> None:
         ("to=a%00b", "?to"),
         ("from=%00", "?from"),
         ("limt=3", "?limt"),
+        ("status=busy&status=failed", "?status"),
+        ("from=%2B14155550100&limit=5&from=%2B14155550199", "?from"),
     ],
 )
 async def test_the_refusal_names_the_invalid_query_parameter(tenant: Tenant, query: str, pointer: str) -> None:

@@ -310,6 +310,54 @@ def test_the_documented_parameters_are_those_of_twilios_openapi() -> None:
     assert {_camel(field.alias or name) for name, field in CallParameters.model_fields.items()} == set(names)
 
 
+async def test_query_parameters_of_a_creation_are_refused_and_not_sent(tenant: Tenant, upstream: Upstream) -> None:
+    response = await tenant.http.post("/v1/calls?ring_by=2026-12-24T18:00:00Z&timeout=30&timeout=60", json=BASIC)
+    faults = [(fault["pointer"], fault["code"]) for fault in response.json()["errors"]]
+    assert (response.status_code, faults) == (422, [("?ring_by", "unknown_parameter"), ("?timeout", "unknown_parameter")])
+    assert (response.json()["execution"], response.json()["retry"]["safe"]) == ("not_started", True)
+    await _nothing_happened(tenant, upstream)
+    assert (await tenant.http.post("/v1/calls?", json=BASIC)).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/calls/{id}"),
+        ("GET", "/v1/calls/{id}/events"),
+        ("GET", "/v1/calls/{id}/deliveries"),
+        ("PATCH", "/v1/calls/{id}"),
+        ("POST", "/v1/calls/{id}/deliveries/{id}/retry"),
+        ("POST", "/v1/deliveries/replay"),
+        ("POST", "/v1/sip-uris"),
+    ],
+)
+async def test_query_parameters_that_a_route_does_not_have_are_refused(tenant: Tenant, method: str, path: str) -> None:
+    call_id = (await tenant.create()).json()["id"]
+    response = await tenant.http.request(method, path.replace("{id}", call_id) + "?status=completed", json={})
+    assert (response.status_code, response.json()["errors"]) == (
+        422,
+        [{"pointer": "?status", "code": "unknown_parameter", "detail": "is no parameter of this route"}],
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PATCH", "/v1/calls/{id}", {"twiml": "<Response/>"}),
+        ("POST", "/v1/calls/{id}/deliveries/{id}/retry", None),
+        ("POST", "/v1/deliveries/replay", {"since": "2026-01-01T00:00:00Z"}),
+    ],
+)
+async def test_changes_that_are_not_idempotent_refuse_a_key(
+    tenant: Tenant, upstream: Upstream, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    call_id = (await tenant.create()).json()["id"]
+    response = await tenant.http.request(method, path.replace("{id}", call_id), json=body, headers={"Idempotency-Key": "k"})
+    faults = [(fault["pointer"], fault["code"]) for fault in response.json()["errors"]]
+    assert (response.status_code, faults) == (422, [("Idempotency-Key", "not_supported")])
+    assert len(upstream.received) == 1
+
+
 async def test_a_key_given_twice_is_refused(tenant: Tenant, upstream: Upstream) -> None:
     response = await tenant.http.post("/v1/calls", json=BASIC, headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "b")])
     assert (response.status_code, response.json()["errors"][0]["code"]) == (422, "repeated")

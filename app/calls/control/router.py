@@ -30,12 +30,19 @@ from app.errors import (
 )
 from app.http.authentication import CallerDep
 from app.http.bodies import JsonBody
+from app.http.idempotency_key import require_no_idempotency_key
 from app.http.openapi import json_body
 from app.http.problems import responses
+from app.http.query import refuse_unknown_parameters
 from app.http.routes import ScopedRoute, needs
 from app.tenants.scopes import Scope
 
-router = APIRouter(prefix="/v1/calls", tags=["calls"], route_class=ScopedRoute)
+router = APIRouter(
+    prefix="/v1/calls",
+    tags=["calls"],
+    route_class=ScopedRoute,
+    dependencies=[Depends(refuse_unknown_parameters), Depends(require_no_idempotency_key)],
+)
 
 
 async def call_control(request: Request) -> CallControl:

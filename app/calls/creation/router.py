@@ -40,6 +40,7 @@ from app.http.bodies import read_json_object
 from app.http.idempotency_key import REPLAYED_HEADER, idempotency_key_header, read_idempotency_key
 from app.http.openapi import headers, json_body
 from app.http.problems import CREATION_PATH, responses
+from app.http.query import query_faults
 from app.http.routes import ScopedRoute, needs
 from app.observability.context import bind
 from app.tenants.scopes import Scope
@@ -83,7 +84,10 @@ async def create_call(request: Request) -> Response:
     body = await read_json_object(request)
     key = await idempotency_key(request)
     service: CreationService = request.state.creation
-    creation = await service.create(caller, body, key)
+    if faults := query_faults(request, known=()):
+        creation = await service.refuse(caller, body, key, InvalidRequest(field_errors=faults))
+    else:
+        creation = await service.create(caller, body, key)
     call = creation.call
     request.state.placed = call.id
     bind_call_to_log(call)

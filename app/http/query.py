@@ -1,0 +1,37 @@
+"""Refuses query parameters that a route would otherwise ignore."""
+
+from collections.abc import Collection
+
+from fastapi import Request
+from fastapi.dependencies.models import Dependant
+
+from app.errors import FieldError, InvalidRequest
+
+
+async def refuse_unknown_parameters(request: Request) -> None:
+    """Raises InvalidRequest for query parameters that are unknown or repeated. Routers depend on this function.
+
+    Without this check, a list with a misspelt filter would show everything. If a filter were repeated, all its values but the
+    last one would be ignored.
+    """
+    if faults := query_faults(request, _query_names(request.scope["route"].dependant)):
+        raise InvalidRequest(field_errors=faults)
+
+
+def query_faults(request: Request, known: Collection[str]) -> tuple[FieldError, ...]:
+    """Returns an error for each query parameter that is not in `known`, and for each that is given more than once."""
+    if not request.scope["query_string"]:
+        return ()
+    query = request.query_params
+    unknown = [name for name in query if name not in known]
+    repeated = [name for name in known if len(query.getlist(name)) > 1]
+    return (
+        *(FieldError(f"?{name}", "unknown_parameter", "is no parameter of this route") for name in unknown),
+        *(FieldError(f"?{name}", "repeated", "must be given once") for name in repeated),
+    )
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    """Returns the names of the query parameters of an endpoint and of its dependencies."""
+    own = {parameter.alias for parameter in dependant.query_params}
+    return own.union(*map(_query_names, dependant.dependencies))
