@@ -44,7 +44,7 @@ class CallgateError(Exception):
     execution: ClassVar[Literal["not_started", "unknown"]] = "not_started"
     is_safe_to_repeat: bool = True
     """Whether repeating the request can never place a second call."""
-    repeat_with_same_key: ClassVar[bool] = True
+    repeat_with_same_key: bool = True
     """Whether a client that repeats the request should send the same Idempotency-Key."""
     default_detail: ClassVar[str] = ""
 

@@ -28,12 +28,21 @@ class CallWarning(BaseModel):
     detail: str
 
 
+class StoredFieldError(BaseModel):
+    """A fault of the request that was found when the scheduled call was to be dialled."""
+
+    pointer: str = Field(description="RFC 6901 JSON pointer into the request.")
+    code: str
+    detail: str
+
+
 class StoredProblem(BaseModel):
     """The reason why the call was not started, as in the problem+json of the creation."""
 
     slug: str
     detail: str
     upstream: JsonObject | None = None
+    errors: list[StoredFieldError] | None = None
 
 
 class CallSummary(BaseModel):

@@ -7,6 +7,9 @@ from uuid import UUID
 from app.errors import (
     CallgateError,
     DatabaseUnavailable,
+    FieldError,
+    InternalError,
+    NoUsableCredentials,
     Upstream,
     UpstreamCredentialsRejected,
     UpstreamThrottled,
@@ -19,13 +22,16 @@ from app.twilio.refusals import ACCOUNT_AT_CAPACITY_CODES
 def is_temporary(slug: str) -> bool:
     """Returns whether the error with this slug is temporary. The error has prevented the start of a call.
 
-    After a temporary error, a request with the same idempotency key dials the call again.
+    After a temporary error, a request with the same idempotency key dials the call again. Nothing was sent to Twilio, or Twilio
+    has processed nothing.
     """
     return slug in {
         UpstreamUnreachable.slug,
         UpstreamThrottled.slug,
         UpstreamCredentialsRejected.slug,
         DatabaseUnavailable.slug,
+        NoUsableCredentials.slug,
+        InternalError.slug,
     }
 
 
@@ -38,15 +44,25 @@ def is_retried_when_scheduled(error: CallgateError) -> bool:
 def error_as_json(error: CallgateError) -> dict[str, Any]:
     """Returns the error as a JSON object, which is stored in the call's record. `restore_error` converts it back."""
     stored = {"slug": error.slug, "detail": error.detail, "after_s": error.after_s}
-    return stored | ({"upstream": asdict(error.upstream)} if error.upstream else {})
+    if error.upstream:
+        stored["upstream"] = asdict(error.upstream)
+    if error.field_errors:
+        stored["errors"] = [asdict(each) for each in error.field_errors]
+    return stored
 
 
 def restore_error(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
-    """Rebuilds an error from `stored`, the result of `error_as_json`."""
+    """Rebuilds an error from `stored`, the result of `error_as_json`.
+
+    After a lasting error, the key is used up: a request with the same key gets this error again.
+    """
     upstream = stored.get("upstream")
-    return all_errors()[stored["slug"]](
+    error = all_errors()[stored["slug"]](
         stored["detail"],
         call_id=call_id,
+        field_errors=tuple(FieldError(**each) for each in stored.get("errors", ())),
         upstream=Upstream(**upstream) if upstream else None,
         after_s=stored.get("after_s"),
     )
+    error.repeat_with_same_key = is_temporary(error.slug)
+    return error

@@ -94,7 +94,7 @@ class QueueDetails(QueueRecord):
     waiting: int | None = Field(description="How many calls wait. Null: they could not be counted in time.")
     oldest_not_before: datetime | None = Field(description="The earliest `not_before` of a call that waits.")
     wait_reason: WaitReason | None = Field(
-        description="What the call that is due first waits for; `retry`: Twilio could not take it, and it is tried again; "
+        description="What the call that is due first waits for; `retry`: it could not be dialled, and is tried again; "
         "`halted`: the database was restored or failed over, or an operator has halted all calls, and has to release them. "
         "Null: no call waits, or it is dialled now."
     )

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from tests.support.gateway import BASIC, Gateway
 from tests.support.upstream import created, created_after_release, error, hang, refused_url, running_upstream
 
@@ -109,6 +111,17 @@ async def test_throttling_and_refused_credentials_are_temporary_reasons(gateway:
             tenant = await gateway.add_tenant(upstream.url)
             assert (await tenant.create("k")).status_code >= 500
             assert (await tenant.create("k")).status_code == 201
+
+
+@pytest.mark.parametrize("slug", ["no-usable-credentials", "internal-error"])
+async def test_a_call_that_ended_before_anything_was_sent_is_retried(gateway: Gateway, slug: str) -> None:
+    """Earlier versions ended scheduled calls with these problems."""
+    async with running_upstream(error(400, 21211), created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        assert (await tenant.create("k")).status_code == 422
+        statement = "UPDATE call SET problem = jsonb_build_object('slug', $1::text, 'detail', '') WHERE tenant_id = $2"
+        await gateway.database.fetch(statement, slug, tenant.id)
+        assert (await tenant.create("k")).status_code == 201
 
 
 async def test_twenty_concurrent_repetitions_of_an_unplaced_call_place_one(gateway: Gateway) -> None:

@@ -159,6 +159,56 @@ async def test_a_passing_refusal_puts_a_call_back(gateway: Gateway, status: int,
         assert len(upstream.posts) == 2
 
 
+async def make_due(gateway: Gateway, call_id: str) -> timedelta:
+    """Makes a waiting call due now. Returns how long it would have waited since it was last put back."""
+    wait = """
+        UPDATE scheduled_dial SET due_at = now() FROM call, (SELECT call_id, due_at FROM scheduled_dial) AS before
+        WHERE call.id = scheduled_dial.call_id AND before.call_id = call.id AND call.id = $1
+        RETURNING before.due_at - call.updated_at AS wait
+    """
+    ((waited,),) = await gateway.database.fetch(wait, UUID(call_id))
+    assert isinstance(waited, timedelta)
+    return waited
+
+
+async def test_a_call_whose_account_has_no_credential_for_a_while_waits(gateway: Gateway, upstream: Upstream) -> None:
+    tenant = await gateway.add_tenant(upstream.url)
+    call = (await tenant.create("k", priority="normal")).json()
+    ((_, (credential,)),) = await gateway.tenants.list_accounts(tenant.id)
+    await gateway.tenants.revoke_credential(tenant.id, credential.id)
+    waits = []
+    async with running_dialer(gateway) as dialer:
+        for _ in range(8):
+            await dial_all(dialer)
+            assert (await record(tenant, call["id"]))["execution"] == "scheduled"
+            waits.append((await make_due(gateway, call["id"])).total_seconds())
+    assert [round(wait) for wait in waits] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert (await tenant.events(call["id"]))[-1]["data"]["problem"] == "no-usable-credentials"
+    assert upstream.posts == []
+    await gateway.tenants.add_credential(
+        tenant.id, account_sid=tenant.account_sid, secret="another", key_sid=None, base_url=None
+    )
+    async with running_dialer(gateway) as dialer:
+        await dial_all(dialer)
+    assert (await record(tenant, call["id"]))["execution"] == "started"
+    assert len(upstream.posts) == 1
+
+
+async def test_a_call_that_has_become_invalid_ends_with_its_faults(gateway: Gateway, tenant: Tenant, dialer: Dialer) -> None:
+    await gateway.tenants.create_sip_credential(tenant.id, "pbx", username="u", password="p")
+    call = (await tenant.create("k", priority="normal", sip_credential="pbx")).json()
+    await gateway.tenants.delete_sip_credential(tenant.id, "pbx")
+    await dial_all(dialer)
+    ended = await record(tenant, call["id"])
+    assert (ended["execution"], ended["problem"]["slug"]) == ("not_started", "invalid-request")
+    await gateway.tenants.create_sip_credential(tenant.id, "pbx", username="u", password="p")
+    gateway.invalidate_cache()
+    again = await tenant.create("k", priority="normal", sip_credential="pbx")
+    assert (again.status_code, again.json()["retry"]) == (422, {"safe": True, "same_key": False, "after_s": None})
+    assert again.json()["errors"] == ended["problem"]["errors"]
+    assert [fault["code"] for fault in again.json()["errors"]] == ["unknown_sip_credential"]
+
+
 async def test_classes_are_strict_and_callers_take_turns(gateway: Gateway, tenant: Tenant) -> None:
     callers = [tenant.http.headers["Authorization"]]
     for _ in range(2):

@@ -55,7 +55,7 @@ class FailingPreparation(Preparation):
         raise RuntimeError("a fault in the code")
 
 
-async def test_a_call_whose_preparation_fails_unexpectedly_is_settled_at_once(
+async def test_a_call_whose_preparation_fails_unexpectedly_waits(
     gateway: Gateway, tenant: Tenant, upstream: Upstream, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call = (await tenant.create(priority="normal")).json()
@@ -67,7 +67,13 @@ async def test_a_call_whose_preparation_fails_unexpectedly_is_settled_at_once(
         )
         await dialer.step()
         await dialer.drain()
-    record = (await tenant.http.get(f"/v1/calls/{call['id']}")).json()
-    assert (record["execution"], record["problem"]["slug"]) == ("not_started", "internal-error")
-    assert upstream.posts == []
-    assert "scheduled_call_not_prepared" in capsys.readouterr().out
+        assert (await tenant.http.get(f"/v1/calls/{call['id']}")).json()["execution"] == "scheduled"
+        assert (await tenant.events(call["id"]))[-1]["data"]["problem"] == "internal-error"
+        assert upstream.posts == []
+        assert "scheduled_call_not_prepared" in capsys.readouterr().out
+        await gateway.database.fetch("UPDATE scheduled_dial SET due_at = now()")
+        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50)
+        await dialer.step()
+        await dialer.drain()
+    assert (await tenant.http.get(f"/v1/calls/{call['id']}")).json()["execution"] == "started"
+    assert len(upstream.posts) == 1

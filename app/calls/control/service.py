@@ -128,7 +128,7 @@ class CallControl:
         request to Twilio.
         """
         if call.execution == "scheduled":
-            # The call was put back to wait, because Twilio could not take it for a temporary reason.
+            # The call was put back to wait, because it could not be dialled for a temporary reason.
             if await self._cancel_waiting_call(call):
                 await self._drop_pending_update(call, pending, "not_started")
             return

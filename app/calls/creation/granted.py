@@ -33,7 +33,7 @@ class GrantedCallDialer:
         """Dials the call and commits the outcome. Raises no Exception.
 
         `began` is the value of the clock `elapsed()` before the grant was taken. Nothing is sent after the call's `ring_by`.
-        After a temporary refusal the call waits to be dialled again.
+        After a temporary refusal, and if it cannot be prepared now, the call waits to be dialled again.
         """
         call = grant.call
         prepared = PreparedCall(Form.of({}), began, deadline=began + grant.ring_in_s, waiting=_next_wait(grant))
@@ -45,7 +45,7 @@ class GrantedCallDialer:
         except CallgateError as problem:
             await self.placement.settle_undialled(call, problem, prepared)
         except ValidationError as error:
-            # Another version of Callgate has stored these parameters. Nothing was sent.
+            # Another version of Callgate has stored these parameters, and a worker of that version can dial the call.
             members = sorted({str(each["loc"][0]) for each in error.errors()})
             logger.error("scheduled_call_unreadable", call_id=str(call.id), members=members)
             await self.placement.settle_undialled(call, InternalError(), prepared)

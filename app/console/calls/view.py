@@ -202,6 +202,7 @@ def _problem_rows(problem: Mapping[str, Any] | None, *, reveal: bool) -> list[Ro
     detail = str(problem.get("detail") or "")
     # A detail that refers to `upstream` is left out: the members of `upstream` have rows of their own.
     rows = [("Problem", problem.get("slug")), ("Detail", "" if "`upstream`" in detail else detail)]
+    rows += [(each["pointer"], each["detail"]) for each in problem.get("errors") or ()]
     rows += [(f"Twilio's {name.replace('_', ' ')}", value) for name, value in upstream.items()]
     return [(name, str(value) if reveal else mask_text(str(value))) for name, value in rows if value not in (None, "")]
 
