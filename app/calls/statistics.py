@@ -30,13 +30,13 @@ class FollowedCalls:
 async def oldest_unsettled(session: AsyncSession) -> dict[str, datetime | None]:
     """Returns since when the oldest `pending` and the oldest `unknown` call have waited; None if there is no such call.
 
-    The keys of the result are `pending` and `unknown`. Reads one index entry for each of them.
+    The keys of the result are `pending` and `unknown`. Leaves out unknown calls that are no longer searched for, because they
+    may stay unknown for ever. Besides those, reads one index entry for each of the two.
     """
+    oldest = select(func.min(Call.pending_since))
     statement = select(
-        *(
-            select(func.min(Call.pending_since)).where(Call.execution == execution).scalar_subquery().label(execution)
-            for execution in ("pending", "unknown")
-        )
+        oldest.where(Call.execution == "pending").scalar_subquery().label("pending"),
+        oldest.where(Call.execution == "unknown", Call.search_at.is_not(None)).scalar_subquery().label("unknown"),
     )
     return dict((await session.execute(statement)).one()._mapping)
 

@@ -28,7 +28,9 @@ class Gauges:
             return Gauge(f"callgate_{name}", help_, registry=metrics.registry)
 
         self._pending = gauge("oldest_pending_seconds", "Age of the oldest creation that is pending; 0: there is none.")
-        self._unknown = gauge("oldest_unknown_seconds", "Age of the oldest creation of unknown outcome; 0: there is none.")
+        self._unknown = gauge(
+            "oldest_unknown_seconds", "Age of the oldest creation of unknown outcome that is searched for; 0: there is none."
+        )
         self._lag = gauge("refresh_lag_seconds", "Seconds since the most overdue refresh of a call became due.")
         self._active = gauge(
             "active_calls", "Started calls that are refreshed because they have not ended; 10,000 are counted."

@@ -123,10 +123,12 @@ async def test_requests_to_twilio_settlements_and_the_pool_are_measured(gateway:
 async def test_a_worker_measures_the_work_that_waits_in_the_database(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        ids = [(await tenant.create()).json()["id"] for _ in range(5)]
+        ids = [(await tenant.create()).json()["id"] for _ in range(6)]
     made = (
         "execution = 'pending', sid = NULL, pending_since = now() - interval '100 s'",
-        "execution = 'unknown', sid = NULL, pending_since = now() - interval '1000 s'",
+        "execution = 'unknown', sid = NULL, search_at = now(), pending_since = now() - interval '1000 s'",
+        # Is not searched for any more.
+        "execution = 'unknown', sid = NULL, pending_since = now() - interval '8 days'",
         "refresh_at = now() - interval '50 s'",
         "status = 'completed', refresh_at = now() + interval '50 s'",
         "status = 'completed', price = -0.01",
