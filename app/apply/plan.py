@@ -45,6 +45,7 @@ from app.apply.tenant_settings import (
 )
 from app.scheduling.pace_limits import UNLIMITED
 from app.security.keyring import Keyring
+from app.tenants.administration_accounts import SECRET_ADVICE, SECRET_PATTERN
 from app.tenants.administration_sip import is_same_sip_auth, sip_auth_errors
 from app.tenants.administration_store import TenantSettings
 from app.tenants.caller import workload_name
@@ -204,6 +205,8 @@ class _Planner:
             username, secret = credential.key_sid or account.account_sid, self.secrets[secret_path]
             if (username, secret) in added or self._is_stored(username, secret, secret_path, stored, to_revoke):
                 continue
+            if not SECRET_PATTERN.fullmatch(secret):
+                self.problems.append(FileProblem(f"must be {SECRET_ADVICE}", secret_path))
             yield CredentialAddition(
                 tenant_id=tenant_id,
                 action="add",

@@ -156,9 +156,9 @@ def add_account(
 ) -> None:
     """Add a Twilio account or another credential.
 
-    The credentials of an account are tried in order. The auth token or the key's secret is read from the environment
-    (TWILIO_AUTH_TOKEN or TWILIO_API_SECRET), from standard input, or from a prompt. It is never an argument, which other users
-    of the machine could see.
+    The credentials of an account are tried in order. A secret that is stored already is not stored again. The auth token or the
+    key's secret is read from the environment (TWILIO_AUTH_TOKEN or TWILIO_API_SECRET), from standard input, or from a prompt.
+    It is never an argument, which other users of the machine could see.
     """
     secret = read_twilio_secret(account_sid, key_sid)
     credential = administer(

@@ -19,6 +19,7 @@ from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.administration_workloads import WorkloadAdministration
 from app.tenants.callback_settings import CallbackFormat
 from app.tenants.errors import InvalidMember, ResourceExists, VersionOutdated, no_tenant
+from app.tenants.names import check_tenant_name
 from app.tenants.postponed_calls import make_calls_due
 from app.tenants.stored_secrets import callback_secret_identity, generate_callback_secret
 
@@ -51,10 +52,11 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         return tenant, False
 
     async def _insert_tenant(self, connection: Connection, tenant_id: str, *, name: str) -> TenantRow | None:
-        """Inserts a tenant and returns it; None if the id is taken. Raises InvalidMember for an invalid id."""
+        """Inserts a tenant and returns it; None if the id is taken. Raises InvalidMember for an invalid id or name."""
         if not TENANT_ID_PATTERN.fullmatch(tenant_id):
             advice = "use lower-case letters, digits and '-', at most 63"
             raise InvalidMember("/id", "invalid_id", f"{tenant_id!r} is not a tenant id: {advice}")
+        check_tenant_name(name)
         tenant = await store.insert_tenant(connection, tenant_id, name=name)
         if tenant is not None:
             await self._record(connection, "tenant.create", tenant_id, tenant_id)
@@ -108,6 +110,8 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         changed = _differing_settings(tenant, settings)
         if not changed:
             return tenant
+        if "name" in changed:
+            check_tenant_name(settings["name"])
         all_settings = tenant.settings
         all_settings.update(settings)
         _check_settings(all_settings)

@@ -16,6 +16,9 @@ from app.tenants.stored_secrets import credential_identity
 from app.twilio.schemas import ACCOUNT_SID_PATTERN
 
 KEY_SID_PATTERN = re.compile(r"SK[0-9a-fA-F]{32}")
+SECRET_PATTERN = re.compile(r"[!-~]{1,256}")
+"""The pattern of an auth token or of an API key's secret. Spaces and line breaks are often copied along with a secret."""
+SECRET_ADVICE = "1 to 256 printable ASCII characters without spaces"  # noqa: S105  # not a secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +28,16 @@ class AccountAdministration(Administration):
     ) -> CredentialRow:
         """Adds a credential, and creates its account if the tenant does not have it.
 
-        Requests to Twilio try older credentials of the account first. If `base_url` is None, an existing account keeps its base
-        URL, and a new account uses the default server.
+        An active credential with the same secret is returned unchanged. Requests to Twilio try older credentials of the account
+        first. If `base_url` is None, an existing account keeps its base URL, and a new account uses the default server.
         """
         check_sids(account_sid, key_sid)
         base_url = _valid_base_url(base_url)
         async with self.database.transaction() as connection:
             await self._require_tenant(connection, tenant_id)
             account = await self._upsert_account(connection, tenant_id, account_sid=account_sid, base_url=base_url)
-            return await self._insert_credential(connection, account, secret=secret, key_sid=key_sid)
+            found = await self._find_by_secret(connection, account, secret=secret, key_sid=key_sid)
+            return found or await self._insert_credential(connection, account, secret=secret, key_sid=key_sid)
 
     async def create_account(
         self, tenant_id: str, *, account_sid: str, secret: str, key_sid: str | None, base_url: str | None
@@ -142,6 +146,9 @@ class AccountAdministration(Administration):
     async def _insert_credential(
         self, connection: Connection, account: AccountRow, *, secret: str, key_sid: str | None
     ) -> CredentialRow:
+        if not SECRET_PATTERN.fullmatch(secret):
+            pointer = "/secret" if key_sid else "/auth_token"
+            raise InvalidMember(pointer, "invalid_secret", f"a secret of Twilio has {SECRET_ADVICE}")
         credential_id = uuid7()
         credential = await store.insert_credential(
             connection,

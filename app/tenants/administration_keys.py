@@ -17,6 +17,7 @@ from app.tenants.administration_store import KeyRow
 from app.tenants.api_keys import DEFAULT_KEY_LIFETIME, KeyFormat, generate_key, key_prefix
 from app.tenants.caller import Caller, OperatorCaller, require_grantable
 from app.tenants.errors import NoSuchResource
+from app.tenants.names import check_key_name
 from app.tenants.rotation_store import transaction_start
 from app.tenants.scopes import ALL_SCOPES, DEFAULT_SCOPES, Scope, in_order
 
@@ -95,6 +96,7 @@ class KeyAdministration(Administration):
     ) -> tuple[KeyRow, str | None]:
         wanted = frozenset(scopes or (ALL_SCOPES if tenant_id is None else DEFAULT_SCOPES))
         require_grantable(creator, wanted, tenant_id=tenant_id)
+        check_key_name(name)
         key = generate_key(key_format)
         async with self.database.transaction() as connection:
             if tenant_id is not None:

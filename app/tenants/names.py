@@ -1,7 +1,27 @@
-"""The names that tenants give to their queues and SIP credentials."""
+"""The names of tenants and keys, and the names that tenants give to their queues and SIP credentials."""
 
+import re
 from typing import Final
 
+from app.tenants.errors import InvalidMember
+
+MAX_DISPLAY_NAME_LENGTH: Final = 200
+"""The maximum length of the display name of a tenant or a key, in characters."""
+TENANT_NAME_PATTERN: Final = r"[^\x00]*[^\x00\s][^\x00]*"
+"""The pattern of a tenant's display name: a character that is no space, and no NUL, which Postgres cannot store."""
 RESOURCE_NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 """The pattern of a name. It allows no character that would need escaping in a URL or a log."""
 RESOURCE_NAME_ADVICE: Final = "use letters, digits and '._-', at most 63, a letter or digit first"
+
+
+def check_tenant_name(name: str) -> None:
+    """Raises InvalidMember unless this can be the display name of a tenant."""
+    if len(name) > MAX_DISPLAY_NAME_LENGTH or not re.fullmatch(TENANT_NAME_PATTERN, name):
+        message = f"the name of a tenant has 1 to {MAX_DISPLAY_NAME_LENGTH} characters, and not only spaces"
+        raise InvalidMember("/name", "invalid_name", message)
+
+
+def check_key_name(name: str | None) -> None:
+    """Raises InvalidMember unless this can be the display name of a key. None means that the key has no name."""
+    if name is not None and not 1 <= len(name) <= MAX_DISPLAY_NAME_LENGTH:
+        raise InvalidMember("/name", "invalid_name", f"the name of a key has 1 to {MAX_DISPLAY_NAME_LENGTH} characters")

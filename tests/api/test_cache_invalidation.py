@@ -65,14 +65,14 @@ async def test_a_new_credential_is_used_at_once_by_every_replica(gateway: Gatewa
             assert (await tenant.http.post(f"{url}/v1/calls", json=BASIC)).status_code == 201
         (_, (old,)), *_ = await gateway.tenants.list_accounts(tenant.id)
         await gateway.tenants.add_credential(
-            tenant.id, account_sid=tenant.account_sid, secret="the new token", key_sid=None, base_url=None
+            tenant.id, account_sid=tenant.account_sid, secret="the-new-token", key_sid=None, base_url=None
         )
         await gateway.tenants.revoke_credential(tenant.id, old.id)
         for url in (gateway.url, replica.url):
 
             async def uses_the_new_one(url: str = url) -> bool:
                 assert (await tenant.http.post(f"{url}/v1/calls", json=BASIC)).status_code == 201
-                return upstream.posts[-1].credentials[1] == "the new token"
+                return upstream.posts[-1].credentials[1] == "the-new-token"
 
             await until(uses_the_new_one)
 

@@ -209,21 +209,21 @@ async def test_the_token_that_is_used_already_replaces_nothing(account: Account)
 
 async def test_a_token_does_not_take_the_place_of_an_api_key(account: Account) -> None:
     (token,) = await account.active()
-    key = await account.add("key secret", KEY)
+    key = await account.add("key-secret", KEY)
     third = await account.add("another", OTHER_KEY)
-    await account.at_twilio(primary=account.tenant.auth_token, secondary="second", **{KEY: "key secret"})
+    await account.at_twilio(primary=account.tenant.auth_token, secondary="second", **{KEY: "key-secret"})
     replacement = await account.begun("second")
     assert replacement.old.id == token
     assert await account.active() == [replacement.new.id, token, key.id, third.id]
 
 
 async def test_an_api_key_is_revoked_when_it_has_not_been_used_for_a_while(account: Account) -> None:
-    old = await account.add("old secret", KEY)
-    await account.at_twilio(primary=account.tenant.auth_token, **{KEY: "old secret", OTHER_KEY: "new secret"})
+    old = await account.add("old-secret", KEY)
+    await account.at_twilio(primary=account.tenant.auth_token, **{KEY: "old-secret", OTHER_KEY: "new-secret"})
     with pytest.raises(OperatorError, match="refuses"):
         await account.begin("wrong", OTHER_KEY)
     (token, _) = await account.active()
-    replacement = await account.begun("new secret", OTHER_KEY)
+    replacement = await account.begun("new-secret", OTHER_KEY)
     assert await account.active() == [token, replacement.new.id, old.id]
     assert await account.find() is None, "no auth token is being replaced"
     await account.use(old)
@@ -231,23 +231,23 @@ async def test_an_api_key_is_revoked_when_it_has_not_been_used_for_a_while(accou
     await account.pass_time(3)
     assert await account.advance(replacement) == "done"
     assert await account.active() == [token, replacement.new.id]
-    assert await account.begin("new secret", OTHER_KEY) is None
+    assert await account.begin("new-secret", OTHER_KEY) is None
 
 
 async def test_with_several_keys_the_old_one_must_be_named(account: Account) -> None:
-    keys = [await account.add(f"secret {number}", f"SK{number:032x}") for number in range(2)]
-    await account.at_twilio(primary=None, **{OTHER_KEY: "new secret"})
+    keys = [await account.add(f"secret-{number}", f"SK{number:032x}") for number in range(2)]
+    await account.at_twilio(primary=None, **{OTHER_KEY: "new-secret"})
     with pytest.raises(OperatorError, match="say which credential") as refused:
-        await account.begin("new secret", OTHER_KEY)
+        await account.begin("new-secret", OTHER_KEY)
     assert all(str(key.id) in str(refused.value) for key in keys)
-    replacement = await account.begun("new secret", OTHER_KEY, keys[1].id)
+    replacement = await account.begun("new-secret", OTHER_KEY, keys[1].id)
     assert replacement.old.id == keys[1].id
     assert (await account.active())[1:] == [keys[0].id, replacement.new.id, keys[1].id]
 
 
 async def test_what_is_not_there_cannot_be_replaced(account: Account) -> None:
     with pytest.raises(OperatorError, match="no such credential to replace"):
-        await account.begin("new secret", KEY)
+        await account.begin("new-secret", KEY)
     with pytest.raises(NoSuchResource, match="no active credential"):
         await account.begin("second", None, UUID(int=1))
     with pytest.raises(NoSuchResource, match="no account"):

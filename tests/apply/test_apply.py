@@ -110,7 +110,7 @@ API_KEY = {"key_sid": KEY, "secret": {"env": "SECRET"}}
 
 async def test_applying_twice_changes_nothing_the_second_time(installed: Installation) -> None:
     for name in ("shop_auth_token", "support_api_secret", "support_auth_token", "pbx_berlin_password"):
-        (installed.folder / name).write_text(f"secret of {name}\n")
+        (installed.folder / name).write_text(f"secret-of-{name}\n")
     path = installed.folder / "example.yaml"
     path.write_text(EXAMPLE.read_text().replace("/run/tenant-secrets/", ""))
     first = installed.run("apply", "-f", str(path))
@@ -310,6 +310,17 @@ def test_a_secret_that_was_revoked_is_not_used_again(installed: Installation) ->
         f"callgate: {path}:7: {member}: this secret is revoked, and a file does not undo that: remove it, or use "
         "`callgate accounts add`\n"
     )
+
+
+def test_a_secret_that_the_api_refuses_is_refused_before_anything_is_changed(installed: Installation) -> None:
+    path = installed.write(shop(accounts=[account(TOKEN)]))
+    for arguments in (("apply", "-f", path), ("apply", "-f", path, "--dry-run")):
+        code, output, errors = installed.run(*arguments, TOKEN="two words")
+        assert (code, output) == (1, "")
+        assert errors == (
+            f"callgate: {path}:7: tenants[0].accounts[0].credentials[0].auth_token: must be 1 to 256 printable ASCII "
+            "characters without spaces\n"
+        )
 
 
 def test_revoking_what_an_account_does_not_have_is_a_note(installed: Installation) -> None:

@@ -50,9 +50,10 @@ async def test_every_change_is_recorded_once_and_without_values(gateway: Gateway
     await tenants.suspend_tenant("audited", suspended=False)
     secret = await tenants.renew_callback_secret("audited")
     credentials = [
-        await tenants.add_credential("audited", account_sid=ACCOUNT_SID, secret=token, key_sid=None, base_url=base)
-        for base in (None, base_url, base_url)
+        await tenants.add_credential("audited", account_sid=ACCOUNT_SID, secret=secret_, key_sid=None, base_url=base)
+        for secret_, base in ((token, None), (token, base_url), ("another", base_url), ("another", base_url))
     ]
+    assert [credential.id for credential in credentials] == [credentials[place].id for place in (0, 0, 2, 2)]
     row, key = await tenants.create_key("audited", name=name, creator=COMMAND_LINE)
     for _ in range(2):
         await tenants.revoke_credential("audited", credentials[0].id)
@@ -68,7 +69,6 @@ async def test_every_change_is_recorded_once_and_without_values(gateway: Gateway
         ("account.create", ACCOUNT_SID, []),
         ("credential.add", str(credentials[0].id), []),
         ("account.update", ACCOUNT_SID, ["base_url"]),
-        ("credential.add", str(credentials[1].id), []),
         ("credential.add", str(credentials[2].id), []),
         ("key.create", row.prefix, []),
         ("credential.revoke", str(credentials[0].id), []),

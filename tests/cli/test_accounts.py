@@ -1,16 +1,18 @@
-"""`accounts list` shows when each credential was created and last used."""
+"""Credentials are checked before they are stored. `accounts list` shows when each was created and last used."""
 
 import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import text
 
 from app.schema import migrate
+from app.tenants.errors import InvalidMember
 from tests.cli.running import environment, run
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
-from tests.support.gateway import SECRET_KEY, running_gateway, settings_for
+from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
 
 
@@ -39,6 +41,19 @@ async def test_accounts_list_shows_when_each_credential_was_created_and_last_use
     assert unused["last_used_at"] is None
     assert used["last_used_at"] >= used["created_at"]
     assert used["created_at"] <= unused["created_at"]
+
+
+@pytest.mark.parametrize("secret", ["two words", "lines\nof text", "tökén", "x" * 257])
+async def test_a_secret_that_the_api_refuses_is_not_stored(gateway: Gateway, secret: str) -> None:
+    tenant = await gateway.add_tenant()
+    for key_sid, pointer in ((None, "/auth_token"), ("SK" + "b" * 32, "/secret")):
+        with pytest.raises(InvalidMember) as refused:
+            await gateway.tenants.add_credential(
+                tenant.id, account_sid="AC" + "b" * 32, secret=secret, key_sid=key_sid, base_url=None
+            )
+        assert (refused.value.pointer, refused.value.code) == (pointer, "invalid_secret")
+        assert secret not in str(refused.value)
+    assert [account.account_sid for account, _ in await gateway.tenants.list_accounts(tenant.id)] == [tenant.account_sid]
 
 
 async def test_an_auth_token_that_only_verifies_callbacks_is_in_use(empty_database_url: str) -> None:

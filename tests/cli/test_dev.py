@@ -150,15 +150,18 @@ def test_credentials_come_from_the_environment_or_standard_input_and_are_never_p
     dublin = "https://api.dublin.ie1.twilio.com"
     second, third = run_concurrently(
         lambda: output_of(*add, "--key-sid", key_sid, shell=shell | {"TWILIO_API_SECRET": TOKEN}),
-        lambda: output_of(*add, "--base-url", dublin, shell=shell, standard_input=f"{TOKEN}\n"),
+        lambda: output_of(*add, "--base-url", dublin, shell=shell, standard_input=f"{TOKEN[::-1]}\n"),
     )
+    again = output_of(*add, shell=shell | {"TWILIO_AUTH_TOKEN": TOKEN})
+    assert again["credential"] == setup.account["credential"], "the same secret is stored once"
     assert [each["username"] for each in (setup.account, second, third)] == [ACCOUNT, key_sid, ACCOUNT]
     assert [each["kind"] for each in (setup.account, second, third)] == ["auth_token", "api_key", "auth_token"]
     assert output_of("accounts", "revoke", "support", third["credential"], shell=shell)["revoked_at"]
     listed = run("accounts", "list", "support", environment=shell).stdout
     assert third["credential"] not in listed
     assert listed.count(dublin) == 2, "the base URL of the account is listed with each of its credentials"
-    assert TOKEN not in listed + json.dumps([setup.account, second, third])
+    for planted in (TOKEN, TOKEN[::-1]):
+        assert planted not in listed + json.dumps([setup.account, second, third])
 
 
 def test_a_revoked_key_is_refused_and_lists_show_no_key(setup: Setup, shell: dict[str, str]) -> None:
@@ -216,6 +219,13 @@ def test_failures_are_reported_in_one_line_with_advice(shell: dict[str, str]) ->
         ("accounts", "add", "nobody", "--account-sid", ACCOUNT): (
             "callgate: no secret was given: set TWILIO_AUTH_TOKEN or pass the secret on standard input"
         ),
+        ("tenants", "create", "blank", "--name", " "): (
+            "callgate: the name of a tenant has 1 to 200 characters, and not only spaces"
+        ),
+        ("tenants", "create", "long", "--name", "x" * 201): (
+            "callgate: the name of a tenant has 1 to 200 characters, and not only spaces"
+        ),
+        ("keys", "create", "--operator", "--name", "x" * 201): "callgate: the name of a key has 1 to 200 characters",
     }
     assert run_concurrently(*(partial(failure, *arguments, environment=shell) for arguments in wrong)) == [
         (1, message) for message in wrong.values()

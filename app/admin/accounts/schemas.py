@@ -1,6 +1,5 @@
 """Request and response bodies of Twilio accounts and their credentials. Secrets are in requests only."""
 
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal, Self
@@ -12,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
 from app.scheduling.pace_schemas import PaceRecord, PaceSettings
-from app.tenants.administration_accounts import KEY_SID_PATTERN
+from app.tenants.administration_accounts import KEY_SID_PATTERN, SECRET_ADVICE, SECRET_PATTERN
 from app.tenants.administration_store import AccountRow, CredentialRow
 from app.twilio.schemas import ACCOUNT_SID_PATTERN
 
@@ -23,12 +22,9 @@ _NO_SECRET = SecretStr("")
 
 
 def _check_secret(value: SecretStr) -> SecretStr:
-    """Returns the secret. Raises a validation error unless it has 1 to 256 printable ASCII characters and no space.
-
-    Spaces and line breaks are often copied along with a secret.
-    """
-    if not re.fullmatch("[!-~]{1,256}", value.get_secret_value()):
-        raise PydanticCustomError("invalid_secret", "must be 1 to 256 printable ASCII characters without spaces")
+    """Returns the secret. Raises a validation error if it does not match SECRET_PATTERN."""
+    if not SECRET_PATTERN.fullmatch(value.get_secret_value()):
+        raise PydanticCustomError("invalid_secret", f"must be {SECRET_ADVICE}")
     return value
 
 

@@ -10,6 +10,7 @@ from app.http.limits import NO_NUL_PATTERN
 from app.http.times import Timestamp
 from app.tenants.administration_store import KeyRow, KeyState
 from app.tenants.api_keys import KeyFormat
+from app.tenants.names import MAX_DISPLAY_NAME_LENGTH
 from app.tenants.scopes import Scope, in_order, known_scopes
 
 _Scopes = Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
@@ -29,7 +30,7 @@ class NewKey(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    name: Annotated[StrictStr, Field(min_length=1, max_length=200, pattern=NO_NUL_PATTERN)] | None = Field(
+    name: Annotated[StrictStr, Field(min_length=1, max_length=MAX_DISPLAY_NAME_LENGTH, pattern=NO_NUL_PATTERN)] | None = Field(
         None, description="A name, such as the service that uses the key."
     )
     scopes: _Scopes | None = Field(None, description=f"{_SCOPES_DESCRIPTION} Without it: `call` and `read`.")

@@ -10,10 +10,14 @@ from app.setting_values import MAX_IN_FLIGHT_LIMIT
 from app.tenants.administration import TENANT_ID_PATTERN
 from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.callback_settings import CallbackFormat, DeliveryEvent, callback_settings
+from app.tenants.names import MAX_DISPLAY_NAME_LENGTH, TENANT_NAME_PATTERN
 
 CallbackEvents = Annotated[list[DeliveryEvent], Field(min_length=1, max_length=5)]
 _Name = Annotated[
-    str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*[^\x00\s][^\x00]*$", description="The display name.")
+    str,
+    Field(
+        min_length=1, max_length=MAX_DISPLAY_NAME_LENGTH, pattern=f"^{TENANT_NAME_PATTERN}$", description="The display name."
+    ),
 ]
 _Id = Annotated[
     str,
