@@ -18,15 +18,13 @@ from pydantic import BaseModel, ValidationError
 from app.admin.problems import NOTHING_CHANGED, problem_for
 from app.audit.events import Actor
 from app.errors import (
-    BodyTooLarge,
     InvalidRequest,
-    MalformedBody,
     OperatorKeyRequired,
     TenantNotFound,
     TenantSuspended,
-    UnsupportedMediaType,
 )
 from app.http.authentication import ClientDep
+from app.http.bodies import JSON_BODY_ERRORS
 from app.http.field_errors import field_errors_from
 from app.http.idempotency_key import REPLAYED_HEADER
 from app.http.limits import NO_NUL_PATTERN
@@ -44,7 +42,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 CHANGE_ERRORS = (TenantSuspended, *READ_ERRORS)
 """The error classes that a route may raise if it changes something."""
-BODY_ERRORS = (MalformedBody, BodyTooLarge, UnsupportedMediaType, *CHANGE_ERRORS)
+BODY_ERRORS = (*JSON_BODY_ERRORS, *CHANGE_ERRORS)
 """The error classes that a route may raise if it changes something and takes a JSON body."""
 
 EXAMPLE_TENANT = "support"

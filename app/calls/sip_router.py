@@ -6,15 +6,12 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import (
-    BodyTooLarge,
     DatabaseUnavailable,
     InternalError,
     InvalidRequest,
-    MalformedBody,
-    UnsupportedMediaType,
 )
 from app.http.authentication import CallerDep
-from app.http.bodies import JsonBody
+from app.http.bodies import JSON_BODY_ERRORS, JsonBody
 from app.http.field_errors import field_errors_from
 from app.http.openapi import json_body
 from app.http.problems import responses
@@ -89,9 +86,7 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     response_model=SipUriExplanation,
     openapi_extra=json_body("SipUriQuestion", _EXAMPLES),
     responses=responses(
-        MalformedBody,
-        BodyTooLarge,
-        UnsupportedMediaType,
+        *JSON_BODY_ERRORS,
         InvalidRequest,
         InternalError,
         DatabaseUnavailable,

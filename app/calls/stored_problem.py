@@ -43,7 +43,7 @@ def is_retried_when_scheduled(error: CallgateError) -> bool:
 
 def error_as_json(error: CallgateError) -> dict[str, Any]:
     """Returns the error as a JSON object, which is stored in the call's record. `restore_error` converts it back."""
-    stored = {"slug": error.slug, "detail": error.detail, "after_s": error.after_s}
+    stored: dict[str, Any] = {"slug": error.slug, "detail": error.detail, "after_s": error.after_s}
     if error.upstream:
         stored["upstream"] = asdict(error.upstream)
     if error.field_errors:

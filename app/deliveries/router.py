@@ -10,17 +10,14 @@ from app.calls.router import IdOrSid
 from app.deliveries.schemas import DeliveryList, DeliveryRecord, ReplayAnswer, ReplayRequest
 from app.deliveries.service import DeliveryService
 from app.errors import (
-    BodyTooLarge,
     CallNotFound,
     DatabaseUnavailable,
     DeliveryNotFound,
     InternalError,
     InvalidRequest,
-    MalformedBody,
-    UnsupportedMediaType,
 )
 from app.http.authentication import CallerDep
-from app.http.bodies import JsonBody
+from app.http.bodies import JSON_BODY_ERRORS, JsonBody
 from app.http.field_errors import field_errors_from
 from app.http.idempotency_key import require_no_idempotency_key
 from app.http.openapi import json_body, json_examples
@@ -134,9 +131,7 @@ async def retry_delivery(
     responses={
         200: {"content": json_examples("replayed")},
         **responses(
-            MalformedBody,
-            BodyTooLarge,
-            UnsupportedMediaType,
+            *JSON_BODY_ERRORS,
             InvalidRequest,
             InternalError,
             DatabaseUnavailable,

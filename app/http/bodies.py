@@ -4,8 +4,11 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from app.errors import UnsupportedMediaType
+from app.errors import BodyTooLarge, MalformedBody, RequestTimeout, UnsupportedMediaType
 from app.http.json_objects import parse_json_object
+
+JSON_BODY_ERRORS = (MalformedBody, BodyTooLarge, RequestTimeout, UnsupportedMediaType)
+"""The errors of a route that takes a JSON body, besides those of the members."""
 
 
 def media_type_of(request: Request) -> str:

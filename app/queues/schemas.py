@@ -146,4 +146,8 @@ class BulkAnswer(BaseModel):
     )
     id: UUID | None = Field(None, description="The id of the call's record.")
     execution: Execution | None = Field(None, description="The call's `execution` now.")
-    problem: Problem | None = Field(None, description="Why no call was created.")
+    problem: Problem | None = Field(
+        None,
+        description="Why no call was created, or why the call of an earlier request with this key was not started. "
+        "`call-pending`: that call is being placed; send the line again with the same key.",
+    )

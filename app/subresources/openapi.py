@@ -4,6 +4,7 @@ from typing import Any
 
 from app import errors
 from app.calls import examples
+from app.http.bodies import JSON_BODY_ERRORS
 from app.http.openapi import json_body
 from app.http.problems import responses
 from app.subresources.examples import EXAMPLE_BODIES
@@ -35,7 +36,6 @@ _READ_ERRORS = (
     errors.Overloaded,
 )
 _CHANGE_ERRORS = (*_READ_ERRORS, errors.ActionUnknown, errors.ShuttingDown)
-_BODY_ERRORS = (errors.MalformedBody, errors.BodyTooLarge, errors.UnsupportedMediaType)
 PAGE_URI_MEMBERS = ("first_page_uri", "next_page_uri", "previous_page_uri", "uri")
 """In a list page of Twilio, the members whose values are paths, such as the path of the next page."""
 _OBJECT_SCHEMA = {"anyOf": [{"$ref": "#/components/schemas/JsonObject"}, {"type": "null"}]}
@@ -91,7 +91,7 @@ def responses_of(operation: Operation, path: str) -> dict[int | str, dict[str, A
     if operation.action == "create":
         refusals = (*refusals, errors.TenantSuspended)
     if operation.method == "POST":
-        refusals = (*refusals, *_BODY_ERRORS)
+        refusals = (*refusals, *JSON_BODY_ERRORS)
     instance = path.replace("{id_or_sid}", str(examples.EXAMPLE_RECORD["id"]))
     documented = responses(*refusals, method=operation.method, instance=instance)
     if operation.action == "delete":

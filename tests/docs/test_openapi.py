@@ -68,6 +68,18 @@ async def test_every_operation_with_a_key_documents_its_errors_with_examples(doc
                 assert Problem.model_validate(example["value"]).status == int(status)
 
 
+async def test_every_operation_with_a_body_documents_the_errors_of_bodies(document: dict[str, Any]) -> None:
+    for name, operation in _operations(document):
+        if "requestBody" in operation:
+            assert {"408", "413", "415"} <= operation["responses"].keys(), name
+
+
+async def test_a_change_of_a_call_documents_what_only_it_can_answer(document: dict[str, Any]) -> None:
+    responses = document["paths"]["/v1/calls/{id_or_sid}"]["patch"]["responses"]
+    for status, slug in (("409", "no-usable-credentials"), ("503", "shutting-down")):
+        assert slug in responses[status]["content"]["application/problem+json"]["examples"]
+
+
 async def test_every_operation_with_a_key_names_its_scope(document: dict[str, Any]) -> None:
     for name, operation in _operations(document):
         assert ("x-scope" in operation) is bool(operation["security"]), name

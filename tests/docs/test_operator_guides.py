@@ -201,7 +201,7 @@ def test_for_good(machine: Machine) -> None:
         **{
             "postgresql://callgate:PASSWORD@HOST:5432/callgate": machine.database_url,
             "--host 0.0.0.0 --port 8000 #": "--port $PORT & #",
-            "callgate worker  ": "callgate worker & ",
+            "callgate worker --ops-port 8001 ": f"callgate worker --ops-port {free_port()} & ",
         },
     )
     typed = saved(block("install", "tenants create shop"))

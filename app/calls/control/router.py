@@ -13,15 +13,14 @@ from app.calls.router import CallServiceDep, IdOrSid
 from app.calls.schemas import CallRecord
 from app.errors import (
     ActionUnknown,
-    BodyTooLarge,
     CallNotFound,
     DatabaseUnavailable,
     InternalError,
     InvalidRequest,
-    MalformedBody,
+    NoUsableCredentials,
     Overloaded,
+    ShuttingDown,
     TenantSuspended,
-    UnsupportedMediaType,
     UpstreamCredentialsRejected,
     UpstreamRejected,
     UpstreamThrottled,
@@ -29,7 +28,7 @@ from app.errors import (
     WrongCallState,
 )
 from app.http.authentication import CallerDep
-from app.http.bodies import JsonBody
+from app.http.bodies import JSON_BODY_ERRORS, JsonBody
 from app.http.idempotency_key import require_no_idempotency_key
 from app.http.openapi import json_body
 from app.http.problems import responses
@@ -76,13 +75,12 @@ def indeterminate_update_error(call: Call, body: Mapping[str, Any]) -> ActionUnk
             "content": examples.UNKNOWN_EXAMPLE,
         },
         **responses(
-            MalformedBody,
+            *JSON_BODY_ERRORS,
             TenantSuspended,
             CallNotFound,
+            NoUsableCredentials,
             WrongCallState,
             ActionUnknown,
-            BodyTooLarge,
-            UnsupportedMediaType,
             InvalidRequest,
             UpstreamRejected,
             InternalError,
@@ -91,6 +89,7 @@ def indeterminate_update_error(call: Call, body: Mapping[str, Any]) -> ActionUnk
             UpstreamUnreachable,
             DatabaseUnavailable,
             Overloaded,
+            ShuttingDown,
             method="PATCH",
             instance=f"/v1/calls/{examples.EXAMPLE_RECORD['id']}",
         ),

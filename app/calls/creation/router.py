@@ -13,7 +13,6 @@ from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.calls.schemas import CallRecord
 from app.errors import (
-    BodyTooLarge,
     CallNotFoundAtTwilio,
     CallPending,
     CanceledBeforeDial,
@@ -21,22 +20,19 @@ from app.errors import (
     IdempotencyKeyReused,
     InternalError,
     InvalidRequest,
-    MalformedBody,
     NoUsableCredentials,
     Overloaded,
     PaceExceeded,
-    RequestTimeout,
     RingByPassed,
     ShuttingDown,
     TenantSuspended,
-    UnsupportedMediaType,
     UpstreamCredentialsRejected,
     UpstreamRejected,
     UpstreamThrottled,
     UpstreamUnreachable,
 )
 from app.http.authentication import authenticate_caller, bearer
-from app.http.bodies import read_json_object
+from app.http.bodies import JSON_BODY_ERRORS, read_json_object
 from app.http.idempotency_key import REPLAYED_HEADER, idempotency_key_header, read_idempotency_key
 from app.http.openapi import headers, json_body
 from app.http.problems import CREATION_PATH, responses
@@ -129,13 +125,10 @@ router.add_api_route(
             "content": examples.UNKNOWN_EXAMPLE,
         },
         **responses(
-            MalformedBody,
+            *JSON_BODY_ERRORS,
             TenantSuspended,
             CallPending,
             NoUsableCredentials,
-            BodyTooLarge,
-            RequestTimeout,
-            UnsupportedMediaType,
             InvalidRequest,
             IdempotencyKeyReused,
             UpstreamRejected,
