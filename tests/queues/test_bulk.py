@@ -132,6 +132,7 @@ async def test_a_body_as_a_whole_can_be_refused(tenant: Tenant) -> None:
     assert await slug(await send(tenant, [])) == (422, "invalid-request")
     assert await slug(await send(tenant, ["\n\n"])) == (422, "invalid-request")
     assert await slug(await send(tenant, ["{}"] * (MAX_LINES + 1))) == (413, "body-too-large")
+    assert await slug(await send(tenant, [""] * (2 * MAX_LINES + 2))) == (413, "body-too-large")
     large = await send(tenant, ["x" * MAX_BULK_BYTES, ""])
     assert await slug(large) == (413, "body-too-large")
     assert str(MAX_BULK_BYTES) in large.json()["detail"]
