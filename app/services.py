@@ -219,7 +219,7 @@ def _build_services(
             tenants=tenants,
             forwarding=shared.forwarding,
             deadline_s=deadline_s,
-            limit=_upstream_limit(settings),
+            request_limit=_upstream_limit(settings),
             # More slots, because these lists also wait for Twilio.
             list_limit=ConcurrencyLimit(per_process=8, per_tenant=4),
         ),

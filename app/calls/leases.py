@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import CTE, PrimaryKeyConstraint, Uuid, all_, delete, exists, func, literal, select, tuple_
+from sqlalchemy import CTE, ColumnElement, PrimaryKeyConstraint, Uuid, all_, delete, exists, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
@@ -39,23 +39,27 @@ class DueCall(NamedTuple):
     traceparent: str | None
 
 
-async def claim_refreshes(session: AsyncSession, *, lease: timedelta, limit: int, busy: Collection[UUID]) -> Sequence[DueCall]:
+async def claim_refreshes(
+    session: AsyncSession, *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
+) -> Sequence[DueCall]:
     """Claims started calls that are due for a refresh (a new read from Twilio), and returns them.
 
-    Claims no call of the accounts in `busy`. Other workers skip the claimed calls for the time `lease`.
+    Claims no call of the accounts in `busy_accounts`. Other workers skip the claimed calls for the time `lease`.
     """
-    claimed = _claim(Call.refresh_at, lease=lease, limit=limit, busy=busy)
+    claimed = _claim(Call.refresh_at, lease=lease, limit=limit, busy_accounts=busy_accounts)
     columns = [getattr(Call, name) for name in DueCall._fields]
     rows = await session.execute(select(*columns).join(claimed, Call.id == claimed.c.call_id))
     return [DueCall(*row) for row in rows]
 
 
-async def claim_searches(session: AsyncSession, *, lease: timedelta, limit: int, busy: Collection[UUID]) -> Sequence[Call]:
+async def claim_searches(
+    session: AsyncSession, *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
+) -> Sequence[Call]:
     """Claims calls that must be searched for in Twilio's list of calls now, and returns them.
 
-    Claims no call of the accounts in `busy`. Other workers skip the claimed calls for the time `lease`.
+    Claims no call of the accounts in `busy_accounts`. Other workers skip the claimed calls for the time `lease`.
     """
-    claimed = _claim(Call.search_at, lease=lease, limit=limit, busy=busy)
+    claimed = _claim(Call.search_at, lease=lease, limit=limit, busy_accounts=busy_accounts)
     return (await session.scalars(select(Call).join(claimed, Call.id == claimed.c.call_id))).all()
 
 
@@ -75,15 +79,22 @@ async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> No
     await _release(session, Call.search_at, [(call.id, call.search_at) for call in claimed])
 
 
-def _claim(due_at: InstrumentedAttribute[datetime | None], *, lease: timedelta, limit: int, busy: Collection[UUID]) -> CTE:
-    """Returns a CTE that leases due calls which no worker has leased, and whose account is not in `busy`.
+def is_none_of(account_id: InstrumentedAttribute[UUID], accounts: Collection[UUID]) -> ColumnElement[bool]:
+    """Returns the SQL condition that `account_id` is not in `accounts`."""
+    return account_id != all_(literal(list(accounts), ARRAY(Uuid)))
+
+
+def _claim(
+    due_at: InstrumentedAttribute[datetime | None], *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
+) -> CTE:
+    """Returns a CTE that leases due calls which no worker has leased, and whose account is not in `busy_accounts`.
 
     If two workers find the same call, the upsert of only one of them succeeds.
     """
     leased = exists().where(Lease.call_id == Call.id, Lease.due_at == due_at, Lease.until > func.now())
     due = (
         select(Call.id, due_at.label("due_at"))
-        .where(due_at <= func.now(), ~leased, Call.account_id != all_(literal(list(busy), ARRAY(Uuid))))
+        .where(due_at <= func.now(), ~leased, is_none_of(Call.account_id, busy_accounts))
         .order_by(due_at)
         .limit(limit)
         .with_for_update(of=Call, skip_locked=True)

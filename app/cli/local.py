@@ -38,7 +38,7 @@ def dev(
         bool | None,
         typer.Option(
             "--simulator/--no-simulator",
-            help="Where calls go: to the simulator (by default), or to Twilio. --simulator also allows it for a database of "
+            help="Whether calls go to the simulator (the default) or to Twilio. --simulator also accepts a database of "
             "CALLGATE_DATABASE_URL that has tenants.",
             show_default=False,
         ),

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.ids import first_id_at
 from app.calls.models import Call
-from app.scheduling.schedule import MAX_WAIT
+from app.scheduling.schedule import MAX_DIAL_DELAY
 from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME
 
 # The largest expected difference between Twilio's clock and Postgres's clock, whose time is in the ids of calls. A large value
@@ -19,7 +19,7 @@ from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME
 _MAX_CLOCK_SKEW = timedelta(hours=1)
 # The longest time between the creation of a record, which is in its id, and the start of the call: Callgate dials a scheduled
 # call later, and Twilio queues it. (A call that is tried again under its idempotency key keeps its id: see ADR 15.)
-_MAX_START_DELAY = MAX_WAIT + MAX_QUEUE_TIME
+_MAX_START_DELAY = MAX_DIAL_DELAY + MAX_QUEUE_TIME
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from app.errors import (
 from app.http.authentication import CallerDep
 from app.http.bodies import JSON_BODY_ERRORS, JsonBody
 from app.http.field_errors import field_errors_from
-from app.http.idempotency_key import require_no_idempotency_key
+from app.http.idempotency_key import refuse_idempotency_key
 from app.http.openapi import json_body, json_examples
 from app.http.problems import READ_ERRORS, responses
 from app.http.query import refuse_unknown_parameters
@@ -87,7 +87,7 @@ async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, i
     "/calls/{id_or_sid}/deliveries/{delivery_id}/retry",
     operation_id="retry_delivery",
     summary="Send a delivery again",
-    dependencies=[Depends(require_no_idempotency_key)],
+    dependencies=[Depends(refuse_idempotency_key)],
     response_model=DeliveryRecord,
     responses={
         200: {"content": json_examples("delivery_due")},
@@ -118,7 +118,7 @@ async def retry_delivery(
     "/deliveries/replay",
     operation_id="replay_deliveries",
     summary="Send deliveries again, after the receiver was down",
-    dependencies=[Depends(require_no_idempotency_key)],
+    dependencies=[Depends(refuse_idempotency_key)],
     openapi_extra=json_body(
         "ReplayRequest",
         {

@@ -32,7 +32,7 @@ async def read_idempotency_key(request: Request) -> str | None:
     return validate_idempotency_key(values[0], HEADER_NAME)
 
 
-async def require_no_idempotency_key(request: Request) -> None:
+async def refuse_idempotency_key(request: Request) -> None:
     """Raises InvalidRequest for an Idempotency-Key header. Routes that would ignore the header depend on this function."""
     if HEADER_NAME in request.headers:
         text = "is not supported: a repetition of this request would be carried out again"

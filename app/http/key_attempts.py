@@ -22,7 +22,7 @@ _MAX_VALID_KEYS = 10_000
 _IPV6_NETWORK_BITS = 64
 _UNKNOWN_ADDRESS = "unknown"
 # How many addresses of X-Forwarded-For are read: more than there are proxies on the way.
-_MAX_FORWARDED = 32
+_MAX_FORWARDED_ADDRESSES = 32
 
 
 class KeyAttempts:
@@ -84,7 +84,7 @@ class KeyAttempts:
         hop = client = _parse_address(scope["client"][0]) if scope.get("client") else None
         forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
         # One at a time, because a client can invent thousands.
-        for _ in range(_MAX_FORWARDED):
+        for _ in range(_MAX_FORWARDED_ADDRESSES):
             if not forwarded or not self._is_trusted_proxy(hop):
                 break
             forwarded, _, text = forwarded.rpartition(",")

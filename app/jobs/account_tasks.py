@@ -17,7 +17,7 @@ from app.jobs.isolation import unexpected_errors
 logger = structlog.stdlib.get_logger(__name__)
 
 MAX_ACCOUNTS = 100
-"""If so many tasks run, the next step waits until the first of them ends. One step may then exceed it by its whole batch."""
+"""The number of running tasks at which a step claims nothing. A step may exceed it by one batch."""
 _MAX_LOGGED_CALLS = 20
 
 
@@ -39,10 +39,13 @@ class AccountTasks:
         self.wake = asyncio.Event()
         """Is set when a task has ended: more work of its account may be due."""
 
-    async def busy_accounts(self) -> list[UUID]:
-        """Returns the ids of the accounts that have a task. If there are MAX_ACCOUNTS tasks, first waits for the end of one."""
-        if len(self._running) >= MAX_ACCOUNTS:
-            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+    @property
+    def is_full(self) -> bool:
+        """Whether so many tasks run that the job must claim no more work. The end of a task sets `wake`."""
+        return len(self._running) >= MAX_ACCOUNTS
+
+    def busy_accounts(self) -> list[UUID]:
+        """Returns the ids of the accounts that have a task."""
         return list(self._running.values())
 
     def start(self, calls: Iterable[CallT], work: Callable[[list[CallT]], Coroutine[Any, Any, None]], *, event: str) -> None:

@@ -27,11 +27,15 @@ class PendingUpdateSender:
 
     async def step(self) -> bool:
         """Starts to send a batch of due requests to Twilio. Returns false if none was due."""
+        if self.tasks.is_full:
+            return False
         # Longer than an update can take, so that no other worker applies it at the same time.
         lease = timedelta(seconds=2 * self.control.deadline_s + 30)
-        busy = await self.tasks.busy_accounts()
+        busy_accounts = self.tasks.busy_accounts()
         async with self.database.begin() as session:
-            due = await control_repository.claim_pending_updates(session, lease=lease, limit=BATCH_SIZE, busy=busy)
+            due = await control_repository.claim_pending_updates(
+                session, lease=lease, limit=BATCH_SIZE, busy_accounts=busy_accounts
+            )
         updates = {call.id: update for update, call in due}
 
         async def send_update(call: Call) -> None:

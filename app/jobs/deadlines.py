@@ -42,10 +42,12 @@ class Deadlines:
 
     async def step(self) -> bool:
         """Starts to cancel a batch of calls that Twilio still queues at their `ring_by`. Returns false if none was due."""
+        if self.tasks.is_full:
+            return False
         lease = timedelta(seconds=2 * self.control.deadline_s) + _RETRY_DELAY
-        busy = await self.tasks.busy_accounts()
+        busy_accounts = self.tasks.busy_accounts()
         async with self.database.begin() as session:
-            calls = await store.claim_deadlines(session, lease=lease, limit=BATCH_SIZE, busy=busy)
+            calls = await store.claim_deadlines(session, lease=lease, limit=BATCH_SIZE, busy_accounts=busy_accounts)
         enforce_all = partial(run_isolated, work=self._enforce_deadline, event="deadline_crashed")
         self.tasks.start(calls, enforce_all, event="deadline_crashed")
         return bool(calls)

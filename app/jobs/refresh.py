@@ -36,6 +36,7 @@ from app.scheduling.dial_slots import mark_calls_missing_at_twilio
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, try_credentials
 from app.twilio.errors import (
+    POOL_TIMEOUT,
     TwilioCredentialRejected,
     TwilioError,
     TwilioNotSent,
@@ -74,7 +75,7 @@ class _FetchResult:
 
     @property
     def is_answer(self) -> bool:
-        """Whether Twilio has said something about the call: has shown it, or has refused to, and not because of the account."""
+        """Whether Twilio has answered about this call. A 429 or a refused credential says nothing about the call."""
         return self.resource is not None or isinstance(self.error, TwilioRejected)
 
     @property
@@ -101,12 +102,14 @@ class Refresher:
 
     async def step(self) -> bool:
         """Starts to update the records of a batch of due calls from Twilio. Returns false if no call was due."""
+        if self.tasks.is_full:
+            return False
         # Longer than a refresh can take (twice `fetch_deadline_s` for the list, and then the fetches), so that no other worker
         # repeats it meanwhile.
         lease = timedelta(seconds=2 * MAX_FETCHES_PER_ACCOUNT / _MAX_CONCURRENT_FETCHES * self.fetch_deadline_s + 30)
-        busy = await self.tasks.busy_accounts()
+        busy_accounts = self.tasks.busy_accounts()
         async with self.database.begin() as session:
-            due = await leases.claim_refreshes(session, lease=lease, limit=BATCH_SIZE, busy=busy)
+            due = await leases.claim_refreshes(session, lease=lease, limit=BATCH_SIZE, busy_accounts=busy_accounts)
         self.tasks.start(due, self._refresh_account, event="refresh_crashed")
         return bool(due)
 
@@ -141,7 +144,7 @@ class Refresher:
                 if self.bind_listed:
                     await self.bind_listed(account_id, newest_entries)
         except TwilioError as error:
-            if isinstance(error, _LIST_ERRORS_OF_ACCOUNT):
+            if isinstance(error, _LIST_ERRORS_OF_ACCOUNT) and error.reason != POOL_TIMEOUT:
                 return self._pause_account(account_id, calls, error)
             # An error of the list proves nothing about a call: the call may exist, and the key may be allowed to fetch it.
             logger.warning("sweep_failed", account_id=str(account_id), calls=len(calls), reason=error.reason)
@@ -173,7 +176,7 @@ class Refresher:
                 ask = partial(self.twilio.fetch_call, sid=call.sid, deadline_s=self.fetch_deadline_s)
                 return _FetchResult(await try_credentials(await self.tenants.credentials(account_id), ask))
             except TwilioError as error:
-                if isinstance(error, _ERRORS_OF_ACCOUNT):
+                if isinstance(error, _ERRORS_OF_ACCOUNT) and error.reason != POOL_TIMEOUT:
                     return self._pause_account(account_id, [call], error)[call.id]
                 status = error.answer.status if error.answer else None
                 level = logging.INFO if is_missing(error) else logging.WARNING

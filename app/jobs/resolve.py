@@ -64,11 +64,13 @@ class Resolver:
 
     async def search(self) -> bool:
         """Starts to search Twilio's lists for a batch of calls whose outcome is unknown. Returns false if no search was due."""
+        if self.tasks.is_full:
+            return False
         # Longer than a search can take, so that no other worker searches for the same call meanwhile.
         lease = timedelta(seconds=4 * self.deadline_s + 30)
-        busy = await self.tasks.busy_accounts()
+        busy_accounts = self.tasks.busy_accounts()
         async with self.database.begin() as session:
-            due = await leases.claim_searches(session, lease=lease, limit=BATCH_SIZE, busy=busy)
+            due = await leases.claim_searches(session, lease=lease, limit=BATCH_SIZE, busy_accounts=busy_accounts)
             database_clock_lead = await repository.current_time(session) - datetime.now(UTC)
         self.tasks.start(due, partial(self._search_account, database_clock_lead), event="search_crashed")
         return bool(due)

@@ -25,7 +25,7 @@ async def require_no_tenants(settings: Settings) -> None:
         if row["is_migrated"] and await pool.fetch(_HAS_TENANTS_SQL, DEMO_TENANT):
             raise DatabaseHasTenants(
                 "the database of CALLGATE_DATABASE_URL has tenants, and the simulator would answer their calls in place of "
-                "Twilio: unset the variable for a database of its own, or run `callgate dev` with --simulator or --no-simulator"
+                "Twilio: unset the variable to use a separate database. `callgate dev` also has --simulator and --no-simulator"
             )
     finally:
         await pool.close()

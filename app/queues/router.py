@@ -240,8 +240,8 @@ async def add_calls(
 def _split_lines(body: bytes) -> list[tuple[int, bytes]]:
     """Returns the lines that are not empty, each with its number in the body. The first line has the number 1.
 
-    Raises InvalidRequest if all lines are empty. Raises BodyTooLarge if there are more than MAX_LINES, or, with empty ones, more
-    than twice as many.
+    Raises InvalidRequest if all lines are empty. Raises BodyTooLarge if there are more than MAX_LINES, or more than twice as
+    many with the empty ones.
     """
     if body.count(b"\n") > 2 * MAX_LINES:  # before the body is split, which takes a second for millions of lines
         raise BodyTooLarge(f"The body has more lines than the limit of {MAX_LINES}.")

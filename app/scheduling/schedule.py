@@ -18,7 +18,7 @@ DEFAULT_RING_WITHIN = timedelta(minutes=15)
 MAX_TIME_AHEAD = timedelta(days=7)
 MAX_REDIAL_PAUSE = timedelta(days=1)
 """The longest pause between the end of a call and the `not_before` of its redial."""
-MAX_WAIT = MAX_REDIAL_PAUSE + MAX_TIME_AHEAD
+MAX_DIAL_DELAY = MAX_REDIAL_PAUSE + MAX_TIME_AHEAD
 """The longest time between the creation of a scheduled call's record and its dial. Only a redial can wait as long."""
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import quote, quote_plus, unquote
 
 MAX_USERINFOS: Final = 8
-"""The number of different user names and passwords of URLs that a text or form of a request may contain. Each takes time."""
+"""The most different user names and passwords in the URLs of one text or form. The search for each takes time."""
 MAX_USERINFO_LENGTH: Final = 128
 TOO_MANY_USERINFOS: Final = (
     f"must not contain URLs with more than {MAX_USERINFOS} different user names and passwords, "
@@ -63,13 +63,13 @@ class Secrets:
         seen, held = b"", b""
         async for chunk in chunks:
             data = held + chunk
-            end = len(data) - self._partial_secret_length(data)
-            redacted, end = _redact_until(end, seen + data, len(seen), pattern)
-            seen, held = (seen + data[:end])[-1:], data[end:]
+            min_length = len(data) - self._partial_secret_length(data)
+            redacted, length = _redact_from(len(seen), min_length, seen + data, pattern)
+            seen, held = (seen + data[:length])[-1:], data[length:]
             if redacted:
                 yield redacted
         if held:
-            yield _redact_until(len(held), seen + held, len(seen), pattern)[0]
+            yield _redact_from(len(seen), len(held), seen + held, pattern)[0]
 
     def _partial_secret_length(self, data: bytes) -> int:
         """Returns the length of the longest suffix of `data` that is a secret or may be the start of one."""
@@ -79,19 +79,19 @@ class Secrets:
         return len(suffix)
 
 
-def _redact_until(end: int, data: bytes, start: int, pattern: re.Pattern[bytes]) -> tuple[bytes, int]:
-    """Returns the bytes of `data` from `start` to `end` with `***` for each secret that begins there, and where they end.
+def _redact_from(start: int, min_length: int, data: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes, int]:
+    """Returns at least the first `min_length` bytes of `data` after `start`, with `***` for each secret, and how many it read.
 
-    `end` is counted from `start`. A secret that begins before `end` is replaced as a whole, so the result may end later.
+    A secret that begins within these bytes is replaced as a whole, so there may be more of them.
     """
     redacted, at = [], start
     for found in pattern.finditer(data, start):
-        if found.start() >= start + end:
+        if found.start() >= start + min_length:
             break
         redacted += [data[at : found.start()], _REDACTED.encode()]
         at = found.end()
-    end = max(at - start, end)
-    return b"".join([*redacted, data[at : start + end]]), end
+    length = max(at - start, min_length)
+    return b"".join([*redacted, data[at : start + length]]), length
 
 
 def redact(value: Any, secrets: Secrets, *, keep: Callable[[str, Any], bool] = lambda _, __: False, member: str = "") -> Any:
@@ -125,7 +125,8 @@ def mask_userinfo(text: str) -> str:
 def has_too_many_userinfos(*texts: str) -> bool:
     """Returns whether the URLs in these texts have more than MAX_USERINFOS different userinfos, or one that is too long."""
     found = {userinfo for text in texts if "://" in text and "@" in text for userinfo in _USERINFO_PATTERN.findall(text)}
-    return len(found) > MAX_USERINFOS or any(len(userinfo) > MAX_USERINFO_LENGTH for userinfo in found)
+    # What follows "?" or "#" is more likely the query of a URL without a path.
+    return len(found) > MAX_USERINFOS or any(len(_USERINFO_END.split(each)[0]) > MAX_USERINFO_LENGTH for each in found)
 
 
 def userinfo_in(text: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from app.calls.router import IdOrSid
 from app.errors import FieldError, InvalidRequest, ResponseTruncated
 from app.http.authentication import CallerDep
 from app.http.bodies import read_json_object
-from app.http.idempotency_key import idempotency_key_header, read_idempotency_key
+from app.http.idempotency_key import idempotency_key_header, read_idempotency_key, refuse_idempotency_key
 from app.http.routes import ScopedRoute, needs
 from app.observability.context import bind
 from app.subresources.answers import indeterminate_error
@@ -59,13 +59,6 @@ async def optional_idempotency_key(
     ] = None,
 ) -> str | None:
     return await read_idempotency_key(request)
-
-
-async def refuse_idempotency_key(request: Request) -> None:
-    """Raises InvalidRequest for an Idempotency-Key header: Callgate cannot make this operation idempotent."""
-    if "Idempotency-Key" in request.headers:
-        text = "is not supported: Twilio has no idempotency for this operation"
-        raise InvalidRequest(field_errors=(FieldError("Idempotency-Key", "not_supported", text),))
 
 
 async def item_sid(

@@ -71,9 +71,9 @@ class MediaRequest:
 class SubresourceService:
     """Forwards requests for a call's subresources to Twilio.
 
-    `limit` limits how many requests have a connection to Twilio at the same time: a download has one until the client has read
-    everything. `list_limit` limits how many lists are read as a whole at the same time. Methods raise Overloaded if a limit
-    does not allow the request in time.
+    `request_limit` limits how many requests have a connection to Twilio at the same time: a download has one until the client
+    has read everything. `list_limit` limits how many lists are read as a whole at the same time. Methods raise Overloaded if a
+    limit does not allow the request in time.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SubresourceService:
         tenants: TenantDirectory,
         forwarding: Forwarding,
         deadline_s: float,
-        limit: ConcurrencyLimit,
+        request_limit: ConcurrencyLimit,
         list_limit: ConcurrencyLimit,
     ) -> None:
         self._database = database
@@ -92,7 +92,7 @@ class SubresourceService:
         self._tenants = tenants
         self._forwarding = forwarding
         self._deadline_s = deadline_s
-        self._limit = limit
+        self._request_limit = request_limit
         self._list_limit = list_limit
 
     async def started_call(self, caller: Caller, id_or_sid: str, *, account_sid: str | None = None) -> Call:
@@ -141,7 +141,7 @@ class SubresourceService:
             )
 
         credentials = await self._credentials(call.account_id)
-        async with self._limit.slot(call.tenant_id):
+        async with self._request_limit.slot(call.tenant_id):
             await self._record_event(call, request, {"result": "sent"})
             try:
                 # Do not mark a refused credential: it may only lack a permission.
@@ -223,7 +223,7 @@ class SubresourceService:
         """Sends a request that changes nothing, and yields the answer. Uses the first credential that Twilio accepts."""
         credentials = await self._credentials(account_id)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._limit.slot(tenant_id))
+            await stack.enter_async_context(self._request_limit.slot(tenant_id))
             if as_whole_list:
                 # In this order: a tenant whose requests wait for a connection must not hold up the lists of others.
                 await stack.enter_async_context(self._list_limit.slot(tenant_id))

@@ -23,5 +23,6 @@ def check_tenant_name(name: str) -> None:
 
 def check_key_name(name: str | None) -> None:
     """Raises InvalidMember unless this can be the display name of a key. None means that the key has no name."""
-    if name is not None and not 1 <= len(name) <= MAX_DISPLAY_NAME_LENGTH:
-        raise InvalidMember("/name", "invalid_name", f"the name of a key has 1 to {MAX_DISPLAY_NAME_LENGTH} characters")
+    if name is not None and (not 1 <= len(name) <= MAX_DISPLAY_NAME_LENGTH or "\0" in name):
+        message = f"the name of a key has 1 to {MAX_DISPLAY_NAME_LENGTH} characters, and no NUL"
+        raise InvalidMember("/name", "invalid_name", message)

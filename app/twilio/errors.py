@@ -16,6 +16,10 @@ The class tells the caller whether to repeat the request, never to repeat it, or
 """
 
 from dataclasses import dataclass
+from typing import Final
+
+POOL_TIMEOUT: Final = "pool_timeout"
+"""The reason of a TwilioNotSent if no connection of this process to Twilio became free in time."""
 
 
 @dataclass(frozen=True, slots=True)

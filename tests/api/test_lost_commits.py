@@ -169,6 +169,23 @@ async def test_a_further_attempt_that_is_lost_before_twilio_answers_is_written_a
     assert capsys.readouterr().out.count("record_lost") == 1
 
 
+async def test_a_call_that_was_canceled_after_its_attempt_was_lost_stays_canceled(gateway: Gateway) -> None:
+    async with running_upstream(error(401, 20003), _after_release(error(401, 20003))) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create("k")).json()["call_id"]
+        creating = asyncio.create_task(tenant.create("k"))
+        async with asyncio.timeout(TIMEOUT_S):
+            while len(upstream.posts) < 2:
+                await asyncio.sleep(0.01)
+        canceled = """UPDATE call SET execution = 'not_started', settled_by = 'canceled', attempt = 1,
+            problem = '{"slug": "canceled-before-dial", "detail": "", "after_s": null}' WHERE id = :id"""
+        async with gateway.database.begin() as session:
+            await session.execute(text(canceled), {"id": call_id})
+        upstream.released.set()
+        assert (await creating).json()["type"].endswith("canceled-before-dial")
+        assert await _stored(gateway, call_id, "execution, settled_by, attempt") == ("not_started", "canceled", 1)
+
+
 @pytest.mark.parametrize("has_another_redial", [False, True])
 async def test_the_lost_record_of_a_dialled_redial_is_in_its_queue_again(gateway: Gateway, has_another_redial: bool) -> None:
     """Expects the redial to be the only one of its call, so that the end of that call makes no other."""

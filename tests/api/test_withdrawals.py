@@ -484,6 +484,28 @@ async def test_a_scheduled_intent_whose_request_is_canceled_is_written(gateway: 
     assert await _outcome(tenant, str(call.id)) == ("scheduled", None)
 
 
+@pytest.mark.parametrize(("insert_again_for_s", "records"), [(60, 2), (0, 1)])
+async def test_a_scheduled_intent_with_an_unknown_commit_is_not_inserted_late(
+    gateway: Gateway, database_url: str, insert_again_for_s: float, records: int
+) -> None:
+    """Expects no late insert, because after a fail-over it could make a call ring again that was dialled before."""
+    tenant = await gateway.add_tenant()
+    call_id = (await tenant.create(priority="normal")).json()["id"]
+    now = datetime.now(UTC)
+    call = replace(await _intent(gateway, call_id), id=uuid7(), idempotency_key="late-in-doubt")
+    schedule = Schedule(NO_QUEUE, uuid7(), 1, now, now + timedelta(hours=1), now, None)
+    async with worker_behind_proxy(database_url) as (worker, proxy):
+        intents = ScheduledIntents(worker["database"], insert_again_for_s=insert_again_for_s)
+        proxy.hold(b"late-in-doubt")
+        assert await intents.commit(ScheduledCall(call, schedule))
+        assert call.execution == "unknown"
+        await proxy.drop()
+        async with asyncio.timeout(TIMEOUT_S):
+            while len(intents):
+                await intents.close()
+    assert len(await _records(tenant)) == records
+
+
 async def test_lines_with_an_unknown_commit_are_written_and_can_be_sent_again(database_url: str) -> None:
     async with gateway_behind_proxy(database_url) as (gateway, proxy):
         tenant = await gateway.add_tenant()

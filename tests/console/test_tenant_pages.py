@@ -149,7 +149,7 @@ async def test_the_newest_keys_are_listed_of_many(gateway: Gateway, log_in: LogI
     await gateway.tenants.create_key(tenant.id, name="newest-key", creator=COMMAND_LINE)
     shown = text_of(await person.get(f"/tenants/{tenant.id}"))
     assert shown.index("newest-key") < shown.index("oldest-key") < shown.index("revoked-")
-    assert f"at most {MAX_LISTED} of a kind" in shown
+    assert f"at most {MAX_LISTED} of each kind" in shown
 
 
 async def test_a_tenant_is_suspended_and_resumed(gateway: Gateway, log_in: LogIn) -> None:

@@ -31,10 +31,10 @@ async def due(gateway: Gateway) -> set[UUID]:
 
 
 async def _claim(
-    gateway: Gateway, *, lease: timedelta = LEASE, limit: int = CALLS, busy: Collection[UUID] = ()
+    gateway: Gateway, *, lease: timedelta = LEASE, limit: int = CALLS, busy_accounts: Collection[UUID] = ()
 ) -> list[leases.DueCall]:
     async with gateway.database.begin() as session:
-        return list(await leases.claim_refreshes(session, lease=lease, limit=limit, busy=busy))
+        return list(await leases.claim_refreshes(session, lease=lease, limit=limit, busy_accounts=busy_accounts))
 
 
 async def _move(gateway: Gateway, ids: set[UUID]) -> None:
@@ -67,8 +67,8 @@ async def test_the_most_overdue_calls_are_claimed_first(gateway: Gateway, due: s
 async def test_no_call_of_a_busy_account_is_claimed(gateway: Gateway, due: set[UUID]) -> None:
     async with gateway.database.begin() as session:
         account_id = await session.scalar(text("SELECT account_id FROM call WHERE id = :id"), {"id": min(due)})
-    assert await _claim(gateway, busy=[UUID(int=0), account_id]) == []
-    assert {call.id for call in await _claim(gateway, busy=[UUID(int=0)])} == due
+    assert await _claim(gateway, busy_accounts=[UUID(int=0), account_id]) == []
+    assert {call.id for call in await _claim(gateway, busy_accounts=[UUID(int=0)])} == due
 
 
 async def test_a_call_is_claimed_again_after_its_lease_has_ended(gateway: Gateway, due: set[UUID]) -> None:

@@ -231,7 +231,7 @@ async def test_an_account_that_hangs_delays_no_search_of_another(gateway: Gatewa
         while (await _record(fast, ids[1]))["execution"] != "not_started":
             await asyncio.sleep(0.05)
         assert len(hanging.received) == 2
-        assert await gateway.directory.account_id(slow.id, account_sid=slow.account_sid) in await resolver.tasks.busy_accounts()
+        assert await gateway.directory.account_id(slow.id, account_sid=slow.account_sid) in resolver.tasks.busy_accounts()
         hanging.close_connections()
         await resolver.tasks.drain()
 
@@ -335,7 +335,7 @@ async def test_a_search_after_the_end_of_its_lease_does_not_count(gateway: Gatew
         async with gateway.database.begin() as session:
             await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> :id"), {"id": lost["id"]})
             await session.execute(text("UPDATE call SET search_at = now() WHERE id = :id"), {"id": lost["id"]})
-            (due,) = await leases.claim_searches(session, lease=timedelta(0), limit=5, busy=())
+            (due,) = await leases.claim_searches(session, lease=timedelta(0), limit=5, busy_accounts=())
         lists = resolver.call_lists([due])
         await asyncio.gather(*(resolver._search(lists, timedelta(0), due) for _ in range(SEARCHES)))
         events = await tenant.events(lost["id"])

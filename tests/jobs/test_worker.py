@@ -367,9 +367,7 @@ async def test_an_account_that_hangs_or_has_many_due_calls_delays_no_refresh_of_
         while (await fast.http.get(f"/v1/calls/{fast_id}")).json()["status"] != "ringing":
             await asyncio.sleep(0.05)
         assert len(hanging.received) == 2
-        assert (
-            await gateway.directory.account_id(slow.id, account_sid=slow.account_sid) in await refresher.tasks.busy_accounts()
-        )
+        assert await gateway.directory.account_id(slow.id, account_sid=slow.account_sid) in refresher.tasks.busy_accounts()
         refresher.tasks.wake.clear()
         hanging.close_connections()
         await refresher.tasks.drain()

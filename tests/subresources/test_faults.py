@@ -215,7 +215,8 @@ async def test_a_form_is_forwarded_unchanged(gateway: Gateway) -> None:
             ("Newer", "1"),
             ("Newer", "2"),
         ]
-        assert (await tenant.http.post(path, data=form)).json()["code"] == 900006
+        refused = await tenant.http.post(path, data=form, headers={"Accept": "application/xml"})
+        assert refused.json()["code"] == 900006
 
 
 async def test_a_body_that_is_too_large_is_refused_before_twilio(gateway: Gateway) -> None:

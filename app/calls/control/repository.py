@@ -4,11 +4,11 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import Uuid, all_, case, delete, func, literal, or_, select, update
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import case, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.calls.leases import is_none_of
 from app.calls.models import Call, CallEvent, PendingUpdate
 
 # Events that Twilio caused.
@@ -18,7 +18,7 @@ _TWILIO_EVENTS = ("call.started", "call.corrected", "call.callback", "call.statu
 async def store_pending_update(session: AsyncSession, call: Call, *, status: str) -> None:
     """Stores a request to end the call. `status` is Twilio's `canceled` or `completed`. Replaces an earlier request.
 
-    But `completed` stays if it was requested for the same attempt, because Twilio does not end an answered call on `canceled`.
+    An earlier `completed` of the same attempt stays, because Twilio does not end an answered call on `canceled`.
     """
     values = {"status": status, "attempt": call.attempt, "wanted_at": func.now(), "due_at": func.now()}
     statement = upsert(PendingUpdate).values(call_id=call.id, **values)
@@ -50,13 +50,13 @@ async def postpone_pending_update(session: AsyncSession, pending: PendingUpdate,
 
 
 async def claim_pending_updates(
-    session: AsyncSession, *, lease: timedelta, limit: int, busy: Collection[UUID]
+    session: AsyncSession, *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
 ) -> Sequence[tuple[PendingUpdate, Call]]:
     """Claims due requests to end calls that are started, not started or scheduled. Returns each request with its call.
 
-    Claims no request for a call of the accounts in `busy`. Moves the due times of the requests by `lease`, so that other
-    workers skip them meanwhile. If no search at Twilio has found a call (`none_found`), a later search may still find it: its
-    request waits until the last search.
+    Claims no request for a call of `busy_accounts`. Moves the due times of the requests by `lease`, so that other workers skip
+    them meanwhile. If no search at Twilio has found a call (`none_found`), a later search may still find it: its request waits
+    until the last search.
     """
     settled = or_(
         Call.execution.in_(("started", "scheduled")),
@@ -65,7 +65,7 @@ async def claim_pending_updates(
     due = (
         select(PendingUpdate.call_id)
         .join(Call, Call.id == PendingUpdate.call_id)
-        .where(PendingUpdate.due_at <= func.now(), settled, Call.account_id != all_(literal(list(busy), ARRAY(Uuid))))
+        .where(PendingUpdate.due_at <= func.now(), settled, is_none_of(Call.account_id, busy_accounts))
         .order_by(PendingUpdate.due_at)
         .limit(limit)
         .with_for_update(of=PendingUpdate, skip_locked=True)

@@ -29,7 +29,7 @@ from app.errors import (
 )
 from app.http.authentication import CallerDep
 from app.http.bodies import JSON_BODY_ERRORS, JsonBody
-from app.http.idempotency_key import require_no_idempotency_key
+from app.http.idempotency_key import refuse_idempotency_key
 from app.http.openapi import json_body
 from app.http.problems import responses
 from app.http.query import refuse_unknown_parameters
@@ -40,7 +40,7 @@ router = APIRouter(
     prefix="/v1/calls",
     tags=["calls"],
     route_class=ScopedRoute,
-    dependencies=[Depends(refuse_unknown_parameters), Depends(require_no_idempotency_key)],
+    dependencies=[Depends(refuse_unknown_parameters), Depends(refuse_idempotency_key)],
 )
 
 

@@ -60,7 +60,7 @@ class ControlResult:
 
 @dataclass(frozen=True, slots=True)
 class CallControl:
-    """Changes and deletes calls at Twilio: each request within `deadline_s`, and those of clients within `request_limit`."""
+    """Changes and deletes calls at Twilio. `deadline_s` limits each request, `request_limit` those of clients at a time."""
 
     database: Database
     tenants: TenantDirectory
@@ -82,7 +82,7 @@ class CallControl:
         if call.execution in ("scheduled", *_UNSETTLED_EXECUTIONS):
             call = await self._cancel_or_store(call, update)
         if call.settled_by == "canceled" and update.only_ends_call:
-            # Also if it was canceled before: a client repeats its request if the answer was lost.
+            # It may have been canceled earlier: a client repeats its request if the answer was lost.
             return ControlResult(call, done=True)
         if call.execution in _UNSETTLED_EXECUTIONS:
             return ControlResult(call, done=False)
@@ -251,7 +251,7 @@ class CallControl:
 
         `columns` are further columns of the record to set. `pending` is the stored request to end the call, if the change was
         sent because of one. If the change sets a status, the call's stored request is deleted, unless it was stored after
-        `pending`. But `canceled` does not delete a stored `completed` as long as the call goes on.
+        `pending`. A stored `completed` stays after `canceled`, as long as the call goes on.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)

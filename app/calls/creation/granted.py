@@ -14,12 +14,14 @@ from app.calls.creation.grants.store import Grant
 from app.calls.creation.placement import Placement
 from app.calls.creation.preparation import Preparation
 from app.calls.parameters import CallRequest
-from app.errors import CallgateError, InternalError
+from app.errors import CallgateError, InternalError, NoUsableCredentials
 from app.twilio.schemas import Form
 
 logger = structlog.stdlib.get_logger(__name__)
 
 _MAX_RETRY_WAIT_S = 60
+# Until somebody has mended the account's credentials, or the cause of an internal error.
+_MAX_WAIT_FOR_MENDING_S = 15 * 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +44,34 @@ class GrantedCallDialer:
             account = await self.preparation.find_account(call.tenant_id, call.account_sid)
             sip_auth = await self.preparation.find_sip_auth(call.tenant_id, request.sip_credential)
             _, ready = self.preparation.prepare(request, account, sip_auth, call.id, began)
+        except NoUsableCredentials as problem:
+            await self._settle_unprepared(grant, problem, prepared)
         except CallgateError as problem:
             await self.placement.settle_undialled(call, problem, prepared)
         except ValidationError as error:
             # Another version of Callgate has stored these parameters, and a worker of that version can dial the call.
             members = sorted({str(each["loc"][0]) for each in error.errors()})
             logger.error("scheduled_call_unreadable", call_id=str(call.id), members=members)
-            await self.placement.settle_undialled(call, InternalError(), prepared)
+            await self._settle_unprepared(grant, InternalError(), prepared)
         except Exception:
             # Nothing was sent. Without an outcome the call would stay pending until it counts as abandoned.
             logger.exception("scheduled_call_not_prepared", call_id=str(call.id))
-            await self.placement.settle_undialled(call, InternalError(), prepared)
+            await self._settle_unprepared(grant, InternalError(), prepared)
         else:
             prepared = replace(prepared, form=ready.form, expects_callbacks=ready.expects_callbacks)
             await self.placement.place(call, account, prepared)
+
+    async def _settle_unprepared(self, grant: Grant, problem: CallgateError, prepared: PreparedCall) -> None:
+        """Makes the call wait again for up to 15 minutes. Nothing was sent."""
+        waiting = _next_wait(grant, max_wait_s=_MAX_WAIT_FOR_MENDING_S)
+        await self.placement.settle_undialled(grant.call, problem, replace(prepared, waiting=waiting))
 
     def put_back(self, grant: Grant) -> None:
         """Makes the call wait again, in the background. It must not be dialled, because the grant may not be committed."""
         self.placement.withdrawals.withdraw_grant(grant.call, _next_wait(grant))
 
 
-def _next_wait(grant: Grant) -> WaitingDial:
+def _next_wait(grant: Grant, *, max_wait_s: int = _MAX_RETRY_WAIT_S) -> WaitingDial:
     """Returns the values with which the call waits again if it is not dialled, or if Twilio refuses it for the moment."""
     tries = grant.dial["tries"]
-    return WaitingDial({**grant.dial, "tries": tries + 1}, timedelta(seconds=min(2**tries, _MAX_RETRY_WAIT_S)))
+    return WaitingDial({**grant.dial, "tries": tries + 1}, timedelta(seconds=min(2**tries, max_wait_s)))

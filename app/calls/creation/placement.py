@@ -84,7 +84,7 @@ class Placement:
         return await asyncio.shield(self._start_task(self._commit_outcome(call, NotStarted(problem, []), prepared)))
 
     async def drain(self) -> None:
-        """Waits for at most DRAIN_COMMIT_TIMEOUT_S until the outcomes of all dials, and writes in doubt, are committed."""
+        """Waits for at most DRAIN_COMMIT_TIMEOUT_S until all outcomes, withdrawals and scheduled intents are committed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_COMMIT_TIMEOUT_S):
                 retries = (self._late_outcomes, self.withdrawals, self.scheduled_intents)
@@ -202,7 +202,8 @@ class Placement:
             locked = await repository.lock_call(session, call.id)
             if locked is not None:
                 # If the record still waits to be dialled, Postgres has lost a grant: `callgate queues release` settles it.
-                if locked.attempt < call.attempt and locked.execution not in ("scheduled", "started"):
+                is_withdrawn = locked.settled_by in ("canceled", "expired") and isinstance(outcome, NotStarted)
+                if locked.attempt < call.attempt and locked.execution not in ("scheduled", "started") and not is_withdrawn:
                     await self._restore_lost_attempt(session, locked, call)
                 if isinstance(outcome, Started):
                     await self.settlement.bind_call(session, locked, outcome.resource, by="response", data=change.data)

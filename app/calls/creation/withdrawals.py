@@ -1,7 +1,7 @@
-"""Writes in the background that calls were not dialled, although Postgres may have committed that they will be.
+"""Records in the background that calls will not be dialled, although Postgres may have committed their intents or grants.
 
-Calls whose first records (intents) may be committed end as `not_started`. Scheduled calls whose grants (the rights to dial
-them) may be committed wait again.
+A call whose intent (first record) may be committed ends as `not_started`. A scheduled call whose grant (the right to dial it)
+may be committed waits again.
 """
 
 from collections.abc import Sequence
@@ -81,20 +81,20 @@ class Withdrawals:
         """Tries once more to write the withdrawals that are still queued."""
         await self._queue.close()
 
-    async def _withdraw(self, intent: NewCall | _Reopening | _UnusedGrant) -> None:
-        match intent:
+    async def _withdraw(self, item: NewCall | _Reopening | _UnusedGrant) -> None:
+        match item:
             case _Reopening():
-                await self._withdraw_reopening(intent)
+                await self._withdraw_reopening(item)
             case _UnusedGrant():
-                await self._withdraw_grant(intent)
+                await self._withdraw_grant(item)
             case _:
-                if not await self._intents.submit(intent):
-                    await self._withdraw_abandoned(intent)
+                if not await self._intents.submit(item):
+                    await self._withdraw_unknown(item)
 
     async def _write_intents(self, calls: Sequence[NewCall]) -> Sequence[bool | Busy]:
         return await withdraw_intents(self._database, calls, self._change_to_not_started())
 
-    async def _withdraw_abandoned(self, intent: NewCall) -> None:
+    async def _withdraw_unknown(self, intent: NewCall) -> None:
         """Withdraws an intent that a worker has marked as `unknown`, because it was pending for too long."""
         async with self._database.begin() as session:
             call = await repository.lock_call(session, intent.id)

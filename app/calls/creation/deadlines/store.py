@@ -9,10 +9,10 @@ from datetime import timedelta
 from uuid import UUID
 
 from asyncpg import LockNotAvailableError
-from sqlalchemy import Uuid, all_, func, literal, select, update
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.calls.leases import is_none_of
 from app.calls.models import Call
 from app.database.engine import Database
 from app.scheduling.accounts import accounts_with_rows_sql
@@ -50,14 +50,16 @@ async def accounts_with_slots(database: Database) -> list[UUID]:
     return [row["account_id"] for row in await database.fetch(_ACCOUNTS_WITH_SLOTS)]
 
 
-async def claim_deadlines(session: AsyncSession, *, lease: timedelta, limit: int, busy: Collection[UUID]) -> Sequence[Call]:
+async def claim_deadlines(
+    session: AsyncSession, *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
+) -> Sequence[Call]:
     """Claims and returns calls that a worker may dial or has dialled, and whose deadline `ring_by` has passed.
 
-    Claims no call of the accounts in `busy`. Other workers skip the claimed calls for the time `lease`.
+    Claims no call of the accounts in `busy_accounts`. Other workers skip the claimed calls for the time `lease`.
     """
     due = (
         select(DialSlot.call_id)
-        .where(DialSlot.ring_by <= func.now(), DialSlot.account_id != all_(literal(list(busy), ARRAY(Uuid))))
+        .where(DialSlot.ring_by <= func.now(), is_none_of(DialSlot.account_id, busy_accounts))
         .order_by(DialSlot.ring_by)
         .limit(limit)
         .with_for_update(skip_locked=True)

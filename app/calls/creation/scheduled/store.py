@@ -30,7 +30,7 @@ MAX_SCHEDULED_ROWS_PER_STATEMENT = 250
 
 @dataclass(frozen=True, slots=True)
 class ScheduledCall:
-    """A call that is to be dialled later. Its creation sets `execution` and `queue_id` of `call`."""
+    """A call that is to be dialled later. The constructor sets `execution` and `queue_id` of `call`."""
 
     call: NewCall
     schedule: Schedule
