@@ -20,7 +20,7 @@ def _require_no_nul(value: str) -> str:
 
 def _require_few_userinfos(value: str) -> str:
     """Returns the text unchanged. Raises PydanticCustomError if URLs in it have many user names, or a very long one."""
-    if has_too_many_userinfos(value):
+    if "@" in value and has_too_many_userinfos(value):
         raise PydanticCustomError("too_many_user_names", TOO_MANY_USERINFOS)
     return value
 

@@ -225,7 +225,9 @@ def test_failures_are_reported_in_one_line_with_advice(shell: dict[str, str]) ->
         ("tenants", "create", "long", "--name", "x" * 201): (
             "callgate: the name of a tenant has 1 to 200 characters, and not only spaces"
         ),
-        ("keys", "create", "--operator", "--name", "x" * 201): "callgate: the name of a key has 1 to 200 characters, and no NUL",
+        ("keys", "create", "--operator", "--name", "x" * 201): (
+            "callgate: the name of a key has 1 to 200 characters, and no NUL"
+        ),
     }
     assert run_concurrently(*(partial(failure, *arguments, environment=shell) for arguments in wrong)) == [
         (1, message) for message in wrong.values()
