@@ -187,7 +187,7 @@ def _build_services(
     calls = CallService(database, reads)
     queues = QueueService(database, reads)
     deadline_s = budget_of(settings).attempt
-    limit = _upstream_limit(settings)
+    limit = _upstream_limit(settings)  # of `control` and `started`, which share a pool of connections
     return Services(
         database=database,
         keyring=shared.keyring,
@@ -230,7 +230,7 @@ def _build_services(
             creation,
             # At most 48 MiB of bodies. More slots than for their creation, because clients may send slowly.
             body_limit=ConcurrencyLimit(per_process=12, per_tenant=2),
-            limit=ConcurrencyLimit(per_process=4, per_tenant=2),
+            creation_limit=ConcurrencyLimit(per_process=4, per_tenant=2),
         ),
     )
 

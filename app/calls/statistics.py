@@ -31,7 +31,7 @@ async def oldest_unsettled(session: AsyncSession) -> dict[str, datetime | None]:
     """Returns since when the oldest `pending` and the oldest `unknown` call have waited; None if there is no such call.
 
     The keys of the result are `pending` and `unknown`. Leaves out unknown calls that are no longer searched for, because they
-    may stay unknown for ever. Besides those, reads one index entry for each of the two.
+    may stay unknown for ever. Reads these index entries and, for each of the two results, one more.
     """
     oldest = select(func.min(Call.pending_since))
     statement = select(

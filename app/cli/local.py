@@ -70,10 +70,11 @@ def dev(
 
 def _protect_configured_database(settings: Settings) -> None:
     """Raises DatabaseHasTenants if the simulator must not run over the database of CALLGATE_DATABASE_URL."""
+    from app.cli.tenants import with_pool
     from app.local.configured_database import require_no_tenants
 
     if settings.database_url is not None:
-        asyncio.run(require_no_tenants(settings))
+        asyncio.run(with_pool(settings, require_no_tenants))
 
 
 async def _run_dev(

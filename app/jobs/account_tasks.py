@@ -6,13 +6,15 @@ of that account.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import structlog
 
-from app.jobs.isolation import unexpected_errors
+from app.calls.models import Call
+from app.jobs.isolation import run_isolated, unexpected_errors
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -57,6 +59,10 @@ class AccountTasks:
             task = asyncio.create_task(_run_guarded(of_account, work, event))
             self._running[task] = account_id
             task.add_done_callback(self._on_end)
+
+    def start_each(self, calls: Iterable[Call], work: Callable[[Call], Awaitable[None]], *, event: str) -> None:
+        """Starts one task for each account, which runs `work` for each of the account's calls as `run_isolated` does."""
+        self.start(calls, partial(run_isolated, work=work, event=event), event=event)
 
     async def drain(self) -> None:
         """Waits for the tasks that run."""

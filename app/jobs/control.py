@@ -5,14 +5,12 @@ The API cannot ask as long as it is unknown whether Twilio has started the call.
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 
 from app.calls.control import repository as control_repository
 from app.calls.control.service import CallControl
 from app.calls.models import Call
 from app.database.engine import Database
 from app.jobs.account_tasks import AccountTasks
-from app.jobs.isolation import run_isolated
 
 BATCH_SIZE = 20
 
@@ -41,6 +39,5 @@ class PendingUpdateSender:
         async def send_update(call: Call) -> None:
             await self.control.send_pending_update(updates[call.id], call)
 
-        send_all = partial(run_isolated, work=send_update, event="control_crashed")
-        self.tasks.start([call for _, call in due], send_all, event="control_crashed")
+        self.tasks.start_each([call for _, call in due], send_update, event="control_crashed")
         return bool(due)

@@ -6,7 +6,6 @@ table of the order in which callers take turns.
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 
 import structlog
 
@@ -15,7 +14,6 @@ from app.calls.creation.deadlines import store
 from app.calls.models import Call
 from app.database.engine import Database
 from app.jobs.account_tasks import AccountTasks
-from app.jobs.isolation import run_isolated
 from app.scheduling.dial_slots import lock_and_free_ended_slots
 from app.twilio.errors import TwilioError
 
@@ -48,8 +46,7 @@ class Deadlines:
         busy_accounts = self.tasks.busy_accounts()
         async with self.database.begin() as session:
             calls = await store.claim_deadlines(session, lease=lease, limit=BATCH_SIZE, busy_accounts=busy_accounts)
-        enforce_all = partial(run_isolated, work=self._enforce_deadline, event="deadline_crashed")
-        self.tasks.start(calls, enforce_all, event="deadline_crashed")
+        self.tasks.start_each(calls, self._enforce_deadline, event="deadline_crashed")
         return bool(calls)
 
     async def _enforce_deadline(self, call: Call) -> None:

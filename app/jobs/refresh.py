@@ -144,7 +144,7 @@ class Refresher:
                 if self.bind_listed:
                     await self.bind_listed(account_id, newest_entries)
         except TwilioError as error:
-            if isinstance(error, _LIST_ERRORS_OF_ACCOUNT) and error.reason != POOL_TIMEOUT:
+            if _concerns_account(error, _LIST_ERRORS_OF_ACCOUNT):
                 return self._pause_account(account_id, calls, error)
             # An error of the list proves nothing about a call: the call may exist, and the key may be allowed to fetch it.
             logger.warning("sweep_failed", account_id=str(account_id), calls=len(calls), reason=error.reason)
@@ -176,7 +176,7 @@ class Refresher:
                 ask = partial(self.twilio.fetch_call, sid=call.sid, deadline_s=self.fetch_deadline_s)
                 return _FetchResult(await try_credentials(await self.tenants.credentials(account_id), ask))
             except TwilioError as error:
-                if isinstance(error, _ERRORS_OF_ACCOUNT) and error.reason != POOL_TIMEOUT:
+                if _concerns_account(error, _ERRORS_OF_ACCOUNT):
                     return self._pause_account(account_id, [call], error)[call.id]
                 status = error.answer.status if error.answer else None
                 level = logging.INFO if is_missing(error) else logging.WARNING
@@ -250,3 +250,8 @@ class Refresher:
         if due_at and fetched.error is None:
             return call.now + self.interval  # too many were missing in the list to fetch all of them
         return due_at
+
+
+def _concerns_account(error: TwilioError, errors_of_account: tuple[type[TwilioError], ...]) -> bool:
+    """Returns whether further requests for the account would most probably fail, too: not if only Callgate was too busy."""
+    return isinstance(error, errors_of_account) and error.reason != POOL_TIMEOUT

@@ -1,10 +1,8 @@
 """Protects a configured database from the simulator, which would answer in place of Twilio for all its tenants."""
 
-from app.database.connection import SESSION_SETTINGS, Connector
-from app.database.pool import Pool
+from app.database.pool import StatementPool
 from app.errors import CommandFailed
 from app.local.demo import DEMO_TENANT
-from app.settings import Settings
 
 _HAS_TENANTS_SQL = "SELECT FROM tenant WHERE id <> $1 LIMIT 1"
 
@@ -13,19 +11,15 @@ class DatabaseHasTenants(CommandFailed):
     """The database has tenants whose calls would go to the simulator instead of Twilio. The message is one line."""
 
 
-async def require_no_tenants(settings: Settings) -> None:
+async def require_no_tenants(database: StatementPool) -> None:
     """Raises DatabaseHasTenants if the database has a tenant other than that of `callgate demo`. Changes nothing.
 
     The worker would dial the waiting calls of these tenants at the simulator: no phone would ring, and the records would say
     that the calls were completed. Raises DatabaseUnavailable if the database cannot be read.
     """
-    pool = Pool(Connector(settings.require_database_url(), SESSION_SETTINGS).connect)
-    try:
-        [row] = await pool.fetch("SELECT to_regclass('tenant') IS NOT NULL AS is_migrated")
-        if row["is_migrated"] and await pool.fetch(_HAS_TENANTS_SQL, DEMO_TENANT):
-            raise DatabaseHasTenants(
-                "the database of CALLGATE_DATABASE_URL has tenants, and the simulator would answer their calls in place of "
-                "Twilio: unset the variable to use a separate database. `callgate dev` also has --simulator and --no-simulator"
-            )
-    finally:
-        await pool.close()
+    [row] = await database.fetch("SELECT to_regclass('tenant') IS NOT NULL AS is_migrated")
+    if row["is_migrated"] and await database.fetch(_HAS_TENANTS_SQL, DEMO_TENANT):
+        raise DatabaseHasTenants(
+            "the database of CALLGATE_DATABASE_URL has tenants, and the simulator would answer their calls in place of "
+            "Twilio: unset the variable to use a separate database. `callgate dev` also has --simulator and --no-simulator"
+        )

@@ -1,6 +1,6 @@
 """Finds a folder for the data of the embedded PostgreSQL.
 
-A server that root starts runs as the user `nobody`, which must be able to enter the folder.
+If root starts the server, the server runs as the user `nobody`. That user must be able to enter the folder.
 """
 
 import os
@@ -41,8 +41,8 @@ def recorded_replacement(directory: Path) -> Path | None:
 def create_replacement(directory: Path) -> Path | None:
     """Creates a folder for the data of a Postgres that runs as the user `nobody`, and writes its path to a file in `directory`.
 
-    The folder is in /var/tmp. If `nobody` cannot enter /var/tmp, the folder is in the system's folder for temporary files.
-    Returns None if `nobody` can enter neither.
+    Creates it in /var/tmp or, if `nobody` cannot enter that, in the system's folder for temporary files. Returns None if
+    `nobody` can enter neither of the two.
     """
     for parent in (Path("/var/tmp"), Path(tempfile.gettempdir()).resolve()):  # noqa: S108 - mkdtemp is safe there
         if parent.is_dir() and is_open_to_all_users(parent):

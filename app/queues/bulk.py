@@ -54,7 +54,7 @@ class AnsweredLine:
 class BulkService:
     creation: CreationService
     body_limit: ConcurrencyLimit
-    limit: ConcurrencyLimit
+    creation_limit: ConcurrencyLimit
 
     def body_slot(self, caller: Caller) -> AbstractAsyncContextManager[None]:
         """Returns a context manager in which the body of one bulk request arrives and waits for `slot`.
@@ -71,7 +71,7 @@ class BulkService:
         arrived, so that a client that sends slowly does not delay others. Entering it waits until the request may run. Raises
         Overloaded if that takes too long.
         """
-        return self.limit.slot(caller.tenant_id)
+        return self.creation_limit.slot(caller.tenant_id)
 
     async def add(self, caller: Caller, queue: str, lines: Iterable[BulkLine]) -> AsyncIterator[Sequence[AnsweredLine]]:
         """Creates a call for each line. Yields groups of results (the new call or the error), in the order of the lines.

@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import quote, quote_plus, unquote
 
 MAX_USERINFOS: Final = 8
-"""The most different user names and passwords in the URLs of one text or form. The search for each takes time."""
+"""The maximum number of different user names and passwords in the URLs of one text or form. Searching for each takes time."""
 MAX_USERINFO_LENGTH: Final = 128
 TOO_MANY_USERINFOS: Final = (
     f"must not contain URLs with more than {MAX_USERINFOS} different user names and passwords, "
@@ -80,9 +80,9 @@ class Secrets:
 
 
 def _redact_from(start: int, min_length: int, data: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes, int]:
-    """Returns at least the first `min_length` bytes of `data` after `start`, with `***` for each secret, and how many it read.
+    """Redacts the first `min_length` bytes of `data` after `start`. Returns the result, and how many bytes of `data` it covers.
 
-    A secret that begins within these bytes is replaced as a whole, so there may be more of them.
+    A secret that begins within these bytes is replaced as a whole, so the result may cover more of them.
     """
     redacted, at = [], start
     for found in pattern.finditer(data, start):

@@ -1,7 +1,7 @@
 """Translates the exceptions of a transport to TwilioError.
 
-The class of an exception tells whether the request may have been sent (tests/api/test_classification.py): the transport raises
-ConnectError, ConnectTimeout, PoolTimeout, UnsupportedProtocol and InvalidURL only before it writes the first byte, and
+The class of an exception shows whether the request may have been sent (tests/api/test_classification.py). The transport raises
+ConnectError, ConnectTimeout, PoolTimeout, UnsupportedProtocol and InvalidURL only before it writes the first byte. It raises
 ProxyError only when a proxy refuses the tunnel. Any other error may come after the first byte.
 """
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,18 +121,25 @@ async def test_a_file_of_calls_is_added_and_canceled(configured: dict[str, str],
     assert json.loads(canceled.stdout) == {"queue": "reminders", "canceled": 1_500}
 
 
-async def test_a_line_that_postgres_has_not_confirmed_is_counted_and_the_file_can_be_added_again(
-    configured: dict[str, str], database_url: str, tmp_path: Path
-) -> None:
+async def _tenant_and_command(
+    configured: dict[str, str], database_url: str, tmp_path: Path, *, key: str
+) -> tuple[str, Sequence[str]]:
+    """Adds a tenant with the queue `reminders`. Returns the tenant's id, and a command that adds a file with one call."""
     async with running_gateway(settings_for(database_url)) as gateway:
         tenant = await gateway.add_tenant()
     run("queues", "set", tenant.id, "reminders", environment=configured)
     file = tmp_path / "calls.ndjson"
-    file.write_text(json.dumps({"key": "cut-in-doubt"} | BASIC))
+    file.write_text(json.dumps({"key": key} | BASIC))
+    return tenant.id, ("queues", "add", tenant.id, "reminders", str(file), "--json")
+
+
+async def test_a_line_that_postgres_has_not_confirmed_is_counted_and_the_file_can_be_added_again(
+    configured: dict[str, str], database_url: str, tmp_path: Path
+) -> None:
+    _, command = await _tenant_and_command(configured, database_url, tmp_path, key="cut-in-doubt")
     url = make_url(database_url)
     async with running_proxy(url.host or "", url.port or 5432) as proxy:
         behind = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
-        command = ("queues", "add", tenant.id, "reminders", str(file), "--json")
         proxy.hold(b"cut-in-doubt")
         cut = await asyncio.to_thread(run, *command, environment=configured | {"CALLGATE_DATABASE_URL": behind})
     none = {"created": 0, "replayed": 0, "unknown": 0, "refused": 0, "problems": {}}
@@ -144,14 +152,10 @@ async def test_a_line_that_postgres_has_not_confirmed_is_counted_and_the_file_ca
 async def test_a_line_whose_call_is_being_placed_can_be_added_again(
     configured: dict[str, str], database_url: str, tmp_path: Path
 ) -> None:
+    tenant_id, command = await _tenant_and_command(configured, database_url, tmp_path, key="placed-now")
+    assert run(*command, environment=configured).returncode == 0
     async with running_gateway(settings_for(database_url)) as gateway:
-        tenant = await gateway.add_tenant()
-        run("queues", "set", tenant.id, "reminders", environment=configured)
-        file = tmp_path / "calls.ndjson"
-        file.write_text(json.dumps({"key": "placed-now"} | BASIC))
-        command = ("queues", "add", tenant.id, "reminders", str(file), "--json")
-        assert run(*command, environment=configured).returncode == 0
-        await gateway.database.fetch("UPDATE call SET execution = 'pending' WHERE tenant_id = $1", tenant.id)
+        await gateway.database.fetch("UPDATE call SET execution = 'pending' WHERE tenant_id = $1", tenant_id)
     again = run(*command, environment=configured)
     assert (again.returncode, json.loads(again.stdout)["problems"]) == (3, {"call-pending": 1})
 
@@ -159,11 +163,7 @@ async def test_a_line_whose_call_is_being_placed_can_be_added_again(
 async def test_calls_of_a_suspended_tenant_are_refused_by_line(
     configured: dict[str, str], database_url: str, tmp_path: Path
 ) -> None:
-    async with running_gateway(settings_for(database_url)) as gateway:
-        tenant = await gateway.add_tenant()
-    run("queues", "set", tenant.id, "reminders", environment=configured)
-    run("tenants", "suspend", tenant.id, environment=configured)
-    file = tmp_path / "calls.ndjson"
-    file.write_text(json.dumps({"key": "k"} | BASIC))
-    finished = run("queues", "add", tenant.id, "reminders", str(file), environment=configured)
+    tenant_id, command = await _tenant_and_command(configured, database_url, tmp_path, key="k")
+    run("tenants", "suspend", tenant_id, environment=configured)
+    finished = run(*command, environment=configured)
     assert (finished.returncode, finished.stderr) == (1, "line 1: tenant-suspended: " + TenantSuspended.default_detail + "\n")

@@ -202,6 +202,7 @@ class Placement:
             locked = await repository.lock_call(session, call.id)
             if locked is not None:
                 # If the record still waits to be dialled, Postgres has lost a grant: `callgate queues release` settles it.
+                # A call that was canceled, or has expired, stays ended if this attempt has not started it.
                 is_withdrawn = locked.settled_by in ("canceled", "expired") and isinstance(outcome, NotStarted)
                 if locked.attempt < call.attempt and locked.execution not in ("scheduled", "started") and not is_withdrawn:
                     await self._restore_lost_attempt(session, locked, call)

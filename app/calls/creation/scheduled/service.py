@@ -19,10 +19,11 @@ from app.database.engine import Database
 from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable
 
-# The maximum number of inserts to repeat. With more, the oldest is dropped. Its client was told that the call is `unknown`.
+# The maximum number of inserts to repeat. A further one replaces the oldest, for whose call the answer was `unknown`.
 _MAX_QUEUED = 10_000
 # If Postgres has failed over meanwhile and has lost a call that was dialled, a later insert could make the call ring again.
-# Until an operator has released the waiting calls (`callgate queues release`), which takes longer, no call is dialled.
+# After a fail-over no call is dialled until an operator has released the waiting ones (`callgate queues release`), which takes
+# longer than this.
 _INSERT_AGAIN_FOR_S = 60.0
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -65,7 +66,7 @@ class ScheduledIntents:
             self._in_doubt.add(in_doubt)
             call.execution, written_at = "unknown", call.created_at
         except asyncio.CancelledError:
-            # The server's drain timeout has ended. The client is told that the outcome is unknown.
+            # The server cancels requests at the end of its drain timeout. Their answer says that the outcome is unknown.
             self._in_doubt.add(in_doubt)
             raise
         if written_at is None:

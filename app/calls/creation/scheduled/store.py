@@ -40,9 +40,9 @@ class ScheduledCall:
         self.call.queue_id = None if self.schedule.queue_id == NO_QUEUE else self.schedule.queue_id
 
     def row(self) -> dict[str, Any]:
-        own = {"execution": "scheduled"}
-        event = {"event": "call.scheduled", "data": {"due_at": self.schedule.due_at}}
-        return intent_row(self.call) | own | event | {"dial": self.dial()}
+        # Not the call's own `execution`, which is `unknown` while its commit is in doubt.
+        own = {"execution": "scheduled", "dial": self.dial()}
+        return intent_row(self.call) | own | {"event": "call.scheduled", "data": {"due_at": self.schedule.due_at}}
 
     def dial(self) -> dict[str, Any]:
         """Returns the call's row for the table `scheduled_dial`."""
