@@ -46,7 +46,7 @@ from app.http.middleware import RequestMiddleware
 from app.http.openapi import complete_document
 from app.http.operations import CONSOLE_PREFIX, OperationsPort
 from app.http.problems import Problem, ProblemRenderer, install_handlers, is_creation
-from app.http.routes import describe_access, public, require_declarations
+from app.http.routes import add_routes, describe_access, public, require_declarations
 from app.http.worker_gauges import WorkerGauges
 from app.observability import Metrics
 from app.observability.tracing import Tracing
@@ -106,25 +106,16 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.metrics = metrics
-    app.include_router(creation_router.router)
-    app.include_router(calls_router.router)
-    app.include_router(subresources_router.router)
-    app.include_router(control_router.router)
-    app.include_router(delivery_router.router)
-    app.include_router(queue_router.router)
-    app.include_router(compat_router.router)
-    app.include_router(compat_subresources.router)
-    app.include_router(callbacks_router.router)
-    app.include_router(sip_uris.router)
-    for admin_router in ADMIN_ROUTERS:
-        app.include_router(admin_router)
-    app.include_router(health.router)
-    app.include_router(documentation.router)
+    add_routes(
+        app,
+        *(creation_router.router, calls_router.router, subresources_router.router, control_router.router),
+        *(delivery_router.router, queue_router.router, compat_router.router, compat_subresources.router),
+        *(callbacks_router.router, sip_uris.router, *ADMIN_ROUTERS, health.router, documentation.router),
+    )
     renderers: dict[str, ErrorRenderer] = {compat_router.PREFIX: TwilioErrorRenderer()}
     if settings.console:
         renderers[CONSOLE_PREFIX] = PageRenderer()
-        for router in console_router.ROUTERS:
-            app.include_router(router)
+        add_routes(app, *console_router.ROUTERS)
     error_renderers = ErrorRenderers(ProblemRenderer(), renderers)
     install_handlers(app, metrics, error_renderers)
     app.add_middleware(HeadMethodMiddleware)

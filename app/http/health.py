@@ -15,7 +15,7 @@ from app.errors import BodyTooLarge, DatabaseUnavailable
 from app.http.head_method import HeadMethodMiddleware
 from app.http.openapi import drop_null_types
 from app.http.problems import responses
-from app.http.routes import ScopedRoute, public
+from app.http.routes import ScopedRoute, add_routes, public
 from app.observability import Metrics
 from app.schema import applied_revision, is_usable
 from app.security.keyring import Keyring
@@ -176,6 +176,6 @@ def probe_app(settings: Settings, metrics: Metrics) -> FastAPI:
 
     app = FastAPI(openapi_url=None, lifespan=lifespan)
     app.state.metrics = metrics
-    app.include_router(router)
+    add_routes(app, router)
     app.add_middleware(HeadMethodMiddleware)
     return app
