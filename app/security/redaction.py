@@ -8,6 +8,7 @@ import html
 import json
 import re
 from base64 import b64encode, urlsafe_b64encode
+from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import quote, quote_plus, unquote
@@ -23,6 +24,7 @@ TOO_MANY_USERINFOS: Final = (
 _REDACTED = "***"
 # A shorter secret occurs in many words and numbers, so it is only replaced as a whole word.
 _MIN_LENGTH_INSIDE_WORDS = 4
+_WORD = re.compile(rb"\w")
 _MEMBER_NAME = re.compile(r"[a-z]+(?:_[a-z]+)*")
 # The userinfo of a URL: up to the last "@" before the path. Only the last character of the scheme is matched: a pattern for the
 # whole scheme would try each letter of a long text as its start, which takes quadratic time.
@@ -58,40 +60,91 @@ class Secrets:
 
     async def redact_stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yields the bytes with `***` for each secret. Holds back the end of a chunk while it may be the start of a secret."""
-        pattern = _pattern_of(self._encoded)
+        search = _SpellingSearch(self._encoded)
         # `seen` is the last byte before `held`, or empty: it may be a letter before a short secret.
         seen, held = b"", b""
         async for chunk in chunks:
             data = held + chunk
-            min_length = len(data) - self._partial_secret_length(data)
-            redacted, length = _redact_from(len(seen), min_length, seen + data, pattern)
+            redacted, length = search.redact(seen + data, len(seen), len(data) - search.partial_length(data))
             seen, held = (seen + data[:length])[-1:], data[length:]
             if redacted:
                 yield redacted
         if held:
-            yield _redact_from(len(seen), len(held), seen + held, pattern)[0]
-
-    def _partial_secret_length(self, data: bytes) -> int:
-        """Returns the length of the longest suffix of `data` that is a secret or may be the start of one."""
-        suffix = data[-max(map(len, self._encoded), default=len(data)) :]
-        while suffix and not any(spelling.startswith(suffix) for spelling in self._encoded):
-            suffix = suffix[1:]
-        return len(suffix)
+            yield search.redact(seen + held, len(seen), len(held))[0]
 
 
-def _redact_from(start: int, min_length: int, data: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes, int]:
-    """Redacts the first `min_length` bytes of `data` after `start`. Returns the result, and how many bytes of `data` it covers.
+class _SpellingSearch:
+    """Finds spellings of secrets in bytes.
 
-    A secret that begins within these bytes is replaced as a whole, so the result may cover more of them.
+    Looks up each start of a spelling in a sorted list, which takes little time even if spellings are many and long. A pattern
+    of all spellings would take seconds to compile.
     """
-    redacted, at = [], start
-    for found in pattern.finditer(data, start):
-        if found.start() >= start + min_length:
-            break
-        redacted += [data[at : found.start()], _REDACTED.encode()]
-        at = found.end()
-    length = max(at - start, min_length)
-    return b"".join([*redacted, data[at : start + length]]), length
+
+    def __init__(self, spellings: Iterable[bytes]) -> None:
+        self._sorted = sorted(spellings)
+        self._max_length = max(map(len, self._sorted), default=0)
+        self._longest_prefixes = _longest_prefixes(self._sorted)
+        starts = sorted({spelling[:_MIN_LENGTH_INSIDE_WORDS] for spelling in self._sorted}, key=len, reverse=True)
+        self._start_pattern = re.compile(b"|".join(map(_pattern_of_start, starts)) or rb"\Z.")  # the last one never matches
+        self._partial_starts = {start[:length] for start in starts for length in range(1, len(start) + 1)}
+
+    def redact(self, data: bytes, start: int, min_length: int) -> tuple[bytes, int]:
+        """Redacts the first `min_length` bytes of `data` after `start`. Returns the result, and how many bytes it covers.
+
+        A secret that begins within these bytes is replaced as a whole, so the result may cover more of them.
+        """
+        redacted, at, place, limit = [], start, start, start + min_length
+        while (found := self._start_pattern.search(data, place)) and (begin := found.start()) < limit:
+            # A start that is shorter than the others is a whole spelling.
+            is_short = found.end() - begin < _MIN_LENGTH_INSIDE_WORDS
+            length = found.end() - begin if is_short else self._length_at(data, begin)
+            if length:
+                redacted += [data[at:begin], _REDACTED.encode()]
+                at = begin + length
+            place = max(begin + 1, at)
+        end = max(at, limit)
+        return b"".join([*redacted, data[at:end]]), end - start
+
+    def partial_length(self, data: bytes) -> int:
+        """Returns the length of the longest suffix of `data` that is a secret or may be the start of one."""
+        for place in range(max(0, len(data) - self._max_length), len(data)):
+            if data[place : place + _MIN_LENGTH_INSIDE_WORDS] in self._partial_starts:
+                suffix = data[place:]
+                index = bisect_left(self._sorted, suffix)
+                if index < len(self._sorted) and self._sorted[index].startswith(suffix):
+                    return len(suffix)
+        return 0
+
+    def _length_at(self, data: bytes, place: int) -> int:
+        """Returns the length of the longest spelling at a place, or 0. The rule of `_replace_secret` applies to short ones."""
+        window = data[place : place + self._max_length]
+        # A spelling with which the window starts is the last one that is not greater than the window, or a prefix of that one.
+        index = bisect_right(self._sorted, window)
+        spelling = self._sorted[index - 1] if index else b""
+        while spelling:
+            if window.startswith(spelling):
+                end = place + len(spelling)
+                neighbours = data[max(place - 1, 0) : place] + data[end : end + 1]
+                if len(spelling) >= _MIN_LENGTH_INSIDE_WORDS or not _WORD.search(neighbours):
+                    return len(spelling)
+            spelling = self._longest_prefixes[spelling]
+        return 0
+
+
+def _pattern_of_start(start: bytes) -> bytes:
+    return re.escape(start) if len(start) == _MIN_LENGTH_INSIDE_WORDS else rb"(?<!\w)%b(?!\w)" % re.escape(start)
+
+
+def _longest_prefixes(spellings: Iterable[bytes]) -> dict[bytes, bytes]:
+    """Returns for each of the sorted spellings the longest other one with which it starts, or an empty text."""
+    prefixes: list[bytes] = []
+    found = {}
+    for spelling in spellings:
+        while prefixes and not spelling.startswith(prefixes[-1]):
+            prefixes.pop()
+        found[spelling] = prefixes[-1] if prefixes else b""
+        prefixes.append(spelling)
+    return found
 
 
 def redact(value: Any, secrets: Secrets, *, keep: Callable[[str, Any], bool] = lambda _, __: False, member: str = "") -> Any:
@@ -173,23 +226,6 @@ def _encodings(secret: str) -> Iterator[str]:
             yield in_json
             yield in_json.replace("/", r"\/")
         yield escaped
-
-
-def _pattern_of(spellings: Iterable[bytes]) -> re.Pattern[bytes]:
-    """Returns a pattern that finds the longest spelling at a place, with the rule of `_replace_secret` for short ones.
-
-    Groups spellings by their first bytes, because Python tries the alternatives of a pattern one after the other at each place.
-    """
-    groups: dict[bytes, list[bytes]] = {}
-    for spelling in sorted(spellings, key=len, reverse=True):
-        groups.setdefault(spelling[:_MIN_LENGTH_INSIDE_WORDS], []).append(re.escape(spelling[_MIN_LENGTH_INSIDE_WORDS:]))
-    alternatives = [
-        rb"%b(?:%b)" % (re.escape(start), b"|".join(rests))
-        if len(start) == _MIN_LENGTH_INSIDE_WORDS
-        else rb"(?<!\w)%b(?!\w)" % re.escape(start)
-        for start, rests in groups.items()
-    ]
-    return re.compile(b"|".join(alternatives) or rb"\Z.")  # the last one never matches
 
 
 def _replace_secret(text: str, spelling: str) -> str:

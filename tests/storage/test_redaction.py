@@ -186,6 +186,25 @@ async def test_a_long_stream_with_many_secrets_takes_linear_time() -> None:
     assert await redacted_in_pieces(whole, 300_000, secrets) == b"*** " * 1_000_000
 
 
+async def test_many_and_long_secrets_do_not_slow_down_a_stream_of_small_chunks() -> None:
+    # With time for each secret and each end of a chunk, this test would take minutes.
+    secrets = Secrets([*(f"s3cret-{number}" for number in range(2000)), *(f"{number}{'x' * 8000}" for number in range(100))])
+    whole = b"s3cre " * 200_000 + b"s3cret-1999" + b"s3cre " * 10
+    assert await redacted_in_pieces(whole, 1000, secrets) == whole.replace(b"s3cret-1999", b"***")
+
+
+@given(
+    st.lists(st.text("ab-", min_size=1, max_size=7), min_size=1, max_size=6),
+    st.text("ab-", max_size=60),
+    st.integers(min_value=1, max_value=20),
+)
+async def test_the_longest_secret_at_each_place_is_redacted_in_a_stream(secrets: list[str], text: str, size: int) -> None:
+    spellings = sorted(secrets, key=len, reverse=True)
+    pattern = "|".join(spelling if len(spelling) >= 4 else rf"(?<!\w){spelling}(?!\w)" for spelling in spellings)
+    expected = re.sub(pattern, "***", text)
+    assert (await redacted_in_pieces(text.encode(), size, Secrets(secrets))).decode() == expected
+
+
 def test_an_escape_of_thousands_of_digits_is_left_alone() -> None:
     assert "us3r" in set(userinfo_in(f"https://us3r:p@h/?&#{'1' * 5000};"))
 
