@@ -1,14 +1,18 @@
 """The types of a call's parameters, and their checks."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
+from app.errors import FieldError, InvalidRequest
 from app.security.redaction import TOO_MANY_USERINFOS, has_too_many_userinfos
 from app.tenants.callback_settings import DeliveryEvent
+
+_TOO_MANY_USERINFOS_CODE: Final = "too_many_user_names"
 
 
 def _require_no_nul(value: str) -> str:
@@ -18,10 +22,19 @@ def _require_no_nul(value: str) -> str:
     return value
 
 
+def require_few_userinfos_in_all(values: Iterable[Any]) -> None:
+    """Raises InvalidRequest if the URLs in all texts of a request together have many user names.
+
+    The texts of a request have the limit of one text, because Twilio's answer is searched for the user names of all.
+    """
+    if has_too_many_userinfos(*(value for value in values if isinstance(value, str))):
+        raise InvalidRequest(field_errors=(FieldError("", _TOO_MANY_USERINFOS_CODE, TOO_MANY_USERINFOS),))
+
+
 def _require_few_userinfos(value: str) -> str:
     """Returns the text unchanged. Raises PydanticCustomError if URLs in it have many user names, or a very long one."""
     if "@" in value and has_too_many_userinfos(value):
-        raise PydanticCustomError("too_many_user_names", TOO_MANY_USERINFOS)
+        raise PydanticCustomError(_TOO_MANY_USERINFOS_CODE, TOO_MANY_USERINFOS)
     return value
 
 

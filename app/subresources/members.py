@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError
 
-from app.calls.parameter_types import Text
+from app.calls.parameter_types import Text, require_few_userinfos_in_all
 from app.errors import FieldError, InvalidRequest
 from app.http.field_errors import field_errors_from
 from app.twilio.forwarding import QueryPairs
@@ -81,11 +81,13 @@ def read_members(operation: Operation, values: Mapping[str, Any]) -> QueryPairs:
         if operation.method == "GET":
             invalid = [FieldError(f"?{item.pointer[1:]}", item.code, item.detail) for item in invalid]
         raise InvalidRequest(field_errors=tuple(invalid)) from None
-    return [
+    pairs = [
         field
         for parameter in operation.parameters
         for field in _form_fields(parameter, getattr(members, parameter.member_name))
     ]
+    require_few_userinfos_in_all(value for _, value in pairs)
+    return pairs
 
 
 def _form_fields(parameter: Parameter, value: Any) -> Iterator[tuple[str, str]]:

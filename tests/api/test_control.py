@@ -491,6 +491,14 @@ async def test_a_change_while_twilio_is_unreachable_is_not_sent(gateway: Gateway
         ({"method": "PUT", "url": "http://www.example.com/x"}, "/method", "literal_error"),
         ({"status_callback": "http://a_b.example.com/"}, "/status_callback", "url_host_underscore"),
         ({"twiml": "x" * 4001}, "/twiml", "too_long"),
+        (
+            {
+                name: f"https://h.example/?{'&'.join(f'a=https://{name}{n}@b' for n in range(5))}"
+                for name in ("url", "fallback_url")
+            },
+            "",
+            "too_many_user_names",
+        ),
     ],
 )
 async def test_changes_are_checked_before_twilio_sees_them(

@@ -45,6 +45,14 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         BASIC | {"url": "https://example.com/?" + "&".join(f"a=https://u{number}@b" for number in range(30))},
         {"/url"},
     ),
+    "many URLs with user names in several texts": (
+        BASIC
+        | {
+            name: "https://h.example/?" + "&".join(f"a=https://{name}{n}@b" for n in range(5))
+            for name in ("url", "fallback_url")
+        },
+        {""},
+    ),
     "events as text": (BASIC | {"status_callback_event": "ringing completed"}, {"/status_callback_event"}),
     "invalid digits": (BASIC | {"send_digits": "12x"}, {"/send_digits"}),
     "digits and a line break": (BASIC | {"send_digits": "12\n"}, {"/send_digits"}),

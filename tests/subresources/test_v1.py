@@ -1,5 +1,7 @@
 """Tests subresources under /v1, which have JSON requests and answers, and the events that they add to a call."""
 
+from typing import Any
+
 import pytest
 
 from app.twilio.subresources import OPERATIONS, Operation
@@ -8,6 +10,7 @@ from tests.support.gateway import Gateway
 from tests.support.upstream import hang, running_upstream
 
 HOOK = "http://www.example.com/hook"
+URLS_WITH_USERS = [f"https://u{number}:p@h.example" for number in range(9)]
 CREATIONS = {
     "recordings": {"recording_channels": "dual", "recording_status_callback_event": ["completed", "absent"]},
     "payments": {"status_callback": HOOK, "charge_amount": "9.99", "parameter": {"order": 471147114711}, "security_code": True},
@@ -122,6 +125,20 @@ async def test_invalid_members_are_refused_by_name(
     assert answer.status_code == 422
     assert sorted(fault["pointer"] for fault in answer.json()["errors"]) == sorted(pointers)
     assert await call.events(name.removesuffix("s")) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "members"),
+    [
+        ("POST", "payments", {"status_callback": HOOK, "parameter": {"x": URLS_WITH_USERS}}),
+        ("POST", "siprec", {"parameters": {str(number): url for number, url in enumerate(URLS_WITH_USERS)}}),
+        ("GET", "notifications", {"page_token": " ".join(URLS_WITH_USERS[:5]), "message_date": " ".join(URLS_WITH_USERS[5:])}),
+    ],
+)
+async def test_many_urls_with_user_names_are_refused(call: LiveCall, method: str, name: str, members: dict[str, Any]) -> None:
+    sent: dict[str, Any] = {"json": members} if method == "POST" else {"params": members}
+    answer = await call.tenant.http.request(method, f"/v1/calls/{call.id}/{name}", **sent)
+    assert (answer.status_code, [fault["code"] for fault in answer.json()["errors"]]) == (422, ["too_many_user_names"])
 
 
 async def test_a_misspelt_or_repeated_filter_is_refused(call: LiveCall) -> None:

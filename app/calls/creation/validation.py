@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.calls.outbox import SETTLED
+from app.calls.parameter_types import require_few_userinfos_in_all
 from app.calls.parameters import CallRequest
 from app.calls.phone_numbers import E164, guess_number
 from app.errors import FieldError, InvalidRequest
@@ -49,6 +50,7 @@ def validate_call(body: Mapping[str, Any]) -> ValidCall:
     errors += [error for error, severity in found if severity is Severity.ERROR and error.pointer not in flagged]
     if request is None or errors:
         raise InvalidRequest(field_errors=tuple(errors))
+    require_few_userinfos_in_all(vars(request).values())
     warnings = [error for error, severity in found if severity is not Severity.ERROR]
     return ValidCall(request, (*warnings, *_ignored_parameters(request)))
 
