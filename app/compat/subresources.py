@@ -24,6 +24,7 @@ from app.http.idempotency_key import IdempotencyKeyDep
 from app.http.routes import needs
 from app.observability.context import bind
 from app.subresources.answers import indeterminate_error
+from app.subresources.requests import MediaRequest, SubresourceRequest
 from app.subresources.router import (
     MAX_ITEM_SID_LENGTH,
     RECORDING_SID_PATTERN,
@@ -34,7 +35,6 @@ from app.subresources.router import (
     no_sid,
     streaming_response,
 )
-from app.subresources.service import MediaRequest, SubresourceRequest
 from app.tenants.scopes import Scope
 from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
 
@@ -96,9 +96,9 @@ async def fetch_media_of_account(
     byte_range: RangeHeader = None,
 ) -> Response:
     """Streams the audio at the URL that Twilio's guides and `RecordingUrl` use. Asks Twilio first which call was recorded."""
-    call, _ = await service.find_recording(account.caller, account.account_id, account.account_sid, sid)
     media = _media_request(request, sid, byte_range)
-    return streaming_response(await stack.enter_async_context(service.media(call, media)))
+    answer = service.media_of_account(account.caller, account.account_id, account.account_sid, media)
+    return streaming_response(await stack.enter_async_context(answer))
 
 
 @router.get(f"/{RECORDINGS.segment}/{{sid}}.json", dependencies=[NoQueryDep])

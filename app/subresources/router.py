@@ -27,7 +27,8 @@ from app.subresources.openapi import (
     responses_of,
     summary_of,
 )
-from app.subresources.service import MediaRequest, SubresourceRequest, SubresourceService
+from app.subresources.requests import MediaRequest, SubresourceRequest
+from app.subresources.service import SubresourceService
 from app.tenants.scopes import Scope
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.forwarding import StreamedResponse, UpstreamResponse

@@ -3,12 +3,11 @@
 docs/adr/0017 says which requests are repeated (only those with a refused credential), and how an unknown outcome is reported.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from uuid import UUID, uuid4, uuid5
+from uuid import UUID
 
 import structlog
 
@@ -32,40 +31,18 @@ from app.subresources.answers import (
     indeterminate_error,
     unreachable_error,
 )
+from app.subresources.requests import MediaRequest, SubresourceRequest
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import try_credentials
 from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
 from app.twilio.forwarding import Forwarding, QueryPairs, StreamedResponse, UpstreamResponse
 from app.twilio.schemas import SID_PATTERN, Credential, read_json
-from app.twilio.subresources import IDEMPOTENCY_KEY, RECORDINGS, Operation
+from app.twilio.subresources import RECORDINGS, Operation
 
 _FETCH_RECORDING = Operation(RECORDINGS, "fetch")
 
 logger = structlog.stdlib.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SubresourceRequest:
-    """A request for a subresource. `sid` is the SID of an item, or None to list items or to create one.
-
-    `fields` has Twilio's names of parameters, with their values.
-    """
-
-    operation: Operation
-    sid: str | None
-    fields: QueryPairs
-    idempotency_key: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MediaRequest:
-    """A request for the audio of a recording. `suffix` is `.mp3` or `.wav`; `headers` is the client's `Range`, if any."""
-
-    recording_sid: str
-    suffix: str
-    query: QueryPairs = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class SubresourceService:
@@ -133,7 +110,7 @@ class SubresourceService:
         """
         if caller.suspended and request.operation.action == "create":
             raise TenantSuspended
-        fields, repeatable = _fields_with_idempotency_key(call, request)
+        fields, repeatable = request.fields_with_idempotency_key(call)
 
         async def send_request(credential: Credential) -> UpstreamResponse:
             return await self._forwarding.change(
@@ -162,13 +139,19 @@ class SubresourceService:
         """
         # Raises SubresourceNotFound unless the recording belongs to this call.
         await self.read_whole(call, SubresourceRequest(_FETCH_RECORDING, media.recording_sid, ()))
-        async with self._open(
-            call.tenant_id,
-            call.account_id,
-            lambda credential: self._forwarding.media(
-                credential, media.recording_sid, media.suffix, media.query, media.headers, deadline_s=self._deadline_s
-            ),
-        ) as response:
+        async with self._media(call, media) as response:
+            yield response
+
+    @asynccontextmanager
+    async def media_of_account(
+        self, caller: Caller, account_id: UUID, account_sid: str, media: MediaRequest
+    ) -> AsyncIterator[StreamedResponse]:
+        """Yields the audio of a recording as `media` does, also if Twilio has deleted the call.
+
+        Raises SubresourceNotFound if the recorded call is not the tenant's.
+        """
+        call, _ = await self.find_recording(caller, account_id, account_sid, media.recording_sid)
+        async with self._media(call, media) as response:
             yield response
 
     async def find_recording(
@@ -210,6 +193,16 @@ class SubresourceService:
         # Filter again, so that calls of other tenants never appear, whatever Twilio's filter does.
         own = [leg for leg in legs if isinstance(leg, dict) and leg.get("parent_call_sid") == parent_sid]
         return page | {"calls": own}
+
+    def _media(self, call: Call, media: MediaRequest) -> AbstractAsyncContextManager[StreamedResponse]:
+        """Returns a context manager that yields the audio of a recording, which must be known to be one of this call."""
+        return self._open(
+            call.tenant_id,
+            call.account_id,
+            lambda credential: self._forwarding.media(
+                credential, media.recording_sid, media.suffix, media.query, media.headers, deadline_s=self._deadline_s
+            ),
+        )
 
     @asynccontextmanager
     async def _open(
@@ -272,21 +265,3 @@ async def _read_document(answer: AbstractAsyncContextManager[StreamedResponse]) 
     if not isinstance(document, dict):
         raise unreachable_error()
     return document
-
-
-def _fields_with_idempotency_key(call: Call, request: SubresourceRequest) -> tuple[QueryPairs, bool]:
-    """Returns the fields to send to Twilio, and whether the client can safely repeat the request.
-
-    A repetition is safe if Twilio then gets the same IdempotencyKey. The key is the one in the request's fields, or else
-    derived from the header `Idempotency-Key`, or else random. If the operation takes no IdempotencyKey, the fields are
-    unchanged.
-    """
-    if not request.operation.takes_idempotency_key:
-        return request.fields, False
-    if any(name == IDEMPOTENCY_KEY and value for name, value in request.fields):
-        return request.fields, True
-    others = [(name, value) for name, value in request.fields if name != IDEMPOTENCY_KEY]
-    if request.idempotency_key is None:
-        return [*others, (IDEMPOTENCY_KEY, str(uuid4()))], False
-    name = "/".join((request.operation.subresource.segment, request.sid or "", request.idempotency_key))
-    return [*others, (IDEMPOTENCY_KEY, str(uuid5(call.id, name)))], True

@@ -104,6 +104,17 @@ async def test_a_recording_of_another_call_is_not_found_below_this_one(call: Liv
         assert (await http.get(f"/v1/calls/{other['id']}/{path}")).status_code == 404
 
 
+async def test_the_audio_of_a_deleted_call_is_returned_below_the_account(call: LiveCall) -> None:
+    http, calls = call.tenant.http, f"/v1/calls/{call.id}"
+    sid = (await http.post(f"{calls}/recordings", json={})).json()["sid"]
+    assert (await http.patch(calls, json={"status": "completed"})).status_code == 200
+    assert (await http.delete(f"{call.uri}.json")).status_code == 204
+    assert (await http.get(f"{calls}/recordings/{sid}/media")).status_code == 404
+    for below in (f"{sid}.wav", f"{sid}.mp3", sid):
+        sound = await http.get(f"/2010-04-01/Accounts/{call.tenant.account_sid}/Recordings/{below}")
+        assert (sound.status_code, sound.content[:4]) == (200, b"RIFF")
+
+
 @pytest.mark.parametrize(
     ("name", "body", "pointers"),
     [

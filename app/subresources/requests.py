@@ -1,0 +1,49 @@
+"""Defines the requests that SubresourceService sends to Twilio."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from uuid import uuid4, uuid5
+
+from app.calls.models import Call
+from app.twilio.forwarding import QueryPairs
+from app.twilio.subresources import IDEMPOTENCY_KEY, Operation
+
+
+@dataclass(frozen=True, slots=True)
+class SubresourceRequest:
+    """A request for a subresource. `sid` is the SID of an item, or None to list items or to create one.
+
+    `fields` has Twilio's names of parameters, with their values.
+    """
+
+    operation: Operation
+    sid: str | None
+    fields: QueryPairs
+    idempotency_key: str | None = None
+
+    def fields_with_idempotency_key(self, call: Call) -> tuple[QueryPairs, bool]:
+        """Returns the fields to send to Twilio, and whether the client can safely repeat the request.
+
+        A repetition is safe if Twilio then gets the same IdempotencyKey. The key is the one in the request's fields, or else
+        derived from the header `Idempotency-Key`, or else random. If the operation takes no
+        IdempotencyKey, the fields are unchanged.
+        """
+        if not self.operation.takes_idempotency_key:
+            return self.fields, False
+        if any(name == IDEMPOTENCY_KEY and value for name, value in self.fields):
+            return self.fields, True
+        others = [(name, value) for name, value in self.fields if name != IDEMPOTENCY_KEY]
+        if self.idempotency_key is None:
+            return [*others, (IDEMPOTENCY_KEY, str(uuid4()))], False
+        name = "/".join((self.operation.subresource.segment, self.sid or "", self.idempotency_key))
+        return [*others, (IDEMPOTENCY_KEY, str(uuid5(call.id, name)))], True
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRequest:
+    """A request for the audio of a recording. `suffix` is `.mp3` or `.wav`; `headers` is the client's `Range`, if any."""
+
+    recording_sid: str
+    suffix: str
+    query: QueryPairs = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
