@@ -78,7 +78,9 @@ def description_of(operation: Operation) -> str:
             "A 5xx means that nothing was changed. If Twilio may have made the change, the answer is 409 `action-unknown`."
         )
     if operation.takes_idempotency_key:
-        parts.append("Repeating a request with the same `Idempotency-Key` is safe: Twilio gets the same `IdempotencyKey`.")
+        parts.append(
+            "Repeating a request unchanged with the same `Idempotency-Key` is safe: Twilio gets the same `IdempotencyKey`."
+        )
     if operation.action == "list":
         parts.append("`next_page_uri` is the address of the next page in this API.")
     return " ".join(parts)

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
+from urllib.parse import urlencode
 from uuid import uuid4, uuid5
 
 from app.calls.models import Call
@@ -25,7 +27,7 @@ class SubresourceRequest:
         """Returns the fields to send to Twilio, and whether the client can safely repeat the request.
 
         A repetition is safe if Twilio then gets the same IdempotencyKey. The key is the one in the request's fields, or else
-        derived from the header `Idempotency-Key`, or else random. If the operation takes no
+        derived from the header `Idempotency-Key` and the other fields, or else random. If the operation takes no
         IdempotencyKey, the fields are unchanged.
         """
         if not self.operation.takes_idempotency_key:
@@ -35,7 +37,9 @@ class SubresourceRequest:
         others = [(name, value) for name, value in self.fields if name != IDEMPOTENCY_KEY]
         if self.idempotency_key is None:
             return [*others, (IDEMPOTENCY_KEY, str(uuid4()))], False
-        name = "/".join((self.operation.subresource.segment, self.sid or "", self.idempotency_key))
+        # Twilio answers another request under the same key with the result of the first one, and does not carry it out.
+        digest = sha256(urlencode(sorted(others)).encode()).hexdigest()
+        name = "/".join((self.operation.subresource.segment, self.sid or "", self.idempotency_key, digest))
         return [*others, (IDEMPOTENCY_KEY, str(uuid5(call.id, name)))], True
 
 
