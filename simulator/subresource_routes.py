@@ -13,6 +13,7 @@ from simulator.calls import StateDep, authenticate
 from simulator.calls import get_call as find_call
 from simulator.errors import TwilioError
 from simulator.form import read_form
+from simulator.negotiation import json_response
 from simulator.store import Call
 from simulator.subresources import KINDS, Kind, event_of_creation, wav_tone
 
@@ -43,12 +44,12 @@ CallDep = Annotated[Call, Depends(get_call)]
 
 @router.get(_CALL_PATH + _LIST_PATH, include_in_schema=False)
 @router.get(_CALL_PATH + _LIST_PATH + ".json", summary="List events, notifications or recordings of a call")
-async def list_subresources(call: CallDep, kind: KindDep, request: Request, state: StateDep) -> dict[str, Any]:
+async def list_subresources(call: CallDep, kind: KindDep, request: Request, state: StateDep) -> JSONResponse:
     """Lists a call's subresources of one kind. Supports `PageSize`, `Page`, and filters by day (`DateCreated>`)."""
     _require_operation(kind, _LISTABLE)
     own = [event_of_creation(call)] if kind.segment == "Events" else []
     path = f"/2010-04-01/Accounts/{call.account_sid}/Calls/{call.sid}/{kind.segment}.json"
-    return state.subresources.page(kind, call, request.query_params, own, path)
+    return json_response(state.subresources.page(kind, call, request.query_params, own, path), request)
 
 
 @router.post(_CALL_PATH + _LIST_PATH, include_in_schema=False)

@@ -126,6 +126,15 @@ def test_a_page_needs_its_token(calls: httpx.Client, path: str) -> None:
         assert (refused.status_code, refused.json()["code"]) == (400, 20001)
 
 
+def test_a_large_page_is_compressed_for_clients_that_accept_it(calls: httpx.Client, path: str) -> None:
+    assert "Content-Encoding" not in calls.get(f"{path}/Recordings.json").headers
+    made = [calls.post(f"{path}/Recordings.json").json()["sid"] for _ in range(3)]
+    for accepted, encoding in (("gzip, deflate", "gzip"), ("identity", None)):
+        page = calls.get(f"{path}/Recordings.json", headers={"Accept-Encoding": accepted})
+        assert page.headers.get("Content-Encoding") == encoding
+        assert [one["sid"] for one in page.json()["recordings"][:3]] == made[::-1]
+
+
 @pytest.mark.parametrize("written", ["%2B14155550100", "14155550100", "+14155550100", "4155550100", "(415)%20555-0100"])
 def test_filters_match_phone_numbers_in_any_notation(calls: httpx.Client, written: str) -> None:
     sid = calls.post("/Calls.json", data=CALL | {"To": "+14155550100", "From": "+14155550199"}).json()["sid"]
