@@ -9,9 +9,9 @@ import json
 import re
 from base64 import b64encode, urlsafe_b64encode
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
-from urllib.parse import quote, quote_plus, unquote
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 MAX_USERINFOS: Final = 8
 """The maximum number of different user names and passwords in the URLs of one text or form. Searching for each takes time."""
@@ -26,9 +26,21 @@ _REDACTED = "***"
 _MIN_LENGTH_INSIDE_WORDS = 4
 _WORD = re.compile(rb"\w")
 _MEMBER_NAME = re.compile(r"[a-z]+(?:_[a-z]+)*")
-# The userinfo of a URL: up to the last "@" before the path. Only the last character of the scheme is matched: a pattern for the
-# whole scheme would try each letter of a long text as its start, which takes quadratic time.
-_USERINFO_PATTERN = re.compile(r"(?<=[a-z0-9+.-]://)(?P<userinfo>[^\s/\"'<>]*)@", re.IGNORECASE)
+# A text that begins with a URL, as the value of a URL parameter does.
+_URL_AT_START = re.compile(r"[a-z][a-z0-9+.-]*+://(?P<authority>[^\x00-\x20/?#]*+)", re.IGNORECASE)
+# Host and port, and after them the path, the query or the end of a URL within a text. A quote ends a URL only in front of
+# characters that may follow it in XML or JSON. Other quotes may belong to a password.
+_HOST_AND_END = (
+    r"(?:\[[0-9a-f:.]++\]|[^\x00-\x20/?#@:&\"'<>\[\]]++)(?::[0-9]*+)?+"
+    r"(?=[\x00-\x20/?#<]|(?:[\"']|&(?:quot|apos|#34|#39);)[>,}\])]|\Z)"
+)
+# A userinfo in a text ends at the first "@" that a host follows or, in an invalid URL, at the last one before the path. It may
+# contain all but "/", ASCII white space, and "<", which XML does not allow within a text. Only the last character of the scheme
+# is matched: a pattern for the whole scheme would try each letter of a long text as its start, which takes quadratic time.
+_USERINFO_IN_TEXT = re.compile(
+    rf"(?<=[a-z0-9+.-]://)(?!{_HOST_AND_END})(?P<userinfo>[^\x00-\x20/<]*?(?=@{_HOST_AND_END})|[^\x00-\x20/<]*)@",
+    re.IGNORECASE,
+)
 _USERINFO_END = re.compile(r"[@?#]")
 _PERCENT_ESCAPE = re.compile(r"%[0-9A-F]{2}")
 
@@ -172,29 +184,55 @@ def redact(value: Any, secrets: Secrets, *, keep: Callable[[str, Any], bool] = l
 
 def mask_userinfo(text: str) -> str:
     """Returns the text with `***` for user and password in every URL."""
-    return _USERINFO_PATTERN.sub(f"{_REDACTED}@", text) if "://" in text and "@" in text else text
+    parts, at = list[str](), 0
+    for start, end in (found := _find_userinfos(text)):
+        parts += [text[at:start], _REDACTED]
+        at = end
+    return "".join([*parts, text[at:]]) if found else text
 
 
 def has_too_many_userinfos(*texts: str) -> bool:
     """Returns whether the URLs in these texts have more than MAX_USERINFOS different userinfos, or one that is too long."""
-    found = {userinfo for text in texts if "://" in text and "@" in text for userinfo in _USERINFO_PATTERN.findall(text)}
+    found = {text[start:end] for text in texts for start, end in _find_userinfos(text)}
     # What follows "?" or "#" is more likely the query of a URL without a path.
     return len(found) > MAX_USERINFOS or any(len(_USERINFO_END.split(each)[0]) > MAX_USERINFO_LENGTH for each in found)
 
 
 def userinfo_in(text: str) -> Iterator[str]:
-    """Yields the user name and password of every URL in a text: as written, percent-decoded, and as a Basic header's value."""
+    """Yields the user name and password of every URL in a text: as written, percent-decoded, and as a Basic header's value.
+
+    The text may be XML, so yields each with and without HTML escapes.
+    """
+    written = {variant[start:end] for variant in (text, _unescape_html(text)) for start, end in _find_userinfos(variant)}
+    for longest in written | {_unescape_html(userinfo) for userinfo in written}:
+        # Parsers differ for invalid URLs: a password may end at the first "@", "?" or "#".
+        for userinfo in {longest, _USERINFO_END.split(longest)[0]} if ":" in longest else {longest}:
+            user, colon, password = userinfo.partition(":")
+            yield from (user, password, unquote(user), unquote(password))
+            if colon:
+                yield from basic_header_values(unquote(user), unquote(password))
+
+
+def _find_userinfos(text: str) -> Sequence[tuple[int, int]]:
+    """Returns the start and the end of the user name and password of every URL in a text."""
     if "://" not in text or "@" not in text:
-        return
-    for variant in {text, _unescape_html(text)}:
-        for found in _USERINFO_PATTERN.finditer(variant):
-            longest = found["userinfo"]
-            # Parsers differ for invalid URLs: a password may end at the first "@", "?" or "#".
-            for userinfo in {longest, _USERINFO_END.split(longest)[0]} if ":" in longest else {longest}:
-                user, colon, password = userinfo.partition(":")
-                yield from (user, password, unquote(user), unquote(password))
-                if colon:
-                    yield from basic_header_values(unquote(user), unquote(password))
+        return ()
+    found, at = list[tuple[int, int]](), 0
+    if (url := _URL_AT_START.match(text)) and _has_valid_host(url["authority"]):
+        at = url.end()
+        if "@" in url["authority"]:
+            found.append((url.start("authority"), text.rindex("@", 0, at)))
+    return found + [match.span("userinfo") for match in _USERINFO_IN_TEXT.finditer(text, at)]
+
+
+def _has_valid_host(authority: str) -> bool:
+    """Returns whether the part of a URL between `//` and the path has a host and, if it has a port, a valid one."""
+    try:
+        parts = urlsplit(f"//{authority}")
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return False
+    return bool(host)
 
 
 def _unescape_html(text: str) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from app.security.redaction import Secrets, mask_userinfo, redact, userinfo_in
+from app.security.redaction import Secrets, has_too_many_userinfos, mask_userinfo, redact, userinfo_in
 from app.twilio.schemas import Credential
 from app.twilio.secrets import authorization, redact_document, secrets_of, secrets_of_fields
 
@@ -71,6 +71,8 @@ def test_the_value_of_the_basic_header_is_redacted(credential: Credential) -> No
         "https://example.com/?next=http://us3r:pl4nted-p4ss@example.org/",
         "http://us3r:pl4nted-p4ss@[x@y",
         "https://us3r:pl4nted-p4ss?#@example.com",
+        "https://us3r:pl4nted-p4ss@example.com?mail=kate@example.com",
+        "<Play>https://us3r:pl4nted-p4ss?#@example.com</Play>",
     ],
 )
 def test_users_and_passwords_in_urls_are_redacted(text: str, credential: Credential) -> None:
@@ -84,11 +86,51 @@ def test_users_and_passwords_in_urls_are_redacted(text: str, credential: Credent
             assert "pl4nted" not in redacted
 
 
+@pytest.mark.parametrize(
+    "odd", ["'", '"', "<", ">", '">', "'>", "\u00a0", "\u3000", "\x85", "\u2028", "&", "@", "[", "\\", "<é>"]
+)
+def test_a_user_and_a_password_in_the_url_of_a_parameter_may_contain_any_character(odd: str) -> None:
+    for userinfo in (f"us3r:pl4nted{odd}p4ss", f"us3r{odd}name:p4ss"):
+        url = f"https://{userinfo}@example.com:8080/x?a=b"
+        assert mask_userinfo(url) == "https://***@example.com:8080/x?a=b"
+        user, _, password = userinfo.partition(":")
+        assert {user, password} <= set(userinfo_in(url))
+
+
+@pytest.mark.parametrize("odd", ["'", '"', "&apos;", "&quot;", "&#39;", "&lt;", "&amp;", ">", "\u00a0", "\u3000", "\x85", "@"])
+def test_a_password_in_twiml_may_contain_any_character_that_xml_allows(odd: str) -> None:
+    password = f"pl4nted{odd}p4ss"
+    for twiml in (
+        '<Response><Play loop="2">https://{}@example.com/a.mp3</Play><Say>kate@example.com</Say></Response>',
+        "<Response><Play>https://{}@example.com</Play><Say>kate@example.com</Say></Response>",
+        '<Response><Connect action="https://{}@example.com"><Stream name="kate@example.com"/></Connect></Response>',
+        '<Dial action="https://{}@example.com"><Sip>kate@example.com</Sip></Dial>',
+        '<Stream url="wss://{}@example.com:1/" name="kate@example.com"/>',
+        '<Stream url="wss://example.com" statusCallback="https://{}@example.com"/>',
+        '<Response><Dial action="https://example.com"><Sip>sip:kate@example.com</Sip></Dial><Play>https://{}@h</Play></Response>',
+    ):
+        text = twiml.format(f"us3r:{password}")
+        assert mask_userinfo(text) == twiml.format("***")
+        assert {"us3r", password, html.unescape(password)} <= set(userinfo_in(text))
+
+
+def test_an_invalid_url_is_masked_up_to_its_last_at_sign() -> None:
+    assert mask_userinfo("https://us3r:p@ss:w?rd@example.com/a@b") == "https://***@example.com/a@b"
+
+
 def test_a_long_text_takes_linear_time() -> None:
     # With quadratic time, this test would not end.
     text = f"https://h.example/{'a' * 2_000_000}?m=a@b"
     assert mask_userinfo(text) == text
     assert list(userinfo_in(text)) == []
+
+
+@pytest.mark.parametrize("period", ["a", "@", "a@", "a:1@", "a?@", "[1]@", "[", "'>", "&quot;", "https://", "https://a&"])
+def test_a_long_userinfo_takes_linear_time(period: str) -> None:
+    long = period * 200_000
+    for text in (f"https://{long}", f"<a>https://{long}", f"<a>https://{long}@b c</a>", f"<a>https://{long} a@b</a>"):
+        mask_userinfo(text)
+        has_too_many_userinfos(text)
 
 
 def test_an_escaped_password_is_redacted() -> None:
@@ -97,7 +139,26 @@ def test_an_escaped_password_is_redacted() -> None:
 
 
 def test_urls_without_userinfo_are_kept() -> None:
-    for text in ("https://example.com/a@b", "sip:kate@example.com", "mailto:a@b", "", "a://", "kate@example.com"):
+    for text in (
+        "https://example.com/a@b",
+        "https://ivr.example.com?agent=kate@example.com",
+        "https://ivr.example.com:8080#kate@example.com",
+        "https://[2001:db8::1]?agent=kate@example.com",
+        "https://ivr_1.bücher.example?agent=kate@example.com",
+        "<Redirect>https://ivr.example.com?agent=kate@example.com</Redirect>",
+        "<Redirect>https://ivr.example.com</Redirect><Say>kate@example.com</Say>",
+        '<Connect action="https://ivr.example.com:8080"><Parameter value="kate@example.com"/></Connect>',
+        '<Dial action="https://ivr.example.com">kate@example.com</Dial>',
+        "<Dial action='https://ivr.example.com'>kate@example.com</Dial>",
+        '{"a":"https://ivr.example.com","b":"kate@example.com","c":["https://ivr.example.com"],"d":"a@b"}',
+        "{&quot;a&quot;:&quot;https://ivr.example.com&quot;,&quot;b&quot;:&quot;kate@example.com&quot;}",
+        "see https://ivr.example.com, or ask kate@example.com",
+        "sip:kate@example.com",
+        "mailto:a@b",
+        "",
+        "a://",
+        "kate@example.com",
+    ):
         assert mask_userinfo(text) == text
         assert list(userinfo_in(text)) == []
 
