@@ -11,6 +11,7 @@ from ipaddress import IPv6Address
 from urllib.parse import unquote
 
 from app.sip.comparison import are_equal_uris
+from app.sip.grammar import HOST
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):(.*)", re.DOTALL)
 _PHONE_NUMBER = re.compile(r"[+(]?[0-9][0-9 ().\-]*")
@@ -18,17 +19,23 @@ _NOT_DIGITS = re.compile(r"[^0-9]")
 _SIP_PARTS = re.compile(
     r"(?P<base>sips?:(?:[^@]*@)?)(?P<host>\[[^]]*\]|[^:;?]*)(?P<port>:[0-9]*)?(?P<rest>.*)", re.IGNORECASE | re.DOTALL
 )
+# A SIP address without its scheme, which Twilio might leave out, and without a user. "example.com:" is no scheme in it.
+_HOST_WITHOUT_SCHEME = re.compile(rf"{HOST}(?::[0-9]*+)?+(?:[;?].*+)?+", re.ASCII | re.DOTALL)
 _NANP_NUMBER_LENGTH = 11
+_MAX_ESCAPE_LAYERS = 8
+"""The maximum number of times that an address is decoded. Each time takes as long as the address is."""
 
 
 def address_key(address: str) -> str:
     """Returns the comparable part of a call's `to`: a SIP address's user and host, a number's digits, or a client's name."""
     text = _decode_address(address)
     scheme, rest = _split_scheme(text)
-    if scheme in ("sip", "sips") or (not scheme and "@" in rest):
+    if scheme in ("sip", "sips"):
         return "sip:" + _sip_key(rest)
     if scheme == "client":
         return "client:" + rest.partition("?")[0]
+    if scheme != "tel" and ("@" in text or _HOST_WITHOUT_SCHEME.fullmatch(text)):
+        return "sip:" + _sip_key(text)
     if scheme not in ("", "tel"):
         return text
     return "tel:" + (_digits(rest.partition(";")[0]) or rest)
@@ -79,11 +86,18 @@ def has_no_optional_parts(address: str) -> bool:
 
 
 def _decode_address(address: str) -> str:
-    """Returns the address in lower case and without escapes. Of `"Name" <address>`, returns only the address."""
+    """Returns the address in lower case and without escapes. Of `"Name" <address>`, returns only the address.
+
+    Decodes escapes of escapes, too, so that the result is the same if Twilio has decoded the address already.
+    """
     text = address.strip()
     if text.endswith(">"):
         text = text.rpartition("<")[2][:-1]
-    return unquote(text).lower().strip()
+    for _ in range(_MAX_ESCAPE_LAYERS):
+        if (decoded := unquote(text)) == text:
+            break
+        text = decoded
+    return text.lower().strip()
 
 
 def _split_scheme(text: str) -> tuple[str, str]:

@@ -125,6 +125,9 @@ SPELLINGS: dict[str, dict[str, Any]] = {
 ADDRESSES = (
     "sip:kate@example.com",
     "sip:Kate.O%27Brien@EXAMPLE.com:5080;transport=tcp;edge=dublin?X-order=1&X-mail=a%40b",
+    "sip:example.com:5060;transport=tcp",
+    "sip:203.0.113.4",
+    "sip:a%2541@example.com",
     "+14155550100",
 )
 FAR_CLOCKS = {name for name, showing in SPELLINGS.items() if abs(showing.get("ahead_s", 0)) > 900}

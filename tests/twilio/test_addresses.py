@@ -26,14 +26,21 @@ SHOWN = {
     ],
     "sip:a%40b@example.com": ["sip:a@b@example.com"],
     "sip:a%3Fb@example.com": ["sip:a?b@example.com"],
-    "sip:example.com?X-b=x%40y": ["sip:example.com", "sip:EXAMPLE.com?X-b=x@y"],
+    "sip:a%2541@example.com": ["sip:a%41@example.com", "sip:aA@example.com", "aa@example.com"],
+    "sip:a%252541@example.com": ["sip:a%2541@example.com", "sip:a%41@example.com", "sip:aA@example.com"],
+    "sip:kate%3Ax@example.com": ["sip:kate:x@example.com", "kate%3Ax@example.com", "kate:x@example.com"],
+    "sip:example.com?X-b=x%40y": ["sip:example.com", "sip:EXAMPLE.com?X-b=x@y", "example.com", "example.com?X-b=x@y"],
+    "sip:EXAMPLE.com:5060;transport=tcp": ["example.com:5060;transport=tcp", "example.com:5060", "Example.com;transport=tcp"],
+    "sip:pbx": ["pbx", "pbx:5060"],
+    "sip:203.0.113.4:5060": ["203.0.113.4", "203.0.113.4:5060", "203.0.113.4;transport=tcp", "sips:203.0.113.4"],
+    "sip:[2001:db8::1]": ["[2001:DB8::1]", "[2001:db8::1]:5060"],
     "sip:kate@[2001:DB8:0::1]:5060": ["sip:kate@[2001:db8::1]"],
     "sip:+14155550100@example.com": [
         "sip:14155550100@example.com",
         "sip: 14155550100@example.com",
         "sip:4155550100@example.com",
     ],
-    "+14155550100": ["14155550100", "4155550100", "(415) 555-0100", "tel:+1-415-555-0100", "0014155550100"],
+    "+14155550100": ["+1.415.555.0100", "14155550100", "4155550100", "(415) 555-0100", "tel:+1-415-555-0100", "0014155550100"],
     "client:Alice": ["client:alice", "client:alice?x=1"],
 }
 OTHERS = [
@@ -43,6 +50,9 @@ OTHERS = [
     ("sip:1001@example.com", "sip:1002@example.com"),
     ("+14155550100", "+14155550101"),
     ("client:alice", "sip:alice@example.com"),
+    ("+20301134", "sip:203.0.113.4"),
+    ("sip:example.com", "sip:example.org"),
+    ("sip:example.com", "client:example.com"),
 ]
 
 
