@@ -27,6 +27,7 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "no from": ({"to": "sip:kate@example.com", "url": "http://e.example/"}, {"/from"}),
     "no url, twiml or application_sid": (NO_SOURCE, {"/url"}),
     "unknown members, by name": (BASIC | {"if_machine": "Hangup", "a/b~c": 1}, {"/if_machine", "/a~1b~0c"}),
+    "unknown members with pydantic's names": (BASIC | {"bool": 1, "literal[x]": 1}, {"/bool", "/literal[x]"}),
     "number as text": (BASIC | {"timeout": "60"}, {"/timeout"}),
     "boolean as number": (BASIC | {"record": 1}, {"/record"}),
     "timeout too long": (BASIC | {"timeout": 601}, {"/timeout"}),
