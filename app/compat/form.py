@@ -32,7 +32,8 @@ def non_empty_values(fields: ParameterValues, known: Collection[str]) -> Paramet
 
 
 def unknown_name_errors(fields: ParameterValues, known: Collection[str]) -> list[FieldError]:
-    return [_unknown_parameter_error(name) for name in fields if name not in known]
+    has_sip_headers = any("?" in to for to in fields.get("To", ()))
+    return [_unknown_parameter_error(name, has_sip_headers) for name in fields if name not in known]
 
 
 def refuse_encoded_pairs(fields: ParameterValues) -> None:
@@ -44,10 +45,12 @@ def refuse_encoded_pairs(fields: ParameterValues) -> None:
         raise InvalidRequest(field_errors=tuple(errors))
 
 
-def _unknown_parameter_error(name: str) -> FieldError:
+def _unknown_parameter_error(name: str, has_sip_headers: bool = False) -> FieldError:
     text = "is not a parameter of this request"
     if "=" in name:
         text += ": the = between name and value must not be percent-encoded"
+    elif has_sip_headers:
+        text += ": an & inside To must be sent as %26"
     return FieldError(f"?{name[:_MAX_SHOWN_NAME_LENGTH]}", "unknown_parameter", text)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from itertools import islice
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from app.sip.findings import Report
@@ -9,6 +10,9 @@ from app.sip.grammar import parse_items
 
 NameValuePairs = tuple[tuple[str, str | None], ...]
 """Decoded names and values, in order. A value is None if it is missing or not UTF-8."""
+
+HEADER_IN_VALUE: Final = re.compile(r"%26[^%=&]++(?:=|%3[Dd])")
+"""Matches `%26Name=` in the value of a header: probably an `&` between two headers that was escaped."""
 
 _LINE_SEPARATORS = "\x85\u2028\u2029"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x84\x86-\x9f]")

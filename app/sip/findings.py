@@ -10,6 +10,7 @@ from typing import Final
 MAX_FINDINGS: Final = 10
 """The maximum number of findings on an address. `Report` drops further ones, except the first error."""
 AUTHENTICATION_ADVICE: Final = "Leave out the colon and the password; use sip_auth_username and sip_auth_password."
+HEADER_NAME_ADVICE: Final = "Use letters, digits and hyphens: a header's name is a token (RFC 3261 §25.1; 21228, 32111)."
 
 
 class Severity(StrEnum):
@@ -60,7 +61,7 @@ _POLICIES = """
 """
 _WARNINGS = """
     MEDIA_NOT_ENCRYPTED TLS_ON_PORT_5060 NO_TLS_ON_PORT_5061 LEGACY_REGION LEGACY_TNX PLUS_IS_NOT_SPACE
-    SIP_AUTH_USERNAME_MISSING
+    HEADER_IN_VALUE SIP_AUTH_USERNAME_MISSING
 """
 
 SEVERITIES: Final[Mapping[str, Severity]] = MappingProxyType(

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from itertools import permutations, product
 from typing import Final
 
-from app.sip.escapes import NameValuePairs, check_escapes, decode_items, unescape
-from app.sip.findings import AUTHENTICATION_ADVICE, Report, shorten_name
+from app.sip.escapes import HEADER_IN_VALUE, NameValuePairs, check_escapes, decode_items, unescape
+from app.sip.findings import AUTHENTICATION_ADVICE, HEADER_NAME_ADVICE, Report, shorten_name
 from app.sip.grammar import HEADER_CHARACTERS, UriParts
 from app.sip.header_names import DROPPED_HEADERS, PASSED_HEADERS, is_passed_x_header
 
@@ -42,8 +42,8 @@ FAST_PATH_PARAMETERS: Final[dict[str, tuple[NameValuePairs, ValuesByName]]] = {
 _HEADER_CHARACTERS_WITHOUT_PLUS = HEADER_CHARACTERS.replace("+", "")
 FAST_PATH_HEADERS: Final = re.compile(
     r"(?:\A|&)([xX]-(?![tT][wW])[A-Za-z0-9\-]*+)"
-    # A value without "+", whose escapes decode to printable ASCII other than "%". A space was "%20" before.
-    rf"=((?:[ {_HEADER_CHARACTERS_WITHOUT_PLUS}]++|%(?:2[0-46-9A-Fa-f]|[3-6][0-9A-Fa-f]|7[0-9A-Ea-e]))*+)(?![^&])",
+    # A value without "+", whose escapes decode to printable ASCII other than "%" and "&". A space was "%20" before.
+    rf"=((?:[ {_HEADER_CHARACTERS_WITHOUT_PLUS}]++|%(?:2[0-47-9A-Fa-f]|[3-6][0-9A-Fa-f]|7[0-9A-Ea-e]))*+)(?![^&])",
     re.ASCII,
 )
 
@@ -221,6 +221,9 @@ def _check_header_escapes_and_plus(name: str, value: str, start: int, report: Re
         check_escapes(name, start, report)
     if "%" in value:
         check_escapes(value, value_start, report)
+        if inner := HEADER_IN_VALUE.search(value):
+            detail = "Write & and = if this is another header: only the raw body of a form needs %26 for the &."
+            report.add("HEADER_IN_VALUE", value_start + inner.start(), value_start + inner.end(), detail)
     if "+" in value and (plus := _PLUS_BETWEEN_WORDS.search(value)):
         at = value_start + plus.start()
         report.add("PLUS_IS_NOT_SPACE", at, at + 1, "Write %20 if a space is meant: in a SIP URI + is a plus.")
@@ -232,8 +235,7 @@ def _check_header_name(name: str, key: str, start: int, end: int, report: Report
     if key in PASSED_HEADERS:
         return
     if not _HEADER_NAME.fullmatch(name):
-        detail = "Use letters, digits and hyphens: a header's name is a token (RFC 3261 §25.1; 21228, 32111)."
-        report.add("BAD_HEADER_NAME", start, end, detail)
+        report.add("BAD_HEADER_NAME", start, end, HEADER_NAME_ADVICE)
     elif key in _ROUTING_PARAMS:
         detail = f"Write ;{key}=… before the ?: as a header it is dropped and changes nothing (32113)."
         report.add("HEADER_NOT_PASSED", start, end, detail)

@@ -186,6 +186,18 @@ async def test_invalid_requests_are_refused_and_not_sent(
         assert upstream.received == []
 
 
+async def test_an_ampersand_inside_to_that_is_not_encoded_is_explained(gateway: Gateway) -> None:
+    query = "From=Jack&To=sip:kate@example.com?X-A=foo&X-B=bar"
+    tenant = await gateway.add_tenant()
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    for response in (
+        await tenant.http.post(calls(tenant), content=query, headers=headers),
+        await tenant.http.get(calls(tenant, f".json?{query}")),
+    ):
+        assert error_code_of(response) == (400, 20001)
+        assert response.json()["message"] == "X-B: is not a parameter of this request: an & inside To must be sent as %26."
+
+
 async def test_empty_parameters_count_as_not_given(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)

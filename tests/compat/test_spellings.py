@@ -220,6 +220,12 @@ async def test_values_that_twilio_ignores_are_ignored_with_its_warning(
         ({"MachineDetectionSpeechThreshold": "1"}, 21234),
         ({"MachineDetectionSpeechEndThreshold": "1"}, 21234),
         ({"MachineDetectionSilenceTimeout": "1"}, 21234),
+        ({"To": "sip:kate@example.com?X%20A=1"}, 21228),
+        ({"To": "sip:kate@example.com?X-A;=1"}, 21228),
+        ({"To": "sip:kate@example.com?X{a}=b"}, 21228),
+        ({"To": "sip:kate@example.com?=b"}, 21228),
+        ({"To": "sip:kate@example.com?X-A=1;2"}, 21229),
+        ({"To": "sip:kate@example.com?X-A"}, 21229),
     ],
 )
 async def test_refused_values_have_twilios_code(gateway: Gateway, fields: dict[str, str], code: int) -> None:

@@ -111,6 +111,13 @@ def test_an_ordinary_host_has_no_finding(host: str) -> None:
         ("sip:kate@example.com;a;;b", "BAD_PARAM", ";"),
         ("sip:kate@example.com;a=b,c", "BAD_PARAM", ","),
         ("sip:kate@example.com?X-A=1&X-B", "BAD_HEADER", "X-B"),
+        ("sip:kate@example.com?X-A=1;2", "BAD_HEADER", ";"),
+        ("sip:kate@example.com?=b", "BAD_HEADER_NAME", "=b"),
+        ("sip:kate@example.com?X-A;=1", "BAD_HEADER_NAME", ";"),
+        ("sip:kate@example.com?X{a}=b", "BAD_HEADER_NAME", "{"),
+        ("sip:kate@example.com?X%20A=1", "BAD_HEADER_NAME", "X%20A"),
+        ("sip:michael@example.com?X-A=foo%26X-B=bar", "BAD_HEADER", "%26X-B="),
+        ("sip:michael@example.com?X-A=foo%26X-B%3Dbar", "HEADER_IN_VALUE", "%26X-B%3D"),
         ("sip:kate@example.com?X-A=1%zz", "BAD_ESCAPE", "%"),
         ("sip:kate@exämple.com", "NON_ASCII", "ä"),
         ("sip:kate@example.com\r\n", "CONTROL_CHAR", "\r\n"),
@@ -122,6 +129,18 @@ def test_an_ordinary_host_has_no_finding(host: str) -> None:
 def test_the_range_of_a_finding(text: str, code: str, where: str) -> None:
     found = next(finding for finding in SipUri.parse(text).findings if finding.code == code)
     assert text[found.start : found.end] == where
+
+
+def test_an_escaped_separator_of_headers_is_explained() -> None:
+    for header in ("mycustomheader=foo%26myotherheader=bar", "X-A=foo%26X-B=a=b"):
+        found = [
+            finding for finding in SipUri.parse(f"sip:michael@example.com?{header}").findings if finding.code == "BAD_HEADER"
+        ]
+        assert [finding.detail for finding in found] == [
+            "Write & between headers here: only the raw body of a form needs %26 for it."
+        ]
+    for value in ("a%26b", "a%26b%26", "%3Da%26b", "R%26D%20a%3Db", "a%3D%3D"):
+        assert codes(f"sip:michael@example.com?X-A={value}") == []
 
 
 def test_all_independent_errors_are_reported_at_once() -> None:
