@@ -194,8 +194,7 @@ def mask_userinfo(text: str) -> str:
 def has_too_many_userinfos(*texts: str) -> bool:
     """Returns whether the URLs in these texts have more than MAX_USERINFOS different userinfos, or one that is too long."""
     found = {text[start:end] for text in texts for start, end in _find_userinfos(text)}
-    # What follows "?" or "#" is more likely the query of a URL without a path.
-    return len(found) > MAX_USERINFOS or any(len(_USERINFO_END.split(each)[0]) > MAX_USERINFO_LENGTH for each in found)
+    return len(found) > MAX_USERINFOS or any(len(each) > MAX_USERINFO_LENGTH for each in found)
 
 
 def userinfo_in(text: str) -> Iterator[str]:

@@ -133,6 +133,12 @@ def test_a_long_userinfo_takes_linear_time(period: str) -> None:
         has_too_many_userinfos(text)
 
 
+@pytest.mark.parametrize("end", ["@", "?#@", ""])
+def test_a_long_password_is_refused_wherever_parsers_let_it_end(end: str) -> None:
+    assert has_too_many_userinfos(f"https://us3r:p{end}{'x' * 200}:@h.example:port/")
+    assert not has_too_many_userinfos(f"https://h.example?q={'x' * 200}@b")
+
+
 def test_an_escaped_password_is_redacted() -> None:
     found = set(userinfo_in("<Redirect>https://us3r:a%26b&amp;c@example.com/</Redirect>"))
     assert {"a&b&c", "a%26b&amp;c", "a%26b&c"} <= found
