@@ -56,7 +56,8 @@ def parse_twilio_base_url(text: str) -> str:
 def parse_url(text: str) -> str:
     """Returns an http or https URL without its trailing slashes.
 
-    Raises ValueError for any other text, and for a URL with a user, a query or a fragment.
+    Raises ValueError for any other text, and for a URL with a user, a query or a fragment. The host must be ASCII: other
+    characters look like ASCII, and libraries convert them in different ways.
     """
     try:
         parts = urlsplit(text)
@@ -65,6 +66,8 @@ def parse_url(text: str) -> str:
         raise ValueError("has an invalid host or port") from None
     if parts.scheme not in ("http", "https") or not host or re.search(r"[\s\x00-\x1f\x7f\\]", text):
         raise ValueError("must be an http:// or https:// URL")
+    if not parts.netloc.isascii():  # `hostname` is in lower case, in which the Kelvin sign is an ASCII k
+        raise ValueError("must have a host in its ASCII form, which begins with xn--")
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("must have no user, query or fragment")
     return text.rstrip("/")

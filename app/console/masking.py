@@ -13,16 +13,17 @@ from app.setting_values import TWILIO_API_VERSION
 
 _MASK = "•••"
 _MAX_SHOWN_DIGITS = 4
-_SCHEME = re.compile(r"sips?:|client:|tel:", re.IGNORECASE)
+_SCHEME = re.compile(r"sips?:|client:|tel:", re.IGNORECASE | re.ASCII)
 _PHONE_NUMBER = re.compile(r"\+?[0-9()\-. ]{5,}")
 _WITH_SCHEME = r"(?<!\w)(?:sips?|client|tel):[^\s\"'<>,]+"
-_EMAIL_LIKE = r"(?<![\w@])[\w.+%-]+(?:@|%40)[\w.-]+"
+_EMAIL_LIKE = r"(?u:(?<![\w@])[\w.+%-]+(?:@|%40)[\w.-]+)"  # people have letters of all languages in their names
 _NUMBER_IN_TEXT = r"(?<![\w.:-])(?:\+|%2B)?[0-9](?:[ ().-]{0,2}[0-9]){6,17}(?![\w:-])|(?<=:)\+?[0-9]{7,18}(?![\w:.-])"
-_PERSONAL_DATA = re.compile(f"{_WITH_SCHEME}|{_EMAIL_LIKE}|{_NUMBER_IN_TEXT}", re.IGNORECASE)
+_PERSONAL_DATA = re.compile(f"{_WITH_SCHEME}|{_EMAIL_LIKE}|{_NUMBER_IN_TEXT}", re.IGNORECASE | re.ASCII)
 _NUMBER_IN_KEY = re.compile(r"(?<![A-Za-z0-9])\+?[0-9]{7,15}(?![A-Za-z0-9])")
 _ID_OR_TIME = re.compile(
     r"[A-Z]{2}[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-    r"|\d{4}-\d\d-\d\d(?:T[\d:.]+(?:Z|[+-]\d\d:\d\d))?|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} [\d:]{8} (?:[+-]\d{4}|GMT)"
+    r"|\d{4}-\d\d-\d\d(?:T[\d:.]+(?:Z|[+-]\d\d:\d\d))?|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} [\d:]{8} (?:[+-]\d{4}|GMT)",
+    re.ASCII,
 )
 # Longer texts are hidden completely: the search for personal data in them can take quadratic time.
 _MAX_SEARCHED_LENGTH: Final = 500

@@ -98,7 +98,7 @@ def parse_delivery_url(url: str, allowed: AllowList, *, max_length: int | None =
     match = _URL.fullmatch(url)
     if max_length is not None and len(url) > max_length:
         return UrlError("url_too_long", f"Use at most {max_length} characters.")
-    if match is None or _BAD_ESCAPE.search(match["rest"]):
+    if match is None or not url.isascii() or _BAD_ESCAPE.search(match["rest"]):
         return _url_error(url)
     authority = match["authority"]
     if "@" in authority:
@@ -152,8 +152,6 @@ def _read_host(host: str) -> Address | UrlError | None:
             return UrlError("url_host", "Check the IPv6 address between the brackets.")
     if not host:
         return UrlError("url_host", "Name a host.")
-    if not host.isascii():
-        return UrlError("url_not_ascii", "Write an international host in its ASCII form, which begins with xn--.")
     if host.endswith("."):
         return UrlError("url_host", "Leave out the dot at the end of the host.")
     # Resolvers take 127.1, 0177.0.0.1, 2130706433 and 0x7f000001 for addresses, but not all for the same one.

@@ -27,7 +27,7 @@ _MIN_LENGTH_INSIDE_WORDS = 4
 _WORD = re.compile(rb"\w")
 _MEMBER_NAME = re.compile(r"[a-z]+(?:_[a-z]+)*")
 # A text that begins with a URL, as the value of a URL parameter does.
-_URL_AT_START = re.compile(r"[a-z][a-z0-9+.-]*+://(?P<authority>[^\x00-\x20/?#]*+)", re.IGNORECASE)
+_URL_AT_START = re.compile(r"[a-z][a-z0-9+.-]*+://(?P<authority>[^\x00-\x20/?#]*+)", re.IGNORECASE | re.ASCII)
 # Host and port, and after them the path, the query or the end of a URL within a text. A quote ends a URL only in front of
 # characters that may follow it in XML or JSON. Other quotes may belong to a password.
 _HOST_AND_END = (
@@ -39,7 +39,7 @@ _HOST_AND_END = (
 # is matched: a pattern for the whole scheme would try each letter of a long text as its start, which takes quadratic time.
 _USERINFO_IN_TEXT = re.compile(
     rf"(?<=[a-z0-9+.-]://)(?!{_HOST_AND_END})(?P<userinfo>[^\x00-\x20/<]*?(?=@{_HOST_AND_END})|[^\x00-\x20/<]*)@",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 _USERINFO_END = re.compile(r"[@?#]")
 _PERCENT_ESCAPE = re.compile(r"%[0-9A-F]{2}")

@@ -17,7 +17,8 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):(.*)", re.DOTALL)
 _PHONE_NUMBER = re.compile(r"[+(]?[0-9][0-9 ().\-]*")
 _NOT_DIGITS = re.compile(r"[^0-9]")
 _SIP_PARTS = re.compile(
-    r"(?P<base>sips?:(?:[^@]*@)?)(?P<host>\[[^]]*\]|[^:;?]*)(?P<port>:[0-9]*)?(?P<rest>.*)", re.IGNORECASE | re.DOTALL
+    r"(?P<base>sips?:(?:[^@]*@)?)(?P<host>\[[^]]*\]|[^:;?]*)(?P<port>:[0-9]*)?(?P<rest>.*)",
+    re.IGNORECASE | re.ASCII | re.DOTALL,
 )
 # A SIP address without its scheme, which Twilio might leave out, and without a user. "example.com:" is no scheme in it.
 _HOST_WITHOUT_SCHEME = re.compile(rf"{HOST}(?::[0-9]*+)?+(?:[;?].*+)?+", re.ASCII | re.DOTALL)
@@ -57,7 +58,7 @@ def is_same_address(sent: str, returned: str) -> bool:
 
 def is_same_caller(sent: str, returned: str) -> bool:
     """Returns whether `returned` is exactly the caller that was sent, alone or as the user part of a SIP address."""
-    match = re.fullmatch(r"(?:sips?:)?([^@:;?]+)(?:@.*)?", returned, re.IGNORECASE)
+    match = re.fullmatch(r"(?:sips?:)?([^@:;?]+)(?:@.*)?", returned, re.IGNORECASE | re.ASCII)
     return returned == sent or (match is not None and match[1] == sent)
 
 

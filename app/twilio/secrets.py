@@ -20,7 +20,7 @@ _TWILIOS_OWN_MEMBERS = frozenset(
         *("date_created", "date_updated", "start_time", "end_time", "duration", "queue_time", "price", "price_unit"),
     )
 )
-_TWILIOS_DOCS_URL = re.compile(r"https://www\.twilio\.com/docs/[\w/-]*")
+_TWILIOS_DOCS_URL = re.compile(r"https://www\.twilio\.com/docs/[\w/-]*", re.ASCII)
 
 
 def authorization(credential: Credential) -> str:

@@ -110,6 +110,8 @@ async def test_of_racing_creations_one_creates(operator: Admin, tenant_id: str) 
         ({"account_sid": SID} | KEY | {"key_sid": SID}, ("/key_sid", "string_pattern_mismatch")),
         (TOKEN | {"base_url": "api.dublin.ie1.twilio.com"}, ("/base_url", "invalid_url")),
         (TOKEN | {"base_url": "https://api.twilio.com/2010-04-01/Accounts"}, ("/base_url", "invalid_url")),
+        (TOKEN | {"base_url": "https://api.tw\N{LATIN SMALL LETTER DOTLESS I}lio.com"}, ("/base_url", "invalid_url")),
+        (TOKEN | {"base_url": "https://\N{KELVIN SIGN}elvin.example"}, ("/base_url", "invalid_url")),
     ],
 )
 async def test_an_invalid_account_is_refused_by_member(
@@ -159,6 +161,8 @@ async def test_only_an_operator_sends_secrets_elsewhere_than_to_twilio(gateway: 
         "https://api.twilio.com@example.com",
         "http://api.twilio.com",
         "https://api.twilio.com:8443",
+        "https://api.tw\N{LATIN SMALL LETTER DOTLESS I}lio.com",
+        "https://api.tw\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}lio.com",
     ):
         refused = await own.post(path, TOKEN | {"base_url": host})
         assert slug_of(refused) == (403, "operator-key-required"), host

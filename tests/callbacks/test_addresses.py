@@ -146,6 +146,7 @@ def test_a_url_is_read(url: str, scheme: str, host: str, port: int) -> None:
         ("https://１２７.0.0.1/", "url_not_ascii"),
         ("https://127。0。0。1/", "url_not_ascii"),
         ("https://ⓔxample.com/", "url_not_ascii"),
+        ("https://\N{KELVIN SIGN}elvin.example/", "url_not_ascii"),
         ("https://user:secret@example.com/", "url_credentials"),
         ("https://user@example.com/", "url_credentials"),
         ("https://@example.com/", "url_credentials"),

@@ -48,6 +48,8 @@ def test_a_number_or_address_is_masked(value: str | None, shown: str) -> None:
         ("CA" + "1" * 32, "CA" + "1" * 32),
         ("01a20722-82cb-7520-b5df-0e45ebf88f42", "01a20722-82cb-7520-b5df-0e45ebf88f42"),
         ("order-4711", "order-4711"),
+        ("müller@example.com", "m•••@example.com"),
+        ("电话14155551234失败", "电话•••1234失败"),
     ],
 )
 def test_addresses_in_a_text_are_masked_and_the_rest_stays(text: str, masked: str) -> None:

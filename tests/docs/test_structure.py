@@ -66,6 +66,18 @@ def test_no_name_means_two_things() -> None:
     assert shared.keys() == SHARED_NAMES.keys(), shared
 
 
+def test_patterns_that_ignore_case_compare_ascii_letters_only() -> None:
+    """A Unicode pattern without case takes a dotless i for i, a long s for s, and the Kelvin sign for k."""
+    flags = [
+        (path, ast.unparse(call))
+        for path, module in modules("app").items()
+        for call in ast.walk(module)
+        if isinstance(call, ast.Call) and "re.IGNORECASE" in {ast.unparse(node) for node in ast.walk(call)}
+    ]
+    assert flags
+    assert not [(path, call) for path, call in flags if "re.ASCII" not in call]
+
+
 @pytest.mark.parametrize("folder", ["app", "simulator", "migrations", "bench", "tests"])
 def test_docstrings_of_functions_begin_with_a_verb_or_with_what_is_returned(folder: str) -> None:
     unclear = {

@@ -144,6 +144,10 @@ def test_an_escaped_password_is_redacted() -> None:
     assert {"a&b&c", "a%26b&amp;c", "a%26b&c"} <= found
 
 
+def test_a_password_with_a_space_that_is_not_ascii_is_found() -> None:
+    assert "a\N{NO-BREAK SPACE}b" in set(userinfo_in("https://us3r:a\N{NO-BREAK SPACE}b@example.com/"))
+
+
 def test_urls_without_userinfo_are_kept() -> None:
     for text in (
         "https://example.com/a@b",

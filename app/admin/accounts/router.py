@@ -40,7 +40,7 @@ router = admin_router()
 _EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/accounts"
 _EXAMPLE_ACCOUNT_PATH = f"{_EXAMPLE_PATH}/{examples.ACCOUNT_SID}"
 _CREDENTIALS_PATH = f"{_EXAMPLE_ACCOUNT_PATH}/credentials"
-_TWILIO_URL_PATTERN = re.compile(r"https://([a-z0-9-]+\.)*twilio\.com/?", re.IGNORECASE)
+_TWILIO_URL_PATTERN = re.compile(r"https://([a-z0-9-]+\.)*twilio\.com/?", re.IGNORECASE | re.ASCII)
 
 AccountSid = Annotated[
     str, Path(description="The account's SID.", examples=[examples.ACCOUNT_SID], max_length=34, pattern=NO_NUL_PATTERN)

@@ -45,7 +45,7 @@ _UUID_PATTERN = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _CALL_ID_VERSION = 7  # ids of calls have it; UUIDs that clients use as idempotency keys are mostly random
 _KEY_PATTERN = re.compile(r"[\x20-\x7e]{1,255}")
 _TENANT_PATTERN = re.compile(r"[^\x00]{1,255}")
-_SCHEME_PATTERN = re.compile(r"(sips?|client):.", re.IGNORECASE | re.DOTALL)
+_SCHEME_PATTERN = re.compile(r"(sips?|client):.", re.IGNORECASE | re.ASCII | re.DOTALL)
 _PREFIX_PATTERN = re.compile(r"(to|from|key): ?(.+)", re.DOTALL)
 
 
