@@ -121,7 +121,7 @@ class CredentialRotation(AccountAdministration):
 
         An old auth token is needed while Twilio accepts it. Every old credential is needed until it has been unused for
         `min_unused_time`, which should be more than a minute, because uses are stored up to a minute late. Raises OperatorError
-        if Twilio refuses the new credential or does not answer.
+        if Twilio refuses the new credential, has refused it for a request of this service, or does not answer.
         """
         account, old, new = replacement.account, replacement.old, replacement.new
         decrypted = await self._decrypt(account, new)
@@ -130,16 +130,18 @@ class CredentialRotation(AccountAdministration):
         await self._require_accepted(
             decrypted, f"Twilio refuses the new credential {new.id}: the old one stays; revoke the new one and begin again"
         )
-        if old.kind == "auth_token" and await self._is_accepted(account, old):
-            return RotationProgress("promote", old)
+        is_promotion_needed = old.kind == "auth_token" and await self._is_accepted(account, old)
         async with self.database.transaction() as connection:
             await self._lock_account(connection, account.tenant_id, account.account_sid)
-            if old.kind == "auth_token":
+            if old.kind == "auth_token" and not is_promotion_needed:
                 await mark_rejected(connection, old.id, reason=TwilioCredentialRejected.reason)
             active = await self._active_by_id(connection, account)
             if not {old.id, new.id} <= active.keys():
                 raise _revoked_meanwhile()
+            _require_not_rejected(active[new.id])
             old = active[old.id]
+            if is_promotion_needed:
+                return RotationProgress("promote", old)
             revoke_at = _last_needed_at(old, active[new.id]) + min_unused_time
             if await transaction_start(connection) < revoke_at:
                 return RotationProgress("wait", old, revoke_at)
@@ -232,6 +234,18 @@ def _choose_old(
     if len(others) > 1 or (stored is not None and (stored.kind == "api_key" or others[0].id > stored.id)):
         raise OperatorError(f"say which credential the new one replaces: --replace {_ids_text(others)}")
     return others[0]
+
+
+def _require_not_rejected(new: CredentialRow) -> None:
+    """Raises OperatorError if Twilio has refused the new credential for a request.
+
+    A restricted API key may be allowed to read calls, which is what the rotation tries, and not to create them.
+    """
+    if new.rejected_at is not None:
+        raise OperatorError(
+            f"Twilio refused the new credential {new.id} for a request at {new.rejected_at.isoformat(timespec='seconds')}: "
+            "the old one stays; revoke the new one and begin again with one that may create calls"
+        )
 
 
 def _last_needed_at(old: CredentialRow, new: CredentialRow) -> datetime:

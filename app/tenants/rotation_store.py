@@ -10,9 +10,15 @@ from app.database.connection import Connection
 
 
 async def move_credential(connection: Connection, credential_id: UUID, *, place: UUID) -> None:
-    """Sets the credential's `place`, its sort key in the order of use. It then comes before others with the same `place`."""
+    """Sets the place of a credential that Twilio has just accepted, and removes the mark of an earlier refusal.
+
+    `place` is its sort key in the order of use. It then comes before others with the same `place`.
+    """
     await connection.execute(
-        "UPDATE twilio_credential SET place = $2, preferred_at = now() WHERE id = $1", credential_id, place
+        """UPDATE twilio_credential SET place = $2, preferred_at = now(), rejected_at = NULL, rejected_reason = NULL
+        WHERE id = $1""",
+        credential_id,
+        place,
     )
 
 

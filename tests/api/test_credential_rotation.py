@@ -17,7 +17,7 @@ from app.security.keyring import Keyring
 from app.tenants.administration_rotation import CredentialRotation, Replacement
 from app.tenants.administration_store import CredentialRow
 from app.tenants.errors import NoSuchResource, OperatorError
-from app.tenants.repository import mark_credentials_used
+from app.tenants.repository import mark_credentials_used, set_rejection
 from simulator.config import SimulatorConfig
 from tests.simulator.running import serve
 from tests.support.clients import http_client
@@ -83,6 +83,11 @@ class Account:
     async def use(self, credential: CredentialRow) -> None:
         async with self.gateway.database.begin() as session:
             await mark_credentials_used(session, [str(credential.id)])
+
+    async def reject(self, credential: CredentialRow) -> None:
+        """Marks the credential as after a creation that Twilio has refused because of it."""
+        async with self.gateway.database.begin() as session:
+            await set_rejection(session, [credential.id], reason="credentials_rejected")
 
     async def advance(self, replacement: Replacement) -> str:
         return (await self.rotation.advance(replacement, min_unused_time=QUIET)).step
@@ -232,6 +237,37 @@ async def test_an_api_key_is_revoked_when_it_has_not_been_used_for_a_while(accou
     assert await account.advance(replacement) == "done"
     assert await account.active() == [token, replacement.new.id]
     assert await account.begin("new-secret", OTHER_KEY) is None
+
+
+async def test_the_old_key_stays_if_twilio_refuses_a_request_with_the_new_one(account: Account) -> None:
+    """A restricted key may be allowed to read calls and not to create them."""
+    old = await account.add("old-secret", KEY)
+    await account.at_twilio(primary=account.tenant.auth_token, **{KEY: "old-secret", OTHER_KEY: "new-secret"})
+    replacement = await account.begun("new-secret", OTHER_KEY)
+    await account.reject(replacement.new)
+    await account.pass_time(60)
+    before = await account.active()
+    with pytest.raises(OperatorError, match=r"refused the new credential .* for a request at \d{4}-.*: the old one stays"):
+        await account.advance(replacement)
+    assert old.id in before
+    assert await account.active() == before
+
+
+async def test_a_token_that_twilio_has_refused_is_not_to_be_promoted(account: Account) -> None:
+    replacement = await account.begun("second")
+    await account.reject(replacement.new)
+    with pytest.raises(OperatorError, match="for a request at"):
+        await account.advance(replacement)
+
+
+async def test_a_credential_that_twilio_accepts_again_is_tried_first_again(account: Account) -> None:
+    (first,) = await account.active()
+    second = await account.add("second")
+    await account.reject(second)
+    replacement = await account.begun("second")
+    assert (replacement.new.id, replacement.new.rejected_at, replacement.new.rejected_reason) == (second.id, None, None)
+    assert await account.active() == [second.id, first]
+    assert await account.advance(replacement) == "promote"
 
 
 async def test_with_several_keys_the_old_one_must_be_named(account: Account) -> None:
