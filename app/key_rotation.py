@@ -18,7 +18,8 @@ from app.tenants.repository import (
     SealedColumn,
     describe_secret,
     hashed_counts_by_key,
-    list_rows_with_secret,
+    list_rows_with_needed_secret,
+    lock_rows_to_reseal,
     sealed_counts_by_key,
 )
 
@@ -57,7 +58,7 @@ class KeyRotation:
     async def reseal(self, actor: Actor) -> ResealResult:
         """Re-encrypts every secret that was not encrypted with the newest key. Records one audit event for each batch.
 
-        A secret that no configured key decrypts stays as it is. The result lists such secrets.
+        A secret that no configured key decrypts stays as it is. The result lists such secrets, without revoked ones.
         """
         result = ResealResult()
         for sealed_column in SEALED_COLUMNS:
@@ -68,13 +69,13 @@ class KeyRotation:
         return result
 
     async def find_unreadable(self) -> list[str]:
-        """Returns the stored secrets that cannot be decrypted, each with the reason."""
+        """Returns the stored secrets that cannot be decrypted, each with the reason. Ignores revoked ones."""
         names: list[str] = []
         for sealed_column in SEALED_COLUMNS:
             last = None
             while True:
                 async with self.database.begin() as session:
-                    rows = await list_rows_with_secret(session, sealed_column, after=last, limit=self.batch_size)
+                    rows = await list_rows_with_needed_secret(session, sealed_column, after=last, limit=self.batch_size)
                     names += [
                         f"{await describe_secret(session, sealed_column, row)}: {reason}"
                         for row in rows
@@ -114,8 +115,8 @@ class KeyRotation:
         """
         resealed = 0
         async with self.database.begin() as session:
-            rows = await list_rows_with_secret(
-                session, sealed_column, after=last_id, limit=self.batch_size, unless_key_id=self.keyring.newest_id
+            rows = await lock_rows_to_reseal(
+                session, sealed_column, after=last_id, limit=self.batch_size, key_id=self.keyring.newest_id
             )
             for row in rows:
                 try:

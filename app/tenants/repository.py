@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import LargeBinary, func, or_, select, update
+from sqlalchemy import LargeBinary, Select, and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -74,6 +74,12 @@ class SealedColumn:
         """The SQLAlchemy column, for use in statements."""
         return getattr(self.table, self.column)
 
+    @property
+    def is_needed(self) -> Any:
+        """The SQL condition for rows with a secret that is needed: one that is set, and not revoked."""
+        revoked_at = getattr(self.table, "revoked_at", None)
+        return self.sealed.is_not(None) if revoked_at is None else and_(self.sealed.is_not(None), revoked_at.is_(None))
+
 
 # All columns with encrypted secrets.
 SEALED_COLUMNS = (
@@ -94,26 +100,37 @@ async def describe_secret(session: AsyncSession, column: SealedColumn, row: Any)
     return f"{column.noun} {row.id} of account {account.account_sid} of tenant {account.tenant_id}"
 
 
-async def list_rows_with_secret(
-    session: AsyncSession, column: SealedColumn, *, after: Any, limit: int, unless_key_id: bytes | None = None
-) -> Sequence[Any]:
-    """Returns up to `limit` rows that have a secret in this column, sorted by id. Includes revoked ones.
+async def list_rows_with_needed_secret(session: AsyncSession, column: SealedColumn, *, after: Any, limit: int) -> Sequence[Any]:
+    """Returns up to `limit` rows with a secret in this column that is not revoked, sorted by id.
 
-    If `after`, an id, is given, returns only rows with a later id. If `unless_key_id`, the id of an encryption key, is given,
-    returns only rows whose secret is encrypted with another key, and locks these rows.
+    If `after`, an id, is given, returns only rows with a later id.
     """
-    statement = select(column.table).where(column.sealed.is_not(None)).order_by(column.table.id).limit(limit)
-    if after is not None:
-        statement = statement.where(column.table.id > after)
-    if unless_key_id is not None:
-        statement = statement.where(_key_id_sql(column.sealed, SEALED_KEY_ID_POSITION) != unless_key_id).with_for_update()
+    statement = _rows_after(column, after, limit).where(column.is_needed)
     return (await session.scalars(statement)).all()
 
 
+async def lock_rows_to_reseal(
+    session: AsyncSession, column: SealedColumn, *, after: Any, limit: int, key_id: bytes
+) -> Sequence[Any]:
+    """Locks and returns up to `limit` rows whose secret is encrypted with another key than `key_id`, sorted by id.
+
+    Includes revoked ones, because `callgate apply` compares the secrets in its file with them. If `after`, an id, is given,
+    returns only rows with a later id.
+    """
+    is_other_key = _key_id_sql(column.sealed, SEALED_KEY_ID_POSITION) != key_id
+    statement = _rows_after(column, after, limit).where(column.sealed.is_not(None), is_other_key).with_for_update()
+    return (await session.scalars(statement)).all()
+
+
+def _rows_after(column: SealedColumn, after: Any, limit: int) -> Select[Any]:
+    statement = select(column.table).order_by(column.table.id).limit(limit)
+    return statement if after is None else statement.where(column.table.id > after)
+
+
 async def sealed_counts_by_key(session: AsyncSession, column: SealedColumn) -> dict[bytes, int]:
-    """Returns how many secrets of this column are encrypted with each encryption key, by the id of the key."""
+    """Returns how many secrets of this column that are not revoked each encryption key encrypts, by the id of the key."""
     key_id = _key_id_sql(column.sealed, SEALED_KEY_ID_POSITION)
-    found = await session.execute(select(key_id, func.count()).where(column.sealed.is_not(None)).group_by(key_id))
+    found = await session.execute(select(key_id, func.count()).where(column.is_needed).group_by(key_id))
     return dict(found.all())
 
 
@@ -130,14 +147,7 @@ async def key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
 
     Ignores revoked and expired secrets.
     """
-    credentials = select(_key_id_sql(TwilioCredential.sealed_secret, SEALED_KEY_ID_POSITION)).where(
-        TwilioCredential.revoked_at.is_(None)
-    )
-    tenants = select(_key_id_sql(Tenant.sealed_callback_secret, SEALED_KEY_ID_POSITION)).where(
-        Tenant.sealed_callback_secret.is_not(None)
-    )
-    sip_credentials = select(_key_id_sql(SipCredential.sealed_password, SEALED_KEY_ID_POSITION))
-    sealed = [set(await session.scalars(statement.distinct())) for statement in (credentials, tenants, sip_credentials)]
+    sealed = [set(await sealed_counts_by_key(session, column)) for column in SEALED_COLUMNS]
     return [*sealed, set(await hashed_counts_by_key(session))]
 
 

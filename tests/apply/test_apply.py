@@ -312,6 +312,18 @@ def test_a_secret_that_was_revoked_is_not_used_again(installed: Installation) ->
     )
 
 
+async def test_a_damaged_credential_is_replaced_by_the_same_secret(installed: Installation) -> None:
+    installed.apply(shop(accounts=[account(TOKEN)]))
+    (damaged,) = installed.listed("accounts", "list", "shop")
+    async with installed.connected() as connection:
+        await connection.execute("UPDATE twilio_credential SET sealed_secret = '\\x01'")
+    declared = shop(accounts=[account(TOKEN, revoked=[damaged["credential"]])])
+    added = f"tenant shop: add auth token of account {ACCOUNT}"
+    name = f"credential {damaged['credential']} ({ACCOUNT}) of account {ACCOUNT}"
+    assert installed.apply(declared) == [added, f"tenant shop: revoke {name}"]
+    assert installed.apply(declared) == []
+
+
 def test_a_secret_that_the_api_refuses_is_refused_before_anything_is_changed(installed: Installation) -> None:
     path = installed.write(shop(accounts=[account(TOKEN)]))
     for arguments in (("apply", "-f", path), ("apply", "-f", path, "--dry-run")):

@@ -157,6 +157,34 @@ async def test_damaged_secrets_are_listed_and_do_not_stop_the_rotation(
             assert output["sealed_anew"] == len(whole)
 
 
+async def test_revoked_credentials_need_no_key(gateway: Gateway) -> None:
+    """A damaged credential is replaced as docs/rotation.md says: it is added again, and the damaged one is revoked."""
+    async with gateway.database.begin() as session:
+        await session.execute(text("DELETE FROM twilio_credential"))
+    tenant = await gateway.add_tenant()
+    ((account, (damaged,)),) = await gateway.tenants.list_accounts(tenant.id)
+    async with gateway.database.begin() as session:
+        sealed = keyring(UNKNOWN).seal("planted", identity=f"twilio_credential:{damaged.id}")
+        await session.execute(text("UPDATE twilio_credential SET sealed_secret = :sealed"), {"sealed": sealed})
+    added, revoked = [
+        await gateway.tenants.add_credential(
+            tenant.id, account_sid=account.account_sid, secret=secret, key_sid=None, base_url=None
+        )
+        for secret in ("again", "revoked")
+    ]
+    rotation = KeyRotation(gateway.database, keyring(NEW, OLD))
+    assert len(await rotation.find_unreadable()) == 1
+    for credential_id in (damaged.id, revoked.id):
+        await gateway.tenants.revoke_credential(tenant.id, credential_id)
+    needed = {use.key_id: use.secrets for use in await rotation.key_uses(count_calls=False)}
+    assert needed == {keyring(NEW).newest_id.hex(): 0, keyring(OLD).newest_id.hex(): 1}
+    assert await rotation.reseal(command_actor()) == ResealResult(2, [])
+    async with gateway.database.begin() as session:
+        rows = (await session.execute(text("SELECT id, sealed_secret FROM twilio_credential"))).all()
+    opened = {row.id for row in rows if row.sealed_secret[1:5] == keyring(NEW).newest_id}
+    assert opened == {added.id, revoked.id}, "callgate apply compares its secrets with those of revoked credentials"
+
+
 async def test_concurrent_rotations_are_safe(gateway: Gateway) -> None:
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM twilio_credential"))
