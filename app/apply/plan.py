@@ -116,8 +116,11 @@ class _Planner:
             yield from self._sip_credential_changes(tenant.id, sip_credential, (*path, "sip_credentials", index), of_name)
         for index, workload in enumerate(tenant.workloads or ()):
             yield from self._workload_changes(tenant.id, workload, (*path, "workloads", index))
+        removals: list[Change] = []
         for index, removal in enumerate(tenant.revoked or ()):
-            yield from self._removal_changes(tenant.id, removal, (*path, "revoked", index), stored)
+            planned = self._removal_changes(tenant.id, removal, (*path, "revoked", index), stored)
+            removals += [change for change in planned if change not in removals]  # the file may name one thing twice
+        yield from removals
 
     def _sip_credential_changes(
         self, tenant_id: str, declared: DeclaredSipCredential, path: MemberPath, stored: SealedSipAuth | None

@@ -12,6 +12,7 @@ from app.apply.document import Document, DocumentInvalid, FileProblem, MemberPat
 from app.apply.members import Declared
 from app.apply.schemas import Declaration, DeclaredTenant
 from app.deliveries.addresses import AllowList, UrlError, parse_delivery_url
+from app.workloads.service_accounts import ServiceAccount
 
 _ALSO_DECLARED = "declared as a credential, too: remove one of the two"
 _PYDANTIC_SUBJECT = re.compile(r"^(?:Input|List|String|Value) should")
@@ -26,10 +27,11 @@ _MESSAGES_BY_PYDANTIC_TYPE = {
 }
 
 
-def validate_declaration(document: Document, *, allowed: AllowList) -> Declaration:
+def validate_declaration(document: Document, *, allowed: AllowList, workload_issuer: str | None) -> Declaration:
     """Returns the declaration that the document contains. Raises DocumentInvalid with all problems.
 
     `allowed` lists the private addresses to which the operator allows webhooks. All other private addresses are refused.
+    `workload_issuer` is the issuer of service accounts for which the file gives none.
     """
     if document.value is None:
         raise DocumentInvalid(FileProblem("the file is empty: it needs a list of `tenants`", line=1))
@@ -40,6 +42,7 @@ def validate_declaration(document: Document, *, allowed: AllowList) -> Declarati
         raise DocumentInvalid(*(FileProblem(_message_of(detail), detail["loc"]) for detail in details)) from None
     if problems := [
         *_duplicate_problems(declaration, document),
+        *_workload_problems(declaration, document, workload_issuer),
         *_url_problems(declaration, allowed),
         *_hours_problems(declaration),
     ]:
@@ -77,7 +80,7 @@ def _duplicate_problems(declaration: Declaration, document: Document) -> Iterato
         keys = [(place, credential.key_sid) for place, credential in account.credentials_at(path) if credential.key_sid]
         yield from _repetition_problems("key", keys, document)
         for index, revoked in enumerate(account.revoked or ()):
-            if revoked in (key for _, key in keys):
+            if revoked.lower() in (key.lower() for _, key in keys):
                 yield FileProblem(f"this key is {_ALSO_DECLARED}", (*path, "revoked", index))
 
 
@@ -86,19 +89,26 @@ def _duplicate_problems_of_tenant(tenant: DeclaredTenant, path: MemberPath, docu
     yield from _repetition_problems("account", accounts, document)
     named = [((*path, "sip_credentials", i), credential.name) for i, credential in enumerate(tenant.sip_credentials or ())]
     yield from _repetition_problems("SIP credential", named, document)
-    accounts_named = [
-        ((*path, "workloads", i), workload.as_service_account(None)) for i, workload in enumerate(tenant.workloads or ())
-    ]
-    yield from _repetition_problems("service account", accounts_named, document)
     for index, removal in enumerate(tenant.revoked or ()):
-        if removal.workload is not None and removal.workload.as_service_account(None) in {
-            account for _, account in accounts_named
-        }:
-            yield FileProblem(
-                "this service account is declared as a workload, too: remove one of the two", (*path, "revoked", index)
-            )
         if removal.sip_credential in {name for _, name in named}:
             yield FileProblem(f"this SIP credential is {_ALSO_DECLARED}", (*path, "revoked", index))
+
+
+def _workload_problems(declaration: Declaration, document: Document, default_issuer: str | None) -> Iterator[FileProblem]:
+    """Yields the service accounts that act for two tenants, or are declared twice, or declared and removed."""
+    declared: list[tuple[MemberPath, ServiceAccount]] = []
+    for number, tenant in enumerate(declaration.tenants):
+        path: MemberPath = ("tenants", number)
+        own = [
+            ((*path, "workloads", index), workload.as_service_account(default_issuer))
+            for index, workload in enumerate(tenant.workloads or ())
+        ]
+        declared += own
+        for index, removal in enumerate(tenant.revoked or ()):
+            if removal.workload and removal.workload.as_service_account(default_issuer) in (account for _, account in own):
+                text = "this service account is declared as a workload, too: remove one of the two"
+                yield FileProblem(text, (*path, "revoked", index))
+    yield from _repetition_problems("service account", declared, document)
 
 
 def _repetition_problems(what: str, items: Iterable[tuple[MemberPath, Hashable]], document: Document) -> Iterator[FileProblem]:

@@ -109,7 +109,9 @@ def _run(content: bytes, file: str, settings: Settings, *, dry_run: bool) -> Cha
 
     try:
         document = read_document(content)
-        declaration = validate_declaration(document, allowed=AllowList.parse(settings.delivery_allow))
+        declaration = validate_declaration(
+            document, allowed=AllowList.parse(settings.delivery_allow), workload_issuer=settings.workload_issuer
+        )
         secrets = read_secrets(declaration, os.environ, folder)
         plan = asyncio.run(run())
     except DocumentInvalid as error:

@@ -355,7 +355,7 @@ def test_sip_credentials_are_created_replaced_and_deleted(installed: Installatio
     assert installed.apply(declared) == []
     for changed in ({"username": "hamburg"}, {"password": {"env": "TOKEN"}}):
         assert installed.apply(shop(sip_credentials=[pbx | changed])) == ["tenant shop: update SIP credential pbx-berlin"]
-    removed = shop(revoked=[{"sip_credential": "pbx-berlin"}])
+    removed = shop(revoked=[{"sip_credential": "pbx-berlin"}] * 2)
     assert installed.apply(removed) == ["tenant shop: delete SIP credential pbx-berlin"]
     assert installed.apply(removed) == []
     assert [row["name"] for row in installed.listed("sip-credentials", "list", "shop")] == ["pbx-other"]
@@ -385,16 +385,16 @@ def test_workloads_are_created_changed_and_deleted(installed: Installation) -> N
         f"callgate: {path}:10: tenants[1].workloads[0]: this service account acts for another tenant or for operators: delete "
         "that workload first",
     ]
-    removed = shop(revoked=[{"workload": named}])
-    assert installed.apply(removed) == ["tenant shop: delete workload shop/backend"]
-    assert installed.apply(removed) == []
+    removed = shop(revoked=[{"workload": named}, {"workload": backend}])
+    assert installed.apply(removed, CALLGATE_WORKLOAD_ISSUER=issuer) == ["tenant shop: delete workload shop/backend"]
+    assert installed.apply(removed, CALLGATE_WORKLOAD_ISSUER=issuer) == []
     assert [row["issuer"] for row in installed.listed("workloads", "list", "shop")] == ["https://other.example.com"]
 
 
 def test_keys_are_revoked(installed: Installation) -> None:
     installed.apply(shop(), {"id": "other", "name": "Other"})
     ids = [installed.listed("keys", "create", tenant)["id"] for tenant in ("shop", "other")]
-    declared = shop(revoked=[{"key": ids[0]}])
+    declared = shop(revoked=[{"key": ids[0]}] * 2)
     assert installed.apply(declared) == [f"tenant shop: revoke API key {ids[0]}"]
     assert installed.apply(declared) == []
     path = installed.write(shop(revoked=[{"key": ids[1]}]))

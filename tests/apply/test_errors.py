@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPONENT = ROOT / "deploy" / "components" / "apply"
 SID, KEY = "AC" + "1" * 32, "SK" + "1" * 32
 PLANTED = "pl4nted5ecret"
+ISSUER, BACKEND = "https://cluster.example.com", "namespace: a, service_account: b"
 SECRET_ADVICE = "a secret is written as {env: NAME} or {file: PATH}, never as its value"
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 10)
@@ -242,6 +243,24 @@ REMOVALS = [
         "tenants[0].revoked[0]",
         "this service account is declared as a workload, too: remove one of the two",
     ),
+    Refused(
+        tenant(f"workloads: [{{issuer: '{ISSUER}', {BACKEND}}}]", f"revoked: [{{workload: {{{BACKEND}}}}}]"),
+        4,
+        "tenants[0].revoked[0]",
+        "this service account is declared as a workload, too: remove one of the two",
+    ),
+    Refused(
+        tenant(f"workloads: [{{{BACKEND}}}]") + f"  - {{id: other, workloads: [{{issuer: '{ISSUER}', {BACKEND}}}]}}\n",
+        4,
+        "tenants[1].workloads[0]",
+        "this service account is declared twice: the first time in line 3",
+    ),
+    Refused(
+        account(f"credentials: [{{key_sid: SK{'a' * 32}, secret: {{env: A}}}}]", f"revoked: [SK{'A' * 32}]"),
+        6,
+        f"{ACCOUNT}.revoked[0]",
+        "this key is declared as a credential, too: remove one of the two",
+    ),
     Refused(tenant("revoked: [{}]"), 3, "tenants[0].revoked[0]", "must have one member: sip_credential, key or workload"),
     Refused(tenant("revoked: [{key: cgk_1}]"), 3, "tenants[0].revoked[0].key", "must be the id of an API key"),
     Refused(
@@ -260,6 +279,7 @@ def test_an_error_names_file_line_and_member_and_shows_no_value(refused: Refused
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     url = refused_url().replace("http", "postgresql")
     variables = {"CALLGATE_DATABASE_URL": url, "CALLGATE_SECRET_KEYS": SECRET_KEY, "A": "a", "EMPTY": " ", "LINES": "a\nb"}
+    variables["CALLGATE_WORKLOAD_ISSUER"] = ISSUER
     ended = CliRunner().invoke(app, ["apply", "-f", str(file)], env=environment(tmp_path) | variables)
     assert (ended.exit_code, ended.stdout) == (1, "")
     place = f"callgate: {file}:{refused.line}: " + (f"{refused.member}: " if refused.member else "")
@@ -313,7 +333,7 @@ def test_the_schema_is_valid_shipped_and_accepts_the_example(tmp_path: Path) -> 
     jsonschema.validate(yaml.safe_load((COMPONENT / "tenants.yaml").read_text()), schema)
     (documented,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "administration.md").read_text(), re.DOTALL)
     jsonschema.validate(yaml.safe_load(documented), schema)
-    validate_declaration(read_document(documented.encode()), allowed=AllowList())
+    validate_declaration(read_document(documented.encode()), allowed=AllowList(), workload_issuer=None)
 
 
 @pytest.mark.parametrize(
