@@ -1,5 +1,6 @@
 """Tests the login with OpenID Connect, at a real provider (npm oidc-provider) and at providers whose answers are wrong."""
 
+import asyncio
 import base64
 import io
 import json
@@ -267,6 +268,29 @@ async def finished(token_of: Any, *, metadata: dict[str, Any] | None = None, use
 
 def signed(key: str = "provider", key_id: str = "k", **changes: Any) -> Any:
     return lambda upstream: jwt.encode(claims(upstream, **changes), rsa_key(key), "RS256", headers={"kid": key_id})
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_many_logins_cause_one_request_to_the_provider(status: int) -> None:
+    """Anyone can begin a login, also while the provider fails."""
+
+    async def behave(upstream: Upstream, reader: Any, writer: Any) -> None:
+        await upstream.released.wait()
+        document = {"issuer": upstream.url, "authorization_endpoint": f"{upstream.url}/auth"}
+        await answer(status, document)(upstream, reader, writer)
+
+    async with running_upstream(behave) as upstream:
+        provider = OidcProvider(upstream.url, "callgate", "secret", "http://127.0.0.1/back", "openid")
+        begun = [asyncio.create_task(provider.begin()) for _ in range(5)]
+        while not upstream.received:
+            await asyncio.sleep(0.01)
+        begun[0].cancel()
+        upstream.released.set()
+        ended = await asyncio.gather(*begun[1:], provider.begin(), return_exceptions=True)
+        ended += await asyncio.gather(provider.begin(), return_exceptions=True)
+        failures = [str(error) for error in ended if isinstance(error, ProviderFailed)]
+        assert failures == (["status_500"] * 6 if status == 500 else [])
+        assert len(upstream.received) == 1
 
 
 async def test_a_token_of_the_provider_is_accepted() -> None:

@@ -35,6 +35,7 @@ from app.workloads.key_sources import DISCOVERY_PATH
 
 _TIMEOUT_S = 10.0
 _METADATA_MAX_AGE_S = 60.0
+_FAILURE_MAX_AGE_S = 5.0
 _MAX_RESPONSE_BYTES = 256 * 1024
 _MAX_CLOCK_DIFFERENCE_S = 60
 # Only signatures made with a private key, which the provider alone has: no `none`, and no HMAC with a shared secret.
@@ -51,7 +52,9 @@ class OidcProvider:
     # Loading the system's certificates blocks the event loop for some 30 ms, and anyone can begin a login.
     _tls: ssl.SSLContext = field(default_factory=httpx.create_ssl_context)
     _metadata: dict[str, Any] = field(default_factory=dict)
-    _read_at: float = -math.inf
+    _failure: str | None = None
+    _read_again_at: float = -math.inf
+    _reading: asyncio.Task[None] | None = None
 
     async def begin(self) -> tuple[str, LoginAttempt]:
         """Returns the URL of the provider's login page, and the random values with which `finish` checks the login.
@@ -59,8 +62,7 @@ class OidcProvider:
         Raises ProviderFailed.
         """
         attempt = LoginAttempt(*(secrets.token_urlsafe(32) for _ in range(3)))
-        async with self._client() as client:
-            metadata = await self._discover(client)
+        metadata = await self._discover()
         address = prepare_grant_uri(
             _endpoint(metadata, "authorization_endpoint"),
             self.client_id,
@@ -79,8 +81,8 @@ class OidcProvider:
 
         The claims come from the ID token and, if the provider has one, from its user info endpoint.
         """
+        metadata = await self._discover()
         async with self._client() as client:
-            metadata = await self._discover(client)
             tokens = await self._exchange(client, metadata, code, attempt)
             keys = await _get_json(client, _endpoint(metadata, "jwks_uri"))
             claims = self._checked_claims(tokens, keys, metadata, attempt)
@@ -101,14 +103,31 @@ class OidcProvider:
         transport = AiohttpTransport(max_connections=1, keepalive_s=1.0, tls=self._tls)
         return HttpClient(transport, timeout=httpx.Timeout(_TIMEOUT_S), user_agent=f"callgate/{__version__}")
 
-    async def _discover(self, client: HttpClient) -> dict[str, Any]:
-        """Returns the discovery document. It is cached for a minute, so that no client can make Callgate flood the provider."""
-        if time.monotonic() - self._read_at > _METADATA_MAX_AGE_S:
-            metadata = await _get_json(client, self.issuer.rstrip("/") + DISCOVERY_PATH)
+    async def _discover(self) -> dict[str, Any]:
+        """Returns the discovery document. Raises ProviderFailed.
+
+        The document is cached for a minute and a failure for some seconds, and logins share one read. So no client can make
+        Callgate flood the provider.
+        """
+        if time.monotonic() > self._read_again_at:
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._read_metadata())
+            await asyncio.shield(self._reading)
+        if self._failure is not None:
+            raise ProviderFailed(self._failure)
+        return self._metadata
+
+    async def _read_metadata(self) -> None:
+        """Reads the discovery document, and stores it or the reason of the failure."""
+        try:
+            async with self._client() as client:
+                metadata = await _get_json(client, self.issuer.rstrip("/") + DISCOVERY_PATH)
             if metadata.get("issuer") != self.issuer:
                 raise ProviderFailed("discovery_of_another_issuer")
-            self._metadata, self._read_at = metadata, time.monotonic()
-        return self._metadata
+        except ProviderFailed as error:
+            self._failure, self._read_again_at = str(error), time.monotonic() + _FAILURE_MAX_AGE_S
+        else:
+            self._metadata, self._failure, self._read_again_at = metadata, None, time.monotonic() + _METADATA_MAX_AGE_S
 
     async def _exchange(
         self, client: HttpClient, metadata: Mapping[str, Any], code: str, attempt: LoginAttempt
