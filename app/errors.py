@@ -25,6 +25,12 @@ class CommandFailed(Exception):
     exit_code: ClassVar[int] = 1
 
 
+class CommandUnfinished(CommandFailed):
+    """A command has not finished. Running the same command again continues it."""
+
+    exit_code: ClassVar[int] = 3
+
+
 class ResponseTruncated(Exception):
     """A response that has started cannot be completed. The server closes the connection to signal this."""
 

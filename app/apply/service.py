@@ -26,8 +26,9 @@ from app.apply.plan import make_plan
 from app.apply.schemas import Declaration
 from app.audit.events import Actor
 from app.database.connection import Connection
+from app.database.errors import describe
 from app.database.pool import Transactions
-from app.errors import CommandFailed, DatabaseUnavailable
+from app.errors import CommandUnfinished, DatabaseUnavailable
 from app.scheduling.administration import PaceAdministration
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
@@ -35,8 +36,12 @@ from app.tenants.caller import COMMAND_LINE
 from app.tenants.postponed_calls import make_calls_due
 
 
-class HoursNotApplied(CommandFailed):
+class HoursNotApplied(CommandUnfinished):
     """All changes were made, but calls that waited before may still wait for the old hours. The message says what to do."""
+
+
+class ApplyUncertain(CommandUnfinished):
+    """The connection was lost at the commit: either all changes were made, or none. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +76,18 @@ class DeclarationService:
         """Makes all changes in one transaction, and returns them. First waits until no other `apply` runs.
 
         After the commit, applies the hours in the declaration to scheduled calls that already wait. Raises DocumentInvalid,
-        OperatorError, ApplyLocked or DatabaseUnavailable; then nothing was changed. Raises HoursNotApplied after the commit.
+        OperatorError, ApplyLocked or DatabaseUnavailable; then nothing was changed. Raises ApplyUncertain if it is not certain
+        whether anything was changed, and HoursNotApplied after the commit.
         """
-        async with self.database.transaction() as connection:
-            await store.lock_apply(connection)
-            plan = await self._plan(connection, declaration, secrets, lock=True)
-            acting = SharedTransaction(connection), self.keyring, self.actor
-            administration, paces = TenantAdministration(*acting), PaceAdministration(*acting)
-            for change in plan.changes:
-                if isinstance(change, PaceUpdate):
-                    await paces.set_pace(change.tenant_id, account_sid=change.account_sid, change=change.pace)
-                else:
-                    await _apply_change(administration, change)
+        try:
+            plan = await self._make_changes(declaration, secrets)
+        except DatabaseUnavailable as error:
+            if not error.commit_in_doubt:
+                raise
+            raise ApplyUncertain(
+                f"the connection to the database was lost at the commit ({describe(error)}), so it is not certain whether the "
+                "changes were made: run `callgate apply` again"
+            ) from error
         try:
             # Also for unchanged hours: an earlier `apply` may have stored them and then failed here. The transaction above must
             # not do this, because grants of the tenant's calls would wait for its end.
@@ -93,6 +98,20 @@ class DeclarationService:
             raise HoursNotApplied(
                 "all changes were made, but the hours do not yet apply to calls that already wait: run `callgate apply` again"
             ) from error
+        return plan
+
+    async def _make_changes(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
+        """Makes all changes in one transaction, and returns them."""
+        async with self.database.transaction() as connection:
+            await store.lock_apply(connection)
+            plan = await self._plan(connection, declaration, secrets, lock=True)
+            acting = SharedTransaction(connection), self.keyring, self.actor
+            administration, paces = TenantAdministration(*acting), PaceAdministration(*acting)
+            for change in plan.changes:
+                if isinstance(change, PaceUpdate):
+                    await paces.set_pace(change.tenant_id, account_sid=change.account_sid, change=change.pace)
+                else:
+                    await _apply_change(administration, change)
         return plan
 
     async def _plan(

@@ -41,7 +41,7 @@ def apply(
 
     Creates and changes what the file names. What it does not name stays; `revoked: […]` lists what is removed, and `suspended:
     true` stops a tenant. Secrets are written as {env: NAME} or {file: PATH}. All changes are made in one transaction, or none.
-    Exit code 1 if the file is invalid or the changes cannot be made.
+    Exit code 1 if the file is invalid or the changes cannot be made, and 3 if the command must be run again.
     """
     if schema:
         from app.apply.schemas import json_schema

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-EXIT_RUN_AGAIN: Final = 3
-"""The exit code of a command that has not finished. Running the same command again continues it."""
+from app.errors import CommandUnfinished
+
+EXIT_RUN_AGAIN: Final = CommandUnfinished.exit_code
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -431,6 +431,22 @@ async def test_a_failure_half_way_changes_nothing(installed: Installation) -> No
     assert len(installed.apply(shop(accounts=[account(TOKEN)]), {"id": "second", "name": "Second"})) == 3
 
 
+async def test_a_connection_that_is_lost_at_the_commit_leaves_the_result_open(installed: Installation) -> None:
+    async with installed.connected() as connection:
+        await connection.execute("""
+            CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+            CREATE CONSTRAINT TRIGGER cut AFTER INSERT ON tenant DEFERRABLE INITIALLY DEFERRED
+                FOR EACH ROW EXECUTE FUNCTION cut();
+        """)
+    code, output, errors = installed.run("apply", "-f", installed.write(shop()))
+    async with installed.connected() as connection:
+        await connection.execute("DROP TRIGGER cut ON tenant")
+    assert (code, output, errors.count("\n")) == (3, "", 1)
+    assert "not certain whether the changes were made: run `callgate apply` again" in errors
+    assert len(installed.apply(shop())) == 1
+
+
 async def test_two_at_once_wait_for_each_other(installed: Installation) -> None:
     """Covers two commands: the first holds the lock of `callgate apply` and waits for a row that this test has locked."""
     installed.apply(shop())
