@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, exists, select, text
+from sqlalchemy import delete, exists, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.models import AuditEvent
@@ -34,13 +34,15 @@ _CLOCKS_DIFFER_BY = timedelta(days=1)
 
 
 async def lock_calls_to_delete(session: AsyncSession, *, after: UUID, before: datetime, limit: int) -> Sequence[UUID]:
-    """Locks calls with a final outcome that were last dialled before `before`. Returns their ids, at most `limit`.
+    """Locks calls whose last dial and final outcome were before `before`. Returns their ids, at most `limit`.
 
     Begins with the oldest call after the id `after`. Calls that still need a refresh or a search are left out.
     """
     statement = (
         select(Call.id)
-        .where(Call.id > after, Call.id < first_id_at(before), Call.pending_since < before)
+        .where(Call.id > after, Call.id < first_id_at(before))
+        # A scheduled call may wait for days and end without a dial. `greatest` ignores null.
+        .where(func.greatest(Call.pending_since, Call.settled_at) < before)
         .where(Call.execution.in_(_SETTLED_EXECUTIONS), Call.refresh_at.is_(None), Call.search_at.is_(None))
         .order_by(Call.id)
         .limit(limit)

@@ -48,7 +48,8 @@ async def _call(
     placed = (await tenant.create(key)).json()["id"]
     moment = datetime.now(UTC) - age
     call_id = UUID(int=first_id_at(moment).int + number)
-    change = "UPDATE call SET id = :old, created_at = :at, pending_since = :at, status = 'completed', refresh_at = NULL"
+    change = """UPDATE call SET id = :old, created_at = :at, pending_since = :at, settled_at = :at, status = 'completed',
+        refresh_at = NULL"""
     await _run(gateway, f"{change} WHERE id = :id", id=placed, old=call_id, at=moment)
     if change_sql:
         await _run(gateway, change_sql, id=call_id)
@@ -92,6 +93,7 @@ OPEN_CALLS = {
     "to be ended": "INSERT INTO wanted_update (call_id, attempt, status, due_at) VALUES (:id, 1, 'completed', now())",
     "with a delivery under way": PENDING_DELIVERY,
     "dialled again lately": "UPDATE call SET pending_since = now() WHERE id = :id",
+    "canceled lately": "UPDATE call SET execution = 'not_started', sid = NULL, settled_at = now() WHERE id = :id",
 }
 
 
