@@ -30,10 +30,11 @@ from app.calls import progress
 from app.calls.callback_fields import all_fields
 from app.calls.last_answer import CallRow, stored_attributes
 from app.calls.models import MAY_HAVE_STARTED, Call, CallEvent, PendingUpdate
-from app.calls.outbox import NewDelivery
+from app.calls.outbox import NewDelivery, needs_final_delivery
 from app.calls.store import insert_deliveries_from
 from app.scheduling.models import DialTurn, ScheduledDial
 from app.twilio.addresses import address_key
+from app.twilio.schemas import CallResource
 
 _ADD_DELIVERY = text(insert_deliveries_from("jsonb_populate_record(NULL::delivery, CAST(:delivery AS jsonb)) AS new"))
 
@@ -232,9 +233,20 @@ async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
 async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
     """Records that the call was deleted at Twilio, and ends the refreshes of its record. `by` names who deleted the call.
 
-    The caller must have locked the call's row.
+    If the tenant still has to be told that the call has ended, one more refresh follows, which writes that delivery. The caller
+    must have locked the call's row.
     """
-    for type_, data in progress.apply_deletion(call, by=by, now=await transaction_time(session)):
+    now = await transaction_time(session)
+    events = progress.apply_deletion(call, by=by, now=now)
+    if events and needs_final_delivery(call):
+        call.refresh_at = now
+    for type_, data in events:
+        await add_event(session, call.id, type_, data)
+
+
+async def record_resource(session: AsyncSession, call: Call, resource: CallResource) -> None:
+    """Updates the record from Twilio's resource, and writes the events. The caller must have locked the call's row."""
+    for type_, data in progress.apply_resource(call, resource):
         await add_event(session, call.id, type_, data)
 
 

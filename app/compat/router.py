@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 from starlette.responses import Response
 
+from app.calls.control.deletion import delete_at_twilio
 from app.calls.control.router import CallControlDep, indeterminate_update_error
 from app.calls.creation.router import bind_call_to_log
 from app.calls.creation.service import CreationService
@@ -156,7 +157,7 @@ async def update_call(
 @router.delete("/Calls/{sid}.json", dependencies=[NoQueryDep])
 @needs(Scope.CALL)
 async def delete_call(call: OwnCallDep, control: CallControlDep) -> Response:
-    await control.delete(call)
+    await delete_at_twilio(control, call)
     return Response(status_code=204)
 
 

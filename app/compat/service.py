@@ -12,7 +12,7 @@ from app.calls import repository
 from app.calls.control import repository as control_repository
 from app.calls.missing import is_deleted_at_twilio
 from app.calls.models import Call
-from app.calls.progress import apply_resource, is_complete
+from app.calls.progress import is_complete
 from app.compat import repository as started_repository
 from app.compat.repository import PageCursor, StartedFilter
 from app.database.engine import Database
@@ -80,8 +80,7 @@ class StartedCalls:
             return FetchedCall(call, age)
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id) or call
-            for type_, data in apply_resource(locked, resource):
-                await repository.add_event(session, call.id, type_, data)
+            await repository.record_resource(session, locked, resource)
         return FetchedCall(locked)
 
     async def _mark_deleted(self, call: Call) -> None:

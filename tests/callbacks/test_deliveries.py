@@ -750,6 +750,24 @@ async def test_an_end_is_delivered_even_if_twilio_fails_later(gateway: Gateway, 
         assert await live.states() == {"completed": "pending"}
 
 
+async def test_the_end_of_a_call_that_is_deleted_is_delivered(gateway: Gateway, refresher: Refresher) -> None:
+    sid = "CA" + "b" * 32
+    script = (answer(201, call_resource(sid)), _ended_call(sid, timedelta(minutes=2)), answer(204), error(404, 20404))
+    async with running_upstream(*script) as twilio:
+        live = await _start(gateway, twilio, status_callback="https://own.example.com/")
+        async with gateway.database.begin() as session:
+            await session.execute(text("UPDATE call SET refresh_at = NULL"))
+        path = f"/2010-04-01/Accounts/{live.tenant.account_sid}/Calls/{sid}.json"
+        assert (await live.tenant.http.delete(path)).status_code == 204
+        assert [request.method for request in twilio.received] == ["POST", "GET", "DELETE"]
+        await run_step(refresher)
+        assert await live.states() == {"completed": "pending"}
+        record = (await live.tenant.http.get(f"/v1/calls/{live.record['id']}")).json()
+    assert (record["status"], record["price"]) == ("completed", "-0.02")
+    async with gateway.database.begin() as session:
+        assert await session.scalar(text("SELECT refresh_at FROM call WHERE id = :id"), {"id": record["id"]}) is None
+
+
 async def test_a_callback_in_time_is_delivered_instead_of_the_polled_end(
     gateway: Gateway, refresher: Refresher, deliverer: Deliverer
 ) -> None:

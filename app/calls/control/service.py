@@ -1,4 +1,4 @@
-"""Changes or deletes a call: cancels it, ends it, redirects it. Independent of HTTP.
+"""Changes a call: cancels it, ends it, redirects it. Independent of HTTP.
 
 A request to end a call is stored and sent later if the call is not known to have started, or if Twilio's answer was lost:
 ending a call is idempotent. For any other change the client gets an error instead.
@@ -18,7 +18,7 @@ from app.calls.callback_urls import CallbackUrls
 from app.calls.control import repository as control_repository
 from app.calls.control.validation import validate_update
 from app.calls.creation.scheduled.store import end_calls
-from app.calls.missing import is_deleted_at_twilio, may_be_found_later
+from app.calls.missing import may_be_found_later
 from app.calls.models import Call, PendingUpdate
 from app.calls.parameters import CallUpdate
 from app.calls.progress import apply_resource
@@ -43,7 +43,8 @@ _UNSETTLED_EXECUTIONS = ("pending", "unknown")
 _STATUSES_OF_ENDED_CALLS = ("canceled", "completed")
 # Each further attempt follows a dial that Twilio refused for a temporary reason. The next dial comes at least a second later.
 _MAX_CANCEL_ATTEMPTS = 5
-_SPECIAL_ERRORS: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
+SPECIAL_ERRORS: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
+"""The errors for clients after errors of Twilio that mean something else for a change than for a creation."""
 _MIN_RETRY_WAIT = timedelta(seconds=1)
 _MAX_RETRY_WAIT = timedelta(seconds=60)
 # How long after the request a pending update is tried: every call has ended by then.
@@ -60,7 +61,7 @@ class ControlResult:
 
 @dataclass(frozen=True, slots=True)
 class CallControl:
-    """Changes and deletes calls at Twilio. `deadline_s` limits each request, `request_limit` those of clients at a time."""
+    """Changes calls at Twilio. `deadline_s` limits each request, `request_limit` those of clients at a time."""
 
     database: Database
     tenants: TenantDirectory
@@ -104,23 +105,6 @@ class CallControl:
             apply_resource(call, resource)
             return ControlResult(call, done=True)
 
-    async def delete(self, call: Call) -> None:
-        """Deletes the call at Twilio. Callgate's record stays for audit but is not shown under Twilio's paths (/2010-04-01)."""
-        send = partial(self.twilio.delete_call, sid=call.sid or "", deadline_s=self.deadline_s)
-        try:
-            async with self.request_limit.slot(call.tenant_id):
-                await self._send_with_credentials(call, send)
-        except TwilioOutcomeUnknown as error:
-            detail = "Twilio may have deleted the call. It is safe to delete it again."
-            raise ActionUnknown(detail, call_id=call.id) from error
-        except TwilioError as error:
-            if not is_deleted_at_twilio(call, error):
-                raise change_problem(error, _SPECIAL_ERRORS, call_id=call.id) from error
-        async with self.database.begin() as session:
-            locked = await repository.lock_call(session, call.id)
-            if locked is not None:
-                await repository.mark_deleted(session, locked, by="tenant")
-
     async def send_pending_update(self, pending: PendingUpdate, call: Call) -> None:
         """Sends a stored request to end a call, after it has become known whether the call was started.
 
@@ -151,8 +135,7 @@ class CallControl:
 
         Raises TwilioError if Twilio cannot be asked, or its answer was lost.
         """
-        fetch = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
-        resource = await self._send_with_credentials(call, fetch)
+        resource = await self.fetch(call)
         update = CallUpdate(status="canceled")
         if resource.status == "queued":
             resource = await self._send(call, update.given_parameters())
@@ -212,7 +195,7 @@ class CallControl:
         answer to any other request was lost, or if the database is unavailable.
         """
         if not isinstance(error, TwilioOutcomeUnknown) and not (update.only_ends_call and may_be_found_later(call, error)):
-            raise change_problem(error, _SPECIAL_ERRORS, call_id=call.id) from error
+            raise change_problem(error, SPECIAL_ERRORS, call_id=call.id) from error
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
                 if update.only_ends_call:
@@ -261,8 +244,7 @@ class CallControl:
                 setattr(locked, name, value)
             event_data = update.for_event() | ({"remembered": True} if pending else {})
             await repository.add_event(session, call.id, "call.updated", event_data)
-            for type_, data in apply_resource(locked, resource):
-                await repository.add_event(session, call.id, type_, data)
+            await repository.record_resource(session, locked, resource)
             # The next status follows soon.
             locked.refresh_at = await repository.transaction_time(session)
             if update.status is not None:
@@ -293,8 +275,13 @@ class CallControl:
         send = partial(
             self.twilio.update_call, sid=call.sid or "", parameters=parameters, addresses=addresses, deadline_s=self.deadline_s
         )
-        return await self._send_with_credentials(call, send)
+        return await self.send_with_credentials(call, send)
 
-    async def _send_with_credentials(self, call: Call, send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
+    async def fetch(self, call: Call) -> CallResource:
+        """Returns the call from Twilio. Raises TwilioError."""
+        fetch = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
+        return await self.send_with_credentials(call, fetch)
+
+    async def send_with_credentials(self, call: Call, send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
         """Returns the result of `send_request` with the first of the account's credentials that Twilio accepts."""
         return await try_credentials(await self.tenants.credentials(call.account_id), send_request)

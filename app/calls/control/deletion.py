@@ -1,0 +1,44 @@
+"""Deletes a call at Twilio. Independent of HTTP."""
+
+from functools import partial
+
+from app.calls import repository
+from app.calls.control.service import SPECIAL_ERRORS, CallControl
+from app.calls.missing import is_deleted_at_twilio
+from app.calls.models import Call
+from app.calls.upstream_problems import change_problem
+from app.errors import ActionUnknown
+from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
+from app.twilio.schemas import TERMINAL_STATUSES
+
+
+async def delete_at_twilio(control: CallControl, call: Call) -> None:
+    """Deletes the call at Twilio. Callgate's record stays for audit but is not shown under Twilio's paths (/2010-04-01).
+
+    If the record does not show yet how the call has ended, first reads that from Twilio, which does not show it afterwards.
+    """
+    delete = partial(control.twilio.delete_call, sid=call.sid or "", deadline_s=control.deadline_s)
+    try:
+        async with control.request_limit.slot(call.tenant_id):
+            if call.status not in TERMINAL_STATUSES:
+                await _update_record(control, call)
+            await control.send_with_credentials(call, delete)
+    except TwilioOutcomeUnknown as error:
+        detail = "Twilio may have deleted the call. It is safe to delete it again."
+        raise ActionUnknown(detail, call_id=call.id) from error
+    except TwilioError as error:
+        if not is_deleted_at_twilio(call, error):
+            raise change_problem(error, SPECIAL_ERRORS, call_id=call.id) from error
+    async with control.database.begin() as session:
+        locked = await repository.lock_call(session, call.id)
+        if locked is not None:
+            await repository.mark_deleted(session, locked, by="tenant")
+
+
+async def _update_record(control: CallControl, call: Call) -> None:
+    """Updates the record from Twilio. Its transaction ends before the deletion, whose answer may be lost."""
+    resource = await control.fetch(call)
+    async with control.database.begin() as session:
+        locked = await repository.lock_call(session, call.id)
+        if locked is not None:
+            await repository.record_resource(session, locked, resource)
