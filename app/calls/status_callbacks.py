@@ -1,6 +1,6 @@
 """Decides who sends a call's status callbacks to the tenant: Callgate, or Twilio itself. Does no I/O."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urldefrag
@@ -71,6 +71,18 @@ def status_callbacks(
     return StatusCallbacks(for_twilio, _callback_columns(request, account, validate_url), sent_to_callgate=True)
 
 
+def columns_to_change(recorded: Mapping[str, Any], callbacks: StatusCallbacks) -> dict[str, Any]:
+    """Returns the callback columns that must change when a scheduled call is dialled with `callbacks`.
+
+    `recorded` has the columns of its record. Since it was scheduled, Callgate may have got a public URL, or the account an auth
+    token, or the reverse. Then Callgate takes over the callbacks from Twilio, or Twilio from Callgate. Otherwise no column
+    changes: a redial has the URL of the call before it, which an update may have set.
+    """
+    if _has_twilio_events(recorded["status_callback_events"]) == callbacks.sent_to_callgate:
+        return {}
+    return {name: value for name, value in callbacks.columns.items() if recorded[name] != value}
+
+
 def changed_callbacks(
     update: CallUpdate, call: Call, account: UsableAccount, *, urls: CallbackUrls | None, validate_url: UrlValidator
 ) -> StatusCallbacks:
@@ -107,7 +119,12 @@ def _events_for_new_url(call: Call) -> list[str]:
     if named := call.parameters.get("status_callback_event"):
         return list(named)
     events = call.status_callback_events or []
-    return list(events) if any(event in TWILIO_EVENTS for event in events) else [*events, "completed"]
+    return list(events) if _has_twilio_events(events) else [*events, "completed"]
+
+
+def _has_twilio_events(events: Collection[str] | None) -> bool:
+    """Returns whether Callgate delivers events that Twilio reports, and not only its own event `settled`."""
+    return any(event in TWILIO_EVENTS for event in events or ())
 
 
 def _parameters_for_twilio(request: CallRequest) -> dict[str, Any]:

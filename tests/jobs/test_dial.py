@@ -384,6 +384,35 @@ async def test_an_account_that_hangs_delays_no_deadline_of_another(gateway: Gate
         await deadlines.tasks.drain()
 
 
+OWN_URL = "https://own.example.com/"
+
+
+@pytest.mark.parametrize(
+    ("had_public_url", "has_public_url", "stored", "recorded"),
+    [
+        (False, True, None, (OWN_URL, "POST", ["completed"])),
+        (True, False, OWN_URL, (None, None, None)),
+        # A redial has the URL of the call before it.
+        (True, True, "https://updated.example.com/", ("https://updated.example.com/", "POST", ["completed"])),
+    ],
+)
+async def test_who_sends_the_status_callbacks_is_decided_when_the_call_is_dialled(
+    database_url: str, had_public_url: bool, has_public_url: bool, stored: str | None, recorded: tuple[Any, ...]
+) -> None:
+    settings = [settings_for(database_url), settings_for(database_url, public_url=PUBLIC_URL)]
+    async with running_gateway(settings[had_public_url]) as gateway, running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        wanted = {"status_callback": OWN_URL, "status_callback_event": ["completed"]}
+        call_id = UUID((await tenant.create(priority="normal", **wanted)).json()["id"])
+        await gateway.database.fetch("UPDATE call SET status_callback = $2 WHERE id = $1", call_id, stored)
+        gateway.settings = settings[has_public_url]
+        async with running_dialer(gateway) as dialer:
+            await dial_all(dialer)
+        assert dict(upstream.posts[0].form)["StatusCallback"].startswith(PUBLIC_URL if has_public_url else OWN_URL)
+        columns = "SELECT status_callback, status_callback_method, status_callback_events FROM call WHERE id = $1"
+        assert [tuple(row) for row in await gateway.database.fetch(columns, call_id)] == [recorded]
+
+
 @pytest.mark.parametrize(
     ("status", "redials"), [("busy", 1), ("no-answer", 1), ("failed", 0), ("canceled", 0), ("completed", 0)]
 )

@@ -13,7 +13,10 @@ from app.calls.creation.dial import PreparedCall, WaitingDial
 from app.calls.creation.grants.store import Grant
 from app.calls.creation.placement import Placement
 from app.calls.creation.preparation import Preparation
+from app.calls.creation.repository import change_pending
+from app.calls.creation.store import NewCall
 from app.calls.parameters import CallRequest
+from app.calls.status_callbacks import StatusCallbacks, columns_to_change
 from app.errors import CallgateError, InternalError, NoUsableCredentials
 from app.twilio.schemas import Form
 
@@ -43,7 +46,8 @@ class GrantedCallDialer:
             request = CallRequest.model_validate(call.parameters)
             account = await self.preparation.find_account(call.tenant_id, call.account_sid)
             sip_auth = await self.preparation.find_sip_auth(call.tenant_id, request.sip_credential)
-            _, ready = self.preparation.prepare(request, account, sip_auth, call.id, began)
+            callbacks, ready = self.preparation.prepare(request, account, sip_auth, call.id, began)
+            await self._update_callbacks(call, callbacks)
         except NoUsableCredentials as problem:
             await self._settle_unprepared(grant, problem, prepared)
         except CallgateError as problem:
@@ -60,6 +64,15 @@ class GrantedCallDialer:
         else:
             prepared = replace(prepared, form=ready.form, expects_callbacks=ready.expects_callbacks)
             await self.placement.place(call, account, prepared)
+
+    async def _update_callbacks(self, call: NewCall, callbacks: StatusCallbacks) -> None:
+        """Changes the call's record if other status callbacks are delivered than when the call was scheduled."""
+        recorded = {name: getattr(call, name) for name in callbacks.columns}
+        if changed := columns_to_change(recorded, callbacks):
+            async with self.placement.database.begin() as session:
+                await change_pending(session, call, changed)
+            for name, value in changed.items():
+                setattr(call, name, value)
 
     async def _settle_unprepared(self, grant: Grant, problem: CallgateError, prepared: PreparedCall) -> None:
         """Makes the call wait again for up to 15 minutes. Nothing was sent."""

@@ -1,5 +1,6 @@
-"""Opens a record for another attempt to place its call. The functions never commit."""
+"""Changes the record of a call before an attempt to place the call. The functions never commit."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -25,6 +26,12 @@ async def reopen(session: AsyncSession, call: Call, new_intent: NewCall) -> Call
         .returning(Call)
     )
     return (await session.scalars(statement)).one_or_none()
+
+
+async def change_pending(session: AsyncSession, call: NewCall, columns: Mapping[str, Any]) -> None:
+    """Sets columns of the record of `call`, if the record is still pending in the same attempt."""
+    is_same = Call.id == call.id, Call.execution == "pending", Call.attempt == call.attempt
+    await session.execute(update(Call).where(*is_same).values(**columns))
 
 
 def restore_attempt(record: Call, call: Call | NewCall) -> None:
