@@ -506,6 +506,34 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_not_inserted_late(
     assert len(await _records(tenant)) == records
 
 
+async def test_a_scheduled_intent_with_an_unknown_commit_is_not_dialled_after_a_fail_over(
+    gateway: Gateway, database_url: str
+) -> None:
+    """The old server may have dialled the call, and the new one may have lost its record. So Twilio's list must be searched."""
+    tenant = await gateway.add_tenant()
+    call_id = (await tenant.create(priority="normal")).json()["id"]
+    now = datetime.now(UTC)
+    call = replace(await _intent(gateway, call_id), id=uuid7(), idempotency_key="failed-over")
+    schedule = Schedule(NO_QUEUE, uuid7(), 1, now, now + timedelta(hours=1), now, None)
+    ((server,),) = await gateway.database.fetch("SELECT pg_get_functiondef('callgate_server'::regproc)")
+    async with worker_behind_proxy(database_url) as (worker, proxy):
+        intents = ScheduledIntents(worker["database"])
+        proxy.hold(b"failed-over")
+        assert await intents.commit(ScheduledCall(call, schedule))
+        try:
+            await gateway.database.fetch(
+                "CREATE OR REPLACE FUNCTION callgate_server() RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT 'another' $$"
+            )
+            await proxy.drop()
+            async with asyncio.timeout(TIMEOUT_S):
+                while len(intents):
+                    await intents.close()
+        finally:
+            await gateway.database.fetch(server)
+    assert await _outcome(tenant, str(call.id)) == ("pending", None)
+    assert not await gateway.database.fetch("SELECT FROM scheduled_dial WHERE call_id = $1", call.id)
+
+
 async def test_lines_with_an_unknown_commit_are_written_and_can_be_sent_again(database_url: str) -> None:
     async with gateway_behind_proxy(database_url) as (gateway, proxy):
         tenant = await gateway.add_tenant()

@@ -2,17 +2,20 @@
 
 A commit is in doubt if the connection to Postgres is lost before the answer. Then a worker may already be dialling the call, so
 the intent is not withdrawn, as that of an immediate call is. The insert is repeated for a minute, until it is certain that the
-call has a record. A record that is there already stays as it is.
+call has a record. A record that is there already stays as it is. On another server the call may have been dialled, and its
+record lost. There the record is inserted as that of a call whose outcome is open.
 """
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import structlog
 
 from app.calls.creation.scheduled.store import MAX_SCHEDULED_ROWS_PER_STATEMENT, ScheduledCall, insert_scheduled
+from app.calls.creation.store import insert_lost_intent
 from app.clock import elapsed
 from app.database.batcher import Batcher
 from app.database.engine import Database
@@ -21,20 +24,30 @@ from app.errors import DatabaseUnavailable
 
 # The maximum number of inserts to repeat. A further one replaces the oldest, for whose call the answer was `unknown`.
 _MAX_QUEUED = 10_000
-# If Postgres has failed over meanwhile and has lost a call that was dialled, a later insert could make the call ring again.
-# After a fail-over no call is dialled until an operator has released the waiting ones (`callgate queues release`), which takes
-# longer than this.
+# A snapshot of the data folder that was put back has the identity of its original, but nobody puts one back so soon.
 _INSERT_AGAIN_FOR_S = 60.0
 
 logger = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _IntentInDoubt:
-    """An intent whose commit is in doubt, and the time of its first insert as a value of the clock `elapsed()`."""
+@dataclass(slots=True, eq=False)
+class _Intent:
+    """An intent to be inserted. `began` is the time of its first insert, as a value of the clock `elapsed()`.
+
+    `server` is the Postgres server (CURRENT_SERVER) of the first insert. It is None before that.
+    """
 
     scheduled: ScheduledCall
     began: float
+    server: str | None = None
+    is_in_doubt: bool = False
+
+
+class _Written(NamedTuple):
+    """The result of one insert: its time, or None if nothing was inserted, and the server."""
+
+    at: datetime | None
+    server: str
 
 
 class ScheduledIntents:
@@ -47,6 +60,8 @@ class ScheduledIntents:
         self._in_doubt = RetryQueue(
             self._insert_again, name="scheduled_intents", max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT, max_items=_MAX_QUEUED
         )
+        # The server of the last insert. If it has changed since, an insert in doubt is taken for one that may be lost.
+        self._server: str | None = None
 
     def __len__(self) -> int:
         """Returns the number of inserts that are still in doubt."""
@@ -57,17 +72,17 @@ class ScheduledIntents:
 
         If the commit is in doubt, makes the call `unknown` in memory, returns True, and repeats the insert in the background.
         """
-        call, in_doubt = scheduled.call, _IntentInDoubt(scheduled, elapsed())
+        call, intent = scheduled.call, _Intent(scheduled, elapsed())
         try:
-            written_at = await self._intents.submit(scheduled)
+            written_at = (await self._insert(intent)).at
         except DatabaseUnavailable as error:
             if not error.commit_in_doubt:
                 raise
-            self._in_doubt.add(in_doubt)
+            self._repeat(intent)
             call.execution, written_at = "unknown", call.created_at
         except asyncio.CancelledError:
             # The server cancels requests at the end of its drain timeout. Their answer says that the outcome is unknown.
-            self._in_doubt.add(in_doubt)
+            self._repeat(intent)
             raise
         if written_at is None:
             return False
@@ -78,12 +93,31 @@ class ScheduledIntents:
         """Tries once more to repeat the inserts that are still queued."""
         await self._in_doubt.close()
 
-    async def _write(self, calls: Sequence[ScheduledCall]) -> Sequence[datetime | None]:
-        inserted = await insert_scheduled(self._database, calls)
-        return [inserted.get(scheduled.call.id) for scheduled in calls]
+    async def _insert(self, intent: _Intent) -> _Written:
+        if intent.server is None:
+            # Only the first insert of a process has to ask.
+            intent.server = self._server or (await insert_scheduled(self._database, ())).server
+        return await self._intents.submit(intent)
 
-    async def _insert_again(self, in_doubt: _IntentInDoubt) -> None:
-        if elapsed() - in_doubt.began < self._insert_again_for_s:
-            await self._intents.submit(in_doubt.scheduled)
-        else:
-            logger.error("scheduled_call_given_up", call_id=str(in_doubt.scheduled.call.id))
+    async def _write(self, intents: Sequence[_Intent]) -> Sequence[_Written]:
+        only_on = {each.scheduled.call.id: each.server for each in intents if each.is_in_doubt and each.server is not None}
+        server, written_at = await insert_scheduled(self._database, [each.scheduled for each in intents], only_on=only_on)
+        self._server = server
+        return [_Written(written_at.get(each.scheduled.call.id), server) for each in intents]
+
+    def _repeat(self, intent: _Intent) -> None:
+        intent.is_in_doubt = True
+        self._in_doubt.add(intent)
+
+    async def _insert_again(self, intent: _Intent) -> None:
+        call = intent.scheduled.call
+        if elapsed() - intent.began >= self._insert_again_for_s:
+            logger.error("scheduled_call_given_up", call_id=str(call.id))
+            return
+        written = await self._insert(intent)
+        if written.at is None and written.server != intent.server:
+            # A worker may have dialled the call before a fail-over that has lost its record. The call is not dialled any more:
+            # like a pending call whose process died, it becomes unknown, and is searched for in Twilio's list.
+            call.pending_since = call.created_at
+            if await insert_lost_intent(self._database, call):
+                logger.error("record_lost", call_id=str(call.id), attempt=call.attempt)

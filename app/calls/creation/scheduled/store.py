@@ -7,7 +7,8 @@ dialled or ends.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic_core import to_json
@@ -21,6 +22,7 @@ from app.calls.store import add_deliveries
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.scheduling.dials import DIAL_COLUMN_SQL, insert_dials_sql
+from app.scheduling.guard_sql import CURRENT_SERVER
 from app.scheduling.models import NO_QUEUE, DialTurn, ScheduledDial
 from app.scheduling.schedule import Schedule
 
@@ -51,6 +53,13 @@ class ScheduledCall:
         return own | self.schedule.columns() | {"tries": 0}
 
 
+class InsertedCalls(NamedTuple):
+    """The result of an insert: the Postgres server (CURRENT_SERVER), and the time of the write by the id of each new call."""
+
+    server: str
+    written_at: Mapping[UUID, datetime]
+
+
 @dataclass(frozen=True, slots=True)
 class _EndedCall:
     """The columns of an ended call that are needed to report the event `settled` to the tenant."""
@@ -64,12 +73,19 @@ class _EndedCall:
     deliveries_written: list[str]
 
 
-# Ignores every conflict: if the commit is in doubt, the statement is repeated, and the call may be there already.
+# Ignores every conflict: if the commit is in doubt, the statement is repeated, and the call may be there already. The identity
+# of the server is read once, because that costs as much as the insert of a row.
 _INSERT_SCHEDULED_CALLS = insert_calls_sql(
     ["execution"],
     on_conflict="",
-    json_columns=[DIAL_COLUMN_SQL],
+    json_columns=[DIAL_COLUMN_SQL, "given ->> 'only_on' AS only_on"],
+    ctes_before=f""", here AS MATERIALIZED (
+            SELECT {CURRENT_SERVER} AS server
+        ), admitted AS (
+            SELECT given.* FROM given CROSS JOIN here WHERE only_on IS NULL OR only_on = here.server
+        )""",  # noqa: S608  # a constant
     ctes_after=insert_dials_sql(calls_cte="inserted", due_at="(given.dial ->> 'due_at')::timestamptz"),
+    final_select="SELECT here.server, id, updated_at FROM here LEFT JOIN inserted ON true",
 )
 
 _END_WAITING_CALLS = """
@@ -96,20 +112,22 @@ _END_WAITING_CALLS = """
 _END_CALLS_BY_ID = _END_WAITING_CALLS.format(which="call_id = ANY ($5::uuid[]) ORDER BY call_id LIMIT $1 FOR UPDATE")
 # A locked row is being granted or ended by another session.
 _END_CALLS_OF_QUEUE = _END_WAITING_CALLS.format(which="queue_id = $5 LIMIT $1 FOR UPDATE SKIP LOCKED")
-_END_EXPIRED_CALLS = _END_WAITING_CALLS.format(
-    which="ring_by <= clock_timestamp() ORDER BY ring_by LIMIT $1 FOR UPDATE SKIP LOCKED"
-)
-_ANY_EXPIRED_CALL = "SELECT FROM scheduled_dial WHERE ring_by <= clock_timestamp() LIMIT 1"
+# now(), because Postgres compares an index only with values that do not change during the statement.
+_END_EXPIRED_CALLS = _END_WAITING_CALLS.format(which="ring_by <= now() ORDER BY ring_by LIMIT $1 FOR UPDATE SKIP LOCKED")
+_ANY_EXPIRED_CALL = "SELECT FROM scheduled_dial WHERE ring_by <= now() LIMIT 1"
 
 
-async def insert_scheduled(database: Database, calls: Sequence[ScheduledCall]) -> dict[UUID, datetime]:
+async def insert_scheduled(
+    database: Database, calls: Sequence[ScheduledCall], *, only_on: Mapping[UUID, str] = MappingProxyType({})
+) -> InsertedCalls:
     """Inserts scheduled calls with their events and their rows of `scheduled_dial`.
 
-    Returns the time of the write for each call, by call id. Leaves out a call that has been inserted already, or whose
-    idempotency key another call has.
+    Leaves out a call that has been inserted already, or whose idempotency key another call has. `only_on` maps call ids to
+    servers: on any other server than that, the call is left out, too.
     """
-    rows = await database.fetch(_INSERT_SCHEDULED_CALLS, rows_as_json([call.row() for call in calls]))
-    return {row["id"]: row["updated_at"] for row in rows}
+    rows = [call.row() | {"only_on": only_on.get(call.call.id)} for call in calls]
+    found = await database.fetch(_INSERT_SCHEDULED_CALLS, rows_as_json(rows))
+    return InsertedCalls(found[0]["server"], {row["id"]: row["updated_at"] for row in found if row["id"] is not None})
 
 
 async def insert_dial(session: AsyncSession, call_id: UUID, scheduled: ScheduledCall) -> None:
