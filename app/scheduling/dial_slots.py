@@ -6,11 +6,12 @@ from uuid import UUID
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.scheduling.models import NO_QUEUE
-from app.twilio.schemas import MAX_CALL_TIME, TERMINAL_STATUSES
+from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME, TERMINAL_STATUSES
 
 # Twilio's defaults of `timeout` and `time_limit`, and the time that a call may spend in Twilio's own queue.
 _RINGING_S, _DEFAULT_TIME_LIMIT_S, _QUEUE_S = 60, 14_400, 600
 _MAX_TIME_LIMIT_S = int(MAX_CALL_TIME.total_seconds())
+_MAX_QUEUE_S = int(MAX_QUEUE_TIME.total_seconds())
 
 
 def latest_end_sql(dialled_at: str, parameters: str) -> str:
@@ -28,10 +29,14 @@ def insert_slot_sql(*, dial: str, granted_at: str, parameters: str) -> str:
 
     A grant is the right to dial a call, and a dial slot stands for one concurrent call. `dial` is the alias of `scheduled_dial`
     in the FROM clause. `granted_at` and `parameters` are SQL for the time of the grant and for the call's parameters as JSON.
+
+    Only the slot has the deadline of a dialled call, so the slot outlives the deadline: Twilio may hold the call in its queue
+    until then.
     """
+    last_ring = f"least(greatest({granted_at}, {dial}.ring_by), {granted_at} + make_interval(secs => {_MAX_QUEUE_S}))"
     return f"""INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until, ring_by)
         SELECT {dial}.call_id, {dial}.account_id, nullif({dial}.queue_id, '{NO_QUEUE}'), {dial}.caller_id,
-            {latest_end_sql(granted_at, parameters)}, {dial}.ring_by"""  # aliases of the caller's statement
+            {latest_end_sql(last_ring, parameters)}, {dial}.ring_by"""  # aliases of the caller's statement
 
 
 # Retention may be deleting a call together with its slot. Such a slot is skipped, which prevents deadlocks.
@@ -39,7 +44,7 @@ _DELETE_ENDED = f"""
     DELETE FROM dial_slot WHERE call_id IN (
         SELECT call_id FROM dial_slot JOIN call ON call.id = call_id
         WHERE dial_slot.account_id = $1 AND (
-            until <= clock_timestamp() OR execution IN ('not_started', 'scheduled') OR deleted_at IS NOT NULL
+            until <= now() OR execution IN ('not_started', 'scheduled') OR deleted_at IS NOT NULL
             OR status IN ({", ".join(f"'{status}'" for status in sorted(TERMINAL_STATUSES))})
         )
         FOR UPDATE OF dial_slot SKIP LOCKED

@@ -140,7 +140,7 @@ class DialSlot(Base):
     # The API key or workload that requested the call; null if it was not scheduled.
     caller_id: Mapped[UUID | None] = mapped_column(Uuid)
     granted_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
-    # The latest time at which the call can end: the grant, plus ring timeout, time limit and a margin.
+    # The latest time at which the call can end: the grant or `ring_by`, plus ring timeout, time limit and a margin.
     until: Mapped[datetime]
     # The deadline. If Twilio still has the call in its queue then, the call is canceled. Null: was canceled, or no deadline.
     ring_by: Mapped[datetime | None]

@@ -39,15 +39,15 @@ _OLDEST_DUE = f"""
             ORDER BY {_GROUP_COLUMNS}, due_at LIMIT 1
         ) AS further
     )
-    SELECT first.priority::int AS priority, extract(epoch FROM clock_timestamp() - min(first.due_at))::float8 AS seconds
+    SELECT first.priority::int AS priority, extract(epoch FROM now() - min(first.due_at))::float8 AS seconds
     FROM (SELECT * FROM first LIMIT {MAX_COUNTED}) AS first
         JOIN twilio_account ON twilio_account.id = first.account_id JOIN tenant ON tenant.id = twilio_account.tenant_id
         LEFT JOIN queue ON queue.id = first.queue_id
-    WHERE first.due_at <= clock_timestamp() AND tenant.suspended_at IS NULL AND queue.paused IS NOT TRUE
+    WHERE first.due_at <= now() AND tenant.suspended_at IS NULL AND queue.paused IS NOT TRUE
     GROUP BY first.priority
 """  # noqa: S608  # own constants
 _COUNT_SLOTS = f"""
-    SELECT count(*) AS taken FROM (SELECT FROM dial_slot WHERE until > clock_timestamp() LIMIT {MAX_COUNTED}) AS counted
+    SELECT count(*) AS taken FROM (SELECT FROM dial_slot WHERE until > now() LIMIT {MAX_COUNTED}) AS counted
 """  # noqa: S608  # own constants
 
 

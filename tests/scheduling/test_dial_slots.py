@@ -1,6 +1,7 @@
 """Tests that the slots of ended calls are freed. A slot is a place within the limit of concurrent calls."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -107,6 +108,20 @@ async def test_a_call_that_may_be_under_way_keeps_its_slot_until_its_end(gateway
 
         assert await _free(gateway, account) == 1
         assert await _holders(gateway, account) == {call}
+
+
+@pytest.mark.parametrize(("ring_in_h", "last_ring_in_h"), [(5, 5), (150, 24)])
+async def test_a_slot_outlives_the_deadline_of_its_call(gateway: Gateway, ring_in_h: int, last_ring_in_h: int) -> None:
+    """Checks when the slot ends, because only the slot has the deadline. Twilio queues a call for at most a day."""
+    tenant = await gateway.add_tenant()
+    ring_by = datetime.now(UTC) + timedelta(hours=ring_in_h)
+    assert (await tenant.create(ring_by=ring_by.isoformat(), timeout=30, time_limit=60)).status_code == 202
+    account = await _account(gateway, tenant)
+    (grant,) = (await grant_calls(gateway.database, account, limit=1)).grants
+    kept = "SELECT until - now() AS time FROM dial_slot WHERE call_id = $1"
+    ((kept_for,),) = await gateway.database.fetch(kept, grant.call.id)
+    longest = timedelta(hours=last_ring_in_h, minutes=10, seconds=90)
+    assert longest - timedelta(minutes=1) < kept_for <= longest
 
 
 async def test_a_slot_that_retention_has_deleted_with_its_call_is_freed(gateway: Gateway) -> None:

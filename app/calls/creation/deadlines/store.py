@@ -31,7 +31,7 @@ _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '100ms'"
 _LOCK_SCHEDULED = "LOCK TABLE scheduled_dial IN SHARE MODE"
 _IDLE_TURNS = f"""
     SELECT account_id, caller_id FROM dial_turn
-    WHERE last_grant_at < clock_timestamp() - $1::interval AND NOT EXISTS (
+    WHERE last_grant_at < now() - $1::interval AND NOT EXISTS (
         SELECT FROM scheduled_dial AS waiting
         WHERE waiting.account_id = dial_turn.account_id AND waiting.caller_id = dial_turn.caller_id
             AND waiting.priority IN ({", ".join(str(place) for place in range(len(PRIORITIES)))})
