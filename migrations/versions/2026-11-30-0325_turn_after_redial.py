@@ -1,4 +1,4 @@
-"""Schedules a redial (a new call to the same person) before its caller gets a turn, so that no job deletes the turn meanwhile."""
+"""Schedules a redial (a new call to the same person) before its caller gets a turn, so that no job deletes the turn."""
 
 from collections.abc import Sequence
 

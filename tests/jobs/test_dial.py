@@ -402,7 +402,7 @@ async def test_who_sends_the_status_callbacks_is_decided_when_the_call_is_dialle
     settings = [settings_for(database_url), settings_for(database_url, public_url=PUBLIC_URL)]
     async with running_gateway(settings[had_public_url]) as gateway, running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        wanted = {"status_callback": OWN_URL, "status_callback_event": ["completed"]}
+        wanted: dict[str, Any] = {"status_callback": OWN_URL, "status_callback_event": ["completed"]}
         call_id = UUID((await tenant.create(priority="normal", **wanted)).json()["id"])
         await gateway.database.fetch("UPDATE call SET status_callback = $2 WHERE id = $1", call_id, stored)
         gateway.settings = settings[has_public_url]
