@@ -157,7 +157,8 @@ class Settings(ConsoleSettings):
         None,
         ge=1,
         le=36_500,
-        description="Days after which settled calls and their events and deliveries are deleted; never, if not set.",
+        description="Days after which settled calls are deleted, with their events, deliveries and idempotency keys; never, if "
+        "not set.",
     )
     audit_retention_days: int = Field(
         400, ge=1, le=36_500, description="Days after which events of the audit log are deleted, a month at a time."

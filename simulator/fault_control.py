@@ -58,7 +58,7 @@ async def read_listing(state: StateDep) -> ListFaults:
 
 @router.put("/listing", summary="Set the faults of lists")
 async def set_listing(faults: ListFaults, state: StateDep) -> ListFaults:
-    """Sets the faults of all lists from now on. Omitted members get their defaults."""
+    """Sets the faults of every later answer to a request that lists calls. Omitted members get their defaults."""
     state.lists = ListFaultState(faults)
     return faults
 

@@ -1,6 +1,7 @@
-"""The subresources of a call, such as recordings, streams and payments, with the state that tests of a client need.
+"""Simulates the subresources of a call, such as recordings, streams and payments.
 
-Their JSON follows Twilio's specification, which has a page for each kind: https://www.twilio.com/docs/voice/api/recording.
+Keeps only the state that is needed to test a client of Twilio. The JSON of each kind follows Twilio's page about it, such as
+https://www.twilio.com/docs/voice/api/recording.
 """
 
 import math

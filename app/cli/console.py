@@ -64,9 +64,9 @@ def list_console_sessions(as_json: AsJson = False) -> None:
 def end_session(
     session: Annotated[UUID, typer.Argument(metavar="ID", help="The session, as `console sessions` shows it.")],
 ) -> None:
-    """End a session, or invalidate a link that was not used.
+    """End a session of the console.
 
-    The browser is logged out with its next request.
+    A browser that is logged in is logged out with its next request. A login link that was not used yet stops working.
     """
     from app.audit.events import command_actor
 

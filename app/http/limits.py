@@ -1,4 +1,4 @@
-"""Limits on what a client can use before it is authenticated."""
+"""Limits on what a client can use before it is authenticated. Bulk requests have a larger limit: app/queues/router.py."""
 
 from dataclasses import dataclass
 from typing import Self

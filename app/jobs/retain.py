@@ -2,7 +2,7 @@
 
 Calls are deleted in small batches. After each batch the job pauses for a multiple of the batch's duration, so it deletes fewer
 calls while the database is busy. Events, deliveries and audit events are deleted by dropping monthly partitions, which is
-cheap.
+cheap. The period is the setting `retention_days`. An idempotency key is kept as long as its call.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """The metrics of one process.
 
-Gauges that are computed from Postgres, such as the number of waiting calls, are in app/jobs/gauges.py.
+Gauges that are computed from Postgres, such as the number of waiting calls, are in app/jobs/gauges.py. An API process
+reports the workers' gauges as well: app/http/worker_gauges.py.
 
 Each metric that changes with every created call has a function `…_series`. The function does the same as the metric's method
 `labels`: it returns the time series with the given label values. The function caches the series, because `labels` takes longer

@@ -89,7 +89,10 @@ Part = str
 
 
 class UriParts(Protocol):
-    """The parts of a URI: the match of `SIP_URI` or, for a text that does not match, the `ValidParts` of app.sip.diagnosis."""
+    """The interface through which rules read the parts of a URI.
+
+    A match of `SIP_URI` implements it, and `ValidParts` of app.sip.diagnosis does for a text that does not match.
+    """
 
     def groups(self) -> tuple[str | None, ...]:
         """Returns scheme, user, password, host, port, parameters (with each ";"), headers (without "?"), as written."""

@@ -175,9 +175,9 @@ def _is_unusable(connection: Connection, *, ignore_socket: bool) -> bool:
 
 
 async def _no_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Sends the request with `handler`, and turns aiohttp's errors into httpx's.
+    """Sends the request with `handler`. Raises httpx's errors in place of aiohttp's, which prevents repetitions.
 
-    aiohttp's session would repeat a GET, PUT or DELETE after one of its own errors. It does not after an error of httpx.
+    aiohttp's session repeats a GET, PUT or DELETE after an error of aiohttp, but not after any other error.
     """
     try:
         return await handler(request)

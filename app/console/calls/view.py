@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 
 from app.console.calls.curl import curl_command, missing_secrets
 from app.console.calls.history import HistorySummary, summarize_history
+from app.console.calls.member_rows import Row, parameter_rows, resource_rows
 from app.console.calls.records import CallHistory, CallLine, DeliveryRow
 from app.console.calls.search import CallForm, Search
-from app.console.calls.tables import Row, parameter_rows, resource_rows
 from app.console.calls.timeline import Entry, time_since_last_entry, timeline
 from app.console.calls.words import problem_in_words, span
 from app.console.deliveries.words import can_be_sent_again, error_in_words, state_of

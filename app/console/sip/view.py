@@ -38,7 +38,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class NumberedFinding:
-    """A finding in the list below the address. `number` begins with 1, and is also shown beside the place in the address."""
+    """A problem that was found in the address, as the list below the address shows it.
+
+    `number` counts the findings from 1. The same number marks the part of the address that the finding is about.
+    """
 
     number: int
     code: str

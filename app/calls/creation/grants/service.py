@@ -122,7 +122,7 @@ class _GrantTransaction:
         return grants
 
     async def _grant_next(self) -> Sequence[Grant] | None:
-        """Grants the next call. Returns None if no call is due, and nothing if the call does not wait any more."""
+        """Grants the next due call. Returns None if no call is due, and an empty sequence if that call has stopped waiting."""
         return await store.grant_next(self.connection, self.account_id, self.at, self._open_queues())
 
     async def _grant_within_hours(self) -> Sequence[Grant] | None:
