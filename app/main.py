@@ -40,12 +40,12 @@ from app.http.concurrency import ConcurrencyLimit
 from app.http.document import serve_document
 from app.http.error_renderers import ErrorRenderer, ErrorRenderers
 from app.http.head_method import HeadMethodMiddleware
-from app.http.health import Readiness
 from app.http.key_attempts import KeyAttempts
 from app.http.middleware import RequestMiddleware
 from app.http.openapi import complete_document
 from app.http.operations import CONSOLE_PREFIX, OperationsPort
 from app.http.problems import Problem, ProblemRenderer, install_handlers, is_creation
+from app.http.readiness import Readiness
 from app.http.routes import add_routes, describe_access, public, require_declarations
 from app.http.worker_gauges import WorkerGauges
 from app.observability import Metrics

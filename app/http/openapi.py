@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from app.http.idempotency_key import REPLAYED_HEADER
-
 Schema = dict[str, Any]
 
 _NULL_SCHEMA = {"type": "null"}
@@ -29,7 +27,7 @@ HEADER_COMPONENTS: dict[str, Any] = {
 _COMPONENTS_BY_HEADER = {
     "X-Request-Id": "RequestId",
     "Location": "Location",
-    REPLAYED_HEADER: "IdempotentReplayed",
+    "Idempotent-Replayed": "IdempotentReplayed",
     "ETag": "ETag",
     "Retry-After": "RetryAfter",
     "WWW-Authenticate": "WWWAuthenticate",

@@ -1,6 +1,10 @@
-"""Runs the jobs until `stop` is set. If a job fails, the error is logged and the job is repeated; the other jobs go on."""
+"""Runs the jobs until `stop` is set, once the process is ready.
+
+If a job fails, the error is logged and the job is repeated; the other jobs go on.
+"""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,6 +17,7 @@ from app.database.engine import Database
 from app.database.listener import Listener
 from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
+from app.http.readiness import Readiness
 from app.jobs.control import PendingUpdateSender
 from app.jobs.deadlines import Deadlines
 from app.jobs.deliver import Deliverer
@@ -48,6 +53,7 @@ _HEARTBEAT_EVERY_S = 15.0
 # How often the jobs that `_wake_due` wakes look for work without a wake-up.
 _UNPOLLED_EVERY_S = 15.0
 _PAUSE_AFTER_FAILURE_S = 2.0
+_READINESS_CHECK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +142,38 @@ async def _wake_due(database: Database, jobs: Sequence[Job], longest_life: timed
 
 
 async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, tracing: Tracing | None = None) -> None:
-    """Runs a worker with its own services until `stop` is set. Closes `tracing` at the end."""
+    """Runs a worker with its own services until `stop` is set. Starts the jobs once the process is ready.
+
+    Closes `tracing` at the end.
+    """
     tracing = tracing or Tracing()
     check_folder(settings.grant_counter_dir)
     with tracing.enabled():
         async with services(settings, metrics) as state, Sender(AllowList.parse(settings.delivery_allow)) as sender:
+            await _wait_until_ready(Readiness(state["database"], state["keyring"]), stop)
             first_retry = timedelta(seconds=settings.delivery_first_retry)
             deliverer = Deliverer(state["database"], state["delivery_signing"], sender, metrics, first_retry)
             url = settings.require_database_url()
             async with Listener(url, channel=DELIVERIES_CHANNEL, on_change=deliverer.wake.set).running():
                 await run_jobs(make_jobs(settings, state, metrics, deliverer), stop)
     await asyncio.to_thread(tracing.close)
+
+
+async def _wait_until_ready(readiness: Readiness, stop: asyncio.Event) -> None:
+    """Returns when the process is ready or `stop` is set. Logs each reason for waiting once.
+
+    With a wrong encryption key, jobs would do harm: a delivery that cannot be signed counts as a failed attempt, for example.
+    """
+    logged: set[tuple[str | None, str | None]] = set()
+    while not stop.is_set():
+        health = await readiness.check()
+        if health.status == "ok":
+            return
+        if (cause := (health.database, health.reason)) not in logged:
+            logged.add(cause)
+            logger.warning("worker_not_ready", database=health.database, reason=health.reason)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _READINESS_CHECK_EVERY_S)
 
 
 async def run_jobs(jobs: list[Job], stop: asyncio.Event) -> None:

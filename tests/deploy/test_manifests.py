@@ -14,7 +14,8 @@ from typer.main import get_command
 from app.calls.callback_urls import CALLBACK_PATH
 from app.calls.creation.placement import DRAIN_COMMIT_TIMEOUT_S
 from app.cli import app as command_line
-from app.http.health import READY_TIMEOUT_S
+from app.database.pool import MAX_CONNECTIONS as MAX_STATEMENT_CONNECTIONS
+from app.http.readiness import READY_TIMEOUT_S
 from app.main import create_app
 from app.services import budget_of
 from app.setting_values import SETTING_PREFIX

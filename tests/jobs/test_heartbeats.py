@@ -1,7 +1,10 @@
-"""Tests heartbeats, the rows that running workers renew: every process sees how many workers run."""
+"""Tests heartbeats, the rows that running workers renew: every process sees how many workers run, and that they are ready."""
 
 import asyncio
+from base64 import b64encode
 
+import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from app.database.heartbeats import summarize_workers
@@ -62,5 +65,44 @@ async def test_a_killed_worker_is_soon_not_counted_and_its_row_is_deleted(empty_
         async with gateway.database.begin() as session:
             assert set(await session.scalars(text("SELECT version FROM worker_heartbeat"))) >= {"killed"}
             assert "gone" not in set(await session.scalars(text("SELECT version FROM worker_heartbeat")))
+        stop.set()
+        await working
+
+
+async def test_a_worker_with_wrong_keys_starts_no_job(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("app.jobs.worker._READINESS_CHECK_EVERY_S", 0.01)
+    await asyncio.to_thread(migrate, empty_database_url)
+    settings = settings_for(empty_database_url)
+    async with running_gateway(settings) as gateway:
+        await gateway.add_tenant()
+        stop = asyncio.Event()
+        wrong = settings.model_copy(update={"secret_keys": SecretStr(b64encode(bytes(32)).decode())})
+        async with asyncio.timeout(60):
+            working = asyncio.create_task(run_worker(wrong, Metrics(), stop))
+            output = ""
+            while "secret_keys_wrong" not in output:
+                assert await _count_workers(gateway) == 0
+                await asyncio.sleep(0.01)
+                output += capsys.readouterr().out
+            await asyncio.sleep(0.2)  # more checks
+            stop.set()
+            await working
+        assert (output + capsys.readouterr().out).count("worker_not_ready") == 1
+        assert await _count_workers(gateway) == 0
+
+
+async def test_a_worker_starts_its_jobs_when_its_database_is_ready(
+    empty_database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, stop = settings_for(empty_database_url), asyncio.Event()
+    working = asyncio.create_task(run_worker(settings, Metrics(), stop))
+    async with asyncio.timeout(60):
+        while "worker_not_ready" not in capsys.readouterr().out:
+            await asyncio.sleep(0.01)
+    await asyncio.to_thread(migrate, empty_database_url)
+    async with running_gateway(settings) as gateway:
+        await _wait_for_workers(gateway, 1)
         stop.set()
         await working
