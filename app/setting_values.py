@@ -73,6 +73,15 @@ def parse_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def parse_public_url(text: str) -> str:
+    """Returns an http or https URL without its trailing slashes. Raises ValueError if Twilio would send it no callbacks."""
+    url = parse_url(text)
+    host = urlsplit(url).hostname or ""
+    if "_" in host or ":" in host:
+        raise ValueError("must have a host name without underscores: Twilio refuses them and signs no IPv6 addresses")
+    return url
+
+
 def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], list[str]]:
     """Parses a comma-separated list of IP networks and host names. Returns the networks, and the host names.
 

@@ -6,7 +6,6 @@ A process calls `load_settings()` once and passes the result on. Importing this 
 import os
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -22,8 +21,8 @@ from app.setting_values import (
     is_trusted_url,
     parse_delivery_allow,
     parse_networks,
+    parse_public_url,
     parse_twilio_base_url,
-    parse_url,
     parse_workload_keys,
     seconds_setting,
 )
@@ -71,8 +70,9 @@ class Settings(ConsoleSettings):
         1000,
         ge=10,
         le=100_000,
-        description="Client connections that one process keeps open. Beyond this limit it closes the one that has waited "
-        "longest for its client; if all are busy, it answers the new one with 503.",
+        description="Client connections that one process keeps open, more than CALLGATE_MAX_IN_FLIGHT; the operations port has "
+        "100 of its own. Beyond this limit it closes the one that has waited longest for its client; if all are busy, it "
+        "answers the new one with 503.",
     )
     head_timeout: float = seconds_setting(
         10.0, "Seconds for the request line and the headers to arrive, from the request's first byte.", maximum=300
@@ -228,20 +228,12 @@ class Settings(ConsoleSettings):
     @field_validator("public_url")
     @classmethod
     def _check_public_url(cls, value: str | None) -> str | None:
-        return None if value is None else parse_url(value)
+        return None if value is None else parse_public_url(value)
 
     @field_validator("twilio_base_url")
     @classmethod
     def _check_twilio_base_url(cls, value: str) -> str:
         return parse_twilio_base_url(value)
-
-    @field_validator("public_url")
-    @classmethod
-    def _check_public_host(cls, value: str | None) -> str | None:
-        host = urlsplit(value).hostname or "" if value else ""
-        if "_" in host or ":" in host:
-            raise ValueError("must have a host name without underscores: Twilio refuses them and signs no IPv6 addresses")
-        return value
 
     @model_validator(mode="after")
     def _check_request_budget(self) -> "Settings":
@@ -250,6 +242,15 @@ class Settings(ConsoleSettings):
             raise ValueError(
                 f"{SETTING_PREFIX}REQUEST_BUDGET is {self.request_budget:g} s but the pool, connect and read timeouts of one "
                 f"attempt add up to {attempt:g} s"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_max_connections(self) -> "Settings":
+        if self.max_connections <= self.max_in_flight:
+            raise ValueError(
+                f"{SETTING_PREFIX}MAX_CONNECTIONS is {self.max_connections} but must be more than "
+                f"{SETTING_PREFIX}MAX_IN_FLIGHT ({self.max_in_flight}), because each creation in flight holds a connection"
             )
         return self
 

@@ -111,7 +111,7 @@ def serve(
         sockets += listen(host, ops_port, option="--ops-port")
     config = server_config(
         partial(create_api, ops_port),
-        ServerLimits.of(settings),
+        ServerLimits.of(settings, ops_port=ops_port),
         factory=True,
         workers=workers,
         timeout_worker_healthcheck=_WORKER_START_TIMEOUT_S,

@@ -9,19 +9,26 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADER_LINES = 100
 MAX_BODY_BYTES = 64 * 1024
 MAX_FORM_FIELDS = 500
+MAX_OPERATIONS_CONNECTIONS = 100
+"""The limit of open connections at the operations port. Clients do not use them up, so probes of a busy process succeed."""
 NO_NUL_PATTERN = r"^[^\x00]+$"
 """A pattern for texts in requests: one or more characters, none of them NUL, which Postgres cannot store."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """The limits of one HTTP server that operators can configure: open connections, and seconds to read and to write."""
+    """The limits of one HTTP server that operators can configure: open connections, and seconds to read and to write.
+
+    `connections` does not apply to those at the operations port.
+    """
 
     connections: int = 1000
     head_timeout_s: float = 10.0
     body_timeout_s: float = 10.0
     write_timeout_s: float = 60.0
+    ops_port: int | None = None
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
-        return cls(settings.max_connections, settings.head_timeout, settings.body_timeout, settings.write_timeout)
+    def of(cls, settings: Settings, *, ops_port: int | None = None) -> Self:
+        timeouts = settings.head_timeout, settings.body_timeout, settings.write_timeout
+        return cls(settings.max_connections, *timeouts, ops_port)

@@ -20,12 +20,16 @@ class OperationsPort:
 
     port: int | None
 
+    def received(self, server: tuple[str, int | None] | None) -> bool:
+        """Returns whether `server`, the local address and port of a connection, is the operations port."""
+        return self.port is not None and server is not None and server[1] == self.port
+
     def serves(self, scope: Scope) -> bool:
         """Returns whether the port that received the request serves its path."""
         if self.port is None:
             return True
         path: str = scope["path"]
         is_for_operators = path.startswith(_OPERATOR_PREFIXES) or path == CONSOLE_PREFIX
-        if scope["server"] and scope["server"][1] == self.port:
+        if self.received(scope["server"]):
             return is_for_operators or path in _OPERATIONS_PATHS or path.startswith(_OPERATIONS_PREFIXES)
         return not is_for_operators and path != _METRICS_PATH

@@ -16,7 +16,8 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import CallgateError, HeadTooLarge, MalformedRequest, RequestTimeout, TooManyConnections
-from app.http.limits import MAX_HEAD_BYTES, MAX_HEADER_LINES, ServerLimits
+from app.http.limits import MAX_HEAD_BYTES, MAX_HEADER_LINES, MAX_OPERATIONS_CONNECTIONS, ServerLimits
+from app.http.operations import OperationsPort
 from app.http.problems import ProblemRenderer
 from app.observability import Metrics
 
@@ -49,7 +50,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unreported_bytes = 0
         self._waiting_since: float | None = None
         self._head_error: CallgateError | None = None
-        self._is_refused = False
+        self._is_refused = self._is_for_operations = False
         self._read_deadline: asyncio.TimerHandle | None = None
         # The request (by its number on the connection) and the part of the request that the read deadline applies to.
         self._read_deadline_for: tuple[int, str | None] | None = None
@@ -61,29 +62,31 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._waiting_since = self.loop.time()
         self._set_read_deadline()
-        if len(self.connections) > self.limits.connections:
-            self._free_a_connection()
+        self._is_for_operations = OperationsPort(self.limits.ops_port).received(self.server)
+        limit = MAX_OPERATIONS_CONNECTIONS if self._is_for_operations else self.limits.connections
+        if len(self.connections) > limit:
+            self._free_a_connection(limit)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._read_deadline, self._write_deadline):
-            if timer:
-                timer.cancel()
+        for timer in filter(None, (self._read_deadline, self._write_deadline)):
+            timer.cancel()
         super().connection_lost(exc)
 
-    def _free_a_connection(self) -> None:
-        """Makes room for this new connection: closes another connection whose client is not waiting for a response.
+    def _free_a_connection(self, limit: int) -> None:
+        """Makes room for this new connection if its port has more than `limit`: closes one whose client waits for no response.
 
-        First choice is a connection with a half-sent request, second an idle one; among equals, the one that has waited
-        longest. If all clients wait for a response, refuses the new connection with an error response. If twice the allowed
-        number of connections is exceeded, closes the new connection without a response.
+        Prefers a half-sent request to an idle connection, which may be about to get its next request, and among equals the one
+        that has waited longest. If all clients wait for a response, refuses the new one, beyond twice the limit silently.
         """
         others = [each for each in self.connections if isinstance(each, BoundedProtocol) and each is not self]
+        others = [each for each in others if each._is_for_operations == self._is_for_operations]
+        if len(others) < limit:
+            return
         if waiting := [each for each in others if each._is_waiting_for_client]:
-            # Half-sent requests go before idle connections, which may be about to receive their next request.
             longest = min(waiting, key=lambda each: (each._reading is None, each._waiting_since or 0.0))
             longest.transport.close()
             longest._abort_after(_CLOSE_DELAY_S)
-        elif len(self.connections) > 2 * self.limits.connections:
+        elif len(others) >= 2 * limit:
             self.transport.abort()
         else:
             self._refuse(TooManyConnections(after_s=1))

@@ -61,6 +61,14 @@ def test_a_budget_too_short_for_one_attempt_is_refused(monkeypatch: pytest.Monke
         load_settings()
 
 
+def test_connections_that_creations_in_flight_can_use_up_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLGATE_MAX_IN_FLIGHT", "1000")
+    with pytest.raises(SettingsError, match=r"CALLGATE_MAX_CONNECTIONS is 1000 but must be more than CALLGATE_MAX_IN_FLIGHT"):
+        load_settings()
+    monkeypatch.setenv("CALLGATE_MAX_CONNECTIONS", "1001")
+    assert load_settings().max_connections == 1001
+
+
 def test_values_come_from_files_unless_the_environment_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Covers the one file per secret that Kubernetes and Docker mount, with or without a newline at the end."""
     (tmp_path / "callgate_secret_keys").write_text(f"{ENCODED_KEYS[0]},{ENCODED_KEYS[1]}\n")

@@ -6,15 +6,19 @@ import json
 import subprocess
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.http.limits import MAX_OPERATIONS_CONNECTIONS, ServerLimits
+from app.http.listening import listen
+from app.http.server import server_config
 from app.observability.metrics import EXPOSITION_INTERVAL_S
 from tests.support.clients import http_client
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
-from tests.support.raw import TIMEOUT_S, connected, head
+from tests.support.gateway import BASIC, Gateway, QuietServer, Tenant, running_gateway, settings_for
+from tests.support.raw import TIMEOUT_S, Connection, connected, head
 from tests.support.tools import needs_program
 from tests.support.upstream import Upstream, created_after_release, running_upstream
 
@@ -266,7 +270,7 @@ async def test_a_limited_number_of_pipelined_requests_is_answered_in_order(gatew
 
 async def test_waiting_connections_make_room_for_new_ones(database_url: str, upstream: Upstream) -> None:
     """Checks that silent, half-sent and idle connections are closed. A connection with a request in progress is not closed."""
-    settings = settings_for(database_url, max_connections=20)
+    settings = settings_for(database_url, max_connections=20, max_in_flight=10)
     async with running_gateway(settings) as small, AsyncExitStack() as opened:
         tenant = await small.add_tenant(upstream.url)
         for number in range(60):
@@ -280,7 +284,8 @@ async def test_waiting_connections_make_room_for_new_ones(database_url: str, ups
 
 
 async def test_a_connection_is_refused_while_all_others_are_busy(database_url: str) -> None:
-    settings = settings_for(database_url, max_connections=10, twilio_read_timeout=30, request_budget=40)
+    settings = settings_for(database_url, twilio_read_timeout=30, request_budget=40)
+    settings = settings.model_copy(update={"max_connections": 10})  # too few for a real process, so that creations use up all
     async with (
         running_upstream(created_after_release()) as slow,
         running_gateway(settings) as small,
@@ -303,6 +308,54 @@ async def test_a_connection_is_refused_while_all_others_are_busy(database_url: s
         async with connected(small.url) as after:
             await after.send(head("GET", "/livez"))
             assert (await after.answer()).status == 200
+
+
+async def test_connections_at_the_operations_port_are_counted_apart() -> None:
+    """Clients that use up their connections must not make the probes of a busy process fail."""
+    released = asyncio.Event()
+
+    async def app(scope: Scope, _: Receive, send: Send) -> None:
+        if scope["path"] == "/wait":
+            await released.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    async with served_with_operations(app, connections=3) as (url, operations), AsyncExitStack() as opened:
+
+        async def connect(where: str, path: str) -> Connection:
+            connection = await opened.enter_async_context(connected(where))
+            await connection.send(head("GET", path))
+            return connection
+
+        scraper = await connect(operations, "/metrics")
+        assert (await scraper.answer()).status == 200
+        busy = [await connect(url, "/wait") for _ in range(3)]
+        assert (await (await connect(url, "/wait")).answer()).slug == "too-many-connections"
+        assert (await (await connect(operations, "/livez")).answer()).status == 200
+        await scraper.send(head("GET", "/metrics"))
+        assert (await scraper.answer()).status == 200
+        # They have a limit, too, and use up no connection of the clients.
+        for _ in range(MAX_OPERATIONS_CONNECTIONS):
+            assert (await (await connect(operations, "/livez")).answer()).status == 200
+        assert await scraper.end() == b""
+        released.set()
+        assert [(await connection.answer()).status for connection in busy] == [200] * 3
+
+
+@asynccontextmanager
+async def served_with_operations(app: ASGIApp, *, connections: int) -> AsyncIterator[tuple[str, str]]:
+    """Serves the app on two ports, and yields the URLs of the clients' port and of the operations port."""
+    with ExitStack() as closing:
+        listeners = [closing.enter_context(listener) for _ in range(2) for listener in listen("127.0.0.1", 0)]
+        urls = [f"http://127.0.0.1:{listener.getsockname()[1]}" for listener in listeners]
+        limits = ServerLimits(connections, ops_port=listeners[1].getsockname()[1])
+        server = QuietServer(server_config(app, limits, lifespan="off"))
+        serving = asyncio.create_task(server.serve(sockets=listeners))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        yield urls[0], urls[1]
+        server.should_exit = True
+        await serving
 
 
 async def test_requests_refused_by_the_protocol_are_counted(gateway: Gateway) -> None:
