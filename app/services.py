@@ -27,6 +27,7 @@ from app.calls.status_callbacks import UrlValidator
 from app.compat.service import StartedCalls
 from app.database.engine import Database
 from app.database.listener import Listener
+from app.database.pool import MAX_CONNECTIONS as MAX_STATEMENT_CONNECTIONS
 from app.deliveries.addresses import AllowList, UrlError, parse_delivery_url
 from app.deliveries.service import DeliveryService
 from app.http.concurrency import ConcurrencyLimit
@@ -126,7 +127,8 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
 @asynccontextmanager
 async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator[_Shared]:
     database = Database(settings.require_database_url(), pool_size=settings.database_pool_size)
-    metrics.watch_pool(size=settings.database_pool_size, in_use=lambda: database.connections_in_use)
+    metrics.watch_pool("sessions", size=settings.database_pool_size, in_use=lambda: database.session_connections_in_use)
+    metrics.watch_pool("statements", size=MAX_STATEMENT_CONNECTIONS, in_use=lambda: database.statement_connections_in_use)
     keyring = Keyring(settings.require_secret_keys())
     # Separate pools, so that neither requests about existing calls nor downloads of recordings can use up the connections that
     # creations need.

@@ -115,7 +115,7 @@ class Settings(ConsoleSettings):
         10,
         ge=1,
         le=500,
-        description="Database connections of one process, besides five for creations and notifications.",
+        description="Database connections of one process, besides up to 15 for statements, notifications and probes.",
     )
     max_in_flight: int = Field(
         200, ge=1, le=MAX_IN_FLIGHT_LIMIT, description="Creations that one process sends to Twilio at the same time."

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import asyncpg
 
@@ -23,7 +23,8 @@ _MAX_IDLE_S = 300.0
 # As in SQLAlchemy's pool (engine.py): a session in a bad state does not stay in use for ever.
 _MAX_LIFETIME_S = 1800.0
 _CLOSE_TIMEOUT_S = 1.0
-_MAX_CONNECTIONS = 12
+MAX_CONNECTIONS = 12
+"""The limit of connections in a Pool."""
 
 
 @dataclass(slots=True)
@@ -45,8 +46,23 @@ class StatementPool(Transactions, Protocol):
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]: ...
 
 
+class _Slots(asyncio.Semaphore):
+    """A semaphore that counts how often it is acquired now."""
+
+    taken = 0
+
+    async def acquire(self) -> Literal[True]:
+        await super().acquire()
+        self.taken += 1
+        return True
+
+    def release(self) -> None:
+        self.taken -= 1
+        super().release()
+
+
 class Pool:
-    """Runs each statement or transaction on its own connection, at most _MAX_CONNECTIONS at a time. Reuses idle connections.
+    """Runs each statement or transaction on its own connection, at most MAX_CONNECTIONS at a time. Reuses idle connections.
 
     A connection is closed if a single statement fails on it, or if Postgres or the network fails during a transaction. The
     cause may be the connection, for example if its server has become read-only.
@@ -55,7 +71,11 @@ class Pool:
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         self._connect = connect
         self._idle: list[_PooledConnection] = []
-        self._slots = asyncio.Semaphore(_MAX_CONNECTIONS)
+        self._slots = _Slots(MAX_CONNECTIONS)
+
+    @property
+    def connections_in_use(self) -> int:
+        return self._slots.taken
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         """Returns the rows of one statement.

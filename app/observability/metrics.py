@@ -203,20 +203,20 @@ class Metrics:
         self.twilio = TwilioMetrics(self.registry)
         self.callbacks = CallbackMetrics(self.registry)
         self.workloads = WorkloadMetrics(self.registry)
+        self._database_connections = Gauge(
+            "callgate_database_connections",
+            "Connections in this process's pools of database connections: the number allowed and the number in use.",
+            ["pool", "state"],
+            registry=self.registry,
+        )
 
-    def watch_pool(self, *, size: int, in_use: Callable[[], int]) -> None:
-        """Registers gauges of the database connection pool: its size, and the connections in use.
+    def watch_pool(self, pool: str, *, size: int, in_use: Callable[[], int]) -> None:
+        """Shows the use of a pool of database connections, which has at most `size`.
 
         Each scrape of the metrics calls `in_use`, which returns the number of connections in use.
         """
-        connections = Gauge(
-            "callgate_database_connections",
-            "Database connections of this process: the number allowed and the number in use.",
-            ["state"],
-            registry=self.registry,
-        )
-        connections.labels("allowed").set(size)
-        connections.labels("in_use").set_function(in_use)
+        self._database_connections.labels(pool, "allowed").set(size)
+        self._database_connections.labels(pool, "in_use").set_function(in_use)
 
     def exposition(self) -> bytes:
         """Returns the metrics in the Prometheus text format."""

@@ -26,6 +26,7 @@ from simulator.main import create_app as create_simulator
 from tests.deploy.manifests import OVERLAYS, REPOSITORY, Manifest, Manifests, base, container, labels, pod, rendered
 
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+SUPERUSER_RESERVED_CONNECTIONS = 3  # Postgres's default
 SECRET_FILES = {"callgate_database_url", "callgate_secret_keys"}
 
 
@@ -189,9 +190,33 @@ def test_grace_periods_are_longer_than_the_work_in_progress(overlay: Manifests) 
 
 
 def test_a_roll_out_keeps_each_pod_until_its_successor_is_ready(manifests: Manifests) -> None:
-    rolling = manifests.named("Deployment", "callgate-api")["spec"]["strategy"]["rollingUpdate"]
-    assert rolling["maxUnavailable"] == 0
-    assert rolling["maxSurge"] > 0
+    for name in ("callgate-api", "callgate-worker"):
+        rolling = manifests.named("Deployment", name)["spec"]["strategy"]["rollingUpdate"]
+        assert rolling["maxUnavailable"] == 0
+        assert rolling["maxSurge"] > 0
+
+
+def connections_at_most(manifests: Manifests) -> dict[str, int]:
+    """Returns the most connections to Postgres of all pods of the API and of all workers, during a roll-out, too."""
+    pools = settings_of(manifests).database_pool_size + MAX_STATEMENT_CONNECTIONS
+    (autoscaler,) = manifests.of_kind("HorizontalPodAutoscaler")
+    workers = manifests.named("Deployment", "callgate-worker")["spec"]["replicas"]
+    # The API listens on one channel. A worker listens on two, and its probes have a connection of their own.
+    return {"api": autoscaler["spec"]["maxReplicas"] * (pools + 1), "worker": workers * (pools + 3), "roll-out": 2 * pools + 4}
+
+
+def test_the_postgres_of_the_dev_overlay_has_connections_for_all_pods() -> None:
+    (postgres,) = rendered("dev").of_kind("StatefulSet")
+    (allowed,) = re.findall(r"max_connections=(\d+)", " ".join(container(postgres)["args"]))
+    assert sum(connections_at_most(rendered("dev")).values()) < int(allowed) - SUPERUSER_RESERVED_CONNECTIONS
+
+
+def test_the_documented_number_of_connections_is_that_of_the_production_overlay() -> None:
+    text = " ".join((REPOSITORY / "docs/operations.md").read_text().split())
+    found = re.search(r"12 pods of the API and 2 workers .* (\d+) at worst, and (\d+) more during a roll-out", text)
+    assert found
+    number = connections_at_most(rendered("production"))
+    assert [int(each) for each in found.groups()] == [number["api"] + number["worker"], number["roll-out"]]
 
 
 def test_every_named_setting_exists_and_is_valid(manifests: Manifests) -> None:
@@ -321,6 +346,23 @@ def test_the_dev_overlay_connects_callgate_and_simulator_in_both_directions() ->
     ports = {service["metadata"]["name"]: service["spec"]["ports"][0]["port"] for service in rendered("dev").of_kind("Service")}
     assert settings.twilio_base_url == f"http://simulator:{ports['simulator']}"
     assert (settings.public_url, ports["callgate-api"]) == ("http://callgate-api", 80)
+
+
+def test_the_admin_pod_reaches_postgres_and_the_simulator_of_the_dev_overlay() -> None:
+    """The pod of docs/operations.md is a copy of a worker's pod without its labels. It gets one label."""
+    guide = (REPOSITORY / "docs/operations.md").read_text()
+    (label,) = re.findall(r"label pod callgate-admin (\S+)", guide)
+    admin = dict([label.split("=")])
+    let_in = {
+        (pod_labels["app.kubernetes.io/name"], port["port"])
+        for workload in rendered("dev").workloads()
+        for policy in rendered("dev").of_kind("NetworkPolicy")
+        if matches(policy["spec"]["podSelector"], pod_labels := labels(workload))
+        for rule in policy["spec"].get("ingress", [])
+        if any(matches(peer["podSelector"], admin) for peer in rule["from"] if "podSelector" in peer)
+        for port in rule["ports"]
+    }
+    assert let_in >= {("postgres", 5432), ("simulator", 8010)}
 
 
 def test_the_api_reads_the_key_set_with_files_that_are_mounted() -> None:

@@ -28,7 +28,7 @@ from tests.support.upstream import answer, created, error, refused_url, reset, r
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
 LABELS = {"answer", "by", "execution", "generation", "le", "method", "operation", "python", "result", "route", "slug"}
-LABELS |= {"destination", "priority", "reason", "state", "status", "version"}
+LABELS |= {"destination", "pool", "priority", "reason", "state", "status", "version"}
 WAITING = ["oldest_pending_seconds", "oldest_unknown_seconds", "refresh_lag_seconds", "active_calls", "unpriced_calls"]
 WAITING += ["pending_deliveries", "oldest_delivery_seconds", "delivery_lag_seconds"]
 
@@ -116,7 +116,9 @@ async def test_requests_to_twilio_settlements_and_the_pool_are_measured(gateway:
     assert more("callgate_upstream_answers_total", operation="POST Calls", answer="lost") == 1
     assert more("callgate_settle_seconds_count", by="response") == more("callgate_settled_total", by="response") == 1
     assert value(after, "callgate_upstream_in_flight") == value(after, "callgate_creations_in_flight") == 0
-    assert value(after, "callgate_database_connections", state="allowed") == gateway.settings.database_pool_size
+    pool_size = gateway.settings.database_pool_size
+    assert value(after, "callgate_database_connections", pool="sessions", state="allowed") == pool_size
+    assert value(after, "callgate_database_connections", pool="statements", state="allowed") == 12
     assert value(after, "process_resident_memory_bytes") > 1_000_000
 
 
