@@ -138,7 +138,9 @@ class TwilioMetrics:
             registry=registry,
         )
         self.credentials_rejected = Counter(
-            "callgate_credentials_rejected_total", "Answers with which Twilio refused a credential.", registry=registry
+            "callgate_credentials_rejected_total",
+            "Answers with which Twilio refused a credential, to requests of any kind.",
+            registry=registry,
         )
 
 

@@ -13,21 +13,24 @@ MAX_PAGE_BYTES = 8 * 1024 * 1024
 """The maximum size of one page of the list. One call takes about 2 kB."""
 
 
+def parse_page(document: Any) -> Mapping[str, Any]:
+    """Returns a page of the list of calls. Raises TwilioOutcomeUnknown if the document has no list of calls."""
+    if not isinstance(document, dict) or not isinstance(document.get("calls"), list):
+        raise TwilioOutcomeUnknown("unreadable_list")
+    return document
+
+
 async def read_pages(
-    fetch_json: Callable[[str], Awaitable[Any]], account_sid: str, filters: Mapping[str, str]
+    fetch_page: Callable[[str], Awaitable[Mapping[str, Any]]], account_sid: str, filters: Mapping[str, str]
 ) -> AsyncIterator[list[Mapping[str, Any]]]:
     """Yields the calls in Twilio's list, page by page, as Twilio's JSON. `filters` are query parameters of the list.
 
-    `fetch_json` fetches the JSON at a path relative to the account's URL. Raises TwilioOutcomeUnknown if a page has no list of
-    calls.
+    `fetch_page` fetches and parses the page at a path relative to the account's URL.
     """
     path = f"Calls.json?{urlencode({**filters, 'PageSize': PAGE_SIZE})}"
     while True:
-        page = await fetch_json(path)
-        entries = page.get("calls") if isinstance(page, dict) else None
-        if not isinstance(entries, list):
-            raise TwilioOutcomeUnknown("unreadable_list")
-        yield [entry for entry in entries if isinstance(entry, dict)]
+        page = await fetch_page(path)
+        yield [entry for entry in page["calls"] if isinstance(entry, dict)]
         following = page.get("next_page_uri")
         if not following:
             return

@@ -4,14 +4,14 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Self, TypeVar
 
 import httpx
 
 from app.observability import Metrics
 from app.security.redaction import Secrets
-from app.twilio.call_list import MAX_PAGE_BYTES, read_call_list, read_pages
+from app.twilio.call_list import MAX_PAGE_BYTES, parse_page, read_call_list, read_pages
 from app.twilio.call_uris import account_uri
 from app.twilio.clock import TwilioClock
 from app.twilio.direct_transport import DirectTransport
@@ -146,9 +146,10 @@ class TwilioClient:
         """
         gate = SendGate(deadline=math.inf if send_before is None else send_before)
         addresses = [form.parameters[name] for name in ("to", "from") if name in form.parameters]
-        return _parse_resource(
-            await self._send("POST", credential, _CALLS_PATH, form, deadline_s, gate=gate, addresses=addresses)
+        resource: CallResource = await self._send(
+            "POST", credential, _CALLS_PATH, form, deadline_s, _parse_resource, gate=gate, addresses=addresses
         )
+        return resource
 
     async def check_credential(self, credential: Credential, *, deadline_s: float) -> None:
         """Raises TwilioError unless Twilio accepts the credential. Sends a request that changes nothing at Twilio."""
@@ -156,7 +157,9 @@ class TwilioClient:
 
     async def fetch_call(self, credential: Credential, sid: str, *, deadline_s: float) -> CallResource:
         """Fetches a call, possibly out of date: https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource."""
-        return _parse_resource_of(sid, await self._send("GET", credential, f"Calls/{sid}.json", None, deadline_s))
+        parse = partial(_parse_resource_of, sid)
+        resource: CallResource = await self._send("GET", credential, f"Calls/{sid}.json", None, deadline_s, parse)
+        return resource
 
     async def update_call(
         self,
@@ -171,8 +174,16 @@ class TwilioClient:
 
         `addresses` are the call's `to` and `from`, which are kept when secrets are removed from Twilio's answer.
         """
-        document = await self._send("POST", credential, f"Calls/{sid}.json", parameters, deadline_s, addresses=addresses)
-        return _parse_resource_of(sid, document)
+        resource: CallResource = await self._send(
+            "POST",
+            credential,
+            f"Calls/{sid}.json",
+            parameters,
+            deadline_s,
+            partial(_parse_resource_of, sid),
+            addresses=addresses,
+        )
+        return resource
 
     async def delete_call(self, credential: Credential, sid: str, *, deadline_s: float) -> None:
         """Deletes a call; safe to repeat: https://www.twilio.com/docs/voice/api/call-resource#delete-a-call-resource."""
@@ -201,7 +212,7 @@ class TwilioClient:
         """Yields Twilio's list of calls page by page. Requests a page when the iterator reaches it. Raises TwilioError."""
 
         async def get(path: str) -> Any:
-            return await self._send("GET", credential, path, None, deadline_s, MAX_PAGE_BYTES)
+            return await self._send("GET", credential, path, None, deadline_s, parse_page, answer_limit=MAX_PAGE_BYTES)
 
         return read_pages(get, credential.account_sid, filters)
 
@@ -213,10 +224,13 @@ class TwilioClient:
         path: str,
         parameters: Form | Mapping[str, Any] | None,
         deadline_s: float,
+        parse: Callable[[Any], Any] = lambda document: document,
+        *,
         answer_limit: int = _MAX_ANSWER_BYTES,
         gate: SendGate | None = None,
         addresses: Sequence[str] = (),
     ) -> Any:
+        """Returns what `parse` makes of the JSON of a 2xx answer. `parse` may raise TwilioOutcomeUnknown."""
         url: httpx.URL | str = f"{credential.base_url or self._base_url}{account_uri(credential.account_sid)}/{path}"
         form = parameters if isinstance(parameters, Form) else _as_form(parameters or {})
         content = None if parameters is None else form.content
@@ -238,7 +252,7 @@ class TwilioClient:
                     raise TwilioOutcomeUnknown("answer_too_long") from None
                 finally:
                     await response.aclose()
-        return _parse_answer(response, body, secrets, addresses)
+        return parse(_parse_answer(response, body, secrets, addresses))
 
 
 def _as_form(parameters: Mapping[str, Any]) -> Form:

@@ -4,7 +4,7 @@ The module `client` parses Twilio's answers. This module streams them to Callgat
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -106,12 +106,16 @@ class Forwarding:
         path = _path(operation, call_sid, sid)
         content = urlencode(form).encode() if operation.method == "POST" else None
         secrets = secrets_of_fields(credential, form)
-        async with self._open(credential, operation.method, path, deadline_s, secrets, content=content) as response:
+
+        async def read(response: httpx.Response) -> UpstreamResponse:
             body = await _read_all(response, MAX_JSON_BYTES, deadline_s)
-        document = read_json(body) if body else None
-        if operation.action != "delete" and not isinstance(document, dict):
-            raise TwilioOutcomeUnknown("unreadable_answer", read_error_answer(response, None, secrets))
-        return UpstreamResponse(response.status_code, redact_document(document, secrets))
+            document = read_json(body) if body else None
+            if operation.action != "delete" and not isinstance(document, dict):
+                raise TwilioOutcomeUnknown("unreadable_answer", read_error_answer(response, None, secrets))
+            return UpstreamResponse(response.status_code, redact_document(document, secrets))
+
+        answer: UpstreamResponse = await self._send(operation.method, credential, path, deadline_s, secrets, content, {}, read)
+        return answer
 
     @asynccontextmanager
     async def media(
@@ -130,9 +134,7 @@ class Forwarding:
         """
         path = f"{RECORDINGS.segment}/{quote(recording_sid, safe='')}{suffix}"
         url, secrets = f"{path}?{urlencode(query)}" if query else path, secrets_of_fields(credential, query)
-        async with self._open(
-            credential, "GET", url, deadline_s, secrets, headers={"Accept": "*/*", **request_headers}
-        ) as response:
+        async with self._open(credential, url, deadline_s, secrets, headers={"Accept": "*/*", **request_headers}) as response:
             headers = {name: response.headers[name] for name in _MEDIA_HEADERS if name in response.headers}
             if "content-encoding" in response.headers:
                 headers.pop("content-length", None)
@@ -146,7 +148,7 @@ class Forwarding:
     ) -> AsyncIterator[StreamedResponse]:
         """Yields Twilio's answer to a GET. The body is JSON, and secrets are removed from it while it is read."""
         secrets = secrets_of_fields(credential, query)
-        async with self._open(credential, "GET", path, deadline_s, secrets) as response:
+        async with self._open(credential, path, deadline_s, secrets) as response:
             chunks = secrets.redact_stream(_chunks(response, MAX_JSON_BYTES))
             yield StreamedResponse(response.status_code, {"content-type": "application/json"}, chunks)
 
@@ -154,15 +156,13 @@ class Forwarding:
     async def _open(
         self,
         credential: Credential,
-        method: str,
         path: str,
         deadline_s: float,
         secrets: Secrets,
         *,
-        content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[httpx.Response]:
-        response: httpx.Response = await self._send(method, credential, path, deadline_s, secrets, content, headers or {})
+        response: httpx.Response = await self._send("GET", credential, path, deadline_s, secrets, None, headers or {})
         try:
             yield response
         finally:
@@ -178,8 +178,12 @@ class Forwarding:
         secrets: Secrets,
         content: bytes | None,
         headers: Mapping[str, str],
-    ) -> httpx.Response:
-        """Returns a 2xx response whose body is not read yet. Raises TwilioError for any other answer."""
+        read: Callable[[httpx.Response], Awaitable[Any]] | None = None,
+    ) -> Any:
+        """Returns what `read` makes of a 2xx response. Without `read`, returns the response, whose body is not read yet.
+
+        Raises TwilioError for any other answer.
+        """
         url = f"{credential.base_url or self._base_url}{account_uri(credential.account_sid)}/{path}"
         if self._on_use:
             self._on_use(credential)
@@ -189,9 +193,11 @@ class Forwarding:
                 response = await self._http.send(
                     method, url, headers={"Authorization": authorization(credential), **form, **headers}, content=content
                 )
-        if response.is_success:
+        if response.is_success and read is None:
             return response
         try:
+            if response.is_success and read is not None:
+                return await read(response)
             body = await _read_all(response, _MAX_ERROR_BYTES, deadline_s)
         finally:
             await response.aclose()

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from app.observability import Metrics
 from app.observability.tracing import TimedSpan, annotate, mark_span_failed
-from app.twilio.errors import TwilioError, TwilioNotSent, TwilioThrottled
+from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown, TwilioThrottled
 
 # The path segments of https://www.twilio.com/docs/voice/api/call-resource. Other segments are SIDs, or names that a caller
 # chose (of a stream, for example).
@@ -29,7 +29,6 @@ _RESOURCE_NAMES = frozenset(
     }
 )
 
-_FIRST_ERROR_STATUS = 300  # a TwilioError with a 2xx means an unreadable answer: it counts as lost
 Arguments = ParamSpec("Arguments")
 
 
@@ -61,6 +60,8 @@ def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
             except TwilioError as error:
                 answer = _outcome_label(error)
                 mark_span_failed(error.reason)
+                if isinstance(error, TwilioCredentialRejected):
+                    self.metrics.twilio.credentials_rejected.inc()
                 if error.answer:
                     annotate({"http.response.status_code": error.answer.status, "callgate.twilio_code": error.answer.code or 0})
                 raise
@@ -82,6 +83,10 @@ def operation_label(method: str, path: str) -> str:
 def _outcome_label(error: TwilioError) -> str:
     if isinstance(error, TwilioThrottled):
         return "429"
-    if error.answer and error.answer.status >= _FIRST_ERROR_STATUS:
-        return f"{error.answer.status // 100}xx"
-    return "not_sent" if isinstance(error, TwilioNotSent) else "lost"
+    if isinstance(error, TwilioNotSent):
+        return "not_sent"
+    status_class = f"{error.answer.status // 100}xx" if error.answer else None
+    # An answer that is not in Twilio's format proves nothing, whatever its status. A 5xx shows at least who has failed.
+    if status_class is None or (isinstance(error, TwilioOutcomeUnknown) and status_class != "5xx"):
+        return "lost"
+    return status_class

@@ -3,11 +3,14 @@
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from app.calls.callback_urls import CALLBACK_PATH
@@ -21,12 +24,16 @@ from app.observability.metrics import EXPOSITION_INTERVAL_S
 from app.scheduling.grant_counters import GrantCounters
 from app.schema import migrate
 from app.services import services
+from app.twilio.client import TwilioClient, make_http_client
+from app.twilio.errors import TwilioError
 from app.twilio.instrumentation import operation_label
+from app.twilio.schemas import Credential, Form
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, running_gateway
-from tests.support.upstream import answer, created, error, refused_url, reset, running_upstream
+from tests.support.upstream import Behaviour, answer, created, error, proxy_page, refused_url, reset, running_upstream
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
+CREDENTIAL = Credential("AC" + "0" * 32, "user", SecretStr("password"))
 LABELS = {"answer", "by", "execution", "generation", "le", "method", "operation", "python", "result", "route", "slug"}
 LABELS |= {"destination", "pool", "priority", "reason", "state", "status", "version"}
 WAITING = ["oldest_pending_seconds", "oldest_unknown_seconds", "refresh_lag_seconds", "active_calls", "unpriced_calls"]
@@ -120,6 +127,81 @@ async def test_requests_to_twilio_settlements_and_the_pool_are_measured(gateway:
     assert value(after, "callgate_database_connections", pool="sessions", state="allowed") == pool_size
     assert value(after, "callgate_database_connections", pool="statements", state="allowed") == 12
     assert value(after, "process_resident_memory_bytes") > 1_000_000
+
+
+async def test_the_connections_in_use_are_counted_for_each_pool(gateway: Gateway) -> None:
+    database = Database(gateway.settings.require_database_url(), pool_size=2)
+
+    def in_use() -> tuple[int, int]:
+        return database.session_connections_in_use, database.statement_connections_in_use
+
+    async with database.begin() as session:
+        await session.execute(text("SELECT 1"))
+        assert in_use() == (1, 0)
+        async with database.transaction():
+            assert in_use() == (1, 1)
+            waiting = asyncio.create_task(database.fetch("SELECT pg_sleep(60)"))
+            while in_use() != (1, 2):
+                await asyncio.sleep(0.01)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            assert in_use() == (1, 1)
+    assert in_use() == (0, 0)
+    await database.close()
+
+
+@asynccontextmanager
+async def measured_client(*script: Behaviour) -> AsyncIterator[tuple[TwilioClient, Callable[..., float]]]:
+    """Yields a client of a server in place of Twilio, and a function that reads its metrics."""
+    metrics = Metrics()
+    http = make_http_client(connect_timeout=20, read_timeout=20, pool_timeout=20, max_connections=1, user_agent="tests")
+
+    def read(name: str, **labels: str) -> float:
+        return value(list(text_string_to_metric_families(metrics.exposition().decode())), name, **labels)
+
+    async with running_upstream(*script) as upstream, http:
+        yield TwilioClient(http, base_url=upstream.url, metrics=metrics), read
+
+
+@pytest.mark.parametrize(
+    ("given", "counted"),
+    [
+        (proxy_page(302), "lost"),
+        (proxy_page(403), "lost"),
+        (error(408, 20408), "lost"),
+        (answer(201, {"status": "queued"}), "lost"),
+        (proxy_page(502), "5xx"),
+        (error(403, 20003), "4xx"),
+    ],
+)
+async def test_only_trustworthy_answers_are_counted_by_their_status(given: Behaviour, counted: str) -> None:
+    async with measured_client(given) as (client, read):
+        with pytest.raises(TwilioError):
+            await client.create_call(CREDENTIAL, Form.of({"to": "sip:kate@example.com"}), deadline_s=20)
+        assert read("callgate_upstream_answers_total", operation="POST Calls") == 1
+        assert read("callgate_upstream_answers_total", operation="POST Calls", answer=counted) == 1
+
+
+async def test_a_page_without_calls_and_a_call_of_another_sid_are_counted_as_lost() -> None:
+    async with measured_client(answer(200, {}), answer(200, {"sid": "CA" + "1" * 32})) as (client, read):
+        with pytest.raises(TwilioError, match="unreadable_list"):
+            await client.list_calls(CREDENTIAL, {}, deadline_s=20)
+        with pytest.raises(TwilioError, match="answer_of_another_call"):
+            await client.fetch_call(CREDENTIAL, "CA" + "0" * 32, deadline_s=20)
+        assert read("callgate_upstream_answers_total", operation="GET Calls", answer="lost") == 1
+        assert read("callgate_upstream_answers_total", operation="GET Calls/{}", answer="lost") == 1
+
+
+async def test_refused_credentials_are_counted_whatever_the_request() -> None:
+    async with measured_client(*[error(401, 20003)] * 3) as (client, read):
+        for request in (
+            client.create_call(CREDENTIAL, Form.of({"to": "sip:kate@example.com"}), deadline_s=20),
+            client.list_calls(CREDENTIAL, {}, deadline_s=20),
+            client.delete_call(CREDENTIAL, "CA" + "0" * 32, deadline_s=20),
+        ):
+            with pytest.raises(TwilioError, match="credential_rejected"):
+                await request
+        assert read("callgate_credentials_rejected_total") == 3
 
 
 async def test_a_worker_measures_the_work_that_waits_in_the_database(gateway: Gateway) -> None:

@@ -234,8 +234,6 @@ class Placement:
         """Marks rejected credentials, which are then tried last. Removes the mark of a credential that Twilio has accepted."""
         rejected = {attempt.credential for attempt in outcome.attempts if attempt.result == TwilioCredentialRejected.reason}
         accepted = {outcome.attempts[-1].credential} & account.rejected if isinstance(outcome, Started) else set()
-        if rejected:
-            self.metrics.twilio.credentials_rejected.inc(len(rejected))
         # Each write empties the caches of all processes, so a credential that has a mark is not marked again.
         rejected -= account.rejected
         if rejected or accepted:
