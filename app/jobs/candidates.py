@@ -69,19 +69,19 @@ class CallLists:
     batch: Sequence[Call]
     longest_life: timedelta
     deadline_s: float
-    _account_reads: dict[tuple[UUID, datetime], asyncio.Task[list[CallResource] | None]] = field(default_factory=dict)
+    _account_reads: dict[tuple[UUID, datetime], asyncio.Task[tuple[list[CallResource], timedelta | None] | None]] = field(
+        default_factory=dict
+    )
 
     async def candidates(self, call: Call) -> Candidates:
         """Returns the calls in Twilio's list that may be `call`. Raises TwilioError or TimeoutError."""
-        entries = await self._calls_of_account(call)
-        is_complete = entries is not None or has_no_optional_parts(call.to)
-        if entries is None:
-            entries = await self._calls_to_address(call)
-        calls = similar_calls(call, entries, longest_life=self.longest_life)
-        return Candidates(calls, is_complete, await twilio_clock_lead(self.tenants, self.twilio, call.account_id))
+        read = await self._calls_of_account(call)
+        entries, clock_lead = read or await self._calls_to_address(call)
+        is_complete = read is not None or has_no_optional_parts(call.to)
+        return Candidates(similar_calls(call, entries, longest_life=self.longest_life), is_complete, clock_lead)
 
-    async def _calls_of_account(self, call: Call) -> list[CallResource] | None:
-        """Returns the entries of Twilio's list that may be `call` or a similar call of the batch.
+    async def _calls_of_account(self, call: Call) -> tuple[list[CallResource], timedelta | None] | None:
+        """Returns the entries of Twilio's list that may be `call` or a similar call of the batch, and the clock's lead then.
 
         Calls are similar if they have the same account and were dialled in the same hour: the list is read once for all of
         them. Returns None if the list is too long, or if reading it takes too long.
@@ -92,23 +92,25 @@ class CallLists:
             self._account_reads[group] = asyncio.create_task(self._read_account(calls))
         return await self._account_reads[group]
 
-    async def _read_account(self, calls: Sequence[Call]) -> list[CallResource] | None:
+    async def _read_account(self, calls: Sequence[Call]) -> tuple[list[CallResource], timedelta | None] | None:
         """Returns the entries of Twilio's list that may be calls to the addresses of `calls`, which all have the same account.
 
-        Returns None if the list is too long, or if reading it takes too long.
+        Also returns the lead of Twilio's clock at that time, because a release may evaluate the list much later. Returns None
+        if the list is too long, or if reading it takes too long.
         """
         try:
             async with asyncio.timeout(2 * self.deadline_s):
-                return await self._read_list(calls, {}, entry_filter(calls))
+                entries = await self._read_list(calls, {}, entry_filter(calls))
         except (TwilioListTooLong, TimeoutError):
             return None
+        return entries, await twilio_clock_lead(self.tenants, self.twilio, calls[0].account_id)
 
-    async def _calls_to_address(self, call: Call) -> list[CallResource]:
+    async def _calls_to_address(self, call: Call) -> tuple[list[CallResource], timedelta | None]:
         entries: list[CallResource] = []
         async with asyncio.timeout(2 * self.deadline_s):
             for to in address_spellings(call.to):
                 entries += await self._read_list([call], {"To": to}, lambda _: True)
-        return entries
+        return entries, await twilio_clock_lead(self.tenants, self.twilio, call.account_id)
 
     async def _read_list(self, calls: Sequence[Call], filters: Mapping[str, str], keep: EntryFilter) -> list[CallResource]:
         """Returns the queued calls in Twilio's list, and the calls in it whose start time allows that they belong to `calls`.
@@ -129,7 +131,7 @@ class CallLists:
 
 
 async def twilio_clock_lead(tenants: TenantDirectory, twilio: TwilioClient, account_id: UUID) -> timedelta | None:
-    """Returns Twilio's clock minus this machine's clock, or None if no response of Twilio has shown its time yet."""
+    """Returns Twilio's clock minus this machine's clock, or None if no recent response of Twilio has shown its time."""
     offsets = [twilio.clock.offset(credential.base_url) for credential in await tenants.credentials(account_id)]
     return max((offset for offset in offsets if offset is not None), key=abs, default=None)
 

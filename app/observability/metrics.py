@@ -129,7 +129,7 @@ class TwilioMetrics:
         self.in_flight = Gauge("callgate_upstream_in_flight", "Requests to Twilio that wait for an answer.", registry=registry)
         self.clock_offset = Gauge(
             "callgate_twilio_clock_offset_seconds",
-            "How far Twilio's clock is ahead of this process's, by the Date header of its answers.",
+            "How far Twilio's clock is ahead of this process's, by the Date header of its answers of the last 15 minutes.",
             registry=registry,
         )
         self.queued = Counter(

@@ -1,5 +1,6 @@
 """Compares this machine's clock with Twilio's clock, by the `Date` header of Twilio's answers (RFC 9110 §6.6.1)."""
 
+import math
 import time
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
@@ -7,6 +8,7 @@ from functools import lru_cache
 
 import structlog
 
+from app.clock import elapsed
 from app.observability import Metrics
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -15,18 +17,21 @@ MIN_OFFSET_TO_WARN = timedelta(seconds=60)
 MAX_TRUSTED_OFFSET = timedelta(minutes=15)
 """If Twilio's clock differs by more than this, a search of its call list by time cannot prove that a call is missing."""
 _WARN_EVERY_S = 600.0
+_MAX_AGE_S = 900.0
 _DATE_RESOLUTION_S = 1.0
 
 
 class TwilioClock:
     """Remembers the offset of each Twilio server's clock: how far it was ahead of this machine's clock at the last measurement.
 
-    Servers are identified by base URL. None is the default server.
+    Servers are identified by base URL. None is the default server. A measurement counts for 15 minutes: it says nothing about
+    clocks that have been set since, and a server may not be used any more.
     """
 
     def __init__(self, metrics: Metrics) -> None:
-        self._gauge = metrics.twilio.clock_offset
-        self._offsets: dict[str | None, timedelta] = {}
+        # By server: the offset, and when it was measured, by `app.clock.elapsed`.
+        self._measured: dict[str | None, tuple[timedelta, float]] = {}
+        metrics.twilio.clock_offset.set_function(lambda: (self.largest_offset or timedelta(0)).total_seconds())
         self._warned_at = -_WARN_EVERY_S
 
     def observe(self, base_url: str | None, date: str | None, *, sent_at: float, received_at: float) -> None:
@@ -40,10 +45,7 @@ class TwilioClock:
             return
         # Ignore a difference that the round trip and the header's resolution of one second can explain.
         ahead = max(answered_at - received_at, 0.0) or min(answered_at + _DATE_RESOLUTION_S - sent_at, 0.0)
-        offset = timedelta(seconds=ahead)
-        if self._offsets.get(base_url) != offset:
-            self._offsets[base_url] = offset
-            self._gauge.set((self.largest_offset or timedelta(0)).total_seconds())
+        self._measured[base_url] = timedelta(seconds=ahead), elapsed()
         if abs(ahead) > MIN_OFFSET_TO_WARN.total_seconds() and time.monotonic() - self._warned_at > _WARN_EVERY_S:
             self._warned_at = time.monotonic()
             logger.warning(
@@ -52,12 +54,14 @@ class TwilioClock:
 
     @property
     def largest_offset(self) -> timedelta | None:
-        """Returns the offset of the server whose clock differs most, in either direction; None if no answer had a date yet."""
-        return max(self._offsets.values(), key=abs, default=None)
+        """Returns the offset of the server whose clock differs most, in either direction; None if none is known."""
+        offsets = (self.offset(base_url) for base_url in self._measured)
+        return max((offset for offset in offsets if offset is not None), key=abs, default=None)
 
     def offset(self, base_url: str | None) -> timedelta | None:
-        """Returns how far the server's clock is ahead of this machine's; None if no answer had a date yet."""
-        return self._offsets.get(base_url)
+        """Returns how far the server's clock is ahead of this machine's; None if no answer of the last 15 minutes shows it."""
+        offset, measured_at = self._measured.get(base_url, (None, -math.inf))
+        return offset if elapsed() - measured_at <= _MAX_AGE_S else None
 
 
 @lru_cache(maxsize=16)  # answers within one second repeat the text

@@ -3,16 +3,25 @@
 A search binds a call only to its own record, and never concludes that a started call was not started.
 """
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 from sqlalchemy import text
 
+from app.calls import repository
+from app.clock import elapsed
+from app.jobs.candidates import twilio_clock_lead
 from app.jobs.resolve import Resolver
+from app.observability import Metrics
+from app.twilio.clock import TwilioClock
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.clients import http_client
@@ -284,4 +293,49 @@ async def test_a_clock_offset_is_measured_and_logged(
     capsys.readouterr()  # the gateway has a clock of its own, which may warn too
     await search(gateway, resolver, lost, times=1)
     assert capsys.readouterr().out.count("twilio_clock_differs") == 1
-    assert -1203 < resolver.metrics.twilio.clock_offset._value.get() < -1195
+    assert -1203 < shown_clock_offset(resolver.metrics) < -1195
+
+
+def shown_clock_offset(metrics: Metrics) -> float:
+    ((sample,),) = (family.samples for family in metrics.twilio.clock_offset.collect())
+    return float(sample.value)
+
+
+def test_a_clock_offset_is_forgotten_after_a_quarter_of_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account that moves to another server, or a clock that has been set, must not leave an alert behind."""
+    now, metrics = 0.0, Metrics()
+    monkeypatch.setattr("app.twilio.clock.elapsed", lambda: now)
+    clock, received_at = TwilioClock(metrics), time.time()
+
+    def observe(base_url: str, ahead: timedelta) -> None:
+        date = format_datetime(datetime.fromtimestamp(received_at, UTC) + ahead)
+        clock.observe(base_url, date, sent_at=received_at, received_at=received_at)
+
+    observe("http://old", timedelta(hours=1))
+    now = 800.0
+    observe("http://new", timedelta(0))
+    assert shown_clock_offset(metrics) > 3000
+    now = 901.0
+    assert clock.offset("http://old") is None
+    assert clock.offset("http://new") == clock.largest_offset == timedelta(0)
+    assert shown_clock_offset(metrics) == 0
+    now = 1701.0
+    assert clock.largest_offset is None
+
+
+async def test_a_list_counts_with_the_clock_at_the_time_when_it_was_read(
+    gateway: Gateway, resolver: Resolver, twilio: Twilio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release reads a list once for thousands of calls, and may take longer than an offset is remembered."""
+    await twilio.show()
+    tenant = await gateway.add_tenant(twilio.url)
+    lost = await twilio.lose(tenant, NOT_STARTED)
+    async with gateway.database.begin() as session:
+        call = await repository.lock_call(session, UUID(lost))
+    assert call
+    lists = resolver.call_lists([call])
+    assert (await lists.candidates(call)).twilio_clock_lead is not None
+    later = elapsed() + 3600
+    monkeypatch.setattr("app.twilio.clock.elapsed", lambda: later)
+    assert (await lists.candidates(call)).twilio_clock_lead is not None
+    assert await twilio_clock_lead(resolver.tenants, resolver.twilio, call.account_id) is None
