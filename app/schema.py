@@ -27,8 +27,8 @@ class MigrationFailed(CommandFailed):
 def migrate(database_url: str, *, revision: str = "head") -> None:
     """Migrates the schema to `revision`. Must not be called inside an event loop. Concurrent migrations wait for each other.
 
-    Raises MigrationFailed, and DatabaseUnavailable if no connection can be opened. Each migration is one transaction, so a
-    failed one changes nothing.
+    Raises MigrationFailed, and DatabaseUnavailable if no connection can be opened. A migration that fails can be repeated. It
+    has changed nothing if it is one transaction, as most are; one that builds indexes concurrently is not.
     """
     from alembic import command
     from alembic.util import CommandError
