@@ -7,9 +7,9 @@ def main() -> None:
     """Runs the command line. For `callgate healthcheck`, skips the import of `app.cli`, which would take most of the time."""
     command, *arguments = sys.argv[1:] or [""]
     if command == "healthcheck" and len(arguments) < 2 and not any(word.startswith("-") for word in arguments):
-        from app.healthcheck import check
+        from app.healthcheck import check_health
 
-        sys.exit(check(*arguments))
+        sys.exit(check_health(*arguments))
     from app.cli import main as run_command_line
 
     run_command_line()

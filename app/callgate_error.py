@@ -22,7 +22,7 @@ class FieldError:
 
 
 @dataclass(frozen=True, slots=True)
-class Upstream:
+class TwilioErrorResponse:
     """Twilio's error response, with Twilio's own texts."""
 
     status: int | None = None
@@ -54,7 +54,7 @@ class CallgateError(Exception):
         *,
         call_id: UUID | None = None,
         field_errors: tuple[FieldError, ...] = (),
-        upstream: Upstream | None = None,
+        upstream: TwilioErrorResponse | None = None,
         after_s: int | None = None,
         scope: str | None = None,
     ) -> None:

@@ -6,6 +6,6 @@ import time
 _CLOCK_ID = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
-def elapsed() -> float:
+def monotonic_seconds() -> float:
     """Returns seconds since an arbitrary fixed moment. Never decreases."""
     return time.clock_gettime(_CLOCK_ID)

@@ -10,7 +10,7 @@ from app.setting_values import is_trusted_url, parse_url, seconds_setting
 _DAY_S = 86_400
 
 
-class OidcRule(BaseModel):
+class OidcAccessRule(BaseModel):
     """Gives `scopes` to people whose OpenID Connect claim `claim` has the value `value`.
 
     `tenant` is the tenant for which they may act. If `tenant` is None, they are operators and may act for all tenants.
@@ -56,21 +56,21 @@ class ConsoleSettings(BaseSettings):
 
     @field_validator("console_oidc_issuer")
     @classmethod
-    def _check_issuer(cls, value: str | None) -> str | None:
+    def _check_oidc_issuer(cls, value: str | None) -> str | None:
         if value is not None and not is_trusted_url(value):
             raise ValueError("must be an https:// URL, because its answers decide who may log in")
         return value
 
     @field_validator("console_oidc_scope")
     @classmethod
-    def _check_scope(cls, value: str) -> str:
+    def _check_oidc_scope(cls, value: str) -> str:
         if "openid" not in value.split():
             raise ValueError("must contain `openid`")
         return value
 
     @field_validator("console_oidc_access")
     @classmethod
-    def _check_access(cls, value: str | None) -> str | None:
+    def _check_oidc_access(cls, value: str | None) -> str | None:
         if value is not None:
             parse_oidc_access(value)
         return value
@@ -85,13 +85,13 @@ class ConsoleSettings(BaseSettings):
         return self
 
 
-def parse_oidc_access(text: str) -> tuple[OidcRule, ...]:
+def parse_oidc_access(text: str) -> tuple[OidcAccessRule, ...]:
     """Parses a JSON list of rules, the value of CALLGATE_CONSOLE_OIDC_ACCESS.
 
     Raises ValueError if the list is invalid. The message says where in the list the first error is.
     """
     try:
-        return tuple(TypeAdapter(list[OidcRule]).validate_json(text))
+        return tuple(TypeAdapter(list[OidcAccessRule]).validate_json(text))
     except ValidationError as error:
         fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
         place = "/".join(map(str, fault["loc"]))

@@ -73,10 +73,10 @@ class DatabaseURL:
     @classmethod
     def parse(cls, text: str) -> "DatabaseURL":
         """Parses a PostgreSQL URL. Raises DatabaseURLError if it is invalid or has an unsupported parameter."""
-        return _Reader(text).read()
+        return _DatabaseURLParser(text).read_database_url()
 
 
-class _Reader:
+class _DatabaseURLParser:
     """Parses one URL. Reading a query parameter removes it, so parameters that are left at the end are unknown."""
 
     def __init__(self, text: str) -> None:
@@ -103,14 +103,14 @@ class _Reader:
             else:
                 self._parameters[name] = value
 
-    def read(self) -> DatabaseURL:
+    def read_database_url(self) -> DatabaseURL:
         for name, accepted in _VALUES_WITHOUT_EFFECT.items():
-            self._read_choice(name, accepted)
+            self._take_choice_parameter(name, accepted)
         url = DatabaseURL(
             hosts=self._read_hosts(),
             arguments=self._connect_arguments(),
             server_settings=self._server_settings(),
-            connect_timeout_s=self._read_number("connect_timeout") or None,
+            connect_timeout_s=self._take_number_parameter("connect_timeout") or None,
             statement_cache_size=self._statement_cache_size(),
             keepalive=self._keepalive(),
         )
@@ -125,8 +125,8 @@ class _Reader:
             "user": self._parameters.pop("user", self._user) or None,
             "password": self._parameters.pop("password", self._password) or None,
             "database": self._parameters.pop("dbname", self._parameters.pop("database", self._database)) or None,
-            "passfile": self._read_file("passfile"),
-            "target_session_attrs": self._read_choice("target_session_attrs", _TARGET_SESSION_ATTRS),
+            "passfile": self._take_file_parameter("passfile"),
+            "target_session_attrs": self._take_choice_parameter("target_session_attrs", _TARGET_SESSION_ATTRS),
         }
         return {name: value for name, value in url.items() if value is not None} | tls
 
@@ -145,21 +145,21 @@ class _Reader:
         return tuple(map(_parse_host, names, ports))
 
     def _tls_arguments(self) -> dict[str, Any]:
-        mode = self._read_choice("sslmode", _SSL_MODES)
-        if (given := self._read_choice("ssl", tuple(_SSL_MODES_BY_ALIAS))) is not None:
+        mode = self._take_choice_parameter("sslmode", _SSL_MODES)
+        if (given := self._take_choice_parameter("ssl", tuple(_SSL_MODES_BY_ALIAS))) is not None:
             mode = mode or _SSL_MODES_BY_ALIAS[given]
-        members = {name: self._read_file(name) for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl")} | {
-            "ssl_min_protocol_version": self._read_choice("ssl_min_protocol_version", _TLS_VERSIONS),
-            "ssl_max_protocol_version": self._read_choice("ssl_max_protocol_version", _TLS_VERSIONS),
-            "sslnegotiation": self._read_choice("sslnegotiation", ("postgres", "direct")),
+        members = {name: self._take_file_parameter(name) for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl")} | {
+            "ssl_min_protocol_version": self._take_choice_parameter("ssl_min_protocol_version", _TLS_VERSIONS),
+            "ssl_max_protocol_version": self._take_choice_parameter("ssl_max_protocol_version", _TLS_VERSIONS),
+            "sslnegotiation": self._take_choice_parameter("sslnegotiation", ("postgres", "direct")),
             "sslpassword": self._parameters.pop("sslpassword", None),
         }
-        if self._read_choice("channel_binding", ("disable", "prefer", "require")) == "require":
+        if self._take_choice_parameter("channel_binding", ("disable", "prefer", "require")) == "require":
             mode = self._sslmode_for_channel_binding(mode, members["sslrootcert"])
             members["sslrootcert"] = members["sslrootcert"] or "system"
         given_members = {name: value for name, value in members.items() if value is not None}
         if members["sslrootcert"] == "system":
-            return self._system_certificates(mode, given_members)
+            return self._system_certificate_arguments(mode, given_members)
         query = urlencode(given_members | ({"sslmode": mode} if mode else {}))
         return {"dsn": f"postgresql://?{query}"} if query else {}
 
@@ -173,7 +173,7 @@ class _Reader:
             raise DatabaseURLError(f"has channel_binding=require, which does not work with sslmode={mode}")
         return mode if mode == "verify-ca" and root_certificate else "verify-full"
 
-    def _system_certificates(self, mode: str | None, members: Mapping[str, str]) -> dict[str, Any]:
+    def _system_certificate_arguments(self, mode: str | None, members: Mapping[str, str]) -> dict[str, Any]:
         """Returns the arguments with which asyncpg does what libpq does for `sslrootcert=system`.
 
         With them, asyncpg verifies the server's certificate and host name (verify-full) with the root certificates of this
@@ -198,14 +198,14 @@ class _Reader:
         If the URL has both parameters, SQLAlchemy's `prepared_statement_cache_size` takes precedence over asyncpg's
         `statement_cache_size`.
         """
-        sizes = [self._read_number(name) for name in ("prepared_statement_cache_size", "statement_cache_size")]
+        sizes = [self._take_number_parameter(name) for name in ("prepared_statement_cache_size", "statement_cache_size")]
         return next((size for size in sizes if size is not None), None)
 
     def _keepalive(self) -> Keepalive:
-        on = self._read_choice("keepalives", ("0", "1")) != "0"
+        on = self._take_choice_parameter("keepalives", ("0", "1")) != "0"
         defaults = Keepalive()
         idle, interval, count, unacknowledged = (
-            default if (given := self._read_number(name)) is None else given or None
+            default if (given := self._take_number_parameter(name)) is None else given or None
             for name, default in (
                 ("keepalives_idle", defaults.idle_s),
                 ("keepalives_interval", defaults.interval_s),
@@ -215,13 +215,13 @@ class _Reader:
         )
         return Keepalive(on, idle, interval, count, unacknowledged)
 
-    def _read_choice(self, name: str, accepted: tuple[str, ...]) -> str | None:
+    def _take_choice_parameter(self, name: str, accepted: tuple[str, ...]) -> str | None:
         value = self._parameters.pop(name, None)
         if value is not None and value not in accepted:
             raise DatabaseURLError(f"has an invalid {name}: it must be one of {', '.join(accepted)}")
         return value
 
-    def _read_number(self, name: str) -> int | None:
+    def _take_number_parameter(self, name: str) -> int | None:
         value = self._parameters.pop(name, None)
         if value is None:
             return None
@@ -229,7 +229,7 @@ class _Reader:
             raise DatabaseURLError(f"has an invalid {name}: it must be a whole number")
         return int(value)
 
-    def _read_file(self, name: str) -> str | None:
+    def _take_file_parameter(self, name: str) -> str | None:
         path = self._parameters.pop(name, None) or None
         if path is not None and (name, path) != ("sslrootcert", "system") and not os.access(path, os.R_OK):
             raise DatabaseURLError(f"has a file as {name} that cannot be read")

@@ -13,10 +13,10 @@ therefore means that no call was started and nothing was changed, and a client m
 
 from typing import ClassVar, Literal
 
-from app.callgate_error import CallgateError, ExecutionName, FieldError, Upstream
+from app.callgate_error import CallgateError, ExecutionName, FieldError, TwilioErrorResponse
 from app.request_errors import *  # noqa: F403  # so that every error can be imported from here
 
-__all__ = ["CallgateError", "ExecutionName", "FieldError", "Upstream"]
+__all__ = ["CallgateError", "ExecutionName", "FieldError", "TwilioErrorResponse"]
 
 
 class CommandFailed(Exception):
@@ -150,6 +150,6 @@ def _leaf_classes(cls: type[CallgateError]) -> list[type[CallgateError]]:
     return found or [cls]
 
 
-def all_errors() -> dict[str, type[CallgateError]]:
+def error_classes_by_slug() -> dict[str, type[CallgateError]]:
     """Returns the class of every error that can reach a caller. The keys are the slugs of the errors."""
     return {error.slug: error for error in _leaf_classes(CallgateError)}

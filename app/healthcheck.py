@@ -20,7 +20,7 @@ _HEALTH_URLS_BY_COMMAND: dict[str, tuple[tuple[str, ...], str | None, str]] = {
 }
 
 
-def url_for(command: Sequence[str], ops_port: str | None = None) -> str | None:
+def health_url_of_command(command: Sequence[str], ops_port: str | None = None) -> str | None:
     """Returns the health URL of a process that was started with `command`. Returns None for a worker that serves no port.
 
     `ops_port` is the worker's CALLGATE_OPS_PORT. For a command that is not `callgate`, returns the URL of `callgate serve`.
@@ -48,12 +48,12 @@ def _main_process_command() -> list[str]:
         return []
 
 
-def check(url: str | None = None) -> str | None:
+def check_health(url: str | None = None) -> str | None:
     """Returns why the process is not healthy, or None if it answers 200 or serves no health URL. Uses no HTTP proxy.
 
     If `url` is None, the health URL of the container's main process is used.
     """
-    url = url or url_for(_main_process_command(), os.environ.get("CALLGATE_OPS_PORT"))
+    url = url or health_url_of_command(_main_process_command(), os.environ.get("CALLGATE_OPS_PORT"))
     if url is None:
         return None
     parts = urlsplit(url)

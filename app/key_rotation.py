@@ -9,25 +9,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.audit.events import Actor
-from app.audit.store import record
+from app.audit.store import record_audit_event
 from app.calls.statistics import count_fingerprints
 from app.database.engine import Database, driver_connection
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants.repository import (
     SEALED_COLUMNS,
     SealedColumn,
+    api_key_counts_by_hashing_key,
     describe_secret,
-    hashed_counts_by_key,
     list_rows_with_needed_secret,
     lock_rows_to_reseal,
-    sealed_counts_by_key,
+    secret_counts_by_sealing_key,
 )
 
 _CALLS_PER_PAGE = 50_000
 
 
 @dataclass(frozen=True, slots=True)
-class KeyUse:
+class EncryptionKeyUse:
     """The numbers of secrets, API keys and calls that need one encryption key. An old key can be removed when all are zero."""
 
     key_id: str
@@ -55,7 +55,7 @@ class KeyRotation:
     keyring: Keyring
     batch_size: int = 50
 
-    async def reseal(self, actor: Actor) -> ResealResult:
+    async def reseal_secrets(self, actor: Actor) -> ResealResult:
         """Re-encrypts every secret that was not encrypted with the newest key. Records one audit event for each batch.
 
         A secret that no configured key decrypts stays as it is. The result lists such secrets, without revoked ones.
@@ -65,10 +65,10 @@ class KeyRotation:
             last = None
             while rows := await self._reseal_batch(sealed_column, last, result, actor):
                 last = rows[-1].id
-        result.unreadable = await self.find_unreadable()
+        result.unreadable = await self.find_unreadable_secrets()
         return result
 
-    async def find_unreadable(self) -> list[str]:
+    async def find_unreadable_secrets(self) -> list[str]:
         """Returns the stored secrets that cannot be decrypted, each with the reason. Ignores revoked ones."""
         names: list[str] = []
         for sealed_column in SEALED_COLUMNS:
@@ -86,26 +86,26 @@ class KeyRotation:
                 last = rows[-1].id
         return names
 
-    async def key_uses(self, *, count_calls: bool = True) -> list[KeyUse]:
+    async def key_uses(self, *, count_calls: bool = True) -> list[EncryptionKeyUse]:
         """Returns how much data needs each key, configured keys first. With `count_calls`, reads all calls, page by page."""
         secrets: Counter[bytes] = Counter()
         async with self.database.begin() as session:
             for sealed_column in SEALED_COLUMNS:
-                secrets.update(await sealed_counts_by_key(session, sealed_column))
-            api_keys = await hashed_counts_by_key(session)
+                secrets.update(await secret_counts_by_sealing_key(session, sealed_column))
+            api_keys = await api_key_counts_by_hashing_key(session)
         calls = await self._count_calls() if count_calls else Counter[bytes]()
-        ids = list(dict.fromkeys([*self.keyring.ids, *secrets, *api_keys, *calls]))
+        ids = list(dict.fromkeys([*self.keyring.encryption_key_ids, *secrets, *api_keys, *calls]))
         return [
-            KeyUse(
+            EncryptionKeyUse(
                 key_id=id_.hex(),
-                is_configured=id_ in self.keyring.ids,
-                is_newest=id_ == self.keyring.newest_id,
+                is_configured=id_ in self.keyring.encryption_key_ids,
+                is_newest=id_ == self.keyring.newest_key_id,
                 secrets=secrets[id_],
                 api_keys=api_keys.get(id_, 0),
                 calls=calls[id_],
             )
             for id_ in ids
-            if len(id_) == len(self.keyring.newest_id)  # a truncated secret has a shorter id and counts as unreadable
+            if len(id_) == len(self.keyring.newest_key_id)  # a truncated secret has a shorter id and counts as unreadable
         ]
 
     async def _reseal_batch(self, sealed_column: SealedColumn, last_id: Any, result: ResealResult, actor: Actor) -> Any:
@@ -116,7 +116,7 @@ class KeyRotation:
         resealed = 0
         async with self.database.begin() as session:
             rows = await lock_rows_to_reseal(
-                session, sealed_column, after=last_id, limit=self.batch_size, key_id=self.keyring.newest_id
+                session, sealed_column, after=last_id, limit=self.batch_size, key_id=self.keyring.newest_key_id
             )
             for row in rows:
                 try:
@@ -128,12 +128,12 @@ class KeyRotation:
                 setattr(row, sealed_column.column, sealed)
                 resealed += 1
             if resealed:
-                await record(
+                await record_audit_event(
                     await driver_connection(session),
                     actor,
                     action="secrets.rotate",
                     tenant_id=None,
-                    subject=self.keyring.newest_id.hex(),
+                    subject=self.keyring.newest_key_id.hex(),
                     changed=[f"{sealed_column.table.__tablename__}.{sealed_column.column}"],
                 )
         result.resealed += resealed

@@ -29,7 +29,7 @@ from app.compat import router as compat_router
 from app.compat import subresources as compat_subresources
 from app.compat.errors import TwilioErrorRenderer
 from app.console import router as console_router
-from app.console.errors import PageRenderer
+from app.console.errors import ErrorPageRenderer
 from app.console.oidc.login import oidc_provider
 from app.console.sessions.service import ConsoleSessions
 from app.console_settings import parse_oidc_access
@@ -44,9 +44,9 @@ from app.http.key_attempts import KeyAttempts
 from app.http.middleware import RequestMiddleware
 from app.http.openapi import complete_document
 from app.http.operations import CONSOLE_PREFIX, OperationsPort
-from app.http.problems import Problem, ProblemRenderer, install_handlers, is_creation
+from app.http.problems import Problem, ProblemRenderer, install_handlers, is_call_creation
 from app.http.readiness import Readiness
-from app.http.routes import add_routes, describe_access, public, require_declarations
+from app.http.routes import add_routes, describe_access, public, require_access_declarations
 from app.http.worker_gauges import WorkerGauges
 from app.observability import Metrics
 from app.observability.tracing import Tracing
@@ -59,7 +59,7 @@ from app.setting_values import parse_networks
 from app.settings import Settings
 from app.subresources import openapi as subresources_openapi
 from app.subresources import router as subresources_router
-from app.workloads.authentication import workload_tokens
+from app.workloads.authentication import workload_token_validator
 
 OPENAPI_DESCRIPTION = """\
 A gateway between your services and Twilio's Calls resource. A call creation is sent to Twilio at most once,
@@ -114,7 +114,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     )
     renderers: dict[str, ErrorRenderer] = {compat_router.PREFIX: TwilioErrorRenderer()}
     if settings.console:
-        renderers[CONSOLE_PREFIX] = PageRenderer()
+        renderers[CONSOLE_PREFIX] = ErrorPageRenderer()
         add_routes(app, *console_router.ROUTERS)
     error_renderers = ErrorRenderers(ProblemRenderer(), renderers)
     install_handlers(app, metrics, error_renderers)
@@ -134,7 +134,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     _complete_openapi(app)
     serve_document(app, "/openapi.json", app.openapi)
     _declare_static_files(app)
-    require_declarations(app.routes)
+    require_access_declarations(app.routes)
     return app
 
 
@@ -145,8 +145,8 @@ def _lifespan(
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with (
             services(settings, metrics) as state,
-            WorkerGauges(state["database"], metrics).running(),
-            workload_tokens(settings, metrics.workloads) as tokens,
+            WorkerGauges(state["database"], metrics).measuring_in_background(),
+            workload_token_validator(settings, metrics.workloads) as tokens,
         ):
             yield {
                 **state,
@@ -172,9 +172,9 @@ def _direct_endpoint(scope: Scope) -> ASGIApp | None:
 
     These two kinds of requests skip FastAPI's routing, which would take a large part of their CPU time.
     """
-    if is_creation(scope["method"], scope["path"]):
+    if is_call_creation(scope["method"], scope["path"]):
         return creation_router.create_call_asgi
-    return callbacks_router.receive_callback_asgi if callbacks_router.is_callback(scope) else None
+    return callbacks_router.receive_callback_asgi if callbacks_router.is_callback_request(scope) else None
 
 
 def _declare_static_files(app: FastAPI) -> None:
@@ -208,7 +208,7 @@ def _complete_openapi(app: FastAPI) -> None:
         )
         complete_document(
             document,
-            schemas=definitions["$defs"] | subresources_openapi.schemas(),
+            schemas=definitions["$defs"] | subresources_openapi.component_schemas(),
             examples=examples.EXAMPLE_COMPONENTS
             | delivery_router.EXAMPLES
             | queue_examples.COMPONENTS

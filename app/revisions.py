@@ -15,7 +15,7 @@ def migrations_folder() -> Path:
     return Path(str(files("migrations")))
 
 
-def head() -> str:
+def newest_revision() -> str:
     """Returns the newest schema revision that this version of Callgate knows."""
     (newest,) = known_revisions().keys() - set(known_revisions().values())
     return newest

@@ -12,9 +12,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from app.database.engine import Database, Session
-from app.database.errors import first_line
+from app.database.errors import first_message_line
 from app.errors import CommandFailed
-from app.revisions import head, known_revisions, migrations_folder
+from app.revisions import known_revisions, migrations_folder, newest_revision
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -36,14 +36,14 @@ def migrate(database_url: str, *, revision: str = "head") -> None:
     try:
         command.upgrade(alembic_config(database_url), revision)
     except (DBAPIError, CommandError, OSError, PostgresError, InterfaceError, InternalClientError) as error:
-        raise MigrationFailed(f"the migration failed: {first_line(error)}") from error
+        raise MigrationFailed(f"the migration failed: {first_message_line(error)}") from error
 
 
-async def revisions(session: Session) -> tuple[str | None, str]:
+async def applied_and_newest_revision(session: Session) -> tuple[str | None, str]:
     """Returns the schema's revision (None before the first migration) and the newest revision that this version knows."""
     if await session.scalar(text("SELECT to_regclass('alembic_version')")) is None:
-        return None, head()
-    return await session.scalar(text("SELECT version_num FROM alembic_version")), head()
+        return None, newest_revision()
+    return await session.scalar(text("SELECT version_num FROM alembic_version")), newest_revision()
 
 
 async def applied_revision(database: Database) -> str | None:
@@ -56,7 +56,7 @@ async def applied_revision(database: Database) -> str | None:
     return revision
 
 
-def is_newer(revision: str | None) -> bool:
+def is_newer_revision(revision: str | None) -> bool:
     """Returns whether the schema `revision` was made by a newer version of Callgate: this version does not know it.
 
     This version can still use such a schema, because each schema stays compatible with the version before.
@@ -64,16 +64,16 @@ def is_newer(revision: str | None) -> bool:
     return revision is not None and revision not in known_revisions()
 
 
-def is_usable(revision: str | None) -> bool:
+def is_usable_revision(revision: str | None) -> bool:
     """Returns whether this version works with the schema `revision`: its own newest revision, or one of a newer version."""
-    return revision == head() or is_newer(revision)
+    return revision == newest_revision() or is_newer_revision(revision)
 
 
 async def newer_revision(database: Database) -> str | None:
     """Returns the schema's revision if it is newer than this version, else None. Raises DatabaseUnavailable."""
     async with database.begin() as session:
-        current, _ = await revisions(session)
-    return current if is_newer(current) else None
+        current, _ = await applied_and_newest_revision(session)
+    return current if is_newer_revision(current) else None
 
 
 def alembic_config(database_url: str) -> Config:

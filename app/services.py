@@ -12,11 +12,11 @@ from app.callbacks.service import CallbackService
 from app.callbacks.untagged import UntaggedCallbacks
 from app.calls.callback_urls import CALLBACK_PATH, CallbackUrls
 from app.calls.control.service import CallControl
-from app.calls.creation.dial import Budget
+from app.calls.creation.dial import DialTimeBudget
 from app.calls.creation.granted import GrantedCallDialer
 from app.calls.creation.placement import Placement
 from app.calls.creation.preparation import Preparation
-from app.calls.creation.scheduled.service import ScheduledIntents
+from app.calls.creation.scheduled.service import ScheduledIntentWriter
 from app.calls.creation.service import CreationService
 from app.calls.creation.slots import CreationSlots
 from app.calls.creation.withdrawals import Withdrawals
@@ -39,7 +39,7 @@ from app.security.keyring import Keyring
 from app.security.pseudonyms import Pseudonyms
 from app.settings import Settings
 from app.subresources.service import SubresourceService
-from app.tenants.delivery_signing import DeliverySigning
+from app.tenants.delivery_signing import SigningSettingsCache
 from app.tenants.directory import TenantDirectory
 from app.tenants.last_use import LastUseRecorder
 from app.tenants.models import TENANT_CHANGES_CHANNEL
@@ -56,7 +56,7 @@ class Services(TypedDict):
     database: Database
     keyring: Keyring
     tenants: TenantDirectory
-    delivery_signing: DeliverySigning
+    delivery_signing: SigningSettingsCache
     validate_callback: UrlValidator
     twilio: TwilioClient
     settlement: Settlement
@@ -74,13 +74,13 @@ class Services(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class _Shared:
+class _SharedObjects:
     """The objects that several services share."""
 
     database: Database
     keyring: Keyring
     tenants: TenantDirectory
-    delivery_signing: DeliverySigning
+    delivery_signing: SigningSettingsCache
     mark_credential_used: OnUse
     creation_twilio: TwilioClient
     twilio: TwilioClient
@@ -95,7 +95,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
     """Yields the services of a process. On exit, waits a limited time for the outcomes of calls that are being created."""
     async with _shared_objects(settings, metrics) as shared:
         withdrawals = Withdrawals(shared.database, shared.settlement)
-        scheduled_intents = ScheduledIntents(shared.database)
+        scheduled_intents = ScheduledIntentWriter(shared.database)
         placement = Placement(
             database=shared.database,
             tenants=shared.tenants,
@@ -125,7 +125,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
 
 
 @asynccontextmanager
-async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator[_Shared]:
+async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator[_SharedObjects]:
     database = Database(settings.require_database_url(), pool_size=settings.database_pool_size)
     metrics.watch_pool("sessions", size=settings.database_pool_size, in_use=lambda: database.session_connections_in_use)
     metrics.watch_pool("statements", size=MAX_STATEMENT_CONNECTIONS, in_use=lambda: database.statement_connections_in_use)
@@ -136,15 +136,15 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
     creation_http, http, forwarding_http = pools
     credential_use = LastUseRecorder(database, mark_credentials_used)
     key_use = LastUseRecorder(database, mark_keys_used)
-    tenants = TenantDirectory(database, keyring, is_coherent=lambda: listener.connected, on_key_use=key_use.mark)
-    delivery_signing = DeliverySigning(database, keyring, is_coherent=lambda: listener.connected)
+    tenants = TenantDirectory(database, keyring, is_coherent=lambda: listener.connected, on_key_use=key_use.mark_used)
+    delivery_signing = SigningSettingsCache(database, keyring, is_coherent=lambda: listener.connected)
 
     def invalidate() -> None:
         tenants.invalidate()
         delivery_signing.invalidate()
 
     def mark_credential_used(credential: Credential) -> None:
-        credential_use.mark(credential.reference)
+        credential_use.mark_used(credential.reference)
 
     make_twilio = partial(
         TwilioClient,
@@ -155,8 +155,8 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
     )
     listener = Listener(settings.require_database_url(), channel=TENANT_CHANGES_CHANNEL, on_change=invalidate)
     try:
-        async with listener.running(), credential_use.running(), key_use.running():
-            yield _Shared(
+        async with listener.listening_in_background(), credential_use.running(), key_use.running():
+            yield _SharedObjects(
                 database=database,
                 keyring=keyring,
                 tenants=tenants,
@@ -173,7 +173,7 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
                     plan=SearchPlan(settings.resolve_searches, timedelta(seconds=settings.resolve_period)),
                 ),
                 callback_urls=CallbackUrls(settings.public_url + CALLBACK_PATH, keyring) if settings.public_url else None,
-                validate_callback=partial(_validate_callback, allowed=AllowList.parse(settings.delivery_allow)),
+                validate_callback=partial(_find_callback_url_error, allowed=AllowList.parse(settings.delivery_allow)),
             )
     finally:
         for pool in pools:
@@ -182,14 +182,14 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
 
 
 def _build_services(
-    settings: Settings, metrics: Metrics, shared: _Shared, creation: CreationService, granted: GrantedCallDialer
+    settings: Settings, metrics: Metrics, shared: _SharedObjects, creation: CreationService, granted: GrantedCallDialer
 ) -> Services:
     database, tenants, twilio = shared.database, shared.tenants, shared.twilio
     reads = ConcurrencyLimit(per_process=2, per_tenant=1)
     calls = CallService(database, reads)
     queues = QueueService(database, reads)
     deadline_s = budget_of(settings).attempt
-    limit = _upstream_limit(settings)  # of `control` and `started`, which share a pool of connections
+    limit = _twilio_concurrency_limit(settings)  # of `control` and `started`, which share a pool of connections
     return Services(
         database=database,
         keyring=shared.keyring,
@@ -221,7 +221,7 @@ def _build_services(
             tenants=tenants,
             forwarding=shared.forwarding,
             deadline_s=deadline_s,
-            request_limit=_upstream_limit(settings),
+            request_limit=_twilio_concurrency_limit(settings),
             # More slots, because these lists also wait for Twilio.
             list_limit=ConcurrencyLimit(per_process=8, per_tenant=4),
         ),
@@ -248,17 +248,17 @@ def _http_client(settings: Settings) -> HttpClient:
     )
 
 
-def _upstream_limit(settings: Settings) -> ConcurrencyLimit:
+def _twilio_concurrency_limit(settings: Settings) -> ConcurrencyLimit:
     """Returns the limit of the requests to Twilio that share one pool of connections: each tenant can use a quarter of it."""
     return ConcurrencyLimit(per_process=settings.max_in_flight, per_tenant=max(1, settings.max_in_flight // 4))
 
 
-def _validate_callback(url: str, *, allowed: AllowList) -> UrlError | None:
+def _find_callback_url_error(url: str, *, allowed: AllowList) -> UrlError | None:
     read = parse_delivery_url(url, allowed)
     return read if isinstance(read, UrlError) else None
 
 
-def budget_of(settings: Settings) -> Budget:
+def budget_of(settings: Settings) -> DialTimeBudget:
     """Returns the time limits for the creation of one call: in total, for one request to Twilio, and for its connection."""
     connect = settings.twilio_pool_timeout + settings.twilio_connect_timeout
-    return Budget(total=settings.request_budget, attempt=connect + settings.twilio_read_timeout, connect=connect)
+    return DialTimeBudget(total=settings.request_budget, attempt=connect + settings.twilio_read_timeout, connect=connect)

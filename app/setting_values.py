@@ -99,7 +99,7 @@ def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], li
     return networks, hosts
 
 
-def parse_workload_keys(text: str) -> str:
+def check_key_set_location(text: str) -> str:
     """Returns `text`, which must be the absolute path or the URL of a key set (RFC 7517).
 
     Raises ValueError for any other text, and for a URL that `is_trusted_url` does not accept.

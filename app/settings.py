@@ -17,13 +17,13 @@ from app.misspelt import find_misspelt
 from app.setting_values import (
     MAX_IN_FLIGHT_LIMIT,
     SETTING_PREFIX,
+    check_key_set_location,
     decode_secret_keys,
     is_trusted_url,
     parse_delivery_allow,
     parse_networks,
     parse_public_url,
     parse_twilio_base_url,
-    parse_workload_keys,
     seconds_setting,
 )
 
@@ -203,7 +203,7 @@ class Settings(ConsoleSettings):
 
     @field_validator("secret_keys")
     @classmethod
-    def _decode_keys(cls, value: SecretStr | None) -> SecretStr | None:
+    def _check_secret_keys(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             decode_secret_keys(value)
         return value
@@ -217,7 +217,7 @@ class Settings(ConsoleSettings):
     @field_validator("workload_keys")
     @classmethod
     def _check_workload_keys(cls, value: str | None) -> str | None:
-        return None if value is None else parse_workload_keys(value)
+        return None if value is None else check_key_set_location(value)
 
     @field_validator("trusted_proxies")
     @classmethod

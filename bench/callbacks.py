@@ -31,7 +31,9 @@ def callbacks_of(subject: Subject) -> Iterator[bytes]:
         ).fetchall()
     for number, event in enumerate(EVENTS):
         for call_id, account_id, sid, account_sid in started:
-            yield _callback(urls.url_of(call_id, account_id), _fields(sid, account_sid, event, number), tokens[account_sid])
+            yield _callback(
+                urls.callback_url_of_call(call_id, account_id), _fields(sid, account_sid, event, number), tokens[account_sid]
+            )
 
 
 def _fields(sid: str, account_sid: str, event: str, number: int) -> dict[str, str]:

@@ -17,7 +17,7 @@ from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE
-from app.tenants.delivery_signing import DeliverySigning
+from app.tenants.delivery_signing import SigningSettingsCache
 from bench.competitors import life_tables
 from bench.subjects import libpq, make_database, running
 from tests.proofs.balancer import free_port
@@ -99,7 +99,7 @@ def callgate(setting: Setting) -> Iterator[Service]:
 async def _make_tenants(settings: Settings, number: int) -> list[Tenant]:
     database = Database(settings.require_database_url(), pool_size=1)
     keyring = Keyring(settings.require_secret_keys())
-    administration, signing = TenantAdministration(database, keyring, command_actor()), DeliverySigning(database, keyring)
+    administration, signing = TenantAdministration(database, keyring, command_actor()), SigningSettingsCache(database, keyring)
     tenants = []
     try:
         for account_sid, auth_token in _accounts(number):
@@ -110,7 +110,7 @@ async def _make_tenants(settings: Settings, number: int) -> list[Tenant]:
             )
             _, key = await administration.create_key(tenant_id, name=None, creator=COMMAND_LINE)
             await administration.configure_callbacks(tenant_id, callback_format="json")
-            secret = (await signing.of_tenant(tenant_id)).secret.get_secret_value()
+            secret = (await signing.settings_of_tenant(tenant_id)).secret.get_secret_value()
             tenants.append(Tenant(account_sid, auth_token, key, secret))
     finally:
         await database.close()

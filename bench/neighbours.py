@@ -82,7 +82,7 @@ async def callbacks(service: Service, seconds: float) -> list[float]:
     def genuine() -> bytes:
         call_id, account_id, sid = service.calls.pop()
         fields = {"AccountSid": ACCOUNT, "CallSid": sid, "CallStatus": "ringing", "SequenceNumber": "1"}
-        path = urls.url_of(call_id, account_id)
+        path = urls.callback_url_of_call(call_id, account_id)
         return callback(path, RequestValidator(TOKEN).compute_signature(PUBLIC_URL + path, fields), fields)
 
     return await timed(service, genuine, seconds, expected=204)

@@ -14,14 +14,14 @@ from uuid_utils.compat import uuid7
 from app.calls import leases, repository, statistics
 from app.calls.control import repository as control
 from app.calls.creation.store import NewCall, SettledCall, insert_intents, write_outcomes
-from app.calls.ids import created_at, first_id_at
+from app.calls.ids import creation_time_of_id, first_id_at
 from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.calls.search_plan import SearchPlan
 from app.calls.settlement import Settlement
-from app.compat.repository import PageCursor, StartedFilter, TimeRange, list_started_ids
-from app.console.calls.search import CallQuery, Search
-from app.console.calls.store import list_statement
+from app.compat.repository import PageCursor, StartedCallFilter, TimeRange, list_started_call_ids
+from app.console.calls.search import CallQuery, CallSearch
+from app.console.calls.store import list_calls_sql
 from app.database.connection import HOT_PATH_SETTINGS
 from app.database.engine import Database
 from app.deliveries import store as deliveries
@@ -85,13 +85,13 @@ def _list(session: AsyncSession, call: Call, **filters: Any) -> Awaitable[object
 
 def _list_of_all(session: AsyncSession, **filters: Any) -> Awaitable[object]:
     """Reads one page of the console's list of calls, over all tenants, as an operator sees it."""
-    statement, values = list_statement(CallQuery(**filters), None, limit=_PAGE)
+    statement, values = list_calls_sql(CallQuery(**filters), None, limit=_PAGE)
     return _HotDatabase(session).fetch(statement, *values)
 
 
 def _list_started(session: AsyncSession, call: Call, *, cursor: PageCursor | None = None, **filters: Any) -> Awaitable[object]:
-    wanted = StartedFilter(call.account_sid, **filters)
-    return list_started_ids(session, tenant_id=call.tenant_id, filters=wanted, cursor=cursor, limit=_PAGE)
+    wanted = StartedCallFilter(call.account_sid, **filters)
+    return list_started_call_ids(session, tenant_id=call.tenant_id, filters=wanted, cursor=cursor, limit=_PAGE)
 
 
 async def _claim_deliveries(session: AsyncSession, _: Call) -> object:
@@ -100,7 +100,7 @@ async def _claim_deliveries(session: AsyncSession, _: Call) -> object:
     In service, a worker begins after the tenant of its last claim.
     """
     after, months = f"tenant-{random.randrange(100):02}", deliver.recent_months(datetime.now(UTC))
-    return await deliveries.claim(
+    return await deliveries.claim_deliveries(
         _HotDatabase(session),
         months=months,
         lease=deliver.LEASE,
@@ -125,17 +125,22 @@ async def create(database: Database, like: Call, *, together: int) -> None:
 def _intent(like: Call) -> NewCall:
     """Returns a new call with the parameters of `like`, and with an id and an idempotency key of its own."""
     call_id = uuid7()
-    own = {"id": call_id, "created_at": created_at(call_id), "idempotency_key": secrets.token_hex(12), "redial_of": None}
+    own = {
+        "id": call_id,
+        "created_at": creation_time_of_id(call_id),
+        "idempotency_key": secrets.token_hex(12),
+        "redial_of": None,
+    }
     return NewCall(**{each.name: getattr(like, each.name) for each in fields(NewCall)} | own)
 
 
 def _started(call: NewCall) -> SettledCall:
     """Returns what is to be written about `call` after Twilio has created it."""
     answer = creation_answer(call.account_sid, f"CA{secrets.token_hex(16)}")
-    resource = CallResource.read(answer | {"to": call.to, "to_formatted": call.to, "from": call.from_})
+    resource = CallResource.parse_answer(answer | {"to": call.to, "to_formatted": call.to, "from": call.from_})
     assert resource
     change = _SETTLEMENT.change_to_started(resource, data={"attempts": [{"answer": 201, "ms": 180}]})
-    return SettledCall.of(call, change)
+    return SettledCall.from_change(call, change)
 
 
 # What is asked, in a session `s` about a call `c`.
@@ -172,10 +177,10 @@ QUESTIONS: dict[str, Question] = {
     "GET …/Calls.json, StartTime (a day), Status": lambda s, c: _list_started(s, c, statuses=(c.status,), started=_day(c)),
     "console, first page": lambda s, _: _list_of_all(s),
     "console, deep page": lambda s, c: _list_of_all(s, before=c.id),
-    "console, number": lambda s, c: _list_of_all(s, search=Search("number", (c.from_,))),
-    "console, number (no call)": lambda s, _: _list_of_all(s, search=Search("number", ("+4915112345678",))),
-    "console, address": lambda s, c: _list_of_all(s, search=Search("to", (c.to,))),
-    "console, idempotency key": lambda s, c: _list_of_all(s, search=Search("key", (c.idempotency_key or "",))),
+    "console, number": lambda s, c: _list_of_all(s, search=CallSearch("number", (c.from_,))),
+    "console, number (no call)": lambda s, _: _list_of_all(s, search=CallSearch("number", ("+4915112345678",))),
+    "console, address": lambda s, c: _list_of_all(s, search=CallSearch("to", (c.to,))),
+    "console, idempotency key": lambda s, c: _list_of_all(s, search=CallSearch("key", (c.idempotency_key or "",))),
     "console, status": lambda s, c: _list_of_all(s, status=c.status),
     "console, execution=not_started": lambda s, _: _list_of_all(s, execution="not_started"),
     "console, problem of the last week": lambda s, _: _list_of_all(
@@ -189,10 +194,10 @@ QUESTIONS: dict[str, Question] = {
     "claim searches": lambda s, _: leases.claim_searches(s, lease=_LEASE, limit=resolve.BATCH_SIZE, busy_accounts=()),
     "claim deliveries": _claim_deliveries,
     "claim requests to end calls": lambda s, _: control.claim_pending_updates(s, lease=_LEASE, limit=20, busy_accounts=()),
-    "rivals of a search": lambda s, c: repository.count_rivals(
+    "rivals of a search": lambda s, c: repository.count_rival_creations(
         s, Call(id=c.id, account_sid=c.account_sid, to=c.to, pending_since=datetime.now(UTC)), span=timedelta(minutes=4)
     ),
-    "gauges: oldest unsettled": lambda s, _: statistics.oldest_unsettled(s),
+    "gauges: oldest unsettled": lambda s, _: statistics.oldest_unsettled_times(s),
     "gauges: followed calls": lambda s, _: statistics.count_followed_calls(s),
     "find expired calls": lambda s, c: lock_calls_to_delete(s, after=c.id, before=c.created_at + _DAY, limit=retain.BATCH_SIZE),
     "create 1": lambda s, c: create(_HotDatabase(s), c, together=1),

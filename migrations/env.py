@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.audit.models import AuditEvent
-from app.callbacks.models import Upgrade
+from app.callbacks.models import FeatureUpgrade
 from app.calls.leases import Lease
 from app.calls.models import Call
 from app.console.sessions.models import ConsoleSession
@@ -27,7 +27,19 @@ from app.tenants.models import Tenant
 MIGRATION_LOCK = 0xCA119A7E
 _POLL_INTERVAL_S = 0.2
 # Importing the models registers all tables in Base.metadata.
-MODELS = (AuditEvent, Call, ConsoleSession, Delivery, Lease, Queue, Rollup, RollupProgress, Tenant, Upgrade, WorkerHeartbeat)
+MODELS = (
+    AuditEvent,
+    Call,
+    ConsoleSession,
+    Delivery,
+    Lease,
+    Queue,
+    Rollup,
+    RollupProgress,
+    Tenant,
+    FeatureUpgrade,
+    WorkerHeartbeat,
+)
 _PARTITION = re.compile(r"(audit_event|call_event|delivery)_(default|\d{4}_\d{2})")
 
 

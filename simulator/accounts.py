@@ -28,7 +28,7 @@ class Account:
     """
 
     @property
-    def signing_token(self) -> str | None:
+    def callback_signing_key(self) -> str | None:
         """Returns the key of callback signatures: the auth token, or the first password of an open account.
 
         Twilio signs with the auth token even if requests are authenticated with an API key.
@@ -70,7 +70,7 @@ class Accounts:
     def get(self, account_sid: str) -> Account | None:
         return self._accounts.get(account_sid)
 
-    def promote(self, account_sid: str) -> Account:
+    def promote_secondary_auth_token(self, account_sid: str) -> Account:
         """Replaces the auth token by the secondary auth token. Raises error 20404 if there is no secondary auth token."""
         account = self._accounts.get(account_sid)
         if account is None or account.secondary_auth_token is None:

@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from typing import Any, Self
 
 
-class Background:
+class BackgroundTaskSet:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -6,7 +6,7 @@ The call exists in every case.
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from simulator.background import Background
+from simulator.background import BackgroundTaskSet
 from simulator.connection import Connection, hold_open
 
 
@@ -17,17 +17,17 @@ class NoAnswer(Response):
         await Connection(receive).close()
 
 
-class Reset(NoAnswer):
+class ConnectionReset(NoAnswer):
     """Resets the connection (RST) without an answer."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await Connection(receive).reset()
 
 
-class Silence(NoAnswer):
+class SilentOpenConnection(NoAnswer):
     """Sends nothing and keeps the connection open until the client closes it."""
 
-    def __init__(self, held_connections: Background) -> None:
+    def __init__(self, held_connections: BackgroundTaskSet) -> None:
         super().__init__()
         self._held = held_connections
 
@@ -46,7 +46,7 @@ class HalfAnswer(Response):
         await Connection(receive).close()
 
 
-class StrayAnswer(Response):
+class AnswerWithStrayPage(Response):
     """Sends the answer, then a proxy's error page that belongs to no request, and keeps the connection open."""
 
     def __init__(self, created: Response, page: Response) -> None:

@@ -46,7 +46,7 @@ class RemoteProtocolError(CallbackError):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ReceiverAddress:
     scheme: str
     host: str
     port: int
@@ -55,7 +55,7 @@ class Address:
     """The first header lines of a request: `Host` and, if the URL has a user, `Authorization`."""
 
     @classmethod
-    def parse(cls, url: str) -> "Address":
+    def parse(cls, url: str) -> "ReceiverAddress":
         """Returns the address, the request target and the first header lines for a URL. Raises InvalidURL if it is unusable."""
         try:
             parts = urlsplit(url)
@@ -72,7 +72,7 @@ class Address:
         return cls(parts.scheme, ascii_host, port, quote(target, safe=_KEPT_IN_TARGET), head)
 
 
-_parse = lru_cache(maxsize=4096)(Address.parse)
+_parse = lru_cache(maxsize=4096)(ReceiverAddress.parse)
 
 
 class CallbackClient:
@@ -105,7 +105,7 @@ class CallbackClient:
                 connection = await self._connect(address, connect_timeout_s)
             try:
                 async with asyncio.timeout(read_timeout_s):
-                    return await connection.exchange(request)
+                    return await connection.send_and_read_status(request)
             except TimeoutError:
                 raise ReadTimeout from None
             except RemoteProtocolError:
@@ -120,7 +120,7 @@ class CallbackClient:
                 connection.close()
         self._idle.clear()
 
-    def _take_idle(self, address: Address) -> "_Connection | None":
+    def _take_idle(self, address: ReceiverAddress) -> "_Connection | None":
         idle = self._idle[address.scheme, address.host, address.port]
         now = asyncio.get_running_loop().time()
         while idle:
@@ -130,7 +130,7 @@ class CallbackClient:
             connection.close()
         return None
 
-    async def _connect(self, address: Address, timeout_s: float) -> "_Connection":
+    async def _connect(self, address: ReceiverAddress, timeout_s: float) -> "_Connection":
         idle = self._idle[address.scheme, address.host, address.port]
         tls = self._tls if address.scheme == "https" else None
         try:
@@ -168,7 +168,7 @@ class _Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    async def exchange(self, request: bytes) -> int:
+    async def send_and_read_status(self, request: bytes) -> int:
         """Sends the request. Returns the status of the answer, even if the rest of the answer is cut off."""
         self._answer, self._status = asyncio.get_running_loop().create_future(), None
         self._is_finished = self.has_answered = False
@@ -197,15 +197,15 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._end(str(error))
+            self._resolve_answer(str(error))
             self.close()
 
     def eof_received(self) -> None:
-        self._end("the receiver closed the connection")
+        self._resolve_answer("the receiver closed the connection")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._end(str(exc or "the receiver closed the connection"))
+        self._resolve_answer(str(exc or "the receiver closed the connection"))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -219,12 +219,12 @@ class _Connection(asyncio.Protocol):
             self.close()  # a second answer
             return
         self._is_finished = self.is_open and self._parser.should_keep_alive()
-        self._end("")
+        self._resolve_answer("")
         if self._is_finished:
             self.idle_since = asyncio.get_running_loop().time()
             self._idle.append(self)
 
-    def _end(self, reason: str) -> None:
+    def _resolve_answer(self, reason: str) -> None:
         if self._answer is None or self._answer.done():
             return
         if self._status is not None:

@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from itertools import count
 
 from simulator.accounts import Accounts
-from simulator.background import Background
+from simulator.background import BackgroundTaskSet
 from simulator.callback_client import CallbackClient
 from simulator.chaos import Chaos
 from simulator.config import SimulatorConfig, utc_now
@@ -49,18 +49,18 @@ class Callbacks:
         """A heap of times at which to check a call. The number keeps entries of the same time in the order of insertion."""
         self._tiebreak = count()
         self._schedule_changed = asyncio.Event()
-        self._sending = Background()
+        self._sending = BackgroundTaskSet()
         self._client = CallbackClient()
         self.chaos = Chaos()
         self.deliveries = Deliveries(config.clock, config.max_calls)
 
     @property
-    def waiting(self) -> int:
+    def waiting_call_count(self) -> int:
         """The number of calls that requested callbacks and have not ended, or that still have callbacks to send."""
         return len(self._watched)
 
     @property
-    def sending(self) -> int:
+    def sending_callback_count(self) -> int:
         """The number of callbacks that are being sent, or that wait for an earlier callback of the same call."""
         return len(self._sending)
 
@@ -71,19 +71,19 @@ class Callbacks:
         With a test's own clock, nothing is sent automatically: the test has to call `send_due`.
         """
         try:
-            async with self._sending, Background() as firing:
+            async with self._sending, BackgroundTaskSet() as firing:
                 if self._clock is utc_now:
                     firing.start(self._send_when_due())
                 yield
         finally:
             self._client.close()
 
-    def watch(self, call: Call) -> None:
+    def schedule_callbacks(self, call: Call) -> None:
         """Schedules the callbacks of a call. Must be called for each new call, and after each change of a call's plan."""
         if call.subscription is not None:
             watched = self._watched.setdefault(call.sid, WatchedCall(call))
             watched.unsent_by = None
-            self._reschedule(watched, call.plan.created_at)
+            self._schedule_next_check_or_drop(watched, call.plan.created_at)
 
     async def send_due(self) -> None:
         """Sends all callbacks whose time has come. Returns when each of them was answered or has failed."""
@@ -91,7 +91,7 @@ class Callbacks:
         if sendings:
             await asyncio.wait(sendings)
 
-    async def send_due_for(self, call: Call) -> None:
+    async def send_due_callbacks_of(self, call: Call) -> None:
         """Sends the callbacks of this call whose time has come. Returns when each of them was answered or has failed."""
         watched = self._watched.get(call.sid)
         if watched is not None:
@@ -123,7 +123,7 @@ class Callbacks:
             moment, _, watched = heappop(self._schedule)
             for callback in self._take_due_callbacks(watched, moment):
                 yield watched, callback
-            self._reschedule(watched, moment)
+            self._schedule_next_check_or_drop(watched, moment)
 
     def _take_due_callbacks(self, watched: WatchedCall, now: datetime) -> Iterator[PlannedCallback]:
         """Yields the callbacks of a call that are to be sent by `now`, in the order of sending, and marks them as sent."""
@@ -131,7 +131,7 @@ class Callbacks:
         while unsent and unsent[0][0] <= now:
             _, callback = unsent.pop(0)
             watched.sent_events.add(callback.event)
-            if self.chaos.faults_of(watched.call, callback.event).held_back:
+            if self.chaos.draw_callback_faults(watched.call, callback.event).held_back:
                 watched.held_back.append(callback)
                 continue
             yield callback
@@ -148,16 +148,16 @@ class Callbacks:
         """Returns the callbacks that were not sent yet, each with the time to send it, in the order of these times."""
         if watched.unsent_by is not self.chaos:
             unsent = [callback for callback in planned_callbacks(watched.call) if callback.event not in watched.sent_events]
-            timed = [(self._send_at(callback), callback) for callback in unsent]
+            timed = [(self._send_time_of(callback), callback) for callback in unsent]
             watched.unsent = sorted(timed, key=lambda item: (item[0], item[1].sequence))
             watched.unsent_by = self.chaos
         return watched.unsent
 
-    def _send_at(self, callback: PlannedCallback) -> datetime:
+    def _send_time_of(self, callback: PlannedCallback) -> datetime:
         """Returns the time at which to send the callback: the time of its event plus a random delay."""
-        return callback.happened_at + timedelta(seconds=self.chaos.faults_of(callback.call, callback.event).delay_s)
+        return callback.happened_at + timedelta(seconds=self.chaos.draw_callback_faults(callback.call, callback.event).delay_s)
 
-    def _reschedule(self, watched: WatchedCall, now: datetime) -> None:
+    def _schedule_next_check_or_drop(self, watched: WatchedCall, now: datetime) -> None:
         """Schedules the next check of the call. Drops the call once it has ended and all its callbacks were sent.
 
         The call is kept until it ends, even if it has no callback left: if it was dropped and an update then changed its plan,
@@ -184,12 +184,12 @@ class Callbacks:
     async def _send(self, callback: PlannedCallback, after: asyncio.Task[None] | None) -> None:
         if after is not None and not after.done():
             await asyncio.wait([after])
-        faults = self.chaos.faults_of(callback.call, callback.event)
+        faults = self.chaos.draw_callback_faults(callback.call, callback.event)
         if faults.lost:
             self.deliveries.begin(callback, lost=True)
             return
         account = self._accounts.get(callback.call.account_sid)
-        auth_token = account.signing_token if account is not None else None
+        auth_token = account.callback_signing_key if account is not None else None
         for is_duplicate in (False, True) if faults.duplicated else (False,):
             delivery = self.deliveries.begin(callback, is_duplicate=is_duplicate)
             await self.deliveries.send(self._client, delivery, auth_token)

@@ -19,14 +19,14 @@ from simulator.accounts import Account
 from simulator.creation import CallCreation
 from simulator.errors import TwilioError
 from simulator.form import read_form
-from simulator.lifecycle import Status, with_time_limit
+from simulator.lifecycle import Status, plan_with_time_limit
 from simulator.listing import list_calls
 from simulator.negotiation import require_json
 from simulator.parameters import UpdateParameters, validate_update
-from simulator.resource import rendered_resource
+from simulator.resource import render_call_resource
 from simulator.state import State
 from simulator.store import Call
-from simulator.subscription import Subscription
+from simulator.subscription import CallbackSubscription
 
 STATE = "simulator"
 """The key in the ASGI scope of a request under which the simulator's state is found."""
@@ -64,7 +64,7 @@ async def create_call(account_sid: str, request: Request) -> Response:
 
     The user part of a SIP `To` decides the outcome: docs/simulator.md.
     """
-    return await CallCreation(get_state(request)).handle(request, account_sid)
+    return await CallCreation(get_state(request)).handle_creation(request, account_sid)
 
 
 @router.get("/Calls", include_in_schema=False)
@@ -76,15 +76,17 @@ async def read_calls(account_sid: str, request: Request) -> Response:
     """
     account, state = authenticate(account_sid, request), get_state(request)
     now = state.now()
-    state.lists.admit(account.sid, now)
-    return _json(list_calls(state.calls, account.sid, request.query_params, state.lists.view(now), state.display_rules))
+    state.lists.require_allowed_rate(account.sid, now)
+    return _json_response(
+        list_calls(state.calls, account.sid, request.query_params, state.lists.make_list_view(now), state.display_rules)
+    )
 
 
 @router.get("/Calls/{sid}", include_in_schema=False)
 @router.get("/Calls/{sid}.json", summary="Fetch a call")
 async def fetch_call(account_sid: str, sid: str, request: Request) -> Response:
     state = get_state(request)
-    return _json(rendered_resource(get_call(account_sid, sid, request), state.now(), state.display_rules))
+    return _json_response(render_call_resource(get_call(account_sid, sid, request), state.now(), state.display_rules))
 
 
 @router.post("/Calls/{sid}", include_in_schema=False)
@@ -99,15 +101,15 @@ async def update_call(account_sid: str, sid: str, request: Request) -> Response:
     state, call = get_state(request), get_call(account_sid, sid, request)
     parameters = validate_update(await read_form(request))
     now = state.now()
-    _update(call, parameters, now, state)
-    return _json(rendered_resource(call, now, state.display_rules))
+    _update_call(call, parameters, now, state)
+    return _json_response(render_call_resource(call, now, state.display_rules))
 
 
 @router.delete("/Calls/{sid}", status_code=204, include_in_schema=False)
 @router.delete("/Calls/{sid}.json", status_code=204, summary="Delete a call that has ended")
 async def delete_call(account_sid: str, sid: str, request: Request) -> Response:
     call, now = get_call(account_sid, sid, request), get_state(request).now()
-    if not call.stage(now).progress.has_ended:
+    if not call.stage_at(now).progress.has_ended:
         raise TwilioError(20009)
     call.deleted_at = now
     return Response(status_code=204)
@@ -143,20 +145,20 @@ class DirectEndpoints:
         await response(scope, receive, send)
 
 
-def _json(body: bytes) -> Response:
+def _json_response(body: bytes) -> Response:
     return Response(body, media_type="application/json")
 
 
-def _update(call: Call, parameters: UpdateParameters, now: datetime, state: State) -> None:
-    at = call.stage(now).progress
+def _update_call(call: Call, parameters: UpdateParameters, now: datetime, state: State) -> None:
+    at = call.stage_at(now).progress
     if at.has_ended or (parameters.redirects and at.status is not Status.IN_PROGRESS):
         raise TwilioError(21220)
     if parameters.time_limit_s is not None:
-        call.plan = with_time_limit(call.plan, parameters.time_limit_s, now)
+        call.plan = plan_with_time_limit(call.plan, parameters.time_limit_s, now)
     cancels = parameters.status is Status.CANCELED and at.status is not Status.IN_PROGRESS
     if cancels or parameters.status is Status.COMPLETED:
         state.end_call(call, now)
     if parameters.callback_url is not None:
-        before = call.subscription or Subscription(parameters.callback_url)
+        before = call.subscription or CallbackSubscription(parameters.callback_url)
         call.subscription = replace(before, url=parameters.callback_url, method=parameters.callback_method or "POST")
-    state.callbacks.watch(call)
+    state.callbacks.schedule_callbacks(call)

@@ -46,16 +46,16 @@ class Chaos(BaseModel):
     seed: int = 0
 
     @property
-    def is_calm(self) -> bool:
+    def has_no_faults(self) -> bool:
         return not (self.shuffle or self.duplicate or self.lose or any(self.delay_s))
 
-    def faults_of(self, call: Call, event: Event) -> CallbackFaults:
+    def draw_callback_faults(self, call: Call, event: Event) -> CallbackFaults:
         """Draws the faults of the callback for an event.
 
         They depend only on the seed, the call's `to` and `nth_to_destination`, and the event. So every run draws the same
         faults.
         """
-        if self.is_calm:
+        if self.has_no_faults:
             return NO_FAULTS
         random = Random(f"{self.seed}/{call.parameters.to}/{call.nth_to_destination}/{event}")  # noqa: S311 - repeats by seed
         held_back, lost, duplicated = random.random(), random.random(), random.random()

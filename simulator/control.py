@@ -66,7 +66,7 @@ async def ledger(
     return LedgerPage(
         received=state.ledger.received,
         accepted=state.ledger.accepted,
-        forgotten=state.ledger.forgotten,
+        forgotten=state.ledger.forgotten_count,
         entries=entries,
     )
 
@@ -74,7 +74,7 @@ async def ledger(
 @router.get("/requests", summary="Count the requests to Twilio's own paths")
 async def requests(state: StateDep, account_sid: str | None = None) -> dict[str, int]:
     """Counts requests since the start or the last reset by method and resource: `POST Calls`, `GET Calls`, `GET Call`."""
-    return state.requests.of_account(account_sid)
+    return state.requests.counts_of_account(account_sid)
 
 
 @router.put("/accounts/{sid}", summary="Register an account, or replace its credentials")
@@ -89,13 +89,13 @@ async def register_account(sid: PathAccountSid, credentials: Credentials, state:
         ),
     )
     state.accounts.register(account)
-    return _registered(account)
+    return _to_registered_account(account)
 
 
 @router.post("/accounts/{sid}/promote", summary="Promote the secondary auth token of an account")
 async def promote_auth_token(sid: PathAccountSid, state: StateDep) -> RegisteredAccount:
     """Replaces the auth token by the secondary one: the old one is refused and signs no callback from now on."""
-    return _registered(state.accounts.promote(sid))
+    return _to_registered_account(state.accounts.promote_secondary_auth_token(sid))
 
 
 @router.get("/accounts/{sid}/limits", summary="Get the limits of an account")
@@ -113,7 +113,7 @@ async def set_limits(sid: PathAccountSid, limits: Limits, state: StateDep) -> Li
     return limits
 
 
-def _registered(account: Account) -> RegisteredAccount:
+def _to_registered_account(account: Account) -> RegisteredAccount:
     return RegisteredAccount(
         sid=account.sid,
         has_auth_token=account.auth_token is not None,

@@ -1,6 +1,7 @@
 """Creates a call, with the fault that a test has asked for.
 
-The call exists from the step `_accept` on. A fault acts either before this step, while no call exists, or after it.
+The call exists from the step `_create_and_record_call` on. A fault acts either before this step, while no
+call exists, or after it.
 """
 
 from fastapi import Request, Response
@@ -24,24 +25,24 @@ class CallCreation:
     def __init__(self, state: State) -> None:
         self._state = state
 
-    async def handle(self, request: Request, account_sid: str) -> Response:
-        entry = self._receive(request, account_sid)
+    async def handle_creation(self, request: Request, account_sid: str) -> Response:
+        entry = self._record_receipt(request, account_sid)
         try:
-            form = await self._read(request, entry)
+            form = await self._read_and_record_form(request, entry)
             account = self._authenticate(request, account_sid)
             parameters = validate_creation(form)
             nth = self._state.count_creation(parameters.to)
             fault = self._choose_fault(request, entry, parameters, nth)
             await fault.before_accept(parameters.to)
-            call = self._accept(entry, account, parameters, nth, fault)
-            return await self._answer(entry, call, fault)
+            call = self._create_and_record_call(entry, account, parameters, nth, fault)
+            return await self._make_and_record_answer(entry, call, fault)
         except TwilioError as error:
-            return self._answer_error(entry, error)
+            return self._record_and_answer_error(entry, error)
         except ClientDisconnect:
             # The caller hung up before the body was whole: the entry stays without an answer.
             return Response(status_code=400)
 
-    def _receive(self, request: Request, account_sid: str) -> Entry:
+    def _record_receipt(self, request: Request, account_sid: str) -> Entry:
         credentials = basic_credentials(request.headers.get("authorization"))
         return self._state.ledger.record_receipt(
             self._state.now(),
@@ -50,7 +51,7 @@ class CallCreation:
             headers=request.headers,
         )
 
-    async def _read(self, request: Request, entry: Entry) -> Form:
+    async def _read_and_record_form(self, request: Request, entry: Entry) -> Form:
         form = await read_form(request)
         self._state.ledger.record_form(entry, form)
         return form
@@ -67,22 +68,24 @@ class CallCreation:
         entry.fault, fault = chosen
         return fault
 
-    def _accept(self, entry: Entry, account: Account, parameters: CallParameters, nth: int, fault: Fault) -> Call:
+    def _create_and_record_call(
+        self, entry: Entry, account: Account, parameters: CallParameters, nth: int, fault: Fault
+    ) -> Call:
         """Creates the call and records it in the ledger. There is no `await` in between, so other tasks see both or neither."""
         now = self._state.now()
         call = self._state.create_call(account.sid, parameters, now, nth_to_destination=nth)
         self._state.ledger.record_acceptance(entry, call.sid, now)
-        fault.change(call, now)
-        self._state.callbacks.watch(call)
+        fault.change_created_call(call, now)
+        self._state.callbacks.schedule_callbacks(call)
         return call
 
-    async def _answer(self, entry: Entry, call: Call, fault: Fault) -> Response:
+    async def _make_and_record_answer(self, entry: Entry, call: Call, fault: Fault) -> Response:
         context = FaultContext(self._state.callbacks, self._state.held_connections)
-        answer = await fault.answer(call, JSONResponse(resource.created_resource(call), 201), context)
+        answer = await fault.answer(call, JSONResponse(resource.call_resource_at_creation(call), 201), context)
         self._state.ledger.record_answer(entry, None if isinstance(answer, NoAnswer) else answer.status_code, None)
         return answer
 
-    def _answer_error(self, entry: Entry, error: TwilioError) -> Response:
+    def _record_and_answer_error(self, entry: Entry, error: TwilioError) -> Response:
         """Records the error in the ledger and returns it as the answer.
 
         The error is a refusal, or a fault that acts after the call was created.

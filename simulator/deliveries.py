@@ -14,7 +14,7 @@ from pydantic import Field
 from simulator.callback_client import CallbackClient, CallbackError, ConnectError, ReadTimeout
 from simulator.config import Clock
 from simulator.planned_callback import PlannedCallback
-from simulator.retry_settings import Failure, RetrySettings
+from simulator.retry_settings import CallbackFailure, RetrySettings
 from simulator.signature import signature
 from simulator.subscription import Event
 
@@ -65,12 +65,12 @@ class Deliveries:
         self.begun = 0
 
     @property
-    def forgotten(self) -> int:
+    def forgotten_count(self) -> int:
         return self.begun - len(self._kept)
 
-    def later_than(self, number: int) -> Iterator[Delivery]:
+    def deliveries_after(self, number: int) -> Iterator[Delivery]:
         """Yields the kept deliveries whose number is higher than `number`."""
-        return islice(self._kept, max(number - self.forgotten, 0), None)
+        return islice(self._kept, max(number - self.forgotten_count, 0), None)
 
     def clear(self) -> None:
         self._kept.clear()
@@ -113,7 +113,7 @@ class Deliveries:
 
     async def _attempt(
         self, client: CallbackClient, request: "SignedRequest", delivery: Delivery, settings: RetrySettings
-    ) -> Failure | None:
+    ) -> CallbackFailure | None:
         attempt = Attempt(sent_at=self._clock())
         delivery.attempts.append(attempt)
         try:
@@ -131,8 +131,8 @@ class Deliveries:
         attempt.answered_at, attempt.answer_status = self._clock(), status
         delivery.delivered = 200 <= status < 300
         if 400 <= status < 500:
-            return Failure.CLIENT_ERROR
-        return Failure.SERVER_ERROR if status >= 500 else None
+            return CallbackFailure.CLIENT_ERROR
+        return CallbackFailure.SERVER_ERROR if status >= 500 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ def _sign(delivery: Delivery, url: str, auth_token: str | None) -> SignedRequest
     return SignedRequest(url, headers, body)
 
 
-def _failure(error: CallbackError) -> Failure:
+def _failure(error: CallbackError) -> CallbackFailure:
     if isinstance(error, ConnectError):
-        return Failure.CONNECT
-    return Failure.READ if isinstance(error, ReadTimeout) else Failure.OTHER
+        return CallbackFailure.CONNECT
+    return CallbackFailure.READ if isinstance(error, ReadTimeout) else CallbackFailure.OTHER

@@ -76,7 +76,7 @@ def _validate_sip_uri(to: str) -> None:
             raise TwilioError(21229, name)
 
 
-def display_form(endpoint: str) -> str:
+def formatted_address(endpoint: str) -> str:
     """Returns an address as Twilio shows it in `to_formatted`: a North American number in national format, else unchanged."""
     match = NANP_NUMBER.fullmatch(endpoint)
     return f"({match[1]}) {match[2]}-{match[3]}" if match else endpoint

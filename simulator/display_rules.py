@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from simulator.destination import display_form
+from simulator.destination import formatted_address
 
 Case = Literal["as_sent", "lower", "upper"]
 SIP_DOMAIN = "sip.twilio.com"
@@ -38,10 +38,10 @@ class DisplayRules(BaseModel):
     filter_by: Literal["shown", "sent"] = Field("shown", description="The spelling that the filters `To` and `From` match.")
     ahead_s: float = Field(0, description="Seconds by which Twilio's clock is ahead: dates of calls, `Date` header.")
 
-    def to(self, sent: str) -> str:
+    def shown_to(self, sent: str) -> str:
         match = _SIP.fullmatch(sent)
         if match is None:
-            return self._number(sent)
+            return self._shown_number(sent)
         scheme = match["scheme"] if self.scheme == "as_sent" else self.scheme
         user = None if match["user"] is None else _cased(match["user"], self.user)
         kept = [("port", self.port), ("parameters", self.parameters), ("headers", self.headers)]
@@ -49,27 +49,27 @@ class DisplayRules(BaseModel):
         address = ("" if user is None else f"{user}@") + _cased(match["host"], self.host) + rest
         return address if scheme == "none" else f"{scheme}:{address}"
 
-    def from_(self, sent: str) -> str:
-        caller = _cased(self._number(sent), self.from_case)
+    def shown_from(self, sent: str) -> str:
+        caller = _cased(self._shown_number(sent), self.from_case)
         return caller if self.from_as == "as_sent" or ":" in sent else f"{self.from_as}:{caller}@{SIP_DOMAIN}"
 
-    def moment(self, moment: datetime) -> datetime:
+    def to_twilio_time(self, moment: datetime) -> datetime:
         """Converts a time of the simulator's clock to Twilio's clock, which is `ahead_s` seconds ahead."""
         return moment + timedelta(seconds=self.ahead_s) if self.ahead_s else moment
 
-    def resource(self, resource: dict[str, Any]) -> dict[str, Any]:
+    def apply_to_resource(self, resource: dict[str, Any]) -> dict[str, Any]:
         """Returns the call's resource with addresses and dates changed according to these rules."""
         if not self.model_fields_set:
             return resource
-        dates = {name: self._date(resource[name]) for name in _DATES}
-        to, from_ = self.to(resource["to"]), self.from_(resource["from"])
-        formats = {"to_formatted": display_form(to), "from_formatted": display_form(from_)}
+        dates = {name: self._shift_date(resource[name]) for name in _DATES}
+        to, from_ = self.shown_to(resource["to"]), self.shown_from(resource["from"])
+        formats = {"to_formatted": formatted_address(to), "from_formatted": formatted_address(from_)}
         return {**resource, "to": to, "from": from_, **formats, **dates}
 
-    def _date(self, date: str | None) -> str | None:
-        return None if date is None else format_datetime(self.moment(parsedate_to_datetime(date)))
+    def _shift_date(self, date: str | None) -> str | None:
+        return None if date is None else format_datetime(self.to_twilio_time(parsedate_to_datetime(date)))
 
-    def _number(self, text: str) -> str:
+    def _shown_number(self, text: str) -> str:
         return text if self.plus else text.removeprefix("+")
 
 

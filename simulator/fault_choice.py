@@ -9,14 +9,14 @@ from starlette.datastructures import Headers
 
 from simulator.destination import sip_user
 from simulator.errors import TwilioError
-from simulator.faults import FAULTS, Fault, fault_named
+from simulator.faults import FAULTS, Fault, parse_fault
 
 FAULT_HEADER = "X-Simulator-Fault"
 FAULT_USER_PREFIX = "fault-"
 
 
 def _require_known_fault(text: str) -> str:
-    fault_named(text)
+    parse_fault(text)
     return text
 
 
@@ -56,7 +56,7 @@ class FaultChoice:
         if requested is None:
             return None
         try:
-            return fault_named(requested)
+            return parse_fault(requested)
         except ValueError as error:
             raise TwilioError(20422, str(error)) from None
 

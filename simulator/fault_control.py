@@ -73,12 +73,14 @@ async def read_callbacks(
     callbacks = state.callbacks
     return DeliveriesPage(
         begun=callbacks.deliveries.begun,
-        forgotten=callbacks.deliveries.forgotten,
-        waiting=callbacks.waiting,
-        sending=callbacks.sending,
+        forgotten=callbacks.deliveries.forgotten_count,
+        waiting=callbacks.waiting_call_count,
+        sending=callbacks.sending_callback_count,
         chaos=callbacks.chaos,
         deliveries=[
-            delivery for delivery in callbacks.deliveries.later_than(after) if call_sid is None or delivery.call_sid == call_sid
+            delivery
+            for delivery in callbacks.deliveries.deliveries_after(after)
+            if call_sid is None or delivery.call_sid == call_sid
         ],
     )
 

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 
 from fastapi.responses import JSONResponse, Response
 
-from simulator.background import Background
-from simulator.broken_answers import HalfAnswer, NoAnswer, Reset, Silence, StrayAnswer
+from simulator.background import BackgroundTaskSet
+from simulator.broken_answers import AnswerWithStrayPage, ConnectionReset, HalfAnswer, NoAnswer, SilentOpenConnection
 from simulator.callbacks import Callbacks
 from simulator.errors import ProxyRefusal, TwilioError, proxy_page
 from simulator.store import Call
@@ -28,7 +28,7 @@ class FaultContext:
     """The parts of the simulator that a fault uses."""
 
     callbacks: Callbacks
-    held_connections: Background
+    held_connections: BackgroundTaskSet
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Fault:
     async def before_accept(self, to: str) -> None:
         """Raises TwilioError to refuse the creation, or waits to delay it. By default does nothing."""
 
-    def change(self, call: Call, now: datetime) -> None:
+    def change_created_call(self, call: Call, now: datetime) -> None:
         """Changes the call that was just created. By default does nothing."""
 
     async def answer(self, call: Call, created: Response, context: FaultContext) -> Response:
@@ -103,13 +103,13 @@ class Hang(Fault):
     """Creates the call and never answers; the connection stays open until the client closes it."""
 
     async def answer(self, call: Call, created: Response, context: FaultContext) -> Response:
-        return Silence(context.held_connections)
+        return SilentOpenConnection(context.held_connections)
 
 
 class DelayedVisibility(Fault):
     """Hides the call from fetch and list for `seconds` seconds of the simulator's clock."""
 
-    def change(self, call: Call, now: datetime) -> None:
+    def change_created_call(self, call: Call, now: datetime) -> None:
         call.hidden_until = now + timedelta(seconds=self.seconds)
 
 
@@ -119,33 +119,33 @@ class CallbackBeforeResponse(Fault):
     A call that waits in its account's queue is not dialled at once.
     """
 
-    def change(self, call: Call, now: datetime) -> None:
+    def change_created_call(self, call: Call, now: datetime) -> None:
         if not call.plan.queue_time:
             call.plan = replace(call.plan, dialled_at=now)
 
     async def answer(self, call: Call, created: Response, context: FaultContext) -> Response:
-        await context.callbacks.send_due_for(call)
+        await context.callbacks.send_due_callbacks_of(call)
         return created
 
 
 class CallbackNever(Fault):
     """Sends no callbacks for the call."""
 
-    def change(self, call: Call, now: datetime) -> None:
+    def change_created_call(self, call: Call, now: datetime) -> None:
         call.subscription = None
 
 
 class LatePrice(Fault):
     """Shows the price only `seconds` seconds after the end of the call. The simulator divides this time by its speed."""
 
-    def change(self, call: Call, now: datetime) -> None:
+    def change_created_call(self, call: Call, now: datetime) -> None:
         call.plan = replace(call.plan, price_delay=timedelta(seconds=self.seconds / call.plan.speed))
 
 
 class PriceNever(Fault):
     """Gives the call no price."""
 
-    def change(self, call: Call, now: datetime) -> None:
+    def change_created_call(self, call: Call, now: datetime) -> None:
         call.plan = replace(call.plan, price_delay=None)
 
 
@@ -169,7 +169,7 @@ def _without_sid(created: Response) -> Response:
 
 FAULTS: Mapping[str, Fault] = {
     "accept-then-hang": Hang(),
-    "accept-then-reset": ReplaceAnswer(render=lambda _created: Reset()),
+    "accept-then-reset": ReplaceAnswer(render=lambda _created: ConnectionReset()),
     "accept-then-close": ReplaceAnswer(render=lambda _created: NoAnswer()),
     "accept-then-half-answer": ReplaceAnswer(render=_first_half),
     **{f"accept-then-{status}": _answer_with_proxy_page(status) for status in PROXY_STATUSES},
@@ -179,7 +179,7 @@ FAULTS: Mapping[str, Fault] = {
     "accept-then-504": _answer_with_proxy_page(504),
     "accept-unreadable": ReplaceAnswer(render=_without_last_byte),
     "accept-without-sid": ReplaceAnswer(render=_without_sid),
-    "accept-then-stray": ReplaceAnswer(render=lambda created: StrayAnswer(created, proxy_page(429))),
+    "accept-then-stray": ReplaceAnswer(render=lambda created: AnswerWithStrayPage(created, proxy_page(429))),
     "refuse-429": Refuse(code=20429),
     "refuse-429-retry-after": Refuse(code=20429, seconds=1, sends_retry_after=True),
     "refuse-401": Refuse(code=20003),
@@ -197,7 +197,7 @@ FAULTS: Mapping[str, Fault] = {
 }
 
 
-def fault_named(text: str) -> tuple[str, Fault]:
+def parse_fault(text: str) -> tuple[str, Fault]:
     """Reads `NAME` or `NAME;seconds=2.5`. Returns the name and the fault. Raises ValueError for an invalid text."""
     name, *parameters = (part.strip() for part in text.split(";"))
     if name not in FAULTS:
@@ -207,11 +207,11 @@ def fault_named(text: str) -> tuple[str, Fault]:
         key, _, value = parameter.partition("=")
         if key != "seconds" or not fault.seconds:
             raise ValueError(f"{name} takes no {key!r}")
-        fault = replace(fault, seconds=_seconds(value))
+        fault = replace(fault, seconds=_parse_fault_seconds(value))
     return name, fault
 
 
-def _seconds(text: str) -> float:
+def _parse_fault_seconds(text: str) -> float:
     seconds = float(text)
     if not 0 <= seconds <= MAX_SECONDS:
         raise ValueError(f"seconds must be from 0 to {MAX_SECONDS:.0f}")

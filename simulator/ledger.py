@@ -64,7 +64,7 @@ class Ledger:
         self.accepted = 0
 
     @property
-    def forgotten(self) -> int:
+    def forgotten_count(self) -> int:
         return self.received - len(self._entries)
 
     def record_receipt(self, now: datetime, account_sid: str, *, credential: str | None, headers: Mapping[str, str]) -> Entry:

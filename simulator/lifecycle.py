@@ -41,7 +41,7 @@ ENDLESS_SIP_USER = "forever"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CallPlan:
     """The times of the clock at which a call reaches each state. None means that the call never reaches the state."""
 
     outcome: Status
@@ -62,12 +62,12 @@ class Plan:
     def has_ended(self, now: datetime) -> bool:
         return self.ended_at is not None and self.ended_at <= now
 
-    def after(self, moment: datetime, call_seconds: float) -> datetime:
+    def time_after(self, moment: datetime, call_seconds: float) -> datetime:
         return moment + timedelta(seconds=call_seconds / self.speed)
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class CallProgress:
     """The state of a call at one time."""
 
     status: Status
@@ -93,7 +93,7 @@ def plan_call(
     random: Random,
     queue_time: timedelta = timedelta(),
     talking_s: tuple[int, int] = TALKING_S,
-) -> Plan:
+) -> CallPlan:
     """Returns the plan of a new call: when it is dialled, answered and ended.
 
     The user part of a SIP URI may decide the outcome, such as `busy`. All other calls are answered, unless they have to ring
@@ -103,33 +103,33 @@ def plan_call(
     user = sip_user(to) or ""
     outcome = OUTCOME_BY_SIP_USER.get(user, Status.COMPLETED)
     price_delay = timedelta(seconds=price_delay_s / speed)
-    plan = Plan(outcome, now, None, None, None, speed, price_delay, queue_time)
-    dialled_at = plan.after(plan.leaves_queue_at, QUEUED_S)
+    plan = CallPlan(outcome, now, None, None, None, speed, price_delay, queue_time)
+    dialled_at = plan.time_after(plan.leaves_queue_at, QUEUED_S)
     plan = replace(plan, dialled_at=dialled_at)
     if outcome is Status.FAILED:
         return replace(plan, ended_at=dialled_at)
     if outcome is Status.BUSY:
-        return replace(plan, ended_at=plan.after(dialled_at, BUSY_AFTER_S))
+        return replace(plan, ended_at=plan.time_after(dialled_at, BUSY_AFTER_S))
     if outcome is Status.NO_ANSWER or ringing_s >= timeout_s:
-        return replace(plan, outcome=Status.NO_ANSWER, ended_at=plan.after(dialled_at, timeout_s))
-    answered_at = plan.after(dialled_at, ringing_s)
-    ended_at = None if user == ENDLESS_SIP_USER else plan.after(answered_at, talks_for_s)
+        return replace(plan, outcome=Status.NO_ANSWER, ended_at=plan.time_after(dialled_at, timeout_s))
+    answered_at = plan.time_after(dialled_at, ringing_s)
+    ended_at = None if user == ENDLESS_SIP_USER else plan.time_after(answered_at, talks_for_s)
     plan = replace(plan, answered_at=answered_at, ended_at=ended_at)
-    return with_time_limit(plan, time_limit_s, now) if time_limit_s is not None else plan
+    return plan_with_time_limit(plan, time_limit_s, now) if time_limit_s is not None else plan
 
 
-def with_time_limit(plan: Plan, time_limit_s: int, now: datetime) -> Plan:
+def plan_with_time_limit(plan: CallPlan, time_limit_s: int, now: datetime) -> CallPlan:
     """Returns the plan with at most `time_limit_s` seconds from the answer to the end.
 
     If this time has passed already, the call ends now.
     """
     if plan.answered_at is None:
         return plan
-    limit = max(plan.after(plan.answered_at, time_limit_s), now)
+    limit = max(plan.time_after(plan.answered_at, time_limit_s), now)
     return replace(plan, ended_at=limit if plan.ended_at is None else min(plan.ended_at, limit))
 
 
-def ended_by_api(plan: Plan, now: datetime) -> Plan:
+def plan_ended_by_api(plan: CallPlan, now: datetime) -> CallPlan:
     """Returns the plan of a call that an API request ends now. The call must not have ended yet."""
     if plan.answered_at is not None and plan.answered_at <= now:
         return replace(plan, ended_at=now)
@@ -137,7 +137,7 @@ def ended_by_api(plan: Plan, now: datetime) -> Plan:
     return replace(plan, outcome=Status.CANCELED, dialled_at=dialled_at, answered_at=None, ended_at=now)
 
 
-def moved(plan: Plan, by: timedelta) -> Plan:
+def plan_moved_by(plan: CallPlan, by: timedelta) -> CallPlan:
     """Returns the plan of a queued call, moved by `by`: positive for later, negative for earlier.
 
     The call must not have left the queue yet.
@@ -151,7 +151,7 @@ def moved(plan: Plan, by: timedelta) -> Plan:
     )
 
 
-def progress(plan: Plan, now: datetime) -> Progress:
+def progress_at(plan: CallPlan, now: datetime) -> CallProgress:
     """Returns the state of a call at the time `now`.
 
     Only a completed call gets a price. Calls that were not answered cost nothing and keep `price: null`.
@@ -171,19 +171,19 @@ def progress(plan: Plan, now: datetime) -> Progress:
         status = Status.RINGING if dialled else Status.QUEUED
     duration_s = None
     if dialled:
-        duration_s = _talked_s(plan) if ended else 0
+        duration_s = _talking_seconds(plan) if ended else 0
     moments = (plan.created_at, plan.dialled_at, plan.answered_at, plan.ended_at, priced_at)
-    return Progress(
+    return CallProgress(
         status=status,
         start_time=plan.dialled_at if dialled else None,
         end_time=plan.ended_at if ended else None,
         duration_s=duration_s,
-        price=_price(_talked_s(plan)) if priced else None,
+        price=_price(_talking_seconds(plan)) if priced else None,
         updated_at=max(moment for moment in moments if moment is not None and moment <= now),
     )
 
 
-def next_change(plan: Plan, now: datetime) -> datetime | None:
+def time_of_next_change(plan: CallPlan, now: datetime) -> datetime | None:
     """Returns when the state of a call changes next after `now`; None if it never changes again."""
     priced_at = None
     if plan.outcome is Status.COMPLETED and plan.ended_at is not None and plan.price_delay is not None:
@@ -192,7 +192,7 @@ def next_change(plan: Plan, now: datetime) -> datetime | None:
     return min((moment for moment in moments if moment is not None and moment > now), default=None)
 
 
-def _talked_s(plan: Plan) -> int:
+def _talking_seconds(plan: CallPlan) -> int:
     if plan.answered_at is None or plan.ended_at is None:
         return 0
     return round((plan.ended_at - plan.answered_at).total_seconds() * plan.speed)

@@ -12,7 +12,7 @@ from math import ceil
 from pydantic import BaseModel, ConfigDict, Field
 
 from simulator.errors import TwilioError
-from simulator.lifecycle import moved
+from simulator.lifecycle import plan_moved_by
 from simulator.store import Call
 
 MAX_QUEUE_S = 86_400
@@ -53,22 +53,22 @@ class LimitedAccount:
         self._concurrent: list[Call] = []
         """All calls that have not ended, and some ended calls that were not removed yet."""
 
-    def admit(self, now: datetime) -> timedelta:
+    def queue_time_of_new_call(self, now: datetime) -> timedelta:
         """Returns how long a new call waits in the queue. Raises error 10004 or 22005 if the call exceeds a limit."""
         most = self.limits.max_concurrent
         if most is not None and len(self._concurrent) >= most:
             self._concurrent = [call for call in self._concurrent if not call.plan.has_ended(now)]
             if len(self._concurrent) >= most:
                 raise TwilioError(10004)
-        self._take_turns(now)
+        self._remove_dialled_calls(now)
         last = next(reversed(self._waiting.values())).plan.leaves_queue_at if self._waiting else self._last_turn
-        queue_time = self._turn_after(last, now) - now
+        queue_time = self._dial_time_after(last, now) - now
         if queue_time > timedelta(seconds=self.limits.queue_s):
             raise TwilioError(22005)
         return queue_time
 
     def add(self, call: Call) -> None:
-        """Adds a new call. Its plan must have the queue time that `admit` returned."""
+        """Adds a new call. Its plan must have the queue time that `queue_time_of_new_call` returned."""
         if self.limits.max_concurrent is not None:
             self._concurrent.append(call)
         if call.plan.queue_time:
@@ -76,24 +76,24 @@ class LimitedAccount:
         else:
             self._last_turn = call.plan.created_at
 
-    def leave(self, call: Call, now: datetime) -> list[Call]:
+    def remove_ended_call(self, call: Call, now: datetime) -> list[Call]:
         """Removes a call that has ended from the queue, if it waits there.
 
         Returns the calls that leave the queue earlier because of this.
         """
-        self._take_turns(now)
-        return self._reschedule(now) if self._waiting.pop(call.sid, None) is not None else []
+        self._remove_dialled_calls(now)
+        return self._recompute_queue_times(now) if self._waiting.pop(call.sid, None) is not None else []
 
-    def change(self, limits: Limits, concurrent: list[Call], now: datetime) -> list[Call]:
+    def change_limits(self, limits: Limits, concurrent: list[Call], now: datetime) -> list[Call]:
         """Replaces the limits. Existing calls stay; `concurrent` has those that have not ended.
 
         Returns the calls whose time to leave the queue has changed.
         """
-        self._take_turns(now)
+        self._remove_dialled_calls(now)
         self.limits, self._concurrent = limits, concurrent
-        return self._reschedule(now)
+        return self._recompute_queue_times(now)
 
-    def _take_turns(self, now: datetime) -> None:
+    def _remove_dialled_calls(self, now: datetime) -> None:
         """Removes from the queue all calls whose time to leave it is not later than `now`."""
         while self._waiting:
             turn = next(iter(self._waiting.values())).plan.leaves_queue_at
@@ -102,19 +102,19 @@ class LimitedAccount:
             self._waiting.popitem(last=False)
             self._last_turn = turn
 
-    def _turn_after(self, last: datetime | None, now: datetime) -> datetime:
+    def _dial_time_after(self, last: datetime | None, now: datetime) -> datetime:
         rate = self.limits.calls_per_second
         if rate is None or last is None:
             return now
         return max(now, last + timedelta(microseconds=ceil(1_000_000 / rate)))
 
-    def _reschedule(self, now: datetime) -> list[Call]:
+    def _recompute_queue_times(self, now: datetime) -> list[Call]:
         """Computes again when each waiting call leaves the queue. Returns the calls for which this time has changed."""
         changed, turn = [], self._last_turn
         for call in self._waiting.values():
-            turn = self._turn_after(turn, now)
+            turn = self._dial_time_after(turn, now)
             if turn != call.plan.leaves_queue_at:
-                call.plan = moved(call.plan, turn - call.plan.leaves_queue_at)
+                call.plan = plan_moved_by(call.plan, turn - call.plan.leaves_queue_at)
                 changed.append(call)
         return changed
 
@@ -137,9 +137,9 @@ class LimitedAccounts:
         account = self._accounts.get(account_sid)
         return self._default if account is None else account.limits
 
-    def change(self, account_sid: str, limits: Limits, concurrent: list[Call], now: datetime) -> list[Call]:
+    def change_limits(self, account_sid: str, limits: Limits, concurrent: list[Call], now: datetime) -> list[Call]:
         """Changes the limits of an account. `concurrent` has its calls that have not ended.
 
         Returns the calls whose time to leave the queue has changed.
         """
-        return self._accounts.setdefault(account_sid, LimitedAccount(limits)).change(limits, concurrent, now)
+        return self._accounts.setdefault(account_sid, LimitedAccount(limits)).change_limits(limits, concurrent, now)

@@ -43,7 +43,7 @@ class ListFaultState:
         self._views = 0
         self._admitted_at: dict[str, datetime] = {}
 
-    def admit(self, account_sid: str, now: datetime) -> None:
+    def require_allowed_rate(self, account_sid: str, now: datetime) -> None:
         """Raises error 20429 if the account sends list requests faster than `max_per_s` allows."""
         allowed = self.faults.max_per_s.get(account_sid)
         if allowed is None:
@@ -53,7 +53,7 @@ class ListFaultState:
             raise TwilioError(20429, retry_after_s=self.faults.retry_after_s)
         self._admitted_at[account_sid] = now
 
-    def view(self, now: datetime) -> "ListView":
+    def make_list_view(self, now: datetime) -> "ListView":
         """Counts one more list request, and returns how that request sees the calls."""
         self._views += 1
         return ListView(self.faults, self._views, now)
@@ -72,7 +72,7 @@ class ListView:
         is_wrong = faults.omit_share or any(faults.lag_s) or any(faults.stale_s)
         self._random = Random(f"{faults.seed}/{number}") if is_wrong else None  # noqa: S311 - repeats by seed
 
-    def moment(self, call: Call) -> datetime | None:
+    def shown_state_time(self, call: Call) -> datetime | None:
         """Returns the time for which the list shows the call's state; None if the list omits the call."""
         if self._random is None:
             return self.now if call.is_visible(self.now) else None

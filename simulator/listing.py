@@ -19,9 +19,9 @@ from starlette.datastructures import QueryParams
 from simulator.destination import PHONE_CHARACTERS
 from simulator.display_rules import DisplayRules
 from simulator.errors import TwilioError
-from simulator.lifecycle import Progress, Status
+from simulator.lifecycle import CallProgress, Status
 from simulator.list_faults import ListView
-from simulator.resource import API_VERSION, rendered_resource
+from simulator.resource import API_VERSION, render_call_resource
 from simulator.store import Call, Calls
 
 DEFAULT_PAGE_SIZE = 50
@@ -37,7 +37,7 @@ ListedCall = tuple[Call, datetime]
 
 TEXT_FILTERS = ("Status", "To", "From", "ParentCallSid")
 START_TIME, END_TIME = attrgetter("start_time"), attrgetter("end_time")
-DATE_FILTERS: dict[str, tuple[Callable[[Progress], datetime | None], Callable[[date, date], bool]]] = {
+DATE_FILTERS: dict[str, tuple[Callable[[CallProgress], datetime | None], Callable[[date, date], bool]]] = {
     "StartTime": (START_TIME, operator.eq),
     "StartTime<": (START_TIME, operator.lt),
     "StartTime>": (START_TIME, operator.ge),
@@ -62,19 +62,19 @@ class Filters:
     def __bool__(self) -> bool:
         return bool(self.texts or self.days)
 
-    def matches(self, call: Call, at: Progress, rules: DisplayRules) -> bool:
+    def matches(self, call: Call, at: CallProgress, rules: DisplayRules) -> bool:
         to, from_ = call.parameters.to, call.parameters.from_
         if rules.filter_by == "shown":
-            to, from_ = rules.to(to), rules.from_(from_)
+            to, from_ = rules.shown_to(to), rules.shown_from(from_)
         compared = {"Status": at.status, "To": to, "From": from_, "ParentCallSid": None}
         return all(_matches_text(compared[name], text) for name, text in self.texts.items()) and all(
             self._matches_day(name, day, at, rules) for name, day in self.days.items()
         )
 
-    def _matches_day(self, name: str, day: date, at: Progress, rules: DisplayRules) -> bool:
+    def _matches_day(self, name: str, day: date, at: CallProgress, rules: DisplayRules) -> bool:
         moment_of, compare = DATE_FILTERS[name]
         moment = moment_of(at)
-        return moment is not None and compare(rules.moment(moment).date(), day)
+        return moment is not None and compare(rules.to_twilio_time(moment).date(), day)
 
 
 def _matches_text(shown: str | None, wanted: str) -> bool:
@@ -102,11 +102,11 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, view: ListVie
 
     def matching(candidates: Iterable[Call]) -> Iterator[ListedCall]:
         for call in candidates:
-            moment = view.moment(call)
-            if moment is not None and (not filters or filters.matches(call, call.stage(moment).progress, rules)):
+            moment = view.shown_state_time(call)
+            if moment is not None and (not filters or filters.matches(call, call.stage_at(moment).progress, rules)):
                 yield call, moment
 
-    edge = _edge(calls, account_sid, token)
+    edge = _call_of_page_token(calls, account_sid, token)
     if view.has_moving_pages:
         found, has_previous, has_next = _moving_page(matching(calls.newest_first(account_sid)), page, page_size)
     else:
@@ -129,11 +129,11 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, view: ListVie
         "start": page * page_size,
         "uri": uri(page, token),
     }
-    entries = b",".join(rendered_resource(call, moment, rules) for call, moment in found)
+    entries = b",".join(render_call_resource(call, moment, rules) for call, moment in found)
     return b'{"calls":[%b],%b' % (entries, json.dumps(envelope, separators=(",", ":"))[1:].encode())
 
 
-def _edge(calls: Calls, account_sid: str, token: str) -> Call | None:
+def _call_of_page_token(calls: Calls, account_sid: str, token: str) -> Call | None:
     """Returns the call that a page token names; None without a token. Raises error 20422 for an invalid token."""
     if not token:
         return None

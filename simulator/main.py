@@ -46,7 +46,9 @@ class TwilioHeaders:
                 headers = message["headers"]
                 if not any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers):
                     headers.append((b"twilio-request-id", f"RQ{token_hex(16)}".encode()))
-                headers.append((b"date", _http_date(self.state.display_rules.moment(self.state.now()).replace(microsecond=0))))
+                headers.append(
+                    (b"date", _http_date(self.state.display_rules.to_twilio_time(self.state.now()).replace(microsecond=0)))
+                )
             await send(message)
 
         await self.app(scope, receive, send_with_headers)

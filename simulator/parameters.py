@@ -11,7 +11,7 @@ from simulator.destination import validate_from, validate_to
 from simulator.errors import TwilioError
 from simulator.form import Form
 from simulator.lifecycle import Status
-from simulator.subscription import Subscription
+from simulator.subscription import CallbackSubscription
 
 DEFAULT_TIMEOUT_S = 60
 MAX_TIMEOUT_S = 600
@@ -41,7 +41,7 @@ class CallParameters:
     """The result of answering machine detection; None if it was not requested."""
     form: dict[str, list[str]]
     """All fields of the form. The values of secret fields are masked."""
-    subscription: Subscription | None
+    subscription: CallbackSubscription | None
 
     @property
     def is_recorded(self) -> bool:
@@ -64,7 +64,7 @@ def validate_creation(form: Form) -> CallParameters:
     caller = form.get("From")
     if caller is None:
         raise TwilioError(21213)
-    _validate_instructions(form)
+    _require_twiml_source(form)
     validate_to(to.strip())
     validate_from(caller, to=to.strip())
     _validate_sip_auth(form)
@@ -76,12 +76,12 @@ def validate_creation(form: Form) -> CallParameters:
     return CallParameters(
         to=to.strip(),
         from_=caller,
-        timeout_s=_timeout(form),
-        time_limit_s=_time_limit(form),
+        timeout_s=_parse_timeout(form),
+        time_limit_s=_parse_time_limit(form),
         answered_by="human" if detects_machine else None,
         form=form.masked(),
         # Twilio ignores these parameters for a call with an ApplicationSid.
-        subscription=Subscription.parse(form) if form.get("ApplicationSid") is None else None,
+        subscription=CallbackSubscription.parse(form) if form.get("ApplicationSid") is None else None,
     )
 
 
@@ -95,13 +95,13 @@ def validate_update(form: Form) -> UpdateParameters:
     return UpdateParameters(
         status=Status(status) if status else None,
         redirects=form.get("Url") is not None or form.get("Twiml") is not None,
-        time_limit_s=_time_limit(form),
+        time_limit_s=_parse_time_limit(form),
         callback_url=form.get("StatusCallback"),
         callback_method=form.get("StatusCallbackMethod"),
     )
 
 
-def _validate_instructions(form: Form) -> None:
+def _require_twiml_source(form: Form) -> None:
     """Validates the source of the TwiML: at least one of Url, Twiml and ApplicationSid."""
     application_sid = form.get("ApplicationSid")
     if application_sid is None:
@@ -161,7 +161,7 @@ def _validate_sip_auth(form: Form) -> None:
             raise TwilioError(21224)
 
 
-def _timeout(form: Form) -> int:
+def _parse_timeout(form: Form) -> int:
     timeout = form.get("Timeout")
     if timeout is None:
         return DEFAULT_TIMEOUT_S
@@ -170,7 +170,7 @@ def _timeout(form: Form) -> int:
     return int(timeout)
 
 
-def _time_limit(form: Form) -> int | None:
+def _parse_time_limit(form: Form) -> int | None:
     time_limit = form.get("TimeLimit")
     if time_limit is None:
         return None

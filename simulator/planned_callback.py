@@ -7,10 +7,10 @@ from math import ceil
 from uuid import NAMESPACE_URL, uuid5
 
 from simulator.destination import is_sip
-from simulator.lifecycle import Plan, Status, progress
-from simulator.resource import API_VERSION, rfc2822
+from simulator.lifecycle import CallPlan, Status, progress_at
+from simulator.resource import API_VERSION, format_rfc2822
 from simulator.store import Call
-from simulator.subscription import Event, Subscription
+from simulator.subscription import CallbackSubscription, Event
 
 CALL_STATUS = {Event.INITIATED: "initiated", Event.RINGING: "ringing", Event.ANSWERED: "in-progress"}
 # Twilio documents 487 for a timeout and 404 for an unreachable destination; the others are SIP's (RFC 3261 §21).
@@ -28,7 +28,7 @@ class PlannedCallback:
     """The callback for one event of a call."""
 
     call: Call
-    subscription: Subscription
+    subscription: CallbackSubscription
     event: Event
     sequence: int
     """The number of the event among the requested events of the call, counted from 0."""
@@ -55,7 +55,7 @@ class PlannedCallback:
             "CallStatus": self.call_status,
             "ApiVersion": API_VERSION,
             "Direction": "outbound-api",
-            "Timestamp": rfc2822(self.happened_at) or "",
+            "Timestamp": format_rfc2822(self.happened_at) or "",
             "CallbackSource": "call-progress-events",
             "SequenceNumber": str(self.sequence),
         }
@@ -63,7 +63,7 @@ class PlannedCallback:
 
     def _completed_fields(self) -> dict[str, str]:
         call = self.call
-        talked_s = progress(call.plan, self.happened_at).duration_s or 0
+        talked_s = progress_at(call.plan, self.happened_at).duration_s or 0
         fields = {"CallDuration": str(talked_s), "Duration": str(ceil(talked_s / 60))}
         if is_sip(call.parameters.to):
             fields["SipResponseCode"] = str(SIP_RESPONSE_CODE[call.plan.outcome])
@@ -90,7 +90,7 @@ def planned_callbacks(call: Call) -> list[PlannedCallback]:
     return [PlannedCallback(call, subscription, event, sequence, moment) for sequence, (event, moment) in enumerate(events)]
 
 
-def _planned_events(plan: Plan) -> list[tuple[Event, datetime]]:
+def _planned_events(plan: CallPlan) -> list[tuple[Event, datetime]]:
     moments = {
         Event.INITIATED: plan.dialled_at,
         Event.RINGING: None if plan.outcome is Status.FAILED else plan.dialled_at,

@@ -20,7 +20,7 @@ class RequestCounts:
             what = "below" if found["below"] else "Call" if found["call"] else "Calls"
             self._counts[found["account"], method, what] += 1
 
-    def of_account(self, account_sid: str | None) -> dict[str, int]:
+    def counts_of_account(self, account_sid: str | None) -> dict[str, int]:
         """Returns the counts by method and resource, such as `GET Calls`; of all accounts if `account_sid` is None."""
         counts: Counter[str] = Counter()
         for (account, method, what), number in self._counts.items():

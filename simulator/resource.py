@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
-from simulator.destination import display_form
+from simulator.destination import formatted_address
 from simulator.display_rules import DisplayRules
-from simulator.lifecycle import Progress, Status
+from simulator.lifecycle import CallProgress, Status
 from simulator.store import Call
 
 API_VERSION = "2010-04-01"
@@ -28,7 +28,7 @@ SUBRESOURCES = {
 }
 
 
-def created_resource(call: Call) -> dict[str, Any]:
+def call_resource_at_creation(call: Call) -> dict[str, Any]:
     """Returns the JSON that answers the creation of a call. Nearly all values are null, even `date_created`."""
     path = f"/{API_VERSION}/Accounts/{call.account_sid}/Calls/{call.sid}"
     parameters = call.parameters
@@ -45,7 +45,7 @@ def created_resource(call: Call) -> dict[str, Any]:
         "end_time": None,
         "forwarded_from": None,
         "from": parameters.from_,
-        "from_formatted": display_form(parameters.from_),
+        "from_formatted": formatted_address(parameters.from_),
         "group_sid": None,
         "parent_call_sid": None,
         "phone_number_sid": None,
@@ -57,23 +57,23 @@ def created_resource(call: Call) -> dict[str, Any]:
         "status": Status.QUEUED,
         "subresource_uris": {key: f"{path}/{name}.json" for key, name in SUBRESOURCES.items()},
         "to": parameters.to,
-        "to_formatted": display_form(parameters.to),
+        "to_formatted": formatted_address(parameters.to),
         "trunk_sid": None,
         "uri": f"{path}.json",
     }
 
 
-def current_resource(call: Call, progress: Progress) -> dict[str, Any]:
+def current_call_resource(call: Call, progress: CallProgress) -> dict[str, Any]:
     """Returns the answer to any request after the creation.
 
     Once the call is dialled, `caller_name` and `trunk_sid` are "" instead of null.
     """
-    resource = created_resource(call) | {
+    resource = call_resource_at_creation(call) | {
         "status": progress.status,
-        "date_created": rfc2822(call.plan.created_at),
-        "date_updated": rfc2822(progress.updated_at),
-        "start_time": rfc2822(progress.start_time),
-        "end_time": rfc2822(progress.end_time),
+        "date_created": format_rfc2822(call.plan.created_at),
+        "date_updated": format_rfc2822(progress.updated_at),
+        "start_time": format_rfc2822(progress.start_time),
+        "end_time": format_rfc2822(progress.end_time),
         "duration": None if progress.duration_s is None else str(progress.duration_s),
         "price": None if progress.price is None else f"{progress.price:.5f}",
     }
@@ -84,14 +84,14 @@ def current_resource(call: Call, progress: Progress) -> dict[str, Any]:
     return resource
 
 
-def rendered_resource(call: Call, now: datetime, rules: DisplayRules) -> bytes:
+def render_call_resource(call: Call, now: datetime, rules: DisplayRules) -> bytes:
     """Returns the answer to any request after the creation, as JSON that follows the display rules."""
-    stage = call.stage(now)
+    stage = call.stage_at(now)
     if stage.rendered is None or stage.rendered[0] is not rules:
-        resource = rules.resource(current_resource(call, stage.progress))
+        resource = rules.apply_to_resource(current_call_resource(call, stage.progress))
         stage.rendered = rules, json.dumps(resource, ensure_ascii=False, separators=(",", ":")).encode()
     return stage.rendered[1]
 
 
-def rfc2822(moment: datetime | None) -> str | None:
+def format_rfc2822(moment: datetime | None) -> str | None:
     return None if moment is None else format_datetime(moment)

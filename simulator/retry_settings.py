@@ -9,7 +9,7 @@ from functools import lru_cache
 from urllib.parse import parse_qs
 
 
-class Failure(StrEnum):
+class CallbackFailure(StrEnum):
     """The failures that a retry policy (`rp`) can name."""
 
     CONNECT = "ct"
@@ -29,7 +29,7 @@ class RetrySettings:
     total_timeout_s: float = 15.0
     """The time limit of all attempts together, in seconds."""
     retries: int = 1
-    retried: frozenset[Failure] = frozenset({Failure.CONNECT})
+    retried: frozenset[CallbackFailure] = frozenset({CallbackFailure.CONNECT})
     """The failures after which the callback is sent again. By default only those in which the request did not arrive."""
 
     @classmethod
@@ -40,17 +40,19 @@ class RetrySettings:
         default = cls()
         policy = overrides.get("rp", "").split(",")
         retried = (
-            frozenset(Failure) if Failure.OTHER in policy else frozenset(failure for failure in Failure if failure in policy)
+            frozenset(CallbackFailure)
+            if CallbackFailure.OTHER in policy
+            else frozenset(failure for failure in CallbackFailure if failure in policy)
         )
         return cls(
-            connect_timeout_s=_number(overrides, "ct", 100, 10_000, default.connect_timeout_s * 1000) / 1000,
-            read_timeout_s=_number(overrides, "rt", 100, 15_000, default.read_timeout_s * 1000) / 1000,
-            total_timeout_s=_number(overrides, "tt", 100, 15_000, default.total_timeout_s * 1000) / 1000,
-            retries=round(_number(overrides, "rc", 0, 5, default.retries)),
+            connect_timeout_s=_parse_override(overrides, "ct", 100, 10_000, default.connect_timeout_s * 1000) / 1000,
+            read_timeout_s=_parse_override(overrides, "rt", 100, 15_000, default.read_timeout_s * 1000) / 1000,
+            total_timeout_s=_parse_override(overrides, "tt", 100, 15_000, default.total_timeout_s * 1000) / 1000,
+            retries=round(_parse_override(overrides, "rc", 0, 5, default.retries)),
             retried=retried or default.retried,
         )
 
 
-def _number(overrides: dict[str, str], name: str, minimum: int, maximum: int, default: float) -> float:
+def _parse_override(overrides: dict[str, str], name: str, minimum: int, maximum: int, default: float) -> float:
     text = overrides.get(name, "")
     return int(text) if text.isascii() and text.isdecimal() and minimum <= int(text) <= maximum else default

@@ -4,13 +4,13 @@ from datetime import datetime, timedelta
 from random import Random
 
 from simulator.accounts import Accounts
-from simulator.background import Background
+from simulator.background import BackgroundTaskSet
 from simulator.callbacks import Callbacks
 from simulator.config import SimulatorConfig
 from simulator.display_rules import DisplayRules
 from simulator.fault_choice import FaultChoice
 from simulator.ledger import Ledger
-from simulator.lifecycle import ended_by_api, plan_call
+from simulator.lifecycle import plan_call, plan_ended_by_api
 from simulator.limits import LimitedAccounts, Limits
 from simulator.list_faults import ListFaultState
 from simulator.parameters import CallParameters
@@ -33,7 +33,7 @@ class State:
         self.display_rules = DisplayRules()
         self.lists = ListFaultState()
         self.callbacks = Callbacks(config, self.accounts)
-        self.held_connections = Background()
+        self.held_connections = BackgroundTaskSet()
         self._random = Random(config.seed)  # noqa: S311 - sids must repeat by seed; nothing here is secret
         self.subresources = Subresources(self.new_sid)
         self._created = 0
@@ -60,7 +60,7 @@ class State:
     def create_call(self, account_sid: str, parameters: CallParameters, now: datetime, *, nth_to_destination: int) -> Call:
         """Creates a call, which may have to wait in the account's queue. Raises error 10004 or 22005 if it exceeds a limit."""
         limited_account = self.limited_accounts.find(account_sid)
-        queue_time = NO_QUEUE_TIME if limited_account is None else limited_account.admit(now)
+        queue_time = NO_QUEUE_TIME if limited_account is None else limited_account.queue_time_of_new_call(now)
         self._created += 1
         call = Call(
             sid=self.new_sid("CA"),
@@ -88,16 +88,16 @@ class State:
 
     def end_call(self, call: Call, now: datetime) -> None:
         """Ends a call that has not ended. If it waits in its account's queue, the calls behind it leave the queue earlier."""
-        call.plan = ended_by_api(call.plan, now)
+        call.plan = plan_ended_by_api(call.plan, now)
         limited_account = self.limited_accounts.find(call.account_sid)
-        for moved in limited_account.leave(call, now) if limited_account is not None else ():
-            self.callbacks.watch(moved)
+        for moved in limited_account.remove_ended_call(call, now) if limited_account is not None else ():
+            self.callbacks.schedule_callbacks(moved)
 
     def limit_account(self, account_sid: str, limits: Limits, now: datetime) -> None:
         """Sets the limits of an account. Its calls stay. Calls that wait in the queue are dialled at the new rate."""
         concurrent = [call for call in self.calls.newest_first(account_sid) if not call.plan.has_ended(now)]
-        for moved in self.limited_accounts.change(account_sid, limits, concurrent, now):
-            self.callbacks.watch(moved)
+        for moved in self.limited_accounts.change_limits(account_sid, limits, concurrent, now):
+            self.callbacks.schedule_callbacks(moved)
 
     def reset(self) -> None:
         """Removes calls, subresources, ledger, callbacks, open accounts and faults. Restores the configured limits.

@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 
-from simulator.lifecycle import Plan, Progress, next_change, progress
+from simulator.lifecycle import CallPlan, CallProgress, progress_at, time_of_next_change
 from simulator.parameters import CallParameters
-from simulator.subscription import Subscription
+from simulator.subscription import CallbackSubscription
 
 _SEQUENCE = attrgetter("sequence")
 
 
 @dataclass(slots=True)
-class Stage:
+class CallStage:
     """The state of a call from `progress.updated_at` until its next change."""
 
-    plan: Plan
-    progress: Progress
+    plan: CallPlan
+    progress: CallProgress
     until: datetime | None
     rendered: tuple[object, bytes] | None = None
     """The display rules with which the call was rendered, and its JSON."""
 
-    def holds(self, plan: Plan, now: datetime) -> bool:
+    def is_current(self, plan: CallPlan, now: datetime) -> bool:
         """Returns whether a call with this plan is still in this state at the time `now`."""
         return self.plan is plan and self.progress.updated_at <= now and (self.until is None or now < self.until)
 
@@ -41,17 +41,17 @@ class Call:
     `To` and this number identify the call in the same way in every run, while its sid may differ.
     """
     parameters: CallParameters
-    plan: Plan
-    subscription: Subscription | None
+    plan: CallPlan
+    subscription: CallbackSubscription | None
     hidden_until: datetime | None = None
     """The time until which fetch and list do not show the call, because Twilio's API is eventually consistent."""
     deleted_at: datetime | None = None
-    _stage: Stage | None = None
+    _stage: CallStage | None = None
 
-    def stage(self, now: datetime) -> Stage:
+    def stage_at(self, now: datetime) -> CallStage:
         """Returns the state of the call at the time `now`. Computes a state only once for each change of the call."""
-        if self._stage is None or not self._stage.holds(self.plan, now):
-            self._stage = Stage(self.plan, progress(self.plan, now), next_change(self.plan, now))
+        if self._stage is None or not self._stage.is_current(self.plan, now):
+            self._stage = CallStage(self.plan, progress_at(self.plan, now), time_of_next_change(self.plan, now))
         return self._stage
 
     def is_visible(self, now: datetime) -> bool:

@@ -15,7 +15,7 @@ from simulator.errors import TwilioError
 from simulator.form import read_form
 from simulator.negotiation import json_response
 from simulator.store import Call
-from simulator.subresources import KINDS, Kind, event_of_creation, wav_tone
+from simulator.subresources import KINDS, SubresourceKind, event_of_creation, wav_tone
 
 router = APIRouter(tags=["Twilio"])
 
@@ -27,7 +27,7 @@ _UPDATABLE = {"Recordings", "Payments", "Transcriptions", "Siprec", "Streams"}
 _DELETABLE = {"Recordings", "UserDefinedMessageSubscriptions"}
 
 
-def get_kind(segment: str, request: Request) -> Kind:
+def get_kind(segment: str, request: Request) -> SubresourceKind:
     if segment not in KINDS:
         raise TwilioError(20404, request.url.path)
     return KINDS[segment]
@@ -38,7 +38,7 @@ def get_call(account_sid: str, call_sid: str, request: Request) -> Call:
 
 
 AccountDep = Annotated[Account, Depends(authenticate)]
-KindDep = Annotated[Kind, Depends(get_kind)]
+KindDep = Annotated[SubresourceKind, Depends(get_kind)]
 CallDep = Annotated[Call, Depends(get_call)]
 
 
@@ -46,7 +46,7 @@ CallDep = Annotated[Call, Depends(get_call)]
 @router.get(_CALL_PATH + _LIST_PATH + ".json", summary="List events, notifications or recordings of a call")
 async def list_subresources(call: CallDep, kind: KindDep, request: Request, state: StateDep) -> JSONResponse:
     """Lists a call's subresources of one kind. Supports `PageSize`, `Page`, and filters by day (`DateCreated>`)."""
-    _require_operation(kind, _LISTABLE)
+    _require_supported_kind(kind, _LISTABLE)
     own = [event_of_creation(call)] if kind.segment == "Events" else []
     path = f"/2010-04-01/Accounts/{call.account_sid}/Calls/{call.sid}/{kind.segment}.json"
     return json_response(state.subresources.page(kind, call, request.query_params, own, path), request)
@@ -56,7 +56,7 @@ async def list_subresources(call: CallDep, kind: KindDep, request: Request, stat
 @router.post(_CALL_PATH + _LIST_PATH + ".json", summary="Start a recording, a stream, a payment …")
 async def create(call: CallDep, kind: KindDep, request: Request, state: StateDep) -> JSONResponse:
     """Creates a subresource of a call in progress. Answers 21220 for any other call."""
-    _require_operation(kind, KINDS.keys() - {"Events", "Notifications"})
+    _require_supported_kind(kind, KINDS.keys() - {"Events", "Notifications"})
     form = await read_form(request)
     return JSONResponse(state.subresources.create(kind, call, form, state.now()), kind.status)
 
@@ -64,14 +64,14 @@ async def create(call: CallDep, kind: KindDep, request: Request, state: StateDep
 @router.get(_CALL_PATH + _ITEM_PATH, include_in_schema=False)
 @router.get(_CALL_PATH + _ITEM_PATH + ".json", summary="Fetch a notification or a recording")
 async def fetch(call: CallDep, kind: KindDep, sid: str, request: Request, state: StateDep) -> dict[str, Any]:
-    _require_operation(kind, _FETCHABLE)
+    _require_supported_kind(kind, _FETCHABLE)
     return state.subresources.find(kind, call, sid, request.url.path).resource
 
 
 @router.post(_CALL_PATH + _ITEM_PATH, include_in_schema=False)
 @router.post(_CALL_PATH + _ITEM_PATH + ".json", summary="Stop or change a recording, a stream, a payment …")
 async def update(call: CallDep, kind: KindDep, sid: str, request: Request, state: StateDep) -> JSONResponse:
-    _require_operation(kind, _UPDATABLE)
+    _require_supported_kind(kind, _UPDATABLE)
     item = state.subresources.find(kind, call, sid, request.url.path)
     form = await read_form(request)
     return JSONResponse(
@@ -82,7 +82,7 @@ async def update(call: CallDep, kind: KindDep, sid: str, request: Request, state
 @router.delete(_CALL_PATH + _ITEM_PATH, status_code=204, include_in_schema=False)
 @router.delete(_CALL_PATH + _ITEM_PATH + ".json", status_code=204, summary="Delete a recording or a subscription")
 async def delete(call: CallDep, kind: KindDep, sid: str, request: Request, state: StateDep) -> Response:
-    _require_operation(kind, _DELETABLE)
+    _require_supported_kind(kind, _DELETABLE)
     state.subresources.delete(kind, state.subresources.find(kind, call, sid, request.url.path))
     return Response(status_code=204)
 
@@ -119,9 +119,9 @@ async def add_notification(call_sid: str, fields: dict[str, str], request: Reque
     call = state.calls.find(call_sid)
     if call is None:
         raise TwilioError(20404, request.url.path)
-    return state.subresources.add(KINDS["Notifications"], call, fields, state.now())
+    return state.subresources.add_twilio_created(KINDS["Notifications"], call, fields, state.now())
 
 
-def _require_operation(kind: Kind, items: set[str]) -> None:
+def _require_supported_kind(kind: SubresourceKind, items: set[str]) -> None:
     if kind.segment not in items:
         raise TwilioError(20004)

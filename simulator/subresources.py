@@ -18,10 +18,10 @@ from starlette.datastructures import QueryParams
 
 from simulator.errors import TwilioError
 from simulator.form import Form
-from simulator.lifecycle import Status, progress
+from simulator.lifecycle import Status, progress_at
 from simulator.listing import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, read_day, read_number, require_page_token
 from simulator.parameters import is_absolute_url, validate_methods, validate_urls
-from simulator.resource import API_VERSION, rfc2822
+from simulator.resource import API_VERSION, format_rfc2822
 from simulator.store import Call
 
 _SAMPLE_RATE = 8000
@@ -30,7 +30,7 @@ _COMPARISONS: Mapping[str, Callable[[date, date], bool]] = {"": operator.eq, "<"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class SubresourceKind:
     """A kind of subresource, such as Recordings.
 
     `status` is the HTTP status of the answer to a creation. `required` has the parameters that a creation must have.
@@ -46,22 +46,24 @@ class Kind:
     """The name of the parameter with the URL to which callbacks go."""
 
     @property
-    def key(self) -> str:
+    def snake_case_name(self) -> str:
         return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in self.segment).lstrip("_")
 
 
-KINDS: Mapping[str, Kind] = {
+KINDS: Mapping[str, SubresourceKind] = {
     kind.segment: kind
     for kind in (
-        Kind("Events", "", needs_call_in_progress=False),
-        Kind("Notifications", "NO", needs_call_in_progress=False),
-        Kind("Recordings", "RE", update_statuses=("stopped", "paused", "in-progress"), callback="RecordingStatusCallback"),
-        Kind("Payments", "PK", required=("IdempotencyKey", "StatusCallback")),
-        Kind("Transcriptions", "GT", status=200, callback="StatusCallbackUrl"),
-        Kind("Siprec", "SR", status=200),
-        Kind("Streams", "MZ", status=200, required=("Url",)),
-        Kind("UserDefinedMessages", "KX", required=("Content",)),
-        Kind("UserDefinedMessageSubscriptions", "ZY", required=("Callback",), callback="Callback"),
+        SubresourceKind("Events", "", needs_call_in_progress=False),
+        SubresourceKind("Notifications", "NO", needs_call_in_progress=False),
+        SubresourceKind(
+            "Recordings", "RE", update_statuses=("stopped", "paused", "in-progress"), callback="RecordingStatusCallback"
+        ),
+        SubresourceKind("Payments", "PK", required=("IdempotencyKey", "StatusCallback")),
+        SubresourceKind("Transcriptions", "GT", status=200, callback="StatusCallbackUrl"),
+        SubresourceKind("Siprec", "SR", status=200),
+        SubresourceKind("Streams", "MZ", status=200, required=("Url",)),
+        SubresourceKind("UserDefinedMessages", "KX", required=("Content",)),
+        SubresourceKind("UserDefinedMessageSubscriptions", "ZY", required=("Callback",), callback="Callback"),
     )
 }
 _NAMED_KINDS = ("Transcriptions", "Siprec", "Streams")
@@ -92,12 +94,12 @@ class Subresources:
             items.clear()
         self._by_key.clear()
 
-    def create(self, kind: Kind, call: Call, form: Form, now: datetime) -> dict[str, Any]:
+    def create(self, kind: SubresourceKind, call: Call, form: Form, now: datetime) -> dict[str, Any]:
         """Creates a subresource and returns it as JSON. A repeated IdempotencyKey returns the earlier subresource."""
         for name in kind.required:
             if form.get(name) is None:
                 raise TwilioError(20422, name)
-        _validate_addresses(kind, form)
+        _validate_urls_and_methods(kind, form)
         _require_in_progress(kind, call, now)
         given = form.get("IdempotencyKey")
         known = self._by_key.get((call.sid, kind.segment, given)) if given else None
@@ -107,11 +109,11 @@ class Subresources:
                 self._by_key[call.sid, kind.segment, given] = known
         return known.resource
 
-    def add(self, kind: Kind, call: Call, fields: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    def add_twilio_created(self, kind: SubresourceKind, call: Call, fields: Mapping[str, Any], now: datetime) -> dict[str, Any]:
         """Adds a subresource that only Twilio itself creates, such as a notification, so that a test can read it."""
         return self._add(kind, call, Form({}), now, fields).resource
 
-    def find(self, kind: Kind, call: Call, sid: str, path: str) -> Subresource:
+    def find(self, kind: SubresourceKind, call: Call, sid: str, path: str) -> Subresource:
         """Returns the call's subresource with this sid or name. Raises error 20404 if there is none.
 
         The sid `Twilio.CURRENT` stands for the subresource that is in progress or paused.
@@ -122,25 +124,27 @@ class Subresources:
                 return item
         raise TwilioError(20404, path)
 
-    def update(self, kind: Kind, call: Call, item: Subresource, form: Form, now: datetime) -> dict[str, Any]:
+    def update(self, kind: SubresourceKind, call: Call, item: Subresource, form: Form, now: datetime) -> dict[str, Any]:
         _require_in_progress(kind, call, now)
         if kind.segment == "Payments":
             for name in kind.required:
                 if form.get(name) is None:
                     raise TwilioError(20422, name)
-            _validate_addresses(kind, form)
+            _validate_urls_and_methods(kind, form)
         else:
             status = form.get("Status")
             if status not in kind.update_statuses:
                 raise TwilioError(20422, "Status")
             item.resource["status"] = status
-        item.resource["date_updated"] = rfc2822(now)
+        item.resource["date_updated"] = format_rfc2822(now)
         return item.resource
 
-    def delete(self, kind: Kind, item: Subresource) -> None:
+    def delete(self, kind: SubresourceKind, item: Subresource) -> None:
         del self._all[kind.segment][item.resource["sid"]]
 
-    def page(self, kind: Kind, call: Call, query: QueryParams, own: list[dict[str, Any]], path: str) -> dict[str, Any]:
+    def page(
+        self, kind: SubresourceKind, call: Call, query: QueryParams, own: list[dict[str, Any]], path: str
+    ) -> dict[str, Any]:
         """Returns a page of a call's subresources of one kind in Twilio's JSON, newest first.
 
         `own` are entries that no request has created, such as the event of the call's creation. They come last.
@@ -150,7 +154,7 @@ class Subresources:
         if not 0 < size <= MAX_PAGE_SIZE:
             raise TwilioError(20007, str(MAX_PAGE_SIZE))
         found = [item.resource for item in reversed(self._all[kind.segment].values()) if item.call_sid == call.sid]
-        found = [resource for resource in [*found, *own] if _matches(kind, query, resource)]
+        found = [resource for resource in [*found, *own] if _matches_filters(kind, query, resource)]
         shown = found[number * size : (number + 1) * size]
         filters = {name: value for name, value in query.items() if name not in ("Page", "PageSize", "PageToken")}
 
@@ -159,7 +163,7 @@ class Subresources:
             return f"{path}?{urlencode(filters | {'PageSize': size, 'Page': page} | token)}"
 
         return {
-            kind.key: shown,
+            kind.snake_case_name: shown,
             "end": number * size + max(len(shown) - 1, 0),
             "first_page_uri": uri(0),
             "next_page_uri": uri(number + 1) if len(found) > (number + 1) * size else None,
@@ -177,19 +181,21 @@ class Subresources:
             raise TwilioError(20404, path)
         return item.resource
 
-    def _add(self, kind: Kind, call: Call, form: Form, now: datetime, fields: Mapping[str, Any] | None = None) -> Subresource:
+    def _add(
+        self, kind: SubresourceKind, call: Call, form: Form, now: datetime, fields: Mapping[str, Any] | None = None
+    ) -> Subresource:
         sid = self.new_sid(kind.sid_prefix)
         uri = f"/{API_VERSION}/Accounts/{call.account_sid}/Calls/{call.sid}/{kind.segment}/{sid}.json"
         item = Subresource(call.sid, form.get("Name") if kind.segment in _NAMED_KINDS else None, {})
-        item.resource = {"sid": sid, "account_sid": call.account_sid, "call_sid": call.sid} | _shape(
-            kind, form, rfc2822(now), uri
+        item.resource = {"sid": sid, "account_sid": call.account_sid, "call_sid": call.sid} | _kind_specific_members(
+            kind, form, format_rfc2822(now), uri
         )
         item.resource |= fields or {}
         self._all[kind.segment][sid] = item
         return item
 
 
-def _shape(kind: Kind, form: Form, now: str | None, uri: str) -> dict[str, Any]:
+def _kind_specific_members(kind: SubresourceKind, form: Form, now: str | None, uri: str) -> dict[str, Any]:
     if kind.segment in _NAMED_KINDS:
         return {"name": form.get("Name"), "status": "in-progress", "date_updated": now, "uri": uri}
     if kind.segment == "UserDefinedMessages":
@@ -236,7 +242,7 @@ def wav_tone(seconds: float = 0.25) -> bytes:
     return struct.pack("<4sI4s", b"RIFF", 4 + len(form) + len(data), b"WAVE") + form + data
 
 
-def _validate_addresses(kind: Kind, form: Form) -> None:
+def _validate_urls_and_methods(kind: SubresourceKind, form: Form) -> None:
     """Raises Twilio's error if a parameter has an invalid URL or HTTP method.
 
     For example, clients that are generated from the specification send the placeholder `string`.
@@ -248,13 +254,13 @@ def _validate_addresses(kind: Kind, form: Form) -> None:
     validate_methods(form, _METHODS)
 
 
-def _require_in_progress(kind: Kind, call: Call, now: datetime) -> None:
+def _require_in_progress(kind: SubresourceKind, call: Call, now: datetime) -> None:
     """Raises error 21220 if this kind needs a call in progress and the call is not in progress."""
-    if kind.needs_call_in_progress and progress(call.plan, now).status is not Status.IN_PROGRESS:
+    if kind.needs_call_in_progress and progress_at(call.plan, now).status is not Status.IN_PROGRESS:
         raise TwilioError(21220)
 
 
-def _matches(kind: Kind, query: QueryParams, resource: dict[str, Any]) -> bool:
+def _matches_filters(kind: SubresourceKind, query: QueryParams, resource: dict[str, Any]) -> bool:
     if kind.segment == "Notifications" and query.get("Log") not in (None, resource["log"]):
         return False
     filtered = _DAY_FILTERS.get(kind.segment)

@@ -23,13 +23,13 @@ DEFAULT_EVENTS = frozenset({Event.COMPLETED})
 
 
 @dataclass(frozen=True, slots=True)
-class Subscription:
+class CallbackSubscription:
     url: str
     method: str = "POST"
     events: frozenset[Event] = DEFAULT_EVENTS
 
     @classmethod
-    def parse(cls, form: Form) -> "Subscription | None":
+    def parse(cls, form: Form) -> "CallbackSubscription | None":
         """Reads the parameters of a form; returns None if it has no StatusCallback.
 
         Each StatusCallbackEvent names one event. A value that names no event, or several, is ignored.

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ValidationError
 
-from app.admin.problems import NOTHING_CHANGED, problem_for
+from app.admin.problems import NOTHING_CHANGED, api_error_for_operator_error
 from app.audit.events import Actor
 from app.errors import (
     InvalidRequest,
@@ -28,7 +28,7 @@ from app.http.bodies import JSON_BODY_ERRORS
 from app.http.field_errors import field_errors_from
 from app.http.idempotency_key import REPLAYED_HEADER
 from app.http.limits import NO_NUL_PATTERN
-from app.http.openapi import headers, json_examples
+from app.http.openapi import header_references, json_example_references
 from app.http.operations import ADMIN_PREFIX
 from app.http.problems import READ_ERRORS
 from app.http.query import refuse_unknown_parameters
@@ -59,7 +59,7 @@ class AdminRoute(ScopedRoute):
             try:
                 return await handle(request)
             except OperatorError as error:
-                raise problem_for(error) from error
+                raise api_error_for_operator_error(error) from error
 
         return handle_translated
 
@@ -97,12 +97,12 @@ async def accessible_tenant_id(
 TenantDep = Annotated[str, Depends(accessible_tenant_id)]
 
 
-async def request_actor(client: ClientDep, request: Request) -> Actor:
+async def audit_actor_of_request(client: ClientDep, request: Request) -> Actor:
     """Returns the client of the request as the actor that the audit log records."""
     return Actor(client.kind, client.name, request.state.request_id)
 
 
-ActorDep = Annotated[Actor, Depends(request_actor)]
+ActorDep = Annotated[Actor, Depends(audit_actor_of_request)]
 
 
 async def tenant_administration(request: Request, actor: ActorDep) -> TenantAdministration:
@@ -127,7 +127,7 @@ def parse_body(model: type[Model], body: Mapping[str, Any]) -> Model:
         raise InvalidRequest(NOTHING_CHANGED, field_errors=tuple(field_errors_from(error))) from None
 
 
-def creation_responses(
+def openapi_creation_responses(
     model: type[BaseModel], example: str, *, unchanged: str, repeated_example: str | None = None
 ) -> dict[int | str, dict[str, Any]]:
     """Returns the OpenAPI responses 201 and 200 of a route that creates a resource.
@@ -140,14 +140,14 @@ def creation_responses(
         200: {
             "model": model,
             "description": unchanged,
-            "headers": headers(REPLAYED_HEADER),
-            "content": json_examples(repeated_example or example),
+            "headers": header_references(REPLAYED_HEADER),
+            "content": json_example_references(repeated_example or example),
         },
-        201: {"content": json_examples(example)},
+        201: {"content": json_example_references(example)},
     }
 
 
-def mark_replayed(response: Response) -> None:
+def mark_response_as_replayed(response: Response) -> None:
     """Marks the response to a repeated creation, which has changed nothing: sets the status 200 and REPLAYED_HEADER."""
     response.status_code = 200
     response.headers[REPLAYED_HEADER] = "true"

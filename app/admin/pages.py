@@ -36,13 +36,13 @@ class PageRequest:
         """The number of items to read: `limit` and one more. The additional item shows whether there is a next page."""
         return self.limit + 1
 
-    def cut(self, items: Sequence[Item], key: Callable[[Item], object]) -> tuple[Sequence[Item], str | None]:
+    def cut_page(self, items: Sequence[Item], key: Callable[[Item], object]) -> tuple[Sequence[Item], str | None]:
         """Returns the items of this page and the cursor of the next page. The cursor is None on the last page.
 
         `items` are the items that were read, at most `fetch_limit`. `key` returns the sort key of an item.
         """
         shown = items[: self.limit]
-        return shown, _cursor_of(str(key(shown[-1]))) if len(items) > self.limit else None
+        return shown, _encode_cursor(str(key(shown[-1]))) if len(items) > self.limit else None
 
 
 async def requested_page(
@@ -51,7 +51,7 @@ async def requested_page(
         str | None, Query(description="`next_cursor` of the previous page.", json_schema_extra=_CURSOR_RULES)
     ] = None,
 ) -> PageRequest:
-    return PageRequest(limit, None if cursor is None else _read_cursor(cursor))
+    return PageRequest(limit, None if cursor is None else _decode_cursor(cursor))
 
 
 PageDep = Annotated[PageRequest, Depends(requested_page)]
@@ -62,11 +62,11 @@ def unknown_cursor_error() -> InvalidRequest:
     return InvalidRequest(field_errors=(fault,))
 
 
-def _cursor_of(key: str) -> str:
+def _encode_cursor(key: str) -> str:
     return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
 
 
-def _read_cursor(cursor: str) -> str:
+def _decode_cursor(cursor: str) -> str:
     try:
         key = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, ValueError):

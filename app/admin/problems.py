@@ -17,14 +17,14 @@ from app.errors import (
     ResourceNotFound,
     TenantNotFound,
 )
-from app.tenants.errors import InvalidMember, NoSuchResource, OperatorError, ResourceExists, VersionOutdated
+from app.tenants.errors import InvalidMember, NoSuchResource, OperatorError, ResourceExists, TenantVersionOutdated
 
 # What names a resource in the path of a request, by its kind. Kinds that are left out have an id.
 _IDENTIFIERS: Final = {"account": "SID", "SIP credential": "name"}
 NOTHING_CHANGED: Final = "Nothing was changed; `errors` lists every fault."
 
 
-def problem_for(error: OperatorError) -> CallgateError:
+def api_error_for_operator_error(error: OperatorError) -> CallgateError:
     """Returns the API error that is raised in place of `error`."""
     match error:
         case NoSuchResource(noun="tenant"):
@@ -35,7 +35,7 @@ def problem_for(error: OperatorError) -> CallgateError:
             return ResourceNotFound(f"This tenant has no {noun} with this {_IDENTIFIERS.get(noun, 'id')}.")
         case ResourceExists():
             return AlreadyExists(str(error))
-        case VersionOutdated():
+        case TenantVersionOutdated():
             return PreconditionFailed()
         case InvalidMember(pointer=pointer, code=code):
             return InvalidRequest(NOTHING_CHANGED, field_errors=(FieldError(pointer, code, str(error)),))

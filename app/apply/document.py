@@ -76,7 +76,7 @@ def read_document(content: bytes) -> Document:
     return _parse(text)
 
 
-def path_text(path: MemberPath) -> str:
+def member_path_text(path: MemberPath) -> str:
     """Returns the path as text for people, such as `tenants[0].accounts[1].auth_token`.
 
     A name that is not a valid member name becomes `…`, because it may be a misplaced secret.
@@ -139,38 +139,41 @@ class _Builder:
         self._loader.get_event()  # the stream's start
         started = self._loader.get_event()
         if not isinstance(started, yaml.StreamEndEvent):
-            self._document.value = self._value(self._loader.get_event(), ())
+            self._document.value = self._build_value(self._loader.get_event(), ())
             self._loader.get_event()  # the document's end
             following = self._loader.get_event()
             if not isinstance(following, yaml.StreamEndEvent):
-                raise _invalid_at(following, (), "a second document begins: a file has one")
+                raise _error_at_yaml_event(following, (), "a second document begins: a file has one")
         return self._document
 
-    def _value(self, event: Any, path: MemberPath) -> Any:
+    def _build_value(self, event: Any, path: MemberPath) -> Any:
         if len(path) > _MAX_DEPTH:
-            raise _invalid_at(event, path[:_MAX_DEPTH], f"values are nested more than {_MAX_DEPTH} deep")
+            raise _error_at_yaml_event(event, path[:_MAX_DEPTH], f"values are nested more than {_MAX_DEPTH} deep")
         self._document.lines.setdefault(path, event.start_mark.line + 1)
         if isinstance(event, yaml.AliasEvent):
             return self._aliased_value(event, path)
         if event.tag not in (None, "!"):
-            raise _invalid_at(event, path, "tags (!) are not supported: write the value alone, or in quotes")
+            raise _error_at_yaml_event(event, path, "tags (!) are not supported: write the value alone, or in quotes")
         before = self._count
         self._count_values(1, event, path)
         if isinstance(event, yaml.SequenceStartEvent):
             value: Any = [
-                self._value(item, (*path, index)) for index, item in enumerate(self._events_until(yaml.SequenceEndEvent))
+                self._build_value(item, (*path, index))
+                for index, item in enumerate(self._yaml_events_until(yaml.SequenceEndEvent))
             ]
         elif isinstance(event, yaml.MappingStartEvent):
-            value = self._mapping(path)
+            value = self._build_mapping(path)
         else:
-            value = self._scalar(event, path)
+            value = self._build_scalar(event, path)
         if event.anchor is not None:
             self._anchored[event.anchor] = value, self._count - before
         return value
 
     def _aliased_value(self, event: Any, path: MemberPath) -> Any:
         if event.anchor not in self._anchored:
-            raise _invalid_at(event, path, "this alias (*) has no anchor (&) before it: put text that begins with * in quotes")
+            raise _error_at_yaml_event(
+                event, path, "this alias (*) has no anchor (&) before it: put text that begins with * in quotes"
+            )
         value, count = self._anchored[event.anchor]
         self._count_values(count, event, path)
         return value
@@ -179,28 +182,28 @@ class _Builder:
         """Adds `count` to the number of values in the document. Raises DocumentInvalid if the number exceeds the maximum."""
         self._count += count
         if self._count > _MAX_VALUES:
-            raise _invalid_at(event, path, f"the file has more than {_MAX_VALUES} values, aliases written out")
+            raise _error_at_yaml_event(event, path, f"the file has more than {_MAX_VALUES} values, aliases written out")
 
-    def _mapping(self, path: MemberPath) -> dict[str, Any]:
+    def _build_mapping(self, path: MemberPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        for key in self._events_until(yaml.MappingEndEvent):
+        for key in self._yaml_events_until(yaml.MappingEndEvent):
             if not isinstance(key, yaml.ScalarEvent) or key.anchor is not None or key.tag is not None:
-                raise _invalid_at(key, path, "the name of a member must be plain text")
+                raise _error_at_yaml_event(key, path, "the name of a member must be plain text")
             name = str(key.value)
             if name == "<<" and key.implicit[0]:
-                raise _invalid_at(key, path, "merge keys (<<) are not supported: write the members out")
+                raise _error_at_yaml_event(key, path, "merge keys (<<) are not supported: write the members out")
             if name in values:
                 first = self._document.line_of((*path, name))
-                raise _invalid_at(key, (*path, name), f"this member is given twice: the first time in line {first}")
+                raise _error_at_yaml_event(key, (*path, name), f"this member is given twice: the first time in line {first}")
             self._document.lines[*path, name] = key.start_mark.line + 1
-            values[name] = self._value(self._loader.get_event(), (*path, name))
+            values[name] = self._build_value(self._loader.get_event(), (*path, name))
         return values
 
-    def _events_until(self, end: type) -> Iterator[Any]:
+    def _yaml_events_until(self, end: type) -> Iterator[Any]:
         while not isinstance(event := self._loader.get_event(), end):
             yield event
 
-    def _scalar(self, event: Any, path: MemberPath) -> Any:
+    def _build_scalar(self, event: Any, path: MemberPath) -> Any:
         tag = self._loader.resolve(yaml.ScalarNode, event.value, event.implicit)
         construct = _CONSTRUCTORS_BY_TAG.get(tag)
         if construct is None:
@@ -208,8 +211,8 @@ class _Builder:
         try:
             return construct(self._loader, yaml.ScalarNode(tag, event.value))
         except ValueError:
-            raise _invalid_at(event, path, "this number cannot be read: put text in quotes") from None
+            raise _error_at_yaml_event(event, path, "this number cannot be read: put text in quotes") from None
 
 
-def _invalid_at(event: Any, path: MemberPath, text: str) -> DocumentInvalid:
+def _error_at_yaml_event(event: Any, path: MemberPath, text: str) -> DocumentInvalid:
     return DocumentInvalid(FileProblem(text, path, event.start_mark.line + 1))

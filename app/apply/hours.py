@@ -6,14 +6,14 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from app.apply.document import FileProblem, MemberPath
-from app.apply.members import Declared, NonNull
+from app.apply.members import DeclarationModel, NonNull
 from app.scheduling.hours import END_PATTERN, TIME_PATTERN, Day, HoursInvalid, read_hours
 
 _From = Annotated[str, Field(alias="from", json_schema_extra={"pattern": f"^{TIME_PATTERN}$"})]
 _To = Annotated[str, Field(json_schema_extra={"pattern": f"^{END_PATTERN}$"})]
 
 
-class DeclaredHours(Declared):
+class DeclaredHours(DeclarationModel):
     """When scheduled calls may ring, in the callee's time zone. Replaces the stored hours as a whole."""
 
     time_zone: str = Field(description="The zone (IANA) of callees whose own is unknown.")

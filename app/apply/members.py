@@ -20,7 +20,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 Value = TypeVar("Value")
 
 NULLABLE_MARK: Final = "x-nullable"
-"""The key that marks a member as nullable in the JSON Schema. `json_schema` replaces the key by `anyOf` with null."""
+"""The key that marks a nullable member in the JSON Schema. `declaration_json_schema` replaces it by `anyOf` with null."""
 _SECRET_ADVICE: Final = "a secret is written as {env: NAME} or {file: PATH}, never as its value"  # noqa: S105
 _TEXT_OR_REFERENCE_ADVICE: Final = "must be text, {env: NAME} or {file: PATH}"
 
@@ -31,19 +31,19 @@ def declaration_error(text: str) -> PydanticCustomError:
 
 
 @dataclass(frozen=True, slots=True)
-class Matching:
+class MatchesPattern:
     """A type annotation for text that must match `pattern` as a whole. The error text is "must be" and then `description`."""
 
     pattern: str
     description: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
+        return core_schema.no_info_after_validator_function(self._require_match, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return handler(schema) | {"pattern": f"^(?:{self.pattern})$"}
 
-    def _check(self, value: str) -> str:
+    def _require_match(self, value: str) -> str:
         if not re.fullmatch(self.pattern, value):
             raise declaration_error(f"must be {self.description}")
         return value
@@ -55,7 +55,7 @@ def _refuse_null(value: Any) -> Any:
     return value
 
 
-def _check_one_line(value: str) -> str:
+def _require_single_line(value: str) -> str:
     if not value.strip() or not value.isprintable():
         raise declaration_error("must be text in one line")
     return value
@@ -65,11 +65,11 @@ NonNull = Annotated[Value | None, BeforeValidator(_refuse_null)]
 """The type of a member that may be left out, but must not be null. The attribute is None if the member is left out."""
 Nullable = Annotated[Value | None, Field(json_schema_extra={NULLABLE_MARK: True})]
 """The type of a member that may be left out, or may be null. Null removes the stored value."""
-OneLine = Annotated[str, AfterValidator(_check_one_line), Field(max_length=200, json_schema_extra={"pattern": r"\S"})]
+OneLine = Annotated[str, AfterValidator(_require_single_line), Field(max_length=200, json_schema_extra={"pattern": r"\S"})]
 """Text in one line, not empty, at most 200 characters."""
 
 
-class Declared(BaseModel):
+class DeclarationModel(BaseModel):
     """The base class of all models of a declaration, the file for `callgate apply`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
@@ -79,7 +79,7 @@ class Declared(BaseModel):
         return member in self.model_fields_set
 
 
-class SecretReference(Declared):
+class SecretReference(DeclarationModel):
     """The place of a secret: an environment variable of the command, or a file. The file itself never contains a secret."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["env"]}, {"required": ["file"]}]})
@@ -91,17 +91,17 @@ class SecretReference(Declared):
 
     @model_validator(mode="before")
     @classmethod
-    def _check_reference(cls, value: Any) -> Any:
+    def _require_secret_reference(cls, value: Any) -> Any:
         """Returns the value. Raises an error if it is not a reference to a secret.
 
         This check comes before Pydantic's own checks, whose errors could show a part of a secret.
         """
-        if not _is_reference(value):
+        if not _is_secret_reference(value):
             raise declaration_error(_SECRET_ADVICE)
         return value
 
 
-def _is_reference(value: Any) -> bool:
+def _is_secret_reference(value: Any) -> bool:
     """Returns whether the value is `{env: NAME}` or `{file: PATH}`."""
     match value:
         case {"env": str(name)} | {"file": str(name)} if len(value) == 1 and name:
@@ -109,11 +109,11 @@ def _is_reference(value: Any) -> bool:
     return False
 
 
-def _check_text_or_reference(value: Any) -> Any:
-    if not (isinstance(value, str) and value) and not _is_reference(value):
+def _require_text_or_secret(value: Any) -> Any:
+    if not (isinstance(value, str) and value) and not _is_secret_reference(value):
         raise declaration_error(_TEXT_OR_REFERENCE_ADVICE)
     return value
 
 
-TextOrReference = Annotated[Annotated[str, Field(min_length=1)] | SecretReference, BeforeValidator(_check_text_or_reference)]
+TextOrReference = Annotated[Annotated[str, Field(min_length=1)] | SecretReference, BeforeValidator(_require_text_or_secret)]
 """Text that is not empty, or a reference to a secret."""

@@ -2,12 +2,12 @@
 
 from pydantic import Field
 
-from app.apply.members import Declared, NonNull, Nullable
+from app.apply.members import DeclarationModel, NonNull, Nullable
 from app.scheduling.pace_limits import MAX_DECIMALS, PaceChange
 from app.scheduling.pace_schemas import PaceBurst, PaceConcurrency, PaceRate
 
 
-class DeclaredPace(Declared):
+class DeclaredPace(DeclarationModel):
     """How fast the account's calls are dialled, and how many may be under way. null removes all limits."""
 
     calls_per_second: Nullable[PaceRate] = Field(
@@ -21,7 +21,7 @@ class DeclaredPace(Declared):
     )
 
     @property
-    def change(self) -> PaceChange:
+    def pace_change(self) -> PaceChange:
         """The changes to the limits. They contain only the limits that are present in the file."""
         given: PaceChange = self.model_dump(exclude_unset=True)  # type: ignore[assignment]
         return given

@@ -50,7 +50,7 @@ from app.tenants.administration_sip import is_same_sip_auth, sip_auth_errors
 from app.tenants.administration_store import TenantSettings
 from app.tenants.caller import workload_name
 from app.tenants.errors import InvalidMember
-from app.tenants.scopes import DEFAULT_SCOPES, in_order, known_scopes
+from app.tenants.scopes import DEFAULT_SCOPES, known_scopes, sort_scopes
 from app.tenants.sip_credential_store import SealedSipAuth
 from app.tenants.stored_secrets import credential_identity
 from app.tenants.workload_store import WorkloadRow
@@ -103,7 +103,7 @@ class _Planner:
             MEMBERS_BY_SETTING[name]: (before.get(name), after.get(name)) for name in MEMBERS_BY_SETTING if name in changed
         }
         settings = cast(TenantSettings, {name: after[name] for name in changed})
-        self._check_callbacks({**before, **settings}, path)
+        self._check_callback_url({**before, **settings}, path)
         if stored is None:
             yield TenantCreation(tenant_id=tenant.id, action="create", subject="tenant", members=members, settings=settings)
         elif changed:
@@ -145,8 +145,8 @@ class _Planner:
         if not account.issuer:
             self.problems.append(FileProblem("is missing: give it, or set CALLGATE_WORKLOAD_ISSUER", (*path, "issuer")))
         stored = self.workloads.get(account)
-        before = None if stored is None else in_order(known_scopes(stored.scopes))
-        after = in_order(declared.scopes) if declared.scopes else before or in_order(DEFAULT_SCOPES)
+        before = None if stored is None else sort_scopes(known_scopes(stored.scopes))
+        after = sort_scopes(declared.scopes) if declared.scopes else before or sort_scopes(DEFAULT_SCOPES)
         if stored is not None and stored.tenant_id != tenant_id:
             text = "this service account acts for another tenant or for operators: delete that workload first"
             self.problems.append(FileProblem(text, path))
@@ -180,7 +180,7 @@ class _Planner:
                 subject = f"API key {removal.key}"
                 yield KeyRevocation(tenant_id=tenant_id, action="revoke", subject=subject, key_id=removal.key)
 
-    def _check_callbacks(self, settings: Mapping[str, Any], path: MemberPath) -> None:
+    def _check_callback_url(self, settings: Mapping[str, Any], path: MemberPath) -> None:
         """Adds a problem if the tenant has a default method or default events for status callbacks, but no default URL."""
         if not settings["status_callback"] and (settings["status_callback_method"] or settings["status_callback_events"]):
             self.problems.append(FileProblem("a default method and default events need a default `url`", (*path, "callbacks")))
@@ -188,7 +188,7 @@ class _Planner:
     def _account_changes(
         self, tenant_id: str, account: DeclaredAccount, path: MemberPath, stored: AccountState | None
     ) -> Iterator[Change]:
-        credentials = list(account.credentials_at(path))
+        credentials = list(account.credentials_with_paths(path))
         subject, base_url = f"account {account.account_sid}", account.base_url
         if stored is None and not credentials:
             self.problems.append(FileProblem("a new account needs a credential: auth_token, or key_sid and secret", path))
@@ -204,9 +204,9 @@ class _Planner:
         to_revoke = self._credentials_to_revoke(account, path, stored)
         added: list[tuple[str, str]] = []
         for place, credential in credentials:
-            secret_path, _ = credential.reference_at(place)
+            secret_path, _ = credential.secret_reference_with_path(place)
             username, secret = credential.key_sid or account.account_sid, self.secrets[secret_path]
-            if (username, secret) in added or self._is_stored(username, secret, secret_path, stored, to_revoke):
+            if (username, secret) in added or self._is_credential_stored(username, secret, secret_path, stored, to_revoke):
                 continue
             if not SECRET_PATTERN.fullmatch(secret):
                 self.problems.append(FileProblem(f"must be {SECRET_ADVICE}", secret_path))
@@ -232,13 +232,13 @@ class _Planner:
         if not account.has_member("pace"):
             return
         before = stored.pace if stored else UNLIMITED
-        change = None if account.pace is None else account.pace.change
+        change = None if account.pace is None else account.pace.pace_change
         try:
-            after = UNLIMITED if change is None else before.changed(change)
+            after = UNLIMITED if change is None else before.with_changes(change)
         except InvalidMember as error:
             self.problems.append(FileProblem(str(error), (*path, *error.pointer.removeprefix("/").split("/"))))
             return
-        if changed := after.differing_members(before):
+        if changed := after.names_of_differing_limits(before):
             yield PaceUpdate(
                 tenant_id=tenant_id,
                 action="update",
@@ -262,7 +262,7 @@ class _Planner:
             revoked |= {one.id: one for one in named if not one.is_revoked}
         return list(revoked.values())
 
-    def _is_stored(
+    def _is_credential_stored(
         self,
         username: str,
         secret: str,
@@ -275,7 +275,9 @@ class _Planner:
         Adds a problem if the credential is revoked, or if the same file revokes it (`to_revoke`): a file cannot undo a
         revocation.
         """
-        same = [one for one in stored.credentials if one.username == username and self._matches(one, secret)] if stored else []
+        same = (
+            [one for one in stored.credentials if one.username == username and self._has_secret(one, secret)] if stored else []
+        )
         if any(not one.is_revoked and one not in to_revoke for one in same):
             return True
         if same:
@@ -283,8 +285,8 @@ class _Planner:
             self.problems.append(FileProblem(text, path))
         return bool(same)
 
-    def _matches(self, credential: CredentialState, secret: str) -> bool:
-        return self.keyring.is_seal_of(credential.sealed_secret, secret, identity=credential_identity(credential.id))
+    def _has_secret(self, credential: CredentialState, secret: str) -> bool:
+        return self.keyring.is_sealed_form_of(credential.sealed_secret, secret, identity=credential_identity(credential.id))
 
 
 def _credential_subject(credential: DeclaredCredential, account: DeclaredAccount) -> str:

@@ -15,8 +15,8 @@ from app.apply.document import MemberPath
 from app.apply.hours import DeclaredHours
 from app.apply.members import (
     NULLABLE_MARK,
-    Declared,
-    Matching,
+    DeclarationModel,
+    MatchesPattern,
     NonNull,
     Nullable,
     OneLine,
@@ -52,32 +52,32 @@ def _check_base_url(value: str) -> str:
         raise declaration_error(str(error)) from None
 
 
-def _without_repetition(values: list[Value]) -> list[Value]:
+def _without_repeated_values(values: list[Value]) -> list[Value]:
     return list(dict.fromkeys(values))
 
 
-_TenantIdentifier = Annotated[str, Matching(TENANT_ID_PATTERN.pattern, "lower-case letters, digits and '-', at most 63")]
-_AccountSid = Annotated[str, Matching(ACCOUNT_SID_PATTERN.pattern, "AC and 32 hexadecimal digits")]
-_KeySid = Annotated[str, Matching(KEY_SID_PATTERN.pattern, "SK and 32 hexadecimal digits")]
+_TenantIdentifier = Annotated[str, MatchesPattern(TENANT_ID_PATTERN.pattern, "lower-case letters, digits and '-', at most 63")]
+_AccountSid = Annotated[str, MatchesPattern(ACCOUNT_SID_PATTERN.pattern, "AC and 32 hexadecimal digits")]
+_KeySid = Annotated[str, MatchesPattern(KEY_SID_PATTERN.pattern, "SK and 32 hexadecimal digits")]
 _RevokedCredential = Annotated[
-    str, Matching(f"{KEY_SID_PATTERN.pattern}|{_CREDENTIAL_ID_PATTERN}", "an API key's SID (SK…) or a credential's id")
+    str, MatchesPattern(f"{KEY_SID_PATTERN.pattern}|{_CREDENTIAL_ID_PATTERN}", "an API key's SID (SK…) or a credential's id")
 ]
-_SipCredentialName = Annotated[str, Matching(RESOURCE_NAME_PATTERN, "letters, digits and '._-', at most 63")]
+_SipCredentialName = Annotated[str, MatchesPattern(RESOURCE_NAME_PATTERN, "letters, digits and '._-', at most 63")]
 _ScopeName = Annotated[Scope, Field(strict=False)]
 
 
-class DeclaredCallbacks(Declared):
+class DeclaredCallbacks(DeclarationModel):
     """Where the status callbacks of the tenant's calls are delivered, unless a call has its own `status_callback`."""
 
     url: Nullable[str] = Field(None, description="The default URL. null removes it, with method and events.")
     method: Nullable[CallbackMethod] = Field(None, description="The HTTP method. Unset: POST.")
-    events: Nullable[Annotated[list[DeliveryEvent], AfterValidator(_without_repetition)]] = Field(
+    events: Nullable[Annotated[list[DeliveryEvent], AfterValidator(_without_repeated_values)]] = Field(
         None, min_length=1, description="The events to deliver. Unset: completed."
     )
     format: NonNull[CallbackFormat] = Field(None, description="twilio: Twilio's form fields. json: Callgate's own events.")
 
 
-class DeclaredCredential(Declared):
+class DeclaredCredential(DeclarationModel):
     """A credential of a Twilio account: its auth token, or an API key with its secret."""
 
     model_config = ConfigDict(
@@ -91,7 +91,7 @@ class DeclaredCredential(Declared):
     key_sid: NonNull[_KeySid] = None
     secret: NonNull[SecretReference] = None
 
-    def reference_at(self, path: MemberPath) -> tuple[MemberPath, SecretReference]:
+    def secret_reference_with_path(self, path: MemberPath) -> tuple[MemberPath, SecretReference]:
         """Returns the path of the secret's reference in the file, and the reference. `path` is the path of the credential."""
         if self.auth_token is not None:
             return (*path, "auth_token"), self.auth_token
@@ -100,13 +100,13 @@ class DeclaredCredential(Declared):
         raise ValueError("a credential has a secret")
 
     @model_validator(mode="after")
-    def _check_members(self) -> "DeclaredCredential":
+    def _require_token_or_api_key(self) -> "DeclaredCredential":
         if _credential_kind(self.model_fields_set) is None:
             raise declaration_error(_INLINE_CREDENTIAL_ADVICE)
         return self
 
 
-class DeclaredAccount(Declared):
+class DeclaredAccount(DeclarationModel):
     """A Twilio account of the tenant. Credentials that are stored and not named here stay."""
 
     model_config = ConfigDict(
@@ -131,7 +131,7 @@ class DeclaredAccount(Declared):
         None, description="Credentials that must not be used any more: SIDs of API keys (SK…), or ids from `accounts list`."
     )
 
-    def credentials_at(self, path: MemberPath) -> Iterator[tuple[MemberPath, DeclaredCredential]]:
+    def credentials_with_paths(self, path: MemberPath) -> Iterator[tuple[MemberPath, DeclaredCredential]]:
         """Yields pairs of a path in the file and the credential at this path. `path` is the path of the account."""
         if self.auth_token or self.key_sid:
             yield path, DeclaredCredential.model_construct(auth_token=self.auth_token, key_sid=self.key_sid, secret=self.secret)
@@ -139,7 +139,7 @@ class DeclaredAccount(Declared):
             yield (*path, "credentials", index), credential
 
     @model_validator(mode="after")
-    def _check_members(self) -> "DeclaredAccount":
+    def _check_credential_members(self) -> "DeclaredAccount":
         inline = {"auth_token", "key_sid", "secret"} & self.model_fields_set
         if inline and self.has_member("credentials"):
             raise declaration_error("has a credential and `credentials`: give all of them under `credentials`")
@@ -148,7 +148,7 @@ class DeclaredAccount(Declared):
         return self
 
 
-class DeclaredSipCredential(Declared):
+class DeclaredSipCredential(DeclarationModel):
     """A user name and a password for the digest authentication of SIP endpoints. Calls are created with its name.
 
     Replaces what is stored under the name.
@@ -159,17 +159,17 @@ class DeclaredSipCredential(Declared):
     password: SecretReference
 
 
-class DeclaredServiceAccount(Declared):
+class DeclaredServiceAccount(DeclarationModel):
     """A service account of Kubernetes."""
 
     issuer: NonNull[OneLine] = Field(None, description="The issuer of its tokens (`iss`). Unset: CALLGATE_WORKLOAD_ISSUER.")
     namespace: Annotated[
-        str, Field(max_length=MAX_NAMESPACE_LENGTH), Matching(NAMESPACE_PATTERN.pattern, "the name of a namespace")
+        str, Field(max_length=MAX_NAMESPACE_LENGTH), MatchesPattern(NAMESPACE_PATTERN.pattern, "the name of a namespace")
     ]
     service_account: Annotated[
         str,
         Field(max_length=MAX_SERVICE_ACCOUNT_LENGTH),
-        Matching(SERVICE_ACCOUNT_PATTERN.pattern, "the name of a service account"),
+        MatchesPattern(SERVICE_ACCOUNT_PATTERN.pattern, "the name of a service account"),
     ]
 
     def as_service_account(self, default_issuer: str | None) -> ServiceAccount:
@@ -180,31 +180,31 @@ class DeclaredServiceAccount(Declared):
 class DeclaredWorkload(DeclaredServiceAccount):
     """A service account of Kubernetes that acts for the tenant."""
 
-    scopes: NonNull[Annotated[list[_ScopeName], AfterValidator(_without_repetition)]] = Field(
+    scopes: NonNull[Annotated[list[_ScopeName], AfterValidator(_without_repeated_values)]] = Field(
         None, min_length=1, description="What it may do. Unset: call and read for a new one."
     )
 
 
-class DeclaredRemoval(Declared):
+class DeclaredRemoval(DeclarationModel):
     """A SIP credential, an API key or a workload to remove: exactly one of the members."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
     sip_credential: NonNull[_SipCredentialName] = Field(None, description="The name of a SIP credential, which is deleted.")
-    key: NonNull[Annotated[str, Matching(r"cgk_[0-9a-f]{12}", "the id of an API key: cgk_ and 12 hexadecimal digits")]] = Field(
-        None, description="The id of an API key (cgk_…), which is revoked."
-    )
+    key: NonNull[
+        Annotated[str, MatchesPattern(r"cgk_[0-9a-f]{12}", "the id of an API key: cgk_ and 12 hexadecimal digits")]
+    ] = Field(None, description="The id of an API key (cgk_…), which is revoked.")
 
     workload: NonNull[DeclaredServiceAccount] = Field(None, description="A service account that must not act any more.")
 
     @model_validator(mode="after")
-    def _check_members(self) -> "DeclaredRemoval":
+    def _require_one_member(self) -> "DeclaredRemoval":
         if len(self.model_fields_set) != 1:
             raise declaration_error("must have one member: sip_credential, key or workload")
         return self
 
 
-class DeclaredLimits(Declared):
+class DeclaredLimits(DeclarationModel):
     """Limits of the tenant."""
 
     max_in_flight: Nullable[Annotated[int, Field(ge=1, le=MAX_IN_FLIGHT_LIMIT)]] = Field(
@@ -213,7 +213,7 @@ class DeclaredLimits(Declared):
     )
 
 
-class DeclaredTenant(Declared):
+class DeclaredTenant(DeclarationModel):
     """A tenant. What is stored and not named here stays as it is."""
 
     id: _TenantIdentifier = Field(description="Lower-case letters, digits and '-', at most 63.")
@@ -228,7 +228,7 @@ class DeclaredTenant(Declared):
     revoked: NonNull[list[DeclaredRemoval]] = Field(None, description="What must not be used any more.")
 
 
-class Declaration(Declared):
+class Declaration(DeclarationModel):
     """A file for `callgate apply`. Declares tenants. What it does not name stays; `revoked` lists what is removed."""
 
     schema_: NonNull[str] = Field(None, alias="$schema", description="The place of this schema, for editors.")
@@ -243,11 +243,11 @@ class Declaration(Declared):
                 if removal.workload is not None:
                     yield removal.workload.as_service_account(default_issuer)
 
-    def references_with_paths(self) -> Iterator[tuple[MemberPath, SecretReference]]:
+    def secret_references_with_paths(self) -> Iterator[tuple[MemberPath, SecretReference]]:
         """Yields pairs of a path in the file and the reference to a secret at this path."""
         for account_path, account in self.accounts_with_paths():
-            for path, credential in account.credentials_at(account_path):
-                yield credential.reference_at(path)
+            for path, credential in account.credentials_with_paths(account_path):
+                yield credential.secret_reference_with_path(path)
         for number, tenant in enumerate(self.tenants):
             for index, sip_credential in enumerate(tenant.sip_credentials or ()):
                 place: MemberPath = ("tenants", number, "sip_credentials", index)
@@ -275,7 +275,7 @@ class _SchemaGenerator(GenerateJsonSchema):
         return False
 
 
-def json_schema() -> dict[str, Any]:
+def declaration_json_schema() -> dict[str, Any]:
     """Returns the JSON Schema of a file for `callgate apply`. With it, editors and other tools can check a file."""
     schema = Declaration.model_json_schema(schema_generator=_SchemaGenerator)
     for model in schema["$defs"].values():

@@ -22,7 +22,7 @@ def read_secrets(declaration: Declaration, environment: Mapping[str, str], folde
     """
     secrets: dict[MemberPath, str] = {}
     problems: list[FileProblem] = []
-    for path, reference in declaration.references_with_paths():
+    for path, reference in declaration.secret_references_with_paths():
         try:
             secrets[path] = _read_secret(reference, environment, folder)
         except SecretMissing as error:

@@ -26,8 +26,8 @@ from app.apply.plan import make_plan
 from app.apply.schemas import Declaration
 from app.audit.events import Actor
 from app.database.connection import Connection
-from app.database.errors import describe
-from app.database.pool import Transactions
+from app.database.errors import describe_failure
+from app.database.pool import TransactionRunner
 from app.errors import CommandUnfinished, DatabaseUnavailable
 from app.scheduling.administration import PaceAdministration
 from app.security.keyring import Keyring
@@ -61,18 +61,18 @@ class SharedTransaction:
 
 @dataclass(frozen=True, slots=True)
 class DeclarationService:
-    database: Transactions
+    database: TransactionRunner
     keyring: Keyring
     actor: Actor
     workload_issuer: str | None = None
 
-    async def compare(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
+    async def preview_changes(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
         """Returns what `apply` would change. Changes and locks nothing. Raises DocumentInvalid or DatabaseUnavailable."""
         async with self.database.transaction() as connection:
-            await store.make_read_only(connection)
+            await store.make_transaction_read_only(connection)
             return await self._plan(connection, declaration, secrets, lock=False)
 
-    async def apply(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
+    async def apply_declaration(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
         """Makes all changes in one transaction, and returns them. First waits until no other `apply` runs.
 
         After the commit, applies the hours in the declaration to scheduled calls that already wait. Raises DocumentInvalid,
@@ -85,8 +85,8 @@ class DeclarationService:
             if not error.commit_in_doubt:
                 raise
             raise ApplyUncertain(
-                f"the connection to the database was lost at the commit ({describe(error)}), so it is not certain whether the "
-                "changes were made: run `callgate apply` again"
+                f"the connection to the database was lost at the commit ({describe_failure(error)}), so it is not certain "
+                "whether the changes were made: run `callgate apply` again"
             ) from error
         try:
             # Also for unchanged hours: an earlier `apply` may have stored them and then failed here. The transaction above must

@@ -70,7 +70,7 @@ async def lock_apply(connection: Connection) -> None:
         raise ApplyLocked(f"another `callgate apply` has not ended within {_LOCK_TIMEOUT_S} s: nothing was changed") from None
 
 
-async def make_read_only(connection: Connection) -> None:
+async def make_transaction_read_only(connection: Connection) -> None:
     """Makes Postgres refuse any change in this transaction."""
     await connection.execute("SET TRANSACTION READ ONLY")
 

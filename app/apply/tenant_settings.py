@@ -5,7 +5,7 @@ from typing import Any, Final
 from app.apply.schemas import DeclaredTenant
 from app.scheduling.hours import read_hours
 from app.tenants.administration_store import TenantRow, TenantSettings
-from app.tenants.callback_settings import SETTINGS_BY_CALLBACK_MEMBER, callback_settings
+from app.tenants.callback_settings import SETTINGS_BY_CALLBACK_MEMBER, parse_callback_settings
 
 _DEFAULT_CALLBACK_METHOD: Final = "POST"
 _DEFAULT_CALLBACK_EVENTS: Final = ("completed",)
@@ -32,7 +32,9 @@ def declared_settings(tenant: DeclaredTenant) -> dict[str, Any]:
     """Returns the tenant's settings that are present in the file, by name."""
     settings: dict[str, Any] = {name: getattr(tenant, name) for name in ("name", "suspended") if tenant.has_member(name)}
     if tenant.callbacks is not None:
-        settings |= callback_settings({name: getattr(tenant.callbacks, name) for name in tenant.callbacks.model_fields_set})
+        settings |= parse_callback_settings(
+            {name: getattr(tenant.callbacks, name) for name in tenant.callbacks.model_fields_set}
+        )
     if tenant.limits is not None and tenant.limits.has_member("max_in_flight"):
         settings["max_in_flight"] = tenant.limits.max_in_flight
     if tenant.has_member("hours"):

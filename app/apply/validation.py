@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from app.apply.document import Document, DocumentInvalid, FileProblem, MemberPath
-from app.apply.members import Declared
+from app.apply.members import DeclarationModel
 from app.apply.schemas import Declaration, DeclaredTenant
 from app.deliveries.addresses import AllowList, UrlError, parse_delivery_url
 from app.workloads.service_accounts import ServiceAccount
@@ -39,7 +39,7 @@ def validate_declaration(document: Document, *, allowed: AllowList, workload_iss
         declaration = Declaration.model_validate(document.value)
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False)
-        raise DocumentInvalid(*(FileProblem(_message_of(detail), detail["loc"]) for detail in details)) from None
+        raise DocumentInvalid(*(FileProblem(_validation_message(detail), detail["loc"]) for detail in details)) from None
     if problems := [
         *_duplicate_problems(declaration, document),
         *_workload_problems(declaration, document, workload_issuer),
@@ -50,24 +50,28 @@ def validate_declaration(document: Document, *, allowed: AllowList, workload_iss
     return declaration
 
 
-def _message_of(detail: ErrorDetails) -> str:
+def _validation_message(detail: ErrorDetails) -> str:
     if detail["type"] == "extra_forbidden":
-        return _unknown_member(str(detail["loc"][-1]))
+        return _unknown_member_message(str(detail["loc"][-1]))
     message = _PYDANTIC_SUBJECT.sub("must", detail["msg"]).partition(" after validation")[0]
     return _MESSAGES_BY_PYDANTIC_TYPE.get(detail["type"], message)
 
 
-def _unknown_member(name: str) -> str:
-    known = {field.alias or member for model in _models_below(Declared) for member, field in model.model_fields.items()}
+def _unknown_member_message(name: str) -> str:
+    known = {
+        field.alias or member
+        for model in _subclasses_at_all_depths(DeclarationModel)
+        for member, field in model.model_fields.items()
+    }
     similar = difflib.get_close_matches(name, known, n=1)
     advice = f"did you mean {similar[0]}?" if similar else "`callgate apply --schema` lists all members"
     return f"is not known: {advice}"
 
 
-def _models_below(model: type[Declared]) -> Iterator[type[Declared]]:
+def _subclasses_at_all_depths(model: type[DeclarationModel]) -> Iterator[type[DeclarationModel]]:
     for child in model.__subclasses__():
         yield child
-        yield from _models_below(child)
+        yield from _subclasses_at_all_depths(child)
 
 
 def _duplicate_problems(declaration: Declaration, document: Document) -> Iterator[FileProblem]:
@@ -77,7 +81,7 @@ def _duplicate_problems(declaration: Declaration, document: Document) -> Iterato
     for number, tenant in enumerate(declaration.tenants):
         yield from _duplicate_problems_of_tenant(tenant, ("tenants", number), document)
     for path, account in declaration.accounts_with_paths():
-        keys = [(place, credential.key_sid) for place, credential in account.credentials_at(path) if credential.key_sid]
+        keys = [(place, credential.key_sid) for place, credential in account.credentials_with_paths(path) if credential.key_sid]
         yield from _repetition_problems("key", keys, document)
         for index, revoked in enumerate(account.revoked or ()):
             if revoked.lower() in (key.lower() for _, key in keys):

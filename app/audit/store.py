@@ -44,7 +44,7 @@ class AuditFilter:
 _COLUMNS = "id, at, actor_kind, actor_name, action, tenant_id, subject, changed, request_id"
 
 
-async def record(
+async def record_audit_event(
     connection: Connection,
     actor: Actor,
     *,

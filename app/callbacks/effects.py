@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal, Self
 
-from app.calls.progress import apply_resource, is_stale
+from app.calls.progress import apply_resource, is_resource_stale
 from app.calls.store import CALLBACK_EVENT, CallState, Event
 from app.twilio.schemas import CALL_SID_PATTERN, CallResource
 
@@ -30,7 +30,7 @@ class Callback:
     sequence: int | None
 
     @classmethod
-    def read(cls, fields: Mapping[str, str], *, account_sid: str) -> Self | None:
+    def from_fields(cls, fields: Mapping[str, str], *, account_sid: str) -> Self | None:
         """Returns the callback with these fields; None if it has no valid CallSid, or its AccountSid is not `account_sid`."""
         if not CALL_SID_PATTERN.fullmatch(fields.get("CallSid", "")) or fields.get("AccountSid") != account_sid:
             return None
@@ -46,7 +46,7 @@ class Callback:
             parent_call_sid=fields.get("ParentCallSid"),
             raw={},
         )
-        return cls(fields, resource, _sequence_number(fields.get("SequenceNumber", "")))
+        return cls(fields, resource, _parse_sequence_number(fields.get("SequenceNumber", "")))
 
     @property
     def repetition_key(self) -> str:
@@ -66,11 +66,11 @@ class CallbackEffect:
     events: tuple[Event, ...] = ()
 
 
-def callback_effect(call: CallState, callback: Callback) -> CallbackEffect:
+def apply_callback(call: CallState, callback: Callback) -> CallbackEffect:
     """Applies the callback to the call's record in memory. Returns the result, and the events to write.
 
     If the callback and the record have different CallSids, only the event `call.callback` is returned, and the record's status
-    does not change. The caller then decides, with `Settlement.bind_call_in_memory`, whether the CallSid belongs to the record.
+    does not change. Then the caller decides if the CallSid belongs to the record (`Settlement.bind_twilio_call_in_memory`).
     """
     if callback.repetition_key in call.callbacks_seen:
         return CallbackEffect("duplicate")
@@ -78,29 +78,29 @@ def callback_effect(call: CallState, callback: Callback) -> CallbackEffect:
     events: list[Event] = [(CALLBACK_EVENT, dict(callback.fields))]
     if call.sid != callback.resource.sid:
         return CallbackEffect("taken", tuple(events))
-    late = _is_overtaken(call, callback) or is_stale(call, callback.resource)
+    late = _has_lower_sequence_number(call, callback) or is_resource_stale(call, callback.resource)
     events += apply_resource(call, callback.resource, late=late)
-    record_sequence(call, callback)
+    update_callback_sequence(call, callback)
     return CallbackEffect("late" if late else "taken", tuple(events))
 
 
-def record_sequence(call: CallState, callback: Callback) -> None:
+def update_callback_sequence(call: CallState, callback: Callback) -> None:
     """Sets the call's sequence number to that of the callback, unless the call has a higher one.
 
     From then on, callbacks with a lower number count as late.
     """
-    if callback.sequence is not None and not _is_overtaken(call, callback):
+    if callback.sequence is not None and not _has_lower_sequence_number(call, callback):
         call.callback_sequence = callback.sequence
 
 
-def _is_overtaken(call: CallState, callback: Callback) -> bool:
+def _has_lower_sequence_number(call: CallState, callback: Callback) -> bool:
     """Returns whether a callback with a higher sequence number was applied before."""
     if callback.sequence is None or call.callback_sequence is None:
         return False
     return callback.sequence < call.callback_sequence
 
 
-def _sequence_number(text: str) -> int | None:
+def _parse_sequence_number(text: str) -> int | None:
     """Returns Twilio's SequenceNumber, or None if the text is no number or does not fit into Postgres's `integer`."""
     if not (text.isascii() and text.isdecimal()) or len(text) > len(str(_MAX_SEQUENCE)):
         return None

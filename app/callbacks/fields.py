@@ -20,6 +20,6 @@ class FormFields(dict[str, list[str]]):
             fields.setdefault(name, []).append(value)
         return fields
 
-    def plain(self) -> dict[str, str]:
+    def last_values(self) -> dict[str, str]:
         """Returns the last value of each name."""
         return {name: values[-1] for name, values in self.items()}

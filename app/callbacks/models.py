@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.database.base import Base
 
 
-class Upgrade(Base):
+class FeatureUpgrade(Base):
     """The time at which an upgrade brought the feature `name`, such as `callback_tags`, to this database.
 
     A database that always had the feature has no row.

@@ -5,9 +5,9 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.callbacks.models import Upgrade
+from app.callbacks.models import FeatureUpgrade
 
 
-async def upgraded_at(session: AsyncSession, feature: str) -> datetime | None:
+async def read_feature_upgrade_time(session: AsyncSession, feature: str) -> datetime | None:
     """Returns when an upgrade brought the feature (`Upgrade.name`); None if this database has always had it."""
-    return await session.scalar(select(Upgrade.at).where(Upgrade.name == feature))
+    return await session.scalar(select(FeatureUpgrade.at).where(FeatureUpgrade.name == feature))

@@ -27,7 +27,7 @@ async def receive_callback(request: Request) -> Response:
     signature = request.headers.get("X-Twilio-Signature", "")
     query = request.scope["query_string"].decode("ascii")  # the protocol refuses a target that is not ASCII
     # Check before the body is read, so that requests that are not from Twilio stay cheap.
-    account_id = await service.find_account(call_id, query, signature)
+    account_id = await service.find_signing_account(call_id, query, signature)
     path = f"{CALLBACK_PATH}/{call_id}" + (f"?{query}" if query else "")
     try:
         posted = FormFields.parse((await request.body()).decode("utf-8", "replace"))
@@ -36,12 +36,12 @@ async def receive_callback(request: Request) -> Response:
         fields.pop(TAG_PARAMETER, None)
     except ValueError:
         raise MalformedBody("The callback has too many fields.") from None
-    await service.receive(ReceivedCallback(call_id, account_id, path, fields, posted, signature))
+    await service.verify_and_apply(ReceivedCallback(call_id, account_id, path, fields, posted, signature))
     return Response(status_code=204)
 
 
 async def receive_callback_asgi(scope: Scope, receive: Receive, send: Send) -> None:
-    """Runs `receive_callback` as an ASGI app, for requests that `is_callback` accepts. The middleware handles errors.
+    """Runs `receive_callback` as an ASGI app, for requests that `is_callback_request` accepts. The middleware handles errors.
 
     The direct call avoids FastAPI's own work around an endpoint, which would be three quarters of the cost of a refused
     request.
@@ -51,7 +51,7 @@ async def receive_callback_asgi(scope: Scope, receive: Receive, send: Send) -> N
     await response(scope, receive, send)
 
 
-def is_callback(scope: Scope) -> bool:
+def is_callback_request(scope: Scope) -> bool:
     return scope["path"].startswith(f"{CALLBACK_PATH}/") and scope["method"] in ("GET", "POST")
 
 

@@ -6,23 +6,23 @@ from uuid import UUID
 
 import structlog
 
-from app.callbacks.effects import Callback, CallbackResult, callback_effect, record_sequence
+from app.callbacks.effects import Callback, CallbackResult, apply_callback, update_callback_sequence
 from app.callbacks.fields import FormFields
-from app.callbacks.signature import has_signature_form, signing_token
+from app.callbacks.signature import has_signature_form, signing_auth_token
 from app.callbacks.untagged import UntaggedCallbacks
-from app.calls.callback_urls import CallbackUrls, tag_in
-from app.calls.outbox import delivery_for
+from app.calls.callback_urls import CallbackUrls, callback_tag_in_query
+from app.calls.outbox import delivery_for_status
 from app.calls.refresh_plan import refresh_time_after_callback
 from app.calls.settlement import Settlement
-from app.calls.store import CallState, ChangedCall, SidTaken, read_calls, taken_sids, write_changes
-from app.database.batcher import LOCKED, Batcher, Busy
+from app.calls.store import CallState, ChangedCall, SidTaken, read_calls, record_ids_by_sid, write_changed_calls
+from app.database.batcher import LOCKED, Batcher, BusyResult
 from app.database.engine import Database
 from app.errors import CallbackForged, CallNotFound, MalformedBody
 from app.observability import Metrics
-from app.observability.context import bind
-from app.observability.tracing import link
+from app.observability.context import bind_log_fields
+from app.observability.tracing import link_to_cause
 from app.tenants.directory import TenantDirectory
-from app.twilio.schemas import OnUse, storable
+from app.twilio.schemas import OnUse, to_storable_json
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -84,7 +84,7 @@ class CallbackService:
         self._on_use = on_use
         self._batcher: Batcher[ReceivedCallback, _AppliedCallback | _Rejection] = Batcher(self._apply_batch, max_batch=50)
 
-    async def find_account(self, call_id: UUID, query: str, signature: str) -> UUID:
+    async def find_signing_account(self, call_id: UUID, query: str, signature: str) -> UUID:
         """Returns the id of the account whose auth tokens sign the callbacks of this call.
 
         The id is in the tag, a part of the query that Callgate put into the callback URL. Raises CallbackForged for a malformed
@@ -92,17 +92,19 @@ class CallbackService:
         """
         if not has_signature_form(signature):
             raise self._count_forged("unsigned")
-        tag = tag_in(query)
+        tag = callback_tag_in_query(query)
         if tag is None:
-            account_id = await self._untagged.account_of(call_id)
+            account_id = await self._untagged.account_of_untagged_call(call_id)
         else:
-            account_id = self._urls.account_of(call_id, tag) if self._urls else None
+            account_id = self._urls.account_id_in_tag(call_id, tag) if self._urls else None
         if account_id is None:
             raise self._count_forged("untagged")
         return account_id
 
-    async def receive(self, received: ReceivedCallback) -> None:
-        """Verifies the signature of a callback and applies the callback. `received.account_id` is the result of `find_account`.
+    async def verify_and_apply(self, received: ReceivedCallback) -> None:
+        """Verifies the signature of a callback and applies the callback.
+
+        `received.account_id` is the result of `find_signing_account`.
 
         Callbacks that arrive at the same time share one transaction. Raises CallNotFound, CallbackForged or MalformedBody; then
         nothing has changed.
@@ -110,7 +112,7 @@ class CallbackService:
         tokens = await self._tenants.auth_tokens(received.account_id)
         token = None
         if self._public_url is not None:
-            token = signing_token(self._public_url + received.path, received.posted, received.signature, tokens)
+            token = signing_auth_token(self._public_url + received.path, received.posted, received.signature, tokens)
         if token is None:
             logger.warning("callback_forged", call_id=str(received.call_id))
             raise self._count_forged("forged")
@@ -119,17 +121,17 @@ class CallbackService:
         if not isinstance(applied, _AppliedCallback):
             self._metrics.callbacks.received.labels(_RESULT_LABELS[type(applied)]).inc()
             raise applied
-        link(applied.traceparent)
-        bind(tenant_id=applied.tenant_id, call_id=str(received.call_id), call_sid=applied.call_sid)
+        link_to_cause(applied.traceparent)
+        bind_log_fields(tenant_id=applied.tenant_id, call_id=str(received.call_id), call_sid=applied.call_sid)
         self._metrics.callbacks.received.labels(applied.result).inc()
 
     def _count_forged(self, result: str) -> CallbackForged:
         """Counts the refused callback under the metric label `result`. Returns the error to raise."""
         self._metrics.callbacks.received.labels(result).inc()
-        bind(callback=result)
+        bind_log_fields(callback=result)
         return CallbackForged()
 
-    async def _apply_batch(self, batch: Sequence[ReceivedCallback]) -> list[_AppliedCallback | _Rejection | Busy]:
+    async def _apply_batch(self, batch: Sequence[ReceivedCallback]) -> list[_AppliedCallback | _Rejection | BusyResult]:
         """Applies all callbacks of a batch with two statements: one reads the calls, one writes them.
 
         If a callback has another CallSid than its call's record, a third statement finds the record that has this CallSid.
@@ -143,15 +145,15 @@ class CallbackService:
             for received, callback in zip(batch, callbacks, strict=True)
             if isinstance(callback, Callback) and calls[received.call_id].sid != callback.resource.sid
         }
-        taken = await taken_sids(self._database, unbound)
+        taken = await record_ids_by_sid(self._database, unbound)
         changed = {call_id: ChangedCall(call) for call_id, call in calls.items()}
         settled = [call for call in calls.values() if call.execution != "started"]
         results = [
-            callback if isinstance(callback, _Rejection) else self._apply(changed[received.call_id], callback, taken)
+            callback if isinstance(callback, _Rejection) else self._apply_to_record(changed[received.call_id], callback, taken)
             for received, callback in zip(batch, callbacks, strict=True)
         ]
         try:
-            written = await write_changes(self._database, [each for each in changed.values() if each.events])
+            written = await write_changed_calls(self._database, [each for each in changed.values() if each.events])
         except SidTaken:
             if len(batch) > 1:
                 raise  # the batcher repeats each callback alone
@@ -166,26 +168,26 @@ class CallbackService:
             for received, result in zip(batch, results, strict=True)
         ]
 
-    def _apply(self, changed: ChangedCall, callback: Callback, taken: Mapping[str, UUID]) -> _AppliedCallback:
+    def _apply_to_record(self, changed: ChangedCall, callback: Callback, taken: Mapping[str, UUID]) -> _AppliedCallback:
         """Applies a callback to its call's record in memory. `taken` maps CallSids to the ids of the records that have them."""
         call, resource = changed.call, callback.resource
-        effect = callback_effect(call, callback)
+        effect = apply_callback(call, callback)
         reported_by = len(changed.events)
         changed.events += effect.events
         if effect.result != "duplicate":
             if call.sid != resource.sid:
                 # Another transaction may have bound this record since. Then nothing is written, and the record is read again.
                 is_taken = taken.get(resource.sid, call.id) != call.id
-                bound = self._settlement.bind_call_in_memory(
+                bound = self._settlement.bind_twilio_call_in_memory(
                     call, resource, by="callback", data={}, now=call.now, is_taken=is_taken
                 )
                 changed.events += bound.events
                 if bound.delivery is not None:
                     changed.deliveries.append(bound.delivery)
                 if call.sid == resource.sid:
-                    record_sequence(call, callback)
+                    update_callback_sequence(call, callback)
             if call.sid == resource.sid and (
-                delivery := delivery_for(call, status=resource.status, sequence=callback.sequence)
+                delivery := delivery_for_status(call, status=resource.status, sequence=callback.sequence)
             ):
                 changed.deliveries.append(delivery)
                 changed.event_ids[reported_by] = delivery["id"]
@@ -202,7 +204,7 @@ def _parse_for_call(received: ReceivedCallback, call: CallState | None) -> Callb
     """
     if call is None or call.account_id != received.account_id:
         return CallNotFound()
-    callback = Callback.read(storable(received.fields.plain()), account_sid=call.account_sid)
+    callback = Callback.from_fields(to_storable_json(received.fields.last_values()), account_sid=call.account_sid)
     return callback or MalformedBody("The callback has no CallSid, or belongs to another account.")
 
 

@@ -19,7 +19,7 @@ def has_signature_form(text: str) -> bool:
     return _SIGNATURE_FORM.fullmatch(text) is not None
 
 
-def signing_token(url: str, posted: FormFields, signature: str, auth_tokens: Sequence[Credential]) -> Credential | None:
+def signing_auth_token(url: str, posted: FormFields, signature: str, auth_tokens: Sequence[Credential]) -> Credential | None:
     """Returns the auth token that signed the request. Returns None if no token did, or if the URL is invalid.
 
     An account may have several tokens: while a token is rotated, Twilio signs with the old one.

@@ -33,7 +33,7 @@ class UntaggedCallbacks:
         self._is_read = False
         self._accounts = Batcher(self._find_accounts)
 
-    async def account_of(self, call_id: UUID) -> UUID | None:
+    async def account_of_untagged_call(self, call_id: UUID) -> UUID | None:
         """Returns the account id of a call that is so old that its callback URL may have no tag.
 
         Returns None for a newer call, without reading the call from Postgres, and for an unknown call.
@@ -41,7 +41,7 @@ class UntaggedCallbacks:
         tagged_since = await self._read_start_of_tagging()
         if tagged_since is None or datetime.now(UTC) > tagged_since + _MAX_ROLL_OUT + _MAX_CALL_LIFE:
             return None
-        if ids.created_at(call_id) > tagged_since + _MAX_ROLL_OUT:
+        if ids.creation_time_of_id(call_id) > tagged_since + _MAX_ROLL_OUT:
             return None
         return await self._accounts.submit(call_id)
 
@@ -52,7 +52,7 @@ class UntaggedCallbacks:
         """
         if not self._is_read:
             async with self._database.begin() as session:
-                self._tagged_since = await repository.upgraded_at(session, "callback_tags")
+                self._tagged_since = await repository.read_feature_upgrade_time(session, "callback_tags")
             self._is_read = True
         return self._tagged_since
 

@@ -34,7 +34,7 @@ class CallIdentity(Protocol):
     def from_(self) -> str: ...
 
 
-def stored_fields(call: CallIdentity, fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None]:
+def callback_fields_to_store(call: CallIdentity, fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None]:
     """Returns the callback's fields that must be stored, and a number that says which fields are left out.
 
     Each bit of the number stands for one field (`LeftOutMembers`). If the call has not started, or the callback has another
@@ -42,15 +42,21 @@ def stored_fields(call: CallIdentity, fields: Mapping[str, Any]) -> tuple[Mappin
     """
     if call.execution != "started" or fields.get("CallSid") != call.sid:
         return fields, None
-    return _OMISSIBLE_FIELDS.leave_out(fields, {name: _implied(call, name) for name in _OMISSIBLE_FIELDS.bits})
+    return _OMISSIBLE_FIELDS.leave_out_members(
+        fields, {name: _implied_field_value(call, name) for name in _OMISSIBLE_FIELDS.bits}
+    )
 
 
-def all_fields(call: CallIdentity, stored: Mapping[str, Any], left_out: int | None) -> Mapping[str, Any]:
-    """Returns all fields of a callback. `stored` and `left_out` are the values that `stored_fields` returned."""
-    return _OMISSIBLE_FIELDS.put_back(stored, left_out, lambda name: _implied(call, name)) if left_out else stored
+def restore_callback_fields(call: CallIdentity, stored: Mapping[str, Any], left_out: int | None) -> Mapping[str, Any]:
+    """Returns all fields of a callback. `stored` and `left_out` are the values that `callback_fields_to_store` returned."""
+    return (
+        _OMISSIBLE_FIELDS.put_back_members(stored, left_out, lambda name: _implied_field_value(call, name))
+        if left_out
+        else stored
+    )
 
 
-def _implied(call: CallIdentity, name: str) -> str:
+def _implied_field_value(call: CallIdentity, name: str) -> str:
     """Returns the value that the field `name` has in every callback of the call: from the call's record, or a constant."""
     constant = _CONSTANT_FIELDS.get(name)
     implied: str = getattr(call, _ATTRIBUTE_BY_FIELD[name]) if constant is None else constant

@@ -28,21 +28,21 @@ class CallbackUrls:
     base: str
     keyring: Keyring
 
-    def url_of(self, call_id: UUID, account_id: UUID) -> str:
-        proof = self.keyring.tag(call_id.bytes + account_id.bytes)
+    def callback_url_of_call(self, call_id: UUID, account_id: UUID) -> str:
+        proof = self.keyring.compute_mac(call_id.bytes + account_id.bytes)
         tag = base64.urlsafe_b64encode(account_id.bytes + proof).decode().rstrip("=")
         return f"{self.base}/{call_id}?{TAG_PARAMETER}={tag}"
 
-    def account_of(self, call_id: UUID, tag: str) -> UUID | None:
+    def account_id_in_tag(self, call_id: UUID, tag: str) -> UUID | None:
         """Returns the account id in the tag. Returns None for a malformed tag, another call's tag or an unknown key."""
         if not _TAG_PATTERN.fullmatch(tag):
             return None
         decoded = base64.urlsafe_b64decode(tag + "=")
         account_id, proof = decoded[:_ACCOUNT_ID_BYTES], decoded[_ACCOUNT_ID_BYTES:]
-        return UUID(bytes=account_id) if self.keyring.is_tag_of(proof, call_id.bytes + account_id) else None
+        return UUID(bytes=account_id) if self.keyring.is_mac_of(proof, call_id.bytes + account_id) else None
 
 
-def tag_in(query: str) -> str | None:
+def callback_tag_in_query(query: str) -> str | None:
     """Returns the tag in a callback's query string, without checking it. Returns None if there is no tag."""
     found = _TAG_IN_QUERY.search(query)
     return found and found[1]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.http.openapi import json_examples
+from app.http.openapi import json_example_references
 
 _TWIML_URL = "http://www.example.com/sipdial.xml"
 _ACCOUNT_SID = "ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -132,5 +132,5 @@ EXAMPLE_COMPONENTS: dict[str, Any] = {
     "started": {"summary": "Started", "value": EXAMPLE_RECORD},
     "unknown": {"summary": "Unknown", "value": EXAMPLE_UNKNOWN_RECORD},
 }
-STARTED_EXAMPLE = json_examples("started")
-UNKNOWN_EXAMPLE = json_examples("unknown")
+STARTED_EXAMPLE = json_example_references("started")
+UNKNOWN_EXAMPLE = json_example_references("unknown")

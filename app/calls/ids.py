@@ -12,7 +12,7 @@ _RANDOM_BITS = 80
 _MAX_DATETIME_MS = 253_402_300_799_999
 
 
-def created_at(call_id: UUID) -> datetime:
+def creation_time_of_id(call_id: UUID) -> datetime:
     """Returns the creation time in a UUIDv7, to the millisecond."""
     return datetime.fromtimestamp(min(call_id.int >> _RANDOM_BITS, _MAX_DATETIME_MS) / 1000, UTC)
 
@@ -26,11 +26,11 @@ def first_id_at(moment: datetime) -> UUID:
     return UUID(int=min(max(milliseconds, 0), 2**48 - 1) << _RANDOM_BITS)
 
 
-def cursor_of(call_id: UUID) -> str:
+def encode_call_cursor(call_id: UUID) -> str:
     """Returns the page cursor for an id: its 16 bytes in URL-safe base64, without padding."""
     return base64.urlsafe_b64encode(call_id.bytes).decode().rstrip("=")
 
 
-def read_cursor(cursor: str) -> UUID | None:
+def decode_call_cursor(cursor: str) -> UUID | None:
     """Returns the id in the cursor, or None if the cursor is malformed."""
     return UUID(bytes=base64.urlsafe_b64decode(cursor + "==")) if CURSOR_PATTERN.fullmatch(cursor) else None

@@ -38,7 +38,7 @@ _ATTRIBUTES_BY_PROPERTY = {
 }
 
 
-class LastAnswerMixin:
+class LastTwilioAnswerMixin:
     """Adds `uri`, `subresource_uris` and `resource` to a call's record: properties that are partly computed from columns."""
 
     if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class LastAnswerMixin:
         rest: dict[str, Any] | None = self.resource_rest
         if rest is None or not self.resource_left_out:
             return rest
-        return _OMISSIBLE_MEMBERS.put_back(rest, self.resource_left_out, self._implied)
+        return _OMISSIBLE_MEMBERS.put_back_members(rest, self.resource_left_out, self._implied_answer_value)
 
     @resource.setter
     def resource(self, answer: dict[str, Any] | None) -> None:
@@ -85,7 +85,7 @@ class LastAnswerMixin:
         if answer is None:
             self.resource_rest = self.resource_left_out = None
             return
-        implied = {name: self._implied(name) for name in _OMISSIBLE_MEMBERS.bits}
+        implied = {name: self._implied_answer_value(name) for name in _OMISSIBLE_MEMBERS.bits}
         for name, value in _answer_columns(answer, implied).items():
             setattr(self, _ATTRIBUTE_BY_COLUMN[name], value)
 
@@ -97,19 +97,19 @@ class LastAnswerMixin:
         """
         bit = _OMISSIBLE_MEMBERS.bits.get(name)
         if bit and (self.resource_left_out or 0) & bit and getattr(self, name) != value:
-            self.resource_rest = {name: self._implied(name)} | self.resource_rest
+            self.resource_rest = {name: self._implied_answer_value(name)} | self.resource_rest
             self.resource_left_out &= ~bit
         super().__setattr__(name, value)
 
-    def _implied(self, name: str) -> Any:
+    def _implied_answer_value(self, name: str) -> Any:
         """Returns the record's value for the member `name` of Twilio's answer, in the format of Twilio's JSON."""
         return as_twilio_json(getattr(self, "from_" if name == "from" else name))
 
 
-class CallRow(LastAnswerMixin):
+class CallRow(LastTwilioAnswerMixin):
     """A row of the table `call` with only some of its attributes. It is read like a `Call`, but does not use SQLAlchemy.
 
-    `uri`, `subresource_uris` and `resource` are computed. The row must have the attributes that `stored_attributes` returns.
+    `uri`, `subresource_uris` and `resource` are computed. The row must have the attributes that `attributes_to_read` returns.
     """
 
     def __init__(self, row: Mapping[str, Any]) -> None:
@@ -120,13 +120,13 @@ class CallRow(LastAnswerMixin):
         def __getattr__(self, name: str) -> Any: ...
 
 
-def stored_attributes(attributes: tuple[str, ...]) -> tuple[str, ...]:
+def attributes_to_read(attributes: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the attributes to read from the database so that all of `attributes` can be computed."""
     stored = [name for derived in _COMPUTED_PROPERTIES if derived in attributes for name in _ATTRIBUTES_BY_PROPERTY[derived]]
     return (*dict.fromkeys([*(name for name in attributes if name not in _COMPUTED_PROPERTIES), *stored]),)
 
 
-def stored_columns(call: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
+def columns_to_store(call: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `columns`, in which Twilio's whole answer (`resource`) is replaced by the columns that store it.
 
     `columns` maps attribute names to the values of Twilio's resource. Only `to`, `from_` and `account_sid` are read from the
@@ -148,7 +148,7 @@ def _answer_columns(answer: Mapping[str, Any], implied: dict[str, Any]) -> dict[
     uri, uris = implied["uri"], implied["subresource_uris"]
     implied["uri"] = usual_uri if uri is None else uri
     implied["subresource_uris"] = usual_subresource_uris if uris is None else uris
-    rest, left_out = _OMISSIBLE_MEMBERS.leave_out(answer, implied)
+    rest, left_out = _OMISSIBLE_MEMBERS.leave_out_members(answer, implied)
     return {
         "uri": None if left_out & _URI_BIT and uri == usual_uri else uri,
         "subresource_uris": None if left_out & _SUBRESOURCE_URIS_BIT and uris == usual_subresource_uris else uris,

@@ -29,7 +29,7 @@ class Lease(Base):
     until: Mapped[datetime]
 
 
-class DueCall(NamedTuple):
+class CallDueForRefresh(NamedTuple):
     """A started call that is due for a refresh: its state must be read from Twilio again."""
 
     id: UUID
@@ -41,15 +41,15 @@ class DueCall(NamedTuple):
 
 async def claim_refreshes(
     session: AsyncSession, *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
-) -> Sequence[DueCall]:
+) -> Sequence[CallDueForRefresh]:
     """Claims started calls that are due for a refresh (a new read from Twilio), and returns them.
 
     Claims no call of the accounts in `busy_accounts`. Other workers skip the claimed calls for the time `lease`.
     """
-    claimed = _claim(Call.refresh_at, lease=lease, limit=limit, busy_accounts=busy_accounts)
-    columns = [getattr(Call, name) for name in DueCall._fields]
+    claimed = _claimed_calls_cte(Call.refresh_at, lease=lease, limit=limit, busy_accounts=busy_accounts)
+    columns = [getattr(Call, name) for name in CallDueForRefresh._fields]
     rows = await session.execute(select(*columns).join(claimed, Call.id == claimed.c.call_id))
-    return [DueCall(*row) for row in rows]
+    return [CallDueForRefresh(*row) for row in rows]
 
 
 async def claim_searches(
@@ -59,16 +59,16 @@ async def claim_searches(
 
     Claims no call of the accounts in `busy_accounts`. Other workers skip the claimed calls for the time `lease`.
     """
-    claimed = _claim(Call.search_at, lease=lease, limit=limit, busy_accounts=busy_accounts)
+    claimed = _claimed_calls_cte(Call.search_at, lease=lease, limit=limit, busy_accounts=busy_accounts)
     return (await session.scalars(select(Call).join(claimed, Call.id == claimed.c.call_id))).all()
 
 
-async def release_refreshes(session: AsyncSession, claimed: Sequence[DueCall]) -> None:
+async def release_refreshes(session: AsyncSession, claimed: Sequence[CallDueForRefresh]) -> None:
     """Deletes the leases of those claimed calls whose `refresh_at` has changed, because they were refreshed.
 
     If `refresh_at` is the same, the refresh failed. Then the lease stays and delays the next refresh of the call.
     """
-    await _release(session, Call.refresh_at, [(call.id, call.refresh_at) for call in claimed])
+    await _delete_fulfilled_leases(session, Call.refresh_at, [(call.id, call.refresh_at) for call in claimed])
 
 
 async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> None:
@@ -76,15 +76,15 @@ async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> No
 
     If `search_at` is the same, the search failed. Then the lease stays and delays the next search for the call.
     """
-    await _release(session, Call.search_at, [(call.id, call.search_at) for call in claimed])
+    await _delete_fulfilled_leases(session, Call.search_at, [(call.id, call.search_at) for call in claimed])
 
 
-def is_none_of(account_id: InstrumentedAttribute[UUID], accounts: Collection[UUID]) -> ColumnElement[bool]:
+def account_is_none_of(account_id: InstrumentedAttribute[UUID], accounts: Collection[UUID]) -> ColumnElement[bool]:
     """Returns the SQL condition that `account_id` is not in `accounts`."""
     return account_id != all_(literal(list(accounts), ARRAY(Uuid)))
 
 
-def _claim(
+def _claimed_calls_cte(
     due_at: InstrumentedAttribute[datetime | None], *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
 ) -> CTE:
     """Returns a CTE that leases due calls which no worker has leased, and whose account is not in `busy_accounts`.
@@ -94,7 +94,7 @@ def _claim(
     leased = exists().where(Lease.call_id == Call.id, Lease.due_at == due_at, Lease.until > func.now())
     due = (
         select(Call.id, due_at.label("due_at"))
-        .where(due_at <= func.now(), ~leased, is_none_of(Call.account_id, busy_accounts))
+        .where(due_at <= func.now(), ~leased, account_is_none_of(Call.account_id, busy_accounts))
         .order_by(due_at)
         .limit(limit)
         .with_for_update(of=Call, skip_locked=True)
@@ -107,7 +107,7 @@ def _claim(
     return claimed.returning(Lease.call_id).cte("taken")
 
 
-async def _release(
+async def _delete_fulfilled_leases(
     session: AsyncSession, due_at: InstrumentedAttribute[datetime | None], claimed: Sequence[tuple[UUID, datetime | None]]
 ) -> None:
     """Deletes the leases of those claimed calls whose due time, the column `due_at`, has changed.

@@ -20,7 +20,7 @@ class LeftOutMembers:
     def __init__(self, names: Sequence[str]) -> None:
         self.bits: Mapping[str, int] = {name: 1 << number for number, name in enumerate(names)}
 
-    def leave_out(self, whole: Mapping[str, Any], implied: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    def leave_out_members(self, whole: Mapping[str, Any], implied: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         """Returns the members to store, and a number whose bits say which members are left out.
 
         `implied` maps the names of members to the values that other columns hold. A member may be left out if its value in
@@ -36,17 +36,17 @@ class LeftOutMembers:
                     left_out |= bit
         return rest, left_out
 
-    def put_back(self, rest: Mapping[str, Any], left_out: int, value_of: ValueOf) -> dict[str, Any]:
-        """Returns the whole object. `rest` and `left_out` are the two values that `leave_out` returned.
+    def put_back_members(self, rest: Mapping[str, Any], left_out: int, value_of: ValueOf) -> dict[str, Any]:
+        """Returns the whole object. `rest` and `left_out` are the two values that `leave_out_members` returned.
 
         `value_of` returns the value of a member that was left out. The members of the result are in the order of Postgres's
         `jsonb`.
         """
         names = [name for name, bit in self.bits.items() if left_out & bit and name not in rest]
-        return {name: rest[name] if name in rest else value_of(name) for name in sorted([*rest, *names], key=_jsonb_order)}
+        return {name: rest[name] if name in rest else value_of(name) for name in sorted([*rest, *names], key=_jsonb_sort_key)}
 
 
-def _jsonb_order(name: str) -> tuple[int, bytes]:
+def _jsonb_sort_key(name: str) -> tuple[int, bytes]:
     """Returns a key that sorts the names of members as Postgres's `jsonb` does: by length in bytes, then by bytes."""
     encoded = name.encode()
     return len(encoded), encoded

@@ -11,7 +11,7 @@ _MAX_VISIBILITY_DELAY = timedelta(hours=1)
 _MAX_VISIBILITY_DELAY_IF_ENDED = timedelta(minutes=1)
 
 
-def is_missing(error: TwilioError) -> bool:
+def is_call_not_found(error: TwilioError) -> bool:
     """Returns whether Twilio itself says that the call does not exist; a proxy's 404 does not count."""
     return isinstance(error, TwilioNotFound)
 
@@ -23,9 +23,9 @@ def is_deleted_at_twilio(call: AnyCall, error: TwilioError) -> bool:
     than a minute ago if it has ended.
     """
     limit = _MAX_VISIBILITY_DELAY_IF_ENDED if call.status in TERMINAL_STATUSES else _MAX_VISIBILITY_DELAY
-    return is_missing(error) and datetime.now(UTC) - (call.settled_at or call.created_at) > limit
+    return is_call_not_found(error) and datetime.now(UTC) - (call.settled_at or call.created_at) > limit
 
 
 def may_be_found_later(call: AnyCall, error: TwilioError) -> bool:
     """Returns whether Twilio answers 404 for a call that it may not show yet, so that the same request may work later."""
-    return is_missing(error) and not is_deleted_at_twilio(call, error)
+    return is_call_not_found(error) and not is_deleted_at_twilio(call, error)

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.calls.last_answer import LastAnswerMixin
+from app.calls.last_answer import LastTwilioAnswerMixin
 from app.database.base import Base
 
 # True for a call that may exist at Twilio although its record has no sid. Queries repeat this condition literally, because
@@ -29,7 +29,7 @@ from app.database.base import Base
 MAY_HAVE_STARTED = text("(execution IN ('pending', 'unknown') OR settled_by = 'none_found')")
 
 
-class Call(LastAnswerMixin, Base):
+class Call(LastTwilioAnswerMixin, Base):
     """One call creation and its outcome.
 
     `id` is Callgate's id, a UUIDv7, so ids are ordered by time. `sid` is Twilio's CallSid.

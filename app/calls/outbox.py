@@ -28,7 +28,7 @@ _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress
 
 
 class RequestedCall(Protocol):
-    """The attributes of a call's record that `settled_delivery` reads. The outcome of the creation does not change them."""
+    """The attributes of a call's record that `delivery_of_event_settled` reads. No outcome changes them."""
 
     @property
     def id(self) -> UUID: ...
@@ -44,7 +44,7 @@ class RequestedCall(Protocol):
     def status_callback_events(self) -> list[str] | None: ...
 
 
-def settled_delivery(
+def delivery_of_event_settled(
     call: RequestedCall, settlement: Mapping[str, Any], *, written: Collection[str] = ()
 ) -> NewDelivery | None:
     """Returns the delivery that reports to the tenant whether the requested call was started. Returns None if none is needed.
@@ -80,19 +80,19 @@ def settled_delivery(
     return delivery
 
 
-def delivery_for(call: AnyCall, *, status: str | None, sequence: int | None) -> NewDelivery | None:
+def delivery_for_status(call: AnyCall, *, status: str | None, sequence: int | None) -> NewDelivery | None:
     """Returns the delivery for a callback with this status. Records on the call that the status's event has a delivery.
 
     Returns None if the tenant did not request the event, or if the event already has a delivery. The column `fields` of the
     delivery is None: its fields are read from the event `call.callback`. Write that event with the same id as the delivery.
     """
     event = _EVENT_OF_STATUS.get(status or "")
-    return _add_delivery(call, event, None, sequence=sequence) if event is not None and _is_wanted(call, event) else None
+    return _add_delivery(call, event, None, sequence=sequence) if event is not None and _needs_delivery(call, event) else None
 
 
 def needs_final_delivery(call: AnyCall) -> bool:
     """Returns whether the call has ended, the tenant requested the event `completed`, and this event has no delivery yet."""
-    return call.status in TERMINAL_STATUSES and _is_wanted(call, "completed")
+    return call.status in TERMINAL_STATUSES and _needs_delivery(call, "completed")
 
 
 def final_delivery(call: AnyCall) -> NewDelivery:
@@ -120,7 +120,7 @@ def final_delivery(call: AnyCall) -> NewDelivery:
     return _add_delivery(call, "completed", _without_none(candidates), sequence=None)
 
 
-def _is_wanted(call: AnyCall, event: str) -> bool:
+def _needs_delivery(call: AnyCall, event: str) -> bool:
     return event in (call.status_callback_events or ()) and event not in call.deliveries_written
 
 
@@ -134,7 +134,7 @@ def _new_delivery(call: RequestedCall, event: str, fields: dict[str, str] | None
     delivery_id = uuid7()
     return {
         "id": delivery_id,
-        "at": ids.created_at(delivery_id),
+        "at": ids.creation_time_of_id(delivery_id),
         "call_id": call.id,
         "tenant_id": call.tenant_id,
         "event": event,

@@ -59,7 +59,7 @@ def validate_url_for_twilio(url: str) -> tuple[str, str] | None:
     return None
 
 
-def _require_valid_for_twilio(value: str) -> str:
+def _require_url_valid_for_twilio(value: str) -> str:
     """Returns the URL unchanged. Raises PydanticCustomError if `validate_url_for_twilio` finds an error."""
     if refused := validate_url_for_twilio(value):
         raise PydanticCustomError(*refused)
@@ -95,7 +95,7 @@ Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_require_n
 Secret = Annotated[SecretStr, Field(min_length=1, max_length=8192), AfterValidator(_require_valid_secret)]
 HttpUrl = Annotated[Text, AfterValidator(_require_http_url), Field(json_schema_extra={"format": "uri"})]
 # The URL of a callback that Twilio always sends itself. Not for status callbacks: `status_callbacks` decides who sends those.
-CallbackUrl = Annotated[HttpUrl, AfterValidator(_require_valid_for_twilio)]
+CallbackUrl = Annotated[HttpUrl, AfterValidator(_require_url_valid_for_twilio)]
 # Named types become components of the OpenAPI document. For an inline type, a client generator would invent a name from the
 # member's name and a number.
 HttpMethod = TypeAliasType("HttpMethod", Literal["GET", "POST"])

@@ -122,14 +122,14 @@ class CallParameters(BaseModel):
         None, description="SHAKEN PASSporTs in base64, at most 5, separated by commas."
     )
 
-    def for_twilio(self) -> dict[str, Any]:
+    def parameters_for_twilio(self) -> dict[str, Any]:
         """Returns every parameter that is not None, with secrets in clear text. Use it only for the request to Twilio."""
         return {
             name: value.get_secret_value() if isinstance(value, SecretStr) else value
             for name, value in self._given_parameters().items()
         }
 
-    def for_record(self) -> dict[str, Any]:
+    def parameters_for_record(self) -> dict[str, Any]:
         """Returns the parameters to store and show. Secrets are left out, and user names and passwords in URLs are masked."""
         return {
             name: mask_userinfo(value) if isinstance(value, str) else value
@@ -206,8 +206,8 @@ class CallRequest(CallParameters):
         """Whether a worker dials the call later. The response to the request then cannot say whether the call was started."""
         return not (self.not_before is None and self.ring_by is None and self.priority is None and self.queue is None)
 
-    def for_record(self) -> dict[str, Any]:
-        record = super().for_record()
+    def parameters_for_record(self) -> dict[str, Any]:
+        record = super().parameters_for_record()
         if self.sip_credential is not None:
             record["sip_credential"] = self.sip_credential
         if self.redial is not None:
@@ -241,7 +241,7 @@ class CallUpdate(BaseModel):
         """Whether the update does nothing but end the call. Such an update can be repeated without harm."""
         return self.given_parameters().keys() == {"status"}
 
-    def for_twilio(self) -> dict[str, Any]:
+    def parameters_for_twilio(self) -> dict[str, Any]:
         """Returns the parameters for Twilio except those of the status callback, which `changed_callbacks` returns."""
         return self.model_dump(exclude_none=True, exclude={"status_callback", "status_callback_method"})
 
@@ -249,7 +249,7 @@ class CallUpdate(BaseModel):
         """Returns every parameter that is not None, including those of the status callback."""
         return self.model_dump(exclude_none=True)
 
-    def for_event(self) -> dict[str, Any]:
+    def parameters_for_event(self) -> dict[str, Any]:
         """Returns the data of the update's event: the names of all given parameters, and the `status` and `time_limit`.
 
         Values of other parameters are not in the data, because they may be secret or personal.

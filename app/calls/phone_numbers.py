@@ -48,7 +48,7 @@ def guess_number(text: str) -> str | None:
     return f"+{digits}" if _INTERNATIONAL_DIGITS.fullmatch(digits) else None
 
 
-def spellings(text: str) -> tuple[str, ...]:
+def stored_address_forms(text: str) -> tuple[str, ...]:
     """Returns the forms in which stored calls may hold an address. A list filter must search for all of them.
 
     A leading space counts as `+`, because a `+` that is not percent-encoded in a query string arrives as a space. A phone

@@ -33,7 +33,7 @@ def apply_resource(call: AnyCall, resource: CallResource, *, late: bool = False)
     With `late`, the caller knows that the resource is older than the record. An older resource only fills in missing values
     that do not change during the call.
     """
-    stale = late or is_stale(call, resource)
+    stale = late or is_resource_stale(call, resource)
     before = call.status, call.price
     for name, value in resource_columns(resource).items():
         # A missing value never clears a known one; a stale resource only fills in columns that do not change.
@@ -60,20 +60,20 @@ def apply_deletion(call: AnyCall, *, by: str, now: datetime) -> list[Event]:
     return [("call.deleted", {"by": by})]
 
 
-def is_complete(call: AnyCall) -> bool:
+def has_ended_with_price(call: AnyCall) -> bool:
     """Returns whether the call has ended and has a price, so that no refresh is needed."""
     return call.status in TERMINAL_STATUSES and call.price is not None
 
 
-def is_stale(call: AnyCall, resource: CallResource) -> bool:
+def is_resource_stale(call: AnyCall, resource: CallResource) -> bool:
     """Returns whether the resource is older than the record: its status is earlier, or differs from that of an ended call."""
     if call.status is None or resource.status is None:
         return False
     if call.status in TERMINAL_STATUSES:
         return call.status != resource.status
-    return _rank(resource.status) < _rank(call.status)
+    return _status_rank(resource.status) < _status_rank(call.status)
 
 
-def _rank(status: str) -> int:
+def _status_rank(status: str) -> int:
     """Returns the position of a status in the order in which a call reaches them. An unknown status ranks as `in-progress`."""
     return _TERMINAL_RANK if status in TERMINAL_STATUSES else _RANK_BY_STATUS.get(status, _RANK_BY_STATUS["in-progress"])

@@ -7,7 +7,7 @@ Many refresh times are rounded up to common times, so that one list request can 
 
 from datetime import UTC, datetime, timedelta
 
-from app.calls.progress import is_complete
+from app.calls.progress import has_ended_with_price
 from app.calls.store import AnyCall
 from app.twilio.schemas import TERMINAL_STATUSES
 
@@ -28,23 +28,23 @@ _MAX_PRICE_DELAY_IF_UNANSWERED = timedelta(minutes=10)
 _GIVE_UP_WITHOUT_ANSWER_AFTER = timedelta(days=30)
 
 
-def first_wait(interval: timedelta, *, expects_callbacks: bool) -> timedelta:
+def wait_until_first_refresh(interval: timedelta, *, expects_callbacks: bool) -> timedelta:
     """Returns the wait from the start of a call to its first refresh. It is longer if Twilio sends callbacks to Callgate."""
     return CALLBACK_OVERDUE_INTERVALS * interval if expects_callbacks else interval
 
 
 def refresh_time_after_callback(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
     """Returns when to refresh a started call whose callback was just applied; None if it needs no refresh."""
-    if is_complete(call):
+    if has_ended_with_price(call):
         return None
     if call.status in TERMINAL_STATUSES:
         return _round_up(now + _MIN_PRICE_INTERVAL, _MIN_PRICE_INTERVAL)
-    return now + _wait_for_callback(call, now=now, interval=interval)
+    return now + _wait_time_for_callback(call, now=now, interval=interval)
 
 
 def refresh_time_after_answer(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
     """Returns when to refresh a call again about which Twilio has just answered; None if it needs no more refreshes."""
-    if is_complete(call) or _is_too_old(call, now=now):
+    if has_ended_with_price(call) or _is_too_old_to_refresh(call, now=now):
         return None
     return _next_refresh(call, now=now, interval=interval)
 
@@ -55,38 +55,38 @@ def refresh_time_without_answer(call: AnyCall, *, now: datetime, interval: timed
     `has_failed` is false if no request was made yet, or if Twilio throttled the account. Then the refreshes go on, however old
     the call is, because the next one may be the first that Twilio answers. Refreshes that fail end after 30 days.
     """
-    if is_complete(call) or (has_failed and age(call, now=now) >= _GIVE_UP_WITHOUT_ANSWER_AFTER):
+    if has_ended_with_price(call) or (has_failed and call_age(call, now=now) >= _GIVE_UP_WITHOUT_ANSWER_AFTER):
         return None
-    if _is_too_old(call, now=now):
+    if _is_too_old_to_refresh(call, now=now):
         return _round_up(now + _MAX_INTERVAL, interval)
     return _next_refresh(call, now=now, interval=interval)
 
 
-def _is_too_old(call: AnyCall, *, now: datetime) -> bool:
+def _is_too_old_to_refresh(call: AnyCall, *, now: datetime) -> bool:
     """Returns whether a further answer of Twilio would show nothing new: neither the end of the call nor its price."""
     if call.status not in TERMINAL_STATUSES:
-        return age(call, now=now) >= _STOP_REFRESHING_AFTER
+        return call_age(call, now=now) >= _STOP_REFRESHING_AFTER
     longest = _MAX_PRICE_DELAY if call.status == "completed" else _MAX_PRICE_DELAY_IF_UNANSWERED
-    return age(call, now=now, since=call.end_time) >= longest
+    return call_age(call, now=now, since=call.end_time) >= longest
 
 
 def _next_refresh(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime:
     if call.status in TERMINAL_STATUSES:
         shortest = max(interval, _MIN_PRICE_INTERVAL)
-        return _round_up(now + _clamp(age(call, now=now, since=call.end_time) / 2, shortest, _MAX_INTERVAL), shortest)
+        return _round_up(now + _clamp(call_age(call, now=now, since=call.end_time) / 2, shortest, _MAX_INTERVAL), shortest)
     if call.callbacks_seen:
-        return now + _wait_for_callback(call, now=now, interval=interval)
-    return _round_up(now + _clamp(age(call, now=now) / 4, interval, _MAX_WAIT_WITHOUT_CALLBACKS), interval)
+        return now + _wait_time_for_callback(call, now=now, interval=interval)
+    return _round_up(now + _clamp(call_age(call, now=now) / 4, interval, _MAX_WAIT_WITHOUT_CALLBACKS), interval)
 
 
-def age(call: AnyCall, *, now: datetime, since: datetime | None = None) -> timedelta:
+def call_age(call: AnyCall, *, now: datetime, since: datetime | None = None) -> timedelta:
     """Returns the time since `since`. The default is the time when the outcome was recorded or, before that, the creation."""
     return now - (since or call.settled_at or call.created_at)
 
 
-def _wait_for_callback(call: AnyCall, *, now: datetime, interval: timedelta) -> timedelta:
+def _wait_time_for_callback(call: AnyCall, *, now: datetime, interval: timedelta) -> timedelta:
     """Returns how long to wait for Twilio's next callback before a refresh. The wait is longer for older calls."""
-    return _clamp(age(call, now=now) / 2, CALLBACK_OVERDUE_INTERVALS * interval, _MAX_WAIT_WITH_CALLBACKS)
+    return _clamp(call_age(call, now=now) / 2, CALLBACK_OVERDUE_INTERVALS * interval, _MAX_WAIT_WITH_CALLBACKS)
 
 
 def _clamp(wait: timedelta, shortest: timedelta, longest: timedelta) -> timedelta:

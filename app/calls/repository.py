@@ -27,16 +27,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from app.calls import progress
-from app.calls.callback_fields import all_fields
-from app.calls.last_answer import CallRow, stored_attributes
+from app.calls.callback_fields import restore_callback_fields
+from app.calls.last_answer import CallRow, attributes_to_read
 from app.calls.models import MAY_HAVE_STARTED, Call, CallEvent, PendingUpdate
 from app.calls.outbox import NewDelivery, needs_final_delivery
-from app.calls.store import insert_deliveries_from
-from app.scheduling.models import DialTurn, ScheduledDial
+from app.calls.store import insert_deliveries_sql
+from app.scheduling.models import CallerLastGrant, ScheduledDial
 from app.twilio.addresses import address_key
 from app.twilio.schemas import CallResource
 
-_ADD_DELIVERY = text(insert_deliveries_from("jsonb_populate_record(NULL::delivery, CAST(:delivery AS jsonb)) AS new"))
+_ADD_DELIVERY = text(insert_deliveries_sql("jsonb_populate_record(NULL::delivery, CAST(:delivery AS jsonb)) AS new"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,12 @@ class StoredEvent(NamedTuple):
     data: Mapping[str, Any]
     data_left_out: int | None
 
-    def whole(self, call: Call) -> Self:
+    def with_all_data(self, call: Call) -> Self:
         """Returns the event with all of its data, including the fields that are stored only in the call's record."""
-        return self._replace(data=all_fields(call, self.data, self.data_left_out)) if self.data_left_out else self
+        return self._replace(data=restore_callback_fields(call, self.data, self.data_left_out)) if self.data_left_out else self
 
 
-async def transaction_time(session: AsyncSession) -> datetime:
+async def transaction_start_time(session: AsyncSession) -> datetime:
     """Returns the time at which the transaction started, by Postgres's clock.
 
     Changes are dated with this clock, because the clocks of the processes may differ.
@@ -79,8 +79,8 @@ async def transaction_time(session: AsyncSession) -> datetime:
     return moment
 
 
-async def current_time(session: AsyncSession) -> datetime:
-    """Returns the time of Postgres's clock at this moment, which may be much later than the `transaction_time`."""
+async def postgres_time_now(session: AsyncSession) -> datetime:
+    """Returns the time of Postgres's clock at this moment, which may be much later than the `transaction_start_time`."""
     moment: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
     return moment
 
@@ -144,11 +144,11 @@ async def list_call_ids(session: AsyncSession, *, tenant_id: str, filters: CallF
     return (await session.scalars(statement)).all()
 
 
-async def list_attributes(
+async def list_call_attributes(
     session: AsyncSession, call_ids: Collection[UUID], attributes: Sequence[str], *, tenant_id: str
 ) -> Iterable[CallRow]:
     """Returns the calls as rows with only these attributes, newest first. ORM objects would cost several times as much."""
-    columns = [getattr(Call, name) for name in stored_attributes(tuple(attributes))]
+    columns = [getattr(Call, name) for name in attributes_to_read(tuple(attributes))]
     any_id = any_(bindparam("call_ids", list(call_ids), ARRAY(Uuid)))
     statement = select(*columns).where(Call.id == any_id, Call.tenant_id == tenant_id).order_by(Call.id.desc())
     # Not `.all()`: rows are converted as they are iterated over, which takes milliseconds.
@@ -179,7 +179,7 @@ async def requeue_call(session: AsyncSession, dial: Mapping[str, Any], *, now: d
     row = {name: value for name, value in dial.items() if name != "due_in"}
     await session.execute(insert(ScheduledDial).values(**row, due_at=now + timedelta(seconds=dial["due_in"])))
     turn = {"account_id": dial["account_id"], "caller_id": dial["caller_id"]}
-    await session.execute(insert_unless_present(DialTurn).values(**turn).on_conflict_do_nothing())
+    await session.execute(insert_unless_present(CallerLastGrant).values(**turn).on_conflict_do_nothing())
 
 
 async def has_event(session: AsyncSession, call_id: UUID, event_id: UUID) -> bool:
@@ -236,7 +236,7 @@ async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
     If the tenant still has to be told that the call has ended, one more refresh follows, which writes that delivery. The caller
     must have locked the call's row.
     """
-    now = await transaction_time(session)
+    now = await transaction_start_time(session)
     events = progress.apply_deletion(call, by=by, now=now)
     if events and needs_final_delivery(call):
         call.refresh_at = now
@@ -255,7 +255,7 @@ async def sids_with_record(session: AsyncSession, sids: Collection[str]) -> set[
     return set(await session.scalars(select(Call.sid).where(Call.sid.in_(sids))))
 
 
-async def count_rivals(session: AsyncSession, call: Call, *, span: timedelta | None) -> int:
+async def count_rival_creations(session: AsyncSession, call: Call, *, span: timedelta | None) -> int:
     """Counts the other creations by the same account to the same address that may have started the same call at Twilio.
 
     Counts creations that are pending or unknown, and those recorded as not started because no call was found at Twilio.

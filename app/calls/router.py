@@ -23,7 +23,7 @@ from app.errors import (
 from app.http.authentication import CallerDep
 from app.http.limits import NO_NUL_PATTERN
 from app.http.list_responses import list_response
-from app.http.problems import READ_ERRORS, responses
+from app.http.problems import READ_ERRORS, error_responses
 from app.http.query import refuse_unknown_parameters
 from app.http.routes import ScopedRoute, needs
 from app.http.times import Timestamp
@@ -61,7 +61,7 @@ _LIST_ERRORS = (*READ_ERRORS, Overloaded)
     operation_id="list_calls",
     summary="List calls, newest first",
     response_model=CallPage,
-    responses=responses(*_LIST_ERRORS, instance="/v1/calls"),
+    responses=error_responses(*_LIST_ERRORS, instance="/v1/calls"),
 )
 @needs(Scope.READ)
 async def list_calls(
@@ -86,8 +86,8 @@ async def list_calls(
         until=_lowest_id_at(created_before),
         before=_id_of_cursor(cursor),
     )
-    call_ids, next_cursor = await service.list(caller, call_filter, limit=limit)
-    calls = service.render_calls(caller, call_ids, tuple(CallSummary.model_fields), _renderer(CallSummary))
+    call_ids, next_cursor = await service.list_call_ids(caller, call_filter, limit=limit)
+    calls = service.render_calls(caller, call_ids, tuple(CallSummary.model_fields), _make_json_renderer(CallSummary))
     return await list_response("calls", calls, {"next_cursor": next_cursor})
 
 
@@ -98,7 +98,7 @@ async def list_calls(
     response_model=CallRecord,
     responses={
         200: {"content": examples.STARTED_EXAMPLE},
-        **responses(CallNotFound, *READ_ERRORS, instance=_CALL_PATH),
+        **error_responses(CallNotFound, *READ_ERRORS, instance=_CALL_PATH),
     },
 )
 @needs(Scope.READ)
@@ -114,16 +114,16 @@ async def get_call(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSi
     operation_id="list_call_events",
     summary="List the events of a call, in order",
     response_model=EventList,
-    responses=responses(CallNotFound, *_LIST_ERRORS, instance=f"{_CALL_PATH}/events"),
+    responses=error_responses(CallNotFound, *_LIST_ERRORS, instance=f"{_CALL_PATH}/events"),
 )
 @needs(Scope.READ)
 async def list_call_events(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSid) -> Response:
     """Lists the request, each attempt to place the call, the outcome, and every later change of status or price."""
     call = await service.get(caller, id_or_sid)
-    return await list_response("events", service.render_events(caller, call, _renderer(EventRecord)))
+    return await list_response("events", service.render_events(caller, call, _make_json_renderer(EventRecord)))
 
 
-def _renderer(model: type[BaseModel]) -> Callable[[Any], bytes]:
+def _make_json_renderer(model: type[BaseModel]) -> Callable[[Any], bytes]:
     """Returns a function that converts a row to JSON. The row must have the attributes that `model` reads."""
     return lambda row: model.model_validate(row).model_dump_json(by_alias=True).encode()
 
@@ -136,7 +136,7 @@ def _lowest_id_at(moment: datetime | None) -> UUID | None:
 def _id_of_cursor(cursor: str | None) -> UUID | None:
     if cursor is None:
         return None
-    before = ids.read_cursor(cursor)
+    before = ids.decode_call_cursor(cursor)
     if before is None:
         raise InvalidRequest(
             field_errors=(FieldError("?cursor", "cursor_unknown", "must be the next_cursor of an earlier page"),)

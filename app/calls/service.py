@@ -30,11 +30,11 @@ class CallService:
             raise CallNotFound
         return call
 
-    async def list(self, caller: Caller, filters: CallFilter, *, limit: int) -> tuple[Sequence[UUID], str | None]:
+    async def list_call_ids(self, caller: Caller, filters: CallFilter, *, limit: int) -> tuple[Sequence[UUID], str | None]:
         """Returns the ids of a page, newest first, and the cursor of the next page. The cursor is None on the last page."""
         async with self.read_limit.slot(caller.tenant_id), self.database.begin() as session:
             call_ids = await repository.list_call_ids(session, tenant_id=caller.tenant_id, filters=filters, limit=limit + 1)
-        return call_ids[:limit], ids.cursor_of(call_ids[limit - 1]) if len(call_ids) > limit else None
+        return call_ids[:limit], ids.encode_call_cursor(call_ids[limit - 1]) if len(call_ids) > limit else None
 
     async def render_calls(
         self, caller: Caller, call_ids: Sequence[UUID], attributes: Sequence[str], render: Callable[[Any], bytes]
@@ -46,7 +46,7 @@ class CallService:
         for start in range(0, len(call_ids), CHUNK_ROWS):
             chunk_ids = call_ids[start : start + CHUNK_ROWS]
             async with self.read_limit.slot(caller.tenant_id, response_started=start > 0), self.database.begin() as session:
-                rows = await repository.list_attributes(session, chunk_ids, attributes, tenant_id=caller.tenant_id)
+                rows = await repository.list_call_attributes(session, chunk_ids, attributes, tenant_id=caller.tenant_id)
                 chunk = await render_rows(rows, render)
             if chunk:
                 yield chunk
@@ -61,7 +61,7 @@ class CallService:
             async with self.read_limit.slot(caller.tenant_id, response_started=after is not None):
                 async with self.database.begin() as session:
                     events = await repository.list_events(session, call.id, after=after, limit=CHUNK_ROWS)
-                chunk = await render_rows((event.whole(call) for event in events), render)
+                chunk = await render_rows((event.with_all_data(call) for event in events), render)
             if chunk:
                 yield chunk
             if len(events) < CHUNK_ROWS:

@@ -14,9 +14,9 @@ import structlog
 
 from app.calls import repository
 from app.calls.models import Call
-from app.calls.outbox import NewDelivery, settled_delivery
+from app.calls.outbox import NewDelivery, delivery_of_event_settled
 from app.calls.progress import apply_resource, resource_columns
-from app.calls.refresh_plan import first_wait
+from app.calls.refresh_plan import wait_until_first_refresh
 from app.calls.search_plan import SearchPlan
 from app.calls.store import AnyCall, Event
 from app.calls.stored_problem import error_as_json
@@ -74,7 +74,7 @@ class RecordChange:
             setattr(call, name, None if offset is None else now + offset)
 
 
-def record_change(
+def make_record_change(
     event: str,
     data: Mapping[str, Any],
     columns: Mapping[str, Any],
@@ -104,7 +104,7 @@ def _change_to_undialled(settled_by: str, error: CallgateError) -> RecordChange:
     """Returns the change for a scheduled call that ended before it was dialled. `settled_by` is `expired` or `canceled`."""
     problem = error_as_json(error)
     columns = {"execution": "not_started", "settled_by": settled_by, "problem": problem}
-    return record_change("call.not_started", {"problem": problem["slug"], "settled_by": settled_by}, columns)
+    return make_record_change("call.not_started", {"problem": problem["slug"], "settled_by": settled_by}, columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Settlement:
         `problem` is stored in the record. `data` is added to the event.
         """
         columns = {"execution": "not_started", "settled_by": "response", "problem": problem}
-        return record_change("call.not_started", {"problem": problem["slug"], **data}, columns)
+        return make_record_change("call.not_started", {"problem": problem["slug"], **data}, columns)
 
     def change_to_scheduled(
         self, problem: Mapping[str, Any], dial: Mapping[str, Any], *, due_in: timedelta, data: Mapping[str, Any]
@@ -145,7 +145,7 @@ class Settlement:
         the event.
         """
         event_data = {"problem": problem["slug"], **data}
-        change = record_change("call.scheduled", event_data, {"execution": "scheduled"})
+        change = make_record_change("call.scheduled", event_data, {"execution": "scheduled"})
         return replace(change, dial={**dial, "due_in": due_in.total_seconds()})
 
     @staticmethod
@@ -159,13 +159,13 @@ class Settlement:
 
     def change_to_unknown(self, *, data: Mapping[str, Any]) -> RecordChange:
         """Returns the change for a call that Twilio may have started. A callback or a search of Twilio's list will decide."""
-        return record_change("call.unknown", data, {"execution": "unknown"}, search_in=self.plan.wait_after(0))
+        return make_record_change("call.unknown", data, {"execution": "unknown"}, search_in=self.plan.wait_until_next_search(0))
 
     def change_to_none_found(self, *, data: Mapping[str, Any]) -> RecordChange:
         """Returns the change for a call of unknown outcome that no planned search has found. The call counts as not started."""
         problem = {"slug": CallNotFoundAtTwilio.slug, "detail": CallNotFoundAtTwilio.default_detail}
         columns = {"execution": "not_started", "settled_by": "none_found", "problem": problem}
-        return record_change("call.not_started", {"settled_by": "none_found", **data}, columns)
+        return make_record_change("call.not_started", {"settled_by": "none_found", **data}, columns)
 
     def _change_to_started_by(
         self, resource: CallResource, *, by: Evidence, data: Mapping[str, Any], expects_callbacks: bool
@@ -173,10 +173,10 @@ class Settlement:
         """Returns the change for a call that was started. `by` names the evidence. Takes only the sid from `resource`."""
         columns = {"execution": "started", "settled_by": by, "problem": None, "sid": resource.sid}
         event_data = {"sid": resource.sid, "settled_by": by, **data}
-        refresh_in = first_wait(self.refresh_interval, expects_callbacks=expects_callbacks)
-        return record_change("call.started", event_data, columns, refresh_in=refresh_in)
+        refresh_in = wait_until_first_refresh(self.refresh_interval, expects_callbacks=expects_callbacks)
+        return make_record_change("call.started", event_data, columns, refresh_in=refresh_in)
 
-    async def bind_call(
+    async def bind_twilio_call(
         self, session: Session, call: Call, resource: CallResource, *, by: Evidence, data: Mapping[str, Any]
     ) -> None:
         """Records that Twilio's call `resource` is the call of this record. Writes events and, if requested, a delivery.
@@ -186,8 +186,8 @@ class Settlement:
         """
         is_taken = call.execution != "started" and bool(await repository.sids_with_record(session, [resource.sid]))
         was_started = call.execution == "started"
-        now = await repository.transaction_time(session)
-        bound = self.bind_call_in_memory(call, resource, by=by, data=data, now=now, is_taken=is_taken)
+        now = await repository.transaction_start_time(session)
+        bound = self.bind_twilio_call_in_memory(call, resource, by=by, data=data, now=now, is_taken=is_taken)
         for type_, event_data in bound.events:
             await repository.add_event(session, call.id, type_, event_data)
         if bound.delivery is not None:
@@ -195,7 +195,7 @@ class Settlement:
         if not was_started and call.execution == "started":
             self.count_settled(call)
 
-    def bind_call_in_memory(
+    def bind_twilio_call_in_memory(
         self,
         call: AnyCall,
         resource: CallResource,
@@ -220,17 +220,17 @@ class Settlement:
             change = replace(change, event="call.corrected", data={**change.data, "was": was})
             self.metrics.calls.corrected.inc()
             logger.error("execution_corrected", call_id=str(call.id), call_sid=resource.sid, was=was, by=by)
-        delivery = _settle(call, change, now=now)
+        delivery = _settle_in_memory(call, change, now=now)
         apply_resource(call, resource)
         return BindingEffects([(change.event, dict(change.data))], delivery)
 
-    async def apply(self, session: Session, call: Call, change: RecordChange) -> None:
+    async def apply_change(self, session: Session, call: Call, change: RecordChange) -> None:
         """Applies the change to the record. Writes its event and, if the tenant requested it, a delivery.
 
         If the change makes the call wait again, also inserts the call's row of `scheduled_dial`.
         """
-        now = await repository.transaction_time(session)
-        delivery = _settle(call, change, now=now)
+        now = await repository.transaction_start_time(session)
+        delivery = _settle_in_memory(call, change, now=now)
         if change.dial:
             await repository.requeue_call(session, change.dial, now=now)
         await repository.add_event(session, call.id, change.event, dict(change.data))
@@ -238,20 +238,20 @@ class Settlement:
             await repository.add_delivery(session, delivery)
         self.count_settled(call)
 
-    async def search_again(self, session: Session, call: Call, *, clean_searches: int) -> None:
+    async def plan_next_search(self, session: Session, call: Call, *, clean_searches: int) -> None:
         """Schedules the next search of Twilio's list. `clean_searches` is the number of searches so far that found no call."""
-        wait = self.plan.wait_after(clean_searches)
+        wait = self.plan.wait_until_next_search(clean_searches)
         call.clean_searches = clean_searches
-        call.search_at = None if wait is None else await repository.transaction_time(session) + wait
+        call.search_at = None if wait is None else await repository.transaction_start_time(session) + wait
 
-    async def search_again_after_inconclusive(self, session: Session, call: Call) -> None:
+    async def plan_search_after_inconclusive(self, session: Session, call: Call) -> None:
         """Schedules the next search after an inconclusive one, which failed or could not decide whether the call exists.
 
         The intervals grow. After `_STOP_SEARCHING_AFTER` no further search is scheduled.
         """
-        now = await repository.transaction_time(session)
+        now = await repository.transaction_start_time(session)
         age = now - call.pending_since
-        wait = min(max(self.plan.first_wait, age / 4), _MAX_SEARCH_INTERVAL)
+        wait = min(max(self.plan.wait_until_first_search, age / 4), _MAX_SEARCH_INTERVAL)
         call.search_at = now + wait if age < _STOP_SEARCHING_AFTER else None
 
     def count_settled(self, call: SettledRecord) -> None:
@@ -278,9 +278,9 @@ class Settlement:
         return "call.second_sid", {"sid": resource.sid, "by": by}
 
 
-def _settle(call: AnyCall, change: RecordChange, *, now: datetime) -> NewDelivery | None:
+def _settle_in_memory(call: AnyCall, change: RecordChange, *, now: datetime) -> NewDelivery | None:
     """Applies the change to a record in memory. Returns the delivery to write with the record, or None."""
-    delivery = settled_delivery(call, change.columns, written=call.deliveries_written)
+    delivery = delivery_of_event_settled(call, change.columns, written=call.deliveries_written)
     if delivery is not None:
         call.deliveries_written = [*call.deliveries_written, delivery["event"]]
     change.apply_to(call, now=now)

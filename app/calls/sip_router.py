@@ -13,8 +13,8 @@ from app.errors import (
 from app.http.authentication import CallerDep
 from app.http.bodies import JSON_BODY_ERRORS, JsonBody
 from app.http.field_errors import field_errors_from
-from app.http.openapi import json_body
-from app.http.problems import responses
+from app.http.openapi import json_request_body
+from app.http.problems import error_responses
 from app.http.query import refuse_unknown_parameters
 from app.http.routes import ScopedRoute, needs
 from app.sip import Severity, SipUri
@@ -84,8 +84,8 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     operation_id="explain_sip_uri",
     summary="Explain a SIP URI",
     response_model=SipUriExplanation,
-    openapi_extra=json_body("SipUriQuestion", _EXAMPLES),
-    responses=responses(
+    openapi_extra=json_request_body("SipUriQuestion", _EXAMPLES),
+    responses=error_responses(
         *JSON_BODY_ERRORS,
         InvalidRequest,
         InternalError,

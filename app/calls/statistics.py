@@ -15,7 +15,7 @@ MAX_FOLLOWED_CALLS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class FollowedCalls:
+class FollowedCallCounts:
     """Counts of the calls whose records the worker still refreshes from Twilio.
 
     `active` calls have not ended. `unpriced` calls have ended but have no price yet. At most MAX_FOLLOWED_CALLS calls are
@@ -27,7 +27,7 @@ class FollowedCalls:
     unpriced: int
 
 
-async def oldest_unsettled(session: AsyncSession) -> dict[str, datetime | None]:
+async def oldest_unsettled_times(session: AsyncSession) -> dict[str, datetime | None]:
     """Returns since when the oldest `pending` and the oldest `unknown` call have waited; None if there is no such call.
 
     The keys of the result are `pending` and `unknown`. Leaves out unknown calls that are no longer searched for, because they
@@ -41,7 +41,7 @@ async def oldest_unsettled(session: AsyncSession) -> dict[str, datetime | None]:
     return dict((await session.execute(statement)).one()._mapping)
 
 
-async def count_followed_calls(session: AsyncSession) -> FollowedCalls:
+async def count_followed_calls(session: AsyncSession) -> FollowedCallCounts:
     """Counts the calls whose records the worker still refreshes from Twilio, up to MAX_FOLLOWED_CALLS."""
     due = (
         select(Call.refresh_at, Call.status)
@@ -53,7 +53,7 @@ async def count_followed_calls(session: AsyncSession) -> FollowedCalls:
     ended = due.c.status.in_(TERMINAL_STATUSES)
     statement = select(func.min(due.c.refresh_at), func.count().filter(ended), func.count()).select_from(due)
     most_overdue, unpriced, all_ = (await session.execute(statement)).one()
-    return FollowedCalls(most_overdue, all_ - unpriced, unpriced)
+    return FollowedCallCounts(most_overdue, all_ - unpriced, unpriced)
 
 
 async def count_fingerprints(session: AsyncSession, *, after: UUID | None, limit: int) -> tuple[dict[bytes, int], UUID | None]:

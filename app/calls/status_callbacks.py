@@ -33,7 +33,7 @@ class StatusCallbacks:
     A parameter that is None in `for_twilio` is not sent to Twilio.
     """
 
-    for_twilio: dict[str, Any]
+    parameters_for_twilio: dict[str, Any]
     columns: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(_CALLBACK_COLUMNS))
     warnings: tuple[FieldError, ...] = ()
     sent_to_callgate: bool = False
@@ -64,7 +64,7 @@ def status_callbacks(
         columns = _columns_for_settled_only(request, account, validate_url)
         return StatusCallbacks(_parameters_for_twilio(request), columns, warnings)
     for_twilio = {
-        "status_callback": urls.url_of(call_id, account.account_id) + CALLBACK_RETRY_FRAGMENT,
+        "status_callback": urls.callback_url_of_call(call_id, account.account_id) + CALLBACK_RETRY_FRAGMENT,
         "status_callback_event": list(TWILIO_EVENTS),
         "status_callback_method": "POST",
     }
@@ -100,7 +100,7 @@ def changed_callbacks(
         return StatusCallbacks({}, {"status_callback_method": update.status_callback_method})
     _require_valid_url(update.status_callback, validate_url)
     for_twilio = {
-        "status_callback": urls.url_of(call.id, call.account_id) + CALLBACK_RETRY_FRAGMENT,
+        "status_callback": urls.callback_url_of_call(call.id, call.account_id) + CALLBACK_RETRY_FRAGMENT,
         "status_callback_method": "POST",
     }
     columns = {

@@ -16,8 +16,8 @@ from asyncpg import UniqueViolationError
 from pydantic_core import to_json
 from uuid_utils import uuid7
 
-from app.calls.callback_fields import stored_fields
-from app.calls.last_answer import LastAnswerMixin
+from app.calls.callback_fields import callback_fields_to_store
+from app.calls.last_answer import LastTwilioAnswerMixin
 from app.calls.models import Call
 from app.database.connection import Connection
 from app.database.engine import Database
@@ -77,8 +77,8 @@ class RecordColumns:
     trunk_sid: str | None = None
 
 
-class CallState(LastAnswerMixin, RecordColumns):
-    """A call's record that was read from the database. It is changed in memory and then written with `write_changes`.
+class CallState(LastTwilioAnswerMixin, RecordColumns):
+    """A call's record that was read from the database. It is changed in memory and then written with `write_changed_calls`.
 
     It has those attributes of `Call` that callbacks and refreshes read or set.
     """
@@ -114,14 +114,14 @@ class CallState(LastAnswerMixin, RecordColumns):
             setattr(self, name, None if row[name] is None else json.loads(row[name]))
         self._read = dict(self.__dict__)
 
-    def changes(self) -> dict[str, Any]:
+    def changed_columns(self) -> dict[str, Any]:
         """Returns the columns that differ from the row as it was read."""
         read, state = self._read, self.__dict__
         return {column: state[name] for name, column in _CHANGEABLE.items() if state[name] != read[name]}
 
 
 AnyCall = Call | CallState
-"""The record of a call: an ORM object in a session, or a row that was read for `write_changes`."""
+"""The record of a call: an ORM object in a session, or a row that was read for `write_changed_calls`."""
 
 _READ_ONLY = tuple(name for name in CallState.__annotations__ if name not in ("version", "now"))
 _JSON_COLUMNS = frozenset({"problem", "own_subresource_uris", "resource_rest"})
@@ -148,7 +148,7 @@ _TAKEN_SIDS = "SELECT sid, id FROM call WHERE sid = ANY($1::text[])"
 _DELIVERY_COLUMNS = "id, call_id, at, tenant_id, event, position, sequence, fields"
 
 
-def insert_deliveries_from(source: str) -> str:
+def insert_deliveries_sql(source: str) -> str:
     """Returns SQL that inserts deliveries and notifies the workers.
 
     `source` is the part after FROM, in which the alias `new` stands for the rows to insert.
@@ -158,7 +158,7 @@ def insert_deliveries_from(source: str) -> str:
     return f"INSERT INTO delivery ({_DELIVERY_COLUMNS}) SELECT {values} FROM {source} {notify}"  # noqa: S608  # own names
 
 
-_INSERT_DELIVERIES = insert_deliveries_from(
+_INSERT_DELIVERIES = insert_deliveries_sql(
     "given JOIN changed USING (id) CROSS JOIN LATERAL jsonb_populate_recordset(NULL::delivery, deliveries) AS new"
 )
 # Rows are locked in the order of ids, which prevents deadlocks. Rows that another session has locked are skipped, because the
@@ -191,7 +191,7 @@ _ADD_DELIVERIES = f"""
         SELECT item, (item ->> 'call_id')::uuid AS call_id, item ->> 'event' AS event
         FROM jsonb_array_elements($1::jsonb) AS item
     ), new_delivery AS (
-        {insert_deliveries_from("given CROSS JOIN LATERAL jsonb_populate_record(NULL::delivery, item) AS new")}
+        {insert_deliveries_sql("given CROSS JOIN LATERAL jsonb_populate_record(NULL::delivery, item) AS new")}
     )
     UPDATE call SET deliveries_written = deliveries_written || given.event FROM given WHERE call.id = given.call_id
 """  # noqa: S608  # column names from this module
@@ -217,24 +217,24 @@ class ChangedCall:
     event_ids: dict[int, UUID] = field(default_factory=dict)
     """The ids of events that have a delivery, by position in `events`. Other events get their ids when they are written."""
 
-    def item(self) -> dict[str, Any]:
-        """Returns the record as an item of the JSON array that `write_changes` sends to Postgres."""
-        events = [self._event(position, type_, data) for position, (type_, data) in enumerate(self.events)]
+    def json_item(self) -> dict[str, Any]:
+        """Returns the record as an item of the JSON array that `write_changed_calls` sends to Postgres."""
+        events = [self._event_json(position, type_, data) for position, (type_, data) in enumerate(self.events)]
         return {
             "id": self.call.id,
             "version": self.call.version,
-            "columns": self.call.changes(),
+            "columns": self.call.changed_columns(),
             "events": events,
             "deliveries": self.deliveries,
         }
 
-    def _event(self, position: int, type_: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    def _event_json(self, position: int, type_: str, data: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the event at this position of `events` as JSON, with its id.
 
         A callback is returned without the fields that the call's record has; the bits of `left_out` say which fields these are.
         """
         event_id = str(self.event_ids.get(position) or uuid7())
-        data, left_out = stored_fields(self.call, data) if type_ == CALLBACK_EVENT else (data, None)
+        data, left_out = callback_fields_to_store(self.call, data) if type_ == CALLBACK_EVENT else (data, None)
         return {"id": event_id, "type": type_, "data": data, "left_out": left_out}
 
 
@@ -244,7 +244,7 @@ async def read_calls(database: Database, call_ids: Collection[UUID]) -> dict[UUI
     return {row["id"]: CallState(row) for row in rows}
 
 
-async def taken_sids(database: Database, sids: Collection[str]) -> dict[str, UUID]:
+async def record_ids_by_sid(database: Database, sids: Collection[str]) -> dict[str, UUID]:
     """Returns the ids of the records that have these sids, by sid. Records of all tenants count.
 
     A sid that no record has is not in the result.
@@ -252,7 +252,7 @@ async def taken_sids(database: Database, sids: Collection[str]) -> dict[str, UUI
     return {row["sid"]: row["id"] for row in await database.fetch(_TAKEN_SIDS, list(sids))} if sids else {}
 
 
-async def write_changes(database: Database, changed: Sequence[ChangedCall]) -> set[UUID]:
+async def write_changed_calls(database: Database, changed: Sequence[ChangedCall]) -> set[UUID]:
     """Writes changed records in one transaction. Returns the ids of those that were written.
 
     A record is not written if its row has changed since it was read, or if another session has locked it. Pass each record only
@@ -261,7 +261,7 @@ async def write_changes(database: Database, changed: Sequence[ChangedCall]) -> s
     if not changed:
         return set()
     try:
-        rows = await database.fetch(_WRITE_CHANGES, to_json([each.item() for each in changed]).decode())
+        rows = await database.fetch(_WRITE_CHANGES, to_json([each.json_item() for each in changed]).decode())
     except UniqueViolationError as error:
         if error.constraint_name == UNIQUE_SID:
             raise SidTaken from error

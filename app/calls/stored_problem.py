@@ -10,11 +10,11 @@ from app.errors import (
     FieldError,
     InternalError,
     NoUsableCredentials,
-    Upstream,
+    TwilioErrorResponse,
     UpstreamCredentialsRejected,
     UpstreamThrottled,
     UpstreamUnreachable,
-    all_errors,
+    error_classes_by_slug,
 )
 from app.twilio.refusals import ACCOUNT_AT_CAPACITY_CODES
 
@@ -57,11 +57,11 @@ def restore_error(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
     After a lasting error, the key is used up: a request with the same key gets this error again.
     """
     upstream = stored.get("upstream")
-    error = all_errors()[stored["slug"]](
+    error = error_classes_by_slug()[stored["slug"]](
         stored["detail"],
         call_id=call_id,
         field_errors=tuple(FieldError(**each) for each in stored.get("errors", ())),
-        upstream=Upstream(**upstream) if upstream else None,
+        upstream=TwilioErrorResponse(**upstream) if upstream else None,
         after_s=stored.get("after_s"),
     )
     error.repeat_with_same_key = is_temporary(error.slug)

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from app.errors import (
     CallgateError,
-    Upstream,
+    TwilioErrorResponse,
     UpstreamCredentialsRejected,
     UpstreamRejected,
     UpstreamThrottled,
@@ -54,6 +54,6 @@ def _upstream_problem(
     return class_(
         rejected_detail if class_ is UpstreamRejected else None,
         call_id=call_id,
-        upstream=Upstream(answer.status, answer.code, answer.message, answer.more_info, answer.request_id),
+        upstream=TwilioErrorResponse(answer.status, answer.code, answer.message, answer.more_info, answer.request_id),
         after_s=max(1, round(answer.retry_after_s or 1)) if class_ is UpstreamThrottled else None,
     )

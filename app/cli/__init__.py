@@ -34,7 +34,7 @@ from app.cli import (
     workloads,
 )
 from app.errors import CommandFailed, DatabaseUnavailable
-from app.revisions import head
+from app.revisions import newest_revision
 
 app = typer.Typer(
     name="callgate",
@@ -46,18 +46,18 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-local.register(app)
-processes.register(app)
-callbacks.register(tenants.tenants)
-hours.register(tenants.tenants)
-rotate.register(tenants.accounts)
-queue_release.register(queues.queues)
-pace.register(tenants.accounts)
+local.register_commands(app)
+processes.register_commands(app)
+callbacks.register_commands(tenants.tenants)
+hours.register_commands(tenants.tenants)
+rotate.register_commands(tenants.accounts)
+queue_release.register_commands(queues.queues)
+pace.register_commands(tenants.accounts)
 app.add_typer(tenants.tenants, name="tenants")
 app.add_typer(tenants.accounts, name="accounts")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(sip_credentials.sip_credentials, name="sip-credentials")
-queue_calls.register(queues.queues)
+queue_calls.register_commands(queues.queues)
 app.add_typer(queues.queues, name="queues")
 app.add_typer(workloads.workloads, name="workloads")
 app.add_typer(console.console, name="console")
@@ -71,7 +71,7 @@ app.add_typer(sip.sip, name="sip")
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"callgate {__version__}, schema {head()}")
+        typer.echo(f"callgate {__version__}, schema {newest_revision()}")
         raise typer.Exit
 
 
@@ -97,9 +97,13 @@ def main() -> None:
     except CommandFailed as error:
         _fail(str(error), error.exit_code)
     except DatabaseUnavailable as error:
-        from app.database.errors import describe
+        from app.database.errors import describe_failure
 
-        _fail(f"the database cannot be used ({describe(error)}): check CALLGATE_DATABASE_URL, then run `callgate migrate`", 1)
+        _fail(
+            f"the database cannot be used ({describe_failure(error)}): check CALLGATE_DATABASE_URL, then run "
+            "`callgate migrate`",
+            1,
+        )
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -44,19 +44,19 @@ def apply(
     Exit code 1 if the file is invalid or the changes cannot be made, and 3 if the command must be run again.
     """
     if schema:
-        from app.apply.schemas import json_schema
+        from app.apply.schemas import declaration_json_schema
 
-        typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(declaration_json_schema(), indent=2, ensure_ascii=False))
         return
     if file is None:
         raise CommandFailed("no file was given: use --file FILE, or --file - for standard input")
-    plan = _run(_read(file), file, _settings(), dry_run=dry_run)
+    plan = _run_apply(_read_declaration(file), file, _load_settings(), dry_run=dry_run)
     _print_plan(plan, dry_run=dry_run, as_json=as_json)
     if dry_run and plan.changes:
         raise typer.Exit(EXIT_DIFFERENCE)
 
 
-def _settings() -> Settings:
+def _load_settings() -> Settings:
     """Returns the settings. Raises CommandFailed for wrong settings.
 
     The exit code is then 1 instead of the usual 2, which means a difference after `--dry-run`.
@@ -69,7 +69,7 @@ def _settings() -> Settings:
         raise CommandFailed(str(error)) from None
 
 
-def _read(file: str) -> bytes:
+def _read_declaration(file: str) -> bytes:
     from app.apply.document import MAX_FILE_BYTES
 
     try:
@@ -81,7 +81,7 @@ def _read(file: str) -> bytes:
         raise CommandFailed(f"{file}: cannot be read: {error.strerror}") from None
 
 
-def _run(content: bytes, file: str, settings: Settings, *, dry_run: bool) -> ChangePlan:
+def _run_apply(content: bytes, file: str, settings: Settings, *, dry_run: bool) -> ChangePlan:
     from app.apply.document import Document, DocumentInvalid, read_document
     from app.apply.secrets import read_secrets
     from app.apply.service import DeclarationService
@@ -103,7 +103,7 @@ def _run(content: bytes, file: str, settings: Settings, *, dry_run: bool) -> Cha
             pool, Keyring(settings.require_secret_keys()), command_actor("apply"), settings.workload_issuer
         )
         try:
-            return await (service.compare if dry_run else service.apply)(declaration, secrets)
+            return await (service.preview_changes if dry_run else service.apply_declaration)(declaration, secrets)
         finally:
             await pool.close()
 
@@ -125,11 +125,11 @@ def _run(content: bytes, file: str, settings: Settings, *, dry_run: bool) -> Cha
 
 def _problem_line(problem: FileProblem, document: Document, file: str) -> str:
     """Returns the problem in one line, with file, line and member."""
-    from app.apply.document import path_text
+    from app.apply.document import member_path_text
 
     name = "<stdin>" if file == _STANDARD_INPUT else file
     line = problem.line or document.line_of(problem.path)
-    member = path_text(problem.path)
+    member = member_path_text(problem.path)
     return f"{name}:{line}: {member}: {problem.text}" if member else f"{name}:{line}: {problem.text}"
 
 
@@ -142,12 +142,12 @@ def _print_plan(plan: ChangePlan, *, dry_run: bool, as_json: bool) -> None:
     if not plan.changes:
         typer.echo("no changes")
     elif dry_run:
-        typer.echo(f"{_number_of_changes(plan)} would be made")
+        typer.echo(f"{_change_count_text(plan)} would be made")
     else:
-        typer.echo(f"{_number_of_changes(plan)} made")
+        typer.echo(f"{_change_count_text(plan)} made")
 
 
-def _number_of_changes(plan: ChangePlan) -> str:
+def _change_count_text(plan: ChangePlan) -> str:
     return "1 change" if len(plan.changes) == 1 else f"{len(plan.changes)} changes"
 
 
@@ -162,16 +162,16 @@ def _change_line(change: Change) -> str:
 
 def _change_json(change: Change) -> dict[str, Any]:
     members = {
-        name: {"before": _without_query(before), "after": _without_query(after)}
+        name: {"before": _url_without_query(before), "after": _url_without_query(after)}
         for name, (before, after) in change.members.items()
     }
     return {"tenant": change.tenant_id, "action": change.action, "subject": change.subject, "members": members}
 
 
 def _value_text(value: Any) -> str:
-    return "-" if value is None else json.dumps(_without_query(value), ensure_ascii=False)
+    return "-" if value is None else json.dumps(_url_without_query(value), ensure_ascii=False)
 
 
-def _without_query(value: Any) -> Any:
+def _url_without_query(value: Any) -> Any:
     """Returns a URL with `?…` instead of its query, which may contain a secret. Returns any other value unchanged."""
     return _URL_QUERY.sub("?…", value) if isinstance(value, str) and "://" in value else value

@@ -9,7 +9,7 @@ import typer
 
 from app.cli.output import AsJson, show_table
 from app.cli.tenants import run_with_pool
-from app.cli.times import past_time
+from app.cli.times import parse_past_time
 
 if TYPE_CHECKING:
     from app.audit.store import AuditRow
@@ -18,9 +18,9 @@ _MAX_LIMIT = 10_000
 
 
 def _parse_cursor(text: str) -> tuple[datetime, Any]:
-    from app.audit.service import read_audit_cursor
+    from app.audit.service import decode_audit_cursor
 
-    before = read_audit_cursor(text)
+    before = decode_audit_cursor(text)
     if before is None:
         raise typer.BadParameter("it is not a cursor: copy it from the last line of an earlier list")
     return before
@@ -38,7 +38,7 @@ def audit(
     since: Annotated[
         datetime | None,
         typer.Option(
-            "--since", parser=past_time, metavar="WHEN", help="Only changes since then: 90d, 12h, 30m ago, or a time."
+            "--since", parser=parse_past_time, metavar="WHEN", help="Only changes since then: 90d, 12h, 30m ago, or a time."
         ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=_MAX_LIMIT, help="The maximum number of changes.")] = 100,

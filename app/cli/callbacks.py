@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.output import AsJson, show
+from app.cli.output import AsJson, show_values
 from app.cli.processes import service_settings
-from app.cli.tenants import TenantId, administer
+from app.cli.tenants import TenantId, run_with_tenant_administration
 from app.tenants.callback_settings import CallbackFormat, CallbackMethod
 from app.tenants.errors import OperatorError
 
@@ -25,7 +25,7 @@ class CallbackEvent(StrEnum):
     completed = "completed"
 
 
-def register(tenants: typer.Typer) -> None:
+def register_commands(tenants: typer.Typer) -> None:
     tenants.command("callbacks")(configure)
     tenants.command("callback-secret")(renew_secret)
 
@@ -55,7 +55,7 @@ def configure(
         allowed = AllowList.parse(service_settings().delivery_allow)
         if isinstance(fault := parse_delivery_url(url, allowed), UrlError):
             raise OperatorError(f"deliveries to this URL are not possible ({fault.code}): {fault.detail}")
-    row = administer(
+    row = run_with_tenant_administration(
         lambda service: service.configure_callbacks(
             tenant,
             url=url,
@@ -65,7 +65,7 @@ def configure(
             clear=clear,
         ),
     )
-    show(_callbacks(row, as_json=as_json), as_json=as_json)
+    show_values(_callback_settings_row(row, as_json=as_json), as_json=as_json)
 
 
 def renew_secret(tenant: TenantId, as_json: AsJson = False) -> None:
@@ -74,11 +74,11 @@ def renew_secret(tenant: TenantId, as_json: AsJson = False) -> None:
     The secret is printed only this time and signs all deliveries from now on. Receivers should accept the old secret for
     another minute, because deliveries that are signed with it may still arrive.
     """
-    secret = administer(lambda service: service.renew_callback_secret(tenant))
-    show({"tenant": tenant, "secret": secret}, as_json=as_json)
+    secret = run_with_tenant_administration(lambda service: service.renew_callback_secret(tenant))
+    show_values({"tenant": tenant, "secret": secret}, as_json=as_json)
 
 
-def _callbacks(row: TenantRow, *, as_json: bool) -> dict[str, Any]:
+def _callback_settings_row(row: TenantRow, *, as_json: bool) -> dict[str, Any]:
     events = row.status_callback_events
     return {
         "tenant": row.id,

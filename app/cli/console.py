@@ -7,14 +7,14 @@ from uuid import UUID
 
 import typer
 
-from app.cli.output import AsJson, show, show_table
+from app.cli.output import AsJson, show_table, show_values
 from app.cli.processes import service_settings
 from app.cli.tenants import run_with_pool
 from app.errors import CommandFailed
 
 if TYPE_CHECKING:
     from app.console.sessions.service import ConsoleSessions
-    from app.database.pool import StatementPool, Transactions
+    from app.database.pool import StatementPool, TransactionRunner
 
 console = typer.Typer(help="The console: pages for people.", no_args_is_help=True)
 
@@ -35,9 +35,9 @@ def print_link(
 
     It works once, within 15 minutes, for anyone who opens it: keep it secret. The audit log names the user who made it.
     """
-    base = url or _local_address()
-    shown = run_with_pool(lambda pool: login_address(pool, base))
-    show({"link": shown}, as_json=True) if as_json else typer.echo(shown)
+    base = url or _local_console_url()
+    shown = run_with_pool(lambda pool: create_login_link(pool, base))
+    show_values({"link": shown}, as_json=True) if as_json else typer.echo(shown)
 
 
 @console.command("sessions")
@@ -55,7 +55,7 @@ def list_console_sessions(as_json: AsJson = False) -> None:
             "seen": session.seen_at,
             "expires": session.expires_at,
         }
-        for session in run_with_pool(lambda pool: _sessions(pool).list())
+        for session in run_with_pool(lambda pool: _console_sessions(pool).list())
     ]
     show_table(rows, columns=("id", "who", "tenant", "created", "seen", "expires"), as_json=as_json)
 
@@ -70,18 +70,18 @@ def end_session(
     """
     from app.audit.events import command_actor
 
-    if not run_with_pool(lambda pool: _sessions(pool).end(session, command_actor())):
+    if not run_with_pool(lambda pool: _console_sessions(pool).end(session, command_actor())):
         raise CommandFailed(f"there is no session {session}, or it was ended before: `callgate console sessions` lists them")
     typer.echo(f"Ended the session {session}.")
 
 
-def _sessions(pool: StatementPool) -> ConsoleSessions:
+def _console_sessions(pool: StatementPool) -> ConsoleSessions:
     from app.console.sessions.service import ConsoleSessions
 
     return ConsoleSessions.of(pool, service_settings())
 
 
-async def login_address(database: Transactions, base_url: str) -> str:
+async def create_login_link(database: TransactionRunner, base_url: str) -> str:
     """Creates a link that logs an operator in once, and returns the link's URL."""
     from app.audit.events import command_actor
     from app.console.sessions.service import add_login_link
@@ -89,7 +89,7 @@ async def login_address(database: Transactions, base_url: str) -> str:
     return f"{base_url.rstrip('/')}/console/link/{await add_login_link(database, command_actor())}"
 
 
-def _local_address() -> str:
+def _local_console_url() -> str:
     """Returns the console's base URL: that of a `callgate dev` which runs in this folder, if no database is configured.
 
     Otherwise returns CALLGATE_CONSOLE_URL or, if that is not set, the address of the console on this machine.
@@ -98,7 +98,7 @@ def _local_address() -> str:
     from app.settings import load_settings
 
     settings = load_settings()
-    running = None if settings.database_url else StateFolder(settings.state_dir).running()
+    running = None if settings.database_url else StateFolder(settings.state_dir).find_running_stack()
     if running:
         return running.api_url
     return settings.console_url or f"http://127.0.0.1:{settings.ops_port or _DEFAULT_PORT}"

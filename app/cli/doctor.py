@@ -38,13 +38,13 @@ def doctor(
     except SettingsError as error:
         results = [CheckResult("settings", "wrong", str(error), "docs/settings.md lists every setting")]
     else:
-        results = asyncio.run(run_checks(settings, _read_token(token_file)))
+        results = asyncio.run(run_checks(settings, _read_service_account_token(token_file)))
     show_table([asdict(result) for result in results], columns=["state", "check", "found", "do"], as_json=as_json)
     if any(result.state == "wrong" for result in results):
         raise typer.Exit(1)
 
 
-def _read_token(file: Path | None) -> str | None:
+def _read_service_account_token(file: Path | None) -> str | None:
     if file is None:
         return None
     try:

@@ -27,7 +27,7 @@ class GracefulShutdown:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            self._install_handler()
+            self._install_sigterm_handler()
 
         async def send_and_close(message: Message) -> None:
             if self._is_stopping and message["type"] == "http.response.start":
@@ -36,7 +36,7 @@ class GracefulShutdown:
 
         await self.app(scope, receive, send_and_close)
 
-    def _install_handler(self) -> None:
+    def _install_sigterm_handler(self) -> None:
         """Delays the server's SIGTERM handler by `seconds`. A second SIGTERM runs the handler at once."""
         loop = asyncio.get_running_loop()
         stop = signal.getsignal(signal.SIGTERM)

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.output import AsJson, show
-from app.cli.tenants import TenantId, administer
+from app.cli.output import AsJson, show_values
+from app.cli.tenants import TenantId, run_with_tenant_administration
 from app.errors import CommandFailed
 
 
@@ -32,7 +32,7 @@ HoursTo = Annotated[
 ]
 
 
-def register(tenants: typer.Typer) -> None:
+def register_commands(tenants: typer.Typer) -> None:
     tenants.command("hours")(set_hours)
 
 
@@ -52,17 +52,19 @@ def set_hours(
     """
     from app.tenants.administration_store import TenantSettings
 
-    hours = hours_from(time_zone, days, start, end)
+    hours = calling_hours_from_options(time_zone, days, start, end)
     if hours is not None and clear:
         raise CommandFailed("--clear removes the hours: give it alone")
     changes = TenantSettings() if hours is None and not clear else TenantSettings(hours=hours)
-    row = administer(lambda service: service.update_tenant(tenant, changes))
+    row = run_with_tenant_administration(lambda service: service.update_tenant(tenant, changes))
     stored = row.hours or {}
     members = {name: stored.get(name) for name in ("time_zone", "days", "from", "to")}
-    show({"tenant": row.id} | members, as_json=as_json)
+    show_values({"tenant": row.id} | members, as_json=as_json)
 
 
-def hours_from(time_zone: str | None, days: list[Weekday] | None, start: str | None, end: str | None) -> dict[str, Any] | None:
+def calling_hours_from_options(
+    time_zone: str | None, days: list[Weekday] | None, start: str | None, end: str | None
+) -> dict[str, Any] | None:
     """Returns the options as calling hours in JSON; None if no option is given. Raises CommandFailed for invalid hours."""
     from app.scheduling.hours import HoursInvalid, read_hours
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.output import AsJson, show, show_table
-from app.cli.tenants import administer
-from app.cli.times import future_time
+from app.cli.output import AsJson, show_table, show_values
+from app.cli.tenants import run_with_tenant_administration
+from app.cli.times import parse_future_time
 from app.tenants.api_keys import KeyFormat
 from app.tenants.scopes import Scope
 
@@ -21,7 +21,7 @@ keys = typer.Typer(help="API keys that a tenant's services or an operator's tool
 TenantOrNone = Annotated[str | None, typer.Argument(metavar="TENANT", help="The tenant's id; none with --operator.")]
 
 
-def owner_of(tenant: str | None, operator: bool) -> str | None:
+def key_owner(tenant: str | None, operator: bool) -> str | None:
     """Returns the owner of keys: the tenant, or None for operators.
 
     Raises BadParameter if both a tenant and `operator` are given, or neither.
@@ -47,7 +47,7 @@ def create_key(
         datetime | None,
         typer.Option(
             "--expires",
-            parser=future_time,
+            parser=parse_future_time,
             metavar="WHEN",
             help="The expiry: 90d, 12h, 30m or a time such as 2027-01-31T12:00:00Z; none by default.",
         ),
@@ -64,8 +64,8 @@ def create_key(
     """
     from app.tenants.caller import COMMAND_LINE
 
-    owner = owner_of(tenant, operator)
-    row, key = administer(
+    owner = key_owner(tenant, operator)
+    row, key = run_with_tenant_administration(
         lambda service: service.create_key(
             owner, name=name, scopes=scopes, expires_at=expires, key_format=key_format, creator=COMMAND_LINE
         )
@@ -80,9 +80,9 @@ def create_key(
     }
     if key_format == "twilio" and not as_json:
         typer.echo(made.pop("key"))
-        show(made, as_json=False, to_stderr=True)
+        show_values(made, as_json=False, to_stderr=True)
     else:
-        show(made, as_json=as_json)
+        show_values(made, as_json=as_json)
 
 
 @keys.command("list")
@@ -95,8 +95,8 @@ def list_keys(
 
     `last_used_at` is accurate to about a minute.
     """
-    owner = owner_of(tenant, operator)
-    rows = [_key_row(row) for row in administer(lambda service: service.list_keys(owner))]
+    owner = key_owner(tenant, operator)
+    rows = [_key_row(row) for row in run_with_tenant_administration(lambda service: service.list_keys(owner))]
     show_table(rows, columns=["id", "name", "scopes", "state", "created_at", "expires_at", "last_used_at"], as_json=as_json)
 
 
@@ -106,7 +106,7 @@ def revoke_key(
     as_json: AsJson = False,
 ) -> None:
     """Revoke an API key, so that it is refused from now on."""
-    show(_key_row(administer(lambda service: service.revoke_key(key))), as_json=as_json)
+    show_values(_key_row(run_with_tenant_administration(lambda service: service.revoke_key(key))), as_json=as_json)
 
 
 def _key_row(row: KeyRow) -> dict[str, Any]:

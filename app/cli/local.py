@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from app.cli.output import log_errors
+from app.cli.output import configure_error_logging
 from app.cli.processes import migrate_database
 from app.cli.signals import stop_on_signal
 
@@ -24,7 +24,7 @@ ApiPort = Annotated[int | None, typer.Option(min=0, max=65535, help="The API's p
 WithParent = Annotated[bool, typer.Option("--with-parent", help="Stop when the parent process ends; for `make`.")]
 
 
-def register(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     for command in (dev, demo, clean):
         app.command()(command)
 
@@ -55,7 +55,7 @@ def dev(
     from app.observability.logs import configure_logging
     from app.settings import load_settings
 
-    log_errors()
+    configure_error_logging()
     settings = load_settings()
     folder = StateFolder(settings.state_dir)
     if simulator is None:
@@ -70,11 +70,11 @@ def dev(
 
 def _protect_configured_database(settings: Settings) -> None:
     """Raises DatabaseHasTenants if the simulator must not run over the database of CALLGATE_DATABASE_URL."""
-    from app.cli.tenants import with_pool
+    from app.cli.tenants import call_with_new_pool
     from app.local.configured_database import require_no_tenants
 
     if settings.database_url is not None:
-        asyncio.run(with_pool(settings, require_no_tenants))
+        asyncio.run(call_with_new_pool(settings, require_no_tenants))
 
 
 async def _run_dev(
@@ -85,7 +85,7 @@ async def _run_dev(
     stop = stop_on_signal(with_parent=with_parent)
     async with running_stack(settings, folder, options, stop) as running:
         _print_addresses(running, database_location, options)
-        await _print_console(settings, running)
+        await _print_console_link(settings, running)
         typer.echo("\nOther `callgate` commands in this folder use this database. Ctrl-C stops everything.")
         await stop.wait()
 
@@ -106,7 +106,7 @@ def demo(
     from app.observability.logs import configure_logging
     from app.settings import load_settings
 
-    log_errors()
+    configure_error_logging()
     settings = load_settings()
     folder = StateFolder(settings.state_dir)
     _protect_configured_database(settings)
@@ -144,7 +144,7 @@ async def _run_demo(
     async with running_stack(settings, folder, options, stop) as running:
         _print_addresses(running, database_location, options)
         typer.echo(f"  Log        {folder.demo_log}")
-        await _print_console(settings, running)
+        await _print_console_link(settings, running)
         typer.echo()
         async with services(settings, Metrics()) as state:
             administration = TenantAdministration(state["database"], Keyring(settings.require_secret_keys()), command_actor())
@@ -195,14 +195,14 @@ def _print_addresses(running: RunningStack, database_location: str, options: Sta
     typer.echo(f"  Postgres   {database_location}")
 
 
-async def _print_console(settings: Settings, running: RunningStack) -> None:
+async def _print_console_link(settings: Settings, running: RunningStack) -> None:
     """Prints a link to the console that logs an operator in once."""
-    from app.cli.console import login_address
-    from app.cli.tenants import with_pool
+    from app.cli.console import create_login_link
+    from app.cli.tenants import call_with_new_pool
 
     if not settings.console:
         return
-    address = await with_pool(settings, lambda pool: login_address(pool, running.api_url))
+    address = await call_with_new_pool(settings, lambda pool: create_login_link(pool, running.api_url))
     typer.echo(f"  Console    {address}\n             (logs you in, once; `callgate console link` prints another)")
 
 

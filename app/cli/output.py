@@ -15,7 +15,7 @@ EXIT_RUN_AGAIN: Final = CommandUnfinished.exit_code
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def log_errors() -> None:
+def configure_error_logging() -> None:
     """Configures logging: messages of level ERROR and above go to stderr.
 
     Importing the logging code takes 0.25 s. Commands that log nothing therefore do not call this function.
@@ -25,10 +25,10 @@ def log_errors() -> None:
     configure_logging(level="ERROR", format_="text", stream=sys.stderr)
 
 
-def show(values: Mapping[str, Any], *, as_json: bool, to_stderr: bool = False) -> None:
+def show_values(values: Mapping[str, Any], *, as_json: bool, to_stderr: bool = False) -> None:
     """Prints one object: a line for each member, or JSON with `as_json`."""
     if as_json:
-        typer.echo(json.dumps(values, default=_to_text), err=to_stderr)
+        typer.echo(json.dumps(values, default=_json_fallback_text), err=to_stderr)
         return
     width = max(map(len, values))
     for name, value in values.items():
@@ -38,7 +38,7 @@ def show(values: Mapping[str, Any], *, as_json: bool, to_stderr: bool = False) -
 def show_table(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str], as_json: bool) -> None:
     """Prints objects as a table with these columns or, with `as_json`, as a JSON array with all members."""
     if as_json:
-        typer.echo(json.dumps(list(rows), default=_to_text))
+        typer.echo(json.dumps(list(rows), default=_json_fallback_text))
         return
     cells = [[column.upper() for column in columns], *([_format_cell(row[column]) for column in columns] for row in rows)]
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
@@ -50,10 +50,10 @@ def _format_cell(value: Any) -> str:
     """Returns the value as text in one line. Escapes control characters, with which a stored name could forge a line."""
     if isinstance(value, list):
         return ",".join(map(_format_cell, value))
-    text = "-" if value is None else _to_text(value)
+    text = "-" if value is None else _json_fallback_text(value)
     return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
-def _to_text(value: Any) -> str:
+def _json_fallback_text(value: Any) -> str:
     """Converts a value for which JSON has no type: a time to ISO 8601, any other value with `str`."""
     return value.isoformat(timespec="seconds") if isinstance(value, datetime) else str(value)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.output import AsJson, show
-from app.cli.tenants import TenantId, administer_paces
+from app.cli.output import AsJson, show_values
+from app.cli.tenants import TenantId, run_with_pace_administration
 
 if TYPE_CHECKING:
     from app.scheduling.pace_limits import PaceChange
@@ -32,7 +32,7 @@ MaxConcurrent = Annotated[int | None, typer.Option("--max-concurrent", help="Cal
 Unlimited = Annotated[bool, typer.Option("--unlimited", help="Remove all limits first.")]
 
 
-def register(accounts: typer.Typer) -> None:
+def register_commands(accounts: typer.Typer) -> None:
     accounts.command("pace")(pace)
 
 
@@ -50,8 +50,10 @@ def pace(
     Limits without an option stay unchanged. An account without a pace is not limited.
     """
     change = pace_change(calls_per_second, burst, max_concurrent, unlimited=unlimited)
-    account, _, limits = administer_paces(lambda service: service.set_pace(tenant, account_sid=account_sid, change=change))
-    show({"tenant": tenant, "account_sid": account.account_sid} | limits.to_json(), as_json=as_json)
+    account, _, limits = run_with_pace_administration(
+        lambda service: service.set_pace(tenant, account_sid=account_sid, change=change)
+    )
+    show_values({"tenant": tenant, "account_sid": account.account_sid} | limits.to_json(), as_json=as_json)
 
 
 def pace_change(

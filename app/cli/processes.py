@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from app.cli.output import log_errors
+from app.cli.output import configure_error_logging
 from app.cli.signals import stop_on_signal
 
 if TYPE_CHECKING:
@@ -39,17 +39,17 @@ OpsPort = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     for command in (serve, worker, migrate, simulator, healthcheck):
         app.command()(command)
 
 
 def service_settings() -> Settings:
     """Returns settings that have a database and encryption keys. Raises SettingsError, which names all missing settings."""
-    from app.local.state import with_local_database
+    from app.local.state import settings_with_local_database
     from app.settings import SettingsError, load_settings
 
-    settings = with_local_database(load_settings())
+    settings = settings_with_local_database(load_settings())
     missing = []
     for require in (settings.require_database_url, settings.require_secret_keys):
         try:
@@ -103,7 +103,7 @@ def serve(
     from app.http.listening import listen
     from app.http.server import server_config
 
-    log_errors()
+    configure_error_logging()
     settings = service_settings()
     ops_port = ops_port or settings.ops_port
     sockets = listen(host, port)
@@ -183,11 +183,11 @@ def migrate() -> None:
 
     Run it before a new version starts; repeating it is safe. Requires CALLGATE_DATABASE_URL with a role that can create tables.
     """
-    from app.local.state import with_local_database
+    from app.local.state import settings_with_local_database
     from app.settings import load_settings
 
-    log_errors()
-    if newer := migrate_database(with_local_database(load_settings())):
+    configure_error_logging()
+    if newer := migrate_database(settings_with_local_database(load_settings())):
         typer.echo(
             f"The schema has revision {newer}, of a newer version of Callgate. This version works with it and changes nothing."
         )
@@ -206,15 +206,15 @@ def migrate_database(settings: Settings) -> str | None:
     from app.schema import newer_revision
 
     url = settings.require_database_url()
-    newer = asyncio.run(_with_database(url, newer_revision))
+    newer = asyncio.run(_run_with_database(url, newer_revision))
     if newer is None:
         migrate_schema(url)
     # Create the next partitions before the first worker does: Postgres refuses some inserts while a partition is attached.
-    asyncio.run(_with_database(url, lambda database: Partitioner(database).step()))
+    asyncio.run(_run_with_database(url, lambda database: Partitioner(database).step()))
     return newer
 
 
-async def _with_database(url: str, work: Callable[[Database], Awaitable[Result]]) -> Result:
+async def _run_with_database(url: str, work: Callable[[Database], Awaitable[Result]]) -> Result:
     from app.database.engine import Database
 
     database = Database(url, pool_size=1)
@@ -246,7 +246,7 @@ def simulator(
     from simulator.limits import Limits
     from simulator.main import create_app as create_simulator
 
-    log_errors()
+    configure_error_logging()
     sockets = listen(host, port)
     limits = Limits(calls_per_second=calls_per_second, max_concurrent=max_concurrent)
     app = create_simulator(SimulatorConfig(open_mode=True, speed=speed, limits=limits))
@@ -263,8 +263,8 @@ def healthcheck(
     ] = None,
 ) -> None:
     """Check the process in this container. Exit code 1 if it is not healthy."""
-    from app.healthcheck import check
+    from app.healthcheck import check_health
 
-    if problem := check(url):
+    if problem := check_health(url):
         typer.echo(f"callgate: {problem}", err=True)
         raise typer.Exit(1)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from app.cli.output import EXIT_RUN_AGAIN, AsJson, log_errors, show
+from app.cli.output import EXIT_RUN_AGAIN, AsJson, configure_error_logging, show_values
 from app.cli.processes import service_settings
 from app.cli.tenants import QueueArgument, TenantId
 from app.errors import CommandFailed
@@ -31,7 +31,7 @@ _MAX_SHOWN_REFUSALS = 20
 
 
 @dataclass
-class _Summary:
+class _BulkSummary:
     """Counts the lines of the file that were processed so far, by result."""
 
     created: int = 0
@@ -42,7 +42,7 @@ class _Summary:
     is_temporary: bool = True
     """Whether all refusals so far are temporary, so that the same lines can succeed later: 5xx, or the call is being placed."""
 
-    def add(self, line: AnsweredLine, print_problem: Callable[[str], None]) -> None:
+    def count_line(self, line: AnsweredLine, print_problem: Callable[[str], None]) -> None:
         """Counts the line. If it is one of the first 20 refused lines, passes its number and the reason to `print_problem`."""
         from app.errors import CallgateError, CallPending
 
@@ -65,7 +65,7 @@ def _error_text(error: CallgateError) -> str:
     return f"{error.slug}: {faults or error.detail}"
 
 
-def register(queues: typer.Typer) -> None:
+def register_commands(queues: typer.Typer) -> None:
     queues.command("add")(add_calls)
     queues.command("cancel")(cancel_calls)
 
@@ -87,8 +87,8 @@ def add_calls(
     refused, and 3 if all refusals are temporary or if Postgres has not confirmed some lines (`unknown`): then add the file
     again.
     """
-    log_errors()
-    summary = asyncio.run(_add(tenant, name, file))
+    configure_error_logging()
+    summary = asyncio.run(_add_calls_of_file(tenant, name, file))
     counts: dict[str, Any] = {
         "created": summary.created,
         "replayed": summary.replayed,
@@ -96,20 +96,20 @@ def add_calls(
         "refused": summary.refused.total(),
     }
     if as_json:
-        show(counts | {"problems": summary.refused}, as_json=True)
+        show_values(counts | {"problems": summary.refused}, as_json=True)
     else:
-        show(counts | {f"refused {slug}": number for slug, number in sorted(summary.refused.items())}, as_json=False)
+        show_values(counts | {f"refused {slug}": number for slug, number in sorted(summary.refused.items())}, as_json=False)
     if summary.refused or summary.unknown:
         raise typer.Exit(EXIT_RUN_AGAIN if summary.is_temporary else 1)
 
 
 def cancel_calls(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:
     """Cancel all waiting calls of a queue. Calls that are being dialled go on."""
-    log_errors()
-    show({"queue": name, "canceled": asyncio.run(_cancel(tenant, name))}, as_json=as_json)
+    configure_error_logging()
+    show_values({"queue": name, "canceled": asyncio.run(_cancel_waiting_calls(tenant, name))}, as_json=as_json)
 
 
-async def _cancel(tenant: str, name: str) -> int:
+async def _cancel_waiting_calls(tenant: str, name: str) -> int:
     from app.audit.events import command_actor
     from app.observability import Metrics
     from app.services import services
@@ -118,29 +118,29 @@ async def _cancel(tenant: str, name: str) -> int:
         return await state["queue_cancellation"].cancel(command_actor(), tenant, name)
 
 
-async def _add(tenant: str, name: str, file: Path) -> _Summary:
+async def _add_calls_of_file(tenant: str, name: str, file: Path) -> _BulkSummary:
     from app.audit.events import command_actor
     from app.observability import Metrics
     from app.services import services
     from app.tenants.administration import TenantAdministration
     from app.tenants.caller import command_caller
 
-    summary = _Summary()
+    summary = _BulkSummary()
     async with services(service_settings(), Metrics()) as state:
         row = await TenantAdministration(state["database"], state["keyring"], command_actor()).get_tenant(tenant)
         await state["queues"].get(tenant, name)
         caller = command_caller(tenant, suspended=row.suspended_at is not None)
-        with _open(file) as lines, _progress() as progress:
+        with _open_calls_file(file) as lines, _progress_bar() as progress:
             bar = progress.add_task(name, total=_count_lines(file))
-            async for answered in state["bulk"].add(caller, name, _read(lines)):
+            async for answered in state["bulk"].create_calls(caller, name, _parse_lines(lines)):
                 for line in answered:
                     # Not with `typer.echo`, which would write into the bar.
-                    summary.add(line, partial(progress.console.print, soft_wrap=True))
+                    summary.count_line(line, partial(progress.console.print, soft_wrap=True))
                 progress.update(bar, completed=answered[-1].number, description=f"{name}, {summary.refused.total()} refused")
     return summary
 
 
-def _open(file: Path) -> AbstractContextManager[BinaryIO]:
+def _open_calls_file(file: Path) -> AbstractContextManager[BinaryIO]:
     if _is_standard_input(file):
         return nullcontext(sys.stdin.buffer)
     try:
@@ -161,14 +161,14 @@ def _is_standard_input(file: Path) -> bool:
     return str(file) == "-"
 
 
-def _read(lines: BinaryIO) -> Iterator[BulkLine]:
+def _parse_lines(lines: BinaryIO) -> Iterator[BulkLine]:
     """Yields the lines that are not empty, parsed. Reads one line at a time, so that a long file does not fill the memory."""
-    from app.queues.lines import read_line
+    from app.queues.lines import parse_bulk_line
 
-    return (read_line(number, text) for number, text in enumerate(lines, start=1) if text.strip())
+    return (parse_bulk_line(number, text) for number, text in enumerate(lines, start=1) if text.strip())
 
 
-def _progress() -> Progress:
+def _progress_bar() -> Progress:
     """Returns a progress bar on standard error. It shows nothing if standard error is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

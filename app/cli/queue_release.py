@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.output import AsJson, log_errors, show_table
-from app.cli.output import show as show_values
+from app.cli.output import AsJson, configure_error_logging, show_table
+from app.cli.output import show_values as show_values
 from app.cli.processes import service_settings
 from app.cli.tenants import run_with_pool
 from app.errors import CommandFailed
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from app.jobs.release.service import ReleaseReport
 
 
-def register(queues: typer.Typer) -> None:
+def register_commands(queues: typer.Typer) -> None:
     queues.command("halt")(halt)
     queues.command("release")(release)
 
@@ -65,8 +65,8 @@ def release(
     for the calls that were due. A call that Twilio certainly has becomes started, and a call that Twilio may have becomes
     unknown; neither is dialled again. All other calls wait to be dialled. The command can be interrupted and run again.
     """
-    log_errors()
-    released = asyncio.run(_run(skipped or [], is_dry_run=dry_run))
+    configure_error_logging()
+    released = asyncio.run(_release_grants(skipped or [], is_dry_run=dry_run))
     accounts = [{"account_sid": each.account_sid, **each.calls} for each in released.accounts]
     is_halted = released.since is not None
     if as_json:
@@ -79,7 +79,7 @@ def release(
         typer.echo("Nothing was changed." if dry_run else "Scheduled calls are dialled again.")
 
 
-async def _run(skipped: list[str], *, is_dry_run: bool) -> ReleaseReport:
+async def _release_grants(skipped: list[str], *, is_dry_run: bool) -> ReleaseReport:
     from app.audit.events import command_actor
     from app.jobs.release.service import GrantRelease
     from app.observability import Metrics

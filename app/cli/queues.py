@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from app.cli.hours import Days, HoursFrom, HoursTo, TimeZone, hours_from
-from app.cli.output import AsJson, show, show_table
+from app.cli.hours import Days, HoursFrom, HoursTo, TimeZone, calling_hours_from_options
+from app.cli.output import AsJson, show_table, show_values
 from app.cli.pace import Burst, CallsPerSecond, MaxConcurrent, Unlimited, pace_change
 from app.cli.tenants import QueueArgument, TenantId, run_with_pool
-from app.cli.times import duration
+from app.cli.times import parse_duration
 
 if TYPE_CHECKING:
     from app.queues.progress import QueueProgress
@@ -35,7 +35,7 @@ class ClearableSetting(StrEnum):
 @queues.command("list")
 def list_queues(tenant: TenantId, as_json: AsJson = False) -> None:
     """List a tenant's queues by name."""
-    rows = [_settings(row) for row in _run(lambda service: service.list(tenant))]
+    rows = [_queue_settings_row(row) for row in _run_with_queue_service(lambda service: service.list(tenant))]
     columns = ["name", "paused", "calls_per_second", "max_concurrent", "hours", "ring_within_s"]
     show_table(rows, columns=columns, as_json=as_json)
 
@@ -43,14 +43,14 @@ def list_queues(tenant: TenantId, as_json: AsJson = False) -> None:
 @queues.command("show")
 def show_queue(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:
     """Show a queue, its progress, and what its next call waits for."""
-    progress = _run(lambda service: service.progress(tenant, name))
-    values, counts = _settings(progress.state.queue) | _progress(progress), _counts(progress)
+    progress = _run_with_queue_service(lambda service: service.progress(tenant, name))
+    values, counts = _queue_settings_row(progress.state.queue) | _queue_progress_row(progress), _call_counts(progress)
     if as_json:
-        show(values | {"counts": counts}, as_json=True)
+        show_values(values | {"counts": counts}, as_json=True)
         return
     for kind, numbers in (counts or {}).items():
         values |= {f"{kind} {value}": number for value, number in sorted(numbers.items())}
-    show(values, as_json=False)
+    show_values(values, as_json=False)
 
 
 @queues.command("set")
@@ -68,7 +68,10 @@ def set_queue(
     ring_within: Annotated[
         timedelta | None,
         typer.Option(
-            "--ring-within", parser=duration, metavar="DURATION", help="The default deadline after not_before, such as 30m."
+            "--ring-within",
+            parser=parse_duration,
+            metavar="DURATION",
+            help="The default deadline after not_before, such as 30m.",
         ),
     ] = None,
     clear: Annotated[list[ClearableSetting] | None, typer.Option("--clear", help="What to remove; can be repeated.")] = None,
@@ -85,7 +88,7 @@ def set_queue(
         change["hours"] = None
     if ClearableSetting.ring_within in (clear or ()):
         change["ring_within_s"] = None
-    if hours := hours_from(time_zone, days, start, end):
+    if hours := calling_hours_from_options(time_zone, days, start, end):
         change["hours"] = read_hours(hours)
     if ring_within is not None:
         change["ring_within_s"] = int(ring_within.total_seconds())
@@ -108,19 +111,19 @@ def _create_or_change(tenant: str, name: str, change: QueueChange, *, as_json: b
     """Creates a queue or changes an existing one, and prints its settings."""
     from app.audit.events import command_actor
 
-    queue, _ = _run(lambda service: service.put(command_actor(), tenant, name, change))
-    show(_settings(queue), as_json=as_json)
+    queue, _ = _run_with_queue_service(lambda service: service.create_or_change(command_actor(), tenant, name, change))
+    show_values(_queue_settings_row(queue), as_json=as_json)
 
 
 def _change_existing(tenant: str, name: str, change: QueueChange, *, as_json: bool) -> None:
     """Changes an existing queue, and prints its settings."""
     from app.audit.events import command_actor
 
-    queue = _run(lambda service: service.change(command_actor(), tenant, name, change))
-    show(_settings(queue), as_json=as_json)
+    queue = _run_with_queue_service(lambda service: service.change(command_actor(), tenant, name, change))
+    show_values(_queue_settings_row(queue), as_json=as_json)
 
 
-def _run(use_case: Callable[[QueueService], Awaitable[Result]]) -> Result:
+def _run_with_queue_service(use_case: Callable[[QueueService], Awaitable[Result]]) -> Result:
     """Calls `use_case` with a QueueService for the configured database, and returns its result."""
     from app.http.concurrency import ConcurrencyLimit
     from app.queues.service import QueueService
@@ -128,7 +131,7 @@ def _run(use_case: Callable[[QueueService], Awaitable[Result]]) -> Result:
     return run_with_pool(lambda pool: use_case(QueueService(pool, ConcurrencyLimit(per_process=1, per_tenant=1))))
 
 
-def _settings(queue: QueueRow) -> dict[str, Any]:
+def _queue_settings_row(queue: QueueRow) -> dict[str, Any]:
     hours = None if queue.hours is None else queue.hours.to_json()
     return {
         "name": queue.name,
@@ -140,7 +143,7 @@ def _settings(queue: QueueRow) -> dict[str, Any]:
     }
 
 
-def _progress(progress: QueueProgress) -> dict[str, Any]:
+def _queue_progress_row(progress: QueueProgress) -> dict[str, Any]:
     waiting = progress.waiting
     return {
         "waiting": None if waiting is None else waiting.number,
@@ -150,7 +153,7 @@ def _progress(progress: QueueProgress) -> dict[str, Any]:
     }
 
 
-def _counts(progress: QueueProgress) -> dict[str, dict[str, int]] | None:
+def _call_counts(progress: QueueProgress) -> dict[str, dict[str, int]] | None:
     """Returns the number of calls for each `execution` (Callgate's state of a call), each Twilio status and each problem.
 
     Returns None if counting took too long.

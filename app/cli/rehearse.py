@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.output import AsJson, log_errors, show, show_table
+from app.cli.output import AsJson, configure_error_logging, show_table, show_values
 from app.cli.pace import Burst, CallsPerSecond, MaxConcurrent, pace_change
 from app.cli.signals import cleaning_up_on_signal
 from app.cli.tenants import run_with_pool
-from app.cli.times import any_time
+from app.cli.times import parse_past_or_future_time
 from app.errors import CommandFailed
 
 if TYPE_CHECKING:
@@ -46,7 +46,10 @@ def rehearse(
     start: Annotated[
         datetime | None,
         typer.Option(
-            "--at", parser=any_time, metavar="TIME", help="When the calls are added, such as 2026-11-30T08:00:00Z; now."
+            "--at",
+            parser=parse_past_or_future_time,
+            metavar="TIME",
+            help="When the calls are added, such as 2026-11-30T08:00:00Z; now.",
         ),
     ] = None,
     call_seconds: Annotated[
@@ -77,7 +80,7 @@ def rehearse(
     database; options for the pace replace those of the queue. Without --queue and --tenant no database is needed. Calls that
     already wait do not count. The exit code is 1 if lines are refused.
     """
-    log_errors()
+    configure_error_logging()
     if start is not None and start.year not in _ACCEPTED_YEARS:
         raise CommandFailed(f"--at: the year must be between {_ACCEPTED_YEARS[0]} and {_ACCEPTED_YEARS[-1]}")
     change = pace_change(calls_per_second, burst, max_concurrent, unlimited=False)
@@ -118,7 +121,7 @@ def _read_settings(tenant: str | None, queue: str | None, change: PaceChange) ->
             return await read_settings(connection, tenant, queue, change)
 
     if tenant is None and queue is None:
-        return RehearsalSettings(queue_pace=UNLIMITED.changed(change))
+        return RehearsalSettings(queue_pace=UNLIMITED.with_changes(change))
     return replace(run_with_pool(read), slow_when_queued=load_settings().slow_when_queued)
 
 
@@ -188,13 +191,13 @@ def _print_rehearsal(calls: Sequence[RehearsedCall], *, as_json: bool) -> None:
         "most_under_way": pace.max_calls_under_way,
     }
     if as_json:
-        show({"calls": rows} | summary, as_json=True)
+        show_values({"calls": rows} | summary, as_json=True)
         return
     if rows:
         columns = ["at", "outcome", "line", "key", "redial", "priority", "wait_s", "status", "ring_by", "reason"]
         show_table(rows, columns=columns, as_json=False)
         typer.echo()
-    show(summary, as_json=False)
+    show_values(summary, as_json=False)
 
 
 def _call_row(call: RehearsedCall) -> dict[str, Any]:

@@ -10,23 +10,23 @@ from uuid import UUID
 
 import typer
 
-from app.cli.output import EXIT_RUN_AGAIN, AsJson, show
+from app.cli.output import EXIT_RUN_AGAIN, AsJson, show_values
 from app.cli.processes import service_settings
 from app.cli.tenants import TenantId, read_twilio_secret, run_with_pool
-from app.cli.times import duration
+from app.cli.times import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from app.database.pool import Pool
-    from app.tenants.administration_rotation import CredentialRotation, Replacement, RotationProgress
+    from app.tenants.administration_rotation import CredentialReplacement, CredentialRotation, RotationProgress
 
 _POLL_INTERVAL_S = 10.0
 _PROMOTE_ADVICE = """Now promote the secondary auth token at Twilio: in the console under API keys & tokens, or with
 POST https://accounts.twilio.com/v1/AuthTokens/Promote. Until then Twilio signs callbacks with the old one, which stays."""
 
 
-def register(accounts: typer.Typer) -> None:
+def register_commands(accounts: typer.Typer) -> None:
     accounts.command("rotate")(rotate)
 
 
@@ -44,7 +44,7 @@ def rotate(
         timedelta,
         typer.Option(
             "--quiet",
-            parser=duration,
+            parser=parse_duration,
             metavar="DURATION",
             help="How long the old credential must be unused before it is revoked. Less than 2m may miss a use.",
         ),
@@ -61,12 +61,12 @@ def rotate(
     """
 
     async def run(pool: Pool) -> None:
-        async with _rotation(pool) as rotation:
-            replacement = await _begin(rotation, tenant, account_sid, key_sid, replaced, as_json=as_json)
+        async with _open_credential_rotation(pool) as rotation:
+            replacement = await _begin_or_resume_replacement(rotation, tenant, account_sid, key_sid, replaced, as_json=as_json)
             progress = None
             if replacement is not None:
-                progress = await _watch(rotation, replacement, quiet, wait=wait, as_json=as_json)
-            show(_result(tenant, account_sid, replacement, progress), as_json=as_json)
+                progress = await _advance_rotation(rotation, replacement, quiet, wait=wait, as_json=as_json)
+            show_values(_rotation_result(tenant, account_sid, replacement, progress), as_json=as_json)
             if progress is not None and progress.step != "done":
                 raise typer.Exit(EXIT_RUN_AGAIN)
 
@@ -74,30 +74,32 @@ def rotate(
 
 
 @asynccontextmanager
-async def _rotation(pool: Pool) -> AsyncIterator[CredentialRotation]:
+async def _open_credential_rotation(pool: Pool) -> AsyncIterator[CredentialRotation]:
     from app.audit.events import command_actor
-    from app.doctor.twilio_client import credential_check
+    from app.doctor.twilio_client import open_credential_check
     from app.security.keyring import Keyring
     from app.tenants.administration_rotation import CredentialRotation
 
     settings = service_settings()
-    async with credential_check(settings) as check:
+    async with open_credential_check(settings) as check:
         yield CredentialRotation(pool, Keyring(settings.require_secret_keys()), command_actor(), check)
 
 
-async def _begin(
+async def _begin_or_resume_replacement(
     rotation: CredentialRotation, tenant: str, account_sid: str, key_sid: str | None, replaced: UUID | None, *, as_json: bool
-) -> Replacement | None:
+) -> CredentialReplacement | None:
     """Returns the replacement of the credential that an earlier run has begun, or begins a new replacement.
 
     Returns None if there is no old credential to replace.
     """
-    replacement = await rotation.find(tenant, account_sid=account_sid, key_sid=key_sid, old_id=replaced)
+    replacement = await rotation.find_replacement(tenant, account_sid=account_sid, key_sid=key_sid, old_id=replaced)
     if replacement is not None:
         _print_step(f"Going on: credential {replacement.new.id} is tried before {replacement.old.id}.", as_json=as_json)
         return replacement
     secret = read_twilio_secret(account_sid, key_sid)
-    replacement = await rotation.begin(tenant, account_sid=account_sid, key_sid=key_sid, secret=secret, old_id=replaced)
+    replacement = await rotation.begin_replacement(
+        tenant, account_sid=account_sid, key_sid=key_sid, secret=secret, old_id=replaced
+    )
     if replacement is None:
         _print_step("This credential is stored, and there is nothing that it replaces.", as_json=as_json)
     else:
@@ -106,8 +108,8 @@ async def _begin(
     return replacement
 
 
-async def _watch(
-    rotation: CredentialRotation, replacement: Replacement, quiet: timedelta, *, wait: bool, as_json: bool
+async def _advance_rotation(
+    rotation: CredentialRotation, replacement: CredentialReplacement, quiet: timedelta, *, wait: bool, as_json: bool
 ) -> RotationProgress:
     """Does the next step of the rotation and returns its progress. With `wait`, does all steps, and waits between them.
 
@@ -115,8 +117,8 @@ async def _watch(
     """
     printed = ""
     while True:
-        progress = await rotation.advance(replacement, min_unused_time=quiet)
-        text = _describe(progress)
+        progress = await rotation.advance_replacement(replacement, min_unused_time=quiet)
+        text = _describe_progress(progress)
         if text != printed:
             _print_step(text, as_json=as_json)
             printed = text
@@ -125,7 +127,7 @@ async def _watch(
         await asyncio.sleep(_POLL_INTERVAL_S)
 
 
-def _describe(progress: RotationProgress) -> str:
+def _describe_progress(progress: RotationProgress) -> str:
     if progress.step == "promote":
         return _PROMOTE_ADVICE
     if progress.step == "wait" and progress.revoke_at is not None:
@@ -142,8 +144,8 @@ def _print_step(text: str, *, as_json: bool) -> None:
     typer.echo(text, err=as_json)
 
 
-def _result(
-    tenant: str, account_sid: str, replacement: Replacement | None, progress: RotationProgress | None
+def _rotation_result(
+    tenant: str, account_sid: str, replacement: CredentialReplacement | None, progress: RotationProgress | None
 ) -> dict[str, Any]:
     return {
         "tenant": tenant,

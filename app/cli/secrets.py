@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from app.cli.output import AsJson, log_errors, show, show_table
+from app.cli.output import AsJson, configure_error_logging, show_table, show_values
 from app.cli.processes import service_settings
 
 if TYPE_CHECKING:
-    from app.key_rotation import KeyRotation, KeyUse
+    from app.key_rotation import EncryptionKeyUse, KeyRotation
 
 secrets = typer.Typer(help="Encryption keys and the secrets encrypted with them.", no_args_is_help=True)
 
 Result = TypeVar("Result")
 
 
-def _run_rotation(use_case: Callable[[KeyRotation], Awaitable[Result]]) -> Result:
+def _run_with_key_rotation(use_case: Callable[[KeyRotation], Awaitable[Result]]) -> Result:
     from app.database.engine import Database
     from app.key_rotation import KeyRotation
     from app.security.keyring import Keyring
 
-    log_errors()
+    configure_error_logging()
     settings = service_settings()
 
     async def run() -> Result:
@@ -47,10 +47,10 @@ def status(as_json: AsJson = False) -> None:
     exit code is then 1.
     """
 
-    async def read(rotation: KeyRotation) -> tuple[list[KeyUse], list[str]]:
-        return await rotation.key_uses(), await rotation.find_unreadable()
+    async def read(rotation: KeyRotation) -> tuple[list[EncryptionKeyUse], list[str]]:
+        return await rotation.key_uses(), await rotation.find_unreadable_secrets()
 
-    key_uses, unreadable = _run_rotation(read)
+    key_uses, unreadable = _run_with_key_rotation(read)
     rows = [
         {
             "key": use.key_id,
@@ -79,12 +79,12 @@ def rotate(as_json: AsJson = False) -> None:
     """
     from app.audit.events import command_actor
 
-    result = _run_rotation(lambda rotation: rotation.reseal(command_actor()))
+    result = _run_with_key_rotation(lambda rotation: rotation.reseal_secrets(command_actor()))
     unreadable = ", ".join(result.unreadable) or None
-    show({"sealed_anew": result.resealed, "unreadable": result.unreadable if as_json else unreadable}, as_json=as_json)
+    show_values({"sealed_anew": result.resealed, "unreadable": result.unreadable if as_json else unreadable}, as_json=as_json)
     if result.unreadable:
         raise typer.Exit(1)
 
 
-def _key_state(use: KeyUse) -> str:
+def _key_state(use: EncryptionKeyUse) -> str:
     return "newest" if use.is_newest else "configured" if use.is_configured else "not configured"

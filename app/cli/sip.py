@@ -32,7 +32,7 @@ def check(
     from app.sip import SipUri
 
     valid = True
-    for line in _lines(file):
+    for line in _read_lines(file):
         for uri in _uri_of(line):
             explained = SipUri.parse(uri)
             valid = valid and explained.valid
@@ -41,7 +41,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _lines(file: str) -> Iterator[bytes]:
+def _read_lines(file: str) -> Iterator[bytes]:
     if file == "-":
         yield from sys.stdin.buffer
     elif file.lower().startswith(("sip:", "sips:")):

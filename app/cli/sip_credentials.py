@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.output import AsJson, show, show_table
+from app.cli.output import AsJson, show_table, show_values
 from app.cli.secret_input import read_secret
-from app.cli.tenants import TenantId, administer
+from app.cli.tenants import TenantId, run_with_tenant_administration
 
 if TYPE_CHECKING:
     from app.tenants.administration import TenantAdministration
@@ -46,21 +46,26 @@ def create_sip_credential(
         row, _ = await service.create_sip_credential(tenant, name, username=username, password=password)
         return row
 
-    show(_row(administer(store)), as_json=as_json)
+    show_values(_sip_credential_row(run_with_tenant_administration(store)), as_json=as_json)
 
 
 @sip_credentials.command("list")
 def list_sip_credentials(tenant: TenantId, as_json: AsJson = False) -> None:
     """List a tenant's SIP credentials by name. User names and passwords are not shown."""
-    rows = [_row(row) for row in administer(lambda service: service.list_sip_credentials(tenant))]
+    rows = [
+        _sip_credential_row(row) for row in run_with_tenant_administration(lambda service: service.list_sip_credentials(tenant))
+    ]
     show_table(rows, columns=["name", "created_at", "updated_at"], as_json=as_json)
 
 
 @sip_credentials.command("delete")
 def delete_sip_credential(tenant: TenantId, name: SipCredentialName, as_json: AsJson = False) -> None:
     """Delete a SIP credential. Creations that name it are refused from now on."""
-    show(_row(administer(lambda service: service.delete_sip_credential(tenant, name))), as_json=as_json)
+    show_values(
+        _sip_credential_row(run_with_tenant_administration(lambda service: service.delete_sip_credential(tenant, name))),
+        as_json=as_json,
+    )
 
 
-def _row(row: SipCredentialRow) -> dict[str, Any]:
+def _sip_credential_row(row: SipCredentialRow) -> dict[str, Any]:
     return {"name": row.name, "tenant": row.tenant_id, "created_at": row.created_at, "updated_at": row.updated_at}

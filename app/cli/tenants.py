@@ -9,7 +9,7 @@ from uuid import UUID
 
 import typer
 
-from app.cli.output import AsJson, show, show_table
+from app.cli.output import AsJson, show_table, show_values
 from app.cli.processes import service_settings
 from app.cli.secret_input import read_secret
 
@@ -38,7 +38,7 @@ def _parse_base_url(text: str) -> str:
         raise typer.BadParameter(f"it {error}; use a URL such as https://api.dublin.ie1.twilio.com") from None
 
 
-def administer(use_case: Callable[[TenantAdministration], Awaitable[Result]]) -> Result:
+def run_with_tenant_administration(use_case: Callable[[TenantAdministration], Awaitable[Result]]) -> Result:
     """Calls `use_case` with a TenantAdministration for the configured database, and returns the result of `use_case`."""
     from app.audit.events import command_actor
     from app.security.keyring import Keyring
@@ -48,7 +48,7 @@ def administer(use_case: Callable[[TenantAdministration], Awaitable[Result]]) ->
     return run_with_pool(lambda pool: use_case(TenantAdministration(pool, keyring, command_actor())))
 
 
-def administer_paces(use_case: Callable[[PaceAdministration], Awaitable[Result]]) -> Result:
+def run_with_pace_administration(use_case: Callable[[PaceAdministration], Awaitable[Result]]) -> Result:
     """Calls `use_case` with a PaceAdministration for the configured database, and returns the result of `use_case`."""
     from app.audit.events import command_actor
     from app.scheduling.administration import PaceAdministration
@@ -60,10 +60,10 @@ def administer_paces(use_case: Callable[[PaceAdministration], Awaitable[Result]]
 
 def run_with_pool(use_case: Callable[[Pool], Awaitable[Result]]) -> Result:
     """Calls `use_case` with a new connection pool for the configured database, and returns the result of `use_case`."""
-    return asyncio.run(with_pool(service_settings(), use_case))
+    return asyncio.run(call_with_new_pool(service_settings(), use_case))
 
 
-async def with_pool(settings: Settings, use_case: Callable[[Pool], Awaitable[Result]]) -> Result:
+async def call_with_new_pool(settings: Settings, use_case: Callable[[Pool], Awaitable[Result]]) -> Result:
     """Calls `use_case` with a new connection pool for the database in `settings`, and returns the result of `use_case`."""
     from app.database.connection import SESSION_SETTINGS, Connector
     from app.database.pool import Pool
@@ -82,20 +82,22 @@ def create_tenant(
     as_json: AsJson = False,
 ) -> None:
     """Create a tenant."""
-    show(_tenant_row(administer(lambda service: service.create_tenant(tenant, name=name))), as_json=as_json)
+    show_values(
+        _tenant_row(run_with_tenant_administration(lambda service: service.create_tenant(tenant, name=name))), as_json=as_json
+    )
 
 
 @tenants.command("list")
 def list_tenants(as_json: AsJson = False) -> None:
     """List all tenants."""
-    rows = [_tenant_row(row) for row in administer(lambda service: service.list_tenants())]
+    rows = [_tenant_row(row) for row in run_with_tenant_administration(lambda service: service.list_tenants())]
     show_table(rows, columns=["id", "name", "state", "created_at"], as_json=as_json)
 
 
 @tenants.command("show")
 def show_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
     """Show one tenant."""
-    show(_tenant_row(administer(lambda service: service.get_tenant(tenant))), as_json=as_json)
+    show_values(_tenant_row(run_with_tenant_administration(lambda service: service.get_tenant(tenant))), as_json=as_json)
 
 
 @tenants.command("suspend")
@@ -104,13 +106,19 @@ def suspend_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
 
     The tenant cannot create calls (403) until it is resumed. Its records stay readable, and its calls continue.
     """
-    show(_tenant_row(administer(lambda service: service.suspend_tenant(tenant, suspended=True))), as_json=as_json)
+    show_values(
+        _tenant_row(run_with_tenant_administration(lambda service: service.set_tenant_suspended(tenant, suspended=True))),
+        as_json=as_json,
+    )
 
 
 @tenants.command("resume")
 def resume_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
     """Resume a suspended tenant."""
-    show(_tenant_row(administer(lambda service: service.suspend_tenant(tenant, suspended=False))), as_json=as_json)
+    show_values(
+        _tenant_row(run_with_tenant_administration(lambda service: service.set_tenant_suspended(tenant, suspended=False))),
+        as_json=as_json,
+    )
 
 
 @tenants.command("limits")
@@ -132,8 +140,8 @@ def limit_tenant(
     changes = TenantSettings()
     if max_in_flight is not None or clear:
         changes["max_in_flight"] = max_in_flight
-    row = administer(lambda service: service.update_tenant(tenant, changes))
-    show({"tenant": row.id, "max_in_flight": row.max_in_flight}, as_json=as_json)
+    row = run_with_tenant_administration(lambda service: service.update_tenant(tenant, changes))
+    show_values({"tenant": row.id, "max_in_flight": row.max_in_flight}, as_json=as_json)
 
 
 @accounts.command("add")
@@ -161,12 +169,12 @@ def add_account(
     It is never an argument, which other users of the machine could see.
     """
     secret = read_twilio_secret(account_sid, key_sid)
-    credential = administer(
+    credential = run_with_tenant_administration(
         lambda service: service.add_credential(
             tenant, account_sid=account_sid, secret=secret, key_sid=key_sid, base_url=base_url
         )
     )
-    show({"tenant": tenant, "account_sid": account_sid} | _credential_row(credential), as_json=as_json)
+    show_values({"tenant": tenant, "account_sid": account_sid} | _credential_row(credential), as_json=as_json)
 
 
 def read_twilio_secret(account_sid: str, key_sid: str | None) -> str:
@@ -193,7 +201,7 @@ def list_accounts(tenant: TenantId, as_json: AsJson = False) -> None:
         rows = [_account_row(row, active, paces.get(row.id)) for row, credentials in listed for active in credentials]
         return rows + [_account_row(row, None, paces.get(row.id)) for row, credentials in listed if not credentials]
 
-    rows = administer_paces(read)
+    rows = run_with_pace_administration(read)
     columns = ["account_sid", "credential", "kind", "username", "state", "base_url", "pace", "created_at", "last_used_at"]
     if not as_json:
         rows = [row | {"pace": row["pace"] and _pace_text(row["pace"])} for row in rows]
@@ -207,7 +215,10 @@ def revoke_credential(
     as_json: AsJson = False,
 ) -> None:
     """Revoke a credential, so that it is never used again."""
-    show(_credential_row(administer(lambda service: service.revoke_credential(tenant, credential))), as_json=as_json)
+    show_values(
+        _credential_row(run_with_tenant_administration(lambda service: service.revoke_credential(tenant, credential))),
+        as_json=as_json,
+    )
 
 
 def _tenant_row(row: TenantRow) -> dict[str, Any]:

@@ -7,34 +7,34 @@ import typer
 _DURATION_UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
 
 
-def future_time(text: str) -> datetime:
+def parse_future_time(text: str) -> datetime:
     """Parses a time after now: a time such as 2027-01-31T12:00:00Z (in UTC if it has no zone), or 90d for 90 days from now.
 
     Raises BadParameter for any other text.
     """
-    moment = _parse(text, sign=1, example="2027-01-31T12:00:00Z")
+    moment = _parse_time_or_duration(text, sign=1, example="2027-01-31T12:00:00Z")
     if moment <= datetime.now(UTC):
         raise typer.BadParameter(f"{text!r} is not in the future")
     return moment
 
 
-def past_time(text: str) -> datetime:
+def parse_past_time(text: str) -> datetime:
     """Parses a time such as 2026-11-28T12:00:00Z (in UTC if it has no zone), or a duration such as 90d: 90 days ago.
 
     Raises BadParameter for any other text.
     """
-    return _parse(text, sign=-1, example="2026-11-28T12:00:00Z")
+    return _parse_time_or_duration(text, sign=-1, example="2026-11-28T12:00:00Z")
 
 
-def any_time(text: str) -> datetime:
+def parse_past_or_future_time(text: str) -> datetime:
     """Parses a time such as 2026-11-30T08:00:00Z (in UTC if it has no zone), or a duration such as 90d: 90 days from now.
 
     Raises BadParameter for any other text.
     """
-    return _parse(text, sign=1, example="2026-11-30T08:00:00Z")
+    return _parse_time_or_duration(text, sign=1, example="2026-11-30T08:00:00Z")
 
 
-def duration(text: str) -> timedelta:
+def parse_duration(text: str) -> timedelta:
     """Parses a number of minutes, hours or days, such as 5m, 12h or 90d. Raises BadParameter for any other text."""
     if not (text[:-1].isdecimal() and text[-1] in _DURATION_UNITS):
         raise typer.BadParameter(f"{text!r} is not a duration: write 5m, 12h or 90d")
@@ -44,7 +44,7 @@ def duration(text: str) -> timedelta:
         raise typer.BadParameter(f"{text!r} is too long") from None
 
 
-def _parse(text: str, *, sign: int, example: str) -> datetime:
+def _parse_time_or_duration(text: str, *, sign: int, example: str) -> datetime:
     """Parses a time, or a duration such as 90d, which counts from now: into the future (`sign` 1) or into the past (-1).
 
     Raises BadParameter for any other text. The message shows `example`.

@@ -7,10 +7,10 @@ from uuid import UUID
 
 import typer
 
-from app.cli.keys import TenantOrNone, owner_of
-from app.cli.output import AsJson, show, show_table
+from app.cli.keys import TenantOrNone, key_owner
+from app.cli.output import AsJson, show_table, show_values
 from app.cli.processes import service_settings
-from app.cli.tenants import administer
+from app.cli.tenants import run_with_tenant_administration
 from app.tenants.scopes import Scope
 
 if TYPE_CHECKING:
@@ -47,10 +47,12 @@ def create_workload(
     from app.tenants.caller import COMMAND_LINE
     from app.workloads.service_accounts import ServiceAccount
 
-    owner = owner_of(tenant, operator)
+    owner = key_owner(tenant, operator)
     account = ServiceAccount(issuer or service_settings().workload_issuer or "", namespace, service_account)
-    row, _ = administer(lambda service: service.create_workload(owner, account, scopes=scopes, creator=COMMAND_LINE))
-    show(_workload_row(row), as_json=as_json)
+    row, _ = run_with_tenant_administration(
+        lambda service: service.create_workload(owner, account, scopes=scopes, creator=COMMAND_LINE)
+    )
+    show_values(_workload_row(row), as_json=as_json)
 
 
 @workloads.command("list")
@@ -60,8 +62,8 @@ def list_workloads(
     as_json: AsJson = False,
 ) -> None:
     """List a tenant's or the operators' workloads."""
-    owner = owner_of(tenant, operator)
-    rows = [_workload_row(row) for row in administer(lambda service: service.list_workloads(owner))]
+    owner = key_owner(tenant, operator)
+    rows = [_workload_row(row) for row in run_with_tenant_administration(lambda service: service.list_workloads(owner))]
     show_table(rows, columns=_COLUMNS, as_json=as_json)
 
 
@@ -71,7 +73,9 @@ def delete_workload(
     as_json: AsJson = False,
 ) -> None:
     """Delete a workload, so that its tokens are refused from now on."""
-    show(_workload_row(administer(lambda service: service.delete_workload(workload))), as_json=as_json)
+    show_values(
+        _workload_row(run_with_tenant_administration(lambda service: service.delete_workload(workload))), as_json=as_json
+    )
 
 
 def _workload_row(row: WorkloadRow) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class OwnAccount:
     account_sid: str
 
 
-async def own_account(request: Request, account_sid: str) -> OwnAccount:
+async def authenticate_for_account(request: Request, account_sid: str) -> OwnAccount:
     """Authenticates the request. Returns the account in its path and the caller.
 
     Raises the errors of `authenticate_key`, Unauthorized for a wrong user name, NotAcceptable if Twilio would answer in XML and
@@ -50,24 +50,24 @@ async def own_account(request: Request, account_sid: str) -> OwnAccount:
     caller = require_tenant_caller(await authenticate_key(request, key))
     if user is not None and not _SID_AS_USERNAME.fullmatch(user) and user not in (key_prefix(key), str(caller.key_id)):
         raise Unauthorized
-    _require_json(request)
+    _require_json_accepted(request)
     if not ACCOUNT_SID_PATTERN.fullmatch(account_sid):
         raise CallNotFound
     tenants: TenantDirectory = request.state.tenants
-    account_id = await tenants.account_id(caller.tenant_id, account_sid=account_sid)
+    account_id = await tenants.find_account_id(caller.tenant_id, account_sid=account_sid)
     if account_id is None:
         raise CallNotFound
     return OwnAccount(caller, account_id, account_sid)
 
 
-AccountDep = Annotated[OwnAccount, Depends(own_account)]
+AccountDep = Annotated[OwnAccount, Depends(authenticate_for_account)]
 
 
 class TwilioRoute(ScopedRoute):
     """A route under one of Twilio's paths. It authenticates with HTTP Basic, as Twilio does."""
 
-    def authentication(self) -> Callable[..., Any]:
-        return own_account
+    def authentication_dependency(self) -> Callable[..., Any]:
+        return authenticate_for_account
 
 
 def _parse_authorization(authorization: str) -> tuple[str | None, str]:
@@ -89,7 +89,7 @@ def _parse_authorization(authorization: str) -> tuple[str | None, str]:
     return user, key
 
 
-def _require_json(request: Request) -> None:
+def _require_json_accepted(request: Request) -> None:
     """Raises NotAcceptable if Twilio would answer in XML (a path without `.json`) and the client does not accept JSON."""
     accept = ",".join(request.headers.getlist("Accept"))
     if not _PATH_NOT_ANSWERED_IN_XML.search(request.url.path) and not _accepts_json(accept):

@@ -106,7 +106,7 @@ _INVALID_METHOD_CODE = 21209
 _INVALID_URL_CODE = 21200
 
 
-def code_for(error: FieldError) -> int:
+def twilio_code_for(error: FieldError) -> int:
     """Returns Twilio's code for an error in a parameter or in one item of a list parameter."""
     error = replace(error, pointer=_LIST_INDEX.sub("", error.pointer))
     if error.code in ("unknown_member", "unknown_parameter", "page_token_missing"):

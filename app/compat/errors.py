@@ -12,7 +12,7 @@ from uuid import UUID
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from app.compat.error_codes import ERROR_CODES, UNKNOWN_OUTCOME_CODE, ErrorCode, code_for
+from app.compat.error_codes import ERROR_CODES, UNKNOWN_OUTCOME_CODE, ErrorCode, twilio_code_for
 from app.compat.wording import field_error_message, with_twilio_names
 from app.errors import (
     CallgateError,
@@ -43,7 +43,7 @@ _UNAUTHORIZED_MESSAGE = (
 
 
 class TwilioErrorRenderer:
-    def is_creation(self, method: str, path: str) -> bool:
+    def is_call_creation(self, method: str, path: str) -> bool:
         return method == "POST" and _CREATION_PATH.fullmatch(path) is not None
 
     def render(self, error: CallgateError, *, method: str, path: str, state: Mapping[str, Any]) -> Response:
@@ -58,12 +58,12 @@ class TwilioErrorRenderer:
         upstream = error.upstream if isinstance(error, _ERRORS_WITH_TWILIOS_ANSWER) else None
         message = (upstream and upstream.message) or _message(error, path)
         more_info = (upstream and upstream.more_info) or _more_info(error, error_code.code)
-        return _response(error_code, message, more_info, headers)
+        return _error_response(error_code, message, more_info, headers)
 
-    def render_unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
+    def render_unknown_outcome(self, call_id: UUID | None, *, request_id: str) -> Response:
         headers = {} if call_id is None else {CALL_ID_HEADER: str(call_id)}
         where = f"GET /v1/calls/{call_id}" if call_id else "GET /v1/calls?execution=unknown"
-        return _response(
+        return _error_response(
             ErrorCode(409, UNKNOWN_OUTCOME_CODE),
             _UNKNOWN_OUTCOME_MESSAGE.format(where=where),
             f"{PROBLEM_TYPE_PREFIX}unknown",
@@ -77,7 +77,7 @@ def _error_code(error: CallgateError) -> ErrorCode:
     if isinstance(error, _ERRORS_WITH_TWILIOS_ANSWER) and error.upstream and error.upstream.status:
         return ErrorCode(error.upstream.status, error.upstream.code or error.upstream.status)
     if isinstance(error, InvalidRequest) and error.field_errors:
-        return ErrorCode(error_code.status, code_for(error.field_errors[0]))
+        return ErrorCode(error_code.status, twilio_code_for(error.field_errors[0]))
     return error_code
 
 
@@ -97,6 +97,6 @@ def _more_info(error: CallgateError, code: int) -> str:
     return f"https://www.twilio.com/docs/errors/{code}" if code < _FIRST_CALLGATE_CODE else PROBLEM_TYPE_PREFIX + error.slug
 
 
-def _response(error_code: ErrorCode, message: str, more_info: str, headers: dict[str, str]) -> Response:
+def _error_response(error_code: ErrorCode, message: str, more_info: str, headers: dict[str, str]) -> Response:
     body: dict[str, Any] = {"code": error_code.code, "message": message, "more_info": more_info, "status": error_code.status}
     return JSONResponse(body, error_code.status, headers)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from app.compat.access import AccountDep
 from app.errors import FieldError, InvalidRequest
-from app.http.form import ParameterValues, parse_fields, read_form_body
+from app.http.form import ParameterValues, parse_form_parameters, read_form_body
 from app.twilio.schemas import form_name
 
 _MAX_SHOWN_NAME_LENGTH = 64
@@ -36,7 +36,7 @@ def unknown_name_errors(fields: ParameterValues, known: Collection[str]) -> list
     return [_unknown_parameter_error(name, has_sip_headers) for name in fields if name not in known]
 
 
-def refuse_encoded_pairs(fields: ParameterValues) -> None:
+def refuse_encoded_equals_signs(fields: ParameterValues) -> None:
     """Raises InvalidRequest for a name that contains `=`: the client has percent-encoded the `=` between a name and its value.
 
     No parameter of Twilio has such a name. Other unknown names are not checked here; Twilio validates them.
@@ -54,21 +54,21 @@ def _unknown_parameter_error(name: str, has_sip_headers: bool = False) -> FieldE
     return FieldError(f"?{name[:_MAX_SHOWN_NAME_LENGTH]}", "unknown_parameter", text)
 
 
-async def refuse_query(request: Request, _: AccountDep) -> None:
+async def refuse_query_parameters(request: Request, _: AccountDep) -> None:
     """Raises InvalidRequest if the URL has query parameters. Otherwise they would be ignored silently."""
-    non_empty_values(parse_fields(request.url.query), ())
+    non_empty_values(parse_form_parameters(request.url.query), ())
 
 
-async def read_form(request: Request, _: AccountDep, __: Annotated[None, Depends(refuse_query)]) -> ParameterValues:
+async def read_form(request: Request, _: AccountDep, __: Annotated[None, Depends(refuse_query_parameters)]) -> ParameterValues:
     """Parses the form in the body. The unused parameters make FastAPI first check the API key and refuse query parameters."""
     return await read_form_body(request)
 
 
 FormDep = Annotated[ParameterValues, Depends(read_form)]
-NoQueryDep = Depends(refuse_query)
+NoQueryDep = Depends(refuse_query_parameters)
 
 
-def parameters_of(fields: ParameterValues, model: type[BaseModel]) -> dict[str, Any]:
+def parameters_from_form(fields: ParameterValues, model: type[BaseModel]) -> dict[str, Any]:
     """Converts form fields to the names and types of `model`.
 
     Raises InvalidRequest for an unknown field, and for a repeated field that is not a list.

@@ -2,7 +2,7 @@
 
 https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources. A date in a filter means a whole day in UTC,
 even if it has a time: `StartTime` is on that day, `StartTime<` before it, `StartTime>` on it or later. Phone numbers match in
-any notation. A list that is filtered by `ParentCallSid` is answered by Twilio instead (`SubresourceService.child_legs`).
+any notation. A list that is filtered by `ParentCallSid` is answered by Twilio instead (`SubresourceService.list_child_legs`).
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app.calls import ids
-from app.calls.phone_numbers import spellings
+from app.calls.phone_numbers import stored_address_forms
 from app.compat.form import non_empty_values
-from app.compat.repository import PageCursor, StartedFilter, TimeRange
-from app.compat.service import IdPage
+from app.compat.repository import PageCursor, StartedCallFilter, TimeRange
+from app.compat.service import CallIdPage
 from app.errors import FieldError, InvalidRequest
 from app.http.form import ParameterValues
 from app.twilio.call_uris import account_uri
@@ -44,21 +44,25 @@ class ListQuery:
     account_sid: str
     raw_filters: Mapping[str, str]
     """The filters as the client wrote them. The URIs of other pages repeat these filters."""
-    filters: StartedFilter
+    filters: StartedCallFilter
     page_size: int
     page_number: int
     page_token: str | None
     cursor: PageCursor | None
 
-    def envelope(self, page: IdPage) -> dict[str, Any]:
+    def list_envelope(self, page: CallIdPage) -> dict[str, Any]:
         """Returns all members of the response except `calls`, with Twilio's names.
 
         There must be no unknown member: Twilio's SDKs would take it for the list of calls.
         """
         call_ids, start = page.call_ids, self.page_number * self.page_size
-        older = self._page_uri(self.page_number + 1, _OLDER_THAN + ids.cursor_of(call_ids[-1])) if page.has_older else None
+        older = (
+            self._page_uri(self.page_number + 1, _OLDER_THAN + ids.encode_call_cursor(call_ids[-1])) if page.has_older else None
+        )
         newer = (
-            self._page_uri(max(self.page_number - 1, 0), _NEWER_THAN + ids.cursor_of(call_ids[0])) if page.has_newer else None
+            self._page_uri(max(self.page_number - 1, 0), _NEWER_THAN + ids.encode_call_cursor(call_ids[0]))
+            if page.has_newer
+            else None
         )
         return {
             "end": start + max(len(call_ids) - 1, 0),
@@ -86,17 +90,17 @@ def parse_list_query(account_sid: str, query: ParameterValues) -> ListQuery:
     written = {name: values[0] for name, values in given.items()}
     # Twilio answers a list by `ParentCallSid`, so its page token is Twilio's and is not checked here.
     checked = {name: value for name, value in written.items() if name != "PageToken" or "ParentCallSid" not in written}
-    errors += [error for name, value in checked.items() if (error := _value_error(name, value))]
+    errors += [error for name, value in checked.items() if (error := _parameter_value_error(name, value))]
     if int(written.get("Page", 0) if not errors else 0) > 0 and "PageToken" not in written:
         text = "PageToken is required for paging: follow next_page_uri"
         errors.append(FieldError("?Page", "page_token_missing", text))
     if errors:
         raise InvalidRequest(field_errors=tuple(errors))
-    filters = StartedFilter(
+    filters = StartedCallFilter(
         account_sid=account_sid,
         statuses=_STORED_STATUSES_BY_FILTER.get(written.get("Status", "")),
-        to=spellings(written["To"]) if "To" in written else None,
-        from_=spellings(written["From"]) if "From" in written else None,
+        to=stored_address_forms(written["To"]) if "To" in written else None,
+        from_=stored_address_forms(written["From"]) if "From" in written else None,
         parent_call_sid=written.get("ParentCallSid"),
         started=_time_range(written, "StartTime"),
         ended=_time_range(written, "EndTime"),
@@ -112,7 +116,7 @@ def parse_list_query(account_sid: str, query: ParameterValues) -> ListQuery:
     )
 
 
-def _value_error(name: str, value: str) -> FieldError | None:
+def _parameter_value_error(name: str, value: str) -> FieldError | None:
     wrong: dict[str, tuple[str, str, object]] = {
         "Status": (
             "unknown_status",
@@ -136,7 +140,7 @@ def _is_number_within(text: str, minimum: int, maximum: int) -> bool:
 
 def _read_page_token(token: str) -> PageCursor | None:
     """Returns the cursor that a page token contains; None if Callgate did not make the token."""
-    call_id = ids.read_cursor(token[2:])
+    call_id = ids.decode_call_cursor(token[2:])
     if call_id is None or token[:2] not in (_NEWER_THAN, _OLDER_THAN):
         return None
     return PageCursor("newer" if token.startswith(_NEWER_THAN) else "older", call_id)

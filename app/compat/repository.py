@@ -31,7 +31,7 @@ class TimeRange:
 
 
 @dataclass(frozen=True, slots=True)
-class StartedFilter:
+class StartedCallFilter:
     """The filters of a list of one account's started calls. A filter that is None is not applied."""
 
     account_sid: str
@@ -51,8 +51,8 @@ class PageCursor:
     call_id: UUID
 
 
-async def list_started_ids(
-    session: AsyncSession, *, tenant_id: str, filters: StartedFilter, cursor: PageCursor | None, limit: int
+async def list_started_call_ids(
+    session: AsyncSession, *, tenant_id: str, filters: StartedCallFilter, cursor: PageCursor | None, limit: int
 ) -> Sequence[UUID]:
     """Returns ids of started calls. With a cursor, begins with the call nearest to it; otherwise, with the newest call.
 
@@ -63,8 +63,8 @@ async def list_started_ids(
         Call.account_sid == filters.account_sid,
         Call.execution == "started",
         Call.deleted_at.is_(None),
-        *_in_range(Call.start_time, filters.started, max_delay=_MAX_START_DELAY),
-        *_in_range(Call.end_time, filters.ended, max_delay=_MAX_START_DELAY + MAX_CALL_TIME),
+        *_time_range_conditions(Call.start_time, filters.started, max_delay=_MAX_START_DELAY),
+        *_time_range_conditions(Call.end_time, filters.ended, max_delay=_MAX_START_DELAY + MAX_CALL_TIME),
     ]
     if filters.parent_call_sid is not None:
         conditions.append(Call.parent_call_sid == filters.parent_call_sid)
@@ -83,7 +83,7 @@ def _matches_any(column: Any, values: Collection[str]) -> ColumnElement[bool]:
     return condition
 
 
-def _in_range(column: Any, span: TimeRange, *, max_delay: timedelta) -> Iterator[ColumnElement[bool]]:
+def _time_range_conditions(column: Any, span: TimeRange, *, max_delay: timedelta) -> Iterator[ColumnElement[bool]]:
     """Yields conditions that limit the column to `span`, and conditions on the id, because the id has an index.
 
     An id contains the time at which the call's record was created. `max_delay` is the longest time between that time and the

@@ -41,12 +41,12 @@ RESOURCE_FIELDS = (
     "uri",
 )
 READ_ATTRIBUTES = ("resource", *("from_" if name == "from" else name for name in RESOURCE_FIELDS))
-"""The attributes of a Call that `resource_of` reads."""
+"""The attributes of a Call that `twilio_resource_of` reads."""
 # Only callbacks have the status `initiated`; the resource shows `queued` until the phone rings.
 _RESOURCE_STATUSES = {"initiated": "queued"}
 
 
-def resource_of(call: Call | NewCall | CallRow) -> dict[str, Any]:
+def twilio_resource_of(call: Call | NewCall | CallRow) -> dict[str, Any]:
     """Returns the Call resource of a started call as a JSON object. A field without a value is None."""
     sid = call.sid or ""
     defaults = {

@@ -23,14 +23,14 @@ from app.calls.router import CallServiceDep
 from app.calls.service import CallService
 from app.compat.access import AccountDep, OwnAccount, TwilioRoute
 from app.compat.errors import CALL_ID_HEADER, TwilioErrorRenderer
-from app.compat.form import FormDep, NoQueryDep, parameters_of, refuse_query
+from app.compat.form import FormDep, NoQueryDep, parameters_from_form, refuse_query_parameters
 from app.compat.listing import parse_list_query
-from app.compat.resource import READ_ATTRIBUTES, resource_of
+from app.compat.resource import READ_ATTRIBUTES, twilio_resource_of
 from app.compat.service import StartedCalls
 from app.compat.tolerance import normalize_parameters
 from app.compat.wording import warning_header
 from app.errors import CallNotFound, FieldError, InvalidRequest
-from app.http.form import parse_fields, read_form_body
+from app.http.form import parse_form_parameters, read_form_body
 from app.http.idempotency_key import REPLAYED_HEADER, IdempotencyKeyDep
 from app.http.list_responses import list_response
 from app.http.routes import needs
@@ -76,11 +76,11 @@ async def create_call(request: Request, account: AccountDep, idempotency_key: Id
     form = await read_form_body(request)
     service: CreationService = request.state.creation
     try:
-        await refuse_query(request, account)
-        body, warnings = normalize_parameters(parameters_of(form, CallParameters))
+        await refuse_query_parameters(request, account)
+        body, warnings = normalize_parameters(parameters_from_form(form, CallParameters))
     except InvalidRequest as error:
         # The form differs from the parameters of every call. So a key that names a call is refused as that of another request.
-        creation, warnings = await service.refuse(account.caller, form, idempotency_key, error), ()
+        creation, warnings = await service.refuse_or_replay(account.caller, form, idempotency_key, error), ()
     else:
         body["account_sid"] = account.account_sid
         creation = await service.create(account.caller, body, idempotency_key)
@@ -88,8 +88,8 @@ async def create_call(request: Request, account: AccountDep, idempotency_key: Id
     request.state.placed = call.id
     bind_call_to_log(call)
     if call.execution != "started":
-        return TwilioErrorRenderer().render_unknown(call.id, request_id=request.state.request_id)
-    response = _resource(call, 201)
+        return TwilioErrorRenderer().render_unknown_outcome(call.id, request_id=request.state.request_id)
+    response = _resource_response(call, 201)
     if creation.replayed:
         response.headers[REPLAYED_HEADER] = "true"
     for warning in [FieldError(**stored) for stored in call.warnings] + list(warnings):
@@ -108,16 +108,16 @@ async def list_calls(
     subresources: SubresourceServiceDep,
 ) -> Response:
     """Lists started calls from Callgate's records. Calls that a call has started (`ParentCallSid`) come from Twilio."""
-    fields = parse_fields(request.url.query)
+    fields = parse_form_parameters(request.url.query)
     listing = parse_list_query(account.account_sid, fields)
     if parent := listing.filters.parent_call_sid:
         query = [(name, value) for name, values in fields.items() for value in values if value]
-        legs = await subresources.child_legs(account.caller, account.account_sid, parent, query)
+        legs = await subresources.list_child_legs(account.caller, account.account_sid, parent, query)
         if legs is not None:
             return JSONResponse(legs)
-    page = await started.page(account.caller, listing.filters, cursor=listing.cursor, size=listing.page_size)
-    calls = service.render_calls(account.caller, page.call_ids, READ_ATTRIBUTES, lambda call: to_json(resource_of(call)))
-    return await list_response("calls", calls, listing.envelope(page))
+    page = await started.read_page(account.caller, listing.filters, cursor=listing.cursor, size=listing.page_size)
+    calls = service.render_calls(account.caller, page.call_ids, READ_ATTRIBUTES, lambda call: to_json(twilio_resource_of(call)))
+    return await list_response("calls", calls, listing.list_envelope(page))
 
 
 @router.get("/Calls/{sid}", dependencies=[NoQueryDep])
@@ -128,8 +128,8 @@ async def fetch_call(call: OwnCallDep, started: StartedDep) -> Response:
 
     When Twilio cannot be reached, answers with the record, and with `Age` and `Warning` headers that say how old it is.
     """
-    fetched = await started.fetch(call)
-    response = _resource(fetched.call, 200)
+    fetched = await started.fetch_current_call(call)
+    response = _resource_response(fetched.call, 200)
     if fetched.age is not None:
         seconds = max(round(fetched.age.total_seconds()), 0)
         response.headers["Age"] = str(seconds)
@@ -147,10 +147,10 @@ async def update_call(
 
     It does so when Twilio's answer was lost, or when Twilio does not show the new call yet.
     """
-    body = parameters_of(form, CallUpdate)
+    body = parameters_from_form(form, CallUpdate)
     request.state.indeterminate_error = indeterminate_update_error(call, body)
     change = await control.update(account.caller, call, body)
-    return _resource(change.call, 200 if change.done else 202)
+    return _resource_response(change.call, 200 if change.done else 202)
 
 
 @router.delete("/Calls/{sid}", dependencies=[NoQueryDep])
@@ -161,5 +161,5 @@ async def delete_call(call: OwnCallDep, control: CallControlDep) -> Response:
     return Response(status_code=204)
 
 
-def _resource(call: Call | NewCall, status: int) -> Response:
-    return JSONResponse(resource_of(call), status, {CALL_ID_HEADER: str(call.id)})
+def _resource_response(call: Call | NewCall, status: int) -> Response:
+    return JSONResponse(twilio_resource_of(call), status, {CALL_ID_HEADER: str(call.id)})

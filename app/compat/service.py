@@ -12,9 +12,9 @@ from app.calls import repository
 from app.calls.control import repository as control_repository
 from app.calls.missing import is_deleted_at_twilio
 from app.calls.models import Call
-from app.calls.progress import is_complete
+from app.calls.progress import has_ended_with_price
 from app.compat import repository as started_repository
-from app.compat.repository import PageCursor, StartedFilter
+from app.compat.repository import PageCursor, StartedCallFilter
 from app.database.engine import Database
 from app.errors import CallNotFound
 from app.http.concurrency import ConcurrencyLimit
@@ -35,7 +35,7 @@ class FetchedCall:
 
 
 @dataclass(frozen=True, slots=True)
-class IdPage:
+class CallIdPage:
     """One page of call ids, the newest first. Also says whether newer and older calls exist outside the page."""
 
     call_ids: Sequence[UUID]
@@ -57,17 +57,17 @@ class StartedCalls:
     read_limit: ConcurrencyLimit
     request_limit: ConcurrencyLimit
 
-    async def fetch(self, call: Call) -> FetchedCall:
+    async def fetch_current_call(self, call: Call) -> FetchedCall:
         """Returns the call's record. Updates it from Twilio first, unless the call has ended and has a price.
 
         If Twilio cannot be reached, returns the stored record with its age. Raises CallNotFound if the call was deleted at
         Twilio, and Overloaded if too many requests of the tenant or the process wait for Twilio.
         """
-        if is_complete(call):
+        if has_ended_with_price(call):
             return FetchedCall(call)
         fetch_call = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
         try:
-            credentials = await self.tenants.credentials(call.account_id)
+            credentials = await self.tenants.active_credentials(call.account_id)
             async with self.request_limit.slot(call.tenant_id):
                 resource = await try_credentials(credentials, fetch_call)
         except TwilioError as error:
@@ -76,7 +76,9 @@ class StartedCalls:
                 raise CallNotFound from error
             logger.warning("fetch_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
             async with self.database.begin() as session:
-                age = await repository.transaction_time(session) - await control_repository.last_twilio_event_at(session, call)
+                age = await repository.transaction_start_time(session) - await control_repository.last_twilio_event_at(
+                    session, call
+                )
             return FetchedCall(call, age)
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id) or call
@@ -88,17 +90,19 @@ class StartedCalls:
             if locked := await repository.lock_call(session, call.id):
                 await repository.mark_deleted(session, locked, by="twilio")
 
-    async def page(self, caller: Caller, filters: StartedFilter, *, cursor: PageCursor | None, size: int) -> IdPage:
+    async def read_page(
+        self, caller: Caller, filters: StartedCallFilter, *, cursor: PageCursor | None, size: int
+    ) -> CallIdPage:
         """Returns one page of call ids, the newest call first.
 
         The page has the calls next to the cursor, on its older or newer side. Without a cursor, it is the first page. A late
         page takes no longer than the first one.
         """
         async with self.read_limit.slot(caller.tenant_id), self.database.begin() as session:
-            found = await started_repository.list_started_ids(
+            found = await started_repository.list_started_call_ids(
                 session, tenant_id=caller.tenant_id, filters=filters, cursor=cursor, limit=size + 1
             )
         more, call_ids = len(found) > size, found[:size]
         if cursor is not None and cursor.direction == "newer":
-            return IdPage(call_ids[::-1], has_newer=more, has_older=bool(call_ids))
-        return IdPage(call_ids, has_newer=cursor is not None and bool(call_ids), has_older=more)
+            return CallIdPage(call_ids[::-1], has_newer=more, has_older=bool(call_ids))
+        return CallIdPage(call_ids, has_newer=cursor is not None and bool(call_ids), has_older=more)

@@ -16,14 +16,14 @@ from app.calls.models import Call
 from app.calls.router import CallServiceDep
 from app.compat.access import AccountDep, TwilioRoute
 from app.compat.errors import CALL_ID_HEADER
-from app.compat.form import FormDep, NoQueryDep, normalize_boolean, refuse_encoded_pairs
+from app.compat.form import FormDep, NoQueryDep, normalize_boolean, refuse_encoded_equals_signs
 from app.compat.router import PREFIX, find_own_call
 from app.errors import SubresourceNotFound
-from app.http.form import ParameterValues, parse_fields
+from app.http.form import ParameterValues, parse_form_parameters
 from app.http.idempotency_key import IdempotencyKeyDep
 from app.http.routes import needs
-from app.observability.context import bind
-from app.subresources.answers import indeterminate_error
+from app.observability.context import bind_log_fields
+from app.subresources.answers import action_unknown_error
 from app.subresources.requests import MediaRequest, SubresourceRequest
 from app.subresources.router import (
     MAX_ITEM_SID_LENGTH,
@@ -45,7 +45,7 @@ _CALL_PATH = "/Calls/{call_sid}"
 
 async def parent_call(call_sid: str, account: AccountDep, service: CallServiceDep) -> Call:
     call = await find_own_call(service, account, call_sid)
-    bind(call_id=str(call.id), call_sid=call.sid)
+    bind_log_fields(call_id=str(call.id), call_sid=call.sid)
     return call
 
 
@@ -59,7 +59,7 @@ async def recording_sid_or_404(sid: str, _: AccountDep) -> str:
     return sid
 
 
-async def item_sid_or_404(sid: str, _: ParentCallDep) -> str:
+async def subresource_sid_or_404(sid: str, _: ParentCallDep) -> str:
     """Returns the item's SID or name in the path. Raises SubresourceNotFound if it is too long for either."""
     if len(sid) > MAX_ITEM_SID_LENGTH:
         raise SubresourceNotFound
@@ -81,7 +81,7 @@ async def fetch_media(
     byte_range: RangeHeader = None,
 ) -> Response:
     media = _media_request(request, sid, byte_range)
-    return streaming_response(await stack.enter_async_context(service.media(call, media)))
+    return streaming_response(await stack.enter_async_context(service.stream_recording_media(call, media)))
 
 
 @router.get(f"/{RECORDINGS.segment}/{{sid}}.mp3")
@@ -127,22 +127,24 @@ async def fetch_recording_url(
 def _media_request(request: Request, sid: str, byte_range: str | None) -> MediaRequest:
     suffix = ".mp3" if request.url.path.endswith(".mp3") else ".wav"
     headers = {"Range": byte_range} if byte_range else {}
-    return MediaRequest(sid, suffix, _name_value_pairs(parse_fields(request.url.query)), headers)
+    return MediaRequest(sid, suffix, _name_value_pairs(parse_form_parameters(request.url.query)), headers)
 
 
-def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
+def _make_read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
     @needs(Scope.READ)
     async def read(
         request: Request,
         call: ParentCallDep,
         service: SubresourceServiceDep,
         stack: ResponseStackDep,
-        sid: Annotated[str | None, Depends(item_sid_or_404 if operation.targets_item else no_sid)],
+        sid: Annotated[str | None, Depends(subresource_sid_or_404 if operation.targets_item else no_sid)],
     ) -> Response:
-        query = parse_fields(request.url.query)
-        refuse_encoded_pairs(query)
+        query = parse_form_parameters(request.url.query)
+        refuse_encoded_equals_signs(query)
         response = streaming_response(
-            await stack.enter_async_context(service.read(call, SubresourceRequest(operation, sid, _name_value_pairs(query))))
+            await stack.enter_async_context(
+                service.stream_subresource(call, SubresourceRequest(operation, sid, _name_value_pairs(query)))
+            )
         )
         response.headers[CALL_ID_HEADER] = str(call.id)
         return response
@@ -150,21 +152,21 @@ def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
     return read
 
 
-def _change_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
+def _make_change_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
     @needs(Scope.CALL)
     async def change(
         request: Request,
         account: AccountDep,
         call: ParentCallDep,
         service: SubresourceServiceDep,
-        sid: Annotated[str | None, Depends(item_sid_or_404 if operation.targets_item else no_sid)],
+        sid: Annotated[str | None, Depends(subresource_sid_or_404 if operation.targets_item else no_sid)],
         form: FormDep,
         key: IdempotencyKeyDep,
     ) -> Response:
-        refuse_encoded_pairs(form)
+        refuse_encoded_equals_signs(form)
         subrequest = SubresourceRequest(operation, sid, _with_normalized_booleans(operation, _name_value_pairs(form)), key)
-        request.state.indeterminate_error = indeterminate_error(call, repeatable=False)
-        response = json_response(await service.change(account.caller, call, subrequest))
+        request.state.indeterminate_error = action_unknown_error(call, repeatable=False)
+        response = json_response(await service.change_subresource(account.caller, call, subrequest))
         response.headers[CALL_ID_HEADER] = str(call.id)
         return response
 
@@ -186,7 +188,7 @@ def _add_routes(operation: Operation) -> None:
     The path with `.json` comes first, because the path without `.json` also matches its requests.
     """
     path = f"{_CALL_PATH}/{operation.subresource.segment}" + ("/{sid}" if operation.targets_item else "")
-    handler: Any = _change_endpoint(operation) if operation.is_change else _read_endpoint(operation)
+    handler: Any = _make_change_endpoint(operation) if operation.is_change else _make_read_endpoint(operation)
     for suffix in (".json", ""):
         router.add_api_route(path + suffix, handler, methods=[operation.method])
 

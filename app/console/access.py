@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlencode, urlsplit
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.responses import RedirectResponse
 
-from app.admin.problems import problem_for
+from app.admin.problems import api_error_for_operator_error
 from app.audit.events import Actor
 from app.console.headers import protect_page
 from app.console.reads import SlotLimitedReads
@@ -27,7 +27,7 @@ from app.errors import OriginRefused, TenantSuspended, Unauthorized
 from app.http.form import ParameterValues, read_form_body
 from app.http.operations import CONSOLE_PREFIX
 from app.http.routes import Endpoint, ScopedRoute
-from app.observability.context import bind
+from app.observability.context import bind_log_fields
 from app.tenants.access import authorize
 from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.errors import OperatorError
@@ -45,7 +45,7 @@ async def current_session(request: Request) -> ActiveSession | None:
     """Returns the session of the request's cookie; None without a cookie, or if the session has ended."""
     sessions: ConsoleSessions = request.state.console_sessions
     token = request.cookies.get(COOKIE_NAME)
-    return await sessions.find(token, is_user_activity=not _is_automatic_renewal(request)) if token else None
+    return await sessions.find(token, is_user_activity=not _is_automatic_page_refresh(request)) if token else None
 
 
 async def authenticate_session(request: Request) -> Caller | OperatorCaller:
@@ -59,7 +59,7 @@ async def authenticate_session(request: Request) -> Caller | OperatorCaller:
     if session is None:
         raise Unauthorized("Your session has ended. Log in again.")
     client = session.client
-    bind(tenant_id=client.tenant_id, key_id=str(client.key_id))
+    bind_log_fields(tenant_id=client.tenant_id, key_id=str(client.key_id))
     request.state.console_session = session
     authorize(client, request.scope["route"].access)
     is_suspended = isinstance(client, Caller) and client.suspended
@@ -104,11 +104,11 @@ class SentForm:
     def __init__(self, values: ParameterValues) -> None:
         self._values = values
 
-    def text(self, name: str) -> str:
+    def first_value(self, name: str) -> str:
         """Returns the first value of a field without the spaces around it; "" if the form does not have the field."""
         return self._values.get(name, [""])[0].strip()
 
-    def all(self, name: str) -> list[str]:
+    def all_values(self, name: str) -> list[str]:
         """Returns all values of a field, such as those of several checkboxes with one name."""
         return self._values.get(name, [])
 
@@ -126,7 +126,7 @@ class ConsoleRoute(ScopedRoute):
     Refuses POSTs from other sites (CSRF) before it does anything else.
     """
 
-    def authentication(self) -> Callable[..., Any]:
+    def authentication_dependency(self) -> Callable[..., Any]:
         return authenticate_session
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -138,7 +138,7 @@ class ConsoleRoute(ScopedRoute):
             try:
                 response = await handle(request)
             except OperatorError as error:
-                raise problem_for(error) from error
+                raise api_error_for_operator_error(error) from error
             except Unauthorized:
                 if request.method not in _SAFE_METHODS:
                     raise
@@ -195,7 +195,7 @@ def _redirect_to_login(request: Request) -> Response:
 def _path_of_page(request: Request) -> str:
     """Returns the path and query of the requested page. If htmx refreshes a part of a page, returns those of the whole page."""
     url = urlsplit(str(request.url))
-    if _is_automatic_renewal(request):
+    if _is_automatic_page_refresh(request):
         try:
             url = urlsplit(request.headers.get("HX-Current-URL", ""))
         except ValueError:
@@ -203,6 +203,6 @@ def _path_of_page(request: Request) -> str:
     return f"{url.path}?{url.query}" if url.query else url.path
 
 
-def _is_automatic_renewal(request: Request) -> bool:
+def _is_automatic_page_refresh(request: Request) -> bool:
     """Returns whether htmx sent the request to refresh a part of a page, without an action of the user."""
     return request.headers.get("HX-Request") == "true" and "HX-Boosted" not in request.headers

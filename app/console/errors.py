@@ -7,7 +7,7 @@ from uuid import UUID
 from starlette.responses import Response
 
 from app.callgate_error import CallgateError
-from app.console.navigation import section_of
+from app.console.navigation import section_link_for_path
 from app.console.rendering import render
 from app.errors import CallNotFound, DatabaseUnavailable, InternalError, InvalidRequest, RouteNotFound, Unauthorized
 
@@ -22,13 +22,13 @@ _CONSOLE_TEXTS = {
 }
 
 
-class PageRenderer:
+class ErrorPageRenderer:
     """Renders the errors of requests below /console as HTML pages.
 
-    `is_creation` is always false, because no request to the console creates a call.
+    `is_call_creation` is always false, because no request to the console creates a call.
     """
 
-    def is_creation(self, method: str, path: str) -> bool:
+    def is_call_creation(self, method: str, path: str) -> bool:
         return False
 
     def render(self, error: CallgateError, *, method: str, path: str, state: Mapping[str, Any]) -> Response:
@@ -36,7 +36,7 @@ class PageRenderer:
             "error": error,
             "detail": _CONSOLE_TEXTS.get(error.detail, error.detail),
             "needs_login": isinstance(error, Unauthorized),
-            "back": section_of(path),
+            "back": section_link_for_path(path),
             "request_id": state["request_id"],
         }
         response = render("error.html", error.status, path, state, context)
@@ -44,5 +44,5 @@ class PageRenderer:
             response.headers["Retry-After"] = str(error.after_s)
         return response
 
-    def render_unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
+    def render_unknown_outcome(self, call_id: UUID | None, *, request_id: str) -> Response:
         return self.render(InternalError(), method="", path="", state={"request_id": request_id})

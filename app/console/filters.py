@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from markupsafe import Markup, escape
 
-from app.console.masking import mask
+from app.console.masking import mask_address
 
 _DATE_SHOWN_AFTER = timedelta(hours=12)
 
 
-def time(value: datetime | None, form: str = "") -> Markup:
+def time_element(value: datetime | None, form: str = "") -> Markup:
     """Returns an HTML element `<time>` in UTC. The script console.js converts it to the viewer's time zone.
 
     The `form` "clock" leaves out the date. For None, the result is a dash.
@@ -29,9 +29,9 @@ def time(value: datetime | None, form: str = "") -> Markup:
     )
 
 
-def moment(value: datetime | None, now: datetime) -> Markup:
+def short_time_element(value: datetime | None, now: datetime) -> Markup:
     """Returns the same HTML element as `time`. Leaves out the date if `value` is less than half a day away from `now`."""
-    return time(value, "clock" if value is not None and abs(value - now) <= _DATE_SHOWN_AFTER else "")
+    return time_element(value, "clock" if value is not None and abs(value - now) <= _DATE_SHOWN_AFTER else "")
 
 
 def money(amount: Decimal | None, unit: str | None = "USD") -> str:
@@ -42,7 +42,7 @@ def money(amount: Decimal | None, unit: str | None = "USD") -> str:
     return "–" if amount is None else f"{amount:f} {unit or ''}".strip().replace("-", "−")
 
 
-def code(text: str) -> Markup:
+def with_code_elements(text: str) -> Markup:
     """Returns the text as HTML, with each part that stands in backticks as a `<code>` element."""
     parts = re.split(r"`([^`]*)`", text)
     return Markup("").join(
@@ -50,4 +50,10 @@ def code(text: str) -> Markup:
     )
 
 
-FILTERS: Final[Mapping[str, Callable[..., Any]]] = {"time": time, "moment": moment, "money": money, "mask": mask, "code": code}
+FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
+    "time": time_element,
+    "moment": short_time_element,
+    "money": money,
+    "mask": mask_address,
+    "code": with_code_elements,
+}

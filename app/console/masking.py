@@ -65,7 +65,7 @@ _SHOWN_MEMBERS: Final = frozenset(
 )
 
 
-def mask(value: str | None) -> str:
+def mask_address(value: str | None) -> str:
     """Masks a phone number or an address. Keeps the last digits of a number, or the first letter and the host of an address."""
     if not value:
         return "–"
@@ -95,12 +95,12 @@ def mask_text(text: str) -> str:
     """Masks the phone numbers, SIP addresses and e-mail addresses in a sentence. Hides a text of more than 500 characters."""
     if len(text) > _MAX_SEARCHED_LENGTH:
         return _masked_length(text)
-    return _PERSONAL_DATA.sub(lambda found: mask(found[0].replace("%2B", "+").replace("%40", "@")), text)
+    return _PERSONAL_DATA.sub(lambda found: mask_address(found[0].replace("%2B", "+").replace("%40", "@")), text)
 
 
 def mask_idempotency_key(key: str) -> str:
     """Masks the addresses and phone numbers in an idempotency key. A key that is an id or a time is not masked."""
-    return key if _ID_OR_TIME.fullmatch(key) else _NUMBER_IN_KEY.sub(lambda found: mask(found[0]), mask_text(key))
+    return key if _ID_OR_TIME.fullmatch(key) else _NUMBER_IN_KEY.sub(lambda found: mask_address(found[0]), mask_text(key))
 
 
 def mask_url(url: str) -> str:
@@ -127,7 +127,7 @@ def mask_json(value: Any, name: str = "") -> Any:
     """
     match value:
         case str():
-            return _mask_member(value, name.replace("_", "").lower())
+            return _mask_json_text(value, name.replace("_", "").lower())
         case Mapping():
             return {key: mask_json(item, key) for key, item in value.items()}
         case list() | tuple():
@@ -135,11 +135,11 @@ def mask_json(value: Any, name: str = "") -> Any:
     return value
 
 
-def _mask_member(text: str, name: str) -> str:
+def _mask_json_text(text: str, name: str) -> str:
     if _ID_OR_TIME.fullmatch(text) or not text:
         return text
     if name in _ADDRESS_MEMBERS:
-        return mask(text)
+        return mask_address(text)
     if name in _SHOWN_MEMBERS:
         return mask_text(text)
     if text.startswith(("http://", "https://")):

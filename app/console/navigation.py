@@ -32,7 +32,7 @@ NAVIGATION: Final[tuple[Link, ...]] = (
 SESSION: Final = Link("Session", f"{CONSOLE_PREFIX}/session")
 
 
-def section_of(path: str) -> Link:
+def section_link_for_path(path: str) -> Link:
     """Returns the navigation's link to the page that contains the path; the first link if no page contains it."""
     return next((link for link in NAVIGATION if link.contains(path)), NAVIGATION[0])
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app.database.connection import Connection
-from app.database.pool import Transactions
+from app.database.pool import TransactionRunner
 from app.http.concurrency import ConcurrencyLimit
 
 _STATEMENT_TIMEOUT: Final = "2s"
@@ -16,7 +16,7 @@ _STATEMENT_TIMEOUT: Final = "2s"
 class SlotLimitedReads:
     """Runs only a few transactions at a time, per tenant and in total. So connections stay free for the creation of calls."""
 
-    database: Transactions
+    database: TransactionRunner
     limit: ConcurrencyLimit
     tenant_id: str | None
     """The tenant of the session; None for an operator. All operators together may run as many transactions as one tenant."""
@@ -38,7 +38,7 @@ class TimeLimitedReads:
     A longer statement raises DatabaseUnavailable with the reason `timeout`.
     """
 
-    database: Transactions
+    database: TransactionRunner
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -47,7 +47,7 @@ class TimeLimitedReads:
             yield connection
 
 
-async def fetch(database: Transactions, statement: str, *values: object) -> list[Any]:
+async def fetch_with_time_limit(database: TransactionRunner, statement: str, *values: object) -> list[Any]:
     """Runs one statement and returns its rows. Raises DatabaseUnavailable, also if the statement takes over two seconds."""
     async with TimeLimitedReads(database).transaction() as connection:
         rows: list[Any] = await connection.fetch(statement, *values)

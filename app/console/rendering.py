@@ -41,12 +41,12 @@ def render(template: str, status: int, path: str, state: Mapping[str, Any], cont
         "path": path,
         "navigation": [link for link in NAVIGATION if Scope.READ in scopes and (is_operator or not link.for_operators)],
     }
-    content = _environment().get_template(template).render({**shared, **context})
+    content = _jinja_environment().get_template(template).render({**shared, **context})
     return protect_page(HTMLResponse(content, status_code=status))
 
 
 @cache
-def _environment() -> "Environment":
+def _jinja_environment() -> "Environment":
     # Imported with the first page: the import takes 0.07 s of CPU, and most processes never render a page.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -21,5 +21,5 @@ def read_form_time(text: str) -> datetime | None:
         raise ValueError(text) from error
 
 
-def form_time(moment: datetime) -> str:
+def format_form_time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime(FORM_TIME)

@@ -4,13 +4,13 @@ Has no side effects.
 """
 
 from app.scheduling.hours import DAYS, Hours
-from app.scheduling.pace_limits import PaceLimits, plain_number
+from app.scheduling.pace_limits import PaceLimits, to_int_or_float
 
 
 def pace_text(pace: PaceLimits) -> str:
     parts = []
     if pace.calls_per_second is not None:
-        parts.append(f"{plain_number(pace.calls_per_second)} a second, bursts of {pace.burst}")
+        parts.append(f"{to_int_or_float(pace.calls_per_second)} a second, bursts of {pace.burst}")
     if pace.max_concurrent is not None:
         parts.append(f"at most {pace.max_concurrent:,} at the same time")
     return ", ".join(parts) or "not limited"

@@ -32,7 +32,7 @@ _MAX_LOCK_WAIT_S = 12.0
 _LOCK_RETRY_MIN_DELAY_S, _LOCK_RETRY_MAX_DELAY_S = 0.005, 0.5
 
 
-class Busy(Enum):
+class BusyResult(Enum):
     """The type of LOCKED. A Batcher's `write` returns LOCKED for an item whose row another session has locked.
 
     The Batcher then writes the item again in a later batch.
@@ -41,7 +41,7 @@ class Busy(Enum):
     LOCKED = "locked"
 
 
-LOCKED: Final = Busy.LOCKED
+LOCKED: Final = BusyResult.LOCKED
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +74,7 @@ class Batcher(Generic[Item, Result]):
 
     def __init__(
         self,
-        write: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Busy]]],
+        write: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BusyResult]]],
         *,
         max_batch: int = 100,
         max_queue: int = 1000,
@@ -136,7 +136,7 @@ class Batcher(Generic[Item, Result]):
     async def _write_all(self) -> None:
         try:
             while batch := self._take_batch():
-                await self._write_timed(batch)
+                await self._write_batch_timed(batch)
                 if self._running - self._slow > 1:
                     return
         finally:
@@ -154,7 +154,7 @@ class Batcher(Generic[Item, Result]):
                 batch.append(waiting)
         return batch
 
-    async def _write_timed(self, batch: list[_PendingItem[Item, Result]]) -> None:
+    async def _write_batch_timed(self, batch: list[_PendingItem[Item, Result]]) -> None:
         is_slow = False
 
         def let_next_begin() -> None:
@@ -206,7 +206,7 @@ class Batcher(Generic[Item, Result]):
             for _ in range(min(_MAX_WRITERS, len(batch))):
                 group.create_task(settle_remaining())
 
-    async def _deliver_results(self, batch: list[_PendingItem[Item, Result]], results: Sequence[Result | Busy]) -> None:
+    async def _deliver_results(self, batch: list[_PendingItem[Item, Result]], results: Sequence[Result | BusyResult]) -> None:
         """Gives the results to the waiting submissions in small groups, so that other work of the event loop runs in between.
 
         Without the groups, all items of a batch would go to a slow upstream at the same moment, and return at the same moment
@@ -223,8 +223,8 @@ class Batcher(Generic[Item, Result]):
             for waiting, result in remaining:
                 self._settle_or_requeue(waiting, result)
 
-    def _settle_or_requeue(self, waiting: _PendingItem[Item, Result], result: Result | Busy) -> None:
-        if not isinstance(result, Busy):
+    def _settle_or_requeue(self, waiting: _PendingItem[Item, Result], result: Result | BusyResult) -> None:
+        if not isinstance(result, BusyResult):
             waiting.succeed(result)
             return
         loop = asyncio.get_running_loop()

@@ -57,7 +57,7 @@ def make_engine(
         connect_args=adapted,
     )
     event.listen(engine.sync_engine, "handle_error", _invalidate_connection)
-    event.listen(engine.sync_engine, "checkout", _replace_closed)
+    event.listen(engine.sync_engine, "checkout", _replace_closed_connection)
     return engine
 
 
@@ -67,7 +67,7 @@ def _invalidate_connection(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def _replace_closed(connection: DBAPIConnection, _record: object, _fairy: object) -> None:
+def _replace_closed_connection(connection: DBAPIConnection, _record: object, _fairy: object) -> None:
     """Makes the pool replace a connection that was lost while idle, so that no request fails because of it."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError
@@ -89,7 +89,7 @@ class Database:
         may have been committed.
         """
         committing = False
-        with _timed_and_logged():
+        with _timed_with_failure_log():
             try:
                 async with self._sessions.begin() as session:
                     yield session
@@ -105,13 +105,13 @@ class Database:
 
         Raises DatabaseUnavailable, as `begin` does, and asyncpg's errors for errors in the SQL.
         """
-        with _timed_and_logged():
+        with _timed_with_failure_log():
             return await self._pool.fetch(statement, *arguments)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """Runs one transaction without SQLAlchemy. Raises DatabaseUnavailable, as `fetch` does."""
-        with _timed_and_logged():
+        with _timed_with_failure_log():
             async with self._pool.transaction() as connection:
                 yield connection
 
@@ -131,7 +131,7 @@ class Database:
         async with self.begin() as session:
             await session.execute(text("SELECT 1"))
 
-    async def server(self) -> "ServerInfo":
+    async def read_server_info(self) -> "ServerInfo":
         """Returns facts about the Postgres server, such as its version and its settings. Raises DatabaseUnavailable."""
         async with self.begin() as session:
             asked = datetime.now(UTC)
@@ -155,7 +155,7 @@ async def driver_connection(session: AsyncSession) -> Connection:
 
 
 @contextmanager
-def _timed_and_logged() -> Iterator[None]:
+def _timed_with_failure_log() -> Iterator[None]:
     """Adds the duration of the block to the database time of the request. Logs and re-raises DatabaseUnavailable."""
     with TimedSpan("database"):
         try:

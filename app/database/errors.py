@@ -73,7 +73,7 @@ def log_fields(error: DatabaseUnavailable) -> dict[str, str | None]:
     }
 
 
-def is_refusal(error: BaseException) -> bool:
+def is_value_refused(error: BaseException) -> bool:
     """Returns whether a constraint or a column's type refuses the values, so that repeating the statement cannot succeed."""
     return sqlstate_of(error)[:2] in _REFUSAL_CLASSES and not _is_partition_conflict(error)
 
@@ -88,13 +88,13 @@ def sqlstate_of(error: BaseException) -> str:
     return getattr(_cause(error), "sqlstate", None) or ""
 
 
-def describe(error: DatabaseUnavailable) -> str:
+def describe_failure(error: DatabaseUnavailable) -> str:
     """Describes the failure and, if known, the remedy in one line."""
-    text = first_line(error.__cause__ or error)
+    text = first_message_line(error.__cause__ or error)
     return f"{text}; {_HINTS[error.reason]}" if error.reason in _HINTS else text
 
 
-def first_line(error: BaseException) -> str:
+def first_message_line(error: BaseException) -> str:
     """Returns the first line of the error message of Postgres or the operating system. It never contains the password."""
     cause = _cause(error)
     return (str(cause).strip() or type(cause).__name__).splitlines()[0]

@@ -34,7 +34,7 @@ class Listener:
         self.connected = False
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def listening_in_background(self) -> AsyncIterator[None]:
         """Listens in the background inside the block. While Postgres is unavailable, retries and raises nothing."""
         stop = asyncio.Event()
         task = asyncio.create_task(self._listen_until(stop))

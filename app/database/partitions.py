@@ -21,9 +21,9 @@ class MonthRange:
     until: date
 
     @classmethod
-    def around(cls, first: datetime, last: datetime) -> Self:
+    def from_first_to_last(cls, first: datetime, last: datetime) -> Self:
         """Returns the months from the one that contains `first` to the one that contains `last`."""
-        return cls(_month(first.astimezone(UTC).date(), 0), _month(last.astimezone(UTC).date(), 1))
+        return cls(_first_day_of_month(first.astimezone(UTC).date(), 0), _first_day_of_month(last.astimezone(UTC).date(), 1))
 
     def __contains__(self, at: datetime) -> bool:
         return self.since <= at.astimezone(UTC).date() < self.until
@@ -33,9 +33,9 @@ class MonthRange:
 
         The new start is the first day of the month that contains the time `span` before the present start.
         """
-        return type(self)(_month(self.since - span, 0), self.until)
+        return type(self)(_first_day_of_month(self.since - span, 0), self.until)
 
-    def condition(self, column: str) -> str:
+    def condition_sql(self, column: str) -> str:
         """Returns SQL that is true if the time in `column` is in the range. The bounds are literals, not parameters."""
         # Without statistics, as in the first minutes of a month, Postgres takes `>= … AND < …` for a condition that leaves one
         # row in two hundred, and then chooses indexes that read all rows of the month. It has no such guess for this form.
@@ -56,7 +56,7 @@ class Partition:
 
     @property
     def end(self) -> datetime:
-        return datetime.combine(_month(self.start.date(), 1), datetime.min.time(), UTC)
+        return datetime.combine(_first_day_of_month(self.start.date(), 1), datetime.min.time(), UTC)
 
 
 async def make_partitions(session: AsyncSession, table: str, *, months_ahead: int) -> None:
@@ -69,7 +69,7 @@ async def make_partitions(session: AsyncSession, table: str, *, months_ahead: in
     await session.execute(text("SELECT pg_advisory_xact_lock(hashtext(:table))"), {"table": f"partitions of {table}"})
     today = datetime.now(UTC).date()
     for offset in range(months_ahead + 1):
-        first, following = _month(today, offset), _month(today, offset + 1)
+        first, following = _first_day_of_month(today, offset), _first_day_of_month(today, offset + 1)
         partition, default = f"{table}_{first:%Y_%m}", f"{table}_default"
         if await session.scalar(text("SELECT to_regclass(:name)"), {"name": partition}):
             continue
@@ -96,7 +96,7 @@ async def expired_partitions(session: AsyncSession, table: str, *, before: datet
     return [partition for partition in partitions if partition.end <= before]
 
 
-async def try_lock(session: AsyncSession, partition: Partition) -> bool:
+async def try_lock_partition(session: AsyncSession, partition: Partition) -> bool:
     """Locks the partition and its parent table exclusively, so that all other sessions wait until the transaction ends.
 
     Returns False if the lock is not free within 0.1 s, or if another worker has dropped the partition.
@@ -121,7 +121,7 @@ async def drop_partition(session: AsyncSession, partition: Partition) -> None:
     await session.execute(text(f"DROP TABLE {partition.name}"))
 
 
-def _month(day: date, offset: int) -> date:
+def _first_day_of_month(day: date, offset: int) -> date:
     """Returns the first day of the month that is `offset` months after the month of `day`."""
     months = day.year * 12 + day.month - 1 + offset
     return date(months // 12, months % 12 + 1, 1)

@@ -34,13 +34,13 @@ class _PooledConnection:
     used_at: float
 
 
-class Transactions(Protocol):
+class TransactionRunner(Protocol):
     """The interface of an object that runs transactions without SQLAlchemy: a Pool, a Database, or one of their wrappers."""
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]: ...
 
 
-class StatementPool(Transactions, Protocol):
+class StatementPool(TransactionRunner, Protocol):
     """Runs transactions, and also single statements. A single statement is its own transaction and takes one round trip."""
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]: ...

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from app.database.errors import is_refusal
+from app.database.errors import is_value_refused
 from app.errors import DatabaseUnavailable
 
 Item = TypeVar("Item")
@@ -47,7 +47,7 @@ class RetryQueue(Generic[Item]):
             logger.error("retry_given_up", queue=self._name)
         self._items.append(item)
         if self._task is None:
-            self._task = asyncio.create_task(self._run())
+            self._task = asyncio.create_task(self._write_until_empty())
 
     async def close(self) -> None:
         """Writes the remaining items without pauses, and ends the background task.
@@ -58,7 +58,7 @@ class RetryQueue(Generic[Item]):
         if self._task is not None:
             await self._task
 
-    async def _run(self) -> None:
+    async def _write_until_empty(self) -> None:
         pause = _MIN_PAUSE_S
         try:
             while self._items:
@@ -89,7 +89,7 @@ class RetryQueue(Generic[Item]):
             if isinstance(result, DatabaseUnavailable):
                 failed.append(item)
             elif isinstance(result, BaseException):
-                is_rejected = is_refusal(result)
+                is_rejected = is_value_refused(result)
                 logger.error("retry_refused" if is_rejected else "retry_failed", queue=self._name, exc_info=result)
                 if not is_rejected:
                     failed.append(item)

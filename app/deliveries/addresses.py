@@ -54,7 +54,7 @@ class UrlError(NamedTuple):
     detail: str
 
 
-class Target(NamedTuple):
+class DeliveryTarget(NamedTuple):
     """The destination of a connection. `host` is lower case; an IPv6 address has no brackets."""
 
     scheme: str
@@ -89,17 +89,17 @@ class AllowList:
         return any(address in network for network in self.networks)
 
 
-def parse_delivery_url(url: str, allowed: AllowList, *, max_length: int | None = MAX_URL_LENGTH) -> Target | UrlError:
+def parse_delivery_url(url: str, allowed: AllowList, *, max_length: int | None = MAX_URL_LENGTH) -> DeliveryTarget | UrlError:
     """Returns the destination of a delivery's URL, or the reason why the URL is refused.
 
     The URL is checked when a call is created, and again before each attempt, then without a limit of its length. This function
-    resolves no host name; `is_allowed` checks the addresses of a resolved name.
+    resolves no host name; `is_address_allowed` checks the addresses of a resolved name.
     """
     match = _URL.fullmatch(url)
     if max_length is not None and len(url) > max_length:
         return UrlError("url_too_long", f"Use at most {max_length} characters.")
     if match is None or not url.isascii() or _BAD_ESCAPE.search(match["rest"]):
-        return _url_error(url)
+        return _explain_invalid_url(url)
     authority = match["authority"]
     if "@" in authority:
         return UrlError("url_credentials", "Leave out the user and password: deliveries are signed, and URLs end up in logs.")
@@ -118,15 +118,15 @@ def parse_delivery_url(url: str, allowed: AllowList, *, max_length: int | None =
     checked = _LOOPBACK if is_localhost else address
     if checked is not None and (error := _check_address(checked, host, allowed)):
         return error
-    return Target(scheme, host.strip("[]"), port, address)
+    return DeliveryTarget(scheme, host.strip("[]"), port, address)
 
 
-def is_allowed(address: str, host: str, allowed: AllowList) -> bool:
+def is_address_allowed(address: str, host: str, allowed: AllowList) -> bool:
     """Returns whether a connection for `host` may use `address`, to which the host was just resolved."""
     return "%" not in address and _check_address(ip_address(address), host.lower(), allowed) is None
 
 
-def _url_error(url: str) -> UrlError:
+def _explain_invalid_url(url: str) -> UrlError:
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.\-]*:", url)
     if scheme is None or scheme[0].lower() not in ("http:", "https:"):
         return UrlError("url_scheme", "Use an http:// or https:// URL.")
@@ -170,9 +170,9 @@ def _read_host(host: str) -> Address | UrlError | None:
 def _check_address(address: Address, host: str, allowed: AllowList) -> UrlError | None:
     """Returns the error if the address is reserved, or if it is private and not allowed; otherwise None."""
     address = _embedded_ipv4(address)
-    is_private = _any_contains(_PRIVATE, address)
+    is_private = _is_in_any_network(_PRIVATE, address)
     is_allocated = isinstance(address, IPv4Address) or address in _GLOBAL_UNICAST
-    if _any_contains(_ALWAYS_REFUSED, address) or not (is_private or is_allocated):
+    if _is_in_any_network(_ALWAYS_REFUSED, address) or not (is_private or is_allocated):
         return UrlError("url_address_refused", "Use another host: link-local, metadata and reserved addresses are not allowed.")
     if is_private and not allowed.includes_address(address) and not allowed.includes_host(host):
         detail = "Use a public host, or ask the operator to add its network or suffix to CALLGATE_DELIVERY_ALLOW."
@@ -180,7 +180,7 @@ def _check_address(address: Address, host: str, allowed: AllowList) -> UrlError 
     return None
 
 
-def _any_contains(networks: Iterable[Network], address: Address) -> bool:
+def _is_in_any_network(networks: Iterable[Network], address: Address) -> bool:
     return any(address in network for network in networks)
 
 

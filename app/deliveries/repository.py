@@ -13,7 +13,7 @@ from app.calls import ids
 from app.calls.models import Call, CallEvent
 from app.calls.store import DELIVERIES_CHANNEL
 from app.deliveries.models import Delivery
-from app.deliveries.stored_fields import ReportedFields
+from app.deliveries.stored_fields import StoredCallbackFields
 
 MAX_COUNTED = 10_000
 _NOTIFY = select(func.pg_notify(DELIVERIES_CHANNEL, ""))
@@ -42,7 +42,7 @@ async def delivery_backlog(session: AsyncSession) -> DeliveryBacklog:
     return DeliveryBacklog(pending, oldest, most_overdue)
 
 
-async def list_deliveries(session: AsyncSession, call_id: UUID) -> Sequence[tuple[Delivery, ReportedFields | None]]:
+async def list_deliveries(session: AsyncSession, call_id: UUID) -> Sequence[tuple[Delivery, StoredCallbackFields | None]]:
     """Returns the deliveries of a call in the order of the events, each with the stored fields of its callback event.
 
     The callback event has the same id as the delivery. If there is no such event, None is in the place of its fields.
@@ -55,27 +55,28 @@ async def list_deliveries(session: AsyncSession, call_id: UUID) -> Sequence[tupl
     )
     rows = await session.execute(statement)
     return [
-        (delivery, None if event_id is None else ReportedFields(data, left_out)) for delivery, event_id, data, left_out in rows
+        (delivery, None if event_id is None else StoredCallbackFields(data, left_out))
+        for delivery, event_id, data, left_out in rows
     ]
 
 
-async def retry(session: AsyncSession, delivery_id: UUID, *, call_id: UUID, tenant_id: str) -> bool:
+async def mark_delivery_due(session: AsyncSession, delivery_id: UUID, *, call_id: UUID, tenant_id: str) -> bool:
     """Makes a delivery due now, so that a worker sends it. Returns False if the tenant's call has no such delivery.
 
     A delivery that was delivered or given up becomes pending again, and its attempts are counted from 0.
     """
     statement = (
         update(Delivery)
-        .where(Delivery.call_id == call_id, Delivery.at == ids.created_at(delivery_id), Delivery.id == delivery_id)
+        .where(Delivery.call_id == call_id, Delivery.at == ids.creation_time_of_id(delivery_id), Delivery.id == delivery_id)
         .where(Delivery.tenant_id == tenant_id)
-        .values(_pending_again())
+        .values(_pending_again_values())
         .returning(Delivery.id)
     )
     await session.execute(_NOTIFY)
     return (await session.scalars(statement)).one_or_none() is not None
 
 
-async def replay(
+async def mark_deliveries_due(
     session: AsyncSession, *, tenant_id: str, since: datetime, after: UUID, failed_only: bool, limit: int
 ) -> Sequence[UUID]:
     """Makes given-up deliveries of a tenant pending again and, unless `failed_only`, delivered ones, too.
@@ -88,7 +89,7 @@ async def replay(
     settled = (
         select(Delivery.call_id, Delivery.id)
         .where(Delivery.tenant_id == tenant_id, Delivery.at >= since, Delivery.state.in_(states))
-        .where(tuple_(Delivery.at, Delivery.id) > tuple_(ids.created_at(after), after))
+        .where(tuple_(Delivery.at, Delivery.id) > tuple_(ids.creation_time_of_id(after), after))
         .where(exists().where(Call.id == Delivery.call_id))
         .order_by(Delivery.at, Delivery.id)
         .limit(limit)
@@ -99,14 +100,14 @@ async def replay(
         update(Delivery)
         # Do not compare `at` with `settled.at`, because Postgres may crash (app.deliveries.store).
         .where(Delivery.call_id == settled.c.call_id, Delivery.id == settled.c.id, Delivery.at >= since)
-        .values(_pending_again())
+        .values(_pending_again_values())
         .returning(Delivery.id)
     )
     await session.execute(_NOTIFY)
     return sorted(await session.scalars(statement))
 
 
-def _pending_again() -> dict[str, Any]:
+def _pending_again_values() -> dict[str, Any]:
     """Returns the column values that make a delivery pending and due now.
 
     The number of attempts becomes 0 unless the delivery was pending.

@@ -53,11 +53,11 @@ def build_request(
 ) -> DeliveryRequest:
     """Builds the request of one attempt. The format `json` signs the time `at`, so each attempt needs a new request."""
     if callback_format == "twilio":
-        return _twilio_request(content, method, url, secret)
-    return _json_request(content, url, secret, at)
+        return _twilio_format_request(content, method, url, secret)
+    return _json_format_request(content, url, secret, at)
 
 
-def _twilio_request(content: DeliveryContent, method: CallbackMethod, url: str, secret: str) -> DeliveryRequest:
+def _twilio_format_request(content: DeliveryContent, method: CallbackMethod, url: str, secret: str) -> DeliveryRequest:
     """Builds a request in the format `twilio`. Twilio signs with an auth token; here the tenant's whole secret is the key.
 
     The secret includes its prefix, such as `whsec_`. https://www.twilio.com/docs/usage/security#validating-requests
@@ -91,7 +91,7 @@ def _url_seen_by_receiver(url: str) -> str:
     return url if parts.path else urlunsplit(parts._replace(path="/"))
 
 
-def _json_request(content: DeliveryContent, url: str, secret: str, at: datetime) -> DeliveryRequest:
+def _json_format_request(content: DeliveryContent, url: str, secret: str, at: datetime) -> DeliveryRequest:
     """Builds a request in the format `json`, signed as Standard Webhooks requires."""
     at = at.astimezone(UTC)  # the library ignores the time zone
     data = {"call_id": content.call_id, "sequence": content.sequence, "fields": content.fields, "call": content.record}

@@ -20,8 +20,8 @@ from app.http.authentication import CallerDep
 from app.http.bodies import JSON_BODY_ERRORS, JsonBody
 from app.http.field_errors import field_errors_from
 from app.http.idempotency_key import refuse_idempotency_key
-from app.http.openapi import json_body, json_examples
-from app.http.problems import READ_ERRORS, responses
+from app.http.openapi import json_example_references, json_request_body
+from app.http.problems import READ_ERRORS, error_responses
 from app.http.query import refuse_unknown_parameters
 from app.http.routes import ScopedRoute, needs
 from app.tenants.scopes import Scope
@@ -70,8 +70,8 @@ DeliveryServiceDep = Annotated[DeliveryService, Depends(delivery_service)]
     operation_id="list_call_deliveries",
     summary="List the deliveries of a call to its status_callback",
     responses={
-        200: {"content": json_examples("deliveries")},
-        **responses(CallNotFound, *READ_ERRORS, instance=_CALL_PATH),
+        200: {"content": json_example_references("deliveries")},
+        **error_responses(CallNotFound, *READ_ERRORS, instance=_CALL_PATH),
     },
 )
 @needs(Scope.READ)
@@ -90,8 +90,8 @@ async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, i
     dependencies=[Depends(refuse_idempotency_key)],
     response_model=DeliveryRecord,
     responses={
-        200: {"content": json_examples("delivery_due")},
-        **responses(
+        200: {"content": json_example_references("delivery_due")},
+        **error_responses(
             CallNotFound,
             DeliveryNotFound,
             *READ_ERRORS,
@@ -119,7 +119,7 @@ async def retry_delivery(
     operation_id="replay_deliveries",
     summary="Send deliveries again, after the receiver was down",
     dependencies=[Depends(refuse_idempotency_key)],
-    openapi_extra=json_body(
+    openapi_extra=json_request_body(
         "ReplayRequest",
         {
             "failed": {
@@ -129,8 +129,8 @@ async def retry_delivery(
         },
     ),
     responses={
-        200: {"content": json_examples("replayed")},
-        **responses(
+        200: {"content": json_example_references("replayed")},
+        **error_responses(
             *JSON_BODY_ERRORS,
             InvalidRequest,
             InternalError,

@@ -20,7 +20,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from app import __version__
-from app.deliveries.addresses import AllowList, UrlError, is_allowed, parse_delivery_url
+from app.deliveries.addresses import AllowList, UrlError, is_address_allowed, parse_delivery_url
 from app.security.tls import shared_context
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -119,7 +119,7 @@ class Sender:
             while True:
                 connection = _ConnectionUse()
                 try:
-                    return await self._exchange(method, url, headers, body, connection, self._timeouts_until(ends_at))
+                    return await self._send_once(method, url, headers, body, connection, self._timeouts_until(ends_at))
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                     # The loop ends: a failed connection is not kept, and a request on a new connection is not repeated.
                     if not connection.is_reused or isinstance(error, aiohttp.ClientConnectorError):
@@ -152,7 +152,7 @@ class Sender:
             raise TimeoutError
         return self._timeouts(total=left_s)
 
-    async def _exchange(
+    async def _send_once(
         self,
         method: str,
         url: str,
@@ -228,7 +228,7 @@ class _CheckedResolver(AbstractResolver):
             raise OSError("the name cannot be encoded for DNS") from None
         if not addresses:
             raise OSError("no address")
-        allowed = [address for address in addresses if is_allowed(address, host, self._allowed)]
+        allowed = [address for address in addresses if is_address_allowed(address, host, self._allowed)]
         if not allowed:
             raise _AddressRefused
         return [

@@ -6,7 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from app.audit.events import Actor
-from app.audit.store import record
+from app.audit.store import record_audit_event
 from app.calls import ids
 from app.calls.models import Call
 from app.calls.service import CallService
@@ -51,11 +51,13 @@ class DeliveryService:
         """
         call = await self.calls.get(caller, id_or_sid)
         async with self.database.begin() as session:
-            if not await repository.retry(session, delivery_id, call_id=call.id, tenant_id=caller.tenant_id):
+            if not await repository.mark_delivery_due(session, delivery_id, call_id=call.id, tenant_id=caller.tenant_id):
                 raise DeliveryNotFound
             if actor is not None:
                 connection, subject = await driver_connection(session), str(delivery_id)
-                await record(connection, actor, action="delivery.retry", tenant_id=caller.tenant_id, subject=subject)
+                await record_audit_event(
+                    connection, actor, action="delivery.retry", tenant_id=caller.tenant_id, subject=subject
+                )
             return next(record for record in await _delivery_records(session, call) if record.id == delivery_id)
 
     async def replay(self, caller: Caller, *, since: datetime, failed_only: bool, actor: Actor | None = None) -> ReplayResult:
@@ -66,12 +68,12 @@ class DeliveryService:
         With `actor`, the audit log records the replay, if there was anything to send again.
         """
         # Clamp to the times that an id can have: others may not exist in UTC.
-        since = ids.created_at(ids.first_id_at(since))
+        since = ids.creation_time_of_id(ids.first_id_at(since))
         count, after = 0, UUID(int=0)
         for _ in range(_MAX_REPLAY_BATCHES):
             try:
                 async with self.database.begin() as session:
-                    replayed = await repository.replay(
+                    replayed = await repository.mark_deliveries_due(
                         session,
                         tenant_id=caller.tenant_id,
                         since=since,
@@ -81,7 +83,9 @@ class DeliveryService:
                     )
                     if actor is not None and replayed and not count:
                         connection, subject = await driver_connection(session), since.isoformat()
-                        await record(connection, actor, action="delivery.replay", tenant_id=caller.tenant_id, subject=subject)
+                        await record_audit_event(
+                            connection, actor, action="delivery.replay", tenant_id=caller.tenant_id, subject=subject
+                        )
             except DatabaseUnavailable:
                 if not count:
                     raise
@@ -90,13 +94,13 @@ class DeliveryService:
             if len(replayed) < _REPLAY_BATCH_SIZE:
                 return ReplayResult(count, None)
             after = replayed[-1]
-        return ReplayResult(count, ids.created_at(after))
+        return ReplayResult(count, ids.creation_time_of_id(after))
 
 
 async def _delivery_records(session: Session, call: Call) -> Sequence[DeliveryRecord]:
     records = []
     for delivery, reported in await repository.list_deliveries(session, call.id):
-        fields = delivery.fields if delivery.fields is not None else reported.whole(call) if reported else {}
+        fields = delivery.fields if delivery.fields is not None else reported.complete_fields(call) if reported else {}
         followed = {
             "webhook_id": delivery.webhook_id or webhook_id(call.id, delivery.event),
             "url": delivery.url or call.status_callback,

@@ -10,12 +10,12 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from app.calls.last_answer import CallRow, stored_attributes
+from app.calls.last_answer import CallRow, attributes_to_read
 from app.calls.models import Call
 from app.calls.schemas import CallRecord
 from app.database.engine import Database
 from app.database.partitions import MonthRange
-from app.deliveries.stored_fields import ReportedFields, webhook_id
+from app.deliveries.stored_fields import StoredCallbackFields, webhook_id
 
 MAX_HOLDING_ATTEMPTS: Final = 2
 """The later events of a call wait for a pending event until this many attempts to deliver it have failed."""
@@ -33,7 +33,7 @@ _SPAN_OF_CALL = timedelta(days=30)
 # Their commits are not flushed, which saves a write to disk for each claim and each batch of results. If Postgres crashes soon
 # after, these claims and results are lost, so the deliveries are sent again, as after a crash of the worker.
 _UNFLUSHED = "set_config('synchronous_commit', 'off', true)"
-_RECORD_COLUMNS = {name: Call.__mapper__.columns[name].name for name in stored_attributes(tuple(CallRecord.model_fields))}
+_RECORD_COLUMNS = {name: Call.__mapper__.columns[name].name for name in attributes_to_read(tuple(CallRecord.model_fields))}
 _JSON_COLUMNS = ("parameters", "warnings", "problem", "own_subresource_uris", "resource_rest")
 
 
@@ -78,7 +78,7 @@ class DeliveryAttempt:
     error: str | None
     wait: timedelta | None
 
-    def row(self) -> dict[str, Any]:
+    def result_row(self) -> dict[str, Any]:
         delivery = self.delivery
         state = "delivered" if self.is_delivered else "gave_up" if self.wait is None else "pending"
         wait_s = None if self.wait is None else self.wait.total_seconds()
@@ -116,9 +116,9 @@ def _claim_statement(months: MonthRange | None) -> str:
     read. A row is held if it must wait for an earlier delivery of its call, and that delivery is not one of $7. A held row is
     checked again when the result of that delivery is recorded, and at the latest after $6.
     """
-    due_months = months.condition("at") if months else "true"
+    due_months = months.condition_sql("at") if months else "true"
     # Of the other rows of the same calls.
-    all_months = months.extended_back(_SPAN_OF_CALL).condition("at") if months else "true"
+    all_months = months.extended_back(_SPAN_OF_CALL).condition_sql("at") if months else "true"
     return f"""
         WITH RECURSIVE {tenants_with_pending_sql(due_months)}, due AS (
             SELECT own.call_id, own.id, own.position
@@ -157,14 +157,14 @@ def _claim_statement(months: MonthRange | None) -> str:
 
 
 @lru_cache(maxsize=64)
-def _record_statement(months: MonthRange) -> str:
+def _record_attempts_sql(months: MonthRange) -> str:
     """Returns the statement that records results of attempts at deliveries of these months, and frees held deliveries.
 
     It locks all pending deliveries of each call, in one order, which prevents deadlocks. If another worker is about to mark a
     delivery as held, this statement waits, and then sees the mark. It ignores the result of an attempt if the delivery is no
     longer pending, for example because the lease ended and another worker has sent it.
     """
-    in_months = months.condition("delivery.at")
+    in_months = months.condition_sql("delivery.at")
     return f"""
         WITH given AS MATERIALIZED (
             SELECT * FROM jsonb_to_recordset($1::jsonb)
@@ -196,7 +196,7 @@ def _record_statement(months: MonthRange) -> str:
     """  # noqa: S608  # conditions from this module
 
 
-async def claim(
+async def claim_deliveries(
     database: Database,
     *,
     months: MonthRange | None,
@@ -229,10 +229,10 @@ async def record_attempts(
     """
     concerned = [*held, *(attempt.delivery for attempt in attempts)]
     times = [delivery.at for delivery in concerned]
-    months = MonthRange.around(min(times) - _SPAN_OF_CALL, max(times) + _SPAN_OF_CALL)
+    months = MonthRange.from_first_to_last(min(times) - _SPAN_OF_CALL, max(times) + _SPAN_OF_CALL)
     calls = list({delivery.call_id for delivery in concerned})
-    given = to_json([attempt.row() for attempt in attempts]).decode()
-    (row,) = await database.fetch(_record_statement(months), given, calls)
+    given = to_json([attempt.result_row() for attempt in attempts]).decode()
+    (row,) = await database.fetch(_record_attempts_sql(months), given, calls)
     return int(row["released"])
 
 
@@ -240,9 +240,9 @@ def _claimed_delivery(row: Mapping[str, Any]) -> ClaimedDelivery:
     own = {name: row[name] for name in (*_OWN_COLUMNS, "url", "method", "traceparent")}
     own["webhook_id"] = row["webhook_id"] or webhook_id(row["call_id"], row["event"])
     record = _call_row(row) if row["has_record"] else None
-    given = None if row["fields"] is None else ReportedFields(loads(row["fields"]), row["data_left_out"])
+    given = None if row["fields"] is None else StoredCallbackFields(loads(row["fields"]), row["data_left_out"])
     if given is not None and given.left_out:
-        return ClaimedDelivery(**own, fields=given.whole(record) if record else None, record=record)
+        return ClaimedDelivery(**own, fields=given.complete_fields(record) if record else None, record=record)
     return ClaimedDelivery(**own, fields=given.data if given else None, record=record)
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from app.calls.callback_fields import CallIdentity, all_fields
+from app.calls.callback_fields import CallIdentity, restore_callback_fields
 
 
-class ReportedFields(NamedTuple):
+class StoredCallbackFields(NamedTuple):
     """The fields of a callback that Twilio sent, in the short form in which the call's event stores them.
 
     `data` has the fields that are stored. A field is left out if the row of the call has the same value. The bits of `left_out`
@@ -17,9 +17,9 @@ class ReportedFields(NamedTuple):
     data: Mapping[str, Any]
     left_out: int | None
 
-    def whole(self, call: CallIdentity) -> Mapping[str, Any]:
+    def complete_fields(self, call: CallIdentity) -> Mapping[str, Any]:
         """Returns all fields of Twilio's callback. The fields that were left out get their values from `call`."""
-        return all_fields(call, self.data, self.left_out)
+        return restore_callback_fields(call, self.data, self.left_out)
 
 
 def webhook_id(call_id: UUID, event: str) -> str:

@@ -6,19 +6,19 @@ from datetime import timedelta
 
 from app import __version__
 from app.audit.events import command_actor
-from app.calls.repository import transaction_time
-from app.calls.statistics import oldest_unsettled
+from app.calls.repository import transaction_start_time
+from app.calls.statistics import oldest_unsettled_times
 from app.database.engine import Database, ServerInfo
-from app.database.errors import describe
+from app.database.errors import describe_failure
 from app.database.heartbeats import summarize_workers
-from app.doctor.grants import check_grants
+from app.doctor.grants import check_dial_grants
 from app.doctor.settings import CheckResult, CheckState, check_public_url, check_settings
-from app.doctor.twilio_client import CredentialCheck, credential_check
+from app.doctor.twilio_client import CredentialCheck, open_credential_check
 from app.doctor.workloads import WorkloadChecks
 from app.errors import DatabaseUnavailable
 from app.key_rotation import KeyRotation
-from app.revisions import head
-from app.schema import is_newer, revisions
+from app.revisions import newest_revision
+from app.schema import applied_and_newest_revision, is_newer_revision
 from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.administration import TenantAdministration
@@ -39,19 +39,21 @@ async def run_checks(settings: Settings, token: str | None = None) -> list[Check
 
     `token` is a service account token; with it, also checks whether Callgate accepts it.
     """
-    version = CheckResult("version", "ok", f"callgate {__version__}, made for schema {head()}")
+    version = CheckResult("version", "ok", f"callgate {__version__}, made for schema {newest_revision()}")
     results = [version, *check_settings(settings), check_public_url(settings.public_url)]
     database = Database(settings.require_database_url(), pool_size=2)
     keyring = Keyring(settings.require_secret_keys())
     try:
-        async with credential_check(settings) as check_credential:
+        async with open_credential_check(settings) as check_credential:
             administration = TenantAdministration(database, keyring, command_actor())
             directory = TenantDirectory(database, keyring)
             checks = _DatabaseChecks(settings, database, keyring, administration, directory, check_credential)
             results += [result async for result in checks.results(token)]
     except DatabaseUnavailable as error:
         results.append(
-            CheckResult("database", "wrong", describe(error), "check CALLGATE_DATABASE_URL; nothing else could be checked")
+            CheckResult(
+                "database", "wrong", describe_failure(error), "check CALLGATE_DATABASE_URL; nothing else could be checked"
+            )
         )
     finally:
         await database.close()
@@ -112,7 +114,7 @@ class _DatabaseChecks:
     check_credential: CredentialCheck
 
     async def results(self, token: str | None) -> AsyncIterator[CheckResult]:
-        async for result in self._check_server():
+        async for result in self._check_database_server():
             yield result
         schema = await self._check_schema()
         yield schema
@@ -120,16 +122,16 @@ class _DatabaseChecks:
             yield CheckResult("keys, accounts", "not checked", "the schema must be fixed first")
             return
         yield await self._check_worker()
-        yield await check_grants(self.database)
-        async for result in self._check_keys():
+        yield await check_dial_grants(self.database)
+        async for result in self._check_encryption_keys():
             yield result
         async for result in self._check_accounts():
             yield result
         async for result in WorkloadChecks(self.settings, self.directory).results(token):
             yield result
 
-    async def _check_server(self) -> AsyncIterator[CheckResult]:
-        server = await self.database.server()
+    async def _check_database_server(self) -> AsyncIterator[CheckResult]:
+        server = await self.database.read_server_info()
         if server.version < MIN_POSTGRES_VERSION:
             yield CheckResult("database", "wrong", f"PostgreSQL {server.version}", f"use {MIN_POSTGRES_VERSION} or newer")
         elif server.read_only:
@@ -147,12 +149,12 @@ class _DatabaseChecks:
 
     async def _check_schema(self) -> CheckResult:
         async with self.database.begin() as session:
-            current, head = await revisions(session)
+            current, head = await applied_and_newest_revision(session)
         if current == head:
             return CheckResult("schema", "ok", f"revision {current}")
         if current is None:
             return CheckResult("schema", "wrong", "the database has no schema", "run `callgate migrate`")
-        if is_newer(current):
+        if is_newer_revision(current):
             return CheckResult("schema", "ok", f"revision {current}, of a newer version; this version works with it")
         return CheckResult(
             "schema",
@@ -168,8 +170,8 @@ class _DatabaseChecks:
         If a creation is still pending one minute after that time, no worker does this work.
         """
         async with self.database.begin() as session:
-            oldest = (await oldest_unsettled(session))["pending"]
-            age = await transaction_time(session) - oldest if oldest else timedelta(0)
+            oldest = (await oldest_unsettled_times(session))["pending"]
+            age = await transaction_start_time(session) - oldest if oldest else timedelta(0)
             running = (await summarize_workers(session)).running
         if not running:
             return CheckResult("worker", "wrong", "no worker has reported within the last minute", "run `callgate worker`")
@@ -178,9 +180,9 @@ class _DatabaseChecks:
             return CheckResult("worker", "wrong", f"a creation has been pending for {age}", "run `callgate worker`")
         return CheckResult("worker", "ok", f"{running} running, and no creation is pending for too long")
 
-    async def _check_keys(self) -> AsyncIterator[CheckResult]:
+    async def _check_encryption_keys(self) -> AsyncIterator[CheckResult]:
         rotation = KeyRotation(self.database, self.keyring)
-        unreadable = await rotation.find_unreadable()
+        unreadable = await rotation.find_unreadable_secrets()
         key_uses = await rotation.key_uses(count_calls=False)
         lost = sum(use.api_keys for use in key_uses if not use.is_configured)
         remedy = "put the missing key back into CALLGATE_SECRET_KEYS, or replace the secrets and API keys"
@@ -206,9 +208,9 @@ class _DatabaseChecks:
             for account, credentials in listed:
                 async for result in self._check_account(account, credentials):
                     yield result
-        yield self._twilio_clock()
+        yield self._check_twilio_clock()
 
-    def _twilio_clock(self) -> CheckResult:
+    def _check_twilio_clock(self) -> CheckResult:
         """Compares this machine's clock with Twilio's clock, which the Date headers of Twilio's earlier responses show."""
         offset = self.check_credential.twilio.clock.largest_offset
         if offset is None:
@@ -227,7 +229,7 @@ class _DatabaseChecks:
             yield CheckResult(
                 check, "warning", "has no auth token: Twilio's callbacks cannot be verified, so none are requested", add
             )
-        readable = await self.directory.credentials(account.id)
+        readable = await self.directory.active_credentials(account.id)
         kinds = {str(credential.id): credential.kind for credential in credentials}
         for credential in readable:
             yield await self._check_credential(check, credential, kinds[credential.reference])

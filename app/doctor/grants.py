@@ -16,7 +16,7 @@ _HALT_EXPLANATIONS: Mapping[HaltReason, str] = {
 }
 
 
-async def check_grants(database: Database) -> CheckResult:
+async def check_dial_grants(database: Database) -> CheckResult:
     """Returns whether workers may dial scheduled calls, and if not, the reason and the remedy. Raises DatabaseUnavailable."""
     guard = await read_guard(database)
     if guard is None:

@@ -23,7 +23,7 @@ class CredentialCheck:
 
 
 @asynccontextmanager
-async def credential_check(settings: Settings) -> AsyncIterator[CredentialCheck]:
+async def open_credential_check(settings: Settings) -> AsyncIterator[CredentialCheck]:
     """Yields a CredentialCheck that has its own HTTP connection to Twilio. The connection is closed when the block ends."""
     http = make_http_client(
         connect_timeout=settings.twilio_connect_timeout,

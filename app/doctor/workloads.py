@@ -13,7 +13,7 @@ from app.tenants.directory import TenantDirectory
 from app.workloads.key_set import KeysById, KeySetUnreadable, parse_key_set
 from app.workloads.key_sources import key_source
 from app.workloads.service_accounts import ServiceAccount
-from app.workloads.tokens import TokenRefused, TokenRules, unknown_key, unverified_claims
+from app.workloads.tokens import TokenRefused, TokenRules, unknown_key_refusal, unverified_claims
 
 _KEY_SET_CHECK, _TOKEN_CHECK = "workload keys", "workload token"
 _REMEDIES_BY_REASON: Mapping[str, str] = {
@@ -40,7 +40,7 @@ class WorkloadChecks:
         issuer = self.settings.workload_issuer
         if issuer is None:
             if token is not None:
-                yield _describe(token)
+                yield _describe_token(token)
                 do = "set CALLGATE_WORKLOAD_ISSUER to the token's issuer, if it is that of your cluster"
                 yield CheckResult(_TOKEN_CHECK, "wrong", "no service account tokens are accepted", do)
             return
@@ -54,12 +54,12 @@ class WorkloadChecks:
         else:
             yield CheckResult(_KEY_SET_CHECK, "ok", f"{len(keys)} of the issuer {issuer} from {source.location}")
         if token is not None:
-            yield _describe(token)
-            yield await self._check(token, keys, TokenRules(issuer, self.settings.workload_audience))
+            yield _describe_token(token)
+            yield await self._check_token(token, keys, TokenRules(issuer, self.settings.workload_audience))
 
-    async def _check(self, token: str, keys: KeysById, rules: TokenRules) -> CheckResult:
+    async def _check_token(self, token: str, keys: KeysById, rules: TokenRules) -> CheckResult:
         try:
-            account = _validate(token, keys, rules)
+            account = _validate_token(token, keys, rules)
         except TokenRefused as refused:
             if refused.reason == "unknown_key" and not keys:
                 return CheckResult(_TOKEN_CHECK, "not checked", "there is no key set to check it with")
@@ -73,16 +73,16 @@ class WorkloadChecks:
         return CheckResult(_TOKEN_CHECK, "ok", f"it is valid, and acts for {acts_for} with {', '.join(sorted(caller.scopes))}")
 
 
-def _validate(token: str, keys: KeysById, rules: TokenRules) -> ServiceAccount:
+def _validate_token(token: str, keys: KeysById, rules: TokenRules) -> ServiceAccount:
     """Validates the token and returns its service account. Raises TokenRefused."""
-    key = keys.get(rules.key_id(token))
+    key = keys.get(rules.read_key_id(token))
     if key is None:
         rules.check_claims(token)
-        raise unknown_key()
+        raise unknown_key_refusal()
     return rules.validate(token, key).service_account
 
 
-def _describe(token: str) -> CheckResult:
+def _describe_token(token: str) -> CheckResult:
     """Returns a result that shows the token's unverified claims, such as the issuer, but never the token itself."""
     claims = unverified_claims(token)
     if not claims:

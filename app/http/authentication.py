@@ -8,10 +8,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from app.errors import Unauthorized
 from app.http.key_attempts import KeyAttempts
 from app.http.workload_authentication import authenticate_workload, may_be_token
-from app.observability.context import bind
+from app.observability.context import bind_log_fields
 from app.tenants.access import authorize
 from app.tenants.caller import Caller, OperatorCaller
-from app.tenants.directory import AuthenticatedKey, TenantDirectory, digest_of
+from app.tenants.directory import AuthenticatedKey, TenantDirectory, key_digest
 
 _MAX_KEY_LENGTH = 128
 
@@ -48,11 +48,11 @@ async def authenticate_key(request: Request, key: str) -> Caller | OperatorCalle
     """
     if may_be_token(key):
         client = await authenticate_workload(request, key)
-        bind(tenant_id=client.tenant_id, workload=client.name)
+        bind_log_fields(tenant_id=client.tenant_id, workload=client.name)
         authorize(client, request.scope["route"].access)
         return client
     client = await client_of_key(request, key)
-    bind(tenant_id=client.tenant_id, key_id=str(client.key_id))
+    bind_log_fields(tenant_id=client.tenant_id, key_id=str(client.key_id))
     authorize(client, request.scope["route"].access)
     return client
 
@@ -60,15 +60,15 @@ async def authenticate_key(request: Request, key: str) -> Caller | OperatorCalle
 async def client_of_key(request: Request, key: str) -> Caller | OperatorCaller:
     """Returns the client of an API key. Does not check scopes. Raises Unauthorized or TooManyAttempts."""
     tenants: TenantDirectory = request.state.tenants
-    known = tenants.cached_key(key) or await _look_up(request, tenants, key)
+    known = tenants.cached_key(key) or await _find_uncached_key(request, tenants, key)
     return known.client
 
 
-async def _look_up(request: Request, tenants: TenantDirectory, key: str) -> AuthenticatedKey:
+async def _find_uncached_key(request: Request, tenants: TenantDirectory, key: str) -> AuthenticatedKey:
     """Finds an API key that is not in the cache in the database. Raises Unauthorized or TooManyAttempts."""
     attempts: KeyAttempts = request.state.key_attempts
-    address = attempts.address_of(request.scope)
-    digest = digest_of(key)
+    address = attempts.client_address_of(request.scope)
+    digest = key_digest(key)
     attempts.require_attempt_left(address, digest)
     well_formed = len(key) <= _MAX_KEY_LENGTH and key.isascii() and key.isprintable()
     known = await tenants.find_key(key) if well_formed else None

@@ -29,7 +29,7 @@ def serve_document(app: Starlette, path: str, document: Callable[[], dict[str, A
     async def answer(request: Request) -> Response:
         content, etag = await asyncio.to_thread(rendered)
         headers = {"ETag": etag, "Cache-Control": "no-cache"}
-        if _lists_etag(request.headers.get("If-None-Match", ""), etag):
+        if _is_etag_listed(request.headers.get("If-None-Match", ""), etag):
             return Response(status_code=304, headers=headers)
         return Response(content, headers=headers, media_type="application/json")
 
@@ -37,6 +37,6 @@ def serve_document(app: Starlette, path: str, document: Callable[[], dict[str, A
     app.router.add_route(path, answer, include_in_schema=False)
 
 
-def _lists_etag(if_none_match: str, etag: str) -> bool:
+def _is_etag_listed(if_none_match: str, etag: str) -> bool:
     """Returns whether the value of If-None-Match lists the ETag or is `*`, by the weak comparison of RFC 9110 §13.1.2."""
     return if_none_match.strip() == "*" or etag in (each.strip().removeprefix("W/") for each in if_none_match.split(","))

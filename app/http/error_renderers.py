@@ -16,13 +16,13 @@ from app.errors import CallgateError
 class ErrorRenderer(Protocol):
     """Renders the errors of all paths with the same prefix, in one format."""
 
-    def is_creation(self, method: str, path: str) -> bool:
+    def is_call_creation(self, method: str, path: str) -> bool:
         """Returns whether the request creates a call. Its response must not be a 5xx or 429 if a call may have been placed."""
 
     def render(self, error: CallgateError, *, method: str, path: str, state: Mapping[str, Any]) -> Response:
         """Returns the response for an error. `state` is the request's state, which always has `request_id`."""
 
-    def render_unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
+    def render_unknown_outcome(self, call_id: UUID | None, *, request_id: str) -> Response:
         """Returns the response to a request to create a call if it is unknown whether Twilio has started the call.
 
         Its status is one after which HTTP clients do not repeat a request automatically.
@@ -36,5 +36,5 @@ class ErrorRenderers:
     default: ErrorRenderer
     by_prefix: Mapping[str, ErrorRenderer]
 
-    def for_path(self, path: str) -> ErrorRenderer:
+    def renderer_for_path(self, path: str) -> ErrorRenderer:
         return next((renderer for prefix, renderer in self.by_prefix.items() if path.startswith(prefix)), self.default)

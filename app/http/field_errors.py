@@ -49,10 +49,10 @@ def field_error_from(detail: ErrorDetails) -> FieldError:
     has_tags = detail["type"] != "extra_forbidden"
     parts = [part for part in detail["loc"] if not (has_tags and isinstance(part, str) and _is_union_tag(part))]
     pointer = "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in parts)
-    return FieldError(pointer, _CODES_BY_PYDANTIC_TYPE.get(detail["type"], detail["type"]), _message(detail))
+    return FieldError(pointer, _CODES_BY_PYDANTIC_TYPE.get(detail["type"], detail["type"]), _field_error_message(detail))
 
 
-def _message(detail: ErrorDetails) -> str:
+def _field_error_message(detail: ErrorDetails) -> str:
     context: Mapping[str, Any] = detail.get("ctx", {})
     type_ = detail["type"]
     if context.get("field_type") == "Value":  # pydantic's name for a string whose length is checked after other rules

@@ -15,7 +15,7 @@ ParameterValues = dict[str, list[str]]
 """The parameters of a form or query string: each name with the list of all its values, including empty values."""
 
 
-def parse_fields(encoded: str) -> ParameterValues:
+def parse_form_parameters(encoded: str) -> ParameterValues:
     """Returns the parameters of a form or query string.
 
     Raises MalformedBody if it is not UTF-8, or if it has too many parameters or URLs with user names.
@@ -41,6 +41,6 @@ async def read_form_body(request: Request) -> ParameterValues:
     if body and media_type != _MEDIA_TYPE:
         raise UnsupportedMediaType(f"Send the body as `Content-Type: {_MEDIA_TYPE}`.")
     try:
-        return parse_fields(body.decode("ascii"))
+        return parse_form_parameters(body.decode("ascii"))
     except UnicodeDecodeError:
         raise MalformedBody("The body is not a valid form: it contains characters that must be percent-encoded.") from None

@@ -20,7 +20,7 @@ def render_guide(name: str) -> str | None:
     """Returns the HTML page of docs/{name}.md; None if there is no such guide."""
     if not _GUIDE_NAME_PATTERN.fullmatch(name) or not _source_file(name).is_file():
         return None
-    return _render(name)
+    return _render_guide_page(name)
 
 
 def _source_file(name: str) -> Traversable:
@@ -28,7 +28,7 @@ def _source_file(name: str) -> Traversable:
 
 
 @cache  # rendering takes about 10 ms, and anyone can request a page
-def _render(name: str) -> str:
+def _render_guide_page(name: str) -> str:
     from markdown_it import MarkdownIt
 
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from app.database.engine import Database
 from app.errors import BodyTooLarge
 from app.http.head_method import HeadMethodMiddleware
-from app.http.problems import responses
+from app.http.problems import error_responses
 from app.http.readiness import Health, Readiness
 from app.http.routes import ScopedRoute, add_routes, public
 from app.observability import Metrics
@@ -24,7 +24,7 @@ router = APIRouter(tags=["operations"], route_class=ScopedRoute)
     operation_id="livez",
     summary="Check whether the process is alive",
     response_model_exclude_none=True,
-    responses=responses(BodyTooLarge, instance="/livez"),
+    responses=error_responses(BodyTooLarge, instance="/livez"),
 )
 @public
 async def livez() -> Health:
@@ -42,7 +42,7 @@ async def livez() -> Health:
             "model": Health,
             "description": "The database is unavailable, its schema is not usable, or the encryption keys are wrong.",
         },
-        **responses(BodyTooLarge, instance="/readyz"),
+        **error_responses(BodyTooLarge, instance="/readyz"),
     },
 )
 @public
@@ -65,7 +65,7 @@ async def readyz(request: Request, response: Response) -> Health:
     response_class=Response,
     responses={
         200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus text format."},
-        **responses(BodyTooLarge, instance="/metrics"),
+        **error_responses(BodyTooLarge, instance="/metrics"),
     },
 )
 @public

@@ -44,12 +44,12 @@ def _refuse_repeated_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _refuse_constant(_: str) -> float:
+def _refuse_nan_and_infinity(_: str) -> float:
     """Raises _NotAcceptedError for NaN and Infinity, which Python's JSON decoder accepts although RFC 8259 does not."""
     raise _NotAcceptedError("NaN and Infinity are not JSON numbers")
 
 
-_STRICT_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_repeated_members, parse_constant=_refuse_constant)
+_STRICT_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_repeated_members, parse_constant=_refuse_nan_and_infinity)
 
 
 def _decode_strictly(body: bytes) -> Any:

@@ -74,7 +74,7 @@ class KeyAttempts:
         if len(self._valid_keys) > _MAX_VALID_KEYS:
             self._valid_keys.popitem(last=False)
 
-    def address_of(self, scope: Scope) -> str:
+    def client_address_of(self, scope: Scope) -> str:
         """Returns the client's IPv4 address, or the /64 network of its IPv6 address, because one client often has a whole /64.
 
         The client is the peer of the connection. If the peer is a trusted proxy, the client is the last address in
@@ -90,7 +90,7 @@ class KeyAttempts:
             forwarded, _, text = forwarded.rpartition(",")
             hop = _parse_address(text)
             client = hop or client
-        return _counted_address(client)
+        return _address_or_network_text(client)
 
     def _is_trusted_proxy(self, address: IPv4Address | IPv6Address | None) -> bool:
         return address is not None and any(address in network for network in self._trusted_proxies)
@@ -113,7 +113,7 @@ def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _counted_address(address: IPv4Address | IPv6Address | None) -> str:
+def _address_or_network_text(address: IPv4Address | IPv6Address | None) -> str:
     """Returns the text under which wrong keys are counted: the IPv4 address, or the /64 network of an IPv6 address.
 
     Returns "unknown" for None.

@@ -24,11 +24,11 @@ from app.errors import (
 from app.http.error_renderers import ErrorRenderer, ErrorRenderers
 from app.http.limits import MAX_BODY_BYTES
 from app.http.operations import OperationsPort
-from app.http.problems import record_error
+from app.http.problems import count_and_log_error
 from app.http.request_body import body_too_large, limit_body, read_body, replay_body
 from app.http.request_log import UNLOGGED_PATHS, count_and_log_request, method_label
 from app.observability import Metrics
-from app.observability.context import bind, clear
+from app.observability.context import bind_log_fields, clear_log_fields
 from app.observability.tracing import Tracing
 
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -89,17 +89,19 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        clear()
+        clear_log_fields()
         tracing = _NO_TRACING if scope["path"] in UNLOGGED_PATHS else self.tracing
         trusted = not scope["path"].startswith(self.untrusted_path)
-        with tracing.request(method_label(scope), headers, trusted=trusted) as seconds_by_part:
-            exchange = _Exchange(scope, send, headers, self.renderers.for_path(scope["path"]), self.metrics, seconds_by_part)
+        with tracing.trace_request(method_label(scope), headers, trusted=trusted) as seconds_by_part:
+            exchange = _HttpExchange(
+                scope, send, headers, self.renderers.renderer_for_path(scope["path"]), self.metrics, seconds_by_part
+            )
             try:
                 await self._handle(exchange, receive)
             finally:
-                count_and_log_request(self.metrics, scope, exchange.status, exchange.seconds, seconds_by_part)
+                count_and_log_request(self.metrics, scope, exchange.status, exchange.elapsed_seconds, seconds_by_part)
 
-    async def _handle(self, exchange: "_Exchange", receive: Receive) -> None:
+    async def _handle(self, exchange: "_HttpExchange", receive: Receive) -> None:
         try:
             try:
                 await self._call_endpoint(exchange, receive)
@@ -117,7 +119,7 @@ class RequestMiddleware:
             logger.exception("unexpected_error")
             await exchange.send_fallback_error(InternalError(), may_be_placed="placed" in exchange.state)
 
-    async def _call_endpoint(self, exchange: "_Exchange", receive: Receive) -> None:
+    async def _call_endpoint(self, exchange: "_HttpExchange", receive: Receive) -> None:
         """Reads the body and calls the endpoint. Raises a CallgateError if the request is refused.
 
         Some requests are refused before their body is read: requests for paths that this port does not serve, requests that
@@ -125,11 +127,11 @@ class RequestMiddleware:
         """
         scope = exchange.scope
         # The router's patterns end in `$`, which also matches before a final line break.
-        if scope["path"].endswith("\n") or not self.operations.serves(scope):
+        if scope["path"].endswith("\n") or not self.operations.serves_path(scope):
             raise RouteNotFound
         if exchange.is_creation:
             self.require_capacity(scope)
-        declared, limit = _declared_length(exchange.headers), self.large_body_limit(scope)
+        declared, limit = _content_length(exchange.headers), self.large_body_limit(scope)
         if limit is not None:
             if declared > limit:
                 raise body_too_large(limit)
@@ -144,7 +146,7 @@ class RequestMiddleware:
         await endpoint(scope, replay_body(body, receive), exchange.send)
 
 
-class _Exchange:
+class _HttpExchange:
     """One HTTP request and its response. Adds headers to the response, and sends error responses."""
 
     def __init__(
@@ -159,7 +161,7 @@ class _Exchange:
         self.scope = scope
         self.headers = headers
         self.state: dict[str, Any] = scope.setdefault("state", {})
-        self.is_creation = renderer.is_creation(scope["method"], scope["path"])
+        self.is_creation = renderer.is_call_creation(scope["method"], scope["path"])
         self.status = 0
         self._send = send
         self._renderer = renderer
@@ -167,16 +169,16 @@ class _Exchange:
         self._seconds_by_part = seconds_by_part
         self._began = time.perf_counter()
         self._request_id = self.state["request_id"] = _request_id(headers)
-        bind(request_id=self._request_id)
+        bind_log_fields(request_id=self._request_id)
 
     @property
-    def seconds(self) -> float:
+    def elapsed_seconds(self) -> float:
         return time.perf_counter() - self._began
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            timing = _server_timing(self.seconds, self._seconds_by_part)
+            timing = _server_timing(self.elapsed_seconds, self._seconds_by_part)
             headers = [*message["headers"], (_REQUEST_ID_RAW_NAME, self._request_id.encode()), (b"server-timing", timing)]
             is_page = any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers)
             if is_page and not any(name == _CSP_RAW_NAME for name, _ in headers):
@@ -185,11 +187,11 @@ class _Exchange:
         await self._send(message)
 
     async def send_error(self, error: CallgateError) -> None:
-        record_error(error, self._metrics)
+        count_and_log_error(error, self._metrics)
         response = self._renderer.render(error, method=self.scope["method"], path=self.scope["path"], state=self.state)
         if isinstance(error, RequestTimeout):
             response.headers["Connection"] = "close"
-        await response(self.scope, _no_body, self.send)
+        await response(self.scope, _receive_disconnect, self.send)
 
     async def send_fallback_error(self, error: CallgateError, *, may_be_placed: bool) -> None:
         """Sends an error response to a request that was canceled or failed unexpectedly, unless a response has started.
@@ -200,13 +202,13 @@ class _Exchange:
         if self.status:
             return
         if may_be_placed:
-            response = self._renderer.render_unknown(self.state.get("placed"), request_id=self._request_id)
-            await response(self.scope, _no_body, self.send)
+            response = self._renderer.render_unknown_outcome(self.state.get("placed"), request_id=self._request_id)
+            await response(self.scope, _receive_disconnect, self.send)
         else:
             await self.send_error(self.state.get("indeterminate_error") or error)
 
 
-async def _no_body() -> Message:
+async def _receive_disconnect() -> Message:
     """Says that the client has disconnected. It is the ASGI `receive` for error responses, which do not read the request."""
     return {"type": "http.disconnect"}
 
@@ -227,7 +229,7 @@ def _request_id(headers: Headers) -> str:
     return value if _VALID_REQUEST_ID.fullmatch(value) else uuid4().hex
 
 
-def _declared_length(headers: Headers) -> int:
+def _content_length(headers: Headers) -> int:
     """Returns the Content-Length in bytes; 0 if the header is missing or not a number."""
     value = headers.get("content-length", "0")
     return int(value) if value.isascii() and value.isdigit() else 0

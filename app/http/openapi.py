@@ -34,12 +34,12 @@ _COMPONENTS_BY_HEADER = {
 }
 
 
-def headers(*names: str) -> dict[str, Any]:
+def header_references(*names: str) -> dict[str, Any]:
     """Returns the `headers` of an OpenAPI response: for each header name, a reference to the component that describes it."""
     return {name: {"$ref": f"#/components/headers/{_COMPONENTS_BY_HEADER[name]}"} for name in names}
 
 
-def json_examples(*examples: str) -> dict[str, Any]:
+def json_example_references(*examples: str) -> dict[str, Any]:
     """Returns the `content` of a JSON response, with references to example components.
 
     The examples are components because FastAPI removes nulls from the examples of a route.
@@ -47,7 +47,7 @@ def json_examples(*examples: str) -> dict[str, Any]:
     return {"application/json": {"examples": {name: {"$ref": f"#/components/examples/{name}"} for name in examples}}}
 
 
-def json_body(schema: str, examples: Mapping[str, Any]) -> dict[str, Any]:
+def json_request_body(schema: str, examples: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the `openapi_extra` of a route that parses its JSON body itself. `schema` is the name of a schema component."""
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}, "examples": examples}}
     return {"requestBody": {"required": True, "content": content}}
@@ -59,16 +59,16 @@ def complete_document(document: dict[str, Any], *, schemas: Mapping[str, Schema]
     components["schemas"] |= schemas
     components["examples"] = dict(examples)
     components["headers"] = HEADER_COMPONENTS
-    components["schemas"] = {name: simplify(schema) for name, schema in components["schemas"].items()}
+    components["schemas"] = {name: simplify_schema(schema) for name, schema in components["schemas"].items()}
     for operation in _operations(document):
         operation.setdefault("security", [])
         for parameter in operation.get("parameters", ()):
             parameter["schema"] = _parameter_schema(parameter["schema"])
         for response in operation["responses"].values():
-            response["headers"] = response.get("headers", {}) | headers("X-Request-Id")
+            response["headers"] = response.get("headers", {}) | header_references("X-Request-Id")
             for content in response.get("content", {}).values():
                 if "schema" in content:
-                    content["schema"] = simplify(content["schema"])
+                    content["schema"] = simplify_schema(content["schema"])
 
 
 def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -78,18 +78,18 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _parameter_schema(schema: Schema) -> Schema:
     """Simplifies the schema of a parameter. Removes null, which a URL or header cannot contain, and the description."""
-    simple = {key: value for key, value in simplify(without_null(schema)).items() if key != "description"}
+    simple = {key: value for key, value in simplify_schema(without_null(schema)).items() if key != "description"}
     default = {"default": schema["default"]} if schema.get("default") is not None else {}
     return simple | default
 
 
-def simplify(schema: Schema) -> Schema:
+def simplify_schema(schema: Schema) -> Schema:
     """Returns the schema without titles and defaults, and with `anyOf: [X, null]` written as `type: [X, "null"]`.
 
     Without these changes, client generators treat a member with a default as always present, and create a numbered type for
     each union.
     """
-    simple = {key: _simplify_value(key, value) for key, value in schema.items() if key not in ("title", "default")}
+    simple = {key: _simplify_schema_member(key, value) for key, value in schema.items() if key not in ("title", "default")}
     types = simple.get("anyOf", ())
     others = [type_ for type_ in types if type_ != _NULL_SCHEMA]
     if len(others) == 1 < len(types) and isinstance(others[0].get("type"), str) and "enum" not in others[0]:
@@ -98,13 +98,13 @@ def simplify(schema: Schema) -> Schema:
     return simple
 
 
-def _simplify_value(key: str, value: Any) -> Any:
+def _simplify_schema_member(key: str, value: Any) -> Any:
     if key in ("properties", "$defs"):
-        return {name: simplify(schema) for name, schema in value.items()}
+        return {name: simplify_schema(schema) for name, schema in value.items()}
     if key in ("anyOf", "oneOf", "allOf", "prefixItems"):
-        return [simplify(schema) for schema in value]
+        return [simplify_schema(schema) for schema in value]
     if key in ("items", "additionalProperties") and isinstance(value, dict):
-        return simplify(value)
+        return simplify_schema(value)
     return value
 
 

@@ -24,7 +24,7 @@ class OperationsPort:
         """Returns whether `server`, the local address and port of a connection, is the operations port."""
         return self.port is not None and server is not None and server[1] == self.port
 
-    def serves(self, scope: Scope) -> bool:
+    def serves_path(self, scope: Scope) -> bool:
         """Returns whether the port that received the request serves its path."""
         if self.port is None:
             return True

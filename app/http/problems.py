@@ -37,9 +37,9 @@ from app.errors import (
     WorkloadKeysUnavailable,
 )
 from app.http.error_renderers import ErrorRenderers
-from app.http.openapi import drop_null_types, headers
+from app.http.openapi import drop_null_types, header_references
 from app.observability import Metrics
-from app.observability.context import bind
+from app.observability.context import bind_log_fields
 
 MEDIA_TYPE = "application/problem+json"
 CREATION_PATH = "/v1/calls"
@@ -120,7 +120,7 @@ def problem_of(
     """
     upstream = error.upstream
     if is_of_creation is None:
-        is_of_creation = is_creation(method, instance)
+        is_of_creation = is_call_creation(method, instance)
     return Problem(
         type=PROBLEM_TYPE_PREFIX + error.slug,
         title=error.title,
@@ -152,7 +152,7 @@ def problem_json(problem: Problem) -> dict[str, Any]:
     return problem.model_dump(mode="json", exclude_none=True) | {"retry": problem.retry.model_dump()}
 
 
-def is_creation(method: str, path: str) -> bool:
+def is_call_creation(method: str, path: str) -> bool:
     """Returns whether a request creates a call under `/v1`."""
     return method == "POST" and path == CREATION_PATH
 
@@ -160,8 +160,8 @@ def is_creation(method: str, path: str) -> bool:
 class ProblemRenderer:
     """Renders errors as RFC 9457 problem+json. If it is unknown whether a call was started, the status is 202."""
 
-    def is_creation(self, method: str, path: str) -> bool:
-        return is_creation(method, path)
+    def is_call_creation(self, method: str, path: str) -> bool:
+        return is_call_creation(method, path)
 
     def render(self, error: CallgateError, *, method: str, path: str, state: Mapping[str, Any]) -> Response:
         problem = problem_of(error, method=method, instance=path, request_id=state["request_id"])
@@ -177,26 +177,28 @@ class ProblemRenderer:
             media_type=MEDIA_TYPE,
         )
 
-    def render_unknown(self, call_id: UUID | None, *, request_id: str) -> Response:
+    def render_unknown_outcome(self, call_id: UUID | None, *, request_id: str) -> Response:
         body = {"id": call_id and str(call_id), "execution": "unknown", "request_id": request_id}
         return JSONResponse(body, status_code=202)
 
 
-def record_error(error: CallgateError, metrics: Metrics) -> None:
+def count_and_log_error(error: CallgateError, metrics: Metrics) -> None:
     """Counts the error in the metrics, and adds the error's slug and the id of the call to the request's log line."""
     metrics.http.refused.labels(error.slug).inc()
-    bind(problem=error.slug)
+    bind_log_fields(problem=error.slug)
     if error.call_id:
-        bind(call_id=str(error.call_id))
+        bind_log_fields(call_id=str(error.call_id))
 
 
 def install_handlers(app: FastAPI, metrics: Metrics, renderers: ErrorRenderers) -> None:
     """Registers handlers that render CallgateErrors and FastAPI's own errors. RequestMiddleware renders all others."""
 
     async def answer(request: Request, error: CallgateError, headers: dict[str, str] | None = None) -> Response:
-        record_error(error, metrics)
+        count_and_log_error(error, metrics)
         path = request.url.path
-        response = renderers.for_path(path).render(error, method=request.method, path=path, state=request.scope["state"])
+        response = renderers.renderer_for_path(path).render(
+            error, method=request.method, path=path, state=request.scope["state"]
+        )
         response.headers.update(headers or {})
         return response
 
@@ -206,7 +208,9 @@ def install_handlers(app: FastAPI, metrics: Metrics, renderers: ErrorRenderers) 
 
     async def on_validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
-        return await answer(request, InvalidRequest(field_errors=tuple(_field_error(detail) for detail in error.errors())))
+        return await answer(
+            request, InvalidRequest(field_errors=tuple(_field_error_of_fastapi(detail) for detail in error.errors()))
+        )
 
     async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101
@@ -234,7 +238,7 @@ def _allowed_methods(app: FastAPI, path: str) -> list[str]:
     return sorted([*allowed, "HEAD"]) if "GET" in allowed else allowed
 
 
-def _field_error(detail: dict[str, Any]) -> FieldError:
+def _field_error_of_fastapi(detail: dict[str, Any]) -> FieldError:
     """Converts an error that FastAPI found in a query parameter, header or path segment to a FieldError."""
     place, *names = detail["loc"]
     prefixes = {"query": "?", "header": "", "path": "path/", "body": "/"}
@@ -245,7 +249,7 @@ READ_ERRORS = (InvalidRequest, InternalError, DatabaseUnavailable)
 """The errors of a route that reads from the database."""
 
 
-def responses(
+def error_responses(
     *errors: type[CallgateError] | CallgateError, method: str = "GET", instance: str
 ) -> dict[int | str, dict[str, Any]]:
     """Returns the `responses` of an OpenAPI operation that can answer with these errors, with an example of each.
@@ -265,7 +269,7 @@ def responses(
             },
         )
         if header_names:
-            entry["headers"] = entry.get("headers", {}) | headers(*header_names)
+            entry["headers"] = entry.get("headers", {}) | header_references(*header_names)
         example = problem_of(error, method=method, instance=instance, request_id="0199e2f0c7d27f0f8f1d8c1c0d6a4b11")
         entry["content"][MEDIA_TYPE]["examples"][error.slug] = {
             "summary": error.title,

@@ -14,11 +14,11 @@ async def refuse_unknown_parameters(request: Request) -> None:
     Without this check, a list with a misspelt filter would show everything. If a filter were repeated, all its values but the
     last one would be ignored.
     """
-    if faults := query_faults(request, _query_names(request.scope["route"].dependant)):
+    if faults := query_parameter_errors(request, _query_names(request.scope["route"].dependant)):
         raise InvalidRequest(field_errors=faults)
 
 
-def query_faults(request: Request, known: Collection[str]) -> tuple[FieldError, ...]:
+def query_parameter_errors(request: Request, known: Collection[str]) -> tuple[FieldError, ...]:
     """Returns an error for each query parameter that is not in `known`, and for each that is given more than once."""
     if not request.scope["query_string"]:
         return ()

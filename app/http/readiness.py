@@ -10,10 +10,10 @@ from app.database.engine import Database
 from app.database.heartbeats import summarize_workers
 from app.errors import DatabaseUnavailable
 from app.http.openapi import drop_null_types
-from app.schema import applied_revision, is_usable
+from app.schema import applied_revision, is_usable_revision
 from app.security.keyring import Keyring
-from app.tenants.key_check import has_needed_keys
-from app.workloads.authentication import WorkloadTokens
+from app.tenants.key_check import has_keys_for_stored_secrets
+from app.workloads.authentication import WorkloadTokenValidator
 from app.workloads.key_set import KeySetState
 
 # Less than the timeout of any probe, so that /readyz still answers when Postgres does not.
@@ -44,7 +44,7 @@ class Readiness:
     all processes at once, and clients would get a connection error instead of a response that says that no call was started.
     """
 
-    def __init__(self, database: Database, keyring: Keyring, tokens: WorkloadTokens | None = None) -> None:
+    def __init__(self, database: Database, keyring: Keyring, tokens: WorkloadTokenValidator | None = None) -> None:
         self._database = database
         self._tokens = tokens
         self._keyring = keyring
@@ -54,10 +54,10 @@ class Readiness:
     async def check(self) -> Health:
         """Returns the current health. Requests at the same time share one check and its database connection."""
         if self._running_check is None or self._running_check.done():
-            self._running_check = asyncio.create_task(self._check())
+            self._running_check = asyncio.create_task(self._check_health())
         return await asyncio.shield(self._running_check)
 
-    async def _check(self) -> Health:
+    async def _check_health(self) -> Health:
         health = await self._check_database()
         health.version = __version__
         health.workload_keys = None if self._tokens is None else self._tokens.key_set_state
@@ -67,16 +67,16 @@ class Readiness:
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 revision = await applied_revision(self._database)
-                usable = is_usable(revision)
+                usable = is_usable_revision(revision)
                 running = await self._count_workers() if usable else None
                 # The encryption keys of a process do not change, so they are checked only until the process is ready.
-                keys_fit = not usable or self._was_ready or await has_needed_keys(self._database, self._keyring)
+                keys_fit = not usable or self._was_ready or await has_keys_for_stored_secrets(self._database, self._keyring)
         except DatabaseUnavailable as error:
-            return self._without_database(error.reason)
+            return self._health_without_database(error.reason)
         except TimeoutError:
-            return self._without_database("timeout")
+            return self._health_without_database("timeout")
         if not usable:
-            return self._without_database("not_migrated", revision)
+            return self._health_without_database("not_migrated", revision)
         if not keys_fit:
             return Health(status="unavailable", database="ok", reason="secret_keys_wrong", schema_revision=revision)
         self._was_ready = True
@@ -86,7 +86,7 @@ class Readiness:
         async with self._database.begin() as session:
             return (await summarize_workers(session)).running
 
-    def _without_database(self, reason: str, revision: str | None = None) -> Health:
+    def _health_without_database(self, reason: str, revision: str | None = None) -> Health:
         """Returns the health while the database or its schema is not usable.
 
         The status is `degraded` if the process was ready before, and `unavailable` if not.

@@ -6,7 +6,7 @@
     @needs(Scope.READ)
     async def list_things(caller: CallerDep) -> …
 
-A `ScopedRoute` cannot be created without a declaration. `require_declarations` finds routes of other classes without one.
+A `ScopedRoute` cannot be created without a declaration. `require_access_declarations` finds other routes without one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +26,8 @@ from app.errors import (
     WorkloadKeysUnavailable,
 )
 from app.http.authentication import authenticate_caller, authenticate_client
-from app.http.problems import MEDIA_TYPE, responses
-from app.tenants.access import PUBLIC, Access, AllowedClients
+from app.http.problems import MEDIA_TYPE, error_responses
+from app.tenants.access import PUBLIC, AllowedClients, RouteAccess
 from app.tenants.scopes import Scope
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -48,7 +48,7 @@ def needs(
     `clients` says whose keys are accepted: those of tenants, those of operators, or both ("any").
     An operator's key may have `operator_scope` instead of `scope`.
     """
-    return _declare_access(Access(scope, clients, operator_scope))
+    return _declare_access(RouteAccess(scope, clients, operator_scope))
 
 
 def public(endpoint: Endpoint) -> Endpoint:
@@ -56,7 +56,7 @@ def public(endpoint: Endpoint) -> Endpoint:
     return _declare_access(PUBLIC)(endpoint)
 
 
-def _declare_access(access: Access) -> Callable[[Endpoint], Endpoint]:
+def _declare_access(access: RouteAccess) -> Callable[[Endpoint], Endpoint]:
     def declare(endpoint: Endpoint) -> Endpoint:
         setattr(endpoint, _ACCESS_ATTRIBUTE, access)
         return endpoint
@@ -67,18 +67,18 @@ def _declare_access(access: Access) -> Callable[[Endpoint], Endpoint]:
 class ScopedRoute(APIRoute):
     """A route that first authenticates the client and checks its scope, as the endpoint declares with `needs` or `public`."""
 
-    access: Access
+    access: RouteAccess
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         declared = getattr(endpoint, _ACCESS_ATTRIBUTE, None)
-        if not isinstance(declared, Access):
+        if not isinstance(declared, RouteAccess):
             raise TypeError(f"{path}: {endpoint.__name__} does not declare what it needs: see app/http/routes.py")
         self.access = declared
         if declared is not PUBLIC:
-            options["dependencies"] = [Depends(self.authentication()), *(options.get("dependencies") or ())]
+            options["dependencies"] = [Depends(self.authentication_dependency()), *(options.get("dependencies") or ())]
         super().__init__(path, endpoint, **options)
 
-    def authentication(self) -> Callable[..., Any]:
+    def authentication_dependency(self) -> Callable[..., Any]:
         """Returns the FastAPI dependency that authenticates the client.
 
         FastAPI calls it once per request, even if the endpoint depends on it as well.
@@ -95,7 +95,7 @@ def add_routes(app: FastAPI, *routers: APIRouter) -> None:
         app.router.routes.extend(router.routes)
 
 
-def access_of(route: RouteContext) -> Access | None:
+def access_of(route: RouteContext) -> RouteAccess | None:
     """Returns the access that the endpoint of a route, or the app mounted at it, declares with `needs` or `public`.
 
     Returns None if the endpoint declares nothing. Also returns None if it declares a scope but the route is not a
@@ -104,10 +104,10 @@ def access_of(route: RouteContext) -> Access | None:
     endpoint = route.endpoint or getattr(route.original_route, "app", None)
     declared = getattr(endpoint, _ACCESS_ATTRIBUTE, None)
     is_checked = isinstance(route.original_route, ScopedRoute) or declared is PUBLIC
-    return declared if isinstance(declared, Access) and is_checked else None
+    return declared if isinstance(declared, RouteAccess) and is_checked else None
 
 
-def require_declarations(routes: Sequence[BaseRoute]) -> None:
+def require_access_declarations(routes: Sequence[BaseRoute]) -> None:
     """Raises TypeError unless each route is public, or is a `ScopedRoute` that declares its scope."""
     undeclared = [route.path for route in iter_route_contexts(routes) if access_of(route) is None]
     if undeclared:
@@ -116,7 +116,7 @@ def require_declarations(routes: Sequence[BaseRoute]) -> None:
 
 def describe_access(document: dict[str, Any], routes: Sequence[BaseRoute]) -> None:
     """Adds to each operation of the OpenAPI document the scope that it needs, and the errors of authentication."""
-    for route, operation in _operations(document, routes):
+    for route, operation in _routes_with_operations(document, routes):
         access = access_of(route)
         if access is None or access.scope is None:
             continue
@@ -132,11 +132,13 @@ def describe_access(document: dict[str, Any], routes: Sequence[BaseRoute]) -> No
             *_WRONG_CLIENT_ERRORS[access.clients],
             WorkloadKeysUnavailable(),
         )
-        documented = responses(*refusals, method=method, instance=_example_path(operation) or str(route.path))
+        documented = error_responses(*refusals, method=method, instance=_example_path(operation) or str(route.path))
         _add_responses(operation["responses"], documented)
 
 
-def _operations(document: dict[str, Any], routes: Sequence[BaseRoute]) -> Iterator[tuple[RouteContext, dict[str, Any]]]:
+def _routes_with_operations(
+    document: dict[str, Any], routes: Sequence[BaseRoute]
+) -> Iterator[tuple[RouteContext, dict[str, Any]]]:
     for route in iter_route_contexts(routes):
         for method in route.methods or ():
             operation = document["paths"].get(route.path_format, {}).get(method.lower())
@@ -144,7 +146,7 @@ def _operations(document: dict[str, Any], routes: Sequence[BaseRoute]) -> Iterat
                 yield route, operation
 
 
-def _key_description(access: Access) -> str:
+def _key_description(access: RouteAccess) -> str:
     return {"tenant": "a tenant's API key", "operator": "an operator's API key", "any": "an API key"}[access.clients]
 
 

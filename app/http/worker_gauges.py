@@ -29,7 +29,7 @@ class WorkerGauges:
         )
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def measuring_in_background(self) -> AsyncIterator[None]:
         """Sets the gauges every MEASURE_INTERVAL_S seconds in a background task, until the context ends."""
         measuring = asyncio.create_task(self._measure_repeatedly())
         try:

@@ -5,10 +5,10 @@ from fastapi import Request
 from app.errors import Unauthorized, WorkloadKeysUnavailable
 from app.http.key_attempts import KeyAttempts
 from app.observability import Metrics
-from app.observability.context import bind
+from app.observability.context import bind_log_fields
 from app.tenants.caller import Caller, OperatorCaller
-from app.tenants.directory import TenantDirectory, digest_of
-from app.workloads.authentication import WorkloadTokens
+from app.tenants.directory import TenantDirectory, key_digest
+from app.workloads.authentication import WorkloadTokenValidator
 from app.workloads.key_set import KeySetUnavailable
 from app.workloads.service_accounts import ServiceAccount
 from app.workloads.tokens import RefusalReason, TokenRefused
@@ -31,41 +31,43 @@ async def authenticate_workload(request: Request, token: str) -> Caller | Operat
     tenants: TenantDirectory = request.state.tenants
     caller = await tenants.find_workload(account)
     if caller is None:
-        bind(service_account=account.name, namespace=account.namespace)
-        raise _unauthorized(request, "no_workload", _NOT_A_WORKLOAD_DETAIL)
+        bind_log_fields(service_account=account.name, namespace=account.namespace)
+        raise _refused_token_error(request, "no_workload", _NOT_A_WORKLOAD_DETAIL)
     return caller
 
 
 async def _service_account(request: Request, token: str) -> ServiceAccount:
     """Returns the service account of a token. If the token is in the cache of valid tokens, does not validate it again."""
-    tokens: WorkloadTokens | None = request.state.workload_tokens
+    tokens: WorkloadTokenValidator | None = request.state.workload_tokens
     if tokens is None:
-        raise _unauthorized(request, "not_configured", "This Callgate accepts no service account tokens: send an API key.")
-    return tokens.cached_service_account(token) or await _validate(request, tokens, token)
+        raise _refused_token_error(
+            request, "not_configured", "This Callgate accepts no service account tokens: send an API key."
+        )
+    return tokens.cached_service_account(token) or await _validate_uncached_token(request, tokens, token)
 
 
-async def _validate(request: Request, tokens: WorkloadTokens, token: str) -> ServiceAccount:
+async def _validate_uncached_token(request: Request, tokens: WorkloadTokenValidator, token: str) -> ServiceAccount:
     """Validates a token that is not in the cache, and returns its service account.
 
     A refused token counts as a wrong key from the client's address.
     """
     attempts: KeyAttempts = request.state.key_attempts
-    address, digest = attempts.address_of(request.scope), digest_of(token)
+    address, digest = attempts.client_address_of(request.scope), key_digest(token)
     attempts.require_attempt_left(address, digest)
     try:
         account = await tokens.validate(token)
     except TokenRefused as error:
         attempts.record_wrong_key(address, digest)
-        raise _unauthorized(request, error.reason, error.detail) from None
+        raise _refused_token_error(request, error.reason, error.detail) from None
     except KeySetUnavailable:
         raise WorkloadKeysUnavailable(after_s=5) from None
     attempts.record_valid_key(digest)
     return account
 
 
-def _unauthorized(request: Request, reason: RefusalReason, detail: str) -> Unauthorized:
+def _refused_token_error(request: Request, reason: RefusalReason, detail: str) -> Unauthorized:
     """Counts a refused token, adds the reason to the request's log line, and returns the error to raise."""
     metrics: Metrics = request.state.metrics
     metrics.workloads.refused.labels(reason).inc()
-    bind(token_refused=reason)
+    bind_log_fields(token_refused=reason)
     return Unauthorized(detail)

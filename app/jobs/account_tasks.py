@@ -23,14 +23,14 @@ MAX_ACCOUNTS = 100
 _MAX_LOGGED_CALLS = 20
 
 
-class _OfAccount(Protocol):
+class _CallOfAccount(Protocol):
     @property
     def id(self) -> UUID: ...
     @property
     def account_id(self) -> UUID: ...
 
 
-CallT = TypeVar("CallT", bound=_OfAccount)
+CallT = TypeVar("CallT", bound=_CallOfAccount)
 
 
 class AccountTasks:
@@ -50,19 +50,21 @@ class AccountTasks:
         """Returns the ids of the accounts that have a task."""
         return list(self._running.values())
 
-    def start(self, calls: Iterable[CallT], work: Callable[[list[CallT]], Coroutine[Any, Any, None]], *, event: str) -> None:
+    def start_per_account(
+        self, calls: Iterable[CallT], work: Callable[[list[CallT]], Coroutine[Any, Any, None]], *, event: str
+    ) -> None:
         """Starts one task for each account, which runs `work` for the account's calls. An error is logged as `event`."""
         by_account: defaultdict[UUID, list[CallT]] = defaultdict(list)
         for call in calls:
             by_account[call.account_id].append(call)
         for account_id, of_account in by_account.items():
-            task = asyncio.create_task(_run_guarded(of_account, work, event))
+            task = asyncio.create_task(_run_and_log_errors(of_account, work, event))
             self._running[task] = account_id
             task.add_done_callback(self._on_end)
 
-    def start_each(self, calls: Iterable[Call], work: Callable[[Call], Awaitable[None]], *, event: str) -> None:
+    def start_for_each_call(self, calls: Iterable[Call], work: Callable[[Call], Awaitable[None]], *, event: str) -> None:
         """Starts one task for each account, which runs `work` for each of the account's calls as `run_isolated` does."""
-        self.start(calls, partial(run_isolated, work=work, event=event), event=event)
+        self.start_per_account(calls, partial(run_isolated, work=work, event=event), event=event)
 
     async def drain(self) -> None:
         """Waits for the tasks that run."""
@@ -74,7 +76,7 @@ class AccountTasks:
         self.wake.set()
 
 
-async def _run_guarded(calls: list[CallT], work: Callable[[list[CallT]], Coroutine[Any, Any, None]], event: str) -> None:
+async def _run_and_log_errors(calls: list[CallT], work: Callable[[list[CallT]], Coroutine[Any, Any, None]], event: str) -> None:
     """Runs `work` and logs its errors. The calls are claimed again when their leases end."""
     try:
         await work(calls)

@@ -44,7 +44,7 @@ EntryFilter = Callable[[Mapping[str, Any]], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
+class CallCandidates:
     """The result of searching Twilio's list for the call that one request may have started.
 
     `calls` maps the sid of each call that the request may have started to the call and the rating of the match.
@@ -73,12 +73,12 @@ class CallLists:
         default_factory=dict
     )
 
-    async def candidates(self, call: Call) -> Candidates:
+    async def find_candidates(self, call: Call) -> CallCandidates:
         """Returns the calls in Twilio's list that may be `call`. Raises TwilioError or TimeoutError."""
         read = await self._calls_of_account(call)
         entries, clock_lead = read or await self._calls_to_address(call)
         is_complete = read is not None or has_no_optional_parts(call.to)
-        return Candidates(similar_calls(call, entries, longest_life=self.longest_life), is_complete, clock_lead)
+        return CallCandidates(possible_matches(call, entries, longest_life=self.longest_life), is_complete, clock_lead)
 
     async def _calls_of_account(self, call: Call) -> tuple[list[CallResource], timedelta | None] | None:
         """Returns the entries of Twilio's list that may be `call` or a similar call of the batch, and the clock's lead then.
@@ -89,10 +89,10 @@ class CallLists:
         group = _account_and_hour(call)
         if group not in self._account_reads:
             calls = [other for other in self.batch if _account_and_hour(other) == group]
-            self._account_reads[group] = asyncio.create_task(self._read_account(calls))
+            self._account_reads[group] = asyncio.create_task(self._read_account_list(calls))
         return await self._account_reads[group]
 
-    async def _read_account(self, calls: Sequence[Call]) -> tuple[list[CallResource], timedelta | None] | None:
+    async def _read_account_list(self, calls: Sequence[Call]) -> tuple[list[CallResource], timedelta | None] | None:
         """Returns the entries of Twilio's list that may be calls to the addresses of `calls`, which all have the same account.
 
         Also returns the lead of Twilio's clock at that time, because a release may evaluate the list much later. Returns None
@@ -100,7 +100,7 @@ class CallLists:
         """
         try:
             async with asyncio.timeout(2 * self.deadline_s):
-                entries = await self._read_list(calls, {}, entry_filter(calls))
+                entries = await self._read_list(calls, {}, called_address_filter(calls))
         except (TwilioListTooLong, TimeoutError):
             return None
         return entries, await twilio_clock_lead(self.tenants, self.twilio, calls[0].account_id)
@@ -119,10 +119,10 @@ class CallLists:
         start time, are read first. So a call that leaves the queue between the two requests is found by the second request.
         Twilio may use only the day of StartTime, so the upper bound is a whole day.
         """
-        since = min(map(earliest_date, calls))
+        since = min(map(earliest_date_created, calls))
         until = max(call.pending_since for call in calls) + self.longest_life + _SEARCH_SPAN
         started = {"StartTime>": since.strftime("%Y-%m-%dT%H:%M:%SZ"), "StartTime<": until.date().isoformat()}
-        credentials = await self.tenants.credentials(calls[0].account_id)
+        credentials = await self.tenants.active_credentials(calls[0].account_id)
         entries: list[CallResource] = []
         for extra_filters in ({"Status": "queued"}, started):
             ask = partial(self.twilio.list_calls, filters={**filters, **extra_filters}, deadline_s=self.deadline_s, keep=keep)
@@ -132,11 +132,11 @@ class CallLists:
 
 async def twilio_clock_lead(tenants: TenantDirectory, twilio: TwilioClient, account_id: UUID) -> timedelta | None:
     """Returns Twilio's clock minus this machine's clock, or None if no recent response of Twilio has shown its time."""
-    offsets = [twilio.clock.offset(credential.base_url) for credential in await tenants.credentials(account_id)]
+    offsets = [twilio.clock.offset(credential.base_url) for credential in await tenants.active_credentials(account_id)]
     return max((offset for offset in offsets if offset is not None), key=abs, default=None)
 
 
-def entry_filter(calls: Iterable[Call]) -> EntryFilter:
+def called_address_filter(calls: Iterable[Call]) -> EntryFilter:
     """Returns a filter for Twilio's list. It keeps each entry that may be a call to the address of one of `calls`."""
     keys = {address_key(call.to) for call in calls}
 
@@ -147,7 +147,7 @@ def entry_filter(calls: Iterable[Call]) -> EntryFilter:
     return keep
 
 
-def similar_calls(
+def possible_matches(
     call: Call, entries: Iterable[CallResource], *, longest_life: timedelta
 ) -> dict[str, tuple[CallResource, MatchRating]]:
     """Returns the calls of Twilio's list that the request for `call` may have started: by sid, each call and its rating.
@@ -158,7 +158,7 @@ def similar_calls(
     return {sid: match for sid, match in rated.items() if match[1] != "no"}
 
 
-def earliest_date(call: Call) -> datetime:
+def earliest_date_created(call: Call) -> datetime:
     """Returns the earliest `date_created` that a call at Twilio can have if the request for `call` has started it."""
     return call.pending_since - MAX_CLOCK_SKEW - DATE_TOLERANCE
 

@@ -39,5 +39,5 @@ class PendingUpdateSender:
         async def send_update(call: Call) -> None:
             await self.control.send_pending_update(updates[call.id], call)
 
-        self.tasks.start_each([call for _, call in due], send_update, event="control_crashed")
+        self.tasks.start_for_each_call([call for _, call in due], send_update, event="control_crashed")
         return bool(due)

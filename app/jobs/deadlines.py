@@ -28,7 +28,7 @@ _RETRY_DELAY = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
-class Deadlines:
+class RingDeadlineEnforcer:
     """Cancels calls that Twilio still queues at their `ring_by`, the time until which a scheduled call may begin to ring.
 
     Also frees the dial slots of calls that have ended. A slot stands for one concurrent call of an account.
@@ -45,8 +45,8 @@ class Deadlines:
         lease = timedelta(seconds=2 * self.control.deadline_s) + _RETRY_DELAY
         busy_accounts = self.tasks.busy_accounts()
         async with self.database.begin() as session:
-            calls = await store.claim_deadlines(session, lease=lease, limit=BATCH_SIZE, busy_accounts=busy_accounts)
-        self.tasks.start_each(calls, self._enforce_deadline, event="deadline_crashed")
+            calls = await store.claim_calls_past_deadline(session, lease=lease, limit=BATCH_SIZE, busy_accounts=busy_accounts)
+        self.tasks.start_for_each_call(calls, self._enforce_deadline, event="deadline_crashed")
         return bool(calls)
 
     async def _enforce_deadline(self, call: Call) -> None:
@@ -63,16 +63,16 @@ class Deadlines:
                 return
         await store.clear_deadline(self.database, call.id)
 
-    async def free_slots(self) -> bool:
+    async def free_dial_slots(self) -> bool:
         """Frees the dial slots of ended calls in all accounts. A slot counts one call against the limit on concurrent calls.
 
         Returns false, so that the job pauses before the next time.
         """
-        for account_id in await store.accounts_with_slots(self.database):
+        for account_id in await store.accounts_with_dial_slots(self.database):
             await lock_and_free_ended_slots(self.database, account_id)
         return False
 
-    async def delete_idle_turns(self) -> bool:
+    async def delete_idle_dial_turns(self) -> bool:
         """Deletes idle rows of `dial_turn`, the table of the order in which callers (API keys or workloads) take turns.
 
         A row is idle if its caller has no waiting call, and got no grant (the right to dial a call) for an hour. Each grant

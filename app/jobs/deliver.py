@@ -22,13 +22,13 @@ from app.database.partitions import MonthRange
 from app.deliveries.requests import DeliveryContent, DeliveryRequest, build_request
 from app.deliveries.retries import FIRST_RETRY, GIVE_UP_AFTER, wait_before_retry
 from app.deliveries.sender import SendResult
-from app.deliveries.store import ClaimedDelivery, DeliveryAttempt, claim, record_attempts
+from app.deliveries.store import ClaimedDelivery, DeliveryAttempt, claim_deliveries, record_attempts
 from app.errors import DatabaseUnavailable
 from app.jobs.wake import gather_wake_ups
 from app.observability import Metrics
-from app.observability.tracing import TimedSpan, annotate, trace
+from app.observability.tracing import TimedSpan, annotate, trace_background_work
 from app.tenants.callback_settings import CallbackMethod
-from app.tenants.delivery_signing import DeliverySigning
+from app.tenants.delivery_signing import SigningSettingsCache
 from app.tenants.errors import OperatorError
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -62,7 +62,7 @@ def recent_months(now: datetime) -> MonthRange:
 
     Deliveries of other months are claimed later, because each claim would take longer if it read all months.
     """
-    return MonthRange.around(now - _RECENT, now + _CLOCKS_DIFFER_BY)
+    return MonthRange.from_first_to_last(now - _RECENT, now + _CLOCKS_DIFFER_BY)
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class Deliverer:
     """Sends due deliveries to the URLs of tenants, and records the results."""
 
     database: Database
-    signing: DeliverySigning
+    signing: SigningSettingsCache
     sender: RequestSender
     metrics: Metrics
     first_retry: timedelta = FIRST_RETRY
@@ -107,7 +107,7 @@ class Deliverer:
         started_after, self._after = self._after, due[-1].tenant_id if len(due) == free else ""
         for delivery in due:
             if not delivery.held:
-                self._start(delivery)
+                self._start_attempt(delivery)
         if held := [delivery for delivery in due if delivery.held]:
             await self._record_attempts([], held=held)
         if not due and busy and not started_after and self._running:
@@ -133,7 +133,7 @@ class Deliverer:
         """
         recent, clock = recent_months(datetime.now(UTC)), asyncio.get_running_loop().time()
         is_limited = clock < self._look_for_older_at
-        due = await claim(
+        due = await claim_deliveries(
             self.database,
             months=recent if is_limited else None,
             lease=LEASE,
@@ -152,7 +152,7 @@ class Deliverer:
         while self._running:
             await asyncio.wait(self._running)
 
-    def _start(self, delivery: ClaimedDelivery) -> None:
+    def _start_attempt(self, delivery: ClaimedDelivery) -> None:
         self._in_flight[delivery.tenant_id] += 1
         task = asyncio.create_task(self._attempt_isolated(delivery))
         self._running.add(task)
@@ -161,7 +161,9 @@ class Deliverer:
     async def _attempt_isolated(self, delivery: ClaimedDelivery) -> None:
         """Makes an attempt and logs an unexpected error. The delivery is claimed again when its lease ends."""
         try:
-            with trace("deliver", caused_by=delivery.traceparent, attributes={"callgate.call_id": str(delivery.call_id)}):
+            with trace_background_work(
+                "deliver", caused_by=delivery.traceparent, attributes={"callgate.call_id": str(delivery.call_id)}
+            ):
                 await self._attempt(delivery)
         except DatabaseUnavailable:
             pass
@@ -189,7 +191,7 @@ class Deliverer:
         await self._record_result(delivery, sent, error=sent.error)
 
     async def _build_request(self, delivery: ClaimedDelivery, *, url: str, fields: Mapping[str, str]) -> DeliveryRequest:
-        signing = await self.signing.of_tenant(delivery.tenant_id)
+        signing = await self.signing.settings_of_tenant(delivery.tenant_id)
         content = DeliveryContent(
             webhook_id=delivery.webhook_id,
             event=delivery.event,
@@ -211,12 +213,12 @@ class Deliverer:
         """
         attempts = delivery.attempts + 1
         if sent.status is not None and 200 <= sent.status < 300:
-            await self._record(DeliveryAttempt(delivery, is_delivered=True, status=sent.status, error=None, wait=None))
+            await self._record_in_batch(DeliveryAttempt(delivery, is_delivered=True, status=sent.status, error=None, wait=None))
             self.metrics.callbacks.deliveries.labels("delivered").inc()
             return
         wait = wait_before_retry(attempts, self.first_retry)
         is_over = is_last or sent.status == _STATUS_GONE or datetime.now(UTC) + wait > delivery.pending_since + GIVE_UP_AFTER
-        await self._record(
+        await self._record_in_batch(
             DeliveryAttempt(delivery, is_delivered=False, status=sent.status, error=error, wait=None if is_over else wait)
         )
         self.metrics.callbacks.deliveries.labels("gave_up" if is_over else "failed").inc()
@@ -232,7 +234,7 @@ class Deliverer:
             error=error,
         )
 
-    async def _record(self, attempt: DeliveryAttempt) -> None:
+    async def _record_in_batch(self, attempt: DeliveryAttempt) -> None:
         """Records the result together with those of other attempts. From now on a later event of the call need not wait."""
         if attempt.wait is None:
             self._ended.add(attempt.delivery.id)

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from app.calls import repository
 from app.calls.models import Call
 from app.database.engine import Session
-from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, Candidates
+from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, CallCandidates
 from app.twilio.schemas import CallResource
 
 SearchResult = Literal["bound", "ambiguous", "inconclusive", "none"]
@@ -37,7 +37,7 @@ class SearchFinding(NamedTuple):
 async def evaluate_candidates(
     session: Session,
     call: Call,
-    candidates: Candidates,
+    candidates: CallCandidates,
     clock_offset: timedelta | None,
     *,
     max_start_delay: timedelta,
@@ -52,7 +52,7 @@ async def evaluate_candidates(
     # Count rivals before reading bound sids: an intent that is bound in between must appear in one of the two.
     undated = any(entry.date_created is None for entry, _ in candidates.calls.values())
     distance = None if undated else max_start_delay + 2 * MAX_CLOCK_SKEW + DATE_TOLERANCE
-    rivals = unrecorded_rivals + await repository.count_rivals(session, call, span=distance)
+    rivals = unrecorded_rivals + await repository.count_rival_creations(session, call, span=distance)
     free = candidates.calls.keys() - await repository.sids_with_record(session, candidates.calls.keys())
     certain = [entry for entry, rating in candidates.calls.values() if entry.sid in free and rating == "yes"]
     numbers = {"candidates": len(free), "rivals": rivals}
@@ -64,7 +64,7 @@ async def evaluate_candidates(
     return SearchFinding("ambiguous", numbers)
 
 
-def reason_for_doubt(candidates: Candidates, clock_offset: timedelta | None) -> str | None:
+def reason_for_doubt(candidates: CallCandidates, clock_offset: timedelta | None) -> str | None:
     """Returns a code that says why the search may have missed a call at Twilio; None if the search is conclusive."""
     if not candidates.is_complete:
         return "list_too_long"

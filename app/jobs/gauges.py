@@ -8,8 +8,8 @@ from datetime import datetime
 
 from prometheus_client import Gauge
 
-from app.calls.repository import transaction_time
-from app.calls.statistics import count_followed_calls, oldest_unsettled
+from app.calls.repository import transaction_start_time
+from app.calls.statistics import count_followed_calls, oldest_unsettled_times
 from app.database.engine import Database
 from app.deliveries.repository import delivery_backlog
 from app.observability import Metrics
@@ -65,8 +65,8 @@ class Gauges:
         """Measures all backlogs and sets the gauges. Returns false, so that the job pauses. Raises DatabaseUnavailable."""
         self._unsaved.set(self._counters.unsaved_count)
         async with self._database.begin() as session:
-            moment = await transaction_time(session)
-            waiting = await oldest_unsettled(session)
+            moment = await transaction_start_time(session)
+            waiting = await oldest_unsettled_times(session)
             calls = await count_followed_calls(session)
             deliveries = await delivery_backlog(session)
         guard = await read_guard(self._database)

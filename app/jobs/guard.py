@@ -11,7 +11,7 @@ from app.scheduling.guard import halt_if_grants_lost
 
 
 @dataclass(frozen=True, slots=True)
-class GuardWatch:
+class LostGrantWatch:
     """Stops workers from making grants if the database may have lost earlier grants (app.scheduling.guard).
 
     A grant is the right to dial one scheduled call.
@@ -29,5 +29,5 @@ class GuardWatch:
         async with self.database.transaction() as connection:
             await halt_if_grants_lost(connection, self.counters.known_counts())
         await self.counters.save()
-        await self.counters.touch_and_prune()
+        await self.counters.touch_and_prune_files()
         return False

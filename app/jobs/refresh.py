@@ -16,22 +16,22 @@ from uuid import UUID
 import structlog
 
 from app.calls import leases
-from app.calls.leases import DueCall
-from app.calls.missing import is_deleted_at_twilio, is_missing
+from app.calls.leases import CallDueForRefresh
+from app.calls.missing import is_call_not_found, is_deleted_at_twilio
 from app.calls.outbox import final_delivery, needs_final_delivery
 from app.calls.progress import apply_deletion, apply_resource
 from app.calls.refresh_plan import (
     CALLBACK_OVERDUE_INTERVALS,
-    age,
+    call_age,
     refresh_time_after_answer,
     refresh_time_without_answer,
 )
-from app.calls.store import CallState, ChangedCall, read_calls, write_changes
+from app.calls.store import CallState, ChangedCall, read_calls, write_changed_calls
 from app.database.engine import Database
 from app.jobs.account_tasks import AccountTasks
-from app.jobs.sweep import MIN_SWEPT_CALLS, sweep
+from app.jobs.sweep import MIN_SWEPT_CALLS, sweep_call_list
 from app.observability import Metrics
-from app.observability.tracing import trace
+from app.observability.tracing import trace_background_work
 from app.scheduling.dial_slots import mark_calls_missing_at_twilio
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, try_credentials
@@ -74,7 +74,7 @@ class _FetchResult:
     not_before: datetime | None = None
 
     @property
-    def is_answer(self) -> bool:
+    def has_answer_about_call(self) -> bool:
         """Whether Twilio has answered about this call. A 429 or a refused credential says nothing about the call."""
         return self.resource is not None or isinstance(self.error, TwilioRejected)
 
@@ -85,7 +85,7 @@ class _FetchResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Refresher:
+class CallRefresher:
     """Reads started calls from Twilio repeatedly, and updates their records, until the calls have ended and have a price."""
 
     database: Database
@@ -94,8 +94,8 @@ class Refresher:
     metrics: Metrics
     interval: timedelta
     fetch_deadline_s: float
-    bind_listed: Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]] | None = None
-    """Is called with an account's id and the first page of Twilio's list of its calls: `Resolver.bind_listed`."""
+    bind_listed_calls: Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]] | None = None
+    """Is called with an account's id and the first page of Twilio's list of its calls: `OutcomeResolver.bind_listed_calls`."""
     tasks: AccountTasks = field(default_factory=AccountTasks)
     # Accounts that Twilio throttles, or whose requests fail, with the time until which no request is sent for them.
     _pauses: dict[UUID, datetime] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class Refresher:
         busy_accounts = self.tasks.busy_accounts()
         async with self.database.begin() as session:
             due = await leases.claim_refreshes(session, lease=lease, limit=BATCH_SIZE, busy_accounts=busy_accounts)
-        self.tasks.start(due, self._refresh_account, event="refresh_crashed")
+        self.tasks.start_per_account(due, self._refresh_account, event="refresh_crashed")
         return bool(due)
 
     async def delete_lapsed_leases(self) -> bool:
@@ -122,15 +122,15 @@ class Refresher:
             await leases.delete_expired_leases(session)
         return False
 
-    async def _refresh_account(self, calls: Sequence[DueCall]) -> None:
+    async def _refresh_account(self, calls: Sequence[CallDueForRefresh]) -> None:
         """Updates the records of calls from Twilio, which all have the same account."""
-        results = await self._ask_twilio(calls[0].account_id, calls)
+        results = await self._read_calls_from_twilio(calls[0].account_id, calls)
         for start in range(0, len(calls), _WRITE_BATCH_SIZE):
-            await self._write({call.id: results[call.id] for call in calls[start : start + _WRITE_BATCH_SIZE]})
+            await self._write_results({call.id: results[call.id] for call in calls[start : start + _WRITE_BATCH_SIZE]})
         async with self.database.begin() as session:
             await leases.release_refreshes(session, calls)
 
-    async def _ask_twilio(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _FetchResult]:
+    async def _read_calls_from_twilio(self, account_id: UUID, calls: Sequence[CallDueForRefresh]) -> dict[UUID, _FetchResult]:
         """Reads the calls from Twilio with as few requests as possible. Returns a result for the id of each call."""
         if until := self._paused_until(account_id):
             return {call.id: _FetchResult(not_before=until) for call in calls}
@@ -139,19 +139,19 @@ class Refresher:
             if len(calls) >= MIN_SWEPT_CALLS:
                 wanted = frozenset(call.sid for call in calls)
                 deadline_s = self.fetch_deadline_s
-                ask = partial(sweep, self.twilio, wanted=wanted, deadline_s=deadline_s, last_page_after_s=deadline_s)
-                found, newest_entries = await try_credentials(await self.tenants.credentials(account_id), ask)
-                if self.bind_listed:
-                    await self.bind_listed(account_id, newest_entries)
+                ask = partial(sweep_call_list, self.twilio, wanted=wanted, deadline_s=deadline_s, last_page_after_s=deadline_s)
+                found, newest_entries = await try_credentials(await self.tenants.active_credentials(account_id), ask)
+                if self.bind_listed_calls:
+                    await self.bind_listed_calls(account_id, newest_entries)
         except TwilioError as error:
-            if _concerns_account(error, _LIST_ERRORS_OF_ACCOUNT):
+            if _affects_whole_account(error, _LIST_ERRORS_OF_ACCOUNT):
                 return self._pause_account(account_id, calls, error)
             # An error of the list proves nothing about a call: the call may exist, and the key may be allowed to fetch it.
             logger.warning("sweep_failed", account_id=str(account_id), calls=len(calls), reason=error.reason)
         results = {call.id: _FetchResult(found[call.sid]) for call in calls if call.sid in found}
         return results | await self._fetch_all(account_id, [call for call in calls if call.id not in results])
 
-    async def _fetch_all(self, account_id: UUID, calls: Sequence[DueCall]) -> dict[UUID, _FetchResult]:
+    async def _fetch_all(self, account_id: UUID, calls: Sequence[CallDueForRefresh]) -> dict[UUID, _FetchResult]:
         """Fetches the first MAX_FETCHES_PER_ACCOUNT calls from Twilio one by one. Returns a result for the id of each call.
 
         The results of further calls are empty: no request was sent for them.
@@ -168,18 +168,18 @@ class Refresher:
                 group.create_task(fetch_each())
         return results
 
-    async def _fetch(self, account_id: UUID, call: DueCall) -> _FetchResult:
+    async def _fetch(self, account_id: UUID, call: CallDueForRefresh) -> _FetchResult:
         if until := self._paused_until(account_id):
             return _FetchResult(not_before=until)
-        with trace("refresh", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
+        with trace_background_work("refresh", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
             try:
                 ask = partial(self.twilio.fetch_call, sid=call.sid, deadline_s=self.fetch_deadline_s)
-                return _FetchResult(await try_credentials(await self.tenants.credentials(account_id), ask))
+                return _FetchResult(await try_credentials(await self.tenants.active_credentials(account_id), ask))
             except TwilioError as error:
-                if _concerns_account(error, _ERRORS_OF_ACCOUNT):
+                if _affects_whole_account(error, _ERRORS_OF_ACCOUNT):
                     return self._pause_account(account_id, [call], error)[call.id]
                 status = error.answer.status if error.answer else None
-                level = logging.INFO if is_missing(error) else logging.WARNING
+                level = logging.INFO if is_call_not_found(error) else logging.WARNING
                 logger.log(level, "refresh_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason, status=status)
                 return _FetchResult(error=error)
 
@@ -188,7 +188,9 @@ class Refresher:
         until = self._pauses.get(account_id)
         return until if until is not None and until > datetime.now(UTC) else None
 
-    def _pause_account(self, account_id: UUID, calls: Collection[DueCall], error: TwilioError) -> dict[UUID, _FetchResult]:
+    def _pause_account(
+        self, account_id: UUID, calls: Collection[CallDueForRefresh], error: TwilioError
+    ) -> dict[UUID, _FetchResult]:
         """Stops requests for one account for as long as Twilio's `error` asks, and at least for _MIN_PAUSE.
 
         Returns the result for each of `calls`, by id. Requests for other accounts go on.
@@ -200,15 +202,15 @@ class Refresher:
         logger.warning("refresh_paused", reason=error.reason, **fields)
         return {call.id: _FetchResult(error=error, not_before=until) for call in calls}
 
-    async def _write(self, results: dict[UUID, _FetchResult]) -> None:
+    async def _write_results(self, results: dict[UUID, _FetchResult]) -> None:
         """Writes Twilio's answers to the records of the calls. `results` maps the calls' ids to the answers.
 
         Does not write a record that has changed meanwhile, or that is locked. Its call is read from Twilio again later.
         """
         calls = await read_calls(self.database, results)
         changes = {call_id: self._apply_result(call, results[call_id]) for call_id, call in calls.items()}
-        written = await write_changes(self.database, [changed for changed, _ in changes.values()])
-        missing = [call_id for call_id, each in results.items() if each.error is not None and is_missing(each.error)]
+        written = await write_changed_calls(self.database, [changed for changed, _ in changes.values()])
+        missing = [call_id for call_id, each in results.items() if each.error is not None and is_call_not_found(each.error)]
         found = [call_id for call_id, each in results.items() if each.resource is not None]
         await mark_calls_missing_at_twilio(self.database, missing=missing, found=found)
         for call_id in written:
@@ -232,7 +234,9 @@ class Refresher:
         due_at = None if call.deleted_at else self._next_refresh(call, fetched)
         if needs_final_delivery(call):
             # Twilio's callback, which has more fields, may still arrive.
-            deliver_at = call.now + CALLBACK_OVERDUE_INTERVALS * self.interval - age(call, now=call.now, since=call.end_time)
+            deliver_at = (
+                call.now + CALLBACK_OVERDUE_INTERVALS * self.interval - call_age(call, now=call.now, since=call.end_time)
+            )
             if deliver_at > call.now:
                 due_at = deliver_at if due_at is None else min(due_at, deliver_at)
             else:
@@ -242,7 +246,7 @@ class Refresher:
 
     def _next_refresh(self, call: CallState, fetched: _FetchResult) -> datetime | None:
         """Returns when to refresh the call again; None if it needs no more refreshes."""
-        if fetched.is_answer:
+        if fetched.has_answer_about_call:
             return refresh_time_after_answer(call, now=call.now, interval=self.interval)
         due_at = refresh_time_without_answer(call, now=call.now, interval=self.interval, has_failed=fetched.has_failed)
         if due_at and fetched.not_before:
@@ -252,6 +256,6 @@ class Refresher:
         return due_at
 
 
-def _concerns_account(error: TwilioError, errors_of_account: tuple[type[TwilioError], ...]) -> bool:
+def _affects_whole_account(error: TwilioError, errors_of_account: tuple[type[TwilioError], ...]) -> bool:
     """Returns whether further requests for the account would most probably fail, too: not if only Callgate was too busy."""
     return isinstance(error, errors_of_account) and error.reason != POOL_TIMEOUT

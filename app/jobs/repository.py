@@ -74,7 +74,7 @@ async def delete_from_default_partition(session: AsyncSession, table: str, *, be
     return len((await session.execute(statement, {"before": before, "limit": limit})).all())
 
 
-async def has_no_work(session: AsyncSession, partition: Partition) -> bool:
+async def has_no_pending_deliveries(session: AsyncSession, partition: Partition) -> bool:
     """Returns whether no delivery of the partition's month is pending. Audit events have no deliveries: for them it is true."""
     if partition.table == AuditEvent.__tablename__:
         return True

@@ -19,11 +19,18 @@ from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database.engine import Database, Session
 from app.jobs.account_tasks import AccountTasks
-from app.jobs.candidates import CallLists, Candidates, earliest_date, entry_filter, similar_calls, twilio_clock_lead
+from app.jobs.candidates import (
+    CallCandidates,
+    CallLists,
+    called_address_filter,
+    earliest_date_created,
+    possible_matches,
+    twilio_clock_lead,
+)
 from app.jobs.evaluation import SearchFinding, SearchResult, evaluate_candidates
 from app.jobs.isolation import run_isolated
 from app.observability import Metrics
-from app.observability.tracing import trace
+from app.observability.tracing import trace_background_work
 from app.tenants.directory import TenantDirectory
 from app.twilio.call_list import PAGE_SIZE
 from app.twilio.client import TwilioClient
@@ -36,7 +43,7 @@ BATCH_SIZE = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Resolver:
+class OutcomeResolver:
     """Searches Twilio's lists for the calls of records whose outcome is `unknown`. Never dials."""
 
     database: Database
@@ -48,7 +55,7 @@ class Resolver:
     deadline_s: float
     tasks: AccountTasks = field(default_factory=AccountTasks)
 
-    async def mark_abandoned(self) -> bool:
+    async def mark_abandoned_calls(self) -> bool:
         """Marks a batch of abandoned records as `unknown`. Their process ended before it recorded an outcome.
 
         Returns false if there were none.
@@ -56,13 +63,15 @@ class Resolver:
         async with self.database.begin() as session:
             abandoned = await repository.claim_abandoned(session, older_than=self.longest_life, limit=BATCH_SIZE)
             for call in abandoned:
-                await self.settlement.apply(session, call, self.settlement.change_to_unknown(data={"reason": "abandoned"}))
+                await self.settlement.apply_change(
+                    session, call, self.settlement.change_to_unknown(data={"reason": "abandoned"})
+                )
         for call in abandoned:
             self.metrics.calls.abandoned.inc()
             logger.warning("creation_abandoned", call_id=str(call.id))
         return bool(abandoned)
 
-    async def search(self) -> bool:
+    async def search_unknown_calls(self) -> bool:
         """Starts to search Twilio's lists for a batch of calls whose outcome is unknown. Returns false if no search was due."""
         if self.tasks.is_full:
             return False
@@ -71,21 +80,21 @@ class Resolver:
         busy_accounts = self.tasks.busy_accounts()
         async with self.database.begin() as session:
             due = await leases.claim_searches(session, lease=lease, limit=BATCH_SIZE, busy_accounts=busy_accounts)
-            database_clock_lead = await repository.current_time(session) - datetime.now(UTC)
-        self.tasks.start(due, partial(self._search_account, database_clock_lead), event="search_crashed")
+            database_clock_lead = await repository.postgres_time_now(session) - datetime.now(UTC)
+        self.tasks.start_per_account(due, partial(self._search_account, database_clock_lead), event="search_crashed")
         return bool(due)
 
     async def _search_account(self, database_clock_lead: timedelta, calls: Sequence[Call]) -> None:
         """Searches Twilio's lists for calls of one account, and records the results."""
-        search = partial(self._search, self.call_lists(calls), database_clock_lead)
+        search = partial(self._search_call, self.make_call_lists(calls), database_clock_lead)
         await run_isolated(calls, search, event="search_crashed")
         async with self.database.begin() as session:
             await leases.release_searches(session, calls)
 
-    def call_lists(self, batch: Sequence[Call]) -> CallLists:
+    def make_call_lists(self, batch: Sequence[Call]) -> CallLists:
         return CallLists(self.tenants, self.twilio, batch, self.longest_life, self.deadline_s)
 
-    async def bind_listed(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
+    async def bind_listed_calls(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
         """Binds records whose outcome is unknown to their calls in `page`, the first page of Twilio's list of the account.
 
         Binds a record only if the match is certain, and then no search for this record is needed. If a call is not in the page,
@@ -93,35 +102,39 @@ class Resolver:
         """
         async with self.database.begin() as session:
             unknown = await repository.list_unknown_calls(session, account_id, limit=BATCH_SIZE)
-            database_clock_lead = await repository.current_time(session) - datetime.now(UTC)
+            database_clock_lead = await repository.postgres_time_now(session) - datetime.now(UTC)
         covered = [call for call in unknown if _shows_all_candidates(page, call)]
         ahead = await twilio_clock_lead(self.tenants, self.twilio, account_id) if covered else None
         if ahead is None:
             return
-        listed = [entry for each in filter(entry_filter(covered), page) if (entry := CallResource.read(each)) is not None]
+        listed = [
+            entry
+            for each in filter(called_address_filter(covered), page)
+            if (entry := CallResource.parse_answer(each)) is not None
+        ]
         for call in covered:
-            calls = similar_calls(call, listed, longest_life=self.longest_life)
+            calls = possible_matches(call, listed, longest_life=self.longest_life)
             if not calls:
                 continue
             async with self.database.begin() as session:
                 locked = await repository.lock_call(session, call.id)
                 if locked is None or not _is_searchable(locked):
                     continue
-                shown, offset = Candidates(calls, True, ahead), ahead - database_clock_lead
+                shown, offset = CallCandidates(calls, True, ahead), ahead - database_clock_lead
                 finding = await evaluate_candidates(session, locked, shown, offset, max_start_delay=self.longest_life)
                 if finding.resource is None:
                     continue
                 await self._write_finding(session, locked, finding)
             self.metrics.calls.searches.labels(finding.result).inc()
 
-    async def _search(self, call_lists: CallLists, database_clock_lead: timedelta, call: Call) -> None:
+    async def _search_call(self, call_lists: CallLists, database_clock_lead: timedelta, call: Call) -> None:
         """Searches Twilio's lists for one call and records the result.
 
         `database_clock_lead` is Postgres's clock minus this machine's clock.
         """
-        with trace("search", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
+        with trace_background_work("search", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
             try:
-                candidates = await call_lists.candidates(call)
+                candidates = await call_lists.find_candidates(call)
             except (TwilioError, TimeoutError) as error:
                 reason = error.reason if isinstance(error, TwilioError) else "deadline"
                 logger.warning("search_failed", call_id=str(call.id), reason=reason)
@@ -130,7 +143,7 @@ class Resolver:
                 ahead = candidates.twilio_clock_lead
                 await self._record_search(call, candidates, None if ahead is None else ahead - database_clock_lead)
 
-    async def _record_search(self, call: Call, candidates: Candidates | None, clock_offset: timedelta | None) -> None:
+    async def _record_search(self, call: Call, candidates: CallCandidates | None, clock_offset: timedelta | None) -> None:
         """Records the result of a search.
 
         `candidates` is None if the request to Twilio failed. `clock_offset` is Twilio's clock minus Postgres's; None if
@@ -151,16 +164,18 @@ class Resolver:
             if result == "none":
                 clean = locked.clean_searches + 1
                 if locked.execution == "unknown" and clean >= self.settlement.plan.searches:
-                    await self.settlement.apply(session, locked, self.settlement.change_to_none_found(data={"searches": clean}))
-                await self.settlement.search_again(session, locked, clean_searches=clean)
+                    await self.settlement.apply_change(
+                        session, locked, self.settlement.change_to_none_found(data={"searches": clean})
+                    )
+                await self.settlement.plan_next_search(session, locked, clean_searches=clean)
             elif result != "bound":
-                await self.settlement.search_again_after_inconclusive(session, locked)
+                await self.settlement.plan_search_after_inconclusive(session, locked)
         self.metrics.calls.searches.labels(result).inc()
 
     async def _write_finding(self, session: Session, call: Call, finding: SearchFinding) -> None:
         await repository.add_event(session, call.id, "call.searched", {"result": finding.result, **finding.data})
         if finding.resource is not None:
-            await self.settlement.bind_call(session, call, finding.resource, by="list", data={})
+            await self.settlement.bind_twilio_call(session, call, finding.resource, by="list", data={})
 
 
 def _is_searchable(call: Call) -> bool:
@@ -176,6 +191,8 @@ def _shows_all_candidates(page: Sequence[Mapping[str, Any]], call: Call) -> bool
 
     The newest entries are first in the page.
     """
-    last = CallResource.read(page[-1]) if page else None
+    last = CallResource.parse_answer(page[-1]) if page else None
     is_whole_list = len(page) < PAGE_SIZE
-    return is_whole_list or (last is not None and last.date_created is not None and last.date_created < earliest_date(call))
+    return is_whole_list or (
+        last is not None and last.date_created is not None and last.date_created < earliest_date_created(call)
+    )

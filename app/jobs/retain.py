@@ -16,7 +16,7 @@ from uuid import UUID
 import structlog
 
 from app.database.engine import Database
-from app.database.partitions import Partition, drop_partition, expired_partitions, try_lock
+from app.database.partitions import Partition, drop_partition, expired_partitions, try_lock_partition
 from app.jobs import repository
 from app.jobs.partitions import CALL_TABLES
 from app.observability import Metrics
@@ -88,7 +88,9 @@ class Retention:
     async def _drop_partition(self, partition: Partition) -> None:
         async with self.database.begin() as session:
             # Check under the lock: a replay may just have made a delivery pending again.
-            dropped = await try_lock(session, partition) and await repository.has_no_work(session, partition)
+            dropped = await try_lock_partition(session, partition) and await repository.has_no_pending_deliveries(
+                session, partition
+            )
             if dropped:
                 await drop_partition(session, partition)
         if dropped:

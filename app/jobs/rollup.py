@@ -41,14 +41,14 @@ class RollUp:
             progress = await store.lock_progress(connection, first_span=MAX_ROLLUP_SPAN)
             if progress is None or progress.now == progress.rolled_until:
                 return False
-            await store.sample_waiting(connection, progress.now)
+            await store.record_waiting_call_count(connection, progress.now)
             due = due_periods(since=progress.rolled_until, until=progress.now, calls_kept_for=self.calls_kept_for)
             if len(due) > _BACKLOG_PERIODS:
                 due = await self._skip_empty(connection, due)
             left = await self._roll_up(connection, due)
             await store.record_progress(connection, left.due_at - MINUTE if left else progress.now)
             kept_for = ((MINUTE, MINUTES_ARE_KEPT_FOR), (HOUR, self.keep))
-            await store.delete_expired(connection, now=progress.now, kept_for=kept_for)
+            await store.delete_expired_figures(connection, now=progress.now, kept_for=kept_for)
         return left is not None
 
     async def _skip_empty(self, connection: Connection, due: list[DuePeriod]) -> list[DuePeriod]:

@@ -29,7 +29,7 @@ class SweepResult(NamedTuple):
     newest_entries: Sequence[Mapping[str, Any]]
 
 
-async def sweep(
+async def sweep_call_list(
     twilio: TwilioClient, credential: Credential, *, wanted: Collection[str], deadline_s: float, last_page_after_s: float
 ) -> SweepResult:
     """Looks for calls on the newest pages of Twilio's list. `wanted` has the sids of these calls. Raises TwilioError.
@@ -46,7 +46,7 @@ async def sweep(
     async for entries in twilio.pages_of_calls(credential, {}, deadline_s=deadline_s):
         newest = newest or entries
         for entry in entries:
-            if entry.get("sid") in wanted and (resource := CallResource.read(entry)) is not None:
+            if entry.get("sid") in wanted and (resource := CallResource.parse_answer(entry)) is not None:
                 found[resource.sid] = resource
         pages += 1
         missing = len(wanted) - len(found)

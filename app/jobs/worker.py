@@ -19,23 +19,23 @@ from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
 from app.http.readiness import Readiness
 from app.jobs.control import PendingUpdateSender
-from app.jobs.deadlines import Deadlines
+from app.jobs.deadlines import RingDeadlineEnforcer
 from app.jobs.deliver import Deliverer
 from app.jobs.dial import Dialer
 from app.jobs.gauges import Gauges
-from app.jobs.guard import GuardWatch
+from app.jobs.guard import LostGrantWatch
 from app.jobs.heartbeat import Heartbeat
 from app.jobs.isolation import unexpected_errors
 from app.jobs.partitions import AUDIT_TABLES, Partitioner
-from app.jobs.refresh import Refresher
-from app.jobs.resolve import Resolver
+from app.jobs.refresh import CallRefresher
+from app.jobs.resolve import OutcomeResolver
 from app.jobs.retain import Retention
 from app.jobs.rollup import RollUp
 from app.jobs.store import jobs_with_due_work
 from app.jobs.wake import gather_wake_ups
 from app.observability import Metrics
 from app.observability.tracing import Tracing
-from app.scheduling.grant_counters import GrantCounters, check_folder
+from app.scheduling.grant_counters import GrantCounters, require_usable_counter_folder
 from app.services import Services, budget_of, services
 from app.settings import Settings
 
@@ -50,7 +50,7 @@ _GUARD_EVERY_S = 15.0
 _SLOTS_EVERY_S = 60.0
 _TURNS_EVERY_S = 600.0
 _HEARTBEAT_EVERY_S = 15.0
-# How often the jobs that `_wake_due` wakes look for work without a wake-up.
+# How often the jobs that `_wake_due_jobs` wakes look for work without a wake-up.
 _UNPOLLED_EVERY_S = 15.0
 _PAUSE_AFTER_FAILURE_S = 2.0
 _READINESS_CHECK_EVERY_S = 1.0
@@ -73,7 +73,7 @@ class Job:
 def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: Deliverer) -> list[Job]:
     """Returns the jobs of one worker. Without a retention period, calls are never deleted."""
     budget = budget_of(settings)
-    resolver = Resolver(
+    resolver = OutcomeResolver(
         database=state["database"],
         tenants=state["tenants"],
         twilio=state["twilio"],
@@ -82,24 +82,24 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         longest_life=timedelta(seconds=budget.total + settings.abandon_margin),
         deadline_s=budget.attempt,
     )
-    refresher = Refresher(
+    refresher = CallRefresher(
         database=state["database"],
         tenants=state["tenants"],
         twilio=state["twilio"],
         metrics=metrics,
         interval=timedelta(seconds=settings.refresh_interval),
         fetch_deadline_s=budget.attempt,
-        bind_listed=resolver.bind_listed,
+        bind_listed_calls=resolver.bind_listed_calls,
     )
     counters = GrantCounters(settings.grant_counter_dir)
     dialer = Dialer(state["database"], state["granted"], state["settlement"], settings.max_in_flight, counters)
     updates = PendingUpdateSender(state["database"], state["control"])
-    deadlines = Deadlines(state["database"], state["control"])
+    deadlines = RingDeadlineEnforcer(state["database"], state["control"])
     heartbeat = Heartbeat(state["database"])
     polled = [
         Job("refresh", refresher.step, _UNPOLLED_EVERY_S, refresher.tasks.drain, refresher.tasks.wake),
-        Job("abandoned", resolver.mark_abandoned, _UNPOLLED_EVERY_S),
-        Job("search", resolver.search, _UNPOLLED_EVERY_S, resolver.tasks.drain, resolver.tasks.wake),
+        Job("abandoned", resolver.mark_abandoned_calls, _UNPOLLED_EVERY_S),
+        Job("search", resolver.search_unknown_calls, _UNPOLLED_EVERY_S, resolver.tasks.drain, resolver.tasks.wake),
         Job("control", updates.step, _UNPOLLED_EVERY_S, updates.tasks.drain, updates.tasks.wake),
         Job("deadlines", deadlines.step, _UNPOLLED_EVERY_S, deadlines.tasks.drain, deadlines.tasks.wake),
         Job("dial", dialer.step, _UNPOLLED_EVERY_S, dialer.drain, dialer.wake),
@@ -110,10 +110,10 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
     rollup = RollUp(state["database"], timedelta(days=settings.rollup_retention_days), calls_kept_for)
     jobs = [
         *polled,
-        Job("poll", partial(_wake_due, state["database"], polled, resolver.longest_life), settings.worker_poll_interval),
-        Job("guard", GuardWatch(state["database"], counters).step, _GUARD_EVERY_S),
-        Job("slots", deadlines.free_slots, _SLOTS_EVERY_S),
-        Job("turns", deadlines.delete_idle_turns, _TURNS_EVERY_S),
+        Job("poll", partial(_wake_due_jobs, state["database"], polled, resolver.longest_life), settings.worker_poll_interval),
+        Job("guard", LostGrantWatch(state["database"], counters).step, _GUARD_EVERY_S),
+        Job("slots", deadlines.free_dial_slots, _SLOTS_EVERY_S),
+        Job("turns", deadlines.delete_idle_dial_turns, _TURNS_EVERY_S),
         Job("heartbeat", heartbeat.step, _HEARTBEAT_EVERY_S, heartbeat.delete),
         Job("gauges", Gauges(state["database"], metrics, counters).step, _GAUGES_EVERY_S),
         Job("rollup", rollup.step, _ROLL_UP_EVERY_S),
@@ -129,7 +129,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
     return jobs
 
 
-async def _wake_due(database: Database, jobs: Sequence[Job], longest_life: timedelta) -> bool:
+async def _wake_due_jobs(database: Database, jobs: Sequence[Job], longest_life: timedelta) -> bool:
     """Wakes each of `jobs` that has due work. Returns false, so that the job that calls this function pauses.
 
     `longest_life` is the age at which a record that is still pending counts as abandoned by its process.
@@ -147,14 +147,14 @@ async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, 
     Closes `tracing` at the end.
     """
     tracing = tracing or Tracing()
-    check_folder(settings.grant_counter_dir)
-    with tracing.enabled():
+    require_usable_counter_folder(settings.grant_counter_dir)
+    with tracing.tracing_enabled():
         async with services(settings, metrics) as state, Sender(AllowList.parse(settings.delivery_allow)) as sender:
             await _wait_until_ready(Readiness(state["database"], state["keyring"]), stop)
             first_retry = timedelta(seconds=settings.delivery_first_retry)
             deliverer = Deliverer(state["database"], state["delivery_signing"], sender, metrics, first_retry)
             url = settings.require_database_url()
-            async with Listener(url, channel=DELIVERIES_CHANNEL, on_change=deliverer.wake.set).running():
+            async with Listener(url, channel=DELIVERIES_CHANNEL, on_change=deliverer.wake.set).listening_in_background():
                 await run_jobs(make_jobs(settings, state, metrics, deliverer), stop)
     await asyncio.to_thread(tracing.close)
 

@@ -21,8 +21,8 @@ def is_open_to_all_users(folder: Path) -> bool:
     return all(each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.parents))
 
 
-def recorded_replacement(directory: Path) -> Path | None:
-    """Returns the replacement folder for Postgres's data that `create_replacement` has recorded in this state folder.
+def recorded_replacement_folder(directory: Path) -> Path | None:
+    """Returns the replacement folder for Postgres's data that `create_replacement_folder` has recorded in this state folder.
 
     Returns None if none was recorded, if it is not a private folder of this user, or if it was recorded for another state
     folder.
@@ -38,7 +38,7 @@ def recorded_replacement(directory: Path) -> Path | None:
     return Path(folder) if is_private_folder(Path(folder)) else None
 
 
-def create_replacement(directory: Path) -> Path | None:
+def create_replacement_folder(directory: Path) -> Path | None:
     """Creates a folder for the data of a Postgres that runs as the user `nobody`, and writes its path to a file in `directory`.
 
     Creates it in /var/tmp or, if `nobody` cannot enter that, in the system's folder for temporary files. Returns None if

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Self
 
 from app.errors import CommandFailed
-from app.local.folders import create_replacement, is_open_to_all_users, is_private_folder, recorded_replacement
+from app.local.folders import create_replacement_folder, is_open_to_all_users, is_private_folder, recorded_replacement_folder
 
 NOBODY_UID = 65534
 START_TIMEOUT_S = 60  # recovery from a crash included
@@ -135,9 +135,9 @@ class EmbeddedPostgres:
     def _prepare_folder(self) -> Path:
         home = self._directory / "postgres"
         if os.geteuid() == 0:
-            elsewhere = recorded_replacement(self._directory)
+            elsewhere = recorded_replacement_folder(self._directory)
             if elsewhere is None and not is_open_to_all_users(self._directory):
-                elsewhere = create_replacement(self._directory)
+                elsewhere = create_replacement_folder(self._directory)
                 if elsewhere is None:
                     raise PostgresError("PostgreSQL refuses to run as root and found no folder for nobody: be another user.")
             if elsewhere is not None:
@@ -230,7 +230,7 @@ def remove_data(directory: Path) -> None:
         return
     try:
         with _lock(directory):
-            for home in (directory / "postgres", recorded_replacement(directory)):
+            for home in (directory / "postgres", recorded_replacement_folder(directory)):
                 if home is not None and home.exists():
                     shutil.rmtree(home)
             (directory / "postgres.elsewhere").unlink(missing_ok=True)

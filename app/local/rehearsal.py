@@ -17,7 +17,7 @@ from uuid import UUID
 
 from app.audit.events import command_actor
 from app.calls.creation.grants.service import MAX_GRANTS_PER_TRANSACTION, grant_calls
-from app.calls.creation.grants.store import Grant
+from app.calls.creation.grants.store import DialGrant
 from app.calls.creation.scheduled.store import (
     MAX_SCHEDULED_ROWS_PER_STATEMENT,
     ScheduledCall,
@@ -26,17 +26,17 @@ from app.calls.creation.scheduled.store import (
 )
 from app.calls.progress import apply_resource
 from app.calls.settlement import Settlement
-from app.calls.store import ChangedCall, read_calls, write_changes
-from app.clock import elapsed
+from app.calls.store import ChangedCall, read_calls, write_changed_calls
+from app.clock import monotonic_seconds
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.errors import CommandFailed
-from app.jobs.deadlines import Deadlines
+from app.jobs.deadlines import RingDeadlineEnforcer
 from app.local import rehearsal_store as store
 from app.local.rehearsal_lines import REHEARSAL_ACCOUNT_SID, REHEARSAL_TENANT, LineReader
 from app.local.rehearsal_report import RehearsedCall, RehearsedOutcome, sorted_by_time
 from app.local.rehearsal_store import CopiedSettings
-from app.local.rehearsal_twilio import RehearsalClock, RehearsedTwilio, running_twilio
+from app.local.rehearsal_twilio import RehearsalClock, RehearsedTwilio, running_simulated_twilio
 from app.observability import Metrics
 from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
 from app.scheduling.pace_store import find_paces, lock_pace, write_pace
@@ -76,7 +76,7 @@ async def rehearse(
     The database must be new: prepared by `prepare_database` and then migrated.
     """
     clock = RehearsalClock(start)
-    async with running_twilio(
+    async with running_simulated_twilio(
         clock, settings.twilio, call_duration_s=settings.call_duration_s, max_calls=10 * len(lines) + 1
     ) as twilio:
         # These settings do not come from the environment, which has the settings of the real database.
@@ -90,7 +90,7 @@ async def rehearse(
             }
         )
         async with services(own, Metrics()) as state:
-            return await Rehearsal(state, twilio, clock, queue).play(lines, settings)
+            return await Rehearsal(state, twilio, clock, queue).rehearse_lines(lines, settings)
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Rehearsal:
     clock: RehearsalClock
     queue: str
     _account_id: UUID = field(default=UUID(int=0), init=False)
-    _deadlines: Deadlines = field(init=False)
+    _deadlines: RingDeadlineEnforcer = field(init=False)
     _waiting_calls: dict[UUID, RehearsedCall] = field(default_factory=dict, init=False)
     _placed_calls: dict[UUID, RehearsedCall] = field(default_factory=dict, init=False)
     _results: list[RehearsedCall] = field(default_factory=list, init=False)
@@ -109,30 +109,32 @@ class Rehearsal:
     def _database(self) -> Database:
         return self.services["database"]
 
-    async def play(self, lines: Iterable[bytes], settings: RehearsalSettings) -> list[RehearsedCall]:
+    async def rehearse_lines(self, lines: Iterable[bytes], settings: RehearsalSettings) -> list[RehearsedCall]:
         """Adds all calls, and advances the clock until each call has ended or expired.
 
         Returns the calls in the order in which they ring or expire. Refused lines are last.
         """
-        self._deadlines = Deadlines(self._database, self.services["control"])
+        self._deadlines = RingDeadlineEnforcer(self._database, self.services["control"])
         at: datetime | None = self.clock.now
         await self.clock.set(self._database, self.clock.now)
         queue = await self._add_queue(settings)
         calls = list(LineReader(self.queue, queue, self._account_id, self.clock.now).read(lines))
-        await self._add([(call, scheduled) for call, scheduled in calls if scheduled is not None])
+        await self._add_calls([(call, scheduled) for call, scheduled in calls if scheduled is not None])
         while at is not None:
             await self.clock.set(self._database, at)
-            at = await self._play_moment(at, queue.id)
-        for call_id, placed in self.twilio.take_all():
+            at = await self._simulate_moment(at, queue.id)
+        for call_id, placed in self.twilio.take_remaining_calls():
             self._copy_outcome(call_id, placed)
         for call in self._results:
-            call.explain()
+            call.explain_outcome()
         self._results += [call for call, scheduled in calls if scheduled is None]
         return sorted_by_time(self._results)
 
     async def _add_queue(self, settings: RehearsalSettings) -> StoredQueue:
         async with self._database.transaction() as connection:
-            queue_id = await store.add_queue(connection, settings.copied, tenant_id=REHEARSAL_TENANT, queue=self.queue)
+            queue_id = await store.add_tenant_and_queue(
+                connection, settings.copied, tenant_id=REHEARSAL_TENANT, queue=self.queue
+            )
         accounts = AccountAdministration(self._database, self.services["keyring"], command_actor())
         added = await accounts.add_credential(
             REHEARSAL_TENANT, account_sid=REHEARSAL_ACCOUNT_SID, secret=secrets.token_hex(16), key_sid=None, base_url=None
@@ -147,43 +149,43 @@ class Rehearsal:
             raise RuntimeError("the queue was just added")
         return queue
 
-    async def _add(self, calls: Sequence[tuple[RehearsedCall, ScheduledCall]]) -> None:
+    async def _add_calls(self, calls: Sequence[tuple[RehearsedCall, ScheduledCall]]) -> None:
         for begin in range(0, len(calls), MAX_SCHEDULED_ROWS_PER_STATEMENT):
             batch = calls[begin : begin + MAX_SCHEDULED_ROWS_PER_STATEMENT]
             await insert_scheduled(self._database, [scheduled for _, scheduled in batch])
             self._waiting_calls |= {scheduled.call.id: call for call, scheduled in batch}
 
-    async def _play_moment(self, at: datetime, queue_id: UUID) -> datetime | None:
+    async def _simulate_moment(self, at: datetime, queue_id: UUID) -> datetime | None:
         """Does everything that workers and Twilio do at the time `at`. Returns the next time at which they do something.
 
         Returns None if they have nothing left to do.
         """
         while await self._deadlines.step():
             await self._deadlines.tasks.drain()
-            self.twilio.reread_ends()
-        for call_id, placed in self.twilio.take_ended(at):
-            await self._write_end(call_id, self._copy_outcome(call_id, placed))
+            self.twilio.reread_call_ends()
+        for call_id, placed in self.twilio.take_ended_calls(at):
+            await self._write_call_end(call_id, self._copy_outcome(call_id, placed))
         await self._expire_calls(at)
         wait_s = await self._grant_and_place(at)
-        moments = [self.twilio.next_end()]
+        moments = [self.twilio.next_call_end()]
         if self._waiting_calls or self._placed_calls:
-            moments.append(await store.next_time(self._database, queue_id, at))
+            moments.append(await store.next_event_time(self._database, queue_id, at))
         if self._waiting_calls and wait_s is not None:
             moments.append(at + timedelta(seconds=wait_s))
         following = min((moment for moment in moments if moment is not None), default=None)
         return None if following is None else max(following, at + _MIN_CLOCK_STEP)
 
-    async def _write_end(self, call_id: UUID, call: RehearsedCall) -> None:
+    async def _write_call_end(self, call_id: UUID, call: RehearsedCall) -> None:
         """Writes the end of a call to its record, as a callback or a refresh does in a real run.
 
         A call that was busy or not answered may get a redial. If so, adds the redial to the calls that the rehearsal follows.
         """
         record = (await read_calls(self._database, [call_id]))[call_id]
         fetch = partial(self.services["twilio"].fetch_call, sid=record.sid or "", deadline_s=_FETCH_TIMEOUT_S)
-        resource = await try_credentials(await self.services["tenants"].credentials(self._account_id), fetch)
+        resource = await try_credentials(await self.services["tenants"].active_credentials(self._account_id), fetch)
         changed = ChangedCall(record)
         changed.events += apply_resource(record, resource)
-        await write_changes(self._database, [changed])
+        await write_changed_calls(self._database, [changed])
         if call.status not in ("busy", "no-answer"):
             return
         for redial in await store.find_redials(self._database, call_id):
@@ -234,16 +236,16 @@ class Rehearsal:
             if made.is_last:
                 return made.wait_s
 
-    async def _place(self, grant: Grant, at: datetime) -> None:
+    async def _place(self, grant: DialGrant, at: datetime) -> None:
         """Places a call at the simulator. The rehearsal's clock stands still meanwhile."""
         call_id = grant.call.id
         call = self._waiting_calls.pop(call_id)
-        await self.services["granted"].dial(replace(grant, ring_in_s=math.inf), elapsed())
+        await self.services["granted"].dial(replace(grant, ring_in_s=math.inf), monotonic_seconds())
         placed = await store.find_outcome(self._database, call_id)
         if placed.execution == "started":
             call.dialled_at = at
             self._placed_calls[call_id] = call
-            self.twilio.track(call_id, placed.sid or "")
+            self.twilio.track_call(call_id, placed.sid or "")
         elif placed.execution == "scheduled":
             call.temporary_refusals += 1
             self._waiting_calls[call_id] = call
@@ -259,7 +261,7 @@ async def prepare_database(url: str) -> None:
     database = Database(url, pool_size=1)
     try:
         async with database.transaction() as connection:
-            await store.replace_clock(connection)
+            await store.replace_postgres_clock(connection)
     finally:
         await database.close()
 
@@ -283,4 +285,4 @@ async def read_settings(
     of_account, of_queue = (
         UNLIMITED if each is None else paces.get(each, UNLIMITED) for each in (copied.account_id, copied.queue_id)
     )
-    return RehearsalSettings(copied, of_account, of_queue.changed(change))
+    return RehearsalSettings(copied, of_account, of_queue.with_changes(change))

@@ -12,7 +12,7 @@ from app.calls.creation.store import NewCall
 from app.calls.creation.validation import validate_call
 from app.errors import CallgateError, FieldError, InvalidRequest
 from app.local.rehearsal_report import RehearsedCall
-from app.queues.lines import read_line
+from app.queues.lines import parse_bulk_line
 from app.scheduling.schedule import PRIORITIES
 from app.scheduling.store import StoredQueue
 
@@ -41,24 +41,24 @@ class LineReader:
         for number, text in enumerate(lines, 1):
             if not text.strip():
                 continue
-            line = read_line(number, text)
+            line = parse_bulk_line(number, text)
             call = RehearsedCall(number, line.key)
             scheduled = None
             try:
                 if isinstance(line.body, CallgateError):
                     raise line.body
                 if line.key is not None and (first := self._line_by_key.setdefault(line.key, number)) != number:
-                    raise _fault("/key", "repeated_key", f"is that of line {first}")
+                    raise _invalid_line_error("/key", "repeated_key", f"is that of line {first}")
                 if line.body.get("queue", self.queue) != self.queue:
-                    raise _fault("/queue", "another_queue", f"must be {self.queue}, or be left out")
-                scheduled = self._schedule(call, {**line.body, "queue": self.queue})
+                    raise _invalid_line_error("/queue", "another_queue", f"must be {self.queue}, or be left out")
+                scheduled = self._scheduled_call_of_body(call, {**line.body, "queue": self.queue})
             except CallgateError as error:
                 call.outcome = "refused"
                 faults = (f"{fault.pointer} {fault.detail}".strip() for fault in error.field_errors)
                 call.reason = "; ".join(faults) or error.detail
             yield call, scheduled
 
-    def _schedule(self, call: RehearsedCall, body: dict[str, Any]) -> ScheduledCall:
+    def _scheduled_call_of_body(self, call: RehearsedCall, body: dict[str, Any]) -> ScheduledCall:
         """Returns the call to store in the database for the `body` of a line. Raises a CallgateError if the body is not valid.
 
         Also sets the times and the priority of `call`, which is the call in the report.
@@ -67,9 +67,9 @@ class LineReader:
         schedule = make_schedule(request, self.stored_queue, _CALLER_ID, now=self.start)
         call.not_before, call.ring_by = schedule.not_before, schedule.ring_by
         call.priority = PRIORITIES[schedule.priority]
-        parameters = request.for_record() | schedule.for_record(self.queue)
+        parameters = request.parameters_for_record() | schedule.call_record_members(self.queue)
         new = NewCall(
-            id=_ordered_id(self.start, call.line),
+            id=_call_id_in_line_order(self.start, call.line),
             tenant_id=REHEARSAL_TENANT,
             account_id=self.account_id,
             account_sid=REHEARSAL_ACCOUNT_SID,
@@ -89,7 +89,7 @@ class LineReader:
         return ScheduledCall(new, schedule)
 
 
-def _ordered_id(at: datetime, number: int) -> UUID:
+def _call_id_in_line_order(at: datetime, number: int) -> UUID:
     """Returns a UUIDv7 (RFC 9562 §5.7) with `number`, the number of the line, in place of its random bits.
 
     Calls that are due at the same time are dialled in the order of their ids. With these ids, it is the order of their lines.
@@ -97,5 +97,5 @@ def _ordered_id(at: datetime, number: int) -> UUID:
     return UUID(int=int(at.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | number)
 
 
-def _fault(pointer: str, code: str, detail: str) -> InvalidRequest:
+def _invalid_line_error(pointer: str, code: str, detail: str) -> InvalidRequest:
     return InvalidRequest(field_errors=(FieldError(pointer, code, detail),))

@@ -35,7 +35,7 @@ class RehearsedCall:
     temporary_refusals: int = 0
     """The number of times that Twilio refused the call only for the moment, so that the call waited again."""
 
-    def explain(self) -> None:
+    def explain_outcome(self) -> None:
         """Adds to `reason` what happens to the call at Twilio: temporary refusals, time in the queue, or its cancellation."""
         reasons = []
         if self.temporary_refusals:
@@ -79,7 +79,7 @@ def reached_pace(calls: Sequence[RehearsedCall]) -> ReachedPace:
         return ReachedPace(None, None, None, 0, under_way)
     span_s = (times[-1] - times[0]).total_seconds()
     mean = (len(times) - 1) / span_s if span_s else None
-    return ReachedPace(times[0], times[-1], mean, _max_within(times, timedelta(seconds=1)), under_way)
+    return ReachedPace(times[0], times[-1], mean, _max_times_in_span(times, timedelta(seconds=1)), under_way)
 
 
 def max_calls_under_way(calls: Iterable[RehearsedCall]) -> int:
@@ -94,7 +94,7 @@ def max_calls_under_way(calls: Iterable[RehearsedCall]) -> int:
     return most
 
 
-def _max_within(times: Sequence[datetime], span: timedelta) -> int:
+def _max_times_in_span(times: Sequence[datetime], span: timedelta) -> int:
     """Returns the largest number of sorted `times` in one interval of the length `span`, whose end is excluded."""
     most = first = 0
     for last, time in enumerate(times):

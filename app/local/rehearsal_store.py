@@ -90,13 +90,13 @@ async def find_settings(connection: Connection, tenant_id: str | None, queue: st
     return [CopiedSettings(**row) for row in await connection.fetch(_FIND_SETTINGS, tenant_id, queue)]
 
 
-async def replace_clock(connection: Connection) -> None:
+async def replace_postgres_clock(connection: Connection) -> None:
     """Makes Postgres's time functions return the rehearsal's clock. Must run before the tables of Callgate are created."""
     for statement in _REPLACE_CLOCK:
         await connection.execute(statement)
 
 
-async def add_queue(connection: Connection, copied: CopiedSettings, *, tenant_id: str, queue: str) -> UUID:
+async def add_tenant_and_queue(connection: Connection, copied: CopiedSettings, *, tenant_id: str, queue: str) -> UUID:
     """Inserts the rehearsal's tenant and queue, with the hours and `ring_within_s` in `copied`. Returns the queue's id."""
     queue_id = uuid7()
     await connection.execute(_ADD_TENANT, tenant_id, copied.tenant_hours)
@@ -108,7 +108,7 @@ async def set_clock(database: Database, at: datetime) -> None:
     await database.fetch("UPDATE rehearsal_clock SET at = $1", at)
 
 
-async def next_time(database: Database, queue_id: UUID, after: datetime) -> datetime | None:
+async def next_event_time(database: Database, queue_id: UUID, after: datetime) -> datetime | None:
     """Returns the next time after `after` at which something happens to a call, or None if nothing does.
 
     At such a time, a call becomes due, reaches its `ring_by`, or no longer counts against the limits on concurrent calls.

@@ -51,28 +51,28 @@ class RehearsedTwilio:
     _ends: list[tuple[datetime, int, UUID]] = field(default_factory=list)
     _insertion_numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def track(self, call_id: UUID, sid: str) -> None:
+    def track_call(self, call_id: UUID, sid: str) -> None:
         """Follows a call of the simulator until it ends. `call_id` is the id of the call's record in Callgate."""
         call = self.state.calls.find(sid)
         if call is None:
             raise RuntimeError(f"the simulator has no call {sid}")
         self._calls_under_way[call_id] = call
-        self._push(call_id, call)
+        self._push_call_end(call_id, call)
 
-    def reread_ends(self) -> None:
+    def reread_call_ends(self) -> None:
         """Reads again from the simulator at what time each of its calls ends.
 
         The cancellation of a call in Twilio's queue makes the calls behind it end earlier.
         """
         self._ends.clear()
         for call_id, call in self._calls_under_way.items():
-            self._push(call_id, call)
+            self._push_call_end(call_id, call)
 
-    def next_end(self) -> datetime | None:
+    def next_call_end(self) -> datetime | None:
         """Returns the time at which the next call ends, or None if no call will end."""
         return self._ends[0][0] if self._ends else None
 
-    def take_ended(self, at: datetime) -> list[tuple[UUID, Call]]:
+    def take_ended_calls(self, at: datetime) -> list[tuple[UUID, Call]]:
         """Removes and returns the calls that have ended at the time `at`, in the order in which they ended."""
         ended = []
         while self._ends and self._ends[0][0] <= at:
@@ -80,20 +80,20 @@ class RehearsedTwilio:
             ended.append((call_id, self._calls_under_way.pop(call_id)))
         return ended
 
-    def take_all(self) -> list[tuple[UUID, Call]]:
+    def take_remaining_calls(self) -> list[tuple[UUID, Call]]:
         """Removes and returns all calls that have not ended."""
         left = list(self._calls_under_way.items())
         self._calls_under_way.clear()
         self._ends.clear()
         return left
 
-    def _push(self, call_id: UUID, call: Call) -> None:
+    def _push_call_end(self, call_id: UUID, call: Call) -> None:
         if call.plan.ended_at is not None:
             heapq.heappush(self._ends, (call.plan.ended_at, next(self._insertion_numbers), call_id))
 
 
 @asynccontextmanager
-async def running_twilio(
+async def running_simulated_twilio(
     clock: RehearsalClock, limits: Limits, *, call_duration_s: int, max_calls: int
 ) -> AsyncIterator[RehearsedTwilio]:
     """Runs a simulator of Twilio with these limits on its account, until the block ends.

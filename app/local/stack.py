@@ -69,13 +69,13 @@ def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Se
     with contextlib.ExitStack() as held:
         where = "the one of CALLGATE_DATABASE_URL"
         if settings.database_url is None:
-            if running := folder.running():
+            if running := folder.find_running_stack():
                 raise AlreadyRunning(
                     f"`callgate dev` or `demo` runs over {folder.directory}, at {running.api_url}: stop it first"
                 )
             postgres = held.enter_context(EmbeddedPostgres(settings.state_dir))
             where = postgres.notice or f"embedded, data in {settings.state_dir / 'postgres'}"
-            settings = _with_values(settings, database_url=postgres.url)
+            settings = _settings_with_values(settings, database_url=postgres.url)
         if settings.secret_keys is None:
             settings = settings.model_copy(update={"secret_keys": folder.secret_keys()})
         yield settings, where
@@ -94,10 +94,12 @@ async def running_stack(
         simulator_url = None
         if options.simulator:
             listener = listeners.enter_context(_listen_at_or_after(options.simulator_port, SIMULATOR_PORT))
-            simulator_url = _url(listener)
+            simulator_url = _listener_url(listener)
             servers.append(_simulator_server(listener))
             settings = _with_simulator_as_twilio(settings, simulator_url)
-        settings = _with_values(settings, delivery_allow=",".join(filter(None, [settings.delivery_allow, _LOOPBACK_NETWORKS])))
+        settings = _settings_with_values(
+            settings, delivery_allow=",".join(filter(None, [settings.delivery_allow, _LOOPBACK_NETWORKS]))
+        )
         listener = listeners.enter_context(_listen_at_or_after(options.port, API_PORT))
         servers.append(_api_server(settings, listener))
         stop_worker = asyncio.Event()
@@ -112,8 +114,8 @@ async def running_stack(
                     break
                 await asyncio.sleep(0.01)
             if not any(part.done() for part in parts):
-                running = _describe_stack(settings, _url(listener), simulator_url)
-                with folder.announced(running):
+                running = _describe_stack(settings, _listener_url(listener), simulator_url)
+                with folder.announced_as_running(running):
                     yield running
         finally:
             stop_worker.set()
@@ -137,7 +139,7 @@ def _simulator_server(listener: socket.socket) -> "LocalServer":
 
 
 def _api_server(settings: Settings, listener: socket.socket) -> "LocalServer":
-    app = create_app(_with_values(settings, ops_port=None))  # all on one port
+    app = create_app(_settings_with_values(settings, ops_port=None))  # all on one port
     config = server_config(app, ServerLimits.of(settings), timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S)
     return LocalServer("the API", config, [listener])
 
@@ -148,7 +150,9 @@ def _with_simulator_as_twilio(settings: Settings, url: str) -> Settings:
     The worker reads calls from the simulator more often than from Twilio, because simulated calls change faster.
     """
     poll_s = min(settings.worker_poll_interval, _REFRESH_INTERVAL_S)
-    return _with_values(settings, twilio_base_url=url, refresh_interval=_REFRESH_INTERVAL_S, worker_poll_interval=poll_s)
+    return _settings_with_values(
+        settings, twilio_base_url=url, refresh_interval=_REFRESH_INTERVAL_S, worker_poll_interval=poll_s
+    )
 
 
 def _describe_stack(settings: Settings, api_url: str, simulator_url: str | None) -> RunningStack:
@@ -176,10 +180,10 @@ def _listen_at_or_after(port: int | None, default_port: int) -> socket.socket:
     return listen(HOST, default_port if port is None else port)[0]
 
 
-def _url(listener: socket.socket) -> str:
+def _listener_url(listener: socket.socket) -> str:
     return f"http://{HOST}:{listener.getsockname()[1]}"
 
 
-def _with_values(settings: Settings, **values: object) -> Settings:
+def _settings_with_values(settings: Settings, **values: object) -> Settings:
     """Returns the settings with some values replaced. The new values are validated like values from the environment."""
     return Settings.model_validate(settings.model_dump(exclude_unset=True) | values)

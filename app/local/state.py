@@ -68,7 +68,7 @@ class StateFolder:
         new.replace(file)
 
     @contextmanager
-    def announced(self, running: RunningStack) -> Iterator[None]:
+    def announced_as_running(self, running: RunningStack) -> Iterator[None]:
         """Writes the addresses of this process to a file for other commands. Deletes the file at the end of the block.
 
         The file stays locked until then, which shows the other commands that this process still runs.
@@ -81,7 +81,7 @@ class StateFolder:
             finally:
                 self._running.unlink(missing_ok=True)
 
-    def running(self) -> RunningStack | None:
+    def find_running_stack(self) -> RunningStack | None:
         """Returns what a process has written with `announced`, if that process still runs. Otherwise returns None."""
         try:
             with self._running.open() as file:
@@ -107,12 +107,12 @@ class StateFolder:
             self.directory.rmdir()
 
 
-def with_local_database(settings: Settings) -> Settings:
+def settings_with_local_database(settings: Settings) -> Settings:
     """Returns the settings with the database and other values of a running `callgate dev` or `callgate demo`.
 
     Returns the settings unchanged if neither of them runs, or if CALLGATE_DATABASE_URL is set.
     """
-    running = None if settings.database_url else StateFolder(settings.state_dir).running()
+    running = None if settings.database_url else StateFolder(settings.state_dir).find_running_stack()
     if running is None:
         return settings
     found = {

@@ -14,12 +14,12 @@ import structlog
 _bound_fields: ContextVar[Mapping[str, Any]] = ContextVar("callgate_known", default=MappingProxyType({}))
 
 
-def clear() -> None:
+def clear_log_fields() -> None:
     """Removes all fields from the log context, so that a new request begins without fields."""
     _bound_fields.set({})
 
 
-def bind(**fields: object) -> None:
+def bind_log_fields(**fields: object) -> None:
     """Adds the fields to every log line of this request or job from now on."""
     _bound_fields.set({**_bound_fields.get(), **fields})
 

@@ -16,7 +16,7 @@ from functools import cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector, generate_latest
 
 from app import __version__
-from app.errors import all_errors
+from app.errors import error_classes_by_slug
 
 EXPOSITION_INTERVAL_S = 1.0
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0)
@@ -49,7 +49,7 @@ class HttpMetrics:
         self.requests_series = cache(self.requests.labels)
         self.request_seconds_series = cache(self.request_seconds.labels)
         # Series start at 0, because Prometheus shows no increase from a missing series to 1.
-        for slug in all_errors():
+        for slug in error_classes_by_slug():
             self.refused.labels(slug)
 
 

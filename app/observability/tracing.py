@@ -20,7 +20,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from app import __version__
-from app.observability.context import bind
+from app.observability.context import bind_log_fields
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -55,7 +55,9 @@ class Tracing:
         self._current_tracer = provider.get_tracer("callgate") if provider else None
         self._provider = provider
 
-    def request(self, name: str, headers: Mapping[str, str], *, trusted: bool) -> AbstractContextManager[Mapping[str, float]]:
+    def trace_request(
+        self, name: str, headers: Mapping[str, str], *, trusted: bool
+    ) -> AbstractContextManager[Mapping[str, float]]:
         """Returns a context manager that traces one incoming request.
 
         It yields the seconds spent in each TimedPart, such as `database`. The yielded mapping is updated until the block ends.
@@ -78,11 +80,11 @@ class Tracing:
         """
         with tracer.start_as_current_span(name, parent, SpanKind.SERVER, **_NO_MESSAGES) as span:
             _root_span.set(span)
-            bind(trace_id=f"{span.get_span_context().trace_id:032x}")
+            bind_log_fields(trace_id=f"{span.get_span_context().trace_id:032x}")
             yield spent
 
     @contextmanager
-    def enabled(self) -> Iterator[None]:
+    def tracing_enabled(self) -> Iterator[None]:
         """Makes the function `trace` create spans inside the block. Processes without incoming requests use it."""
         token = _current_tracer.set(self._current_tracer)
         try:
@@ -164,7 +166,7 @@ def stop_timing() -> None:
 
 
 @contextmanager
-def trace(name: str, *, caused_by: str | None, attributes: Mapping[str, AttributeValue]) -> Iterator[None]:
+def trace_background_work(name: str, *, caused_by: str | None, attributes: Mapping[str, AttributeValue]) -> Iterator[None]:
     """Opens a new trace for background work, and links it to the trace that caused the work.
 
     `caused_by` is the W3C `traceparent` of that trace. If it is None, there is no link.
@@ -178,7 +180,7 @@ def trace(name: str, *, caused_by: str | None, attributes: Mapping[str, Attribut
         yield
 
 
-def link(caused_by: str | None) -> None:
+def link_to_cause(caused_by: str | None) -> None:
     """Links the open trace to the trace that has the `traceparent` `caused_by`. Does nothing if `caused_by` is None."""
     span = _root_span.get()
     if span is not None:

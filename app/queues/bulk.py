@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from app.calls.creation.service import Creation, CreationService
+from app.calls.creation.service import CreationResult, CreationService
 from app.errors import CallgateError, FieldError, InternalError, InvalidRequest
 from app.http.concurrency import ConcurrencyLimit
 from app.observability.tracing import TimedSpan, stop_timing
@@ -47,7 +47,7 @@ class BulkLine:
 class AnsweredLine:
     number: int
     key: str | None
-    result: Creation | CallgateError
+    result: CreationResult | CallgateError
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class BulkService:
         """
         return self.body_limit.slot(caller.tenant_id)
 
-    def slot(self, caller: Caller) -> AbstractAsyncContextManager[None]:
+    def creation_slot(self, caller: Caller) -> AbstractAsyncContextManager[None]:
         """Returns a context manager in which the calls of one bulk request are created.
 
         It limits how many bulk requests run at the same time, in the process and for each tenant. Enter it after the body has
@@ -73,7 +73,9 @@ class BulkService:
         """
         return self.creation_limit.slot(caller.tenant_id)
 
-    async def add(self, caller: Caller, queue: str, lines: Iterable[BulkLine]) -> AsyncIterator[Sequence[AnsweredLine]]:
+    async def create_calls(
+        self, caller: Caller, queue: str, lines: Iterable[BulkLine]
+    ) -> AsyncIterator[Sequence[AnsweredLine]]:
         """Creates a call for each line. Yields groups of results (the new call or the error), in the order of the lines.
 
         The result of a line is yielded after its call is committed. If the iteration stops early, calls whose creation has
@@ -97,9 +99,9 @@ class BulkService:
 
     async def _create(self, caller: Caller, queue: str, line: BulkLine) -> AnsweredLine:
         stop_timing()
-        return AnsweredLine(line.number, line.key, await self._result(caller, queue, line))
+        return AnsweredLine(line.number, line.key, await self._create_call_or_error(caller, queue, line))
 
-    async def _result(self, caller: Caller, queue: str, line: BulkLine) -> Creation | CallgateError:
+    async def _create_call_or_error(self, caller: Caller, queue: str, line: BulkLine) -> CreationResult | CallgateError:
         if isinstance(line.body, CallgateError):
             return line.body
         if line.body.get("queue", queue) != queue:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from app.audit.events import Actor
-from app.audit.store import record
-from app.calls.creation.scheduled.store import end_calls, end_calls_of_queue
+from app.audit.store import record_audit_event
+from app.calls.creation.scheduled.store import end_waiting_calls_by_id, end_waiting_calls_of_queue
 from app.calls.settlement import Settlement
 from app.database.engine import Database
 from app.queues.service import QueueService
@@ -31,13 +31,13 @@ class QueueCancellation:
         change, canceled = self.settlement.change_to_canceled(), 0
         while True:
             async with self.database.transaction() as connection:
-                ended = await end_calls_of_queue(connection, queue.id, change, limit=_BATCH_SIZE)
+                ended = await end_waiting_calls_of_queue(connection, queue.id, change, limit=_BATCH_SIZE)
                 # Calls that were left out are locked by a grant. If the grant fails, they still wait.
                 left_out = [] if ended else await list_waiting_calls(connection, queue.id, limit=_BATCH_SIZE)
                 if left_out:
-                    ended = await end_calls(connection, left_out, change)
+                    ended = await end_waiting_calls_by_id(connection, left_out, change)
                 if ended and not canceled:
-                    await record(connection, actor, action="queue.cancel", tenant_id=tenant_id, subject=name)
+                    await record_audit_event(connection, actor, action="queue.cancel", tenant_id=tenant_id, subject=name)
             self.settlement.count_undialled(change, len(ended))
             canceled += len(ended)
             if not (ended or left_out):

@@ -11,7 +11,7 @@ from app.http.request_body import body_too_large
 from app.queues.bulk import BulkLine
 
 
-def read_line(number: int, text: bytes) -> BulkLine:
+def parse_bulk_line(number: int, text: bytes) -> BulkLine:
     """Parses one line of a bulk request. `number` is the line's number, from 1. Never raises a CallgateError.
 
     If the JSON or the member `key` is not valid, the error becomes the `body` of the result. The other members are validated

@@ -31,16 +31,16 @@ from app.errors import (
 )
 from app.http.authentication import CallerDep
 from app.http.bodies import JsonBody, media_type_of
-from app.http.openapi import headers, json_body, json_examples
-from app.http.problems import READ_ERRORS, problem_json, problem_of, responses
+from app.http.openapi import header_references, json_example_references, json_request_body
+from app.http.problems import READ_ERRORS, error_responses, problem_json, problem_of
 from app.http.query import refuse_unknown_parameters
 from app.http.routes import needs
 from app.observability import Metrics
-from app.observability.context import bind
+from app.observability.context import bind_log_fields
 from app.queues import examples
 from app.queues.bulk import AnsweredLine, BulkService
 from app.queues.cancellation import QueueCancellation
-from app.queues.lines import read_line
+from app.queues.lines import parse_bulk_line
 from app.queues.schemas import CancelAnswer, QueueDetails, QueuePage, QueueRecord, QueueSettings
 from app.queues.service import QueueService
 from app.scheduling.hours import HoursInvalid
@@ -77,13 +77,13 @@ QueueName = Annotated[str, Path(description=_NAME_DESCRIPTION, examples=[example
     "",
     operation_id="list_queues",
     summary="List queues",
-    responses={200: {"content": json_examples("queues")}, **responses(*READ_ERRORS, instance=_PREFIX)},
+    responses={200: {"content": json_example_references("queues")}, **error_responses(*READ_ERRORS, instance=_PREFIX)},
 )
 @needs(Scope.READ)
 async def list_queues(caller: CallerDep, service: QueueServiceDep, page: PageDep) -> QueuePage:
     """Lists the tenant's queues by name, with their settings."""
     rows = await service.list(caller.tenant_id, after=page.after, limit=page.fetch_limit)
-    shown, next_cursor = page.cut(rows, lambda row: row.name)
+    shown, next_cursor = page.cut_page(rows, lambda row: row.name)
     return QueuePage(queues=[QueueRecord.of(row) for row in shown], next_cursor=next_cursor)
 
 
@@ -92,8 +92,8 @@ async def list_queues(caller: CallerDep, service: QueueServiceDep, page: PageDep
     operation_id="get_queue",
     summary="Get a queue and how far it is",
     responses={
-        200: {"content": json_examples("queue_details")},
-        **responses(QueueNotFound, *READ_ERRORS, Overloaded, instance=_PATH),
+        200: {"content": json_example_references("queue_details")},
+        **error_responses(QueueNotFound, *READ_ERRORS, Overloaded, instance=_PATH),
     },
 )
 @needs(Scope.READ)
@@ -109,11 +109,11 @@ async def get_queue(caller: CallerDep, service: QueueServiceDep, name: QueueName
     status_code=201,
     response_model=QueueRecord,
     response_description="The queue was created.",
-    openapi_extra=json_body("QueueSettings", examples.SETTINGS),
+    openapi_extra=json_request_body("QueueSettings", examples.SETTINGS),
     responses={
-        200: {"model": QueueRecord, "description": "The queue as it is now.", "content": json_examples("queue")},
-        201: {"headers": headers("Location"), "content": json_examples("queue")},
-        **responses(*BODY_ERRORS, method="PUT", instance=_PATH),
+        200: {"model": QueueRecord, "description": "The queue as it is now.", "content": json_example_references("queue")},
+        201: {"headers": header_references("Location"), "content": json_example_references("queue")},
+        **error_responses(*BODY_ERRORS, method="PUT", instance=_PATH),
     },
 )
 @needs(Scope.CALL)
@@ -130,7 +130,7 @@ async def put_queue(
         change = parse_body(QueueSettings, body).change
     except HoursInvalid as error:
         raise InvalidRequest(NOTHING_CHANGED, field_errors=error.field_errors) from None
-    queue, created = await service.put(actor, caller.tenant_id, name, change)
+    queue, created = await service.create_or_change(actor, caller.tenant_id, name, change)
     if created:
         response.headers["Location"] = f"{_PREFIX}/{queue.name}"
     else:
@@ -148,8 +148,8 @@ async def queue_cancellation(request: Request) -> QueueCancellation:
     operation_id="cancel_queue",
     summary="Cancel all waiting calls of a queue",
     responses={
-        200: {"content": json_examples("queue_canceled")},
-        **responses(QueueNotFound, *READ_ERRORS, method="POST", instance=f"{_PATH}/cancel"),
+        200: {"content": json_example_references("queue_canceled")},
+        **error_responses(QueueNotFound, *READ_ERRORS, method="POST", instance=f"{_PATH}/cancel"),
     },
 )
 @needs(Scope.CALL)
@@ -190,7 +190,7 @@ async def bulk_service(request: Request) -> BulkService:
     },
     responses={
         200: {"content": {NDJSON: {"schema": {"$ref": "#/components/schemas/BulkAnswer"}, "examples": examples.BULK_ANSWERS}}},
-        **responses(
+        **error_responses(
             QueueNotFound,
             BodyTooLarge,
             RequestTimeout,
@@ -224,10 +224,10 @@ async def add_calls(
         raise UnsupportedMediaType(f"Send the body as `Content-Type: {NDJSON}`.")
     async with service.body_slot(caller):
         lines = _split_lines(await request.body())
-        await stack.enter_async_context(service.slot(caller))
-    answered = service.add(caller, name, (read_line(*line) for line in lines))
+        await stack.enter_async_context(service.creation_slot(caller))
+    answered = service.create_calls(caller, name, (parse_bulk_line(*line) for line in lines))
     first = await anext(answered)
-    bind(lines=len(lines))
+    bind_log_fields(lines=len(lines))
 
     async def body() -> AsyncIterator[bytes]:
         yield _render_lines(first, request)

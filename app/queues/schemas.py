@@ -44,9 +44,9 @@ class QueueSettings(BaseModel):
         if "paused" in given:
             change["paused"] = self.paused
         if "pace" in given:
-            change["pace"] = None if self.pace is None else self.pace.change
+            change["pace"] = None if self.pace is None else self.pace.pace_change
         if "hours" in given:
-            change["hours"] = None if self.hours is None else self.hours.read()
+            change["hours"] = None if self.hours is None else self.hours.parse_hours()
         if "ring_within_s" in given:
             change["ring_within_s"] = self.ring_within_s
         return change
@@ -65,14 +65,14 @@ class QueueRecord(BaseModel):
 
     @classmethod
     def of(cls, row: QueueRow) -> Self:
-        return cls(**_settings_of(row))
+        return cls(**_queue_record_members(row))
 
 
-def _settings_of(row: QueueRow) -> dict[str, object]:
+def _queue_record_members(row: QueueRow) -> dict[str, object]:
     return {
         "name": row.name,
         "paused": row.paused,
-        "pace": PaceRecord.of(row.pace) if row.pace.is_limited else None,
+        "pace": PaceRecord.from_limits(row.pace) if row.pace.is_limited else None,
         "hours": None if row.hours is None else HoursRecord.model_validate(row.hours.to_json()),
         "ring_within_s": row.ring_within_s,
         "created_at": row.created_at,
@@ -108,7 +108,7 @@ class QueueDetails(QueueRecord):
     def with_progress(cls, progress: QueueProgress) -> Self:
         waiting, counts = progress.waiting, progress.counts
         return cls(
-            **_settings_of(progress.state.queue),
+            **_queue_record_members(progress.state.queue),
             waiting=None if waiting is None else waiting.number,
             oldest_not_before=None if waiting is None else waiting.first_not_before,
             wait_reason=progress.wait_reason,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Final, TypedDict
 
 from app.audit.events import Actor, AuditAction
-from app.audit.store import record
+from app.audit.store import record_audit_event
 from app.database.connection import Connection
-from app.database.pool import Transactions
+from app.database.pool import TransactionRunner
 from app.http.concurrency import ConcurrencyLimit
 from app.queues import store
 from app.queues.progress import QueueProgress, progress_of
@@ -19,7 +19,7 @@ from app.scheduling.pace_limits import UNLIMITED, PaceChange
 from app.scheduling.pace_store import lock_pace, write_pace
 from app.scheduling.schedule import MAX_TIME_AHEAD
 from app.tenants.administration_store import find_tenant
-from app.tenants.errors import InvalidMember, NoSuchResource, no_tenant
+from app.tenants.errors import InvalidMember, NoSuchResource, no_such_tenant
 from app.tenants.names import RESOURCE_NAME_ADVICE, RESOURCE_NAME_PATTERN
 from app.tenants.postponed_calls import make_calls_due, wait_for_grants
 
@@ -39,10 +39,10 @@ class QueueChange(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class QueueService:
-    database: Transactions
+    database: TransactionRunner
     reads: ConcurrencyLimit
 
-    async def put(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> tuple[QueueRow, bool]:
+    async def create_or_change(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> tuple[QueueRow, bool]:
         """Creates a queue, or changes the queue of this name. Returns the queue, and whether it was created.
 
         If the change pauses the queue, none of its calls is granted (gets the right to be dialled) once this method returns.
@@ -52,12 +52,12 @@ class QueueService:
         _validate(name, change)
         async with self.database.transaction() as connection:
             if await find_tenant(connection, tenant_id) is None:
-                raise no_tenant(tenant_id)
+                raise no_such_tenant(tenant_id)
             created = await store.insert_queue(connection, tenant_id=tenant_id, name=name)
             queue = await _lock_or_raise(connection, tenant_id, name)
             changed = await _write_change(connection, queue, change)
             for action, members in _audit_actions(change, changed, created=created).items():
-                await record(connection, actor, action=action, tenant_id=tenant_id, subject=name, changed=members)
+                await record_audit_event(connection, actor, action=action, tenant_id=tenant_id, subject=name, changed=members)
             queue = await _lock_or_raise(connection, tenant_id, name)
         # Repeated even if nothing was changed, because an earlier request may have failed here.
         if "hours" in change:
@@ -69,7 +69,7 @@ class QueueService:
     async def change(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> QueueRow:
         """Changes an existing queue. Raises the errors of `put`, and NoSuchResource if there is no such queue."""
         await self.get(tenant_id, name)
-        queue, _ = await self.put(actor, tenant_id, name, change)
+        queue, _ = await self.create_or_change(actor, tenant_id, name, change)
         return queue
 
     async def list(self, tenant_id: str, *, after: str | None = None, limit: int | None = None) -> list[QueueRow]:
@@ -79,7 +79,7 @@ class QueueService:
         """
         async with self.database.transaction() as connection:
             if await find_tenant(connection, tenant_id) is None:
-                raise no_tenant(tenant_id)
+                raise no_such_tenant(tenant_id)
             return await store.list_queues(connection, tenant_id, after=after, limit=limit)
 
     async def get(self, tenant_id: str, name: str) -> QueueRow:
@@ -145,9 +145,9 @@ async def _write_change(connection: Connection, queue: QueueRow, change: QueueCh
     stored = {member: getattr(queue, member) for member in _SETTINGS}
     settings = stored | {member: value for member, value in change.items() if member in _SETTINGS}
     pace = change.get("pace", PaceChange())
-    limits = UNLIMITED if pace is None else queue.pace.changed(pace)
+    limits = UNLIMITED if pace is None else queue.pace.with_changes(pace)
     changed = [member for member in _SETTINGS if settings[member] != stored[member]]
-    changed_limits = queue.pace.differing_members(limits)
+    changed_limits = queue.pace.names_of_differing_limits(limits)
     if changed or changed_limits:
         await store.update_queue(connection, queue.id, **settings)
     if changed_limits:

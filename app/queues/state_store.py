@@ -12,7 +12,7 @@ from typing import Any, Final
 from app.database.connection import Connection
 from app.queues.store import QUEUE_COLUMNS, QUEUE_TABLES, QueueRow
 from app.scheduling.guard_sql import MAY_GRANT
-from app.scheduling.pace import wait_s_sql
+from app.scheduling.pace import seconds_until_allowed_sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def _join_pace_sql(subject_id: str, name: str) -> str:
     """
     return f"""LEFT JOIN LATERAL (
         SELECT calls_per_second::float8 AS {name}_rate, coalesce(in_use >= max_concurrent, false) AS {name}_is_full,
-            {wait_s_sql("clock_timestamp()")} IS NOT NULL AS {name}_is_spent, in_use AS {name}_in_use
+            {seconds_until_allowed_sql("clock_timestamp()")} IS NOT NULL AS {name}_is_spent, in_use AS {name}_in_use
         FROM pace WHERE pace.subject_id = {subject_id}
     ) AS {name} ON true"""
 

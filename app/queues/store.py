@@ -114,7 +114,7 @@ async def list_waiting_calls(connection: Connection, queue_id: UUID, *, limit: i
 async def count_waiting(connection: Connection, queue_id: UUID) -> WaitingCalls | None:
     """Counts the waiting calls of the queue. Returns None if that takes longer than _COUNT_TIMEOUT."""
     statement = """SELECT count(*), min(not_before), max(not_before), max(ring_by) FROM scheduled_dial WHERE queue_id = $1"""
-    rows = await _fetch_within_limit(connection, statement, queue_id)
+    rows = await _fetch_within_time_limit(connection, statement, queue_id)
     return None if rows is None else WaitingCalls(*rows[0])
 
 
@@ -123,7 +123,7 @@ async def count_calls(connection: Connection, queue_id: UUID) -> CallCounts | No
     statement = """SELECT execution, status, problem ->> 'slug', count(*),
             count(*) FILTER (WHERE execution = 'started' AND settled_at > now() - interval '1 minute')
         FROM call WHERE queue_id = $1 GROUP BY 1, 2, 3"""
-    rows = await _fetch_within_limit(connection, statement, queue_id)
+    rows = await _fetch_within_time_limit(connection, statement, queue_id)
     if rows is None:
         return None
     counts = CallCounts({}, {}, {}, started_in_last_minute=sum(row[-1] for row in rows))
@@ -134,7 +134,7 @@ async def count_calls(connection: Connection, queue_id: UUID) -> CallCounts | No
     return counts
 
 
-async def _fetch_within_limit(connection: Connection, statement: str, *arguments: object) -> list[Any] | None:
+async def _fetch_within_time_limit(connection: Connection, statement: str, *arguments: object) -> list[Any] | None:
     """Returns the rows of a statement, or None if the statement takes longer than _COUNT_TIMEOUT.
 
     The timeout may stay in force for all later statements of the transaction.

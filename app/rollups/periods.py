@@ -58,13 +58,13 @@ def due_periods(*, since: datetime, until: datetime, calls_kept_for: timedelta |
     for length, ages, kept_for in ((MINUTE, _MINUTE_RECOUNT_AGES, MINUTES_ARE_KEPT_FOR), (HOUR, _HOUR_RECOUNT_AGES, _FOR_EVER)):
         oldest = until - min(kept_for, readable_for)
         for age in ages:
-            for start in _starts(length, first=max(since - age + MINUTE, oldest), last=until - age):
+            for start in _period_starts(length, first=max(since - age + MINUTE, oldest), last=until - age):
                 period = Period(start, length)
                 due[period] = max(start + age, due.get(period, since))
     return sorted(DuePeriod(due_at, period) for period, due_at in due.items())
 
 
-def _starts(length: timedelta, *, first: datetime, last: datetime) -> Iterator[datetime]:
+def _period_starts(length: timedelta, *, first: datetime, last: datetime) -> Iterator[datetime]:
     """Yields the start of each period that begins between `first` and `last`, both inclusive."""
     start = first + (_EPOCH - first) % length
     while start <= last:

@@ -184,12 +184,14 @@ async def roll_up(connection: Connection, period: Period) -> bool:
     return True
 
 
-async def sample_waiting(connection: Connection, minute: datetime) -> None:
+async def record_waiting_call_count(connection: Connection, minute: datetime) -> None:
     """Counts the scheduled calls that wait now, and stores the number in the row of `minute`."""
     await connection.execute(_COUNT_WAITING, minute)
 
 
-async def delete_expired(connection: Connection, *, now: datetime, kept_for: Sequence[tuple[timedelta, timedelta]]) -> None:
+async def delete_expired_figures(
+    connection: Connection, *, now: datetime, kept_for: Sequence[tuple[timedelta, timedelta]]
+) -> None:
     """Deletes old figures, at most _MAX_DELETED_ROWS rows for each length of period.
 
     `kept_for` has pairs of a period's length and the time for which its figures are kept.

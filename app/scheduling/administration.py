@@ -24,11 +24,11 @@ class PaceAdministration(AccountAdministration):
             account = await self._lock_account(connection, tenant_id, account_sid)
             # The lock on the account prevents concurrent changes of its pace. `lock_pace` also stops grants.
             before = (await find_paces(connection, [account.id])).get(account.id, UNLIMITED)
-            pace = UNLIMITED if change is None else before.changed(change)
-            if changed := pace.differing_members(before):
+            pace = UNLIMITED if change is None else before.with_changes(change)
+            if changed := pace.names_of_differing_limits(before):
                 await lock_pace(connection, account.id)
                 await write_pace(connection, account.id, pace)
-                await self._record(connection, "account.update", tenant_id, account_sid, changed)
+                await self._record_audit_event(connection, "account.update", tenant_id, account_sid, changed)
             return account, await list_credentials(connection, [account.id]), pace
 
     async def find_paces(self, account_ids: Sequence[UUID]) -> dict[UUID, PaceLimits]:

@@ -13,8 +13,8 @@ from typing import Any, Self
 from uuid import UUID
 
 from app.database.connection import Connection
-from app.scheduling.dial_slots import latest_end_sql
-from app.scheduling.pace import allowed_calls_sql, next_at_sql, wait_s_sql
+from app.scheduling.dial_slots import latest_call_end_sql
+from app.scheduling.pace import allowed_calls_sql, next_at_after_calls_sql, seconds_until_allowed_sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class PaceRefusal:
 
 
 _REFUSAL_COLUMNS = f"""calls_per_second, burst, max_concurrent, coalesce(in_use >= max_concurrent, false) AS is_full,
-    {wait_s_sql("pace.at")} AS wait_s"""
+    {seconds_until_allowed_sql("pace.at")} AS wait_s"""
 
 ADMISSION_CTES = f"""
     , locked AS MATERIALIZED (
@@ -69,7 +69,7 @@ ADMISSION_RESULT_SQL = f"""
         SELECT account_id, count(*) AS count FROM inserted JOIN judged USING (id) GROUP BY account_id
     ), left_over AS MATERIALIZED (
         SELECT subject_id, at, calls_per_second, burst, max_concurrent,
-            {next_at_sql("pace.at", "coalesce(count, 0)")} AS next_at,
+            {next_at_after_calls_sql("pace.at", "coalesce(count, 0)")} AS next_at,
             CASE WHEN max_concurrent IS NULL THEN in_use ELSE in_use + coalesce(count, 0) END AS in_use
         FROM paced AS pace LEFT JOIN counted ON account_id = subject_id
     ), updated_pace AS (
@@ -77,7 +77,7 @@ ADMISSION_RESULT_SQL = f"""
         FROM left_over JOIN counted ON account_id = left_over.subject_id WHERE pace.subject_id = left_over.subject_id
     ), new_slot AS (
         INSERT INTO dial_slot (call_id, account_id, granted_at, until)
-        SELECT given.id, given.account_id, pace.at, {latest_end_sql("pace.at", "given.parameters")}
+        SELECT given.id, given.account_id, pace.at, {latest_call_end_sql("pace.at", "given.parameters")}
         FROM inserted JOIN given USING (id) JOIN paced AS pace ON subject_id = given.account_id WHERE max_concurrent IS NOT NULL
     )
     SELECT inserted.id, updated_at, {", ".join(f"NULL AS {each.name}" for each in fields(PaceRefusal))} FROM inserted
@@ -98,13 +98,13 @@ _CHECK_LIMITS = f"""
 _TAKE_TOKEN_AND_SLOT = f"""
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at), slot AS (
         INSERT INTO dial_slot (call_id, account_id, granted_at, until)
-        SELECT call.id, $1, at, {latest_end_sql("at", "parameters")}
+        SELECT call.id, $1, at, {latest_call_end_sql("at", "parameters")}
         FROM call CROSS JOIN clock JOIN pace ON subject_id = $1 WHERE call.id = $2 AND max_concurrent IS NOT NULL
         ON CONFLICT (call_id) DO UPDATE
         SET account_id = excluded.account_id, queue_id = NULL, granted_at = excluded.granted_at, until = excluded.until
         RETURNING call_id
     )
-    UPDATE pace SET next_at = {next_at_sql("clock.at", "1")}, in_use = in_use + (SELECT count(*) FROM slot)
+    UPDATE pace SET next_at = {next_at_after_calls_sql("clock.at", "1")}, in_use = in_use + (SELECT count(*) FROM slot)
     FROM clock WHERE subject_id = $1
 """  # noqa: S608  # constants of this package
 

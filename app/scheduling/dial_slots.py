@@ -14,7 +14,7 @@ _MAX_TIME_LIMIT_S = int(MAX_CALL_TIME.total_seconds())
 _MAX_QUEUE_S = int(MAX_QUEUE_TIME.total_seconds())
 
 
-def latest_end_sql(dialled_at: str, parameters: str) -> str:
+def latest_call_end_sql(dialled_at: str, parameters: str) -> str:
     """Returns SQL for the latest time at which a call can end. `dialled_at` is SQL for the time at which the call is dialled.
 
     `parameters` is SQL for the call's parameters as JSON. Twilio documents no maximum of `time_limit`. The value may be too
@@ -36,7 +36,7 @@ def insert_slot_sql(*, dial: str, granted_at: str, parameters: str) -> str:
     last_ring = f"least(greatest({granted_at}, {dial}.ring_by), {granted_at} + make_interval(secs => {_MAX_QUEUE_S}))"
     return f"""INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until, ring_by)
         SELECT {dial}.call_id, {dial}.account_id, nullif({dial}.queue_id, '{NO_QUEUE}'), {dial}.caller_id,
-            {latest_end_sql(last_ring, parameters)}, {dial}.ring_by"""  # aliases of the caller's statement
+            {latest_call_end_sql(last_ring, parameters)}, {dial}.ring_by"""  # aliases of the caller's statement
 
 
 # Retention may be deleting a call together with its slot. Such a slot is skipped, which prevents deadlocks.

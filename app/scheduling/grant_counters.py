@@ -51,7 +51,7 @@ class GrantCount(NamedTuple):
 NO_GRANTS: Final = GrantCount(0, 0)
 
 
-def check_folder(folder: Path | None) -> None:
+def require_usable_counter_folder(folder: Path | None) -> None:
     """Raises CommandFailed if this process cannot read and write files in the folder. Does nothing if `folder` is None."""
     if folder is not None and not (folder.is_dir() and os.access(folder, os.R_OK | os.W_OK | os.X_OK)):
         raise CommandFailed(f"CALLGATE_GRANT_COUNTER_DIR: {folder} is no folder that this process can read and write")
@@ -71,7 +71,7 @@ class GrantCounters:
     def known_counts(self) -> Mapping[UUID, GrantCount]:
         return self._known
 
-    def is_behind(self, account_id: UUID, count: GrantCount) -> bool:
+    def is_below_known_count(self, account_id: UUID, count: GrantCount) -> bool:
         """Returns whether `count`, read from the database, is lower than the highest known count of the account.
 
         If so, the database has lost grants (rights to dial one call).
@@ -92,7 +92,7 @@ class GrantCounters:
     async def load(self) -> None:
         """Reads the counts that other workers have written since the last `load`. Raises OSError if reading fails."""
         if self._folder is not None:
-            new = await asyncio.to_thread(self._folder.read_new)
+            new = await asyncio.to_thread(self._folder.read_new_counts)
             for account_id, count in new.counts:
                 if count > self._known.get(account_id, NO_GRANTS):
                     self._known[account_id] = count
@@ -110,14 +110,14 @@ class GrantCounters:
             self._unsaved |= saved
             logger.error("grant_counters_not_saved", error=type(error).__name__, errno=error.errno)
 
-    async def touch_and_prune(self) -> None:
+    async def touch_and_prune_files(self) -> None:
         """Marks this worker's file as in use, and deletes files that no worker has marked for a day. Raises OSError.
 
         The caller must run `load` first. `load` reads the counts in the files that are deleted here, and this method copies
         them to this worker's file.
         """
         if self._folder is not None:
-            await asyncio.to_thread(self._folder.touch_and_prune, dict(self._known))
+            await asyncio.to_thread(self._folder.touch_and_prune_files, dict(self._known))
 
 
 class _NewLines(NamedTuple):
@@ -138,7 +138,7 @@ class _CounterFolder:
         # Two threads may write. One of them must not delete the file that the other one has opened.
         self._write_lock = Lock()
 
-    def read_new(self) -> _NewLines:
+    def read_new_counts(self) -> _NewLines:
         """Returns the counts in lines that are not marked as read. Raises OSError if the folder or a file cannot be read.
 
         If another worker deletes a file meanwhile, reads the folder again: that worker has copied the counts to its own file.
@@ -168,7 +168,7 @@ class _CounterFolder:
             # An incomplete line is being written, or its worker was killed. The granted call was not dialled yet.
             text = stream.read().rpartition(b"\n")[0]
         new_lines.end_offsets[file.name] = begin + len(text) + bool(text)
-        new_lines.counts.extend(count for line in text.splitlines() if (count := _parse(line)) is not None)
+        new_lines.counts.extend(count for line in text.splitlines() if (count := _parse_count_line(line)) is not None)
 
     def append(self, counts: Mapping[UUID, GrantCount], known: Mapping[UUID, GrantCount]) -> None:
         """Appends lines for `counts` to this worker's file.
@@ -183,7 +183,7 @@ class _CounterFolder:
             else:
                 self._write(counts if self._own_file.exists() else known)
 
-    def touch_and_prune(self, known: Mapping[UUID, GrantCount]) -> None:
+    def touch_and_prune_files(self, known: Mapping[UUID, GrantCount]) -> None:
         """Touches this worker's file, and deletes files that no worker has touched for a day.
 
         Does nothing if this worker has no file yet. Before the deletion, writes all `known` counts to this worker's file, so
@@ -216,7 +216,7 @@ class _CounterFolder:
             os.close(descriptor)
 
 
-def _parse(line: bytes) -> tuple[UUID, GrantCount] | None:
+def _parse_count_line(line: bytes) -> tuple[UUID, GrantCount] | None:
     """Returns the account and its count; None for a line that is empty or cut off."""
     try:
         account_id, released_at_us, grants = line.decode().split(" ")

@@ -114,7 +114,7 @@ class GuardState:
         return self.halted_at is None and self.server == self.current_server
 
 
-async def record_server_or_halt(connection: Connection) -> bool:
+async def record_server_or_halt_grants(connection: Connection) -> bool:
     """Records the current Postgres server if none is recorded yet, and returns True: calls may be granted.
 
     Otherwise returns False. If the recorded server is another one, first halts all grants (rights to dial). Also returns False
@@ -188,7 +188,7 @@ async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, Grant
     if await connection.fetchrow(_ACCEPT_SERVER) is not None:
         return
     if behind is None:
-        await record_server_or_halt(connection)
+        await record_server_or_halt_grants(connection)
     else:
         await halt_for_lost_grants(connection, behind[0], granted_at=behind[1])
 

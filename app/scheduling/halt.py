@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.audit.events import Actor
-from app.audit.store import record
+from app.audit.store import record_audit_event
 from app.database.pool import Pool
 from app.scheduling.guard import granting_transactions, halt_grants
 
@@ -36,7 +36,7 @@ class GrantHalt:
         async with self.database.transaction() as connection:
             halted = await halt_grants(connection)
             if not halted.was_halted:
-                await record(connection, actor, action="grants.halt", tenant_id=None, subject=halted.server)
+                await record_audit_event(connection, actor, action="grants.halt", tenant_id=None, subject=halted.server)
         return HaltResult(halted.since, halted.was_halted, await self._wait_for_transactions())
 
     async def _wait_for_transactions(self) -> bool:

@@ -59,7 +59,7 @@ class Hours:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the hours as a JSON object, from which `read_hours` reads the same hours."""
-        times = {"from": _format_minutes(self.start_minute), "to": _format_minutes(self.end_minute)}
+        times = {"from": _format_minute_of_day(self.start_minute), "to": _format_minute_of_day(self.end_minute)}
         return {"time_zone": self.time_zone, "days": list(self.days), **times}
 
 
@@ -71,14 +71,14 @@ def read_hours(value: object, pointer: str = "/hours") -> Hours:
     """
     if not isinstance(value, Mapping):
         raise HoursInvalid(FieldError(pointer, "dict_type", "must be an object"))
-    if faults := [FieldError(f"{pointer}/{member}", code, detail) for member, code, detail in _faults(value)]:
+    if faults := [FieldError(f"{pointer}/{member}", code, detail) for member, code, detail in _find_hours_errors(value)]:
         raise HoursInvalid(*faults)
     days = value.get("days", DAYS)
-    start, end = _parse_minutes(value["from"]), _parse_minutes(value["to"])
+    start, end = _parse_minute_of_day(value["from"]), _parse_minute_of_day(value["to"])
     return Hours(value["time_zone"], tuple(day for day in DAYS if day in days), start, end)
 
 
-def _faults(value: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+def _find_hours_errors(value: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
     """Yields the errors of a JSON object of hours. An error has the member (the end of its JSON pointer), a code and a text."""
     for name in value:
         if name not in _MEMBER_NAMES:
@@ -98,10 +98,10 @@ def _faults(value: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
         yield "to", "invalid_time", "must be a time from 00:00 to 24:00, such as 18:00"
     if start is not None and start == end:
         yield "to", "empty_window", "must differ from `from`: a whole day is from 00:00 to 24:00"
-    yield from _day_faults(value.get("days", DAYS))
+    yield from _find_day_errors(value.get("days", DAYS))
 
 
-def _day_faults(days: object) -> Iterator[tuple[str, str, str]]:
+def _find_day_errors(days: object) -> Iterator[tuple[str, str, str]]:
     if not isinstance(days, Sequence) or isinstance(days, str):
         yield "days", "list_type", "must be a list"
         return
@@ -157,48 +157,48 @@ def next_opening(hours: Hours, at: datetime, zones: Sequence[str], before: datet
     """
     located = [ZoneInfo(zone) for zone in zones]
     while at < before:
-        latest = max(_opening_in(zone, hours, at) for zone in located)
+        latest = max(_opening_time_in_zone(zone, hours, at) for zone in located)
         if latest == at:
             return at
         at = latest
     return None
 
 
-def _opening_in(zone: ZoneInfo, hours: Hours, at: datetime) -> datetime:
+def _opening_time_in_zone(zone: ZoneInfo, hours: Hours, at: datetime) -> datetime:
     """Returns the first time, from `at` on, when the zone's local time is within the hours."""
     while not hours.is_open(local := at.astimezone(zone).replace(tzinfo=None)):
-        later = at + (_next_start(hours, local) - local)
-        at = later if _offset(zone, later) == _offset(zone, at) else _offset_change(zone, at, later)
+        later = at + (_next_window_start(hours, local) - local)
+        at = later if _utc_offset(zone, later) == _utc_offset(zone, at) else _utc_offset_change_time(zone, at, later)
     return at
 
 
-def _next_start(hours: Hours, local: datetime) -> datetime:
+def _next_window_start(hours: Hours, local: datetime) -> datetime:
     """Returns the local time at which the first window after `local` begins."""
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
     starts = (midnight + days * _DAY + timedelta(minutes=hours.start_minute) for days in range(8))
     return next(start for start in starts if start > local and DAYS[start.weekday()] in hours.days)
 
 
-def _offset_change(zone: ZoneInfo, at: datetime, later: datetime) -> datetime:
+def _utc_offset_change_time(zone: ZoneInfo, at: datetime, later: datetime) -> datetime:
     """Returns the time, in whole seconds, at which the zone's UTC offset changes between `at` and `later`.
 
     The offset at `later` must differ from the offset at `at`.
     """
     low, high = int(at.timestamp()), int(later.timestamp())
-    before = _offset(zone, at)
+    before = _utc_offset(zone, at)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _offset(zone, datetime.fromtimestamp(middle, UTC)) == before else (low, middle)
+        low, high = (middle, high) if _utc_offset(zone, datetime.fromtimestamp(middle, UTC)) == before else (low, middle)
     return datetime.fromtimestamp(high, UTC)
 
 
-def _offset(zone: ZoneInfo, at: datetime) -> timedelta | None:
+def _utc_offset(zone: ZoneInfo, at: datetime) -> timedelta | None:
     return at.astimezone(zone).utcoffset()
 
 
-def _parse_minutes(text: str) -> int:
+def _parse_minute_of_day(text: str) -> int:
     return int(text[:2]) * 60 + int(text[3:])
 
 
-def _format_minutes(minutes: int) -> str:
+def _format_minute_of_day(minutes: int) -> str:
     return f"{minutes // 60:02}:{minutes % 60:02}"

@@ -93,7 +93,7 @@ class ScheduledDial(Base):
     tenant_id: Mapped[str] = mapped_column(Text)
     account_id: Mapped[UUID] = mapped_column(Uuid)
     queue_id: Mapped[UUID] = mapped_column(Uuid)
-    # The id of the API key or workload that requested the call. Callers are served in turn (DialTurn).
+    # The id of the API key or workload that requested the call. Callers are served in turn (CallerLastGrant).
     caller_id: Mapped[UUID] = mapped_column(Uuid)
     # The index of the priority in PRIORITIES; 0 is dialled first.
     priority: Mapped[int] = mapped_column(SmallInteger)
@@ -107,7 +107,7 @@ class ScheduledDial(Base):
     tries: Mapped[int] = mapped_column(Integer, server_default=text("0"))
 
 
-class DialTurn(Base):
+class CallerLastGrant(Base):
     """The time at which a caller (an API key or a workload) last got a grant, the right to dial a call, at an account.
 
     The caller whose last grant is the oldest is served next. The row is deleted when the caller has no waiting call and got no

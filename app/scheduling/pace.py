@@ -23,7 +23,7 @@ def allowed_calls_sql(at: str) -> str:
     ))::int"""
 
 
-def wait_s_sql(at: str) -> str:
+def seconds_until_allowed_sql(at: str) -> str:
     """Returns SQL for the seconds from `at` until `calls_per_second` of the row `pace` allows a call.
 
     The SQL gives null if a call is allowed at `at`, or if `calls_per_second` is not set.
@@ -33,7 +33,7 @@ def wait_s_sql(at: str) -> str:
     ), 0)::float8"""
 
 
-def next_at_sql(at: str, count: str) -> str:
+def next_at_after_calls_sql(at: str, count: str) -> str:
     """Returns SQL for the new `next_at` (the token bucket) of the row `pace` after `count` calls were dialled at `at`."""
     return f"""CASE WHEN pace.calls_per_second IS NULL THEN pace.next_at
         ELSE greatest(pace.next_at, {at}) + make_interval(secs => ({count} / pace.calls_per_second)::float8) END"""
@@ -44,7 +44,7 @@ def next_at_for_pause_sql(at: str) -> str:
     return f"greatest(pace.next_at, {at} + make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8))"
 
 
-def next_at_for_rate_sql(at: str, rate: str) -> str:
+def next_at_after_rate_change_sql(at: str, rate: str) -> str:
     """Returns SQL for the `next_at` of a row of `pace` when its `calls_per_second` changes to `rate` at the time `at`.
 
     If the rate becomes higher and `next_at` is later than `at`, the SQL moves `next_at` closer to `at`. Otherwise it keeps

@@ -37,12 +37,12 @@ class PaceLimits:
     def to_json(self) -> dict[str, int | float | None]:
         rate = self.calls_per_second
         return {
-            "calls_per_second": None if rate is None else plain_number(rate),
+            "calls_per_second": None if rate is None else to_int_or_float(rate),
             "burst": self.burst,
             "max_concurrent": self.max_concurrent,
         }
 
-    def changed(self, change: PaceChange) -> Self:
+    def with_changes(self, change: PaceChange) -> Self:
         """Returns the limits after the change. If these have no `calls_per_second`, their `burst` is the default.
 
         Raises InvalidMember for a value out of bounds. Also raises it if the change sets a `burst` other than the default, but
@@ -53,15 +53,15 @@ class PaceLimits:
             if change.get("burst", DEFAULT_BURST) != DEFAULT_BURST:
                 raise InvalidMember("/pace/burst", "missing", "a burst needs calls_per_second")
             changed = replace(changed, burst=DEFAULT_BURST)
-        changed._check()
+        changed._require_within_bounds()
         return changed
 
-    def differing_members(self, other: Self) -> list[str]:
+    def names_of_differing_limits(self, other: Self) -> list[str]:
         return [member.name for member in fields(self) if getattr(self, member.name) != getattr(other, member.name)]
 
-    def _check(self) -> None:
+    def _require_within_bounds(self) -> None:
         """Raises InvalidMember for a limit that is out of bounds."""
-        if self.calls_per_second is not None and not is_rate(self.calls_per_second):
+        if self.calls_per_second is not None and not is_valid_calls_per_second(self.calls_per_second):
             message = f"calls per second are more than 0, at most {MAX_CALLS_PER_SECOND}, with at most {MAX_DECIMALS} decimals"
             raise InvalidMember("/pace/calls_per_second", "out_of_range", message)
         if not 1 <= self.burst <= MAX_BURST:
@@ -74,11 +74,11 @@ class PaceLimits:
 UNLIMITED: Final = PaceLimits()
 
 
-def is_rate(value: Decimal) -> bool:
+def is_valid_calls_per_second(value: Decimal) -> bool:
     """Returns whether the value is valid for `calls_per_second`: its size and the number of its decimals are allowed."""
     return value.is_finite() and 0 < value <= MAX_CALLS_PER_SECOND and value == round(value, MAX_DECIMALS)
 
 
-def plain_number(value: Decimal) -> int | float:
+def to_int_or_float(value: Decimal) -> int | float:
     """Returns the value as an int if it is whole, otherwise as a float. So it is shown without trailing zeros: 1, not 1.000."""
     return int(value) if value == int(value) else float(value)

@@ -14,8 +14,8 @@ from app.scheduling.pace_limits import (
     MAX_DECIMALS,
     PaceChange,
     PaceLimits,
-    is_rate,
-    plain_number,
+    is_valid_calls_per_second,
+    to_int_or_float,
 )
 
 _RATE_ERROR_TEXT = f"must be a number of more than 0, at most {MAX_CALLS_PER_SECOND}, with at most {MAX_DECIMALS} decimals"
@@ -24,15 +24,15 @@ _BURST_DESCRIPTION = f"Calls that may be dialled at once after a pause. Without 
 _MAX_CONCURRENT_DESCRIPTION = "Calls that may be under way at the same time. Null: not limited."
 
 
-def _read_rate(value: object) -> Decimal:
+def _parse_calls_per_second(value: object) -> Decimal:
     rate = Decimal(str(value)) if isinstance(value, int | float) and not isinstance(value, bool) else None
-    if rate is None or not is_rate(rate):
+    if rate is None or not is_valid_calls_per_second(rate):
         raise PydanticCustomError("out_of_range", _RATE_ERROR_TEXT)
     return rate
 
 
 _RATE_SCHEMA: dict[str, Any] = {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_CALLS_PER_SECOND}
-PaceRate = Annotated[Decimal, BeforeValidator(_read_rate), WithJsonSchema(_RATE_SCHEMA)]
+PaceRate = Annotated[Decimal, BeforeValidator(_parse_calls_per_second), WithJsonSchema(_RATE_SCHEMA)]
 PaceBurst = Annotated[int, Field(ge=1, le=MAX_BURST)]
 PaceConcurrency = Annotated[int, Field(ge=1, le=MAX_CONCURRENT_LIMIT)]
 
@@ -47,7 +47,7 @@ class PaceSettings(BaseModel):
     max_concurrent: PaceConcurrency | None = Field(None, description=_MAX_CONCURRENT_DESCRIPTION)
 
     @property
-    def change(self) -> PaceChange:
+    def pace_change(self) -> PaceChange:
         """The change that the members in the body describe; missing members are left out."""
         given: PaceChange = self.model_dump(exclude_unset=True)  # type: ignore[assignment]
         return given
@@ -61,10 +61,10 @@ class PaceRecord(BaseModel):
     max_concurrent: int | None = Field(description=_MAX_CONCURRENT_DESCRIPTION)
 
     @classmethod
-    def of(cls, limits: PaceLimits) -> Self:
+    def from_limits(cls, limits: PaceLimits) -> Self:
         rate = limits.calls_per_second
         return cls(
-            calls_per_second=None if rate is None else plain_number(rate),
+            calls_per_second=None if rate is None else to_int_or_float(rate),
             burst=limits.burst,
             max_concurrent=limits.max_concurrent,
         )

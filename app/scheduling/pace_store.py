@@ -9,12 +9,13 @@ from typing import Any, Final
 from uuid import UUID
 
 from app.database.connection import Connection
-from app.scheduling.pace import next_at_for_rate_sql
+from app.scheduling.pace import next_at_after_rate_change_sql
 from app.scheduling.pace_limits import PaceLimits
 
 LIMIT_COLUMNS: Final = "calls_per_second, burst, max_concurrent"
 _WRITE_PACE: Final = f"""
-    UPDATE pace SET calls_per_second = $2, burst = $3, max_concurrent = $4, next_at = {next_at_for_rate_sql("clock.at", "$2")},
+    UPDATE pace SET calls_per_second = $2, burst = $3, max_concurrent = $4,
+        next_at = {next_at_after_rate_change_sql("clock.at", "$2")},
         in_use = (SELECT count(*) FROM dial_slot WHERE account_id = $1 OR queue_id = $1)
     FROM (SELECT clock_timestamp() AS at) AS clock WHERE subject_id = $1
 """
@@ -23,10 +24,10 @@ _WRITE_PACE: Final = f"""
 async def find_paces(connection: Connection, subject_ids: Sequence[UUID]) -> dict[UUID, PaceLimits]:
     """Returns the dialling limits of accounts and queues, by account or queue id. Those without limits are left out."""
     statement = f"SELECT subject_id, {LIMIT_COLUMNS} FROM pace WHERE subject_id = ANY ($1)"
-    return paces_of(await connection.fetch(statement, subject_ids))
+    return pace_limits_by_subject(await connection.fetch(statement, subject_ids))
 
 
-def paces_of(rows: Iterable[Sequence[Any]]) -> dict[UUID, PaceLimits]:
+def pace_limits_by_subject(rows: Iterable[Sequence[Any]]) -> dict[UUID, PaceLimits]:
     """Returns dialling limits by `subject_id`, the id of an account or a queue. Rows without limits are left out.
 
     The columns of `rows` are `subject_id` and LIMIT_COLUMNS.

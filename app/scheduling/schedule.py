@@ -35,18 +35,18 @@ class Schedule:
     """The first time, not before `not_before`, at which the hours of the queue or tenant allow the call to ring."""
     time_zone: str | None
 
-    def columns(self) -> dict[str, Any]:
+    def scheduled_dial_columns(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}  # `asdict` would copy each value
 
-    def for_record(self, queue: str | None) -> dict[str, Any]:
+    def call_record_members(self, queue: str | None) -> dict[str, Any]:
         """Returns the JSON members of the call's record that describe its schedule, with defaults filled in.
 
         These are the times (RFC 3339) and the priority, and also the queue and the time zone if the call has them. `queue` is
         the name of the queue.
         """
         members = {
-            "not_before": _rfc_3339(self.not_before),
-            "ring_by": _rfc_3339(self.ring_by),
+            "not_before": _format_rfc_3339(self.not_before),
+            "ring_by": _format_rfc_3339(self.ring_by),
             "priority": PRIORITIES[self.priority],
             "queue": queue,
             "time_zone": self.time_zone,
@@ -54,11 +54,11 @@ class Schedule:
         return {name: value for name, value in members.items() if value is not None}
 
 
-def _rfc_3339(time: datetime) -> str:
+def _format_rfc_3339(time: datetime) -> str:
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def effective_times(
+def effective_dial_window(
     not_before: datetime | None, ring_by: datetime | None, *, now: datetime, ring_within: timedelta | None
 ) -> tuple[datetime, datetime]:
     """Returns the `not_before` and `ring_by` of a call, with defaults for None. A `not_before` in the past becomes `now`.

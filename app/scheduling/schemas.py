@@ -39,7 +39,7 @@ class HoursSettings(BaseModel):
     from_: _From
     to: _To
 
-    def read(self, pointer: str = "/hours") -> Hours:
+    def parse_hours(self, pointer: str = "/hours") -> Hours:
         """Returns the hours. Raises HoursInvalid for invalid settings; the JSON pointers of its errors begin with `pointer`."""
         return read_hours(self.model_dump(by_alias=True), pointer)
 

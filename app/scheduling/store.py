@@ -62,7 +62,7 @@ _PAUSE_PACE = f"""
 _MAX_PAUSE_S = 60.0
 
 
-async def pause_pace(database: StatementRunner, account_id: UUID, *, queue_time_ms: int) -> None:
+async def pause_account_dialling(database: StatementRunner, account_id: UUID, *, queue_time_ms: int) -> None:
     """Stops the account from dialling calls for `queue_time_ms`, at most for a minute.
 
     `queue_time_ms` is Twilio's estimate of how long a call waits in Twilio's own queue. Has no effect on an account without

@@ -45,7 +45,7 @@ class _Key:
         return AESGCM(_derive(self._master, b"seal"))
 
     @cached_property
-    def hash_key(self) -> bytes:
+    def hashing_key(self) -> bytes:
         return _derive(self._master, b"mac")
 
     @cached_property
@@ -64,7 +64,7 @@ def _derive(master: bytes, purpose: bytes) -> bytes:
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"callgate " + purpose).derive(master)
 
 
-def _tag(key: _Key, value: bytes) -> bytes:
+def _compute_mac(key: _Key, value: bytes) -> bytes:
     return hmac.digest(key.tag_key, value, "sha256")[:_TAG_BYTES]
 
 
@@ -77,11 +77,11 @@ class Keyring:
         self._by_id = {key.id: key for key in keys}
 
     @property
-    def newest_id(self) -> bytes:
+    def newest_key_id(self) -> bytes:
         return self._newest.id
 
     @property
-    def ids(self) -> list[bytes]:
+    def encryption_key_ids(self) -> list[bytes]:
         return list(self._by_id)
 
     def seal(self, secret: str, *, identity: str) -> bytes:
@@ -106,7 +106,7 @@ class Keyring:
         except (InvalidTag, ValueError):
             raise SecretUnreadable("damaged, or moved from another row") from None
 
-    def is_seal_of(self, sealed: bytes, secret: str, *, identity: str) -> bool:
+    def is_sealed_form_of(self, sealed: bytes, secret: str, *, identity: str) -> bool:
         """Returns whether `sealed` decrypts to `secret`. Compares in constant time. False if it cannot be decrypted."""
         try:
             return hmac.compare_digest(self.unseal(sealed, identity=identity).encode(), secret.encode())
@@ -121,23 +121,23 @@ class Keyring:
         """Returns a pseudonym of the value: `tok_` and a short keyed hash. It changes when a newer key is configured."""
         return f"tok_{hmac.digest(self._newest.pseudonym_key, value.encode(), 'sha256')[:6].hex()}"
 
-    def tag(self, value: bytes) -> bytes:
+    def compute_mac(self, value: bytes) -> bytes:
         """Returns a MAC (message authentication code) of the value under the newest key, cut to 16 bytes."""
-        return _tag(self._newest, value)
+        return _compute_mac(self._newest, value)
 
-    def is_tag_of(self, tag: bytes, value: bytes) -> bool:
+    def is_mac_of(self, tag: bytes, value: bytes) -> bool:
         """Returns whether `tag` is the MAC of `value` under any configured key. Compares in constant time."""
-        return any(hmac.compare_digest(tag, _tag(key, value)) for key in self._by_id.values())
+        return any(hmac.compare_digest(tag, _compute_mac(key, value)) for key in self._by_id.values())
 
     def keyed_hash(self, value: bytes) -> bytes:
         """Returns the id of the newest key (4 bytes), followed by the HMAC-SHA256 of the value under this key."""
-        return self._newest.id + hmac.digest(self._newest.hash_key, value, "sha256")
+        return self._newest.id + hmac.digest(self._newest.hashing_key, value, "sha256")
 
     def is_outdated_hash(self, stored: bytes) -> bool:
         """Returns whether a keyed hash was made with a key other than the newest."""
         return stored[:_KEY_ID_BYTES] != self._newest.id
 
-    def matches(self, stored: bytes, value: bytes) -> bool:
+    def matches_keyed_hash(self, stored: bytes, value: bytes) -> bool:
         """Returns whether `stored` is the `keyed_hash` of `value` under any configured key. Compares in constant time."""
         key = self._by_id.get(stored[:_KEY_ID_BYTES], self._newest)
-        return hmac.compare_digest(stored, key.id + hmac.digest(key.hash_key, value, "sha256"))
+        return hmac.compare_digest(stored, key.id + hmac.digest(key.hashing_key, value, "sha256"))

@@ -1,6 +1,6 @@
 """Replaces phone numbers and SIP users in logs by pseudonyms, which are stable and depend on the secret key."""
 
-from app.observability.context import bind
+from app.observability.context import bind_log_fields
 from app.security.keyring import Keyring
 
 _SIP_SCHEMES = ("sip", "sips")
@@ -13,11 +13,11 @@ class Pseudonyms:
         self._keyring = keyring
         self._log_pii = log_pii
 
-    def add_to_log(self, *, to: str, from_: str) -> None:
+    def add_addresses_to_log(self, *, to: str, from_: str) -> None:
         """Adds the called and the calling address, as `of` returns them, to every later log line of this request."""
-        bind(**{"to": self.of(to), "from": self.of(from_)})
+        bind_log_fields(**{"to": self.pseudonym_of(to), "from": self.pseudonym_of(from_)})
 
-    def of(self, address: str) -> str:
+    def pseudonym_of(self, address: str) -> str:
         """Returns the pseudonym of a phone number or SIP address; the address itself with `log_pii`.
 
         For a SIP address, only the user is replaced: the host stays, because it identifies no person. Headers and parameters

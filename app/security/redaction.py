@@ -49,7 +49,7 @@ class Secrets:
     """Secrets to remove from texts, in all encodings in which they may occur. `more` adds the secrets of another instance."""
 
     def __init__(self, secrets: Iterable[str] = (), *, more: "Secrets | None" = None) -> None:
-        spellings: set[str] = {spelling for secret in secrets if secret for spelling in _encodings(secret)}
+        spellings: set[str] = {spelling for secret in secrets if secret for spelling in _encodings_of_secret(secret)}
         if more is not None:
             spellings |= set(more._spellings)
         # The longest text is replaced first, because a shorter one may be part of it.
@@ -252,7 +252,7 @@ def basic_header_values(user: str, password: str) -> Iterator[str]:
     yield urlsafe_b64encode(pair).decode().rstrip("=")
 
 
-def _encodings(secret: str) -> Iterator[str]:
+def _encodings_of_secret(secret: str) -> Iterator[str]:
     yield secret
     encodable = secret.encode("utf-8", "replace").decode()
     for encoded in (quote(encodable), quote(encodable, safe=""), quote_plus(encodable)):

@@ -3,7 +3,7 @@
 import re
 from typing import Final, NamedTuple
 
-from app.sip.grammar import SIP_URI, parse_items
+from app.sip.grammar import SIP_URI, split_name_value_list
 from app.sip.hosts import canonical_host
 
 # "Characters other than those in the 'reserved' set (see RFC 2396) are equivalent to their encoding."
@@ -25,7 +25,7 @@ class ComparableUri(NamedTuple):
     """The values of the parameters by name. A parameter that both URIs have must have the same value in both."""
 
 
-def comparable_form(text: str) -> ComparableUri | None:
+def to_comparable_uri(text: str) -> ComparableUri | None:
     """Returns the parts of a SIP URI that `are_equal_uris` compares.
 
     Returns None for a text that is not a SIP URI: it does not match the grammar, or repeats a parameter (§19.1.1).
@@ -34,15 +34,20 @@ def comparable_form(text: str) -> ComparableUri | None:
     if match is None:
         return None
     scheme, user, password, host, port, written_parameters, written_headers = match.groups()
-    items = [(_normalize_lower(name), value) for name, value in parse_items(written_parameters[1:], ";")]
+    items = [(_normalize_escapes_and_case(name), value) for name, value in split_name_value_list(written_parameters[1:], ";")]
     # Method names are case-sensitive (§7.1); every other value is not, unless its definition says otherwise.
-    parameters = {name: _normalize_escapes(value) if name == "method" else _normalize_lower(value) for name, value in items}
+    parameters = {
+        name: _normalize_escapes(value) if name == "method" else _normalize_escapes_and_case(value) for name, value in items
+    }
     if len(parameters) < len(items):
         return None
     # Order only matters among headers of one name. Values stay case-sensitive: the headers that Twilio passes contain
     # case-sensitive users, or are the caller's own, whose rules are unknown.
     headers = sorted(
-        ((_normalize_lower(name), _normalize_escapes(value)) for name, value in parse_items(written_headers, "&")),
+        (
+            (_normalize_escapes_and_case(name), _normalize_escapes(value))
+            for name, value in split_name_value_list(written_headers, "&")
+        ),
         key=lambda header: str(header[0]),
     )
     exact_parts = (
@@ -61,7 +66,7 @@ def are_equal_uris(a: str, b: str) -> bool:
     """Returns whether two texts are equal SIP URIs. A text that is not a SIP URI equals only the same text."""
     if a == b:
         return True
-    left, right = comparable_form(a), comparable_form(b)
+    left, right = to_comparable_uri(a), to_comparable_uri(b)
     if left is None or right is None or left.exact_parts != right.exact_parts:
         return False
     shared = left.parameters.keys() & right.parameters.keys()
@@ -72,7 +77,7 @@ def _normalize_escapes(text: _ParamValue) -> _ParamValue:
     return None if text is None else _PERCENT_ESCAPE.sub(_normalize_escape, text)
 
 
-def _normalize_lower(text: _ParamValue) -> _ParamValue:
+def _normalize_escapes_and_case(text: _ParamValue) -> _ParamValue:
     return None if text is None else _PERCENT_ESCAPE.sub(_normalize_escape, text).lower()
 
 

@@ -49,14 +49,14 @@ class ValidParts:
         return start, start + len(text)
 
 
-def _illegal_characters(characters: str) -> re.Pattern[str]:
+def _illegal_character_pattern(characters: str) -> re.Pattern[str]:
     """Returns a pattern for printable ASCII that is not among the allowed `characters`, and for "%" without two hex digits."""
     return re.compile(rf"[^{characters}%\x00-\x1f\x7f-\U0010ffff]++|%(?![0-9A-Fa-f]{{2}})", re.ASCII)
 
 
-_ILLEGAL_IN_USER = _illegal_characters(grammar.USER_CHARACTERS)
-_ILLEGAL_IN_PARAM = _illegal_characters(grammar.PARAM_CHARACTERS)
-_ILLEGAL_IN_HEADER = _illegal_characters(grammar.HEADER_CHARACTERS)
+_ILLEGAL_IN_USER = _illegal_character_pattern(grammar.USER_CHARACTERS)
+_ILLEGAL_IN_PARAM = _illegal_character_pattern(grammar.PARAM_CHARACTERS)
+_ILLEGAL_IN_HEADER = _illegal_character_pattern(grammar.HEADER_CHARACTERS)
 
 
 def diagnose(text: str, report: Report) -> ValidParts:
@@ -174,10 +174,10 @@ def _diagnose_host(host: str, start: int, valid_parts: ValidParts, report: Repor
     if _HOST.fullmatch(host):
         valid_parts.add("host", host, start)
     else:
-        report.add("BAD_HOST", start, start + len(host), _host_detail(host))
+        report.add("BAD_HOST", start, start + len(host), _advice_on_invalid_host(host))
 
 
-def _host_detail(host: str) -> str:
+def _advice_on_invalid_host(host: str) -> str:
     """Returns advice on how to correct a host that is not valid."""
     if not host:
         return "Name the host to call, as in sip:user@example.com."

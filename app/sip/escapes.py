@@ -6,7 +6,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from app.sip.findings import Report
-from app.sip.grammar import parse_items
+from app.sip.grammar import split_name_value_list
 
 NameValuePairs = tuple[tuple[str, str | None], ...]
 """Decoded names and values, in order. A value is None if it is missing or not UTF-8."""
@@ -35,9 +35,9 @@ def unescape(text: str) -> str | None:
         return None
 
 
-def decode_items(items_text: str, separator: str) -> NameValuePairs:
+def decode_name_value_list(items_text: str, separator: str) -> NameValuePairs:
     """Returns the decoded names and values of a list of `name=value`. A name that is not UTF-8 stays as written."""
-    items = parse_items(items_text, separator)
+    items = split_name_value_list(items_text, separator)
     if "%" not in items_text:
         return tuple(items)
     return tuple([(unescape(name) or name, value and unescape(value)) for name, value in items])

@@ -20,17 +20,17 @@ HEADER_CHARACTERS: Final = _UNRESERVED + r"\[\]/?:+$"  # unreserved / hnv-unrese
 _TOKEN = rf"[{_ALPHANUM}\-.!%*_+`'~]++"  # token = 1*(alphanum / "-" / "." / "!" / "%" / …)
 
 
-def _one_or_more(characters: str) -> str:
+def _one_or_more_pattern(characters: str) -> str:
     return f"(?:[{characters}]++|{_ESCAPED})++"
 
 
-def _any_number(characters: str) -> str:
+def _any_number_pattern(characters: str) -> str:
     return f"(?:[{characters}]++|{_ESCAPED})*+"
 
 
 # user = 1*( unreserved / escaped / user-unreserved ). A telephone-subscriber is a subset of it (§19.1.6).
-USER: Final = _one_or_more(USER_CHARACTERS)
-PASSWORD: Final = _any_number(_PASSWORD_CHARACTERS)
+USER: Final = _one_or_more_pattern(USER_CHARACTERS)
+PASSWORD: Final = _any_number_pattern(_PASSWORD_CHARACTERS)
 
 # domainlabel = alphanum / alphanum *( alphanum / "-" ) alphanum;  toplabel = ALPHA / ALPHA *( … ) alphanum
 _DOMAINLABEL = rf"[{_ALPHANUM}][{_ALPHANUM}\-]*+(?<!-)"
@@ -69,9 +69,11 @@ PORT: Final = "[0-9]++"  # port = 1*DIGIT
 # other-param = pname [ "=" pvalue ], as ttl, maddr and lr always do.
 PARAM: Final = (
     rf"(?:(?i:transport|user|method)={_TOKEN}(?=[;?]|\Z)"
-    rf"|{_one_or_more(PARAM_CHARACTERS)}(?:={_one_or_more(PARAM_CHARACTERS)})?+)"
+    rf"|{_one_or_more_pattern(PARAM_CHARACTERS)}(?:={_one_or_more_pattern(PARAM_CHARACTERS)})?+)"
 )
-HEADER: Final = f"{_one_or_more(HEADER_CHARACTERS)}={_any_number(HEADER_CHARACTERS)}"  # header = hname "=" hvalue
+HEADER: Final = (
+    f"{_one_or_more_pattern(HEADER_CHARACTERS)}={_any_number_pattern(HEADER_CHARACTERS)}"  # header = hname "=" hvalue
+)
 
 # SIP-URI / SIPS-URI = scheme ":" [ userinfo ] hostport uri-parameters [ headers ].
 # An unescaped "@" is allowed only at the end of userinfo. So the text before it is the user, even if it looks like a host.
@@ -102,7 +104,7 @@ class UriParts(Protocol):
     def span(self, part: Part, /) -> tuple[int, int]: ...
 
 
-def parse_items(part: str | None, separator: str) -> list[tuple[str, str | None]]:
+def split_name_value_list(part: str | None, separator: str) -> list[tuple[str, str | None]]:
     """Splits a list of `name=value` items. Returns names and values as written. An item without "=" has the value None."""
     if not part:
         return []

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from itertools import permutations, product
 from typing import Final
 
-from app.sip.escapes import HEADER_IN_VALUE, NameValuePairs, check_escapes, decode_items, unescape
+from app.sip.escapes import HEADER_IN_VALUE, NameValuePairs, check_escapes, decode_name_value_list, unescape
 from app.sip.findings import AUTHENTICATION_ADVICE, HEADER_NAME_ADVICE, Report, shorten_name
 from app.sip.grammar import HEADER_CHARACTERS, UriParts
 from app.sip.header_names import DROPPED_HEADERS, PASSED_HEADERS, is_passed_x_header
@@ -77,7 +77,7 @@ def check_port(port: str, start: int, report: Report) -> None:
         report.add("PORT_WITH_LEADING_ZERO", start, start + len(port), detail)
 
 
-def read_parameters(raw_parameters: str, start: int, report: Report) -> tuple[NameValuePairs, ValuesByName]:
+def decode_and_check_parameters(raw_parameters: str, start: int, report: Report) -> tuple[NameValuePairs, ValuesByName]:
     """Decodes and checks uri-parameters. `raw_parameters` is their text, which begins at `start` in the URI.
 
     Returns the parameters in order, and their values by lower-case name.
@@ -90,7 +90,7 @@ def read_parameters(raw_parameters: str, start: int, report: Report) -> tuple[Na
     end = start
     for item in raw_parameters[1:].split(";"):
         if report.is_closed:
-            return decode_items(raw_parameters[1:], ";"), {}
+            return decode_name_value_list(raw_parameters[1:], ";"), {}
         start = end + 1
         end = start + len(item)
         spelled_name, equals, spelled_value = item.partition("=")
@@ -158,7 +158,7 @@ def _report_other_parameter(name: str, value: str, start: int, end: int, report:
         report.add("ESCAPED_PARAM_NAME", start, start + len(name), detail)
 
 
-def check_security(sips: bool, port: str | None, values: ValuesByName, parts: UriParts, report: Report) -> None:
+def check_transport_security(sips: bool, port: str | None, values: ValuesByName, parts: UriParts, report: Report) -> None:
     """Reports contradictions between the scheme, the port and the parameters `transport` and `secure`.
 
     Also reports TLS without encrypted media. `values` has the parameters' values by lower-case name.
@@ -183,7 +183,7 @@ def check_security(sips: bool, port: str | None, values: ValuesByName, parts: Ur
         report.add("NO_TLS_ON_PORT_5061", *parts.span("port"), detail)
 
 
-def read_headers(raw_headers: str, start: int, report: Report) -> NameValuePairs:
+def decode_and_check_headers(raw_headers: str, start: int, report: Report) -> NameValuePairs:
     """Decodes and checks headers, and returns them. `raw_headers` is their text, which begins at `start` in the URI."""
     size = raw_headers.count("&") + 1
     spaced = raw_headers.replace("%20", " ")
@@ -198,7 +198,7 @@ def read_headers(raw_headers: str, start: int, report: Report) -> NameValuePairs
     end = start - 1
     for item in raw_headers.split("&"):
         if report.is_closed:
-            return decode_items(raw_headers, "&")
+            return decode_name_value_list(raw_headers, "&")
         start = end + 1
         end = start + len(item)
         spelled_name, _, spelled_value = item.partition("=")

@@ -3,21 +3,21 @@
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from app.sip.comparison import are_equal_uris, comparable_form
+from app.sip.comparison import are_equal_uris, to_comparable_uri
 from app.sip.diagnosis import diagnose
 from app.sip.escapes import NameValuePairs, unescape
 from app.sip.findings import Finding, Report, Severity
 from app.sip.grammar import SIP_URI, UriParts
-from app.sip.hosts import read_host
+from app.sip.hosts import check_and_normalize_host
 from app.sip.rules import (
     FAST_PATH_USER,
     ValuesByName,
     check_password,
     check_port,
-    check_security,
+    check_transport_security,
     check_user,
-    read_headers,
-    read_parameters,
+    decode_and_check_headers,
+    decode_and_check_parameters,
 )
 
 ADDRESS_LENGTH_LIMIT: Final = 255
@@ -70,16 +70,16 @@ class SipUri:
         scheme = scheme and scheme.lower()
         if not report.is_closed:
             _check_parts(text, scheme, parts, report)
-        canonical = host and read_host(host, parts.start("host"), user is not None, report)
+        canonical = host and check_and_normalize_host(host, parts.start("host"), user is not None, report)
         parameters: NameValuePairs = ()
         headers: NameValuePairs = ()
         values: ValuesByName = {}
         if written_parameters:
-            parameters, values = read_parameters(written_parameters, parts.start("parameters"), report)
+            parameters, values = decode_and_check_parameters(written_parameters, parts.start("parameters"), report)
         if written_headers:
-            headers = read_headers(written_headers, parts.start("headers"), report)
+            headers = decode_and_check_headers(written_headers, parts.start("headers"), report)
         if values or port is not None:
-            check_security(scheme == "sips", port, values, parts, report)
+            check_transport_security(scheme == "sips", port, values, parts, report)
         # A frozen dataclass's __init__ sets each field with object.__setattr__, which would take a third of this method's time.
         uri = object.__new__(cls)
         fields = {
@@ -105,7 +105,7 @@ class SipUri:
         return are_equal_uris(self.text, other.text) if isinstance(other, SipUri) else NotImplemented
 
     def __hash__(self) -> int:
-        key = comparable_form(self.text)
+        key = to_comparable_uri(self.text)
         return hash(self.text if key is None else key.exact_parts)
 
     def as_dict(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from app.errors import (
     WrongCallState,
 )
 from app.twilio.errors import TwilioError, TwilioNotFound, TwilioOutcomeUnknown, TwilioWrongState
-from app.twilio.forwarding import UpstreamResponse
+from app.twilio.forwarding import TwilioChangeResponse
 from app.twilio.schemas import SID_PATTERN
 
 _SPECIAL_ERRORS: Mapping[type[TwilioError], type[CallgateError]] = {
@@ -28,7 +28,7 @@ def unreachable_error() -> UpstreamUnreachable:
     return UpstreamUnreachable("Twilio gave no usable answer. The request changes nothing, so it can be repeated.", after_s=5)
 
 
-def indeterminate_error(call: Call, *, repeatable: bool) -> ActionUnknown:
+def action_unknown_error(call: Call, *, repeatable: bool) -> ActionUnknown:
     """Returns the error for a change that Twilio may have made. If `repeatable`, the error says that repeating is safe."""
     detail = "Repeat it under the same Idempotency-Key: Twilio does it once." if repeatable else None
     error = ActionUnknown(detail, call_id=call.id)
@@ -47,7 +47,7 @@ def event_data_of_error(error: TwilioError) -> dict[str, Any]:
     return data | {name: value for name, value in answered.items() if value is not None}
 
 
-def event_data_of_answer(response: UpstreamResponse) -> dict[str, Any]:
+def event_data_of_answer(response: TwilioChangeResponse) -> dict[str, Any]:
     """Returns the data of the event that records a change: the SID of the changed item, or an empty dict."""
     sid = (response.document or {}).get("sid")
     return {"sid": sid} if isinstance(sid, str) and SID_PATTERN.fullmatch(sid) else {}

@@ -39,7 +39,7 @@ _TYPES_BY_KIND: Mapping[str, Any] = {
 
 
 @cache
-def members_of(operation: Operation) -> type[BaseModel]:
+def members_model_of(operation: Operation) -> type[BaseModel]:
     """Returns the pydantic model of the members that a request for this operation has in its query or its JSON body.
 
     The model of a body accepts only the right JSON types. The model of a query converts texts to these types.
@@ -48,7 +48,7 @@ def members_of(operation: Operation) -> type[BaseModel]:
     for parameter in operation.parameters:
         type_ = Literal[parameter.choices] if parameter.choices else _TYPES_BY_KIND[parameter.kind]
         type_ = Annotated[list[type_], Field(min_length=1)] if parameter.is_list else type_  # type: ignore[valid-type]
-        description = _description(parameter)
+        description = _parameter_description(parameter)
         fields[parameter.member_name] = (
             (type_, Field(description=description))
             if parameter.required
@@ -58,7 +58,7 @@ def members_of(operation: Operation) -> type[BaseModel]:
     return create_model(f"{operation.action}_{operation.subresource.noun}", __config__=config, **fields)
 
 
-def _description(parameter: Parameter) -> str:
+def _parameter_description(parameter: Parameter) -> str:
     if parameter.name == IDEMPOTENCY_KEY:
         return "Twilio's `IdempotencyKey`. Without it, Callgate uses the `Idempotency-Key` header or a random key."
     if parameter.kind == "pairs":
@@ -66,16 +66,16 @@ def _description(parameter: Parameter) -> str:
     return f"Twilio's `{parameter.name}`."
 
 
-def schema_of(operation: Operation) -> dict[str, Any]:
+def members_schema_of(operation: Operation) -> dict[str, Any]:
     """Returns the JSON Schema of the members that a request for this operation may have."""
-    schema = members_of(operation).model_json_schema()
+    schema = members_model_of(operation).model_json_schema()
     return {name: value for name, value in schema.items() if name not in ("title", "description")}
 
 
-def read_members(operation: Operation, values: Mapping[str, Any]) -> QueryPairs:
+def parse_twilio_parameters(operation: Operation, values: Mapping[str, Any]) -> QueryPairs:
     """Validates a request's members and returns them as Twilio's parameters. Raises InvalidRequest with all field errors."""
     try:
-        members = members_of(operation).model_validate(values)
+        members = members_model_of(operation).model_validate(values)
     except ValidationError as error:
         invalid = field_errors_from(error)
         if operation.method == "GET":
@@ -98,10 +98,10 @@ def _form_fields(parameter: Parameter, value: Any) -> Iterator[tuple[str, str]]:
             yield from zip(custom_parameter_field_names(number), pair, strict=True)
         return
     for item in value if parameter.is_list else [value]:
-        yield parameter.name, _format_value(item)
+        yield parameter.name, _format_form_value(item)
 
 
-def _format_value(value: Any) -> str:
+def _format_form_value(value: Any) -> str:
     """Returns the value as text, in the format of Twilio's SDKs: booleans as true/false, objects as JSON."""
     if isinstance(value, bool):
         return str(value).lower()

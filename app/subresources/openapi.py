@@ -5,10 +5,10 @@ from typing import Any
 from app import errors
 from app.calls import examples
 from app.http.bodies import JSON_BODY_ERRORS
-from app.http.openapi import json_body
-from app.http.problems import responses
+from app.http.openapi import json_request_body
+from app.http.problems import error_responses
 from app.subresources.examples import EXAMPLE_BODIES
-from app.subresources.members import schema_of
+from app.subresources.members import members_schema_of
 from app.twilio.subresources import EVENTS, OPERATIONS, RECORDINGS, Operation, Subresource
 
 _TWILIO_DOC_PAGES = {
@@ -55,7 +55,7 @@ def path_name_of(subresource: Subresource) -> str:
     The name is the same as in Twilio's `subresource_uris`. Only Twilio's events are called `twilio_events`, because `events`
     are Callgate's own events (ADR 17).
     """
-    return "twilio_events" if subresource is EVENTS else subresource.key
+    return "twilio_events" if subresource is EVENTS else subresource.snake_case_name
 
 
 def operation_id_of(operation: Operation) -> str:
@@ -95,18 +95,18 @@ def responses_of(operation: Operation, path: str) -> dict[int | str, dict[str, A
     if operation.method == "POST":
         refusals = (*refusals, *JSON_BODY_ERRORS)
     instance = path.replace("{id_or_sid}", str(examples.EXAMPLE_RECORD["id"]))
-    documented = responses(*refusals, method=operation.method, instance=instance)
+    documented = error_responses(*refusals, method=operation.method, instance=instance)
     if operation.action == "delete":
         return documented | {operation.status: {"description": "Deleted."}}
-    name = _page_name(operation.subresource) if operation.action == "list" else _component_name(operation.subresource)
-    content = {"application/json": {"schema": _reference(name)}}
+    name = _page_schema_name(operation.subresource) if operation.action == "list" else _item_schema_name(operation.subresource)
+    content = {"application/json": {"schema": _schema_reference(name)}}
     return documented | {operation.status: {"description": "Twilio's answer.", "content": content}}
 
 
 def openapi_extra_of(operation: Operation) -> dict[str, Any]:
-    """Returns the OpenAPI description of the operation's query parameters or its body, as `read_members` accepts them."""
+    """Returns the OpenAPI description of the query parameters or the body that `parse_twilio_parameters` accepts."""
     if operation.method == "GET":
-        properties = schema_of(operation)["properties"].items()
+        properties = members_schema_of(operation)["properties"].items()
         return {
             "parameters": [
                 {"name": name, "in": "query", "description": member["description"], "schema": member}
@@ -118,20 +118,20 @@ def openapi_extra_of(operation: Operation) -> dict[str, Any]:
     body_examples: dict[str, Any] = {
         operation.action: {"value": EXAMPLE_BODIES[operation.subresource.segment, operation.action]}
     }
-    return json_body(_body_name(operation), body_examples)
+    return json_request_body(_body_schema_name(operation), body_examples)
 
 
-def schemas() -> dict[str, Any]:
+def component_schemas() -> dict[str, Any]:
     """Returns the schemas of all items, list pages and bodies, by their names in `components/schemas`."""
     found: dict[str, Any] = {}
     for operation in OPERATIONS:
         subresource = operation.subresource
         if operation.action != "delete":
-            found[_component_name(subresource)] = _item_schema(subresource)
+            found[_item_schema_name(subresource)] = _item_schema(subresource)
         if operation.action == "list":
-            found[_page_name(subresource)] = _page_schema(subresource)
+            found[_page_schema_name(subresource)] = _page_schema(subresource)
         if operation.method == "POST":
-            found |= _body_schema(_body_name(operation), schema_of(operation))
+            found |= _body_schema(_body_schema_name(operation), members_schema_of(operation))
     return found
 
 
@@ -150,7 +150,7 @@ def _body_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
             return kind
         part = name + _pascal_case(member)
         parts[part] = kind
-        return _reference(part)
+        return _schema_reference(part)
 
     for member, described in schema.get("properties", {}).items():
         if "anyOf" in described:
@@ -165,17 +165,19 @@ def _item_schema(subresource: Subresource) -> dict[str, Any]:
 
 
 def _page_schema(subresource: Subresource) -> dict[str, Any]:
-    properties: dict[str, Any] = {subresource.key: {"type": "array", "items": _reference(_component_name(subresource))}}
+    properties: dict[str, Any] = {
+        subresource.snake_case_name: {"type": "array", "items": _schema_reference(_item_schema_name(subresource))}
+    }
     properties |= {name: {"type": ["string", "null"]} for name in PAGE_URI_MEMBERS}
     properties |= {name: {"type": "integer"} for name in ("page", "page_size", "start", "end")}
-    return {"type": "object", "properties": properties, "required": [subresource.key]}
+    return {"type": "object", "properties": properties, "required": [subresource.snake_case_name]}
 
 
-def _reference(name: str) -> dict[str, str]:
+def _schema_reference(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _component_name(subresource: Subresource) -> str:
+def _item_schema_name(subresource: Subresource) -> str:
     """Returns the name of the schema of an item, in PascalCase.
 
     The name for Twilio's events is `TwilioEvent`, because Callgate has events of its own.
@@ -187,12 +189,12 @@ def _pascal_case(words: str) -> str:
     return "".join(word.capitalize() for word in words.split("_"))
 
 
-def _page_name(subresource: Subresource) -> str:
-    return f"{_component_name(subresource)}Page"
+def _page_schema_name(subresource: Subresource) -> str:
+    return f"{_item_schema_name(subresource)}Page"
 
 
-def _body_name(operation: Operation) -> str:
-    return f"{operation.action.capitalize()}{_component_name(operation.subresource)}"
+def _body_schema_name(operation: Operation) -> str:
+    return f"{operation.action.capitalize()}{_item_schema_name(operation.subresource)}"
 
 
 def _noun(operation: Operation) -> str:

@@ -15,9 +15,9 @@ from app.http.authentication import CallerDep
 from app.http.bodies import read_json_object
 from app.http.idempotency_key import idempotency_key_header, read_idempotency_key, refuse_idempotency_key
 from app.http.routes import ScopedRoute, needs
-from app.observability.context import bind
-from app.subresources.answers import indeterminate_error
-from app.subresources.members import read_members
+from app.observability.context import bind_log_fields
+from app.subresources.answers import action_unknown_error
+from app.subresources.members import parse_twilio_parameters
 from app.subresources.openapi import (
     PAGE_URI_MEMBERS,
     description_of,
@@ -31,7 +31,7 @@ from app.subresources.requests import MediaRequest, SubresourceRequest
 from app.subresources.service import SubresourceService
 from app.tenants.scopes import Scope
 from app.twilio.errors import TwilioOutcomeUnknown
-from app.twilio.forwarding import StreamedResponse, UpstreamResponse
+from app.twilio.forwarding import StreamedResponse, TwilioChangeResponse
 from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
 
 router = APIRouter(prefix="/v1/calls/{id_or_sid}", tags=["subresources"], route_class=ScopedRoute)
@@ -46,7 +46,7 @@ async def subresource_service(request: Request) -> SubresourceService:
     return service
 
 
-async def response_stack() -> AsyncIterator[AsyncExitStack]:
+async def response_exit_stack() -> AsyncIterator[AsyncExitStack]:
     """Yields a stack that closes after the last byte of a streamed answer was sent, or after the client has disconnected."""
     async with AsyncExitStack() as stack:
         yield stack
@@ -80,23 +80,23 @@ async def no_body() -> dict[str, Any]:
 
 
 SubresourceServiceDep = Annotated[SubresourceService, Depends(subresource_service)]
-ResponseStackDep = Annotated[AsyncExitStack, Depends(response_stack)]
+ResponseStackDep = Annotated[AsyncExitStack, Depends(response_exit_stack)]
 RecordingSid = Annotated[str, Path(description="The recording's SID.", pattern=f"^{RECORDING_SID_PATTERN}$")]
 _AUDIO_CONTENT = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("audio/mpeg", "audio/x-wav")}
 RangeHeader = Annotated[str | None, Header(alias="Range", pattern=r"^bytes=[0-9, -]{1,100}$")]
 
 
-async def started_call(caller: CallerDep, service: SubresourceServiceDep, id_or_sid: IdOrSid) -> Call:
-    call = await service.started_call(caller, id_or_sid)
-    bind(call_id=str(call.id), call_sid=call.sid)
+async def require_started_call(caller: CallerDep, service: SubresourceServiceDep, id_or_sid: IdOrSid) -> Call:
+    call = await service.require_started_call(caller, id_or_sid)
+    bind_log_fields(call_id=str(call.id), call_sid=call.sid)
     return call
 
 
-StartedCallDep = Annotated[Call, Depends(started_call)]
+StartedCallDep = Annotated[Call, Depends(require_started_call)]
 
 
 @router.get(
-    f"/{RECORDINGS.key}/{{sid}}/media",
+    f"/{RECORDINGS.snake_case_name}/{{sid}}/media",
     operation_id="fetch_recording_media",
     summary="Fetch the audio of a recording",
     responses=responses_of(Operation(RECORDINGS, "fetch"), f"{router.prefix}/recordings/RE…/media")
@@ -120,7 +120,9 @@ async def fetch_recording_media(
     query = [("RequestedChannels", str(requested_channels))] if requested_channels else []
     headers = {"Range": byte_range} if byte_range else {}
     return streaming_response(
-        await stack.enter_async_context(service.media(call, MediaRequest(sid, f".{media_format}", query, headers)))
+        await stack.enter_async_context(
+            service.stream_recording_media(call, MediaRequest(sid, f".{media_format}", query, headers))
+        )
     )
 
 
@@ -148,9 +150,9 @@ def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
         service: SubresourceServiceDep,
         sid: Annotated[str | None, Depends(item_sid if operation.targets_item else no_sid)],
     ) -> Response:
-        subrequest = SubresourceRequest(operation, sid, read_members(operation, _query_fields(request)))
-        page = await service.read_whole(call, subrequest)
-        return JSONResponse(_with_own_uris(page, operation, request.url.path) if operation.action == "list" else page)
+        subrequest = SubresourceRequest(operation, sid, parse_twilio_parameters(operation, _query_fields(request)))
+        page = await service.read_subresource(call, subrequest)
+        return JSONResponse(_with_callgate_uris(page, operation, request.url.path) if operation.action == "list" else page)
 
     return read
 
@@ -169,14 +171,14 @@ def _change_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]
         ],
         body: Annotated[dict[str, Any], Depends(no_body if operation.method == "DELETE" else read_json_object)],
     ) -> Response:
-        subrequest = SubresourceRequest(operation, sid, read_members(operation, body), key)
-        request.state.indeterminate_error = indeterminate_error(call, repeatable=False)
-        return json_response(await service.change(caller, call, subrequest))
+        subrequest = SubresourceRequest(operation, sid, parse_twilio_parameters(operation, body), key)
+        request.state.indeterminate_error = action_unknown_error(call, repeatable=False)
+        return json_response(await service.change_subresource(caller, call, subrequest))
 
     return change
 
 
-def json_response(answer: UpstreamResponse) -> Response:
+def json_response(answer: TwilioChangeResponse) -> Response:
     return Response(status_code=answer.status) if answer.document is None else JSONResponse(answer.document, answer.status)
 
 
@@ -188,7 +190,7 @@ def _query_fields(request: Request) -> dict[str, str]:
     return dict(query)
 
 
-def _with_own_uris(page: dict[str, Any], operation: Operation, path: str) -> dict[str, Any]:
+def _with_callgate_uris(page: dict[str, Any], operation: Operation, path: str) -> dict[str, Any]:
     """Returns a list page of Twilio with URIs of this API instead of Twilio's.
 
     The URIs, such as that of the next page, get this API's `path` and names of parameters.

@@ -25,10 +25,10 @@ from app.errors import (
 )
 from app.http.concurrency import ConcurrencyLimit, run_with_pause
 from app.subresources.answers import (
+    action_unknown_error,
     error_for_client,
     event_data_of_answer,
     event_data_of_error,
-    indeterminate_error,
     unreachable_error,
 )
 from app.subresources.requests import MediaRequest, SubresourceRequest
@@ -36,7 +36,7 @@ from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import try_credentials
 from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
-from app.twilio.forwarding import Forwarding, QueryPairs, StreamedResponse, UpstreamResponse
+from app.twilio.forwarding import Forwarding, QueryPairs, StreamedResponse, TwilioChangeResponse
 from app.twilio.schemas import SID_PATTERN, Credential, read_json
 from app.twilio.subresources import RECORDINGS, Operation
 
@@ -72,7 +72,7 @@ class SubresourceService:
         self._request_limit = request_limit
         self._list_limit = list_limit
 
-    async def started_call(self, caller: Caller, id_or_sid: str, *, account_sid: str | None = None) -> Call:
+    async def require_started_call(self, caller: Caller, id_or_sid: str, *, account_sid: str | None = None) -> Call:
         """Returns a call that Twilio has started.
 
         Raises WrongCallState if the call has no CallSid, because it may not have started. Raises CallNotFound if the tenant has
@@ -85,24 +85,24 @@ class SubresourceService:
             raise WrongCallState("The call is not known to have started, so Twilio has no subresources of it.", call_id=call.id)
         return call
 
-    def read(
+    def stream_subresource(
         self, call: Call, request: SubresourceRequest, *, as_whole_list: bool = False
     ) -> AbstractAsyncContextManager[StreamedResponse]:
         """Returns a context manager that yields Twilio's answer, whose body can be streamed."""
-        return self._open(
+        return self._send_read_request(
             call.tenant_id,
             call.account_id,
-            lambda credential: self._forwarding.read(
+            lambda credential: self._forwarding.stream_subresource(
                 credential, request.operation, call.sid, request.sid, request.fields, deadline_s=self._deadline_s
             ),
             as_whole_list=as_whole_list,
         )
 
-    async def read_whole(self, call: Call, request: SubresourceRequest) -> dict[str, Any]:
+    async def read_subresource(self, call: Call, request: SubresourceRequest) -> dict[str, Any]:
         """Reads Twilio's whole answer and returns its JSON object."""
-        return await _read_document(self.read(call, request, as_whole_list=request.operation.action == "list"))
+        return await _read_json_object(self.stream_subresource(call, request, as_whole_list=request.operation.action == "list"))
 
-    async def change(self, caller: Caller, call: Call, request: SubresourceRequest) -> UpstreamResponse:
+    async def change_subresource(self, caller: Caller, call: Call, request: SubresourceRequest) -> TwilioChangeResponse:
         """Creates, updates or deletes an item, such as a recording.
 
         Writes an event of the call before the request is sent, and another with the result. Raises ActionUnknown when Twilio
@@ -112,8 +112,8 @@ class SubresourceService:
             raise TenantSuspended
         fields, repeatable = request.fields_with_idempotency_key(call)
 
-        async def send_request(credential: Credential) -> UpstreamResponse:
-            return await self._forwarding.change(
+        async def send_request(credential: Credential) -> TwilioChangeResponse:
+            return await self._forwarding.change_subresource(
                 credential, request.operation, str(call.sid), request.sid, fields, deadline_s=self._deadline_s
             )
 
@@ -126,19 +126,19 @@ class SubresourceService:
             except TwilioError as error:
                 await self._record_result(call, request, event_data_of_error(error))
                 if isinstance(error, TwilioOutcomeUnknown):
-                    raise indeterminate_error(call, repeatable=repeatable) from error
+                    raise action_unknown_error(call, repeatable=repeatable) from error
                 raise error_for_client(call.id, error) from error
         await self._record_result(call, request, {"result": "done", "status": response.status} | event_data_of_answer(response))
         return response
 
     @asynccontextmanager
-    async def media(self, call: Call, media: MediaRequest) -> AsyncIterator[StreamedResponse]:
+    async def stream_recording_media(self, call: Call, media: MediaRequest) -> AsyncIterator[StreamedResponse]:
         """Yields Twilio's answer with the audio of a recording, whose body can be streamed.
 
         Raises SubresourceNotFound if the call has no such recording.
         """
         # Raises SubresourceNotFound unless the recording belongs to this call.
-        await self.read_whole(call, SubresourceRequest(_FETCH_RECORDING, media.recording_sid, ()))
+        await self.read_subresource(call, SubresourceRequest(_FETCH_RECORDING, media.recording_sid, ()))
         async with self._media(call, media) as response:
             yield response
 
@@ -158,35 +158,37 @@ class SubresourceService:
         self, caller: Caller, account_id: UUID, account_sid: str, recording_sid: str
     ) -> tuple[Call, dict[str, Any]]:
         """Returns the call that was recorded, and the recording. Raises SubresourceNotFound if the call is not the tenant's."""
-        answer = self._open(
+        answer = self._send_read_request(
             caller.tenant_id,
             account_id,
-            lambda credential: self._forwarding.read(
+            lambda credential: self._forwarding.stream_subresource(
                 credential, _FETCH_RECORDING, None, recording_sid, (), deadline_s=self._deadline_s
             ),
         )
-        recording = await _read_document(answer)
+        recording = await _read_json_object(answer)
         try:
-            return await self.started_call(caller, str(recording.get("call_sid")), account_sid=account_sid), recording
+            return await self.require_started_call(caller, str(recording.get("call_sid")), account_sid=account_sid), recording
         except CallNotFound:
             raise SubresourceNotFound from None
 
-    async def child_legs(self, caller: Caller, account_sid: str, parent_sid: str, query: QueryPairs) -> dict[str, Any] | None:
+    async def list_child_legs(
+        self, caller: Caller, account_sid: str, parent_sid: str, query: QueryPairs
+    ) -> dict[str, Any] | None:
         """Returns Twilio's list of the calls that the call `parent_sid` has started (`<Dial>`).
 
         Returns None if the tenant has no call `parent_sid` in this account.
         """
         try:
-            parent = await self.started_call(caller, parent_sid, account_sid=account_sid)
+            parent = await self.require_started_call(caller, parent_sid, account_sid=account_sid)
         except CallNotFound:
             return None
-        answer = self._open(
+        answer = self._send_read_request(
             caller.tenant_id,
             parent.account_id,
             lambda credential: self._forwarding.list_calls(credential, query, deadline_s=self._deadline_s),
             as_whole_list=True,
         )
-        page = await _read_document(answer)
+        page = await _read_json_object(answer)
         legs = page.get("calls")
         if not isinstance(legs, list):
             raise unreachable_error()
@@ -196,16 +198,16 @@ class SubresourceService:
 
     def _media(self, call: Call, media: MediaRequest) -> AbstractAsyncContextManager[StreamedResponse]:
         """Returns a context manager that yields the audio of a recording, which must be known to be one of this call."""
-        return self._open(
+        return self._send_read_request(
             call.tenant_id,
             call.account_id,
-            lambda credential: self._forwarding.media(
+            lambda credential: self._forwarding.stream_recording_media(
                 credential, media.recording_sid, media.suffix, media.query, media.headers, deadline_s=self._deadline_s
             ),
         )
 
     @asynccontextmanager
-    async def _open(
+    async def _send_read_request(
         self,
         tenant_id: str,
         account_id: UUID,
@@ -231,7 +233,7 @@ class SubresourceService:
             yield response
 
     async def _credentials(self, account_id: UUID) -> Sequence[Credential]:
-        credentials = await self._tenants.credentials(account_id)
+        credentials = await self._tenants.active_credentials(account_id)
         if not credentials:
             raise NoUsableCredentials
         return credentials
@@ -255,7 +257,7 @@ class SubresourceService:
             logger.error("subresource_event_lost", call_id=str(call.id), **data)
 
 
-async def _read_document(answer: AbstractAsyncContextManager[StreamedResponse]) -> dict[str, Any]:
+async def _read_json_object(answer: AbstractAsyncContextManager[StreamedResponse]) -> dict[str, Any]:
     try:
         async with answer as response:
             body = b"".join([chunk async for chunk in response.chunks])

@@ -11,7 +11,7 @@ AllowedClients = Literal["tenant", "operator", "any"]
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class RouteAccess:
     """The clients that a route accepts, and the scope they need. A route whose `scope` is None is public and needs no key."""
 
     scope: Scope | None
@@ -20,10 +20,10 @@ class Access:
     """A scope that an operator may have instead of `scope`."""
 
 
-PUBLIC: Final = Access(None)
+PUBLIC: Final = RouteAccess(None)
 
 
-def authorize(client: Caller | OperatorCaller, access: Access) -> None:
+def authorize(client: Caller | OperatorCaller, access: RouteAccess) -> None:
     """Checks that a client may use a route.
 
     Raises TenantKeyRequired or OperatorKeyRequired for the wrong kind of client, then ScopeRequired for a missing scope.

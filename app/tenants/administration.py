@@ -18,7 +18,7 @@ from app.tenants.administration_sip import SipCredentialAdministration
 from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.administration_workloads import WorkloadAdministration
 from app.tenants.callback_settings import CallbackFormat
-from app.tenants.errors import InvalidMember, ResourceExists, VersionOutdated, no_tenant
+from app.tenants.errors import InvalidMember, ResourceExists, TenantVersionOutdated, no_such_tenant
 from app.tenants.names import check_tenant_name
 from app.tenants.postponed_calls import make_calls_due
 from app.tenants.stored_secrets import callback_secret_identity, generate_callback_secret
@@ -59,7 +59,7 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         check_tenant_name(name)
         tenant = await store.insert_tenant(connection, tenant_id, name=name)
         if tenant is not None:
-            await self._record(connection, "tenant.create", tenant_id, tenant_id)
+            await self._record_audit_event(connection, "tenant.create", tenant_id, tenant_id)
         return tenant
 
     async def list_tenants(self, *, after: str | None = None, limit: int | None = None) -> list[TenantRow]:
@@ -71,7 +71,7 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         async with self.database.transaction() as connection:
             return await self._require_tenant(connection, tenant_id)
 
-    async def suspend_tenant(self, tenant_id: str, *, suspended: bool) -> TenantRow:
+    async def set_tenant_suspended(self, tenant_id: str, *, suspended: bool) -> TenantRow:
         """Suspends or resumes a tenant. A suspended tenant cannot create calls, but can read its data. Idempotent."""
         return await self.update_tenant(tenant_id, TenantSettings(suspended=suspended))
 
@@ -80,8 +80,8 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
     ) -> TenantRow:
         """Changes the settings that are in `changes`, and returns the tenant.
 
-        Changed hours also apply to scheduled calls that already wait. With `expected_versions`, raises VersionOutdated unless
-        the tenant has one of these versions (`TenantRow.version`).
+        Changed hours also apply to scheduled calls that already wait. With `expected_versions`, raises TenantVersionOutdated
+        unless the tenant has one of these versions (`TenantRow.version`).
         """
         tenant = await self.store_settings(tenant_id, changes, expected_versions=expected_versions)
         # Do this even if the hours are the same: an earlier request may have stored them and then failed here.
@@ -99,7 +99,7 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         async with self.database.transaction() as connection:
             tenant = await self._lock_tenant(connection, tenant_id)
             if expected_versions is not None and tenant.version not in expected_versions:
-                raise VersionOutdated(f"tenant {tenant_id} was changed meanwhile")
+                raise TenantVersionOutdated(f"tenant {tenant_id} was changed meanwhile")
             return await self._store_settings(connection, tenant, changes)
 
     async def _store_settings(self, connection: Connection, tenant: TenantRow, settings: TenantSettings) -> TenantRow:
@@ -117,10 +117,10 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         _check_settings(all_settings)
         updated = await store.update_settings(connection, tenant.id, all_settings)
         if others := [member for member in changed if member != "suspended"]:
-            await self._record(connection, "tenant.update", tenant.id, tenant.id, others)
+            await self._record_audit_event(connection, "tenant.update", tenant.id, tenant.id, others)
         if "suspended" in changed:
             action: AuditAction = "tenant.suspend" if all_settings["suspended"] else "tenant.resume"
-            await self._record(connection, action, tenant.id, tenant.id)
+            await self._record_audit_event(connection, action, tenant.id, tenant.id)
         return updated
 
     async def configure_callbacks(
@@ -157,14 +157,14 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         sealed = self.keyring.seal(secret, identity=callback_secret_identity(tenant_id))
         async with self.database.transaction() as connection:
             if not await store.update_callback_secret(connection, tenant_id, sealed):
-                raise no_tenant(tenant_id)
-            await self._record(connection, "tenant.update", tenant_id, tenant_id, ["callback_secret"])
+                raise no_such_tenant(tenant_id)
+            await self._record_audit_event(connection, "tenant.update", tenant_id, tenant_id, ["callback_secret"])
         return secret
 
     async def _lock_tenant(self, connection: Connection, tenant_id: str) -> TenantRow:
         tenant = await store.lock_tenant(connection, tenant_id)
         if tenant is None:
-            raise no_tenant(tenant_id)
+            raise no_such_tenant(tenant_id)
         return tenant
 
 

@@ -56,7 +56,7 @@ class AccountAdministration(Administration):
                 connection, uuid7(), tenant_id=tenant_id, account_sid=account_sid, base_url=base_url
             )
             if account is not None:
-                await self._record(connection, "account.create", tenant_id, account_sid)
+                await self._record_audit_event(connection, "account.create", tenant_id, account_sid)
                 return account, [await self._insert_credential(connection, account, secret=secret, key_sid=key_sid)], True
             account = await self._lock_account(connection, tenant_id, account_sid)
             if base_url not in (None, account.base_url):
@@ -112,7 +112,7 @@ class AccountAdministration(Administration):
                 raise NoSuchResource("credential", f"tenant {tenant_id} has no credential {credential_id}: {advice}")
             if credential.revoked_at is None:
                 credential = await store.revoke_credential(connection, credential_id)
-                await self._record(connection, "credential.revoke", tenant_id, str(credential_id))
+                await self._record_audit_event(connection, "credential.revoke", tenant_id, str(credential_id))
         return credential
 
     async def _upsert_account(
@@ -126,14 +126,14 @@ class AccountAdministration(Administration):
             connection, uuid7(), tenant_id=tenant_id, account_sid=account_sid, base_url=base_url
         )
         if account is not None:
-            await self._record(connection, "account.create", tenant_id, account_sid)
+            await self._record_audit_event(connection, "account.create", tenant_id, account_sid)
             return account
         return await self._set_base_url(connection, await self._lock_account(connection, tenant_id, account_sid), base_url)
 
     async def _set_base_url(self, connection: Connection, account: AccountRow, base_url: str | None) -> AccountRow:
         if base_url is not None and account.base_url != base_url:
             account = await store.set_base_url(connection, account.id, base_url)
-            await self._record(connection, "account.update", account.tenant_id, account.account_sid, ["base_url"])
+            await self._record_audit_event(connection, "account.update", account.tenant_id, account.account_sid, ["base_url"])
         return account
 
     async def _lock_account(self, connection: Connection, tenant_id: str, account_sid: str) -> AccountRow:
@@ -158,7 +158,7 @@ class AccountAdministration(Administration):
             username=key_sid or account.account_sid,
             sealed_secret=self.keyring.seal(secret, identity=credential_identity(credential_id)),
         )
-        await self._record(connection, "credential.add", account.tenant_id, str(credential_id))
+        await self._record_audit_event(connection, "credential.add", account.tenant_id, str(credential_id))
         return credential
 
     async def _find_by_secret(
@@ -168,7 +168,7 @@ class AccountAdministration(Administration):
         username = key_sid or account.account_sid
         sealed_secrets = await store.find_active_secrets(connection, account.id, username=username)
         for credential in await store.list_credentials(connection, [account.id]):
-            if credential.id in sealed_secrets and self.keyring.is_seal_of(
+            if credential.id in sealed_secrets and self.keyring.is_sealed_form_of(
                 sealed_secrets[credential.id], secret, identity=credential_identity(credential.id)
             ):
                 return credential

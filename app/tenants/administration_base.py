@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.audit.events import Actor, AuditAction
-from app.audit.store import record
+from app.audit.store import record_audit_event
 from app.database.connection import Connection
-from app.database.pool import Transactions
+from app.database.pool import TransactionRunner
 from app.security.keyring import Keyring
 from app.tenants.administration_store import TenantRow, find_tenant
-from app.tenants.errors import no_tenant
+from app.tenants.errors import no_such_tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +19,18 @@ class Administration:
     The audit log records `actor` with each change.
     """
 
-    database: Transactions
+    database: TransactionRunner
     keyring: Keyring
     actor: Actor
 
-    async def _record(
+    async def _record_audit_event(
         self, connection: Connection, action: AuditAction, tenant_id: str | None, subject: str, changed: Sequence[str] = ()
     ) -> None:
         """Writes a change to the audit log, in the same transaction. `record` in app.audit.store describes the arguments."""
-        await record(connection, self.actor, action=action, tenant_id=tenant_id, subject=subject, changed=changed)
+        await record_audit_event(connection, self.actor, action=action, tenant_id=tenant_id, subject=subject, changed=changed)
 
     async def _require_tenant(self, connection: Connection, tenant_id: str) -> TenantRow:
         tenant = await find_tenant(connection, tenant_id)
         if tenant is None:
-            raise no_tenant(tenant_id)
+            raise no_such_tenant(tenant_id)
         return tenant

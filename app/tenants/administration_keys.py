@@ -15,11 +15,11 @@ from app.tenants import administration_store as store
 from app.tenants.administration_base import Administration
 from app.tenants.administration_store import KeyRow
 from app.tenants.api_keys import DEFAULT_KEY_LIFETIME, KeyFormat, generate_key, key_prefix
-from app.tenants.caller import Caller, OperatorCaller, require_grantable
+from app.tenants.caller import Caller, OperatorCaller, require_grantable_scopes
 from app.tenants.errors import NoSuchResource
 from app.tenants.names import check_key_name
 from app.tenants.rotation_store import transaction_start
-from app.tenants.scopes import ALL_SCOPES, DEFAULT_SCOPES, Scope, in_order
+from app.tenants.scopes import ALL_SCOPES, DEFAULT_SCOPES, Scope, sort_scopes
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class KeyAdministration(Administration):
         idempotency_key: str | None,
     ) -> tuple[KeyRow, str | None]:
         wanted = frozenset(scopes or (ALL_SCOPES if tenant_id is None else DEFAULT_SCOPES))
-        require_grantable(creator, wanted, tenant_id=tenant_id)
+        require_grantable_scopes(creator, wanted, tenant_id=tenant_id)
         check_key_name(name)
         key = generate_key(key_format)
         async with self.database.transaction() as connection:
@@ -105,7 +105,7 @@ class KeyAdministration(Administration):
                 connection,
                 uuid7(),
                 tenant_id=tenant_id,
-                scopes=in_order(wanted),
+                scopes=sort_scopes(wanted),
                 name=name,
                 prefix=key_prefix(key),
                 keyed_hash=self.keyring.keyed_hash(key.encode()),
@@ -113,11 +113,11 @@ class KeyAdministration(Administration):
                 idempotency_key=idempotency_key,
             )
             if row is not None:
-                await self._record(connection, "key.create", tenant_id, row.prefix)
+                await self._record_audit_event(connection, "key.create", tenant_id, row.prefix)
                 return row, key
             existing = await store.find_key_by_idempotency_key(connection, tenant_id, idempotency_key)
         expires_at = expires_at or self._default_expiry(existing.created_at)
-        if (existing.name, existing.scopes, existing.expires_at) != (name, in_order(wanted), expires_at):
+        if (existing.name, existing.scopes, existing.expires_at) != (name, sort_scopes(wanted), expires_at):
             raise IdempotencyKeyReused("This Idempotency-Key was used to create another API key.")
         return existing, None
 
@@ -145,5 +145,5 @@ class KeyAdministration(Administration):
                 raise NoSuchResource("key", f"there is no key {prefix}: see `callgate keys list`")
             if key.revoked_at is None:
                 key = await store.revoke_key(connection, key.id)
-                await self._record(connection, "key.revoke", key.tenant_id, key.prefix)
+                await self._record_audit_event(connection, "key.revoke", key.tenant_id, key.prefix)
         return key

@@ -20,7 +20,7 @@ from app.tenants import administration_store as store
 from app.tenants.administration_accounts import AccountAdministration, check_sids
 from app.tenants.administration_store import AccountRow, CredentialRow
 from app.tenants.errors import NoSuchResource, OperatorError
-from app.tenants.rotation_store import mark_rejected, move_credential, transaction_start
+from app.tenants.rotation_store import mark_rejected, set_credential_place, transaction_start
 from app.tenants.stored_secrets import credential_identity
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
 from app.twilio.schemas import Credential
@@ -29,7 +29,7 @@ RotationStep = Literal["promote", "wait", "done"]
 
 
 @dataclass(frozen=True, slots=True)
-class Replacement:
+class CredentialReplacement:
     """A rotation of a Twilio credential that has begun. Both credentials are active, and requests try `new` before `old`."""
 
     account: AccountRow
@@ -56,7 +56,9 @@ class CredentialRotation(AccountAdministration):
     check_credential: Callable[[Credential], Awaitable[None]]
     """A function that raises TwilioError unless Twilio accepts the credential."""
 
-    async def find(self, tenant_id: str, *, account_sid: str, key_sid: str | None, old_id: UUID | None) -> Replacement | None:
+    async def find_replacement(
+        self, tenant_id: str, *, account_sid: str, key_sid: str | None, old_id: UUID | None
+    ) -> CredentialReplacement | None:
         """Returns the unfinished replacement of a credential of this account; None if no replacement is in progress.
 
         `key_sid` is the SID of the new Twilio API key, or None if an auth token is being replaced. If several replacements are
@@ -68,7 +70,7 @@ class CredentialRotation(AccountAdministration):
             account = await self._lock_account(connection, tenant_id, account_sid)
             credentials = await _active_credentials_of_kind(connection, account, key_sid)
         pairs = [
-            Replacement(account, old, new)
+            CredentialReplacement(account, old, new)
             for old in credentials
             for new in credentials
             if old.place == new.place
@@ -85,9 +87,9 @@ class CredentialRotation(AccountAdministration):
         newest = max(pairs, key=lambda pair: pair.new.preferred_at or pair.new.created_at).new
         return min((pair for pair in pairs if pair.new.id == newest.id), key=lambda pair: pair.old.id)
 
-    async def begin(
+    async def begin_replacement(
         self, tenant_id: str, *, account_sid: str, key_sid: str | None, secret: str, old_id: UUID | None
-    ) -> Replacement | None:
+    ) -> CredentialReplacement | None:
         """Stores a new credential that Twilio accepts, and puts it before the old credential in the order of use.
 
         `old_id` is the id of the old credential. It may be None if the account has only one other credential of the same kind.
@@ -98,25 +100,29 @@ class CredentialRotation(AccountAdministration):
         Twilio refuses the new credential or does not answer, or if it is unclear which credential is the old one.
         """
         async with self.database.transaction() as connection:
-            account, stored, old = await self._read_rotation(connection, tenant_id, account_sid, key_sid, secret, old_id)
+            account, stored, old = await self._find_new_and_old_credential(
+                connection, tenant_id, account_sid, key_sid, secret, old_id
+            )
         if old is None:
             return None
-        await self._require_accepted(
+        await self._require_accepted_by_twilio(
             Credential(account_sid, key_sid or account_sid, SecretStr(secret), account.base_url),
             "Twilio refuses the new credential: nothing was changed",
         )
         async with self.database.transaction() as connection:
-            account, stored, still_old = await self._read_rotation(connection, tenant_id, account_sid, key_sid, secret, old_id)
+            account, stored, still_old = await self._find_new_and_old_credential(
+                connection, tenant_id, account_sid, key_sid, secret, old_id
+            )
             if still_old is None or still_old.id != old.id:
                 raise OperatorError("the account's credentials were changed meanwhile: run the command again")
             if stored is None:
                 stored = await self._insert_credential(connection, account, secret=secret, key_sid=key_sid)
-            await move_credential(connection, stored.id, place=old.place)
-            await self._record(connection, "credential.update", tenant_id, str(stored.id), ["place"])
-            active = await self._active_by_id(connection, account)
-        return Replacement(account, old, active[stored.id])
+            await set_credential_place(connection, stored.id, place=old.place)
+            await self._record_audit_event(connection, "credential.update", tenant_id, str(stored.id), ["place"])
+            active = await self._active_credentials_by_id(connection, account)
+        return CredentialReplacement(account, old, active[stored.id])
 
-    async def advance(self, replacement: Replacement, *, min_unused_time: timedelta) -> RotationProgress:
+    async def advance_replacement(self, replacement: CredentialReplacement, *, min_unused_time: timedelta) -> RotationProgress:
         """Revokes the old credential if it is not needed any more. Returns the state of the rotation.
 
         An old auth token is needed while Twilio accepts it. Every old credential is needed until it has been unused for
@@ -127,29 +133,29 @@ class CredentialRotation(AccountAdministration):
         decrypted = await self._decrypt(account, new)
         if decrypted is None:
             raise OperatorError(f"the stored secret of credential {new.id} cannot be opened: revoke it and begin again")
-        await self._require_accepted(
+        await self._require_accepted_by_twilio(
             decrypted, f"Twilio refuses the new credential {new.id}: the old one stays; revoke the new one and begin again"
         )
-        is_promotion_needed = old.kind == "auth_token" and await self._is_accepted(account, old)
+        is_promotion_needed = old.kind == "auth_token" and await self._is_accepted_by_twilio(account, old)
         async with self.database.transaction() as connection:
             await self._lock_account(connection, account.tenant_id, account.account_sid)
             if old.kind == "auth_token" and not is_promotion_needed:
                 await mark_rejected(connection, old.id, reason=TwilioCredentialRejected.reason)
-            active = await self._active_by_id(connection, account)
+            active = await self._active_credentials_by_id(connection, account)
             if not {old.id, new.id} <= active.keys():
-                raise _revoked_meanwhile()
+                raise _revoked_meanwhile_error()
             _require_not_rejected(active[new.id])
             old = active[old.id]
             if is_promotion_needed:
                 return RotationProgress("promote", old)
-            revoke_at = _last_needed_at(old, active[new.id]) + min_unused_time
+            revoke_at = _old_credential_needed_until(old, active[new.id]) + min_unused_time
             if await transaction_start(connection) < revoke_at:
                 return RotationProgress("wait", old, revoke_at)
             old = await store.revoke_credential(connection, old.id)
-            await self._record(connection, "credential.revoke", account.tenant_id, str(old.id))
+            await self._record_audit_event(connection, "credential.revoke", account.tenant_id, str(old.id))
         return RotationProgress("done", old)
 
-    async def _read_rotation(
+    async def _find_new_and_old_credential(
         self, connection: Connection, tenant_id: str, account_sid: str, key_sid: str | None, secret: str, old_id: UUID | None
     ) -> tuple[AccountRow, CredentialRow | None, CredentialRow | None]:
         """Returns the account, the new credential (None if it is not stored yet) and the credential to replace, if any."""
@@ -158,12 +164,12 @@ class CredentialRotation(AccountAdministration):
         if stored is not None and stored.preferred_at is not None and old_id is None:
             return account, stored, None
         credentials = await _active_credentials_of_kind(connection, account, key_sid)
-        return account, stored, _choose_old(account, credentials, stored, old_id)
+        return account, stored, _choose_credential_to_replace(account, credentials, stored, old_id)
 
-    async def _active_by_id(self, connection: Connection, account: AccountRow) -> dict[UUID, CredentialRow]:
+    async def _active_credentials_by_id(self, connection: Connection, account: AccountRow) -> dict[UUID, CredentialRow]:
         return {each.id: each for each in await store.list_credentials(connection, [account.id])}
 
-    async def _is_accepted(self, account: AccountRow, credential: CredentialRow) -> bool:
+    async def _is_accepted_by_twilio(self, account: AccountRow, credential: CredentialRow) -> bool:
         """Returns whether Twilio accepts a stored credential. Raises OperatorError if Twilio does not answer.
 
         Returns False if the credential's secret cannot be decrypted, because such a credential cannot be used.
@@ -176,24 +182,24 @@ class CredentialRotation(AccountAdministration):
         except TwilioCredentialRejected:
             return False
         except TwilioError as error:
-            raise _twilio_unavailable(error) from None
+            raise _twilio_unavailable_error(error) from None
         return True
 
-    async def _require_accepted(self, credential: Credential, refusal: str) -> None:
+    async def _require_accepted_by_twilio(self, credential: Credential, refusal: str) -> None:
         """Raises OperatorError if Twilio refuses the credential (`refusal` is then the message) or does not answer."""
         try:
             await self.check_credential(credential)
         except TwilioCredentialRejected:
             raise OperatorError(refusal) from None
         except TwilioError as error:
-            raise _twilio_unavailable(error) from None
+            raise _twilio_unavailable_error(error) from None
 
     async def _decrypt(self, account: AccountRow, credential: CredentialRow) -> Credential | None:
         """Returns an active credential with its decrypted secret; None if the secret cannot be decrypted."""
         async with self.database.transaction() as connection:
             sealed = await store.find_active_secrets(connection, account.id, username=credential.username)
         if credential.id not in sealed:
-            raise _revoked_meanwhile()
+            raise _revoked_meanwhile_error()
         try:
             secret = self.keyring.unseal(sealed[credential.id], identity=credential_identity(credential.id))
         except SecretUnreadable:
@@ -211,7 +217,7 @@ def _is_tried_before(one: CredentialRow, other: CredentialRow) -> bool:
     return one.preferred_at is not None and (other.preferred_at is None or other.preferred_at < one.preferred_at)
 
 
-def _choose_old(
+def _choose_credential_to_replace(
     account: AccountRow, credentials: Sequence[CredentialRow], stored: CredentialRow | None, old_id: UUID | None
 ) -> CredentialRow | None:
     """Returns the credential to replace: the one with the id `old_id` or, if that is None, the account's only other credential.
@@ -248,7 +254,7 @@ def _require_not_rejected(new: CredentialRow) -> None:
         )
 
 
-def _last_needed_at(old: CredentialRow, new: CredentialRow) -> datetime:
+def _old_credential_needed_until(old: CredentialRow, new: CredentialRow) -> datetime:
     """Returns the time until which the old credential was needed: the latest of up to three times.
 
     These are its last use, the time when the new credential was put before it in the order of use and, for an auth token, the
@@ -262,9 +268,9 @@ def _ids_text(credentials: Sequence[CredentialRow]) -> str:
     return " or ".join(str(credential.id) for credential in credentials)
 
 
-def _revoked_meanwhile() -> OperatorError:
+def _revoked_meanwhile_error() -> OperatorError:
     return OperatorError("one of both credentials was revoked meanwhile: run the command again")
 
 
-def _twilio_unavailable(error: TwilioError) -> OperatorError:
+def _twilio_unavailable_error(error: TwilioError) -> OperatorError:
     return OperatorError(f"Twilio could not be asked ({error.reason}), so nothing more was done: run the command again")

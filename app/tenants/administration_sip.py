@@ -42,7 +42,7 @@ class SipCredentialAdministration(Administration):
                 connection, credential_id, tenant_id=tenant_id, name=name, **self._seal(credential_id, username, password)
             )
             if credential is not None:
-                await self._record(connection, "sip_credential.create", tenant_id, name)
+                await self._record_audit_event(connection, "sip_credential.create", tenant_id, name)
                 return credential, True
             stored = await store.lock_sip_credential(connection, tenant_id=tenant_id, name=name)
         if stored is None or not is_same_sip_auth(self.keyring, stored, username, password):
@@ -59,14 +59,14 @@ class SipCredentialAdministration(Administration):
             stored = await store.lock_sip_credential(connection, tenant_id=tenant_id, name=name)
             if stored is None:
                 await self._require_tenant(connection, tenant_id)
-                raise _no_credential(tenant_id, name)
+                raise _no_such_sip_credential(tenant_id, name)
             if is_same_sip_auth(self.keyring, stored, username, password):
                 return stored.credential
             credential_id = stored.credential.id
             credential = await store.update_sip_credential(
                 connection, credential_id, **self._seal(credential_id, username, password)
             )
-            await self._record(connection, "sip_credential.update", tenant_id, name, ["username", "password"])
+            await self._record_audit_event(connection, "sip_credential.update", tenant_id, name, ["username", "password"])
         return credential
 
     async def list_sip_credentials(
@@ -86,8 +86,8 @@ class SipCredentialAdministration(Administration):
             credential = await store.delete_sip_credential(connection, tenant_id=tenant_id, name=name)
             if credential is None:
                 await self._require_tenant(connection, tenant_id)
-                raise _no_credential(tenant_id, name)
-            await self._record(connection, "sip_credential.delete", tenant_id, name)
+                raise _no_such_sip_credential(tenant_id, name)
+            await self._record_audit_event(connection, "sip_credential.delete", tenant_id, name)
         return credential
 
     def _seal(self, credential_id: UUID, username: str, password: str) -> dict[str, bytes]:
@@ -103,8 +103,8 @@ def is_same_sip_auth(keyring: Keyring, stored: SealedSipAuth, username: str, pas
     Returns False if the stored credential cannot be decrypted.
     """
     credential_id = stored.credential.id
-    has_username = keyring.is_seal_of(stored.username, username, identity=sip_username_identity(credential_id))
-    has_password = keyring.is_seal_of(stored.password, password, identity=sip_password_identity(credential_id))
+    has_username = keyring.is_sealed_form_of(stored.username, username, identity=sip_username_identity(credential_id))
+    has_password = keyring.is_sealed_form_of(stored.password, password, identity=sip_password_identity(credential_id))
     return has_username and has_password
 
 
@@ -126,6 +126,6 @@ def sip_auth_errors(username: str, password: str) -> Iterator[tuple[str, str, st
                 yield pointer, finding.code, finding.detail
 
 
-def _no_credential(tenant_id: str, name: str) -> NoSuchResource:
+def _no_such_sip_credential(tenant_id: str, name: str) -> NoSuchResource:
     advice = f"see `callgate sip-credentials list {tenant_id}`"
     return NoSuchResource("SIP credential", f"tenant {tenant_id} has no SIP credential {name!r}: {advice}")

@@ -52,7 +52,7 @@ class TenantRow:
     """When scheduled calls may ring, as `Hours.to_json` (app.scheduling.hours) returns it. None means at any time."""
 
     @classmethod
-    def of(cls, *values: Any) -> "TenantRow":
+    def from_columns(cls, *values: Any) -> "TenantRow":
         """Returns a row made from the values of TENANT_COLUMNS, in the order of these columns."""
         *others, hours = values
         return cls(*(*others, None if hours is None else json.loads(hours)))
@@ -137,29 +137,31 @@ KEY_COLUMNS = """id, tenant_id, scopes, name, prefix, created_at, expires_at, re
 async def insert_tenant(connection: Connection, tenant_id: str, *, name: str) -> TenantRow | None:
     """Inserts a tenant and returns its row. Returns None if the tenant exists already."""
     statement = f"INSERT INTO tenant (id, name) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING RETURNING {TENANT_COLUMNS}"
-    return _to_row(TenantRow.of, await connection.fetchrow(statement, tenant_id, name))
+    return _to_row(TenantRow.from_columns, await connection.fetchrow(statement, tenant_id, name))
 
 
 async def list_tenants(connection: Connection, *, after: str | None, limit: int | None) -> list[TenantRow]:
     """Returns up to `limit` tenants (all if None), sorted by id. If `after` is given, returns only those with a later id."""
     statement = f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id > $1 ORDER BY id LIMIT $2"
-    return [TenantRow.of(*row) for row in await connection.fetch(statement, after or "", limit)]
+    return [TenantRow.from_columns(*row) for row in await connection.fetch(statement, after or "", limit)]
 
 
 async def find_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
-    return _to_row(TenantRow.of, await connection.fetchrow(f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1", tenant_id))
+    return _to_row(
+        TenantRow.from_columns, await connection.fetchrow(f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1", tenant_id)
+    )
 
 
 async def lock_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
     """Returns the tenant, and locks its row until the transaction ends. Returns None if the tenant does not exist."""
     statement = f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1 FOR NO KEY UPDATE"
-    return _to_row(TenantRow.of, await connection.fetchrow(statement, tenant_id))
+    return _to_row(TenantRow.from_columns, await connection.fetchrow(statement, tenant_id))
 
 
 async def find_tenants(connection: Connection, tenant_ids: Sequence[str], *, lock: bool) -> list[TenantRow]:
     """Returns the tenants with these ids, sorted by id. Ignores unknown ids. If `lock` is true, locks them in this order."""
     statement = f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = ANY ($1) ORDER BY id{' FOR NO KEY UPDATE' if lock else ''}"
-    return [TenantRow.of(*row) for row in await connection.fetch(statement, tenant_ids)]
+    return [TenantRow.from_columns(*row) for row in await connection.fetch(statement, tenant_ids)]
 
 
 async def update_settings(connection: Connection, tenant_id: str, settings: TenantSettings) -> TenantRow:
@@ -170,7 +172,7 @@ async def update_settings(connection: Connection, tenant_id: str, settings: Tena
     hours = None if settings["hours"] is None else json.dumps(settings["hours"])
     callbacks = settings["status_callback"], settings["status_callback_method"], settings["status_callback_events"]
     values = settings["name"], settings["suspended"], *callbacks, settings["callback_format"], settings["max_in_flight"], hours
-    return TenantRow.of(*await connection.fetchrow(statement, tenant_id, *values))
+    return TenantRow.from_columns(*await connection.fetchrow(statement, tenant_id, *values))
 
 
 async def update_callback_secret(connection: Connection, tenant_id: str, sealed_secret: bytes) -> bool:

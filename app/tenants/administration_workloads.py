@@ -9,11 +9,11 @@ from uuid_utils.compat import uuid7
 from app.errors import OperatorKeyRequired
 from app.tenants import workload_store as store
 from app.tenants.administration_base import Administration
-from app.tenants.caller import Caller, OperatorCaller, require_grantable, workload_name
+from app.tenants.caller import Caller, OperatorCaller, require_grantable_scopes, workload_name
 from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
-from app.tenants.scopes import ALL_SCOPES, DEFAULT_SCOPES, Scope, in_order
+from app.tenants.scopes import ALL_SCOPES, DEFAULT_SCOPES, Scope, sort_scopes
 from app.tenants.workload_store import WorkloadRow
-from app.workloads.service_accounts import ServiceAccount, is_namespace, is_service_account
+from app.workloads.service_accounts import ServiceAccount, is_namespace_name, is_service_account_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +37,18 @@ class WorkloadAdministration(Administration):
         """
         if isinstance(creator, Caller):
             raise OperatorKeyRequired("Only an operator decides for which tenant a service account acts.")
-        _require_valid(account)
+        _require_valid_service_account(account)
         wanted = frozenset(scopes or (ALL_SCOPES if tenant_id is None else DEFAULT_SCOPES))
-        require_grantable(creator, wanted, tenant_id=tenant_id)
+        require_grantable_scopes(creator, wanted, tenant_id=tenant_id)
         async with self.database.transaction() as connection:
             if tenant_id is not None:
                 await self._require_tenant(connection, tenant_id)
-            created = await store.insert_workload(connection, uuid7(), account, tenant_id=tenant_id, scopes=in_order(wanted))
+            created = await store.insert_workload(connection, uuid7(), account, tenant_id=tenant_id, scopes=sort_scopes(wanted))
             if created is not None:
-                await self._record(connection, "workload.create", tenant_id, _audit_subject(created))
+                await self._record_audit_event(connection, "workload.create", tenant_id, _audit_subject(created))
                 return created, True
             existing = await store.find_workload(connection, account)
-        if existing is None or (existing.tenant_id, existing.scopes) != (tenant_id, in_order(wanted)):
+        if existing is None or (existing.tenant_id, existing.scopes) != (tenant_id, sort_scopes(wanted)):
             whom = "another tenant or for operators" if existing and existing.tenant_id != tenant_id else "it with other scopes"
             raise ResourceExists(f"The service account acts for {whom} already. Delete that workload first.")
         return existing, False
@@ -75,7 +75,7 @@ class WorkloadAdministration(Administration):
             workload = await store.delete_workload(connection, workload_id, tenant_id=tenant_id)
             if workload is None:
                 raise NoSuchResource("workload", f"there is no workload {workload_id}: see `callgate workloads list`")
-            await self._record(connection, "workload.delete", workload.tenant_id, _audit_subject(workload))
+            await self._record_audit_event(connection, "workload.delete", workload.tenant_id, _audit_subject(workload))
         return workload
 
 
@@ -83,12 +83,12 @@ def _audit_subject(workload: WorkloadRow) -> str:
     return workload_name(workload.namespace, workload.service_account)
 
 
-def _require_valid(account: ServiceAccount) -> None:
+def _require_valid_service_account(account: ServiceAccount) -> None:
     """Raises InvalidMember if the issuer is missing, or if the namespace or the name is invalid."""
     if not account.issuer:
         raise InvalidMember("/issuer", "missing", "a workload needs an issuer: give one, or set CALLGATE_WORKLOAD_ISSUER")
-    if not is_namespace(account.namespace):
+    if not is_namespace_name(account.namespace):
         raise InvalidMember("/namespace", "invalid_name", "a namespace has lower-case letters, digits and '-', at most 63")
-    if not is_service_account(account.name):
+    if not is_service_account_name(account.name):
         advice = "use lower-case letters, digits, '-' and '.', at most 253"
         raise InvalidMember("/service_account", "invalid_name", f"this is not the name of a service account: {advice}")

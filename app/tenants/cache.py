@@ -35,7 +35,7 @@ class TTLCache(Generic[Value]):
         entry = self._entries.get(name)
         return entry[1] if entry is not None and entry[0] > time.monotonic() and self._is_coherent() else None
 
-    async def get(self, name: Hashable, read: Callable[[], Awaitable[Value]]) -> Value:
+    async def get_or_read(self, name: Hashable, read: Callable[[], Awaitable[Value]]) -> Value:
         """Returns the cached value of `name`. If no valid value is cached, calls `read`, caches its result, and returns it."""
         cached = self.peek(name)
         if cached is not None:

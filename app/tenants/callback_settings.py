@@ -19,7 +19,7 @@ SETTINGS_BY_CALLBACK_MEMBER: Final = {
 """The name of the tenant's setting for each member of the JSON object `callbacks` (admin API and files of `callgate apply`)."""
 
 
-def callback_settings(members: Mapping[str, Any]) -> dict[str, Any]:
+def parse_callback_settings(members: Mapping[str, Any]) -> dict[str, Any]:
     """Converts members of the object `callbacks` to a tenant's settings. A null `url` also removes `method` and `events`."""
     removed = {"status_callback_method": None, "status_callback_events": None}
     given = {setting: members[name] for name, setting in SETTINGS_BY_CALLBACK_MEMBER.items() if name in members}

@@ -5,7 +5,7 @@ from typing import ClassVar, Final, Literal
 from uuid import UUID
 
 from app.errors import OperatorKeyRequired, ScopeRequired
-from app.tenants.scopes import ALL_SCOPES, Scope, in_order
+from app.tenants.scopes import ALL_SCOPES, Scope, sort_scopes
 
 CallerKind = Literal["key", "workload", "link", "oidc"]
 
@@ -61,7 +61,7 @@ def workload_name(namespace: str, service_account: str) -> str:
     return f"{namespace}/{service_account}"
 
 
-def require_grantable(creator: Caller | OperatorCaller, scopes: frozenset[Scope], *, tenant_id: str | None) -> None:
+def require_grantable_scopes(creator: Caller | OperatorCaller, scopes: frozenset[Scope], *, tenant_id: str | None) -> None:
     """Checks that `creator` may give `scopes` to a new API key or workload of a tenant (of an operator if `tenant_id` is None).
 
     Raises OperatorKeyRequired if `creator` acts for a tenant and the new client would not act for the same tenant. Raises
@@ -74,6 +74,6 @@ def require_grantable(creator: Caller | OperatorCaller, scopes: frozenset[Scope]
         own_scopes = creator.scopes
     else:
         own_scopes = ALL_SCOPES if tenant_id is not None and Scope.ADMIN in creator.scopes else creator.scopes
-    missing = in_order(scopes - own_scopes)
+    missing = sort_scopes(scopes - own_scopes)
     if missing:
         raise ScopeRequired(f"Only a key with the scope `{missing[0]}` can give it to another key.", scope=missing[0])

@@ -12,7 +12,7 @@ from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants.cache import TTLCache, never_coherent
 from app.tenants.callback_settings import CallbackFormat
 from app.tenants.directory_store import add_callback_secret, find_signing_settings
-from app.tenants.errors import OperatorError, no_tenant
+from app.tenants.errors import OperatorError, no_such_tenant
 from app.tenants.stored_secrets import CALLBACK_SECRET_PREFIX, callback_secret_identity, generate_callback_secret
 
 
@@ -24,7 +24,7 @@ class SigningSettings:
     secret: SecretStr
 
 
-class DeliverySigning:
+class SigningSettingsCache:
     """Reads and caches the format and the signing secret of tenants' webhooks.
 
     Uses the cache only while `is_coherent` returns true, as `TenantDirectory` does.
@@ -38,12 +38,12 @@ class DeliverySigning:
     def invalidate(self) -> None:
         self._signings.invalidate()
 
-    async def of_tenant(self, tenant_id: str) -> SigningSettings:
+    async def settings_of_tenant(self, tenant_id: str) -> SigningSettings:
         """Returns the format and the signing secret of the tenant's deliveries. Creates a secret if the tenant has none.
 
         Raises OperatorError if the tenant does not exist, or if the stored secret cannot be decrypted or is not base64.
         """
-        return await self._signings.get(tenant_id, lambda: self._read_settings(tenant_id))
+        return await self._signings.get_or_read(tenant_id, lambda: self._read_settings(tenant_id))
 
     async def _read_settings(self, tenant_id: str) -> SigningSettings:
         stored = await find_signing_settings(self._database, tenant_id)
@@ -51,7 +51,7 @@ class DeliverySigning:
             sealed = self._keyring.seal(generate_callback_secret(), identity=callback_secret_identity(tenant_id))
             stored = await add_callback_secret(self._database, tenant_id, sealed)
         if stored is None:
-            raise no_tenant(tenant_id)
+            raise no_such_tenant(tenant_id)
         callback_format: CallbackFormat = "json" if stored.callback_format == "json" else "twilio"
         return SigningSettings(callback_format, SecretStr(self._decrypt(tenant_id, stored.sealed_secret or b"")))
 

@@ -65,7 +65,7 @@ class UsableAccount:
     """Whether a limit is set for the account's calls per second or for its concurrent calls."""
 
 
-def digest_of(key: str) -> bytes:
+def key_digest(key: str) -> bytes:
     """Returns the SHA-256 of an API key. Caches use it in place of the key, which then does not stay in memory."""
     return hashlib.sha256(key.encode()).digest()
 
@@ -118,13 +118,13 @@ class TenantDirectory:
 
     async def find_key(self, key: str) -> AuthenticatedKey | None:
         """Returns the key and its client; None if the key is unknown, expired or revoked."""
-        return self._use_unless_expired(await self._keys.get(digest_of(key), lambda: self._read_key(key)))
+        return self._mark_used_unless_expired(await self._keys.get_or_read(key_digest(key), lambda: self._read_key(key)))
 
     def cached_key(self, key: str) -> AuthenticatedKey | None:
         """Returns what `find_key` returns if it is in the cache, otherwise None. Does not read the database."""
-        return self._use_unless_expired(self._keys.peek(digest_of(key)))
+        return self._mark_used_unless_expired(self._keys.peek(key_digest(key)))
 
-    def _use_unless_expired(self, found: AuthenticatedKey | None) -> AuthenticatedKey | None:
+    def _mark_used_unless_expired(self, found: AuthenticatedKey | None) -> AuthenticatedKey | None:
         """Calls `on_key_use` for the key, and returns the key. Returns None if it has expired or `found` is None."""
         if found is None or (found.expires_at and found.expires_at <= datetime.now(UTC)):
             return None
@@ -135,7 +135,11 @@ class TenantDirectory:
     async def _read_key(self, key: str) -> AuthenticatedKey | None:
         prefix = key_prefix(key)
         found = await self._stored_keys.submit(prefix)
-        if found is None or found.revoked_at is not None or not self._keyring.matches(found.keyed_hash, key.encode()):
+        if (
+            found is None
+            or found.revoked_at is not None
+            or not self._keyring.matches_keyed_hash(found.keyed_hash, key.encode())
+        ):
             return None
         if self._keyring.is_outdated_hash(found.keyed_hash):
             # Only a request has the plain key, so rehash it here. A failure does not matter: the old hash still matches.
@@ -152,7 +156,7 @@ class TenantDirectory:
 
     async def find_workload(self, account: ServiceAccount) -> Caller | OperatorCaller | None:
         """Returns the client whose requests carry this service account's tokens; None if the account is not a workload."""
-        return await self._workloads.get(account, lambda: self._read_workload(account))
+        return await self._workloads.get_or_read(account, lambda: self._read_workload(account))
 
     async def _read_workload(self, account: ServiceAccount) -> Caller | OperatorCaller | None:
         found = await self._stored_workloads.submit(account)
@@ -164,9 +168,11 @@ class TenantDirectory:
         suspended = found.suspended_at is not None
         return Caller(found.tenant_id, found.id, name, suspended, scopes, found.max_in_flight, "workload")
 
-    async def account_id(self, tenant_id: str, *, account_sid: str) -> UUID | None:
+    async def find_account_id(self, tenant_id: str, *, account_sid: str) -> UUID | None:
         """Returns Callgate's id of the tenant's Twilio account with this SID; None if the tenant does not have the account."""
-        return await self._account_ids.get((tenant_id, account_sid), lambda: self._read_account_id(tenant_id, account_sid))
+        return await self._account_ids.get_or_read(
+            (tenant_id, account_sid), lambda: self._read_account_id(tenant_id, account_sid)
+        )
 
     async def _read_account_id(self, tenant_id: str, account_sid: str) -> UUID | None:
         async with self._database.begin() as session:
@@ -179,7 +185,7 @@ class TenantDirectory:
         Ignores accounts without an active credential. Returns None if no account is left. Raises NoUsableCredentials if none of
         the account's stored secrets can be decrypted.
         """
-        found = await self._usable_accounts.get(
+        found = await self._usable_accounts.get_or_read(
             (tenant_id, account_sid), lambda: self._read_usable_account(tenant_id, account_sid)
         )
         if found and not found.credentials:
@@ -206,27 +212,29 @@ class TenantDirectory:
             account.account_id, account.account_sid, opened, rejected, has_auth_token, account.callbacks, account.is_paced
         )
 
-    async def mark_credentials(self, session: Session, *, rejected: set[str], accepted: set[str], reason: str) -> None:
+    async def mark_rejected_and_accepted(
+        self, session: Session, *, rejected: set[str], accepted: set[str], reason: str
+    ) -> None:
         """Records which credentials Twilio refused, for this `reason`, and which credentials Twilio accepted.
 
         Both sets contain `Credential.reference`. Refused credentials are tried last from now on, until Twilio accepts them
         again.
         """
         if rejected:
-            await repository.set_rejection(session, [UUID(reference) for reference in rejected], reason=reason)
+            await repository.set_credential_rejection(session, [UUID(reference) for reference in rejected], reason=reason)
         if accepted:
-            await repository.set_rejection(session, [UUID(reference) for reference in accepted], reason=None)
+            await repository.set_credential_rejection(session, [UUID(reference) for reference in accepted], reason=None)
 
     async def auth_tokens(self, account_id: UUID) -> tuple[Credential, ...]:
         """Returns the account's auth tokens that are not revoked. Twilio may sign callbacks with any of them."""
-        return await self._auth_tokens.get(account_id, lambda: self._read_auth_tokens(account_id))
+        return await self._auth_tokens.get_or_read(account_id, lambda: self._read_auth_tokens(account_id))
 
     async def _read_auth_tokens(self, account_id: UUID) -> tuple[Credential, ...]:
         return tuple(self._decrypt_all(await self._stored_auth_tokens.submit(account_id)))
 
-    async def credentials(self, account_id: UUID) -> tuple[Credential, ...]:
+    async def active_credentials(self, account_id: UUID) -> tuple[Credential, ...]:
         """Returns the active credentials of an account that can be decrypted, in the order in which they are tried."""
-        return await self._account_credentials.get(account_id, lambda: self._read_credentials(account_id))
+        return await self._account_credentials.get_or_read(account_id, lambda: self._read_credentials(account_id))
 
     async def _read_credentials(self, account_id: UUID) -> tuple[Credential, ...]:
         return tuple(self._decrypt_all(await list_account_credentials(self._database, account_id)))
@@ -236,7 +244,7 @@ class TenantDirectory:
 
         Raises NoUsableCredentials if user name or password cannot be decrypted.
         """
-        return await self._sip_auths.get((tenant_id, name), lambda: self._read_sip_auth(tenant_id, name))
+        return await self._sip_auths.get_or_read((tenant_id, name), lambda: self._read_sip_auth(tenant_id, name))
 
     async def _read_sip_auth(self, tenant_id: str, name: str) -> SipAuth | None:
         stored = await self._stored_sip_credentials.submit((tenant_id, name))
@@ -256,7 +264,7 @@ class TenantDirectory:
         opened = []
         for credential in credentials:
             try:
-                secret = self._keyring.unseal(credential.sealed_secret, identity=credential.identity)
+                secret = self._keyring.unseal(credential.sealed_secret, identity=credential.secret_identity)
             except SecretUnreadable as error:
                 logger.error(
                     "credential_unreadable",

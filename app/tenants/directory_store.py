@@ -66,7 +66,7 @@ class StoredCredential:
     is_paced: bool
 
     @property
-    def identity(self) -> str:
+    def secret_identity(self) -> str:
         """The associated data (AES-GCM) of the encrypted secret: a text that names the row. Decryption needs the same text."""
         return credential_identity(self.id)
 

@@ -32,9 +32,9 @@ class InvalidMember(OperatorError):
         self.code = code
 
 
-class VersionOutdated(OperatorError):
+class TenantVersionOutdated(OperatorError):
     """The request expects a version of the tenant that is not the current one: somebody else has changed the tenant."""
 
 
-def no_tenant(tenant_id: str) -> OperatorError:
+def no_such_tenant(tenant_id: str) -> OperatorError:
     return NoSuchResource("tenant", f"there is no tenant {tenant_id}: see `callgate tenants list`")

@@ -5,12 +5,12 @@ from app.security.keyring import Keyring
 from app.tenants import repository
 
 
-async def has_needed_keys(database: Database, keyring: Keyring) -> bool:
+async def has_keys_for_stored_secrets(database: Database, keyring: Keyring) -> bool:
     """Returns whether at least one secret of each kind, such as Twilio credentials, is encrypted with a configured key.
 
     Ignores a kind of which no secret is stored. One secret of each kind is enough, because a single lost secret is no reason to
     refuse all calls. Raises DatabaseUnavailable.
     """
     async with database.begin() as session:
-        kinds = await repository.key_ids_in_use(session)
-    return all(ids & set(keyring.ids) for ids in kinds if ids)
+        kinds = await repository.encryption_key_ids_in_use(session)
+    return all(ids & set(keyring.encryption_key_ids) for ids in kinds if ids)

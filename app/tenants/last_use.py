@@ -25,7 +25,7 @@ class LastUseRecorder:
         self._interval_s = interval_s
         self._used: set[str] = set()
 
-    def mark(self, reference: str) -> None:
+    def mark_used(self, reference: str) -> None:
         """Remembers that a credential or an API key is used now. `reference` is the credential's id or the key's public part.
 
         Does nothing if `reference` is empty.

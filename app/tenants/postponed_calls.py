@@ -7,7 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from app.database.connection import Connection
-from app.database.pool import Transactions
+from app.database.pool import TransactionRunner
 
 # Rows updated in one transaction. Grants and cancellations of the same calls wait for its end.
 _MAX_ROWS_PER_UPDATE: Final = 1_000
@@ -24,7 +24,7 @@ _MAKE_CALLS_DUE_SQL: Final = """
 """
 
 
-async def wait_for_grants(database: Transactions, tenant_id: str) -> None:
+async def wait_for_grants(database: TransactionRunner, tenant_id: str) -> None:
     """Waits until the transactions have ended that may still grant (permit to dial) calls of the tenant by its old settings.
 
     The caller must have committed the new settings, so that later transactions read them. A transaction that grants calls locks
@@ -34,7 +34,7 @@ async def wait_for_grants(database: Transactions, tenant_id: str) -> None:
         await connection.execute(_LOCK_PACES_SQL, tenant_id)
 
 
-async def make_calls_due(database: Transactions, tenant_id: str, queue_id: UUID | None = None) -> None:
+async def make_calls_due(database: TransactionRunner, tenant_id: str, queue_id: UUID | None = None) -> None:
     """Sets `due_at` of postponed calls to now, or to `not_before` if that is later, so that the new hours apply to them.
 
     A call is postponed if `due_at` is in the future and after `not_before`: the call was due outside its hours, or is to be

@@ -22,7 +22,7 @@ async def get_account(session: AsyncSession, *, tenant_id: str, account_sid: str
     return (await session.scalars(statement)).one_or_none()
 
 
-async def set_rejection(session: AsyncSession, credential_ids: Collection[UUID], *, reason: str | None) -> None:
+async def set_credential_rejection(session: AsyncSession, credential_ids: Collection[UUID], *, reason: str | None) -> None:
     """Marks credentials as refused by Twilio, or, if `reason` is None, as accepted again."""
     statement = (
         update(TwilioCredential)
@@ -70,7 +70,7 @@ class SealedColumn:
     identity: str
 
     @property
-    def sealed(self) -> Any:
+    def sqlalchemy_column(self) -> Any:
         """The SQLAlchemy column, for use in statements."""
         return getattr(self.table, self.column)
 
@@ -78,7 +78,11 @@ class SealedColumn:
     def is_needed(self) -> Any:
         """The SQL condition for rows with a secret that is needed: one that is set, and not revoked."""
         revoked_at = getattr(self.table, "revoked_at", None)
-        return self.sealed.is_not(None) if revoked_at is None else and_(self.sealed.is_not(None), revoked_at.is_(None))
+        return (
+            self.sqlalchemy_column.is_not(None)
+            if revoked_at is None
+            else and_(self.sqlalchemy_column.is_not(None), revoked_at.is_(None))
+        )
 
 
 # All columns with encrypted secrets.
@@ -117,8 +121,8 @@ async def lock_rows_to_reseal(
     Includes revoked ones, because `callgate apply` compares the secrets in its file with them. If `after`, an id, is given,
     returns only rows with a later id.
     """
-    is_other_key = _key_id_sql(column.sealed, SEALED_KEY_ID_POSITION) != key_id
-    statement = _rows_after(column, after, limit).where(column.sealed.is_not(None), is_other_key).with_for_update()
+    is_other_key = _key_id_sql(column.sqlalchemy_column, SEALED_KEY_ID_POSITION) != key_id
+    statement = _rows_after(column, after, limit).where(column.sqlalchemy_column.is_not(None), is_other_key).with_for_update()
     return (await session.scalars(statement)).all()
 
 
@@ -127,14 +131,14 @@ def _rows_after(column: SealedColumn, after: Any, limit: int) -> Select[Any]:
     return statement if after is None else statement.where(column.table.id > after)
 
 
-async def sealed_counts_by_key(session: AsyncSession, column: SealedColumn) -> dict[bytes, int]:
+async def secret_counts_by_sealing_key(session: AsyncSession, column: SealedColumn) -> dict[bytes, int]:
     """Returns how many secrets of this column that are not revoked each encryption key encrypts, by the id of the key."""
-    key_id = _key_id_sql(column.sealed, SEALED_KEY_ID_POSITION)
+    key_id = _key_id_sql(column.sqlalchemy_column, SEALED_KEY_ID_POSITION)
     found = await session.execute(select(key_id, func.count()).where(column.is_needed).group_by(key_id))
     return dict(found.all())
 
 
-async def hashed_counts_by_key(session: AsyncSession) -> dict[bytes, int]:
+async def api_key_counts_by_hashing_key(session: AsyncSession) -> dict[bytes, int]:
     """Returns how many valid API keys are hashed with each encryption key, by the id of the encryption key."""
     key_id = _key_id_sql(ApiKey.keyed_hash, HASHED_KEY_ID_POSITION)
     valid = ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
@@ -142,13 +146,13 @@ async def hashed_counts_by_key(session: AsyncSession) -> dict[bytes, int]:
     return dict(found.all())
 
 
-async def key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
+async def encryption_key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
     """Returns a set of ids for each kind of secret: the ids of the encryption keys that the secrets of this kind need.
 
     Ignores revoked and expired secrets.
     """
-    sealed = [set(await sealed_counts_by_key(session, column)) for column in SEALED_COLUMNS]
-    return [*sealed, set(await hashed_counts_by_key(session))]
+    sealed = [set(await secret_counts_by_sealing_key(session, column)) for column in SEALED_COLUMNS]
+    return [*sealed, set(await api_key_counts_by_hashing_key(session))]
 
 
 def _key_id_sql(column: Any, position: tuple[int, int]) -> Any:

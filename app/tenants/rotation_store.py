@@ -9,7 +9,7 @@ from uuid import UUID
 from app.database.connection import Connection
 
 
-async def move_credential(connection: Connection, credential_id: UUID, *, place: UUID) -> None:
+async def set_credential_place(connection: Connection, credential_id: UUID, *, place: UUID) -> None:
     """Sets the place of a credential that Twilio has just accepted, and removes the mark of an earlier refusal.
 
     `place` is its sort key in the order of use. It then comes before others with the same `place`.

@@ -26,6 +26,6 @@ def known_scopes(stored: Iterable[str]) -> frozenset[Scope]:
     return frozenset(scope for scope in Scope if scope in set(stored))
 
 
-def in_order(scopes: Collection[Scope]) -> list[Scope]:
+def sort_scopes(scopes: Collection[Scope]) -> list[Scope]:
     """Returns the scopes in the order of their definition, as they are stored and shown."""
     return [scope for scope in Scope if scope in scopes]

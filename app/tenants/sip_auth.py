@@ -10,7 +10,7 @@ class SipAuth:
     username: SecretStr
     password: SecretStr
 
-    def for_twilio(self) -> dict[str, str]:
+    def clear_text_parameters(self) -> dict[str, str]:
         """Returns user name and password in clear text, by parameter name. Use them only in the request to Twilio."""
         return {
             "sip_auth_username": self.username.get_secret_value(),

@@ -39,7 +39,7 @@ def address_key(address: str) -> str:
         return "sip:" + _sip_key(text)
     if scheme not in ("", "tel"):
         return text
-    return "tel:" + (_digits(rest.partition(";")[0]) or rest)
+    return "tel:" + (_comparable_digits(rest.partition(";")[0]) or rest)
 
 
 def caller_key(caller: str) -> str:
@@ -120,7 +120,7 @@ def _sip_key(after_scheme: str) -> str:
 def _user_key(user: str) -> str:
     """Returns the user without password and parameters. If the user is a phone number, returns its digits."""
     user = re.split(r"[:;]", user, maxsplit=1)[0].strip()
-    return _digits(user) if _PHONE_NUMBER.fullmatch(user) else user
+    return _comparable_digits(user) if _PHONE_NUMBER.fullmatch(user) else user
 
 
 def _host_key(host: str) -> str:
@@ -133,7 +133,7 @@ def _host_key(host: str) -> str:
     return re.split(r"[:;@]", host, maxsplit=1)[0].strip().rstrip(".")
 
 
-def _digits(number: str) -> str:
+def _comparable_digits(number: str) -> str:
     """Returns the digits without leading zeros and without North America's country code 1, which national numbers lack."""
     digits = _NOT_DIGITS.sub("", number).lstrip("0")
     return digits[1:] if len(digits) == _NANP_NUMBER_LENGTH and digits[0] == "1" else digits

@@ -50,5 +50,5 @@ async def read_call_list(
         if count == MAX_PAGES:
             raise TwilioListTooLong
         count += 1
-        found += [resource for entry in entries if keep(entry) and (resource := CallResource.read(entry))]
+        found += [resource for entry in entries if keep(entry) and (resource := CallResource.parse_answer(entry))]
     return found

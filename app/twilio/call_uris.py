@@ -4,7 +4,7 @@ from app.setting_values import TWILIO_API_VERSION
 from app.twilio.subresources import SUBRESOURCES
 
 # Sorted as Postgres sorts the members of a JSON object (jsonb): by length, then by bytes.
-_SEGMENT_BY_KEY = sorted(((one.key, one.segment) for one in SUBRESOURCES), key=lambda each: (len(each[0]), each[0]))
+_SEGMENT_BY_KEY = sorted(((one.snake_case_name, one.segment) for one in SUBRESOURCES), key=lambda each: (len(each[0]), each[0]))
 
 
 def call_uri(account_sid: str, sid: str) -> str:

@@ -18,10 +18,10 @@ from app.twilio.direct_transport import DirectTransport
 from app.twilio.error_translation import ErrorTranslation
 from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
-from app.twilio.refusals import error_for, read_error_answer
+from app.twilio.refusals import error_for_answer, read_error_answer
 from app.twilio.response_body import BodyTooLong, read_response_body
 from app.twilio.schemas import CallResource, Credential, Form, OnUse, read_json
-from app.twilio.secrets import authorization, redact_document, secrets_of
+from app.twilio.secrets import authorization_header, redact_document, secrets_of_request
 from app.twilio.send_gate import SendGate
 
 Result = TypeVar("Result")
@@ -141,7 +141,7 @@ class TwilioClient:
     ) -> CallResource:
         """Creates a call: https://www.twilio.com/docs/voice/api/call-resource#create-a-call-resource.
 
-        Sends at most one POST, and no POST after `app.clock.elapsed()` has reached `send_before`. TwilioNotSent and
+        Sends at most one POST, and no POST after `app.clock.monotonic_seconds()` has reached `send_before`. TwilioNotSent and
         TwilioNotProcessed prove that no call was created; TwilioOutcomeUnknown proves nothing.
         """
         gate = SendGate(deadline=math.inf if send_before is None else send_before)
@@ -157,7 +157,7 @@ class TwilioClient:
 
     async def fetch_call(self, credential: Credential, sid: str, *, deadline_s: float) -> CallResource:
         """Fetches a call, possibly out of date: https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource."""
-        parse = partial(_parse_resource_of, sid)
+        parse = partial(_parse_resource_of_call, sid)
         resource: CallResource = await self._send("GET", credential, f"Calls/{sid}.json", None, deadline_s, parse)
         return resource
 
@@ -180,7 +180,7 @@ class TwilioClient:
             f"Calls/{sid}.json",
             parameters,
             deadline_s,
-            partial(_parse_resource_of, sid),
+            partial(_parse_resource_of_call, sid),
             addresses=addresses,
         )
         return resource
@@ -236,16 +236,18 @@ class TwilioClient:
         content = None if parameters is None else form.content
         if self._on_use:
             self._on_use(credential)
-        headers = {"Authorization": authorization(credential)}
+        headers = {"Authorization": authorization_header(credential)}
         if content is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         with ErrorTranslation(gate):
-            secrets = secrets_of(credential, form.parameters, form.secret_names)
+            secrets = secrets_of_request(credential, form.parameters, form.secret_names)
             async with asyncio.timeout(deadline_s):
                 url = _parse_url(url) if path == _CALLS_PATH else url
                 sent_at = time.time()
                 response = await self._http.send(method, url, headers=headers, content=content, gate=gate)
-                self.clock.observe(credential.base_url, response.headers.get("Date"), sent_at=sent_at, received_at=time.time())
+                self.clock.measure_offset(
+                    credential.base_url, response.headers.get("Date"), sent_at=sent_at, received_at=time.time()
+                )
                 try:
                     body = await read_response_body(response, limit=answer_limit)
                 except BodyTooLong:
@@ -257,7 +259,7 @@ class TwilioClient:
 
 def _as_form(parameters: Mapping[str, Any]) -> Form:
     try:
-        return Form.of(parameters)
+        return Form.from_parameters(parameters)
     except UnicodeEncodeError as error:
         raise TwilioNotSent("not_encodable") from error
 
@@ -267,7 +269,7 @@ def _parse_answer(response: httpx.Response, body: bytes, secrets: Secrets, addre
     status = response.status_code
     document = read_json(body)
     if not 200 <= status < 300:
-        raise error_for(read_error_answer(response, document, secrets))
+        raise error_for_answer(read_error_answer(response, document, secrets))
     if document is None and status != httpx.codes.NO_CONTENT:
         raise TwilioOutcomeUnknown("unreadable_answer", read_error_answer(response, document, secrets))
     return redact_document(document, secrets, addresses) if secrets.may_occur_in(body) else document
@@ -275,13 +277,13 @@ def _parse_answer(response: httpx.Response, body: bytes, secrets: Secrets, addre
 
 def _parse_resource(document: Any) -> CallResource:
     """Returns the call in an answer. Raises TwilioOutcomeUnknown if the answer has no valid CallSid."""
-    resource = CallResource.read(document)
+    resource = CallResource.parse_answer(document)
     if resource is None:
         raise TwilioOutcomeUnknown("answer_without_sid")
     return resource
 
 
-def _parse_resource_of(sid: str, document: Any) -> CallResource:
+def _parse_resource_of_call(sid: str, document: Any) -> CallResource:
     """Returns the call in an answer. Raises TwilioOutcomeUnknown if the answer's CallSid is missing, invalid, or not `sid`."""
     resource = _parse_resource(document)
     if resource.sid != sid:

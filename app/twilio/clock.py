@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import structlog
 
-from app.clock import elapsed
+from app.clock import monotonic_seconds
 from app.observability import Metrics
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -29,12 +29,12 @@ class TwilioClock:
     """
 
     def __init__(self, metrics: Metrics) -> None:
-        # By server: the offset, and when it was measured, by `app.clock.elapsed`.
+        # By server: the offset, and when it was measured, by `app.clock.monotonic_seconds`.
         self._measured: dict[str | None, tuple[timedelta, float]] = {}
         metrics.twilio.clock_offset.set_function(lambda: (self.largest_offset or timedelta(0)).total_seconds())
         self._warned_at = -_WARN_EVERY_S
 
-    def observe(self, base_url: str | None, date: str | None, *, sent_at: float, received_at: float) -> None:
+    def measure_offset(self, base_url: str | None, date: str | None, *, sent_at: float, received_at: float) -> None:
         """Measures the offset of the server's clock from one answer. Does nothing if `date` is missing or invalid.
 
         `date` is the value of the header `Date`. The server wrote it between `sent_at` and `received_at`, which are Unix times
@@ -45,7 +45,7 @@ class TwilioClock:
             return
         # Ignore a difference that the round trip and the header's resolution of one second can explain.
         ahead = max(answered_at - received_at, 0.0) or min(answered_at + _DATE_RESOLUTION_S - sent_at, 0.0)
-        self._measured[base_url] = timedelta(seconds=ahead), elapsed()
+        self._measured[base_url] = timedelta(seconds=ahead), monotonic_seconds()
         if abs(ahead) > MIN_OFFSET_TO_WARN.total_seconds() and time.monotonic() - self._warned_at > _WARN_EVERY_S:
             self._warned_at = time.monotonic()
             logger.warning(
@@ -61,7 +61,7 @@ class TwilioClock:
     def offset(self, base_url: str | None) -> timedelta | None:
         """Returns how far the server's clock is ahead of this machine's; None if no answer of the last 15 minutes shows it."""
         offset, measured_at = self._measured.get(base_url, (None, -math.inf))
-        return offset if elapsed() - measured_at <= _MAX_AGE_S else None
+        return offset if monotonic_seconds() - measured_at <= _MAX_AGE_S else None
 
 
 @lru_cache(maxsize=16)  # answers within one second repeat the text

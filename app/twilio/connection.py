@@ -53,7 +53,7 @@ class HttpConnection(asyncio.Protocol):
         """
         if self.is_unusable():
             raise httpx.ConnectError("the server closed the connection or sent data before the request")
-        if gate is not None and not gate.enter():
+        if gate is not None and not gate.try_enter():
             raise TooLate("the deadline to send the request has passed")
         self._parser = httptools.HttpResponseParser(self)
         self._is_reading = True
@@ -87,7 +87,7 @@ class HttpConnection(asyncio.Protocol):
         self._unread_bytes = 0
         return taken
 
-    async def body(self) -> AsyncIterator[bytes]:
+    async def stream_body(self) -> AsyncIterator[bytes]:
         """Yields the rest of the body as it arrives. Raises an httpx.TransportError if the body does not arrive completely."""
         while True:
             if taken := self.take_body():

@@ -16,7 +16,7 @@ import httpx
 from app.security.tls import shared_context
 from app.twilio.connection import HttpConnection
 from app.twilio.name_lookup import NameLookup
-from app.twilio.transport import AiohttpTransport, take_slot
+from app.twilio.transport import AiohttpTransport, acquire_connection_slot
 
 _MAX_BODY_BYTES = 32 * 1024
 _NEXT_ADDRESS_DELAY_S = 0.25
@@ -46,7 +46,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
             return await self._fallback.handle_async_request(request)
         origin, head = _origin(request.url), _request_head(request, len(content))
         timeout = request.extensions.get("timeout", {})
-        await take_slot(self._slots, timeout.get("pool"))
+        await acquire_connection_slot(self._slots, timeout.get("pool"))
         connection = None
         try:
             connection = self._take_idle_connection(origin) or await self._connect(origin, timeout.get("connect"))
@@ -111,7 +111,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         return connection
 
     def _release_connection(self, origin: _Origin, connection: HttpConnection | None) -> None:
-        """Releases the semaphore that `take_slot` acquired. Keeps a connection that can be reused, and closes any other."""
+        """Releases what `acquire_connection_slot` acquired. Keeps a connection that can be reused, and closes any other."""
         self._slots.release()
         if connection is None:
             return
@@ -151,7 +151,7 @@ class _BodyStream(httpx.AsyncByteStream):
         if self._connection is None:
             return
         try:
-            async for chunk in self._connection.body():
+            async for chunk in self._connection.stream_body():
                 yield chunk
         except httpx.TransportError:
             await self.aclose()

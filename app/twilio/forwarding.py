@@ -19,10 +19,10 @@ from app.twilio.client import HttpClient
 from app.twilio.error_translation import ErrorTranslation
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
-from app.twilio.refusals import error_for, read_error_answer
+from app.twilio.refusals import error_for_answer, read_error_answer
 from app.twilio.response_body import decoded_chunks
 from app.twilio.schemas import Credential, OnUse, read_json
-from app.twilio.secrets import authorization, redact_document, secrets_of_fields
+from app.twilio.secrets import authorization_header, redact_document, secrets_of_fields
 from app.twilio.subresources import RECORDINGS, Operation
 
 # A page of 1000 recordings takes about 1 MB; a page of 1000 events can take more.
@@ -46,7 +46,7 @@ class StreamedResponse:
 
 
 @dataclass(frozen=True, slots=True)
-class UpstreamResponse:
+class TwilioChangeResponse:
     """Twilio's answer to a change that succeeded. `document` is None if the answer has no JSON, as after a deletion (204)."""
 
     status: int
@@ -63,7 +63,7 @@ class Forwarding:
         self.metrics = metrics
 
     @asynccontextmanager
-    async def read(
+    async def stream_subresource(
         self,
         credential: Credential,
         operation: Operation,
@@ -77,8 +77,10 @@ class Forwarding:
 
         `call_sid` is None for a recording whose call is not known. The head of the answer must arrive within the deadline.
         """
-        path = _path(operation, call_sid, sid)
-        async with self._json(credential, f"{path}?{urlencode(query)}" if query else path, query, deadline_s) as response:
+        path = _subresource_path(operation, call_sid, sid)
+        async with self._stream_json(
+            credential, f"{path}?{urlencode(query)}" if query else path, query, deadline_s
+        ) as response:
             yield response
 
     @asynccontextmanager
@@ -86,10 +88,10 @@ class Forwarding:
         self, credential: Credential, query: QueryPairs, *, deadline_s: float
     ) -> AsyncIterator[StreamedResponse]:
         """Yields one page of the account's calls. The head of the answer must arrive within the deadline."""
-        async with self._json(credential, f"Calls.json?{urlencode(query)}", query, deadline_s) as response:
+        async with self._stream_json(credential, f"Calls.json?{urlencode(query)}", query, deadline_s) as response:
             yield response
 
-    async def change(
+    async def change_subresource(
         self,
         credential: Credential,
         operation: Operation,
@@ -98,27 +100,29 @@ class Forwarding:
         form: QueryPairs,
         *,
         deadline_s: float,
-    ) -> UpstreamResponse:
+    ) -> TwilioChangeResponse:
         """Creates, updates or deletes an item of a subresource with at most one request.
 
         TwilioNotSent and TwilioNotProcessed prove that nothing was changed.
         """
-        path = _path(operation, call_sid, sid)
+        path = _subresource_path(operation, call_sid, sid)
         content = urlencode(form).encode() if operation.method == "POST" else None
         secrets = secrets_of_fields(credential, form)
 
-        async def read(response: httpx.Response) -> UpstreamResponse:
+        async def read(response: httpx.Response) -> TwilioChangeResponse:
             body = await _read_all(response, MAX_JSON_BYTES, deadline_s)
             document = read_json(body) if body else None
             if operation.action != "delete" and not isinstance(document, dict):
                 raise TwilioOutcomeUnknown("unreadable_answer", read_error_answer(response, None, secrets))
-            return UpstreamResponse(response.status_code, redact_document(document, secrets))
+            return TwilioChangeResponse(response.status_code, redact_document(document, secrets))
 
-        answer: UpstreamResponse = await self._send(operation.method, credential, path, deadline_s, secrets, content, {}, read)
+        answer: TwilioChangeResponse = await self._send(
+            operation.method, credential, path, deadline_s, secrets, content, {}, read
+        )
         return answer
 
     @asynccontextmanager
-    async def media(
+    async def stream_recording_media(
         self,
         credential: Credential,
         recording_sid: str,
@@ -134,26 +138,28 @@ class Forwarding:
         """
         path = f"{RECORDINGS.segment}/{quote(recording_sid, safe='')}{suffix}"
         url, secrets = f"{path}?{urlencode(query)}" if query else path, secrets_of_fields(credential, query)
-        async with self._open(credential, url, deadline_s, secrets, headers={"Accept": "*/*", **request_headers}) as response:
+        async with self._open_response(
+            credential, url, deadline_s, secrets, headers={"Accept": "*/*", **request_headers}
+        ) as response:
             headers = {name: response.headers[name] for name in _MEDIA_HEADERS if name in response.headers}
             if "content-encoding" in response.headers:
                 headers.pop("content-length", None)
             if int(headers.get("content-length", 0)) > MAX_MEDIA_BYTES:  # llhttp guarantees a number
                 raise TwilioOutcomeUnknown("answer_too_long")
-            yield StreamedResponse(response.status_code, headers, _chunks(response, MAX_MEDIA_BYTES))
+            yield StreamedResponse(response.status_code, headers, _limited_body_chunks(response, MAX_MEDIA_BYTES))
 
     @asynccontextmanager
-    async def _json(
+    async def _stream_json(
         self, credential: Credential, path: str, query: QueryPairs, deadline_s: float
     ) -> AsyncIterator[StreamedResponse]:
         """Yields Twilio's answer to a GET. The body is JSON, and secrets are removed from it while it is read."""
         secrets = secrets_of_fields(credential, query)
-        async with self._open(credential, path, deadline_s, secrets) as response:
-            chunks = secrets.redact_stream(_chunks(response, MAX_JSON_BYTES))
+        async with self._open_response(credential, path, deadline_s, secrets) as response:
+            chunks = secrets.redact_stream(_limited_body_chunks(response, MAX_JSON_BYTES))
             yield StreamedResponse(response.status_code, {"content-type": "application/json"}, chunks)
 
     @asynccontextmanager
-    async def _open(
+    async def _open_response(
         self,
         credential: Credential,
         path: str,
@@ -191,7 +197,7 @@ class Forwarding:
         with ErrorTranslation():
             async with asyncio.timeout(deadline_s):
                 response = await self._http.send(
-                    method, url, headers={"Authorization": authorization(credential), **form, **headers}, content=content
+                    method, url, headers={"Authorization": authorization_header(credential), **form, **headers}, content=content
                 )
         if response.is_success and read is None:
             return response
@@ -201,10 +207,10 @@ class Forwarding:
             body = await _read_all(response, _MAX_ERROR_BYTES, deadline_s)
         finally:
             await response.aclose()
-        raise error_for(read_error_answer(response, read_json(body), secrets))
+        raise error_for_answer(read_error_answer(response, read_json(body), secrets))
 
 
-def _path(operation: Operation, call_sid: str | None, sid: str | None) -> str:
+def _subresource_path(operation: Operation, call_sid: str | None, sid: str | None) -> str:
     below = "" if call_sid is None else f"Calls/{call_sid}/"
     one = "" if sid is None else f"/{quote(sid, safe='')}"
     return f"{below}{operation.subresource.segment}{one}.json"
@@ -213,10 +219,10 @@ def _path(operation: Operation, call_sid: str | None, sid: str | None) -> str:
 async def _read_all(response: httpx.Response, limit: int, deadline_s: float) -> bytes:
     with ErrorTranslation():
         async with asyncio.timeout(deadline_s):
-            return b"".join([chunk async for chunk in _chunks(response, limit)])
+            return b"".join([chunk async for chunk in _limited_body_chunks(response, limit)])
 
 
-async def _chunks(response: httpx.Response, limit: int) -> AsyncIterator[bytes]:
+async def _limited_body_chunks(response: httpx.Response, limit: int) -> AsyncIterator[bytes]:
     length = 0
     with ErrorTranslation():
         async for chunk in decoded_chunks(response):

@@ -43,7 +43,7 @@ def read_error_answer(response: httpx.Response, document: Any, secrets: Secrets)
     )
 
 
-def error_for(answer: ErrorAnswer) -> TwilioError:
+def error_for_answer(answer: ErrorAnswer) -> TwilioError:
     """Returns the error for an answer that is not a 2xx. A TwilioNotProcessed proves that the request was not processed."""
     status = answer.status
     # Proxies (and Twilio, for recordings) send a 408 when the work took too long: it proves nothing.

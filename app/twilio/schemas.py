@@ -131,7 +131,7 @@ class CallResource(BaseModel):
     raw: dict[str, Any] = Field(exclude=True)
 
     @classmethod
-    def read(cls, answer: object) -> "CallResource | None":
+    def parse_answer(cls, answer: object) -> "CallResource | None":
         """Returns the call in an answer of Twilio. Returns None if the answer has no valid call SID and so proves no call."""
         if not isinstance(answer, dict) or not isinstance(answer.get("sid"), str):
             return None
@@ -140,7 +140,7 @@ class CallResource(BaseModel):
         return cls.model_validate({name: value for name, value in answer.items() if value is not None} | {"raw": answer})
 
 
-def storable(value: Any, *, depth: int = 0) -> Any:
+def to_storable_json(value: Any, *, depth: int = 0) -> Any:
     """Returns JSON that Postgres can store. Removes NUL, lone surrogates, NaN, infinity and deep nesting."""
     if depth > _MAX_JSON_DEPTH:
         return None
@@ -149,9 +149,9 @@ def storable(value: Any, *, depth: int = 0) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {storable(key): storable(item, depth=depth + 1) for key, item in value.items()}
+        return {to_storable_json(key): to_storable_json(item, depth=depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [storable(item, depth=depth + 1) for item in value]
+        return [to_storable_json(item, depth=depth + 1) for item in value]
     return value
 
 
@@ -162,17 +162,17 @@ def read_json(body: bytes) -> Any:
         plain = body.isascii() and b"\\" not in body and b"\0" not in body
         if plain and body.count(b"{") + body.count(b"[") <= _MAX_JSON_DEPTH:
             return _finite_json.decode(body.decode())
-        return storable(json.loads(body))
+        return to_storable_json(json.loads(body))
     except (ValueError, RecursionError):
         return None
 
 
-def _finite_number(number: str) -> float | None:
+def _parse_finite_number(number: str) -> float | None:
     value = float(number)
     return value if math.isfinite(value) else None
 
 
-_finite_json = json.JSONDecoder(parse_float=_finite_number, parse_constant=lambda _: None)
+_finite_json = json.JSONDecoder(parse_float=_parse_finite_number, parse_constant=lambda _: None)
 
 
 def form_name(name: str) -> str:
@@ -201,7 +201,7 @@ class Form:
     secret_names: Collection[str] = SECRET_PARAMETERS
 
     @classmethod
-    def of(cls, parameters: Mapping[str, Any], secret_names: Collection[str] = SECRET_PARAMETERS) -> "Form":
+    def from_parameters(cls, parameters: Mapping[str, Any], secret_names: Collection[str] = SECRET_PARAMETERS) -> "Form":
         """Encodes the parameters. Raises UnicodeEncodeError for lone surrogates."""
         return cls(parameters, encode_form(parameters), secret_names)
 

@@ -23,12 +23,12 @@ _TWILIOS_OWN_MEMBERS = frozenset(
 _TWILIOS_DOCS_URL = re.compile(r"https://www\.twilio\.com/docs/[\w/-]*", re.ASCII)
 
 
-def authorization(credential: Credential) -> str:
+def authorization_header(credential: Credential) -> str:
     """Returns the value of the Authorization header for Basic authentication with this credential."""
     return "Basic " + b64encode(f"{credential.username}:{credential.password.get_secret_value()}".encode()).decode()
 
 
-def secrets_of(
+def secrets_of_request(
     credential: Credential, parameters: Mapping[str, Any], secret_names: Collection[str] = SECRET_PARAMETERS
 ) -> Secrets:
     """Returns the secrets of a request to the Calls resource. The names of `parameters` are in snake_case.

@@ -2,7 +2,7 @@
 
 import httpx
 
-from app.clock import elapsed
+from app.clock import monotonic_seconds
 
 
 class TooLate(httpx.ConnectTimeout):
@@ -12,8 +12,8 @@ class TooLate(httpx.ConnectTimeout):
 class SendGate:
     """Allows the first write of a request only before a deadline, and records whether it was allowed.
 
-    `deadline` is a time of `app.clock.elapsed`, which counts suspended time too. The transport finds the gate in the request's
-    extension `send_gate` and calls `enter` after it has connected.
+    `deadline` is a time of `app.clock.monotonic_seconds`, which counts suspended time too. The transport finds
+    the gate in the request's extension `send_gate` and calls `try_enter` after it has connected.
     """
 
     def __init__(self, *, deadline: float) -> None:
@@ -21,9 +21,9 @@ class SendGate:
         self._entered = False
         self._closed = False
 
-    def enter(self) -> bool:
+    def try_enter(self) -> bool:
         """Returns whether the request may be written. The transport must call this method directly before the first byte."""
-        self._closed = self._closed or elapsed() >= self._deadline
+        self._closed = self._closed or monotonic_seconds() >= self._deadline
         self._entered = self._entered or not self._closed
         return not self._closed
 

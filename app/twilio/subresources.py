@@ -69,7 +69,7 @@ class Subresource:
     fields: tuple[str, ...]
 
     @property
-    def key(self) -> str:
+    def snake_case_name(self) -> str:
         return re.sub(r"(?<!^)([A-Z])", r"_\1", self.segment).lower()
 
 

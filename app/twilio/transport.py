@@ -47,13 +47,13 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_HEADERS_AIOHTTP_ADDS,
             auto_decompress=False,
-            middlewares=(_no_retry,),
+            middlewares=(_send_without_retry,),
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         timeout = request.extensions.get("timeout", {})
         arguments = self._request_arguments(request, timeout)
-        await take_slot(self._slots, timeout.get("pool"))
+        await acquire_connection_slot(self._slots, timeout.get("pool"))
         try:
             response = await self._session.request(**arguments)
         except BaseException:
@@ -99,7 +99,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         return proxy or None
 
 
-async def take_slot(slots: asyncio.Semaphore, timeout_s: float | None) -> None:
+async def acquire_connection_slot(slots: asyncio.Semaphore, timeout_s: float | None) -> None:
     """Acquires the semaphore that limits the connections. Raises PoolTimeout if this takes longer than `timeout_s`."""
     if not slots.locked():
         await slots.acquire()  # does not wait
@@ -148,7 +148,7 @@ class _Connector(aiohttp.TCPConnector):
             if not is_unusable():
                 if connection.protocol is not None:
                     self._used.add(connection.protocol)
-                if isinstance(req.body, _Body):
+                if isinstance(req.body, _RequestBody):
                     req.body.is_unusable = is_unusable
                 return connection
             connection.close()
@@ -174,7 +174,7 @@ def _is_unusable(connection: Connection, *, ignore_socket: bool) -> bool:
     return not ignore_socket and bool(readable.poll(0))
 
 
-async def _no_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+async def _send_without_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """Sends the request with `handler`. Raises httpx's errors in place of aiohttp's, which prevents repetitions.
 
     aiohttp's session repeats a GET, PUT or DELETE after an error of aiohttp, but not after any other error.
@@ -182,7 +182,7 @@ async def _no_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
     try:
         return await handler(request)
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        if isinstance(request.body, _Body) and request.body.reason_not_written:
+        if isinstance(request.body, _RequestBody) and request.body.reason_not_written:
             raise request.body.reason_not_written from error
         _raise_possibly_sent(error)
 
@@ -204,11 +204,11 @@ def _raise_possibly_sent(error: Exception) -> NoReturn:
             raise httpx.ReadError(str(error)) from error
 
 
-def _request_body(stream: Any, timeout: float | None, gate: SendGate | None) -> "_Body | None":
+def _request_body(stream: Any, timeout: float | None, gate: SendGate | None) -> "_RequestBody | None":
     content = b"".join(stream) if isinstance(stream, httpx.ByteStream) else None
     if content == b"":
         return None
-    body: _Body
+    body: _RequestBody
     body = (
         _BufferedBody(content)
         if content is not None and len(content) <= _MAX_BUFFERED_BODY_BYTES
@@ -218,7 +218,7 @@ def _request_body(stream: Any, timeout: float | None, gate: SendGate | None) -> 
     return body
 
 
-class _Body(aiohttp.Payload):
+class _RequestBody(aiohttp.Payload):
     """The body of a request. Checks the connection and the SendGate directly before the first write, which also sends the head.
 
     The check is needed because aiohttp runs the event loop between `connect` and the first write.
@@ -233,7 +233,7 @@ class _Body(aiohttp.Payload):
         if writer.output_size == 0:
             if self.is_unusable is not None and self.is_unusable():
                 self.reason_not_written = httpx.ConnectError("the server closed the connection or sent data before the request")
-            elif self.gate is not None and not self.gate.enter():
+            elif self.gate is not None and not self.gate.try_enter():
                 self.reason_not_written = TooLate("the deadline to send the request has passed")
             if self.reason_not_written:
                 raise ConnectionAbortedError
@@ -243,7 +243,7 @@ class _Body(aiohttp.Payload):
         raise TypeError("a request body can only be written to a connection")
 
 
-class _BufferedBody(_Body):
+class _BufferedBody(_RequestBody):
     """A body in memory, written in one piece."""
 
     def __init__(self, content: bytes) -> None:
@@ -254,7 +254,7 @@ class _BufferedBody(_Body):
         await writer.write(self._value)
 
 
-class _StreamedBody(_Body):
+class _StreamedBody(_RequestBody):
     """A streamed body, written chunk by chunk with a write timeout, which aiohttp lacks."""
 
     def __init__(self, stream: Any, timeout: float | None, *, size: int | None) -> None:

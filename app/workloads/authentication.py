@@ -10,12 +10,12 @@ from app.settings import Settings
 from app.workloads.key_set import KeySet, KeySetState, KeySource
 from app.workloads.key_sources import key_source
 from app.workloads.service_accounts import ServiceAccount
-from app.workloads.tokens import REFUSAL_REASONS, TokenRules, ValidToken, seconds_left, unknown_key
+from app.workloads.tokens import REFUSAL_REASONS, TokenRules, ValidToken, seconds_until_expiry, unknown_key_refusal
 
 _MAX_CACHED_TOKENS = 10_000
 
 
-class WorkloadTokens:
+class WorkloadTokenValidator:
     """Validates the service account tokens of one issuer, and caches valid ones. Use it only inside `async with running()`."""
 
     def __init__(self, rules: TokenRules, source: KeySource, metrics: WorkloadMetrics) -> None:
@@ -42,7 +42,7 @@ class WorkloadTokens:
     def cached_service_account(self, token: str) -> ServiceAccount | None:
         """Returns the service account of a cached token, which was validated before and has not expired; otherwise None."""
         known = self._valid_tokens.get(_digest_of(token))
-        return known.service_account if known and seconds_left(known) > 0 else None
+        return known.service_account if known and seconds_until_expiry(known) > 0 else None
 
     async def validate(self, token: str) -> ServiceAccount:
         """Validates the token, caches it, and returns its service account. Raises TokenRefused or KeySetUnavailable."""
@@ -52,13 +52,13 @@ class WorkloadTokens:
         return valid.service_account
 
     async def _validate(self, token: str) -> ValidToken:
-        key_id = self._rules.key_id(token)
+        key_id = self._rules.read_key_id(token)
         if not self._keys.has(key_id):
             self._rules.check_claims(token)
         try:
             key = await self._keys.find(key_id)
         except KeyError:
-            raise unknown_key() from None
+            raise unknown_key_refusal() from None
         return self._rules.validate(token, key)
 
 
@@ -67,12 +67,14 @@ def _digest_of(token: str) -> bytes:
 
 
 @asynccontextmanager
-async def workload_tokens(settings: Settings, metrics: WorkloadMetrics) -> AsyncIterator[WorkloadTokens | None]:
-    """Yields a WorkloadTokens for the configured issuer, audience and key set; None if CALLGATE_WORKLOAD_ISSUER is not set."""
+async def workload_token_validator(
+    settings: Settings, metrics: WorkloadMetrics
+) -> AsyncIterator[WorkloadTokenValidator | None]:
+    """Yields a validator for the configured issuer, audience and key set; None if CALLGATE_WORKLOAD_ISSUER is not set."""
     if settings.workload_issuer is None:
         yield None
         return
     rules = TokenRules(settings.workload_issuer, settings.workload_audience)
-    tokens = WorkloadTokens(rules, key_source(settings, issuer=settings.workload_issuer), metrics)
+    tokens = WorkloadTokenValidator(rules, key_source(settings, issuer=settings.workload_issuer), metrics)
     async with tokens.running():
         yield tokens

@@ -122,7 +122,7 @@ class KeySet:
         key = self._keys.get(key_id)
         if key is not None:
             return key
-        if self._failure and not self._is_reading and self._seconds_until_due > 0:
+        if self._failure and not self._is_reading and self._seconds_until_next_read > 0:
             raise KeySetUnavailable
         await self._read_again()
         if key_id not in self._keys and self._failure:
@@ -134,7 +134,7 @@ class KeySet:
         return self._reading is not None and not self._reading.done()
 
     @property
-    def _seconds_until_due(self) -> float:
+    def _seconds_until_next_read(self) -> float:
         return self._read_started_at + self._source.min_interval_s - time.monotonic()
 
     async def _read_repeatedly(self) -> None:
@@ -150,7 +150,7 @@ class KeySet:
         await asyncio.shield(self._reading)
 
     async def _read_when_due(self) -> None:
-        await asyncio.sleep(max(self._seconds_until_due, 0.0))
+        await asyncio.sleep(max(self._seconds_until_next_read, 0.0))
         self._read_started_at = time.monotonic()
         try:
             body = await self._source.read()

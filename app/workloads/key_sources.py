@@ -37,7 +37,7 @@ def key_source(settings: Settings, *, issuer: str) -> KeySource:
     reader = _HttpReader(settings.workload_keys_ca_file, settings.workload_keys_token_file)
     read: Callable[[], Awaitable[bytes]] = partial(reader.get, location, with_token=True)
     if location.endswith(DISCOVERY_PATH):
-        read = partial(_read_discovered, reader, location, issuer)
+        read = partial(_read_discovered_key_set, reader, location, issuer)
     return KeySource(location, partial(_read_within_timeout, read), URL_READ_INTERVAL_S, URL_MIN_READ_INTERVAL_S)
 
 
@@ -70,7 +70,7 @@ async def _read_within_timeout(read: Callable[[], Awaitable[bytes]]) -> bytes:
         raise KeySetUnreadable("timeout") from None
 
 
-async def _read_discovered(reader: "_HttpReader", url: str, issuer: str) -> bytes:
+async def _read_discovered_key_set(reader: "_HttpReader", url: str, issuer: str) -> bytes:
     """Returns the key set that the issuer's discovery document at `url` names.
 
     https://openid.net/specs/openid-connect-discovery-1_0.html

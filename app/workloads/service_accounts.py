@@ -21,11 +21,11 @@ class ServiceAccount:
     name: str
 
 
-def is_namespace(name: object) -> bool:
+def is_namespace_name(name: object) -> bool:
     return isinstance(name, str) and len(name) <= MAX_NAMESPACE_LENGTH and NAMESPACE_PATTERN.fullmatch(name) is not None
 
 
-def is_service_account(name: object) -> bool:
+def is_service_account_name(name: object) -> bool:
     return (
         isinstance(name, str)
         and len(name) <= MAX_SERVICE_ACCOUNT_LENGTH

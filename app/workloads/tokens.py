@@ -13,7 +13,7 @@ import jwt
 from jwt import PyJWK
 from jwt.types import Options
 
-from app.workloads.service_accounts import ServiceAccount, is_namespace, is_service_account
+from app.workloads.service_accounts import ServiceAccount, is_namespace_name, is_service_account_name
 
 ALGORITHMS: Final = ("RS256", "ES256", "ES384", "ES512")
 """The algorithms with which Kubernetes signs. Symmetric algorithms and `none` are refused, even if a key set names them."""
@@ -75,7 +75,7 @@ class TokenRules:
     issuer: str
     audience: str
 
-    def key_id(self, token: str) -> str:
+    def read_key_id(self, token: str) -> str:
         """Returns the key id (`kid`) in the token's header, which is not verified yet.
 
         Raises TokenRefused if the token is too long or unreadable, has no key id, or names an algorithm that is not accepted.
@@ -85,12 +85,12 @@ class TokenRules:
         try:
             header = jwt.get_unverified_header(token)
         except jwt.InvalidTokenError:
-            raise _malformed() from None
+            raise _malformed_refusal() from None
         if header.get("alg") not in ALGORITHMS:
-            raise _wrong_algorithm()
+            raise _wrong_algorithm_refusal()
         key_id = header.get("kid")
         if not isinstance(key_id, str) or not key_id:
-            raise unknown_key()
+            raise unknown_key_refusal()
         return key_id
 
     def validate(self, token: str, key: PyJWK) -> ValidToken:
@@ -98,13 +98,13 @@ class TokenRules:
 
         Returns the service account, and the times when the token was issued and when it expires.
         """
-        return self._validate(token, key, algorithms=ALGORITHMS)
+        return self._decode_and_validate(token, key, algorithms=ALGORITHMS)
 
     def check_claims(self, token: str) -> None:
         """Raises TokenRefused if a claim is missing or wrong. Does not check the signature, so the claims prove nothing."""
-        self._validate(token, None, algorithms=None)
+        self._decode_and_validate(token, None, algorithms=None)
 
-    def _validate(self, token: str, key: PyJWK | None, *, algorithms: Sequence[str] | None) -> ValidToken:
+    def _decode_and_validate(self, token: str, key: PyJWK | None, *, algorithms: Sequence[str] | None) -> ValidToken:
         try:
             claims: dict[str, Any] = jwt.decode(
                 token,
@@ -123,7 +123,7 @@ class TokenRules:
         issued_at, expires_at = claims["iat"], claims["exp"]
         # PyJWT also reads times from text.
         if not all(type(moment) in (int, float) for moment in (issued_at, expires_at)):
-            raise _malformed()
+            raise _malformed_refusal()
         # Not `expires_at - issued_at`, which fails for a float and an integer that is too large for a float.
         if expires_at > issued_at + MAX_LIFETIME_S:
             hours = MAX_LIFETIME_S // 3600
@@ -132,7 +132,7 @@ class TokenRules:
                 f"The service account token is valid for more than {hours} hours: request one with a shorter "
                 "`expirationSeconds`.",
             )
-        return ValidToken(_service_account(claims), issued_at, expires_at)
+        return ValidToken(_parse_service_account(claims), issued_at, expires_at)
 
     def _refusal(self, error: jwt.InvalidTokenError) -> TokenRefused:
         if isinstance(error, jwt.MissingRequiredClaimError):
@@ -140,9 +140,9 @@ class TokenRules:
         reason = next((reason for kind, reason in _REASONS_BY_PYJWT_ERROR if isinstance(error, kind)), None)
         match reason:
             case None:
-                return _malformed()
+                return _malformed_refusal()
             case "algorithm":
-                return _wrong_algorithm()
+                return _wrong_algorithm_refusal()
             case "audience":
                 return TokenRefused(reason, f"The service account token is not for the audience `{self.audience}`.")
             case _:
@@ -157,28 +157,28 @@ _DETAILS_BY_REASON: Mapping[str, str] = {
 }
 
 
-def unknown_key() -> TokenRefused:
+def unknown_key_refusal() -> TokenRefused:
     return TokenRefused("unknown_key", "The service account token names no key of the issuer's key set (`kid`).")
 
 
-def _malformed() -> TokenRefused:
+def _malformed_refusal() -> TokenRefused:
     return TokenRefused("malformed", "The service account token is not a readable JSON Web Token.")
 
 
-def _wrong_algorithm() -> TokenRefused:
+def _wrong_algorithm_refusal() -> TokenRefused:
     return TokenRefused(
         "algorithm",
         f"The service account token is not signed with the algorithm of its key; {', '.join(ALGORITHMS)} are accepted.",
     )
 
 
-def _service_account(claims: Mapping[str, Any]) -> ServiceAccount:
+def _parse_service_account(claims: Mapping[str, Any]) -> ServiceAccount:
     """Returns the service account that the claims `sub` and `kubernetes.io` name. Raises TokenRefused if they do not agree."""
     private = claims.get("kubernetes.io")
     account = private.get("serviceaccount") if isinstance(private, dict) else None
     namespace = private.get("namespace") if isinstance(private, dict) else None
     name = account.get("name") if isinstance(account, dict) else None
-    is_named = is_namespace(namespace) and is_service_account(name)
+    is_named = is_namespace_name(namespace) and is_service_account_name(name)
     if not is_named or tuple(claims["sub"].split(":")) != (*_SUBJECT_PREFIX, namespace, name):
         raise TokenRefused(
             "no_service_account",
@@ -197,6 +197,6 @@ def unverified_claims(token: str) -> Mapping[str, Any]:
     return claims
 
 
-def seconds_left(token: ValidToken) -> float:
+def seconds_until_expiry(token: ValidToken) -> float:
     """Returns the seconds until the token is refused as expired, LEEWAY_S after its expiry. Negative after that time."""
     return token.expires_at + LEEWAY_S - time.time()

@@ -104,7 +104,7 @@ async def test_a_change_of_what_was_read_fails_if_it_has_changed_since(operator:
     for current in ("*", f"{etag}, {changed.headers['ETag']}"):
         assert (await operator.patch("/tenants/tagged", {"suspended": False}, current)).status_code == 200
     # A command's change counts, too, and so does one of two that race.
-    await gateway.tenants.suspend_tenant("tagged", suspended=True)
+    await gateway.tenants.set_tenant_suspended("tagged", suspended=True)
     assert slug_of(await operator.patch("/tenants/tagged", {"name": "z"}, changed.headers["ETag"]))[0] == 412
     etag = (await operator.get("/tenants/tagged")).headers["ETag"]
     raced = await asyncio.gather(*(operator.patch("/tenants/tagged", {"name": name}, etag) for name in "abcd"))

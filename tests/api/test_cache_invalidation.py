@@ -95,26 +95,26 @@ async def test_a_value_that_changes_while_it_is_read_is_not_cached() -> None:
         memory.invalidate()
         return "old"
 
-    assert await memory.get("name", read_what_is_changing) == "old"
-    assert await memory.get("name", _read_new) == "new"
-    assert await memory.get("name", read_what_is_changing) == "new"
+    assert await memory.get_or_read("name", read_what_is_changing) == "old"
+    assert await memory.get_or_read("name", _read_new) == "new"
+    assert await memory.get_or_read("name", read_what_is_changing) == "new"
 
 
 async def test_nothing_is_served_from_the_cache_while_it_is_not_coherent() -> None:
     coherent = True
     memory = TTLCache[str](is_coherent=lambda: coherent, max_entries=2)
-    assert await memory.get("name", _read_old) == "old"
-    assert await memory.get("name", _read_new) == "old"
+    assert await memory.get_or_read("name", _read_old) == "old"
+    assert await memory.get_or_read("name", _read_new) == "old"
     coherent = False
-    assert await memory.get("name", _read_new) == "new"
+    assert await memory.get_or_read("name", _read_new) == "new"
 
 
 async def test_the_cache_is_bounded() -> None:
     memory = TTLCache[str](is_coherent=lambda: True, max_entries=2)
     for name in ("first", "second", "third"):
-        await memory.get(name, _read_old)
-    assert await memory.get("third", _read_new) == "old"
-    assert await memory.get("first", _read_new) == "new"
+        await memory.get_or_read(name, _read_old)
+    assert await memory.get_or_read("third", _read_new) == "old"
+    assert await memory.get_or_read("first", _read_new) == "new"
 
 
 async def _read_old() -> str:

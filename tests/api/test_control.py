@@ -82,12 +82,12 @@ async def _pending(tenant: Tenant, upstream: Upstream) -> tuple[asyncio.Task[Any
 
 async def _prove_started(worker_services: Services, call_id: str) -> str:
     """Records that the call has started, as a callback or a search of Twilio's list would do. Returns the call's sid."""
-    resource = CallResource.read(call_resource())
+    resource = CallResource.parse_answer(call_resource())
     assert resource is not None
     async with worker_services["database"].begin() as session:
         call = await repository.lock_call(session, UUID(call_id))
         assert call is not None
-        await worker_services["settlement"].bind_call(session, call, resource, by="list", data={})
+        await worker_services["settlement"].bind_twilio_call(session, call, resource, by="list", data={})
     return resource.sid
 
 
@@ -334,7 +334,7 @@ async def test_an_account_that_hangs_delays_no_remembered_end_of_another(gateway
         while (await fast.http.get(f"/v1/calls/{records[1]['id']}")).json()["status"] != "completed":
             await asyncio.sleep(0.05)
         assert len(hanging.received) == 3
-        assert await gateway.directory.account_id(slow.id, account_sid=slow.account_sid) in sender.tasks.busy_accounts()
+        assert await gateway.directory.find_account_id(slow.id, account_sid=slow.account_sid) in sender.tasks.busy_accounts()
         hanging.close_connections()
         await sender.tasks.drain()
 
@@ -535,7 +535,7 @@ async def test_a_call_that_waits_again_while_its_cancellation_waits_for_its_outc
     """The request finds a pending call, and then waits until the worker has recorded that Twilio had no capacity."""
     tenant = await gateway.add_tenant()
     assert (await tenant.create(priority="normal")).status_code == 202
-    account_id = await gateway.directory.account_id(tenant.id, account_sid=tenant.account_sid)
+    account_id = await gateway.directory.find_account_id(tenant.id, account_sid=tenant.account_sid)
     assert account_id
     (grant,) = (await grant_calls(gateway.database, account_id, limit=1)).grants
     settlement = worker_services["settlement"]
@@ -544,7 +544,7 @@ async def test_a_call_that_waits_again_while_its_cancellation_waits_for_its_outc
         call = await repository.lock_call(session, grant.call.id)
         assert call is not None
         canceling = await _begin_to_cancel(gateway, tenant, call.id)
-        await settlement.apply(session, call, put_back)
+        await settlement.apply_change(session, call, put_back)
     await _assert_canceled(gateway, call.id, await canceling)
 
 
@@ -576,7 +576,7 @@ async def test_a_suspended_tenant_can_end_its_calls_and_nothing_else(gateway: Ga
     async with running_upstream(created(), updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
-        await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+        await gateway.tenants.set_tenant_suspended(tenant.id, suspended=True)
         gateway.invalidate_cache()
         refused = await tenant.http.patch(f"/v1/calls/{record['id']}", json=REDIRECT)
         assert refused.json()["type"] == "urn:callgate:problem:tenant-suspended"

@@ -12,12 +12,12 @@ from sqlalchemy import text
 
 from app.audit.service import AuditLog
 from app.audit.store import AuditFilter
-from app.doctor.twilio_client import credential_check
+from app.doctor.twilio_client import open_credential_check
 from app.security.keyring import Keyring
-from app.tenants.administration_rotation import CredentialRotation, Replacement
+from app.tenants.administration_rotation import CredentialReplacement, CredentialRotation
 from app.tenants.administration_store import CredentialRow
 from app.tenants.errors import NoSuchResource, OperatorError
-from app.tenants.repository import mark_credentials_used, set_rejection
+from app.tenants.repository import mark_credentials_used, set_credential_rejection
 from simulator.config import SimulatorConfig
 from tests.simulator.running import serve
 from tests.support.clients import http_client
@@ -38,15 +38,17 @@ class Account:
     simulator: httpx.AsyncClient
     rotation: CredentialRotation
 
-    async def find(self, key_sid: str | None = None, old_id: UUID | None = None) -> Replacement | None:
-        return await self.rotation.find(self.tenant.id, account_sid=self.tenant.account_sid, key_sid=key_sid, old_id=old_id)
+    async def find(self, key_sid: str | None = None, old_id: UUID | None = None) -> CredentialReplacement | None:
+        return await self.rotation.find_replacement(
+            self.tenant.id, account_sid=self.tenant.account_sid, key_sid=key_sid, old_id=old_id
+        )
 
-    async def begin(self, secret: str, key_sid: str | None = None, old_id: UUID | None = None) -> Replacement | None:
-        return await self.rotation.begin(
+    async def begin(self, secret: str, key_sid: str | None = None, old_id: UUID | None = None) -> CredentialReplacement | None:
+        return await self.rotation.begin_replacement(
             self.tenant.id, account_sid=self.tenant.account_sid, key_sid=key_sid, secret=secret, old_id=old_id
         )
 
-    async def begun(self, secret: str, key_sid: str | None = None, old_id: UUID | None = None) -> Replacement:
+    async def begun(self, secret: str, key_sid: str | None = None, old_id: UUID | None = None) -> CredentialReplacement:
         replacement = await self.begin(secret, key_sid, old_id)
         assert replacement is not None
         assert await self.find(key_sid) == replacement
@@ -87,16 +89,16 @@ class Account:
     async def reject(self, credential: CredentialRow) -> None:
         """Marks the credential as after a creation that Twilio has refused because of it."""
         async with self.gateway.database.begin() as session:
-            await set_rejection(session, [credential.id], reason="credentials_rejected")
+            await set_credential_rejection(session, [credential.id], reason="credentials_rejected")
 
-    async def advance(self, replacement: Replacement) -> str:
-        return (await self.rotation.advance(replacement, min_unused_time=QUIET)).step
+    async def advance(self, replacement: CredentialReplacement) -> str:
+        return (await self.rotation.advance_replacement(replacement, min_unused_time=QUIET)).step
 
 
 @asynccontextmanager
 async def rotation_of(gateway: Gateway, url: str) -> AsyncIterator[CredentialRotation]:
     settings = gateway.settings.model_copy(update={"twilio_base_url": url, "twilio_read_timeout": 30.0})
-    async with credential_check(settings) as check:
+    async with open_credential_check(settings) as check:
         yield CredentialRotation(gateway.database, gateway.tenants.keyring, gateway.tenants.actor, check)
 
 
@@ -121,7 +123,7 @@ async def test_an_auth_token_is_revoked_after_its_promotion_and_a_quiet_time(acc
     await account.pass_time(60)
     assert await account.advance(replacement) == "promote"
     await account.promote()
-    progress = await account.rotation.advance(replacement, min_unused_time=QUIET)
+    progress = await account.rotation.advance_replacement(replacement, min_unused_time=QUIET)
     assert progress.step == "wait"
     assert await account.advance(replacement) == "wait"
 
@@ -182,7 +184,7 @@ async def test_nothing_changes_while_twilio_cannot_be_asked(account: Account) ->
     async with rotation_of(account.gateway, refused_url()) as rotation:
         account_row = replace(replacement.account, base_url=None)
         with pytest.raises(OperatorError, match="could not be asked"):
-            await rotation.advance(replace(replacement, account=account_row), min_unused_time=QUIET)
+            await rotation.advance_replacement(replace(replacement, account=account_row), min_unused_time=QUIET)
     assert await account.active() == [replacement.new.id, replacement.old.id]
 
 
@@ -287,9 +289,9 @@ async def test_what_is_not_there_cannot_be_replaced(account: Account) -> None:
     with pytest.raises(NoSuchResource, match="no active credential"):
         await account.begin("second", None, UUID(int=1))
     with pytest.raises(NoSuchResource, match="no account"):
-        await account.rotation.find(account.tenant.id, account_sid="AC" + "e" * 32, key_sid=None, old_id=None)
+        await account.rotation.find_replacement(account.tenant.id, account_sid="AC" + "e" * 32, key_sid=None, old_id=None)
     with pytest.raises(OperatorError, match="an account SID is"):
-        await account.rotation.find(account.tenant.id, account_sid="AC1", key_sid=None, old_id=None)
+        await account.rotation.find_replacement(account.tenant.id, account_sid="AC1", key_sid=None, old_id=None)
 
 
 async def test_a_third_token_in_the_middle_of_a_rotation_replaces_both(account: Account) -> None:
@@ -326,11 +328,11 @@ async def test_a_rotation_goes_on_with_another_process(account: Account) -> None
     replacement = await account.begun("second")
     await account.promote()
     another = replace(account.rotation, keyring=Keyring(account.gateway.settings.require_secret_keys()))
-    found = await another.find(account.tenant.id, account_sid=account.tenant.account_sid, key_sid=None, old_id=None)
+    found = await another.find_replacement(account.tenant.id, account_sid=account.tenant.account_sid, key_sid=None, old_id=None)
     assert found == replacement
     await account.pass_time(3)
     assert await account.advance(replacement) == "wait"
     await account.pass_time(3)
-    assert (await another.advance(replacement, min_unused_time=QUIET)).step == "done"
+    assert (await another.advance_replacement(replacement, min_unused_time=QUIET)).step == "done"
     with pytest.raises(OperatorError, match="revoked meanwhile"):
         await account.advance(replacement)

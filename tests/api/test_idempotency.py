@@ -158,7 +158,7 @@ async def test_a_refused_retry_never_hides_a_live_call(gateway: Gateway) -> None
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         first = await tenant.create("k")
-        await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+        await gateway.tenants.set_tenant_suspended(tenant.id, suspended=True)
         gateway.invalidate_cache()
         again = await tenant.create("k")
         assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])

@@ -163,12 +163,12 @@ async def test_a_chunked_body_that_is_too_large_is_refused_while_it_arrives(tena
 
 
 async def test_a_suspended_tenant_can_read_but_not_place_calls(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
-    await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+    await gateway.tenants.set_tenant_suspended(tenant.id, suspended=True)
     gateway.invalidate_cache()
     response = await tenant.create()
     assert (response.status_code, response.json()["type"]) == (403, "urn:callgate:problem:tenant-suspended")
     await _nothing_happened(tenant, upstream)
-    await gateway.tenants.suspend_tenant(tenant.id, suspended=False)
+    await gateway.tenants.set_tenant_suspended(tenant.id, suspended=False)
     gateway.invalidate_cache()
     assert (await tenant.create()).status_code == 201
 

@@ -14,7 +14,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import iter_route_contexts
 
 from app.http.operations import CONSOLE_PREFIX
-from app.http.routes import ScopedRoute, needs, require_declarations
+from app.http.routes import ScopedRoute, needs, require_access_declarations
 from app.main import create_app
 from app.tenants.caller import COMMAND_LINE
 from app.tenants.scopes import ALL_SCOPES, Scope
@@ -365,8 +365,8 @@ def test_a_route_without_a_declaration_fails() -> None:
     for app in (undeclared, unchecked):
         for unsafe in (app.routes, _included(app).routes):
             with pytest.raises(TypeError, match="/things"):
-                require_declarations(unsafe)
-    require_declarations(private.routes)
+                require_access_declarations(unsafe)
+    require_access_declarations(private.routes)
 
 
 def _included(app: FastAPI) -> FastAPI:

@@ -21,7 +21,7 @@ from app.deliveries.sender import Sender
 from app.jobs.deliver import Deliverer
 from app.observability import Metrics
 from app.security.keyring import Keyring
-from app.tenants.delivery_signing import DeliverySigning
+from app.tenants.delivery_signing import SigningSettingsCache
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import Gateway, running_gateway, settings_for
 from tests.support.logs import logging_to
@@ -239,7 +239,7 @@ async def test_twilios_answer_is_shown_whole_although_a_part_of_it_equals_a_secr
 
 async def test_the_signing_secret_of_deliveries_is_shown_only_once(watched: InstrumentedGateway, database_url: str) -> None:
     gateway = watched.gateway
-    signing = DeliverySigning(gateway.database, Keyring(gateway.settings.require_secret_keys()))
+    signing = SigningSettingsCache(gateway.database, Keyring(gateway.settings.require_secret_keys()))
     async with running_upstream(created(), answer(500, "no")) as upstream, Sender(AllowList.parse("127.0.0.0/8")) as sender:
         tenant = await gateway.add_tenant(upstream.url)
         secrets = [await gateway.tenants.renew_callback_secret(tenant.id)]

@@ -182,7 +182,7 @@ async def test_a_credential_that_cannot_be_opened_refuses_only_the_calls_that_na
         assert "pbx-berlin" in problem["detail"]
         assert (await tenant.create()).status_code == 201
         whose = f"of SIP credential pbx-berlin of tenant {tenant.id}"
-        unreadable = await KeyRotation(gateway.database, gateway.tenants.keyring).find_unreadable()
+        unreadable = await KeyRotation(gateway.database, gateway.tenants.keyring).find_unreadable_secrets()
         assert {name.split(":")[0] for name in unreadable} == {f"user name {whose}", f"password {whose}"}
         await gateway.tenants.replace_sip_credential(tenant.id, "pbx-berlin", username="u", password="p")
         gateway.invalidate_cache()
@@ -195,9 +195,9 @@ async def test_secrets_of_sip_credentials_are_sealed_anew_with_a_new_key(gateway
         await store(gateway, tenant)
         new = b"a newer key of thirty-two bytes."
         rotation = KeyRotation(gateway.database, Keyring([new, *gateway.settings.require_secret_keys()]))
-        assert (await rotation.reseal(gateway.tenants.actor)).resealed >= 3
-        assert await KeyRotation(gateway.database, Keyring([new])).find_unreadable() == []
-        assert (await rotation.reseal(gateway.tenants.actor)).resealed == 0
+        assert (await rotation.reseal_secrets(gateway.tenants.actor)).resealed >= 3
+        assert await KeyRotation(gateway.database, Keyring([new])).find_unreadable_secrets() == []
+        assert (await rotation.reseal_secrets(gateway.tenants.actor)).resealed == 0
         auth = await TenantDirectory(gateway.database, Keyring([new])).sip_auth(tenant.id, "pbx-berlin")
         assert auth is not None
         assert (auth.username.get_secret_value(), auth.password.get_secret_value()) == ("berlin-user", "first")

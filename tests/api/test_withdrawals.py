@@ -15,8 +15,8 @@ from sqlalchemy import make_url, text
 from uuid_utils.compat import uuid7
 
 from app.calls.creation.grants.service import grant_calls
-from app.calls.creation.grants.store import Grant
-from app.calls.creation.scheduled.service import ScheduledIntents
+from app.calls.creation.grants.store import DialGrant
+from app.calls.creation.scheduled.service import ScheduledIntentWriter
 from app.calls.creation.scheduled.store import ScheduledCall
 from app.calls.creation.store import NewCall
 from app.calls.creation.withdrawals import Withdrawals
@@ -269,7 +269,7 @@ async def _abandon(gateway: Gateway, call_id: str, *, attempt: int = 1) -> None:
     async with gateway.database.begin() as session:
         await session.execute(text(statement), {"id": call_id, "attempt": attempt})
     async with running_resolver(gateway, searches=1) as resolver:
-        assert await resolver.mark_abandoned()
+        assert await resolver.mark_abandoned_calls()
 
 
 async def _outcome(tenant: Tenant, call_id: str) -> tuple[str, str | None]:
@@ -370,7 +370,7 @@ async def test_a_call_whose_grant_has_an_unknown_commit_waits_again_and_rings_on
         assert len(upstream.posts) == 1
 
 
-async def _grant(gateway: Gateway, account_id: UUID) -> Grant:
+async def _grant(gateway: Gateway, account_id: UUID) -> DialGrant:
     """Grants a call as another worker does. Waits until no other transaction has locked the account."""
     async with asyncio.timeout(TIMEOUT_S):
         while not (granted := await grant_calls(gateway.database, account_id, limit=1)).grants:
@@ -385,9 +385,9 @@ async def test_a_grant_with_an_unknown_commit_does_not_put_back_the_grant_of_ano
     async with worker_behind_proxy(database_url) as (worker, proxy):
         tenant = await gateway.add_tenant()
         assert (await tenant.create(priority="normal")).status_code == 202
-        account_id = await gateway.directory.account_id(tenant.id, account_sid=tenant.account_sid)
+        account_id = await gateway.directory.find_account_id(tenant.id, account_sid=tenant.account_sid)
         assert account_id
-        in_doubt: list[Grant] = []
+        in_doubt: list[DialGrant] = []
         proxy.hold(b"COMMIT")
         with pytest.raises(DatabaseUnavailable):
             await grant_calls(worker["database"], account_id, limit=1, put_back=in_doubt.append)
@@ -396,7 +396,7 @@ async def test_a_grant_with_an_unknown_commit_does_not_put_back_the_grant_of_ano
         assert (first.call.id, first.call.attempt) == (second.call.id, second.call.attempt)
         for grant, before, after in [(first, "pending", "pending"), (second, "unknown", "scheduled")]:
             await gateway.database.fetch("UPDATE call SET execution = $2 WHERE id = $1", grant.call.id, before)
-            worker["granted"].put_back(grant)
+            worker["granted"].put_back_granted_call(grant)
             await worker["granted"].placement.withdrawals.close()
             assert [execution for execution, _ in await _records(tenant)] == [after]
 
@@ -473,8 +473,8 @@ async def test_a_scheduled_intent_whose_request_is_canceled_is_written(gateway: 
     now = datetime.now(UTC)
     call = replace(await _intent(gateway, call_id), id=uuid7(), idempotency_key="canceled")
     schedule = Schedule(NO_QUEUE, uuid7(), 1, now, now + timedelta(hours=1), now, None)
-    intents = ScheduledIntents(gateway.database)
-    committing = asyncio.create_task(intents.commit(ScheduledCall(call, schedule)))
+    intents = ScheduledIntentWriter(gateway.database)
+    committing = asyncio.create_task(intents.commit_intent(ScheduledCall(call, schedule)))
     await asyncio.sleep(0)  # The task now waits for its commit.
     committing.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -495,9 +495,9 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_not_inserted_late(
     call = replace(await _intent(gateway, call_id), id=uuid7(), idempotency_key="late-in-doubt")
     schedule = Schedule(NO_QUEUE, uuid7(), 1, now, now + timedelta(hours=1), now, None)
     async with worker_behind_proxy(database_url) as (worker, proxy):
-        intents = ScheduledIntents(worker["database"], insert_again_for_s=insert_again_for_s)
+        intents = ScheduledIntentWriter(worker["database"], insert_again_for_s=insert_again_for_s)
         proxy.hold(b"late-in-doubt")
-        assert await intents.commit(ScheduledCall(call, schedule))
+        assert await intents.commit_intent(ScheduledCall(call, schedule))
         assert call.execution == "unknown"
         await proxy.drop()
         async with asyncio.timeout(TIMEOUT_S):
@@ -517,9 +517,9 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_not_dialled_after_a_
     schedule = Schedule(NO_QUEUE, uuid7(), 1, now, now + timedelta(hours=1), now, None)
     ((server,),) = await gateway.database.fetch("SELECT pg_get_functiondef('callgate_server'::regproc)")
     async with worker_behind_proxy(database_url) as (worker, proxy):
-        intents = ScheduledIntents(worker["database"])
+        intents = ScheduledIntentWriter(worker["database"])
         proxy.hold(b"failed-over")
-        assert await intents.commit(ScheduledCall(call, schedule))
+        assert await intents.commit_intent(ScheduledCall(call, schedule))
         try:
             await gateway.database.fetch(
                 "CREATE OR REPLACE FUNCTION callgate_server() RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT 'another' $$"

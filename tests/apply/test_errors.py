@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from app.apply.document import MAX_FILE_BYTES, read_document
-from app.apply.schemas import json_schema
+from app.apply.schemas import declaration_json_schema
 from app.apply.validation import validate_declaration
 from app.cli import app
 from app.deliveries.addresses import AllowList
@@ -341,6 +341,6 @@ def test_the_schema_is_valid_shipped_and_accepts_the_example(tmp_path: Path) -> 
 )
 def test_the_schema_refuses_what_the_command_refuses(refused: Refused) -> None:
     """Leaves out what a schema cannot check: secrets, rules for URLs and hours, and a credential both declared and revoked."""
-    validator = jsonschema.Draft202012Validator(json_schema())
+    validator = jsonschema.Draft202012Validator(declaration_json_schema())
     document: Any = yaml.safe_load(refused.file)
     assert validator.is_valid(document) is refused.text.startswith(UNSEEN)

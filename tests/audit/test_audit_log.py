@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from app.audit.events import Actor
-from app.audit.service import AuditLog, read_audit_cursor
+from app.audit.service import AuditLog, decode_audit_cursor
 from app.audit.store import AuditFilter, AuditRow
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE
@@ -45,9 +45,9 @@ async def test_every_change_is_recorded_once_and_without_values(gateway: Gateway
     token, url, name, base_url = SECRETS
     await tenants.create_tenant("audited", name=name)
     for _ in range(2):
-        await tenants.suspend_tenant("audited", suspended=True)
+        await tenants.set_tenant_suspended("audited", suspended=True)
         await tenants.configure_callbacks("audited", url=url, events=["ringing"], callback_format="json")
-    await tenants.suspend_tenant("audited", suspended=False)
+    await tenants.set_tenant_suspended("audited", suspended=False)
     secret = await tenants.renew_callback_secret("audited")
     credentials = [
         await tenants.add_credential("audited", account_sid=ACCOUNT_SID, secret=secret_, key_sid=None, base_url=base)
@@ -91,7 +91,7 @@ async def test_what_fails_is_not_recorded(gateway: Gateway, tenants: TenantAdmin
     with pytest.raises(OperatorError):
         await tenants.configure_callbacks("failing", method="GET")
     with pytest.raises(OperatorError):
-        await tenants.suspend_tenant("missing", suspended=True)
+        await tenants.set_tenant_suspended("missing", suspended=True)
     with pytest.raises(OperatorError):
         await tenants.renew_callback_secret("missing")
     with pytest.raises(OperatorError):
@@ -102,7 +102,7 @@ async def test_what_fails_is_not_recorded(gateway: Gateway, tenants: TenantAdmin
 
 async def test_of_two_racing_changes_that_do_the_same_one_is_recorded(gateway: Gateway, tenants: TenantAdministration) -> None:
     await tenants.create_tenant("racing", name="x")
-    await asyncio.gather(*(tenants.suspend_tenant("racing", suspended=True) for _ in range(4)))
+    await asyncio.gather(*(tenants.set_tenant_suspended("racing", suspended=True) for _ in range(4)))
     added = await asyncio.gather(
         *(
             tenants.add_credential("racing", account_sid=ACCOUNT_SID, secret=f"s{n}", key_sid=None, base_url=SECRETS[3])
@@ -124,7 +124,7 @@ async def test_a_change_and_its_event_are_committed_together(gateway: Gateway, t
         )
     try:
         with pytest.raises(Exception, match="nobody"):
-            await tenants.suspend_tenant("together", suspended=True)
+            await tenants.set_tenant_suspended("together", suspended=True)
     finally:
         async with gateway.database.begin() as session:
             await session.execute(text("ALTER TABLE audit_event DROP CONSTRAINT nobody"))
@@ -144,7 +144,7 @@ async def test_lists_are_filtered_and_paged_by_key(gateway: Gateway, tenants: Te
         pages += page
         if cursor is None:
             break
-        before = read_audit_cursor(cursor)
+        before = decode_audit_cursor(cursor)
         assert before == (page[-1].at, page[-1].id)
         # What happens meanwhile does not shift the pages.
         await tenants.create_key("paged", name=None, creator=COMMAND_LINE)
@@ -153,4 +153,4 @@ async def test_lists_are_filtered_and_paged_by_key(gateway: Gateway, tenants: Te
     assert len(await events_of(gateway, "paged", action="tenant.create")) == 1
     middle = whole[4]
     assert await events_of(gateway, "paged", until=whole[3].at, since=middle.at) == [middle]
-    assert [read_audit_cursor(text) for text in ("", "x", "A" * 33, "_" * 32)] == [None] * 4
+    assert [decode_audit_cursor(text) for text in ("", "x", "A" * 33, "_" * 32)] == [None] * 4

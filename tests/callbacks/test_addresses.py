@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.deliveries.addresses import AllowList, Target, UrlError, is_allowed, parse_delivery_url
+from app.deliveries.addresses import AllowList, DeliveryTarget, UrlError, is_address_allowed, parse_delivery_url
 from app.settings import SettingsError, load_settings
 
 PUBLIC_ONLY = AllowList()
@@ -59,25 +59,25 @@ NEVER += [
 
 @pytest.mark.parametrize("address", PUBLIC)
 def test_public_addresses_are_dialled(address: str) -> None:
-    assert is_allowed(address, "example.com", PUBLIC_ONLY)
+    assert is_address_allowed(address, "example.com", PUBLIC_ONLY)
 
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_private_addresses_need_the_operators_permission(address: str) -> None:
-    assert not is_allowed(address, "example.com", PUBLIC_ONLY)
-    assert is_allowed(address, "example.com", EVERYTHING)
+    assert not is_address_allowed(address, "example.com", PUBLIC_ONLY)
+    assert is_address_allowed(address, "example.com", EVERYTHING)
 
 
 @pytest.mark.parametrize("address", NEVER)
 def test_link_local_metadata_and_reserved_addresses_are_never_dialled(address: str) -> None:
-    assert not is_allowed(address, "example.com", PUBLIC_ONLY)
-    assert not is_allowed(address, "example.com", EVERYTHING)
+    assert not is_address_allowed(address, "example.com", PUBLIC_ONLY)
+    assert not is_address_allowed(address, "example.com", EVERYTHING)
 
 
 @given(st.integers(0, 2**32 - 1).map(IPv4Address) | st.integers(0, 2**128 - 1).map(IPv6Address))
 def test_addresses_that_python_calls_private_need_the_operators_permission(address: IPv4Address | IPv6Address) -> None:
     if address.is_private or address.is_multicast or address.is_link_local or address.is_reserved or address.is_unspecified:
-        assert not is_allowed(str(address), "example.com", PUBLIC_ONLY)
+        assert not is_address_allowed(str(address), "example.com", PUBLIC_ONLY)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_addresses_that_python_calls_private_need_the_operators_permission(addre
     ],
 )
 def test_the_operator_allows_networks_hosts_and_suffixes(allow: str, host: str, address: str, expected: bool) -> None:
-    assert is_allowed(address, host, AllowList.parse(allow)) is expected
+    assert is_address_allowed(address, host, AllowList.parse(allow)) is expected
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_the_operator_allows_networks_hosts_and_suffixes(allow: str, host: str, 
 )
 def test_a_url_is_read(url: str, scheme: str, host: str, port: int) -> None:
     read = parse_delivery_url(url, PUBLIC_ONLY)
-    assert isinstance(read, Target)
+    assert isinstance(read, DeliveryTarget)
     assert (read.scheme, read.host, read.port) == (scheme, host, port)
     assert read.address == (ip_address(host) if host[0] in "28" else None)
 
@@ -209,7 +209,7 @@ def test_an_invalid_url_is_refused_with_a_code(url: str, code: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://localhost/", "http://[::1]/", "http://192.168.0.1/"])
 def test_private_urls_are_valid_with_the_operators_permission(url: str) -> None:
-    assert isinstance(parse_delivery_url(url, EVERYTHING), Target)
+    assert isinstance(parse_delivery_url(url, EVERYTHING), DeliveryTarget)
 
 
 @pytest.mark.parametrize("url", ["http://169.254.169.254/", "http://[fe80::1]/", "http://[fd00:ec2::254]/", "http://0.0.0.0/"])

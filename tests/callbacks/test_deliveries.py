@@ -25,10 +25,10 @@ from app.deliveries.retries import wait_before_retry
 from app.deliveries.sender import Sender
 from app.deliveries.store import ClaimedDelivery, DeliveryAttempt
 from app.jobs.deliver import CLAIM_PER_TENANT, MAX_CONCURRENT_PER_TENANT, Deliverer
-from app.jobs.refresh import Refresher
+from app.jobs.refresh import CallRefresher
 from app.observability import Metrics
 from app.security.keyring import Keyring
-from app.tenants.delivery_signing import DeliverySigning
+from app.tenants.delivery_signing import SigningSettingsCache
 from app.tenants.errors import OperatorError
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.clients import TIMEOUT_S
@@ -60,12 +60,12 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 
 @pytest.fixture(scope="module")
-def signing(gateway: Gateway) -> DeliverySigning:
-    return DeliverySigning(gateway.database, Keyring(gateway.settings.require_secret_keys()))
+def signing(gateway: Gateway) -> SigningSettingsCache:
+    return SigningSettingsCache(gateway.database, Keyring(gateway.settings.require_secret_keys()))
 
 
 @pytest.fixture
-async def deliverer(gateway: Gateway, signing: DeliverySigning) -> AsyncIterator[Deliverer]:
+async def deliverer(gateway: Gateway, signing: SigningSettingsCache) -> AsyncIterator[Deliverer]:
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM delivery"))
     async with Sender(AllowList.parse(LOOPBACK), read_timeout_s=2) as sender:
@@ -207,7 +207,7 @@ async def test_a_refused_url_is_reported_before_anything_is_sent(
 
 
 async def test_deliveries_go_to_the_tenants_default_url_if_the_creation_has_none(
-    gateway: Gateway, twilio: Upstream, signing: DeliverySigning
+    gateway: Gateway, twilio: Upstream, signing: SigningSettingsCache
 ) -> None:
     tenant = await gateway.add_tenant(twilio.url)
     await gateway.tenants.configure_callbacks(
@@ -228,7 +228,9 @@ async def test_deliveries_go_to_the_tenants_default_url_if_the_creation_has_none
     ]
 
 
-async def test_settings_that_are_not_given_stay_and_a_default_needs_a_url(gateway: Gateway, signing: DeliverySigning) -> None:
+async def test_settings_that_are_not_given_stay_and_a_default_needs_a_url(
+    gateway: Gateway, signing: SigningSettingsCache
+) -> None:
     tenant = await gateway.add_tenant()
     with pytest.raises(OperatorError, match="need a default URL"):
         await gateway.tenants.configure_callbacks(tenant.id, method="GET")
@@ -240,7 +242,7 @@ async def test_settings_that_are_not_given_stay_and_a_default_needs_a_url(gatewa
     for nobody in (
         gateway.tenants.configure_callbacks("nobody"),
         gateway.tenants.renew_callback_secret("nobody"),
-        signing.of_tenant("nobody"),
+        signing.settings_of_tenant("nobody"),
     ):
         with pytest.raises(OperatorError, match="no tenant nobody"):
             await nobody
@@ -251,7 +253,7 @@ async def test_settings_that_are_not_given_stay_and_a_default_needs_a_url(gatewa
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
 async def test_the_twilio_form_is_the_callback_signed_with_the_tenants_secret(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, signing: DeliverySigning, method: str
+    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, signing: SigningSettingsCache, method: str
 ) -> None:
     async with running_upstream(answer(200)) as receiver:
         url = f"{receiver.url}/hook?a=1"
@@ -282,7 +284,7 @@ async def test_a_get_may_make_the_longest_url_longer(gateway: Gateway, twilio: U
 
 
 async def test_the_json_form_has_the_record_at_the_time_of_sending(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, signing: DeliverySigning
+    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, signing: SigningSettingsCache
 ) -> None:
     async with running_upstream(answer(500), answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url, status_callback_event=["ringing"])
@@ -302,13 +304,13 @@ async def test_the_json_form_has_the_record_at_the_time_of_sending(
 
 
 async def test_a_tenant_without_a_secret_gets_one_with_its_first_delivery(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, signing: DeliverySigning
+    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, signing: SigningSettingsCache
 ) -> None:
     async with running_upstream(answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url)
         await live.send_callbacks(("completed", 3))
         await deliver_all(deliverer)
-        secret = (await signing.of_tenant(live.tenant.id)).secret.get_secret_value()
+        secret = (await signing.settings_of_tenant(live.tenant.id)).secret.get_secret_value()
         signature = receiver.received[0].headers["x-twilio-signature"]
         assert RequestValidator(secret).validate(f"{receiver.url}/", dict(receiver.received[0].form), signature)
 
@@ -364,7 +366,7 @@ async def test_a_later_event_waits_for_an_earlier_one_until_its_second_failure(
 
 async def _claim(gateway: Gateway, *, ended: Sequence[UUID] = ()) -> list[ClaimedDelivery]:
     lease = timedelta(minutes=1)
-    return await store.claim(gateway.database, months=None, lease=lease, limit=9, per_tenant=9, busy=[], ended=ended)
+    return await store.claim_deliveries(gateway.database, months=None, lease=lease, limit=9, per_tenant=9, busy=[], ended=ended)
 
 
 async def _hold(session: Any, event: str) -> None:
@@ -481,7 +483,9 @@ async def test_the_commits_after_a_claim_and_its_result_are_flushed(gateway: Gat
     await live.send_callbacks(PROGRESS[0])
     database = Database(gateway.settings.require_database_url(), pool_size=1)
     try:
-        (claimed,) = await store.claim(database, months=None, lease=timedelta(minutes=1), limit=1, per_tenant=1, busy=[])
+        (claimed,) = await store.claim_deliveries(
+            database, months=None, lease=timedelta(minutes=1), limit=1, per_tenant=1, busy=[]
+        )
         (connection,) = await database.fetch("SELECT pg_backend_pid() AS pid, current_setting('synchronous_commit') AS flushed")
         assert connection["flushed"] == "on"
         attempt = DeliveryAttempt(claimed, is_delivered=True, status=204, error=None, wait=None)
@@ -563,7 +567,7 @@ async def test_deliveries_of_a_killed_worker_are_taken_over(gateway: Gateway, tw
 
 
 async def test_two_workers_send_each_delivery_once(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, signing: DeliverySigning
+    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, signing: SigningSettingsCache
 ) -> None:
     other = Deliverer(gateway.database, signing, deliverer.sender, Metrics())
     async with running_upstream(answer(200)) as receiver:
@@ -697,12 +701,12 @@ async def _repeat(deliverer: Deliverer) -> None:
 
 
 @pytest.fixture
-async def refresher(gateway: Gateway) -> AsyncIterator[Refresher]:
+async def refresher(gateway: Gateway) -> AsyncIterator[CallRefresher]:
     async with running_refresher(gateway, interval=timedelta(seconds=3), timeout_s=1) as running:
         yield running
 
 
-async def _refresh(gateway: Gateway, refresher: Refresher, call_id: str) -> None:
+async def _refresh(gateway: Gateway, refresher: CallRefresher, call_id: str) -> None:
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE call SET refresh_at = NULL"))
         await session.execute(text("UPDATE call SET refresh_at = now() WHERE id = :id"), {"id": call_id})
@@ -715,7 +719,7 @@ def _ended_call(sid: str, ago: timedelta) -> Behaviour:
 
 
 async def test_an_end_without_a_callback_is_delivered_once_after_a_wait(
-    gateway: Gateway, deliverer: Deliverer, refresher: Refresher
+    gateway: Gateway, deliverer: Deliverer, refresher: CallRefresher
 ) -> None:
     sid = "CA" + "e" * 32
     script = (answer(201, call_resource(sid)), _ended_call(sid, timedelta(0)), _ended_call(sid, timedelta(minutes=2)))
@@ -737,7 +741,7 @@ async def test_an_end_without_a_callback_is_delivered_once_after_a_wait(
     assert "SequenceNumber" not in fields
 
 
-async def test_an_end_is_delivered_even_if_twilio_fails_later(gateway: Gateway, refresher: Refresher) -> None:
+async def test_an_end_is_delivered_even_if_twilio_fails_later(gateway: Gateway, refresher: CallRefresher) -> None:
     sid = "CA" + "c" * 32
     async with running_upstream(answer(201, call_resource(sid)), _ended_call(sid, timedelta(0)), error(500, 20500)) as twilio:
         live = await _start(gateway, twilio, status_callback="https://own.example.com/")
@@ -750,7 +754,7 @@ async def test_an_end_is_delivered_even_if_twilio_fails_later(gateway: Gateway, 
         assert await live.states() == {"completed": "pending"}
 
 
-async def test_the_end_of_a_call_that_is_deleted_is_delivered(gateway: Gateway, refresher: Refresher) -> None:
+async def test_the_end_of_a_call_that_is_deleted_is_delivered(gateway: Gateway, refresher: CallRefresher) -> None:
     sid = "CA" + "b" * 32
     script = (answer(201, call_resource(sid)), _ended_call(sid, timedelta(minutes=2)), answer(204), error(404, 20404))
     async with running_upstream(*script) as twilio:
@@ -769,7 +773,7 @@ async def test_the_end_of_a_call_that_is_deleted_is_delivered(gateway: Gateway, 
 
 
 async def test_a_callback_in_time_is_delivered_instead_of_the_polled_end(
-    gateway: Gateway, refresher: Refresher, deliverer: Deliverer
+    gateway: Gateway, refresher: CallRefresher, deliverer: Deliverer
 ) -> None:
     sid = "CA" + "d" * 32
     ended = (_ended_call(sid, timedelta(0)), _ended_call(sid, timedelta(minutes=2)))
@@ -828,7 +832,7 @@ async def test_a_delivery_of_any_month_is_sent_again(
         await live.send_callbacks(*PROGRESS)
         await deliver_all(deliverer)
         moved_id = ids.first_id_at(datetime.now(UTC) - timedelta(days=days))
-        values = {"id": (await live.deliveries())[0]["id"], "moved": moved_id, "at": ids.created_at(moved_id)}
+        values = {"id": (await live.deliveries())[0]["id"], "moved": moved_id, "at": ids.creation_time_of_id(moved_id)}
         async with gateway.database.begin() as session:
             await session.execute(text("UPDATE delivery SET id = :moved, at = :at WHERE id = :id"), values)
             await session.execute(text("UPDATE call_event SET id = :moved, at = :at WHERE id = :id"), values)
@@ -901,7 +905,7 @@ async def _add_given_up(gateway: Gateway, live: LiveCall) -> list[UUID]:
     copies = [uuid7() for _ in range(1200)]
     async with gateway.database.begin() as session:
         await session.execute(
-            copied, [{"id": copy, "at": ids.created_at(copy), "call_id": live.record["id"]} for copy in copies]
+            copied, [{"id": copy, "at": ids.creation_time_of_id(copy), "call_id": live.record["id"]} for copy in copies]
         )
     return sorted(copies)
 
@@ -940,7 +944,7 @@ async def test_a_replay_that_fails_later_says_what_is_done_and_where_to_continue
         return
     continue_since = answered.json()["continue_since"]
     assert answered.json()["replayed"] == done
-    assert datetime.fromisoformat(continue_since) == ids.created_at(copies[done - 1])
+    assert datetime.fromisoformat(continue_since) == ids.creation_time_of_id(copies[done - 1])
     assert (await replay(continue_since)).json() == {"replayed": 1200 - done, "continue_since": None}
 
 

@@ -24,11 +24,11 @@ ENTRIES_READ = """
 
 async def test_a_claim_that_was_planned_for_an_empty_table_reads_no_delivered_rows(database_url: str) -> None:
     """Covers the start of a month, when Postgres has made the plan for the new, empty partition without statistics."""
-    months = MonthRange.around(datetime.now(UTC) - timedelta(days=1), datetime.now(UTC))
+    months = MonthRange.from_first_to_last(datetime.now(UTC) - timedelta(days=1), datetime.now(UTC))
     database = Database(database_url, pool_size=1)
 
     async def claim() -> list[store.ClaimedDelivery]:
-        return await store.claim(database, months=months, lease=timedelta(minutes=1), limit=9, per_tenant=9, busy=[])
+        return await store.claim_deliveries(database, months=months, lease=timedelta(minutes=1), limit=9, per_tenant=9, busy=[])
 
     async def entries_read() -> int:
         await database.fetch(ENTRIES_READ)  # flushes what this session has counted

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from twilio.request_validator import RequestValidator
 
 from app.callbacks.fields import FormFields
-from app.callbacks.signature import signing_token
+from app.callbacks.signature import signing_auth_token
 from app.observability.metrics import EXPOSITION_INTERVAL_S
 from app.twilio.schemas import Credential
 from tests.support.callbacks import PUBLIC_URL, call_back, callback_path, progress
@@ -107,17 +107,17 @@ def auth_token(token: str) -> Credential:
 def test_twilios_published_signatures_are_genuine_and_altered_requests_are_not(url: str, form: str, signature: str) -> None:
     fields = FormFields.parse(form)
     another, token = auth_token("another"), auth_token("12345")
-    assert signing_token(url, fields, signature, [another, token]) == token
-    assert signing_token(url, fields, signature, [another]) is None
-    assert signing_token(url + "3", fields, signature, [token]) is None
-    assert signing_token(url, FormFields.parse(form + "&Digits=9"), signature, [token]) is None
-    assert signing_token(url, fields, signature[:-2] + "A=", [token]) is None
+    assert signing_auth_token(url, fields, signature, [another, token]) == token
+    assert signing_auth_token(url, fields, signature, [another]) is None
+    assert signing_auth_token(url + "3", fields, signature, [token]) is None
+    assert signing_auth_token(url, FormFields.parse(form + "&Digits=9"), signature, [token]) is None
+    assert signing_auth_token(url, fields, signature[:-2] + "A=", [token]) is None
 
 
 @pytest.mark.parametrize("url", ["https://[::1]/x", "https://user:pw@host:1/x", f"{VECTOR_URL}&bodySHA256=x", "https://[/x"])
 @pytest.mark.parametrize("signature", ["", "nonsense", "ünsigned"])
 def test_malformed_signatures_and_odd_urls_are_not_genuine(url: str, signature: str) -> None:
-    assert signing_token(url, FormFields.parse(VECTOR_FORM), signature, [auth_token("12345")]) is None
+    assert signing_auth_token(url, FormFields.parse(VECTOR_FORM), signature, [auth_token("12345")]) is None
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])

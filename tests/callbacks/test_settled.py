@@ -15,18 +15,18 @@ from twilio.request_validator import RequestValidator
 from app.calls.creation.store import SettledCall, write_outcomes
 from app.calls.models import Call
 from app.calls.repository import lock_call
-from app.calls.settlement import record_change
+from app.calls.settlement import make_record_change
 from app.calls.store import DELIVERIES_CHANNEL
 from app.database.listener import Listener
 from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
 from app.jobs.deliver import Deliverer
 from app.jobs.dial import Dialer
-from app.jobs.resolve import Resolver
+from app.jobs.resolve import OutcomeResolver
 from app.observability import Metrics
 from app.security.keyring import Keyring
 from app.services import services
-from app.tenants.delivery_signing import DeliverySigning
+from app.tenants.delivery_signing import SigningSettingsCache
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import deliver_all, run_search, running_resolver
@@ -58,7 +58,7 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 
 @pytest.fixture
-async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
+async def resolver(gateway: Gateway) -> AsyncIterator[OutcomeResolver]:
     async with running_resolver(gateway, searches=1, timeout_s=1) as running:
         yield running
 
@@ -87,7 +87,7 @@ async def _unknown(tenant: Tenant, **members: Any) -> dict[str, Any]:
     return lost
 
 
-async def _search(gateway: Gateway, resolver: Resolver, call_id: str) -> None:
+async def _search(gateway: Gateway, resolver: OutcomeResolver, call_id: str) -> None:
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> :id"), {"id": call_id})
         await session.execute(text("UPDATE call SET search_at = now() WHERE id = :id"), {"id": call_id})
@@ -98,7 +98,7 @@ async def _deliver(gateway: Gateway, tenant: Tenant) -> None:
     """Sends all deliveries that wait for this tenant. Deletes those of other tenants before."""
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM delivery WHERE tenant_id <> :id"), {"id": tenant.id})
-    signing = DeliverySigning(gateway.database, Keyring(gateway.settings.require_secret_keys()))
+    signing = SigningSettingsCache(gateway.database, Keyring(gateway.settings.require_secret_keys()))
     async with Sender(AllowList.parse(LOOPBACK), read_timeout_s=5) as sender:
         deliverer = Deliverer(gateway.database, signing, sender, Metrics())
         await deliver_all(deliverer)
@@ -188,7 +188,7 @@ async def test_a_callback_before_the_answer_settles_and_the_answer_adds_nothing(
     assert await _reported(tenant, call["id"]) == [("settled", "started", "callback")]
 
 
-async def test_twilios_list_settles(gateway: Gateway, resolver: Resolver) -> None:
+async def test_twilios_list_settles(gateway: Gateway, resolver: OutcomeResolver) -> None:
     listed = call_resource(SID[:-1] + "3", to=BASIC["to"], **{"from": BASIC["from"]})
     async with running_upstream(reset, answer(200, {"calls": [listed], "next_page_uri": None})) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -198,7 +198,7 @@ async def test_twilios_list_settles(gateway: Gateway, resolver: Resolver) -> Non
 
 
 async def test_a_creation_that_no_search_finds_is_settled_and_a_later_proof_is_delivered_as_corrected(
-    gateway: Gateway, resolver: Resolver
+    gateway: Gateway, resolver: OutcomeResolver
 ) -> None:
     async with running_upstream(reset, answer(200, {"calls": [], "next_page_uri": None})) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -305,15 +305,15 @@ async def test_a_batch_writes_the_deliveries_of_current_attempts_only(gateway: G
                 {"id": tenant.id},
             )
             calls = {call_id: await _locked(session, call_id) for call_id in (wanting, other)}
-        started = record_change(
+        started = make_record_change(
             "call.planted", {}, {"execution": "started", "settled_by": "response", "sid": f"CA{uuid4().hex}", "problem": None}
         )
-        refused = record_change(
+        refused = make_record_change(
             "call.planted", {}, {"execution": "not_started", "settled_by": "response", "problem": {"slug": "late"}}
         )
-        current, late = SettledCall.of(calls[wanting], started), SettledCall.of(calls[wanting], refused)
+        current, late = SettledCall.from_change(calls[wanting], started), SettledCall.from_change(calls[wanting], refused)
         late = SettledCall(late.call_id, 1, late.change, late.delivery, late.deliveries_written)
-        plain = SettledCall.of(calls[other], refused)
+        plain = SettledCall.from_change(calls[other], refused)
         written = await write_outcomes(gateway.database, [late, current, plain])
         assert {key for key, at in written.items() if at} == {(UUID(wanting), 2), (UUID(other), 2)}
     assert await _reported(tenant, wanting) == [("settled", "started", "response")]
@@ -335,7 +335,7 @@ async def test_workers_are_woken(gateway: Gateway) -> None:
     woken = asyncio.Event()
     url = gateway.settings.require_database_url()
     listener = Listener(url, channel=DELIVERIES_CHANNEL, on_change=woken.set)
-    async with listener.running(), running_upstream(created(), reset) as upstream, asyncio.timeout(TIMEOUT_S):
+    async with listener.listening_in_background(), running_upstream(created(), reset) as upstream, asyncio.timeout(TIMEOUT_S):
         while not listener.connected:
             await asyncio.sleep(0.01)
         tenant = await gateway.add_tenant(upstream.url)

@@ -104,7 +104,7 @@ def _next_digit(digit: str) -> str:
 
 
 def _tag(keyring: Keyring, call_id: UUID) -> str:
-    return CallbackUrls("", keyring).url_of(call_id, OTHER_CALL).partition("=")[2]
+    return CallbackUrls("", keyring).callback_url_of_call(call_id, OTHER_CALL).partition("=")[2]
 
 
 @pytest.mark.parametrize("ask", FORGERIES.values(), ids=FORGERIES.keys())

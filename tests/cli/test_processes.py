@@ -17,8 +17,8 @@ from sqlalchemy import text
 from app import __version__
 from app.calls.models import Call
 from app.database.engine import Database
-from app.healthcheck import url_for
-from app.revisions import head
+from app.healthcheck import health_url_of_command
+from app.revisions import newest_revision
 from tests.cli.running import Process, environment, eventually, failure, free_port, is_listening, run, running, wait_until
 from tests.support.clients import http_client, http_get, http_post, sync_http_client
 from tests.support.gateway import BASIC, SECRET_KEY, Gateway, Tenant
@@ -268,11 +268,11 @@ def test_the_simulator_limits_every_account(tmp_path: Path) -> None:
     ],
 )
 def test_a_healthcheck_requests_the_url_of_its_containers_role(command: str, url: str | None) -> None:
-    assert url_for(command.split()) == url
+    assert health_url_of_command(command.split()) == url
 
 
 def test_a_healthcheck_requests_a_worker_at_its_configured_port() -> None:
-    assert url_for(["/opt/callgate/bin/callgate", "worker"], "9000") == "http://127.0.0.1:9000/livez"
+    assert health_url_of_command(["/opt/callgate/bin/callgate", "worker"], "9000") == "http://127.0.0.1:9000/livez"
 
 
 def test_an_older_version_leaves_a_newer_schema_unchanged(empty_database_url: str, tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_an_older_version_leaves_a_newer_schema_unchanged(empty_database_url: st
 
 
 def test_the_version_includes_the_schema_revision(tmp_path: Path) -> None:
-    assert run("--version", environment=environment(tmp_path)).stdout == f"callgate {__version__}, schema {head()}\n"
+    assert run("--version", environment=environment(tmp_path)).stdout == f"callgate {__version__}, schema {newest_revision()}\n"
 
 
 def test_a_worker_does_not_start_without_its_folder_of_counters(database_url: str, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ async def credential(gateway: Gateway) -> str:
 
 
 async def test_a_key_is_replaced_without_a_failed_call(gateway: Gateway, database_url: str, tmp_path: Path) -> None:
-    old, new = keyring(OLD).newest_id.hex(), keyring(NEW).newest_id.hex()
+    old, new = keyring(OLD).newest_key_id.hex(), keyring(NEW).newest_key_id.hex()
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         with_key = (await tenant.create("k")).json()["id"]
@@ -55,7 +55,7 @@ async def test_a_key_is_replaced_without_a_failed_call(gateway: Gateway, databas
 
         assert await run_secrets("rotate", database_url, tmp_path, NEW, OLD) == (0, {"sealed_anew": 5, "unreadable": []})
         rotation = KeyRotation(gateway.database, keyring(NEW, OLD))
-        assert await rotation.reseal(command_actor()) == ResealResult(0, [])
+        assert await rotation.reseal_secrets(command_actor()) == ResealResult(0, [])
         events, _ = await AuditLog(gateway.database).list(AuditFilter(action="secrets.rotate"), limit=10)
         assert [(event.subject, event.changed, event.tenant_id) for event in events] == [
             (new, ["twilio_credential.sealed_secret"], None)
@@ -96,7 +96,7 @@ async def test_secrets_that_no_key_decrypts_are_listed_and_left_unchanged(
     reason = "sealed with a key that is not among CALLGATE_SECRET_KEYS"
     assert output == {"sealed_anew": 0, "unreadable": [f"Twilio credential {await credential(gateway)} {whose}: {reason}"]}
     ((account, _),) = await gateway.tenants.list_accounts(tenant.id)
-    (access,) = await gateway.directory.credentials(account.id)
+    (access,) = await gateway.directory.active_credentials(account.id)
     assert access.password.get_secret_value() == tenant.auth_token
 
 
@@ -173,15 +173,15 @@ async def test_revoked_credentials_need_no_key(gateway: Gateway) -> None:
         for secret in ("again", "revoked")
     ]
     rotation = KeyRotation(gateway.database, keyring(NEW, OLD))
-    assert len(await rotation.find_unreadable()) == 1
+    assert len(await rotation.find_unreadable_secrets()) == 1
     for credential_id in (damaged.id, revoked.id):
         await gateway.tenants.revoke_credential(tenant.id, credential_id)
     needed = {use.key_id: use.secrets for use in await rotation.key_uses(count_calls=False)}
-    assert needed == {keyring(NEW).newest_id.hex(): 0, keyring(OLD).newest_id.hex(): 1}
-    assert await rotation.reseal(command_actor()) == ResealResult(2, [])
+    assert needed == {keyring(NEW).newest_key_id.hex(): 0, keyring(OLD).newest_key_id.hex(): 1}
+    assert await rotation.reseal_secrets(command_actor()) == ResealResult(2, [])
     async with gateway.database.begin() as session:
         rows = (await session.execute(text("SELECT id, sealed_secret FROM twilio_credential"))).all()
-    opened = {row.id for row in rows if row.sealed_secret[1:5] == keyring(NEW).newest_id}
+    opened = {row.id for row in rows if row.sealed_secret[1:5] == keyring(NEW).newest_key_id}
     assert opened == {added.id, revoked.id}, "callgate apply compares its secrets with those of revoked credentials"
 
 
@@ -189,7 +189,9 @@ async def test_concurrent_rotations_are_safe(gateway: Gateway) -> None:
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM twilio_credential"))
     tenants = [await gateway.add_tenant() for _ in range(8)]
-    rotations = [KeyRotation(gateway.database, keyring(NEW, OLD), batch_size=3).reseal(command_actor()) for _ in range(3)]
+    rotations = [
+        KeyRotation(gateway.database, keyring(NEW, OLD), batch_size=3).reseal_secrets(command_actor()) for _ in range(3)
+    ]
     results = await asyncio.gather(*rotations)
     assert sum(result.resealed for result in results) == len(tenants)
     assert not any(result.unreadable for result in results)

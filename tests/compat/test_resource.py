@@ -8,7 +8,7 @@ import pytest
 from twilio.rest.api.v2010.account.call import CallInstance
 
 from app.calls.models import Call
-from app.compat.resource import RESOURCE_FIELDS, resource_of
+from app.compat.resource import RESOURCE_FIELDS, twilio_resource_of
 
 ACCOUNT, SID = "AC" + "a" * 32, "CA" + "b" * 32
 
@@ -18,7 +18,7 @@ def call(**columns: Any) -> Call:
 
 
 def test_a_call_known_only_from_a_callback_has_every_field_and_uri() -> None:
-    resource = resource_of(call(status="initiated", direction="outbound-api"))
+    resource = twilio_resource_of(call(status="initiated", direction="outbound-api"))
     assert list(resource) == list(RESOURCE_FIELDS)
     assert len(resource) == 26
     assert (resource["sid"], resource["account_sid"], resource["api_version"]) == (SID, ACCOUNT, "2010-04-01")
@@ -41,7 +41,7 @@ def test_twilios_values_are_kept_unless_the_record_is_newer() -> None:
         queue_time=0,
         end_time=datetime(2026, 11, 24, 9, 5, 3, tzinfo=UTC),
     )
-    resource = resource_of(known)
+    resource = twilio_resource_of(known)
     assert (resource["to"], resource["from"], resource["trunk_sid"]) == ("+14155550100", "sip:Jack@x", "")
     assert (resource["status"], resource["price"], resource["duration"]) == ("completed", "-0.00750", "15")
     assert resource["queue_time"] == "0"
@@ -51,5 +51,5 @@ def test_twilios_values_are_kept_unless_the_record_is_newer() -> None:
 
 @pytest.mark.parametrize("field", RESOURCE_FIELDS)
 def test_every_field_is_documented_by_twilio(field: str) -> None:
-    instance = CallInstance(None, resource_of(call(status="queued")), account_sid=ACCOUNT)
+    instance = CallInstance(None, twilio_resource_of(call(status="queued")), account_sid=ACCOUNT)
     assert hasattr(instance, "_from" if field == "from" else field)

@@ -8,7 +8,7 @@ from uuid_utils.compat import uuid7
 
 from app.calls.last_answer import CallRow
 from app.calls.models import Call
-from app.console.calls.records import CallHistory, DeliveryRow, DialRow, EventRow
+from app.console.calls.records import CallHistory, DeliveryRow, EventRow, ScheduledDialRow
 
 START = datetime(2026, 11, 28, 9, 30, tzinfo=UTC)
 SID = "CA" + "e" * 32
@@ -38,8 +38,8 @@ def delivery(seconds: float, event: str = "completed", **members: Any) -> Delive
     return DeliveryRow(**{"id": uuid7(), "at": at(seconds), "event": event, **values, **members})
 
 
-def waiting(*, due: float, ring_by: float) -> DialRow:
-    return DialRow(due_at=at(due), not_before=at(due), ring_by=at(ring_by), priority=1, tries=0)
+def waiting(*, due: float, ring_by: float) -> ScheduledDialRow:
+    return ScheduledDialRow(due_at=at(due), not_before=at(due), ring_by=at(ring_by), priority=1, tries=0)
 
 
 def history(*events: EventRow, now: float = 60, **members: Any) -> CallHistory:

@@ -41,5 +41,7 @@ async def add_delivery(
     due = now + timedelta(seconds=due_s) if state == "pending" else None
     attempted = now - timedelta(seconds=age_s) if attempts else None
     values: tuple[Any, ...] = (url, state, attempts, held, due, attempted, last_status, last_error)
-    await gateway.database.fetch(_INSERT, delivery_id, call_id or uuid7(), ids.created_at(delivery_id), tenant_id, *values)
+    await gateway.database.fetch(
+        _INSERT, delivery_id, call_id or uuid7(), ids.creation_time_of_id(delivery_id), tenant_id, *values
+    )
     return delivery_id

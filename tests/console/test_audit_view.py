@@ -27,10 +27,10 @@ def test_the_filters_are_read_and_the_session_limits_them() -> None:
     )
     since = datetime(2026, 11, 28, 9, 30, tzinfo=UTC)
     expected = AuditFilter("other", "root", "key.create", since, since)
-    assert query.read(None) == (expected, {})
-    assert query.read("support")[0].tenant_id == "support"
-    assert AuditQuery().read(None) == (AuditFilter(), {})
-    assert AuditQuery().read("support") == (AuditFilter(tenant_id="support"), {})
+    assert query.parse_filters(None) == (expected, {})
+    assert query.parse_filters("support")[0].tenant_id == "support"
+    assert AuditQuery().parse_filters(None) == (AuditFilter(), {})
+    assert AuditQuery().parse_filters("support") == (AuditFilter(tenant_id="support"), {})
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_the_filters_are_read_and_the_session_limits_them() -> None:
     [("since", "yesterday"), ("until", "0001-01-01T00:00+14:00"), ("tenant", "a\x00b"), ("actor", "x" * 300), ("cursor", "x")],
 )
 def test_a_filter_that_cannot_be_read_is_named(name: str, text: str) -> None:
-    _, faults = AuditQuery(**{name: text}).read(None)
+    _, faults = AuditQuery(**{name: text}).parse_filters(None)
     assert faults.keys() == {name}
     assert text not in faults[name]
 
@@ -60,33 +60,33 @@ def test_the_next_page_keeps_the_filters() -> None:
 
 
 def test_an_event_is_described_in_words() -> None:
-    line = AuditLine.of(row("tenant.update", changed=["suspended", "name"]))
+    line = AuditLine.from_row(row("tenant.update", changed=["suspended", "name"]))
     assert (line.action_text, line.changed, line.actor_kind) == ("tenant changed", "suspended, name", "API key")
-    assert AuditLine.of(row("sip_credential.delete")).action_text == "SIP credential deleted"
+    assert AuditLine.from_row(row("sip_credential.delete")).action_text == "SIP credential deleted"
 
 
 def test_a_pause_and_its_end_are_told_apart_and_bare_ids_are_explained() -> None:
-    deeds = [AuditLine.of(row(f"{noun}.{verb}")).action_text for noun, verb in (("queue", "pause"), ("queue", "resume"))]
+    deeds = [AuditLine.from_row(row(f"{noun}.{verb}")).action_text for noun, verb in (("queue", "pause"), ("queue", "resume"))]
     assert deeds == ["queue paused", "queue resumed"]
-    assert AuditLine.of(row("tenant.suspend")).action_text == "tenant suspended"
-    released = AuditLine.of(row("grants.release"))
+    assert AuditLine.from_row(row("tenant.suspend")).action_text == "tenant suspended"
+    released = AuditLine.from_row(row("grants.release"))
     assert (released.action_text, released.subject_kind) == ("scheduled calls released", "server")
-    replayed = AuditLine.of(row("delivery.replay", subject=AT.isoformat()))
+    replayed = AuditLine.from_row(row("delivery.replay", subject=AT.isoformat()))
     assert (replayed.action_text, replayed.subject_kind, replayed.subject_at) == ("deliveries sent again", "since", AT)
-    assert AuditLine.of(row("console.login")).subject_kind == "session"
-    assert AuditLine.of(row("key.create")).subject_kind == ""
+    assert AuditLine.from_row(row("console.login")).subject_kind == "session"
+    assert AuditLine.from_row(row("key.create")).subject_kind == ""
 
 
 def test_an_event_has_the_address_of_the_page_of_its_subject() -> None:
-    assert AuditLine.of(row("call.end")).subject_path == "/console/calls/support"
-    assert AuditLine.of(row("queue.cancel", tenant_id="a&b")).subject_path == "/console/queues/a%26b/support"
-    assert AuditLine.of(row("queue.cancel", tenant_id=None)).subject_path is None
-    assert AuditLine.of(row("key.revoke", tenant_id="a&b")).subject_path == "/console/tenants/a%26b"
-    assert AuditLine.of(row("key.revoke", tenant_id=None)).subject_path is None
-    assert AuditLine.of(row("delivery.retry")).subject_path == "/console/deliveries/support/support"
-    assert AuditLine.of(row("delivery.replay")).subject_path is None
+    assert AuditLine.from_row(row("call.end")).subject_path == "/console/calls/support"
+    assert AuditLine.from_row(row("queue.cancel", tenant_id="a&b")).subject_path == "/console/queues/a%26b/support"
+    assert AuditLine.from_row(row("queue.cancel", tenant_id=None)).subject_path is None
+    assert AuditLine.from_row(row("key.revoke", tenant_id="a&b")).subject_path == "/console/tenants/a%26b"
+    assert AuditLine.from_row(row("key.revoke", tenant_id=None)).subject_path is None
+    assert AuditLine.from_row(row("delivery.retry")).subject_path == "/console/deliveries/support/support"
+    assert AuditLine.from_row(row("delivery.replay")).subject_path is None
 
 
 @pytest.mark.parametrize("action", get_args(AuditAction))
 def test_every_action_has_words(action: str) -> None:
-    assert AuditLine.of(row(action)).action_text != action.replace(".", " ")
+    assert AuditLine.from_row(row(action)).action_text != action.replace(".", " ")

@@ -9,7 +9,7 @@ import pytest
 
 from app.console.calls.history import summarize_history
 from app.console.calls.records import CallHistory, PendingEnd
-from app.console.calls.words import span
+from app.console.calls.words import duration_in_words
 from tests.console.histories import at, delivery, event, history, waiting
 
 COMPLETED: dict[str, Any] = {"status": "completed", "duration": 9, "price": Decimal("-0.00750"), "price_unit": "USD"}
@@ -250,4 +250,4 @@ def test_a_revealed_story_has_twilios_words_whole() -> None:
     ],
 )
 def test_a_length_of_time_has_at_most_two_units(seconds: float, text: str) -> None:
-    assert span(timedelta(seconds=seconds)) == text
+    assert duration_in_words(timedelta(seconds=seconds)) == text

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from app.calls.models import Call
-from app.console.calls.search import CallQuery, Search
-from app.console.calls.store import list_statement
+from app.console.calls.search import CallQuery, CallSearch
+from app.console.calls.store import list_calls_sql
 from app.console.page_size import PAGE_SIZE
 from app.database.engine import Database
 from bench.rows_data import load
@@ -36,25 +36,25 @@ def queries_about(call: Call) -> dict[str, tuple[CallQuery, int]]:
     return {
         "all": (CallQuery(), FEW),
         "deep": (CallQuery(before=call.id), FEW),
-        "id": (CallQuery(Search("id", (str(call.id),))), 2),
-        "sid": (CallQuery(Search("sid", (call.sid or "",))), 2),
-        "key": (CallQuery(Search("key", (call.idempotency_key or "",))), 2),
-        "key of none": (CallQuery(Search("key", ("none",))), 0),
-        "address": (CallQuery(Search("to", (call.to,))), FEW),
-        "number": (CallQuery(Search("number", (call.from_,))), FEW_OF_EACH),
-        "number of none": (CallQuery(Search("number", ("+4915112345678",))), 0),
-        "number, deep": (CallQuery(Search("number", (call.from_,)), before=call.id), FEW_OF_EACH),
+        "id": (CallQuery(CallSearch("id", (str(call.id),))), 2),
+        "sid": (CallQuery(CallSearch("sid", (call.sid or "",))), 2),
+        "key": (CallQuery(CallSearch("key", (call.idempotency_key or "",))), 2),
+        "key of none": (CallQuery(CallSearch("key", ("none",))), 0),
+        "address": (CallQuery(CallSearch("to", (call.to,))), FEW),
+        "number": (CallQuery(CallSearch("number", (call.from_,))), FEW_OF_EACH),
+        "number of none": (CallQuery(CallSearch("number", ("+4915112345678",))), 0),
+        "number, deep": (CallQuery(CallSearch("number", (call.from_,)), before=call.id), FEW_OF_EACH),
         "status": (CallQuery(status="failed"), FEW_OF_EACH),
         "status of few": (CallQuery(status="ringing"), FEW_OF_EACH),
         "started": (CallQuery(execution="started"), FEW),
         "not started": (CallQuery(execution="not_started"), FEW_OF_EACH),
         "unknown": (CallQuery(execution="unknown"), FEW_OF_EACH),
         "scheduled": (CallQuery(execution="scheduled"), 0),
-        "problem": (CallQuery(problem="none-found").with_problem_span(now=NOW), ROWS // 20),
+        "problem": (CallQuery(problem="none-found").with_default_since(now=NOW), ROWS // 20),
         "queue": (CallQuery(queue="old"), FEW_OF_EACH),
         "queue, deep": (CallQuery(queue="old", before=call.id), FEW_OF_EACH),
         "queue of none": (CallQuery(queue="none"), 0),
-        "queue, address": (CallQuery(Search("to", (call.to,)), queue="old"), FEW),
+        "queue, address": (CallQuery(CallSearch("to", (call.to,)), queue="old"), FEW),
         "time": (CallQuery(since=call.created_at - hour, until=call.created_at), FEW),
         "time, status": (CallQuery(since=call.created_at - hour, until=call.created_at, status="busy"), FEW),
     }
@@ -88,7 +88,7 @@ async def rows_looked_at(database: Database, statement: str, values: list[Any]) 
 async def test_no_filter_walks_through_the_table(database: Database, drawn: Sequence[Call], for_one_tenant: bool) -> None:
     for call in drawn:
         for name, (query, few) in queries_about(call).items():
-            statement, values = list_statement(query, call.tenant_id if for_one_tenant else None, limit=PAGE_SIZE + 1)
+            statement, values = list_calls_sql(query, call.tenant_id if for_one_tenant else None, limit=PAGE_SIZE + 1)
             shown, looked_at = await rows_looked_at(database, statement, values)
             limit = min(few, FEW) if for_one_tenant and name != "problem" else few
             assert looked_at <= limit, (name, shown, looked_at)

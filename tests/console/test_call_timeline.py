@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.calls.schemas import EventRecord
-from app.console.calls.timeline import time_since_last_entry, timeline
+from app.console.calls.timeline import time_since_last_entry, timeline_entries
 from tests.console.histories import SID, at, delivery, event, history
 
 PROGRESS = [
@@ -22,7 +22,7 @@ PROGRESS = [
 
 def test_events_and_deliveries_are_in_one_order_with_the_time_between_and_long_gaps_folded() -> None:
     arrived = delivery(201, state="delivered", attempts=2, delivered_at=at(201.6), last_attempt_at=at(201.6), last_status=204)
-    entries = timeline(history(*PROGRESS, deliveries=[arrived], now=300))
+    entries = timeline_entries(history(*PROGRESS, deliveries=[arrived], now=300))
     assert [(entry.gap or entry.after, entry.title, entry.detail) for entry in entries] == [
         ("", "Sending to Twilio", ""),
         ("+0.2 s", "Started at Twilio", "answered after 180 ms"),
@@ -34,7 +34,7 @@ def test_events_and_deliveries_are_in_one_order_with_the_time_between_and_long_g
 
 
 def test_a_status_that_no_callback_reported_has_a_line() -> None:
-    entries = timeline(history(event(1, "call.status", status="ringing", previous="queued")))
+    entries = timeline_entries(history(event(1, "call.status", status="ringing", previous="queued")))
     assert [(entry.title, entry.detail) for entry in entries] == [("Status: ringing", "before: queued")]
 
 
@@ -102,17 +102,17 @@ LINES: dict[tuple[str, str, str], dict[str, Any]] = {
 @pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line[0]}: {line[2]}")
 def test_a_line_says_what_happened_in_plain_words(line: tuple[str, str, str]) -> None:
     type_, *words = line
-    (entry,) = timeline(history(event(1, type_, **LINES[line])))
+    (entry,) = timeline_entries(history(event(1, type_, **LINES[line])))
     assert [entry.title, entry.detail] == words
 
 
 def test_the_time_since_the_last_line_is_told_once_it_is_long() -> None:
     waits = history(PROGRESS[0], now=5)
-    assert time_since_last_entry(timeline(waits), waits) == ""
+    assert time_since_last_entry(timeline_entries(waits), waits) == ""
     waits = history(PROGRESS[0], now=65)
-    assert time_since_last_entry(timeline(waits), waits) == "1 min 5 s"
+    assert time_since_last_entry(timeline_entries(waits), waits) == "1 min 5 s"
     cut = history(PROGRESS[0], now=65, has_more_events=True)
-    assert time_since_last_entry(timeline(cut), cut) == ""
+    assert time_since_last_entry(timeline_entries(cut), cut) == ""
 
 
 def test_deliveries_say_how_they_stand() -> None:
@@ -122,7 +122,7 @@ def test_deliveries_say_how_they_stand() -> None:
         delivery(3, "answered", state="pending", attempts=3, last_attempt_at=at(4), last_status=500, next_attempt_at=at(80)),
         delivery(5, "completed", state="gave_up", attempts=12, last_attempt_at=at(50), last_error="refused_address"),
     ]
-    entries = timeline(history(deliveries=lines))
+    entries = timeline_entries(history(deliveries=lines))
     assert [(entry.title, entry.detail, entry.tone) for entry in entries] == [
         ("Delivery “initiated” waits", "", ""),
         ("Delivery “ringing” waits", "for an earlier event of the call", ""),
@@ -136,13 +136,13 @@ def test_every_documented_event_has_words_and_an_unknown_one_its_name() -> None:
     types = [part for part in description.split("`")[1::2] if part.startswith("call.")]
     assert len(types) >= 20
     for type_ in [*types, "call.of_a_later_version"]:
-        (entry,) = timeline(history(event(1, type_)))
+        (entry,) = timeline_entries(history(event(1, type_)))
         assert entry.title
         assert "call." not in entry.title
 
 
 def test_what_stands_behind_a_line_is_masked_until_it_is_revealed() -> None:
     called = history(*PROGRESS)
-    assert "kate" not in json.dumps([entry.raw for entry in timeline(called)])
-    assert "Jack" not in json.dumps([entry.raw for entry in timeline(called)])
-    assert "sip:kate@example.com" in json.dumps([entry.raw for entry in timeline(called, reveal=True)])
+    assert "kate" not in json.dumps([entry.raw for entry in timeline_entries(called)])
+    assert "Jack" not in json.dumps([entry.raw for entry in timeline_entries(called)])
+    assert "sip:kate@example.com" in json.dumps([entry.raw for entry in timeline_entries(called, reveal=True)])

@@ -7,8 +7,8 @@ from uuid import UUID
 import pytest
 from uuid_utils.compat import uuid7
 
-from app.console.deliveries.store import MAX_COUNTED, Backlog, ListedDelivery
-from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after
+from app.console.deliveries.store import MAX_COUNTED, ListedDelivery, TenantBacklog
+from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after_delivery
 
 AT = datetime(2026, 11, 28, 9, 30, 0, 123456, tzinfo=UTC)
 
@@ -48,7 +48,7 @@ def line(**members: Any) -> ListedDelivery:
     ],
 )
 def test_the_state_is_in_words(members: dict[str, Any], expected: tuple[str, str, str | None]) -> None:
-    item = DeliveryItem.of(line(**members))
+    item = DeliveryItem.from_delivery(line(**members))
     assert (item.state, item.note, item.last_error) == expected
 
 
@@ -65,25 +65,25 @@ def test_the_state_is_in_words(members: dict[str, Any], expected: tuple[str, str
     ],
 )
 def test_send_again_is_offered_for_what_was_sent_and_whose_call_exists(members: dict[str, Any], *, expected: bool) -> None:
-    assert DeliveryItem.of(line(**members)).can_be_sent_again is expected
+    assert DeliveryItem.from_delivery(line(**members)).can_be_sent_again is expected
 
 
 def test_a_cursor_leads_behind_its_line() -> None:
     last = line()
-    assert DeliveryQuery(cursor=cursor_after(last)).after == (AT, last.id)
-    assert DeliveryQuery().after is None
-    assert DeliveryQuery(state="given_up", cursor=str(last.id)).before == last.id
+    assert DeliveryQuery(cursor=cursor_after_delivery(last)).waiting_after == (AT, last.id)
+    assert DeliveryQuery().waiting_after is None
+    assert DeliveryQuery(state="given_up", cursor=str(last.id)).given_up_before == last.id
 
 
 @pytest.mark.parametrize("cursor", ["x", f"{AT.isoformat()}~x", f"0001-01-01T00:00:00+14:00~{UUID(int=1)}", "~"])
 def test_a_cursor_that_is_none_is_refused(cursor: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # of several parsers
-        assert DeliveryQuery(cursor=cursor).after is None or DeliveryQuery(cursor=cursor).before
+        assert DeliveryQuery(cursor=cursor).waiting_after is None or DeliveryQuery(cursor=cursor).given_up_before
 
 
 def test_the_overview_says_when_it_has_not_counted_all() -> None:
-    few = BacklogItem.of(Backlog("support", 12, 3, AT, "503"))
+    few = BacklogItem.from_backlog(TenantBacklog("support", 12, 3, AT, "503"))
     assert (few.waiting, few.retried, few.last_error) == ("12", "3", "answered 503")
-    many = BacklogItem.of(Backlog("support", MAX_COUNTED, 0, AT, None))
+    many = BacklogItem.from_backlog(TenantBacklog("support", MAX_COUNTED, 0, AT, None))
     assert (many.waiting, many.retried, many.last_error) == ("1,000+", "0", None)
-    assert BacklogItem.of(Backlog("support", 1, 1, AT, "tls")).last_error == "no trusted certificate"
+    assert BacklogItem.from_backlog(TenantBacklog("support", 1, 1, AT, "tls")).last_error == "no trusted certificate"

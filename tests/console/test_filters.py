@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from app.console.filters import code, money, time
+from app.console.filters import money, time_element, with_code_elements
 
 
 def test_money_has_its_currency_and_a_minus_sign() -> None:
@@ -13,10 +13,10 @@ def test_money_has_its_currency_and_a_minus_sign() -> None:
 
 
 def test_times_are_in_utc_until_the_browser_knows_better() -> None:
-    assert time(datetime(2026, 11, 29, 3, 4, 5, 678_900, tzinfo=UTC)) == (
+    assert time_element(datetime(2026, 11, 29, 3, 4, 5, 678_900, tzinfo=UTC)) == (
         '<time datetime="2026-11-29T03:04:05.678+00:00" title="2026-11-29 03:04:05 UTC">2026-11-29 03:04:05 UTC</time>'
     )
 
 
 def test_backticks_become_code_and_the_rest_is_escaped() -> None:
-    assert code("<b> `a<b` c") == "&lt;b&gt; <code>a&lt;b</code> c"
+    assert with_code_elements("<b> `a<b` c") == "&lt;b&gt; <code>a&lt;b</code> c"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.console.masking import mask, mask_idempotency_key, mask_json, mask_text, mask_url
+from app.console.masking import mask_address, mask_idempotency_key, mask_json, mask_text, mask_url
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ from app.console.masking import mask, mask_idempotency_key, mask_json, mask_text
     ],
 )
 def test_a_number_or_address_is_masked(value: str | None, shown: str) -> None:
-    assert mask(value) == shown
+    assert mask_address(value) == shown
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ It counts until Twilio finds the call, or until Callgate takes the call as delet
 from datetime import timedelta
 from uuid import UUID
 
-from app.jobs.refresh import Refresher
+from app.jobs.refresh import CallRefresher
 from app.scheduling.administration import PaceAdministration
 from app.scheduling.dial_slots import lock_and_free_ended_slots
 from app.tenants.scopes import Scope
@@ -18,7 +18,7 @@ from tests.support.upstream import answer, call_resource, error, running_upstrea
 NOTE = "Twilio has answered that it has no such call."
 
 
-async def refresh(gateway: Gateway, refresher: Refresher, call_id: str, *, age: timedelta = timedelta(0)) -> None:
+async def refresh(gateway: Gateway, refresher: CallRefresher, call_id: str, *, age: timedelta = timedelta(0)) -> None:
     """Makes the call `age` old, and lets the worker fetch it from Twilio."""
     statement = """UPDATE call SET refresh_at = now() - interval '1 second', settled_at = now() - $2::interval,
         created_at = now() - $2::interval WHERE id = $1"""
@@ -57,7 +57,7 @@ async def test_now_and_the_page_of_the_call_say_that_it_holds_a_slot(gateway: Ga
             await refresh(gateway, refresher, call_id)
             assert "Twilio does not know" not in text_of(await person.get("/now"))
             assert NOTE not in text_of(await person.get(f"/calls/{call_id}"))
-            account_id = await gateway.directory.account_id(tenant.id, account_sid=tenant.account_sid)
+            account_id = await gateway.directory.find_account_id(tenant.id, account_sid=tenant.account_sid)
             assert account_id
             assert await lock_and_free_ended_slots(gateway.database, account_id) == 0
 

@@ -9,28 +9,37 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.console.now.figure_store import Figures, RolledUpFigures
-from app.console.now.figures import RANGES, TABLE_COLUMNS, plots, plots_as_json, points, quantile_ms, table, total
+from app.console.now.figure_store import CallFigures, RolledUpFigures
+from app.console.now.figures import (
+    RANGES,
+    TABLE_COLUMNS,
+    figure_table_rows,
+    latency_quantile_ms,
+    make_plots,
+    plots_as_json,
+    sum_figures,
+    sum_figures_per_period,
+)
 from app.rollups.store import LATENCY_BOUNDS_MS
 
 NOW = datetime(2026, 11, 29, 10, 30, 20, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-def _minutes(number: int, *, until: datetime = NOW, started: int = 0) -> list[tuple[datetime, Figures]]:
+def _minutes(number: int, *, until: datetime = NOW, started: int = 0) -> list[tuple[datetime, CallFigures]]:
     last = until.replace(second=0)
-    return [(last - age * MINUTE, Figures(started=started)) for age in range(number, 0, -1)]
+    return [(last - age * MINUTE, CallFigures(started=started)) for age in range(number, 0, -1)]
 
 
 def test_a_point_for_each_period_and_none_for_the_one_that_is_not_over() -> None:
-    found = points(RolledUpFigures(NOW, _minutes(60, started=1)), span=timedelta(hours=1), length=MINUTE)
+    found = sum_figures_per_period(RolledUpFigures(NOW, _minutes(60, started=1)), span=timedelta(hours=1), length=MINUTE)
     assert [start for start, _ in found] == [NOW.replace(second=0) - age * MINUTE for age in range(59, 0, -1)]
     assert all(figures is not None and figures.started == 1 for _, figures in found)
 
 
 def test_a_period_without_figures_is_a_gap_and_not_zero() -> None:
     rows = [row for row in _minutes(60, started=1) if row[0].minute % 10 != 5]
-    found = dict(points(RolledUpFigures(NOW, rows), span=timedelta(hours=1), length=MINUTE))
+    found = dict(sum_figures_per_period(RolledUpFigures(NOW, rows), span=timedelta(hours=1), length=MINUTE))
     assert [start.minute for start, figures in found.items() if figures is None] == [35, 45, 55, 5, 15, 25]
     values = plots_as_json(list(found.items()), length=MINUTE)["plots"][0]["series"][0]["values"]
     assert values.count(None) == 6
@@ -38,7 +47,7 @@ def test_a_period_without_figures_is_a_gap_and_not_zero() -> None:
 
 def test_a_worker_that_stopped_leaves_a_gap_up_to_now() -> None:
     rows = _minutes(60, until=NOW - 20 * MINUTE, started=1)
-    found = points(RolledUpFigures(NOW, rows), span=timedelta(hours=1), length=MINUTE)
+    found = sum_figures_per_period(RolledUpFigures(NOW, rows), span=timedelta(hours=1), length=MINUTE)
     assert found[-1][0] >= NOW - 4 * MINUTE
     assert found[-1][1] is None
 
@@ -49,10 +58,12 @@ def test_no_figure_is_lost_or_counted_twice(name: str, moved: int, seed: int) ->
     now, chosen = NOW + timedelta(seconds=moved), RANGES[name]
     rows = []
     for start, _ in _minutes(int(chosen.span / MINUTE) // 10, until=now):
-        rows.append((start, Figures(started=chance.randrange(9), waiting=chance.randrange(50), spent={"USD": Decimal("0.01")})))
+        rows.append(
+            (start, CallFigures(started=chance.randrange(9), waiting=chance.randrange(50), spent={"USD": Decimal("0.01")}))
+        )
     for length in (chosen.point, chosen.row):
-        found = points(RolledUpFigures(now, rows), span=chosen.span, length=length)
-        every = total([figures for _, figures in found if figures is not None])
+        found = sum_figures_per_period(RolledUpFigures(now, rows), span=chosen.span, length=length)
+        every = sum_figures([figures for _, figures in found if figures is not None])
         first = found[0][0]
         inside = [figures for start, figures in rows if start >= first]
         assert every.started == sum(figures.started for figures in inside)
@@ -66,12 +77,12 @@ def _latency(*counts: int) -> list[int]:
 
 
 def test_quantiles_are_interpolated_within_their_bucket() -> None:
-    assert quantile_ms(_latency(10), 0.5) == 25
-    assert quantile_ms(_latency(0, 4), 0.5) == 75
-    assert quantile_ms(_latency(5, 5), 0.95) == 95
-    assert quantile_ms(_latency(), 0.5) is None
-    assert quantile_ms([], 0.5) is None
-    assert quantile_ms([0] * len(LATENCY_BOUNDS_MS) + [3], 0.5) == LATENCY_BOUNDS_MS[-1]
+    assert latency_quantile_ms(_latency(10), 0.5) == 25
+    assert latency_quantile_ms(_latency(0, 4), 0.5) == 75
+    assert latency_quantile_ms(_latency(5, 5), 0.95) == 95
+    assert latency_quantile_ms(_latency(), 0.5) is None
+    assert latency_quantile_ms([], 0.5) is None
+    assert latency_quantile_ms([0] * len(LATENCY_BOUNDS_MS) + [3], 0.5) == LATENCY_BOUNDS_MS[-1]
 
 
 @given(st.lists(st.integers(0, 20_000), min_size=1, max_size=60), st.sampled_from([0.5, 0.95]))
@@ -82,12 +93,12 @@ def test_a_quantile_lies_in_the_bucket_of_the_exact_one(times: list[int], share:
     exact = sorted(times)[-(-len(times) * int(share * 100) // 100) - 1]
     bucket = sum(bound <= exact for bound in LATENCY_BOUNDS_MS)
     low, high = [0, *LATENCY_BOUNDS_MS, LATENCY_BOUNDS_MS[-1]][bucket : bucket + 2]
-    found = quantile_ms(counts, share)
+    found = latency_quantile_ms(counts, share)
     assert found is not None
     assert low <= found <= high
 
 
-FULL = Figures(
+FULL = CallFigures(
     scheduled=2,
     pending=1,
     started=1200,
@@ -107,7 +118,7 @@ FULL = Figures(
 
 def test_the_plots_and_what_they_say() -> None:
     found = [(NOW - MINUTE, FULL), (NOW, None)]
-    said = {plot.name: plot.summary for plot in plots(found)}
+    said = {plot.name: plot.summary for plot in make_plots(found)}
     assert said == {
         "calls": "1,210 requested, 1,200 started",
         "latency": "half within 200 ms, 95 % within 290 ms",
@@ -116,7 +127,7 @@ def test_the_plots_and_what_they_say() -> None:
         "waiting": "latest 120, peak 120",
         "money": "0.1000 EUR, 12.4075 USD; the price of 1 call is unknown",
     }
-    series = {plot.name: {each.label: each.values for each in plot.series} for plot in plots(found)}
+    series = {plot.name: {each.label: each.values for each in plot.series} for plot in make_plots(found)}
     assert series["calls"] == {
         "Started": [1200, None],
         "Not dialled yet": [3, None],
@@ -128,13 +139,13 @@ def test_the_plots_and_what_they_say() -> None:
 
 
 def test_plots_without_any_figures() -> None:
-    for found in ([], [(NOW, None)], [(NOW, Figures())]):
-        assert len(plots(found)) == 6
+    for found in ([], [(NOW, None)], [(NOW, CallFigures())]):
+        assert len(make_plots(found)) == 6
         assert plots_as_json(found, length=MINUTE)["times"] == [int(start.timestamp()) for start, _ in found]
 
 
 def test_the_table_has_the_same_numbers_the_newest_first() -> None:
-    newest, gap, oldest = table([(NOW - 2 * MINUTE, FULL), (NOW - MINUTE, None), (NOW, Figures())])
+    newest, gap, oldest = figure_table_rows([(NOW - 2 * MINUTE, FULL), (NOW - MINUTE, None), (NOW, CallFigures())])
     assert (gap.texts, len(newest.texts), len(oldest.texts)) == ([], len(TABLE_COLUMNS), len(TABLE_COLUMNS))
     assert dict(zip(TABLE_COLUMNS, oldest.texts, strict=True)) == {
         "Started": "1,200",
@@ -153,7 +164,9 @@ def test_the_table_has_the_same_numbers_the_newest_first() -> None:
 
 def test_every_figure_is_shown() -> None:
     """Checks that each figure changes the plots. Callgate would store a figure that changes nothing in vain."""
-    for field in fields(Figures):
+    for field in fields(CallFigures):
         if field.name not in ("spent", "latency"):
             more: dict[str, Any] = {field.name: 7}
-            assert plots_as_json([(NOW, Figures(**more))], length=MINUTE) != plots_as_json([(NOW, Figures())], length=MINUTE)
+            assert plots_as_json([(NOW, CallFigures(**more))], length=MINUTE) != plots_as_json(
+                [(NOW, CallFigures())], length=MINUTE
+            )

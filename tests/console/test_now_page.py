@@ -10,9 +10,9 @@ from uuid import UUID, uuid4
 import pytest
 from uuid_utils.compat import uuid7
 
-from app.calls.ids import created_at
+from app.calls.ids import creation_time_of_id
 from app.console.now.figure_store import read_figures
-from app.console.now.store import MAX_COUNTED_ROWS, read_facts
+from app.console.now.store import MAX_COUNTED_ROWS, read_now_page_facts
 from app.jobs.rollup import RollUp
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, text_of
@@ -41,7 +41,7 @@ async def _roll_up(gateway: Gateway) -> None:
 async def _age(gateway: Gateway, tenant: Tenant, minutes: int = 3) -> None:
     """Makes the tenant's calls older: their minute is over then."""
     for row in await gateway.database.fetch("SELECT id FROM call WHERE tenant_id = $1", tenant.id):
-        moment = created_at(row["id"]) - timedelta(minutes=minutes)
+        moment = creation_time_of_id(row["id"]) - timedelta(minutes=minutes)
         older = UUID(int=(int(moment.timestamp() * 1000) << 80) | (row["id"].int & (1 << 80) - 1))
         await gateway.database.fetch("UPDATE call_event SET call_id = $2 WHERE call_id = $1", row["id"], older)
         await gateway.database.fetch("UPDATE call SET id = $2, created_at = $3 WHERE id = $1", row["id"], older, moment)
@@ -104,7 +104,7 @@ async def test_what_the_page_reads_of_a_tenant_and_of_all(gateway: Gateway) -> N
     await _heartbeat(gateway)
     await _roll_up(gateway)
 
-    of_blue, of_red, of_all = [await read_facts(gateway.database, each) for each in (blue.id, red.id, None)]
+    of_blue, of_red, of_all = [await read_now_page_facts(gateway.database, each) for each in (blue.id, red.id, None)]
     assert [facts.unknown.number for facts in (of_blue, of_red, of_all)] == [1, 0, 1]
     assert [facts.recent.started for facts in (of_blue, of_red, of_all)] == [2, 1, 3]
     assert [facts.recent.server_errors for facts in (of_blue, of_red, of_all)] == [1, 0, 1]
@@ -133,16 +133,16 @@ async def test_a_call_is_in_the_sentence_before_its_minute_is_over(gateway: Gate
         assert "Calls go out. Twilio answers no 5xx." in text_of(await person.get("/now/summary"))
     assert "No call has been requested yet" in text_of(await (await log_in(other.id)).get("/now/summary"))
     await gateway.database.fetch("UPDATE call SET callbacks_seen = '{one}'")
-    assert (await read_facts(gateway.database, tenant.id)).recent.called_back == 1
+    assert (await read_now_page_facts(gateway.database, tenant.id)).recent.called_back == 1
     # The call is not counted twice when its minute is over, nor if no worker runs for long.
     await _age(gateway, tenant)
     await _roll_up(gateway)
-    assert (await read_facts(gateway.database, tenant.id)).recent.started == 1
+    assert (await read_now_page_facts(gateway.database, tenant.id)).recent.started == 1
     await gateway.database.fetch("DELETE FROM rollup")
     await gateway.database.fetch("UPDATE rollup_progress SET rolled_until = now() - interval '3 days'")
-    assert (await read_facts(gateway.database, tenant.id)).recent.started == 1
+    assert (await read_now_page_facts(gateway.database, tenant.id)).recent.started == 1
     await _age(gateway, tenant, 60)
-    assert (await read_facts(gateway.database, tenant.id)).recent.started == 0
+    assert (await read_now_page_facts(gateway.database, tenant.id)).recent.started == 0
 
 
 async def test_a_new_installation(gateway: Gateway, log_in: LogIn) -> None:
@@ -264,7 +264,7 @@ async def test_every_part_reads_indexes_only(gateway: Gateway, tenant: Tenant) -
 
 async def test_more_waiting_calls_than_are_counted(gateway: Gateway, tenant: Tenant) -> None:
     await _wait(gateway, tenant, MAX_COUNTED_ROWS + 5)
-    assert (await read_facts(gateway.database, None)).waiting.number == MAX_COUNTED_ROWS
+    assert (await read_now_page_facts(gateway.database, None)).waiting.number == MAX_COUNTED_ROWS
 
 
 async def test_the_summary_is_one_fragment_that_asks_for_itself_only(log_in: LogIn, tenant: Tenant) -> None:

@@ -10,9 +10,9 @@ import pytest
 from app.console.now.findings import AttentionItem
 from app.console.now.store import (
     MAX_COUNTED_ROWS,
-    Facts,
-    LastHour,
-    MissingCalls,
+    CallsMissingAtTwilio,
+    LastHourCallCounts,
+    NowPageFacts,
     RejectedCredential,
     WaitingCount,
     WaitingQueue,
@@ -23,7 +23,7 @@ from app.database.heartbeats import WorkerSummary
 
 NOW = datetime(2026, 11, 29, 10, 30, tzinfo=UTC)
 NONE = WaitingCount(0, None)
-QUIET = Facts(
+QUIET = NowPageFacts(
     read_at=NOW,
     has_tenants=True,
     has_calls=True,
@@ -34,17 +34,17 @@ QUIET = Facts(
     pending=NONE,
     waiting=NONE,
     queues=[],
-    missing=MissingCalls(0, None, None),
+    missing=CallsMissingAtTwilio(0, None, None),
     failing=NONE,
     gave_up=0,
     unpriced=0,
     credentials=[],
-    recent=LastHour(started=500),
+    recent=LastHourCallCounts(started=500),
     called_back_before=100,
     rolled_until=NOW,
     took_s=0.01,
 )
-QUIET = replace(QUIET, recent=LastHour(started=500, called_back=400))
+QUIET = replace(QUIET, recent=LastHourCallCounts(started=500, called_back=400))
 QUEUE = WaitingQueue(
     tenant_id="blue",
     name="reminders",
@@ -80,7 +80,7 @@ def test_the_example_of_the_console() -> None:
             unknown=_since(40, 3),
             waiting=WaitingCount(120, NOW),
             queues=[replace(QUEUE, calls_per_second=1 / 6)],
-            recent=LastHour(started=998, unknown=2, server_errors=2, called_back=900),
+            recent=LastHourCallCounts(started=998, unknown=2, server_errors=2, called_back=900),
         ),
         for_operator=True,
     )
@@ -97,40 +97,46 @@ NO_WORKER = WorkerSummary(0, None)
     ("facts", "sentence"),
     [
         ({}, "Calls go out. Twilio answers no 5xx."),
-        ({"has_tenants": False, "has_calls": False, "workers": NO_WORKER, "recent": LastHour()}, "Nothing is set up yet."),
-        ({"has_calls": False, "recent": LastHour()}, "No call has been requested yet."),
-        ({"recent": LastHour()}, "No call was dialled in the last hour."),
-        ({"recent": LastHour(scheduled=20)}, "No call was dialled in the last hour."),
+        (
+            {"has_tenants": False, "has_calls": False, "workers": NO_WORKER, "recent": LastHourCallCounts()},
+            "Nothing is set up yet.",
+        ),
+        ({"has_calls": False, "recent": LastHourCallCounts()}, "No call has been requested yet."),
+        ({"recent": LastHourCallCounts()}, "No call was dialled in the last hour."),
+        ({"recent": LastHourCallCounts(scheduled=20)}, "No call was dialled in the last hour."),
         ({"workers": NO_WORKER}, "Calls go out, but no worker runs. Twilio answers no 5xx."),
         ({"is_halted": True}, "Calls go out, but scheduled calls are stopped. Twilio answers no 5xx."),
         (
-            {"is_halted": True, "recent": LastHour(), "waiting": WaitingCount(3, NOW)},
+            {"is_halted": True, "recent": LastHourCallCounts(), "waiting": WaitingCount(3, NOW)},
             "No call was dialled in the last hour, and scheduled calls are stopped. 3 waiting.",
         ),
         (
-            {"recent": LastHour(started=10, not_started=40)},
+            {"recent": LastHourCallCounts(started=10, not_started=40)},
             "Most calls do not start: 40 of 50 in the last hour. Twilio answers no 5xx.",
         ),
-        ({"recent": LastHour(started=1, not_started=2)}, "Calls go out. Twilio answers no 5xx."),
-        ({"recent": LastHour(), "unknown": _since(60)}, "No call was dialled in the last hour. 1 unknown, oldest 1 min."),
+        ({"recent": LastHourCallCounts(started=1, not_started=2)}, "Calls go out. Twilio answers no 5xx."),
         (
-            {"recent": LastHour(), "waiting": WaitingCount(7, NOW + timedelta(minutes=5))},
+            {"recent": LastHourCallCounts(), "unknown": _since(60)},
+            "No call was dialled in the last hour. 1 unknown, oldest 1 min.",
+        ),
+        (
+            {"recent": LastHourCallCounts(), "waiting": WaitingCount(7, NOW + timedelta(minutes=5))},
             "No call was dialled in the last hour. 7 waiting, the last at 10:35.",
         ),
         (
-            {"recent": LastHour(), "waiting": WaitingCount(7, NOW - timedelta(minutes=5))},
+            {"recent": LastHourCallCounts(), "waiting": WaitingCount(7, NOW - timedelta(minutes=5))},
             "No call was dialled in the last hour. 7 waiting, the last at 10:30.",
         ),
         (
-            {"recent": LastHour(), "waiting": WaitingCount(MAX_COUNTED_ROWS, NOW)},
+            {"recent": LastHourCallCounts(), "waiting": WaitingCount(MAX_COUNTED_ROWS, NOW)},
             "No call was dialled in the last hour. 10,000 or more waiting.",
         ),
         (
-            {"recent": LastHour(), "waiting": WaitingCount(150, NOW), "queues": [replace(QUEUE, paused=True)]},
+            {"recent": LastHourCallCounts(), "waiting": WaitingCount(150, NOW), "queues": [replace(QUEUE, paused=True)]},
             "No call was dialled in the last hour. 150 waiting, 120 of them in paused queues.",
         ),
         (
-            {"recent": LastHour(), "waiting": WaitingCount(120, NOW), "queues": [replace(QUEUE, paused=True)]},
+            {"recent": LastHourCallCounts(), "waiting": WaitingCount(120, NOW), "queues": [replace(QUEUE, paused=True)]},
             "No call was dialled in the last hour. 120 waiting in paused queues.",
         ),
     ],
@@ -159,14 +165,14 @@ def test_the_sentence(facts: dict[str, Any], sentence: str) -> None:
         ({"unknown": _since(3000)}, "warning", "1 unknown call, the oldest for 50 min.", "callgate doctor"),
         ({"pending": _since(700)}, "warning", "A call is pending for 11 min.", "worker"),
         (
-            {"recent": LastHour(started=90, unknown=10, server_errors=10, called_back=80)},
+            {"recent": LastHourCallCounts(started=90, unknown=10, server_errors=10, called_back=80)},
             "warning",
             "Twilio answered 5xx to 10.0 % of the calls of the last hour.",
             "status.twilio.com",
         ),
-        ({"recent": LastHour(not_started=8)}, "danger", "8 calls did not start in the last hour.", "problems"),
+        ({"recent": LastHourCallCounts(not_started=8)}, "danger", "8 calls did not start in the last hour.", "problems"),
         (
-            {"recent": LastHour(started=20)},
+            {"recent": LastHourCallCounts(started=20)},
             "danger",
             "No callback came for the 20 calls that started in the last hour, and before they did.",
             "CALLGATE_PUBLIC_URL",
@@ -199,7 +205,7 @@ def test_the_sentence(facts: dict[str, Any], sentence: str) -> None:
         ({"gave_up": 2}, "warning", "2 deliveries were given up, of events in the last 7 days.", "send them again"),
         ({"gave_up": 1}, "warning", "1 delivery was given up, of events in the last 7 days.", "send them again"),
         (
-            {"missing": MissingCalls(3, NOW - timedelta(minutes=12), UUID(int=7))},
+            {"missing": CallsMissingAtTwilio(3, NOW - timedelta(minutes=12), UUID(int=7))},
             "warning",
             "Twilio does not know 3 of the concurrent calls, the oldest for 12 min.",
             "frees its slot",
@@ -219,9 +225,9 @@ def test_a_finding_says_what_to_do(facts: dict[str, Any], level: str, title: str
         {"unknown": _since(1000)},
         {"pending": _since(300)},
         {"failing": _since(60, 9)},
-        {"missing": MissingCalls(1, NOW - timedelta(seconds=90), UUID(int=7))},
-        {"recent": LastHour(started=3)},
-        {"recent": LastHour(started=20), "called_back_before": 0},
+        {"missing": CallsMissingAtTwilio(1, NOW - timedelta(seconds=90), UUID(int=7))},
+        {"recent": LastHourCallCounts(started=3)},
+        {"recent": LastHourCallCounts(started=20), "called_back_before": 0},
         {"queues": [QUEUE, replace(QUEUE, calls_per_second=10), replace(QUEUE, calls_per_second=0.01, has_hours=True)]},
         {"took_s": 0.3, "rolled_until": NOW - timedelta(minutes=2)},
     ],

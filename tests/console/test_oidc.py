@@ -22,7 +22,7 @@ from app.console.oidc.login import LoginAttempt, ProviderFailed
 from app.console.oidc.provider import OidcProvider
 from app.console.oidc.router import COOKIE_NAME as ATTEMPT_COOKIE
 from app.console.oidc.rules import client_for_claims
-from app.console_settings import OidcRule
+from app.console_settings import OidcAccessRule
 from app.settings import Settings
 from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.scopes import Scope
@@ -263,7 +263,7 @@ async def finished(token_of: Any, *, metadata: dict[str, Any] | None = None, use
 
     async with running_upstream(behave) as upstream:
         provider = OidcProvider(upstream.url, "callgate", "secret", "http://127.0.0.1/back", "openid")
-        return await provider.finish("code", ATTEMPT)
+        return await provider.fetch_claims("code", ATTEMPT)
 
 
 def signed(key: str = "provider", key_id: str = "k", **changes: Any) -> Any:
@@ -281,13 +281,13 @@ async def test_many_logins_cause_one_request_to_the_provider(status: int) -> Non
 
     async with running_upstream(behave) as upstream:
         provider = OidcProvider(upstream.url, "callgate", "secret", "http://127.0.0.1/back", "openid")
-        begun = [asyncio.create_task(provider.begin()) for _ in range(5)]
+        begun = [asyncio.create_task(provider.begin_authorization()) for _ in range(5)]
         while not upstream.received:
             await asyncio.sleep(0.01)
         begun[0].cancel()
         upstream.released.set()
-        ended = await asyncio.gather(*begun[1:], provider.begin(), return_exceptions=True)
-        ended += await asyncio.gather(provider.begin(), return_exceptions=True)
+        ended = await asyncio.gather(*begun[1:], provider.begin_authorization(), return_exceptions=True)
+        ended += await asyncio.gather(provider.begin_authorization(), return_exceptions=True)
         failures = [str(error) for error in ended if isinstance(error, ProviderFailed)]
         assert failures == (["status_500"] * 6 if status == 500 else [])
         assert len(upstream.received) == 1
@@ -366,8 +366,8 @@ async def test_a_provider_that_contradicts_itself_is_refused(metadata: dict[str,
 )
 def test_the_first_rule_that_fits_counts_and_without_one_nobody_gets_in(person: dict[str, Any], expected: str | None) -> None:
     rules = [
-        OidcRule(claim="groups", value="ops", scopes=("read", "admin")),
-        OidcRule(claim="email", value="kate@example.com", scopes=("read",), tenant="acme"),
+        OidcAccessRule(claim="groups", value="ops", scopes=("read", "admin")),
+        OidcAccessRule(claim="email", value="kate@example.com", scopes=("read",), tenant="acme"),
     ]
     client = client_for_claims(rules, {"sub": "1"} | person)
     match client:

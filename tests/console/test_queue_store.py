@@ -19,7 +19,7 @@ def service_of(gateway: Gateway) -> QueueService:
 
 async def add_queue(gateway: Gateway, tenant: Tenant, name: str, **change: object) -> QueuedCalls:
     settings: QueueChange = change  # type: ignore[assignment]
-    await service_of(gateway).put(command_actor(), tenant.id, name, settings)
+    await service_of(gateway).create_or_change(command_actor(), tenant.id, name, settings)
     return QueuedCalls(gateway, tenant, name)
 
 
@@ -63,7 +63,7 @@ async def test_a_line_says_how_many_wait_and_why_the_next_one_does(gateway: Gate
     await calls.set_pace(await calls.queue_id(), max_concurrent=2, in_use=2)
     line = await line_of(calls)
     assert (line.waiting, await reason_of(calls), line.state.under_way) == (2, "concurrency", 2)
-    await service_of(gateway).put(command_actor(), tenant.id, "reminders", {"paused": True})
+    await service_of(gateway).create_or_change(command_actor(), tenant.id, "reminders", {"paused": True})
     assert await reason_of(calls) == "paused"
     progress = await service_of(gateway).progress(tenant.id, "reminders")
     assert progress.wait_reason == "paused"

@@ -206,7 +206,7 @@ async def test_a_suspended_tenants_session_does_what_its_keys_may_under_v1(gatew
         call_id = (await tenant.create()).raise_for_status().json()["id"]
         person = await log_in(tenant.id)
         delivery_id = await add_delivery(gateway, tenant.id, call_id=UUID(call_id), state="gave_up", attempts=9)
-        await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+        await gateway.tenants.set_tenant_suspended(tenant.id, suspended=True)
         assert await is_logged_in(person)
         shown = text_of(await person.get(f"/calls/{call_id}"))
         assert [button in shown for button in ("Reveal", "End call", "Send again")] == [True] * 3

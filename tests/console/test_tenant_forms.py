@@ -14,7 +14,7 @@ from app.console.tenants.forms import (
     TENANT_FIELDS,
     filled_fields,
     idempotency_key_of,
-    key_body,
+    new_api_key_body,
     refused_form,
 )
 from app.errors import CallgateError, InvalidRequest, ScopeRequired, TenantNotFound
@@ -31,10 +31,10 @@ class Typed:
     def __init__(self, **values: str | list[str]) -> None:
         self._values = values
 
-    def text(self, name: str) -> str:
-        return "".join(self.all(name)[:1])
+    def first_value(self, name: str) -> str:
+        return "".join(self.all_values(name)[:1])
 
-    def all(self, name: str) -> list[str]:
+    def all_values(self, name: str) -> list[str]:
         value = self._values.get(name, [])
         return [value] if isinstance(value, str) else value
 
@@ -93,11 +93,11 @@ def test_an_error_that_is_not_about_the_form_is_raised(error: Exception) -> None
 
 def test_a_key_has_the_scopes_and_the_expiry_of_its_form() -> None:
     form = Typed(name="dialler", scopes=["call"], expires_at="2099-01-31T12:00", format="callgate")
-    new = parse_body(NewKey, key_body(form))
+    new = parse_body(NewKey, new_api_key_body(form))
     assert (new.name, new.scopes, new.format) == ("dialler", [Scope.CALL], "callgate")
     assert new.expires_at
     assert new.expires_at.isoformat() == "2099-01-31T12:00:00+00:00"
-    assert parse_body(NewKey, key_body(Typed(scopes=["read"]))).expires_at is None
+    assert parse_body(NewKey, new_api_key_body(Typed(scopes=["read"]))).expires_at is None
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_key_has_the_scopes_and_the_expiry_of_its_form() -> None:
 def test_a_key_that_cannot_be_made(typed: dict[str, Any], faulty: str) -> None:
     form = Typed(**typed)
     with pytest.raises(InvalidRequest) as caught:
-        parse_body(NewKey, key_body(form))
+        parse_body(NewKey, new_api_key_body(form))
     assert refused_form(form, KEY_FIELDS, caught.value).faults.keys() == {faulty}
 
 

@@ -11,10 +11,10 @@ from twilio.rest.api.v2010.account.call import CallList
 from app.calls.creation.validation import validate_call
 from app.calls.examples import REQUEST_EXAMPLES
 from app.calls.schemas import CallRecord
-from app.errors import all_errors
+from app.errors import error_classes_by_slug
 from app.http.problems import PROBLEM_TYPE_PREFIX, Problem
 from app.subresources.examples import EXAMPLE_BODIES
-from app.subresources.members import read_members
+from app.subresources.members import parse_twilio_parameters
 from app.subresources.openapi import operation_id_of
 from app.twilio.subresources import OPERATIONS, Operation
 from tests.support.clients import http_client
@@ -101,7 +101,10 @@ async def test_creation_documents_every_error_of_the_tree_that_it_can_answer(doc
     not_of_creations = {"not-acceptable", "wrong-call-state", "action-unknown", "delivery-not-found", "queue-not-found"}
     of_the_admin_api = {"tenant-not-found", "resource-not-found", "already-exists", "precondition-failed"}
     before_the_path_is_known = {"malformed-request", "head-too-large", "too-many-connections"}
-    assert documented == all_errors().keys() - elsewhere - not_of_creations - of_the_admin_api - before_the_path_is_known
+    assert (
+        documented
+        == error_classes_by_slug().keys() - elsewhere - not_of_creations - of_the_admin_api - before_the_path_is_known
+    )
 
 
 OWN_MEMBERS = {"account_sid", "sip_credential", "not_before", "ring_by", "priority", "queue", "time_zone", "redial"}
@@ -121,7 +124,7 @@ def test_every_example_request_is_valid() -> None:
 
 @pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.method == "POST"], ids=operation_id_of)
 def test_every_example_body_of_a_subresource_is_valid(operation: Operation) -> None:
-    assert read_members(operation, EXAMPLE_BODIES[operation.subresource.segment, operation.action])
+    assert parse_twilio_parameters(operation, EXAMPLE_BODIES[operation.subresource.segment, operation.action])
 
 
 async def test_every_body_has_an_example_and_every_answer_a_schema(document: dict[str, Any]) -> None:
@@ -183,5 +186,5 @@ def test_only_what_is_known_never_to_ring_is_safe_under_a_new_key() -> None:
     """Checks which errors permit a new key. After any other error the first call may ring, and a new key may ring again."""
     never_rings = {"upstream-rejected", "ring-by-passed", "canceled-before-dial"}
     assert {
-        slug for slug, error in all_errors().items() if error.is_safe_to_repeat and not error.repeat_with_same_key
+        slug for slug, error in error_classes_by_slug().items() if error.is_safe_to_repeat and not error.repeat_with_same_key
     } == never_rings

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from app import __version__
 from app.cli import app as command_line
-from app.errors import all_errors
+from app.errors import error_classes_by_slug
 from app.setting_values import SETTING_PREFIX
 from app.settings import Settings
 from app.tenants.caller import COMMAND_LINE
@@ -147,8 +147,8 @@ def test_every_variable_that_is_named_is_a_setting(page: str) -> None:
 
 def test_every_error_has_its_section_and_only_these() -> None:
     sections = dict(re.findall(r"^### (\S+)\n(.*?)(?=^##|\Z)", ERRORS, re.MULTILINE | re.DOTALL))
-    assert sections.keys() == all_errors().keys()
-    for slug, error in all_errors().items():
+    assert sections.keys() == error_classes_by_slug().keys()
+    for slug, error in error_classes_by_slug().items():
         key = "same key" if error.repeat_with_same_key else "new key"
         assert sections[slug].strip().startswith(f"HTTP {error.status} · `{error.execution}` · {key}\n"), slug
         for who in ("- **The call:**", "- **The caller**", "- **The operator**"):

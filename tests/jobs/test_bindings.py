@@ -17,9 +17,9 @@ import pytest
 from sqlalchemy import text
 
 from app.calls import repository
-from app.clock import elapsed
+from app.clock import monotonic_seconds
 from app.jobs.candidates import twilio_clock_lead
-from app.jobs.resolve import Resolver
+from app.jobs.resolve import OutcomeResolver
 from app.observability import Metrics
 from app.twilio.clock import TwilioClock
 from simulator.config import SimulatorConfig
@@ -34,7 +34,7 @@ STARTS, NOT_STARTED = "accept-then-reset", "refuse-500"
 
 
 @pytest.fixture
-async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
+async def resolver(gateway: Gateway) -> AsyncIterator[OutcomeResolver]:
     async with running_resolver(gateway, searches=SEARCHES) as running:
         yield running
 
@@ -85,7 +85,7 @@ async def tenant_with_the_account_of(gateway: Gateway, other: Tenant, base_url: 
     return tenant
 
 
-async def search(gateway: Gateway, resolver: Resolver, *call_ids: str, times: int = SEARCHES + 1) -> None:
+async def search(gateway: Gateway, resolver: OutcomeResolver, *call_ids: str, times: int = SEARCHES + 1) -> None:
     """Runs the worker's search `times` times, for these calls only."""
     for _ in range(times):
         async with gateway.database.begin() as session:
@@ -148,7 +148,7 @@ def caller_of(to: str) -> str:
 
 @pytest.mark.parametrize("showing", SPELLINGS.values(), ids=SPELLINGS.keys())
 async def test_a_started_call_is_bound_to_its_record_or_stays_unknown(
-    gateway: Gateway, resolver: Resolver, twilio: Twilio, showing: dict[str, Any]
+    gateway: Gateway, resolver: OutcomeResolver, twilio: Twilio, showing: dict[str, Any]
 ) -> None:
     await twilio.show(**showing)
     tenant = await gateway.add_tenant(twilio.url)
@@ -165,7 +165,7 @@ async def test_a_started_call_is_bound_to_its_record_or_stays_unknown(
 
 @pytest.mark.parametrize(("name", "showing"), SPELLINGS.items(), ids=SPELLINGS.keys())
 async def test_a_call_that_was_not_started_is_none_found_unless_the_clocks_differ_too_much(
-    gateway: Gateway, resolver: Resolver, twilio: Twilio, name: str, showing: dict[str, Any]
+    gateway: Gateway, resolver: OutcomeResolver, twilio: Twilio, name: str, showing: dict[str, Any]
 ) -> None:
     await twilio.show(**showing)
     tenant = await gateway.add_tenant(twilio.url)
@@ -191,7 +191,7 @@ RIVALS = (
 
 @pytest.mark.parametrize("showing", SPELLINGS.values(), ids=SPELLINGS.keys())
 async def test_the_call_of_one_tenant_is_never_bound_to_the_record_of_another(
-    gateway: Gateway, resolver: Resolver, twilio: Twilio, showing: dict[str, Any]
+    gateway: Gateway, resolver: OutcomeResolver, twilio: Twilio, showing: dict[str, Any]
 ) -> None:
     """Two tenants share an account. The simulator creates the first tenant's calls, and none of the second tenant's calls."""
     await twilio.show(**showing)
@@ -205,7 +205,9 @@ async def test_the_call_of_one_tenant_is_never_bound_to_the_record_of_another(
     assert [(await record(one, call_id))["execution"] for call_id in first] == ["unknown"] * len(RIVALS)
 
 
-async def test_a_record_of_the_previous_version_is_a_rival_too(gateway: Gateway, resolver: Resolver, twilio: Twilio) -> None:
+async def test_a_record_of_the_previous_version_is_a_rival_too(
+    gateway: Gateway, resolver: OutcomeResolver, twilio: Twilio
+) -> None:
     await twilio.show(host="lower")
     one = await gateway.add_tenant(twilio.url)
     two = await tenant_with_the_account_of(gateway, one, twilio.url)
@@ -246,7 +248,7 @@ async def endless_account(*entries: dict[str, Any], shown: str) -> AsyncIterator
         yield upstream
 
 
-async def test_a_list_that_is_too_long_is_filtered_by_each_spelling(gateway: Gateway, resolver: Resolver) -> None:
+async def test_a_list_that_is_too_long_is_filtered_by_each_spelling(gateway: Gateway, resolver: OutcomeResolver) -> None:
     async with endless_account(shown="nobody") as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         lost = (await tenant.create(to="sip:Kate@EXAMPLE.com")).json()["id"]
@@ -257,7 +259,7 @@ async def test_a_list_that_is_too_long_is_filtered_by_each_spelling(gateway: Gat
 
 
 async def test_a_list_that_is_too_long_makes_a_search_inconclusive_if_twilio_may_omit_parts_of_the_address(
-    gateway: Gateway, resolver: Resolver
+    gateway: Gateway, resolver: OutcomeResolver
 ) -> None:
     sent = "sip:kate@EXAMPLE.com:5060;transport=tcp?X-a=1"
     async with endless_account(shown="nobody") as upstream:
@@ -274,7 +276,7 @@ async def test_a_list_that_is_too_long_makes_a_search_inconclusive_if_twilio_may
         assert await last_search(tenant, lost) == {"result": "ambiguous", "candidates": 1, "rivals": 0}
 
 
-async def test_no_search_is_conclusive_without_a_date_from_twilio(gateway: Gateway, resolver: Resolver) -> None:
+async def test_no_search_is_conclusive_without_a_date_from_twilio(gateway: Gateway, resolver: OutcomeResolver) -> None:
     without_date = answer(200, {"calls": [], "next_page_uri": None}, headers={"Date": "today"})
     async with running_upstream(reset, without_date) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -285,7 +287,7 @@ async def test_no_search_is_conclusive_without_a_date_from_twilio(gateway: Gatew
 
 
 async def test_a_clock_offset_is_measured_and_logged(
-    gateway: Gateway, resolver: Resolver, twilio: Twilio, capsys: pytest.CaptureFixture[str]
+    gateway: Gateway, resolver: OutcomeResolver, twilio: Twilio, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await twilio.show(ahead_s=-1200)
     tenant = await gateway.add_tenant(twilio.url)
@@ -309,7 +311,7 @@ def test_a_clock_offset_is_forgotten_after_a_quarter_of_an_hour(monkeypatch: pyt
 
     def observe(base_url: str, ahead: timedelta) -> None:
         date = format_datetime(datetime.fromtimestamp(received_at, UTC) + ahead)
-        clock.observe(base_url, date, sent_at=received_at, received_at=received_at)
+        clock.measure_offset(base_url, date, sent_at=received_at, received_at=received_at)
 
     observe("http://old", timedelta(hours=1))
     now = 800.0
@@ -324,7 +326,7 @@ def test_a_clock_offset_is_forgotten_after_a_quarter_of_an_hour(monkeypatch: pyt
 
 
 async def test_a_list_counts_with_the_clock_at_the_time_when_it_was_read(
-    gateway: Gateway, resolver: Resolver, twilio: Twilio, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, resolver: OutcomeResolver, twilio: Twilio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A release reads a list once for thousands of calls, and may take longer than an offset is remembered."""
     await twilio.show()
@@ -333,9 +335,9 @@ async def test_a_list_counts_with_the_clock_at_the_time_when_it_was_read(
     async with gateway.database.begin() as session:
         call = await repository.lock_call(session, UUID(lost))
     assert call
-    lists = resolver.call_lists([call])
-    assert (await lists.candidates(call)).twilio_clock_lead is not None
-    later = elapsed() + 3600
+    lists = resolver.make_call_lists([call])
+    assert (await lists.find_candidates(call)).twilio_clock_lead is not None
+    later = monotonic_seconds() + 3600
     monkeypatch.setattr("app.twilio.clock.elapsed", lambda: later)
-    assert (await lists.candidates(call)).twilio_clock_lead is not None
+    assert (await lists.find_candidates(call)).twilio_clock_lead is not None
     assert await twilio_clock_lead(resolver.tenants, resolver.twilio, call.account_id) is None

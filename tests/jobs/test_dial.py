@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from app.calls.creation.grants.service import grant_calls
-from app.jobs.deadlines import Deadlines
+from app.jobs.deadlines import RingDeadlineEnforcer
 from app.jobs.dial import Dialer
 from app.observability import Metrics
 from app.scheduling.grant_counters import GrantCounters
@@ -339,7 +339,7 @@ async def test_a_call_that_twilio_still_queues_at_its_deadline_is_canceled(gatew
         tenant = await gateway.add_tenant(upstream.url)
         call = (await tenant.create(ring_by=later(seconds=3))).json()
         await dial_all(dialer)
-        deadlines = Deadlines(state["database"], state["control"])
+        deadlines = RingDeadlineEnforcer(state["database"], state["control"])
         assert not await run_step(deadlines)
         async with gateway.database.begin() as session:
             await session.execute(text("UPDATE dial_slot SET ring_by = now() WHERE call_id = :id"), {"id": call["id"]})
@@ -363,7 +363,7 @@ async def test_an_account_that_hangs_delays_no_deadline_of_another(gateway: Gate
         running_dialer(gateway) as dialer,
     ):
         slow, fast = await gateway.add_tenant(hanging.url), await gateway.add_tenant(answering.url)
-        deadlines = Deadlines(state["database"], state["control"])
+        deadlines = RingDeadlineEnforcer(state["database"], state["control"])
         ids: list[UUID] = []
         for tenant, upstream in ((slow, hanging), (fast, answering)):
             call = (await tenant.create(ring_by=later(minutes=1))).json()
@@ -379,7 +379,7 @@ async def test_an_account_that_hangs_delays_no_deadline_of_another(gateway: Gate
         while (await record(fast, call["id"]))["status"] != "canceled":
             await asyncio.sleep(0.05)
         assert len(hanging.received) == 2
-        assert await gateway.directory.account_id(slow.id, account_sid=slow.account_sid) in deadlines.tasks.busy_accounts()
+        assert await gateway.directory.find_account_id(slow.id, account_sid=slow.account_sid) in deadlines.tasks.busy_accounts()
         hanging.close_connections()
         await deadlines.tasks.drain()
 

@@ -32,7 +32,7 @@ async def due(gateway: Gateway) -> set[UUID]:
 
 async def _claim(
     gateway: Gateway, *, lease: timedelta = LEASE, limit: int = CALLS, busy_accounts: Collection[UUID] = ()
-) -> list[leases.DueCall]:
+) -> list[leases.CallDueForRefresh]:
     async with gateway.database.begin() as session:
         return list(await leases.claim_refreshes(session, lease=lease, limit=limit, busy_accounts=busy_accounts))
 

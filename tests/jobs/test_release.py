@@ -26,10 +26,10 @@ from app.calls.creation.grants.store import lock_account_pace
 from app.database.connection import SESSION_SETTINGS, Connector
 from app.database.engine import Database
 from app.database.pool import Pool
-from app.doctor.grants import check_grants
+from app.doctor.grants import check_dial_grants
 from app.errors import CommandFailed
 from app.jobs.dial import Dialer
-from app.jobs.guard import GuardWatch
+from app.jobs.guard import LostGrantWatch
 from app.jobs.release.service import GrantRelease, ReleaseReport
 from app.observability import Metrics
 from app.scheduling.grant_counters import GrantCount, GrantCounters
@@ -72,7 +72,7 @@ async def guarded(gateway: Gateway) -> None:
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM scheduled_dial"))
         await session.execute(text("DELETE FROM grant_guard"))
-    await GuardWatch(gateway.database).step()
+    await LostGrantWatch(gateway.database).step()
 
 
 def restore(url: str, name: str, file: Path) -> str:
@@ -149,8 +149,8 @@ async def test_grants_halted_by_hand_go_on_after_a_release(gateway: Gateway, dia
         first = await halt_by_command()
         assert (first["was_halted"], first["certain"]) == (False, True)
         assert await halt_by_command() == first | {"was_halted": True}
-        await GuardWatch(gateway.database).step()
-        found = await check_grants(gateway.database)
+        await LostGrantWatch(gateway.database).step()
+        found = await check_dial_grants(gateway.database)
         assert (found.state, "`callgate queues halt` was run at" in found.found) == ("wrong", True)
         statement = "SELECT subject FROM audit_event WHERE action = 'grants.halt' AND at > $1"
         assert len(await gateway.database.fetch(statement, began)) == 1
@@ -262,11 +262,11 @@ async def test_a_lost_grant_is_found_also_if_another_worker_went_on_before_it_wa
             "UPDATE scheduled_dial SET due_at = now() + interval '1 h' WHERE call_id = $1", row["call_id"]
         )
         assert len((await grant_calls(gateway.database, row["account_id"], limit=1)).grants) == 1
-        await GuardWatch(gateway.database).step()
+        await LostGrantWatch(gateway.database).step()
 
         counters = GrantCounters()
         counters.record_count(row["account_id"], GrantCount(0, 5))
-        await GuardWatch(gateway.database, counters).step()
+        await LostGrantWatch(gateway.database, counters).step()
         assert await is_halted(gateway)
         assert counts(await release(gateway)) == [(1, 0, 0)]
         assert (await record(tenant, rung["id"]))["execution"] == "started"
@@ -347,12 +347,12 @@ async def test_a_call_that_a_callback_has_settled_keeps_no_right_and_has_a_slot(
     async with running_upstream(twilio(entry("9"))) as upstream, services(gateway.settings, Metrics()) as state:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = UUID((await tenant.create(priority="normal")).json()["id"])
-        resource = CallResource.read(entry("9"))
+        resource = CallResource.parse_answer(entry("9"))
         assert resource is not None
         async with gateway.database.begin() as session:
             call = await repository.lock_call(session, call_id)
             assert call is not None
-            await state["settlement"].bind_call(session, call, resource, by="callback", data={})
+            await state["settlement"].bind_twilio_call(session, call, resource, by="callback", data={})
         await halt(gateway)
         assert counts(await release(gateway, is_dry_run=True)) == [(1, 0, 0)]
         assert await rights(gateway) == 1

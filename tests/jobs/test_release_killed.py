@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.jobs.guard import GuardWatch
+from app.jobs.guard import LostGrantWatch
 from tests.cli.running import environment, eventually, run, running
 from tests.jobs.test_dial import dial_all, record, running_dialer
 from tests.jobs.test_release import entry, halt, is_halted
@@ -53,7 +53,7 @@ class Twilio:
 async def guarded(gateway: Gateway) -> None:
     for table in ("scheduled_dial", "grant_guard"):
         await gateway.database.fetch(f"DELETE FROM {table}")  # noqa: S608
-    await GuardWatch(gateway.database).step()
+    await LostGrantWatch(gateway.database).step()
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -15,8 +15,8 @@ from twilio.request_validator import RequestValidator
 
 from app.calls import leases
 from app.calls.search_plan import SearchPlan
-from app.jobs.refresh import Refresher
-from app.jobs.resolve import Resolver
+from app.jobs.refresh import CallRefresher
+from app.jobs.resolve import OutcomeResolver
 from app.twilio.call_list import PAGE_SIZE
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
@@ -46,7 +46,7 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 
 @pytest.fixture
-async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
+async def resolver(gateway: Gateway) -> AsyncIterator[OutcomeResolver]:
     async with running_resolver(gateway, searches=SEARCHES, timeout_s=1) as running:
         yield running
 
@@ -61,7 +61,7 @@ def entry(sid_digit: str, *, from_: str = "Jack", **fields: Any) -> dict[str, An
     return call_resource("CA" + sid_digit * 32, **(shown | fields))
 
 
-async def _search_now(gateway: Gateway, resolver: Resolver, call_id: str) -> None:
+async def _search_now(gateway: Gateway, resolver: OutcomeResolver, call_id: str) -> None:
     """Makes this call alone due for a search, and runs the worker's search."""
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> :id"), {"id": call_id})
@@ -168,7 +168,7 @@ async def test_a_signature_by_any_token_that_is_not_revoked_is_valid(gateway: Ga
         assert (await _send_callback(gateway, tenant, upstream, token="second-token", **sid)).status_code == 403
 
 
-async def test_the_list_binds_exactly_one_candidate(gateway: Gateway, resolver: Resolver) -> None:
+async def test_the_list_binds_exactly_one_candidate(gateway: Gateway, resolver: OutcomeResolver) -> None:
     async with running_upstream(reset, listed(entry("4", from_="sip:Jack@sip.twilio.com")), listed()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         lost = (await tenant.create()).json()
@@ -183,7 +183,7 @@ async def test_the_list_binds_exactly_one_candidate(gateway: Gateway, resolver: 
 
 
 async def test_a_list_that_is_read_to_refresh_calls_binds_a_call_of_unknown_outcome(
-    gateway: Gateway, resolver: Resolver
+    gateway: Gateway, resolver: OutcomeResolver
 ) -> None:
     lost_entry, *started = [entry("a", to=f"sip:{user}@example.com") | {"sid": f"CA{uuid4().hex}"} for user in USERS]
     answers = [answer(201, resource) for resource in started]
@@ -193,14 +193,14 @@ async def test_a_list_that_is_read_to_refresh_calls_binds_a_call_of_unknown_outc
         ids = [(await tenant.create(to=resource["to"])).json()["id"] for resource in started]
         async with gateway.database.begin() as session:
             await session.execute(text("UPDATE call SET refresh_at = now() WHERE id = ANY(:ids)"), {"ids": ids})
-        refresher = Refresher(
+        refresher = CallRefresher(
             database=resolver.database,
             tenants=resolver.tenants,
             twilio=resolver.twilio,
             metrics=resolver.metrics,
             interval=timedelta(seconds=30),
             fetch_deadline_s=1.0,
-            bind_listed=resolver.bind_listed,
+            bind_listed_calls=resolver.bind_listed_calls,
         )
         while await run_step(refresher):
             pass
@@ -225,13 +225,13 @@ async def test_an_account_that_hangs_delays_no_search_of_another(gateway: Gatewa
             # The call of the slow account is due again when the second step runs.
             async with gateway.database.begin() as session:
                 await session.execute(text("UPDATE call SET search_at = now() WHERE id = ANY(:ids)"), {"ids": ids[:last]})
-            assert await resolver.search()
+            assert await resolver.search_unknown_calls()
             while len(upstream.received) < 2:
                 await asyncio.sleep(0.01)
         while (await _record(fast, ids[1]))["execution"] != "not_started":
             await asyncio.sleep(0.05)
         assert len(hanging.received) == 2
-        assert await gateway.directory.account_id(slow.id, account_sid=slow.account_sid) in resolver.tasks.busy_accounts()
+        assert await gateway.directory.find_account_id(slow.id, account_sid=slow.account_sid) in resolver.tasks.busy_accounts()
         hanging.close_connections()
         await resolver.tasks.drain()
 
@@ -247,21 +247,23 @@ UNSURE: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("fields", UNSURE.values(), ids=UNSURE.keys())
 async def test_a_page_that_leaves_a_doubt_binds_nothing_and_is_no_search(
-    gateway: Gateway, resolver: Resolver, fields: list[dict[str, Any]]
+    gateway: Gateway, resolver: OutcomeResolver, fields: list[dict[str, Any]]
 ) -> None:
     async with running_upstream(reset) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         lost = (await tenant.create()).json()
         now = datetime.now(UTC)
-        resolver.twilio.clock.observe(upstream.url, format_datetime(now), sent_at=now.timestamp(), received_at=now.timestamp())
+        resolver.twilio.clock.measure_offset(
+            upstream.url, format_datetime(now), sent_at=now.timestamp(), received_at=now.timestamp()
+        )
         page = [entry("e") | {"sid": f"CA{uuid4().hex}"} | each for each in fields]
         async with gateway.database.begin() as session:
             account_id = await session.scalar(text("SELECT account_id FROM call WHERE id = :id"), {"id": lost["id"]})
-        await resolver.bind_listed(account_id, page)
+        await resolver.bind_listed_calls(account_id, page)
         assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
         assert "call.searched" not in [event["type"] for event in await tenant.events(lost["id"])]
         # A page without the doubt binds it.
-        await resolver.bind_listed(account_id, [entry("e") | {"sid": f"CA{uuid4().hex}"}])
+        await resolver.bind_listed_calls(account_id, [entry("e") | {"sid": f"CA{uuid4().hex}"}])
         assert (await _record(tenant, lost["id"]))["execution"] == "started"
 
 
@@ -274,7 +276,9 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("fields", OTHERS.values(), ids=OTHERS.keys())
-async def test_a_listed_call_that_differs_is_not_bound(gateway: Gateway, resolver: Resolver, fields: dict[str, Any]) -> None:
+async def test_a_listed_call_that_differs_is_not_bound(
+    gateway: Gateway, resolver: OutcomeResolver, fields: dict[str, Any]
+) -> None:
     async with running_upstream(reset, listed(entry("5", **fields))) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         lost = (await tenant.create()).json()
@@ -293,7 +297,7 @@ DOUBTFUL: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("fields", DOUBTFUL.values(), ids=DOUBTFUL.keys())
 async def test_a_doubtful_listed_call_makes_the_search_ambiguous(
-    gateway: Gateway, resolver: Resolver, fields: dict[str, Any]
+    gateway: Gateway, resolver: OutcomeResolver, fields: dict[str, Any]
 ) -> None:
     shown = {name: value() if callable(value) else value for name, value in fields.items()}
     async with running_upstream(reset, listed(entry("0") | shown), listed()) as upstream:
@@ -304,7 +308,7 @@ async def test_a_doubtful_listed_call_makes_the_search_ambiguous(
         assert (await tenant.events(lost["id"]))[-1]["data"]["result"] == "ambiguous"
 
 
-async def test_a_call_without_a_date_may_belong_to_any_open_intent(gateway: Gateway, resolver: Resolver) -> None:
+async def test_a_call_without_a_date_may_belong_to_any_open_intent(gateway: Gateway, resolver: OutcomeResolver) -> None:
     undated = entry("f", date_created=None)
     async with running_upstream(reset, reset, listed(undated), listed()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -318,7 +322,7 @@ async def test_a_call_without_a_date_may_belong_to_any_open_intent(gateway: Gate
             assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
 
 
-async def test_headers_do_not_make_another_address(gateway: Gateway, resolver: Resolver) -> None:
+async def test_headers_do_not_make_another_address(gateway: Gateway, resolver: OutcomeResolver) -> None:
     theirs = entry("1") | {"sid": "CA" + "1" * 31 + "c"}
     async with running_upstream(reset, reset, listed(theirs), listed()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -328,7 +332,7 @@ async def test_headers_do_not_make_another_address(gateway: Gateway, resolver: R
         assert (await tenant.events(plain["id"]))[-1]["data"] == {"result": "ambiguous", "candidates": 1, "rivals": 1}
 
 
-async def test_a_search_after_the_end_of_its_lease_does_not_count(gateway: Gateway, resolver: Resolver) -> None:
+async def test_a_search_after_the_end_of_its_lease_does_not_count(gateway: Gateway, resolver: OutcomeResolver) -> None:
     async with running_upstream(reset, listed()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         lost = (await tenant.create()).json()
@@ -336,8 +340,8 @@ async def test_a_search_after_the_end_of_its_lease_does_not_count(gateway: Gatew
             await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> :id"), {"id": lost["id"]})
             await session.execute(text("UPDATE call SET search_at = now() WHERE id = :id"), {"id": lost["id"]})
             (due,) = await leases.claim_searches(session, lease=timedelta(0), limit=5, busy_accounts=())
-        lists = resolver.call_lists([due])
-        await asyncio.gather(*(resolver._search(lists, timedelta(0), due) for _ in range(SEARCHES)))
+        lists = resolver.make_call_lists([due])
+        await asyncio.gather(*(resolver._search_call(lists, timedelta(0), due) for _ in range(SEARCHES)))
         events = await tenant.events(lost["id"])
         assert [event["type"] for event in events].count("call.searched") == 1
 
@@ -374,7 +378,7 @@ async def test_a_callback_with_a_sid_of_another_record_is_an_event_and_binds_not
         assert (await tenant.events(lost["id"]))[-1]["type"] == "call.second_sid"
 
 
-async def test_a_bound_sid_is_no_candidate(gateway: Gateway, resolver: Resolver) -> None:
+async def test_a_bound_sid_is_no_candidate(gateway: Gateway, resolver: OutcomeResolver) -> None:
     taken = entry("6")
     async with running_upstream(answer(201, taken), reset, listed(taken)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -384,7 +388,7 @@ async def test_a_bound_sid_is_no_candidate(gateway: Gateway, resolver: Resolver)
         assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
 
 
-async def test_two_candidates_or_two_intents_wait_for_the_callback(gateway: Gateway, resolver: Resolver) -> None:
+async def test_two_candidates_or_two_intents_wait_for_the_callback(gateway: Gateway, resolver: OutcomeResolver) -> None:
     async with running_upstream(reset, listed(entry("7"), entry("8"))) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         lost = (await tenant.create()).json()
@@ -404,7 +408,7 @@ async def test_two_candidates_or_two_intents_wait_for_the_callback(gateway: Gate
 
 
 async def test_enough_searches_without_a_call_settle_as_none_found_and_the_key_is_not_dialled_again(
-    gateway: Gateway, resolver: Resolver
+    gateway: Gateway, resolver: OutcomeResolver
 ) -> None:
     async with running_upstream(reset, listed()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -422,7 +426,7 @@ async def test_enough_searches_without_a_call_settle_as_none_found_and_the_key_i
     assert types == ["call.pending", "call.unknown", *["call.searched"] * SEARCHES, "call.not_started"]
 
 
-async def test_failed_searches_do_not_count(gateway: Gateway, resolver: Resolver) -> None:
+async def test_failed_searches_do_not_count(gateway: Gateway, resolver: OutcomeResolver) -> None:
     failures = (error(500, 20500), answer(200, body=b"nonsense"), hang, error(401, 20003), answer(200, {"calls": None}))
     async with running_upstream(reset, *failures) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -433,7 +437,7 @@ async def test_failed_searches_do_not_count(gateway: Gateway, resolver: Resolver
 
 
 @pytest.mark.parametrize("way", ["callback", "list"])
-async def test_a_late_proof_corrects_a_none_found(gateway: Gateway, resolver: Resolver, way: str) -> None:
+async def test_a_late_proof_corrects_a_none_found(gateway: Gateway, resolver: OutcomeResolver, way: str) -> None:
     sid = "CA" + {"callback": "a", "list": "b"}[way] * 32
     late = listed(entry(sid[-1]))
     async with running_upstream(reset, *[listed()] * (2 * SEARCHES), late) as upstream:
@@ -457,7 +461,7 @@ async def test_a_late_proof_corrects_a_none_found(gateway: Gateway, resolver: Re
         assert resolver.metrics.calls.corrected._value.get() == 1
 
 
-async def test_a_search_that_runs_while_the_callback_binds_changes_nothing(gateway: Gateway, resolver: Resolver) -> None:
+async def test_a_search_that_runs_while_the_callback_binds_changes_nothing(gateway: Gateway, resolver: OutcomeResolver) -> None:
     async with running_upstream(reset, listed()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         lost = (await tenant.create()).json()
@@ -497,7 +501,7 @@ async def test_a_refused_credential_is_marked_once(gateway: Gateway) -> None:
 
 def test_searches_are_spread_over_the_period_and_two_follow_later() -> None:
     plan = SearchPlan(5, timedelta(minutes=15))
-    waits = [plan.wait_after(clean) for clean in range(8)]
+    waits = [plan.wait_until_next_search(clean) for clean in range(8)]
     within = [wait for wait in waits[:5] if wait]
     assert within == sorted(within)
     assert abs(sum(within, timedelta()) - timedelta(minutes=15)) < timedelta(seconds=1)

@@ -13,8 +13,8 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from app.jobs.refresh import MAX_FETCHES_PER_ACCOUNT, Refresher
-from app.jobs.sweep import MIN_SWEPT_CALLS, sweep
+from app.jobs.refresh import MAX_FETCHES_PER_ACCOUNT, CallRefresher
+from app.jobs.sweep import MIN_SWEPT_CALLS, sweep_call_list
 from app.twilio.call_list import PAGE_SIZE
 from app.twilio.schemas import Credential
 from simulator.config import SimulatorConfig
@@ -101,7 +101,7 @@ async def tenant(gateway: Gateway, twilio: Twilio) -> Tenant:
 
 
 @pytest.fixture
-async def refresher(gateway: Gateway) -> AsyncIterator[Refresher]:
+async def refresher(gateway: Gateway) -> AsyncIterator[CallRefresher]:
     async with running_refresher(gateway) as running:
         yield running
 
@@ -112,7 +112,7 @@ async def create(tenant: Tenant, number: int) -> dict[str, dict[str, Any]]:
     return {record["id"]: record for record in (answer.raise_for_status().json() for answer in answers)}
 
 
-async def refresh_all(gateway: Gateway, refresher: Refresher) -> None:
+async def refresh_all(gateway: Gateway, refresher: CallRefresher) -> None:
     """Makes every planned refresh due, and runs refreshes until none is due."""
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE call SET refresh_at = now() WHERE refresh_at IS NOT NULL"))
@@ -148,7 +148,7 @@ def assert_is_own(record: dict[str, Any], placed: dict[str, Any]) -> None:
     [(MIN_SWEPT_CALLS - 1, {"GET Call": MIN_SWEPT_CALLS - 1}), (MIN_SWEPT_CALLS, {"GET Calls": 1}), (40, {"GET Calls": 1})],
 )
 async def test_few_calls_are_fetched_and_many_are_listed_at_once(
-    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher, number: int, requests: dict[str, int]
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: CallRefresher, number: int, requests: dict[str, int]
 ) -> None:
     placed = await create(tenant, number)
     twilio.clock.move(seconds=120)
@@ -158,7 +158,7 @@ async def test_few_calls_are_fetched_and_many_are_listed_at_once(
 
 
 async def test_queued_calls_are_listed_although_they_have_no_start_time(
-    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: CallRefresher
 ) -> None:
     placed = await create(tenant, 5)
     await refresh_all(gateway, refresher)
@@ -171,7 +171,7 @@ async def test_queued_calls_are_listed_although_they_have_no_start_time(
 
 @pytest.mark.parametrize("lie", LIES)
 async def test_no_record_is_wrong_whatever_the_list_shows(
-    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher, lie: str
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: CallRefresher, lie: str
 ) -> None:
     placed = await create(tenant, 25)
     await twilio.set_list_faults(**LIES[lie], seed=7)
@@ -193,7 +193,7 @@ async def test_no_record_is_wrong_whatever_the_list_shows(
 
 
 async def test_calls_that_the_list_lacks_are_fetched_a_few_at_a_time(
-    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: CallRefresher
 ) -> None:
     placed = await create(tenant, MAX_FETCHES_PER_ACCOUNT + 5)
     await twilio.set_list_faults(omit_share=1)
@@ -220,7 +220,9 @@ async def test_a_list_that_is_slow_is_not_read_to_its_end(gateway: Gateway) -> N
     for last_page_after_s, pages in ((0, 1), (3600, 2)):
         async with running_upstream(*map(page, range(9))) as upstream, running_refresher(gateway) as refresher:
             wanted = {f"CA{number:032x}" for number in range(20)}
-            sweep_ = partial(sweep, refresher.twilio, replace(credential, base_url=upstream.url), wanted=wanted, deadline_s=60)
+            sweep_ = partial(
+                sweep_call_list, refresher.twilio, replace(credential, base_url=upstream.url), wanted=wanted, deadline_s=60
+            )
             shown = await sweep_(last_page_after_s=last_page_after_s)
             assert len(shown.found) == len(upstream.received) == pages
 
@@ -234,7 +236,7 @@ async def make_old(gateway: Gateway, ids: Any, *, status: str, days: int = 40) -
 
 @pytest.mark.parametrize("status", ["queued", "completed", "busy"])
 async def test_a_call_that_was_throttled_or_not_asked_for_is_not_given_up_however_old_it_is(
-    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher, status: str
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: CallRefresher, status: str
 ) -> None:
     placed = await create(tenant, MIN_SWEPT_CALLS)
     await make_old(gateway, placed, status=status)
@@ -249,7 +251,7 @@ async def test_a_call_that_was_throttled_or_not_asked_for_is_not_given_up_howeve
 
 
 async def test_a_call_that_is_not_among_those_that_are_fetched_is_not_given_up_however_old_it_is(
-    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: CallRefresher
 ) -> None:
     placed = await create(tenant, MAX_FETCHES_PER_ACCOUNT + 5)
     await make_old(gateway, placed, status="queued")
@@ -261,7 +263,7 @@ async def test_a_call_that_is_not_among_those_that_are_fetched_is_not_given_up_h
 
 
 async def test_a_call_that_the_list_and_a_fetch_lack_is_not_taken_for_deleted(
-    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: CallRefresher
 ) -> None:
     placed = await create(tenant, 4)
     hidden = (await tenant.create(to="sip:fault-delayed-visibility@example.com")).raise_for_status().json()
@@ -275,7 +277,7 @@ async def test_a_call_that_the_list_and_a_fetch_lack_is_not_taken_for_deleted(
 
 
 async def test_pages_that_move_while_they_are_read_lose_no_call(
-    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: Refresher
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: CallRefresher
 ) -> None:
     """Foreign calls fill the first page of Twilio's list, and more are created between two requests for pages."""
     await twilio.set_list_faults(moving_pages=True)
@@ -303,7 +305,7 @@ async def test_a_429_slows_only_the_account_that_got_it(
     gateway: Gateway,
     twilio: Twilio,
     tenant: Tenant,
-    refresher: Refresher,
+    refresher: CallRefresher,
     retry_after_s: int | None,
     wait_s: int,
 ) -> None:

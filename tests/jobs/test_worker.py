@@ -13,8 +13,8 @@ from sqlalchemy import text
 
 from app.errors import DatabaseUnavailable
 from app.jobs.partitions import Partitioner
-from app.jobs.refresh import Refresher
-from app.jobs.resolve import Resolver
+from app.jobs.refresh import CallRefresher
+from app.jobs.resolve import OutcomeResolver
 from app.jobs.worker import Job, run_jobs
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
@@ -50,13 +50,13 @@ async def simulated(gateway: Gateway, clock: Clock) -> AsyncIterator[Tenant]:
 
 
 @pytest.fixture
-async def refresher(gateway: Gateway) -> AsyncIterator[Refresher]:
+async def refresher(gateway: Gateway) -> AsyncIterator[CallRefresher]:
     async with running_refresher(gateway, timeout_s=1) as running:
         yield running
 
 
 @pytest.fixture
-async def resolver(gateway: Gateway) -> AsyncIterator[Resolver]:
+async def resolver(gateway: Gateway) -> AsyncIterator[OutcomeResolver]:
     """A resolver that sends no request to Twilio, because no search is due in these tests."""
     async with running_resolver(gateway, searches=5, longest_life=timedelta(minutes=2), timeout_s=1) as running:
         yield running
@@ -80,7 +80,7 @@ async def _stop_all_refreshes(gateway: Gateway) -> None:
         await session.execute(text("UPDATE call SET refresh_at = NULL"))
 
 
-async def _refreshed(gateway: Gateway, refresher: Refresher, tenant: Tenant, call_id: str) -> dict[str, Any]:
+async def _refreshed(gateway: Gateway, refresher: CallRefresher, tenant: Tenant, call_id: str) -> dict[str, Any]:
     await _make_due(gateway)
     assert await run_step(refresher)
     record: dict[str, Any] = (await tenant.http.get(f"/v1/calls/{call_id}")).json()
@@ -94,7 +94,7 @@ async def _refresh_at(gateway: Gateway, call_id: str) -> datetime | None:
 
 
 async def test_the_record_is_refreshed_until_it_has_a_price(
-    gateway: Gateway, simulated: Tenant, refresher: Refresher, clock: Clock
+    gateway: Gateway, simulated: Tenant, refresher: CallRefresher, clock: Clock
 ) -> None:
     await _stop_all_refreshes(gateway)
     placed = (await simulated.create()).json()
@@ -118,7 +118,7 @@ async def test_the_record_is_refreshed_until_it_has_a_price(
 
 @pytest.mark.parametrize("status", ["busy", "no-answer", "failed"])
 async def test_a_call_that_is_not_answered_has_twilios_final_status(
-    gateway: Gateway, simulated: Tenant, refresher: Refresher, clock: Clock, status: str
+    gateway: Gateway, simulated: Tenant, refresher: CallRefresher, clock: Clock, status: str
 ) -> None:
     await _stop_all_refreshes(gateway)
     call_id = (await simulated.create(to=f"sip:{status}@example.com")).json()["id"]
@@ -127,7 +127,7 @@ async def test_a_call_that_is_not_answered_has_twilios_final_status(
     assert (record["execution"], record["status"]) == ("started", status)
 
 
-async def test_an_earlier_state_never_overwrites_a_later_one(gateway: Gateway, refresher: Refresher) -> None:
+async def test_an_earlier_state_never_overwrites_a_later_one(gateway: Gateway, refresher: CallRefresher) -> None:
     sid = "CA" + "d" * 31 + "1"
     course = [
         call_resource(sid, status="ringing"),
@@ -152,7 +152,7 @@ async def test_an_earlier_state_never_overwrites_a_later_one(gateway: Gateway, r
     assert shown == [("ringing", None, None)] * 2 + [done] * 4
 
 
-async def test_two_workers_refresh_each_call_once(gateway: Gateway, simulated: Tenant, refresher: Refresher) -> None:
+async def test_two_workers_refresh_each_call_once(gateway: Gateway, simulated: Tenant, refresher: CallRefresher) -> None:
     await _stop_all_refreshes(gateway)
     for _ in range(30):
         await simulated.create()
@@ -168,7 +168,7 @@ async def test_two_workers_refresh_each_call_once(gateway: Gateway, simulated: T
     assert looked - sum(sample.value for sample in created_samples) == 30
 
 
-async def test_a_refresh_that_cannot_reach_twilio_is_repeated_later(gateway: Gateway, refresher: Refresher) -> None:
+async def test_a_refresh_that_cannot_reach_twilio_is_repeated_later(gateway: Gateway, refresher: CallRefresher) -> None:
     async with running_upstream(created(), error(500, 20500)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await _stop_all_refreshes(gateway)
@@ -181,7 +181,7 @@ async def test_a_refresh_that_cannot_reach_twilio_is_repeated_later(gateway: Gat
 
 
 async def test_an_unanswered_call_is_refreshed_for_its_price_only_for_a_short_time(
-    gateway: Gateway, refresher: Refresher
+    gateway: Gateway, refresher: CallRefresher
 ) -> None:
     sid = "CA" + "b" * 32
     ended = [
@@ -199,7 +199,7 @@ async def test_an_unanswered_call_is_refreshed_for_its_price_only_for_a_short_ti
 
 
 @pytest.mark.parametrize("way", ["refresh", "compat"])
-async def test_a_call_that_was_deleted_at_twilio_is_not_refreshed(gateway: Gateway, refresher: Refresher, way: str) -> None:
+async def test_a_call_that_was_deleted_at_twilio_is_not_refreshed(gateway: Gateway, refresher: CallRefresher, way: str) -> None:
     ended = call_resource(status="busy")
     missing = error(404, 20404)
     async with running_upstream(answer(201, ended), missing) as upstream:
@@ -225,7 +225,7 @@ async def test_a_call_that_was_deleted_at_twilio_is_not_refreshed(gateway: Gatew
     assert deleted == [{"by": "twilio"}]
 
 
-async def test_a_proxys_404_deletes_nothing(gateway: Gateway, refresher: Refresher) -> None:
+async def test_a_proxys_404_deletes_nothing(gateway: Gateway, refresher: CallRefresher) -> None:
     async with running_upstream(answer(201, call_resource(status="busy")), proxy_page(404)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await _stop_all_refreshes(gateway)
@@ -236,7 +236,7 @@ async def test_a_proxys_404_deletes_nothing(gateway: Gateway, refresher: Refresh
 
 
 async def test_a_call_that_has_not_ended_counts_as_deleted_after_an_hour_of_404s(
-    gateway: Gateway, refresher: Refresher
+    gateway: Gateway, refresher: CallRefresher
 ) -> None:
     async with running_upstream(created(), error(404, 20404)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -250,7 +250,7 @@ async def test_a_call_that_has_not_ended_counts_as_deleted_after_an_hour_of_404s
         assert await _refresh_at(gateway, call_id) is None
 
 
-async def test_only_a_404_of_twilio_means_that_a_call_is_gone(gateway: Gateway, refresher: Refresher) -> None:
+async def test_only_a_404_of_twilio_means_that_a_call_is_gone(gateway: Gateway, refresher: CallRefresher) -> None:
     async with running_upstream(created(), proxy_page(404), error(404, 20404)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await _stop_all_refreshes(gateway)
@@ -263,7 +263,7 @@ async def test_only_a_404_of_twilio_means_that_a_call_is_gone(gateway: Gateway, 
         assert await _refresh_at(gateway, call_id) is None
 
 
-async def test_a_404_of_the_list_deletes_no_call_and_each_call_is_fetched(gateway: Gateway, refresher: Refresher) -> None:
+async def test_a_404_of_the_list_deletes_no_call_and_each_call_is_fetched(gateway: Gateway, refresher: CallRefresher) -> None:
     async with running_upstream(created(), created(), created(), error(404, 20404), proxy_page(500)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await _stop_all_refreshes(gateway)
@@ -367,14 +367,14 @@ async def test_an_account_that_hangs_or_has_many_due_calls_delays_no_refresh_of_
         while (await fast.http.get(f"/v1/calls/{fast_id}")).json()["status"] != "ringing":
             await asyncio.sleep(0.05)
         assert len(hanging.received) == 2
-        assert await gateway.directory.account_id(slow.id, account_sid=slow.account_sid) in refresher.tasks.busy_accounts()
+        assert await gateway.directory.find_account_id(slow.id, account_sid=slow.account_sid) in refresher.tasks.busy_accounts()
         refresher.tasks.wake.clear()
         hanging.close_connections()
         await refresher.tasks.drain()
         assert refresher.tasks.wake.is_set()
 
 
-async def test_an_error_with_one_call_does_not_stop_the_others(gateway: Gateway, refresher: Refresher) -> None:
+async def test_an_error_with_one_call_does_not_stop_the_others(gateway: Gateway, refresher: CallRefresher) -> None:
     good, bad = call_resource(status="ringing"), call_resource(status="ringing")
     async with running_upstream(answer(201, good), answer(200, good)) as one, running_upstream(answer(201, bad), hang) as other:
         happy, unhappy = await gateway.add_tenant(one.url), await gateway.add_tenant(other.url)
@@ -402,7 +402,7 @@ async def test_a_claimed_call_is_leased_longer_than_a_refresh_can_take(gateway: 
     assert timedelta(0) < left < 10 * timedelta(seconds=20)
 
 
-async def test_an_abandoned_creation_becomes_unknown_and_is_not_dialled(gateway: Gateway, resolver: Resolver) -> None:
+async def test_an_abandoned_creation_becomes_unknown_and_is_not_dialled(gateway: Gateway, resolver: OutcomeResolver) -> None:
     async with running_upstream(hang) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create("k")).json()["id"]
@@ -411,8 +411,8 @@ async def test_an_abandoned_creation_becomes_unknown_and_is_not_dialled(gateway:
                 text("UPDATE call SET execution = 'pending', pending_since = now() - interval '1 hour' WHERE id = :id"),
                 {"id": call_id},
             )
-        assert await resolver.mark_abandoned()
-        assert await resolver.mark_abandoned() is False
+        assert await resolver.mark_abandoned_calls()
+        assert await resolver.mark_abandoned_calls() is False
         again = await tenant.create("k")
         assert (again.status_code, again.json()["execution"]) == (200, "unknown")
         assert len(upstream.posts) == 1
@@ -420,7 +420,7 @@ async def test_an_abandoned_creation_becomes_unknown_and_is_not_dialled(gateway:
     assert (last["type"], last["data"]) == ("call.unknown", {"reason": "abandoned"})
 
 
-async def test_a_young_pending_creation_is_not_changed(gateway: Gateway, resolver: Resolver) -> None:
+async def test_a_young_pending_creation_is_not_changed(gateway: Gateway, resolver: OutcomeResolver) -> None:
     async with running_upstream(hang) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create()).json()["id"]
@@ -428,7 +428,7 @@ async def test_a_young_pending_creation_is_not_changed(gateway: Gateway, resolve
             await session.execute(
                 text("UPDATE call SET execution = 'pending', pending_since = now() WHERE id = :id"), {"id": call_id}
             )
-        assert await resolver.mark_abandoned() is False
+        assert await resolver.mark_abandoned_calls() is False
 
 
 async def test_several_workers_make_each_partition_of_the_coming_months_once(gateway: Gateway) -> None:

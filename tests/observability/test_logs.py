@@ -19,7 +19,7 @@ import pytest
 import structlog
 
 from app.observability import configure_logging
-from app.observability.context import bind, clear
+from app.observability.context import bind_log_fields, clear_log_fields
 from tests.support.gateway import Gateway
 from tests.support.logs import logging_to
 from tests.support.upstream import created, running_upstream
@@ -73,14 +73,14 @@ def test_a_terminal_gets_coloured_text(terminal: tuple[int, int]) -> None:
 def test_log_lines_of_libraries_and_of_callgate_have_the_same_members() -> None:
     stream = io.StringIO()
     with logging_to(stream):
-        bind(request_id="r1")
+        bind_log_fields(request_id="r1")
         for log in (logger.exception, foreign.exception):
             try:
                 raise ValueError("pl4nted")
             except ValueError:
                 log("broke")
         logger.error("broke", exc_info=ValueError("pl4nted"))
-        clear()
+        clear_log_fields()
     own, library, explicit = _lines(stream.getvalue())
     assert list(own) == list(library) == ["event", "request_id", "level", "logger", "timestamp", "error_chain"]
     assert (own["event"], own["request_id"], own["level"]) == (library["event"], library["request_id"], library["level"])

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from app.calls.callback_urls import CALLBACK_PATH
 from app.database.engine import Database
-from app.errors import all_errors
+from app.errors import error_classes_by_slug
 from app.http.worker_gauges import WorkerGauges
 from app.jobs.dial import Dialer
 from app.jobs.gauges import Gauges
@@ -91,7 +91,7 @@ async def test_labels_come_from_short_fixed_sets_for_any_request(gateway: Gatewa
     assert seen["method"] == {"GET", "POST", "DELETE", "other"} <= METHODS
     assert "unmatched" in seen["route"]
     assert seen["route"] <= {"unmatched", "/", f"{CALLBACK_PATH}/{{call_id}}", *documented}
-    assert seen["slug"] == all_errors().keys()
+    assert seen["slug"] == error_classes_by_slug().keys()
     assert seen["answer"] == {"2xx", "4xx", "429", "5xx", "lost", "not_sent"}
     assert seen["destination"] == {"sip", "sips", "client", "phone"}
     assert seen["operation"] == {"POST Calls"}
@@ -177,7 +177,7 @@ async def measured_client(*script: Behaviour) -> AsyncIterator[tuple[TwilioClien
 async def test_only_trustworthy_answers_are_counted_by_their_status(given: Behaviour, counted: str) -> None:
     async with measured_client(given) as (client, read):
         with pytest.raises(TwilioError):
-            await client.create_call(CREDENTIAL, Form.of({"to": "sip:kate@example.com"}), deadline_s=20)
+            await client.create_call(CREDENTIAL, Form.from_parameters({"to": "sip:kate@example.com"}), deadline_s=20)
         assert read("callgate_upstream_answers_total", operation="POST Calls") == 1
         assert read("callgate_upstream_answers_total", operation="POST Calls", answer=counted) == 1
 
@@ -195,7 +195,7 @@ async def test_a_page_without_calls_and_a_call_of_another_sid_are_counted_as_los
 async def test_refused_credentials_are_counted_whatever_the_request() -> None:
     async with measured_client(*[error(401, 20003)] * 3) as (client, read):
         for request in (
-            client.create_call(CREDENTIAL, Form.of({"to": "sip:kate@example.com"}), deadline_s=20),
+            client.create_call(CREDENTIAL, Form.from_parameters({"to": "sip:kate@example.com"}), deadline_s=20),
             client.list_calls(CREDENTIAL, {}, deadline_s=20),
             client.delete_call(CREDENTIAL, "CA" + "0" * 32, deadline_s=20),
         ):

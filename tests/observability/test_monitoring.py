@@ -12,7 +12,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.errors import all_errors
+from app.errors import error_classes_by_slug
 from tests.cli.running import environment, free_port, is_listening, running, wait_until
 from tests.support.clients import http_get
 from tests.support.gateway import SECRET_KEY
@@ -75,7 +75,7 @@ async def test_every_metric_of_alerts_and_dashboard_is_exposed_by_the_api_or_the
 def test_every_slug_in_a_query_exists() -> None:
     for title, query in queries().items():
         for slugs in re.findall(r'slug=~?"([^"]+)"', query):
-            assert set(slugs.split("|")) <= all_errors().keys(), title
+            assert set(slugs.split("|")) <= error_classes_by_slug().keys(), title
         for _, name in re.findall(r"\bmax(_over_time)?\((callgate_\w+)\)", query):
             assert name.startswith("callgate_")
 

@@ -176,7 +176,7 @@ async def test_a_client_without_a_key_is_refused_before_its_body_is_read(gateway
 
 async def test_a_suspended_tenant_gets_what_it_has_and_nothing_new(gateway: Gateway, tenant: Tenant) -> None:
     (known,) = await added(tenant, [line("a")])
-    await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+    await gateway.tenants.set_tenant_suspended(tenant.id, suspended=True)
     gateway.invalidate_cache()
     again, refused = await added(tenant, [line("a"), line("b")])
     assert (again["status"], again["id"]) == (200, known["id"])

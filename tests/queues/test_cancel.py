@@ -125,7 +125,7 @@ async def test_a_call_whose_grant_fails_is_canceled(gateway: Gateway, tenant: Te
 
 async def test_a_suspended_tenant_can_cancel(gateway: Gateway, tenant: Tenant) -> None:
     await schedule(tenant)
-    await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+    await gateway.tenants.set_tenant_suspended(tenant.id, suspended=True)
     gateway.invalidate_cache()
     assert await cancel(tenant) == 1
 

@@ -46,7 +46,9 @@ async def apply_other_hours(calls: QueuedCalls) -> Sequence[Change]:
     document = read_document(yaml.safe_dump({"tenants": [tenant]}).encode())
     keyring = Keyring(calls.gateway.settings.require_secret_keys())
     service = DeclarationService(calls.gateway.database, keyring, command_actor("apply"))
-    return (await service.apply(validate_declaration(document, allowed=AllowList.parse(""), workload_issuer=None), {})).changes
+    return (
+        await service.apply_declaration(validate_declaration(document, allowed=AllowList.parse(""), workload_issuer=None), {})
+    ).changes
 
 
 @asynccontextmanager

@@ -91,7 +91,7 @@ async def test_the_reason_of_the_wait_is_the_first_that_applies(calls: QueuedCal
     assert (await shown(calls))["wait_reason"] == "not_before"
     await change(calls, paused=True)
     assert (await shown(calls))["wait_reason"] == "paused"
-    await gateway.tenants.suspend_tenant(tenant_id, suspended=True)
+    await gateway.tenants.set_tenant_suspended(tenant_id, suspended=True)
     gateway.invalidate_cache()
     assert (await shown(calls))["wait_reason"] == "tenant_suspended"
     await gateway.database.fetch("INSERT INTO grant_guard (server) VALUES ('another')")

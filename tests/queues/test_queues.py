@@ -142,7 +142,7 @@ async def test_a_tenant_reaches_its_own_queues_only(gateway: Gateway, tenant: Te
 
 async def test_a_suspended_tenant_changes_nothing(gateway: Gateway, tenant: Tenant) -> None:
     await put(tenant, "reminders")
-    await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+    await gateway.tenants.set_tenant_suspended(tenant.id, suspended=True)
     gateway.invalidate_cache()
     refused = await tenant.http.put("/v1/queues/reminders", json={"paused": True})
     assert (refused.status_code, refused.json()["type"]) == (403, "urn:callgate:problem:tenant-suspended")

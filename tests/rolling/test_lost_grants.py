@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from app.doctor.grants import check_grants
+from app.doctor.grants import check_dial_grants
 from app.errors import DatabaseUnavailable
 from app.jobs.dial import Dialer
-from app.jobs.guard import GuardWatch
+from app.jobs.guard import LostGrantWatch
 from app.schema import migrate
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
@@ -71,7 +71,7 @@ async def _queue(tenant: Tenant, name: str, **settings: Any) -> dict[str, Any]:
 
 async def test_a_call_whose_grant_was_lost_is_not_dialled_again(pair: Pair, tmp_path: Path) -> None:
     async with _running(pair) as (gateway, dialer, tenant, simulator):
-        await GuardWatch(gateway.database).step()
+        await LostGrantWatch(gateway.database).step()
         await _queue(tenant, "morning")
         await _queue(tenant, "later", paused=True)
         rung = (await tenant.create(queue="morning", to="sip:rung@example.com")).json()
@@ -132,7 +132,7 @@ async def test_a_call_whose_grant_was_lost_is_not_dialled_again(pair: Pair, tmp_
 async def test_a_fail_over_is_noticed_where_postgres_hides_which_server_it_is(pair: Pair) -> None:
     async with _running(pair) as (gateway, dialer, tenant, simulator):
         await hide_server(gateway)
-        await GuardWatch(gateway.database).step()
+        await LostGrantWatch(gateway.database).step()
         rung = (await tenant.create(priority="normal", to="sip:rung@example.com")).json()
         async with sends_nothing(pair.primary):
             await dial_all(dialer)
@@ -144,17 +144,17 @@ async def test_a_fail_over_is_noticed_where_postgres_hides_which_server_it_is(pa
             assert (await record(tenant, rung["id"]))["execution"] == "scheduled", "its grant is lost"
             await dial_all(other)
         assert await accepted_calls(simulator) == {"sip:rung@example.com": 1}
-        found = await check_grants(gateway.database)
+        found = await check_dial_grants(gateway.database)
         assert (found.state, found.found.rpartition(": ")[2]) == ("wrong", "it is another server, or another database")
 
 
 async def test_a_fail_over_while_no_call_waits_halts_nothing(pair: Pair) -> None:
     async with _running(pair) as (gateway, dialer, tenant, simulator):
-        await GuardWatch(gateway.database).step()
+        await LostGrantWatch(gateway.database).step()
         async with sends_nothing(pair.primary):
             pair.primary.kill()
         await _promote(pair, tenant, dialer)
-        await GuardWatch(gateway.database).step()
+        await LostGrantWatch(gateway.database).step()
         await tenant.create(priority="normal", to="sip:new@example.com")
         await dial_all(dialer)
         assert await accepted_calls(simulator) == {"sip:new@example.com": 1}

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from app.audit.events import command_actor
-from app.doctor.grants import check_grants
-from app.jobs.guard import GuardWatch
+from app.doctor.grants import check_dial_grants
+from app.jobs.guard import LostGrantWatch
 from app.jobs.release.service import GrantRelease
 from app.local.postgres import remove_data
 from app.observability import Metrics
@@ -82,7 +82,7 @@ async def test_a_worker_that_knows_of_more_grants_halts_them(node: SnapshotNode,
     folder = tmp_path if witness == "folder" else None
     counters = GrantCounters(folder)
     async with running(node) as (gateway, tenant, simulator):
-        await GuardWatch(gateway.database).step()
+        await LostGrantWatch(gateway.database).step()
         rung = (await tenant.create(priority="normal", to="sip:rung@example.com")).json()
         (row,) = await gateway.database.fetch("SELECT clock_timestamp() AS at")
         async with running_dialer(gateway, counters) as dialer:
@@ -97,7 +97,7 @@ async def test_a_worker_that_knows_of_more_grants_halts_them(node: SnapshotNode,
             async with running_dialer(gateway, counters) as after:
                 await reconnected(tenant, after, within_s=RECOVERY_TIMEOUT_S)
                 assert (await record(tenant, rung["id"]))["execution"] == "scheduled", "its grant is lost"
-                await GuardWatch(gateway.database, counters).step()
+                await LostGrantWatch(gateway.database, counters).step()
                 await dial_all(after)
                 assert await accepted_calls(simulator) == {"sip:rung@example.com": 1}
                 guard = await read_guard(gateway.database)
@@ -105,14 +105,14 @@ async def test_a_worker_that_knows_of_more_grants_halts_them(node: SnapshotNode,
                 assert (guard.may_grant, guard.halt_reason, guard.server) == (False, "counter", guard.current_server)
                 # The search begins before the lost grant.
                 assert guard.seen_at <= row["at"]
-                assert "fewer grants than a worker knows of" in (await check_grants(gateway.database)).found
+                assert "fewer grants than a worker knows of" in (await check_dial_grants(gateway.database)).found
 
                 await release(gateway)
                 bound = await record(tenant, rung["id"])
                 assert (bound["execution"], bound["settled_by"]) == ("started", "list")
                 # Counts that the worker has from before the release must not halt grants again.
                 await tenant.create(priority="normal", to="sip:new@example.com")
-                await GuardWatch(gateway.database, counters).step()
+                await LostGrantWatch(gateway.database, counters).step()
                 await dial_all(after)
                 assert await accepted_calls(simulator) == {"sip:rung@example.com": 1, "sip:new@example.com": 1}
 
@@ -123,7 +123,7 @@ async def test_the_guard_halts_before_it_takes_a_restored_database_for_the_prese
     async with running(node) as (gateway, tenant, _):
         await tenant.create(priority="normal", to="sip:rung@example.com")
         async with running_dialer(gateway, GrantCounters(tmp_path)) as dialer:
-            await GuardWatch(gateway.database).step()
+            await LostGrantWatch(gateway.database).step()
             seen_at = await seen(gateway)
             node.save()
             await reconnected(tenant, dialer, within_s=RECOVERY_TIMEOUT_S)
@@ -131,7 +131,7 @@ async def test_the_guard_halts_before_it_takes_a_restored_database_for_the_prese
             await reconnected(tenant, dialer, within_s=RECOVERY_TIMEOUT_S)
         assert await seen(gateway) <= seen_at
         await gateway.database.fetch("UPDATE grant_guard SET halted_at = NULL")
-        await GuardWatch(gateway.database, GrantCounters(tmp_path)).step()
+        await LostGrantWatch(gateway.database, GrantCounters(tmp_path)).step()
         guard = await read_guard(gateway.database)
         assert guard is not None
         assert (guard.may_grant, guard.seen_at <= seen_at) == (False, True)
@@ -153,7 +153,7 @@ async def test_a_lower_count_is_accepted_while_no_call_waits(node: SnapshotNode,
             await reconnected(tenant, dialer, within_s=RECOVERY_TIMEOUT_S)
             node.restore()
             await tenant_is_back(tenant)
-            await GuardWatch(gateway.database, counters).step()
+            await LostGrantWatch(gateway.database, counters).step()
             await tenant.create(priority="normal", to="sip:new@example.com")
             await reconnected(tenant, dialer, within_s=RECOVERY_TIMEOUT_S)
         assert await accepted_calls(simulator) == {"sip:rung@example.com": 1, "sip:new@example.com": 1}

@@ -36,7 +36,7 @@ async def _started(tenant: Tenant) -> UUID:
 
 
 async def _account(gateway: Gateway, tenant: Tenant) -> UUID:
-    account_id = await gateway.directory.account_id(tenant.id, account_sid=tenant.account_sid)
+    account_id = await gateway.directory.find_account_id(tenant.id, account_sid=tenant.account_sid)
     assert account_id
     return account_id
 
@@ -144,7 +144,7 @@ async def test_two_accounts_that_free_slots_of_one_queue_at_once_count_both(gate
             tenant.id, account_sid=other_sid, secret="o" * 32, key_sid=None, base_url=upstream.url
         )
         first, queue = await _account(gateway, tenant), await _add_queue(gateway, tenant)
-        second = await gateway.directory.account_id(tenant.id, account_sid=other_sid)
+        second = await gateway.directory.find_account_id(tenant.id, account_sid=other_sid)
         assert second
         for account in (first, second):
             call = await _started(tenant)

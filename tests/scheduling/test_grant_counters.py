@@ -30,16 +30,16 @@ async def test_a_worker_knows_what_any_other_has_saved(tmp_path: Path) -> None:
     assert other.known_counts() == {first: (0, 7), second: (0, 5)}
     await one.load()
     assert one.known_counts() == other.known_counts()
-    assert one.is_behind(first, GrantCount(0, 6))
-    assert not one.is_behind(first, GrantCount(0, 7))
-    assert not one.is_behind(uuid4(), GrantCount(0, 0))
+    assert one.is_below_known_count(first, GrantCount(0, 6))
+    assert not one.is_below_known_count(first, GrantCount(0, 7))
+    assert not one.is_below_known_count(uuid4(), GrantCount(0, 0))
     # After a release a lower count is right.
-    assert not one.is_behind(first, GrantCount(1, 2))
+    assert not one.is_below_known_count(first, GrantCount(1, 2))
     one.record_count(first, GrantCount(1, 3))
     await one.save()
     await other.load()
-    assert other.is_behind(first, GrantCount(1, 2))
-    assert other.is_behind(first, GrantCount(0, 100))
+    assert other.is_below_known_count(first, GrantCount(1, 2))
+    assert other.is_below_known_count(first, GrantCount(0, 100))
 
 
 async def test_what_was_read_before_a_failure_is_not_skipped(tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ async def test_files_of_workers_that_are_gone_are_deleted_and_what_they_had_is_k
     await saved(tmp_path, {account_id: GrantCount(0, 4)})
     (old,) = files(tmp_path) - {kept}
     await counters.load()
-    await counters.touch_and_prune()
+    await counters.touch_and_prune_files()
     assert old.exists()
     os.utime(old, (0, 0))
-    await counters.touch_and_prune()
+    await counters.touch_and_prune_files()
     assert files(tmp_path) == {kept}
     reader = GrantCounters(tmp_path)
     await reader.load()

@@ -59,7 +59,7 @@ async def test_a_call_that_another_caller_schedules_again_under_its_key_is_grant
 
 
 async def account_of(gateway: Gateway, tenant: Tenant) -> UUID:
-    account_id = await gateway.directory.account_id(tenant.id, account_sid=tenant.account_sid)
+    account_id = await gateway.directory.find_account_id(tenant.id, account_sid=tenant.account_sid)
     assert account_id
     return account_id
 

@@ -8,9 +8,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.calls.creation.grants.service import grant_calls
-from app.doctor.grants import check_grants
+from app.doctor.grants import check_dial_grants
 from app.jobs.gauges import Gauges
-from app.jobs.guard import GuardWatch
+from app.jobs.guard import LostGrantWatch
 from app.observability import Metrics
 from app.scheduling.grant_counters import GrantCounters
 from app.scheduling.guard import read_guard
@@ -42,10 +42,10 @@ async def test_the_first_grant_records_the_server_and_another_server_halts_all(
     assert await read_guard(gateway.database) is None
     assert len((await grant_calls(gateway.database, first, limit=10)).grants) == 1
     assert await halted_gauge(gateway) == 0
-    assert (await check_grants(gateway.database)).state == "ok"
+    assert (await check_dial_grants(gateway.database)).state == "ok"
 
     await gateway.database.fetch("UPDATE grant_guard SET server = 'another'")
-    assert (await check_grants(gateway.database)).state == "wrong"
+    assert (await check_dial_grants(gateway.database)).state == "wrong"
     rounds = await asyncio.gather(*(grant_calls(gateway.database, each, limit=10) for each in (second, third)))
     assert [(made.grants, made.is_last) for made in rounds] == [([], True)] * 2
     assert await halted_gauge(gateway) == 1
@@ -58,7 +58,7 @@ async def test_the_first_grant_records_the_server_and_another_server_halts_all(
 
 
 async def test_another_server_is_accepted_while_no_call_waits(gateway: Gateway) -> None:
-    watch = GuardWatch(gateway.database)
+    watch = LostGrantWatch(gateway.database)
     await watch.step()
     await gateway.database.fetch("UPDATE grant_guard SET server = 'another'")
     await watch.step()
@@ -101,11 +101,11 @@ async def hiding_server(gateway: Gateway) -> AsyncIterator[None]:
 
 async def test_without_the_right_to_know_the_timeline_restores_are_noticed_and_doctor_warns(gateway: Gateway) -> None:
     async with hiding_server(gateway):
-        await GuardWatch(gateway.database).step()
+        await LostGrantWatch(gateway.database).step()
         state = await read_guard(gateway.database)
         assert state is not None
         assert state.server.startswith("-/started ")
         assert state.may_grant
-        found = await check_grants(gateway.database)
+        found = await check_dial_grants(gateway.database)
         assert found.state == "warning"
         assert "hides its timeline" in found.found

@@ -10,7 +10,7 @@ import pytest
 
 from app.database.connection import SESSION_SETTINGS, Connection, Connector
 from app.database.pool import Pool
-from app.scheduling.pace import allowed_calls_sql, next_at_for_rate_sql
+from app.scheduling.pace import allowed_calls_sql, next_at_after_rate_change_sql
 from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
 from app.scheduling.pace_store import find_paces, lock_pace, write_pace
 from app.tenants.errors import InvalidMember
@@ -113,7 +113,7 @@ async def test_a_higher_pace_shortens_the_wait_and_gives_no_token_away(
     pool: Pool, before: str | None, after: str, next_in: int, expected: int
 ) -> None:
     statement = f"""WITH pace AS (SELECT {before or "NULL"}::numeric AS calls_per_second, {AT} + $1 * interval '1 s' AS next_at)
-        SELECT {next_at_for_rate_sql(AT, f"({after})::numeric")} - {AT} FROM pace"""  # noqa: S608  # own constants
+        SELECT {next_at_after_rate_change_sql(AT, f"({after})::numeric")} - {AT} FROM pace"""  # noqa: S608  # own constants
     ((left,),) = await pool.fetch(statement, next_in)
     assert left == timedelta(seconds=expected)
 
@@ -145,13 +145,15 @@ async def test_a_pace_that_was_never_used_has_all_its_tokens_after_a_change(pool
 )
 def test_a_limit_out_of_bounds_is_refused_by_member(change: PaceChange, pointer: str, code: str) -> None:
     with pytest.raises(InvalidMember) as refusal:
-        UNLIMITED.changed(change)
+        UNLIMITED.with_changes(change)
     assert (refusal.value.pointer, refusal.value.code) == (pointer, code)
 
 
 def test_a_change_keeps_what_it_does_not_name() -> None:
-    limits = UNLIMITED.changed(PaceChange(calls_per_second=Decimal("0.001"), burst=1000, max_concurrent=100_000))
-    assert limits.changed(PaceChange(max_concurrent=None)) == PaceLimits(Decimal("0.001"), burst=1000)
-    assert limits.changed(PaceChange(calls_per_second=None)) == PaceLimits(max_concurrent=100_000), "no burst without a pace"
-    assert limits.changed(PaceChange(calls_per_second=None, max_concurrent=None)) == UNLIMITED
-    assert limits.differing_members(UNLIMITED) == ["calls_per_second", "burst", "max_concurrent"]
+    limits = UNLIMITED.with_changes(PaceChange(calls_per_second=Decimal("0.001"), burst=1000, max_concurrent=100_000))
+    assert limits.with_changes(PaceChange(max_concurrent=None)) == PaceLimits(Decimal("0.001"), burst=1000)
+    assert limits.with_changes(PaceChange(calls_per_second=None)) == PaceLimits(max_concurrent=100_000), (
+        "no burst without a pace"
+    )
+    assert limits.with_changes(PaceChange(calls_per_second=None, max_concurrent=None)) == UNLIMITED
+    assert limits.names_of_differing_limits(UNLIMITED) == ["calls_per_second", "burst", "max_concurrent"]

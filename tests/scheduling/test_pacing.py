@@ -26,7 +26,7 @@ async def replica(gateway: Gateway) -> AsyncIterator[Gateway]:
 
 async def set_pace(gateway: Gateway, tenant: Tenant, *others: Gateway, **columns: Any) -> UUID:
     """Sets the pace of the tenant's account, and clears the caches of all these gateways. Returns the account's id."""
-    account_id = await gateway.directory.account_id(tenant.id, account_sid=tenant.account_sid)
+    account_id = await gateway.directory.find_account_id(tenant.id, account_sid=tenant.account_sid)
     assert account_id
     names = ", ".join(columns)
     values = ", ".join("NULL" if value is None else f"'{value}'" for value in columns.values())
@@ -268,7 +268,7 @@ async def test_a_pace_that_any_process_sets_or_removes_is_heeded_by_every_api(ga
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         assert (await tenant.create()).status_code == 201
-        account_id = await gateway.directory.account_id(tenant.id, account_sid=tenant.account_sid)
+        account_id = await gateway.directory.find_account_id(tenant.id, account_sid=tenant.account_sid)
         await gateway.database.fetch("INSERT INTO pace (subject_id, calls_per_second) VALUES ($1, 0.0001)", account_id)
         async with asyncio.timeout(60):
             while (await tenant.create()).status_code == 201:

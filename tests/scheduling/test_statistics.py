@@ -85,7 +85,7 @@ async def test_calls_of_all_accounts_and_callers_are_counted_by_priority(gateway
 
 async def test_paused_queues_and_suspended_tenants_have_nothing_that_is_due(gateway: Gateway, waiting: Waiting) -> None:
     suspended = await _waiting(gateway)
-    await gateway.tenants.suspend_tenant(suspended.tenant.id, suspended=True)
+    await gateway.tenants.set_tenant_suspended(suspended.tenant.id, suspended=True)
     await suspended.add(NORMAL, due_for_s=900)
     await waiting.add(NORMAL, due_for_s=800, queue=await waiting.add_queue(paused=True))
     assert (await _measured(gateway)).oldest_due_s == {}

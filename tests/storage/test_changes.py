@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
-from app.calls.store import ChangedCall, SidTaken, read_calls, write_changes
+from app.calls.store import ChangedCall, SidTaken, read_calls, write_changed_calls
 from tests.support.gateway import Gateway, Tenant
 from tests.support.upstream import created, running_upstream
 
@@ -21,9 +21,11 @@ async def test_a_change_sets_its_columns_and_keeps_the_others(gateway: Gateway) 
     before = (await tenant.http.get(f"/v1/calls/{call_id}")).json()
     call = (await read_calls(gateway.database, [call_id]))[call_id]
     call.status, call.duration = "completed", 9
-    assert call.changes().items() >= {"status": "completed", "duration": 9}.items()
+    assert call.changed_columns().items() >= {"status": "completed", "duration": 9}.items()
 
-    assert await write_changes(gateway.database, [ChangedCall(call, [("call.status", {"status": "completed"})])]) == {call_id}
+    assert await write_changed_calls(gateway.database, [ChangedCall(call, [("call.status", {"status": "completed"})])]) == {
+        call_id
+    }
 
     after = (await tenant.http.get(f"/v1/calls/{call_id}")).json()
     changed = {"status": "completed", "duration": 9, "updated_at": after["updated_at"]}
@@ -39,7 +41,7 @@ async def test_a_record_that_changed_since_it_was_read_is_left_as_it_is(gateway:
     for call in calls.values():
         call.caller_name = "ours"
 
-    written = await write_changes(gateway.database, [ChangedCall(call, [("call.status", {})]) for call in calls.values()])
+    written = await write_changed_calls(gateway.database, [ChangedCall(call, [("call.status", {})]) for call in calls.values()])
 
     assert written == {same_id}
     assert (await tenant.http.get(f"/v1/calls/{changed_id}")).json()["caller_name"] == "other"
@@ -51,7 +53,7 @@ async def test_a_locked_record_is_skipped_and_the_others_do_not_wait(gateway: Ga
     calls = await read_calls(gateway.database, [locked_id, free_id])
     async with gateway.database.begin() as session:
         await session.execute(text("SELECT FROM call WHERE id = :id FOR UPDATE"), {"id": locked_id})
-        assert await write_changes(gateway.database, [ChangedCall(call) for call in calls.values()]) == {free_id}
+        assert await write_changed_calls(gateway.database, [ChangedCall(call) for call in calls.values()]) == {free_id}
 
 
 async def test_a_sid_of_another_record_writes_nothing(gateway: Gateway) -> None:
@@ -61,7 +63,7 @@ async def test_a_sid_of_another_record_writes_nothing(gateway: Gateway) -> None:
     calls[bound_id].caller_name = "changed"
 
     with pytest.raises(SidTaken):
-        await write_changes(gateway.database, [ChangedCall(call) for call in calls.values()])
+        await write_changed_calls(gateway.database, [ChangedCall(call) for call in calls.values()])
 
     assert (await tenant.http.get(f"/v1/calls/{bound_id}")).json()["caller_name"] is None
 
@@ -71,5 +73,5 @@ async def test_a_record_that_is_read_has_twilios_answer_and_no_changes(gateway: 
     call = (await read_calls(gateway.database, [call_id]))[call_id]
     assert call.resource is not None
     assert call.resource["sid"] == call.sid
-    assert call.changes() == {}
+    assert call.changed_columns() == {}
     assert await read_calls(gateway.database, [uuid4()]) == {}

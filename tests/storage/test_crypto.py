@@ -57,9 +57,9 @@ def test_an_older_key_still_unseals_and_the_newest_seals() -> None:
 def test_a_keyed_hash_matches_its_value_under_any_configured_key_only() -> None:
     before, after = Keyring([OLD]), Keyring([NEW, OLD])
     stored = before.keyed_hash(b"value")
-    assert after.matches(stored, b"value")
-    assert not after.matches(stored, b"other")
-    assert not Keyring([NEW]).matches(stored, b"value")
+    assert after.matches_keyed_hash(stored, b"value")
+    assert not after.matches_keyed_hash(stored, b"other")
+    assert not Keyring([NEW]).matches_keyed_hash(stored, b"value")
 
 
 def test_a_token_is_the_same_in_every_version() -> None:

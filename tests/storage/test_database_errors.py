@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.database.engine import Database
-from app.database.errors import describe, is_refusal, log_fields, translate_error
+from app.database.errors import describe_failure, is_value_refused, log_fields, translate_error
 from app.errors import DatabaseUnavailable
 from tests.support.upstream import refused_url
 
@@ -70,7 +70,7 @@ async def test_failures_of_postgres_have_a_reason(database_url: str, execute: St
     assert raised.value.reason == reason
     # A statement outside SQLAlchemy is its own transaction: after a lost connection its commit is in doubt.
     assert raised.value.commit_in_doubt is (sqlstate.startswith(("08", "57P")) and execute is _by_asyncpg)
-    assert "planted" in describe(raised.value)
+    assert "planted" in describe_failure(raised.value)
     logged = log_fields(raised.value)
     assert (logged["reason"], logged["sqlstate"]) == (reason, sqlstate)
     assert "planted" not in str(logged)
@@ -84,7 +84,7 @@ async def test_an_error_in_our_sql_is_not_a_failure_of_postgres(database_url: st
     database = Database(database_url, pool_size=1)
     with pytest.raises((DBAPIError, asyncpg.PostgresError)) as raised:
         await execute(database, _raising(sqlstate))
-    assert is_refusal(raised.value) is sqlstate.startswith(("22", "23"))
+    assert is_value_refused(raised.value) is sqlstate.startswith(("22", "23"))
     await database.close()
 
 
@@ -92,7 +92,7 @@ async def test_a_value_that_the_driver_cannot_encode_is_refused(database_url: st
     database = Database(database_url, pool_size=1)
     with pytest.raises(asyncpg.DataError) as raised:
         await database.fetch("SELECT $1::int", "not a number")
-    assert is_refusal(raised.value)
+    assert is_value_refused(raised.value)
     await database.close()
 
 
@@ -146,8 +146,8 @@ async def test_a_failed_connection_has_a_reason_and_leaves_no_commit_in_doubt(
     with pytest.raises(DatabaseUnavailable) as raised:
         await way(database)
     assert (raised.value.reason, raised.value.commit_in_doubt) == (reason, False)
-    assert "planted" not in describe(raised.value)
-    assert "\n" not in describe(raised.value)
+    assert "planted" not in describe_failure(raised.value)
+    assert "\n" not in describe_failure(raised.value)
     await database.close()
 
 

@@ -7,7 +7,7 @@ from tests.support.gateway import Gateway
 
 async def test_batched_key_lookups_return_each_key_in_order(gateway: Gateway) -> None:
     anna, bob = [await gateway.add_tenant() for _ in range(2)]
-    await gateway.tenants.suspend_tenant(bob.id, suspended=True)
+    await gateway.tenants.set_tenant_suspended(bob.id, suspended=True)
     asked = [key_prefix(bob.key), "cgk_nobody", key_prefix(anna.key), key_prefix(bob.key)]
     bobs, nobodys, annas, bobs_again = await find_keys(gateway.database, asked)
     assert nobodys is None
@@ -29,7 +29,9 @@ async def test_credentials_are_grouped_by_account_with_rejected_ones_last(gatewa
         )
     (_, (refused, kept)), (_, (revoked,)) = await gateway.tenants.list_accounts(anna.id)
     async with gateway.database.begin() as session:
-        await gateway.directory.mark_credentials(session, rejected={str(refused.id)}, accepted=set(), reason="refused")
+        await gateway.directory.mark_rejected_and_accepted(
+            session, rejected={str(refused.id)}, accepted=set(), reason="refused"
+        )
     listed = await list_credentials(gateway.database, [bob.id, nobody, anna.id])
     assert [[(each.account_sid, each.id) for each in credentials] for credentials in listed[1:]] == [
         [],

@@ -17,7 +17,7 @@ from app.deliveries.sender import Sender
 from app.jobs.deliver import Deliverer
 from app.observability import Metrics
 from app.security.keyring import Keyring
-from app.tenants.delivery_signing import DeliverySigning
+from app.tenants.delivery_signing import SigningSettingsCache
 from app.twilio.subresources import SUBRESOURCES
 from tests.support.callbacks import PUBLIC_URL, call_back
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
@@ -57,7 +57,7 @@ def usual(account_sid: str, sid: str) -> dict[str, Any]:
         "queue_time": "0",
         "trunk_sid": None,
         "uri": f"{uri}.json",
-        "subresource_uris": {one.key: f"{uri}/{one.segment}.json" for one in SUBRESOURCES},
+        "subresource_uris": {one.snake_case_name: f"{uri}/{one.segment}.json" for one in SUBRESOURCES},
     }
 
 
@@ -270,7 +270,7 @@ async def _deliver_again(gateway: Gateway, tenant: Tenant) -> None:
         await session.execute(
             text("UPDATE delivery SET state = 'pending', next_attempt_at = now() WHERE tenant_id = :id"), {"id": tenant.id}
         )
-    signing = DeliverySigning(gateway.database, Keyring(gateway.settings.require_secret_keys()))
+    signing = SigningSettingsCache(gateway.database, Keyring(gateway.settings.require_secret_keys()))
     async with Sender(AllowList.parse(LOOPBACK), read_timeout_s=2) as sender:
         deliverer = Deliverer(gateway.database, signing, sender, Metrics())
         while await deliverer.step():
@@ -298,7 +298,7 @@ async def test_a_delivery_whose_call_is_deleted_is_given_up_and_not_replayed(gat
 def test_only_members_with_exactly_the_implied_value_are_left_out() -> None:
     members = LeftOutMembers(("a", "b", "c", "d"))
     implied = {"a": "1", "b": "1", "c": None, "d": "1"}
-    rest, left_out = members.leave_out({"a": "1", "b": 1, "c": None, "e": "1"}, implied)
+    rest, left_out = members.leave_out_members({"a": "1", "b": 1, "c": None, "e": "1"}, implied)
     assert (rest, left_out) == ({"b": 1, "e": "1"}, 0b101)
-    assert members.put_back(rest, left_out, implied.get) == {"a": "1", "b": 1, "c": None, "e": "1"}
-    assert list(members.put_back({"bb": 1, "é": 2, "z": 3}, 0b1, implied.get)) == ["a", "z", "bb", "é"]
+    assert members.put_back_members(rest, left_out, implied.get) == {"a": "1", "b": 1, "c": None, "e": "1"}
+    assert list(members.put_back_members({"bb": 1, "é": 2, "z": 3}, 0b1, implied.get)) == ["a", "z", "bb", "é"]

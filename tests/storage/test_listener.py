@@ -35,7 +35,7 @@ async def test_notifications_arrive_with_every_kind_of_url(database_url: str, me
         notifications += 1
 
     listener = Listener(f"{database_url}?{members}", channel=CHANNEL, on_change=on_change)
-    async with listener.running():
+    async with listener.listening_in_background():
         await wait_until(lambda: listener.connected)
         before = notifications
         await _notify(database_url)
@@ -52,7 +52,7 @@ async def test_the_listener_reconnects_after_any_error(
     url = make_url(database_url).set(**changes)  # type: ignore[arg-type]  # one parameter set, of several types
     listener = Listener(url.render_as_string(hide_password=False), channel=CHANNEL, on_change=lambda: None)
     output = ""
-    async with listener.running(), asyncio.timeout(60):
+    async with listener.listening_in_background(), asyncio.timeout(60):
         while output.count("listener_lost") < 2:
             await asyncio.sleep(0.05)
             output += capsys.readouterr().out
@@ -61,7 +61,7 @@ async def test_the_listener_reconnects_after_any_error(
 
 async def test_the_listener_reconnects_after_a_lost_connection(database_url: str) -> None:
     listener = Listener(database_url, channel=CHANNEL, on_change=lambda: None)
-    async with listener.running():
+    async with listener.listening_in_background():
         await wait_until(lambda: listener.connected)
         connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
         await connection.execute(
@@ -77,6 +77,6 @@ async def test_the_listener_is_never_connected_behind_a_pooler(database_url: str
     changed = asyncio.Event()
     async with behind_a_pooler(database_url) as url:
         listener = Listener(url, channel=CHANNEL, on_change=changed.set)
-        async with listener.running():
+        async with listener.listening_in_background():
             await asyncio.sleep(1)
             assert not listener.connected

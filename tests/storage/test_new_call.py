@@ -9,7 +9,7 @@ from sqlalchemy import DefaultClause
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.calls.schemas import CallRecord
-from app.calls.settlement import record_change
+from app.calls.settlement import make_record_change
 from app.calls.store import CallState
 from app.compat.resource import RESOURCE_FIELDS
 from app.twilio.schemas import CallResource
@@ -58,7 +58,7 @@ def test_twilios_paths_read_only_fields_of_new_call() -> None:
 
 
 def test_every_column_of_a_settlement_is_a_field() -> None:
-    change = record_change("call.unknown", {}, {"execution": "unknown"})
+    change = make_record_change("call.unknown", {}, {"execution": "unknown"})
 
     assert change.columns.keys() | change.times.keys() <= NEW_CALL_TYPES.keys()
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from app.security.redaction import Secrets, has_too_many_userinfos, mask_userinfo, redact, userinfo_in
 from app.twilio.schemas import Credential
-from app.twilio.secrets import authorization, redact_document, secrets_of, secrets_of_fields
+from app.twilio.secrets import authorization_header, redact_document, secrets_of_fields, secrets_of_request
 
 SECRET = "pl4nted/s%cr=t &<\"'>é+~"
 SPELLINGS = {
@@ -56,8 +56,10 @@ def test_no_secret_survives_a_form_or_json(secret: str) -> None:
 
 
 def test_the_value_of_the_basic_header_is_redacted(credential: Credential) -> None:
-    redacted = redact(f"Authorization: {authorization(credential)} of {credential.username}", secrets_of(credential, {}))
-    assert authorization(credential).removeprefix("Basic ").rstrip("=") not in redacted
+    redacted = redact(
+        f"Authorization: {authorization_header(credential)} of {credential.username}", secrets_of_request(credential, {})
+    )
+    assert authorization_header(credential).removeprefix("Basic ").rstrip("=") not in redacted
     assert credential.username in redacted
 
 
@@ -79,7 +81,7 @@ def test_users_and_passwords_in_urls_are_redacted(text: str, credential: Credent
     shown = mask_userinfo(text)
     assert "us3r" not in shown
     assert "pl4nted" not in shown
-    secrets = secrets_of(credential, {"url": text})
+    secrets = secrets_of_request(credential, {"url": text})
     for echo in ("us3r", "pl4nted-p4ss", "us3r:pl4nted-p4ss", b64encode(b"us3r:pl4nted-p4ss").decode().rstrip("="), text):
         for redacted in (redact(echo, secrets), redact(echo, secrets_of_fields(credential, [("Url", text)]))):
             assert "us3r" not in redacted
@@ -176,8 +178,8 @@ def test_urls_without_userinfo_are_kept() -> None:
 @pytest.mark.parametrize("secret", ["a", "sid", "queued", "1234", "CA", "status", "00000000", "e"])
 def test_a_short_secret_does_not_redact_sids_statuses_or_names(secret: str, credential: Credential) -> None:
     document = {"sid": "CA" + "0" * 28 + "1234", "status": "queued", "nested": [{"sid": "RE" + "0" * 32}], "a": None, "n": 1}
-    assert redact_document(document, secrets_of(credential, {"sip_auth_password": secret})) == document
-    assert redact(f"bad: {secret}", secrets_of(credential, {"sip_auth_password": secret})) == "bad: ***"
+    assert redact_document(document, secrets_of_request(credential, {"sip_auth_password": secret})) == document
+    assert redact(f"bad: {secret}", secrets_of_request(credential, {"sip_auth_password": secret})) == "bad: ***"
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,7 @@ def test_what_cannot_repeat_a_secret_is_kept(parameters: dict[str, str], credent
         "more_info": "https://www.twilio.com/docs/api/errors/21000",
         "subresource_uris": {"user_defined_messages": f"{call}/UserDefinedMessages.json"},
     }
-    secrets = secrets_of(credential, parameters)
+    secrets = secrets_of_request(credential, parameters)
     addresses = ["sip:1000@PBX.example.com:5060;transport=tls", "kate"]
     assert redact_document(document, secrets, addresses) == document
     for secret in parameters.values():
@@ -220,7 +222,7 @@ def test_what_cannot_repeat_a_secret_is_kept(parameters: dict[str, str], credent
 
 def test_documents_are_redacted_throughout(credential: Credential) -> None:
     document = {"text": f"x {SECRET}", "list": [{"deep": quote_plus(SECRET)}], f"SipAuthPassword={SECRET}": 1}
-    redacted = str(redact_document(document, secrets_of(credential, {"sip_auth_password": SECRET})))
+    redacted = str(redact_document(document, secrets_of_request(credential, {"sip_auth_password": SECRET})))
     assert "pl4nted" not in redacted
     assert Secrets([SECRET]).may_occur_in(json.dumps(document).encode())
     assert not Secrets([SECRET]).may_occur_in(b"{}")
@@ -282,9 +284,11 @@ def test_an_escape_of_thousands_of_digits_is_left_alone() -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
 async def test_a_stream_is_redacted_wherever_it_is_cut(size: int, credential: Credential) -> None:
-    whole = json.dumps({"a": f"token pl4nted-t0ken, {authorization(credential)}", "b": "z" * 50, "c": "pl4nted-t0ken"}).encode()
+    whole = json.dumps(
+        {"a": f"token pl4nted-t0ken, {authorization_header(credential)}", "b": "z" * 50, "c": "pl4nted-t0ken"}
+    ).encode()
 
-    redacted = await redacted_in_pieces(whole, size, secrets_of(credential, {}))
+    redacted = await redacted_in_pieces(whole, size, secrets_of_request(credential, {}))
     assert b"pl4nted" not in redacted
     assert b64encode(b"AC111") not in redacted
     assert json.loads(redacted)["b"] == "z" * 50

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 
 from app.calls.creation.store import SettledCall, write_outcomes
-from app.calls.settlement import record_change
+from app.calls.settlement import make_record_change
 from app.calls.stored_problem import error_as_json
 from app.errors import UpstreamUnreachable
 from tests.support.gateway import Gateway
@@ -14,7 +14,7 @@ from tests.support.upstream import call_resource, created, running_upstream
 
 
 def _outcome(call_id: str, attempt: int, **columns: Any) -> SettledCall:
-    change = record_change("call.planted", {"attempt": attempt}, {"settled_by": "response", **columns})
+    change = make_record_change("call.planted", {"attempt": attempt}, {"settled_by": "response", **columns})
     return SettledCall(UUID(call_id), attempt, change)
 
 

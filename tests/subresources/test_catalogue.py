@@ -14,7 +14,7 @@ from twilio.rest.api.v2010.account.call import user_defined_message_subscription
 from app.calls.parameters import CallParameters, CallUpdate
 from app.compat.listing import LIST_PARAMETERS
 from app.compat.resource import RESOURCE_FIELDS
-from app.subresources.members import members_of
+from app.subresources.members import members_model_of
 from app.twilio.schemas import form_name
 from app.twilio.subresources import IDEMPOTENCY_KEY, OPERATIONS, Operation
 
@@ -106,7 +106,7 @@ def test_no_parameter_of_the_installed_twilio_package_is_missing(list_of: Any, m
 
 def test_names_of_members_map_back_to_twilios() -> None:
     for operation in OPERATIONS:
-        assert set(members_of(operation).model_fields) == {parameter.member_name for parameter in operation.parameters}
+        assert set(members_model_of(operation).model_fields) == {parameter.member_name for parameter in operation.parameters}
         for parameter in operation.parameters:
             if parameter.name[-1] not in "<>" and parameter.kind != "pairs":
                 assert form_name(parameter.member_name) == parameter.name

@@ -45,7 +45,7 @@ def below(operation: Operation) -> str:
 
 
 def below_v1(operation: Operation) -> str:
-    name = "twilio_events" if operation.subresource.segment == "Events" else operation.subresource.key
+    name = "twilio_events" if operation.subresource.segment == "Events" else operation.subresource.snake_case_name
     return name + (f"/{SID}" if operation.targets_item else "")
 
 

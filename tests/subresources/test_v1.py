@@ -175,7 +175,7 @@ async def test_a_suspended_tenant_may_only_stop_and_read(gateway: Gateway, simul
     tenant = await gateway.add_tenant(simulator_url)
     record = (await tenant.create(to="sip:forever@example.com")).json()
     path = f"/v1/calls/{record['id']}/recordings"
-    await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+    await gateway.tenants.set_tenant_suspended(tenant.id, suspended=True)
     gateway.invalidate_cache()
     assert (await tenant.http.post(path, json={})).json()["type"] == "urn:callgate:problem:tenant-suspended"
     assert (await tenant.http.get(path)).status_code == 200
@@ -183,6 +183,6 @@ async def test_a_suspended_tenant_may_only_stop_and_read(gateway: Gateway, simul
 
 
 def _request(operation: Operation, call_id: str) -> tuple[str, str]:
-    name = "twilio_events" if operation.subresource.segment == "Events" else operation.subresource.key
+    name = "twilio_events" if operation.subresource.segment == "Events" else operation.subresource.snake_case_name
     one = "/RE" + "0" * 32 if operation.targets_item else ""
     return {"update": "PATCH"}.get(operation.action, operation.method), f"/v1/calls/{call_id}/{name}{one}"

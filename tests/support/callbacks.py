@@ -29,7 +29,9 @@ async def callback_path(gateway: Gateway, call_id: str) -> str:
     """Returns the path and query of the callback URL that Twilio received for this call."""
     async with gateway.database.begin() as session:
         account_id = (await accounts_of_calls(session, [UUID(call_id)]))[UUID(call_id)]
-    return CallbackUrls("/callbacks/twilio", Keyring(gateway.settings.require_secret_keys())).url_of(UUID(call_id), account_id)
+    return CallbackUrls("/callbacks/twilio", Keyring(gateway.settings.require_secret_keys())).callback_url_of_call(
+        UUID(call_id), account_id
+    )
 
 
 async def call_back(

@@ -9,8 +9,8 @@ from app.calls.search_plan import SearchPlan
 from app.calls.settlement import Settlement
 from app.jobs.account_tasks import AccountTasks
 from app.jobs.deliver import Deliverer
-from app.jobs.refresh import Refresher
-from app.jobs.resolve import Resolver
+from app.jobs.refresh import CallRefresher
+from app.jobs.resolve import OutcomeResolver
 from app.observability import Metrics
 from app.twilio.client import TwilioClient, make_http_client
 from tests.support.gateway import Gateway
@@ -19,20 +19,20 @@ from tests.support.gateway import Gateway
 @asynccontextmanager
 async def running_refresher(
     gateway: Gateway, *, interval: timedelta = timedelta(seconds=30), timeout_s: float = 5
-) -> AsyncIterator[Refresher]:
+) -> AsyncIterator[CallRefresher]:
     metrics = Metrics()
     async with _twilio_client(metrics, timeout_s) as twilio:
-        yield Refresher(gateway.database, gateway.directory, twilio, metrics, interval, fetch_deadline_s=timeout_s)
+        yield CallRefresher(gateway.database, gateway.directory, twilio, metrics, interval, fetch_deadline_s=timeout_s)
 
 
 @asynccontextmanager
 async def running_resolver(
     gateway: Gateway, *, searches: int, longest_life: timedelta = timedelta(minutes=1), timeout_s: float = 5
-) -> AsyncIterator[Resolver]:
+) -> AsyncIterator[OutcomeResolver]:
     metrics = Metrics()
     settlement = Settlement(metrics, timedelta(seconds=1), SearchPlan(searches, timedelta(minutes=15)))
     async with _twilio_client(metrics, timeout_s) as twilio:
-        yield Resolver(
+        yield OutcomeResolver(
             gateway.database, gateway.directory, twilio, metrics, settlement, longest_life=longest_life, deadline_s=timeout_s
         )
 
@@ -62,8 +62,8 @@ async def run_step(job: StepWithTasks) -> bool:
     return is_due
 
 
-async def run_search(resolver: Resolver) -> None:
-    await resolver.search()
+async def run_search(resolver: OutcomeResolver) -> None:
+    await resolver.search_unknown_calls()
     await resolver.tasks.drain()
 
 

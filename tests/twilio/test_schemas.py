@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.twilio.schemas import CallResource, encode_form, form_name, read_json, storable
+from app.twilio.schemas import CallResource, encode_form, form_name, read_json, to_storable_json
 
 SID = "CA" + "0" * 32
 CHARACTERS = st.characters(codec=None, exclude_categories=())  # lone surrogates too
@@ -24,7 +24,7 @@ DOCUMENTS = st.recursive(
 def read_by_copy(body: bytes) -> Any:
     """Reads JSON like `read_json`, but always copies it."""
     try:
-        return storable(json.loads(body))
+        return to_storable_json(json.loads(body))
     except (ValueError, RecursionError):
         return None
 
@@ -92,7 +92,7 @@ def test_lone_surrogates_raise_unicode_encode_error() -> None:
 
 def test_a_resource_keeps_the_whole_answer_and_reads_known_fields() -> None:
     answer = {"sid": SID, "raw": "not ours", "status": "queued", "duration": "x", "unknown": 1}
-    resource = CallResource.read(answer)
+    resource = CallResource.parse_answer(answer)
     assert resource is not None
     assert (resource.raw, resource.status, resource.duration) == (answer, "queued", None)
     assert not hasattr(resource, "unknown")

@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 import pytest
 from pydantic import SecretStr
 
-from app.clock import elapsed
+from app.clock import monotonic_seconds
 from app.twilio.client import TwilioClient, make_http_client
 from app.twilio.errors import TwilioNotSent, TwilioOutcomeUnknown
 from app.twilio.schemas import Credential, Form
 from tests.support.upstream import created, created_after_release, hang, running_upstream
 
 ACCESS = Credential("AC" + "0" * 32, "user", SecretStr("password"))
-SMALL = Form.of({"to": "sip:kate@example.com"})
-LARGE = Form.of({"to": "sip:kate@example.com", "call_reason": "x" * 100_000})
+SMALL = Form.from_parameters({"to": "sip:kate@example.com"})
+LARGE = Form.from_parameters({"to": "sip:kate@example.com", "call_reason": "x" * 100_000})
 
 
 @asynccontextmanager
@@ -30,10 +30,10 @@ async def running_client(url: str, *, max_connections: int = 10) -> AsyncIterato
 @pytest.mark.parametrize("form", [SMALL, LARGE], ids=["small", "large"])
 async def test_nothing_is_written_after_the_deadline_even_over_an_open_connection(form: Form) -> None:
     async with running_upstream(created()) as upstream, running_client(upstream.url) as client:
-        assert await client.create_call(ACCESS, form, deadline_s=20, send_before=elapsed() + 20)
+        assert await client.create_call(ACCESS, form, deadline_s=20, send_before=monotonic_seconds() + 20)
         with pytest.raises(TwilioNotSent, match="too_late"):
-            await client.create_call(ACCESS, form, deadline_s=20, send_before=elapsed())
-        assert await client.create_call(ACCESS, form, deadline_s=20, send_before=elapsed() + 20)
+            await client.create_call(ACCESS, form, deadline_s=20, send_before=monotonic_seconds())
+        assert await client.create_call(ACCESS, form, deadline_s=20, send_before=monotonic_seconds() + 20)
         assert len(upstream.posts) == 2
 
 
@@ -47,7 +47,7 @@ async def test_a_request_that_waited_too_long_for_its_connection_is_not_written(
             await upstream.wait_for_post()
         asyncio.get_running_loop().call_later(0.5, upstream.released.set)
         with pytest.raises(TwilioNotSent, match="too_late"):
-            await client.create_call(ACCESS, SMALL, deadline_s=20, send_before=elapsed() + 0.2)
+            await client.create_call(ACCESS, SMALL, deadline_s=20, send_before=monotonic_seconds() + 0.2)
         assert await first
         assert len(upstream.posts) == 1
 

@@ -146,9 +146,9 @@ async def test_an_answer_is_read_up_to_its_limit_however_it_is_encoded(encoding:
     async with running_upstream(*(answer(201, body=body, headers=headers) for body in bodies)) as upstream:
         client = TwilioClient(http, base_url=upstream.url)
         access = Credential("AC" + "0" * 32, "user", SecretStr("password"))
-        assert (await client.create_call(access, Form.of({"to": "Zoë"}), deadline_s=5)).sid == "CA" + "0" * 32
+        assert (await client.create_call(access, Form.from_parameters({"to": "Zoë"}), deadline_s=5)).sid == "CA" + "0" * 32
         with pytest.raises(TwilioOutcomeUnknown, match="answer_too_long"):
-            await client.create_call(access, Form.of({"to": "Zoë"}), deadline_s=5)
+            await client.create_call(access, Form.from_parameters({"to": "Zoë"}), deadline_s=5)
         assert upstream.posts[0].form == [("To", "Zoë")]
         await http.aclose()
 
@@ -254,8 +254,8 @@ async def test_an_endless_slow_answer_ends_at_the_deadline() -> None:
     async with running_upstream(dripping, created()) as upstream:
         client = TwilioClient(http, base_url=upstream.url)
         with pytest.raises(TwilioOutcomeUnknown, match="deadline"):
-            await client.create_call(access, Form.of({"to": "sip:kate@example.com"}), deadline_s=0.3)
-        assert await client.create_call(access, Form.of({"to": "sip:kate@example.com"}), deadline_s=5)
+            await client.create_call(access, Form.from_parameters({"to": "sip:kate@example.com"}), deadline_s=0.3)
+        assert await client.create_call(access, Form.from_parameters({"to": "sip:kate@example.com"}), deadline_s=5)
         await http.aclose()
 
 

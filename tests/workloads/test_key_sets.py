@@ -11,7 +11,7 @@ import pytest
 
 from app.observability import Metrics
 from app.settings import Settings
-from app.workloads.authentication import WorkloadTokens
+from app.workloads.authentication import WorkloadTokenValidator
 from app.workloads.key_set import KeySetUnavailable, KeySetUnreadable
 from app.workloads.key_sources import key_source
 from app.workloads.tokens import TokenRefused, TokenRules
@@ -37,10 +37,12 @@ async def read(keys: object, *, issuer: str = ISSUER, **values: Any) -> bytes:
 
 
 @asynccontextmanager
-async def running(keys: object, metrics: Metrics | None = None, *, interval_s: float = 1.0) -> AsyncIterator[WorkloadTokens]:
+async def running(
+    keys: object, metrics: Metrics | None = None, *, interval_s: float = 1.0
+) -> AsyncIterator[WorkloadTokenValidator]:
     """Yields a running validator of tokens, which reads the key set at shorter intervals than in production."""
     source = replace(key_source(settings(keys), issuer=ISSUER), interval_s=interval_s, min_interval_s=0.2)
-    tokens = WorkloadTokens(TokenRules(ISSUER, "callgate"), source, (metrics or Metrics()).workloads)
+    tokens = WorkloadTokenValidator(TokenRules(ISSUER, "callgate"), source, (metrics or Metrics()).workloads)
     async with tokens.running():
         yield tokens
 
@@ -51,7 +53,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def reason_of(tokens: WorkloadTokens, token: str) -> str | None:
+async def reason_of(tokens: WorkloadTokenValidator, token: str) -> str | None:
     try:
         await tokens.validate(token)
     except TokenRefused as refused:
@@ -61,11 +63,11 @@ async def reason_of(tokens: WorkloadTokens, token: str) -> str | None:
     return None
 
 
-async def has_reason(tokens: WorkloadTokens, token: str, reason: str | None) -> bool:
+async def has_reason(tokens: WorkloadTokenValidator, token: str, reason: str | None) -> bool:
     return await reason_of(tokens, token) == reason
 
 
-async def has_state(tokens: WorkloadTokens, state: str) -> bool:
+async def has_state(tokens: WorkloadTokenValidator, state: str) -> bool:
     return tokens.key_set_state == state
 
 

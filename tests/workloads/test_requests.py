@@ -151,7 +151,7 @@ async def test_a_deleted_workload_and_a_suspended_tenant_take_effect_at_once(gat
     workload = await add(gateway, tenant, "deleted")
     token = CLUSTER.token(name="deleted")
     assert await status_of(gateway, token) == 200
-    await gateway.tenants.suspend_tenant(tenant.id, suspended=True)
+    await gateway.tenants.set_tenant_suspended(tenant.id, suspended=True)
 
     async def is_suspended() -> bool:
         async with http_client(base_url=gateway.url) as http:

@@ -19,7 +19,7 @@ CLUSTER = Cluster()
 
 
 def validate(token: str, cluster: Cluster = CLUSTER) -> ServiceAccount:
-    return RULES.validate(token, parse_key_set(cluster.key_set())[RULES.key_id(token)]).service_account
+    return RULES.validate(token, parse_key_set(cluster.key_set())[RULES.read_key_id(token)]).service_account
 
 
 def refusal(token: str, cluster: Cluster = CLUSTER) -> TokenRefused:

@@ -14,8 +14,8 @@ from app.admin.access import (
     TenantAdministrationDep,
     TenantDep,
     admin_router,
-    creation_responses,
-    mark_replayed,
+    mark_response_as_replayed,
+    openapi_creation_responses,
     parse_body,
     require_operator,
 )
@@ -26,9 +26,9 @@ from app.errors import AlreadyExists, OperatorKeyRequired, ResourceNotFound, Ten
 from app.http.authentication import ClientDep
 from app.http.bodies import JsonBody
 from app.http.limits import NO_NUL_PATTERN
-from app.http.openapi import json_body, json_examples
+from app.http.openapi import json_example_references, json_request_body
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import READ_ERRORS, responses
+from app.http.problems import READ_ERRORS, error_responses
 from app.http.routes import needs
 from app.scheduling.administration import PaceAdministration
 from app.scheduling.pace_limits import UNLIMITED
@@ -67,7 +67,10 @@ PaceAdministrationDep = Annotated[PaceAdministration, Depends(pace_administratio
     "/tenants/{tenant_id}/accounts",
     operation_id="list_accounts",
     summary="List a tenant's Twilio accounts",
-    responses={200: {"content": json_examples("accounts")}, **responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_PATH)},
+    responses={
+        200: {"content": json_example_references("accounts")},
+        **error_responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_PATH),
+    },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_accounts(tenant_id: TenantDep, administration: PaceAdministrationDep, page: PageDep) -> AccountPage:
@@ -76,9 +79,9 @@ async def list_accounts(tenant_id: TenantDep, administration: PaceAdministration
     A call uses the first account with an active credential, unless it names another account.
     """
     listed = await administration.list_accounts(tenant_id, after=page.after_id, limit=page.fetch_limit)
-    shown, next_cursor = page.cut(listed, lambda item: item[0].id)
+    shown, next_cursor = page.cut_page(listed, lambda item: item[0].id)
     paces = await administration.find_paces([row.id for row, _ in shown])
-    records = [AccountRecord.of(row, active, paces.get(row.id, UNLIMITED)) for row, active in shown]
+    records = [AccountRecord.from_row(row, active, paces.get(row.id, UNLIMITED)) for row, active in shown]
     return AccountPage(accounts=records, next_cursor=next_cursor)
 
 
@@ -89,15 +92,17 @@ async def list_accounts(tenant_id: TenantDep, administration: PaceAdministration
     status_code=201,
     response_model=AccountRecord,
     response_description="The account was added.",
-    openapi_extra=json_body("NewAccount", examples.ACCOUNT_CREATIONS),
+    openapi_extra=json_request_body("NewAccount", examples.ACCOUNT_CREATIONS),
     responses={
-        **creation_responses(
+        **openapi_creation_responses(
             AccountRecord,
             "new_account",
             unchanged="The tenant has the account with this credential. Nothing was changed.",
             repeated_example="account",
         ),
-        **responses(OperatorKeyRequired, TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_EXAMPLE_PATH),
+        **error_responses(
+            OperatorKeyRequired, TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_EXAMPLE_PATH
+        ),
     },
 )
 @needs(Scope.ADMIN, clients="any")
@@ -115,10 +120,10 @@ async def create_account(
         tenant_id, account_sid=new.account_sid, secret=new.plain_secret, key_sid=new.key_sid or None, base_url=new.base_url
     )
     if created:
-        return AccountRecord.of(account, credentials)
-    mark_replayed(response)
+        return AccountRecord.from_row(account, credentials)
+    mark_response_as_replayed(response)
     paces = await administration.find_paces([account.id])
-    return AccountRecord.of(account, credentials, paces.get(account.id, UNLIMITED))
+    return AccountRecord.from_row(account, credentials, paces.get(account.id, UNLIMITED))
 
 
 @router.patch(
@@ -126,10 +131,10 @@ async def create_account(
     operation_id="update_account",
     summary="Change the pace of a Twilio account",
     response_model=AccountRecord,
-    openapi_extra=json_body("AccountChange", examples.ACCOUNT_CHANGES),
+    openapi_extra=json_request_body("AccountChange", examples.ACCOUNT_CHANGES),
     responses={
-        200: {"content": json_examples("account")},
-        **responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="PATCH", instance=_EXAMPLE_ACCOUNT_PATH),
+        200: {"content": json_example_references("account")},
+        **error_responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="PATCH", instance=_EXAMPLE_ACCOUNT_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="operator")
@@ -141,7 +146,7 @@ async def update_account(
     Members of `pace` that are missing stay as they are, and null removes a limit. `"pace": null` removes all of them.
     """
     change = parse_body(AccountChange, body).pace_change
-    return AccountRecord.of(*await administration.set_pace(tenant_id, account_sid=account_sid, change=change))
+    return AccountRecord.from_row(*await administration.set_pace(tenant_id, account_sid=account_sid, change=change))
 
 
 @router.post(
@@ -151,10 +156,12 @@ async def update_account(
     status_code=201,
     response_model=CredentialRecord,
     response_description="The credential was added.",
-    openapi_extra=json_body("NewCredential", examples.CREDENTIAL_CREATIONS),
+    openapi_extra=json_request_body("NewCredential", examples.CREDENTIAL_CREATIONS),
     responses={
-        **creation_responses(CredentialRecord, "credential", unchanged="The account has this credential. Nothing was changed."),
-        **responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="POST", instance=_CREDENTIALS_PATH),
+        **openapi_creation_responses(
+            CredentialRecord, "credential", unchanged="The account has this credential. Nothing was changed."
+        ),
+        **error_responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="POST", instance=_CREDENTIALS_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any")
@@ -175,8 +182,8 @@ async def create_credential(
         tenant_id, account_sid=account_sid, secret=new.plain_secret, key_sid=new.key_sid or None
     )
     if not created:
-        mark_replayed(response)
-    return CredentialRecord.of(credential)
+        mark_response_as_replayed(response)
+    return CredentialRecord.from_row(credential)
 
 
 @router.delete(
@@ -185,7 +192,7 @@ async def create_credential(
     summary="Revoke a credential",
     status_code=204,
     response_description="The credential is revoked.",
-    responses=responses(
+    responses=error_responses(
         TenantNotFound,
         ResourceNotFound,
         *CHANGE_ERRORS,

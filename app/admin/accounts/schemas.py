@@ -41,7 +41,7 @@ class NewCredential(BaseModel):
     secret: _Secret = Field(_NO_SECRET, description="The secret of the API key.")
 
     @model_validator(mode="after")
-    def _check_members(self) -> Self:
+    def _require_token_or_api_key(self) -> Self:
         given = self.model_fields_set & {"auth_token", "key_sid", "secret"}
         if given not in ({"auth_token"}, {"key_sid", "secret"}):
             raise PydanticCustomError("credential_form", "must have either auth_token, or key_sid and secret")
@@ -75,7 +75,7 @@ class AccountChange(BaseModel):
     def pace_change(self) -> PaceChange | None:
         """The changes to the dialling limits. None removes all limits. If the body has no `pace`, nothing changes (`{}`)."""
         if self.pace is not None:
-            return self.pace.change
+            return self.pace.pace_change
         return None if "pace" in self.model_fields_set else PaceChange()
 
 
@@ -93,7 +93,7 @@ class CredentialRecord(BaseModel):
     rejected_reason: str | None
 
     @classmethod
-    def of(cls, row: CredentialRow) -> Self:
+    def from_row(cls, row: CredentialRow) -> Self:
         return cls(
             id=row.id,
             kind="api_key" if row.kind == "api_key" else "auth_token",
@@ -115,12 +115,12 @@ class AccountRecord(BaseModel):
     created_at: datetime
 
     @classmethod
-    def of(cls, row: AccountRow, credentials: Sequence[CredentialRow], pace: PaceLimits = UNLIMITED) -> Self:
+    def from_row(cls, row: AccountRow, credentials: Sequence[CredentialRow], pace: PaceLimits = UNLIMITED) -> Self:
         return cls(
             account_sid=row.account_sid,
             base_url=row.base_url,
-            pace=PaceRecord.of(pace) if pace.is_limited else None,
-            credentials=[CredentialRecord.of(credential) for credential in credentials],
+            pace=PaceRecord.from_limits(pace) if pace.is_limited else None,
+            credentials=[CredentialRecord.from_row(credential) for credential in credentials],
             created_at=row.created_at,
         )
 

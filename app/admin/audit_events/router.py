@@ -7,14 +7,14 @@ from fastapi import Query, Request
 from app.admin.access import EXAMPLE_TENANT, admin_router
 from app.admin.audit_events.schemas import AuditEventPage, AuditEventRecord
 from app.admin.pages import unknown_cursor_error
-from app.audit.service import CURSOR_PATTERN, AuditLog, read_audit_cursor
+from app.audit.service import CURSOR_PATTERN, AuditLog, decode_audit_cursor
 from app.audit.store import AuditFilter
 from app.errors import TenantNotFound
 from app.http.authentication import ClientDep
 from app.http.limits import NO_NUL_PATTERN
-from app.http.openapi import json_examples
+from app.http.openapi import json_example_references
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import READ_ERRORS, responses
+from app.http.problems import READ_ERRORS, error_responses
 from app.http.routes import needs
 from app.http.times import Timestamp
 from app.tenants.caller import Caller
@@ -44,8 +44,8 @@ COMPONENTS: dict[str, Any] = {
     operation_id="list_audit_events",
     summary="List who changed what, newest first",
     responses={
-        200: {"content": json_examples("audit_events")},
-        **responses(TenantNotFound, *READ_ERRORS, instance=f"{ADMIN_PREFIX}/audit-events"),
+        200: {"content": json_example_references("audit_events")},
+        **error_responses(TenantNotFound, *READ_ERRORS, instance=f"{ADMIN_PREFIX}/audit-events"),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
@@ -70,9 +70,9 @@ async def list_audit_events(
         if tenant not in (None, client.tenant_id):
             raise TenantNotFound
         tenant = client.tenant_id
-    before = None if cursor is None else read_audit_cursor(cursor)
+    before = None if cursor is None else decode_audit_cursor(cursor)
     if cursor is not None and before is None:
         raise unknown_cursor_error()
     filters = AuditFilter(tenant_id=tenant, actor_name=actor, action=action, since=since, until=until, before=before)
     events, next_cursor = await AuditLog(request.state.database).list(filters, limit=limit)
-    return AuditEventPage(audit_events=[AuditEventRecord.of(event) for event in events], next_cursor=next_cursor)
+    return AuditEventPage(audit_events=[AuditEventRecord.from_row(event) for event in events], next_cursor=next_cursor)

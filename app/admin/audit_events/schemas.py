@@ -27,7 +27,7 @@ class AuditEventRecord(BaseModel):
     request_id: str | None = Field(description="The request that made the change; null for a command.")
 
     @classmethod
-    def of(cls, row: AuditRow) -> Self:
+    def from_row(cls, row: AuditRow) -> Self:
         return cls(
             id=row.id,
             at=row.at,

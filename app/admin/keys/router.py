@@ -11,8 +11,8 @@ from app.admin.access import (
     TenantAdministrationDep,
     TenantDep,
     admin_router,
-    creation_responses,
-    mark_replayed,
+    mark_response_as_replayed,
+    openapi_creation_responses,
     parse_body,
 )
 from app.admin.keys import examples
@@ -23,9 +23,9 @@ from app.http.authentication import ClientDep
 from app.http.bodies import JsonBody
 from app.http.idempotency_key import IdempotencyKeyDep, idempotency_key_header
 from app.http.limits import NO_NUL_PATTERN
-from app.http.openapi import json_body, json_examples
+from app.http.openapi import json_example_references, json_request_body
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import READ_ERRORS, responses
+from app.http.problems import READ_ERRORS, error_responses
 from app.http.routes import needs
 from app.tenants.scopes import Scope
 
@@ -37,7 +37,7 @@ _IDEMPOTENCY_KEY_DESCRIPTION = (
 )
 
 
-async def documented_idempotency_key(
+async def document_idempotency_header(
     _: Annotated[str | None, idempotency_key_header(_IDEMPOTENCY_KEY_DESCRIPTION, examples=["dialler-2027"])] = None,
 ) -> None:
     """Adds the header `Idempotency-Key` to the OpenAPI document, and does nothing else.
@@ -50,33 +50,36 @@ async def documented_idempotency_key(
     "/tenants/{tenant_id}/keys",
     operation_id="list_keys",
     summary="List a tenant's API keys",
-    responses={200: {"content": json_examples("keys")}, **responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_PATH)},
+    responses={
+        200: {"content": json_example_references("keys")},
+        **error_responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_PATH),
+    },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_keys(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> KeyPage:
     """Lists the keys, oldest first, also revoked and expired ones. The keys themselves are not stored."""
     listed = await administration.list_keys(tenant_id, after=page.after_id, limit=page.fetch_limit)
-    shown, next_cursor = page.cut(listed, lambda row: row.id)
-    return KeyPage(keys=[KeyRecord.of(row) for row in shown], next_cursor=next_cursor)
+    shown, next_cursor = page.cut_page(listed, lambda row: row.id)
+    return KeyPage(keys=[KeyRecord.from_row(row) for row in shown], next_cursor=next_cursor)
 
 
 @router.post(
     "/tenants/{tenant_id}/keys",
     operation_id="create_key",
     summary="Create an API key",
-    dependencies=[Depends(documented_idempotency_key)],
+    dependencies=[Depends(document_idempotency_header)],
     status_code=201,
     response_model=CreatedKey,
     response_description="The key was created. No other answer shows it.",
-    openapi_extra=json_body("NewKey", examples.CREATIONS),
+    openapi_extra=json_request_body("NewKey", examples.CREATIONS),
     responses={
-        **creation_responses(
+        **openapi_creation_responses(
             CreatedKey,
             "created_key",
             unchanged="An earlier request with this Idempotency-Key created the key; `key` is null.",
             repeated_example="key_created_before",
         ),
-        **responses(TenantNotFound, IdempotencyKeyReused, *BODY_ERRORS, method="POST", instance=_EXAMPLE_PATH),
+        **error_responses(TenantNotFound, IdempotencyKeyReused, *BODY_ERRORS, method="POST", instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any")
@@ -105,8 +108,8 @@ async def create_key(
     )
     response.headers["Cache-Control"] = "no-store"
     if key is None:
-        mark_replayed(response)
-    return CreatedKey.with_key(row, key)
+        mark_response_as_replayed(response)
+    return CreatedKey.from_row_and_key(row, key)
 
 
 @router.delete(
@@ -115,7 +118,7 @@ async def create_key(
     summary="Revoke an API key",
     status_code=204,
     response_description="The key is revoked.",
-    responses=responses(
+    responses=error_responses(
         TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=f"{_EXAMPLE_PATH}/{examples.KEY['id']}"
     ),
 )

@@ -11,7 +11,7 @@ from app.http.times import Timestamp
 from app.tenants.administration_store import KeyRow, KeyState
 from app.tenants.api_keys import KeyFormat
 from app.tenants.names import MAX_DISPLAY_NAME_LENGTH
-from app.tenants.scopes import Scope, in_order, known_scopes
+from app.tenants.scopes import Scope, known_scopes, sort_scopes
 
 _Scopes = Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
 _SCOPES_DESCRIPTION = (
@@ -19,7 +19,7 @@ _SCOPES_DESCRIPTION = (
 )
 
 
-def _check_in_future(moment: datetime) -> datetime:
+def _require_future_time(moment: datetime) -> datetime:
     if moment <= datetime.now(UTC):
         raise PydanticCustomError("not_in_future", "must be in the future")
     return moment
@@ -34,7 +34,7 @@ class NewKey(BaseModel):
         None, description="A name, such as the service that uses the key."
     )
     scopes: _Scopes | None = Field(None, description=f"{_SCOPES_DESCRIPTION} Without it: `call` and `read`.")
-    expires_at: Annotated[Timestamp, AfterValidator(_check_in_future)] | None = Field(
+    expires_at: Annotated[Timestamp, AfterValidator(_require_future_time)] | None = Field(
         None, description="From when on the key is refused. RFC 3339 with a time zone. Without it the key does not expire."
     )
     format: KeyFormat = Field(
@@ -56,8 +56,8 @@ class KeyRecord(BaseModel):
     last_used_at: datetime | None = Field(description="When a request last came with the key, to about a minute.")
 
     @classmethod
-    def of(cls, row: KeyRow) -> Self:
-        return cls(**_members(row))
+    def from_row(cls, row: KeyRow) -> Self:
+        return cls(**_key_record_members(row))
 
 
 class CreatedKey(KeyRecord):
@@ -69,12 +69,12 @@ class CreatedKey(KeyRecord):
     )
 
     @classmethod
-    def with_key(cls, row: KeyRow, key: str | None) -> Self:
+    def from_row_and_key(cls, row: KeyRow, key: str | None) -> Self:
         """Returns the response body of a creation, from the stored record `row` and the key itself.
 
         `key` is None if an earlier request with the same Idempotency-Key created the key.
         """
-        return cls(**_members(row), key=key)
+        return cls(**_key_record_members(row), key=key)
 
 
 class KeyPage(BaseModel):
@@ -82,12 +82,12 @@ class KeyPage(BaseModel):
     next_cursor: str | None = Field(description="The `cursor` of the next page, or null on the last one.")
 
 
-def _members(row: KeyRow) -> dict[str, object]:
+def _key_record_members(row: KeyRow) -> dict[str, object]:
     """Returns the members of a KeyRecord, by name, from a database row."""
     return {
         "id": row.prefix,
         "name": row.name,
-        "scopes": in_order(known_scopes(row.scopes)),
+        "scopes": sort_scopes(known_scopes(row.scopes)),
         "state": row.state_at(datetime.now(UTC)),
         "created_at": row.created_at,
         "expires_at": row.expires_at,

@@ -11,8 +11,8 @@ from app.admin.access import (
     TenantAdministrationDep,
     TenantDep,
     admin_router,
-    creation_responses,
-    mark_replayed,
+    mark_response_as_replayed,
+    openapi_creation_responses,
     parse_body,
 )
 from app.admin.pages import PageDep
@@ -21,9 +21,9 @@ from app.admin.sip_credentials.schemas import NewSipAuth, NewSipCredential, SipC
 from app.errors import AlreadyExists, ResourceNotFound, TenantNotFound
 from app.http.bodies import JsonBody
 from app.http.limits import NO_NUL_PATTERN
-from app.http.openapi import json_body, json_examples
+from app.http.openapi import json_example_references, json_request_body
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import READ_ERRORS, responses
+from app.http.problems import READ_ERRORS, error_responses
 from app.http.routes import needs
 from app.tenants.scopes import Scope
 
@@ -42,8 +42,8 @@ CredentialName = Annotated[
     operation_id="list_sip_credentials",
     summary="List a tenant's SIP credentials",
     responses={
-        200: {"content": json_examples("sip_credentials")},
-        **responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_PATH),
+        200: {"content": json_example_references("sip_credentials")},
+        **error_responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
@@ -52,8 +52,8 @@ async def list_sip_credentials(
 ) -> SipCredentialPage:
     """Lists the credentials by name, without user names and passwords."""
     listed = await administration.list_sip_credentials(tenant_id, after=page.after, limit=page.fetch_limit)
-    shown, next_cursor = page.cut(listed, lambda row: row.name)
-    return SipCredentialPage(sip_credentials=[SipCredentialRecord.of(row) for row in shown], next_cursor=next_cursor)
+    shown, next_cursor = page.cut_page(listed, lambda row: row.name)
+    return SipCredentialPage(sip_credentials=[SipCredentialRecord.from_row(row) for row in shown], next_cursor=next_cursor)
 
 
 @router.post(
@@ -63,12 +63,12 @@ async def list_sip_credentials(
     status_code=201,
     response_model=SipCredentialRecord,
     response_description="The credential was created.",
-    openapi_extra=json_body("NewSipCredential", examples.CREATIONS),
+    openapi_extra=json_request_body("NewSipCredential", examples.CREATIONS),
     responses={
-        **creation_responses(
+        **openapi_creation_responses(
             SipCredentialRecord, "sip_credential", unchanged="The tenant has this credential. Nothing was changed."
         ),
-        **responses(TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_EXAMPLE_PATH),
+        **error_responses(TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any")
@@ -87,8 +87,8 @@ async def create_sip_credential(
         tenant_id, new.name, username=new.username.get_secret_value(), password=new.password.get_secret_value()
     )
     if not created:
-        mark_replayed(response)
-    return SipCredentialRecord.of(row)
+        mark_response_as_replayed(response)
+    return SipCredentialRecord.from_row(row)
 
 
 @router.put(
@@ -96,10 +96,10 @@ async def create_sip_credential(
     operation_id="replace_sip_credential",
     summary="Replace user name and password of a SIP credential",
     response_description="User name and password are stored.",
-    openapi_extra=json_body("NewSipAuth", examples.REPLACEMENTS),
+    openapi_extra=json_request_body("NewSipAuth", examples.REPLACEMENTS),
     responses={
-        200: {"content": json_examples("sip_credential")},
-        **responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="PUT", instance=_EXAMPLE_CREDENTIAL_PATH),
+        200: {"content": json_example_references("sip_credential")},
+        **error_responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="PUT", instance=_EXAMPLE_CREDENTIAL_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any")
@@ -111,7 +111,7 @@ async def replace_sip_credential(
     row = await administration.replace_sip_credential(
         tenant_id, name, username=new.username.get_secret_value(), password=new.password.get_secret_value()
     )
-    return SipCredentialRecord.of(row)
+    return SipCredentialRecord.from_row(row)
 
 
 @router.delete(
@@ -120,7 +120,9 @@ async def replace_sip_credential(
     summary="Delete a SIP credential",
     status_code=204,
     response_description="The credential is deleted.",
-    responses=responses(TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=_EXAMPLE_CREDENTIAL_PATH),
+    responses=error_responses(
+        TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=_EXAMPLE_CREDENTIAL_PATH
+    ),
 )
 @needs(Scope.ADMIN, clients="any")
 async def delete_sip_credential(tenant_id: TenantDep, name: CredentialName, administration: TenantAdministrationDep) -> None:

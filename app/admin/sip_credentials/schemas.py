@@ -40,7 +40,7 @@ class SipCredentialRecord(BaseModel):
     updated_at: datetime = Field(description="When user name and password were last replaced.")
 
     @classmethod
-    def of(cls, row: SipCredentialRow) -> Self:
+    def from_row(cls, row: SipCredentialRow) -> Self:
         return cls(name=row.name, created_at=row.created_at, updated_at=row.updated_at)
 
 

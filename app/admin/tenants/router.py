@@ -11,7 +11,7 @@ from app.admin.access import (
     TenantAdministrationDep,
     TenantDep,
     admin_router,
-    mark_replayed,
+    mark_response_as_replayed,
     parse_body,
     require_operator,
 )
@@ -24,9 +24,9 @@ from app.errors import AlreadyExists, FieldError, InvalidRequest, OperatorKeyReq
 from app.http.authentication import ClientDep
 from app.http.bodies import JsonBody
 from app.http.idempotency_key import REPLAYED_HEADER
-from app.http.openapi import headers, json_body, json_examples
+from app.http.openapi import header_references, json_example_references, json_request_body
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import READ_ERRORS, responses
+from app.http.problems import READ_ERRORS, error_responses
 from app.http.routes import needs
 from app.scheduling.hours import HoursInvalid
 from app.tenants.administration_store import TenantRow, TenantSettings
@@ -41,15 +41,15 @@ _OPERATOR_ONLY_SETTINGS = ("suspended", "max_in_flight")
 _ETAG_PATTERN = re.compile(r'\s*(?:(W/)?"([^"]*)")\s*')
 
 
-async def callback_validator(request: Request) -> UrlValidator:
+async def callback_url_validator(request: Request) -> UrlValidator:
     validate: UrlValidator = request.state.validate_callback
     return validate
 
 
-UrlValidatorDep = Annotated[UrlValidator, Depends(callback_validator)]
+UrlValidatorDep = Annotated[UrlValidator, Depends(callback_url_validator)]
 
 
-async def expected_versions(
+async def if_match_etags(
     if_match: Annotated[
         str | None,
         Header(
@@ -78,18 +78,18 @@ async def expected_versions(
     "/tenants",
     operation_id="list_tenants",
     summary="List tenants",
-    responses={200: {"content": json_examples("tenants")}, **responses(*READ_ERRORS, instance=_TENANTS_PATH)},
+    responses={200: {"content": json_example_references("tenants")}, **error_responses(*READ_ERRORS, instance=_TENANTS_PATH)},
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_tenants(client: ClientDep, administration: TenantAdministrationDep, page: PageDep) -> TenantPage:
     """Lists tenants in the order of their ids. A tenant's own key lists its own tenant only."""
     if isinstance(client, Caller):
         own = await administration.get_tenant(client.tenant_id)
-        return TenantPage(tenants=[TenantRecord.of(own)], next_cursor=None)
-    rows, next_cursor = page.cut(
+        return TenantPage(tenants=[TenantRecord.from_row(own)], next_cursor=None)
+    rows, next_cursor = page.cut_page(
         await administration.list_tenants(after=page.after, limit=page.fetch_limit), lambda row: row.id
     )
-    return TenantPage(tenants=[TenantRecord.of(row) for row in rows], next_cursor=next_cursor)
+    return TenantPage(tenants=[TenantRecord.from_row(row) for row in rows], next_cursor=next_cursor)
 
 
 @router.post(
@@ -99,16 +99,16 @@ async def list_tenants(client: ClientDep, administration: TenantAdministrationDe
     status_code=201,
     response_model=TenantRecord,
     response_description="The tenant was created.",
-    openapi_extra=json_body("NewTenant", examples.CREATIONS),
+    openapi_extra=json_request_body("NewTenant", examples.CREATIONS),
     responses={
         200: {
             "model": TenantRecord,
             "description": "The tenant exists as it was to be created. Nothing was changed.",
-            "headers": headers("Location", REPLAYED_HEADER, "ETag"),
-            "content": json_examples("tenant"),
+            "headers": header_references("Location", REPLAYED_HEADER, "ETag"),
+            "content": json_example_references("tenant"),
         },
-        201: {"headers": headers("Location", "ETag"), "content": json_examples("tenant")},
-        **responses(AlreadyExists, *BODY_ERRORS, method="POST", instance=_TENANTS_PATH),
+        201: {"headers": header_references("Location", "ETag"), "content": json_example_references("tenant")},
+        **error_responses(AlreadyExists, *BODY_ERRORS, method="POST", instance=_TENANTS_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="operator")
@@ -121,12 +121,12 @@ async def create_tenant(
     the answer is 409 `already-exists`. Needs no Idempotency-Key.
     """
     new = parse_body(NewTenant, body)
-    settings = _valid_settings(new, validate_url)
+    settings = _validate_tenant_settings(new, validate_url)
     tenant, created = await administration.ensure_tenant(new.id, settings)
     response.headers["Location"] = f"{_TENANTS_PATH}/{tenant.id}"
     if not created:
-        mark_replayed(response)
-    return _with_etag(tenant, response)
+        mark_response_as_replayed(response)
+    return _record_with_etag_header(tenant, response)
 
 
 @router.get(
@@ -134,14 +134,14 @@ async def create_tenant(
     operation_id="get_tenant",
     summary="Get a tenant",
     responses={
-        200: {"headers": headers("ETag"), "content": json_examples("tenant")},
-        **responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_TENANT_PATH),
+        200: {"headers": header_references("ETag"), "content": json_example_references("tenant")},
+        **error_responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_TENANT_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def get_tenant(tenant_id: TenantDep, administration: TenantAdministrationDep, response: Response) -> TenantRecord:
     """Returns the tenant. Send its `ETag` as `If-Match` to make a change conditional."""
-    return _with_etag(await administration.get_tenant(tenant_id), response)
+    return _record_with_etag_header(await administration.get_tenant(tenant_id), response)
 
 
 @router.patch(
@@ -149,10 +149,10 @@ async def get_tenant(tenant_id: TenantDep, administration: TenantAdministrationD
     operation_id="update_tenant",
     summary="Change a tenant",
     response_model=TenantRecord,
-    openapi_extra=json_body("TenantChange", examples.CHANGES),
+    openapi_extra=json_request_body("TenantChange", examples.CHANGES),
     responses={
-        200: {"headers": headers("ETag"), "content": json_examples("tenant")},
-        **responses(
+        200: {"headers": header_references("ETag"), "content": json_example_references("tenant")},
+        **error_responses(
             OperatorKeyRequired, TenantNotFound, PreconditionFailed, *BODY_ERRORS, method="PATCH", instance=_EXAMPLE_TENANT_PATH
         ),
     },
@@ -163,7 +163,7 @@ async def update_tenant(
     tenant_id: TenantDep,
     administration: TenantAdministrationDep,
     validate_url: UrlValidatorDep,
-    versions: Annotated[frozenset[str] | None, Depends(expected_versions)],
+    versions: Annotated[frozenset[str] | None, Depends(if_match_etags)],
     body: JsonBody,
     response: Response,
 ) -> TenantRecord:
@@ -171,19 +171,21 @@ async def update_tenant(
 
     Only an operator's key may change `suspended` and `limits`.
     """
-    changes = _valid_settings(parse_body(TenantChange, body), validate_url)
+    changes = _validate_tenant_settings(parse_body(TenantChange, body), validate_url)
     if changes.keys() & _OPERATOR_ONLY_SETTINGS:
         require_operator(client, "change `suspended` and `limits`")
-    return _with_etag(await administration.update_tenant(tenant_id, changes, expected_versions=versions), response)
+    return _record_with_etag_header(
+        await administration.update_tenant(tenant_id, changes, expected_versions=versions), response
+    )
 
 
-def _with_etag(tenant: TenantRow, response: Response) -> TenantRecord:
+def _record_with_etag_header(tenant: TenantRow, response: Response) -> TenantRecord:
     """Sets the header `ETag` of the response, and returns the response body."""
     response.headers["ETag"] = f'"{tenant.version}"'
-    return TenantRecord.of(tenant)
+    return TenantRecord.from_row(tenant)
 
 
-def _valid_settings(body: NewTenant | TenantChange, validate_url: UrlValidator) -> TenantSettings:
+def _validate_tenant_settings(body: NewTenant | TenantChange, validate_url: UrlValidator) -> TenantSettings:
     try:
         settings = body.settings
     except HoursInvalid as error:

@@ -9,7 +9,7 @@ from app.scheduling.schemas import HoursRecord, HoursSettings
 from app.setting_values import MAX_IN_FLIGHT_LIMIT
 from app.tenants.administration import TENANT_ID_PATTERN
 from app.tenants.administration_store import TenantRow, TenantSettings
-from app.tenants.callback_settings import CallbackFormat, DeliveryEvent, callback_settings
+from app.tenants.callback_settings import CallbackFormat, DeliveryEvent, parse_callback_settings
 from app.tenants.names import MAX_DISPLAY_NAME_LENGTH, TENANT_NAME_PATTERN
 
 CallbackEvents = Annotated[list[DeliveryEvent], Field(min_length=1, max_length=5)]
@@ -54,7 +54,7 @@ class TenantCallbackSettings(_SettingsBody):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return callback_settings(self._present_members("url", "method", "events", "format"))
+        return parse_callback_settings(self._present_members("url", "method", "events", "format"))
 
 
 class TenantLimits(_SettingsBody):
@@ -74,7 +74,7 @@ class _TenantSettingsBody(_SettingsBody):
         own = self._present_members("name", "suspended")
         settings: TenantSettings = {**own, **self.callbacks.settings, **limits}  # type: ignore[typeddict-item]
         if "hours" in self.model_fields_set:
-            settings["hours"] = None if self.hours is None else self.hours.read().to_json()
+            settings["hours"] = None if self.hours is None else self.hours.parse_hours().to_json()
         return settings
 
 
@@ -115,7 +115,7 @@ class TenantRecord(BaseModel):
     created_at: datetime
 
     @classmethod
-    def of(cls, row: TenantRow) -> Self:
+    def from_row(cls, row: TenantRow) -> Self:
         return cls.model_validate(
             {
                 "id": row.id,

@@ -12,8 +12,8 @@ from app.admin.access import (
     TenantAdministrationDep,
     TenantDep,
     admin_router,
-    creation_responses,
-    mark_replayed,
+    mark_response_as_replayed,
+    openapi_creation_responses,
     parse_body,
 )
 from app.admin.pages import PageDep
@@ -22,12 +22,12 @@ from app.admin.workloads.schemas import NewWorkload, WorkloadPage, WorkloadRecor
 from app.errors import AlreadyExists, ResourceNotFound, TenantNotFound
 from app.http.authentication import ClientDep
 from app.http.bodies import JsonBody
-from app.http.openapi import json_body, json_examples
+from app.http.openapi import json_example_references, json_request_body
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import READ_ERRORS, responses
+from app.http.problems import READ_ERRORS, error_responses
 from app.http.routes import needs
 from app.tenants.scopes import Scope
-from app.workloads.authentication import WorkloadTokens
+from app.workloads.authentication import WorkloadTokenValidator
 from app.workloads.service_accounts import ServiceAccount
 
 router = admin_router()
@@ -39,14 +39,17 @@ _EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/workloads"
     "/tenants/{tenant_id}/workloads",
     operation_id="list_workloads",
     summary="List a tenant's workloads",
-    responses={200: {"content": json_examples("workloads")}, **responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_PATH)},
+    responses={
+        200: {"content": json_example_references("workloads")},
+        **error_responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_PATH),
+    },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_workloads(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> WorkloadPage:
     """Lists the service accounts of Kubernetes that act for the tenant, oldest first."""
     listed = await administration.list_workloads(tenant_id, after=page.after_id, limit=page.fetch_limit)
-    shown, next_cursor = page.cut(listed, lambda row: row.id)
-    return WorkloadPage(workloads=[WorkloadRecord.of(row) for row in shown], next_cursor=next_cursor)
+    shown, next_cursor = page.cut_page(listed, lambda row: row.id)
+    return WorkloadPage(workloads=[WorkloadRecord.from_row(row) for row in shown], next_cursor=next_cursor)
 
 
 @router.post(
@@ -56,14 +59,14 @@ async def list_workloads(tenant_id: TenantDep, administration: TenantAdministrat
     status_code=201,
     response_model=WorkloadRecord,
     response_description="The service account acts for the tenant.",
-    openapi_extra=json_body("NewWorkload", examples.CREATIONS),
+    openapi_extra=json_request_body("NewWorkload", examples.CREATIONS),
     responses={
-        **creation_responses(
+        **openapi_creation_responses(
             WorkloadRecord,
             "workload",
             unchanged="The service account acts for the tenant with these scopes already. Nothing was changed.",
         ),
-        **responses(TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_EXAMPLE_PATH),
+        **error_responses(TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="operator")
@@ -81,13 +84,13 @@ async def create_workload(
     answer is 409 `already-exists`. A tenant's own key cannot claim a service account, because it could be another team's.
     """
     new = parse_body(NewWorkload, body)
-    tokens: WorkloadTokens | None = request.state.workload_tokens
+    tokens: WorkloadTokenValidator | None = request.state.workload_tokens
     issuer = new.issuer or ("" if tokens is None else tokens.issuer)
     account = ServiceAccount(issuer, new.namespace, new.service_account)
     row, created = await administration.create_workload(tenant_id, account, creator=client, scopes=new.scopes)
     if not created:
-        mark_replayed(response)
-    return WorkloadRecord.of(row)
+        mark_response_as_replayed(response)
+    return WorkloadRecord.from_row(row)
 
 
 @router.delete(
@@ -96,7 +99,7 @@ async def create_workload(
     summary="Delete a workload",
     status_code=204,
     response_description="The workload is deleted.",
-    responses=responses(
+    responses=error_responses(
         TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=f"{_EXAMPLE_PATH}/{examples.WORKLOAD['id']}"
     ),
 )

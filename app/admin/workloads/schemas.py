@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 
-from app.tenants.scopes import Scope, in_order, known_scopes
+from app.tenants.scopes import Scope, known_scopes, sort_scopes
 from app.tenants.workload_store import WorkloadRow
 from app.workloads.service_accounts import (
     MAX_NAMESPACE_LENGTH,
@@ -48,13 +48,13 @@ class WorkloadRecord(BaseModel):
     created_at: datetime
 
     @classmethod
-    def of(cls, row: WorkloadRow) -> Self:
+    def from_row(cls, row: WorkloadRow) -> Self:
         return cls(
             id=row.id,
             namespace=row.namespace,
             service_account=row.service_account,
             issuer=row.issuer,
-            scopes=in_order(known_scopes(row.scopes)),
+            scopes=sort_scopes(known_scopes(row.scopes)),
             created_at=row.created_at,
         )
 

@@ -8,7 +8,7 @@ from sqlalchemy import case, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.calls.leases import is_none_of
+from app.calls.leases import account_is_none_of
 from app.calls.models import Call, CallEvent, PendingUpdate
 
 # Events that Twilio caused.
@@ -65,7 +65,7 @@ async def claim_pending_updates(
     due = (
         select(PendingUpdate.call_id)
         .join(Call, Call.id == PendingUpdate.call_id)
-        .where(PendingUpdate.due_at <= func.now(), settled, is_none_of(Call.account_id, busy_accounts))
+        .where(PendingUpdate.due_at <= func.now(), settled, account_is_none_of(Call.account_id, busy_accounts))
         .order_by(PendingUpdate.due_at)
         .limit(limit)
         .with_for_update(of=PendingUpdate, skip_locked=True)

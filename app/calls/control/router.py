@@ -30,8 +30,8 @@ from app.errors import (
 from app.http.authentication import CallerDep
 from app.http.bodies import JSON_BODY_ERRORS, JsonBody
 from app.http.idempotency_key import refuse_idempotency_key
-from app.http.openapi import json_body
-from app.http.problems import responses
+from app.http.openapi import json_request_body
+from app.http.problems import error_responses
 from app.http.query import refuse_unknown_parameters
 from app.http.routes import ScopedRoute, needs
 from app.tenants.scopes import Scope
@@ -66,7 +66,7 @@ def indeterminate_update_error(call: Call, body: Mapping[str, Any]) -> ActionUnk
     summary="Cancel, end or redirect a call",
     response_model=CallRecord,
     response_description="Twilio has accepted the change.",
-    openapi_extra=json_body("CallUpdate", examples.UPDATE_EXAMPLES),
+    openapi_extra=json_request_body("CallUpdate", examples.UPDATE_EXAMPLES),
     responses={
         200: {"content": examples.STARTED_EXAMPLE},
         202: {
@@ -74,7 +74,7 @@ def indeterminate_update_error(call: Call, body: Mapping[str, Any]) -> ActionUnk
             "description": "Callgate has stored the request to end the call, and repeats it until Twilio has ended the call.",
             "content": examples.UNKNOWN_EXAMPLE,
         },
-        **responses(
+        **error_responses(
             *JSON_BODY_ERRORS,
             TenantSuspended,
             CallNotFound,

@@ -17,7 +17,7 @@ from app.calls import repository
 from app.calls.callback_urls import CallbackUrls
 from app.calls.control import repository as control_repository
 from app.calls.control.validation import validate_update
-from app.calls.creation.scheduled.store import end_calls
+from app.calls.creation.scheduled.store import end_waiting_calls_by_id
 from app.calls.missing import may_be_found_later
 from app.calls.models import Call, PendingUpdate
 from app.calls.parameters import CallUpdate
@@ -81,7 +81,7 @@ class CallControl:
         if caller.suspended and not update.only_ends_call:
             raise TenantSuspended
         if call.execution in ("scheduled", *_UNSETTLED_EXECUTIONS):
-            call = await self._cancel_or_store(call, update)
+            call = await self._cancel_call_or_store_update(call, update)
         if call.settled_by == "canceled" and update.only_ends_call:
             # It may have been canceled earlier: a client repeats its request if the answer was lost.
             return ControlResult(call, done=True)
@@ -92,7 +92,9 @@ class CallControl:
         callbacks = await self._changed_callbacks(call, update)
         try:
             async with self.request_limit.slot(call.tenant_id):
-                resource = await self._send(call, update.for_twilio() | callbacks.for_twilio)
+                resource = await self._send_update_to_twilio(
+                    call, update.parameters_for_twilio() | callbacks.parameters_for_twilio
+                )
         except TwilioError as error:
             return await self._on_failed_change(call, update, error)
         try:
@@ -124,9 +126,9 @@ class CallControl:
             return
         update = CallUpdate.model_validate({"status": pending.status})
         try:
-            resource = await self._send(call, update.given_parameters())
+            resource = await self._send_update_to_twilio(call, update.given_parameters())
         except TwilioError as error:
-            await self._on_failed_update(call, pending, error)
+            await self._on_failed_pending_update(call, pending, error)
         else:
             await self._record_update(call, resource, update, pending=pending)
 
@@ -138,11 +140,11 @@ class CallControl:
         resource = await self.fetch(call)
         update = CallUpdate(status="canceled")
         if resource.status == "queued":
-            resource = await self._send(call, update.given_parameters())
+            resource = await self._send_update_to_twilio(call, update.given_parameters())
             await self._record_update(call, resource, update)
             logger.info("queued_call_canceled", call_id=str(call.id), call_sid=call.sid)
 
-    async def _cancel_or_store(self, call: Call, update: CallUpdate) -> Call:
+    async def _cancel_call_or_store_update(self, call: Call, update: CallUpdate) -> Call:
         """Cancels a scheduled call, and stores the request if it is not known whether the call was started. Returns the record.
 
         Tries again if the call waits once more: a worker has dialled it, and Twilio has refused it for a temporary reason.
@@ -154,7 +156,7 @@ class CallControl:
                     detail = "The call waits to be dialled. Until then it can only be canceled."
                     raise WrongCallState(detail, call_id=call.id)
                 await self._cancel_waiting_call(call)
-            call = await self._store_unless_settled(call, update)
+            call = await self._store_update_unless_settled(call, update)
             if call.execution != "scheduled":
                 return call
         raise DatabaseUnavailable("The call could not be canceled and waits to be dialled.", call_id=call.id, after_s=1)
@@ -163,7 +165,7 @@ class CallControl:
         """Ends a scheduled call as canceled. Returns False if a worker has begun to dial the call, or if it has ended."""
         change = self.settlement.change_to_canceled()
         async with self.database.transaction() as connection:
-            ended = await end_calls(connection, [call.id], change)
+            ended = await end_waiting_calls_by_id(connection, [call.id], change)
         self.settlement.count_undialled(change, len(ended))
         return bool(ended)
 
@@ -173,7 +175,7 @@ class CallControl:
             raise NoUsableCredentials(call_id=call.id)
         return changed_callbacks(update, call, account, urls=self.callback_urls, validate_url=self.validate_callback)
 
-    async def _store_unless_settled(self, call: Call, update: CallUpdate) -> Call:
+    async def _store_update_unless_settled(self, call: Call, update: CallUpdate) -> Call:
         """Stores the request to end the call, unless it is known by now whether the call was started. Returns the record.
 
         Raises WrongCallState if the request would be stored, but does anything other than end the call.
@@ -199,12 +201,12 @@ class CallControl:
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
                 if update.only_ends_call:
-                    return await self._store_unless_ended(session, call, update)
-                data = update.for_event() | {"reason": error.reason}
+                    return await self._store_update_unless_ended(session, call, update)
+                data = update.parameters_for_event() | {"reason": error.reason}
                 await repository.add_event(session, call.id, "call.update_unknown", data)
         raise ActionUnknown(call_id=call.id) from error
 
-    async def _store_unless_ended(self, session: Session, call: Call, update: CallUpdate) -> ControlResult:
+    async def _store_update_unless_ended(self, session: Session, call: Call, update: CallUpdate) -> ControlResult:
         """Stores the request to end the call, unless the call has ended by now. Returns the record.
 
         Raises WrongCallState if the call has ended for another reason than such a request: its redial may be scheduled.
@@ -219,7 +221,7 @@ class CallControl:
 
     async def _store_pending_update(self, session: Session, call: Call, update: CallUpdate) -> None:
         await control_repository.store_pending_update(session, call, status=update.status or "")
-        await repository.add_event(session, call.id, "call.update_remembered", update.for_event())
+        await repository.add_event(session, call.id, "call.update_remembered", update.parameters_for_event())
 
     async def _record_update(
         self,
@@ -242,11 +244,11 @@ class CallControl:
                 return call
             for name, value in (columns or {}).items():
                 setattr(locked, name, value)
-            event_data = update.for_event() | ({"remembered": True} if pending else {})
+            event_data = update.parameters_for_event() | ({"remembered": True} if pending else {})
             await repository.add_event(session, call.id, "call.updated", event_data)
             await repository.record_resource(session, locked, resource)
             # The next status follows soon.
-            locked.refresh_at = await repository.transaction_time(session)
+            locked.refresh_at = await repository.transaction_start_time(session)
             if update.status is not None:
                 fulfils_any = update.status == "completed" or locked.status in TERMINAL_STATUSES
                 fulfilled = None if fulfils_any else update.status
@@ -259,9 +261,9 @@ class CallControl:
                 event_data = {"status": pending.status, "reason": reason}
                 await repository.add_event(session, call.id, "call.update_forgotten", event_data)
 
-    async def _on_failed_update(self, call: Call, pending: PendingUpdate, error: TwilioError) -> None:
+    async def _on_failed_pending_update(self, call: Call, pending: PendingUpdate, error: TwilioError) -> None:
         async with self.database.begin() as session:
-            age = await repository.transaction_time(session) - pending.wanted_at
+            age = await repository.transaction_start_time(session) - pending.wanted_at
             may_work_later = not isinstance(error, TwilioRejected) or may_be_found_later(call, error)
             if age < _MAX_PENDING_UPDATE_AGE and may_work_later:
                 wait = min(max(age / 2, _MIN_RETRY_WAIT), _MAX_RETRY_WAIT)
@@ -270,7 +272,7 @@ class CallControl:
         logger.warning("wanted_update_refused", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
         await self._drop_pending_update(call, pending, "ended" if isinstance(error, TwilioWrongState) else error.reason)
 
-    async def _send(self, call: Call, parameters: dict[str, Any]) -> CallResource:
+    async def _send_update_to_twilio(self, call: Call, parameters: dict[str, Any]) -> CallResource:
         addresses = (call.to, call.from_)
         send = partial(
             self.twilio.update_call, sid=call.sid or "", parameters=parameters, addresses=addresses, deadline_s=self.deadline_s
@@ -284,4 +286,4 @@ class CallControl:
 
     async def send_with_credentials(self, call: Call, send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
         """Returns the result of `send_request` with the first of the account's credentials that Twilio accepts."""
-        return await try_credentials(await self.tenants.credentials(call.account_id), send_request)
+        return await try_credentials(await self.tenants.active_credentials(call.account_id), send_request)

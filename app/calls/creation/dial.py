@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from app.calls.upstream_problems import creation_problem
-from app.clock import elapsed
+from app.clock import monotonic_seconds
 from app.errors import CallgateError, ExecutionName, UpstreamUnreachable
 from app.twilio.client import TwilioClient
 from app.twilio.errors import (
@@ -35,7 +35,7 @@ _NO_TIME_LEFT_DETAIL = "Too little of the request's time was left when it could 
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class DialTimeBudget:
     """Time limits in seconds for the creation of one call.
 
     `attempt` is the limit for one request to Twilio. `connect` is the limit for the first part of a request, in which nothing
@@ -57,7 +57,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class DialAttempt:
     """One request to Twilio, as the call's events show it. `result` is `started`, or the reason why the request failed.
 
     `credential` is the id of the credential. `status`, `code` and `twilio_request_id` are from Twilio's error answer.
@@ -72,33 +72,33 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartedOutcome:
     """The outcome of a dial: Twilio has created the call."""
 
     execution: ClassVar[ExecutionName] = "started"
     resource: CallResource
-    attempts: Sequence[Attempt]
+    attempts: Sequence[DialAttempt]
 
 
 @dataclass(frozen=True, slots=True)
-class NotStarted:
+class NotStartedOutcome:
     """The outcome of a dial: it is proven that no call was created. `problem` is the error for the client."""
 
     execution: ClassVar[ExecutionName] = "not_started"
     problem: CallgateError
-    attempts: Sequence[Attempt]
+    attempts: Sequence[DialAttempt]
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
+class UnknownOutcome:
     """The outcome of a dial: a call may have been created. The request is never repeated."""
 
     execution: ClassVar[ExecutionName] = "unknown"
     reason: str
-    attempts: Sequence[Attempt]
+    attempts: Sequence[DialAttempt]
 
 
-Outcome = Started | NotStarted | Unknown
+Outcome = StartedOutcome | NotStartedOutcome | UnknownOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,8 @@ class PreparedCall:
     """The form for Twilio and the time limits of one dial (all attempts to place the call).
 
     `began` is the time at which the time budget began. `deadline` is the `ring_by` of a scheduled call, after which nothing may
-    be sent. Both are values of the clock `elapsed()`. `expects_callbacks` says whether Twilio is asked to send callbacks to
-    Callgate. `waiting` is set for a scheduled call, which waits again after a temporary refusal. Any other call is prepared
+    be sent. Both are values of `monotonic_seconds()`. `expects_callbacks` says whether Twilio is asked to send callbacks
+    to Callgate. `waiting` is set for a scheduled call, which waits again after a temporary refusal. Any other call is prepared
     before its record is committed as pending, so that an error leaves no pending record.
     """
 
@@ -133,22 +133,22 @@ class PreparedCall:
 class _DialProgress:
     """The time limits and the attempts of one dial. `began` and `deadline` have the same meaning as in `PreparedCall`."""
 
-    budget: Budget
+    budget: DialTimeBudget
     began: float
     deadline: float = math.inf
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[DialAttempt] = field(default_factory=list)
 
     @property
     def remaining_s(self) -> float:
         """The seconds that are left of the time budget."""
-        return self.budget.total - (elapsed() - self.began)
+        return self.budget.total - (monotonic_seconds() - self.began)
 
-    def send_before(self) -> float:
-        """Returns the latest time at which an attempt that begins now may send its request, as a value of `elapsed()`.
+    def send_deadline(self) -> float:
+        """Returns the latest time at which an attempt that begins now may send its request, by `monotonic_seconds()`.
 
         The process may be suspended before it sends the request. After this time, the request is not sent.
         """
-        return min(elapsed() + self.budget.connect, self.began + self.budget.total, self.deadline)
+        return min(monotonic_seconds() + self.budget.connect, self.began + self.budget.total, self.deadline)
 
     def retry_delay_s(self, earlier_tries: int, retry_after_s: float | None) -> float:
         """Returns the seconds to wait after a failed attempt: the backoff, or `retry_after_s` (Retry-After) if that is longer.
@@ -158,12 +158,12 @@ class _DialProgress:
         backoff: float = _FIRST_DELAY_S * 2**earlier_tries * random.uniform(1 - _JITTER_FRACTION, 1 + _JITTER_FRACTION)  # noqa: S311  # not a secret
         return max(backoff, retry_after_s or 0.0)
 
-    async def pause(self, delay: float, may_repeat: Callable[[], Awaitable[bool]]) -> bool:
+    async def pause_before_retry(self, delay: float, may_repeat: Callable[[], Awaitable[bool]]) -> bool:
         """Waits for `delay` seconds, then calls `may_repeat`. Returns whether another attempt may begin.
 
         Returns False without waiting if too little time would be left for an attempt.
         """
-        if self.remaining_s - delay < self.budget.attempt or elapsed() + delay >= self.deadline:
+        if self.remaining_s - delay < self.budget.attempt or monotonic_seconds() + delay >= self.deadline:
             return False
         await asyncio.sleep(delay)
         try:
@@ -178,7 +178,7 @@ async def dial(
     credentials: Sequence[Credential],
     prepared: PreparedCall,
     *,
-    budget: Budget,
+    budget: DialTimeBudget,
     may_repeat: Callable[[], Awaitable[bool]],
 ) -> Outcome:
     """Places one call. Repeats an attempt only if it is certain that Twilio has not processed it, and only within the budget.
@@ -187,28 +187,28 @@ async def dial(
     that no client has asked to end it.
     """
     progress = _DialProgress(budget, prepared.began, prepared.deadline)
-    if progress.remaining_s < budget.min_first_attempt_s or elapsed() >= prepared.deadline:
-        return NotStarted(UpstreamUnreachable(_NO_TIME_LEFT_DETAIL, after_s=1), progress.attempts)
+    if progress.remaining_s < budget.min_first_attempt_s or monotonic_seconds() >= prepared.deadline:
+        return NotStartedOutcome(UpstreamUnreachable(_NO_TIME_LEFT_DETAIL, after_s=1), progress.attempts)
     tries = 0
     waiting = list(credentials)
     while True:
-        began = elapsed()
+        began = monotonic_seconds()
         credential = waiting[0]
         try:
             resource = await twilio.create_call(
-                credential, prepared.form, deadline_s=progress.remaining_s, send_before=progress.send_before()
+                credential, prepared.form, deadline_s=progress.remaining_s, send_before=progress.send_deadline()
             )
         except TwilioError as error:
-            progress.attempts.append(_attempt(error.reason, began, credential, error.answer))
+            progress.attempts.append(_make_dial_attempt(error.reason, began, credential, error.answer))
             match error:
                 case TwilioOutcomeUnknown():
-                    return Unknown(error.reason, progress.attempts)
+                    return UnknownOutcome(error.reason, progress.attempts)
                 case TwilioRejected():
-                    return NotStarted(creation_problem(error), progress.attempts)
+                    return NotStartedOutcome(creation_problem(error), progress.attempts)
                 case TwilioCredentialRejected():
                     waiting.pop(0)
                     if not waiting:
-                        return NotStarted(creation_problem(error), progress.attempts)
+                        return NotStartedOutcome(creation_problem(error), progress.attempts)
                     delay = 0.0
                 case TwilioThrottled():
                     delay = progress.retry_delay_s(tries, error.answer.retry_after_s)
@@ -218,17 +218,17 @@ async def dial(
                     tries += 1
                 case _:
                     raise
-            if tries >= _MAX_TRIES or not await progress.pause(delay, may_repeat):
-                return NotStarted(creation_problem(error), progress.attempts)
+            if tries >= _MAX_TRIES or not await progress.pause_before_retry(delay, may_repeat):
+                return NotStartedOutcome(creation_problem(error), progress.attempts)
         else:
-            progress.attempts.append(_attempt("started", began, credential, None))
-            return Started(resource, progress.attempts)
+            progress.attempts.append(_make_dial_attempt("started", began, credential, None))
+            return StartedOutcome(resource, progress.attempts)
 
 
-def _attempt(result: str, began: float, credential: Credential, answer: ErrorAnswer | None) -> Attempt:
-    return Attempt(
+def _make_dial_attempt(result: str, began: float, credential: Credential, answer: ErrorAnswer | None) -> DialAttempt:
+    return DialAttempt(
         result=result,
-        milliseconds=round((elapsed() - began) * 1000),
+        milliseconds=round((monotonic_seconds() - began) * 1000),
         credential=credential.reference,
         status=answer.status if answer else None,
         code=answer.code if answer else None,

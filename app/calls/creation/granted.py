@@ -10,7 +10,7 @@ import structlog
 from pydantic import ValidationError
 
 from app.calls.creation.dial import PreparedCall, WaitingDial
-from app.calls.creation.grants.store import Grant
+from app.calls.creation.grants.store import DialGrant
 from app.calls.creation.placement import Placement
 from app.calls.creation.preparation import Preparation
 from app.calls.creation.repository import change_pending
@@ -34,33 +34,35 @@ class GrantedCallDialer:
     placement: Placement
     preparation: Preparation
 
-    async def dial(self, grant: Grant, began: float) -> None:
+    async def dial(self, grant: DialGrant, began: float) -> None:
         """Dials the call and commits the outcome. Raises no Exception.
 
-        `began` is the value of the clock `elapsed()` before the grant was taken. Nothing is sent after the call's `ring_by`.
-        After a temporary refusal, and if it cannot be prepared now, the call waits to be dialled again.
+        `began` is the value of the clock `monotonic_seconds()` before the grant was taken. Nothing is sent after the call's
+        `ring_by`. After a temporary refusal, and if it cannot be prepared now, the call waits to be dialled again.
         """
         call = grant.call
-        prepared = PreparedCall(Form.of({}), began, deadline=began + grant.ring_in_s, waiting=_next_wait(grant))
+        prepared = PreparedCall(
+            Form.from_parameters({}), began, deadline=began + grant.ring_in_s, waiting=_next_waiting_dial(grant)
+        )
         try:
             request = CallRequest.model_validate(call.parameters)
             account = await self.preparation.find_account(call.tenant_id, call.account_sid)
             sip_auth = await self.preparation.find_sip_auth(call.tenant_id, request.sip_credential)
-            callbacks, ready = self.preparation.prepare(request, account, sip_auth, call.id, began)
+            callbacks, ready = self.preparation.prepare_call(request, account, sip_auth, call.id, began)
             await self._update_callbacks(call, callbacks)
         except NoUsableCredentials as problem:
-            await self._settle_unprepared(grant, problem, prepared)
+            await self._postpone_unprepared_call(grant, problem, prepared)
         except CallgateError as problem:
             await self.placement.settle_undialled(call, problem, prepared)
         except ValidationError as error:
             # Another version of Callgate has stored these parameters, and a worker of that version can dial the call.
             members = sorted({str(each["loc"][0]) for each in error.errors()})
             logger.error("scheduled_call_unreadable", call_id=str(call.id), members=members)
-            await self._settle_unprepared(grant, InternalError(), prepared)
+            await self._postpone_unprepared_call(grant, InternalError(), prepared)
         except Exception:
             # Nothing was sent. Without an outcome the call would stay pending until it counts as abandoned.
             logger.exception("scheduled_call_not_prepared", call_id=str(call.id))
-            await self._settle_unprepared(grant, InternalError(), prepared)
+            await self._postpone_unprepared_call(grant, InternalError(), prepared)
         else:
             prepared = replace(prepared, form=ready.form, expects_callbacks=ready.expects_callbacks)
             await self.placement.place(call, account, prepared)
@@ -74,17 +76,17 @@ class GrantedCallDialer:
             for name, value in changed.items():
                 setattr(call, name, value)
 
-    async def _settle_unprepared(self, grant: Grant, problem: CallgateError, prepared: PreparedCall) -> None:
+    async def _postpone_unprepared_call(self, grant: DialGrant, problem: CallgateError, prepared: PreparedCall) -> None:
         """Makes the call wait again for up to 15 minutes. Nothing was sent."""
-        waiting = _next_wait(grant, max_wait_s=_MAX_WAIT_FOR_MENDING_S)
+        waiting = _next_waiting_dial(grant, max_wait_s=_MAX_WAIT_FOR_MENDING_S)
         await self.placement.settle_undialled(grant.call, problem, replace(prepared, waiting=waiting))
 
-    def put_back(self, grant: Grant) -> None:
+    def put_back_granted_call(self, grant: DialGrant) -> None:
         """Makes the call wait again, in the background. It must not be dialled, because the grant may not be committed."""
-        self.placement.withdrawals.withdraw_grant(grant.call, _next_wait(grant))
+        self.placement.withdrawals.withdraw_grant(grant.call, _next_waiting_dial(grant))
 
 
-def _next_wait(grant: Grant, *, max_wait_s: int = _MAX_RETRY_WAIT_S) -> WaitingDial:
+def _next_waiting_dial(grant: DialGrant, *, max_wait_s: int = _MAX_RETRY_WAIT_S) -> WaitingDial:
     """Returns the values with which the call waits again if it is not dialled, or if Twilio refuses it for the moment."""
     tries = grant.dial["tries"]
     return WaitingDial({**grant.dial, "tries": tries + 1}, timedelta(seconds=min(2**tries, max_wait_s)))

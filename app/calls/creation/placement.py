@@ -10,9 +10,19 @@ from typing import Any, TypeVar
 import structlog
 
 from app.calls import repository
-from app.calls.creation.dial import Attempt, Budget, NotStarted, Outcome, PreparedCall, Started, Unknown, dial
+from app.calls.creation.dial import (
+    DialAttempt,
+    DialTimeBudget,
+    NotStartedOutcome,
+    Outcome,
+    PreparedCall,
+    StartedOutcome,
+    UnknownOutcome,
+    dial,
+)
+from app.calls.creation.exception_logger import ExceptionLogger
 from app.calls.creation.repository import restore_attempt
-from app.calls.creation.scheduled.service import ScheduledIntents
+from app.calls.creation.scheduled.service import ScheduledIntentWriter
 from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, SettledCall, insert_lost_intent, write_outcomes
 from app.calls.creation.twilio_queue import TwilioQueueWatch
 from app.calls.creation.withdrawals import Withdrawals
@@ -20,13 +30,13 @@ from app.calls.models import Call
 from app.calls.settlement import SID_TAKEN_EXPLANATION, RecordChange, Settlement
 from app.calls.store import SidTaken
 from app.calls.stored_problem import error_as_json, is_retried_when_scheduled
-from app.database.batcher import Batcher, Busy
+from app.database.batcher import Batcher, BusyResult
 from app.database.engine import Database, Session
-from app.database.errors import is_refusal
+from app.database.errors import is_value_refused
 from app.database.retry_queue import RetryQueue
 from app.errors import CallgateError, DatabaseUnavailable
 from app.observability import Metrics
-from app.scheduling.store import pause_pace
+from app.scheduling.store import pause_account_dialling
 from app.tenants.directory import TenantDirectory, UsableAccount
 from app.twilio.client import TwilioClient
 from app.twilio.errors import TwilioCredentialRejected
@@ -55,8 +65,8 @@ class Placement:
     metrics: Metrics
     settlement: Settlement
     withdrawals: Withdrawals
-    scheduled_intents: ScheduledIntents
-    budget: Budget
+    scheduled_intents: ScheduledIntentWriter
+    budget: DialTimeBudget
     slow_when_queued: bool = False
     """Whether an account stops dialling for a moment when Twilio reports that it has queued a call of the account."""
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -74,14 +84,14 @@ class Placement:
         If the outcome cannot be committed at once, the returned record is `unknown`, and the commit is retried in the
         background. Raises no Exception.
         """
-        return await asyncio.shield(self._start_task(self._place(call, account, prepared)))
+        return await asyncio.shield(self._start_task(self._dial_and_commit_outcome(call, account, prepared)))
 
     async def settle_undialled(self, call: Call | NewCall, problem: CallgateError, prepared: PreparedCall) -> Call | NewCall:
         """Commits that a pending call was not dialled because of `problem`, and returns the record.
 
         A scheduled call waits to be dialled again if the problem is temporary. Like `place`, raises no Exception.
         """
-        return await asyncio.shield(self._start_task(self._commit_outcome(call, NotStarted(problem, []), prepared)))
+        return await asyncio.shield(self._start_task(self._commit_outcome(call, NotStartedOutcome(problem, []), prepared)))
 
     async def drain(self) -> None:
         """Waits for at most DRAIN_COMMIT_TIMEOUT_S until all outcomes, withdrawals and scheduled intents are committed."""
@@ -97,18 +107,20 @@ class Placement:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _place(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Call | NewCall:
+    async def _dial_and_commit_outcome(
+        self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall
+    ) -> Call | NewCall:
         """Dials the call, commits the outcome, counts it in the metrics, and marks rejected credentials. Returns the record."""
         outcome = await self._dial(call, account, prepared)
         settled = await self._commit_outcome(call, outcome, prepared)
-        with _LoggedFailure("creation_not_counted", call):
+        with ExceptionLogger("creation_not_counted", call):
             self.metrics.calls.creations_series(outcome.execution, _destination_kind(call.to)).inc()
-            if isinstance(outcome, Started) and outcome.resource.queue_time:
+            if isinstance(outcome, StartedOutcome) and outcome.resource.queue_time:
                 self._twilio_queue.note_queued(call, queue_time_ms=outcome.resource.queue_time)
                 if self.slow_when_queued:
-                    await pause_pace(self.database, call.account_id, queue_time_ms=outcome.resource.queue_time)
-        with _LoggedFailure("credentials_not_marked", call):
-            await self._mark_credentials(account, outcome)
+                    await pause_account_dialling(self.database, call.account_id, queue_time_ms=outcome.resource.queue_time)
+        with ExceptionLogger("credentials_not_marked", call):
+            await self._mark_rejected_credentials(account, outcome)
         return settled
 
     async def _dial(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Outcome:
@@ -128,7 +140,7 @@ class Placement:
         except Exception:
             # A bug in Callgate proves nothing about the call: it must not be reported as "not started".
             logger.exception("dial_failed", call_id=str(call.id))
-            return Unknown("internal_error", [])
+            return UnknownOutcome("internal_error", [])
 
     async def _commit_outcome(self, call: Call | NewCall, outcome: Outcome, prepared: PreparedCall) -> Call | NewCall:
         """Commits the outcome and returns the record. If the commit fails, returns the call as `unknown`.
@@ -137,64 +149,66 @@ class Placement:
         """
         change = None
         try:
-            change = self._change_for(outcome, prepared)
-            return await self._commit(call, outcome, change)
+            change = self._change_for_outcome(outcome, prepared)
+            return await self._commit_change(call, outcome, change)
         except Exception as error:
             if not isinstance(error, DatabaseUnavailable):
                 logger.exception("outcome_not_committed", call_id=str(call.id))
-            if change is not None and not is_refusal(error):
+            if change is not None and not is_value_refused(error):
                 # The outcome is committed as soon as Postgres takes it. If this process ends first, a worker finds the call.
                 self._late_outcomes.add((call, outcome, change))
         call.execution = "unknown"
         return call
 
-    def _change_for(self, outcome: Outcome, prepared: PreparedCall | None = None) -> RecordChange:
-        """Returns the change that records this outcome of a dial. `prepared` may be None only for the outcome `Unknown`."""
+    def _change_for_outcome(self, outcome: Outcome, prepared: PreparedCall | None = None) -> RecordChange:
+        """Returns the change that records this outcome of a dial. `prepared` may be None only for an `UnknownOutcome`."""
         data: dict[str, Any] = {"attempts": [_attempt_json(attempt) for attempt in outcome.attempts]}
         match outcome:
-            case Started():
+            case StartedOutcome():
                 expects_callbacks = prepared is not None and prepared.expects_callbacks
                 return self.settlement.change_to_started(outcome.resource, data=data, expects_callbacks=expects_callbacks)
-            case NotStarted():
+            case NotStartedOutcome():
                 waiting = prepared.waiting if prepared else None
                 problem = error_as_json(outcome.problem)
                 if waiting and is_retried_when_scheduled(outcome.problem):
                     due_in = max(waiting.retry_in, timedelta(seconds=outcome.problem.after_s or 0))
                     return self.settlement.change_to_scheduled(problem, waiting.row, due_in=due_in, data=data)
                 return self.settlement.change_to_not_started(problem, data=data)
-            case Unknown():
+            case UnknownOutcome():
                 return self.settlement.change_to_unknown(data={"reason": outcome.reason} | data)
 
-    async def _commit(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
+    async def _commit_change(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
         """Commits the change and returns the record, even if a callback or a worker has written an outcome meanwhile."""
         try:
             changed_at = await self._outcomes.submit((call, change))
         except SidTaken:
-            return await self._commit_sid_taken(call, outcome)
+            return await self._commit_unknown_for_taken_sid(call, outcome)
         if changed_at is None:
             # A callback or the worker has settled it meanwhile.
-            return await self._commit_to_settled(call, outcome, change)
+            return await self._commit_to_settled_record(call, outcome, change)
         change.apply_to(call, now=changed_at)
         call.updated_at = changed_at
-        with _LoggedFailure("settlement_not_counted", call):
+        with ExceptionLogger("settlement_not_counted", call):
             self.settlement.count_settled(call)
         return call
 
-    async def _commit_sid_taken(self, call: Call | NewCall, outcome: Outcome) -> Call | NewCall:
+    async def _commit_unknown_for_taken_sid(self, call: Call | NewCall, outcome: Outcome) -> Call | NewCall:
         """Commits the outcome `unknown`, because the sid in Twilio's answer already belongs to another record."""
-        sid = outcome.resource.sid if isinstance(outcome, Started) else None
+        sid = outcome.resource.sid if isinstance(outcome, StartedOutcome) else None
         logger.error("sid_taken", call_id=str(call.id), call_sid=sid, why=SID_TAKEN_EXPLANATION)
-        unknown = Unknown("sid_taken", outcome.attempts)
-        return await self._commit(call, unknown, self._change_for(unknown))
+        unknown = UnknownOutcome("sid_taken", outcome.attempts)
+        return await self._commit_change(call, unknown, self._change_for_outcome(unknown))
 
-    async def _write_outcomes(self, outcomes: Sequence[tuple[Call | NewCall, RecordChange]]) -> list[datetime | Busy | None]:
-        written = await write_outcomes(self.database, [SettledCall.of(call, change) for call, change in outcomes])
+    async def _write_outcomes(
+        self, outcomes: Sequence[tuple[Call | NewCall, RecordChange]]
+    ) -> list[datetime | BusyResult | None]:
+        written = await write_outcomes(self.database, [SettledCall.from_change(call, change) for call, change in outcomes])
         return [written[call.id, call.attempt] for call, _ in outcomes]
 
-    async def _commit_to_settled(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
+    async def _commit_to_settled_record(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
         """Commits the outcome to a record that has got an outcome meanwhile, for example from a callback.
 
-        The outcome `Started` binds Twilio's call to the record in any state. Any other outcome is applied only if the record is
+        A `StartedOutcome` binds Twilio's call to the record in any state. Any other outcome is applied only if the record is
         pending or unknown and still in the same attempt. Returns the record. If Postgres has lost the record or the attempt,
         writes it again.
         """
@@ -203,17 +217,17 @@ class Placement:
             if locked is not None:
                 # If the record still waits to be dialled, Postgres has lost a grant: `callgate queues release` settles it.
                 # A call that was canceled, or has expired, stays ended if this attempt has not started it.
-                is_withdrawn = locked.settled_by in ("canceled", "expired") and isinstance(outcome, NotStarted)
+                is_withdrawn = locked.settled_by in ("canceled", "expired") and isinstance(outcome, NotStartedOutcome)
                 if locked.attempt < call.attempt and locked.execution not in ("scheduled", "started") and not is_withdrawn:
                     await self._restore_lost_attempt(session, locked, call)
-                if isinstance(outcome, Started):
-                    await self.settlement.bind_call(session, locked, outcome.resource, by="response", data=change.data)
+                if isinstance(outcome, StartedOutcome):
+                    await self.settlement.bind_twilio_call(session, locked, outcome.resource, by="response", data=change.data)
                 elif locked.attempt == call.attempt and locked.execution in ("pending", "unknown"):
                     # In any other state, the record has a more recent outcome.
-                    await self.settlement.apply(session, locked, change)
+                    await self.settlement.apply_change(session, locked, change)
                 return locked
         await self._insert_lost_record(call)
-        return await self._commit(call, outcome, change)
+        return await self._commit_change(call, outcome, change)
 
     async def _restore_lost_attempt(self, session: Session, record: Call, call: Call | NewCall) -> None:
         """Writes an attempt that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
@@ -230,21 +244,21 @@ class Placement:
             call.idempotency_key = call.redial_of = None
             await insert_lost_intent(self.database, call)
 
-    async def _mark_credentials(self, account: UsableAccount, outcome: Outcome) -> None:
+    async def _mark_rejected_credentials(self, account: UsableAccount, outcome: Outcome) -> None:
         """Marks rejected credentials, which are then tried last. Removes the mark of a credential that Twilio has accepted."""
         rejected = {attempt.credential for attempt in outcome.attempts if attempt.result == TwilioCredentialRejected.reason}
-        accepted = {outcome.attempts[-1].credential} & account.rejected if isinstance(outcome, Started) else set()
+        accepted = {outcome.attempts[-1].credential} & account.rejected if isinstance(outcome, StartedOutcome) else set()
         # Each write empties the caches of all processes, so a credential that has a mark is not marked again.
         rejected -= account.rejected
         if rejected or accepted:
             async with asyncio.timeout(_MARK_CREDENTIALS_TIMEOUT_S), self.database.begin() as session:
-                await self.tenants.mark_credentials(
+                await self.tenants.mark_rejected_and_accepted(
                     session, rejected=rejected, accepted=accepted, reason=TwilioCredentialRejected.reason
                 )
 
     async def _retry_commit(self, late_outcome: tuple[Call | NewCall, Outcome, RecordChange]) -> None:
         """Commits an outcome whose first commit failed."""
-        await self._commit(*late_outcome)
+        await self._commit_change(*late_outcome)
 
     def _start_task(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         task = asyncio.create_task(work)
@@ -258,39 +272,12 @@ class Placement:
             logger.error("placement_failed", exc_info=error)
 
 
-class _LoggedFailure:
-    """Context manager that logs an exception as `event` instead of raising it.
-
-    It is used after the commit of an outcome, when an error must not change the answer to the client. It is a class, because a
-    generator-based context manager takes five times as long, and the code enters several of them for each call.
-    """
-
-    __slots__ = ("_call", "_event")
-
-    def __init__(self, event: str, call: Call | NewCall) -> None:
-        self._event = event
-        self._call = call
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
-        match error:
-            case DatabaseUnavailable() | TimeoutError():
-                logger.warning(self._event, call_id=str(self._call.id), error=type(error).__name__)
-            case Exception():
-                logger.error(self._event, call_id=str(self._call.id), exc_info=error)
-            case _:
-                return False
-        return True
-
-
 def _destination_kind(to: str) -> str:
     """Returns the kind of destination as a metric label: `sip`, `sips`, `client` or `phone`."""
     scheme = to.partition(":")[0].lower()
     return scheme if scheme in ("sip", "sips", "client") else "phone"
 
 
-def _attempt_json(attempt: Attempt) -> dict[str, Any]:
+def _attempt_json(attempt: DialAttempt) -> dict[str, Any]:
     """Returns the attempt as a JSON object for the call's event. Leaves out members that are None."""
-    return {name: value for name in Attempt.__slots__ if (value := getattr(attempt, name)) is not None}
+    return {name: value for name in DialAttempt.__slots__ if (value := getattr(attempt, name)) is not None}

@@ -40,17 +40,17 @@ class Preparation:
             raise InvalidRequest(field_errors=(FieldError("/sip_credential", "unknown_sip_credential", text),))
         return sip_auth
 
-    def prepare(
+    def prepare_call(
         self, request: CallRequest, account: UsableAccount, sip_auth: SipAuth | None, call_id: UUID, began: float
     ) -> tuple[StatusCallbacks, PreparedCall]:
         """Returns the call's status callbacks, and the form for Twilio with every parameter and secret.
 
-        `began` is the value of the clock `elapsed()` at which the time budget of the creation began.
+        `began` is the value of the clock `monotonic_seconds()` at which the time budget of the creation began.
         """
         callbacks = status_callbacks(request, account, call_id, urls=self.callback_urls, validate_url=self.validate_callback)
-        stored = {} if sip_auth is None else sip_auth.for_twilio()
-        parameters = request.for_twilio() | callbacks.for_twilio | stored
-        if None in callbacks.for_twilio.values():
+        stored = {} if sip_auth is None else sip_auth.clear_text_parameters()
+        parameters = request.parameters_for_twilio() | callbacks.parameters_for_twilio | stored
+        if None in callbacks.parameters_for_twilio.values():
             parameters = {name: value for name, value in parameters.items() if value is not None}
-        form = Form.of(parameters, secret_names=SECRET_PARAMETERS | stored.keys())
+        form = Form.from_parameters(parameters, secret_names=SECRET_PARAMETERS | stored.keys())
         return callbacks, PreparedCall(form, began, callbacks.sent_to_callgate)

@@ -14,7 +14,7 @@ _KEPT = frozenset({"id", "tenant_id", "created_at", "idempotency_key", "redial_o
 _ATTRIBUTES_OF_ATTEMPT = tuple(each.name for each in fields(NewCall) if each.name not in _KEPT)
 
 
-async def reopen(session: AsyncSession, call: Call, new_intent: NewCall) -> Call | None:
+async def reopen_call(session: AsyncSession, call: Call, new_intent: NewCall) -> Call | None:
     """Makes a `not_started` call pending or scheduled again, for another attempt, with the values of `new_intent`.
 
     Returns None if another request has reopened the call already.
@@ -22,7 +22,12 @@ async def reopen(session: AsyncSession, call: Call, new_intent: NewCall) -> Call
     statement = (
         update(Call)
         .where(Call.id == call.id, Call.execution == "not_started", Call.attempt == call.attempt)
-        .values(**_values_of(new_intent), execution=new_intent.execution, pending_since=func.now(), attempt=Call.attempt + 1)
+        .values(
+            **_values_for_new_attempt(new_intent),
+            execution=new_intent.execution,
+            pending_since=func.now(),
+            attempt=Call.attempt + 1,
+        )
         .returning(Call)
     )
     return (await session.scalars(statement)).one_or_none()
@@ -37,11 +42,11 @@ async def change_pending(session: AsyncSession, call: NewCall, columns: Mapping[
 def restore_attempt(record: Call, call: Call | NewCall) -> None:
     """Makes the record pending in the attempt of `call`, which Postgres has lost after its commit."""
     restored = {"execution": "pending", "pending_since": call.pending_since, "attempt": call.attempt}
-    for name, value in (_values_of(call) | restored).items():
+    for name, value in (_values_for_new_attempt(call) | restored).items():
         setattr(record, name, value)
 
 
-def _values_of(intent: Call | NewCall) -> dict[str, Any]:
+def _values_for_new_attempt(intent: Call | NewCall) -> dict[str, Any]:
     """Returns the values of a record that is opened for another attempt: those of `intent`, and no outcome."""
     values = {name: getattr(intent, name) for name in _ATTRIBUTES_OF_ATTEMPT}
     return values | {"problem": None, "settled_by": None, "settled_at": None, "clean_searches": 0}

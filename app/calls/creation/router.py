@@ -34,11 +34,11 @@ from app.errors import (
 from app.http.authentication import authenticate_caller, bearer
 from app.http.bodies import JSON_BODY_ERRORS, read_json_object
 from app.http.idempotency_key import REPLAYED_HEADER, idempotency_key_header, read_idempotency_key
-from app.http.openapi import headers, json_body
-from app.http.problems import CREATION_PATH, responses
-from app.http.query import query_faults
+from app.http.openapi import header_references, json_request_body
+from app.http.problems import CREATION_PATH, error_responses
+from app.http.query import query_parameter_errors
 from app.http.routes import ScopedRoute, needs
-from app.observability.context import bind
+from app.observability.context import bind_log_fields
 from app.tenants.scopes import Scope
 
 router = APIRouter(tags=["calls"], route_class=ScopedRoute)
@@ -80,8 +80,8 @@ async def create_call(request: Request) -> Response:
     body = await read_json_object(request)
     key = await idempotency_key(request)
     service: CreationService = request.state.creation
-    if faults := query_faults(request, known=()):
-        creation = await service.refuse(caller, body, key, InvalidRequest(field_errors=faults))
+    if faults := query_parameter_errors(request, known=()):
+        creation = await service.refuse_or_replay(caller, body, key, InvalidRequest(field_errors=faults))
     else:
         creation = await service.create(caller, body, key)
     call = creation.call
@@ -95,7 +95,7 @@ async def create_call(request: Request) -> Response:
 
 def bind_call_to_log(call: Call | NewCall) -> None:
     """Adds the call's ids and `execution` (the outcome of its creation so far) to every further log line of this request."""
-    bind(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
+    bind_log_fields(call_id=str(call.id), call_sid=call.sid, execution=call.execution)
 
 
 router.add_api_route(
@@ -108,23 +108,23 @@ router.add_api_route(
     status_code=201,
     response_model=CallRecord,
     response_description="Twilio has created the call.",
-    openapi_extra=json_body("CallRequest", examples.REQUEST_EXAMPLES),
+    openapi_extra=json_request_body("CallRequest", examples.REQUEST_EXAMPLES),
     responses={
         200: {
             "model": CallRecord,
             "description": "The call of an earlier request with this Idempotency-Key. Nothing was sent to Twilio.",
-            "headers": headers("Location", REPLAYED_HEADER),
+            "headers": header_references("Location", REPLAYED_HEADER),
             "content": examples.STARTED_EXAMPLE,
         },
-        201: {"headers": headers("Location"), "content": examples.STARTED_EXAMPLE},
+        201: {"headers": header_references("Location"), "content": examples.STARTED_EXAMPLE},
         202: {
             "model": CallRecord,
             "description": "The call is scheduled. Or the outcome is unknown: the request may have reached Twilio, and no "
             "trustworthy answer came back; do not repeat it without its Idempotency-Key.",
-            "headers": headers("Location"),
+            "headers": header_references("Location"),
             "content": examples.UNKNOWN_EXAMPLE,
         },
-        **responses(
+        **error_responses(
             *JSON_BODY_ERRORS,
             TenantSuspended,
             CallPending,

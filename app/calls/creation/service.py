@@ -15,12 +15,12 @@ from uuid_utils.compat import uuid7
 
 from app.calls import ids, repository
 from app.calls.creation.dial import PreparedCall
-from app.calls.creation.paced.service import PacedIntents, reopen_paced
+from app.calls.creation.paced.service import PacedIntentWriter, reopen_paced_call
 from app.calls.creation.placement import Placement
 from app.calls.creation.preparation import Preparation
-from app.calls.creation.repository import reopen
-from app.calls.creation.scheduled.service import ScheduledIntents
-from app.calls.creation.scheduled.store import MAX_SCHEDULED_ROWS_PER_STATEMENT, ScheduledCall, insert_dial
+from app.calls.creation.repository import reopen_call
+from app.calls.creation.scheduled.service import ScheduledIntentWriter
+from app.calls.creation.scheduled.store import MAX_SCHEDULED_ROWS_PER_STATEMENT, ScheduledCall, insert_dial_row
 from app.calls.creation.scheduled.times import make_schedule
 from app.calls.creation.slots import CreationSlot, CreationSlots
 from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, insert_intents
@@ -29,7 +29,7 @@ from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
 from app.calls.parameters import CallRequest
 from app.calls.stored_problem import is_temporary, restore_error
-from app.clock import elapsed
+from app.clock import monotonic_seconds
 from app.database.batcher import Batcher
 from app.database.engine import Database
 from app.errors import (
@@ -56,7 +56,7 @@ _CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
-class Creation:
+class CreationResult:
     """The result of a creation: the call is started, scheduled or unknown.
 
     `replayed` is True if an earlier request with the same idempotency key created the call.
@@ -75,7 +75,7 @@ class CreationService:
         slots: CreationSlots,
         placement: Placement,
         withdrawals: Withdrawals,
-        scheduled_intents: ScheduledIntents,
+        scheduled_intents: ScheduledIntentWriter,
         pseudonyms: Pseudonyms,
         preparation: Preparation,
     ) -> None:
@@ -87,44 +87,45 @@ class CreationService:
         self._pseudonyms = pseudonyms
         self._preparation = preparation
         self._intents = Batcher(self._write_intents, max_batch=MAX_ROWS_PER_STATEMENT)
-        self._paced_intents = PacedIntents(database)
+        self._paced_intents = PacedIntentWriter(database)
         self._scheduled_intents = scheduled_intents
         self._queues = Batcher(partial(find_queues, database))
-        self._existing = Batcher(self._find_many_by_key, max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT)
+        self._existing = Batcher(self._find_calls_by_key, max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT)
 
-    async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> Creation:
+    async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> CreationResult:
         """Places or schedules a call. Twilio processes at most one POST for it, even if this process dies.
 
         Raises CallgateError if the call was not started, or if the key belongs to another request. Before an error is raised,
         the key is looked up: a repeated request gets its call, even if the request would now be refused. Without an error no
         lookup is needed, because the insert of the call's first record finds out whether the key is taken.
         """
-        began = elapsed()
-        canonical_body = _canonical_bytes(body)
+        began = monotonic_seconds()
+        canonical_body = _canonical_request_bytes(body)
         call_id = uuid7()
         with CreationSlot(self._slots, caller.tenant_id) as slot:
             try:
                 valid = validate_call(body)
-                self._pseudonyms.add_to_log(to=valid.request.to, from_=valid.request.from_)
+                self._pseudonyms.add_addresses_to_log(to=valid.request.to, from_=valid.request.from_)
                 if caller.suspended:
                     raise TenantSuspended
                 if not valid.request.is_scheduled:
                     slot.take(caller.max_in_flight)
                 account = await self._preparation.find_account(caller.tenant_id, valid.request.account_sid)
                 sip_auth = await self._preparation.find_sip_auth(caller.tenant_id, valid.request.sip_credential)
-                callbacks, prepared = self._preparation.prepare(valid.request, account, sip_auth, call_id, began)
-                schedule = await self._schedule(caller, valid.request) if valid.request.is_scheduled else None
+                callbacks, prepared = self._preparation.prepare_call(valid.request, account, sip_auth, call_id, began)
+                schedule = await self._make_schedule(caller, valid.request) if valid.request.is_scheduled else None
             except CallgateError as error:
-                return await self.refuse(caller, body, idempotency_key, error)
+                return await self.refuse_or_replay(caller, body, idempotency_key, error)
             call = NewCall(
                 id=call_id,
                 tenant_id=caller.tenant_id,
                 account_id=account.account_id,
                 account_sid=account.account_sid,
-                created_at=ids.created_at(call_id),
+                created_at=ids.creation_time_of_id(call_id),
                 idempotency_key=idempotency_key,
                 fingerprint=self._keyring.keyed_hash(canonical_body),
-                parameters=valid.request.for_record() | (schedule.for_record(valid.request.queue) if schedule else {}),
+                parameters=valid.request.parameters_for_record()
+                | (schedule.call_record_members(valid.request.queue) if schedule else {}),
                 warnings=valid.warnings_json(*callbacks.warnings),
                 to=valid.request.to,
                 from_=valid.request.from_,
@@ -134,36 +135,36 @@ class CreationService:
             )
             scheduled = ScheduledCall(call, schedule) if schedule else None
             if await self._commit_intent(call, account, scheduled):
-                return Creation(call) if scheduled else await self._place(call, account, prepared)
-            existing = await self._find_by_key(caller.tenant_id, idempotency_key)
+                return CreationResult(call) if scheduled else await self._place_call(call, account, prepared)
+            existing = await self._find_call_by_key(caller.tenant_id, idempotency_key)
             if existing and not self._may_be_retried(existing, canonical_body):
-                return Creation(existing, replayed=True)
+                return CreationResult(existing, replayed=True)
             if existing:
-                _, prepared = self._preparation.prepare(valid.request, account, sip_auth, existing.id, began)
-                if reopened := await self._reopen(existing, call, account, scheduled):
-                    return Creation(reopened) if scheduled else await self._place(reopened, account, prepared)
+                _, prepared = self._preparation.prepare_call(valid.request, account, sip_auth, existing.id, began)
+                if reopened := await self._reopen_call(existing, call, account, scheduled):
+                    return CreationResult(reopened) if scheduled else await self._place_call(reopened, account, prepared)
         # Another request with the same key was faster.
         return await self.create(caller, body, idempotency_key)
 
-    async def refuse(
+    async def refuse_or_replay(
         self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None, error: CallgateError
-    ) -> Creation:
+    ) -> CreationResult:
         """Raises `error`, unless the key names a call. Then does what `create` does for a repeated request."""
-        existing = await self._find_by_key(caller.tenant_id, idempotency_key)
-        if existing is None or self._may_be_retried(existing, _canonical_bytes(body)):
+        existing = await self._find_call_by_key(caller.tenant_id, idempotency_key)
+        if existing is None or self._may_be_retried(existing, _canonical_request_bytes(body)):
             raise error
-        return Creation(existing, replayed=True)
+        return CreationResult(existing, replayed=True)
 
     def require_capacity(self) -> None:
         """Raises Overloaded or ShuttingDown if no tenant can begin a creation now."""
         self._slots.require_free()
 
-    async def _find_by_key(self, tenant_id: str, idempotency_key: str | None) -> Call | None:
+    async def _find_call_by_key(self, tenant_id: str, idempotency_key: str | None) -> Call | None:
         if idempotency_key is None:
             return None
         return await self._existing.submit((tenant_id, idempotency_key))
 
-    async def _find_many_by_key(self, keys: Sequence[tuple[str, str]]) -> Sequence[Call | None]:
+    async def _find_calls_by_key(self, keys: Sequence[tuple[str, str]]) -> Sequence[Call | None]:
         async with self._database.begin() as session:
             found = await repository.find_calls_by_key(session, keys)
         return [found.get(key) for key in keys]
@@ -175,7 +176,7 @@ class CreationService:
         error to answer with if the request differs from the earlier one, if the call is pending, or if a lasting problem
         prevented the start. `canonical_body` is the new request. The call has a keyed hash of the earlier request.
         """
-        if not self._keyring.matches(call.fingerprint, canonical_body):
+        if not self._keyring.matches_keyed_hash(call.fingerprint, canonical_body):
             raise IdempotencyKeyReused(call_id=call.id)
         if call.execution == "pending":
             raise CallPending(call_id=call.id, after_s=1)
@@ -185,7 +186,7 @@ class CreationService:
             return True
         raise restore_error(call.problem, call_id=call.id)
 
-    async def _schedule(self, caller: Caller, request: CallRequest) -> Schedule:
+    async def _make_schedule(self, caller: Caller, request: CallRequest) -> Schedule:
         """Returns the times of a scheduled call. Raises InvalidRequest for an unknown queue and for impossible times."""
         queue = await self._queues.submit((caller.tenant_id, request.queue))
         if queue is None:
@@ -199,11 +200,11 @@ class CreationService:
         Raises PaceExceeded if the pace of the account does not allow the call.
         """
         if scheduled:
-            return await self._scheduled_intents.commit(scheduled)
+            return await self._scheduled_intents.commit_intent(scheduled)
         try:
             written_at = await (self._paced_intents if account.is_paced else self._intents).submit(call)
         except PaceExceeded:
-            if await self._find_by_key(call.tenant_id, call.idempotency_key) is None:
+            if await self._find_call_by_key(call.tenant_id, call.idempotency_key) is None:
                 raise
             return False
         except DatabaseUnavailable as error:
@@ -223,7 +224,7 @@ class CreationService:
         inserted = await insert_intents(self._database, calls)
         return [inserted.get(call.id) for call in calls]
 
-    async def _reopen(
+    async def _reopen_call(
         self, existing: Call, new_intent: NewCall, account: UsableAccount, scheduled: ScheduledCall | None
     ) -> Call | None:
         """Makes the call of an earlier attempt pending or scheduled again, and returns it.
@@ -236,12 +237,12 @@ class CreationService:
         try:
             async with self._database.begin() as session:
                 is_paced = account.is_paced and not scheduled
-                call = await (reopen_paced if is_paced else reopen)(session, existing, new_intent)
+                call = await (reopen_paced_call if is_paced else reopen_call)(session, existing, new_intent)
                 if call:
                     data = {"attempt": call.attempt}
                     await repository.add_event(session, call.id, f"call.{call.execution}", data, event_id=event_id)
                     if scheduled:
-                        await insert_dial(session, existing.id, scheduled)
+                        await insert_dial_row(session, existing.id, scheduled)
                 committing = call is not None
             return call
         except (DatabaseUnavailable, asyncio.CancelledError):
@@ -254,14 +255,14 @@ class CreationService:
                 self._withdrawals.withdraw_reopening(existing.id, existing.attempt + 1, event_id=event_id)
             raise
 
-    async def _place(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Creation:
+    async def _place_call(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> CreationResult:
         settled = await self._placement.place(call, account, prepared)
         if settled.execution == "not_started" and settled.problem:
             raise restore_error(settled.problem, call_id=settled.id)
-        return Creation(settled)
+        return CreationResult(settled)
 
 
-def _canonical_bytes(body: Mapping[str, Any]) -> bytes:
+def _canonical_request_bytes(body: Mapping[str, Any]) -> bytes:
     """Returns the request as JSON with sorted members. Two requests are the same if these bytes are equal."""
     try:
         return _CANONICAL_JSON.encode(body).encode()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from app.calls.store import insert_deliveries_from
+from app.calls.store import insert_deliveries_sql
 
 
 def interval_sql(name: str, *, json_value: str = "given") -> str:
@@ -11,7 +11,7 @@ def interval_sql(name: str, *, json_value: str = "given") -> str:
     return f"make_interval(secs => ({json_value} ->> '{name}')::float8)"
 
 
-def quoted(columns: Sequence[str], prefix: str = "") -> str:
+def quoted_columns_sql(columns: Sequence[str], prefix: str = "") -> str:
     """Returns the column names in double quotes, each after `prefix`, joined by commas."""
     return ", ".join(f'{prefix}"{column}"' for column in columns)
 
@@ -31,7 +31,7 @@ def new_deliveries_sql(from_clause: str) -> str:
     source = (
         f"{from_clause} CROSS JOIN LATERAL jsonb_populate_record(NULL::delivery, delivery) AS new WHERE delivery IS NOT NULL"
     )
-    return f", new_delivery AS ({insert_deliveries_from(source)})"
+    return f", new_delivery AS ({insert_deliveries_sql(source)})"
 
 
 DELIVERY_COLUMN: Final = "given -> 'delivery' AS delivery"

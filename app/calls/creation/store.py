@@ -14,13 +14,13 @@ from asyncpg import UniqueViolationError
 from pydantic_core import to_json
 from uuid_utils import uuid7
 
-from app.calls.creation.sql_parts import DELIVERY_COLUMN, interval_sql, json_rows_sql, new_deliveries_sql, quoted
-from app.calls.last_answer import stored_columns
+from app.calls.creation.sql_parts import DELIVERY_COLUMN, interval_sql, json_rows_sql, new_deliveries_sql, quoted_columns_sql
+from app.calls.last_answer import columns_to_store
 from app.calls.models import Call
-from app.calls.outbox import NewDelivery, settled_delivery
+from app.calls.outbox import NewDelivery, delivery_of_event_settled
 from app.calls.settlement import RecordChange
 from app.calls.store import UNIQUE_SID, RecordColumns, SidTaken
-from app.database.batcher import LOCKED, Busy
+from app.database.batcher import LOCKED, BusyResult
 from app.database.engine import Database
 from app.scheduling.dials import DIAL_COLUMN_SQL, insert_dials_sql
 from app.twilio.schemas import CallResource
@@ -33,7 +33,7 @@ class _NewCallState(RecordColumns):
     pending_since: datetime
     updated_at: datetime
 
-    # The values in Twilio's answer. `SettledCall.of` decides how they are stored.
+    # The values in Twilio's answer. `SettledCall.from_change` decides how they are stored.
     uri: str | None = None
     subresource_uris: dict[str, Any] | None = None
     resource: dict[str, Any] | None = None
@@ -111,9 +111,9 @@ def insert_calls_sql(
         WITH given AS MATERIALIZED (
             {json_rows_sql(*json_columns)}
         ){ctes_before}, inserted AS (
-            INSERT INTO call (pending_since, settled_at, {quoted(columns)}, {quoted(_INTENT_COLUMNS)})
+            INSERT INTO call (pending_since, settled_at, {quoted_columns_sql(columns)}, {quoted_columns_sql(_INTENT_COLUMNS)})
             SELECT coalesce(pending_since, now()), CASE WHEN settled_by IS NOT NULL THEN now() END,
-                {quoted(columns)}, {quoted(_INTENT_COLUMNS)}
+                {quoted_columns_sql(columns)}, {quoted_columns_sql(_INTENT_COLUMNS)}
             FROM {"admitted" if ctes_before else "given"} ORDER BY tenant_id, idempotency_key
             ON CONFLICT {on_conflict} DO NOTHING
             RETURNING id, updated_at
@@ -142,7 +142,7 @@ _INSERT_WITHDRAWN = insert_calls_sql(
 )
 
 
-def _outcome_statement(*, complete: bool) -> str:
+def _write_outcomes_sql(*, complete: bool) -> str:
     """Returns SQL that writes the outcomes of calls, with one event each.
 
     With `complete`, the SQL also inserts the delivery in the member `delivery`, and the row of `scheduled_dial` in the member
@@ -164,7 +164,7 @@ def _outcome_statement(*, complete: bool) -> str:
         ), pending AS MATERIALIZED (
             SELECT id, attempt FROM locked JOIN given USING (id, attempt) WHERE locked.execution = 'pending'
         ), changed AS (
-            UPDATE call SET ({quoted(_OUTCOME_COLUMNS)}) = ROW ({quoted(_OUTCOME_COLUMNS, "given.")}),
+            UPDATE call SET ({quoted_columns_sql(_OUTCOME_COLUMNS)}) = ROW ({quoted_columns_sql(_OUTCOME_COLUMNS, "given.")}),
                 {", ".join(f"{name} = now() + given.{name}_in" for name in _OUTCOME_TIME_COLUMNS)},
                 updated_at = now(){written if complete else ""}
             FROM given JOIN pending USING (id, attempt) WHERE call.id = given.id
@@ -180,8 +180,8 @@ def _outcome_statement(*, complete: bool) -> str:
     """  # noqa: S608  # column names from this module
 
 
-_WRITE_OUTCOMES = _outcome_statement(complete=False)
-_WRITE_COMPLETE_OUTCOMES = _outcome_statement(complete=True)
+_WRITE_OUTCOMES = _write_outcomes_sql(complete=False)
+_WRITE_COMPLETE_OUTCOMES = _write_outcomes_sql(complete=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,21 +196,21 @@ class SettledCall:
     """The events for which a delivery is written, including the event of `delivery`. Empty if `delivery` is None."""
 
     @classmethod
-    def of(cls, call: Call | NewCall, change: RecordChange) -> Self:
+    def from_change(cls, call: Call | NewCall, change: RecordChange) -> Self:
         """Returns the outcome `change` of the call's current attempt, with the delivery to the tenant, if one must be sent.
 
         If `change` has Twilio's whole answer in one member, replaces this member by the columns that store the answer.
         """
         # A call that was just created has no deliveries, and not this attribute. A granted call has the attribute.
         written: Sequence[str] = getattr(call, "deliveries_written", ())
-        delivery = settled_delivery(call, change.columns, written=written)
+        delivery = delivery_of_event_settled(call, change.columns, written=written)
         if change.columns.get("resource"):
-            change = RecordChange(stored_columns(call, change.columns), change.times, change.event, change.data)
+            change = RecordChange(columns_to_store(call, change.columns), change.times, change.event, change.data)
         if delivery is None:
             return cls(call.id, call.attempt, change)
         return cls(call.id, call.attempt, change, delivery, (*written, delivery["event"]))
 
-    def row(self) -> dict[str, Any]:
+    def outcome_row(self) -> dict[str, Any]:
         times = {f"{name}_in": None if offset is None else offset.total_seconds() for name, offset in self.change.times.items()}
         event = {"event": self.change.event, "data": self.change.data}
         row = {"id": self.call_id, "attempt": self.attempt, **self.change.columns, **times, **event}
@@ -239,15 +239,15 @@ async def insert_lost_intent(database: Database, call: Call | NewCall) -> bool:
     return bool(await database.fetch(_INSERT_LOST_INTENTS, rows_as_json([row])))
 
 
-async def withdraw_intents(database: Database, calls: Sequence[NewCall], change: RecordChange) -> list[bool | Busy]:
+async def withdraw_intents(database: Database, calls: Sequence[NewCall], change: RecordChange) -> list[bool | BusyResult]:
     """Records `change` as the outcome of calls that were not dialled.
 
     The insert of their intents (first records) may be committed, still under way, or lost. An insert that is still under way
     then has no effect. Returns one result for each call: whether the outcome was written, or LOCKED if another session has
     locked the row. It is not written if another call has the idempotency key, or if the call is not pending any more.
     """
-    outcomes = {call.id: SettledCall.of(call, change) for call in calls}
-    rows = [{"deliveries_written": (), **intent_row(call), **outcomes[call.id].row()} for call in calls]
+    outcomes = {call.id: SettledCall.from_change(call, change) for call in calls}
+    rows = [{"deliveries_written": (), **intent_row(call), **outcomes[call.id].outcome_row()} for call in calls]
     inserted = {row["id"] for row in await database.fetch(_INSERT_WITHDRAWN, rows_as_json(rows))}
     # This statement follows the insert, so that it sees the rows with which the insert collided.
     landed = [outcome for call_id, outcome in outcomes.items() if call_id not in inserted]
@@ -259,7 +259,9 @@ async def withdraw_intents(database: Database, calls: Sequence[NewCall], change:
     ]
 
 
-async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) -> dict[tuple[UUID, int], datetime | Busy | None]:
+async def write_outcomes(
+    database: Database, outcomes: Sequence[SettledCall]
+) -> dict[tuple[UUID, int], datetime | BusyResult | None]:
     """Writes the outcomes of pending calls, with their events. Returns a result for each outcome, by call id and attempt.
 
     The result is the time of the change. It is None if the call is missing, not pending any more, or in another attempt. It is
@@ -269,7 +271,7 @@ async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) ->
     has_more = any(outcome.delivery is not None or outcome.change.dial is not None for outcome in outcomes)
     statement = _WRITE_COMPLETE_OUTCOMES if has_more else _WRITE_OUTCOMES
     try:
-        written = await database.fetch(statement, rows_as_json([outcome.row() for outcome in outcomes]))
+        written = await database.fetch(statement, rows_as_json([outcome.outcome_row() for outcome in outcomes]))
     except UniqueViolationError as error:
         if error.constraint_name == UNIQUE_SID:
             raise SidTaken from error

@@ -42,7 +42,7 @@ def validate_call(body: Mapping[str, Any]) -> ValidCall:
 
     Error texts do not repeat values of the request, with one exception: a text may suggest a phone number in E.164 format.
     """
-    request, errors = _parse(body)
+    request, errors = _parse_call_request(body)
     flagged = {error.pointer for error in errors}
     found = [*_address_findings(body), *_twiml_source_findings(body), *_sip_credential_findings(body)]
     if request is not None:
@@ -52,10 +52,10 @@ def validate_call(body: Mapping[str, Any]) -> ValidCall:
         raise InvalidRequest(field_errors=tuple(errors))
     require_few_userinfos_in_all(vars(request).values())
     warnings = [error for error, severity in found if severity is not Severity.ERROR]
-    return ValidCall(request, (*warnings, *_ignored_parameters(request)))
+    return ValidCall(request, (*warnings, *_ignored_parameter_warnings(request)))
 
 
-def _parse(body: Mapping[str, Any]) -> tuple[CallRequest | None, list[FieldError]]:
+def _parse_call_request(body: Mapping[str, Any]) -> tuple[CallRequest | None, list[FieldError]]:
     try:
         return CallRequest.model_validate(body), []
     except ValidationError as error:
@@ -130,8 +130,8 @@ def _schedule_errors(request: CallRequest) -> Iterator[FieldError]:
             if getattr(request, name) is not None:
                 yield FieldError(f"/{name}", "not_scheduled", text)
         return
-    kept = request.for_record()
-    for name, value in request.for_twilio().items():
+    kept = request.parameters_for_record()
+    for name, value in request.parameters_for_twilio().items():
         if kept.get(name) == value:
             continue
         advice = "use sip_credential instead" if name in _SIP_AUTH_PARAMETERS else "place the call at once instead"
@@ -139,7 +139,7 @@ def _schedule_errors(request: CallRequest) -> Iterator[FieldError]:
         yield FieldError(f"/{name}", "secret_cannot_wait", f"{what} Callgate does not store for a scheduled call: {advice}")
 
 
-def _ignored_parameters(request: CallRequest) -> Iterator[FieldError]:
+def _ignored_parameter_warnings(request: CallRequest) -> Iterator[FieldError]:
     """Yields a warning for each parameter that Twilio accepts and ignores."""
     if request.url and request.twiml:
         yield FieldError("/twiml", "ignored", "Twilio uses url and ignores twiml when both are given")

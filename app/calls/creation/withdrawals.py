@@ -15,7 +15,7 @@ from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, withdraw_i
 from app.calls.models import Call
 from app.calls.settlement import RecordChange, Settlement
 from app.calls.stored_problem import error_as_json
-from app.database.batcher import Batcher, Busy
+from app.database.batcher import Batcher, BusyResult
 from app.database.engine import Database
 from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable
@@ -56,7 +56,7 @@ class Withdrawals:
     def __init__(self, database: Database, settlement: Settlement) -> None:
         self._database = database
         self._settlement = settlement
-        self._intents: Batcher[NewCall, bool] = Batcher(self._write_intents, max_batch=MAX_ROWS_PER_STATEMENT)
+        self._intents: Batcher[NewCall, bool] = Batcher(self._withdraw_intents, max_batch=MAX_ROWS_PER_STATEMENT)
         self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=MAX_ROWS_PER_STATEMENT, max_items=_MAX_QUEUED)
 
     def withdraw_intent(self, call: NewCall) -> None:
@@ -89,26 +89,26 @@ class Withdrawals:
                 await self._withdraw_grant(item)
             case _:
                 if not await self._intents.submit(item):
-                    await self._withdraw_unknown(item)
+                    await self._withdraw_unknown_intent(item)
 
-    async def _write_intents(self, calls: Sequence[NewCall]) -> Sequence[bool | Busy]:
+    async def _withdraw_intents(self, calls: Sequence[NewCall]) -> Sequence[bool | BusyResult]:
         return await withdraw_intents(self._database, calls, self._change_to_not_started())
 
-    async def _withdraw_unknown(self, intent: NewCall) -> None:
+    async def _withdraw_unknown_intent(self, intent: NewCall) -> None:
         """Withdraws an intent that a worker has marked as `unknown`, because it was pending for too long."""
         async with self._database.begin() as session:
             call = await repository.lock_call(session, intent.id)
-            if call is not None and _is_open(call, intent.attempt):
-                await self._settlement.apply(session, call, self._change_to_not_started())
+            if call is not None and _is_attempt_open(call, intent.attempt):
+                await self._settlement.apply_change(session, call, self._change_to_not_started())
 
     async def _withdraw_reopening(self, reopening: _Reopening) -> None:
         async with self._database.begin() as session:
             call = await repository.lock_call(session, reopening.call_id)
             if call is None:
                 return
-            if _is_open(call, reopening.attempt):
+            if _is_attempt_open(call, reopening.attempt):
                 if await repository.has_event(session, call.id, reopening.event_id):
-                    await self._settlement.apply(session, call, self._change_to_not_started())
+                    await self._settlement.apply_change(session, call, self._change_to_not_started())
             elif call.execution == "not_started" and call.attempt == reopening.attempt - 1:
                 # Uses up the number, so that a late commit of the reopening finds another attempt and changes nothing.
                 call.attempt = reopening.attempt
@@ -117,15 +117,15 @@ class Withdrawals:
         async with self._database.begin() as session:
             # Waits for the grant's transaction if that has not ended yet.
             call = await repository.lock_call(session, grant.call_id)
-            if call is not None and _is_open(call, grant.attempt) and call.pending_since == grant.pending_since:
+            if call is not None and _is_attempt_open(call, grant.attempt) and call.pending_since == grant.pending_since:
                 problem, waiting = error_as_json(DatabaseUnavailable()), grant.waiting
                 change = self._settlement.change_to_scheduled(problem, waiting.row, due_in=waiting.retry_in, data={})
-                await self._settlement.apply(session, call, change)
+                await self._settlement.apply_change(session, call, change)
 
     def _change_to_not_started(self) -> RecordChange:
         return self._settlement.change_to_not_started(error_as_json(DatabaseUnavailable()), data={})
 
 
-def _is_open(call: Call, attempt: int) -> bool:
+def _is_attempt_open(call: Call, attempt: int) -> bool:
     """Returns whether the call has no outcome in this attempt. A worker may have marked it as `unknown`."""
     return call.attempt == attempt and call.execution in ("pending", "unknown")

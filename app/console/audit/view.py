@@ -6,7 +6,7 @@ from typing import Final, get_args
 from urllib.parse import quote, urlencode
 
 from app.audit.events import AuditAction
-from app.audit.service import read_audit_cursor
+from app.audit.service import decode_audit_cursor
 from app.audit.store import AuditFilter, AuditRow
 from app.console.times import read_form_time
 from app.http.operations import CONSOLE_PREFIX
@@ -60,7 +60,7 @@ class AuditQuery:
     until: str = ""
     cursor: str = ""
 
-    def read(self, tenant_id: str | None) -> tuple[AuditFilter, dict[str, str]]:
+    def parse_filters(self, tenant_id: str | None) -> tuple[AuditFilter, dict[str, str]]:
         """Returns the filters, and the error texts of invalid filters, by the name of the filter.
 
         If `tenant_id` is not None, the list has only events of this tenant, whatever the filters say.
@@ -78,7 +78,7 @@ class AuditQuery:
                 times[name] = read_form_time(text)
             except ValueError:
                 faults[name] = "Give a time in UTC, such as 2026-11-28T09:30."
-        before = read_audit_cursor(self.cursor) if self.cursor else None
+        before = decode_audit_cursor(self.cursor) if self.cursor else None
         if self.cursor and before is None:
             faults["cursor"] = "This is no page of the list: it begins with the newest event."
         filters = AuditFilter(
@@ -93,14 +93,14 @@ class AuditQuery:
 
     def page_address(self, cursor: str | None) -> str | None:
         """Returns the URL of the page that begins at the cursor, with the same filters. Returns None if `cursor` is None."""
-        return None if cursor is None else self._address(cursor)
+        return None if cursor is None else self._list_address(cursor)
 
     @property
     def first_page_address(self) -> str | None:
         """The URL of the first page, with the same filters; None if this is the first page."""
-        return self._address("") if self.cursor else None
+        return self._list_address("") if self.cursor else None
 
-    def _address(self, cursor: str) -> str:
+    def _list_address(self, cursor: str) -> str:
         fields = {"tenant": self.tenant, "actor": self.actor, "action": self.action, "since": self.since, "until": self.until}
         given = {name: value for name, value in {**fields, "cursor": cursor}.items() if value}
         return f"{PATH}?{urlencode(given)}" if given else PATH
@@ -141,7 +141,7 @@ class AuditLine:
         return f"{CONSOLE_PREFIX}/deliveries/{tenant}/{subject}" if self.action == "delivery.retry" else None
 
     @classmethod
-    def of(cls, row: AuditRow) -> "AuditLine":
+    def from_row(cls, row: AuditRow) -> "AuditLine":
         noun, _, verb = row.action.rpartition(".")
         action_text = f"{_PLURAL_NOUNS.get(row.action) or _NOUNS.get(noun, noun)} {_VERBS.get(verb, verb)}".strip()
         return cls(

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from app.calls.last_answer import CallRow
 from app.console.calls.records import CallHistory, EventRow
-from app.console.calls.words import SEARCH_RESULT_TEXTS, Tone, problem_in_words, reason_in_words, span
+from app.console.calls.words import SEARCH_RESULT_TEXTS, Tone, duration_in_words, problem_in_words, reason_in_words
 from app.console.filters import money
 from app.console.masking import mask_text
 from app.twilio.schemas import TERMINAL_STATUSES
@@ -50,12 +50,12 @@ def _describe_scheduled(history: CallHistory) -> HistorySummary:
     if dial is None:
         return HistorySummary("Its turn has come; it is about to be dialled.", "")
     if dial.due_at > now:
-        text = _describe_not_due(history, span(dial.due_at - now))
+        text = _describe_not_due(history, duration_in_words(dial.due_at - now))
     else:
-        text = f"Has been due for {span(now - dial.due_at)} and waits {_describe_wait(history)}"
+        text = f"Has been due for {duration_in_words(now - dial.due_at)} and waits {_describe_wait(history)}"
     if dial.ring_by <= now:
         return HistorySummary(f"{text}. It was not dialled by its latest time, so it expires.", "warning")
-    return HistorySummary(f"{text}; it expires unless it is dialled within {span(dial.ring_by - now)}.", "")
+    return HistorySummary(f"{text}; it expires unless it is dialled within {duration_in_words(dial.ring_by - now)}.", "")
 
 
 def _describe_not_due(history: CallHistory, wait: str) -> str:
@@ -76,8 +76,8 @@ def _describe_wait(history: CallHistory) -> str:
 def _describe_pending(history: CallHistory) -> HistorySummary:
     age = history.now - history.call.pending_since
     if age > _NORMAL_PENDING_TIME:
-        return HistorySummary(f"Has been pending for {span(age)}, too long: check that a worker runs.", "danger")
-    return HistorySummary(f"Has been on its way to Twilio for {span(age)}.", "")
+        return HistorySummary(f"Has been pending for {duration_in_words(age)}, too long: check that a worker runs.", "danger")
+    return HistorySummary(f"Has been on its way to Twilio for {duration_in_words(age)}.", "")
 
 
 def _describe_unknown(history: CallHistory) -> HistorySummary:
@@ -93,7 +93,7 @@ def _describe_unknown(history: CallHistory) -> HistorySummary:
         text += f" {which} of Twilio's list {SEARCH_RESULT_TEXTS.get(result, result)}."
     if call.search_at is None:
         return HistorySummary(f"{text} It is not searched for any more: only a callback can settle it.", "danger")
-    when = f"in {span(call.search_at - now)}" if call.search_at > now else "now"
+    when = f"in {duration_in_words(call.search_at - now)}" if call.search_at > now else "now"
     search = "The next search" if searches else "The first search of Twilio's list"
     return HistorySummary(f"{text} {search} is {when}. It is never dialled again.", "warning")
 
@@ -117,11 +117,11 @@ def _describe_not_started(history: CallHistory) -> HistorySummary:
 
 
 def _describe_refusal(problem: Mapping[str, Any]) -> str:
-    said = _upstream_words(problem.get("upstream") or {})
+    said = _twilio_error_words(problem.get("upstream") or {})
     return f"{problem_in_words(problem.get('slug')) or 'Not started'}{f' ({said})' if said else ''}."
 
 
-def _upstream_words(upstream: Mapping[str, Any]) -> str:
+def _twilio_error_words(upstream: Mapping[str, Any]) -> str:
     """Returns Twilio's error response in words: its error code (without one, the HTTP status) and its message."""
     number = next((f"{name} {upstream[name]}" for name in ("code", "status") if upstream.get(name)), "")
     message = str(upstream.get("message") or "").strip().rstrip(".")
@@ -131,16 +131,16 @@ def _upstream_words(upstream: Mapping[str, Any]) -> str:
 def _describe_started(history: CallHistory) -> HistorySummary:
     call = history.call
     if call.status not in TERMINAL_STATUSES:
-        return HistorySummary(f"{_describe_open(history)}.", "")
+        return HistorySummary(f"{_describe_call_in_progress(history)}.", "")
     words = [*_ending_words(history), *_price_words(call)]
     return HistorySummary(", ".join(words) + ".", "warning" if call.status == "failed" else "ok")
 
 
-def _describe_open(history: CallHistory) -> str:
+def _describe_call_in_progress(history: CallHistory) -> str:
     """Returns the sentence about a started call that has not ended."""
     call, now = history.call, history.now
     status = call.status or "queued"
-    since = span(now - (_status_since(history, status) or call.settled_at or call.created_at))
+    since = duration_in_words(now - (_status_since(history, status) or call.settled_at or call.created_at))
     if status == "in-progress":
         return f"Rang once, answered{_answerer_words(call.answered_by)}, in progress for {since}"
     words = {"queued": "In Twilio's queue", "initiated": "Twilio has been dialling", "ringing": "Ringing"}
@@ -154,7 +154,7 @@ def _ending_words(history: CallHistory) -> list[str]:
     ended = " by a request through Callgate" if _was_ended_through_callgate(history) else ""
     match call.status:
         case "completed":
-            length = [] if call.duration is None else [span(timedelta(seconds=call.duration))]
+            length = [] if call.duration is None else [duration_in_words(timedelta(seconds=call.duration))]
             return [f"Rang once, answered{_answerer_words(call.answered_by)}", *length, *([f"ended{ended}"] if ended else [])]
         case "busy":
             return [f"Dialled once, busy{code}"]
@@ -189,7 +189,7 @@ def _additional_sentences(history: CallHistory) -> list[str]:
     more = []
     if call.execution == "started" and call.settled_by in ("callback", "list"):
         how = "a callback" if call.settled_by == "callback" else "a search of Twilio's list"
-        length = span(call.settled_at - call.pending_since) if call.settled_at else "a time"
+        length = duration_in_words(call.settled_at - call.pending_since) if call.settled_at else "a time"
         more.append(f"Whether it had started was unknown for {length}, until {how} showed it.")
     corrected = _last_event(history, "call.corrected")
     if corrected:
@@ -204,9 +204,9 @@ def _additional_sentences(history: CallHistory) -> list[str]:
         more.append("It was deleted at Twilio.")
     elif history.slot and history.slot.missing_since:
         more.append(
-            f"For {span(history.now - history.slot.missing_since)}, Twilio has answered that it has no such call. Until it has "
-            "one, or the call is taken as deleted an hour after its start, it counts as a concurrent call of its account and "
-            "queue."
+            f"For {duration_in_words(history.now - history.slot.missing_since)}, Twilio has answered that it has no such call. "
+            "Until it has one, or the call is taken as deleted an hour after its start, it counts as a concurrent call of "
+            "its account and queue."
         )
     more += _delivery_sentences(history)
     if call.redial_of is not None:

@@ -16,7 +16,9 @@ _HIDDEN_MEMBERS: Final = frozenset({"uri", "subresource_uris"})
 def parameter_rows(parameters: Mapping[str, Any], *, reveal: bool) -> list[Row]:
     """Returns a row for each parameter of a request, `to` and `from` first. Masks personal data unless `reveal` is true."""
     shown = parameters if reveal else mask_json(parameters)
-    return [(name, _in_words(shown[name])) for name in sorted(shown, key=lambda name: _SORT_ORDER.get(name, len(_SORT_ORDER)))]
+    return [
+        (name, _value_as_text(shown[name])) for name in sorted(shown, key=lambda name: _SORT_ORDER.get(name, len(_SORT_ORDER)))
+    ]
 
 
 def resource_rows(resource: Mapping[str, Any] | None, *, reveal: bool) -> list[Row]:
@@ -26,23 +28,23 @@ def resource_rows(resource: Mapping[str, Any] | None, *, reveal: bool) -> list[R
     """
     shown = (resource or {}) if reveal else mask_json(resource or {})
     return [
-        (name, _in_words(value))
+        (name, _value_as_text(value))
         for name, value in shown.items()
         if name not in _HIDDEN_MEMBERS and value not in (None, "", [], {})
     ]
 
 
-def _in_words(value: Any) -> str:
+def _value_as_text(value: Any) -> str:
     match value:
         case bool():
             return "yes" if value else "no"
         case list():
-            return ", ".join(_in_words(item) for item in value)
+            return ", ".join(_value_as_text(item) for item in value)
         case Mapping():
-            return "; ".join(_pairs(value))
+            return "; ".join(_member_texts(value))
     return str(value)
 
 
-def _pairs(value: Mapping[str, Any]) -> Iterator[str]:
+def _member_texts(value: Mapping[str, Any]) -> Iterator[str]:
     for name, item in value.items():
-        yield f"{name}: {_in_words(item)}"
+        yield f"{name}: {_value_as_text(item)}"

@@ -64,7 +64,7 @@ class PendingEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class DialRow:
+class ScheduledDialRow:
     """A row of the table `scheduled_dial`. The table has one row for each call that waits to be dialled."""
 
     due_at: datetime
@@ -75,7 +75,7 @@ class DialRow:
 
 
 @dataclass(frozen=True, slots=True)
-class SlotRow:
+class DialSlotRow:
     """A row of the table `dial_slot`. While it exists, the call counts as a concurrent call of its account and its queue."""
 
     until: datetime
@@ -98,8 +98,8 @@ class CallHistory:
     """The deliveries in the order of the events that they report. If there are too many to show, these are the first ones."""
     has_more_deliveries: bool = False
     pending_end: PendingEnd | None = None
-    dial: DialRow | None = None
-    slot: SlotRow | None = None
+    dial: ScheduledDialRow | None = None
+    slot: DialSlotRow | None = None
     queue: str | None = None
     """The name of the call's queue."""
     is_queue_paused: bool = False

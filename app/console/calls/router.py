@@ -16,7 +16,7 @@ from app.console.calls.records import CallHistory, CallLine
 from app.console.calls.search import STATUSES, STORED_PROBLEMS, CallForm, read_call_form
 from app.console.calls.service import CallActions
 from app.console.rendering import page_response
-from app.console.tenancy import require_read
+from app.console.tenancy import require_read_scope
 from app.deliveries.router import DeliveryServiceDep
 from app.errors import CallgateError, CallNotFound, DatabaseUnavailable
 from app.http.routes import needs
@@ -51,14 +51,14 @@ async def call_actions(
 
     Every action needs this scope, because the response to every action shows the call.
     """
-    require_read(client)
+    require_read_scope(client)
     return CallActions(request.state.database, slot_limited_reads(request), calls, control, deliveries, client, actor)
 
 
 CallActionsDep = Annotated[CallActions, Depends(call_actions)]
 
 
-async def call_id_of(id_or_sid: Annotated[str, Path(max_length=64)]) -> UUID:
+async def call_id_in_path(id_or_sid: Annotated[str, Path(max_length=64)]) -> UUID:
     """Returns `id_or_sid`, a part of the path, as a UUID.
 
     Raises CallNotFound if it is no UUID, even if it is the sid of a call.
@@ -69,7 +69,7 @@ async def call_id_of(id_or_sid: Annotated[str, Path(max_length=64)]) -> UUID:
         raise CallNotFound from None
 
 
-CallIdDep = Annotated[UUID, Depends(call_id_of)]
+CallIdDep = Annotated[UUID, Depends(call_id_in_path)]
 
 
 @router.get("")
@@ -77,7 +77,7 @@ CallIdDep = Annotated[UUID, Depends(call_id_of)]
 async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
     """Lists the calls that match the URL's query. Redirects to a call if the only filter is an id, sid or key of this call."""
     form = read_call_form(request.query_params.multi_items())
-    query = form.query.with_problem_span(now=datetime.now(UTC))
+    query = form.query.with_default_since(now=datetime.now(UTC))
     lines: list[CallLine] = []
     cursor, timed_out = None, False
     if not form.errors:
@@ -92,7 +92,7 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
     return page_response(
         request,
         "calls/list.html",
-        status=_list_status(form, timed_out=timed_out),
+        status=_list_http_status(form, timed_out=timed_out),
         form=form,
         has_filter=bool(form.texts.keys() - _NON_FILTER_FIELDS),
         lines=lines,
@@ -100,8 +100,8 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
         executions=EXECUTIONS,
         statuses=STATUSES,
         problems=STORED_PROBLEMS,
-        since_value=view.time_value(form, "since"),
-        until_value=view.time_value(form, "until"),
+        since_value=view.time_field_value(form, "since"),
+        until_value=view.time_field_value(form, "until"),
         read_as=view.search_kind_text(query.search),
         looks_back_to=query.since if query.since != form.query.since else None,
         badge_text=view.badge_text,
@@ -118,7 +118,9 @@ async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, 
     """Shows the call with this id. Redirects from its sid to its id. `done` selects a message of _DONE_MESSAGES to show."""
     if CALL_SID_PATTERN.fullmatch(id_or_sid):
         return _redirect_to_call((await _read_history(request, client, id_or_sid)).call.id)
-    return _call_page(request, await _read_history(request, client, await call_id_of(id_or_sid)), done=_DONE_MESSAGES.get(done))
+    return _render_call_page(
+        request, await _read_history(request, client, await call_id_in_path(id_or_sid)), done=_DONE_MESSAGES.get(done)
+    )
 
 
 @router.get("/{id_or_sid}/live")
@@ -144,7 +146,7 @@ async def show_masked(call_id: CallIdDep) -> Response:
 @allowed_while_suspended
 async def reveal_call(request: Request, actions: CallActionsDep, call_id: CallIdDep) -> Response:
     """Shows the call with its personal data. The audit log records that the data was shown."""
-    return _call_page(request, await actions.reveal(call_id), reveal=True)
+    return _render_call_page(request, await actions.reveal_personal_data(call_id), reveal=True)
 
 
 @router.post("/{id_or_sid}/end")
@@ -157,7 +159,9 @@ async def end_call(request: Request, actions: CallActionsDep, call_id: CallIdDep
     except CallNotFound:
         raise
     except CallgateError as error:
-        return _call_page(request, await actions.read(call_id), fault=f"{error.title}. {error.detail}", status=error.status)
+        return _render_call_page(
+            request, await actions.read_call_history(call_id), fault=f"{error.title}. {error.detail}", status=error.status
+        )
     return _redirect_to_call(call_id, "ended" if result.done else "remembered")
 
 
@@ -166,7 +170,7 @@ async def end_call(request: Request, actions: CallActionsDep, call_id: CallIdDep
 @allowed_while_suspended
 async def send_delivery_again(actions: CallActionsDep, call_id: CallIdDep, delivery_id: UUID) -> Response:
     """Makes the delivery due now, and redirects to the page of its call."""
-    await actions.send_again(call_id, delivery_id)
+    await actions.make_delivery_due(call_id, delivery_id)
     return _redirect_to_call(call_id, "sent")
 
 
@@ -175,13 +179,13 @@ async def _read_history(request: Request, client: Caller | OperatorCaller, call_
 
     Raises CallNotFound if the client may not see the call, or if there is no such call.
     """
-    history = await store.read_call(slot_limited_reads(request), call_id, tenant_id=client.tenant_id)
+    history = await store.read_call_history(slot_limited_reads(request), call_id, tenant_id=client.tenant_id)
     if history is None:
         raise CallNotFound
     return history
 
 
-def _call_page(
+def _render_call_page(
     request: Request,
     history: CallHistory,
     *,
@@ -196,7 +200,7 @@ def _call_page(
 
 def _template_context(history: CallHistory, *, reveal: bool) -> dict[str, Any]:
     return {
-        "view": view.view_call(history, reveal=reveal),
+        "view": view.make_call_view(history, reveal=reveal),
         "call": history.call,
         "as_json": view.as_json,
     }
@@ -210,7 +214,7 @@ def _redirect_to_call(call_id: UUID, done: str = "") -> Response:
     return RedirectResponse(f"{view.LIST_PATH}/{call_id}" + (f"?done={done}" if done else ""), status_code=303)
 
 
-def _list_status(form: CallForm, *, timed_out: bool) -> int:
+def _list_http_status(form: CallForm, *, timed_out: bool) -> int:
     """Returns the HTTP status of the list of calls: 503 if the search timed out, 422 if a filter is invalid, else 200."""
     if timed_out:
         return 503

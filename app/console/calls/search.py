@@ -9,10 +9,10 @@ from uuid import UUID
 
 from app.callgate_error import EXECUTIONS
 from app.calls import ids
-from app.calls.phone_numbers import read_number, spellings
+from app.calls.phone_numbers import read_number, stored_address_forms
 from app.calls.schemas import Status
 from app.console.times import read_form_time
-from app.errors import all_errors
+from app.errors import error_classes_by_slug
 from app.tenants.names import RESOURCE_NAME_PATTERN
 from app.twilio.schemas import CALL_SID_PATTERN
 
@@ -50,7 +50,7 @@ _PREFIX_PATTERN = re.compile(r"(to|from|key): ?(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class CallSearch:
     """What the text in the search box asks for.
 
     `kind` says what the text is, such as an id or a phone number; `values` are the spellings to look for.
@@ -67,7 +67,7 @@ class CallQuery:
     A call matches if it was requested at `since` or later and before `until`, and if its id is smaller than the id `before`.
     """
 
-    search: Search | None = None
+    search: CallSearch | None = None
     tenant: str | None = None
     queue: str | None = None
     execution: str | None = None
@@ -77,7 +77,7 @@ class CallQuery:
     until: datetime | None = None
     before: UUID | None = None
 
-    def with_problem_span(self, *, now: datetime) -> "CallQuery":
+    def with_default_since(self, *, now: datetime) -> "CallQuery":
         """Returns a copy with a `since` if the query filters by problem and has no `since`; otherwise returns the query itself.
 
         The added `since` is PROBLEM_SEARCH_SPAN before `until` or, if `until` is None, before `now`.
@@ -126,7 +126,7 @@ def read_call_form(parameters: Iterable[tuple[str, str]]) -> CallForm:
     return CallForm(query, texts, errors)
 
 
-def read_search(text: str) -> Search | None:
+def parse_search(text: str) -> CallSearch | None:
     """Returns what the text in the search box asks for; None if it cannot be read.
 
     The form of the text decides whether the text is an id, a sid, a phone number, a SIP address or an idempotency key. If the
@@ -140,63 +140,63 @@ def read_search(text: str) -> Search | None:
         return _prefixed_search(explicit[1], explicit[2])
     if _UUID_PATTERN.fullmatch(text):
         own = UUID(text)
-        return Search("id", (str(own),)) if own.version == _CALL_ID_VERSION else Search("key", (text,))
+        return CallSearch("id", (str(own),)) if own.version == _CALL_ID_VERSION else CallSearch("key", (text,))
     if CALL_SID_PATTERN.fullmatch(text):
-        return Search("sid", (text,))
+        return CallSearch("sid", (text,))
     if _SCHEME_PATTERN.match(text):
-        return Search("to", (text,))
+        return CallSearch("to", (text,))
     if text.startswith("+") or read_number(text):
-        return Search("number", spellings(text))
+        return CallSearch("number", stored_address_forms(text))
     if "@" in text and not re.search(r"\s", text):
-        return Search("to", (f"sip:{text}", f"sips:{text}"))
-    return Search("key", (text,)) if _KEY_PATTERN.fullmatch(text) else None
+        return CallSearch("to", (f"sip:{text}", f"sips:{text}"))
+    return CallSearch("key", (text,)) if _KEY_PATTERN.fullmatch(text) else None
 
 
-def _prefixed_search(name: str, text: str) -> Search | None:
+def _prefixed_search(name: str, text: str) -> CallSearch | None:
     """Returns the search for `text`, before which the user has written the prefix `name`: "to", "from" or "key".
 
     Returns None if the prefix is "key" and `text` cannot be an idempotency key.
     """
     if name == "key":
-        return Search("key", (text,)) if _KEY_PATTERN.fullmatch(text) else None
-    return Search("to" if name == "to" else "from", spellings(text) if read_number(text) else (text,))
+        return CallSearch("key", (text,)) if _KEY_PATTERN.fullmatch(text) else None
+    return CallSearch("to" if name == "to" else "from", stored_address_forms(text) if read_number(text) else (text,))
 
 
-def _read_time(text: str) -> datetime | None:
+def _parse_time(text: str) -> datetime | None:
     try:
         return read_form_time(text.strip())
     except ValueError:
         return None
 
 
-def _one_of(known: tuple[str, ...]) -> Callable[[str], str | None]:
+def _make_choice_parser(known: tuple[str, ...]) -> Callable[[str], str | None]:
     """Returns a function that returns its argument if it is one of the known texts, and None otherwise."""
     return lambda text: text if text in known else None
 
 
-def _read_problem(text: str) -> str | None:
+def _parse_problem_slug(text: str) -> str | None:
     slug = text.strip()
-    return slug if slug in all_errors() else None
+    return slug if slug in error_classes_by_slug() else None
 
 
-def _read_queue(text: str) -> str | None:
+def _parse_queue_name(text: str) -> str | None:
     name = text.strip()
     return name if re.fullmatch(RESOURCE_NAME_PATTERN, name) else None
 
 
-def _read_tenant(text: str) -> str | None:
+def _parse_tenant_id(text: str) -> str | None:
     return text.strip() if _TENANT_PATTERN.fullmatch(text) else None
 
 
 # By name of a parameter: the member of CallQuery, what reads the value, and what to say if it cannot be read.
 _FIELDS: Final[Mapping[str, tuple[str, Callable[[str], object], str]]] = {
-    "q": ("search", read_search, "Type a number, a SIP address, an id, a sid, or `key:` and an idempotency key."),
-    "tenant": ("tenant", _read_tenant, "Type the id of a tenant."),
-    "queue": ("queue", _read_queue, "Type the name of a queue: letters, digits and `._-`."),
-    "execution": ("execution", _one_of(EXECUTIONS), "Choose one of the list."),
-    "status": ("status", _one_of(STATUSES), "Choose one of the list."),
-    "problem": ("problem", _read_problem, "No problem has this name. The page on errors lists them."),
-    "since": ("since", _read_time, "Type a time in UTC, such as 2026-11-28T09:30."),
-    "until": ("until", _read_time, "Type a time in UTC, such as 2026-11-28T09:30."),
-    "cursor": ("before", ids.read_cursor, "The page's place in the list cannot be read. Start with the newest calls."),
+    "q": ("search", parse_search, "Type a number, a SIP address, an id, a sid, or `key:` and an idempotency key."),
+    "tenant": ("tenant", _parse_tenant_id, "Type the id of a tenant."),
+    "queue": ("queue", _parse_queue_name, "Type the name of a queue: letters, digits and `._-`."),
+    "execution": ("execution", _make_choice_parser(EXECUTIONS), "Choose one of the list."),
+    "status": ("status", _make_choice_parser(STATUSES), "Choose one of the list."),
+    "problem": ("problem", _parse_problem_slug, "No problem has this name. The page on errors lists them."),
+    "since": ("since", _parse_time, "Type a time in UTC, such as 2026-11-28T09:30."),
+    "until": ("until", _parse_time, "Type a time in UTC, such as 2026-11-28T09:30."),
+    "cursor": ("before", ids.decode_call_cursor, "The page's place in the list cannot be read. Start with the newest calls."),
 }

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from app.audit.events import Actor, AuditAction
-from app.audit.store import record
+from app.audit.store import record_audit_event
 from app.calls.control.service import CallControl, ControlResult
 from app.calls.service import CallService
 from app.console.calls import store
 from app.console.calls.records import CallHistory
 from app.console.tenancy import caller_for_tenant
 from app.database.engine import Database
-from app.database.pool import Transactions
+from app.database.pool import TransactionRunner
 from app.deliveries.service import DeliveryService
 from app.errors import CallNotFound
 from app.tenants.caller import Caller, OperatorCaller
@@ -28,7 +28,7 @@ class CallActions:
     """
 
     database: Database
-    reads: Transactions
+    reads: TransactionRunner
     """Runs the transactions that read what the page shows. Only a few of them run at a time."""
     calls: CallService
     control: CallControl
@@ -36,17 +36,17 @@ class CallActions:
     client: Caller | OperatorCaller
     actor: Actor
 
-    async def read(self, call_id: UUID) -> CallHistory:
+    async def read_call_history(self, call_id: UUID) -> CallHistory:
         """Returns the call with its events and deliveries. Raises CallNotFound if the client's tenant has no such call."""
-        history = await store.read_call(self.reads, call_id, tenant_id=self.client.tenant_id)
+        history = await store.read_call_history(self.reads, call_id, tenant_id=self.client.tenant_id)
         if history is None:
             raise CallNotFound
         return history
 
-    async def reveal(self, call_id: UUID) -> CallHistory:
+    async def reveal_personal_data(self, call_id: UUID) -> CallHistory:
         """Returns the call, and records in the audit log that its personal data is shown."""
-        history = await self.read(call_id)
-        await self._record("call.reveal", history.call.tenant_id, call_id)
+        history = await self.read_call_history(call_id)
+        await self._record_in_audit_log("call.reveal", history.call.tenant_id, call_id)
         return history
 
     async def end(self, call_id: UUID) -> ControlResult:
@@ -54,24 +54,24 @@ class CallActions:
 
         Writes the event to the audit log first. Raises CallNotFound if the client's tenant has no such call.
         """
-        caller = await self._caller_of(call_id)
+        caller = await self._caller_for_call(call_id)
         call = await self.calls.get(caller, str(call_id))
-        await self._record("call.end", caller.tenant_id, call_id)
+        await self._record_in_audit_log("call.end", caller.tenant_id, call_id)
         return await self.control.update(caller, call, _END_UPDATE)
 
-    async def send_again(self, call_id: UUID, delivery_id: UUID) -> None:
+    async def make_delivery_due(self, call_id: UUID, delivery_id: UUID) -> None:
         """Makes the delivery due now, so that a worker sends it again.
 
         Raises DeliveryNotFound if the call has no such delivery.
         """
-        await self.deliveries.retry(await self._caller_of(call_id), str(call_id), delivery_id, actor=self.actor)
+        await self.deliveries.retry(await self._caller_for_call(call_id), str(call_id), delivery_id, actor=self.actor)
 
-    async def _caller_of(self, call_id: UUID) -> Caller:
+    async def _caller_for_call(self, call_id: UUID) -> Caller:
         """Returns the client as a Caller that acts for the call's tenant. An operator may act on calls of every tenant."""
         if isinstance(self.client, Caller):
             return self.client
-        return caller_for_tenant(self.client, (await self.read(call_id)).call.tenant_id)
+        return caller_for_tenant(self.client, (await self.read_call_history(call_id)).call.tenant_id)
 
-    async def _record(self, action: AuditAction, tenant_id: str, call_id: UUID) -> None:
+    async def _record_in_audit_log(self, action: AuditAction, tenant_id: str, call_id: UUID) -> None:
         async with self.database.transaction() as connection:
-            await record(connection, self.actor, action=action, tenant_id=tenant_id, subject=str(call_id))
+            await record_audit_event(connection, self.actor, action=action, tenant_id=tenant_id, subject=str(call_id))

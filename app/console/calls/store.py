@@ -15,14 +15,14 @@ from pydantic_core import from_json
 
 from app.callgate_error import EXECUTIONS
 from app.calls import ids
-from app.calls.callback_fields import all_fields
+from app.calls.callback_fields import restore_callback_fields
 from app.calls.last_answer import CallRow
 from app.calls.models import Call
-from app.console.calls.records import CallHistory, CallLine, DeliveryRow, DialRow, EventRow, PendingEnd, SlotRow
-from app.console.calls.search import CallQuery, Search, SearchKind
+from app.console.calls.records import CallHistory, CallLine, DeliveryRow, DialSlotRow, EventRow, PendingEnd, ScheduledDialRow
+from app.console.calls.search import CallQuery, CallSearch, SearchKind
 from app.console.page_size import PAGE_SIZE
-from app.console.reads import fetch
-from app.database.pool import Transactions
+from app.console.reads import fetch_with_time_limit
+from app.database.pool import TransactionRunner
 
 MAX_EVENTS = 200
 """Maximum number of events on the page of a call. If the call has more events, the page shows the earliest ones.
@@ -74,11 +74,13 @@ _READ_CALL = f"""
 _EVENT_ADAPTER = TypeAdapter(EventRow)
 _DELIVERY_ADAPTER = TypeAdapter(DeliveryRow)
 _PENDING_END_ADAPTER = TypeAdapter(PendingEnd | None)
-_DIAL_ADAPTER = TypeAdapter(DialRow | None)
-_SLOT_ADAPTER = TypeAdapter(SlotRow | None)
+_DIAL_ADAPTER = TypeAdapter(ScheduledDialRow | None)
+_SLOT_ADAPTER = TypeAdapter(DialSlotRow | None)
 
 
-async def list_calls(database: Transactions, query: CallQuery, *, tenant_id: str | None) -> tuple[list[CallLine], str | None]:
+async def list_calls(
+    database: TransactionRunner, query: CallQuery, *, tenant_id: str | None
+) -> tuple[list[CallLine], str | None]:
     """Returns a page of calls, newest first, and the cursor of the next page. The cursor is None on the last page.
 
     `tenant_id` limits the list to one tenant, even if the query names another tenant. For operators, `tenant_id` is None, which
@@ -86,12 +88,12 @@ async def list_calls(database: Transactions, query: CallQuery, *, tenant_id: str
     """
     if tenant_id is not None and query.tenant not in (None, tenant_id):
         return [], None
-    statement, values = list_statement(query, tenant_id or query.tenant, limit=PAGE_SIZE + 1)
-    rows = [CallLine(**row) for row in await fetch(database, statement, *values)]
-    return rows[:PAGE_SIZE], ids.cursor_of(rows[PAGE_SIZE - 1].id) if len(rows) > PAGE_SIZE else None
+    statement, values = list_calls_sql(query, tenant_id or query.tenant, limit=PAGE_SIZE + 1)
+    rows = [CallLine(**row) for row in await fetch_with_time_limit(database, statement, *values)]
+    return rows[:PAGE_SIZE], ids.encode_call_cursor(rows[PAGE_SIZE - 1].id) if len(rows) > PAGE_SIZE else None
 
 
-async def read_call(database: Transactions, call_id: UUID | str, *, tenant_id: str | None) -> CallHistory | None:
+async def read_call_history(database: TransactionRunner, call_id: UUID | str, *, tenant_id: str | None) -> CallHistory | None:
     """Returns a call with its events and deliveries; None if the tenant has no such call.
 
     `call_id` is the id or the sid of the call.
@@ -101,16 +103,16 @@ async def read_call(database: Transactions, call_id: UUID | str, *, tenant_id: s
     column = "id" if isinstance(call_id, UUID) else "sid"
     statement = _READ_CALL.format(column=column, only="" if tenant_id is None else "AND call.tenant_id = $4")
     values = (call_id, MAX_EVENTS + 1, MAX_DELIVERIES + 1, *([] if tenant_id is None else [tenant_id]))
-    rows = await fetch(database, statement, *values)
-    return _history(rows[0]) if rows else None
+    rows = await fetch_with_time_limit(database, statement, *values)
+    return _history_from_row(rows[0]) if rows else None
 
 
-def _history(row: Mapping[str, Any]) -> CallHistory:
+def _history_from_row(row: Mapping[str, Any]) -> CallHistory:
     values = dict(row)
     parts = {name: from_json(values.pop(name) or "null") for name in _JSON_PARTS}
     of_history = {name: values.pop(name) for name in ("now", "queue", "is_queue_paused", "redialed_as")}
     call = CallRow(values | {name: values[name] and from_json(values[name]) for name in _JSON_ATTRIBUTES})
-    events = [_event(call, event) for event in parts["events"] or []]
+    events = [_event_from_stored(call, event) for event in parts["events"] or []]
     deliveries = [_DELIVERY_ADAPTER.validate_python(_with_url_and_method(call, each)) for each in parts["deliveries"] or []]
     return CallHistory(
         call=call,
@@ -125,13 +127,13 @@ def _history(row: Mapping[str, Any]) -> CallHistory:
     )
 
 
-def _event(call: CallRow, stored: dict[str, Any]) -> EventRow:
+def _event_from_stored(call: CallRow, stored: dict[str, Any]) -> EventRow:
     """Returns the event. An event that records a callback gets all fields of this callback.
 
     The database does not store fields that are the same in every callback of a call. Their values are taken from the call's
     record or are constants.
     """
-    data = all_fields(call, stored["data"], stored.pop("data_left_out"))
+    data = restore_callback_fields(call, stored["data"], stored.pop("data_left_out"))
     return _EVENT_ADAPTER.validate_python(stored | {"data": data})
 
 
@@ -144,7 +146,7 @@ def _with_url_and_method(call: CallRow, delivery: dict[str, Any]) -> dict[str, A
     return delivery | target
 
 
-class _Values(list[object]):
+class _SqlParameters(list[object]):
     """The values of a statement's parameters ($1, $2 …)."""
 
     def placeholder_for(self, value: object) -> str:
@@ -153,15 +155,15 @@ class _Values(list[object]):
         return f"${len(self)}"
 
 
-def list_statement(query: CallQuery, tenant_id: str | None, *, limit: int) -> tuple[str, _Values]:
+def list_calls_sql(query: CallQuery, tenant_id: str | None, *, limit: int) -> tuple[str, _SqlParameters]:
     """Returns the SQL for a page of the list of calls, and the values of its parameters.
 
     If `tenant_id` is None, the list has the calls of all tenants.
     """
-    values = _Values()
+    values = _SqlParameters()
     newest = f"ORDER BY call.id DESC LIMIT {values.placeholder_for(limit)}"
-    conditions = list(_filters(query, values))
-    searches = [f"{column} = {values.placeholder_for(value)}" for column, value in _search_pairs(query.search)]
+    conditions = list(_filter_conditions(query, values))
+    searches = [f"{column} = {values.placeholder_for(value)}" for column, value in _searched_column_values(query.search)]
     each_tenant = tenant_id is None and _has_index_by_tenant(query)
     owner = "tenant.id" if each_tenant else None if tenant_id is None else values.placeholder_for(tenant_id)
     if query.queue is not None:
@@ -185,7 +187,7 @@ def list_statement(query: CallQuery, tenant_id: str | None, *, limit: int) -> tu
     )
 
 
-def _search_pairs(search: Search | None) -> Iterator[tuple[str, str]]:
+def _searched_column_values(search: CallSearch | None) -> Iterator[tuple[str, str]]:
     """Yields pairs of a column and a value.
 
     A call matches the search if the column of at least one pair has the value of this pair.
@@ -198,7 +200,7 @@ def _search_pairs(search: Search | None) -> Iterator[tuple[str, str]]:
                 yield column, value
 
 
-def _filters(query: CallQuery, values: _Values) -> Iterator[str]:
+def _filter_conditions(query: CallQuery, values: _SqlParameters) -> Iterator[str]:
     """Yields SQL conditions for the filters of the query, except for the search, the tenant and the queue.
 
     Adds the values that the conditions refer to to `values`.

@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Literal
 
 from app.console.calls.records import CallHistory, DeliveryRow, EventRow
-from app.console.calls.words import SEARCH_RESULT_TEXTS, Tone, in_words, problem_in_words, reason_in_words, span
+from app.console.calls.words import SEARCH_RESULT_TEXTS, Tone, duration_in_words, problem_in_words, reason_in_words, spell_out
 from app.console.deliveries.words import error_in_words
 from app.console.filters import money
 from app.console.masking import mask_json, mask_text
@@ -27,7 +27,7 @@ _MAX_STATUS_DELAY = timedelta(milliseconds=50)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TimelineEntry:
     """A line of the timeline.
 
     `after` is the time since the previous line, in words. If this time is MIN_GAP or longer, `gap` contains it instead, and
@@ -46,7 +46,7 @@ class Entry:
     has_date: bool = True
 
 
-def timeline(history: CallHistory, *, reveal: bool = False) -> list[Entry]:
+def timeline_entries(history: CallHistory, *, reveal: bool = False) -> list[TimelineEntry]:
     """Returns the lines of the timeline in order of time. Masks personal data in the lines unless `reveal` is true."""
     lines = [*_event_entries(history.events, reveal=reveal)]
     reported = {event.id: event.at for event in history.events}
@@ -58,7 +58,7 @@ def timeline(history: CallHistory, *, reveal: bool = False) -> list[Entry]:
     return list(_with_gaps(lines))
 
 
-def time_since_last_entry(entries: Sequence[Entry], history: CallHistory) -> str:
+def time_since_last_entry(entries: Sequence[TimelineEntry], history: CallHistory) -> str:
     """Returns the time since the last line, in words.
 
     Returns "" if this time is shorter than MIN_GAP, or if the history lacks the latest events.
@@ -66,29 +66,29 @@ def time_since_last_entry(entries: Sequence[Entry], history: CallHistory) -> str
     if history.has_more_events:
         return ""
     quiet = history.now - entries[-1].at if entries else timedelta(0)
-    return span(quiet) if quiet >= MIN_GAP else ""
+    return duration_in_words(quiet) if quiet >= MIN_GAP else ""
 
 
-def _with_gaps(entries: Sequence[Entry]) -> Iterator[Entry]:
+def _with_gaps(entries: Sequence[TimelineEntry]) -> Iterator[TimelineEntry]:
     before: datetime | None = None
     for entry in entries:
         between = entry.at - before if before else timedelta(0)
         if before is None:
             yield entry
         elif between >= MIN_GAP:
-            yield replace(entry, gap=f"{span(between)} without an event", has_date=between >= _MIN_GAP_WITH_DATE)
+            yield replace(entry, gap=f"{duration_in_words(between)} without an event", has_date=between >= _MIN_GAP_WITH_DATE)
         else:
-            yield replace(entry, after=f"+{span(between)}" if between >= _MIN_SHOWN_TIME else "", has_date=False)
+            yield replace(entry, after=f"+{duration_in_words(between)}" if between >= _MIN_SHOWN_TIME else "", has_date=False)
         before = entry.at
 
 
-def _event_entries(events: Sequence[EventRow], *, reveal: bool) -> Iterator[Entry]:
+def _event_entries(events: Sequence[EventRow], *, reveal: bool) -> Iterator[TimelineEntry]:
     before: EventRow | None = None
     for event in events:
-        if not (before is not None and _repeats(event, before)):
-            title, detail, tone = _describe(event)
+        if not (before is not None and _repeats_callback_status(event, before)):
+            title, detail, tone = _describe_event(event)
             raw = dict(event.data)
-            yield Entry(
+            yield TimelineEntry(
                 at=event.at,
                 kind=_ENTRY_KINDS.get(event.type, "call"),
                 title=title,
@@ -100,7 +100,7 @@ def _event_entries(events: Sequence[EventRow], *, reveal: bool) -> Iterator[Entr
         before = event
 
 
-def _repeats(event: EventRow, before: EventRow) -> bool:
+def _repeats_callback_status(event: EventRow, before: EventRow) -> bool:
     """Returns whether the event only repeats the status that the callback before it reported."""
     return (
         event.type == "call.status"
@@ -110,25 +110,25 @@ def _repeats(event: EventRow, before: EventRow) -> bool:
     )
 
 
-def _describe(event: EventRow) -> tuple[str, str, Tone]:
+def _describe_event(event: EventRow) -> tuple[str, str, Tone]:
     """Returns the title, the detail and the tone (how urgent it is) of an event's line in the timeline."""
     describe = _DESCRIBERS.get(event.type)
     if describe is not None:
         return describe(event)
     # An event about a subresource, or of a later version of Callgate.
     data = event.data
-    noun = in_words(event.type.removeprefix("call.")).capitalize()
+    noun = spell_out(event.type.removeprefix("call.")).capitalize()
     result = str(data.get("result") or "")
-    words = [str(data.get("action") or ""), _UPDATE_RESULTS.get(result) or in_words(result), str(data.get("sid") or "")]
+    words = [str(data.get("action") or ""), _UPDATE_RESULTS.get(result) or spell_out(result), str(data.get("sid") or "")]
     words += [reason_in_words(str(data["reason"]))] if data.get("reason") else []
     return noun, ", ".join(filter(None, words)), "warning" if result == "unknown" else ""
 
 
 def _describe_scheduled(event: EventRow) -> tuple[str, str, Tone]:
     if problem := event.data.get("problem"):
-        return "Waits to be tried again", _with_attempts(problem_in_words(problem), event.data), "warning"
-    due = _time(event.data.get("due_at"))
-    return "Scheduled", f"due in {span(due - event.at)}" if due and due > event.at else "", ""
+        return "Waits to be tried again", _with_attempt_facts(problem_in_words(problem), event.data), "warning"
+    due = _parse_time(event.data.get("due_at"))
+    return "Scheduled", f"due in {duration_in_words(due - event.at)}" if due and due > event.at else "", ""
 
 
 def _describe_pending(event: EventRow) -> tuple[str, str, Tone]:
@@ -138,7 +138,11 @@ def _describe_pending(event: EventRow) -> tuple[str, str, Tone]:
 
 def _describe_started(event: EventRow) -> tuple[str, str, Tone]:
     how = {"callback": "a callback shows it", "list": "a search of Twilio's list shows it"}
-    return "Started at Twilio", how.get(str(event.data.get("settled_by")), "") or _with_attempts("answered", event.data), "ok"
+    return (
+        "Started at Twilio",
+        how.get(str(event.data.get("settled_by")), "") or _with_attempt_facts("answered", event.data),
+        "ok",
+    )
 
 
 def _describe_not_started(event: EventRow) -> tuple[str, str, Tone]:
@@ -147,12 +151,12 @@ def _describe_not_started(event: EventRow) -> tuple[str, str, Tone]:
         return str(settled_by).capitalize(), "before it was dialled", "warning" if settled_by == "expired" else ""
     if searches := event.data.get("searches"):
         return "Taken as not started", f"{searches} searches of Twilio's list did not find it", "warning"
-    return "Not started", _with_attempts(problem_in_words(event.data.get("problem")), event.data), "warning"
+    return "Not started", _with_attempt_facts(problem_in_words(event.data.get("problem")), event.data), "warning"
 
 
 def _describe_unknown(event: EventRow) -> tuple[str, str, Tone]:
     reason = reason_in_words(str(event.data.get("reason") or "abandoned"))
-    return "Unknown whether it has started", _with_attempts(reason, event.data), "warning"
+    return "Unknown whether it has started", _with_attempt_facts(reason, event.data), "warning"
 
 
 def _describe_callback(event: EventRow) -> tuple[str, str, Tone]:
@@ -200,12 +204,12 @@ def _describe_change(event: EventRow) -> tuple[str, str, Tone]:
     return title, ", ".join(words), tone
 
 
-def _delivery_entry(delivery: DeliveryRow, *, written_at: datetime, now: datetime) -> Entry:
+def _delivery_entry(delivery: DeliveryRow, *, written_at: datetime, now: datetime) -> TimelineEntry:
     """Returns the timeline's line for a delivery. Before the first attempt, the line has the time `written_at`.
 
     `written_at` must not be earlier than the event that the delivery reports; otherwise the line would stand before that event.
     """
-    name, answer = f"Delivery “{delivery.event}”", _answer(delivery)
+    name, answer = f"Delivery “{delivery.event}”", _receiver_answer_text(delivery)
     tries = "" if delivery.attempts <= 1 else f"attempt {delivery.attempts}"
     at, tone = delivery.last_attempt_at or written_at, _DELIVERY_TONES[delivery.state]
     if delivery.state == "delivered":
@@ -215,21 +219,21 @@ def _delivery_entry(delivery: DeliveryRow, *, written_at: datetime, now: datetim
     elif delivery.attempts:
         title, tone = f"{name} failed", "warning"
         if delivery.next_attempt_at and delivery.next_attempt_at > now:
-            answer = f"{answer}, tried again in {span(delivery.next_attempt_at - now)}"
+            answer = f"{answer}, tried again in {duration_in_words(delivery.next_attempt_at - now)}"
     else:
         title = f"{name} waits"
         answer = "for an earlier event of the call" if delivery.held else ""
-    return Entry(at, "delivery", title, ", ".join(filter(None, [tries, answer])), tone, id=f"d-{delivery.id}")
+    return TimelineEntry(at, "delivery", title, ", ".join(filter(None, [tries, answer])), tone, id=f"d-{delivery.id}")
 
 
-def _answer(delivery: DeliveryRow) -> str:
+def _receiver_answer_text(delivery: DeliveryRow) -> str:
     """Returns in words the status of the receiver's last answer, or why there was no answer; "" before the first attempt."""
     if delivery.last_error is None and delivery.last_status:
         return f"answered {delivery.last_status}"
     return error_in_words(delivery.last_error, None) or ""
 
 
-def _with_attempts(text: str, data: Mapping[str, Any]) -> str:
+def _with_attempt_facts(text: str, data: Mapping[str, Any]) -> str:
     """Adds facts about the requests to Twilio to the text: their number, and the status, code and duration of the last one.
 
     `data` is the data of the event. If it lists no requests under `attempts`, the text does not change.
@@ -244,7 +248,7 @@ def _with_attempts(text: str, data: Mapping[str, Any]) -> str:
     return f"{count}{answered} after {last.get('milliseconds', 0)} ms"
 
 
-def _time(text: object) -> datetime | None:
+def _parse_time(text: object) -> datetime | None:
     try:
         return datetime.fromisoformat(str(text))
     except ValueError:

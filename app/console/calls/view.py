@@ -11,12 +11,12 @@ from app.console.calls.curl import curl_command, missing_secrets
 from app.console.calls.history import HistorySummary, summarize_history
 from app.console.calls.member_rows import Row, parameter_rows, resource_rows
 from app.console.calls.records import CallHistory, CallLine, DeliveryRow
-from app.console.calls.search import CallForm, Search
-from app.console.calls.timeline import Entry, time_since_last_entry, timeline
-from app.console.calls.words import problem_in_words, span
-from app.console.deliveries.words import can_be_sent_again, error_in_words, state_of
-from app.console.masking import mask, mask_idempotency_key, mask_json, mask_text, mask_url
-from app.console.times import form_time, read_form_time
+from app.console.calls.search import CallForm, CallSearch
+from app.console.calls.timeline import TimelineEntry, time_since_last_entry, timeline_entries
+from app.console.calls.words import duration_in_words, problem_in_words
+from app.console.deliveries.words import can_be_sent_again, error_in_words, state_and_note_in_words
+from app.console.masking import mask_address, mask_idempotency_key, mask_json, mask_text, mask_url
+from app.console.times import format_form_time, read_form_time
 from app.twilio.schemas import TERMINAL_STATUSES
 
 LIST_PATH: Final = "/console/calls"
@@ -36,7 +36,7 @@ _SETTLING_TIME = timedelta(minutes=10)
 _RENEW_OFTEN_FOR = timedelta(hours=1)
 
 
-def search_kind_text(search: Search | None) -> str:
+def search_kind_text(search: CallSearch | None) -> str:
     """Returns in words how the text in the search box was understood, such as "an idempotency key"; "" if the box is empty."""
     return _SEARCH_KIND_TEXTS[search.kind] if search else ""
 
@@ -51,7 +51,7 @@ def badge_text(call: Any) -> str:
 
 def duration_text(call: Any) -> str:
     """Returns the length of a call in words, or "" if the call was not answered or has not ended."""
-    return span(timedelta(seconds=call.duration)) if call.duration and call.status in TERMINAL_STATUSES else ""
+    return duration_in_words(timedelta(seconds=call.duration)) if call.duration and call.status in TERMINAL_STATUSES else ""
 
 
 def refusal_text(line: CallLine) -> str:
@@ -63,13 +63,13 @@ def refusal_text(line: CallLine) -> str:
     return problem_in_words(line.problem)
 
 
-def time_value(form: CallForm, name: str) -> str:
+def time_field_value(form: CallForm, name: str) -> str:
     """Returns the UTC time to show in the form's field `name`; "" if that field is empty or cannot be read."""
     try:
         read = read_form_time(form.texts.get(name, ""))
     except ValueError:
         return ""
-    return form_time(read) if read else ""
+    return format_form_time(read) if read else ""
 
 
 def page_address(form: CallForm, cursor: str | None) -> str | None:
@@ -112,7 +112,7 @@ class CallView:
     from_: str
     idempotency_key: str | None
     length: str
-    entries: Sequence[Entry]
+    entries: Sequence[TimelineEntry]
     quiet: str
     """The time since the last event, in words; "" if this time is short, or if the page does not renew itself."""
     deliveries: Sequence[DeliveryLine]
@@ -133,11 +133,11 @@ class CallView:
     missing_secrets: Sequence[str]
 
 
-def view_call(history: CallHistory, *, reveal: bool = False) -> CallView:
+def make_call_view(history: CallHistory, *, reveal: bool = False) -> CallView:
     call = history.call
-    entries = timeline(history, reveal=reveal)
-    renew_every_s = None if reveal else _renew_every_s(history)
-    show = str if reveal else mask
+    entries = timeline_entries(history, reveal=reveal)
+    renew_every_s = None if reveal else _page_refresh_interval_s(history)
+    show = str if reveal else mask_address
     show_text = str if reveal else mask_text
     return CallView(
         history=history,
@@ -170,7 +170,7 @@ def can_be_ended(call: Any) -> bool:
     return call.execution in ("scheduled", "pending", "unknown")
 
 
-def _renew_every_s(history: CallHistory) -> int | None:
+def _page_refresh_interval_s(history: CallHistory) -> int | None:
     call, now = history.call, history.now
     if can_be_ended(call):
         last = history.events[-1].at if history.events else call.created_at
@@ -189,8 +189,8 @@ def _delivery_line(delivery: DeliveryRow, history: CallHistory, *, reveal: bool)
         delivery,
         url=url if reveal else mask_url(url),
         answer=error_in_words(delivery.last_error, None) or str(delivery.last_status or ""),
-        next_in="" if due is None else span(due - history.now) if due > history.now else "now",
-        state=state_of(delivery)[0],
+        next_in="" if due is None else duration_in_words(due - history.now) if due > history.now else "now",
+        state=state_and_note_in_words(delivery)[0],
         can_be_sent_again=can_be_sent_again(delivery),
     )
 

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Final, Literal
 
-from app.errors import all_errors
+from app.errors import error_classes_by_slug
 
 Tone = Literal["", "ok", "warning", "danger"]
 """How urgently someone should look at something. The value is the name of a class in the style sheet; "" means not urgent."""
@@ -51,7 +51,7 @@ _TENTHS_BELOW_S = 9.95
 _UNITS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 
 
-def span(length: timedelta) -> str:
+def duration_in_words(length: timedelta) -> str:
     """Returns a length of time in at most two units: "0.4 s", "9 s", "3 min 20 s", "2 h 5 min", "3 d 4 h"."""
     seconds = max(length.total_seconds(), 0.0)
     if seconds < _TENTHS_BELOW_S:
@@ -64,7 +64,7 @@ def span(length: timedelta) -> str:
     return f"{whole} s"
 
 
-def in_words(word: str) -> str:
+def spell_out(word: str) -> str:
     """Returns a constant with spaces instead of `_` and `-`: "user defined message" for `user_defined_message`."""
     return word.replace("_", " ").replace("-", " ")
 
@@ -72,8 +72,8 @@ def in_words(word: str) -> str:
 def reason_in_words(reason: str) -> str:
     """Returns in words why a request or a search had no result. `reason` is a word such as `read_timeout` or `status_500`."""
     if reason.startswith("status_"):
-        return f"the answer had {in_words(reason)}"
-    return _REASON_TEXTS.get(reason) or in_words(reason)
+        return f"the answer had {spell_out(reason)}"
+    return _REASON_TEXTS.get(reason) or spell_out(reason)
 
 
 def problem_in_words(problem: object) -> str:
@@ -82,5 +82,5 @@ def problem_in_words(problem: object) -> str:
     Returns "" for None, and an unknown slug unchanged.
     """
     slug = str(problem or "")
-    error = all_errors().get(slug)
+    error = error_classes_by_slug().get(slug)
     return REFUSAL_TEXTS.get(slug) or (error.title if error else slug)

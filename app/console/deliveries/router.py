@@ -17,10 +17,10 @@ from app.console.access import (
     slot_limited_reads,
 )
 from app.console.deliveries import store
-from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after, list_address
+from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after_delivery, delivery_list_address
 from app.console.rendering import page_response
-from app.console.tenancy import caller_for_tenant, reachable_tenant, require_read
-from app.console.times import form_time, read_form_time
+from app.console.tenancy import caller_for_tenant, require_reachable_tenant, require_read_scope
+from app.console.times import format_form_time, read_form_time
 from app.deliveries.router import DeliveryServiceDep
 from app.errors import CallNotFound, DeliveryNotFound, FieldError, InvalidRequest
 from app.http.operations import CONSOLE_PREFIX
@@ -40,7 +40,7 @@ async def list_deliveries(request: Request, client: ConsoleClientDep, query: Ann
         query = replace(query, tenant=client.tenant_id)
     if not query.tenant:
         return await _show_overview(request, after=query.cursor)
-    reachable_tenant(client, query.tenant)
+    require_reachable_tenant(client, query.tenant)
     return await _show_list(request, query)
 
 
@@ -51,9 +51,9 @@ async def _show_overview(request: Request, *, after: str) -> Response:
     return page_response(
         request,
         "deliveries/overview.html",
-        items=[BacklogItem.of(each) for each in backlogs],
+        items=[BacklogItem.from_backlog(each) for each in backlogs],
         is_first=not after,
-        next_page=list_address("", "", backlogs[-1].tenant_id) if is_full else None,
+        next_page=delivery_list_address("", "", backlogs[-1].tenant_id) if is_full else None,
     )
 
 
@@ -62,7 +62,7 @@ async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "")
     database, now = slot_limited_reads(request), datetime.now(UTC)
     searched_to, next_page = None, None
     try:
-        after, before = (None, query.before) if query.state == "given_up" else (query.after, None)
+        after, before = (None, query.given_up_before) if query.state == "given_up" else (query.waiting_after, None)
     except ValueError:
         raise InvalidRequest(field_errors=(FieldError("?cursor", "cursor_unknown", "is no page of this list"),)) from None
     if query.state == "given_up":
@@ -72,17 +72,17 @@ async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "")
             next_page = query.address(cursor=str(given_up.next_before))
     else:
         lines, has_more = await store.list_waiting_deliveries(database, query.tenant, after=after)
-        next_page = query.address(cursor=cursor_after(lines[-1])) if has_more else None
+        next_page = query.address(cursor=cursor_after_delivery(lines[-1])) if has_more else None
     return page_response(
         request,
         "deliveries/list.html",
         status=422 if fault else 200,
         query=query,
-        items=[DeliveryItem.of(line) for line in lines],
+        items=[DeliveryItem.from_delivery(line) for line in lines],
         searched_to=searched_to,
         now=now,
         next_page=next_page,
-        since="" if fault else form_time(_read_since(query.since) or now - _DEFAULT_REPLAY_AGE),
+        since="" if fault else format_form_time(_parse_since(query.since) or now - _DEFAULT_REPLAY_AGE),
         fault=fault,
     )
 
@@ -91,8 +91,8 @@ async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "")
 @needs(Scope.READ, clients="any")
 async def show_delivery(request: Request, client: ConsoleClientDep, tenant_id: str, delivery_id: str) -> Response:
     """Redirects to the page of the delivery's call."""
-    reads, wanted = slot_limited_reads(request), reachable_tenant(client, tenant_id)
-    call_id = await store.find_call_id(reads, wanted, _delivery_id(delivery_id))
+    reads, wanted = slot_limited_reads(request), require_reachable_tenant(client, tenant_id)
+    call_id = await store.find_call_id(reads, wanted, _parse_delivery_id(delivery_id))
     if call_id is None:
         raise DeliveryNotFound
     return _redirect_to(f"{CONSOLE_PREFIX}/calls/{call_id}")
@@ -110,16 +110,16 @@ async def replay_deliveries(
     form: SentFormDep,
 ) -> Response:
     """Sends deliveries of a tenant again: those that were given up, and were written at or after the time in the form."""
-    require_read(client)
+    require_read_scope(client)
     caller = caller_for_tenant(client, tenant_id)
-    since = _read_since(form.text("since"))
+    since = _parse_since(form.first_value("since"))
     if since is None:
         return await _show_list(request, DeliveryQuery(tenant_id, "given_up"), fault=_MISSING_TIME_TEXT)
     replay = await service.replay(caller, since=since, failed_only=True, actor=actor)
     if replay.count and replay.continue_since is None:
-        return _redirect_to(list_address(tenant_id, "waiting", sent=replay.count))
-    go_on = form_time(replay.continue_since or since)
-    return _redirect_to(list_address(tenant_id, "given_up", sent=replay.count, since=go_on))
+        return _redirect_to(delivery_list_address(tenant_id, "waiting", sent=replay.count))
+    go_on = format_form_time(replay.continue_since or since)
+    return _redirect_to(delivery_list_address(tenant_id, "given_up", sent=replay.count, since=go_on))
 
 
 @router.post("/{tenant_id}/{call_id}/{delivery_id}/retry")
@@ -134,24 +134,24 @@ async def retry_delivery(
     delivery_id: str,
 ) -> Response:
     """Sends one delivery again, whatever its state."""
-    require_read(client)
+    require_read_scope(client)
     caller = caller_for_tenant(client, tenant_id)
-    wanted = _delivery_id(delivery_id)
+    wanted = _parse_delivery_id(delivery_id)
     try:
         await service.retry(caller, call_id, wanted, actor=actor)
     except CallNotFound:
         raise DeliveryNotFound("The call was deleted when its retention period ended, or is another tenant’s.") from None
-    return _redirect_to(list_address(tenant_id, "waiting", sent=1))
+    return _redirect_to(delivery_list_address(tenant_id, "waiting", sent=1))
 
 
-def _delivery_id(text: str) -> UUID:
+def _parse_delivery_id(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
         raise DeliveryNotFound from None
 
 
-def _read_since(text: str) -> datetime | None:
+def _parse_since(text: str) -> datetime | None:
     try:
         return read_form_time(text)
     except ValueError:

@@ -12,8 +12,8 @@ from uuid import UUID
 
 from app.calls import ids
 from app.console.page_size import PAGE_SIZE
-from app.console.reads import fetch
-from app.database.pool import Transactions
+from app.console.reads import fetch_with_time_limit
+from app.database.pool import TransactionRunner
 from app.deliveries.store import tenants_with_pending_sql
 
 MAX_COUNTED: Final = 1_000
@@ -25,7 +25,7 @@ MAX_TENANTS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Backlog:
+class TenantBacklog:
     """What the overview shows about the waiting deliveries of one tenant. At most MAX_COUNTED deliveries are counted."""
 
     tenant_id: str
@@ -65,7 +65,7 @@ class ListedDelivery:
 
     @property
     def created_at(self) -> datetime:
-        return ids.created_at(self.id)
+        return ids.creation_time_of_id(self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,23 +122,23 @@ _EARLIEST_TIME: Final = datetime.fromtimestamp(0, tz=UTC)
 _LATEST_ID: Final = UUID(int=2**128 - 1)
 
 
-async def find_call_id(database: Transactions, tenant_id: str, delivery_id: UUID) -> UUID | None:
+async def find_call_id(database: TransactionRunner, tenant_id: str, delivery_id: UUID) -> UUID | None:
     """Returns the id of the delivery's call; None if the tenant has no such delivery."""
     statement = "SELECT call_id FROM delivery WHERE tenant_id = $1 AND at = $2 AND id = $3"
-    rows = await fetch(database, statement, tenant_id, ids.created_at(delivery_id), delivery_id)
+    rows = await fetch_with_time_limit(database, statement, tenant_id, ids.creation_time_of_id(delivery_id), delivery_id)
     return rows[0]["call_id"] if rows else None
 
 
-async def list_backlogs(database: Transactions, *, after: str = "") -> list[Backlog]:
+async def list_backlogs(database: TransactionRunner, *, after: str = "") -> list[TenantBacklog]:
     """Returns what the overview shows about at most MAX_TENANTS tenants that have waiting deliveries.
 
     The tenants are in the order of their ids, and begin after the id `after`.
     """
-    return [Backlog(*row) for row in await fetch(database, _LIST_BACKLOGS, after, MAX_TENANTS)]
+    return [TenantBacklog(*row) for row in await fetch_with_time_limit(database, _LIST_BACKLOGS, after, MAX_TENANTS)]
 
 
 async def list_waiting_deliveries(
-    database: Transactions, tenant_id: str, *, after: tuple[datetime, UUID] | None = None
+    database: TransactionRunner, tenant_id: str, *, after: tuple[datetime, UUID] | None = None
 ) -> tuple[list[ListedDelivery], bool]:
     """Returns a page of the tenant's waiting deliveries, and whether another page follows.
 
@@ -146,21 +146,21 @@ async def list_waiting_deliveries(
     previous page; None for the first page.
     """
     at, delivery_id = after or (_EARLIEST_TIME, UUID(int=0))
-    rows = await fetch(database, _LIST_WAITING, tenant_id, at, delivery_id, PAGE_SIZE + 1)
+    rows = await fetch_with_time_limit(database, _LIST_WAITING, tenant_id, at, delivery_id, PAGE_SIZE + 1)
     return [ListedDelivery(*row) for row in rows[:PAGE_SIZE]], len(rows) > PAGE_SIZE
 
 
-async def list_given_up(database: Transactions, tenant_id: str, *, before: UUID | None = None) -> GivenUpPage:
+async def list_given_up(database: TransactionRunner, tenant_id: str, *, before: UUID | None = None) -> GivenUpPage:
     """Returns a page of the tenant's given-up deliveries.
 
     Reads only the newest MAX_SEARCHED deliveries whose ids are before `before`.
     """
     last = before or _LATEST_ID
-    rows = await fetch(database, _LIST_GIVEN_UP, tenant_id, ids.created_at(last), last, PAGE_SIZE + 1)
+    rows = await fetch_with_time_limit(database, _LIST_GIVEN_UP, tenant_id, ids.creation_time_of_id(last), last, PAGE_SIZE + 1)
     searched, last_id = rows[0][:2]
     lines = [ListedDelivery(*row[2:]) for row in rows if row[2] is not None]
     if len(lines) > PAGE_SIZE:
         return GivenUpPage(lines[:PAGE_SIZE], lines[PAGE_SIZE - 1].id, None)
     if searched < MAX_SEARCHED:
         return GivenUpPage(lines, None, None)
-    return GivenUpPage(lines, last_id, ids.created_at(last_id))
+    return GivenUpPage(lines, last_id, ids.creation_time_of_id(last_id))

@@ -6,8 +6,8 @@ from typing import Final
 from urllib.parse import urlencode
 from uuid import UUID
 
-from app.console.deliveries.store import MAX_COUNTED, Backlog, ListedDelivery
-from app.console.deliveries.words import can_be_sent_again, error_in_words, state_of
+from app.console.deliveries.store import MAX_COUNTED, ListedDelivery, TenantBacklog
+from app.console.deliveries.words import can_be_sent_again, error_in_words, state_and_note_in_words
 from app.console.masking import mask_url
 from app.console.times import read_form_time
 from app.http.operations import CONSOLE_PREFIX
@@ -46,10 +46,10 @@ class DeliveryQuery:
 
         `state` is the state of the listed deliveries. If `state` is None, the state in this query is used.
         """
-        return list_address(self.tenant, state or self.state, cursor)
+        return delivery_list_address(self.tenant, state or self.state, cursor)
 
     @property
-    def after(self) -> tuple[datetime, UUID] | None:
+    def waiting_after(self) -> tuple[datetime, UUID] | None:
         """The `next_attempt_at` and the id of the last waiting delivery on the previous page; None on the first page.
 
         Raises ValueError if the cursor is malformed.
@@ -63,7 +63,7 @@ class DeliveryQuery:
         return read, UUID(delivery_id)
 
     @property
-    def before(self) -> UUID | None:
+    def given_up_before(self) -> UUID | None:
         """The id before which the page lists given-up deliveries; None on the first page.
 
         Raises ValueError if the cursor is malformed.
@@ -71,7 +71,7 @@ class DeliveryQuery:
         return UUID(self.cursor) if self.cursor else None
 
 
-def list_address(tenant_id: str, state: str, cursor: str = "", *, sent: int | None = None, since: str = "") -> str:
+def delivery_list_address(tenant_id: str, state: str, cursor: str = "", *, sent: int | None = None, since: str = "") -> str:
     """Returns the address of a page of the list of deliveries. The parameters mean the same as the fields of DeliveryQuery."""
     given = {"tenant": tenant_id, "state": state, "cursor": cursor, "since": since}
     if sent is not None:
@@ -79,7 +79,7 @@ def list_address(tenant_id: str, state: str, cursor: str = "", *, sent: int | No
     return f"{PATH}?{urlencode({name: value for name, value in given.items() if value})}"
 
 
-def cursor_after(line: ListedDelivery) -> str:
+def cursor_after_delivery(line: ListedDelivery) -> str:
     """Returns the cursor of the next page of waiting deliveries. `line` is the last delivery of this page."""
     return "" if line.next_attempt_at is None else f"{line.next_attempt_at.isoformat()}~{line.id}"
 
@@ -98,10 +98,10 @@ class DeliveryItem:
     can_be_sent_again: bool
 
     @classmethod
-    def of(cls, line: ListedDelivery) -> "DeliveryItem":
+    def from_delivery(cls, line: ListedDelivery) -> "DeliveryItem":
         return cls(
             line,
-            *state_of(line),
+            *state_and_note_in_words(line),
             last_error=error_in_words(line.last_error, line.last_status),
             target=None if line.url is None else mask_url(line.url),
             can_be_sent_again=line.has_call and can_be_sent_again(line),
@@ -119,7 +119,7 @@ class BacklogItem:
     last_error: str | None
 
     @classmethod
-    def of(cls, backlog: Backlog) -> "BacklogItem":
+    def from_backlog(cls, backlog: TenantBacklog) -> "BacklogItem":
         error = backlog.last_error
         is_status = error is not None and error.isdigit()
         return cls(
@@ -131,6 +131,6 @@ class BacklogItem:
         )
 
 
-def _count_text(number: int, backlog: Backlog) -> str:
+def _count_text(number: int, backlog: TenantBacklog) -> str:
     """Returns the number, with a "+" if not all waiting deliveries were counted."""
     return f"{number:,}+" if backlog.waiting >= MAX_COUNTED and number else f"{number:,}"

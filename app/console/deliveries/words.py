@@ -36,16 +36,16 @@ class AttemptedDelivery(Protocol):
     def last_attempt_at(self) -> datetime | None: ...
 
 
-def state_of(delivery: AttemptedDelivery) -> tuple[str, str]:
+def state_and_note_in_words(delivery: AttemptedDelivery) -> tuple[str, str]:
     """Returns the word for the delivery's badge, and a note: what the delivery waits for, or how it ended."""
     if delivery.state == "delivered":
-        return "delivered", "" if delivery.attempts == 1 else f"after {_attempts(delivery.attempts)}"
+        return "delivered", "" if delivery.attempts == 1 else f"after {_attempt_count_text(delivery.attempts)}"
     if delivery.state == "gave_up":
-        return "given_up", f"after {_attempts(delivery.attempts)}"
+        return "given_up", f"after {_attempt_count_text(delivery.attempts)}"
     if delivery.held:
         return "waiting", "for an earlier event of its call"
     if delivery.attempts:
-        return "retrying", f"{_attempts(delivery.attempts)} failed"
+        return "retrying", f"{_attempt_count_text(delivery.attempts)} failed"
     return "waiting", "for its first attempt" if delivery.last_attempt_at is None else "to be sent again"
 
 
@@ -65,5 +65,5 @@ def error_in_words(error: str | None, status: int | None) -> str | None:
     return None if status is None or status < 300 else f"answered {status}"
 
 
-def _attempts(number: int) -> str:
+def _attempt_count_text(number: int) -> str:
     return f"{number} attempt" if number == 1 else f"{number} attempts"

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from app.console.reads import fetch
-from app.database.pool import Transactions
+from app.console.reads import fetch_with_time_limit
+from app.database.pool import TransactionRunner
 from app.rollups.models import ALL_TENANTS
 
 MINUTE_FIGURES_SINCE: Final = "date_trunc('hour', now() - interval '1 day')"
@@ -23,7 +23,7 @@ For the time before it, the figures of hours are read.
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class CallFigures:
     """The figures of one period, such as the number of calls that started. app.rollups.models describes each field."""
 
     scheduled: int = 0
@@ -42,7 +42,7 @@ class Figures:
     waiting: int = 0
 
 
-_FIGURE_COLUMNS: Final = tuple(Figures.__dataclass_fields__)
+_FIGURE_COLUMNS: Final = tuple(CallFigures.__dataclass_fields__)
 # A period that was counted has a row of all tenants. If a tenant has no row for such a period, its figures are zero.
 _FIGURES_OF_LENGTH: Final = f"""
     SELECT every.start, {", ".join(f"own.{name}" for name in _FIGURE_COLUMNS)}
@@ -71,20 +71,20 @@ class RolledUpFigures:
 
     now: datetime
     """The time of Postgres's clock when the figures were read."""
-    figures: list[tuple[datetime, Figures]]
+    figures: list[tuple[datetime, CallFigures]]
 
 
-async def read_figures(database: Transactions, tenant_id: str | None, *, span: timedelta) -> RolledUpFigures:
+async def read_figures(database: TransactionRunner, tenant_id: str | None, *, span: timedelta) -> RolledUpFigures:
     """Reads the figures of the last `span` for one tenant. If `tenant_id` is None, reads those of all tenants together.
 
     Raises DatabaseUnavailable.
     """
-    rows = await fetch(database, _READ_FIGURES, tenant_id or ALL_TENANTS, span)
-    return RolledUpFigures(rows[0]["now"], [(row["start"], _figures(row)) for row in rows if row["start"] is not None])
+    rows = await fetch_with_time_limit(database, _READ_FIGURES, tenant_id or ALL_TENANTS, span)
+    return RolledUpFigures(rows[0]["now"], [(row["start"], _figures_from_row(row)) for row in rows if row["start"] is not None])
 
 
-def _figures(row: Mapping[str, Any]) -> Figures:
+def _figures_from_row(row: Mapping[str, Any]) -> CallFigures:
     known = {name: row[name] for name in _FIGURE_COLUMNS if row[name] is not None}
     if "spent" in known:
         known["spent"] = json.loads(known["spent"], parse_float=Decimal, parse_int=Decimal)
-    return Figures(**known)
+    return CallFigures(**known)

@@ -8,7 +8,7 @@ from decimal import Decimal
 from itertools import zip_longest
 from typing import Any, Final, Literal
 
-from app.console.now.figure_store import Figures, RolledUpFigures
+from app.console.now.figure_store import CallFigures, RolledUpFigures
 from app.rollups.store import LATENCY_BOUNDS_MS
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -19,7 +19,7 @@ _MAXIMUM_FIGURES: Final = frozenset({"waiting"})
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class PlotTimeRange:
     """A time range of the page. `span` is how far back the plots go.
 
     `point` is the length of the period of one point in a plot, and `row` that of one row in the table.
@@ -31,13 +31,13 @@ class Range:
     row: timedelta
 
 
-RANGES: Final[Mapping[str, Range]] = {
-    "1h": Range("hour", timedelta(hours=1), timedelta(minutes=1), timedelta(minutes=5)),
-    "24h": Range("24 hours", timedelta(days=1), timedelta(minutes=10), timedelta(hours=2)),
-    "7d": Range("7 days", timedelta(days=7), timedelta(hours=1), timedelta(days=1)),
+RANGES: Final[Mapping[str, PlotTimeRange]] = {
+    "1h": PlotTimeRange("hour", timedelta(hours=1), timedelta(minutes=1), timedelta(minutes=5)),
+    "24h": PlotTimeRange("24 hours", timedelta(days=1), timedelta(minutes=10), timedelta(hours=2)),
+    "7d": PlotTimeRange("7 days", timedelta(days=7), timedelta(hours=1), timedelta(days=1)),
 }
 
-Point = tuple[datetime, Figures | None]
+Point = tuple[datetime, CallFigures | None]
 """The start of a period, and the figures of the period; None instead of figures if a worker has not counted them."""
 
 
@@ -81,12 +81,12 @@ TABLE_COLUMNS: Final = (
 )
 
 
-def points(read: RolledUpFigures, *, span: timedelta, length: timedelta) -> list[Point]:
+def sum_figures_per_period(read: RolledUpFigures, *, span: timedelta, length: timedelta) -> list[Point]:
     """Returns the figures of the last `span`, summed for periods of this `length`; None for a period without figures.
 
     Leaves out the newest periods if they have no figures, because a worker may not have counted them yet.
     """
-    now, found = read.now, defaultdict[datetime, list[Figures]](list)
+    now, found = read.now, defaultdict[datetime, list[CallFigures]](list)
     for start, each in read.figures:
         found[start - (start - _EPOCH) % length].append(each)
     first = now - span
@@ -94,10 +94,10 @@ def points(read: RolledUpFigures, *, span: timedelta, length: timedelta) -> list
     starts = [first + index * length for index in range(-(-(now - first) // length))]
     while starts and starts[-1] not in found and starts[-1] > now - length - _MAX_COUNTING_DELAY:
         starts.pop()
-    return [(start, total(found[start]) if start in found else None) for start in starts]
+    return [(start, sum_figures(found[start]) if start in found else None) for start in starts]
 
 
-def total(parts: Sequence[Figures]) -> Figures:
+def sum_figures(parts: Sequence[CallFigures]) -> CallFigures:
     """Returns the figures of several periods as one: the sum of each figure, and the maximum of `waiting`."""
     spent: dict[str, Decimal] = {}
     for each in parts:
@@ -105,13 +105,13 @@ def total(parts: Sequence[Figures]) -> Figures:
             spent[unit] = spent.get(unit, Decimal(0)) + amount
     latency = [sum(counts) for counts in zip_longest(*(each.latency for each in parts), fillvalue=0)]
     numbers = {}
-    for name in (field.name for field in fields(Figures) if field.name not in ("spent", "latency")):
+    for name in (field.name for field in fields(CallFigures) if field.name not in ("spent", "latency")):
         values = [getattr(each, name) for each in parts]
         numbers[name] = max(values, default=0) if name in _MAXIMUM_FIGURES else sum(values)
-    return Figures(**numbers, spent=spent, latency=latency)
+    return CallFigures(**numbers, spent=spent, latency=latency)
 
 
-def quantile_ms(latency: Sequence[int], share: float) -> float | None:
+def latency_quantile_ms(latency: Sequence[int], share: float) -> float | None:
     """Returns the time in milliseconds within which Twilio answered this share (0 to 1) of the calls; None without calls.
 
     `latency` has the number of calls in each bucket of LATENCY_BOUNDS_MS. The result is interpolated within its bucket, and is
@@ -128,13 +128,13 @@ def quantile_ms(latency: Sequence[int], share: float) -> float | None:
     return float(LATENCY_BOUNDS_MS[-1])
 
 
-def plots(found: Sequence[Point]) -> list[Plot]:
+def make_plots(found: Sequence[Point]) -> list[Plot]:
     """Returns the plots in the order in which the page shows them."""
 
-    def values(of: Callable[[Figures], float | None]) -> list[float | None]:
+    def values(of: Callable[[CallFigures], float | None]) -> list[float | None]:
         return [None if figures is None else of(figures) for _, figures in found]
 
-    sums = total([figures for _, figures in found if figures is not None])
+    sums = sum_figures([figures for _, figures in found if figures is not None])
     calls = [
         Series("Started", 2, values(lambda each: each.started)),
         Series("Not dialled yet", 1, values(lambda each: each.scheduled + each.pending)),
@@ -142,8 +142,8 @@ def plots(found: Sequence[Point]) -> list[Plot]:
         Series("Not started", 3, values(lambda each: each.not_started)),
     ]
     latency = [
-        Series("Half of the calls", 1, values(lambda each: quantile_ms(each.latency, 0.5))),
-        Series("95 %", 5, values(lambda each: quantile_ms(each.latency, 0.95))),
+        Series("Half of the calls", 1, values(lambda each: latency_quantile_ms(each.latency, 0.5))),
+        Series("95 %", 5, values(lambda each: latency_quantile_ms(each.latency, 0.95))),
     ]
     callbacks = [
         Series("Callbacks", 1, values(lambda each: each.callbacks)),
@@ -165,16 +165,16 @@ def plots(found: Sequence[Point]) -> list[Plot]:
         Plot("latency", "Twilio's answer", _latency_summary(sums), "ms", "lines", latency),
         Plot("callbacks", "Callbacks of these calls", f"{sums.callbacks:,} received", "", "lines", callbacks),
         Plot("deliveries", "Deliveries", f"{sums.delivered:,} delivered, {sums.gave_up:,} given up", "", "bars", deliveries),
-        Plot("waiting", "Calls that wait", _waiting_summary(found), "", "lines", [_waiting(found)]),
+        Plot("waiting", "Calls that wait", _waiting_summary(found), "", "lines", [_waiting_calls_series(found)]),
         Plot("money", "Money spent", _money_summary(sums), "money", "lines", money),
     ]
 
 
-def _waiting(found: Sequence[Point]) -> Series:
+def _waiting_calls_series(found: Sequence[Point]) -> Series:
     return Series("Waiting", 1, [None if figures is None else figures.waiting for _, figures in found])
 
 
-def _calls_summary(sums: Figures) -> str:
+def _calls_summary(sums: CallFigures) -> str:
     requested = sums.scheduled + sums.pending + sums.started + sums.not_started + sums.unknown
     return f"{requested:,} requested, {sums.started:,} started"
 
@@ -184,39 +184,39 @@ def _waiting_summary(found: Sequence[Point]) -> str:
     return f"latest {known[-1]:,}, peak {max(known):,}" if known else "Not counted yet"
 
 
-def _money_summary(sums: Figures) -> str:
+def _money_summary(sums: CallFigures) -> str:
     unknown = f"; the price of {sums.unpriced:,} {'call is' if sums.unpriced == 1 else 'calls is'} unknown"
     return f"{_money_spent_text(sums) or 'Nothing'}{unknown if sums.unpriced else ''}"
 
 
-def _money_spent_text(figures: Figures) -> str:
+def _money_spent_text(figures: CallFigures) -> str:
     return ", ".join(f"{amount:,.4f} {unit}".strip() for unit, amount in sorted(figures.spent.items()))
 
 
-def _latency_text(figures: Figures) -> str:
-    half, most = quantile_ms(figures.latency, 0.5), quantile_ms(figures.latency, 0.95)
-    return "–" if half is None or most is None else f"{_milliseconds(half)} / {_milliseconds(most)}"
+def _latency_text(figures: CallFigures) -> str:
+    half, most = latency_quantile_ms(figures.latency, 0.5), latency_quantile_ms(figures.latency, 0.95)
+    return "–" if half is None or most is None else f"{_milliseconds_text(half)} / {_milliseconds_text(most)}"
 
 
-def _latency_summary(figures: Figures) -> str:
-    half, most = quantile_ms(figures.latency, 0.5), quantile_ms(figures.latency, 0.95)
+def _latency_summary(figures: CallFigures) -> str:
+    half, most = latency_quantile_ms(figures.latency, 0.5), latency_quantile_ms(figures.latency, 0.95)
     if half is None or most is None:
         return "No call was answered"
-    return f"half within {_milliseconds(half)}, 95 % within {_milliseconds(most)}"
+    return f"half within {_milliseconds_text(half)}, 95 % within {_milliseconds_text(most)}"
 
 
-def _milliseconds(value: float) -> str:
+def _milliseconds_text(value: float) -> str:
     if value >= LATENCY_BOUNDS_MS[-1]:
         return f"{LATENCY_BOUNDS_MS[-1] / 1000:.0f} s or more"
     return f"{value / 1000:.1f} s" if value >= 1000 else f"{value:.0f} ms"
 
 
-def table(found: Sequence[Point]) -> list[FigureRow]:
+def figure_table_rows(found: Sequence[Point]) -> list[FigureRow]:
     """Returns the rows of the table, the newest first."""
     return [FigureRow(start, [] if figures is None else _row_texts(figures)) for start, figures in reversed(found)]
 
 
-def _row_texts(figures: Figures) -> list[str]:
+def _row_texts(figures: CallFigures) -> list[str]:
     numbers = [figures.started, figures.not_started, figures.unknown, figures.scheduled + figures.pending]
     further = [figures.callbacks, figures.delivered, figures.gave_up, figures.waiting]
     texts = [*(f"{value:,}" for value in numbers), _latency_text(figures), *(f"{value:,}" for value in further)]
@@ -239,6 +239,6 @@ def plots_as_json(found: Sequence[Point], *, length: timedelta) -> dict[str, Any
                     for each in plot.series
                 ],
             }
-            for plot in plots(found)
+            for plot in make_plots(found)
         ],
     }

@@ -6,8 +6,16 @@ from datetime import timedelta
 from typing import Final, Literal
 from urllib.parse import quote
 
-from app.console.now.store import Facts, RejectedCredential, WaitingCount
-from app.console.now.words import MIN_SHARE_CALLS, SentencePart, calls_word, count_text, end_at_pace, percent, span_text
+from app.console.now.store import NowPageFacts, RejectedCredential, WaitingCount
+from app.console.now.words import (
+    MIN_SHARE_CALLS,
+    SentencePart,
+    call_or_calls,
+    last_dial_time_at_pace,
+    percent,
+    span_text,
+    waiting_count_text,
+)
 
 Level = Literal["ok", "warning", "danger"]
 LEVELS: Final[tuple[Level, ...]] = ("danger", "warning", "ok")
@@ -36,18 +44,18 @@ class AttentionItem:
     link: tuple[str, str] | None = None
 
 
-def attention_items(facts: Facts, *, for_operator: bool, key_set_state: str) -> list[AttentionItem]:
+def attention_items(facts: NowPageFacts, *, for_operator: bool, key_set_state: str) -> list[AttentionItem]:
     """Returns what needs attention, the most urgent first.
 
     `key_set_state` is the state of the key set with which service account tokens are verified.
     """
-    found = [*_system_items(facts, for_operator, key_set_state), *_call_items(facts)]
-    found += [*_scheduled_call_items(facts, for_operator), *_missing_call_items(facts)]
-    found += [*_delivery_items(facts), *_price_items(facts)]
+    found = [*_system_attention_items(facts, for_operator, key_set_state), *_call_attention_items(facts)]
+    found += [*_scheduled_call_attention_items(facts, for_operator), *_missing_call_attention_items(facts)]
+    found += [*_delivery_attention_items(facts), *_price_attention_items(facts)]
     return sorted(found, key=lambda each: LEVELS.index(each.level))
 
 
-def _system_items(facts: Facts, for_operator: bool, key_set_state: str) -> Iterator[AttentionItem]:
+def _system_attention_items(facts: NowPageFacts, for_operator: bool, key_set_state: str) -> Iterator[AttentionItem]:
     if not facts.has_tenants:
         advice = "Create a tenant with its Twilio account and an API key, or run `callgate tenants --help`."
         yield AttentionItem("ok", ["There is no tenant."], advice, ("Tenants", "/tenants"))
@@ -80,14 +88,14 @@ def _system_items(facts: Facts, for_operator: bool, key_set_state: str) -> Itera
         yield AttentionItem("warning", [f"The key set for service account tokens {what}."], advice)
 
 
-def _call_items(facts: Facts) -> Iterator[AttentionItem]:
+def _call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
     unknown, recent = facts.unknown, facts.recent
     if unknown.since and (waited := facts.read_at - unknown.since) > _UNKNOWN_FOR_LONG:
         advice = (
             "They may have rung, so do not place them again. A callback or a search of Twilio's list settles them; "
             "`callgate doctor` shows whether the clocks or a credential prevent it."
         )
-        found = f"{count_text(unknown)} unknown {calls_word(unknown)}"
+        found = f"{waiting_count_text(unknown)} unknown {call_or_calls(unknown)}"
         title: list[SentencePart] = [f"{found}, the oldest for {span_text(waited)}."]
         yield AttentionItem("warning", title, advice, ("Unknown calls", "/calls?execution=unknown"))
     if facts.pending.since and (waited := facts.read_at - facts.pending.since) > _PENDING_FOR_LONG:
@@ -96,13 +104,13 @@ def _call_items(facts: Facts) -> Iterator[AttentionItem]:
             "warning", [f"A call is pending for {span_text(waited)}."], advice, ("Pending calls", "/calls?execution=pending")
         )
     if (
-        recent.settled_or_unknown >= MIN_SHARE_CALLS
-        and recent.server_errors / recent.settled_or_unknown >= _MAX_SERVER_ERROR_SHARE
+        recent.settled_or_unknown_count >= MIN_SHARE_CALLS
+        and recent.server_errors / recent.settled_or_unknown_count >= _MAX_SERVER_ERROR_SHARE
     ):
-        share = percent(recent.server_errors / recent.settled_or_unknown)
+        share = percent(recent.server_errors / recent.settled_or_unknown_count)
         advice = "See https://status.twilio.com. The calls are unknown until a callback or a search settles them."
         yield AttentionItem("warning", [f"Twilio answered 5xx to {share} of the calls of the last hour."], advice)
-    if recent.settled_or_unknown >= MIN_SHARE_CALLS and recent.started * 2 < recent.settled_or_unknown:
+    if recent.settled_or_unknown_count >= MIN_SHARE_CALLS and recent.started * 2 < recent.settled_or_unknown_count:
         advice = "Their problems say why: refused by Twilio, out of reach, throttled, or without an accepted credential."
         yield AttentionItem(
             "danger",
@@ -114,10 +122,10 @@ def _call_items(facts: Facts) -> Iterator[AttentionItem]:
         advice = "Twilio reaches Callgate at `CALLGATE_PUBLIC_URL`. Try that address from outside: name, certificate, firewall."
         title = [f"No callback came for the {recent.started:,} calls that started in the last hour, and before they did."]
         yield AttentionItem("danger", title, advice)
-    yield from (_credential_item(each) for each in facts.credentials)
+    yield from (_credential_attention_item(each) for each in facts.credentials)
 
 
-def _credential_item(rejected: RejectedCredential) -> AttentionItem:
+def _credential_attention_item(rejected: RejectedCredential) -> AttentionItem:
     kind = "auth token" if rejected.username == rejected.account_sid else f"API key {rejected.username}"
     title: list[SentencePart] = [
         f"Twilio rejects the {kind} of account {rejected.account_sid} ({rejected.tenant_id}), since ",
@@ -144,7 +152,7 @@ _RELEASE_ADVICE: Final = {
 }
 
 
-def _scheduled_call_items(facts: Facts, for_operator: bool) -> Iterator[AttentionItem]:
+def _scheduled_call_attention_items(facts: NowPageFacts, for_operator: bool) -> Iterator[AttentionItem]:
     if facts.is_halted:
         by_hand = facts.halt_reason == "operator"
         title: list[SentencePart] = ["Scheduled calls are stopped until an operator releases them."]
@@ -152,8 +160,8 @@ def _scheduled_call_items(facts: Facts, for_operator: bool) -> Iterator[Attentio
     for queue in facts.queues:
         name = f"Queue {queue.name} ({queue.tenant_id})" if for_operator else f"Queue {queue.name}"
         link = ("Queue", f"/queues/{quote(queue.tenant_id, safe='')}/{quote(queue.name, safe='')}")
-        count = count_text(WaitingCount(queue.number, None))
-        end = end_at_pace(queue, facts.read_at)
+        count = waiting_count_text(WaitingCount(queue.number, None))
+        end = last_dial_time_at_pace(queue, facts.read_at)
         if queue.paused:
             advice = "They expire at their `ring_by`. Resume the queue, or cancel its calls."
             yield AttentionItem(
@@ -173,11 +181,11 @@ def _scheduled_call_items(facts: Facts, for_operator: bool) -> Iterator[Attentio
             yield AttentionItem("warning", title, advice, link)
 
 
-def _missing_call_items(facts: Facts) -> Iterator[AttentionItem]:
+def _missing_call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
     missing = facts.missing
     if missing.since is None or (waited := facts.read_at - missing.since) < _MISSING_FOR_LONG:
         return
-    concurrent = f"{count_text(WaitingCount(missing.number, None))} of the concurrent calls"
+    concurrent = f"{waiting_count_text(WaitingCount(missing.number, None))} of the concurrent calls"
     title: list[SentencePart] = [f"Twilio does not know {concurrent}, the oldest for {span_text(waited)}."]
     advice = (
         "They hold slots of their account and queue, so fewer others go out. A call that Twilio does not know an hour after "
@@ -187,11 +195,11 @@ def _missing_call_items(facts: Facts) -> Iterator[AttentionItem]:
     yield AttentionItem("warning", title, advice, ("The oldest call", f"/calls/{missing.oldest}"))
 
 
-def _delivery_items(facts: Facts) -> Iterator[AttentionItem]:
+def _delivery_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
     failing = facts.failing
     if failing.number and failing.since and (waited := facts.read_at - failing.since) > _FAILING_FOR_LONG:
         title: list[SentencePart] = [
-            f"{count_text(failing)} deliveries fail and are tried again, the oldest for {span_text(waited)}."
+            f"{waiting_count_text(failing)} deliveries fail and are tried again, the oldest for {span_text(waited)}."
         ]
         advice = "The receiver does not answer 2xx. Their last error says why; attempts end after three days."
         yield AttentionItem("warning", title, advice, ("Deliveries", "/deliveries"))
@@ -204,7 +212,7 @@ def _delivery_items(facts: Facts) -> Iterator[AttentionItem]:
         yield AttentionItem("warning", title, advice, ("Deliveries", "/deliveries"))
 
 
-def _price_items(facts: Facts) -> Iterator[AttentionItem]:
+def _price_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
     if facts.unpriced:
         title: list[SentencePart] = [f"{facts.unpriced:,} completed calls of the last 7 days have no price after a day."]
         advice = (

@@ -8,14 +8,14 @@ from starlette.responses import JSONResponse
 from app.console.access import ConsoleClientDep, console_router, slot_limited_reads
 from app.console.now import figures
 from app.console.now.figure_store import read_figures
-from app.console.now.store import read_facts
+from app.console.now.store import read_now_page_facts
 from app.console.now.view import NowView, now_view
 from app.console.rendering import page_response
-from app.console.tenancy import reachable_tenant
+from app.console.tenancy import require_reachable_tenant
 from app.http.routes import needs
 from app.tenants.caller import OperatorCaller
 from app.tenants.scopes import Scope
-from app.workloads.authentication import WorkloadTokens
+from app.workloads.authentication import WorkloadTokenValidator
 
 router = console_router("/now")
 
@@ -23,15 +23,15 @@ RangeName = Literal["1h", "24h", "7d"]
 RangeNameDep = Annotated[RangeName, Query(alias="range")]
 
 
-async def tenant_of_figures(client: ConsoleClientDep, tenant: str = "") -> str | None:
+async def tenant_id_for_figures(client: ConsoleClientDep, tenant: str = "") -> str | None:
     """Returns the id of the tenant whose calls are shown; None for all tenants.
 
     Raises TenantNotFound if the session belongs to another tenant.
     """
-    return reachable_tenant(client, tenant) if tenant else client.tenant_id
+    return require_reachable_tenant(client, tenant) if tenant else client.tenant_id
 
 
-FiguresTenantDep = Annotated[str | None, Depends(tenant_of_figures)]
+FiguresTenantDep = Annotated[str | None, Depends(tenant_id_for_figures)]
 
 
 @router.get("")
@@ -40,9 +40,9 @@ async def show_now(
     request: Request, client: ConsoleClientDep, tenant_id: FiguresTenantDep, range_name: RangeNameDep = "1h"
 ) -> Response:
     """Shows the page *Now*: a sentence about the calls of the last hour, what needs attention, and plots with their table."""
-    view, shown = await _view(request, client, tenant_id), figures.RANGES[range_name]
+    view, shown = await _read_now_view(request, client, tenant_id), figures.RANGES[range_name]
     read = await read_figures(slot_limited_reads(request), tenant_id, span=shown.span)
-    found = figures.points(read, span=shown.span, length=shown.point)
+    found = figures.sum_figures_per_period(read, span=shown.span, length=shown.point)
     return page_response(
         request,
         "now/page.html",
@@ -50,10 +50,10 @@ async def show_now(
         tenant=tenant_id if client.tenant_id is None and tenant_id else "",
         ranges=figures.RANGES,
         range_name=range_name,
-        plots=figures.plots(found),
+        plots=figures.make_plots(found),
         has_figures=bool(read.figures),
         columns=figures.TABLE_COLUMNS,
-        rows=figures.table(figures.points(read, span=shown.span, length=shown.row)),
+        rows=figures.figure_table_rows(figures.sum_figures_per_period(read, span=shown.span, length=shown.row)),
     )
 
 
@@ -62,7 +62,7 @@ async def show_now(
 async def show_now_summary(request: Request, client: ConsoleClientDep, tenant_id: FiguresTenantDep) -> Response:
     """Shows the part of the page *Now* that refreshes itself."""
     tenant = tenant_id if client.tenant_id is None and tenant_id else ""
-    return page_response(request, "now/summary.html", view=await _view(request, client, tenant_id), tenant=tenant)
+    return page_response(request, "now/summary.html", view=await _read_now_view(request, client, tenant_id), tenant=tenant)
 
 
 @router.get("/figures")
@@ -71,12 +71,12 @@ async def get_figures(request: Request, tenant_id: FiguresTenantDep, range_name:
     """Returns the plots as JSON for the page's script."""
     shown = figures.RANGES[range_name]
     read = await read_figures(slot_limited_reads(request), tenant_id, span=shown.span)
-    found = figures.points(read, span=shown.span, length=shown.point)
+    found = figures.sum_figures_per_period(read, span=shown.span, length=shown.point)
     return JSONResponse(figures.plots_as_json(found, length=shown.point))
 
 
-async def _view(request: Request, client: ConsoleClientDep, tenant_id: str | None) -> NowView:
-    facts = await read_facts(slot_limited_reads(request), tenant_id)
-    tokens: WorkloadTokens | None = request.state.workload_tokens
+async def _read_now_view(request: Request, client: ConsoleClientDep, tenant_id: str | None) -> NowView:
+    facts = await read_now_page_facts(slot_limited_reads(request), tenant_id)
+    tokens: WorkloadTokenValidator | None = request.state.workload_tokens
     is_operator = isinstance(client, OperatorCaller)
     return now_view(facts, for_operator=is_operator, key_set_state="ok" if tokens is None else tokens.key_set_state)

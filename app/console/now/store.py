@@ -13,9 +13,9 @@ from pydantic import TypeAdapter
 
 from app.callgate_error import EXECUTIONS
 from app.console.now.figure_store import MINUTE_FIGURES_SINCE
-from app.console.reads import fetch
+from app.console.reads import fetch_with_time_limit
 from app.database.heartbeats import WORKER_SUMMARY_SQL, WorkerSummary
-from app.database.pool import Transactions
+from app.database.pool import TransactionRunner
 from app.rollups.models import ALL_TENANTS, CALLED_BACK_SQL
 from app.scheduling.accounts import accounts_with_rows_sql
 from app.scheduling.guard import HaltReason
@@ -35,7 +35,7 @@ class WaitingCount:
 
     `since` is the time since which the oldest counted item waits.
 
-    In `Facts.waiting`, `since` has another meaning: the time at which the last of the counted calls is due.
+    In `NowPageFacts.waiting`, `since` has another meaning: the time at which the last of the counted calls is due.
     """
 
     number: int
@@ -76,7 +76,7 @@ class RejectedCredential:
 
 
 @dataclass(frozen=True, slots=True)
-class MissingCalls:
+class CallsMissingAtTwilio:
     """The calls that count toward `max_concurrent`, although Twilio answers that it has no such call.
 
     At most MAX_COUNTED_ROWS are counted. `oldest` is the id of the call that Twilio has not found for the longest time, and
@@ -89,7 +89,7 @@ class MissingCalls:
 
 
 @dataclass(frozen=True, slots=True)
-class LastHour:
+class LastHourCallCounts:
     """The numbers of calls of the last hour, by `execution`: Callgate's own state of a call, such as "pending".
 
     `server_errors` is the number of calls to which Twilio answered with a 5xx status. `called_back` is the number of started
@@ -105,13 +105,13 @@ class LastHour:
     called_back: int = 0
 
     @property
-    def settled_or_unknown(self) -> int:
+    def settled_or_unknown_count(self) -> int:
         """The number of calls that have started, have not started, or may have started (`unknown`)."""
         return self.started + self.not_started + self.unknown
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class NowPageFacts:
     """What the page *Now* needs to know for its sentence about calls and for its list of what needs attention."""
 
     read_at: datetime
@@ -126,7 +126,7 @@ class Facts:
     waiting: WaitingCount
     """The scheduled calls that wait to be dialled. Here `since` is the time at which the last counted call is due."""
     queues: list[WaitingQueue]
-    missing: MissingCalls
+    missing: CallsMissingAtTwilio
     failing: WaitingCount
     """The deliveries (requests to tenants) that have failed and are tried again."""
     gave_up: int
@@ -137,7 +137,7 @@ class Facts:
     Calls older than a week are left out.
     """
     credentials: list[RejectedCredential]
-    recent: LastHour
+    recent: LastHourCallCounts
     called_back_before: int
     """The number of started calls with a callback that were requested in the last day, but not in the last hour."""
     rolled_until: datetime | None
@@ -145,7 +145,7 @@ class Facts:
     """Seconds that the database took for all facts."""
 
 
-def _json_list(rows: str) -> str:
+def _json_array_sql(rows: str) -> str:
     """Returns SQL for a JSON array of the rows that the statement `rows` returns."""
     return f"(SELECT coalesce(json_agg(row_to_json(each)), '[]') FROM ({rows}) AS each)"
 
@@ -158,7 +158,7 @@ _WAITING_DIALS: Final = f"""
 """
 
 
-def _waiting_count(rows: str, since: str = "min(since)") -> str:
+def _waiting_count_sql(rows: str, since: str = "min(since)") -> str:
     """Returns SQL for a WaitingCount as JSON.
 
     It counts the rows of the statement `rows`; `since` is the SQL of the field `since`.
@@ -200,7 +200,7 @@ _REJECTED_CREDENTIALS: Final = f"""
     WHERE credential.rejected_at IS NOT NULL AND credential.revoked_at IS NULL {{own}}
     ORDER BY credential.rejected_at DESC LIMIT {MAX_LISTED_ROWS}
 """
-_LAST_HOUR_SUMS: Final = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in LastHour.__dataclass_fields__)
+_LAST_HOUR_SUMS: Final = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in LastHourCallCounts.__dataclass_fields__)
 # Ids begin with their time in milliseconds (app.calls.ids).
 _FIRST_UNCOUNTED_ID: Final = """(
     SELECT (lpad(to_hex((extract(epoch FROM greatest(max(rolled_until), now() - interval '1 hour')) * 1000)::bigint), 12, '0')
@@ -209,7 +209,7 @@ _FIRST_UNCOUNTED_ID: Final = """(
 # The figures of minutes, and calls that were requested after the last of them: at most as many as the sentence needs.
 _LAST_HOUR: Final = f"""
     SELECT {_LAST_HOUR_SUMS} FROM (
-        SELECT {", ".join(LastHour.__dataclass_fields__)} FROM rollup
+        SELECT {", ".join(LastHourCallCounts.__dataclass_fields__)} FROM rollup
         WHERE {{figures}} AND seconds = 60 AND start >= now() - interval '1 hour'
         UNION ALL
         SELECT {", ".join(f"(execution = '{name}')::int" for name in EXECUTIONS)}, 0, ({CALLED_BACK_SQL})::int FROM (
@@ -225,7 +225,7 @@ _SUM_PERIODS: Final = {
 }
 
 
-def _statement(*, of_tenant: bool) -> str:
+def _read_facts_sql(*, of_tenant: bool) -> str:
     """Returns the SQL statement that reads the fields of Facts as one JSON object.
 
     If `of_tenant` is true, $1 is the tenant's id.
@@ -235,7 +235,7 @@ def _statement(*, of_tenant: bool) -> str:
     figures = "rollup.tenant_id = $1" if of_tenant else f"rollup.tenant_id = '{ALL_TENANTS}'"
     of_one = "WITH RECURSIVE account AS (SELECT id AS account_id FROM twilio_account WHERE tenant_id = $1)"
     unknown, pending = (
-        _waiting_count(f"SELECT pending_since AS since FROM call WHERE execution = '{execution}' {own}")
+        _waiting_count_sql(f"SELECT pending_since AS since FROM call WHERE execution = '{execution}' {own}")
         for execution in ("unknown", "pending")
     )
     gave_up, unpriced, called_back = (
@@ -253,9 +253,9 @@ def _statement(*, of_tenant: bool) -> str:
             'halt_reason', (SELECT halt_reason FROM grant_guard WHERE id = 1),
             'unknown', {unknown},
             'pending', {pending},
-            'waiting', {_waiting_count(_WAITING_DIALS, since="max(since)")},
+            'waiting', {_waiting_count_sql(_WAITING_DIALS, since="max(since)")},
             'missing', {_MISSING_CALLS.format(own=own_account)},
-            'queues', {_json_list(_WAITING_QUEUES.format(own=own))},
+            'queues', {_json_array_sql(_WAITING_QUEUES.format(own=own))},
             'failing', (
                 SELECT json_build_object('number', count(*), 'since', min(pending_since)) FROM (
                     SELECT attempts, pending_since FROM delivery WHERE next_attempt_at IS NOT NULL {own}
@@ -264,7 +264,7 @@ def _statement(*, of_tenant: bool) -> str:
             ),
             'gave_up', {gave_up},
             'unpriced', {unpriced},
-            'credentials', {_json_list(_REJECTED_CREDENTIALS.format(own=own))},
+            'credentials', {_json_array_sql(_REJECTED_CREDENTIALS.format(own=own))},
             'recent', (SELECT row_to_json(sums) FROM ({_LAST_HOUR.format(figures=figures, own=own)}) AS sums),
             'called_back_before', {called_back},
             'rolled_until', (SELECT rolled_until FROM rollup_progress WHERE id = 1),
@@ -273,14 +273,16 @@ def _statement(*, of_tenant: bool) -> str:
     """
 
 
-READ_FACTS_OF_TENANT: Final = _statement(of_tenant=True)
-READ_FACTS_OF_ALL: Final = _statement(of_tenant=False)
-_FACTS_ADAPTER: Final = TypeAdapter(Facts)
+READ_FACTS_OF_TENANT: Final = _read_facts_sql(of_tenant=True)
+READ_FACTS_OF_ALL: Final = _read_facts_sql(of_tenant=False)
+_FACTS_ADAPTER: Final = TypeAdapter(NowPageFacts)
 
 
-async def read_facts(database: Transactions, tenant_id: str | None) -> Facts:
+async def read_now_page_facts(database: TransactionRunner, tenant_id: str | None) -> NowPageFacts:
     """Reads the facts about one tenant; if `tenant_id` is None, about all tenants. Raises DatabaseUnavailable."""
     ((facts,),) = await (
-        fetch(database, READ_FACTS_OF_ALL) if tenant_id is None else fetch(database, READ_FACTS_OF_TENANT, tenant_id)
+        fetch_with_time_limit(database, READ_FACTS_OF_ALL)
+        if tenant_id is None
+        else fetch_with_time_limit(database, READ_FACTS_OF_TENANT, tenant_id)
     )
     return _FACTS_ADAPTER.validate_json(facts)

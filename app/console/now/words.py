@@ -11,12 +11,12 @@ MIN_SHARE_CALLS: Final = 5
 """The minimum number of calls from which the page draws a conclusion, such as that most calls do not start."""
 
 
-def calls_word(waiting: WaitingCount) -> str:
+def call_or_calls(waiting: WaitingCount) -> str:
     """Returns "call" if one call waits, otherwise "calls"."""
     return "call" if waiting.number == 1 else "calls"
 
 
-def count_text(waiting: WaitingCount) -> str:
+def waiting_count_text(waiting: WaitingCount) -> str:
     """Returns the number of waiting items as text, such as "12".
 
     Returns "10,000 or more" from MAX_COUNTED_ROWS on, where counting stops.
@@ -40,7 +40,7 @@ def span_text(span: timedelta) -> str:
     return f"{seconds} s"
 
 
-def end_at_pace(queue: WaitingQueue, now: datetime) -> datetime | None:
+def last_dial_time_at_pace(queue: WaitingQueue, now: datetime) -> datetime | None:
     """Returns when the last waiting call of the queue will be dialled if calls are dialled at the queue's maximum rate.
 
     Returns None if the rate has no limit.

@@ -56,7 +56,7 @@ class OidcProvider:
     _read_again_at: float = -math.inf
     _reading: asyncio.Task[None] | None = None
 
-    async def begin(self) -> tuple[str, LoginAttempt]:
+    async def begin_authorization(self) -> tuple[str, LoginAttempt]:
         """Returns the URL of the provider's login page, and the random values with which `finish` checks the login.
 
         Raises ProviderFailed.
@@ -76,14 +76,14 @@ class OidcProvider:
         )
         return address, attempt
 
-    async def finish(self, code: str, attempt: LoginAttempt) -> dict[str, Any]:
+    async def fetch_claims(self, code: str, attempt: LoginAttempt) -> dict[str, Any]:
         """Exchanges the authorization code for tokens, and returns the claims about the person. Raises ProviderFailed.
 
         The claims come from the ID token and, if the provider has one, from its user info endpoint.
         """
         metadata = await self._discover()
-        async with self._client() as client:
-            tokens = await self._exchange(client, metadata, code, attempt)
+        async with self._new_http_client() as client:
+            tokens = await self._exchange_code_for_tokens(client, metadata, code, attempt)
             keys = await _get_json(client, _endpoint(metadata, "jwks_uri"))
             claims = self._checked_claims(tokens, keys, metadata, attempt)
             access_token = tokens.get("access_token")
@@ -99,7 +99,7 @@ class OidcProvider:
         # Claims of the ID token, which is signed, override those of the user info.
         return more | claims
 
-    def _client(self) -> HttpClient:
+    def _new_http_client(self) -> HttpClient:
         transport = AiohttpTransport(max_connections=1, keepalive_s=1.0, tls=self._tls)
         return HttpClient(transport, timeout=httpx.Timeout(_TIMEOUT_S), user_agent=f"callgate/{__version__}")
 
@@ -120,7 +120,7 @@ class OidcProvider:
     async def _read_metadata(self) -> None:
         """Reads the discovery document, and stores it or the reason of the failure."""
         try:
-            async with self._client() as client:
+            async with self._new_http_client() as client:
                 metadata = await _get_json(client, self.issuer.rstrip("/") + DISCOVERY_PATH)
             if metadata.get("issuer") != self.issuer:
                 raise ProviderFailed("discovery_of_another_issuer")
@@ -129,7 +129,7 @@ class OidcProvider:
         else:
             self._metadata, self._failure, self._read_again_at = metadata, None, time.monotonic() + _METADATA_MAX_AGE_S
 
-    async def _exchange(
+    async def _exchange_code_for_tokens(
         self, client: HttpClient, metadata: Mapping[str, Any], code: str, attempt: LoginAttempt
     ) -> dict[str, Any]:
         """Exchanges the authorization code for tokens, and returns the JSON of the token endpoint's answer.
@@ -141,19 +141,19 @@ class OidcProvider:
             "authorization_code", redirect_uri=self.redirect_uri, code=code, code_verifier=attempt.verifier
         )
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
-        if "client_secret_basic" in _list_of(metadata, "token_endpoint_auth_methods_supported", "client_secret_basic"):
+        if "client_secret_basic" in _metadata_list(metadata, "token_endpoint_auth_methods_supported", "client_secret_basic"):
             # RFC 6749, section 2.3.1: id and secret are encoded as in a form.
             auth = ClientAuth(quote_plus(self.client_id), quote_plus(self.client_secret), "client_secret_basic")
         else:
             auth = ClientAuth(self.client_id, self.client_secret, "client_secret_post")
         address, headers, body = auth.prepare("POST", address, headers, body)
-        return await _read_json(client, "POST", address, headers, body.encode())
+        return await _request_json_object(client, "POST", address, headers, body.encode())
 
     def _checked_claims(
         self, tokens: Mapping[str, Any], keys: Any, metadata: Mapping[str, Any], attempt: LoginAttempt
     ) -> dict[str, Any]:
         """Validates the ID token and returns its claims. Raises ProviderFailed."""
-        supported = _list_of(metadata, "id_token_signing_alg_values_supported", "RS256")
+        supported = _metadata_list(metadata, "id_token_signing_alg_values_supported", "RS256")
         algorithms = [algorithm for algorithm in _SIGNATURE_ALGORITHMS if algorithm in supported]
         try:
             registry = JWSRegistry(algorithms=algorithms, strict_check_header=False)
@@ -180,7 +180,7 @@ def _endpoint(metadata: Mapping[str, Any], name: str) -> str:
     return address
 
 
-def _list_of(metadata: Mapping[str, Any], name: str, default: str) -> list[Any]:
+def _metadata_list(metadata: Mapping[str, Any], name: str, default: str) -> list[Any]:
     """Returns the list with this name in the discovery document; `[default]` if it is missing.
 
     Raises ProviderFailed if the value is not a list.
@@ -192,10 +192,10 @@ def _list_of(metadata: Mapping[str, Any], name: str, default: str) -> list[Any]:
 
 
 async def _get_json(client: HttpClient, address: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
-    return await _read_json(client, "GET", address, {"Accept": "application/json", **(headers or {})}, None)
+    return await _request_json_object(client, "GET", address, {"Accept": "application/json", **(headers or {})}, None)
 
 
-async def _read_json(
+async def _request_json_object(
     client: HttpClient, method: str, address: str, headers: Mapping[str, str], body: bytes | None
 ) -> dict[str, Any]:
     """Sends a request and returns the JSON object in the response. Follows no redirect.

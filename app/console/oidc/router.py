@@ -19,7 +19,7 @@ from app.console.oidc.login import LoginAttempt, ProviderFailed
 from app.console.oidc.rules import client_for_claims
 from app.console.rendering import page_response
 from app.console.sessions.router import login_page, start_session
-from app.console_settings import OidcRule
+from app.console_settings import OidcAccessRule
 from app.errors import RouteNotFound, TenantNotFound
 from app.http.key_attempts import KeyAttempts
 from app.http.routes import public
@@ -48,9 +48,9 @@ async def begin_login(request: Request) -> Response:
     """Redirects to the provider. It is a GET, because the Content-Security-Policy allows no form to another site."""
     provider = _provider_of(request)
     try:
-        address, attempt = await provider.begin()
+        address, attempt = await provider.begin_authorization()
     except ProviderFailed as error:
-        return _refused(request, _FAILED_TEXT, 502, str(error))
+        return _refuse_login(request, _FAILED_TEXT, 502, str(error))
     wanted = safe_redirect_path(request.query_params.get("next", ""))
     kept = asdict(attempt) | {"wanted": wanted, "until": time.time() + _ATTEMPT_LIFETIME_S}
     keyring: Keyring = request.state.keyring
@@ -66,29 +66,29 @@ async def finish_login(request: Request) -> Response:
     """Logs in the person whom the provider names, if a rule gives them access."""
     provider = _provider_of(request)
     attempts: KeyAttempts = request.state.key_attempts
-    address = attempts.address_of(request.scope)
+    address = attempts.client_address_of(request.scope)
     attempts.require_attempt_left(address, _ATTEMPT_COUNTER_KEY)
-    kept = _stored_attempt(request)
+    kept = _login_attempt_from_cookie(request)
     query = request.query_params
     if kept is None or not hmac.compare_digest(query.get("state", "").encode(), kept[0].state.encode()):
-        return _refused(request, _OUTDATED_TEXT, 401, "state")
+        return _refuse_login(request, _OUTDATED_TEXT, 401, "state")
     attempt, wanted = kept
     if "code" not in query or query.get("iss", provider.issuer) != provider.issuer:
-        return _refused(request, _FAILED_TEXT, 401, "no_code")
+        return _refuse_login(request, _FAILED_TEXT, 401, "no_code")
     try:
-        claims = await provider.finish(query["code"], attempt)
+        claims = await provider.fetch_claims(query["code"], attempt)
     except ProviderFailed as error:
         attempts.record_wrong_key(address, _ATTEMPT_COUNTER_KEY)
-        return _refused(request, _FAILED_TEXT, 401, str(error))
-    rules: tuple[OidcRule, ...] = request.state.console_oidc_rules
+        return _refuse_login(request, _FAILED_TEXT, 401, str(error))
+    rules: tuple[OidcAccessRule, ...] = request.state.console_oidc_rules
     client = client_for_claims(rules, claims)
     if client is None:
-        return _refused(request, _NO_RULE_TEXT, 403, "no_rule")
+        return _refuse_login(request, _NO_RULE_TEXT, 403, "no_rule")
     # The response is a page, because browsers would send no `Strict` cookie after a redirect that the provider began.
     try:
         response = await start_session(request, client, page_response(request, "oidc/done.html", wanted=wanted))
     except TenantNotFound:
-        return _refused(request, _NO_RULE_TEXT, 403, "no_such_tenant")
+        return _refuse_login(request, _NO_RULE_TEXT, 403, "no_such_tenant")
     _delete_cookie(response)
     return response
 
@@ -100,7 +100,7 @@ def _provider_of(request: Request) -> "OidcProvider":
     return provider
 
 
-def _stored_attempt(request: Request) -> tuple[LoginAttempt, str] | None:
+def _login_attempt_from_cookie(request: Request) -> tuple[LoginAttempt, str] | None:
     """Returns the values that `begin_login` stored in the cookie, and the path to open after the login.
 
     Returns None if there is no valid cookie, or if the login began more than ten minutes ago.
@@ -115,7 +115,7 @@ def _stored_attempt(request: Request) -> tuple[LoginAttempt, str] | None:
     return LoginAttempt(kept["state"], kept["nonce"], kept["verifier"]), kept["wanted"]
 
 
-def _refused(request: Request, fault: str, status: int, reason: str) -> Response:
+def _refuse_login(request: Request, fault: str, status: int, reason: str) -> Response:
     """Returns the login page with the error text `fault`, deletes the cookie of the login, and logs the reason."""
     logger.warning("console_oidc_refused", reason=reason)
     response = login_page(request, status=status, fault=fault)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from app.console_settings import OidcRule
+from app.console_settings import OidcAccessRule
 from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.scopes import Scope
 
@@ -12,18 +12,18 @@ _MAX_NAME_LENGTH = 200
 _NO_KEY_ID = UUID(int=0)
 
 
-def client_for_claims(rules: Sequence[OidcRule], claims: Mapping[str, Any]) -> Caller | OperatorCaller | None:
+def client_for_claims(rules: Sequence[OidcAccessRule], claims: Mapping[str, Any]) -> Caller | OperatorCaller | None:
     """Returns the client (a tenant's caller or an operator) that the first matching rule names; None if no rule matches."""
-    rule = next((rule for rule in rules if _matches(rule, claims)), None)
+    rule = next((rule for rule in rules if _rule_matches_claims(rule, claims)), None)
     if rule is None:
         return None
     scopes = frozenset(map(Scope, rule.scopes))
     if rule.tenant is None:
-        return OperatorCaller(None, _name_of(claims), scopes, "oidc")
-    return Caller(rule.tenant, _NO_KEY_ID, _name_of(claims), False, scopes, kind="oidc")
+        return OperatorCaller(None, _person_name(claims), scopes, "oidc")
+    return Caller(rule.tenant, _NO_KEY_ID, _person_name(claims), False, scopes, kind="oidc")
 
 
-def _matches(rule: OidcRule, claims: Mapping[str, Any]) -> bool:
+def _rule_matches_claims(rule: OidcAccessRule, claims: Mapping[str, Any]) -> bool:
     """Returns whether the rule's claim has the rule's value, or is a list that contains it.
 
     `email` counts only if it is verified.
@@ -34,7 +34,7 @@ def _matches(rule: OidcRule, claims: Mapping[str, Any]) -> bool:
     return rule.value in claim if isinstance(claim, list) else claim == rule.value
 
 
-def _name_of(claims: Mapping[str, Any]) -> str:
+def _person_name(claims: Mapping[str, Any]) -> str:
     """Returns the person's name for the audit log: a verified e-mail address or, without one, the claim `sub`.
 
     Other claims, such as `name`, are not used, because people may be able to choose their values.

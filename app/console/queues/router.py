@@ -13,15 +13,15 @@ from app.console.queues.view import (
     PATH,
     QueueItem,
     QueueView,
-    calls_address,
     canceled_text,
     next_page_address,
+    queue_calls_url,
     queue_path,
-    waiting_text,
+    waiting_calls_text,
 )
 from app.console.reads import TimeLimitedReads
 from app.console.rendering import page_response
-from app.console.tenancy import reachable_tenant, require_read
+from app.console.tenancy import require_reachable_tenant, require_read_scope
 from app.errors import QueueNotFound
 from app.http.routes import needs
 from app.queues.cancellation import QueueCancellation
@@ -51,20 +51,20 @@ QueueReadsDep = Annotated[QueueService, Depends(time_limited_queue_service)]
 QueueCancellationDep = Annotated[QueueCancellation, Depends(queue_cancellation)]
 
 
-async def reachable_queue(client: ConsoleClientDep, tenant_id: str, name: str) -> tuple[str, str]:
+async def require_reachable_queue(client: ConsoleClientDep, tenant_id: str, name: str) -> tuple[str, str]:
     """Returns the tenant's id and the queue's name from the path. Does not check that this queue exists.
 
     Raises ScopeRequired if the client lacks the scope `read`, TenantNotFound if the client may not see the tenant, and
     QueueNotFound if the name cannot be that of a queue.
     """
-    require_read(client)
-    reachable_tenant(client, tenant_id)
+    require_read_scope(client)
+    require_reachable_tenant(client, tenant_id)
     if not re.fullmatch(RESOURCE_NAME_PATTERN, name):
         raise QueueNotFound
     return tenant_id, name
 
 
-QueueDep = Annotated[tuple[str, str], Depends(reachable_queue)]
+QueueDep = Annotated[tuple[str, str], Depends(require_reachable_queue)]
 
 
 @router.get("")
@@ -75,12 +75,12 @@ async def list_queues(
     """Lists queues with the number of calls that wait in each. `tenant` limits an operator's list."""
     wanted = client.tenant_id or tenant
     if wanted:
-        reachable_tenant(client, wanted)
+        require_reachable_tenant(client, wanted)
     place = (after_tenant, after)
     if any("\x00" in part for part in place):
         place = ("", "")
     lines, has_more = await store.list_queue_lines(slot_limited_reads(request), wanted or None, after=place)
-    items = [(QueueItem.of(line.state), waiting_text(line.waiting)) for line in lines]
+    items = [(QueueItem.of(line.state), waiting_calls_text(line.waiting)) for line in lines]
     return page_response(
         request,
         "queues/list.html",
@@ -98,22 +98,22 @@ async def list_queues(
 async def show_queue(request: Request, queue: QueueDep, service: QueueReadsDep, canceled: int | None = None) -> Response:
     """Shows one queue. `canceled` is how many of its calls were canceled just now."""
     done = None if canceled is None else canceled_text(canceled)
-    return await _show(request, queue, service, "queues/queue.html", done=done)
+    return await _render_queue(request, queue, service, "queues/queue.html", done=done)
 
 
 @router.get("/{tenant_id}/{name}/live")
 @needs(Scope.READ, clients="any")
 async def show_live_queue(request: Request, queue: QueueDep, service: QueueReadsDep) -> Response:
     """Returns the part of the queue's page that refreshes itself."""
-    return await _show(request, queue, service, "queues/live.html")
+    return await _render_queue(request, queue, service, "queues/live.html")
 
 
-async def _show(
+async def _render_queue(
     request: Request, queue: tuple[str, str], service: QueuesDep, template: str, *, done: str | None = None
 ) -> Response:
     """Renders the template with the queue and its progress. `done` is a message about a form that was sent before."""
     progress = await service.progress(*queue)
-    return page_response(request, template, view=QueueView.of(progress), calls=calls_address(*queue), done=done)
+    return page_response(request, template, view=QueueView.of(progress), calls=queue_calls_url(*queue), done=done)
 
 
 @router.post("/{tenant_id}/{name}/pause")
@@ -135,7 +135,7 @@ async def resume_queue(queue: QueueDep, actor: ConsoleActorDep, service: QueuesD
 @needs(Scope.ADMIN, clients="any")
 async def confirm_cancellation(request: Request, queue: QueueDep, service: QueueReadsDep) -> Response:
     """Shows how many calls would be canceled, and asks for confirmation."""
-    return await _show(request, queue, service, "queues/cancel.html")
+    return await _render_queue(request, queue, service, "queues/cancel.html")
 
 
 @router.post("/{tenant_id}/{name}/cancel")

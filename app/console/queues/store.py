@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from app.console.page_size import PAGE_SIZE
-from app.console.reads import fetch
-from app.database.pool import Transactions
+from app.console.reads import fetch_with_time_limit
+from app.database.pool import TransactionRunner
 from app.queues.state_store import STATE_COLUMNS, STATE_TABLES, QueueState
 
 MAX_COUNTED: Final = 1_000
@@ -35,7 +35,7 @@ _LIST_OF_TENANT: Final = _LIST_QUEUES.format(which="queue.tenant_id = $1 AND que
 
 
 async def list_queue_lines(
-    database: Transactions, tenant_id: str | None, *, after: tuple[str, str] = ("", "")
+    database: TransactionRunner, tenant_id: str | None, *, after: tuple[str, str] = ("", "")
 ) -> tuple[list[QueueLine], bool]:
     """Returns a page of queues, sorted by tenant and name, and whether a further page follows.
 
@@ -43,5 +43,5 @@ async def list_queue_lines(
     previous page.
     """
     statement, values = (_LIST_OF_ALL, after) if tenant_id is None else (_LIST_OF_TENANT, (tenant_id, after[1]))
-    lines = [QueueLine(QueueState.of(row), row["waiting"]) for row in await fetch(database, statement, *values)]
+    lines = [QueueLine(QueueState.of(row), row["waiting"]) for row in await fetch_with_time_limit(database, statement, *values)]
     return lines[:PAGE_SIZE], len(lines) > PAGE_SIZE

@@ -39,14 +39,14 @@ _UNKNOWN_END_TEXTS: Final[dict[UnknownEndReason, str]] = {
 _URGENT_REASONS: Final = frozenset({"halted", "tenant_suspended", "paused"})
 
 
-def reason_text(reason: WaitReasonName | None, *, waits: bool) -> str:
+def wait_reason_text(reason: WaitReasonName | None, *, waits: bool) -> str:
     """Returns in words what the next call waits for, such as "waits for its time"; "–" if `waits` is false."""
     if not waits:
         return "–"
     return "is dialled now" if reason is None else _WAIT_REASON_TEXTS[reason]
 
 
-def waiting_text(number: int) -> str:
+def waiting_calls_text(number: int) -> str:
     """Returns the number of waiting calls as text; "1,000+" if the number is larger than MAX_COUNTED."""
     return f"{MAX_COUNTED:,}+" if number > MAX_COUNTED else f"{number:,}"
 
@@ -59,7 +59,7 @@ def queue_path(tenant_id: str, name: str) -> str:
     return f"{PATH}/{quote(tenant_id, safe='')}/{quote(name, safe='')}"
 
 
-def calls_address(tenant_id: str, name: str) -> str:
+def queue_calls_url(tenant_id: str, name: str) -> str:
     """Returns the address of the list of this queue's calls.
 
     It has a query string, to which the caller can append other filters.
@@ -95,7 +95,7 @@ class QueueItem:
             name=queue.name,
             state="paused" if queue.paused else "halted" if reason in _URGENT_REASONS else "active",
             next_due_at=None if state.next_call is None else state.next_call.due_at,
-            reason=reason_text(reason, waits=state.next_call is not None),
+            reason=wait_reason_text(reason, waits=state.next_call is not None),
             pace=pace_text(queue.pace),
             under_way="–" if state.under_way is None else f"{state.under_way:,}",
             hours=hours_text(queue.hours),
@@ -132,10 +132,10 @@ class QueueView:
         return cls(
             item=QueueItem.of(progress.state),
             read_at=progress.state.read_at,
-            sentence=_sentence(progress),
+            sentence=_progress_sentence(progress),
             counts_by_execution=None if counts is None else tuple(sorted(counts.execution.items())),
-            statuses=() if counts is None else _by_number(counts.status),
-            problems=() if counts is None else _by_number(counts.problem),
+            statuses=() if counts is None else _sorted_by_count(counts.status),
+            problems=() if counts is None else _sorted_by_count(counts.problem),
             achieved_pace="not counted in time" if started is None else f"{started / 60:.2f} a second in the last minute",
             waiting=None if waiting is None else waiting.number,
             first_not_before=None if waiting is None else waiting.first_not_before,
@@ -148,17 +148,17 @@ class QueueView:
         )
 
 
-def _sentence(progress: QueueProgress) -> str:
+def _progress_sentence(progress: QueueProgress) -> str:
     waiting = progress.waiting
     if waiting is None:
         return "More calls wait than could be counted in time."
     if waiting.number == 0:
         return "Paused. No call waits." if progress.state.queue.paused else "No call waits."
     number = "1 call waits" if waiting.number == 1 else f"{waiting.number:,} calls wait"
-    return f"{number}. The next one {reason_text(progress.wait_reason, waits=True)}."
+    return f"{number}. The next one {wait_reason_text(progress.wait_reason, waits=True)}."
 
 
-def _by_number(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
+def _sorted_by_count(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
     """Returns pairs of name and count, the largest count first."""
     return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 

@@ -22,7 +22,7 @@ from app.http.authentication import client_of_key
 from app.http.operations import CONSOLE_PREFIX
 from app.http.routes import needs, public
 from app.tenants.caller import Caller, OperatorCaller
-from app.tenants.scopes import Scope, in_order
+from app.tenants.scopes import Scope, sort_scopes
 
 router = console_router()
 
@@ -45,9 +45,9 @@ def login_page(request: Request, *, status: int = 200, wanted: str = CONSOLE_PRE
 @router.post("/login")
 @public
 async def log_in(request: Request, form: SentFormDep) -> Response:
-    wanted = safe_redirect_path(form.text("next"))
+    wanted = safe_redirect_path(form.first_value("next"))
     try:
-        client = await client_of_key(request, form.text("key"))
+        client = await client_of_key(request, form.first_value("key"))
     except Unauthorized:
         return login_page(request, status=401, wanted=wanted, fault=_WRONG_KEY_TEXT)
     except TooManyAttempts as error:
@@ -69,7 +69,7 @@ async def show_link(request: Request, link: str) -> Response:
 @public
 async def use_link(request: Request, form: SentFormDep) -> Response:
     sessions: ConsoleSessions = request.state.console_sessions
-    token = await sessions.redeem(form.text("link"), request_id=request.state.request_id)
+    token = await sessions.redeem_login_link(form.first_value("link"), request_id=request.state.request_id)
     if token is None:
         return login_page(request, status=401, fault=_USED_LINK_TEXT)
     return _set_cookie(RedirectResponse(CONSOLE_PREFIX, status_code=303), token, sessions)
@@ -105,4 +105,4 @@ async def log_out(request: Request) -> Response:
 @needs(Scope.READ, clients="any")
 async def show_session(request: Request, client: ConsoleClientDep) -> Response:
     session = request.state.console_session
-    return page_response(request, "sessions/session.html", session=session, scopes=in_order(client.scopes))
+    return page_response(request, "sessions/session.html", session=session, scopes=sort_scopes(client.scopes))

@@ -11,7 +11,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from app.audit.events import Actor
-from app.audit.store import record
+from app.audit.store import record_audit_event
 from app.console.sessions.store import (
     ListedSession,
     NewSession,
@@ -24,10 +24,10 @@ from app.console.sessions.store import (
     revoke_session,
 )
 from app.console_settings import ConsoleSettings
-from app.database.pool import StatementPool, Transactions
+from app.database.pool import StatementPool, TransactionRunner
 from app.errors import TenantNotFound
 from app.tenants.caller import COMMAND_LINE, Caller, CallerKind, OperatorCaller
-from app.tenants.scopes import ALL_SCOPES, in_order, known_scopes
+from app.tenants.scopes import ALL_SCOPES, known_scopes, sort_scopes
 
 LINK_LIFETIME = timedelta(minutes=15)
 """The time for which a one-time login link can be used.
@@ -71,34 +71,36 @@ class ConsoleSessions:
         is_key = client.kind == "key"
         session = NewSession(
             id=uuid7(),
-            token_hash=_hash(token),
+            token_hash=_hash_token(token),
             kind=client.kind,
             name=client.name,
             key_id=client.key_id if is_key else None,
             tenant_id=None if is_key else client.tenant_id,
-            scopes=None if is_key else [scope.value for scope in in_order(client.scopes)],
+            scopes=None if is_key else [scope.value for scope in sort_scopes(client.scopes)],
         )
         async with self.database.transaction() as connection:
             if not await add_session(connection, session, lifetime=self.lifetime):
                 raise TenantNotFound
             actor = Actor(client.kind, client.name, request_id)
-            await record(connection, actor, action="console.login", tenant_id=client.tenant_id, subject=str(session.id))
+            await record_audit_event(
+                connection, actor, action="console.login", tenant_id=client.tenant_id, subject=str(session.id)
+            )
         return token
 
-    async def redeem(self, link: str, *, request_id: str) -> str | None:
+    async def redeem_login_link(self, link: str, *, request_id: str) -> str | None:
         """Starts a session with a one-time link, and returns the value of the session's cookie.
 
         Returns None if the link was used before, or has expired.
         """
         token = secrets.token_urlsafe(32)
         async with self.database.transaction() as connection:
-            hashed = _hash(_LINK_PREFIX + link)
-            redeemed = await redeem_link(connection, hashed, token_hash=_hash(token), lifetime=self.lifetime)
+            hashed = _hash_token(_LINK_PREFIX + link)
+            redeemed = await redeem_link(connection, hashed, token_hash=_hash_token(token), lifetime=self.lifetime)
             if redeemed is None:
                 return None
             session_id, name = redeemed
             actor = Actor("link", name, request_id)
-            await record(connection, actor, action="console.login", tenant_id=None, subject=str(session_id))
+            await record_audit_event(connection, actor, action="console.login", tenant_id=None, subject=str(session_id))
         return token
 
     async def find(self, token: str, *, is_user_activity: bool) -> ActiveSession | None:
@@ -109,7 +111,7 @@ class ConsoleSessions:
         """
         if not _TOKEN_PATTERN.fullmatch(token):
             return None
-        found = await find_session(self.database, _hash(token), idle=self.idle)
+        found = await find_session(self.database, _hash_token(token), idle=self.idle)
         if found and is_user_activity and not found.is_recently_seen:
             async with self.database.transaction() as connection:
                 await mark_seen(connection, found.id)
@@ -125,11 +127,13 @@ class ConsoleSessions:
             tenant_id = await revoke_session(connection, session_id)
             if tenant_id is None:
                 return False
-            await record(connection, actor, action="console.logout", tenant_id=tenant_id or None, subject=str(session_id))
+            await record_audit_event(
+                connection, actor, action="console.logout", tenant_id=tenant_id or None, subject=str(session_id)
+            )
         return True
 
 
-async def add_login_link(database: Transactions, actor: Actor) -> str:
+async def add_login_link(database: TransactionRunner, actor: Actor) -> str:
     """Creates a one-time link, which logs in an operator with all scopes, and returns the secret in the link.
 
     The row of an unused link has the hash of the link. No cookie has this hash, so the row is not a session yet.
@@ -137,20 +141,20 @@ async def add_login_link(database: Transactions, actor: Actor) -> str:
     link = secrets.token_urlsafe(32)
     session = NewSession(
         id=uuid7(),
-        token_hash=_hash(_LINK_PREFIX + link),
+        token_hash=_hash_token(_LINK_PREFIX + link),
         kind="link",
         name=actor.name or COMMAND_LINE.name,
         key_id=None,
         tenant_id=None,
-        scopes=[scope.value for scope in in_order(ALL_SCOPES)],
+        scopes=[scope.value for scope in sort_scopes(ALL_SCOPES)],
     )
     async with database.transaction() as connection:
         await add_session(connection, session, lifetime=LINK_LIFETIME)
-        await record(connection, actor, action="console.link", tenant_id=None, subject=str(session.id))
+        await record_audit_event(connection, actor, action="console.link", tenant_id=None, subject=str(session.id))
     return link
 
 
-def _hash(token: str) -> bytes:
+def _hash_token(token: str) -> bytes:
     """Returns the SHA-256 that is stored for a token. A token is random and long, so it needs no salt and no slow hash."""
     return hashlib.sha256(token.encode()).digest()
 

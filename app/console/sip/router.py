@@ -4,7 +4,7 @@ from fastapi import Request, Response
 
 from app.console.access import SentFormDep, allowed_while_suspended, console_router
 from app.console.rendering import page_response
-from app.console.sip.view import view_of
+from app.console.sip.view import view_of_address
 from app.http.routes import needs
 from app.tenants.scopes import Scope
 
@@ -22,4 +22,4 @@ async def show_sip_form(request: Request) -> Response:
 @allowed_while_suspended
 async def check_address(request: Request, form: SentFormDep) -> Response:
     """Shows the parts of the address and the findings about it. Stores nothing and sends no request."""
-    return page_response(request, "sip/check.html", view=view_of("".join(form.all("address")[:1])))
+    return page_response(request, "sip/check.html", view=view_of_address("".join(form.all_values("address")[:1])))

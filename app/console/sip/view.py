@@ -70,7 +70,7 @@ class AddressView:
     """The address to put into the form's field again. A password in it is replaced by `***`."""
 
 
-def view_of(text: str) -> AddressView:
+def view_of_address(text: str) -> AddressView:
     """Parses an address, which need not be valid, and returns what the page shows of it."""
     uri = SipUri.parse(text)
     span = password_span(text)
@@ -84,9 +84,9 @@ def view_of(text: str) -> AddressView:
         findings=findings,
         valid=uri.valid,
         verdict=_verdict(uri.findings),
-        parts=tuple(_parts(uri)),
-        parameters=tuple(_pairs(uri.uri_parameters)),
-        headers=tuple(_pairs(uri.headers)),
+        parts=tuple(_named_address_parts(uri)),
+        parameters=tuple(_printable_pairs(uri.uri_parameters)),
+        headers=tuple(_printable_pairs(uri.headers)),
         form_value=text if span is None else f"{text[: span[0]]}***{text[span[1] :]}",
     )
 
@@ -95,13 +95,13 @@ def _verdict(findings: Sequence[Finding]) -> str:
     errors = sum(found.severity is Severity.ERROR for found in findings)
     others = len(findings) - errors
     if errors:
-        return f"Calls to this address are refused: {_count(errors, 'error')}."
+        return f"Calls to this address are refused: {_count_with_noun(errors, 'error')}."
     if others:
-        return f"Calls to this address are sent to Twilio. {_count(others, 'finding')} to read first."
+        return f"Calls to this address are sent to Twilio. {_count_with_noun(others, 'finding')} to read first."
     return "Calls to this address are sent to Twilio. Nothing was found."
 
 
-def _count(number: int, noun: str) -> str:
+def _count_with_noun(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -112,28 +112,28 @@ def _segments(text: str, findings: Sequence[Finding], password: tuple[int, int] 
     cuts = {0, end, masked_from, masked_to, *(found.start for found in findings), *(found.end for found in findings)}
     in_order = sorted(cut for cut in cuts if 0 <= cut <= end and not masked_from < cut < masked_to)
     for start, stop in zip(in_order, [*in_order[1:], end], strict=True):
-        if missing := _numbers_of(findings, partial(_is_missing_at, start)):
+        if missing := _finding_numbers(findings, partial(_is_missing_part_at, start)):
             yield Segment("", missing, _highest_severity(findings, missing))
         if start == stop:
             continue
-        numbers = _numbers_of(findings, partial(_is_about, start, stop))
+        numbers = _finding_numbers(findings, partial(_is_about_text_range, start, stop))
         shown = MASK if masked_from <= start < masked_to else escape_invisible(text[start:stop])
         if numbers:
             shown = _mark_spaces(shown)
         yield Segment(shown, numbers, _highest_severity(findings, numbers) if numbers else None)
 
 
-def _is_missing_at(place: int, found: Finding) -> bool:
+def _is_missing_part_at(place: int, found: Finding) -> bool:
     """Returns whether the finding says that something is missing at the index `place` of the address."""
     return found.start == found.end == place
 
 
-def _is_about(start: int, stop: int, found: Finding) -> bool:
+def _is_about_text_range(start: int, stop: int, found: Finding) -> bool:
     """Returns whether the finding is about at least one character of the text from `start` to before `stop`."""
     return found.start < stop and found.end > start
 
 
-def _numbers_of(findings: Sequence[Finding], applies: Callable[[Finding], bool]) -> tuple[int, ...]:
+def _finding_numbers(findings: Sequence[Finding], applies: Callable[[Finding], bool]) -> tuple[int, ...]:
     """Returns the numbers (beginning with 1) of the findings for which `applies` is true."""
     return tuple(number for number, found in enumerate(findings, start=1) if applies(found))
 
@@ -152,13 +152,13 @@ def _excerpt(text: str, found: Finding, password: tuple[int, int] | None) -> str
     return shown if len(shown) <= _EXCERPT_LENGTH else f"{shown[:_EXCERPT_LENGTH]}…"
 
 
-def _parts(uri: SipUri) -> Iterator[tuple[str, str]]:
+def _named_address_parts(uri: SipUri) -> Iterator[tuple[str, str]]:
     password = None if uri.password is None else MASK
     named = {"Scheme": uri.scheme, "User": uri.user, "Password": password, "Host": uri.host, "Port": uri.port}
     return ((name, escape_invisible(str(value))) for name, value in named.items() if value is not None)
 
 
-def _pairs(pairs: NameValuePairs) -> Iterator[tuple[str, str]]:
+def _printable_pairs(pairs: NameValuePairs) -> Iterator[tuple[str, str]]:
     return ((escape_invisible(name), "(not UTF-8)" if value is None else escape_invisible(value)) for name, value in pairs)
 
 
@@ -169,13 +169,13 @@ def _mark_spaces(shown: str) -> str:
 
 def escape_invisible(text: str) -> str:
     """Returns the text with escape sequences instead of characters that are invisible or change the direction of text."""
-    return "".join(_escaped(character) if _is_invisible(character) else character for character in text)
+    return "".join(_escape_sequence(character) if _is_invisible(character) else character for character in text)
 
 
 def _is_invisible(character: str) -> bool:
     return unicodedata.category(character) in _INVISIBLE_CATEGORIES or (character.isspace() and character != " ")
 
 
-def _escaped(character: str) -> str:
+def _escape_sequence(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from uuid import UUID
 
-from app.admin.problems import problem_for
+from app.admin.problems import api_error_for_operator_error
 from app.console.times import read_form_time
 from app.errors import (
     AlreadyExists,
@@ -39,12 +39,12 @@ _ERROR_TEXTS: Final = {
 _CREDENTIAL_ERROR_TEXT: Final = "Give either the auth token, or the SID and the secret of an API key."
 
 
-class Fields(Protocol):
+class SentFormFields(Protocol):
     """Gives access to the fields of a form that was sent."""
 
-    def text(self, name: str) -> str: ...
+    def first_value(self, name: str) -> str: ...
 
-    def all(self, name: str) -> list[str]: ...
+    def all_values(self, name: str) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +67,20 @@ class FormState:
         return self.status != 200
 
 
-def refused_form(form: Fields, names: tuple[str, ...], error: CallgateError | OperatorError) -> FormState:
+def refused_form(form: SentFormFields, names: tuple[str, ...], error: CallgateError | OperatorError) -> FormState:
     """Returns the form as it was sent, without secrets, and with an error text beside each field that the error names.
 
     Raises the error if it is not about the form.
     """
-    problem = problem_for(error) if isinstance(error, OperatorError) else error
+    problem = api_error_for_operator_error(error) if isinstance(error, OperatorError) else error
     if not isinstance(problem, _FORM_ERRORS):
         raise problem
     faults = {fault.pointer.strip("/").partition("/")[0]: fault for fault in problem.field_errors}
     at_fields = {name: _fault_text(name, fault) for name, fault in faults.items() if name in names}
     elsewhere = [_fault_text(name, fault) for name, fault in faults.items() if name not in names]
     return FormState(
-        values={name: form.text(name) for name in names if name not in SECRET_FIELDS},
-        scopes=tuple(form.all("scopes")),
+        values={name: form.first_value(name) for name in names if name not in SECRET_FIELDS},
+        scopes=tuple(form.all_values("scopes")),
         faults=at_fields,
         fault=" ".join(elsewhere) or (None if at_fields else problem.detail),
         status=problem.status,
@@ -93,9 +93,9 @@ def _fault_text(name: str, fault: FieldError) -> str:
     return _ERROR_TEXTS.get(name, f"{fault.detail[:1].upper()}{fault.detail[1:]}.")
 
 
-def filled_fields(form: Fields, names: tuple[str, ...]) -> dict[str, Any]:
+def filled_fields(form: SentFormFields, names: tuple[str, ...]) -> dict[str, Any]:
     """Returns the values of the fields with these names. Leaves out empty fields."""
-    return {name: value for name in names if (value := form.text(name))}
+    return {name: value for name in names if (value := form.first_value(name))}
 
 
 TENANT_FIELDS: Final = ("id", "name")
@@ -104,25 +104,25 @@ CREDENTIAL_FIELDS: Final = ("auth_token", "key_sid", "secret")
 KEY_FIELDS: Final = ("name", "expires_at", "format", "scopes")
 
 
-def idempotency_key_of(form: Fields) -> str:
+def idempotency_key_of(form: SentFormFields) -> str:
     """Returns the idempotency key that the page has put into the form for a new API key.
 
     Because of this key, a reload does not create a second API key. Raises InvalidRequest if the form has no such key.
     """
     try:
-        return str(UUID(form.text("once")))
+        return str(UUID(form.first_value("once")))
     except ValueError:
         raise InvalidRequest("Open the page again: the form is incomplete.") from None
 
 
-def key_body(form: Fields) -> dict[str, Any]:
+def new_api_key_body(form: SentFormFields) -> dict[str, Any]:
     """Returns the body of a request to the admin API for a new API key.
 
     Raises InvalidRequest if `expires_at` cannot be read.
     """
-    body = filled_fields(form, ("name", "format")) | {"scopes": form.all("scopes")}
+    body = filled_fields(form, ("name", "format")) | {"scopes": form.all_values("scopes")}
     try:
-        expires_at = read_form_time(form.text("expires_at"))
+        expires_at = read_form_time(form.first_value("expires_at"))
     except ValueError:
         raise InvalidRequest(field_errors=(FieldError("/expires_at", "not_rfc_3339", "is no time"),)) from None
     return body if expires_at is None else body | {"expires_at": expires_at.isoformat()}

@@ -11,7 +11,7 @@ from app.admin.access import parse_body
 from app.admin.tenants.schemas import NewTenant
 from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router, slot_limited_reads
 from app.console.rendering import page_response
-from app.console.tenancy import reachable_tenant, require_read
+from app.console.tenancy import require_reachable_tenant, require_read_scope
 from app.console.tenants import store
 from app.console.tenants.forms import TENANT_FIELDS, FormState, filled_fields, refused_form
 from app.console.tenants.view import PATH, TenantView, tenant_path, tenant_state
@@ -25,12 +25,12 @@ from app.tenants.scopes import Scope
 router = console_router("/tenants")
 
 
-async def visible_tenant(client: ConsoleClientDep, tenant_id: str) -> str:
+async def require_visible_tenant(client: ConsoleClientDep, tenant_id: str) -> str:
     """Returns the tenant's id from the path. Raises TenantNotFound if the session belongs to another tenant."""
-    return reachable_tenant(client, tenant_id)
+    return require_reachable_tenant(client, tenant_id)
 
 
-VisibleTenantDep = Annotated[str, Depends(visible_tenant)]
+VisibleTenantDep = Annotated[str, Depends(require_visible_tenant)]
 
 
 async def console_administration(request: Request, client: ConsoleClientDep, actor: ConsoleActorDep) -> TenantAdministration:
@@ -38,7 +38,7 @@ async def console_administration(request: Request, client: ConsoleClientDep, act
 
     A form needs this scope because, if the form is refused, the response is a page that shows the tenant.
     """
-    require_read(client)
+    require_read_scope(client)
     keyring: Keyring = request.state.keyring
     return TenantAdministration(request.state.database, keyring, actor)
 
@@ -123,12 +123,12 @@ async def render_tenant(
 @needs(Scope.ADMIN, clients="operator")
 async def suspend_tenant(tenant_id: VisibleTenantDep, tenants: AdministrationDep) -> Response:
     """Suspends the tenant: its requests to create calls are refused from now on. Its records stay readable."""
-    await tenants.suspend_tenant(tenant_id, suspended=True)
+    await tenants.set_tenant_suspended(tenant_id, suspended=True)
     return RedirectResponse(f"{PATH}/{tenant_id}", status_code=303)
 
 
 @router.post("/{tenant_id}/resume")
 @needs(Scope.ADMIN, clients="operator")
 async def resume_tenant(tenant_id: VisibleTenantDep, tenants: AdministrationDep) -> Response:
-    await tenants.suspend_tenant(tenant_id, suspended=False)
+    await tenants.set_tenant_suspended(tenant_id, suspended=False)
     return RedirectResponse(f"{PATH}/{tenant_id}", status_code=303)

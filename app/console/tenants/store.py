@@ -6,8 +6,8 @@ from typing import Final
 from uuid import UUID
 
 from app.console.page_size import PAGE_SIZE
-from app.console.reads import TimeLimitedReads, fetch
-from app.database.pool import Transactions
+from app.console.reads import TimeLimitedReads, fetch_with_time_limit
+from app.database.pool import TransactionRunner
 from app.scheduling import pace_store
 from app.scheduling.pace_limits import PaceLimits
 from app.tenants import sip_credential_store, workload_store
@@ -43,7 +43,7 @@ class TenantDetails:
     workloads: list[WorkloadRow]
 
 
-def _rows(statement: str) -> str:
+def _rows_array_sql(statement: str) -> str:
     """Returns SQL for an array of the statement's rows, in the order of the statement."""
     return f"array(SELECT each FROM ({statement}) AS each)"
 
@@ -57,31 +57,33 @@ _SIP: Final = f"SELECT {sip_credential_store.COLUMNS} FROM sip_credential WHERE 
 _WORKLOADS: Final = f"SELECT {workload_store.COLUMNS} FROM workload WHERE {_OF_TENANT.format(order='id')}"
 _DETAILS: Final = f"""
     WITH account AS (SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE {_OF_TENANT.format(order="id")})
-    SELECT tenant, {_rows("SELECT * FROM account ORDER BY id")}, {_rows(_CREDENTIALS)},
-        {_rows(f"SELECT subject_id, {pace_store.LIMIT_COLUMNS} FROM pace WHERE subject_id {_OF_ACCOUNTS}")},
-        {_rows(_KEYS)}, {_rows(_SIP)}, {_rows(_WORKLOADS)}
+    SELECT tenant, {_rows_array_sql("SELECT * FROM account ORDER BY id")}, {_rows_array_sql(_CREDENTIALS)},
+        {_rows_array_sql(f"SELECT subject_id, {pace_store.LIMIT_COLUMNS} FROM pace WHERE subject_id {_OF_ACCOUNTS}")},
+        {_rows_array_sql(_KEYS)}, {_rows_array_sql(_SIP)}, {_rows_array_sql(_WORKLOADS)}
     FROM (SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1) AS tenant
 """
 
 
-async def list_tenant_rows(database: Transactions, *, after: str | None) -> tuple[list[TenantRow], bool]:
+async def list_tenant_rows(database: TransactionRunner, *, after: str | None) -> tuple[list[TenantRow], bool]:
     """Returns a page of tenants in the order of their ids, and whether a further page follows."""
     async with TimeLimitedReads(database).transaction() as connection:
         rows = await list_tenants(connection, after=after, limit=PAGE_SIZE + 1)
     return rows[:PAGE_SIZE], len(rows) > PAGE_SIZE
 
 
-async def find_details(database: Transactions, tenant_id: str) -> TenantDetails | None:
+async def find_details(database: TransactionRunner, tenant_id: str) -> TenantDetails | None:
     """Returns a tenant with its accounts, keys, SIP credentials and workloads, and with credentials and limits of the accounts.
 
     Returns None if there is no such tenant.
     """
-    for tenant, accounts, credentials, paces, keys, sip_credentials, workloads in await fetch(database, _DETAILS, tenant_id):
+    for tenant, accounts, credentials, paces, keys, sip_credentials, workloads in await fetch_with_time_limit(
+        database, _DETAILS, tenant_id
+    ):
         return TenantDetails(
-            tenant=TenantRow.of(*tenant),
+            tenant=TenantRow.from_columns(*tenant),
             accounts=[AccountRow(*row) for row in accounts],
             credentials=[CredentialRow(*row) for row in credentials],
-            paces=pace_store.paces_of(paces),
+            paces=pace_store.pace_limits_by_subject(paces),
             keys=[KeyRow(*row) for row in keys],
             sip_credentials=[SipCredentialRow(*row) for row in sip_credentials],
             workloads=[WorkloadRow(*row) for row in workloads],

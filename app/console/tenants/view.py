@@ -65,8 +65,8 @@ class TenantView:
             callback_target=None if tenant.status_callback is None else mask_url(tenant.status_callback),
             callback_events=", ".join(tenant.status_callback_events or ("completed",)),
             hours=None if tenant.hours is None else hours_text(read_hours(tenant.hours)),
-            accounts=[_account(account, details) for account in details.accounts],
-            keys=_keys(details.keys, now),
+            accounts=[_account_view(account, details) for account in details.accounts],
+            keys=_key_views(details.keys, now),
             details=details,
             truncated_to=MAX_LISTED if any(len(rows) == MAX_LISTED for rows in listed) else None,
         )
@@ -76,11 +76,11 @@ def tenant_state(tenant: TenantRow) -> str:
     return "active" if tenant.suspended_at is None else "suspended"
 
 
-def _account(account: AccountRow, details: TenantDetails) -> AccountView:
+def _account_view(account: AccountRow, details: TenantDetails) -> AccountView:
     own = [credential for credential in details.credentials if credential.account_id == account.id]
     return AccountView(account, pace_text(details.paces.get(account.id, UNLIMITED)), own)
 
 
-def _keys(rows: list[KeyRow], now: datetime) -> list[KeyView]:
+def _key_views(rows: list[KeyRow], now: datetime) -> list[KeyView]:
     views = [KeyView(row, row.state_at(now), ", ".join(row.scopes)) for row in rows]
     return sorted(views, key=lambda view: view.state != "active")

@@ -12,23 +12,23 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from app.audit.events import Actor
-from app.audit.store import record
+from app.audit.store import record_audit_event
 from app.calls import repository
 from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database.engine import Database, Session
 from app.errors import CommandFailed
-from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, CallLists, Candidates
+from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, CallCandidates, CallLists
 from app.jobs.evaluation import SearchFinding, evaluate_candidates, reason_for_doubt
 from app.jobs.release import store
 from app.jobs.release.store import DueAccount
-from app.scheduling.guard import GuardState, read_guard, record_server_or_halt, release_grants
+from app.scheduling.guard import GuardState, read_guard, record_server_or_halt_grants, release_grants
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient
 from app.twilio.errors import TwilioError
 
 _BATCH_SIZE = 1_000
-_NOT_SEARCHED = Candidates({}, is_complete=False, twilio_clock_lead=None)
+_NOT_SEARCHED = CallCandidates({}, is_complete=False, twilio_clock_lead=None)
 
 ReleaseResult = Literal["bound", "unknown", "waiting"]
 
@@ -115,8 +115,8 @@ class GrantRelease:
             on_wait(left_s)
             await asyncio.sleep(left_s)
         accounts = [
-            await self._check_account(account, limits, is_skipped=account.account_sid in skipped)
-            for account in await store.due_accounts(self.database, limits.last_not_before)
+            await self._check_calls_of_account(account, limits, is_skipped=account.account_sid in skipped)
+            for account in await store.accounts_with_due_calls(self.database, limits.last_not_before)
         ]
         if not is_dry_run:
             await self._allow_grants(actor, state)
@@ -130,7 +130,7 @@ class GrantRelease:
         if state.halted_at is not None:
             return state
         async with self.database.transaction() as connection:
-            await record_server_or_halt(connection)
+            await record_server_or_halt_grants(connection)
         return await read_guard(self.database) or state
 
     async def _plan_search(self, state: GuardState, *, is_dry_run: bool) -> _SearchLimits:
@@ -141,7 +141,7 @@ class GrantRelease:
             last_not_before=last_not_before,
             until=halted_at + self.longest_life,
             database_clock_lead=state.read_at - datetime.now(UTC),
-            calls_to_address=await store.calls_to_same_address(self.database, last_not_before),
+            calls_to_address=await store.count_waiting_calls_by_address(self.database, last_not_before),
             is_dry_run=is_dry_run,
         )
 
@@ -157,9 +157,9 @@ class GrantRelease:
                     "nothing was released: meanwhile another server was promoted, or somebody else halted or released grants: "
                     "run the command again if calls are to be dialled"
                 )
-            await record(connection, actor, action="grants.release", tenant_id=None, subject=state.current_server)
+            await record_audit_event(connection, actor, action="grants.release", tenant_id=None, subject=state.current_server)
 
-    async def _check_account(self, account: DueAccount, limits: _SearchLimits, *, is_skipped: bool) -> CheckedAccount:
+    async def _check_calls_of_account(self, account: DueAccount, limits: _SearchLimits, *, is_skipped: bool) -> CheckedAccount:
         """Finds out, in batches, whether the account's due calls were dialled. Returns the numbers of calls by result.
 
         Except in a dry run, updates the records of calls that were dialled or may have been dialled. If `is_skipped` is true,
@@ -174,11 +174,11 @@ class GrantRelease:
             lists = CallLists(self.tenants, self.twilio, waiting_calls, max_start_delay, self.deadline_s)
             for waiting_call in waiting_calls:
                 candidates = _NOT_SEARCHED if is_skipped else await self._find_candidates(lists, waiting_call, limits)
-                checked.calls[await self._settle(waiting_call, candidates, max_start_delay, limits)] += 1
+                checked.calls[await self._settle_waiting_call(waiting_call, candidates, max_start_delay, limits)] += 1
             after = waiting_calls[-1].id
         return checked
 
-    async def _find_candidates(self, lists: CallLists, waiting_call: Call, limits: _SearchLimits) -> Candidates:
+    async def _find_candidates(self, lists: CallLists, waiting_call: Call, limits: _SearchLimits) -> CallCandidates:
         """Returns the calls in Twilio's list that may be this call. It waits according to Postgres, but may have been dialled.
 
         Raises CommandFailed if the list cannot be read. Also raises it if the difference between Twilio's and Postgres's clocks
@@ -186,7 +186,7 @@ class GrantRelease:
         """
         sid = waiting_call.account_sid
         try:
-            candidates = await lists.candidates(waiting_call)
+            candidates = await lists.find_candidates(waiting_call)
         except (TwilioError, TimeoutError) as error:
             reason = error.reason if isinstance(error, TwilioError) else "deadline"
             advice = f"run the command again, or give up its due calls with --skip-account {sid}"
@@ -195,8 +195,8 @@ class GrantRelease:
             raise CommandFailed(f"Twilio's list of account {sid} proves nothing ({doubt}): `callgate doctor` shows the clocks")
         return candidates
 
-    async def _settle(
-        self, waiting_call: Call, candidates: Candidates, max_start_delay: timedelta, limits: _SearchLimits
+    async def _settle_waiting_call(
+        self, waiting_call: Call, candidates: CallCandidates, max_start_delay: timedelta, limits: _SearchLimits
     ) -> ReleaseResult:
         """Updates the record of one waiting call after a search of Twilio's list, and returns what became of the call.
 
@@ -242,14 +242,14 @@ class GrantRelease:
         await store.replace_dial_right_by_slot(session, call.id)
         await repository.add_event(session, call.id, "call.searched", {"result": finding.result, **finding.data})
         if finding.resource is not None:
-            await self.settlement.bind_call(session, call, finding.resource, by="list", data={})
+            await self.settlement.bind_twilio_call(session, call, finding.resource, by="list", data={})
         if call.execution == "scheduled":
-            await self.settlement.apply(session, call, self.settlement.change_to_unknown(data={"reason": "grant_lost"}))
+            await self.settlement.apply_change(session, call, self.settlement.change_to_unknown(data={"reason": "grant_lost"}))
             if exceeds_search_span and finding.result == "inconclusive":
                 call.search_at = None
 
 
-def _clock_offset(candidates: Candidates, limits: _SearchLimits) -> timedelta | None:
+def _clock_offset(candidates: CallCandidates, limits: _SearchLimits) -> timedelta | None:
     """Returns Twilio's clock minus Postgres's; None if unknown."""
     ahead = candidates.twilio_clock_lead
     return None if ahead is None else ahead - limits.database_clock_lead

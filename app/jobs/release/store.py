@@ -48,12 +48,12 @@ class DueAccount:
     account_sid: str
 
 
-async def due_accounts(database: Database, before: datetime) -> list[DueAccount]:
+async def accounts_with_due_calls(database: Database, before: datetime) -> list[DueAccount]:
     """Returns the accounts with waiting calls whose `not_before` is at `before` or earlier."""
     return [DueAccount(**row) for row in await database.fetch(_DUE_ACCOUNTS, before)]
 
 
-async def calls_to_same_address(database: Database, before: datetime) -> Mapping[tuple[str, str], int]:
+async def count_waiting_calls_by_address(database: Database, before: datetime) -> Mapping[tuple[str, str], int]:
     """Counts the waiting calls whose `not_before` is at `before` or earlier, by account sid and `Call.address_key`.
 
     Addresses with a single call are left out.

@@ -12,7 +12,7 @@ from asyncpg import LockNotAvailableError
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.calls.leases import is_none_of
+from app.calls.leases import account_is_none_of
 from app.calls.models import Call
 from app.database.engine import Database
 from app.scheduling.accounts import accounts_with_rows_sql
@@ -46,11 +46,11 @@ _DELETE_IDLE_TURNS = f"""
 _CLEAR_DEADLINE = "UPDATE dial_slot SET ring_by = NULL WHERE call_id = $1"
 
 
-async def accounts_with_slots(database: Database) -> list[UUID]:
+async def accounts_with_dial_slots(database: Database) -> list[UUID]:
     return [row["account_id"] for row in await database.fetch(_ACCOUNTS_WITH_SLOTS)]
 
 
-async def claim_deadlines(
+async def claim_calls_past_deadline(
     session: AsyncSession, *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
 ) -> Sequence[Call]:
     """Claims and returns calls that a worker may dial or has dialled, and whose deadline `ring_by` has passed.
@@ -59,7 +59,7 @@ async def claim_deadlines(
     """
     due = (
         select(DialSlot.call_id)
-        .where(DialSlot.ring_by <= func.now(), is_none_of(DialSlot.account_id, busy_accounts))
+        .where(DialSlot.ring_by <= func.now(), account_is_none_of(DialSlot.account_id, busy_accounts))
         .order_by(DialSlot.ring_by)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from app.calls.creation.grants import store
-from app.calls.creation.grants.store import DueQueue, Grant, WaitingCall
+from app.calls.creation.grants.store import DialGrant, DueQueue, WaitingCall
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.errors import DatabaseUnavailable
 from app.scheduling.dial_slots import free_ended_slots
 from app.scheduling.grant_counters import GrantCounters
-from app.scheduling.guard import halt_for_lost_grants, record_server_or_halt
+from app.scheduling.guard import halt_for_lost_grants, record_server_or_halt_grants
 from app.scheduling.hours import callee_zones, next_opening
 from app.scheduling.schedule import MAX_TIME_AHEAD
 
@@ -34,7 +34,7 @@ class GrantRound:
     or of a queue, allows another call. It is None if no rate delays the next call.
     """
 
-    grants: list[Grant]
+    grants: list[DialGrant]
     is_last: bool
     wait_s: float | None = None
 
@@ -45,7 +45,7 @@ async def grant_calls(
     *,
     limit: int,
     counters: GrantCounters | None = None,
-    put_back: Callable[[Grant], None] | None = None,
+    put_back: Callable[[DialGrant], None] | None = None,
 ) -> GrantRound:
     """Takes the right to dial waiting calls of the account: at most `limit`, and at most MAX_GRANTS_PER_TRANSACTION.
 
@@ -57,15 +57,15 @@ async def grant_calls(
     must not use them, and without it their calls stay pending.
     """
     counters = counters or GrantCounters()
-    grants: list[Grant] = []
+    grants: list[DialGrant] = []
     try:
         async with database.transaction() as connection:
             account = await store.lock_account_pace(connection, account_id)
             if account is None:
                 return GrantRound([], is_last=True)
-            if not account.may_grant and not await record_server_or_halt(connection):
+            if not account.may_grant and not await record_server_or_halt_grants(connection):
                 return GrantRound([], is_last=True)
-            if counters.is_behind(account_id, account.grant_count):
+            if counters.is_below_known_count(account_id, account.grant_count):
                 await halt_for_lost_grants(connection, account_id, granted_at=account.granted_at)
                 return GrantRound([], is_last=True)
             if await free_ended_slots(connection, account_id):
@@ -77,7 +77,7 @@ async def grant_calls(
             at = max(pace.at for pace in (account, *paces.values()))
             allowed_calls = {queue_id: pace.allowed_calls for queue_id, pace in paces.items()}
             granting = _GrantTransaction(connection, account_id, at, queues, allowed_calls)
-            grants = await granting.grant(min(limit, MAX_GRANTS_PER_TRANSACTION, account.allowed_calls))
+            grants = await granting.grant_due_calls(min(limit, MAX_GRANTS_PER_TRANSACTION, account.allowed_calls))
     except DatabaseUnavailable as error:
         if put_back is not None and error.commit_in_doubt:
             for grant in grants:
@@ -105,9 +105,9 @@ class _GrantTransaction:
     has_more: bool = False
     """Whether more calls may be granted in the next round, even if this transaction has granted none."""
 
-    async def grant(self, limit: int) -> list[Grant]:
+    async def grant_due_calls(self, limit: int) -> list[DialGrant]:
         has_hours = any(queue.hours for queue in self.queues.values())
-        grants = list[Grant]()
+        grants = list[DialGrant]()
         # Also limits the calls that turn out not to wait any more, so that the lock is not held for long.
         for _ in range(MAX_GRANTS_PER_TRANSACTION):
             if len(grants) >= limit:
@@ -121,27 +121,27 @@ class _GrantTransaction:
         self.has_more = True
         return grants
 
-    async def _grant_next(self) -> Sequence[Grant] | None:
+    async def _grant_next(self) -> Sequence[DialGrant] | None:
         """Grants the next due call. Returns None if no call is due, and an empty sequence if that call has stopped waiting."""
-        return await store.grant_next(self.connection, self.account_id, self.at, self._open_queues())
+        return await store.grant_next_call(self.connection, self.account_id, self.at, self._queues_that_allow_calls())
 
-    async def _grant_within_hours(self) -> Sequence[Grant] | None:
+    async def _grant_within_hours(self) -> Sequence[DialGrant] | None:
         """Like `_grant_next`, but if the next call is outside its calling hours, postpones it and others, and returns None."""
-        candidate = await store.next_waiting_call(self.connection, self.account_id, self.at, self._open_queues())
+        candidate = await store.next_waiting_call(self.connection, self.account_id, self.at, self._queues_that_allow_calls())
         if candidate is None:
             return None
         if await self._postpone_outside_hours(candidate):
             # The rest is left to the next round, so that the lock is not held for all calls of a long queue.
             self.has_more = True
             return None
-        return await store.grant(self.connection, candidate.call_id, self.at)
+        return await store.grant_call(self.connection, candidate.call_id, self.at)
 
-    def _decrement_allowed_calls(self, granted: Grant) -> None:
+    def _decrement_allowed_calls(self, granted: DialGrant) -> None:
         queue_id = granted.dial["queue_id"]
         if queue_id in self.allowed_calls:
             self.allowed_calls[queue_id] -= 1
 
-    def _open_queues(self) -> Collection[UUID]:
+    def _queues_that_allow_calls(self) -> Collection[UUID]:
         """Returns the ids of the queues whose own limits allow another call."""
         return [queue_id for queue_id in self.queues if self.allowed_calls.get(queue_id, 1) > 0]
 
@@ -159,7 +159,7 @@ class _GrantTransaction:
         if next_opening(hours, self.at, zones, self.at + _ONE_MICROSECOND):
             return False
         at = self.at
-        due = await store.due_calls_from(self.connection, self.account_id, candidate, at, limit=_POSTPONE_BATCH)
+        due = await store.due_calls_starting_with(self.connection, self.account_id, candidate, at, limit=_POSTPONE_BATCH)
         # The openings are kept by time zones, because the opening for a number that may be in many zones takes milliseconds.
         openings: dict[tuple[str, ...], datetime | None] = {}
         later = {}
@@ -169,5 +169,5 @@ class _GrantTransaction:
                 openings[zones] = next_opening(hours, at, zones, at + MAX_TIME_AHEAD)
             if (opening := openings[zones]) != at:
                 later[each.call_id] = min(opening or each.ring_by, each.ring_by)
-        await store.postpone(self.connection, later)
+        await store.postpone_scheduled_calls(self.connection, later)
         return True

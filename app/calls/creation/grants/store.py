@@ -21,7 +21,7 @@ from app.scheduling.grant_counters import NO_GRANTS, GrantCount
 from app.scheduling.guard_sql import MAY_GRANT, RELEASED_AT_US
 from app.scheduling.hours import Hours, read_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
-from app.scheduling.pace import allowed_calls_sql, next_at_sql, wait_s_sql
+from app.scheduling.pace import allowed_calls_sql, next_at_after_calls_sql, seconds_until_allowed_sql
 from app.scheduling.schedule import PRIORITIES
 
 _WAITING_ACCOUNTS = f"""
@@ -39,7 +39,8 @@ _LOCK_PACES = f"""
     ), clock AS MATERIALIZED (
         SELECT clock_timestamp() AS at FROM (SELECT count(*) FROM pace) AS locked
     )
-    SELECT subject_id, clock.at, {allowed_calls_sql("clock.at")} AS room, {wait_s_sql("clock.at")} AS wait_s{{more}}
+    SELECT subject_id, clock.at, {allowed_calls_sql("clock.at")} AS room,
+        {seconds_until_allowed_sql("clock.at")} AS wait_s{{more}}
     FROM pace, clock
 """  # noqa: S608  # constants of this module
 _LOCK_ACCOUNT_PACE = _LOCK_PACES.format(
@@ -114,7 +115,8 @@ _GRANT = f"""
         UPDATE dial_turn SET last_grant_at = clock_timestamp() FROM granted
         WHERE dial_turn.account_id = granted.account_id AND dial_turn.caller_id = granted.caller_id
     ), spent AS (
-        UPDATE pace SET next_at = {next_at_sql("$2", "1")}, in_use = in_use + 1, grants = grants + 1, granted_at = $2
+        UPDATE pace SET next_at = {next_at_after_calls_sql("$2", "1")}, in_use = in_use + 1, grants = grants + 1,
+            granted_at = $2
         FROM granted WHERE subject_id IN (granted.account_id, granted.queue_id)
     )
     SELECT {", ".join(f'changed."{column}" AS {name}' for name, column in _CALL_COLUMNS.items())},
@@ -180,7 +182,7 @@ class WaitingCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class DialGrant:
     """The right of this process to dial one call now. `ring_in_s` is the time in seconds until the call's `ring_by`.
 
     `dial` is the call's row of `scheduled_dial` without `due_at`. The grant has deleted the row. If the call must wait again,
@@ -192,7 +194,7 @@ class Grant:
     ring_in_s: float
 
 
-async def waiting_accounts(database: Database) -> dict[UUID, float]:
+async def accounts_with_scheduled_calls(database: Database) -> dict[UUID, float]:
     """Returns the accounts with scheduled calls, and the seconds until the first call of each is due (negative if overdue)."""
     return {row["account_id"]: row["due_in_s"] for row in await database.fetch(_WAITING_ACCOUNTS)}
 
@@ -245,39 +247,39 @@ async def next_waiting_call(
     return WaitingCall(**rows[0]) if rows else None
 
 
-async def grant(connection: Connection, call_id: UUID, at: datetime) -> Sequence[Grant]:
+async def grant_call(connection: Connection, call_id: UUID, at: datetime) -> Sequence[DialGrant]:
     """Takes the right to dial one call: deletes its row of `scheduled_dial`, makes it pending, and counts it against the pace.
 
     API keys and workloads take turns: the one that scheduled the call becomes the last. Returns the grant, or an empty sequence
     if the call does not wait any more or its `ring_by` has passed.
     """
-    return _grants_of(await connection.fetch(_GRANT_CALL, call_id, at))
+    return _grants_from_rows(await connection.fetch(_GRANT_CALL, call_id, at))
 
 
-async def grant_next(
+async def grant_next_call(
     connection: Connection, account_id: UUID, at: datetime, queue_ids: Collection[UUID]
-) -> Sequence[Grant] | None:
+) -> Sequence[DialGrant] | None:
     """Chooses the next call as `next_waiting_call` does, and takes the right to dial it, in one statement.
 
-    Returns the result of `grant`, or None if no call is due.
+    Returns the result of `grant_call`, or None if no call is due.
     """
     rows = await connection.fetch(_GRANT_NEXT, account_id, at, list(queue_ids))
-    return _grants_of(rows) if rows else None
+    return _grants_from_rows(rows) if rows else None
 
 
-def _grants_of(rows: Sequence[Mapping[str, Any]]) -> Sequence[Grant]:
+def _grants_from_rows(rows: Sequence[Mapping[str, Any]]) -> Sequence[DialGrant]:
     """Returns the grant in the row that the statement `_GRANT` returned, or an empty sequence if nothing was granted."""
     if rows[0]["dial_call_id"] is None:
         return ()
     row = rows[0]
-    call = NewCall(**{name: _parse_column(name, row[name]) for name in _CALL_COLUMNS})
+    call = NewCall(**{name: _decode_call_column(name, row[name]) for name in _CALL_COLUMNS})
     for name in _STATE_COLUMNS:
         setattr(call, name, row[name])
     dial = {name: row[f"dial_{name}"] for name in _DIAL_COLUMNS if name != "due_at"}
-    return (Grant(call, dial, row["ring_in_s"]),)
+    return (DialGrant(call, dial, row["ring_in_s"]),)
 
 
-async def due_calls_from(
+async def due_calls_starting_with(
     connection: Connection, account_id: UUID, call: WaitingCall, at: datetime, *, limit: int
 ) -> Sequence[WaitingCall]:
     """Returns due calls in order of due time: those with the queue and priority of `call` that are not due before it."""
@@ -285,12 +287,12 @@ async def due_calls_from(
     return [WaitingCall(**row) for row in rows]
 
 
-async def postpone(connection: Connection, due_times: Mapping[UUID, datetime]) -> None:
+async def postpone_scheduled_calls(connection: Connection, due_times: Mapping[UUID, datetime]) -> None:
     """Sets new due times of scheduled calls. `due_times` maps call ids to these times."""
     await connection.execute(_POSTPONE, list(due_times), list(due_times.values()))
 
 
-def _parse_column(name: str, value: Any) -> Any:
+def _decode_call_column(name: str, value: Any) -> Any:
     return json.loads(value) if name in ("parameters", "warnings") else value
 
 

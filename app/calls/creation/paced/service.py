@@ -10,7 +10,7 @@ from math import ceil
 from uuid import UUID
 
 from app.calls.creation.paced.store import insert_paced_intents, lock_pace_in_session
-from app.calls.creation.repository import reopen
+from app.calls.creation.repository import reopen_call
 from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall
 from app.calls.models import Call
 from app.database.batcher import Batcher
@@ -23,7 +23,7 @@ from app.scheduling.dial_slots import free_ended_slots, lock_and_free_ended_slot
 _RETRY_AFTER_IF_FULL_S = 5
 
 
-class PacedIntents:
+class PacedIntentWriter:
     """Writes intents (first records of calls that are dialled next) on accounts with limited pace, in batches.
 
     Each intent counts against the account's call rate and takes a dial slot, which stands for one concurrent call.
@@ -31,8 +31,8 @@ class PacedIntents:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._intents = Batcher(self._write, max_batch=MAX_ROWS_PER_STATEMENT)
-        self._slot_releases = Batcher(self._free_batch, max_batch=MAX_ROWS_PER_STATEMENT)
+        self._intents = Batcher(self._write_intents, max_batch=MAX_ROWS_PER_STATEMENT)
+        self._slot_releases = Batcher(self._free_slots_of_accounts, max_batch=MAX_ROWS_PER_STATEMENT)
 
     async def submit(self, call: NewCall) -> datetime | None:
         """Writes the intent and returns the time of the write. Returns None if another call has its idempotency key.
@@ -41,13 +41,13 @@ class PacedIntents:
         calls, the slots of ended calls are freed, and the intent is tried once more.
         """
         written = await self._intents.submit(call)
-        if isinstance(written, PaceRefusal) and written.is_full and await self._free_ended(call.account_id):
+        if isinstance(written, PaceRefusal) and written.is_full and await self._free_slots_of_ended_calls(call.account_id):
             written = await self._intents.submit(call)
         if isinstance(written, PaceRefusal):
-            raise paced_error(written, call)
+            raise pace_exceeded_error(written, call)
         return written
 
-    async def _free_ended(self, account_id: UUID) -> bool:
+    async def _free_slots_of_ended_calls(self, account_id: UUID) -> bool:
         """Frees the dial slots of the account's ended calls. Returns whether a slot was freed.
 
         A dial slot stands for one concurrent call. Returns False if Postgres is unavailable.
@@ -58,11 +58,11 @@ class PacedIntents:
             # Do not raise the error: for the caller it would mean that the intent may have been committed.
             return False
 
-    async def _write(self, calls: Sequence[NewCall]) -> Sequence[datetime | PaceRefusal | None]:
+    async def _write_intents(self, calls: Sequence[NewCall]) -> Sequence[datetime | PaceRefusal | None]:
         written = await insert_paced_intents(self._database, calls)
         return [written.get(call.id) for call in calls]
 
-    async def _free_batch(self, account_ids: Sequence[UUID]) -> Sequence[int]:
+    async def _free_slots_of_accounts(self, account_ids: Sequence[UUID]) -> Sequence[int]:
         """Frees the dial slots of ended calls in these accounts. Returns the number of freed slots for each account."""
         freed = {
             account_id: await lock_and_free_ended_slots(self._database, account_id) for account_id in dict.fromkeys(account_ids)
@@ -70,7 +70,7 @@ class PacedIntents:
         return [freed[account_id] for account_id in account_ids]
 
 
-async def reopen_paced(session: Session, call: Call, new_intent: NewCall) -> Call | None:
+async def reopen_paced_call(session: Session, call: Call, new_intent: NewCall) -> Call | None:
     """Makes a `not_started` call pending again with the values of `new_intent`, and counts it against the account's pace.
 
     Returns None if another request has reopened the call already. Raises PaceExceeded if the pace does not allow the call; then
@@ -80,13 +80,13 @@ async def reopen_paced(session: Session, call: Call, new_intent: NewCall) -> Cal
     connection = await driver_connection(session)
     # This includes the slot of the call's earlier attempt.
     await free_ended_slots(connection, new_intent.account_id)
-    reopened = await reopen(session, call, new_intent)
+    reopened = await reopen_call(session, call, new_intent)
     if reopened and (refusal := await admit_reopened_call(connection, new_intent.account_id, call.id)):
-        raise paced_error(refusal, call)
+        raise pace_exceeded_error(refusal, call)
     return reopened
 
 
-def paced_error(refusal: PaceRefusal, call: Call | NewCall) -> PaceExceeded:
+def pace_exceeded_error(refusal: PaceRefusal, call: Call | NewCall) -> PaceExceeded:
     """Returns the error that says which limit refused the call, and when the client may repeat the request."""
     if refusal.is_full:
         return PaceExceeded(

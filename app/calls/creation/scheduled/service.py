@@ -16,7 +16,7 @@ import structlog
 
 from app.calls.creation.scheduled.store import MAX_SCHEDULED_ROWS_PER_STATEMENT, ScheduledCall, insert_scheduled
 from app.calls.creation.store import insert_lost_intent
-from app.clock import elapsed
+from app.clock import monotonic_seconds
 from app.database.batcher import Batcher
 from app.database.engine import Database
 from app.database.retry_queue import RetryQueue
@@ -32,7 +32,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _Intent:
-    """An intent to be inserted. `began` is the time of its first insert, as a value of the clock `elapsed()`.
+    """An intent to be inserted. `began` is the time of its first insert, as a value of the clock `monotonic_seconds()`.
 
     `server` is the Postgres server (CURRENT_SERVER) of the first insert. It is None before that.
     """
@@ -50,15 +50,18 @@ class _Written(NamedTuple):
     server: str
 
 
-class ScheduledIntents:
+class ScheduledIntentWriter:
     """Writes the intents (first records) of scheduled calls in batches."""
 
     def __init__(self, database: Database, *, insert_again_for_s: float = _INSERT_AGAIN_FOR_S) -> None:
         self._database = database
         self._insert_again_for_s = insert_again_for_s
-        self._intents = Batcher(self._write, max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT)
+        self._intents = Batcher(self._write_intents, max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT)
         self._in_doubt = RetryQueue(
-            self._insert_again, name="scheduled_intents", max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT, max_items=_MAX_QUEUED
+            self._insert_intent_again,
+            name="scheduled_intents",
+            max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT,
+            max_items=_MAX_QUEUED,
         )
         # The server of the last insert. If it has changed since, an insert in doubt is taken for one that may be lost.
         self._server: str | None = None
@@ -67,12 +70,12 @@ class ScheduledIntents:
         """Returns the number of inserts that are still in doubt."""
         return len(self._in_doubt)
 
-    async def commit(self, scheduled: ScheduledCall) -> bool:
+    async def commit_intent(self, scheduled: ScheduledCall) -> bool:
         """Commits the intent. Returns False if a call with its idempotency key exists.
 
         If the commit is in doubt, makes the call `unknown` in memory, returns True, and repeats the insert in the background.
         """
-        call, intent = scheduled.call, _Intent(scheduled, elapsed())
+        call, intent = scheduled.call, _Intent(scheduled, monotonic_seconds())
         try:
             written_at = (await self._insert(intent)).at
         except DatabaseUnavailable as error:
@@ -99,7 +102,7 @@ class ScheduledIntents:
             intent.server = self._server or (await insert_scheduled(self._database, ())).server
         return await self._intents.submit(intent)
 
-    async def _write(self, intents: Sequence[_Intent]) -> Sequence[_Written]:
+    async def _write_intents(self, intents: Sequence[_Intent]) -> Sequence[_Written]:
         only_on = {each.scheduled.call.id: each.server for each in intents if each.is_in_doubt and each.server is not None}
         server, written_at = await insert_scheduled(self._database, [each.scheduled for each in intents], only_on=only_on)
         self._server = server
@@ -109,9 +112,9 @@ class ScheduledIntents:
         intent.is_in_doubt = True
         self._in_doubt.add(intent)
 
-    async def _insert_again(self, intent: _Intent) -> None:
+    async def _insert_intent_again(self, intent: _Intent) -> None:
         call = intent.scheduled.call
-        if elapsed() - intent.began >= self._insert_again_for_s:
+        if monotonic_seconds() - intent.began >= self._insert_again_for_s:
             logger.error("scheduled_call_given_up", call_id=str(call.id))
             return
         written = await self._insert(intent)

@@ -16,14 +16,14 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.creation.store import NewCall, insert_calls_sql, intent_row, rows_as_json
-from app.calls.outbox import settled_delivery
+from app.calls.outbox import delivery_of_event_settled
 from app.calls.settlement import RecordChange
 from app.calls.store import add_deliveries
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.scheduling.dials import DIAL_COLUMN_SQL, insert_dials_sql
 from app.scheduling.guard_sql import CURRENT_SERVER
-from app.scheduling.models import NO_QUEUE, DialTurn, ScheduledDial
+from app.scheduling.models import NO_QUEUE, CallerLastGrant, ScheduledDial
 from app.scheduling.schedule import Schedule
 
 MAX_SCHEDULED_ROWS_PER_STATEMENT = 250
@@ -41,16 +41,16 @@ class ScheduledCall:
         self.call.execution = "scheduled"
         self.call.queue_id = None if self.schedule.queue_id == NO_QUEUE else self.schedule.queue_id
 
-    def row(self) -> dict[str, Any]:
+    def row_to_insert(self) -> dict[str, Any]:
         # Not the call's own `execution`, which is `unknown` while its commit is in doubt.
-        own = {"execution": "scheduled", "dial": self.dial()}
+        own = {"execution": "scheduled", "dial": self.dial_row()}
         return intent_row(self.call) | own | {"event": "call.scheduled", "data": {"due_at": self.schedule.due_at}}
 
-    def dial(self) -> dict[str, Any]:
+    def dial_row(self) -> dict[str, Any]:
         """Returns the call's row for the table `scheduled_dial`."""
         call = self.call
         own = {"call_id": call.id, "tenant_id": call.tenant_id, "account_id": call.account_id}
-        return own | self.schedule.columns() | {"tries": 0}
+        return own | self.schedule.scheduled_dial_columns() | {"tries": 0}
 
 
 class InsertedCalls(NamedTuple):
@@ -125,24 +125,24 @@ async def insert_scheduled(
     Leaves out a call that has been inserted already, or whose idempotency key another call has. `only_on` maps call ids to
     servers: on any other server than that, the call is left out, too.
     """
-    rows = [call.row() | {"only_on": only_on.get(call.call.id)} for call in calls]
+    rows = [call.row_to_insert() | {"only_on": only_on.get(call.call.id)} for call in calls]
     found = await database.fetch(_INSERT_SCHEDULED_CALLS, rows_as_json(rows))
     return InsertedCalls(found[0]["server"], {row["id"]: row["updated_at"] for row in found if row["id"] is not None})
 
 
-async def insert_dial(session: AsyncSession, call_id: UUID, scheduled: ScheduledCall) -> None:
+async def insert_dial_row(session: AsyncSession, call_id: UUID, scheduled: ScheduledCall) -> None:
     """Inserts the row of `scheduled_dial` with which an existing call waits to be dialled.
 
     Also inserts a row of `dial_turn` for the call's API key or workload if there is none. Without this row, the call would not
     be dialled.
     """
-    dial = scheduled.dial() | {"call_id": call_id}
+    dial = scheduled.dial_row() | {"call_id": call_id}
     await session.execute(insert(ScheduledDial).values(**dial))
     turn = {"account_id": dial["account_id"], "caller_id": dial["caller_id"]}
-    await session.execute(insert(DialTurn).values(**turn).on_conflict_do_nothing())
+    await session.execute(insert(CallerLastGrant).values(**turn).on_conflict_do_nothing())
 
 
-async def end_calls(connection: Connection, call_ids: Sequence[UUID], change: RecordChange) -> set[UUID]:
+async def end_waiting_calls_by_id(connection: Connection, call_ids: Sequence[UUID], change: RecordChange) -> set[UUID]:
     """Ends those of the calls that still wait to be dialled, with the outcome `change`. Returns the ids of the ended calls.
 
     Calls that a worker has begun to dial, or that have ended, stay as they are.
@@ -150,7 +150,7 @@ async def end_calls(connection: Connection, call_ids: Sequence[UUID], change: Re
     return await _end_waiting_calls(connection, _END_CALLS_BY_ID, change, len(call_ids), list(call_ids))
 
 
-async def end_calls_of_queue(connection: Connection, queue_id: UUID, change: RecordChange, *, limit: int) -> set[UUID]:
+async def end_waiting_calls_of_queue(connection: Connection, queue_id: UUID, change: RecordChange, *, limit: int) -> set[UUID]:
     """Ends at most `limit` calls of the queue that wait to be dialled, with the outcome `change`. Returns their ids."""
     return await _end_waiting_calls(connection, _END_CALLS_OF_QUEUE, change, limit, queue_id)
 
@@ -174,12 +174,14 @@ async def _end_waiting_calls(
     `statement` is `_END_WAITING_CALLS` with a condition. `condition_values` are the values of the condition's parameters ($5
     and later). Writes a delivery (a webhook request to the tenant) for each call whose tenant requested the event `settled`.
     """
-    rows = await connection.fetch(statement, limit, _json(change.columns), change.event, _json(change.data), *condition_values)
+    rows = await connection.fetch(
+        statement, limit, _to_json_text(change.columns), change.event, _to_json_text(change.data), *condition_values
+    )
     ended = [_EndedCall(**row) for row in rows]
-    delivered = [settled_delivery(call, change.columns, written=call.deliveries_written) for call in ended]
+    delivered = [delivery_of_event_settled(call, change.columns, written=call.deliveries_written) for call in ended]
     await add_deliveries(connection, [delivery for delivery in delivered if delivery is not None])
     return {call.id for call in ended}
 
 
-def _json(value: Mapping[str, Any]) -> str:
+def _to_json_text(value: Mapping[str, Any]) -> str:
     return to_json(value).decode()

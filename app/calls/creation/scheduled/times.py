@@ -6,7 +6,7 @@ from uuid import UUID
 from app.calls.parameters import CallRequest
 from app.errors import FieldError, InvalidRequest
 from app.scheduling.hours import callee_zones, is_time_zone, next_opening
-from app.scheduling.schedule import PRIORITIES, Schedule, effective_times
+from app.scheduling.schedule import PRIORITIES, Schedule, effective_dial_window
 from app.scheduling.store import StoredQueue
 
 
@@ -20,7 +20,7 @@ def make_schedule(request: CallRequest, queue: StoredQueue, caller_id: UUID, *, 
         text = "must be a zone of the IANA database, such as Europe/Berlin"
         raise InvalidRequest(field_errors=(FieldError("/time_zone", "unknown_time_zone", text),))
     ring_within = timedelta(seconds=queue.ring_within_s) if queue.ring_within_s else None
-    not_before, ring_by = effective_times(request.not_before, request.ring_by, now=now, ring_within=ring_within)
+    not_before, ring_by = effective_dial_window(request.not_before, request.ring_by, now=now, ring_within=ring_within)
     due_at = not_before
     if queue.hours is not None:
         zones = callee_zones(request.to, request.time_zone, queue.hours)

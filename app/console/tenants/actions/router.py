@@ -17,7 +17,7 @@ from app.console.tenants.forms import (
     KEY_FIELDS,
     filled_fields,
     idempotency_key_of,
-    key_body,
+    new_api_key_body,
     refused_form,
 )
 from app.console.tenants.router import AdministrationDep, VisibleTenantDep, render_tenant
@@ -87,7 +87,7 @@ async def create_key(
 ) -> Response:
     """Creates a key and shows it once. Sending the same form again, as a reload does, creates no second key."""
     try:
-        new = parse_body(NewKey, key_body(form))
+        new = parse_body(NewKey, new_api_key_body(form))
         row, key = await tenants.create_key_once(
             tenant_id,
             name=new.name,
