@@ -24,7 +24,7 @@ from app.calls.search_plan import SearchPlan
 from app.calls.service import CallService
 from app.calls.settlement import Settlement
 from app.calls.status_callbacks import UrlValidator
-from app.compat.service import StartedCalls
+from app.compat.service import StartedCallReader
 from app.database.engine import Database
 from app.database.listener import Listener
 from app.database.pool import MAX_CONNECTIONS as MAX_STATEMENT_CONNECTIONS
@@ -64,7 +64,7 @@ class Services(TypedDict):
     granted: GrantedCallDialer
     calls: CallService
     control: CallControl
-    started: StartedCalls
+    started: StartedCallReader
     callbacks: CallbackService
     subresources: SubresourceService
     deliveries: DeliveryService
@@ -204,7 +204,7 @@ def _build_services(
         control=CallControl(
             database, tenants, twilio, shared.callback_urls, shared.validate_callback, shared.settlement, deadline_s, limit
         ),
-        started=StartedCalls(database, tenants, twilio, deadline_s, reads, limit),
+        started=StartedCallReader(database, tenants, twilio, deadline_s, reads, limit),
         callbacks=CallbackService(
             database=database,
             tenants=tenants,

@@ -69,7 +69,7 @@ async def read_callbacks(
     call_sid: str | None = None,
     after: Annotated[int, Query(ge=0, description="Only deliveries with a higher number.")] = 0,
 ) -> DeliveriesPage:
-    """Lists deliveries in the order of sending."""
+    """Lists the callbacks that were sent, with their attempts, oldest first."""
     callbacks = state.callbacks
     return DeliveriesPage(
         begun=callbacks.deliveries.begun,

@@ -91,12 +91,12 @@ def _matches_text(shown: str | None, wanted: str) -> bool:
 def list_calls(calls: Calls, account_sid: str, query: QueryParams, view: ListView, rules: DisplayRules) -> bytes:
     """Returns the JSON of a page of the account's calls, newest first."""
     filters = Filters.parse(query)
-    page_size = read_number(query, "PageSize", DEFAULT_PAGE_SIZE)
+    page_size = parse_integer_parameter(query, "PageSize", DEFAULT_PAGE_SIZE)
     if page_size > MAX_PAGE_SIZE:
         raise TwilioError(20007, str(MAX_PAGE_SIZE))
     if page_size == 0:
         raise TwilioError(20422, "PageSize")
-    page = read_number(query, "Page", 0)
+    page = parse_integer_parameter(query, "Page", 0)
     require_page_token(query, page)
     token = query.get("PageToken", "")
 
@@ -168,7 +168,7 @@ def _moving_page(matching: Iterator[ListedCall], page: int, page_size: int) -> t
     return found[:page_size], page > 0 and bool(found), len(found) > page_size
 
 
-def read_number(query: QueryParams, name: str, default: int) -> int:
+def parse_integer_parameter(query: QueryParams, name: str, default: int) -> int:
     text = query.get(name) or str(default)
     if not (text.isascii() and text.isdecimal()):
         raise TwilioError(20422, name)

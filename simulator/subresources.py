@@ -19,7 +19,7 @@ from starlette.datastructures import QueryParams
 from simulator.errors import TwilioError
 from simulator.form import Form
 from simulator.lifecycle import Status, progress_at
-from simulator.listing import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, read_day, read_number, require_page_token
+from simulator.listing import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, parse_integer_parameter, read_day, require_page_token
 from simulator.parameters import is_absolute_url, validate_methods, validate_urls
 from simulator.resource import API_VERSION, format_rfc2822
 from simulator.store import Call
@@ -149,7 +149,7 @@ class Subresources:
 
         `own` are entries that no request has created, such as the event of the call's creation. They come last.
         """
-        size, number = read_number(query, "PageSize", DEFAULT_PAGE_SIZE), read_number(query, "Page", 0)
+        size, number = parse_integer_parameter(query, "PageSize", DEFAULT_PAGE_SIZE), parse_integer_parameter(query, "Page", 0)
         require_page_token(query, number)
         if not 0 < size <= MAX_PAGE_SIZE:
             raise TwilioError(20007, str(MAX_PAGE_SIZE))

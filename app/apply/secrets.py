@@ -16,9 +16,10 @@ class SecretMissing(Exception):
 
 
 def read_secrets(declaration: Declaration, environment: Mapping[str, str], folder: Path) -> dict[MemberPath, str]:
-    """Returns all secrets of the declaration, by the path of the reference in the file.
+    """Reads every secret that the declaration refers to, from environment variables and files.
 
-    Relative paths of secret files begin at `folder`. Raises DocumentInvalid with all problems.
+    Returns them by the path of the reference within the declaration. Relative names of files are resolved against `folder`.
+    Raises DocumentInvalid, which names all secrets that cannot be read.
     """
     secrets: dict[MemberPath, str] = {}
     problems: list[FileProblem] = []

@@ -35,10 +35,10 @@ class CallIdentity(Protocol):
 
 
 def callback_fields_to_store(call: CallIdentity, fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None]:
-    """Returns the callback's fields that must be stored, and a number that says which fields are left out.
+    """Returns the callback's fields without those whose values the call's record has, and a bit for each field left out.
 
-    Each bit of the number stands for one field (`LeftOutMembers`). If the call has not started, or the callback has another
-    CallSid, returns all fields and None.
+    `LeftOutMembers` describes the bits. If the call has not started, or the callback has another CallSid, no field is left out:
+    returns all fields and None.
     """
     if call.execution != "started" or fields.get("CallSid") != call.sid:
         return fields, None

@@ -29,7 +29,7 @@ class CallWarning(BaseModel):
 
 
 class StoredFieldError(BaseModel):
-    """A fault of the request that was found when the scheduled call was to be dialled."""
+    """An error in one member of the request, which was found only when the scheduled call was to be dialled."""
 
     pointer: str = Field(description="RFC 6901 JSON pointer into the request.")
     code: str

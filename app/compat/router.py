@@ -26,7 +26,7 @@ from app.compat.errors import CALL_ID_HEADER, TwilioErrorRenderer
 from app.compat.form import FormDep, NoQueryDep, parameters_from_form, refuse_query_parameters
 from app.compat.listing import parse_list_query
 from app.compat.resource import READ_ATTRIBUTES, twilio_resource_of
-from app.compat.service import StartedCalls
+from app.compat.service import StartedCallReader
 from app.compat.tolerance import normalize_parameters
 from app.compat.wording import warning_header
 from app.errors import CallNotFound, FieldError, InvalidRequest
@@ -59,13 +59,13 @@ async def find_own_call(service: CallService, account: OwnAccount, sid: str) -> 
     return call
 
 
-async def started_calls(request: Request) -> StartedCalls:
-    started: StartedCalls = request.state.started
+async def started_calls(request: Request) -> StartedCallReader:
+    started: StartedCallReader = request.state.started
     return started
 
 
 OwnCallDep = Annotated[Call, Depends(own_call)]
-StartedDep = Annotated[StartedCalls, Depends(started_calls)]
+StartedDep = Annotated[StartedCallReader, Depends(started_calls)]
 
 
 @router.post("/Calls")

@@ -44,7 +44,7 @@ class CallIdPage:
 
 
 @dataclass(frozen=True, slots=True)
-class StartedCalls:
+class StartedCallReader:
     """Reads calls that Twilio has started. `deadline_s` is the time limit of one request to Twilio, in seconds.
 
     `read_limit` limits the lists that are read at the same time, `request_limit` the requests to Twilio.

@@ -207,10 +207,10 @@ class Batcher(Generic[Item, Result]):
                 group.create_task(settle_remaining())
 
     async def _deliver_results(self, batch: list[_PendingItem[Item, Result]], results: Sequence[Result | BusyResult]) -> None:
-        """Gives the results to the waiting submissions in small groups, so that other work of the event loop runs in between.
+        """Wakes the tasks that wait for the results in small groups, so that other work of the event loop runs in between.
 
-        Without the groups, all items of a batch would go to a slow upstream at the same moment, and return at the same moment
-        (docs/performance.md).
+        If all tasks woke up at once, all of them would send their request to Twilio at the same moment, and all answers would
+        arrive at the same moment (docs/performance.md).
         """
         remaining = zip(batch, results, strict=True)
         try:

@@ -76,9 +76,9 @@ DeliveryServiceDep = Annotated[DeliveryService, Depends(delivery_service)]
 )
 @needs(Scope.READ)
 async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, id_or_sid: IdOrSid) -> DeliveryList:
-    """Lists one delivery for each requested event that has happened, in the order of the events.
+    """Lists the deliveries of the call, one for each event that was requested and has happened, in the order of the events.
 
-    [Callbacks](/docs/callbacks) describes the requests.
+    [Callbacks](/docs/callbacks) describes the requests that your URL receives.
     """
     return DeliveryList(deliveries=list(await service.list(caller, id_or_sid)))
 

@@ -68,7 +68,7 @@ class RingDeadlineEnforcer:
 
         Returns false, so that the job pauses before the next time.
         """
-        for account_id in await store.accounts_with_dial_slots(self.database):
+        for account_id in await store.accounts_with_taken_dial_slots(self.database):
             await lock_and_free_ended_slots(self.database, account_id)
         return False
 

@@ -95,10 +95,10 @@ class OutcomeResolver:
         return CallLists(self.tenants, self.twilio, batch, self.longest_life, self.deadline_s)
 
     async def bind_listed_calls(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
-        """Binds records whose outcome is unknown to their calls in `page`, the first page of Twilio's list of the account.
+        """Finds calls of unknown outcome in `page`, the first page of Twilio's list of the account's calls.
 
-        Binds a record only if the match is certain, and then no search for this record is needed. If a call is not in the page,
-        this proves nothing, because the page may be stale or incomplete. Raises DatabaseUnavailable.
+        If a match is certain, binds the record to Twilio's call. Then no search for this record is needed. A call that is not
+        in the page proves nothing, because the page may be stale or incomplete. Raises DatabaseUnavailable.
         """
         async with self.database.begin() as session:
             unknown = await repository.list_unknown_calls(session, account_id, limit=BATCH_SIZE)
@@ -187,9 +187,9 @@ def _is_searchable(call: Call) -> bool:
 
 
 def _shows_all_candidates(page: Sequence[Mapping[str, Any]], call: Call) -> bool:
-    """Returns whether the page shows every call that the request for the record `call` may have started.
+    """Returns whether the page goes back to the time of the request for the record `call`.
 
-    The newest entries are first in the page.
+    The page has the newest calls first. If it goes back so far, it has every call that this request may have started.
     """
     last = CallResource.parse_answer(page[-1]) if page else None
     is_whole_list = len(page) < PAGE_SIZE

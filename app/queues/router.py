@@ -120,9 +120,9 @@ async def get_queue(caller: CallerDep, service: QueueServiceDep, name: QueueName
 async def put_queue(
     caller: CallerDep, service: QueueServiceDep, actor: ActorDep, name: QueueName, body: JsonBody, response: Response
 ) -> QueueRecord:
-    """Creates the queue, or changes the members that the body has. Missing members stay as they are; null removes a value.
+    """Creates the queue, or changes it if it exists. Only the settings in the body are changed; null removes one.
 
-    A pause stops dialling; calls under way go on. Changed hours apply to waiting calls at once.
+    A pause stops dialling; calls in progress go on. Changed hours also apply to calls that already wait.
     """
     if caller.suspended:
         raise TenantSuspended

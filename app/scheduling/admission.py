@@ -115,9 +115,9 @@ async def admit_reopened_call(connection: Connection, account_id: UUID, call_id:
     A call is reopened if it is dialled again because an earlier attempt failed. If one of the account's dialling limits is
     reached, takes nothing and returns the refusal. Otherwise returns None.
 
-    The transaction must first lock the account's row in `pace`, then free the slots of ended calls, and then reopen the call.
-    An earlier attempt may have left a slot at another account. That account's `in_use` is corrected when its slots are next
-    freed.
+    Before this, the caller must do three things in the same transaction, in this order: lock the account's row in `pace`, free
+    the slots of ended calls, and reopen the call. An earlier attempt may have left a slot at another account. This slot counts
+    until that account's slots are freed the next time.
     """
     judged = await connection.fetchrow(_CHECK_LIMITS, account_id)
     if judged is None:

@@ -139,10 +139,10 @@ class _CounterFolder:
         self._write_lock = Lock()
 
     def read_new_counts(self) -> _NewLines:
-        """Returns the counts in lines that are not marked as read. Raises OSError if the folder or a file cannot be read.
+        """Returns the counts of grants in the files of all workers, without the lines that were read before.
 
-        If another worker deletes a file meanwhile, reads the folder again: that worker has copied the counts to its own file.
-        Raises FileNotFoundError if this happens _MAX_READ_ATTEMPTS times.
+        A worker may delete another one's file during the read, after it has copied the counts to its own file. Then the folder
+        is read again, at most _MAX_READ_ATTEMPTS times in all. Raises OSError if the folder or a file cannot be read.
         """
         new_lines = _NewLines([], {})
         for _ in range(_MAX_READ_ATTEMPTS):

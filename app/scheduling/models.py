@@ -49,7 +49,7 @@ class Queue(Base):
 class Pace(Base):
     """The dialling limits of an account or a queue, and how much of them is used.
 
-    A transaction that grants calls (takes the right to dial them) locks the row.
+    A transaction that gives calls the right to be dialled locks the row, so that no two transactions use the same capacity.
     """
 
     __tablename__ = "pace"

@@ -105,5 +105,5 @@ class Report(list[Finding]):
 
 
 def shorten_name(name: str) -> str:
-    """Returns a name from the URI, cut to 40 characters for the `detail` of a finding."""
+    """Cuts the name of a URI parameter or header to 40 characters, so that the `detail` of a finding can quote it."""
     return name if len(name) <= 40 else name[:40] + "…"

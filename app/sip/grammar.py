@@ -97,7 +97,10 @@ class UriParts(Protocol):
     """
 
     def groups(self) -> tuple[str | None, ...]:
-        """Returns scheme, user, password, host, port, parameters (with each ";"), headers (without "?"), as written."""
+        """Returns the parts as written: scheme, user, password, host, port, parameters, headers. A missing part is None.
+
+        Parameters keep the ";" before each of them. Headers have no "?" before them.
+        """
 
     def start(self, part: Part, /) -> int: ...
 

@@ -202,7 +202,10 @@ class Form:
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any], secret_names: Collection[str] = SECRET_PARAMETERS) -> "Form":
-        """Encodes the parameters. Raises UnicodeEncodeError for lone surrogates."""
+        """Encodes the parameters as the form of a request to Twilio. Raises UnicodeEncodeError for lone surrogates.
+
+        The values of the parameters `secret_names` are removed from the answer to this request.
+        """
         return cls(parameters, encode_form(parameters), secret_names)
 
 

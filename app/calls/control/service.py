@@ -128,7 +128,7 @@ class CallControl:
         try:
             resource = await self._send_update_to_twilio(call, update.given_parameters())
         except TwilioError as error:
-            await self._on_failed_pending_update(call, pending, error)
+            await self._postpone_or_drop_update(call, pending, error)
         else:
             await self._record_update(call, resource, update, pending=pending)
 
@@ -261,7 +261,7 @@ class CallControl:
                 event_data = {"status": pending.status, "reason": reason}
                 await repository.add_event(session, call.id, "call.update_forgotten", event_data)
 
-    async def _on_failed_pending_update(self, call: Call, pending: PendingUpdate, error: TwilioError) -> None:
+    async def _postpone_or_drop_update(self, call: Call, pending: PendingUpdate, error: TwilioError) -> None:
         async with self.database.begin() as session:
             age = await repository.transaction_start_time(session) - pending.wanted_at
             may_work_later = not isinstance(error, TwilioRejected) or may_be_found_later(call, error)

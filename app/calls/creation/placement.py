@@ -257,7 +257,7 @@ class Placement:
                 )
 
     async def _retry_commit(self, late_outcome: tuple[Call | NewCall, Outcome, RecordChange]) -> None:
-        """Commits an outcome whose first commit failed."""
+        """Tries once more to commit the outcome of a dial, because the first commit failed."""
         await self._commit_change(*late_outcome)
 
     def _start_task(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:

@@ -1,4 +1,7 @@
-"""Prepares the form for Twilio: finds the account and its credentials, the SIP credential, and the status callbacks."""
+"""Prepares the request that creates a call at Twilio.
+
+Chooses the account and its credentials, adds the SIP credential, and sets the URL to which Twilio sends status callbacks.
+"""
 
 from dataclasses import dataclass
 from uuid import UUID

@@ -279,7 +279,7 @@ _FACTS_ADAPTER: Final = TypeAdapter(NowPageFacts)
 
 
 async def read_now_page_facts(database: TransactionRunner, tenant_id: str | None) -> NowPageFacts:
-    """Reads the facts about one tenant; if `tenant_id` is None, about all tenants. Raises DatabaseUnavailable."""
+    """Reads what the page *Now* shows about one tenant or, if `tenant_id` is None, about all. Raises DatabaseUnavailable."""
     ((facts,),) = await (
         fetch_with_time_limit(database, READ_FACTS_OF_ALL)
         if tenant_id is None

@@ -46,7 +46,7 @@ _DELETE_IDLE_TURNS = f"""
 _CLEAR_DEADLINE = "UPDATE dial_slot SET ring_by = NULL WHERE call_id = $1"
 
 
-async def accounts_with_dial_slots(database: Database) -> list[UUID]:
+async def accounts_with_taken_dial_slots(database: Database) -> list[UUID]:
     return [row["account_id"] for row in await database.fetch(_ACCOUNTS_WITH_SLOTS)]
 
 
