@@ -306,7 +306,7 @@ def shown_clock_offset(metrics: Metrics) -> float:
 def test_a_clock_offset_is_forgotten_after_a_quarter_of_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     """An account that moves to another server, or a clock that has been set, must not leave an alert behind."""
     now, metrics = 0.0, Metrics()
-    monkeypatch.setattr("app.twilio.clock.elapsed", lambda: now)
+    monkeypatch.setattr("app.twilio.clock.monotonic_seconds", lambda: now)
     clock, received_at = TwilioClock(metrics), time.time()
 
     def observe(base_url: str, ahead: timedelta) -> None:
@@ -338,6 +338,6 @@ async def test_a_list_counts_with_the_clock_at_the_time_when_it_was_read(
     lists = resolver.make_call_lists([call])
     assert (await lists.find_candidates(call)).twilio_clock_lead is not None
     later = monotonic_seconds() + 3600
-    monkeypatch.setattr("app.twilio.clock.elapsed", lambda: later)
+    monkeypatch.setattr("app.twilio.clock.monotonic_seconds", lambda: later)
     assert (await lists.find_candidates(call)).twilio_clock_lead is not None
     assert await twilio_clock_lead(resolver.tenants, resolver.twilio, call.account_id) is None
