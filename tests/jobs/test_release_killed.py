@@ -15,6 +15,7 @@ from tests.cli.running import environment, eventually, run, running
 from tests.jobs.test_dial import dial_all, record, running_dialer
 from tests.jobs.test_release import entry, halt, is_halted
 from tests.support.gateway import SECRET_KEY, Gateway
+from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.upstream import Upstream, answer, created, hang, running_upstream
 
 # A grant may be dialled for 31 seconds.
@@ -110,7 +111,6 @@ def has_come_to(step: str, twilio: Twilio, upstream: Upstream, output: Path) -> 
 
 
 async def waits_for_the_lock(gateway: Gateway) -> None:
-    waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     async with asyncio.timeout(60):
-        while not await gateway.database.fetch(waits):
+        while not (await gateway.database.fetch(SESSION_WAITS_FOR_LOCK))[0][0]:
             await asyncio.sleep(0.02)

@@ -9,6 +9,7 @@ import pytest
 from app.calls.creation.grants.service import grant_calls
 from app.scheduling.dial_slots import free_ended_slots
 from tests.support.gateway import Gateway, Tenant
+from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.upstream import created, running_upstream
 
 _ADD_SLOT = """
@@ -25,8 +26,6 @@ _ADD_WAITING = """
     INSERT INTO scheduled_dial (call_id, tenant_id, account_id, queue_id, caller_id, priority, not_before, ring_by, due_at)
     SELECT id, tenant_id, account_id, $2, id, 1, now(), now() + interval '1 hour', now() FROM call WHERE id = $1
 """
-# A row that is locked is waited for as its holder's transaction, which pg_locks shows without a database.
-_WAITS = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 async def _started(tenant: Tenant) -> UUID:
@@ -155,7 +154,7 @@ async def test_two_accounts_that_free_slots_of_one_queue_at_once_count_both(gate
             await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", first)
             assert await free_ended_slots(connection, first) == 1
             freeing = asyncio.create_task(_free(gateway, second))
-            while not await gateway.database.fetch(_WAITS):
+            while not await connection.fetchval(SESSION_WAITS_FOR_LOCK):
                 await asyncio.sleep(0.01)
         assert await freeing == 1
         assert [await _in_use(gateway, subject) for subject in (first, second, queue)] == [0, 0, 0]

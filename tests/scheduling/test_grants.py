@@ -11,8 +11,8 @@ from sqlalchemy import make_url
 from app.calls.creation.grants.service import grant_calls
 from app.tenants.caller import COMMAND_LINE
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.locks import SESSION_WAITS_FOR_LOCK
 
-_WAITS = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 _LOCK_QUEUE = "SELECT FROM pace JOIN queue ON queue.id = subject_id WHERE tenant_id = $1 FOR UPDATE OF pace"
 _NEXT_AT = "SELECT next_at FROM pace JOIN queue ON queue.id = subject_id WHERE tenant_id = $1"
 
@@ -27,7 +27,7 @@ async def test_a_grant_that_waited_for_its_queue_spends_the_token_after_the_wait
     async with gateway.database.transaction() as connection, asyncio.timeout(60):
         await connection.execute(_LOCK_QUEUE, tenant.id)
         granting = asyncio.create_task(grant_calls(gateway.database, account_id, limit=1))
-        while not await gateway.database.fetch(_WAITS):
+        while not await connection.fetchval(SESSION_WAITS_FOR_LOCK):
             await asyncio.sleep(0.01)
         released_at = await connection.fetchval("SELECT clock_timestamp()")
     assert len((await granting).grants) == 1
@@ -146,6 +146,6 @@ async def test_a_call_that_is_canceled_during_its_grant_does_not_end_the_round(g
     async with gateway.database.transaction() as connection, asyncio.timeout(60):
         await connection.execute("DELETE FROM scheduled_dial WHERE call_id = $1", first)
         granting = asyncio.create_task(grant_calls(gateway.database, await account_of(gateway, tenant), limit=1))
-        while not await gateway.database.fetch(_WAITS):
+        while not await connection.fetchval(SESSION_WAITS_FOR_LOCK):
             await asyncio.sleep(0.01)
     assert [grant.call.id for grant in (await granting).grants] == [second]

@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.upstream import created, created_after_release, error, running_upstream
 
 # Slower than any test.
 SLOW = "0.0001"
-_WAITS = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ async def while_locked(gateway: Gateway, account_id: UUID, statement: str, act: 
     async with gateway.database.transaction() as connection:
         await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account_id)
         acting = asyncio.ensure_future(act())
-        while not await gateway.database.fetch(_WAITS):
+        while not await connection.fetchval(SESSION_WAITS_FOR_LOCK):
             await asyncio.sleep(0.01)
         await connection.execute(statement, account_id)
     return await acting

@@ -1,5 +1,6 @@
 """Tests the turns of callers. A caller that schedules no more calls loses its turn, and comes last when it returns."""
 
+import asyncio
 from datetime import timedelta
 from uuid import UUID
 
@@ -9,6 +10,8 @@ from app.calls.repository import requeue_call
 from app.tenants.caller import COMMAND_LINE
 from tests.scheduling.test_grants import account_of
 from tests.support.gateway import BASIC, Gateway, Tenant
+from tests.support.locks import SESSION_WAITS_FOR_LOCK
+from tests.support.upstream import created, running_upstream
 
 HOUR = timedelta(hours=1)
 
@@ -97,3 +100,22 @@ async def test_a_call_that_waits_again_after_hours_has_a_turn(gateway: Gateway) 
     async with gateway.database.begin() as session:
         await requeue_call(session, {**grant.dial, "due_in": 0}, now=grant.dial["not_before"])
     assert await turns(gateway, account_id) == [grant.dial["caller_id"]]
+
+
+async def test_a_redial_has_a_turn_that_was_deleted_while_its_call_ended(gateway: Gateway) -> None:
+    """The job that deletes idle turns locks `scheduled_dial`. No worker grants the calls of a caller without a turn."""
+    caller = UUID(int=0)  # the caller of a redial whose call had no dial slot
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        redial = {"on": ["busy"], "times": 1, "after_s": 60}
+        call_id = UUID((await tenant.create(priority="normal", redial=redial)).json()["id"])
+        account_id = await account_of(gateway, tenant)
+        await gateway.database.fetch("INSERT INTO dial_turn (account_id, caller_id) VALUES ($1, $2)", account_id, caller)
+        async with gateway.database.transaction() as connection:
+            await connection.execute("LOCK TABLE scheduled_dial IN SHARE MODE")
+            ended = asyncio.create_task(gateway.database.fetch("UPDATE call SET status = 'busy' WHERE id = $1", call_id))
+            while not await connection.fetchval(SESSION_WAITS_FOR_LOCK):
+                await asyncio.sleep(0.01)
+            await connection.execute("DELETE FROM dial_turn WHERE caller_id = $1", caller)
+        await ended
+        assert caller in await turns(gateway, account_id)
