@@ -10,7 +10,7 @@ import pytest
 from twilio.rest.api.v2010.account.call import CallList
 
 from app.calls.parameters import CallParameters
-from tests.support.gateway import BASIC, Gateway, Tenant
+from tests.support.gateway import BASIC, MANY_USER_NAMES, Gateway, Tenant
 from tests.support.upstream import Upstream
 
 DATA = Path(__file__).parent.parent / "data" / "twilio_create_call_parameters.json"
@@ -47,11 +47,7 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"/url"},
     ),
     "many URLs with user names in several texts": (
-        BASIC
-        | {
-            name: "https://h.example/?" + "&".join(f"a=https://{name}{n}@b" for n in range(5))
-            for name in ("url", "fallback_url")
-        },
+        BASIC | MANY_USER_NAMES,
         {""},
     ),
     "events as text": (BASIC | {"status_callback_event": "ringing completed"}, {"/status_callback_event"}),

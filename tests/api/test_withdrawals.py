@@ -467,38 +467,40 @@ async def test_a_scheduled_intent_that_is_written_again_while_it_is_dialled_ring
         assert len(upstream.posts) == 1
 
 
+async def _new_intent(gateway: Gateway, tenant: Tenant, key: str) -> ScheduledCall:
+    """Returns the intent of a scheduled call of the tenant that is not inserted yet."""
+    call_id = (await tenant.create(priority="normal")).json()["id"]
+    call = replace(await _intent(gateway, call_id), id=uuid7(), idempotency_key=key)
+    now = datetime.now(UTC)
+    return ScheduledCall(call, Schedule(NO_QUEUE, uuid7(), 1, now, now + timedelta(hours=1), now, None))
+
+
 async def test_a_scheduled_intent_whose_request_is_canceled_is_written(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
-    call_id = (await tenant.create(priority="normal")).json()["id"]
-    now = datetime.now(UTC)
-    call = replace(await _intent(gateway, call_id), id=uuid7(), idempotency_key="canceled")
-    schedule = Schedule(NO_QUEUE, uuid7(), 1, now, now + timedelta(hours=1), now, None)
+    intent = await _new_intent(gateway, tenant, "canceled")
     intents = ScheduledIntentWriter(gateway.database)
-    committing = asyncio.create_task(intents.commit_intent(ScheduledCall(call, schedule)))
+    committing = asyncio.create_task(intents.commit_intent(intent))
     await asyncio.sleep(0)  # The task now waits for its commit.
     committing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await committing
     await intents.close()
     assert len(intents) == 0
-    assert await _outcome(tenant, str(call.id)) == ("scheduled", None)
+    assert await _outcome(tenant, str(intent.call.id)) == ("scheduled", None)
 
 
 @pytest.mark.parametrize(("insert_again_for_s", "records"), [(60, 2), (0, 1)])
 async def test_a_scheduled_intent_with_an_unknown_commit_is_not_inserted_late(
     gateway: Gateway, database_url: str, insert_again_for_s: float, records: int
 ) -> None:
-    """Expects no late insert, because after a fail-over it could make a call ring again that was dialled before."""
+    """An insert is repeated for a limited time. A data folder that is restored later has the identity of its original."""
     tenant = await gateway.add_tenant()
-    call_id = (await tenant.create(priority="normal")).json()["id"]
-    now = datetime.now(UTC)
-    call = replace(await _intent(gateway, call_id), id=uuid7(), idempotency_key="late-in-doubt")
-    schedule = Schedule(NO_QUEUE, uuid7(), 1, now, now + timedelta(hours=1), now, None)
+    intent = await _new_intent(gateway, tenant, "late-in-doubt")
     async with worker_behind_proxy(database_url) as (worker, proxy):
         intents = ScheduledIntentWriter(worker["database"], insert_again_for_s=insert_again_for_s)
         proxy.hold(b"late-in-doubt")
-        assert await intents.commit_intent(ScheduledCall(call, schedule))
-        assert call.execution == "unknown"
+        assert await intents.commit_intent(intent)
+        assert intent.call.execution == "unknown"
         await proxy.drop()
         async with asyncio.timeout(TIMEOUT_S):
             while len(intents):
@@ -511,15 +513,12 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_not_dialled_after_a_
 ) -> None:
     """The old server may have dialled the call, and the new one may have lost its record. So Twilio's list must be searched."""
     tenant = await gateway.add_tenant()
-    call_id = (await tenant.create(priority="normal")).json()["id"]
-    now = datetime.now(UTC)
-    call = replace(await _intent(gateway, call_id), id=uuid7(), idempotency_key="failed-over")
-    schedule = Schedule(NO_QUEUE, uuid7(), 1, now, now + timedelta(hours=1), now, None)
+    intent = await _new_intent(gateway, tenant, "failed-over")
     ((server,),) = await gateway.database.fetch("SELECT pg_get_functiondef('callgate_server'::regproc)")
     async with worker_behind_proxy(database_url) as (worker, proxy):
         intents = ScheduledIntentWriter(worker["database"])
         proxy.hold(b"failed-over")
-        assert await intents.commit_intent(ScheduledCall(call, schedule))
+        assert await intents.commit_intent(intent)
         try:
             await gateway.database.fetch(
                 "CREATE OR REPLACE FUNCTION callgate_server() RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT 'another' $$"
@@ -530,8 +529,8 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_not_dialled_after_a_
                     await intents.close()
         finally:
             await gateway.database.fetch(server)
-    assert await _outcome(tenant, str(call.id)) == ("pending", None)
-    assert not await gateway.database.fetch("SELECT FROM scheduled_dial WHERE call_id = $1", call.id)
+    assert await _outcome(tenant, str(intent.call.id)) == ("pending", None)
+    assert not await gateway.database.fetch("SELECT FROM scheduled_dial WHERE call_id = $1", intent.call.id)
 
 
 async def test_lines_with_an_unknown_commit_are_written_and_can_be_sent_again(database_url: str) -> None:

@@ -17,7 +17,7 @@ from app.http.listening import listen
 from app.http.server import server_config
 from app.observability.metrics import EXPOSITION_INTERVAL_S
 from tests.support.clients import http_client
-from tests.support.gateway import BASIC, Gateway, QuietServer, Tenant, running_gateway, settings_for
+from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, running_server, settings_for
 from tests.support.raw import TIMEOUT_S, Connection, connected, head
 from tests.support.tools import needs_program
 from tests.support.upstream import Upstream, created_after_release, running_upstream
@@ -349,13 +349,8 @@ async def served_with_operations(app: ASGIApp, *, connections: int) -> AsyncIter
         listeners = [closing.enter_context(listener) for _ in range(2) for listener in listen("127.0.0.1", 0)]
         urls = [f"http://127.0.0.1:{listener.getsockname()[1]}" for listener in listeners]
         limits = ServerLimits(connections, ops_port=listeners[1].getsockname()[1])
-        server = QuietServer(server_config(app, limits, lifespan="off"))
-        serving = asyncio.create_task(server.serve(sockets=listeners))
-        while not server.started:
-            await asyncio.sleep(0.01)
-        yield urls[0], urls[1]
-        server.should_exit = True
-        await serving
+        async with running_server(server_config(app, limits, lifespan="off"), listeners):
+            yield urls[0], urls[1]
 
 
 async def test_requests_refused_by_the_protocol_are_counted(gateway: Gateway) -> None:

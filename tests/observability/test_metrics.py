@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from app.calls.callback_urls import CALLBACK_PATH
 from app.database.engine import Database
+from app.database.pool import MAX_CONNECTIONS
 from app.errors import error_classes_by_slug
 from app.http.worker_gauges import WorkerGauges
 from app.jobs.dial import Dialer
@@ -125,7 +126,7 @@ async def test_requests_to_twilio_settlements_and_the_pool_are_measured(gateway:
     assert value(after, "callgate_upstream_in_flight") == value(after, "callgate_creations_in_flight") == 0
     pool_size = gateway.settings.database_pool_size
     assert value(after, "callgate_database_connections", pool="sessions", state="allowed") == pool_size
-    assert value(after, "callgate_database_connections", pool="statements", state="allowed") == 12
+    assert value(after, "callgate_database_connections", pool="statements", state="allowed") == MAX_CONNECTIONS
     assert value(after, "process_resident_memory_bytes") > 1_000_000
 
 

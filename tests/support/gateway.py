@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -27,6 +27,11 @@ from tests.support.clients import http_client
 
 SECRET_KEY = "tGVLsKZ7dPRbXIgGn2WxUrmY4zG1Ic4gnHsVjhYB5wQ="
 BASIC = {"to": "sip:kate@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
+MANY_USER_NAMES: Final = {
+    member: "https://h.example/?" + "&".join(f"a=https://{member}{number}@b" for number in range(5))
+    for member in ("url", "fallback_url")
+}
+"""Two members with 5 user names each. One text may have 8, and all texts of a request together may have 8, too."""
 
 _numbers = itertools.count(1)
 PATIENT: Final = {"twilio_read_timeout": 20, "request_budget": 25}
@@ -73,15 +78,22 @@ async def _served(config: uvicorn.Config, port: int = 0) -> AsyncIterator[tuple[
     # asyncio sets TCP_NODELAY only if the protocol is given: without it, responses with a body take 40 ms longer.
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", port))
-        server = QuietServer(config)
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started and not task.done():
-            await asyncio.sleep(0.01)
-        try:
+        async with running_server(config, [listener]) as server:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}", server.lifespan.state
-        finally:
-            server.should_exit = True
-            await task
+
+
+@asynccontextmanager
+async def running_server(config: uvicorn.Config, listeners: Sequence[socket.socket]) -> AsyncIterator[QuietServer]:
+    """Runs a server on these sockets, and stops it at the end of the block."""
+    server = QuietServer(config)
+    task = asyncio.create_task(server.serve(sockets=list(listeners)))
+    while not server.started and not task.done():
+        await asyncio.sleep(0.01)
+    try:
+        yield server
+    finally:
+        server.should_exit = True
+        await task
 
 
 @dataclass
