@@ -50,7 +50,7 @@ def _unknown_parameter_error(name: str, has_sip_headers: bool = False) -> FieldE
     if "=" in name:
         text += ": the = between name and value must not be percent-encoded"
     elif has_sip_headers:
-        text += ": an & inside To must be sent as %26"
+        text += ": if it belongs to To, send the & before it as %26"
     return FieldError(f"?{name[:_MAX_SHOWN_NAME_LENGTH]}", "unknown_parameter", text)
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from app.sip import grammar
 from app.sip.escapes import HEADER_IN_VALUE
-from app.sip.findings import AUTHENTICATION_ADVICE, HEADER_NAME_ADVICE, Report
+from app.sip.findings import AUTHENTICATION_ADVICE, HEADER_IN_VALUE_ADVICE, HEADER_NAME_ADVICE, Report
 from app.sip.grammar import Part
 
 _PARTS_IN_ORDER: Final = ("scheme", "user", "password", "host", "port", "parameters", "headers")
@@ -253,10 +253,10 @@ def _diagnose_headers(headers: str, start: int, valid_parts: ValidParts, report:
 
 def _diagnose_header_value(value: str, start: int, report: Report) -> None:
     if (found := HEADER_IN_VALUE.search(value)) and "=" in value:
-        detail = "Write & between headers here: only the raw body of a form needs %26 for it."
-        return report.add("BAD_HEADER", start + found.start(), start + found.end(), detail)
-    hint = "Escape what is not a letter, a digit or one of -_.!~*'()[]/?:+$ in a header, as in %3B for a semicolon."
-    return _report_illegal(_ILLEGAL_IN_HEADER, value, start, "BAD_HEADER", hint, report)
+        report.add("BAD_HEADER", start + found.start(), start + found.end(), HEADER_IN_VALUE_ADVICE)
+    else:
+        hint = "Escape what is not a letter, a digit or one of -_.!~*'()[]/?:+$ in a header, as in %3B for a semicolon."
+        _report_illegal(_ILLEGAL_IN_HEADER, value, start, "BAD_HEADER", hint, report)
 
 
 def _report_illegal(illegal: re.Pattern[str], part: str, start: int, code: str, hint: str, report: Report) -> None:

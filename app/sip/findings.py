@@ -11,6 +11,9 @@ MAX_FINDINGS: Final = 10
 """The maximum number of findings on an address. `Report` drops further ones, except the first error."""
 AUTHENTICATION_ADVICE: Final = "Leave out the colon and the password; use sip_auth_username and sip_auth_password."
 HEADER_NAME_ADVICE: Final = "Use letters, digits and hyphens: a header's name is a token (RFC 3261 §25.1; 21228, 32111)."
+HEADER_IN_VALUE_ADVICE: Final = (
+    "Write & and = if another header begins here: only in the raw body of a form is the & written as %26."
+)
 
 
 class Severity(StrEnum):

@@ -9,7 +9,7 @@ from itertools import permutations, product
 from typing import Final
 
 from app.sip.escapes import HEADER_IN_VALUE, NameValuePairs, check_escapes, decode_name_value_list, unescape
-from app.sip.findings import AUTHENTICATION_ADVICE, HEADER_NAME_ADVICE, Report, shorten_name
+from app.sip.findings import AUTHENTICATION_ADVICE, HEADER_IN_VALUE_ADVICE, HEADER_NAME_ADVICE, Report, shorten_name
 from app.sip.grammar import HEADER_CHARACTERS, UriParts
 from app.sip.header_names import DROPPED_HEADERS, PASSED_HEADERS, is_passed_x_header
 
@@ -222,8 +222,7 @@ def _check_header_escapes_and_plus(name: str, value: str, start: int, report: Re
     if "%" in value:
         check_escapes(value, value_start, report)
         if inner := HEADER_IN_VALUE.search(value):
-            detail = "Write & and = if this is another header: only the raw body of a form needs %26 for the &."
-            report.add("HEADER_IN_VALUE", value_start + inner.start(), value_start + inner.end(), detail)
+            report.add("HEADER_IN_VALUE", value_start + inner.start(), value_start + inner.end(), HEADER_IN_VALUE_ADVICE)
     if "+" in value and (plus := _PLUS_BETWEEN_WORDS.search(value)):
         at = value_start + plus.start()
         report.add("PLUS_IS_NOT_SPACE", at, at + 1, "Write %20 if a space is meant: in a SIP URI + is a plus.")

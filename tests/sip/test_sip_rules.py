@@ -5,6 +5,7 @@ import json
 import pytest
 
 from app.sip import Finding, SipUri, check_from, check_sip_auth
+from app.sip.findings import HEADER_IN_VALUE_ADVICE
 
 
 def codes(text: str) -> list[str]:
@@ -136,9 +137,7 @@ def test_an_escaped_separator_of_headers_is_explained() -> None:
         found = [
             finding for finding in SipUri.parse(f"sip:michael@example.com?{header}").findings if finding.code == "BAD_HEADER"
         ]
-        assert [finding.detail for finding in found] == [
-            "Write & between headers here: only the raw body of a form needs %26 for it."
-        ]
+        assert [finding.detail for finding in found] == [HEADER_IN_VALUE_ADVICE]
     for value in ("a%26b", "a%26b%26", "%3Da%26b", "R%26D%20a%3Db", "a%3D%3D"):
         assert codes(f"sip:michael@example.com?X-A={value}") == []
 
