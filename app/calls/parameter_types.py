@@ -23,9 +23,9 @@ def _require_no_nul(value: str) -> str:
 
 
 def require_few_userinfos_in_all(values: Iterable[Any]) -> None:
-    """Raises InvalidRequest if the URLs in all texts of a request together have many user names.
+    """Raises InvalidRequest if the URLs in all texts of a request together have too many user names.
 
-    The texts of a request have the limit of one text, because Twilio's answer is searched for the user names of all.
+    All texts together have the limit of one text, because Twilio's answer is searched for each user name.
     """
     if has_too_many_userinfos(*(value for value in values if isinstance(value, str))):
         raise InvalidRequest(field_errors=(FieldError("", _TOO_MANY_USERINFOS_CODE, TOO_MANY_USERINFOS),))
@@ -33,7 +33,7 @@ def require_few_userinfos_in_all(values: Iterable[Any]) -> None:
 
 def _require_few_userinfos(value: str) -> str:
     """Returns the text unchanged. Raises PydanticCustomError if URLs in it have many user names, or a very long one."""
-    if "@" in value and has_too_many_userinfos(value):
+    if has_too_many_userinfos(value):
         raise PydanticCustomError(_TOO_MANY_USERINFOS_CODE, TOO_MANY_USERINFOS)
     return value
 

@@ -20,8 +20,8 @@ class OperationsPort:
 
     port: int | None
 
-    def received(self, server: tuple[str, int | None] | None) -> bool:
-        """Returns whether `server`, the local address and port of a connection, is the operations port."""
+    def is_at(self, server: tuple[str, int | None] | None) -> bool:
+        """Returns whether a connection's local address and port, `server`, are at the operations port."""
         return self.port is not None and server is not None and server[1] == self.port
 
     def serves_path(self, scope: Scope) -> bool:
@@ -30,6 +30,6 @@ class OperationsPort:
             return True
         path: str = scope["path"]
         is_for_operators = path.startswith(_OPERATOR_PREFIXES) or path == CONSOLE_PREFIX
-        if self.received(scope["server"]):
+        if self.is_at(scope["server"]):
             return is_for_operators or path in _OPERATIONS_PATHS or path.startswith(_OPERATIONS_PREFIXES)
         return not is_for_operators and path != _METRICS_PATH

@@ -62,7 +62,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._waiting_since = self.loop.time()
         self._set_read_deadline()
-        self._is_for_operations = OperationsPort(self.limits.ops_port).received(self.server)
+        self._is_for_operations = OperationsPort(self.limits.ops_port).is_at(self.server)
         limit = MAX_OPERATIONS_CONNECTIONS if self._is_for_operations else self.limits.connections
         if len(self.connections) > limit:
             self._free_a_connection(limit)
@@ -73,10 +73,10 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _free_a_connection(self, limit: int) -> None:
-        """Makes room for this new connection if its port has more than `limit`: closes one whose client waits for no response.
+        """Makes room for this new connection if its port has more connections than `limit`.
 
-        Prefers a half-sent request to an idle connection, which may be about to get its next request, and among equals the one
-        that has waited longest. If all clients wait for a response, refuses the new one, beyond twice the limit silently.
+        Closes the connection that has waited longest for its client, one with a half-sent request before an idle one. If all
+        clients wait for a response, refuses the new connection; beyond twice the limit, closes it without an error response.
         """
         others = [each for each in self.connections if isinstance(each, BoundedProtocol) and each is not self]
         others = [each for each in others if each._is_for_operations == self._is_for_operations]

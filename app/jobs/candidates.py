@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from app.calls.models import Call
@@ -57,6 +57,13 @@ class CallCandidates:
     """Twilio's clock minus this machine's clock; None if unknown."""
 
 
+class _ListRead(NamedTuple):
+    """Entries of Twilio's list, and the lead of Twilio's clock when they were read; None if the lead is unknown."""
+
+    entries: list[CallResource]
+    clock_lead: timedelta | None
+
+
 @dataclass(frozen=True, slots=True)
 class CallLists:
     """Reads Twilio's lists for one batch of calls.
@@ -69,9 +76,7 @@ class CallLists:
     batch: Sequence[Call]
     longest_life: timedelta
     deadline_s: float
-    _account_reads: dict[tuple[UUID, datetime], asyncio.Task[tuple[list[CallResource], timedelta | None] | None]] = field(
-        default_factory=dict
-    )
+    _account_reads: dict[tuple[UUID, datetime], asyncio.Task[_ListRead | None]] = field(default_factory=dict)
 
     async def find_candidates(self, call: Call) -> CallCandidates:
         """Returns the calls in Twilio's list that may be `call`. Raises TwilioError or TimeoutError."""
@@ -80,7 +85,7 @@ class CallLists:
         is_complete = read is not None or has_no_optional_parts(call.to)
         return CallCandidates(possible_matches(call, entries, longest_life=self.longest_life), is_complete, clock_lead)
 
-    async def _calls_of_account(self, call: Call) -> tuple[list[CallResource], timedelta | None] | None:
+    async def _calls_of_account(self, call: Call) -> _ListRead | None:
         """Returns the entries of Twilio's list that may be `call` or a similar call of the batch, and the clock's lead then.
 
         Calls are similar if they have the same account and were dialled in the same hour: the list is read once for all of
@@ -92,7 +97,7 @@ class CallLists:
             self._account_reads[group] = asyncio.create_task(self._read_account_list(calls))
         return await self._account_reads[group]
 
-    async def _read_account_list(self, calls: Sequence[Call]) -> tuple[list[CallResource], timedelta | None] | None:
+    async def _read_account_list(self, calls: Sequence[Call]) -> _ListRead | None:
         """Returns the entries of Twilio's list that may be calls to the addresses of `calls`, which all have the same account.
 
         Also returns the lead of Twilio's clock at that time, because a release may evaluate the list much later. Returns None
@@ -103,14 +108,14 @@ class CallLists:
                 entries = await self._read_list(calls, {}, called_address_filter(calls))
         except (TwilioListTooLong, TimeoutError):
             return None
-        return entries, await twilio_clock_lead(self.tenants, self.twilio, calls[0].account_id)
+        return _ListRead(entries, await twilio_clock_lead(self.tenants, self.twilio, calls[0].account_id))
 
-    async def _calls_to_address(self, call: Call) -> tuple[list[CallResource], timedelta | None]:
+    async def _calls_to_address(self, call: Call) -> _ListRead:
         entries: list[CallResource] = []
         async with asyncio.timeout(2 * self.deadline_s):
             for to in address_spellings(call.to):
                 entries += await self._read_list([call], {"To": to}, lambda _: True)
-        return entries, await twilio_clock_lead(self.tenants, self.twilio, call.account_id)
+        return _ListRead(entries, await twilio_clock_lead(self.tenants, self.twilio, call.account_id))
 
     async def _read_list(self, calls: Sequence[Call], filters: Mapping[str, str], keep: EntryFilter) -> list[CallResource]:
         """Returns the queued calls in Twilio's list, and the calls in it whose start time allows that they belong to `calls`.

@@ -8,19 +8,19 @@ from app.database.engine import Database
 from app.scheduling.models import NO_QUEUE
 from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME, TERMINAL_STATUSES
 
-# Twilio's defaults of `timeout` and `time_limit`, and the time that a call may spend in Twilio's own queue.
-_RINGING_S, _DEFAULT_TIME_LIMIT_S, _QUEUE_S = 60, 14_400, 600
+# Twilio's defaults of `timeout` and `time_limit`, and a margin.
+_RINGING_S, _DEFAULT_TIME_LIMIT_S, _MARGIN_S = 60, 14_400, 600
 _MAX_TIME_LIMIT_S = int(MAX_CALL_TIME.total_seconds())
 _MAX_QUEUE_S = int(MAX_QUEUE_TIME.total_seconds())
 
 
 def latest_call_end_sql(dialled_at: str, parameters: str) -> str:
-    """Returns SQL for the latest time at which a call can end. `dialled_at` is SQL for the time at which the call is dialled.
+    """Returns SQL for the latest time at which a call can end. `dialled_at` is SQL for the latest time of the dial.
 
     `parameters` is SQL for the call's parameters as JSON. Twilio documents no maximum of `time_limit`. The value may be too
     large for a float, so the SQL caps it before the cast.
     """
-    return f"""{dialled_at} + make_interval(secs => {_QUEUE_S} + coalesce(({parameters} ->> 'timeout')::float8, {_RINGING_S})
+    return f"""{dialled_at} + make_interval(secs => {_MARGIN_S} + coalesce(({parameters} ->> 'timeout')::float8, {_RINGING_S})
         + least(coalesce(({parameters} ->> 'time_limit')::numeric, {_DEFAULT_TIME_LIMIT_S}), {_MAX_TIME_LIMIT_S})::float8)"""
 
 
@@ -30,8 +30,8 @@ def insert_slot_sql(*, dial: str, granted_at: str, parameters: str) -> str:
     A grant is the right to dial a call, and a dial slot stands for one concurrent call. `dial` is the alias of `scheduled_dial`
     in the FROM clause. `granted_at` and `parameters` are SQL for the time of the grant and for the call's parameters as JSON.
 
-    Only the slot has the deadline of a dialled call, so the slot outlives the deadline: Twilio may hold the call in its queue
-    until then.
+    Twilio may hold a call in its queue until the deadline `ring_by`, for a day at most. Only the slot has the deadline of a
+    dialled call, so the slot is kept for longer.
     """
     last_ring = f"least(greatest({granted_at}, {dial}.ring_by), {granted_at} + make_interval(secs => {_MAX_QUEUE_S}))"
     return f"""INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until, ring_by)

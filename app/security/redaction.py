@@ -107,10 +107,7 @@ class _SpellingSearch:
         """
         redacted, at, place, limit = [], start, start, start + min_length
         while (found := self._start_pattern.search(data, place)) and (begin := found.start()) < limit:
-            # A start that is shorter than the others is a whole spelling.
-            is_short = found.end() - begin < _MIN_LENGTH_INSIDE_WORDS
-            length = found.end() - begin if is_short else self._length_at(data, begin)
-            if length:
+            if length := self._length_at(data, begin):
                 redacted += [data[at:begin], _REDACTED.encode()]
                 at = begin + length
             place = max(begin + 1, at)
@@ -130,7 +127,8 @@ class _SpellingSearch:
     def _length_at(self, data: bytes, place: int) -> int:
         """Returns the length of the longest spelling at a place, or 0. The rule of `_replace_secret` applies to short ones."""
         window = data[place : place + self._max_length]
-        # A spelling with which the window starts is the last one that is not greater than the window, or a prefix of that one.
+        # If the window starts with spellings, the longest of them is the last one in sort order that is not greater than the
+        # window, or a prefix of that one.
         index = bisect_right(self._sorted, window)
         spelling = self._sorted[index - 1] if index else b""
         while spelling:
@@ -185,10 +183,10 @@ def redact(value: Any, secrets: Secrets, *, keep: Callable[[str, Any], bool] = l
 def mask_userinfo(text: str) -> str:
     """Returns the text with `***` for user and password in every URL."""
     parts, at = list[str](), 0
-    for start, end in (found := _find_userinfos(text)):
+    for start, end in _find_userinfos(text):
         parts += [text[at:start], _REDACTED]
         at = end
-    return "".join([*parts, text[at:]]) if found else text
+    return "".join([*parts, text[at:]])
 
 
 def has_too_many_userinfos(*texts: str) -> bool:

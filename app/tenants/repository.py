@@ -75,8 +75,8 @@ class SealedColumn:
         return getattr(self.table, self.column)
 
     @property
-    def is_needed(self) -> Any:
-        """The SQL condition for rows with a secret that is needed: one that is set, and not revoked."""
+    def needed_sql(self) -> Any:
+        """The SQL condition for rows whose secret is set and not revoked."""
         revoked_at = getattr(self.table, "revoked_at", None)
         return (
             self.sqlalchemy_column.is_not(None)
@@ -109,7 +109,7 @@ async def list_rows_with_needed_secret(session: AsyncSession, column: SealedColu
 
     If `after`, an id, is given, returns only rows with a later id.
     """
-    statement = _rows_after(column, after, limit).where(column.is_needed)
+    statement = _rows_after(column, after, limit).where(column.needed_sql)
     return (await session.scalars(statement)).all()
 
 
@@ -122,7 +122,7 @@ async def lock_rows_to_reseal(
     returns only rows with a later id.
     """
     is_other_key = _key_id_sql(column.sqlalchemy_column, SEALED_KEY_ID_POSITION) != key_id
-    statement = _rows_after(column, after, limit).where(column.sqlalchemy_column.is_not(None), is_other_key).with_for_update()
+    statement = _rows_after(column, after, limit).where(is_other_key).with_for_update()
     return (await session.scalars(statement)).all()
 
 
@@ -132,9 +132,9 @@ def _rows_after(column: SealedColumn, after: Any, limit: int) -> Select[Any]:
 
 
 async def secret_counts_by_sealing_key(session: AsyncSession, column: SealedColumn) -> dict[bytes, int]:
-    """Returns how many secrets of this column that are not revoked each encryption key encrypts, by the id of the key."""
+    """Returns the number of secrets in this column that each encryption key encrypts, by its id. Ignores revoked secrets."""
     key_id = _key_id_sql(column.sqlalchemy_column, SEALED_KEY_ID_POSITION)
-    found = await session.execute(select(key_id, func.count()).where(column.is_needed).group_by(key_id))
+    found = await session.execute(select(key_id, func.count()).where(column.needed_sql).group_by(key_id))
     return dict(found.all())
 
 

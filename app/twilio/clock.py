@@ -1,7 +1,6 @@
 """Compares this machine's clock with Twilio's clock, by the `Date` header of Twilio's answers (RFC 9110 §6.6.1)."""
 
 import math
-import time
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -17,7 +16,7 @@ MIN_OFFSET_TO_WARN = timedelta(seconds=60)
 MAX_TRUSTED_OFFSET = timedelta(minutes=15)
 """If Twilio's clock differs by more than this, a search of its call list by time cannot prove that a call is missing."""
 _WARN_EVERY_S = 600.0
-_MAX_AGE_S = 900.0
+_MAX_OFFSET_AGE_S = 900.0
 _DATE_RESOLUTION_S = 1.0
 
 
@@ -32,7 +31,7 @@ class TwilioClock:
         # By server: the offset, and when it was measured, by `app.clock.monotonic_seconds`.
         self._measured: dict[str | None, tuple[timedelta, float]] = {}
         metrics.twilio.clock_offset.set_function(lambda: (self.largest_offset or timedelta(0)).total_seconds())
-        self._warned_at = -_WARN_EVERY_S
+        self._warned_at = -math.inf
 
     def measure_offset(self, base_url: str | None, date: str | None, *, sent_at: float, received_at: float) -> None:
         """Measures the offset of the server's clock from one answer. Does nothing if `date` is missing or invalid.
@@ -45,9 +44,10 @@ class TwilioClock:
             return
         # Ignore a difference that the round trip and the header's resolution of one second can explain.
         ahead = max(answered_at - received_at, 0.0) or min(answered_at + _DATE_RESOLUTION_S - sent_at, 0.0)
-        self._measured[base_url] = timedelta(seconds=ahead), monotonic_seconds()
-        if abs(ahead) > MIN_OFFSET_TO_WARN.total_seconds() and time.monotonic() - self._warned_at > _WARN_EVERY_S:
-            self._warned_at = time.monotonic()
+        now = monotonic_seconds()
+        self._measured[base_url] = timedelta(seconds=ahead), now
+        if abs(ahead) > MIN_OFFSET_TO_WARN.total_seconds() and now - self._warned_at > _WARN_EVERY_S:
+            self._warned_at = now
             logger.warning(
                 "twilio_clock_differs", base_url=base_url, ahead_s=round(ahead), do="synchronise this machine with NTP"
             )
@@ -61,7 +61,7 @@ class TwilioClock:
     def offset(self, base_url: str | None) -> timedelta | None:
         """Returns how far the server's clock is ahead of this machine's; None if no answer of the last 15 minutes shows it."""
         offset, measured_at = self._measured.get(base_url, (None, -math.inf))
-        return offset if monotonic_seconds() - measured_at <= _MAX_AGE_S else None
+        return offset if monotonic_seconds() - measured_at <= _MAX_OFFSET_AGE_S else None
 
 
 @lru_cache(maxsize=16)  # answers within one second repeat the text

@@ -85,8 +85,8 @@ def _outcome_label(error: TwilioError) -> str:
         return "429"
     if isinstance(error, TwilioNotSent):
         return "not_sent"
-    status_class = f"{error.answer.status // 100}xx" if error.answer else None
-    # An answer that is not in Twilio's format proves nothing, whatever its status. A 5xx shows at least who has failed.
-    if status_class is None or (isinstance(error, TwilioOutcomeUnknown) and status_class != "5xx"):
+    if error.answer is None:
         return "lost"
-    return status_class
+    status_class = f"{error.answer.status // 100}xx"
+    # An answer that is not in Twilio's format proves nothing. Only a 5xx keeps its status: it shows that some server failed.
+    return "lost" if isinstance(error, TwilioOutcomeUnknown) and status_class != "5xx" else status_class

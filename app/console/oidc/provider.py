@@ -8,7 +8,6 @@ import asyncio
 import json
 import math
 import secrets
-import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,8 +48,6 @@ class OidcProvider:
     client_secret: str
     redirect_uri: str
     scope: str
-    # Loading the system's certificates blocks the event loop for some 30 ms, and anyone can begin a login.
-    _tls: ssl.SSLContext = field(default_factory=httpx.create_ssl_context)
     _metadata: dict[str, Any] = field(default_factory=dict)
     _failure: str | None = None
     _read_again_at: float = -math.inf
@@ -100,7 +97,7 @@ class OidcProvider:
         return more | claims
 
     def _new_http_client(self) -> HttpClient:
-        transport = AiohttpTransport(max_connections=1, keepalive_s=1.0, tls=self._tls)
+        transport = AiohttpTransport(max_connections=1, keepalive_s=1.0)
         return HttpClient(transport, timeout=httpx.Timeout(_TIMEOUT_S), user_agent=f"callgate/{__version__}")
 
     async def _discover(self) -> dict[str, Any]:
