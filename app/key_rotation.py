@@ -58,7 +58,7 @@ class KeyRotation:
     async def reseal_secrets(self, actor: Actor) -> ResealResult:
         """Re-encrypts every secret that was not encrypted with the newest key. Records one audit event for each batch.
 
-        A secret that no configured key decrypts stays as it is. The result lists such secrets, without revoked ones.
+        A secret that no configured key decrypts stays as it is. The result lists such secrets, except revoked ones.
         """
         result = ResealResult()
         for sealed_column in SEALED_COLUMNS:

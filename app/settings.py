@@ -70,9 +70,9 @@ class Settings(ConsoleSettings):
         1000,
         ge=10,
         le=100_000,
-        description="Client connections that one process keeps open, more than CALLGATE_MAX_IN_FLIGHT; the operations port has "
-        "100 of its own. Beyond this limit it closes the one that has waited longest for its client; if all are busy, it "
-        "answers the new one with 503.",
+        description="Client connections that one process keeps open. Must be more than CALLGATE_MAX_IN_FLIGHT. Beyond the "
+        "limit, the process closes the one that has waited longest for its client; if all are busy, it answers the new one "
+        "with 503. The operations port has 100 of its own.",
     )
     head_timeout: float = seconds_setting(
         10.0, "Seconds for the request line and the headers to arrive, from the request's first byte.", maximum=300

@@ -101,7 +101,7 @@ class DeclarationService:
         return plan
 
     async def _make_changes(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
-        """Makes all changes in one transaction, and returns them."""
+        """Plans the changes, and makes them in one transaction."""
         async with self.database.transaction() as connection:
             await store.lock_apply(connection)
             plan = await self._plan(connection, declaration, secrets, lock=True)

@@ -99,7 +99,7 @@ def _duplicate_problems_of_tenant(tenant: DeclaredTenant, path: MemberPath, docu
 
 
 def _workload_problems(declaration: Declaration, document: Document, default_issuer: str | None) -> Iterator[FileProblem]:
-    """Yields the service accounts that act for two tenants, or are declared twice, or declared and removed."""
+    """Yields a problem for each service account that acts for two tenants, is declared twice, or is declared and removed."""
     declared: list[tuple[MemberPath, ServiceAccount]] = []
     for number, tenant in enumerate(declaration.tenants):
         path: MemberPath = ("tenants", number)

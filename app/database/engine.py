@@ -117,13 +117,13 @@ class Database:
 
     @property
     def session_connections_in_use(self) -> int:
-        """The connections that `begin` uses now; their limit is the size of the pool."""
+        """The number of connections that `begin` uses now, at most the size of the pool."""
         pool = self.engine.pool
         return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     @property
     def statement_connections_in_use(self) -> int:
-        """The connections that `fetch` and `transaction` use now; their limit is MAX_CONNECTIONS of app.database.pool."""
+        """The number of connections that `fetch` and `transaction` use now, at most MAX_CONNECTIONS of app.database.pool."""
         return self._pool.connections_in_use
 
     async def ping(self) -> None:

@@ -47,7 +47,7 @@ class StatementPool(TransactionRunner, Protocol):
 
 
 class _Slots(asyncio.Semaphore):
-    """A semaphore that counts how often it is acquired now."""
+    """A semaphore that counts how many of its slots are taken."""
 
     taken = 0
 

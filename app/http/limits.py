@@ -10,7 +10,7 @@ MAX_HEADER_LINES = 100
 MAX_BODY_BYTES = 64 * 1024
 MAX_FORM_FIELDS = 500
 MAX_OPERATIONS_CONNECTIONS = 100
-"""The limit of open connections at the operations port. Clients do not use them up, so probes of a busy process succeed."""
+"""The limit of open connections at the operations port. Clients of the API do not count, so probes still get a connection."""
 NO_NUL_PATTERN = r"^[^\x00]+$"
 """A pattern for texts in requests: one or more characters, none of them NUL, which Postgres cannot store."""
 
@@ -19,7 +19,7 @@ NO_NUL_PATTERN = r"^[^\x00]+$"
 class ServerLimits:
     """The limits of one HTTP server that operators can configure: open connections, and seconds to read and to write.
 
-    `connections` does not apply to those at the operations port.
+    `connections` does not apply to the operations port `ops_port`, which has MAX_OPERATIONS_CONNECTIONS.
     """
 
     connections: int = 1000

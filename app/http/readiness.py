@@ -37,7 +37,9 @@ class Health(BaseModel):
 
 
 class Readiness:
-    """Decides whether one process is ready: whether a load balancer should send requests to it, or a worker starts its jobs.
+    """Decides whether one process is ready. A load balancer sends requests to ready processes only.
+
+    A worker starts its jobs when it is ready.
 
     A process becomes ready when the schema in Postgres is usable and the encryption keys decrypt the stored secrets. Later it
     stays ready even while Postgres is unavailable, and reports "degraded". If it became unready, a load balancer would remove

@@ -1,4 +1,4 @@
-"""Runs the jobs until `stop` is set, once the process is ready.
+"""Waits until the process is ready, and then runs the jobs until `stop` is set.
 
 If a job fails, the error is logged and the job is repeated; the other jobs go on.
 """
@@ -142,7 +142,7 @@ async def _wake_due_jobs(database: Database, jobs: Sequence[Job], longest_life: 
 
 
 async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, tracing: Tracing | None = None) -> None:
-    """Runs a worker with its own services until `stop` is set. Starts the jobs once the process is ready.
+    """Runs a worker with its own services until `stop` is set. Starts the jobs when the process is ready.
 
     Closes `tracing` at the end.
     """

@@ -207,13 +207,13 @@ class Metrics:
         self.workloads = WorkloadMetrics(self.registry)
         self._database_connections = Gauge(
             "callgate_database_connections",
-            "Connections in this process's pools of database connections: the number allowed and the number in use.",
+            "Database connections of this process by pool: the number allowed and the number in use.",
             ["pool", "state"],
             registry=self.registry,
         )
 
     def watch_pool(self, pool: str, *, size: int, in_use: Callable[[], int]) -> None:
-        """Shows the use of a pool of database connections, which has at most `size`.
+        """Adds a pool of database connections to the gauge: its maximum `size` and the number in use.
 
         Each scrape of the metrics calls `in_use`, which returns the number of connections in use.
         """

@@ -7,8 +7,9 @@ from functools import cache
 
 
 def shared_context(make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-    """Returns the context that `make` returns, such as `ssl.create_default_context`. It is made once for each value of
-    SSL_CERT_FILE and SSL_CERT_DIR, the environment variables that say where the certificates are.
+    """Returns the TLS context that `make` creates, and creates it once for each value of SSL_CERT_FILE and SSL_CERT_DIR.
+
+    These environment variables say where the certificates are. `make` is `ssl.create_default_context`, for example.
     """
     return _context(make, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
 

@@ -20,11 +20,11 @@ _SIP_PARTS = re.compile(
     r"(?P<base>sips?:(?:[^@]*@)?)(?P<host>\[[^]]*\]|[^:;?]*)(?P<port>:[0-9]*)?(?P<rest>.*)",
     re.IGNORECASE | re.ASCII | re.DOTALL,
 )
-# A SIP address without its scheme, which Twilio might leave out, and without a user. "example.com:" is no scheme in it.
+# A SIP host without scheme and user, as Twilio might show it. `_split_scheme` takes `example.com:` before a port for a scheme.
 _HOST_WITHOUT_SCHEME = re.compile(rf"{HOST}(?::[0-9]*+)?+(?:[;?].*+)?+", re.ASCII | re.DOTALL)
 _NANP_NUMBER_LENGTH = 11
 _MAX_ESCAPE_LAYERS = 8
-"""The maximum number of times that an address is decoded. Each time takes as long as the address is."""
+"""The maximum number of times that an address is decoded. Each time reads the whole address."""
 
 
 def address_key(address: str) -> str:

@@ -44,7 +44,7 @@ _STATUSES_OF_ENDED_CALLS = ("canceled", "completed")
 # Each further attempt follows a dial that Twilio refused for a temporary reason. The next dial comes at least a second later.
 _MAX_CANCEL_ATTEMPTS = 5
 SPECIAL_ERRORS: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
-"""The errors for clients after errors of Twilio that mean something else for a change than for a creation."""
+"""Maps errors of Twilio to errors for the client, where a change needs another one than a creation."""
 _MIN_RETRY_WAIT = timedelta(seconds=1)
 _MAX_RETRY_WAIT = timedelta(seconds=60)
 # How long after the request a pending update is tried: every call has ended by then.

@@ -179,7 +179,7 @@ class GrantRelease:
         return checked
 
     async def _find_candidates(self, lists: CallLists, waiting_call: Call, limits: _SearchLimits) -> CallCandidates:
-        """Returns the calls in Twilio's list that may be this call. It waits according to Postgres, but may have been dialled.
+        """Returns the calls in Twilio's list that may be this call, which waits in Postgres but may have been dialled before.
 
         Raises CommandFailed if the list cannot be read. Also raises it if the difference between Twilio's and Postgres's clocks
         is unknown or too large, because the dates in the list then prove nothing.
