@@ -1,7 +1,7 @@
 """The types of a call's parameters, and their checks."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints
@@ -11,8 +11,6 @@ from typing_extensions import TypeAliasType
 from app.errors import FieldError, InvalidRequest
 from app.security.redaction import TOO_MANY_USERINFOS, has_too_many_userinfos
 from app.tenants.callback_settings import DeliveryEvent
-
-_TOO_MANY_USERINFOS_CODE: Final = "too_many_user_names"
 
 
 def _require_no_nul(value: str) -> str:
@@ -28,13 +26,13 @@ def require_few_userinfos_in_all(values: Iterable[Any]) -> None:
     All texts together have the limit of one text, because Twilio's answer is searched for each user name.
     """
     if has_too_many_userinfos(*(value for value in values if isinstance(value, str))):
-        raise InvalidRequest(field_errors=(FieldError("", _TOO_MANY_USERINFOS_CODE, TOO_MANY_USERINFOS),))
+        raise InvalidRequest(field_errors=(FieldError("", "too_many_user_names", TOO_MANY_USERINFOS),))
 
 
 def _require_few_userinfos(value: str) -> str:
     """Returns the text unchanged. Raises PydanticCustomError if URLs in it have many user names, or a very long one."""
     if has_too_many_userinfos(value):
-        raise PydanticCustomError(_TOO_MANY_USERINFOS_CODE, TOO_MANY_USERINFOS)
+        raise PydanticCustomError("too_many_user_names", TOO_MANY_USERINFOS)
     return value
 
 
