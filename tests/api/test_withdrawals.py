@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
@@ -22,6 +22,7 @@ from app.calls.creation.store import NewCall
 from app.calls.creation.withdrawals import Withdrawals
 from app.calls.models import Call
 from app.calls.repository import add_event
+from app.database.engine import Database
 from app.errors import DatabaseUnavailable
 from app.jobs.dial import Dialer
 from app.observability import Metrics
@@ -35,6 +36,18 @@ from tests.support.upstream import created, created_after_release, error, runnin
 
 TIMEOUT_S = 30
 OWN: dict[str, Any] = {"status_callback": "https://own.example.com/", "status_callback_event": ["settled"]}
+
+
+class _RecordingDatabase(Database):
+    """A database that keeps the first argument of each statement in `sent`."""
+
+    def __init__(self, url: str, *, pool_size: int) -> None:
+        super().__init__(url, pool_size=pool_size)
+        self.sent: list[Any] = []
+
+    async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
+        self.sent.append(arguments[0])
+        return await super().fetch(statement, *arguments)
 
 
 @asynccontextmanager
@@ -467,12 +480,12 @@ async def test_a_scheduled_intent_that_is_written_again_while_it_is_dialled_ring
         assert len(upstream.posts) == 1
 
 
-async def _new_intent(gateway: Gateway, tenant: Tenant, key: str) -> ScheduledCall:
+async def _new_intent(gateway: Gateway, tenant: Tenant, key: str, *, not_before_in: timedelta = timedelta(0)) -> ScheduledCall:
     """Returns the intent of a scheduled call of the tenant that is not inserted yet."""
     call_id = (await tenant.create(priority="normal")).json()["id"]
     call = replace(await _intent(gateway, call_id), id=uuid7(), idempotency_key=key)
-    now = datetime.now(UTC)
-    return ScheduledCall(call, Schedule(NO_QUEUE, uuid7(), 1, now, now + timedelta(hours=1), now, None))
+    not_before = datetime.now(UTC) + not_before_in
+    return ScheduledCall(call, Schedule(NO_QUEUE, uuid7(), 1, not_before, not_before + timedelta(hours=1), not_before, None))
 
 
 async def test_a_scheduled_intent_whose_request_is_canceled_is_written(gateway: Gateway) -> None:
@@ -508,12 +521,16 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_not_inserted_late(
     assert len(await _records(tenant)) == records
 
 
-async def test_a_scheduled_intent_with_an_unknown_commit_is_not_dialled_after_a_fail_over(
-    gateway: Gateway, database_url: str
+@pytest.mark.parametrize(
+    ("not_before_in", "execution", "waiting", "slots"),
+    [(timedelta(0), "pending", 0, 1), (timedelta(hours=1), "scheduled", 1, 0)],
+)
+async def test_a_scheduled_intent_with_an_unknown_commit_is_not_dialled_after_a_fail_over_if_it_was_due(
+    gateway: Gateway, database_url: str, not_before_in: timedelta, execution: str, waiting: int, slots: int
 ) -> None:
     """The old server may have dialled the call, and the new one may have lost its record. So Twilio's list must be searched."""
     tenant = await gateway.add_tenant()
-    intent = await _new_intent(gateway, tenant, "failed-over")
+    intent = await _new_intent(gateway, tenant, "failed-over", not_before_in=not_before_in)
     ((server,),) = await gateway.database.fetch("SELECT pg_get_functiondef('callgate_server'::regproc)")
     async with worker_behind_proxy(database_url) as (worker, proxy):
         intents = ScheduledIntentWriter(worker["database"])
@@ -529,8 +546,25 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_not_dialled_after_a_
                     await intents.close()
         finally:
             await gateway.database.fetch(server)
-    assert await _outcome(tenant, str(intent.call.id)) == ("pending", None)
-    assert not await gateway.database.fetch("SELECT FROM scheduled_dial WHERE call_id = $1", intent.call.id)
+    assert await _outcome(tenant, str(intent.call.id)) == (execution, None)
+    assert len(await gateway.database.fetch("SELECT FROM scheduled_dial WHERE call_id = $1", intent.call.id)) == waiting
+    # The search may find the call while Twilio still queues it.
+    slot = "SELECT FROM dial_slot WHERE call_id = $1 AND ring_by = $2 AND until > $2"
+    assert len(await gateway.database.fetch(slot, intent.call.id, intent.schedule.ring_by)) == slots
+
+
+async def test_the_first_scheduled_intents_ask_once_for_the_server(gateway: Gateway, database_url: str) -> None:
+    tenant = await gateway.add_tenant()
+    first = await _new_intent(gateway, tenant, "first")
+    calls = [replace(first.call, id=uuid7(), idempotency_key=f"first-{number}") for number in range(20)]
+    database = _RecordingDatabase(database_url, pool_size=1)
+    try:
+        intents = ScheduledIntentWriter(database)
+        assert all(await asyncio.gather(*(intents.commit_intent(ScheduledCall(each, first.schedule)) for each in calls)))
+    finally:
+        await database.close()
+    assert [len(json.loads(rows)) for rows in database.sent].count(0) == 1
+    assert len(await _records(tenant)) == 21
 
 
 async def test_lines_with_an_unknown_commit_are_written_and_can_be_sent_again(database_url: str) -> None:

@@ -235,8 +235,7 @@ async def insert_lost_intent(database: Database, call: Call | NewCall) -> bool:
 
     Returns False if another call has its idempotency key, or is a redial of the same call.
     """
-    row = intent_row(call) | PENDING_INTENT_VALUES | {"pending_since": call.pending_since}
-    return bool(await database.fetch(_INSERT_LOST_INTENTS, rows_as_json([row])))
+    return bool(await database.fetch(_INSERT_LOST_INTENTS, rows_as_json([lost_intent_row(call, call.pending_since)])))
 
 
 async def withdraw_intents(database: Database, calls: Sequence[NewCall], change: RecordChange) -> list[bool | BusyResult]:
@@ -282,6 +281,11 @@ async def write_outcomes(
 def intent_row(call: Call | NewCall) -> dict[str, Any]:
     columns = {column: getattr(call, name) for name, column in _COLUMN_BY_ATTRIBUTE.items()}
     return columns | {"fingerprint": f"\\x{call.fingerprint.hex()}"}
+
+
+def lost_intent_row(call: Call | NewCall, pending_since: datetime | None) -> dict[str, Any]:
+    """Returns the pending record of a call that Postgres has lost. The call was dialled at `pending_since` or later."""
+    return intent_row(call) | PENDING_INTENT_VALUES | {"pending_since": pending_since}
 
 
 def rows_as_json(rows: Sequence[Mapping[str, Any]]) -> str:

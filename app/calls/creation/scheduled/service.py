@@ -2,8 +2,8 @@
 
 A commit is in doubt if the connection to Postgres is lost before the answer. Then a worker may already be dialling the call, so
 the intent is not withdrawn, as that of an immediate call is. The insert is repeated for a minute, until it is certain that the
-call has a record. A record that is there already stays as it is. On another server the call may have been dialled, and its
-record lost. There the record is inserted as that of a call whose outcome is open.
+call has a record. A record that is there already stays as it is. If Postgres has failed over, a call that was due may have been
+dialled and its record lost. Then the call is inserted as `pending`, without a right to dial.
 """
 
 import asyncio
@@ -14,8 +14,12 @@ from typing import NamedTuple
 
 import structlog
 
-from app.calls.creation.scheduled.store import MAX_SCHEDULED_ROWS_PER_STATEMENT, ScheduledCall, insert_scheduled
-from app.calls.creation.store import insert_lost_intent
+from app.calls.creation.scheduled.store import (
+    MAX_SCHEDULED_ROWS_PER_STATEMENT,
+    ScheduledCall,
+    insert_lost_scheduled,
+    insert_scheduled,
+)
 from app.clock import monotonic_seconds
 from app.database.batcher import Batcher
 from app.database.engine import Database
@@ -24,7 +28,7 @@ from app.errors import DatabaseUnavailable
 
 # The maximum number of inserts to repeat. A further one replaces the oldest, for whose call the answer was `unknown`.
 _MAX_QUEUED = 10_000
-# A snapshot of the data folder that was put back has the identity of its original, but nobody puts one back so soon.
+# The identity of the server shows a fail-over, but not that its data folder was restored. A restore takes longer than this.
 _INSERT_AGAIN_FOR_S = 60.0
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -44,7 +48,7 @@ class _Intent:
 
 
 class _Written(NamedTuple):
-    """The result of one insert: its time, or None if nothing was inserted, and the server."""
+    """The result of one insert: the server, and the time of the write, or None if nothing was inserted."""
 
     at: datetime | None
     server: str
@@ -63,7 +67,8 @@ class ScheduledIntentWriter:
             max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT,
             max_items=_MAX_QUEUED,
         )
-        # The server of the last insert. If it has changed since, an insert in doubt is taken for one that may be lost.
+        # The server of the last insert, and probably of the next one. If it is not, a repeated insert counts as lost: no call
+        # rings twice.
         self._server: str | None = None
 
     def __len__(self) -> int:
@@ -77,7 +82,7 @@ class ScheduledIntentWriter:
         """
         call, intent = scheduled.call, _Intent(scheduled, monotonic_seconds())
         try:
-            written_at = (await self._insert(intent)).at
+            written_at = (await self._intents.submit(intent)).at
         except DatabaseUnavailable as error:
             if not error.commit_in_doubt:
                 raise
@@ -96,14 +101,14 @@ class ScheduledIntentWriter:
         """Tries once more to repeat the inserts that are still queued."""
         await self._in_doubt.close()
 
-    async def _insert(self, intent: _Intent) -> _Written:
-        if intent.server is None:
-            # Only the first insert of a process has to ask.
-            intent.server = self._server or (await insert_scheduled(self._database, ())).server
-        return await self._intents.submit(intent)
-
     async def _write_intents(self, intents: Sequence[_Intent]) -> Sequence[_Written]:
-        only_on = {each.scheduled.call.id: each.server for each in intents if each.is_in_doubt and each.server is not None}
+        if self._server is None:
+            # No insert of this process has shown the server yet.
+            self._server = (await insert_scheduled(self._database, ())).server
+        # An intent without a server was not sent, so it can be inserted on any server.
+        only_on = {each.scheduled.call.id: each.server for each in intents if each.is_in_doubt}
+        for each in intents:
+            each.server = each.server or self._server
         server, written_at = await insert_scheduled(self._database, [each.scheduled for each in intents], only_on=only_on)
         self._server = server
         return [_Written(written_at.get(each.scheduled.call.id), server) for each in intents]
@@ -117,10 +122,10 @@ class ScheduledIntentWriter:
         if monotonic_seconds() - intent.began >= self._insert_again_for_s:
             logger.error("scheduled_call_given_up", call_id=str(call.id))
             return
-        written = await self._insert(intent)
-        if written.at is None and written.server != intent.server:
-            # A worker may have dialled the call before a fail-over that has lost its record. The call is not dialled any more:
-            # like a pending call whose process died, it becomes unknown, and is searched for in Twilio's list.
-            call.pending_since = call.created_at
-            if await insert_lost_intent(self._database, call):
-                logger.error("record_lost", call_id=str(call.id), attempt=call.attempt)
+        written = await self._intents.submit(intent)
+        if written.at is not None or written.server == intent.server:
+            return
+        # There is a record, or a worker may have dialled the call before a fail-over that has lost its record. Then the call is
+        # not dialled any more. Like a pending call whose process died, it becomes unknown, and is searched for at Twilio.
+        if await insert_lost_scheduled(self._database, intent.scheduled):
+            logger.error("record_lost", call_id=str(call.id), attempt=call.attempt)

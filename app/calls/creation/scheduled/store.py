@@ -15,12 +15,13 @@ from pydantic_core import to_json
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.calls.creation.store import NewCall, insert_calls_sql, intent_row, rows_as_json
+from app.calls.creation.store import INTENT_STATE_COLUMNS, NewCall, insert_calls_sql, intent_row, lost_intent_row, rows_as_json
 from app.calls.outbox import delivery_of_event_settled
 from app.calls.settlement import RecordChange
 from app.calls.store import add_deliveries
 from app.database.connection import Connection
 from app.database.engine import Database
+from app.scheduling.dial_slots import insert_slot_sql
 from app.scheduling.dials import DIAL_COLUMN_SQL, insert_dials_sql
 from app.scheduling.guard_sql import CURRENT_SERVER
 from app.scheduling.models import NO_QUEUE, CallerLastGrant, ScheduledDial
@@ -28,6 +29,9 @@ from app.scheduling.schedule import Schedule
 
 MAX_SCHEDULED_ROWS_PER_STATEMENT = 250
 """The maximum number of scheduled calls in one statement. It is higher than for calls whose clients wait for the dial."""
+
+# The clocks of two Postgres servers may differ by this time.
+_MAX_CLOCK_DIFFERENCE_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,8 @@ class _EndedCall:
 
 
 # Ignores every conflict: if the commit is in doubt, the statement is repeated, and the call may be there already. The identity
-# of the server is read once, because that costs as much as the insert of a row.
+# of the server is read once, because that costs as much as the insert of a row. No worker has dialled a call before its
+# `not_before`. `due_at` proves nothing: new hours may have moved it to an earlier time.
 _INSERT_SCHEDULED_CALLS = insert_calls_sql(
     ["execution"],
     on_conflict="",
@@ -83,9 +88,20 @@ _INSERT_SCHEDULED_CALLS = insert_calls_sql(
             SELECT {CURRENT_SERVER} AS server
         ), admitted AS (
             SELECT given.* FROM given CROSS JOIN here WHERE only_on IS NULL OR only_on = here.server
+                OR (given.dial ->> 'not_before')::timestamptz > now() + interval '{_MAX_CLOCK_DIFFERENCE_S} seconds'
         )""",  # noqa: S608  # a constant
     ctes_after=insert_dials_sql(calls_cte="inserted", due_at="(given.dial ->> 'due_at')::timestamptz"),
     final_select="SELECT here.server, id, updated_at FROM here LEFT JOIN inserted ON true",
+)
+_INSERT_LOST_CALLS = insert_calls_sql(
+    INTENT_STATE_COLUMNS,
+    on_conflict="",
+    json_columns=[DIAL_COLUMN_SQL],
+    ctes_after=f""", new_slot AS (
+            {insert_slot_sql(dial="dial", granted_at="now()", parameters="given.parameters")}
+            FROM given JOIN inserted USING (id)
+                CROSS JOIN LATERAL jsonb_populate_record(NULL::scheduled_dial, given.dial) AS dial
+        )""",
 )
 
 _END_WAITING_CALLS = """
@@ -118,16 +134,26 @@ _ANY_EXPIRED_CALL = "SELECT FROM scheduled_dial WHERE ring_by <= now() LIMIT 1"
 
 
 async def insert_scheduled(
-    database: Database, calls: Sequence[ScheduledCall], *, only_on: Mapping[UUID, str] = MappingProxyType({})
+    database: Database, calls: Sequence[ScheduledCall], *, only_on: Mapping[UUID, str | None] = MappingProxyType({})
 ) -> InsertedCalls:
     """Inserts scheduled calls with their events and their rows of `scheduled_dial`.
 
     Leaves out a call that has been inserted already, or whose idempotency key another call has. `only_on` maps call ids to
-    servers: on any other server than that, the call is left out, too.
+    servers, or to None: on any other server than that, the call is left out, too, unless its `not_before` is still ahead.
     """
     rows = [call.row_to_insert() | {"only_on": only_on.get(call.call.id)} for call in calls]
     found = await database.fetch(_INSERT_SCHEDULED_CALLS, rows_as_json(rows))
     return InsertedCalls(found[0]["server"], {row["id"]: row["updated_at"] for row in found if row["id"] is not None})
+
+
+async def insert_lost_scheduled(database: Database, scheduled: ScheduledCall) -> bool:
+    """Inserts the pending record of a scheduled call that Postgres may have lost after a worker has dialled the call.
+
+    The call is not dialled again, but has a dial slot, as a dialled call has. Returns False if there is a record of the call,
+    or another call has its idempotency key.
+    """
+    row = lost_intent_row(scheduled.call, scheduled.call.created_at) | {"dial": scheduled.dial_row()}
+    return bool(await database.fetch(_INSERT_LOST_CALLS, rows_as_json([row])))
 
 
 async def insert_dial_row(session: AsyncSession, call_id: UUID, scheduled: ScheduledCall) -> None:
