@@ -74,11 +74,16 @@ def status_callbacks(
 def columns_to_change(recorded: Mapping[str, Any], callbacks: StatusCallbacks) -> dict[str, Any]:
     """Returns the callback columns that must change when a scheduled call is dialled with `callbacks`.
 
-    `recorded` has the columns of its record. Since it was scheduled, Callgate may have got a public URL, or the account an auth
-    token, or the reverse. Then Callgate takes over the callbacks from Twilio, or Twilio from Callgate. Otherwise no column
-    changes: a redial has the URL of the call before it, which an update may have set.
+    `recorded` has the columns of the call's record. The columns change only if the sender of the callbacks has changed since
+    the call was scheduled: Callgate has got or lost its public URL, or the account its auth token. Otherwise an update or a
+    redial may have set the recorded URL, and it stays.
     """
-    if _has_twilio_events(recorded["status_callback_events"]) == callbacks.sent_to_callgate:
+    if _has_twilio_events(recorded["status_callback_events"]):
+        has_sender_changed = not callbacks.sent_to_callgate
+    else:
+        # Callgate may also have been the sender, without a URL for these events. Then the tenant has got a default URL since.
+        has_sender_changed = _has_twilio_events(callbacks.columns["status_callback_events"])
+    if not has_sender_changed:
         return {}
     return {name: value for name, value in callbacks.columns.items() if recorded[name] != value}
 

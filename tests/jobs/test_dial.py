@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from app.calls.creation.grants.service import grant_calls
+from app.calls.status_callbacks import StatusCallbacks, columns_to_change
 from app.jobs.deadlines import RingDeadlineEnforcer
 from app.jobs.dial import Dialer
 from app.observability import Metrics
@@ -384,25 +385,26 @@ async def test_an_account_that_hangs_delays_no_deadline_of_another(gateway: Gate
         await deadlines.tasks.drain()
 
 
-OWN_URL = "https://own.example.com/"
+OWN_URL, UPDATED_URL = "https://own.example.com/", "https://updated.example.com/"
 
 
 @pytest.mark.parametrize(
-    ("had_public_url", "has_public_url", "stored", "recorded"),
+    ("had_public_url", "has_public_url", "event", "stored", "recorded"),
     [
-        (False, True, None, (OWN_URL, "POST", ["completed"])),
-        (True, False, OWN_URL, (None, None, None)),
+        (False, True, "completed", None, (OWN_URL, "POST", ["completed"])),
+        (True, False, "completed", OWN_URL, (None, None, None)),
         # A redial has the URL of the call before it.
-        (True, True, "https://updated.example.com/", ("https://updated.example.com/", "POST", ["completed"])),
+        (True, True, "completed", UPDATED_URL, (UPDATED_URL, "POST", ["completed"])),
+        (True, True, "settled", UPDATED_URL, (UPDATED_URL, "POST", ["settled"])),
     ],
 )
 async def test_who_sends_the_status_callbacks_is_decided_when_the_call_is_dialled(
-    database_url: str, had_public_url: bool, has_public_url: bool, stored: str | None, recorded: tuple[Any, ...]
+    database_url: str, had_public_url: bool, has_public_url: bool, event: str, stored: str | None, recorded: tuple[Any, ...]
 ) -> None:
     settings = [settings_for(database_url), settings_for(database_url, public_url=PUBLIC_URL)]
     async with running_gateway(settings[had_public_url]) as gateway, running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        wanted: dict[str, Any] = {"status_callback": OWN_URL, "status_callback_event": ["completed"]}
+        wanted: dict[str, Any] = {"status_callback": OWN_URL, "status_callback_event": [event]}
         call_id = UUID((await tenant.create(priority="normal", **wanted)).json()["id"])
         await gateway.database.fetch("UPDATE call SET status_callback = $2 WHERE id = $1", call_id, stored)
         gateway.settings = settings[has_public_url]
@@ -411,6 +413,18 @@ async def test_who_sends_the_status_callbacks_is_decided_when_the_call_is_dialle
         assert dict(upstream.posts[0].form)["StatusCallback"].startswith(PUBLIC_URL if has_public_url else OWN_URL)
         columns = "SELECT status_callback, status_callback_method, status_callback_events FROM call WHERE id = $1"
         assert [tuple(row) for row in await gateway.database.fetch(columns, call_id)] == [recorded]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(["settled"], ["settled"]), (["completed"], ["completed"]), (["completed"], ["settled"]), (["completed"], None)],
+)
+def test_recorded_callbacks_stay_when_a_tenant_changes_its_defaults(old: list[str], new: list[str] | None) -> None:
+    def columns(url: str | None, events: list[str] | None) -> dict[str, Any]:
+        return {"status_callback": url, "status_callback_method": "POST" if url else None, "status_callback_events": events}
+
+    callbacks = StatusCallbacks({}, columns(UPDATED_URL if new else None, new), sent_to_callgate=True)
+    assert columns_to_change(columns(OWN_URL, old), callbacks) == {}
 
 
 @pytest.mark.parametrize(

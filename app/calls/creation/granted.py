@@ -68,7 +68,7 @@ class GrantedCallDialer:
             await self.placement.place(call, account, prepared)
 
     async def _update_callbacks(self, call: NewCall, callbacks: StatusCallbacks) -> None:
-        """Changes the call's record if other status callbacks are delivered than when the call was scheduled."""
+        """Updates the call's record if the sender of its status callbacks has changed since the call was scheduled."""
         recorded = {name: getattr(call, name) for name in callbacks.columns}
         if changed := columns_to_change(recorded, callbacks):
             async with self.placement.database.begin() as session:
