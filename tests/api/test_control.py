@@ -419,13 +419,29 @@ async def test_only_a_404_of_twilio_for_a_call_that_it_must_know_deletes_the_rec
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
         path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{record['sid']}.json"
-        assert (await tenant.http.delete(path)).status_code == 409
+        assert (await tenant.http.delete(path)).status_code == 503
         not_visible_yet = await tenant.http.delete(path)
         assert (not_visible_yet.status_code, not_visible_yet.json()["code"]) == (404, 20404)
         assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["deleted_at"] is None
         await _started_two_hours_ago(gateway, record["id"])
         assert (await tenant.http.delete(path)).status_code == 204
         assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["deleted_at"] is not None
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "sent"),
+    [((reset,), 503, ["POST", "GET"]), ((updated(), reset), 409, ["POST", "GET", "DELETE"])],
+)
+async def test_a_deletion_is_unknown_only_if_it_was_sent(
+    gateway: Gateway, script: tuple[Behaviour, ...], status: int, sent: list[str]
+) -> None:
+    async with running_upstream(created(), *script) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        refused = await tenant.http.delete(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{record['sid']}.json")
+        assert refused.status_code == status
+        assert ("may have deleted" in refused.json()["message"]) == (status == 409)
+        assert [request.method for request in upstream.received] == sent
 
 
 async def test_a_change_that_the_calls_state_does_not_allow_is_not_sent(gateway: Gateway) -> None:

@@ -7,7 +7,7 @@ from app.calls.control.service import SPECIAL_ERRORS, CallControl
 from app.calls.missing import is_deleted_at_twilio
 from app.calls.models import Call
 from app.calls.upstream_problems import change_problem
-from app.errors import ActionUnknown
+from app.errors import ActionUnknown, UpstreamUnreachable
 from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
 from app.twilio.schemas import TERMINAL_STATUSES
 
@@ -15,7 +15,7 @@ from app.twilio.schemas import TERMINAL_STATUSES
 async def delete_at_twilio(control: CallControl, call: Call) -> None:
     """Deletes the call at Twilio. Callgate's record stays for audit but is not shown under Twilio's paths (/2010-04-01).
 
-    If the record does not show yet how the call has ended, first reads that from Twilio, which does not show it afterwards.
+    If the record does not show how the call ended, first reads the call from Twilio, which does not show it after the deletion.
     """
     delete = partial(control.twilio.delete_call, sid=call.sid or "", deadline_s=control.deadline_s)
     try:
@@ -36,8 +36,12 @@ async def delete_at_twilio(control: CallControl, call: Call) -> None:
 
 
 async def _update_record(control: CallControl, call: Call) -> None:
-    """Updates the record from Twilio. Its transaction ends before the deletion, whose answer may be lost."""
-    resource = await control.fetch(call)
+    """Updates the record from Twilio in a transaction of its own, because the answer to the deletion may be lost."""
+    try:
+        resource = await control.fetch(call)
+    except TwilioOutcomeUnknown as error:
+        detail = "Twilio gave no usable answer when the call was read. The call was not deleted."
+        raise UpstreamUnreachable(detail, call_id=call.id, after_s=5) from error
     async with control.database.begin() as session:
         locked = await repository.lock_call(session, call.id)
         if locked is not None:
