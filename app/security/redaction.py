@@ -29,9 +29,10 @@ _MEMBER_NAME = re.compile(r"[a-z]+(?:_[a-z]+)*")
 # A text that begins with a URL, as the value of a URL parameter does.
 _URL_AT_START = re.compile(r"[a-z][a-z0-9+.-]*+://(?P<authority>[^\x00-\x20/?#]*+)", re.IGNORECASE | re.ASCII)
 # Host and port, and after them the path, the query or the end of a URL within a text. A quote ends a URL only in front of
-# characters that may follow it in XML or JSON. Other quotes may belong to a password.
+# characters that may follow it in XML or JSON. Other quotes may belong to a password, and so may a number above 65535.
+_PORT = r"0*+(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5]?[0-9]{1,4})?+"
 _HOST_AND_END = (
-    r"(?:\[[0-9a-f:.]++\]|[^\x00-\x20/?#@:&\"'<>\[\]]++)(?::[0-9]*+)?+"
+    rf"(?:\[[0-9a-f:.]++\]|[^\x00-\x20/?#@:&\"'<>\[\]]++)(?::{_PORT})?+"
     r"(?=[\x00-\x20/?#<]|(?:[\"']|&(?:quot|apos|#34|#39);)[>,}\])]|\Z)"
 )
 # A userinfo in a text ends at the first "@" that a host follows or, in an invalid URL, at the last one before the path. It may

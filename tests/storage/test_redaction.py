@@ -116,6 +116,20 @@ def test_a_password_in_twiml_may_contain_any_character_that_xml_allows(odd: str)
         assert {"us3r", password, html.unescape(password)} <= set(userinfo_in(text))
 
 
+@pytest.mark.parametrize("end", ["?", "#", "?#"])
+@pytest.mark.parametrize("digits", ["65536", "70000", "99999", "1234567"])
+def test_a_password_that_begins_with_digits_is_not_taken_for_a_port(digits: str, end: str) -> None:
+    text = f"<Play>https://us3r:{digits}{end}x@h.example/a.mp3</Play>"
+    assert mask_userinfo(text) == "<Play>https://***@h.example/a.mp3</Play>"
+    assert {"us3r", digits, f"{digits}{end}x"} <= set(userinfo_in(text))
+
+
+@pytest.mark.parametrize("port", ["", ":", ":0", ":00080", ":9", ":9999", ":60000", ":64999", ":65499", ":65529", ":65535"])
+def test_an_at_sign_after_a_host_and_port_belongs_to_no_password(port: str) -> None:
+    for text in (f"<Play>https://h.example{port}?mail=a@b</Play>", f"https://h.example{port}#a@b"):
+        assert mask_userinfo(text) == text
+
+
 def test_an_invalid_url_is_masked_up_to_its_last_at_sign() -> None:
     assert mask_userinfo("https://us3r:p@ss:w?rd@example.com/a@b") == "https://***@example.com/a@b"
 
