@@ -25,11 +25,13 @@ def require_few_userinfos_in_all(values: Iterable[Any]) -> None:
 
     All texts together have the limit of one text, because Twilio's answer is searched for each user name.
     """
-    if has_too_many_userinfos(*(value for value in values if isinstance(value, str))):
+    texts = [value for value in values if isinstance(value, str) and "://" in value and "@" in value]
+    # One text alone was checked by its type.
+    if len(texts) > 1 and has_too_many_userinfos(*texts):
         raise InvalidRequest(field_errors=(FieldError("", "too_many_user_names", TOO_MANY_USERINFOS),))
 
 
-def _require_few_userinfos(value: str) -> str:
+def require_few_userinfos(value: str) -> str:
     """Returns the text unchanged. Raises PydanticCustomError if URLs in it have many user names, or a very long one."""
     if has_too_many_userinfos(value):
         raise PydanticCustomError("too_many_user_names", TOO_MANY_USERINFOS)
@@ -89,7 +91,7 @@ def require_at_most_five_passports(value: str) -> str:
     return value
 
 
-Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_require_no_nul), AfterValidator(_require_few_userinfos)]
+Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_require_no_nul), AfterValidator(require_few_userinfos)]
 Secret = Annotated[SecretStr, Field(min_length=1, max_length=8192), AfterValidator(_require_valid_secret)]
 HttpUrl = Annotated[Text, AfterValidator(_require_http_url), Field(json_schema_extra={"format": "uri"})]
 # The URL of a callback that Twilio always sends itself. Not for status callbacks: `status_callbacks` decides who sends those.

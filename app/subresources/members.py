@@ -12,19 +12,23 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError
 
-from app.calls.parameter_types import Text, require_few_userinfos_in_all
+from app.calls.parameter_types import Text, require_few_userinfos, require_few_userinfos_in_all
 from app.errors import FieldError, InvalidRequest
 from app.http.field_errors import field_errors_from
 from app.twilio.forwarding import QueryPairs
 from app.twilio.subresources import IDEMPOTENCY_KEY, Operation, Parameter, custom_parameter_field_names
 
 
-def _refuse_deep_nesting(value: dict[str, Any]) -> dict[str, Any]:
-    """Returns the value. Raises a validation error if it is nested so deeply that it cannot be serialized to JSON."""
+def _check_json_object(value: dict[str, Any]) -> dict[str, Any]:
+    """Returns the value. Raises PydanticCustomError if URLs in it have many user names, or if it is nested too deeply.
+
+    A value is nested too deeply if it cannot be serialized to JSON.
+    """
     try:
-        json.dumps(value)
+        text = json.dumps(value)
     except RecursionError:
         raise PydanticCustomError("too_deep", "must not be nested so deeply") from None
+    require_few_userinfos(text)
     return value
 
 
@@ -33,7 +37,7 @@ _TYPES_BY_KIND: Mapping[str, Any] = {
     "integer": Annotated[int, Field(ge=0)],
     "number": Annotated[Decimal, Field(strict=False, ge=0, max_digits=20)],
     "boolean": bool,
-    "json": Annotated[dict[str, Any], AfterValidator(_refuse_deep_nesting)],
+    "json": Annotated[dict[str, Any], AfterValidator(_check_json_object)],
     "pairs": Annotated[dict[Text, Text], Field(max_length=99)],
 }
 
