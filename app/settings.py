@@ -246,15 +246,6 @@ class Settings(ConsoleSettings):
         return self
 
     @model_validator(mode="after")
-    def _check_max_connections(self) -> "Settings":
-        if self.max_connections <= self.max_in_flight:
-            raise ValueError(
-                f"{SETTING_PREFIX}MAX_CONNECTIONS is {self.max_connections} but must be more than "
-                f"{SETTING_PREFIX}MAX_IN_FLIGHT ({self.max_in_flight}), because each creation in flight holds a connection"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _check_workload_issuer(self) -> "Settings":
         if self.workload_issuer is None and (self.workload_keys or self.workload_keys_ca_file or self.workload_keys_token_file):
             raise ValueError(
@@ -280,6 +271,14 @@ class Settings(ConsoleSettings):
                 "`openssl rand -base64 32` and keep it safe"
             )
         return decode_secret_keys(self.secret_keys)
+
+    def require_enough_connections(self) -> None:
+        """Raises SettingsError unless a process that serves the API has more connections than creations in flight."""
+        if self.max_connections <= self.max_in_flight:
+            raise SettingsError(
+                f"{SETTING_PREFIX}MAX_CONNECTIONS is {self.max_connections} but must be more than "
+                f"{SETTING_PREFIX}MAX_IN_FLIGHT ({self.max_in_flight}), because each creation in flight holds a connection"
+            )
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -105,6 +105,7 @@ def serve(
 
     configure_error_logging()
     settings = service_settings()
+    settings.require_enough_connections()
     ops_port = ops_port or settings.ops_port
     sockets = listen(host, port)
     if ops_port:

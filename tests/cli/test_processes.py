@@ -225,6 +225,18 @@ def test_a_process_names_all_missing_settings(tmp_path: Path, command: str) -> N
     assert "CALLGATE_SECRET_KEYS" in message
 
 
+def test_serve_names_too_few_connections(tmp_path: Path) -> None:
+    settings = {
+        "CALLGATE_DATABASE_URL": "postgresql://h/d",
+        "CALLGATE_SECRET_KEYS": SECRET_KEY,
+        "CALLGATE_MAX_IN_FLIGHT": "1000",
+    }
+    # Nothing can listen on this address, so that the process ends in any case.
+    code, message = failure("serve", "--host", "203.0.113.1", environment=environment(tmp_path, **settings))
+    assert code == 2
+    assert "CALLGATE_MAX_CONNECTIONS is 1000 but must be more than CALLGATE_MAX_IN_FLIGHT (1000)" in message
+
+
 def test_an_unreachable_database_is_reported_in_one_line_without_its_password(tmp_path: Path) -> None:
     unreachable = refused_url().replace("http://", "postgresql://callgate:planted@") + "/callgate"
     code, message = failure("migrate", environment=environment(tmp_path, CALLGATE_DATABASE_URL=unreachable))
