@@ -81,7 +81,7 @@ def columns_to_change(recorded: Mapping[str, Any], callbacks: StatusCallbacks) -
     if _has_twilio_events(recorded["status_callback_events"]):
         has_sender_changed = not callbacks.sent_to_callgate
     else:
-        # Callgate may also have been the sender, without a URL for these events. Then the tenant has got a default URL since.
+        # Callgate may also have been the sender, if the tenant had no such default events then. Its present defaults apply.
         has_sender_changed = _has_twilio_events(callbacks.columns["status_callback_events"])
     if not has_sender_changed:
         return {}
