@@ -28,9 +28,10 @@ UrlValidator = Callable[[str], tuple[str, str] | None]
 
 @dataclass(frozen=True, slots=True)
 class StatusCallbacks:
-    """The callback parameters of a call. `for_twilio` replaces those of the request. `columns` are set on the call's record.
+    """The callback parameters of a call.
 
-    A parameter that is None in `for_twilio` is not sent to Twilio.
+    `parameters_for_twilio` replaces those of the request. `columns` are set on the call's record.
+    A parameter that is None in `parameters_for_twilio` is not sent to Twilio.
     """
 
     parameters_for_twilio: dict[str, Any]

@@ -224,8 +224,8 @@ async def record_attempts(
 ) -> int:
     """Records the results of attempts. Deliveries that waited for the earlier events of these attempts become due.
 
-    Returns the number of deliveries that became due in this way. `held` are waiting deliveries that `claim` has just returned.
-    They are checked again, because another worker may have recorded the result of the earlier event at the same time.
+    Returns the number of deliveries that became due in this way. `held` are waiting deliveries that `claim_deliveries` has just
+    returned. They are checked again, because another worker may have recorded the result of the earlier event at the same time.
     """
     concerned = [*held, *(attempt.delivery for attempt in attempts)]
     times = [delivery.at for delivery in concerned]

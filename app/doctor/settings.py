@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from app.settings import Settings
+from app.settings import Settings, SettingsError
 
 CheckState = Literal["ok", "warning", "wrong", "not checked"]
 
@@ -25,7 +25,12 @@ class CheckResult:
 
 
 def check_settings(settings: Settings) -> Iterator[CheckResult]:
-    yield CheckResult("settings", "ok", "are valid")
+    try:
+        settings.require_enough_connections()
+    except SettingsError as error:
+        yield CheckResult("settings", "wrong", str(error), "docs/settings.md lists every setting")
+    else:
+        yield CheckResult("settings", "ok", "are valid")
     if settings.drain_timeout < settings.request_budget:
         yield CheckResult(
             "settings",

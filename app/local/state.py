@@ -82,7 +82,7 @@ class StateFolder:
                 self._running.unlink(missing_ok=True)
 
     def find_running_stack(self) -> RunningStack | None:
-        """Returns what a process has written with `announced`, if that process still runs. Otherwise returns None."""
+        """Returns what a process has written with `announced_as_running`; None if that process does not run any more."""
         try:
             with self._running.open() as file:
                 try:

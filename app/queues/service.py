@@ -67,7 +67,7 @@ class QueueService:
         return queue, created
 
     async def change(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> QueueRow:
-        """Changes an existing queue. Raises the errors of `put`, and NoSuchResource if there is no such queue."""
+        """Changes an existing queue. Raises the errors of `create_or_change`, and NoSuchResource if there is no such queue."""
         await self.get(tenant_id, name)
         queue, _ = await self.create_or_change(actor, tenant_id, name, change)
         return queue

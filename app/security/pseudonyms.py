@@ -14,7 +14,7 @@ class Pseudonyms:
         self._log_pii = log_pii
 
     def add_addresses_to_log(self, *, to: str, from_: str) -> None:
-        """Adds the called and the calling address, as `of` returns them, to every later log line of this request."""
+        """Adds the called and the calling address, as `pseudonym_of` returns them, to every later log line of this request."""
         bind_log_fields(**{"to": self.pseudonym_of(to), "from": self.pseudonym_of(from_)})
 
     def pseudonym_of(self, address: str) -> str:

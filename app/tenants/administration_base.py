@@ -26,7 +26,7 @@ class Administration:
     async def _record_audit_event(
         self, connection: Connection, action: AuditAction, tenant_id: str | None, subject: str, changed: Sequence[str] = ()
     ) -> None:
-        """Writes a change to the audit log, in the same transaction. `record` in app.audit.store describes the arguments."""
+        """Writes a change to the audit log in the same transaction. The arguments are those of `record_audit_event`."""
         await record_audit_event(connection, self.actor, action=action, tenant_id=tenant_id, subject=subject, changed=changed)
 
     async def _require_tenant(self, connection: Connection, tenant_id: str) -> TenantRow:

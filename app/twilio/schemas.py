@@ -156,9 +156,9 @@ def to_storable_json(value: Any, *, depth: int = 0) -> Any:
 
 
 def read_json(body: bytes) -> Any:
-    """Parses JSON, and removes what Postgres cannot store, as `storable` does. Returns None if the bytes are not JSON."""
+    """Parses JSON, and removes what Postgres cannot store (`to_storable_json`). Returns None if the bytes are not JSON."""
     try:
-        # Most answers contain nothing that `storable` changes: skip its copy.
+        # Most answers contain nothing that `to_storable_json` changes: skip its copy.
         plain = body.isascii() and b"\\" not in body and b"\0" not in body
         if plain and body.count(b"{") + body.count(b"[") <= _MAX_JSON_DEPTH:
             return _finite_json.decode(body.decode())

@@ -59,9 +59,10 @@ def custom_parameter_field_names(number: int) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Subresource:
-    """A kind of subresource, such as recordings. `segment` is its name in Twilio's paths, `key` its name in `subresource_uris`.
+    """A kind of subresource, such as recordings.
 
-    `noun` is the name of one item, and `fields` are the members of an item.
+    `segment` is its name in Twilio's paths, and `snake_case_name` its name in `subresource_uris`. `noun` is the name of one
+    item, and `fields` are the members of an item.
     """
 
     segment: str

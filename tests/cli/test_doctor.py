@@ -206,6 +206,13 @@ async def test_invalid_settings_are_wrong(tmp_path: Path) -> None:
     assert "CALLGATE_SECRET_KEYS" in result["found"]
 
 
+async def test_settings_that_serve_refuses_are_wrong(database_url: str) -> None:
+    results = await examine_by_check(settings(database_url).model_copy(update={"max_in_flight": 1000, "max_connections": 1000}))
+    assert [(result.state, "CALLGATE_MAX_CONNECTIONS is 1000" in result.found) for result in results["settings"][:1]] == [
+        ("wrong", True)
+    ]
+
+
 async def test_a_token_is_read_from_standard_input_or_a_file(database_url: str, tmp_path: Path) -> None:
     configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
     file = tmp_path / "token"

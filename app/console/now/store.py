@@ -226,7 +226,7 @@ _SUM_PERIODS: Final = {
 
 
 def _read_facts_sql(*, of_tenant: bool) -> str:
-    """Returns the SQL statement that reads the fields of Facts as one JSON object.
+    """Returns the SQL statement that reads the fields of NowPageFacts as one JSON object.
 
     If `of_tenant` is true, $1 is the tenant's id.
     """

@@ -54,7 +54,7 @@ class OidcProvider:
     _reading: asyncio.Task[None] | None = None
 
     async def begin_authorization(self) -> tuple[str, LoginAttempt]:
-        """Returns the URL of the provider's login page, and the random values with which `finish` checks the login.
+        """Returns the URL of the provider's login page, and the random values with which `fetch_claims` checks the login.
 
         Raises ProviderFailed.
         """
