@@ -51,7 +51,7 @@ async def test_an_account_whose_grants_fail_does_not_keep_others_from_dialling(
 class FailingPreparation(Preparation):
     """A preparation of calls that always fails, like a bug in the code."""
 
-    def prepare(self, *_: Any, **__: Any) -> NoReturn:
+    def prepare_call(self, *_: Any, **__: Any) -> NoReturn:
         raise RuntimeError("a fault in the code")
 
 

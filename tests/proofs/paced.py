@@ -83,7 +83,7 @@ def paces_kept(
 
     Also returns how much the time from the grant (the worker's right to dial) to the creation varies, in seconds.
     """
-    ways = [(call.received_at - call.grant.until).total_seconds() for call in dialled if call.grant]
+    ways = [(call.received_at - call.grant.granted_at).total_seconds() for call in dialled if call.grant]
     spread = max(ways) - min(ways)
     received: dict[UUID | None, list[float]] = {}
     for call in dialled:

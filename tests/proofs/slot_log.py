@@ -1,8 +1,7 @@
 """Logs the slots of calls (places within the limit of concurrent calls), and computes from the log whether limits were kept.
 
-Triggers write the log. The transaction that takes a call's token inserts its slot. `until` is the time of this transaction
-plus a span that depends only on the call's `timeout` and `time_limit`. All calls of the proof have the same two values. The
-differences between their `until` are therefore the differences between the times of the transactions.
+Triggers write the log. The transaction that takes a call's token inserts its slot. Its `granted_at` is the time at which the
+token was taken.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,21 +17,21 @@ from tests.proofs.disturbances import administrator
 _WATCH = """
     CREATE TABLE proof_slot (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, is_taken boolean, call_id uuid, account_id uuid, queue_id uuid,
-        granted_at timestamptz, until timestamptz
+        granted_at timestamptz
     );
     CREATE FUNCTION proof_log_slot() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF TG_OP <> 'INSERT' THEN
-            INSERT INTO proof_slot (is_taken, call_id, account_id, queue_id, granted_at, until)
-            VALUES (false, OLD.call_id, OLD.account_id, OLD.queue_id, OLD.granted_at, OLD.until);
+            INSERT INTO proof_slot (is_taken, call_id, account_id, queue_id, granted_at)
+            VALUES (false, OLD.call_id, OLD.account_id, OLD.queue_id, OLD.granted_at);
         END IF;
         IF TG_OP <> 'DELETE' THEN
-            INSERT INTO proof_slot (is_taken, call_id, account_id, queue_id, granted_at, until)
-            VALUES (true, NEW.call_id, NEW.account_id, NEW.queue_id, NEW.granted_at, NEW.until);
+            INSERT INTO proof_slot (is_taken, call_id, account_id, queue_id, granted_at)
+            VALUES (true, NEW.call_id, NEW.account_id, NEW.queue_id, NEW.granted_at);
         END IF;
         RETURN NULL;
     END $$;
-    CREATE TRIGGER proof_slot AFTER INSERT OR DELETE OR UPDATE OF account_id, queue_id, until ON dial_slot
+    CREATE TRIGGER proof_slot AFTER INSERT OR DELETE OR UPDATE OF account_id, queue_id, granted_at ON dial_slot
         FOR EACH ROW EXECUTE FUNCTION proof_log_slot()
 """
 _PACES = """
@@ -54,7 +53,6 @@ class SlotChange:
     account_id: UUID
     queue_id: UUID | None
     granted_at: datetime
-    until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class Subject:
     @property
     def needed_burst(self) -> int:
         """Returns the smallest burst (the size of a token bucket) at which all grants respect the calls per second."""
-        return self.burst_of(grant.until.timestamp() for grant in self.grants)
+        return self.burst_of(grant.granted_at.timestamp() for grant in self.grants)
 
     def burst_of(self, times: Iterable[float], *, spread_s: float = 0) -> int:
         """Returns the smallest burst that allows calls at these times (each off by up to `spread_s`), or 0 without a rate."""
