@@ -233,8 +233,8 @@ async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
 async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
     """Records that the call was deleted at Twilio, and ends the refreshes of its record. `by` names who deleted the call.
 
-    If the tenant still has to be told that the call has ended, one more refresh follows, which writes that delivery. The caller
-    must have locked the call's row.
+    If the delivery of the call's end to the tenant is missing, makes the call due for one more refresh. This refresh writes the
+    delivery. The caller must have locked the call's row.
     """
     now = await transaction_start_time(session)
     events = progress.apply_deletion(call, by=by, now=now)
