@@ -34,8 +34,8 @@ def insert_slot_sql(*, dial: str, granted_at: str, parameters: str) -> str:
     dialled call, so the slot is kept for longer.
     """
     last_ring = f"least(greatest({granted_at}, {dial}.ring_by), {granted_at} + make_interval(secs => {_MAX_QUEUE_S}))"
-    return f"""INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, until, ring_by)
-        SELECT {dial}.call_id, {dial}.account_id, nullif({dial}.queue_id, '{NO_QUEUE}'), {dial}.caller_id,
+    return f"""INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, granted_at, until, ring_by)
+        SELECT {dial}.call_id, {dial}.account_id, nullif({dial}.queue_id, '{NO_QUEUE}'), {dial}.caller_id, {granted_at},
             {latest_call_end_sql(last_ring, parameters)}, {dial}.ring_by"""  # aliases of the caller's statement
 
 

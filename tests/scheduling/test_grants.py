@@ -14,7 +14,10 @@ from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, setti
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
 
 _LOCK_QUEUE = "SELECT FROM pace JOIN queue ON queue.id = subject_id WHERE tenant_id = $1 FOR UPDATE OF pace"
-_NEXT_AT = "SELECT next_at FROM pace JOIN queue ON queue.id = subject_id WHERE tenant_id = $1"
+_TIMES = """
+    SELECT next_at, pace.granted_at, dial_slot.granted_at AS slot_granted_at
+    FROM pace JOIN queue ON queue.id = subject_id JOIN dial_slot ON dial_slot.queue_id = queue.id WHERE tenant_id = $1
+"""
 
 
 async def test_a_grant_that_waited_for_its_queue_spends_the_token_after_the_wait(gateway: Gateway) -> None:
@@ -31,8 +34,9 @@ async def test_a_grant_that_waited_for_its_queue_spends_the_token_after_the_wait
             await asyncio.sleep(0.01)
         released_at = await connection.fetchval("SELECT clock_timestamp()")
     assert len((await granting).grants) == 1
-    (row,) = await gateway.database.fetch(_NEXT_AT, tenant.id)
+    (row,) = await gateway.database.fetch(_TIMES, tenant.id)
     assert row["next_at"] >= released_at + timedelta(seconds=100)
+    assert row["slot_granted_at"] == row["granted_at"] == row["next_at"] - timedelta(seconds=100)
 
 
 # The end of a creation that was withdrawn, because it was unknown whether Postgres had committed it.
