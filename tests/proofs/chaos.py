@@ -15,6 +15,8 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +31,7 @@ from tests.support.clients import http_client
 
 TENANT = "chaos"
 SETTLE_PATIENCE_S = 240.0
+SEARCHES_AT_END = 3
 # Made once: it is most of what a client costs.
 TLS = ssl.create_default_context()
 CLIENT_TIMEOUTS = (0.05, 0.5, 5.0)
@@ -54,19 +57,57 @@ async def place(fleet: Fleet, key: str, number: int, seed: int, reported: dict[i
     reported[number] = "never answered"
 
 
-async def settled_records(fleet: Fleet, key: str, creations: int) -> list[dict[str, Any]]:
-    """Waits until every record has a final outcome, for at most SETTLE_PATIENCE_S. Returns all records."""
+@dataclass(frozen=True)
+class SimulatorView:
+    """What the simulator knows of the calls: its ledger of creations, and the callbacks that it has sent."""
+
+    ledger: Mapping[str, Any]
+    callbacks: Counter[int | None]
+    """The number of attempts to send a callback, by the status of the answer."""
+    heard: Set[str]
+    """The ids of the records with an accepted callback."""
+
+    @property
+    def rang(self) -> dict[str, list[str]]:
+        return calls_that_rang(self.ledger["entries"])
+
+
+async def read_simulator(fleet: Fleet) -> SimulatorView:
+    async with http_client(base_url=fleet.simulator_url) as http:
+        ledger = (await http.get("/_simulator/ledger")).raise_for_status().json()
+        callbacks = await answers_to_callbacks(http)
+        heard = {_call_id(delivery["url"]) for delivery in await callbacks_of(http) if delivery["delivered"]}
+    return SimulatorView(ledger, callbacks, heard)
+
+
+async def settled_records(fleet: Fleet, key: str, creations: int) -> tuple[list[dict[str, Any]], SimulatorView]:
+    """Waits until every record has a final outcome or is undecidable, for at most SETTLE_PATIENCE_S.
+
+    An undecidable record must have been searched SEARCHES_AT_END times since the call of this function, so that a search that
+    settles it wrongly is seen. Returns all records and what the simulator shows.
+    """
+    began = datetime.now(UTC)
     deadline = time.monotonic() + SETTLE_PATIENCE_S
     headers = {"Authorization": f"Bearer {key}"}
     async with http_client(base_url=fleet.gateway_url, headers=headers) as http:
         while True:
             records = await all_records(http)
-            open_ = sum(record["execution"] not in FINAL for record in records)
-            print(f"\r{len(records)} of {creations} records, {open_} not settled yet   ", end="", flush=True)
-            if not open_ or time.monotonic() > deadline:
+            view = await read_simulator(fleet)
+            open_ = {record["id"] for record in records if record["execution"] not in FINAL}
+            print(f"\r{len(records)} of {creations} records, {len(open_)} not settled yet   ", end="", flush=True)
+            is_over = open_ <= undecidable_records(records, view.rang, view.heard) and all(
+                [await searches_since(http, call_id, began) >= SEARCHES_AT_END for call_id in open_]
+            )
+            if is_over or time.monotonic() > deadline:
                 print()
-                return records
+                return records, view
             await asyncio.sleep(2)
+
+
+async def searches_since(http: httpx.AsyncClient, call_id: str, began: datetime) -> int:
+    """Returns how often Twilio's list was searched for the call since `began`, according to its events."""
+    events = (await http.get(f"/v1/calls/{call_id}/events")).raise_for_status().json()["events"]
+    return sum(event["type"] == "call.searched" and datetime.fromisoformat(event["at"]) > began for event in events)
 
 
 def undecidable_records(records: list[dict[str, Any]], rang: Mapping[str, object], heard: Set[str]) -> set[str]:
@@ -134,13 +175,9 @@ async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namesp
             await asyncio.gather(*(client() for _ in range(options.clients)))
         placed = time.monotonic() - began
         await wait_until_up(fleet.gateway_url, "/readyz")
-        records = await settled_records(fleet, key, creations)
-        async with http_client(base_url=fleet.simulator_url) as http:
-            ledger = (await http.get("/_simulator/ledger")).raise_for_status().json()
-            callbacks = await answers_to_callbacks(http)
-            heard = {_call_id(delivery["url"]) for delivery in await callbacks_of(http) if delivery["delivered"]}
-    rang = calls_that_rang(ledger["entries"])
-    undecidable = undecidable_records(records, rang, heard)
+        records, view = await settled_records(fleet, key, creations)
+    ledger, callbacks, rang = view.ledger, view.callbacks, view.rang
+    undecidable = undecidable_records(records, rang, view.heard)
     found = verdict(records, rang, undecidable) | {"answers 500": answers[500] + callbacks[500]}
     faults = Counter(entry["fault"] for entry in ledger["entries"] if entry["fault"])
     whole = time.monotonic() - began
