@@ -40,7 +40,10 @@ _HINTS_BY_PARAMETER = {
 
 
 class DatabaseURLError(ValueError):
-    """A PostgreSQL URL is invalid. The message is one line that names the parameter, without its value, which may be secret."""
+    """A PostgreSQL URL is invalid.
+
+    The message is one line. It names a wrong query parameter of the URL, without the value, which may be secret.
+    """
 
 
 @dataclass(frozen=True, slots=True)

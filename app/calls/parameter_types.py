@@ -23,7 +23,7 @@ def _require_no_nul(value: str) -> str:
 def require_few_userinfos_in_all(values: Iterable[Any]) -> None:
     """Raises InvalidRequest if the URLs in all texts of a request together have too many user names.
 
-    All texts together have the limit of one text, because Twilio's answer is searched for each user name.
+    The limit is the same as for one text. It bounds CPU time, because every user name is searched for in Twilio's answer.
     """
     texts = [value for value in values if isinstance(value, str) and "://" in value and "@" in value]
     # One text alone was checked by its type.

@@ -75,9 +75,9 @@ def status_callbacks(
 def columns_to_change(recorded: Mapping[str, Any], callbacks: StatusCallbacks) -> dict[str, Any]:
     """Returns the callback columns that must change when a scheduled call is dialled with `callbacks`.
 
-    `recorded` has the columns of the call's record. The columns change only if the sender of the callbacks has changed since
-    the call was scheduled: Callgate has got or lost its public URL, or the account its auth token. Otherwise an update or a
-    redial may have set the recorded URL, and it stays.
+    `recorded` has the columns of the call's record. If Callgate has got or lost its public URL since the call was scheduled, or
+    the account its auth token, another service sends the status callbacks now, and the columns change. In all other cases the
+    recorded columns stay, because an update or a redial may have set them.
     """
     if _has_twilio_events(recorded["status_callback_events"]):
         has_sender_changed = not callbacks.sent_to_callgate

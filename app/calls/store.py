@@ -200,7 +200,7 @@ _ADD_DELIVERIES = f"""
 async def add_deliveries(connection: Connection, deliveries: Sequence[Mapping[str, Any]]) -> None:
     """Writes deliveries, at most one for each call, and adds their events to the column `deliveries_written` of the calls.
 
-    The caller must already have changed the calls in the same transaction.
+    The same transaction must have written the other changes of the calls before.
     """
     if deliveries:
         await connection.execute(_ADD_DELIVERIES, to_json(deliveries).decode())

@@ -23,7 +23,7 @@ def require_reachable_tenant(client: Client, tenant_id: str) -> str:
 def require_read_scope(client: Client) -> None:
     """Raises ScopeRequired if the client lacks the scope `read`.
 
-    Forms that need the scope `admin` need `read`, too, because their responses show records.
+    Also required of clients with the scope `admin` that submit a form, because the response shows records.
     """
     if Scope.READ not in client.scopes:
         raise ScopeRequired.of(Scope.READ)

@@ -61,10 +61,10 @@ class DeliveryService:
             return next(record for record in await _delivery_records(session, call) if record.id == delivery_id)
 
     async def replay(self, caller: Caller, *, since: datetime, failed_only: bool, actor: Actor | None = None) -> ReplayResult:
-        """Sends given-up deliveries of the tenant again that were written at `since` or later, the oldest first.
+        """Sends the tenant's given-up deliveries again, the oldest first: those that were written at `since` or later.
 
-        Unless `failed_only`, delivered ones are sent again, too. One replay covers at most 10,000 deliveries, and commits each
-        batch of _REPLAY_BATCH_SIZE. If the database fails after the first batch, the result is that of the committed batches.
+        If `failed_only` is false, also sends delivered ones again. One replay covers at most 10,000 deliveries. It commits them
+        in batches. If the database fails after the first batch, the result is that of the committed batches.
         With `actor`, the audit log records the replay, if there was anything to send again.
         """
         # Clamp to the times that an id can have: others may not exist in UTC.

@@ -47,7 +47,7 @@ EntryFilter = Callable[[Mapping[str, Any]], bool]
 class CallCandidates:
     """The result of searching Twilio's list for the call that one request may have started.
 
-    `calls` maps the sid of each call that the request may have started to the call and the rating of the match.
+    `calls` has each call that the request may have started, by sid, with a rating: how well it matches the request.
     """
 
     calls: Mapping[str, tuple[CallResource, MatchRating]]
@@ -66,7 +66,7 @@ class _ListRead(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CallLists:
-    """Reads Twilio's lists for one batch of calls.
+    """Reads Twilio's lists of calls, to find out whether Twilio has started any call of a batch.
 
     `longest_life` is the longest time from `pending_since` of a call until Twilio may start it.
     """

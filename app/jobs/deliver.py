@@ -67,7 +67,7 @@ def recent_months(now: datetime) -> MonthRange:
 
 @dataclass(slots=True)
 class Deliverer:
-    """Sends due deliveries to the URLs of tenants, and records the results."""
+    """Sends due deliveries (webhooks about events of calls) to the URLs of tenants, and records the results."""
 
     database: Database
     signing: SigningSettingsCache

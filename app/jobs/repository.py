@@ -36,7 +36,8 @@ _CLOCKS_DIFFER_BY = timedelta(days=1)
 async def lock_calls_to_delete(session: AsyncSession, *, after: UUID, before: datetime, limit: int) -> Sequence[UUID]:
     """Locks calls whose last dial and final outcome were before `before`. Returns their ids, at most `limit`.
 
-    Begins with the oldest call after the id `after`. Calls that still need a refresh or a search are left out.
+    Begins with the oldest call after the id `after`. Leaves out calls whose record may still change: the worker will fetch them
+    from Twilio again, or search Twilio's list for them.
     """
     statement = (
         select(Call.id)

@@ -20,7 +20,7 @@ class StatementRunner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoredQueue:
-    """The settings of a queue that the creation of a scheduled call needs."""
+    """The settings of a queue that decide when a new scheduled call may be dialled."""
 
     id: UUID
     ring_within_s: int | None
