@@ -1,8 +1,8 @@
 """Schedules the status callbacks of calls.
 
 The schedule has only the times at which to check a call. At such a time, the callbacks to send are computed from the call's
-plan, because an update may have changed the plan. The callbacks of one call are sent one after another. Calls do not wait for
-each other.
+plan, because an update may have changed the plan. The callbacks of one call are sent one after another, unless the faults say
+that they overlap. Calls do not wait for each other.
 """
 
 import asyncio
@@ -178,7 +178,8 @@ class Callbacks:
             self._schedule_changed.set()
 
     def _start_sending(self, watched: WatchedCall, callback: PlannedCallback) -> asyncio.Task[None]:
-        watched.last_sending = self._sending.start(self._send(callback, after=watched.last_sending))
+        earlier = None if self.chaos.overlap else watched.last_sending
+        watched.last_sending = self._sending.start(self._send(callback, after=earlier))
         return watched.last_sending
 
     async def _send(self, callback: PlannedCallback, after: asyncio.Task[None] | None) -> None:
@@ -190,6 +191,13 @@ class Callbacks:
             return
         account = self._accounts.get(callback.call.account_sid)
         auth_token = account.callback_signing_key if account is not None else None
-        for is_duplicate in (False, True) if faults.duplicated else (False,):
-            delivery = self.deliveries.begin(callback, is_duplicate=is_duplicate)
-            await self.deliveries.send(self._client, delivery, auth_token)
+        copies = (False, True) if faults.duplicated else (False,)
+        if self.chaos.overlap:
+            await asyncio.gather(*(self._send_copy(callback, auth_token, is_duplicate=copy) for copy in copies))
+        else:
+            for copy in copies:
+                await self._send_copy(callback, auth_token, is_duplicate=copy)
+
+    async def _send_copy(self, callback: PlannedCallback, auth_token: str | None, *, is_duplicate: bool) -> None:
+        delivery = self.deliveries.begin(callback, is_duplicate=is_duplicate)
+        await self.deliveries.send(self._client, delivery, auth_token)

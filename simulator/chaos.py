@@ -43,6 +43,7 @@ class Chaos(BaseModel):
     duplicate: Probability = Field(0, description="The share of callbacks that are sent twice.")
     lose: Probability = Field(0, description="The share of callbacks that are never sent.")
     delay_s: TimeSpan = Field((0, 0), description="The shortest and the longest delay, in seconds of the clock.")
+    overlap: bool = Field(False, description="Send the callbacks of a call, and duplicates, without waiting for earlier ones.")
     seed: int = 0
 
     @property

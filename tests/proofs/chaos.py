@@ -10,6 +10,7 @@ run in another order.
 import argparse
 import asyncio
 import contextlib
+import math
 import random
 import ssl
 import time
@@ -24,8 +25,17 @@ from urllib.parse import urlsplit
 import httpx
 
 from app.local.postgres import EmbeddedPostgres
-from tests.proofs.disturbances import acknowledge_before_flush, disturbed
-from tests.proofs.fleet import Fleet, all_records, answers_to_callbacks, callbacks_of, make_tenant, running_fleet, wait_until_up
+from tests.proofs.disturbances import CreationNumbers, acknowledge_before_flush, disturbed
+from tests.proofs.fleet import (
+    Fleet,
+    all_records,
+    answers_to_callbacks,
+    callbacks_of,
+    make_tenant,
+    refused_callbacks,
+    running_fleet,
+    wait_until_up,
+)
 from tests.proofs.proof import parser, prove, report
 from tests.support.clients import http_client
 
@@ -36,6 +46,8 @@ SEARCHES_AT_END = 3
 TLS = ssl.create_default_context()
 CLIENT_TIMEOUTS = (0.05, 0.5, 5.0)
 FINAL = {"started", "not_started"}
+SHUFFLED = {"shuffle": True, "duplicate": 0.1, "overlap": True}
+"""Callbacks arrive in any order, some twice, and several of a call at once."""
 SETTINGS = {"CALLGATE_RESOLVE_SEARCHES": "4", "CALLGATE_RESOLVE_PERIOD": "12", "CALLGATE_REFRESH_INTERVAL": "30"}
 
 
@@ -118,8 +130,13 @@ def undecidable_records(records: list[dict[str, Any]], rang: Mapping[str, object
     """
     unknown = [record for record in records if record["execution"] == "unknown"]
     unheard = {record["to"] for record in unknown if record["id"] in rang and record["id"] not in heard}
-    rivals = Counter(record["to"] for record in records if record["execution"] != "started")
+    rivals = Counter(record["to"] for record in records if is_rival(record))
     return {record["id"] for record in unknown if record["to"] in unheard and rivals[record["to"]] > 1}
+
+
+def is_rival(record: Mapping[str, Any]) -> bool:
+    """Returns whether the record may have started a call of which Callgate does not know."""
+    return record["execution"] in ("pending", "unknown") or record["settled_by"] == "none_found"
 
 
 def calls_that_rang(entries: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -155,30 +172,31 @@ def verdict(records: list[dict[str, Any]], rang: Mapping[str, list[str]], undeci
 
 
 async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namespace) -> bool:
-    creations, seed = options.creations, options.seed
+    seed = options.seed
     began = time.monotonic()
     await acknowledge_before_flush(postgres)
     async with running_fleet(postgres, folder, SETTINGS) as fleet:
-        await fleet.tell_simulator(
-            faults={"share": options.share, "seed": seed}, callbacks={"shuffle": True, "duplicate": 0.1, "seed": seed}
-        )
+        await fleet.tell_simulator(faults={"share": options.share, "seed": seed}, callbacks=SHUFFLED | {"seed": seed})
         key = await make_tenant(fleet.environment, TENANT)
         reported: dict[int, str] = {}
         answers: Counter[int] = Counter()
-        waiting = iter(range(creations))
 
-        async def client() -> None:
-            for number in waiting:
+        async def client(numbers: CreationNumbers) -> None:
+            async for number in numbers:
                 await place(fleet, key, number, seed, reported, answers)
 
-        async with disturbed(fleet, seed, lambda: len(reported) / creations, options.rounds):
-            await asyncio.gather(*(client() for _ in range(options.clients)))
+        share_done = lambda: len(reported) / options.creations  # noqa: E731  # shorter than a function
+        async with disturbed(fleet, seed, share_done, options.rounds, max_kills=options.kills) as disturbances:
+            numbers = CreationNumbers(options.creations, disturbances)
+            await asyncio.gather(*(client(numbers) for _ in range(options.clients)))
+        creations = numbers.count
         placed = time.monotonic() - began
         await wait_until_up(fleet.gateway_url, "/readyz")
         records, view = await settled_records(fleet, key, creations)
     ledger, callbacks, rang = view.ledger, view.callbacks, view.rang
     undecidable = undecidable_records(records, rang, view.heard)
-    found = verdict(records, rang, undecidable) | {"answers 500": answers[500] + callbacks[500]}
+    found = verdict(records, rang, undecidable) | refused_callbacks(callbacks)
+    found |= {"answers 500": answers[500] + callbacks[500]}
     faults = Counter(entry["fault"] for entry in ledger["entries"] if entry["fault"])
     whole = time.monotonic() - began
     print(f"seed {seed}: {creations} creations by {options.clients} clients in {placed:.0f} s, all in {whole:.0f} s")
@@ -198,6 +216,7 @@ def main() -> None:
     options.add_argument("--creations", type=int, default=3000)
     options.add_argument("--share", type=float, default=0.3, help="of the creations that get a fault")
     options.add_argument("--clients", type=int, default=24)
+    options.add_argument("--kills", type=float, default=math.inf, help="of processes, at most")
     prove(run, options.parse_args())
 
 

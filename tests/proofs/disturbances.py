@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from math import inf
 from pathlib import Path
+from typing import Self
 
 import asyncpg
 
 from app.local.postgres import EmbeddedPostgres
 from tests.proofs.fleet import Fleet
 
+_EXTRA_PAUSE_S = 0.3
 Disturbance = Callable[[Fleet, random.Random], Awaitable[None]]
 
 
@@ -33,6 +35,29 @@ async def acknowledge_before_flush(postgres: EmbeddedPostgres) -> None:
     """Sets `synchronous_commit = off` for the database. A crash then loses commits, unless Callgate's sessions override it."""
     async with administrator(postgres) as connection:
         await connection.execute("ALTER DATABASE callgate SET synchronous_commit = off")
+
+
+class CreationNumbers:
+    """Yields the numbers of a proof's creations, from 0. Several clients may iterate over the same object.
+
+    After `creations` numbers, more follow slowly until the disturbances are done, so that none of them disturbs an idle system.
+    """
+
+    def __init__(self, creations: int, disturbances: asyncio.Task[None]) -> None:
+        self.count = 0
+        self._creations, self._disturbances, self._turn = creations, disturbances, asyncio.Lock()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> int:
+        if self.count >= self._creations:
+            async with self._turn:
+                await asyncio.wait([self._disturbances], timeout=_EXTRA_PAUSE_S)
+            if self._disturbances.done():
+                raise StopAsyncIteration
+        self.count += 1
+        return self.count - 1
 
 
 async def restart_postgres(fleet: Fleet, choice: random.Random) -> None:

@@ -187,6 +187,11 @@ async def answers_to_callbacks(simulator: httpx.AsyncClient) -> Counter[int | No
     return Counter(attempt["answer_status"] for delivery in await callbacks_of(simulator) for attempt in delivery["attempts"])
 
 
+def refused_callbacks(answers: Mapping[int | None, int]) -> dict[str, int]:
+    """Returns how many of these answers to callbacks refuse a callback. Every callback of the simulator is genuine."""
+    return {"genuine callbacks refused": sum(number for status, number in answers.items() if status and 400 <= status < 500)}
+
+
 async def callbacks_of(simulator: httpx.AsyncClient) -> list[dict[str, Any]]:
     """Returns the callbacks that the simulator sent or lost, with their attempts."""
     deliveries: list[dict[str, Any]] = (await simulator.get("/_simulator/callbacks")).raise_for_status().json()["deliveries"]

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 
 from app.local.postgres import EmbeddedPostgres
-from tests.proofs.chaos import FINAL
-from tests.proofs.disturbances import acknowledge_before_flush
+from tests.proofs.chaos import FINAL, SHUFFLED
+from tests.proofs.disturbances import CreationNumbers, acknowledge_before_flush
 from tests.proofs.fleet import (
     ACCOUNT,
     TOKEN,
@@ -69,7 +69,7 @@ class Paced:
     """The number of answers with status 500."""
 
     async def make_faulty(self, share: float) -> None:
-        callbacks = {"shuffle": True, "duplicate": 0.1, "lose": 0.05, "seed": self.seed}
+        callbacks = SHUFFLED | {"lose": 0.05, "seed": self.seed}
         await self.fleet.tell_simulator(faults={"share": share, "seed": self.seed}, callbacks=callbacks)
 
 
@@ -174,13 +174,13 @@ async def cancel(paced: Paced, client: httpx.AsyncClient, call_id: str, choice: 
         await asyncio.sleep(choice.uniform(0.05, 0.5))
 
 
-async def place_all(paced: Paced, creations: int, *, clients: int) -> None:
+async def place_all(paced: Paced, numbers: CreationNumbers, *, clients: int) -> None:
     """Creates calls at a steady rate, and returns when each creation and each cancellation has its answer."""
-    began, waiting = time.monotonic(), iter(range(creations))
+    began = time.monotonic()
     async with asyncio.TaskGroup() as canceling:
 
         async def client() -> None:
-            for number in waiting:
+            async for number in numbers:
                 await asyncio.sleep(began + number / ARRIVALS_PER_SECOND - time.monotonic())
                 await place(paced, number, canceling)
 

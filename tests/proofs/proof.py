@@ -16,7 +16,7 @@ from app.schema import migrate
 from tests.proofs.fleet import LOG
 
 Proof = Callable[[EmbeddedPostgres, Path, argparse.Namespace], Awaitable[bool]]
-TEST_LIMIT_S = 400
+TEST_LIMIT_S = 600
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ BURST = 2
 # From the gateway's last look at the clock to the simulator's. Both run on this machine, which is busy.
 LATE_MARGIN_S = 2.0
 _CLIENTS = 8
-_LEAD_S = 6.0
+_LEAD_S = 10.0
 
 
 async def remind(fleet: Fleet, seed: int, window_s: float, calls_per_second: float) -> tuple[dict[str, int], str]:

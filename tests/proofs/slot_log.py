@@ -114,7 +114,8 @@ async def watch_slots(postgres: EmbeddedPostgres) -> None:
 async def read_subjects(postgres: EmbeddedPostgres, tenant: str) -> tuple[list[Subject], set[str]]:
     """Returns the tenant's accounts and queues with the log of their slots, and the ids of the calls that have a slot now."""
     columns = ", ".join(SlotChange.__slots__)
-    async with administrator(postgres) as connection:
+    # One snapshot, because workers free slots meanwhile.
+    async with administrator(postgres) as connection, connection.transaction(isolation="repeatable_read"):
         paces: list[Any] = await connection.fetch(_PACES, tenant)
         rows = await connection.fetch(f"SELECT {columns} FROM proof_slot ORDER BY id")  # noqa: S608  # own names
         left = {str(row["call_id"]) for row in await connection.fetch(_LEFT, tenant)}

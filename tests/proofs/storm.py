@@ -22,8 +22,18 @@ from typing import Any
 import httpx
 
 from app.local.postgres import EmbeddedPostgres
-from tests.proofs.disturbances import acknowledge_before_flush, disturbed
-from tests.proofs.fleet import ACCOUNT, TOKEN, Fleet, all_records, choose_form, make_tenant, running_fleet
+from tests.proofs.chaos import SHUFFLED
+from tests.proofs.disturbances import CreationNumbers, acknowledge_before_flush, disturbed
+from tests.proofs.fleet import (
+    ACCOUNT,
+    TOKEN,
+    Fleet,
+    all_records,
+    choose_form,
+    make_tenant,
+    refused_callbacks,
+    running_fleet,
+)
 from tests.proofs.proof import parser, prove, report
 from tests.proofs.receiver import Received, Receiver, receiving
 from tests.support.clients import http_client
@@ -79,7 +89,7 @@ class Seen:
 async def storming(postgres: EmbeddedPostgres, folder: Path, seed: int) -> AsyncIterator[Storm]:
     receiver = Receiver(failing_share=0.2, choice=random.Random(seed))
     async with receiving(receiver), running_fleet(postgres, folder, SETTINGS) as fleet:
-        await fleet.tell_simulator(callbacks={"shuffle": True, "duplicate": 0.1, "lose": 0.05, "seed": seed})
+        await fleet.tell_simulator(callbacks=SHUFFLED | {"lose": 0.05, "seed": seed})
         await fleet.tell_simulator(listing={**LIST_FAULTS, "seed": seed})
         storm = Storm(fleet, receiver)
         await asyncio.gather(*(add_tenant(storm, tenant, form) for tenant, form in TENANTS.items()))
@@ -261,25 +271,31 @@ def went_backwards(events: list[dict[str, Any]]) -> bool:
 
 
 async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namespace) -> bool:
-    calls, seed, pause = options.calls, options.seed, options.pause
+    seed, pause = options.seed, options.pause
     await acknowledge_before_flush(postgres)
     async with storming(postgres, folder, seed) as storm:
         began = time.monotonic()
-        waiting, placed_calls, unknown = iter(range(calls)), 0, list[int]()
+        placed_calls, unknown = 0, list[int]()
 
-        async def client() -> None:
+        async def client(numbers: CreationNumbers) -> None:
             nonlocal placed_calls
-            for number in waiting:
+            async for number in numbers:
                 if await place(storm, number, seed):
                     unknown.append(number)
                 placed_calls += 1
 
         async with disturbed(
-            storm.fleet, seed, lambda: placed_calls / calls, options.rounds, kinds="worker", pause_s=(pause / 2, pause * 1.5)
+            storm.fleet,
+            seed,
+            lambda: placed_calls / options.calls,
+            options.rounds,
+            kinds="worker",
+            pause_s=(pause / 2, pause * 1.5),
         ) as disturbances:
-            await asyncio.gather(*(client() for _ in range(CLIENTS)))
+            numbers = CreationNumbers(options.calls, disturbances)
+            await asyncio.gather(*(client(numbers) for _ in range(CLIENTS)))
+            calls = numbers.count
             placed = time.monotonic() - began
-            await disturbances
             await ended(storm)
         killed_for = time.monotonic() - began
         for number in unknown:
@@ -289,7 +305,8 @@ async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namesp
         whole = time.monotonic() - began
         seen = await look(storm)
         callbacks = Counter(attempt["answer_status"] for sent in seen.sent for attempt in sent["attempts"])
-        found = verdict(seen, storm.receiver.received, calls) | {"answers 500": storm.answers[500] + callbacks[500]}
+        found = verdict(seen, storm.receiver.received, calls) | refused_callbacks(callbacks)
+        found |= {"answers 500": storm.answers[500] + callbacks[500]}
         describe(storm, seen)
     print(f"  seed {seed}: {calls} calls placed in {placed:.0f} s; kills for {killed_for:.0f} s; all in {whole:.0f} s")
     return report(found)

@@ -13,6 +13,7 @@ PROMISES = (
     "events with more than one webhook id",
     "webhook ids of more than one event",
     "requests with a wrong signature",
+    "genuine callbacks refused",
     "answers 500",
 )
 

@@ -3,6 +3,7 @@
 import re
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -452,6 +453,20 @@ def test_callbacks_are_sent_on_time_by_the_system_clock(receiver: Receiver) -> N
         deliveries_of_call = [request.form for request in receiver.received if request.form["To"] == f"sip:u{n}@example.com"]
         assert all(a["SequenceNumber"] < b["SequenceNumber"] for a, b in pairwise(deliveries_of_call))
         assert len(deliveries_of_call) == 4
+
+
+def test_callbacks_that_overlap_wait_for_no_other_callback_of_their_call(scenario: Scenario) -> None:
+    scenario.control.put("/callbacks", json={"overlap": True, "duplicate": 1}).raise_for_status()
+    scenario.create()
+    scenario.receiver.answers.extend([Receiver.HANG] * 8)
+    with ThreadPoolExecutor() as pool:
+        finishing = pool.submit(scenario.finish_calls)
+        try:
+            wait_until(lambda: len(scenario.receiver.received) == 8)
+        finally:
+            scenario.receiver.release.set()
+        finishing.result()
+    assert sorted(request.form["SequenceNumber"] for request in scenario.receiver.received) == [*"00112233"]
 
 
 def test_a_simulator_stops_while_a_receiver_hangs(receiver: Receiver) -> None:
