@@ -13,10 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace, TracebackType
-from typing import Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from app import __version__
@@ -28,6 +29,9 @@ READ_TIMEOUT_S: Final = 10.0
 TOTAL_TIMEOUT_S: Final = 20.0
 """The time limit of one attempt. It includes the wait for a free connection, and requests that are sent again."""
 MAX_READ_BYTES: Final = 4096
+"""The part of an answer's body that is read. A longer body is cut off."""
+MAX_ANSWER_BYTES: Final = 32 * 1024
+"""A connection is closed if more than this is received for one request: interim answers, head, body, and what follows."""
 KEEPALIVE_S: Final = 1.0
 """The time for which an idle connection is kept. It is shorter than the idle timeout of common servers.
 
@@ -72,7 +76,7 @@ class Sender:
     ) -> None:
         self._allowed = allowed
         self._threads = ThreadPoolExecutor(MAX_CONNECTIONS, thread_name_prefix="resolve")
-        connector = aiohttp.TCPConnector(
+        connector = _LimitedConnector(
             resolver=_CheckedResolver(resolve or self._resolve_by_system, allowed, connect_timeout_s),
             ssl=tls or shared_context(ssl.create_default_context),
             limit=MAX_CONNECTIONS,
@@ -204,6 +208,38 @@ def _reuse_tracer() -> aiohttp.TraceConfig:
     tracer = aiohttp.TraceConfig()
     tracer.on_connection_reuseconn.append(mark)
     return tracer
+
+
+class _LimitedConnector(aiohttp.TCPConnector):
+    """A connector of aiohttp whose connections parse at most MAX_ANSWER_BYTES for each request."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        connection: type[ResponseHandler] = _LimitedConnection
+        self._factory = partial(connection, loop=self._loop)
+
+
+class _LimitedConnection(ResponseHandler):
+    """A connection of aiohttp that is closed if it receives more than MAX_ANSWER_BYTES for one request.
+
+    aiohttp itself limits a head and pauses a long body, but accepts any number of interim answers (1xx) and of answers that
+    nobody requested. It parses them as fast as they arrive, and no timeout ends that.
+    """
+
+    _bytes_left = MAX_ANSWER_BYTES
+
+    def set_response_params(self, **params: Any) -> None:
+        """Prepares for the answer to the next request."""
+        self._bytes_left = MAX_ANSWER_BYTES
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        parsed = data[: self._bytes_left]
+        self._bytes_left -= len(parsed)
+        super().data_received(parsed)
+        if len(parsed) < len(data) and self.transport is not None:
+            self.transport.abort()
+            self.set_exception(aiohttp.ClientPayloadError("the answer is too long"))
 
 
 class _AddressRefused(Exception):

@@ -18,7 +18,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from app.deliveries.addresses import AllowList
-from app.deliveries.sender import KEEPALIVE_S, MAX_CONNECTIONS_PER_HOST, MAX_READ_BYTES, Sender, SendError, SendResult
+from app.deliveries.sender import (
+    KEEPALIVE_S,
+    MAX_ANSWER_BYTES,
+    MAX_CONNECTIONS_PER_HOST,
+    MAX_READ_BYTES,
+    Sender,
+    SendError,
+    SendResult,
+)
 
 LOOPBACK = AllowList.parse("127.0.0.0/8, ::1")
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -321,6 +329,82 @@ async def test_only_the_beginning_of_a_huge_answer_is_read() -> None:
     async with receiving(flood) as receiver, Sender(LOOPBACK) as sender:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(200, None)
     assert MAX_READ_BYTES <= written < 32 * 2**20  # no more than fits into the buffers of the sockets
+
+
+CONTINUE, NO_ANSWER = b"HTTP/1.1 100 \r\n\r\n", SendResult(None, "lost")
+
+
+@dataclass
+class Flood:
+    """Writes `message` again and again until the sender closes the connection."""
+
+    message: bytes
+    written: int = 0
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        piece = self.message * (1024 // len(self.message))
+        try:
+            while True:
+                writer.write(piece)
+                await writer.drain()
+                self.written += len(piece)
+                await asyncio.sleep(0)  # the sender reads each piece before the next one is written
+        finally:
+            self.closed.set()
+
+
+@pytest.mark.parametrize("message", [CONTINUE, b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"])
+async def test_interim_answers_without_end_are_an_answer_that_is_lost(message: bytes) -> None:
+    flood = Flood(message)
+    async with receiving(flood) as receiver, Sender(LOOPBACK) as sender:
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == NO_ANSWER
+        await flood.closed.wait()
+    assert flood.written < 10 * MAX_ANSWER_BYTES
+    assert len(receiver.requests) == 1
+
+
+@pytest.mark.parametrize("message", [CONTINUE, b"HTTP/1.1 204 X\r\n\r\n"])
+async def test_a_flood_after_the_answer_ends_the_connection(message: bytes) -> None:
+    flood, is_answered = Flood(message), asyncio.Event()
+
+    async def answer_then_flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await NO_CONTENT(reader, writer)
+        await is_answered.wait()
+        await flood(reader, writer)
+
+    async with receiving(answer_then_flood) as receiver, Sender(LOOPBACK) as sender:
+        assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(204, None)
+        is_answered.set()
+        await flood.closed.wait()
+    assert flood.written < 10 * MAX_ANSWER_BYTES
+
+
+async def test_a_request_that_meets_a_flood_on_a_kept_connection_is_not_sent_again() -> None:
+    async def answer_then_flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _close_on_second(reader, writer)
+        await Flood(CONTINUE)(reader, writer)
+
+    async with receiving(answer_then_flood) as receiver, Sender(LOOPBACK) as sender:
+        url = f"http://127.0.0.1:{receiver.port}/"
+        assert await send(sender, url) == SendResult(204, None)
+        assert await send(sender, url) == NO_ANSWER
+    assert len(receiver.dialled) == 1
+
+
+async def test_each_answer_on_a_connection_may_be_long() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + b"Long: header\r\n" * 100 + b"\r\n"
+    requests = 2 * MAX_ANSWER_BYTES // len(answer)
+
+    async def answer_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(answer)
+            await reader.readuntil(b"\r\n\r\na=b")
+
+    async with receiving(answer_all) as receiver, Sender(LOOPBACK) as sender:
+        for _ in range(requests):
+            assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(200, None)
+    assert len(receiver.dialled) == 1
 
 
 async def test_a_compressed_answer_is_not_decompressed() -> None:
