@@ -4,11 +4,12 @@ The format `twilio` is the request that Twilio would have sent to the tenant's U
 format `json` is Callgate's own format. It contains the call's record, and is signed as https://www.standardwebhooks.com says.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
-from urllib.parse import urldefrag, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from pydantic_core import to_json
 from standardwebhooks import Webhook
@@ -20,6 +21,7 @@ from app.twilio.signature import compute_signature
 
 _EVENT_TYPES: Final = {SETTLED: "call.settled", CORRECTED: "call.corrected"}
 _TYPE_OF_CALLBACK: Final = "call.callback"
+_PORT: Final = re.compile(r":[0-9]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,14 @@ def _sign(url: str, posted: Mapping[str, str], secret: str) -> str:
 
 
 def _url_seen_by_receiver(url: str) -> str:
-    """Returns the URL that the receiver sees and checks: without a fragment, and with a path."""
-    url, _ = urldefrag(url)
+    """Returns the URL that the receiver sees and checks, as the sender's HTTP client requests it.
+
+    It has a path, and neither a fragment nor an empty query. The scheme is in lower case, and the port has no leading zeros.
+    """
     parts = urlsplit(url)
-    return url if parts.path else urlunsplit(parts._replace(path="/"))
+    host = _PORT.sub("", parts.netloc)
+    netloc = host if parts.port is None else f"{host}:{parts.port}"
+    return urlunsplit(parts._replace(netloc=netloc, path=parts.path or "/", fragment=""))
 
 
 def _json_format_request(content: DeliveryContent, url: str, secret: str, at: datetime) -> DeliveryRequest:
