@@ -19,7 +19,7 @@ from app.tenants.directory import UsableAccount
 # cannot connect.
 # https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
 CALLBACK_RETRY_FRAGMENT = "#rc=3&rp=5xx,ct,rt"
-_CALLBACK_COLUMNS = ("status_callback", "status_callback_method", "status_callback_events")
+CALLBACK_COLUMNS = ("status_callback", "status_callback_method", "status_callback_events")
 _CALLBACK_PARAMETERS = ("status_callback", "status_callback_event", "status_callback_method")
 
 UrlValidator = Callable[[str], tuple[str, str] | None]
@@ -35,7 +35,7 @@ class StatusCallbacks:
     """
 
     parameters_for_twilio: dict[str, Any]
-    columns: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(_CALLBACK_COLUMNS))
+    columns: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(CALLBACK_COLUMNS))
     warnings: tuple[FieldError, ...] = ()
     sent_to_callgate: bool = False
     """Whether Twilio sends the callbacks to Callgate."""
@@ -72,12 +72,12 @@ def status_callbacks(
     return StatusCallbacks(for_twilio, _callback_columns(request, account, validate_url), sent_to_callgate=True)
 
 
-def columns_to_change(recorded: Mapping[str, Any], callbacks: StatusCallbacks) -> dict[str, Any]:
+def columns_to_change(recorded: Mapping[str, Any], callbacks: StatusCallbacks, *, written: Collection[str]) -> dict[str, Any]:
     """Returns the callback columns that must change when a scheduled call is dialled with `callbacks`.
 
-    `recorded` has the columns of the call's record. If Callgate has got or lost its public URL since the call was scheduled, or
-    the account its auth token, another service sends the status callbacks now, and the columns change. In all other cases the
-    recorded columns stay, because an update or a redial may have set them.
+    `recorded` has the columns of the call's record, and `written` names the events that have a delivery. If Callgate has got or
+    lost its public URL since the call was scheduled, or the account its auth token, another service sends the status callbacks
+    now, and the columns change. In all other cases the recorded columns stay, because an update or a redial may have set them.
     """
     if _has_twilio_events(recorded["status_callback_events"]):
         has_sender_changed = not callbacks.sent_to_callgate
@@ -86,7 +86,28 @@ def columns_to_change(recorded: Mapping[str, Any], callbacks: StatusCallbacks) -
         has_sender_changed = _has_twilio_events(callbacks.columns["status_callback_events"])
     if not has_sender_changed:
         return {}
-    return {name: value for name, value in callbacks.columns.items() if recorded[name] != value}
+    columns = columns_for_new_attempt(recorded, callbacks.columns, written=written)
+    return {name: value for name, value in columns.items() if recorded[name] != value}
+
+
+def columns_for_new_attempt(
+    recorded: Mapping[str, Any], columns: dict[str, Any], *, written: Collection[str]
+) -> dict[str, Any]:
+    """Returns the callback columns of a call that is dialled again: `columns`, unless the event `settled` has a delivery.
+
+    That delivery is sent to the URL on the call's record, and the event `corrected` follows if the call starts after all. So
+    the record then keeps its URL if `columns` have none, and the event `settled` in any case. `written` names the events that
+    have a delivery.
+    """
+    target = columns if columns["status_callback"] else recorded
+    if SETTLED not in written or target["status_callback"] is None:
+        return columns
+    events = columns["status_callback_events"] or []
+    return {
+        "status_callback": target["status_callback"],
+        "status_callback_method": target["status_callback_method"],
+        "status_callback_events": events if SETTLED in events else [SETTLED, *events],
+    }
 
 
 def changed_callbacks(
@@ -153,7 +174,7 @@ def _columns_for_settled_only(request: CallRequest, account: UsableAccount, vali
     All columns are None if `settled` was not requested. If neither the request nor the tenant has a URL, no event is delivered.
     """
     if SETTLED not in (_requested_events(request, account) or ()):
-        return dict.fromkeys(_CALLBACK_COLUMNS)
+        return dict.fromkeys(CALLBACK_COLUMNS)
     columns = _callback_columns(request, account, validate_url)
     return columns | {"status_callback_events": [SETTLED] if columns["status_callback"] else None}
 
@@ -184,7 +205,7 @@ def _callback_columns(request: CallRequest, account: UsableAccount, validate_url
     _require_valid_url(named, validate_url)
     url = named or default.url
     if url is None:
-        return dict.fromkeys(_CALLBACK_COLUMNS)
+        return dict.fromkeys(CALLBACK_COLUMNS)
     return {
         # The fragment is only for Twilio, whose retries it sets.
         "status_callback": urldefrag(url).url,

@@ -19,7 +19,7 @@ class DeliveryRecord(BaseModel):
     event: Literal["settled", "corrected", "initiated", "ringing", "answered", "completed"]
     sequence: int | None = Field(description="Twilio's SequenceNumber; null when no callback reported the event.")
     webhook_id: str = Field(description="The same in every attempt, so that the receiver recognizes repetitions.")
-    url: str
+    url: str = Field(description="Empty if the call has no URL any more.")
     method: str
     state: Literal["pending", "delivered", "gave_up"]
     attempts: int = Field(description="Attempts since the delivery was written or requested again.")

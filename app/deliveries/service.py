@@ -103,8 +103,8 @@ async def _delivery_records(session: Session, call: Call) -> Sequence[DeliveryRe
         fields = delivery.fields if delivery.fields is not None else reported.complete_fields(call) if reported else {}
         followed = {
             "webhook_id": delivery.webhook_id or webhook_id(call.id, delivery.event),
-            "url": delivery.url or call.status_callback,
-            "method": delivery.method or call.status_callback_method,
+            "url": delivery.url or call.status_callback or "",
+            "method": delivery.method or call.status_callback_method or "POST",
             "fields": fields,
         }
         own = {column.key: getattr(delivery, column.key) for column in Delivery.__mapper__.column_attrs}

@@ -56,7 +56,7 @@ class ClaimedDelivery:
     attempts: int
     held: bool
     url: str | None
-    """None if retention has deleted the call."""
+    """None if retention has deleted the call, or if the call has no URL any more."""
     method: str | None
     fields: Mapping[str, str] | None
     """None if retention has deleted the call or the event."""

@@ -175,11 +175,11 @@ class Deliverer:
                 del self._in_flight[delivery.tenant_id]
 
     async def _attempt(self, delivery: ClaimedDelivery) -> None:
-        if delivery.url is None or delivery.fields is None:
+        if delivery.fields is None or (delivery.url is None and delivery.record is None):
             await self._record_result(delivery, SendResult(None, None), error="deleted", is_last=True)
             return
         try:
-            request = await self._build_request(delivery, url=delivery.url, fields=delivery.fields)
+            request = await self._build_request(delivery, url=delivery.url or "", fields=delivery.fields)
         except OperatorError:
             logger.error("callback_secret_unreadable", tenant_id=delivery.tenant_id)
             await self._record_result(delivery, SendResult(None, None), error="secret")

@@ -227,6 +227,48 @@ async def test_a_repetition_with_the_same_key_is_delivered_only_if_it_starts_the
         assert await _reported(tenant, call_id) == [refused, ("corrected", "started", "response")]
 
 
+@pytest.mark.parametrize(
+    ("defaults", "url"),
+    [
+        ({"clear": True}, URL),
+        ({"events": ["completed"]}, URL),
+        ({"url": "https://new.example.com/", "events": ["completed"]}, "https://new.example.com/"),
+    ],
+    ids=["none", "other events", "other url and events"],
+)
+async def test_a_repetition_after_a_change_of_the_defaults_keeps_the_earlier_delivery(
+    gateway: Gateway, defaults: dict[str, Any], url: str
+) -> None:
+    async with running_upstream(error(401, 20003), created(sid=f"CA{uuid4().hex}")) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await gateway.tenants.configure_callbacks(tenant.id, url=URL, events=["settled", "completed"])
+        gateway.invalidate_cache()
+        call_id = (await tenant.create("k")).json()["call_id"]
+        await gateway.tenants.configure_callbacks(tenant.id, **defaults)
+        gateway.invalidate_cache()
+        assert (await tenant.create("k")).json()["id"] == call_id
+    assert await _reported(tenant, call_id) == [
+        ("settled", "not_started", "upstream-credentials-rejected"),
+        ("corrected", "started", "response"),
+    ]
+    assert {each["url"] for each in await _deliveries(tenant, call_id)} == {url}
+
+
+async def test_a_delivery_whose_call_has_no_url_fails_as_one_with_an_invalid_url(gateway: Gateway) -> None:
+    # An earlier version removed the URL if a request was repeated with the same key after the default URL was gone.
+    async with running_upstream(error(400, 21211)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create(**SETTLED)).json()["call_id"]
+    async with gateway.database.begin() as session:
+        removed = text("UPDATE call SET status_callback = NULL, status_callback_method = NULL WHERE id = :id")
+        await session.execute(removed, {"id": call_id})
+    await _deliver(gateway, tenant)
+    [delivery] = await _deliveries(tenant, call_id)
+    assert (delivery["url"], delivery["state"], delivery["last_error"]) == ("", "pending", "invalid_url")
+    retried = await tenant.http.post(f"/v1/calls/{call_id}/deliveries/{delivery['id']}/retry")
+    assert (retried.status_code, retried.json()["url"]) == (200, "")
+
+
 # ---- scheduled calls
 
 
@@ -277,13 +319,18 @@ async def test_canceled_and_expired_calls_are_settled(gateway: Gateway, dialer: 
     assert written == {UUID(canceled): ["settled"], UUID(expired): ["settled"], UUID(silent): []}
 
 
-async def test_a_scheduled_call_is_corrected_after_its_end_was_delivered(gateway: Gateway, dialer: Dialer) -> None:
+@pytest.mark.parametrize("requested", [["settled"], ["completed"]], ids=["same sender", "other sender"])
+async def test_a_scheduled_call_is_corrected_after_its_end_was_delivered(
+    gateway: Gateway, dialer: Dialer, requested: list[str]
+) -> None:
     # As when a request is repeated with the key of a call that was withdrawn.
     async with running_upstream(created(sid=f"CA{uuid4().hex}")) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        call_id = (await tenant.create(**SETTLED, priority="normal")).json()["id"]
+        members = SETTLED | {"status_callback_event": requested}
+        call_id = (await tenant.create(**members, priority="normal")).json()["id"]
         async with gateway.database.begin() as session:
-            await session.execute(text("UPDATE call SET deliveries_written = '{settled}' WHERE id = :id"), {"id": call_id})
+            columns = "deliveries_written = '{settled}', status_callback_events = '{settled}'"
+            await session.execute(text(f"UPDATE call SET {columns} WHERE id = :id"), {"id": call_id})  # noqa: S608
         await _dial(gateway, dialer, tenant)
     assert await _reported(tenant, call_id) == [("corrected", "started", "response")]
 

@@ -420,11 +420,28 @@ async def test_who_sends_the_status_callbacks_is_decided_when_the_call_is_dialle
     [(["settled"], ["settled"]), (["completed"], ["completed"]), (["completed"], ["settled"]), (["completed"], None)],
 )
 def test_recorded_callbacks_stay_when_a_tenant_changes_its_defaults(old: list[str], new: list[str] | None) -> None:
-    def columns(url: str | None, events: list[str] | None) -> dict[str, Any]:
-        return {"status_callback": url, "status_callback_method": "POST" if url else None, "status_callback_events": events}
+    callbacks = StatusCallbacks({}, _callback_columns(UPDATED_URL if new else None, new), sent_to_callgate=True)
+    assert columns_to_change(_callback_columns(OWN_URL, old), callbacks, written=()) == {}
 
-    callbacks = StatusCallbacks({}, columns(UPDATED_URL if new else None, new), sent_to_callgate=True)
-    assert columns_to_change(columns(OWN_URL, old), callbacks) == {}
+
+def _callback_columns(url: str | None, events: list[str] | None) -> dict[str, Any]:
+    return {"status_callback": url, "status_callback_method": "POST" if url else None, "status_callback_events": events}
+
+
+@pytest.mark.parametrize(
+    ("url", "events", "recorded"),
+    [
+        (None, None, (OWN_URL, ["settled"])),
+        (UPDATED_URL, ["settled"], (UPDATED_URL, ["settled"])),
+        (UPDATED_URL, ["completed"], (UPDATED_URL, ["settled", "completed"])),
+    ],
+)
+def test_a_call_with_a_delivery_keeps_what_that_and_the_next_one_need(
+    url: str | None, events: list[str] | None, recorded: tuple[str, list[str]]
+) -> None:
+    before, callbacks = _callback_columns(OWN_URL, ["settled", "ringing"]), StatusCallbacks({}, _callback_columns(url, events))
+    assert before | columns_to_change(before, callbacks, written=["settled"]) == _callback_columns(*recorded)
+    assert before | columns_to_change(before, callbacks, written=[]) == callbacks.columns
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ class GrantedCallDialer:
     async def _update_callbacks(self, call: NewCall, callbacks: StatusCallbacks) -> None:
         """Updates the call's record if the sender of its status callbacks has changed since the call was scheduled."""
         recorded = {name: getattr(call, name) for name in callbacks.columns}
-        if changed := columns_to_change(recorded, callbacks):
+        if changed := columns_to_change(recorded, callbacks, written=call.deliveries_written):
             async with self.placement.database.begin() as session:
                 await change_pending(session, call, changed)
             for name, value in changed.items():

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
+from app.calls.status_callbacks import CALLBACK_COLUMNS, columns_for_new_attempt
 
 _KEPT = frozenset({"id", "tenant_id", "created_at", "idempotency_key", "redial_of"})
 _ATTRIBUTES_OF_ATTEMPT = tuple(each.name for each in fields(NewCall) if each.name not in _KEPT)
@@ -19,11 +20,13 @@ async def reopen_call(session: AsyncSession, call: Call, new_intent: NewCall) ->
 
     Returns None if another request has reopened the call already.
     """
+    recorded, wanted = ({name: getattr(each, name) for name in CALLBACK_COLUMNS} for each in (call, new_intent))
+    callbacks = columns_for_new_attempt(recorded, wanted, written=call.deliveries_written)
     statement = (
         update(Call)
         .where(Call.id == call.id, Call.execution == "not_started", Call.attempt == call.attempt)
         .values(
-            **_values_for_new_attempt(new_intent),
+            **(_values_for_new_attempt(new_intent) | callbacks),
             execution=new_intent.execution,
             pending_since=func.now(),
             attempt=Call.attempt + 1,

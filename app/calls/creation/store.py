@@ -38,6 +38,8 @@ class _NewCallState(RecordColumns):
     subresource_uris: dict[str, Any] | None = None
     resource: dict[str, Any] | None = None
 
+    deliveries_written: Sequence[str] = ()
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class NewCall(_NewCallState):
@@ -201,8 +203,7 @@ class SettledCall:
 
         If `change` has Twilio's whole answer in one member, replaces this member by the columns that store the answer.
         """
-        # A call that was just created has no deliveries, and not this attribute. A granted call has the attribute.
-        written: Sequence[str] = getattr(call, "deliveries_written", ())
+        written = call.deliveries_written
         delivery = delivery_of_event_settled(call, change.columns, written=written)
         if change.columns.get("resource"):
             change = RecordChange(columns_to_store(call, change.columns), change.times, change.event, change.data)
