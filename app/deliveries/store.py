@@ -21,14 +21,16 @@ MAX_HOLDING_ATTEMPTS: Final = 2
 """The later events of a call wait for a pending event until this many attempts to deliver it have failed."""
 
 _HELD_RECHECK_AFTER = timedelta(seconds=30)
-# The deliveries of one call are written within this time. This limits the partitions that are read.
+# A delivery waits for an earlier one of its call only if both were written within this time, as those of one call normally are.
+# This limits the partitions that are read.
 _SPAN_OF_CALL = timedelta(days=30)
 # The statements here have months as constants, so that Postgres leaves other partitions out when it plans a statement, once for
 # each connection. The number of partitions then costs nothing.
 #
 # No statement that locks rows of a partitioned table compares `at` with a value of another row. Postgres would then choose the
 # partitions while it executes the statement, and Postgres 18.6 crashes there if another session has changed one of the rows
-# meanwhile (perform_pruning_base_step after EvalPlanQual; seen in tests.proofs.storm).
+# meanwhile (perform_pruning_base_step after EvalPlanQual; seen in tests.proofs.storm). The difference of two times chooses no
+# partitions, so it may be compared.
 #
 # Their commits are not flushed, which saves a write to disk for each claim and each batch of results. If Postgres crashes soon
 # after, these claims and results are lost, so the deliveries are sent again, as after a crash of the worker.
@@ -114,16 +116,17 @@ def _claim_statement(months: MonthRange | None) -> str:
 
     Each tenant gets at most $3 rows. The search ends at $4 rows, because each tenant costs a scan of every partition that is
     read. A row is held if it must wait for an earlier delivery of its call, and that delivery is not one of $7. A held row is
-    checked again when the result of that delivery is recorded, and at the latest after $6.
+    checked again when the result of that delivery is recorded, and at the latest after $6. It waits only for a delivery that
+    this later check reads as well: one within _SPAN_OF_CALL.
     """
     due_months = months.condition_sql("at") if months else "true"
     # Of the other rows of the same calls.
     all_months = months.extended_back(_SPAN_OF_CALL).condition_sql("at") if months else "true"
     return f"""
         WITH RECURSIVE {tenants_with_pending_sql(due_months)}, due AS (
-            SELECT own.call_id, own.id, own.position
+            SELECT own.call_id, own.id, own.at, own.position
             FROM tenant CROSS JOIN LATERAL (
-                SELECT call_id, id, position FROM delivery
+                SELECT call_id, id, at, position FROM delivery
                 WHERE tenant_id = tenant.tenant_id AND tenant_id <> ALL($2::text[])
                 AND {due_months} AND next_attempt_at <= now()
                 ORDER BY next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED
@@ -134,7 +137,7 @@ def _claim_statement(months: MonthRange | None) -> str:
                 SELECT FROM delivery
                 WHERE delivery.call_id = due.call_id AND delivery.position < due.position AND {all_months}
                 AND delivery.state = 'pending' AND delivery.attempts < {MAX_HOLDING_ATTEMPTS}
-                AND delivery.id <> ALL($7::uuid[])
+                AND delivery.id <> ALL($7::uuid[]) AND delivery.at - due.at BETWEEN -$8::interval AND $8::interval
             ) AS held
             FROM due
         ), claimed AS (
@@ -215,7 +218,8 @@ async def claim_deliveries(
     deliveries for which nothing waits any more, although their results are not recorded yet.
     """
     statement = _claim_statement(months)
-    rows = await database.fetch(statement, after, list(busy), per_tenant, limit, lease, _HELD_RECHECK_AFTER, list(ended))
+    given = after, list(busy), per_tenant, limit, lease, _HELD_RECHECK_AFTER, list(ended), _SPAN_OF_CALL
+    rows = await database.fetch(statement, *given)
     return [_claimed_delivery(row) for row in rows]
 
 

@@ -1,6 +1,9 @@
-"""Claiming the next deliveries reads few rows, even if Postgres planned the statement before it had statistics of the table."""
+"""Claiming the next deliveries: the rows that Postgres reads for it, and the deliveries that must wait for earlier ones."""
 
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
 
 from app.database.engine import Database
 from app.database.partitions import MonthRange
@@ -43,5 +46,35 @@ async def test_a_claim_that_was_planned_for_an_empty_table_reads_no_delivered_ro
         (claimed,) = await claim()
         assert claimed.event == "completed"
         assert await entries_read() - before < DELIVERED / 10
+    finally:
+        await database.close()
+
+
+INSERT_CALL = """
+    INSERT INTO delivery (id, call_id, at, tenant_id, event, position, next_attempt_at)
+    SELECT gen_random_uuid(), $1, $2::timestamptz - days * interval '1 day', 'tenant', event, position, now()
+    FROM (VALUES ('settled', -2, $3::int), ('corrected', -1, 0)) AS given (event, position, days)
+"""
+
+
+@pytest.mark.parametrize("age", [timedelta(0), timedelta(days=200)], ids=["recent", "old"])
+@pytest.mark.parametrize(("days", "waits"), [(1, True), (29, True), (31, False), (45, False), (100, False)])
+async def test_a_delivery_waits_only_for_an_earlier_one_whose_result_frees_it(
+    database_url: str, days: int, waits: bool, age: timedelta
+) -> None:
+    """The worker checks a held delivery again at once. If that freed it, the next claim would hold it again, without end."""
+    now = datetime.now(UTC)
+    database = Database(database_url, pool_size=1)
+    try:
+        await database.fetch("DELETE FROM delivery")
+        await database.fetch(INSERT_CALL, uuid4(), now - age, days)
+        claimed = await store.claim_deliveries(
+            database, months=None, lease=timedelta(minutes=1), limit=9, per_tenant=9, busy=[]
+        )
+        held = [delivery for delivery in claimed if delivery.held]
+        assert sorted(delivery.event for delivery in claimed) == ["corrected", "settled"]
+        assert [delivery.event for delivery in held] == (["corrected"] if waits else [])
+        if held:
+            assert await store.record_attempts(database, [], held=held) == 0
     finally:
         await database.close()
