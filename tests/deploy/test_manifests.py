@@ -41,7 +41,12 @@ def overlay(request: pytest.FixtureRequest) -> Manifests:
 
 
 def command(workload: Manifest) -> tuple[str, dict[str, Any]]:
-    """Returns the callgate command of a container and its parameters. Raises the command line's error for invalid arguments."""
+    """Returns the callgate command of a container and its parameters. Raises the command line's error for invalid arguments.
+
+    The container for admin commands has another command, which is returned without parameters.
+    """
+    if "command" in container(workload):
+        return container(workload)["command"][0], {}
     callgate = get_command(command_line)
     assert isinstance(callgate, TyperGroup)
     name, *arguments = container(workload)["args"]
@@ -90,8 +95,9 @@ def test_an_overlay_has_every_resource_of_an_installation(overlay: Manifests) ->
 
 
 def test_only_the_dev_overlay_has_a_simulator_and_a_postgres() -> None:
-    assert {command(workload)[0] for workload in rendered("dev").of_callgate()} == {"serve", "worker", "migrate", "simulator"}
-    assert {command(workload)[0] for workload in rendered("production").of_callgate()} == {"serve", "worker", "migrate"}
+    production = {command(workload)[0] for workload in rendered("production").of_callgate()}
+    assert production == {"serve", "worker", "migrate", "sleep"}
+    assert {command(workload)[0] for workload in rendered("dev").of_callgate()} == production | {"simulator"}
     assert rendered("production").of_kind("StatefulSet") == []
 
 
@@ -153,7 +159,7 @@ def test_only_the_autoscaler_sets_the_replicas_of_the_api(manifests: Manifests) 
 def test_callgate_accepts_its_arguments_and_listens_on_the_probed_ports(manifests: Manifests) -> None:
     for workload in manifests.of_callgate():
         name, parameters = command(workload)
-        if name in ("migrate", "apply"):
+        if name in ("migrate", "apply", "sleep"):
             assert "ports" not in container(workload)
             continue
         assert parameters["host"] == "0.0.0.0"
@@ -348,11 +354,24 @@ def test_the_dev_overlay_connects_callgate_and_simulator_in_both_directions() ->
     assert (settings.public_url, ports["callgate-api"]) == ("http://callgate-api", 80)
 
 
-def test_the_admin_pod_reaches_postgres_and_the_simulator_of_the_dev_overlay() -> None:
-    """The pod of docs/operations.md is a copy of a worker's pod without its labels. It gets one label."""
-    guide = (REPOSITORY / "docs/operations.md").read_text()
-    (label,) = re.findall(r"label pod callgate-admin (\S+)", guide)
-    admin = dict([label.split("=")])
+def test_the_pod_of_admin_commands_starts_on_demand_and_nothing_restarts_it(manifests: Manifests) -> None:
+    admin = manifests.named("Deployment", "callgate-admin")
+    assert admin["spec"]["replicas"] == 0
+    assert [kind for kind in PROBES if kind in container(admin)] == []
+    worker = manifests.named("Deployment", "callgate-worker")
+    assert [container(admin)[member] for member in ("image", "envFrom")] == [container(worker)[m] for m in ("image", "envFrom")]
+
+
+def test_the_guides_name_only_workloads_that_exist() -> None:
+    guides = "".join(page.read_text() for page in (REPOSITORY / "docs").glob("*.md"))
+    known = {f"{each['kind'].lower()}/{each['metadata']['name']}" for each in rendered("declared").workloads()}
+    named = set(re.findall(r"\b(?:deployment|job)/[a-z-]+", guides))
+    assert "deployment/callgate-admin" in named
+    assert named <= known
+
+
+def test_the_pod_of_admin_commands_reaches_postgres_and_the_simulator_of_the_dev_overlay() -> None:
+    admin = labels(rendered("dev").named("Deployment", "callgate-admin"))
     let_in = {
         (pod_labels["app.kubernetes.io/name"], port["port"])
         for workload in rendered("dev").workloads()
@@ -365,12 +384,12 @@ def test_the_admin_pod_reaches_postgres_and_the_simulator_of_the_dev_overlay() -
     assert let_in >= {("postgres", 5432), ("simulator", 8010)}
 
 
-def test_the_api_reads_the_key_set_with_files_that_are_mounted() -> None:
+def test_the_api_and_doctor_read_the_key_set_with_files_that_are_mounted() -> None:
     overlay = rendered("dev")
     settings = settings_of(overlay)
     for workload in overlay.of_callgate():
         mounts = {mount["name"]: mount["mountPath"] for mount in container(workload)["volumeMounts"]}
-        if command(workload)[0] != "serve":
+        if command(workload)[0] not in ("serve", "sleep"):
             assert "kubernetes" not in mounts
             continue
         (sources,) = (volume["projected"]["sources"] for volume in pod(workload)["volumes"] if volume["name"] == "kubernetes")
