@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings
 
 from app.setting_values import is_trusted_url, parse_url, seconds_setting
@@ -74,15 +74,6 @@ class ConsoleSettings(BaseSettings):
         if value is not None:
             parse_oidc_access(value)
         return value
-
-    @model_validator(mode="after")
-    def _check_console_oidc(self) -> "ConsoleSettings":
-        names = ("oidc_issuer", "oidc_client_id", "oidc_client_secret", "oidc_access")
-        given = [name for name in names if getattr(self, f"console_{name}") is not None]
-        if given and (missing := [name for name in (*names, "url") if getattr(self, f"console_{name}") is None]):
-            listed = ", ".join(f"CALLGATE_CONSOLE_{name.upper()}" for name in missing)
-            raise ValueError(f"login with OpenID Connect needs {listed}, too")
-        return self
 
 
 def parse_oidc_access(text: str) -> tuple[OidcAccessRule, ...]:

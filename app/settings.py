@@ -272,14 +272,6 @@ class Settings(ConsoleSettings):
             )
         return decode_secret_keys(self.secret_keys)
 
-    def require_enough_connections(self) -> None:
-        """Raises SettingsError unless a process that serves the API has more connections than creations in flight."""
-        if self.max_connections <= self.max_in_flight:
-            raise SettingsError(
-                f"{SETTING_PREFIX}MAX_CONNECTIONS is {self.max_connections} but must be more than "
-                f"{SETTING_PREFIX}MAX_IN_FLIGHT ({self.max_in_flight}), because each creation in flight holds a connection"
-            )
-
 
 def load_settings(**overrides: object) -> Settings:
     """Returns the settings from the environment and /run/secrets. Raises SettingsError, which names all wrong variables."""

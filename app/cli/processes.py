@@ -102,10 +102,11 @@ def serve(
     from app.http.limits import ServerLimits
     from app.http.listening import listen
     from app.http.server import server_config
+    from app.serve_settings import require_serve_settings
 
     configure_error_logging()
     settings = service_settings()
-    settings.require_enough_connections()
+    require_serve_settings(settings)
     ops_port = ops_port or settings.ops_port
     sockets = listen(host, port)
     if ops_port:

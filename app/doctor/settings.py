@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
+from app.serve_settings import require_serve_settings
 from app.settings import Settings, SettingsError
 
 CheckState = Literal["ok", "warning", "wrong", "not checked"]
@@ -26,7 +27,7 @@ class CheckResult:
 
 def check_settings(settings: Settings) -> Iterator[CheckResult]:
     try:
-        settings.require_enough_connections()
+        require_serve_settings(settings)
     except SettingsError as error:
         yield CheckResult("settings", "wrong", str(error), "docs/settings.md lists every setting")
     else:

@@ -24,6 +24,13 @@ from tests.support.clients import http_client, http_get, http_post, sync_http_cl
 from tests.support.gateway import BASIC, SECRET_KEY, Gateway, Tenant
 from tests.support.upstream import Upstream, created_after_release, hang, refused_url, running_upstream
 
+SINGLE_SIGN_ON_WITHOUT_SECRET = {
+    "CALLGATE_CONSOLE_URL": "https://calls-ops.example.com",
+    "CALLGATE_CONSOLE_OIDC_ISSUER": "https://id.example.com/realms/staff",
+    "CALLGATE_CONSOLE_OIDC_CLIENT_ID": "callgate",
+    "CALLGATE_CONSOLE_OIDC_ACCESS": '[{"claim": "groups", "value": "voice", "scopes": ["read"]}]',
+}
+
 
 @contextmanager
 def serving(tmp_path: Path, database_url: str, **settings: str) -> Iterator[tuple[Process, str]]:
@@ -170,8 +177,10 @@ def test_an_empty_database_is_migrated_and_then_served_without_a_restart(tmp_pat
         with sync_http_client() as http:
             refused = http.send(creation)
             assert (refused.status_code, refused.json()["execution"]) == (503, "not_started")
+            # As the Job of Kubernetes: it has the settings of the API, but of the secrets only the database's URL.
+            of_the_job = environment(tmp_path, CALLGATE_DATABASE_URL=empty_database_url, **SINGLE_SIGN_ON_WITHOUT_SECRET)
             for _ in range(2):  # repeating is safe
-                migrated = run("migrate", environment=environment(tmp_path, CALLGATE_DATABASE_URL=empty_database_url))
+                migrated = run("migrate", environment=of_the_job)
                 assert (migrated.returncode, migrated.stderr) == (0, "")
             assert http.send(creation).status_code == 401
 
@@ -225,16 +234,18 @@ def test_a_process_names_all_missing_settings(tmp_path: Path, command: str) -> N
     assert "CALLGATE_SECRET_KEYS" in message
 
 
-def test_serve_names_too_few_connections(tmp_path: Path) -> None:
+def test_serve_names_too_few_connections_and_an_incomplete_single_sign_on(tmp_path: Path) -> None:
     settings = {
         "CALLGATE_DATABASE_URL": "postgresql://h/d",
         "CALLGATE_SECRET_KEYS": SECRET_KEY,
         "CALLGATE_MAX_IN_FLIGHT": "1000",
+        **SINGLE_SIGN_ON_WITHOUT_SECRET,
     }
     # Nothing can listen on this address, so that the process ends in any case.
     code, message = failure("serve", "--host", "203.0.113.1", environment=environment(tmp_path, **settings))
     assert code == 2
     assert "CALLGATE_MAX_CONNECTIONS is 1000 but must be more than CALLGATE_MAX_IN_FLIGHT (1000)" in message
+    assert message.endswith("login with OpenID Connect needs CALLGATE_CONSOLE_OIDC_CLIENT_SECRET, too")
 
 
 def test_an_unreachable_database_is_reported_in_one_line_without_its_password(tmp_path: Path) -> None:

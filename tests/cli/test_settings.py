@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.serve_settings import require_serve_settings
 from app.settings import Settings, SettingsError, load_settings
 
 KEYS = [bytes([number]) * 32 for number in (1, 2)]
@@ -65,8 +66,8 @@ def test_connections_that_creations_in_flight_can_use_up_are_refused(monkeypatch
     monkeypatch.setenv("CALLGATE_MAX_IN_FLIGHT", "1000")
     settings = load_settings()  # other commands, such as `migrate` before an upgrade, work with them
     with pytest.raises(SettingsError, match=r"CALLGATE_MAX_CONNECTIONS is 1000 but must be more than CALLGATE_MAX_IN_FLIGHT"):
-        settings.require_enough_connections()
-    settings.model_copy(update={"max_connections": 1001}).require_enough_connections()
+        require_serve_settings(settings)
+    require_serve_settings(settings.model_copy(update={"max_connections": 1001}))
 
 
 def test_values_come_from_files_unless_the_environment_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

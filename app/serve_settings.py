@@ -1,0 +1,22 @@
+"""What `callgate serve` requires of the settings. Other commands run without it, such as `callgate migrate`."""
+
+from app.setting_values import SETTING_PREFIX
+from app.settings import Settings, SettingsError
+
+_OIDC = ("console_oidc_issuer", "console_oidc_client_id", "console_oidc_client_secret", "console_oidc_access")
+
+
+def require_serve_settings(settings: Settings) -> None:
+    """Raises SettingsError unless there are more connections than creations in flight, and the console's OIDC is complete."""
+    faults = []
+    if settings.max_connections <= settings.max_in_flight:
+        faults.append(
+            f"{SETTING_PREFIX}MAX_CONNECTIONS is {settings.max_connections} but must be more than "
+            f"{SETTING_PREFIX}MAX_IN_FLIGHT ({settings.max_in_flight}), because each creation in flight holds a connection"
+        )
+    given = [name for name in _OIDC if getattr(settings, name) is not None]
+    if given and (missing := [name for name in (*_OIDC, "console_url") if getattr(settings, name) is None]):
+        listed = ", ".join(SETTING_PREFIX + name.upper() for name in missing)
+        faults.append(f"login with OpenID Connect needs {listed}, too")
+    if faults:
+        raise SettingsError("; ".join(faults))
