@@ -17,7 +17,7 @@ from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "deploy" / "components" / "apply" / "tenants.yaml"
+EXAMPLE = ROOT / "deploy" / "overlays" / "declared" / "tenants.yaml"
 ACCOUNT, OTHER_ACCOUNT = "AC" + "1" * 32, "AC" + "2" * 32
 KEY, OTHER_KEY = "SK" + "1" * 32, "SK" + "2" * 32
 

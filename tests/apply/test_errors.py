@@ -20,7 +20,8 @@ from tests.support.gateway import SECRET_KEY
 from tests.support.upstream import refused_url
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPONENT = ROOT / "deploy" / "components" / "apply"
+SCHEMA = ROOT / "deploy" / "components" / "apply" / "tenants.schema.json"
+EXAMPLE = ROOT / "deploy" / "overlays" / "declared" / "tenants.yaml"
 SID, KEY = "AC" + "1" * 32, "SK" + "1" * 32
 PLANTED = "pl4nted5ecret"
 ISSUER, BACKEND = "https://cluster.example.com", "namespace: a, service_account: b"
@@ -328,9 +329,9 @@ def test_the_schema_is_valid_shipped_and_accepts_the_example(tmp_path: Path) -> 
     printed = run("apply", "--schema", environment=environment(tmp_path))
     assert (printed.returncode, printed.stderr) == (0, "")
     schema = json.loads(printed.stdout)
-    assert printed.stdout == (COMPONENT / "tenants.schema.json").read_text()
+    assert printed.stdout == SCHEMA.read_text()
     jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate(yaml.safe_load((COMPONENT / "tenants.yaml").read_text()), schema)
+    jsonschema.validate(yaml.safe_load(EXAMPLE.read_text()), schema)
     (documented,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "administration.md").read_text(), re.DOTALL)
     jsonschema.validate(yaml.safe_load(documented), schema)
     validate_declaration(read_document(documented.encode()), allowed=AllowList(), workload_issuer=None)

@@ -1,6 +1,7 @@
 """Tests that the manifests agree with the application, the image and each other. A schema cannot check this."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -23,7 +24,7 @@ from app.settings import SECRETS_DIR, Settings
 from app.workloads.tokens import MAX_LIFETIME_S
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
-from tests.deploy.manifests import OVERLAYS, REPOSITORY, Manifest, Manifests, base, container, labels, pod, rendered
+from tests.deploy.manifests import OVERLAYS, REPOSITORY, Manifest, Manifests, base, container, labels, pod, render, rendered
 
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 SUPERUSER_RESERVED_CONNECTIONS = 3  # Postgres's default
@@ -115,6 +116,28 @@ def test_the_declared_overlay_adds_a_job_and_its_file_to_the_production_overlay(
     assert volumes[mounts[folder]]["configMap"]["name"] == config["metadata"]["name"]
     named = re.findall(r"\{file: (/\S+)/\w+\}", config["data"][file])
     assert {volumes[mounts[path]]["secret"]["secretName"] for path in named} == {"callgate-tenants"}
+
+
+@pytest.fixture
+def production_copy(tmp_path: Path) -> Path:
+    """Returns the folder of an operator's copy of the production overlay, beside copies of the base and the components."""
+    shutil.copytree(REPOSITORY / "deploy", tmp_path / "deploy")
+    return tmp_path / "deploy" / "overlays" / "production"
+
+
+def test_an_overlay_of_ones_own_can_declare_tenants(production_copy: Path) -> None:
+    """The overlay has the component and the generator that docs/administration.md and the declared overlay name."""
+    declared = yaml.safe_load((production_copy.parent / "declared" / "kustomization.yaml").read_text())
+    own = yaml.safe_load((production_copy / "kustomization.yaml").read_text())
+    own["components"] = declared["components"]
+    own["configMapGenerator"] += declared["configMapGenerator"]
+    (production_copy / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    (production_copy / "tenants.yaml").write_text("tenants: []\n")
+    manifests = render(production_copy)
+    (config,) = (each for each in manifests.of_kind("ConfigMap") if each["metadata"]["name"].startswith("callgate-tenants"))
+    assert config["data"] == {"tenants.yaml": "tenants: []\n"}
+    volumes = pod(manifests.named("Job", "callgate-apply"))["volumes"]
+    assert {"name": "tenants", "configMap": {"name": config["metadata"]["name"]}} in volumes
 
 
 def workload_of(service: Manifest) -> str:
