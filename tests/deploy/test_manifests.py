@@ -140,6 +140,15 @@ def test_an_overlay_of_ones_own_can_declare_tenants(production_copy: Path) -> No
     assert {"name": "tenants", "configMap": {"name": config["metadata"]["name"]}} in volumes
 
 
+def test_the_lines_of_the_production_overlay_for_workload_identities_can_be_uncommented(production_copy: Path) -> None:
+    file = production_copy / "kustomization.yaml"
+    lines = r"^(\s*)# ((?:components:|  - \.\./\.\./components/|- CALLGATE_WORKLOAD_ISSUER=).*)$"
+    uncommented, count = re.subn(lines, r"\1\2", file.read_text(), flags=re.MULTILINE)
+    assert count == 3
+    file.write_text(uncommented)
+    assert settings_of(render(production_copy)).workload_issuer == "https://oidc.example.com/cluster"
+
+
 def workload_of(service: Manifest) -> str:
     """Returns the name of the workload that a Service selects. The Service callgate-admin selects callgate-api, too."""
     name: str = service["metadata"]["name"]
