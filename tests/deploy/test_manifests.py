@@ -234,6 +234,12 @@ def test_a_roll_out_keeps_each_pod_until_its_successor_is_ready(manifests: Manif
         assert rolling["maxSurge"] > 0
 
 
+def test_a_roll_out_may_take_longer_than_the_migration_for_which_it_waits(manifests: Manifests) -> None:
+    migration = manifests.named("Job", "callgate-migrate")["spec"]["activeDeadlineSeconds"]
+    for name in ("callgate-api", "callgate-worker"):
+        assert manifests.named("Deployment", name)["spec"]["progressDeadlineSeconds"] > migration
+
+
 def connections_at_most(manifests: Manifests) -> dict[str, int]:
     """Returns the most connections to Postgres of all pods of the API and of all workers, during a roll-out, too."""
     pools = settings_of(manifests).database_pool_size + MAX_STATEMENT_CONNECTIONS
