@@ -218,7 +218,9 @@ class DeclaredTenant(DeclarationModel):
 
     id: _TenantIdentifier = Field(description="Lower-case letters, digits and '-', at most 63.")
     name: NonNull[OneLine] = Field(None, description="The display name. Required for a new tenant.")
-    suspended: NonNull[bool] = Field(None, description="Whether creations are refused. Records stay readable.")
+    suspended: NonNull[bool] = Field(
+        None, description="Whether creations are refused and scheduled calls wait. Records stay readable."
+    )
     callbacks: NonNull[DeclaredCallbacks] = None
     limits: NonNull[DeclaredLimits] = None
     hours: Nullable[DeclaredHours] = Field(None, description="When scheduled calls may ring. null: at any time.")

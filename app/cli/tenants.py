@@ -104,7 +104,8 @@ def show_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
 def suspend_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
     """Suspend a tenant.
 
-    The tenant cannot create calls (403) until it is resumed. Its records stay readable, and its calls continue.
+    The tenant cannot create calls (403) until it is resumed. Its scheduled calls are not dialled until then, and expire at
+    their `ring_by`. Its records stay readable, and calls under way continue.
     """
     show_values(
         _tenant_row(run_with_tenant_administration(lambda service: service.set_tenant_suspended(tenant, suspended=True))),

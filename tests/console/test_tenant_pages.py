@@ -155,8 +155,9 @@ async def test_the_newest_keys_are_listed_of_many(gateway: Gateway, log_in: LogI
 async def test_a_tenant_is_suspended_and_resumed(gateway: Gateway, log_in: LogIn) -> None:
     tenant, person = await gateway.add_tenant(), await log_in()
     path = f"/tenants/{tenant.id}"
+    assert "Its scheduled calls are not dialled until then, and expire" in text_of(await person.get(path))
     assert (await person.post(f"{path}/suspend")).status_code == 303
-    assert "its creations are refused" in text_of(await person.get(path))
+    assert "its creations are refused, its scheduled calls are not dialled" in text_of(await person.get(path))
     listed = await person.get("/tenants")
     assert "suspended" in text_of(listed)
     own = await log_in(tenant.id)

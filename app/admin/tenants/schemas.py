@@ -62,7 +62,7 @@ class TenantLimits(_SettingsBody):
 
 
 class _TenantSettingsBody(_SettingsBody):
-    suspended: bool = Field(False, description="Whether creations are refused. Records stay readable.")
+    suspended: bool = Field(False, description="Whether creations are refused and scheduled calls wait. Records stay readable.")
     callbacks: TenantCallbackSettings = Field(default_factory=TenantCallbackSettings)
     limits: TenantLimits = Field(default_factory=TenantLimits)
     hours: HoursSettings | None = Field(None, description=_HOURS_DESCRIPTION)
@@ -107,7 +107,7 @@ class TenantRecord(BaseModel):
 
     id: _Id
     name: str
-    suspended: bool = Field(description="Whether creations are refused. Records stay readable.")
+    suspended: bool = Field(description="Whether creations are refused and scheduled calls wait. Records stay readable.")
     suspended_at: datetime | None
     callbacks: TenantCallbacksRecord
     limits: TenantLimitsRecord

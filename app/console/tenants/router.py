@@ -122,7 +122,10 @@ async def render_tenant(
 @router.post("/{tenant_id}/suspend")
 @needs(Scope.ADMIN, clients="operator")
 async def suspend_tenant(tenant_id: VisibleTenantDep, tenants: AdministrationDep) -> Response:
-    """Suspends the tenant: its requests to create calls are refused from now on. Its records stay readable."""
+    """Suspends the tenant: its requests to create calls are refused, and its scheduled calls are not dialled.
+
+    Its records stay readable.
+    """
     await tenants.set_tenant_suspended(tenant_id, suspended=True)
     return RedirectResponse(f"{PATH}/{tenant_id}", status_code=303)
 
