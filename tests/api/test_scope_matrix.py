@@ -172,12 +172,16 @@ login   -read   2xx     -read   4xx     2xx     2xx     GET /console/queues/{ten
 login   -admin  -admin  -read   4xx     2xx     -admin  GET /console/queues/{tenant_id}/{name}/cancel
 401     -admin  -admin  -read   4xx     3xx     -admin  POST /console/queues/{tenant_id}/{name}/cancel
 login   -read   2xx     -read   2xx     2xx     2xx     GET /console/deliveries
+login   -read   3xx     -read   4xx     3xx     3xx     GET /console/deliveries/{tenant_id}/replay
 login   -read   4xx     -read   4xx     4xx     4xx     GET /console/deliveries/{tenant_id}/{delivery_id}
 401     -admin  -admin  -read   4xx     3xx     -admin  POST /console/deliveries/{tenant_id}/replay
 401     -admin  -admin  -read   4xx     4xx     -admin  POST /console/deliveries/{tenant_id}/{call_id}/{delivery_id}/retry
 login   -read   3xx     -read   3xx     2xx     2xx     GET /console/tenants
 401     -operator -operator -operator -operator 3xx     -admin  POST /console/tenants
 login   -read   2xx     -read   4xx     2xx     2xx     GET /console/tenants/{tenant_id}
+login   -read   3xx     -read   4xx     3xx     3xx     GET /console/tenants/{tenant_id}/accounts
+login   -read   3xx     -read   4xx     3xx     3xx     GET /console/tenants/{tenant_id}/accounts/{account_sid}/credentials
+login   -read   3xx     -read   4xx     3xx     3xx     GET /console/tenants/{tenant_id}/keys
 401     -operator -operator -operator -operator 3xx     -admin  POST /console/tenants/{tenant_id}/suspend
 401     -operator -operator -operator -operator 3xx     -admin  POST /console/tenants/{tenant_id}/resume
 401     -admin  -admin  -read   4xx     3xx     -admin  POST /console/tenants/{tenant_id}/accounts
@@ -192,6 +196,7 @@ login   -read   2xx     -read   2xx     2xx     2xx     GET /console/calls
 login   -read   2xx     -read   4xx     2xx     2xx     GET /console/calls/{id_or_sid}
 login   -read   2xx     -read   4xx     2xx     2xx     GET /console/calls/{id_or_sid}/live
 login   -read   3xx     -read   3xx     3xx     3xx     GET /console/calls/{id_or_sid}/reveal
+login   -read   3xx     -read   3xx     3xx     3xx     GET /console/calls/{id_or_sid}/end
 401     -admin  -admin  -read   4xx     2xx     -admin  POST /console/calls/{id_or_sid}/reveal
 401     -admin  -admin  -read   4xx     3xx     -admin  POST /console/calls/{id_or_sid}/end
 401     -admin  -admin  -read   4xx     4xx     -admin  POST /console/calls/{id_or_sid}/deliveries/{delivery_id}/retry

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from playwright.async_api import Browser
+from playwright.async_api import Browser, expect
 
 from tests.console.test_browser import SCREENS, Tab, browser, packages, tab
 from tests.console.test_call_pages import KATE, gateway, place, report, updated
@@ -56,6 +56,17 @@ async def test_a_call_is_followed_while_it_rings_ended_and_copied(gateway: Gatew
     printed, _ = await process.communicate()
     assert printed.decode().startswith("https://gate/v1/calls\n-H\nAuthorization: Bearer k\n")
     assert f'"to": "{KATE}"' in printed.decode()
+
+
+async def test_a_call_that_cannot_be_renewed_says_so_until_it_can(gateway: Gateway, tenant: Tenant, tab: Tab) -> None:
+    record, page = await place(tenant), tab.page
+    await tab.log_in(gateway, path=f"/console/calls/{record['id']}")
+    note = page.get_by_text("This could not be renewed since then.")
+    await expect(note).to_be_hidden()
+    await page.route("**/live", lambda route: route.abort())
+    await expect(note).to_be_visible()
+    await page.unroute("**/live")
+    await expect(note).to_be_hidden()
 
 
 @pytest.mark.parametrize("with_script", [True, False])

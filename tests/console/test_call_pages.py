@@ -14,7 +14,7 @@ from app.console.calls.store import MAX_DELIVERIES, MAX_EVENTS
 from app.console.page_size import PAGE_SIZE
 from app.tenants.scopes import Scope
 from tests.api.test_secrets import instrumented
-from tests.console.conftest import LogIn, browser, cookie_of, text_of
+from tests.console.conftest import LogIn, browser, cookie_of, follow, text_of
 from tests.console.rows import add_delivery
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
@@ -248,6 +248,8 @@ async def test_a_call_in_progress_is_ended_and_the_log_says_by_whom(gateway: Gat
         assert refused.status_code == 409
         assert "The call has ended" in text_of(refused)
         assert "End call" not in text_of(refused)
+        # Whoever opens the address of this page comes to the page of the call.
+        assert "ended by a request through Callgate" in text_of(await follow(reader, await reader.get(f"{path}/end")))
     events = await audited(gateway, tenant)
     assert {(event.action, event.subject, event.actor_name) for event in events} == {
         ("call.end", record["id"], operator.key_id)

@@ -126,6 +126,8 @@ async def test_all_that_were_given_up_since_a_time_are_sent_again(gateway: Gatew
         assert answer.status_code == 422
         assert "Choose a date and a time, such as 2026-11-28 09:30." in text_of(answer)
         assert 'name="since" value="" required aria-invalid="true" aria-describedby="since-fault"' in answer.text
+    # Whoever opens the address of the refused form comes to the list that has the form.
+    assert 'name="since"' in (await follow(person, await person.get(path))).text
     assert "1 delivery is sent again now." in text_of(await follow(person, await person.post(path, since=since)))
     assert [await state_of(gateway, each) for each in (old, new)] == ["gave_up", "pending"]
     assert "No delivery of an event since then was given up." in text_of(

@@ -17,7 +17,7 @@ from app.tenants.api_keys import key_prefix
 from app.tenants.caller import COMMAND_LINE
 from app.tenants.scopes import Scope
 from app.workloads.service_accounts import ServiceAccount
-from tests.console.conftest import LogIn, Person, text_of
+from tests.console.conftest import LogIn, Person, follow, text_of
 from tests.support.clients import http_client
 from tests.support.gateway import BASIC, Gateway
 from tests.support.upstream import Upstream
@@ -96,6 +96,16 @@ async def test_a_tenant_that_exists_is_a_conflict(gateway: Gateway, log_in: LogI
     answer = await (await log_in()).post("/tenants", id=tenant.id, name="Another")
     assert answer.status_code == 409
     assert "The tenant exists with another name." in text_of(answer)
+
+
+async def test_the_address_of_a_refused_form_leads_to_the_tenant(gateway: Gateway, log_in: LogIn) -> None:
+    tenant = await gateway.add_tenant()
+    person, stranger = await log_in(tenant.id), await log_in((await gateway.add_tenant()).id)
+    for form in ("accounts", "accounts/AC1/credentials", "keys"):
+        path = f"/tenants/{tenant.id}/{form}"
+        assert (await person.post(path)).status_code == 422
+        assert tenant.id in text_of(await follow(person, await person.get(path)))
+        assert (await stranger.get(path)).status_code == 404
 
 
 async def test_a_refused_secret_is_not_shown_again(gateway: Gateway, log_in: LogIn) -> None:

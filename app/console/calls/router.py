@@ -132,11 +132,13 @@ async def show_live_call(request: Request, client: ConsoleClientDep, call_id: Ca
 
 
 @router.get("/{id_or_sid}/reveal")
+@router.get("/{id_or_sid}/end")
 @needs(Scope.READ, clients="any")
-async def show_masked(call_id: CallIdDep) -> Response:
+async def show_call_of_form(call_id: CallIdDep) -> Response:
     """Redirects to the page of the call with its personal data masked.
 
-    The revealed page is the response to a POST. Opening its URL again is a GET, which leads here.
+    The revealed page, and the page of a call that could not be ended, are the responses to a POST. Opening their URLs again is
+    a GET, which leads here.
     """
     return _redirect_to_call(call_id)
 

@@ -87,6 +87,16 @@ async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "")
     )
 
 
+@router.get("/{tenant_id}/replay")
+@needs(Scope.READ, clients="any")
+async def show_list_of_form(client: ConsoleClientDep, tenant_id: str) -> Response:
+    """Redirects to the deliveries that were given up. The form that sends them again is on this page.
+
+    A refused form is shown by the response to a POST. Opening its URL again is a GET, which leads here.
+    """
+    return _redirect_to(delivery_list_address(require_reachable_tenant(client, tenant_id), "given_up"))
+
+
 @router.get("/{tenant_id}/{delivery_id}")
 @needs(Scope.READ, clients="any")
 async def show_delivery(request: Request, client: ConsoleClientDep, tenant_id: str, delivery_id: str) -> Response:
