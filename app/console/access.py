@@ -22,6 +22,7 @@ from app.admin.problems import api_error_for_operator_error
 from app.audit.events import Actor
 from app.console.headers import protect_page
 from app.console.reads import SlotLimitedReads
+from app.console.rendering import page_response
 from app.console.sessions.service import ActiveSession, ConsoleSessions
 from app.errors import OriginRefused, TenantSuspended, Unauthorized
 from app.http.form import ParameterValues, read_form_body
@@ -184,9 +185,16 @@ def _redirect_to_login(request: Request) -> Response:
 
     htmx would follow a redirect and put the login page into a part of the current page. A request of htmx is therefore answered
     with 401 and `HX-Redirect`, which opens the login page instead.
+
+    Browsers send no `Strict` cookie after a click on another site, and none after a redirect of such a request. The answer is
+    therefore a page that opens the login, and the login opens the requested page if there is a session.
     """
     page = safe_redirect_path(_path_of_page(request))
-    target = f"{LOGIN_PATH}?{urlencode({'next': page})}" if page != CONSOLE_PREFIX else LOGIN_PATH
+    target = f"{LOGIN_PATH}?{urlencode({'next': page})}"
+    if COOKIE_NAME not in request.cookies and request.headers.get("Sec-Fetch-Site") == "cross-site":
+        return page_response(request, "onward.html", heading="Opening the console", wanted=target)
+    if page == CONSOLE_PREFIX:
+        target = LOGIN_PATH
     if "HX-Request" in request.headers:
         return Response(status_code=401, headers={"HX-Redirect": target})
     return RedirectResponse(target, status_code=303)

@@ -154,6 +154,26 @@ async def test_a_form_of_another_site_is_refused(gateway: Gateway, tab: Tab) -> 
     await tab.page.get_by_role("heading", name="Session").wait_for()
 
 
+async def test_a_link_on_another_site_opens_the_page_with_the_session(gateway: Gateway, tab: Tab, browser: Browser) -> None:
+    target, page = f"{gateway.url}/console/session?from=chat", tab.page
+
+    async def click_the_link() -> None:
+        await page.route("http://localhost:1/", lambda route: route.fulfill(content_type="text/html", body=link))
+        await page.goto("http://localhost:1/")
+        await page.get_by_role("link").click()
+
+    link = f'<a href="{target}">Look</a>'
+    await click_the_link()
+    await page.get_by_label("API key").wait_for()
+    await tab.log_in(gateway)
+    await click_the_link()
+    await page.get_by_role("heading", name="Session").wait_for()
+    assert page.url == target
+    # The pages on the way are not in the history.
+    await page.go_back()
+    assert page.url == "http://localhost:1/"
+
+
 FORGED_FORM = "<form method=post><button>Win</button></form>"
 
 

@@ -81,6 +81,27 @@ async def test_a_page_without_a_session_leads_to_the_login_and_back(gateway: Gat
     assert boosted.headers["HX-Redirect"] == "/console/login?next=%2Fconsole%2Fcalls%3Fstatus%3Dbusy"
 
 
+async def test_a_request_of_another_site_leads_to_the_login_by_a_page_and_never_in_a_circle(
+    gateway: Gateway, log_in: LogIn
+) -> None:
+    """Checks this also for a browser that says of each of its requests that another site has sent it."""
+    path, cross_site = "/console/session?a=1&b=2", {"Sec-Fetch-Site": "cross-site"}
+    without_cookie, person = await browser(gateway), await log_in()
+    page = await without_cookie.get(path, headers=cross_site)
+    assert page.status_code == 200
+    found = re.search(r'http-equiv="refresh" content="0; url=([^"]+)"', page.text)
+    assert found
+    assert found[1] == "/console/login?next=%2Fconsole%2Fsession%3Fa%3D1%26b%3D2"
+    assert 'name="key"' in (await without_cookie.get(found[1], headers=cross_site)).text
+    led = await person.http.get(found[1], headers=cross_site)
+    assert (led.status_code, led.headers["Location"]) == (303, path)
+    assert (await person.http.get(path, headers=cross_site)).status_code == 200
+    # A session that has ended leads to the login at once.
+    await person.post("/logout")
+    assert (await person.http.get(path, headers=cross_site)).headers["Location"] == found[1]
+    assert 'name="key"' in (await person.http.get(found[1])).text
+
+
 @pytest.mark.parametrize(
     "text",
     [

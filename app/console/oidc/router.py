@@ -86,7 +86,8 @@ async def finish_login(request: Request) -> Response:
         return _refuse_login(request, _NO_RULE_TEXT, 403, "no_rule")
     # The response is a page, because browsers would send no `Strict` cookie after a redirect that the provider began.
     try:
-        response = await start_session(request, client, page_response(request, "oidc/done.html", wanted=wanted))
+        page = page_response(request, "onward.html", heading="You are logged in", wanted=wanted)
+        response = await start_session(request, client, page)
     except TenantNotFound:
         return _refuse_login(request, _NO_RULE_TEXT, 403, "no_such_tenant")
     _delete_cookie(response)

@@ -33,6 +33,9 @@ _WRONG_KEY_TEXT = "This API key is unknown, expired or revoked."
 @router.get("/login")
 @public
 async def show_login(request: Request, wanted: Annotated[str, Query(alias="next")] = "") -> Response:
+    """Shows the login page. Redirects to the path `next` if it is given and the person is logged in."""
+    if wanted and await current_session(request):
+        return RedirectResponse(safe_redirect_path(wanted), status_code=303)
     return login_page(request, wanted=safe_redirect_path(wanted))
 
 
