@@ -204,7 +204,10 @@ def _delivery_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
         advice = "The receiver does not answer 2xx. Their last error says why; attempts end after three days."
         yield AttentionItem("warning", title, advice, ("Deliveries", "/deliveries"))
     if facts.gave_up:
-        advice = "The receiver did not answer 2xx for three days, or answered 410. When it works again, send them again."
+        advice = (
+            "The receiver did not answer 2xx for three days, or answered 410. When it works again, send them again. The list "
+            "shows those that are left; the number here may include deliveries that were sent again, for up to a week."
+        )
         title = [
             f"{facts.gave_up:,} {'delivery was' if facts.gave_up == 1 else 'deliveries were'} given up, "
             "of events in the last 7 days."
