@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 
 from app.calls.ids import creation_time_of_id
 from app.console.now.figure_store import read_figures
-from app.console.now.store import MAX_COUNTED_ROWS, read_now_page_facts
+from app.console.now.store import MAX_COUNTED_ROWS, MAX_LISTED_ROWS, read_now_page_facts
 from app.jobs.rollup import RollUp
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, text_of
@@ -265,6 +265,21 @@ async def test_every_part_reads_indexes_only(gateway: Gateway, tenant: Tenant) -
 async def test_more_waiting_calls_than_are_counted(gateway: Gateway, tenant: Tenant) -> None:
     await _wait(gateway, tenant, MAX_COUNTED_ROWS + 5)
     assert (await read_now_page_facts(gateway.database, None)).waiting.number == MAX_COUNTED_ROWS
+
+
+async def test_paused_queues_come_first_among_many(gateway: Gateway, log_in: LogIn, tenant: Tenant) -> None:
+    paused = []
+    for number in range(MAX_LISTED_ROWS + 5):
+        is_paused = number % 12 == 11
+        name = await _add_queue(gateway, tenant, paused=is_paused)
+        await _wait(gateway, tenant, 1, queue=name)
+        paused += [name] * is_paused
+    queues = (await read_now_page_facts(gateway.database, tenant.id)).queues
+    assert len(queues) == MAX_LISTED_ROWS + 1
+    assert [queue.name for queue in queues if queue.paused] == [queue.name for queue in queues[:2]] == paused
+    shown = text_of(await (await log_in(tenant.id)).get("/now"))
+    assert "Calls wait in more than 20 queues." in shown
+    assert [name for name in paused if f"Queue {name} is paused" not in shown] == []
 
 
 async def test_the_summary_is_one_fragment_that_asks_for_itself_only(log_in: LogIn, tenant: Tenant) -> None:

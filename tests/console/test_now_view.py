@@ -201,6 +201,7 @@ def test_the_sentence(facts: dict[str, Any], sentence: str) -> None:
             "Queue reminders (blue) needs until 13:50 for its 120 calls, but the last must ring by 11:30.",
             "Raise the pace",
         ),
+        ({"queues": [QUEUE] * 21}, "ok", "Calls wait in more than 20 queues.", "The list of queues"),
         ({"failing": _since(1300, 4)}, "warning", "4 deliveries fail and are tried again, the oldest for 21 min.", "2xx"),
         ({"gave_up": 2}, "warning", "2 deliveries were given up, of events in the last 7 days.", "send them again"),
         (

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Final, Literal
 from urllib.parse import quote
 
-from app.console.now.store import NowPageFacts, RejectedCredential, WaitingCount
+from app.console.now.store import MAX_LISTED_ROWS, NowPageFacts, RejectedCredential, WaitingCount
 from app.console.now.words import (
     MIN_SHARE_CALLS,
     SentencePart,
@@ -157,7 +157,7 @@ def _scheduled_call_attention_items(facts: NowPageFacts, for_operator: bool) -> 
         by_hand = facts.halt_reason == "operator"
         title: list[SentencePart] = ["Scheduled calls are stopped until an operator releases them."]
         yield AttentionItem("danger", title, _RELEASE_ADVICE[by_hand] if for_operator else "Tell the operator of Callgate.")
-    for queue in facts.queues:
+    for queue in facts.queues[:MAX_LISTED_ROWS]:
         name = f"Queue {queue.name} ({queue.tenant_id})" if for_operator else f"Queue {queue.name}"
         link = ("Queue", f"/queues/{quote(queue.tenant_id, safe='')}/{quote(queue.name, safe='')}")
         count = waiting_count_text(WaitingCount(queue.number, None))
@@ -179,6 +179,9 @@ def _scheduled_call_attention_items(facts: NowPageFacts, for_operator: bool) -> 
                 ".",
             ]
             yield AttentionItem("warning", title, advice, link)
+    if len(facts.queues) > MAX_LISTED_ROWS:
+        advice = "Only so many are looked at here, paused ones first. The list of queues has the others."
+        yield AttentionItem("ok", [f"Calls wait in more than {MAX_LISTED_ROWS} queues."], advice, ("Queues", "/queues"))
 
 
 def _missing_call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:

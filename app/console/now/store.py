@@ -26,7 +26,7 @@ MAX_COUNTED_ROWS: Final = 10_000
 MAX_LIVE_CALLS: Final = 1_000
 """Maximum number of the newest calls that are read one by one, because a worker has not counted them in the figures yet."""
 MAX_LISTED_ROWS: Final = 20
-"""Maximum number of credentials, and of queues, that are read."""
+"""Maximum number of credentials, and of queues, that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,7 @@ class NowPageFacts:
     waiting: WaitingCount
     """The scheduled calls that wait to be dialled. Here `since` is the time at which the last counted call is due."""
     queues: list[WaitingQueue]
+    """Up to MAX_LISTED_ROWS queues in which calls wait, paused ones first, and one more if there are more."""
     missing: CallsMissingAtTwilio
     failing: WaitingCount
     """The deliveries (requests to tenants) that have failed and are tried again."""
@@ -181,7 +182,7 @@ _WAITING_QUEUES: Final = f"""
     FROM (
         SELECT named.*, first.account_id FROM queue AS named CROSS JOIN LATERAL (
             SELECT account_id FROM scheduled_dial WHERE queue_id = named.id ORDER BY due_at LIMIT 1
-        ) AS first WHERE true {{own}} LIMIT {MAX_LISTED_ROWS}
+        ) AS first WHERE true {{own}} ORDER BY paused DESC, named.id LIMIT {MAX_LISTED_ROWS + 1}
     ) AS queued JOIN queue ON queue.id = queued.id JOIN tenant ON tenant.id = queue.tenant_id
         CROSS JOIN LATERAL (
             SELECT due_at, ring_by FROM scheduled_dial WHERE queue_id = queue.id ORDER BY due_at DESC LIMIT 1
@@ -190,6 +191,7 @@ _WAITING_QUEUES: Final = f"""
                 SELECT ring_by FROM scheduled_dial WHERE queue_id = queue.id LIMIT {MAX_COUNTED_ROWS}
             ) AS waiting
         ) AS counted
+    ORDER BY paused DESC, queue.id
 """
 _REJECTED_CREDENTIALS: Final = f"""
     SELECT account.tenant_id, account.account_sid, credential.username, credential.rejected_at, (
