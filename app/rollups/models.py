@@ -15,6 +15,12 @@ ALL_TENANTS: Final = ""
 CALLED_BACK_SQL: Final = "execution = 'started' AND cardinality(callbacks_seen) > 0"
 """The condition on a row of `call` that says whether a started call has had a callback."""
 
+CANCELED_SQL: Final = "settled_by IS NOT DISTINCT FROM 'canceled'"
+"""The condition on a row of `call` that says whether somebody canceled the call before it was dialled.
+
+Its `execution` is `not_started`.
+"""
+
 
 class Rollup(Base):
     """Figures about the calls that one tenant, or all tenants together, requested in one minute or hour.
@@ -36,7 +42,9 @@ class Rollup(Base):
     started: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     not_started: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     unknown: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    # Calls among them that Twilio answered with a 5xx.
+    # Calls among those that were not started that somebody canceled before they were dialled.
+    canceled: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    # Calls that Twilio answered with a 5xx.
     server_errors: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     # Callbacks of these calls, and the number of started calls that have had a callback.
     callbacks: Mapped[int] = mapped_column(Integer, server_default=text("0"))

@@ -13,7 +13,7 @@ from asyncpg import QueryCanceledError
 
 from app.calls.ids import first_id_at
 from app.database.connection import Connection
-from app.rollups.models import ALL_TENANTS, CALLED_BACK_SQL
+from app.rollups.models import ALL_TENANTS, CALLED_BACK_SQL, CANCELED_SQL
 from app.rollups.periods import Period
 from app.scheduling.accounts import accounts_with_rows_sql
 
@@ -32,6 +32,7 @@ _CALL_FIGURES: Final = {
         name: f"count(*) FILTER (WHERE execution = '{name}')"
         for name in ("scheduled", "pending", "started", "not_started", "unknown")
     },
+    "canceled": f"count(*) FILTER (WHERE {CANCELED_SQL})",
     "server_errors": "count(*) FILTER (WHERE had_server_error)",
     "callbacks": "coalesce(sum(cardinality(callbacks_seen)), 0)",
     "called_back": f"count(*) FILTER (WHERE {CALLED_BACK_SQL})",
@@ -62,7 +63,7 @@ ROLL_UP_PERIOD: Final = f"""
         SELECT tenant_id, price_unit, sum(-price) AS spent,
             {", ".join(f"{sql} AS {name}" for name, sql in _CALL_FIGURES.items())}
         FROM (
-            SELECT tenant_id, price_unit, price, execution, status, callbacks_seen, {_LATENCY_BUCKET_SQL} AS bucket,
+            SELECT tenant_id, price_unit, price, execution, settled_by, status, callbacks_seen, {_LATENCY_BUCKET_SQL} AS bucket,
                 {_HAD_SERVER_ERROR} AS had_server_error
             FROM call WHERE id >= $3::uuid AND id < $4::uuid
         ) AS requested GROUP BY tenant_id, price_unit

@@ -15,7 +15,7 @@ from app.console.now.figure_store import read_figures
 from app.console.now.store import MAX_COUNTED_ROWS, MAX_LISTED_ROWS, read_now_page_facts
 from app.jobs.rollup import RollUp
 from app.tenants.scopes import Scope
-from tests.console.conftest import LogIn, text_of
+from tests.console.conftest import LogIn, follow, text_of
 from tests.console.rows import add_delivery
 from tests.support.gateway import Gateway, Tenant
 from tests.support.upstream import Upstream, created, error, running_upstream
@@ -143,6 +143,28 @@ async def test_a_call_is_in_the_sentence_before_its_minute_is_over(gateway: Gate
     assert (await read_now_page_facts(gateway.database, tenant.id)).recent.started == 1
     await _age(gateway, tenant, 60)
     assert (await read_now_page_facts(gateway.database, tenant.id)).recent.started == 0
+
+
+async def test_calls_that_were_canceled_count_as_no_failure(gateway: Gateway, log_in: LogIn, upstream: Upstream) -> None:
+    tenant = await gateway.add_tenant(upstream.url)
+    await _roll_up(gateway)
+    await _heartbeat(gateway)
+    await tenant.create()
+    queue, person = await _add_queue(gateway, tenant), await log_in(tenant.id)
+    await _wait(gateway, tenant, 8, queue=queue)
+    await follow(person, await person.post(f"/queues/{tenant.id}/{queue}/cancel"))
+    for is_rolled_up in (False, True):
+        if is_rolled_up:
+            await _age(gateway, tenant)
+            await _roll_up(gateway)
+        shown = text_of(await person.get("/now"))
+        assert "Calls go out." in shown
+        assert "did not start" not in shown
+    # The plots have them.
+    assert "9 requested, 1 started" in shown
+    await gateway.database.fetch("UPDATE call SET settled_by = 'expired' WHERE settled_by = 'canceled'")
+    await _roll_up(gateway)
+    assert "8 calls did not start in the last hour." in text_of(await person.get("/now"))
 
 
 async def test_a_new_installation(gateway: Gateway, log_in: LogIn) -> None:

@@ -89,7 +89,8 @@ async def _plant(database: Database, chance: random.Random, number: int, *, olde
         tenant = chance.choice(TENANTS)
         execution = chance.choice(["scheduled", "pending", "started", "started", "started", "not_started", "unknown"])
         settled = execution in ("started", "not_started")
-        by = chance.choice(["response", "response", "callback", "list"]) if settled else None
+        ways = ["response", "response", "callback", "list"] if execution == "started" else ["response", "canceled", "expired"]
+        by = chance.choice(ways) if settled else None
         is_priced, is_over = chance.random() < 0.6, chance.random() < 0.7
         started = execution == "started"
         await database.fetch(
@@ -123,6 +124,7 @@ def _zero() -> Figures:
         "started",
         "not_started",
         "unknown",
+        "canceled",
         "server_errors",
         "callbacks",
         "called_back",
@@ -142,6 +144,7 @@ async def _counted(database: Database, floor: Callable[[datetime], datetime]) ->
         for tenant in (call["tenant_id"], ""):
             figures = counted.setdefault((tenant, floor(call["created_at"])), _zero())
             figures[call["execution"]] += 1
+            figures["canceled"] += call["settled_by"] == "canceled"
             figures["server_errors"] += call["id"] in errors
             figures["callbacks"] += len(call["callbacks_seen"])
             figures["called_back"] += bool(call["callbacks_seen"])

@@ -16,7 +16,7 @@ from app.console.now.figure_store import MINUTE_FIGURES_SINCE
 from app.console.reads import fetch_with_time_limit
 from app.database.heartbeats import WORKER_SUMMARY_SQL, WorkerSummary
 from app.database.pool import TransactionRunner
-from app.rollups.models import ALL_TENANTS, CALLED_BACK_SQL
+from app.rollups.models import ALL_TENANTS, CALLED_BACK_SQL, CANCELED_SQL
 from app.scheduling.accounts import accounts_with_rows_sql
 from app.scheduling.guard import HaltReason
 from app.scheduling.guard_sql import MAY_GRANT
@@ -94,6 +94,7 @@ class LastHourCallCounts:
 
     `server_errors` is the number of calls to which Twilio answered with a 5xx status. `called_back` is the number of started
     calls for which a callback has arrived. `server_errors` leaves out the newest calls, which a worker has not counted yet.
+    `not_started` leaves out the calls that somebody canceled before they were dialled.
     """
 
     scheduled: int = 0
@@ -203,6 +204,7 @@ _REJECTED_CREDENTIALS: Final = f"""
     ORDER BY credential.rejected_at DESC LIMIT {MAX_LISTED_ROWS}
 """
 _LAST_HOUR_SUMS: Final = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in LastHourCallCounts.__dataclass_fields__)
+_ROLLUP_SQL: Final = {"not_started": "not_started - canceled AS not_started"}
 # Ids begin with their time in milliseconds (app.calls.ids).
 _FIRST_UNCOUNTED_ID: Final = """(
     SELECT (lpad(to_hex((extract(epoch FROM greatest(max(rolled_until), now() - interval '1 hour')) * 1000)::bigint), 12, '0')
@@ -211,11 +213,13 @@ _FIRST_UNCOUNTED_ID: Final = """(
 # The figures of minutes, and calls that were requested after the last of them: at most as many as the sentence needs.
 _LAST_HOUR: Final = f"""
     SELECT {_LAST_HOUR_SUMS} FROM (
-        SELECT {", ".join(LastHourCallCounts.__dataclass_fields__)} FROM rollup
+        SELECT {", ".join(_ROLLUP_SQL.get(name, name) for name in LastHourCallCounts.__dataclass_fields__)} FROM rollup
         WHERE {{figures}} AND seconds = 60 AND start >= now() - interval '1 hour'
         UNION ALL
-        SELECT {", ".join(f"(execution = '{name}')::int" for name in EXECUTIONS)}, 0, ({CALLED_BACK_SQL})::int FROM (
-            SELECT execution, callbacks_seen FROM call WHERE id >= {_FIRST_UNCOUNTED_ID} {{own}} LIMIT {MAX_LIVE_CALLS}
+        SELECT {", ".join(f"(execution = '{name}' AND NOT {CANCELED_SQL})::int" for name in EXECUTIONS)}, 0,
+            ({CALLED_BACK_SQL})::int
+        FROM (
+            SELECT execution, settled_by, callbacks_seen FROM call WHERE id >= {_FIRST_UNCOUNTED_ID} {{own}} LIMIT {MAX_LIVE_CALLS}
         ) AS live
     ) AS every
 """
