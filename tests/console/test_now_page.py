@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from uuid_utils.compat import uuid7
 
+from app.calls.creation.grants.store import grant_call, lock_account_pace
 from app.calls.ids import creation_time_of_id
 from app.console.now.figure_store import read_figures
 from app.console.now.store import MAX_COUNTED_ROWS, MAX_LISTED_ROWS, read_now_page_facts
@@ -41,10 +42,16 @@ async def _roll_up(gateway: Gateway) -> None:
 async def _age(gateway: Gateway, tenant: Tenant, minutes: int = 3) -> None:
     """Makes the tenant's calls older: their minute is over then."""
     for row in await gateway.database.fetch("SELECT id FROM call WHERE tenant_id = $1", tenant.id):
-        moment = creation_time_of_id(row["id"]) - timedelta(minutes=minutes)
-        older = UUID(int=(int(moment.timestamp() * 1000) << 80) | (row["id"].int & (1 << 80) - 1))
+        older = _older_id(row["id"], minutes)
         await gateway.database.fetch("UPDATE call_event SET call_id = $2 WHERE call_id = $1", row["id"], older)
-        await gateway.database.fetch("UPDATE call SET id = $2, created_at = $3 WHERE id = $1", row["id"], older, moment)
+        await gateway.database.fetch(
+            "UPDATE call SET id = $2, created_at = $3 WHERE id = $1", row["id"], older, creation_time_of_id(older)
+        )
+
+
+def _older_id(call_id: UUID, minutes: int) -> UUID:
+    moment = creation_time_of_id(call_id) - timedelta(minutes=minutes)
+    return UUID(int=(int(moment.timestamp() * 1000) << 80) | (call_id.int & (1 << 80) - 1))
 
 
 async def _heartbeat(gateway: Gateway) -> None:
@@ -52,9 +59,9 @@ async def _heartbeat(gateway: Gateway) -> None:
 
 
 async def _wait(
-    gateway: Gateway, tenant: Tenant, number: int, *, queue: str | None = None, ring_within: str = "1 hour"
+    gateway: Gateway, tenant: Tenant, number: int, *, queue: str | None = None, ring_within: str = "1 hour", age_min: int = 0
 ) -> None:
-    """Inserts waiting calls of the tenant, in a queue or in none."""
+    """Inserts waiting calls of the tenant, in a queue or in none. They were requested `age_min` minutes ago."""
     await gateway.database.fetch(
         """WITH waiting AS (
             INSERT INTO call (id, tenant_id, account_id, account_sid, created_at, execution, pending_since, fingerprint,
@@ -66,7 +73,13 @@ async def _wait(
         SELECT id, $1, account_id, coalesce((SELECT id FROM queue WHERE tenant_id = $1 AND name = $3), $4), $4, 1, now(),
             now() + $5::text::interval, now() FROM waiting""",
         # Their ids begin with the time, as those of all calls: the first id is that of the oldest call.
-        *(tenant.id, [uuid7() for _ in range(number)], queue, uuid4() if queue else UUID(int=0), ring_within),
+        *(
+            tenant.id,
+            [_older_id(uuid7(), age_min) for _ in range(number)],
+            queue,
+            uuid4() if queue else UUID(int=0),
+            ring_within,
+        ),
     )
 
 
@@ -108,12 +121,13 @@ async def test_what_the_page_reads_of_a_tenant_and_of_all(gateway: Gateway) -> N
     assert [facts.unknown.number for facts in (of_blue, of_red, of_all)] == [1, 0, 1]
     assert [facts.recent.started for facts in (of_blue, of_red, of_all)] == [2, 1, 3]
     assert [facts.recent.server_errors for facts in (of_blue, of_red, of_all)] == [1, 0, 1]
-    assert [facts.waiting.number for facts in (of_blue, of_red, of_all)] == [4, 2, 6]
+    assert [facts.waiting for facts in (of_blue, of_red, of_all)] == [4, 2, 6]
     assert [facts.failing.number for facts in (of_blue, of_red, of_all)] == [1, 0, 1]
     assert [facts.gave_up for facts in (of_blue, of_red, of_all)] == [0, 1, 1]
     assert [[each.tenant_id for each in facts.credentials] for facts in (of_blue, of_red, of_all)] == [[], [red.id], [red.id]]
     assert [[each.name for each in facts.queues] for facts in (of_blue, of_red, of_all)] == [[queue], [], [queue]]
     (waiting,) = of_blue.queues
+    assert not waiting.is_tenant_suspended
     assert (waiting.paused, waiting.number, waiting.calls_per_second, waiting.has_hours) == (True, 4, 0.5, False)
     assert waiting.last_due_at < of_blue.read_at < waiting.last_ring_by
     # The call with the latest deadline is not the one that is due last.
@@ -130,19 +144,44 @@ async def test_a_call_is_in_the_sentence_before_its_minute_is_over(gateway: Gate
     await tenant.create()
     await _heartbeat(gateway)
     for person in (await log_in(tenant.id), await log_in()):
-        assert "Calls go out. Twilio answers no 5xx." in text_of(await person.get("/now/summary"))
+        shown = text_of(await person.get("/now/summary"))
+        assert "Calls go out." in shown
+        # Whether Twilio answered 5xx is known when the minute is over.
+        assert "5xx" not in shown
     assert "No call has been requested yet" in text_of(await (await log_in(other.id)).get("/now/summary"))
     await gateway.database.fetch("UPDATE call SET callbacks_seen = '{one}'")
     assert (await read_now_page_facts(gateway.database, tenant.id)).recent.called_back == 1
     # The call is not counted twice when its minute is over, nor if no worker runs for long.
     await _age(gateway, tenant)
     await _roll_up(gateway)
-    assert (await read_now_page_facts(gateway.database, tenant.id)).recent.started == 1
+    recent = (await read_now_page_facts(gateway.database, tenant.id)).recent
+    assert (recent.started, recent.rolled_up) == (1, 1)
+    assert "Calls go out. Twilio answers no 5xx." in text_of(await (await log_in()).get("/now/summary"))
     await gateway.database.fetch("DELETE FROM rollup")
     await gateway.database.fetch("UPDATE rollup_progress SET rolled_until = now() - interval '3 days'")
     assert (await read_now_page_facts(gateway.database, tenant.id)).recent.started == 1
     await _age(gateway, tenant, 60)
     assert (await read_now_page_facts(gateway.database, tenant.id)).recent.started == 0
+
+
+async def test_calls_that_were_scheduled_long_ago_are_dialled(gateway: Gateway, log_in: LogIn, upstream: Upstream) -> None:
+    tenant, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
+    operator = await log_in()
+    for each in (tenant, other):
+        await each.create()
+        await _age(gateway, each, 120)
+    await _heartbeat(gateway)
+    assert "No call was dialled in the last hour." in text_of(await operator.get("/now"))
+    await _wait(gateway, tenant, 1, age_min=120)
+    async with gateway.database.transaction() as connection:
+        waiting = await connection.fetchrow("SELECT account_id, call_id, now() FROM scheduled_dial")
+        assert await lock_account_pace(connection, waiting[0])
+        (grant,) = await grant_call(connection, waiting[1], waiting[2])
+    granted_at = (await read_now_page_facts(gateway.database, tenant.id)).last_grant_at
+    assert grant.call.execution == "pending"
+    assert granted_at == (await read_now_page_facts(gateway.database, None)).last_grant_at is not None
+    assert "Scheduled calls are dialled, the last at" in text_of(await operator.get("/now"))
+    assert "No call was dialled in the last hour." in text_of(await (await log_in(other.id)).get("/now"))
 
 
 async def test_calls_that_were_canceled_count_as_no_failure(gateway: Gateway, log_in: LogIn, upstream: Upstream) -> None:
@@ -164,7 +203,7 @@ async def test_calls_that_were_canceled_count_as_no_failure(gateway: Gateway, lo
     assert "9 requested, 1 started" in shown
     await gateway.database.fetch("UPDATE call SET settled_by = 'expired' WHERE settled_by = 'canceled'")
     await _roll_up(gateway)
-    assert "8 calls did not start in the last hour." in text_of(await person.get("/now"))
+    assert "8 calls that were requested in the last hour did not start." in text_of(await person.get("/now"))
 
 
 async def test_a_new_installation(gateway: Gateway, log_in: LogIn) -> None:
@@ -190,7 +229,7 @@ async def test_the_page_of_a_tenant_shows_its_own_calls_only(gateway: Gateway, l
     assert "1 requested, 1 started" in text_of(await person.get("/now"))
     shown = text_of(await operator.get("/now"))
     assert "4 requested, 4 started" in shown
-    assert "Calls go out. 7 waiting, the last at" in shown
+    assert "Calls go out. 7 waiting; Twilio answers no 5xx." in shown
     assert "3 requested, 3 started" in text_of(await operator.get("/now", params={"tenant": other.id}))
     assert "waiting" not in text_of(await operator.get("/now/summary", params={"tenant": own.id}))
     for path in ("/now", "/now/summary", "/now/figures"):
@@ -286,7 +325,7 @@ async def test_every_part_reads_indexes_only(gateway: Gateway, tenant: Tenant) -
 
 async def test_more_waiting_calls_than_are_counted(gateway: Gateway, tenant: Tenant) -> None:
     await _wait(gateway, tenant, MAX_COUNTED_ROWS + 5)
-    assert (await read_now_page_facts(gateway.database, None)).waiting.number == MAX_COUNTED_ROWS
+    assert (await read_now_page_facts(gateway.database, None)).waiting == MAX_COUNTED_ROWS
 
 
 async def test_paused_queues_come_first_among_many(gateway: Gateway, log_in: LogIn, tenant: Tenant) -> None:

@@ -1,5 +1,6 @@
 """Tests the sentence at the top of the page *Now*, and the list of what needs attention, in each situation."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,7 +33,8 @@ QUIET = NowPageFacts(
     halt_reason=None,
     unknown=NONE,
     pending=NONE,
-    waiting=NONE,
+    waiting=0,
+    last_grant_at=None,
     queues=[],
     missing=CallsMissingAtTwilio(0, None, None),
     failing=NONE,
@@ -44,11 +46,12 @@ QUIET = NowPageFacts(
     rolled_until=NOW,
     took_s=0.01,
 )
-QUIET = replace(QUIET, recent=LastHourCallCounts(started=500, called_back=400))
+QUIET = replace(QUIET, recent=LastHourCallCounts(started=500, called_back=400, rolled_up=500))
 QUEUE = WaitingQueue(
     tenant_id="blue",
     name="reminders",
     paused=False,
+    is_tenant_suspended=False,
     has_hours=False,
     number=120,
     last_due_at=NOW,
@@ -78,9 +81,9 @@ def test_the_example_of_the_console() -> None:
         replace(
             QUIET,
             unknown=_since(40, 3),
-            waiting=WaitingCount(120, NOW),
+            waiting=120,
             queues=[replace(QUEUE, calls_per_second=1 / 6)],
-            recent=LastHourCallCounts(started=998, unknown=2, server_errors=2, called_back=900),
+            recent=LastHourCallCounts(started=998, unknown=2, server_errors=2, called_back=900, rolled_up=1000),
         ),
         for_operator=True,
     )
@@ -107,42 +110,105 @@ NO_WORKER = WorkerSummary(0, None)
         ({"workers": NO_WORKER}, "Calls go out, but no worker runs. Twilio answers no 5xx."),
         ({"is_halted": True}, "Calls go out, but scheduled calls are stopped. Twilio answers no 5xx."),
         (
-            {"is_halted": True, "recent": LastHourCallCounts(), "waiting": WaitingCount(3, NOW)},
+            {"is_halted": True, "recent": LastHourCallCounts(), "waiting": 3},
             "No call was dialled in the last hour, and scheduled calls are stopped. 3 waiting.",
         ),
         (
-            {"recent": LastHourCallCounts(started=10, not_started=40)},
-            "Most calls do not start: 40 of 50 in the last hour. Twilio answers no 5xx.",
+            {"recent": LastHourCallCounts(started=10, not_started=40, rolled_up=50)},
+            "Most calls do not start: 40 of 50 that were requested in the last hour. Twilio answers no 5xx.",
         ),
-        ({"recent": LastHourCallCounts(started=1, not_started=2)}, "Calls go out. Twilio answers no 5xx."),
+        (
+            {"recent": LastHourCallCounts(started=10, not_started=10, unknown=30)},
+            "Most calls do not start or are unknown: 40 of 50 that were requested in the last hour.",
+        ),
+        # No minute of these calls was rolled up, so it is unknown whether Twilio answered 5xx.
+        ({"recent": LastHourCallCounts(started=1, not_started=2)}, "Calls go out."),
+        ({"recent": LastHourCallCounts(started=1, not_started=2, rolled_up=1)}, "Calls go out. Twilio answers no 5xx."),
+        (
+            {"recent": LastHourCallCounts(started=7, unknown=7, server_errors=1, rolled_up=4)},
+            "Calls go out. Twilio answers 5xx to 25.0 %.",
+        ),
+        (
+            {"recent": LastHourCallCounts(not_started=2, unknown=1), "last_grant_at": NOW},
+            "No call that was requested in the last hour is known to have started.",
+        ),
+        ({"recent": LastHourCallCounts(pending=1)}, "Calls are being dialled."),
+        (
+            {"recent": LastHourCallCounts(), "last_grant_at": NOW - timedelta(minutes=59)},
+            "Scheduled calls are dialled, the last at 09:31.",
+        ),
+        (
+            {"recent": LastHourCallCounts(), "last_grant_at": NOW, "workers": NO_WORKER},
+            "Scheduled calls are dialled, the last at 10:30, but no worker runs.",
+        ),
+        (
+            {"recent": LastHourCallCounts(), "last_grant_at": NOW - timedelta(minutes=61)},
+            "No call was dialled in the last hour.",
+        ),
         (
             {"recent": LastHourCallCounts(), "unknown": _since(60)},
             "No call was dialled in the last hour. 1 unknown, oldest 1 min.",
         ),
         (
-            {"recent": LastHourCallCounts(), "waiting": WaitingCount(7, NOW + timedelta(minutes=5))},
-            "No call was dialled in the last hour. 7 waiting, the last at 10:35.",
-        ),
-        (
-            {"recent": LastHourCallCounts(), "waiting": WaitingCount(7, NOW - timedelta(minutes=5))},
-            "No call was dialled in the last hour. 7 waiting, the last at 10:30.",
-        ),
-        (
-            {"recent": LastHourCallCounts(), "waiting": WaitingCount(MAX_COUNTED_ROWS, NOW)},
+            {"recent": LastHourCallCounts(), "waiting": MAX_COUNTED_ROWS},
             "No call was dialled in the last hour. 10,000 or more waiting.",
         ),
         (
-            {"recent": LastHourCallCounts(), "waiting": WaitingCount(150, NOW), "queues": [replace(QUEUE, paused=True)]},
+            {"recent": LastHourCallCounts(), "waiting": 150, "queues": [replace(QUEUE, paused=True)]},
             "No call was dialled in the last hour. 150 waiting, 120 of them in paused queues.",
         ),
         (
-            {"recent": LastHourCallCounts(), "waiting": WaitingCount(120, NOW), "queues": [replace(QUEUE, paused=True)]},
+            {"recent": LastHourCallCounts(), "waiting": 120, "queues": [replace(QUEUE, paused=True)]},
             "No call was dialled in the last hour. 120 waiting in paused queues.",
+        ),
+        (
+            {"recent": LastHourCallCounts(), "waiting": 2600, "queues": [replace(QUEUE, paused=True)] * 21},
+            "No call was dialled in the last hour. 2,600 waiting, 2,520 or more of them in paused queues.",
+        ),
+        # Both numbers end at 10,000, so it is unknown whether more calls wait elsewhere.
+        (
+            {
+                "recent": LastHourCallCounts(),
+                "waiting": MAX_COUNTED_ROWS,
+                "queues": [replace(QUEUE, paused=True, number=MAX_COUNTED_ROWS)],
+            },
+            "No call was dialled in the last hour. 10,000 or more waiting, 10,000 or more of them in paused queues.",
         ),
     ],
 )
 def test_the_sentence(facts: dict[str, Any], sentence: str) -> None:
     assert _sentence(**facts) == sentence
+
+
+PACED = replace(QUEUE, calls_per_second=1 / 6)
+
+
+@pytest.mark.parametrize(
+    ("facts", "end"),
+    [
+        ({"queues": [PACED]}, "10:42"),
+        ({"queues": [PACED, replace(PACED, number=240)], "waiting": 360}, "10:54"),
+        ({"queues": [replace(PACED, last_due_at=NOW + timedelta(minutes=50))]}, "11:20"),
+        # The last calls expire before they are dialled.
+        ({"queues": [replace(PACED, last_ring_by=NOW + timedelta(minutes=5))]}, "10:35"),
+        ({"queues": [replace(PACED, last_ring_by=NOW - timedelta(minutes=5))]}, "10:30"),
+        ({"queues": [QUEUE]}, None),
+        ({"queues": [PACED, QUEUE], "waiting": 240}, None),
+        ({"queues": [replace(PACED, has_hours=True)]}, None),
+        ({"queues": [replace(PACED, is_tenant_suspended=True)]}, None),
+        # Three calls are in no queue.
+        ({"queues": [PACED], "waiting": 123}, None),
+        ({"queues": []}, None),
+        ({"queues": [replace(PACED, number=MAX_COUNTED_ROWS)], "waiting": MAX_COUNTED_ROWS}, None),
+        ({"queues": [PACED], "workers": NO_WORKER}, None),
+        ({"queues": [PACED], "is_halted": True}, None),
+    ],
+)
+def test_the_last_dial_is_shown_only_if_it_is_known_for_all_calls(facts: dict[str, Any], end: str | None) -> None:
+    sentence = _sentence(**{"waiting": 120} | facts)
+    assert " waiting" in sentence
+    assert re.findall(r", the last at (\S+);", sentence) == ([end] if end else [])
+    assert ("the last" in sentence) == bool(end)
 
 
 @pytest.mark.parametrize(
@@ -165,16 +231,27 @@ def test_the_sentence(facts: dict[str, Any], sentence: str) -> None:
         ({"unknown": _since(3000)}, "warning", "1 unknown call, the oldest for 50 min.", "callgate doctor"),
         ({"pending": _since(700)}, "warning", "A call is pending for 11 min.", "worker"),
         (
-            {"recent": LastHourCallCounts(started=90, unknown=10, server_errors=10, called_back=80)},
+            {"recent": LastHourCallCounts(started=90, unknown=10, server_errors=10, called_back=80, rolled_up=100)},
             "warning",
-            "Twilio answered 5xx to 10.0 % of the calls of the last hour.",
+            "Twilio answered 5xx to 10.0 % of the calls requested in the last hour.",
             "status.twilio.com",
         ),
-        ({"recent": LastHourCallCounts(not_started=8)}, "danger", "8 calls did not start in the last hour.", "problems"),
+        (
+            {"recent": LastHourCallCounts(not_started=8)},
+            "danger",
+            "8 calls that were requested in the last hour did not start.",
+            "problems",
+        ),
+        (
+            {"recent": LastHourCallCounts(not_started=2, unknown=6)},
+            "danger",
+            "8 calls that were requested in the last hour did not start or are unknown.",
+            "problems",
+        ),
         (
             {"recent": LastHourCallCounts(started=20)},
             "danger",
-            "No callback came for the 20 calls that started in the last hour, and before they did.",
+            "No callback came for the 20 started calls that were requested in the last hour, and before they did.",
             "CALLGATE_PUBLIC_URL",
         ),
         (
@@ -235,6 +312,7 @@ def test_a_finding_says_what_to_do(facts: dict[str, Any], level: str, title: str
         {"recent": LastHourCallCounts(started=3)},
         {"recent": LastHourCallCounts(started=20), "called_back_before": 0},
         {"queues": [QUEUE, replace(QUEUE, calls_per_second=10), replace(QUEUE, calls_per_second=0.01, has_hours=True)]},
+        {"queues": [replace(QUEUE, calls_per_second=0.01, is_tenant_suspended=True)]},
         {"took_s": 0.3, "rolled_until": NOW - timedelta(minutes=2)},
     ],
 )

@@ -6,12 +6,12 @@ from datetime import timedelta
 from typing import Final, Literal
 from urllib.parse import quote
 
-from app.console.now.store import MAX_LISTED_ROWS, NowPageFacts, RejectedCredential, WaitingCount
+from app.console.now.store import MAX_LISTED_ROWS, NowPageFacts, RejectedCredential
 from app.console.now.words import (
     MIN_SHARE_CALLS,
     SentencePart,
-    call_or_calls,
     last_dial_time_at_pace,
+    most_did_not_start,
     percent,
     span_text,
     waiting_count_text,
@@ -95,7 +95,7 @@ def _call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
             "They may have rung, so do not place them again. A callback or a search of Twilio's list settles them; "
             "`callgate doctor` shows whether the clocks or a credential prevent it."
         )
-        found = f"{waiting_count_text(unknown)} unknown {call_or_calls(unknown)}"
+        found = f"{waiting_count_text(unknown.number)} unknown {'call' if unknown.number == 1 else 'calls'}"
         title: list[SentencePart] = [f"{found}, the oldest for {span_text(waited)}."]
         yield AttentionItem("warning", title, advice, ("Unknown calls", "/calls?execution=unknown"))
     if facts.pending.since and (waited := facts.read_at - facts.pending.since) > _PENDING_FOR_LONG:
@@ -103,24 +103,22 @@ def _call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
         yield AttentionItem(
             "warning", [f"A call is pending for {span_text(waited)}."], advice, ("Pending calls", "/calls?execution=pending")
         )
-    if (
-        recent.settled_or_unknown_count >= MIN_SHARE_CALLS
-        and recent.server_errors / recent.settled_or_unknown_count >= _MAX_SERVER_ERROR_SHARE
-    ):
-        share = percent(recent.server_errors / recent.settled_or_unknown_count)
+    if recent.rolled_up >= MIN_SHARE_CALLS and recent.server_errors / recent.rolled_up >= _MAX_SERVER_ERROR_SHARE:
+        share = percent(recent.server_errors / recent.rolled_up)
         advice = "See https://status.twilio.com. The calls are unknown until a callback or a search settles them."
-        yield AttentionItem("warning", [f"Twilio answered 5xx to {share} of the calls of the last hour."], advice)
-    if recent.settled_or_unknown_count >= MIN_SHARE_CALLS and recent.started * 2 < recent.settled_or_unknown_count:
-        advice = "Their problems say why: refused by Twilio, out of reach, throttled, or without an accepted credential."
-        yield AttentionItem(
-            "danger",
-            [f"{recent.not_started:,} calls did not start in the last hour."],
-            advice,
-            ("Calls that did not start", "/calls?execution=not_started"),
+        yield AttentionItem("warning", [f"Twilio answered 5xx to {share} of the calls requested in the last hour."], advice)
+    if most_did_not_start(recent):
+        advice = (
+            "Their problems say why: refused by Twilio, out of reach, throttled, without an accepted credential, or "
+            "not dialled by their `ring_by`."
         )
+        what = "did not start or are unknown" if recent.unknown else "did not start"
+        title = [f"{recent.not_started + recent.unknown:,} calls that were requested in the last hour {what}."]
+        yield AttentionItem("danger", title, advice, ("Calls that did not start", "/calls?execution=not_started"))
     if recent.started >= MIN_SHARE_CALLS and not recent.called_back and facts.called_back_before:
         advice = "Twilio reaches Callgate at `CALLGATE_PUBLIC_URL`. Try that address from outside: name, certificate, firewall."
-        title = [f"No callback came for the {recent.started:,} calls that started in the last hour, and before they did."]
+        calls = f"{recent.started:,} started calls that were requested in the last hour"
+        title = [f"No callback came for the {calls}, and before they did."]
         yield AttentionItem("danger", title, advice)
     yield from (_credential_attention_item(each) for each in facts.credentials)
 
@@ -160,14 +158,14 @@ def _scheduled_call_attention_items(facts: NowPageFacts, for_operator: bool) -> 
     for queue in facts.queues[:MAX_LISTED_ROWS]:
         name = f"Queue {queue.name} ({queue.tenant_id})" if for_operator else f"Queue {queue.name}"
         link = ("Queue", f"/queues/{quote(queue.tenant_id, safe='')}/{quote(queue.name, safe='')}")
-        count = waiting_count_text(WaitingCount(queue.number, None))
+        count = waiting_count_text(queue.number)
         end = last_dial_time_at_pace(queue, facts.read_at)
         if queue.paused:
             advice = "They expire at their `ring_by`. Resume the queue, or cancel its calls."
             yield AttentionItem(
                 "warning", [f"{name} is paused with {count} calls, the last until ", queue.last_ring_by, "."], advice, link
             )
-        elif end is not None and end > queue.last_ring_by and not queue.has_hours:
+        elif end is not None and end > queue.last_ring_by and not (queue.has_hours or queue.is_tenant_suspended):
             advice = (
                 "Those at the end expire before they are dialled. Raise the pace of the queue or its account, or cancel some."
             )
@@ -188,7 +186,7 @@ def _missing_call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem
     missing = facts.missing
     if missing.since is None or (waited := facts.read_at - missing.since) < _MISSING_FOR_LONG:
         return
-    concurrent = f"{waiting_count_text(WaitingCount(missing.number, None))} of the concurrent calls"
+    concurrent = f"{waiting_count_text(missing.number)} of the concurrent calls"
     title: list[SentencePart] = [f"Twilio does not know {concurrent}, the oldest for {span_text(waited)}."]
     advice = (
         "They hold slots of their account and queue, so fewer others go out. A call that Twilio does not know an hour after "
@@ -202,7 +200,7 @@ def _delivery_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
     failing = facts.failing
     if failing.number and failing.since and (waited := facts.read_at - failing.since) > _FAILING_FOR_LONG:
         title: list[SentencePart] = [
-            f"{waiting_count_text(failing)} deliveries fail and are tried again, the oldest for {span_text(waited)}."
+            f"{waiting_count_text(failing.number)} deliveries fail and are tried again, the oldest for {span_text(waited)}."
         ]
         advice = "The receiver does not answer 2xx. Their last error says why; attempts end after three days."
         yield AttentionItem("warning", title, advice, ("Deliveries", "/deliveries"))

@@ -31,12 +31,7 @@ MAX_LISTED_ROWS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class WaitingCount:
-    """The number of items that wait, counted up to MAX_COUNTED_ROWS.
-
-    `since` is the time since which the oldest counted item waits.
-
-    In `NowPageFacts.waiting`, `since` has another meaning: the time at which the last of the counted calls is due.
-    """
+    """The number of items that wait, counted up to MAX_COUNTED_ROWS, and the time since which the oldest of them waits."""
 
     number: int
     since: datetime | None
@@ -53,6 +48,7 @@ class WaitingQueue:
     tenant_id: str
     name: str
     paused: bool
+    is_tenant_suspended: bool
     has_hours: bool
     number: int
     last_due_at: datetime
@@ -90,11 +86,11 @@ class CallsMissingAtTwilio:
 
 @dataclass(frozen=True, slots=True)
 class LastHourCallCounts:
-    """The numbers of calls of the last hour, by `execution`: Callgate's own state of a call, such as "pending".
+    """The numbers of calls that were requested in the last hour, by `execution`: Callgate's state of a call, such as "pending".
 
-    `server_errors` is the number of calls to which Twilio answered with a 5xx status. `called_back` is the number of started
-    calls for which a callback has arrived. `server_errors` leaves out the newest calls, which a worker has not counted yet.
-    `not_started` leaves out the calls that somebody canceled before they were dialled.
+    `not_started` leaves out the calls that somebody canceled before they were dialled. `called_back` is the number of started
+    calls for which a callback has arrived. `server_errors` is the number of calls to which Twilio answered with a 5xx status,
+    among the `rolled_up` calls. These are settled or unknown, and a worker has counted their minute.
     """
 
     scheduled: int = 0
@@ -104,6 +100,7 @@ class LastHourCallCounts:
     unknown: int = 0
     server_errors: int = 0
     called_back: int = 0
+    rolled_up: int = 0
 
     @property
     def settled_or_unknown_count(self) -> int:
@@ -124,8 +121,10 @@ class NowPageFacts:
     halt_reason: HaltReason | None
     unknown: WaitingCount
     pending: WaitingCount
-    waiting: WaitingCount
-    """The scheduled calls that wait to be dialled. Here `since` is the time at which the last counted call is due."""
+    waiting: int
+    """The number of scheduled calls that wait to be dialled, counted up to MAX_COUNTED_ROWS."""
+    last_grant_at: datetime | None
+    """When a scheduled call was last granted, which is the right to dial it; None: never."""
     queues: list[WaitingQueue]
     """Up to MAX_LISTED_ROWS queues in which calls wait, paused ones first, and one more if there are more."""
     missing: CallsMissingAtTwilio
@@ -152,22 +151,19 @@ def _json_array_sql(rows: str) -> str:
     return f"(SELECT coalesce(json_agg(row_to_json(each)), '[]') FROM ({rows}) AS each)"
 
 
-_WAITING_DIALS: Final = f"""
-    SELECT last.due_at AS since FROM account CROSS JOIN LATERAL (
-        SELECT due_at FROM scheduled_dial AS dial WHERE dial.account_id = account.account_id
-        ORDER BY due_at DESC LIMIT {MAX_COUNTED_ROWS}
-    ) AS last
-"""
+def _waiting_count_sql(rows: str) -> str:
+    """Returns SQL for a WaitingCount as JSON. It counts the rows of the statement `rows`, which have a column `since`."""
+    count = "json_build_object('number', count(*), 'since', min(since))"
+    return f"(SELECT {count} FROM ({rows} LIMIT {MAX_COUNTED_ROWS}) AS counted)"
 
 
-def _waiting_count_sql(rows: str, since: str = "min(since)") -> str:
-    """Returns SQL for a WaitingCount as JSON.
-
-    It counts the rows of the statement `rows`; `since` is the SQL of the field `since`.
-    """
-    return f"(SELECT json_build_object('number', count(*), 'since', {since}) FROM ({rows} LIMIT {MAX_COUNTED_ROWS}) AS counted)"
-
-
+_COUNT_WAITING_CALLS: Final = f"""(
+    SELECT count(*) FROM (
+        SELECT FROM account CROSS JOIN LATERAL (
+            SELECT FROM scheduled_dial AS dial WHERE dial.account_id = account.account_id LIMIT {MAX_COUNTED_ROWS}
+        ) AS own LIMIT {MAX_COUNTED_ROWS}
+    ) AS counted
+)"""
 _MISSING_CALLS: Final = f"""(
     SELECT json_build_object(
         'number', count(*), 'since', min(missing_since), 'oldest', (array_agg(call_id ORDER BY missing_since))[1]
@@ -177,7 +173,8 @@ _MISSING_CALLS: Final = f"""(
     ) AS counted
 )"""
 _WAITING_QUEUES: Final = f"""
-    SELECT queue.tenant_id, queue.name, queue.paused, coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours,
+    SELECT queue.tenant_id, queue.name, queue.paused, tenant.suspended_at IS NOT NULL AS is_tenant_suspended,
+        coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours,
         counted.number, last.due_at AS last_due_at, greatest(last.ring_by, counted.ring_by) AS last_ring_by,
         (SELECT min(calls_per_second)::float8 FROM pace WHERE subject_id IN (queue.id, queued.account_id)) AS calls_per_second
     FROM (
@@ -204,7 +201,10 @@ _REJECTED_CREDENTIALS: Final = f"""
     ORDER BY credential.rejected_at DESC LIMIT {MAX_LISTED_ROWS}
 """
 _LAST_HOUR_SUMS: Final = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in LastHourCallCounts.__dataclass_fields__)
-_ROLLUP_SQL: Final = {"not_started": "not_started - canceled AS not_started"}
+_ROLLUP_SQL: Final = {
+    "not_started": "not_started - canceled AS not_started",
+    "rolled_up": "started + not_started - canceled + unknown AS rolled_up",
+}
 # Ids begin with their time in milliseconds (app.calls.ids).
 _FIRST_UNCOUNTED_ID: Final = """(
     SELECT (lpad(to_hex((extract(epoch FROM greatest(max(rolled_until), now() - interval '1 hour')) * 1000)::bigint), 12, '0')
@@ -217,9 +217,10 @@ _LAST_HOUR: Final = f"""
         WHERE {{figures}} AND seconds = 60 AND start >= now() - interval '1 hour'
         UNION ALL
         SELECT {", ".join(f"(execution = '{name}' AND NOT {CANCELED_SQL})::int" for name in EXECUTIONS)}, 0,
-            ({CALLED_BACK_SQL})::int
+            ({CALLED_BACK_SQL})::int, 0
         FROM (
-            SELECT execution, settled_by, callbacks_seen FROM call WHERE id >= {_FIRST_UNCOUNTED_ID} {{own}} LIMIT {MAX_LIVE_CALLS}
+            SELECT execution, settled_by, callbacks_seen FROM call
+            WHERE id >= {_FIRST_UNCOUNTED_ID} {{own}} LIMIT {MAX_LIVE_CALLS}
         ) AS live
     ) AS every
 """
@@ -238,6 +239,7 @@ def _read_facts_sql(*, of_tenant: bool) -> str:
     """
     own = "AND tenant_id = $1" if of_tenant else ""
     own_account = "AND account_id IN (SELECT account_id FROM account)" if of_tenant else ""
+    own_pace = "WHERE subject_id IN (SELECT account_id FROM account)" if of_tenant else ""
     figures = "rollup.tenant_id = $1" if of_tenant else f"rollup.tenant_id = '{ALL_TENANTS}'"
     of_one = "WITH RECURSIVE account AS (SELECT id AS account_id FROM twilio_account WHERE tenant_id = $1)"
     unknown, pending = (
@@ -259,7 +261,8 @@ def _read_facts_sql(*, of_tenant: bool) -> str:
             'halt_reason', (SELECT halt_reason FROM grant_guard WHERE id = 1),
             'unknown', {unknown},
             'pending', {pending},
-            'waiting', {_waiting_count_sql(_WAITING_DIALS, since="max(since)")},
+            'waiting', {_COUNT_WAITING_CALLS},
+            'last_grant_at', (SELECT max(granted_at) FROM pace {own_pace}),
             'missing', {_MISSING_CALLS.format(own=own_account)},
             'queues', {_json_array_sql(_WAITING_QUEUES.format(own=own))},
             'failing', (

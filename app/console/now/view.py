@@ -1,11 +1,21 @@
 """Writes the sentence on how calls go, and the list of problems, for the page *Now*. Has no side effects."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from app.console.now.findings import LEVELS, AttentionItem, Level, attention_items
-from app.console.now.store import MAX_COUNTED_ROWS, NowPageFacts
-from app.console.now.words import MIN_SHARE_CALLS, SentencePart, last_dial_time_at_pace, percent, span_text, waiting_count_text
+from app.console.now.store import MAX_COUNTED_ROWS, MAX_LISTED_ROWS, NowPageFacts
+from app.console.now.words import (
+    SentencePart,
+    most_did_not_start,
+    percent,
+    projected_end,
+    span_text,
+    waiting_count_text,
+)
+
+_HOUR: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +39,42 @@ def now_view(facts: NowPageFacts, *, for_operator: bool, key_set_state: str = "o
     findings = attention_items(facts, for_operator=for_operator, key_set_state=key_set_state)
     level, head = _main_sentence(facts)
     worst = min([level, *(each.level for each in findings)], key=LEVELS.index)
-    return NowView(StatusSentence(worst, [head, *_detail_sentence(facts)]), findings, facts.read_at)
+    return NowView(StatusSentence(worst, [*head, *_detail_sentence(facts)]), findings, facts.read_at)
 
 
-def _main_sentence(facts: NowPageFacts) -> tuple[Level, str]:
+def _main_sentence(facts: NowPageFacts) -> tuple[Level, list[SentencePart]]:
     recent = facts.recent
     if not facts.has_tenants:
-        return "ok", "Nothing is set up yet."
+        return "ok", ["Nothing is set up yet."]
     if not facts.has_calls:
-        return "ok", "No call has been requested yet."
-    if recent.settled_or_unknown_count >= MIN_SHARE_CALLS and recent.started * 2 < recent.settled_or_unknown_count:
-        return (
-            "danger",
-            f"Most calls do not start: {recent.settled_or_unknown_count - recent.started:,} of "
-            f"{recent.settled_or_unknown_count:,} in the last hour.",
-        )
-    goes = "Calls go out" if recent.settled_or_unknown_count else "No call was dialled in the last hour"
-    joint = "but" if recent.settled_or_unknown_count else "and"
+        return "ok", ["No call has been requested yet."]
+    if most_did_not_start(recent):
+        what = "do not start or are unknown" if recent.unknown else "do not start"
+        numbers = f"{recent.settled_or_unknown_count - recent.started:,} of {recent.settled_or_unknown_count:,}"
+        return "danger", [f"Most calls {what}: {numbers} that were requested in the last hour."]
+    goes, joint = _dialling_clause(facts)
     if not facts.workers.running:
-        return "danger", f"{goes}, {joint} no worker runs."
+        return "danger", [*goes, f", {joint} no worker runs."]
     if facts.is_halted:
-        return "danger", f"{goes}, {joint} scheduled calls are stopped."
-    return "ok", f"{goes}."
+        return "danger", [*goes, f", {joint} scheduled calls are stopped."]
+    return "ok", [*goes, "."]
+
+
+def _dialling_clause(facts: NowPageFacts) -> tuple[list[SentencePart], str]:
+    """Returns whether calls are dialled, as a clause, and the word that joins it with a clause about what is wrong.
+
+    Of scheduled calls that were requested earlier, only the time of the last grant is known.
+    """
+    recent, granted_at = facts.recent, facts.last_grant_at
+    if recent.started:
+        return ["Calls go out"], "but"
+    if recent.settled_or_unknown_count:
+        return ["No call that was requested in the last hour is known to have started"], "and"
+    if granted_at is not None and facts.read_at - granted_at < _HOUR:
+        return ["Scheduled calls are dialled, the last at ", granted_at], "but"
+    if recent.pending:
+        return ["Calls are being dialled"], "but"
+    return ["No call was dialled in the last hour"], "and"
 
 
 def _detail_sentence(facts: NowPageFacts) -> list[SentencePart]:
@@ -70,27 +94,39 @@ def _detail_sentence(facts: NowPageFacts) -> list[SentencePart]:
 def _unknown_calls_clause(facts: NowPageFacts) -> list[SentencePart]:
     if not facts.unknown.number or facts.unknown.since is None:
         return []
-    return [f"{waiting_count_text(facts.unknown)} unknown, oldest {span_text(facts.read_at - facts.unknown.since)}"]
+    return [f"{waiting_count_text(facts.unknown.number)} unknown, oldest {span_text(facts.read_at - facts.unknown.since)}"]
 
 
 def _waiting_calls_clause(facts: NowPageFacts) -> list[SentencePart]:
-    if not facts.waiting.number or facts.waiting.since is None:
+    if not facts.waiting:
         return []
-    paused = sum(queue.number for queue in facts.queues if queue.paused)
-    clause: list[SentencePart] = [f"{waiting_count_text(facts.waiting)} waiting"]
-    if paused >= facts.waiting.number:
-        return [f"{waiting_count_text(facts.waiting)} waiting in paused queues"]
+    waiting = f"{waiting_count_text(facts.waiting)} waiting"
+    paused = [queue.number for queue in facts.queues if queue.paused]
+    if sum(paused) == facts.waiting < MAX_COUNTED_ROWS:
+        return [f"{waiting} in paused queues"]
     if paused:
-        clause[0] = f"{waiting_count_text(facts.waiting)} waiting, {paused:,} of them in paused queues"
-    elif facts.waiting.number < MAX_COUNTED_ROWS and not facts.is_halted and facts.workers.running:
-        ends = [end for queue in facts.queues if (end := last_dial_time_at_pace(queue, facts.read_at)) is not None]
-        clause += [", the last at ", max([facts.waiting.since, facts.read_at, *ends])]
-    return clause
+        # There may be more paused queues than those that were read.
+        more = " or more" if len(paused) > MAX_LISTED_ROWS and sum(paused) < MAX_COUNTED_ROWS else ""
+        return [f"{waiting}, {waiting_count_text(sum(paused))}{more} of them in paused queues"]
+    end = _end_of_waiting_calls(facts)
+    return [waiting] if end is None else [f"{waiting}, the last at ", end]
+
+
+def _end_of_waiting_calls(facts: NowPageFacts) -> datetime | None:
+    """Returns when the last waiting call will be dialled or expire; None unless this is known for every waiting call."""
+    if facts.is_halted or not facts.workers.running or sum(queue.number for queue in facts.queues) != facts.waiting:
+        return None
+    if facts.waiting >= MAX_COUNTED_ROWS:
+        return None
+    ends = [projected_end(queue, facts.read_at) for queue in facts.queues]
+    known = [end for end in ends if end is not None]
+    return max(known) if len(known) == len(ends) else None
 
 
 def _twilio_errors_clause(facts: NowPageFacts) -> list[SentencePart]:
-    if not facts.recent.settled_or_unknown_count:
+    recent = facts.recent
+    if not recent.rolled_up:
         return []
-    if not facts.recent.server_errors:
+    if not recent.server_errors:
         return ["Twilio answers no 5xx"]
-    return [f"Twilio answers 5xx to {percent(facts.recent.server_errors / facts.recent.settled_or_unknown_count)}"]
+    return [f"Twilio answers 5xx to {percent(recent.server_errors / recent.rolled_up)}"]

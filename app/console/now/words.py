@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Final
 
-from app.console.now.store import MAX_COUNTED_ROWS, WaitingCount, WaitingQueue
+from app.console.now.store import MAX_COUNTED_ROWS, LastHourCallCounts, WaitingQueue
 
 SentencePart = str | datetime
 """A part of a sentence: text with `code` in backticks, or a time, which the page shows in the viewer's zone."""
@@ -11,17 +11,17 @@ MIN_SHARE_CALLS: Final = 5
 """The minimum number of calls from which the page draws a conclusion, such as that most calls do not start."""
 
 
-def call_or_calls(waiting: WaitingCount) -> str:
-    """Returns "call" if one call waits, otherwise "calls"."""
-    return "call" if waiting.number == 1 else "calls"
+def most_did_not_start(recent: LastHourCallCounts) -> bool:
+    """Returns whether most calls of the last hour have not started, or may not have. False if there are only a few calls."""
+    return recent.settled_or_unknown_count >= MIN_SHARE_CALLS and recent.started * 2 < recent.settled_or_unknown_count
 
 
-def waiting_count_text(waiting: WaitingCount) -> str:
+def waiting_count_text(number: int) -> str:
     """Returns the number of waiting items as text, such as "12".
 
     Returns "10,000 or more" from MAX_COUNTED_ROWS on, where counting stops.
     """
-    return f"{waiting.number:,}" if waiting.number < MAX_COUNTED_ROWS else f"{MAX_COUNTED_ROWS:,} or more"
+    return f"{number:,}" if number < MAX_COUNTED_ROWS else f"{MAX_COUNTED_ROWS:,} or more"
 
 
 def percent(share: float) -> str:
@@ -48,3 +48,14 @@ def last_dial_time_at_pace(queue: WaitingQueue, now: datetime) -> datetime | Non
     if queue.calls_per_second is None:
         return None
     return max(now + timedelta(seconds=queue.number / queue.calls_per_second), queue.last_due_at)
+
+
+def projected_end(queue: WaitingQueue, now: datetime) -> datetime | None:
+    """Returns when the last waiting call of the queue will be dialled or expire; None if this is unknown.
+
+    The rules are those of `projected_end` in app.queues.progress.
+    """
+    end = last_dial_time_at_pace(queue, now)
+    if end is None or queue.paused or queue.is_tenant_suspended or queue.has_hours:
+        return None
+    return max(now, min(end, queue.last_ring_by))
