@@ -10,7 +10,7 @@ from app.console.now.words import (
     SentencePart,
     most_did_not_start,
     percent,
-    projected_end,
+    projected_queue_end,
     span_text,
     waiting_count_text,
 )
@@ -118,7 +118,7 @@ def _end_of_waiting_calls(facts: NowPageFacts) -> datetime | None:
         return None
     if facts.waiting >= MAX_COUNTED_ROWS:
         return None
-    ends = [projected_end(queue, facts.read_at) for queue in facts.queues]
+    ends = [projected_queue_end(queue, facts.read_at) for queue in facts.queues]
     known = [end for end in ends if end is not None]
     return max(known) if len(known) == len(ends) else None
 

@@ -50,7 +50,7 @@ def last_dial_time_at_pace(queue: WaitingQueue, now: datetime) -> datetime | Non
     return max(now + timedelta(seconds=queue.number / queue.calls_per_second), queue.last_due_at)
 
 
-def projected_end(queue: WaitingQueue, now: datetime) -> datetime | None:
+def projected_queue_end(queue: WaitingQueue, now: datetime) -> datetime | None:
     """Returns when the last waiting call of the queue will be dialled or expire; None if this is unknown.
 
     The rules are those of `projected_end` in app.queues.progress.
