@@ -113,7 +113,8 @@ class EventRecord(BaseModel):
         description="`call.scheduled`, `call.pending`, `call.started`, `call.not_started`, `call.unknown`, "
         "`call.searched`, `call.callback`, "
         "`call.corrected`, `call.second_sid`, `call.status`, `call.priced`, `call.updated`, `call.update_remembered`, "
-        "`call.update_forgotten`, `call.update_unknown`, `call.deleted`, `call.redialed`, `call.redial_failed`, "
+        "`call.update_forgotten`, `call.update_unknown`, `call.deleted`, `call.redialed`, `call.redial_expired`, "
+        "`call.redial_failed`, "
         "and for subresources `call.recording`, `call.payment` and so on. [Operations](/docs/operations) explains each."
     )
     data: JsonObject

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,7 +21,7 @@ from app.services import services
 from app.tenants.caller import COMMAND_LINE
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
-from tests.support.jobs import run_step
+from tests.support.jobs import run_step, running_refresher
 from tests.support.upstream import Upstream, answer, call_resource, created, error, hang, reset, running_upstream
 
 SID = "CA" + "d" * 32
@@ -466,6 +467,48 @@ async def test_a_redial_is_a_new_record(gateway: Gateway, tenant: Tenant, dialer
         assert (call["idempotency_key"], call["to"]) == (None, first["to"])
         assert UUID(call["id"]).version == 7
         assert (await tenant.events(first["id"]))[-1]["data"] == {"call_id": call["id"]}
+
+
+@pytest.mark.parametrize(
+    ("ended_ago", "waits"),
+    [
+        (timedelta(minutes=10), timedelta(minutes=5)),
+        (timedelta(minutes=20), timedelta(0)),
+        (timedelta(hours=12), None),
+        (-timedelta(hours=1), timedelta(minutes=15)),
+    ],
+)
+async def test_the_time_of_a_redial_counts_from_the_end_even_if_that_is_known_late(
+    gateway: Gateway, ended_ago: timedelta, waits: timedelta | None
+) -> None:
+    sid = f"CA{uuid4().hex}"
+    ended_at = datetime.now(UTC).replace(microsecond=0) - ended_ago
+    ended = call_resource(sid, status="no-answer", end_time=format_datetime(ended_at))
+    async with running_upstream(created(sid=sid), answer(200, ended)) as upstream, running_dialer(gateway) as dialer:
+        tenant = await gateway.add_tenant(upstream.url)
+        redial = {"on": ["no-answer"], "times": 2, "after_s": 900}
+        call_id = (await tenant.create(priority="normal", redial=redial)).json()["id"]
+        await dial_all(dialer)
+        await gateway.database.fetch("UPDATE call SET refresh_at = now() WHERE id = $1", UUID(call_id))
+        async with running_refresher(gateway) as refresher:
+            await run_step(refresher)
+        listed = (await tenant.http.get("/v1/calls", params={"execution": "scheduled"})).json()["calls"]
+        last_event = (await tenant.events(call_id))[-1]
+        if waits is None:
+            ring_by = datetime.fromisoformat(last_event["data"]["ring_by"])
+            assert (listed, last_event["type"], ring_by) == ([], "call.redial_expired", ended_at + timedelta(minutes=30))
+            return
+        (again,) = listed
+        not_before, ring_by = (datetime.fromisoformat(again["parameters"][name]) for name in ("not_before", "ring_by"))
+        assert (last_event["type"], ring_by - not_before) == ("call.redialed", timedelta(minutes=15))
+        if ended_ago > timedelta(0):
+            assert not_before == ended_at + timedelta(minutes=15)
+        columns = "SELECT not_before, due_at, ring_by FROM scheduled_dial WHERE call_id = $1"
+        (waiting,) = await gateway.database.fetch(columns, UUID(again["id"]))
+        recorded_at = datetime.fromisoformat(again["created_at"])
+        assert waiting["not_before"] == waiting["due_at"]
+        assert waiting["due_at"] - recorded_at == pytest.approx(waits, abs=timedelta(seconds=30))
+        assert (waiting["ring_by"], waiting["due_at"] >= recorded_at) == (ring_by, True)
 
 
 async def _end_busy(gateway: Gateway, call_id: str) -> None:

@@ -287,6 +287,7 @@ _DESCRIBERS: Final[Mapping[str, Callable[[EventRow], tuple[str, str, Tone]]]] = 
     **dict.fromkeys(_CHANGE_TEXTS, _describe_change),
     "call.deleted": lambda event: ("Deleted at Twilio", _DELETED_BY_TEXTS.get(str(event.data.get("by")), ""), ""),
     "call.redialed": lambda event: ("Redialled as another call", str(event.data.get("call_id", "")), ""),
+    "call.redial_expired": lambda _: ("Not redialled: the end was known too late", "", "warning"),
     "call.redial_failed": lambda event: ("The redial could not be stored", f"SQLSTATE {event.data.get('sqlstate')}", "danger"),
 }
 _ENTRY_KINDS: Final[Mapping[str, EntryKind]] = {
