@@ -199,7 +199,9 @@ QUESTIONS: dict[str, Question] = {
     ),
     "gauges: oldest unsettled": lambda s, _: statistics.oldest_unsettled_times(s),
     "gauges: followed calls": lambda s, _: statistics.count_followed_calls(s),
-    "find expired calls": lambda s, c: lock_calls_to_delete(s, after=c.id, before=c.created_at + _DAY, limit=retain.BATCH_SIZE),
+    "find expired calls": lambda s, c: lock_calls_to_delete(
+        s, after=c.id, before=c.created_at + _DAY, rivals_within=timedelta(minutes=20), limit=retain.BATCH_SIZE
+    ),
     "create 1": lambda s, c: create(_HotDatabase(s), c, together=1),
     "create 32 together": lambda s, c: create(_HotDatabase(s), c, together=32),
 }

@@ -168,6 +168,14 @@ def earliest_date_created(call: Call) -> datetime:
     return call.pending_since - MAX_CLOCK_SKEW - DATE_TOLERANCE
 
 
+def rival_distance(longest_life: timedelta) -> timedelta:
+    """Returns the longest time between two requests that may have started the same call in Twilio's list.
+
+    `longest_life` is the longest time from `call.pending_since` until Twilio starts the call.
+    """
+    return longest_life + 2 * MAX_CLOCK_SKEW + DATE_TOLERANCE
+
+
 def rate_match(call: Call, entry: CallResource, *, longest_life: timedelta) -> MatchRating:
     """Rates whether the request for the record `call` may have started `entry`, a call in Twilio's list.
 

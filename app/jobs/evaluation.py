@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from app.calls import repository
 from app.calls.models import Call
 from app.database.engine import Session
-from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, CallCandidates
+from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, CallCandidates, rival_distance
 from app.twilio.schemas import CallResource
 
 SearchResult = Literal["bound", "ambiguous", "inconclusive", "none"]
@@ -51,7 +51,7 @@ async def evaluate_candidates(
     """
     # Count rivals before reading bound sids: an intent that is bound in between must appear in one of the two.
     undated = any(entry.date_created is None for entry, _ in candidates.calls.values())
-    distance = None if undated else max_start_delay + 2 * MAX_CLOCK_SKEW + DATE_TOLERANCE
+    distance = None if undated else rival_distance(max_start_delay)
     rivals = unrecorded_rivals + await repository.count_rival_creations(session, call, span=distance)
     free = candidates.calls.keys() - await repository.sids_with_record(session, candidates.calls.keys())
     certain = [entry for entry, rating in candidates.calls.values() if entry.sid in free and rating == "yes"]

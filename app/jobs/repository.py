@@ -9,12 +9,13 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, exists, func, select, text
+from sqlalchemy import delete, exists, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from app.audit.models import AuditEvent
 from app.calls.ids import first_id_at
-from app.calls.models import Call, CallEvent, PendingUpdate
+from app.calls.models import MAY_HAVE_STARTED, Call, CallEvent, PendingUpdate
 from app.database.partitions import Partition
 from app.deliveries.models import Delivery
 
@@ -33,18 +34,31 @@ _IS_DONE_SQL = {
 _CLOCKS_DIFFER_BY = timedelta(days=1)
 
 
-async def lock_calls_to_delete(session: AsyncSession, *, after: UUID, before: datetime, limit: int) -> Sequence[UUID]:
+async def lock_calls_to_delete(
+    session: AsyncSession, *, after: UUID, before: datetime, rivals_within: timedelta, limit: int
+) -> Sequence[UUID]:
     """Locks calls whose last dial and final outcome were before `before`. Returns their ids, at most `limit`.
 
     Begins with the oldest call after the id `after`. Leaves out calls whose record may still change: the worker will fetch them
-    from Twilio again, or search Twilio's list for them.
+    from Twilio again, or search Twilio's list for them. Also leaves out started calls that the search for another record may
+    find: one to the same address, dialled at most `rivals_within` earlier or later. Without its own record, such a call would
+    be taken for the call of the other record.
     """
+    rival = aliased(Call)
+    rival_may_be_searched_for = exists().where(
+        rival.account_sid == Call.account_sid,
+        rival.address_key == Call.address_key,
+        rival.pending_since.between(Call.pending_since - rivals_within, Call.pending_since + rivals_within),
+        MAY_HAVE_STARTED,
+        or_(rival.execution != "not_started", rival.search_at.is_not(None)),
+    )
     statement = (
         select(Call.id)
         .where(Call.id > after, Call.id < first_id_at(before))
         # A scheduled call may wait for days and end without a dial. `greatest` ignores null.
         .where(func.greatest(Call.pending_since, Call.settled_at) < before)
         .where(Call.execution.in_(_SETTLED_EXECUTIONS), Call.refresh_at.is_(None), Call.search_at.is_(None))
+        .where(or_(Call.execution != "started", ~rival_may_be_searched_for))
         .order_by(Call.id)
         .limit(limit)
         .with_for_update(skip_locked=True)

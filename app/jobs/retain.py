@@ -18,6 +18,7 @@ import structlog
 from app.database.engine import Database
 from app.database.partitions import Partition, drop_partition, expired_partitions, try_lock_partition
 from app.jobs import repository
+from app.jobs.candidates import rival_distance
 from app.jobs.partitions import CALL_TABLES
 from app.observability import Metrics
 
@@ -39,6 +40,8 @@ class Retention:
     keep: timedelta
     # The partitioned tables whose rows are kept for the time `keep`.
     tables: Sequence[str] = CALL_TABLES
+    max_start_delay: timedelta = timedelta(0)
+    """The longest time from the request for a call until Twilio starts it."""
     # The last id of the previous batch. Starting there avoids scanning dead rows that are not vacuumed yet.
     _last_id: UUID = _LOWEST_ID
 
@@ -50,7 +53,11 @@ class Retention:
         began = time.monotonic()
         async with self.database.begin() as session:
             expired = await repository.lock_calls_to_delete(
-                session, after=self._last_id, before=self._kept_since(), limit=BATCH_SIZE
+                session,
+                after=self._last_id,
+                before=self._kept_since(),
+                rivals_within=rival_distance(self.max_start_delay),
+                limit=BATCH_SIZE,
             )
             self._count_deleted("call", await repository.delete_calls(session, expired))
         self._last_id = expired[-1] if expired else _LOWEST_ID

@@ -123,7 +123,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("drop_audit_partitions", audit.drop_partitions, _RETENTION_EVERY_S),
     ]
     if calls_kept_for is not None:
-        retention = Retention(state["database"], metrics, calls_kept_for)
+        retention = Retention(state["database"], metrics, calls_kept_for, max_start_delay=resolver.longest_life)
         steps = (retention.expire_calls, retention.expire_default_partitions, retention.drop_partitions)
         jobs += [Job(step.__name__, step, _RETENTION_EVERY_S) for step in steps]
     return jobs

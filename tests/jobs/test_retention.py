@@ -42,10 +42,17 @@ async def _run(gateway: Gateway, statement: str, **values: Any) -> list[Any]:
 
 
 async def _call(
-    gateway: Gateway, tenant: Tenant, *, age: timedelta = OLD, number: int = 1, change_sql: str = "", key: str | None = None
+    gateway: Gateway,
+    tenant: Tenant,
+    *,
+    age: timedelta = OLD,
+    number: int = 1,
+    change_sql: str = "",
+    key: str | None = None,
+    to: str | None = None,
 ) -> UUID:
     """Creates a completed call of this age that waits for no refresh, and runs `change_sql` on it. Returns its id."""
-    placed = (await tenant.create(key)).json()["id"]
+    placed = (await tenant.create(key, **({"to": to} if to else {}))).json()["id"]
     moment = datetime.now(UTC) - age
     call_id = UUID(int=first_id_at(moment).int + number)
     change = """UPDATE call SET id = :old, created_at = :at, pending_since = :at, settled_at = :at, status = 'completed',
@@ -114,9 +121,38 @@ async def test_an_old_call_with_work_left_stays(
 ) -> None:
     tenant = await gateway.add_tenant(upstream.url)
     kept = await _call(gateway, tenant, change_sql=open_call)
-    await _call(gateway, tenant, number=2)
+    await _call(gateway, tenant, number=2, to="sip:other@example.com")
     await _expire_all(retention)
     assert await _remaining(gateway, tenant) == [kept]
+
+
+_NONE_FOUND = "UPDATE call SET execution = 'not_started', sid = NULL, settled_by = 'none_found', search_at = {} WHERE id = :id"
+
+
+@pytest.mark.parametrize(
+    ("other", "minutes", "to", "stays"),
+    [
+        (OPEN_CALLS["pending"], 1, None, True),
+        (OPEN_CALLS["unknown"], -1, None, True),
+        (_NONE_FOUND.format("now()"), 1, None, True),
+        (_NONE_FOUND.format("NULL"), 1, None, False),
+        (OPEN_CALLS["unknown"], 60, None, False),
+        (OPEN_CALLS["unknown"], 1, "sip:other@example.com", False),
+    ],
+)
+async def test_a_call_stays_while_a_search_may_take_it_for_that_of_another_record(
+    gateway: Gateway, retention: Retention, upstream: Upstream, other: str, minutes: int, to: str | None, stays: bool
+) -> None:
+    tenant = await gateway.add_tenant(upstream.url)
+    call = await _call(gateway, tenant)
+    searched = await _call(gateway, tenant, age=OLD + timedelta(minutes=minutes), change_sql=other, to=to)
+    await _expire_all(retention)
+    left = await _remaining(gateway, tenant)
+    assert (call in left) is stays
+    if stays:
+        await _run(gateway, "DELETE FROM call WHERE id = :id", id=searched)
+        await _expire_all(retention)
+        assert await _remaining(gateway, tenant) == []
 
 
 async def test_a_key_identifies_one_creation_for_as_long_as_its_record_is_kept(
