@@ -1,6 +1,6 @@
 """Decides what a 404 from Twilio for a started call means: Twilio does not show the new call yet, or the call was deleted."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from app.calls.store import AnyCall
 from app.twilio.errors import TwilioError, TwilioNotFound
@@ -16,16 +16,16 @@ def is_call_not_found(error: TwilioError) -> bool:
     return isinstance(error, TwilioNotFound)
 
 
-def is_deleted_at_twilio(call: AnyCall, error: TwilioError) -> bool:
+def is_deleted_at_twilio(call: AnyCall, error: TwilioError, *, now: datetime) -> bool:
     """Returns whether the call was deleted at Twilio: Twilio answers 404 for a call that it must know by now.
 
     A new call may not be visible at once. The call must therefore have been recorded as started more than an hour ago, or more
-    than a minute ago if it has ended.
+    than a minute ago if it has ended. `now` is the time by Postgres's clock, which dates the records.
     """
     limit = _MAX_VISIBILITY_DELAY_IF_ENDED if call.status in TERMINAL_STATUSES else _MAX_VISIBILITY_DELAY
-    return is_call_not_found(error) and datetime.now(UTC) - (call.settled_at or call.created_at) > limit
+    return is_call_not_found(error) and now - (call.settled_at or call.created_at) > limit
 
 
-def may_be_found_later(call: AnyCall, error: TwilioError) -> bool:
+def may_be_found_later(call: AnyCall, error: TwilioError, *, now: datetime) -> bool:
     """Returns whether Twilio answers 404 for a call that it may not show yet, so that the same request may work later."""
-    return is_call_not_found(error) and not is_deleted_at_twilio(call, error)
+    return is_call_not_found(error) and not is_deleted_at_twilio(call, error, now=now)

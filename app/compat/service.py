@@ -71,24 +71,20 @@ class StartedCallReader:
             async with self.request_limit.slot(call.tenant_id):
                 resource = await try_credentials(credentials, fetch_call)
         except TwilioError as error:
-            if is_deleted_at_twilio(call, error):
-                await self._mark_deleted(call)
+            async with self.database.begin() as session:
+                now = await repository.transaction_start_time(session)
+                is_deleted = is_deleted_at_twilio(call, error, now=now)
+                if is_deleted and (locked := await repository.lock_call(session, call.id)):
+                    await repository.mark_deleted(session, locked, by="twilio")
+                age = now - await control_repository.last_twilio_event_at(session, call)
+            if is_deleted:
                 raise CallNotFound from error
             logger.warning("fetch_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
-            async with self.database.begin() as session:
-                age = await repository.transaction_start_time(session) - await control_repository.last_twilio_event_at(
-                    session, call
-                )
             return FetchedCall(call, age)
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id) or call
             await repository.record_resource(session, locked, resource)
         return FetchedCall(locked)
-
-    async def _mark_deleted(self, call: Call) -> None:
-        async with self.database.begin() as session:
-            if locked := await repository.lock_call(session, call.id):
-                await repository.mark_deleted(session, locked, by="twilio")
 
     async def read_page(
         self, caller: Caller, filters: StartedCallFilter, *, cursor: PageCursor | None, size: int

@@ -67,7 +67,7 @@ async def make_partitions(session: AsyncSession, table: str, *, months_ahead: in
     """
     await session.execute(text("SET LOCAL lock_timeout = '5s'"))
     await session.execute(text("SELECT pg_advisory_xact_lock(hashtext(:table))"), {"table": f"partitions of {table}"})
-    today = datetime.now(UTC).date()
+    today: date = (await session.scalars(text("SELECT (now() AT TIME ZONE 'UTC')::date"))).one()
     for offset in range(months_ahead + 1):
         first, following = _first_day_of_month(today, offset), _first_day_of_month(today, offset + 1)
         partition, default = f"{table}_{first:%Y_%m}", f"{table}_default"

@@ -220,7 +220,7 @@ class CallRefresher:
         """Applies Twilio's answer to a record in memory. Returns what to write, and the result for the metrics."""
         changed = ChangedCall(call)
         result: RefreshResult
-        gone = fetched.error is not None and is_deleted_at_twilio(call, fetched.error)
+        gone = fetched.error is not None and is_deleted_at_twilio(call, fetched.error, now=call.now)
         if fetched.resource is not None and call.sid == fetched.resource.sid:
             changed.events += apply_resource(call, fetched.resource)
             result = "changed" if changed.events else "unchanged"

@@ -9,13 +9,14 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 import structlog
 
-from app.database.engine import Database
+from app.calls.repository import transaction_start_time
+from app.database.engine import Database, Session
 from app.database.partitions import Partition, drop_partition, expired_partitions, try_lock_partition
 from app.jobs import repository
 from app.jobs.candidates import rival_distance
@@ -55,7 +56,7 @@ class Retention:
             expired = await repository.lock_calls_to_delete(
                 session,
                 after=self._last_id,
-                before=self._kept_since(),
+                before=await self._kept_since(session),
                 rivals_within=rival_distance(self.max_start_delay),
                 limit=BATCH_SIZE,
             )
@@ -73,7 +74,7 @@ class Retention:
         for table in self.tables:
             async with self.database.begin() as session:
                 gone += await repository.delete_from_default_partition(
-                    session, table, before=self._kept_since(), limit=BATCH_SIZE
+                    session, table, before=await self._kept_since(session), limit=BATCH_SIZE
                 )
         self._count_deleted("stray", gone)
         await self._pause_after_batch(began)
@@ -87,7 +88,7 @@ class Retention:
         """
         for table in self.tables:
             async with self.database.begin() as session:
-                expired = await expired_partitions(session, table, before=self._kept_since())
+                expired = await expired_partitions(session, table, before=await self._kept_since(session))
             for partition in expired:
                 await self._drop_partition(partition)
         return False
@@ -110,5 +111,5 @@ class Retention:
     async def _pause_after_batch(self, began: float) -> None:
         await asyncio.sleep(min(_PAUSE_PER_BATCH_TIME * (time.monotonic() - began), _MAX_PAUSE_S))
 
-    def _kept_since(self) -> datetime:
-        return datetime.now(UTC) - self.keep
+    async def _kept_since(self, session: Session) -> datetime:
+        return await transaction_start_time(session) - self.keep

@@ -17,7 +17,8 @@ from app.jobs.retain import BATCH_SIZE, Retention
 from app.jobs.worker import make_jobs
 from app.observability import Metrics
 from app.services import services
-from tests.support.gateway import Gateway, Tenant, settings_for
+from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from tests.support.postgres_clock import url_with_other_clock
 from tests.support.upstream import Upstream, created, running_upstream
 
 KEEP = timedelta(days=90)
@@ -124,6 +125,17 @@ async def test_an_old_call_with_work_left_stays(
     await _call(gateway, tenant, number=2, to="sip:other@example.com")
     await _expire_all(retention)
     assert await _remaining(gateway, tenant) == [kept]
+
+
+async def test_the_age_of_a_call_is_counted_by_the_clock_of_postgres(gateway: Gateway, upstream: Upstream) -> None:
+    """The clock of the worker's machine is 40 days ahead of that of Postgres."""
+    tenant = await gateway.add_tenant(upstream.url)
+    young, old = await _call(gateway, tenant), await _call(gateway, tenant, age=OLD + timedelta(days=40))
+    url = await url_with_other_clock(gateway.database, gateway.settings.require_database_url(), offset="-40 days")
+    async with running_gateway(settings_for(url)) as behind:
+        await _expire_all(Retention(behind.database, Metrics(), KEEP))
+    assert await _remaining(gateway, tenant) == [young]
+    assert old != young
 
 
 _NONE_FOUND = "UPDATE call SET execution = 'not_started', sid = NULL, settled_by = 'none_found', search_at = {} WHERE id = :id"

@@ -18,9 +18,10 @@ from app.jobs.resolve import OutcomeResolver
 from app.jobs.worker import Job, run_jobs
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
-from tests.support.gateway import Gateway, Tenant, served
+from tests.support.gateway import Gateway, Tenant, running_gateway, served, settings_for
 from tests.support.jobs import run_step, running_refresher, running_resolver
 from tests.support.logs import logging_to
+from tests.support.postgres_clock import url_with_other_clock
 from tests.support.upstream import Behaviour, answer, call_resource, created, error, hang, proxy_page, reset, running_upstream
 
 
@@ -248,6 +249,26 @@ async def test_a_call_that_has_not_ended_counts_as_deleted_after_an_hour_of_404s
         await _age(gateway, call_id, seconds=3700)
         assert (await _refreshed(gateway, refresher, tenant, call_id))["deleted_at"] is not None
         assert await _refresh_at(gateway, call_id) is None
+
+
+async def test_a_404_for_a_new_call_does_not_mean_that_it_was_deleted_if_clocks_differ(gateway: Gateway) -> None:
+    """The clock of Callgate's machine is two hours ahead of that of Postgres."""
+    url = await url_with_other_clock(gateway.database, gateway.settings.require_database_url(), offset="-2 hours")
+    missing = error(404, 20404)
+    async with (
+        running_upstream(created(), missing) as upstream,
+        running_gateway(settings_for(url)) as behind,
+        running_refresher(behind, timeout_s=1) as refresher,
+    ):
+        await _stop_all_refreshes(behind)
+        tenant = await behind.add_tenant(upstream.url)
+        call = (await tenant.create()).json()
+        assert (await _refreshed(behind, refresher, tenant, call["id"]))["deleted_at"] is None
+        path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{call['sid']}.json"
+        assert (await tenant.http.get(path)).status_code == 200
+        assert (await tenant.http.delete(path)).status_code == 404
+        assert (await tenant.http.patch(f"/v1/calls/{call['id']}", json={"status": "canceled"})).status_code == 202
+        assert (await tenant.http.get(f"/v1/calls/{call['id']}")).json()["deleted_at"] is None
 
 
 async def test_only_a_404_of_twilio_means_that_a_call_is_gone(gateway: Gateway, refresher: CallRefresher) -> None:

@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import make_url
 
 from app.calls.creation.grants.service import grant_calls
 from app.tenants.caller import COMMAND_LINE
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
+from tests.support.postgres_clock import url_with_other_clock
 
 _LOCK_QUEUE = "SELECT FROM pace JOIN queue ON queue.id = subject_id WHERE tenant_id = $1 FOR UPDATE OF pace"
 _TIMES = """
@@ -90,21 +90,11 @@ async def test_closed_calls_are_postponed_together_also_behind_many_open_ones(ga
     assert (first.grants, len(second.grants)) == ([], 4)
 
 
-# In a session whose search_path begins with this schema, these functions replace Postgres's own ones.
-_OTHER_CLOCK = """CREATE FUNCTION "{schema}".{name}() RETURNS timestamptz STABLE LANGUAGE sql
-    AS $$ SELECT pg_catalog.{name}() + interval '{offset}' $$"""
-
-
 @pytest.mark.parametrize("offset", ["1 hour", "-1 hour"])
 async def test_the_times_of_a_call_are_those_of_postgres(gateway: Gateway, offset: str) -> None:
     """The clock of the machine on which the API runs is an hour behind that of Postgres, or an hour ahead of it."""
-    schema = f"clock {offset}".replace(" ", "_")
-    await gateway.database.fetch(f'CREATE SCHEMA "{schema}"')
-    for name in ("clock_timestamp", "now"):
-        await gateway.database.fetch(_OTHER_CLOCK.format(schema=schema, name=name, offset=offset))
-    options = {"options": f'-csearch_path="{schema}",public,pg_catalog'}
-    url = make_url(gateway.settings.require_database_url()).update_query_dict(options)
-    async with running_gateway(settings_for(url.render_as_string(hide_password=False))) as other:
+    url = await url_with_other_clock(gateway.database, gateway.settings.require_database_url(), offset=offset)
+    async with running_gateway(settings_for(url)) as other:
         tenant = await other.add_tenant()
         (await tenant.http.put("/v1/queues/hasty", json={"ring_within_s": 600})).raise_for_status()
         assert (await tenant.create(queue="hasty")).status_code == 202

@@ -4,7 +4,6 @@ from functools import partial
 
 from app.calls import repository
 from app.calls.control.service import SPECIAL_ERRORS, CallControl
-from app.calls.missing import is_deleted_at_twilio
 from app.calls.models import Call
 from app.calls.upstream_problems import change_problem
 from app.errors import ActionUnknown, UpstreamUnreachable
@@ -27,7 +26,7 @@ async def delete_at_twilio(control: CallControl, call: Call) -> None:
         detail = "Twilio may have deleted the call. It is safe to delete it again."
         raise ActionUnknown(detail, call_id=call.id) from error
     except TwilioError as error:
-        if not is_deleted_at_twilio(call, error):
+        if not await control.is_deleted_at_twilio(call, error):
             raise change_problem(error, SPECIAL_ERRORS, call_id=call.id) from error
     async with control.database.begin() as session:
         locked = await repository.lock_call(session, call.id)

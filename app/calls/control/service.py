@@ -18,7 +18,7 @@ from app.calls.callback_urls import CallbackUrls
 from app.calls.control import repository as control_repository
 from app.calls.control.validation import validate_update
 from app.calls.creation.scheduled.store import end_waiting_calls_by_id
-from app.calls.missing import may_be_found_later
+from app.calls.missing import is_call_not_found, is_deleted_at_twilio, may_be_found_later
 from app.calls.models import Call, PendingUpdate
 from app.calls.parameters import CallUpdate
 from app.calls.progress import apply_resource
@@ -196,7 +196,9 @@ class CallControl:
         It may work later if Twilio's answer was lost, or if Twilio may not show the new call yet. Raises ActionUnknown if the
         answer to any other request was lost, or if the database is unavailable.
         """
-        if not isinstance(error, TwilioOutcomeUnknown) and not (update.only_ends_call and may_be_found_later(call, error)):
+        if not isinstance(error, TwilioOutcomeUnknown) and not (
+            update.only_ends_call and is_call_not_found(error) and not await self.is_deleted_at_twilio(call, error)
+        ):
             raise change_problem(error, SPECIAL_ERRORS, call_id=call.id) from error
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
@@ -263,8 +265,9 @@ class CallControl:
 
     async def _postpone_or_drop_update(self, call: Call, pending: PendingUpdate, error: TwilioError) -> None:
         async with self.database.begin() as session:
-            age = await repository.transaction_start_time(session) - pending.wanted_at
-            may_work_later = not isinstance(error, TwilioRejected) or may_be_found_later(call, error)
+            now = await repository.transaction_start_time(session)
+            age = now - pending.wanted_at
+            may_work_later = not isinstance(error, TwilioRejected) or may_be_found_later(call, error, now=now)
             if age < _MAX_PENDING_UPDATE_AGE and may_work_later:
                 wait = min(max(age / 2, _MIN_RETRY_WAIT), _MAX_RETRY_WAIT)
                 await control_repository.postpone_pending_update(session, pending, wait)
@@ -278,6 +281,13 @@ class CallControl:
             self.twilio.update_call, sid=call.sid or "", parameters=parameters, addresses=addresses, deadline_s=self.deadline_s
         )
         return await self.send_with_credentials(call, send)
+
+    async def is_deleted_at_twilio(self, call: Call, error: TwilioError) -> bool:
+        """Returns whether `error`, Twilio's answer to a request for the call, means that the call was deleted at Twilio."""
+        if not is_call_not_found(error):
+            return False
+        async with self.database.begin() as session:
+            return is_deleted_at_twilio(call, error, now=await repository.transaction_start_time(session))
 
     async def fetch(self, call: Call) -> CallResource:
         """Returns the call from Twilio. Raises TwilioError."""
