@@ -35,6 +35,7 @@ class CallDueForRefresh(NamedTuple):
     id: UUID
     sid: str
     account_id: UUID
+    pending_since: datetime
     refresh_at: datetime
     traceparent: str | None
 

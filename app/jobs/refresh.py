@@ -137,7 +137,7 @@ class CallRefresher:
         found: Mapping[str, CallResource] = {}
         try:
             if len(calls) >= MIN_SWEPT_CALLS:
-                wanted = frozenset(call.sid for call in calls)
+                wanted = {call.sid: call.pending_since for call in calls}
                 deadline_s = self.fetch_deadline_s
                 ask = partial(sweep_call_list, self.twilio, wanted=wanted, deadline_s=deadline_s, last_page_after_s=deadline_s)
                 found, newest_entries = await try_credentials(await self.tenants.active_credentials(account_id), ask)

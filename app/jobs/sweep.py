@@ -6,9 +6,11 @@ list is read.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
+from app.jobs.candidates import DATE_TOLERANCE
 from app.twilio.client import TwilioClient
 from app.twilio.schemas import CallResource, Credential
 
@@ -30,13 +32,14 @@ class SweepResult(NamedTuple):
 
 
 async def sweep_call_list(
-    twilio: TwilioClient, credential: Credential, *, wanted: Collection[str], deadline_s: float, last_page_after_s: float
+    twilio: TwilioClient, credential: Credential, *, wanted: Mapping[str, datetime], deadline_s: float, last_page_after_s: float
 ) -> SweepResult:
-    """Looks for calls on the newest pages of Twilio's list. `wanted` has the sids of these calls. Raises TwilioError.
+    """Looks for calls on the newest pages of Twilio's list. Raises TwilioError.
 
-    Stops when all wanted calls are found, or when so few are missing that it takes fewer requests to fetch them one by one.
-    Requests no further page when `last_page_after_s` seconds have passed. `deadline_s` is the time limit of each request. The
-    list is not filtered by start time, because such a filter would hide queued calls.
+    `wanted` has the sids of these calls, each with the time when the call was requested. Stops when all wanted calls are found,
+    when so few are missing that it takes fewer requests to fetch them one by one, or when the dates in the list show that
+    most of them are too far back. Requests no further page when `last_page_after_s` seconds have passed. `deadline_s` is the
+    time limit of each request. The list is not filtered by start time, because such a filter would hide queued calls.
     """
     found: dict[str, CallResource] = {}
     newest: Sequence[Mapping[str, Any]] = ()
@@ -45,11 +48,38 @@ async def sweep_call_list(
     stop_at = clock() + last_page_after_s
     async for entries in twilio.pages_of_calls(credential, {}, deadline_s=deadline_s):
         newest = newest or entries
+        found_before = len(found)
         for entry in entries:
             if entry.get("sid") in wanted and (resource := CallResource.parse_answer(entry)) is not None:
                 found[resource.sid] = resource
         pages += 1
-        missing = len(wanted) - len(found)
-        if not missing or pages > missing // _MISSING_CALLS_PER_PAGE or clock() >= stop_at:
+        more_pages = (len(wanted) - len(found)) // _MISSING_CALLS_PER_PAGE + 1 - pages
+        if more_pages <= 0 or clock() >= stop_at:
             break
+        if len(found) - found_before < _MISSING_CALLS_PER_PAGE:
+            requested_at = sorted(time for sid, time in wanted.items() if sid not in found)
+            if _are_out_of_reach(requested_at, _date_created(newest[:1]), _date_created(entries[-1:]), pages, more_pages):
+                break
     return SweepResult(found, newest)
+
+
+def _are_out_of_reach(
+    requested_at: Sequence[datetime], newest: datetime | None, oldest: datetime | None, pages: int, more_pages: int
+) -> bool:
+    """Returns whether further pages of the list will most probably show too few of the missing calls.
+
+    `requested_at` has the times of the missing calls, the oldest first. `newest` and `oldest` are the dates of the first and
+    the last entry of the `pages` that were read; None if unknown. At most `more_pages` would follow.
+    """
+    if newest is None or oldest is None:
+        return False
+    if oldest < requested_at[0] - DATE_TOLERANCE:
+        return True
+    # The pages that were read show how far back as many pages as may follow would go.
+    return oldest - requested_at[len(requested_at) // 2] > (newest - oldest) / pages * more_pages
+
+
+def _date_created(entries: Sequence[Mapping[str, Any]]) -> datetime | None:
+    """Returns the date of the first of `entries`; None if there is none, or if it has no date."""
+    entry = CallResource.parse_answer(entries[0]) if entries else None
+    return entry.date_created if entry else None

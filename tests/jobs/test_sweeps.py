@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -219,12 +220,46 @@ async def test_a_list_that_is_slow_is_not_read_to_its_end(gateway: Gateway) -> N
     credential = Credential(f"AC{'0' * 32}", f"AC{'0' * 32}", SecretStr("token"))
     for last_page_after_s, pages in ((0, 1), (3600, 2)):
         async with running_upstream(*map(page, range(9))) as upstream, running_refresher(gateway) as refresher:
-            wanted = {f"CA{number:032x}" for number in range(20)}
+            wanted = {f"CA{number:032x}": datetime.now(UTC) for number in range(20)}
             sweep_ = partial(
                 sweep_call_list, refresher.twilio, replace(credential, base_url=upstream.url), wanted=wanted, deadline_s=60
             )
             shown = await sweep_(last_page_after_s=last_page_after_s)
             assert len(shown.found) == len(upstream.received) == pages
+
+
+@pytest.mark.parametrize(
+    ("wanted_age", "are_listed", "pages", "found"),
+    [
+        (timedelta(days=40), True, 1, 0),
+        (timedelta(minutes=6), False, 3, 0),
+        (timedelta(minutes=44), True, 6, 20),
+    ],
+    ids=["too far back", "not in the list", "further back"],
+)
+async def test_the_list_is_read_as_far_back_as_is_worth_it(
+    gateway: Gateway, wanted_age: timedelta, are_listed: bool, pages: int, found: int
+) -> None:
+    """Each page of the list goes ten minutes further back than the one before it."""
+    now = datetime.now(UTC)
+    wanted = {f"CA{number:032x}": now - wanted_age for number in range(100)}
+
+    def page(number: int) -> Behaviour:
+        first = now - timedelta(minutes=10 * number)
+        last = first - timedelta(minutes=10)
+        own = list(wanted)[:20] if are_listed and last <= now - wanted_age < first else []
+        entries = [
+            call_resource(sid, date_created=format_datetime(at))
+            for sid, at in [(f"CA{'e' * 32}", first), *((sid, wanted[sid]) for sid in own), (f"CA{'f' * 32}", last)]
+        ]
+        following = f"/2010-04-01/Accounts/AC{'0' * 32}/Calls.json?Page={number + 1}"
+        return answer(200, {"calls": entries, "next_page_uri": following if number < 19 else None})
+
+    credential = Credential(f"AC{'0' * 32}", f"AC{'0' * 32}", SecretStr("token"))
+    async with running_upstream(*map(page, range(20))) as upstream, running_refresher(gateway) as refresher:
+        at_upstream = replace(credential, base_url=upstream.url)
+        shown = await sweep_call_list(refresher.twilio, at_upstream, wanted=wanted, deadline_s=60, last_page_after_s=3600)
+        assert (len(upstream.received), len(shown.found)) == (pages, found)
 
 
 async def make_old(gateway: Gateway, ids: Any, *, status: str, days: int = 40) -> None:
