@@ -40,6 +40,9 @@ from app.twilio.schemas import CallResource
 logger = structlog.stdlib.get_logger(__name__)
 
 BATCH_SIZE = 20
+SEARCH_BATCH_SIZE = 100
+"""How many calls are searched for with one reading of Twilio's list, at most."""
+_MAX_CONCURRENT_SEARCHES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +79,11 @@ class OutcomeResolver:
         if self.tasks.is_full:
             return False
         # Longer than a search can take, so that no other worker searches for the same call meanwhile.
-        lease = timedelta(seconds=4 * self.deadline_s + 30)
+        # The list of an account is read once (2 * deadline_s), and if it is too long, another one for each call.
+        lease = timedelta(seconds=2 * (1 + SEARCH_BATCH_SIZE / _MAX_CONCURRENT_SEARCHES) * self.deadline_s + 30)
         busy_accounts = self.tasks.busy_accounts()
         async with self.database.begin() as session:
-            due = await leases.claim_searches(session, lease=lease, limit=BATCH_SIZE, busy_accounts=busy_accounts)
+            due = await leases.claim_searches(session, lease=lease, limit=SEARCH_BATCH_SIZE, busy_accounts=busy_accounts)
             database_clock_lead = await repository.postgres_time_now(session) - datetime.now(UTC)
         self.tasks.start_per_account(due, partial(self._search_account, database_clock_lead), event="search_crashed")
         return bool(due)
@@ -87,7 +91,8 @@ class OutcomeResolver:
     async def _search_account(self, database_clock_lead: timedelta, calls: Sequence[Call]) -> None:
         """Searches Twilio's lists for calls of one account, and records the results."""
         search = partial(self._search_call, self.make_call_lists(calls), database_clock_lead)
-        await run_isolated(calls, search, event="search_crashed")
+        for start in range(0, len(calls), _MAX_CONCURRENT_SEARCHES):
+            await run_isolated(calls[start : start + _MAX_CONCURRENT_SEARCHES], search, event="search_crashed")
         async with self.database.begin() as session:
             await leases.release_searches(session, calls)
 

@@ -16,7 +16,7 @@ from twilio.request_validator import RequestValidator
 from app.calls import leases
 from app.calls.search_plan import SearchPlan
 from app.jobs.refresh import CallRefresher
-from app.jobs.resolve import OutcomeResolver
+from app.jobs.resolve import SEARCH_BATCH_SIZE, OutcomeResolver
 from app.twilio.call_list import PAGE_SIZE
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
@@ -95,6 +95,24 @@ async def test_every_creation_has_callgates_callback_url_with_the_calls_id(gatew
     assert f"{callback.scheme}://{callback.netloc}{callback.path}" == f"{PUBLIC_URL}/callbacks/twilio/{call_id}"
     assert parse_qs(callback.fragment) == {"rc": ["3"], "rp": ["5xx,ct,rt"]}
     assert [value for name, value in form if name == "StatusCallbackEvent"] == ["initiated", "ringing", "answered", "completed"]
+
+
+async def test_the_list_is_read_once_for_many_calls(gateway: Gateway, resolver: OutcomeResolver) -> None:
+    async with gateway.database.begin() as session:
+        await session.execute(text("UPDATE call SET search_at = NULL"))
+    async with running_upstream(*[reset] * SEARCH_BATCH_SIZE, listed()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        for number in range(SEARCH_BATCH_SIZE):
+            assert (await tenant.create(to=f"sip:{number}@example.com")).json()["execution"] == "unknown"
+        asked = len(upstream.received)
+        async with gateway.database.begin() as session:
+            await session.execute(text("UPDATE call SET search_at = now() WHERE search_at IS NOT NULL"))
+        await run_search(resolver)
+        # One request for queued calls, and one for all others.
+        assert len(upstream.received) - asked == 2
+        async with gateway.database.begin() as session:
+            searched = "SELECT count(*) FROM call WHERE tenant_id = :id AND clean_searches = 1"
+            assert await session.scalar(text(searched), {"id": tenant.id}) == SEARCH_BATCH_SIZE
 
 
 async def test_a_callback_binds_the_call_whose_answer_was_lost(gateway: Gateway) -> None:
