@@ -11,6 +11,9 @@ from app.database.pool import TransactionRunner
 
 # Rows updated in one transaction. Grants and cancellations of the same calls wait for its end.
 _MAX_ROWS_PER_UPDATE: Final = 1_000
+_ADD_MISSING_PACES_SQL: Final = """
+    INSERT INTO pace (subject_id) SELECT id FROM twilio_account WHERE tenant_id = $1 ORDER BY id ON CONFLICT DO NOTHING
+"""
 _LOCK_PACES_SQL: Final = """
     SELECT FROM pace WHERE subject_id IN (SELECT id FROM twilio_account WHERE tenant_id = $1) ORDER BY subject_id FOR UPDATE
 """
@@ -28,9 +31,10 @@ async def wait_for_grants(database: TransactionRunner, tenant_id: str) -> None:
     """Waits until the transactions have ended that may still grant (permit to dial) calls of the tenant by its old settings.
 
     The caller must have committed the new settings, so that later transactions read them. A transaction that grants calls locks
-    the row of the table `pace` for the calls' account. This function waits for these locks.
+    the row of the table `pace` for the calls' account, or inserts it if it is missing. This function waits for either.
     """
     async with database.transaction() as connection:
+        await connection.execute(_ADD_MISSING_PACES_SQL, tenant_id)
         await connection.execute(_LOCK_PACES_SQL, tenant_id)
 
 

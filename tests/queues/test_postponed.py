@@ -16,6 +16,7 @@ from app.apply.document import read_document
 from app.apply.service import DeclarationService, HoursNotApplied
 from app.apply.validation import validate_declaration
 from app.audit.events import command_actor
+from app.calls.creation.grants.store import lock_account_pace
 from app.database.engine import Database
 from app.deliveries.addresses import AllowList
 from app.security.keyring import Keyring
@@ -52,13 +53,14 @@ async def apply_other_hours(calls: QueuedCalls) -> Sequence[Change]:
 
 
 @asynccontextmanager
-async def granting(calls: QueuedCalls) -> AsyncIterator[None]:
-    """Locks the account's pace in another session until the block ends, as a grant does."""
-    await calls.set_pace(await calls.account_id())
+async def granting(calls: QueuedCalls, *, is_first: bool = False) -> AsyncIterator[None]:
+    """Locks the account's pace in another session until the block ends, as a grant does. The first grant inserts it."""
+    if not is_first:
+        await calls.set_pace(await calls.account_id())
     database = Database(calls.gateway.settings.require_database_url(), pool_size=1)
     try:
         async with database.transaction() as connection:
-            await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", await calls.account_id())
+            assert await lock_account_pace(connection, await calls.account_id())
             yield
     finally:
         await database.close()
@@ -102,9 +104,10 @@ async def test_hours_that_do_not_yet_apply_are_reported(calls: QueuedCalls, gate
     assert (await gateway.tenants.get_tenant(calls.tenant.id)).hours == OTHER_HOURS
 
 
+@pytest.mark.parametrize("is_first", [False, True])
 @pytest.mark.parametrize("settings", [{"paused": True}, {"hours": OTHER_HOURS}])
-async def test_a_change_waits_for_grants_that_have_begun(calls: QueuedCalls, settings: dict[str, Any]) -> None:
-    async with granting(calls):
+async def test_a_change_waits_for_grants_that_have_begun(calls: QueuedCalls, settings: dict[str, Any], is_first: bool) -> None:
+    async with granting(calls, is_first=is_first):
         change = asyncio.create_task(put(calls, **settings))
         while not change.done() and not (await calls.gateway.database.fetch(SESSION_WAITS_FOR_LOCK))[0][0]:
             await asyncio.sleep(0.01)
