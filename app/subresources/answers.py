@@ -9,12 +9,14 @@ from app.calls.upstream_problems import change_problem
 from app.errors import (
     ActionUnknown,
     CallgateError,
+    FieldError,
+    InvalidRequest,
     SubresourceNotFound,
     UpstreamUnreachable,
     WrongCallState,
 )
 from app.twilio.errors import TwilioError, TwilioNotFound, TwilioOutcomeUnknown, TwilioWrongState
-from app.twilio.forwarding import TwilioChangeResponse
+from app.twilio.forwarding import MAX_JSON_BYTES, TwilioChangeResponse
 from app.twilio.schemas import SID_PATTERN
 
 _SPECIAL_ERRORS: Mapping[type[TwilioError], type[CallgateError]] = {
@@ -26,6 +28,12 @@ _SPECIAL_ERRORS: Mapping[type[TwilioError], type[CallgateError]] = {
 def unreachable_error() -> UpstreamUnreachable:
     """Returns the error for a read to which Twilio gave no usable answer."""
     return UpstreamUnreachable("Twilio gave no usable answer. The request changes nothing, so it can be repeated.", after_s=5)
+
+
+def page_too_long_error(page_size_name: str) -> InvalidRequest:
+    """Returns the error for a list of which Twilio's page is too long. `page_size_name` is the parameter to change."""
+    detail = f"must be smaller: Twilio's page is longer than {MAX_JSON_BYTES // 2**20} MiB"
+    return InvalidRequest(field_errors=(FieldError(f"?{page_size_name}", "page_too_long", detail),))
 
 
 def action_unknown_error(call: Call, *, repeatable: bool) -> ActionUnknown:

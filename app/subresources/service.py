@@ -29,13 +29,14 @@ from app.subresources.answers import (
     error_for_client,
     event_data_of_answer,
     event_data_of_error,
+    page_too_long_error,
     unreachable_error,
 )
 from app.subresources.requests import MediaRequest, SubresourceRequest
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import try_credentials
-from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
+from app.twilio.errors import ANSWER_TOO_LONG, TwilioError, TwilioOutcomeUnknown
 from app.twilio.forwarding import Forwarding, QueryPairs, StreamedResponse, TwilioChangeResponse
 from app.twilio.schemas import SID_PATTERN, Credential, read_json
 from app.twilio.subresources import RECORDINGS, Operation
@@ -99,8 +100,10 @@ class SubresourceService:
         )
 
     async def read_subresource(self, call: Call, request: SubresourceRequest) -> dict[str, Any]:
-        """Reads Twilio's whole answer and returns its JSON object."""
-        return await _read_json_object(self.stream_subresource(call, request, as_whole_list=request.operation.action == "list"))
+        """Reads Twilio's whole answer and returns its JSON object. Raises InvalidRequest if a page of a list is too long."""
+        is_list = request.operation.action == "list"
+        answer = self.stream_subresource(call, request, as_whole_list=is_list)
+        return await _read_json_object(answer, page_size_name="page_size" if is_list else None)
 
     async def change_subresource(self, caller: Caller, call: Call, request: SubresourceRequest) -> TwilioChangeResponse:
         """Creates, updates or deletes an item, such as a recording.
@@ -176,7 +179,7 @@ class SubresourceService:
     ) -> dict[str, Any] | None:
         """Returns Twilio's list of the calls that the call `parent_sid` has started (`<Dial>`).
 
-        Returns None if the tenant has no call `parent_sid` in this account.
+        Returns None if the tenant has no call `parent_sid` in this account. Raises InvalidRequest if the page is too long.
         """
         try:
             parent = await self.require_started_call(caller, parent_sid, account_sid=account_sid)
@@ -188,7 +191,7 @@ class SubresourceService:
             lambda credential: self._forwarding.list_calls(credential, query, deadline_s=self._deadline_s),
             as_whole_list=True,
         )
-        page = await _read_json_object(answer)
+        page = await _read_json_object(answer, page_size_name="PageSize")
         legs = page.get("calls")
         if not isinstance(legs, list):
             raise unreachable_error()
@@ -257,12 +260,20 @@ class SubresourceService:
             logger.error("subresource_event_lost", call_id=str(call.id), **data)
 
 
-async def _read_json_object(answer: AbstractAsyncContextManager[StreamedResponse]) -> dict[str, Any]:
+async def _read_json_object(
+    answer: AbstractAsyncContextManager[StreamedResponse], *, page_size_name: str | None = None
+) -> dict[str, Any]:
+    """Returns the JSON object in Twilio's answer.
+
+    If the answer is a page of a list, `page_size_name` is the parameter with which the client can ask for a smaller one.
+    """
     try:
         async with answer as response:
             body = b"".join([chunk async for chunk in response.chunks])
             document = await run_with_pause(partial(read_json, body))
     except TwilioOutcomeUnknown as error:
+        if page_size_name and error.reason == ANSWER_TOO_LONG:
+            raise page_too_long_error(page_size_name) from error
         raise unreachable_error() from error
     if not isinstance(document, dict):
         raise unreachable_error()

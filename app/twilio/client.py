@@ -16,7 +16,7 @@ from app.twilio.call_uris import account_uri
 from app.twilio.clock import TwilioClock
 from app.twilio.direct_transport import DirectTransport
 from app.twilio.error_translation import ErrorTranslation
-from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown
+from app.twilio.errors import ANSWER_TOO_LONG, TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import error_for_answer, read_error_answer
 from app.twilio.response_body import BodyTooLong, read_response_body
@@ -251,7 +251,7 @@ class TwilioClient:
                 try:
                     body = await read_response_body(response, limit=answer_limit)
                 except BodyTooLong:
-                    raise TwilioOutcomeUnknown("answer_too_long") from None
+                    raise TwilioOutcomeUnknown(ANSWER_TOO_LONG) from None
                 finally:
                     await response.aclose()
         return parse(_parse_answer(response, body, secrets, addresses))

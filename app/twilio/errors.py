@@ -18,6 +18,8 @@ The class tells the caller whether to repeat the request, never to repeat it, or
 from dataclasses import dataclass
 from typing import Final
 
+ANSWER_TOO_LONG: Final = "answer_too_long"
+"""The reason of an error if Twilio's answer is longer than Callgate reads."""
 POOL_TIMEOUT: Final = "pool_timeout"
 """The reason of a TwilioNotSent if no connection of this process to Twilio became free in time."""
 

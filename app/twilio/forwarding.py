@@ -17,7 +17,7 @@ from app.security.redaction import Secrets
 from app.twilio.call_uris import account_uri
 from app.twilio.client import HttpClient
 from app.twilio.error_translation import ErrorTranslation
-from app.twilio.errors import TwilioOutcomeUnknown
+from app.twilio.errors import ANSWER_TOO_LONG, TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import error_for_answer, read_error_answer
 from app.twilio.response_body import decoded_chunks
@@ -145,7 +145,7 @@ class Forwarding:
             if "content-encoding" in response.headers:
                 headers.pop("content-length", None)
             if int(headers.get("content-length", 0)) > MAX_MEDIA_BYTES:  # llhttp guarantees a number
-                raise TwilioOutcomeUnknown("answer_too_long")
+                raise TwilioOutcomeUnknown(ANSWER_TOO_LONG)
             yield StreamedResponse(response.status_code, headers, _limited_body_chunks(response, MAX_MEDIA_BYTES))
 
     @asynccontextmanager
@@ -228,5 +228,5 @@ async def _limited_body_chunks(response: httpx.Response, limit: int) -> AsyncIte
         async for chunk in decoded_chunks(response):
             length += len(chunk)
             if length > limit:
-                raise TwilioOutcomeUnknown("answer_too_long")
+                raise TwilioOutcomeUnknown(ANSWER_TOO_LONG)
             yield chunk

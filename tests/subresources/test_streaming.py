@@ -98,7 +98,16 @@ async def test_an_incomplete_answer_is_truncated_and_never_looks_complete(gatewa
 async def test_a_list_that_is_too_long_is_refused_under_v1(gateway: Gateway) -> None:
     async with call_with(gateway, in_pieces(b"x" * (MAX_JSON_BYTES + 1))) as call:
         response = await call.tenant.http.get(f"/v1/calls/{call.id}/recordings")
-        assert (response.status_code, response.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
+        (fault,) = response.json()["errors"]
+        assert (response.status_code, fault["pointer"], fault["code"]) == (422, "?page_size", "page_too_long")
+
+
+async def test_child_legs_that_are_too_long_are_refused_in_twilios_format(gateway: Gateway) -> None:
+    async with call_with(gateway, in_pieces(b"x" * (MAX_JSON_BYTES + 1))) as call:
+        path = f"/2010-04-01/Accounts/{call.tenant.account_sid}/Calls.json"
+        response = await call.tenant.http.get(path, params={"ParentCallSid": call.sid})
+        assert (response.status_code, response.json()["code"]) == (400, 20007)
+        assert response.json()["message"].startswith("PageSize: must be smaller")
 
 
 async def test_media_longer_than_any_recording_are_refused_before_the_first_byte(gateway: Gateway) -> None:
