@@ -82,17 +82,19 @@ async def test_the_slot_of_an_ended_call_is_freed_and_that_of_another_call_is_no
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         account, queue = await _account(gateway, tenant), await _add_queue(gateway, tenant)
-        ended, under_way, direct = [await _started(tenant) for _ in range(3)]
-        await gateway.database.fetch(_ADD_SLOT, ended, account, queue, 60.0)
-        await gateway.database.fetch(_ADD_SLOT, under_way, account, queue, 60.0)
+        ended, queued, ringing, answered, direct = [await _started(tenant) for _ in range(5)]
+        await _set(gateway, ringing, "status = 'ringing'")
+        await _set(gateway, answered, "status = 'in-progress'")
+        for call in (ended, queued, ringing, answered):
+            await gateway.database.fetch(_ADD_SLOT, call, account, queue, 60.0)
         await gateway.database.fetch(_ADD_SLOT, direct, account, None, 60.0)
-        assert (await _in_use(gateway, account), await _in_use(gateway, queue)) == (3, 2)
+        assert (await _in_use(gateway, account), await _in_use(gateway, queue)) == (5, 4)
         await _set(gateway, ended, end)
 
         assert await _free(gateway, account) == 1
-        assert (await _in_use(gateway, account), await _in_use(gateway, queue)) == (2, 1)
+        assert (await _in_use(gateway, account), await _in_use(gateway, queue)) == (4, 3)
         assert await _free(gateway, account) == 0
-        assert await _holders(gateway, account) == {under_way, direct}
+        assert await _holders(gateway, account) == {queued, ringing, answered, direct}
 
 
 @pytest.mark.parametrize("execution", ["pending", "unknown"])
