@@ -5,6 +5,7 @@ import gzip
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -273,6 +274,20 @@ async def test_a_throttled_request_gets_twilios_retry_after(gateway: Gateway) ->
         response = await tenant.create()
     assert response.headers["Retry-After"] == "17"
     assert response.json()["retry"] == {"safe": True, "same_key": True, "after_s": 17}
+
+
+@pytest.mark.parametrize(("headers", "pauses"), [({}, [0.09, 0.18]), ({"Retry-After": "1"}, [1])])
+async def test_a_throttled_request_is_repeated_only_after_a_pause(
+    gateway: Gateway, headers: dict[str, str], pauses: list[float]
+) -> None:
+    """The pauses are those of the backoff, or as long as Twilio asks. A slow machine only makes them longer."""
+    throttled = error(429, 20429, headers=headers)
+    async with running_upstream(*[throttled] * len(pauses), created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        assert (await tenant.create()).status_code == 201
+    made = [after.at - before.at for before, after in pairwise(upstream.posts)]
+    assert len(made) == len(pauses)
+    assert all(pause >= least for pause, least in zip(made, pauses, strict=True)), made
 
 
 async def test_the_next_active_credential_is_tried_if_the_first_is_refused(gateway: Gateway) -> None:

@@ -174,6 +174,18 @@ async def make_due(gateway: Gateway, call_id: str) -> timedelta:
     return waited
 
 
+async def test_a_refused_call_waits_for_as_long_as_twilio_asks(gateway: Gateway) -> None:
+    throttled = error(429, 20429, headers={"Retry-After": "17"})
+    async with running_upstream(throttled, created()) as upstream, running_dialer(gateway) as dialer:
+        tenant = await gateway.add_tenant(upstream.url)
+        call = (await tenant.create(priority="normal")).json()
+        await dial_all(dialer)
+        assert await make_due(gateway, call["id"]) >= timedelta(seconds=17)
+        await dial_all(dialer)
+        assert (await record(tenant, call["id"]))["execution"] == "started"
+        assert len(upstream.posts) == 2
+
+
 async def test_a_call_whose_account_has_no_credential_for_a_while_waits(gateway: Gateway, upstream: Upstream) -> None:
     tenant = await gateway.add_tenant(upstream.url)
     call = (await tenant.create("k", priority="normal")).json()

@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ class Received:
     headers: dict[str, str]
     form: list[tuple[str, str]]
     body: bytes
+    at: float
+    """When it arrived, by `time.monotonic()`."""
 
     @property
     def credentials(self) -> tuple[str, str]:
@@ -78,7 +81,7 @@ async def _read_request(reader: asyncio.StreamReader) -> Received | None:
     method, path, _ = head[0].split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Received(method, path, headers, parse_qsl(body.decode(), keep_blank_values=True), body)
+    return Received(method, path, headers, parse_qsl(body.decode(), keep_blank_values=True), body, time.monotonic())
 
 
 def call_resource(sid: str | None = None, **fields: Any) -> dict[str, Any]:
