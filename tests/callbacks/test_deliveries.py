@@ -702,7 +702,7 @@ async def _repeat(deliverer: Deliverer) -> None:
 
 @pytest.fixture
 async def refresher(gateway: Gateway) -> AsyncIterator[CallRefresher]:
-    async with running_refresher(gateway, interval=timedelta(seconds=3), timeout_s=1) as running:
+    async with running_refresher(gateway, interval=timedelta(seconds=3)) as running:
         yield running
 
 

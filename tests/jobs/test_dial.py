@@ -108,15 +108,18 @@ async def test_a_waiting_call_can_only_be_canceled(tenant: Tenant) -> None:
 
 
 async def test_a_call_expires_at_its_deadline(gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
-    call = (await tenant.create("k", ring_by=later(seconds=1))).json()
-    await asyncio.sleep(1.2)
+    ring_by = later(minutes=1)
+    call = (await tenant.create("k", ring_by=ring_by)).json()
+    await gateway.database.fetch("UPDATE scheduled_dial SET ring_by = now() WHERE call_id = $1", UUID(call["id"]))
     await dial_all(dialer)
     expired = await record(tenant, call["id"])
     assert (expired["execution"], expired["settled_by"]) == ("not_started", "expired")
     assert expired["problem"]["slug"] == "ring-by-passed"
     assert upstream.posts == []
-    again = await tenant.create("k", ring_by=call["parameters"]["ring_by"])
-    assert again.status_code == 422, "another request"
+    again = await tenant.create("k", ring_by=ring_by)
+    assert (again.status_code, again.json()["type"]) == (409, "urn:callgate:problem:ring-by-passed")
+    other = await tenant.create("k", ring_by=later(minutes=2))
+    assert (other.status_code, other.json()["type"]) == (422, "urn:callgate:problem:idempotency-key-reused")
 
 
 @pytest.mark.parametrize(
@@ -351,7 +354,7 @@ async def test_a_call_that_twilio_still_queues_at_its_deadline_is_canceled(gatew
         running_dialer(gateway) as dialer,
     ):
         tenant = await gateway.add_tenant(upstream.url)
-        call = (await tenant.create(ring_by=later(seconds=3))).json()
+        call = (await tenant.create(ring_by=later(minutes=1))).json()
         await dial_all(dialer)
         deadlines = RingDeadlineEnforcer(state["database"], state["control"])
         assert not await run_step(deadlines)

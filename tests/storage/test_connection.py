@@ -186,12 +186,16 @@ async def test_the_first_suitable_host_is_used_and_tried_first_from_then_on(data
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
+        silent.setblocking(False)
         hosts = f"127.0.0.1:{silent.getsockname()[1]},{url.host}:{url.port}"
-        several = f"postgresql://{url.username}:{url.password}@{hosts}/{url.database}?connect_timeout=1&target_session_attrs="
+        several = f"postgresql://{url.username}:{url.password}@{hosts}/{url.database}?connect_timeout=3&target_session_attrs="
         connector = Connector(several + "read-write", SESSION_SETTINGS, statement_timeout_s=5)
         await (await connector.connect()).close()
-        async with asyncio.timeout(0.9):
-            await (await connector.connect()).close()
+        silent.accept()[0].close()
+        await (await connector.connect()).close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+        silent.close()  # so that the next connections are refused at once
         with pytest.raises(DatabaseUnavailable) as none:
             await Connector(several + "standby", SESSION_SETTINGS, statement_timeout_s=5).connect()
         assert (none.value.reason, none.value.commit_in_doubt) == ("no_suitable_server", False)

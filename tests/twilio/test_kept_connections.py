@@ -186,19 +186,19 @@ def test_data_between_the_choice_of_a_connection_and_the_first_byte_stops_the_re
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_connection_without_data_is_used_again_until_it_was_idle_too_long(
-    loop: Loop, tls: ssl.SSLContext | None, kind: Kind
+@pytest.mark.parametrize(("keepalive_s", "pause_s", "requests"), [(60, 0, [1, 1, 1]), (0.1, 0.2, [1, 2])])
+def test_a_connection_without_data_is_used_again_unless_it_was_idle_too_long(
+    loop: Loop, tls: ssl.SSLContext | None, kind: Kind, keepalive_s: float, pause_s: float, requests: list[int]
 ) -> None:
     async def scenario(transport: httpx.AsyncBaseTransport) -> None:
-        for _ in range(3):
+        for _ in requests:
             assert await status_of(transport, "POST", server.url) == 201
-        await asyncio.sleep(0.6)
-        assert await status_of(transport, "POST", server.url) == 201
+            await asyncio.sleep(pause_s)
 
     with serving(lambda _: None, tls) as server:
         server.go.set()
-        run(loop, scenario, kind, keepalive_s=0.5)
-    assert server.requests == [1, 1, 1, 2]
+        run(loop, scenario, kind, keepalive_s=keepalive_s)
+    assert server.requests == requests
 
 
 def test_idle_connections_are_closed_long_before_a_server_closes_them() -> None:
