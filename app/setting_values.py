@@ -120,9 +120,13 @@ def is_trusted_url(url: str) -> bool:
         parts = urlsplit(parse_url(url))
     except ValueError:
         return False
-    host = parts.hostname or ""
+    return parts.scheme == "https" or is_loopback_host(parts.hostname or "")
+
+
+def is_loopback_host(host: str) -> bool:
+    """Returns whether the host of a URL is this machine: `localhost` or a loopback address."""
     try:
-        return parts.scheme == "https" or host == "localhost" or ip_address(host).is_loopback
+        return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
 

@@ -58,7 +58,7 @@ async def place_and_watch(running: RunningStack, key: str, print_line: PrintLine
     try:
         async with (
             asyncio.timeout(_TIMEOUT_S),
-            httpx.AsyncClient(base_url=running.api_url, headers=headers, timeout=60) as http,
+            httpx.AsyncClient(base_url=running.api_url, headers=headers, timeout=60, trust_env=False) as http,
         ):
             record = await _place(http, print_line)
             try:

@@ -21,6 +21,7 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 from app.security.tls import shared_context
+from app.setting_values import is_loopback_host
 from app.twilio.send_gate import SendGate, TooLate
 
 # aiohttp writes a body up to this size together with the head and does not wait for it, so it needs no write timeout.
@@ -34,7 +35,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     Uses the timeouts of the request: `pool` for a free connection; `connect` for DNS, TCP, proxy and TLS together; `write` for
     each chunk of the body; `read` for each wait for data.
 
-    Needs a running event loop. Takes proxies and, without `tls`, certificates from the environment, as httpx does.
+    Needs a running event loop. Takes proxies and, without `tls`, certificates from the environment, as httpx does. Requests to
+    this machine get no proxy.
     """
 
     def __init__(self, *, max_connections: int, keepalive_s: float, tls: ssl.SSLContext | None = None) -> None:
@@ -89,7 +91,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         }
 
     def _proxy(self, url: yarl.URL) -> str | None:
-        if proxy_bypass(f"{url.raw_host}:{url.port}"):
+        if is_loopback_host(url.raw_host or "") or proxy_bypass(f"{url.raw_host}:{url.port}"):
             return None
         proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
         if proxy and not proxy.startswith(("http://", "https://")):

@@ -23,6 +23,7 @@ from tests.cli.running import (
     running,
 )
 from tests.support.clients import http_get, http_post
+from tests.support.upstream import refused_url
 
 API = r"API +(http://127\.0\.0\.1:(\d+))"
 
@@ -53,9 +54,13 @@ def once_state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def once(once_state_dir: Path, demo: Process) -> Iterator[Process]:
-    """A `callgate demo --once` that has ended. It starts after `demo`, so that the calls of both run at the same time."""
+    """A `callgate demo --once` that has ended. It starts after `demo`, so that the calls of both run at the same time.
+
+    The proxy in its environment does not answer.
+    """
     arguments = ("demo", "--once", "--port", "0")
-    with running(*arguments, environment=environment(once_state_dir), file=once_state_dir.parent / "output") as process:
+    settings = environment(once_state_dir, ALL_PROXY=refused_url())
+    with running(*arguments, environment=settings, file=once_state_dir.parent / "output") as process:
         process.popen.wait(DEADLINE_S)
         yield process
 

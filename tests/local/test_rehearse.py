@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.running import environment, failure, run, running, wait_until
 from tests.support.gateway import SECRET_KEY
+from tests.support.upstream import refused_url
 
 MONDAY = "2026-11-30T08:00:00Z"
 
@@ -70,8 +71,8 @@ def test_twilio_queues_what_exceeds_its_rate_and_what_it_still_holds_at_ring_by_
     assert calls["o-4"]["reason"] == "Twilio would queue it for 4 s; it is canceled there at ring_by"
     assert (calls["o-4"]["at"], calls["o-4"]["status"]) == ("2026-11-30T08:00:03+00:00", "canceled")
     assert (result["queued_by_twilio"], result["longest_queue_s"], result["most_in_a_second"]) == (4, 4, 1)
-    # The same file has the same result, to the millisecond.
-    assert rehearsed(tmp_path, lines) == result
+    # The same file has the same result, to the millisecond. A proxy of the environment gets no calls.
+    assert rehearsed(tmp_path, lines, ALL_PROXY=refused_url()) == result
 
 
 def test_calls_end_as_the_simulator_ends_them_and_are_dialled_again(tmp_path: Path) -> None:

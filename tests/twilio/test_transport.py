@@ -327,6 +327,11 @@ async def test_tls_with_a_valid_certificate_keeps_its_connection_and_reports_los
                 await status_of(transport, "POST", upstream.url, b"a=1")
 
 
+def proxied(url: str) -> str:
+    """Returns the URL of a server on this machine with a host that is no loopback address, so that proxies apply to it."""
+    return url.replace("127.0.0.1", "0.0.0.0")  # Linux connects it to this machine
+
+
 @asynccontextmanager
 async def running_proxy(answer_to_connect: bytes) -> AsyncIterator[tuple[str, list[str]]]:
     """Yields a proxy's URL and the request lines that it receives. `answer_to_connect` is its answer to CONNECT."""
@@ -362,10 +367,11 @@ async def test_https_goes_through_the_proxy_of_the_environment(
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     async with running_tls_upstream(certificate, created()) as upstream, running_proxy(OPENED) as (proxy, lines):
         monkeypatch.setenv("HTTPS_PROXY", proxy)
+        url = proxied(upstream.url)
         async with running_transport() as transport:
-            assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
-            assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
-        assert lines == [f"CONNECT {upstream.url.removeprefix('https://')} HTTP/1.1 +auth"]
+            assert await status_of(transport, "POST", url, b"a=1") == 201
+            assert await status_of(transport, "POST", url, b"a=1") == 201
+        assert lines == [f"CONNECT {url.removeprefix('https://')} HTTP/1.1 +auth"]
 
 
 async def test_nothing_is_sent_if_the_tunnel_is_refused(
@@ -379,14 +385,24 @@ async def test_nothing_is_sent_if_the_tunnel_is_refused(
         assert lines == ["CONNECT twilio.invalid:443 HTTP/1.1 +auth"]
 
 
-@pytest.mark.parametrize("hosts", ["127.0.0.1", "example.com, 127.0.0.1", "*"])
+@pytest.mark.parametrize("hosts", ["0.0.0.0", "example.com, 0.0.0.0", "*"])
 async def test_the_variable_no_proxy_is_respected(
     running_transport: RunningTransport, hosts: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", refused_url())
     monkeypatch.setenv("NO_PROXY", hosts)
     async with running_upstream(created()) as upstream, running_transport() as transport:
-        assert await status_of(transport, "POST", upstream.url, b"a=1") == 201
+        assert await status_of(transport, "POST", proxied(upstream.url), b"a=1") == 201
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+async def test_a_server_on_this_machine_gets_its_requests_without_a_proxy(
+    running_transport: RunningTransport, variable: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, refused_url())
+    async with running_upstream(created()) as upstream, running_transport() as transport:
+        assert await status_of(transport, "POST", upstream.url.replace("127.0.0.1", host), b"a=1") == 201
 
 
 async def test_nothing_is_sent_if_the_proxy_cannot_be_reached(
@@ -395,7 +411,7 @@ async def test_nothing_is_sent_if_the_proxy_cannot_be_reached(
     monkeypatch.setenv("ALL_PROXY", refused_url())
     async with running_upstream(created()) as upstream, running_transport() as transport:
         with pytest.raises(NOT_SENT):
-            await status_of(transport, "POST", upstream.url, b"a=1")
+            await status_of(transport, "POST", proxied(upstream.url), b"a=1")
         assert upstream.received == []
 
 
