@@ -142,8 +142,6 @@ class _Planner:
 
     def _workload_changes(self, tenant_id: str, declared: DeclaredWorkload, path: MemberPath) -> Iterator[Change]:
         account = declared.as_service_account(self.workload_issuer)
-        if not account.issuer:
-            self.problems.append(FileProblem("is missing: give it, or set CALLGATE_WORKLOAD_ISSUER", (*path, "issuer")))
         stored = self.workloads.get(account)
         before = None if stored is None else sort_scopes(known_scopes(stored.scopes))
         after = sort_scopes(declared.scopes) if declared.scopes else before or sort_scopes(DEFAULT_SCOPES)
@@ -164,12 +162,18 @@ class _Planner:
     def _removal_changes(
         self, tenant_id: str, removal: DeclaredRemoval, path: MemberPath, stored: TenantState | None
     ) -> Iterator[Change]:
-        if removal.sip_credential is not None and stored is not None and removal.sip_credential in stored.sip_credentials:
-            subject = f"SIP credential {removal.sip_credential}"
-            yield SipCredentialDeletion(tenant_id=tenant_id, action="delete", subject=subject, name=removal.sip_credential)
+        if (name := removal.sip_credential) is not None:
+            if stored is None or name not in stored.sip_credentials:
+                text = "the tenant has no such SIP credential: nothing to delete"
+                self.notes.append(FileProblem(text, (*path, "sip_credential")))
+            else:
+                subject = f"SIP credential {name}"
+                yield SipCredentialDeletion(tenant_id=tenant_id, action="delete", subject=subject, name=name)
         if removal.workload is not None:
             workload = self.workloads.get(removal.workload.as_service_account(self.workload_issuer))
-            if workload is not None and workload.tenant_id == tenant_id:
+            if workload is None or workload.tenant_id != tenant_id:
+                self.notes.append(FileProblem("the tenant has no such workload: nothing to delete", (*path, "workload")))
+            else:
                 subject = f"workload {workload_name(workload.namespace, workload.service_account)}"
                 yield WorkloadDeletion(tenant_id=tenant_id, action="delete", subject=subject, workload_id=workload.id)
         if removal.key is not None:

@@ -99,7 +99,7 @@ def _duplicate_problems_of_tenant(tenant: DeclaredTenant, path: MemberPath, docu
 
 
 def _workload_problems(declaration: Declaration, document: Document, default_issuer: str | None) -> Iterator[FileProblem]:
-    """Yields a problem for each service account that acts for two tenants, is declared twice, or is declared and removed."""
+    """Yields a problem for each service account without an issuer, of two tenants, declared twice, or declared and removed."""
     declared: list[tuple[MemberPath, ServiceAccount]] = []
     for number, tenant in enumerate(declaration.tenants):
         path: MemberPath = ("tenants", number)
@@ -108,10 +108,17 @@ def _workload_problems(declaration: Declaration, document: Document, default_iss
             for index, workload in enumerate(tenant.workloads or ())
         ]
         declared += own
-        for index, removal in enumerate(tenant.revoked or ()):
-            if removal.workload and removal.workload.as_service_account(default_issuer) in (account for _, account in own):
-                text = "this service account is declared as a workload, too: remove one of the two"
-                yield FileProblem(text, (*path, "revoked", index))
+        removed = [
+            ((*path, "revoked", index), removal.workload.as_service_account(default_issuer))
+            for index, removal in enumerate(tenant.revoked or ())
+            if removal.workload
+        ]
+        missing = "is missing: give it, or set CALLGATE_WORKLOAD_ISSUER"
+        yield from (FileProblem(missing, (*place, "issuer")) for place, account in own if not account.issuer)
+        yield from (FileProblem(missing, (*place, "workload", "issuer")) for place, account in removed if not account.issuer)
+        for place, account in removed:
+            if account in (each for _, each in own):
+                yield FileProblem("this service account is declared as a workload, too: remove one of the two", place)
     yield from _repetition_problems("service account", declared, document)
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from app.apply.document import MAX_FILE_BYTES, read_document
+from app.apply.document import MAX_FILE_BYTES, DocumentInvalid, FileProblem, read_document
 from app.apply.schemas import declaration_json_schema
 from app.apply.validation import validate_declaration
 from app.cli import app
@@ -287,6 +287,16 @@ def test_an_error_names_file_line_and_member_and_shows_no_value(refused: Refused
     assert ended.stderr.startswith(place + refused.text)
     assert ended.stderr.count("\n") == 1
     assert PLANTED not in ended.output
+
+
+def test_a_service_account_needs_an_issuer(tmp_path: Path) -> None:
+    declared = tenant(f"workloads: [{{{BACKEND}}}]", "revoked: [{workload: {namespace: a, service_account: c}}]")
+    document = read_document(declared.encode())
+    with pytest.raises(DocumentInvalid) as refused:
+        validate_declaration(document, allowed=AllowList(), workload_issuer=None)
+    places = (("workloads", 0), ("revoked", 0, "workload"))
+    text = "is missing: give it, or set CALLGATE_WORKLOAD_ISSUER"
+    assert list(refused.value.problems) == [FileProblem(text, ("tenants", 0, *place, "issuer")) for place in places]
 
 
 def test_all_errors_are_shown_at_once(tmp_path: Path) -> None:
