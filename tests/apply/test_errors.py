@@ -344,7 +344,7 @@ def test_the_schema_is_valid_shipped_and_accepts_the_example(tmp_path: Path) -> 
     jsonschema.validate(yaml.safe_load(EXAMPLE.read_text()), schema)
     (documented,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "administration.md").read_text(), re.DOTALL)
     jsonschema.validate(yaml.safe_load(documented), schema)
-    validate_declaration(read_document(documented.encode()), allowed=AllowList(), workload_issuer=None)
+    validate_declaration(read_document(documented.encode()), allowed=AllowList(), workload_issuer=ISSUER)
 
 
 @pytest.mark.parametrize(
