@@ -4,9 +4,10 @@ The modules of this package import at their top only what is needed to declare t
 when it runs. A small command such as `callgate keys list` therefore needs much less memory than the API.
 """
 
+import errno
 import io
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import typer
 
@@ -33,8 +34,12 @@ from app.cli import (
     tenants,
     workloads,
 )
+from app.cli.output import drop_unwritable_output
 from app.errors import CommandFailed, DatabaseUnavailable
 from app.revisions import newest_revision
+
+# A full disk, a quota or a device error. Typer itself ends the command if a pipe is closed.
+_OUTPUT_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 app = typer.Typer(
     name="callgate",
@@ -104,8 +109,16 @@ def main() -> None:
             "`callgate migrate`",
             1,
         )
+    except OSError as error:
+        if error.errno not in _OUTPUT_ERRORS:
+            raise
+        drop_unwritable_output()
+        _fail(f"the output could not be written: {error.strerror}", 1)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"callgate: {message}", err=True)
+    try:
+        typer.echo(f"callgate: {message}", err=True)
+    except OSError:
+        drop_unwritable_output()
     sys.exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from app.cli.output import AsJson
+from app.cli.output import AsJson, failing_with
 from app.cli.processes import service_settings
-from app.errors import CommandFailed
+from app.errors import CommandFailed, CommandUnfinished
 
 if TYPE_CHECKING:
     from app.apply.changes import Change, ChangePlan
@@ -50,8 +51,12 @@ def apply(
         return
     if file is None:
         raise CommandFailed("no file was given: use --file FILE, or --file - for standard input")
-    plan = _run_apply(_read_declaration(file), file, _load_settings(), dry_run=dry_run)
-    _print_plan(plan, dry_run=dry_run, as_json=as_json)
+    document, plan = _run_apply(_read_declaration(file), file, _load_settings(), dry_run=dry_run)
+    unprinted = CommandUnfinished("all changes were made, but could not be printed")
+    with contextlib.nullcontext() if dry_run else failing_with(unprinted):
+        for note in plan.notes:
+            typer.echo(f"callgate: note: {_problem_line(note, document, file)}", err=True)
+        _print_plan(plan, dry_run=dry_run, as_json=as_json)
     if dry_run and plan.changes:
         raise typer.Exit(EXIT_DIFFERENCE)
 
@@ -81,7 +86,7 @@ def _read_declaration(file: str) -> bytes:
         raise CommandFailed(f"{file}: cannot be read: {error.strerror}") from None
 
 
-def _run_apply(content: bytes, file: str, settings: Settings, *, dry_run: bool) -> ChangePlan:
+def _run_apply(content: bytes, file: str, settings: Settings, *, dry_run: bool) -> tuple[Document, ChangePlan]:
     from app.apply.document import Document, DocumentInvalid, read_document
     from app.apply.secrets import read_secrets
     from app.apply.service import DeclarationService
@@ -118,9 +123,7 @@ def _run_apply(content: bytes, file: str, settings: Settings, *, dry_run: bool) 
         for problem in error.problems:
             typer.echo(f"callgate: {_problem_line(problem, document, file)}", err=True)
         raise typer.Exit(1) from None
-    for note in plan.notes:
-        typer.echo(f"callgate: note: {_problem_line(note, document, file)}", err=True)
-    return plan
+    return document, plan
 
 
 def _problem_line(problem: FileProblem, document: Document, file: str) -> str:

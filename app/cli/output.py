@@ -1,14 +1,16 @@
 """Prints the results of commands as text, or as JSON with `--json`."""
 
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated, Any, Final
 
 import typer
 
-from app.errors import CommandUnfinished
+from app.errors import CommandFailed, CommandUnfinished
 
 EXIT_RUN_AGAIN: Final = CommandUnfinished.exit_code
 
@@ -23,6 +25,28 @@ def configure_error_logging() -> None:
     from app.observability.logs import configure_logging
 
     configure_logging(level="ERROR", format_="text", stream=sys.stderr)
+
+
+@contextmanager
+def failing_with(failure: CommandFailed) -> Iterator[None]:
+    """Raises `failure` if the block cannot write its output. For output that follows a change which is already committed."""
+    try:
+        yield
+    except OSError as error:
+        drop_unwritable_output()
+        raise failure from error
+
+
+def drop_unwritable_output() -> None:
+    """Drops the rest of the output of each standard stream that cannot be written.
+
+    Otherwise Python would try to write the rest when the process ends, fail, and end with another exit code.
+    """
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def show_values(values: Mapping[str, Any], *, as_json: bool, to_stderr: bool = False) -> None:

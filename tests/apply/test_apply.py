@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 import yaml
 
-from tests.cli.running import DEADLINE_S, environment, run
+from tests.cli.running import DEADLINE_S, environment, failure_to_print, run
 from tests.support.gateway import SECRET_KEY
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
@@ -392,6 +392,12 @@ def test_workloads_are_created_changed_and_deleted(installed: Installation) -> N
     note = "tenants[0].revoked[0].workload: the tenant has no such workload: nothing to delete"
     assert installed.run("apply", "-f", path) == (0, "no changes\n", f"callgate: note: {path}:5: {note}\n")
     assert [row["issuer"] for row in installed.listed("workloads", "list", "shop")] == ["https://other.example.com"]
+
+
+def test_changes_that_are_made_and_cannot_be_printed(installed: Installation) -> None:
+    unprinted = failure_to_print("apply", "-f", installed.write(shop()), environment=installed.variables)
+    assert unprinted == (3, "callgate: all changes were made, but could not be printed\n")
+    assert installed.apply(shop()) == []
 
 
 def test_keys_are_revoked(installed: Installation) -> None:

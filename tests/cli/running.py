@@ -44,6 +44,15 @@ def failure(*arguments: str, environment: dict[str, str], standard_input: str = 
     return finished.returncode, finished.stderr.rstrip("\n")
 
 
+def failure_to_print(*arguments: str, environment: dict[str, str]) -> tuple[int, str]:
+    """Runs a command whose standard output is a full device. Returns its exit code and what it prints on standard error."""
+    with Path("/dev/full").open("wb") as full:
+        finished = subprocess.run(
+            [CALLGATE, *arguments], env=environment, stdout=full, stderr=subprocess.PIPE, text=True, timeout=DEADLINE_S
+        )
+    return finished.returncode, finished.stderr
+
+
 def wait_until(condition: Callable[[], bool], description: str) -> None:
     """Waits until another process has made the condition true. Fails with `description` after DEADLINE_S seconds."""
     deadline = time.monotonic() + DEADLINE_S

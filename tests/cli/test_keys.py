@@ -10,7 +10,7 @@ import pytest
 
 from app.schema import migrate
 from app.tenants.caller import COMMAND_LINE
-from tests.cli.running import environment, failure, run
+from tests.cli.running import environment, failure, failure_to_print, run
 from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
 
 
@@ -49,6 +49,18 @@ def test_a_tenants_key_has_the_given_scopes_or_call_and_read(empty_database_url:
     assert ran("keys", "revoke", operators["id"], settings=settings)["state"] == "revoked"
     code, message = failure("keys", "create", "nobody", environment=settings)
     assert (code, message) == (1, "callgate: there is no tenant nobody: see `callgate tenants list`")
+
+
+async def test_a_result_that_cannot_be_printed(gateway: Gateway, database_url: str, tmp_path: Path) -> None:
+    tenant, settings = await gateway.add_tenant(), configured(tmp_path, database_url)
+    code, message = failure_to_print("keys", "create", tenant.id, environment=settings)
+    created = ran("keys", "list", tenant.id, settings=settings)[-1]["id"]
+    advice = f"revoke it with `callgate keys revoke {created}`"
+    assert (code, message) == (1, f"callgate: the key {created} was created, but could not be printed: {advice}\n")
+    code, message = failure_to_print("tenants", "callback-secret", tenant.id, environment=settings)
+    assert (code, message) == (3, "callgate: there is a new secret, but it could not be printed: run the command again\n")
+    code, message = failure_to_print("tenants", "list", environment=settings)
+    assert (code, message) == (1, "callgate: the output could not be written: No space left on device\n")
 
 
 async def test_a_key_of_the_version_before_may_call_and_read(gateway: Gateway) -> None:
