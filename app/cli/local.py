@@ -181,6 +181,7 @@ def clean() -> None:
 
     folder = StateFolder(load_settings().state_dir)
     remove_data(folder.directory)
+    folder.require_not_running()
     folder.remove()
     typer.echo(f"Removed {folder.directory}.")
 

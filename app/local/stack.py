@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from app.errors import CommandFailed
 from app.http.limits import ServerLimits
 from app.http.listening import CannotListen, listen
 from app.http.server import server_config
@@ -41,10 +40,6 @@ _REFRESH_INTERVAL_S = 0.1
 _LOOPBACK_NETWORKS = "127.0.0.0/8,::1/128"
 
 
-class AlreadyRunning(CommandFailed):
-    """Another `callgate dev` or `callgate demo` uses this state folder. The message has the address of its API."""
-
-
 @dataclass(frozen=True, slots=True)
 class StackOptions:
     """Whether to start the simulator, and the ports of the API and the simulator.
@@ -63,16 +58,13 @@ def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Se
 
     If CALLGATE_DATABASE_URL is set, the settings keep its database. Otherwise this function runs an embedded Postgres until the
     end of the block. Call it in the main thread, outside an event loop: the embedded Postgres ends with the thread that started
-    it.
+    it. Raises AlreadyRunning.
     """
     folder.create()
+    folder.require_not_running()
     with contextlib.ExitStack() as held:
         where = "the one of CALLGATE_DATABASE_URL"
         if settings.database_url is None:
-            if running := folder.find_running_stack():
-                raise AlreadyRunning(
-                    f"`callgate dev` or `demo` runs over {folder.directory}, at {running.api_url}: stop it first"
-                )
             postgres = held.enter_context(EmbeddedPostgres(settings.state_dir))
             where = postgres.notice or f"embedded, data in {settings.state_dir / 'postgres'}"
             settings = _settings_with_values(settings, database_url=postgres.url)

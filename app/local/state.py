@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +18,10 @@ from app.settings import Settings
 
 class StateFolderUnusable(CommandFailed):
     """The state folder cannot be created. The message says why and what to do, in one line."""
+
+
+class AlreadyRunning(CommandFailed):
+    """A `callgate dev` or `callgate demo` uses this state folder. The message has the address of its API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +75,23 @@ class StateFolder:
     def announced_as_running(self, running: RunningStack) -> Iterator[None]:
         """Writes the addresses of this process to a file for other commands. Deletes the file at the end of the block.
 
-        The file stays locked until then, which shows the other commands that this process still runs.
+        The file stays locked until then, which shows the other commands that this process still runs. Raises AlreadyRunning.
         """
+        self.require_not_running()
         self.write(self._running, json.dumps(asdict(running)))
         with self._running.open() as held:
             fcntl.flock(held, fcntl.LOCK_SH)
             try:
                 yield
             finally:
-                self._running.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(held.fileno()), self._running.stat()):  # it may be another process's file
+                        self._running.unlink()
+
+    def require_not_running(self) -> None:
+        """Raises AlreadyRunning if a `callgate dev` or `callgate demo` uses this folder."""
+        if running := self.find_running_stack():
+            raise AlreadyRunning(f"`callgate dev` or `demo` runs over {self.directory}, at {running.api_url}: stop it first")
 
     def find_running_stack(self) -> RunningStack | None:
         """Returns what a process has written with `announced_as_running`; None if that process does not run any more."""

@@ -239,7 +239,7 @@ def test_a_second_dev_and_clean_are_refused_while_dev_runs(shell: dict[str, str]
         partial(failure, "dev", environment=shell), partial(failure, "clean", environment=shell)
     ):
         assert code == 1
-        assert re.fullmatch(r"callgate: (process \d+ uses|`callgate dev` or `demo` runs over) .+: stop it first\.?", message)
+        assert re.fullmatch(r"callgate: `callgate dev` or `demo` runs over .+: stop it first", message)
     assert (shared_state_dir / "secret_key").exists()
 
 
@@ -275,6 +275,9 @@ def test_a_configured_database_is_used_by_dev_and_by_other_commands(
         assert "the one of CALLGATE_DATABASE_URL" in process.output
         assert http_get(f"http://127.0.0.1:{port}/readyz").status_code == 200
         assert output_of("tenants", "list", shell=environment(state_dir)) == []
+        refusal = (1, f"callgate: `callgate dev` or `demo` runs over {state_dir}, at http://127.0.0.1:{port}: stop it first")
+        assert failure("dev", environment=configured) == failure("clean", environment=configured) == refusal
+        assert state_of(state_dir)["api_url"].endswith(f":{port}")
         process.end(signal.SIGKILL)
     assert not (state_dir / "postgres").exists()
     assert (state_dir / "dev.json").exists(), "what it leaves behind misleads nobody:"
