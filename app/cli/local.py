@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -55,6 +56,7 @@ def dev(
     from app.observability.logs import configure_logging
     from app.settings import load_settings
 
+    parent = os.getppid() if with_parent else None
     configure_error_logging()
     settings = load_settings()
     folder = StateFolder(settings.state_dir)
@@ -64,7 +66,7 @@ def dev(
         migrate_database(settings)
         configure_logging(level=settings.log_level, format_="text")
         options = StackOptions(port, simulator_port, simulator is not False)
-        asyncio.run(_run_dev(settings, folder, options, database_location, with_parent=with_parent))
+        asyncio.run(_run_dev(settings, folder, options, database_location, parent=parent))
     typer.echo("Everything is stopped.")
 
 
@@ -78,11 +80,11 @@ def _protect_configured_database(settings: Settings) -> None:
 
 
 async def _run_dev(
-    settings: Settings, folder: StateFolder, options: StackOptions, database_location: str, *, with_parent: bool
+    settings: Settings, folder: StateFolder, options: StackOptions, database_location: str, *, parent: int | None
 ) -> None:
     from app.local.stack import running_stack
 
-    stop = stop_on_signal(with_parent=with_parent)
+    stop = stop_on_signal(parent=parent)
     async with running_stack(settings, folder, options, stop) as running:
         _print_addresses(running, database_location, options)
         await _print_console_link(settings, running)
@@ -106,6 +108,7 @@ def demo(
     from app.observability.logs import configure_logging
     from app.settings import load_settings
 
+    parent = os.getppid() if with_parent else None
     configure_error_logging()
     settings = load_settings()
     folder = StateFolder(settings.state_dir)
@@ -114,9 +117,7 @@ def demo(
     with local_database(settings, folder) as (settings, database_location), folder.demo_log.open("w") as log:
         migrate_database(settings)
         configure_logging(level=settings.log_level, format_="json", stream=log)
-        record = asyncio.run(
-            _run_demo(settings, folder, StackOptions(port=port), database_location, once=once, with_parent=with_parent)
-        )
+        record = asyncio.run(_run_demo(settings, folder, StackOptions(port=port), database_location, once=once, parent=parent))
     if not once:
         typer.echo("Everything is stopped.")
     elif record is None:
@@ -126,7 +127,7 @@ def demo(
 
 
 async def _run_demo(
-    settings: Settings, folder: StateFolder, options: StackOptions, database_location: str, *, once: bool, with_parent: bool
+    settings: Settings, folder: StateFolder, options: StackOptions, database_location: str, *, once: bool, parent: int | None
 ) -> dict[str, Any] | None:
     """Runs all parts of Callgate, places the demo's call, and returns the call's record.
 
@@ -140,7 +141,7 @@ async def _run_demo(
     from app.services import services
     from app.tenants.administration import TenantAdministration
 
-    stop = stop_on_signal(with_parent=with_parent)
+    stop = stop_on_signal(parent=parent)
     async with running_stack(settings, folder, options, stop) as running:
         _print_addresses(running, database_location, options)
         typer.echo(f"  Log        {folder.demo_log}")
@@ -180,8 +181,8 @@ def clean() -> None:
     from app.settings import load_settings
 
     folder = StateFolder(load_settings().state_dir)
-    remove_data(folder.directory)
     folder.require_not_running()
+    remove_data(folder.directory)
     folder.remove()
     typer.echo(f"Removed {folder.directory}.")
 

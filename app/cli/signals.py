@@ -11,11 +11,11 @@ _REPEATED_SIGNAL_WINDOW_S = 1.0
 _POLL_INTERVAL_S = 0.5
 
 
-def stop_on_signal(*, with_parent: bool = False) -> asyncio.Event:
+def stop_on_signal(*, parent: int | None = None) -> asyncio.Event:
     """Returns an event that is set by the first SIGINT or SIGTERM. A second signal ends the process immediately.
 
-    A second signal within _REPEATED_SIGNAL_WINDOW_S seconds after the first one is ignored. If `with_parent` is true, the event
-    is also set when the parent process ends.
+    A second signal within _REPEATED_SIGNAL_WINDOW_S seconds after the first one is ignored. If the id of the `parent`
+    process is given, the event is also set when that process has ended.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -31,8 +31,8 @@ def stop_on_signal(*, with_parent: bool = False) -> asyncio.Event:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, handle)
-    if with_parent:
-        _stop_with_parent(os.getppid(), loop, stop)
+    if parent is not None:
+        _stop_with_parent(parent, loop, stop)
     return stop
 
 

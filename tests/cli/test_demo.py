@@ -21,6 +21,7 @@ from tests.cli.running import (
     ports_of,
     run,
     running,
+    wait_until,
 )
 from tests.support.clients import http_get, http_post
 from tests.support.upstream import refused_url
@@ -143,7 +144,8 @@ def test_a_killed_demo_leaves_no_process(once_state_dir: Path, tmp_path: Path) -
     assert_no_process_is_left(once_state_dir, ports)
 
 
-def test_demo_ends_when_its_make_process_ends(once_state_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["starting", "queued"])
+def test_demo_ends_when_its_make_process_ends(once_state_dir: Path, tmp_path: Path, moment: str) -> None:
     file = tmp_path / "output"
     with file.open("wb") as output:
         parent = subprocess.Popen(
@@ -152,10 +154,11 @@ def test_demo_ends_when_its_make_process_ends(once_state_dir: Path, tmp_path: Pa
             stdout=output,
             stderr=output,
         )
-    Process(parent, file).wait_for("queued")
-    ports = ports_of(once_state_dir)
+    Process(parent, file).wait_for(moment)
+    ports = ports_of(once_state_dir) if moment == "queued" else []
     parent.kill()
     parent.wait()
+    wait_until(lambda: "Everything is stopped." in file.read_text(), "the end of the demo")
     assert_no_process_is_left(once_state_dir, ports)
 
 
