@@ -7,6 +7,7 @@ take 20 times as long.
 import http.client
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -56,13 +57,12 @@ def check_health(url: str | None = None) -> str | None:
     url = url or health_url_of_command(_main_process_command(), os.environ.get("CALLGATE_OPS_PORT"))
     if url is None:
         return None
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=_REQUEST_TIMEOUT_S)
     try:
-        connection.request("GET", parts.path or "/")
-        status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
+        parts = urlsplit(url)
+        with closing(http.client.HTTPConnection(parts.netloc, timeout=_REQUEST_TIMEOUT_S)) as connection:
+            connection.request("GET", parts.path or "/")
+            status = connection.getresponse().status
+    # The last two are errors of the URL.
+    except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
         return f"no answer from {url} ({error or type(error).__name__})"
-    finally:
-        connection.close()
     return None if status == http.client.OK else f"{url} answers {status}"

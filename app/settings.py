@@ -53,8 +53,7 @@ class Settings(ConsoleSettings):
         "base64 (`openssl rand -base64 32`).",
     )
     public_url: str | None = Field(
-        None,
-        description="The address at which Twilio can reach this service, e.g. `https://calls.example.com`.",
+        None, description="The address at which Twilio can reach this service, e.g. `https://calls.example.com`."
     )
     twilio_base_url: str = Field("https://api.twilio.com", description="Base URL of Twilio's API; an account can have its own.")
     twilio_connect_timeout: float = seconds_setting(5.0, "Seconds to connect to Twilio, TLS included.", maximum=60)
@@ -275,17 +274,19 @@ class Settings(ConsoleSettings):
 
 def load_settings(**overrides: object) -> Settings:
     """Returns the settings from the environment and /run/secrets. Raises SettingsError, which names all wrong variables."""
-    secrets_dir = SECRETS_DIR if SECRETS_DIR.is_dir() else None
     known = {SETTING_PREFIX + name.upper() for name in Settings.model_fields}
-    problems = list(find_misspelt(known, os.environ, (file.name for file in secrets_dir.iterdir()) if secrets_dir else ()))
+    problems: list[str] = []
     try:
+        secrets_dir = SECRETS_DIR if SECRETS_DIR.is_dir() else None
+        problems += find_misspelt(known, os.environ, (file.name for file in secrets_dir.iterdir()) if secrets_dir else ())
         settings = Settings(_secrets_dir=secrets_dir, **overrides)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
         for detail in error.errors(include_input=False, include_url=False):
             name = "".join(SETTING_PREFIX + str(part).upper() for part in detail["loc"][:1])
             reason = detail["msg"].removeprefix("Value error, ")
             problems.append(f"{name}: {reason}" if name else reason)
-        raise SettingsError("wrong settings: " + "; ".join(problems)) from None
+    except OSError as error:
+        problems.append(f"{error.filename or SECRETS_DIR} cannot be read: {error.strerror}")
     if problems:
         raise SettingsError("wrong settings: " + "; ".join(problems))
     return settings

@@ -58,6 +58,6 @@ def _read_file(path: Path) -> str:
     if len(content) > _MAX_SECRET_BYTES:
         raise SecretMissing(f"this file is larger than {_MAX_SECRET_BYTES // 1024} KiB")
     try:
-        return content.decode().strip()
+        return content.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         raise SecretMissing("this file is not text") from None

@@ -6,7 +6,9 @@ when it runs. A small command such as `callgate keys list` therefore needs much 
 
 import errno
 import io
+import os
 import sys
+from pathlib import Path
 from typing import Final, NoReturn
 
 import typer
@@ -82,6 +84,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def callgate(
+    context: typer.Context,
     version: bool = typer.Option(
         False,
         "--version",
@@ -90,11 +93,17 @@ def callgate(
         help="Show the version and its schema's revision.",
     ),
 ) -> None:
-    pass
+    try:
+        "".join(sys.argv).encode()
+    except UnicodeEncodeError:
+        if context.invoked_subcommand != "sip":  # it reports such an address itself
+            raise typer.BadParameter("an argument is not UTF-8") from None
 
 
 def main() -> None:
     """Runs a command. Exit codes: 0 success, 1 failure, 2 wrong usage, 3 not finished (run it again), 130 interrupted."""
+    if sys.stdin is None:  # it was closed
+        sys.stdin = Path(os.devnull).open()  # noqa: SIM115  # until the process ends
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for terminals that cannot show "…"
     try:

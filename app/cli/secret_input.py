@@ -15,19 +15,22 @@ from app.tenants.errors import OperatorError
 def read_secret(prompt: str, variable: str, *, file: Path | None = None) -> str:
     """Returns the secret from the first source that is given: `file`, the environment variable `variable`, standard input.
 
-    If standard input is a terminal, asks with `prompt`; otherwise reads the first line. Removes white space around the secret.
-    Raises OperatorError if the file cannot be read or the secret is empty.
+    If standard input is a terminal, asks with `prompt`; otherwise reads the first line. Removes white space and a byte order
+    mark around the secret. Raises OperatorError if the source cannot be read as UTF-8 or the secret is empty.
     """
-    if file is not None:
-        try:
-            secret = file.read_text()
-        except (OSError, UnicodeDecodeError):
-            raise OperatorError(f"the file {file} cannot be read as text") from None
-    elif (given := os.environ.get(variable)) is not None:
-        secret = given
-    else:
-        secret = typer.prompt(prompt, hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
-    secret = secret.strip()
+    source = variable if variable in os.environ else "standard input"
+    try:
+        if file is not None:
+            source = f"the file {file}"
+            secret = file.read_text(encoding="utf-8")
+        elif variable in os.environ:
+            secret = os.environ[variable]
+        else:
+            secret = typer.prompt(prompt, hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+        secret.encode()  # Python may have read bytes that are not UTF-8 as surrogate characters
+    except (OSError, UnicodeError):
+        raise OperatorError(f"{source} cannot be read as text") from None
+    secret = secret.removeprefix("\ufeff").strip()
     if not secret:
         raise OperatorError(f"no secret was given: set {variable} or pass the secret on standard input")
     return secret

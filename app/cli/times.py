@@ -53,6 +53,6 @@ def _parse_time_or_duration(text: str, *, sign: int, example: str) -> datetime:
         if text[:-1].isdecimal() and text[-1] in _DURATION_UNITS:
             return datetime.now(UTC) + sign * int(text[:-1]) * _DURATION_UNITS[text[-1]]
         moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise typer.BadParameter(f"{text!r} is not a time: write 90d, 12h, 30m or {example}") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -57,6 +57,8 @@ def test_commands_with_output_can_print_json(name: str) -> None:
         ["accounts", "pace", "x", "AC0", "--burst", "1.5"],
         ["keys", "create", "x", "--format", "twillio"],
         ["audit", "--since", "yesterday"],
+        ["audit", "--since", "0001-01-01T00:00:00+14:00"],
+        ["keys", "create", "x", "--expires", "9999-12-31T23:59:59-12:00"],
         ["audit", "--cursor", "x"],
         ["keys", "create", "x", "--scope", "write"],
         ["keys", "create"],

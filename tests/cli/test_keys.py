@@ -63,6 +63,11 @@ async def test_a_result_that_cannot_be_printed(gateway: Gateway, database_url: s
     assert (code, message) == (1, "callgate: the output could not be written: No space left on device\n")
 
 
+def test_an_argument_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    refused = run("keys", "list", "acm\udce9", environment=environment(tmp_path))
+    assert (refused.returncode, refused.stderr.splitlines()[-1]) == (2, "Error: Invalid value: an argument is not UTF-8")
+
+
 async def test_a_key_of_the_version_before_may_call_and_read(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
     insert = """INSERT INTO api_key (id, tenant_id, prefix, keyed_hash)

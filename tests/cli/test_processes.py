@@ -211,6 +211,12 @@ def test_a_healthcheck_reports_an_error_response(tmp_path: Path) -> None:
         wait_until(lambda: run("healthcheck", f"{url}/readyz", environment=configured).stderr == unready, "a bad one")
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:80x/", "http://[::1", "http://127.0.0.1:65536/"])
+def test_a_healthcheck_reports_a_wrong_url(url: str, tmp_path: Path) -> None:
+    code, message = failure("healthcheck", url, environment=environment(tmp_path))
+    assert (code, message.startswith(f"no answer from {url} (")) == (1, True)
+
+
 def test_a_healthcheck_imports_little(tmp_path: Path) -> None:
     listed = "import sys, runpy; sys.argv[1:] = ['healthcheck', 'http://127.0.0.1:1/']\n"
     listed += "try: runpy.run_module('app', run_name='__main__')\nexcept SystemExit: print(*sys.modules)"

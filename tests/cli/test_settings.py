@@ -156,6 +156,13 @@ def test_a_misspelt_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         load_settings()
 
 
+def test_a_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("app.settings.SECRETS_DIR", tmp_path)
+    (tmp_path / "callgate_secret_keys").symlink_to("/proc/self/mem")  # which Linux lets nobody read from its beginning
+    with pytest.raises(SettingsError, match=f"wrong settings: {tmp_path} cannot be read: Input/output error"):
+        load_settings()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from app.schema import migrate
 from app.security.keyring import Keyring
 from app.tenants.directory import TenantDirectory
-from tests.cli.running import environment, failure, run
+from tests.cli.running import CALLGATE, environment, failure, run
 from tests.support.gateway import SECRET_KEY, running_gateway, settings_for
 
 
@@ -19,7 +20,7 @@ async def test_a_password_is_read_from_file_environment_and_standard_input_and_n
     await asyncio.to_thread(migrate, empty_database_url)
     configured = environment(tmp_path, CALLGATE_DATABASE_URL=empty_database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
     file = tmp_path / "password"
-    file.write_text("from a file\n")
+    file.write_bytes(b"\xef\xbb\xbffrom a file\n")  # with the byte order mark of some editors
     create = ("sip-credentials", "create", "shop", "pbx-berlin", "--username", "jack")
     assert run("tenants", "create", "shop", "--name", "Shop", environment=configured).returncode == 0
     async with running_gateway(settings_for(empty_database_url)) as gateway:
@@ -46,6 +47,20 @@ async def test_a_password_is_read_from_file_environment_and_standard_input_and_n
         assert (row["name"], row["tenant"]) == ("pbx-berlin", "shop")
         assert run("sip-credentials", "delete", "shop", "pbx-berlin", environment=configured).returncode == 0
         assert await directory.sip_auth("shop", "pbx-berlin") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("printf '\\377\\n' | \"$@\"", "standard input cannot be read as text"),
+        ("SIP_AUTH_PASSWORD=$(printf '\\377') \"$@\"", "SIP_AUTH_PASSWORD cannot be read as text"),
+        ('"$@" <&-', "no secret was given: set SIP_AUTH_PASSWORD or pass the secret on standard input"),
+    ],
+)
+def test_a_password_that_cannot_be_read(given: str, message: str, tmp_path: Path) -> None:
+    command = (CALLGATE, "sip-credentials", "create", "shop", "pbx", "--username", "u")
+    ended = subprocess.run(["sh", "-c", given, "sh", *command], env=environment(tmp_path), capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", f"callgate: {message}\n")
 
 
 @pytest.mark.parametrize(
