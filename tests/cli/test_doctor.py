@@ -108,8 +108,8 @@ async def test_twilios_clock_is_compared_with_ours(gateway: Gateway, database_ur
     assert result.state == state
 
 
-async def test_a_server_that_may_lose_commits_is_a_warning(tmp_path: Path) -> None:
-    with EmbeddedPostgres(tmp_path / "durable") as postgres:
+async def test_a_server_that_may_lose_commits_is_a_warning(state_dir: Path) -> None:
+    with EmbeddedPostgres(state_dir) as postgres:
 
         async def durability() -> list[tuple[str, str]]:
             results = await examine_by_check(settings(postgres.url))

@@ -7,7 +7,7 @@ No step may cause an error on the browser's console, a violation of the Content-
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -72,8 +72,14 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-async def demo(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Demo]:
-    state_dir = tmp_path_factory.mktemp("story") / "state"
+def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    directory = tmp_path_factory.mktemp("story") / "state"
+    yield directory
+    remove_data(directory)
+
+
+@pytest.fixture(scope="module")
+async def demo(browser: Browser, state_dir: Path) -> AsyncIterator[Demo]:
     port = free_port()
     settings = environment(state_dir, CALLGATE_PUBLIC_URL=f"http://127.0.0.1:{port}")  # the simulator calls it back
     with running("demo", "--port", str(port), environment=settings, file=state_dir.parent / "output") as process:
@@ -84,7 +90,6 @@ async def demo(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> As
         await told.page.goto(told.link)
         await told.page.wait_for_url(re.compile("/console/(now|calls)$"))
         yield told
-    remove_data(state_dir)
 
 
 def sentence(page: Page) -> Locator:
