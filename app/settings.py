@@ -285,8 +285,8 @@ def load_settings(**overrides: object) -> Settings:
             name = "".join(SETTING_PREFIX + str(part).upper() for part in detail["loc"][:1])
             reason = detail["msg"].removeprefix("Value error, ")
             problems.append(f"{name}: {reason}" if name else reason)
-    except OSError as error:
-        problems.append(f"{error.filename or SECRETS_DIR} cannot be read: {error.strerror}")
+    except (OSError, ValueError) as error:  # for a file that cannot be read or is not UTF-8, pydantic raises a ValueError
+        problems.append(str(error))
     if problems:
         raise SettingsError("wrong settings: " + "; ".join(problems))
     return settings
