@@ -9,16 +9,17 @@ error for the response to the earlier request.
 
 import asyncio
 from typing import Any, Literal
-from uuid import uuid4
 
 import httptools
 import structlog
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import CallgateError, HeadTooLarge, MalformedRequest, RequestTimeout, TooManyConnections
+from app.http.deadline import Deadline
 from app.http.limits import MAX_HEAD_BYTES, MAX_HEADER_LINES, MAX_OPERATIONS_CONNECTIONS, ServerLimits
 from app.http.operations import OperationsPort
-from app.http.problems import ProblemRenderer
+from app.http.raw_responses import raw_error_response
 from app.observability import Metrics
 
 # Bytes parsed in one step. An unfinished header line can exceed the limit by as much.
@@ -51,10 +52,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._waiting_since: float | None = None
         self._head_error: CallgateError | None = None
         self._is_refused = self._is_for_operations = False
-        self._read_deadline: asyncio.TimerHandle | None = None
+        self._read_deadline = Deadline(self.loop, self._on_read_timeout)
         # The request (by its number on the connection) and the part of the request that the read deadline applies to.
         self._read_deadline_for: tuple[int, str | None] | None = None
-        self._write_deadline: asyncio.TimerHandle | None = None
+        # Runs while too much of a response is unsent.
+        self._write_deadline = Deadline(self.loop, self._abort)
+        # Runs from the moment when the connection is to be closed. An orderly close waits until the client has read everything.
+        self._close_deadline = Deadline(self.loop, self._abort)
 
     # Connection
 
@@ -68,8 +72,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._free_a_connection(limit)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in filter(None, (self._read_deadline, self._write_deadline)):
-            timer.cancel()
+        for deadline in (self._read_deadline, self._write_deadline, self._close_deadline):
+            deadline.cancel()
         super().connection_lost(exc)
 
     def _free_a_connection(self, limit: int) -> None:
@@ -84,8 +88,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if waiting := [each for each in others if each._is_waiting_for_client]:
             longest = min(waiting, key=lambda each: (each._reading is None, each._waiting_since or 0.0))
-            longest.transport.close()
-            longest._abort_after(_CLOSE_DELAY_S)
+            longest._close(within_s=_CLOSE_DELAY_S)
         elif len(others) >= 2 * limit:
             self.transport.abort()
         else:
@@ -202,12 +205,22 @@ class BoundedProtocol(HttpToolsProtocol):
     def _is_responding(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        async def app_with_deadline(scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+            try:
+                await app(scope, receive, send)
+            finally:
+                if cycle.response_started and not cycle.response_complete and not cycle.disconnected:
+                    self._close_deadline.start(self.limits.write_timeout_s)  # uvicorn closes the connection
+
+        super()._start_asgi_task(cycle, app_with_deadline)
+
     def on_response_complete(self) -> None:
         if self._is_refused:
             self.transport.close()
         super().on_response_complete()
         if self.transport.is_closing():
-            self._abort_after(self.limits.write_timeout_s)
+            self._close_deadline.start(self.limits.write_timeout_s)
         elif self._reading == "body" and not self._is_responding:
             # The response was sent before the whole body arrived. The read deadline limits the wait for the rest.
             self._unset_keepalive_if_required()
@@ -220,22 +233,23 @@ class BoundedProtocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def timeout_keep_alive_handler(self) -> None:
-        super().timeout_keep_alive_handler()
-        self._abort_after(self.limits.write_timeout_s)
+        self._close(within_s=self.limits.write_timeout_s)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._abort_after(self.limits.write_timeout_s)
+        self._write_deadline.start(self.limits.write_timeout_s)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._write_deadline and not self.transport.is_closing():
-            self._write_deadline.cancel()
-            self._write_deadline = None
+        self._write_deadline.cancel()
 
-    def _abort_after(self, seconds: float) -> None:
-        if self._write_deadline is None:
-            self._write_deadline = self.loop.call_later(seconds, self.transport.abort)
+    def _close(self, *, within_s: float) -> None:
+        """Closes the connection when the client has read everything, after `within_s` seconds at the latest."""
+        self.transport.close()
+        self._close_deadline.start(within_s)
+
+    def _abort(self) -> None:
+        self.transport.abort()
 
     # Deadlines and errors
 
@@ -245,18 +259,16 @@ class BoundedProtocol(HttpToolsProtocol):
         if part == self._read_deadline_for:
             return
         self._read_deadline_for = part
-        if self._read_deadline:
-            self._read_deadline.cancel()
-            self._read_deadline = None
+        self._read_deadline.cancel()
         if self._reading == "body":
-            timeout_s = self.limits.body_timeout_s + _BODY_TIMEOUT_MARGIN_S
-            self._read_deadline = self.loop.call_later(timeout_s, self._on_read_timeout)
+            self._read_deadline.start(self.limits.body_timeout_s + _BODY_TIMEOUT_MARGIN_S)
         elif self._reading:
-            self._read_deadline = self.loop.call_later(self.limits.head_timeout_s, self._on_read_timeout)
+            self._read_deadline.start(self.limits.head_timeout_s)
 
     def _on_read_timeout(self) -> None:
         if self._reading == "start":
-            self.transport.close()  # no request has begun: the client could take a 408 for the response to its next one
+            # No request has begun: the client could take a 408 for the response to its next one.
+            self._close(within_s=self.limits.write_timeout_s)
         else:
             self._refuse(RequestTimeout())
 
@@ -264,8 +276,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Sends an error response to the request that is being read, then closes the connection."""
         self._is_refused = True
         self._waiting_since = None
-        if self._read_deadline:
-            self._read_deadline.cancel()
+        self._read_deadline.cancel()
         metrics: Metrics | None = self.app_state.get("metrics")
         if metrics:
             metrics.http.refused.labels(error.slug).inc()
@@ -276,25 +287,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self.pipeline.clear()
             return
         if current is None or not current.response_started:
-            self._write_error(error)
+            method, path = (self.scope["method"], self.scope["path"]) if self._reading == "body" else ("", "")
+            headers = self.server_state.default_headers
+            self.transport.write(raw_error_response(error, method=method, path=path, default_headers=headers))
         if current is not None:
             current.disconnected = True
             current.message_event.set()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-            self._abort_after(_CLOSE_DELAY_S)
+            self._close_deadline.start(_CLOSE_DELAY_S)
         else:
-            self.transport.close()
-
-    def _write_error(self, error: CallgateError) -> None:
-        request_id = uuid4().hex
-        method, path = (self.scope["method"], self.scope["path"]) if self._reading == "body" else ("", "")
-        response = ProblemRenderer().render(error, method=method, path=path, state={"request_id": request_id})
-        fields = [
-            *self.server_state.default_headers,
-            *response.raw_headers,
-            (b"x-request-id", request_id.encode()),
-            (b"connection", b"close"),
-        ]
-        head = b"".join(b"%b: %b\r\n" % field for field in fields)
-        self.transport.write(STATUS_LINE[error.status] + head + b"\r\n" + bytes(response.body))
+            self._close(within_s=_CLOSE_DELAY_S)

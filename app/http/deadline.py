@@ -1,0 +1,23 @@
+"""A time limit for one thing that a connection waits for."""
+
+import asyncio
+from collections.abc import Callable
+
+
+class Deadline:
+    """Calls `on_expiry` when the time is over, unless it is canceled before."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_expiry: Callable[[], None]) -> None:
+        self._loop = loop
+        self._on_expiry = on_expiry
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, seconds: float) -> None:
+        """Starts the time. If it is running already, does nothing."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(seconds, self._on_expiry)
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
