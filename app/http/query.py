@@ -1,11 +1,13 @@
 """Refuses query parameters that a route would otherwise ignore."""
 
+from collections import Counter
 from collections.abc import Collection
 
 from fastapi import Request
 from fastapi.dependencies.models import Dependant
 
 from app.errors import FieldError, InvalidRequest
+from app.http.limits import MAX_FORM_FIELDS
 
 
 async def refuse_unknown_parameters(request: Request) -> None:
@@ -18,13 +20,20 @@ async def refuse_unknown_parameters(request: Request) -> None:
         raise InvalidRequest(field_errors=faults)
 
 
-def query_parameter_errors(request: Request, known: Collection[str]) -> tuple[FieldError, ...]:
-    """Returns an error for each query parameter that is not in `known`, and for each that is given more than once."""
-    if not request.scope["query_string"]:
+def query_parameter_errors(request: Request, known: Collection[str] | None) -> tuple[FieldError, ...]:
+    """Returns an error for each query parameter that is not in `known`, and for each that is given more than once.
+
+    With more than MAX_FORM_FIELDS parameters, returns one error. `known` is None if the caller checks the names itself.
+    """
+    query_string: bytes = request.scope["query_string"]
+    if not query_string:
         return ()
-    query = request.query_params
-    unknown = [name for name in query if name not in known]
-    repeated = [name for name in known if len(query.getlist(name)) > 1]
+    if query_string.count(b"&") >= MAX_FORM_FIELDS:
+        return (FieldError("?", "too_many_parameters", f"must have at most {MAX_FORM_FIELDS} parameters"),)
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    known = counts if known is None else known
+    unknown = [name for name in counts if name not in known]
+    repeated = [name for name in counts if name in known and counts[name] > 1]
     return (
         *(FieldError(f"?{name}", "unknown_parameter", "is no parameter of this route") for name in unknown),
         *(FieldError(f"?{name}", "repeated", "must be given once") for name in repeated),

@@ -10,10 +10,11 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from app.calls.models import Call
 from app.calls.router import IdOrSid
-from app.errors import FieldError, InvalidRequest, ResponseTruncated
+from app.errors import InvalidRequest, ResponseTruncated
 from app.http.authentication import CallerDep
 from app.http.bodies import read_json_object
 from app.http.idempotency_key import idempotency_key_header, read_idempotency_key, refuse_idempotency_key
+from app.http.query import query_parameter_errors
 from app.http.routes import ScopedRoute, needs
 from app.observability.context import bind_log_fields
 from app.subresources.answers import action_unknown_error
@@ -183,11 +184,9 @@ def json_response(answer: TwilioChangeResponse) -> Response:
 
 
 def _query_fields(request: Request) -> dict[str, str]:
-    query = request.query_params
-    repeated = [name for name in query if len(query.getlist(name)) > 1]
-    if repeated:
-        raise InvalidRequest(field_errors=tuple(FieldError(f"?{name}", "repeated", "must be given once") for name in repeated))
-    return dict(query)
+    if faults := query_parameter_errors(request, known=None):
+        raise InvalidRequest(field_errors=faults)
+    return dict(request.query_params)
 
 
 def _with_callgate_uris(page: dict[str, Any], operation: Operation, path: str) -> dict[str, Any]:

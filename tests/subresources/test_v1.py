@@ -159,6 +159,14 @@ async def test_a_misspelt_or_repeated_filter_is_refused(call: LiveCall) -> None:
         assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, f"?{query.partition('=')[0]}")
 
 
+async def test_thousands_of_filters_are_refused_with_one_error(call: LiveCall) -> None:
+    query = "&".join(f"{number:x}" for number in range(12_000))
+    for path in (f"/v1/calls/{call.id}/recordings", f"/v1/calls/{call.id}", "/v1/calls"):
+        answer = await call.tenant.http.get(f"{path}?{query}")
+        errors = [(fault["pointer"], fault["code"]) for fault in answer.json()["errors"]]
+        assert (answer.status_code, errors) == (422, [("?", "too_many_parameters")])
+
+
 async def test_a_call_that_was_not_started_has_no_subresources(gateway: Gateway) -> None:
     async with running_upstream(hang) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
