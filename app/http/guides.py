@@ -16,7 +16,7 @@ _GUIDE_LINK_PATTERN = re.compile(r"(?:([a-z-]+)\.md)?(#.*)?")
 _GUIDE_NAME_PATTERN = re.compile(r"[a-z-]+")
 
 
-def render_guide(name: str) -> str | None:
+def render_guide(name: str) -> bytes | None:
     """Returns the HTML page of docs/{name}.md; None if there is no such guide."""
     if not _GUIDE_NAME_PATTERN.fullmatch(name) or not _source_file(name).is_file():
         return None
@@ -27,8 +27,8 @@ def _source_file(name: str) -> Traversable:
     return files("app.http").joinpath("guides", f"{name}.md")
 
 
-@cache  # rendering takes about 10 ms, and anyone can request a page
-def _render_guide_page(name: str) -> str:
+@cache  # rendering takes about 10 ms, and anyone can request a page; all connections share the bytes
+def _render_guide_page(name: str) -> bytes:
     from markdown_it import MarkdownIt
 
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -40,7 +40,7 @@ def _render_guide_page(name: str) -> str:
         _rewrite_link(child)
     body = markdown.renderer.render(tokens, markdown.options, {})
     template = Template(files("app.http").joinpath("pages/guide.html").read_text(encoding="utf-8"))
-    return template.substitute(title=html.escape(headings[0][1]), body=body)
+    return template.substitute(title=html.escape(headings[0][1]), body=body).encode()
 
 
 def _github_anchor(heading: str) -> str:

@@ -42,6 +42,8 @@ _DEFAULT_CSP = (
 )
 # nginx's status for a client that disconnected before its request was read. No response is sent.
 _CLIENT_CLOSED_STATUS = 499
+# Bodies are sent in pieces of at most this size. A body that is sent at once would wait in the memory of its connection.
+_BODY_PIECE_BYTES = 64 * 1024
 _NO_TRACING = Tracing()
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -184,7 +186,18 @@ class _HttpExchange:
             if is_page and not any(name == _CSP_RAW_NAME for name, _ in headers):
                 headers.append((_CSP_RAW_NAME, _DEFAULT_CSP))
             message["headers"] = headers
+        elif message["type"] == "http.response.body":
+            message = await self._send_all_but_the_last_piece(message)
         await self._send(message)
+
+    async def _send_all_but_the_last_piece(self, message: Message) -> Message:
+        """Sends a long body except for its last piece, at the speed at which the client reads. Returns the rest to send."""
+        body, sent = message.get("body", b""), 0
+        while len(body) - sent > _BODY_PIECE_BYTES:
+            piece = body[sent : sent + _BODY_PIECE_BYTES]
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            sent += len(piece)
+        return {**message, "body": body[sent:]} if sent else message
 
     async def send_error(self, error: CallgateError) -> None:
         count_and_log_error(error, self._metrics)
