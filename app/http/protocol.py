@@ -166,7 +166,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.headers) >= MAX_HEADER_LINES:
             self._head_error = HeadTooLarge()
             raise self._head_error
-        super().on_header(name, value)
+        super().on_header(name, value.rstrip(b" \t"))  # RFC 9110 §5.5: white space after a value is not part of it
 
     def _count_head_bytes(self, length: int) -> None:
         self._unreported_bytes = 0

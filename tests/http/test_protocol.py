@@ -140,6 +140,18 @@ async def test_trailer_fields_are_not_headers(gateway: Gateway, tenant: Tenant, 
     assert len(upstream.posts) == 2
 
 
+async def test_white_space_around_a_header_value_does_not_count(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
+    lines = ("Expect: 100-continue ", *(f"{line} \t" for line in JSON), key_of(tenant))
+    async with connected(gateway.url) as connection:
+        for key, status in (("order-1 ", 201), ("order-1", 200), (" \torder-1\t", 200)):
+            await connection.send(head("POST", "/v1/calls", *lines, f"Idempotency-Key: {key}", "X-Request-Id: mine "))
+            assert (await connection.answer()).status == 100
+            await connection.send(BODY)
+            answer = await connection.answer()
+            assert (answer.status, answer.headers["x-request-id"]) == (status, "mine")
+    assert len(upstream.posts) == 1
+
+
 @pytest.mark.parametrize("endless", [b"A: " + b"a" * 50_000, b"A: " + b"a" * 40_000 + b"\r\n"], ids=["a line", "lines"])
 async def test_an_endless_trailer_is_431(gateway: Gateway, tenant: Tenant, upstream: Upstream, endless: bytes) -> None:
     lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", key_of(tenant))
