@@ -60,14 +60,12 @@ class TwilioErrorRenderer:
         more_info = (upstream and upstream.more_info) or _more_info(error, error_code.code)
         return _error_response(error_code, message, more_info, headers)
 
-    def render_unknown_outcome(self, call_id: UUID | None, *, request_id: str) -> Response:
-        headers = {} if call_id is None else {CALL_ID_HEADER: str(call_id)}
-        where = f"GET /v1/calls/{call_id}" if call_id else "GET /v1/calls?execution=unknown"
+    def render_unknown_outcome(self, call_id: UUID, *, request_id: str) -> Response:
         return _error_response(
             ErrorCode(409, UNKNOWN_OUTCOME_CODE),
-            _UNKNOWN_OUTCOME_MESSAGE.format(where=where),
+            _UNKNOWN_OUTCOME_MESSAGE.format(where=f"GET /v1/calls/{call_id}"),
             f"{PROBLEM_TYPE_PREFIX}unknown",
-            headers,
+            {CALL_ID_HEADER: str(call_id)},
         )
 
 

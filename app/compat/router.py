@@ -5,6 +5,7 @@ Each path exists with and without `.json`. The path with `.json` must be registe
 The endpoints are not in Callgate's OpenAPI document: Twilio's own document describes them.
 """
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -83,7 +84,8 @@ async def create_call(request: Request, account: AccountDep, idempotency_key: Id
         creation, warnings = await service.refuse_or_replay(account.caller, form, idempotency_key, error), ()
     else:
         body["account_sid"] = account.account_sid
-        creation = await service.create(account.caller, body, idempotency_key)
+        on_intent = partial(setattr, request.state, "intent")
+        creation = await service.create(account.caller, body, idempotency_key, on_intent)
     call = creation.call
     request.state.placed = call.id
     bind_call_to_log(call)

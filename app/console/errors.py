@@ -44,5 +44,5 @@ class ErrorPageRenderer:
             response.headers["Retry-After"] = str(error.after_s)
         return response
 
-    def render_unknown_outcome(self, call_id: UUID | None, *, request_id: str) -> Response:
+    def render_unknown_outcome(self, call_id: UUID, *, request_id: str) -> Response:
         return self.render(InternalError(), method="", path="", state={"request_id": request_id})

@@ -22,7 +22,7 @@ class ErrorRenderer(Protocol):
     def render(self, error: CallgateError, *, method: str, path: str, state: Mapping[str, Any]) -> Response:
         """Returns the response for an error. `state` is the request's state, which always has `request_id`."""
 
-    def render_unknown_outcome(self, call_id: UUID | None, *, request_id: str) -> Response:
+    def render_unknown_outcome(self, call_id: UUID, *, request_id: str) -> Response:
         """Returns the response to a request to create a call if it is unknown whether Twilio has started the call.
 
         Its status is one after which HTTP clients do not repeat a request automatically.

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from uuid import UUID
 
 import structlog
 from starlette.datastructures import Headers
@@ -110,8 +111,10 @@ class RequestMiddleware:
             except CallgateError as error:
                 await exchange.send_error(error)
         except asyncio.CancelledError:
-            # CALLGATE_DRAIN_TIMEOUT is over. uvicorn would send a 500, which would say that no call was started.
-            await exchange.send_fallback_error(ShuttingDown(after_s=1), may_be_placed=exchange.is_creation)
+            # CALLGATE_DRAIN_TIMEOUT is over. uvicorn would send a 500, which would say that no call was started. A call whose
+            # intent may be committed may be started.
+            call_id = exchange.state.get("placed") or exchange.state.get("intent")
+            await exchange.send_fallback_error(ShuttingDown(after_s=1), maybe_placed=call_id)
             raise
         except ResponseTruncated as error:
             logger.warning("response_truncated", reason=str(error))
@@ -119,7 +122,7 @@ class RequestMiddleware:
             exchange.status = _CLIENT_CLOSED_STATUS
         except Exception:
             logger.exception("unexpected_error")
-            await exchange.send_fallback_error(InternalError(), may_be_placed="placed" in exchange.state)
+            await exchange.send_fallback_error(InternalError(), maybe_placed=exchange.state.get("placed"))
 
     async def _call_endpoint(self, exchange: "_HttpExchange", receive: Receive) -> None:
         """Reads the body and calls the endpoint. Raises a CallgateError if the request is refused.
@@ -206,16 +209,16 @@ class _HttpExchange:
             response.headers["Connection"] = "close"
         await response(self.scope, _receive_disconnect, self.send)
 
-    async def send_fallback_error(self, error: CallgateError, *, may_be_placed: bool) -> None:
+    async def send_fallback_error(self, error: CallgateError, *, maybe_placed: UUID | None) -> None:
         """Sends an error response to a request that was canceled or failed unexpectedly, unless a response has started.
 
-        If `may_be_placed`, Twilio may have started a call for the request. The response then says that the outcome is unknown,
-        and its status is not a 5xx.
+        `maybe_placed` is the id of a call that Twilio may have started for the request. With it, the response says that the
+        outcome is unknown, and its status is not a 5xx.
         """
         if self.status:
             return
-        if may_be_placed:
-            response = self._renderer.render_unknown_outcome(self.state.get("placed"), request_id=self._request_id)
+        if maybe_placed is not None:
+            response = self._renderer.render_unknown_outcome(maybe_placed, request_id=self._request_id)
             await response(self.scope, _receive_disconnect, self.send)
         else:
             await self.send_error(self.state.get("indeterminate_error") or error)

@@ -177,8 +177,8 @@ class ProblemRenderer:
             media_type=MEDIA_TYPE,
         )
 
-    def render_unknown_outcome(self, call_id: UUID | None, *, request_id: str) -> Response:
-        body = {"id": call_id and str(call_id), "execution": "unknown", "request_id": request_id}
+    def render_unknown_outcome(self, call_id: UUID, *, request_id: str) -> Response:
+        body = {"id": str(call_id), "execution": "unknown", "request_id": request_id}
         return JSONResponse(body, status_code=202)
 
 

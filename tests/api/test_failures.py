@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from app.tenants.errors import InvalidMember
 from tests.support.clients import http_client
 from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for, wait_until_ready
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
+from tests.support.raw import connected, head
 from tests.support.upstream import created, created_after_release, hang, running_upstream
 
 TIMEOUT_S = 30
@@ -264,7 +266,58 @@ async def test_a_creation_cut_off_by_the_drain_timeout_is_never_reported_as_not_
                 await upstream.wait_for_post()
                 asyncio.get_running_loop().call_later(2, upstream.released.set)
             response = await creating
+        async with running_gateway(settings) as restarted, http_client(base_url=restarted.url, headers=headers) as later:
+            [record] = (await later.get("/v1/calls")).json()["calls"]
     assert (response.status_code, response.json()["execution"]) == (202, "unknown")
+    assert response.json()["id"] == record["id"]
+
+
+async def test_a_creation_whose_commit_is_cut_off_by_the_drain_timeout_is_unknown_and_not_dialled(
+    gateway: Gateway, database_url: str
+) -> None:
+    async with running_upstream(created()) as upstream, httpx.AsyncClient(timeout=30) as http:
+        async with running_gateway(settings_for(database_url), grace=1) as stopping:
+            tenant = await stopping.add_tenant(upstream.url)
+            url, headers = f"{stopping.url}/v1/calls", tenant.http.headers
+
+            async def create_while_locked() -> httpx.Response:
+                async with gateway.database.begin() as session, asyncio.timeout(TIMEOUT_S):
+                    await session.execute(text("LOCK TABLE call IN EXCLUSIVE MODE"))
+                    creating = asyncio.create_task(http.post(url, json=BASIC, headers=headers))
+                    while not await _waits_for_a_lock(session):
+                        await asyncio.sleep(0.01)
+                    waiting.set()
+                    return await creating
+
+            waiting = asyncio.Event()
+            answering = asyncio.create_task(create_while_locked())
+            await waiting.wait()
+        response = await answering
+        assert (response.status_code, response.json()["execution"]) == (202, "unknown")
+        async with http_client(base_url=gateway.url, headers=headers) as later:
+            record = (await later.get(f"/v1/calls/{response.json()['id']}")).json()
+    assert record["execution"] == "not_started"
+    assert upstream.posts == []
+
+
+async def test_a_creation_whose_body_has_not_arrived_at_the_drain_timeout_is_reported_as_not_started(
+    database_url: str,
+) -> None:
+    async with AsyncExitStack() as opened, running_upstream(created()) as upstream:
+        async with running_gateway(settings_for(database_url, body_timeout=60), grace=1) as stopping:
+            tenant = await stopping.add_tenant(upstream.url)
+            begun = []
+            for path in ("/v1/calls", f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json"):
+                connection = await opened.enter_async_context(connected(stopping.url))
+                await connection.send(
+                    head("POST", path, f"Authorization: Bearer {tenant.key}", "Content-Length: 9", "Expect: 100-continue")
+                )
+                assert (await connection.answer()).status == 100  # the request is in progress
+                begun.append(connection)
+        answer, twilio_answer = [await connection.answer() for connection in begun]
+        assert (answer.status, answer.slug, answer.problem["execution"]) == (503, "shutting-down", "not_started")
+        assert (twilio_answer.status, twilio_answer.problem["code"]) == (503, 20503)
+    assert upstream.posts == []
 
 
 async def test_a_change_cut_off_by_the_drain_timeout_is_never_reported_as_not_made(database_url: str) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+from collections.abc import Set
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -24,11 +26,12 @@ async def test_a_large_response_waits_for_its_client_in_pieces(database_url: str
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
         url = f"http://127.0.0.1:{listeners[0].getsockname()[1]}"
         async with running_server(config, listeners) as server, connected(url) as connection:
+            connections: Set[Any] = server.server_state.connections
             await connection.send(head("GET", path) * 8)
             async with asyncio.timeout(15):
-                while not any(protocol.flow.write_paused for protocol in server.server_state.connections):
+                while not any(protocol.flow.write_paused for protocol in connections):
                     await asyncio.sleep(0.01)
-            [protocol] = server.server_state.connections
+            [protocol] = connections
             assert protocol.transport.get_write_buffer_size() < _MOST_UNSENT_BYTES
             answers = [await connection.answer() for _ in range(8)]
     assert {answer.status for answer in answers} == {200}

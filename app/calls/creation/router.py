@@ -1,5 +1,6 @@
 """The route that creates a call. It bypasses FastAPI, whose overhead would slow down every creation."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -83,7 +84,7 @@ async def create_call(request: Request) -> Response:
     if faults := query_parameter_errors(request, known=()):
         creation = await service.refuse_or_replay(caller, body, key, InvalidRequest(field_errors=faults))
     else:
-        creation = await service.create(caller, body, key)
+        creation = await service.create(caller, body, key, partial(setattr, request.state, "intent"))
     call = creation.call
     request.state.placed = call.id
     bind_call_to_log(call)

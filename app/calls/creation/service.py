@@ -5,11 +5,12 @@ Transactions are the `async with` blocks below; none is open while Twilio is bei
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
@@ -52,7 +53,13 @@ from app.tenants.caller import Caller
 from app.tenants.directory import UsableAccount
 from app.twilio.addresses import address_key
 
+IntentObserver = Callable[[UUID | None], None]
+"""Gets the id of a call before its intent may be committed; None when it is certain that none was committed."""
 _CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
+def _ignore_intent(_: UUID | None) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +99,15 @@ class CreationService:
         self._queues = Batcher(partial(find_queues, database))
         self._existing = Batcher(self._find_calls_by_key, max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT)
 
-    async def create(self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None) -> CreationResult:
+    async def create(
+        self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None, on_intent: IntentObserver = _ignore_intent
+    ) -> CreationResult:
         """Places or schedules a call. Twilio processes at most one POST for it, even if this process dies.
 
         Raises CallgateError if the call was not started, or if the key belongs to another request. Before an error is raised,
         the key is looked up: a repeated request gets its call, even if the request would now be refused. Without an error no
-        lookup is needed, because the insert of the call's first record finds out whether the key is taken.
+        lookup is needed, because the insert of the call's first record finds out whether the key is taken. If the task is
+        canceled, only `on_intent` says whether the call may be started.
         """
         began = monotonic_seconds()
         canonical_body = _canonical_request_bytes(body)
@@ -134,17 +144,21 @@ class CreationService:
                 **callbacks.columns,
             )
             scheduled = ScheduledCall(call, schedule) if schedule else None
+            on_intent(call.id)
             if await self._commit_intent(call, account, scheduled):
                 return CreationResult(call) if scheduled else await self._place_call(call, account, prepared)
+            on_intent(None)
             existing = await self._find_call_by_key(caller.tenant_id, idempotency_key)
             if existing and not self._may_be_retried(existing, canonical_body):
                 return CreationResult(existing, replayed=True)
             if existing:
                 _, prepared = self._preparation.prepare_call(valid.request, account, sip_auth, existing.id, began)
+                on_intent(existing.id)
                 if reopened := await self._reopen_call(existing, call, account, scheduled):
                     return CreationResult(reopened) if scheduled else await self._place_call(reopened, account, prepared)
         # Another request with the same key was faster.
-        return await self.create(caller, body, idempotency_key)
+        on_intent(None)
+        return await self.create(caller, body, idempotency_key, on_intent)
 
     async def refuse_or_replay(
         self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None, error: CallgateError
