@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from app.calls.control.deletion import delete_at_twilio
+from app.calls.control.deletion import delete_at_twilio, deletion_unknown_error
 from app.calls.control.router import CallControlDep, indeterminate_update_error
 from app.calls.creation.router import bind_call_to_log
 from app.calls.creation.service import CreationService
@@ -158,7 +158,8 @@ async def update_call(
 @router.delete("/Calls/{sid}", dependencies=[NoQueryDep])
 @router.delete("/Calls/{sid}.json", dependencies=[NoQueryDep])
 @needs(Scope.CALL)
-async def delete_call(call: OwnCallDep, control: CallControlDep) -> Response:
+async def delete_call(request: Request, call: OwnCallDep, control: CallControlDep) -> Response:
+    request.state.indeterminate_error = deletion_unknown_error(call)
     await delete_at_twilio(control, call)
     return Response(status_code=204)
 

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from httpx import Response
+from httpx import AsyncClient, Response
 from sqlalchemy import text
 
 from app.calls import repository
@@ -20,7 +20,7 @@ from app.observability import Metrics
 from app.services import Services, services
 from app.twilio.schemas import CallResource
 from tests.support.clients import http_client
-from tests.support.gateway import MANY_USER_NAMES, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import MANY_USER_NAMES, PATIENT, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import run_step
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.upstream import (
@@ -442,6 +442,36 @@ async def test_a_deletion_is_unknown_only_if_it_was_sent(
         assert refused.status_code == status
         assert ("may have deleted" in refused.json()["message"]) == (status == 409)
         assert [request.method for request in upstream.received] == sent
+
+
+async def test_a_deletion_that_cannot_be_recorded_is_unknown_and_can_be_repeated(gateway: Gateway) -> None:
+    async with running_upstream(created(), updated(), answer(204, body=b""), error(404, 20404)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        await _started_two_hours_ago(gateway, record["id"])
+        path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{record['sid']}.json"
+        assert (await tenant.http.get(path)).json()["status"] == "completed"
+        async with gateway.database.begin() as session:
+            await session.execute(text("SELECT FROM call WHERE id = :id FOR UPDATE"), {"id": record["id"]})
+            unknown = await tenant.http.delete(path, timeout=30)
+        assert (unknown.status_code, unknown.json()["code"]) == (409, 900010)
+        assert upstream.received[-1].method == "DELETE"
+        assert (await tenant.http.delete(path)).status_code == 204
+        assert (await tenant.http.get(path)).status_code == 404
+
+
+async def test_a_deletion_cut_off_by_the_drain_timeout_is_unknown(database_url: str) -> None:
+    async with running_upstream(created(), updated(), hang) as upstream, AsyncClient(timeout=30) as http:
+        async with running_gateway(settings_for(database_url, **PATIENT), grace=1) as stopping:
+            tenant = await stopping.add_tenant(upstream.url)
+            sid = (await tenant.create()).json()["sid"]
+            url = f"{stopping.url}/2010-04-01/Accounts/{tenant.account_sid}/Calls/{sid}.json"
+            deleting = asyncio.create_task(http.delete(url, headers=tenant.http.headers))
+            while upstream.received[-1].method != "DELETE":
+                await asyncio.sleep(0.01)
+            asyncio.get_running_loop().call_later(2, upstream.released.set)
+        response = await deleting
+    assert (response.status_code, response.json()["code"]) == (409, 900010)
 
 
 async def test_a_change_that_the_calls_state_does_not_allow_is_not_sent(gateway: Gateway) -> None:

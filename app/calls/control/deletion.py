@@ -2,13 +2,17 @@
 
 from functools import partial
 
+import structlog
+
 from app.calls import repository
 from app.calls.control.service import SPECIAL_ERRORS, CallControl
 from app.calls.models import Call
 from app.calls.upstream_problems import change_problem
-from app.errors import ActionUnknown, UpstreamUnreachable
+from app.errors import ActionUnknown, DatabaseUnavailable, UpstreamUnreachable
 from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
 from app.twilio.schemas import TERMINAL_STATUSES
+
+logger = structlog.stdlib.get_logger(__name__)
 
 
 async def delete_at_twilio(control: CallControl, call: Call) -> None:
@@ -23,15 +27,24 @@ async def delete_at_twilio(control: CallControl, call: Call) -> None:
                 await _update_record(control, call)
             await control.send_with_credentials(call, delete)
     except TwilioOutcomeUnknown as error:
-        detail = "Twilio may have deleted the call. It is safe to delete it again."
-        raise ActionUnknown(detail, call_id=call.id) from error
+        raise deletion_unknown_error(call) from error
     except TwilioError as error:
         if not await control.is_deleted_at_twilio(call, error):
             raise change_problem(error, SPECIAL_ERRORS, call_id=call.id) from error
-    async with control.database.begin() as session:
-        locked = await repository.lock_call(session, call.id)
-        if locked is not None:
-            await repository.mark_deleted(session, locked, by="tenant")
+    try:
+        async with control.database.begin() as session:
+            locked = await repository.lock_call(session, call.id)
+            if locked is not None:
+                await repository.mark_deleted(session, locked, by="tenant")
+    except DatabaseUnavailable as error:
+        # A 503 would say that nothing was changed. The record is still shown until the deletion is repeated.
+        logger.warning("deletion_not_recorded", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
+        raise deletion_unknown_error(call) from error
+
+
+def deletion_unknown_error(call: Call) -> ActionUnknown:
+    """Returns the error to answer with if Twilio may have deleted the call, and the record may not say so."""
+    return ActionUnknown("Twilio may have deleted the call. It is safe to delete it again.", call_id=call.id)
 
 
 async def _update_record(control: CallControl, call: Call) -> None:
