@@ -128,14 +128,15 @@ async def list_calls(
 async def fetch_call(call: OwnCallDep, started: StartedDep) -> Response:
     """Answers with Twilio's current state of the call.
 
-    When Twilio cannot be reached, answers with the record, and with `Age` and `Warning` headers that say how old it is.
+    When Twilio gives no usable answer, answers with the record, and with `Age` and `Warning` headers that say how old it is.
     """
     fetched = await started.fetch_current_call(call)
     response = _resource_response(fetched.call, 200)
     if fetched.age is not None:
         seconds = max(round(fetched.age.total_seconds()), 0)
         response.headers["Age"] = str(seconds)
-        response.headers["Warning"] = f'110 callgate "Twilio could not be reached; the last update is {seconds} s old"'
+        text = f"Twilio gave no usable answer ({fetched.reason}); the last update is {seconds} s old"
+        response.headers["Warning"] = f'110 callgate "{text}"'
     return response
 
 

@@ -13,6 +13,7 @@ from app.calls.control import repository as control_repository
 from app.calls.missing import is_deleted_at_twilio
 from app.calls.models import Call
 from app.calls.progress import has_ended_with_price
+from app.calls.upstream_problems import change_problem
 from app.compat import repository as started_repository
 from app.compat.repository import PageCursor, StartedCallFilter
 from app.database.engine import Database
@@ -21,17 +22,21 @@ from app.http.concurrency import ConcurrencyLimit
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, try_credentials
-from app.twilio.errors import TwilioError
+from app.twilio.errors import TwilioCredentialRejected, TwilioError
 
 logger = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedCall:
-    """A call's record. `age` is None if the record is current, and otherwise the time since Twilio's last update of it."""
+    """A call's record. `age` is None if the record is current, and otherwise the time since Twilio's last update of it.
+
+    `reason` is then the reason of the TwilioError.
+    """
 
     call: Call
     age: timedelta | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +65,9 @@ class StartedCallReader:
     async def fetch_current_call(self, call: Call) -> FetchedCall:
         """Returns the call's record. Updates it from Twilio first, unless the call has ended and has a price.
 
-        If Twilio cannot be reached, returns the stored record with its age. Raises CallNotFound if the call was deleted at
-        Twilio, and Overloaded if too many requests of the tenant or the process wait for Twilio.
+        If Twilio gives no usable answer, returns the stored record with its age. Raises CallNotFound if the call was deleted at
+        Twilio, UpstreamCredentialsRejected if Twilio refuses the credentials, and Overloaded if too many requests of the tenant
+        or the process wait for Twilio.
         """
         if has_ended_with_price(call):
             return FetchedCall(call)
@@ -79,8 +85,10 @@ class StartedCallReader:
                 age = now - await control_repository.last_twilio_event_at(session, call)
             if is_deleted:
                 raise CallNotFound from error
+            if isinstance(error, TwilioCredentialRejected):
+                raise change_problem(error, {}, call_id=call.id) from error
             logger.warning("fetch_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
-            return FetchedCall(call, age)
+            return FetchedCall(call, age, error.reason)
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id) or call
             await repository.record_resource(session, locked, resource)

@@ -380,14 +380,25 @@ async def test_a_tenants_second_account_shows_its_own_calls_only(gateway: Gatewa
         assert upstream.posts[-1].credentials == (second, "s" * 32)
 
 
-async def test_an_unreachable_twilio_gives_the_record_with_its_age(gateway: Gateway) -> None:
-    async with running_upstream(created()) as upstream:
+async def test_a_fetch_without_a_usable_answer_of_twilio_gives_the_record_with_its_age_and_the_reason(gateway: Gateway) -> None:
+    async with running_upstream(created(), error(429, 20429), error(500, 20500)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        path = calls(tenant, f"/{(await create(tenant)).json()['sid']}.json")
+        answers = [await tenant.http.get(path) for _ in range(2)]
+    answers.append(await tenant.http.get(path))
+    for answer, reason in zip(answers, ("throttled", "status_500", "connect_error"), strict=True):
+        assert (answer.status_code, answer.json()["status"]) == (200, "queued")
+        assert answer.headers["Warning"].startswith(
+            f'110 callgate "Twilio gave no usable answer ({reason}); the last update is '
+        )
+        assert 0 <= int(answer.headers["Age"]) < 60
+
+
+async def test_a_fetch_with_refused_credentials_is_502(gateway: Gateway) -> None:
+    async with running_upstream(created(), error(401, 20003)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         sid = (await create(tenant)).json()["sid"]
-    answer = await tenant.http.get(calls(tenant, f"/{sid}.json"))
-    assert (answer.status_code, answer.json()["status"]) == (200, "queued")
-    assert answer.headers["Warning"].startswith('110 callgate "Twilio could not be reached; the last update is ')
-    assert 0 <= int(answer.headers["Age"]) < 60
+        assert error_code_of(await tenant.http.get(calls(tenant, f"/{sid}.json"))) == (502, 900009)
 
 
 async def test_lists_show_started_calls_only(gateway: Gateway) -> None:
