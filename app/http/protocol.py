@@ -20,6 +20,7 @@ from app.http.deadline import Deadline
 from app.http.limits import MAX_HEAD_BYTES, MAX_HEADER_LINES, MAX_OPERATIONS_CONNECTIONS, ServerLimits
 from app.http.operations import OperationsPort
 from app.http.raw_responses import raw_error_response
+from app.http.upgrades import head_without_upgrade
 from app.observability import Metrics
 
 # Bytes parsed in one step. An unfinished header line can exceed the limit by as much.
@@ -29,8 +30,6 @@ _MAX_PIPELINED_REQUESTS = 16
 _BODY_TIMEOUT_MARGIN_S = 1.0
 # Time for the client to read an error response. An immediate close would reset the connection and could discard the response.
 _CLOSE_DELAY_S = 2.0
-# An upgrade is declined by ignoring these headers (RFC 9110 §7.8).
-_UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -115,6 +114,14 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._reading = "start"  # the data was only empty lines between requests
             self._set_read_deadline()
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn always closes the connection
+        """Returns whether the connection stays open, until complete requests are answered, for a client that sends no more."""
+        if self._is_responding and self._incomplete_request is None:
+            self.cycle.keep_alive = False  # closes the connection after the last response
+            return True
+        self._close_deadline.start(self.limits.write_timeout_s)
+        return False
+
     def _parse(self, data: bytes) -> None:
         """Passes the data to the HTTP parser. Raises HeadTooLarge if the request head is too long.
 
@@ -127,25 +134,13 @@ class BoundedProtocol(HttpToolsProtocol):
             try:
                 self.parser.feed_data(chunk)
             except httptools.HttpParserUpgrade as upgrade:
-                head = self._head_without_upgrade()
+                scope = self.scope
+                head = head_without_upgrade(scope["method"], self.url, scope["http_version"], self.headers)
                 self.parser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
                 rest = memoryview(head + bytes(chunk[upgrade.args[0] :]) + bytes(rest))
             if self._unreported_bytes > MAX_HEAD_BYTES:
                 raise HeadTooLarge
-
-    def _head_without_upgrade(self) -> bytes:
-        """Returns the request head without the headers that ask for a protocol upgrade. The caller parses the result again."""
-        if self.scope["method"] == "CONNECT":
-            raise MalformedRequest
-        lines = [f"{self.scope['method']} {self.url.decode('latin-1')} HTTP/{self.scope['http_version']}".encode("latin-1")]
-        for name, value in self.headers:
-            if name == b"connection":
-                options = [option.strip() for option in value.split(b",")]
-                value = b", ".join(option for option in options if option.lower() not in _UPGRADE_HEADERS)
-            if value and name not in _UPGRADE_HEADERS:
-                lines.append(b"%b: %b" % (name, value))
-        return b"\r\n".join([*lines, b"", b""])
 
     # The parser's callbacks
 
@@ -215,6 +210,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
         super()._start_asgi_task(cycle, app_with_deadline)
 
+    @property
+    def _incomplete_request(self) -> RequestResponseCycle | None:
+        """The request whose body is being read, if no earlier request is in progress."""
+        return self.cycle if self._reading == "body" and not self.pipeline else None
+
     def on_response_complete(self) -> None:
         if self._is_refused:
             self.transport.close()
@@ -281,7 +281,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if metrics:
             metrics.http.refused.labels(error.slug).inc()
         logger.info("request_refused_unread", problem=error.slug)
-        current = self.cycle if self._reading == "body" and not self.pipeline else None
+        current = self._incomplete_request
         if current is None and self._is_responding:
             # An earlier request is in progress. Its response is the last one of this connection.
             self.pipeline.clear()

@@ -83,6 +83,14 @@ async def test_an_unread_response_is_dropped_when_no_further_request_begins() ->
         await until(lambda: not state.connections)
 
 
+async def test_an_unread_response_is_dropped_when_the_client_ends_its_side() -> None:
+    async with served(ServerLimits(write_timeout_s=0.2)) as (url, state), connected(url) as connection:
+        await connection.send(head("GET", "/full-socket"))
+        await until(lambda: has_unsent_bytes(state))
+        connection.writer.write_eof()
+        await until(lambda: not state.connections)
+
+
 async def test_an_unread_response_that_broke_off_is_dropped() -> None:
     async with served(ServerLimits(write_timeout_s=0.2)) as (url, state), connected(url) as connection:
         await connection.send(head("GET", "/broken-off"))

@@ -271,6 +271,25 @@ async def test_garbage_after_a_creation_does_not_replace_its_response(database_u
         assert len(slow.posts) == 1
 
 
+async def test_requests_are_answered_after_their_client_has_ended_its_side(
+    gateway: Gateway, tenant: Tenant, upstream: Upstream
+) -> None:
+    creation = head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY
+    for sent, statuses in (
+        (creation, [201]),
+        (creation + head("GET", "/livez") + head("GET", "/v1/nothing"), [201, 200, 404]),
+        (creation + b"GET /li", [201]),
+        (creation[:-1], []),
+        (b"", []),
+    ):
+        async with connected(gateway.url) as connection:
+            await connection.send(sent)
+            connection.writer.write_eof()
+            assert [(await connection.answer()).status for _ in statuses] == statuses
+            assert await connection.end() == b""
+    assert len(upstream.posts) == 3
+
+
 async def test_a_limited_number_of_pipelined_requests_is_answered_in_order(gateway: Gateway) -> None:
     async with connected(gateway.url) as connection:
         await connection.send(b"".join(head("GET", f"/v1/nothing/{number}") for number in range(10)))
