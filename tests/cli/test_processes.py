@@ -211,7 +211,7 @@ def test_a_healthcheck_reports_an_error_response(tmp_path: Path) -> None:
         wait_until(lambda: run("healthcheck", f"{url}/readyz", environment=configured).stderr == unready, "a bad one")
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:80x/", "http://[::1", "http://127.0.0.1:65536/"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:80x/", "http://[::1"])
 def test_a_healthcheck_reports_a_wrong_url(url: str, tmp_path: Path) -> None:
     code, message = failure("healthcheck", url, environment=environment(tmp_path))
     assert (code, message.startswith(f"no answer from {url} (")) == (1, True)
