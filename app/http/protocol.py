@@ -85,17 +85,13 @@ class BoundedProtocol(HttpToolsProtocol):
         others = [each for each in others if each._is_for_operations == self._is_for_operations]
         if len(others) < limit:
             return
-        if waiting := [each for each in others if each._is_waiting_for_client]:
+        if waiting := [each for each in others if each._waiting_since is not None and not each.transport.is_closing()]:
             longest = min(waiting, key=lambda each: (each._reading is None, each._waiting_since or 0.0))
             longest._close(within_s=_CLOSE_DELAY_S)
         elif len(others) >= 2 * limit:
             self.transport.abort()
         else:
             self._refuse(TooManyConnections(after_s=1))
-
-    @property
-    def _is_waiting_for_client(self) -> bool:
-        return self._waiting_since is not None and not self.transport.is_closing()
 
     # Input
 
@@ -118,6 +114,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Returns whether the connection stays open, until complete requests are answered, for a client that sends no more."""
         if self._is_responding and self._incomplete_request is None:
             self.cycle.keep_alive = False  # closes the connection after the last response
+            self._read_deadline.cancel()
             return True
         self._close_deadline.start(self.limits.write_timeout_s)
         return False
@@ -253,10 +250,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     # Deadlines and errors
 
-    def _set_read_deadline(self) -> None:
+    def _set_read_deadline(self, *, again: bool = False) -> None:
         """Sets the deadline for the head or body that is being read. Further data does not extend the deadline."""
         part = (self._requests, self._reading)
-        if part == self._read_deadline_for:
+        if part == self._read_deadline_for and not again:
             return
         self._read_deadline_for = part
         self._read_deadline.cancel()
@@ -266,7 +263,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._read_deadline.start(self.limits.head_timeout_s)
 
     def _on_read_timeout(self) -> None:
-        if self._reading == "start":
+        if self.flow.read_paused:
+            self._set_read_deadline(again=True)  # an earlier request is in progress, and what the client sends is not read
+        elif self._reading == "start":
             # No request has begun: the client could take a 408 for the response to its next one.
             self._close(within_s=self.limits.write_timeout_s)
         else:
@@ -291,7 +290,7 @@ class BoundedProtocol(HttpToolsProtocol):
             headers = self.server_state.default_headers
             self.transport.write(raw_error_response(error, method=method, path=path, default_headers=headers))
         if current is not None:
-            current.disconnected = True
+            current.disconnected, current.waiting_for_100_continue = True, False
             current.message_event.set()
         if self.transport.can_write_eof():
             self.transport.write_eof()

@@ -1,6 +1,8 @@
 """Tests that no client can keep a connection open for ever by not reading what the server sends before it closes it."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
@@ -95,3 +97,16 @@ async def test_an_unread_response_that_broke_off_is_dropped() -> None:
     async with served(ServerLimits(write_timeout_s=0.2)) as (url, state), connected(url) as connection:
         await connection.send(head("GET", "/broken-off"))
         await until(lambda: not state.connections)
+
+
+async def test_a_closed_connection_is_freed_without_the_cyclic_garbage_collector() -> None:
+    async with served(ServerLimits()) as (url, state):
+        gc.disable()
+        try:
+            async with connected(url) as connection:
+                await connection.send(head("GET", "/large"))
+                await until(lambda: bool(state.connections))
+                [protocol] = (weakref.ref(each) for each in state.connections)
+            await until(lambda: protocol() is None)
+        finally:
+            gc.enable()

@@ -290,6 +290,24 @@ async def test_requests_are_answered_after_their_client_has_ended_its_side(
     assert len(upstream.posts) == 3
 
 
+async def test_a_request_that_is_not_read_yet_does_not_time_out(database_url: str) -> None:
+    """While an earlier request is in progress, the server reads no more than the head of the next one."""
+    settings = settings_for(database_url, body_timeout=0.1, twilio_read_timeout=30, request_budget=40)
+    async with (
+        running_upstream(created_after_release()) as slow,
+        running_gateway(settings) as running,
+        connected(running.url) as connection,
+    ):
+        tenant = await running.add_tenant(slow.url)
+        await connection.send(head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY)
+        await slow.wait_for_post()
+        await connection.send(head("POST", "/v1/nothing", *JSON, key_of(tenant)))
+        await asyncio.sleep(1.5)  # longer than the time for a body, which has a margin of a second
+        await connection.send(BODY)
+        slow.released.set()
+        assert [(await connection.answer()).status for _ in range(2)] == [201, 404]
+
+
 async def test_a_limited_number_of_pipelined_requests_is_answered_in_order(gateway: Gateway) -> None:
     async with connected(gateway.url) as connection:
         await connection.send(b"".join(head("GET", f"/v1/nothing/{number}") for number in range(10)))
@@ -388,7 +406,12 @@ async def test_requests_refused_by_the_protocol_are_counted(gateway: Gateway) ->
     async with connected(gateway.url) as connection:
         await connection.send(b"rubbish\r\n\r\n")
         assert (await connection.answer()).status == 400
+    async with connected(gateway.url) as connection:
+        chunked = head("POST", "/v1/calls", "Transfer-Encoding: chunked", "Expect: 100-continue")
+        await connection.send(chunked + b"no size\r\n")
+        assert (await connection.answer()).status == 400
     await asyncio.sleep(EXPOSITION_INTERVAL_S)
     async with http_client(base_url=gateway.url) as http:
         counted = (await http.get("/metrics")).text
     assert 'callgate_refused_total{slug="malformed-request"} 0.0' not in counted
+    assert 'callgate_refused_total{slug="internal-error"} 0.0' in counted

@@ -54,7 +54,7 @@ from app.tenants.directory import UsableAccount
 from app.twilio.addresses import address_key
 
 IntentObserver = Callable[[UUID | None], None]
-"""Gets the id of a call before its intent may be committed; None when it is certain that none was committed."""
+"""Gets the id of a call that the request may have started, or that its key names; None when there is no such call."""
 _CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
@@ -144,20 +144,20 @@ class CreationService:
                 **callbacks.columns,
             )
             scheduled = ScheduledCall(call, schedule) if schedule else None
-            on_intent(call.id)
-            if await self._commit_intent(call, account, scheduled):
+            try:
+                is_committed = await self._commit_intent(call, account, scheduled, on_intent)
+            except PaceExceeded as error:
+                return await self.refuse_or_replay(caller, body, idempotency_key, error)
+            if is_committed:
                 return CreationResult(call) if scheduled else await self._place_call(call, account, prepared)
-            on_intent(None)
-            existing = await self._find_call_by_key(caller.tenant_id, idempotency_key)
-            if existing and not self._may_be_retried(existing, canonical_body):
-                return CreationResult(existing, replayed=True)
-            if existing:
-                _, prepared = self._preparation.prepare_call(valid.request, account, sip_auth, existing.id, began)
+            if existing := await self._find_call_by_key(caller.tenant_id, idempotency_key):
                 on_intent(existing.id)
+                if not self._may_be_retried(existing, canonical_body):
+                    return CreationResult(existing, replayed=True)
+                _, prepared = self._preparation.prepare_call(valid.request, account, sip_auth, existing.id, began)
                 if reopened := await self._reopen_call(existing, call, account, scheduled):
                     return CreationResult(reopened) if scheduled else await self._place_call(reopened, account, prepared)
         # Another request with the same key was faster.
-        on_intent(None)
         return await self.create(caller, body, idempotency_key, on_intent)
 
     async def refuse_or_replay(
@@ -208,19 +208,23 @@ class CreationService:
             raise InvalidRequest(field_errors=(FieldError("/queue", "unknown_queue", text),))
         return make_schedule(request, queue, caller.key_id, now=queue.read_at)
 
-    async def _commit_intent(self, call: NewCall, account: UsableAccount, scheduled: ScheduledCall | None) -> bool:
+    async def _commit_intent(
+        self, call: NewCall, account: UsableAccount, scheduled: ScheduledCall | None, on_intent: IntentObserver
+    ) -> bool:
         """Commits the intent, the call's first record. Returns False if a call with its idempotency key exists.
 
         Raises PaceExceeded if the pace of the account does not allow the call.
         """
+        on_intent(call.id)
         if scheduled:
-            return await self._scheduled_intents.commit_intent(scheduled)
+            is_committed = await self._scheduled_intents.commit_intent(scheduled)
+            on_intent(call.id if is_committed else None)
+            return is_committed
         try:
             written_at = await (self._paced_intents if account.is_paced else self._intents).submit(call)
         except PaceExceeded:
-            if await self._find_call_by_key(call.tenant_id, call.idempotency_key) is None:
-                raise
-            return False
+            on_intent(None)
+            raise
         except DatabaseUnavailable as error:
             if error.commit_in_doubt:
                 self._withdrawals.withdraw_intent(call)
@@ -230,6 +234,7 @@ class CreationService:
             self._withdrawals.withdraw_intent(call)
             raise
         if written_at is None:
+            on_intent(None)
             return False
         call.pending_since = call.updated_at = written_at
         return True
