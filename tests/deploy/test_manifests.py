@@ -44,7 +44,7 @@ def overlay(request: pytest.FixtureRequest) -> Manifests:
 def command(workload: Manifest) -> tuple[str, dict[str, Any]]:
     """Returns the callgate command of a container and its parameters. Raises the command line's error for invalid arguments.
 
-    The container for admin commands has another command, which is returned without parameters.
+    The container for commands has another command, which is returned without parameters.
     """
     if "command" in container(workload):
         return container(workload)["command"][0], {}
@@ -392,31 +392,31 @@ def test_the_dev_overlay_connects_callgate_and_simulator_in_both_directions() ->
     assert (settings.public_url, ports["callgate-api"]) == ("http://callgate-api", 80)
 
 
-def test_the_pod_of_admin_commands_starts_on_demand_and_nothing_restarts_it(manifests: Manifests) -> None:
-    admin = manifests.named("Deployment", "callgate-admin")
-    assert admin["spec"]["replicas"] == 0
-    assert [kind for kind in PROBES if kind in container(admin)] == []
+def test_the_pod_for_commands_starts_on_demand_and_nothing_restarts_it(manifests: Manifests) -> None:
+    cli = manifests.named("Deployment", "callgate-cli")
+    assert cli["spec"]["replicas"] == 0
+    assert [kind for kind in PROBES if kind in container(cli)] == []
     worker = manifests.named("Deployment", "callgate-worker")
-    assert [container(admin)[member] for member in ("image", "envFrom")] == [container(worker)[m] for m in ("image", "envFrom")]
+    assert [container(cli)[member] for member in ("image", "envFrom")] == [container(worker)[m] for m in ("image", "envFrom")]
 
 
 def test_the_guides_name_only_workloads_that_exist() -> None:
     guides = "".join(page.read_text() for page in (REPOSITORY / "docs").glob("*.md"))
     known = {f"{each['kind'].lower()}/{each['metadata']['name']}" for each in rendered("declared").workloads()}
     named = set(re.findall(r"\b(?:deployment|job)/[a-z-]+", guides))
-    assert "deployment/callgate-admin" in named
+    assert "deployment/callgate-cli" in named
     assert named <= known
 
 
-def test_the_pod_of_admin_commands_reaches_postgres_and_the_simulator_of_the_dev_overlay() -> None:
-    admin = labels(rendered("dev").named("Deployment", "callgate-admin"))
+def test_the_pod_for_commands_reaches_postgres_and_the_simulator_of_the_dev_overlay() -> None:
+    cli = labels(rendered("dev").named("Deployment", "callgate-cli"))
     let_in = {
         (pod_labels["app.kubernetes.io/name"], port["port"])
         for workload in rendered("dev").workloads()
         for policy in rendered("dev").of_kind("NetworkPolicy")
         if matches(policy["spec"]["podSelector"], pod_labels := labels(workload))
         for rule in policy["spec"].get("ingress", [])
-        if any(matches(peer["podSelector"], admin) for peer in rule["from"] if "podSelector" in peer)
+        if any(matches(peer["podSelector"], cli) for peer in rule["from"] if "podSelector" in peer)
         for port in rule["ports"]
     }
     assert let_in >= {("postgres", 5432), ("simulator", 8010)}
