@@ -7,7 +7,10 @@ _OIDC = ("console_oidc_issuer", "console_oidc_client_id", "console_oidc_client_s
 
 
 def require_serve_settings(settings: Settings) -> None:
-    """Raises SettingsError unless there are more connections than creations in flight, and the console's OIDC is complete."""
+    """Raises SettingsError if `callgate serve` cannot run with the settings. The message names every fault.
+
+    There must be more connections than creations in flight. Login with OpenID Connect must have all of its settings, or none.
+    """
     faults = []
     if settings.max_connections <= settings.max_in_flight:
         faults.append(

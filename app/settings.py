@@ -286,7 +286,7 @@ def load_settings(**overrides: object) -> Settings:
             reason = detail["msg"].removeprefix("Value error, ")
             problems.append(f"{name}: {reason}" if name else reason)
     except (OSError, ValueError) as error:  # for a file that cannot be read or is not UTF-8, pydantic raises a ValueError
-        problems.append(str(error))
+        problems.append(f"{error}; every file in {SECRETS_DIR} must be readable and UTF-8")
     if problems:
         raise SettingsError("wrong settings: " + "; ".join(problems))
     return settings

@@ -190,7 +190,7 @@ QUESTIONS: dict[str, Question] = {
     "fetch by sid": lambda s, c: repository.get_call_by_sid(s, c.sid or "", tenant_id=c.tenant_id),
     "fetch by idempotency key": lambda s, c: repository.find_calls_by_key(s, [(c.tenant_id, c.idempotency_key or "")]),
     "claim refreshes": lambda s, _: leases.claim_refreshes(s, lease=_LEASE, limit=refresh.BATCH_SIZE, busy_accounts=()),
-    "claim abandoned": lambda s, _: repository.claim_abandoned(s, older_than=_LEASE, limit=resolve.BATCH_SIZE),
+    "claim abandoned": lambda s, _: repository.claim_abandoned(s, older_than=_LEASE, limit=resolve.ABANDONED_BATCH_SIZE),
     "claim searches": lambda s, _: leases.claim_searches(s, lease=_LEASE, limit=resolve.SEARCH_BATCH_SIZE, busy_accounts=()),
     "claim deliveries": _claim_deliveries,
     "claim requests to end calls": lambda s, _: control.claim_pending_updates(s, lease=_LEASE, limit=20, busy_accounts=()),

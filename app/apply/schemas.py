@@ -27,7 +27,7 @@ from app.apply.members import (
 )
 from app.apply.pace import DeclaredPace
 from app.setting_values import MAX_IN_FLIGHT_LIMIT, parse_twilio_base_url
-from app.tenants.administration import TENANT_ID_PATTERN
+from app.tenants.administration import SUSPENDED_DESCRIPTION, TENANT_ID_PATTERN
 from app.tenants.administration_accounts import KEY_SID_PATTERN
 from app.tenants.callback_settings import CallbackFormat, CallbackMethod, DeliveryEvent
 from app.tenants.names import RESOURCE_NAME_PATTERN
@@ -218,9 +218,7 @@ class DeclaredTenant(DeclarationModel):
 
     id: _TenantIdentifier = Field(description="Lower-case letters, digits and '-', at most 63.")
     name: NonNull[OneLine] = Field(None, description="The display name. Required for a new tenant.")
-    suspended: NonNull[bool] = Field(
-        None, description="Whether creations are refused and scheduled calls wait. Records stay readable."
-    )
+    suspended: NonNull[bool] = Field(None, description=SUSPENDED_DESCRIPTION)
     callbacks: NonNull[DeclaredCallbacks] = None
     limits: NonNull[DeclaredLimits] = None
     hours: Nullable[DeclaredHours] = Field(None, description="When scheduled calls may ring. null: at any time.")

@@ -99,7 +99,10 @@ def _duplicate_problems_of_tenant(tenant: DeclaredTenant, path: MemberPath, docu
 
 
 def _workload_problems(declaration: Declaration, document: Document, default_issuer: str | None) -> Iterator[FileProblem]:
-    """Yields a problem for each service account without an issuer, of two tenants, declared twice, or declared and removed."""
+    """Yields a problem for each service account with a fault.
+
+    It has no issuer, acts for two tenants, is declared twice, or is declared and removed.
+    """
     declared: list[tuple[MemberPath, ServiceAccount]] = []
     for number, tenant in enumerate(declaration.tenants):
         path: MemberPath = ("tenants", number)

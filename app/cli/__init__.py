@@ -40,8 +40,9 @@ from app.cli.output import drop_unwritable_output
 from app.errors import CommandFailed, DatabaseUnavailable
 from app.revisions import newest_revision
 
-# A full disk, a quota or a device error. Typer itself ends the command if a pipe is closed.
-_OUTPUT_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+# A full disk, a quota or a device error: of the output, or of a file if the error has a `filename`. Typer itself ends the
+# command if a pipe is closed.
+_DEVICE_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 app = typer.Typer(
     name="callgate",
@@ -119,10 +120,11 @@ def main() -> None:
             1,
         )
     except OSError as error:
-        if error.errno not in _OUTPUT_ERRORS:
+        if error.errno not in _DEVICE_ERRORS:
             raise
         drop_unwritable_output()
-        _fail(f"the output could not be written: {error.strerror}", 1)
+        failed = "the output could not be written" if error.filename is None else f"{error.filename} cannot be used"
+        _fail(f"{failed}: {error.strerror}", 1)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from app.cli.output import AsJson, failing_with
+from app.cli.output import AsJson, output_errors_as
 from app.cli.processes import service_settings
 from app.errors import CommandFailed, CommandUnfinished
 
@@ -53,7 +53,7 @@ def apply(
         raise CommandFailed("no file was given: use --file FILE, or --file - for standard input")
     document, plan = _run_apply(_read_declaration(file), file, _load_settings(), dry_run=dry_run)
     unprinted = CommandUnfinished("all changes were made, but could not be printed")
-    with contextlib.nullcontext() if dry_run else failing_with(unprinted):
+    with contextlib.nullcontext() if dry_run else output_errors_as(unprinted):
         for note in plan.notes:
             typer.echo(f"callgate: note: {_problem_line(note, document, file)}", err=True)
         _print_plan(plan, dry_run=dry_run, as_json=as_json)

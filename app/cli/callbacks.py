@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.output import AsJson, failing_with, show_values
+from app.cli.output import AsJson, output_errors_as, show_values
 from app.cli.processes import service_settings
 from app.cli.tenants import TenantId, run_with_tenant_administration
 from app.errors import CommandUnfinished
@@ -76,7 +76,7 @@ def renew_secret(tenant: TenantId, as_json: AsJson = False) -> None:
     another minute, because deliveries that are signed with it may still arrive.
     """
     secret = run_with_tenant_administration(lambda service: service.renew_callback_secret(tenant))
-    with failing_with(CommandUnfinished("there is a new secret, but it could not be printed: run the command again")):
+    with output_errors_as(CommandUnfinished("there is a new secret, but it could not be printed: run the command again")):
         show_values({"tenant": tenant, "secret": secret}, as_json=as_json)
 
 

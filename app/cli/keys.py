@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.output import AsJson, failing_with, show_table, show_values
+from app.cli.output import AsJson, output_errors_as, show_table, show_values
 from app.cli.tenants import run_with_tenant_administration
 from app.cli.times import parse_future_time
 from app.errors import CommandFailed
@@ -80,7 +80,7 @@ def create_key(
         "expires_at": row.expires_at,
     }
     revoke = f"revoke it with `callgate keys revoke {row.prefix}`"
-    with failing_with(CommandFailed(f"the key {row.prefix} was created, but could not be printed: {revoke}")):
+    with output_errors_as(CommandFailed(f"the key {row.prefix} was created, but could not be printed: {revoke}")):
         if key_format == "twilio" and not as_json:
             typer.echo(made.pop("key"))
             show_values(made, as_json=False, to_stderr=True)

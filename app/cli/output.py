@@ -28,8 +28,8 @@ def configure_error_logging() -> None:
 
 
 @contextmanager
-def failing_with(failure: CommandFailed) -> Iterator[None]:
-    """Raises `failure` if the block cannot write its output. For output that follows a change which is already committed."""
+def output_errors_as(failure: CommandFailed) -> Iterator[None]:
+    """Raises `failure` if the block cannot write its output. Use it after a change that is already committed."""
     try:
         yield
     except OSError as error:

@@ -15,17 +15,19 @@ from app.tenants.errors import OperatorError
 def read_secret(prompt: str, variable: str, *, file: Path | None = None) -> str:
     """Returns the secret from the first source that is given: `file`, the environment variable `variable`, standard input.
 
-    If standard input is a terminal, asks with `prompt`; otherwise reads the first line. Removes white space and a byte order
-    mark around the secret. Raises OperatorError if the source cannot be read as UTF-8 or the secret is empty.
+    If standard input is a terminal, asks with `prompt`; otherwise reads the first line. Removes a byte order mark at the
+    beginning, and white space around the secret. Raises OperatorError if the source cannot be read as UTF-8 or the secret is
+    empty.
     """
-    source = variable if variable in os.environ else "standard input"
     try:
         if file is not None:
             source = f"the file {file}"
             secret = file.read_text(encoding="utf-8")
         elif variable in os.environ:
+            source = variable
             secret = os.environ[variable]
         else:
+            source = "standard input"
             secret = typer.prompt(prompt, hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
         secret.encode()  # Python may have read bytes that are not UTF-8 as surrogate characters
     except (OSError, UnicodeError):

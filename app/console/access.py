@@ -150,7 +150,11 @@ class ConsoleRoute(ScopedRoute):
 
 
 def console_router(path: str = "") -> APIRouter:
-    """Returns a router of ConsoleRoutes. Their paths begin with `/console`, followed by `path`."""
+    """Returns a router of ConsoleRoutes. Their paths begin with `/console`, followed by `path`.
+
+    Some pages, such as a refused form, are the answer to a POST. Opening the address of such a page again is a GET. The router
+    redirects it to the page that has the form.
+    """
     return APIRouter(prefix=CONSOLE_PREFIX + path, include_in_schema=False, route_class=ConsoleRoute)
 
 

@@ -216,6 +216,7 @@ class _LimitedConnector(aiohttp.TCPConnector):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         connection: type[ResponseHandler] = _LimitedConnection
+        # aiohttp has no public option for the class of its connections.
         self._factory = partial(connection, loop=self._loop)
 
 

@@ -178,6 +178,8 @@ class Deliverer:
         if delivery.fields is None or (delivery.url is None and delivery.record is None):
             await self._record_result(delivery, SendResult(None, None), error="deleted", is_last=True)
             return
+        # A call without a URL whose record exists is not deleted: the empty URL fails as `invalid_url`, and a later attempt may
+        # find a URL.
         try:
             request = await self._build_request(delivery, url=delivery.url or "", fields=delivery.fields)
         except OperatorError:

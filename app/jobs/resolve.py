@@ -39,9 +39,11 @@ from app.twilio.schemas import CallResource
 
 logger = structlog.stdlib.get_logger(__name__)
 
-BATCH_SIZE = 20
+ABANDONED_BATCH_SIZE = 20
 SEARCH_BATCH_SIZE = 100
-"""How many calls are searched for with one reading of Twilio's list, at most."""
+"""Maximum number of calls that one claim takes. Twilio's list is read once for those of an account."""
+_MAX_LISTED_CALLS = 20
+"""Maximum number of unknown calls of an account that are looked for in a page that was read for a refresh."""
 _MAX_CONCURRENT_SEARCHES = 20
 
 
@@ -64,7 +66,7 @@ class OutcomeResolver:
         Returns false if there were none.
         """
         async with self.database.begin() as session:
-            abandoned = await repository.claim_abandoned(session, older_than=self.longest_life, limit=BATCH_SIZE)
+            abandoned = await repository.claim_abandoned(session, older_than=self.longest_life, limit=ABANDONED_BATCH_SIZE)
             for call in abandoned:
                 await self.settlement.apply_change(
                     session, call, self.settlement.change_to_unknown(data={"reason": "abandoned"})
@@ -79,7 +81,8 @@ class OutcomeResolver:
         if self.tasks.is_full:
             return False
         # Longer than a search can take, so that no other worker searches for the same call meanwhile.
-        # The list of an account is read once (2 * deadline_s), and if it is too long, another one for each call.
+        # A list takes two requests. One list is read for the account; if it is too long, one for each call,
+        # _MAX_CONCURRENT_SEARCHES at a time.
         lease = timedelta(seconds=2 * (1 + SEARCH_BATCH_SIZE / _MAX_CONCURRENT_SEARCHES) * self.deadline_s + 30)
         busy_accounts = self.tasks.busy_accounts()
         async with self.database.begin() as session:
@@ -106,7 +109,7 @@ class OutcomeResolver:
         in the page proves nothing, because the page may be stale or incomplete. Raises DatabaseUnavailable.
         """
         async with self.database.begin() as session:
-            unknown = await repository.list_unknown_calls(session, account_id, limit=BATCH_SIZE)
+            unknown = await repository.list_unknown_calls(session, account_id, limit=_MAX_LISTED_CALLS)
             database_clock_lead = await repository.postgres_time_now(session) - datetime.now(UTC)
         covered = [call for call in unknown if _shows_all_candidates(page, call)]
         ahead = await twilio_clock_lead(self.tenants, self.twilio, account_id) if covered else None

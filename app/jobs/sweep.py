@@ -56,6 +56,7 @@ async def sweep_call_list(
         more_pages = (len(wanted) - len(found)) // _MISSING_CALLS_PER_PAGE + 1 - pages
         if more_pages <= 0 or clock() >= stop_at:
             break
+        # A page that showed enough wanted calls was worth its request, so the next one is read without a look at the dates.
         if len(found) - found_before < _MISSING_CALLS_PER_PAGE:
             requested_at = sorted(time for sid, time in wanted.items() if sid not in found)
             if _are_out_of_reach(requested_at, _date_created(newest[:1]), _date_created(entries[-1:]), pages, more_pages):
@@ -75,7 +76,8 @@ def _are_out_of_reach(
         return False
     if oldest < requested_at[0] - DATE_TOLERANCE:
         return True
-    # The pages that were read show how far back as many pages as may follow would go.
+    # The time that a page covers so far shows how far back the remaining pages reach. They must reach half of the missing
+    # calls.
     return oldest - requested_at[len(requested_at) // 2] > (newest - oldest) / pages * more_pages
 
 

@@ -56,6 +56,16 @@ def projected_end(state: QueueState, waiting: WaitingCalls | None) -> datetime |
     rates = [rate for rate in (call.pace.calls_per_second, call.account_pace.calls_per_second) if rate is not None]
     if not rates:
         return "no_rate"
-    at_pace = state.read_at + timedelta(seconds=waiting.number / min(rates))
+    at_pace = last_dial_at_pace(state.read_at, waiting.number, min(rates), last_due_at=waiting.last_not_before)
+    return end_at_pace(state.read_at, at_pace, last_ring_by=waiting.last_ring_by)
+
+
+def last_dial_at_pace(now: datetime, number: int, calls_per_second: float, *, last_due_at: datetime) -> datetime:
+    """Returns when the last of `number` waiting calls is dialled at this rate, if none of them expires."""
+    return max(now + timedelta(seconds=number / calls_per_second), last_due_at)
+
+
+def end_at_pace(now: datetime, last_dial_at: datetime, *, last_ring_by: datetime) -> datetime:
+    """Returns when the last waiting call is dialled or expires. The time is never in the past."""
     # Calls whose deadline has passed wait until a worker expires them.
-    return max(state.read_at, min(max(at_pace, waiting.last_not_before), waiting.last_ring_by))
+    return max(now, min(last_dial_at, last_ring_by))

@@ -23,6 +23,9 @@ from app.tenants.names import check_tenant_name
 from app.tenants.postponed_calls import make_calls_due
 from app.tenants.stored_secrets import callback_secret_identity, generate_callback_secret
 
+SUSPENDED_DESCRIPTION = (
+    "Whether creations are refused and scheduled calls are not dialled. Those expire at their `ring_by`. Records stay readable."
+)
 TENANT_ID_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 

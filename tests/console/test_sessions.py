@@ -81,7 +81,7 @@ async def test_a_page_without_a_session_leads_to_the_login_and_back(gateway: Gat
     assert boosted.headers["HX-Redirect"] == "/console/login?next=%2Fconsole%2Fcalls%3Fstatus%3Dbusy"
 
 
-async def test_a_request_of_another_site_leads_to_the_login_by_a_page_and_never_in_a_circle(
+async def test_a_request_of_another_site_leads_to_the_login_by_a_page_and_never_in_a_loop(
     gateway: Gateway, log_in: LogIn
 ) -> None:
     """Checks this also for a browser that says of each of its requests that another site has sent it."""

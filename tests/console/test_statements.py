@@ -23,7 +23,7 @@ UNKNOWN = "/console/{path:path}"
 NOT_SET_UP = frozenset({"/console/oidc/login", "/console/oidc/callback"})
 PUBLIC = NOT_SET_UP | {"/console/login", "/console/link/{link}", "/console/static/{digest}/{asset}"}
 # The addresses of forms. They redirect to the page that has the form.
-OF_FORMS = (
+FORM_ADDRESSES = (
     "/console/calls/{id_or_sid}/reveal",
     "/console/calls/{id_or_sid}/end",
     "/console/deliveries/{tenant_id}/replay",
@@ -32,7 +32,7 @@ OF_FORMS = (
     "/console/tenants/{tenant_id}/keys",
 )
 STATEMENTS = {
-    **dict.fromkeys((*PUBLIC, *OF_FORMS, UNKNOWN, "/console", "/console/session", "/console/sip"), 0),
+    **dict.fromkeys((*PUBLIC, *FORM_ADDRESSES, UNKNOWN, "/console", "/console/session", "/console/sip"), 0),
     # What renews itself, and the figures.
     "/console/now": 2,
     # Each count is a statement, because one that takes too long must not cost the other.

@@ -185,8 +185,9 @@ async def run(postgres: EmbeddedPostgres, folder: Path, options: argparse.Namesp
             async for number in numbers:
                 await place(fleet, key, number, seed, reported, answers)
 
-        share_done = lambda: len(reported) / options.creations  # noqa: E731  # shorter than a function
-        async with disturbed(fleet, seed, share_done, options.rounds, max_kills=options.kills) as disturbances:
+        async with disturbed(
+            fleet, seed, lambda: len(reported) / options.creations, options.rounds, max_kills=options.kills
+        ) as disturbances:
             numbers = CreationNumbers(options.creations, disturbances)
             await asyncio.gather(*(client(numbers) for _ in range(options.clients)))
         creations = numbers.count

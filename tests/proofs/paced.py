@@ -91,7 +91,7 @@ def paces_kept(subjects: Sequence[Subject], dialled: Sequence[Dialled], entries:
         "accounts or queues that granted faster than their pace": sum(
             subject.needed_burst > subject.burst for subject in subjects
         ),
-        f"accounts or queues that dialled faster than their pace, off by {DIAL_DELAY_S:g} s": sum(
+        f"accounts or queues that dialled faster than their pace, with up to {DIAL_DELAY_S:g} s from grant to dial": sum(
             subject.burst_of(received.get(subject.id, []), spread_s=DIAL_DELAY_S) > subject.burst for subject in subjects
         ),
         "accounts or queues with more slots than they may have": sum(subject.is_above_concurrency for subject in subjects),

@@ -14,7 +14,7 @@ PROMISES = (
     "dialled 2 s after ring_by",
     "rang without a grant",
     "accounts or queues that granted faster than their pace",
-    "accounts or queues that dialled faster than their pace, off by 5 s",
+    "accounts or queues that dialled faster than their pace, with up to 5 s from grant to dial",
     "accounts or queues with more slots than they may have",
     "creations above the account's concurrent calls",
     "calls placed last that were not dialled",

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.scheduling.schemas import HoursRecord, HoursSettings
 from app.setting_values import MAX_IN_FLIGHT_LIMIT
-from app.tenants.administration import TENANT_ID_PATTERN
+from app.tenants.administration import SUSPENDED_DESCRIPTION, TENANT_ID_PATTERN
 from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.callback_settings import CallbackFormat, DeliveryEvent, parse_callback_settings
 from app.tenants.names import MAX_DISPLAY_NAME_LENGTH, TENANT_NAME_PATTERN
@@ -62,7 +62,7 @@ class TenantLimits(_SettingsBody):
 
 
 class _TenantSettingsBody(_SettingsBody):
-    suspended: bool = Field(False, description="Whether creations are refused and scheduled calls wait. Records stay readable.")
+    suspended: bool = Field(False, description=SUSPENDED_DESCRIPTION)
     callbacks: TenantCallbackSettings = Field(default_factory=TenantCallbackSettings)
     limits: TenantLimits = Field(default_factory=TenantLimits)
     hours: HoursSettings | None = Field(None, description=_HOURS_DESCRIPTION)
@@ -107,7 +107,7 @@ class TenantRecord(BaseModel):
 
     id: _Id
     name: str
-    suspended: bool = Field(description="Whether creations are refused and scheduled calls wait. Records stay readable.")
+    suspended: bool = Field(description=SUSPENDED_DESCRIPTION)
     suspended_at: datetime | None
     callbacks: TenantCallbacksRecord
     limits: TenantLimitsRecord

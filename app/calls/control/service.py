@@ -7,7 +7,7 @@ ending a call is idempotent. For any other change the client gets an error inste
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from app.calls.callback_urls import CallbackUrls
 from app.calls.control import repository as control_repository
 from app.calls.control.validation import validate_update
 from app.calls.creation.scheduled.store import end_waiting_calls_by_id
-from app.calls.missing import is_call_not_found, is_deleted_at_twilio, may_be_found_later
+from app.calls.missing import is_call_not_found, may_be_found_later
 from app.calls.models import Call, PendingUpdate
 from app.calls.parameters import CallUpdate
 from app.calls.progress import apply_resource
@@ -197,7 +197,9 @@ class CallControl:
         answer to any other request was lost, or if the database is unavailable.
         """
         if not isinstance(error, TwilioOutcomeUnknown) and not (
-            update.only_ends_call and is_call_not_found(error) and not await self.is_deleted_at_twilio(call, error)
+            update.only_ends_call
+            and is_call_not_found(error)  # otherwise Postgres is not asked
+            and may_be_found_later(call, error, now=await self.postgres_time())
         ):
             raise change_problem(error, SPECIAL_ERRORS, call_id=call.id) from error
         with contextlib.suppress(DatabaseUnavailable):
@@ -282,12 +284,10 @@ class CallControl:
         )
         return await self.send_with_credentials(call, send)
 
-    async def is_deleted_at_twilio(self, call: Call, error: TwilioError) -> bool:
-        """Returns whether `error`, Twilio's answer to a request for the call, means that the call was deleted at Twilio."""
-        if not is_call_not_found(error):
-            return False
+    async def postgres_time(self) -> datetime:
+        """Returns the time by Postgres's clock, which dates the records."""
         async with self.database.begin() as session:
-            return is_deleted_at_twilio(call, error, now=await repository.transaction_start_time(session))
+            return await repository.transaction_start_time(session)
 
     async def fetch(self, call: Call) -> CallResource:
         """Returns the call from Twilio. Raises TwilioError."""

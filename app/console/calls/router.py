@@ -134,12 +134,8 @@ async def show_live_call(request: Request, client: ConsoleClientDep, call_id: Ca
 @router.get("/{id_or_sid}/reveal")
 @router.get("/{id_or_sid}/end")
 @needs(Scope.READ, clients="any")
-async def show_call_of_form(call_id: CallIdDep) -> Response:
-    """Redirects to the page of the call with its personal data masked.
-
-    The revealed page, and the page of a call that could not be ended, are the responses to a POST. Opening their URLs again is
-    a GET, which leads here.
-    """
+async def redirect_to_call(call_id: CallIdDep) -> Response:
+    """Redirects to the page of the call with its personal data masked."""
     return _redirect_to_call(call_id)
 
 

@@ -89,11 +89,8 @@ async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "")
 
 @router.get("/{tenant_id}/replay")
 @needs(Scope.READ, clients="any")
-async def show_list_of_form(client: ConsoleClientDep, tenant_id: str) -> Response:
-    """Redirects to the deliveries that were given up. The form that sends them again is on this page.
-
-    A refused form is shown by the response to a POST. Opening its URL again is a GET, which leads here.
-    """
+async def redirect_to_given_up_deliveries(client: ConsoleClientDep, tenant_id: str) -> Response:
+    """Redirects to the deliveries that were given up. The form that sends them again is on this page."""
     return _redirect_to(delivery_list_address(require_reachable_tenant(client, tenant_id), "given_up"))
 
 

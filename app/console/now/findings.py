@@ -10,6 +10,7 @@ from app.console.now.store import MAX_LISTED_ROWS, NowPageFacts, RejectedCredent
 from app.console.now.words import (
     MIN_SHARE_CALLS,
     SentencePart,
+    is_dialled_at_pace,
     last_dial_time_at_pace,
     most_did_not_start,
     percent,
@@ -165,7 +166,7 @@ def _scheduled_call_attention_items(facts: NowPageFacts, for_operator: bool) -> 
             yield AttentionItem(
                 "warning", [f"{name} is paused with {count} calls, the last until ", queue.last_ring_by, "."], advice, link
             )
-        elif end is not None and end > queue.last_ring_by and not (queue.has_hours or queue.is_tenant_suspended):
+        elif end is not None and end > queue.last_ring_by and is_dialled_at_pace(queue):
             advice = (
                 "Those at the end expire before they are dialled. Raise the pace of the queue or its account, or cancel some."
             )
@@ -178,7 +179,7 @@ def _scheduled_call_attention_items(facts: NowPageFacts, for_operator: bool) -> 
             ]
             yield AttentionItem("warning", title, advice, link)
     if len(facts.queues) > MAX_LISTED_ROWS:
-        advice = "Only so many are looked at here, paused ones first. The list of queues has the others."
+        advice = f"Only {MAX_LISTED_ROWS} are checked here, paused ones first. The list of queues has them all."
         yield AttentionItem("ok", [f"Calls wait in more than {MAX_LISTED_ROWS} queues."], advice, ("Queues", "/queues"))
 
 

@@ -118,9 +118,13 @@ def _end_of_waiting_calls(facts: NowPageFacts) -> datetime | None:
         return None
     if facts.waiting >= MAX_COUNTED_ROWS:
         return None
-    ends = [projected_queue_end(queue, facts.read_at) for queue in facts.queues]
-    known = [end for end in ends if end is not None]
-    return max(known) if len(known) == len(ends) else None
+    ends: list[datetime] = []
+    for queue in facts.queues:
+        end = projected_queue_end(queue, facts.read_at)
+        if end is None:
+            return None
+        ends.append(end)
+    return max(ends)
 
 
 def _twilio_errors_clause(facts: NowPageFacts) -> list[SentencePart]:

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from app.console.now.store import MAX_COUNTED_ROWS, LastHourCallCounts, WaitingQueue
+from app.queues.progress import end_at_pace, last_dial_at_pace
 
 SentencePart = str | datetime
 """A part of a sentence: text with `code` in backticks, or a time, which the page shows in the viewer's zone."""
@@ -40,6 +41,11 @@ def span_text(span: timedelta) -> str:
     return f"{seconds} s"
 
 
+def is_dialled_at_pace(queue: WaitingQueue) -> bool:
+    """Returns whether calls of the queue are dialled at its pace: no pause, suspension or hours keep them waiting."""
+    return not (queue.paused or queue.is_tenant_suspended or queue.has_hours)
+
+
 def last_dial_time_at_pace(queue: WaitingQueue, now: datetime) -> datetime | None:
     """Returns when the last waiting call of the queue will be dialled if calls are dialled at the queue's maximum rate.
 
@@ -47,15 +53,12 @@ def last_dial_time_at_pace(queue: WaitingQueue, now: datetime) -> datetime | Non
     """
     if queue.calls_per_second is None:
         return None
-    return max(now + timedelta(seconds=queue.number / queue.calls_per_second), queue.last_due_at)
+    return last_dial_at_pace(now, queue.number, queue.calls_per_second, last_due_at=queue.last_due_at)
 
 
 def projected_queue_end(queue: WaitingQueue, now: datetime) -> datetime | None:
-    """Returns when the last waiting call of the queue will be dialled or expire; None if this is unknown.
-
-    The rules are those of `projected_end` in app.queues.progress.
-    """
-    end = last_dial_time_at_pace(queue, now)
-    if end is None or queue.paused or queue.is_tenant_suspended or queue.has_hours:
+    """Returns when the last waiting call of the queue will be dialled or expire; None if this is unknown."""
+    last_dial_at = last_dial_time_at_pace(queue, now)
+    if last_dial_at is None or not is_dialled_at_pace(queue):
         return None
-    return max(now, min(end, queue.last_ring_by))
+    return end_at_pace(now, last_dial_at, last_ring_by=queue.last_ring_by)

@@ -34,11 +34,8 @@ router = console_router("/tenants/{tenant_id}")
 @router.get("/accounts/{account_sid}/credentials")
 @router.get("/keys")
 @needs(Scope.READ, clients="any")
-async def show_tenant_of_form(tenant_id: VisibleTenantDep) -> Response:
-    """Redirects to the page of the tenant.
-
-    A refused form, and a new API key, are shown by the response to a POST. Opening its URL again is a GET, which leads here.
-    """
+async def redirect_to_tenant(tenant_id: VisibleTenantDep) -> Response:
+    """Redirects to the page of the tenant, which has the forms."""
     return _redirect_to_tenant(tenant_id)
 
 
