@@ -62,6 +62,6 @@ def check_health(url: str | None = None) -> str | None:
         with closing(http.client.HTTPConnection(parts.netloc, timeout=_REQUEST_TIMEOUT_S)) as connection:
             connection.request("GET", parts.path or "/")
             status = connection.getresponse().status
-    except (OSError, http.client.HTTPException, ValueError) as error:  # the last one for a wrong URL
+    except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:  # the last two for a wrong URL
         return f"no answer from {url} ({error or type(error).__name__})"
     return None if status == http.client.OK else f"{url} answers {status}"

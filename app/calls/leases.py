@@ -9,7 +9,20 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import CTE, ColumnElement, PrimaryKeyConstraint, Uuid, all_, delete, exists, func, literal, select, tuple_
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    PrimaryKeyConstraint,
+    Uuid,
+    all_,
+    delete,
+    exists,
+    func,
+    literal,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
@@ -62,6 +75,13 @@ async def claim_searches(
     """
     claimed = _claimed_calls_cte(Call.search_at, lease=lease, limit=limit, busy_accounts=busy_accounts)
     return (await session.scalars(select(Call).join(claimed, Call.id == claimed.c.call_id))).all()
+
+
+async def renew_searches(session: AsyncSession, claimed: Sequence[Call], *, lease: timedelta) -> None:
+    """Makes the leases of these claimed calls end after the time `lease`."""
+    leased = tuple_(Lease.call_id, Lease.due_at).in_([(call.id, call.search_at) for call in claimed])
+    statement = update(Lease).where(leased).values(until=func.now() + lease)
+    await session.execute(statement.execution_options(synchronize_session=False))
 
 
 async def release_refreshes(session: AsyncSession, claimed: Sequence[CallDueForRefresh]) -> None:

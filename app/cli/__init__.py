@@ -123,7 +123,7 @@ def main() -> None:
         if error.errno not in _DEVICE_ERRORS:
             raise
         drop_unwritable_output()
-        failed = "the output could not be written" if error.filename is None else f"{error.filename} cannot be used"
+        failed = "the output or a file could not be written" if error.filename is None else f"{error.filename} cannot be used"
         _fail(f"{failed}: {error.strerror}", 1)
 
 

@@ -54,11 +54,10 @@ def dev(
     from app.local.stack import StackOptions, local_database
     from app.local.state import StateFolder
     from app.observability.logs import configure_logging
-    from app.settings import load_settings
 
     parent = os.getppid() if with_parent else None
     configure_error_logging()
-    settings = load_settings()
+    settings = _settings_for_api()
     folder = StateFolder(settings.state_dir)
     if simulator is None:
         _protect_configured_database(settings)
@@ -68,6 +67,16 @@ def dev(
         options = StackOptions(port, simulator_port, simulator is not False)
         asyncio.run(_run_dev(settings, folder, options, database_location, parent=parent))
     typer.echo("Everything is stopped.")
+
+
+def _settings_for_api() -> Settings:
+    """Returns the settings. Raises SettingsError if the API cannot run with them."""
+    from app.serve_settings import require_serve_settings
+    from app.settings import load_settings
+
+    settings = load_settings()
+    require_serve_settings(settings)
+    return settings
 
 
 def _protect_configured_database(settings: Settings) -> None:
@@ -106,11 +115,10 @@ def demo(
     from app.local.stack import StackOptions, local_database
     from app.local.state import StateFolder
     from app.observability.logs import configure_logging
-    from app.settings import load_settings
 
     parent = os.getppid() if with_parent else None
     configure_error_logging()
-    settings = load_settings()
+    settings = _settings_for_api()
     folder = StateFolder(settings.state_dir)
     _protect_configured_database(settings)
     typer.echo("Callgate demo: starting PostgreSQL, the API, the worker and the simulator …\n")

@@ -40,6 +40,8 @@ class AccountTasks:
         self._running: dict[asyncio.Task[None], UUID] = {}
         self.wake = asyncio.Event()
         """Is set when a task has ended: more work of its account may be due."""
+        self.is_stopping = False
+        """Whether the worker stops. A task with much work then leaves what it has not begun to other workers."""
 
     @property
     def is_full(self) -> bool:
@@ -70,6 +72,11 @@ class AccountTasks:
         """Waits for the tasks that run."""
         while self._running:
             await asyncio.wait(self._running)
+
+    async def stop(self) -> None:
+        """Sets `is_stopping`, and waits for the tasks that run."""
+        self.is_stopping = True
+        await self.drain()
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         del self._running[task]

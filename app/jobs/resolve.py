@@ -80,21 +80,35 @@ class OutcomeResolver:
         """Starts to search Twilio's lists for a batch of calls whose outcome is unknown. Returns false if no search was due."""
         if self.tasks.is_full:
             return False
-        # Longer than a search can take, so that no other worker searches for the same call meanwhile.
-        # A list takes two requests. One list is read for the account; if it is too long, one for each call,
-        # _MAX_CONCURRENT_SEARCHES at a time.
-        lease = timedelta(seconds=2 * (1 + SEARCH_BATCH_SIZE / _MAX_CONCURRENT_SEARCHES) * self.deadline_s + 30)
         busy_accounts = self.tasks.busy_accounts()
         async with self.database.begin() as session:
-            due = await leases.claim_searches(session, lease=lease, limit=SEARCH_BATCH_SIZE, busy_accounts=busy_accounts)
+            due = await leases.claim_searches(
+                session, lease=self._search_lease, limit=SEARCH_BATCH_SIZE, busy_accounts=busy_accounts
+            )
             database_clock_lead = await repository.postgres_time_now(session) - datetime.now(UTC)
         self.tasks.start_per_account(due, partial(self._search_account, database_clock_lead), event="search_crashed")
         return bool(due)
 
+    @property
+    def _search_lease(self) -> timedelta:
+        """The time for which searches that begin now are leased. It is longer than they can take.
+
+        A search reads a list of the account, and if that is too long, one of the address. Each takes two requests.
+        """
+        return timedelta(seconds=4 * self.deadline_s + 30)
+
     async def _search_account(self, database_clock_lead: timedelta, calls: Sequence[Call]) -> None:
-        """Searches Twilio's lists for calls of one account, and records the results."""
+        """Searches Twilio's lists for calls of one account, and records the results.
+
+        Leaves the calls for which no search has begun to other workers if this worker stops.
+        """
         search = partial(self._search_call, self.make_call_lists(calls), database_clock_lead)
         for start in range(0, len(calls), _MAX_CONCURRENT_SEARCHES):
+            if self.tasks.is_stopping:
+                break
+            if start:
+                async with self.database.begin() as session:
+                    await leases.renew_searches(session, calls[start:], lease=self._search_lease)
             await run_isolated(calls[start : start + _MAX_CONCURRENT_SEARCHES], search, event="search_crashed")
         async with self.database.begin() as session:
             await leases.release_searches(session, calls)

@@ -99,7 +99,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
     polled = [
         Job("refresh", refresher.step, _UNPOLLED_EVERY_S, refresher.tasks.drain, refresher.tasks.wake),
         Job("abandoned", resolver.mark_abandoned_calls, _UNPOLLED_EVERY_S),
-        Job("search", resolver.search_unknown_calls, _UNPOLLED_EVERY_S, resolver.tasks.drain, resolver.tasks.wake),
+        Job("search", resolver.search_unknown_calls, _UNPOLLED_EVERY_S, resolver.tasks.stop, resolver.tasks.wake),
         Job("control", updates.step, _UNPOLLED_EVERY_S, updates.tasks.drain, updates.tasks.wake),
         Job("deadlines", deadlines.step, _UNPOLLED_EVERY_S, deadlines.tasks.drain, deadlines.tasks.wake),
         Job("dial", dialer.step, _UNPOLLED_EVERY_S, dialer.drain, dialer.wake),

@@ -33,9 +33,10 @@ async def wait_for_grants(database: TransactionRunner, tenant_id: str) -> None:
     The caller must have committed the new settings, so that later transactions read them. A transaction that grants calls locks
     the row of the table `pace` for the calls' account, or inserts it if it is missing. This function waits for either.
     """
-    async with database.transaction() as connection:
-        await connection.execute(_ADD_MISSING_PACES_SQL, tenant_id)
-        await connection.execute(_LOCK_PACES_SQL, tenant_id)
+    # Two transactions: one that has inserted a row and waits for another could deadlock with changes of the accounts' paces.
+    for statement in (_ADD_MISSING_PACES_SQL, _LOCK_PACES_SQL):
+        async with database.transaction() as connection:
+            await connection.execute(statement, tenant_id)
 
 
 async def make_calls_due(database: TransactionRunner, tenant_id: str, queue_id: UUID | None = None) -> None:

@@ -60,7 +60,7 @@ async def test_a_result_that_cannot_be_printed(gateway: Gateway, database_url: s
     code, message = failure_to_print("tenants", "callback-secret", tenant.id, environment=settings)
     assert (code, message) == (3, "callgate: there is a new secret, but it could not be printed: run the command again\n")
     code, message = failure_to_print("tenants", "list", environment=settings)
-    assert (code, message) == (1, "callgate: the output could not be written: No space left on device\n")
+    assert (code, message) == (1, "callgate: the output or a file could not be written: No space left on device\n")
 
 
 def test_an_argument_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_a_healthcheck_reports_an_error_response(tmp_path: Path) -> None:
         wait_until(lambda: run("healthcheck", f"{url}/readyz", environment=configured).stderr == unready, "a bad one")
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:80x/", "http://[::1"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:80x/", f"http://127.0.0.1:{10**20}/", "http://[::1"])
 def test_a_healthcheck_reports_a_wrong_url(url: str, tmp_path: Path) -> None:
     code, message = failure("healthcheck", url, environment=environment(tmp_path))
     assert (code, message.startswith(f"no answer from {url} (")) == (1, True)
@@ -249,6 +249,7 @@ def test_serve_names_too_few_connections_and_an_incomplete_single_sign_on(tmp_pa
     }
     # Nothing can listen on this address, so that the process ends in any case.
     code, message = failure("serve", "--host", "203.0.113.1", environment=environment(tmp_path, **settings))
+    assert failure("dev", environment=environment(tmp_path, **settings)) == (code, message)
     assert code == 2
     assert "CALLGATE_MAX_CONNECTIONS is 1000 but must be more than CALLGATE_MAX_IN_FLIGHT (1000)" in message
     assert message.endswith("login with OpenID Connect needs CALLGATE_CONSOLE_OIDC_CLIENT_SECRET, too")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -15,6 +16,7 @@ from twilio.request_validator import RequestValidator
 
 from app.calls import leases
 from app.calls.search_plan import SearchPlan
+from app.jobs.account_tasks import AccountTasks
 from app.jobs.refresh import CallRefresher
 from app.jobs.resolve import SEARCH_BATCH_SIZE, OutcomeResolver
 from app.twilio.call_list import PAGE_SIZE
@@ -107,6 +109,12 @@ async def test_the_list_is_read_once_for_many_calls(gateway: Gateway, resolver: 
         asked = len(upstream.received)
         async with gateway.database.begin() as session:
             await session.execute(text("UPDATE call SET search_at = now() WHERE search_at IS NOT NULL"))
+        stopping = replace(resolver, tasks=AccountTasks())
+        await stopping.search_unknown_calls()
+        await stopping.tasks.stop()
+        assert len(upstream.received) == asked
+        async with gateway.database.begin() as session:
+            await session.execute(text("DELETE FROM lease"))
         await run_search(resolver)
         # One request for queued calls, and one for all others.
         assert len(upstream.received) - asked == 2

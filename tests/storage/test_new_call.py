@@ -67,6 +67,7 @@ def test_the_defaults_equal_those_of_the_table() -> None:
     defaults = {name: value for name in NEW_CALL_TYPES if (value := getattr(NewCall, name, None)) is not None}
 
     assert defaults.pop("execution") == "pending"
+    assert (defaults.pop("deliveries_written"), server_default("deliveries_written")) == ([], "'{}'")
     assert {name: str(value) for name, value in defaults.items()} == {name: server_default(name) for name in defaults}
 
 

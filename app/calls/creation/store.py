@@ -38,7 +38,7 @@ class _NewCallState(RecordColumns):
     subresource_uris: dict[str, Any] | None = None
     resource: dict[str, Any] | None = None
 
-    deliveries_written: Sequence[str] = ()
+    deliveries_written: list[str] = []  # noqa: RUF012  # is only read; a granted call has an attribute of its own
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
