@@ -5,7 +5,6 @@ Each path exists with and without `.json`. The path with `.json` must be registe
 The endpoints are not in Callgate's OpenAPI document: Twilio's own document describes them.
 """
 
-from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -15,7 +14,7 @@ from starlette.responses import Response
 
 from app.calls.control.deletion import delete_at_twilio, deletion_unknown_error
 from app.calls.control.router import CallControlDep, indeterminate_update_error
-from app.calls.creation.router import bind_call_to_log
+from app.calls.creation.router import bind_call_to_log, intent_observer
 from app.calls.creation.service import CreationService
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
@@ -84,8 +83,7 @@ async def create_call(request: Request, account: AccountDep, idempotency_key: Id
         creation, warnings = await service.refuse_or_replay(account.caller, form, idempotency_key, error), ()
     else:
         body["account_sid"] = account.account_sid
-        on_intent = partial(setattr, request.state, "intent")
-        creation = await service.create(account.caller, body, idempotency_key, on_intent)
+        creation = await service.create(account.caller, body, idempotency_key, intent_observer(request))
     call = creation.call
     request.state.placed = call.id
     bind_call_to_log(call)

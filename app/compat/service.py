@@ -76,6 +76,8 @@ class StartedCallReader:
             credentials = await self.tenants.active_credentials(call.account_id)
             async with self.request_limit.slot(call.tenant_id):
                 resource = await try_credentials(credentials, fetch_call)
+        except TwilioCredentialRejected as error:
+            raise change_problem(error, {}, call_id=call.id) from error
         except TwilioError as error:
             async with self.database.begin() as session:
                 now = await repository.transaction_start_time(session)
@@ -85,8 +87,6 @@ class StartedCallReader:
                 age = now - await control_repository.last_twilio_event_at(session, call)
             if is_deleted:
                 raise CallNotFound from error
-            if isinstance(error, TwilioCredentialRejected):
-                raise change_problem(error, {}, call_id=call.id) from error
             logger.warning("fetch_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
             return FetchedCall(call, age, error.reason)
         async with self.database.begin() as session:

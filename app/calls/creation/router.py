@@ -9,7 +9,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from app.calls import examples
-from app.calls.creation.service import CreationService
+from app.calls.creation.service import CreationService, IntentObserver
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.calls.schemas import CallRecord
@@ -84,7 +84,7 @@ async def create_call(request: Request) -> Response:
     if faults := query_parameter_errors(request, known=()):
         creation = await service.refuse_or_replay(caller, body, key, InvalidRequest(field_errors=faults))
     else:
-        creation = await service.create(caller, body, key, partial(setattr, request.state, "intent"))
+        creation = await service.create(caller, body, key, intent_observer(request))
     call = creation.call
     request.state.placed = call.id
     bind_call_to_log(call)
@@ -92,6 +92,14 @@ async def create_call(request: Request) -> Response:
     status = 200 if creation.replayed else 201 if call.execution == "started" else 202
     record = CallRecord.model_validate(call).model_dump_json(by_alias=True)
     return Response(record, status, headers, media_type="application/json")
+
+
+def intent_observer(request: Request) -> IntentObserver:
+    """Returns an observer that stores the id of the call in the state of the request.
+
+    If the drain timeout ends during the request, the middleware answers with this id.
+    """
+    return partial(setattr, request.state, "intent")
 
 
 def bind_call_to_log(call: Call | NewCall) -> None:
