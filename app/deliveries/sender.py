@@ -223,8 +223,9 @@ class _LimitedConnector(aiohttp.TCPConnector):
 class _LimitedConnection(ResponseHandler):
     """A connection of aiohttp that is closed if it receives more than MAX_ANSWER_BYTES for one request.
 
-    aiohttp itself limits a head and pauses a long body, but accepts any number of interim answers (1xx) and of answers that
-    nobody requested. It parses them as fast as they arrive, and no timeout ends that.
+    aiohttp limits the head of an answer and pauses a long body. It does not limit the number of interim answers (1xx), nor of
+    answers that nobody requested, and parses all of them as they arrive. A server that sends them without end would keep the
+    event loop busy until the request times out.
     """
 
     _bytes_left = MAX_ANSWER_BYTES

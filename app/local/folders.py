@@ -1,6 +1,6 @@
 """Finds a folder for the data of the embedded PostgreSQL.
 
-Postgres refuses to run as root. If root starts it, it runs as the user `nobody`, who needs access to the folder.
+PostgreSQL refuses to run as root. If root starts it, it runs as the user `nobody`. That user needs access to the folder.
 """
 
 import os
@@ -39,10 +39,10 @@ def recorded_replacement_folder(directory: Path) -> Path | None:
 
 
 def create_replacement_folder(directory: Path) -> Path | None:
-    """Creates a folder for Postgres's data to which the user `nobody` has access, and writes its path to a file in `directory`.
+    """Creates a folder for the data of a server that runs as `nobody`, and writes the folder's path to a file in `directory`.
 
-    The folder is in /var/tmp or, if `nobody` has no access there, in the system's folder for temporary files. Returns None if
-    `nobody` has access to neither of the two.
+    The folder is in /var/tmp. If `nobody` has no access to that, it is in the system's folder for temporary files. Returns None
+    if `nobody` has access to neither.
     """
     for parent in (Path("/var/tmp"), Path(tempfile.gettempdir()).resolve()):  # noqa: S108 - mkdtemp is safe there
         if parent.is_dir() and is_open_to_all_users(parent):
