@@ -109,6 +109,14 @@ class Problem(BaseModel):
     upstream: UpstreamDetail | None = None
 
 
+class UnknownOutcomeResponse(BaseModel):
+    """The answer to a creation that was cut off or failed unexpectedly, so that its record could not be read any more."""
+
+    id: UUID = Field(description="The id of the call's record, in which the outcome will be.")
+    execution: Literal["unknown"]
+    request_id: str
+
+
 def problem_of(
     error: CallgateError, *, method: str, instance: str, request_id: str, is_of_creation: bool | None = None
 ) -> Problem:
@@ -178,8 +186,8 @@ class ProblemRenderer:
         )
 
     def render_unknown_outcome(self, call_id: UUID, *, request_id: str) -> Response:
-        body = {"id": str(call_id), "execution": "unknown", "request_id": request_id}
-        return JSONResponse(body, status_code=202)
+        body = UnknownOutcomeResponse(id=call_id, execution="unknown", request_id=request_id)
+        return JSONResponse(body.model_dump(mode="json"), 202, headers={"Location": f"{CREATION_PATH}/{call_id}"})
 
 
 def count_and_log_error(error: CallgateError, metrics: Metrics) -> None:

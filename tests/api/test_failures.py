@@ -10,6 +10,7 @@ from pathlib import Path
 
 import asyncpg
 import httpx
+import jsonschema
 import pytest
 from sqlalchemy import text
 
@@ -268,8 +269,15 @@ async def test_a_creation_cut_off_by_the_drain_timeout_is_never_reported_as_not_
             response = await creating
         async with running_gateway(settings) as restarted, http_client(base_url=restarted.url, headers=headers) as later:
             [record] = (await later.get("/v1/calls")).json()["calls"]
+            openapi = (await later.get("/openapi.json")).json()
     assert (response.status_code, response.json()["execution"]) == (202, "unknown")
     assert response.json()["id"] == record["id"]
+    assert response.headers["Location"] == f"/v1/calls/{record['id']}"
+    documented = openapi["paths"]["/v1/calls"]["post"]["responses"]["202"]
+    jsonschema.validate(
+        response.json(), documented["content"]["application/json"]["schema"] | {"components": openapi["components"]}
+    )
+    assert {name for name in documented["headers"] if name in response.headers} == documented["headers"].keys()
 
 
 async def test_a_creation_whose_commit_is_cut_off_by_the_drain_timeout_is_unknown_and_not_dialled(

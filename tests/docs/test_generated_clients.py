@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from uuid_utils.compat import uuid7
 
+from app.http.problems import ProblemRenderer
 from simulator.config import SimulatorConfig
 from simulator.main import create_app
 from tests.support import node
@@ -35,7 +37,10 @@ async def generated(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Generated
         tenant = await gateway.add_tenant(simulator_url)
         async with http_client() as http:
             (tmp_path / "openapi.json").write_text((await http.get(f"{gateway.url}/openapi.json")).text)
-        yield Generated(tmp_path, {"GATEWAY_URL": gateway.url, "API_KEY": tenant.key})
+        unknown = ProblemRenderer().render_unknown_outcome(uuid7(), request_id="r-1")
+        yield Generated(
+            tmp_path, {"GATEWAY_URL": gateway.url, "API_KEY": tenant.key, "UNKNOWN_OUTCOME": bytes(unknown.body).decode()}
+        )
 
 
 def _is_placed(output: str) -> None:

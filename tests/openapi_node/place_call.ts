@@ -14,6 +14,7 @@ const body: components["schemas"]["CallRequest"] = {
 };
 const created = await client.POST("/v1/calls", { params, body });
 if (created.error) throw new Error(created.error.detail);
+if (!("sid" in created.data)) throw new Error("the outcome is unknown");
 const replayed = await client.POST("/v1/calls", { params, body });
 const refused = await client.POST("/v1/calls", { body: { to: "kate", from: "Jack" } });
 if (!refused.error) throw new Error("was not refused");
@@ -22,5 +23,12 @@ const replay = await client.POST("/v1/deliveries/replay", { body: { since: "2026
 if (replayed.data?.id !== created.data.id || page.data?.calls[0]?.id !== created.data.id || replay.data?.replayed !== 0) {
   throw new Error("another call");
 }
+// The answer of a gateway that is stopped during the creation.
+const stopped = createClient<paths>({
+  baseUrl: "http://stopped",
+  fetch: async () => new Response(process.env.UNKNOWN_OUTCOME, { status: 202 }),
+});
+const unknown = await stopped.POST("/v1/calls", { body });
+if (!unknown.data || "sid" in unknown.data || unknown.data.execution !== "unknown") throw new Error("is not unknown");
 const { execution, status, sid } = created.data;
 console.log(JSON.stringify({ execution, status, sid, refused: refused.error.type }));

@@ -4,9 +4,10 @@ import json
 import os
 import sys
 
+import httpx
 from callgate_client import AuthenticatedClient
 from callgate_client.api.calls import create_call, list_calls
-from callgate_client.models import CallPage, CallRecord, CallRequest, Execution, HttpMethod, Problem
+from callgate_client.models import CallPage, CallRecord, CallRequest, Execution, HttpMethod, Problem, UnknownOutcomeResponse
 
 client = AuthenticatedClient(base_url=os.environ["GATEWAY_URL"], token=os.environ["API_KEY"])
 request = CallRequest(to="sip:kate@example.com", from_="Jack", url="http://www.example.com/sipdial.xml")
@@ -16,6 +17,13 @@ with client:
     refused = create_call.sync(client=client, body=CallRequest(to="kate", from_="Jack", method=HttpMethod.GET))
     page = list_calls.sync(client=client, execution=Execution.STARTED, limit=1)
 
+# The answer of a gateway that is stopped during the creation.
+stopped = httpx.MockTransport(lambda _: httpx.Response(202, text=os.environ["UNKNOWN_OUTCOME"]))
+with AuthenticatedClient(base_url="http://stopped", token="", httpx_args={"transport": stopped}) as client:
+    unknown = create_call.sync(client=client, body=request)
+
+assert isinstance(unknown, UnknownOutcomeResponse), unknown
+assert unknown.execution == "unknown"
 assert isinstance(created, CallRecord), created
 assert replayed.headers["Idempotent-Replayed"] == "true"
 assert isinstance(replayed.parsed, CallRecord)

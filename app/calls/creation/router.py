@@ -36,7 +36,7 @@ from app.http.authentication import authenticate_caller, bearer
 from app.http.bodies import JSON_BODY_ERRORS, read_json_object
 from app.http.idempotency_key import REPLAYED_HEADER, idempotency_key_header, read_idempotency_key
 from app.http.openapi import header_references, json_request_body
-from app.http.problems import CREATION_PATH, error_responses
+from app.http.problems import CREATION_PATH, UnknownOutcomeResponse, error_responses
 from app.http.query import query_parameter_errors
 from app.http.routes import ScopedRoute, needs
 from app.observability.context import bind_log_fields
@@ -127,9 +127,10 @@ router.add_api_route(
         },
         201: {"headers": header_references("Location"), "content": examples.STARTED_EXAMPLE},
         202: {
-            "model": CallRecord,
+            "model": CallRecord | UnknownOutcomeResponse,
             "description": "The call is scheduled. Or the outcome is unknown: the request may have reached Twilio, and no "
-            "trustworthy answer came back; do not repeat it without its Idempotency-Key.",
+            "trustworthy answer came back; do not repeat it without its Idempotency-Key. If Callgate had to answer before it "
+            "could read the record, the body has `id`, `execution` and `request_id` only.",
             "headers": header_references("Location"),
             "content": examples.UNKNOWN_EXAMPLE,
         },
