@@ -75,7 +75,7 @@ class CallControl:
     async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> ControlResult:
         """Changes a call with the parameters of Twilio's *update call* in `body`.
 
-        If it raises a CallgateError other than ActionUnknown, nothing was changed.
+        If it raises a CallgateError other than ActionUnknown, nothing was changed, or the request only ends the call.
         """
         update = validate_update(body)
         if caller.suspended and not update.only_ends_call:
@@ -193,8 +193,8 @@ class CallControl:
     async def _on_failed_change(self, call: Call, update: CallUpdate, error: TwilioError) -> ControlResult:
         """Stores the request if it only ends the call and may work later, and returns the call. Otherwise raises an error.
 
-        It may work later if Twilio's answer was lost, or if Twilio may not show the new call yet. Raises ActionUnknown if the
-        answer to any other request was lost, or if the database is unavailable.
+        It may work later if Twilio's answer was lost, or if Twilio may not show the new call yet. Raises DatabaseUnavailable if
+        it cannot be stored. Raises ActionUnknown if the answer to any other request was lost.
         """
         if not isinstance(error, TwilioOutcomeUnknown) and not (
             update.only_ends_call
@@ -202,10 +202,11 @@ class CallControl:
             and may_be_found_later(call, error, now=await self.postgres_time())
         ):
             raise change_problem(error, SPECIAL_ERRORS, call_id=call.id) from error
+        if update.only_ends_call:
+            async with self.database.begin() as session:
+                return await self._store_update_unless_ended(session, call, update)
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
-                if update.only_ends_call:
-                    return await self._store_update_unless_ended(session, call, update)
                 data = update.parameters_for_event() | {"reason": error.reason}
                 await repository.add_event(session, call.id, "call.update_unknown", data)
         raise ActionUnknown(call_id=call.id) from error
