@@ -120,7 +120,7 @@ async def get_call(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSi
 async def list_call_events(caller: CallerDep, service: CallServiceDep, id_or_sid: IdOrSid) -> Response:
     """Lists the request, each attempt to place the call, the outcome, and every later change of status or price."""
     call = await service.get(caller, id_or_sid)
-    return await list_response("events", service.render_events(caller, call, _make_json_renderer(EventRecord)))
+    return await list_response("events", service.render_events(caller, call.id, _make_json_renderer(EventRecord)))
 
 
 def _make_json_renderer(model: type[BaseModel]) -> Callable[[Any], bytes]:

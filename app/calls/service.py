@@ -51,7 +51,7 @@ class CallService:
             if chunk:
                 yield chunk
 
-    async def render_events(self, caller: Caller, call: Call, render: Callable[[Any], bytes]) -> AsyncIterator[bytes]:
+    async def render_events(self, caller: Caller, call_id: UUID, render: Callable[[Any], bytes]) -> AsyncIterator[bytes]:
         """Yields chunks of JSON. Each chunk has some of the call's events, in order, separated by commas.
 
         `render` converts an event to JSON.
@@ -60,7 +60,11 @@ class CallService:
         while True:
             async with self.read_limit.slot(caller.tenant_id, response_started=after is not None):
                 async with self.database.begin() as session:
-                    events = await repository.list_events(session, call.id, after=after, limit=CHUNK_ROWS)
+                    events = await repository.list_events(session, call_id, after=after, limit=CHUNK_ROWS)
+                    # After the events: an older record may not have the CallSid that an event leaves out.
+                    call = await repository.get_call(session, call_id, tenant_id=caller.tenant_id)
+                if call is None:
+                    raise CallNotFound
                 chunk = await render_rows((event.with_all_data(call) for event in events), render)
             if chunk:
                 yield chunk

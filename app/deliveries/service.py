@@ -8,14 +8,14 @@ from uuid import UUID
 from app.audit.events import Actor
 from app.audit.store import record_audit_event
 from app.calls import ids
-from app.calls.models import Call
+from app.calls.repository import get_call
 from app.calls.service import CallService
 from app.database.engine import Database, Session, driver_connection
 from app.deliveries import repository
 from app.deliveries.models import Delivery
 from app.deliveries.schemas import DeliveryRecord
 from app.deliveries.stored_fields import webhook_id
-from app.errors import DatabaseUnavailable, DeliveryNotFound
+from app.errors import CallNotFound, DatabaseUnavailable, DeliveryNotFound
 from app.tenants.caller import Caller
 
 _REPLAY_BATCH_SIZE = 500
@@ -41,7 +41,7 @@ class DeliveryService:
     async def list(self, caller: Caller, id_or_sid: str) -> Sequence[DeliveryRecord]:
         call = await self.calls.get(caller, id_or_sid)
         async with self.database.begin() as session:
-            return await _delivery_records(session, call)
+            return await _delivery_records(session, call.id, tenant_id=caller.tenant_id)
 
     async def retry(self, caller: Caller, id_or_sid: str, delivery_id: UUID, *, actor: Actor | None = None) -> DeliveryRecord:
         """Makes the delivery due now, whatever its state. Raises DeliveryNotFound if the call has no such delivery.
@@ -58,7 +58,8 @@ class DeliveryService:
                 await record_audit_event(
                     connection, actor, action="delivery.retry", tenant_id=caller.tenant_id, subject=subject
                 )
-            return next(record for record in await _delivery_records(session, call) if record.id == delivery_id)
+            records = await _delivery_records(session, call.id, tenant_id=caller.tenant_id)
+            return next(record for record in records if record.id == delivery_id)
 
     async def replay(self, caller: Caller, *, since: datetime, failed_only: bool, actor: Actor | None = None) -> ReplayResult:
         """Sends the tenant's given-up deliveries again, the oldest first: those that were written at `since` or later.
@@ -97,9 +98,14 @@ class DeliveryService:
         return ReplayResult(count, ids.creation_time_of_id(after))
 
 
-async def _delivery_records(session: Session, call: Call) -> Sequence[DeliveryRecord]:
+async def _delivery_records(session: Session, call_id: UUID, *, tenant_id: str) -> Sequence[DeliveryRecord]:
+    deliveries = await repository.list_deliveries(session, call_id)
+    # After the deliveries: an older record may not have the CallSid that an event leaves out.
+    call = await get_call(session, call_id, tenant_id=tenant_id)
+    if call is None:
+        raise CallNotFound
     records = []
-    for delivery, reported in await repository.list_deliveries(session, call.id):
+    for delivery, reported in deliveries:
         fields = delivery.fields if delivery.fields is not None else reported.complete_fields(call) if reported else {}
         followed = {
             "webhook_id": delivery.webhook_id or webhook_id(call.id, delivery.event),

@@ -30,6 +30,7 @@ from app.tenants.delivery_signing import SigningSettingsCache
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import deliver_all, run_search, running_resolver
+from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.upstream import (
     Behaviour,
     Received,
@@ -491,3 +492,26 @@ async def test_without_any_url_nothing_is_delivered(gateway: Gateway) -> None:
         call = (await tenant.create(status_callback_event=["settled"])).json()
     assert call["execution"] == "started"
     assert await _deliveries(tenant, call["id"]) == []
+
+
+@pytest.mark.parametrize(("path", "table"), [("events", "call_event"), ("deliveries", "delivery")])
+async def test_a_list_that_is_being_read_while_a_callback_settles_the_call_has_the_call_sid(
+    gateway: Gateway, path: str, table: str
+) -> None:
+    async with running_upstream(reset) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = await _unknown(tenant, status_callback_event=["initiated"])
+    async with gateway.database.begin() as session:
+        # The list reads the record, and then waits for the last month, in which the callback writes nothing.
+        last = text("SELECT max(inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = CAST(:table AS text)::regclass")
+        await session.execute(text(f"LOCK TABLE {await session.scalar(last, {'table': table})} IN ACCESS EXCLUSIVE MODE"))
+        listing = asyncio.create_task(tenant.http.get(f"/v1/calls/{lost['id']}/{path}"))
+        async with asyncio.timeout(TIMEOUT_S):
+            while not await session.scalar(text(SESSION_WAITS_FOR_LOCK)):
+                await asyncio.sleep(0.01)
+        sid = f"CA{uuid4().hex}"
+        callback = progress(tenant, lost | {"sid": sid}, "initiated", 0)
+        assert (await call_back(gateway, tenant, lost["id"], callback)).status_code == 204
+    listed = (await listing).raise_for_status().json()[path]
+    fields = [each["data" if path == "events" else "fields"] for each in listed]
+    assert [each["CallSid"] for each in fields if "CallSid" in each] == [sid]
