@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from app.calls import examples, ids
 from app.calls.creation.router import bind_call_to_log
@@ -48,6 +49,14 @@ IdOrSid = Annotated[
 ]
 
 
+def _require_no_space(value: str) -> str:
+    """Returns the text unchanged. Raises PydanticCustomError if it has a space, which no stored address has."""
+    if " " in value:
+        raise PydanticCustomError("unencoded_plus", "must have no space: in a URL, + stands for a space, so write + as %2B")
+    return value
+
+
+_Address = Annotated[str, AfterValidator(_require_no_space), WithJsonSchema({"type": "string", "pattern": "^[^ ]+$"})]
 _ADDRESS_CONSTRAINTS: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": NO_NUL_PATTERN}
 
 _CURSOR: dict[str, Any] = {"pattern": f"^{ids.CURSOR_PATTERN.pattern}$"}
@@ -69,8 +78,10 @@ async def list_calls(
     service: CallServiceDep,
     status: Annotated[Status | None, Query(description="Twilio's status of the call.")] = None,
     execution: Annotated[Execution | None, Query(description="The outcome of the creation.")] = None,
-    to: Annotated[str | None, Query(description="The `to` of the creation.", **_ADDRESS_CONSTRAINTS)] = None,
-    from_: Annotated[str | None, Query(alias="from", description="The `from` of the creation.", **_ADDRESS_CONSTRAINTS)] = None,
+    to: Annotated[_Address | None, Query(description="The `to` of the creation.", **_ADDRESS_CONSTRAINTS)] = None,
+    from_: Annotated[
+        _Address | None, Query(alias="from", description="The `from` of the creation.", **_ADDRESS_CONSTRAINTS)
+    ] = None,
     created_after: Annotated[Timestamp | None, Query(description="At this time or later. RFC 3339 with a time zone.")] = None,
     created_before: Annotated[Timestamp | None, Query(description="Before this time. RFC 3339 with a time zone.")] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="The maximum number of calls on a page.")] = 50,

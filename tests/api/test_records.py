@@ -142,6 +142,7 @@ async def test_filters_return_the_matching_calls(gateway: Gateway) -> None:
         ("created_before=2026-01-01%2000:00:00Z", "?created_before"),
         ("created_before=2026-01-01T00:00Z", "?created_before"),
         ("created_before=2026-01-01T00:00:00%2B0100", "?created_before"),
+        ("created_before=2026-01-01T00:00:00+01:00", "?created_before"),
         ("created_before=2026-01-01T25:00:00Z", "?created_before"),
         ("created_before=", "?created_before"),
         ("cursor=nonsense", "?cursor"),
@@ -159,6 +160,18 @@ async def test_the_refusal_names_the_invalid_query_parameter(tenant: Tenant, que
     response = await tenant.http.get(f"/v1/calls?{query}")
     assert response.status_code == 422
     assert [fault["pointer"] for fault in response.json()["errors"]] == [pointer]
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [("to=+14155550100", "?to"), ("from=+14155550100", "?from"), ("to=sip:a+b@example.com", "?to"), ("to=%20", "?to")],
+)
+async def test_the_refusal_of_an_unencoded_plus_says_how_to_encode_it(tenant: Tenant, query: str, pointer: str) -> None:
+    response = await tenant.http.get(f"/v1/calls?{query}")
+    assert response.status_code == 422
+    (fault,) = response.json()["errors"]
+    assert (fault["pointer"], fault["code"]) == (pointer, "unencoded_plus")
+    assert "%2B" in fault["detail"]
 
 
 async def test_times_in_records_are_utc(tenant: Tenant) -> None:
