@@ -10,7 +10,7 @@ from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.database.engine import Database
 from app.errors import CallNotFound
-from app.http.concurrency import CHUNK_ROWS, ConcurrencyLimit, render_rows
+from app.http.concurrency import CHUNK_ROWS, CHUNKS_BEFORE_RESPONSE, ConcurrencyLimit, render_rows
 from app.tenants.caller import Caller
 from app.twilio.schemas import CALL_SID_PATTERN
 
@@ -43,12 +43,14 @@ class CallService:
 
         `render` converts a row with the attributes of one call to JSON.
         """
+        yielded = 0
         for start in range(0, len(call_ids), CHUNK_ROWS):
-            chunk_ids = call_ids[start : start + CHUNK_ROWS]
-            async with self.read_limit.slot(caller.tenant_id, response_started=start > 0), self.database.begin() as session:
+            chunk_ids, started = call_ids[start : start + CHUNK_ROWS], yielded >= CHUNKS_BEFORE_RESPONSE
+            async with self.read_limit.slot(caller.tenant_id, response_started=started), self.database.begin() as session:
                 rows = await repository.list_call_attributes(session, chunk_ids, attributes, tenant_id=caller.tenant_id)
                 chunk = await render_rows(rows, render)
             if chunk:
+                yielded += 1
                 yield chunk
 
     async def render_events(self, caller: Caller, call_id: UUID, render: Callable[[Any], bytes]) -> AsyncIterator[bytes]:
@@ -56,9 +58,9 @@ class CallService:
 
         `render` converts an event to JSON.
         """
-        after = None
+        after, yielded = None, 0
         while True:
-            async with self.read_limit.slot(caller.tenant_id, response_started=after is not None):
+            async with self.read_limit.slot(caller.tenant_id, response_started=yielded >= CHUNKS_BEFORE_RESPONSE):
                 async with self.database.begin() as session:
                     events = await repository.list_events(session, call_id, after=after, limit=CHUNK_ROWS)
                     # After the events: an older record may not have the CallSid that an event leaves out.
@@ -67,6 +69,7 @@ class CallService:
                     raise CallNotFound
                 chunk = await render_rows((event.with_all_data(call) for event in events), render)
             if chunk:
+                yielded += 1
                 yield chunk
             if len(events) < CHUNK_ROWS:
                 return

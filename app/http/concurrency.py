@@ -18,6 +18,8 @@ Result = TypeVar("Result")
 
 CHUNK_ROWS = 50
 """The number of rows that one SQL statement reads while a list is sent."""
+CHUNKS_BEFORE_RESPONSE = 2
+"""The number of chunks of a list that are read before its response starts, in `list_response`."""
 # Rows rendered between two pauses. They take about a millisecond.
 _ROWS_BETWEEN_PAUSES = 10
 # A pause takes three times as long as the work before it, which leaves three quarters of the event loop to other requests.

@@ -3,13 +3,19 @@
 import asyncio
 import socket
 import time
+from collections.abc import AsyncIterator
 from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from tests.support.clients import http_client
+from app.calls.repository import CallFilter, add_event
+from app.calls.service import CallService
+from app.errors import Overloaded
+from app.http.concurrency import ConcurrencyLimit
+from app.tenants.caller import command_caller
+from tests.support.clients import TIMEOUT_S, http_client
 from tests.support.gateway import Gateway, Tenant
 from tests.support.upstream import created, running_upstream
 
@@ -87,6 +93,36 @@ async def test_many_events_of_a_call_are_complete_and_in_order(gateway: Gateway,
     events = await tenant.events(call["id"])
     assert sorted(event["data"]["number"] for event in events) == list(range(250))
     assert [(event["at"], event["id"]) for event in events] == sorted((event["at"], event["id"]) for event in events)
+
+
+@pytest.mark.parametrize("rows", ["calls", "events"])
+async def test_the_wait_for_the_second_chunk_is_limited_and_that_for_the_third_is_not(
+    gateway: Gateway, tenant: Tenant, rows: str
+) -> None:
+    """`list_response` reads two chunks before the response starts."""
+    limit, caller = ConcurrencyLimit(per_process=1, per_tenant=1, max_wait_s=0.02), command_caller(tenant.id, suspended=False)
+    service = CallService(gateway.database, limit)
+    call_ids, _ = await service.list_call_ids(caller, CallFilter(), limit=150)
+    async with gateway.database.begin() as session:
+        for number in range(150 if rows == "events" else 0):
+            await add_event(session, call_ids[-1], "call.callback", {"number": number})
+
+    def chunks() -> AsyncIterator[bytes]:
+        if rows == "calls":
+            return service.render_calls(caller, call_ids, ["id"], lambda _: b"1")
+        return service.render_events(caller, call_ids[-1], lambda _: b"1")
+
+    refused, endless = chunks(), chunks()
+    await anext(refused)
+    await anext(endless)
+    await anext(endless)
+    async with limit.slot(tenant.id):
+        with pytest.raises(Overloaded):
+            await asyncio.wait_for(anext(refused), TIMEOUT_S)
+        third = asyncio.ensure_future(anext(endless))
+        await asyncio.sleep(0.1)
+        assert not third.done()
+    assert await third
 
 
 @pytest.mark.parametrize("path", ["Twilio's", "/v1/calls?limit=200"])
