@@ -139,6 +139,16 @@ STORIES: dict[str, tuple[CallHistory, str, str]] = {
         "It is ended as soon as it is known to have started.",
         "warning",
     ),
+    "started, to be ended": (
+        history(status="ringing", pending_end=PendingEnd("completed", at(30))),
+        "Ringing for 1 min. The request to end it is repeated until Twilio accepts or refuses it.",
+        "",
+    ),
+    "ended, to be ended": (
+        history(status="busy", pending_end=PendingEnd("completed", at(30))),
+        "Dialled once, busy.",
+        "ok",
+    ),
     "refused": (
         refused("upstream-rejected", status=400, code=13223, message="Dial: Invalid number format +15551234567"),
         "Twilio refused it (code 13223: “Dial: Invalid number format +•••4567”). It did not ring.",

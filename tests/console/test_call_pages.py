@@ -277,7 +277,9 @@ async def test_an_end_that_must_wait_is_stored(gateway: Gateway, log_in: LogIn) 
         operator = await log_in()
         done = await operator.post(f"/calls/{record['id']}/end")
         assert done.headers["Location"].endswith("?done=remembered")
-        assert "It is ended as soon as it is known to have started." in text_of(await operator.get(f"/calls/{record['id']}"))
+        page = text_of(await operator.get(f"/calls/{record['id']}?done=remembered"))
+        assert "The request to end the call is stored." in page
+        assert "It is ended as soon as it is known to have started." in page
 
 
 async def test_a_page_has_at_most_the_first_events(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:

@@ -198,8 +198,10 @@ def _additional_sentences(history: CallHistory) -> list[str]:
         more.append(f"At first it was reported as not started{f': {why}' if why else ''}.")
     if _last_event(history, "call.second_sid"):
         more.append("Twilio reports a second call for this record, which must not happen: please report it.")
-    if history.pending_end:
+    if history.pending_end and call.execution != "started":
         more.append("It is ended as soon as it is known to have started.")
+    elif history.pending_end and call.status not in TERMINAL_STATUSES:
+        more.append("The request to end it is repeated until Twilio accepts or refuses it.")
     if call.deleted_at is not None:
         more.append("It was deleted at Twilio.")
     elif history.slot and history.slot.missing_since:

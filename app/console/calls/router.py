@@ -28,7 +28,7 @@ router = console_router("/calls")
 
 _DONE_MESSAGES: Final = {
     "ended": "The call was ended.",
-    "remembered": "The request is stored: the call is ended as soon as it is known to have started.",
+    "remembered": "The request to end the call is stored.",
     "sent": "The delivery is sent again now.",
 }
 # A search of one of these kinds redirects to the page of the call if it finds exactly one.
