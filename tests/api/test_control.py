@@ -341,15 +341,18 @@ async def test_an_account_that_hangs_delays_no_remembered_end_of_another(gateway
         await sender.tasks.drain()
 
 
-async def test_a_remembered_end_that_twilio_refuses_is_dropped(gateway: Gateway, controller: PendingUpdateSender) -> None:
-    async with running_upstream(created(), reset, error(400, 21220)) as upstream:
+@pytest.mark.parametrize(("code", "reason"), [(21220, "ended"), (20001, "rejected")])
+async def test_a_remembered_end_that_twilio_refuses_is_dropped(
+    gateway: Gateway, controller: PendingUpdateSender, code: int, reason: str
+) -> None:
+    async with running_upstream(created(), reset, error(400, code)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
         assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)).status_code == 202
         assert await run_step(controller)
         assert (await _events(tenant, record["id"]))[-1] == (
             "call.update_forgotten",
-            {"status": "completed", "reason": "ended"},
+            {"status": "completed", "reason": reason},
         )
         assert not await run_step(controller)
 

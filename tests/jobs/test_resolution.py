@@ -482,7 +482,8 @@ async def test_a_late_proof_corrects_a_none_found(gateway: Gateway, resolver: Ou
         assert (await tenant.create("k")).json()["sid"] == sid
     corrected = (await tenant.events(lost["id"]))[-1]
     assert corrected["type"] == "call.corrected"
-    assert corrected["data"]["was"] == {"settled_by": "none_found", "problem": "none-found"}
+    was = {"settled_by": "none_found", "problem": "none-found"}
+    assert corrected["data"] == {"settled_by": way, "sid": sid, "was": was}
     if way == "list":
         assert resolver.metrics.calls.corrected._value.get() == 1
 
