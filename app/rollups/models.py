@@ -15,6 +15,18 @@ ALL_TENANTS: Final = ""
 CALLED_BACK_SQL: Final = "execution = 'started' AND cardinality(callbacks_seen) > 0"
 """The condition on a row of `call` that says whether a started call has had a callback."""
 
+CALLBACK_MISSING_SQL: Final = """
+    execution = 'started' AND cardinality(callbacks_seen) = 0 AND NOT parameters ? 'application_sid'
+    AND account_id IN (SELECT account_id FROM twilio_credential WHERE kind = 'auth_token' AND revoked_at IS NULL)
+"""
+"""The condition on a row of `call` that says whether a started call has had no callback, although Callgate expects some.
+
+It expects none for calls with an application, nor for those of an account without an auth token (app.calls.status_callbacks).
+"""
+
+PRICE_GIVEN_UP_SQL: Final = "status = 'completed' AND price IS NULL AND refresh_at IS NULL AND deleted_at IS NULL"
+"""The condition on a row of `call` that says whether a completed call has no price and is not read from Twilio again."""
+
 CANCELED_SQL: Final = "settled_by IS NOT DISTINCT FROM 'canceled'"
 """The condition on a row of `call` that says whether somebody canceled the call before it was dialled.
 
@@ -49,8 +61,12 @@ class Rollup(Base):
     # Callbacks of these calls, and the number of started calls that have had a callback.
     callbacks: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     called_back: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    # Completed calls without a price, and the sum of the known prices by currency, as positive amounts.
+    # Started calls that have had no callback, although Callgate expects some.
+    callback_missing: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    # Completed calls without a price, and those of them that are not read from Twilio again.
     unpriced: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    price_given_up: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    # The sum of the known prices by currency, as positive amounts.
     spent: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
     # Calls by the time from the intent to Twilio's answer, in the buckets of LATENCY_BOUNDS_MS.
     latency: Mapped[list[int] | None] = mapped_column(ARRAY(Integer))

@@ -13,7 +13,7 @@ from asyncpg import QueryCanceledError
 
 from app.calls.ids import first_id_at
 from app.database.connection import Connection
-from app.rollups.models import ALL_TENANTS, CALLED_BACK_SQL, CANCELED_SQL
+from app.rollups.models import ALL_TENANTS, CALLBACK_MISSING_SQL, CALLED_BACK_SQL, CANCELED_SQL, PRICE_GIVEN_UP_SQL
 from app.rollups.periods import Period
 from app.scheduling.accounts import accounts_with_rows_sql
 
@@ -36,7 +36,9 @@ _CALL_FIGURES: Final = {
     "server_errors": "count(*) FILTER (WHERE had_server_error)",
     "callbacks": "coalesce(sum(cardinality(callbacks_seen)), 0)",
     "called_back": f"count(*) FILTER (WHERE {CALLED_BACK_SQL})",
+    "callback_missing": "count(*) FILTER (WHERE is_callback_missing)",
     "unpriced": "count(*) FILTER (WHERE status = 'completed' AND price IS NULL)",
+    "price_given_up": f"count(*) FILTER (WHERE {PRICE_GIVEN_UP_SQL})",
     **{name: f"count(*) FILTER (WHERE bucket = {number})" for number, name in enumerate(_BUCKET_COLUMNS)},
 }
 _DELIVERY_STATES: Final = {"delivered": "delivered", "gave_up": "gave_up", "undelivered": "pending"}
@@ -63,8 +65,9 @@ ROLL_UP_PERIOD: Final = f"""
         SELECT tenant_id, price_unit, sum(-price) AS spent,
             {", ".join(f"{sql} AS {name}" for name, sql in _CALL_FIGURES.items())}
         FROM (
-            SELECT tenant_id, price_unit, price, execution, settled_by, status, callbacks_seen, {_LATENCY_BUCKET_SQL} AS bucket,
-                {_HAD_SERVER_ERROR} AS had_server_error
+            SELECT tenant_id, price_unit, price, execution, settled_by, status, callbacks_seen, refresh_at, deleted_at,
+                {_LATENCY_BUCKET_SQL} AS bucket, {_HAD_SERVER_ERROR} AS had_server_error,
+                {CALLBACK_MISSING_SQL} AS is_callback_missing
             FROM call WHERE id >= $3::uuid AND id < $4::uuid
         ) AS requested GROUP BY tenant_id, price_unit
     ), money AS (

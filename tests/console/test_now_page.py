@@ -18,7 +18,7 @@ from app.jobs.rollup import RollUp
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, follow, text_of
 from tests.console.rows import add_delivery
-from tests.support.gateway import Gateway, Tenant
+from tests.support.gateway import BASIC, Gateway, Tenant
 from tests.support.upstream import Upstream, created, error, running_upstream
 
 
@@ -162,6 +162,34 @@ async def test_a_call_is_in_the_sentence_before_its_minute_is_over(gateway: Gate
     assert (await read_now_page_facts(gateway.database, tenant.id)).recent.started == 1
     await _age(gateway, tenant, 60)
     assert (await read_now_page_facts(gateway.database, tenant.id)).recent.started == 0
+
+
+async def test_only_calls_of_which_callgate_expects_callbacks_can_miss_one(
+    gateway: Gateway, log_in: LogIn, upstream: Upstream
+) -> None:
+    tenant, operator = await gateway.add_tenant(upstream.url), await log_in()
+    await tenant.create()
+    await gateway.database.fetch("UPDATE call SET callbacks_seen = '{one}'")
+    await _age(gateway, tenant, 130)
+    await _heartbeat(gateway)
+    await _roll_up(gateway)
+    assert (await read_now_page_facts(gateway.database, None)).called_back_before == 1
+    for _ in range(5):
+        of_application = {"to": BASIC["to"], "from": BASIC["from"], "application_sid": f"AP{7:032x}"}
+        assert (await tenant.http.post("/v1/calls", json=of_application)).status_code == 201
+    for is_rolled_up in (False, True):
+        if is_rolled_up:
+            await _age(gateway, tenant)
+            await _roll_up(gateway)
+        recent = (await read_now_page_facts(gateway.database, None)).recent
+        assert (recent.started, recent.callback_missing) == (5, 0)
+        assert "No callback came" not in text_of(await operator.get("/now"))
+    for _ in range(5):
+        await tenant.create()
+    assert "No callback came for the 5 started calls" in text_of(await operator.get("/now"))
+    # Without an auth token, Callgate could not verify callbacks, so Twilio sends them elsewhere.
+    await gateway.database.fetch("UPDATE twilio_credential SET kind = 'api_key' WHERE username = $1", tenant.account_sid)
+    assert "No callback came" not in text_of(await operator.get("/now"))
 
 
 async def test_calls_that_were_scheduled_long_ago_are_dialled(gateway: Gateway, log_in: LogIn, upstream: Upstream) -> None:

@@ -39,7 +39,7 @@ QUIET = NowPageFacts(
     missing=CallsMissingAtTwilio(0, None, None),
     failing=NONE,
     gave_up=0,
-    unpriced=0,
+    price_given_up=0,
     credentials=[],
     recent=LastHourCallCounts(started=500),
     called_back_before=100,
@@ -249,7 +249,7 @@ def test_the_last_dial_is_shown_only_if_it_is_known_for_all_calls(facts: dict[st
             "problems",
         ),
         (
-            {"recent": LastHourCallCounts(started=20)},
+            {"recent": LastHourCallCounts(started=25, callback_missing=20)},
             "danger",
             "No callback came for the 20 started calls that were requested in the last hour, and before they did.",
             "CALLGATE_PUBLIC_URL",
@@ -293,7 +293,7 @@ def test_the_last_dial_is_shown_only_if_it_is_known_for_all_calls(facts: dict[st
             "Twilio does not know 3 of the concurrent calls, the oldest for 12 min.",
             "frees its slot",
         ),
-        ({"unpriced": 7}, "warning", "7 completed calls of the last 7 days have no price after a day.", "Twilio"),
+        ({"price_given_up": 7}, "warning", "7 completed calls of the last 7 days have no price.", "Twilio"),
     ],
 )
 def test_a_finding_says_what_to_do(facts: dict[str, Any], level: str, title: str, advice: str) -> None:
@@ -310,7 +310,8 @@ def test_a_finding_says_what_to_do(facts: dict[str, Any], level: str, title: str
         {"failing": _since(60, 9)},
         {"missing": CallsMissingAtTwilio(1, NOW - timedelta(seconds=90), UUID(int=7))},
         {"recent": LastHourCallCounts(started=3)},
-        {"recent": LastHourCallCounts(started=20), "called_back_before": 0},
+        {"recent": LastHourCallCounts(started=20, callback_missing=20), "called_back_before": 0},
+        {"recent": LastHourCallCounts(started=20)},
         {"queues": [QUEUE, replace(QUEUE, calls_per_second=10), replace(QUEUE, calls_per_second=0.01, has_hours=True)]},
         {"queues": [replace(QUEUE, calls_per_second=0.01, is_tenant_suspended=True)]},
         {"took_s": 0.3, "rolled_until": NOW - timedelta(minutes=2)},

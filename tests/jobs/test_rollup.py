@@ -22,13 +22,15 @@ from tests.support.gateway import Gateway
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
 
 TENANTS = ("blue", "green", "red")
+WITHOUT_TOKEN = "red"
+"""The tenant whose account has no auth token, so that Callgate expects no callbacks of its calls."""
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 CALL = """
     INSERT INTO call (id, tenant_id, account_id, account_sid, created_at, execution, settled_by, settled_at, pending_since,
-        fingerprint, parameters, "to", "from", sid, status, price, price_unit, callbacks_seen)
+        fingerprint, parameters, "to", "from", sid, status, price, price_unit, callbacks_seen, refresh_at)
     SELECT $1, $2, (SELECT id FROM twilio_account WHERE tenant_id = $2), 'AC', $3::timestamptz, $4, $5,
-        $3::timestamptz + $6::interval, $3::timestamptz, '', '{}',
-        'sip:a@b.example', 'Jack', $7, $8, $9, $10, $11
+        $3::timestamptz + $6::interval, $3::timestamptz, '', $12,
+        'sip:a@b.example', 'Jack', $7, $8, $9, $10, $11, $13
 """
 EVENT = "INSERT INTO call_event (id, call_id, at, type, data) VALUES (gen_random_uuid(), $1, $2, 'call.unknown', $3)"
 DELIVERY = """
@@ -42,7 +44,8 @@ async def tenants(gateway: Gateway) -> None:
     for number, name in enumerate(TENANTS):
         await gateway.tenants.create_tenant(name, name=name)
         sid = f"AC{number:032x}"
-        await gateway.tenants.add_credential(name, account_sid=sid, secret="t" * 32, key_sid=None, base_url=None)
+        key_sid = f"SK{number:032x}" if name == WITHOUT_TOKEN else None
+        await gateway.tenants.add_credential(name, account_sid=sid, secret="t" * 32, key_sid=key_sid, base_url=None)
 
 
 @pytest.fixture
@@ -102,6 +105,8 @@ async def _plant(database: Database, chance: random.Random, number: int, *, olde
             Decimal(chance.choice(["-0.00750", "-0.03000", "-1.5", "0.10000"])) if started and is_over and is_priced else None,
             chance.choice(["USD", "EUR"]) if started else None,
             [f"{each}" for each in range(chance.randrange(5))] if started else [],
+            json.dumps(chance.choice([{}, {}, {"application_sid": "AP"}])),
+            now if started and not is_priced and chance.random() < 0.5 else None,
         )
         if execution == "unknown" or by in ("callback", "list"):
             attempts = [{"status": chance.choice([None, 503, 302, 500])}]
@@ -128,7 +133,9 @@ def _zero() -> Figures:
         "server_errors",
         "callbacks",
         "called_back",
+        "callback_missing",
         "unpriced",
+        "price_given_up",
     )
     numbers = dict.fromkeys((*names, "delivered", "gave_up", "undelivered"), 0)
     return {**numbers, "spent": {}, "latency": [0] * (len(LATENCY_BOUNDS_MS) + 1)}
@@ -148,7 +155,11 @@ async def _counted(database: Database, floor: Callable[[datetime], datetime]) ->
             figures["server_errors"] += call["id"] in errors
             figures["callbacks"] += len(call["callbacks_seen"])
             figures["called_back"] += bool(call["callbacks_seen"])
-            figures["unpriced"] += call["status"] == "completed" and call["price"] is None
+            is_expected = call["tenant_id"] != WITHOUT_TOKEN and "application_sid" not in json.loads(call["parameters"])
+            figures["callback_missing"] += call["execution"] == "started" and is_expected and not call["callbacks_seen"]
+            is_unpriced = call["status"] == "completed" and call["price"] is None
+            figures["unpriced"] += is_unpriced
+            figures["price_given_up"] += is_unpriced and call["refresh_at"] is None
             if call["price"] is not None:
                 figures["spent"][call["price_unit"]] = figures["spent"].get(call["price_unit"], 0) - call["price"]
             if call["settled_by"] == "response":

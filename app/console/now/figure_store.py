@@ -32,7 +32,7 @@ class CallFigures:
     not_started: int = 0
     unknown: int = 0
     callbacks: int = 0
-    called_back: int = 0
+    callback_missing: int = 0
     delivered: int = 0
     gave_up: int = 0
     undelivered: int = 0

@@ -147,7 +147,7 @@ def make_plots(found: Sequence[Point]) -> list[Plot]:
     ]
     callbacks = [
         Series("Callbacks", 1, values(lambda each: each.callbacks)),
-        Series("Started calls without one", 4, values(lambda each: each.started - each.called_back)),
+        Series("Started calls without one", 4, values(lambda each: each.callback_missing)),
     ]
     deliveries = [
         Series("Delivered", 2, values(lambda each: each.delivered)),

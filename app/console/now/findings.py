@@ -116,9 +116,9 @@ def _call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
         what = "did not start or are unknown" if recent.unknown else "did not start"
         title = [f"{recent.not_started + recent.unknown:,} calls that were requested in the last hour {what}."]
         yield AttentionItem("danger", title, advice, ("Calls that did not start", "/calls?execution=not_started"))
-    if recent.started >= MIN_SHARE_CALLS and not recent.called_back and facts.called_back_before:
+    if recent.callback_missing >= MIN_SHARE_CALLS and not recent.called_back and facts.called_back_before:
         advice = "Twilio reaches Callgate at `CALLGATE_PUBLIC_URL`. Try that address from outside: name, certificate, firewall."
-        calls = f"{recent.started:,} started calls that were requested in the last hour"
+        calls = f"{recent.callback_missing:,} started calls that were requested in the last hour"
         title = [f"No callback came for the {calls}, and before they did."]
         yield AttentionItem("danger", title, advice)
     yield from (_credential_attention_item(each) for each in facts.credentials)
@@ -218,8 +218,8 @@ def _delivery_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
 
 
 def _price_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
-    if facts.unpriced:
-        title: list[SentencePart] = [f"{facts.unpriced:,} completed calls of the last 7 days have no price after a day."]
+    if facts.price_given_up:
+        title: list[SentencePart] = [f"{facts.price_given_up:,} completed calls of the last 7 days have no price."]
         advice = (
             "Twilio usually has a price within minutes. They are not read again by themselves; Twilio's console shows them."
         )

@@ -16,7 +16,7 @@ from app.console.now.figure_store import MINUTE_FIGURES_SINCE
 from app.console.reads import fetch_with_time_limit
 from app.database.heartbeats import WORKER_SUMMARY_SQL, WorkerSummary
 from app.database.pool import TransactionRunner
-from app.rollups.models import ALL_TENANTS, CALLED_BACK_SQL, CANCELED_SQL
+from app.rollups.models import ALL_TENANTS, CALLBACK_MISSING_SQL, CALLED_BACK_SQL, CANCELED_SQL
 from app.scheduling.accounts import accounts_with_rows_sql
 from app.scheduling.guard import HaltReason
 from app.scheduling.guard_sql import MAY_GRANT
@@ -89,8 +89,9 @@ class LastHourCallCounts:
     """The numbers of calls that were requested in the last hour, by `execution`: Callgate's state of a call, such as "pending".
 
     `not_started` leaves out the calls that somebody canceled before they were dialled. `called_back` is the number of started
-    calls for which a callback has arrived. `server_errors` is the number of calls to which Twilio answered with a 5xx status,
-    among the `rolled_up` calls. These are settled or unknown, and a worker has counted their minute.
+    calls for which a callback has arrived, and `callback_missing` that of those for which one is expected and none has. For
+    `server_errors`, Twilio answered with a 5xx status; these are among the `rolled_up` calls, which are settled or unknown, and
+    whose minute a worker has counted.
     """
 
     scheduled: int = 0
@@ -100,6 +101,7 @@ class LastHourCallCounts:
     unknown: int = 0
     server_errors: int = 0
     called_back: int = 0
+    callback_missing: int = 0
     rolled_up: int = 0
 
     @property
@@ -132,11 +134,8 @@ class NowPageFacts:
     """The deliveries (requests to tenants) that have failed and are tried again."""
     gave_up: int
     """The number of deliveries that were written in the last week and were given up."""
-    unpriced: int
-    """The number of completed calls that have no price, although they are older than a day.
-
-    Calls older than a week are left out.
-    """
+    price_given_up: int
+    """The number of completed calls of the last week that have no price and are not read from Twilio again."""
     credentials: list[RejectedCredential]
     recent: LastHourCallCounts
     called_back_before: int
@@ -217,9 +216,9 @@ _LAST_HOUR: Final = f"""
         WHERE {{figures}} AND seconds = 60 AND start >= now() - interval '1 hour'
         UNION ALL
         SELECT {", ".join(f"(execution = '{name}' AND NOT {CANCELED_SQL})::int" for name in EXECUTIONS)}, 0,
-            ({CALLED_BACK_SQL})::int, 0
+            ({CALLED_BACK_SQL})::int, ({CALLBACK_MISSING_SQL})::int, 0
         FROM (
-            SELECT execution, settled_by, callbacks_seen FROM call
+            SELECT execution, settled_by, callbacks_seen, parameters, account_id FROM call
             WHERE id >= {_FIRST_UNCOUNTED_ID} {{own}} LIMIT {MAX_LIVE_CALLS}
         ) AS live
     ) AS every
@@ -227,7 +226,7 @@ _LAST_HOUR: Final = f"""
 _SUM_PERIODS: Final = {
     "gave_up": f"""seconds = 3600 AND start >= now() - interval '7 days' AND start < {MINUTE_FIGURES_SINCE}
         OR seconds = 60 AND start >= {MINUTE_FIGURES_SINCE}""",
-    "unpriced": "seconds = 3600 AND start >= now() - interval '7 days' AND start < now() - interval '25 hours'",
+    "price_given_up": "seconds = 3600 AND start >= now() - interval '7 days'",
     "called_back": "seconds = 60 AND start >= now() - interval '1 day' AND start < now() - interval '1 hour'",
 }
 
@@ -246,7 +245,7 @@ def _read_facts_sql(*, of_tenant: bool) -> str:
         _waiting_count_sql(f"SELECT pending_since AS since FROM call WHERE execution = '{execution}' {own}")
         for execution in ("unknown", "pending")
     )
-    gave_up, unpriced, called_back = (
+    gave_up, price_given_up, called_back = (
         f"(SELECT coalesce(sum({name}), 0) FROM rollup WHERE {figures} AND ({periods}))"
         for name, periods in _SUM_PERIODS.items()
     )
@@ -272,7 +271,7 @@ def _read_facts_sql(*, of_tenant: bool) -> str:
                 ) AS counted WHERE attempts > 0
             ),
             'gave_up', {gave_up},
-            'unpriced', {unpriced},
+            'price_given_up', {price_given_up},
             'credentials', {_json_array_sql(_REJECTED_CREDENTIALS.format(own=own))},
             'recent', (SELECT row_to_json(sums) FROM ({_LAST_HOUR.format(figures=figures, own=own)}) AS sums),
             'called_back_before', {called_back},
