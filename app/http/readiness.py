@@ -54,29 +54,30 @@ class Readiness:
         self._running_check: asyncio.Task[Health] | None = None
 
     async def check(self) -> Health:
-        """Returns the current health. Requests at the same time share one check and its database connection."""
-        if self._running_check is None or self._running_check.done():
-            self._running_check = asyncio.create_task(self._check_health())
-        return await asyncio.shield(self._running_check)
+        """Returns the current health, or the reason `timeout` if the check takes longer than READY_TIMEOUT_S.
 
-    async def _check_health(self) -> Health:
-        health = await self._check_database()
+        Requests at the same time share one check and its database connection. A check that takes longer is not cancelled, so
+        that it reaches the second host of the database URL if the first one does not answer. The next requests join it.
+        """
+        if self._running_check is None or self._running_check.done():
+            self._running_check = asyncio.create_task(self._check_database())
+        running = self._running_check
+        done, _ = await asyncio.wait([running], timeout=READY_TIMEOUT_S)
+        health = running.result() if done else self._health_without_database("timeout")
         health.version = __version__
         health.workload_keys = None if self._tokens is None else self._tokens.key_set_state
         return health
 
     async def _check_database(self) -> Health:
+        """Returns the health. The timeouts of connections and statements limit how long this takes."""
         try:
-            async with asyncio.timeout(READY_TIMEOUT_S):
-                revision = await applied_revision(self._database)
-                usable = is_usable_revision(revision)
-                running = await self._count_workers() if usable else None
-                # The encryption keys of a process do not change, so they are checked only until the process is ready.
-                keys_fit = not usable or self._was_ready or await has_keys_for_stored_secrets(self._database, self._keyring)
+            revision = await applied_revision(self._database)
+            usable = is_usable_revision(revision)
+            running = await self._count_workers() if usable else None
+            # The encryption keys of a process do not change, so they are checked only until the process is ready.
+            keys_fit = not usable or self._was_ready or await has_keys_for_stored_secrets(self._database, self._keyring)
         except DatabaseUnavailable as error:
             return self._health_without_database(error.reason)
-        except TimeoutError:
-            return self._health_without_database("timeout")
         if not usable:
             return self._health_without_database("not_migrated", revision)
         if not keys_fit:

@@ -15,13 +15,16 @@ from sqlalchemy import make_url, text
 from app import __version__
 from app.audit.events import command_actor
 from app.database.engine import Database
+from app.http.health import probe_app
+from app.observability import Metrics
 from app.revisions import known_revisions, newest_revision
 from app.schema import alembic_config, migrate
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE
 from tests.support.clients import http_client
-from tests.support.gateway import SECRET_KEY, running_gateway, settings_for
+from tests.support.gateway import SECRET_KEY, running_gateway, served, settings_for
+from tests.support.tcp import silent_first_host
 from tests.support.upstream import hang, running_upstream
 
 NOT_MIGRATED = {"status": "unavailable", "database": "not_migrated"}
@@ -104,6 +107,14 @@ async def test_a_postgres_that_does_not_answer_is_reported_before_a_probe_times_
         url = silent.url.replace("http://", "postgresql://callgate@")
         async with running_gateway(settings_for(f"{url}/callgate")) as gateway:
             await becomes(gateway.url, 503, unavailable("timeout"))
+
+
+async def test_a_process_becomes_ready_if_only_the_first_database_host_does_not_answer(database_url: str) -> None:
+    with silent_first_host(database_url) as url:
+        # The probes of a worker: no other task of theirs connects to the second host.
+        async with served(probe_app(settings_for(url), Metrics())) as probes:
+            await becomes(probes, 503, unavailable("timeout"))
+            await becomes(probes, 200, {"status": "ok"})
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from app.observability import Metrics
 from app.schema import migrate
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, running_gateway, settings_for, wait_until_ready
+from tests.support.tcp import silent_first_host
 
 
 async def _count_workers(gateway: Gateway) -> int:
@@ -105,5 +106,16 @@ async def test_a_worker_starts_its_jobs_when_its_database_is_ready(
     await asyncio.to_thread(migrate, empty_database_url)
     async with running_gateway(settings) as gateway:
         await _wait_for_workers(gateway, 1)
+        stop.set()
+        await working
+
+
+async def test_a_worker_starts_its_jobs_if_only_the_first_database_host_does_not_answer(empty_database_url: str) -> None:
+    await asyncio.to_thread(migrate, empty_database_url)
+    stop = asyncio.Event()
+    with silent_first_host(empty_database_url) as url:
+        working = asyncio.create_task(run_worker(settings_for(url), Metrics(), stop))
+        async with running_gateway(settings_for(empty_database_url)) as gateway:
+            await _wait_for_workers(gateway, 1)
         stop.set()
         await working

@@ -1,9 +1,15 @@
-"""A TCP proxy that holds back a client's last data and disconnects the client. The data reaches the server later or never."""
+"""A TCP proxy that holds back a client's last data and disconnects the client. The data reaches the server later or never.
+
+Also a database host that never answers.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+
+from sqlalchemy import make_url
 
 TIMEOUT_S = 60
 
@@ -101,3 +107,18 @@ async def running_proxy(host: str, port: int) -> AsyncIterator[HoldingProxy]:
     finally:
         server.close()
         await proxy.close()
+
+
+@contextmanager
+def silent_first_host(database_url: str) -> Iterator[str]:
+    """Yields a database URL with two hosts. The first one accepts connections and never answers, the second is the given one.
+
+    A connection waits 3 s for the first host, which is longer than /readyz waits for a check.
+    """
+    url = make_url(database_url)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        hosts = f"127.0.0.1:{silent.getsockname()[1]},{url.host}:{url.port}"
+        options = "connect_timeout=3&target_session_attrs=read-write"
+        yield f"postgresql://{url.username}:{url.password}@{hosts}/{url.database}?{options}"
