@@ -100,7 +100,8 @@ class _DatabaseURLParser:
         self._user, _, self._password = (unquote(part) for part in user.partition(":"))
         self._database = unquote(path)
         self._parameters: dict[str, str] = {}
-        for name, value in parse_qsl(query, keep_blank_values=True):
+        # As in libpq, a + stands for itself and not for a space.
+        for name, value in parse_qsl(query.replace("+", "%2B"), keep_blank_values=True):
             if name in ("host", "port") and name in self._parameters:
                 self._parameters[name] += f",{value}"  # SQLAlchemy repeats `host` for several hosts
             else:

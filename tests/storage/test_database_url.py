@@ -116,6 +116,12 @@ def test_parameters_of_the_driver_are_parsed(name: str, tmp_path: Path) -> None:
     assert found[{"dbname": "database"}.get(name, name)] == value
 
 
+@pytest.mark.parametrize("spelling", ["a+b%20c", "a%2Bb%20c"])
+def test_a_plus_sign_stands_for_itself(spelling: str) -> None:
+    for url in (f"postgresql://u:{spelling}@host/d", f"postgresql://host/d?user=u&password={spelling}"):
+        assert DatabaseURL.parse(url).arguments["password"] == "a+b c"
+
+
 INVALID_URLS = [
     ("mysql://callgate:planted@host/calls", "postgresql://"),
     ("planted", "postgresql://"),
