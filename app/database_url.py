@@ -255,9 +255,18 @@ def _parse_host(text: str, port: str) -> tuple[str, int]:
         own_port = own_port[1:]
     else:
         host, _, own_port = text.partition(":")
-    if not host or set(host) & set("/?@[] "):
+    if not host or set(host) & set("/?@[] ") or not _is_encodable(host):
         raise DatabaseURLError(_INVALID_HOST_MESSAGE)
     return host, _parse_port(own_port or port)
+
+
+def _is_encodable(host: str) -> bool:
+    """Returns whether the host can be encoded for DNS. Its labels must not be empty, for example, or too long."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return "\0" not in host
 
 
 def _parse_port(text: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg
 
-from app.database.errors import translate_error
+from app.database.errors import translate_connect_error
 from app.database_url import DatabaseURL, Keepalive
 
 CONNECT_TIMEOUT_S = 5.0
@@ -107,7 +107,7 @@ class Connector:
                 return connection
         if failure is None:
             raise RuntimeError("a URL has at least one candidate")
-        translated = translate_error(failure, commit_in_doubt=False)
+        translated = translate_connect_error(failure)
         if translated is None:
             raise failure
         raise translated from failure

@@ -56,10 +56,18 @@ def translate_error(error: BaseException, *, commit_in_doubt: bool = True) -> Da
     reason = _reason_for_log(error)
     if reason is None:
         return None
-    translated = DatabaseUnavailable(after_s=_RETRY_AFTER_S)
-    translated.reason = reason
-    translated.commit_in_doubt = commit_in_doubt and not _is_rolled_back(error, sqlstate_of(error))
-    return translated
+    return _unavailable(reason, commit_in_doubt=commit_in_doubt and not _is_rolled_back(error, sqlstate_of(error)))
+
+
+def translate_connect_error(error: BaseException) -> DatabaseUnavailable | None:
+    """Returns the DatabaseUnavailable to raise for a failure to connect; None for an error that has another cause than the URL.
+
+    An error that `translate_error` does not know is about a member of the URL, such as `options` that Postgres refuses.
+    """
+    reason = _reason_for_log(error)
+    if reason is None and isinstance(error, asyncpg.PostgresError | ValueError):
+        reason = "configuration"
+    return None if reason is None else _unavailable(reason, commit_in_doubt=False)
 
 
 def log_fields(error: DatabaseUnavailable) -> dict[str, str | None]:
@@ -98,6 +106,13 @@ def first_message_line(error: BaseException) -> str:
     """Returns the first line of the error message of Postgres or the operating system. It never contains the password."""
     cause = _cause(error)
     return (str(cause).strip() or type(cause).__name__).splitlines()[0]
+
+
+def _unavailable(reason: str, *, commit_in_doubt: bool) -> DatabaseUnavailable:
+    unavailable = DatabaseUnavailable(after_s=_RETRY_AFTER_S)
+    unavailable.reason = reason
+    unavailable.commit_in_doubt = commit_in_doubt
+    return unavailable
 
 
 def _reason_for_log(error: BaseException) -> str | None:

@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+import structlog
 from prometheus_client import Gauge
 
 from app.database.engine import Database
 from app.database.heartbeats import summarize_workers
 from app.errors import DatabaseUnavailable
 from app.observability import Metrics
+
+logger = structlog.stdlib.get_logger(__name__)
 
 MEASURE_INTERVAL_S = 15.0
 
@@ -47,6 +50,10 @@ class WorkerGauges:
 
     async def _measure_repeatedly(self) -> None:
         while True:
-            with contextlib.suppress(DatabaseUnavailable):
+            try:
                 await self.measure()
+            except DatabaseUnavailable:
+                pass  # The database's own code has logged it.
+            except Exception:
+                logger.exception("worker_gauges_failed")
             await asyncio.sleep(MEASURE_INTERVAL_S)

@@ -8,8 +8,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
+import structlog
+
 from app.database.engine import Database, Session
 from app.errors import DatabaseUnavailable
+
+logger = structlog.stdlib.get_logger(__name__)
 
 FLUSH_INTERVAL_S = 60.0
 
@@ -49,12 +53,14 @@ class LastUseRecorder:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Writes the collected uses to the database. If the database is unavailable, keeps them for the next attempt."""
+        """Writes the collected uses to the database. If this fails, keeps them for the next attempt."""
         used, self._used = self._used, set()
         if not used:
             return
         try:
             async with self._database.begin() as session:
                 await self._write(session, used)
-        except DatabaseUnavailable:
+        except Exception as error:
             self._used |= used
+            if not isinstance(error, DatabaseUnavailable):  # which the database's own code has logged
+                logger.exception("last_use_not_stored")

@@ -124,6 +124,7 @@ async def test_a_process_becomes_ready_if_only_the_first_database_host_does_not_
         ({"database": "planted"}, "no_such_database"),
         ({"host": "nowhere.invalid"}, "unreachable"),
         ({"query": {"sslmode": "require"}}, "tls"),
+        ({"query": {"options": "-cplanted=1"}}, "configuration"),
     ],
 )
 async def test_the_reason_of_an_unavailable_database_is_reported(

@@ -93,6 +93,8 @@ async def _assert_one_line(tmp_path: Path, url: str, code: int, message: str, co
         ({"port": int(refused_url().rpartition(":")[2])}, 1, "Connect call failed"),
         ({"query": {"sslmode": "require"}}, 1, "SSL"),
         ({"query": {"target_session_attrs": "standby"}}, 1, "target attribute requirement"),
+        ({"host": "db..example.com"}, 2, "invalid host"),
+        ({"query": {"options": "-cfoo=1"}}, 1, 'unrecognized configuration parameter "foo"'),
     ],
 )
 async def test_a_failed_connection_is_reported_in_one_line(

@@ -306,6 +306,25 @@ async def test_the_api_shows_whether_workers_run(empty_database_url: str) -> Non
         await database.close()
 
 
+async def test_workers_are_counted_again_after_an_unexpected_error(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("app.http.worker_gauges.MEASURE_INTERVAL_S", 0.01)
+    await asyncio.to_thread(migrate, empty_database_url)
+    database, metrics = Database(empty_database_url, pool_size=2), Metrics()
+    await database.fetch("ALTER TABLE worker_heartbeat RENAME TO kept")
+    await database.fetch("CREATE TABLE worker_heartbeat (seen_at text)")
+    async with WorkerGauges(database, metrics).measuring_in_background(), asyncio.timeout(60):
+        while "worker_gauges_failed" not in capsys.readouterr().out:
+            await asyncio.sleep(0.01)
+        await database.fetch("DROP TABLE worker_heartbeat")
+        await database.fetch("ALTER TABLE kept RENAME TO worker_heartbeat")
+        await database.fetch("INSERT INTO worker_heartbeat VALUES (gen_random_uuid(), '1', now())")
+        while value(list(text_string_to_metric_families(metrics.exposition().decode())), "callgate_workers") != 1:
+            await asyncio.sleep(0.01)
+    await database.close()
+
+
 async def test_an_api_process_counts_the_workers_when_it_starts(gateway: Gateway) -> None:
     async with gateway.database.begin() as session:
         await session.execute(text("INSERT INTO worker_heartbeat VALUES (gen_random_uuid(), '1', now())"))

@@ -131,6 +131,9 @@ def test_errors_of_the_driver_have_a_reason(error: Exception, reason: str | None
         ({"query": {"sslmode": "require"}}, "tls"),
         ({"query": {"sslmode": "verify-full"}}, "configuration"),
         ({"query": {"target_session_attrs": "standby"}}, "no_suitable_server"),
+        ({"query": {"options": "-cfoo=1"}}, "configuration"),
+        ({"query": {"options": "-cwork_mem=8XB"}}, "configuration"),
+        ({"query": {"options": "malformed"}}, "configuration"),
     ],
 )
 async def test_a_failed_connection_has_a_reason_and_leaves_no_commit_in_doubt(
