@@ -126,8 +126,12 @@ class Pool:
         return _PooledConnection(connection, created_at=now, used_at=now)
 
     def _put_back(self, pooled: _PooledConnection) -> None:
-        pooled.used_at = time.monotonic()
+        """Keeps the connection for the next statement, and closes those that were not needed for _MAX_IDLE_S."""
+        now = pooled.used_at = time.monotonic()
         self._idle.append(pooled)
+        # The newest connection is always taken first, so the oldest ones would never be examined.
+        while now - self._idle[0].used_at >= _MAX_IDLE_S:
+            self._idle.pop(0).connection.terminate()
 
     def _take_idle(self) -> _PooledConnection | None:
         now = time.monotonic()

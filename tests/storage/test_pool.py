@@ -32,6 +32,18 @@ async def test_sequential_statements_share_a_connection_and_concurrent_ones_do_n
     assert len({rows[0]["pid"] for rows in await asyncio.gather(*many)}) == 12
 
 
+async def test_connections_of_a_busy_moment_are_closed_while_the_others_go_on(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.database.pool._MAX_IDLE_S", 0.2)
+    many = [database.fetch("SELECT pg_backend_pid() AS pid, pg_sleep(0.05)") for _ in range(12)]
+    pids = {rows[0]["pid"] for rows in await asyncio.gather(*many)}
+    assert len(pids) == 12
+    async with asyncio.timeout(60):
+        while len(await database.fetch("SELECT FROM pg_stat_activity WHERE pid = ANY($1)", pids)) > 1:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_lost_connection_is_replaced_and_fails_only_its_own_statement(database: Database) -> None:
     lost = await _pid(database)
     using = asyncio.create_task(database.fetch("SELECT pg_sleep(30)"))
