@@ -35,6 +35,9 @@ class _ExceptionOptions(TypedDict):
 
 
 _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+# The variable for traces takes precedence.
+_PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_PROTOCOL = "http/protobuf"
 _CLOSE_TIMEOUT_S = 3.0
 _TRACEPARENT = "traceparent"
 # Exception messages repeat values (SQL parameters, bodies).
@@ -104,27 +107,44 @@ class Tracing:
 def tracing_from_environment() -> Tracing:
     """Returns a tracer that exports spans if OTEL_EXPORTER_OTLP_ENDPOINT (or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) is set.
 
-    Otherwise returns a tracer that does nothing. This is also the case if OTEL_SDK_DISABLED is `true` or the exporter is not
-    installed.
+    Otherwise returns a tracer that does nothing. This is also the case if OTEL_SDK_DISABLED is `true` or OTEL_TRACES_EXPORTER
+    is `none`, and, with a warning in the log, if the variables ask for something that Callgate cannot do.
     """
-    is_enabled = (
-        any(os.environ.get(name) for name in _ENDPOINT_VARIABLES) and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
-    )
-    if not is_enabled:
+    is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or _exporter() == "none"
+    if is_disabled or not any(os.environ.get(name) for name in _ENDPOINT_VARIABLES):
         return Tracing()
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        return Tracing(_make_provider())
     except ImportError:
         logger.warning("tracing_unavailable", hint="install callgate[otel], or unset OTEL_EXPORTER_OTLP_ENDPOINT")
-        return Tracing()
+    except ValueError as error:
+        logger.warning("tracing_unavailable", hint=str(error))
+    return Tracing()
+
+
+def _exporter() -> str:
+    return os.environ.get("OTEL_TRACES_EXPORTER") or "otlp"
+
+
+def _make_provider() -> TracerProvider:
+    """Returns a provider that exports spans as the variables of OpenTelemetry say.
+
+    Raises ImportError if the exporter is not installed, and ValueError if the variables ask for another exporter or protocol,
+    or have a value that OpenTelemetry refuses.
+    """
+    protocol = next((value for name in _PROTOCOL_VARIABLES if (value := os.environ.get(name))), _PROTOCOL)
+    if _exporter() != "otlp" or protocol != _PROTOCOL:
+        raise ValueError(f"only OTEL_TRACES_EXPORTER=otlp with OTEL_EXPORTER_OTLP_PROTOCOL={_PROTOCOL} is supported")
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+    from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
     own_resource = Resource({"service.name": "callgate", "service.version": __version__})
     # `close` shuts it down: atexit handlers do not run when uvicorn re-raises the signal that stops it.
-    provider = TracerProvider(resource=own_resource.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
+    provider = SDKTracerProvider(resource=own_resource.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return Tracing(provider)
+    return provider
 
 
 class TimedSpan:

@@ -21,6 +21,7 @@ from twilio.request_validator import RequestValidator
 
 from app.jobs.worker import run_worker
 from app.observability import Metrics
+from app.observability.tracing import has_recording_span, trace_background_work, tracing_from_environment
 from tests.cli.running import environment, eventually, free_port, running
 from tests.support.clients import http_client
 from tests.support.gateway import BASIC, SECRET_KEY, Gateway, Tenant, running_gateway, served, settings_for
@@ -227,6 +228,8 @@ async def test_a_process_exports_its_spans_to_the_standard_otlp_endpoint(
             CALLGATE_DATABASE_URL=database_url,
             CALLGATE_SECRET_KEYS=SECRET_KEY,
             OTEL_EXPORTER_OTLP_ENDPOINT=collector,
+            OTEL_TRACES_EXPORTER="otlp",
+            OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
             # FastAPI's own telemetry would add the query to its spans, and export logs and metrics.
             FASTAPI_OTEL_AUTO_CONFIGURE="true",
         )
@@ -247,3 +250,27 @@ async def test_a_process_exports_its_spans_to_the_standard_otlp_endpoint(
     assert {span.name for span in spans} == {"POST /v1/calls", "GET /v1/calls", "database", "Twilio POST Calls"}
     assert f'"trace_id": "{TRACE}"' in log
     assert "14155550123" not in str(spans) + log
+
+
+@pytest.mark.parametrize(
+    ("variables", "hint"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "none"}, None),
+        ({"OTEL_SDK_DISABLED": "True"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, None),
+        ({"OTEL_TRACES_EXPORTER": "console"}, "OTEL_TRACES_EXPORTER=otlp"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}, "http/protobuf"),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "10"}, "max_export_batch_size"),
+    ],
+)
+def test_no_span_is_exported_if_the_variables_say_so_or_cannot_be_followed(
+    variables: dict[str, str], hint: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"} | variables).items():
+        monkeypatch.setenv(name, value)
+    with tracing_from_environment().tracing_enabled(), trace_background_work("work", caused_by=None, attributes={}):
+        assert not has_recording_span()
+    log = capsys.readouterr().out
+    assert log.count("tracing_unavailable") == (hint is not None)
+    assert (hint or "") in log
