@@ -161,6 +161,8 @@ class CallbackService:
         for call in settled:
             if call.id in written and call.execution == "started":
                 self._settlement.count_settled(call)
+        for call_id in written:
+            self._settlement.report_alarming_events(changed[call_id].call, changed[call_id].events)
         return [
             LOCKED
             if isinstance(result, _AppliedCallback) and changed[received.call_id].events and received.call_id not in written

@@ -5,7 +5,7 @@ earlier result: that the outcome is unknown, that no search found the call, or t
 an event of the call.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple, Protocol
@@ -20,7 +20,7 @@ from app.calls.refresh_plan import wait_until_first_refresh
 from app.calls.search_plan import SearchPlan
 from app.calls.store import AnyCall, Event
 from app.calls.stored_problem import error_as_json
-from app.database.engine import Session
+from app.database.engine import Session, run_after_commit
 from app.errors import CallgateError, CallNotFoundAtTwilio, CanceledBeforeDial, RingByPassed
 from app.observability import Metrics
 from app.twilio.schemas import CallResource
@@ -194,6 +194,7 @@ class Settlement:
             await repository.add_delivery(session, bound.delivery)
         if not was_started and call.execution == "started":
             self.count_settled(call)
+        run_after_commit(session, lambda: self.report_alarming_events(call, bound.events))
 
     def bind_twilio_call_in_memory(
         self,
@@ -208,18 +209,17 @@ class Settlement:
         """Makes Twilio's call `resource` the call of this record, in memory. Returns the events and the delivery to write.
 
         `is_taken` says that another record has the sid. In this case, or if this record has another sid, the record stays
-        unchanged, and the returned event reports this. `now` is the current time of the database's clock.
+        unchanged, and the returned event reports this. `now` is the current time of the database's clock. When the events are
+        committed, the caller passes them to `report_alarming_events`.
         """
         if call.execution == "started" and call.sid == resource.sid:
             return BindingEffects(apply_resource(call, resource))
         if call.execution == "started" or is_taken:
-            return BindingEffects([self._report_second_sid(call, resource, by=by)])
+            return BindingEffects([("call.second_sid", {"sid": resource.sid, "by": by})])
         change = self._change_to_started_by(resource, by=by, data=data, expects_callbacks=by == "callback")
         if call.execution == "not_started":
             was = {"settled_by": call.settled_by, "problem": (call.problem or {}).get("slug")}
             change = replace(change, event="call.corrected", data={**change.data, "was": was})
-            self.metrics.calls.corrected.inc()
-            logger.error("execution_corrected", call_id=str(call.id), call_sid=resource.sid, was=was, by=by)
         delivery = _settle_in_memory(call, change, now=now)
         apply_resource(call, resource)
         return BindingEffects([(change.event, dict(change.data))], delivery)
@@ -268,14 +268,23 @@ class Settlement:
         """Counts in the metrics `number` scheduled calls. The given change ended them before they were dialled."""
         self.metrics.calls.settled_series(change.columns["settled_by"]).inc(number)
 
-    def _report_second_sid(self, call: AnyCall, resource: CallResource, *, by: Evidence) -> Event:
-        """Reports that Twilio has two calls for one record, or one call for two records.
+    def report_alarming_events(self, call: AnyCall, events: Sequence[Event]) -> None:
+        """Counts and logs the events of a call that an operator must see: phones may have rung twice.
 
-        Logs an error for the operator, and returns the event.
+        Call this method when the events have just been committed, so that a repeated transaction is reported once.
         """
-        why = "Twilio reports a second call for this record" if call.sid else SID_TAKEN_EXPLANATION
-        logger.error("second_sid", call_id=str(call.id), call_sid=call.sid, other_sid=resource.sid, by=by, why=why)
-        return "call.second_sid", {"sid": resource.sid, "by": by}
+        for type_, data in events:
+            if type_ == "call.corrected":
+                self.metrics.calls.corrected.inc()
+                logger.error(
+                    "execution_corrected", call_id=str(call.id), call_sid=data["sid"], was=data["was"], by=data["settled_by"]
+                )
+            elif type_ == "call.second_sid":
+                self.metrics.calls.second_sids.inc()
+                why = "Twilio reports a second call for this record" if call.sid else SID_TAKEN_EXPLANATION
+                logger.error(
+                    "second_sid", call_id=str(call.id), call_sid=call.sid, other_sid=data["sid"], by=data["by"], why=why
+                )
 
 
 def _settle_in_memory(call: AnyCall, change: RecordChange, *, now: datetime) -> NewDelivery | None:

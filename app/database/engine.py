@@ -4,7 +4,7 @@ A transaction is one `async with database.begin() as session:` block and commits
 or of the network become DatabaseUnavailable. Errors in Callgate's own SQL are raised unchanged.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -144,6 +144,11 @@ class Database:
     async def close(self) -> None:
         await self._pool.close()
         await self.engine.dispose()
+
+
+def run_after_commit(session: AsyncSession, function: Callable[[], None]) -> None:
+    """Calls the function after the transaction of the session has been committed. Does not call it after a rollback."""
+    event.listen(session.sync_session, "after_commit", lambda _: function(), once=True)
 
 
 async def driver_connection(session: AsyncSession) -> Connection:

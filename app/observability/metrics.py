@@ -84,6 +84,11 @@ class CallMetrics:
             "Calls reported as not started that had started. Investigate each one.",
             registry=registry,
         )
+        self.second_sids = Counter(
+            "callgate_second_sid_total",
+            "Reports of a second call at Twilio for one record, or of one call for two records. Investigate each one.",
+            registry=registry,
+        )
         self.abandoned = Counter(
             "callgate_abandoned_total",
             "Pending creations that were marked as unknown because their process died.",

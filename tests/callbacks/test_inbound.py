@@ -6,7 +6,9 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
@@ -20,7 +22,7 @@ from app.twilio.schemas import Credential
 from tests.support.callbacks import PUBLIC_URL, call_back, callback_path, progress
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
-from tests.support.upstream import created, running_upstream
+from tests.support.upstream import Behaviour, created, error, running_upstream
 
 VECTOR_URL = "https://mycompany.com/myapp.php?foo=1&bar=2"
 VECTOR_FORM = "CallSid=CA1234567890ABCDE&Digits=1234&From=%2B14158675309&To=%2B18005551212&Caller=%2B14158675309"
@@ -68,11 +70,14 @@ async def live(gateway: Gateway) -> AsyncIterator[LiveCall]:
 
 
 async def _count(gateway: Gateway, result: str) -> float:
+    return await _metric(gateway, f'callgate_callbacks_total{{result="{result}"}}')
+
+
+async def _metric(gateway: Gateway, series: str) -> float:
     await asyncio.sleep(EXPOSITION_INTERVAL_S)
     async with http_client(base_url=gateway.url) as http:
         lines = (await http.get("/metrics")).text.splitlines()
-    name = f'callgate_callbacks_total{{result="{result}"}} '
-    return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+    return sum(float(line.removeprefix(f"{series} ")) for line in lines if line.startswith(f"{series} "))
 
 
 # Vectors of Twilio, from the tests of its Python package: https://www.twilio.com/docs/usage/security#validating-requests
@@ -246,6 +251,35 @@ async def test_a_callback_with_another_sid_changes_no_status_and_hides_no_later_
     assert (await live.record())["status"] == "ringing"
     types = [event["type"] for event in await live.tenant.events(live.id)]
     assert types[2:] == ["call.callback", "call.second_sid", "call.callback", "call.status"]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "event", "metric"),
+    [
+        (error(400, 21211), "execution_corrected", "callgate_corrected_total"),
+        (created(), "second_sid", "callgate_second_sid_total"),
+    ],
+)
+async def test_an_unexpected_call_is_reported_once_however_often_its_callback_is_applied(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str], behaviour: Behaviour, event: str, metric: str
+) -> None:
+    async with running_upstream(behaviour) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        answer = (await tenant.create()).json()
+    call_id, before = answer.get("call_id") or answer["id"], await _metric(gateway, metric)
+    writes = "SELECT query_start FROM pg_stat_activity WHERE datname = current_database() AND query LIKE $1"
+    async with gateway.database.begin() as session:
+        await session.execute(text("SELECT FROM call WHERE id = :id FOR UPDATE"), {"id": call_id})
+        reported = progress(tenant, {"sid": f"CA{uuid4().hex}"}, "ringing", 1)
+        applying = asyncio.create_task(call_back(gateway, tenant, call_id, reported))
+        attempts: set[datetime] = set()
+        async with asyncio.timeout(60):
+            while len(attempts) < 3:
+                rows = await gateway.database.fetch(writes, "%(item ->> 'version')::xid%")
+                attempts |= {row["query_start"] for row in rows}
+    assert (await applying).status_code == 204
+    assert await _metric(gateway, metric) - before == 1
+    assert capsys.readouterr().out.count(event) == 1
 
 
 async def test_two_replicas_take_each_concurrent_callback_once(gateway: Gateway, database_url: str) -> None:
