@@ -8,6 +8,7 @@ from datetime import datetime
 
 from prometheus_client import Gauge
 
+from app.calls.control.repository import most_overdue_pending_update
 from app.calls.repository import transaction_start_time
 from app.calls.statistics import count_followed_calls, oldest_unsettled_times
 from app.database.engine import Database
@@ -39,6 +40,9 @@ class Gauges:
         self._deliveries = gauge("pending_deliveries", "Deliveries to tenants that are not made yet; 10,000 are counted.")
         self._delivery = gauge("oldest_delivery_seconds", "Age of the oldest of them.")
         self._delivery_lag = gauge("delivery_lag_seconds", "Seconds since the most overdue attempt of a delivery became due.")
+        self._update_lag = gauge(
+            "update_lag_seconds", "Seconds since the most overdue remembered request to end a call became due."
+        )
         self._scheduled = Gauge(
             "callgate_scheduled_calls",
             "Scheduled calls that wait, by priority; 10,000 of each are counted.",
@@ -69,6 +73,7 @@ class Gauges:
             waiting = await oldest_unsettled_times(session)
             calls = await count_followed_calls(session)
             deliveries = await delivery_backlog(session)
+            update_due_at = await most_overdue_pending_update(session)
         guard = await read_guard(self._database)
         scheduled = await scheduling_backlog(self._database, priority_count=len(PRIORITIES))
         for place, priority in enumerate(PRIORITIES):
@@ -84,6 +89,7 @@ class Gauges:
         self._deliveries.set(deliveries.pending)
         self._delivery.set(_age_s(moment, deliveries.oldest))
         self._delivery_lag.set(_age_s(moment, deliveries.most_overdue))
+        self._update_lag.set(_age_s(moment, update_due_at))
         self._measured.set_to_current_time()
         return False
 

@@ -89,6 +89,11 @@ class CallMetrics:
             "Reports of a second call at Twilio for one record, or of one call for two records. Investigate each one.",
             registry=registry,
         )
+        self.records_lost = Counter(
+            "callgate_records_lost_total",
+            "Records or attempts that Postgres had lost after their commit. They were written again. Investigate each one.",
+            registry=registry,
+        )
         self.abandoned = Counter(
             "callgate_abandoned_total",
             "Pending creations that were marked as unknown because their process died.",

@@ -19,6 +19,7 @@ from app.local.postgres import EmbeddedPostgres
 from app.observability import Metrics
 from app.schema import migrate
 from app.services import services
+from tests.support.clients import metric_value
 from tests.support.gateway import PATIENT, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Behaviour, Upstream, created_after_release, error, reset, running_upstream
 
@@ -91,12 +92,17 @@ async def _stored(gateway: Gateway, call_id: str, columns: str) -> Any:
         return (await session.execute(text(f"SELECT {columns} FROM call WHERE id = :id"), {"id": call_id})).one()  # noqa: S608
 
 
+async def _records_lost(gateway: Gateway) -> float:
+    return await metric_value(gateway.url, "callgate_records_lost_total")
+
+
 @pytest.mark.parametrize("key_is_taken", [False, True])
 async def test_a_record_that_is_lost_before_twilio_answers_is_written_again(
     gateway: Gateway, capsys: pytest.CaptureFixture[str], key_is_taken: bool
 ) -> None:
     async with running_upstream(created_after_release()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
+        lost_before = await _records_lost(gateway)
         creating, call_id = await _dialling(tenant, upstream, "k")
         dialled_at = await _stored(gateway, call_id, "pending_since")
         async with gateway.database.begin() as session:
@@ -114,7 +120,8 @@ async def test_a_record_that_is_lost_before_twilio_answers_is_written_again(
         assert (again.json()["id"] == call_id) is not key_is_taken
         assert others is None or (await others).status_code == 201
         assert len(upstream.posts) == 1 + key_is_taken
-    assert "record_lost" in capsys.readouterr().out
+    assert await _records_lost(gateway) - lost_before == 1
+    assert capsys.readouterr().out.count("record_lost") == 1
 
 
 def _after_release(then: Behaviour) -> Behaviour:
@@ -144,6 +151,7 @@ async def test_a_further_attempt_that_is_lost_before_twilio_answers_is_written_a
     """Covers a standby that is promoted with the record as the first attempt has left it: `not_started`, to be tried again."""
     async with running_upstream(error(401, 20003), behaviour) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
+        lost_before = await _records_lost(gateway)
         call_id = (await tenant.create("k")).json()["call_id"]
         (first,) = await _stored(gateway, call_id, "to_jsonb(call)::text")
         creating = asyncio.create_task(tenant.create("k"))
@@ -166,6 +174,7 @@ async def test_a_further_attempt_that_is_lost_before_twilio_answers_is_written_a
         assert (await tenant.create("k")).status_code == repeated
         assert len(upstream.posts) == 2
         assert [event["type"] for event in await tenant.events(call_id)][-2:] == ["call.pending", f"call.{execution}"]
+    assert await _records_lost(gateway) - lost_before == 1
     assert capsys.readouterr().out.count("record_lost") == 1
 
 

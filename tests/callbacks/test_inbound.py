@@ -17,10 +17,9 @@ from twilio.request_validator import RequestValidator
 
 from app.callbacks.fields import FormFields
 from app.callbacks.signature import signing_auth_token
-from app.observability.metrics import EXPOSITION_INTERVAL_S
 from app.twilio.schemas import Credential
 from tests.support.callbacks import PUBLIC_URL, call_back, callback_path, progress
-from tests.support.clients import http_client
+from tests.support.clients import http_client, metric_value
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Behaviour, created, error, running_upstream
 
@@ -70,14 +69,7 @@ async def live(gateway: Gateway) -> AsyncIterator[LiveCall]:
 
 
 async def _count(gateway: Gateway, result: str) -> float:
-    return await _metric(gateway, f'callgate_callbacks_total{{result="{result}"}}')
-
-
-async def _metric(gateway: Gateway, series: str) -> float:
-    await asyncio.sleep(EXPOSITION_INTERVAL_S)
-    async with http_client(base_url=gateway.url) as http:
-        lines = (await http.get("/metrics")).text.splitlines()
-    return sum(float(line.removeprefix(f"{series} ")) for line in lines if line.startswith(f"{series} "))
+    return await metric_value(gateway.url, f'callgate_callbacks_total{{result="{result}"}}')
 
 
 # Vectors of Twilio, from the tests of its Python package: https://www.twilio.com/docs/usage/security#validating-requests
@@ -266,7 +258,7 @@ async def test_an_unexpected_call_is_reported_once_however_often_its_callback_is
     async with running_upstream(behaviour) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         answer = (await tenant.create()).json()
-    call_id, before = answer.get("call_id") or answer["id"], await _metric(gateway, metric)
+    call_id, before = answer.get("call_id") or answer["id"], await metric_value(gateway.url, metric)
     writes = "SELECT query_start FROM pg_stat_activity WHERE datname = current_database() AND query LIKE $1"
     async with gateway.database.begin() as session:
         await session.execute(text("SELECT FROM call WHERE id = :id FOR UPDATE"), {"id": call_id})
@@ -278,7 +270,7 @@ async def test_an_unexpected_call_is_reported_once_however_often_its_callback_is
                 rows = await gateway.database.fetch(writes, "%(item ->> 'version')::xid%")
                 attempts |= {row["query_start"] for row in rows}
     assert (await applying).status_code == 204
-    assert await _metric(gateway, metric) - before == 1
+    assert await metric_value(gateway.url, metric) - before == 1
     assert capsys.readouterr().out.count(event) == 1
 
 

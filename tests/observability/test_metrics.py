@@ -38,13 +38,18 @@ CREDENTIAL = Credential("AC" + "0" * 32, "user", SecretStr("password"))
 LABELS = {"answer", "by", "execution", "generation", "le", "method", "operation", "python", "result", "route", "slug"}
 LABELS |= {"destination", "pool", "priority", "reason", "state", "status", "version"}
 WAITING = ["oldest_pending_seconds", "oldest_unknown_seconds", "refresh_lag_seconds", "active_calls", "unpriced_calls"]
-WAITING += ["pending_deliveries", "oldest_delivery_seconds", "delivery_lag_seconds"]
+WAITING += ["pending_deliveries", "oldest_delivery_seconds", "delivery_lag_seconds", "update_lag_seconds"]
 
 INSERT_DELIVERY = """
     INSERT INTO delivery
         (id, call_id, at, tenant_id, event, position, webhook_id, url, method, fields, pending_since, next_attempt_at)
     VALUES
         (gen_random_uuid(), :id, now(), '', '', 1, '', '', '', '{}', now() - interval '200 s', now() + :wait * interval '1 s')
+"""
+
+INSERT_PENDING_UPDATE = """
+    INSERT INTO wanted_update (call_id, attempt, status, due_at)
+    VALUES (:id, 1, 'canceled', now() - :overdue * interval '1 s')
 """
 
 
@@ -225,6 +230,9 @@ async def test_a_worker_measures_the_work_that_waits_in_the_database(gateway: Ga
             await session.execute(text(f"UPDATE call SET {change} WHERE id = :id"), {"id": id_})  # noqa: S608
         for wait in (-70, 70):
             await session.execute(text(INSERT_DELIVERY), {"id": ids[0], "wait": wait})
+        # The outcome of the second call is still unknown, so its request to end the call waits for it.
+        for id_, overdue in ((ids[1], 300), (ids[3], 30), (ids[4], -30)):
+            await session.execute(text(INSERT_PENDING_UPDATE), {"id": id_, "overdue": overdue})
     metrics = Metrics()
     gauges = Gauges(gateway.database, metrics, GrantCounters())
     assert await gauges.step() is False
@@ -238,6 +246,7 @@ async def test_a_worker_measures_the_work_that_waits_in_the_database(gateway: Ga
     assert value(families, "callgate_pending_deliveries") == 2
     assert 200 <= value(families, "callgate_oldest_delivery_seconds") < 200 + minute
     assert 70 <= value(families, "callgate_delivery_lag_seconds") < 70 + minute
+    assert 30 <= value(families, "callgate_update_lag_seconds") < 30 + minute
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM delivery"))
         await session.execute(text("DELETE FROM call"))

@@ -3,11 +3,14 @@
 Their timeout is 60 s, which even a slow machine does not reach. httpx's own default is 5 s.
 """
 
+import asyncio
 import ssl
 from functools import partial
 from typing import Any, Final
 
 import httpx
+
+from app.observability.metrics import EXPOSITION_INTERVAL_S
 
 TIMEOUT_S: Final = 60.0
 NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -24,3 +27,11 @@ def http_client(**options: Any) -> httpx.AsyncClient:
 
 def sync_http_client(**options: Any) -> httpx.Client:
     return httpx.Client(**_DEFAULTS | options)
+
+
+async def metric_value(base_url: str, series: str) -> float:
+    """Returns the current value of a time series in /metrics, such as `callgate_expired_total{what="calls"}`; 0 without it."""
+    await asyncio.sleep(EXPOSITION_INTERVAL_S)
+    async with http_client(base_url=base_url) as prometheus:
+        lines = (await prometheus.get("/metrics")).text.splitlines()
+    return sum(float(line.removeprefix(f"{series} ")) for line in lines if line.startswith(f"{series} "))

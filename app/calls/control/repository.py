@@ -14,6 +14,12 @@ from app.calls.models import Call, CallEvent, PendingUpdate
 # Events that Twilio caused.
 _TWILIO_EVENTS = ("call.started", "call.corrected", "call.callback", "call.status", "call.priced", "call.updated")
 
+# Whether a pending update of a call can be sent: it is known whether Twilio has started the call.
+_CAN_BE_SENT = or_(
+    Call.execution.in_(("started", "scheduled")),
+    (Call.execution == "not_started") & or_(Call.settled_by != "none_found", Call.search_at.is_(None)),
+)
+
 
 async def store_pending_update(session: AsyncSession, call: Call, *, status: str) -> None:
     """Stores a request to end the call. `status` is Twilio's `canceled` or `completed`. Replaces an earlier request.
@@ -58,14 +64,10 @@ async def claim_pending_updates(
     them meanwhile. If no search at Twilio has found a call (`none_found`), a later search may still find it: its request waits
     until the last search.
     """
-    settled = or_(
-        Call.execution.in_(("started", "scheduled")),
-        (Call.execution == "not_started") & or_(Call.settled_by != "none_found", Call.search_at.is_(None)),
-    )
     due = (
         select(PendingUpdate.call_id)
         .join(Call, Call.id == PendingUpdate.call_id)
-        .where(PendingUpdate.due_at <= func.now(), settled, account_is_none_of(Call.account_id, busy_accounts))
+        .where(PendingUpdate.due_at <= func.now(), _CAN_BE_SENT, account_is_none_of(Call.account_id, busy_accounts))
         .order_by(PendingUpdate.due_at)
         .limit(limit)
         .with_for_update(of=PendingUpdate, skip_locked=True)
@@ -80,6 +82,12 @@ async def claim_pending_updates(
     updates = {pending.call_id: pending for pending in await session.scalars(leased)}
     calls = await session.scalars(select(Call).where(Call.id.in_(updates)))
     return [(updates[call.id], call) for call in calls]
+
+
+async def most_overdue_pending_update(session: AsyncSession) -> datetime | None:
+    """Returns when the most overdue of the updates became due that `claim_pending_updates` can claim; None if there is none."""
+    statement = select(func.min(PendingUpdate.due_at)).join(Call, Call.id == PendingUpdate.call_id).where(_CAN_BE_SENT)
+    return await session.scalar(statement)
 
 
 async def last_twilio_event_at(session: AsyncSession, call: Call) -> datetime:

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -31,7 +32,7 @@ from app.calls.settlement import SID_TAKEN_EXPLANATION, RecordChange, Settlement
 from app.calls.store import SidTaken
 from app.calls.stored_problem import error_as_json, is_retried_when_scheduled
 from app.database.batcher import Batcher, BusyResult
-from app.database.engine import Database, Session
+from app.database.engine import Database, Session, run_after_commit
 from app.database.errors import is_value_refused
 from app.database.retry_queue import RetryQueue
 from app.errors import CallgateError, DatabaseUnavailable
@@ -231,18 +232,23 @@ class Placement:
 
     async def _restore_lost_attempt(self, session: Session, record: Call, call: Call | NewCall) -> None:
         """Writes an attempt that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
-        logger.error("record_lost", call_id=str(call.id), attempt=call.attempt)
         restore_attempt(record, call)
         await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
+        run_after_commit(session, partial(self._report_lost_record, call, call.attempt))
 
     async def _insert_lost_record(self, call: Call | NewCall) -> None:
         """Inserts a record that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
-        logger.error("record_lost", call_id=str(call.id), attempt=call.attempt)
-        call.attempt = 1
+        lost_attempt, call.attempt = call.attempt, 1
         if not await insert_lost_intent(self.database, call):
             # A later request has taken the key, or the call that this one redials has got another redial.
             call.idempotency_key = call.redial_of = None
             await insert_lost_intent(self.database, call)
+        self._report_lost_record(call, lost_attempt)
+
+    def _report_lost_record(self, call: Call | NewCall, attempt: int) -> None:
+        """Counts and logs that a record or an attempt was lost. Call this method when it has been written again."""
+        self.metrics.calls.records_lost.inc()
+        logger.error("record_lost", call_id=str(call.id), attempt=attempt)
 
     async def _mark_rejected_credentials(self, account: UsableAccount, outcome: Outcome) -> None:
         """Marks rejected credentials, which are then tried last. Removes the mark of a credential that Twilio has accepted."""
