@@ -17,6 +17,7 @@ from app.calls.models import Call
 from app.tenants.directory import TenantDirectory
 from app.twilio.addresses import (
     address_key,
+    address_keys,
     address_spellings,
     caller_key,
     has_no_optional_parts,
@@ -143,7 +144,7 @@ async def twilio_clock_lead(tenants: TenantDirectory, twilio: TwilioClient, acco
 
 def called_address_filter(calls: Iterable[Call]) -> EntryFilter:
     """Returns a filter for Twilio's list. It keeps each entry that may be a call to the address of one of `calls`."""
-    keys = {address_key(call.to) for call in calls}
+    keys = {key for call in calls for key in address_keys(call.to)}
 
     def keep(entry: Mapping[str, Any]) -> bool:
         to = _text_or_none(entry.get("to"))
@@ -185,7 +186,7 @@ def rate_match(call: Call, entry: CallResource, *, longest_life: timedelta) -> M
     shown_to, shown_from = _text_or_none(entry.raw.get("to")), _text_or_none(entry.raw.get("from"))
     if entry.direction not in (_API_CALL_DIRECTION, None):
         return "no"
-    if shown_to and address_key(shown_to) != address_key(call.to):
+    if shown_to and address_key(shown_to) not in address_keys(call.to):
         return "no"
     callers = [caller for caller in (call.from_, call.parameters.get("caller_id")) if caller]
     if shown_from and caller_key(shown_from) not in map(caller_key, callers):

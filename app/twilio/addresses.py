@@ -6,7 +6,7 @@ the addresses differ. Equal keys prove nothing.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from ipaddress import IPv6Address
 from urllib.parse import unquote
 
@@ -22,6 +22,11 @@ _SIP_PARTS = re.compile(
 )
 # A SIP host without scheme and user, as Twilio might show it. `_split_scheme` takes `example.com:` before a port for a scheme.
 _HOST_WITHOUT_SCHEME = re.compile(rf"{HOST}(?::[0-9]*+)?+(?:[;?].*+)?+", re.ASCII | re.DOTALL)
+# `"Name" <address>` (RFC 3261 §25.1 `name-addr`). A decoded SIP address may end with `>`, too. So neither a name without quotes
+# nor an address without scheme may contain a character that begins parameters or headers.
+_NAME_AND_ADDRESS = re.compile(
+    r'(?:"(?:[^"\\]|\\.)*+"\s*+|[^"<@:;?]*+)<((?:sips?|tel|client):.*|[^;?]*)>', re.IGNORECASE | re.ASCII | re.DOTALL
+)
 _NANP_NUMBER_LENGTH = 11
 _MAX_ESCAPE_LAYERS = 8
 """The maximum number of times that an address is decoded. Each time reads the whole address."""
@@ -29,7 +34,7 @@ _MAX_ESCAPE_LAYERS = 8
 
 def address_key(address: str) -> str:
     """Returns the comparable part of a call's `to`: a SIP address's user and host, a number's digits, or a client's name."""
-    text = _decode_address(address)
+    text = _strip_name_and_escapes(address)
     scheme, rest = _split_scheme(text)
     if scheme in ("sip", "sips"):
         return "sip:" + _sip_key(rest)
@@ -42,12 +47,21 @@ def address_key(address: str) -> str:
     return "tel:" + (_comparable_digits(rest.partition(";")[0]) or rest)
 
 
+def address_keys(sent: str) -> Collection[str]:
+    """Returns the keys that Twilio's spellings of a call's `to` can have. `address_key(sent)` is one of them.
+
+    There is a second one if the address has no user, but an escaped `@` in its parameters. Once that is decoded, the text
+    before it cannot be told from a user.
+    """
+    return {address_key(spelling) for spelling in (address_spellings(sent) if "%" in sent else (sent,))}
+
+
 def caller_key(caller: str) -> str:
     """Returns the comparable part of a call's `from`: a SIP address's user, or a number's digits.
 
     Ignores the host, because Twilio may omit or replace it.
     """
-    _, rest = _split_scheme(_decode_address(caller))
+    _, rest = _split_scheme(_strip_name_and_escapes(caller))
     return _user_key(rest.partition("?")[0].partition("@")[0])
 
 
@@ -86,14 +100,14 @@ def has_no_optional_parts(address: str) -> bool:
     return plain and address[:4].lower() == "sip:" and ":" not in match["base"][4:]
 
 
-def _decode_address(address: str) -> str:
+def _strip_name_and_escapes(address: str) -> str:
     """Returns the address in lower case and without escapes. Of `"Name" <address>`, returns only the address.
 
     Decodes escapes of escapes, too, so that the result is the same if Twilio has decoded the address already.
     """
     text = address.strip()
-    if text.endswith(">"):
-        text = text.rpartition("<")[2][:-1]
+    if named := _NAME_AND_ADDRESS.fullmatch(text):
+        text = named[1]
     for _ in range(_MAX_ESCAPE_LAYERS):
         if (decoded := unquote(text)) == text:
             break

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -274,6 +274,29 @@ async def test_a_list_that_is_too_long_makes_a_search_inconclusive_if_twilio_may
         lost = (await tenant.create(to=sent)).json()["id"]
         await search(gateway, resolver, lost)
         assert await last_search(tenant, lost) == {"result": "ambiguous", "candidates": 1, "rivals": 0}
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (
+            "sip:kate@example.com?Remote-Party-ID=%3Csip:foo%40example.org%3E",
+            "sip:kate@example.com?Remote-Party-ID=<sip:foo@example.org>",
+        ),
+        ("sip:pbx;x=a%40b", "sip:pbx"),
+        ("sip:pbx;x=a%40b", "sip:pbx;x=a@b"),
+    ],
+)
+async def test_a_call_that_twilio_shows_decoded_or_shorter_is_not_overlooked(
+    gateway: Gateway, resolver: OutcomeResolver, sent: str, shown: str
+) -> None:
+    listed = answer(200, {"calls": [call_resource("CA" + uuid4().hex, to=shown, **{"from": "Jack"})], "next_page_uri": None})
+    async with running_upstream(reset, listed) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create(to=sent)).json()["id"]
+        await search(gateway, resolver, lost)
+        assert (await last_search(tenant, lost))["candidates"] == 1
+        assert (await record(tenant, lost))["execution"] in ("started", "unknown")
 
 
 async def test_no_search_is_conclusive_without_a_date_from_twilio(gateway: Gateway, resolver: OutcomeResolver) -> None:
