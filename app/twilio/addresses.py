@@ -88,6 +88,9 @@ def address_spellings(address: str) -> Iterable[str]:
         for text in (base + host + port + rest, base + match["host"] + port + rest.partition("?")[0], base + host):
             found[text] = None
         found["sip:" + (base + host).lower().partition(":")[2]] = None
+    elif address.startswith("client:"):
+        name = address.partition("?")[0]
+        found |= {name: None, name.lower(): None}
     return found
 
 
@@ -95,7 +98,7 @@ def has_no_optional_parts(address: str) -> bool:
     """Returns whether the address has no part that Twilio may omit or decode. Twilio may still change letters to lower case."""
     match = _SIP_PARTS.fullmatch(address)
     if match is None:
-        return "%" not in address
+        return not {"%", "?"} & set(address)
     plain = not match["port"] and not match["rest"] and not {"%", ";", "?"} & set(address)
     return plain and address[:4].lower() == "sip:" and ":" not in match["base"][4:]
 

@@ -155,6 +155,7 @@ def test_equivalent_addresses_are_the_same() -> None:
 
 def test_spellings_of_an_address() -> None:
     assert list(address_spellings("+14155550100")) == ["+14155550100"]
+    assert list(address_spellings("client:Alice?foo=bar")) == ["client:Alice?foo=bar", "client:Alice", "client:alice"]
     assert list(address_spellings("sip:kate@example.com")) == ["sip:kate@example.com"]
     assert list(address_spellings("sips:Kate@EXAMPLE.com:5061;edge=dublin?X-a=1")) == [
         "sips:Kate@EXAMPLE.com:5061;edge=dublin?X-a=1",
@@ -182,6 +183,8 @@ def test_a_plain_address_has_no_parts_to_omit(address: str) -> None:
         "sip:k%61te@example.com",
         "sip:kate:secret@example.com",
         "sip:kate;a=1@example.com",
+        "client:alice?foo=bar",
+        "client:al%69ce",
     ],
 )
 def test_other_addresses_are_not_plain(address: str) -> None:
