@@ -16,6 +16,6 @@ def head_without_upgrade(method: str, target: bytes, version: str, headers: Iter
         if name == b"connection":
             options = [option.strip() for option in value.split(b",")]
             value = b", ".join(option for option in options if option.lower() not in _UPGRADE_HEADERS)
-        if value and name not in _UPGRADE_HEADERS:
+        if name not in _UPGRADE_HEADERS and (value or name != b"connection"):
             lines.append(b"%b: %b" % (name, value))
     return b"\r\n".join([*lines, b"", b""])

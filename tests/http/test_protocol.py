@@ -190,6 +190,17 @@ async def test_an_upgrade_is_declined_and_the_body_is_read(
     assert len(upstream.posts) == 2
 
 
+@pytest.mark.parametrize("keys", [["Idempotency-Key:"], ["Idempotency-Key: a", "Idempotency-Key:"]])
+@pytest.mark.parametrize("offer", [(), H2C], ids=["plain", "with an offer to upgrade"])
+async def test_an_empty_idempotency_key_is_refused_with_and_without_an_offer_to_upgrade(
+    gateway: Gateway, tenant: Tenant, upstream: Upstream, offer: tuple[str, ...], keys: list[str]
+) -> None:
+    async with connected(gateway.url) as connection:
+        await connection.send(head("POST", "/v1/calls", *offer, *JSON, key_of(tenant), *keys) + BODY)
+        assert (await connection.answer()).slug == "invalid-request"
+    assert not upstream.posts
+
+
 @needs_program("curl")
 async def test_curl_with_http2_places_a_call(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
     command = ["curl", "--http2", "--silent", "--show-error", "--json", BODY.decode(), "--header", key_of(tenant)]
