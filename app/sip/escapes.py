@@ -3,7 +3,7 @@
 import re
 from itertools import islice
 from typing import Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 from app.sip.findings import Report
 from app.sip.grammar import split_name_value_list
@@ -14,11 +14,11 @@ NameValuePairs = tuple[tuple[str, str | None], ...]
 HEADER_IN_VALUE: Final = re.compile(r"%26[^%=&]++(?:=|%3[Dd])")
 """Matches `%26Name=` in the value of a header: probably an `&` between two headers that was escaped."""
 
-_LINE_SEPARATORS = "\x85\u2028\u2029"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x84\x86-\x9f]")
-_LINE_SEPARATOR = re.compile(f"[{_LINE_SEPARATORS}]")
-# "%250d" becomes "%0d" when decoded once, and CR when decoded twice; "%25250d" needs one decoding more.
-_DOUBLE_ESCAPED_CONTROL = re.compile(r"%(?:25)*+(?:[01][0-9A-Fa-f]|7[fF])")
+_LINE_SEPARATOR = re.compile(r"[\x85\u2028\u2029]")
+_CONTROL_OR_LINE_SEPARATOR = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_MAX_ESCAPE_LAYERS = 8
+"""The maximum number of times that a text is decoded. Each time reads the whole text."""
 _ESCAPE_OR_CHARACTER = re.compile(r"%[0-9A-Fa-f]{2}|.", re.DOTALL)
 
 
@@ -35,6 +35,25 @@ def unescape(text: str) -> str | None:
         return None
 
 
+def unescape_repeatedly(text: str) -> str:
+    """Decodes percent-escapes until nothing changes, at most 8 times. Octets that are not UTF-8 become U+FFFD."""
+    for _ in range(_MAX_ESCAPE_LAYERS):
+        if (decoded := unquote(text)) == text:
+            break
+        text = decoded
+    return text
+
+
+def has_escaped_control(text: str) -> bool:
+    """Returns whether decoding the text, once or repeatedly, gives a control character or line separator.
+
+    "%0d" and "%250d" become CR, and so does "%%30d", because "%30" is the digit 0. A text that is escaped more often than
+    `unescape_repeatedly` decodes counts, too.
+    """
+    decoded = unescape_repeatedly(_CONTROL_OR_LINE_SEPARATOR.sub(" ", text))
+    return _CONTROL_OR_LINE_SEPARATOR.search(decoded) is not None or unquote(decoded) != decoded
+
+
 def decode_name_value_list(items_text: str, separator: str) -> NameValuePairs:
     """Returns the decoded names and values of a list of `name=value`. A name that is not UTF-8 stays as written."""
     items = split_name_value_list(items_text, separator)
@@ -45,7 +64,7 @@ def decode_name_value_list(items_text: str, separator: str) -> NameValuePairs:
 
 def is_control(character: str) -> bool:
     """Returns whether the character is C0, DEL, C1 or a Unicode line separator, which some software takes for a line end."""
-    return bool(_CONTROL.match(character)) or character in _LINE_SEPARATORS
+    return bool(_CONTROL_OR_LINE_SEPARATOR.match(character))
 
 
 def truncates_to_line_end(character: str) -> bool:
@@ -75,8 +94,9 @@ def check_escapes(text: str, start: int, report: Report) -> None:
 
     if control := _CONTROL.search(decoded):
         report_at(control.start(), "CONTROL_CHAR", "Remove this escaped control character.")
-    if "%" in decoded and (nested := _DOUBLE_ESCAPED_CONTROL.search(decoded)):
-        report_at(nested.start(), "DOUBLE_ESCAPED_CONTROL", "Remove this control character, which is escaped twice.")
+    if "%" in decoded and has_escaped_control(decoded):
+        detail = "Remove the control character that this becomes when it is decoded more than once."
+        report_at(decoded.index("%"), "DOUBLE_ESCAPED_CONTROL", detail)
     if decoded.isascii():
         return None
     if separator := _LINE_SEPARATOR.search(decoded):

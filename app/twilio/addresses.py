@@ -8,9 +8,9 @@ the addresses differ. Equal keys prove nothing.
 import re
 from collections.abc import Collection, Iterable
 from ipaddress import IPv6Address
-from urllib.parse import unquote
 
 from app.sip.comparison import are_equal_uris
+from app.sip.escapes import unescape_repeatedly
 from app.sip.grammar import HOST
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):(.*)", re.DOTALL)
@@ -28,8 +28,6 @@ _NAME_AND_ADDRESS = re.compile(
     r'(?:"(?:[^"\\]|\\.)*+"\s*+|[^"<@:;?]*+)<((?:sips?|tel|client):.*|[^;?]*)>', re.IGNORECASE | re.ASCII | re.DOTALL
 )
 _NANP_NUMBER_LENGTH = 11
-_MAX_ESCAPE_LAYERS = 8
-"""The maximum number of times that an address is decoded. Each time reads the whole address."""
 
 
 def address_key(address: str) -> str:
@@ -111,11 +109,7 @@ def _strip_name_and_escapes(address: str) -> str:
     text = address.strip()
     if named := _NAME_AND_ADDRESS.fullmatch(text):
         text = named[1]
-    for _ in range(_MAX_ESCAPE_LAYERS):
-        if (decoded := unquote(text)) == text:
-            break
-        text = decoded
-    return text.lower().strip()
+    return unescape_repeatedly(text).lower().strip()
 
 
 def _split_scheme(text: str) -> tuple[str, str]:

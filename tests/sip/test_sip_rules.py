@@ -132,6 +132,37 @@ def test_the_range_of_a_finding(text: str, code: str, where: str) -> None:
     assert text[found.start : found.end] == where
 
 
+@pytest.mark.parametrize("place", ["sip:kate@example.com?X-A={}", "sip:{}@example.com", "sip:kate@example.com;x={}"])
+@pytest.mark.parametrize(
+    ("escapes", "is_error"),
+    [
+        ("%250d", True),
+        ("1%25%2530%2564", True),
+        ("1%25250%2564%25250%2561Evil", True),
+        ("%25C2%2585", True),
+        ("%25E2%2580%25A8", True),
+        ("%" + "25" * 20 + "0d", True),
+        ("100%25", False),
+        ("100%2525%20d", False),
+        ("%25%2541%2564", False),
+        ("%25C3%25A9", False),
+        ("%25FF", False),
+    ],
+)
+def test_a_control_character_is_found_below_all_escapes(place: str, escapes: str, is_error: bool) -> None:
+    text = place.format(escapes)
+    found = {finding.code: finding for finding in SipUri.parse(text).findings}
+    assert ("DOUBLE_ESCAPED_CONTROL" in found) == is_error
+    if is_error:
+        nested = found["DOUBLE_ESCAPED_CONTROL"]
+        assert text[nested.start : nested.end] == "%25"
+
+
+def test_a_control_character_that_is_escaped_once_is_reported_once() -> None:
+    assert codes("sip:kate@example.com?X-A=%0d100%25") == ["CONTROL_CHAR"]
+    assert codes("sip:kate@example.com?X-A=%0d%250a") == ["CONTROL_CHAR", "DOUBLE_ESCAPED_CONTROL"]
+
+
 def test_an_escaped_separator_of_headers_is_explained() -> None:
     for header in ("mycustomheader=foo%26myotherheader=bar", "X-A=foo%26X-B=a=b"):
         found = [
