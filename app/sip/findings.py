@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 MAX_FINDINGS: Final = 10
-"""The maximum number of findings on an address. `Report` drops further ones, except the first error."""
+"""The maximum number of findings on an address."""
 AUTHENTICATION_ADVICE: Final = "Leave out the colon and the password; use sip_auth_username and sip_auth_password."
 HEADER_NAME_ADVICE: Final = "Use letters, digits and hyphens: a header's name is a token (RFC 3261 §25.1; 21228, 32111)."
 HEADER_IN_VALUE_ADVICE: Final = (
@@ -76,7 +76,7 @@ SEVERITIES: Final[Mapping[str, Severity]] = MappingProxyType(
 
 
 class Report(list[Finding]):
-    """The findings of one validation: the first MAX_FINDINGS and, if these contain no error, also the first error.
+    """The first MAX_FINDINGS findings of one validation. If these contain no error, the first error replaces the last of them.
 
     The number is limited to bound the work. The error is kept, so that a truncated list never makes an address look valid. If
     `is_closed` is true, the report is complete and `add` ignores further findings.
@@ -88,10 +88,12 @@ class Report(list[Finding]):
         if self.is_closed:
             return
         severity = SEVERITIES[code]
-        if len(self) < MAX_FINDINGS or severity is Severity.ERROR:
-            self.append(Finding(code, severity, start, end, detail))
-            if len(self) >= MAX_FINDINGS:
-                self.is_closed = self.has_error
+        if self.takes_only_errors:
+            if severity is not Severity.ERROR:
+                return
+            self.pop()
+        self.append(Finding(code, severity, start, end, detail))
+        self.is_closed = self.takes_only_errors and self.has_error
 
     @property
     def has_error(self) -> bool:
@@ -99,7 +101,7 @@ class Report(list[Finding]):
 
     @property
     def takes_only_errors(self) -> bool:
-        """Whether the report has at least MAX_FINDINGS findings. Then `add` ignores a further finding unless it is an error."""
+        """Whether the report has MAX_FINDINGS findings. Then `add` ignores a further finding unless it is an error."""
         return len(self) >= MAX_FINDINGS
 
     def findings(self) -> tuple[Finding, ...]:
