@@ -63,10 +63,11 @@ class _PendingItem(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Calls `write` with up to `max_batch` items at a time. `write` returns one result per item, in order.
 
-    If a batch fails because of an item, the items are written one by one, so that only this item gets the error. If the
-    database fails, all items of the batch get the error. For an item whose row is locked, `write` either returns LOCKED without
-    waiting, or fails with a lock timeout. Up to `max_queue` items wait at a time; further submissions wait until there is
-    space, so memory is bounded. If a batch takes longer than `slow_after_s`, the next batch starts without waiting for it.
+    If a batch fails because of an item, its halves are written separately, then the halves of a half that fails, and so on.
+    Thus only this item gets the error. If the database fails, all items of the batch get the error. For an item whose row is
+    locked, `write` either returns LOCKED without waiting, or fails with a lock timeout. Up to `max_queue` items wait at a time;
+    further submissions wait until there is space, so memory is bounded. If a batch takes longer than `slow_after_s`, the next
+    batch starts without waiting for it.
 
     If `gather_s` is set, a batch starts `gather_s` seconds after its first item has arrived, or as soon as it has
     `gather_up_to` items. This saves commits at low rates, and delays each result by up to `gather_s` seconds.
@@ -182,15 +183,16 @@ class Batcher(Generic[Item, Result]):
             if error.reason == "locked" and len(batch) > 1:
                 await self._settle_individually(batch)
                 return
-            # The database failed, not an item. Writing them one by one would only fail again.
+            # The database failed, not an item. Writing the items again would only fail again.
             for waiting in batch:
                 waiting.fail(copy.copy(error))
         except Exception as error:
             if len(batch) == 1:
                 batch[0].fail(error)
                 return
-            for waiting in batch:
-                await self._settle_batch([waiting])
+            middle = len(batch) // 2
+            for half in (batch[:middle], batch[middle:]):
+                await self._settle_batch(half)
         else:
             await self._deliver_results(batch, results)
 

@@ -81,7 +81,15 @@ async def test_a_bad_item_fails_only_its_own_submission() -> None:
     assert [str(result) for result in results] == ["wrote 0", "wrote 1", "one of [2]", "wrote 3"]
 
 
-async def test_items_are_not_retried_one_by_one_while_the_database_is_unavailable() -> None:
+async def test_a_bad_item_is_found_with_few_writes() -> None:
+    writer = RecordingWriter(refuses=lambda item: item == 10)
+    batcher = Batcher(writer.write, slow_after_s=60, gather_s=3600, gather_up_to=16)
+    results = await asyncio.gather(*(batcher.submit(number) for number in range(16)), return_exceptions=True)
+    assert [number for number, result in enumerate(results) if isinstance(result, ValueError)] == [10]
+    assert [len(batch) for batch in writer.batches] == [16, 8, 8, 4, 2, 2, 1, 1, 4]
+
+
+async def test_items_are_not_written_again_while_the_database_is_unavailable() -> None:
     writer = RecordingWriter(fails=DatabaseUnavailable(after_s=2))
     batcher = Batcher(writer.write, slow_after_s=60)
     results = await asyncio.gather(*(batcher.submit(number) for number in range(4)), return_exceptions=True)
