@@ -5,7 +5,17 @@ check the parts of texts that match. docs/sip.md explains every code.
 """
 
 from app.sip.call_parameters import SipAuthFindings, check_from, check_sip_auth
+from app.sip.escapes import has_escaped_control
 from app.sip.findings import SEVERITIES, Finding, Severity
 from app.sip.uri import SipUri
 
-__all__ = ["SEVERITIES", "Finding", "Severity", "SipAuthFindings", "SipUri", "check_from", "check_sip_auth"]
+__all__ = [
+    "SEVERITIES",
+    "Finding",
+    "Severity",
+    "SipAuthFindings",
+    "SipUri",
+    "check_from",
+    "check_sip_auth",
+    "has_escaped_control",
+]

@@ -104,12 +104,13 @@ def has_no_optional_parts(address: str) -> bool:
 def _strip_name_and_escapes(address: str) -> str:
     """Returns the address in lower case and without escapes. Of `"Name" <address>`, returns only the address.
 
-    Decodes escapes of escapes, too, so that the result is the same if Twilio has decoded the address already.
+    Decodes escapes of escapes, too, so that the result is the same if Twilio has decoded the address already. Leaves out NUL,
+    which Postgres cannot store.
     """
     text = address.strip()
     if named := _NAME_AND_ADDRESS.fullmatch(text):
         text = named[1]
-    return unescape_repeatedly(text).lower().strip()
+    return unescape_repeatedly(text).replace("\0", "").lower().strip()
 
 
 def _split_scheme(text: str) -> tuple[str, str]:

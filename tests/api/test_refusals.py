@@ -28,6 +28,10 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "no url, twiml or application_sid": (NO_SOURCE, {"/url"}),
     "unknown members, by name": (BASIC | {"if_machine": "Hangup", "a/b~c": 1}, {"/if_machine", "/a~1b~0c"}),
     "unknown members with pydantic's names": (BASIC | {"bool": 1, "literal[x]": 1}, {"/bool", "/literal[x]"}),
+    "client with an escaped NUL": (BASIC | {"to": "client:a%00b", "from": "client:jack"}, {"/to"}),
+    "client with an escaped NUL in an escape": (BASIC | {"to": "client:a%2500b", "from": "client:jack"}, {"/to"}),
+    "client as the caller with an escaped line end": (BASIC | {"to": "client:kate", "from": "client:a%0Ab"}, {"/from"}),
+    "SIP address with a NUL in escapes of escapes": (BASIC | {"to": "sip:kate%25%2530%2530@example.com"}, {"/to"}),
     "number as text": (BASIC | {"timeout": "60"}, {"/timeout"}),
     "boolean as number": (BASIC | {"record": 1}, {"/record"}),
     "timeout too long": (BASIC | {"timeout": 601}, {"/timeout"}),
@@ -308,6 +312,7 @@ def _camel(name: str) -> str:
 async def test_phone_numbers_and_clients_can_be_called(tenant: Tenant) -> None:
     assert (await tenant.create(to="+14155550100", **{"from": "+14155550199"})).status_code == 201
     assert (await tenant.create(to="client:kate", **{"from": "client:jack"})).status_code == 201
+    assert (await tenant.create(to="client:kate?note=a%0Ab%00", **{"from": "client:jack"})).status_code == 201
 
 
 def test_the_documented_parameters_are_those_of_twilios_openapi() -> None:

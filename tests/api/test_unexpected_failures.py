@@ -24,6 +24,7 @@ TEXTS = [
     "\x01\x7f\u2028",
     "http://example.com:99999/",
     "é" * 3000,
+    "sip:kate%25%2530%2530@example.com",
 ]
 VALUES: list[Any] = [*TEXTS, "\ud800", "http://\udfff@example.com", 10**400, 1e300, ["\ud800"], {}]
 

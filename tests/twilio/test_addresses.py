@@ -107,6 +107,11 @@ def valid_sip_uris(draw: st.DrawFn) -> str:
     return uri
 
 
+@pytest.mark.parametrize("address", ["client:a%00b", "client:a%2500b", "sip:k%25%2530%2530@a.example", "sip:pbx%00", "+1%0041"])
+def test_a_key_has_no_nul(address: str) -> None:
+    assert "\0" not in address_key(address)
+
+
 @given(valid_sip_uris())
 def test_an_address_has_the_same_key_if_twilio_decodes_it(uri: str) -> None:
     assert address_key(unquote(uri)) == address_key(uri)

@@ -16,7 +16,7 @@ from app.calls.parameters import CallRequest
 from app.calls.phone_numbers import E164, guess_number
 from app.errors import FieldError, InvalidRequest
 from app.http.field_errors import field_errors_from
-from app.sip import Finding, Severity, SipUri, check_from, check_sip_auth
+from app.sip import Finding, Severity, SipUri, check_from, check_sip_auth, has_escaped_control
 
 _CLIENT_ADDRESS = re.compile(r"client:[^\s\x00-\x1f\x7f]{1,250}")
 
@@ -68,8 +68,8 @@ def _address_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Sev
     to, from_ = body.get("to"), body.get("from")
     if not isinstance(to, str) or not to:
         return
-    if E164.fullmatch(to) or _CLIENT_ADDRESS.fullmatch(to):
-        if isinstance(from_, str) and not (E164.fullmatch(from_) or _CLIENT_ADDRESS.fullmatch(from_)):
+    if _is_number_or_client(to):
+        if isinstance(from_, str) and not _is_number_or_client(from_):
             text = "must be an E.164 number such as +14155550100, or client:name, unless `to` is a SIP URI"
             yield FieldError("/from", "from_not_callable", text + _number_hint(from_)), Severity.ERROR
         return
@@ -84,6 +84,13 @@ def _address_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Sev
     auth = check_sip_auth(username if isinstance(username, str) else None, password if isinstance(password, str) else None)
     yield from _as_field_errors("/sip_auth_username", auth.username)
     yield from _as_field_errors("/sip_auth_password", auth.password)
+
+
+def _is_number_or_client(text: str) -> bool:
+    if not _CLIENT_ADDRESS.fullmatch(text):
+        return E164.fullmatch(text) is not None
+    # Parameters for the client may follow a `?`. Their values may have escaped line ends.
+    return not has_escaped_control(text.partition("?")[0])
 
 
 def _number_hint(text: str) -> str:
