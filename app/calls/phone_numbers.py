@@ -22,13 +22,32 @@ _TRUNK_ZERO = re.compile(r"\( ?0 ?\)")
 def read_number(text: str) -> str | None:
     """Returns the number in E.164, or None if the text is not a number or can mean two numbers.
 
-    The text may be an E.164 number with separators, or a US number with or without the leading 1. A leading space may be a `+`
-    that a client did not percent-encode, so the text is read with and without a `+`. If this gives two different numbers, the
-    result is None.
+    The text may be an E.164 number with separators, or a US number with or without the leading 1. In a text with separators, a
+    prefix for national calls after the country code, as in "+44 (020) …", makes the meaning doubtful. A leading space may be a
+    `+` that a client did not percent-encode, so the text is read with and without a `+`. If this gives two different numbers,
+    the result is None.
     """
-    if text.startswith(" "):
-        readings = {number for number in map(read_number, (text.lstrip(" "), "+" + text.lstrip(" "))) if number}
-        return readings.pop() if len(readings) == 1 else None
+    bare = text.lstrip(" ")
+    readings = {number for number in map(_join_digits, (bare, "+" + bare) if text != bare else (text,)) if number}
+    number = readings.pop() if len(readings) == 1 else None
+    if number and _SEPARATORS.search(bare) and _apply_numbering_plan(number) not in (number, None):
+        return None
+    return number
+
+
+def guess_number(text: str) -> str | None:
+    """Returns the E.164 number that the text probably means, or None. Use it only as a hint in a message; never dial it."""
+    digits = _SEPARATORS.sub("", _TRUNK_ZERO.sub("", text.strip().removeprefix("tel:").replace("/", "")))
+    number = read_number(digits)
+    if number is None and (prefix := _INTERNATIONAL_PREFIX.match(digits)):
+        number = read_number("+" + digits[prefix.end() :])
+    elif number is None and _INTERNATIONAL_DIGITS.fullmatch(digits):
+        number = f"+{digits}"
+    return number and (_apply_numbering_plan(number) or number)
+
+
+def _join_digits(text: str) -> str | None:
+    """Returns the number in E.164 that the text is without its separators, or None if it is not a number."""
     if not _NUMBER_WITH_SEPARATORS.fullmatch(text) or _TRUNK_ZERO.search(text):
         return None
     digits = _SEPARATORS.sub("", text)
@@ -38,14 +57,18 @@ def read_number(text: str) -> str | None:
     return f"+1{us[1]}" if us else None
 
 
-def guess_number(text: str) -> str | None:
-    """Returns the E.164 number that the text probably means, or None. Use it only as a hint in a message; never dial it."""
-    digits = _SEPARATORS.sub("", _TRUNK_ZERO.sub("", text.strip().removeprefix("tel:").replace("/", "")))
-    if number := read_number(digits):
-        return number
-    if prefix := _INTERNATIONAL_PREFIX.match(digits):
-        return read_number("+" + digits[prefix.end() :])
-    return f"+{digits}" if _INTERNATIONAL_DIGITS.fullmatch(digits) else None
+def _apply_numbering_plan(number: str) -> str | None:
+    """Returns the E.164 number without prefixes that its country's numbering plan uses for national calls only.
+
+    Returns None if the number does not begin with a country code.
+    """
+    # Imported only here, because importing phonenumbers takes 70 ms and 9 MB. Only numbers with separators and hints need it.
+    from phonenumbers import NumberParseException, PhoneNumberFormat, format_number, parse
+
+    try:
+        return format_number(parse(number), PhoneNumberFormat.E164)
+    except NumberParseException:
+        return None
 
 
 def stored_address_forms(text: str) -> tuple[str, ...]:
