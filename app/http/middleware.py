@@ -203,7 +203,7 @@ class _HttpExchange:
         return {**message, "body": body[sent:]} if sent else message
 
     async def send_error(self, error: CallgateError) -> None:
-        count_and_log_error(error, self._metrics)
+        count_and_log_error(error, self._metrics, self.scope)
         response = self._renderer.render(error, method=self.scope["method"], path=self.scope["path"], state=self.state)
         if isinstance(error, RequestTimeout):
             response.headers["Connection"] = "close"

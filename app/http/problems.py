@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match, Mount
+from starlette.types import Scope
 
 from app.errors import (
     CallgateError,
@@ -38,6 +39,7 @@ from app.errors import (
 )
 from app.http.error_renderers import ErrorRenderers
 from app.http.openapi import drop_null_types, header_references
+from app.http.request_log import count_error
 from app.observability import Metrics
 from app.observability.context import bind_log_fields
 
@@ -190,9 +192,9 @@ class ProblemRenderer:
         return JSONResponse(body.model_dump(mode="json"), 202, headers={"Location": f"{CREATION_PATH}/{call_id}"})
 
 
-def count_and_log_error(error: CallgateError, metrics: Metrics) -> None:
+def count_and_log_error(error: CallgateError, metrics: Metrics, scope: Scope) -> None:
     """Counts the error in the metrics, and adds the error's slug and the id of the call to the request's log line."""
-    metrics.http.refused.labels(error.slug).inc()
+    count_error(metrics, scope, error)
     bind_log_fields(problem=error.slug)
     if error.call_id:
         bind_log_fields(call_id=str(error.call_id))
@@ -202,7 +204,7 @@ def install_handlers(app: FastAPI, metrics: Metrics, renderers: ErrorRenderers) 
     """Registers handlers that render CallgateErrors and FastAPI's own errors. RequestMiddleware renders all others."""
 
     async def answer(request: Request, error: CallgateError, headers: dict[str, str] | None = None) -> Response:
-        count_and_log_error(error, metrics)
+        count_and_log_error(error, metrics, request.scope)
         path = request.url.path
         response = renderers.renderer_for_path(path).render(
             error, method=request.method, path=path, state=request.scope["state"]

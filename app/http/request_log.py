@@ -1,4 +1,4 @@
-"""Writes the log line, the metrics and the tracing span of each request."""
+"""Writes the log line, the metrics and the tracing span of each request, and counts errors."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 from starlette.types import Scope
 
+from app.errors import CallgateError, DatabaseUnavailable
 from app.observability import Metrics
 from app.observability.context import bound_fields
 from app.observability.tracing import annotate, has_recording_span, mark_span_failed
@@ -27,9 +28,7 @@ def count_and_log_request(
 
     `seconds` is its duration. `seconds_by_part` holds the time that was spent in each part, such as `database`.
     """
-    # The route's template is logged, not the path and the query: they may hold phone numbers.
-    route = getattr(scope.get("route"), "path", None) or "unmatched"
-    method = method_label(scope)
+    method, route = method_label(scope), _route_label(scope)
     metrics.http.requests_series(method, route, str(status)).inc()
     metrics.http.request_seconds_series(method, route).observe(seconds)
     if route not in UNLOGGED_PATHS:
@@ -37,12 +36,29 @@ def count_and_log_request(
         logger.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1), **parts)
     if has_recording_span():
         context = {f"callgate.{name}": value for name, value in bound_fields().items() if name in _SPAN_FIELDS and value}
-        request = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+        request: dict[str, str | int] = {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+        }
         annotate(request | context, name=f"{method} {route}")
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             mark_span_failed(str(status))
 
 
+def count_error(metrics: Metrics, scope: Scope, error: CallgateError) -> None:
+    """Counts an error that is the answer to a request, or to a line of its body."""
+    metrics.http.refused.labels(error.slug).inc()
+    if isinstance(error, DatabaseUnavailable):
+        metrics.http.database_unavailable.labels(method_label(scope), _route_label(scope)).inc()
+
+
 def method_label(scope: Scope) -> str:
     """Returns the HTTP method for use as a metric label: "other" if it is not a standard one."""
     return scope["method"] if scope["method"] in _STANDARD_METHODS else "other"
+
+
+def _route_label(scope: Scope) -> str:
+    """Returns the route's template. The path and the query may hold phone numbers."""
+    route: str | None = getattr(scope.get("route"), "path", None)
+    return route or "unmatched"

@@ -46,6 +46,12 @@ class HttpMetrics:
             ["slug"],
             registry=registry,
         )
+        self.database_unavailable = Counter(
+            "callgate_database_unavailable_total",
+            "Requests answered `database-unavailable`, by route. A line of a body of many calls counts as a request.",
+            ["method", "route"],
+            registry=registry,
+        )
         self.requests_series = cache(self.requests.labels)
         self.request_seconds_series = cache(self.request_seconds.labels)
         # Series start at 0, because Prometheus shows no increase from a missing series to 1.

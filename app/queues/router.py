@@ -34,8 +34,8 @@ from app.http.bodies import JsonBody, media_type_of
 from app.http.openapi import header_references, json_example_references, json_request_body
 from app.http.problems import READ_ERRORS, error_responses, problem_json, problem_of
 from app.http.query import refuse_unknown_parameters
+from app.http.request_log import count_error
 from app.http.routes import needs
-from app.observability import Metrics
 from app.observability.context import bind_log_fields
 from app.queues import examples
 from app.queues.bulk import AnsweredLine, BulkService
@@ -260,8 +260,7 @@ def _render_lines(lines: Sequence[AnsweredLine], request: Request) -> bytes:
 def _render_line(line: AnsweredLine, request: Request) -> bytes:
     place = {"line": line.number, "key": line.key}
     if isinstance(line.result, CallgateError):
-        metrics: Metrics = request.state.metrics
-        metrics.http.refused.labels(line.result.slug).inc()
+        count_error(request.state.metrics, request.scope, line.result)
         problem = problem_of(
             line.result,
             method="POST",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -12,6 +13,7 @@ import asyncpg
 import httpx
 import jsonschema
 import pytest
+import yaml
 from sqlalchemy import text
 
 from app import __version__
@@ -19,6 +21,8 @@ from app.database.engine import Session
 from app.database.partitions import make_partitions
 from app.errors import DatabaseUnavailable
 from app.local.postgres import EmbeddedPostgres
+from app.observability.metrics import EXPOSITION_INTERVAL_S
+from app.queues.router import NDJSON
 from app.schema import migrate
 from app.tenants.administration_store import TenantSettings
 from app.tenants.errors import InvalidMember
@@ -26,8 +30,9 @@ from tests.support.clients import http_client
 from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for, wait_until_ready
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.raw import connected, head
-from tests.support.upstream import created, created_after_release, hang, running_upstream
+from tests.support.upstream import created, created_after_release, hang, refused_url, running_upstream
 
+ALERTS = Path(__file__).resolve().parents[2] / "deploy" / "monitoring" / "alerts.yaml"
 TIMEOUT_S = 30
 
 
@@ -92,6 +97,41 @@ async def test_a_creation_while_postgres_is_down_is_not_sent(fragile: Gateway, p
             postgres.start()
         await _ready(fragile)
         assert (await tenant.create("k")).status_code == 201
+
+
+async def test_only_the_routes_that_create_calls_fire_the_critical_alert(fragile: Gateway, postgres: EmbeddedPostgres) -> None:
+    """Checks that CallgateDatabaseUnavailable counts refused creations on each path, and no other requests."""
+    rules = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
+    (expression,) = (rule["expr"] for rule in rules if rule["alert"] == "CallgateDatabaseUnavailable")
+    (method, routes) = re.findall(r'(?:method=|route=~)"([^"]+)"', expression)
+    tenant = await fragile.add_tenant(refused_url())
+    by_twilio = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls"
+    basic = (tenant.account_sid, tenant.key)
+    await _ready(fragile)
+    postgres.stop()
+    try:
+        answers = [
+            await tenant.create(),
+            await tenant.http.post(by_twilio, data={}, auth=basic),
+            await tenant.http.post(f"{by_twilio}.json", data={}, auth=basic),
+            await tenant.http.post("/v1/queues/default/calls", content="{}", headers={"Content-Type": NDJSON}),
+            await tenant.http.get("/v1/calls"),
+            await tenant.http.post("/v1/deliveries/replay", json={}),
+        ]
+        assert [answer.status_code for answer in answers] == [503] * 6
+        await asyncio.sleep(EXPOSITION_INTERVAL_S)
+        async with http_client(base_url=fragile.url) as prometheus:
+            counted = re.findall(
+                r'^callgate_database_unavailable_total{method="(\w+)",route="(\S+)"}',
+                (await prometheus.get("/metrics")).text,
+                re.MULTILINE,
+            )
+    finally:
+        postgres.start()
+    await _ready(fragile)
+    of_creations = {route for verb, route in counted if verb == method and re.fullmatch(routes, route)}
+    assert len(of_creations) == 4
+    assert {("GET", "/v1/calls"), ("POST", "/v1/deliveries/replay")} <= {*counted} - {("POST", route) for route in of_creations}
 
 
 async def test_an_outcome_while_postgres_is_down_is_reported_as_unknown_and_committed_later(
