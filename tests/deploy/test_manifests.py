@@ -149,6 +149,18 @@ def test_the_lines_of_the_production_overlay_for_workload_identities_can_be_unco
     assert settings_of(render(production_copy)).workload_issuer == "https://oidc.example.com/cluster"
 
 
+def test_the_lines_of_the_production_overlay_for_another_port_of_postgres_can_be_uncommented(production_copy: Path) -> None:
+    file = production_copy / "kustomization.yaml"
+    before, first, patch = file.read_text().partition("  # - target:\n")
+    file.write_text(before + (first + patch).replace("  # ", "  "))
+    (ports,) = (
+        rule["ports"]
+        for rule in render(production_copy).named("NetworkPolicy", "callgate")["spec"]["egress"]
+        if "to" not in rule
+    )
+    assert ports == [{"port": 6432}]
+
+
 def workload_of(service: Manifest) -> str:
     """Returns the name of the workload that a Service selects. The Service callgate-admin selects callgate-api, too."""
     name: str = service["metadata"]["name"]
