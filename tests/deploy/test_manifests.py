@@ -357,7 +357,6 @@ def test_only_monitoring_and_administration_can_reach_the_operations_port(overla
     observers = {"namespaceSelector": {"matchLabels": {"callgate-observer": "true"}}}
     for workload in (each for each in overlay.of_callgate() if command(each)[0] in ("serve", "worker")):
         ops_port = ports_of(workload)["ops"]
-        assert workload["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"] == str(ops_port)
         rules = [
             rule
             for policy in overlay.of_kind("NetworkPolicy")
@@ -372,6 +371,17 @@ def test_only_monitoring_and_administration_can_reach_the_operations_port(overla
                 assert [port["port"] for port in rule["ports"]] == [ops_port]
     services = {service["metadata"]["name"]: service["spec"]["ports"] for service in overlay.of_kind("Service")}
     assert [name for name, ports in services.items() if "ops" in {port["targetPort"] for port in ports}] == ["callgate-admin"]
+
+
+def test_prometheus_scrapes_the_operations_ports_of_all_installations_but_a_trial(manifests: Manifests) -> None:
+    is_trial = any(command(workload)[0] == "simulator" for workload in manifests.of_callgate())
+    for workload in manifests.of_callgate():
+        annotations = workload["spec"]["template"]["metadata"].get("annotations", {})
+        scraped_port = annotations.get("prometheus.io/port") if annotations.get("prometheus.io/scrape") == "true" else None
+        if is_trial or command(workload)[0] not in ("serve", "worker"):
+            assert scraped_port is None
+        else:
+            assert scraped_port == str(ports_of(workload)["ops"])
 
 
 def test_no_pod_can_reach_a_clouds_metadata_service(overlay: Manifests) -> None:
