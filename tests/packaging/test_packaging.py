@@ -18,9 +18,11 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from app import __version__
+from app.calls.creation.placement import DRAIN_COMMIT_TIMEOUT_S
 from app.cli import app as command_line
 from app.healthcheck import DEFAULT_URL
 from app.main import create_app
+from app.services import budget_of
 from app.setting_values import SETTING_PREFIX
 from app.settings import Settings
 from simulator.config import SimulatorConfig
@@ -207,9 +209,14 @@ def test_services_start_after_their_dependencies() -> None:
 
 
 @pytest.mark.parametrize("name", ["api", "worker"])
-def test_a_services_grace_period_covers_its_drain_timeout(name: str) -> None:
-    grace = int(our_services()[name]["stop_grace_period"].removesuffix("s"))
-    assert grace > Settings().drain_timeout >= Settings().request_budget
+def test_a_services_grace_period_is_longer_than_the_work_in_progress(name: str) -> None:
+    service = our_services()[name]
+    grace, chosen = int(service["stop_grace_period"].removesuffix("s")), settings(service["environment"])
+    if name == "api":
+        assert chosen.drain_timeout >= chosen.request_budget
+        assert grace >= chosen.linger + chosen.drain_timeout + 10, "docs/operations.md: ten seconds more"
+    else:
+        assert grace > 2 * budget_of(chosen).attempt + DRAIN_COMMIT_TIMEOUT_S
 
 
 @pytest.mark.parametrize("name", services())
