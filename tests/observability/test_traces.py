@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -13,12 +14,14 @@ from fastapi import FastAPI
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import SpanKind
 from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import Response
 from twilio.request_validator import RequestValidator
 
+from app.calls.callback_urls import CALLBACK_PATH
 from app.jobs.worker import run_worker
 from app.observability import Metrics
 from app.observability.tracing import has_recording_span, trace_background_work, tracing_from_environment
@@ -196,6 +199,25 @@ async def test_spans_hold_no_secrets_and_no_personal_data(traced: Traced) -> Non
         tenant.auth_token,
     ):
         assert planted not in shown
+
+
+@pytest.mark.parametrize(
+    ("sampler", "trace"),
+    [(ParentBased(TraceIdRatioBased(0.0)), TRACE), (TraceIdRatioBased(1e-9), f"{1:032x}")],
+    ids=["parentbased_traceidratio", "traceidratio"],
+)
+async def test_a_client_without_a_key_chooses_what_is_sampled(database_url: str, sampler: Sampler, trace: str) -> None:
+    """Checks what docs/operations.md says. Only callbacks are sampled as the operator has set."""
+    tracing, exporter = memory(sampler)
+    async with (
+        running_gateway(settings_for(database_url), tracing=tracing) as gateway,
+        http_client(base_url=gateway.url) as http,
+    ):
+        for path in ("/v1/calls", f"{CALLBACK_PATH}/{uuid4()}"):
+            await http.post(path, headers={"traceparent": f"00-{trace}-{CALLERS_SPAN}-01"})
+    (span,) = exporter.get_finished_spans()
+    assert (span.name, trace_of(span)) == ("POST /v1/calls", trace)
+    assert dict(span.attributes or {})["http.response.status_code"] == 401
 
 
 async def test_without_tracing_no_traceparent_is_stored(gateway: Gateway) -> None:
