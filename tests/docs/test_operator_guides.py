@@ -30,7 +30,6 @@ NOT_RUN = {
     "kubectl scale": "needs a cluster",
     "kubectl wait": "needs a cluster",
     "kubectl rollout": "needs a cluster",
-    "kubectl edit secret": "needs a cluster, and an editor",
     "kubectl port-forward": "needs a cluster; the API is on this machine",
     "buildah bud": "needs a container engine and a registry",
     "deploy/try-image": "needs a container engine and the image",
@@ -38,6 +37,10 @@ NOT_RUN = {
 CONTAINERS = r"""
 not_run() { echo "not run: $*" >&2; }
 start() { callgate migrate && { callgate serve --port "$PORT" & callgate worker & ready; }; }
+secret_values() {
+    python -c 'import json, shlex, sys
+for name, value in json.loads(sys.argv[1])["stringData"].items(): print("export", f"{name.upper()}={shlex.quote(value)}")' "$1"
+}
 ready() { until curl -sf "http://127.0.0.1:$PORT/readyz" >/dev/null; do sleep 0.1; done; }
 docker() {
     case "$2" in
@@ -56,7 +59,12 @@ kubectl() {
             done ;;
         "apply --kustomize") start ;;
         exec\ *) while [ "$1" != -- ]; do shift; done; shift; "$@" ;;
-        "create namespace" | "delete job" | "edit secret") not_run kubectl "$1" "$2" ;;
+        "patch secret")
+            for argument in "$@"; do
+                [[ "$argument" = --patch=* ]] && eval "$(secret_values "${argument#--patch=}")"
+            done ;;
+        "get secret") printf %s "$CALLGATE_SECRET_KEYS" | base64 ;;
+        "create namespace" | "delete job") not_run kubectl "$1" "$2" ;;
         *) not_run kubectl "$1" ;;
     esac
 }
@@ -146,12 +154,13 @@ def machine(tmp_path: Path, empty_database_url: str, twilio: str) -> Iterator[Ma
 
 
 def saved(text: str) -> str:
-    """Returns a block that also prints its output and exports the API key from this output as `API_KEY`."""
-    return f"{{\n{text}}} > typed 2>&1; cat typed\nexport API_KEY=$(grep -oE 'cgk_[A-Za-z0-9_-]+' typed | tail -n 1)\n"
+    """Returns a block that also prints its output and exports the API key from this output as `PRINTED_KEY`."""
+    return f"{{\n{text}}} > typed 2>&1; cat typed\nexport PRINTED_KEY=$(grep -oE 'cgk_[A-Za-z0-9_-]+' typed | tail -n 1)\n"
 
 
 def first_call(page_block: str) -> str:
-    return page_block.replace("export API_KEY=cgk_…\n", "").replace("sip:YOU@YOUR-DOMAIN", "sip:kate@example.com")
+    """Returns the block of a first call with the key that `saved` has exported, in place of the one that it leaves out."""
+    return adapted(page_block, **{"cgk_…": "$PRINTED_KEY"}).replace("sip:YOU@YOUR-DOMAIN", "sip:kate@example.com")
 
 
 def assert_started(printed: str) -> None:
@@ -187,9 +196,7 @@ def test_one_machine(machine: Machine) -> None:
         "\n.venv/bin/callgate dev --no-simulator", "\ncallgate dev --no-simulator --port $PORT &"
     )
     typed = saved(block("install", "tenants create shop"))
-    printed = machine.types(
-        "unset CALLGATE_DATABASE_URL\n", dev, "ready\n", typed, first_call(block("install", "export API_KEY"))
-    )
+    printed = machine.types("unset CALLGATE_DATABASE_URL\n", dev, "ready\n", typed, first_call(block("install", "date +%s")))
     assert_started(printed)
     assert "not run: make install" in printed
 
@@ -205,14 +212,14 @@ def test_for_good(machine: Machine) -> None:
         },
     )
     typed = saved(block("install", "tenants create shop"))
-    assert_started(machine.types(text, "ready\n", typed, first_call(block("install", "export API_KEY"))))
+    assert_started(machine.types(text, "ready\n", typed, first_call(block("install", "date +%s"))))
 
 
 STOPPED = "\nkill $(jobs -p); wait\n"
 
 
 def test_compose(machine: Machine) -> None:
-    call = block("install", '"url": "http://www.example.com/sipdial.xml"')
+    call = first_call(block("install", '"url": "http://www.example.com/sipdial.xml"'))
     printed = machine.types(saved(block("install", "docker compose up")), call, STOPPED, block("upgrade", "docker compose up"))
     assert_started(printed)
     assert printed.count("The schema is up to date.") == 2
@@ -227,13 +234,20 @@ def test_kubernetes(machine: Machine) -> None:
     assert printed.count("The schema is up to date.") == 2
 
 
+@pytest.mark.parametrize("page", sorted(path.stem for path in (ROOT / "docs").glob("*.md")))
+def test_no_guide_types_a_secret_into_an_editor(page: str) -> None:
+    """Checks that Secrets are not changed with `kubectl edit`, which takes values in base64 only."""
+    shell = re.findall(r"```(?:sh|text)\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
+    assert [text for text in shell if re.search(r"kubectl.* edit secret", text)] == []
+
+
 def page_names(page: str, *commands: str) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text()
     assert [command for command in commands if command not in text] == []
 
 
 CREATE = """
-curl -s -i http://127.0.0.1:8000/v1/calls -H "Authorization: Bearer $API_KEY" -H 'Content-Type: application/json' \\
+curl -s -i http://127.0.0.1:8000/v1/calls -H "Authorization: Bearer $PRINTED_KEY" -H 'Content-Type: application/json' \\
   -H "Idempotency-Key: $KEY" -d '{"from": "Jack", "to": "sip:kate@example.com", "url": "http://www.example.com/sipdial.xml"}'
 """
 TENANT = saved("""callgate tenants create shop --name Shop
@@ -248,8 +262,12 @@ def test_an_encryption_key_is_replaced(machine: Machine) -> None:
     key = re.findall(r"cgk_[A-Za-z0-9_-]+", machine.types("start\n", TENANT, CALLGATE_SECRET_KEYS=old))[-1]
 
     def with_keys(*keys: str, after: str = "") -> str:
-        printed = machine.types("start\n", CREATE, after, CALLGATE_SECRET_KEYS=",".join(keys), API_KEY=key, KEY=str(keys))
+        replaced = block("rotation", "patch secret").replace("$CALLGATE_SECRET_KEYS", "$NEW_LIST")
+        shown = block("rotation", "get secret") + "echo\n"
+        before = {"CALLGATE_SECRET_KEYS": old, "NEW_LIST": ",".join(keys), "PRINTED_KEY": key, "KEY": str(keys)}
+        printed = machine.types(replaced, shown, "start\n", CREATE, after, **before)
         assert_started(printed)
+        assert f"\n{','.join(keys)}\n" in printed
         return printed
 
     with_keys(old, new)
@@ -283,7 +301,7 @@ def test_a_backup_is_restored(machine: Machine, tmp_path: Path) -> None:
         CREATE,
         CREATE.replace("$KEY", "since"),
         CALLGATE_SECRET_KEYS=SECRET_KEY,
-        API_KEY=key,
+        PRINTED_KEY=key,
         KEY="before",
     )
     assert re.findall(r"HTTP/1.1 (\d+)", after) == ["200", "201"], after
