@@ -1,44 +1,87 @@
 """Runs `callgate` commands in forks of a process that has imported Callgate, which saves most of a command's CPU time.
 
-Each command has a process, an environment, a folder and streams of its own. Tests of imports, of signals and of the processes
-of a deployment start `callgate` itself.
+Each command has a process, an environment, a folder, streams and signals of its own. Tests of imports, of signals and of the
+processes of a deployment start `callgate` itself. The fleets of tests/proofs, which start dozens of processes, use forks.
 """
 
 import atexit
+import contextlib
 import functools
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 _MAX_REQUEST_BYTES = 128 * 1024  # the arguments and the environment of one command
-# What commands import when they run.
-_PRELOADED = ("app.cli", "app.apply.service", "app.doctor.checks", "app.services", "app.tenants.administration")
+# What commands import when they run. The second line is for `callgate serve`, `worker` and `simulator`.
+_PRELOADED = (
+    *("app.cli", "app.apply.service", "app.doctor.checks", "app.services", "app.tenants.administration"),
+    *("app.main", "app.http.server", "app.jobs.worker", "app.local.probes", "simulator.main"),
+)
+
+
+class ForkedProcess:
+    """A `callgate` process that a fork server has started. The methods are those of `subprocess.Popen`."""
+
+    def __init__(self, reply: socket.socket) -> None:
+        self._reply = reply
+        weakref.finalize(self, reply.close)
+        self.pid = int(reply.recv(16))
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Returns the exit code; None while the process runs."""
+        with contextlib.suppress(TimeoutError):
+            return self.wait(0.0)
+        return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Returns the exit code when the process has ended. Raises TimeoutError if it does not end in `timeout` seconds."""
+        if self.returncode is None:
+            readable, _, _ = select.select([self._reply], [], [], timeout)
+            if not readable:
+                raise TimeoutError
+            self.returncode = int(self._reply.recv(16, socket.MSG_PEEK))  # another thread may wait for it, too
+        return self.returncode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def start_forked(arguments: Sequence[str], *, environment: Mapping[str, str], output: int) -> ForkedProcess:
+    """Starts `callgate` with these arguments. Its output goes to the file descriptor `output`."""
+    with Path(os.devnull).open("rb") as nothing:
+        return _start(arguments, environment, None, nothing.fileno(), output, output)
 
 
 def run_forked(
     arguments: Sequence[str], *, environment: Mapping[str, str], standard_input: str, cwd: Path | None, timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
     """Runs `callgate` with these arguments until it ends. Raises TimeoutError if it does not end in time."""
-    request = {"arguments": list(arguments), "environment": dict(environment), "cwd": str(cwd or Path.cwd())}
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         given.write(standard_input.encode())
         given.seek(0)
-        ours, theirs = socket.socketpair()
-        with ours:
-            with theirs:
-                descriptors = [given.fileno(), output.fileno(), errors.fileno(), theirs.fileno()]
-                socket.send_fds(_server(), [json.dumps(request).encode()], descriptors)
-            ours.settimeout(timeout_s)
-            code = int(ours.recv(16))
+        streams = (given.fileno(), output.fileno(), errors.fileno())
+        code = _start(arguments, environment, cwd, *streams).wait(timeout_s)
         return subprocess.CompletedProcess(["callgate", *arguments], code, _text(output), _text(errors))
+
+
+def _start(arguments: Sequence[str], environment: Mapping[str, str], cwd: Path | None, *streams: int) -> ForkedProcess:
+    request = {"arguments": list(arguments), "environment": dict(environment), "cwd": str(cwd or Path.cwd())}
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        socket.send_fds(_server(), [json.dumps(request).encode()], [*streams, theirs.fileno()])
+    return ForkedProcess(ours)
 
 
 def _text(file: IO[bytes]) -> str:
@@ -78,7 +121,7 @@ def _serve(control: socket.socket) -> None:
 
 
 def _supervise(request: Mapping[str, object], descriptors: Sequence[int]) -> None:
-    """Runs the command in a child process, and sends its exit code. In the child process, raises SystemExit at the end."""
+    """Runs the command in a child process, and sends its id and exit code. In the child process, ends with SystemExit."""
     *streams, reply = descriptors
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
@@ -89,6 +132,9 @@ def _supervise(request: Mapping[str, object], descriptors: Sequence[int]) -> Non
             os.close(descriptor)
         _run_command(**request)  # type: ignore[arg-type]  # read from JSON
         sys.exit()
+    os.write(reply, str(child).encode())
+    for descriptor in streams:
+        os.close(descriptor)
     _, status = os.waitpid(child, 0)
     os.write(reply, str(os.waitstatus_to_exitcode(status)).encode())
     os._exit(0)

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,11 +17,13 @@ from typing import Any
 import httpx
 
 from app.local.postgres import EmbeddedPostgres
+from tests.cli.fork_server import ForkedProcess, run_forked, start_forked
 from tests.proofs.balancer import Balancer, free_port
 from tests.support.clients import http_client
 
 ACCOUNT, TOKEN = "AC" + "c" * 32, "chaos-auth-token"
 LOG = "fleet.log"
+COMMAND_TIMEOUT_S = 90.0
 ENVIRONMENT = {
     "CALLGATE_SECRET_KEYS": "tGVLsKZ7dPRbXIgGn2WxUrmY4zG1Ic4gnHsVjhYB5wQ=",
     "CALLGATE_TWILIO_CONNECT_TIMEOUT": "1",
@@ -43,16 +44,16 @@ class Process:
     environment: dict[str, str]
     log: Any
     port: int | None = None
-    running: asyncio.subprocess.Process | None = None
+    running: ForkedProcess | None = None
 
     async def start(self) -> None:
-        command = [sys.executable, "-m", "app.cli", *self.arguments]
-        self.running = await asyncio.create_subprocess_exec(*command, env=self.environment, stdout=self.log, stderr=self.log)
+        output = self.log.fileno()
+        self.running = await asyncio.to_thread(start_forked, self.arguments, environment=self.environment, output=output)
 
     async def end(self, number: signal.Signals) -> None:
-        if self.running and self.running.returncode is None:
+        if self.running:
             self.running.send_signal(number)
-            await self.running.wait()
+            await asyncio.to_thread(self.running.wait)
 
 
 @dataclass
@@ -139,13 +140,12 @@ async def running_fleet(
 
 async def command(environment: dict[str, str], *arguments: str) -> str:
     """Runs `callgate …` and returns its output. Exits if the command fails."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "app.cli", *arguments, env=environment, stdout=asyncio.subprocess.PIPE
+    finished = await asyncio.to_thread(
+        run_forked, arguments, environment=environment, standard_input="", cwd=None, timeout_s=COMMAND_TIMEOUT_S
     )
-    out, _ = await process.communicate()
-    if process.returncode:
-        raise SystemExit(f"callgate {' '.join(arguments)} failed")
-    return out.decode()
+    if finished.returncode:
+        raise SystemExit(f"callgate {' '.join(arguments)} failed: {finished.stderr}")
+    return finished.stdout
 
 
 async def make_tenant(environment: dict[str, str], tenant: str, account: str = ACCOUNT) -> str:
