@@ -59,7 +59,7 @@ class UsableAccount:
     rejected: frozenset[str]
     """The `Credential.reference` of each credential that Twilio refused when it was last used."""
     has_auth_token: bool
-    """Whether an auth token is stored. Twilio signs callbacks only with auth tokens, never with an API key's secret."""
+    """Whether an auth token can be decrypted. Twilio signs callbacks only with auth tokens, never with an API key's secret."""
     callbacks: CallbackDefaults
     is_paced: bool
     """Whether a limit is set for the account's calls per second or for its concurrent calls."""
@@ -207,7 +207,8 @@ class TenantDirectory:
         credentials = [credential for credential in listed if credential.account_id == account.account_id]
         opened = tuple(self._decrypt_all(credentials))
         rejected = frozenset(str(credential.id) for credential in credentials if credential.rejected_at)
-        has_auth_token = any(credential.kind == "auth_token" for credential in credentials)
+        references = {credential.reference for credential in opened}
+        has_auth_token = any(credential.kind == "auth_token" and str(credential.id) in references for credential in credentials)
         return UsableAccount(
             account.account_id, account.account_sid, opened, rejected, has_auth_token, account.callbacks, account.is_paced
         )

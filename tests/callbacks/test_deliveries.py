@@ -180,6 +180,19 @@ async def test_without_an_auth_token_twilio_sends_callbacks_to_the_tenant(gatewa
     assert live.record["warnings"] == []
 
 
+async def test_without_a_readable_auth_token_twilio_sends_callbacks_to_the_tenant(gateway: Gateway, twilio: Upstream) -> None:
+    tenant = await gateway.add_tenant(twilio.url)
+    async with gateway.database.begin() as session:
+        statement = "UPDATE twilio_credential SET sealed_secret = '\\x01' WHERE username = :sid"
+        await session.execute(text(statement), {"sid": tenant.account_sid})
+    await gateway.tenants.add_credential(
+        tenant.id, account_sid=tenant.account_sid, secret="s", key_sid="SK" + "e" * 32, base_url=None
+    )
+    gateway.invalidate_cache()
+    await _start(gateway, twilio, tenant, **OWN)
+    assert dict(twilio.posts[0].form)["StatusCallback"] == "https://own.example.com/"
+
+
 async def test_with_an_application_the_record_warns_that_the_call_is_only_polled(gateway: Gateway, twilio: Upstream) -> None:
     live = await _start(gateway, twilio, application_sid="AP" + "0" * 32)
     assert "StatusCallback" not in dict(twilio.posts[0].form)
