@@ -118,11 +118,12 @@ async def lock_rows_to_reseal(
 ) -> Sequence[Any]:
     """Locks and returns up to `limit` rows whose secret is encrypted with another key than `key_id`, sorted by id.
 
+    New rows that refer to a locked row, such as calls of a locked tenant, can still be inserted.
     Includes revoked ones, because `callgate apply` compares the secrets in its file with them. If `after`, an id, is given,
     returns only rows with a later id.
     """
     is_other_key = _key_id_sql(column.sqlalchemy_column, SEALED_KEY_ID_POSITION) != key_id
-    statement = _rows_after(column, after, limit).where(is_other_key).with_for_update()
+    statement = _rows_after(column, after, limit).where(is_other_key).with_for_update(key_share=True)
     return (await session.scalars(statement)).all()
 
 

@@ -15,6 +15,7 @@ from app.audit.store import AuditFilter
 from app.calls.statistics import count_fingerprints
 from app.key_rotation import KeyRotation, ResealResult
 from app.security.keyring import Keyring
+from app.tenants.repository import SEALED_COLUMNS, lock_rows_to_reseal
 from tests.cli.running import environment, run
 from tests.support.clients import http_client
 from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
@@ -195,6 +196,20 @@ async def test_concurrent_rotations_are_safe(gateway: Gateway) -> None:
     results = await asyncio.gather(*rotations)
     assert sum(result.resealed for result in results) == len(tenants)
     assert not any(result.unreadable for result in results)
+
+
+async def test_a_rotation_does_not_delay_the_creation_of_calls(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await gateway.tenants.renew_callback_secret(tenant.id)
+        async with gateway.database.begin() as session:
+            locked = [
+                row
+                for column in SEALED_COLUMNS
+                for row in await lock_rows_to_reseal(session, column, after=None, limit=50, key_id=keyring(NEW).newest_key_id)
+            ]
+            assert tenant.id in {row.id for row in locked}
+            assert (await tenant.create()).status_code == 201
 
 
 @pytest.mark.parametrize("page", [1, 3])
