@@ -156,6 +156,11 @@ async def test_only_an_operator_sends_secrets_elsewhere_than_to_twilio(gateway: 
     own, path = await admin_of(gateway, tenant_id), f"/tenants/{tenant_id}/accounts"
     for host in (
         "http://10.0.0.1",
+        "https://www.twilio.com",
+        "https://twilio.com",
+        "https://api.console.twilio.com.example.com",
+        "https://api-x.twilio.com",
+        "https://api.a.b.c.twilio.com",
         "https://twilio.com.example.com",
         "https://eviltwilio.com",
         "https://api.twilio.com@example.com",
@@ -166,7 +171,9 @@ async def test_only_an_operator_sends_secrets_elsewhere_than_to_twilio(gateway: 
     ):
         refused = await own.post(path, TOKEN | {"base_url": host})
         assert slug_of(refused) == (403, "operator-key-required"), host
-    assert (await own.post(path, TOKEN | {"base_url": "https://api.dublin.ie1.twilio.com"})).status_code == 201
+    for number, host in enumerate(("api", "api.ie1", "API.Dublin.ie1")):
+        account = TOKEN | {"account_sid": f"AC{number:032x}", "base_url": f"https://{host}.twilio.com"}
+        assert (await own.post(path, account)).status_code == 201
 
 
 async def test_lists_are_pages_by_key(operator: Admin, tenant_id: str) -> None:

@@ -40,7 +40,8 @@ router = admin_router()
 _EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/accounts"
 _EXAMPLE_ACCOUNT_PATH = f"{_EXAMPLE_PATH}/{examples.ACCOUNT_SID}"
 _CREDENTIALS_PATH = f"{_EXAMPLE_ACCOUNT_PATH}/credentials"
-_TWILIO_URL_PATTERN = re.compile(r"https://([a-z0-9-]+\.)*twilio\.com/?", re.IGNORECASE | re.ASCII)
+# The hosts of Twilio's API, also with an edge and a region: api.twilio.com, api.ie1.twilio.com, api.dublin.ie1.twilio.com.
+_TWILIO_API_URL_PATTERN = re.compile(r"https://api(\.[a-z0-9-]+){0,2}\.twilio\.com/?", re.IGNORECASE | re.ASCII)
 
 AccountSid = Annotated[
     str, Path(description="The account's SID.", examples=[examples.ACCOUNT_SID], max_length=34, pattern=NO_NUL_PATTERN)
@@ -48,12 +49,13 @@ AccountSid = Annotated[
 
 
 def require_allowed_base_url(client: Caller | OperatorCaller, new: NewAccount) -> None:
-    """Raises OperatorKeyRequired if a tenant's own key sets a base URL that is not Twilio's.
+    """Raises OperatorKeyRequired if a tenant's own key sets a base URL that is not that of Twilio's API.
 
-    Callgate sends the account's secrets to the host of the base URL, so only an operator may name another host.
+    Callgate sends the account's secrets to the host of the base URL. Answers of other hosts, such as Twilio's web site, leave
+    it unknown whether a call was started, and calls of the same AccountSid, also those of other tenants, are then hard to find.
     """
-    if new.base_url is not None and not _TWILIO_URL_PATTERN.fullmatch(new.base_url):
-        require_operator(client, "use another base_url than https:// and a host of twilio.com")
+    if new.base_url is not None and not _TWILIO_API_URL_PATTERN.fullmatch(new.base_url):
+        require_operator(client, "use another base_url than https:// and a host of Twilio's API, such as api.ie1.twilio.com")
 
 
 async def pace_administration(request: Request, actor: ActorDep) -> PaceAdministration:
