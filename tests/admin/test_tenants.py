@@ -195,6 +195,20 @@ async def test_a_tenants_own_admin_key_reaches_its_own_tenant_only(gateway: Gate
     assert (await own.get(f"/tenants/{own_id}")).json()["name"] == "renamed"
 
 
+async def test_a_key_that_does_not_read_calls_does_not_change_who_is_told_of_them(gateway: Gateway, operator: Admin) -> None:
+    tenant_id = (await gateway.add_tenant()).id
+    path, url = f"/tenants/{tenant_id}", {"url": "https://hooks.example.com/"}
+    admin = await admin_of(gateway, tenant_id, Scope.ADMIN)
+    for change in (url, {"events": ["initiated"]}, {"format": "json"}, {"method": "GET"}, {"url": None}):
+        refused = await admin.patch(path, {"name": "x", "callbacks": change})
+        assert (slug_of(refused), refused.json()["scope"]) == ((403, "scope-required"), "read"), change
+    assert (await admin.patch(path, {"name": "renamed"})).json()["name"] == "renamed"
+    reader = await admin_of(gateway, tenant_id, Scope.ADMIN, Scope.READ)
+    assert (await reader.patch(path, {"callbacks": url})).json()["callbacks"]["url"] == url["url"]
+    operator_without_read = await admin_of(gateway, None, Scope.ADMIN)
+    assert (await operator_without_read.patch(path, {"callbacks": {"url": None}})).json()["callbacks"]["url"] is None
+
+
 async def test_the_own_keys_of_a_suspended_tenant_change_nothing(gateway: Gateway, operator: Admin) -> None:
     tenant_id = (await gateway.add_tenant()).id
     own = await admin_of(gateway, tenant_id)

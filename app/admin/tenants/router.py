@@ -20,7 +20,15 @@ from app.admin.problems import NOTHING_CHANGED
 from app.admin.tenants import examples
 from app.admin.tenants.schemas import NewTenant, TenantChange, TenantPage, TenantRecord
 from app.calls.status_callbacks import UrlValidator
-from app.errors import AlreadyExists, FieldError, InvalidRequest, OperatorKeyRequired, PreconditionFailed, TenantNotFound
+from app.errors import (
+    AlreadyExists,
+    FieldError,
+    InvalidRequest,
+    OperatorKeyRequired,
+    PreconditionFailed,
+    ScopeRequired,
+    TenantNotFound,
+)
 from app.http.authentication import ClientDep
 from app.http.bodies import JsonBody
 from app.http.idempotency_key import REPLAYED_HEADER
@@ -38,6 +46,7 @@ router = admin_router()
 _TENANTS_PATH = f"{ADMIN_PREFIX}/tenants"
 _EXAMPLE_TENANT_PATH = f"{_TENANTS_PATH}/{EXAMPLE_TENANT}"
 _OPERATOR_ONLY_SETTINGS = ("suspended", "max_in_flight")
+_CALLBACK_SETTINGS = ("status_callback", "status_callback_method", "status_callback_events", "callback_format")
 _ETAG_PATTERN = re.compile(r'\s*(?:(W/)?"([^"]*)")\s*')
 
 
@@ -169,11 +178,14 @@ async def update_tenant(
 ) -> TenantRecord:
     """Changes the members that the body has. Members that are missing stay as they are, and null removes a value.
 
-    Only an operator's key may change `suspended` and `limits`.
+    Only an operator's key may change `suspended` and `limits`. A tenant's own key needs the scope `read`, too, to change
+    `callbacks`, because callbacks show new calls to their receiver.
     """
     changes = _validate_tenant_settings(parse_body(TenantChange, body), validate_url)
     if changes.keys() & _OPERATOR_ONLY_SETTINGS:
         require_operator(client, "change `suspended` and `limits`")
+    if changes.keys() & _CALLBACK_SETTINGS and isinstance(client, Caller) and Scope.READ not in client.scopes:
+        raise ScopeRequired("Only a key that also has the scope `read` can change `callbacks`.", scope=Scope.READ)
     return _record_with_etag_header(
         await administration.update_tenant(tenant_id, changes, expected_versions=versions), response
     )
