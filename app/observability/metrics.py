@@ -191,7 +191,7 @@ class WorkloadMetrics:
         )
         self.key_set_stale = Gauge(
             "callgate_workload_key_set_stale",
-            "1 if the last read of the key set failed, so that the last good one, if any, is used; otherwise 0.",
+            "1 if the last read of the key set failed, so that the one before is used, or found no usable key; otherwise 0.",
             registry=registry,
         )
         self.key_set_read_at = Gauge(

@@ -1,4 +1,4 @@
-"""Reads the keys with which an issuer signs tokens, at intervals. After a failed read, the last good set stays in use."""
+"""Reads the keys with which an issuer signs tokens, at intervals. After a failed read, the last set stays in use."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,10 @@ RETRY_AFTER_FAILURE_S: Final = 15.0
 KeysById = Mapping[str, PyJWK]
 """Public keys by their ids (`kid`)."""
 KeySetState = Literal["ok", "stale", "unavailable"]
-"""`stale` means that the last read failed, and that older keys are used. `unavailable` means that no read has succeeded."""
+"""`stale` means that the last read failed, and that older keys are used.
+
+`unavailable` means that there are no keys: no read has succeeded, or the key set has no usable key.
+"""
 
 
 class KeySetUnreadable(Exception):
@@ -33,8 +36,12 @@ class KeySetUnreadable(Exception):
         super().__init__(reason)
 
 
+class NoUsableKey(KeySetUnreadable):
+    """The key set was read, and none of its keys can be used. Keys that it had before are revoked."""
+
+
 class KeySetUnavailable(Exception):
-    """The last read of the key set failed, so a key that is missing in the last good set may nevertheless be valid."""
+    """The last read of the key set failed, so a key that is missing in the last set may nevertheless be valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,10 @@ class KeySource:
 
 
 def parse_key_set(body: bytes) -> dict[str, PyJWK]:
-    """Returns the usable signature keys by their ids. Ignores all other keys. Raises KeySetUnreadable if there is none."""
+    """Returns the usable signature keys by their ids. Ignores all other keys.
+
+    Raises NoUsableKey if there is none, and KeySetUnreadable if the body is not a key set.
+    """
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
@@ -62,7 +72,7 @@ def parse_key_set(body: bytes) -> dict[str, PyJWK]:
         raise KeySetUnreadable("not_a_key_set")
     keys = {key.key_id: key for key in map(_usable_key, listed) if key is not None and key.key_id}
     if not keys:
-        raise KeySetUnreadable("no_usable_key")
+        raise NoUsableKey("no_usable_key")
     return keys
 
 
@@ -82,12 +92,12 @@ class KeySet:
     """The current keys of an issuer, which are read again at intervals. Use the set only inside `async with running()`."""
 
     def __init__(self, source: KeySource, *, metrics: WorkloadMetrics, on_removed: Callable[[], None]) -> None:
-        """Creates an empty set. `on_removed` is called when a read finds that a key was removed or replaced."""
+        """Creates an empty set. `on_removed` is called when a read finds that keys were removed or replaced."""
         self._source = source
         self._metrics = metrics
         self._on_removed = on_removed
         self._keys: KeysById = {}
-        self._body = b""
+        self._body: bytes | None = None
         self._failure: str | None = None
         self._read_started_at = -source.min_interval_s
         self._reading: asyncio.Task[None] | None = None
@@ -155,6 +165,9 @@ class KeySet:
         try:
             body = await self._source.read()
             keys = self._keys if body == self._body else parse_key_set(body)
+        except NoUsableKey as error:
+            self._replace_keys({}, None)
+            self._record_failure(error.reason)
         except KeySetUnreadable as error:
             self._record_failure(error.reason)
         except Exception as error:
@@ -164,7 +177,7 @@ class KeySet:
             self._record_success(keys, body)
 
     def _record_failure(self, reason: str) -> None:
-        """Records that a read has failed. The last good set stays in use."""
+        """Records that a read has failed, or has found no usable key. The current keys stay in use."""
         self._metrics.key_set_reads.labels("failed").inc()
         self._metrics.key_set_stale.set(1)
         if reason != self._failure:  # a lasting failure is logged once
@@ -176,19 +189,25 @@ class KeySet:
         self._metrics.key_set_reads.labels("ok").inc()
         self._metrics.key_set_stale.set(0)
         self._metrics.key_set_read_at.set_to_current_time()
-        old, self._keys, self._body = self._keys, keys, body
-        removed = [key_id for key_id, key in old.items() if not _has_same_key(keys, key_id, key)]
+        old = self._keys
+        removed = self._replace_keys(keys, body)
         if keys is not old or self._failure:
             logger.info(
                 "workload_key_set_read",
                 source=self._source.location,
                 keys=len(keys),
                 added=len(keys.keys() - old.keys()),
-                removed=len(removed),
+                removed=removed,
             )
         self._failure = None
+
+    def _replace_keys(self, keys: KeysById, body: bytes | None) -> int:
+        """Replaces the keys. `body` is the key set of which they are all usable keys. Returns how many keys were removed."""
+        old, self._keys, self._body = self._keys, keys, body
+        removed = sum(not _has_same_key(keys, key_id, key) for key_id, key in old.items())
         if removed:
             self._on_removed()
+        return removed
 
 
 def _has_same_key(keys: KeysById, key_id: str, key: PyJWK) -> bool:

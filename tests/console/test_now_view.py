@@ -226,7 +226,7 @@ def test_the_last_dial_is_shown_only_if_it_is_known_for_all_calls(facts: dict[st
         ({"rolled_until": NOW - timedelta(minutes=20)}, "warning", "The plots end at 10:10.", "rollup_skipped"),
         ({"took_s": 1.4}, "warning", "The database is slow: this page took 1.4 s to read.", "Postgres"),
         ({"key_set_state": "stale"}, "warning", "The key set for service account tokens is out of date.", "callgate doctor"),
-        ({"key_set_state": "unavailable"}, "warning", "The key set for service account tokens cannot be read.", "doctor"),
+        ({"key_set_state": "unavailable"}, "warning", "The key set for service account tokens cannot be used.", "doctor"),
         ({"unknown": _since(3000, 3)}, "warning", "3 unknown calls, the oldest for 50 min.", "do not place them again"),
         ({"unknown": _since(3000)}, "warning", "1 unknown call, the oldest for 50 min.", "callgate doctor"),
         ({"pending": _since(700)}, "warning", "A call is pending for 11 min.", "worker"),

@@ -1,6 +1,7 @@
 """Tests key sets from a file, an API server or a discovery document: they change without a refusal, and survive an outage."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -180,7 +181,7 @@ async def test_the_last_good_set_is_used_while_the_server_cannot_be_read() -> No
     cluster, metrics = Cluster(), Metrics()
     old = cluster.token()
     async with running_upstream(api_server(cluster)) as server, running(server.url + JWKS, metrics) as tokens:
-        for number, failure in enumerate((answer(500), answer(200, {"keys": []}), reset)):
+        for number, failure in enumerate((answer(500), answer(200, {"keys": {}}), reset)):
             assert await reason_of(tokens, old) is None
             assert (tokens.key_set_state, stale(metrics)) == ("ok", 0)
             server.script[:] = [failure]
@@ -195,6 +196,24 @@ async def test_the_last_good_set_is_used_while_the_server_cannot_be_read() -> No
         read_at = metrics.registry.get_sample_value("callgate_workload_key_set_read_timestamp_seconds")
         assert read_at is not None
         assert read_at > 0
+
+
+@pytest.mark.parametrize("keys", [[], [{"kty": "oct", "k": "AA", "kid": "first"}]], ids=["empty", "unusable"])
+async def test_a_key_set_without_a_usable_key_revokes_the_keys_before_it(tmp_path: Path, keys: list[object]) -> None:
+    cluster, path, metrics = Cluster(), tmp_path / "jwks.json", Metrics()
+    cluster.write_to(path)
+    token = cluster.token()
+    async with running(path, metrics) as tokens:
+        assert await reason_of(tokens, token) is None
+        assert tokens.cached_service_account(token) is not None
+        path.write_text(json.dumps({"keys": keys}))
+        await until(lambda: has_state(tokens, "unavailable"))
+        assert tokens.cached_service_account(token) is None
+        assert await reason_of(tokens, token) == "unavailable"
+        assert stale(metrics) == 1
+        cluster.write_to(path)
+        await until(lambda: has_reason(tokens, token, None))
+        assert (tokens.key_set_state, stale(metrics)) == ("ok", 0)
 
 
 def stale(metrics: Metrics) -> float | None:
