@@ -1,4 +1,4 @@
-"""A cache in the memory of the process, which keeps data of tenants for a limited time."""
+"""A cache of tenants' data in the memory of the process, and a limit for how often the process does some work."""
 
 import time
 from collections import OrderedDict
@@ -52,3 +52,24 @@ class TTLCache(Generic[Value]):
         """Removes all values. The results of reads that are in progress will not be cached."""
         self._entries.clear()
         self._invalidations += 1
+
+
+class IntervalLimit:
+    """Allows work for each name once in `interval_s` seconds. Remembers the `max_entries` names that were allowed last."""
+
+    def __init__(self, interval_s: float, *, max_entries: int = 10_000) -> None:
+        self._interval_s = interval_s
+        self._max_entries = max_entries
+        self._allowed_at: OrderedDict[Hashable, float] = OrderedDict()
+
+    def allows(self, name: Hashable) -> bool:
+        """Returns whether the work may be done now. If so, the next interval begins now."""
+        now = time.monotonic()
+        allowed_at = self._allowed_at.get(name)
+        if allowed_at is not None and now - allowed_at < self._interval_s:
+            return False
+        self._allowed_at[name] = now
+        self._allowed_at.move_to_end(name)
+        if len(self._allowed_at) > self._max_entries:
+            self._allowed_at.popitem(last=False)
+        return True

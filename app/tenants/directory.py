@@ -21,7 +21,7 @@ from app.errors import DatabaseUnavailable, NoUsableCredentials
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants import repository
 from app.tenants.api_keys import key_prefix
-from app.tenants.cache import TTLCache, never_coherent
+from app.tenants.cache import IntervalLimit, TTLCache, never_coherent
 from app.tenants.caller import Caller, OperatorCaller, workload_name
 from app.tenants.directory_store import (
     CallbackDefaults,
@@ -39,6 +39,10 @@ from app.twilio.schemas import Credential
 from app.workloads.service_accounts import ServiceAccount
 
 logger = structlog.stdlib.get_logger(__name__)
+
+# While processes are replaced that have the same keys in another order, each would hash an API key again after the other, and
+# each change empties all caches.
+_REHASH_INTERVAL_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,7 @@ class TenantDirectory:
         self._account_credentials = TTLCache[tuple[Credential, ...]](is_coherent=is_coherent)
         self._auth_tokens = TTLCache[tuple[Credential, ...]](is_coherent=is_coherent)
         self._sip_auths = TTLCache[SipAuth | None](is_coherent=is_coherent)
+        self._rehashes = IntervalLimit(_REHASH_INTERVAL_S)
         self._caches: tuple[TTLCache[Any], ...] = (
             self._keys,
             self._workloads,
@@ -141,7 +146,7 @@ class TenantDirectory:
             or not self._keyring.matches_keyed_hash(found.keyed_hash, key.encode())
         ):
             return None
-        if self._keyring.is_outdated_hash(found.keyed_hash):
+        if self._keyring.is_outdated_hash(found.keyed_hash) and self._rehashes.allows(found.id):
             # Only a request has the plain key, so rehash it here. A failure does not matter: the old hash still matches.
             with contextlib.suppress(DatabaseUnavailable):
                 async with self._database.begin() as session:

@@ -1,8 +1,13 @@
 """Batched lookups of keys and credentials give each creation the same answer as a single lookup."""
 
+import base64
+import itertools
+
+from app.security.keyring import Keyring
 from app.tenants.api_keys import key_prefix
+from app.tenants.directory import TenantDirectory
 from app.tenants.directory_store import find_keys, list_credentials
-from tests.support.gateway import Gateway
+from tests.support.gateway import SECRET_KEY, Gateway
 
 
 async def test_batched_key_lookups_return_each_key_in_order(gateway: Gateway) -> None:
@@ -41,3 +46,18 @@ async def test_credentials_are_grouped_by_account_with_rejected_ones_last(gatewa
     await gateway.tenants.revoke_credential(anna.id, revoked.id)
     (of_anna,) = await list_credentials(gateway.database, [anna.id])
     assert revoked.id not in {each.id for each in of_anna}
+
+
+async def test_processes_with_another_order_of_keys_do_not_hash_an_api_key_again_and_again(gateway: Gateway) -> None:
+    old, new = base64.b64decode(SECRET_KEY), bytes(range(32))
+    tenant = await gateway.add_tenant()
+    directories = [TenantDirectory(gateway.database, Keyring(keys)) for keys in ([old, new], [new, old])]
+    hashes = []
+    for _ in range(5):
+        for directory in directories:
+            assert await directory.find_key(tenant.key)
+            (stored,) = await find_keys(gateway.database, [key_prefix(tenant.key)])
+            assert stored
+            hashes.append(stored.keyed_hash)
+    changes = sum(before != after for before, after in itertools.pairwise(hashes))
+    assert 1 <= changes <= 2
