@@ -164,12 +164,6 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
             await self._record_audit_event(connection, "tenant.update", tenant_id, tenant_id, ["callback_secret"])
         return secret
 
-    async def _lock_tenant(self, connection: Connection, tenant_id: str) -> TenantRow:
-        tenant = await store.lock_tenant(connection, tenant_id)
-        if tenant is None:
-            raise no_such_tenant(tenant_id)
-        return tenant
-
 
 def _differing_settings(tenant: TenantRow, settings: TenantSettings) -> list[str]:
     before: dict[str, object] = {**tenant.settings}

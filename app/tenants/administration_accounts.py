@@ -15,6 +15,10 @@ from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
 from app.tenants.stored_secrets import credential_identity
 from app.twilio.schemas import ACCOUNT_SID_PATTERN
 
+MAX_ACCOUNTS = 100
+"""The limit of the Twilio accounts of a tenant."""
+MAX_ACTIVE_CREDENTIALS = 20
+"""The limit of the active credentials of an account. A creation decrypts all of them."""
 KEY_SID_PATTERN = re.compile(r"SK[0-9a-fA-F]{32}")
 SECRET_PATTERN = re.compile(r"[!-~]{1,256}")
 """The pattern of an auth token or of an API key's secret. Spaces and line breaks are often copied along with a secret."""
@@ -34,7 +38,6 @@ class AccountAdministration(Administration):
         check_sids(account_sid, key_sid)
         base_url = _valid_base_url(base_url)
         async with self.database.transaction() as connection:
-            await self._require_tenant(connection, tenant_id)
             account = await self._upsert_account(connection, tenant_id, account_sid=account_sid, base_url=base_url)
             found = await self._find_by_secret(connection, account, secret=secret, key_sid=key_sid)
             return found or await self._insert_credential(connection, account, secret=secret, key_sid=key_sid)
@@ -51,12 +54,8 @@ class AccountAdministration(Administration):
         check_sids(account_sid, key_sid)
         base_url = _valid_base_url(base_url)
         async with self.database.transaction() as connection:
-            await self._require_tenant(connection, tenant_id)
-            account = await store.insert_account(
-                connection, uuid7(), tenant_id=tenant_id, account_sid=account_sid, base_url=base_url
-            )
+            account = await self._insert_account(connection, tenant_id, account_sid=account_sid, base_url=base_url)
             if account is not None:
-                await self._record_audit_event(connection, "account.create", tenant_id, account_sid)
                 return account, [await self._insert_credential(connection, account, secret=secret, key_sid=key_sid)], True
             account = await self._lock_account(connection, tenant_id, account_sid)
             if base_url not in (None, account.base_url):
@@ -122,13 +121,29 @@ class AccountAdministration(Administration):
 
         If `base_url` is None, an existing account keeps its base URL.
         """
+        account = await self._insert_account(connection, tenant_id, account_sid=account_sid, base_url=base_url)
+        if account is not None:
+            return account
+        return await self._set_base_url(connection, await self._lock_account(connection, tenant_id, account_sid), base_url)
+
+    async def _insert_account(
+        self, connection: Connection, tenant_id: str, *, account_sid: str, base_url: str | None
+    ) -> AccountRow | None:
+        """Inserts the account and returns it. Returns None if the tenant has it already.
+
+        Raises NoSuchResource if there is no such tenant, and InvalidMember if the tenant has MAX_ACCOUNTS others.
+        """
+        await self._lock_tenant(connection, tenant_id)
         account = await store.insert_account(
             connection, uuid7(), tenant_id=tenant_id, account_sid=account_sid, base_url=base_url
         )
-        if account is not None:
-            await self._record_audit_event(connection, "account.create", tenant_id, account_sid)
-            return account
-        return await self._set_base_url(connection, await self._lock_account(connection, tenant_id, account_sid), base_url)
+        if account is None:
+            return None
+        if len(await store.find_accounts(connection, [tenant_id])) > MAX_ACCOUNTS:
+            message = f"tenant {tenant_id} has {MAX_ACCOUNTS} accounts, which is the limit of a tenant"
+            raise InvalidMember("/account_sid", "too_many_accounts", message)
+        await self._record_audit_event(connection, "account.create", tenant_id, account_sid)
+        return account
 
     async def _set_base_url(self, connection: Connection, account: AccountRow, base_url: str | None) -> AccountRow:
         if base_url is not None and account.base_url != base_url:
@@ -146,9 +161,14 @@ class AccountAdministration(Administration):
     async def _insert_credential(
         self, connection: Connection, account: AccountRow, *, secret: str, key_sid: str | None
     ) -> CredentialRow:
+        """Inserts a credential of an account that the transaction has locked or inserted, and returns it."""
+        pointer = "/secret" if key_sid else "/auth_token"
         if not SECRET_PATTERN.fullmatch(secret):
-            pointer = "/secret" if key_sid else "/auth_token"
             raise InvalidMember(pointer, "invalid_secret", f"a secret of Twilio has {SECRET_ADVICE}")
+        if len(await store.list_credentials(connection, [account.id])) >= MAX_ACTIVE_CREDENTIALS:
+            has = f"account {account.account_sid} has {MAX_ACTIVE_CREDENTIALS} active credentials"
+            message = f"{has}, which is the limit of an account: revoke one first"
+            raise InvalidMember(pointer, "too_many_credentials", message)
         credential_id = uuid7()
         credential = await store.insert_credential(
             connection,

@@ -201,15 +201,10 @@ class TenantDirectory:
         return found
 
     async def _read_usable_account(self, tenant_id: str, account_sid: str | None) -> UsableAccount | None:
-        listed = [
-            credential
-            for credential in await self._stored_credentials.submit(tenant_id)
-            if account_sid in (None, credential.account_sid)
-        ]
-        if not listed:
+        credentials = await self._stored_credentials.submit((tenant_id, account_sid))
+        if not credentials:
             return None
-        account = listed[0]
-        credentials = [credential for credential in listed if credential.account_id == account.account_id]
+        account = credentials[0]
         opened = tuple(self._decrypt_all(credentials))
         rejected = frozenset(str(credential.id) for credential in credentials if credential.rejected_at)
         references = {credential.reference for credential in opened}

@@ -122,7 +122,13 @@ _SELECT_CREDENTIALS_WHERE = f"""
     WHERE {{}} AND credential.revoked_at IS NULL
     ORDER BY account.id, {CREDENTIAL_ORDER_SQL}
 """  # noqa: S608  # a constant
-_SELECT_CREDENTIALS_OF_TENANTS = _SELECT_CREDENTIALS_WHERE.format("tenant.id = ANY ($1)")
+# One account of each tenant: the one with the wanted SID or, if that is null, the oldest one. A tenant may have many.
+_SELECT_CREDENTIALS_OF_USABLE_ACCOUNTS = _SELECT_CREDENTIALS_WHERE.format("""account.id = ANY (ARRAY(
+        SELECT (SELECT id FROM twilio_account AS usable WHERE usable.tenant_id = wanted.tenant_id
+            AND (wanted.account_sid IS NULL OR usable.account_sid = wanted.account_sid)
+            AND EXISTS (SELECT FROM twilio_credential WHERE account_id = usable.id AND revoked_at IS NULL)
+            ORDER BY id LIMIT 1)
+        FROM unnest($1::text[], $2::text[]) AS wanted (tenant_id, account_sid)))""")
 _SELECT_CREDENTIALS_OF_ACCOUNT = _SELECT_CREDENTIALS_WHERE.format("account.id = $1")
 _SELECT_AUTH_TOKENS = _SELECT_CREDENTIALS_WHERE.format("account.id = ANY ($1) AND kind = 'auth_token'")
 
@@ -147,15 +153,23 @@ async def find_workloads(database: Database, accounts: Sequence[ServiceAccount])
     return [found.get(account) for account in accounts]
 
 
-async def list_credentials(database: Database, tenant_ids: Sequence[str]) -> list[Sequence[StoredCredential]]:
-    """Returns a list of active credentials for each tenant, in the order of `tenant_ids`.
+async def list_credentials(database: Database, wanted: Sequence[tuple[str, str | None]]) -> list[Sequence[StoredCredential]]:
+    """Returns, for each pair of tenant id and account SID and in the same order, the active credentials of one account.
 
-    The credentials of the oldest account come first. Those of one account are in the order in which requests try them.
+    It is the account with this SID or, if the SID is None, the tenant's oldest account with an active credential. Its
+    credentials are in the order in which requests try them.
     """
     listed = defaultdict[str, list[StoredCredential]](list)
-    for tenant_id, credential in await _fetch_credentials(database, _SELECT_CREDENTIALS_OF_TENANTS, tenant_ids):
+    columns = zip(*wanted, strict=True)
+    for tenant_id, credential in await _fetch_credentials(database, _SELECT_CREDENTIALS_OF_USABLE_ACCOUNTS, *columns):
         listed[tenant_id].append(credential)
-    return [listed[tenant_id] for tenant_id in tenant_ids]
+    return [_credentials_of_account(listed[tenant_id], account_sid) for tenant_id, account_sid in wanted]
+
+
+def _credentials_of_account(credentials: Sequence[StoredCredential], account_sid: str | None) -> list[StoredCredential]:
+    """Returns those credentials that belong to the account with this SID or, if it is None, to the account of the first one."""
+    sid = account_sid or next((credential.account_sid for credential in credentials), None)
+    return [credential for credential in credentials if credential.account_sid == sid]
 
 
 async def list_account_credentials(database: Database, account_id: UUID) -> list[StoredCredential]:
@@ -195,9 +209,9 @@ async def add_callback_secret(database: Database, tenant_id: str, sealed_secret:
     return StoredSigningSettings(*rows[0]) if rows else None
 
 
-async def _fetch_credentials(database: Database, statement: str, ids: object) -> list[tuple[str, StoredCredential]]:
-    """Returns a pair of tenant id and credential for each row that `statement` selects. `ids` is the statement's parameter."""
+async def _fetch_credentials(database: Database, statement: str, *arguments: object) -> list[tuple[str, StoredCredential]]:
+    """Returns a pair of tenant id and credential for each row that `statement` selects."""
     return [
         (tenant_id, StoredCredential(CallbackDefaults(url, method, events), *values))
-        for tenant_id, url, method, events, *values in await database.fetch(statement, ids)
+        for tenant_id, url, method, events, *values in await database.fetch(statement, *arguments)
     ]

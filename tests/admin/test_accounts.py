@@ -6,6 +6,8 @@ from uuid import uuid4
 
 import pytest
 
+from app.tenants.administration_accounts import MAX_ACCOUNTS, MAX_ACTIVE_CREDENTIALS
+from app.tenants.errors import InvalidMember
 from tests.admin.conftest import Admin, admin_of, faults_of, slug_of
 from tests.support.gateway import BASIC, Gateway
 from tests.support.upstream import created, running_upstream
@@ -121,6 +123,34 @@ async def test_an_invalid_account_is_refused_by_member(
     assert fault in faults_of(refused)
     assert "planted" not in refused.text
     assert (await operator.get(f"/tenants/{tenant_id}/accounts")).json()["accounts"] == []
+
+
+async def test_the_21st_active_credential_of_an_account_is_refused(operator: Admin, tenant_id: str) -> None:
+    accounts = f"/tenants/{tenant_id}/accounts"
+    await operator.post(accounts, TOKEN)
+    path = f"{accounts}/{SID}/credentials"
+    keys = [{"key_sid": f"SK{number:032x}", "secret": "s"} for number in range(1, MAX_ACTIVE_CREDENTIALS + 1)]
+    added = [await operator.post(path, key) for key in keys]
+    assert {answer.status_code for answer in added[:-1]} == {201}
+    assert faults_of(added[-1]) == [("/secret", "too_many_credentials")]
+    assert (await operator.post(path, keys[0])).status_code == 200
+    assert (await operator.delete(f"{path}/{added[0].json()['id']}")).status_code == 204
+    assert (await operator.post(path, keys[-1])).status_code == 201
+
+
+async def test_the_101st_account_of_a_tenant_is_refused(gateway: Gateway, operator: Admin, tenant_id: str) -> None:
+    path = f"/tenants/{tenant_id}/accounts"
+    async with gateway.database.transaction() as connection:
+        statement = """INSERT INTO twilio_account (id, tenant_id, account_sid)
+            SELECT gen_random_uuid(), $1, 'AC' || lpad(number::text, 32, '0') FROM generate_series(1, $2::int) AS number"""
+        await connection.execute(statement, tenant_id, MAX_ACCOUNTS - 1)
+    asked = [TOKEN | {"account_sid": f"AC{number:a>32}"} for number in (1, 2)]
+    added = await asyncio.gather(*(operator.post(path, body) for body in asked))
+    assert sorted(answer.status_code for answer in added) == [201, 422]
+    refused = next(answer for answer in added if answer.status_code == 422)
+    assert faults_of(refused) == [("/account_sid", "too_many_accounts")]
+    with pytest.raises(InvalidMember, match="100 accounts"):
+        await gateway.tenants.add_credential(tenant_id, account_sid="AC" + "b" * 32, secret="s", key_sid=None, base_url=None)
 
 
 async def test_what_does_not_exist_is_named(gateway: Gateway, operator: Admin, tenant_id: str) -> None:

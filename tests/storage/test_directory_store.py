@@ -24,7 +24,7 @@ async def test_batched_key_lookups_return_each_key_in_order(gateway: Gateway) ->
     assert bobs.suspended_at
 
 
-async def test_credentials_are_grouped_by_account_with_rejected_ones_last(gateway: Gateway) -> None:
+async def test_credentials_are_those_of_one_account_with_rejected_ones_last(gateway: Gateway) -> None:
     anna, bob = [await gateway.add_tenant() for _ in range(2)]
     await gateway.tenants.create_tenant(nobody := f"{anna.id}-2", name="without an account")
     second = f"AC{anna.id.encode().hex():f>32}"
@@ -32,20 +32,26 @@ async def test_credentials_are_grouped_by_account_with_rejected_ones_last(gatewa
         await gateway.tenants.add_credential(
             anna.id, account_sid=account_sid, secret="another", key_sid=f"SK{7:032x}", base_url=None
         )
-    (_, (refused, kept)), (_, (revoked,)) = await gateway.tenants.list_accounts(anna.id)
+    (_, (refused, kept)), (_, (of_second,)) = await gateway.tenants.list_accounts(anna.id)
     async with gateway.database.begin() as session:
         await gateway.directory.mark_rejected_and_accepted(
             session, rejected={str(refused.id)}, accepted=set(), reason="refused"
         )
-    listed = await list_credentials(gateway.database, [bob.id, nobody, anna.id])
+    wanted = [(bob.id, None), (nobody, None), (anna.id, second), (anna.id, None), (anna.id, bob.account_sid)]
+    listed = await list_credentials(gateway.database, wanted)
     assert [[(each.account_sid, each.id) for each in credentials] for credentials in listed[1:]] == [
         [],
-        [(anna.account_sid, kept.id), (anna.account_sid, refused.id), (second, revoked.id)],
+        [(second, of_second.id)],
+        [(anna.account_sid, kept.id), (anna.account_sid, refused.id)],
+        [],
     ]
     assert {each.account_sid for each in listed[0]} == {bob.account_sid}
-    await gateway.tenants.revoke_credential(anna.id, revoked.id)
-    (of_anna,) = await list_credentials(gateway.database, [anna.id])
-    assert revoked.id not in {each.id for each in of_anna}
+    for credential in (kept, refused):
+        await gateway.tenants.revoke_credential(anna.id, credential.id)
+    (oldest_usable,) = await list_credentials(gateway.database, [(anna.id, None)])
+    assert [each.id for each in oldest_usable] == [of_second.id]
+    await gateway.tenants.revoke_credential(anna.id, of_second.id)
+    assert await list_credentials(gateway.database, [(anna.id, None), (anna.id, second)]) == [[], []]
 
 
 async def test_processes_with_another_order_of_keys_do_not_hash_an_api_key_again_and_again(gateway: Gateway) -> None:
