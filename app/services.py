@@ -225,7 +225,7 @@ def _build_services(
             # More slots, because these lists also wait for Twilio.
             list_limit=ConcurrencyLimit(per_process=8, per_tenant=4),
         ),
-        deliveries=DeliveryService(database, calls),
+        deliveries=DeliveryService(database, calls, ConcurrencyLimit(per_process=2, per_tenant=1)),
         queues=queues,
         queue_cancellation=QueueCancellation(database, queues, shared.settlement),
         bulk=BulkService(

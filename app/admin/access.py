@@ -20,11 +20,13 @@ from app.audit.events import Actor
 from app.errors import (
     InvalidRequest,
     OperatorKeyRequired,
+    Overloaded,
     TenantNotFound,
     TenantSuspended,
 )
 from app.http.authentication import ClientDep
 from app.http.bodies import JSON_BODY_ERRORS
+from app.http.concurrency import SlotLimitedTransactions
 from app.http.field_errors import field_errors_from
 from app.http.idempotency_key import REPLAYED_HEADER
 from app.http.limits import NO_NUL_PATTERN
@@ -40,7 +42,9 @@ from app.tenants.errors import OperatorError
 
 Model = TypeVar("Model", bound=BaseModel)
 
-CHANGE_ERRORS = (TenantSuspended, *READ_ERRORS)
+LIMITED_READ_ERRORS = (*READ_ERRORS, Overloaded)
+"""The error classes that a route may raise if it reads through SlotLimitedTransactions."""
+CHANGE_ERRORS = (TenantSuspended, *LIMITED_READ_ERRORS)
 """The error classes that a route may raise if it changes something."""
 BODY_ERRORS = (*JSON_BODY_ERRORS, *CHANGE_ERRORS)
 """The error classes that a route may raise if it changes something and takes a JSON body."""
@@ -105,9 +109,20 @@ async def audit_actor_of_request(client: ClientDep, request: Request) -> Actor:
 ActorDep = Annotated[Actor, Depends(audit_actor_of_request)]
 
 
-async def tenant_administration(request: Request, actor: ActorDep) -> TenantAdministration:
+async def administration_transactions(request: Request, client: ClientDep) -> SlotLimitedTransactions:
+    """Returns access to the database for administration. Only a few transactions of one tenant run at the same time.
+
+    All operators together count as one tenant.
+    """
+    return SlotLimitedTransactions(request.state.database, request.state.administration_limit, client.tenant_id)
+
+
+TransactionsDep = Annotated[SlotLimitedTransactions, Depends(administration_transactions)]
+
+
+async def tenant_administration(request: Request, actor: ActorDep, transactions: TransactionsDep) -> TenantAdministration:
     keyring: Keyring = request.state.keyring
-    return TenantAdministration(request.state.database, keyring, actor)
+    return TenantAdministration(transactions, keyring, actor)
 
 
 TenantAdministrationDep = Annotated[TenantAdministration, Depends(tenant_administration)]

@@ -46,7 +46,7 @@ class CallService:
         yielded = 0
         for start in range(0, len(call_ids), CHUNK_ROWS):
             chunk_ids, started = call_ids[start : start + CHUNK_ROWS], yielded >= CHUNKS_BEFORE_RESPONSE
-            async with self.read_limit.slot(caller.tenant_id, response_started=started), self.database.begin() as session:
+            async with self.read_limit.slot(caller.tenant_id, has_begun=started), self.database.begin() as session:
                 rows = await repository.list_call_attributes(session, chunk_ids, attributes, tenant_id=caller.tenant_id)
                 chunk = await render_rows(rows, render)
             if chunk:
@@ -60,7 +60,7 @@ class CallService:
         """
         after, yielded = None, 0
         while True:
-            async with self.read_limit.slot(caller.tenant_id, response_started=yielded >= CHUNKS_BEFORE_RESPONSE):
+            async with self.read_limit.slot(caller.tenant_id, has_begun=yielded >= CHUNKS_BEFORE_RESPONSE):
                 async with self.database.begin() as session:
                     events = await repository.list_events(session, call_id, after=after, limit=CHUNK_ROWS)
                     # After the events: an older record may not have the CallSid that an event leaves out.

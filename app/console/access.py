@@ -21,10 +21,10 @@ from starlette.responses import RedirectResponse
 from app.admin.problems import api_error_for_operator_error
 from app.audit.events import Actor
 from app.console.headers import protect_page
-from app.console.reads import SlotLimitedReads
 from app.console.rendering import page_response
 from app.console.sessions.service import ActiveSession, ConsoleSessions
 from app.errors import OriginRefused, TenantSuspended, Unauthorized
+from app.http.concurrency import SlotLimitedTransactions
 from app.http.form import ParameterValues, read_form_body
 from app.http.operations import CONSOLE_PREFIX
 from app.http.routes import Endpoint, ScopedRoute
@@ -90,13 +90,13 @@ async def acting_person(request: Request, client: ConsoleClientDep) -> Actor:
 ConsoleActorDep = Annotated[Actor, Depends(acting_person)]
 
 
-def slot_limited_reads(request: Request) -> SlotLimitedReads:
-    """Returns access to the database for the reads of a page. Only a few reads of one tenant can run at the same time.
+def slot_limited_transactions(request: Request) -> SlotLimitedTransactions:
+    """Returns access to the database for a page or a form. Only a few transactions of one tenant run at the same time.
 
     All operators together count as one tenant.
     """
     session: ActiveSession = request.state.console_session
-    return SlotLimitedReads(request.state.database, request.state.console_reads, session.client.tenant_id)
+    return SlotLimitedTransactions(request.state.database, request.state.console_reads, session.client.tenant_id)
 
 
 class SentForm:

@@ -1,4 +1,4 @@
-"""Limits how many transactions the console's pages run at a time, and how long a statement may take. Independent of HTTP."""
+"""Limits how long a statement of the console's pages may take. Independent of HTTP."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,28 +7,8 @@ from typing import Any, Final
 
 from app.database.connection import Connection
 from app.database.pool import TransactionRunner
-from app.http.concurrency import ConcurrencyLimit
 
 _STATEMENT_TIMEOUT: Final = "2s"
-
-
-@dataclass(frozen=True, slots=True)
-class SlotLimitedReads:
-    """Runs only a few transactions at a time, per tenant and in total. So connections stay free for the creation of calls."""
-
-    database: TransactionRunner
-    limit: ConcurrencyLimit
-    tenant_id: str | None
-    """The tenant of the session; None for an operator. All operators together may run as many transactions as one tenant."""
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """Runs one transaction.
-
-        Raises DatabaseUnavailable, and Overloaded if the limit does not allow another transaction in time.
-        """
-        async with self.limit.slot(self.tenant_id or ""), self.database.transaction() as connection:
-            yield connection
 
 
 @dataclass(frozen=True, slots=True)

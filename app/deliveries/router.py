@@ -15,6 +15,7 @@ from app.errors import (
     DeliveryNotFound,
     InternalError,
     InvalidRequest,
+    Overloaded,
 )
 from app.http.authentication import CallerDep
 from app.http.bodies import JSON_BODY_ERRORS, JsonBody
@@ -135,6 +136,7 @@ async def retry_delivery(
             InvalidRequest,
             InternalError,
             DatabaseUnavailable,
+            Overloaded,
             method="POST",
             instance="/v1/deliveries/replay",
         ),

@@ -16,6 +16,7 @@ from app.deliveries.models import Delivery
 from app.deliveries.schemas import DeliveryRecord
 from app.deliveries.stored_fields import webhook_id
 from app.errors import CallNotFound, DatabaseUnavailable, DeliveryNotFound
+from app.http.concurrency import ConcurrencyLimit
 from app.tenants.caller import Caller
 
 _REPLAY_BATCH_SIZE = 500
@@ -37,6 +38,7 @@ class ReplayResult:
 class DeliveryService:
     database: Database
     calls: CallService
+    replay_limit: ConcurrencyLimit
 
     async def list(self, caller: Caller, id_or_sid: str) -> Sequence[DeliveryRecord]:
         call = await self.calls.get(caller, id_or_sid)
@@ -73,7 +75,7 @@ class DeliveryService:
         count, after = 0, UUID(int=0)
         for _ in range(_MAX_REPLAY_BATCHES):
             try:
-                async with self.database.begin() as session:
+                async with self.replay_limit.slot(caller.tenant_id, has_begun=count > 0), self.database.begin() as session:
                     replayed = await repository.mark_deliveries_due(
                         session,
                         tenant_id=caller.tenant_id,

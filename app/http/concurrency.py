@@ -7,10 +7,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
+from app.database.connection import Connection
+from app.database.pool import TransactionRunner
 from app.errors import Overloaded
 
 Row = TypeVar("Row")
@@ -39,22 +42,50 @@ class ConcurrencyLimit:
         self._max_wait_s = max_wait_s
 
     @asynccontextmanager
-    async def slot(self, tenant_id: str, *, response_started: bool = False) -> AsyncIterator[None]:
+    async def slot(self, tenant_id: str, *, has_begun: bool = False) -> AsyncIterator[None]:
         """Waits until a request of the tenant may be handled, and counts the request until the context ends.
 
-        Raises Overloaded after `max_wait_s` seconds. If `response_started` is true, the wait has no limit, because a response
-        that has started cannot become an error. The tenant's limit applies before the limit of the process, so a tenant that
-        has reached its limit does not delay other tenants.
+        Raises Overloaded after `max_wait_s` seconds. If `has_begun` is true, the wait has no limit: a response that has started
+        cannot become an error, and after a change the error would say wrongly that nothing was done.
+
+        The tenant's limit applies before the limit of the process, so a tenant that has reached its limit does not delay other
+        tenants.
         """
         own = self._tenants.get(tenant_id) or self._tenants.setdefault(tenant_id, asyncio.Semaphore(self._per_tenant))
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(None if response_started else self._max_wait_s):
+                async with asyncio.timeout(None if has_begun else self._max_wait_s):
                     await stack.enter_async_context(own)
                     await stack.enter_async_context(self._process)
             except TimeoutError:
                 raise Overloaded(_OVERLOADED_DETAIL, after_s=1) from None
             yield
+
+
+@dataclass(slots=True)
+class SlotLimitedTransactions:
+    """Runs the transactions of one request, of which only a few run at a time, per tenant and in total.
+
+    So connections stay free for the creation of calls.
+    """
+
+    database: TransactionRunner
+    limit: ConcurrencyLimit
+    tenant_id: str | None
+    """The tenant of the client; None for an operator. All operators together may run as many transactions as one tenant."""
+    _has_begun: bool = field(default=False, init=False)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Runs one transaction.
+
+        Raises DatabaseUnavailable. The first transaction raises Overloaded if the limit does not allow it in time. Later ones
+        wait without a limit, because an earlier one may have changed something.
+        """
+        async with self.limit.slot(self.tenant_id or "", has_begun=self._has_begun):
+            async with self.database.transaction() as connection:
+                yield connection
+            self._has_begun = True
 
 
 async def render_rows(rows: Iterable[Row], render: Callable[[Row], bytes]) -> bytes:

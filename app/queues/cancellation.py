@@ -7,7 +7,7 @@ from app.audit.events import Actor
 from app.audit.store import record_audit_event
 from app.calls.creation.scheduled.store import end_waiting_calls_by_id, end_waiting_calls_of_queue
 from app.calls.settlement import Settlement
-from app.database.engine import Database
+from app.database.pool import TransactionRunner
 from app.queues.service import QueueService
 from app.queues.store import list_waiting_calls
 
@@ -17,7 +17,7 @@ _BATCH_SIZE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class QueueCancellation:
-    database: Database
+    database: TransactionRunner
     queues: QueueService
     settlement: Settlement
 

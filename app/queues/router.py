@@ -6,6 +6,7 @@ campaigns. The limits of the account, which an operator sets, still apply.
 
 import re
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -13,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 from starlette.types import Scope as ASGIScope
 
-from app.admin.access import BODY_ERRORS, ActorDep, AdminRoute, parse_body
+from app.admin.access import BODY_ERRORS, LIMITED_READ_ERRORS, ActorDep, AdminRoute, TransactionsDep, parse_body
 from app.admin.pages import PageDep
 from app.admin.problems import NOTHING_CHANGED
 from app.errors import (
@@ -32,7 +33,7 @@ from app.errors import (
 from app.http.authentication import CallerDep
 from app.http.bodies import JsonBody, media_type_of
 from app.http.openapi import header_references, json_example_references, json_request_body
-from app.http.problems import READ_ERRORS, error_responses, problem_json, problem_of
+from app.http.problems import error_responses, problem_json, problem_of
 from app.http.query import refuse_unknown_parameters
 from app.http.request_log import count_error
 from app.http.routes import needs
@@ -64,12 +65,20 @@ router = APIRouter(
 )
 
 
-async def queue_service(request: Request) -> QueueService:
+async def queue_service(request: Request, transactions: TransactionsDep) -> QueueService:
+    """Returns the queue service. Only a few transactions of one tenant run at the same time."""
+    service: QueueService = request.state.queues
+    return replace(service, database=transactions)
+
+
+async def queue_progress_service(request: Request) -> QueueService:
+    """Returns the queue service for reading the progress of a queue, which is limited together with lists of calls."""
     service: QueueService = request.state.queues
     return service
 
 
 QueueServiceDep = Annotated[QueueService, Depends(queue_service)]
+QueueProgressDep = Annotated[QueueService, Depends(queue_progress_service)]
 QueueName = Annotated[str, Path(description=_NAME_DESCRIPTION, examples=[examples.NAME], pattern=f"^{RESOURCE_NAME_PATTERN}$")]
 
 
@@ -77,7 +86,7 @@ QueueName = Annotated[str, Path(description=_NAME_DESCRIPTION, examples=[example
     "",
     operation_id="list_queues",
     summary="List queues",
-    responses={200: {"content": json_example_references("queues")}, **error_responses(*READ_ERRORS, instance=_PREFIX)},
+    responses={200: {"content": json_example_references("queues")}, **error_responses(*LIMITED_READ_ERRORS, instance=_PREFIX)},
 )
 @needs(Scope.READ)
 async def list_queues(caller: CallerDep, service: QueueServiceDep, page: PageDep) -> QueuePage:
@@ -93,11 +102,11 @@ async def list_queues(caller: CallerDep, service: QueueServiceDep, page: PageDep
     summary="Get a queue and how far it is",
     responses={
         200: {"content": json_example_references("queue_details")},
-        **error_responses(QueueNotFound, *READ_ERRORS, Overloaded, instance=_PATH),
+        **error_responses(QueueNotFound, *LIMITED_READ_ERRORS, instance=_PATH),
     },
 )
 @needs(Scope.READ)
-async def get_queue(caller: CallerDep, service: QueueServiceDep, name: QueueName) -> QueueDetails:
+async def get_queue(caller: CallerDep, service: QueueProgressDep, name: QueueName) -> QueueDetails:
     """Returns the queue's settings, the numbers of its calls, and what its next call waits for."""
     return QueueDetails.with_progress(await service.progress(caller.tenant_id, name))
 
@@ -138,9 +147,10 @@ async def put_queue(
     return QueueRecord.of(queue)
 
 
-async def queue_cancellation(request: Request) -> QueueCancellation:
+async def queue_cancellation(request: Request, queues: QueueServiceDep) -> QueueCancellation:
+    """Returns the cancellation of queues. Only a few transactions of one tenant run at the same time."""
     service: QueueCancellation = request.state.queue_cancellation
-    return service
+    return replace(service, database=queues.database, queues=queues)
 
 
 @router.post(
@@ -149,7 +159,7 @@ async def queue_cancellation(request: Request) -> QueueCancellation:
     summary="Cancel all waiting calls of a queue",
     responses={
         200: {"content": json_example_references("queue_canceled")},
-        **error_responses(QueueNotFound, *READ_ERRORS, method="POST", instance=f"{_PATH}/cancel"),
+        **error_responses(QueueNotFound, *LIMITED_READ_ERRORS, method="POST", instance=f"{_PATH}/cancel"),
     },
 )
 @needs(Scope.CALL)

@@ -26,7 +26,8 @@ async def recorded(gateway: Gateway, tenant: Tenant) -> list[tuple[str, str, str
 
 
 async def test_acts_of_a_person_are_recorded(gateway: Gateway, tenant: Tenant) -> None:
-    service = DeliveryService(gateway.database, CallService(gateway.database, ConcurrencyLimit(per_process=2, per_tenant=1)))
+    limit = ConcurrencyLimit(per_process=2, per_tenant=1)
+    service = DeliveryService(gateway.database, CallService(gateway.database, limit), limit)
     caller = command_caller(tenant.id, suspended=False)
     call_id = (await tenant.create()).json()["id"]
     delivery_id = await add_delivery(gateway, tenant.id, call_id=UUID(call_id), state="gave_up", attempts=9)

@@ -1,5 +1,6 @@
 """Tests the API of queues: a tenant creates, changes and lists its own queues, and no others."""
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -9,7 +10,12 @@ from app.tenants.caller import COMMAND_LINE
 from app.tenants.scopes import Scope
 from tests.queues.conftest import QueuedCalls
 from tests.support.gateway import Gateway, Tenant
+from tests.support.upstream import Upstream
 
+_SESSIONS_THAT_WAIT_FOR_LOCKS = """
+    SELECT count(DISTINCT pid) FROM pg_locks AS waiting JOIN pg_locks AS held USING (pid)
+    JOIN pg_database ON oid = held.database WHERE NOT waiting.granted AND datname = current_database()
+"""
 HOURS = {"time_zone": "Europe/Berlin", "days": ["mon", "fri"], "from": "09:00", "to": "20:00"}
 
 
@@ -173,3 +179,30 @@ async def test_other_hours_make_waiting_calls_due_again(gateway: Gateway, tenant
     assert 1700 < await calls.due_in(early) <= 1800
     assert await calls.due_in(due) < -50
     assert await others.due_in(other) > 3500
+
+
+async def test_a_tenants_changes_of_a_locked_queue_leave_connections_for_other_tenants(
+    gateway: Gateway, upstream: Upstream
+) -> None:
+    busy, other = await gateway.add_tenant(), await gateway.add_tenant(upstream.url)
+    assert (await busy.http.put("/v1/queues/busy", json={})).status_code == 201
+
+    async def waiting_sessions() -> int:
+        number: int = await connection.fetchval(_SESSIONS_THAT_WAIT_FOR_LOCKS)
+        return number
+
+    async with gateway.database.transaction() as connection:
+        await connection.execute("SELECT FROM queue WHERE tenant_id = $1 AND name = 'busy' FOR UPDATE", busy.id)
+        changes = [asyncio.create_task(busy.http.put("/v1/queues/busy", json={"paused": False})) for _ in range(30)]
+        while await waiting_sessions() == 0:
+            await asyncio.sleep(0.01)
+        creation = asyncio.create_task(other.create())
+        seen = set()
+        while not creation.done():
+            seen.add(await waiting_sessions())
+            await asyncio.sleep(0.01)
+    assert creation.result().status_code == 201
+    assert max(seen) <= 2
+    answers = [await change for change in changes]
+    slugs = {answer.json()["type"].rpartition(":")[2] for answer in answers if answer.status_code != 200}
+    assert slugs <= {"overloaded", "database-unavailable"}

@@ -10,9 +10,11 @@ from app.admin.access import (
     BODY_ERRORS,
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
+    LIMITED_READ_ERRORS,
     ActorDep,
     TenantAdministrationDep,
     TenantDep,
+    TransactionsDep,
     admin_router,
     mark_response_as_replayed,
     openapi_creation_responses,
@@ -28,7 +30,7 @@ from app.http.bodies import JsonBody
 from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import json_example_references, json_request_body
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import READ_ERRORS, error_responses
+from app.http.problems import error_responses
 from app.http.routes import needs
 from app.scheduling.administration import PaceAdministration
 from app.scheduling.pace_limits import UNLIMITED
@@ -58,8 +60,8 @@ def require_allowed_base_url(client: Caller | OperatorCaller, new: NewAccount) -
         require_operator(client, "use another base_url than https:// and a host of Twilio's API, such as api.ie1.twilio.com")
 
 
-async def pace_administration(request: Request, actor: ActorDep) -> PaceAdministration:
-    return PaceAdministration(request.state.database, request.state.keyring, actor)
+async def pace_administration(request: Request, actor: ActorDep, transactions: TransactionsDep) -> PaceAdministration:
+    return PaceAdministration(transactions, request.state.keyring, actor)
 
 
 PaceAdministrationDep = Annotated[PaceAdministration, Depends(pace_administration)]
@@ -71,7 +73,7 @@ PaceAdministrationDep = Annotated[PaceAdministration, Depends(pace_administratio
     summary="List a tenant's Twilio accounts",
     responses={
         200: {"content": json_example_references("accounts")},
-        **error_responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_PATH),
+        **error_responses(TenantNotFound, *LIMITED_READ_ERRORS, instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)

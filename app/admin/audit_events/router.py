@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any
 
-from fastapi import Query, Request
+from fastapi import Query
 
-from app.admin.access import EXAMPLE_TENANT, admin_router
+from app.admin.access import EXAMPLE_TENANT, LIMITED_READ_ERRORS, TransactionsDep, admin_router
 from app.admin.audit_events.schemas import AuditEventPage, AuditEventRecord
 from app.admin.pages import unknown_cursor_error
 from app.audit.service import CURSOR_PATTERN, AuditLog, decode_audit_cursor
@@ -14,7 +14,7 @@ from app.http.authentication import ClientDep
 from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import json_example_references
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import READ_ERRORS, error_responses
+from app.http.problems import error_responses
 from app.http.routes import needs
 from app.http.times import Timestamp
 from app.tenants.caller import Caller
@@ -45,13 +45,13 @@ COMPONENTS: dict[str, Any] = {
     summary="List who changed what, newest first",
     responses={
         200: {"content": json_example_references("audit_events")},
-        **error_responses(TenantNotFound, *READ_ERRORS, instance=f"{ADMIN_PREFIX}/audit-events"),
+        **error_responses(TenantNotFound, *LIMITED_READ_ERRORS, instance=f"{ADMIN_PREFIX}/audit-events"),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_audit_events(
     client: ClientDep,
-    request: Request,
+    transactions: TransactionsDep,
     tenant: Annotated[str | None, Query(description="Changes of this tenant.", **_FILTER_RULES)] = None,
     actor: Annotated[str | None, Query(description="The actor's name, such as an API key's id.", **_FILTER_RULES)] = None,
     action: Annotated[str | None, Query(description="The kind of change, such as `key.create`.", **_FILTER_RULES)] = None,
@@ -74,5 +74,5 @@ async def list_audit_events(
     if cursor is not None and before is None:
         raise unknown_cursor_error()
     filters = AuditFilter(tenant_id=tenant, actor_name=actor, action=action, since=since, until=until, before=before)
-    events, next_cursor = await AuditLog(request.state.database).list(filters, limit=limit)
+    events, next_cursor = await AuditLog(transactions).list(filters, limit=limit)
     return AuditEventPage(audit_events=[AuditEventRecord.from_row(event) for event in events], next_cursor=next_cursor)

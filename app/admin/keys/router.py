@@ -8,6 +8,7 @@ from app.admin.access import (
     BODY_ERRORS,
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
+    LIMITED_READ_ERRORS,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
@@ -25,7 +26,7 @@ from app.http.idempotency_key import IdempotencyKeyDep, idempotency_key_header
 from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import json_example_references, json_request_body
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import READ_ERRORS, error_responses
+from app.http.problems import error_responses
 from app.http.routes import needs
 from app.tenants.scopes import Scope
 
@@ -52,7 +53,7 @@ async def document_idempotency_header(
     summary="List a tenant's API keys",
     responses={
         200: {"content": json_example_references("keys")},
-        **error_responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_PATH),
+        **error_responses(TenantNotFound, *LIMITED_READ_ERRORS, instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)

@@ -8,6 +8,7 @@ from fastapi import Depends, Header, Request, Response
 from app.admin.access import (
     BODY_ERRORS,
     EXAMPLE_TENANT,
+    LIMITED_READ_ERRORS,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
@@ -34,7 +35,7 @@ from app.http.bodies import JsonBody
 from app.http.idempotency_key import REPLAYED_HEADER
 from app.http.openapi import header_references, json_example_references, json_request_body
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import READ_ERRORS, error_responses
+from app.http.problems import error_responses
 from app.http.routes import needs
 from app.scheduling.hours import HoursInvalid
 from app.tenants.administration_store import TenantRow, TenantSettings
@@ -87,7 +88,10 @@ async def if_match_etags(
     "/tenants",
     operation_id="list_tenants",
     summary="List tenants",
-    responses={200: {"content": json_example_references("tenants")}, **error_responses(*READ_ERRORS, instance=_TENANTS_PATH)},
+    responses={
+        200: {"content": json_example_references("tenants")},
+        **error_responses(*LIMITED_READ_ERRORS, instance=_TENANTS_PATH),
+    },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_tenants(client: ClientDep, administration: TenantAdministrationDep, page: PageDep) -> TenantPage:
@@ -144,7 +148,7 @@ async def create_tenant(
     summary="Get a tenant",
     responses={
         200: {"headers": header_references("ETag"), "content": json_example_references("tenant")},
-        **error_responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_TENANT_PATH),
+        **error_responses(TenantNotFound, *LIMITED_READ_ERRORS, instance=_EXAMPLE_TENANT_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)

@@ -9,6 +9,7 @@ from app.admin.access import (
     BODY_ERRORS,
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
+    LIMITED_READ_ERRORS,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
@@ -24,7 +25,7 @@ from app.http.authentication import ClientDep
 from app.http.bodies import JsonBody
 from app.http.openapi import json_example_references, json_request_body
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import READ_ERRORS, error_responses
+from app.http.problems import error_responses
 from app.http.routes import needs
 from app.tenants.scopes import Scope
 from app.workloads.authentication import WorkloadTokenValidator
@@ -41,7 +42,7 @@ _EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/workloads"
     summary="List a tenant's workloads",
     responses={
         200: {"content": json_example_references("workloads")},
-        **error_responses(TenantNotFound, *READ_ERRORS, instance=_EXAMPLE_PATH),
+        **error_responses(TenantNotFound, *LIMITED_READ_ERRORS, instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Request, Response
 
 from app.audit.service import AuditLog
-from app.console.access import ConsoleClientDep, console_router, slot_limited_reads
+from app.console.access import ConsoleClientDep, console_router, slot_limited_transactions
 from app.console.audit.view import ACTIONS, AuditLine, AuditQuery
 from app.console.page_size import PAGE_SIZE
 from app.console.reads import TimeLimitedReads
@@ -21,7 +21,7 @@ router = console_router("/audit")
 async def list_audit_events(request: Request, client: ConsoleClientDep, query: Annotated[AuditQuery, Depends()]) -> Response:
     """Lists who changed what, newest first. A tenant's session lists the changes of its own tenant only."""
     filters, faults = query.parse_filters(client.tenant_id)
-    log = AuditLog(TimeLimitedReads(slot_limited_reads(request)))
+    log = AuditLog(TimeLimitedReads(slot_limited_transactions(request)))
     events, cursor = ([], None) if faults else await log.list(filters, limit=PAGE_SIZE)
     return page_response(
         request,

@@ -10,7 +10,13 @@ from starlette.responses import RedirectResponse
 from app.callgate_error import EXECUTIONS
 from app.calls.control.router import CallControlDep
 from app.calls.router import CallServiceDep
-from app.console.access import ConsoleActorDep, ConsoleClientDep, allowed_while_suspended, console_router, slot_limited_reads
+from app.console.access import (
+    ConsoleActorDep,
+    ConsoleClientDep,
+    allowed_while_suspended,
+    console_router,
+    slot_limited_transactions,
+)
 from app.console.calls import store, view
 from app.console.calls.records import CallHistory, CallLine
 from app.console.calls.search import STATUSES, STORED_PROBLEMS, CallForm, read_call_form
@@ -52,7 +58,7 @@ async def call_actions(
     Every action needs this scope, because the response to every action shows the call.
     """
     require_read_scope(client)
-    return CallActions(request.state.database, slot_limited_reads(request), calls, control, deliveries, client, actor)
+    return CallActions(slot_limited_transactions(request), calls, control, deliveries, client, actor)
 
 
 CallActionsDep = Annotated[CallActions, Depends(call_actions)]
@@ -82,7 +88,7 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
     cursor, timed_out = None, False
     if not form.errors:
         try:
-            lines, cursor = await store.list_calls(slot_limited_reads(request), query, tenant_id=client.tenant_id)
+            lines, cursor = await store.list_calls(slot_limited_transactions(request), query, tenant_id=client.tenant_id)
         except DatabaseUnavailable as error:
             if error.reason not in _STOP_REASONS:
                 raise
@@ -177,7 +183,7 @@ async def _read_history(request: Request, client: Caller | OperatorCaller, call_
 
     Raises CallNotFound if the client may not see the call, or if there is no such call.
     """
-    history = await store.read_call_history(slot_limited_reads(request), call_id, tenant_id=client.tenant_id)
+    history = await store.read_call_history(slot_limited_transactions(request), call_id, tenant_id=client.tenant_id)
     if history is None:
         raise CallNotFound
     return history

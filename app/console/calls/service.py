@@ -10,7 +10,6 @@ from app.calls.service import CallService
 from app.console.calls import store
 from app.console.calls.records import CallHistory
 from app.console.tenancy import caller_for_tenant
-from app.database.engine import Database
 from app.database.pool import TransactionRunner
 from app.deliveries.service import DeliveryService
 from app.errors import CallNotFound
@@ -27,9 +26,7 @@ class CallActions:
     `client` has the tenant and the scopes of the person's session; `actor` names the person in the audit log.
     """
 
-    database: Database
-    reads: TransactionRunner
-    """Runs the transactions that read what the page shows. Only a few of them run at a time."""
+    database: TransactionRunner
     calls: CallService
     control: CallControl
     deliveries: DeliveryService
@@ -38,7 +35,7 @@ class CallActions:
 
     async def read_call_history(self, call_id: UUID) -> CallHistory:
         """Returns the call with its events and deliveries. Raises CallNotFound if the client's tenant has no such call."""
-        history = await store.read_call_history(self.reads, call_id, tenant_id=self.client.tenant_id)
+        history = await store.read_call_history(self.database, call_id, tenant_id=self.client.tenant_id)
         if history is None:
             raise CallNotFound
         return history

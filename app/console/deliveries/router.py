@@ -14,7 +14,7 @@ from app.console.access import (
     SentFormDep,
     allowed_while_suspended,
     console_router,
-    slot_limited_reads,
+    slot_limited_transactions,
 )
 from app.console.deliveries import store
 from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after_delivery, delivery_list_address
@@ -46,7 +46,7 @@ async def list_deliveries(request: Request, client: ConsoleClientDep, query: Ann
 
 async def _show_overview(request: Request, *, after: str) -> Response:
     """Renders the overview: the number of waiting deliveries of each tenant whose id comes after the id `after`."""
-    backlogs = await store.list_backlogs(slot_limited_reads(request), after=after.replace("\x00", ""))
+    backlogs = await store.list_backlogs(slot_limited_transactions(request), after=after.replace("\x00", ""))
     is_full = len(backlogs) == store.MAX_TENANTS
     return page_response(
         request,
@@ -59,7 +59,7 @@ async def _show_overview(request: Request, *, after: str) -> Response:
 
 async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "") -> Response:
     """Renders a tenant's list of deliveries. `fault` is an error text about the time in the form that sends them again."""
-    database, now = slot_limited_reads(request), datetime.now(UTC)
+    database, now = slot_limited_transactions(request), datetime.now(UTC)
     searched_to, next_page = None, None
     try:
         after, before = (None, query.given_up_before) if query.state == "given_up" else (query.waiting_after, None)
@@ -98,7 +98,7 @@ async def redirect_to_given_up_deliveries(client: ConsoleClientDep, tenant_id: s
 @needs(Scope.READ, clients="any")
 async def show_delivery(request: Request, client: ConsoleClientDep, tenant_id: str, delivery_id: str) -> Response:
     """Redirects to the page of the delivery's call."""
-    reads, wanted = slot_limited_reads(request), require_reachable_tenant(client, tenant_id)
+    reads, wanted = slot_limited_transactions(request), require_reachable_tenant(client, tenant_id)
     call_id = await store.find_call_id(reads, wanted, _parse_delivery_id(delivery_id))
     if call_id is None:
         raise DeliveryNotFound

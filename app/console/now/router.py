@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import Depends, Query, Request, Response
 from starlette.responses import JSONResponse
 
-from app.console.access import ConsoleClientDep, console_router, slot_limited_reads
+from app.console.access import ConsoleClientDep, console_router, slot_limited_transactions
 from app.console.now import figures
 from app.console.now.figure_store import read_figures
 from app.console.now.store import read_now_page_facts
@@ -41,7 +41,7 @@ async def show_now(
 ) -> Response:
     """Shows the page *Now*: a sentence about the calls of the last hour, what needs attention, and plots with their table."""
     view, shown = await _read_now_view(request, client, tenant_id), figures.RANGES[range_name]
-    read = await read_figures(slot_limited_reads(request), tenant_id, span=shown.span)
+    read = await read_figures(slot_limited_transactions(request), tenant_id, span=shown.span)
     found = figures.sum_figures_per_period(read, span=shown.span, length=shown.point)
     return page_response(
         request,
@@ -70,13 +70,13 @@ async def show_now_summary(request: Request, client: ConsoleClientDep, tenant_id
 async def get_figures(request: Request, tenant_id: FiguresTenantDep, range_name: RangeNameDep = "1h") -> Response:
     """Returns the plots as JSON for the page's script."""
     shown = figures.RANGES[range_name]
-    read = await read_figures(slot_limited_reads(request), tenant_id, span=shown.span)
+    read = await read_figures(slot_limited_transactions(request), tenant_id, span=shown.span)
     found = figures.sum_figures_per_period(read, span=shown.span, length=shown.point)
     return JSONResponse(figures.plots_as_json(found, length=shown.point))
 
 
 async def _read_now_view(request: Request, client: ConsoleClientDep, tenant_id: str | None) -> NowView:
-    facts = await read_now_page_facts(slot_limited_reads(request), tenant_id)
+    facts = await read_now_page_facts(slot_limited_transactions(request), tenant_id)
     tokens: WorkloadTokenValidator | None = request.state.workload_tokens
     is_operator = isinstance(client, OperatorCaller)
     return now_view(facts, for_operator=is_operator, key_set_state="ok" if tokens is None else tokens.key_set_state)

@@ -1,13 +1,14 @@
 """The pages of queues: the list, one queue, and the forms that pause it or cancel all of its waiting calls."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends, Request, Response
 from starlette.responses import RedirectResponse
 
-from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router, slot_limited_reads
+from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router, slot_limited_transactions
 from app.console.queues import store
 from app.console.queues.view import (
     PATH,
@@ -25,7 +26,6 @@ from app.console.tenancy import require_reachable_tenant, require_read_scope
 from app.errors import QueueNotFound
 from app.http.routes import needs
 from app.queues.cancellation import QueueCancellation
-from app.queues.router import queue_cancellation
 from app.queues.service import QueueService
 from app.tenants.names import RESOURCE_NAME_PATTERN
 from app.tenants.scopes import Scope
@@ -33,9 +33,9 @@ from app.tenants.scopes import Scope
 router = console_router("/queues")
 
 
-async def console_queue_service(request: Request) -> QueueService:
-    """Returns the queue service. Its reads count against the console's limit of concurrent reads, not against the API's."""
-    return QueueService(request.state.database, request.state.console_reads)
+async def console_queue_service(request: Request, _: ConsoleClientDep) -> QueueService:
+    """Returns the queue service for changes. Its transactions count against the console's limit, not against the API's."""
+    return QueueService(slot_limited_transactions(request), request.state.console_reads)
 
 
 async def time_limited_queue_service(request: Request) -> QueueService:
@@ -48,7 +48,15 @@ async def time_limited_queue_service(request: Request) -> QueueService:
 
 QueuesDep = Annotated[QueueService, Depends(console_queue_service)]
 QueueReadsDep = Annotated[QueueService, Depends(time_limited_queue_service)]
-QueueCancellationDep = Annotated[QueueCancellation, Depends(queue_cancellation)]
+
+
+async def console_queue_cancellation(request: Request, queues: QueuesDep) -> QueueCancellation:
+    """Returns the cancellation of queues. Its transactions count against the console's limit, not against the API's."""
+    cancellation: QueueCancellation = request.state.queue_cancellation
+    return replace(cancellation, database=queues.database, queues=queues)
+
+
+QueueCancellationDep = Annotated[QueueCancellation, Depends(console_queue_cancellation)]
 
 
 async def require_reachable_queue(client: ConsoleClientDep, tenant_id: str, name: str) -> tuple[str, str]:
@@ -79,7 +87,7 @@ async def list_queues(
     place = (after_tenant, after)
     if any("\x00" in part for part in place):
         place = ("", "")
-    lines, has_more = await store.list_queue_lines(slot_limited_reads(request), wanted or None, after=place)
+    lines, has_more = await store.list_queue_lines(slot_limited_transactions(request), wanted or None, after=place)
     items = [(QueueItem.of(line.state), waiting_calls_text(line.waiting)) for line in lines]
     return page_response(
         request,

@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse
 
 from app.admin.access import parse_body
 from app.admin.tenants.schemas import NewTenant
-from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router, slot_limited_reads
+from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router, slot_limited_transactions
 from app.console.rendering import page_response
 from app.console.tenancy import require_reachable_tenant, require_read_scope
 from app.console.tenants import store
@@ -40,7 +40,7 @@ async def console_administration(request: Request, client: ConsoleClientDep, act
     """
     require_read_scope(client)
     keyring: Keyring = request.state.keyring
-    return TenantAdministration(request.state.database, keyring, actor)
+    return TenantAdministration(slot_limited_transactions(request), keyring, actor)
 
 
 AdministrationDep = Annotated[TenantAdministration, Depends(console_administration)]
@@ -56,7 +56,7 @@ async def list_tenants(request: Request, client: ConsoleClientDep, after: str = 
 
 
 async def _show_list(request: Request, form: FormState, *, after: str = "") -> Response:
-    rows, has_more = await store.list_tenant_rows(slot_limited_reads(request), after=after)
+    rows, has_more = await store.list_tenant_rows(slot_limited_transactions(request), after=after)
     return page_response(
         request,
         "tenants/list.html",
@@ -99,7 +99,7 @@ async def render_tenant(
 
     `credential` also has the SID of an account, because each account on the page has a form for a new credential.
     """
-    details = await store.find_details(slot_limited_reads(request), tenant_id)
+    details = await store.find_details(slot_limited_transactions(request), tenant_id)
     if details is None:
         raise TenantNotFound
     account_sid, of_credential = credential or ("", FormState())
