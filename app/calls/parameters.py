@@ -130,7 +130,10 @@ class CallParameters(BaseModel):
         }
 
     def parameters_for_record(self) -> dict[str, Any]:
-        """Returns the parameters to store and show. Secrets are left out, and user names and passwords in URLs are masked."""
+        """Returns the parameters to store and show. Secrets are left out.
+
+        User names and passwords in URLs and, in TwiML, of SIP are masked.
+        """
         return {
             name: mask_userinfo(value) if isinstance(value, str) else value
             for name, value in self._given_parameters().items()

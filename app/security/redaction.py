@@ -13,12 +13,16 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from typing import Any, Final
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
+from app.security.sip_secrets import find_sip_secrets
+
 MAX_USERINFOS: Final = 8
 """The maximum number of different user names and passwords in the URLs of one text or form. Searching for each takes time."""
+MAX_SIP_SECRETS: Final = 20
+"""The maximum number of different SIP user names and passwords in TwiML: a <Dial> has at most ten <Sip>, each with both."""
 MAX_USERINFO_LENGTH: Final = 128
 TOO_MANY_USERINFOS: Final = (
-    f"must not contain URLs with more than {MAX_USERINFOS} different user names and passwords, "
-    f"or with one of more than {MAX_USERINFO_LENGTH} characters"
+    f"must not contain URLs with more than {MAX_USERINFOS} different user names and passwords, TwiML with more than "
+    f"{MAX_SIP_SECRETS} of SIP, or one of more than {MAX_USERINFO_LENGTH} characters"
 )
 
 _REDACTED = "***"
@@ -182,25 +186,32 @@ def redact(value: Any, secrets: Secrets, *, keep: Callable[[str, Any], bool] = l
 
 
 def mask_userinfo(text: str) -> str:
-    """Returns the text with `***` for user and password in every URL."""
+    """Returns the text with `***` for user and password in every URL, and for those of SIP in TwiML."""
     parts, at = list[str](), 0
-    for start, end in _find_userinfos(text):
-        parts += [text[at:start], _REDACTED]
-        at = end
+    for start, end in sorted([*_find_userinfos(text), *find_sip_secrets(text)]):
+        if start >= at:
+            parts += [text[at:start], _REDACTED]
+        at = max(at, end)
     return "".join([*parts, text[at:]])
 
 
 def has_too_many_userinfos(*texts: str) -> bool:
-    """Returns whether the URLs in these texts have more than MAX_USERINFOS different userinfos, or one that is too long."""
+    """Returns whether these texts have too many different secrets in URLs or of SIP, or one that is too long."""
     found = {text[start:end] for text in texts for start, end in _find_userinfos(text)}
-    return len(found) > MAX_USERINFOS or any(len(each) > MAX_USERINFO_LENGTH for each in found)
+    of_sip = {text[start:end] for text in texts for start, end in find_sip_secrets(text)}
+    is_one_too_long = any(len(each) > MAX_USERINFO_LENGTH for each in found | of_sip)
+    return len(found) > MAX_USERINFOS or len(of_sip) > MAX_SIP_SECRETS or is_one_too_long
 
 
 def userinfo_in(text: str) -> Iterator[str]:
     """Yields the user name and password of every URL in a text: as written, percent-decoded, and as a Basic header's value.
 
-    The text may be XML, so yields each with and without HTML escapes.
+    The text may be XML, so yields each with and without HTML escapes. Also yields SIP user names and passwords in TwiML.
     """
+    for start, end in find_sip_secrets(text):
+        for secret in {text[start:end], _unescape_html(text[start:end])}:
+            # A password in a URI that has another "@" may end at the first one.
+            yield from (secret, unquote(secret), _USERINFO_END.split(secret)[0])
     written = {variant[start:end] for variant in (text, _unescape_html(text)) for start, end in _find_userinfos(variant)}
     for longest in written | {_unescape_html(userinfo) for userinfo in written}:
         # Parsers differ for invalid URLs: a password may end at the first "@", "?" or "#".

@@ -32,7 +32,14 @@ SIP_PASSWORD = "pl4nted-s1p-p4ssw0rd"
 CALL_TOKEN = "pl4nted-c4ll-t0ken"
 URL_USER = "pl4nted-us3r"
 URL_PASSWORD = "pl4nted-url-p4ssw0rd"
-TWIML = f"<Response><Play>https://{URL_USER}:{URL_PASSWORD}@www.example.com/a.mp3</Play></Response>"
+TWIML_SIP_USER = "pl4nted-tw1ml-us3r"
+TWIML_SIP_PASSWORD = "pl4nted-tw1ml-p4ss"
+URI_PASSWORD = "pl4nted-ur1-p4ss"
+TWIML = (
+    f"<Response><Play>https://{URL_USER}:{URL_PASSWORD}@www.example.com/a.mp3</Play>"
+    f'<Dial><Sip username="{TWIML_SIP_USER}" password="{TWIML_SIP_PASSWORD}">sip:kate.private@example.com</Sip>'
+    f"<Sip>sip:kate.private:{URI_PASSWORD}@example.com</Sip></Dial></Response>"
+)
 AUTH_TOKEN = "pl4nted-twilio-t0ken"
 FORM_PASSWORD = "pl4nted&f0rm=p4ss"
 STORED_SIP_USER = "pl4nted-st0red-us3r"
@@ -212,7 +219,8 @@ async def test_secrets_that_twilio_echoes_are_neither_stored_nor_logged_nor_retu
     everything = "".join(
         [stored, watched.log.getvalue(), spans, *(f"{response.text} {response.headers}" for response in answers)]
     )
-    for secret in (CALL_TOKEN, URL_USER, URL_PASSWORD, tenant.auth_token, basic, *_spelled(FORM_PASSWORD)):
+    of_twiml = (TWIML_SIP_USER, TWIML_SIP_PASSWORD, URI_PASSWORD)
+    for secret in (CALL_TOKEN, URL_USER, URL_PASSWORD, *of_twiml, tenant.auth_token, basic, *_spelled(FORM_PASSWORD)):
         assert secret not in everything
 
 

@@ -145,6 +145,8 @@ async def test_a_call_expires_at_its_deadline(gateway: Gateway, tenant: Tenant, 
         ),
         ({"priority": "bulk", "url": "https://user:pass@example.com/x"}, "/url", "secret_cannot_wait"),
         ({"priority": "bulk", "url": "https://user:pa'ss@example.com/x"}, "/url", "secret_cannot_wait"),
+        ({"priority": "bulk", "url": None, "twiml": "<Sip password='x'>sip:a@b.c</Sip>"}, "/twiml", "secret_cannot_wait"),
+        ({"priority": "bulk", "url": None, "twiml": "<Sip>sip:kate:pw@b.c</Sip>"}, "/twiml", "secret_cannot_wait"),
     ],
 )
 async def test_what_cannot_be_kept_is_refused(tenant: Tenant, members: dict[str, Any], pointer: str, code: str) -> None:

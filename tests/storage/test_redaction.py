@@ -116,6 +116,66 @@ def test_a_password_in_twiml_may_contain_any_character_that_xml_allows(odd: str)
         assert {"us3r", password, html.unescape(password)} <= set(userinfo_in(text))
 
 
+@pytest.mark.parametrize(
+    ("twiml", "masked"),
+    [
+        ('<Sip username="us3r" password="pl4nted">sip:k@h</Sip>', '<Sip username="***" password="***">sip:k@h</Sip>'),
+        ("<Sip\n\tpassword = 'pl4nted' username='us3r'/>", "<Sip\n\tpassword = '***' username='***'/>"),
+        ('<x:SIP url="a>b" x:PassWord="pl4nted">', '<x:SIP url="a>b" x:PassWord="***">'),
+        ('<Sip url="password=" password="pl4nted">', '<Sip url="password=" password="***">'),
+        ('<Sip bad password="pl4nted" username="us3r">', '<Sip bad password="***" username="***">'),
+        ("<Sip>sip:kate:pl4nted@example.com</Sip>", "<Sip>sip:kate:***@example.com</Sip>"),
+        ("<Sip>SIPS:kate:pl4nted@h:5061;transport=tls?x=y</Sip>", "<Sip>SIPS:kate:***@h:5061;transport=tls?x=y</Sip>"),
+        ("<Sip> sip:kate:pl4/nt@ed@example.com </Sip>", "<Sip> sip:kate:***@example.com </Sip>"),
+        ("<Sip>sip:a@h,sip:kate:pl4nted@h</Sip>", "<Sip>sip:a@h,sip:kate:***@h</Sip>"),
+        ('<Sip password="https://us3r:pl4nted@h/x">', '<Sip password="***">'),
+    ],
+)
+def test_sip_users_and_passwords_in_twiml_are_masked(twiml: str, masked: str) -> None:
+    assert mask_userinfo(twiml) == masked
+
+
+def test_sip_passwords_in_twiml_are_redacted_as_written_and_without_escapes(credential: Credential) -> None:
+    twiml = '<Sip username="us&quot;3r" password="pl4&amp;nted">sip:kate:pl4%2Fnt3d@example.com</Sip>'
+    secrets = secrets_of_request(credential, {"twiml": twiml})
+    for echo in (twiml, 'us"3r', "us&quot;3r", "pl4&nted", "pl4&amp;nted", "pl4%2Fnt3d", "pl4/nt3d", "pl4%26nted"):
+        redacted = redact(echo, secrets)
+        assert "3r" not in redacted
+        assert "pl4" not in redacted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sip:kate@example.com",
+        "<Sip>sip:kate@example.com:5060;transport=tls?x=y</Sip>",
+        "<Sip>sip:example.com:5060</Sip>",
+        '<Sip password="" statusCallback="https://example.com/">sip:kate@example.com</Sip>',
+        '<Sipper password="x"/><Conference password="x"/>',
+        "<Say>gossip:a:b@c</Say>",
+    ],
+)
+def test_twiml_without_sip_passwords_stays(text: str) -> None:
+    assert mask_userinfo(text) == text
+    assert list(userinfo_in(text)) == []
+
+
+@pytest.mark.parametrize(
+    "period", ["<sip ", "<sip a", "<sip '", '<sip "', "sip:", "sip:a:", "sip:a@", "a='", "a ", "<a:", "password", "\"'"]
+)
+def test_long_twiml_takes_linear_time(period: str) -> None:
+    long = period * 20_000
+    for text in (long, f"<sip {long}", f"<sip a={long}", f"<sip>sip:a:{long}", f"<sip>sip:a:{long} @"):
+        mask_userinfo(text)
+        has_too_many_userinfos(text)
+
+
+def test_a_dial_may_have_ten_sip_addresses_with_passwords() -> None:
+    addresses = [f'<Sip username="us3r{number}" password="p4ss{number}">sip:kate@h</Sip>' for number in range(11)]
+    assert not has_too_many_userinfos("".join(addresses[:10]))
+    assert has_too_many_userinfos("".join(addresses))
+
+
 @pytest.mark.parametrize("end", ["?", "#", "?#"])
 @pytest.mark.parametrize("digits", ["65536", "70000", "99999", "1234567"])
 def test_a_password_that_begins_with_digits_is_not_taken_for_a_port(digits: str, end: str) -> None:
