@@ -69,7 +69,12 @@ class GrantCounters:
         self._unsaved: set[UUID] = set()
 
     def known_counts(self) -> Mapping[UUID, GrantCount]:
-        return self._known
+        """Returns a copy of the known counts, by account. Each of them was committed before this call.
+
+        A count that is read from the database after this call is lower only if the database has lost grants (rights to dial
+        one call). Counts that are recorded during the read are not in the copy.
+        """
+        return dict(self._known)
 
     def is_below_known_count(self, account_id: UUID, count: GrantCount) -> bool:
         """Returns whether `count`, read from the database, is lower than the highest known count of the account.

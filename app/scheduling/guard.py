@@ -176,8 +176,8 @@ async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, Grant
     """Halts all grants if the database may have lost earlier ones. Otherwise sets `seen_at` to now: no grant before it is lost.
 
     A grant is the right to dial one scheduled call. `known` has the highest grant count of each account that this worker has
-    seen. While no scheduled call waits, another Postgres server and lower counts are accepted, because no call can then be
-    dialled twice.
+    seen. It must not change during this call: a grant that is recorded after the counts were read would look lost. While no
+    scheduled call waits, another Postgres server and lower counts are accepted, because no call can then be dialled twice.
     """
     behind = await _account_with_lost_grants(connection, known)
     if behind is not None:

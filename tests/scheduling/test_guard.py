@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import UUID
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import make_url
 
 from app.calls.creation.grants.service import grant_calls
+from app.database.engine import Database
 from app.doctor.grants import check_dial_grants
 from app.jobs.gauges import Gauges
 from app.jobs.guard import LostGrantWatch
@@ -15,6 +18,7 @@ from app.observability import Metrics
 from app.scheduling.grant_counters import GrantCounters
 from app.scheduling.guard import read_guard
 from tests.support.gateway import Gateway
+from tests.support.tcp import TIMEOUT_S, running_proxy
 
 IDENTITY = "pg_control_system(), pg_walfile_name(pg_lsn)"
 """The functions of Postgres that identify the server. A managed Postgres may not permit them."""
@@ -72,6 +76,32 @@ async def test_another_server_is_accepted_while_no_call_waits(gateway: Gateway) 
     assert halted is not None
     assert (halted.server, halted.seen_at) == ("another", state.seen_at)
     assert halted.halted_at is not None
+
+
+async def test_a_grant_that_is_recorded_while_the_guard_reads_the_counts_does_not_look_lost(gateway: Gateway) -> None:
+    tenant = await gateway.add_tenant()
+    for _ in range(3):
+        await tenant.create(priority="normal")
+    account_id: UUID = (await gateway.database.fetch("SELECT account_id FROM scheduled_dial"))[0]["account_id"]
+    counters = GrantCounters()
+    assert len((await grant_calls(gateway.database, account_id, limit=1, counters=counters)).grants) == 1
+    url = make_url(gateway.settings.require_database_url())
+    assert url.host is not None
+    assert url.port is not None
+    async with running_proxy(url.host, url.port) as proxy:
+        behind = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+        database = Database(behind, pool_size=1)
+        # The answer has the account's id beside its count, in binary.
+        proxy.hold_answer(account_id.bytes)
+        checking = asyncio.create_task(LostGrantWatch(database, counters).step())
+        await asyncio.wait_for(proxy.answer_held.wait(), TIMEOUT_S)
+        assert len((await grant_calls(gateway.database, account_id, limit=1, counters=counters)).grants) == 1
+        proxy.answer_released.set()
+        await checking
+        await database.close()
+    state = await read_guard(gateway.database)
+    assert state is not None
+    assert state.may_grant
 
 
 async def hide_server(gateway: Gateway) -> None:

@@ -1,4 +1,7 @@
-"""A TCP proxy that holds back a client's last data and disconnects the client. The data reaches the server later or never.
+"""A TCP proxy that holds back data of a client or of the server.
+
+After a client's data is held back, the client is disconnected, and the data reaches the server later or never. The server's
+data is only delayed.
 
 Also a database host that never answers.
 """
@@ -19,8 +22,15 @@ class HoldingProxy:
     port: int = 0
     _marker: bytes | None = None
     _passing: int = 0
+    _answer_marker: bytes | None = None
     _held: list[tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    answer_held: asyncio.Event = field(default_factory=asyncio.Event)
+    answer_released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def hold_answer(self, marker: bytes) -> None:
+        """Makes the proxy hold back the server's next data with `marker`, until `answer_released` is set."""
+        self._answer_marker = marker
 
     def hold(self, marker: bytes, *, passing: int = 0) -> None:
         """Makes the proxy hold back data with `marker`, after it has forwarded `passing` pieces of data with `marker`."""
@@ -48,7 +58,7 @@ class HoldingProxy:
         assert task is not None
         self._tasks.add(task)
         reader, writer = await asyncio.open_connection(*upstream)
-        back = asyncio.create_task(_copy(reader, answers))
+        back = asyncio.create_task(self._copy_answers(reader, answers))
         held = None
         try:
             while held is None and (piece := await client.read(256 * 1024)):
@@ -77,6 +87,16 @@ class HoldingProxy:
         self._marker = None
         return piece
 
+    async def _copy_answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while piece := await reader.read(256 * 1024):
+                if self._answer_marker is not None and self._answer_marker in piece:
+                    self._answer_marker = None
+                    self.answer_held.set()
+                    await self.answer_released.wait()
+                writer.write(piece)
+        writer.close()
+
     async def close(self) -> None:
         await self.drop()
         for task in self._tasks:
@@ -88,13 +108,6 @@ async def _end(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
     with suppress(ConnectionError):
         await writer.wait_closed()
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(ConnectionError):
-        while piece := await reader.read(256 * 1024):
-            writer.write(piece)
-    writer.close()
 
 
 @asynccontextmanager

@@ -65,6 +65,7 @@ async def grant_calls(
                 return GrantRound([], is_last=True)
             if not account.may_grant and not await record_server_or_halt_grants(connection):
                 return GrantRound([], is_last=True)
+            # The row of the account is locked, so no higher count was committed after this one was read.
             if counters.is_below_known_count(account_id, account.grant_count):
                 await halt_for_lost_grants(connection, account_id, granted_at=account.granted_at)
                 return GrantRound([], is_last=True)
