@@ -13,19 +13,19 @@ The column has a row of `scheduled_dial` (the table of waiting calls) as JSON, o
 """
 
 
-def insert_dials_sql(*, calls_cte: str, due_at: str) -> str:
+def insert_dials_sql(from_clause: str, *, due_at: str) -> str:
     """Returns CTEs that insert rows of `scheduled_dial`, the table of waiting scheduled calls.
 
-    `calls_cte` is the name of the CTE that has the ids of the calls. The statement needs another CTE, `given`. Its
-    column `dial` (DIAL_COLUMN_SQL) is a call's row of `scheduled_dial` as JSON, or null if the call is not scheduled. `due_at`
-    is SQL for the row's `due_at`. Callers (API keys or workloads) without a row in `dial_turn` get one: this table says in
-    which order the callers of an account take turns.
+    `from_clause` is SQL that joins the CTE `given` with the calls that were written. Its column `dial` (DIAL_COLUMN_SQL) is a
+    call's row of `scheduled_dial` as JSON, or null if the call is not scheduled. `due_at` is SQL for the row's `due_at`.
+    Callers (API keys or workloads) without a row in `dial_turn` get one: this table says in which order the callers of an
+    account take turns.
     """
     columns = ", ".join(_DIAL_COLUMNS)
     return f""", new_dial AS (
             INSERT INTO scheduled_dial ({columns}, due_at)
             SELECT {", ".join(f"dial.{name}" for name in _DIAL_COLUMNS)}, {due_at}
-            FROM given JOIN {calls_cte} USING (id)
+            FROM {from_clause}
                 CROSS JOIN LATERAL jsonb_populate_record(NULL::scheduled_dial, given.dial) AS dial
             WHERE given.dial IS NOT NULL
             RETURNING account_id, caller_id

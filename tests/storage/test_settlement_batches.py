@@ -1,5 +1,7 @@
 """The statement that writes many outcomes changes a call only if the outcome is of its current attempt."""
 
+import json
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -36,3 +38,18 @@ async def test_a_late_outcome_of_an_earlier_attempt_does_not_replace_another_out
             assert {key for key, at in changed.items() if at} == {(UUID(call_id), 2)}
         planted = [event["data"] for event in await tenant.events(call_id) if event["type"] == "call.planted"]
         assert planted == [{"attempt": 2}] * 2
+
+
+async def test_a_late_outcome_of_an_earlier_attempt_does_not_make_the_call_wait_again(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create(priority="normal")).json()["id"]
+        statement = "DELETE FROM scheduled_dial WHERE call_id = $1 RETURNING to_jsonb(scheduled_dial) - 'due_at' AS dial"
+        (row,) = await gateway.database.fetch(statement, UUID(call_id))
+        await gateway.database.fetch("UPDATE call SET execution = 'pending', attempt = 2 WHERE id = $1", UUID(call_id))
+        late = _outcome(call_id, 1, execution="scheduled")
+        late = replace(late, change=replace(late.change, dial=json.loads(row["dial"]) | {"due_in": 0}))
+        now = _outcome(call_id, 2, execution="unknown")
+        await write_outcomes(gateway.database, [late, now])
+        assert (await tenant.http.get(f"/v1/calls/{call_id}")).json()["execution"] == "unknown"
+        assert await gateway.database.fetch("SELECT FROM scheduled_dial WHERE call_id = $1", UUID(call_id)) == []

@@ -156,7 +156,8 @@ def _write_outcomes_sql(*, complete: bool) -> str:
     """
     times = [f"{interval_sql(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIME_COLUMNS]
     due_at = f"now() + {interval_sql('due_in', json_value='given.dial')}"
-    more = new_deliveries_sql("given JOIN changed USING (id, attempt)") + insert_dials_sql(calls_cte="changed", due_at=due_at)
+    changed_rows = "given JOIN changed USING (id, attempt)"
+    more = new_deliveries_sql(changed_rows) + insert_dials_sql(changed_rows, due_at=due_at)
     written = ", deliveries_written = coalesce(given.deliveries_written, call.deliveries_written)"
     return f"""
         WITH given AS MATERIALIZED (
@@ -173,7 +174,7 @@ def _write_outcomes_sql(*, complete: bool) -> str:
             RETURNING call.id, call.attempt, call.updated_at
         ), new_event AS (
             INSERT INTO call_event (id, call_id, at, type, data)
-            SELECT event_id, id, clock_timestamp(), event, data FROM given JOIN changed USING (id, attempt)
+            SELECT event_id, id, clock_timestamp(), event, data FROM {changed_rows}
         ){more if complete else ""}
         SELECT given.id, given.attempt, changed.updated_at,
             CASE WHEN locked.id IS NULL THEN EXISTS (SELECT FROM call WHERE call.id = given.id) ELSE false END AS is_locked

@@ -90,7 +90,7 @@ _INSERT_SCHEDULED_CALLS = insert_calls_sql(
             SELECT given.* FROM given CROSS JOIN here WHERE only_on IS NULL OR only_on = here.server
                 OR (given.dial ->> 'not_before')::timestamptz > now() + interval '{_MAX_CLOCK_DIFFERENCE_S} seconds'
         )""",  # noqa: S608  # a constant
-    ctes_after=insert_dials_sql(calls_cte="inserted", due_at="(given.dial ->> 'due_at')::timestamptz"),
+    ctes_after=insert_dials_sql("given JOIN inserted USING (id)", due_at="(given.dial ->> 'due_at')::timestamptz"),
     final_select="SELECT here.server, id, updated_at FROM here LEFT JOIN inserted ON true",
 )
 _INSERT_LOST_CALLS = insert_calls_sql(
