@@ -1,13 +1,17 @@
-"""SQL that inserts rows of `scheduled_dial`, the table of waiting calls, in the same statement that writes their calls."""
+"""SQL that inserts rows of `scheduled_dial` (the table of waiting calls), or dial slots in their place.
+
+The statement that has this SQL writes the calls themselves, too.
+"""
 
 from typing import Final
 
+from app.scheduling.dial_slots import insert_slot_sql
 from app.scheduling.models import ScheduledDial
 
 _DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns if column.name != "due_at"]
 
 DIAL_COLUMN_SQL: Final = "given -> 'dial' AS dial"
-"""SQL for the column `dial` of the CTE `given`, which the SQL of `insert_dials_sql` reads.
+"""SQL for the column `dial` of the CTE `given`, which the SQL of `insert_dials_sql` and `insert_slots_sql` reads.
 
 The column has a row of `scheduled_dial` (the table of waiting calls) as JSON, or null for a call that is not scheduled.
 """
@@ -34,3 +38,17 @@ def insert_dials_sql(from_clause: str, *, due_at: str) -> str:
             ORDER BY account_id, caller_id ON CONFLICT DO NOTHING
         )
     """  # noqa: S608  # column names of the model
+
+
+def insert_slots_sql(from_clause: str) -> str:
+    """Returns a CTE that inserts a dial slot for each scheduled call, so that it counts as dialled. Nothing dials it again.
+
+    `from_clause` is as for `insert_dials_sql`. The CTE `given` also has the calls' parameters.
+    """
+    return f""", new_slot AS (
+            {insert_slot_sql(dial="dial", granted_at="now()", parameters="given.parameters")}
+            FROM {from_clause}
+                CROSS JOIN LATERAL jsonb_populate_record(NULL::scheduled_dial, given.dial) AS dial
+            WHERE given.dial IS NOT NULL
+        )
+    """

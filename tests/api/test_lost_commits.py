@@ -6,8 +6,10 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -94,6 +96,12 @@ async def _stored(gateway: Gateway, call_id: str, columns: str) -> Any:
 
 async def _records_lost(gateway: Gateway) -> float:
     return await metric_value(gateway.url, "callgate_records_lost_total")
+
+
+async def _slot(gateway: Gateway, call_id: str) -> tuple[UUID | None, datetime]:
+    """Returns the queue and the deadline of the call's dial slot."""
+    (row,) = await gateway.database.fetch("SELECT queue_id, ring_by FROM dial_slot WHERE call_id = $1", UUID(call_id))
+    return row["queue_id"], row["ring_by"]
 
 
 @pytest.mark.parametrize("key_is_taken", [False, True])
@@ -207,6 +215,7 @@ async def test_the_lost_record_of_a_dialled_redial_is_in_its_queue_again(gateway
         (await tenant.http.put("/v1/queues/reminders", json={})).raise_for_status()
         call_id = (await tenant.create(queue="reminders")).json()["id"]
         (queue_id,) = await _stored(gateway, call_id, "queue_id")
+        (ring_by,) = await _stored(gateway, call_id, "CAST(parameters ->> 'ring_by' AS timestamptz)")
         redialled_id = uuid7()
         plant = text("UPDATE call SET redial_of = :redialled WHERE id = :id")
         async with gateway.database.begin() as session:
@@ -223,4 +232,30 @@ async def test_the_lost_record_of_a_dialled_redial_is_in_its_queue_again(gateway
         await dialer.drain()
         expected = ("started", queue_id, None if has_another_redial else redialled_id)
         assert await _stored(gateway, call_id, "execution, queue_id, redial_of") == expected
+        assert await _slot(gateway, call_id) == (queue_id, ring_by)
         assert len(upstream.posts) == 1
+
+
+async def test_a_lost_attempt_of_a_dialled_call_has_a_slot_again(gateway: Gateway) -> None:
+    """Covers a scheduled call that was refused, requested again and dialled, and whose second request was lost."""
+    async with (
+        running_upstream(error(401, 20003), created_after_release()) as upstream,
+        services(gateway.settings, Metrics()) as state,
+    ):
+        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=10)
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = (await tenant.create(priority="normal")).json()["id"]
+        await dialer.step()
+        await dialer.drain()
+        await gateway.database.fetch("UPDATE scheduled_dial SET due_at = now()")
+        await dialer.step()
+        async with asyncio.timeout(TIMEOUT_S):
+            while len(upstream.posts) < 2:
+                await asyncio.sleep(0.01)
+        lost = "UPDATE call SET execution = 'not_started', settled_by = 'response', attempt = 1 WHERE id = $1"
+        await gateway.database.fetch(lost, UUID(call_id))
+        before = await gateway.database.fetch("DELETE FROM dial_slot WHERE call_id = $1 RETURNING ring_by", UUID(call_id))
+        upstream.released.set()
+        await dialer.drain()
+        assert await _stored(gateway, call_id, "execution, attempt") == ("started", 2)
+        assert await _slot(gateway, call_id) == (None, before[0]["ring_by"])

@@ -70,6 +70,10 @@ class DialAttempt:
     code: int | None = None
     twilio_request_id: str | None = None
 
+    def event_data(self) -> dict[str, Any]:
+        """Returns the members for the call's event. Leaves out those that are None."""
+        return {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class StartedOutcome:

@@ -12,13 +12,13 @@ import structlog
 
 from app.calls import repository
 from app.calls.creation.dial import (
-    DialAttempt,
     DialTimeBudget,
     NotStartedOutcome,
     Outcome,
     PreparedCall,
     StartedOutcome,
     UnknownOutcome,
+    WaitingDial,
     dial,
 )
 from app.calls.creation.exception_logger import ExceptionLogger
@@ -151,19 +151,19 @@ class Placement:
         change = None
         try:
             change = self._change_for_outcome(outcome, prepared)
-            return await self._commit_change(call, outcome, change)
+            return await self._commit_change(call, outcome, change, prepared.waiting)
         except Exception as error:
             if not isinstance(error, DatabaseUnavailable):
                 logger.exception("outcome_not_committed", call_id=str(call.id))
             if change is not None and not is_value_refused(error):
                 # The outcome is committed as soon as Postgres takes it. If this process ends first, a worker finds the call.
-                self._late_outcomes.add((call, outcome, change))
+                self._late_outcomes.add((call, outcome, change, prepared.waiting))
         call.execution = "unknown"
         return call
 
     def _change_for_outcome(self, outcome: Outcome, prepared: PreparedCall | None = None) -> RecordChange:
         """Returns the change that records this outcome of a dial. `prepared` may be None only for an `UnknownOutcome`."""
-        data: dict[str, Any] = {"attempts": [_attempt_json(attempt) for attempt in outcome.attempts]}
+        data: dict[str, Any] = {"attempts": [attempt.event_data() for attempt in outcome.attempts]}
         match outcome:
             case StartedOutcome():
                 expects_callbacks = prepared is not None and prepared.expects_callbacks
@@ -178,27 +178,34 @@ class Placement:
             case UnknownOutcome():
                 return self.settlement.change_to_unknown(data={"reason": outcome.reason} | data)
 
-    async def _commit_change(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
-        """Commits the change and returns the record, even if a callback or a worker has written an outcome meanwhile."""
+    async def _commit_change(
+        self, call: Call | NewCall, outcome: Outcome, change: RecordChange, waiting: WaitingDial | None
+    ) -> Call | NewCall:
+        """Commits the change and returns the record, even if a callback or a worker has written an outcome meanwhile.
+
+        `waiting` is None if the call is not scheduled.
+        """
         try:
             changed_at = await self._outcomes.submit((call, change))
         except SidTaken:
-            return await self._commit_unknown_for_taken_sid(call, outcome)
+            return await self._commit_unknown_for_taken_sid(call, outcome, waiting)
         if changed_at is None:
             # A callback or the worker has settled it meanwhile.
-            return await self._commit_to_settled_record(call, outcome, change)
+            return await self._commit_to_settled_record(call, outcome, change, waiting)
         change.apply_to(call, now=changed_at)
         call.updated_at = changed_at
         with ExceptionLogger("settlement_not_counted", call):
             self.settlement.count_settled(call)
         return call
 
-    async def _commit_unknown_for_taken_sid(self, call: Call | NewCall, outcome: Outcome) -> Call | NewCall:
+    async def _commit_unknown_for_taken_sid(
+        self, call: Call | NewCall, outcome: Outcome, waiting: WaitingDial | None
+    ) -> Call | NewCall:
         """Commits the outcome `unknown`, because the sid in Twilio's answer already belongs to another record."""
         sid = outcome.resource.sid if isinstance(outcome, StartedOutcome) else None
         logger.error("sid_taken", call_id=str(call.id), call_sid=sid, why=SID_TAKEN_EXPLANATION)
         unknown = UnknownOutcome("sid_taken", outcome.attempts)
-        return await self._commit_change(call, unknown, self._change_for_outcome(unknown))
+        return await self._commit_change(call, unknown, self._change_for_outcome(unknown), waiting)
 
     async def _write_outcomes(
         self, outcomes: Sequence[tuple[Call | NewCall, RecordChange]]
@@ -206,7 +213,9 @@ class Placement:
         written = await write_outcomes(self.database, [SettledCall.from_change(call, change) for call, change in outcomes])
         return [written[call.id, call.attempt] for call, _ in outcomes]
 
-    async def _commit_to_settled_record(self, call: Call | NewCall, outcome: Outcome, change: RecordChange) -> Call | NewCall:
+    async def _commit_to_settled_record(
+        self, call: Call | NewCall, outcome: Outcome, change: RecordChange, waiting: WaitingDial | None
+    ) -> Call | NewCall:
         """Commits the outcome to a record that has got an outcome meanwhile, for example from a callback.
 
         A `StartedOutcome` binds Twilio's call to the record in any state. Any other outcome is applied only if the record is
@@ -220,29 +229,34 @@ class Placement:
                 # A call that was canceled, or has expired, stays ended if this attempt has not started it.
                 is_withdrawn = locked.settled_by in ("canceled", "expired") and isinstance(outcome, NotStartedOutcome)
                 if locked.attempt < call.attempt and locked.execution not in ("scheduled", "started") and not is_withdrawn:
-                    await self._restore_lost_attempt(session, locked, call)
+                    await self._restore_lost_attempt(session, locked, call, waiting)
                 if isinstance(outcome, StartedOutcome):
                     await self.settlement.bind_twilio_call(session, locked, outcome.resource, by="response", data=change.data)
                 elif locked.attempt == call.attempt and locked.execution in ("pending", "unknown"):
                     # In any other state, the record has a more recent outcome.
                     await self.settlement.apply_change(session, locked, change)
                 return locked
-        await self._insert_lost_record(call)
-        return await self._commit_change(call, outcome, change)
+        await self._insert_lost_record(call, waiting)
+        return await self._commit_change(call, outcome, change, waiting)
 
-    async def _restore_lost_attempt(self, session: Session, record: Call, call: Call | NewCall) -> None:
+    async def _restore_lost_attempt(
+        self, session: Session, record: Call, call: Call | NewCall, waiting: WaitingDial | None
+    ) -> None:
         """Writes an attempt that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
-        restore_attempt(record, call)
+        await restore_attempt(session, record, call, dial=waiting.row if waiting else None)
         await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
         run_after_commit(session, partial(self._report_lost_record, call, call.attempt))
 
-    async def _insert_lost_record(self, call: Call | NewCall) -> None:
+    async def _insert_lost_record(self, call: Call | NewCall, waiting: WaitingDial | None) -> None:
         """Inserts a record that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
         lost_attempt, call.attempt = call.attempt, 1
-        if not await insert_lost_intent(self.database, call):
+        insert = partial(
+            insert_lost_intent, self.database, call, pending_since=call.pending_since, dial=waiting.row if waiting else None
+        )
+        if not await insert():
             # A later request has taken the key, or the call that this one redials has got another redial.
             call.idempotency_key = call.redial_of = None
-            await insert_lost_intent(self.database, call)
+            await insert()
         self._report_lost_record(call, lost_attempt)
 
     def _report_lost_record(self, call: Call | NewCall, attempt: int) -> None:
@@ -262,7 +276,7 @@ class Placement:
                     session, rejected=rejected, accepted=accepted, reason=TwilioCredentialRejected.reason
                 )
 
-    async def _retry_commit(self, late_outcome: tuple[Call | NewCall, Outcome, RecordChange]) -> None:
+    async def _retry_commit(self, late_outcome: tuple[Call | NewCall, Outcome, RecordChange, WaitingDial | None]) -> None:
         """Tries once more to commit the outcome of a dial, because the first commit failed."""
         await self._commit_change(*late_outcome)
 
@@ -282,8 +296,3 @@ def _destination_kind(to: str) -> str:
     """Returns the kind of destination as a metric label: `sip`, `sips`, `client` or `phone`."""
     scheme = to.partition(":")[0].lower()
     return scheme if scheme in ("sip", "sips", "client") else "phone"
-
-
-def _attempt_json(attempt: DialAttempt) -> dict[str, Any]:
-    """Returns the attempt as a JSON object for the call's event. Leaves out members that are None."""
-    return {name: value for name in DialAttempt.__slots__ if (value := getattr(attempt, name)) is not None}

@@ -4,13 +4,20 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import func, update
+from pydantic_core import to_json
+from sqlalchemy import func, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.calls.status_callbacks import CALLBACK_COLUMNS, columns_for_new_attempt
+from app.scheduling.dial_slots import insert_slot_sql
 
+_ADD_SLOT = text(f"""
+    {insert_slot_sql(dial="dial", granted_at="clock_timestamp()", parameters="call.parameters")}
+    FROM jsonb_populate_record(NULL::scheduled_dial, CAST(:dial AS jsonb)) AS dial JOIN call ON call.id = dial.call_id
+    ON CONFLICT (call_id) DO UPDATE SET until = excluded.until, ring_by = excluded.ring_by, granted_at = excluded.granted_at
+""")  # own constants
 _KEPT = frozenset({"id", "tenant_id", "created_at", "idempotency_key", "redial_of"})
 _ATTRIBUTES_OF_ATTEMPT = tuple(each.name for each in fields(NewCall) if each.name not in _KEPT)
 
@@ -42,11 +49,17 @@ async def change_pending(session: AsyncSession, call: NewCall, columns: Mapping[
     await session.execute(update(Call).where(*is_same).values(**columns))
 
 
-def restore_attempt(record: Call, call: Call | NewCall) -> None:
-    """Makes the record pending in the attempt of `call`, which Postgres has lost after its commit."""
+async def restore_attempt(session: AsyncSession, record: Call, call: Call | NewCall, *, dial: Mapping[str, Any] | None) -> None:
+    """Makes the record pending in the attempt of `call`, which Postgres has lost after its commit.
+
+    `dial` is the row of `scheduled_dial` with which a scheduled call waited. Such a call gets a dial slot, as a dialled call
+    has.
+    """
     restored = {"execution": "pending", "pending_since": call.pending_since, "attempt": call.attempt}
     for name, value in (_values_for_new_attempt(call) | restored).items():
         setattr(record, name, value)
+    if dial is not None:
+        await session.execute(_ADD_SLOT, {"dial": to_json(dial).decode()})
 
 
 def _values_for_new_attempt(intent: Call | NewCall) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from app.calls.settlement import RecordChange
 from app.calls.store import UNIQUE_SID, RecordColumns, SidTaken
 from app.database.batcher import LOCKED, BusyResult
 from app.database.engine import Database
-from app.scheduling.dials import DIAL_COLUMN_SQL, insert_dials_sql
+from app.scheduling.dials import DIAL_COLUMN_SQL, insert_dials_sql, insert_slots_sql
 from app.twilio.schemas import CallResource
 
 
@@ -134,7 +134,12 @@ IDEMPOTENCY_KEY_CONFLICT = "(tenant_id, idempotency_key) WHERE idempotency_key I
 INTENT_STATE_COLUMNS = ("execution", "resource_left_out")
 PENDING_INTENT_VALUES = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
 _INSERT_INTENTS = insert_calls_sql(INTENT_STATE_COLUMNS, on_conflict=IDEMPOTENCY_KEY_CONFLICT)
-_INSERT_LOST_INTENTS = insert_calls_sql(INTENT_STATE_COLUMNS, on_conflict="")
+_INSERT_LOST_INTENTS = insert_calls_sql(
+    INTENT_STATE_COLUMNS,
+    on_conflict="",
+    json_columns=[DIAL_COLUMN_SQL],
+    ctes_after=insert_slots_sql("given JOIN inserted USING (id)"),
+)
 # Ignores every conflict: the intent may have been committed after all, or a later request may have taken its key.
 _INSERT_WITHDRAWN = insert_calls_sql(
     ["execution", "settled_by", "problem", "deliveries_written"],
@@ -232,12 +237,17 @@ async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) ->
     return {row["id"]: row["updated_at"] for row in inserted}
 
 
-async def insert_lost_intent(database: Database, call: Call | NewCall) -> bool:
-    """Inserts the pending record of a call that Postgres has lost, with its own `pending_since`: the call was dialled then.
+async def insert_lost_intent(
+    database: Database, call: Call | NewCall, *, pending_since: datetime, dial: Mapping[str, Any] | None
+) -> bool:
+    """Inserts the pending record of a call that Postgres has lost. The call was dialled at `pending_since` or later.
 
-    Returns False if another call has its idempotency key, or is a redial of the same call.
+    `dial` is the row of `scheduled_dial` with which a scheduled call waited. Such a call is not dialled again, but gets a dial
+    slot, as a dialled call has. Returns False if there is a record of the call, another call has its idempotency key, or
+    another call is a redial of the same call.
     """
-    return bool(await database.fetch(_INSERT_LOST_INTENTS, rows_as_json([lost_intent_row(call, call.pending_since)])))
+    row = intent_row(call) | PENDING_INTENT_VALUES | {"pending_since": pending_since}
+    return bool(await database.fetch(_INSERT_LOST_INTENTS, rows_as_json([row if dial is None else row | {"dial": dial}])))
 
 
 async def withdraw_intents(database: Database, calls: Sequence[NewCall], change: RecordChange) -> list[bool | BusyResult]:
@@ -283,11 +293,6 @@ async def write_outcomes(
 def intent_row(call: Call | NewCall) -> dict[str, Any]:
     columns = {column: getattr(call, name) for name, column in _COLUMN_BY_ATTRIBUTE.items()}
     return columns | {"fingerprint": f"\\x{call.fingerprint.hex()}"}
-
-
-def lost_intent_row(call: Call | NewCall, pending_since: datetime | None) -> dict[str, Any]:
-    """Returns the pending record of a call that Postgres has lost. The call was dialled at `pending_since` or later."""
-    return intent_row(call) | PENDING_INTENT_VALUES | {"pending_since": pending_since}
 
 
 def rows_as_json(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -14,12 +14,8 @@ from typing import NamedTuple
 
 import structlog
 
-from app.calls.creation.scheduled.store import (
-    MAX_SCHEDULED_ROWS_PER_STATEMENT,
-    ScheduledCall,
-    insert_lost_scheduled,
-    insert_scheduled,
-)
+from app.calls.creation.scheduled.store import MAX_SCHEDULED_ROWS_PER_STATEMENT, ScheduledCall, insert_scheduled
+from app.calls.creation.store import insert_lost_intent
 from app.clock import monotonic_seconds
 from app.database.batcher import Batcher
 from app.database.engine import Database
@@ -129,6 +125,7 @@ class ScheduledIntentWriter:
             return
         # There is a record, or a worker may have dialled the call before a fail-over that has lost its record. Then the call is
         # not dialled any more. Like a pending call whose process died, it becomes unknown, and is searched for at Twilio.
-        if await insert_lost_scheduled(self._database, intent.scheduled):
+        dial = intent.scheduled.dial_row()
+        if await insert_lost_intent(self._database, call, pending_since=call.created_at, dial=dial):
             self._metrics.calls.records_lost.inc()
             logger.error("record_lost", call_id=str(call.id), attempt=call.attempt)

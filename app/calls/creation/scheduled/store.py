@@ -15,13 +15,12 @@ from pydantic_core import to_json
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.calls.creation.store import INTENT_STATE_COLUMNS, NewCall, insert_calls_sql, intent_row, lost_intent_row, rows_as_json
+from app.calls.creation.store import NewCall, insert_calls_sql, intent_row, rows_as_json
 from app.calls.outbox import delivery_of_event_settled
 from app.calls.settlement import RecordChange
 from app.calls.store import add_deliveries
 from app.database.connection import Connection
 from app.database.engine import Database
-from app.scheduling.dial_slots import insert_slot_sql
 from app.scheduling.dials import DIAL_COLUMN_SQL, insert_dials_sql
 from app.scheduling.guard_sql import CURRENT_SERVER
 from app.scheduling.models import NO_QUEUE, CallerLastGrant, ScheduledDial
@@ -93,16 +92,6 @@ _INSERT_SCHEDULED_CALLS = insert_calls_sql(
     ctes_after=insert_dials_sql("given JOIN inserted USING (id)", due_at="(given.dial ->> 'due_at')::timestamptz"),
     final_select="SELECT here.server, id, updated_at FROM here LEFT JOIN inserted ON true",
 )
-_INSERT_LOST_CALLS = insert_calls_sql(
-    INTENT_STATE_COLUMNS,
-    on_conflict="",
-    json_columns=[DIAL_COLUMN_SQL],
-    ctes_after=f""", new_slot AS (
-            {insert_slot_sql(dial="dial", granted_at="now()", parameters="given.parameters")}
-            FROM given JOIN inserted USING (id)
-                CROSS JOIN LATERAL jsonb_populate_record(NULL::scheduled_dial, given.dial) AS dial
-        )""",
-)
 
 _END_WAITING_CALLS = """
     WITH ended AS MATERIALIZED (
@@ -144,16 +133,6 @@ async def insert_scheduled(
     rows = [call.row_to_insert() | {"only_on": only_on.get(call.call.id)} for call in calls]
     found = await database.fetch(_INSERT_SCHEDULED_CALLS, rows_as_json(rows))
     return InsertedCalls(found[0]["server"], {row["id"]: row["updated_at"] for row in found if row["id"] is not None})
-
-
-async def insert_lost_scheduled(database: Database, scheduled: ScheduledCall) -> bool:
-    """Inserts the pending record of a scheduled call that Postgres may have lost after a worker has dialled the call.
-
-    The call is not dialled again, but has a dial slot, as a dialled call has. Returns False if there is a record of the call,
-    or another call has its idempotency key.
-    """
-    row = lost_intent_row(scheduled.call, scheduled.call.created_at) | {"dial": scheduled.dial_row()}
-    return bool(await database.fetch(_INSERT_LOST_CALLS, rows_as_json([row])))
 
 
 async def insert_dial_row(session: AsyncSession, call_id: UUID, scheduled: ScheduledCall) -> None:
