@@ -8,19 +8,7 @@ from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 from pydantic_core import to_json
-from sqlalchemy import (
-    ColumnElement,
-    Text,
-    TextClause,
-    Uuid,
-    any_,
-    bindparam,
-    func,
-    insert,
-    select,
-    text,
-    tuple_,
-)
+from sqlalchemy import DateTime, Text, Uuid, any_, bindparam, cast, func, insert, or_, select, text, tuple_
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as insert_unless_present
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -29,13 +17,16 @@ from uuid_utils.compat import uuid7
 from app.calls import progress
 from app.calls.callback_fields import restore_callback_fields
 from app.calls.last_answer import CallRow, attributes_to_read
-from app.calls.models import MAY_HAVE_STARTED, Call, CallEvent, PendingUpdate
+from app.calls.models import MAY_HAVE_STARTED, NEVER_DIALLED, Call, CallEvent, PendingUpdate
 from app.calls.outbox import NewDelivery, needs_final_delivery
 from app.calls.store import insert_deliveries_sql
+from app.scheduling.guard_sql import MAY_GRANT
 from app.scheduling.models import CallerLastGrant, ScheduledDial
 from app.twilio.addresses import address_key
 from app.twilio.schemas import CallResource
 
+_NO_LIMIT = timedelta(days=36_500)
+_MAY_HAVE_LOST_GRANTS = f"({MAY_GRANT} IS NOT TRUE OR (SELECT released_at >= :since FROM grant_guard WHERE id = 1))"  # noqa: S608
 _ADD_DELIVERY = text(insert_deliveries_sql("jsonb_populate_record(NULL::delivery, CAST(:delivery AS jsonb)) AS new"))
 
 
@@ -258,19 +249,26 @@ async def sids_with_record(session: AsyncSession, sids: Collection[str]) -> set[
 async def count_rival_creations(session: AsyncSession, call: Call, *, span: timedelta | None) -> int:
     """Counts the other creations by the same account to the same address that may have started the same call at Twilio.
 
-    Counts creations that are pending or unknown, and those recorded as not started because no call was found at Twilio.
-    Creations of all tenants count, because two tenants may share an account. With `span`, counts only creations that were
-    dialled at most `span` before or after this call.
+    Counts creations that are pending or unknown, and those recorded as not started because no call was found at Twilio. While
+    grants (rights to dial scheduled calls) are halted, and for a short time afterwards, also counts scheduled calls that have
+    no dial in their record: the database may have lost it. Creations of all tenants count, because two tenants may share an
+    account. With `span`, counts only creations that may have been dialled at most `span` before or after this call.
     """
-    conditions: list[ColumnElement[bool] | TextClause] = [
-        Call.account_sid == call.account_sid,
-        Call.id != call.id,
-        MAY_HAVE_STARTED,
-    ]
-    if span is not None:
-        conditions.append(Call.pending_since.between(call.pending_since - span, call.pending_since + span))
+    since, until = call.pending_since - (span or _NO_LIMIT), call.pending_since + (span or _NO_LIMIT)
     key = address_key(call.to)
-    keyed = await session.scalar(select(func.count()).where(*conditions, Call.address_key == key))
-    # Rows that an older version wrote have no address key.
-    unkeyed = await session.scalars(select(Call.to).where(*conditions, Call.address_key.is_(None)))
+    others = select(func.count()).where(Call.account_sid == call.account_sid, Call.id != call.id)
+    dialled = MAY_HAVE_STARTED, Call.pending_since.between(since, until)
+    possibly_dialled = (
+        text(_MAY_HAVE_LOST_GRANTS).bindparams(bindparam("since", since, DateTime(timezone=True))),
+        NEVER_DIALLED,
+        cast(Call.parameters["not_before"].astext, DateTime(timezone=True)) <= until,
+        or_(Call.settled_at.is_(None), Call.settled_at >= since),
+    )
+    # One statement, because a call may become pending or unknown meanwhile.
+    counts = [others.where(Call.address_key == key, *each).scalar_subquery() for each in (dialled, possibly_dialled)]
+    keyed = await session.scalar(select(counts[0] + counts[1]))
+    # Rows that an older version wrote have no address key. It had no scheduled calls.
+    unkeyed = await session.scalars(
+        select(Call.to).where(Call.account_sid == call.account_sid, Call.id != call.id, Call.address_key.is_(None), *dialled)
+    )
     return (keyed or 0) + sum(address_key(to) == key for to in unkeyed)

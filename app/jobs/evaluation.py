@@ -41,18 +41,17 @@ async def evaluate_candidates(
     clock_offset: timedelta | None,
     *,
     max_start_delay: timedelta,
-    unrecorded_rivals: int = 0,
 ) -> SearchFinding:
     """Decides whether one of the candidates is the call of the record `call`. The caller must have locked the record.
 
     Writes nothing. `max_start_delay` is the longest time from `call.pending_since` until Twilio creates the call.
     `clock_offset` is Twilio's clock minus Postgres's; None if unknown. A rival is another record whose request may have started
-    one of the candidates. `unrecorded_rivals` is the number of rivals that this function cannot find in the database.
+    one of the candidates.
     """
     # Count rivals before reading bound sids: an intent that is bound in between must appear in one of the two.
     undated = any(entry.date_created is None for entry, _ in candidates.calls.values())
     distance = None if undated else rival_distance(max_start_delay)
-    rivals = unrecorded_rivals + await repository.count_rival_creations(session, call, span=distance)
+    rivals = await repository.count_rival_creations(session, call, span=distance)
     free = candidates.calls.keys() - await repository.sids_with_record(session, candidates.calls.keys())
     certain = [entry for entry, rating in candidates.calls.values() if entry.sid in free and rating == "yes"]
     numbers = {"candidates": len(free), "rivals": rivals}

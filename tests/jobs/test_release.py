@@ -40,7 +40,8 @@ from app.twilio.schemas import CallResource
 from tests.cli.running import environment, run
 from tests.jobs.test_dial import dial_all, record, running_dialer
 from tests.support.gateway import SECRET_KEY, Gateway
-from tests.support.upstream import Behaviour, Upstream, answer, call_resource, created, error, running_upstream
+from tests.support.jobs import run_search, running_resolver
+from tests.support.upstream import Behaviour, Upstream, answer, call_resource, created, error, reset, running_upstream
 
 BACKUP = Path(__file__).resolve().parents[2] / "docs" / "backup.md"
 
@@ -313,6 +314,35 @@ async def test_a_call_of_another_record_is_no_doubt(gateway: Gateway, dialer: Di
         assert counts(await release(gateway)) == [(0, 0, 1)]
         await dial_all(dialer)
         assert len(upstream.posts) == 2
+
+
+@pytest.mark.parametrize("is_expired", [False, True])
+async def test_a_search_does_not_take_the_call_of_a_lost_grant_for_its_own(
+    gateway: Gateway, dialer: Dialer, is_expired: bool
+) -> None:
+    """The call at Twilio belongs to a scheduled call. The request whose outcome is unknown has started none."""
+    async with running_upstream(reset, twilio(entry("c"))) as upstream, running_resolver(gateway, searches=1) as resolver:
+        tenant = await gateway.add_tenant(upstream.url)
+        unknown = (await tenant.create()).json()
+        assert unknown["execution"] == "unknown"
+        waiting = (await tenant.create(priority="normal")).json()
+        await halt(gateway)
+        if is_expired:
+            await gateway.database.fetch("UPDATE scheduled_dial SET ring_by = now()")
+        await dial_all(dialer)
+
+        async def result_of_search() -> tuple[str, int]:
+            await gateway.database.fetch("UPDATE call SET search_at = now() WHERE id = $1", UUID(unknown["id"]))
+            await run_search(resolver)
+            last = (await tenant.events(unknown["id"]))[-1]
+            return last["data"]["result"], last["data"]["rivals"]
+
+        assert await result_of_search() == ("ambiguous", 1)
+        assert counts(await release(gateway)) == ([] if is_expired else [(0, 1, 0)])
+        assert await result_of_search() == ("ambiguous", 1)
+        await dial_all(dialer)
+        assert len(upstream.posts) == 1
+        assert (await record(tenant, waiting["id"]))["execution"] == ("not_started" if is_expired else "unknown")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ any time and run again.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -71,8 +71,6 @@ class _SearchLimits:
     """Every call whose grant was lost was dialled before this time."""
     database_clock_lead: timedelta
     """Postgres's clock minus this machine's clock."""
-    calls_to_address: Mapping[tuple[str, str], int]
-    """The number of waiting calls by account sid and `Call.address_key`. Addresses with a single call are missing."""
     is_dry_run: bool
 
 
@@ -141,7 +139,6 @@ class GrantRelease:
             last_not_before=last_not_before,
             until=halted_at + self.longest_life,
             database_clock_lead=state.read_at - datetime.now(UTC),
-            calls_to_address=await store.count_waiting_calls_by_address(self.database, last_not_before),
             is_dry_run=is_dry_run,
         )
 
@@ -216,11 +213,8 @@ class GrantRelease:
                 if not limits.is_dry_run:
                     await store.replace_dial_right_by_slot(session, waiting_call.id)
                 return "bound"
-            rivals = limits.calls_to_address.get((waiting_call.account_sid, waiting_call.address_key or ""), 1) - 1
             offset = _clock_offset(candidates, limits)
-            finding = await evaluate_candidates(
-                session, waiting_call, candidates, offset, max_start_delay=max_start_delay, unrecorded_rivals=rivals
-            )
+            finding = await evaluate_candidates(session, waiting_call, candidates, offset, max_start_delay=max_start_delay)
             if finding.result == "none":
                 return "waiting"
             if not limits.is_dry_run:

@@ -1,6 +1,6 @@
 """SQL for `callgate queues release`. Functions with a session run in the session's transaction and never commit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,11 +19,6 @@ _DUE_ACCOUNTS = """
     SELECT account.id, account.account_sid FROM twilio_account AS account
     WHERE EXISTS (SELECT FROM scheduled_dial WHERE account_id = account.id AND not_before <= $1)
     ORDER BY account.account_sid, account.id
-"""
-_CALLS_TO_SAME_ADDRESS = """
-    SELECT call.account_sid, call.address_key, count(*) AS number
-    FROM scheduled_dial JOIN call ON call.id = call_id
-    WHERE scheduled_dial.not_before <= $1 GROUP BY 1, 2 HAVING count(*) > 1
 """
 # `pending_since`: when the call may have been granted at the earliest.
 _POSSIBLY_GRANTED_CALLS = """
@@ -51,15 +46,6 @@ class DueAccount:
 async def accounts_with_due_calls(database: Database, before: datetime) -> list[DueAccount]:
     """Returns the accounts with waiting calls whose `not_before` is at `before` or earlier."""
     return [DueAccount(**row) for row in await database.fetch(_DUE_ACCOUNTS, before)]
-
-
-async def count_waiting_calls_by_address(database: Database, before: datetime) -> Mapping[tuple[str, str], int]:
-    """Counts the waiting calls whose `not_before` is at `before` or earlier, by account sid and `Call.address_key`.
-
-    Addresses with a single call are left out.
-    """
-    rows = await database.fetch(_CALLS_TO_SAME_ADDRESS, before)
-    return {(row["account_sid"], row["address_key"]): row["number"] for row in rows}
 
 
 async def possibly_granted_calls(
