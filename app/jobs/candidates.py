@@ -1,15 +1,16 @@
 """Finds the calls at Twilio that a request to create a call may have started, and rates how well each of them matches.
 
-The requests are those whose outcome is unknown. Twilio's list of an account is read once for all calls of a batch that were
-dialled in the same hour. If this list is too long, Twilio filters it by the called address, with one request for each spelling
-of the address that Twilio may use.
+The requests are those whose outcome is unknown. Twilio's list of an account is read once for many calls. If this list is too
+long, Twilio filters it by the called address, with two requests for each spelling of the address that Twilio may use.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import product
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -37,6 +38,8 @@ DATE_TOLERANCE = MAX_TRUSTED_OFFSET
 # Twilio's filter compares dates, so the span is a day longer than Twilio may keep a call queued.
 _SEARCH_SPAN = MAX_QUEUE_TIME + timedelta(days=1)
 _API_CALL_DIRECTION = "outbound-api"
+_MAX_ADDRESSES_IN_MEMORY = 10_000
+"""The maximum number of addresses of an account whose calls at Twilio are kept in memory."""
 
 MatchRating = Literal["yes", "perhaps", "no"]
 """How sure it is that a request to create a call has started a certain call in Twilio's list."""
@@ -59,17 +62,88 @@ class CallCandidates:
 
 
 class _ListRead(NamedTuple):
-    """Entries of Twilio's list, and the lead of Twilio's clock when they were read; None if the lead is unknown."""
+    """Entries of Twilio's list, and the lead of Twilio's clock when they were read; None if the lead is unknown.
 
-    entries: list[CallResource]
+    `entries` is a dict by `address_key` of the entry's `to`. The key None has the entries without `to`.
+    """
+
+    entries: Mapping[str | None, Sequence[CallResource]]
     clock_lead: timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountCallList:
+    """Twilio's list of the calls that an account created from `since` to `until`. It is read once, when it is first needed.
+
+    The calls of the list for which `keep` returns false are not kept in memory. If the list is too long, Twilio filters it by
+    the called address: once for each address.
+    """
+
+    tenants: TenantDirectory
+    twilio: TwilioClient
+    account_id: UUID
+    since: datetime
+    until: datetime
+    deadline_s: float
+    keep: EntryFilter = lambda _: True
+    _whole: list[asyncio.Task[_ListRead | None]] = field(default_factory=list)
+    _by_address: dict[str, asyncio.Task[_ListRead]] = field(default_factory=dict)
+
+    async def find_candidates(self, call: Call, *, longest_life: timedelta) -> CallCandidates:
+        """Returns the calls in the list that may be `call`. Raises TwilioError or TimeoutError.
+
+        `longest_life` is the longest time from `call.pending_since` until Twilio may start the call.
+        """
+        if not self._whole:
+            self._whole.append(asyncio.create_task(self._read_whole()))
+        read = await self._whole[0]
+        is_complete = read is not None or has_no_optional_parts(call.to)
+        found = read or await self._calls_to_address(call.to)
+        entries = [*found.entries.get(address_key(call.to), ()), *found.entries.get(None, ())]
+        return CallCandidates(possible_matches(call, entries, longest_life=longest_life), is_complete, found.clock_lead)
+
+    async def _read_whole(self) -> _ListRead | None:
+        """Returns the whole list; None if it is too long, or if reading it takes too long."""
+        try:
+            return await self._read([{}], self.keep)
+        except (TwilioListTooLong, TimeoutError):
+            return None
+
+    async def _calls_to_address(self, to: str) -> _ListRead:
+        if to not in self._by_address:
+            if len(self._by_address) >= _MAX_ADDRESSES_IN_MEMORY:
+                del self._by_address[next(iter(self._by_address))]
+            filters = [{"To": spelling} for spelling in address_spellings(to)]
+            self._by_address[to] = asyncio.create_task(self._read(filters, lambda _: True))
+        return await self._by_address[to]
+
+    async def _read(self, filters: Iterable[Mapping[str, str]], keep: EntryFilter) -> _ListRead:
+        """Reads the list once with each of `filters`, which Twilio applies. `keep` then selects from what Twilio returns.
+
+        Returns the queued calls, and those whose start time is in the span. The queued calls, which have no start time, are
+        read first. So a call that leaves the queue between the two requests is found by the second request. Twilio may use only
+        the day of StartTime, so the upper bound is a whole day. Also returns the lead of Twilio's clock at that time, because a
+        release may evaluate the list much later.
+        """
+        until = self.until + _SEARCH_SPAN
+        started = {"StartTime>": self.since.strftime("%Y-%m-%dT%H:%M:%SZ"), "StartTime<": until.date().isoformat()}
+        credentials = await self.tenants.active_credentials(self.account_id)
+        entries: dict[str | None, list[CallResource]] = defaultdict(list)
+        async with asyncio.timeout(2 * self.deadline_s):
+            for each, extra in product(filters, ({"Status": "queued"}, started)):
+                ask = partial(self.twilio.list_calls, filters={**each, **extra}, deadline_s=self.deadline_s, keep=keep)
+                for entry in await try_credentials(credentials, ask):
+                    to = _text_or_none(entry.raw.get("to"))
+                    entries[to and address_key(to)].append(entry)
+        return _ListRead(entries, await twilio_clock_lead(self.tenants, self.twilio, self.account_id))
 
 
 @dataclass(frozen=True, slots=True)
 class CallLists:
     """Reads Twilio's lists of calls, to find out whether Twilio has started any call of a batch.
 
-    `longest_life` is the longest time from `pending_since` of a call until Twilio may start it.
+    Reads one list for all calls of the batch that have the same account and were dialled in the same hour. `longest_life` is
+    the longest time from `pending_since` of a call until Twilio may start it.
     """
 
     tenants: TenantDirectory
@@ -77,63 +151,23 @@ class CallLists:
     batch: Sequence[Call]
     longest_life: timedelta
     deadline_s: float
-    _account_reads: dict[tuple[UUID, datetime], asyncio.Task[_ListRead | None]] = field(default_factory=dict)
+    _lists: dict[tuple[UUID, datetime], AccountCallList] = field(default_factory=dict)
 
     async def find_candidates(self, call: Call) -> CallCandidates:
         """Returns the calls in Twilio's list that may be `call`. Raises TwilioError or TimeoutError."""
-        read = await self._calls_of_account(call)
-        entries, clock_lead = read or await self._calls_to_address(call)
-        is_complete = read is not None or has_no_optional_parts(call.to)
-        return CallCandidates(possible_matches(call, entries, longest_life=self.longest_life), is_complete, clock_lead)
-
-    async def _calls_of_account(self, call: Call) -> _ListRead | None:
-        """Returns the entries of Twilio's list that may be `call` or a similar call of the batch, and the clock's lead then.
-
-        Calls are similar if they have the same account and were dialled in the same hour: the list is read once for all of
-        them. Returns None if the list is too long, or if reading it takes too long.
-        """
         group = _account_and_hour(call)
-        if group not in self._account_reads:
+        if group not in self._lists:
             calls = [other for other in self.batch if _account_and_hour(other) == group]
-            self._account_reads[group] = asyncio.create_task(self._read_account_list(calls))
-        return await self._account_reads[group]
-
-    async def _read_account_list(self, calls: Sequence[Call]) -> _ListRead | None:
-        """Returns the entries of Twilio's list that may be calls to the addresses of `calls`, which all have the same account.
-
-        Also returns the lead of Twilio's clock at that time, because a release may evaluate the list much later. Returns None
-        if the list is too long, or if reading it takes too long.
-        """
-        try:
-            async with asyncio.timeout(2 * self.deadline_s):
-                entries = await self._read_list(calls, {}, called_address_filter(calls))
-        except (TwilioListTooLong, TimeoutError):
-            return None
-        return _ListRead(entries, await twilio_clock_lead(self.tenants, self.twilio, calls[0].account_id))
-
-    async def _calls_to_address(self, call: Call) -> _ListRead:
-        entries: list[CallResource] = []
-        async with asyncio.timeout(2 * self.deadline_s):
-            for to in address_spellings(call.to):
-                entries += await self._read_list([call], {"To": to}, lambda _: True)
-        return _ListRead(entries, await twilio_clock_lead(self.tenants, self.twilio, call.account_id))
-
-    async def _read_list(self, calls: Sequence[Call], filters: Mapping[str, str], keep: EntryFilter) -> list[CallResource]:
-        """Returns the queued calls in Twilio's list, and the calls in it whose start time allows that they belong to `calls`.
-
-        Twilio applies `filters`, and `keep` then selects from the entries that Twilio returns. The queued calls, which have no
-        start time, are read first. So a call that leaves the queue between the two requests is found by the second request.
-        Twilio may use only the day of StartTime, so the upper bound is a whole day.
-        """
-        since = min(map(earliest_date_created, calls))
-        until = max(call.pending_since for call in calls) + self.longest_life + _SEARCH_SPAN
-        started = {"StartTime>": since.strftime("%Y-%m-%dT%H:%M:%SZ"), "StartTime<": until.date().isoformat()}
-        credentials = await self.tenants.active_credentials(calls[0].account_id)
-        entries: list[CallResource] = []
-        for extra_filters in ({"Status": "queued"}, started):
-            ask = partial(self.twilio.list_calls, filters={**filters, **extra_filters}, deadline_s=self.deadline_s, keep=keep)
-            entries += await try_credentials(credentials, ask)
-        return entries
+            self._lists[group] = AccountCallList(
+                self.tenants,
+                self.twilio,
+                call.account_id,
+                since=min(map(earliest_date_created, calls)),
+                until=max(each.pending_since for each in calls) + self.longest_life,
+                deadline_s=self.deadline_s,
+                keep=called_address_filter(calls),
+            )
+        return await self._lists[group].find_candidates(call, longest_life=self.longest_life)
 
 
 async def twilio_clock_lead(tenants: TenantDirectory, twilio: TwilioClient, account_id: UUID) -> timedelta | None:
@@ -166,7 +200,12 @@ def possible_matches(
 
 def earliest_date_created(call: Call) -> datetime:
     """Returns the earliest `date_created` that a call at Twilio can have if the request for `call` has started it."""
-    return call.pending_since - MAX_CLOCK_SKEW - DATE_TOLERANCE
+    return earliest_date_created_after(call.pending_since)
+
+
+def earliest_date_created_after(requested_at: datetime) -> datetime:
+    """Returns the earliest `date_created` of a call at Twilio that was requested at this time by Postgres's clock, or later."""
+    return requested_at - MAX_CLOCK_SKEW - DATE_TOLERANCE
 
 
 def rival_distance(longest_life: timedelta) -> timedelta:

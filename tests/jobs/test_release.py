@@ -36,6 +36,7 @@ from app.scheduling.grant_counters import GrantCount, GrantCounters
 from app.scheduling.guard import read_guard
 from app.scheduling.halt import GrantHalt
 from app.services import services
+from app.twilio.addresses import address_spellings
 from app.twilio.schemas import CallResource
 from tests.cli.running import environment, run
 from tests.jobs.test_dial import dial_all, record, running_dialer
@@ -103,15 +104,14 @@ async def halt(gateway: Gateway) -> None:
 
 
 @asynccontextmanager
-async def releasing(gateway: Gateway) -> AsyncIterator[GrantRelease]:
+async def releasing(gateway: Gateway, *, batch_size: int = 1_000) -> AsyncIterator[GrantRelease]:
     async with services(gateway.settings, Metrics()) as state:
-        yield GrantRelease(
-            state["database"], state["tenants"], state["twilio"], state["settlement"], timedelta(seconds=1), deadline_s=2
-        )
+        parts = state["database"], state["tenants"], state["twilio"], state["settlement"]
+        yield GrantRelease(*parts, timedelta(seconds=1), deadline_s=2, batch_size=batch_size)
 
 
-async def release(gateway: Gateway, *skipped: str, is_dry_run: bool = False) -> ReleaseReport:
-    async with releasing(gateway) as grants:
+async def release(gateway: Gateway, *skipped: str, is_dry_run: bool = False, batch_size: int = 1_000) -> ReleaseReport:
+    async with releasing(gateway, batch_size=batch_size) as grants:
         return await grants.run(command_actor(), skipped=skipped, is_dry_run=is_dry_run, on_wait=lambda _: None)
 
 
@@ -314,6 +314,38 @@ async def test_a_call_of_another_record_is_no_doubt(gateway: Gateway, dialer: Di
         assert counts(await release(gateway)) == [(0, 0, 1)]
         await dial_all(dialer)
         assert len(upstream.posts) == 2
+
+
+@pytest.mark.parametrize("is_list_too_long", [False, True])
+async def test_twilio_is_asked_once_for_all_waiting_calls_or_once_for_each_address(
+    gateway: Gateway, is_list_too_long: bool
+) -> None:
+    async def list_calls(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = upstream.received[-1].path
+        is_endless = is_list_too_long and "To=" not in path
+        listed = {"calls": [entry("e" if is_list_too_long else "f")], "next_page_uri": path if is_endless else None}
+        await answer(200, listed)(upstream, reader, writer)
+
+    async with running_upstream(list_calls) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        addresses = ["sip:kate@example.com", "sip:ann@example.com", "sip:eve@example.com"]
+        for to in (*addresses, *addresses[1:]):
+            assert (await tenant.create(priority="normal", to=to)).status_code == 202
+        # Each call waits since another hour.
+        await gateway.database.fetch(
+            "UPDATE scheduled_dial SET not_before = not_before - number * interval '1 h' FROM"
+            " (SELECT call_id, row_number() OVER (ORDER BY call_id) AS number FROM scheduled_dial) AS each"
+            " WHERE each.call_id = scheduled_dial.call_id"
+        )
+        await halt(gateway)
+        await gateway.database.fetch("UPDATE grant_guard SET seen_at = now() - interval '1 day'")
+        assert counts(await release(gateway, batch_size=1)) == [(1, 0, 4)]
+        for_address = [request for request in upstream.received if "To=" in request.path]
+        if is_list_too_long:
+            # The queued calls and the started ones.
+            assert len(for_address) == 2 * sum(len(list(address_spellings(to))) for to in addresses)
+        else:
+            assert (len(upstream.received), for_address) == (2, [])
 
 
 @pytest.mark.parametrize("is_expired", [False, True])

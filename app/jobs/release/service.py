@@ -18,7 +18,7 @@ from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database.engine import Database, Session
 from app.errors import CommandFailed
-from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, CallCandidates, CallLists
+from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, AccountCallList, CallCandidates, earliest_date_created_after
 from app.jobs.evaluation import SearchFinding, evaluate_candidates, reason_for_doubt
 from app.jobs.release import store
 from app.jobs.release.store import DueAccount
@@ -27,7 +27,6 @@ from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient
 from app.twilio.errors import TwilioError
 
-_BATCH_SIZE = 1_000
 _NOT_SEARCHED = CallCandidates({}, is_complete=False, twilio_clock_lead=None)
 
 ReleaseResult = Literal["bound", "unknown", "waiting"]
@@ -90,6 +89,8 @@ class GrantRelease:
     # The longest time from a grant until Twilio has the call, or nothing is sent for it any more.
     longest_life: timedelta
     deadline_s: float
+    batch_size: int = 1_000
+    """The number of waiting calls that are in memory at a time."""
 
     async def run(
         self, actor: Actor, *, skipped: Collection[str], is_dry_run: bool, on_wait: Callable[[float], None]
@@ -163,19 +164,24 @@ class GrantRelease:
         Twilio's list is not searched, and all of the due calls become `unknown`.
         """
         checked = CheckedAccount(account.account_sid)
+        since = earliest_date_created_after(max(account.first_not_before, limits.since))
+        call_list = AccountCallList(self.tenants, self.twilio, account.id, since, limits.until, self.deadline_s)
         after = None
         while waiting_calls := await store.possibly_granted_calls(
-            self.database, account.id, before=limits.last_not_before, since=limits.since, after=after, limit=_BATCH_SIZE
+            self.database, account.id, before=limits.last_not_before, since=limits.since, after=after, limit=self.batch_size
         ):
-            max_start_delay = limits.until - min(waiting_call.pending_since for waiting_call in waiting_calls)
-            lists = CallLists(self.tenants, self.twilio, waiting_calls, max_start_delay, self.deadline_s)
             for waiting_call in waiting_calls:
-                candidates = _NOT_SEARCHED if is_skipped else await self._find_candidates(lists, waiting_call, limits)
+                max_start_delay = limits.until - waiting_call.pending_since
+                candidates = _NOT_SEARCHED
+                if not is_skipped:
+                    candidates = await self._find_candidates(call_list, waiting_call, max_start_delay, limits)
                 checked.calls[await self._settle_waiting_call(waiting_call, candidates, max_start_delay, limits)] += 1
             after = waiting_calls[-1].id
         return checked
 
-    async def _find_candidates(self, lists: CallLists, waiting_call: Call, limits: _SearchLimits) -> CallCandidates:
+    async def _find_candidates(
+        self, call_list: AccountCallList, waiting_call: Call, max_start_delay: timedelta, limits: _SearchLimits
+    ) -> CallCandidates:
         """Returns the calls in Twilio's list that may be this call, which waits in Postgres but may have been dialled before.
 
         Raises CommandFailed if the list cannot be read. Also raises it if the difference between Twilio's and Postgres's clocks
@@ -183,7 +189,7 @@ class GrantRelease:
         """
         sid = waiting_call.account_sid
         try:
-            candidates = await lists.find_candidates(waiting_call)
+            candidates = await call_list.find_candidates(waiting_call, longest_life=max_start_delay)
         except (TwilioError, TimeoutError) as error:
             reason = error.reason if isinstance(error, TwilioError) else "deadline"
             advice = f"run the command again, or give up its due calls with --skip-account {sid}"

@@ -16,8 +16,10 @@ from app.scheduling.dial_slots import insert_slot_sql
 from app.scheduling.models import ScheduledDial
 
 _DUE_ACCOUNTS = """
-    SELECT account.id, account.account_sid FROM twilio_account AS account
-    WHERE EXISTS (SELECT FROM scheduled_dial WHERE account_id = account.id AND not_before <= $1)
+    SELECT account.id, account.account_sid, first_not_before FROM twilio_account AS account CROSS JOIN LATERAL (
+        SELECT min(not_before) AS first_not_before FROM scheduled_dial WHERE account_id = account.id AND not_before <= $1
+    ) AS due
+    WHERE first_not_before IS NOT NULL
     ORDER BY account.account_sid, account.id
 """
 # `pending_since`: when the call may have been granted at the earliest.
@@ -41,6 +43,8 @@ class DueAccount:
 
     id: UUID
     account_sid: str
+    first_not_before: datetime
+    """The earliest `not_before` of these calls."""
 
 
 async def accounts_with_due_calls(database: Database, before: datetime) -> list[DueAccount]:
