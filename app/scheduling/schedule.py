@@ -34,9 +34,12 @@ class Schedule:
     due_at: datetime
     """The first time, not before `not_before`, at which the hours of the queue or tenant allow the call to ring."""
     time_zone: str | None
+    hours_read: str | None = None
+    """The hours that decided `due_at`, as they are stored. Not a column."""
 
     def scheduled_dial_columns(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}  # `asdict` would copy each value
+        # `asdict` would copy each value.
+        return {name: getattr(self, name) for name in self.__slots__ if name != "hours_read"}
 
     def call_record_members(self, queue: str | None) -> dict[str, Any]:
         """Returns the JSON members of the call's record that describe its schedule, with defaults filled in.

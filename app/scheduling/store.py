@@ -26,6 +26,8 @@ class StoredQueue:
     ring_within_s: int | None
     hours: Hours | None
     """The hours of the queue or, if it has none, of the tenant. The value is None if neither has hours."""
+    stored_hours: str | None
+    """The same hours as the JSON that is stored."""
     read_at: datetime
     """The time of the read by Postgres's clock, which also decides when the queue's calls are granted and expire."""
 
@@ -52,7 +54,7 @@ async def find_queue(database: StatementRunner, tenant_id: str, name: str | None
         return None
     row = rows[0]
     hours = None if row["hours"] is None else read_hours(json.loads(row["hours"]))
-    return StoredQueue(row["id"] or NO_QUEUE, row["ring_within_s"], hours, row["read_at"])
+    return StoredQueue(row["id"] or NO_QUEUE, row["ring_within_s"], hours, row["hours"], row["read_at"])
 
 
 _PAUSE_PACE = f"""

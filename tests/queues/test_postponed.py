@@ -6,7 +6,9 @@ The change waits for grants that have read the old settings.
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 import yaml
@@ -119,3 +121,35 @@ async def test_a_resumed_queue_waits_for_no_grant(calls: QueuedCalls) -> None:
     await put(calls, paused=True)
     async with granting(calls):
         await put(calls, paused=False, ring_within_s=60)
+
+
+@pytest.mark.parametrize("is_retried", [False, True])
+async def test_a_call_that_is_created_while_the_hours_change_is_due_by_the_new_hours(
+    calls: QueuedCalls, gateway: Gateway, is_retried: bool
+) -> None:
+    opens = (datetime.now(UTC) + timedelta(hours=6)).hour
+    await put(calls, hours={"time_zone": "UTC", "from": f"{opens:02}:00", "to": f"{(opens + 2) % 24:02}:00"})
+    ring_by = (datetime.now(UTC) + timedelta(hours=20)).isoformat()
+
+    async def create() -> UUID:
+        response = await calls.tenant.create("k", queue=calls.name, ring_by=ring_by)
+        assert response.status_code == 202
+        return UUID(response.json()["id"])
+
+    call_id = await create()
+    assert await calls.due_in(call_id) > 3600
+    await gateway.database.fetch("DELETE FROM scheduled_dial WHERE call_id = $1", call_id)
+    if is_retried:
+        refused = """UPDATE call SET execution = 'not_started', settled_by = 'response',
+            problem = '{"slug": "upstream-unreachable", "detail": "", "after_s": null}' WHERE id = $1"""
+        await gateway.database.fetch(refused, call_id)
+    else:
+        await gateway.database.fetch("DELETE FROM call WHERE id = $1", call_id)
+    async with gateway.database.transaction() as connection:
+        await connection.execute("LOCK TABLE call_event IN SHARE MODE")
+        creating = asyncio.create_task(create())
+        async with asyncio.timeout(30):
+            while not await connection.fetchval(SESSION_WAITS_FOR_LOCK):
+                await asyncio.sleep(0.01)
+        await put(calls, hours=None)
+    assert await calls.due_in(await creating) <= 0

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic_core import to_json
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.creation.store import NewCall, insert_calls_sql, intent_row, rows_as_json
@@ -23,7 +23,7 @@ from app.database.connection import Connection
 from app.database.engine import Database
 from app.scheduling.dials import DIAL_COLUMN_SQL, insert_dials_sql
 from app.scheduling.guard_sql import CURRENT_SERVER
-from app.scheduling.models import NO_QUEUE, CallerLastGrant, ScheduledDial
+from app.scheduling.models import NO_QUEUE
 from app.scheduling.schedule import Schedule
 
 MAX_SCHEDULED_ROWS_PER_STATEMENT = 250
@@ -46,7 +46,7 @@ class ScheduledCall:
 
     def row_to_insert(self) -> dict[str, Any]:
         # Not the call's own `execution`, which is `unknown` while its commit is in doubt.
-        own = {"execution": "scheduled", "dial": self.dial_row()}
+        own = {"execution": "scheduled", "dial": self.dial_row(), "hours_read": self.schedule.hours_read}
         return intent_row(self.call) | own | {"event": "call.scheduled", "data": {"due_at": self.schedule.due_at}}
 
     def dial_row(self) -> dict[str, Any]:
@@ -76,22 +76,36 @@ class _EndedCall:
     deliveries_written: list[str]
 
 
+# If the hours have changed since `due_at` was computed, the call is due at `not_before`, and the grant reads the new hours.
+# Otherwise it would wait by the old hours, because the change makes only those calls due that it finds.
+_DUE_AT = """
+    CASE WHEN given.hours_read::jsonb IS DISTINCT FROM (
+        SELECT coalesce(queue.hours, tenant.hours) FROM tenant LEFT JOIN queue ON queue.id = dial.queue_id
+        WHERE tenant.id = dial.tenant_id
+    ) THEN dial.not_before ELSE dial.due_at END
+"""
 # Ignores every conflict: if the commit is in doubt, the statement is repeated, and the call may be there already. The identity
 # of the server is read once, because that costs as much as the insert of a row. No worker has dialled a call before its
 # `not_before`. `due_at` proves nothing: new hours may have moved it to an earlier time.
 _INSERT_SCHEDULED_CALLS = insert_calls_sql(
     ["execution"],
     on_conflict="",
-    json_columns=[DIAL_COLUMN_SQL, "given ->> 'only_on' AS only_on"],
+    json_columns=[DIAL_COLUMN_SQL, "given ->> 'only_on' AS only_on", "given ->> 'hours_read' AS hours_read"],
     ctes_before=f""", here AS MATERIALIZED (
             SELECT {CURRENT_SERVER} AS server
         ), admitted AS (
             SELECT given.* FROM given CROSS JOIN here WHERE only_on IS NULL OR only_on = here.server
                 OR (given.dial ->> 'not_before')::timestamptz > now() + interval '{_MAX_CLOCK_DIFFERENCE_S} seconds'
         )""",  # noqa: S608  # a constant
-    ctes_after=insert_dials_sql("given JOIN inserted USING (id)", due_at="(given.dial ->> 'due_at')::timestamptz"),
+    ctes_after=insert_dials_sql("given JOIN inserted USING (id)", due_at=_DUE_AT),
     final_select="SELECT here.server, id, updated_at FROM here LEFT JOIN inserted ON true",
 )
+
+_INSERT_DIAL = text(f"""
+    WITH given AS (SELECT CAST(:dial AS jsonb) AS dial, CAST(:hours_read AS text) AS hours_read)
+    {insert_dials_sql("given", due_at=_DUE_AT)}
+    SELECT
+""")  # own constants
 
 _END_WAITING_CALLS = """
     WITH ended AS MATERIALIZED (
@@ -141,10 +155,8 @@ async def insert_dial_row(session: AsyncSession, call_id: UUID, scheduled: Sched
     Also inserts a row of `dial_turn` for the call's API key or workload if there is none. Without this row, the call would not
     be dialled.
     """
-    dial = scheduled.dial_row() | {"call_id": call_id}
-    await session.execute(insert(ScheduledDial).values(**dial))
-    turn = {"account_id": dial["account_id"], "caller_id": dial["caller_id"]}
-    await session.execute(insert(CallerLastGrant).values(**turn).on_conflict_do_nothing())
+    dial = _to_json_text(scheduled.dial_row() | {"call_id": call_id})
+    await session.execute(_INSERT_DIAL, {"dial": dial, "hours_read": scheduled.schedule.hours_read})
 
 
 async def end_waiting_calls_by_id(connection: Connection, call_ids: Sequence[UUID], change: RecordChange) -> set[UUID]:
