@@ -33,11 +33,11 @@ from app.scheduling.administration import PaceAdministration
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE
-from app.tenants.postponed_calls import make_calls_due
+from app.tenants.postponed_calls import make_calls_due, wait_for_grants
 
 
-class HoursNotApplied(CommandUnfinished):
-    """All changes were made, but calls that waited before may still wait for the old hours. The message says what to do."""
+class WaitingCallsNotChanged(CommandUnfinished):
+    """All changes were made, but hours or a suspension may not yet apply to calls that wait. The message says what to do."""
 
 
 class ApplyUncertain(CommandUnfinished):
@@ -75,9 +75,9 @@ class DeclarationService:
     async def apply_declaration(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
         """Makes all changes in one transaction, and returns them. First waits until no other `apply` runs.
 
-        After the commit, applies the hours in the declaration to scheduled calls that already wait. Raises DocumentInvalid,
-        OperatorError, ApplyLocked or DatabaseUnavailable; then nothing was changed. Raises ApplyUncertain if it is not certain
-        whether anything was changed, and HoursNotApplied after the commit.
+        After the commit, applies hours and suspensions in the declaration to scheduled calls that already wait. Raises
+        DocumentInvalid, OperatorError, ApplyLocked or DatabaseUnavailable; then nothing was changed. Raises ApplyUncertain if
+        it is not certain whether anything was changed, and WaitingCallsNotChanged after the commit.
         """
         try:
             plan = await self._make_changes(declaration, secrets)
@@ -89,14 +89,16 @@ class DeclarationService:
                 "whether the changes were made: run `callgate apply` again"
             ) from error
         try:
-            # Also for unchanged hours: an earlier `apply` may have stored them and then failed here. The transaction above must
-            # not do this, because grants of the tenant's calls would wait for its end.
+            # Also if nothing has changed: an earlier `apply` may have stored the settings and then failed here. The transaction
+            # above must not do this, because grants of the tenant's calls would wait for its end.
             for tenant in declaration.tenants:
                 if tenant.has_member("hours"):
                     await make_calls_due(self.database, tenant.id)
+                elif tenant.suspended:
+                    await wait_for_grants(self.database, tenant.id)
         except DatabaseUnavailable as error:
-            raise HoursNotApplied(
-                "all changes were made, but the hours do not yet apply to calls that already wait: run `callgate apply` again"
+            raise WaitingCallsNotChanged(
+                "all changes were made, but they may not yet apply to calls that already wait: run `callgate apply` again"
             ) from error
         return plan
 

@@ -20,7 +20,7 @@ from app.tenants.administration_workloads import WorkloadAdministration
 from app.tenants.callback_settings import CallbackFormat
 from app.tenants.errors import InvalidMember, ResourceExists, TenantVersionOutdated, no_such_tenant
 from app.tenants.names import check_tenant_name
-from app.tenants.postponed_calls import make_calls_due
+from app.tenants.postponed_calls import make_calls_due, wait_for_grants
 from app.tenants.stored_secrets import callback_secret_identity, generate_callback_secret
 
 SUSPENDED_DESCRIPTION = (
@@ -83,21 +83,25 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
     ) -> TenantRow:
         """Changes the settings that are in `changes`, and returns the tenant.
 
-        Changed hours also apply to scheduled calls that already wait. With `expected_versions`, raises TenantVersionOutdated
+        Changed hours also apply to scheduled calls that already wait. If the change suspends the tenant, none of its calls is
+        granted (gets the right to be dialled) once this method returns. With `expected_versions`, raises TenantVersionOutdated
         unless the tenant has one of these versions (`TenantRow.version`).
         """
         tenant = await self.store_settings(tenant_id, changes, expected_versions=expected_versions)
-        # Do this even if the hours are the same: an earlier request may have stored them and then failed here.
+        # Do this even if nothing has changed: an earlier request may have stored the settings and then failed here.
         if "hours" in changes:
             await make_calls_due(self.database, tenant_id)
+        elif changes.get("suspended"):
+            await wait_for_grants(self.database, tenant_id)
         return tenant
 
     async def store_settings(
         self, tenant_id: str, changes: TenantSettings, *, expected_versions: Collection[str] | None = None
     ) -> TenantRow:
-        """Stores settings as `update_tenant` does, but does not apply changed hours to scheduled calls that already wait.
+        """Stores settings as `update_tenant` does, but does not apply them to scheduled calls that already wait.
 
-        If the hours change, the caller must call `make_calls_due` after the commit.
+        After the commit, the caller must call `make_calls_due` if the hours change, and `wait_for_grants` if the tenant is
+        suspended.
         """
         async with self.database.transaction() as connection:
             tenant = await self._lock_tenant(connection, tenant_id)

@@ -1,10 +1,10 @@
-"""Tests that new calling hours and a pause take effect at once, also for calls that were postponed because of the hours.
+"""Tests that new calling hours, a pause and a suspension take effect at once, also for calls that were postponed.
 
 The change waits for grants that have read the old settings.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +15,7 @@ import yaml
 
 from app.apply.changes import Change
 from app.apply.document import read_document
-from app.apply.service import DeclarationService, HoursNotApplied
+from app.apply.service import DeclarationService, WaitingCallsNotChanged
 from app.apply.validation import validate_declaration
 from app.audit.events import command_actor
 from app.calls.creation.grants.store import lock_account_pace
@@ -44,8 +44,12 @@ async def put(calls: QueuedCalls, **settings: Any) -> None:
 
 
 async def apply_other_hours(calls: QueuedCalls) -> Sequence[Change]:
-    """Applies a file with OTHER_HOURS for the tenant, as `callgate apply` does. Returns the changes."""
-    tenant = {"id": calls.tenant.id, "name": "Acme", "hours": OTHER_HOURS}
+    return await apply_settings(calls, hours=OTHER_HOURS)
+
+
+async def apply_settings(calls: QueuedCalls, **settings: Any) -> Sequence[Change]:
+    """Applies a file with these settings of the tenant, as `callgate apply` does. Returns the changes."""
+    tenant = {"id": calls.tenant.id, "name": "Acme"} | settings
     document = read_document(yaml.safe_dump({"tenants": [tenant]}).encode())
     keyring = Keyring(calls.gateway.settings.require_secret_keys())
     service = DeclarationService(calls.gateway.database, keyring, command_actor("apply"))
@@ -100,7 +104,7 @@ async def test_hours_that_do_not_yet_apply_are_reported(calls: QueuedCalls, gate
         while not (waiting := await gateway.database.fetch(_WAITING_SESSIONS)):
             await asyncio.sleep(0.01)
         await gateway.database.fetch("SELECT pg_terminate_backend($1)", waiting[0]["pid"])
-        with pytest.raises(HoursNotApplied, match="all changes were made, but the hours do not yet apply") as unfinished:
+        with pytest.raises(WaitingCallsNotChanged, match="all changes were made, but they may not yet apply") as unfinished:
             await applied
     assert unfinished.value.exit_code == 3, "run the command again"
     assert (await gateway.tenants.get_tenant(calls.tenant.id)).hours == OTHER_HOURS
@@ -114,6 +118,27 @@ async def test_a_change_waits_for_grants_that_have_begun(calls: QueuedCalls, set
         while not change.done() and not (await calls.gateway.database.fetch(SESSION_WAITS_FOR_LOCK))[0][0]:
             await asyncio.sleep(0.01)
         assert not change.done()
+    await change
+
+
+async def suspend(calls: QueuedCalls) -> None:
+    await calls.gateway.tenants.set_tenant_suspended(calls.tenant.id, suspended=True)
+
+
+async def suspend_with_apply(calls: QueuedCalls) -> None:
+    await apply_settings(calls, suspended=True)
+
+
+@pytest.mark.parametrize("suspending", [suspend, suspend_with_apply])
+async def test_a_suspension_waits_for_grants_that_have_begun(
+    calls: QueuedCalls, suspending: Callable[[QueuedCalls], Coroutine[Any, Any, None]]
+) -> None:
+    async with granting(calls):
+        change = asyncio.create_task(suspending(calls))
+        while not change.done() and not (await calls.gateway.database.fetch(SESSION_WAITS_FOR_LOCK))[0][0]:
+            await asyncio.sleep(0.01)
+        assert not change.done()
+        assert (await calls.gateway.tenants.get_tenant(calls.tenant.id)).suspended_at, "later grants read the suspension"
     await change
 
 
