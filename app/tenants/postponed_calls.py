@@ -6,7 +6,6 @@ A grant is a worker's permission to dial a scheduled call. A worker grants calls
 from typing import Final
 from uuid import UUID
 
-from app.database.connection import Connection
 from app.database.pool import TransactionRunner
 
 # Rows updated in one transaction. Grants and cancellations of the same calls wait for its end.
@@ -21,7 +20,7 @@ _MAKE_CALLS_DUE_SQL: Final = """
     UPDATE scheduled_dial SET due_at = greatest(not_before, now()) WHERE call_id IN (
         SELECT call_id FROM scheduled_dial
         WHERE account_id IN (SELECT id FROM twilio_account WHERE tenant_id = $1) AND ($2::uuid IS NULL OR queue_id = $2)
-        AND due_at > now() AND due_at > not_before LIMIT $3 FOR UPDATE SKIP LOCKED
+        AND due_at > now() AND due_at > not_before AND call_id > $3 ORDER BY call_id LIMIT $4 FOR UPDATE SKIP LOCKED
     )
     RETURNING call_id
 """
@@ -39,19 +38,21 @@ async def wait_for_grants(database: TransactionRunner, tenant_id: str) -> None:
             await connection.execute(statement, tenant_id)
 
 
-async def make_calls_due(database: TransactionRunner, tenant_id: str, queue_id: UUID | None = None) -> None:
+async def make_calls_due(
+    database: TransactionRunner, tenant_id: str, queue_id: UUID | None = None, *, batch_size: int = _MAX_ROWS_PER_UPDATE
+) -> None:
     """Sets `due_at` of postponed calls to now, or to `not_before` if that is later, so that the new hours apply to them.
 
     A call is postponed if `due_at` is in the future and after `not_before`: the call was due outside its hours, or is to be
     tried again. If `queue_id` is None, changes the calls of all queues of the tenant. Skips calls that another transaction has
-    locked, because that transaction dials or cancels them.
+    locked, because that transaction dials or cancels them. Changes each call at most once, in the order of their ids, because a
+    worker may postpone a call again by the new hours.
     """
     await wait_for_grants(database, tenant_id)
+    last_id = UUID(int=0)
     while True:
         async with database.transaction() as connection:
-            if await _make_some_calls_due(connection, tenant_id, queue_id) < _MAX_ROWS_PER_UPDATE:
-                return
-
-
-async def _make_some_calls_due(connection: Connection, tenant_id: str, queue_id: UUID | None) -> int:
-    return len(await connection.fetch(_MAKE_CALLS_DUE_SQL, tenant_id, queue_id, _MAX_ROWS_PER_UPDATE))
+            changed = await connection.fetch(_MAKE_CALLS_DUE_SQL, tenant_id, queue_id, last_id, batch_size)
+        if len(changed) < batch_size:
+            return
+        last_id = max(row["call_id"] for row in changed)

@@ -6,6 +6,7 @@ The change waits for grants that have read the old settings.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -19,10 +20,12 @@ from app.apply.service import DeclarationService, WaitingCallsNotChanged
 from app.apply.validation import validate_declaration
 from app.audit.events import command_actor
 from app.calls.creation.grants.store import lock_account_pace
+from app.database.connection import Connection
 from app.database.engine import Database
 from app.deliveries.addresses import AllowList
 from app.security.keyring import Keyring
 from app.tenants.administration_store import TenantSettings
+from app.tenants.postponed_calls import make_calls_due
 from tests.queues.conftest import QueuedCalls
 from tests.queues.test_queues import HOURS
 from tests.support.gateway import Gateway
@@ -83,6 +86,32 @@ async def test_other_hours_of_the_tenant_make_its_postponed_calls_due(calls: Que
     assert await calls.due_in(postponed) <= 0
     assert 1700 < await calls.due_in(early) <= 1800
     assert await other.due_in(others) > 3500
+
+
+@dataclass
+class PostponingDatabase:
+    """Postpones the due calls of one tenant after each transaction, as workers do if the calls are outside the new hours."""
+
+    database: Database
+    tenant_id: str
+    made_due: list[UUID] = field(default_factory=list)
+    """The ids of the calls that were due at the end of a transaction."""
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        async with self.database.transaction() as connection:
+            yield connection
+        postponing = """UPDATE scheduled_dial SET due_at = now() + interval '1 hour'
+            WHERE tenant_id = $1 AND due_at <= now() RETURNING call_id"""
+        self.made_due += [row["call_id"] for row in await self.database.fetch(postponing, self.tenant_id)]
+        assert len(self.made_due) <= 20, "calls that were postponed again are made due again"
+
+
+async def test_calls_that_are_postponed_again_meanwhile_are_made_due_once(calls: QueuedCalls, gateway: Gateway) -> None:
+    postponed = [await calls.waiting(due_s=3600, ring_by_s=7200) for _ in range(7)]
+    database = PostponingDatabase(gateway.database, calls.tenant.id)
+    await make_calls_due(database, calls.tenant.id, batch_size=2)
+    assert sorted(database.made_due) == sorted(postponed)
 
 
 async def test_applied_hours_make_postponed_calls_due_after_the_commit(calls: QueuedCalls, gateway: Gateway) -> None:
