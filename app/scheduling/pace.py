@@ -44,11 +44,18 @@ def next_at_for_pause_sql(at: str) -> str:
     return f"greatest(pace.next_at, {at} + make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8))"
 
 
-def next_at_after_rate_change_sql(at: str, rate: str) -> str:
-    """Returns SQL for the `next_at` of a row of `pace` when its `calls_per_second` changes to `rate` at the time `at`.
+def next_at_after_rate_change_sql(at: str, rate: str, burst: str) -> str:
+    """Returns SQL for the `next_at` of a row of `pace` when its limits change to `rate` and `burst` at the time `at`.
 
-    If the rate becomes higher and `next_at` is later than `at`, the SQL moves `next_at` closer to `at`. Otherwise it keeps
-    `next_at`. A null `rate` means that there is no limit.
+    `rate` is the new `calls_per_second`. Calls that have used tokens still use as many, but at most `burst`. So a lower rate
+    allows no further call at once, and with a higher rate the next call has to wait for less time. A pause, which is a
+    `next_at` later than calls alone can make it, is not shortened. If there was no rate, or is none now, keeps `next_at`.
     """
-    return f"""CASE WHEN pace.next_at > {at} AND {rate} > pace.calls_per_second
-        THEN {at} + (pace.next_at - {at}) * (pace.calls_per_second / {rate})::float8 ELSE pace.next_at END"""
+    pause_end = "pace.next_at - make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8)"
+    return f"""CASE WHEN pace.next_at > {at} AND pace.calls_per_second / {rate} IS NOT NULL THEN greatest(
+        {at} + least(
+            (pace.next_at - {at}) * (pace.calls_per_second / {rate})::float8, make_interval(secs => ({burst} / {rate})::float8)
+        ),
+        CASE WHEN pace.next_at > {at} + make_interval(secs => (pace.burst / pace.calls_per_second)::float8)
+            THEN {pause_end} + make_interval(secs => (({burst} - 1) / {rate})::float8) END
+    ) ELSE pace.next_at END"""

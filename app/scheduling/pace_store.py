@@ -15,7 +15,7 @@ from app.scheduling.pace_limits import PaceLimits
 LIMIT_COLUMNS: Final = "calls_per_second, burst, max_concurrent"
 _WRITE_PACE: Final = f"""
     UPDATE pace SET calls_per_second = $2, burst = $3, max_concurrent = $4,
-        next_at = {next_at_after_rate_change_sql("clock.at", "$2")},
+        next_at = {next_at_after_rate_change_sql("clock.at", "$2", "$3::int")},
         in_use = (SELECT count(*) FROM dial_slot WHERE account_id = $1 OR queue_id = $1)
     FROM (SELECT clock_timestamp() AS at) AS clock WHERE subject_id = $1
 """
@@ -50,7 +50,7 @@ async def lock_pace(connection: Connection, subject_id: UUID) -> PaceLimits:
 async def write_pace(connection: Connection, subject_id: UUID, limits: PaceLimits) -> None:
     """Sets the dialling limits of an account or a queue. The caller must have locked their row with `lock_pace`.
 
-    Calls that are already under way count toward a new `max_concurrent`. A higher rate also shortens the time until the next
-    call.
+    Calls that are already under way count toward a new `max_concurrent`, and calls that were dialled before toward a new rate
+    and burst.
     """
     await connection.execute(_WRITE_PACE, subject_id, limits.calls_per_second, limits.burst, limits.max_concurrent)

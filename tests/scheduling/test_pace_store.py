@@ -10,7 +10,7 @@ import pytest
 
 from app.database.connection import SESSION_SETTINGS, Connection, Connector
 from app.database.pool import Pool
-from app.scheduling.pace import allowed_calls_sql, next_at_after_rate_change_sql
+from app.scheduling.pace import allowed_calls_sql, next_at_after_calls_sql, next_at_after_rate_change_sql
 from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
 from app.scheduling.pace_store import find_paces, lock_pace, write_pace
 from app.tenants.errors import InvalidMember
@@ -100,22 +100,43 @@ async def test_of_racing_first_settings_both_are_made_in_turn(pool: Pool) -> Non
 @pytest.mark.parametrize(
     ("before", "after", "next_in", "expected"),
     [
-        ("0.5", "5", 100, 10),  # 50 calls ahead, as before
-        ("5", "0.5", 10, 10),
-        ("5", "5", 10, 10),
-        ("5", "5", -10, -10),
-        ("0.5", "5", -10, -10),
-        ("5", "NULL", 10, 10),
-        (None, "5", 10, 10),
+        (("0.5", 50), ("5", 50), 100, 10),
+        (("5", 50), ("0.5", 50), 10, 100),
+        (("5", 50), ("0.5", 50), 2, 20),
+        (("5", 50), ("5", 10), 10, 2),
+        (("5", 50), ("0.5", 100), 10, 100),
+        (("5", 50), ("5", 50), 10, 10),
+        (("5", 50), ("5", 50), -10, -10),
+        (("0.5", 50), ("5", 50), -10, -10),
+        (("5", 50), ("NULL", 2), 10, 10),
+        (("NULL", 2), ("5", 50), 10, 10),
+        # A pause of a minute. Its end is the time at which the new limits, too, allow one call.
+        (("0.5", 2), ("5", 11), 62, 62),
+        (("5", 11), ("0.5", 2), 62, 62),
+        (("5", 11), ("5", 11), 62, 62),
     ],
 )
-async def test_a_higher_pace_shortens_the_wait_and_gives_no_token_away(
-    pool: Pool, before: str | None, after: str, next_in: int, expected: int
+async def test_calls_dialled_before_a_change_count_and_a_pause_goes_on(
+    pool: Pool, before: tuple[str, int], after: tuple[str, int], next_in: int, expected: int
 ) -> None:
-    statement = f"""WITH pace AS (SELECT {before or "NULL"}::numeric AS calls_per_second, {AT} + $1 * interval '1 s' AS next_at)
-        SELECT {next_at_after_rate_change_sql(AT, f"({after})::numeric")} - {AT} FROM pace"""  # noqa: S608  # own constants
+    changed = next_at_after_rate_change_sql(AT, f"({after[0]})::numeric", str(after[1]))
+    statement = f"""WITH pace AS (
+            SELECT {before[0]}::numeric AS calls_per_second, {before[1]} AS burst, {AT} + $1 * interval '1 s' AS next_at
+        )
+        SELECT {changed} - {AT} FROM pace"""  # noqa: S608  # own constants
     ((left,),) = await pool.fetch(statement, next_in)
     assert left == timedelta(seconds=expected)
+
+
+async def test_a_lower_rate_allows_no_call_of_a_burst_that_is_used_up(pool: Pool) -> None:
+    account = uuid4()
+    await set_pace(pool, account, PaceLimits(Decimal("0.01"), burst=100))
+    using_up = f"UPDATE pace SET next_at = {next_at_after_calls_sql('clock_timestamp()', '100')} WHERE subject_id = $1"  # noqa: S608  # own constants
+    await pool.fetch(using_up, account)
+    await set_pace(pool, account, PaceLimits(Decimal("0.001"), burst=100))
+    statement = f"SELECT {allowed_calls_sql('clock_timestamp()')} FROM pace WHERE subject_id = $1"  # noqa: S608  # own constants
+    ((tokens,),) = await pool.fetch(statement, account)
+    assert tokens == 0
 
 
 async def test_a_pace_that_was_never_used_has_all_its_tokens_after_a_change(pool: Pool) -> None:
