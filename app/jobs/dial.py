@@ -4,14 +4,17 @@ Also ends calls that were not dialled by their `ring_by`, the time until which t
 """
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 import structlog
 
 from app.calls.creation.granted import GrantedCallDialer
+from app.calls.creation.grants.accounts import WaitingAccount, accounts_with_scheduled_calls
 from app.calls.creation.grants.service import GrantRound, grant_calls
-from app.calls.creation.grants.store import DialGrant, accounts_with_scheduled_calls
+from app.calls.creation.grants.store import DialGrant
 from app.calls.creation.scheduled.store import end_expired_calls
 from app.calls.settlement import Settlement
 from app.clock import monotonic_seconds
@@ -27,16 +30,25 @@ _EXPIRED_BATCH_SIZE = 500
 
 @dataclass
 class Dialer:
-    """Grants scheduled calls (takes the right to dial them) and dials them: at most `max_in_flight` at the same time."""
+    """Grants scheduled calls (takes the right to dial them) and dials them: at most `max_in_flight` at the same time.
+
+    At most `max_in_flight_per_tenant` of them belong to one tenant, unless the tenant has a limit of its own.
+    """
 
     database: Database
     call_dialer: GrantedCallDialer
     settlement: Settlement
     max_in_flight: int
+    max_in_flight_per_tenant: int
     counters: GrantCounters = field(default_factory=GrantCounters)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     _dial_tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    _last_account_id: UUID | None = None
+    _dials_by_tenant: Counter[str] = field(default_factory=Counter)
+    # The tenants that had as many calls in flight as they may have when the last step came to their accounts.
+    _full_tenants: set[str] = field(default_factory=set)
+    _step_number: int = 0
+    # The number of the step in which each account had its last turn.
+    _last_steps: dict[UUID, int] = field(default_factory=dict)
     _wake_timer: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
@@ -52,23 +64,34 @@ class Dialer:
         """
         is_last = await self._end_expired_calls() < _EXPIRED_BATCH_SIZE
         waits = []
-        waiting = await accounts_with_scheduled_calls(self.database)
-        # Begin after the account that was served last, so that the first one cannot use up `max_in_flight` in every step.
-        for account_id in sorted(
-            waiting, key=lambda each: (self._last_account_id is not None and each <= self._last_account_id, each)
-        ):
-            if waiting[account_id] > 0:
-                waits.append(waiting[account_id])
+        self._full_tenants.clear()
+        for account in await self._waiting_accounts():
+            if account.due_in_s > 0:
+                waits.append(account.due_in_s)
                 continue
             if (free := self.max_in_flight - len(self._dial_tasks)) <= 0:
                 break
-            self._last_account_id = account_id
-            granted = await self._grant_calls_of_account(account_id, free)
+            tenant_limit = account.max_in_flight or self.max_in_flight_per_tenant
+            if (free_of_tenant := tenant_limit - self._dials_by_tenant[account.tenant_id]) <= 0:
+                self._full_tenants.add(account.tenant_id)
+                continue
+            self._last_steps[account.account_id] = self._step_number
+            granted = await self._grant_calls_of_account(account.account_id, min(free, free_of_tenant))
             is_last = is_last and granted.is_last
             if granted.wait_s is not None:
                 waits.append(granted.wait_s)
         self._schedule_next_step(min(waits, default=None))
         return not is_last and len(self._dial_tasks) < self.max_in_flight
+
+    async def _waiting_accounts(self) -> list[WaitingAccount]:
+        """Returns the accounts with scheduled calls. Those whose last turn is the longest ago come first.
+
+        So no account can use up `max_in_flight`, or the limit of its tenant, in every step.
+        """
+        waiting = await accounts_with_scheduled_calls(self.database)
+        self._step_number += 1
+        self._last_steps = {each.account_id: self._last_steps.get(each.account_id, 0) for each in waiting}
+        return sorted(waiting, key=lambda each: (self._last_steps[each.account_id], each.account_id))
 
     async def _grant_calls_of_account(self, account_id: UUID, limit: int) -> GrantRound:
         """Grants (takes the right to dial) at most `limit` calls of one account, starts to dial them, and returns the grants.
@@ -114,12 +137,16 @@ class Dialer:
     def _start_dialling(self, grant: DialGrant, began: float) -> None:
         task = asyncio.create_task(self.call_dialer.dial(grant, began))
         self._dial_tasks.add(task)
-        task.add_done_callback(self._on_done)
+        self._dials_by_tenant[grant.call.tenant_id] += 1
+        task.add_done_callback(partial(self._on_done, grant.call.tenant_id))
 
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        if len(self._dial_tasks) >= self.max_in_flight:
+    def _on_done(self, tenant_id: str, task: asyncio.Task[None]) -> None:
+        if len(self._dial_tasks) >= self.max_in_flight or tenant_id in self._full_tenants:
             self.wake.set()
         self._dial_tasks.discard(task)
+        self._dials_by_tenant[tenant_id] -= 1
+        if not self._dials_by_tenant[tenant_id]:
+            del self._dials_by_tenant[tenant_id]
 
     def _schedule_next_step(self, seconds: float | None) -> None:
         """Makes the next step begin after `seconds`. If it is None, the next step begins after the normal pause of the job."""

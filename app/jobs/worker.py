@@ -92,7 +92,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         bind_listed_calls=resolver.bind_listed_calls,
     )
     counters = GrantCounters(settings.grant_counter_dir)
-    dialer = Dialer(state["database"], state["granted"], state["settlement"], settings.max_in_flight, counters)
+    dialer = _make_dialer(settings, state, counters)
     updates = PendingUpdateSender(state["database"], state["control"])
     deadlines = RingDeadlineEnforcer(state["database"], state["control"])
     heartbeat = Heartbeat(state["database"])
@@ -127,6 +127,11 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         steps = (retention.expire_calls, retention.expire_default_partitions, retention.drop_partitions)
         jobs += [Job(step.__name__, step, _RETENTION_EVERY_S) for step in steps]
     return jobs
+
+
+def _make_dialer(settings: Settings, state: Services, counters: GrantCounters) -> Dialer:
+    limits = settings.max_in_flight, settings.max_in_flight_per_tenant
+    return Dialer(state["database"], state["granted"], state["settlement"], *limits, counters)
 
 
 async def _wake_due_jobs(database: Database, jobs: Sequence[Job], longest_life: timedelta) -> bool:

@@ -355,7 +355,7 @@ async def test_a_reopening_that_is_unknown_to_a_worker_is_withdrawn(gateway: Gat
 @asynccontextmanager
 async def _dialer(database_url: str) -> AsyncIterator[Dialer]:
     async with services(settings_for(database_url, **PATIENT), Metrics()) as state:
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50)
+        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50)
         yield dialer
         await dialer.drain()
 
@@ -367,7 +367,9 @@ async def test_a_call_whose_grant_has_an_unknown_commit_waits_again_and_rings_on
     async with running_upstream(created()) as upstream, worker_behind_proxy(database_url) as (worker, proxy):
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create(priority="normal")).json()["id"]
-        dialer = Dialer(worker["database"], worker["granted"], worker["settlement"], max_in_flight=50)
+        dialer = Dialer(
+            worker["database"], worker["granted"], worker["settlement"], max_in_flight=50, max_in_flight_per_tenant=50
+        )
         proxy.hold(b"COMMIT")
         with pytest.raises(DatabaseUnavailable):
             await dialer.step()

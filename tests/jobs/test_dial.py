@@ -31,7 +31,14 @@ SID = "CA" + "d" * 32
 async def running_dialer(gateway: Gateway, counters: GrantCounters | None = None) -> AsyncIterator[Dialer]:
     async with services(gateway.settings, Metrics()) as state:
         counters = counters or GrantCounters()
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50, counters=counters)
+        dialer = Dialer(
+            state["database"],
+            state["granted"],
+            state["settlement"],
+            max_in_flight=50,
+            max_in_flight_per_tenant=50,
+            counters=counters,
+        )
         yield dialer
         await dialer.drain()
 

@@ -14,8 +14,6 @@ from uuid import UUID
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.database.connection import Connection
-from app.database.engine import Database
-from app.scheduling.accounts import accounts_with_rows_sql
 from app.scheduling.dial_slots import insert_slot_sql
 from app.scheduling.grant_counters import NO_GRANTS, GrantCount
 from app.scheduling.guard_sql import MAY_GRANT, RELEASED_AT_US
@@ -23,14 +21,6 @@ from app.scheduling.hours import Hours, read_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
 from app.scheduling.pace import allowed_calls_sql, next_at_after_calls_sql, seconds_until_allowed_sql
 from app.scheduling.schedule import PRIORITIES
-
-_WAITING_ACCOUNTS = f"""
-    {accounts_with_rows_sql("scheduled_dial")}
-    SELECT account.account_id, extract(epoch FROM due_at - clock_timestamp())::float8 AS due_in_s
-    FROM account CROSS JOIN LATERAL (
-        SELECT due_at FROM scheduled_dial WHERE scheduled_dial.account_id = account.account_id ORDER BY due_at LIMIT 1
-    ) AS first
-"""  # noqa: S608  # a constant
 
 # The clock is read after the lock: the wait for the lock must not count as time without calls.
 _LOCK_PACES = f"""
@@ -192,11 +182,6 @@ class DialGrant:
     call: NewCall
     dial: Mapping[str, Any]
     ring_in_s: float
-
-
-async def accounts_with_scheduled_calls(database: Database) -> dict[UUID, float]:
-    """Returns the accounts with scheduled calls, and the seconds until the first call of each is due (negative if overdue)."""
-    return {row["account_id"]: row["due_in_s"] for row in await database.fetch(_WAITING_ACCOUNTS)}
 
 
 async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedPace | None:
