@@ -16,8 +16,8 @@ from app.tenants.stored_secrets import (
     sip_username_identity,
 )
 
-# Triggers on these tables notify this channel of every change (migrations 0005, 0022 and 0024), except on `credential_use` and
-# `api_key_use`.
+# Triggers on these tables notify this channel of every change (migration 0041), but not of changes of `credential_use`, of
+# `api_key_use`, and of a tenant's `name` and `hours`, which no process caches.
 TENANT_CHANGES_CHANNEL = "callgate_tenants"
 
 
