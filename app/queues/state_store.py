@@ -39,6 +39,8 @@ class NextCall:
     """Whether the queue or its tenant limits the hours in which calls may ring."""
     tries: int
     """How many attempts to dial the call have failed, because Twilio could not be reached or throttled requests."""
+    is_account_refused: bool
+    """Whether Twilio refuses the calls of the account for the moment, so that only one is tried at a time."""
     pace: PaceState
     account_pace: PaceState
 
@@ -68,7 +70,15 @@ class QueueState:
 
 
 _QUEUE_COLUMN_COUNT: Final = 11
-_NEXT_CALL_COLUMNS: Final = ("not_before", "due_at", "is_halted", "is_tenant_suspended", "has_hours", "tries")
+_NEXT_CALL_COLUMNS: Final = (
+    "not_before",
+    "due_at",
+    "is_halted",
+    "is_tenant_suspended",
+    "has_hours",
+    "tries",
+    "is_account_refused",
+)
 
 
 def _join_pace_sql(subject_id: str, name: str) -> str:
@@ -79,7 +89,8 @@ def _join_pace_sql(subject_id: str, name: str) -> str:
     """
     return f"""LEFT JOIN LATERAL (
         SELECT calls_per_second::float8 AS {name}_rate, coalesce(in_use >= max_concurrent, false) AS {name}_is_full,
-            {seconds_until_allowed_sql("clock_timestamp()")} IS NOT NULL AS {name}_is_spent, in_use AS {name}_in_use
+            {seconds_until_allowed_sql("clock_timestamp()")} IS NOT NULL AS {name}_is_spent, in_use AS {name}_in_use,
+            probe_at IS NOT NULL AS {name}_is_refused
         FROM pace WHERE pace.subject_id = {subject_id}
     ) AS {name} ON true"""
 
@@ -87,7 +98,7 @@ def _join_pace_sql(subject_id: str, name: str) -> str:
 STATE_COLUMNS: Final = f"""{QUEUE_COLUMNS}, clock_timestamp() AS read_at, NOT coalesce({MAY_GRANT}, true) AS is_halted,
     tenant.suspended_at IS NOT NULL AS is_tenant_suspended, coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours,
     head.not_before, head.due_at, head.tries, own_rate, own_is_full, own_is_spent, own_in_use,
-    account_rate, account_is_full, account_is_spent"""
+    account_rate, account_is_full, account_is_spent, coalesce(account_is_refused, false) AS is_account_refused"""
 STATE_TABLES: Final = f"""{QUEUE_TABLES} JOIN tenant ON tenant.id = queue.tenant_id
     LEFT JOIN LATERAL (
         SELECT not_before, due_at, tries, account_id FROM scheduled_dial

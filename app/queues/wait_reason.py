@@ -31,7 +31,7 @@ def wait_reason(state: QueueState) -> WaitReasonName | None:
         "tenant_suspended": call.is_tenant_suspended,
         "paused": state.queue.paused,
         "not_before": call.not_before > state.read_at,
-        "retry": call.due_at > state.read_at and call.tries > 0,
+        "retry": (call.due_at > state.read_at and call.tries > 0) or call.is_account_refused,
         "outside_hours": call.due_at > state.read_at and call.has_hours,
         "concurrency": call.pace.is_full,
         "pace": call.pace.has_no_token,

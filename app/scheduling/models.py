@@ -72,6 +72,10 @@ class Pace(Base):
     # The number of grants (app.scheduling.grant_counters), and the time of the last one.
     grants: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     granted_at: Mapped[datetime | None]
+    # While Twilio refuses the account's scheduled calls: since when, and when one is tried again. See
+    # app.scheduling.refused_accounts.
+    refused_since: Mapped[datetime | None]
+    probe_at: Mapped[datetime | None]
 
 
 class ScheduledDial(Base):

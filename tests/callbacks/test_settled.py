@@ -287,6 +287,7 @@ async def _dial(gateway: Gateway, dialer: Dialer, tenant: Tenant, *, change: str
     """Changes the tenant's scheduled calls (by default makes them due now), and dials those that are due."""
     async with gateway.database.begin() as session:
         await session.execute(text(f"UPDATE scheduled_dial SET {change} WHERE tenant_id = :id"), {"id": tenant.id})  # noqa: S608
+        await session.execute(text("UPDATE pace SET probe_at = now() WHERE probe_at IS NOT NULL"))
     while await dialer.step():
         pass
     await dialer.drain()

@@ -25,7 +25,14 @@ def queue(**members: Any) -> QueueRow:
 def due(**members: Any) -> NextCall:
     """Returns a call that may be dialled now. `members` are attributes with other values."""
     free = PaceState(None, is_full=False, has_no_token=False)
-    values: dict[str, Any] = {"not_before": AT, "due_at": AT, "pace": free, "account_pace": free, "tries": 0}
+    values: dict[str, Any] = {
+        "not_before": AT,
+        "due_at": AT,
+        "pace": free,
+        "account_pace": free,
+        "tries": 0,
+        "is_account_refused": False,
+    }
     may = {"is_halted": False, "is_tenant_suspended": False, "has_hours": False}
     return NextCall(**values | may | members)
 

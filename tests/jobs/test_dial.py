@@ -194,6 +194,9 @@ async def test_a_refused_call_waits_for_as_long_as_twilio_asks(gateway: Gateway)
         await dial_all(dialer)
         assert await make_due(gateway, call["id"]) >= timedelta(seconds=17)
         await dial_all(dialer)
+        assert len(upstream.posts) == 1, "the account waits, too"
+        await gateway.database.fetch("UPDATE pace SET probe_at = now() WHERE probe_at IS NOT NULL")
+        await dial_all(dialer)
         assert (await record(tenant, call["id"]))["execution"] == "started"
         assert len(upstream.posts) == 2
 

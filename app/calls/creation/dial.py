@@ -109,11 +109,17 @@ Outcome = StartedOutcome | NotStartedOutcome | UnknownOutcome
 class WaitingDial:
     """The values with which a scheduled call waits to be dialled again, if Twilio refuses it for a temporary reason.
 
-    `row` is the call's new row in `scheduled_dial`. `retry_in` is the shortest time until the call is dialled again.
+    `row` is the call's new row in `scheduled_dial`. `retry_in` is the shortest time until the call is dialled again. `is_probe`
+    says whether the call is dialled alone, because Twilio has refused calls of its account (app.scheduling.refused_accounts).
     """
 
     row: Mapping[str, Any]
     retry_in: timedelta
+    is_probe: bool = False
+
+    def wait_after(self, problem: CallgateError) -> timedelta:
+        """Returns the time until the call is dialled again after this problem."""
+        return max(self.retry_in, timedelta(seconds=problem.after_s or 0))
 
 
 @dataclass(frozen=True, slots=True)

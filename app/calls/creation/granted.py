@@ -89,4 +89,4 @@ class GrantedCallDialer:
 def _next_waiting_dial(grant: DialGrant, *, max_wait_s: int = _MAX_RETRY_WAIT_S) -> WaitingDial:
     """Returns the values with which the call waits again if it is not dialled, or if Twilio refuses it for the moment."""
     tries = grant.dial["tries"]
-    return WaitingDial({**grant.dial, "tries": tries + 1}, timedelta(seconds=min(2**tries, max_wait_s)))
+    return WaitingDial({**grant.dial, "tries": tries + 1}, timedelta(seconds=min(2**tries, max_wait_s)), grant.is_probe)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,6 +22,8 @@ from app.calls.creation.dial import (
     dial,
 )
 from app.calls.creation.exception_logger import ExceptionLogger
+from app.calls.creation.refused_accounts import apply_outcome_to_account
+from app.calls.creation.rejected_credentials import mark_rejected_credentials
 from app.calls.creation.repository import restore_attempt
 from app.calls.creation.scheduled.service import ScheduledIntentWriter
 from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, SettledCall, insert_lost_intent, write_outcomes
@@ -40,7 +42,6 @@ from app.observability import Metrics
 from app.scheduling.store import pause_account_dialling
 from app.tenants.directory import TenantDirectory, UsableAccount
 from app.twilio.client import TwilioClient
-from app.twilio.errors import TwilioCredentialRejected
 
 Result = TypeVar("Result")
 
@@ -49,8 +50,6 @@ logger = structlog.stdlib.get_logger(__name__)
 # How long a process that stops waits for outcomes to be committed. This time begins after the server has waited for its
 # requests (CALLGATE_DRAIN_TIMEOUT).
 DRAIN_COMMIT_TIMEOUT_S = 5.0
-# How long a client waits for credentials to be marked. If that fails, the next call tries the credentials in the old order.
-_MARK_CREDENTIALS_TIMEOUT_S = 2.0
 
 
 @dataclass
@@ -92,7 +91,7 @@ class Placement:
 
         A scheduled call waits to be dialled again if the problem is temporary. Like `place`, raises no Exception.
         """
-        return await asyncio.shield(self._start_task(self._commit_outcome(call, NotStartedOutcome(problem, []), prepared)))
+        return await asyncio.shield(self._start_task(self._settle(call, NotStartedOutcome(problem, []), prepared)))
 
     async def drain(self) -> None:
         """Waits for at most DRAIN_COMMIT_TIMEOUT_S until all outcomes, withdrawals and scheduled intents are committed."""
@@ -113,7 +112,7 @@ class Placement:
     ) -> Call | NewCall:
         """Dials the call, commits the outcome, counts it in the metrics, and marks rejected credentials. Returns the record."""
         outcome = await self._dial(call, account, prepared)
-        settled = await self._commit_outcome(call, outcome, prepared)
+        settled = await self._settle(call, outcome, prepared)
         with ExceptionLogger("creation_not_counted", call):
             self.metrics.calls.creations_series(outcome.execution, _destination_kind(call.to)).inc()
             if isinstance(outcome, StartedOutcome) and outcome.resource.queue_time:
@@ -121,7 +120,15 @@ class Placement:
                 if self.slow_when_queued:
                     await pause_account_dialling(self.database, call.account_id, queue_time_ms=outcome.resource.queue_time)
         with ExceptionLogger("credentials_not_marked", call):
-            await self._mark_rejected_credentials(account, outcome)
+            await mark_rejected_credentials(self.database, self.tenants, account, outcome)
+        return settled
+
+    async def _settle(self, call: Call | NewCall, outcome: Outcome, prepared: PreparedCall) -> Call | NewCall:
+        """Commits the outcome, and applies that of a scheduled call to its account, too. Returns the record."""
+        settled = await self._commit_outcome(call, outcome, prepared)
+        if prepared.waiting:
+            with ExceptionLogger("account_not_slowed_down", call):
+                await apply_outcome_to_account(self.database, call, outcome, prepared.waiting)
         return settled
 
     async def _dial(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Outcome:
@@ -172,7 +179,7 @@ class Placement:
                 waiting = prepared.waiting if prepared else None
                 problem = error_as_json(outcome.problem)
                 if waiting and is_retried_when_scheduled(outcome.problem):
-                    due_in = max(waiting.retry_in, timedelta(seconds=outcome.problem.after_s or 0))
+                    due_in = waiting.wait_after(outcome.problem)
                     return self.settlement.change_to_scheduled(problem, waiting.row, due_in=due_in, data=data)
                 return self.settlement.change_to_not_started(problem, data=data)
             case UnknownOutcome():
@@ -263,18 +270,6 @@ class Placement:
         """Counts and logs that a record or an attempt was lost. Call this method when it has been written again."""
         self.metrics.calls.records_lost.inc()
         logger.error("record_lost", call_id=str(call.id), attempt=attempt)
-
-    async def _mark_rejected_credentials(self, account: UsableAccount, outcome: Outcome) -> None:
-        """Marks rejected credentials, which are then tried last. Removes the mark of a credential that Twilio has accepted."""
-        rejected = {attempt.credential for attempt in outcome.attempts if attempt.result == TwilioCredentialRejected.reason}
-        accepted = {outcome.attempts[-1].credential} & account.rejected if isinstance(outcome, StartedOutcome) else set()
-        # Each write empties the caches of all processes, so a credential that has a mark is not marked again.
-        rejected -= account.rejected
-        if rejected or accepted:
-            async with asyncio.timeout(_MARK_CREDENTIALS_TIMEOUT_S), self.database.begin() as session:
-                await self.tenants.mark_rejected_and_accepted(
-                    session, rejected=rejected, accepted=accepted, reason=TwilioCredentialRejected.reason
-                )
 
     async def _retry_commit(self, late_outcome: tuple[Call | NewCall, Outcome, RecordChange, WaitingDial | None]) -> None:
         """Tries once more to commit the outcome of a dial, because the first commit failed."""

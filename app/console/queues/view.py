@@ -22,7 +22,7 @@ _WAIT_REASON_TEXTS: Final[dict[WaitReasonName, str]] = {
     "tenant_suspended": "waits until the tenant is resumed",
     "paused": "waits until the queue is resumed",
     "not_before": "waits for its time",
-    "retry": "is tried again later, because it could not be dialled",
+    "retry": "is tried again later, because it, or another call of its account, could not be dialled",
     "outside_hours": "waits for the hours in which it may ring",
     "concurrency": "waits until a call of the queue ends",
     "pace": "waits for the pace of the queue",

@@ -20,6 +20,7 @@ from app.scheduling.guard_sql import MAY_GRANT, RELEASED_AT_US
 from app.scheduling.hours import Hours, read_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
 from app.scheduling.pace import allowed_calls_sql, next_at_after_calls_sql, seconds_until_allowed_sql
+from app.scheduling.refused_accounts import allowed_probes_sql, probe_at_after_grant_sql, seconds_until_probe_sql
 from app.scheduling.schedule import PRIORITIES
 
 # The clock is read after the lock: the wait for the lock must not count as time without calls.
@@ -29,8 +30,8 @@ _LOCK_PACES = f"""
     ), clock AS MATERIALIZED (
         SELECT clock_timestamp() AS at FROM (SELECT count(*) FROM pace) AS locked
     )
-    SELECT subject_id, clock.at, {allowed_calls_sql("clock.at")} AS room,
-        {seconds_until_allowed_sql("clock.at")} AS wait_s{{more}}
+    SELECT subject_id, clock.at, least({allowed_calls_sql("clock.at")}, {allowed_probes_sql("clock.at")}) AS room,
+        greatest({seconds_until_allowed_sql("clock.at")}, {seconds_until_probe_sql("clock.at")}) AS wait_s{{more}}
     FROM pace, clock
 """  # noqa: S608  # constants of this module
 _LOCK_ACCOUNT_PACE = _LOCK_PACES.format(
@@ -106,13 +107,15 @@ _GRANT = f"""
         WHERE dial_turn.account_id = granted.account_id AND dial_turn.caller_id = granted.caller_id
     ), spent AS (
         UPDATE pace SET next_at = {next_at_after_calls_sql("$2", "1")}, in_use = in_use + 1, grants = grants + 1,
-            granted_at = $2
+            granted_at = $2, probe_at = {probe_at_after_grant_sql("$2")}
         FROM granted WHERE subject_id IN (granted.account_id, granted.queue_id)
+        RETURNING probe_at
     )
     SELECT {", ".join(f'changed."{column}" AS {name}' for name, column in _CALL_COLUMNS.items())},
         {", ".join(f"changed.{name}" for name in _STATE_COLUMNS)},
         {", ".join(f"granted.{name} AS dial_{name}" for name in _DIAL_COLUMNS)},
-        extract(epoch FROM granted.ring_by - clock_timestamp())::float8 AS ring_in_s
+        extract(epoch FROM granted.ring_by - clock_timestamp())::float8 AS ring_in_s,
+        EXISTS (SELECT FROM spent WHERE probe_at IS NOT NULL) AS is_probe
     FROM due LEFT JOIN (granted JOIN changed ON changed.id = granted.call_id) ON true WHERE due.call_id IS NOT NULL
 """  # noqa: S608  # column names of the models
 
@@ -135,8 +138,9 @@ _POSTPONE = """
 class LockedPace:
     """A locked row of `pace`, with the limits of an account or a queue: call rate and concurrent calls.
 
-    `allowed_calls` is the number of calls that these limits allow at the time `at`. `wait_s` is the time in seconds until the
-    call rate allows another call, or None if it allows one now.
+    `allowed_calls` is the number of calls that these limits allow at the time `at`, and for an account also Twilio's refusals
+    (app.scheduling.refused_accounts). `wait_s` is the time in seconds until the call rate and the refusals allow another call,
+    or None if they allow one now.
     """
 
     at: datetime
@@ -176,12 +180,14 @@ class DialGrant:
     """The right of this process to dial one call now. `ring_in_s` is the time in seconds until the call's `ring_by`.
 
     `dial` is the call's row of `scheduled_dial` without `due_at`. The grant has deleted the row. If the call must wait again,
-    the row is inserted again.
+    the row is inserted again. `is_probe` says whether the call is granted alone, because Twilio has refused calls of its
+    account.
     """
 
     call: NewCall
     dial: Mapping[str, Any]
     ring_in_s: float
+    is_probe: bool
 
 
 async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedPace | None:
@@ -261,7 +267,7 @@ def _grants_from_rows(rows: Sequence[Mapping[str, Any]]) -> Sequence[DialGrant]:
     for name in _STATE_COLUMNS:
         setattr(call, name, row[name])
     dial = {name: row[f"dial_{name}"] for name in _DIAL_COLUMNS if name != "due_at"}
-    return (DialGrant(call, dial, row["ring_in_s"]),)
+    return (DialGrant(call, dial, row["ring_in_s"], row["is_probe"]),)
 
 
 async def due_calls_starting_with(

@@ -1,0 +1,35 @@
+"""Slows an account down while Twilio refuses its scheduled calls for the moment.
+
+The next calls of the account would most probably be refused, too. So a single call, the probe, is dialled after a while. If
+it is refused, another probe follows after a longer time. Otherwise the account dials as before. Other accounts are not
+affected.
+"""
+
+from datetime import timedelta
+
+import structlog
+
+from app.calls.creation.dial import NotStartedOutcome, Outcome, WaitingDial
+from app.calls.creation.store import NewCall
+from app.calls.models import Call
+from app.calls.stored_problem import is_retried_when_scheduled
+from app.database.engine import Database
+from app.scheduling.refused_accounts import resume_account, slow_account_down
+from app.twilio.errors import POOL_TIMEOUT
+
+logger = structlog.stdlib.get_logger(__name__)
+
+
+async def apply_outcome_to_account(database: Database, call: Call | NewCall, outcome: Outcome, waiting: WaitingDial) -> None:
+    """Slows the account down if its scheduled call was refused for the moment, and ends that after a probe that was not."""
+    # Nothing is known of the account if Callgate was too busy, or if the call could not be prepared.
+    is_answered = bool(outcome.attempts) and outcome.attempts[-1].result != POOL_TIMEOUT
+    if is_answered and isinstance(outcome, NotStartedOutcome) and is_retried_when_scheduled(outcome.problem):
+        wait = waiting.wait_after(outcome.problem)
+        if await slow_account_down(database, call.account_id, wait=wait, after_probe=waiting.is_probe):
+            fields = {"account_id": str(call.account_id), "problem": outcome.problem.slug, "wait_s": wait.total_seconds()}
+            logger.warning("dialling_slowed_down", **fields)
+    elif is_answered and waiting.is_probe:
+        await resume_account(database, call.account_id)
+    elif waiting.is_probe:
+        await slow_account_down(database, call.account_id, wait=timedelta(0), after_probe=True)

@@ -1,0 +1,57 @@
+"""SQL, without SQLAlchemy, that slows an account down while Twilio refuses its scheduled calls for the moment.
+
+The account's row of `pace` has the time of the next probe. A probe is a call that is granted alone, to find out whether Twilio
+still refuses calls of the account.
+"""
+
+from datetime import timedelta
+from uuid import UUID
+
+from app.scheduling.store import StatementRunner
+
+# The longest time between two probes, unless Twilio asks for more. Also the time after which another probe may follow one whose
+# outcome is not known.
+_MAX_WAIT_S = 60
+_MAX_WAIT_ASKED_FOR_S = 15 * 60
+# Twice as long after each probe: the wait is the time since the first refusal.
+_SLOW_DOWN = f"""
+    UPDATE pace SET refused_since = coalesce(refused_since, clock.at),
+        probe_at = greatest(
+            CASE WHEN NOT $3 THEN probe_at END,
+            clock.at + greatest(
+                least($2::interval, make_interval(secs => {_MAX_WAIT_ASKED_FOR_S})),
+                least(clock.at - coalesce(refused_since, clock.at), make_interval(secs => {_MAX_WAIT_S}))
+            )
+        )
+    FROM (SELECT clock_timestamp() AS at) AS clock WHERE subject_id = $1 RETURNING refused_since = clock.at AS is_first
+"""  # noqa: S608  # a constant
+_RESUME = "UPDATE pace SET refused_since = NULL, probe_at = NULL WHERE subject_id = $1"
+
+
+def allowed_probes_sql(at: str) -> str:
+    """Returns SQL for the number of calls that may be granted at the time `at`: 0, 1, or null if the account is not refused."""
+    return f"CASE WHEN pace.probe_at > {at} THEN 0 WHEN pace.probe_at <= {at} THEN 1 END"
+
+
+def seconds_until_probe_sql(at: str) -> str:
+    """Returns SQL for the seconds from `at` until the next probe. The SQL gives null if no probe has to be waited for."""
+    return f"CASE WHEN pace.probe_at > {at} THEN extract(epoch FROM pace.probe_at - {at})::float8 END"
+
+
+def probe_at_after_grant_sql(at: str) -> str:
+    """Returns SQL for the new `probe_at` of the row `pace` after a call was granted at `at`."""
+    return f"CASE WHEN pace.probe_at IS NOT NULL THEN {at} + make_interval(secs => {_MAX_WAIT_S}) END"
+
+
+async def slow_account_down(database: StatementRunner, account_id: UUID, *, wait: timedelta, after_probe: bool) -> bool:
+    """Stops grants of the account's calls for `wait` (15 minutes at most) or longer. Then one call is granted as a probe.
+
+    `after_probe` says whether the refused call was itself a probe. Returns whether the account was not slowed down before.
+    """
+    rows = await database.fetch(_SLOW_DOWN, account_id, wait, after_probe)
+    return any(row["is_first"] for row in rows)
+
+
+async def resume_account(database: StatementRunner, account_id: UUID) -> None:
+    """Lets the account's calls be granted as before."""
+    await database.fetch(_RESUME, account_id)
