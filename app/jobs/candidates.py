@@ -1,7 +1,8 @@
 """Finds the calls at Twilio that a request to create a call may have started, and rates how well each of them matches.
 
 The requests are those whose outcome is unknown. Twilio's list of an account is read once for many calls. If this list is too
-long, Twilio filters it by the called address, with two requests for each spelling of the address that Twilio may use.
+long or cannot be read in time, Twilio filters it by the called address, with two requests for each spelling of the address that
+Twilio may use.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from app.twilio.addresses import (
 )
 from app.twilio.client import TwilioClient, try_credentials
 from app.twilio.clock import MAX_TRUSTED_OFFSET, MIN_OFFSET_TO_WARN
-from app.twilio.errors import TwilioListTooLong
+from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.schemas import MAX_QUEUE_TIME, CallResource
 
 # A match can be certain only if Postgres's clock, which dates creations, and Twilio's clock differ by no more than this.
@@ -75,8 +76,8 @@ class _ListRead(NamedTuple):
 class AccountCallList:
     """Twilio's list of the calls that an account created from `since` to `until`. It is read once, when it is first needed.
 
-    The calls of the list for which `keep` returns false are not kept in memory. If the list is too long, Twilio filters it by
-    the called address: once for each address.
+    The calls of the list for which `keep` returns false are not kept in memory. If the list is too long or cannot be read in time,
+    Twilio filters it by the called address: once for each address.
     """
 
     tenants: TenantDirectory
@@ -99,14 +100,17 @@ class AccountCallList:
         read = await self._whole[0]
         is_complete = read is not None or has_no_optional_parts(call.to)
         found = read or await self._calls_to_address(call.to)
-        entries = [*found.entries.get(address_key(call.to), ()), *found.entries.get(None, ())]
+        entries = [entry for key in (*address_keys(call.to), None) for entry in found.entries.get(key, ())]
         return CallCandidates(possible_matches(call, entries, longest_life=longest_life), is_complete, found.clock_lead)
 
     async def _read_whole(self) -> _ListRead | None:
-        """Returns the whole list; None if it is too long, or if reading it takes too long."""
+        """Returns the whole list. Returns None if it is too long or takes too long, or if Twilio's answer is lost or unreadable.
+
+        Twilio may still answer with the shorter list of one address.
+        """
         try:
             return await self._read([{}], self.keep)
-        except (TwilioListTooLong, TimeoutError):
+        except (TwilioOutcomeUnknown, TimeoutError):
             return None
 
     async def _calls_to_address(self, to: str) -> _ListRead:

@@ -93,7 +93,8 @@ class OutcomeResolver:
     def _search_lease(self) -> timedelta:
         """The time for which searches that begin now are leased. It is longer than they can take.
 
-        A search reads a list of the account, and if that is too long, one of the address. Each takes two requests.
+        A search reads a list of the account, and if that cannot be read to its end, those of the address. The time for each of
+        these two steps is `2 * deadline_s`.
         """
         return timedelta(seconds=4 * self.deadline_s + 30)
 

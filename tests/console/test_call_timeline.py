@@ -69,7 +69,7 @@ LINES: dict[tuple[str, str, str], dict[str, Any]] = {
         "Search of Twilio's list found several calls, and cannot tell which one it is",
         "calls that it could be: 2, other requests that could have placed them: 1",
     ): {"result": "ambiguous", "candidates": 2, "rivals": 1},
-    ("call.searched", "Search of Twilio's list proves nothing", "Twilio's list was too long to be read to its end"): {
+    ("call.searched", "Search of Twilio's list proves nothing", "Twilio's list could not be read to its end"): {
         "result": "inconclusive",
         "candidates": 0,
         "reason": "list_too_long",

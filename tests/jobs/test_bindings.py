@@ -27,7 +27,7 @@ from simulator.main import create_app as create_simulator
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, served
 from tests.support.jobs import run_search, running_resolver
-from tests.support.upstream import Upstream, answer, call_resource, reset, running_upstream
+from tests.support.upstream import Behaviour, Upstream, answer, call_resource, hang, proxy_page, reset, running_upstream
 
 SEARCHES = 2
 STARTS, NOT_STARTED = "accept-then-reset", "refuse-500"
@@ -250,6 +250,25 @@ async def endless_account(*entries: dict[str, Any], shown: str) -> AsyncIterator
 
 async def test_a_list_that_is_too_long_is_filtered_by_each_spelling(gateway: Gateway, resolver: OutcomeResolver) -> None:
     async with endless_account(shown="nobody") as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        lost = (await tenant.create(to="sip:Kate@EXAMPLE.com")).json()["id"]
+        await search(gateway, resolver, lost)
+        assert (await record(tenant, lost))["settled_by"] == "none_found"
+        asked = [httpx.QueryParams(request.path.partition("?")[2]).get("To") for request in upstream.received]
+    assert {"sip:Kate@EXAMPLE.com", "sip:Kate@example.com", "sip:kate@example.com"} <= set(asked)
+
+
+@pytest.mark.parametrize("unfiltered", [hang, proxy_page(503)])
+async def test_a_list_that_cannot_be_read_is_filtered_by_each_spelling(gateway: Gateway, unfiltered: Behaviour) -> None:
+    async def behave(upstream: Upstream, reader: Any, writer: Any) -> None:
+        request = upstream.received[-1]
+        if request.method == "POST":
+            await reset(upstream, reader, writer)
+        is_filtered = "To" in httpx.QueryParams(request.path.partition("?")[2])
+        respond = answer(200, {"calls": [], "next_page_uri": None}) if is_filtered else unfiltered
+        await respond(upstream, reader, writer)
+
+    async with running_upstream(behave) as upstream, running_resolver(gateway, searches=SEARCHES, timeout_s=1) as resolver:
         tenant = await gateway.add_tenant(upstream.url)
         lost = (await tenant.create(to="sip:Kate@EXAMPLE.com")).json()["id"]
         await search(gateway, resolver, lost)

@@ -40,7 +40,7 @@ _REASON_TEXTS: Final = {
     "credential_rejected": "Twilio refused the credential",
     "rejected": "Twilio refused it",
     "throttled": "Twilio took no more requests at that moment",
-    "list_too_long": "Twilio's list was too long to be read to its end",
+    "list_too_long": "Twilio's list could not be read to its end",
     "clock_offset_unknown": "it is not known whether Twilio's clock is right",
     "clock_offset_too_large": "Twilio's clock differs too much from the database's",
     "not_started": "the call was not started",
