@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.gateway import Gateway
+from tests.support.gateway import Gateway, running_gateway, settings_for
 from tests.support.upstream import (
     Behaviour,
     answer,
@@ -304,6 +304,22 @@ async def test_the_next_active_credential_is_tried_if_the_first_is_refused(gatew
         (tenant.account_sid, tenant.auth_token),
         (key_sid, "second"),
     ]
+
+
+async def test_a_creation_may_be_repeated_if_no_time_is_left_for_the_next_credential(database_url: str) -> None:
+    settings = settings_for(database_url, request_budget=7)  # the time of one attempt, so that none is left after the first
+    async with running_gateway(settings) as gateway, running_upstream(error(401, 20003), created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        key_sid = "SK" + "7" * 32
+        await gateway.tenants.add_credential(
+            tenant.id, account_sid=tenant.account_sid, secret="second", key_sid=key_sid, base_url=None
+        )
+        gateway.invalidate_cache()
+        refused = await tenant.create("k")
+        assert (refused.status_code, refused.json()["type"]) == (503, "urn:callgate:problem:upstream-unreachable")
+        assert refused.json()["retry"]["same_key"] is True
+        assert (await tenant.create("k")).status_code == 201
+        assert [request.credentials[0] for request in upstream.posts] == [tenant.account_sid, key_sid]
 
 
 async def test_a_proxys_401_does_not_mark_the_credential_as_rejected(gateway: Gateway) -> None:

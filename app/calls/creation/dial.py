@@ -32,6 +32,7 @@ _MAX_TRIES = 5
 _FIRST_DELAY_S = 0.1
 _JITTER_FRACTION = 0.1
 _NO_TIME_LEFT_DETAIL = "Too little of the request's time was left when it could have been sent to Twilio; nothing was sent."
+_NEXT_CREDENTIAL_DETAIL = "Twilio refused a credential of the account, and the attempt with the next one could not begin."
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +230,8 @@ async def dial(
                 case _:
                     raise
             if tries >= _MAX_TRIES or not await progress.pause_before_retry(delay, may_repeat):
+                if isinstance(error, TwilioCredentialRejected):  # but Twilio may accept the next credential
+                    return NotStartedOutcome(UpstreamUnreachable(_NEXT_CREDENTIAL_DETAIL, after_s=1), progress.attempts)
                 return NotStartedOutcome(creation_problem(error), progress.attempts)
         else:
             progress.attempts.append(_make_dial_attempt("started", began, credential, None))
