@@ -76,8 +76,8 @@ class _ListRead(NamedTuple):
 class AccountCallList:
     """Twilio's list of the calls that an account created from `since` to `until`. It is read once, when it is first needed.
 
-    The calls of the list for which `keep` returns false are not kept in memory. If the list is too long or cannot be read in time,
-    Twilio filters it by the called address: once for each address.
+    The calls of the list for which `keep` returns false are not kept in memory. If the list is too long or cannot
+    be read in time, Twilio filters it by the called address: once for each address.
     """
 
     tenants: TenantDirectory
@@ -104,7 +104,7 @@ class AccountCallList:
         return CallCandidates(possible_matches(call, entries, longest_life=longest_life), is_complete, found.clock_lead)
 
     async def _read_whole(self) -> _ListRead | None:
-        """Returns the whole list. Returns None if it is too long or takes too long, or if Twilio's answer is lost or unreadable.
+        """Returns the whole list; None if it is too long, takes too long, or if Twilio's answer is lost or unreadable.
 
         Twilio may still answer with the shorter list of one address.
         """

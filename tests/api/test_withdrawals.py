@@ -533,6 +533,7 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_not_dialled_after_a_
     """The old server may have dialled the call, and the new one may have lost its record. So Twilio's list must be searched."""
     tenant = await gateway.add_tenant()
     intent = await _new_intent(gateway, tenant, "failed-over", not_before_in=not_before_in)
+    intent.call.created_at -= timedelta(minutes=20)  # this machine's clock is late
     ((server,),) = await gateway.database.fetch("SELECT pg_get_functiondef('callgate_server'::regproc)")
     async with worker_behind_proxy(database_url) as (worker, proxy):
         intents = ScheduledIntentWriter(worker["database"], metrics := Metrics())
@@ -551,6 +552,8 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_not_dialled_after_a_
     assert await _outcome(tenant, str(intent.call.id)) == (execution, None)
     assert metrics.calls.records_lost._value.get() == slots
     assert len(await gateway.database.fetch("SELECT FROM scheduled_dial WHERE call_id = $1", intent.call.id)) == waiting
+    pending_since = "SELECT FROM call WHERE id = $1 AND execution = 'pending' AND pending_since = $2"
+    assert len(await gateway.database.fetch(pending_since, intent.call.id, intent.schedule.not_before)) == slots
     # The search may find the call while Twilio still queues it.
     slot = "SELECT FROM dial_slot WHERE call_id = $1 AND ring_by = $2 AND until > $2"
     assert len(await gateway.database.fetch(slot, intent.call.id, intent.schedule.ring_by)) == slots

@@ -125,7 +125,8 @@ class ScheduledIntentWriter:
             return
         # There is a record, or a worker may have dialled the call before a fail-over that has lost its record. Then the call is
         # not dialled any more. Like a pending call whose process died, it becomes unknown, and is searched for at Twilio.
-        dial = intent.scheduled.dial_row()
-        if await insert_lost_intent(self._database, call, pending_since=call.created_at, dial=dial):
+        # No worker has dialled the call before `not_before`, a time by Postgres's clock. `created_at` is by this machine's clock.
+        since, dial = intent.scheduled.schedule.not_before, intent.scheduled.dial_row()
+        if await insert_lost_intent(self._database, call, pending_since=since, dial=dial):
             self._metrics.calls.records_lost.inc()
             logger.error("record_lost", call_id=str(call.id), attempt=call.attempt)
