@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
+from app.calls.models import Call
+
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
@@ -28,3 +30,11 @@ class SearchPlan:
             return self.period * (((clean_searches + 1) / self.searches) ** 2 - (clean_searches / self.searches) ** 2)
         late = clean_searches - self.searches
         return (self.period * 4, self.period * 96)[late] if late < 2 else None
+
+
+def is_outcome_open(call: Call) -> bool:
+    """Returns whether a callback or a search may still show whether Twilio has started the call.
+
+    `none_found` is a guess, which counts only after the last search.
+    """
+    return call.execution in ("pending", "unknown") or (call.settled_by == "none_found" and call.search_at is not None)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from httpx import AsyncClient, Response
@@ -21,6 +21,7 @@ from app.jobs.control import PendingUpdateSender
 from app.observability import Metrics
 from app.services import Services, services
 from app.twilio.schemas import CallResource
+from tests.support.callbacks import call_back, progress
 from tests.support.clients import http_client
 from tests.support.gateway import MANY_USER_NAMES, PATIENT, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import run_step
@@ -174,6 +175,32 @@ async def test_ending_an_unknown_call_waits_until_the_call_is_found(
         assert await run_step(controller)
         assert [post.form for post in upstream.posts[1:]] == [[("Status", "completed")]]
         assert upstream.posts[-1].path.endswith(f"/Calls/{sid}.json")
+
+
+async def test_a_call_that_no_search_has_found_can_be_ended_until_its_last_search(
+    patient_gateway: Gateway, worker_services: Services, controller: PendingUpdateSender
+) -> None:
+    settlement = worker_services["settlement"]
+    async with running_upstream(reset, reset, updated()) as upstream:
+        tenant = await patient_gateway.add_tenant(upstream.url)
+        call_id, other_id = [(await tenant.create()).json()["id"] for _ in range(2)]
+        for each, searches in (call_id, settlement.plan.searches), (other_id, settlement.plan.searches + 2):
+            async with worker_services["database"].begin() as session:
+                call = await repository.lock_call(session, UUID(each))
+                assert call is not None
+                await settlement.apply_change(session, call, settlement.change_to_none_found(data={}))
+                await settlement.plan_next_search(session, call, clean_searches=searches)
+        assert (await tenant.http.patch(f"/v1/calls/{other_id}", json=HANG_UP)).status_code == 409
+        assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=REDIRECT)).status_code == 409
+        remembered = await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)
+        assert (remembered.status_code, remembered.json()["settled_by"]) == (202, "none_found")
+        assert not await run_step(controller)
+        fields = progress(tenant, {"sid": "CA" + uuid4().hex}, "in-progress", 2)
+        assert (await call_back(patient_gateway, tenant, call_id, fields)).status_code == 204
+        assert await run_step(controller)
+        assert [(post.path.rpartition("/")[2], post.form) for post in upstream.posts[2:]] == [
+            (f"{fields['CallSid']}.json", [("Status", "completed")])
+        ]
 
 
 async def test_a_remembered_end_is_dropped_if_the_call_was_not_started(

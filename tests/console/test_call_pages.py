@@ -280,6 +280,11 @@ async def test_an_end_that_must_wait_is_stored(gateway: Gateway, log_in: LogIn) 
         page = text_of(await operator.get(f"/calls/{record['id']}?done=remembered"))
         assert "The request to end the call is stored." in page
         assert "It is ended as soon as it is known to have started." in page
+        # After `none_found` the call may still turn up, until its last search.
+        for search_at, may_be_ended in ("now()", True), ("NULL", False):
+            none_found = f"execution = 'not_started', settled_by = 'none_found', search_at = {search_at}"
+            await gateway.database.fetch(f"UPDATE call SET {none_found} WHERE id = $1", UUID(record["id"]))  # noqa: S608
+            assert ("End call" in text_of(await operator.get(f"/calls/{record['id']}"))) is may_be_ended
 
 
 async def test_a_page_has_at_most_the_first_events(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:

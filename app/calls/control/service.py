@@ -22,6 +22,7 @@ from app.calls.missing import is_call_not_found, may_be_found_later
 from app.calls.models import Call, PendingUpdate
 from app.calls.parameters import CallUpdate
 from app.calls.progress import apply_resource
+from app.calls.search_plan import is_outcome_open
 from app.calls.settlement import Settlement
 from app.calls.status_callbacks import StatusCallbacks, UrlValidator, changed_callbacks
 from app.calls.upstream_problems import change_problem
@@ -38,7 +39,6 @@ Result = TypeVar("Result")
 
 logger = structlog.stdlib.get_logger(__name__)
 
-_UNSETTLED_EXECUTIONS = ("pending", "unknown")
 # The statuses with which a call ends because of a request to end it.
 _STATUSES_OF_ENDED_CALLS = ("canceled", "completed")
 # Each further attempt follows a dial that Twilio refused for a temporary reason. The next dial comes at least a second later.
@@ -80,12 +80,12 @@ class CallControl:
         update = validate_update(body)
         if caller.suspended and not update.only_ends_call:
             raise TenantSuspended
-        if call.execution in ("scheduled", *_UNSETTLED_EXECUTIONS):
+        if call.execution == "scheduled" or is_outcome_open(call):
             call = await self._cancel_call_or_store_update(call, update)
         if call.settled_by == "canceled" and update.only_ends_call:
             # It may have been canceled earlier: a client repeats its request if the answer was lost.
             return ControlResult(call, done=True)
-        if call.execution in _UNSETTLED_EXECUTIONS:
+        if is_outcome_open(call):
             return ControlResult(call, done=False)
         if call.execution != "started" or call.status in TERMINAL_STATUSES:
             raise WrongCallState(call_id=call.id)
@@ -182,7 +182,7 @@ class CallControl:
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
-            if locked is None or locked.execution not in _UNSETTLED_EXECUTIONS:
+            if locked is None or not is_outcome_open(locked):
                 return locked or call
             if not update.only_ends_call or update.status is None:
                 detail = "It is not known yet whether the call has started. Until then the call can only be ended."

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from app.calls.search_plan import is_outcome_open
 from app.console.calls.curl import curl_command, missing_secrets
 from app.console.calls.history import HistorySummary, summarize_history
 from app.console.calls.member_rows import Row, parameter_rows, resource_rows
@@ -167,7 +168,7 @@ def can_be_ended(call: Any) -> bool:
     """Returns whether a request to end the call can have an effect."""
     if call.execution == "started":
         return call.status not in TERMINAL_STATUSES
-    return call.execution in ("scheduled", "pending", "unknown")
+    return call.execution == "scheduled" or is_outcome_open(call)
 
 
 def _page_refresh_interval_s(history: CallHistory) -> int | None:
