@@ -92,6 +92,7 @@ class Batcher(Generic[Item, Result]):
         self._queue_slots = asyncio.Semaphore(max_queue)
         self._waiting: deque[_PendingItem[Item, Result]] = deque()
         self._writers = set[asyncio.Task[None]]()
+        self._individual_writes = asyncio.Semaphore(_MAX_WRITERS)
         self._running = 0
         self._slow = 0
 
@@ -197,16 +198,19 @@ class Batcher(Generic[Item, Result]):
             await self._deliver_results(batch, results)
 
     async def _settle_individually(self, batch: list[_PendingItem[Item, Result]]) -> None:
-        """Writes each item in its own transaction, several at a time, so that one locked item does not delay the others."""
-        queue = deque(batch)
+        """Writes each item in its own transaction, several at a time, so that one locked item does not delay the others.
 
-        async def settle_remaining() -> None:
-            while queue:
-                await self._settle_batch([queue.popleft()])
+        All batches together write at most _MAX_WRITERS items in this way at a time: each takes a connection, and may wait for
+        its lock.
+        """
+
+        async def settle(waiting: _PendingItem[Item, Result]) -> None:
+            async with self._individual_writes:
+                await self._settle_batch([waiting])
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(_MAX_WRITERS, len(batch))):
-                group.create_task(settle_remaining())
+            for waiting in batch:
+                group.create_task(settle(waiting))
 
     async def _deliver_results(self, batch: list[_PendingItem[Item, Result]], results: Sequence[Result | BusyResult]) -> None:
         """Wakes the tasks that wait for the results in small groups, so that other work of the event loop runs in between.

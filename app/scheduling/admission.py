@@ -2,8 +2,8 @@
 
 app.calls.creation.grants applies it to scheduled calls. If `calls_per_second` is set, a call takes a token of a token bucket.
 If `max_concurrent` is set, a call takes a dial slot (a row that stands for one call under way). The account's row in `pace` is
-locked before the clock is read. The number of slots in use is a column of this row (`in_use`), because a statement that waited
-for a lock sees the current version of the locked row, but old versions of all other rows.
+locked before the clock is read. The number of slots in use is a column of this row (`in_use`), because a statement sees the
+current version of a row that it has locked, but old versions of all other rows.
 """
 
 from collections.abc import Mapping
@@ -42,12 +42,14 @@ _REFUSAL_COLUMNS = f"""calls_per_second, burst, max_concurrent, coalesce(in_use 
 
 ADMISSION_CTES = f"""
     , locked AS MATERIALIZED (
-        SELECT * FROM pace WHERE subject_id = ANY (ARRAY(SELECT account_id FROM given)) ORDER BY subject_id FOR UPDATE
+        SELECT * FROM pace WHERE subject_id = ANY (ARRAY(SELECT account_id FROM given)) ORDER BY subject_id
+        FOR UPDATE SKIP LOCKED
     ), paced AS MATERIALIZED (
         SELECT locked.*, clock_timestamp() AS at FROM locked
     ), judged AS MATERIALIZED (
         SELECT placed.id, placed.account_id, pace.at,
-            pace.subject_id IS NULL OR place <= {allowed_calls_sql("pace.at")} AS is_admitted
+            CASE WHEN pace.subject_id IS NOT NULL THEN place <= {allowed_calls_sql("pace.at")}
+                ELSE NOT EXISTS (SELECT FROM pace AS skipped WHERE skipped.subject_id = account_id) END AS is_admitted
         FROM (
             SELECT id, account_id, row_number() OVER (PARTITION BY account_id ORDER BY id) AS place FROM given
             WHERE NOT EXISTS (
@@ -61,7 +63,8 @@ ADMISSION_CTES = f"""
 """SQL for CTEs that select, from the calls to create, those that the limits of their accounts allow now.
 
 The CTE `given` has the calls to create, and the CTE `admitted` the allowed ones: the earliest calls of each account. A call
-whose idempotency key already belongs to a stored call is left out, and does not count toward the limits.
+whose idempotency key already belongs to a stored call is left out, and does not count toward the limits. If another session has
+locked an account's row in `pace`, no call of this account is admitted, so that the calls of other accounts do not wait.
 """
 
 ADMISSION_RESULT_SQL = f"""
@@ -80,15 +83,16 @@ ADMISSION_RESULT_SQL = f"""
         SELECT given.id, given.account_id, pace.at, {latest_call_end_sql("pace.at", "given.parameters")}
         FROM inserted JOIN given USING (id) JOIN paced AS pace ON subject_id = given.account_id WHERE max_concurrent IS NOT NULL
     )
-    SELECT inserted.id, updated_at, {", ".join(f"NULL AS {each.name}" for each in fields(PaceRefusal))} FROM inserted
+    SELECT inserted.id, updated_at, false AS is_locked, {", ".join(f"NULL AS {each.name}" for each in fields(PaceRefusal))}
+    FROM inserted
     UNION ALL
-    SELECT judged.id, NULL, {_REFUSAL_COLUMNS}
-    FROM judged JOIN left_over AS pace ON subject_id = account_id WHERE NOT is_admitted
+    SELECT judged.id, NULL, subject_id IS NULL, {_REFUSAL_COLUMNS}
+    FROM judged LEFT JOIN left_over AS pace ON subject_id = account_id WHERE NOT is_admitted
 """  # noqa: S608  # constants of this package
 """SQL for CTEs that count each call in the CTE `inserted` toward the limits of its account, and for the final SELECT.
 
 The SELECT returns a row for each inserted call, with `updated_at`, and a row for each refused call, with the columns of a
-PaceRefusal.
+PaceRefusal. `is_locked` is true for a call that was not judged, because another session has locked the row of its account.
 """
 
 _CHECK_LIMITS = f"""

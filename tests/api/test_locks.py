@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from app.database.connection import SESSION_SETTINGS, Connector
+from tests.scheduling.test_pacing import set_pace
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Upstream, created, created_after_release, running_upstream
@@ -93,3 +94,23 @@ async def test_a_key_that_another_session_is_inserting_delays_no_other_creation(
         assert answer.status_code == 201
         assert time.monotonic() - started < RECOVERY_S
         assert len(upstream.posts) == UNRELATED + 2
+
+
+async def test_a_locked_pace_delays_only_the_creations_of_its_account(gateway: Gateway) -> None:
+    """More creations wait for the lock than there are connections."""
+    async with running_upstream(created()) as upstream:
+        stuck, paced, free = [await gateway.add_tenant(upstream.url) for _ in range(3)]
+        for tenant in (stuck, paced):
+            await set_pace(gateway, tenant, calls_per_second=1000, burst=100)
+        account_id = await gateway.directory.find_account_id(stuck.id, account_sid=stuck.account_sid)
+        async with gateway.database.transaction() as connection:
+            await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account_id)
+            waiting = [asyncio.create_task(stuck.create()) for _ in range(60)]
+            await asyncio.sleep(0.2)
+            answers = await asyncio.gather(*(tenant.create() for _ in range(UNRELATED // 2) for tenant in (paced, free)))
+            assert {answer.status_code for answer in answers} == {201}
+            assert not any(creating.done() for creating in waiting)
+        assert len(upstream.posts) == UNRELATED
+        # A creation waits for some seconds at most.
+        assert {answer.status_code for answer in await asyncio.gather(*waiting)} <= {201, 503}

@@ -237,6 +237,31 @@ async def test_a_lock_timeout_fails_only_the_item_with_the_locked_row() -> None:
     assert results == ["wrote 0", "wrote 1", "wrote 3", "wrote 4"]
 
 
+async def test_few_items_that_may_wait_for_a_lock_are_written_at_once() -> None:
+    """Each takes a connection, however many batches have had a lock timeout."""
+    alone: list[int] = []
+    release, four_batches = asyncio.Event(), asyncio.Barrier(4)
+
+    async def write(items: Sequence[int]) -> list[int]:
+        if len(items) > 1:
+            await four_batches.wait()
+            error = DatabaseUnavailable(after_s=2)
+            error.reason = "locked"
+            raise error
+        alone.extend(items)
+        await release.wait()
+        return list(items)
+
+    batcher = Batcher(write, max_batch=5, slow_after_s=0, gather_s=3600, gather_up_to=20)
+    submissions = [asyncio.create_task(batcher.submit(number)) for number in range(20)]
+    await wait_until(lambda: len(alone) >= 4)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(alone) == 4
+    release.set()
+    assert await asyncio.gather(*submissions) == sorted(alone) == list(range(20))
+
+
 async def test_a_slow_batch_does_not_delay_the_next_ones_and_few_run_at_once() -> None:
     running, max_running, opened = 0, 0, asyncio.Event()
 
