@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Scope
 
 from app import __version__
@@ -135,6 +135,8 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     serve_document(app, "/openapi.json", app.openapi)
     _declare_static_files(app)
     require_access_declarations(app.routes)
+    routes = (route for route in app.routes if isinstance(route, Route))
+    metrics.http.add_routes((method, route.path) for route in routes for method in route.methods or ())
     return app
 
 

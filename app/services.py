@@ -95,7 +95,7 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
     """Yields the services of a process. On exit, waits a limited time for the outcomes of calls that are being created."""
     async with _shared_objects(settings, metrics) as shared:
         withdrawals = Withdrawals(shared.database, shared.settlement)
-        scheduled_intents = ScheduledIntentWriter(shared.database, metrics)
+        scheduled_intents = ScheduledIntentWriter(shared.database)
         placement = Placement(
             database=shared.database,
             tenants=shared.tenants,

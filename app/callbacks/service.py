@@ -1,6 +1,6 @@
 """Receives a status callback: verifies it, updates the call, and stores the delivery for the tenant. Independent of HTTP."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from app.calls.settlement import Settlement
 from app.calls.store import CallState, ChangedCall, SidTaken, read_calls, record_ids_by_sid, write_changed_calls
 from app.database.batcher import LOCKED, Batcher, BusyResult
 from app.database.engine import Database
-from app.errors import CallbackForged, CallNotFound, MalformedBody
+from app.errors import CallbackForged, CallNotFound, DatabaseUnavailable, MalformedBody
 from app.observability import Metrics
 from app.observability.context import bind_log_fields
 from app.observability.tracing import link_to_cause
@@ -156,19 +156,26 @@ class CallbackService:
             written = await write_changed_calls(self._database, [each for each in changed.values() if each.events])
         except SidTaken:
             if len(batch) > 1:
-                raise  # the batcher repeats each callback alone
+                raise  # the batcher finds the callback in question
             return [LOCKED]  # another record was bound in between: it is found when this callback is read again
+        except DatabaseUnavailable as error:
+            if error.commit_in_doubt:
+                self._report_alarming_events(changed.values())
+            raise
         for call in settled:
             if call.id in written and call.execution == "started":
                 self._settlement.count_settled(call)
-        for call_id in written:
-            self._settlement.report_alarming_events(changed[call_id].call, changed[call_id].events)
+        self._report_alarming_events(changed[call_id] for call_id in written)
         return [
             LOCKED
             if isinstance(result, _AppliedCallback) and changed[received.call_id].events and received.call_id not in written
             else result
             for received, result in zip(batch, results, strict=True)
         ]
+
+    def _report_alarming_events(self, written: Iterable[ChangedCall]) -> None:
+        for each in written:
+            self._settlement.report_alarming_events(each.call, each.events)
 
     def _apply_to_record(self, changed: ChangedCall, callback: Callback, taken: Mapping[str, UUID]) -> _AppliedCallback:
         """Applies a callback to its call's record in memory. `taken` maps CallSids to the ids of the records that have them."""

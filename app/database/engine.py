@@ -31,6 +31,8 @@ Session = AsyncSession
 
 POOL_TIMEOUT_S = 5.0
 
+_AFTER_COMMIT = "callgate_after_commit"
+
 
 def make_engine(
     url: str,
@@ -98,7 +100,10 @@ class Database:
                 translated = translate_error(error, commit_in_doubt=committing)
                 if translated is None:
                     raise
+                if translated.commit_in_doubt:
+                    _run_functions_after_commit(session)
                 raise translated from error
+            _run_functions_after_commit(session)
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
         """Returns the rows of one statement with parameters $1, $2 …, run in its own transaction without SQLAlchemy.
@@ -147,8 +152,16 @@ class Database:
 
 
 def run_after_commit(session: AsyncSession, function: Callable[[], None]) -> None:
-    """Calls the function after the transaction of the session has been committed. Does not call it after a rollback."""
-    event.listen(session.sync_session, "after_commit", lambda _: function(), once=True)
+    """Calls the function when the transaction of `Database.begin` has been committed, also if the commit is in doubt.
+
+    Does not call it after a rollback.
+    """
+    session.info.setdefault(_AFTER_COMMIT, []).append(function)
+
+
+def _run_functions_after_commit(session: AsyncSession) -> None:
+    for function in session.info.get(_AFTER_COMMIT, ()):
+        function()
 
 
 async def driver_connection(session: AsyncSession) -> Connection:

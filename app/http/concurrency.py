@@ -83,9 +83,9 @@ class SlotLimitedTransactions:
         wait without a limit, because an earlier one may have changed something.
         """
         async with self.limit.slot(self.tenant_id or "", has_begun=self._has_begun):
+            self._has_begun = True
             async with self.database.transaction() as connection:
                 yield connection
-            self._has_begun = True
 
 
 async def render_rows(rows: Iterable[Row], render: Callable[[Row], bytes]) -> bytes:

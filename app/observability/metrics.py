@@ -10,7 +10,7 @@ than the increment.
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector, generate_latest
@@ -57,6 +57,11 @@ class HttpMetrics:
         # Series start at 0, because Prometheus shows no increase from a missing series to 1.
         for slug in error_classes_by_slug():
             self.refused.labels(slug)
+
+    def add_routes(self, routes: Iterable[tuple[str, str]]) -> None:
+        """Creates the series of these routes, each a method and a path, that alerts need from the beginning."""
+        for method, path in routes:
+            self.database_unavailable.labels(method, path)
 
 
 class CallMetrics:

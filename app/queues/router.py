@@ -72,7 +72,10 @@ async def queue_service(request: Request, transactions: TransactionsDep) -> Queu
 
 
 async def queue_progress_service(request: Request) -> QueueService:
-    """Returns the queue service for reading the progress of a queue, which is limited together with lists of calls."""
+    """Returns the queue service without the limit of administration.
+
+    The progress of a queue has a limit of its own, and a request that adds calls reads one row.
+    """
     service: QueueService = request.state.queues
     return service
 
@@ -218,7 +221,7 @@ async def bulk_service(request: Request) -> BulkService:
 async def add_calls(
     request: Request,
     caller: CallerDep,
-    queues: QueueServiceDep,
+    queues: QueueProgressDep,
     service: Annotated[BulkService, Depends(bulk_service)],
     stack: ResponseStackDep,
     name: QueueName,

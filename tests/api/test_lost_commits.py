@@ -242,12 +242,13 @@ async def test_a_lost_attempt_of_a_dialled_call_has_a_slot_again(gateway: Gatewa
         running_upstream(error(401, 20003), created_after_release()) as upstream,
         services(gateway.settings, Metrics()) as state,
     ):
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=10)
+        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=10, max_in_flight_per_tenant=10)
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create(priority="normal")).json()["id"]
         await dialer.step()
         await dialer.drain()
         await gateway.database.fetch("UPDATE scheduled_dial SET due_at = now()")
+        await gateway.database.fetch("UPDATE pace SET probe_at = now() WHERE probe_at IS NOT NULL")
         await dialer.step()
         async with asyncio.timeout(TIMEOUT_S):
             while len(upstream.posts) < 2:

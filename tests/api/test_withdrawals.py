@@ -493,7 +493,7 @@ async def _new_intent(gateway: Gateway, tenant: Tenant, key: str, *, not_before_
 async def test_a_scheduled_intent_whose_request_is_canceled_is_written(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
     intent = await _new_intent(gateway, tenant, "canceled")
-    intents = ScheduledIntentWriter(gateway.database, Metrics())
+    intents = ScheduledIntentWriter(gateway.database)
     committing = asyncio.create_task(intents.commit_intent(intent))
     await asyncio.sleep(0)  # The task now waits for its commit.
     committing.cancel()
@@ -512,7 +512,7 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_not_inserted_late(
     tenant = await gateway.add_tenant()
     intent = await _new_intent(gateway, tenant, "late-in-doubt")
     async with worker_behind_proxy(database_url) as (worker, proxy):
-        intents = ScheduledIntentWriter(worker["database"], Metrics(), insert_again_for_s=insert_again_for_s)
+        intents = ScheduledIntentWriter(worker["database"], insert_again_for_s=insert_again_for_s)
         proxy.hold(b"late-in-doubt")
         assert await intents.commit_intent(intent)
         assert intent.call.execution == "unknown"
@@ -536,7 +536,7 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_not_dialled_after_a_
     intent.call.created_at -= timedelta(minutes=20)  # this machine's clock is late
     ((server,),) = await gateway.database.fetch("SELECT pg_get_functiondef('callgate_server'::regproc)")
     async with worker_behind_proxy(database_url) as (worker, proxy):
-        intents = ScheduledIntentWriter(worker["database"], metrics := Metrics())
+        intents = ScheduledIntentWriter(worker["database"])
         proxy.hold(b"failed-over")
         assert await intents.commit_intent(intent)
         try:
@@ -550,7 +550,6 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_not_dialled_after_a_
         finally:
             await gateway.database.fetch(server)
     assert await _outcome(tenant, str(intent.call.id)) == (execution, None)
-    assert metrics.calls.records_lost._value.get() == slots
     assert len(await gateway.database.fetch("SELECT FROM scheduled_dial WHERE call_id = $1", intent.call.id)) == waiting
     pending_since = "SELECT FROM call WHERE id = $1 AND execution = 'pending' AND pending_since = $2"
     assert len(await gateway.database.fetch(pending_since, intent.call.id, intent.schedule.not_before)) == slots
@@ -565,7 +564,7 @@ async def test_the_first_scheduled_intents_ask_once_for_the_server(gateway: Gate
     calls = [replace(first.call, id=uuid7(), idempotency_key=f"first-{number}") for number in range(20)]
     database = _RecordingDatabase(database_url, pool_size=1)
     try:
-        intents = ScheduledIntentWriter(database, Metrics())
+        intents = ScheduledIntentWriter(database)
         assert all(await asyncio.gather(*(intents.commit_intent(ScheduledCall(each, first.schedule)) for each in calls)))
     finally:
         await database.close()

@@ -212,7 +212,9 @@ class Placement:
         sid = outcome.resource.sid if isinstance(outcome, StartedOutcome) else None
         logger.error("sid_taken", call_id=str(call.id), call_sid=sid, why=SID_TAKEN_EXPLANATION)
         unknown = UnknownOutcome("sid_taken", outcome.attempts)
-        return await self._commit_change(call, unknown, self._change_for_outcome(unknown), waiting)
+        record = await self._commit_change(call, unknown, self._change_for_outcome(unknown), waiting)
+        self.metrics.calls.second_sids.inc()
+        return record
 
     async def _write_outcomes(
         self, outcomes: Sequence[tuple[Call | NewCall, RecordChange]]
@@ -260,14 +262,19 @@ class Placement:
         insert = partial(
             insert_lost_intent, self.database, call, pending_since=call.pending_since, dial=waiting.row if waiting else None
         )
-        if not await insert():
-            # A later request has taken the key, or the call that this one redials has got another redial.
-            call.idempotency_key = call.redial_of = None
-            await insert()
+        try:
+            if not await insert():
+                # A later request has taken the key, or the call that this one redials has got another redial.
+                call.idempotency_key = call.redial_of = None
+                await insert()
+        except DatabaseUnavailable as error:
+            if error.commit_in_doubt:
+                self._report_lost_record(call, lost_attempt)
+            raise
         self._report_lost_record(call, lost_attempt)
 
     def _report_lost_record(self, call: Call | NewCall, attempt: int) -> None:
-        """Counts and logs that a record or an attempt was lost. Call this method when it has been written again."""
+        """Counts and logs that a record or an attempt was lost. Call this method when it has or may have been written again."""
         self.metrics.calls.records_lost.inc()
         logger.error("record_lost", call_id=str(call.id), attempt=attempt)
 

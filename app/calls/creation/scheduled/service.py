@@ -21,7 +21,6 @@ from app.database.batcher import Batcher
 from app.database.engine import Database
 from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable
-from app.observability import Metrics
 
 # The maximum number of inserts to repeat. A further one replaces the oldest, for whose call the answer was `unknown`.
 _MAX_QUEUED = 10_000
@@ -54,9 +53,8 @@ class _Written(NamedTuple):
 class ScheduledIntentWriter:
     """Writes the intents (first records) of scheduled calls in batches."""
 
-    def __init__(self, database: Database, metrics: Metrics, *, insert_again_for_s: float = _INSERT_AGAIN_FOR_S) -> None:
+    def __init__(self, database: Database, *, insert_again_for_s: float = _INSERT_AGAIN_FOR_S) -> None:
         self._database = database
-        self._metrics = metrics
         self._insert_again_for_s = insert_again_for_s
         self._intents = Batcher(self._write_intents, max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT)
         self._in_doubt = RetryQueue(
@@ -124,9 +122,8 @@ class ScheduledIntentWriter:
         if written.at is not None or written.server == intent.server:
             return
         # There is a record, or a worker may have dialled the call before a fail-over that has lost its record. Then the call is
-        # not dialled any more. Like a pending call whose process died, it becomes unknown, and is searched for at Twilio.
-        # No worker has dialled the call before `not_before`, a time by Postgres's clock. `created_at` is by this machine's clock.
+        # not dialled any more. Like a pending call whose process died, it becomes unknown, and is searched for at Twilio. No
+        # worker has dialled it before `not_before`, a time by Postgres's clock. `created_at` is a time by this machine's clock.
         since, dial = intent.scheduled.schedule.not_before, intent.scheduled.dial_row()
         if await insert_lost_intent(self._database, call, pending_since=since, dial=dial):
-            self._metrics.calls.records_lost.inc()
-            logger.error("record_lost", call_id=str(call.id), attempt=call.attempt)
+            logger.warning("scheduled_call_unconfirmed", call_id=str(call.id))
