@@ -14,13 +14,13 @@ from app.calls.statistics import count_fingerprints
 from app.database.engine import Database, driver_connection
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants.repository import (
-    SEALED_COLUMNS,
-    SealedColumn,
+    ENCRYPTED_COLUMNS,
+    EncryptedColumn,
     api_key_counts_by_hashing_key,
     describe_secret,
-    list_rows_with_needed_secret,
-    lock_rows_to_reseal,
-    secret_counts_by_sealing_key,
+    list_rows_with_active_secret,
+    lock_rows_to_reencrypt,
+    secret_counts_by_encryption_key,
 )
 
 _CALLS_PER_PAGE = 50_000
@@ -44,7 +44,7 @@ class EncryptionKeyUse:
 
 
 @dataclass(slots=True)
-class ResealResult:
+class ReencryptionResult:
     resealed: int = 0
     unreadable: list[str] = field(default_factory=list)
 
@@ -55,15 +55,15 @@ class KeyRotation:
     keyring: Keyring
     batch_size: int = 50
 
-    async def reseal_secrets(self, actor: Actor) -> ResealResult:
+    async def reencrypt_secrets(self, actor: Actor) -> ReencryptionResult:
         """Re-encrypts every secret that was not encrypted with the newest key. Records one audit event for each batch.
 
         A secret that no configured key decrypts stays as it is. The result lists such secrets, except revoked ones.
         """
-        result = ResealResult()
-        for sealed_column in SEALED_COLUMNS:
+        result = ReencryptionResult()
+        for sealed_column in ENCRYPTED_COLUMNS:
             last = None
-            while rows := await self._reseal_batch(sealed_column, last, result, actor):
+            while rows := await self._reencrypt_batch(sealed_column, last, result, actor):
                 last = rows[-1].id
         result.unreadable = await self.find_unreadable_secrets()
         return result
@@ -71,11 +71,11 @@ class KeyRotation:
     async def find_unreadable_secrets(self) -> list[str]:
         """Returns the stored secrets that cannot be decrypted, each with the reason. Ignores revoked ones."""
         names: list[str] = []
-        for sealed_column in SEALED_COLUMNS:
+        for sealed_column in ENCRYPTED_COLUMNS:
             last = None
             while True:
                 async with self.database.begin() as session:
-                    rows = await list_rows_with_needed_secret(session, sealed_column, after=last, limit=self.batch_size)
+                    rows = await list_rows_with_active_secret(session, sealed_column, after=last, limit=self.batch_size)
                     names += [
                         f"{await describe_secret(session, sealed_column, row)}: {reason}"
                         for row in rows
@@ -90,8 +90,8 @@ class KeyRotation:
         """Returns how much data needs each key, configured keys first. With `count_calls`, reads all calls, page by page."""
         secrets: Counter[bytes] = Counter()
         async with self.database.begin() as session:
-            for sealed_column in SEALED_COLUMNS:
-                secrets.update(await secret_counts_by_sealing_key(session, sealed_column))
+            for sealed_column in ENCRYPTED_COLUMNS:
+                secrets.update(await secret_counts_by_encryption_key(session, sealed_column))
             api_keys = await api_key_counts_by_hashing_key(session)
         calls = await self._count_calls() if count_calls else Counter[bytes]()
         ids = list(dict.fromkeys([*self.keyring.encryption_key_ids, *secrets, *api_keys, *calls]))
@@ -108,19 +108,21 @@ class KeyRotation:
             if len(id_) == len(self.keyring.newest_key_id)  # a truncated secret has a shorter id and counts as unreadable
         ]
 
-    async def _reseal_batch(self, sealed_column: SealedColumn, last_id: Any, result: ResealResult, actor: Actor) -> Any:
+    async def _reencrypt_batch(
+        self, sealed_column: EncryptedColumn, last_id: Any, result: ReencryptionResult, actor: Actor
+    ) -> Any:
         """Re-encrypts the next batch of a column's secrets, and returns the rows of the batch, or no rows when all are done.
 
         The batch begins after the id `last_id`. Adds the number of re-encrypted secrets to `result`.
         """
         resealed = 0
         async with self.database.begin() as session:
-            rows = await lock_rows_to_reseal(
+            rows = await lock_rows_to_reencrypt(
                 session, sealed_column, after=last_id, limit=self.batch_size, key_id=self.keyring.newest_key_id
             )
             for row in rows:
                 try:
-                    sealed = self.keyring.reseal(
+                    sealed = self.keyring.reencrypt(
                         getattr(row, sealed_column.column), identity=getattr(row, sealed_column.identity)
                     )
                 except SecretUnreadable:
@@ -139,10 +141,10 @@ class KeyRotation:
         result.resealed += resealed
         return rows
 
-    def _decryption_error(self, sealed_column: SealedColumn, row: Any) -> str | None:
+    def _decryption_error(self, sealed_column: EncryptedColumn, row: Any) -> str | None:
         """Returns why the row's secret cannot be decrypted, or None if it can."""
         try:
-            self.keyring.unseal(getattr(row, sealed_column.column), identity=getattr(row, sealed_column.identity))
+            self.keyring.decrypt(getattr(row, sealed_column.column), identity=getattr(row, sealed_column.identity))
         except SecretUnreadable as error:
             return str(error)
         return None

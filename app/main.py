@@ -40,7 +40,7 @@ from app.http.concurrency import ConcurrencyLimit
 from app.http.document import serve_document
 from app.http.error_renderers import ErrorRenderer, ErrorRenderers
 from app.http.head_method import HeadMethodMiddleware
-from app.http.key_attempts import KeyAttempts
+from app.http.key_attempts import FailedAuthenticationLimiter
 from app.http.middleware import RequestMiddleware
 from app.http.openapi import complete_document
 from app.http.operations import CONSOLE_PREFIX, OperationsPort
@@ -157,12 +157,12 @@ def _lifespan(
                 "metrics": metrics,
                 # Of the admin API and of queues. Together with the console and lists they leave connections for creations.
                 "administration_limit": ConcurrencyLimit(per_process=4, per_tenant=2),
-                "console_sessions": ConsoleSessions.of(state["database"], settings),
+                "console_sessions": ConsoleSessions.from_settings(state["database"], settings),
                 # Separate from the slots of the API, so that people and services do not delay each other.
                 "console_reads": ConcurrencyLimit(per_process=4, per_tenant=2),
                 "console_oidc": oidc_provider(settings),
                 "console_oidc_rules": parse_oidc_access(settings.console_oidc_access or "[]"),
-                "key_attempts": KeyAttempts(
+                "key_attempts": FailedAuthenticationLimiter(
                     per_minute=settings.key_attempts, proxies=parse_networks(settings.trusted_proxies or "")
                 ),
             }

@@ -3,7 +3,7 @@
 from app.setting_values import SETTING_PREFIX
 from app.settings import Settings, SettingsError
 
-_OIDC = ("console_oidc_issuer", "console_oidc_client_id", "console_oidc_client_secret", "console_oidc_access")
+_OIDC_SETTINGS = ("console_oidc_issuer", "console_oidc_client_id", "console_oidc_client_secret", "console_oidc_access")
 
 
 def require_serve_settings(settings: Settings) -> None:
@@ -17,8 +17,8 @@ def require_serve_settings(settings: Settings) -> None:
             f"{SETTING_PREFIX}MAX_CONNECTIONS is {settings.max_connections} but must be more than "
             f"{SETTING_PREFIX}MAX_IN_FLIGHT ({settings.max_in_flight}), because each creation in flight holds a connection"
         )
-    given = [name for name in _OIDC if getattr(settings, name) is not None]
-    if given and (missing := [name for name in (*_OIDC, "console_url") if getattr(settings, name) is None]):
+    given = [name for name in _OIDC_SETTINGS if getattr(settings, name) is not None]
+    if given and (missing := [name for name in (*_OIDC_SETTINGS, "console_url") if getattr(settings, name) is None]):
         listed = ", ".join(SETTING_PREFIX + name.upper() for name in missing)
         faults.append(f"login with OpenID Connect needs {listed}, too")
     if faults:

@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from app import __version__
 from app.callbacks.service import CallbackService
-from app.callbacks.untagged import UntaggedCallbacks
+from app.callbacks.untagged import UntaggedCallAccounts
 from app.calls.callback_urls import CALLBACK_PATH, CallbackUrls
 from app.calls.control.service import CallControl
 from app.calls.creation.dial import DialTimeBudget
@@ -18,8 +18,8 @@ from app.calls.creation.placement import Placement
 from app.calls.creation.preparation import Preparation
 from app.calls.creation.scheduled.service import ScheduledIntentWriter
 from app.calls.creation.service import CreationService
-from app.calls.creation.slots import CreationSlots
-from app.calls.creation.withdrawals import Withdrawals
+from app.calls.creation.slots import InFlightLimit
+from app.calls.creation.withdrawals import UndialledCallRecorder
 from app.calls.search_plan import SearchPlan
 from app.calls.service import CallService
 from app.calls.settlement import Settlement
@@ -43,11 +43,11 @@ from app.tenants.delivery_signing import SigningSettingsCache
 from app.tenants.directory import TenantDirectory
 from app.tenants.last_use import LastUseRecorder
 from app.tenants.models import TENANT_CHANGES_CHANNEL
-from app.tenants.repository import mark_credentials_used, mark_keys_used
+from app.tenants.repository import mark_api_keys_used, mark_credentials_used
 from app.twilio.client import HttpClient, TwilioClient, make_http_client
 from app.twilio.clock import TwilioClock
 from app.twilio.forwarding import Forwarding
-from app.twilio.schemas import Credential, OnUse
+from app.twilio.schemas import Credential, OnCredentialUse
 
 
 class Services(TypedDict):
@@ -81,7 +81,7 @@ class _SharedObjects:
     keyring: Keyring
     tenants: TenantDirectory
     delivery_signing: SigningSettingsCache
-    mark_credential_used: OnUse
+    mark_credential_used: OnCredentialUse
     creation_twilio: TwilioClient
     twilio: TwilioClient
     forwarding: Forwarding
@@ -94,7 +94,7 @@ class _SharedObjects:
 async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
     """Yields the services of a process. On exit, waits a limited time for the outcomes of calls that are being created."""
     async with _shared_objects(settings, metrics) as shared:
-        withdrawals = Withdrawals(shared.database, shared.settlement)
+        withdrawals = UndialledCallRecorder(shared.database, shared.settlement)
         scheduled_intents = ScheduledIntentWriter(shared.database)
         placement = Placement(
             database=shared.database,
@@ -104,11 +104,11 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
             settlement=shared.settlement,
             withdrawals=withdrawals,
             scheduled_intents=scheduled_intents,
-            budget=budget_of(settings),
+            budget=dial_time_budget(settings),
             slow_when_queued=settings.slow_when_queued,
         )
         preparation = Preparation(shared.tenants, shared.callback_urls, shared.validate_callback)
-        slots = CreationSlots(metrics, limit=settings.max_in_flight, limit_per_tenant=settings.max_in_flight_per_tenant)
+        slots = InFlightLimit(metrics, limit=settings.max_in_flight, limit_per_tenant=settings.max_in_flight_per_tenant)
         creation = CreationService(
             database=shared.database,
             keyring=shared.keyring,
@@ -127,15 +127,15 @@ async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Servic
 @asynccontextmanager
 async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator[_SharedObjects]:
     database = Database(settings.require_database_url(), pool_size=settings.database_pool_size)
-    metrics.watch_pool("sessions", size=settings.database_pool_size, in_use=lambda: database.session_connections_in_use)
-    metrics.watch_pool("statements", size=MAX_STATEMENT_CONNECTIONS, in_use=lambda: database.statement_connections_in_use)
+    metrics.register_pool("sessions", size=settings.database_pool_size, in_use=lambda: database.session_connections_in_use)
+    metrics.register_pool("statements", size=MAX_STATEMENT_CONNECTIONS, in_use=lambda: database.statement_connections_in_use)
     keyring = Keyring(settings.require_secret_keys())
     # Separate pools, so that neither requests about existing calls nor downloads of recordings can use up the connections that
     # creations need.
     pools = [_http_client(settings) for _ in range(3)]
     creation_http, http, forwarding_http = pools
     credential_use = LastUseRecorder(database, mark_credentials_used)
-    key_use = LastUseRecorder(database, mark_keys_used)
+    key_use = LastUseRecorder(database, mark_api_keys_used)
     tenants = TenantDirectory(database, keyring, is_coherent=lambda: listener.connected, on_key_use=key_use.mark_used)
     delivery_signing = SigningSettingsCache(database, keyring, is_coherent=lambda: listener.connected)
 
@@ -188,7 +188,7 @@ def _build_services(
     reads = ConcurrencyLimit(per_process=2, per_tenant=1)
     calls = CallService(database, reads)
     queues = QueueService(database, reads)
-    deadline_s = budget_of(settings).attempt
+    deadline_s = dial_time_budget(settings).attempt
     limit = _twilio_concurrency_limit(settings)  # of `control` and `started`, which share a pool of connections
     return Services(
         database=database,
@@ -212,7 +212,7 @@ def _build_services(
             metrics=metrics,
             public_url=settings.public_url,
             urls=shared.callback_urls,
-            untagged=UntaggedCallbacks(database),
+            untagged=UntaggedCallAccounts(database),
             on_use=shared.mark_credential_used,
         ),
         subresources=SubresourceService(
@@ -258,7 +258,7 @@ def _find_callback_url_error(url: str, *, allowed: AllowList) -> UrlError | None
     return read if isinstance(read, UrlError) else None
 
 
-def budget_of(settings: Settings) -> DialTimeBudget:
+def dial_time_budget(settings: Settings) -> DialTimeBudget:
     """Returns the time limits for the creation of one call: in total, for one request to Twilio, and for its connection."""
     connect = settings.twilio_pool_timeout + settings.twilio_connect_timeout
     return DialTimeBudget(total=settings.request_budget, attempt=connect + settings.twilio_read_timeout, connect=connect)

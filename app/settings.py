@@ -193,7 +193,7 @@ class Settings(ConsoleSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _add_driver(cls, value: SecretStr | None) -> SecretStr | None:
+    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
         url = value.get_secret_value().strip()

@@ -23,7 +23,7 @@ from app.calls.creation.grants.service import MAX_GRANTS_PER_TRANSACTION, grant_
 from app.database.engine import Database
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from bench import processes
 from bench.connections import Connection, raw_request
 from bench.one_api import Api, run_with_api
@@ -41,7 +41,7 @@ async def schedule(api: Api, tenants: TenantAdministration, tenant_id: str, call
     Returns the id of the tenant's account.
     """
     await api.make_tenant(tenant_id)
-    keys = [(await tenants.create_key(tenant_id, name=None, creator=COMMAND_LINE))[1] for _ in range(CALLERS)]
+    keys = [(await tenants.create_key(tenant_id, name=None, creator=COMMAND_LINE_CALLER))[1] for _ in range(CALLERS)]
     connection = Connection(api.port)
     await connection.ask(_request(keys[0], "/v1/queues/q", b"{}", "application/json", method="PUT"))
     for key in keys:

@@ -16,7 +16,7 @@ from app.schema import migrate
 from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.administration import TenantAdministration
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.delivery_signing import SigningSettingsCache
 from bench.competitors import life_tables
 from bench.subjects import libpq, make_database, running
@@ -108,7 +108,7 @@ async def _make_tenants(settings: Settings, number: int) -> list[Tenant]:
             await administration.add_credential(
                 tenant_id, account_sid=account_sid, secret=auth_token, key_sid=None, base_url=None
             )
-            _, key = await administration.create_key(tenant_id, name=None, creator=COMMAND_LINE)
+            _, key = await administration.create_key(tenant_id, name=None, creator=COMMAND_LINE_CALLER)
             await administration.configure_callbacks(tenant_id, callback_format="json")
             secret = (await signing.settings_of_tenant(tenant_id)).secret.get_secret_value()
             tenants.append(Tenant(account_sid, auth_token, key, secret))

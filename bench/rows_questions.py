@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 from app.calls import leases, repository, statistics
 from app.calls.control import repository as control
 from app.calls.creation.store import NewCall, SettledCall, insert_intents, write_outcomes
-from app.calls.ids import creation_time_of_id, first_id_at
+from app.calls.ids import creation_time_of_id, lowest_call_id_at
 from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.calls.search_plan import SearchPlan
@@ -157,10 +157,10 @@ QUESTIONS: dict[str, Question] = {
     "GET /v1/calls, to (few calls)": lambda s, c: _list(s, c, to=f"sip:user-{c.id.int % 1000}@pbx.{c.tenant_id}.example.com"),
     "GET /v1/calls, to and status": lambda s, c: _list(s, c, to=c.to, status=c.status),
     "GET /v1/calls, from": lambda s, c: _list(s, c, from_=c.from_),
-    "GET /v1/calls, created_after": lambda s, c: _list(s, c, since=first_id_at(c.created_at)),
-    "GET /v1/calls, created_before": lambda s, c: _list(s, c, until=first_id_at(c.created_at)),
+    "GET /v1/calls, created_after": lambda s, c: _list(s, c, since=lowest_call_id_at(c.created_at)),
+    "GET /v1/calls, created_before": lambda s, c: _list(s, c, until=lowest_call_id_at(c.created_at)),
     "GET /v1/calls, created on a day, status": lambda s, c: _list(
-        s, c, since=first_id_at(c.created_at - _DAY), until=first_id_at(c.created_at), status=c.status
+        s, c, since=lowest_call_id_at(c.created_at - _DAY), until=lowest_call_id_at(c.created_at), status=c.status
     ),
     "GET …/Calls.json, first page": _list_started,
     "GET …/Calls.json, deep page": lambda s, c: _list_started(s, c, cursor=PageCursor("older", c.id)),

@@ -24,7 +24,7 @@ from app.schema import migrate
 from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.administration import TenantAdministration
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from bench.competitors import tables
 from bench.connections import raw_request
 from bench.load import KEY
@@ -169,7 +169,7 @@ async def _make_tenants(settings: Settings) -> list[Tenant]:
             tenant_id = f"t-{account_sid[2:].lower()}"
             await service.create_tenant(tenant_id, name=tenant_id)
             await service.add_credential(tenant_id, account_sid=account_sid, secret=auth_token, key_sid=None, base_url=None)
-            _, key = await service.create_key(tenant_id, name=None, creator=COMMAND_LINE)
+            _, key = await service.create_key(tenant_id, name=None, creator=COMMAND_LINE_CALLER)
             tenants.append(Tenant(key, account_sid, auth_token))
     finally:
         await database.close()

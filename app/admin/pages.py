@@ -36,7 +36,7 @@ class PageRequest:
         """The number of items to read: `limit` and one more. The additional item shows whether there is a next page."""
         return self.limit + 1
 
-    def cut_page(self, items: Sequence[Item], key: Callable[[Item], object]) -> tuple[Sequence[Item], str | None]:
+    def page_and_next_cursor(self, items: Sequence[Item], key: Callable[[Item], object]) -> tuple[Sequence[Item], str | None]:
         """Returns the items of this page and the cursor of the next page. The cursor is None on the last page.
 
         `items` are the items that were read, at most `fetch_limit`. `key` returns the sort key of an item.

@@ -20,7 +20,7 @@ from app.errors import (
 from app.tenants.errors import InvalidMember, NoSuchResource, OperatorError, ResourceExists, TenantVersionOutdated
 
 # What names a resource in the path of a request, by its kind. Kinds that are left out have an id.
-_IDENTIFIERS: Final = {"account": "SID", "SIP credential": "name"}
+_IDENTIFIER_NOUNS: Final = {"account": "SID", "SIP credential": "name"}
 NOTHING_CHANGED: Final = "Nothing was changed; `errors` lists every fault."
 
 
@@ -32,7 +32,7 @@ def api_error_for_operator_error(error: OperatorError) -> CallgateError:
         case NoSuchResource(noun="queue"):
             return QueueNotFound()
         case NoSuchResource(noun=noun):
-            return ResourceNotFound(f"This tenant has no {noun} with this {_IDENTIFIERS.get(noun, 'id')}.")
+            return ResourceNotFound(f"This tenant has no {noun} with this {_IDENTIFIER_NOUNS.get(noun, 'id')}.")
         case ResourceExists():
             return AlreadyExists(str(error))
         case TenantVersionOutdated():

@@ -7,10 +7,10 @@ from pydantic import Field
 
 from app.apply.document import FileProblem, MemberPath
 from app.apply.members import DeclarationModel, NonNull
-from app.scheduling.hours import END_PATTERN, TIME_PATTERN, Day, HoursInvalid, read_hours
+from app.scheduling.hours import END_TIME_PATTERN, TIME_PATTERN, CallingHoursInvalid, Day, parse_calling_hours
 
 _From = Annotated[str, Field(alias="from", json_schema_extra={"pattern": f"^{TIME_PATTERN}$"})]
-_To = Annotated[str, Field(json_schema_extra={"pattern": f"^{END_PATTERN}$"})]
+_To = Annotated[str, Field(json_schema_extra={"pattern": f"^{END_TIME_PATTERN}$"})]
 
 
 class DeclaredHours(DeclarationModel):
@@ -27,14 +27,14 @@ class DeclaredHours(DeclarationModel):
     to: _To = Field(description="The end, not included. A time before `from` is on the next day; a whole day ends at '24:00'.")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the hours as JSON, as the database stores them. Raises HoursInvalid if the hours are invalid."""
-        return read_hours(self.model_dump(by_alias=True, exclude_unset=True), pointer="").to_json()
+        """Returns the hours as JSON, as the database stores them. Raises CallingHoursInvalid if the hours are invalid."""
+        return parse_calling_hours(self.model_dump(by_alias=True, exclude_unset=True), pointer="").to_json()
 
     def problems_at(self, path: MemberPath) -> Iterator[FileProblem]:
         """Yields the errors in these hours. `path` is the place of the hours in the file."""
         try:
             self.to_json()
-        except HoursInvalid as error:
+        except CallingHoursInvalid as error:
             for fault in error.field_errors:
                 members = (int(part) if part.isdecimal() else part for part in fault.pointer.split("/")[1:])
                 yield FileProblem(fault.detail, (*path, *members))

@@ -51,8 +51,8 @@ from app.tenants.administration_store import TenantSettings
 from app.tenants.caller import workload_name
 from app.tenants.errors import InvalidMember
 from app.tenants.scopes import DEFAULT_SCOPES, known_scopes, sort_scopes
-from app.tenants.sip_credential_store import SealedSipAuth
-from app.tenants.stored_secrets import credential_identity
+from app.tenants.sip_credential_store import EncryptedSipAuth
+from app.tenants.stored_secrets import associated_data_of_credential
 from app.tenants.workload_store import WorkloadRow
 from app.workloads.service_accounts import ServiceAccount
 
@@ -123,7 +123,7 @@ class _Planner:
         yield from removals
 
     def _sip_credential_changes(
-        self, tenant_id: str, declared: DeclaredSipCredential, path: MemberPath, stored: SealedSipAuth | None
+        self, tenant_id: str, declared: DeclaredSipCredential, path: MemberPath, stored: EncryptedSipAuth | None
     ) -> Iterator[Change]:
         given = declared.username
         username = given if isinstance(given, str) else self.secrets[(*path, "username")]
@@ -290,7 +290,9 @@ class _Planner:
         return bool(same)
 
     def _has_secret(self, credential: CredentialState, secret: str) -> bool:
-        return self.keyring.is_sealed_form_of(credential.sealed_secret, secret, identity=credential_identity(credential.id))
+        return self.keyring.is_ciphertext_of(
+            credential.sealed_secret, secret, identity=associated_data_of_credential(credential.id)
+        )
 
 
 def _credential_subject(credential: DeclaredCredential, account: DeclaredAccount) -> str:

@@ -32,7 +32,7 @@ from app.errors import CommandUnfinished, DatabaseUnavailable
 from app.scheduling.administration import PaceAdministration
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.postponed_calls import make_calls_due, wait_for_grants
 
 
@@ -40,12 +40,12 @@ class WaitingCallsNotChanged(CommandUnfinished):
     """All changes were made, but hours or a suspension may not yet apply to calls that wait. The message says what to do."""
 
 
-class ApplyUncertain(CommandUnfinished):
+class ApplyOutcomeUnknown(CommandUnfinished):
     """The connection was lost at the commit: either all changes were made, or none. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
-class SharedTransaction:
+class SavepointRunner:
     """Runs each method of the administration in a savepoint of one open transaction.
 
     If a method fails, only the changes of this method are rolled back.
@@ -76,15 +76,15 @@ class DeclarationService:
         """Makes all changes in one transaction, and returns them. First waits until no other `apply` runs.
 
         After the commit, applies hours and suspensions in the declaration to scheduled calls that already wait. Raises
-        DocumentInvalid, OperatorError, ApplyLocked or DatabaseUnavailable; then nothing was changed. Raises ApplyUncertain if
-        it is not certain whether anything was changed, and WaitingCallsNotChanged after the commit.
+        DocumentInvalid, OperatorError, ApplyLocked or DatabaseUnavailable; then nothing was changed. Raises ApplyOutcomeUnknown
+        if it is not certain whether anything was changed, and WaitingCallsNotChanged after the commit.
         """
         try:
             plan = await self._make_changes(declaration, secrets)
         except DatabaseUnavailable as error:
             if not error.commit_in_doubt:
                 raise
-            raise ApplyUncertain(
+            raise ApplyOutcomeUnknown(
                 f"the connection to the database was lost at the commit ({describe_failure(error)}), so it is not certain "
                 "whether the changes were made: run `callgate apply` again"
             ) from error
@@ -105,9 +105,9 @@ class DeclarationService:
     async def _make_changes(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
         """Plans the changes, and makes them in one transaction."""
         async with self.database.transaction() as connection:
-            await store.lock_apply(connection)
+            await store.acquire_apply_lock(connection)
             plan = await self._plan(connection, declaration, secrets, lock=True)
-            acting = SharedTransaction(connection), self.keyring, self.actor
+            acting = SavepointRunner(connection), self.keyring, self.actor
             administration, paces = TenantAdministration(*acting), PaceAdministration(*acting)
             for change in plan.changes:
                 if isinstance(change, PaceUpdate):
@@ -152,7 +152,7 @@ async def _apply_change(administration: TenantAdministration, change: Change) ->
         case WorkloadCreation(account=account, scopes=scopes, replaces=replaces):
             if replaces is not None:
                 await administration.delete_workload(replaces, tenant_id=change.tenant_id)
-            await administration.create_workload(change.tenant_id, account, scopes=scopes, creator=COMMAND_LINE)
+            await administration.create_workload(change.tenant_id, account, scopes=scopes, creator=COMMAND_LINE_CALLER)
         case WorkloadDeletion(workload_id=workload_id):
             await administration.delete_workload(workload_id, tenant_id=change.tenant_id)
         case _:

@@ -12,7 +12,7 @@ from app.errors import CommandFailed
 from app.scheduling.pace_limits import UNLIMITED, PaceLimits
 from app.scheduling.pace_store import find_paces
 from app.tenants.administration_store import AccountRow, TenantRow, find_accounts, find_tenants
-from app.tenants.sip_credential_store import SealedSipAuth, find_sealed_sip_auth
+from app.tenants.sip_credential_store import EncryptedSipAuth, find_encrypted_sip_credentials
 from app.tenants.workload_store import WorkloadRow, find_workload
 from app.workloads.service_accounts import ServiceAccount
 
@@ -52,13 +52,13 @@ class TenantState:
     row: TenantRow
     accounts: dict[str, AccountState]
     """The tenant's Twilio accounts by account SID."""
-    sip_credentials: dict[str, SealedSipAuth]
+    sip_credentials: dict[str, EncryptedSipAuth]
     """The tenant's SIP credentials by name, with encrypted user names and passwords."""
     is_revoked_by_key_id: dict[str, bool]
     """Maps the id of each API key that the file revokes to whether this key is revoked already."""
 
 
-async def lock_apply(connection: Connection) -> None:
+async def acquire_apply_lock(connection: Connection) -> None:
     """Waits until no other `apply` runs, and keeps others from running until this transaction ends.
 
     Raises ApplyLocked if the other `apply` does not end in time. The lock belongs to the transaction, not to the database
@@ -91,7 +91,7 @@ async def read_tenants(
         tenants[account.tenant_id].accounts[account.account_sid] = AccountState(
             account, credentials.get(account.id, []), paces.get(account.id, UNLIMITED)
         )
-    for sip_auth in await find_sealed_sip_auth(connection, list(tenants)):
+    for sip_auth in await find_encrypted_sip_credentials(connection, list(tenants)):
         tenants[sip_auth.credential.tenant_id].sip_credentials[sip_auth.credential.name] = sip_auth
     statement = "SELECT tenant_id, prefix, revoked_at IS NOT NULL FROM api_key WHERE tenant_id = ANY ($1) AND prefix = ANY ($2)"
     for tenant_id, key_id, is_revoked in await connection.fetch(statement, list(tenants), key_ids):

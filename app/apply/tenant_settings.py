@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from app.apply.schemas import DeclaredTenant
-from app.scheduling.hours import read_hours
+from app.scheduling.hours import parse_calling_hours
 from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.callback_settings import SETTINGS_BY_CALLBACK_MEMBER, parse_callback_settings
 
@@ -49,7 +49,7 @@ def stored_settings(row: TenantRow) -> TenantSettings:
     """
     settings = row.settings
     if settings["hours"] is not None:
-        settings["hours"] = read_hours(settings["hours"]).to_json()
+        settings["hours"] = parse_calling_hours(settings["hours"]).to_json()
     return settings
 
 

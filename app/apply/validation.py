@@ -14,7 +14,7 @@ from app.apply.schemas import Declaration, DeclaredTenant
 from app.deliveries.addresses import AllowList, UrlError, parse_delivery_url
 from app.workloads.service_accounts import ServiceAccount
 
-_ALSO_DECLARED = "declared as a credential, too: remove one of the two"
+_REVOKED_BUT_DECLARED_MESSAGE = "declared as a credential, too: remove one of the two"
 _PYDANTIC_SUBJECT = re.compile(r"^(?:Input|List|String|Value) should")
 _MESSAGES_BY_PYDANTIC_TYPE = {
     "missing": "is missing",
@@ -85,7 +85,7 @@ def _duplicate_problems(declaration: Declaration, document: Document) -> Iterato
         yield from _repetition_problems("key", keys, document)
         for index, revoked in enumerate(account.revoked or ()):
             if revoked.lower() in (key.lower() for _, key in keys):
-                yield FileProblem(f"this key is {_ALSO_DECLARED}", (*path, "revoked", index))
+                yield FileProblem(f"this key is {_REVOKED_BUT_DECLARED_MESSAGE}", (*path, "revoked", index))
 
 
 def _duplicate_problems_of_tenant(tenant: DeclaredTenant, path: MemberPath, document: Document) -> Iterator[FileProblem]:
@@ -95,7 +95,7 @@ def _duplicate_problems_of_tenant(tenant: DeclaredTenant, path: MemberPath, docu
     yield from _repetition_problems("SIP credential", named, document)
     for index, removal in enumerate(tenant.revoked or ()):
         if removal.sip_credential in {name for _, name in named}:
-            yield FileProblem(f"this SIP credential is {_ALSO_DECLARED}", (*path, "revoked", index))
+            yield FileProblem(f"this SIP credential is {_REVOKED_BUT_DECLARED_MESSAGE}", (*path, "revoked", index))
 
 
 def _workload_problems(declaration: Declaration, document: Document, default_issuer: str | None) -> Iterator[FileProblem]:

@@ -8,21 +8,21 @@ import structlog
 
 from app.callbacks.effects import Callback, CallbackResult, apply_callback, update_callback_sequence
 from app.callbacks.fields import FormFields
-from app.callbacks.signature import has_signature_form, signing_auth_token
-from app.callbacks.untagged import UntaggedCallbacks
+from app.callbacks.signature import has_signature_format, signing_auth_token
+from app.callbacks.untagged import UntaggedCallAccounts
 from app.calls.callback_urls import CallbackUrls, callback_tag_in_query
 from app.calls.outbox import delivery_for_status
 from app.calls.refresh_plan import refresh_time_after_callback
 from app.calls.settlement import Settlement
 from app.calls.store import CallState, ChangedCall, SidTaken, read_calls, record_ids_by_sid, write_changed_calls
-from app.database.batcher import LOCKED, Batcher, BusyResult
+from app.database.batcher import LOCKED, Batcher, RowLocked
 from app.database.engine import Database
 from app.errors import CallbackForged, CallNotFound, DatabaseUnavailable, MalformedBody
 from app.observability import Metrics
 from app.observability.context import bind_log_fields
 from app.observability.tracing import link_to_cause
 from app.tenants.directory import TenantDirectory
-from app.twilio.schemas import OnUse, to_storable_json
+from app.twilio.schemas import OnCredentialUse, to_storable_json
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -71,8 +71,8 @@ class CallbackService:
         metrics: Metrics,
         public_url: str | None,
         urls: CallbackUrls | None,
-        untagged: UntaggedCallbacks,
-        on_use: OnUse,
+        untagged: UntaggedCallAccounts,
+        on_use: OnCredentialUse,
     ) -> None:
         self._database = database
         self._tenants = tenants
@@ -88,17 +88,17 @@ class CallbackService:
         """Returns the id of the account whose auth tokens sign the callbacks of this call.
 
         The id is in the tag, a part of the query that Callgate put into the callback URL. Raises CallbackForged for a malformed
-        signature or an invalid tag. Needs Postgres only for calls that may have no tag (`UntaggedCallbacks`).
+        signature or an invalid tag. Needs Postgres only for calls that may have no tag (`UntaggedCallAccounts`).
         """
-        if not has_signature_form(signature):
-            raise self._count_forged("unsigned")
+        if not has_signature_format(signature):
+            raise self._forged_callback_error("unsigned")
         tag = callback_tag_in_query(query)
         if tag is None:
             account_id = await self._untagged.account_of_untagged_call(call_id)
         else:
             account_id = self._urls.account_id_in_tag(call_id, tag) if self._urls else None
         if account_id is None:
-            raise self._count_forged("untagged")
+            raise self._forged_callback_error("untagged")
         return account_id
 
     async def verify_and_apply(self, received: ReceivedCallback) -> None:
@@ -115,7 +115,7 @@ class CallbackService:
             token = signing_auth_token(self._public_url + received.path, received.posted, received.signature, tokens)
         if token is None:
             logger.warning("callback_forged", call_id=str(received.call_id))
-            raise self._count_forged("forged")
+            raise self._forged_callback_error("forged")
         self._on_use(token)
         applied = await self._batcher.submit(received)
         if not isinstance(applied, _AppliedCallback):
@@ -125,13 +125,13 @@ class CallbackService:
         bind_log_fields(tenant_id=applied.tenant_id, call_id=str(received.call_id), call_sid=applied.call_sid)
         self._metrics.callbacks.received.labels(applied.result).inc()
 
-    def _count_forged(self, result: str) -> CallbackForged:
+    def _forged_callback_error(self, result: str) -> CallbackForged:
         """Counts the refused callback under the metric label `result`. Returns the error to raise."""
         self._metrics.callbacks.received.labels(result).inc()
         bind_log_fields(callback=result)
         return CallbackForged()
 
-    async def _apply_batch(self, batch: Sequence[ReceivedCallback]) -> list[_AppliedCallback | _Rejection | BusyResult]:
+    async def _apply_batch(self, batch: Sequence[ReceivedCallback]) -> list[_AppliedCallback | _Rejection | RowLocked]:
         """Applies all callbacks of a batch with two statements: one reads the calls, one writes them.
 
         If a callback has another CallSid than its call's record, a third statement finds the record that has this CallSid.

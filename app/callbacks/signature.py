@@ -11,12 +11,12 @@ from app.twilio.schemas import Credential
 from app.twilio.signature import is_signed
 
 # 20 bytes in base64. The last digit encodes only four bits.
-_SIGNATURE_FORM = re.compile(r"[A-Za-z0-9+/]{26}[AEIMQUYcgkosw048]=")
+_SIGNATURE_PATTERN = re.compile(r"[A-Za-z0-9+/]{26}[AEIMQUYcgkosw048]=")
 
 
-def has_signature_form(text: str) -> bool:
+def has_signature_format(text: str) -> bool:
     """Returns whether `text`, an X-Twilio-Signature header, has the format of a signature: 20 bytes in base64."""
-    return _SIGNATURE_FORM.fullmatch(text) is not None
+    return _SIGNATURE_PATTERN.fullmatch(text) is not None
 
 
 def signing_auth_token(url: str, posted: FormFields, signature: str, auth_tokens: Sequence[Credential]) -> Credential | None:

@@ -16,12 +16,12 @@ from app.database.engine import Database
 from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME
 
 # The migration runs first. Processes of the old version place calls until the roll-out is complete.
-_MAX_ROLL_OUT = timedelta(days=1)
+_MAX_UPGRADE_DURATION = timedelta(days=1)
 # The last callback of a call arrives within this time. One day is added as a margin.
 _MAX_CALL_LIFE = MAX_QUEUE_TIME + MAX_CALL_TIME + timedelta(days=1)
 
 
-class UntaggedCallbacks:
+class UntaggedCallAccounts:
     """Finds the accounts of calls that an early version of Callgate placed, whose callback URLs have no tag.
 
     The tag in the query of a callback URL proves that Callgate made the URL, and names the account (app.calls.callback_urls).
@@ -39,9 +39,9 @@ class UntaggedCallbacks:
         Returns None for a newer call, without reading the call from Postgres, and for an unknown call.
         """
         tagged_since = await self._read_start_of_tagging()
-        if tagged_since is None or datetime.now(UTC) > tagged_since + _MAX_ROLL_OUT + _MAX_CALL_LIFE:
+        if tagged_since is None or datetime.now(UTC) > tagged_since + _MAX_UPGRADE_DURATION + _MAX_CALL_LIFE:
             return None
-        if ids.creation_time_of_id(call_id) > tagged_since + _MAX_ROLL_OUT:
+        if ids.creation_time_of_id(call_id) > tagged_since + _MAX_UPGRADE_DURATION:
             return None
         return await self._accounts.submit(call_id)
 

@@ -17,7 +17,7 @@ def creation_time_of_id(call_id: UUID) -> datetime:
     return datetime.fromtimestamp(min(call_id.int >> _RANDOM_BITS, _MAX_DATETIME_MS) / 1000, UTC)
 
 
-def first_id_at(moment: datetime) -> UUID:
+def lowest_call_id_at(moment: datetime) -> UUID:
     """Returns the lowest id that a call can have whose `created_at` is `moment` or later.
 
     A time outside the range of UUIDv7 counts as the nearest time within it.

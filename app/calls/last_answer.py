@@ -109,7 +109,8 @@ class LastTwilioAnswerMixin:
 class CallRow(LastTwilioAnswerMixin):
     """A row of the table `call` with only some of its attributes. It is read like a `Call`, but does not use SQLAlchemy.
 
-    `uri`, `subresource_uris` and `resource` are computed. The row must have the attributes that `attributes_to_read` returns.
+    `uri`, `subresource_uris` and `resource` are computed. The row must have the attributes that `stored_attributes_for`
+    returns.
     """
 
     def __init__(self, row: Mapping[str, Any]) -> None:
@@ -120,13 +121,13 @@ class CallRow(LastTwilioAnswerMixin):
         def __getattr__(self, name: str) -> Any: ...
 
 
-def attributes_to_read(attributes: tuple[str, ...]) -> tuple[str, ...]:
+def stored_attributes_for(attributes: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the attributes to read from the database so that all of `attributes` can be computed."""
     stored = [name for derived in _COMPUTED_PROPERTIES if derived in attributes for name in _ATTRIBUTES_BY_PROPERTY[derived]]
     return (*dict.fromkeys([*(name for name in attributes if name not in _COMPUTED_PROPERTIES), *stored]),)
 
 
-def columns_to_store(call: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
+def with_stored_resource_columns(call: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `columns`, in which Twilio's whole answer (`resource`) is replaced by the columns that store it.
 
     `columns` maps attribute names to the values of Twilio's resource. Only `to`, `from_` and `account_sid` are read from the

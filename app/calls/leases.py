@@ -77,7 +77,7 @@ async def claim_searches(
     return (await session.scalars(select(Call).join(claimed, Call.id == claimed.c.call_id))).all()
 
 
-async def renew_searches(session: AsyncSession, claimed: Sequence[Call], *, lease: timedelta) -> None:
+async def renew_search_leases(session: AsyncSession, claimed: Sequence[Call], *, lease: timedelta) -> None:
     """Makes the leases of these claimed calls end after the time `lease`."""
     leased = tuple_(Lease.call_id, Lease.due_at).in_([(call.id, call.search_at) for call in claimed])
     statement = update(Lease).where(leased).values(until=func.now() + lease)

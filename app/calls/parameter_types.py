@@ -20,7 +20,7 @@ def _require_no_nul(value: str) -> str:
     return value
 
 
-def require_few_userinfos_in_all(values: Iterable[Any]) -> None:
+def refuse_too_many_userinfos_in_request(values: Iterable[Any]) -> None:
     """Raises InvalidRequest if the URLs in all texts of a request together have too many user names.
 
     The limit is the same as for one text. It bounds CPU time, because every user name is searched for in Twilio's answer.
@@ -31,7 +31,7 @@ def require_few_userinfos_in_all(values: Iterable[Any]) -> None:
         raise InvalidRequest(field_errors=(FieldError("", "too_many_user_names", TOO_MANY_USERINFOS),))
 
 
-def require_few_userinfos(value: str) -> str:
+def refuse_too_many_userinfos(value: str) -> str:
     """Returns the text unchanged. Raises PydanticCustomError if URLs in it have many user names, or a very long one."""
     if has_too_many_userinfos(value):
         raise PydanticCustomError("too_many_user_names", TOO_MANY_USERINFOS)
@@ -91,7 +91,9 @@ def require_at_most_five_passports(value: str) -> str:
     return value
 
 
-Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_require_no_nul), AfterValidator(require_few_userinfos)]
+Text = Annotated[
+    str, StringConstraints(min_length=1), AfterValidator(_require_no_nul), AfterValidator(refuse_too_many_userinfos)
+]
 Secret = Annotated[SecretStr, Field(min_length=1, max_length=8192), AfterValidator(_require_valid_secret)]
 HttpUrl = Annotated[Text, AfterValidator(_require_http_url), Field(json_schema_extra={"format": "uri"})]
 # The URL of a callback that Twilio always sends itself. Not for status callbacks: `status_callbacks` decides who sends those.

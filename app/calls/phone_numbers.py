@@ -19,7 +19,7 @@ _INTERNATIONAL_PREFIX = re.compile(r"(?:\+|00|011)(?=[1-9])")
 _TRUNK_ZERO = re.compile(r"\( ?0 ?\)")
 
 
-def read_number(text: str) -> str | None:
+def parse_phone_number(text: str) -> str | None:
     """Returns the number in E.164, or None if the text is not a number or can mean two numbers.
 
     The text may be an E.164 number with separators, or a US number with or without the leading 1. In a text with separators, a
@@ -35,12 +35,12 @@ def read_number(text: str) -> str | None:
     return number
 
 
-def guess_number(text: str) -> str | None:
+def guess_phone_number(text: str) -> str | None:
     """Returns the E.164 number that the text probably means, or None. Use it only as a hint in a message; never dial it."""
     digits = _SEPARATORS.sub("", _TRUNK_ZERO.sub("", text.strip().removeprefix("tel:").replace("/", "")))
-    number = read_number(digits)
+    number = parse_phone_number(digits)
     if number is None and (prefix := _INTERNATIONAL_PREFIX.match(digits)):
-        number = read_number("+" + digits[prefix.end() :])
+        number = parse_phone_number("+" + digits[prefix.end() :])
     elif number is None and _INTERNATIONAL_DIGITS.fullmatch(digits):
         number = f"+{digits}"
     return number and (_apply_numbering_plan(number) or number)
@@ -71,7 +71,7 @@ def _apply_numbering_plan(number: str) -> str | None:
         return None
 
 
-def stored_address_forms(text: str) -> tuple[str, ...]:
+def stored_address_variants(text: str) -> tuple[str, ...]:
     """Returns the forms in which stored calls may hold an address. A list filter must search for all of them.
 
     A leading space counts as `+`, because a `+` that is not percent-encoded in a query string arrives as a space. A phone
@@ -82,4 +82,4 @@ def stored_address_forms(text: str) -> tuple[str, ...]:
     if not _NUMBER_WITH_SEPARATORS.fullmatch(plus):
         return (text.replace(" ", "+"),)
     digits = _SEPARATORS.sub("", plus)
-    return tuple(dict.fromkeys((plus, read_number(plus) or f"+{digits.removeprefix('+')}")))
+    return tuple(dict.fromkeys((plus, parse_phone_number(plus) or f"+{digits.removeprefix('+')}")))

@@ -25,7 +25,7 @@ _MAX_PRICE_DELAY = timedelta(days=1)
 # Calls that were not answered usually cost nothing.
 _MAX_PRICE_DELAY_IF_UNANSWERED = timedelta(minutes=10)
 # If Callgate learns nothing about a call for so long, its account or the account's credentials are gone for good.
-_GIVE_UP_WITHOUT_ANSWER_AFTER = timedelta(days=30)
+_MAX_REFRESH_TIME_WITHOUT_RESPONSE = timedelta(days=30)
 
 
 def wait_until_first_refresh(interval: timedelta, *, expects_callbacks: bool) -> timedelta:
@@ -42,20 +42,20 @@ def refresh_time_after_callback(call: AnyCall, *, now: datetime, interval: timed
     return now + _wait_time_for_callback(call, now=now, interval=interval)
 
 
-def refresh_time_after_answer(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
+def refresh_time_after_response(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
     """Returns when to refresh a call again about which Twilio has just answered; None if it needs no more refreshes."""
     if has_ended_with_price(call) or _is_too_old_to_refresh(call, now=now):
         return None
     return _next_refresh(call, now=now, interval=interval)
 
 
-def refresh_time_without_answer(call: AnyCall, *, now: datetime, interval: timedelta, has_failed: bool) -> datetime | None:
+def refresh_time_without_response(call: AnyCall, *, now: datetime, interval: timedelta, has_failed: bool) -> datetime | None:
     """Returns when to refresh a call again about which Twilio has not answered; None if it needs no more refreshes.
 
     `has_failed` is false if no request was made yet, or if Twilio throttled the account. Then the refreshes go on, however old
     the call is, because the next one may be the first that Twilio answers. Refreshes that fail end after 30 days.
     """
-    if has_ended_with_price(call) or (has_failed and call_age(call, now=now) >= _GIVE_UP_WITHOUT_ANSWER_AFTER):
+    if has_ended_with_price(call) or (has_failed and call_age(call, now=now) >= _MAX_REFRESH_TIME_WITHOUT_RESPONSE):
         return None
     if _is_too_old_to_refresh(call, now=now):
         return _round_up(now + _MAX_INTERVAL, interval)

@@ -16,17 +16,17 @@ from uuid_utils.compat import uuid7
 
 from app.calls import progress
 from app.calls.callback_fields import restore_callback_fields
-from app.calls.last_answer import CallRow, attributes_to_read
+from app.calls.last_answer import CallRow, stored_attributes_for
 from app.calls.models import MAY_HAVE_STARTED, NEVER_DIALLED, Call, CallEvent, PendingUpdate
 from app.calls.outbox import NewDelivery, needs_final_delivery
 from app.calls.store import insert_deliveries_sql
-from app.scheduling.guard_sql import MAY_GRANT
+from app.scheduling.guard_sql import MAY_GRANT_SQL
 from app.scheduling.models import CallerLastGrant, ScheduledDial
 from app.twilio.addresses import address_key
 from app.twilio.schemas import CallResource
 
 _NO_LIMIT = timedelta(days=36_500)
-_MAY_HAVE_LOST_GRANTS = f"({MAY_GRANT} IS NOT TRUE OR (SELECT released_at >= :since FROM grant_guard WHERE id = 1))"  # noqa: S608
+_MAY_HAVE_LOST_GRANTS = f"({MAY_GRANT_SQL} IS NOT TRUE OR (SELECT released_at >= :since FROM grant_guard WHERE id = 1))"  # noqa: S608
 _ADD_DELIVERY = text(insert_deliveries_sql("jsonb_populate_record(NULL::delivery, CAST(:delivery AS jsonb)) AS new"))
 
 
@@ -139,7 +139,7 @@ async def list_call_attributes(
     session: AsyncSession, call_ids: Collection[UUID], attributes: Sequence[str], *, tenant_id: str
 ) -> Iterable[CallRow]:
     """Returns the calls as rows with only these attributes, newest first. ORM objects would cost several times as much."""
-    columns = [getattr(Call, name) for name in attributes_to_read(tuple(attributes))]
+    columns = [getattr(Call, name) for name in stored_attributes_for(tuple(attributes))]
     any_id = any_(bindparam("call_ids", list(call_ids), ARRAY(Uuid)))
     statement = select(*columns).where(Call.id == any_id, Call.tenant_id == tenant_id).order_by(Call.id.desc())
     # Not `.all()`: rows are converted as they are iterated over, which takes milliseconds.

@@ -141,7 +141,7 @@ def _make_json_renderer(model: type[BaseModel]) -> Callable[[Any], bytes]:
 
 def _lowest_id_at(moment: datetime | None) -> UUID | None:
     """Returns the lowest id that a call created at `moment` or later can have. Returns None if `moment` is None."""
-    return None if moment is None else ids.first_id_at(moment)
+    return None if moment is None else ids.lowest_call_id_at(moment)
 
 
 def _id_of_cursor(cursor: str | None) -> UUID | None:

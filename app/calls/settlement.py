@@ -93,7 +93,7 @@ def make_record_change(
     return RecordChange({**columns, "clean_searches": 0}, times, event, data)
 
 
-class BindingEffects(NamedTuple):
+class EventsAndDelivery(NamedTuple):
     """What to write after a call at Twilio was assigned to a record: events, and a delivery if the tenant requested it."""
 
     events: list[Event]
@@ -205,7 +205,7 @@ class Settlement:
         data: Mapping[str, Any],
         now: datetime,
         is_taken: bool,
-    ) -> BindingEffects:
+    ) -> EventsAndDelivery:
         """Makes Twilio's call `resource` the call of this record, in memory. Returns the events and the delivery to write.
 
         `is_taken` says that another record has the sid. In this case, or if this record has another sid, the record stays
@@ -213,16 +213,16 @@ class Settlement:
         committed, the caller passes them to `report_alarming_events`.
         """
         if call.execution == "started" and call.sid == resource.sid:
-            return BindingEffects(apply_resource(call, resource))
+            return EventsAndDelivery(apply_resource(call, resource))
         if call.execution == "started" or is_taken:
-            return BindingEffects([("call.second_sid", {"sid": resource.sid, "by": by})])
+            return EventsAndDelivery([("call.second_sid", {"sid": resource.sid, "by": by})])
         change = self._change_to_started_by(resource, by=by, data=data, expects_callbacks=by == "callback")
         if call.execution == "not_started":
             was = {"settled_by": call.settled_by, "problem": (call.problem or {}).get("slug")}
             change = replace(change, event="call.corrected", data={**change.data, "was": was})
-        delivery = _settle_in_memory(call, change, now=now)
+        delivery = _apply_change_in_memory(call, change, now=now)
         apply_resource(call, resource)
-        return BindingEffects([(change.event, dict(change.data))], delivery)
+        return EventsAndDelivery([(change.event, dict(change.data))], delivery)
 
     async def apply_change(self, session: Session, call: Call, change: RecordChange) -> None:
         """Applies the change to the record. Writes its event and, if the tenant requested it, a delivery.
@@ -230,7 +230,7 @@ class Settlement:
         If the change makes the call wait again, also inserts the call's row of `scheduled_dial`.
         """
         now = await repository.transaction_start_time(session)
-        delivery = _settle_in_memory(call, change, now=now)
+        delivery = _apply_change_in_memory(call, change, now=now)
         if change.dial:
             await repository.requeue_call(session, change.dial, now=now)
         await repository.add_event(session, call.id, change.event, dict(change.data))
@@ -287,7 +287,7 @@ class Settlement:
                 )
 
 
-def _settle_in_memory(call: AnyCall, change: RecordChange, *, now: datetime) -> NewDelivery | None:
+def _apply_change_in_memory(call: AnyCall, change: RecordChange, *, now: datetime) -> NewDelivery | None:
     """Applies the change to a record in memory. Returns the delivery to write with the record, or None."""
     delivery = delivery_of_event_settled(call, change.columns, written=call.deliveries_written)
     if delivery is not None:

@@ -8,7 +8,7 @@ from sqlalchemy import LargeBinary, Text, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.models import Call
-from app.security.keyring import HASHED_KEY_ID_POSITION
+from app.security.keyring import KEY_ID_POSITION_IN_HASH
 from app.twilio.schemas import TERMINAL_STATUSES
 
 MAX_FOLLOWED_CALLS = 10_000
@@ -64,7 +64,7 @@ async def count_fingerprints(session: AsyncSession, *, after: UUID | None, limit
     """
     page = select(Call.id, Call.fingerprint, Call.idempotency_key).order_by(Call.id).limit(limit)
     page_of = (page if after is None else page.where(Call.id > after)).subquery()
-    key_id = func.substring(page_of.c.fingerprint, *HASHED_KEY_ID_POSITION, type_=LargeBinary)
+    key_id = func.substring(page_of.c.fingerprint, *KEY_ID_POSITION_IN_HASH, type_=LargeBinary)
     statement = select(
         key_id,
         func.count(page_of.c.idempotency_key),

@@ -72,7 +72,9 @@ def status_callbacks(
     return StatusCallbacks(for_twilio, _callback_columns(request, account, validate_url), sent_to_callgate=True)
 
 
-def columns_to_change(recorded: Mapping[str, Any], callbacks: StatusCallbacks, *, written: Collection[str]) -> dict[str, Any]:
+def changed_callback_columns(
+    recorded: Mapping[str, Any], callbacks: StatusCallbacks, *, written: Collection[str]
+) -> dict[str, Any]:
     """Returns the callback columns that must change when a scheduled call is dialled with `callbacks`.
 
     `recorded` has the columns of the call's record, and `written` names the events that have a delivery. If Callgate has got or
@@ -86,11 +88,11 @@ def columns_to_change(recorded: Mapping[str, Any], callbacks: StatusCallbacks, *
         has_sender_changed = _has_twilio_events(callbacks.columns["status_callback_events"])
     if not has_sender_changed:
         return {}
-    columns = columns_for_new_attempt(recorded, callbacks.columns, written=written)
+    columns = callback_columns_for_new_attempt(recorded, callbacks.columns, written=written)
     return {name: value for name, value in columns.items() if recorded[name] != value}
 
 
-def columns_for_new_attempt(
+def callback_columns_for_new_attempt(
     recorded: Mapping[str, Any], columns: dict[str, Any], *, written: Collection[str]
 ) -> dict[str, Any]:
     """Returns the callback columns of a call that is dialled again: `columns`, unless the event `settled` has a delivery.

@@ -26,7 +26,7 @@ Event = tuple[str, dict[str, Any]]
 """The type and the data of an event."""
 
 CALLBACK_EVENT = "call.callback"
-UNIQUE_SID = "uq_call_sid"
+UNIQUE_SID_CONSTRAINT = "uq_call_sid"
 DELIVERIES_CHANNEL = "callgate_deliveries"
 """The Postgres channel that workers listen to. It is notified when deliveries are written, or are to be sent again."""
 
@@ -117,15 +117,15 @@ class CallState(LastTwilioAnswerMixin, RecordColumns):
     def changed_columns(self) -> dict[str, Any]:
         """Returns the columns that differ from the row as it was read."""
         read, state = self._read, self.__dict__
-        return {column: state[name] for name, column in _CHANGEABLE.items() if state[name] != read[name]}
+        return {column: state[name] for name, column in _CHANGEABLE_COLUMNS.items() if state[name] != read[name]}
 
 
 AnyCall = Call | CallState
 """The record of a call: an ORM object in a session, or a row that was read for `write_changed_calls`."""
 
-_READ_ONLY = tuple(name for name in CallState.__annotations__ if name not in ("version", "now"))
+_READ_ONLY_ATTRIBUTES = tuple(name for name in CallState.__annotations__ if name not in ("version", "now"))
 _JSON_COLUMNS = frozenset({"problem", "own_subresource_uris", "resource_rest"})
-_CHANGEABLE = {
+_CHANGEABLE_COLUMNS = {
     name: Call.__mapper__.columns[name].name
     for name in (
         *RecordColumns.__annotations__,
@@ -136,14 +136,14 @@ _CHANGEABLE = {
 
 
 _SELECT_LIST = ", ".join(
-    f'"{Call.__mapper__.columns[name].name}" AS {name}' for name in (*_READ_ONLY, *RecordColumns.__annotations__)
+    f'"{Call.__mapper__.columns[name].name}" AS {name}' for name in (*_READ_ONLY_ATTRIBUTES, *RecordColumns.__annotations__)
 )
 # The subquery hides the number of ids from Postgres, which would otherwise plan the statement again for each execution, at four
 # times the cost of the execution.
 _READ_CALLS = f"""
     SELECT {_SELECT_LIST}, xmin::text AS version, now() AS now FROM call WHERE id = ANY(ARRAY(SELECT unnest($1::uuid[])))
 """  # noqa: S608  # own names
-_COLUMNS = ", ".join(_CHANGEABLE.values())
+_COLUMNS = ", ".join(_CHANGEABLE_COLUMNS.values())
 _TAKEN_SIDS = "SELECT sid, id FROM call WHERE sid = ANY($1::text[])"
 _DELIVERY_COLUMNS = "id, call_id, at, tenant_id, event, position, sequence, fields"
 
@@ -263,7 +263,7 @@ async def write_changed_calls(database: Database, changed: Sequence[ChangedCall]
     try:
         rows = await database.fetch(_WRITE_CHANGES, to_json([each.json_item() for each in changed]).decode())
     except UniqueViolationError as error:
-        if error.constraint_name == UNIQUE_SID:
+        if error.constraint_name == UNIQUE_SID_CONSTRAINT:
             raise SidTaken from error
         raise
     return {row["id"] for row in rows}

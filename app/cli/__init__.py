@@ -42,7 +42,7 @@ from app.revisions import newest_revision
 
 # A full disk, a quota or a device error: of the output, or of a file if the error has a `filename`. Typer itself ends the
 # command if a pipe is closed.
-_DEVICE_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_DISK_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 app = typer.Typer(
     name="callgate",
@@ -120,7 +120,7 @@ def main() -> None:
             1,
         )
     except OSError as error:
-        if error.errno not in _DEVICE_ERRORS:
+        if error.errno not in _DISK_ERRNOS:
             raise
         drop_unwritable_output()
         failed = "the output or a file could not be written" if error.filename is None else f"{error.filename} cannot be used"

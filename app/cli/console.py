@@ -22,7 +22,7 @@ _DEFAULT_PORT = 8000
 
 
 @console.command("link")
-def print_link(
+def print_login_link(
     url: Annotated[
         str | None,
         typer.Option(
@@ -78,7 +78,7 @@ def end_session(
 def _console_sessions(pool: StatementPool) -> ConsoleSessions:
     from app.console.sessions.service import ConsoleSessions
 
-    return ConsoleSessions.of(pool, service_settings())
+    return ConsoleSessions.from_settings(pool, service_settings())
 
 
 async def create_login_link(database: TransactionRunner, base_url: str) -> str:

@@ -66,15 +66,15 @@ def calling_hours_from_options(
     time_zone: str | None, days: list[Weekday] | None, start: str | None, end: str | None
 ) -> dict[str, Any] | None:
     """Returns the options as calling hours in JSON; None if no option is given. Raises CommandFailed for invalid hours."""
-    from app.scheduling.hours import HoursInvalid, read_hours
+    from app.scheduling.hours import CallingHoursInvalid, parse_calling_hours
 
     options = {"time_zone": time_zone, "days": [day.value for day in days or ()], "from": start, "to": end}
     given = {name: value for name, value in options.items() if value}
     if not given:
         return None
     try:
-        return read_hours(given, pointer="").to_json()
-    except HoursInvalid as error:
+        return parse_calling_hours(given, pointer="").to_json()
+    except CallingHoursInvalid as error:
         fault = error.field_errors[0]
         member = fault.pointer.split("/")[1]
         option = "--day" if member == "days" else f"--{member.replace('_', '-')}"

@@ -11,11 +11,11 @@ from app.cli.output import AsJson, output_errors_as, show_table, show_values
 from app.cli.tenants import run_with_tenant_administration
 from app.cli.times import parse_future_time
 from app.errors import CommandFailed
-from app.tenants.api_keys import KeyFormat
+from app.tenants.api_keys import ApiKeyFormat
 from app.tenants.scopes import Scope
 
 if TYPE_CHECKING:
-    from app.tenants.administration_store import KeyRow
+    from app.tenants.administration_store import ApiKeyRow
 
 keys = typer.Typer(help="API keys that a tenant's services or an operator's tools send to Callgate.", no_args_is_help=True)
 
@@ -54,7 +54,7 @@ def create_key(
         ),
     ] = None,
     key_format: Annotated[
-        KeyFormat,
+        ApiKeyFormat,
         typer.Option("--format", help="twilio: 32 hexadecimal digits like a Twilio auth token, printed without labels."),
     ] = "callgate",
     as_json: AsJson = False,
@@ -63,12 +63,12 @@ def create_key(
 
     The key is printed only this time, because Callgate stores only a keyed hash of it.
     """
-    from app.tenants.caller import COMMAND_LINE
+    from app.tenants.caller import COMMAND_LINE_CALLER
 
     owner = key_owner(tenant, operator)
     row, key = run_with_tenant_administration(
         lambda service: service.create_key(
-            owner, name=name, scopes=scopes, expires_at=expires, key_format=key_format, creator=COMMAND_LINE
+            owner, name=name, scopes=scopes, expires_at=expires, key_format=key_format, creator=COMMAND_LINE_CALLER
         )
     )
     made = {
@@ -112,7 +112,7 @@ def revoke_key(
     show_values(_key_row(run_with_tenant_administration(lambda service: service.revoke_key(key))), as_json=as_json)
 
 
-def _key_row(row: KeyRow) -> dict[str, Any]:
+def _key_row(row: ApiKeyRow) -> dict[str, Any]:
     return {
         "id": row.prefix,
         "tenant": row.tenant_id,

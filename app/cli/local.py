@@ -12,7 +12,7 @@ import typer
 
 from app.cli.output import configure_error_logging
 from app.cli.processes import migrate_database
-from app.cli.signals import stop_on_signal
+from app.cli.signals import stop_event_on_signal
 
 if TYPE_CHECKING:
     from app.local.stack import StackOptions
@@ -93,7 +93,7 @@ async def _run_dev(
 ) -> None:
     from app.local.stack import running_stack
 
-    stop = stop_on_signal(parent=parent)
+    stop = stop_event_on_signal(parent=parent)
     async with running_stack(settings, folder, options, stop) as running:
         _print_addresses(running, database_location, options)
         await _print_console_link(settings, running)
@@ -149,7 +149,7 @@ async def _run_demo(
     from app.services import services
     from app.tenants.administration import TenantAdministration
 
-    stop = stop_on_signal(parent=parent)
+    stop = stop_event_on_signal(parent=parent)
     async with running_stack(settings, folder, options, stop) as running:
         _print_addresses(running, database_location, options)
         typer.echo(f"  Log        {folder.demo_log}")

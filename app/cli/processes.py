@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from app.cli.output import configure_error_logging
-from app.cli.signals import stop_on_signal
+from app.cli.signals import stop_event_on_signal
 
 if TYPE_CHECKING:
     import uvicorn
@@ -113,7 +113,7 @@ def serve(
         sockets += listen(host, ops_port, option="--ops-port")
     config = server_config(
         partial(create_api, ops_port),
-        ServerLimits.of(settings, ops_port=ops_port),
+        ServerLimits.from_settings(settings, ops_port=ops_port),
         factory=True,
         workers=workers,
         timeout_worker_healthcheck=_WORKER_START_TIMEOUT_S,
@@ -173,7 +173,7 @@ def worker(
         async with AsyncExitStack() as stack:
             if port := ops_port or settings.ops_port:
                 await stack.enter_async_context(serving_probes(settings, metrics, host, port))
-            await run_worker(settings, metrics, stop_on_signal(), tracing_from_environment())
+            await run_worker(settings, metrics, stop_event_on_signal(), tracing_from_environment())
 
     # uvicorn chooses the loop of the API in the same way: uvloop where it is installed.
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from app.errors import CallgateError
-    from app.queues.bulk import AnsweredLine, BulkLine
+    from app.queues.bulk import BulkLine, BulkLineResult
 
 _MAX_SHOWN_REFUSALS = 20
 
@@ -42,7 +42,7 @@ class _BulkSummary:
     is_temporary: bool = True
     """Whether all refusals so far are temporary, so that the same lines can succeed later: 5xx, or the call is being placed."""
 
-    def count_line(self, line: AnsweredLine, print_problem: Callable[[str], None]) -> None:
+    def count_line(self, line: BulkLineResult, print_problem: Callable[[str], None]) -> None:
         """Counts the line. If it is one of the first 20 refused lines, passes its number and the reason to `print_problem`."""
         from app.errors import CallgateError, CallPending
 

@@ -83,10 +83,10 @@ async def _release_grants(skipped: list[str], *, is_dry_run: bool) -> ReleaseRep
     from app.audit.events import command_actor
     from app.jobs.release.service import GrantRelease
     from app.observability import Metrics
-    from app.services import budget_of, services
+    from app.services import dial_time_budget, services
 
     settings = service_settings()
-    budget = budget_of(settings)
+    budget = dial_time_budget(settings)
     async with services(settings, Metrics()) as state:
         grants = GrantRelease(
             database=state["database"],

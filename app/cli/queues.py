@@ -81,7 +81,7 @@ def set_queue(
 
     Hours are set as a whole: zone, beginning and end. Changed hours apply to waiting calls at once.
     """
-    from app.scheduling.hours import read_hours
+    from app.scheduling.hours import parse_calling_hours
 
     change: QueueChange = {"pace": pace_change(calls_per_second, burst, max_concurrent, unlimited=unlimited)}
     if ClearableSetting.hours in (clear or ()):
@@ -89,7 +89,7 @@ def set_queue(
     if ClearableSetting.ring_within in (clear or ()):
         change["ring_within_s"] = None
     if hours := calling_hours_from_options(time_zone, days, start, end):
-        change["hours"] = read_hours(hours)
+        change["hours"] = parse_calling_hours(hours)
     if ring_within is not None:
         change["ring_within_s"] = int(ring_within.total_seconds())
     _create_or_change(tenant, name, change, as_json=as_json)

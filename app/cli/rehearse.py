@@ -17,7 +17,7 @@ import typer
 
 from app.cli.output import AsJson, configure_error_logging, show_table, show_values
 from app.cli.pace import Burst, CallsPerSecond, MaxConcurrent, pace_change
-from app.cli.signals import cleaning_up_on_signal
+from app.cli.signals import signals_as_keyboard_interrupt
 from app.cli.tenants import run_with_pool
 from app.cli.times import parse_past_or_future_time
 from app.errors import CommandFailed
@@ -162,17 +162,17 @@ def _scratch_database() -> Iterator[str]:
 def _run_rehearsal(lines: Sequence[bytes], queue: str, settings: RehearsalSettings, start: datetime) -> list[RehearsedCall]:
     from app.local.rehearsal import rehearse
 
-    with cleaning_up_on_signal(), _scratch_database() as url:
+    with signals_as_keyboard_interrupt(), _scratch_database() as url:
         return asyncio.run(rehearse(url, queue, lines, settings, start))
 
 
 def _print_rehearsal(calls: Sequence[RehearsedCall], *, as_json: bool) -> None:
-    from app.local.rehearsal_report import reached_pace
+    from app.local.rehearsal_report import simulated_call_rate
 
     rows = [_call_row(call) for call in calls]
     outcomes, statuses = Counter(call.outcome for call in calls), Counter(call.status for call in calls)
     queued = [call.queue_time for call in calls if call.queue_time]
-    pace = reached_pace(calls)
+    pace = simulated_call_rate(calls)
     summary = {
         "rings": outcomes["rings"],
         "fails": outcomes["fails"],

@@ -79,7 +79,7 @@ def rotate(as_json: AsJson = False) -> None:
     """
     from app.audit.events import command_actor
 
-    result = _run_with_key_rotation(lambda rotation: rotation.reseal_secrets(command_actor()))
+    result = _run_with_key_rotation(lambda rotation: rotation.reencrypt_secrets(command_actor()))
     unreadable = ", ".join(result.unreadable) or None
     show_values({"sealed_anew": result.resealed, "unreadable": result.unreadable if as_json else unreadable}, as_json=as_json)
     if result.unreadable:

@@ -11,7 +11,7 @@ _REPEATED_SIGNAL_WINDOW_S = 1.0
 _POLL_INTERVAL_S = 0.5
 
 
-def stop_on_signal(*, parent: int | None = None) -> asyncio.Event:
+def stop_event_on_signal(*, parent: int | None = None) -> asyncio.Event:
     """Returns an event that is set by the first SIGINT or SIGTERM. A second signal ends the process immediately.
 
     A second signal within _REPEATED_SIGNAL_WINDOW_S seconds after the first one is ignored. If the id of the `parent`
@@ -37,7 +37,7 @@ def stop_on_signal(*, parent: int | None = None) -> asyncio.Event:
 
 
 @contextmanager
-def cleaning_up_on_signal() -> Iterator[None]:
+def signals_as_keyboard_interrupt() -> Iterator[None]:
     """Makes SIGTERM and SIGHUP raise KeyboardInterrupt, so that temporary files are removed. Works only in the main thread.
 
     The process then exits with the code that shells use for the signal: 128 plus the number of the signal.

@@ -13,7 +13,7 @@ sip = typer.Typer(help="SIP addresses.", no_args_is_help=True)
 
 
 @sip.callback()
-def _sip() -> None:
+def _sip_command_group() -> None:
     """Does nothing. Typer makes `sip` a group of commands because it has this callback, although it has only one command."""
 
 

@@ -44,13 +44,13 @@ def create_workload(
 
     Every pod that runs with this service account can get its tokens. A service account acts for one tenant only.
     """
-    from app.tenants.caller import COMMAND_LINE
+    from app.tenants.caller import COMMAND_LINE_CALLER
     from app.workloads.service_accounts import ServiceAccount
 
     owner = key_owner(tenant, operator)
     account = ServiceAccount(issuer or service_settings().workload_issuer or "", namespace, service_account)
     row, _ = run_with_tenant_administration(
-        lambda service: service.create_workload(owner, account, scopes=scopes, creator=COMMAND_LINE)
+        lambda service: service.create_workload(owner, account, scopes=scopes, creator=COMMAND_LINE_CALLER)
     )
     show_values(_workload_row(row), as_json=as_json)
 

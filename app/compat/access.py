@@ -16,9 +16,9 @@ from uuid import UUID
 from fastapi import Depends, Request
 
 from app.errors import CallNotFound, NotAcceptable, Unauthorized
-from app.http.authentication import authenticate_key, require_tenant_caller
+from app.http.authentication import authenticate_api_key, require_tenant_caller
 from app.http.routes import ScopedRoute
-from app.tenants.api_keys import key_prefix
+from app.tenants.api_keys import api_key_prefix
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.schemas import ACCOUNT_SID_PATTERN
@@ -27,12 +27,12 @@ _SID_AS_USERNAME = re.compile(r"(?:AC|SK)[0-9a-fA-F]{32}")
 # The URL of a recording's audio ends with .mp3 or .wav, or has no suffix, as in Twilio's `RecordingUrl`.
 _PATH_NOT_ANSWERED_IN_XML = re.compile(r"\.(json|mp3|wav)$|/Accounts/[^/]+/Recordings/[^/.]+$")
 # The most specific range first.
-_RANGES_WITH_JSON = ("application/json", "application/*", "*/*")
-_WEIGHT_OF_ZERO = re.compile(r"q=0(\.0*)?")
+_MEDIA_RANGES_WITH_JSON = ("application/json", "application/*", "*/*")
+_ZERO_QVALUE = re.compile(r"q=0(\.0*)?")
 
 
 @dataclass(frozen=True, slots=True)
-class OwnAccount:
+class RequestedAccount:
     """The Twilio account in a request's path, and the caller. The account belongs to the caller's tenant."""
 
     caller: Caller
@@ -40,15 +40,15 @@ class OwnAccount:
     account_sid: str
 
 
-async def authenticate_for_account(request: Request, account_sid: str) -> OwnAccount:
+async def authenticate_for_account(request: Request, account_sid: str) -> RequestedAccount:
     """Authenticates the request. Returns the account in its path and the caller.
 
-    Raises the errors of `authenticate_key`, Unauthorized for a wrong user name, NotAcceptable if Twilio would answer in XML and
-    the client does not accept JSON, and CallNotFound if the account does not belong to the caller's tenant.
+    Raises the errors of `authenticate_api_key`, Unauthorized for a wrong user name, NotAcceptable if Twilio would answer in XML
+    and the client does not accept JSON, and CallNotFound if the account does not belong to the caller's tenant.
     """
     user, key = _parse_authorization(request.headers.get("Authorization", ""))
-    caller = require_tenant_caller(await authenticate_key(request, key))
-    if user is not None and not _SID_AS_USERNAME.fullmatch(user) and user not in (key_prefix(key), str(caller.key_id)):
+    caller = require_tenant_caller(await authenticate_api_key(request, key))
+    if user is not None and not _SID_AS_USERNAME.fullmatch(user) and user not in (api_key_prefix(key), str(caller.key_id)):
         raise Unauthorized
     _require_json_accepted(request)
     if not ACCOUNT_SID_PATTERN.fullmatch(account_sid):
@@ -57,10 +57,10 @@ async def authenticate_for_account(request: Request, account_sid: str) -> OwnAcc
     account_id = await tenants.find_account_id(caller.tenant_id, account_sid=account_sid)
     if account_id is None:
         raise CallNotFound
-    return OwnAccount(caller, account_id, account_sid)
+    return RequestedAccount(caller, account_id, account_sid)
 
 
-AccountDep = Annotated[OwnAccount, Depends(authenticate_for_account)]
+AccountDep = Annotated[RequestedAccount, Depends(authenticate_for_account)]
 
 
 class TwilioRoute(ScopedRoute):
@@ -104,5 +104,5 @@ def _accepts_json(accept: str) -> bool:
     is_allowed: dict[str, bool] = {}
     for item in accept.lower().split(","):
         media_range, *parameters = (part.strip() for part in item.split(";"))
-        is_allowed[media_range] = not any(_WEIGHT_OF_ZERO.fullmatch(parameter) for parameter in parameters)
-    return next((is_allowed[name] for name in _RANGES_WITH_JSON if name in is_allowed), not accept.strip())
+        is_allowed[media_range] = not any(_ZERO_QVALUE.fullmatch(parameter) for parameter in parameters)
+    return next((is_allowed[name] for name in _MEDIA_RANGES_WITH_JSON if name in is_allowed), not accept.strip())

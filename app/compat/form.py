@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from app.compat.access import AccountDep
 from app.errors import FieldError, InvalidRequest
 from app.http.form import ParameterValues, parse_form_parameters, read_form_body
-from app.twilio.schemas import form_name
+from app.twilio.schemas import form_field_name
 
 _MAX_SHOWN_NAME_LENGTH = 64
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
@@ -73,7 +73,7 @@ def parameters_from_form(fields: ParameterValues, model: type[BaseModel]) -> dic
 
     Raises InvalidRequest for an unknown field, and for a repeated field that is not a list.
     """
-    known = {form_name(name): (name, kind) for name, kind in _parameter_types(model)}
+    known = {form_field_name(name): (name, kind) for name, kind in _parameter_types(model)}
     given = non_empty_values(fields, known)
     if errors := [
         FieldError(f"?{name}", "repeated", "must be given once")

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app.calls import ids
-from app.calls.phone_numbers import stored_address_forms
+from app.calls.phone_numbers import stored_address_variants
 from app.compat.form import non_empty_values
 from app.compat.repository import PageCursor, StartedCallFilter, TimeRange
 from app.compat.service import CallIdPage
@@ -99,8 +99,8 @@ def parse_list_query(account_sid: str, query: ParameterValues) -> ListQuery:
     filters = StartedCallFilter(
         account_sid=account_sid,
         statuses=_STORED_STATUSES_BY_FILTER.get(written.get("Status", "")),
-        to=stored_address_forms(written["To"]) if "To" in written else None,
-        from_=stored_address_forms(written["From"]) if "From" in written else None,
+        to=stored_address_variants(written["To"]) if "To" in written else None,
+        from_=stored_address_variants(written["From"]) if "From" in written else None,
         parent_call_sid=written.get("ParentCallSid"),
         started=_time_range(written, "StartTime"),
         ended=_time_range(written, "EndTime"),

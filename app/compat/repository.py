@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.calls.ids import first_id_at
+from app.calls.ids import lowest_call_id_at
 from app.calls.models import Call
 from app.scheduling.schedule import MAX_DIAL_DELAY
 from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME
@@ -91,7 +91,7 @@ def _time_range_conditions(column: Any, span: TimeRange, *, max_delay: timedelta
     """
     if span.since is not None:
         yield column >= span.since
-        yield Call.id >= first_id_at(span.since - max_delay - _MAX_CLOCK_SKEW)
+        yield Call.id >= lowest_call_id_at(span.since - max_delay - _MAX_CLOCK_SKEW)
     if span.until is not None:
         yield column < span.until
-        yield Call.id < first_id_at(span.until + _MAX_CLOCK_SKEW)
+        yield Call.id < lowest_call_id_at(span.until + _MAX_CLOCK_SKEW)

@@ -14,14 +14,14 @@ from starlette.responses import Response
 
 from app.calls.control.deletion import delete_at_twilio, deletion_unknown_error
 from app.calls.control.router import CallControlDep, indeterminate_update_error
-from app.calls.creation.router import bind_call_to_log, intent_observer
+from app.calls.creation.router import bind_call_to_log, call_id_observer
 from app.calls.creation.service import CreationService
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.calls.parameters import CallParameters, CallUpdate
 from app.calls.router import CallServiceDep
 from app.calls.service import CallService
-from app.compat.access import AccountDep, OwnAccount, TwilioRoute
+from app.compat.access import AccountDep, RequestedAccount, TwilioRoute
 from app.compat.errors import CALL_ID_HEADER, TwilioErrorRenderer
 from app.compat.form import FormDep, NoQueryDep, parameters_from_form, refuse_query_parameters
 from app.compat.listing import parse_list_query
@@ -45,12 +45,12 @@ WARNING_HEADER = "Callgate-Warning"
 router = APIRouter(prefix=f"{PREFIX}/Accounts/{{account_sid}}", include_in_schema=False, route_class=TwilioRoute)
 
 
-async def own_call(sid: str, account: AccountDep, service: CallServiceDep) -> Call:
+async def requested_call(sid: str, account: AccountDep, service: CallServiceDep) -> Call:
     """Returns the call in the path. Raises CallNotFound if it is not a call of the account in the path."""
-    return await find_own_call(service, account, sid)
+    return await find_requested_call(service, account, sid)
 
 
-async def find_own_call(service: CallService, account: OwnAccount, sid: str) -> Call:
+async def find_requested_call(service: CallService, account: RequestedAccount, sid: str) -> Call:
     if not CALL_SID_PATTERN.fullmatch(sid):
         raise CallNotFound
     call = await service.get(account.caller, sid)
@@ -59,13 +59,13 @@ async def find_own_call(service: CallService, account: OwnAccount, sid: str) -> 
     return call
 
 
-async def started_calls(request: Request) -> StartedCallReader:
+async def started_call_reader(request: Request) -> StartedCallReader:
     started: StartedCallReader = request.state.started
     return started
 
 
-OwnCallDep = Annotated[Call, Depends(own_call)]
-StartedDep = Annotated[StartedCallReader, Depends(started_calls)]
+OwnCallDep = Annotated[Call, Depends(requested_call)]
+StartedCallReaderDep = Annotated[StartedCallReader, Depends(started_call_reader)]
 
 
 @router.post("/Calls")
@@ -80,10 +80,10 @@ async def create_call(request: Request, account: AccountDep, idempotency_key: Id
         body, warnings = normalize_parameters(parameters_from_form(form, CallParameters))
     except InvalidRequest as error:
         # The form differs from the parameters of every call. So a key that names a call is refused as that of another request.
-        creation, warnings = await service.refuse_or_replay(account.caller, form, idempotency_key, error), ()
+        creation, warnings = await service.replay_or_raise(account.caller, form, idempotency_key, error), ()
     else:
         body["account_sid"] = account.account_sid
-        creation = await service.create(account.caller, body, idempotency_key, intent_observer(request))
+        creation = await service.create(account.caller, body, idempotency_key, call_id_observer(request))
     call = creation.call
     request.state.placed = call.id
     bind_call_to_log(call)
@@ -104,7 +104,7 @@ async def list_calls(
     request: Request,
     account: AccountDep,
     service: CallServiceDep,
-    started: StartedDep,
+    started: StartedCallReaderDep,
     subresources: SubresourceServiceDep,
 ) -> Response:
     """Lists started calls from Callgate's records. Calls that a call has started (`ParentCallSid`) come from Twilio."""
@@ -123,7 +123,7 @@ async def list_calls(
 @router.get("/Calls/{sid}", dependencies=[NoQueryDep])
 @router.get("/Calls/{sid}.json", dependencies=[NoQueryDep])
 @needs(Scope.READ)
-async def fetch_call(call: OwnCallDep, started: StartedDep) -> Response:
+async def fetch_call(call: OwnCallDep, started: StartedCallReaderDep) -> Response:
     """Answers with Twilio's current state of the call.
 
     When Twilio gives no usable answer, answers with the record, and with `Age` and `Warning` headers that say how old it is.

@@ -17,7 +17,7 @@ from app.calls.router import CallServiceDep
 from app.compat.access import AccountDep, TwilioRoute
 from app.compat.errors import CALL_ID_HEADER
 from app.compat.form import FormDep, NoQueryDep, normalize_boolean, refuse_encoded_equals_signs
-from app.compat.router import PREFIX, find_own_call
+from app.compat.router import PREFIX, find_requested_call
 from app.errors import SubresourceNotFound
 from app.http.form import ParameterValues, parse_form_parameters
 from app.http.idempotency_key import IdempotencyKeyDep
@@ -44,7 +44,7 @@ _CALL_PATH = "/Calls/{call_sid}"
 
 
 async def parent_call(call_sid: str, account: AccountDep, service: CallServiceDep) -> Call:
-    call = await find_own_call(service, account, call_sid)
+    call = await find_requested_call(service, account, call_sid)
     bind_log_fields(call_id=str(call.id), call_sid=call.sid)
     return call
 
@@ -97,7 +97,7 @@ async def fetch_media_of_account(
 ) -> Response:
     """Streams the audio at the URL that Twilio's guides and `RecordingUrl` use. Asks Twilio first which call was recorded."""
     media = _media_request(request, sid, byte_range)
-    answer = service.media_of_account(account.caller, account.account_id, account.account_sid, media)
+    answer = service.stream_recording_media_of_account(account.caller, account.account_id, account.account_sid, media)
     return streaming_response(await stack.enter_async_context(answer))
 
 

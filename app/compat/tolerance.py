@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, get_args
 
 from app.calls.parameter_types import MachineDetection, RecordingEvent
-from app.calls.phone_numbers import read_number
+from app.calls.phone_numbers import parse_phone_number
 from app.compat.error_codes import INVALID_EVENT_CODE, INVALID_MACHINE_DETECTION_CODE, INVALID_RECORDING_EVENT_CODE
 from app.errors import FieldError
 from app.tenants.callback_settings import TWILIO_EVENTS
@@ -38,7 +38,7 @@ def normalize_parameters(parameters: Mapping[str, Any]) -> NormalizedParameters:
     if not str(normalized.get("to", "")).lower().startswith(_SIP_PREFIXES):
         for name in ("to", "from"):
             if name in normalized:
-                normalized[name] = read_number(normalized[name]) or normalized[name]
+                normalized[name] = parse_phone_number(normalized[name]) or normalized[name]
     return NormalizedParameters(normalized, warnings)
 
 

@@ -4,7 +4,7 @@ import re
 
 from app.calls.parameters import CallParameters, CallUpdate
 from app.errors import FieldError
-from app.twilio.schemas import form_name
+from app.twilio.schemas import form_field_name
 
 _PARAMETER_NAMES = {field.alias or name for model in (CallParameters, CallUpdate) for name, field in model.model_fields.items()}
 # A name of one word, such as `to`, may be plain English. It is replaced only where backticks mark it as a name.
@@ -21,7 +21,7 @@ def with_twilio_names(text: str) -> str:
 
 def _twilio_name(match: re.Match[str]) -> str:
     name = match["marked"] or match["bare"]
-    return form_name(name) if name in _PARAMETER_NAMES else match[0]
+    return form_field_name(name) if name in _PARAMETER_NAMES else match[0]
 
 
 def field_error_message(error: FieldError) -> str:
@@ -39,4 +39,4 @@ def warning_header(warning: FieldError) -> str:
 def twilio_parameter_name(error: FieldError) -> str:
     """Returns Twilio's name of the parameter that has the error, without the index of a list item."""
     name = error.pointer[1:].partition("/")[0] if error.pointer.startswith("/") else error.pointer.removeprefix("?")
-    return form_name(name) if error.pointer.startswith("/") else name
+    return form_field_name(name) if error.pointer.startswith("/") else name

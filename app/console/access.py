@@ -20,7 +20,7 @@ from starlette.responses import RedirectResponse
 
 from app.admin.problems import api_error_for_operator_error
 from app.audit.events import Actor
-from app.console.headers import protect_page
+from app.console.headers import add_security_headers
 from app.console.rendering import page_response
 from app.console.sessions.service import ActiveSession, ConsoleSessions
 from app.errors import OriginRefused, TenantSuspended, Unauthorized
@@ -99,7 +99,7 @@ def slot_limited_transactions(request: Request) -> SlotLimitedTransactions:
     return SlotLimitedTransactions(request.state.database, request.state.console_reads, session.client.tenant_id)
 
 
-class SentForm:
+class SubmittedForm:
     """The fields of a form that the browser has sent. A field may have several values."""
 
     def __init__(self, values: ParameterValues) -> None:
@@ -114,11 +114,11 @@ class SentForm:
         return self._values.get(name, [])
 
 
-async def read_console_form(request: Request) -> SentForm:
-    return SentForm(await read_form_body(request))
+async def read_console_form(request: Request) -> SubmittedForm:
+    return SubmittedForm(await read_form_body(request))
 
 
-SentFormDep = Annotated[SentForm, Depends(read_console_form)]
+SubmittedFormDep = Annotated[SubmittedForm, Depends(read_console_form)]
 
 
 class ConsoleRoute(ScopedRoute):
@@ -135,7 +135,7 @@ class ConsoleRoute(ScopedRoute):
 
         async def handle_page(request: Request) -> Response:
             if request.method not in _SAFE_METHODS:
-                require_own_origin(request)
+                require_same_origin(request)
             try:
                 response = await handle(request)
             except OperatorError as error:
@@ -144,7 +144,7 @@ class ConsoleRoute(ScopedRoute):
                 if request.method not in _SAFE_METHODS:
                     raise
                 response = _redirect_to_login(request)
-            return protect_page(response)
+            return add_security_headers(response)
 
         return handle_page
 
@@ -158,7 +158,7 @@ def console_router(path: str = "") -> APIRouter:
     return APIRouter(prefix=CONSOLE_PREFIX + path, include_in_schema=False, route_class=ConsoleRoute)
 
 
-def require_own_origin(request: Request) -> None:
+def require_same_origin(request: Request) -> None:
     """Raises OriginRefused unless a page of this host sent the request.
 
     Checks the headers `Origin` and `Sec-Fetch-Site`, which browsers set and pages cannot change.

@@ -14,7 +14,7 @@ CONTENT_SECURITY_POLICY: Final = (
 _REFERRER_POLICY = "same-origin"
 
 
-def protect_page(response: AnyResponse) -> AnyResponse:
+def add_security_headers(response: AnyResponse) -> AnyResponse:
     """Adds headers that forbid storing the page, framing it and loading foreign scripts. Keeps an existing Cache-Control."""
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     response.headers["Referrer-Policy"] = _REFERRER_POLICY

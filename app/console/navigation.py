@@ -29,7 +29,7 @@ NAVIGATION: Final[tuple[Link, ...]] = (
     Link("Audit", f"{CONSOLE_PREFIX}/audit"),
     Link("SIP check", f"{CONSOLE_PREFIX}/sip"),
 )
-SESSION: Final = Link("Session", f"{CONSOLE_PREFIX}/session")
+SESSION_LINK: Final = Link("Session", f"{CONSOLE_PREFIX}/session")
 
 
 def section_link_for_path(path: str) -> Link:
@@ -39,4 +39,4 @@ def section_link_for_path(path: str) -> Link:
 
 def home_path() -> str:
     """Returns the path of the page that opens first, the first one in the navigation."""
-    return next((link.path for link in NAVIGATION), SESSION.path)
+    return next((link.path for link in NAVIGATION), SESSION_LINK.path)

@@ -9,8 +9,8 @@ from starlette.responses import HTMLResponse
 
 from app.console.assets import assets
 from app.console.filters import FILTERS
-from app.console.headers import protect_page
-from app.console.navigation import NAVIGATION, SESSION
+from app.console.headers import add_security_headers
+from app.console.navigation import NAVIGATION, SESSION_LINK
 from app.console.sessions.service import ActiveSession
 from app.tenants.caller import OperatorCaller
 from app.tenants.scopes import Scope
@@ -42,7 +42,7 @@ def render(template: str, status: int, path: str, state: Mapping[str, Any], cont
         "navigation": [link for link in NAVIGATION if Scope.READ in scopes and (is_operator or not link.for_operators)],
     }
     content = _jinja_environment().get_template(template).render({**shared, **context})
-    return protect_page(HTMLResponse(content, status_code=status))
+    return add_security_headers(HTMLResponse(content, status_code=status))
 
 
 @cache
@@ -59,7 +59,7 @@ def _jinja_environment() -> "Environment":
         auto_reload=False,
     )
     environment.filters |= FILTERS
-    environment.globals |= {"static": _static_path, "session_page": SESSION}
+    environment.globals |= {"static": _static_path, "session_page": SESSION_LINK}
     return environment
 
 

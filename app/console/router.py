@@ -23,7 +23,7 @@ from app.tenants.scopes import Scope
 _IMMUTABLE_CACHE_CONTROL = "public, max-age=31536000, immutable"
 
 router = console_router()
-unknown_pages = console_router()
+unknown_page_router = console_router()
 
 
 @router.get("")
@@ -52,7 +52,7 @@ async def serve_asset(request: Request, digest: str, asset: str) -> Response:
     return Response(content, media_type=found.media_type, headers=headers)
 
 
-@unknown_pages.get("/{path:path}")
+@unknown_page_router.get("/{path:path}")
 @needs(Scope.READ, clients="any")
 async def show_not_found() -> Response:
     """Raises RouteNotFound for an unknown path. The route needs a session, so the error page shows the session's navigation."""
@@ -71,5 +71,5 @@ ROUTERS: tuple[APIRouter, ...] = (
     tenant_actions_router.router,
     audit_router.router,
     sip_router.router,
-    unknown_pages,
+    unknown_page_router,
 )

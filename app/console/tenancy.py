@@ -10,7 +10,7 @@ from app.tenants.scopes import ALL_SCOPES, Scope
 Client = Caller | OperatorCaller
 
 
-def require_reachable_tenant(client: Client, tenant_id: str) -> str:
+def require_accessible_tenant(client: Client, tenant_id: str) -> str:
     """Returns `tenant_id` if the client may act for this tenant. Does not check that the tenant exists.
 
     Raises TenantNotFound if the id is invalid, or if the client acts for another tenant.
@@ -34,7 +34,7 @@ def caller_for_tenant(client: Client, tenant_id: str) -> Caller:
 
     Raises TenantNotFound if the client may not act for this tenant.
     """
-    require_reachable_tenant(client, tenant_id)
+    require_accessible_tenant(client, tenant_id)
     if isinstance(client, Caller):
         return client
     # An operator's `admin` includes every scope within a tenant.

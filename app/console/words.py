@@ -3,7 +3,7 @@
 Has no side effects.
 """
 
-from app.scheduling.hours import DAYS, Hours
+from app.scheduling.hours import DAYS, CallingHours
 from app.scheduling.pace_limits import PaceLimits, to_int_or_float
 
 
@@ -16,7 +16,7 @@ def pace_text(pace: PaceLimits) -> str:
     return ", ".join(parts) or "not limited"
 
 
-def hours_text(hours: Hours | None) -> str | None:
+def hours_text(hours: CallingHours | None) -> str | None:
     """Returns in words the hours in which calls may ring, such as "mon–fri 09:00–18:00, Europe/Berlin"; None without hours."""
     if hours is None:
         return None

@@ -32,7 +32,7 @@ _MAX_LOCK_WAIT_S = 12.0
 _LOCK_RETRY_MIN_DELAY_S, _LOCK_RETRY_MAX_DELAY_S = 0.005, 0.5
 
 
-class BusyResult(Enum):
+class RowLocked(Enum):
     """The type of LOCKED. A Batcher's `write` returns LOCKED for an item whose row another session has locked.
 
     The Batcher then writes the item again in a later batch.
@@ -41,7 +41,7 @@ class BusyResult(Enum):
     LOCKED = "locked"
 
 
-LOCKED: Final = BusyResult.LOCKED
+LOCKED: Final = RowLocked.LOCKED
 
 
 @dataclass(slots=True, eq=False)
@@ -75,7 +75,7 @@ class Batcher(Generic[Item, Result]):
 
     def __init__(
         self,
-        write: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BusyResult]]],
+        write: Callable[[Sequence[Item]], Awaitable[Sequence[Result | RowLocked]]],
         *,
         max_batch: int = 100,
         max_queue: int = 1000,
@@ -212,7 +212,7 @@ class Batcher(Generic[Item, Result]):
             for waiting in batch:
                 group.create_task(settle(waiting))
 
-    async def _deliver_results(self, batch: list[_PendingItem[Item, Result]], results: Sequence[Result | BusyResult]) -> None:
+    async def _deliver_results(self, batch: list[_PendingItem[Item, Result]], results: Sequence[Result | RowLocked]) -> None:
         """Wakes the tasks that wait for the results in small groups, so that other work of the event loop runs in between.
 
         If all tasks woke up at once, all of them would send their request to Twilio at the same moment, and all answers would
@@ -229,8 +229,8 @@ class Batcher(Generic[Item, Result]):
             for waiting, result in remaining:
                 self._settle_or_requeue(waiting, result)
 
-    def _settle_or_requeue(self, waiting: _PendingItem[Item, Result], result: Result | BusyResult) -> None:
-        if not isinstance(result, BusyResult):
+    def _settle_or_requeue(self, waiting: _PendingItem[Item, Result], result: Result | RowLocked) -> None:
+        if not isinstance(result, RowLocked):
             waiting.succeed(result)
             return
         loop = asyncio.get_running_loop()

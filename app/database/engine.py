@@ -136,7 +136,7 @@ class Database:
         async with self.begin() as session:
             await session.execute(text("SELECT 1"))
 
-    async def read_server_info(self) -> "ServerInfo":
+    async def read_postgres_server_info(self) -> "PostgresServerInfo":
         """Returns facts about the Postgres server, such as its version and its settings. Raises DatabaseUnavailable."""
         async with self.begin() as session:
             asked = datetime.now(UTC)
@@ -144,7 +144,7 @@ class Database:
             connection = await driver_connection(session)
         row |= {"is_pooled": connection.is_pooled, "keeps_prepared_statements": connection.keeps_prepared_statements}
         now: datetime = row.pop("now")
-        return ServerInfo(**row, clock_ahead_s=(now - (asked + (datetime.now(UTC) - asked) / 2)).total_seconds())
+        return PostgresServerInfo(**row, clock_ahead_s=(now - (asked + (datetime.now(UTC) - asked) / 2)).total_seconds())
 
     async def close(self) -> None:
         await self._pool.close()
@@ -185,7 +185,7 @@ def _timed_with_failure_log() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerInfo:
+class PostgresServerInfo:
     version: int
     read_only: bool
     fsync: bool

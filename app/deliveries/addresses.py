@@ -24,11 +24,11 @@ _RESERVED_V4 += ["198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/
 _RESERVED_V6 = ["2001::/23", "2001:db8::/32", "3fff::/20"]
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")  # all that IANA has allocated; Teredo, 2001::/32, is reserved above
 # Metadata services of Azure, Alibaba, Amazon, Google, Scaleway, in addition to 169.254.169.254.
-_METADATA = ["168.63.129.16", "100.100.100.200", "fd00:ec2::254", "fd20:ce::254", "fd00:42::42"]
-_ALWAYS_REFUSED: Final = [ip_network(network) for network in _RESERVED_V4 + _RESERVED_V6 + _METADATA]
+_CLOUD_METADATA_ADDRESSES = ["168.63.129.16", "100.100.100.200", "fd00:ec2::254", "fd20:ce::254", "fd00:42::42"]
+_ALWAYS_REFUSED_NETWORKS: Final = [ip_network(network) for network in _RESERVED_V4 + _RESERVED_V6 + _CLOUD_METADATA_ADDRESSES]
 # Loopback, RFC 1918, RFC 6598, RFC 4193: normal for receivers in the same cluster, but a way into the network for others.
 _PRIVATE_RANGES = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "::1", "fc00::/7"]
-_PRIVATE: Final = [ip_network(network) for network in _PRIVATE_RANGES]
+_PRIVATE_NETWORKS: Final = [ip_network(network) for network in _PRIVATE_RANGES]
 _LOOPBACK: Final = IPv4Address("127.0.0.1")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 
@@ -170,9 +170,9 @@ def _read_host(host: str) -> Address | UrlError | None:
 def _check_address(address: Address, host: str, allowed: AllowList) -> UrlError | None:
     """Returns the error if the address is reserved, or if it is private and not allowed; otherwise None."""
     address = _embedded_ipv4(address)
-    is_private = _is_in_any_network(_PRIVATE, address)
+    is_private = _is_in_any_network(_PRIVATE_NETWORKS, address)
     is_allocated = isinstance(address, IPv4Address) or address in _GLOBAL_UNICAST
-    if _is_in_any_network(_ALWAYS_REFUSED, address) or not (is_private or is_allocated):
+    if _is_in_any_network(_ALWAYS_REFUSED_NETWORKS, address) or not (is_private or is_allocated):
         return UrlError("url_address_refused", "Use another host: link-local, metadata and reserved addresses are not allowed.")
     if is_private and not allowed.includes_address(address) and not allowed.includes_host(host):
         detail = "Use a public host, or ask the operator to add its network or suffix to CALLGATE_DELIVERY_ALLOW."

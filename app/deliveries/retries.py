@@ -8,8 +8,8 @@ FIRST_RETRY: Final = timedelta(seconds=5)
 """The wait after the first failed attempt, by default. The setting CALLGATE_DELIVERY_FIRST_RETRY replaces it."""
 GIVE_UP_AFTER: Final = timedelta(days=3)
 # The waits between attempts as multiples of the first: 5 s, 30 s, 2 min, 15 min, 1 h, then every 4 h.
-_WAITS = (1, 6, 24, 180, 720)
-_LAST_WAIT = 2880
+_RETRY_WAIT_MULTIPLES = (1, 6, 24, 180, 720)
+_LAST_RETRY_WAIT_MULTIPLE = 2880
 _JITTER = 0.1
 
 
@@ -19,5 +19,5 @@ def wait_before_retry(failures: int, first: timedelta = FIRST_RETRY) -> timedelt
     `first` is the wait after the first failure. Later waits are multiples of it. Each wait is varied at random by up to
     10 %, so that the retries of many deliveries spread out.
     """
-    wait = _WAITS[failures - 1] if failures <= len(_WAITS) else _LAST_WAIT
+    wait = _RETRY_WAIT_MULTIPLES[failures - 1] if failures <= len(_RETRY_WAIT_MULTIPLES) else _LAST_RETRY_WAIT_MULTIPLE
     return first * wait * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # no secret

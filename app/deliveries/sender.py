@@ -22,7 +22,7 @@ from yarl import URL
 
 from app import __version__
 from app.deliveries.addresses import AllowList, UrlError, is_address_allowed, parse_delivery_url
-from app.security.tls import shared_context
+from app.security.tls import shared_tls_context
 
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 10.0
@@ -78,7 +78,7 @@ class Sender:
         self._threads = ThreadPoolExecutor(MAX_CONNECTIONS, thread_name_prefix="resolve")
         connector = _LimitedConnector(
             resolver=_CheckedResolver(resolve or self._resolve_by_system, allowed, connect_timeout_s),
-            ssl=tls or shared_context(ssl.create_default_context),
+            ssl=tls or shared_tls_context(ssl.create_default_context),
             limit=MAX_CONNECTIONS,
             limit_per_host=MAX_CONNECTIONS_PER_HOST,
             keepalive_timeout=KEEPALIVE_S,

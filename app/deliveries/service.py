@@ -71,7 +71,7 @@ class DeliveryService:
         With `actor`, the audit log records the replay, if there was anything to send again.
         """
         # Clamp to the times that an id can have: others may not exist in UTC.
-        since = ids.creation_time_of_id(ids.first_id_at(since))
+        since = ids.creation_time_of_id(ids.lowest_call_id_at(since))
         count, after = 0, UUID(int=0)
         for _ in range(_MAX_REPLAY_BATCHES):
             try:

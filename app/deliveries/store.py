@@ -10,20 +10,20 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from app.calls.last_answer import CallRow, attributes_to_read
+from app.calls.last_answer import CallRow, stored_attributes_for
 from app.calls.models import Call
 from app.calls.schemas import CallRecord
 from app.database.engine import Database
 from app.database.partitions import MonthRange
 from app.deliveries.stored_fields import StoredCallbackFields, webhook_id
 
-MAX_HOLDING_ATTEMPTS: Final = 2
+MAX_ATTEMPTS_HOLDING_LATER_EVENTS: Final = 2
 """The later events of a call wait for a pending event until this many attempts to deliver it have failed."""
 
 _HELD_RECHECK_AFTER = timedelta(seconds=30)
 # A delivery waits for an earlier one of its call only if both were written within this time, as those of one call normally are.
 # This limits the partitions that are read.
-_SPAN_OF_CALL = timedelta(days=30)
+_MAX_DELIVERY_SPAN_OF_CALL = timedelta(days=30)
 # The statements here have months as constants, so that Postgres leaves other partitions out when it plans a statement, once for
 # each connection. The number of partitions then costs nothing.
 #
@@ -34,8 +34,8 @@ _SPAN_OF_CALL = timedelta(days=30)
 #
 # Their commits are not flushed, which saves a write to disk for each claim and each batch of results. If Postgres crashes soon
 # after, these claims and results are lost, so the deliveries are sent again, as after a crash of the worker.
-_UNFLUSHED = "set_config('synchronous_commit', 'off', true)"
-_RECORD_COLUMNS = {name: Call.__mapper__.columns[name].name for name in attributes_to_read(tuple(CallRecord.model_fields))}
+_ASYNC_COMMIT_SQL = "set_config('synchronous_commit', 'off', true)"
+_RECORD_COLUMNS = {name: Call.__mapper__.columns[name].name for name in stored_attributes_for(tuple(CallRecord.model_fields))}
 _JSON_COLUMNS = ("parameters", "warnings", "problem", "own_subresource_uris", "resource_rest")
 
 
@@ -88,8 +88,8 @@ class DeliveryAttempt:
         return key | {"state": state, "status": self.status, "error": self.error, "wait_s": wait_s}
 
 
-_DERIVED = ("webhook_id", "url", "method", "fields", "traceparent", "record")
-_OWN_COLUMNS = [each.name for each in fields(ClaimedDelivery) if each.name not in _DERIVED]
+_FIELDS_WITHOUT_COLUMN = ("webhook_id", "url", "method", "fields", "traceparent", "record")
+_OWN_COLUMNS = [each.name for each in fields(ClaimedDelivery) if each.name not in _FIELDS_WITHOUT_COLUMN]
 
 
 def tenants_with_pending_sql(condition: str = "true") -> str:
@@ -117,11 +117,11 @@ def _claim_statement(months: MonthRange | None) -> str:
     Each tenant gets at most $3 rows. The search ends at $4 rows, because each tenant costs a scan of every partition that is
     read. A row is held if it must wait for an earlier delivery of its call, and that delivery is not one of $7. A held row is
     checked again when the result of that delivery is recorded, and at the latest after $6. It waits only for a delivery that
-    this later check reads as well: one within _SPAN_OF_CALL.
+    this later check reads as well: one within _MAX_DELIVERY_SPAN_OF_CALL.
     """
     due_months = months.condition_sql("at") if months else "true"
     # Of the other rows of the same calls.
-    all_months = months.extended_back(_SPAN_OF_CALL).condition_sql("at") if months else "true"
+    all_months = months.extended_back(_MAX_DELIVERY_SPAN_OF_CALL).condition_sql("at") if months else "true"
     return f"""
         WITH RECURSIVE {tenants_with_pending_sql(due_months)}, due AS (
             SELECT own.call_id, own.id, own.at, own.position
@@ -136,7 +136,7 @@ def _claim_statement(months: MonthRange | None) -> str:
             SELECT due.call_id, due.id, EXISTS (
                 SELECT FROM delivery
                 WHERE delivery.call_id = due.call_id AND delivery.position < due.position AND {all_months}
-                AND delivery.state = 'pending' AND delivery.attempts < {MAX_HOLDING_ATTEMPTS}
+                AND delivery.state = 'pending' AND delivery.attempts < {MAX_ATTEMPTS_HOLDING_LATER_EVENTS}
                 AND delivery.id <> ALL($7::uuid[]) AND delivery.at - due.at BETWEEN -$8::interval AND $8::interval
             ) AS held
             FROM due
@@ -152,7 +152,7 @@ def _claim_statement(months: MonthRange | None) -> str:
             coalesce(claimed.url, call.status_callback) AS url, coalesce(claimed.method, call.status_callback_method) AS method,
             coalesce(claimed.fields, event.data) AS fields, event.data_left_out,
             call.traceparent, call.id IS NOT NULL AS has_record,
-            {", ".join(f'call."{column}" AS record_{name}' for name, column in _RECORD_COLUMNS.items())}, {_UNFLUSHED}
+            {", ".join(f'call."{column}" AS record_{name}' for name, column in _RECORD_COLUMNS.items())}, {_ASYNC_COMMIT_SQL}
         FROM claimed LEFT JOIN call ON call.id = claimed.call_id
             LEFT JOIN event ON claimed.fields IS NULL AND event.call_id = claimed.call_id AND event.id = claimed.id
         ORDER BY claimed.tenant_id
@@ -191,11 +191,11 @@ def _record_attempts_sql(months: MonthRange) -> str:
                 SELECT FROM locked earlier LEFT JOIN ended ON ended.id = earlier.id
                 WHERE earlier.call_id = locked.call_id AND earlier.position < locked.position
                 AND coalesce(ended.state, 'pending') = 'pending'
-                AND coalesce(ended.attempts, earlier.attempts) < {MAX_HOLDING_ATTEMPTS}
+                AND coalesce(ended.attempts, earlier.attempts) < {MAX_ATTEMPTS_HOLDING_LATER_EVENTS}
             )
             RETURNING delivery.id
         )
-        SELECT count(*) AS released, {_UNFLUSHED} FROM released
+        SELECT count(*) AS released, {_ASYNC_COMMIT_SQL} FROM released
     """  # noqa: S608  # conditions from this module
 
 
@@ -218,7 +218,7 @@ async def claim_deliveries(
     deliveries for which nothing waits any more, although their results are not recorded yet.
     """
     statement = _claim_statement(months)
-    given = after, list(busy), per_tenant, limit, lease, _HELD_RECHECK_AFTER, list(ended), _SPAN_OF_CALL
+    given = after, list(busy), per_tenant, limit, lease, _HELD_RECHECK_AFTER, list(ended), _MAX_DELIVERY_SPAN_OF_CALL
     rows = await database.fetch(statement, *given)
     return [_claimed_delivery(row) for row in rows]
 
@@ -233,7 +233,7 @@ async def record_attempts(
     """
     concerned = [*held, *(attempt.delivery for attempt in attempts)]
     times = [delivery.at for delivery in concerned]
-    months = MonthRange.from_first_to_last(min(times) - _SPAN_OF_CALL, max(times) + _SPAN_OF_CALL)
+    months = MonthRange.from_first_to_last(min(times) - _MAX_DELIVERY_SPAN_OF_CALL, max(times) + _MAX_DELIVERY_SPAN_OF_CALL)
     calls = list({delivery.call_id for delivery in concerned})
     given = to_json([attempt.result_row() for attempt in attempts]).decode()
     (row,) = await database.fetch(_record_attempts_sql(months), given, calls)

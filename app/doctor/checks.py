@@ -8,7 +8,7 @@ from app import __version__
 from app.audit.events import command_actor
 from app.calls.repository import transaction_start_time
 from app.calls.statistics import oldest_unsettled_times
-from app.database.engine import Database, ServerInfo
+from app.database.engine import Database, PostgresServerInfo
 from app.database.errors import describe_failure
 from app.database.heartbeats import summarize_workers
 from app.doctor.grants import check_dial_grants
@@ -60,7 +60,7 @@ async def run_checks(settings: Settings, token: str | None = None) -> list[Check
     return results
 
 
-def _check_durability(server: ServerInfo) -> Iterator[CheckResult]:
+def _check_postgres_durability(server: PostgresServerInfo) -> Iterator[CheckResult]:
     """Checks whether Postgres keeps committed data after a crash or a failover. Yields a result for each finding."""
     check = "durability"
     if not server.fsync:
@@ -84,7 +84,7 @@ def _check_durability(server: ServerInfo) -> Iterator[CheckResult]:
         yield CheckResult(check, "ok", f"commits are flushed (synchronous_commit is {server.synchronous_commit})")
 
 
-def _describe_pooler(server: ServerInfo) -> CheckResult:
+def _describe_pooler(server: PostgresServerInfo) -> CheckResult:
     """Returns a result that says whether the connection pooler keeps prepared statements, and what the operator should do.
 
     This function is never called for a pooler in transaction mode that loses prepared statements: the attempt to connect
@@ -131,7 +131,7 @@ class _DatabaseChecks:
             yield result
 
     async def _check_database_server(self) -> AsyncIterator[CheckResult]:
-        server = await self.database.read_server_info()
+        server = await self.database.read_postgres_server_info()
         if server.version < MIN_POSTGRES_VERSION:
             yield CheckResult("database", "wrong", f"PostgreSQL {server.version}", f"use {MIN_POSTGRES_VERSION} or newer")
         elif server.read_only:
@@ -140,7 +140,7 @@ class _DatabaseChecks:
             yield CheckResult("database", "ok", f"PostgreSQL {server.version}")
         if server.is_pooled:
             yield _describe_pooler(server)
-        for result in _check_durability(server):
+        for result in _check_postgres_durability(server):
             yield result
         skew = abs(server.clock_ahead_s)
         state: CheckState = "ok" if skew < _WARN_SKEW_S else "warning" if skew < _MAX_SKEW_S else "wrong"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from app.database.engine import Database
 from app.doctor.settings import CheckResult
-from app.scheduling.guard import HIDDEN_PART, START_TIME_PREFIX, HaltReason, read_guard
+from app.scheduling.guard import HIDDEN_SERVER_ID_PART, START_TIME_PREFIX, HaltReason, read_guard
 
 _CHECK_NAME = "grants"
 _HALT_EXPLANATIONS: Mapping[HaltReason, str] = {
@@ -34,5 +34,5 @@ async def check_dial_grants(database: Database) -> CheckResult:
         return CheckResult(
             _CHECK_NAME, "warning", found, "run `callgate queues release` then; see docs/operations.md, Lost grants"
         )
-    where = "" if system == HIDDEN_PART else f"system {system}, "
+    where = "" if system == HIDDEN_SERVER_ID_PART else f"system {system}, "
     return CheckResult(_CHECK_NAME, "ok", f"are made on {where}timeline {timeline}")

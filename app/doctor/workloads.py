@@ -10,8 +10,8 @@ from app.doctor.settings import CheckResult
 from app.settings import Settings
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
-from app.workloads.key_set import KeysById, KeySetUnreadable, parse_key_set
-from app.workloads.key_sources import key_source
+from app.workloads.key_set import JwkSetUnreadable, KeysById, parse_jwk_set
+from app.workloads.key_sources import jwk_set_source
 from app.workloads.service_accounts import ServiceAccount
 from app.workloads.tokens import TokenRefused, TokenRules, unknown_key_refusal, unverified_claims
 
@@ -44,11 +44,11 @@ class WorkloadChecks:
                 do = "set CALLGATE_WORKLOAD_ISSUER to the token's issuer, if it is that of your cluster"
                 yield CheckResult(_TOKEN_CHECK, "wrong", "no service account tokens are accepted", do)
             return
-        source = key_source(self.settings, issuer=issuer)
+        source = jwk_set_source(self.settings, issuer=issuer)
         keys: KeysById = {}
         try:
-            keys = parse_key_set(await source.read())
-        except KeySetUnreadable as error:
+            keys = parse_jwk_set(await source.read())
+        except JwkSetUnreadable as error:
             do = "check CALLGATE_WORKLOAD_KEYS and the files that belong to it: docs/administration.md"
             yield CheckResult(_KEY_SET_CHECK, "wrong", f"{source.location} cannot be used: {error.reason}", do)
         else:

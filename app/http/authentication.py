@@ -6,12 +6,12 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.errors import Unauthorized
-from app.http.key_attempts import KeyAttempts
+from app.http.key_attempts import FailedAuthenticationLimiter
 from app.http.workload_authentication import authenticate_workload, may_be_token
 from app.observability.context import bind_log_fields
 from app.tenants.access import authorize
 from app.tenants.caller import Caller, OperatorCaller
-from app.tenants.directory import AuthenticatedKey, TenantDirectory, key_digest
+from app.tenants.directory import AuthenticatedApiKey, TenantDirectory, api_key_digest
 
 _MAX_KEY_LENGTH = 128
 
@@ -26,20 +26,20 @@ bearer = HTTPBearer(
 async def authenticate_client(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller | OperatorCaller:
-    """Returns the client to which the API key or token in the request belongs. Raises the errors of `authenticate_key`."""
+    """Returns the client to which the API key or token in the request belongs. Raises the errors of `authenticate_api_key`."""
     if credentials is None:
         raise Unauthorized
-    return await authenticate_key(request, credentials.credentials)
+    return await authenticate_api_key(request, credentials.credentials)
 
 
 async def authenticate_caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
-    """Returns the client of the request, for a route that takes only tenants' keys. Raises the errors of `authenticate_key`."""
+    """Returns the client of a request that needs a key of a tenant. Raises the errors of `authenticate_api_key`."""
     return require_tenant_caller(await authenticate_client(request, credentials))
 
 
-async def authenticate_key(request: Request, key: str) -> Caller | OperatorCaller:
+async def authenticate_api_key(request: Request, key: str) -> Caller | OperatorCaller:
     """Returns the client that an API key or service account token belongs to. Checks that the client may use the route.
 
     Raises Unauthorized if the key or token is not valid: for a token, the error names the check that failed. Raises
@@ -51,27 +51,27 @@ async def authenticate_key(request: Request, key: str) -> Caller | OperatorCalle
         bind_log_fields(tenant_id=client.tenant_id, workload=client.name)
         authorize(client, request.scope["route"].access)
         return client
-    client = await client_of_key(request, key)
+    client = await client_of_api_key(request, key)
     bind_log_fields(tenant_id=client.tenant_id, key_id=str(client.key_id))
     authorize(client, request.scope["route"].access)
     return client
 
 
-async def client_of_key(request: Request, key: str) -> Caller | OperatorCaller:
+async def client_of_api_key(request: Request, key: str) -> Caller | OperatorCaller:
     """Returns the client of an API key. Does not check scopes. Raises Unauthorized or TooManyAttempts."""
     tenants: TenantDirectory = request.state.tenants
-    known = tenants.cached_key(key) or await _find_uncached_key(request, tenants, key)
+    known = tenants.cached_api_key(key) or await _find_uncached_key(request, tenants, key)
     return known.client
 
 
-async def _find_uncached_key(request: Request, tenants: TenantDirectory, key: str) -> AuthenticatedKey:
+async def _find_uncached_key(request: Request, tenants: TenantDirectory, key: str) -> AuthenticatedApiKey:
     """Finds an API key that is not in the cache in the database. Raises Unauthorized or TooManyAttempts."""
-    attempts: KeyAttempts = request.state.key_attempts
+    attempts: FailedAuthenticationLimiter = request.state.key_attempts
     address = attempts.client_address_of(request.scope)
-    digest = key_digest(key)
-    attempts.require_attempt_left(address, digest)
+    digest = api_key_digest(key)
+    attempts.require_below_failure_limit(address, digest)
     well_formed = len(key) <= _MAX_KEY_LENGTH and key.isascii() and key.isprintable()
-    known = await tenants.find_key(key) if well_formed else None
+    known = await tenants.find_api_key(key) if well_formed else None
     if known is None:
         attempts.record_wrong_key(address, digest)
         raise Unauthorized

@@ -25,7 +25,7 @@ _UNKNOWN_ADDRESS = "unknown"
 _MAX_FORWARDED_ADDRESSES = 32
 
 
-class KeyAttempts:
+class FailedAuthenticationLimiter:
     """Limits the wrong API keys and tokens that one client address may send, on average to `per_minute` in a minute.
 
     An address that has sent no wrong key for a minute may send `per_minute` of them in a burst. Remembers the last 10,000
@@ -46,7 +46,7 @@ class KeyAttempts:
         self._forgotten_at: OrderedDict[str, float] = OrderedDict()
         self._valid_keys: OrderedDict[bytes, None] = OrderedDict()
 
-    def require_attempt_left(self, address: str, key_hash: bytes) -> None:
+    def require_below_failure_limit(self, address: str, key_hash: bytes) -> None:
         """Raises TooManyAttempts if the address has sent too many wrong keys, unless this key was valid before."""
         if key_hash in self._valid_keys:
             return

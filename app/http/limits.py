@@ -29,6 +29,6 @@ class ServerLimits:
     ops_port: int | None = None
 
     @classmethod
-    def of(cls, settings: Settings, *, ops_port: int | None = None) -> Self:
+    def from_settings(cls, settings: Settings, *, ops_port: int | None = None) -> Self:
         timeouts = settings.head_timeout, settings.body_timeout, settings.write_timeout
         return cls(settings.max_connections, *timeouts, ops_port)

@@ -20,7 +20,7 @@ class OperationsPort:
 
     port: int | None
 
-    def is_at(self, server: tuple[str, int | None] | None) -> bool:
+    def is_port_of(self, server: tuple[str, int | None] | None) -> bool:
         """Returns whether a connection's local address and port, `server`, are at the operations port."""
         return self.port is not None and server is not None and server[1] == self.port
 
@@ -30,6 +30,6 @@ class OperationsPort:
             return True
         path: str = scope["path"]
         is_for_operators = path.startswith(_OPERATOR_PREFIXES) or path == CONSOLE_PREFIX
-        if self.is_at(scope["server"]):
+        if self.is_port_of(scope["server"]):
             return is_for_operators or path in _OPERATIONS_PATHS or path.startswith(_OPERATIONS_PREFIXES)
         return not is_for_operators and path != _METRICS_PATH

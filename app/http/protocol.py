@@ -65,7 +65,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._waiting_since = self.loop.time()
         self._set_read_deadline()
-        self._is_for_operations = OperationsPort(self.limits.ops_port).is_at(self.server)
+        self._is_for_operations = OperationsPort(self.limits.ops_port).is_port_of(self.server)
         limit = MAX_OPERATIONS_CONNECTIONS if self._is_for_operations else self.limits.connections
         if len(self.connections) > limit:
             self._free_a_connection(limit)

@@ -14,7 +14,7 @@ from app.schema import applied_revision, is_usable_revision
 from app.security.keyring import Keyring
 from app.tenants.key_check import has_keys_for_stored_secrets
 from app.workloads.authentication import WorkloadTokenValidator
-from app.workloads.key_set import KeySetState
+from app.workloads.key_set import JwkSetState
 
 # Less than the timeout of any probe, so that /readyz still answers when Postgres does not.
 READY_TIMEOUT_S = 2.0
@@ -33,7 +33,7 @@ class Health(BaseModel):
     # Workers whose heartbeat is less than a minute old. Calls can be placed without any.
     workers: int | None = None
     # The issuer's key set for service account tokens, if they are accepted. Requests with API keys do not need it.
-    workload_keys: KeySetState | None = None
+    workload_keys: JwkSetState | None = None
 
 
 class Readiness:

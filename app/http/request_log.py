@@ -10,7 +10,7 @@ from starlette.types import Scope
 from app.errors import CallgateError, DatabaseUnavailable
 from app.observability import Metrics
 from app.observability.context import bound_fields
-from app.observability.tracing import annotate, has_recording_span, mark_span_failed
+from app.observability.tracing import annotate_span, has_recording_span, mark_span_failed
 
 UNLOGGED_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
 """Paths whose requests are neither logged nor traced, because Kubernetes and Prometheus request them every few seconds."""
@@ -41,7 +41,7 @@ def count_and_log_request(
             "http.route": route,
             "http.response.status_code": status,
         }
-        annotate(request | context, name=f"{method} {route}")
+        annotate_span(request | context, name=f"{method} {route}")
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             mark_span_failed(str(status))
 

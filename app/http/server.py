@@ -60,7 +60,7 @@ def server_config(app: ASGIApp | Callable[[], ASGIApp], limits: ServerLimits | N
         "log_config": None,
         "access_log": False,
         "server_header": False,
-        "proxy_headers": False,  # nothing depends on the scheme; KeyAttempts alone reads the client's address
+        "proxy_headers": False,  # nothing depends on the scheme; FailedAuthenticationLimiter alone reads the client's address
         "timeout_keep_alive": _KEEP_ALIVE_S,
     }
     return uvicorn.Config(app, **(defaults | options))

@@ -3,13 +3,13 @@
 from fastapi import Request
 
 from app.errors import Unauthorized, WorkloadKeysUnavailable
-from app.http.key_attempts import KeyAttempts
+from app.http.key_attempts import FailedAuthenticationLimiter
 from app.observability import Metrics
 from app.observability.context import bind_log_fields
 from app.tenants.caller import Caller, OperatorCaller
-from app.tenants.directory import TenantDirectory, key_digest
+from app.tenants.directory import TenantDirectory, api_key_digest
 from app.workloads.authentication import WorkloadTokenValidator
-from app.workloads.key_set import KeySetUnavailable
+from app.workloads.key_set import JwkSetUnavailable
 from app.workloads.service_accounts import ServiceAccount
 from app.workloads.tokens import RefusalReason, TokenRefused
 
@@ -51,15 +51,15 @@ async def _validate_uncached_token(request: Request, tokens: WorkloadTokenValida
 
     A refused token counts as a wrong key from the client's address.
     """
-    attempts: KeyAttempts = request.state.key_attempts
-    address, digest = attempts.client_address_of(request.scope), key_digest(token)
-    attempts.require_attempt_left(address, digest)
+    attempts: FailedAuthenticationLimiter = request.state.key_attempts
+    address, digest = attempts.client_address_of(request.scope), api_key_digest(token)
+    attempts.require_below_failure_limit(address, digest)
     try:
         account = await tokens.validate(token)
     except TokenRefused as error:
         attempts.record_wrong_key(address, digest)
         raise _refused_token_error(request, error.reason, error.detail) from None
-    except KeySetUnavailable:
+    except JwkSetUnavailable:
         raise WorkloadKeysUnavailable(after_s=5) from None
     attempts.record_valid_key(digest)
     return account

@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 
 from app.calls.models import Call
-from app.jobs.isolation import run_isolated, unexpected_errors
+from app.jobs.isolation import errors_to_log, run_isolated
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -89,5 +89,5 @@ async def _run_and_log_errors(calls: list[CallT], work: Callable[[list[CallT]], 
         await work(calls)
     except Exception as error:
         call_ids = [str(call.id) for call in calls[:_MAX_LOGGED_CALLS]]
-        for cause in unexpected_errors(error):
+        for cause in errors_to_log(error):
             logger.error(event, exc_info=cause, call_ids=call_ids, calls=len(calls))

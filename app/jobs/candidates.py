@@ -62,7 +62,7 @@ class CallCandidates:
     """Twilio's clock minus this machine's clock; None if unknown."""
 
 
-class _ListRead(NamedTuple):
+class _ListedCalls(NamedTuple):
     """Entries of Twilio's list, and the lead of Twilio's clock when they were read; None if the lead is unknown.
 
     `entries` is a dict by `address_key` of the entry's `to`. The key None has the entries without `to`.
@@ -87,8 +87,8 @@ class AccountCallList:
     until: datetime
     deadline_s: float
     keep: EntryFilter = lambda _: True
-    _whole: list[asyncio.Task[_ListRead | None]] = field(default_factory=list)
-    _by_address: dict[str, asyncio.Task[_ListRead]] = field(default_factory=dict)
+    _whole: list[asyncio.Task[_ListedCalls | None]] = field(default_factory=list)
+    _by_address: dict[str, asyncio.Task[_ListedCalls]] = field(default_factory=dict)
 
     async def find_candidates(self, call: Call, *, longest_life: timedelta) -> CallCandidates:
         """Returns the calls in the list that may be `call`. Raises TwilioError or TimeoutError.
@@ -103,7 +103,7 @@ class AccountCallList:
         entries = [entry for key in (*address_keys(call.to), None) for entry in found.entries.get(key, ())]
         return CallCandidates(possible_matches(call, entries, longest_life=longest_life), is_complete, found.clock_lead)
 
-    async def _read_whole(self) -> _ListRead | None:
+    async def _read_whole(self) -> _ListedCalls | None:
         """Returns the whole list; None if it is too long, takes too long, or if Twilio's answer is lost or unreadable.
 
         Twilio may still answer with the shorter list of one address.
@@ -113,7 +113,7 @@ class AccountCallList:
         except (TwilioOutcomeUnknown, TimeoutError):
             return None
 
-    async def _calls_to_address(self, to: str) -> _ListRead:
+    async def _calls_to_address(self, to: str) -> _ListedCalls:
         if to not in self._by_address:
             if len(self._by_address) >= _MAX_ADDRESSES_IN_MEMORY:
                 del self._by_address[next(iter(self._by_address))]
@@ -121,7 +121,7 @@ class AccountCallList:
             self._by_address[to] = asyncio.create_task(self._read(filters, lambda _: True))
         return await self._by_address[to]
 
-    async def _read(self, filters: Iterable[Mapping[str, str]], keep: EntryFilter) -> _ListRead:
+    async def _read(self, filters: Iterable[Mapping[str, str]], keep: EntryFilter) -> _ListedCalls:
         """Reads the list once with each of `filters`, which Twilio applies. `keep` then selects from what Twilio returns.
 
         Returns the queued calls, and those whose start time is in the span. The queued calls, which have no start time, are
@@ -139,11 +139,11 @@ class AccountCallList:
                 for entry in await try_credentials(credentials, ask):
                     to = _text_or_none(entry.raw.get("to"))
                     entries[to and address_key(to)].append(entry)
-        return _ListRead(entries, await twilio_clock_lead(self.tenants, self.twilio, self.account_id))
+        return _ListedCalls(entries, await twilio_clock_offset(self.tenants, self.twilio, self.account_id))
 
 
 @dataclass(frozen=True, slots=True)
-class CallLists:
+class TwilioCallSearch:
     """Reads Twilio's lists of calls, to find out whether Twilio has started any call of a batch.
 
     Reads one list for all calls of the batch that have the same account and were dialled in the same hour. `longest_life` is
@@ -174,7 +174,7 @@ class CallLists:
         return await self._lists[group].find_candidates(call, longest_life=self.longest_life)
 
 
-async def twilio_clock_lead(tenants: TenantDirectory, twilio: TwilioClient, account_id: UUID) -> timedelta | None:
+async def twilio_clock_offset(tenants: TenantDirectory, twilio: TwilioClient, account_id: UUID) -> timedelta | None:
     """Returns Twilio's clock minus this machine's clock, or None if no recent response of Twilio has shown its time."""
     offsets = [twilio.clock.offset(credential.base_url) for credential in await tenants.active_credentials(account_id)]
     return max((offset for offset in offsets if offset is not None), key=abs, default=None)
@@ -212,7 +212,7 @@ def earliest_date_created_after(requested_at: datetime) -> datetime:
     return requested_at - MAX_CLOCK_SKEW - DATE_TOLERANCE
 
 
-def rival_distance(longest_life: timedelta) -> timedelta:
+def max_time_between_matching_requests(longest_life: timedelta) -> timedelta:
     """Returns the longest time between two requests that may have started the same call in Twilio's list.
 
     `longest_life` is the longest time from `call.pending_since` until Twilio starts the call.

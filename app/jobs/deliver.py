@@ -24,9 +24,9 @@ from app.deliveries.retries import FIRST_RETRY, GIVE_UP_AFTER, wait_before_retry
 from app.deliveries.sender import SendResult
 from app.deliveries.store import ClaimedDelivery, DeliveryAttempt, claim_deliveries, record_attempts
 from app.errors import DatabaseUnavailable
-from app.jobs.wake import gather_wake_ups
+from app.jobs.wake import debounce_wake
 from app.observability import Metrics
-from app.observability.tracing import TimedSpan, annotate, trace_background_work
+from app.observability.tracing import TimedSpan, annotate_span, trace_background_work
 from app.tenants.callback_settings import CallbackMethod
 from app.tenants.delivery_signing import SigningSettingsCache
 from app.tenants.errors import OperatorError
@@ -46,9 +46,9 @@ _GATHER_RESULTS_S = 0.1
 _STATUS_GONE = 410
 # Deliveries that were written within this time are claimed at once when they are due. Older ones are due only if they were sent
 # again by a person or if no worker ran; they are looked for less often, because that reads all partitions.
-_RECENT = timedelta(days=8)
-_CLOCKS_DIFFER_BY = timedelta(days=1)
-_LOOK_FOR_OLDER_EVERY_S = 2.0
+_RECENT_DELIVERY_AGE = timedelta(days=8)
+_MAX_CLOCK_DIFFERENCE = timedelta(days=1)
+_OLD_DELIVERY_SCAN_INTERVAL_S = 2.0
 
 
 class RequestSender(Protocol):
@@ -62,7 +62,7 @@ def recent_months(now: datetime) -> MonthRange:
 
     Deliveries of other months are claimed later, because each claim would take longer if it read all months.
     """
-    return MonthRange.from_first_to_last(now - _RECENT, now + _CLOCKS_DIFFER_BY)
+    return MonthRange.from_first_to_last(now - _RECENT_DELIVERY_AGE, now + _MAX_CLOCK_DIFFERENCE)
 
 
 @dataclass(slots=True)
@@ -123,13 +123,13 @@ class Deliverer:
         finally:
             woken.cancel()
         if self.wake.is_set():
-            await gather_wake_ups(self.wake)
+            await debounce_wake(self.wake)
 
     async def _claim(self, *, limit: int, busy: Sequence[str]) -> list[ClaimedDelivery]:
         """Claims at most `limit` due deliveries, none of them of the tenants in `busy`.
 
-        Normally reads only recent months. Every _LOOK_FOR_OLDER_EVERY_S seconds one call reads all months. If that call finds
-        deliveries of older months, the next call reads all months as well.
+        Normally reads only recent months. Every _OLD_DELIVERY_SCAN_INTERVAL_S seconds one call reads all months. If that call
+        finds deliveries of older months, the next call reads all months as well.
         """
         recent, clock = recent_months(datetime.now(UTC)), asyncio.get_running_loop().time()
         is_limited = clock < self._look_for_older_at
@@ -144,7 +144,7 @@ class Deliverer:
             after=self._after,
         )
         if not is_limited and all(delivery.at in recent for delivery in due):
-            self._look_for_older_at = clock + _LOOK_FOR_OLDER_EVERY_S
+            self._look_for_older_at = clock + _OLD_DELIVERY_SCAN_INTERVAL_S
         return due
 
     async def drain(self) -> None:
@@ -189,7 +189,7 @@ class Deliverer:
         # Send no `traceparent`: a receiver gets exactly the request of Twilio or of Standard Webhooks.
         with TimedSpan("receiver"):
             sent = await self.sender.send(request.method, request.url, request.headers, request.body)
-            annotate({"callgate.result": sent.error or str(sent.status)})
+            annotate_span({"callgate.result": sent.error or str(sent.status)})
         await self._record_result(delivery, sent, error=sent.error)
 
     async def _build_request(self, delivery: ClaimedDelivery, *, url: str, fields: Mapping[str, str]) -> DeliveryRequest:

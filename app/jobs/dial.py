@@ -13,7 +13,7 @@ import structlog
 
 from app.calls.creation.granted import GrantedCallDialer
 from app.calls.creation.grants.accounts import WaitingAccount, accounts_with_scheduled_calls
-from app.calls.creation.grants.service import GrantRound, grant_calls
+from app.calls.creation.grants.service import DialGrantBatch, grant_calls
 from app.calls.creation.grants.store import DialGrant
 from app.calls.creation.scheduled.store import end_expired_calls
 from app.calls.settlement import Settlement
@@ -93,7 +93,7 @@ class Dialer:
         self._last_steps = {each.account_id: self._last_steps.get(each.account_id, 0) for each in waiting}
         return sorted(waiting, key=lambda each: (self._last_steps[each.account_id], each.account_id))
 
-    async def _grant_calls_of_account(self, account_id: UUID, limit: int) -> GrantRound:
+    async def _grant_calls_of_account(self, account_id: UUID, limit: int) -> DialGrantBatch:
         """Grants (takes the right to dial) at most `limit` calls of one account, starts to dial them, and returns the grants.
 
         Raises DatabaseUnavailable. Any other error is only logged, so that it does not affect other accounts; the result then
@@ -103,7 +103,7 @@ class Dialer:
         try:
             await self.counters.load()
             granted = await grant_calls(
-                self.database, account_id, limit=limit, counters=self.counters, put_back=self.call_dialer.put_back_granted_call
+                self.database, account_id, limit=limit, counters=self.counters, put_back=self.call_dialer.requeue_undialled_call
             )
             if granted.grants:
                 await self.counters.save()
@@ -112,10 +112,10 @@ class Dialer:
         except OSError as error:
             # Nothing is granted: without the counters it is unknown what other workers have granted.
             logger.error("grant_counters_unreadable", account_id=str(account_id), error=type(error).__name__, errno=error.errno)
-            return GrantRound([], is_last=True)
+            return DialGrantBatch([], is_last=True)
         except Exception:
             logger.exception("grant_failed", account_id=str(account_id))
-            return GrantRound([], is_last=True)
+            return DialGrantBatch([], is_last=True)
         for grant in granted.grants:
             self.settlement.metrics.calls.grants.labels(PRIORITIES[grant.dial["priority"]]).inc()
             self._start_dialling(grant, began)

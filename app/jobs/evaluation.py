@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from app.calls import repository
 from app.calls.models import Call
 from app.database.engine import Session
-from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, CallCandidates, rival_distance
+from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, CallCandidates, max_time_between_matching_requests
 from app.twilio.schemas import CallResource
 
 SearchResult = Literal["bound", "ambiguous", "inconclusive", "none"]
@@ -50,20 +50,20 @@ async def evaluate_candidates(
     """
     # Count rivals before reading bound sids: an intent that is bound in between must appear in one of the two.
     undated = any(entry.date_created is None for entry, _ in candidates.calls.values())
-    distance = None if undated else rival_distance(max_start_delay)
+    distance = None if undated else max_time_between_matching_requests(max_start_delay)
     rivals = await repository.count_rival_creations(session, call, span=distance)
     free = candidates.calls.keys() - await repository.sids_with_record(session, candidates.calls.keys())
     certain = [entry for entry, rating in candidates.calls.values() if entry.sid in free and rating == "yes"]
     numbers = {"candidates": len(free), "rivals": rivals}
     if not free:
-        doubt = reason_for_doubt(candidates, clock_offset)
+        doubt = inconclusive_reason(candidates, clock_offset)
         return SearchFinding("inconclusive", numbers | {"reason": doubt}) if doubt else SearchFinding("none", numbers)
     if len(free) == len(certain) == 1 and not rivals and clock_offset is not None and abs(clock_offset) <= MAX_CLOCK_SKEW:
         return SearchFinding("bound", numbers, certain[0])
     return SearchFinding("ambiguous", numbers)
 
 
-def reason_for_doubt(candidates: CallCandidates, clock_offset: timedelta | None) -> str | None:
+def inconclusive_reason(candidates: CallCandidates, clock_offset: timedelta | None) -> str | None:
     """Returns a code that says why the search may have missed a call at Twilio; None if the search is conclusive."""
     if not candidates.is_complete:
         return "list_too_long"

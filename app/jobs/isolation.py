@@ -22,7 +22,7 @@ async def run_isolated(calls: Sequence[Call], work: Callable[[Call], Awaitable[N
         try:
             await work(call)
         except Exception as error:
-            for cause in unexpected_errors(error):
+            for cause in errors_to_log(error):
                 logger.error(event, exc_info=cause, call_id=str(call.id))
 
     async with asyncio.TaskGroup() as working:
@@ -30,11 +30,11 @@ async def run_isolated(calls: Sequence[Call], work: Callable[[Call], Awaitable[N
             working.create_task(guarded(call))
 
 
-def unexpected_errors(error: Exception) -> list[Exception]:
+def errors_to_log(error: Exception) -> list[Exception]:
     """Returns the errors to log: `error` itself, or the errors in it if it is an ExceptionGroup (as raised by a TaskGroup).
 
     Leaves out each DatabaseUnavailable, because the database's own code has logged it.
     """
     if isinstance(error, ExceptionGroup):
-        return [cause for each in error.exceptions for cause in unexpected_errors(each)]
+        return [cause for each in error.exceptions for cause in errors_to_log(each)]
     return [] if isinstance(error, DatabaseUnavailable) else [error]

@@ -23,8 +23,8 @@ from app.calls.progress import apply_deletion, apply_resource
 from app.calls.refresh_plan import (
     CALLBACK_OVERDUE_INTERVALS,
     call_age,
-    refresh_time_after_answer,
-    refresh_time_without_answer,
+    refresh_time_after_response,
+    refresh_time_without_response,
 )
 from app.calls.store import CallState, ChangedCall, read_calls, write_changed_calls
 from app.database.engine import Database
@@ -74,7 +74,7 @@ class _FetchResult:
     not_before: datetime | None = None
 
     @property
-    def has_answer_about_call(self) -> bool:
+    def has_response_about_call(self) -> bool:
         """Whether Twilio has answered about this call. A 429 or a refused credential says nothing about the call."""
         return self.resource is not None or isinstance(self.error, TwilioRejected)
 
@@ -246,9 +246,9 @@ class CallRefresher:
 
     def _next_refresh(self, call: CallState, fetched: _FetchResult) -> datetime | None:
         """Returns when to refresh the call again; None if it needs no more refreshes."""
-        if fetched.has_answer_about_call:
-            return refresh_time_after_answer(call, now=call.now, interval=self.interval)
-        due_at = refresh_time_without_answer(call, now=call.now, interval=self.interval, has_failed=fetched.has_failed)
+        if fetched.has_response_about_call:
+            return refresh_time_after_response(call, now=call.now, interval=self.interval)
+        due_at = refresh_time_without_response(call, now=call.now, interval=self.interval, has_failed=fetched.has_failed)
         if due_at and fetched.not_before:
             return max(due_at, fetched.not_before)
         if due_at and fetched.error is None:

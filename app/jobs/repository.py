@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from app.audit.models import AuditEvent
-from app.calls.ids import first_id_at
+from app.calls.ids import lowest_call_id_at
 from app.calls.models import MAY_HAVE_STARTED, Call, CallEvent, PendingUpdate
 from app.database.partitions import Partition
 from app.deliveries.models import Delivery
@@ -54,7 +54,7 @@ async def lock_calls_to_delete(
     )
     statement = (
         select(Call.id)
-        .where(Call.id > after, Call.id < first_id_at(before))
+        .where(Call.id > after, Call.id < lowest_call_id_at(before))
         # A scheduled call may wait for days and end without a dial. `greatest` ignores null.
         .where(func.greatest(Call.pending_since, Call.settled_at) < before)
         .where(Call.execution.in_(_SETTLED_EXECUTIONS), Call.refresh_at.is_(None), Call.search_at.is_(None))

@@ -21,11 +21,11 @@ from app.database.engine import Database, Session
 from app.jobs.account_tasks import AccountTasks
 from app.jobs.candidates import (
     CallCandidates,
-    CallLists,
+    TwilioCallSearch,
     called_address_filter,
     earliest_date_created,
     possible_matches,
-    twilio_clock_lead,
+    twilio_clock_offset,
 )
 from app.jobs.evaluation import SearchFinding, SearchResult, evaluate_candidates
 from app.jobs.isolation import run_isolated
@@ -103,19 +103,19 @@ class OutcomeResolver:
 
         Leaves the calls for which no search has begun to other workers if this worker stops.
         """
-        search = partial(self._search_call, self.make_call_lists(calls), database_clock_lead)
+        search = partial(self._search_call, self.make_call_search(calls), database_clock_lead)
         for start in range(0, len(calls), _MAX_CONCURRENT_SEARCHES):
             if self.tasks.is_stopping:
                 break
             if start:
                 async with self.database.begin() as session:
-                    await leases.renew_searches(session, calls[start:], lease=self._search_lease)
+                    await leases.renew_search_leases(session, calls[start:], lease=self._search_lease)
             await run_isolated(calls[start : start + _MAX_CONCURRENT_SEARCHES], search, event="search_crashed")
         async with self.database.begin() as session:
             await leases.release_searches(session, calls)
 
-    def make_call_lists(self, batch: Sequence[Call]) -> CallLists:
-        return CallLists(self.tenants, self.twilio, batch, self.longest_life, self.deadline_s)
+    def make_call_search(self, batch: Sequence[Call]) -> TwilioCallSearch:
+        return TwilioCallSearch(self.tenants, self.twilio, batch, self.longest_life, self.deadline_s)
 
     async def bind_listed_calls(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
         """Finds calls of unknown outcome in `page`, the first page of Twilio's list of the account's calls.
@@ -127,7 +127,7 @@ class OutcomeResolver:
             unknown = await repository.list_unknown_calls(session, account_id, limit=_MAX_LISTED_CALLS)
             database_clock_lead = await repository.postgres_time_now(session) - datetime.now(UTC)
         covered = [call for call in unknown if _shows_all_candidates(page, call)]
-        ahead = await twilio_clock_lead(self.tenants, self.twilio, account_id) if covered else None
+        ahead = await twilio_clock_offset(self.tenants, self.twilio, account_id) if covered else None
         if ahead is None:
             return
         listed = [
@@ -150,7 +150,7 @@ class OutcomeResolver:
                 await self._write_finding(session, locked, finding)
             self.metrics.calls.searches.labels(finding.result).inc()
 
-    async def _search_call(self, call_lists: CallLists, database_clock_lead: timedelta, call: Call) -> None:
+    async def _search_call(self, call_lists: TwilioCallSearch, database_clock_lead: timedelta, call: Call) -> None:
         """Searches Twilio's lists for one call and records the result.
 
         `database_clock_lead` is Postgres's clock minus this machine's clock.

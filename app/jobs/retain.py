@@ -19,7 +19,7 @@ from app.calls.repository import transaction_start_time
 from app.database.engine import Database, Session
 from app.database.partitions import Partition, drop_partition, expired_partitions, try_lock_partition
 from app.jobs import repository
-from app.jobs.candidates import rival_distance
+from app.jobs.candidates import max_time_between_matching_requests
 from app.jobs.partitions import CALL_TABLES
 from app.observability import Metrics
 
@@ -27,7 +27,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 BATCH_SIZE: Final = 50
 # The pause after a batch, as a multiple of the batch's duration.
-_PAUSE_PER_BATCH_TIME: Final = 19
+_PAUSE_TO_BATCH_TIME_RATIO: Final = 19
 _MAX_PAUSE_S: Final = 5.0
 _LOWEST_ID: Final = UUID(int=0)
 
@@ -57,7 +57,7 @@ class Retention:
                 session,
                 after=self._last_id,
                 before=await self._kept_since(session),
-                rivals_within=rival_distance(self.max_start_delay),
+                rivals_within=max_time_between_matching_requests(self.max_start_delay),
                 limit=BATCH_SIZE,
             )
             self._count_deleted("call", await repository.delete_calls(session, expired))
@@ -109,7 +109,7 @@ class Retention:
         self.metrics.calls.expired.labels(what).inc(number)
 
     async def _pause_after_batch(self, began: float) -> None:
-        await asyncio.sleep(min(_PAUSE_PER_BATCH_TIME * (time.monotonic() - began), _MAX_PAUSE_S))
+        await asyncio.sleep(min(_PAUSE_TO_BATCH_TIME_RATIO * (time.monotonic() - began), _MAX_PAUSE_S))
 
     async def _kept_since(self, session: Session) -> datetime:
         return await transaction_start_time(session) - self.keep

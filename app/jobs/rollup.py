@@ -11,14 +11,14 @@ import structlog
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.rollups import store
-from app.rollups.periods import HOUR, MAX_ROLLUP_SPAN, MINUTE, MINUTES_ARE_KEPT_FOR, DuePeriod, due_periods
+from app.rollups.periods import HOUR, MAX_ROLLUP_SPAN, MINUTE, MINUTE_ROLLUP_RETENTION, DuePeriod, due_periods
 
 logger = structlog.stdlib.get_logger(__name__)
 
 _MAX_STEP_S: Final = 2.0
 # With more due periods than this, those before the first call are skipped. So many are due only after an installation, an
 # upgrade or a pause.
-_BACKLOG_PERIODS: Final = 50
+_MAX_PERIODS_WITHOUT_SKIPPING: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ class RollUp:
                 return False
             await store.record_waiting_call_count(connection, progress.now)
             due = due_periods(since=progress.rolled_until, until=progress.now, calls_kept_for=self.calls_kept_for)
-            if len(due) > _BACKLOG_PERIODS:
+            if len(due) > _MAX_PERIODS_WITHOUT_SKIPPING:
                 due = await self._skip_empty(connection, due)
             left = await self._roll_up(connection, due)
             await store.record_progress(connection, left.due_at - MINUTE if left else progress.now)
-            kept_for = ((MINUTE, MINUTES_ARE_KEPT_FOR), (HOUR, self.keep))
+            kept_for = ((MINUTE, MINUTE_ROLLUP_RETENTION), (HOUR, self.keep))
             await store.delete_expired_figures(connection, now=progress.now, kept_for=kept_for)
         return left is not None
 

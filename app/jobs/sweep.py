@@ -59,12 +59,14 @@ async def sweep_call_list(
         # A page that showed enough wanted calls was worth its request, so the next one is read without a look at the dates.
         if len(found) - found_before < _MISSING_CALLS_PER_PAGE:
             requested_at = sorted(time for sid, time in wanted.items() if sid not in found)
-            if _are_out_of_reach(requested_at, _date_created(newest[:1]), _date_created(entries[-1:]), pages, more_pages):
+            if _are_unlikely_on_next_pages(
+                requested_at, _date_created(newest[:1]), _date_created(entries[-1:]), pages, more_pages
+            ):
                 break
     return SweepResult(found, newest)
 
 
-def _are_out_of_reach(
+def _are_unlikely_on_next_pages(
     requested_at: Sequence[datetime], newest: datetime | None, oldest: datetime | None, pages: int, more_pages: int
 ) -> bool:
     """Returns whether further pages of the list will most probably show too few of the missing calls.

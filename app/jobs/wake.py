@@ -5,7 +5,7 @@ import asyncio
 _DELAY_S = 0.02
 
 
-async def gather_wake_ups(wake: asyncio.Event) -> None:
+async def debounce_wake(wake: asyncio.Event) -> None:
     """Waits for _DELAY_S and clears `wake`, after it was set.
 
     Wake-ups come in groups. The next step of the job then handles the work of a whole group.

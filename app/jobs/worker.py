@@ -25,18 +25,18 @@ from app.jobs.dial import Dialer
 from app.jobs.gauges import Gauges
 from app.jobs.guard import LostGrantWatch
 from app.jobs.heartbeat import Heartbeat
-from app.jobs.isolation import unexpected_errors
+from app.jobs.isolation import errors_to_log
 from app.jobs.partitions import AUDIT_TABLES, Partitioner
 from app.jobs.refresh import CallRefresher
 from app.jobs.resolve import OutcomeResolver
 from app.jobs.retain import Retention
 from app.jobs.rollup import RollUp
 from app.jobs.store import jobs_with_due_work
-from app.jobs.wake import gather_wake_ups
+from app.jobs.wake import debounce_wake
 from app.observability import Metrics
 from app.observability.tracing import Tracing
 from app.scheduling.grant_counters import GrantCounters, require_usable_counter_folder
-from app.services import Services, budget_of, services
+from app.services import Services, dial_time_budget, services
 from app.settings import Settings
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -51,7 +51,7 @@ _SLOTS_EVERY_S = 60.0
 _TURNS_EVERY_S = 600.0
 _HEARTBEAT_EVERY_S = 15.0
 # How often the jobs that `_wake_due_jobs` wakes look for work without a wake-up.
-_UNPOLLED_EVERY_S = 15.0
+_MAX_PAUSE_WITHOUT_WAKE_UP_S = 15.0
 _PAUSE_AFTER_FAILURE_S = 2.0
 _READINESS_CHECK_EVERY_S = 1.0
 
@@ -72,7 +72,7 @@ class Job:
 
 def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: Deliverer) -> list[Job]:
     """Returns the jobs of one worker. Without a retention period, calls are never deleted."""
-    budget = budget_of(settings)
+    budget = dial_time_budget(settings)
     resolver = OutcomeResolver(
         database=state["database"],
         tenants=state["tenants"],
@@ -97,13 +97,13 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
     deadlines = RingDeadlineEnforcer(state["database"], state["control"])
     heartbeat = Heartbeat(state["database"])
     polled = [
-        Job("refresh", refresher.step, _UNPOLLED_EVERY_S, refresher.tasks.drain, refresher.tasks.wake),
-        Job("abandoned", resolver.mark_abandoned_calls, _UNPOLLED_EVERY_S),
-        Job("search", resolver.search_unknown_calls, _UNPOLLED_EVERY_S, resolver.tasks.stop, resolver.tasks.wake),
-        Job("control", updates.step, _UNPOLLED_EVERY_S, updates.tasks.drain, updates.tasks.wake),
-        Job("deadlines", deadlines.step, _UNPOLLED_EVERY_S, deadlines.tasks.drain, deadlines.tasks.wake),
-        Job("dial", dialer.step, _UNPOLLED_EVERY_S, dialer.drain, dialer.wake),
-        Job("deliver", deliverer.step, _UNPOLLED_EVERY_S, deliverer.drain, deliverer.wake),
+        Job("refresh", refresher.step, _MAX_PAUSE_WITHOUT_WAKE_UP_S, refresher.tasks.drain, refresher.tasks.wake),
+        Job("abandoned", resolver.mark_abandoned_calls, _MAX_PAUSE_WITHOUT_WAKE_UP_S),
+        Job("search", resolver.search_unknown_calls, _MAX_PAUSE_WITHOUT_WAKE_UP_S, resolver.tasks.stop, resolver.tasks.wake),
+        Job("control", updates.step, _MAX_PAUSE_WITHOUT_WAKE_UP_S, updates.tasks.drain, updates.tasks.wake),
+        Job("deadlines", deadlines.step, _MAX_PAUSE_WITHOUT_WAKE_UP_S, deadlines.tasks.drain, deadlines.tasks.wake),
+        Job("dial", dialer.step, _MAX_PAUSE_WITHOUT_WAKE_UP_S, dialer.drain, dialer.wake),
+        Job("deliver", deliverer.step, _MAX_PAUSE_WITHOUT_WAKE_UP_S, deliverer.drain, deliverer.wake),
     ]
     audit = Retention(state["database"], metrics, timedelta(days=settings.audit_retention_days), AUDIT_TABLES)
     calls_kept_for = None if settings.retention_days is None else timedelta(days=settings.retention_days)
@@ -194,7 +194,7 @@ async def _repeat_job(job: Job, stop: asyncio.Event) -> None:
             pause = 0.0 if await job.step() else job.idle_s
         except Exception as error:
             pause = _PAUSE_AFTER_FAILURE_S
-            for cause in unexpected_errors(error):
+            for cause in errors_to_log(error):
                 logger.error("job_failed", job=job.name, exc_info=cause)
         if pause:
             await _pause(job, stop, pause)
@@ -209,4 +209,4 @@ async def _pause(job: Job, stop: asyncio.Event, seconds: float) -> None:
     for wait in waits:
         wait.cancel()
     if job.wake.is_set() and not stop.is_set():
-        await gather_wake_ups(job.wake)
+        await debounce_wake(job.wake)

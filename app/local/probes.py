@@ -20,7 +20,7 @@ async def serving_probes(settings: Settings, metrics: Metrics, host: str, port: 
     The server runs in the worker's event loop, so that the probes do not answer if the worker hangs.
     """
     config = server_config(
-        probe_app(settings, metrics), ServerLimits.of(settings), timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S
+        probe_app(settings, metrics), ServerLimits.from_settings(settings), timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S
     )
     server = LocalServer("the probes", config, listen(host, port, option="--ops-port"))
     serving = asyncio.create_task(server.run_until_exit())

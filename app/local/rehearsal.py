@@ -22,7 +22,7 @@ from app.calls.creation.scheduled.store import (
     MAX_SCHEDULED_ROWS_PER_STATEMENT,
     ScheduledCall,
     end_expired_calls,
-    insert_scheduled,
+    insert_scheduled_calls,
 )
 from app.calls.progress import apply_resource
 from app.calls.settlement import Settlement
@@ -33,7 +33,7 @@ from app.database.engine import Database
 from app.errors import CommandFailed
 from app.jobs.deadlines import RingDeadlineEnforcer
 from app.local import rehearsal_store as store
-from app.local.rehearsal_lines import REHEARSAL_ACCOUNT_SID, REHEARSAL_TENANT, LineReader
+from app.local.rehearsal_lines import REHEARSAL_ACCOUNT_SID, REHEARSAL_TENANT, RehearsalLineReader
 from app.local.rehearsal_report import RehearsedCall, RehearsedOutcome, sorted_by_time
 from app.local.rehearsal_store import CopiedSettings
 from app.local.rehearsal_twilio import RehearsalClock, RehearsedTwilio, running_simulated_twilio
@@ -90,7 +90,7 @@ async def rehearse(
             }
         )
         async with services(own, Metrics()) as state:
-            return await Rehearsal(state, twilio, clock, queue).rehearse_lines(lines, settings)
+            return await Rehearsal(state, twilio, clock, queue).simulate_calls(lines, settings)
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Rehearsal:
     def _database(self) -> Database:
         return self.services["database"]
 
-    async def rehearse_lines(self, lines: Iterable[bytes], settings: RehearsalSettings) -> list[RehearsedCall]:
+    async def simulate_calls(self, lines: Iterable[bytes], settings: RehearsalSettings) -> list[RehearsedCall]:
         """Adds all calls, and advances the clock until each call has ended or expired.
 
         Returns the calls in the order in which they ring or expire. Refused lines are last.
@@ -118,7 +118,7 @@ class Rehearsal:
         at: datetime | None = self.clock.now
         await self.clock.set(self._database, self.clock.now)
         queue = await self._add_queue(settings)
-        calls = list(LineReader(self.queue, queue, self._account_id, self.clock.now).read(lines))
+        calls = list(RehearsalLineReader(self.queue, queue, self._account_id, self.clock.now).read(lines))
         await self._add_calls([(call, scheduled) for call, scheduled in calls if scheduled is not None])
         while at is not None:
             await self.clock.set(self._database, at)
@@ -152,7 +152,7 @@ class Rehearsal:
     async def _add_calls(self, calls: Sequence[tuple[RehearsedCall, ScheduledCall]]) -> None:
         for begin in range(0, len(calls), MAX_SCHEDULED_ROWS_PER_STATEMENT):
             batch = calls[begin : begin + MAX_SCHEDULED_ROWS_PER_STATEMENT]
-            await insert_scheduled(self._database, [scheduled for _, scheduled in batch])
+            await insert_scheduled_calls(self._database, [scheduled for _, scheduled in batch])
             self._waiting_calls |= {scheduled.call.id: call for call, scheduled in batch}
 
     async def _simulate_moment(self, at: datetime, queue_id: UUID) -> datetime | None:

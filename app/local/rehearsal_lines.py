@@ -24,7 +24,7 @@ _IGNORED_PARAMETERS: Final = ("sip_credential", "status_callback", "status_callb
 
 
 @dataclass(slots=True)
-class LineReader:
+class RehearsalLineReader:
     """Validates lines as `POST /v1/queues/{name}/calls` does. `start` is the time at which the simulated request arrives."""
 
     queue: str

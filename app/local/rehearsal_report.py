@@ -59,7 +59,7 @@ def sorted_by_time(calls: Iterable[RehearsedCall]) -> list[RehearsedCall]:
 
 
 @dataclass(frozen=True, slots=True)
-class ReachedPace:
+class SimulatedCallRate:
     """The rate of calls in a rehearsal: when the calls ring, how many ring per second, and how many exist at the same time."""
 
     first: datetime | None
@@ -72,14 +72,14 @@ class ReachedPace:
     """The maximum number of calls that Twilio has at the same time, including those in its queue."""
 
 
-def reached_pace(calls: Sequence[RehearsedCall]) -> ReachedPace:
+def simulated_call_rate(calls: Sequence[RehearsedCall]) -> SimulatedCallRate:
     times = sorted(call.at for call in calls if call.outcome == "rings" and call.at is not None)
     under_way = max_calls_under_way(calls)
     if not times:
-        return ReachedPace(None, None, None, 0, under_way)
+        return SimulatedCallRate(None, None, None, 0, under_way)
     span_s = (times[-1] - times[0]).total_seconds()
     mean = (len(times) - 1) / span_s if span_s else None
-    return ReachedPace(times[0], times[-1], mean, _max_times_in_span(times, timedelta(seconds=1)), under_way)
+    return SimulatedCallRate(times[0], times[-1], mean, _max_times_in_span(times, timedelta(seconds=1)), under_way)
 
 
 def max_calls_under_way(calls: Iterable[RehearsedCall]) -> int:

@@ -132,7 +132,7 @@ def _simulator_server(listener: socket.socket) -> "LocalServer":
 
 def _api_server(settings: Settings, listener: socket.socket) -> "LocalServer":
     app = create_app(_settings_with_values(settings, ops_port=None))  # all on one port
-    config = server_config(app, ServerLimits.of(settings), timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S)
+    config = server_config(app, ServerLimits.from_settings(settings), timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S)
     return LocalServer("the API", config, [listener])
 
 

@@ -233,7 +233,7 @@ class Metrics:
             registry=self.registry,
         )
 
-    def watch_pool(self, pool: str, *, size: int, in_use: Callable[[], int]) -> None:
+    def register_pool(self, pool: str, *, size: int, in_use: Callable[[], int]) -> None:
         """Adds a pool of database connections to the gauge: its maximum `size` and the number in use.
 
         Each scrape of the metrics calls `in_use`, which returns the number of connections in use.

@@ -41,7 +41,7 @@ _PROTOCOL = "http/protobuf"
 _CLOSE_TIMEOUT_S = 3.0
 _TRACEPARENT = "traceparent"
 # Exception messages repeat values (SQL parameters, bodies).
-_NO_MESSAGES: _ExceptionOptions = {"record_exception": False, "set_status_on_exception": False}
+_SPAN_OPTIONS_WITHOUT_MESSAGES: _ExceptionOptions = {"record_exception": False, "set_status_on_exception": False}
 _propagator = TraceContextTextMapPropagator()
 _current_tracer: ContextVar[Tracer | None] = ContextVar("callgate_tracer", default=None)
 _root_span: ContextVar[Span | None] = ContextVar("callgate_root_span", default=None)
@@ -81,7 +81,7 @@ class Tracing:
 
         Yields `spent`, the seconds spent in each TimedPart, such as `database`.
         """
-        with tracer.start_as_current_span(name, parent, SpanKind.SERVER, **_NO_MESSAGES) as span:
+        with tracer.start_as_current_span(name, parent, SpanKind.SERVER, **_SPAN_OPTIONS_WITHOUT_MESSAGES) as span:
             _root_span.set(span)
             bind_log_fields(trace_id=f"{span.get_span_context().trace_id:032x}")
             yield spent
@@ -167,7 +167,7 @@ class TimedSpan:
         tracer = _current_tracer.get()
         if tracer is not None and get_current_span().is_recording():
             self._span = tracer.start_span(self._name, kind=SpanKind.CLIENT, attributes=self._attributes)
-            self._scope = use_span(self._span, end_on_exit=True, **_NO_MESSAGES)
+            self._scope = use_span(self._span, end_on_exit=True, **_SPAN_OPTIONS_WITHOUT_MESSAGES)
             self._scope.__enter__()
         self._began = time.perf_counter()
         return self
@@ -180,7 +180,7 @@ class TimedSpan:
             self._scope.__exit__(None, None, None)
 
 
-def stop_timing() -> None:
+def exclude_task_from_timing() -> None:
     """Excludes the current task from the request's timings. Otherwise the times of concurrent tasks would be added up."""
     _seconds_by_part.set(None)
 
@@ -195,7 +195,9 @@ def trace_background_work(name: str, *, caused_by: str | None, attributes: Mappi
     if tracer is None:
         yield
         return
-    with tracer.start_as_current_span(name, Context(), attributes=attributes, links=_links(caused_by), **_NO_MESSAGES) as span:
+    with tracer.start_as_current_span(
+        name, Context(), attributes=attributes, links=_links(caused_by), **_SPAN_OPTIONS_WITHOUT_MESSAGES
+    ) as span:
         _root_span.set(span)
         yield
 
@@ -213,7 +215,7 @@ def has_recording_span() -> bool:
     return _current_tracer.get() is not None and get_current_span().is_recording()
 
 
-def annotate(attributes: Mapping[str, AttributeValue], *, name: str | None = None) -> None:
+def annotate_span(attributes: Mapping[str, AttributeValue], *, name: str | None = None) -> None:
     """Adds attributes to the current span, and renames the span to `name` if given.
 
     The values must be constants, numbers or ids, never an address, a URL or an SQL statement.

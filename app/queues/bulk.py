@@ -17,7 +17,7 @@ import structlog
 from app.calls.creation.service import CreationResult, CreationService
 from app.errors import CallgateError, FieldError, InternalError, InvalidRequest
 from app.http.concurrency import ConcurrencyLimit
-from app.observability.tracing import TimedSpan, stop_timing
+from app.observability.tracing import TimedSpan, exclude_task_from_timing
 from app.tenants.caller import Caller
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -44,7 +44,7 @@ class BulkLine:
 
 
 @dataclass(frozen=True, slots=True)
-class AnsweredLine:
+class BulkLineResult:
     number: int
     key: str | None
     result: CreationResult | CallgateError
@@ -75,13 +75,13 @@ class BulkService:
 
     async def create_calls(
         self, caller: Caller, queue: str, lines: Iterable[BulkLine]
-    ) -> AsyncIterator[Sequence[AnsweredLine]]:
+    ) -> AsyncIterator[Sequence[BulkLineResult]]:
         """Creates a call for each line. Yields groups of results (the new call or the error), in the order of the lines.
 
         The result of a line is yielded after its call is committed. If the iteration stops early, calls whose creation has
         begun are still created.
         """
-        under_way = deque[asyncio.Task[AnsweredLine]]()
+        under_way = deque[asyncio.Task[BulkLineResult]]()
         try:
             for position, line in enumerate(lines, start=1):
                 under_way.append(asyncio.create_task(self._create(caller, queue, line)))
@@ -90,16 +90,16 @@ class BulkService:
                     await asyncio.sleep(0)  # The new tasks prepare their lines now.
                     await asyncio.sleep(_PAUSE_PER_CPU_TIME * (time.thread_time() - began))
                 if len(under_way) >= _MAX_CONCURRENT_LINES:
-                    yield await _take_answered(under_way)
+                    yield await _take_finished_results(under_way)
             while under_way:
-                yield await _take_answered(under_way)
+                yield await _take_finished_results(under_way)
         finally:
             if under_way:
                 await asyncio.shield(asyncio.wait(under_way))
 
-    async def _create(self, caller: Caller, queue: str, line: BulkLine) -> AnsweredLine:
-        stop_timing()
-        return AnsweredLine(line.number, line.key, await self._create_call_or_error(caller, queue, line))
+    async def _create(self, caller: Caller, queue: str, line: BulkLine) -> BulkLineResult:
+        exclude_task_from_timing()
+        return BulkLineResult(line.number, line.key, await self._create_call_or_error(caller, queue, line))
 
     async def _create_call_or_error(self, caller: Caller, queue: str, line: BulkLine) -> CreationResult | CallgateError:
         if isinstance(line.body, CallgateError):
@@ -116,7 +116,7 @@ class BulkService:
             return InternalError()
 
 
-async def _take_answered(under_way: deque[asyncio.Task[AnsweredLine]]) -> list[AnsweredLine]:
+async def _take_finished_results(under_way: deque[asyncio.Task[BulkLineResult]]) -> list[BulkLineResult]:
     """Waits until the first task in `under_way` is done. Returns its result, and those of the finished tasks directly after it.
 
     Removes these tasks from `under_way`.

@@ -57,7 +57,7 @@ def projected_end(state: QueueState, waiting: WaitingCalls | None) -> datetime |
     if not rates:
         return "no_rate"
     at_pace = last_dial_at_pace(state.read_at, waiting.number, min(rates), last_due_at=waiting.last_not_before)
-    return end_at_pace(state.read_at, at_pace, last_ring_by=waiting.last_ring_by)
+    return last_dial_or_expiry_time(state.read_at, at_pace, last_ring_by=waiting.last_ring_by)
 
 
 def last_dial_at_pace(now: datetime, number: int, calls_per_second: float, *, last_due_at: datetime) -> datetime:
@@ -65,7 +65,7 @@ def last_dial_at_pace(now: datetime, number: int, calls_per_second: float, *, la
     return max(now + timedelta(seconds=number / calls_per_second), last_due_at)
 
 
-def end_at_pace(now: datetime, last_dial_at: datetime, *, last_ring_by: datetime) -> datetime:
+def last_dial_or_expiry_time(now: datetime, last_dial_at: datetime, *, last_ring_by: datetime) -> datetime:
     """Returns when the last waiting call is dialled or expires. The time is never in the past."""
     # Calls whose deadline has passed wait until a worker expires them.
     return max(now, min(last_dial_at, last_ring_by))

@@ -39,12 +39,12 @@ from app.http.request_log import count_error
 from app.http.routes import needs
 from app.observability.context import bind_log_fields
 from app.queues import examples
-from app.queues.bulk import AnsweredLine, BulkService
+from app.queues.bulk import BulkLineResult, BulkService
 from app.queues.cancellation import QueueCancellation
 from app.queues.lines import parse_bulk_line
 from app.queues.schemas import CancelAnswer, QueueDetails, QueuePage, QueueRecord, QueueSettings
 from app.queues.service import QueueService
-from app.scheduling.hours import HoursInvalid
+from app.scheduling.hours import CallingHoursInvalid
 from app.subresources.router import ResponseStackDep
 from app.tenants.names import RESOURCE_NAME_PATTERN
 from app.tenants.scopes import Scope
@@ -95,8 +95,8 @@ QueueName = Annotated[str, Path(description=_NAME_DESCRIPTION, examples=[example
 async def list_queues(caller: CallerDep, service: QueueServiceDep, page: PageDep) -> QueuePage:
     """Lists the tenant's queues by name, with their settings."""
     rows = await service.list(caller.tenant_id, after=page.after, limit=page.fetch_limit)
-    shown, next_cursor = page.cut_page(rows, lambda row: row.name)
-    return QueuePage(queues=[QueueRecord.of(row) for row in shown], next_cursor=next_cursor)
+    shown, next_cursor = page.page_and_next_cursor(rows, lambda row: row.name)
+    return QueuePage(queues=[QueueRecord.from_row(row) for row in shown], next_cursor=next_cursor)
 
 
 @router.get(
@@ -139,15 +139,15 @@ async def put_queue(
     if caller.suspended:
         raise TenantSuspended
     try:
-        change = parse_body(QueueSettings, body).change
-    except HoursInvalid as error:
+        change = parse_body(QueueSettings, body).queue_change
+    except CallingHoursInvalid as error:
         raise InvalidRequest(NOTHING_CHANGED, field_errors=error.field_errors) from None
     queue, created = await service.create_or_change(actor, caller.tenant_id, name, change)
     if created:
         response.headers["Location"] = f"{_PREFIX}/{queue.name}"
     else:
         response.status_code = 200
-    return QueueRecord.of(queue)
+    return QueueRecord.from_row(queue)
 
 
 async def queue_cancellation(request: Request, queues: QueueServiceDep) -> QueueCancellation:
@@ -266,11 +266,11 @@ def _split_lines(body: bytes) -> list[tuple[int, bytes]]:
     return lines
 
 
-def _render_lines(lines: Sequence[AnsweredLine], request: Request) -> bytes:
+def _render_lines(lines: Sequence[BulkLineResult], request: Request) -> bytes:
     return b"".join(_render_line(line, request) for line in lines)
 
 
-def _render_line(line: AnsweredLine, request: Request) -> bytes:
+def _render_line(line: BulkLineResult, request: Request) -> bytes:
     place = {"line": line.number, "key": line.key}
     if isinstance(line.result, CallgateError):
         count_error(request.state.metrics, request.scope, line.result)

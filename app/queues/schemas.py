@@ -37,8 +37,8 @@ class QueueSettings(BaseModel):
     ring_within_s: _RingWithin | None = Field(None, description=_RING_WITHIN_DESCRIPTION)
 
     @property
-    def change(self) -> QueueChange:
-        """The changes to the queue that the request's JSON body describes. Raises HoursInvalid if `hours` is not valid."""
+    def queue_change(self) -> QueueChange:
+        """The changes to the queue that the request's body describes. Raises CallingHoursInvalid if `hours` is not valid."""
         change: QueueChange = {}
         given = self.model_fields_set
         if "paused" in given:
@@ -64,7 +64,7 @@ class QueueRecord(BaseModel):
     updated_at: datetime = Field(description="When a setting was last changed.")
 
     @classmethod
-    def of(cls, row: QueueRow) -> Self:
+    def from_row(cls, row: QueueRow) -> Self:
         return cls(**_queue_record_members(row))
 
 

@@ -14,7 +14,7 @@ from app.queues import store
 from app.queues.progress import QueueProgress, progress_of
 from app.queues.state_store import find_queue_state
 from app.queues.store import QueueRow
-from app.scheduling.hours import Hours
+from app.scheduling.hours import CallingHours
 from app.scheduling.pace_limits import UNLIMITED, PaceChange
 from app.scheduling.pace_store import lock_pace, write_pace
 from app.scheduling.schedule import MAX_TIME_AHEAD
@@ -32,7 +32,7 @@ class QueueChange(TypedDict, total=False):
     """Changes to a queue. A missing member stays as it is; None removes the value."""
 
     paused: bool
-    hours: Hours | None
+    hours: CallingHours | None
     ring_within_s: int | None
     pace: PaceChange | None
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from app.database.connection import Connection
 from app.queues.store import QUEUE_COLUMNS, QUEUE_TABLES, QueueRow
-from app.scheduling.guard_sql import MAY_GRANT
+from app.scheduling.guard_sql import MAY_GRANT_SQL
 from app.scheduling.pace import seconds_until_allowed_sql
 
 
@@ -56,9 +56,9 @@ class QueueState:
     """The number of the queue's calls that may be under way; None if the queue has no row in `pace` (dialling limits)."""
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> "QueueState":
+    def from_row(cls, row: Mapping[str, Any]) -> "QueueState":
         """Returns the state that a row of a query holds. The first columns of the row must be STATE_COLUMNS."""
-        queue = QueueRow.of(tuple(row.values())[:_QUEUE_COLUMN_COUNT])
+        queue = QueueRow.from_row(tuple(row.values())[:_QUEUE_COLUMN_COUNT])
         if row["due_at"] is None:
             return cls(queue, row["read_at"], None, row["own_in_use"])
         own, account = (
@@ -95,7 +95,7 @@ def _join_pace_sql(subject_id: str, name: str) -> str:
     ) AS {name} ON true"""
 
 
-STATE_COLUMNS: Final = f"""{QUEUE_COLUMNS}, clock_timestamp() AS read_at, NOT coalesce({MAY_GRANT}, true) AS is_halted,
+STATE_COLUMNS: Final = f"""{QUEUE_COLUMNS}, clock_timestamp() AS read_at, NOT coalesce({MAY_GRANT_SQL}, true) AS is_halted,
     tenant.suspended_at IS NOT NULL AS is_tenant_suspended, coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours,
     head.not_before, head.due_at, head.tries, own_rate, own_is_full, own_is_spent, own_in_use,
     account_rate, account_is_full, account_is_spent, coalesce(account_is_refused, false) AS is_account_refused"""
@@ -111,4 +111,4 @@ STATE_TABLES: Final = f"""{QUEUE_TABLES} JOIN tenant ON tenant.id = queue.tenant
 async def find_queue_state(connection: Connection, *, tenant_id: str, name: str) -> QueueState | None:
     statement = f"SELECT {STATE_COLUMNS} FROM {STATE_TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2"
     row = await connection.fetchrow(statement, tenant_id, name)
-    return None if row is None else QueueState.of(row)
+    return None if row is None else QueueState.from_row(row)

@@ -12,7 +12,7 @@ from asyncpg import QueryCanceledError
 from uuid_utils.compat import uuid7
 
 from app.database.connection import Connection
-from app.scheduling.hours import Hours, read_hours
+from app.scheduling.hours import CallingHours, parse_calling_hours
 from app.scheduling.pace_limits import DEFAULT_BURST, PaceLimits
 
 QUEUE_COLUMNS: Final = f"""queue.id, queue.tenant_id, queue.name, queue.created_at, queue.updated_at, queue.paused, queue.hours,
@@ -30,15 +30,15 @@ class QueueRow:
     created_at: datetime
     updated_at: datetime
     paused: bool
-    hours: Hours | None
+    hours: CallingHours | None
     """The hours in which calls of the queue may ring. If the value is None, the tenant's hours apply, if it has any."""
     ring_within_s: int | None
     pace: PaceLimits
 
     @classmethod
-    def of(cls, row: Sequence[Any]) -> "QueueRow":
+    def from_row(cls, row: Sequence[Any]) -> "QueueRow":
         id_, tenant_id, name, created_at, updated_at, paused, hours, ring_within_s, *limits = row
-        read = None if hours is None else read_hours(json.loads(hours))
+        read = None if hours is None else parse_calling_hours(json.loads(hours))
         return cls(id_, tenant_id, name, created_at, updated_at, paused, read, ring_within_s, PaceLimits(*limits))
 
 
@@ -79,7 +79,7 @@ async def insert_queue(connection: Connection, *, tenant_id: str, name: str) -> 
 async def get_queue(connection: Connection, *, tenant_id: str, name: str) -> QueueRow | None:
     statement = f"SELECT {QUEUE_COLUMNS} FROM {QUEUE_TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2"
     row = await connection.fetchrow(statement, tenant_id, name)
-    return None if row is None else QueueRow.of(row)
+    return None if row is None else QueueRow.from_row(row)
 
 
 async def lock_queue(connection: Connection, *, tenant_id: str, name: str) -> QueueRow | None:
@@ -87,11 +87,11 @@ async def lock_queue(connection: Connection, *, tenant_id: str, name: str) -> Qu
     statement = f"""SELECT {QUEUE_COLUMNS} FROM {QUEUE_TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2
         FOR NO KEY UPDATE OF queue"""
     row = await connection.fetchrow(statement, tenant_id, name)
-    return None if row is None else QueueRow.of(row)
+    return None if row is None else QueueRow.from_row(row)
 
 
 async def update_queue(
-    connection: Connection, queue_id: UUID, *, paused: bool, hours: Hours | None, ring_within_s: int | None
+    connection: Connection, queue_id: UUID, *, paused: bool, hours: CallingHours | None, ring_within_s: int | None
 ) -> None:
     statement = """UPDATE queue SET paused = $2, hours = $3::jsonb, ring_within_s = $4, updated_at = now() WHERE id = $1"""
     stored = None if hours is None else json.dumps(hours.to_json())
@@ -102,7 +102,7 @@ async def list_queues(connection: Connection, tenant_id: str, *, after: str | No
     """Returns the tenant's queues, sorted by name. With `after`, returns only queues whose names come after this one."""
     statement = f"""SELECT {QUEUE_COLUMNS} FROM {QUEUE_TABLES} WHERE queue.tenant_id = $1
         AND ($2::text IS NULL OR queue.name > $2) ORDER BY queue.name LIMIT $3"""
-    return [QueueRow.of(row) for row in await connection.fetch(statement, tenant_id, after, limit)]
+    return [QueueRow.from_row(row) for row in await connection.fetch(statement, tenant_id, after, limit)]
 
 
 async def list_waiting_calls(connection: Connection, queue_id: UUID, *, limit: int) -> list[UUID]:

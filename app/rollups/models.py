@@ -12,7 +12,7 @@ from app.database.base import Base
 ALL_TENANTS: Final = ""
 """The `tenant_id` of the rows that hold the figures of all tenants together."""
 
-CALLED_BACK_SQL: Final = "execution = 'started' AND cardinality(callbacks_seen) > 0"
+HAS_CALLBACK_SQL: Final = "execution = 'started' AND cardinality(callbacks_seen) > 0"
 """The condition on a row of `call` that says whether a started call has had a callback."""
 
 CALLBACK_MISSING_SQL: Final = """

@@ -12,7 +12,7 @@ from typing import Final
 
 MINUTE: Final = timedelta(minutes=1)
 HOUR: Final = timedelta(hours=1)
-MINUTES_ARE_KEPT_FOR: Final = timedelta(hours=26)
+MINUTE_ROLLUP_RETENTION: Final = timedelta(hours=26)
 """The figures of a minute are deleted when the minute is older than this."""
 MAX_ROLLUP_SPAN: Final = timedelta(days=7)
 """Figures whose counting became due longer ago than this are skipped, for example after a long stop of all workers."""
@@ -55,7 +55,10 @@ def due_periods(*, since: datetime, until: datetime, calls_kept_for: timedelta |
     since = max(since, until - MAX_ROLLUP_SPAN)
     readable_for = _FOR_EVER if calls_kept_for is None else calls_kept_for - _RETENTION_MARGIN
     due: dict[Period, datetime] = {}
-    for length, ages, kept_for in ((MINUTE, _MINUTE_RECOUNT_AGES, MINUTES_ARE_KEPT_FOR), (HOUR, _HOUR_RECOUNT_AGES, _FOR_EVER)):
+    for length, ages, kept_for in (
+        (MINUTE, _MINUTE_RECOUNT_AGES, MINUTE_ROLLUP_RETENTION),
+        (HOUR, _HOUR_RECOUNT_AGES, _FOR_EVER),
+    ):
         oldest = until - min(kept_for, readable_for)
         for age in ages:
             for start in _period_starts(length, first=max(since - age + MINUTE, oldest), last=until - age):

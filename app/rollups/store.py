@@ -11,9 +11,9 @@ from typing import Final
 
 from asyncpg import QueryCanceledError
 
-from app.calls.ids import first_id_at
+from app.calls.ids import lowest_call_id_at
 from app.database.connection import Connection
-from app.rollups.models import ALL_TENANTS, CALLBACK_MISSING_SQL, CALLED_BACK_SQL, CANCELED_SQL, PRICE_GIVEN_UP_SQL
+from app.rollups.models import ALL_TENANTS, CALLBACK_MISSING_SQL, CANCELED_SQL, HAS_CALLBACK_SQL, PRICE_GIVEN_UP_SQL
 from app.rollups.periods import Period
 from app.scheduling.accounts import accounts_with_rows_sql
 
@@ -35,7 +35,7 @@ _CALL_FIGURES: Final = {
     "canceled": f"count(*) FILTER (WHERE {CANCELED_SQL})",
     "server_errors": "count(*) FILTER (WHERE had_server_error)",
     "callbacks": "coalesce(sum(cardinality(callbacks_seen)), 0)",
-    "called_back": f"count(*) FILTER (WHERE {CALLED_BACK_SQL})",
+    "called_back": f"count(*) FILTER (WHERE {HAS_CALLBACK_SQL})",
     "callback_missing": "count(*) FILTER (WHERE is_callback_missing)",
     "unpriced": "count(*) FILTER (WHERE status = 'completed' AND price IS NULL)",
     "price_given_up": f"count(*) FILTER (WHERE {PRICE_GIVEN_UP_SQL})",
@@ -179,7 +179,7 @@ async def roll_up(connection: Connection, period: Period) -> bool:
 
     Returns False, and stores nothing, if the statement times out.
     """
-    ids = first_id_at(period.start), first_id_at(period.end)
+    ids = lowest_call_id_at(period.start), lowest_call_id_at(period.end)
     try:
         async with connection.transaction():
             await connection.execute(ROLL_UP_PERIOD, period.start, period.end, *ids, period.length // timedelta(seconds=1))

@@ -33,7 +33,7 @@ class PaceRefusal:
     """Seconds until `calls_per_second` allows a call. The value is None if a call is allowed now or this limit is not set."""
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
         return cls(*(row[each.name] for each in fields(cls)))
 
 
@@ -127,6 +127,6 @@ async def admit_reopened_call(connection: Connection, account_id: UUID, call_id:
     if judged is None:
         return None
     if not judged["has_room"]:
-        return PaceRefusal.of(judged)
+        return PaceRefusal.from_row(judged)
     await connection.execute(_TAKE_TOKEN_AND_SLOT, account_id, call_id)
     return None

@@ -10,20 +10,20 @@ from app.scheduling.models import ScheduledDial
 
 _DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns if column.name != "due_at"]
 
-DIAL_COLUMN_SQL: Final = "given -> 'dial' AS dial"
-"""SQL for the column `dial` of the CTE `given`, which the SQL of `insert_dials_sql` and `insert_slots_sql` reads.
+SCHEDULED_DIAL_COLUMN_SQL: Final = "given -> 'dial' AS dial"
+"""SQL for the column `dial` of the CTE `given`, which the SQL of `insert_scheduled_dials_sql` and `insert_slots_sql` reads.
 
 The column has a row of `scheduled_dial` (the table of waiting calls) as JSON, or null for a call that is not scheduled.
 """
 
 
-def insert_dials_sql(from_clause: str, *, due_at: str) -> str:
+def insert_scheduled_dials_sql(from_clause: str, *, due_at: str) -> str:
     """Returns CTEs that insert rows of `scheduled_dial`, the table of waiting scheduled calls.
 
-    `from_clause` is SQL that joins the CTE `given` with the calls that were written. Its column `dial` (DIAL_COLUMN_SQL) is a
-    call's row of `scheduled_dial` as JSON, or null if the call is not scheduled. `due_at` is SQL for the row's `due_at`.
-    Callers (API keys or workloads) without a row in `dial_turn` get one: this table says in which order the callers of an
-    account take turns.
+    `from_clause` is SQL that joins the CTE `given` with the calls that were written. Its column `dial`
+    (SCHEDULED_DIAL_COLUMN_SQL) is a call's row of `scheduled_dial` as JSON, or null if the call is not scheduled. `due_at` is
+    SQL for the row's `due_at`. Callers (API keys or workloads) without a row in `dial_turn` get one: this table says in which
+    order the callers of an account take turns.
     """
     columns = ", ".join(_DIAL_COLUMNS)
     return f""", new_dial AS (
@@ -43,7 +43,7 @@ def insert_dials_sql(from_clause: str, *, due_at: str) -> str:
 def insert_slots_sql(from_clause: str) -> str:
     """Returns a CTE that inserts a dial slot for each scheduled call, so that it counts as dialled. Nothing dials it again.
 
-    `from_clause` is as for `insert_dials_sql`. The CTE `given` also has the calls' parameters.
+    `from_clause` is as for `insert_scheduled_dials_sql`. The CTE `given` also has the calls' parameters.
     """
     return f""", new_slot AS (
             {insert_slot_sql(dial="dial", granted_at="now()", parameters="given.parameters")}

@@ -18,12 +18,12 @@ import structlog
 
 from app.database.connection import Connection
 from app.scheduling.grant_counters import GrantCount
-from app.scheduling.guard_sql import CURRENT_SERVER, RELEASED_AT_US
+from app.scheduling.guard_sql import CURRENT_SERVER_SQL, RELEASED_AT_MICROSECONDS_SQL
 from app.scheduling.store import StatementRunner
 
 logger = structlog.stdlib.get_logger(__name__)
 
-HIDDEN_PART: Final = "-"
+HIDDEN_SERVER_ID_PART: Final = "-"
 """The text that the SQL function callgate_server() returns for a part of the server's identity that Postgres hides."""
 START_TIME_PREFIX: Final = "started "
 """The prefix of the server's start time. The SQL function callgate_server() returns both in place of a hidden timeline."""
@@ -35,23 +35,23 @@ HaltReason = Literal["server", "counter", "operator"]
 knows of. `operator`: an operator has run `callgate queues halt`.
 """
 
-_RECORD_SERVER = f"INSERT INTO grant_guard (server) VALUES ({CURRENT_SERVER}) ON CONFLICT DO NOTHING RETURNING id"
+_RECORD_SERVER = f"INSERT INTO grant_guard (server) VALUES ({CURRENT_SERVER_SQL}) ON CONFLICT DO NOTHING RETURNING id"
 _HALT_ON_NEW_SERVER = f"""
     UPDATE grant_guard SET halted_at = clock_timestamp(), halt_reason = 'server'
-    WHERE id = 1 AND halted_at IS NULL AND server <> {CURRENT_SERVER}
-    RETURNING seen_at, server, {CURRENT_SERVER} AS current
+    WHERE id = 1 AND halted_at IS NULL AND server <> {CURRENT_SERVER_SQL}
+    RETURNING seen_at, server, {CURRENT_SERVER_SQL} AS current
 """
 _UPDATE_SEEN_AT = f"""
-    UPDATE grant_guard SET seen_at = clock_timestamp() WHERE id = 1 AND halted_at IS NULL AND server = {CURRENT_SERVER}
+    UPDATE grant_guard SET seen_at = clock_timestamp() WHERE id = 1 AND halted_at IS NULL AND server = {CURRENT_SERVER_SQL}
     RETURNING id
 """
 # Accepts another server while no scheduled call waits, because then no call can be dialled twice.
 _ACCEPT_SERVER = f"""
-    UPDATE grant_guard SET server = {CURRENT_SERVER}, seen_at = clock_timestamp(), released_at = clock_timestamp()
+    UPDATE grant_guard SET server = {CURRENT_SERVER_SQL}, seen_at = clock_timestamp(), released_at = clock_timestamp()
     WHERE id = 1 AND halted_at IS NULL AND NOT EXISTS (SELECT FROM scheduled_dial) RETURNING id
 """
 _READ_GUARD = f"""
-    SELECT server, {CURRENT_SERVER} AS current_server, seen_at, halted_at, halt_reason, clock_timestamp() AS read_at,
+    SELECT server, {CURRENT_SERVER_SQL} AS current_server, seen_at, halted_at, halt_reason, clock_timestamp() AS read_at,
         xmin::text AS version
     FROM grant_guard WHERE id = 1
 """
@@ -59,18 +59,18 @@ _READ_GUARD = f"""
 _RELEASE_GRANTS = f"""
     UPDATE grant_guard SET server = $1, seen_at = clock_timestamp(), halted_at = NULL, halt_reason = NULL,
         released_at = clock_timestamp()
-    WHERE id = 1 AND {CURRENT_SERVER} = $1 AND xmin::text = $2
+    WHERE id = 1 AND {CURRENT_SERVER_SQL} = $1 AND xmin::text = $2
     RETURNING id
 """
 # An account without a row in `pace` has no grants.
 _READ_GRANT_COUNTS = f"""
-    SELECT known.id, {RELEASED_AT_US} AS released, coalesce(grants, 0) AS grants, granted_at
+    SELECT known.id, {RELEASED_AT_MICROSECONDS_SQL} AS released, coalesce(grants, 0) AS grants, granted_at
     FROM unnest($1::uuid[]) AS known (id) LEFT JOIN pace ON subject_id = known.id
 """
 # If there is no row yet, it is unknown since when grants may be lost, so `seen_at` is 1970.
 _HALT_BY_OPERATOR = f"""
     INSERT INTO grant_guard AS guard (server, seen_at, halted_at, halt_reason)
-    VALUES ({CURRENT_SERVER}, to_timestamp(0), clock_timestamp(), 'operator')
+    VALUES ({CURRENT_SERVER_SQL}, to_timestamp(0), clock_timestamp(), 'operator')
     ON CONFLICT (id) DO UPDATE SET halted_at = clock_timestamp(), halt_reason = 'operator' WHERE guard.halted_at IS NULL
     RETURNING server, halted_at
 """
@@ -118,8 +118,8 @@ async def record_server_or_halt_grants(connection: Connection) -> bool:
     """Records the current Postgres server if none is recorded yet, and returns True: calls may be granted.
 
     Otherwise returns False. If the recorded server is another one, first halts all grants (rights to dial). Also returns False
-    if calls may be granted already. So a caller that uses the result must first read, in the same transaction, MAY_GRANT (SQL
-    for whether calls may be granted), and must call this function only if MAY_GRANT is not true.
+    if calls may be granted already. So a caller that uses the result must first read, in the same transaction, MAY_GRANT_SQL
+    (SQL for whether calls may be granted), and must call this function only if MAY_GRANT_SQL is not true.
     """
     if await connection.fetchrow(_RECORD_SERVER) is not None:
         return True

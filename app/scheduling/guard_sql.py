@@ -6,8 +6,10 @@ A grant is the right to dial one scheduled call.
 from typing import Final
 
 # Contains the table's oid, which differs after a restore into the same database.
-CURRENT_SERVER: Final = "(callgate_server() || '/' || 'grant_guard'::regclass::oid)"
-MAY_GRANT: Final = f"(SELECT halted_at IS NULL AND server = {CURRENT_SERVER} FROM grant_guard WHERE id = 1)"  # noqa: S608
+CURRENT_SERVER_SQL: Final = "(callgate_server() || '/' || 'grant_guard'::regclass::oid)"
+MAY_GRANT_SQL: Final = f"(SELECT halted_at IS NULL AND server = {CURRENT_SERVER_SQL} FROM grant_guard WHERE id = 1)"  # noqa: S608
 """SQL for whether calls may be granted now. Its value is null if no server was recorded yet."""
-RELEASED_AT_US: Final = "coalesce((SELECT extract(epoch FROM released_at) * 1000000 FROM grant_guard WHERE id = 1), 0)::bigint"
+RELEASED_AT_MICROSECONDS_SQL: Final = (
+    "coalesce((SELECT extract(epoch FROM released_at) * 1000000 FROM grant_guard WHERE id = 1), 0)::bigint"
+)
 """SQL for the time at which grants were last released (allowed again), in microseconds since 1970; 0 if they never were."""

@@ -19,7 +19,7 @@ from app.errors import FieldError
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: Final[tuple[Day, ...]] = get_args(Day)
 TIME_PATTERN: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]"
-END_PATTERN: Final = rf"({TIME_PATTERN}|24:00)"
+END_TIME_PATTERN: Final = rf"({TIME_PATTERN}|24:00)"
 
 _MEMBER_NAMES: Final = ("time_zone", "days", "from", "to")
 _DAY: Final = timedelta(days=1)
@@ -27,7 +27,7 @@ _DAY: Final = timedelta(days=1)
 _UNKNOWN_ZONE: Final = "Etc/Unknown"
 
 
-class HoursInvalid(Exception):
+class CallingHoursInvalid(Exception):
     """Raised if JSON does not describe hours. The texts of `field_errors` do not contain the rejected values."""
 
     def __init__(self, *field_errors: FieldError) -> None:
@@ -36,7 +36,7 @@ class HoursInvalid(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Hours:
+class CallingHours:
     """A daily window in which scheduled calls may ring: from `start_minute` to `end_minute`, which is not included.
 
     Both are minutes after midnight. A window whose end is not after its start ends on the next day.
@@ -58,24 +58,24 @@ class Hours:
         return (today in self.days and minute >= self.start_minute) or (yesterday in self.days and minute < self.end_minute)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the hours as a JSON object, from which `read_hours` reads the same hours."""
+        """Returns the hours as a JSON object, from which `parse_calling_hours` reads the same hours."""
         times = {"from": _format_minute_of_day(self.start_minute), "to": _format_minute_of_day(self.end_minute)}
         return {"time_zone": self.time_zone, "days": list(self.days), **times}
 
 
-def read_hours(value: object, pointer: str = "/hours") -> Hours:
+def parse_calling_hours(value: object, pointer: str = "/hours") -> CallingHours:
     """Returns the hours that the JSON object `{"time_zone", "days", "from", "to"}` describes.
 
-    If `days` is missing, the hours are on every day. Raises HoursInvalid with all errors. `pointer` is the JSON pointer (RFC
-    6901) of the object. The pointers of the errors begin with it.
+    If `days` is missing, the hours are on every day. Raises CallingHoursInvalid with all errors. `pointer` is the JSON pointer
+    (RFC 6901) of the object. The pointers of the errors begin with it.
     """
     if not isinstance(value, Mapping):
-        raise HoursInvalid(FieldError(pointer, "dict_type", "must be an object"))
+        raise CallingHoursInvalid(FieldError(pointer, "dict_type", "must be an object"))
     if faults := [FieldError(f"{pointer}/{member}", code, detail) for member, code, detail in _find_hours_errors(value)]:
-        raise HoursInvalid(*faults)
+        raise CallingHoursInvalid(*faults)
     days = value.get("days", DAYS)
     start, end = _parse_minute_of_day(value["from"]), _parse_minute_of_day(value["to"])
-    return Hours(value["time_zone"], tuple(day for day in DAYS if day in days), start, end)
+    return CallingHours(value["time_zone"], tuple(day for day in DAYS if day in days), start, end)
 
 
 def _find_hours_errors(value: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
@@ -94,7 +94,7 @@ def _find_hours_errors(value: Mapping[str, object]) -> Iterator[tuple[str, str, 
         yield "time_zone", "unknown_time_zone", "must be a zone of the IANA database, such as Europe/Berlin"
     if start is not None and not re.fullmatch(TIME_PATTERN, start):
         yield "from", "invalid_time", "must be a time from 00:00 to 23:59, such as 09:00"
-    if end is not None and not re.fullmatch(END_PATTERN, end):
+    if end is not None and not re.fullmatch(END_TIME_PATTERN, end):
         yield "to", "invalid_time", "must be a time from 00:00 to 24:00, such as 18:00"
     if start is not None and start == end:
         yield "to", "empty_window", "must differ from `from`: a whole day is from 00:00 to 24:00"
@@ -127,7 +127,7 @@ def is_time_zone(name: str) -> bool:
     return name in _time_zones()
 
 
-def zones_of_number(to: str) -> tuple[str, ...]:
+def time_zones_of_phone_number(to: str) -> tuple[str, ...]:
     """Returns the IANA zones in which an E.164 number may be: often one; for a mobile number, all zones of its country.
 
     Returns an empty tuple for SIP addresses, `client:` addresses and numbers that belong to no country.
@@ -145,12 +145,12 @@ def zones_of_number(to: str) -> tuple[str, ...]:
     return tuple(zone for zone in zones if zone != _UNKNOWN_ZONE)
 
 
-def callee_zones(to: str, time_zone: str | None, hours: Hours) -> tuple[str, ...]:
+def callee_time_zones(to: str, time_zone: str | None, hours: CallingHours) -> tuple[str, ...]:
     """Returns the callee's possible zones: `time_zone` if given, else the zones of the number, else the zone of the hours."""
-    return (time_zone,) if time_zone is not None else zones_of_number(to) or (hours.time_zone,)
+    return (time_zone,) if time_zone is not None else time_zones_of_phone_number(to) or (hours.time_zone,)
 
 
-def next_opening(hours: Hours, at: datetime, zones: Sequence[str], before: datetime) -> datetime | None:
+def next_time_within_hours(hours: CallingHours, at: datetime, zones: Sequence[str], before: datetime) -> datetime | None:
     """Returns the first time, from `at` on, when the local times of all `zones` are within the hours.
 
     Returns None if there is no such time before `before`. All times are aware and in UTC.
@@ -164,7 +164,7 @@ def next_opening(hours: Hours, at: datetime, zones: Sequence[str], before: datet
     return None
 
 
-def _opening_time_in_zone(zone: ZoneInfo, hours: Hours, at: datetime) -> datetime:
+def _opening_time_in_zone(zone: ZoneInfo, hours: CallingHours, at: datetime) -> datetime:
     """Returns the first time, from `at` on, when the zone's local time is within the hours."""
     while not hours.is_open(local := at.astimezone(zone).replace(tzinfo=None)):
         later = at + (_next_window_start(hours, local) - local)
@@ -172,7 +172,7 @@ def _opening_time_in_zone(zone: ZoneInfo, hours: Hours, at: datetime) -> datetim
     return at
 
 
-def _next_window_start(hours: Hours, local: datetime) -> datetime:
+def _next_window_start(hours: CallingHours, local: datetime) -> datetime:
     """Returns the local time at which the first window after `local` begins."""
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
     starts = (midnight + days * _DAY + timedelta(minutes=hours.start_minute) for days in range(8))

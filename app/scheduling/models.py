@@ -163,7 +163,7 @@ class GrantGuard(Base):
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
     id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, server_default=text("1"))
-    # The server and the table on which calls were granted last (CURRENT_SERVER).
+    # The server and the table on which calls were granted last (CURRENT_SERVER_SQL).
     server: Mapped[str] = mapped_column(Text)
     # All that was committed before this time is in the database, because this value was committed later.
     seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))

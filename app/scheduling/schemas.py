@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.scheduling.hours import DAYS, END_PATTERN, TIME_PATTERN, Day, Hours, read_hours
+from app.scheduling.hours import DAYS, END_TIME_PATTERN, TIME_PATTERN, CallingHours, Day, parse_calling_hours
 
 _Zone = Annotated[
     str, Field(max_length=64, description="The zone (IANA) of callees whose own is unknown.", examples=["Europe/Berlin"])
@@ -22,7 +22,7 @@ _From = Annotated[str, Field(alias="from", pattern=f"^{TIME_PATTERN}$", descript
 _To = Annotated[
     str,
     Field(
-        pattern=f"^{END_PATTERN}$",
+        pattern=f"^{END_TIME_PATTERN}$",
         description="The end, not included. A time before `from` is on the next day; a whole day is from 00:00 to 24:00.",
         examples=["18:00"],
     ),
@@ -39,9 +39,9 @@ class HoursSettings(BaseModel):
     from_: _From
     to: _To
 
-    def parse_hours(self, pointer: str = "/hours") -> Hours:
-        """Returns the hours. Raises HoursInvalid for invalid settings; the JSON pointers of its errors begin with `pointer`."""
-        return read_hours(self.model_dump(by_alias=True), pointer)
+    def parse_hours(self, pointer: str = "/hours") -> CallingHours:
+        """Returns the hours. Raises CallingHoursInvalid; the JSON pointers of its errors begin with `pointer`."""
+        return parse_calling_hours(self.model_dump(by_alias=True), pointer)
 
 
 class HoursRecord(BaseModel):

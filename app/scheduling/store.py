@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from app.scheduling.hours import Hours, read_hours
+from app.scheduling.hours import CallingHours, parse_calling_hours
 from app.scheduling.models import NO_QUEUE
 from app.scheduling.pace import next_at_for_pause_sql
 
@@ -24,7 +24,7 @@ class StoredQueue:
 
     id: UUID
     ring_within_s: int | None
-    hours: Hours | None
+    hours: CallingHours | None
     """The hours of the queue or, if it has none, of the tenant. The value is None if neither has hours."""
     stored_hours: str | None
     """The same hours as the JSON that is stored."""
@@ -53,7 +53,7 @@ async def find_queue(database: StatementRunner, tenant_id: str, name: str | None
     if not rows or (name is not None and rows[0]["id"] is None):
         return None
     row = rows[0]
-    hours = None if row["hours"] is None else read_hours(json.loads(row["hours"]))
+    hours = None if row["hours"] is None else parse_calling_hours(json.loads(row["hours"]))
     return StoredQueue(row["id"] or NO_QUEUE, row["ring_within_s"], hours, row["hours"], row["read_at"])
 
 

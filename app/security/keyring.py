@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _FORMAT_VERSION = b"\x01"
 _KEY_ID_BYTES = 4
 # The position of the key id, as arguments of SQL's substring: first byte (from 1) and length in bytes.
-SEALED_KEY_ID_POSITION = (len(_FORMAT_VERSION) + 1, _KEY_ID_BYTES)
-HASHED_KEY_ID_POSITION = (1, _KEY_ID_BYTES)
+KEY_ID_POSITION_IN_CIPHERTEXT = (len(_FORMAT_VERSION) + 1, _KEY_ID_BYTES)
+KEY_ID_POSITION_IN_HASH = (1, _KEY_ID_BYTES)
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
 
@@ -84,13 +84,13 @@ class Keyring:
     def encryption_key_ids(self) -> list[bytes]:
         return list(self._by_id)
 
-    def seal(self, secret: str, *, identity: str) -> bytes:
+    def encrypt(self, secret: str, *, identity: str) -> bytes:
         """Encrypts the secret with the newest key. `identity` names its database row; decryption needs the same identity."""
         nonce = os.urandom(_NONCE_BYTES)
         sealed = self._newest.cipher.encrypt(nonce, secret.encode(), identity.encode())
         return _FORMAT_VERSION + self._newest.id + nonce + sealed
 
-    def unseal(self, sealed: bytes, *, identity: str) -> str:
+    def decrypt(self, sealed: bytes, *, identity: str) -> str:
         """Decrypts a secret that was encrypted with this `identity`. Raises SecretUnreadable, also if the identity differs."""
         from cryptography.exceptions import InvalidTag
 
@@ -106,16 +106,16 @@ class Keyring:
         except (InvalidTag, ValueError):
             raise SecretUnreadable("damaged, or moved from another row") from None
 
-    def is_sealed_form_of(self, sealed: bytes, secret: str, *, identity: str) -> bool:
+    def is_ciphertext_of(self, sealed: bytes, secret: str, *, identity: str) -> bool:
         """Returns whether `sealed` decrypts to `secret`. Compares in constant time. False if it cannot be decrypted."""
         try:
-            return hmac.compare_digest(self.unseal(sealed, identity=identity).encode(), secret.encode())
+            return hmac.compare_digest(self.decrypt(sealed, identity=identity).encode(), secret.encode())
         except SecretUnreadable:
             return False
 
-    def reseal(self, sealed: bytes, *, identity: str) -> bytes:
+    def reencrypt(self, sealed: bytes, *, identity: str) -> bytes:
         """Decrypts the secret and encrypts it with the newest key. Raises SecretUnreadable if it cannot be decrypted."""
-        return self.seal(self.unseal(sealed, identity=identity), identity=identity)
+        return self.encrypt(self.decrypt(sealed, identity=identity), identity=identity)
 
     def pseudonym(self, value: str) -> str:
         """Returns a pseudonym of the value: `tok_` and a short keyed hash. It changes when a newer key is configured."""

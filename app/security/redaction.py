@@ -77,7 +77,7 @@ class Secrets:
 
     async def redact_stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yields the bytes with `***` for each secret. Holds back the end of a chunk while it may be the start of a secret."""
-        search = _SpellingSearch(self._encoded)
+        search = _SecretFinder(self._encoded)
         # `seen` is the last byte before `held`, or empty: it may be a letter before a short secret.
         seen, held = b"", b""
         async for chunk in chunks:
@@ -90,7 +90,7 @@ class Secrets:
             yield search.redact(seen + held, len(seen), len(held))[0]
 
 
-class _SpellingSearch:
+class _SecretFinder:
     """Finds spellings of secrets in bytes.
 
     Looks up each start of a spelling in a sorted list, which takes little time even if spellings are many and long. A pattern

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from functools import cache
 
 
-def shared_context(make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+def shared_tls_context(make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
     """Returns the TLS context that `make` creates, and creates it once for each value of SSL_CERT_FILE and SSL_CERT_DIR.
 
     These environment variables say where the certificates are. `make` is `ssl.create_default_context`, for example.
     """
-    return _context(make, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    return _cached_tls_context(make, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
 
 
 @cache
-def _context(make: Callable[[], ssl.SSLContext], _file: str | None, _folder: str | None) -> ssl.SSLContext:
+def _cached_tls_context(make: Callable[[], ssl.SSLContext], _file: str | None, _folder: str | None) -> ssl.SSLContext:
     return make()

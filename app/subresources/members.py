@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError
 
-from app.calls.parameter_types import Text, require_few_userinfos, require_few_userinfos_in_all
+from app.calls.parameter_types import Text, refuse_too_many_userinfos, refuse_too_many_userinfos_in_request
 from app.errors import FieldError, InvalidRequest
 from app.http.field_errors import field_errors_from
 from app.twilio.forwarding import QueryPairs
@@ -28,7 +28,7 @@ def _check_json_object(value: dict[str, Any]) -> dict[str, Any]:
         text = json.dumps(value)
     except RecursionError:
         raise PydanticCustomError("too_deep", "must not be nested so deeply") from None
-    require_few_userinfos(text)
+    refuse_too_many_userinfos(text)
     return value
 
 
@@ -90,7 +90,7 @@ def parse_twilio_parameters(operation: Operation, values: Mapping[str, Any]) -> 
         for parameter in operation.parameters
         for field in _form_fields(parameter, getattr(members, parameter.member_name))
     ]
-    require_few_userinfos_in_all(value for _, value in pairs)
+    refuse_too_many_userinfos_in_request(value for _, value in pairs)
     return pairs
 
 

@@ -142,11 +142,11 @@ class SubresourceService:
         """
         # Raises SubresourceNotFound unless the recording belongs to this call.
         await self.read_subresource(call, SubresourceRequest(_FETCH_RECORDING, media.recording_sid, ()))
-        async with self._media(call, media) as response:
+        async with self._stream_media(call, media) as response:
             yield response
 
     @asynccontextmanager
-    async def media_of_account(
+    async def stream_recording_media_of_account(
         self, caller: Caller, account_id: UUID, account_sid: str, media: MediaRequest
     ) -> AsyncIterator[StreamedResponse]:
         """Yields the audio of a recording as `media` does, also if Twilio has deleted the call.
@@ -154,7 +154,7 @@ class SubresourceService:
         Raises SubresourceNotFound if the recorded call is not the tenant's.
         """
         call, _ = await self.find_recording(caller, account_id, account_sid, media.recording_sid)
-        async with self._media(call, media) as response:
+        async with self._stream_media(call, media) as response:
             yield response
 
     async def find_recording(
@@ -199,7 +199,7 @@ class SubresourceService:
         own = [leg for leg in legs if isinstance(leg, dict) and leg.get("parent_call_sid") == parent_sid]
         return page | {"calls": own}
 
-    def _media(self, call: Call, media: MediaRequest) -> AbstractAsyncContextManager[StreamedResponse]:
+    def _stream_media(self, call: Call, media: MediaRequest) -> AbstractAsyncContextManager[StreamedResponse]:
         """Returns a context manager that yields the audio of a recording, which must be known to be one of this call."""
         return self._send_read_request(
             call.tenant_id,

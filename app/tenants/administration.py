@@ -13,7 +13,7 @@ from app.database.connection import Connection
 from app.setting_values import MAX_IN_FLIGHT_LIMIT
 from app.tenants import administration_store as store
 from app.tenants.administration_accounts import AccountAdministration
-from app.tenants.administration_keys import KeyAdministration
+from app.tenants.administration_keys import ApiKeyAdministration
 from app.tenants.administration_sip import SipCredentialAdministration
 from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.administration_workloads import WorkloadAdministration
@@ -21,7 +21,7 @@ from app.tenants.callback_settings import CallbackFormat
 from app.tenants.errors import InvalidMember, ResourceExists, TenantVersionOutdated, no_such_tenant
 from app.tenants.names import check_tenant_name
 from app.tenants.postponed_calls import make_calls_due, wait_for_grants
-from app.tenants.stored_secrets import callback_secret_identity, generate_callback_secret
+from app.tenants.stored_secrets import associated_data_of_callback_secret, generate_callback_secret
 
 SUSPENDED_DESCRIPTION = (
     "Whether creations are refused and scheduled calls are not dialled. Those expire at their `ring_by`. Records stay readable."
@@ -30,7 +30,7 @@ TENANT_ID_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
-class TenantAdministration(AccountAdministration, KeyAdministration, SipCredentialAdministration, WorkloadAdministration):
+class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCredentialAdministration, WorkloadAdministration):
     async def create_tenant(self, tenant_id: str, *, name: str) -> TenantRow:
         """Creates a tenant and returns it. Raises ResourceExists if the id is taken."""
         async with self.database.transaction() as connection:
@@ -161,7 +161,7 @@ class TenantAdministration(AccountAdministration, KeyAdministration, SipCredenti
         If an earlier callback is sent again, it is signed with the new secret, too.
         """
         secret = generate_callback_secret()
-        sealed = self.keyring.seal(secret, identity=callback_secret_identity(tenant_id))
+        sealed = self.keyring.encrypt(secret, identity=associated_data_of_callback_secret(tenant_id))
         async with self.database.transaction() as connection:
             if not await store.update_callback_secret(connection, tenant_id, sealed):
                 raise no_such_tenant(tenant_id)

@@ -12,7 +12,7 @@ from app.tenants import administration_store as store
 from app.tenants.administration_base import Administration
 from app.tenants.administration_store import AccountRow, CredentialRow
 from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
-from app.tenants.stored_secrets import credential_identity
+from app.tenants.stored_secrets import associated_data_of_credential
 from app.twilio.schemas import ACCOUNT_SID_PATTERN
 
 MAX_ACCOUNTS = 100
@@ -176,7 +176,7 @@ class AccountAdministration(Administration):
             account_id=account.id,
             kind="api_key" if key_sid else "auth_token",
             username=key_sid or account.account_sid,
-            sealed_secret=self.keyring.seal(secret, identity=credential_identity(credential_id)),
+            sealed_secret=self.keyring.encrypt(secret, identity=associated_data_of_credential(credential_id)),
         )
         await self._record_audit_event(connection, "credential.add", account.tenant_id, str(credential_id))
         return credential
@@ -188,8 +188,8 @@ class AccountAdministration(Administration):
         username = key_sid or account.account_sid
         sealed_secrets = await store.find_active_secrets(connection, account.id, username=username)
         for credential in await store.list_credentials(connection, [account.id]):
-            if credential.id in sealed_secrets and self.keyring.is_sealed_form_of(
-                sealed_secrets[credential.id], secret, identity=credential_identity(credential.id)
+            if credential.id in sealed_secrets and self.keyring.is_ciphertext_of(
+                sealed_secrets[credential.id], secret, identity=associated_data_of_credential(credential.id)
             ):
                 return credential
         return None

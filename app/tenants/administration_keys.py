@@ -13,8 +13,8 @@ from uuid_utils.compat import uuid7
 from app.errors import IdempotencyKeyReused
 from app.tenants import administration_store as store
 from app.tenants.administration_base import Administration
-from app.tenants.administration_store import KeyRow
-from app.tenants.api_keys import DEFAULT_KEY_LIFETIME, KeyFormat, generate_key, key_prefix
+from app.tenants.administration_store import ApiKeyRow
+from app.tenants.api_keys import DEFAULT_KEY_LIFETIME, ApiKeyFormat, api_key_prefix, generate_api_key
 from app.tenants.caller import Caller, OperatorCaller, require_grantable_scopes
 from app.tenants.errors import NoSuchResource
 from app.tenants.names import check_key_name
@@ -23,7 +23,7 @@ from app.tenants.scopes import ALL_SCOPES, DEFAULT_SCOPES, Scope, sort_scopes
 
 
 @dataclass(frozen=True, slots=True)
-class KeyAdministration(Administration):
+class ApiKeyAdministration(Administration):
     default_lifetime: timedelta | None = DEFAULT_KEY_LIFETIME
 
     async def create_key(
@@ -34,8 +34,8 @@ class KeyAdministration(Administration):
         creator: Caller | OperatorCaller,
         scopes: Collection[Scope] | None = None,
         expires_at: datetime | None = None,
-        key_format: KeyFormat = "callgate",
-    ) -> tuple[KeyRow, str]:
+        key_format: ApiKeyFormat = "callgate",
+    ) -> tuple[ApiKeyRow, str]:
         """Creates an API key. Returns its row and the key itself, which is not stored and cannot be shown again.
 
         If `tenant_id` is None, the key belongs to an operator. If `scopes` is None, a tenant's key gets `DEFAULT_SCOPES`, and
@@ -56,7 +56,7 @@ class KeyAdministration(Administration):
             raise RuntimeError("without an idempotency key, each key is new")
         return row, key
 
-    async def create_key_once(
+    async def create_api_key_idempotently(
         self,
         tenant_id: str,
         *,
@@ -64,9 +64,9 @@ class KeyAdministration(Administration):
         creator: Caller | OperatorCaller,
         scopes: Collection[Scope] | None,
         expires_at: datetime | None,
-        key_format: KeyFormat,
+        key_format: ApiKeyFormat,
         idempotency_key: str | None,
-    ) -> tuple[KeyRow, str | None]:
+    ) -> tuple[ApiKeyRow, str | None]:
         """Creates an API key as `create_key` does, but at most one for each `idempotency_key` of the tenant.
 
         If an earlier request with this idempotency key created an API key, returns that key's current row, and None in place of
@@ -91,23 +91,23 @@ class KeyAdministration(Administration):
         creator: Caller | OperatorCaller,
         scopes: Collection[Scope] | None,
         expires_at: datetime | None,
-        key_format: KeyFormat,
+        key_format: ApiKeyFormat,
         idempotency_key: str | None,
-    ) -> tuple[KeyRow, str | None]:
+    ) -> tuple[ApiKeyRow, str | None]:
         wanted = frozenset(scopes or (ALL_SCOPES if tenant_id is None else DEFAULT_SCOPES))
         require_grantable_scopes(creator, wanted, tenant_id=tenant_id)
         check_key_name(name)
-        key = generate_key(key_format)
+        key = generate_api_key(key_format)
         async with self.database.transaction() as connection:
             if tenant_id is not None:
                 await self._require_tenant(connection, tenant_id)
-            row = await store.insert_key(
+            row = await store.insert_api_key(
                 connection,
                 uuid7(),
                 tenant_id=tenant_id,
                 scopes=sort_scopes(wanted),
                 name=name,
-                prefix=key_prefix(key),
+                prefix=api_key_prefix(key),
                 keyed_hash=self.keyring.keyed_hash(key.encode()),
                 expires_at=expires_at or self._default_expiry(await transaction_start(connection)),
                 idempotency_key=idempotency_key,
@@ -124,7 +124,7 @@ class KeyAdministration(Administration):
     def _default_expiry(self, created_at: datetime) -> datetime | None:
         return None if self.default_lifetime is None else created_at + self.default_lifetime
 
-    async def list_keys(self, tenant_id: str | None, *, after: UUID | None = None, limit: int | None = None) -> list[KeyRow]:
+    async def list_keys(self, tenant_id: str | None, *, after: UUID | None = None, limit: int | None = None) -> list[ApiKeyRow]:
         """Returns the API keys of a tenant or, if `tenant_id` is None, of all operators. The oldest key comes first.
 
         If `after`, the id of a key, is given, returns only newer keys.
@@ -134,16 +134,16 @@ class KeyAdministration(Administration):
                 await self._require_tenant(connection, tenant_id)
             return await store.list_keys(connection, tenant_id, after=after, limit=limit)
 
-    async def revoke_key(self, prefix: str, *, tenant_id: str | None = None) -> KeyRow:
+    async def revoke_key(self, prefix: str, *, tenant_id: str | None = None) -> ApiKeyRow:
         """Revokes the API key whose public part is `prefix`, and returns its row. Revoking it again changes nothing.
 
         Raises NoSuchResource if there is no such key, or if `tenant_id` is given and the key does not belong to this tenant.
         """
         async with self.database.transaction() as connection:
-            key = await store.lock_key(connection, prefix=key_prefix(prefix))
+            key = await store.lock_api_key(connection, prefix=api_key_prefix(prefix))
             if key is None or tenant_id not in (None, key.tenant_id):
                 raise NoSuchResource("key", f"there is no key {prefix}: see `callgate keys list`")
             if key.revoked_at is None:
-                key = await store.revoke_key(connection, key.id)
+                key = await store.revoke_api_key(connection, key.id)
                 await self._record_audit_event(connection, "key.revoke", key.tenant_id, key.prefix)
         return key

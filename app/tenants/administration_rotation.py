@@ -21,7 +21,7 @@ from app.tenants.administration_accounts import AccountAdministration, check_sid
 from app.tenants.administration_store import AccountRow, CredentialRow
 from app.tenants.errors import NoSuchResource, OperatorError
 from app.tenants.rotation_store import mark_rejected, set_credential_place, transaction_start
-from app.tenants.stored_secrets import credential_identity
+from app.tenants.stored_secrets import associated_data_of_credential
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
 from app.twilio.schemas import Credential
 
@@ -201,7 +201,7 @@ class CredentialRotation(AccountAdministration):
         if credential.id not in sealed:
             raise _revoked_meanwhile_error()
         try:
-            secret = self.keyring.unseal(sealed[credential.id], identity=credential_identity(credential.id))
+            secret = self.keyring.decrypt(sealed[credential.id], identity=associated_data_of_credential(credential.id))
         except SecretUnreadable:
             return None
         return Credential(account.account_sid, credential.username, SecretStr(secret), account.base_url)

@@ -16,8 +16,8 @@ from app.tenants import sip_credential_store as store
 from app.tenants.administration_base import Administration
 from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
 from app.tenants.names import RESOURCE_NAME_ADVICE, RESOURCE_NAME_PATTERN
-from app.tenants.sip_credential_store import SealedSipAuth, SipCredentialRow
-from app.tenants.stored_secrets import sip_password_identity, sip_username_identity
+from app.tenants.sip_credential_store import EncryptedSipAuth, SipCredentialRow
+from app.tenants.stored_secrets import associated_data_of_sip_password, associated_data_of_sip_username
 
 _NAME_PATTERN = re.compile(RESOURCE_NAME_PATTERN)
 
@@ -39,7 +39,11 @@ class SipCredentialAdministration(Administration):
         async with self.database.transaction() as connection:
             await self._require_tenant(connection, tenant_id)
             credential = await store.insert_sip_credential(
-                connection, credential_id, tenant_id=tenant_id, name=name, **self._seal(credential_id, username, password)
+                connection,
+                credential_id,
+                tenant_id=tenant_id,
+                name=name,
+                **self._encrypt_sip_auth(credential_id, username, password),
             )
             if credential is not None:
                 await self._record_audit_event(connection, "sip_credential.create", tenant_id, name)
@@ -64,7 +68,7 @@ class SipCredentialAdministration(Administration):
                 return stored.credential
             credential_id = stored.credential.id
             credential = await store.update_sip_credential(
-                connection, credential_id, **self._seal(credential_id, username, password)
+                connection, credential_id, **self._encrypt_sip_auth(credential_id, username, password)
             )
             await self._record_audit_event(connection, "sip_credential.update", tenant_id, name, ["username", "password"])
         return credential
@@ -90,21 +94,21 @@ class SipCredentialAdministration(Administration):
             await self._record_audit_event(connection, "sip_credential.delete", tenant_id, name)
         return credential
 
-    def _seal(self, credential_id: UUID, username: str, password: str) -> dict[str, bytes]:
+    def _encrypt_sip_auth(self, credential_id: UUID, username: str, password: str) -> dict[str, bytes]:
         return {
-            "sealed_username": self.keyring.seal(username, identity=sip_username_identity(credential_id)),
-            "sealed_password": self.keyring.seal(password, identity=sip_password_identity(credential_id)),
+            "sealed_username": self.keyring.encrypt(username, identity=associated_data_of_sip_username(credential_id)),
+            "sealed_password": self.keyring.encrypt(password, identity=associated_data_of_sip_password(credential_id)),
         }
 
 
-def is_same_sip_auth(keyring: Keyring, stored: SealedSipAuth, username: str, password: str) -> bool:
+def is_same_sip_auth(keyring: Keyring, stored: EncryptedSipAuth, username: str, password: str) -> bool:
     """Returns whether the stored credential has this user name and password. Compares in constant time.
 
     Returns False if the stored credential cannot be decrypted.
     """
     credential_id = stored.credential.id
-    has_username = keyring.is_sealed_form_of(stored.username, username, identity=sip_username_identity(credential_id))
-    has_password = keyring.is_sealed_form_of(stored.password, password, identity=sip_password_identity(credential_id))
+    has_username = keyring.is_ciphertext_of(stored.username, username, identity=associated_data_of_sip_username(credential_id))
+    has_password = keyring.is_ciphertext_of(stored.password, password, identity=associated_data_of_sip_password(credential_id))
     return has_username and has_password
 
 

@@ -16,7 +16,7 @@ from app.database.connection import Connection
 from app.tenants.credential_order import CREDENTIAL_ORDER_SQL
 
 Row = TypeVar("Row")
-KeyState = Literal["active", "expired", "revoked"]
+ApiKeyState = Literal["active", "expired", "revoked"]
 
 _VERSION_HEX_DIGITS = 32
 _LOWEST_ID = UUID(int=0)
@@ -105,7 +105,7 @@ class CredentialRow:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyRow:
+class ApiKeyRow:
     """An API key. `prefix` is its public part, which identifies it. `tenant_id` is None for an operator's key."""
 
     id: UUID
@@ -119,7 +119,7 @@ class KeyRow:
     last_used_at: datetime | None
     """When a request was last authenticated with the key; exact to about a minute."""
 
-    def state_at(self, now: datetime) -> KeyState:
+    def state_at(self, now: datetime) -> ApiKeyState:
         if self.revoked_at is not None:
             return "revoked"
         return "expired" if self.expires_at is not None and self.expires_at <= now else "active"
@@ -130,7 +130,7 @@ TENANT_COLUMNS = """id, name, created_at, suspended_at, status_callback, status_
 ACCOUNT_COLUMNS = "id, tenant_id, account_sid, base_url, created_at"
 CREDENTIAL_COLUMNS = """id, account_id, kind, username, created_at, revoked_at, rejected_at, rejected_reason,
     (SELECT last_used_at FROM credential_use WHERE credential_id = credential.id), coalesce(place, id), preferred_at"""
-KEY_COLUMNS = """id, tenant_id, scopes, name, prefix, created_at, expires_at, revoked_at,
+API_KEY_COLUMNS = """id, tenant_id, scopes, name, prefix, created_at, expires_at, revoked_at,
     (SELECT last_used_at FROM api_key_use WHERE key_id = api_key.id)"""
 
 
@@ -251,7 +251,7 @@ async def revoke_credential(connection: Connection, credential_id: UUID) -> Cred
     return CredentialRow(*await connection.fetchrow(statement, credential_id))
 
 
-async def insert_key(
+async def insert_api_key(
     connection: Connection,
     key_id: UUID,
     *,
@@ -262,37 +262,37 @@ async def insert_key(
     keyed_hash: bytes,
     expires_at: datetime | None,
     idempotency_key: str | None,
-) -> KeyRow | None:
+) -> ApiKeyRow | None:
     """Inserts an API key and returns its row. Returns None if the tenant has a key with this `idempotency_key` already."""
     statement = f"""INSERT INTO api_key (id, tenant_id, scopes, name, prefix, keyed_hash, expires_at, idempotency_key)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-        ON CONFLICT (tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING {KEY_COLUMNS}"""
+        ON CONFLICT (tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING {API_KEY_COLUMNS}"""
     values = (key_id, tenant_id, scopes, name, prefix, keyed_hash, expires_at, idempotency_key)
-    return _to_row(KeyRow, await connection.fetchrow(statement, *values))
+    return _to_row(ApiKeyRow, await connection.fetchrow(statement, *values))
 
 
-async def find_key_by_idempotency_key(connection: Connection, tenant_id: str | None, idempotency_key: str | None) -> KeyRow:
+async def find_key_by_idempotency_key(connection: Connection, tenant_id: str | None, idempotency_key: str | None) -> ApiKeyRow:
     """Returns the API key that the tenant created with this idempotency key. The API key must exist."""
-    statement = f"SELECT {KEY_COLUMNS} FROM api_key WHERE tenant_id = $1 AND idempotency_key = $2"
-    return KeyRow(*await connection.fetchrow(statement, tenant_id, idempotency_key))
+    statement = f"SELECT {API_KEY_COLUMNS} FROM api_key WHERE tenant_id = $1 AND idempotency_key = $2"
+    return ApiKeyRow(*await connection.fetchrow(statement, tenant_id, idempotency_key))
 
 
-async def list_keys(connection: Connection, tenant_id: str | None, *, after: UUID | None, limit: int | None) -> list[KeyRow]:
+async def list_keys(connection: Connection, tenant_id: str | None, *, after: UUID | None, limit: int | None) -> list[ApiKeyRow]:
     """Returns API keys of a tenant (of operators if it is None), oldest first. If `after` is an id, returns only newer keys."""
     owner = "tenant_id IS NULL AND $1::text IS NULL" if tenant_id is None else "tenant_id = $1"
-    statement = f"SELECT {KEY_COLUMNS} FROM api_key WHERE {owner} AND id > $2 ORDER BY id LIMIT $3"
-    return [KeyRow(*row) for row in await connection.fetch(statement, tenant_id, after or _LOWEST_ID, limit)]
+    statement = f"SELECT {API_KEY_COLUMNS} FROM api_key WHERE {owner} AND id > $2 ORDER BY id LIMIT $3"
+    return [ApiKeyRow(*row) for row in await connection.fetch(statement, tenant_id, after or _LOWEST_ID, limit)]
 
 
-async def lock_key(connection: Connection, *, prefix: str) -> KeyRow | None:
+async def lock_api_key(connection: Connection, *, prefix: str) -> ApiKeyRow | None:
     """Returns the API key, and locks its row until the transaction ends. Returns None if there is no such key."""
-    statement = f"SELECT {KEY_COLUMNS} FROM api_key WHERE prefix = $1 FOR NO KEY UPDATE"
-    return _to_row(KeyRow, await connection.fetchrow(statement, prefix))
+    statement = f"SELECT {API_KEY_COLUMNS} FROM api_key WHERE prefix = $1 FOR NO KEY UPDATE"
+    return _to_row(ApiKeyRow, await connection.fetchrow(statement, prefix))
 
 
-async def revoke_key(connection: Connection, key_id: UUID) -> KeyRow:
-    statement = f"UPDATE api_key SET revoked_at = now() WHERE id = $1 RETURNING {KEY_COLUMNS}"
-    return KeyRow(*await connection.fetchrow(statement, key_id))
+async def revoke_api_key(connection: Connection, key_id: UUID) -> ApiKeyRow:
+    statement = f"UPDATE api_key SET revoked_at = now() WHERE id = $1 RETURNING {API_KEY_COLUMNS}"
+    return ApiKeyRow(*await connection.fetchrow(statement, key_id))
 
 
 def _to_row(row_type: Callable[..., Row], values: Iterable[Any] | None) -> Row | None:

@@ -6,7 +6,7 @@ import secrets
 from datetime import timedelta
 from typing import Final, Literal
 
-KeyFormat = Literal["callgate", "twilio"]
+ApiKeyFormat = Literal["callgate", "twilio"]
 
 DEFAULT_KEY_LIFETIME: Final[timedelta | None] = None
 """The lifetime of an API key that is created without an expiry. None means that the key never expires.
@@ -19,14 +19,14 @@ _TWILIO_KEY_BYTES = 16
 _TWILIO_KEY_PATTERN = re.compile(r"[0-9a-f]{32}")
 
 
-def generate_key(key_format: KeyFormat) -> str:
+def generate_api_key(key_format: ApiKeyFormat) -> str:
     """Returns a new random key: `cgk_…`, or 32 lower-case hexadecimal digits, which look like a Twilio auth token."""
     if key_format == "twilio":
         return secrets.token_hex(_TWILIO_KEY_BYTES)
     return f"{_KEY_START}_{secrets.token_hex(_ID_HEX_DIGITS // 2)}_{secrets.token_urlsafe(32)}"
 
 
-def key_prefix(key: str) -> str:
+def api_key_prefix(key: str) -> str:
     """Returns the public part of a key, such as `cgk_0123456789ab`. For a key in Twilio's format, computes it as a hash."""
     if _TWILIO_KEY_PATTERN.fullmatch(key):
         return f"{_KEY_START}_{hashlib.sha256(b'callgate key id:' + key.encode()).hexdigest()[:_ID_HEX_DIGITS]}"

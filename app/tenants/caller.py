@@ -43,7 +43,7 @@ class OperatorCaller:
     kind: CallerKind = "key"
 
 
-COMMAND_LINE: Final = OperatorCaller(None, "command line", ALL_SCOPES)
+COMMAND_LINE_CALLER: Final = OperatorCaller(None, "command line", ALL_SCOPES)
 """The operator who runs `callgate` commands. A command needs no API key: it has the database's URL and the encryption keys."""
 
 
@@ -53,7 +53,7 @@ def command_caller(tenant_id: str, *, suspended: bool) -> Caller:
     The `key_id` is the same for all commands. So the commands count as one caller where the scheduled calls of several callers
     are dialled in turns.
     """
-    return Caller(tenant_id, UUID(int=0), COMMAND_LINE.name, suspended, ALL_SCOPES)
+    return Caller(tenant_id, UUID(int=0), COMMAND_LINE_CALLER.name, suspended, ALL_SCOPES)
 
 
 def workload_name(namespace: str, service_account: str) -> str:

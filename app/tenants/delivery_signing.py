@@ -13,7 +13,7 @@ from app.tenants.cache import TTLCache, never_coherent
 from app.tenants.callback_settings import CallbackFormat
 from app.tenants.directory_store import add_callback_secret, find_signing_settings
 from app.tenants.errors import OperatorError, no_such_tenant
-from app.tenants.stored_secrets import CALLBACK_SECRET_PREFIX, callback_secret_identity, generate_callback_secret
+from app.tenants.stored_secrets import CALLBACK_SECRET_PREFIX, associated_data_of_callback_secret, generate_callback_secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class SigningSettingsCache:
     async def _read_settings(self, tenant_id: str) -> SigningSettings:
         stored = await find_signing_settings(self._database, tenant_id)
         if stored is not None and stored.sealed_secret is None:
-            sealed = self._keyring.seal(generate_callback_secret(), identity=callback_secret_identity(tenant_id))
+            sealed = self._keyring.encrypt(generate_callback_secret(), identity=associated_data_of_callback_secret(tenant_id))
             stored = await add_callback_secret(self._database, tenant_id, sealed)
         if stored is None:
             raise no_such_tenant(tenant_id)
@@ -57,7 +57,7 @@ class SigningSettingsCache:
 
     def _decrypt(self, tenant_id: str, sealed: bytes) -> str:
         try:
-            secret = self._keyring.unseal(sealed, identity=callback_secret_identity(tenant_id))
+            secret = self._keyring.decrypt(sealed, identity=associated_data_of_callback_secret(tenant_id))
             base64.b64decode(secret.removeprefix(CALLBACK_SECRET_PREFIX), validate=True)
             return secret
         except binascii.Error:

@@ -20,13 +20,13 @@ from app.database.engine import Database, Session
 from app.errors import DatabaseUnavailable, NoUsableCredentials
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants import repository
-from app.tenants.api_keys import key_prefix
+from app.tenants.api_keys import api_key_prefix
 from app.tenants.cache import IntervalLimit, TTLCache, never_coherent
 from app.tenants.caller import Caller, OperatorCaller, workload_name
 from app.tenants.directory_store import (
     CallbackDefaults,
     StoredCredential,
-    find_keys,
+    find_api_keys,
     find_sip_credentials,
     find_workloads,
     list_account_credentials,
@@ -46,7 +46,7 @@ _REHASH_INTERVAL_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class AuthenticatedKey:
+class AuthenticatedApiKey:
     """The client to which a valid API key of a request belongs. `expires_at` is None if the key never expires."""
 
     client: Caller | OperatorCaller
@@ -69,7 +69,7 @@ class UsableAccount:
     """Whether a limit is set for the account's calls per second or for its concurrent calls."""
 
 
-def key_digest(key: str) -> bytes:
+def api_key_digest(key: str) -> bytes:
     """Returns the SHA-256 of an API key. Caches use it in place of the key, which then does not stay in memory."""
     return hashlib.sha256(key.encode()).digest()
 
@@ -93,12 +93,12 @@ class TenantDirectory:
         self._keyring = keyring
         self._on_key_use = on_key_use
         # A read never joins a statement that is already running, whose result could be older than a change before this request.
-        self._stored_keys = Batcher(partial(find_keys, database))
+        self._stored_keys = Batcher(partial(find_api_keys, database))
         self._stored_workloads = Batcher(partial(find_workloads, database))
         self._stored_credentials = Batcher(partial(list_credentials, database))
         self._stored_auth_tokens = Batcher(partial(list_auth_tokens, database))
         self._stored_sip_credentials = Batcher(partial(find_sip_credentials, database))
-        self._keys = TTLCache[AuthenticatedKey | None](is_coherent=is_coherent)
+        self._keys = TTLCache[AuthenticatedApiKey | None](is_coherent=is_coherent)
         self._workloads = TTLCache[Caller | OperatorCaller | None](is_coherent=is_coherent)
         self._usable_accounts = TTLCache[UsableAccount | None](is_coherent=is_coherent)
         self._account_ids = TTLCache[UUID | None](is_coherent=is_coherent)
@@ -121,15 +121,15 @@ class TenantDirectory:
         for cache in self._caches:
             cache.invalidate()
 
-    async def find_key(self, key: str) -> AuthenticatedKey | None:
+    async def find_api_key(self, key: str) -> AuthenticatedApiKey | None:
         """Returns the key and its client; None if the key is unknown, expired or revoked."""
-        return self._mark_used_unless_expired(await self._keys.get_or_read(key_digest(key), lambda: self._read_key(key)))
+        return self._mark_used_unless_expired(await self._keys.get_or_read(api_key_digest(key), lambda: self._read_key(key)))
 
-    def cached_key(self, key: str) -> AuthenticatedKey | None:
-        """Returns what `find_key` returns if it is in the cache, otherwise None. Does not read the database."""
-        return self._mark_used_unless_expired(self._keys.peek(key_digest(key)))
+    def cached_api_key(self, key: str) -> AuthenticatedApiKey | None:
+        """Returns what `find_api_key` returns if it is in the cache, otherwise None. Does not read the database."""
+        return self._mark_used_unless_expired(self._keys.peek(api_key_digest(key)))
 
-    def _mark_used_unless_expired(self, found: AuthenticatedKey | None) -> AuthenticatedKey | None:
+    def _mark_used_unless_expired(self, found: AuthenticatedApiKey | None) -> AuthenticatedApiKey | None:
         """Calls `on_key_use` for the key, and returns the key. Returns None if it has expired or `found` is None."""
         if found is None or (found.expires_at and found.expires_at <= datetime.now(UTC)):
             return None
@@ -137,8 +137,8 @@ class TenantDirectory:
             self._on_key_use(found.client.name)
         return found
 
-    async def _read_key(self, key: str) -> AuthenticatedKey | None:
-        prefix = key_prefix(key)
+    async def _read_key(self, key: str) -> AuthenticatedApiKey | None:
+        prefix = api_key_prefix(key)
         found = await self._stored_keys.submit(prefix)
         if (
             found is None
@@ -151,13 +151,13 @@ class TenantDirectory:
             with contextlib.suppress(DatabaseUnavailable):
                 async with self._database.begin() as session:
                     hashed = self._keyring.keyed_hash(key.encode())
-                    await repository.rehash_key(session, found.id, old_hash=found.keyed_hash, new_hash=hashed)
+                    await repository.rehash_api_key(session, found.id, old_hash=found.keyed_hash, new_hash=hashed)
         scopes = known_scopes(found.scopes)
         if found.tenant_id is None:
-            return AuthenticatedKey(OperatorCaller(found.id, prefix, scopes), found.expires_at)
+            return AuthenticatedApiKey(OperatorCaller(found.id, prefix, scopes), found.expires_at)
         suspended = found.suspended_at is not None
         caller = Caller(found.tenant_id, found.id, prefix, suspended, scopes, found.max_in_flight)
-        return AuthenticatedKey(caller, found.expires_at)
+        return AuthenticatedApiKey(caller, found.expires_at)
 
     async def find_workload(self, account: ServiceAccount) -> Caller | OperatorCaller | None:
         """Returns the client whose requests carry this service account's tokens; None if the account is not a workload."""
@@ -252,8 +252,8 @@ class TenantDirectory:
         if stored is None:
             return None
         try:
-            username = self._keyring.unseal(stored.sealed_username, identity=stored.username_identity)
-            password = self._keyring.unseal(stored.sealed_password, identity=stored.password_identity)
+            username = self._keyring.decrypt(stored.sealed_username, identity=stored.username_associated_data)
+            password = self._keyring.decrypt(stored.sealed_password, identity=stored.password_associated_data)
         except SecretUnreadable as error:
             logger.error("sip_credential_unreadable", tenant_id=tenant_id, name=name, reason=str(error))
             raise NoUsableCredentials(
@@ -265,7 +265,7 @@ class TenantDirectory:
         opened = []
         for credential in credentials:
             try:
-                secret = self._keyring.unseal(credential.sealed_secret, identity=credential.secret_identity)
+                secret = self._keyring.decrypt(credential.sealed_secret, identity=credential.secret_associated_data)
             except SecretUnreadable as error:
                 logger.error(
                     "credential_unreadable",

@@ -12,12 +12,16 @@ from uuid import UUID
 
 from app.database.engine import Database
 from app.tenants.credential_order import CREDENTIAL_ORDER_SQL
-from app.tenants.stored_secrets import credential_identity, sip_password_identity, sip_username_identity
+from app.tenants.stored_secrets import (
+    associated_data_of_credential,
+    associated_data_of_sip_password,
+    associated_data_of_sip_username,
+)
 from app.workloads.service_accounts import ServiceAccount
 
 
 @dataclass(frozen=True, slots=True)
-class StoredKey:
+class StoredApiKey:
     """A row of an API key with columns of its tenant. `tenant_id` is None for an operator's key."""
 
     id: UUID
@@ -66,9 +70,9 @@ class StoredCredential:
     is_paced: bool
 
     @property
-    def secret_identity(self) -> str:
+    def secret_associated_data(self) -> str:
         """The associated data (AES-GCM) of the encrypted secret: a text that names the row. Decryption needs the same text."""
-        return credential_identity(self.id)
+        return associated_data_of_credential(self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +92,14 @@ class StoredSipCredential:
     sealed_password: bytes
 
     @property
-    def username_identity(self) -> str:
+    def username_associated_data(self) -> str:
         """The associated data (AES-GCM) of the encrypted user name: a text that names row and column. Decryption needs it."""
-        return sip_username_identity(self.id)
+        return associated_data_of_sip_username(self.id)
 
     @property
-    def password_identity(self) -> str:
+    def password_associated_data(self) -> str:
         """The associated data (AES-GCM) of the encrypted password: a text that names row and column. Decryption needs it."""
-        return sip_password_identity(self.id)
+        return associated_data_of_sip_password(self.id)
 
 
 _SELECT_KEYS = """
@@ -139,9 +143,9 @@ _SELECT_SIP_CREDENTIALS = """
 """
 
 
-async def find_keys(database: Database, prefixes: Sequence[str]) -> list[StoredKey | None]:
+async def find_api_keys(database: Database, prefixes: Sequence[str]) -> list[StoredApiKey | None]:
     """Returns, for each prefix and in the same order, the API key with this prefix; None if no key has it."""
-    found = {prefix: StoredKey(*values) for prefix, *values in await database.fetch(_SELECT_KEYS, prefixes)}
+    found = {prefix: StoredApiKey(*values) for prefix, *values in await database.fetch(_SELECT_KEYS, prefixes)}
     return [found.get(prefix) for prefix in prefixes]
 
 

@@ -17,13 +17,13 @@ logger = structlog.stdlib.get_logger(__name__)
 
 FLUSH_INTERVAL_S = 60.0
 
-UseWriter = Callable[[Session, Collection[str]], Awaitable[None]]
+LastUseWriter = Callable[[Session, Collection[str]], Awaitable[None]]
 
 
 class LastUseRecorder:
     """Collects which credentials or API keys this process uses. Stores the time of their use every minute and at shutdown."""
 
-    def __init__(self, database: Database, write: UseWriter, *, interval_s: float = FLUSH_INTERVAL_S) -> None:
+    def __init__(self, database: Database, write: LastUseWriter, *, interval_s: float = FLUSH_INTERVAL_S) -> None:
         self._database = database
         self._write = write
         self._interval_s = interval_s

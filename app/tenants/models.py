@@ -10,10 +10,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database.base import Base
 from app.tenants.stored_secrets import (
-    callback_secret_identity,
-    credential_identity,
-    sip_password_identity,
-    sip_username_identity,
+    associated_data_of_callback_secret,
+    associated_data_of_credential,
+    associated_data_of_sip_password,
+    associated_data_of_sip_username,
 )
 
 # Triggers on these tables notify this channel of every change (migration 0041), but not of changes of `credential_use`, of
@@ -45,9 +45,9 @@ class Tenant(Base):
     hours: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
 
     @property
-    def callback_secret_identity(self) -> str:
+    def callback_secret_associated_data(self) -> str:
         """The associated data (AES-GCM) of the encrypted secret: a text that names row and column. Decryption needs it."""
-        return callback_secret_identity(self.id)
+        return associated_data_of_callback_secret(self.id)
 
 
 class TwilioAccount(Base):
@@ -82,9 +82,9 @@ class TwilioCredential(Base):
     preferred_at: Mapped[datetime | None]
 
     @property
-    def identity(self) -> str:
+    def secret_associated_data(self) -> str:
         """The associated data (AES-GCM) of the encrypted secret: a text that names the row. Decryption needs the same text."""
-        return credential_identity(self.id)
+        return associated_data_of_credential(self.id)
 
 
 class CredentialLastUse(Base):
@@ -121,7 +121,7 @@ class ApiKey(Base):
     idempotency_key: Mapped[str | None] = mapped_column(Text)
 
 
-class KeyLastUse(Base):
+class ApiKeyLastUse(Base):
     """The last use of an API key.
 
     It has a table of its own, because each change of `api_key` empties the caches of all processes.
@@ -148,14 +148,14 @@ class SipCredential(Base):
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     @property
-    def username_identity(self) -> str:
+    def username_associated_data(self) -> str:
         """The associated data (AES-GCM) of the encrypted user name: a text that names row and column. Decryption needs it."""
-        return sip_username_identity(self.id)
+        return associated_data_of_sip_username(self.id)
 
     @property
-    def password_identity(self) -> str:
+    def password_associated_data(self) -> str:
         """The associated data (AES-GCM) of the encrypted password: a text that names row and column. Decryption needs it."""
-        return sip_password_identity(self.id)
+        return associated_data_of_sip_password(self.id)
 
 
 class Workload(Base):

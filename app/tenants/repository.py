@@ -13,8 +13,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.base import Base
-from app.security.keyring import HASHED_KEY_ID_POSITION, SEALED_KEY_ID_POSITION
-from app.tenants.models import ApiKey, CredentialLastUse, KeyLastUse, SipCredential, Tenant, TwilioAccount, TwilioCredential
+from app.security.keyring import KEY_ID_POSITION_IN_CIPHERTEXT, KEY_ID_POSITION_IN_HASH
+from app.tenants.models import ApiKey, ApiKeyLastUse, CredentialLastUse, SipCredential, Tenant, TwilioAccount, TwilioCredential
 
 
 async def get_account(session: AsyncSession, *, tenant_id: str, account_sid: str) -> TwilioAccount | None:
@@ -39,10 +39,10 @@ async def mark_credentials_used(session: AsyncSession, references: Collection[st
     await _mark_used(session, CredentialLastUse, "credential_id", used)
 
 
-async def mark_keys_used(session: AsyncSession, prefixes: Collection[str]) -> None:
+async def mark_api_keys_used(session: AsyncSession, prefixes: Collection[str]) -> None:
     """Records that the API keys with these public parts (prefixes) were used now."""
     used = select(ApiKey.id, func.now()).where(ApiKey.prefix.in_(prefixes)).order_by(ApiKey.id)
-    await _mark_used(session, KeyLastUse, "key_id", used)
+    await _mark_used(session, ApiKeyLastUse, "key_id", used)
 
 
 async def _mark_used(session: AsyncSession, table: type[Base], id_column: str, used: Any) -> None:
@@ -57,7 +57,7 @@ async def _mark_used(session: AsyncSession, table: type[Base], id_column: str, u
 
 
 @dataclass(frozen=True, slots=True)
-class SealedColumn:
+class EncryptedColumn:
     """A column with encrypted ("sealed") secrets.
 
     `noun` names a secret of the column in messages. `identity` is the name of the attribute of `table` that returns the
@@ -75,7 +75,7 @@ class SealedColumn:
         return getattr(self.table, self.column)
 
     @property
-    def needed_sql(self) -> Any:
+    def active_secret_condition(self) -> Any:
         """The SQL condition for rows whose secret is set and not revoked."""
         revoked_at = getattr(self.table, "revoked_at", None)
         return (
@@ -86,15 +86,15 @@ class SealedColumn:
 
 
 # All columns with encrypted secrets.
-SEALED_COLUMNS = (
-    SealedColumn("Twilio credential", TwilioCredential, "sealed_secret", "identity"),
-    SealedColumn("callback secret of tenant", Tenant, "sealed_callback_secret", "callback_secret_identity"),
-    SealedColumn("user name of SIP credential", SipCredential, "sealed_username", "username_identity"),
-    SealedColumn("password of SIP credential", SipCredential, "sealed_password", "password_identity"),
+ENCRYPTED_COLUMNS = (
+    EncryptedColumn("Twilio credential", TwilioCredential, "sealed_secret", "secret_associated_data"),
+    EncryptedColumn("callback secret of tenant", Tenant, "sealed_callback_secret", "callback_secret_associated_data"),
+    EncryptedColumn("user name of SIP credential", SipCredential, "sealed_username", "username_associated_data"),
+    EncryptedColumn("password of SIP credential", SipCredential, "sealed_password", "password_associated_data"),
 )
 
 
-async def describe_secret(session: AsyncSession, column: SealedColumn, row: Any) -> str:
+async def describe_secret(session: AsyncSession, column: EncryptedColumn, row: Any) -> str:
     """Returns a description for operators that names the row's secret, such as `callback secret of tenant acme`."""
     if isinstance(row, SipCredential):
         return f"{column.noun} {row.name} of tenant {row.tenant_id}"
@@ -104,17 +104,19 @@ async def describe_secret(session: AsyncSession, column: SealedColumn, row: Any)
     return f"{column.noun} {row.id} of account {account.account_sid} of tenant {account.tenant_id}"
 
 
-async def list_rows_with_needed_secret(session: AsyncSession, column: SealedColumn, *, after: Any, limit: int) -> Sequence[Any]:
+async def list_rows_with_active_secret(
+    session: AsyncSession, column: EncryptedColumn, *, after: Any, limit: int
+) -> Sequence[Any]:
     """Returns up to `limit` rows with a secret in this column that is not revoked, sorted by id.
 
     If `after`, an id, is given, returns only rows with a later id.
     """
-    statement = _rows_after(column, after, limit).where(column.needed_sql)
+    statement = _rows_after(column, after, limit).where(column.active_secret_condition)
     return (await session.scalars(statement)).all()
 
 
-async def lock_rows_to_reseal(
-    session: AsyncSession, column: SealedColumn, *, after: Any, limit: int, key_id: bytes
+async def lock_rows_to_reencrypt(
+    session: AsyncSession, column: EncryptedColumn, *, after: Any, limit: int, key_id: bytes
 ) -> Sequence[Any]:
     """Locks and returns up to `limit` rows whose secret is encrypted with another key than `key_id`, sorted by id.
 
@@ -122,26 +124,26 @@ async def lock_rows_to_reseal(
     Includes revoked ones, because `callgate apply` compares the secrets in its file with them. If `after`, an id, is given,
     returns only rows with a later id.
     """
-    is_other_key = _key_id_sql(column.sqlalchemy_column, SEALED_KEY_ID_POSITION) != key_id
+    is_other_key = _key_id_sql(column.sqlalchemy_column, KEY_ID_POSITION_IN_CIPHERTEXT) != key_id
     statement = _rows_after(column, after, limit).where(is_other_key).with_for_update(key_share=True)
     return (await session.scalars(statement)).all()
 
 
-def _rows_after(column: SealedColumn, after: Any, limit: int) -> Select[Any]:
+def _rows_after(column: EncryptedColumn, after: Any, limit: int) -> Select[Any]:
     statement = select(column.table).order_by(column.table.id).limit(limit)
     return statement if after is None else statement.where(column.table.id > after)
 
 
-async def secret_counts_by_sealing_key(session: AsyncSession, column: SealedColumn) -> dict[bytes, int]:
+async def secret_counts_by_encryption_key(session: AsyncSession, column: EncryptedColumn) -> dict[bytes, int]:
     """Returns the number of secrets in this column that each encryption key encrypts, by its id. Ignores revoked secrets."""
-    key_id = _key_id_sql(column.sqlalchemy_column, SEALED_KEY_ID_POSITION)
-    found = await session.execute(select(key_id, func.count()).where(column.needed_sql).group_by(key_id))
+    key_id = _key_id_sql(column.sqlalchemy_column, KEY_ID_POSITION_IN_CIPHERTEXT)
+    found = await session.execute(select(key_id, func.count()).where(column.active_secret_condition).group_by(key_id))
     return dict(found.all())
 
 
 async def api_key_counts_by_hashing_key(session: AsyncSession) -> dict[bytes, int]:
     """Returns how many valid API keys are hashed with each encryption key, by the id of the encryption key."""
-    key_id = _key_id_sql(ApiKey.keyed_hash, HASHED_KEY_ID_POSITION)
+    key_id = _key_id_sql(ApiKey.keyed_hash, KEY_ID_POSITION_IN_HASH)
     valid = ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
     found = await session.execute(select(key_id, func.count()).where(*valid).group_by(key_id))
     return dict(found.all())
@@ -152,7 +154,7 @@ async def encryption_key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
 
     Ignores revoked and expired secrets.
     """
-    sealed = [set(await secret_counts_by_sealing_key(session, column)) for column in SEALED_COLUMNS]
+    sealed = [set(await secret_counts_by_encryption_key(session, column)) for column in ENCRYPTED_COLUMNS]
     return [*sealed, set(await api_key_counts_by_hashing_key(session))]
 
 
@@ -161,6 +163,6 @@ def _key_id_sql(column: Any, position: tuple[int, int]) -> Any:
     return func.substring(column, *position, type_=LargeBinary)
 
 
-async def rehash_key(session: AsyncSession, key_id: UUID, *, old_hash: bytes, new_hash: bytes) -> None:
+async def rehash_api_key(session: AsyncSession, key_id: UUID, *, old_hash: bytes, new_hash: bytes) -> None:
     """Replaces the hash of an API key. Does nothing if the hash is not `old_hash` any more: another process has replaced it."""
     await session.execute(update(ApiKey).where(ApiKey.id == key_id, ApiKey.keyed_hash == old_hash).values(keyed_hash=new_hash))

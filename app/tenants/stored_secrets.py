@@ -13,17 +13,17 @@ def generate_callback_secret() -> str:
     return CALLBACK_SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_CALLBACK_SECRET_BYTES)).decode()
 
 
-def callback_secret_identity(tenant_id: str) -> str:
+def associated_data_of_callback_secret(tenant_id: str) -> str:
     return f"tenant:{tenant_id}:callback_secret"
 
 
-def credential_identity(credential_id: UUID) -> str:
+def associated_data_of_credential(credential_id: UUID) -> str:
     return f"twilio_credential:{credential_id}"
 
 
-def sip_username_identity(credential_id: UUID) -> str:
+def associated_data_of_sip_username(credential_id: UUID) -> str:
     return f"sip_credential:{credential_id}:username"
 
 
-def sip_password_identity(credential_id: UUID) -> str:
+def associated_data_of_sip_password(credential_id: UUID) -> str:
     return f"sip_credential:{credential_id}:password"

@@ -20,7 +20,7 @@ from app.twilio.errors import ANSWER_TOO_LONG, TwilioCredentialRejected, TwilioE
 from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import error_for_answer, read_error_answer
 from app.twilio.response_body import BodyTooLong, read_response_body
-from app.twilio.schemas import CallResource, Credential, Form, OnUse, read_json
+from app.twilio.schemas import CallResource, Credential, Form, OnCredentialUse, read_json
 from app.twilio.secrets import authorization_header, redact_document, secrets_of_request
 from app.twilio.send_gate import SendGate
 
@@ -127,7 +127,7 @@ class TwilioClient:
         *,
         base_url: str,
         metrics: Metrics | None = None,
-        on_use: OnUse | None = None,
+        on_use: OnCredentialUse | None = None,
         clock: TwilioClock | None = None,
     ) -> None:
         self._http = http

@@ -13,7 +13,7 @@ from urllib.request import getproxies
 import aiohappyeyeballs
 import httpx
 
-from app.security.tls import shared_context
+from app.security.tls import shared_tls_context
 from app.twilio.connection import HttpConnection
 from app.twilio.name_lookup import NameLookup
 from app.twilio.transport import AiohttpTransport, acquire_connection_slot
@@ -29,7 +29,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
     """Sends each request at most once, as `AiohttpTransport` does, with the same timeouts and errors."""
 
     def __init__(self, *, max_connections: int, keepalive_s: float, tls: ssl.SSLContext | None = None) -> None:
-        self._tls = tls or shared_context(httpx.create_ssl_context)
+        self._tls = tls or shared_tls_context(httpx.create_ssl_context)
         self._fallback = AiohttpTransport(max_connections=max_connections, keepalive_s=keepalive_s, tls=self._tls)
         self._has_proxies = not getproxies().keys() <= {"no"}
         self._names = NameLookup()

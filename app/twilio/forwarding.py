@@ -21,7 +21,7 @@ from app.twilio.errors import ANSWER_TOO_LONG, TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import error_for_answer, read_error_answer
 from app.twilio.response_body import decoded_chunks
-from app.twilio.schemas import Credential, OnUse, read_json
+from app.twilio.schemas import Credential, OnCredentialUse, read_json
 from app.twilio.secrets import authorization_header, redact_document, secrets_of_fields
 from app.twilio.subresources import RECORDINGS, Operation
 
@@ -56,7 +56,7 @@ class TwilioChangeResponse:
 class Forwarding:
     """Forwards requests to Twilio. Methods raise TwilioError for every failure of the network or of Twilio."""
 
-    def __init__(self, http: HttpClient, *, base_url: str, metrics: Metrics, on_use: OnUse | None = None) -> None:
+    def __init__(self, http: HttpClient, *, base_url: str, metrics: Metrics, on_use: OnCredentialUse | None = None) -> None:
         self._http = http
         self._base_url = base_url
         self._on_use = on_use

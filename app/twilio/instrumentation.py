@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from app.observability import Metrics
-from app.observability.tracing import TimedSpan, annotate, mark_span_failed
+from app.observability.tracing import TimedSpan, annotate_span, mark_span_failed
 from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown, TwilioThrottled
 
 # The path segments of https://www.twilio.com/docs/voice/api/call-resource. Other segments are SIDs, or names that a caller
@@ -63,12 +63,14 @@ def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
                 if isinstance(error, TwilioCredentialRejected):
                     self.metrics.twilio.credentials_rejected.inc()
                 if error.answer:
-                    annotate({"http.response.status_code": error.answer.status, "callgate.twilio_code": error.answer.code or 0})
+                    annotate_span(
+                        {"http.response.status_code": error.answer.status, "callgate.twilio_code": error.answer.code or 0}
+                    )
                 raise
             finally:
                 self.metrics.twilio.seconds_series(operation).observe(time.perf_counter() - began)
                 self.metrics.twilio.answers_series(operation, answer).inc()
-                annotate({"http.request.method": method, "callgate.answer": answer})
+                annotate_span({"http.request.method": method, "callgate.answer": answer})
         return result
 
     return wrapper

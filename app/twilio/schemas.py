@@ -49,15 +49,15 @@ class Credential:
 
 
 # Called with each credential that a request is sent with, and with each auth token that verifies a callback.
-OnUse = Callable[[Credential], None]
+OnCredentialUse = Callable[[Credential], None]
 
 
-def _read_text(value: object) -> str | None:
+def _parse_twilio_text(value: object) -> str | None:
     """Returns the text; None if it is empty, or so long that it is no value of Twilio and might not fit into an index."""
     return value if isinstance(value, str) and 0 < len(value) <= _MAX_TEXT_LENGTH else None
 
 
-def _read_integer(value: object) -> int | None:
+def _parse_twilio_integer(value: object) -> int | None:
     try:
         number = int(value) if isinstance(value, str | int) else None
     except ValueError:
@@ -65,7 +65,7 @@ def _read_integer(value: object) -> int | None:
     return number if number is not None and abs(number) <= _INT32_MAX else None
 
 
-def _read_money(value: object) -> Decimal | None:
+def _parse_twilio_price(value: object) -> Decimal | None:
     if not isinstance(value, str | int) or len(str(value)) > _MAX_PRICE_LENGTH:
         return None
     try:
@@ -78,7 +78,7 @@ def _read_money(value: object) -> Decimal | None:
     return amount if amount.is_finite() and abs(amount.adjusted()) < _MAX_PRICE_LENGTH else None
 
 
-def _read_time(value: object) -> datetime | None:
+def _parse_twilio_date(value: object) -> datetime | None:
     """Parses a date in RFC 2822 format, which the 2010 API uses. Returns None for any other value."""
     if not isinstance(value, str) or not value:
         return None
@@ -89,15 +89,15 @@ def _read_time(value: object) -> datetime | None:
         return None
 
 
-def _read_map(value: object) -> dict[str, Any] | None:
+def _parse_twilio_uris(value: object) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-TwilioText = Annotated[str | None, BeforeValidator(_read_text)]
-TwilioInteger = Annotated[int | None, BeforeValidator(_read_integer)]
-TwilioMoney = Annotated[Decimal | None, BeforeValidator(_read_money)]
-TwilioTime = Annotated[datetime | None, BeforeValidator(_read_time)]
-TwilioUris = Annotated[dict[str, Any] | None, BeforeValidator(_read_map)]
+TwilioText = Annotated[str | None, BeforeValidator(_parse_twilio_text)]
+TwilioInteger = Annotated[int | None, BeforeValidator(_parse_twilio_integer)]
+TwilioMoney = Annotated[Decimal | None, BeforeValidator(_parse_twilio_price)]
+TwilioTime = Annotated[datetime | None, BeforeValidator(_parse_twilio_date)]
+TwilioUris = Annotated[dict[str, Any] | None, BeforeValidator(_parse_twilio_uris)]
 
 
 class CallResource(BaseModel):
@@ -175,7 +175,7 @@ def _parse_finite_number(number: str) -> float | None:
 _finite_json = json.JSONDecoder(parse_float=_parse_finite_number, parse_constant=lambda _: None)
 
 
-def form_name(name: str) -> str:
+def form_field_name(name: str) -> str:
     """Returns Twilio's name of a parameter: `sip_auth_username` → `SipAuthUsername`. All parameters follow this rule."""
     return "".join(word.capitalize() for word in name.split("_"))
 
@@ -211,7 +211,7 @@ class Form:
 
 @lru_cache(maxsize=256)  # a fixed set of names
 def _quote_name(name: str) -> str:
-    return _quote(form_name(name))
+    return _quote(form_field_name(name))
 
 
 def _quote(value: object) -> str:

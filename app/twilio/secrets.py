@@ -14,7 +14,7 @@ from app.twilio.addresses import address_spellings
 from app.twilio.schemas import SECRET_PARAMETERS, SID_PATTERN, Credential
 
 # Members whose values are Twilio's own words, dates, numbers and links: they never repeat a text of the request.
-_TWILIOS_OWN_MEMBERS = frozenset(
+_MEMBERS_WITHOUT_REQUEST_TEXT = frozenset(
     (
         *("api_version", "direction", "status", "answered_by", "uri", "subresource_uris", "source", "track", "channels"),
         *("date_created", "date_updated", "start_time", "end_time", "duration", "queue_time", "price", "price_unit"),
@@ -59,7 +59,7 @@ def redact_document(document: Any, secrets: Secrets, addresses: Iterable[str] = 
     shown_addresses = {spelling for address in addresses for spelling in address_spellings(address)}
 
     def is_kept(member: str, value: Any) -> bool:
-        if member in _TWILIOS_OWN_MEMBERS:
+        if member in _MEMBERS_WITHOUT_REQUEST_TEXT:
             return True
         return isinstance(value, str) and (
             value in shown_addresses

@@ -20,7 +20,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
-from app.security.tls import shared_context
+from app.security.tls import shared_tls_context
 from app.setting_values import is_loopback_host
 from app.twilio.send_gate import SendGate, TooLate
 
@@ -40,7 +40,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(self, *, max_connections: int, keepalive_s: float, tls: ssl.SSLContext | None = None) -> None:
-        tls = tls or shared_context(httpx.create_ssl_context)
+        tls = tls or shared_tls_context(httpx.create_ssl_context)
         tls.set_alpn_protocols(["http/1.1"])
         self._slots = asyncio.Semaphore(max_connections)
         self._proxies = getproxies()

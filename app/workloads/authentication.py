@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 from app.observability.metrics import WorkloadMetrics
 from app.settings import Settings
-from app.workloads.key_set import KeySet, KeySetState, KeySource
-from app.workloads.key_sources import key_source
+from app.workloads.key_set import JwkSet, JwkSetSource, JwkSetState
+from app.workloads.key_sources import jwk_set_source
 from app.workloads.service_accounts import ServiceAccount
 from app.workloads.tokens import REFUSAL_REASONS, TokenRules, ValidToken, seconds_until_expiry, unknown_key_refusal
 
@@ -18,20 +18,20 @@ _MAX_CACHED_TOKENS = 10_000
 class WorkloadTokenValidator:
     """Validates the service account tokens of one issuer, and caches valid ones. Use it only inside `async with running()`."""
 
-    def __init__(self, rules: TokenRules, source: KeySource, metrics: WorkloadMetrics) -> None:
+    def __init__(self, rules: TokenRules, source: JwkSetSource, metrics: WorkloadMetrics) -> None:
         self._rules = rules
         for reason in REFUSAL_REASONS:  # series start at 0
             metrics.refused.labels(reason)
         self._valid_tokens: OrderedDict[bytes, ValidToken] = OrderedDict()
         # Tokens that a removed key signed are no longer valid. Which ones is not stored, so all tokens are forgotten.
-        self._keys = KeySet(source, metrics=metrics, on_removed=self._valid_tokens.clear)
+        self._keys = JwkSet(source, metrics=metrics, on_removed=self._valid_tokens.clear)
 
     @property
     def issuer(self) -> str:
         return self._rules.issuer
 
     @property
-    def key_set_state(self) -> KeySetState:
+    def key_set_state(self) -> JwkSetState:
         return self._keys.state
 
     @asynccontextmanager
@@ -45,7 +45,7 @@ class WorkloadTokenValidator:
         return known.service_account if known and seconds_until_expiry(known) > 0 else None
 
     async def validate(self, token: str) -> ServiceAccount:
-        """Validates the token, caches it, and returns its service account. Raises TokenRefused or KeySetUnavailable."""
+        """Validates the token, caches it, and returns its service account. Raises TokenRefused or JwkSetUnavailable."""
         valid = self._valid_tokens[_digest_of(token)] = await self._validate(token)
         if len(self._valid_tokens) > _MAX_CACHED_TOKENS:
             self._valid_tokens.popitem(last=False)
@@ -75,6 +75,6 @@ async def workload_token_validator(
         yield None
         return
     rules = TokenRules(settings.workload_issuer, settings.workload_audience)
-    tokens = WorkloadTokenValidator(rules, key_source(settings, issuer=settings.workload_issuer), metrics)
+    tokens = WorkloadTokenValidator(rules, jwk_set_source(settings, issuer=settings.workload_issuer), metrics)
     async with tokens.running():
         yield tokens

@@ -21,14 +21,14 @@ RETRY_AFTER_FAILURE_S: Final = 15.0
 
 KeysById = Mapping[str, PyJWK]
 """Public keys by their ids (`kid`)."""
-KeySetState = Literal["ok", "stale", "unavailable"]
+JwkSetState = Literal["ok", "stale", "unavailable"]
 """`stale` means that the last read failed, and that older keys are used.
 
 `unavailable` means that there are no keys: no read has succeeded, or the key set has no usable key.
 """
 
 
-class KeySetUnreadable(Exception):
+class JwkSetUnreadable(Exception):
     """A read of the key set has failed. `reason` is a short constant for logs and `callgate doctor`."""
 
     def __init__(self, reason: str) -> None:
@@ -36,19 +36,19 @@ class KeySetUnreadable(Exception):
         super().__init__(reason)
 
 
-class NoUsableKey(KeySetUnreadable):
+class NoUsableKey(JwkSetUnreadable):
     """The key set was read, and none of its keys can be used. Keys that it had before are revoked."""
 
 
-class KeySetUnavailable(Exception):
+class JwkSetUnavailable(Exception):
     """The last read of the key set failed, so a key that is missing in the last set may nevertheless be valid."""
 
 
 @dataclass(frozen=True, slots=True)
-class KeySource:
+class JwkSetSource:
     """Where a key set comes from and how often it is read.
 
-    `read` returns a JSON Web Key Set (RFC 7517) or raises KeySetUnreadable.
+    `read` returns a JSON Web Key Set (RFC 7517) or raises JwkSetUnreadable.
     """
 
     location: str
@@ -58,18 +58,18 @@ class KeySource:
     """The minimum time between the starts of two reads. Tokens with unknown keys cause reads before `interval_s` has passed."""
 
 
-def parse_key_set(body: bytes) -> dict[str, PyJWK]:
+def parse_jwk_set(body: bytes) -> dict[str, PyJWK]:
     """Returns the usable signature keys by their ids. Ignores all other keys.
 
-    Raises NoUsableKey if there is none, and KeySetUnreadable if the body is not a key set.
+    Raises NoUsableKey if there is none, and JwkSetUnreadable if the body is not a key set.
     """
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        raise KeySetUnreadable("not_json") from None
+        raise JwkSetUnreadable("not_json") from None
     listed = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(listed, list):
-        raise KeySetUnreadable("not_a_key_set")
+        raise JwkSetUnreadable("not_a_key_set")
     keys = {key.key_id: key for key in map(_usable_key, listed) if key is not None and key.key_id}
     if not keys:
         raise NoUsableKey("no_usable_key")
@@ -88,10 +88,10 @@ def _usable_key(document: Any) -> PyJWK | None:
     return None if key.algorithm_name not in ALGORITHMS or "d" in document or is_too_short else key
 
 
-class KeySet:
+class JwkSet:
     """The current keys of an issuer, which are read again at intervals. Use the set only inside `async with running()`."""
 
-    def __init__(self, source: KeySource, *, metrics: WorkloadMetrics, on_removed: Callable[[], None]) -> None:
+    def __init__(self, source: JwkSetSource, *, metrics: WorkloadMetrics, on_removed: Callable[[], None]) -> None:
         """Creates an empty set. `on_removed` is called when a read finds that keys were removed or replaced."""
         self._source = source
         self._metrics = metrics
@@ -103,7 +103,7 @@ class KeySet:
         self._reading: asyncio.Task[None] | None = None
 
     @property
-    def state(self) -> KeySetState:
+    def state(self) -> JwkSetState:
         if not self._keys:
             return "unavailable"
         return "stale" if self._failure else "ok"
@@ -127,16 +127,16 @@ class KeySet:
         """Returns the key with this id.
 
         An unknown key may be new, so the set is read again before an error is raised. This takes at most `min_interval_s` and
-        the time of a read. Raises KeyError if the set does not have the key, and KeySetUnavailable if the set cannot be read.
+        the time of a read. Raises KeyError if the set does not have the key, and JwkSetUnavailable if the set cannot be read.
         """
         key = self._keys.get(key_id)
         if key is not None:
             return key
         if self._failure and not self._is_reading and self._seconds_until_next_read > 0:
-            raise KeySetUnavailable
+            raise JwkSetUnavailable
         await self._read_again()
         if key_id not in self._keys and self._failure:
-            raise KeySetUnavailable
+            raise JwkSetUnavailable
         return self._keys[key_id]
 
     @property
@@ -164,11 +164,11 @@ class KeySet:
         self._read_started_at = time.monotonic()
         try:
             body = await self._source.read()
-            keys = self._keys if body == self._body else parse_key_set(body)
+            keys = self._keys if body == self._body else parse_jwk_set(body)
         except NoUsableKey as error:
             self._replace_keys({}, None)
             self._record_failure(error.reason)
-        except KeySetUnreadable as error:
+        except JwkSetUnreadable as error:
             self._record_failure(error.reason)
         except Exception as error:
             logger.exception("workload_key_set_failed", error=type(error).__name__)

@@ -18,7 +18,7 @@ from app.settings import Settings
 from app.twilio.client import HttpClient
 from app.twilio.response_body import BodyTooLong, read_response_body
 from app.twilio.transport import AiohttpTransport
-from app.workloads.key_set import KeySetUnreadable, KeySource
+from app.workloads.key_set import JwkSetSource, JwkSetUnreadable
 
 DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
 URL_READ_INTERVAL_S: Final = 300.0
@@ -29,16 +29,16 @@ READ_TIMEOUT_S: Final = 5.0
 _MAX_CONTENT_BYTES = 256 * 1024
 
 
-def key_source(settings: Settings, *, issuer: str) -> KeySource:
+def jwk_set_source(settings: Settings, *, issuer: str) -> JwkSetSource:
     """Returns the source of the key set that CALLGATE_WORKLOAD_KEYS names. The default is the issuer's discovery document."""
     location = settings.workload_keys or issuer.rstrip("/") + DISCOVERY_PATH
     if not location.startswith(("http://", "https://")):
-        return KeySource(location, partial(_read_file, Path(location)), FILE_READ_INTERVAL_S, FILE_MIN_READ_INTERVAL_S)
+        return JwkSetSource(location, partial(_read_file, Path(location)), FILE_READ_INTERVAL_S, FILE_MIN_READ_INTERVAL_S)
     reader = _HttpReader(settings.workload_keys_ca_file, settings.workload_keys_token_file)
     read: Callable[[], Awaitable[bytes]] = partial(reader.get, location, with_token=True)
     if location.endswith(DISCOVERY_PATH):
         read = partial(_read_discovered_key_set, reader, location, issuer)
-    return KeySource(location, partial(_read_within_timeout, read), URL_READ_INTERVAL_S, URL_MIN_READ_INTERVAL_S)
+    return JwkSetSource(location, partial(_read_within_timeout, read), URL_READ_INTERVAL_S, URL_MIN_READ_INTERVAL_S)
 
 
 async def _read_file(path: Path) -> bytes:
@@ -46,7 +46,7 @@ async def _read_file(path: Path) -> bytes:
 
 
 def _read_bytes(path: Path, what: str) -> bytes:
-    """Returns the content of a file. Raises KeySetUnreadable if the file is missing, not readable or too long.
+    """Returns the content of a file. Raises JwkSetUnreadable if the file is missing, not readable or too long.
 
     If the file is missing or not readable, the error's reason begins with `what`, which names the kind of file.
     """
@@ -54,11 +54,11 @@ def _read_bytes(path: Path, what: str) -> bytes:
         with path.open("rb") as file:
             content = file.read(_MAX_CONTENT_BYTES + 1)
     except FileNotFoundError:
-        raise KeySetUnreadable(f"{what}_missing") from None
+        raise JwkSetUnreadable(f"{what}_missing") from None
     except OSError:
-        raise KeySetUnreadable(f"{what}_not_readable") from None
+        raise JwkSetUnreadable(f"{what}_not_readable") from None
     if len(content) > _MAX_CONTENT_BYTES:
-        raise KeySetUnreadable("too_long")
+        raise JwkSetUnreadable("too_long")
     return content
 
 
@@ -67,7 +67,7 @@ async def _read_within_timeout(read: Callable[[], Awaitable[bytes]]) -> bytes:
         async with asyncio.timeout(READ_TIMEOUT_S):
             return await read()
     except TimeoutError:
-        raise KeySetUnreadable("timeout") from None
+        raise JwkSetUnreadable("timeout") from None
 
 
 async def _read_discovered_key_set(reader: "_HttpReader", url: str, issuer: str) -> bytes:
@@ -78,12 +78,12 @@ async def _read_discovered_key_set(reader: "_HttpReader", url: str, issuer: str)
     try:
         document = json.loads(await reader.get(url, with_token=True))
     except (ValueError, RecursionError):
-        raise KeySetUnreadable("discovery_not_json") from None
+        raise JwkSetUnreadable("discovery_not_json") from None
     if not isinstance(document, dict) or document.get("issuer") != issuer:
-        raise KeySetUnreadable("discovery_of_another_issuer")
+        raise JwkSetUnreadable("discovery_of_another_issuer")
     keys_url = document.get("jwks_uri")
     if not isinstance(keys_url, str) or not is_trusted_url(keys_url):
-        raise KeySetUnreadable("discovery_without_https_key_set")
+        raise JwkSetUnreadable("discovery_without_https_key_set")
     return await reader.get(keys_url, with_token=_origin(keys_url) == _origin(url))
 
 
@@ -103,7 +103,7 @@ class _HttpReader:
     token_file: Path | None
 
     async def get(self, url: str, *, with_token: bool) -> bytes:
-        """Returns the body of the response. Raises KeySetUnreadable unless the status is 200. Does not follow redirects.
+        """Returns the body of the response. Raises JwkSetUnreadable unless the status is 200. Does not follow redirects.
 
         If `with_token` is true, sends the token in `token_file` as a bearer token.
         """
@@ -118,7 +118,7 @@ class _HttpReader:
             async with HttpClient(transport, timeout=timeout, user_agent=f"callgate/{__version__}") as client:
                 return await _read_body(await client.send("GET", url, headers=headers, content=None))
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
-            raise KeySetUnreadable(_failure_reason(error)) from None
+            raise JwkSetUnreadable(_failure_reason(error)) from None
 
     def _tls_context(self) -> ssl.SSLContext | None:
         if self.ca_file is None:
@@ -126,16 +126,16 @@ class _HttpReader:
         try:
             return ssl.create_default_context(cafile=self.ca_file)
         except OSError:  # ssl.SSLError is one
-            raise KeySetUnreadable("ca_file_not_readable") from None
+            raise JwkSetUnreadable("ca_file_not_readable") from None
 
 
 async def _read_body(response: httpx.Response) -> bytes:
     try:
         if response.status_code != httpx.codes.OK:
-            raise KeySetUnreadable(f"status_{response.status_code}")
+            raise JwkSetUnreadable(f"status_{response.status_code}")
         return await read_response_body(response, limit=_MAX_CONTENT_BYTES)
     except BodyTooLong:
-        raise KeySetUnreadable("too_long") from None
+        raise JwkSetUnreadable("too_long") from None
     finally:
         await response.aclose()
 

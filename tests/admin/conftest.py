@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway
@@ -41,7 +41,9 @@ async def admin_of(gateway: Gateway, tenant_id: str | None, *scopes: Scope) -> A
 
     If no scopes are given, the key has all scopes.
     """
-    row, key = await gateway.tenants.create_key(tenant_id, name="admin", creator=COMMAND_LINE, scopes=scopes or tuple(Scope))
+    row, key = await gateway.tenants.create_key(
+        tenant_id, name="admin", creator=COMMAND_LINE_CALLER, scopes=scopes or tuple(Scope)
+    )
     http = http_client(base_url=gateway.url, headers={"Authorization": f"Bearer {key}"})
     gateway.clients.append(http)
     return Admin(http, row.prefix)

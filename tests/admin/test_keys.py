@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from app.errors import IdempotencyKeyReused
-from app.tenants.administration_store import KeyRow
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.administration_store import ApiKeyRow
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
 from tests.admin.conftest import Admin, admin_of, faults_of, slug_of
 from tests.support.gateway import Gateway
@@ -87,11 +87,11 @@ async def test_a_key_without_an_expiry_has_the_default_and_is_created_once(
 ) -> None:
     administration = replace(gateway.tenants, default_lifetime=lifetime)
 
-    async def create(expires_at: datetime | None) -> tuple[KeyRow, str | None]:
-        return await administration.create_key_once(
+    async def create(expires_at: datetime | None) -> tuple[ApiKeyRow, str | None]:
+        return await administration.create_api_key_idempotently(
             tenant_id,
             name="x",
-            creator=COMMAND_LINE,
+            creator=COMMAND_LINE_CALLER,
             scopes=None,
             expires_at=expires_at,
             key_format="callgate",

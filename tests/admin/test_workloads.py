@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.workloads.service_accounts import ServiceAccount
 from tests.admin.conftest import Admin, admin_of, faults_of, slug_of
 from tests.support.cluster import ISSUER, Cluster
@@ -76,7 +76,7 @@ async def test_a_workload_with_the_scope_administrates_and_is_named_in_the_audit
     gateway: Gateway, operator: Admin, tenant_id: str
 ) -> None:
     account = ServiceAccount(ISSUER, "ops", "fleet")
-    await gateway.tenants.create_workload(None, account, creator=COMMAND_LINE)
+    await gateway.tenants.create_workload(None, account, creator=COMMAND_LINE_CALLER)
     gateway.invalidate_cache()
     bearer = {"Authorization": f"Bearer {CLUSTER.token(namespace='ops', name='fleet')}"}
     changed = await operator.http.patch(f"/v1/admin/tenants/{tenant_id}", json={"name": "New"}, headers=bearer)

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 
 from app.errors import CallgateError, OperatorKeyRequired, ScopeRequired
-from app.tenants.caller import COMMAND_LINE, Caller, OperatorCaller
+from app.tenants.caller import COMMAND_LINE_CALLER, Caller, OperatorCaller
 from app.tenants.scopes import ALL_SCOPES, DEFAULT_SCOPES, Scope
 from tests.support.gateway import Gateway
 
@@ -25,8 +25,8 @@ def operator(*scopes: Scope) -> OperatorCaller:
 @pytest.mark.parametrize(
     ("creator", "owner", "scopes", "error"),
     [
-        (COMMAND_LINE, OPERATOR, ALL_SCOPES, None),
-        (COMMAND_LINE, OWN, ALL_SCOPES, None),
+        (COMMAND_LINE_CALLER, OPERATOR, ALL_SCOPES, None),
+        (COMMAND_LINE_CALLER, OWN, ALL_SCOPES, None),
         (of_tenant(CALL, READ, ADMIN), OWN, ALL_SCOPES, None),
         (of_tenant(READ, ADMIN), OWN, {READ}, None),
         (of_tenant(READ, ADMIN), OWN, {READ, CALL}, ScopeRequired.of("call")),
@@ -65,7 +65,7 @@ async def test_nobody_gives_more_than_they_have(
 
 async def test_an_operators_key_acts_for_no_tenant(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
-    _, key = await gateway.tenants.create_key(None, name=None, creator=COMMAND_LINE)
+    _, key = await gateway.tenants.create_key(None, name=None, creator=COMMAND_LINE_CALLER)
     for method, path in (("POST", "/v1/calls"), ("GET", "/v1/calls")):
         refused = await tenant.http.request(method, path, json={}, headers={"Authorization": f"Bearer {key}"})
         assert (refused.status_code, refused.json()["type"]) == (403, "urn:callgate:problem:tenant-key-required")

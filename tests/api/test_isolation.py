@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
@@ -90,7 +90,7 @@ async def test_revoked_and_expired_keys_are_refused(gateway: Gateway) -> None:
     gateway.invalidate_cache()
     assert (await tenant.http.get("/v1/calls")).status_code == 401
     _, expired = await gateway.tenants.create_key(
-        tenant.id, name=None, creator=COMMAND_LINE, expires_at=datetime.now(UTC) - timedelta(seconds=1)
+        tenant.id, name=None, creator=COMMAND_LINE_CALLER, expires_at=datetime.now(UTC) - timedelta(seconds=1)
     )
     response = await tenant.http.get("/v1/calls", headers={"Authorization": f"Bearer {expired}"})
     assert response.status_code == 401

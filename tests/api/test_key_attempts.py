@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from app.errors import TooManyAttempts
-from app.http.key_attempts import KeyAttempts
+from app.http.key_attempts import FailedAuthenticationLimiter
 from app.settings import SettingsError, load_settings
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from tests.support.clients import http_client
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 
@@ -24,17 +24,17 @@ class Clock:
         return self.now
 
 
-def wait_of(attempts: KeyAttempts, address: str = ADDRESS, key: bytes = b"wrong") -> int | None:
+def wait_of(attempts: FailedAuthenticationLimiter, address: str = ADDRESS, key: bytes = b"wrong") -> int | None:
     """Returns the seconds that a refused client has to wait; None if the key would be looked up in the database."""
     try:
-        attempts.require_attempt_left(address, key)
+        attempts.require_below_failure_limit(address, key)
     except TooManyAttempts as error:
         return error.after_s
     return None
 
 
 def test_an_address_may_send_so_many_wrong_keys_in_a_minute() -> None:
-    attempts = KeyAttempts(per_minute=3, clock=(clock := Clock()))
+    attempts = FailedAuthenticationLimiter(per_minute=3, clock=(clock := Clock()))
     for _ in range(3):
         assert wait_of(attempts) is None
         attempts.record_wrong_key(ADDRESS, b"wrong")
@@ -56,7 +56,7 @@ def test_an_address_may_send_so_many_wrong_keys_in_a_minute() -> None:
 
 
 def test_a_key_that_was_valid_is_looked_up_until_it_is_wrong() -> None:
-    attempts = KeyAttempts(per_minute=1, clock=Clock())
+    attempts = FailedAuthenticationLimiter(per_minute=1, clock=Clock())
     attempts.record_valid_key(b"valid")
     attempts.record_wrong_key(ADDRESS, b"wrong")
     assert wait_of(attempts) == 60
@@ -66,7 +66,7 @@ def test_a_key_that_was_valid_is_looked_up_until_it_is_wrong() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    attempts = KeyAttempts(per_minute=1, clock=Clock())
+    attempts = FailedAuthenticationLimiter(per_minute=1, clock=Clock())
     for number in range(25_000):
         attempts.record_wrong_key(str(number), b"wrong")
         attempts.record_valid_key(str(number).encode())
@@ -104,7 +104,7 @@ def test_memory_is_bounded() -> None:
 def test_the_address_of_a_client(peer: str | None, forwarded: list[str], expected: str) -> None:
     headers = [(b"x-forwarded-for", text.encode()) for text in forwarded]
     scope: dict[str, Any] = {"type": "http", "client": (peer, 0) if peer else None, "headers": headers}
-    assert KeyAttempts(per_minute=1, proxies=PROXIES).client_address_of(scope) == expected
+    assert FailedAuthenticationLimiter(per_minute=1, proxies=PROXIES).client_address_of(scope) == expected
 
 
 async def refused(http: httpx.AsyncClient, method: str, path: str, **more: Any) -> httpx.Response:
@@ -149,7 +149,7 @@ async def test_behind_trusted_proxies_each_client_has_a_limit_of_its_own(databas
 
 
 async def status_of_new_key(gateway: Gateway, tenant: Tenant, headers: dict[str, str]) -> int:
-    _, key = await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE)
+    _, key = await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE_CALLER)
     return (await tenant.http.get("/v1/calls", headers=headers | {"Authorization": f"Bearer {key}"})).status_code
 
 

@@ -21,7 +21,7 @@ from app.revisions import known_revisions, newest_revision
 from app.schema import alembic_config, migrate
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from tests.support.clients import http_client
 from tests.support.gateway import SECRET_KEY, running_gateway, served, settings_for
 from tests.support.tcp import silent_first_host
@@ -95,7 +95,7 @@ async def _store(database_url: str, what: str) -> None:
     if what == "credential":
         await administration.add_credential("acme", account_sid="AC" + "0" * 32, secret="x", key_sid=None, base_url=None)
     elif what == "API key":
-        await administration.create_key("acme", name=None, creator=COMMAND_LINE)
+        await administration.create_key("acme", name=None, creator=COMMAND_LINE_CALLER)
     else:
         await administration.renew_callback_secret("acme")
     await database.close()

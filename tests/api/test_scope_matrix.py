@@ -16,7 +16,7 @@ from fastapi.routing import iter_route_contexts
 from app.http.operations import CONSOLE_PREFIX
 from app.http.routes import ScopedRoute, needs, require_access_declarations
 from app.main import create_app
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import ALL_SCOPES, Scope
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
@@ -268,7 +268,7 @@ async def keys(gateway: Gateway) -> AsyncIterator[tuple[Tenant, dict[str, str | 
         own, other = await gateway.add_tenant(simulator_url), await gateway.add_tenant(simulator_url)
 
         async def key(tenant_id: str | None, *scopes: Scope) -> str:
-            return (await gateway.tenants.create_key(tenant_id, name=None, scopes=scopes, creator=COMMAND_LINE))[1]
+            return (await gateway.tenants.create_key(tenant_id, name=None, scopes=scopes, creator=COMMAND_LINE_CALLER))[1]
 
         of_scopes: dict[str, str | None] = {scope.value: await key(own.id, scope) for scope in Scope}
         operators = {"operator": await key(None, *ALL_SCOPES), "viewer": await key(None, Scope.READ)}

@@ -77,7 +77,9 @@ class Watch:
         self.watch = TwilioQueueWatch(self.metrics.twilio, clock=lambda: self.now)
 
     def note(self, account_id: UUID) -> None:
-        self.watch.note_queued(Call(id=uuid4(), account_id=account_id, account_sid="AC1", tenant_id="shop"), queue_time_ms=1000)
+        self.watch.record_queued_call(
+            Call(id=uuid4(), account_id=account_id, account_sid="AC1", tenant_id="shop"), queue_time_ms=1000
+        )
 
 
 def test_an_account_is_warned_of_at_most_once_a_minute(log: io.StringIO) -> None:

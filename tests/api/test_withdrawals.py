@@ -19,7 +19,7 @@ from app.calls.creation.grants.store import DialGrant
 from app.calls.creation.scheduled.service import ScheduledIntentWriter
 from app.calls.creation.scheduled.store import ScheduledCall
 from app.calls.creation.store import NewCall
-from app.calls.creation.withdrawals import Withdrawals
+from app.calls.creation.withdrawals import UndialledCallRecorder
 from app.calls.models import Call
 from app.calls.repository import add_event
 from app.database.engine import Database
@@ -304,10 +304,10 @@ async def test_an_intent_that_is_unknown_to_a_worker_is_withdrawn(gateway: Gatew
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create("k")).json()["call_id"]
         intent = await _intent(gateway, call_id)
-        withdrawals = Withdrawals(state["database"], state["settlement"])
+        withdrawals = UndialledCallRecorder(state["database"], state["settlement"])
         await _abandon(gateway, call_id)
         assert await _outcome(tenant, call_id) == ("unknown", None)
-        withdrawals.withdraw_intent(intent)
+        withdrawals.mark_call_not_started(intent)
         await withdrawals.close()
         assert await _outcome(tenant, call_id) == ("not_started", "database-unavailable")
         again = await tenant.create("k")
@@ -323,11 +323,11 @@ async def test_an_attempt_that_is_not_the_withdrawn_one_stays_unknown(gateway: G
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create("k")).json()["call_id"]
         intent = await _intent(gateway, call_id)
-        withdrawals = Withdrawals(state["database"], state["settlement"])
+        withdrawals = UndialledCallRecorder(state["database"], state["settlement"])
         await _abandon(gateway, call_id, attempt=2)
-        withdrawals.withdraw_intent(intent)
-        withdrawals.withdraw_reopening(UUID(call_id), 1, event_id=uuid7())
-        withdrawals.withdraw_reopening(UUID(call_id), 2, event_id=uuid7())
+        withdrawals.mark_call_not_started(intent)
+        withdrawals.mark_attempt_not_started(UUID(call_id), 1, event_id=uuid7())
+        withdrawals.mark_attempt_not_started(UUID(call_id), 2, event_id=uuid7())
         await withdrawals.close()
         assert await _outcome(tenant, call_id) == ("unknown", None)
 
@@ -342,9 +342,9 @@ async def test_a_reopening_that_is_unknown_to_a_worker_is_withdrawn(gateway: Gat
         event_id = uuid7()
         async with gateway.database.begin() as session:
             await add_event(session, UUID(call_id), "call.pending", {"attempt": 2}, event_id=event_id)
-        withdrawals = Withdrawals(state["database"], state["settlement"])
+        withdrawals = UndialledCallRecorder(state["database"], state["settlement"])
         await _abandon(gateway, call_id, attempt=2)
-        withdrawals.withdraw_reopening(UUID(call_id), 2, event_id=event_id)
+        withdrawals.mark_attempt_not_started(UUID(call_id), 2, event_id=event_id)
         await withdrawals.close()
         assert await _outcome(tenant, call_id) == ("not_started", "database-unavailable")
 
@@ -411,7 +411,7 @@ async def test_a_grant_with_an_unknown_commit_does_not_put_back_the_grant_of_ano
         assert (first.call.id, first.call.attempt) == (second.call.id, second.call.attempt)
         for grant, before, after in [(first, "pending", "pending"), (second, "unknown", "scheduled")]:
             await gateway.database.fetch("UPDATE call SET execution = $2 WHERE id = $1", grant.call.id, before)
-            worker["granted"].put_back_granted_call(grant)
+            worker["granted"].requeue_undialled_call(grant)
             await worker["granted"].placement.withdrawals.close()
             assert [execution for execution, _ in await _records(tenant)] == [after]
 

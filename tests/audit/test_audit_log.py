@@ -12,7 +12,7 @@ from app.audit.events import Actor
 from app.audit.service import AuditLog, decode_audit_cursor
 from app.audit.store import AuditFilter, AuditRow
 from app.tenants.administration import TenantAdministration
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.errors import OperatorError
 from tests.support.gateway import Gateway
 
@@ -54,7 +54,7 @@ async def test_every_change_is_recorded_once_and_without_values(gateway: Gateway
         for secret_, base in ((token, None), (token, base_url), ("another", base_url), ("another", base_url))
     ]
     assert [credential.id for credential in credentials] == [credentials[place].id for place in (0, 0, 2, 2)]
-    row, key = await tenants.create_key("audited", name=name, creator=COMMAND_LINE)
+    row, key = await tenants.create_key("audited", name=name, creator=COMMAND_LINE_CALLER)
     for _ in range(2):
         await tenants.revoke_credential("audited", credentials[0].id)
         await tenants.revoke_key(row.prefix)
@@ -135,7 +135,7 @@ async def test_lists_are_filtered_and_paged_by_key(gateway: Gateway, tenants: Te
     other = replace(tenants, actor=Actor("cli", "anna"))
     await tenants.create_tenant("paged", name="x")
     for number in range(9):
-        await (tenants, other)[number % 2].create_key("paged", name=None, creator=COMMAND_LINE)
+        await (tenants, other)[number % 2].create_key("paged", name=None, creator=COMMAND_LINE_CALLER)
     whole = await events_of(gateway, "paged")
     log = AuditLog(gateway.database)
     pages, before = list[AuditRow](), None
@@ -147,7 +147,7 @@ async def test_lists_are_filtered_and_paged_by_key(gateway: Gateway, tenants: Te
         before = decode_audit_cursor(cursor)
         assert before == (page[-1].at, page[-1].id)
         # What happens meanwhile does not shift the pages.
-        await tenants.create_key("paged", name=None, creator=COMMAND_LINE)
+        await tenants.create_key("paged", name=None, creator=COMMAND_LINE_CALLER)
     assert pages == whole
     assert [event.actor_name for event in await events_of(gateway, "paged", actor_name="anna")] == ["anna"] * 4
     assert len(await events_of(gateway, "paged", action="tenant.create")) == 1

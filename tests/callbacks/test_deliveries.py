@@ -844,7 +844,7 @@ async def test_a_delivery_of_any_month_is_sent_again(
         live = await _start(gateway, twilio, status_callback=receiver.url, status_callback_event=["ringing", "completed"])
         await live.send_callbacks(*PROGRESS)
         await deliver_all(deliverer)
-        moved_id = ids.first_id_at(datetime.now(UTC) - timedelta(days=days))
+        moved_id = ids.lowest_call_id_at(datetime.now(UTC) - timedelta(days=days))
         values = {"id": (await live.deliveries())[0]["id"], "moved": moved_id, "at": ids.creation_time_of_id(moved_id)}
         async with gateway.database.begin() as session:
             await session.execute(text("UPDATE delivery SET id = :moved, at = :at WHERE id = :id"), values)

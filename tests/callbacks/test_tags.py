@@ -16,7 +16,7 @@ from sqlalchemy import text
 from twilio.request_validator import RequestValidator
 
 from app.calls.callback_urls import CallbackUrls
-from app.calls.ids import first_id_at
+from app.calls.ids import lowest_call_id_at
 from app.security.keyring import Keyring
 from tests.support.callbacks import PUBLIC_URL
 from tests.support.clients import http_client
@@ -198,7 +198,7 @@ async def test_a_url_without_a_tag_is_accepted_for_a_call_placed_around_the_upgr
 async def test_a_url_without_a_tag_is_refused_without_a_query_long_after_the_upgrade(database_url: str) -> None:
     async with _upgraded_gateway(database_url, timedelta(days=5)) as gateway, running_upstream(created()) as upstream:
         live = await _place(await gateway.add_tenant(upstream.url), upstream)
-        before = first_id_at(datetime.now(UTC) - timedelta(days=5, hours=1))
+        before = lowest_call_id_at(datetime.now(UTC) - timedelta(days=5, hours=1))
         assert await live.send(gateway.url, path=live.bare_path) == 403
         async with _tables_locked(gateway):
             assert await live.send(gateway.url, path=f"/callbacks/twilio/{before}") == 403

@@ -135,7 +135,7 @@ async def test_a_server_that_may_lose_commits_is_a_warning(state_dir: Path) -> N
 async def test_a_server_that_does_not_flush_is_wrong(database_url: str) -> None:
     """Checks the Postgres server of the tests, which runs with fsync off. Skips the test if fsync is on."""
     database = Database(database_url, pool_size=1)
-    flushes = (await database.read_server_info()).fsync
+    flushes = (await database.read_postgres_server_info()).fsync
     await database.close()
     if flushes:
         pytest.skip("the test server flushes its writes")

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from app.schema import migrate
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from tests.cli.running import environment, failure, failure_to_print, run
 from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
 
@@ -91,9 +91,9 @@ async def test_keys_list_shows_when_each_key_was_last_used(empty_database_url: s
     settings = configured(tmp_path, empty_database_url)
     async with running_gateway(settings_for(empty_database_url)) as gateway:
         tenant = await gateway.add_tenant()
-        unused, _ = await gateway.tenants.create_key(tenant.id, name="unused", creator=COMMAND_LINE)
+        unused, _ = await gateway.tenants.create_key(tenant.id, name="unused", creator=COMMAND_LINE_CALLER)
         wrong = tenant.key[:-4] + "AAAA"
-        refused, wrong_key = await gateway.tenants.create_key(tenant.id, name="wrong", creator=COMMAND_LINE)
+        refused, wrong_key = await gateway.tenants.create_key(tenant.id, name="wrong", creator=COMMAND_LINE_CALLER)
         for key, status in ((tenant.key, 404), (wrong, 401), (wrong_key[:-4] + "AAAA", 401)):
             response = await tenant.http.get("/v1/calls/none", headers={"Authorization": f"Bearer {key}"})
             assert response.status_code == status

@@ -13,9 +13,9 @@ from app.audit.events import command_actor
 from app.audit.service import AuditLog
 from app.audit.store import AuditFilter
 from app.calls.statistics import count_fingerprints
-from app.key_rotation import KeyRotation, ResealResult
+from app.key_rotation import KeyRotation, ReencryptionResult
 from app.security.keyring import Keyring
-from app.tenants.repository import SEALED_COLUMNS, lock_rows_to_reseal
+from app.tenants.repository import ENCRYPTED_COLUMNS, lock_rows_to_reencrypt
 from tests.cli.running import environment, run
 from tests.support.clients import http_client
 from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
@@ -56,7 +56,7 @@ async def test_a_key_is_replaced_without_a_failed_call(gateway: Gateway, databas
 
         assert await run_secrets("rotate", database_url, tmp_path, NEW, OLD) == (0, {"sealed_anew": 5, "unreadable": []})
         rotation = KeyRotation(gateway.database, keyring(NEW, OLD))
-        assert await rotation.reseal_secrets(command_actor()) == ResealResult(0, [])
+        assert await rotation.reencrypt_secrets(command_actor()) == ReencryptionResult(0, [])
         events, _ = await AuditLog(gateway.database).list(AuditFilter(action="secrets.rotate"), limit=10)
         assert [(event.subject, event.changed, event.tenant_id) for event in events] == [
             (new, ["twilio_credential.sealed_secret"], None)
@@ -110,7 +110,7 @@ DAMAGED_SECRETS = {
     "never sealed": b"planted-in-clear-planted-in-clear-planted",
     "in base64": base64.b64encode(bytes(60)),
     "of another row": None,
-    "of an unknown key": keyring(UNKNOWN).seal("planted", identity="nobody's"),
+    "of an unknown key": keyring(UNKNOWN).encrypt("planted", identity="nobody's"),
 }
 
 
@@ -165,7 +165,7 @@ async def test_revoked_credentials_need_no_key(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
     ((account, (damaged,)),) = await gateway.tenants.list_accounts(tenant.id)
     async with gateway.database.begin() as session:
-        sealed = keyring(UNKNOWN).seal("planted", identity=f"twilio_credential:{damaged.id}")
+        sealed = keyring(UNKNOWN).encrypt("planted", identity=f"twilio_credential:{damaged.id}")
         await session.execute(text("UPDATE twilio_credential SET sealed_secret = :sealed"), {"sealed": sealed})
     added, revoked = [
         await gateway.tenants.add_credential(
@@ -179,7 +179,7 @@ async def test_revoked_credentials_need_no_key(gateway: Gateway) -> None:
         await gateway.tenants.revoke_credential(tenant.id, credential_id)
     needed = {use.key_id: use.secrets for use in await rotation.key_uses(count_calls=False)}
     assert needed == {keyring(NEW).newest_key_id.hex(): 0, keyring(OLD).newest_key_id.hex(): 1}
-    assert await rotation.reseal_secrets(command_actor()) == ResealResult(2, [])
+    assert await rotation.reencrypt_secrets(command_actor()) == ReencryptionResult(2, [])
     async with gateway.database.begin() as session:
         rows = (await session.execute(text("SELECT id, sealed_secret FROM twilio_credential"))).all()
     opened = {row.id for row in rows if row.sealed_secret[1:5] == keyring(NEW).newest_key_id}
@@ -191,7 +191,7 @@ async def test_concurrent_rotations_are_safe(gateway: Gateway) -> None:
         await session.execute(text("DELETE FROM twilio_credential"))
     tenants = [await gateway.add_tenant() for _ in range(8)]
     rotations = [
-        KeyRotation(gateway.database, keyring(NEW, OLD), batch_size=3).reseal_secrets(command_actor()) for _ in range(3)
+        KeyRotation(gateway.database, keyring(NEW, OLD), batch_size=3).reencrypt_secrets(command_actor()) for _ in range(3)
     ]
     results = await asyncio.gather(*rotations)
     assert sum(result.resealed for result in results) == len(tenants)
@@ -205,8 +205,10 @@ async def test_a_rotation_does_not_delay_the_creation_of_calls(gateway: Gateway)
         async with gateway.database.begin() as session:
             locked = [
                 row
-                for column in SEALED_COLUMNS
-                for row in await lock_rows_to_reseal(session, column, after=None, limit=50, key_id=keyring(NEW).newest_key_id)
+                for column in ENCRYPTED_COLUMNS
+                for row in await lock_rows_to_reencrypt(
+                    session, column, after=None, limit=50, key_id=keyring(NEW).newest_key_id
+                )
             ]
             assert tenant.id in {row.id for row in locked}
             assert (await tenant.create()).status_code == 201

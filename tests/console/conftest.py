@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app.console.access import COOKIE_NAME
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway
@@ -48,7 +48,9 @@ def log_in(gateway: Gateway) -> LogIn:
     """
 
     async def log_in(tenant_id: str | None = None, *scopes: Scope) -> Person:
-        row, key = await gateway.tenants.create_key(tenant_id, name=None, creator=COMMAND_LINE, scopes=scopes or tuple(Scope))
+        row, key = await gateway.tenants.create_key(
+            tenant_id, name=None, creator=COMMAND_LINE_CALLER, scopes=scopes or tuple(Scope)
+        )
         return Person(await browser(gateway, await cookie_of(gateway, key)), key, row.prefix)
 
     return log_in

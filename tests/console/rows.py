@@ -18,7 +18,7 @@ _INSERT = """INSERT INTO delivery (id, call_id, at, tenant_id, event, position, 
 
 def id_at(moment: datetime) -> UUID:
     """Returns a new UUID whose timestamp is `moment`."""
-    return UUID(int=ids.first_id_at(moment).int | 7 << 76 | secrets.randbits(76))
+    return UUID(int=ids.lowest_call_id_at(moment).int | 7 << 76 | secrets.randbits(76))
 
 
 async def add_delivery(

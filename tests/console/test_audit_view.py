@@ -47,16 +47,16 @@ def test_the_next_page_keeps_the_filters() -> None:
     query = AuditQuery(tenant="support & co", action="key.create")
     cursor = "A" * 32
     assert CURSOR_PATTERN.fullmatch(cursor)
-    address = query.page_address(cursor)
+    address = query.page_url(cursor)
     assert address
     assert parse_qs(urlsplit(address).query) == {
         "tenant": ["support & co"],
         "action": ["key.create"],
         "cursor": [cursor],
     }
-    assert query.first_page_address is None
-    assert AuditQuery(cursor=cursor).first_page_address == "/console/audit"
-    assert query.page_address(None) is None
+    assert query.first_page_url is None
+    assert AuditQuery(cursor=cursor).first_page_url == "/console/audit"
+    assert query.page_url(None) is None
 
 
 def test_an_event_is_described_in_words() -> None:

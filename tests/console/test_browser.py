@@ -10,7 +10,7 @@ from app.audit.events import command_actor
 from app.console.access import COOKIE_NAME
 from app.console.navigation import NAVIGATION
 from app.console.sessions.service import add_login_link
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
 from tests.console.test_oidc import SingleSignOn, issuer, redirect_port, single_sign_on
 from tests.support import node
@@ -47,7 +47,7 @@ class Tab:
     seen: Seen
 
     async def log_in(self, gateway: Gateway, tenant_id: str | None = None, path: str = "/console") -> None:
-        _, key = await gateway.tenants.create_key(tenant_id, name=None, creator=COMMAND_LINE, scopes=tuple(Scope))
+        _, key = await gateway.tenants.create_key(tenant_id, name=None, creator=COMMAND_LINE_CALLER, scopes=tuple(Scope))
         await self.page.goto(gateway.url + path)
         await self.page.get_by_label("API key").fill(key)
         await self.page.get_by_role("button", name="Log in").click()
@@ -117,7 +117,7 @@ async def test_single_sign_on_ends_on_the_page_that_was_wanted(single_sign_on: S
 
 
 async def test_a_login_is_possible_with_the_keyboard_alone(gateway: Gateway, tab: Tab) -> None:
-    _, key = await gateway.tenants.create_key(None, name=None, creator=COMMAND_LINE, scopes=tuple(Scope))
+    _, key = await gateway.tenants.create_key(None, name=None, creator=COMMAND_LINE_CALLER, scopes=tuple(Scope))
     page = tab.page
     await page.goto(f"{gateway.url}/console/session")
     # The field has the focus.

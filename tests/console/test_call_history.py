@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from app.console.calls.history import summarize_history
-from app.console.calls.records import CallHistory, PendingEnd
+from app.console.calls.records import CallHistory, PendingEndRequest
 from app.console.calls.words import duration_in_words
 from tests.console.histories import at, delivery, event, history, waiting
 
@@ -133,19 +133,19 @@ STORIES: dict[str, tuple[CallHistory, str, str]] = {
         "danger",
     ),
     "to be ended": (
-        history(event(2, "call.unknown", reason="read_timeout"), **UNKNOWN, pending_end=PendingEnd("completed", at(30))),
+        history(event(2, "call.unknown", reason="read_timeout"), **UNKNOWN, pending_end=PendingEndRequest("completed", at(30))),
         "It is unknown whether Twilio has this call: no answer in time. "
         "The first search of Twilio's list is in 30 s. It is never dialled again. "
         "It is ended as soon as it is known to have started.",
         "warning",
     ),
     "started, to be ended": (
-        history(status="ringing", pending_end=PendingEnd("completed", at(30))),
+        history(status="ringing", pending_end=PendingEndRequest("completed", at(30))),
         "Ringing for 1 min. The request to end it is repeated until Twilio accepts or refuses it.",
         "",
     ),
     "ended, to be ended": (
-        history(status="busy", pending_end=PendingEnd("completed", at(30))),
+        history(status="busy", pending_end=PendingEndRequest("completed", at(30))),
         "Dialled once, busy.",
         "ok",
     ),

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from app.calls.ids import encode_call_cursor
-from app.console.calls.search import STORED_PROBLEMS, CallQuery, CallSearch, parse_search, read_call_form
+from app.console.calls.search import STORED_PROBLEMS, CallQuery, CallSearch, parse_call_list_form, parse_search
 from app.errors import error_classes_by_slug
 
 OWN_ID = "01a20722-82cb-7520-b5df-0e45ebf88f42"
@@ -43,13 +43,13 @@ def test_the_form_of_a_text_says_what_is_searched(text: str, search: CallSearch 
 
 
 def test_a_form_without_values_filters_nothing() -> None:
-    form = read_call_form([("q", ""), ("tenant", " "), ("status", ""), ("since", "")])
+    form = parse_call_list_form([("q", ""), ("tenant", " "), ("status", ""), ("since", "")])
     assert (form.query, form.texts, form.errors) == (CallQuery(), {}, {})
 
 
 def test_a_form_is_read_whole() -> None:
     call_id = UUID(OWN_ID)
-    form = read_call_form(
+    form = parse_call_list_form(
         [
             ("q", "order-4711"),
             ("tenant", "sales"),
@@ -82,15 +82,15 @@ def test_a_form_is_read_whole() -> None:
     ],
 )
 def test_a_value_that_cannot_be_read_is_an_error_and_never_ignored(name: str, value: str) -> None:
-    form = read_call_form([(name, value), ("status", "busy")] if name != "status" else [(name, value)])
+    form = parse_call_list_form([(name, value), ("status", "busy")] if name != "status" else [(name, value)])
     assert form.errors.keys() == {name}
     assert form.query == CallQuery()
     assert form.texts[name] == value
 
 
 def test_an_unknown_filter_and_one_given_twice_are_errors() -> None:
-    assert read_call_form([("colour", "red")]).errors.keys() == {"unknown"}
-    assert read_call_form([("status", "busy"), ("status", "failed")]).errors.keys() == {"status"}
+    assert parse_call_list_form([("colour", "red")]).errors.keys() == {"unknown"}
+    assert parse_call_list_form([("status", "busy"), ("status", "failed")]).errors.keys() == {"status"}
 
 
 def test_a_filter_by_problem_looks_back_a_week_unless_it_says_since_when() -> None:
@@ -107,6 +107,6 @@ def test_the_suggested_problems_exist() -> None:
 
 
 def test_a_queue_is_named_as_queues_can_be() -> None:
-    assert read_call_form([("queue", " reminders ")]).query == CallQuery(queue="reminders")
+    assert parse_call_list_form([("queue", " reminders ")]).query == CallQuery(queue="reminders")
     for name in ("a queue", "x" * 64, "a\x00b", "-a"):
-        assert read_call_form([("queue", name)]).errors.keys() == {"queue"}
+        assert parse_call_list_form([("queue", name)]).errors.keys() == {"queue"}

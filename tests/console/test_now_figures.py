@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.console.now.figure_store import CallFigures, RolledUpFigures
 from app.console.now.figures import (
-    RANGES,
+    PLOT_TIME_RANGES,
     TABLE_COLUMNS,
     figure_table_rows,
     latency_quantile_ms,
@@ -52,10 +52,10 @@ def test_a_worker_that_stopped_leaves_a_gap_up_to_now() -> None:
     assert found[-1][1] is None
 
 
-@given(st.sampled_from(sorted(RANGES)), st.integers(0, 100_000), st.integers(0, 1000))
+@given(st.sampled_from(sorted(PLOT_TIME_RANGES)), st.integers(0, 100_000), st.integers(0, 1000))
 def test_no_figure_is_lost_or_counted_twice(name: str, moved: int, seed: int) -> None:
     chance = Random(seed)  # noqa: S311  # the same in every run
-    now, chosen = NOW + timedelta(seconds=moved), RANGES[name]
+    now, chosen = NOW + timedelta(seconds=moved), PLOT_TIME_RANGES[name]
     rows = []
     for start, _ in _minutes(int(chosen.span / MINUTE) // 10, until=now):
         rows.append(

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from app.console.headers import CONTENT_SECURITY_POLICY
 from app.main import create_app
 from app.settings import Settings
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, browser, text_of
 from tests.support.clients import http_client
@@ -92,7 +92,7 @@ async def test_an_error_page_without_a_session_leads_to_the_login(gateway: Gatew
 
 
 async def test_a_failure_is_a_page_without_its_cause(gateway: Gateway) -> None:
-    _, key = await gateway.tenants.create_key(None, name=None, creator=COMMAND_LINE)
+    _, key = await gateway.tenants.create_key(None, name=None, creator=COMMAND_LINE_CALLER)
     http = await browser(gateway)
     for change in ("ADD CONSTRAINT broken CHECK (false) NOT VALID", "DROP CONSTRAINT broken"):
         async with gateway.database.begin() as session:

@@ -12,7 +12,7 @@ import pytest
 from app.audit.events import command_actor
 from app.console.router import ROUTERS
 from app.console.sessions.service import add_login_link
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
 from tests.api.test_secrets import InstrumentedGateway, every_cell, instrumented
 from tests.console.conftest import browser, cookie_of
@@ -76,7 +76,7 @@ def test_every_form_is_tried() -> None:
 async def test_planted_secrets_appear_nowhere(watched: InstrumentedGateway, database_url: str) -> None:
     gateway = watched.gateway
     tenant = await gateway.add_tenant(with_account=False)
-    _, key = await gateway.tenants.create_key(None, name=None, creator=COMMAND_LINE, scopes=tuple(Scope))
+    _, key = await gateway.tenants.create_key(None, name=None, creator=COMMAND_LINE_CALLER, scopes=tuple(Scope))
     answers, cookies = [], []
     named = {"tenant_id": tenant.id} | PATH_VALUES
     for route in routes():

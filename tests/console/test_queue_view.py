@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from app.console.queues.store import MAX_COUNTED
-from app.console.queues.view import QueueItem, QueueView, next_page_address, wait_reason_text, waiting_calls_text
+from app.console.queues.view import QueueItem, QueueView, next_page_url, wait_reason_in_words, waiting_calls_text
 from app.queues.progress import QueueProgress, UnknownEndReason
 from app.queues.state_store import NextCall, PaceState, QueueState
 from app.queues.store import CallCounts, QueueRow, WaitingCalls
@@ -39,32 +39,32 @@ def due(**members: Any) -> NextCall:
 
 @pytest.mark.parametrize("reason", get_args(WaitReasonName))
 def test_every_reason_has_words(reason: WaitReasonName) -> None:
-    assert " " in wait_reason_text(reason, waits=True)
+    assert " " in wait_reason_in_words(reason, waits=True)
 
 
 def test_without_a_reason_the_next_call_is_dialled_or_there_is_none() -> None:
-    assert wait_reason_text(None, waits=True) == "is dialled now"
-    assert wait_reason_text(None, waits=False) == "–"
+    assert wait_reason_in_words(None, waits=True) == "is dialled now"
+    assert wait_reason_in_words(None, waits=False) == "–"
 
 
 def test_a_line_of_the_list() -> None:
-    item = QueueItem.of(QueueState(queue(paused=True), AT, due(), None))
+    item = QueueItem.from_state(QueueState(queue(paused=True), AT, due(), None))
     assert (item.state, item.reason, item.next_due_at) == ("paused", "waits until the queue is resumed", AT)
     assert (waiting_calls_text(MAX_COUNTED), waiting_calls_text(MAX_COUNTED + 1)) == ("1,000", "1,000+")
     assert item.path == "/console/queues/support/reminders"
-    halted = QueueItem.of(QueueState(queue(), AT, due(is_halted=True), 2))
+    halted = QueueItem.from_state(QueueState(queue(), AT, due(is_halted=True), 2))
     assert (halted.state, halted.under_way) == ("halted", "2")
-    assert next_page_address(item, "") == "/console/queues?after_tenant=support&after=reminders"
-    assert next_page_address(item, "support") == "/console/queues?tenant=support&after=reminders"
+    assert next_page_url(item, "") == "/console/queues?after_tenant=support&after=reminders"
+    assert next_page_url(item, "support") == "/console/queues?tenant=support&after=reminders"
 
 
 def view(row: QueueRow, waiting: WaitingCalls | None, counts: CallCounts | None, reason: Any = None) -> QueueView:
-    return QueueView.of(QueueProgress(QueueState(row, AT, None, None), waiting, counts, reason, "no_rate"))
+    return QueueView.from_progress(QueueProgress(QueueState(row, AT, None, None), waiting, counts, reason, "no_rate"))
 
 
 @pytest.mark.parametrize("reason", get_args(UnknownEndReason))
 def test_a_queue_without_a_projected_end_says_why(reason: UnknownEndReason) -> None:
-    shown = QueueView.of(QueueProgress(QueueState(queue(), AT, None, None), None, None, None, reason))
+    shown = QueueView.from_progress(QueueProgress(QueueState(queue(), AT, None, None), None, None, None, reason))
     assert shown.projected_end_at is None
     assert " " in shown.no_end
 

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from app.audit.events import Actor
 from app.console.access import COOKIE_NAME, safe_redirect_path
 from app.console.sessions.service import add_login_link
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, Person, browser, cookie_of, text_of
 from tests.console.rows import add_delivery
@@ -35,7 +35,7 @@ async def is_logged_in(person: Person) -> bool:
 
 
 async def test_an_operators_key_logs_in_and_the_cookie_is_kept_from_scripts_and_other_sites(gateway: Gateway) -> None:
-    _, key = await gateway.tenants.create_key(None, name=None, creator=COMMAND_LINE, scopes=tuple(Scope))
+    _, key = await gateway.tenants.create_key(None, name=None, creator=COMMAND_LINE_CALLER, scopes=tuple(Scope))
     http = await browser(gateway)
     answer = await http.post("/console/login", data={"key": f" {key} ", "next": "/console/session?x=1"})
     assert (answer.status_code, answer.headers["Location"]) == (303, "/console/session?x=1")

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from app.console.router import ROUTERS
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.workloads.service_accounts import ServiceAccount
 from tests.console.conftest import LogIn, Person
 from tests.console.rows import add_delivery
@@ -85,9 +85,9 @@ async def add_some_of_everything(gateway: Gateway, tenant: Tenant) -> UUID:
     """Adds three queues with calls and deliveries, three API keys, accounts and more. Returns the id of one delivery."""
     for number in range(3):
         account = ServiceAccount("https://cluster.example.com", tenant.id, f"dialler-{number}")
-        await gateway.tenants.create_workload(tenant.id, account, creator=COMMAND_LINE)
+        await gateway.tenants.create_workload(tenant.id, account, creator=COMMAND_LINE_CALLER)
         await gateway.tenants.create_sip_credential(tenant.id, f"trunk-{number}", username="kate", password="s3cret")
-        await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE)
+        await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE_CALLER)
         account_sid = f"AC{uuid4().hex}"
         for key_sid in (None, f"SK{uuid4().hex}"):
             secret = {"account_sid": account_sid, "secret": "s3cret"}

@@ -13,8 +13,8 @@ from app.audit.store import AuditFilter
 from app.console.tenants.store import MAX_LISTED
 from app.scheduling.administration import PaceAdministration
 from app.tenants.administration_store import TenantSettings
-from app.tenants.api_keys import key_prefix
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.api_keys import api_key_prefix
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
 from app.workloads.service_accounts import ServiceAccount
 from tests.console.conftest import LogIn, Person, follow, text_of
@@ -140,7 +140,7 @@ async def test_credentials_are_added_and_revoked(gateway: Gateway, log_in: LogIn
 
 async def test_a_key_is_revoked_and_refused(gateway: Gateway, log_in: LogIn) -> None:
     tenant, person = await gateway.add_tenant(), await log_in()
-    row, key = await gateway.tenants.create_key(tenant.id, name="old", creator=COMMAND_LINE)
+    row, key = await gateway.tenants.create_key(tenant.id, name="old", creator=COMMAND_LINE_CALLER)
     assert (await person.post(f"/tenants/{tenant.id}/keys/{row.prefix}/revoke")).status_code == 303
     gateway.invalidate_cache()
     async with http_client(base_url=gateway.url, headers={"Authorization": f"Bearer {key}"}) as http:
@@ -150,13 +150,13 @@ async def test_a_key_is_revoked_and_refused(gateway: Gateway, log_in: LogIn) -> 
 
 async def test_the_newest_keys_are_listed_of_many(gateway: Gateway, log_in: LogIn) -> None:
     tenant, person = await gateway.add_tenant(), await log_in()
-    await gateway.tenants.create_key(tenant.id, name="oldest-key", creator=COMMAND_LINE)
+    await gateway.tenants.create_key(tenant.id, name="oldest-key", creator=COMMAND_LINE_CALLER)
     await gateway.database.fetch(
         """INSERT INTO api_key (id, tenant_id, name, prefix, keyed_hash, revoked_at)
             SELECT gen_random_uuid(), $1, 'revoked-' || n, $1 || n, '', now() FROM generate_series(1, $2::int) AS n""",
         *(tenant.id, MAX_LISTED),
     )
-    await gateway.tenants.create_key(tenant.id, name="newest-key", creator=COMMAND_LINE)
+    await gateway.tenants.create_key(tenant.id, name="newest-key", creator=COMMAND_LINE_CALLER)
     shown = text_of(await person.get(f"/tenants/{tenant.id}"))
     assert shown.index("newest-key") < shown.index("oldest-key") < shown.index("revoked-")
     assert f"at most {MAX_LISTED} of each kind" in shown
@@ -230,7 +230,7 @@ async def test_the_page_shows_what_belongs_to_the_tenant(gateway: Gateway, log_i
     pace = PaceAdministration(gateway.database, gateway.tenants.keyring, gateway.tenants.actor)
     await pace.set_pace(tenant.id, account_sid=tenant.account_sid, change={"max_concurrent": 7})
     workload = ServiceAccount("https://cluster.example.com", "dialling", "dialler")
-    await gateway.tenants.create_workload(tenant.id, workload, creator=COMMAND_LINE)
+    await gateway.tenants.create_workload(tenant.id, workload, creator=COMMAND_LINE_CALLER)
     answer = await (await log_in(None, Scope.READ)).get(f"/tenants/{tenant.id}")
     shown = text_of(answer)
     for text in (
@@ -241,7 +241,7 @@ async def test_the_page_shows_what_belongs_to_the_tenant(gateway: Gateway, log_i
         "dialling/dialler",
         "pbx",
         tenant.account_sid,
-        key_prefix(tenant.key),
+        api_key_prefix(tenant.key),
     ):
         assert text in shown
     assert "pl4nted" not in answer.text
@@ -265,7 +265,7 @@ async def test_tenants_come_in_pages(gateway: Gateway, log_in: LogIn) -> None:
 async def test_a_forged_origin_changes_nothing(gateway: Gateway, log_in: LogIn) -> None:
     tenant, person = await gateway.add_tenant(), await log_in()
     forged = {"Origin": "https://evil.example"}
-    row, _ = await gateway.tenants.create_key(tenant.id, name="kept", creator=COMMAND_LINE)
+    row, _ = await gateway.tenants.create_key(tenant.id, name="kept", creator=COMMAND_LINE_CALLER)
     for act in ("suspend", f"keys/{row.prefix}/revoke", "accounts", "keys"):
         answer = await person.http.post(f"/console/tenants/{tenant.id}/{act}", data={}, headers=forged)
         assert answer.status_code == 403

@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from app.console.words import hours_text, pace_text
-from app.scheduling.hours import DAYS, read_hours
+from app.scheduling.hours import DAYS, parse_calling_hours
 from app.scheduling.pace_limits import UNLIMITED, PaceLimits
 
 
@@ -26,6 +26,6 @@ def test_a_pace_is_in_words() -> None:
     ],
 )
 def test_hours_are_in_words(days: list[str], text: str) -> None:
-    hours = read_hours({"time_zone": "Europe/Berlin", "days": days, "from": "09:00", "to": "18:00"})
+    hours = parse_calling_hours({"time_zone": "Europe/Berlin", "days": days, "from": "09:00", "to": "18:00"})
     assert hours_text(hours) == f"{text} 09:00–18:00, Europe/Berlin"
     assert hours_text(None) is None

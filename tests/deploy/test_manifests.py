@@ -18,7 +18,7 @@ from app.cli import app as command_line
 from app.database.pool import MAX_CONNECTIONS as MAX_STATEMENT_CONNECTIONS
 from app.http.readiness import READY_TIMEOUT_S
 from app.main import create_app
-from app.services import budget_of
+from app.services import dial_time_budget
 from app.setting_values import SETTING_PREFIX
 from app.settings import SECRETS_DIR, Settings
 from app.workloads.tokens import MAX_LIFETIME_S
@@ -236,7 +236,7 @@ def test_grace_periods_are_longer_than_the_work_in_progress(overlay: Manifests) 
             assert settings.drain_timeout >= settings.request_budget
             assert grace > settings.linger + settings.drain_timeout + DRAIN_COMMIT_TIMEOUT_S
         elif command(workload)[0] == "worker":
-            assert grace > 2 * budget_of(settings).attempt + DRAIN_COMMIT_TIMEOUT_S
+            assert grace > 2 * dial_time_budget(settings).attempt + DRAIN_COMMIT_TIMEOUT_S
 
 
 def test_a_roll_out_keeps_each_pod_until_its_successor_is_ready(manifests: Manifests) -> None:

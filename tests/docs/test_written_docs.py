@@ -17,7 +17,7 @@ from app.cli import app as command_line
 from app.errors import error_classes_by_slug
 from app.setting_values import SETTING_PREFIX
 from app.settings import Settings
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.gateway import Gateway, Tenant, served
@@ -86,7 +86,7 @@ async def test_the_printed_commands_of_queues_answer_as_printed(gateway: Gateway
 
 
 async def test_the_printed_commands_of_administration_answer_as_printed(gateway: Gateway, tmp_path: Path) -> None:
-    _, key = await gateway.tenants.create_key(None, name=None, creator=COMMAND_LINE)
+    _, key = await gateway.tenants.create_key(None, name=None, creator=COMMAND_LINE_CALLER)
     printed = examples_in(ADMINISTRATION)
     assert {example.status for example in printed} == {200, 201}
     await _assert_printed_answers(gateway, printed, cwd=tmp_path, OPERATOR_KEY=key)

@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from app.calls import repository
 from app.clock import monotonic_seconds
-from app.jobs.candidates import twilio_clock_lead
+from app.jobs.candidates import twilio_clock_offset
 from app.jobs.resolve import OutcomeResolver
 from app.observability import Metrics
 from app.twilio.clock import TwilioClock
@@ -383,9 +383,9 @@ async def test_a_list_counts_with_the_clock_at_the_time_when_it_was_read(
     async with gateway.database.begin() as session:
         call = await repository.lock_call(session, UUID(lost))
     assert call
-    lists = resolver.make_call_lists([call])
+    lists = resolver.make_call_search([call])
     assert (await lists.find_candidates(call)).twilio_clock_lead is not None
     later = monotonic_seconds() + 3600
     monkeypatch.setattr("app.twilio.clock.monotonic_seconds", lambda: later)
     assert (await lists.find_candidates(call)).twilio_clock_lead is not None
-    assert await twilio_clock_lead(resolver.tenants, resolver.twilio, call.account_id) is None
+    assert await twilio_clock_offset(resolver.tenants, resolver.twilio, call.account_id) is None

@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy import text
 
 from app.calls.creation.grants.service import grant_calls
-from app.calls.status_callbacks import StatusCallbacks, columns_to_change
+from app.calls.status_callbacks import StatusCallbacks, changed_callback_columns
 from app.jobs.deadlines import RingDeadlineEnforcer
 from app.jobs.dial import Dialer
 from app.observability import Metrics
 from app.scheduling.grant_counters import GrantCounters
 from app.services import services
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import run_step, running_refresher
@@ -242,7 +242,7 @@ async def test_a_call_that_has_become_invalid_ends_with_its_faults(gateway: Gate
 async def test_classes_are_strict_and_callers_take_turns(gateway: Gateway, tenant: Tenant) -> None:
     callers = [tenant.http.headers["Authorization"]]
     for _ in range(2):
-        _, key = await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE)
+        _, key = await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE_CALLER)
         callers.append(f"Bearer {key}")
 
     async def schedule(caller: int, count: int, priority: str) -> None:
@@ -449,7 +449,7 @@ async def test_who_sends_the_status_callbacks_is_decided_when_the_call_is_dialle
 )
 def test_recorded_callbacks_stay_when_a_tenant_changes_its_defaults(old: list[str], new: list[str] | None) -> None:
     callbacks = StatusCallbacks({}, _callback_columns(UPDATED_URL if new else None, new), sent_to_callgate=True)
-    assert columns_to_change(_callback_columns(OWN_URL, old), callbacks, written=()) == {}
+    assert changed_callback_columns(_callback_columns(OWN_URL, old), callbacks, written=()) == {}
 
 
 def _callback_columns(url: str | None, events: list[str] | None) -> dict[str, Any]:
@@ -468,8 +468,8 @@ def test_a_call_with_a_delivery_keeps_what_that_and_the_next_one_need(
     url: str | None, events: list[str] | None, recorded: tuple[str, list[str]]
 ) -> None:
     before, callbacks = _callback_columns(OWN_URL, ["settled", "ringing"]), StatusCallbacks({}, _callback_columns(url, events))
-    assert before | columns_to_change(before, callbacks, written=["settled"]) == _callback_columns(*recorded)
-    assert before | columns_to_change(before, callbacks, written=[]) == callbacks.columns
+    assert before | changed_callback_columns(before, callbacks, written=["settled"]) == _callback_columns(*recorded)
+    assert before | changed_callback_columns(before, callbacks, written=[]) == callbacks.columns
 
 
 @pytest.mark.parametrize(

@@ -366,7 +366,7 @@ async def test_a_search_after_the_end_of_its_lease_does_not_count(gateway: Gatew
             await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> :id"), {"id": lost["id"]})
             await session.execute(text("UPDATE call SET search_at = now() WHERE id = :id"), {"id": lost["id"]})
             (due,) = await leases.claim_searches(session, lease=timedelta(0), limit=5, busy_accounts=())
-        lists = resolver.make_call_lists([due])
+        lists = resolver.make_call_search([due])
         await asyncio.gather(*(resolver._search_call(lists, timedelta(0), due) for _ in range(SEARCHES)))
         events = await tenant.events(lost["id"])
         assert [event["type"] for event in events].count("call.searched") == 1

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from app.calls.ids import first_id_at
+from app.calls.ids import lowest_call_id_at
 from app.database.partitions import make_partitions
 from app.jobs.deliver import Deliverer
 from app.jobs.partitions import AUDIT_TABLES
@@ -55,7 +55,7 @@ async def _call(
     """Creates a completed call of this age that waits for no refresh, and runs `change_sql` on it. Returns its id."""
     placed = (await tenant.create(key, **({"to": to} if to else {}))).json()["id"]
     moment = datetime.now(UTC) - age
-    call_id = UUID(int=first_id_at(moment).int + number)
+    call_id = UUID(int=lowest_call_id_at(moment).int + number)
     change = """UPDATE call SET id = :old, created_at = :at, pending_since = :at, settled_at = :at, status = 'completed',
         refresh_at = NULL"""
     await _run(gateway, f"{change} WHERE id = :id", id=placed, old=call_id, at=moment)

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from app.calls.ids import first_id_at
+from app.calls.ids import lowest_call_id_at
 from app.database.engine import Database
 from app.jobs.rollup import RollUp
 from app.jobs.worker import run_worker
@@ -86,8 +86,8 @@ async def _plant(database: Database, chance: random.Random, number: int, *, olde
     for _ in range(number):
         moment = now - oldest * chance.random() ** 3
         moment -= timedelta(microseconds=moment.microsecond % 1000)
-        call_id = UUID(int=first_id_at(moment).int + chance.getrandbits(64))
-        if (first := first_id_at(_minute_of(moment))) not in ids and chance.random() < 0.2:
+        call_id = UUID(int=lowest_call_id_at(moment).int + chance.getrandbits(64))
+        if (first := lowest_call_id_at(_minute_of(moment))) not in ids and chance.random() < 0.2:
             moment, call_id = _minute_of(moment), first
         tenant = chance.choice(TENANTS)
         execution = chance.choice(["scheduled", "pending", "started", "started", "started", "not_started", "unknown"])
@@ -388,7 +388,7 @@ async def test_what_happens_outside_of_the_periods_is_not_read(database: Databas
     await database.fetch("ANALYZE call")
     now = await _now(database)
     async with database.transaction() as connection:
-        ids = first_id_at(now - 31 * MINUTE), first_id_at(now - 30 * MINUTE)
+        ids = lowest_call_id_at(now - 31 * MINUTE), lowest_call_id_at(now - 30 * MINUTE)
         arguments = (now - 31 * MINUTE, now - 30 * MINUTE, *ids, 60)
         plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN " + ROLL_UP_PERIOD, *arguments))
     assert "Seq Scan on call" not in plan

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.rollups.periods import HOUR, MAX_ROLLUP_SPAN, MINUTE, MINUTES_ARE_KEPT_FOR, Period, due_periods
+from app.rollups.periods import HOUR, MAX_ROLLUP_SPAN, MINUTE, MINUTE_ROLLUP_RETENTION, Period, due_periods
 
 NOW = datetime(2026, 11, 29, 4, 17, tzinfo=UTC)
 
@@ -42,7 +42,7 @@ def test_runs_at_any_moments_roll_up_what_one_run_does(steps: list[int]) -> None
             last_due[each.period] = each.due_at
         since += step * MINUTE
     at_once = {each.period: each.due_at for each in due_periods(since=start, until=NOW, calls_kept_for=None)}
-    oldest = NOW - MINUTES_ARE_KEPT_FOR
+    oldest = NOW - MINUTE_ROLLUP_RETENTION
     assert {period: at for period, at in last_due.items() if period.length == HOUR or period.start >= oldest} == at_once
 
 
@@ -52,7 +52,7 @@ def test_in_a_year_without_a_worker_a_week_is_rolled_up_and_the_last_day_by_minu
     hours = [period.start for period in due if period.length == HOUR]
     assert max(Counter(due).values()) == 1
     assert set(minutes) >= {NOW - age * MINUTE for age in range(1, 24 * 60)}
-    assert min(minutes) >= NOW - MINUTES_ARE_KEPT_FOR
+    assert min(minutes) >= NOW - MINUTE_ROLLUP_RETENTION
     assert set(hours) >= {NOW.replace(minute=0) - age * HOUR for age in range(13, MAX_ROLLUP_SPAN // HOUR)}
 
 

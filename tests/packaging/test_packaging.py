@@ -22,7 +22,7 @@ from app.calls.creation.placement import DRAIN_COMMIT_TIMEOUT_S
 from app.cli import app as command_line
 from app.healthcheck import DEFAULT_URL
 from app.main import create_app
-from app.services import budget_of
+from app.services import dial_time_budget
 from app.setting_values import SETTING_PREFIX
 from app.settings import Settings
 from simulator.config import SimulatorConfig
@@ -216,7 +216,7 @@ def test_a_services_grace_period_is_longer_than_the_work_in_progress(name: str) 
         assert chosen.drain_timeout >= chosen.request_budget
         assert grace >= chosen.linger + chosen.drain_timeout + 10, "docs/operations.md: ten seconds more"
     else:
-        assert grace > 2 * budget_of(chosen).attempt + DRAIN_COMMIT_TIMEOUT_S
+        assert grace > 2 * dial_time_budget(chosen).attempt + DRAIN_COMMIT_TIMEOUT_S
 
 
 @pytest.mark.parametrize("name", services())

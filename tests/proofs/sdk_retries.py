@@ -35,7 +35,7 @@ from app.schema import migrate
 from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.administration import TenantAdministration
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.proofs.balancer import free_port
@@ -139,7 +139,7 @@ async def _make_tenant(settings: Settings) -> str:
         tenant_id = f"{TENANT}-{uuid4().hex[:8]}"
         await tenants.create_tenant(tenant_id, name="SDK")
         await tenants.add_credential(tenant_id, account_sid=ACCOUNT, secret=TOKEN, key_sid=None, base_url=None)
-        return (await tenants.create_key(tenant_id, name=None, creator=COMMAND_LINE))[1]
+        return (await tenants.create_key(tenant_id, name=None, creator=COMMAND_LINE_CALLER))[1]
     finally:
         await database.close()
 

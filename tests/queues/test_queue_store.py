@@ -3,7 +3,7 @@
 import json
 from uuid import UUID
 
-from app.scheduling.hours import read_hours
+from app.scheduling.hours import parse_calling_hours
 from app.scheduling.models import NO_QUEUE
 from app.scheduling.store import StoredQueue, find_queue
 from tests.support.gateway import Gateway
@@ -21,7 +21,7 @@ async def test_a_queue_is_found_by_its_name_and_tenant_only(gateway: Gateway) ->
     assert found is not None
     assert found.stored_hours is not None
     assert json.loads(found.stored_hours) == json.loads(HOURS)
-    assert found == StoredQueue(ID, 600, read_hours(json.loads(HOURS)), found.stored_hours, found.read_at)
+    assert found == StoredQueue(ID, 600, parse_calling_hours(json.loads(HOURS)), found.stored_hours, found.read_at)
     assert await find_queue(gateway.database, bob.id, "reminders") is None
     assert await find_queue(gateway.database, anna.id, "Reminders") is None
     for name, queue_id in (("others", UUID(int=8)), (None, NO_QUEUE)):

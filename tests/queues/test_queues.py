@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
 from tests.queues.conftest import QueuedCalls
 from tests.support.gateway import Gateway, Tenant
@@ -157,7 +157,7 @@ async def test_a_suspended_tenant_changes_nothing(gateway: Gateway, tenant: Tena
 
 async def test_a_key_that_only_reads_shows_queues(gateway: Gateway, tenant: Tenant) -> None:
     await put(tenant, "reminders")
-    _, key = await gateway.tenants.create_key(tenant.id, name=None, scopes=(Scope.READ,), creator=COMMAND_LINE)
+    _, key = await gateway.tenants.create_key(tenant.id, name=None, scopes=(Scope.READ,), creator=COMMAND_LINE_CALLER)
     as_reader = {"Authorization": f"Bearer {key}"}
     assert (await tenant.http.get("/v1/queues/reminders", headers=as_reader)).status_code == 200
     refused = await tenant.http.put("/v1/queues/reminders", json={}, headers=as_reader)

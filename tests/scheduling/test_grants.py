@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from app.calls.creation.grants.service import grant_calls
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.postgres_clock import url_with_other_clock
@@ -54,7 +54,7 @@ async def test_a_call_that_another_caller_schedules_again_under_its_key_is_grant
     body = BASIC | {"priority": "normal"}
     assert (await tenant.create("k", priority="normal")).status_code == 202
     await gateway.database.fetch(_END, tenant.id)
-    _, key = await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE)
+    _, key = await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE_CALLER)
     headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "k"}
     again = await tenant.http.post("/v1/calls", json=body, headers=headers)
     assert (again.status_code, again.json()["execution"]) == (202, "scheduled")

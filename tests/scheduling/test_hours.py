@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from app.scheduling.hours import (
     DAYS,
-    Hours,
-    HoursInvalid,
-    callee_zones,
+    CallingHours,
+    CallingHoursInvalid,
+    callee_time_zones,
     is_time_zone,
-    next_opening,
-    read_hours,
-    zones_of_number,
+    next_time_within_hours,
+    parse_calling_hours,
+    time_zones_of_phone_number,
 )
 
 OFFICE = {"time_zone": "Europe/Berlin", "days": ["mon", "tue", "wed", "thu", "fri"], "from": "09:00", "to": "18:00"}
@@ -41,13 +41,13 @@ def utc(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def window(start: str, end: str, days: Sequence[str] = DAYS) -> Hours:
-    return read_hours({"time_zone": "UTC", "days": days, "from": start, "to": end})
+def window(start: str, end: str, days: Sequence[str] = DAYS) -> CallingHours:
+    return parse_calling_hours({"time_zone": "UTC", "days": days, "from": start, "to": end})
 
 
-def opening(hours: Hours, at: str, *zones: str, days: int = 8) -> str | None:
+def opening(hours: CallingHours, at: str, *zones: str, days: int = 8) -> str | None:
     """Returns the next opening in UTC as `MM-DD HH:MM`, with seconds only if they are not 0. None if there is no opening."""
-    found = next_opening(hours, utc(at), zones, utc(at) + timedelta(days=days))
+    found = next_time_within_hours(hours, utc(at), zones, utc(at) + timedelta(days=days))
     return None if found is None else found.strftime("%m-%d %H:%M:%S").removesuffix(":00")
 
 
@@ -55,15 +55,15 @@ def opening(hours: Hours, at: str, *zones: str, days: int = 8) -> str | None:
 
 
 def test_hours_are_written_as_they_were_read() -> None:
-    hours = read_hours(OFFICE)
-    assert hours == Hours("Europe/Berlin", ("mon", "tue", "wed", "thu", "fri"), 9 * 60, 18 * 60)
+    hours = parse_calling_hours(OFFICE)
+    assert hours == CallingHours("Europe/Berlin", ("mon", "tue", "wed", "thu", "fri"), 9 * 60, 18 * 60)
     assert hours.to_json() == OFFICE
 
 
 def test_without_days_they_are_those_of_every_day_and_days_are_put_in_order() -> None:
     times = {"time_zone": "UTC", "from": "00:00", "to": "24:00"}
-    assert read_hours(times).to_json() == {**times, "days": ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]}
-    assert read_hours({**times, "days": ["sun", "mon"]}).days == ("mon", "sun")
+    assert parse_calling_hours(times).to_json() == {**times, "days": ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]}
+    assert parse_calling_hours({**times, "days": ["sun", "mon"]}).days == ("mon", "sun")
 
 
 @given(
@@ -76,7 +76,7 @@ def test_without_days_they_are_those_of_every_day_and_days_are_put_in_order() ->
     ).filter(lambda value: value["from"] != value["to"])
 )
 def test_any_hours_are_written_as_they_were_read(value: Mapping[str, Any]) -> None:
-    assert read_hours(value).to_json() == value
+    assert parse_calling_hours(value).to_json() == value
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_any_hours_are_written_as_they_were_read(value: Mapping[str, Any]) -> No
     ],
 )
 def test_every_error_has_its_place_and_its_code(change: dict[str, Any], errors: list[tuple[str, str]]) -> None:
-    with pytest.raises(HoursInvalid) as raised:
-        read_hours(OFFICE | change)
+    with pytest.raises(CallingHoursInvalid) as raised:
+        parse_calling_hours(OFFICE | change)
     assert [(error.pointer, error.code) for error in raised.value.field_errors] == [
         (f"/hours{at}", code) for at, code in errors
     ]
@@ -115,14 +115,14 @@ def test_every_error_has_its_place_and_its_code(change: dict[str, Any], errors: 
 
 @pytest.mark.parametrize("value", [None, [], "09:00-18:00", 7])
 def test_hours_are_an_object(value: object) -> None:
-    with pytest.raises(HoursInvalid) as raised:
-        read_hours(value, "/queue/hours")
+    with pytest.raises(CallingHoursInvalid) as raised:
+        parse_calling_hours(value, "/queue/hours")
     assert [(error.pointer, error.code) for error in raised.value.field_errors] == [("/queue/hours", "dict_type")]
 
 
 def test_what_is_missing_is_named() -> None:
-    with pytest.raises(HoursInvalid) as raised:
-        read_hours({})
+    with pytest.raises(CallingHoursInvalid) as raised:
+        parse_calling_hours({})
     assert [error.pointer for error in raised.value.field_errors] == ["/hours/time_zone", "/hours/from", "/hours/to"]
 
 
@@ -143,11 +143,11 @@ def test_what_is_missing_is_named() -> None:
     ],
 )
 def test_the_zones_of_a_number(to: str, zones: tuple[str, ...]) -> None:
-    assert zones_of_number(to) == zones
+    assert time_zones_of_phone_number(to) == zones
 
 
 def test_a_mobile_number_may_be_anywhere_in_its_country() -> None:
-    zones = zones_of_number("+61412345678")
+    zones = time_zones_of_phone_number("+61412345678")
     assert {"Australia/Perth", "Australia/Sydney"} < set(zones)
     # Open from 09:00 in Perth, which is noon in Sydney and 07:30 on the Cocos Islands.
     assert opening(window("09:00", "18:00"), "2026-11-30T00:00", *zones) == "11-30 02:30"
@@ -160,10 +160,10 @@ def test_every_zone_of_a_number_is_one_of_the_database() -> None:
 
 
 def test_the_zone_of_the_call_comes_before_those_of_the_number_and_of_the_hours() -> None:
-    hours = read_hours(OFFICE)
-    assert callee_zones("+12125551234", "Asia/Tokyo", hours) == ("Asia/Tokyo",)
-    assert callee_zones("+12125551234", None, hours) == ("America/New_York",)
-    assert callee_zones("sip:kate@example.com", None, hours) == ("Europe/Berlin",)
+    hours = parse_calling_hours(OFFICE)
+    assert callee_time_zones("+12125551234", "Asia/Tokyo", hours) == ("Asia/Tokyo",)
+    assert callee_time_zones("+12125551234", None, hours) == ("America/New_York",)
+    assert callee_time_zones("sip:kate@example.com", None, hours) == ("Europe/Berlin",)
 
 
 # ---- When they open. 2026-11-27 is a Friday.
@@ -181,15 +181,15 @@ def test_the_zone_of_the_call_comes_before_those_of_the_number_and_of_the_hours(
     ],
 )
 def test_office_hours_in_berlin(at: str, opens: str) -> None:
-    assert opening(read_hours(OFFICE), at, "Europe/Berlin") == opens
+    assert opening(parse_calling_hours(OFFICE), at, "Europe/Berlin") == opens
 
 
 def test_nothing_opens_before_the_deadline() -> None:
     friday, monday = utc("2026-11-27T17:00"), utc("2026-11-30T08:00")
-    hours = read_hours(OFFICE)
-    assert next_opening(hours, friday, ["Europe/Berlin"], monday) is None
-    assert next_opening(hours, friday, ["Europe/Berlin"], monday + timedelta(seconds=1)) == monday
-    assert next_opening(hours, monday, ["Europe/Berlin"], monday) is None
+    hours = parse_calling_hours(OFFICE)
+    assert next_time_within_hours(hours, friday, ["Europe/Berlin"], monday) is None
+    assert next_time_within_hours(hours, friday, ["Europe/Berlin"], monday + timedelta(seconds=1)) == monday
+    assert next_time_within_hours(hours, monday, ["Europe/Berlin"], monday) is None
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_the_next_opening_is_the_first_minute_that_every_clock_shows_within_the_
     value = {"time_zone": "UTC", "days": sorted(days), "from": times[0], "to": times[1]}
     zones, at = [change[0], *more_zones], utc(change[1]) + timedelta(seconds=seconds)
     before = at + timedelta(minutes=length)
-    assert next_opening(read_hours(value), at, zones, before) == first_open_minute(value, at, zones, before)
+    assert next_time_within_hours(parse_calling_hours(value), at, zones, before) == first_open_minute(value, at, zones, before)
 
 
 # ---- What it costs
@@ -319,10 +319,10 @@ def test_the_next_opening_is_the_first_minute_that_every_clock_shows_within_the_
 def test_reading_hours_does_not_import_phonenumbers() -> None:
     program = """if True:
         import sys, app.main, app.jobs.worker
-        from app.scheduling.hours import callee_zones, read_hours
-        hours = read_hours({"time_zone": "Europe/Berlin", "from": "09:00", "to": "18:00"})
-        callee_zones("sip:kate@example.com", None, hours)
-        print("phonenumbers" in sys.modules, callee_zones("+493012345678", None, hours))"""
+        from app.scheduling.hours import callee_time_zones, parse_calling_hours
+        hours = parse_calling_hours({"time_zone": "Europe/Berlin", "from": "09:00", "to": "18:00"})
+        callee_time_zones("sip:kate@example.com", None, hours)
+        print("phonenumbers" in sys.modules, callee_time_zones("+493012345678", None, hours))"""
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "False ('Europe/Berlin',)"
 
@@ -330,10 +330,10 @@ def test_reading_hours_does_not_import_phonenumbers() -> None:
 def test_zones_are_found_where_the_system_has_none() -> None:
     program = """if True:
         from datetime import UTC, datetime, timedelta
-        from app.scheduling.hours import next_opening, read_hours
-        hours = read_hours({"time_zone": "Europe/Berlin", "from": "09:00", "to": "18:00"})
+        from app.scheduling.hours import next_time_within_hours, parse_calling_hours
+        hours = parse_calling_hours({"time_zone": "Europe/Berlin", "from": "09:00", "to": "18:00"})
         at = datetime(2026, 11, 27, tzinfo=UTC)
-        print(next_opening(hours, at, ["Europe/Berlin"], at + timedelta(days=1)))"""
+        print(next_time_within_hours(hours, at, ["Europe/Berlin"], at + timedelta(days=1)))"""
     finished = subprocess.run(
         [sys.executable, "-c", program], env={"PYTHONTZPATH": ""}, capture_output=True, text=True, check=True
     )

@@ -4,10 +4,10 @@ import asyncio
 from datetime import timedelta
 from uuid import UUID
 
-from app.calls.creation.deadlines.store import delete_idle_turns
+from app.calls.creation.deadlines.store import delete_idle_round_robin_rows
 from app.calls.creation.grants.service import grant_calls
 from app.calls.repository import requeue_call
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from tests.scheduling.test_grants import account_of
 from tests.support.gateway import BASIC, Gateway, Tenant
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
@@ -17,7 +17,7 @@ HOUR = timedelta(hours=1)
 
 
 async def new_caller(gateway: Gateway, tenant: Tenant) -> str:
-    _, key = await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE)
+    _, key = await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE_CALLER)
     return key
 
 
@@ -54,7 +54,7 @@ async def test_idle_turns_are_deleted_and_who_comes_back_goes_last(gateway: Gate
     await schedule(tenant, third)
     assert len(await turns(gateway, account_id)) == 3
 
-    assert await delete_idle_turns(gateway.database, HOUR, limit=500) >= 1
+    assert await delete_idle_round_robin_rows(gateway.database, HOUR, limit=500) >= 1
 
     # The second one's call waits; the third one's turn is new.
     left = await turns(gateway, account_id)
@@ -80,11 +80,11 @@ async def test_no_turn_is_deleted_while_its_caller_schedules_a_call(gateway: Gat
     """
     async with gateway.database.transaction() as connection:
         await connection.execute(copied, account_id)
-        assert await delete_idle_turns(gateway.database, HOUR, limit=500) == 0
-    await delete_idle_turns(gateway.database, HOUR, limit=500)
+        assert await delete_idle_round_robin_rows(gateway.database, HOUR, limit=500) == 0
+    await delete_idle_round_robin_rows(gateway.database, HOUR, limit=500)
     assert len(await turns(gateway, account_id)) == 1
     await gateway.database.fetch("DELETE FROM scheduled_dial WHERE account_id = $1", account_id)
-    await delete_idle_turns(gateway.database, HOUR, limit=500)
+    await delete_idle_round_robin_rows(gateway.database, HOUR, limit=500)
     assert await turns(gateway, account_id) == []
 
 
@@ -95,7 +95,7 @@ async def test_a_call_that_waits_again_after_hours_has_a_turn(gateway: Gateway) 
     account_id = await account_of(gateway, tenant)
     (grant,) = (await grant_calls(gateway.database, account_id, limit=1)).grants
     await age(gateway, account_id, 2)
-    await delete_idle_turns(gateway.database, HOUR, limit=500)
+    await delete_idle_round_robin_rows(gateway.database, HOUR, limit=500)
     assert await turns(gateway, account_id) == []
     async with gateway.database.begin() as session:
         await requeue_call(session, {**grant.dial, "due_in": 0}, now=grant.dial["not_before"])

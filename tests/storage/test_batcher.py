@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from app.database.batcher import LOCKED, Batcher, BusyResult
+from app.database.batcher import LOCKED, Batcher, RowLocked
 from app.errors import DatabaseUnavailable
 
 
@@ -203,7 +203,7 @@ class LockableRows:
         self.batches: list[list[int]] = []
         self._waits = waits
 
-    async def write(self, items: Sequence[int]) -> list[str | BusyResult]:
+    async def write(self, items: Sequence[int]) -> list[str | RowLocked]:
         self.batches.append(list(items))
         await asyncio.sleep(0)
         if self._waits and self.locked & set(items):

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from app.tenants.administration_store import TenantSettings
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.models import TENANT_CHANGES_CHANNEL
 from app.tenants.postponed_calls import wait_for_grants
 from tests.queues.test_queues import HOURS
@@ -115,7 +115,7 @@ async def test_an_update_notifies_if_it_changes_what_is_cached(
 
 async def test_additions_and_deletions_notify(gateway: Gateway, tenant: Tenant, notifications: Notifications) -> None:
     await notifications.count()
-    await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE)
+    await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE_CALLER)
     assert await notifications.count() == 1
     await gateway.tenants.create_sip_credential(tenant.id, "phone", username="kate", password="secret")
     assert await notifications.count() == 1

@@ -15,14 +15,14 @@ from app.calls.parameters import CallParameters, CallUpdate
 from app.compat.listing import LIST_PARAMETERS
 from app.compat.resource import RESOURCE_FIELDS
 from app.subresources.members import members_model_of
-from app.twilio.schemas import form_name
+from app.twilio.schemas import form_field_name
 from app.twilio.subresources import IDEMPOTENCY_KEY, OPERATIONS, Operation
 
 SPECIFICATION: list[dict[str, Any]] = json.loads((Path(__file__).parent.parent / "data" / "twilio_operations.json").read_text())
 _OF_CALLS = {
-    ("POST", "/Calls.json"): {form_name(field.alias or name) for name, field in CallParameters.model_fields.items()},
+    ("POST", "/Calls.json"): {form_field_name(field.alias or name) for name, field in CallParameters.model_fields.items()},
     ("GET", "/Calls.json"): set(LIST_PARAMETERS),
-    ("POST", "/Calls/{Sid}.json"): {form_name(name) for name in CallUpdate.model_fields},
+    ("POST", "/Calls/{Sid}.json"): {form_field_name(name) for name in CallUpdate.model_fields},
     ("GET", "/Calls/{Sid}.json"): set(),
     ("DELETE", "/Calls/{Sid}.json"): set(),
 }
@@ -109,7 +109,7 @@ def test_names_of_members_map_back_to_twilios() -> None:
         assert set(members_model_of(operation).model_fields) == {parameter.member_name for parameter in operation.parameters}
         for parameter in operation.parameters:
             if parameter.name[-1] not in "<>" and parameter.kind != "pairs":
-                assert form_name(parameter.member_name) == parameter.name
+                assert form_field_name(parameter.member_name) == parameter.name
 
 
 def _operation(specified: dict[str, Any]) -> Operation:

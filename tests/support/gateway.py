@@ -21,7 +21,7 @@ from app.observability.tracing import Tracing
 from app.security.keyring import Keyring
 from app.settings import Settings
 from app.tenants.administration import TenantAdministration
-from app.tenants.caller import COMMAND_LINE
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.directory import TenantDirectory
 from tests.support.clients import http_client
 
@@ -139,7 +139,7 @@ class Gateway:
         await self.tenants.create_tenant(tenant_id, name=f"Tenant {number}")
         if with_account:
             await self.tenants.add_credential(tenant_id, account_sid=account_sid, secret=token, key_sid=None, base_url=base_url)
-        _, key = await self.tenants.create_key(tenant_id, name=None, creator=COMMAND_LINE)
+        _, key = await self.tenants.create_key(tenant_id, name=None, creator=COMMAND_LINE_CALLER)
         http = http_client(base_url=self.url, headers={"Authorization": f"Bearer {key}"})
         self.clients.append(http)
         return Tenant(tenant_id, key, account_sid, token, http)
@@ -160,7 +160,9 @@ async def running_gateway(
     keyring = Keyring(settings.require_secret_keys())
     tenants = TenantAdministration(database, keyring, command_actor())
     try:
-        config = server_config(create_app(settings, tracing), ServerLimits.of(settings), timeout_graceful_shutdown=grace)
+        config = server_config(
+            create_app(settings, tracing), ServerLimits.from_settings(settings), timeout_graceful_shutdown=grace
+        )
         async with _served(config, port) as (url, state):
             directory = TenantDirectory(database, keyring)
             running = Gateway(url, settings, database, tenants, directory, state["tenants"], state["database"])

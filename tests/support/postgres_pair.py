@@ -49,7 +49,9 @@ class Node(EmbeddedPostgres):
         if os.geteuid() == 0:
             os.chown(new, NOBODY_UID, NOBODY_UID)
         source = self._primary.address.set(drivername="postgresql").render_as_string(hide_password=False)
-        self._run_program("pg_basebackup", "-D", new, "-d", source, "--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+        self._run_postgres_program(
+            "pg_basebackup", "-D", new, "-d", source, "--write-recovery-conf", "--checkpoint=fast", "--no-sync"
+        )
         new.rename(self._home / "data")
 
 

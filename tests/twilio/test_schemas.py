@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.twilio.schemas import CallResource, encode_form, form_name, read_json, to_storable_json
+from app.twilio.schemas import CallResource, encode_form, form_field_name, read_json, to_storable_json
 
 SID = "CA" + "0" * 32
 CHARACTERS = st.characters(codec=None, exclude_categories=())  # lone surrogates too
@@ -68,7 +68,7 @@ def test_the_limit_of_nesting_is_the_same(depth: int) -> None:
 
 def fields_of(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
-        (form_name(name), str(item).lower() if isinstance(item, bool) else str(item))
+        (form_field_name(name), str(item).lower() if isinstance(item, bool) else str(item))
         for name, value in parameters.items()
         for item in (value if isinstance(value, list) else [value])
     ]

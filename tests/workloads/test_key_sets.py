@@ -13,8 +13,8 @@ import pytest
 from app.observability import Metrics
 from app.settings import Settings
 from app.workloads.authentication import WorkloadTokenValidator
-from app.workloads.key_set import KeySetUnavailable, KeySetUnreadable
-from app.workloads.key_sources import key_source
+from app.workloads.key_set import JwkSetUnavailable, JwkSetUnreadable
+from app.workloads.key_sources import jwk_set_source
 from app.workloads.tokens import TokenRefused, TokenRules
 from tests.support.certificates import self_signed
 from tests.support.cluster import ISSUER, Cluster, api_server, rsa_key, running_https
@@ -34,7 +34,7 @@ def settings(keys: object, **values: Any) -> Settings:
 
 
 async def read(keys: object, *, issuer: str = ISSUER, **values: Any) -> bytes:
-    return await key_source(settings(keys, **values), issuer=issuer).read()
+    return await jwk_set_source(settings(keys, **values), issuer=issuer).read()
 
 
 @asynccontextmanager
@@ -42,7 +42,7 @@ async def running(
     keys: object, metrics: Metrics | None = None, *, interval_s: float = 1.0
 ) -> AsyncIterator[WorkloadTokenValidator]:
     """Yields a running validator of tokens, which reads the key set at shorter intervals than in production."""
-    source = replace(key_source(settings(keys), issuer=ISSUER), interval_s=interval_s, min_interval_s=0.2)
+    source = replace(jwk_set_source(settings(keys), issuer=ISSUER), interval_s=interval_s, min_interval_s=0.2)
     tokens = WorkloadTokenValidator(TokenRules(ISSUER, "callgate"), source, (metrics or Metrics()).workloads)
     async with tokens.running():
         yield tokens
@@ -59,7 +59,7 @@ async def reason_of(tokens: WorkloadTokenValidator, token: str) -> str | None:
         await tokens.validate(token)
     except TokenRefused as refused:
         return refused.reason
-    except KeySetUnavailable:
+    except JwkSetUnavailable:
         return "unavailable"
     return None
 
@@ -80,14 +80,14 @@ async def test_an_api_server_is_asked_with_its_ca_and_a_token_that_is_read_again
         assert await read(server.url + JWKS, **files) == cluster.key_set()
         token.write_text("two\n")
         assert await read(server.url + JWKS, **files) == cluster.key_set()
-        with pytest.raises(KeySetUnreadable, match="status_403"):
+        with pytest.raises(JwkSetUnreadable, match="status_403"):
             await read(server.url + JWKS, workload_keys_ca_file=certificate)
-        with pytest.raises(KeySetUnreadable, match="certificate_not_trusted"):
+        with pytest.raises(JwkSetUnreadable, match="certificate_not_trusted"):
             await read(server.url + JWKS)
         token.unlink()
-        with pytest.raises(KeySetUnreadable, match="token_file_missing"):
+        with pytest.raises(JwkSetUnreadable, match="token_file_missing"):
             await read(server.url + JWKS, **files)
-        with pytest.raises(KeySetUnreadable, match="ca_file_not_readable"):
+        with pytest.raises(JwkSetUnreadable, match="ca_file_not_readable"):
             await read(server.url + JWKS, workload_keys_ca_file=tmp_path / "missing")
 
 
@@ -98,7 +98,7 @@ async def test_a_discovery_document_leads_to_the_key_set_of_its_issuer_only(cert
     async with running_https(certificate, api_server(cluster)) as server:
         assert await read(server.url + DISCOVERY, **files) == cluster.key_set()
         assert [request.headers.get("authorization") for request in server.received] == ["Bearer secret"] * 2
-        with pytest.raises(KeySetUnreadable, match="discovery_of_another_issuer"):
+        with pytest.raises(JwkSetUnreadable, match="discovery_of_another_issuer"):
             await read(server.url + DISCOVERY, issuer=f"{ISSUER}/", **files)
     async with (
         running_https(certificate, api_server(cluster)) as other,
@@ -109,7 +109,7 @@ async def test_a_discovery_document_leads_to_the_key_set_of_its_issuer_only(cert
     for keys_url in ("http://keys.example.com/jwks", "file:///etc/passwd", "", None):
         document = {"issuer": ISSUER, "jwks_uri": keys_url}
         async with running_https(certificate, answer(200, document)) as server:
-            with pytest.raises(KeySetUnreadable, match="discovery_without_https_key_set"):
+            with pytest.raises(JwkSetUnreadable, match="discovery_without_https_key_set"):
                 await read(server.url + DISCOVERY, **files)
 
 
@@ -126,9 +126,9 @@ async def test_a_discovery_document_leads_to_the_key_set_of_its_issuer_only(cert
 )
 async def test_what_goes_wrong_has_a_name(behaviour: Any, reason: str) -> None:
     async with running_upstream(behaviour) as server:
-        with pytest.raises(KeySetUnreadable, match=reason):
+        with pytest.raises(JwkSetUnreadable, match=reason):
             await read(server.url + JWKS)
-    with pytest.raises(KeySetUnreadable, match="no_connection"):
+    with pytest.raises(JwkSetUnreadable, match="no_connection"):
         await read(refused_url() + JWKS)
 
 

@@ -13,7 +13,7 @@ import jwt
 import pytest
 
 from app.errors import OperatorKeyRequired
-from app.tenants.caller import COMMAND_LINE, Caller
+from app.tenants.caller import COMMAND_LINE_CALLER, Caller
 from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
 from app.tenants.scopes import ALL_SCOPES, Scope
 from app.tenants.workload_store import WorkloadRow
@@ -49,7 +49,7 @@ async def add(
 ) -> WorkloadRow:
     """Registers a Kubernetes service account as a client of Callgate: of the tenant, or as an operator without a tenant."""
     tenant_id, account = None if tenant is None else tenant.id, ServiceAccount(issuer, namespace, name)
-    workload, _ = await gateway.tenants.create_workload(tenant_id, account, creator=COMMAND_LINE, scopes=scopes)
+    workload, _ = await gateway.tenants.create_workload(tenant_id, account, creator=COMMAND_LINE_CALLER, scopes=scopes)
     gateway.invalidate_cache()
     return workload
 
@@ -264,7 +264,7 @@ async def test_a_service_account_acts_for_one_tenant(gateway: Gateway) -> None:
         await gateway.tenants.create_workload(other.id, ServiceAccount(ISSUER, "shop", "claimed"), creator=claimed)
     for account in (("", "a", "b"), ("i", "a:b", "c"), ("i", "a", "B")):
         with pytest.raises(InvalidMember):
-            await gateway.tenants.create_workload(tenant.id, ServiceAccount(*account), creator=COMMAND_LINE)
+            await gateway.tenants.create_workload(tenant.id, ServiceAccount(*account), creator=COMMAND_LINE_CALLER)
     names = [(one.issuer, one.service_account) for one in await gateway.tenants.list_workloads(other.id)]
     assert names == [("https://another.example.com", "once")]
     with pytest.raises(NoSuchResource):

@@ -8,7 +8,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.workloads.key_set import KeySetUnreadable, parse_key_set
+from app.workloads.key_set import JwkSetUnreadable, parse_jwk_set
 from app.workloads.service_accounts import ServiceAccount
 from app.workloads.tokens import ALGORITHMS, LEEWAY_S, MAX_LIFETIME_S, MAX_TOKEN_LENGTH, TokenRefused, TokenRules
 from tests.support.cluster import ISSUER, Cluster, PrivateKey, encode_segment, jwk, public_pem, rsa_key
@@ -19,7 +19,7 @@ CLUSTER = Cluster()
 
 
 def validate(token: str, cluster: Cluster = CLUSTER) -> ServiceAccount:
-    return RULES.validate(token, parse_key_set(cluster.key_set())[RULES.read_key_id(token)]).service_account
+    return RULES.validate(token, parse_jwk_set(cluster.key_set())[RULES.read_key_id(token)]).service_account
 
 
 def refusal(token: str, cluster: Cluster = CLUSTER) -> TokenRefused:
@@ -180,7 +180,7 @@ def test_a_key_set_has_only_public_keys_for_signatures() -> None:
         "text",
         None,
     ]
-    assert list(parse_key_set(json.dumps({"keys": listed}).encode())) == ["good"]
+    assert list(parse_jwk_set(json.dumps({"keys": listed}).encode())) == ["good"]
 
 
 @pytest.mark.parametrize(
@@ -196,5 +196,5 @@ def test_a_key_set_has_only_public_keys_for_signatures() -> None:
     ],
 )
 def test_what_is_no_key_set_is_refused(body: bytes, reason: str) -> None:
-    with pytest.raises(KeySetUnreadable, match=f"^{reason}$"):
-        parse_key_set(body)
+    with pytest.raises(JwkSetUnreadable, match=f"^{reason}$"):
+        parse_jwk_set(body)

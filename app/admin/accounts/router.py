@@ -83,7 +83,7 @@ async def list_accounts(tenant_id: TenantDep, administration: PaceAdministration
     A call uses the first account with an active credential, unless it names another account.
     """
     listed = await administration.list_accounts(tenant_id, after=page.after_id, limit=page.fetch_limit)
-    shown, next_cursor = page.cut_page(listed, lambda item: item[0].id)
+    shown, next_cursor = page.page_and_next_cursor(listed, lambda item: item[0].id)
     paces = await administration.find_paces([row.id for row, _ in shown])
     records = [AccountRecord.from_row(row, active, paces.get(row.id, UNLIMITED)) for row, active in shown]
     return AccountPage(accounts=records, next_cursor=next_cursor)

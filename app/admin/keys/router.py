@@ -60,7 +60,7 @@ async def document_idempotency_header(
 async def list_keys(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> KeyPage:
     """Lists the keys, oldest first, also revoked and expired ones. The keys themselves are not stored."""
     listed = await administration.list_keys(tenant_id, after=page.after_id, limit=page.fetch_limit)
-    shown, next_cursor = page.cut_page(listed, lambda row: row.id)
+    shown, next_cursor = page.page_and_next_cursor(listed, lambda row: row.id)
     return KeyPage(keys=[KeyRecord.from_row(row) for row in shown], next_cursor=next_cursor)
 
 
@@ -98,7 +98,7 @@ async def create_key(
     is 200 with the id and without the key: revoke the key and create another one.
     """
     new = parse_body(NewKey, body)
-    row, key = await administration.create_key_once(
+    row, key = await administration.create_api_key_idempotently(
         tenant_id,
         name=new.name,
         creator=client,

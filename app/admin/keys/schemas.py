@@ -8,8 +8,8 @@ from pydantic_core import PydanticCustomError
 
 from app.http.limits import NO_NUL_PATTERN
 from app.http.times import Timestamp
-from app.tenants.administration_store import KeyRow, KeyState
-from app.tenants.api_keys import KeyFormat
+from app.tenants.administration_store import ApiKeyRow, ApiKeyState
+from app.tenants.api_keys import ApiKeyFormat
 from app.tenants.names import MAX_DISPLAY_NAME_LENGTH
 from app.tenants.scopes import Scope, known_scopes, sort_scopes
 
@@ -37,7 +37,7 @@ class NewKey(BaseModel):
     expires_at: Annotated[Timestamp, AfterValidator(_require_future_time)] | None = Field(
         None, description="From when on the key is refused. RFC 3339 with a time zone. Without it the key does not expire."
     )
-    format: KeyFormat = Field(
+    format: ApiKeyFormat = Field(
         "callgate",
         description="`twilio`: 32 lower-case hexadecimal digits, for clients that check Twilio's tokens.",
     )
@@ -49,14 +49,14 @@ class KeyRecord(BaseModel):
     id: str = Field(description="The public part of the key, `cgk_` and 12 hexadecimal digits.")
     name: str | None
     scopes: list[Scope]
-    state: KeyState
+    state: ApiKeyState
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None = Field(description="When a request last came with the key, to about a minute.")
 
     @classmethod
-    def from_row(cls, row: KeyRow) -> Self:
+    def from_row(cls, row: ApiKeyRow) -> Self:
         return cls(**_key_record_members(row))
 
 
@@ -69,7 +69,7 @@ class CreatedKey(KeyRecord):
     )
 
     @classmethod
-    def from_row_and_key(cls, row: KeyRow, key: str | None) -> Self:
+    def from_row_and_key(cls, row: ApiKeyRow, key: str | None) -> Self:
         """Returns the response body of a creation, from the stored record `row` and the key itself.
 
         `key` is None if an earlier request with the same Idempotency-Key created the key.
@@ -82,7 +82,7 @@ class KeyPage(BaseModel):
     next_cursor: str | None = Field(description="The `cursor` of the next page, or null on the last one.")
 
 
-def _key_record_members(row: KeyRow) -> dict[str, object]:
+def _key_record_members(row: ApiKeyRow) -> dict[str, object]:
     """Returns the members of a KeyRecord, by name, from a database row."""
     return {
         "id": row.prefix,

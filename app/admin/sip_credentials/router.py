@@ -53,7 +53,7 @@ async def list_sip_credentials(
 ) -> SipCredentialPage:
     """Lists the credentials by name, without user names and passwords."""
     listed = await administration.list_sip_credentials(tenant_id, after=page.after, limit=page.fetch_limit)
-    shown, next_cursor = page.cut_page(listed, lambda row: row.name)
+    shown, next_cursor = page.page_and_next_cursor(listed, lambda row: row.name)
     return SipCredentialPage(sip_credentials=[SipCredentialRecord.from_row(row) for row in shown], next_cursor=next_cursor)
 
 

@@ -37,7 +37,7 @@ from app.http.openapi import header_references, json_example_references, json_re
 from app.http.operations import ADMIN_PREFIX
 from app.http.problems import error_responses
 from app.http.routes import needs
-from app.scheduling.hours import HoursInvalid
+from app.scheduling.hours import CallingHoursInvalid
 from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.caller import Caller
 from app.tenants.scopes import Scope
@@ -99,7 +99,7 @@ async def list_tenants(client: ClientDep, administration: TenantAdministrationDe
     if isinstance(client, Caller):
         own = await administration.get_tenant(client.tenant_id)
         return TenantPage(tenants=[TenantRecord.from_row(own)], next_cursor=None)
-    rows, next_cursor = page.cut_page(
+    rows, next_cursor = page.page_and_next_cursor(
         await administration.list_tenants(after=page.after, limit=page.fetch_limit), lambda row: row.id
     )
     return TenantPage(tenants=[TenantRecord.from_row(row) for row in rows], next_cursor=next_cursor)
@@ -204,7 +204,7 @@ def _record_with_etag_header(tenant: TenantRow, response: Response) -> TenantRec
 def _validate_tenant_settings(body: NewTenant | TenantChange, validate_url: UrlValidator) -> TenantSettings:
     try:
         settings = body.settings
-    except HoursInvalid as error:
+    except CallingHoursInvalid as error:
         raise InvalidRequest(NOTHING_CHANGED, field_errors=error.field_errors) from None
     url = settings.get("status_callback")
     if url is not None and (fault := validate_url(url)):

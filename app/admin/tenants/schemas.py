@@ -69,7 +69,7 @@ class _TenantSettingsBody(_SettingsBody):
 
     @property
     def settings(self) -> TenantSettings:
-        """The settings that are present in the body. Raises HoursInvalid if the calling hours are invalid."""
+        """The settings that are present in the body. Raises CallingHoursInvalid if the calling hours are invalid."""
         limits = self.limits._present_members("max_in_flight")
         own = self._present_members("name", "suspended")
         settings: TenantSettings = {**own, **self.callbacks.settings, **limits}  # type: ignore[typeddict-item]

@@ -5,7 +5,7 @@ from functools import partial
 import structlog
 
 from app.calls import repository
-from app.calls.control.service import SPECIAL_ERRORS, CallControl
+from app.calls.control.service import API_ERRORS_BY_TWILIO_ERROR, CallControl
 from app.calls.missing import is_call_not_found, is_deleted_at_twilio
 from app.calls.models import Call
 from app.calls.upstream_problems import change_problem
@@ -31,7 +31,7 @@ async def delete_at_twilio(control: CallControl, call: Call) -> None:
         raise deletion_unknown_error(call) from error
     except TwilioError as error:
         if not is_call_not_found(error) or not is_deleted_at_twilio(call, error, now=await control.postgres_time()):
-            raise change_problem(error, SPECIAL_ERRORS, call_id=call.id) from error
+            raise change_problem(error, API_ERRORS_BY_TWILIO_ERROR, call_id=call.id) from error
     try:
         async with control.database.begin() as session:
             locked = await repository.lock_call(session, call.id)

@@ -43,7 +43,7 @@ logger = structlog.stdlib.get_logger(__name__)
 _STATUSES_OF_ENDED_CALLS = ("canceled", "completed")
 # Each further attempt follows a dial that Twilio refused for a temporary reason. The next dial comes at least a second later.
 _MAX_CANCEL_ATTEMPTS = 5
-SPECIAL_ERRORS: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
+API_ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
 """Maps errors of Twilio to errors for the client, where a change needs another one than a creation."""
 _MIN_RETRY_WAIT = timedelta(seconds=1)
 _MAX_RETRY_WAIT = timedelta(seconds=60)
@@ -96,7 +96,7 @@ class CallControl:
                     call, update.parameters_for_twilio() | callbacks.parameters_for_twilio
                 )
         except TwilioError as error:
-            return await self._on_failed_change(call, update, error)
+            return await self._store_update_or_raise(call, update, error)
         try:
             return ControlResult(await self._record_update(call, resource, update, columns=callbacks.columns), done=True)
         except DatabaseUnavailable:
@@ -190,7 +190,7 @@ class CallControl:
             await self._store_pending_update(session, locked, update)
         return locked
 
-    async def _on_failed_change(self, call: Call, update: CallUpdate, error: TwilioError) -> ControlResult:
+    async def _store_update_or_raise(self, call: Call, update: CallUpdate, error: TwilioError) -> ControlResult:
         """Stores the request if it only ends the call and may work later, and returns the call. Otherwise raises an error.
 
         It may work later if Twilio's answer was lost, or if Twilio may not show the new call yet. Raises DatabaseUnavailable if
@@ -201,7 +201,7 @@ class CallControl:
             and is_call_not_found(error)  # otherwise Postgres is not asked
             and may_be_found_later(call, error, now=await self.postgres_time())
         ):
-            raise change_problem(error, SPECIAL_ERRORS, call_id=call.id) from error
+            raise change_problem(error, API_ERRORS_BY_TWILIO_ERROR, call_id=call.id) from error
         if update.only_ends_call:
             async with self.database.begin() as session:
                 return await self._store_update_unless_ended(session, call, update)

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.calls.parameter_types import require_few_userinfos_in_all
+from app.calls.parameter_types import refuse_too_many_userinfos_in_request
 from app.calls.parameters import CallUpdate
 from app.errors import FieldError, InvalidRequest
 from app.http.field_errors import field_errors_from
@@ -21,5 +21,5 @@ def validate_update(body: Mapping[str, Any]) -> CallUpdate:
         raise InvalidRequest(field_errors=(FieldError("", "nothing_to_change", "must name at least one parameter"),))
     if update.url and update.twiml:
         raise InvalidRequest(field_errors=(FieldError("/twiml", "url_and_twiml", "must not be given together with url"),))
-    require_few_userinfos_in_all(vars(update).values())
+    refuse_too_many_userinfos_in_request(vars(update).values())
     return update

@@ -107,7 +107,7 @@ Outcome = StartedOutcome | NotStartedOutcome | UnknownOutcome
 
 
 @dataclass(frozen=True, slots=True)
-class WaitingDial:
+class RequeueValues:
     """The values with which a scheduled call waits to be dialled again, if Twilio refuses it for a temporary reason.
 
     `row` is the call's new row in `scheduled_dial`. `retry_in` is the shortest time until the call is dialled again. `is_probe`
@@ -137,7 +137,7 @@ class PreparedCall:
     began: float
     expects_callbacks: bool = False
     deadline: float = math.inf
-    waiting: WaitingDial | None = None
+    waiting: RequeueValues | None = None
 
 
 @dataclass

@@ -9,14 +9,14 @@ from datetime import timedelta
 import structlog
 from pydantic import ValidationError
 
-from app.calls.creation.dial import PreparedCall, WaitingDial
+from app.calls.creation.dial import PreparedCall, RequeueValues
 from app.calls.creation.grants.store import DialGrant
 from app.calls.creation.placement import Placement
 from app.calls.creation.preparation import Preparation
-from app.calls.creation.repository import change_pending
+from app.calls.creation.repository import update_pending_call
 from app.calls.creation.store import NewCall
 from app.calls.parameters import CallRequest
-from app.calls.status_callbacks import StatusCallbacks, columns_to_change
+from app.calls.status_callbacks import StatusCallbacks, changed_callback_columns
 from app.errors import CallgateError, InternalError, NoUsableCredentials
 from app.twilio.schemas import Form
 
@@ -24,7 +24,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 _MAX_RETRY_WAIT_S = 60
 # Until somebody has mended the account's credentials, or the cause of an internal error.
-_MAX_WAIT_FOR_MENDING_S = 15 * 60
+_MAX_WAIT_FOR_FIX_S = 15 * 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class GrantedCallDialer:
         """
         call = grant.call
         prepared = PreparedCall(
-            Form.from_parameters({}), began, deadline=began + grant.ring_in_s, waiting=_next_waiting_dial(grant)
+            Form.from_parameters({}), began, deadline=began + grant.ring_in_s, waiting=_requeue_values(grant)
         )
         try:
             request = CallRequest.model_validate(call.parameters)
@@ -70,23 +70,23 @@ class GrantedCallDialer:
     async def _update_callbacks(self, call: NewCall, callbacks: StatusCallbacks) -> None:
         """Updates the call's record if the sender of its status callbacks has changed since the call was scheduled."""
         recorded = {name: getattr(call, name) for name in callbacks.columns}
-        if changed := columns_to_change(recorded, callbacks, written=call.deliveries_written):
+        if changed := changed_callback_columns(recorded, callbacks, written=call.deliveries_written):
             async with self.placement.database.begin() as session:
-                await change_pending(session, call, changed)
+                await update_pending_call(session, call, changed)
             for name, value in changed.items():
                 setattr(call, name, value)
 
     async def _postpone_unprepared_call(self, grant: DialGrant, problem: CallgateError, prepared: PreparedCall) -> None:
         """Makes the call wait again for up to 15 minutes. Nothing was sent."""
-        waiting = _next_waiting_dial(grant, max_wait_s=_MAX_WAIT_FOR_MENDING_S)
+        waiting = _requeue_values(grant, max_wait_s=_MAX_WAIT_FOR_FIX_S)
         await self.placement.settle_undialled(grant.call, problem, replace(prepared, waiting=waiting))
 
-    def put_back_granted_call(self, grant: DialGrant) -> None:
+    def requeue_undialled_call(self, grant: DialGrant) -> None:
         """Makes the call wait again, in the background. It must not be dialled, because the grant may not be committed."""
-        self.placement.withdrawals.withdraw_grant(grant.call, _next_waiting_dial(grant))
+        self.placement.withdrawals.requeue_call_of_unused_grant(grant.call, _requeue_values(grant))
 
 
-def _next_waiting_dial(grant: DialGrant, *, max_wait_s: int = _MAX_RETRY_WAIT_S) -> WaitingDial:
+def _requeue_values(grant: DialGrant, *, max_wait_s: int = _MAX_RETRY_WAIT_S) -> RequeueValues:
     """Returns the values with which the call waits again if it is not dialled, or if Twilio refuses it for the moment."""
     tries = grant.dial["tries"]
-    return WaitingDial({**grant.dial, "tries": tries + 1}, timedelta(seconds=min(2**tries, max_wait_s)), grant.is_probe)
+    return RequeueValues({**grant.dial, "tries": tries + 1}, timedelta(seconds=min(2**tries, max_wait_s)), grant.is_probe)

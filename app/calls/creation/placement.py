@@ -16,24 +16,24 @@ from app.calls.creation.dial import (
     NotStartedOutcome,
     Outcome,
     PreparedCall,
+    RequeueValues,
     StartedOutcome,
     UnknownOutcome,
-    WaitingDial,
     dial,
 )
 from app.calls.creation.exception_logger import ExceptionLogger
 from app.calls.creation.refused_accounts import apply_outcome_to_account
 from app.calls.creation.rejected_credentials import mark_rejected_credentials
-from app.calls.creation.repository import restore_attempt
+from app.calls.creation.repository import restore_lost_attempt
 from app.calls.creation.scheduled.service import ScheduledIntentWriter
 from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, SettledCall, insert_lost_intent, write_outcomes
 from app.calls.creation.twilio_queue import TwilioQueueWatch
-from app.calls.creation.withdrawals import Withdrawals
+from app.calls.creation.withdrawals import UndialledCallRecorder
 from app.calls.models import Call
 from app.calls.settlement import SID_TAKEN_EXPLANATION, RecordChange, Settlement
 from app.calls.store import SidTaken
 from app.calls.stored_problem import error_as_json, is_retried_when_scheduled
-from app.database.batcher import Batcher, BusyResult
+from app.database.batcher import Batcher, RowLocked
 from app.database.engine import Database, Session, run_after_commit
 from app.database.errors import is_value_refused
 from app.database.retry_queue import RetryQueue
@@ -64,7 +64,7 @@ class Placement:
     twilio: TwilioClient
     metrics: Metrics
     settlement: Settlement
-    withdrawals: Withdrawals
+    withdrawals: UndialledCallRecorder
     scheduled_intents: ScheduledIntentWriter
     budget: DialTimeBudget
     slow_when_queued: bool = False
@@ -116,7 +116,7 @@ class Placement:
         with ExceptionLogger("creation_not_counted", call):
             self.metrics.calls.creations_series(outcome.execution, _destination_kind(call.to)).inc()
             if isinstance(outcome, StartedOutcome) and outcome.resource.queue_time:
-                self._twilio_queue.note_queued(call, queue_time_ms=outcome.resource.queue_time)
+                self._twilio_queue.record_queued_call(call, queue_time_ms=outcome.resource.queue_time)
                 if self.slow_when_queued:
                     await pause_account_dialling(self.database, call.account_id, queue_time_ms=outcome.resource.queue_time)
         with ExceptionLogger("credentials_not_marked", call):
@@ -186,7 +186,7 @@ class Placement:
                 return self.settlement.change_to_unknown(data={"reason": outcome.reason} | data)
 
     async def _commit_change(
-        self, call: Call | NewCall, outcome: Outcome, change: RecordChange, waiting: WaitingDial | None
+        self, call: Call | NewCall, outcome: Outcome, change: RecordChange, waiting: RequeueValues | None
     ) -> Call | NewCall:
         """Commits the change and returns the record, even if a callback or a worker has written an outcome meanwhile.
 
@@ -206,7 +206,7 @@ class Placement:
         return call
 
     async def _commit_unknown_for_taken_sid(
-        self, call: Call | NewCall, outcome: Outcome, waiting: WaitingDial | None
+        self, call: Call | NewCall, outcome: Outcome, waiting: RequeueValues | None
     ) -> Call | NewCall:
         """Commits the outcome `unknown`, because the sid in Twilio's answer already belongs to another record."""
         sid = outcome.resource.sid if isinstance(outcome, StartedOutcome) else None
@@ -218,12 +218,12 @@ class Placement:
 
     async def _write_outcomes(
         self, outcomes: Sequence[tuple[Call | NewCall, RecordChange]]
-    ) -> list[datetime | BusyResult | None]:
+    ) -> list[datetime | RowLocked | None]:
         written = await write_outcomes(self.database, [SettledCall.from_change(call, change) for call, change in outcomes])
         return [written[call.id, call.attempt] for call, _ in outcomes]
 
     async def _commit_to_settled_record(
-        self, call: Call | NewCall, outcome: Outcome, change: RecordChange, waiting: WaitingDial | None
+        self, call: Call | NewCall, outcome: Outcome, change: RecordChange, waiting: RequeueValues | None
     ) -> Call | NewCall:
         """Commits the outcome to a record that has got an outcome meanwhile, for example from a callback.
 
@@ -249,14 +249,14 @@ class Placement:
         return await self._commit_change(call, outcome, change, waiting)
 
     async def _restore_lost_attempt(
-        self, session: Session, record: Call, call: Call | NewCall, waiting: WaitingDial | None
+        self, session: Session, record: Call, call: Call | NewCall, waiting: RequeueValues | None
     ) -> None:
         """Writes an attempt that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
-        await restore_attempt(session, record, call, dial=waiting.row if waiting else None)
+        await restore_lost_attempt(session, record, call, dial=waiting.row if waiting else None)
         await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
         run_after_commit(session, partial(self._report_lost_record, call, call.attempt))
 
-    async def _insert_lost_record(self, call: Call | NewCall, waiting: WaitingDial | None) -> None:
+    async def _insert_lost_record(self, call: Call | NewCall, waiting: RequeueValues | None) -> None:
         """Inserts a record that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
         lost_attempt, call.attempt = call.attempt, 1
         insert = partial(
@@ -278,7 +278,7 @@ class Placement:
         self.metrics.calls.records_lost.inc()
         logger.error("record_lost", call_id=str(call.id), attempt=attempt)
 
-    async def _retry_commit(self, late_outcome: tuple[Call | NewCall, Outcome, RecordChange, WaitingDial | None]) -> None:
+    async def _retry_commit(self, late_outcome: tuple[Call | NewCall, Outcome, RecordChange, RequeueValues | None]) -> None:
         """Tries once more to commit the outcome of a dial, because the first commit failed."""
         await self._commit_change(*late_outcome)
 

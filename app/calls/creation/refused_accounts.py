@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import structlog
 
-from app.calls.creation.dial import NotStartedOutcome, Outcome, WaitingDial
+from app.calls.creation.dial import NotStartedOutcome, Outcome, RequeueValues
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.calls.stored_problem import is_retried_when_scheduled
@@ -20,7 +20,7 @@ from app.twilio.errors import POOL_TIMEOUT
 logger = structlog.stdlib.get_logger(__name__)
 
 
-async def apply_outcome_to_account(database: Database, call: Call | NewCall, outcome: Outcome, waiting: WaitingDial) -> None:
+async def apply_outcome_to_account(database: Database, call: Call | NewCall, outcome: Outcome, waiting: RequeueValues) -> None:
     """Slows the account down if its scheduled call was refused for the moment, and ends that after a probe that was not."""
     # Nothing is known of the account if Callgate was too busy, or if the call could not be prepared.
     is_answered = bool(outcome.attempts) and outcome.attempts[-1].result != POOL_TIMEOUT

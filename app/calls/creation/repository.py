@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
-from app.calls.status_callbacks import CALLBACK_COLUMNS, columns_for_new_attempt
+from app.calls.status_callbacks import CALLBACK_COLUMNS, callback_columns_for_new_attempt
 from app.scheduling.dial_slots import insert_slot_sql
 
 _ADD_SLOT = text(f"""
@@ -18,8 +18,8 @@ _ADD_SLOT = text(f"""
     FROM jsonb_populate_record(NULL::scheduled_dial, CAST(:dial AS jsonb)) AS dial JOIN call ON call.id = dial.call_id
     ON CONFLICT (call_id) DO UPDATE SET until = excluded.until, ring_by = excluded.ring_by, granted_at = excluded.granted_at
 """)  # own constants
-_KEPT = frozenset({"id", "tenant_id", "created_at", "idempotency_key", "redial_of"})
-_ATTRIBUTES_OF_ATTEMPT = tuple(each.name for each in fields(NewCall) if each.name not in _KEPT)
+_ATTRIBUTES_KEPT_ON_REOPEN = frozenset({"id", "tenant_id", "created_at", "idempotency_key", "redial_of"})
+_ATTRIBUTES_OF_ATTEMPT = tuple(each.name for each in fields(NewCall) if each.name not in _ATTRIBUTES_KEPT_ON_REOPEN)
 
 
 async def reopen_call(session: AsyncSession, call: Call, new_intent: NewCall) -> Call | None:
@@ -28,7 +28,7 @@ async def reopen_call(session: AsyncSession, call: Call, new_intent: NewCall) ->
     Returns None if another request has reopened the call already.
     """
     recorded, wanted = ({name: getattr(each, name) for name in CALLBACK_COLUMNS} for each in (call, new_intent))
-    callbacks = columns_for_new_attempt(recorded, wanted, written=call.deliveries_written)
+    callbacks = callback_columns_for_new_attempt(recorded, wanted, written=call.deliveries_written)
     statement = (
         update(Call)
         .where(Call.id == call.id, Call.execution == "not_started", Call.attempt == call.attempt)
@@ -43,13 +43,15 @@ async def reopen_call(session: AsyncSession, call: Call, new_intent: NewCall) ->
     return (await session.scalars(statement)).one_or_none()
 
 
-async def change_pending(session: AsyncSession, call: NewCall, columns: Mapping[str, Any]) -> None:
+async def update_pending_call(session: AsyncSession, call: NewCall, columns: Mapping[str, Any]) -> None:
     """Sets columns of the record of `call`, if the record is still pending in the same attempt."""
     is_same = Call.id == call.id, Call.execution == "pending", Call.attempt == call.attempt
     await session.execute(update(Call).where(*is_same).values(**columns))
 
 
-async def restore_attempt(session: AsyncSession, record: Call, call: Call | NewCall, *, dial: Mapping[str, Any] | None) -> None:
+async def restore_lost_attempt(
+    session: AsyncSession, record: Call, call: Call | NewCall, *, dial: Mapping[str, Any] | None
+) -> None:
     """Makes the record pending in the attempt of `call`, which Postgres has lost after its commit.
 
     `dial` is the row of `scheduled_dial` with which a scheduled call waited. Such a call gets a dial slot, as a dialled call

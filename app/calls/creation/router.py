@@ -9,7 +9,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from app.calls import examples
-from app.calls.creation.service import CreationService, IntentObserver
+from app.calls.creation.service import CallIdObserver, CreationService
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.calls.schemas import CallRecord
@@ -82,9 +82,9 @@ async def create_call(request: Request) -> Response:
     key = await idempotency_key(request)
     service: CreationService = request.state.creation
     if faults := query_parameter_errors(request, known=()):
-        creation = await service.refuse_or_replay(caller, body, key, InvalidRequest(field_errors=faults))
+        creation = await service.replay_or_raise(caller, body, key, InvalidRequest(field_errors=faults))
     else:
-        creation = await service.create(caller, body, key, intent_observer(request))
+        creation = await service.create(caller, body, key, call_id_observer(request))
     call = creation.call
     request.state.placed = call.id
     bind_call_to_log(call)
@@ -94,7 +94,7 @@ async def create_call(request: Request) -> Response:
     return Response(record, status, headers, media_type="application/json")
 
 
-def intent_observer(request: Request) -> IntentObserver:
+def call_id_observer(request: Request) -> CallIdObserver:
     """Returns an observer that stores the id of the call in the state of the request.
 
     If the drain timeout ends during the request, the middleware answers with this id.

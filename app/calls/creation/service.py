@@ -21,12 +21,12 @@ from app.calls.creation.placement import Placement
 from app.calls.creation.preparation import Preparation
 from app.calls.creation.repository import reopen_call
 from app.calls.creation.scheduled.service import ScheduledIntentWriter
-from app.calls.creation.scheduled.store import MAX_SCHEDULED_ROWS_PER_STATEMENT, ScheduledCall, insert_dial_row
+from app.calls.creation.scheduled.store import MAX_SCHEDULED_ROWS_PER_STATEMENT, ScheduledCall, insert_scheduled_dial
 from app.calls.creation.scheduled.times import make_schedule
-from app.calls.creation.slots import CreationSlot, CreationSlots
+from app.calls.creation.slots import InFlightLimit, InFlightSlot
 from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, insert_intents
 from app.calls.creation.validation import validate_call
-from app.calls.creation.withdrawals import Withdrawals
+from app.calls.creation.withdrawals import UndialledCallRecorder
 from app.calls.models import Call
 from app.calls.parameters import CallRequest
 from app.calls.stored_problem import is_temporary, restore_error
@@ -53,12 +53,12 @@ from app.tenants.caller import Caller
 from app.tenants.directory import UsableAccount
 from app.twilio.addresses import address_key
 
-IntentObserver = Callable[[UUID | None], None]
+CallIdObserver = Callable[[UUID | None], None]
 """Gets the id of a call that the request may have started, or that its key names; None when there is no such call."""
 _CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
-def _ignore_intent(_: UUID | None) -> None:
+def _ignore_call_id(_: UUID | None) -> None:
     pass
 
 
@@ -79,9 +79,9 @@ class CreationService:
         *,
         database: Database,
         keyring: Keyring,
-        slots: CreationSlots,
+        slots: InFlightLimit,
         placement: Placement,
-        withdrawals: Withdrawals,
+        withdrawals: UndialledCallRecorder,
         scheduled_intents: ScheduledIntentWriter,
         pseudonyms: Pseudonyms,
         preparation: Preparation,
@@ -100,7 +100,7 @@ class CreationService:
         self._existing = Batcher(self._find_calls_by_key, max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT)
 
     async def create(
-        self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None, on_intent: IntentObserver = _ignore_intent
+        self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None, on_intent: CallIdObserver = _ignore_call_id
     ) -> CreationResult:
         """Places or schedules a call. Twilio processes at most one POST for it, even if this process dies.
 
@@ -112,7 +112,7 @@ class CreationService:
         began = monotonic_seconds()
         canonical_body = _canonical_request_bytes(body)
         call_id = uuid7()
-        with CreationSlot(self._slots, caller.tenant_id) as slot:
+        with InFlightSlot(self._slots, caller.tenant_id) as slot:
             try:
                 valid = validate_call(body)
                 self._pseudonyms.add_addresses_to_log(to=valid.request.to, from_=valid.request.from_)
@@ -125,7 +125,7 @@ class CreationService:
                 callbacks, prepared = self._preparation.prepare_call(valid.request, account, sip_auth, call_id, began)
                 schedule = await self._make_schedule(caller, valid.request) if valid.request.is_scheduled else None
             except CallgateError as error:
-                return await self.refuse_or_replay(caller, body, idempotency_key, error)
+                return await self.replay_or_raise(caller, body, idempotency_key, error)
             call = NewCall(
                 id=call_id,
                 tenant_id=caller.tenant_id,
@@ -147,7 +147,7 @@ class CreationService:
             try:
                 is_committed = await self._commit_intent(call, account, scheduled, on_intent)
             except PaceExceeded as error:
-                return await self.refuse_or_replay(caller, body, idempotency_key, error)
+                return await self.replay_or_raise(caller, body, idempotency_key, error)
             if is_committed:
                 return CreationResult(call) if scheduled else await self._place_call(call, account, prepared)
             if existing := await self._find_call_by_key(caller.tenant_id, idempotency_key):
@@ -160,7 +160,7 @@ class CreationService:
         # Another request with the same key was faster.
         return await self.create(caller, body, idempotency_key, on_intent)
 
-    async def refuse_or_replay(
+    async def replay_or_raise(
         self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None, error: CallgateError
     ) -> CreationResult:
         """Raises `error`, unless the key names a call. Then does what `create` does for a repeated request."""
@@ -209,7 +209,7 @@ class CreationService:
         return make_schedule(request, queue, caller.key_id, now=queue.read_at)
 
     async def _commit_intent(
-        self, call: NewCall, account: UsableAccount, scheduled: ScheduledCall | None, on_intent: IntentObserver
+        self, call: NewCall, account: UsableAccount, scheduled: ScheduledCall | None, on_intent: CallIdObserver
     ) -> bool:
         """Commits the intent, the call's first record. Returns False if a call with its idempotency key exists.
 
@@ -227,11 +227,11 @@ class CreationService:
             raise
         except DatabaseUnavailable as error:
             if error.commit_in_doubt:
-                self._withdrawals.withdraw_intent(call)
+                self._withdrawals.mark_call_not_started(call)
             raise
         except asyncio.CancelledError:
             # The server's drain timeout has ended, and this request will not dial.
-            self._withdrawals.withdraw_intent(call)
+            self._withdrawals.mark_call_not_started(call)
             raise
         if written_at is None:
             on_intent(None)
@@ -261,7 +261,7 @@ class CreationService:
                     data = {"attempt": call.attempt}
                     await repository.add_event(session, call.id, f"call.{call.execution}", data, event_id=event_id)
                     if scheduled:
-                        await insert_dial_row(session, existing.id, scheduled)
+                        await insert_scheduled_dial(session, existing.id, scheduled)
                 committing = call is not None
             return call
         except (DatabaseUnavailable, asyncio.CancelledError):
@@ -271,7 +271,7 @@ class CreationService:
                 existing.execution = "unknown"
                 return existing
             if committing:
-                self._withdrawals.withdraw_reopening(existing.id, existing.attempt + 1, event_id=event_id)
+                self._withdrawals.mark_attempt_not_started(existing.id, existing.attempt + 1, event_id=event_id)
             raise
 
     async def _place_call(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> CreationResult:

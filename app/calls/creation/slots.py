@@ -8,7 +8,7 @@ from app.errors import Overloaded, ShuttingDown
 from app.observability import Metrics
 
 
-class CreationSlots:
+class InFlightLimit:
     """Counts the creations that this process sends to Twilio at the moment. Each creation takes a slot.
 
     The limit per tenant leaves slots for the other tenants.
@@ -47,15 +47,15 @@ class CreationSlots:
             del self._taken[tenant_id]
 
 
-class CreationSlot:
-    """Context manager for the slot of one creation: `with CreationSlot(slots, tenant_id) as slot: slot.take(own_limit)`.
+class InFlightSlot:
+    """Context manager for the slot of one creation: `with InFlightSlot(slots, tenant_id) as slot: slot.take(own_limit)`.
 
     At the end of the block the slot is freed, if it was taken.
     """
 
     __slots__ = ("_is_taken", "_slots", "_tenant_id")
 
-    def __init__(self, slots: CreationSlots, tenant_id: str) -> None:
+    def __init__(self, slots: InFlightLimit, tenant_id: str) -> None:
         self._slots = slots
         self._tenant_id = tenant_id
         self._is_taken = False

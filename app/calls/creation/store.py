@@ -15,14 +15,14 @@ from pydantic_core import to_json
 from uuid_utils import uuid7
 
 from app.calls.creation.sql_parts import DELIVERY_COLUMN, interval_sql, json_rows_sql, new_deliveries_sql, quoted_columns_sql
-from app.calls.last_answer import columns_to_store
+from app.calls.last_answer import with_stored_resource_columns
 from app.calls.models import Call
 from app.calls.outbox import NewDelivery, delivery_of_event_settled
 from app.calls.settlement import RecordChange
-from app.calls.store import UNIQUE_SID, RecordColumns, SidTaken
-from app.database.batcher import LOCKED, BusyResult
+from app.calls.store import UNIQUE_SID_CONSTRAINT, RecordColumns, SidTaken
+from app.database.batcher import LOCKED, RowLocked
 from app.database.engine import Database
-from app.scheduling.dials import DIAL_COLUMN_SQL, insert_dials_sql, insert_slots_sql
+from app.scheduling.dials import SCHEDULED_DIAL_COLUMN_SQL, insert_scheduled_dials_sql, insert_slots_sql
 from app.twilio.schemas import CallResource
 
 
@@ -137,7 +137,7 @@ _INSERT_INTENTS = insert_calls_sql(INTENT_STATE_COLUMNS, on_conflict=IDEMPOTENCY
 _INSERT_LOST_INTENTS = insert_calls_sql(
     INTENT_STATE_COLUMNS,
     on_conflict="",
-    json_columns=[DIAL_COLUMN_SQL],
+    json_columns=[SCHEDULED_DIAL_COLUMN_SQL],
     ctes_after=insert_slots_sql("given JOIN inserted USING (id)"),
 )
 # Ignores every conflict: the intent may have been committed after all, or a later request may have taken its key.
@@ -162,11 +162,11 @@ def _write_outcomes_sql(*, complete: bool) -> str:
     times = [f"{interval_sql(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIME_COLUMNS]
     due_at = f"now() + {interval_sql('due_in', json_value='given.dial')}"
     changed_rows = "given JOIN changed USING (id, attempt)"
-    more = new_deliveries_sql(changed_rows) + insert_dials_sql(changed_rows, due_at=due_at)
+    more = new_deliveries_sql(changed_rows) + insert_scheduled_dials_sql(changed_rows, due_at=due_at)
     written = ", deliveries_written = coalesce(given.deliveries_written, call.deliveries_written)"
     return f"""
         WITH given AS MATERIALIZED (
-            {json_rows_sql(*times, DELIVERY_COLUMN, DIAL_COLUMN_SQL) if complete else json_rows_sql(*times)}
+            {json_rows_sql(*times, DELIVERY_COLUMN, SCHEDULED_DIAL_COLUMN_SQL) if complete else json_rows_sql(*times)}
         ), locked AS MATERIALIZED (
             SELECT id, attempt, execution FROM call WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE SKIP LOCKED
         ), pending AS MATERIALIZED (
@@ -212,7 +212,7 @@ class SettledCall:
         written = call.deliveries_written
         delivery = delivery_of_event_settled(call, change.columns, written=written)
         if change.columns.get("resource"):
-            change = RecordChange(columns_to_store(call, change.columns), change.times, change.event, change.data)
+            change = RecordChange(with_stored_resource_columns(call, change.columns), change.times, change.event, change.data)
         if delivery is None:
             return cls(call.id, call.attempt, change)
         return cls(call.id, call.attempt, change, delivery, (*written, delivery["event"]))
@@ -250,7 +250,7 @@ async def insert_lost_intent(
     return bool(await database.fetch(_INSERT_LOST_INTENTS, rows_as_json([row if dial is None else row | {"dial": dial}])))
 
 
-async def withdraw_intents(database: Database, calls: Sequence[NewCall], change: RecordChange) -> list[bool | BusyResult]:
+async def write_not_dialled(database: Database, calls: Sequence[NewCall], change: RecordChange) -> list[bool | RowLocked]:
     """Records `change` as the outcome of calls that were not dialled.
 
     The insert of their intents (first records) may be committed, still under way, or lost. An insert that is still under way
@@ -272,7 +272,7 @@ async def withdraw_intents(database: Database, calls: Sequence[NewCall], change:
 
 async def write_outcomes(
     database: Database, outcomes: Sequence[SettledCall]
-) -> dict[tuple[UUID, int], datetime | BusyResult | None]:
+) -> dict[tuple[UUID, int], datetime | RowLocked | None]:
     """Writes the outcomes of pending calls, with their events. Returns a result for each outcome, by call id and attempt.
 
     The result is the time of the change. It is None if the call is missing, not pending any more, or in another attempt. It is
@@ -284,7 +284,7 @@ async def write_outcomes(
     try:
         written = await database.fetch(statement, rows_as_json([outcome.outcome_row() for outcome in outcomes]))
     except UniqueViolationError as error:
-        if error.constraint_name == UNIQUE_SID:
+        if error.constraint_name == UNIQUE_SID_CONSTRAINT:
             raise SidTaken from error
         raise
     return {(row["id"], row["attempt"]): LOCKED if row["is_locked"] else row["updated_at"] for row in written}

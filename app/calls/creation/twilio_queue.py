@@ -30,7 +30,7 @@ class TwilioQueueWatch:
         """Returns the number of accounts for which the time of the last warning is remembered."""
         return len(self._warned_at)
 
-    def note_queued(self, call: Call | NewCall, *, queue_time_ms: int) -> None:
+    def record_queued_call(self, call: Call | NewCall, *, queue_time_ms: int) -> None:
         """Records that Twilio dials this call only after `queue_time_ms`, as Twilio's answer to the creation says."""
         self._metrics.queued.inc()
         now = self._clock()

@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.calls.outbox import SETTLED
-from app.calls.parameter_types import require_few_userinfos_in_all
+from app.calls.parameter_types import refuse_too_many_userinfos_in_request
 from app.calls.parameters import CallRequest
-from app.calls.phone_numbers import E164, guess_number
+from app.calls.phone_numbers import E164, guess_phone_number
 from app.errors import FieldError, InvalidRequest
 from app.http.field_errors import field_errors_from
 from app.sip import Finding, Severity, SipUri, check_from, check_sip_auth, has_escaped_control
@@ -50,7 +50,7 @@ def validate_call(body: Mapping[str, Any]) -> ValidCall:
     errors += [error for error, severity in found if severity is Severity.ERROR and error.pointer not in flagged]
     if request is None or errors:
         raise InvalidRequest(field_errors=tuple(errors))
-    require_few_userinfos_in_all(vars(request).values())
+    refuse_too_many_userinfos_in_request(vars(request).values())
     warnings = [error for error, severity in found if severity is not Severity.ERROR]
     return ValidCall(request, (*warnings, *_ignored_parameter_warnings(request)))
 
@@ -94,7 +94,7 @@ def _is_number_or_client(text: str) -> bool:
 
 
 def _number_hint(text: str) -> str:
-    number = guess_number(text)
+    number = guess_phone_number(text)
     return f". Write {number} if that is the number" if number else ""
 
 

@@ -10,12 +10,12 @@ from datetime import datetime
 from uuid import UUID
 
 from app.calls import repository
-from app.calls.creation.dial import WaitingDial
-from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, withdraw_intents
+from app.calls.creation.dial import RequeueValues
+from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, write_not_dialled
 from app.calls.models import Call
 from app.calls.settlement import RecordChange, Settlement
 from app.calls.stored_problem import error_as_json
-from app.database.batcher import Batcher, BusyResult
+from app.database.batcher import Batcher, RowLocked
 from app.database.engine import Database
 from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable
@@ -25,7 +25,7 @@ _MAX_QUEUED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Reopening:
+class _UndialledAttempt:
     """A further attempt to place an existing call. The attempt will not be dialled, so it must be withdrawn.
 
     The transaction that makes the record pending again also writes the event `event_id`. If this event exists, the transaction
@@ -47,10 +47,10 @@ class _UnusedGrant:
     call_id: UUID
     attempt: int
     pending_since: datetime
-    waiting: WaitingDial
+    waiting: RequeueValues
 
 
-class Withdrawals:
+class UndialledCallRecorder:
     """Records in the background that calls will not be dialled. Retries while Postgres is unavailable."""
 
     def __init__(self, database: Database, settlement: Settlement) -> None:
@@ -59,18 +59,18 @@ class Withdrawals:
         self._intents: Batcher[NewCall, bool] = Batcher(self._withdraw_intents, max_batch=MAX_ROWS_PER_STATEMENT)
         self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=MAX_ROWS_PER_STATEMENT, max_items=_MAX_QUEUED)
 
-    def withdraw_intent(self, call: NewCall) -> None:
+    def mark_call_not_started(self, call: NewCall) -> None:
         """Records in the background that a new call, which is not scheduled, is `not_started`."""
         self._queue.add(call)
 
-    def withdraw_reopening(self, call_id: UUID, attempt: int, *, event_id: UUID) -> None:
+    def mark_attempt_not_started(self, call_id: UUID, attempt: int, *, event_id: UUID) -> None:
         """Records in the background that a further attempt to place an existing call is `not_started`.
 
         If the event `event_id` was not committed, the attempt belongs to another request and is not changed.
         """
-        self._queue.add(_Reopening(call_id, attempt, event_id))
+        self._queue.add(_UndialledAttempt(call_id, attempt, event_id))
 
-    def withdraw_grant(self, call: NewCall, waiting: WaitingDial) -> None:
+    def requeue_call_of_unused_grant(self, call: NewCall, waiting: RequeueValues) -> None:
         """Makes a scheduled call wait again, in the background, after a grant (the right to dial it) that is not used.
 
         `call` is the record as the grant has changed it. Changes nothing if the grant was not committed.
@@ -81,9 +81,9 @@ class Withdrawals:
         """Tries once more to write the withdrawals that are still queued."""
         await self._queue.close()
 
-    async def _withdraw(self, item: NewCall | _Reopening | _UnusedGrant) -> None:
+    async def _withdraw(self, item: NewCall | _UndialledAttempt | _UnusedGrant) -> None:
         match item:
-            case _Reopening():
+            case _UndialledAttempt():
                 await self._withdraw_reopening(item)
             case _UnusedGrant():
                 await self._withdraw_grant(item)
@@ -91,8 +91,8 @@ class Withdrawals:
                 if not await self._intents.submit(item):
                     await self._withdraw_unknown_intent(item)
 
-    async def _withdraw_intents(self, calls: Sequence[NewCall]) -> Sequence[bool | BusyResult]:
-        return await withdraw_intents(self._database, calls, self._change_to_not_started())
+    async def _withdraw_intents(self, calls: Sequence[NewCall]) -> Sequence[bool | RowLocked]:
+        return await write_not_dialled(self._database, calls, self._change_to_not_started())
 
     async def _withdraw_unknown_intent(self, intent: NewCall) -> None:
         """Withdraws an intent that a worker has marked as `unknown`, because it was pending for too long."""
@@ -101,7 +101,7 @@ class Withdrawals:
             if call is not None and _is_attempt_open(call, intent.attempt):
                 await self._settlement.apply_change(session, call, self._change_to_not_started())
 
-    async def _withdraw_reopening(self, reopening: _Reopening) -> None:
+    async def _withdraw_reopening(self, reopening: _UndialledAttempt) -> None:
         async with self._database.begin() as session:
             call = await repository.lock_call(session, reopening.call_id)
             if call is None:

@@ -31,5 +31,5 @@ async def list_audit_events(request: Request, client: ConsoleClientDep, query: A
         query=query,
         faults=faults,
         actions=ACTIONS,
-        next_page=query.page_address(cursor),
+        next_page=query.page_url(cursor),
     )

@@ -91,12 +91,12 @@ class AuditQuery:
         )
         return filters, faults
 
-    def page_address(self, cursor: str | None) -> str | None:
+    def page_url(self, cursor: str | None) -> str | None:
         """Returns the URL of the page that begins at the cursor, with the same filters. Returns None if `cursor` is None."""
         return None if cursor is None else self._list_address(cursor)
 
     @property
-    def first_page_address(self) -> str | None:
+    def first_page_url(self) -> str | None:
         """The URL of the first page, with the same filters; None if this is the first page."""
         return self._list_address("") if self.cursor else None
 

@@ -56,7 +56,7 @@ class DeliveryRow:
 
 
 @dataclass(frozen=True, slots=True)
-class PendingEnd:
+class PendingEndRequest:
     """A stored request to end a call. Callgate sends the request to Twilio when it is known that the call has started."""
 
     status: str
@@ -97,7 +97,7 @@ class CallHistory:
     deliveries: Sequence[DeliveryRow] = ()
     """The deliveries in the order of the events that they report. If there are too many to show, these are the first ones."""
     has_more_deliveries: bool = False
-    pending_end: PendingEnd | None = None
+    pending_end: PendingEndRequest | None = None
     dial: ScheduledDialRow | None = None
     slot: DialSlotRow | None = None
     queue: str | None = None

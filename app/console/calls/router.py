@@ -19,7 +19,7 @@ from app.console.access import (
 )
 from app.console.calls import store, view
 from app.console.calls.records import CallHistory, CallLine
-from app.console.calls.search import STATUSES, STORED_PROBLEMS, CallForm, read_call_form
+from app.console.calls.search import STATUSES, STORED_PROBLEMS, CallListForm, parse_call_list_form
 from app.console.calls.service import CallActions
 from app.console.rendering import page_response
 from app.console.tenancy import require_read_scope
@@ -42,7 +42,7 @@ _REDIRECTING_KINDS: Final = ("id", "sid", "key")
 # Fields of the form that are not filters: the search and the place in the list.
 _NON_FILTER_FIELDS: Final = {"q", "cursor"}
 # Reasons for which Postgres stops a statement of a page.
-_STOP_REASONS: Final = ("timeout", "locked")
+_STATEMENT_TIMEOUT_REASONS: Final = ("timeout", "locked")
 
 
 async def call_actions(
@@ -82,7 +82,7 @@ CallIdDep = Annotated[UUID, Depends(call_id_in_path)]
 @needs(Scope.READ, clients="any")
 async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
     """Lists the calls that match the URL's query. Redirects to a call if the only filter is an id, sid or key of this call."""
-    form = read_call_form(request.query_params.multi_items())
+    form = parse_call_list_form(request.query_params.multi_items())
     query = form.query.with_default_since(now=datetime.now(UTC))
     lines: list[CallLine] = []
     cursor, timed_out = None, False
@@ -90,7 +90,7 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
         try:
             lines, cursor = await store.list_calls(slot_limited_transactions(request), query, tenant_id=client.tenant_id)
         except DatabaseUnavailable as error:
-            if error.reason not in _STOP_REASONS:
+            if error.reason not in _STATEMENT_TIMEOUT_REASONS:
                 raise
             timed_out = True
     if form.texts.keys() == {"q"} and len(lines) == 1 and query.search and query.search.kind in _REDIRECTING_KINDS:
@@ -113,8 +113,8 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
         badge_text=view.badge_text,
         duration_text=view.duration_text,
         refusal_text=view.refusal_text,
-        next_page=view.page_address(form, cursor),
-        first_page=view.first_page_address(form),
+        next_page=view.call_list_page_url(form, cursor),
+        first_page=view.first_call_list_page_url(form),
     )
 
 
@@ -218,7 +218,7 @@ def _redirect_to_call(call_id: UUID, done: str = "") -> Response:
     return RedirectResponse(f"{view.LIST_PATH}/{call_id}" + (f"?done={done}" if done else ""), status_code=303)
 
 
-def _list_http_status(form: CallForm, *, timed_out: bool) -> int:
+def _list_http_status(form: CallListForm, *, timed_out: bool) -> int:
     """Returns the HTTP status of the list of calls: 503 if the search timed out, 422 if a filter is invalid, else 200."""
     if timed_out:
         return 503

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from app.callgate_error import EXECUTIONS
 from app.calls import ids
-from app.calls.phone_numbers import read_number, stored_address_forms
+from app.calls.phone_numbers import parse_phone_number, stored_address_variants
 from app.calls.schemas import Status
 from app.console.times import read_form_time
 from app.errors import error_classes_by_slug
@@ -89,7 +89,7 @@ class CallQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class CallForm:
+class CallListForm:
     """The filters of the list of calls, as they were sent (`texts`) and as they were read (`query`).
 
     `errors` has error texts by field. If there are errors, `query` contains no filter and would match all calls, so the page
@@ -102,7 +102,7 @@ class CallForm:
     errors: dict[str, str] = field(default_factory=dict)
 
 
-def read_call_form(parameters: Iterable[tuple[str, str]]) -> CallForm:
+def parse_call_list_form(parameters: Iterable[tuple[str, str]]) -> CallListForm:
     """Reads the URL's parameters, which are pairs of name and value, into a form. Ignores parameters with an empty value.
 
     A parameter that is unknown, repeated or unreadable adds an error text to the form.
@@ -123,7 +123,7 @@ def read_call_form(parameters: Iterable[tuple[str, str]]) -> CallForm:
         if values[member] is None:
             errors.setdefault(name, fault)
     query = CallQuery() if errors else CallQuery(**values)  # type: ignore[arg-type]  # each reader returns its member's type
-    return CallForm(query, texts, errors)
+    return CallListForm(query, texts, errors)
 
 
 def parse_search(text: str) -> CallSearch | None:
@@ -145,8 +145,8 @@ def parse_search(text: str) -> CallSearch | None:
         return CallSearch("sid", (text,))
     if _SCHEME_PATTERN.match(text):
         return CallSearch("to", (text,))
-    if text.startswith("+") or read_number(text):
-        return CallSearch("number", stored_address_forms(text))
+    if text.startswith("+") or parse_phone_number(text):
+        return CallSearch("number", stored_address_variants(text))
     if "@" in text and not re.search(r"\s", text):
         return CallSearch("to", (f"sip:{text}", f"sips:{text}"))
     return CallSearch("key", (text,)) if _KEY_PATTERN.fullmatch(text) else None
@@ -159,7 +159,7 @@ def _prefixed_search(name: str, text: str) -> CallSearch | None:
     """
     if name == "key":
         return CallSearch("key", (text,)) if _KEY_PATTERN.fullmatch(text) else None
-    return CallSearch("to" if name == "to" else "from", stored_address_forms(text) if read_number(text) else (text,))
+    return CallSearch("to" if name == "to" else "from", stored_address_variants(text) if parse_phone_number(text) else (text,))
 
 
 def _parse_time(text: str) -> datetime | None:

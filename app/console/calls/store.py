@@ -18,7 +18,15 @@ from app.calls import ids
 from app.calls.callback_fields import restore_callback_fields
 from app.calls.last_answer import CallRow
 from app.calls.models import Call
-from app.console.calls.records import CallHistory, CallLine, DeliveryRow, DialSlotRow, EventRow, PendingEnd, ScheduledDialRow
+from app.console.calls.records import (
+    CallHistory,
+    CallLine,
+    DeliveryRow,
+    DialSlotRow,
+    EventRow,
+    PendingEndRequest,
+    ScheduledDialRow,
+)
 from app.console.calls.search import CallQuery, CallSearch, SearchKind
 from app.console.page_size import PAGE_SIZE
 from app.console.reads import fetch_with_time_limit
@@ -55,7 +63,7 @@ _CALL_COLUMNS = ", ".join(f'call."{column.name}" AS {name}' for name, column in 
 _JSON_PARTS = ("events", "deliveries", "pending_end", "dial", "slot")
 _DELIVERY_COLUMNS = ", ".join(field.name for field in fields(DeliveryRow))
 # Events and deliveries are written after their call, so older partitions are not read. A day allows for clocks that differ.
-_NOT_BEFORE_CALL = "call_id = call.id AND at >= call.created_at - interval '1 day'"
+_ROWS_OF_CALL_CONDITION = "call_id = call.id AND at >= call.created_at - interval '1 day'"
 _READ_CALL = f"""
     SELECT {_CALL_COLUMNS}, now() AS now, queue.name AS queue, coalesce(queue.paused, false) AS is_queue_paused,
         (SELECT id FROM call AS redial WHERE redial.redial_of = call.id) AS redialed_as,
@@ -63,17 +71,17 @@ _READ_CALL = f"""
         (SELECT to_jsonb(scheduled_dial) FROM scheduled_dial WHERE call_id = call.id) AS dial,
         (SELECT to_jsonb(dial_slot) FROM dial_slot WHERE call_id = call.id) AS slot,
         (SELECT jsonb_agg(to_jsonb(event) ORDER BY at, id) FROM (
-            SELECT id, at, type, data, data_left_out FROM call_event WHERE {_NOT_BEFORE_CALL} ORDER BY at, id LIMIT $2
+            SELECT id, at, type, data, data_left_out FROM call_event WHERE {_ROWS_OF_CALL_CONDITION} ORDER BY at, id LIMIT $2
         ) AS event) AS events,
         (SELECT jsonb_agg(to_jsonb(each) ORDER BY position, at) FROM (
-            SELECT position, {_DELIVERY_COLUMNS} FROM delivery WHERE {_NOT_BEFORE_CALL} ORDER BY position, at LIMIT $3
+            SELECT position, {_DELIVERY_COLUMNS} FROM delivery WHERE {_ROWS_OF_CALL_CONDITION} ORDER BY position, at LIMIT $3
         ) AS each) AS deliveries
     FROM call LEFT JOIN queue ON queue.id = call.queue_id
     WHERE call.{{column}} = $1 {{only}}
 """
 _EVENT_ADAPTER = TypeAdapter(EventRow)
 _DELIVERY_ADAPTER = TypeAdapter(DeliveryRow)
-_PENDING_END_ADAPTER = TypeAdapter(PendingEnd | None)
+_PENDING_END_ADAPTER = TypeAdapter(PendingEndRequest | None)
 _DIAL_ADAPTER = TypeAdapter(ScheduledDialRow | None)
 _SLOT_ADAPTER = TypeAdapter(DialSlotRow | None)
 
@@ -213,9 +221,9 @@ def _filter_conditions(query: CallQuery, values: _SqlParameters) -> Iterator[str
     if query.status is not None:
         yield f"call.status = {values.placeholder_for(query.status)}"
     if query.since is not None:
-        yield f"call.id >= {values.placeholder_for(ids.first_id_at(query.since))}"
+        yield f"call.id >= {values.placeholder_for(ids.lowest_call_id_at(query.since))}"
     if query.until is not None:
-        yield f"call.id < {values.placeholder_for(ids.first_id_at(query.until))}"
+        yield f"call.id < {values.placeholder_for(ids.lowest_call_id_at(query.until))}"
     if query.before is not None:
         yield f"call.id < {values.placeholder_for(query.before)}"
 

@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Literal
 
 from app.console.calls.records import CallHistory, DeliveryRow, EventRow
-from app.console.calls.words import SEARCH_RESULT_TEXTS, Tone, duration_in_words, problem_in_words, reason_in_words, spell_out
+from app.console.calls.words import SEARCH_RESULT_TEXTS, Tone, duration_in_words, problem_in_words, reason_in_words, with_spaces
 from app.console.deliveries.words import error_in_words
 from app.console.filters import money
 from app.console.masking import mask_json, mask_text
@@ -117,9 +117,9 @@ def _describe_event(event: EventRow) -> tuple[str, str, Tone]:
         return describe(event)
     # An event about a subresource, or of a later version of Callgate.
     data = event.data
-    noun = spell_out(event.type.removeprefix("call.")).capitalize()
+    noun = with_spaces(event.type.removeprefix("call.")).capitalize()
     result = str(data.get("result") or "")
-    words = [str(data.get("action") or ""), _UPDATE_RESULTS.get(result) or spell_out(result), str(data.get("sid") or "")]
+    words = [str(data.get("action") or ""), _UPDATE_RESULTS.get(result) or with_spaces(result), str(data.get("sid") or "")]
     words += [reason_in_words(str(data["reason"]))] if data.get("reason") else []
     return noun, ", ".join(filter(None, words)), "warning" if result == "unknown" else ""
 

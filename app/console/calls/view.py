@@ -12,7 +12,7 @@ from app.console.calls.curl import curl_command, missing_secrets
 from app.console.calls.history import HistorySummary, summarize_history
 from app.console.calls.member_rows import Row, parameter_rows, resource_rows
 from app.console.calls.records import CallHistory, CallLine, DeliveryRow
-from app.console.calls.search import CallForm, CallSearch
+from app.console.calls.search import CallListForm, CallSearch
 from app.console.calls.timeline import TimelineEntry, time_since_last_entry, timeline_entries
 from app.console.calls.words import duration_in_words, problem_in_words
 from app.console.deliveries.words import can_be_sent_again, error_in_words, state_and_note_in_words
@@ -31,10 +31,10 @@ _SEARCH_KIND_TEXTS: Final[Mapping[str, str]] = {
     "key": "an idempotency key",
 }
 # Seconds after which a page renews itself: often after a recent event, seldom otherwise.
-_RENEW_OFTEN_S, _RENEW_SELDOM_S = 2, 15
+_FAST_REFRESH_INTERVAL_S, _SLOW_REFRESH_INTERVAL_S = 2, 15
 # A price, a delivery or a correction may come for a while after the end of a call.
 _SETTLING_TIME = timedelta(minutes=10)
-_RENEW_OFTEN_FOR = timedelta(hours=1)
+_FAST_REFRESH_PERIOD = timedelta(hours=1)
 
 
 def search_kind_text(search: CallSearch | None) -> str:
@@ -64,7 +64,7 @@ def refusal_text(line: CallLine) -> str:
     return problem_in_words(line.problem)
 
 
-def time_field_value(form: CallForm, name: str) -> str:
+def time_field_value(form: CallListForm, name: str) -> str:
     """Returns the UTC time to show in the form's field `name`; "" if that field is empty or cannot be read."""
     try:
         read = read_form_time(form.texts.get(name, ""))
@@ -73,7 +73,7 @@ def time_field_value(form: CallForm, name: str) -> str:
     return format_form_time(read) if read else ""
 
 
-def page_address(form: CallForm, cursor: str | None) -> str | None:
+def call_list_page_url(form: CallListForm, cursor: str | None) -> str | None:
     """Returns the address of the page that begins at the cursor, with the same filters; None if there is no cursor."""
     if cursor is None:
         return None
@@ -81,7 +81,7 @@ def page_address(form: CallForm, cursor: str | None) -> str | None:
     return f"{LIST_PATH}?{urlencode(filters | {'cursor': cursor})}"
 
 
-def first_page_address(form: CallForm) -> str | None:
+def first_call_list_page_url(form: CallListForm) -> str | None:
     """Returns the address of the list's first page, with the same filters; None if the current page is the first one."""
     if "cursor" not in form.texts:
         return None
@@ -175,12 +175,12 @@ def _page_refresh_interval_s(history: CallHistory) -> int | None:
     call, now = history.call, history.now
     if can_be_ended(call):
         last = history.events[-1].at if history.events else call.created_at
-        return _RENEW_OFTEN_S if now - last < _RENEW_OFTEN_FOR else _RENEW_SELDOM_S
+        return _FAST_REFRESH_INTERVAL_S if now - last < _FAST_REFRESH_PERIOD else _SLOW_REFRESH_INTERVAL_S
     if now - call.updated_at > _SETTLING_TIME:
         return None
     has_price = call.execution != "started" or call.price is not None
     is_delivered = all(each.state != "pending" for each in history.deliveries)
-    return None if has_price and is_delivered else _RENEW_OFTEN_S
+    return None if has_price and is_delivered else _FAST_REFRESH_INTERVAL_S
 
 
 def _delivery_line(delivery: DeliveryRow, history: CallHistory, *, reveal: bool) -> DeliveryLine:

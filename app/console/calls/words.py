@@ -47,14 +47,14 @@ _REASON_TEXTS: Final = {
     "ended": "the call had ended",
 }
 
-_TENTHS_BELOW_S = 9.95
+_SHOW_TENTHS_BELOW_S = 9.95
 _UNITS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 
 
 def duration_in_words(length: timedelta) -> str:
     """Returns a length of time in at most two units: "0.4 s", "9 s", "3 min 20 s", "2 h 5 min", "3 d 4 h"."""
     seconds = max(length.total_seconds(), 0.0)
-    if seconds < _TENTHS_BELOW_S:
+    if seconds < _SHOW_TENTHS_BELOW_S:
         return f"{seconds:.1f}".removesuffix(".0") + " s"
     whole = round(seconds)
     for size, unit, smaller, small_unit in _UNITS:
@@ -64,7 +64,7 @@ def duration_in_words(length: timedelta) -> str:
     return f"{whole} s"
 
 
-def spell_out(word: str) -> str:
+def with_spaces(word: str) -> str:
     """Returns a constant with spaces instead of `_` and `-`: "user defined message" for `user_defined_message`."""
     return word.replace("_", " ").replace("-", " ")
 
@@ -72,8 +72,8 @@ def spell_out(word: str) -> str:
 def reason_in_words(reason: str) -> str:
     """Returns in words why a request or a search had no result. `reason` is a word such as `read_timeout` or `status_500`."""
     if reason.startswith("status_"):
-        return f"the answer had {spell_out(reason)}"
-    return _REASON_TEXTS.get(reason) or spell_out(reason)
+        return f"the answer had {with_spaces(reason)}"
+    return _REASON_TEXTS.get(reason) or with_spaces(reason)
 
 
 def problem_in_words(problem: object) -> str:

@@ -11,15 +11,15 @@ from starlette.responses import RedirectResponse
 from app.console.access import (
     ConsoleActorDep,
     ConsoleClientDep,
-    SentFormDep,
+    SubmittedFormDep,
     allowed_while_suspended,
     console_router,
     slot_limited_transactions,
 )
 from app.console.deliveries import store
-from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after_delivery, delivery_list_address
+from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after_delivery, delivery_list_url
 from app.console.rendering import page_response
-from app.console.tenancy import caller_for_tenant, require_reachable_tenant, require_read_scope
+from app.console.tenancy import caller_for_tenant, require_accessible_tenant, require_read_scope
 from app.console.times import format_form_time, read_form_time
 from app.deliveries.router import DeliveryServiceDep
 from app.errors import CallNotFound, DeliveryNotFound, FieldError, InvalidRequest
@@ -40,7 +40,7 @@ async def list_deliveries(request: Request, client: ConsoleClientDep, query: Ann
         query = replace(query, tenant=client.tenant_id)
     if not query.tenant:
         return await _show_overview(request, after=query.cursor)
-    require_reachable_tenant(client, query.tenant)
+    require_accessible_tenant(client, query.tenant)
     return await _show_list(request, query)
 
 
@@ -53,7 +53,7 @@ async def _show_overview(request: Request, *, after: str) -> Response:
         "deliveries/overview.html",
         items=[BacklogItem.from_backlog(each) for each in backlogs],
         is_first=not after,
-        next_page=delivery_list_address("", "", backlogs[-1].tenant_id) if is_full else None,
+        next_page=delivery_list_url("", "", backlogs[-1].tenant_id) if is_full else None,
     )
 
 
@@ -69,10 +69,10 @@ async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "")
         given_up = await store.list_given_up(database, query.tenant, before=before)
         lines, searched_to = given_up.lines, given_up.searched_to
         if given_up.next_before is not None:
-            next_page = query.address(cursor=str(given_up.next_before))
+            next_page = query.page_url(cursor=str(given_up.next_before))
     else:
         lines, has_more = await store.list_waiting_deliveries(database, query.tenant, after=after)
-        next_page = query.address(cursor=cursor_after_delivery(lines[-1])) if has_more else None
+        next_page = query.page_url(cursor=cursor_after_delivery(lines[-1])) if has_more else None
     return page_response(
         request,
         "deliveries/list.html",
@@ -91,14 +91,14 @@ async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "")
 @needs(Scope.READ, clients="any")
 async def redirect_to_given_up_deliveries(client: ConsoleClientDep, tenant_id: str) -> Response:
     """Redirects to the deliveries that were given up. The form that sends them again is on this page."""
-    return _redirect_to(delivery_list_address(require_reachable_tenant(client, tenant_id), "given_up"))
+    return _redirect_to(delivery_list_url(require_accessible_tenant(client, tenant_id), "given_up"))
 
 
 @router.get("/{tenant_id}/{delivery_id}")
 @needs(Scope.READ, clients="any")
 async def show_delivery(request: Request, client: ConsoleClientDep, tenant_id: str, delivery_id: str) -> Response:
     """Redirects to the page of the delivery's call."""
-    reads, wanted = slot_limited_transactions(request), require_reachable_tenant(client, tenant_id)
+    reads, wanted = slot_limited_transactions(request), require_accessible_tenant(client, tenant_id)
     call_id = await store.find_call_id(reads, wanted, _parse_delivery_id(delivery_id))
     if call_id is None:
         raise DeliveryNotFound
@@ -114,7 +114,7 @@ async def replay_deliveries(
     actor: ConsoleActorDep,
     service: DeliveryServiceDep,
     tenant_id: str,
-    form: SentFormDep,
+    form: SubmittedFormDep,
 ) -> Response:
     """Sends deliveries of a tenant again: those that were given up, and were written at or after the time in the form."""
     require_read_scope(client)
@@ -124,9 +124,9 @@ async def replay_deliveries(
         return await _show_list(request, DeliveryQuery(tenant_id, "given_up"), fault=_MISSING_TIME_TEXT)
     replay = await service.replay(caller, since=since, failed_only=True, actor=actor)
     if replay.count and replay.continue_since is None:
-        return _redirect_to(delivery_list_address(tenant_id, "waiting", sent=replay.count))
+        return _redirect_to(delivery_list_url(tenant_id, "waiting", sent=replay.count))
     go_on = format_form_time(replay.continue_since or since)
-    return _redirect_to(delivery_list_address(tenant_id, "given_up", sent=replay.count, since=go_on))
+    return _redirect_to(delivery_list_url(tenant_id, "given_up", sent=replay.count, since=go_on))
 
 
 @router.post("/{tenant_id}/{call_id}/{delivery_id}/retry")
@@ -148,7 +148,7 @@ async def retry_delivery(
         await service.retry(caller, call_id, wanted, actor=actor)
     except CallNotFound:
         raise DeliveryNotFound("The call was deleted when its retention period ended, or is another tenant’s.") from None
-    return _redirect_to(delivery_list_address(tenant_id, "waiting", sent=1))
+    return _redirect_to(delivery_list_url(tenant_id, "waiting", sent=1))
 
 
 def _parse_delivery_id(text: str) -> UUID:

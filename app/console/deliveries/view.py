@@ -41,12 +41,12 @@ class DeliveryQuery:
         done = f"{self.sent:,} {'delivery is' if self.sent == 1 else 'deliveries are'} sent again now."
         return f"{done} There are more: press the button again to go on." if self.since else done
 
-    def address(self, *, state: str | None = None, cursor: str = "") -> str:
+    def page_url(self, *, state: str | None = None, cursor: str = "") -> str:
         """Returns the address of a page of this tenant's deliveries. The page begins at `cursor`; "" means the first page.
 
         `state` is the state of the listed deliveries. If `state` is None, the state in this query is used.
         """
-        return delivery_list_address(self.tenant, state or self.state, cursor)
+        return delivery_list_url(self.tenant, state or self.state, cursor)
 
     @property
     def waiting_after(self) -> tuple[datetime, UUID] | None:
@@ -71,7 +71,7 @@ class DeliveryQuery:
         return UUID(self.cursor) if self.cursor else None
 
 
-def delivery_list_address(tenant_id: str, state: str, cursor: str = "", *, sent: int | None = None, since: str = "") -> str:
+def delivery_list_url(tenant_id: str, state: str, cursor: str = "", *, sent: int | None = None, since: str = "") -> str:
     """Returns the address of a page of the list of deliveries. The parameters mean the same as the fields of DeliveryQuery."""
     given = {"tenant": tenant_id, "state": state, "cursor": cursor, "since": since}
     if sent is not None:

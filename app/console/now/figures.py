@@ -31,7 +31,7 @@ class PlotTimeRange:
     row: timedelta
 
 
-RANGES: Final[Mapping[str, PlotTimeRange]] = {
+PLOT_TIME_RANGES: Final[Mapping[str, PlotTimeRange]] = {
     "1h": PlotTimeRange("hour", timedelta(hours=1), timedelta(minutes=1), timedelta(minutes=5)),
     "24h": PlotTimeRange("24 hours", timedelta(days=1), timedelta(minutes=10), timedelta(hours=2)),
     "7d": PlotTimeRange("7 days", timedelta(days=7), timedelta(hours=1), timedelta(days=1)),

@@ -22,11 +22,11 @@ Level = Literal["ok", "warning", "danger"]
 LEVELS: Final[tuple[Level, ...]] = ("danger", "warning", "ok")
 
 # Searches of Twilio's list settle an unknown call within CALLGATE_RESOLVE_PERIOD, a quarter of an hour by default.
-_UNKNOWN_FOR_LONG: Final = timedelta(minutes=20)
-_PENDING_FOR_LONG: Final = timedelta(minutes=10)
-_FAILING_FOR_LONG: Final = timedelta(minutes=10)
+_MIN_UNKNOWN_AGE_TO_WARN: Final = timedelta(minutes=20)
+_MIN_PENDING_AGE_TO_WARN: Final = timedelta(minutes=10)
+_MIN_FAILING_AGE_TO_WARN: Final = timedelta(minutes=10)
 # A new call may not be found at first.
-_MISSING_FOR_LONG: Final = timedelta(minutes=2)
+_MIN_MISSING_AGE_TO_WARN: Final = timedelta(minutes=2)
 _FIGURES_LATE_AFTER: Final = timedelta(minutes=5)
 _SLOW_DATABASE_S: Final = 1.0
 _MAX_SERVER_ERROR_SHARE: Final = 0.02
@@ -91,7 +91,7 @@ def _system_attention_items(facts: NowPageFacts, for_operator: bool, key_set_sta
 
 def _call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
     unknown, recent = facts.unknown, facts.recent
-    if unknown.since and (waited := facts.read_at - unknown.since) > _UNKNOWN_FOR_LONG:
+    if unknown.since and (waited := facts.read_at - unknown.since) > _MIN_UNKNOWN_AGE_TO_WARN:
         advice = (
             "They may have rung, so do not place them again. A callback or a search of Twilio's list settles them; "
             "`callgate doctor` shows whether the clocks or a credential prevent it."
@@ -99,7 +99,7 @@ def _call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
         found = f"{waiting_count_text(unknown.number)} unknown {'call' if unknown.number == 1 else 'calls'}"
         title: list[SentencePart] = [f"{found}, the oldest for {span_text(waited)}."]
         yield AttentionItem("warning", title, advice, ("Unknown calls", "/calls?execution=unknown"))
-    if facts.pending.since and (waited := facts.read_at - facts.pending.since) > _PENDING_FOR_LONG:
+    if facts.pending.since and (waited := facts.read_at - facts.pending.since) > _MIN_PENDING_AGE_TO_WARN:
         advice = "A process ended while it dialled, and no worker has found the call. See that a worker runs and what it logs."
         yield AttentionItem(
             "warning", [f"A call is pending for {span_text(waited)}."], advice, ("Pending calls", "/calls?execution=pending")
@@ -185,7 +185,7 @@ def _scheduled_call_attention_items(facts: NowPageFacts, for_operator: bool) -> 
 
 def _missing_call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
     missing = facts.missing
-    if missing.since is None or (waited := facts.read_at - missing.since) < _MISSING_FOR_LONG:
+    if missing.since is None or (waited := facts.read_at - missing.since) < _MIN_MISSING_AGE_TO_WARN:
         return
     concurrent = f"{waiting_count_text(missing.number)} of the concurrent calls"
     title: list[SentencePart] = [f"Twilio does not know {concurrent}, the oldest for {span_text(waited)}."]
@@ -199,7 +199,7 @@ def _missing_call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem
 
 def _delivery_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
     failing = facts.failing
-    if failing.number and failing.since and (waited := facts.read_at - failing.since) > _FAILING_FOR_LONG:
+    if failing.number and failing.since and (waited := facts.read_at - failing.since) > _MIN_FAILING_AGE_TO_WARN:
         title: list[SentencePart] = [
             f"{waiting_count_text(failing.number)} deliveries fail and are tried again, the oldest for {span_text(waited)}."
         ]

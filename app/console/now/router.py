@@ -11,7 +11,7 @@ from app.console.now.figure_store import read_figures
 from app.console.now.store import read_now_page_facts
 from app.console.now.view import NowView, now_view
 from app.console.rendering import page_response
-from app.console.tenancy import require_reachable_tenant
+from app.console.tenancy import require_accessible_tenant
 from app.http.routes import needs
 from app.tenants.caller import OperatorCaller
 from app.tenants.scopes import Scope
@@ -28,7 +28,7 @@ async def tenant_id_for_figures(client: ConsoleClientDep, tenant: str = "") -> s
 
     Raises TenantNotFound if the session belongs to another tenant.
     """
-    return require_reachable_tenant(client, tenant) if tenant else client.tenant_id
+    return require_accessible_tenant(client, tenant) if tenant else client.tenant_id
 
 
 FiguresTenantDep = Annotated[str | None, Depends(tenant_id_for_figures)]
@@ -40,7 +40,7 @@ async def show_now(
     request: Request, client: ConsoleClientDep, tenant_id: FiguresTenantDep, range_name: RangeNameDep = "1h"
 ) -> Response:
     """Shows the page *Now*: a sentence about the calls of the last hour, what needs attention, and plots with their table."""
-    view, shown = await _read_now_view(request, client, tenant_id), figures.RANGES[range_name]
+    view, shown = await _read_now_view(request, client, tenant_id), figures.PLOT_TIME_RANGES[range_name]
     read = await read_figures(slot_limited_transactions(request), tenant_id, span=shown.span)
     found = figures.sum_figures_per_period(read, span=shown.span, length=shown.point)
     return page_response(
@@ -48,7 +48,7 @@ async def show_now(
         "now/page.html",
         view=view,
         tenant=tenant_id if client.tenant_id is None and tenant_id else "",
-        ranges=figures.RANGES,
+        ranges=figures.PLOT_TIME_RANGES,
         range_name=range_name,
         plots=figures.make_plots(found),
         has_figures=bool(read.figures),
@@ -69,7 +69,7 @@ async def show_now_summary(request: Request, client: ConsoleClientDep, tenant_id
 @needs(Scope.READ, clients="any")
 async def get_figures(request: Request, tenant_id: FiguresTenantDep, range_name: RangeNameDep = "1h") -> Response:
     """Returns the plots as JSON for the page's script."""
-    shown = figures.RANGES[range_name]
+    shown = figures.PLOT_TIME_RANGES[range_name]
     read = await read_figures(slot_limited_transactions(request), tenant_id, span=shown.span)
     found = figures.sum_figures_per_period(read, span=shown.span, length=shown.point)
     return JSONResponse(figures.plots_as_json(found, length=shown.point))

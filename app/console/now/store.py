@@ -16,10 +16,10 @@ from app.console.now.figure_store import MINUTE_FIGURES_SINCE
 from app.console.reads import fetch_with_time_limit
 from app.database.heartbeats import WORKER_SUMMARY_SQL, WorkerSummary
 from app.database.pool import TransactionRunner
-from app.rollups.models import ALL_TENANTS, CALLBACK_MISSING_SQL, CALLED_BACK_SQL, CANCELED_SQL
+from app.rollups.models import ALL_TENANTS, CALLBACK_MISSING_SQL, CANCELED_SQL, HAS_CALLBACK_SQL
 from app.scheduling.accounts import accounts_with_rows_sql
 from app.scheduling.guard import HaltReason
-from app.scheduling.guard_sql import MAY_GRANT
+from app.scheduling.guard_sql import MAY_GRANT_SQL
 
 MAX_COUNTED_ROWS: Final = 10_000
 """Maximum number of rows of one kind, such as unknown calls, that are counted."""
@@ -216,7 +216,7 @@ _LAST_HOUR: Final = f"""
         WHERE {{figures}} AND seconds = 60 AND start >= now() - interval '1 hour'
         UNION ALL
         SELECT {", ".join(f"(execution = '{name}' AND NOT {CANCELED_SQL})::int" for name in EXECUTIONS)}, 0,
-            ({CALLED_BACK_SQL})::int, ({CALLBACK_MISSING_SQL})::int, 0
+            ({HAS_CALLBACK_SQL})::int, ({CALLBACK_MISSING_SQL})::int, 0
         FROM (
             SELECT execution, settled_by, callbacks_seen, parameters, account_id FROM call
             WHERE id >= {_FIRST_UNCOUNTED_ID} {{own}} LIMIT {MAX_LIVE_CALLS}
@@ -256,7 +256,7 @@ def _read_facts_sql(*, of_tenant: bool) -> str:
             'has_tenants', EXISTS (SELECT FROM tenant),
             'has_calls', EXISTS (SELECT FROM call WHERE true {own}),
             'workers', (SELECT row_to_json(summary) FROM ({WORKER_SUMMARY_SQL}) AS summary),
-            'is_halted', NOT coalesce({MAY_GRANT}, true),
+            'is_halted', NOT coalesce({MAY_GRANT_SQL}, true),
             'halt_reason', (SELECT halt_reason FROM grant_guard WHERE id = 1),
             'unknown', {unknown},
             'pending', {pending},

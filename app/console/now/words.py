@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from app.console.now.store import MAX_COUNTED_ROWS, LastHourCallCounts, WaitingQueue
-from app.queues.progress import end_at_pace, last_dial_at_pace
+from app.queues.progress import last_dial_at_pace, last_dial_or_expiry_time
 
 SentencePart = str | datetime
 """A part of a sentence: text with `code` in backticks, or a time, which the page shows in the viewer's zone."""
@@ -61,4 +61,4 @@ def projected_queue_end(queue: WaitingQueue, now: datetime) -> datetime | None:
     last_dial_at = last_dial_time_at_pace(queue, now)
     if last_dial_at is None or not is_dialled_at_pace(queue):
         return None
-    return end_at_pace(now, last_dial_at, last_ring_by=queue.last_ring_by)
+    return last_dial_or_expiry_time(now, last_dial_at, last_ring_by=queue.last_ring_by)

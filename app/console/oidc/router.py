@@ -21,7 +21,7 @@ from app.console.rendering import page_response
 from app.console.sessions.router import login_page, start_session
 from app.console_settings import OidcAccessRule
 from app.errors import RouteNotFound, TenantNotFound
-from app.http.key_attempts import KeyAttempts
+from app.http.key_attempts import FailedAuthenticationLimiter
 from app.http.routes import public
 from app.security.keyring import Keyring, SecretUnreadable
 
@@ -33,9 +33,9 @@ logger = structlog.stdlib.get_logger(__name__)
 router = console_router("/oidc")
 
 COOKIE_NAME: Final = "__Host-callgate-oidc"
-_SEAL_IDENTITY = "console oidc attempt"
+_COOKIE_ASSOCIATED_DATA = "console oidc attempt"
 _ATTEMPT_LIFETIME_S = 600
-# Given to KeyAttempts instead of the hash of a key: a login with OpenID Connect has no key.
+# Given to FailedAuthenticationLimiter instead of the hash of a key: a login with OpenID Connect has no key.
 _ATTEMPT_COUNTER_KEY = b"oidc"
 _FAILED_TEXT = "The login at the provider did not succeed. Try again; the log has the reason."
 _OUTDATED_TEXT = "This login took too long, or was begun in another browser. Try again."
@@ -54,7 +54,7 @@ async def begin_login(request: Request) -> Response:
     wanted = safe_redirect_path(request.query_params.get("next", ""))
     kept = asdict(attempt) | {"wanted": wanted, "until": time.time() + _ATTEMPT_LIFETIME_S}
     keyring: Keyring = request.state.keyring
-    sealed = keyring.seal(json.dumps(kept), identity=_SEAL_IDENTITY).hex()
+    sealed = keyring.encrypt(json.dumps(kept), identity=_COOKIE_ASSOCIATED_DATA).hex()
     response = RedirectResponse(address, status_code=303)
     response.set_cookie(COOKIE_NAME, sealed, max_age=_ATTEMPT_LIFETIME_S, path="/", secure=True, httponly=True, samesite="lax")
     return response
@@ -65,9 +65,9 @@ async def begin_login(request: Request) -> Response:
 async def finish_login(request: Request) -> Response:
     """Logs in the person whom the provider names, if a rule gives them access."""
     provider = _provider_of(request)
-    attempts: KeyAttempts = request.state.key_attempts
+    attempts: FailedAuthenticationLimiter = request.state.key_attempts
     address = attempts.client_address_of(request.scope)
-    attempts.require_attempt_left(address, _ATTEMPT_COUNTER_KEY)
+    attempts.require_below_failure_limit(address, _ATTEMPT_COUNTER_KEY)
     kept = _login_attempt_from_cookie(request)
     query = request.query_params
     if kept is None or not hmac.compare_digest(query.get("state", "").encode(), kept[0].state.encode()):
@@ -108,7 +108,9 @@ def _login_attempt_from_cookie(request: Request) -> tuple[LoginAttempt, str] | N
     """
     keyring: Keyring = request.state.keyring
     try:
-        kept = json.loads(keyring.unseal(bytes.fromhex(request.cookies.get(COOKIE_NAME, "")), identity=_SEAL_IDENTITY))
+        kept = json.loads(
+            keyring.decrypt(bytes.fromhex(request.cookies.get(COOKIE_NAME, "")), identity=_COOKIE_ASSOCIATED_DATA)
+        )
     except (ValueError, SecretUnreadable):
         return None
     if kept["until"] < time.time():

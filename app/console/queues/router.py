@@ -14,15 +14,15 @@ from app.console.queues.view import (
     PATH,
     QueueItem,
     QueueView,
-    canceled_text,
-    next_page_address,
+    canceled_calls_message,
+    next_page_url,
     queue_calls_url,
     queue_path,
     waiting_calls_text,
 )
 from app.console.reads import TimeLimitedReads
 from app.console.rendering import page_response
-from app.console.tenancy import require_reachable_tenant, require_read_scope
+from app.console.tenancy import require_accessible_tenant, require_read_scope
 from app.errors import QueueNotFound
 from app.http.routes import needs
 from app.queues.cancellation import QueueCancellation
@@ -59,20 +59,20 @@ async def console_queue_cancellation(request: Request, queues: QueuesDep) -> Que
 QueueCancellationDep = Annotated[QueueCancellation, Depends(console_queue_cancellation)]
 
 
-async def require_reachable_queue(client: ConsoleClientDep, tenant_id: str, name: str) -> tuple[str, str]:
+async def require_accessible_queue(client: ConsoleClientDep, tenant_id: str, name: str) -> tuple[str, str]:
     """Returns the tenant's id and the queue's name from the path. Does not check that this queue exists.
 
     Raises ScopeRequired if the client lacks the scope `read`, TenantNotFound if the client may not see the tenant, and
     QueueNotFound if the name cannot be that of a queue.
     """
     require_read_scope(client)
-    require_reachable_tenant(client, tenant_id)
+    require_accessible_tenant(client, tenant_id)
     if not re.fullmatch(RESOURCE_NAME_PATTERN, name):
         raise QueueNotFound
     return tenant_id, name
 
 
-QueueDep = Annotated[tuple[str, str], Depends(require_reachable_queue)]
+QueueDep = Annotated[tuple[str, str], Depends(require_accessible_queue)]
 
 
 @router.get("")
@@ -83,18 +83,18 @@ async def list_queues(
     """Lists queues with the number of calls that wait in each. `tenant` limits an operator's list."""
     wanted = client.tenant_id or tenant
     if wanted:
-        require_reachable_tenant(client, wanted)
+        require_accessible_tenant(client, wanted)
     place = (after_tenant, after)
     if any("\x00" in part for part in place):
         place = ("", "")
     lines, has_more = await store.list_queue_lines(slot_limited_transactions(request), wanted or None, after=place)
-    items = [(QueueItem.of(line.state), waiting_calls_text(line.waiting)) for line in lines]
+    items = [(QueueItem.from_state(line.state), waiting_calls_text(line.waiting)) for line in lines]
     return page_response(
         request,
         "queues/list.html",
         items=items,
         tenant=tenant,
-        next_page=next_page_address(items[-1][0], wanted) if has_more else None,
+        next_page=next_page_url(items[-1][0], wanted) if has_more else None,
         is_first=place == ("", ""),
         address=f"{PATH}?{request.url.query}",
         read_at=datetime.now(UTC),
@@ -105,7 +105,7 @@ async def list_queues(
 @needs(Scope.READ, clients="any")
 async def show_queue(request: Request, queue: QueueDep, service: QueueReadsDep, canceled: int | None = None) -> Response:
     """Shows one queue. `canceled` is how many of its calls were canceled just now."""
-    done = None if canceled is None else canceled_text(canceled)
+    done = None if canceled is None else canceled_calls_message(canceled)
     return await _render_queue(request, queue, service, "queues/queue.html", done=done)
 
 
@@ -121,7 +121,7 @@ async def _render_queue(
 ) -> Response:
     """Renders the template with the queue and its progress. `done` is a message about a form that was sent before."""
     progress = await service.progress(*queue)
-    return page_response(request, template, view=QueueView.of(progress), calls=queue_calls_url(*queue), done=done)
+    return page_response(request, template, view=QueueView.from_progress(progress), calls=queue_calls_url(*queue), done=done)
 
 
 @router.post("/{tenant_id}/{name}/pause")

@@ -43,5 +43,7 @@ async def list_queue_lines(
     previous page.
     """
     statement, values = (_LIST_OF_ALL, after) if tenant_id is None else (_LIST_OF_TENANT, (tenant_id, after[1]))
-    lines = [QueueLine(QueueState.of(row), row["waiting"]) for row in await fetch_with_time_limit(database, statement, *values)]
+    lines = [
+        QueueLine(QueueState.from_row(row), row["waiting"]) for row in await fetch_with_time_limit(database, statement, *values)
+    ]
     return lines[:PAGE_SIZE], len(lines) > PAGE_SIZE

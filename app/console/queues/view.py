@@ -39,7 +39,7 @@ _UNKNOWN_END_TEXTS: Final[dict[UnknownEndReason, str]] = {
 _URGENT_REASONS: Final = frozenset({"halted", "tenant_suspended", "paused"})
 
 
-def wait_reason_text(reason: WaitReasonName | None, *, waits: bool) -> str:
+def wait_reason_in_words(reason: WaitReasonName | None, *, waits: bool) -> str:
     """Returns in words what the next call waits for, such as "waits for its time"; "–" if `waits` is false."""
     if not waits:
         return "–"
@@ -51,7 +51,7 @@ def waiting_calls_text(number: int) -> str:
     return f"{MAX_COUNTED:,}+" if number > MAX_COUNTED else f"{number:,}"
 
 
-def canceled_text(number: int) -> str:
+def canceled_calls_message(number: int) -> str:
     return "1 call was canceled." if number == 1 else f"{number:,} calls were canceled."
 
 
@@ -87,7 +87,7 @@ class QueueItem:
     hours: str | None
 
     @classmethod
-    def of(cls, state: QueueState) -> "QueueItem":
+    def from_state(cls, state: QueueState) -> "QueueItem":
         queue, reason = state.queue, wait_reason(state)
         return cls(
             path=queue_path(queue.tenant_id, queue.name),
@@ -95,7 +95,7 @@ class QueueItem:
             name=queue.name,
             state="paused" if queue.paused else "halted" if reason in _URGENT_REASONS else "active",
             next_due_at=None if state.next_call is None else state.next_call.due_at,
-            reason=wait_reason_text(reason, waits=state.next_call is not None),
+            reason=wait_reason_in_words(reason, waits=state.next_call is not None),
             pace=pace_text(queue.pace),
             under_way="–" if state.under_way is None else f"{state.under_way:,}",
             hours=hours_text(queue.hours),
@@ -126,11 +126,11 @@ class QueueView:
     updated_at: datetime
 
     @classmethod
-    def of(cls, progress: QueueProgress) -> "QueueView":
+    def from_progress(cls, progress: QueueProgress) -> "QueueView":
         queue, waiting, counts = progress.state.queue, progress.waiting, progress.counts
         started = None if counts is None else counts.started_in_last_minute
         return cls(
-            item=QueueItem.of(progress.state),
+            item=QueueItem.from_state(progress.state),
             read_at=progress.state.read_at,
             sentence=_progress_sentence(progress),
             counts_by_execution=None if counts is None else tuple(sorted(counts.execution.items())),
@@ -155,7 +155,7 @@ def _progress_sentence(progress: QueueProgress) -> str:
     if waiting.number == 0:
         return "Paused. No call waits." if progress.state.queue.paused else "No call waits."
     number = "1 call waits" if waiting.number == 1 else f"{waiting.number:,} calls wait"
-    return f"{number}. The next one {wait_reason_text(progress.wait_reason, waits=True)}."
+    return f"{number}. The next one {wait_reason_in_words(progress.wait_reason, waits=True)}."
 
 
 def _sorted_by_count(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
@@ -163,7 +163,7 @@ def _sorted_by_count(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def next_page_address(item: QueueItem, tenant: str) -> str:
+def next_page_url(item: QueueItem, tenant: str) -> str:
     """Returns the address of the next page of the list of queues. `item` is the last queue on the current page.
 
     `tenant` is the tenant to which the list is limited; "" means all tenants.

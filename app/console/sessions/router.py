@@ -10,7 +10,7 @@ from app.console.access import (
     COOKIE_NAME,
     LOGIN_PATH,
     ConsoleClientDep,
-    SentFormDep,
+    SubmittedFormDep,
     console_router,
     current_session,
     safe_redirect_path,
@@ -18,7 +18,7 @@ from app.console.access import (
 from app.console.rendering import page_response
 from app.console.sessions.service import ConsoleSessions
 from app.errors import TooManyAttempts, Unauthorized
-from app.http.authentication import client_of_key
+from app.http.authentication import client_of_api_key
 from app.http.operations import CONSOLE_PREFIX
 from app.http.routes import needs, public
 from app.tenants.caller import Caller, OperatorCaller
@@ -47,10 +47,10 @@ def login_page(request: Request, *, status: int = 200, wanted: str = CONSOLE_PRE
 
 @router.post("/login")
 @public
-async def log_in(request: Request, form: SentFormDep) -> Response:
+async def log_in(request: Request, form: SubmittedFormDep) -> Response:
     wanted = safe_redirect_path(form.first_value("next"))
     try:
-        client = await client_of_key(request, form.first_value("key"))
+        client = await client_of_api_key(request, form.first_value("key"))
     except Unauthorized:
         return login_page(request, status=401, wanted=wanted, fault=_WRONG_KEY_TEXT)
     except TooManyAttempts as error:
@@ -63,14 +63,14 @@ async def log_in(request: Request, form: SentFormDep) -> Response:
 
 @router.get("/link/{link}")
 @public
-async def show_link(request: Request, link: str) -> Response:
+async def show_login_link_form(request: Request, link: str) -> Response:
     """Shows a form that uses the one-time link. Opening the link does not use it: chat programs open links for previews."""
     return page_response(request, "sessions/link.html", link=link)
 
 
 @router.post("/link")
 @public
-async def use_link(request: Request, form: SentFormDep) -> Response:
+async def log_in_with_link(request: Request, form: SubmittedFormDep) -> Response:
     sessions: ConsoleSessions = request.state.console_sessions
     token = await sessions.redeem_login_link(form.first_value("link"), request_id=request.state.request_id)
     if token is None:

@@ -19,14 +19,14 @@ from app.console.sessions.store import (
     add_session,
     find_session,
     list_sessions,
-    mark_seen,
-    redeem_link,
+    record_session_use,
     revoke_session,
+    start_session_with_link,
 )
 from app.console_settings import ConsoleSettings
 from app.database.pool import StatementPool, TransactionRunner
 from app.errors import TenantNotFound
-from app.tenants.caller import COMMAND_LINE, Caller, CallerKind, OperatorCaller
+from app.tenants.caller import COMMAND_LINE_CALLER, Caller, CallerKind, OperatorCaller
 from app.tenants.scopes import ALL_SCOPES, known_scopes, sort_scopes
 
 LINK_LIFETIME = timedelta(minutes=15)
@@ -57,7 +57,7 @@ class ConsoleSessions:
     lifetime: timedelta
 
     @classmethod
-    def of(cls, database: StatementPool, settings: ConsoleSettings) -> Self:
+    def from_settings(cls, database: StatementPool, settings: ConsoleSettings) -> Self:
         idle, lifetime = settings.console_idle_timeout, settings.console_session_timeout
         return cls(database, timedelta(seconds=idle), timedelta(seconds=lifetime))
 
@@ -95,7 +95,7 @@ class ConsoleSessions:
         token = secrets.token_urlsafe(32)
         async with self.database.transaction() as connection:
             hashed = _hash_token(_LINK_PREFIX + link)
-            redeemed = await redeem_link(connection, hashed, token_hash=_hash_token(token), lifetime=self.lifetime)
+            redeemed = await start_session_with_link(connection, hashed, token_hash=_hash_token(token), lifetime=self.lifetime)
             if redeemed is None:
                 return None
             session_id, name = redeemed
@@ -114,7 +114,7 @@ class ConsoleSessions:
         found = await find_session(self.database, _hash_token(token), idle=self.idle)
         if found and is_user_activity and not found.is_recently_seen:
             async with self.database.transaction() as connection:
-                await mark_seen(connection, found.id)
+                await record_session_use(connection, found.id)
         return ActiveSession(found.id, _client_of(found), found.expires_at) if found else None
 
     async def list(self) -> list[ListedSession]:
@@ -143,7 +143,7 @@ async def add_login_link(database: TransactionRunner, actor: Actor) -> str:
         id=uuid7(),
         token_hash=_hash_token(_LINK_PREFIX + link),
         kind="link",
-        name=actor.name or COMMAND_LINE.name,
+        name=actor.name or COMMAND_LINE_CALLER.name,
         key_id=None,
         tenant_id=None,
         scopes=[scope.value for scope in sort_scopes(ALL_SCOPES)],

@@ -94,7 +94,7 @@ async def add_session(connection: Connection, session: NewSession, *, lifetime: 
     return bool(await connection.fetchval(statement, *values, lifetime))
 
 
-async def redeem_link(
+async def start_session_with_link(
     connection: Connection, link_hash: bytes, *, token_hash: bytes, lifetime: timedelta
 ) -> tuple[UUID, str] | None:
     """Turns a one-time link into a session. Returns the session's id and name; None if the link was used or has expired."""
@@ -105,7 +105,7 @@ async def redeem_link(
     return tuple(row) if row else None
 
 
-async def mark_seen(connection: Connection, session_id: UUID) -> None:
+async def record_session_use(connection: Connection, session_id: UUID) -> None:
     """Records that a person uses the session now. An unused session ends after some time."""
     await connection.execute("UPDATE console_session SET seen_at = now() WHERE id = $1", session_id)
 

@@ -2,7 +2,7 @@
 
 from fastapi import Request, Response
 
-from app.console.access import SentFormDep, allowed_while_suspended, console_router
+from app.console.access import SubmittedFormDep, allowed_while_suspended, console_router
 from app.console.rendering import page_response
 from app.console.sip.view import view_of_address
 from app.http.routes import needs
@@ -20,6 +20,6 @@ async def show_sip_form(request: Request) -> Response:
 @router.post("")
 @needs(Scope.READ, clients="any")
 @allowed_while_suspended
-async def check_address(request: Request, form: SentFormDep) -> Response:
+async def check_address(request: Request, form: SubmittedFormDep) -> Response:
     """Shows the parts of the address and the findings about it. Stores nothing and sends no request."""
     return page_response(request, "sip/check.html", view=view_of_address("".join(form.all_values("address")[:1])))

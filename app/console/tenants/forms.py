@@ -39,7 +39,7 @@ _ERROR_TEXTS: Final = {
 _CREDENTIAL_ERROR_TEXT: Final = "Give either the auth token, or the SID and the secret of an API key."
 
 
-class SentFormFields(Protocol):
+class SubmittedFormFields(Protocol):
     """Gives access to the fields of a form that was sent."""
 
     def first_value(self, name: str) -> str: ...
@@ -67,7 +67,7 @@ class FormState:
         return self.status != 200
 
 
-def refused_form(form: SentFormFields, names: tuple[str, ...], error: CallgateError | OperatorError) -> FormState:
+def refused_form(form: SubmittedFormFields, names: tuple[str, ...], error: CallgateError | OperatorError) -> FormState:
     """Returns the form as it was sent, without secrets, and with an error text beside each field that the error names.
 
     Raises the error if it is not about the form.
@@ -93,7 +93,7 @@ def _fault_text(name: str, fault: FieldError) -> str:
     return _ERROR_TEXTS.get(name, f"{fault.detail[:1].upper()}{fault.detail[1:]}.")
 
 
-def filled_fields(form: SentFormFields, names: tuple[str, ...]) -> dict[str, Any]:
+def filled_fields(form: SubmittedFormFields, names: tuple[str, ...]) -> dict[str, Any]:
     """Returns the values of the fields with these names. Leaves out empty fields."""
     return {name: value for name in names if (value := form.first_value(name))}
 
@@ -104,7 +104,7 @@ CREDENTIAL_FIELDS: Final = ("auth_token", "key_sid", "secret")
 KEY_FIELDS: Final = ("name", "expires_at", "format", "scopes")
 
 
-def idempotency_key_of(form: SentFormFields) -> str:
+def idempotency_key_of(form: SubmittedFormFields) -> str:
     """Returns the idempotency key that the page has put into the form for a new API key.
 
     Because of this key, a reload does not create a second API key. Raises InvalidRequest if the form has no such key.
@@ -115,7 +115,7 @@ def idempotency_key_of(form: SentFormFields) -> str:
         raise InvalidRequest("Open the page again: the form is incomplete.") from None
 
 
-def new_api_key_body(form: SentFormFields) -> dict[str, Any]:
+def new_api_key_body(form: SubmittedFormFields) -> dict[str, Any]:
     """Returns the body of a request to the admin API for a new API key.
 
     Raises InvalidRequest if `expires_at` cannot be read.

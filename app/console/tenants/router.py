@@ -9,9 +9,9 @@ from starlette.responses import RedirectResponse
 
 from app.admin.access import parse_body
 from app.admin.tenants.schemas import NewTenant
-from app.console.access import ConsoleActorDep, ConsoleClientDep, SentFormDep, console_router, slot_limited_transactions
+from app.console.access import ConsoleActorDep, ConsoleClientDep, SubmittedFormDep, console_router, slot_limited_transactions
 from app.console.rendering import page_response
-from app.console.tenancy import require_reachable_tenant, require_read_scope
+from app.console.tenancy import require_accessible_tenant, require_read_scope
 from app.console.tenants import store
 from app.console.tenants.forms import TENANT_FIELDS, FormState, filled_fields, refused_form
 from app.console.tenants.view import PATH, TenantView, tenant_path, tenant_state
@@ -27,7 +27,7 @@ router = console_router("/tenants")
 
 async def require_visible_tenant(client: ConsoleClientDep, tenant_id: str) -> str:
     """Returns the tenant's id from the path. Raises TenantNotFound if the session belongs to another tenant."""
-    return require_reachable_tenant(client, tenant_id)
+    return require_accessible_tenant(client, tenant_id)
 
 
 VisibleTenantDep = Annotated[str, Depends(require_visible_tenant)]
@@ -70,7 +70,7 @@ async def _show_list(request: Request, form: FormState, *, after: str = "") -> R
 
 @router.post("")
 @needs(Scope.ADMIN, clients="operator")
-async def create_tenant(request: Request, tenants: AdministrationDep, form: SentFormDep) -> Response:
+async def create_tenant(request: Request, tenants: AdministrationDep, form: SubmittedFormDep) -> Response:
     try:
         new = parse_body(NewTenant, filled_fields(form, TENANT_FIELDS))
         tenant, _ = await tenants.ensure_tenant(new.id, new.settings)
@@ -108,7 +108,7 @@ async def render_tenant(
         request,
         "tenants/tenant.html",
         status=next((form.status for form in forms if form.is_refused), 200),
-        view=TenantView.of(details, datetime.now(UTC)),
+        view=TenantView.from_details(details, datetime.now(UTC)),
         account_form=forms[0],
         credential_form=forms[1],
         credential_account=account_sid,

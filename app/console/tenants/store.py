@@ -13,12 +13,12 @@ from app.scheduling.pace_limits import PaceLimits
 from app.tenants import sip_credential_store, workload_store
 from app.tenants.administration_store import (
     ACCOUNT_COLUMNS,
+    API_KEY_COLUMNS,
     CREDENTIAL_COLUMNS,
-    KEY_COLUMNS,
     TENANT_COLUMNS,
     AccountRow,
+    ApiKeyRow,
     CredentialRow,
-    KeyRow,
     TenantRow,
     list_tenants,
 )
@@ -38,7 +38,7 @@ class TenantDetails:
     """The active credentials, in the order in which they are tried."""
     paces: dict[UUID, PaceLimits]
     """The limits of calls per second and of concurrent calls of each account, by the account's id."""
-    keys: list[KeyRow]
+    keys: list[ApiKeyRow]
     sip_credentials: list[SipCredentialRow]
     workloads: list[WorkloadRow]
 
@@ -48,15 +48,17 @@ def _rows_array_sql(statement: str) -> str:
     return f"array(SELECT each FROM ({statement}) AS each)"
 
 
-_OF_TENANT: Final = f"tenant_id = $1 ORDER BY {{order}} LIMIT {MAX_LISTED}"
+_WHERE_TENANT_SQL: Final = f"tenant_id = $1 ORDER BY {{order}} LIMIT {MAX_LISTED}"
 _OF_ACCOUNTS: Final = "= ANY (array(SELECT id FROM account))"
 _CREDENTIALS: Final = f"""SELECT {CREDENTIAL_COLUMNS} FROM twilio_credential AS credential
     WHERE account_id {_OF_ACCOUNTS} AND revoked_at IS NULL ORDER BY {CREDENTIAL_ORDER_SQL}"""
-_KEYS: Final = f"SELECT {KEY_COLUMNS} FROM api_key WHERE {_OF_TENANT.format(order='revoked_at IS NOT NULL, id DESC')}"
-_SIP: Final = f"SELECT {sip_credential_store.COLUMNS} FROM sip_credential WHERE {_OF_TENANT.format(order='name')}"
-_WORKLOADS: Final = f"SELECT {workload_store.COLUMNS} FROM workload WHERE {_OF_TENANT.format(order='id')}"
+_KEYS: Final = (
+    f"SELECT {API_KEY_COLUMNS} FROM api_key WHERE {_WHERE_TENANT_SQL.format(order='revoked_at IS NOT NULL, id DESC')}"
+)
+_SIP: Final = f"SELECT {sip_credential_store.COLUMNS} FROM sip_credential WHERE {_WHERE_TENANT_SQL.format(order='name')}"
+_WORKLOADS: Final = f"SELECT {workload_store.COLUMNS} FROM workload WHERE {_WHERE_TENANT_SQL.format(order='id')}"
 _DETAILS: Final = f"""
-    WITH account AS (SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE {_OF_TENANT.format(order="id")})
+    WITH account AS (SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE {_WHERE_TENANT_SQL.format(order="id")})
     SELECT tenant, {_rows_array_sql("SELECT * FROM account ORDER BY id")}, {_rows_array_sql(_CREDENTIALS)},
         {_rows_array_sql(f"SELECT subject_id, {pace_store.LIMIT_COLUMNS} FROM pace WHERE subject_id {_OF_ACCOUNTS}")},
         {_rows_array_sql(_KEYS)}, {_rows_array_sql(_SIP)}, {_rows_array_sql(_WORKLOADS)}
@@ -84,7 +86,7 @@ async def find_details(database: TransactionRunner, tenant_id: str) -> TenantDet
             accounts=[AccountRow(*row) for row in accounts],
             credentials=[CredentialRow(*row) for row in credentials],
             paces=pace_store.pace_limits_by_subject(paces),
-            keys=[KeyRow(*row) for row in keys],
+            keys=[ApiKeyRow(*row) for row in keys],
             sip_credentials=[SipCredentialRow(*row) for row in sip_credentials],
             workloads=[WorkloadRow(*row) for row in workloads],
         )

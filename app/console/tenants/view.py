@@ -9,9 +9,9 @@ from app.console.masking import mask_url
 from app.console.tenants.store import MAX_LISTED, TenantDetails
 from app.console.words import hours_text, pace_text
 from app.http.operations import CONSOLE_PREFIX
-from app.scheduling.hours import read_hours
+from app.scheduling.hours import parse_calling_hours
 from app.scheduling.pace_limits import UNLIMITED
-from app.tenants.administration_store import AccountRow, CredentialRow, KeyRow, KeyState, TenantRow
+from app.tenants.administration_store import AccountRow, ApiKeyRow, ApiKeyState, CredentialRow, TenantRow
 
 PATH: Final = f"{CONSOLE_PREFIX}/tenants"
 
@@ -29,8 +29,8 @@ class AccountView:
 
 @dataclass(frozen=True, slots=True)
 class KeyView:
-    row: KeyRow
-    state: KeyState
+    row: ApiKeyRow
+    state: ApiKeyState
     scopes: str
 
 
@@ -54,7 +54,7 @@ class TenantView:
     """The number of records of one kind that the page shows, if the tenant may have more; otherwise None."""
 
     @classmethod
-    def of(cls, details: TenantDetails, now: datetime) -> "TenantView":
+    def from_details(cls, details: TenantDetails, now: datetime) -> "TenantView":
         tenant, limit = details.tenant, details.tenant.max_in_flight
         listed = (details.accounts, details.keys, details.sip_credentials, details.workloads)
         return cls(
@@ -64,7 +64,7 @@ class TenantView:
             max_in_flight="as many as the process allows" if limit is None else f"at most {limit:,}",
             callback_target=None if tenant.status_callback is None else mask_url(tenant.status_callback),
             callback_events=", ".join(tenant.status_callback_events or ("completed",)),
-            hours=None if tenant.hours is None else hours_text(read_hours(tenant.hours)),
+            hours=None if tenant.hours is None else hours_text(parse_calling_hours(tenant.hours)),
             accounts=[_account_view(account, details) for account in details.accounts],
             keys=_key_views(details.keys, now),
             details=details,
@@ -81,6 +81,6 @@ def _account_view(account: AccountRow, details: TenantDetails) -> AccountView:
     return AccountView(account, pace_text(details.paces.get(account.id, UNLIMITED)), own)
 
 
-def _key_views(rows: list[KeyRow], now: datetime) -> list[KeyView]:
+def _key_views(rows: list[ApiKeyRow], now: datetime) -> list[KeyView]:
     views = [KeyView(row, row.state_at(now), ", ".join(row.scopes)) for row in rows]
     return sorted(views, key=lambda view: view.state != "active")

@@ -19,7 +19,7 @@ from app.calls.settlement import Settlement
 from app.database.engine import Database, Session
 from app.errors import CommandFailed
 from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, AccountCallList, CallCandidates, earliest_date_created_after
-from app.jobs.evaluation import SearchFinding, evaluate_candidates, reason_for_doubt
+from app.jobs.evaluation import SearchFinding, evaluate_candidates, inconclusive_reason
 from app.jobs.release import store
 from app.jobs.release.store import DueAccount
 from app.scheduling.guard import GuardState, read_guard, record_server_or_halt_grants, release_grants
@@ -194,7 +194,7 @@ class GrantRelease:
             reason = error.reason if isinstance(error, TwilioError) else "deadline"
             advice = f"run the command again, or give up its due calls with --skip-account {sid}"
             raise CommandFailed(f"Twilio's list of account {sid} cannot be read ({reason}): {advice}") from None
-        if doubt := reason_for_doubt(replace(candidates, is_complete=True), _clock_offset(candidates, limits)):
+        if doubt := inconclusive_reason(replace(candidates, is_complete=True), _clock_offset(candidates, limits)):
             raise CommandFailed(f"Twilio's list of account {sid} proves nothing ({doubt}): `callgate doctor` shows the clocks")
         return candidates
 
@@ -211,13 +211,13 @@ class GrantRelease:
         if candidates.is_complete and not candidates.calls:
             return "waiting"
         async with self.database.begin() as session:
-            if not await store.lock_dial_right(session, waiting_call.id):
+            if not await store.lock_scheduled_dial(session, waiting_call.id):
                 return "waiting"
             call = await repository.lock_call(session, waiting_call.id)
             if call is None or call.execution != "scheduled":
                 # A callback or a late outcome has settled the call, so it is not dialled any more.
                 if not limits.is_dry_run:
-                    await store.replace_dial_right_by_slot(session, waiting_call.id)
+                    await store.replace_scheduled_dial_by_slot(session, waiting_call.id)
                 return "bound"
             offset = _clock_offset(candidates, limits)
             finding = await evaluate_candidates(session, waiting_call, candidates, offset, max_start_delay=max_start_delay)
@@ -239,7 +239,7 @@ class GrantRelease:
         later search does not cover. If the result is also inconclusive, no later search is planned, because only a callback can
         show the outcome.
         """
-        await store.replace_dial_right_by_slot(session, call.id)
+        await store.replace_scheduled_dial_by_slot(session, call.id)
         await repository.add_event(session, call.id, "call.searched", {"result": finding.result, **finding.data})
         if finding.resource is not None:
             await self.settlement.bind_twilio_call(session, call, finding.resource, by="list", data={})

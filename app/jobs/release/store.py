@@ -65,7 +65,7 @@ async def possibly_granted_calls(
     return [Call(**{**row, "parameters": from_json(row["parameters"])}) for row in rows]
 
 
-async def lock_dial_right(session: AsyncSession, call_id: UUID) -> bool:
+async def lock_scheduled_dial(session: AsyncSession, call_id: UUID) -> bool:
     """Locks the call's row of `scheduled_dial`, which allows one dial of the call. Returns False if there is no such row.
 
     Callers lock this row before the row of the call, because a fixed order prevents deadlocks.
@@ -74,7 +74,7 @@ async def lock_dial_right(session: AsyncSession, call_id: UUID) -> bool:
     return await session.scalar(statement) is not None
 
 
-async def replace_dial_right_by_slot(session: AsyncSession, call_id: UUID) -> None:
+async def replace_scheduled_dial_by_slot(session: AsyncSession, call_id: UUID) -> None:
     """Deletes the call's row of `scheduled_dial`, so that the call is not dialled, and adds a dial slot in its place.
 
     With the slot, the call counts toward the limit on concurrent calls of account and queue. The slot has the call's `ring_by`.

@@ -74,7 +74,7 @@ async def postpone_deadline_check(database: Database, call_id: UUID, wait: timed
     await database.fetch(_POSTPONE_CHECK, call_id, wait)
 
 
-async def delete_idle_turns(database: Database, idle_for: timedelta, *, limit: int) -> int:
+async def delete_idle_round_robin_rows(database: Database, idle_for: timedelta, *, limit: int) -> int:
     """Deletes `dial_turn` rows of API keys and workloads that have no waiting call, and no grant within `idle_for`.
 
     A grant is the right to dial one call. Deletes at most `limit` rows and returns their number. Locks `scheduled_dial` for

@@ -17,7 +17,7 @@ from app.errors import DatabaseUnavailable
 from app.scheduling.dial_slots import free_ended_slots
 from app.scheduling.grant_counters import GrantCounters
 from app.scheduling.guard import halt_for_lost_grants, record_server_or_halt_grants
-from app.scheduling.hours import callee_zones, next_opening
+from app.scheduling.hours import callee_time_zones, next_time_within_hours
 from app.scheduling.schedule import MAX_TIME_AHEAD
 
 MAX_GRANTS_PER_TRANSACTION = 16
@@ -27,7 +27,7 @@ _ONE_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class GrantRound:
+class DialGrantBatch:
     """The grants (rights to dial one call) that one transaction has taken for this process.
 
     `is_last` is True if no more calls can be granted now. `wait_s` is the time in seconds until the call rate of the account,
@@ -47,7 +47,7 @@ async def grant_calls(
     limit: int,
     counters: GrantCounters | None = None,
     put_back: Callable[[DialGrant], None] | None = None,
-) -> GrantRound:
+) -> DialGrantBatch:
     """Takes the right to dial waiting calls of the account: at most `limit`, and at most MAX_GRANTS_PER_TRANSACTION.
 
     Grants nothing if another worker is granting calls of the account, or if all grants are halted. `counters` remembers how
@@ -63,13 +63,13 @@ async def grant_calls(
         async with database.transaction() as connection:
             account = await store.lock_account_pace(connection, account_id)
             if account is None:
-                return GrantRound([], is_last=True)
+                return DialGrantBatch([], is_last=True)
             if not account.may_grant and not await record_server_or_halt_grants(connection):
-                return GrantRound([], is_last=True)
+                return DialGrantBatch([], is_last=True)
             # The row of the account is locked, so no higher count was committed after this one was read.
             if counters.is_below_known_count(account_id, account.grant_count):
                 await halt_for_lost_grants(connection, account_id, granted_at=account.granted_at)
-                return GrantRound([], is_last=True)
+                return DialGrantBatch([], is_last=True)
             if await free_ended_slots(connection, account_id):
                 # Read again, with the slots that are free now.
                 account = await store.lock_account_pace(connection, account_id) or account
@@ -89,7 +89,7 @@ async def grant_calls(
     # After a grant, another round follows, which reads how long the account has to wait.
     is_last = not grants and not granting.has_more
     waits = [pace.wait_s for pace in (account, *paces.values()) if pace.wait_s is not None]
-    return GrantRound(grants, is_last, min(waits, default=None))
+    return DialGrantBatch(grants, is_last, min(waits, default=None))
 
 
 @dataclass(slots=True)
@@ -157,8 +157,8 @@ class _GrantTransaction:
         hours = self.queues[candidate.queue_id].hours
         if hours is None:
             return False
-        zones = callee_zones(candidate.to, candidate.time_zone, hours)
-        if next_opening(hours, self.at, zones, self.at + _ONE_MICROSECOND):
+        zones = callee_time_zones(candidate.to, candidate.time_zone, hours)
+        if next_time_within_hours(hours, self.at, zones, self.at + _ONE_MICROSECOND):
             return False
         at = self.at
         due = await store.due_calls_starting_with(self.connection, self.account_id, candidate, at, limit=_POSTPONE_BATCH)
@@ -166,9 +166,9 @@ class _GrantTransaction:
         openings: dict[tuple[str, ...], datetime | None] = {}
         later = {}
         for each in (candidate, *due):
-            zones = callee_zones(each.to, each.time_zone, hours)
+            zones = callee_time_zones(each.to, each.time_zone, hours)
             if zones not in openings:
-                openings[zones] = next_opening(hours, at, zones, at + MAX_TIME_AHEAD)
+                openings[zones] = next_time_within_hours(hours, at, zones, at + MAX_TIME_AHEAD)
             if (opening := openings[zones]) != at:
                 later[each.call_id] = min(opening or each.ring_by, each.ring_by)
         await store.postpone_scheduled_calls(self.connection, later)

@@ -16,8 +16,8 @@ from app.calls.models import Call
 from app.database.connection import Connection
 from app.scheduling.dial_slots import insert_slot_sql
 from app.scheduling.grant_counters import NO_GRANTS, GrantCount
-from app.scheduling.guard_sql import MAY_GRANT, RELEASED_AT_US
-from app.scheduling.hours import Hours, read_hours
+from app.scheduling.guard_sql import MAY_GRANT_SQL, RELEASED_AT_MICROSECONDS_SQL
+from app.scheduling.hours import CallingHours, parse_calling_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
 from app.scheduling.pace import allowed_calls_sql, next_at_after_calls_sql, seconds_until_allowed_sql
 from app.scheduling.refused_accounts import allowed_probes_sql, probe_at_after_grant_sql, seconds_until_probe_sql
@@ -35,7 +35,8 @@ _LOCK_PACES = f"""
     FROM pace, clock
 """  # noqa: S608  # constants of this module
 _LOCK_ACCOUNT_PACE = _LOCK_PACES.format(
-    wait="SKIP LOCKED", more=f", {MAY_GRANT} AS may_grant, {RELEASED_AT_US} AS released, grants, granted_at"
+    wait="SKIP LOCKED",
+    more=f", {MAY_GRANT_SQL} AS may_grant, {RELEASED_AT_MICROSECONDS_SQL} AS released, grants, granted_at",
 )
 _LOCK_QUEUE_PACES = _LOCK_PACES.format(wait="", more="")
 _HAS_PACE = "SELECT EXISTS (SELECT FROM pace WHERE subject_id = $1)"
@@ -146,7 +147,7 @@ class LockedPace:
     at: datetime
     allowed_calls: int
     wait_s: float | None
-    # Only for an account: whether grants are allowed (MAY_GRANT), its count of grants, and the time of its last grant.
+    # Only for an account: whether grants are allowed (MAY_GRANT_SQL), its count of grants, and the time of its last grant.
     may_grant: bool | None = None
     grant_count: GrantCount = NO_GRANTS
     granted_at: datetime | None = None
@@ -159,7 +160,7 @@ class DueQueue:
     id: UUID
     is_open: bool
     """False if the queue is paused or the tenant is suspended."""
-    hours: Hours | None
+    hours: CallingHours | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,5 +288,5 @@ def _decode_call_column(name: str, value: Any) -> Any:
     return json.loads(value) if name in ("parameters", "warnings") else value
 
 
-def _parse_hours(value: str | None) -> Hours | None:
-    return None if value is None else read_hours(json.loads(value))
+def _parse_hours(value: str | None) -> CallingHours | None:
+    return None if value is None else parse_calling_hours(json.loads(value))

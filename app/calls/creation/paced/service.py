@@ -13,7 +13,7 @@ from app.calls.creation.paced.store import insert_paced_intents, lock_pace_in_se
 from app.calls.creation.repository import reopen_call
 from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall
 from app.calls.models import Call
-from app.database.batcher import Batcher, BusyResult
+from app.database.batcher import Batcher, RowLocked
 from app.database.engine import Database, Session, driver_connection
 from app.errors import DatabaseUnavailable, PaceExceeded
 from app.scheduling.admission import PaceRefusal, admit_reopened_call
@@ -60,7 +60,7 @@ class PacedIntentWriter:
             # Do not raise the error: for the caller it would mean that the intent may have been committed.
             return False
 
-    async def _write_intents(self, calls: Sequence[NewCall]) -> Sequence[datetime | PaceRefusal | BusyResult | None]:
+    async def _write_intents(self, calls: Sequence[NewCall]) -> Sequence[datetime | PaceRefusal | RowLocked | None]:
         written = await insert_paced_intents(self._database, calls)
         return [written.get(call.id) for call in calls]
 

@@ -20,7 +20,7 @@ from app.calls.creation.store import (
     intent_row,
     rows_as_json,
 )
-from app.database.batcher import LOCKED, BusyResult
+from app.database.batcher import LOCKED, RowLocked
 from app.database.engine import Database
 from app.scheduling.admission import ADMISSION_CTES, ADMISSION_RESULT_SQL, PaceRefusal
 from app.scheduling.models import Pace
@@ -30,7 +30,7 @@ _INSERT_PACED_INTENTS = insert_calls_sql(
 )
 
 
-async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> dict[UUID, datetime | PaceRefusal | BusyResult]:
+async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> dict[UUID, datetime | PaceRefusal | RowLocked]:
     """Inserts pending calls as `insert_intents` does, but for each account only as many as its pace allows, oldest first.
 
     Returns, by call id, the time of the write, or a PaceRefusal if the call may not be placed now, or LOCKED if another session
@@ -39,7 +39,7 @@ async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> 
     rows = await database.fetch(
         _INSERT_PACED_INTENTS, rows_as_json([intent_row(call) | PENDING_INTENT_VALUES for call in calls])
     )
-    return {row["id"]: LOCKED if row["is_locked"] else row["updated_at"] or PaceRefusal.of(row) for row in rows}
+    return {row["id"]: LOCKED if row["is_locked"] else row["updated_at"] or PaceRefusal.from_row(row) for row in rows}
 
 
 async def lock_pace_in_session(session: AsyncSession, account_id: UUID) -> None:

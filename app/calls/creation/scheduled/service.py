@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import structlog
 
-from app.calls.creation.scheduled.store import MAX_SCHEDULED_ROWS_PER_STATEMENT, ScheduledCall, insert_scheduled
+from app.calls.creation.scheduled.store import MAX_SCHEDULED_ROWS_PER_STATEMENT, ScheduledCall, insert_scheduled_calls
 from app.calls.creation.store import insert_lost_intent
 from app.clock import monotonic_seconds
 from app.database.batcher import Batcher
@@ -25,16 +25,16 @@ from app.errors import DatabaseUnavailable
 # The maximum number of inserts to repeat. A further one replaces the oldest, for whose call the answer was `unknown`.
 _MAX_QUEUED = 10_000
 # The identity of the server shows a fail-over, but not that its data folder was restored. A restore takes longer than this.
-_INSERT_AGAIN_FOR_S = 60.0
+_MAX_INSERT_RETRY_TIME_S = 60.0
 
 logger = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class _Intent:
+class _CallInsert:
     """An intent to be inserted. `began` is the time of its first insert, as a value of the clock `monotonic_seconds()`.
 
-    `server` is the Postgres server (CURRENT_SERVER) of the first insert. It is None before that.
+    `server` is the Postgres server (CURRENT_SERVER_SQL) of the first insert. It is None before that.
     """
 
     scheduled: ScheduledCall
@@ -43,7 +43,7 @@ class _Intent:
     is_in_doubt: bool = False
 
 
-class _Written(NamedTuple):
+class _InsertResult(NamedTuple):
     """The result of one insert: the server, and the time of the write, or None if nothing was inserted."""
 
     at: datetime | None
@@ -53,7 +53,7 @@ class _Written(NamedTuple):
 class ScheduledIntentWriter:
     """Writes the intents (first records) of scheduled calls in batches."""
 
-    def __init__(self, database: Database, *, insert_again_for_s: float = _INSERT_AGAIN_FOR_S) -> None:
+    def __init__(self, database: Database, *, insert_again_for_s: float = _MAX_INSERT_RETRY_TIME_S) -> None:
         self._database = database
         self._insert_again_for_s = insert_again_for_s
         self._intents = Batcher(self._write_intents, max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT)
@@ -76,7 +76,7 @@ class ScheduledIntentWriter:
 
         If the commit is in doubt, makes the call `unknown` in memory, returns True, and repeats the insert in the background.
         """
-        call, intent = scheduled.call, _Intent(scheduled, monotonic_seconds())
+        call, intent = scheduled.call, _CallInsert(scheduled, monotonic_seconds())
         try:
             written_at = (await self._intents.submit(intent)).at
         except DatabaseUnavailable as error:
@@ -97,23 +97,23 @@ class ScheduledIntentWriter:
         """Tries once more to repeat the inserts that are still queued."""
         await self._in_doubt.close()
 
-    async def _write_intents(self, intents: Sequence[_Intent]) -> Sequence[_Written]:
+    async def _write_intents(self, intents: Sequence[_CallInsert]) -> Sequence[_InsertResult]:
         if self._server is None:
             # No insert of this process has shown the server yet.
-            self._server = (await insert_scheduled(self._database, ())).server
+            self._server = (await insert_scheduled_calls(self._database, ())).server
         # An intent without a server was not sent, so it can be inserted on any server.
         only_on = {each.scheduled.call.id: each.server for each in intents if each.is_in_doubt}
         for each in intents:
             each.server = each.server or self._server
-        server, written_at = await insert_scheduled(self._database, [each.scheduled for each in intents], only_on=only_on)
+        server, written_at = await insert_scheduled_calls(self._database, [each.scheduled for each in intents], only_on=only_on)
         self._server = server
-        return [_Written(written_at.get(each.scheduled.call.id), server) for each in intents]
+        return [_InsertResult(written_at.get(each.scheduled.call.id), server) for each in intents]
 
-    def _repeat(self, intent: _Intent) -> None:
+    def _repeat(self, intent: _CallInsert) -> None:
         intent.is_in_doubt = True
         self._in_doubt.add(intent)
 
-    async def _insert_intent_again(self, intent: _Intent) -> None:
+    async def _insert_intent_again(self, intent: _CallInsert) -> None:
         call = intent.scheduled.call
         if monotonic_seconds() - intent.began >= self._insert_again_for_s:
             logger.error("scheduled_call_given_up", call_id=str(call.id))
@@ -124,6 +124,6 @@ class ScheduledIntentWriter:
         # There is a record, or a worker may have dialled the call before a fail-over that has lost its record. Then the call is
         # not dialled any more. Like a pending call whose process died, it becomes unknown, and is searched for at Twilio. No
         # worker has dialled it before `not_before`, a time by Postgres's clock. `created_at` is a time by this machine's clock.
-        since, dial = intent.scheduled.schedule.not_before, intent.scheduled.dial_row()
+        since, dial = intent.scheduled.schedule.not_before, intent.scheduled.scheduled_dial_row()
         if await insert_lost_intent(self._database, call, pending_since=since, dial=dial):
             logger.warning("scheduled_call_unconfirmed", call_id=str(call.id))

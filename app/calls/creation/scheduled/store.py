@@ -21,8 +21,8 @@ from app.calls.settlement import RecordChange
 from app.calls.store import add_deliveries
 from app.database.connection import Connection
 from app.database.engine import Database
-from app.scheduling.dials import DIAL_COLUMN_SQL, insert_dials_sql
-from app.scheduling.guard_sql import CURRENT_SERVER
+from app.scheduling.dials import SCHEDULED_DIAL_COLUMN_SQL, insert_scheduled_dials_sql
+from app.scheduling.guard_sql import CURRENT_SERVER_SQL
 from app.scheduling.models import NO_QUEUE
 from app.scheduling.schedule import Schedule
 
@@ -46,10 +46,10 @@ class ScheduledCall:
 
     def row_to_insert(self) -> dict[str, Any]:
         # Not the call's own `execution`, which is `unknown` while its commit is in doubt.
-        own = {"execution": "scheduled", "dial": self.dial_row(), "hours_read": self.schedule.hours_read}
+        own = {"execution": "scheduled", "dial": self.scheduled_dial_row(), "hours_read": self.schedule.hours_read}
         return intent_row(self.call) | own | {"event": "call.scheduled", "data": {"due_at": self.schedule.due_at}}
 
-    def dial_row(self) -> dict[str, Any]:
+    def scheduled_dial_row(self) -> dict[str, Any]:
         """Returns the call's row for the table `scheduled_dial`."""
         call = self.call
         own = {"call_id": call.id, "tenant_id": call.tenant_id, "account_id": call.account_id}
@@ -57,7 +57,7 @@ class ScheduledCall:
 
 
 class InsertedCalls(NamedTuple):
-    """The result of an insert: the Postgres server (CURRENT_SERVER), and the time of the write by the id of each new call."""
+    """The result of an insert: the Postgres server (CURRENT_SERVER_SQL), and the times of the writes by ids of calls."""
 
     server: str
     written_at: Mapping[UUID, datetime]
@@ -90,20 +90,20 @@ _DUE_AT = """
 _INSERT_SCHEDULED_CALLS = insert_calls_sql(
     ["execution"],
     on_conflict="",
-    json_columns=[DIAL_COLUMN_SQL, "given ->> 'only_on' AS only_on", "given ->> 'hours_read' AS hours_read"],
+    json_columns=[SCHEDULED_DIAL_COLUMN_SQL, "given ->> 'only_on' AS only_on", "given ->> 'hours_read' AS hours_read"],
     ctes_before=f""", here AS MATERIALIZED (
-            SELECT {CURRENT_SERVER} AS server
+            SELECT {CURRENT_SERVER_SQL} AS server
         ), admitted AS (
             SELECT given.* FROM given CROSS JOIN here WHERE only_on IS NULL OR only_on = here.server
                 OR (given.dial ->> 'not_before')::timestamptz > now() + interval '{_MAX_CLOCK_DIFFERENCE_S} seconds'
         )""",  # noqa: S608  # a constant
-    ctes_after=insert_dials_sql("given JOIN inserted USING (id)", due_at=_DUE_AT),
+    ctes_after=insert_scheduled_dials_sql("given JOIN inserted USING (id)", due_at=_DUE_AT),
     final_select="SELECT here.server, id, updated_at FROM here LEFT JOIN inserted ON true",
 )
 
 _INSERT_DIAL = text(f"""
     WITH given AS (SELECT CAST(:dial AS jsonb) AS dial, CAST(:hours_read AS text) AS hours_read)
-    {insert_dials_sql("given", due_at=_DUE_AT)}
+    {insert_scheduled_dials_sql("given", due_at=_DUE_AT)}
     SELECT
 """)  # own constants
 
@@ -136,7 +136,7 @@ _END_EXPIRED_CALLS = _END_WAITING_CALLS.format(which="ring_by <= now() ORDER BY 
 _ANY_EXPIRED_CALL = "SELECT FROM scheduled_dial WHERE ring_by <= now() LIMIT 1"
 
 
-async def insert_scheduled(
+async def insert_scheduled_calls(
     database: Database, calls: Sequence[ScheduledCall], *, only_on: Mapping[UUID, str | None] = MappingProxyType({})
 ) -> InsertedCalls:
     """Inserts scheduled calls with their events and their rows of `scheduled_dial`.
@@ -149,13 +149,13 @@ async def insert_scheduled(
     return InsertedCalls(found[0]["server"], {row["id"]: row["updated_at"] for row in found if row["id"] is not None})
 
 
-async def insert_dial_row(session: AsyncSession, call_id: UUID, scheduled: ScheduledCall) -> None:
+async def insert_scheduled_dial(session: AsyncSession, call_id: UUID, scheduled: ScheduledCall) -> None:
     """Inserts the row of `scheduled_dial` with which an existing call waits to be dialled.
 
     Also inserts a row of `dial_turn` for the call's API key or workload if there is none. Without this row, the call would not
     be dialled.
     """
-    dial = _to_json_text(scheduled.dial_row() | {"call_id": call_id})
+    dial = _to_json_text(scheduled.scheduled_dial_row() | {"call_id": call_id})
     await session.execute(_INSERT_DIAL, {"dial": dial, "hours_read": scheduled.schedule.hours_read})
 
 

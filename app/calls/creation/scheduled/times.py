@@ -5,7 +5,7 @@ from uuid import UUID
 
 from app.calls.parameters import CallRequest
 from app.errors import FieldError, InvalidRequest
-from app.scheduling.hours import callee_zones, is_time_zone, next_opening
+from app.scheduling.hours import callee_time_zones, is_time_zone, next_time_within_hours
 from app.scheduling.schedule import PRIORITIES, Schedule, effective_dial_window
 from app.scheduling.store import StoredQueue
 
@@ -23,8 +23,8 @@ def make_schedule(request: CallRequest, queue: StoredQueue, caller_id: UUID, *, 
     not_before, ring_by = effective_dial_window(request.not_before, request.ring_by, now=now, ring_within=ring_within)
     due_at = not_before
     if queue.hours is not None:
-        zones = callee_zones(request.to, request.time_zone, queue.hours)
-        opening = next_opening(queue.hours, not_before, zones, ring_by)
+        zones = callee_time_zones(request.to, request.time_zone, queue.hours)
+        opening = next_time_within_hours(queue.hours, not_before, zones, ring_by)
         if opening is None:
             where = ", ".join(zones[:3])
             text = f"leaves no time within the hours: they are closed until `ring_by` in {where}; give a later `ring_by`"

@@ -9,7 +9,7 @@ from app.admin.access import parse_body
 from app.admin.accounts.router import require_allowed_base_url
 from app.admin.accounts.schemas import NewAccount, NewCredential
 from app.admin.keys.schemas import NewKey
-from app.console.access import ConsoleClientDep, SentFormDep, console_router
+from app.console.access import ConsoleClientDep, SubmittedFormDep, console_router
 from app.console.rendering import page_response
 from app.console.tenants.forms import (
     ACCOUNT_FIELDS,
@@ -42,7 +42,7 @@ async def redirect_to_tenant(tenant_id: VisibleTenantDep) -> Response:
 @router.post("/accounts")
 @needs(Scope.ADMIN, clients="any")
 async def create_account(
-    request: Request, client: ConsoleClientDep, tenant_id: VisibleTenantDep, tenants: AdministrationDep, form: SentFormDep
+    request: Request, client: ConsoleClientDep, tenant_id: VisibleTenantDep, tenants: AdministrationDep, form: SubmittedFormDep
 ) -> Response:
     """Adds an account with its first credential. The secret is stored encrypted and never shown."""
     try:
@@ -63,7 +63,7 @@ async def create_account(
 @router.post("/accounts/{account_sid}/credentials")
 @needs(Scope.ADMIN, clients="any")
 async def create_credential(
-    request: Request, tenant_id: VisibleTenantDep, account_sid: str, tenants: AdministrationDep, form: SentFormDep
+    request: Request, tenant_id: VisibleTenantDep, account_sid: str, tenants: AdministrationDep, form: SubmittedFormDep
 ) -> Response:
     """Adds a credential, which is tried after the account's other credentials."""
     try:
@@ -92,12 +92,12 @@ async def revoke_credential(tenant_id: VisibleTenantDep, credential_id: str, ten
 @router.post("/keys")
 @needs(Scope.ADMIN, clients="any")
 async def create_key(
-    request: Request, client: ConsoleClientDep, tenant_id: VisibleTenantDep, tenants: AdministrationDep, form: SentFormDep
+    request: Request, client: ConsoleClientDep, tenant_id: VisibleTenantDep, tenants: AdministrationDep, form: SubmittedFormDep
 ) -> Response:
     """Creates a key and shows it once. Sending the same form again, as a reload does, creates no second key."""
     try:
         new = parse_body(NewKey, new_api_key_body(form))
-        row, key = await tenants.create_key_once(
+        row, key = await tenants.create_api_key_idempotently(
             tenant_id,
             name=new.name,
             creator=client,
