@@ -125,7 +125,7 @@ def _needs_delivery(call: AnyCall, event: str) -> bool:
 
 
 def _add_delivery(call: AnyCall, event: str, fields: dict[str, str] | None, *, sequence: int | None) -> NewDelivery:
-    """Records on the call that the event has a delivery, and returns the delivery's columns."""
+    """Records on the call, in memory, that the event has a delivery. Returns the columns of the delivery, to be inserted."""
     call.deliveries_written = [*call.deliveries_written, event]
     return _new_delivery(call, event, fields, sequence=sequence)
 

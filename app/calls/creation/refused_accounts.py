@@ -21,7 +21,10 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 async def apply_outcome_to_account(database: Database, call: Call | NewCall, outcome: Outcome, waiting: RequeueValues) -> None:
-    """Slows the account down if its scheduled call was refused for the moment, and ends that after a probe that was not."""
+    """Slows the account down if Twilio refused its scheduled call for the moment.
+
+    If the call was the probe of a slowed account and was not refused, the account dials as before.
+    """
     # Nothing is known of the account if Callgate was too busy, or if the call could not be prepared.
     is_answered = bool(outcome.attempts) and outcome.attempts[-1].result != POOL_TIMEOUT
     if is_answered and isinstance(outcome, NotStartedOutcome) and is_retried_when_scheduled(outcome.problem):

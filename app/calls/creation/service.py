@@ -104,10 +104,9 @@ class CreationService:
     ) -> CreationResult:
         """Places or schedules a call. Twilio processes at most one POST for it, even if this process dies.
 
-        Raises CallgateError if the call was not started, or if the key belongs to another request. Before an error is raised,
-        the key is looked up: a repeated request gets its call, even if the request would now be refused. Without an error no
-        lookup is needed, because the insert of the call's first record finds out whether the key is taken. If the task is
-        canceled, only `on_intent` says whether the call may be started.
+        Raises CallgateError if the call was not started, or if `idempotency_key` belongs to another request. A repeated request
+        gets its call, even if it would now be refused. `on_intent` is called with the call's id before its first record is committed,
+        and with None if it is then certain that no call is placed. So it tells what became of the call if the task is canceled.
         """
         began = monotonic_seconds()
         canonical_body = _canonical_request_bytes(body)

@@ -150,10 +150,10 @@ def _json_array_sql(rows: str) -> str:
     return f"(SELECT coalesce(json_agg(row_to_json(each)), '[]') FROM ({rows}) AS each)"
 
 
-def _waiting_count_sql(rows: str) -> str:
-    """Returns SQL for a WaitingCount as JSON. It counts the rows of the statement `rows`, which have a column `since`."""
+def _waiting_count_sql(select: str) -> str:
+    """Returns SQL for a WaitingCount as JSON. It counts the rows of the statement `select`, which have a column `since`."""
     count = "json_build_object('number', count(*), 'since', min(since))"
-    return f"(SELECT {count} FROM ({rows} LIMIT {MAX_COUNTED_ROWS}) AS counted)"
+    return f"(SELECT {count} FROM ({select} LIMIT {MAX_COUNTED_ROWS}) AS counted)"
 
 
 _COUNT_WAITING_CALLS: Final = f"""(

@@ -34,7 +34,7 @@ class PacedIntentWriter:
         self._intents: Batcher[NewCall, datetime | PaceRefusal | None] = Batcher(
             self._write_intents, max_batch=MAX_ROWS_PER_STATEMENT
         )
-        self._slot_releases = Batcher(self._free_slots_of_accounts, max_batch=MAX_ROWS_PER_STATEMENT)
+        self._slot_releases = Batcher(self._free_ended_slots, max_batch=MAX_ROWS_PER_STATEMENT)
 
     async def submit(self, call: NewCall) -> datetime | None:
         """Writes the intent and returns the time of the write. Returns None if another call has its idempotency key.
@@ -64,7 +64,7 @@ class PacedIntentWriter:
         written = await insert_paced_intents(self._database, calls)
         return [written.get(call.id) for call in calls]
 
-    async def _free_slots_of_accounts(self, account_ids: Sequence[UUID]) -> Sequence[int]:
+    async def _free_ended_slots(self, account_ids: Sequence[UUID]) -> Sequence[int]:
         """Frees the dial slots of ended calls in these accounts. Returns the number of freed slots for each account."""
         freed = {
             account_id: await lock_and_free_ended_slots(self._database, account_id) for account_id in dict.fromkeys(account_ids)
