@@ -261,7 +261,7 @@ def _parse_host(text: str, port: str) -> tuple[str, int]:
 
 
 def _is_encodable(host: str) -> bool:
-    """Returns whether the host can be encoded for DNS. Its labels must not be empty, for example, or too long."""
+    """Returns whether the host can be encoded for DNS. An empty or too long label, or a NUL, makes this impossible."""
     try:
         host.encode("idna")
     except UnicodeError:

@@ -155,11 +155,11 @@ def _lifespan(
                 "workload_tokens": tokens,
                 "readiness": Readiness(state["database"], Keyring(settings.require_secret_keys()), tokens),
                 "metrics": metrics,
-                # Of the admin API and of queues. Together with the console and lists they leave connections for creations.
+                # Limits the transactions of the admin API and of queues, so that creations find a free connection.
                 "administration_limit": ConcurrencyLimit(per_process=4, per_tenant=2),
                 "console_sessions": ConsoleSessions.from_settings(state["database"], settings),
-                # Separate from the slots of the API, so that people and services do not delay each other.
-                "console_reads": ConcurrencyLimit(per_process=4, per_tenant=2),
+                # The same for the console. Separate from the API, so that people and services do not delay each other.
+                "console_limit": ConcurrencyLimit(per_process=4, per_tenant=2),
                 "console_oidc": oidc_provider(settings),
                 "console_oidc_rules": parse_oidc_access(settings.console_oidc_access or "[]"),
                 "key_attempts": FailedAuthenticationLimiter(

@@ -42,9 +42,9 @@ from app.tenants.errors import OperatorError
 
 Model = TypeVar("Model", bound=BaseModel)
 
-LIMITED_READ_ERRORS = (*READ_ERRORS, Overloaded)
+SLOT_LIMITED_READ_ERRORS = (*READ_ERRORS, Overloaded)
 """The error classes that a route may raise if it reads through SlotLimitedTransactions."""
-CHANGE_ERRORS = (TenantSuspended, *LIMITED_READ_ERRORS)
+CHANGE_ERRORS = (TenantSuspended, *SLOT_LIMITED_READ_ERRORS)
 """The error classes that a route may raise if it changes something."""
 BODY_ERRORS = (*JSON_BODY_ERRORS, *CHANGE_ERRORS)
 """The error classes that a route may raise if it changes something and takes a JSON body."""

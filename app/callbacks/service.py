@@ -160,12 +160,12 @@ class CallbackService:
             return [LOCKED]  # another record was bound in between: it is found when this callback is read again
         except DatabaseUnavailable as error:
             if error.commit_in_doubt:
-                self._report_alarming_events(changed.values())
+                self._count_and_log_critical_events(changed.values())
             raise
         for call in settled:
             if call.id in written and call.execution == "started":
                 self._settlement.count_settled(call)
-        self._report_alarming_events(changed[call_id] for call_id in written)
+        self._count_and_log_critical_events(changed[call_id] for call_id in written)
         return [
             LOCKED
             if isinstance(result, _AppliedCallback) and changed[received.call_id].events and received.call_id not in written
@@ -173,9 +173,9 @@ class CallbackService:
             for received, result in zip(batch, results, strict=True)
         ]
 
-    def _report_alarming_events(self, written: Iterable[ChangedCall]) -> None:
+    def _count_and_log_critical_events(self, written: Iterable[ChangedCall]) -> None:
         for each in written:
-            self._settlement.report_alarming_events(each.call, each.events)
+            self._settlement.count_and_log_critical_events(each.call, each.events)
 
     def _apply_to_record(self, changed: ChangedCall, callback: Callback, taken: Mapping[str, UUID]) -> _AppliedCallback:
         """Applies a callback to its call's record in memory. `taken` maps CallSids to the ids of the records that have them."""

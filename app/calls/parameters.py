@@ -132,7 +132,7 @@ class CallParameters(BaseModel):
     def parameters_for_record(self) -> dict[str, Any]:
         """Returns the parameters to store and show. Secrets are left out.
 
-        User names and passwords in URLs and, in TwiML, of SIP are masked.
+        User names and passwords in URLs are masked, and so are SIP user names and passwords in TwiML.
         """
         return {
             name: mask_userinfo(value) if isinstance(value, str) else value

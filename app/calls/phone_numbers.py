@@ -22,15 +22,14 @@ _TRUNK_ZERO = re.compile(r"\( ?0 ?\)")
 def parse_phone_number(text: str) -> str | None:
     """Returns the number in E.164, or None if the text is not a number or can mean two numbers.
 
-    The text may be an E.164 number with separators, or a US number with or without the leading 1. In a text with separators, a
-    prefix for national calls after the country code, as in "+44 (020) …", makes the meaning doubtful. A leading space may be a
-    `+` that a client did not percent-encode, so the text is read with and without a `+`. If this gives two different numbers,
-    the result is None.
+    The text may be an E.164 number with separators, or a US number with or without the leading 1. Returns None if separators
+    show that a national (trunk) prefix follows the country code, as in "+44 (020) …". A leading space may be a `+` that a
+    client did not percent-encode, so the text is read with and without a `+`. Returns None if this gives two different numbers.
     """
     bare = text.lstrip(" ")
     readings = {number for number in map(_join_digits, (bare, "+" + bare) if text != bare else (text,)) if number}
     number = readings.pop() if len(readings) == 1 else None
-    if number and _SEPARATORS.search(bare) and _apply_numbering_plan(number) not in (number, None):
+    if number and _SEPARATORS.search(bare) and _without_national_prefix(number) not in (number, None):
         return None
     return number
 
@@ -43,7 +42,7 @@ def guess_phone_number(text: str) -> str | None:
         number = parse_phone_number("+" + digits[prefix.end() :])
     elif number is None and _INTERNATIONAL_DIGITS.fullmatch(digits):
         number = f"+{digits}"
-    return number and (_apply_numbering_plan(number) or number)
+    return number and (_without_national_prefix(number) or number)
 
 
 def _join_digits(text: str) -> str | None:
@@ -57,8 +56,8 @@ def _join_digits(text: str) -> str | None:
     return f"+1{us[1]}" if us else None
 
 
-def _apply_numbering_plan(number: str) -> str | None:
-    """Returns the E.164 number without prefixes that its country's numbering plan uses for national calls only.
+def _without_national_prefix(number: str) -> str | None:
+    """Returns the E.164 number without the national (trunk) prefix of its country.
 
     Returns None if the number does not begin with a country code.
     """

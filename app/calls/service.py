@@ -45,8 +45,10 @@ class CallService:
         """
         yielded = 0
         for start in range(0, len(call_ids), CHUNK_ROWS):
-            chunk_ids, started = call_ids[start : start + CHUNK_ROWS], yielded >= CHUNKS_BEFORE_RESPONSE
-            async with self.read_limit.slot(caller.tenant_id, has_begun=started), self.database.begin() as session:
+            chunk_ids = call_ids[start : start + CHUNK_ROWS]
+            has_response_started = yielded >= CHUNKS_BEFORE_RESPONSE
+            slot = self.read_limit.slot(caller.tenant_id, is_wait_unlimited=has_response_started)
+            async with slot, self.database.begin() as session:
                 rows = await repository.list_call_attributes(session, chunk_ids, attributes, tenant_id=caller.tenant_id)
                 chunk = await render_rows(rows, render)
             if chunk:
@@ -60,10 +62,11 @@ class CallService:
         """
         after, yielded = None, 0
         while True:
-            async with self.read_limit.slot(caller.tenant_id, has_begun=yielded >= CHUNKS_BEFORE_RESPONSE):
+            has_response_started = yielded >= CHUNKS_BEFORE_RESPONSE
+            async with self.read_limit.slot(caller.tenant_id, is_wait_unlimited=has_response_started):
                 async with self.database.begin() as session:
                     events = await repository.list_events(session, call_id, after=after, limit=CHUNK_ROWS)
-                    # After the events: an older record may not have the CallSid that an event leaves out.
+                    # Read after the events, which leave out the CallSid: an older record may not have it yet.
                     call = await repository.get_call(session, call_id, tenant_id=caller.tenant_id)
                 if call is None:
                     raise CallNotFound

@@ -194,7 +194,7 @@ class Settlement:
             await repository.add_delivery(session, bound.delivery)
         if not was_started and call.execution == "started":
             self.count_settled(call)
-        run_after_commit(session, lambda: self.report_alarming_events(call, bound.events))
+        run_after_commit(session, lambda: self.count_and_log_critical_events(call, bound.events))
 
     def bind_twilio_call_in_memory(
         self,
@@ -210,7 +210,7 @@ class Settlement:
 
         `is_taken` says that another record has the sid. In this case, or if this record has another sid, the record stays
         unchanged, and the returned event reports this. `now` is the current time of the database's clock. When the events are
-        committed, the caller passes them to `report_alarming_events`.
+        committed, the caller passes them to `count_and_log_critical_events`.
         """
         if call.execution == "started" and call.sid == resource.sid:
             return EventsAndDelivery(apply_resource(call, resource))
@@ -268,10 +268,10 @@ class Settlement:
         """Counts in the metrics `number` scheduled calls. The given change ended them before they were dialled."""
         self.metrics.calls.settled_series(change.columns["settled_by"]).inc(number)
 
-    def report_alarming_events(self, call: AnyCall, events: Sequence[Event]) -> None:
-        """Counts and logs the events of a call that an operator must see: phones may have rung twice.
+    def count_and_log_critical_events(self, call: AnyCall, events: Sequence[Event]) -> None:
+        """Counts and logs `call.corrected` and `call.second_sid`, for which critical alerts exist. Ignores all other events.
 
-        Call this method when the events have just been committed, so that a repeated transaction is reported once.
+        Call this method after the commit or if it is in doubt. Before that, a repeated transaction would be counted repeatedly.
         """
         for type_, data in events:
             if type_ == "call.corrected":

@@ -96,7 +96,7 @@ def slot_limited_transactions(request: Request) -> SlotLimitedTransactions:
     All operators together count as one tenant.
     """
     session: ActiveSession = request.state.console_session
-    return SlotLimitedTransactions(request.state.database, request.state.console_reads, session.client.tenant_id)
+    return SlotLimitedTransactions(request.state.database, request.state.console_limit, session.client.tenant_id)
 
 
 class SubmittedForm:

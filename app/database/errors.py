@@ -60,9 +60,10 @@ def translate_error(error: BaseException, *, commit_in_doubt: bool = True) -> Da
 
 
 def translate_connect_error(error: BaseException) -> DatabaseUnavailable | None:
-    """Returns the DatabaseUnavailable to raise for a failure to connect; None for an error that has another cause than the URL.
+    """Returns the DatabaseUnavailable to raise for a failure to connect; None for a bug in Callgate.
 
-    An error that `translate_error` does not know is about a member of the URL, such as `options` that Postgres refuses.
+    An error of Postgres, or a ValueError of the driver, for which `translate_error` has no reason gets the reason
+    `configuration`: the URL has a value that is refused, such as `options` that Postgres does not know.
     """
     reason = _reason_for_log(error)
     if reason is None and isinstance(error, asyncpg.PostgresError | ValueError):

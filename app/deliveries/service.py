@@ -75,7 +75,8 @@ class DeliveryService:
         count, after = 0, UUID(int=0)
         for _ in range(_MAX_REPLAY_BATCHES):
             try:
-                async with self.replay_limit.slot(caller.tenant_id, has_begun=count > 0), self.database.begin() as session:
+                slot = self.replay_limit.slot(caller.tenant_id, is_wait_unlimited=count > 0)
+                async with slot, self.database.begin() as session:
                     replayed = await repository.mark_deliveries_due(
                         session,
                         tenant_id=caller.tenant_id,
@@ -102,7 +103,7 @@ class DeliveryService:
 
 async def _delivery_records(session: Session, call_id: UUID, *, tenant_id: str) -> Sequence[DeliveryRecord]:
     deliveries = await repository.list_deliveries(session, call_id)
-    # After the deliveries: an older record may not have the CallSid that an event leaves out.
+    # Read after the deliveries, which leave out the CallSid: an older record may not have it yet.
     call = await get_call(session, call_id, tenant_id=tenant_id)
     if call is None:
         raise CallNotFound

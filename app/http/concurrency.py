@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 CHUNK_ROWS = 50
 """The number of rows that one SQL statement reads while a list is sent."""
 CHUNKS_BEFORE_RESPONSE = 2
-"""The number of chunks of a list that are read before its response starts, in `list_response`."""
+"""The number of chunks of a list that `list_response` reads before the response starts."""
 # Rows rendered between two pauses. They take about a millisecond.
 _ROWS_BETWEEN_PAUSES = 10
 # A pause takes three times as long as the work before it, which leaves three quarters of the event loop to other requests.
@@ -42,11 +42,11 @@ class ConcurrencyLimit:
         self._max_wait_s = max_wait_s
 
     @asynccontextmanager
-    async def slot(self, tenant_id: str, *, has_begun: bool = False) -> AsyncIterator[None]:
+    async def slot(self, tenant_id: str, *, is_wait_unlimited: bool = False) -> AsyncIterator[None]:
         """Waits until a request of the tenant may be handled, and counts the request until the context ends.
 
-        Raises Overloaded after `max_wait_s` seconds. If `has_begun` is true, the wait has no limit: a response that has started
-        cannot become an error, and after a change the error would say wrongly that nothing was done.
+        Raises Overloaded after `max_wait_s` seconds, unless `is_wait_unlimited` is true. Set it when a response has started,
+        because this cannot become an error, and after a change, because Overloaded says that nothing was done.
 
         The tenant's limit applies before the limit of the process, so a tenant that has reached its limit does not delay other
         tenants.
@@ -54,7 +54,7 @@ class ConcurrencyLimit:
         own = self._tenants.get(tenant_id) or self._tenants.setdefault(tenant_id, asyncio.Semaphore(self._per_tenant))
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(None if has_begun else self._max_wait_s):
+                async with asyncio.timeout(None if is_wait_unlimited else self._max_wait_s):
                     await stack.enter_async_context(own)
                     await stack.enter_async_context(self._process)
             except TimeoutError:
@@ -73,7 +73,7 @@ class SlotLimitedTransactions:
     limit: ConcurrencyLimit
     tenant_id: str | None
     """The tenant of the client; None for an operator. All operators together may run as many transactions as one tenant."""
-    _has_begun: bool = field(default=False, init=False)
+    _has_run_transaction: bool = field(default=False, init=False)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -82,8 +82,8 @@ class SlotLimitedTransactions:
         Raises DatabaseUnavailable. The first transaction raises Overloaded if the limit does not allow it in time. Later ones
         wait without a limit, because an earlier one may have changed something.
         """
-        async with self.limit.slot(self.tenant_id or "", has_begun=self._has_begun):
-            self._has_begun = True
+        async with self.limit.slot(self.tenant_id or "", is_wait_unlimited=self._has_run_transaction):
+            self._has_run_transaction = True
             async with self.database.transaction() as connection:
                 yield connection
 

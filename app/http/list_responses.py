@@ -18,6 +18,7 @@ async def list_response(name: str, chunks: AsyncIterator[bytes], rest: Mapping[s
     raised here, before the response starts. A CallgateError in a later chunk becomes ResponseTruncated, raised while the body
     is sent.
     """
+    # These are CHUNKS_BEFORE_RESPONSE chunks: until they are read, an error can still be the answer.
     first = await anext(chunks, b"")
     second = await anext(chunks, None)
     head, tail = b'{"%b":[' % name.encode(), b"]," + to_json(rest)[1:] if rest else b"]}"

@@ -112,7 +112,7 @@ class Problem(BaseModel):
 
 
 class UnknownOutcomeResponse(BaseModel):
-    """The answer to a creation that was cut off or failed unexpectedly, so that its record could not be read any more."""
+    """The body of a 202 without the record. The creation was cut off, or failed unexpectedly, and may have started a call."""
 
     id: UUID = Field(description="The id of the call's record, in which the outcome will be.")
     execution: Literal["unknown"]

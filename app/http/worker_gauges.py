@@ -53,7 +53,7 @@ class WorkerGauges:
             try:
                 await self.measure()
             except DatabaseUnavailable:
-                pass  # The database's own code has logged it.
+                pass  # app.database has logged it.
             except Exception:
                 logger.exception("worker_gauges_failed")
             await asyncio.sleep(MEASURE_INTERVAL_S)

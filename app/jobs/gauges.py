@@ -8,7 +8,7 @@ from datetime import datetime
 
 from prometheus_client import Gauge
 
-from app.calls.control.repository import most_overdue_pending_update
+from app.calls.control.repository import earliest_pending_update_due_at
 from app.calls.repository import transaction_start_time
 from app.calls.statistics import count_followed_calls, oldest_unsettled_times
 from app.database.engine import Database
@@ -73,7 +73,7 @@ class Gauges:
             waiting = await oldest_unsettled_times(session)
             calls = await count_followed_calls(session)
             deliveries = await delivery_backlog(session)
-            update_due_at = await most_overdue_pending_update(session)
+            update_due_at = await earliest_pending_update_due_at(session)
         guard = await read_guard(self._database)
         scheduled = await scheduling_backlog(self._database, priority_count=len(PRIORITIES))
         for place, priority in enumerate(PRIORITIES):

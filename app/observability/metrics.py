@@ -97,7 +97,7 @@ class CallMetrics:
         )
         self.second_sids = Counter(
             "callgate_second_sid_total",
-            "Reports of a second call at Twilio for one record, or of one call for two records. Investigate each one.",
+            "Callbacks and searches that found two calls for one record, or one call for two records. Investigate each one.",
             registry=registry,
         )
         self.records_lost = Counter(
@@ -196,7 +196,7 @@ class WorkloadMetrics:
         )
         self.key_set_stale = Gauge(
             "callgate_workload_key_set_stale",
-            "1 if the last read of the key set failed, so that the one before is used, or found no usable key; otherwise 0.",
+            "1 if the last read of the key set failed or found no usable key; otherwise 0.",
             registry=registry,
         )
         self.key_set_read_at = Gauge(

@@ -107,8 +107,8 @@ class Tracing:
 def tracing_from_environment() -> Tracing:
     """Returns a tracer that exports spans if OTEL_EXPORTER_OTLP_ENDPOINT (or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) is set.
 
-    Otherwise returns a tracer that does nothing. This is also the case if OTEL_SDK_DISABLED is `true` or OTEL_TRACES_EXPORTER
-    is `none`, and, with a warning in the log, if the variables ask for something that Callgate cannot do.
+    Returns a tracer that does nothing if neither is set, if OTEL_SDK_DISABLED is `true`, or if OTEL_TRACES_EXPORTER is `none`.
+    Also if the exporter is not installed, or a variable has a value that is not supported: then the log has a warning.
     """
     is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or _exporter() == "none"
     if is_disabled or not any(os.environ.get(name) for name in _ENDPOINT_VARIABLES):
@@ -129,8 +129,8 @@ def _exporter() -> str:
 def _make_provider() -> TracerProvider:
     """Returns a provider that exports spans as the variables of OpenTelemetry say.
 
-    Raises ImportError if the exporter is not installed, and ValueError if the variables ask for another exporter or protocol,
-    or have a value that OpenTelemetry refuses.
+    Raises ImportError if the exporter is not installed. Raises ValueError if a variable names another exporter or protocol, or
+    has a value that OpenTelemetry refuses.
     """
     protocol = next((value for name in _PROTOCOL_VARIABLES if (value := os.environ.get(name))), _PROTOCOL)
     if _exporter() != "otlp" or protocol != _PROTOCOL:

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 from starlette.types import Scope as ASGIScope
 
-from app.admin.access import BODY_ERRORS, LIMITED_READ_ERRORS, ActorDep, AdminRoute, TransactionsDep, parse_body
+from app.admin.access import BODY_ERRORS, SLOT_LIMITED_READ_ERRORS, ActorDep, AdminRoute, TransactionsDep, parse_body
 from app.admin.pages import PageDep
 from app.admin.problems import NOTHING_CHANGED
 from app.errors import (
@@ -89,7 +89,10 @@ QueueName = Annotated[str, Path(description=_NAME_DESCRIPTION, examples=[example
     "",
     operation_id="list_queues",
     summary="List queues",
-    responses={200: {"content": json_example_references("queues")}, **error_responses(*LIMITED_READ_ERRORS, instance=_PREFIX)},
+    responses={
+        200: {"content": json_example_references("queues")},
+        **error_responses(*SLOT_LIMITED_READ_ERRORS, instance=_PREFIX),
+    },
 )
 @needs(Scope.READ)
 async def list_queues(caller: CallerDep, service: QueueServiceDep, page: PageDep) -> QueuePage:
@@ -105,7 +108,7 @@ async def list_queues(caller: CallerDep, service: QueueServiceDep, page: PageDep
     summary="Get a queue and how far it is",
     responses={
         200: {"content": json_example_references("queue_details")},
-        **error_responses(QueueNotFound, *LIMITED_READ_ERRORS, instance=_PATH),
+        **error_responses(QueueNotFound, *SLOT_LIMITED_READ_ERRORS, instance=_PATH),
     },
 )
 @needs(Scope.READ)
@@ -162,7 +165,7 @@ async def queue_cancellation(request: Request, queues: QueueServiceDep) -> Queue
     summary="Cancel all waiting calls of a queue",
     responses={
         200: {"content": json_example_references("queue_canceled")},
-        **error_responses(QueueNotFound, *LIMITED_READ_ERRORS, method="POST", instance=f"{_PATH}/cancel"),
+        **error_responses(QueueNotFound, *SLOT_LIMITED_READ_ERRORS, method="POST", instance=f"{_PATH}/cancel"),
     },
 )
 @needs(Scope.CALL)

@@ -21,8 +21,8 @@ MAX_SIP_SECRETS: Final = 20
 """The maximum number of different SIP user names and passwords in TwiML: a <Dial> has at most ten <Sip>, each with both."""
 MAX_USERINFO_LENGTH: Final = 128
 TOO_MANY_USERINFOS: Final = (
-    f"must not contain URLs with more than {MAX_USERINFOS} different user names and passwords, TwiML with more than "
-    f"{MAX_SIP_SECRETS} of SIP, or one of more than {MAX_USERINFO_LENGTH} characters"
+    f"must have at most {MAX_USERINFOS} different user names and passwords in URLs, at most {MAX_SIP_SECRETS} different SIP "
+    f"user names and passwords in TwiML, and none of more than {MAX_USERINFO_LENGTH} characters"
 )
 
 _REDACTED = "***"
@@ -186,7 +186,7 @@ def redact(value: Any, secrets: Secrets, *, keep: Callable[[str, Any], bool] = l
 
 
 def mask_userinfo(text: str) -> str:
-    """Returns the text with `***` for user and password in every URL, and for those of SIP in TwiML."""
+    """Returns the text with `***` for user and password in every URL, and for SIP user names and passwords in TwiML."""
     parts, at = list[str](), 0
     for start, end in sorted([*_find_userinfos(text), *find_sip_secrets(text)]):
         if start >= at:
@@ -196,7 +196,7 @@ def mask_userinfo(text: str) -> str:
 
 
 def has_too_many_userinfos(*texts: str) -> bool:
-    """Returns whether these texts have too many different secrets in URLs or of SIP, or one that is too long."""
+    """Returns whether these texts have too many different URL userinfos or SIP secrets, or one that is too long."""
     found = {text[start:end] for text in texts for start, end in _find_userinfos(text)}
     of_sip = {text[start:end] for text in texts for start, end in find_sip_secrets(text)}
     is_one_too_long = any(len(each) > MAX_USERINFO_LENGTH for each in found | of_sip)

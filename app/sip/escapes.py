@@ -95,7 +95,7 @@ def check_escapes(text: str, start: int, report: Report) -> None:
     if control := _CONTROL.search(decoded):
         report_at(control.start(), "CONTROL_CHAR", "Remove this escaped control character.")
     if "%" in decoded and has_escaped_control(decoded):
-        detail = "Remove the control character that this becomes when it is decoded more than once."
+        detail = "Decoded more than once, the text from here on has a control character or still has escapes. Remove them."
         report_at(decoded.index("%"), "DOUBLE_ESCAPED_CONTROL", detail)
     if decoded.isascii():
         return None

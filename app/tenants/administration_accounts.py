@@ -16,9 +16,9 @@ from app.tenants.stored_secrets import associated_data_of_credential
 from app.twilio.schemas import ACCOUNT_SID_PATTERN
 
 MAX_ACCOUNTS = 100
-"""The limit of the Twilio accounts of a tenant."""
+"""The maximum number of Twilio accounts of a tenant."""
 MAX_ACTIVE_CREDENTIALS = 20
-"""The limit of the active credentials of an account. A creation decrypts all of them."""
+"""The maximum number of active credentials of an account. A creation decrypts all of them."""
 KEY_SID_PATTERN = re.compile(r"SK[0-9a-fA-F]{32}")
 SECRET_PATTERN = re.compile(r"[!-~]{1,256}")
 """The pattern of an auth token or of an API key's secret. Spaces and line breaks are often copied along with a secret."""
@@ -140,7 +140,7 @@ class AccountAdministration(Administration):
         if account is None:
             return None
         if len(await store.find_accounts(connection, [tenant_id])) > MAX_ACCOUNTS:
-            message = f"tenant {tenant_id} has {MAX_ACCOUNTS} accounts, which is the limit of a tenant"
+            message = f"tenant {tenant_id} has {MAX_ACCOUNTS} accounts, the maximum"
             raise InvalidMember("/account_sid", "too_many_accounts", message)
         await self._record_audit_event(connection, "account.create", tenant_id, account_sid)
         return account
@@ -166,8 +166,7 @@ class AccountAdministration(Administration):
         if not SECRET_PATTERN.fullmatch(secret):
             raise InvalidMember(pointer, "invalid_secret", f"a secret of Twilio has {SECRET_ADVICE}")
         if len(await store.list_credentials(connection, [account.id])) >= MAX_ACTIVE_CREDENTIALS:
-            has = f"account {account.account_sid} has {MAX_ACTIVE_CREDENTIALS} active credentials"
-            message = f"{has}, which is the limit of an account: revoke one first"
+            message = f"account {account.account_sid} has {MAX_ACTIVE_CREDENTIALS} active credentials, the maximum: revoke one"
             raise InvalidMember(pointer, "too_many_credentials", message)
         credential_id = uuid7()
         credential = await store.insert_credential(

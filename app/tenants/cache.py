@@ -62,8 +62,8 @@ class IntervalLimit:
         self._max_entries = max_entries
         self._allowed_at: OrderedDict[Hashable, float] = OrderedDict()
 
-    def allows(self, name: Hashable) -> bool:
-        """Returns whether the work may be done now. If so, the next interval begins now."""
+    def try_begin(self, name: Hashable) -> bool:
+        """Returns whether the work may be done now. If so, starts the interval in which it may not be done again."""
         now = time.monotonic()
         allowed_at = self._allowed_at.get(name)
         if allowed_at is not None and now - allowed_at < self._interval_s:

@@ -40,8 +40,8 @@ from app.workloads.service_accounts import ServiceAccount
 
 logger = structlog.stdlib.get_logger(__name__)
 
-# While processes are replaced that have the same keys in another order, each would hash an API key again after the other, and
-# each change empties all caches.
+# The minimum time between two hashings of an API key by this process. While encryption keys are rotated, old and new processes
+# have different newest keys. Without a minimum, they would undo each other's hash at each use, which empties all caches.
 _REHASH_INTERVAL_S = 600.0
 
 
@@ -146,7 +146,7 @@ class TenantDirectory:
             or not self._keyring.matches_keyed_hash(found.keyed_hash, key.encode())
         ):
             return None
-        if self._keyring.is_outdated_hash(found.keyed_hash) and self._rehashes.allows(found.id):
+        if self._keyring.is_outdated_hash(found.keyed_hash) and self._rehashes.try_begin(found.id):
             # Only a request has the plain key, so rehash it here. A failure does not matter: the old hash still matches.
             with contextlib.suppress(DatabaseUnavailable):
                 async with self._database.begin() as session:

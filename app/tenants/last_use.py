@@ -60,7 +60,8 @@ class LastUseRecorder:
         try:
             async with self._database.begin() as session:
                 await self._write(session, used)
-        except Exception as error:
+        except DatabaseUnavailable:  # app.database has logged it
             self._used |= used
-            if not isinstance(error, DatabaseUnavailable):  # which the database's own code has logged
-                logger.exception("last_use_not_stored")
+        except Exception:
+            self._used |= used
+            logger.exception("last_use_not_stored")

@@ -48,10 +48,11 @@ def address_key(address: str) -> str:
 def address_keys(sent: str) -> Collection[str]:
     """Returns the keys that Twilio's spellings of a call's `to` can have. `address_key(sent)` is one of them.
 
-    There is a second one if the address has no user, but an escaped `@` in its parameters. Once that is decoded, the text
-    before it cannot be told from a user.
+    There is a second key if the address has no user, but an escaped `@` in its parameters. Twilio may decode this `@`, and the
+    text before it then looks like a user.
     """
-    return {address_key(spelling) for spelling in (address_spellings(sent) if "%" in sent else (sent,))}
+    spellings = address_spellings(sent) if "%" in sent else (sent,)
+    return {address_key(spelling) for spelling in spellings}
 
 
 def caller_key(caller: str) -> str:

@@ -202,7 +202,7 @@ class JwkSet:
         self._failure = None
 
     def _replace_keys(self, keys: KeysById, body: bytes | None) -> int:
-        """Replaces the keys. `body` is the key set of which they are all usable keys. Returns how many keys were removed."""
+        """Replaces the keys. `body` is the document that has them; None if it has none. Returns how many keys were removed."""
         old, self._keys, self._body = self._keys, keys, body
         removed = sum(not _has_same_key(keys, key_id, key) for key_id, key in old.items())
         if removed:

@@ -1,4 +1,4 @@
-"""Adds to the figures of calls the missing callbacks that are expected, and the prices that are not waited for any more."""
+"""Adds two figures of calls: expected callbacks that are missing, and prices that are not read from Twilio again."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,8 @@
 """Runs `callgate` commands in forks of a process that has imported Callgate, which saves most of a command's CPU time.
 
-Each command has a process, an environment, a folder, streams and signals of its own. Tests of imports, of signals and of the
-processes of a deployment start `callgate` itself. The fleets of tests/proofs, which start dozens of processes, use forks.
+Each command has a process, an environment, a folder and streams of its own, and can get signals. Tests of imports, of the
+handling of signals and of the processes of a deployment start `callgate` without a fork server. The fleets of tests/proofs,
+which start dozens of processes, use forks.
 """
 
 import atexit

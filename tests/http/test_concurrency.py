@@ -52,7 +52,7 @@ async def test_a_wait_that_is_too_long_is_refused_unless_the_response_has_starte
 
 
 async def _begun(limit: ConcurrencyLimit, log: list[str]) -> None:
-    async with limit.slot("one", has_begun=True):
+    async with limit.slot("one", is_wait_unlimited=True):
         log.append("begun")
 
 

@@ -10,7 +10,7 @@ from app.admin.access import (
     BODY_ERRORS,
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
-    LIMITED_READ_ERRORS,
+    SLOT_LIMITED_READ_ERRORS,
     ActorDep,
     TenantAdministrationDep,
     TenantDep,
@@ -53,8 +53,9 @@ AccountSid = Annotated[
 def require_allowed_base_url(client: Caller | OperatorCaller, new: NewAccount) -> None:
     """Raises OperatorKeyRequired if a tenant's own key sets a base URL that is not that of Twilio's API.
 
-    Callgate sends the account's secrets to the host of the base URL. Answers of other hosts, such as Twilio's web site, leave
-    it unknown whether a call was started, and calls of the same AccountSid, also those of other tenants, are then hard to find.
+    Callgate sends the account's secrets to the host of the base URL. And if the host is not that of the API, such as Twilio's
+    web site, the outcome of each creation is unknown. Unknown calls of one tenant keep searches from finding those of another
+    tenant with the same AccountSid.
     """
     if new.base_url is not None and not _TWILIO_API_URL_PATTERN.fullmatch(new.base_url):
         require_operator(client, "use another base_url than https:// and a host of Twilio's API, such as api.ie1.twilio.com")
@@ -73,7 +74,7 @@ PaceAdministrationDep = Annotated[PaceAdministration, Depends(pace_administratio
     summary="List a tenant's Twilio accounts",
     responses={
         200: {"content": json_example_references("accounts")},
-        **error_responses(TenantNotFound, *LIMITED_READ_ERRORS, instance=_EXAMPLE_PATH),
+        **error_responses(TenantNotFound, *SLOT_LIMITED_READ_ERRORS, instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)

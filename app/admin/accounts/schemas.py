@@ -60,8 +60,8 @@ class NewAccount(NewCredential):
         None,
         max_length=2048,
         description="The base URL of this account's API, such as `https://api.dublin.ie1.twilio.com`. Null: the one of all "
-        "accounts, `CALLGATE_TWILIO_BASE_URL`. Another URL than `https://` and a host of Twilio's API (`api.….twilio.com`) "
-        "needs an operator's key.",
+        "accounts, `CALLGATE_TWILIO_BASE_URL`. Another URL than `https://` and a host of Twilio's API (`api.twilio.com`, "
+        "or with an edge and a region) needs an operator's key.",
     )
 
 

@@ -8,7 +8,7 @@ from app.admin.access import (
     BODY_ERRORS,
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
-    LIMITED_READ_ERRORS,
+    SLOT_LIMITED_READ_ERRORS,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
@@ -44,7 +44,7 @@ CredentialName = Annotated[
     summary="List a tenant's SIP credentials",
     responses={
         200: {"content": json_example_references("sip_credentials")},
-        **error_responses(TenantNotFound, *LIMITED_READ_ERRORS, instance=_EXAMPLE_PATH),
+        **error_responses(TenantNotFound, *SLOT_LIMITED_READ_ERRORS, instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)

@@ -9,7 +9,7 @@ from app.admin.access import (
     BODY_ERRORS,
     CHANGE_ERRORS,
     EXAMPLE_TENANT,
-    LIMITED_READ_ERRORS,
+    SLOT_LIMITED_READ_ERRORS,
     TenantAdministrationDep,
     TenantDep,
     admin_router,
@@ -42,7 +42,7 @@ _EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/workloads"
     summary="List a tenant's workloads",
     responses={
         200: {"content": json_example_references("workloads")},
-        **error_responses(TenantNotFound, *LIMITED_READ_ERRORS, instance=_EXAMPLE_PATH),
+        **error_responses(TenantNotFound, *SLOT_LIMITED_READ_ERRORS, instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)

@@ -14,8 +14,9 @@ from app.calls.models import Call, CallEvent, PendingUpdate
 # Events that Twilio caused.
 _TWILIO_EVENTS = ("call.started", "call.corrected", "call.callback", "call.status", "call.priced", "call.updated")
 
-# Whether a pending update of a call can be sent: it is known whether Twilio has started the call.
-_CAN_BE_SENT = or_(
+# Whether a call's pending update can be sent or dropped now.
+# For an unknown call, or while a `none_found` may still be corrected, it waits.
+_CAN_BE_PROCESSED = or_(
     Call.execution.in_(("started", "scheduled")),
     (Call.execution == "not_started") & or_(Call.settled_by != "none_found", Call.search_at.is_(None)),
 )
@@ -67,7 +68,7 @@ async def claim_pending_updates(
     due = (
         select(PendingUpdate.call_id)
         .join(Call, Call.id == PendingUpdate.call_id)
-        .where(PendingUpdate.due_at <= func.now(), _CAN_BE_SENT, account_is_none_of(Call.account_id, busy_accounts))
+        .where(PendingUpdate.due_at <= func.now(), _CAN_BE_PROCESSED, account_is_none_of(Call.account_id, busy_accounts))
         .order_by(PendingUpdate.due_at)
         .limit(limit)
         .with_for_update(of=PendingUpdate, skip_locked=True)
@@ -84,9 +85,12 @@ async def claim_pending_updates(
     return [(updates[call.id], call) for call in calls]
 
 
-async def most_overdue_pending_update(session: AsyncSession) -> datetime | None:
-    """Returns when the most overdue of the updates became due that `claim_pending_updates` can claim; None if there is none."""
-    statement = select(func.min(PendingUpdate.due_at)).join(Call, Call.id == PendingUpdate.call_id).where(_CAN_BE_SENT)
+async def earliest_pending_update_due_at(session: AsyncSession) -> datetime | None:
+    """Returns the earliest due time of the pending updates that need not wait for the outcome of their call.
+
+    It may be in the future. Returns None if there are none.
+    """
+    statement = select(func.min(PendingUpdate.due_at)).join(Call, Call.id == PendingUpdate.call_id).where(_CAN_BE_PROCESSED)
     return await session.scalar(statement)
 
 

@@ -75,7 +75,7 @@ class CallControl:
     async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> ControlResult:
         """Changes a call with the parameters of Twilio's *update call* in `body`.
 
-        If it raises a CallgateError other than ActionUnknown, nothing was changed, or the request only ends the call.
+        A CallgateError other than ActionUnknown means that nothing was changed. A request to end the call may have been sent.
         """
         update = validate_update(body)
         if caller.suspended and not update.only_ends_call:

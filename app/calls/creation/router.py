@@ -129,8 +129,8 @@ router.add_api_route(
         202: {
             "model": CallRecord | UnknownOutcomeResponse,
             "description": "The call is scheduled. Or the outcome is unknown: the request may have reached Twilio, and no "
-            "trustworthy answer came back; do not repeat it without its Idempotency-Key. If Callgate had to answer before it "
-            "could read the record, the body has `id`, `execution` and `request_id` only.",
+            "trustworthy answer came back; do not repeat it without its Idempotency-Key. If the creation was cut off or failed "
+            "unexpectedly, the body has `id`, `execution` and `request_id` only.",
             "headers": header_references("Location"),
             "content": examples.UNKNOWN_EXAMPLE,
         },

@@ -105,8 +105,9 @@ class CreationService:
         """Places or schedules a call. Twilio processes at most one POST for it, even if this process dies.
 
         Raises CallgateError if the call was not started, or if `idempotency_key` belongs to another request. A repeated request
-        gets its call, even if it would now be refused. `on_intent` is called with the call's id before its first record is committed,
-        and with None if it is then certain that no call is placed. So it tells what became of the call if the task is canceled.
+        gets its call, even if it would now be refused. `on_intent` is called with the call's id before its first record is
+        committed, and with None if it is then certain that no call is placed. If the task is canceled, the last of these values
+        says what became of the call.
         """
         began = monotonic_seconds()
         canonical_body = _canonical_request_bytes(body)

@@ -74,7 +74,10 @@ def _address_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Sev
             yield FieldError("/from", "from_not_callable", text + _number_hint(from_)), Severity.ERROR
         return
     if not to[:5].lower().startswith(("sip:", "sips:")):
-        text = "must be a SIP URI (sip:kate@example.com), an E.164 number (+14155550100) or client:name"
+        text = (
+            "must be a SIP URI (sip:kate@example.com), an E.164 number (+14155550100) or client:name, and the name must have "
+            "no escaped control characters"
+        )
         yield FieldError("/to", "to_unknown_form", text + _number_hint(to)), Severity.ERROR
         return
     yield from _as_field_errors("/to", SipUri.parse(to).findings)
@@ -87,10 +90,10 @@ def _address_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Sev
 
 
 def _is_number_or_client(text: str) -> bool:
-    if not _CLIENT_ADDRESS.fullmatch(text):
-        return E164.fullmatch(text) is not None
-    # Parameters for the client may follow a `?`. Their values may have escaped line ends.
-    return not has_escaped_control(text.partition("?")[0])
+    if _CLIENT_ADDRESS.fullmatch(text):
+        # Parameters for the client may follow a `?`. Their values may have escaped line ends.
+        return not has_escaped_control(text.partition("?")[0])
+    return E164.fullmatch(text) is not None
 
 
 def _number_hint(text: str) -> str:

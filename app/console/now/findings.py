@@ -85,7 +85,7 @@ def _system_attention_items(facts: NowPageFacts, for_operator: bool, key_set_sta
         yield AttentionItem("warning", [f"The database is slow: this page took {facts.took_s:.1f} s to read."], advice)
     if for_operator and key_set_state != "ok":
         what = "is out of date" if key_set_state == "stale" else "cannot be used"
-        advice = "Tokens that a new key has signed are refused until it can be used. `callgate doctor` says why it cannot."
+        advice = "Meanwhile, tokens of keys that Callgate does not have are refused. `callgate doctor` gives the reason."
         yield AttentionItem("warning", [f"The key set for service account tokens {what}."], advice)
 
 

@@ -89,9 +89,9 @@ class LastHourCallCounts:
     """The numbers of calls that were requested in the last hour, by `execution`: Callgate's state of a call, such as "pending".
 
     `not_started` leaves out the calls that somebody canceled before they were dialled. `called_back` is the number of started
-    calls for which a callback has arrived, and `callback_missing` that of those for which one is expected and none has. For
-    `server_errors`, Twilio answered with a 5xx status; these are among the `rolled_up` calls, which are settled or unknown, and
-    whose minute a worker has counted.
+    calls for which a callback has arrived. `callback_missing` is the number of started calls for which a callback is expected
+    and none has arrived. `rolled_up` is the number of calls that are settled or unknown and whose minute a worker has counted.
+    `server_errors` is the number of those to which Twilio answered with a 5xx status.
     """
 
     scheduled: int = 0

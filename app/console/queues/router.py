@@ -35,7 +35,7 @@ router = console_router("/queues")
 
 async def console_queue_service(request: Request, _: ConsoleClientDep) -> QueueService:
     """Returns the queue service for changes. Its transactions count against the console's limit, not against the API's."""
-    return QueueService(slot_limited_transactions(request), request.state.console_reads)
+    return QueueService(slot_limited_transactions(request), request.state.console_limit)
 
 
 async def time_limited_queue_service(request: Request) -> QueueService:
@@ -43,7 +43,7 @@ async def time_limited_queue_service(request: Request) -> QueueService:
 
     A statement of this service fails if it takes longer than two seconds.
     """
-    return QueueService(TimeLimitedReads(request.state.database), request.state.console_reads)
+    return QueueService(TimeLimitedReads(request.state.database), request.state.console_limit)
 
 
 QueuesDep = Annotated[QueueService, Depends(console_queue_service)]
