@@ -65,9 +65,10 @@ class Batcher(Generic[Item, Result]):
 
     If a batch fails because of an item, its halves are written separately, then the halves of a half that fails, and so on.
     Thus only this item gets the error. If the database fails, all items of the batch get the error. For an item whose row is
-    locked, `write` either returns LOCKED without waiting, or fails with a lock timeout. Up to `max_queue` items wait at a time;
-    further submissions wait until there is space, so memory is bounded. If a batch takes longer than `slow_after_s`, the next
-    batch starts without waiting for it.
+    locked, `write` either returns LOCKED without waiting, or fails with a lock timeout. Such an item is written again after a
+    delay that doubles up to `lock_retry_max_delay_s`. Up to `max_queue` items wait at a time; further submissions wait until
+    there is space, so memory is bounded. If a batch takes longer than `slow_after_s`, the next batch starts without waiting for
+    it.
 
     If `gather_s` is set, a batch starts `gather_s` seconds after its first item has arrived, or as soon as it has
     `gather_up_to` items. This saves commits at low rates, and delays each result by up to `gather_s` seconds.
@@ -80,11 +81,13 @@ class Batcher(Generic[Item, Result]):
         max_batch: int = 100,
         max_queue: int = 1000,
         slow_after_s: float = SLOW_AFTER_S,
+        lock_retry_max_delay_s: float = _LOCK_RETRY_MAX_DELAY_S,
         gather_s: float = 0.0,
         gather_up_to: int = 1,
     ) -> None:
         self._write = write
         self._slow_after_s = slow_after_s
+        self._lock_retry_max_delay_s = lock_retry_max_delay_s
         self._gather_s = gather_s
         self._gather_up_to = gather_up_to if gather_s else 1
         self._gathering: asyncio.TimerHandle | None = None
@@ -240,4 +243,4 @@ class Batcher(Generic[Item, Result]):
             waiting.fail(error)
             return
         loop.call_later(waiting.delay, self._enqueue, waiting)
-        waiting.delay = min(waiting.delay * 2, _LOCK_RETRY_MAX_DELAY_S)
+        waiting.delay = min(waiting.delay * 2, self._lock_retry_max_delay_s)

@@ -25,6 +25,7 @@ _SLOW_DOWN = f"""
         )
     FROM (SELECT clock_timestamp() AS at) AS clock WHERE subject_id = $1 RETURNING refused_since = clock.at AS is_first
 """  # noqa: S608  # a constant
+_ALLOW_NEXT_PROBE = "UPDATE pace SET probe_at = clock_timestamp() WHERE subject_id = $1 AND probe_at IS NOT NULL"
 _RESUME = "UPDATE pace SET refused_since = NULL, probe_at = NULL WHERE subject_id = $1"
 
 
@@ -50,6 +51,11 @@ async def slow_account_down(database: StatementRunner, account_id: UUID, *, wait
     """
     rows = await database.fetch(_SLOW_DOWN, account_id, wait, after_probe)
     return any(row["is_first"] for row in rows)
+
+
+async def allow_next_probe(database: StatementRunner, account_id: UUID) -> None:
+    """Lets the next call of a slowed account be granted now, because its probe was not sent to Twilio."""
+    await database.fetch(_ALLOW_NEXT_PROBE, account_id)
 
 
 async def resume_account(database: StatementRunner, account_id: UUID) -> None:

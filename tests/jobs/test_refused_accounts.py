@@ -1,11 +1,16 @@
 """Tests that a worker dials one call at a time of an account whose calls Twilio refuses for the moment."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
 
+from app.calls.creation.dial import DialAttempt, NotStartedOutcome, RequeueValues
 from app.calls.creation.grants.service import MAX_GRANTS_PER_TRANSACTION
+from app.calls.creation.refused_accounts import apply_outcome_to_account
+from app.calls.models import Call
+from app.errors import InternalError, UpstreamUnreachable
 from app.jobs.dial import Dialer
 from app.observability import Metrics
 from app.scheduling.refused_accounts import resume_account, slow_account_down
@@ -118,3 +123,38 @@ async def test_the_wait_doubles_up_to_a_minute_or_is_what_twilio_asks_for(gatewa
     assert probe_at <= await clock(gateway) + timedelta(seconds=900)
     await resume_account(database, account_id)
     assert await times(gateway, account_id) == (None, None)
+
+
+@pytest.mark.parametrize("is_probe", [False, True])
+@pytest.mark.parametrize(
+    ("outcome", "next_probe_s"),
+    [
+        # The call could not be prepared, so the next call is the probe.
+        (NotStartedOutcome(InternalError(), []), 0),
+        # This worker could not reach Twilio, which may be its own fault.
+        (NotStartedOutcome(UpstreamUnreachable(), [DialAttempt("connect", 1, "credential")]), 10),
+    ],
+)
+async def test_a_call_that_twilio_did_not_answer_proves_nothing(
+    gateway: Gateway, outcome: NotStartedOutcome, next_probe_s: int, *, is_probe: bool
+) -> None:
+    """Checks that such a call neither slows an account down nor ends that. `next_probe_s` follows if the call was the probe."""
+    account_id, database = uuid4(), gateway.database
+    call = Call(id=uuid4(), account_id=account_id)
+    waiting = RequeueValues({}, timedelta(seconds=60), is_probe=is_probe)
+    await database.fetch("INSERT INTO pace (subject_id) VALUES ($1)", account_id)
+    await apply_outcome_to_account(database, call, outcome, replace(waiting, is_probe=False))
+    assert await times(gateway, account_id) == (None, None)
+
+    slowed = "UPDATE pace SET refused_since = now() - interval '10 s', probe_at = now() + interval '60 s' WHERE subject_id = $1"
+    await database.fetch(slowed, account_id)
+    since, probe_at = await times(gateway, account_id)
+    before = await clock(gateway)
+    await apply_outcome_to_account(database, call, outcome, waiting)
+    since_then, next_probe_at = await times(gateway, account_id)
+    assert since_then == since
+    if is_probe:
+        assert next_probe_at is not None
+        assert before + timedelta(seconds=next_probe_s) <= next_probe_at < before + timedelta(seconds=next_probe_s + 20)
+    else:
+        assert next_probe_at == probe_at

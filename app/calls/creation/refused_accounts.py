@@ -14,21 +14,30 @@ from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.calls.stored_problem import is_retried_when_scheduled
 from app.database.engine import Database
-from app.scheduling.refused_accounts import resume_account, slow_account_down
-from app.twilio.errors import POOL_TIMEOUT
+from app.scheduling.refused_accounts import allow_next_probe, resume_account, slow_account_down
 
 logger = structlog.stdlib.get_logger(__name__)
+
+_FIRST_WAIT_S = 1
 
 
 async def apply_outcome_to_account(database: Database, call: Call | NewCall, outcome: Outcome, waiting: RequeueValues) -> None:
     """Slows the account down if Twilio refused its scheduled call for the moment.
 
-    If the call was the probe of a slowed account and was not refused, the account dials as before.
+    If the call was the probe of a slowed account and was not refused, the account dials as before. A call that Twilio did not
+    answer, because this process could not reach it or was too busy, proves nothing about the account.
     """
-    # Nothing is known of the account if Callgate was too busy, or if the call could not be prepared.
-    is_answered = bool(outcome.attempts) and outcome.attempts[-1].result != POOL_TIMEOUT
-    if is_answered and isinstance(outcome, NotStartedOutcome) and is_retried_when_scheduled(outcome.problem):
-        wait = waiting.wait_after(outcome.problem)
+    if not isinstance(outcome, NotStartedOutcome):
+        if waiting.is_probe:
+            await resume_account(database, call.account_id)
+        return
+    if not outcome.attempts:  # the call could not be prepared
+        if waiting.is_probe:
+            await allow_next_probe(database, call.account_id)
+        return
+    is_answered = outcome.attempts[-1].status is not None
+    if is_answered and is_retried_when_scheduled(outcome.problem):
+        wait = timedelta(seconds=outcome.problem.after_s or _FIRST_WAIT_S)
         if await slow_account_down(database, call.account_id, wait=wait, after_probe=waiting.is_probe):
             fields = {"account_id": str(call.account_id), "problem": outcome.problem.slug, "wait_s": wait.total_seconds()}
             logger.warning("dialling_slowed_down", **fields)

@@ -21,6 +21,9 @@ from app.scheduling.dial_slots import free_ended_slots, lock_and_free_ended_slot
 
 # Retry-After for an account with as many concurrent calls as it may have. It is not known when one of them will end.
 _RETRY_AFTER_IF_FULL_S = 5
+# The pace of a busy account is often locked, for some milliseconds. With a longer delay, an intent that has waited for a while
+# would find it locked again and again, while new intents and the grants of workers get it.
+_LOCK_RETRY_MAX_DELAY_S = 0.02
 
 
 class PacedIntentWriter:
@@ -32,7 +35,7 @@ class PacedIntentWriter:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._intents: Batcher[NewCall, datetime | PaceRefusal | None] = Batcher(
-            self._write_intents, max_batch=MAX_ROWS_PER_STATEMENT
+            self._write_intents, max_batch=MAX_ROWS_PER_STATEMENT, lock_retry_max_delay_s=_LOCK_RETRY_MAX_DELAY_S
         )
         self._slot_releases = Batcher(self._free_ended_slots, max_batch=MAX_ROWS_PER_STATEMENT)
 
