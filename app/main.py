@@ -135,8 +135,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     serve_document(app, "/openapi.json", app.openapi)
     _declare_static_files(app)
     require_access_declarations(app.routes)
-    routes = (route for route in app.routes if isinstance(route, Route))
-    metrics.http.add_routes((method, route.path) for route in routes for method in route.methods or ())
+    metrics.http.add_creation_routes(_paths_that_create_calls(app))
     return app
 
 
@@ -179,6 +178,12 @@ def _direct_endpoint(scope: Scope) -> ASGIApp | None:
     if is_call_creation(scope["method"], scope["path"]):
         return creation_router.create_call_asgi
     return callbacks_router.receive_callback_asgi if callbacks_router.is_callback_request(scope) else None
+
+
+def _paths_that_create_calls(app: FastAPI) -> list[str]:
+    """Returns the templates of the paths where a POST creates calls."""
+    paths = [route.path for route in app.routes if isinstance(route, Route) and "POST" in (route.methods or ())]
+    return [path for path in paths if path.lower().removesuffix(".json").endswith("/calls")]
 
 
 def _declare_static_files(app: FastAPI) -> None:

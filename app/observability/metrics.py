@@ -58,10 +58,10 @@ class HttpMetrics:
         for slug in error_classes_by_slug():
             self.refused.labels(slug)
 
-    def add_routes(self, routes: Iterable[tuple[str, str]]) -> None:
-        """Creates the series of these routes, each a method and a path, that alerts need from the beginning."""
-        for method, path in routes:
-            self.database_unavailable.labels(method, path)
+    def add_creation_routes(self, paths: Iterable[str]) -> None:
+        """Creates the series that the alert on refused creations reads, with 0. `paths` are templates of paths."""
+        for path in paths:
+            self.database_unavailable.labels("POST", path)
 
 
 class CallMetrics:

@@ -108,6 +108,9 @@ async def test_only_the_routes_that_create_calls_fire_the_critical_alert(fragile
     by_twilio = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls"
     basic = (tenant.account_sid, tenant.key)
     await _ready(fragile)
+    async with http_client(base_url=fragile.url) as prometheus:
+        exposed = (await prometheus.get("/metrics")).text
+    from_the_beginning = re.findall(r'^callgate_database_unavailable_total{method="POST",route="(\S+)"}', exposed, re.MULTILINE)
     postgres.stop()
     try:
         answers = [
@@ -131,6 +134,7 @@ async def test_only_the_routes_that_create_calls_fire_the_critical_alert(fragile
     await _ready(fragile)
     of_creations = {route for verb, route in counted if verb == method and re.fullmatch(routes, route)}
     assert len(of_creations) == 4
+    assert of_creations <= {*from_the_beginning}
     assert {("GET", "/v1/calls"), ("POST", "/v1/deliveries/replay")} <= {*counted} - {("POST", route) for route in of_creations}
 
 

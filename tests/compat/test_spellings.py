@@ -268,7 +268,7 @@ async def test_many_urls_with_user_names_are_refused_below_a_call_too(gateway: G
             await send(tenant, "POST", f"/{sid}/Recordings.json", data={"Newer": urls}),
         ):
             assert refused.status_code == 400
-            assert "more than 8 different user names" in refused.json()["message"]
+            assert "at most 8 different user names" in refused.json()["message"]
         assert len(upstream.received) == asked
 
 

@@ -96,7 +96,8 @@ async def test_labels_come_from_short_fixed_sets_for_any_request(gateway: Gatewa
     assert seen.keys() <= LABELS
     assert seen["method"] == {"GET", "POST", "DELETE", "other"} <= METHODS
     assert "unmatched" in seen["route"]
-    assert seen["route"] <= {"unmatched", "/", f"{CALLBACK_PATH}/{{call_id}}", *documented}
+    by_twilio = "/2010-04-01/Accounts/{account_sid}/Calls"
+    assert seen["route"] <= {"unmatched", "/", f"{CALLBACK_PATH}/{{call_id}}", by_twilio, f"{by_twilio}.json", *documented}
     assert seen["slug"] == error_classes_by_slug().keys()
     assert seen["answer"] == {"2xx", "4xx", "429", "5xx", "lost", "not_sent"}
     assert seen["destination"] == {"sip", "sips", "client", "phone"}
