@@ -72,12 +72,12 @@ class _ListedCalls(NamedTuple):
     clock_lead: timedelta | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AccountCallList:
     """Twilio's list of the calls that an account created from `since` to `until`. It is read once, when it is first needed.
 
-    The calls of the list for which `keep` returns false are not kept in memory. If the list is too long or cannot
-    be read in time, Twilio filters it by the called address: once for each address.
+    The calls of the list for which `keep` returns false are not kept in memory. If the list is too long or cannot be read in
+    time, Twilio filters it by the called address: once for each address.
     """
 
     tenants: TenantDirectory
@@ -87,7 +87,7 @@ class AccountCallList:
     until: datetime
     deadline_s: float
     keep: EntryFilter = lambda _: True
-    _whole: list[asyncio.Task[_ListedCalls | None]] = field(default_factory=list)
+    _whole: asyncio.Task[_ListedCalls | None] | None = None
     _by_address: dict[str, asyncio.Task[_ListedCalls]] = field(default_factory=dict)
 
     async def find_candidates(self, call: Call, *, longest_life: timedelta) -> CallCandidates:
@@ -95,9 +95,9 @@ class AccountCallList:
 
         `longest_life` is the longest time from `call.pending_since` until Twilio may start the call.
         """
-        if not self._whole:
-            self._whole.append(asyncio.create_task(self._read_whole()))
-        read = await self._whole[0]
+        if self._whole is None:
+            self._whole = asyncio.create_task(self._read_whole())
+        read = await self._whole
         is_complete = read is not None or has_no_optional_parts(call.to)
         found = read or await self._calls_to_address(call.to)
         entries = [entry for key in (*address_keys(call.to), None) for entry in found.entries.get(key, ())]
