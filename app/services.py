@@ -227,7 +227,7 @@ def _build_services(
         ),
         deliveries=DeliveryService(database, calls, ConcurrencyLimit(per_process=2, per_tenant=1)),
         queues=queues,
-        queue_cancellation=QueueCancellation(database, queues, shared.settlement),
+        queue_cancellation=QueueCancellation(queues, shared.settlement),
         bulk=BulkService(
             creation,
             # At most 48 MiB of bodies. More slots than for their creation, because clients may send slowly.

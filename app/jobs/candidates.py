@@ -166,7 +166,7 @@ class TwilioCallSearch:
                 self.tenants,
                 self.twilio,
                 call.account_id,
-                since=min(map(earliest_date_created, calls)),
+                since=earliest_date_created(min(each.pending_since for each in calls)),
                 until=max(each.pending_since for each in calls) + self.longest_life,
                 deadline_s=self.deadline_s,
                 keep=called_address_filter(calls),
@@ -202,12 +202,7 @@ def possible_matches(
     return {sid: match for sid, match in rated.items() if match[1] != "no"}
 
 
-def earliest_date_created(call: Call) -> datetime:
-    """Returns the earliest `date_created` that a call at Twilio can have if the request for `call` has started it."""
-    return earliest_date_created_after(call.pending_since)
-
-
-def earliest_date_created_after(requested_at: datetime) -> datetime:
+def earliest_date_created(requested_at: datetime) -> datetime:
     """Returns the earliest `date_created` of a call at Twilio that was requested at this time by Postgres's clock, or later."""
     return requested_at - MAX_CLOCK_SKEW - DATE_TOLERANCE
 

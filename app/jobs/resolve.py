@@ -217,5 +217,5 @@ def _shows_all_candidates(page: Sequence[Mapping[str, Any]], call: Call) -> bool
     last = CallResource.parse_answer(page[-1]) if page else None
     is_whole_list = len(page) < PAGE_SIZE
     return is_whole_list or (
-        last is not None and last.date_created is not None and last.date_created < earliest_date_created(call)
+        last is not None and last.date_created is not None and last.date_created < earliest_date_created(call.pending_since)
     )

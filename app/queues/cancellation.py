@@ -7,7 +7,6 @@ from app.audit.events import Actor
 from app.audit.store import record_audit_event
 from app.calls.creation.scheduled.store import end_waiting_calls_by_id, end_waiting_calls_of_queue
 from app.calls.settlement import Settlement
-from app.database.pool import TransactionRunner
 from app.queues.service import QueueService
 from app.queues.store import list_waiting_calls
 
@@ -17,7 +16,6 @@ _BATCH_SIZE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class QueueCancellation:
-    database: TransactionRunner
     queues: QueueService
     settlement: Settlement
 
@@ -30,7 +28,7 @@ class QueueCancellation:
         queue = await self.queues.get(tenant_id, name)
         change, canceled = self.settlement.change_to_canceled(), 0
         while True:
-            async with self.database.transaction() as connection:
+            async with self.queues.database.transaction() as connection:
                 ended = await end_waiting_calls_of_queue(connection, queue.id, change, limit=_BATCH_SIZE)
                 # Calls that were left out are locked by a grant. If the grant fails, they still wait.
                 left_out = [] if ended else await list_waiting_calls(connection, queue.id, limit=_BATCH_SIZE)

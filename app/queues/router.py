@@ -71,7 +71,7 @@ async def queue_service(request: Request, transactions: TransactionsDep) -> Queu
     return replace(service, database=transactions)
 
 
-async def queue_progress_service(request: Request) -> QueueService:
+async def unlimited_queue_service(request: Request) -> QueueService:
     """Returns the queue service without the limit of administration.
 
     The progress of a queue has a limit of its own, and a request that adds calls reads one row.
@@ -81,7 +81,7 @@ async def queue_progress_service(request: Request) -> QueueService:
 
 
 QueueServiceDep = Annotated[QueueService, Depends(queue_service)]
-QueueProgressDep = Annotated[QueueService, Depends(queue_progress_service)]
+UnlimitedQueueServiceDep = Annotated[QueueService, Depends(unlimited_queue_service)]
 QueueName = Annotated[str, Path(description=_NAME_DESCRIPTION, examples=[examples.NAME], pattern=f"^{RESOURCE_NAME_PATTERN}$")]
 
 
@@ -112,7 +112,7 @@ async def list_queues(caller: CallerDep, service: QueueServiceDep, page: PageDep
     },
 )
 @needs(Scope.READ)
-async def get_queue(caller: CallerDep, service: QueueProgressDep, name: QueueName) -> QueueDetails:
+async def get_queue(caller: CallerDep, service: UnlimitedQueueServiceDep, name: QueueName) -> QueueDetails:
     """Returns the queue's settings, the numbers of its calls, and what its next call waits for."""
     return QueueDetails.with_progress(await service.progress(caller.tenant_id, name))
 
@@ -156,7 +156,7 @@ async def put_queue(
 async def queue_cancellation(request: Request, queues: QueueServiceDep) -> QueueCancellation:
     """Returns the cancellation of queues. Only a few transactions of one tenant run at the same time."""
     service: QueueCancellation = request.state.queue_cancellation
-    return replace(service, database=queues.database, queues=queues)
+    return replace(service, queues=queues)
 
 
 @router.post(
@@ -224,7 +224,7 @@ async def bulk_service(request: Request) -> BulkService:
 async def add_calls(
     request: Request,
     caller: CallerDep,
-    queues: QueueProgressDep,
+    queues: UnlimitedQueueServiceDep,
     service: Annotated[BulkService, Depends(bulk_service)],
     stack: ResponseStackDep,
     name: QueueName,

@@ -10,12 +10,9 @@ from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
 from tests.queues.conftest import QueuedCalls
 from tests.support.gateway import Gateway, Tenant
+from tests.support.locks import SESSIONS_THAT_WAIT_FOR_LOCKS
 from tests.support.upstream import Upstream
 
-_SESSIONS_THAT_WAIT_FOR_LOCKS = """
-    SELECT count(DISTINCT pid) FROM pg_locks AS waiting JOIN pg_locks AS held USING (pid)
-    JOIN pg_database ON oid = held.database WHERE NOT waiting.granted AND datname = current_database()
-"""
 HOURS = {"time_zone": "Europe/Berlin", "days": ["mon", "fri"], "from": "09:00", "to": "20:00"}
 
 
@@ -188,7 +185,7 @@ async def test_a_tenants_changes_of_a_locked_queue_leave_connections_for_other_t
     assert (await busy.http.put("/v1/queues/busy", json={})).status_code == 201
 
     async def waiting_sessions() -> int:
-        number: int = await connection.fetchval(_SESSIONS_THAT_WAIT_FOR_LOCKS)
+        number: int = await connection.fetchval(SESSIONS_THAT_WAIT_FOR_LOCKS)
         return number
 
     async with gateway.database.transaction() as connection:

@@ -53,7 +53,7 @@ QueueReadsDep = Annotated[QueueService, Depends(time_limited_queue_service)]
 async def console_queue_cancellation(request: Request, queues: QueuesDep) -> QueueCancellation:
     """Returns the cancellation of queues. Its transactions count against the console's limit, not against the API's."""
     cancellation: QueueCancellation = request.state.queue_cancellation
-    return replace(cancellation, database=queues.database, queues=queues)
+    return replace(cancellation, queues=queues)
 
 
 QueueCancellationDep = Annotated[QueueCancellation, Depends(console_queue_cancellation)]

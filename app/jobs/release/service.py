@@ -18,7 +18,7 @@ from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database.engine import Database, Session
 from app.errors import CommandFailed
-from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, AccountCallList, CallCandidates, earliest_date_created_after
+from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, AccountCallList, CallCandidates, earliest_date_created
 from app.jobs.evaluation import SearchFinding, evaluate_candidates, inconclusive_reason
 from app.jobs.release import store
 from app.jobs.release.store import DueAccount
@@ -164,7 +164,7 @@ class GrantRelease:
         Twilio's list is not searched, and all of the due calls become `unknown`.
         """
         checked = CheckedAccount(account.account_sid)
-        since = earliest_date_created_after(max(account.first_not_before, limits.since))
+        since = earliest_date_created(max(account.first_not_before, limits.since))
         call_list = AccountCallList(self.tenants, self.twilio, account.id, since, limits.until, self.deadline_s)
         after = None
         while waiting_calls := await store.possibly_granted_calls(
