@@ -224,8 +224,8 @@ class _LimitedConnection(ResponseHandler):
     """A connection of aiohttp that is closed if it receives more than MAX_ANSWER_BYTES for one request.
 
     aiohttp limits the head of an answer and pauses a long body. It does not limit the number of interim answers (1xx), nor of
-    answers that nobody requested, and parses all of them as they arrive. A server that sends them without end would keep the
-    event loop busy until the request times out.
+    further answers after the requested one, and parses all of them as they arrive. A server that sends such answers without end
+    would keep the event loop busy until the request times out.
     """
 
     _bytes_left = MAX_ANSWER_BYTES

@@ -44,7 +44,7 @@ class Dialer:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     _dial_tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _dials_by_tenant: Counter[str] = field(default_factory=Counter)
-    # The tenants that had as many calls in flight as they may have when the last step came to their accounts.
+    # The tenants that had reached their limit when the last step examined their accounts.
     _full_tenants: set[str] = field(default_factory=set)
     _step_number: int = 0
     # The number of the step in which each account had its last turn.

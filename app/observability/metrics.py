@@ -97,7 +97,7 @@ class CallMetrics:
         )
         self.second_sids = Counter(
             "callgate_second_sid_total",
-            "Callbacks and searches that found two calls for one record, or one call for two records. Investigate each one.",
+            "Times that Twilio reported a second call for one record, or one call for two records. Investigate each one.",
             registry=registry,
         )
         self.records_lost = Counter(

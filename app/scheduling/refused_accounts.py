@@ -9,11 +9,11 @@ from uuid import UUID
 
 from app.scheduling.store import StatementRunner
 
-# The longest time between two probes, unless Twilio asks for more. Also the time after which another probe may follow one whose
-# outcome is not known.
+# The longest time between two probes, unless Twilio asks for more. Also the time after which another probe may be granted if no
+# result of the last one was written, for example because its worker has ended.
 _MAX_WAIT_S = 60
 _MAX_WAIT_ASKED_FOR_S = 15 * 60
-# Twice as long after each probe: the wait is the time since the first refusal.
+# The wait is the time since the first refusal, so it about doubles with each probe.
 _SLOW_DOWN = f"""
     UPDATE pace SET refused_since = coalesce(refused_since, clock.at),
         probe_at = greatest(
@@ -35,7 +35,7 @@ def allowed_probes_sql(at: str) -> str:
 
 
 def seconds_until_probe_sql(at: str) -> str:
-    """Returns SQL for the seconds from `at` until the next probe. The SQL gives null if no probe has to be waited for."""
+    """Returns SQL for the seconds from `at` until the next probe. It gives null if there is nothing to wait for."""
     return f"CASE WHEN pace.probe_at > {at} THEN extract(epoch FROM pace.probe_at - {at})::float8 END"
 
 

@@ -1,4 +1,6 @@
-"""Applies changed calling hours, or the pause of a queue, to scheduled calls that already wait. Uses asyncpg only.
+"""Applies changed calling hours, the pause of a queue, or the suspension of a tenant to scheduled calls that already wait.
+
+Uses asyncpg only.
 
 A grant is a worker's permission to dial a scheduled call. A worker grants calls in a transaction.
 """

@@ -108,9 +108,9 @@ async def update_call(
     """Changes a call with Twilio's nine parameters of *update call*.
 
     A `pending` or `unknown` call can be ended too: the answer is 202, and Callgate ends the call as soon as it is known to have
-    started. So can a call that no search has found (`none_found`), until its last search. If it turns out that the call was
-    not started, the request is dropped. The answer is also 202 if Twilio's answer is lost, or if Twilio does not show a new
-    call yet.
+    started. A call that no search has found (`none_found`) can be ended in the same way until its last search. If it turns
+    out that the call was not started, the request is dropped. The answer is also 202 if Twilio's answer is lost, or if Twilio
+    does not show a new call yet.
 
     A request that only ends a call may be repeated. For any other change whose answer was lost, the answer is 409
     `action-unknown`: check the call before you repeat the request.

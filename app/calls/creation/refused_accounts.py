@@ -22,10 +22,11 @@ _FIRST_WAIT_S = 1
 
 
 async def apply_outcome_to_account(database: Database, call: Call | NewCall, outcome: Outcome, waiting: RequeueValues) -> None:
-    """Slows the account down if Twilio refused its scheduled call for the moment.
+    """Slows the account down if Twilio refused its scheduled call for a temporary reason.
 
-    If the call was the probe of a slowed account and was not refused, the account dials as before. A call that Twilio did not
-    answer, because this process could not reach it or was too busy, proves nothing about the account.
+    If the call was the probe of a slowed account and was not refused, the account dials as before, also if the outcome is
+    unknown. If nothing was sent to Twilio, because this process could not reach it or was too busy, the call proves nothing
+    about the account: after such a probe another one follows.
     """
     if not isinstance(outcome, NotStartedOutcome):
         if waiting.is_probe:

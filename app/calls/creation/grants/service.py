@@ -31,8 +31,8 @@ class DialGrantBatch:
     """The grants (rights to dial one call) that one transaction has taken for this process.
 
     `is_last` is True if no more calls can be granted now. `wait_s` is the time in seconds until the call rate of the account,
-    or of a queue, allows another call, or until Twilio's refusals of the account's calls allow one. It is None if neither
-    delays the next call.
+    or of a queue, allows another call, or until the next probe if Twilio refuses the account's calls
+    (app.scheduling.refused_accounts). It is None if neither delays the next call.
     """
 
     grants: list[DialGrant]
