@@ -20,7 +20,7 @@ install: .venv/installed ## Set up .venv with the locked dependencies
 
 .venv/installed: requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Callgate needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
-	@echo "Setting up .venv (once, about a minute). A dot is a package:"
+	@echo "Setting up .venv (once, one to two minutes). A dot is a package:"
 	@$(PYTHON) -m venv .venv
 	@{ $(PIP) --require-hashes -r requirements-dev.lock 2>.venv/install.log || { cat .venv/install.log >&2; echo Failed; }; } | while read -r word _; do \
 		case $$word in Collecting) printf . ;; Installing) printf ' unpacking' ;; Failed) exit 1 ;; esac; done
@@ -98,4 +98,4 @@ lock: .venv/installed ## Resolve the dependencies anew (hashes, no host names)
 
 clean: ## Remove .venv and the state folder .callgate with its database
 	@if $(BIN)/callgate --version >/dev/null 2>&1; then $(BIN)/callgate clean; fi
-	@rm -rf .venv .venv-checkov .venv-openapi .callgate build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .venv-checkov .venv-openapi .callgate build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
