@@ -118,10 +118,6 @@ class RequeueValues:
     retry_in: timedelta
     is_probe: bool = False
 
-    def wait_after(self, problem: CallgateError) -> timedelta:
-        """Returns the time until the call is dialled again after this problem."""
-        return max(self.retry_in, timedelta(seconds=problem.after_s or 0))
-
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:

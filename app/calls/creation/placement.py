@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,7 +16,6 @@ from app.calls.creation.dial import (
     NotStartedOutcome,
     Outcome,
     PreparedCall,
-    RequeueValues,
     StartedOutcome,
     UnknownOutcome,
     dial,
@@ -44,6 +43,7 @@ from app.tenants.directory import TenantDirectory, UsableAccount
 from app.twilio.client import TwilioClient
 
 Result = TypeVar("Result")
+DialRow = Mapping[str, Any]
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -155,16 +155,16 @@ class Placement:
 
         The commit is then retried in the background, unless Postgres has refused the values.
         """
-        change = None
+        change, dial_row = None, prepared.waiting.row if prepared.waiting else None
         try:
             change = self._change_for_outcome(outcome, prepared)
-            return await self._commit_change(call, outcome, change, prepared.waiting)
+            return await self._commit_change(call, outcome, change, dial_row)
         except Exception as error:
             if not isinstance(error, DatabaseUnavailable):
                 logger.exception("outcome_not_committed", call_id=str(call.id))
             if change is not None and not is_value_refused(error):
                 # The outcome is committed as soon as Postgres takes it. If this process ends first, a worker finds the call.
-                self._late_outcomes.add((call, outcome, change, prepared.waiting))
+                self._late_outcomes.add((call, outcome, change, dial_row))
         call.execution = "unknown"
         return call
 
@@ -179,26 +179,26 @@ class Placement:
                 waiting = prepared.waiting if prepared else None
                 problem = error_as_json(outcome.problem)
                 if waiting and is_retried_when_scheduled(outcome.problem):
-                    due_in = waiting.wait_after(outcome.problem)
+                    due_in = max(waiting.retry_in, timedelta(seconds=outcome.problem.after_s or 0))
                     return self.settlement.change_to_scheduled(problem, waiting.row, due_in=due_in, data=data)
                 return self.settlement.change_to_not_started(problem, data=data)
             case UnknownOutcome():
                 return self.settlement.change_to_unknown(data={"reason": outcome.reason} | data)
 
     async def _commit_change(
-        self, call: Call | NewCall, outcome: Outcome, change: RecordChange, waiting: RequeueValues | None
+        self, call: Call | NewCall, outcome: Outcome, change: RecordChange, dial_row: DialRow | None
     ) -> Call | NewCall:
         """Commits the change and returns the record, even if a callback or a worker has written an outcome meanwhile.
 
-        `waiting` is None if the call is not scheduled.
+        `dial_row` is the row of `scheduled_dial` with which a scheduled call waited. It is None for any other call.
         """
         try:
             changed_at = await self._outcomes.submit((call, change))
         except SidTaken:
-            return await self._commit_unknown_for_taken_sid(call, outcome, waiting)
+            return await self._commit_unknown_for_taken_sid(call, outcome, dial_row)
         if changed_at is None:
             # A callback or the worker has settled it meanwhile.
-            return await self._commit_to_settled_record(call, outcome, change, waiting)
+            return await self._commit_to_settled_record(call, outcome, change, dial_row)
         change.apply_to(call, now=changed_at)
         call.updated_at = changed_at
         with ExceptionLogger("settlement_not_counted", call):
@@ -206,13 +206,13 @@ class Placement:
         return call
 
     async def _commit_unknown_for_taken_sid(
-        self, call: Call | NewCall, outcome: Outcome, waiting: RequeueValues | None
+        self, call: Call | NewCall, outcome: Outcome, dial_row: DialRow | None
     ) -> Call | NewCall:
         """Commits the outcome `unknown`, because the sid in Twilio's answer already belongs to another record."""
         sid = outcome.resource.sid if isinstance(outcome, StartedOutcome) else None
         logger.error("sid_taken", call_id=str(call.id), call_sid=sid, why=SID_TAKEN_EXPLANATION)
         unknown = UnknownOutcome("sid_taken", outcome.attempts)
-        record = await self._commit_change(call, unknown, self._change_for_outcome(unknown), waiting)
+        record = await self._commit_change(call, unknown, self._change_for_outcome(unknown), dial_row)
         self.metrics.calls.second_sids.inc()
         return record
 
@@ -223,7 +223,7 @@ class Placement:
         return [written[call.id, call.attempt] for call, _ in outcomes]
 
     async def _commit_to_settled_record(
-        self, call: Call | NewCall, outcome: Outcome, change: RecordChange, waiting: RequeueValues | None
+        self, call: Call | NewCall, outcome: Outcome, change: RecordChange, dial_row: DialRow | None
     ) -> Call | NewCall:
         """Commits the outcome to a record that has got an outcome meanwhile, for example from a callback.
 
@@ -238,30 +238,28 @@ class Placement:
                 # A call that was canceled, or has expired, stays ended if this attempt has not started it.
                 is_withdrawn = locked.settled_by in ("canceled", "expired") and isinstance(outcome, NotStartedOutcome)
                 if locked.attempt < call.attempt and locked.execution not in ("scheduled", "started") and not is_withdrawn:
-                    await self._restore_lost_attempt(session, locked, call, waiting)
+                    await self._restore_lost_attempt(session, locked, call, dial_row)
                 if isinstance(outcome, StartedOutcome):
                     await self.settlement.bind_twilio_call(session, locked, outcome.resource, by="response", data=change.data)
                 elif locked.attempt == call.attempt and locked.execution in ("pending", "unknown"):
                     # In any other state, the record has a more recent outcome.
                     await self.settlement.apply_change(session, locked, change)
                 return locked
-        await self._insert_lost_record(call, waiting)
-        return await self._commit_change(call, outcome, change, waiting)
+        await self._insert_lost_record(call, dial_row)
+        return await self._commit_change(call, outcome, change, dial_row)
 
     async def _restore_lost_attempt(
-        self, session: Session, record: Call, call: Call | NewCall, waiting: RequeueValues | None
+        self, session: Session, record: Call, call: Call | NewCall, dial_row: DialRow | None
     ) -> None:
         """Writes an attempt that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
-        await restore_lost_attempt(session, record, call, dial=waiting.row if waiting else None)
+        await restore_lost_attempt(session, record, call, dial=dial_row)
         await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
         run_after_commit(session, partial(self._report_lost_record, call, call.attempt))
 
-    async def _insert_lost_record(self, call: Call | NewCall, waiting: RequeueValues | None) -> None:
+    async def _insert_lost_record(self, call: Call | NewCall, dial_row: DialRow | None) -> None:
         """Inserts a record that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
         lost_attempt, call.attempt = call.attempt, 1
-        insert = partial(
-            insert_lost_intent, self.database, call, pending_since=call.pending_since, dial=waiting.row if waiting else None
-        )
+        insert = partial(insert_lost_intent, self.database, call, pending_since=call.pending_since, dial=dial_row)
         try:
             if not await insert():
                 # A later request has taken the key, or the call that this one redials has got another redial.
@@ -278,7 +276,7 @@ class Placement:
         self.metrics.calls.records_lost.inc()
         logger.error("record_lost", call_id=str(call.id), attempt=attempt)
 
-    async def _retry_commit(self, late_outcome: tuple[Call | NewCall, Outcome, RecordChange, RequeueValues | None]) -> None:
+    async def _retry_commit(self, late_outcome: tuple[Call | NewCall, Outcome, RecordChange, DialRow | None]) -> None:
         """Tries once more to commit the outcome of a dial, because the first commit failed."""
         await self._commit_change(*late_outcome)
 

@@ -20,7 +20,7 @@ from app.console.access import (
 from app.console.calls import store, view
 from app.console.calls.records import CallHistory, CallLine
 from app.console.calls.search import STATUSES, STORED_PROBLEMS, CallListForm, parse_call_list_form
-from app.console.calls.service import CallActions
+from app.console.calls.service import CallActions, find_call_history
 from app.console.rendering import page_response
 from app.console.tenancy import require_read_scope
 from app.deliveries.router import DeliveryServiceDep
@@ -179,14 +179,8 @@ async def send_delivery_again(actions: CallActionsDep, call_id: CallIdDep, deliv
 
 
 async def _read_history(request: Request, client: Caller | OperatorCaller, call_id: UUID | str) -> CallHistory:
-    """Returns the call with this id or sid, and its history.
-
-    Raises CallNotFound if the client may not see the call, or if there is no such call.
-    """
-    history = await store.read_call_history(slot_limited_transactions(request), call_id, tenant_id=client.tenant_id)
-    if history is None:
-        raise CallNotFound
-    return history
+    """Returns the call with this id or sid, and its history. Raises CallNotFound if the client may not see such a call."""
+    return await find_call_history(slot_limited_transactions(request), call_id, tenant_id=client.tenant_id)
 
 
 def _render_call_page(

@@ -19,6 +19,17 @@ from app.tenants.caller import Caller, OperatorCaller
 _END_UPDATE = {"status": "completed"}
 
 
+async def find_call_history(database: TransactionRunner, call_id: UUID | str, *, tenant_id: str | None) -> CallHistory:
+    """Returns the call with this id or sid, and its history.
+
+    Raises CallNotFound if the tenant has no such call. An operator, whose `tenant_id` is None, may see all calls.
+    """
+    history = await store.read_call_history(database, call_id, tenant_id=tenant_id)
+    if history is None:
+        raise CallNotFound
+    return history
+
+
 @dataclass(frozen=True, slots=True)
 class CallActions:
     """The actions of one person on calls.
@@ -35,10 +46,7 @@ class CallActions:
 
     async def read_call_history(self, call_id: UUID) -> CallHistory:
         """Returns the call with its events and deliveries. Raises CallNotFound if the client's tenant has no such call."""
-        history = await store.read_call_history(self.database, call_id, tenant_id=self.client.tenant_id)
-        if history is None:
-            raise CallNotFound
-        return history
+        return await find_call_history(self.database, call_id, tenant_id=self.client.tenant_id)
 
     async def reveal_personal_data(self, call_id: UUID) -> CallHistory:
         """Returns the call, and records in the audit log that its personal data is shown."""
