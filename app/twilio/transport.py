@@ -17,6 +17,7 @@ import aiohttp
 import httpx
 import yarl
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
@@ -118,7 +119,14 @@ class _Connector(aiohttp.TCPConnector):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._used: WeakSet[asyncio.BaseProtocol] = WeakSet()
+        self._used: WeakSet[ResponseHandler] = WeakSet()
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        await super().close(abort_ssl=abort_ssl)
+        # aiohttp does not wait for connections that it closed when idle. A loop that ends before they do logs a traceback.
+        closing = [closed for protocol in self._used if (closed := protocol.closed) is not None]
+        if closing:
+            await asyncio.wait(closing, timeout=1)
 
     async def connect(
         self,
@@ -177,10 +185,7 @@ def _is_unusable(connection: Connection, *, ignore_socket: bool) -> bool:
 
 
 async def _send_without_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Sends the request with `handler`. Raises httpx's errors in place of aiohttp's, which prevents repetitions.
-
-    aiohttp's session repeats a GET, PUT or DELETE after an error of aiohttp, but not after any other error.
-    """
+    """Raises httpx's errors in place of aiohttp's, after which aiohttp's session would repeat a GET, PUT or DELETE."""
     try:
         return await handler(request)
     except (aiohttp.ClientError, OSError, ValueError) as error:

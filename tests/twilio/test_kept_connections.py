@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -39,6 +40,8 @@ class ServerInThread:
     """For each request, the number of the connection on which it arrived."""
     go: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
+    pause_before_end_s: float = 0
+    """The time between the end that the client sent and the end that the server sends."""
 
     def run_afterwards(self) -> None:
         """Runs `afterwards` and blocks until it has ended. The client's event loop can read nothing in this time."""
@@ -54,6 +57,7 @@ class ServerInThread:
                     self.go.wait(10)
                     self.afterwards(connection)
                     self.done.set()
+            time.sleep(self.pause_before_end_s)
 
 
 def _read_request(connection: socket.socket) -> bool:
@@ -68,10 +72,12 @@ def _read_request(connection: socket.socket) -> bool:
 
 
 @contextmanager
-def serving(afterwards: Callable[[socket.socket], None], tls: ssl.SSLContext | None = None) -> Iterator[ServerInThread]:
+def serving(
+    afterwards: Callable[[socket.socket], None], tls: ssl.SSLContext | None = None, *, pause_before_end_s: float = 0
+) -> Iterator[ServerInThread]:
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(8) as threads:
-        scheme = "https" if tls else "http"
-        server = ServerInThread(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", afterwards)
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
+        server = ServerInThread(url, afterwards, pause_before_end_s=pause_before_end_s)
 
         def accept() -> None:
             with suppress(OSError):
@@ -199,6 +205,22 @@ def test_a_connection_without_data_is_used_again_unless_it_was_idle_too_long(
         server.go.set()
         run(loop, scenario, kind, keepalive_s=keepalive_s)
     assert server.requests == requests
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_closing_waits_for_idle_connections_that_the_server_has_not_ended_yet(
+    loop: Loop, tls: ssl.SSLContext | None, kind: Kind
+) -> None:
+    """Fails through the warnings of an event loop that is closed before its connections are."""
+
+    async def scenario(transport: httpx.AsyncBaseTransport) -> None:
+        assert await status_of(transport, "POST", server.url) == 201
+        await asyncio.sleep(0.2)
+
+    with serving(lambda _: None, tls, pause_before_end_s=0.5) as server:
+        server.go.set()
+        run(loop, scenario, kind, keepalive_s=0.1)
+    assert server.requests == [1]
 
 
 def test_idle_connections_are_closed_long_before_a_server_closes_them() -> None:
