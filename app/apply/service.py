@@ -33,7 +33,7 @@ from app.scheduling.administration import PaceAdministration
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE_CALLER
-from app.tenants.postponed_calls import make_calls_due, wait_for_grants
+from app.tenants.postponed_calls import apply_to_waiting_calls
 
 
 class WaitingCallsNotChanged(CommandUnfinished):
@@ -92,10 +92,12 @@ class DeclarationService:
             # Also if nothing has changed: an earlier `apply` may have stored the settings and then failed here. The transaction
             # above must not do this, because grants of the tenant's calls would wait for its end.
             for tenant in declaration.tenants:
-                if tenant.has_member("hours"):
-                    await make_calls_due(self.database, tenant.id)
-                elif tenant.suspended:
-                    await wait_for_grants(self.database, tenant.id)
+                await apply_to_waiting_calls(
+                    self.database,
+                    tenant.id,
+                    hours_changed=tenant.has_member("hours"),
+                    is_stopped=bool(tenant.suspended),
+                )
         except DatabaseUnavailable as error:
             raise WaitingCallsNotChanged(
                 "all changes were made, but they may not yet apply to calls that already wait: run `callgate apply` again"

@@ -7,6 +7,7 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic_core import to_json
 
 from app.errors import CallgateError, ResponseTruncated
+from app.http.concurrency import CHUNKS_BEFORE_RESPONSE
 
 _MEDIA_TYPE = "application/json"
 
@@ -14,19 +15,20 @@ _MEDIA_TYPE = "application/json"
 async def list_response(name: str, chunks: AsyncIterator[bytes], rest: Mapping[str, Any] | None = None) -> Response:
     """Returns a response with a JSON object: an array in the member `name`, then the members of `rest`.
 
-    Each of `chunks` holds some items of the array as JSON, joined by commas. An error while the first two chunks are read is
-    raised here, before the response starts. A CallgateError in a later chunk becomes ResponseTruncated, raised while the body
-    is sent.
+    Each of `chunks` holds some items of the array as JSON, joined by commas. An error while the first CHUNKS_BEFORE_RESPONSE
+    chunks are read is raised here, before the response starts. A CallgateError in a later chunk becomes ResponseTruncated,
+    raised while the body is sent.
     """
-    # These are CHUNKS_BEFORE_RESPONSE chunks: until they are read, an error can still be the answer.
-    first = await anext(chunks, b"")
-    second = await anext(chunks, None)
-    head, tail = b'{"%b":[' % name.encode(), b"]," + to_json(rest)[1:] if rest else b"]}"
-    if second is None:
-        return Response(head + first + tail, media_type=_MEDIA_TYPE)
+    first: list[bytes] = []
+    while len(first) < CHUNKS_BEFORE_RESPONSE and (chunk := await anext(chunks, None)) is not None:
+        first.append(chunk)
+    head = b'{"%b":[' % name.encode() + b",".join(first)
+    tail = b"]," + to_json(rest)[1:] if rest else b"]}"
+    if len(first) < CHUNKS_BEFORE_RESPONSE:
+        return Response(head + tail, media_type=_MEDIA_TYPE)
 
     async def body() -> AsyncIterator[bytes]:
-        yield head + first + b"," + second
+        yield head
         try:
             async for chunk in chunks:
                 yield b"," + chunk

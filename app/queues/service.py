@@ -21,7 +21,7 @@ from app.scheduling.schedule import MAX_TIME_AHEAD
 from app.tenants.administration_store import find_tenant
 from app.tenants.errors import InvalidMember, NoSuchResource, no_such_tenant
 from app.tenants.names import RESOURCE_NAME_ADVICE, RESOURCE_NAME_PATTERN
-from app.tenants.postponed_calls import make_calls_due, wait_for_grants
+from app.tenants.postponed_calls import apply_to_waiting_calls
 
 MAX_RING_WITHIN_S: Final = int(MAX_TIME_AHEAD.total_seconds())
 _NAME_PATTERN: Final = re.compile(RESOURCE_NAME_PATTERN)
@@ -60,10 +60,13 @@ class QueueService:
                 await record_audit_event(connection, actor, action=action, tenant_id=tenant_id, subject=name, changed=members)
             queue = await _lock_or_raise(connection, tenant_id, name)
         # Repeated even if nothing was changed, because an earlier request may have failed here.
-        if "hours" in change:
-            await make_calls_due(self.database, tenant_id, queue.id)
-        elif change.get("paused"):
-            await wait_for_grants(self.database, tenant_id)
+        await apply_to_waiting_calls(
+            self.database,
+            tenant_id,
+            hours_changed="hours" in change,
+            is_stopped=bool(change.get("paused")),
+            queue_id=queue.id,
+        )
         return queue, created
 
     async def change(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> QueueRow:

@@ -20,7 +20,7 @@ from app.tenants.administration_workloads import WorkloadAdministration
 from app.tenants.callback_settings import CallbackFormat
 from app.tenants.errors import InvalidMember, ResourceExists, TenantVersionOutdated, no_such_tenant
 from app.tenants.names import check_tenant_name
-from app.tenants.postponed_calls import make_calls_due, wait_for_grants
+from app.tenants.postponed_calls import apply_to_waiting_calls
 from app.tenants.stored_secrets import associated_data_of_callback_secret, generate_callback_secret
 
 SUSPENDED_DESCRIPTION = (
@@ -89,10 +89,9 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
         """
         tenant = await self.store_settings(tenant_id, changes, expected_versions=expected_versions)
         # Do this even if nothing has changed: an earlier request may have stored the settings and then failed here.
-        if "hours" in changes:
-            await make_calls_due(self.database, tenant_id)
-        elif changes.get("suspended"):
-            await wait_for_grants(self.database, tenant_id)
+        await apply_to_waiting_calls(
+            self.database, tenant_id, hours_changed="hours" in changes, is_stopped=bool(changes.get("suspended"))
+        )
         return tenant
 
     async def store_settings(
@@ -100,8 +99,7 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
     ) -> TenantRow:
         """Stores settings as `update_tenant` does, but does not apply them to scheduled calls that already wait.
 
-        After the commit, the caller must call `make_calls_due` if the hours change, and `wait_for_grants` if the tenant is
-        suspended.
+        The caller must do this after the commit (`apply_to_waiting_calls`).
         """
         async with self.database.transaction() as connection:
             tenant = await self._lock_tenant(connection, tenant_id)

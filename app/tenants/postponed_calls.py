@@ -28,6 +28,20 @@ _MAKE_CALLS_DUE_SQL: Final = """
 """
 
 
+async def apply_to_waiting_calls(
+    database: TransactionRunner, tenant_id: str, *, hours_changed: bool, is_stopped: bool, queue_id: UUID | None = None
+) -> None:
+    """Applies committed settings to scheduled calls that already wait. Idempotent.
+
+    `is_stopped` says that the tenant is suspended or the queue is paused: once this function returns, none of its calls is
+    granted. If `queue_id` is None, the hours are those of the tenant.
+    """
+    if hours_changed:
+        await make_calls_due(database, tenant_id, queue_id)
+    elif is_stopped:
+        await wait_for_grants(database, tenant_id)
+
+
 async def wait_for_grants(database: TransactionRunner, tenant_id: str) -> None:
     """Waits until the transactions have ended that may still grant (permit to dial) calls of the tenant by its old settings.
 

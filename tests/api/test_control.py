@@ -5,7 +5,6 @@ A request to end a call that cannot be sent to Twilio yet is stored and sent lat
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,7 +15,6 @@ from sqlalchemy import text
 
 from app.calls import repository
 from app.calls.creation.grants.service import grant_calls
-from app.database.engine import Database
 from app.jobs.control import PendingUpdateSender
 from app.observability import Metrics
 from app.services import Services, services
@@ -26,6 +24,7 @@ from tests.support.clients import http_client
 from tests.support.gateway import MANY_USER_NAMES, PATIENT, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import run_step
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
+from tests.support.refusals import QUERY_CANCELED, refused_by_postgres
 from tests.support.upstream import (
     Behaviour,
     Upstream,
@@ -654,22 +653,6 @@ async def test_a_suspended_tenant_can_end_its_calls_and_nothing_else(gateway: Ga
         assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)).status_code == 200
 
 
-@asynccontextmanager
-async def _refused_by_postgres(database: Database, change: str) -> AsyncIterator[None]:
-    """Makes Postgres refuse the change, such as "UPDATE ON call", until the context ends."""
-    async with database.begin() as session:
-        await session.execute(
-            text("""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-            $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '57014'; END $$""")
-        )
-        await session.execute(text(f"CREATE TRIGGER refuse BEFORE {change} FOR EACH ROW EXECUTE FUNCTION refuse()"))
-    try:
-        yield
-    finally:
-        async with database.begin() as session:
-            await session.execute(text("DROP FUNCTION refuse() CASCADE"))
-
-
 async def test_a_change_that_twilio_made_is_not_reported_as_failed_if_postgres_fails(database_url: str) -> None:
     async with (
         running_upstream(created(), updated("in-progress")) as upstream,
@@ -677,19 +660,19 @@ async def test_a_change_that_twilio_made_is_not_reported_as_failed_if_postgres_f
     ):
         tenant = await failing.add_tenant(upstream.url)
         record = (await tenant.create()).json()
-        async with _refused_by_postgres(failing.database, "UPDATE ON call"):
+        async with refused_by_postgres(database_url, "UPDATE ON call", QUERY_CANCELED):
             redirected = await tenant.http.patch(f"/v1/calls/{record['id']}", json=REDIRECT)
         assert (redirected.status_code, redirected.json()["status"]) == (200, "in-progress")
 
 
 @pytest.mark.parametrize("failure", [reset, error(404, 20404)])
 async def test_a_request_to_end_a_call_that_cannot_be_stored_is_answered_503_and_can_be_repeated(
-    gateway: Gateway, failure: Behaviour
+    gateway: Gateway, database_url: str, failure: Behaviour
 ) -> None:
     async with running_upstream(created(), failure, updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         path = f"/v1/calls/{(await tenant.create()).json()['id']}"
-        async with _refused_by_postgres(gateway.database, "INSERT ON wanted_update"):
+        async with refused_by_postgres(database_url, "INSERT ON wanted_update", QUERY_CANCELED):
             failed = await tenant.http.patch(path, json=HANG_UP)
         assert (failed.status_code, failed.json()["type"]) == (503, "urn:callgate:problem:database-unavailable")
         assert failed.json()["retry"]["safe"] is True

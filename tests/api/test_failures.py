@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-import asyncpg
 import httpx
 import jsonschema
 import pytest
@@ -30,6 +29,7 @@ from tests.support.clients import http_client
 from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for, wait_until_ready
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.raw import connected, head
+from tests.support.refusals import refused_by_postgres
 from tests.support.upstream import created, created_after_release, hang, refused_url, running_upstream
 
 ALERTS = Path(__file__).resolve().parents[2] / "deploy" / "monitoring" / "alerts.yaml"
@@ -403,27 +403,18 @@ async def test_an_outcome_that_postgres_refuses_temporarily_is_committed_later(
     fragile: Gateway, postgres: EmbeddedPostgres, state: str
 ) -> None:
     await _ready(fragile)
-    connection = await asyncpg.connect(postgres.url.replace("+asyncpg", ""))
-    try:
-        async with running_upstream(created_after_release()) as upstream:
-            tenant = await fragile.add_tenant(upstream.url)
-            creating = asyncio.create_task(tenant.create())
-            await upstream.wait_for_post()
-            await connection.execute(f"""
-                CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-                $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '{state}'; END $$;
-                CREATE TRIGGER refuse BEFORE UPDATE ON call FOR EACH ROW EXECUTE FUNCTION refuse();
-            """)
+    async with running_upstream(created_after_release()) as upstream:
+        tenant = await fragile.add_tenant(upstream.url)
+        creating = asyncio.create_task(tenant.create())
+        await upstream.wait_for_post()
+        async with refused_by_postgres(postgres.url, "UPDATE ON call", state):
             upstream.released.set()
             response = await creating
             refused = await tenant.create("k")
-            await connection.execute("DROP FUNCTION refuse() CASCADE")
-            assert (response.status_code, response.json()["execution"]) == (202, "unknown")
-            assert refused.status_code == 202
-            assert await _settled(tenant, response.json()["id"]) == "started"
-            assert len(upstream.posts) == 2
-    finally:
-        await connection.close()
+        assert (response.status_code, response.json()["execution"]) == (202, "unknown")
+        assert refused.status_code == 202
+        assert await _settled(tenant, response.json()["id"]) == "started"
+        assert len(upstream.posts) == 2
 
 
 async def test_a_partition_attached_during_an_insert_makes_the_creation_retryable(database_url: str) -> None:

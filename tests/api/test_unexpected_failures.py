@@ -1,8 +1,6 @@
 """Unusual values and database errors neither lose a call nor change its response."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -12,6 +10,7 @@ from sqlalchemy import make_url
 from app.calls.parameters import CallParameters
 from app.twilio.schemas import form_field_name
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.refusals import refused_by_postgres
 from tests.support.upstream import answer, call_resource, created, error, running_upstream
 
 PARAMETERS = [field.alias or name for name, field in CallParameters.model_fields.items()]
@@ -85,23 +84,11 @@ async def test_any_resource_that_twilio_returns_is_stored_and_shown(gateway: Gat
         assert (await tenant.http.post(path, data=form)).status_code == 201
 
 
-@asynccontextmanager
-async def refusing(database_url: str, table: str) -> AsyncIterator[None]:
-    """Makes every update of the table fail with an unexpected error, until the block ends."""
-    connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
-    try:
-        await connection.execute(f"""
-            CREATE FUNCTION refuse_{table}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'planted'; END $$;
-            CREATE TRIGGER refuse BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION refuse_{table}();
-        """)
-        yield
-        await connection.execute(f"DROP FUNCTION refuse_{table}() CASCADE")
-    finally:
-        await connection.close()
-
-
 async def test_a_credential_that_cannot_be_marked_does_not_change_the_response(gateway: Gateway, database_url: str) -> None:
-    async with running_upstream(error(401, 20003), created()) as upstream, refusing(database_url, "twilio_credential"):
+    async with (
+        running_upstream(error(401, 20003), created()) as upstream,
+        refused_by_postgres(database_url, "UPDATE ON twilio_credential"),
+    ):
         tenant = await gateway.add_tenant(upstream.url)
         await gateway.tenants.add_credential(
             tenant.id, account_sid=tenant.account_sid, secret="s" * 32, key_sid="SK" + "1" * 32, base_url=None
@@ -136,7 +123,7 @@ async def test_a_database_role_that_cannot_update_credentials_does_not_change_th
 async def test_an_outcome_that_cannot_be_written_is_reported_as_unknown_by_both_apis(
     gateway: Gateway, database_url: str
 ) -> None:
-    async with running_upstream(created()) as upstream, refusing(database_url, "call"):
+    async with running_upstream(created()) as upstream, refused_by_postgres(database_url, "UPDATE ON call"):
         tenant = await gateway.add_tenant(upstream.url)
         response = await tenant.create()
         assert (response.status_code, response.json()["execution"]) == (202, "unknown")

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import case, delete, func, or_, select, update
+from sqlalchemy import case, delete, func, not_, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,12 +14,13 @@ from app.calls.models import Call, CallEvent, PendingUpdate
 # Events that Twilio caused.
 _TWILIO_EVENTS = ("call.started", "call.corrected", "call.callback", "call.status", "call.priced", "call.updated")
 
-# Whether a call's pending update can be sent or dropped now.
-# For an unknown call, or while a `none_found` may still be corrected, it waits.
-_CAN_BE_PROCESSED = or_(
-    Call.execution.in_(("started", "scheduled")),
-    (Call.execution == "not_started") & or_(Call.settled_by != "none_found", Call.search_at.is_(None)),
+# app.calls.search_plan.is_outcome_open in SQL.
+_OUTCOME_IS_OPEN = or_(
+    Call.execution.in_(("pending", "unknown")),
+    Call.settled_by.is_not_distinct_from("none_found") & Call.search_at.is_not(None),
 )
+# Only when the outcome of its call is known, a pending update can be sent or dropped.
+_CAN_BE_PROCESSED = not_(_OUTCOME_IS_OPEN)
 
 
 async def store_pending_update(session: AsyncSession, call: Call, *, status: str) -> None:
