@@ -9,7 +9,7 @@ from app.database.base import Base
 
 
 class FeatureUpgrade(Base):
-    """The time at which an upgrade brought the feature `name`, such as `callback_tags`, to this database.
+    """The time at which an upgrade added the feature `name`, such as `callback_tags`, to this database.
 
     A database that always had the feature has no row.
     """

@@ -9,5 +9,5 @@ from app.callbacks.models import FeatureUpgrade
 
 
 async def read_feature_upgrade_time(session: AsyncSession, feature: str) -> datetime | None:
-    """Returns when an upgrade brought the feature (`Upgrade.name`); None if this database has always had it."""
+    """Returns when an upgrade added `feature` (a `FeatureUpgrade.name`) to this database; None if it has always had it."""
     return await session.scalar(select(FeatureUpgrade.at).where(FeatureUpgrade.name == feature))

@@ -1,7 +1,8 @@
-"""Leases: a worker that claims a due call reserves it for a limited time. Never commits.
+"""Leases on calls whose refresh or search is due. A lease reserves one call for one worker for a limited time.
 
-A lease is a separate, short row, because changing the due time in the long row of a call rewrites entries in eight indexes. A
-lease belongs to one due time. It ends when the due time of the call changes, or when it expires because the worker died.
+The functions never commit. A lease is a separate, short row, because changing the due time in the long row of a call rewrites
+entries in eight indexes. A lease is valid for one due time of the call. It ends when the due time changes, or when it expires
+because the worker died.
 """
 
 from collections.abc import Collection, Sequence

@@ -28,7 +28,7 @@ _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress
 
 
 class RequestedCall(Protocol):
-    """The attributes of a call's record that `delivery_of_event_settled` reads. No outcome changes them."""
+    """The attributes of a call's record that `delivery_of_event_settled` reads. Recording an outcome does not change them."""
 
     @property
     def id(self) -> UUID: ...

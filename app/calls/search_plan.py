@@ -35,6 +35,6 @@ class SearchPlan:
 def is_outcome_open(call: Call) -> bool:
     """Returns whether a callback or a search may still show whether Twilio has started the call.
 
-    `none_found` is a guess, which counts only after the last search.
+    This includes records that were settled as `none_found`, as long as another search is planned.
     """
     return call.execution in ("pending", "unknown") or (call.settled_by == "none_found" and call.search_at is not None)

@@ -16,10 +16,10 @@ MAX_FOLLOWED_CALLS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class FollowedCallCounts:
-    """Counts of the calls whose records the worker still refreshes from Twilio.
+    """The numbers of calls whose records the worker still refreshes from Twilio.
 
-    `active` calls have not ended. `unpriced` calls have ended but have no price yet. At most MAX_FOLLOWED_CALLS calls are
-    counted, beginning with the earliest refresh time, which is `most_overdue`.
+    `active` calls have not ended. `unpriced` calls have ended but have no price yet. Only the MAX_FOLLOWED_CALLS most overdue
+    calls are counted. `most_overdue` is the earliest refresh time.
     """
 
     most_overdue: datetime | None
@@ -28,10 +28,10 @@ class FollowedCallCounts:
 
 
 async def oldest_unsettled_times(session: AsyncSession) -> dict[str, datetime | None]:
-    """Returns since when the oldest `pending` and the oldest `unknown` call have waited; None if there is no such call.
+    """Returns the `pending_since` of the oldest pending and of the oldest unknown call; None if there is no such call.
 
     The keys of the result are `pending` and `unknown`. Leaves out unknown calls that are no longer searched for, because they
-    may stay unknown for ever. Reads these index entries and, for each of the two results, one more.
+    may stay unknown for ever. Reads only a few index entries.
     """
     oldest = select(func.min(Call.pending_since))
     statement = select(

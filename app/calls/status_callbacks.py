@@ -97,9 +97,8 @@ def callback_columns_for_new_attempt(
 ) -> dict[str, Any]:
     """Returns the callback columns of a call that is dialled again: `columns`, unless the event `settled` has a delivery.
 
-    That delivery is sent to the URL on the call's record, and the event `corrected` follows if the call starts after all. So
-    the record then keeps its URL if `columns` have none, and the event `settled` in any case. `written` names the events that
-    have a delivery.
+    `written` names the events that have a delivery. If `settled` is one of them, the event `corrected` may have to follow to
+    the same URL. So the result then has the event `settled`, and the recorded URL if `columns` has none.
     """
     target = columns if columns["status_callback"] else recorded
     if SETTLED not in written or target["status_callback"] is None:

@@ -64,7 +64,7 @@ def audit(
         actor_name=actor,
         action=action,
         since=since,
-        before=cursor,  # type: ignore[arg-type]  # as `_cursor` returns it
+        before=cursor,  # type: ignore[arg-type]  # as `_parse_cursor` returns it
     )
     events, following = run_with_pool(lambda pool: AuditLog(pool).list(filters, limit=limit))
     rows = [_audit_row(event, as_json=as_json) for event in events]

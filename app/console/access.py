@@ -150,7 +150,7 @@ class ConsoleRoute(ScopedRoute):
 
 
 def console_router(path: str = "") -> APIRouter:
-    """Returns a router of ConsoleRoutes. Their paths begin with `/console`, followed by `path`.
+    """Returns a router whose routes are of the class ConsoleRoute. Their paths begin with `/console`, followed by `path`.
 
     Some pages, such as a refused form, are the answer to a POST. Opening the address of such a page again is a GET. The router
     redirects it to the page that has the form.

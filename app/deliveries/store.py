@@ -114,10 +114,12 @@ def tenants_with_pending_sql(condition: str = "true") -> str:
 def _claim_statement(months: MonthRange | None) -> str:
     """Returns the statement that claims due deliveries of `months`; None: of all months.
 
-    Each tenant gets at most $3 rows. The search ends at $4 rows, because each tenant costs a scan of every partition that is
-    read. A row is held if it must wait for an earlier delivery of its call, and that delivery is not one of $7. A held row is
-    checked again when the result of that delivery is recorded, and at the latest after $6. It waits only for a delivery that
-    this later check reads as well: one within _MAX_DELIVERY_SPAN_OF_CALL.
+    Its parameters are: $1 the tenant id to begin after, $2 the tenants to leave out, $3 the maximum number of rows for each
+    tenant, $4 the maximum in all, because each tenant costs a scan of every partition that is read, $5 the lease, $6 the wait
+    of held rows, $7 the deliveries that are over but not recorded, $8 _MAX_DELIVERY_SPAN_OF_CALL.
+
+    A row is held if an earlier delivery of its call is pending, was written within $8 of it, and is not in $7. A held row is
+    due again when the result of the earlier delivery is recorded, and at the latest after $6.
     """
     due_months = months.condition_sql("at") if months else "true"
     # Of the other rows of the same calls.
@@ -212,10 +214,10 @@ async def claim_deliveries(
 ) -> list[ClaimedDelivery]:
     """Claims due deliveries: at most `limit` in all, at most `per_tenant` for each tenant, and none for the tenants in `busy`.
 
-    No other worker claims them again before the time `lease` has passed. Reads only the partitions of `months`; None: all.
-    The result is ordered by tenant, from the first tenant id greater than `after`. It includes `held` deliveries, which must
-    wait for an earlier event of their call: they are due again after _HELD_RECHECK_AFTER instead. `ended` are the ids of
-    deliveries for which nothing waits any more, although their results are not recorded yet.
+    No other worker claims them again before the time `lease` has passed. Reads only the partitions of `months`; None: all. The
+    result is ordered by tenant, from the first tenant id greater than `after`. It includes `held` deliveries, which must wait
+    for an earlier event of their call: they are due again after _HELD_RECHECK_AFTER instead. `ended` has the ids of deliveries
+    that were delivered or given up, but are not recorded yet. They do not hold back later events.
     """
     statement = _claim_statement(months)
     given = after, list(busy), per_tenant, limit, lease, _HELD_RECHECK_AFTER, list(ended), _MAX_DELIVERY_SPAN_OF_CALL

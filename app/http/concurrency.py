@@ -1,6 +1,6 @@
-"""Limits how many requests of one kind are handled at a time, and how long lists block the event loop (ADR 25).
+"""Limits the number of concurrent requests of one kind, per tenant and per process, and how long lists block the event loop.
 
-So the requests of one tenant do not slow down those of others.
+This keeps one tenant from slowing down the others (ADR 25).
 """
 
 import asyncio
@@ -64,9 +64,9 @@ class ConcurrencyLimit:
 
 @dataclass(slots=True)
 class SlotLimitedTransactions:
-    """Runs the transactions of one request, of which only a few run at a time, per tenant and in total.
+    """Runs the database transactions of one request. Each of them waits for a slot of `limit`.
 
-    So connections stay free for the creation of calls.
+    This keeps connections free for the creation of calls.
     """
 
     database: TransactionRunner
@@ -77,10 +77,10 @@ class SlotLimitedTransactions:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """Runs one transaction.
+        """Runs one transaction of the request. Raises DatabaseUnavailable.
 
-        Raises DatabaseUnavailable. The first transaction raises Overloaded if the limit does not allow it in time. Later ones
-        wait without a limit, because an earlier one may have changed something.
+        The request's first transaction raises Overloaded if it gets no slot in time. Later transactions wait without a limit:
+        an earlier one may have changed something, and Overloaded would wrongly say that nothing was done.
         """
         async with self.limit.slot(self.tenant_id or "", is_wait_unlimited=self._has_run_transaction):
             self._has_run_transaction = True

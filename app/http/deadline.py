@@ -1,4 +1,4 @@
-"""A time limit for one thing that a connection waits for."""
+"""A restartable timer for the timeouts of one HTTP connection."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from weakref import WeakMethod
 
 
 class Deadline:
-    """Calls the method `on_expiry` when the time is over, unless it is canceled before.
+    """Calls the method `on_expiry` when the time has passed, unless `cancel` is called before.
 
-    Holds a reference to the method's object only while the time runs. Otherwise the two would be garbage that only the cyclic
-    collector frees.
+    Keeps only a weak reference to the method's object while the timer is stopped. So there is no reference cycle, and the
+    object is freed at once.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_expiry: Callable[[], None]) -> None:
@@ -18,7 +18,7 @@ class Deadline:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, seconds: float) -> None:
-        """Starts the time. If it is running already, does nothing."""
+        """Starts the timer. Does nothing if it is already running."""
         if self._timer is None and (on_expiry := self._on_expiry()):
             self._timer = self._loop.call_later(seconds, on_expiry)
 

@@ -1,4 +1,4 @@
-"""Decides which call in Twilio's list is the call of a record.
+"""Decides which of the calls that a search has found at Twilio is the call of a record with unknown outcome.
 
 A record is bound to a call at Twilio only if no other call matches the record, and no other record matches the call.
 """

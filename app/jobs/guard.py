@@ -23,8 +23,8 @@ class LostGrantWatch:
     async def step(self) -> bool:
         """Halts all grants (rights to dial calls) if the database may have lost some, for example because it was restored.
 
-        Otherwise records that it has lost none until now. Returns false: the job is done until its next round. Raises OSError
-        if the folder with the counts of grants cannot be read.
+        Otherwise sets `seen_at` to now: no grant before it is lost. Always returns False, so the worker waits before the next
+        step. Raises OSError if the folder with the counts of grants cannot be read.
         """
         await self.counters.load()
         async with self.database.transaction() as connection:

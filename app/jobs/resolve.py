@@ -91,10 +91,10 @@ class OutcomeResolver:
 
     @property
     def _search_lease(self) -> timedelta:
-        """The time for which searches that begin now are leased. It is longer than they can take.
+        """The time for which a claimed search is leased. It is longer than the search can take.
 
-        A search reads a list of the account, and if that cannot be read to its end, those of the address. The time for each of
-        these two steps is `2 * deadline_s`.
+        A search first reads the list of the account. If that list cannot be read completely, it reads the lists of the address.
+        Each of these two steps may take `2 * deadline_s`.
         """
         return timedelta(seconds=4 * self.deadline_s + 30)
 

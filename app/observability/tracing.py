@@ -108,7 +108,8 @@ def tracing_from_environment() -> Tracing:
     """Returns a tracer that exports spans if OTEL_EXPORTER_OTLP_ENDPOINT (or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) is set.
 
     Returns a tracer that does nothing if neither is set, if OTEL_SDK_DISABLED is `true`, or if OTEL_TRACES_EXPORTER is `none`.
-    Also if the exporter is not installed, or a variable has a value that is not supported: then the log has a warning.
+    The tracer also does nothing, and a warning is logged, if the exporter is not installed or a variable has an unsupported
+    value.
     """
     is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or _exporter() == "none"
     if is_disabled or not any(os.environ.get(name) for name in _ENDPOINT_VARIABLES):
@@ -211,7 +212,7 @@ def link_to_cause(caused_by: str | None) -> None:
 
 
 def has_recording_span() -> bool:
-    """Returns whether a span is open that `annotate` can add attributes to."""
+    """Returns whether a span is open to which `annotate_span` can add attributes."""
     return _current_tracer.get() is not None and get_current_span().is_recording()
 
 

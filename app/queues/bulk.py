@@ -57,10 +57,10 @@ class BulkService:
     creation_limit: ConcurrencyLimit
 
     def body_slot(self, caller: Caller) -> AbstractAsyncContextManager[None]:
-        """Returns a context manager in which the body of one bulk request arrives and waits for `slot`.
+        """Returns a context manager that limits how many bodies of bulk requests are in memory at the same time.
 
-        It limits how many bodies are in memory. Entering it waits until there is room. Raises Overloaded if that takes too
-        long.
+        Enter it before the body is read, and leave it after `creation_slot` is entered. Entering it waits until there is room.
+        Raises Overloaded if that takes too long.
         """
         return self.body_limit.slot(caller.tenant_id)
 

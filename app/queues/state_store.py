@@ -1,6 +1,6 @@
 """Reads queues, the next call of each queue (the waiting call that is due first), and what may delay that call.
 
-Uses no SQLAlchemy. `QueueState.of` reads the rows of a statement that selects STATE_COLUMNS from STATE_TABLES.
+Uses no SQLAlchemy. `QueueState.from_row` reads a row of a statement that selects STATE_COLUMNS from STATE_TABLES.
 """
 # ruff: noqa: S608  # Statements are put together from constants.
 

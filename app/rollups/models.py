@@ -13,22 +13,22 @@ ALL_TENANTS: Final = ""
 """The `tenant_id` of the rows that hold the figures of all tenants together."""
 
 HAS_CALLBACK_SQL: Final = "execution = 'started' AND cardinality(callbacks_seen) > 0"
-"""The condition on a row of `call` that says whether a started call has had a callback."""
+"""SQL condition on a row of `call`: the call was started, and at least one callback has arrived."""
 
 CALLBACK_MISSING_SQL: Final = """
     execution = 'started' AND cardinality(callbacks_seen) = 0 AND NOT parameters ? 'application_sid'
     AND account_id IN (SELECT account_id FROM twilio_credential WHERE kind = 'auth_token' AND revoked_at IS NULL)
 """
-"""The condition on a row of `call` that says whether a started call has had no callback, although Callgate expects some.
+"""SQL condition on a row of `call`: the call was started, and no callback has arrived, although Callgate expects some.
 
 It expects none for calls with an application, nor for those of an account without an auth token (app.calls.status_callbacks).
 """
 
 PRICE_GIVEN_UP_SQL: Final = "status = 'completed' AND price IS NULL AND refresh_at IS NULL AND deleted_at IS NULL"
-"""The condition on a row of `call` that says whether a completed call has no price and is not read from Twilio again."""
+"""SQL condition on a row of `call`: the call is completed, has no price, and is not read from Twilio again."""
 
 CANCELED_SQL: Final = "settled_by IS NOT DISTINCT FROM 'canceled'"
-"""The condition on a row of `call` that says whether somebody canceled the call before it was dialled.
+"""SQL condition on a row of `call`: somebody canceled the call before it was dialled.
 
 Its `execution` is `not_started`.
 """

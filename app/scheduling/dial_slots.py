@@ -30,8 +30,8 @@ def insert_slot_sql(*, dial: str, granted_at: str, parameters: str) -> str:
     A grant is the right to dial a call, and a dial slot stands for one concurrent call. `dial` is the alias of `scheduled_dial`
     in the FROM clause. `granted_at` and `parameters` are SQL for the time of the grant and for the call's parameters as JSON.
 
-    Twilio may hold a call in its queue until the deadline `ring_by`, for a day at most. Only the slot has the deadline of a
-    dialled call, so the slot is kept for longer.
+    The slot is kept until the latest possible end of the call. Twilio may queue the call until the deadline `ring_by`, for a
+    day at most, before it rings. The slot also stores `ring_by`, because no other row of a dialled call has it.
     """
     last_ring = f"least(greatest({granted_at}, {dial}.ring_by), {granted_at} + make_interval(secs => {_MAX_QUEUE_S}))"
     return f"""INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, granted_at, until, ring_by)
@@ -97,7 +97,7 @@ async def mark_calls_missing_at_twilio(database: Database, *, missing: Sequence[
 async def lock_and_free_ended_slots(database: Database, account_id: UUID) -> int:
     """Frees the dial slots of the account's ended calls, in a transaction of its own. A slot stands for one concurrent call.
 
-    Locks the account's row in `pace`. Returns the account's old number of slots in use minus the new one.
+    Locks the account's row in `pace`. Returns by how much `in_use` of that row has decreased.
     """
     async with database.transaction() as connection:
         await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account_id)
@@ -107,8 +107,8 @@ async def lock_and_free_ended_slots(database: Database, account_id: UUID) -> int
 async def free_ended_slots(connection: Connection, account_id: UUID) -> int:
     """Deletes the dial slots of the account's ended calls, and recounts the slots in use of the account and of its queues.
 
-    A slot stands for one concurrent call. Returns the account's old count minus the new one. The old count may include slots
-    that were deleted together with old calls.
+    A slot stands for one concurrent call. Returns by how much `in_use` of the account has decreased. That may be more than the
+    rows deleted here, because slots are also deleted together with old calls.
 
     The transaction must have locked the account's row in `pace`, and no row of a queue: this function locks the queues' rows,
     in the order of ids. It counts the slots in separate statements after that, because a statement that waits for a lock does

@@ -26,7 +26,7 @@ logger = structlog.stdlib.get_logger(__name__)
 HIDDEN_SERVER_ID_PART: Final = "-"
 """The text that the SQL function callgate_server() returns for a part of the server's identity that Postgres hides."""
 START_TIME_PREFIX: Final = "started "
-"""The prefix of the server's start time. The SQL function callgate_server() returns both in place of a hidden timeline."""
+"""The prefix of the server's start time, which callgate_server() returns in place of a timeline that Postgres hides."""
 
 HaltReason = Literal["server", "counter", "operator"]
 """Why grants (rights to dial scheduled calls) are halted.
@@ -117,9 +117,8 @@ class GuardState:
 async def record_server_or_halt_grants(connection: Connection) -> bool:
     """Records the current Postgres server if none is recorded yet, and returns True: calls may be granted.
 
-    Otherwise returns False. If the recorded server is another one, first halts all grants (rights to dial). Also returns False
-    if calls may be granted already. So a caller that uses the result must first read, in the same transaction, MAY_GRANT_SQL
-    (SQL for whether calls may be granted), and must call this function only if MAY_GRANT_SQL is not true.
+    Call this only if MAY_GRANT_SQL, read before in the same transaction, is not true. If another server is recorded, halts all
+    grants (rights to dial) and returns False. If grants are halted already, returns False.
     """
     if await connection.fetchrow(_RECORD_SERVER) is not None:
         return True

@@ -47,9 +47,9 @@ def next_at_for_pause_sql(at: str) -> str:
 def next_at_after_rate_change_sql(at: str, rate: str, burst: str) -> str:
     """Returns SQL for the `next_at` of a row of `pace` when its limits change to `rate` and `burst` at the time `at`.
 
-    `rate` is the new `calls_per_second`. Calls that have used tokens still use as many, but at most `burst`. So a lower rate
-    allows no further call at once, and with a higher rate the next call has to wait for less time. A pause, which is a
-    `next_at` later than calls alone can make it, is not shortened. If there was no rate, or is none now, keeps `next_at`.
+    `rate` is the new `calls_per_second`. The number of tokens in use stays the same, but is capped at `burst`. So a lower rate
+    does not allow a call at once, and a higher rate shortens the current wait. A pause (`next_at_for_pause_sql`) is not
+    shortened. If the row had no rate, or gets none, `next_at` stays.
     """
     pause_end = "pace.next_at - make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8)"
     return f"""CASE WHEN pace.next_at > {at} AND pace.calls_per_second / {rate} IS NOT NULL THEN greatest(

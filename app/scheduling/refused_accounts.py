@@ -45,16 +45,18 @@ def probe_at_after_grant_sql(at: str) -> str:
 
 
 async def slow_account_down(database: StatementRunner, account_id: UUID, *, wait: timedelta, after_probe: bool) -> bool:
-    """Stops grants of the account's calls for `wait` (15 minutes at most) or longer. Then one call is granted as a probe.
+    """Stops granting calls of the account until its next probe, a single call that tests whether Twilio still refuses them.
 
-    `after_probe` says whether the refused call was itself a probe. Returns whether the account was not slowed down before.
+    The next probe comes after `wait` (capped at 15 minutes) or, if that is longer, after the time since the first refusal
+    (capped at one minute). `after_probe` says whether the refused call was a probe. If it was not, a later probe that is
+    already planned stays. Returns True if this is the account's first refusal.
     """
     rows = await database.fetch(_SLOW_DOWN, account_id, wait, after_probe)
     return any(row["is_first"] for row in rows)
 
 
 async def allow_next_probe(database: StatementRunner, account_id: UUID) -> None:
-    """Lets the next call of a slowed account be granted now, because its probe was not sent to Twilio."""
+    """Allows another probe of a refused account at once. Call this if the last probe was never sent to Twilio."""
     await database.fetch(_ALLOW_NEXT_PROBE, account_id)
 
 

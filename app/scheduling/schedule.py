@@ -35,7 +35,10 @@ class Schedule:
     """The first time, not before `not_before`, at which the hours of the queue or tenant allow the call to ring."""
     time_zone: str | None
     hours_read: str | None = None
-    """The hours that decided `due_at`, as they are stored. Not a column."""
+    """The JSON of the calling hours that decided `due_at`; None: there are none. Not a column.
+
+    If other hours are stored when the row is inserted, the call is due at `not_before`, and the grant reads the new hours.
+    """
 
     def scheduled_dial_columns(self) -> dict[str, Any]:
         # `asdict` would copy each value.

@@ -106,9 +106,9 @@ class _SecretFinder:
         self._partial_starts = {start[:length] for start in starts for length in range(1, len(start) + 1)}
 
     def redact(self, data: bytes, start: int, min_length: int) -> tuple[bytes, int]:
-        """Redacts the first `min_length` bytes of `data` after `start`. Returns the result, and how many bytes it covers.
+        """Redacts at least `min_length` bytes of `data` after `start`. Returns the result, and the length of what it replaces.
 
-        A secret that begins within these bytes is replaced as a whole, so the result may cover more of them.
+        That length is larger than `min_length` if a secret begins within these bytes and ends after them.
         """
         redacted, at, place, limit = [], start, start, start + min_length
         while (found := self._start_pattern.search(data, place)) and (begin := found.start()) < limit:
@@ -130,7 +130,10 @@ class _SecretFinder:
         return 0
 
     def _length_at(self, data: bytes, place: int) -> int:
-        """Returns the length of the longest spelling at a place, or 0. The rule of `_replace_secret` applies to short ones."""
+        """Returns the length of the longest spelling of a secret that begins at `place`; 0 if there is none.
+
+        A spelling shorter than _MIN_LENGTH_INSIDE_WORDS counts only if it is not part of a longer word.
+        """
         window = data[place : place + self._max_length]
         # If the window starts with spellings, the longest of them is the last one in sort order that is not greater than the
         # window, or a prefix of that one.
@@ -165,8 +168,8 @@ def _longest_prefixes(spellings: Iterable[bytes]) -> dict[bytes, bytes]:
 def redact(value: Any, secrets: Secrets, *, keep: Callable[[str, Any], bool] = lambda _, __: False, member: str = "") -> Any:
     """Returns text or JSON with `***` for each secret.
 
-    `member` is the name of the JSON member that holds the value. A value for which `keep(member, value)` returns true stays
-    unchanged, and so does a name in snake_case, because a secret may be a word of it.
+    `member` is the name of the JSON member that holds the value. A value for which `keep(member, value)` is true is not
+    changed. Member names in snake_case are not changed either, because a short secret may equal a word in them, such as `user`.
     """
     if keep(member, value):
         return value

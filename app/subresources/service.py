@@ -149,7 +149,7 @@ class SubresourceService:
     async def stream_recording_media_of_account(
         self, caller: Caller, account_id: UUID, account_sid: str, media: MediaRequest
     ) -> AsyncIterator[StreamedResponse]:
-        """Yields the audio of a recording as `media` does, also if Twilio has deleted the call.
+        """Finds the call of the recording. Then does what `stream_recording_media` does, also if Twilio has deleted the call.
 
         Raises SubresourceNotFound if the recorded call is not the tenant's.
         """

@@ -49,7 +49,7 @@ class TenantRow:
     """How many calls one process may be creating at Twilio at a time. None means CALLGATE_MAX_IN_FLIGHT_PER_TENANT."""
     has_callback_secret: bool
     hours: dict[str, Any] | None
-    """When scheduled calls may ring, as `Hours.to_json` (app.scheduling.hours) returns it. None means at any time."""
+    """The tenant's calling hours as JSON (`CallingHours.to_json`). None means that scheduled calls may ring at any time."""
 
     @classmethod
     def from_columns(cls, *values: Any) -> "TenantRow":

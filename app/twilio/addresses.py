@@ -76,7 +76,7 @@ def is_same_caller(sent: str, returned: str) -> bool:
 
 
 def address_spellings(address: str) -> Iterable[str]:
-    """Returns the texts as which Twilio may write the `to` of a call. The original text is the first one.
+    """Returns the spellings that Twilio may use for the `to` of a call. The original text is the first one.
 
     The filter of Twilio's call list compares whole texts, so a search has to try each of these spellings.
     """

@@ -51,10 +51,10 @@ def secrets_of_fields(credential: Credential, fields: Iterable[tuple[str, str]])
 
 
 def redact_document(document: Any, secrets: Secrets, addresses: Iterable[str] = ()) -> Any:
-    """Returns the JSON of an answer, or one text of it, without secrets.
+    """Returns the JSON of an answer, or one text of it, with `***` for each secret.
 
-    Keeps what cannot repeat a secret, although a user name or a short password may be a part of it: names of members, Twilio's
-    own values, SIDs, links to Twilio's documentation, and whole texts that are one of `addresses`, the call's `to` and `from`.
+    Does not change names of members, Twilio's own values, SIDs, links to Twilio's documentation, and whole texts that are one
+    of `addresses`, the call's `to` and `from`. They cannot repeat a secret, but may contain a short one by chance.
     """
     shown_addresses = {spelling for address in addresses for spelling in address_spellings(address)}
 

@@ -1,4 +1,7 @@
-"""Reads the keys with which an issuer signs tokens, at intervals. After a failed read, the last set stays in use."""
+"""Keeps the public keys of an issuer (a JSON Web Key Set), which verify the signatures of its tokens.
+
+Reads them again at intervals. If a read fails, the previous keys stay in use.
+"""
 
 import asyncio
 import contextlib

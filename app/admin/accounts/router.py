@@ -53,9 +53,9 @@ AccountSid = Annotated[
 def require_allowed_base_url(client: Caller | OperatorCaller, new: NewAccount) -> None:
     """Raises OperatorKeyRequired if a tenant's own key sets a base URL that is not that of Twilio's API.
 
-    Callgate sends the account's secrets to the host of the base URL. And if the host is not that of the API, such as Twilio's
-    web site, the outcome of each creation is unknown. Unknown calls of one tenant keep searches from finding those of another
-    tenant with the same AccountSid.
+    Callgate sends the account's secrets to the host of the base URL. A host that is not that of the API, such as Twilio's web
+    site, also makes the outcome of each creation unknown. If two tenants have the same AccountSid, the unknown calls of one
+    tenant keep searches from finding the calls of the other.
     """
     if new.base_url is not None and not _TWILIO_API_URL_PATTERN.fullmatch(new.base_url):
         require_operator(client, "use another base_url than https:// and a host of Twilio's API, such as api.ie1.twilio.com")

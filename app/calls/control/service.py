@@ -214,7 +214,7 @@ class CallControl:
     async def _store_update_unless_ended(self, session: Session, call: Call, update: CallUpdate) -> ControlResult:
         """Stores the request to end the call, unless the call has ended by now. Returns the record.
 
-        Raises WrongCallState if the call has ended for another reason than such a request: its redial may be scheduled.
+        Raises WrongCallState if the call ended as busy, failed or unanswered, because its redial may be scheduled.
         """
         locked = await repository.lock_call(session, call.id) or call
         if locked.status in _STATUSES_OF_ENDED_CALLS:
@@ -241,7 +241,7 @@ class CallControl:
 
         `columns` are further columns of the record to set. `pending` is the stored request to end the call, if the change was
         sent because of one. If the change sets a status, the call's stored request is deleted, unless it was stored after
-        `pending`. A stored `completed` stays after `canceled`, as long as the call goes on.
+        `pending`. `canceled` does not end an answered call, so a stored `completed` is kept until the call has ended.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)

@@ -1,4 +1,7 @@
-"""Logs exceptions of what follows the commit of an outcome, because they must not change the answer to the client."""
+"""Logs, instead of raising, the exceptions of code that runs after the commit of an outcome.
+
+Such an exception must not change the answer to the client.
+"""
 
 import structlog
 
@@ -12,8 +15,8 @@ logger = structlog.stdlib.get_logger(__name__)
 class ExceptionLogger:
     """Context manager that logs an exception as `event` instead of raising it.
 
-    It is used after the commit of an outcome, when an error must not change the answer to the client. It is a class, because a
-    generator-based context manager takes five times as long, and the code enters several of them for each call.
+    It is a class, because a generator-based context manager takes five times as long, and the code enters several of them for
+    each call.
     """
 
     __slots__ = ("_call", "_event")

@@ -124,7 +124,7 @@ class Placement:
         return settled
 
     async def _settle(self, call: Call | NewCall, outcome: Outcome, prepared: PreparedCall) -> Call | NewCall:
-        """Commits the outcome, and applies that of a scheduled call to its account, too. Returns the record."""
+        """Commits the outcome, and applies it to the account of a scheduled call (refused_accounts.py). Returns the record."""
         settled = await self._commit_outcome(call, outcome, prepared)
         if prepared.waiting:
             with ExceptionLogger("account_not_slowed_down", call):

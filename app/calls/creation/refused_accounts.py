@@ -26,7 +26,8 @@ async def apply_outcome_to_account(database: Database, call: Call | NewCall, out
 
     If the call was the probe of a slowed account and was not refused, the account dials as before, also if the outcome is
     unknown. If nothing was sent to Twilio, because this process could not reach it or was too busy, the call proves nothing
-    about the account: after such a probe another one follows.
+    about the account. If it was the probe, another probe follows: at once if the call could not be prepared, otherwise after a
+    wait.
     """
     if not isinstance(outcome, NotStartedOutcome):
         if waiting.is_probe:

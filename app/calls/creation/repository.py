@@ -54,8 +54,8 @@ async def restore_lost_attempt(
 ) -> None:
     """Makes the record pending in the attempt of `call`, which Postgres has lost after its commit.
 
-    `dial` is the row of `scheduled_dial` with which a scheduled call waited. Such a call gets a dial slot, as a dialled call
-    has.
+    `dial` is the row of `scheduled_dial` with which a scheduled call waited. A scheduled call also gets a dial slot, so that it
+    counts toward `max_concurrent` like every dialled call.
     """
     restored = {"execution": "pending", "pending_since": call.pending_since, "attempt": call.attempt}
     for name, value in (_values_for_new_attempt(call) | restored).items():

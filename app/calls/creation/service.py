@@ -54,7 +54,10 @@ from app.tenants.directory import UsableAccount
 from app.twilio.addresses import address_key
 
 CallIdObserver = Callable[[UUID | None], None]
-"""Gets the id of a call that the request may have started, or that its key names; None when there is no such call."""
+"""A function that is called with the id of a call that the request may have started, or that its idempotency key names.
+
+It is called with None if there is no such call.
+"""
 _CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
@@ -105,9 +108,9 @@ class CreationService:
         """Places or schedules a call. Twilio processes at most one POST for it, even if this process dies.
 
         Raises CallgateError if the call was not started, or if `idempotency_key` belongs to another request. A repeated request
-        gets its call, even if it would now be refused. `on_intent` is called with the call's id before its first record is
-        committed, and with None if it is then certain that no call is placed. If the task is canceled, the last of these values
-        says what became of the call.
+        gets its call, even if it would now be refused. Calls `on_intent` with the call's id before the first record is
+        committed, and with None when it is certain that no call is placed. So if the task is canceled, the last value says
+        which call may have been started.
         """
         began = monotonic_seconds()
         canonical_body = _canonical_request_bytes(body)

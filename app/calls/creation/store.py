@@ -155,9 +155,9 @@ def _write_outcomes_sql(*, complete: bool) -> str:
     With `complete`, the SQL also inserts the delivery in the member `delivery`, and the row of `scheduled_dial` in the member
     `dial`, which a call has if it waits again.
 
-    Rows are locked in the order of ids, which prevents deadlocks, and by id alone: with a condition on `execution`, Postgres
-    may choose an index of all calls that are not started. A call that is not pending, or that is in another attempt, stays as
-    it is: its outcome is newer. Rows that another session has locked are skipped, so that the batch does not wait for them.
+    Rows are locked in the order of ids, which prevents deadlocks. The lock has no condition on `execution`: Postgres might use
+    an index of all calls that are not started. A call that is not pending, or is in another attempt, has a newer outcome and is
+    not changed. Rows that another session has locked are skipped, so that the batch does not wait for them.
     """
     times = [f"{interval_sql(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIME_COLUMNS]
     due_at = f"now() + {interval_sql('due_in', json_value='given.dial')}"
@@ -242,9 +242,9 @@ async def insert_lost_intent(
 ) -> bool:
     """Inserts the pending record of a call that Postgres has lost. The call was dialled at `pending_since` or later.
 
-    `dial` is the row of `scheduled_dial` with which a scheduled call waited. Such a call is not dialled again, but gets a dial
-    slot, as a dialled call has. Returns False if there is a record of the call, another call has its idempotency key, or
-    another call is a redial of the same call.
+    `dial` is the row of `scheduled_dial` with which a scheduled call waited. The call is not dialled again, but gets a dial
+    slot, so that it counts toward `max_concurrent`. Returns False if there is a record of the call, another call has its idempotency
+    key, or another call is a redial of the same call.
     """
     row = intent_row(call) | PENDING_INTENT_VALUES | {"pending_since": pending_since}
     return bool(await database.fetch(_INSERT_LOST_INTENTS, rows_as_json([row if dial is None else row | {"dial": dial}])))

@@ -18,7 +18,7 @@ from app.console.masking import mask_json, mask_text
 EntryKind = Literal["call", "callback", "status", "search", "change", "delivery"]
 
 MIN_GAP = timedelta(seconds=9.95)
-"""The shortest time between two events that the timeline shows on a line of its own. It is rounded to 10 s there."""
+"""The shortest time between two events that has a line of its own. It is 9.95 s, because that is shown as "10 s"."""
 # A shorter time between two lines is not shown: it would be rounded to 0 s.
 _MIN_SHOWN_TIME = timedelta(milliseconds=50)
 _MIN_GAP_WITH_DATE = timedelta(hours=6)

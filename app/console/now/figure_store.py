@@ -16,9 +16,9 @@ from app.database.pool import TransactionRunner
 from app.rollups.models import ALL_TENANTS
 
 MINUTE_FIGURES_SINCE: Final = "date_trunc('hour', now() - interval '1 day')"
-"""SQL for a time since which the figures of minutes are certainly kept.
+"""SQL for the start of the time for which figures of each minute certainly exist.
 
-For the time before it, the figures of hours are read.
+For earlier times, the figures of each hour are read.
 """
 
 

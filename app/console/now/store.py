@@ -90,8 +90,8 @@ class LastHourCallCounts:
 
     `not_started` leaves out the calls that somebody canceled before they were dialled. `called_back` is the number of started
     calls for which a callback has arrived. `callback_missing` is the number of started calls for which a callback is expected
-    and none has arrived. `rolled_up` is the number of calls that are settled or unknown and whose minute a worker has counted.
-    `server_errors` is the number of those to which Twilio answered with a 5xx status.
+    and none has arrived. `rolled_up` is the number of started, not started and unknown calls of those minutes that a worker has
+    counted. `server_errors` is the number of these calls that Twilio answered with a 5xx status.
     """
 
     scheduled: int = 0

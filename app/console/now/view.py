@@ -61,9 +61,9 @@ def _main_sentence(facts: NowPageFacts) -> tuple[Level, list[SentencePart]]:
 
 
 def _dialling_clause(facts: NowPageFacts) -> tuple[list[SentencePart], str]:
-    """Returns whether calls are dialled, as a clause, and the word that joins it with a clause about what is wrong.
+    """Returns a clause that says whether calls are dialled, and the word ("but" or "and") before a clause about a problem.
 
-    Of scheduled calls that were requested earlier, only the time of the last grant is known.
+    For scheduled calls that were requested more than an hour ago, uses the time of the last grant: no other figure is read.
     """
     recent, granted_at = facts.recent, facts.last_grant_at
     if recent.started:

@@ -75,10 +75,11 @@ async def postpone_deadline_check(database: Database, call_id: UUID, wait: timed
 
 
 async def delete_idle_round_robin_rows(database: Database, idle_for: timedelta, *, limit: int) -> int:
-    """Deletes `dial_turn` rows of API keys and workloads that have no waiting call, and no grant within `idle_for`.
+    """Deletes rows of `dial_turn` (the time of the last grant of each API key or workload) that are not needed any more.
 
-    A grant is the right to dial one call. Deletes at most `limit` rows and returns their number. Locks `scheduled_dial` for
-    some milliseconds, in which no call can be scheduled or granted. Deletes no row if that lock is not free within 0.1 s.
+    A row is not needed if no call of the API key or workload waits, and none was granted within `idle_for`. Deletes at most
+    `limit` rows and returns their number. Locks `scheduled_dial` for some milliseconds, in which no call can be scheduled or
+    granted. Deletes no row if that lock is not free within 0.1 s.
     """
     if not await database.fetch(_IDLE_TURNS, idle_for, 1):
         return 0

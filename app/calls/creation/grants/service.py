@@ -54,8 +54,8 @@ async def grant_calls(
     often calls of each account were granted. If Postgres counts fewer grants, the database has lost some, for example because a
     backup was restored. Then all grants are halted. Adds the new grants to `counters`.
 
-    Raises DatabaseUnavailable. If the grants may be committed all the same, passes each of them to `put_back` first: the caller
-    must not use them, and without it their calls stay pending.
+    Raises DatabaseUnavailable. If it is unknown whether the grants were committed, first calls `put_back` for each of them.
+    The caller must not dial these calls. `put_back` must make them wait again; otherwise they stay pending.
     """
     counters = counters or GrantCounters()
     grants: list[DialGrant] = []

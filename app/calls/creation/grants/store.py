@@ -139,9 +139,9 @@ _POSTPONE = """
 class LockedPace:
     """A locked row of `pace`, with the limits of an account or a queue: call rate and concurrent calls.
 
-    `allowed_calls` is the number of calls that these limits allow at the time `at`, and for an account also Twilio's refusals
-    (app.scheduling.refused_accounts). `wait_s` is the time in seconds until the call rate and the refusals allow another call,
-    or None if they allow one now.
+    `allowed_calls` is the number of calls that may be dialled at the time `at`. It respects the limits of the row and, for an
+    account, also the wait after a refusal by Twilio (app.scheduling.refused_accounts). `wait_s` is the time in seconds until
+    the call rate and that wait allow another call. It is None if they allow one now.
     """
 
     at: datetime
@@ -274,7 +274,7 @@ def _grants_from_rows(rows: Sequence[Mapping[str, Any]]) -> Sequence[DialGrant]:
 async def due_calls_starting_with(
     connection: Connection, account_id: UUID, call: WaitingCall, at: datetime, *, limit: int
 ) -> Sequence[WaitingCall]:
-    """Returns due calls in order of due time: those with the queue and priority of `call` that are not due before it."""
+    """Returns `call` and the due calls after it that have the same queue and priority, in order of due time."""
     rows = await connection.fetch(_DUE_CALLS_FROM, account_id, call.queue_id, call.priority, call.due_at, at, limit)
     return [WaitingCall(**row) for row in rows]
 

@@ -1,9 +1,9 @@
 """Commits the first records (intents) of scheduled calls, and repeats commits that are in doubt.
 
-A commit is in doubt if the connection to Postgres is lost before the answer. Then a worker may already be dialling the call, so
-the intent is not withdrawn, as that of an immediate call is. The insert is repeated for a minute, until it is certain that the
-call has a record. A record that is there already stays as it is. If Postgres has failed over, a call that was due may have been
-dialled and its record lost. Then the call is inserted as `pending`, without a right to dial.
+A commit is in doubt if the connection to Postgres is lost before the answer. The intent of an immediate call is then withdrawn.
+The intent of a scheduled call is not, because a worker may already be dialling the call. Instead it is inserted again for up to
+a minute, until it is certain that the call has a record. A record that exists is not changed. If Postgres has failed over, a
+call that was due may have been dialled and its record lost. So the call is then inserted as `pending`, and is not dialled.
 """
 
 import asyncio

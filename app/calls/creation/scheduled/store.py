@@ -141,8 +141,9 @@ async def insert_scheduled_calls(
 ) -> InsertedCalls:
     """Inserts scheduled calls with their events and their rows of `scheduled_dial`.
 
-    Leaves out a call that has been inserted already, or whose idempotency key another call has. `only_on` maps call ids to
-    servers, or to None: on any other server than that, the call is left out, too, unless its `not_before` is still ahead.
+    Leaves out a call that has been inserted already, or whose idempotency key another call has. `only_on` maps the id of a call
+    to the only Postgres server on which it may be inserted; None: any server. On another server, a call is inserted only if its
+    `not_before` is in the future, because no worker can have dialled it yet.
     """
     rows = [call.row_to_insert() | {"only_on": only_on.get(call.call.id)} for call in calls]
     found = await database.fetch(_INSERT_SCHEDULED_CALLS, rows_as_json(rows))
