@@ -45,7 +45,7 @@ class EncryptionKeyUse:
 
 @dataclass(slots=True)
 class ReencryptionResult:
-    resealed: int = 0
+    reencrypted_count: int = 0
     unreadable: list[str] = field(default_factory=list)
 
 
@@ -61,9 +61,9 @@ class KeyRotation:
         A secret that no configured key decrypts stays as it is. The result lists such secrets, except revoked ones.
         """
         result = ReencryptionResult()
-        for sealed_column in ENCRYPTED_COLUMNS:
+        for encrypted_column in ENCRYPTED_COLUMNS:
             last = None
-            while rows := await self._reencrypt_batch(sealed_column, last, result, actor):
+            while rows := await self._reencrypt_batch(encrypted_column, last, result, actor):
                 last = rows[-1].id
         result.unreadable = await self.find_unreadable_secrets()
         return result
@@ -71,15 +71,15 @@ class KeyRotation:
     async def find_unreadable_secrets(self) -> list[str]:
         """Returns the stored secrets that cannot be decrypted, each with the reason. Ignores revoked ones."""
         names: list[str] = []
-        for sealed_column in ENCRYPTED_COLUMNS:
+        for encrypted_column in ENCRYPTED_COLUMNS:
             last = None
             while True:
                 async with self.database.begin() as session:
-                    rows = await list_rows_with_active_secret(session, sealed_column, after=last, limit=self.batch_size)
+                    rows = await list_rows_with_active_secret(session, encrypted_column, after=last, limit=self.batch_size)
                     names += [
-                        f"{await describe_secret(session, sealed_column, row)}: {reason}"
+                        f"{await describe_secret(session, encrypted_column, row)}: {reason}"
                         for row in rows
-                        if (reason := self._decryption_error(sealed_column, row))
+                        if (reason := self._decryption_error(encrypted_column, row))
                     ]
                 if not rows:
                     break
@@ -90,8 +90,8 @@ class KeyRotation:
         """Returns how much data needs each key, configured keys first. With `count_calls`, reads all calls, page by page."""
         secrets: Counter[bytes] = Counter()
         async with self.database.begin() as session:
-            for sealed_column in ENCRYPTED_COLUMNS:
-                secrets.update(await secret_counts_by_encryption_key(session, sealed_column))
+            for encrypted_column in ENCRYPTED_COLUMNS:
+                secrets.update(await secret_counts_by_encryption_key(session, encrypted_column))
             api_keys = await api_key_counts_by_hashing_key(session)
         calls = await self._count_calls() if count_calls else Counter[bytes]()
         ids = list(dict.fromkeys([*self.keyring.encryption_key_ids, *secrets, *api_keys, *calls]))
@@ -109,42 +109,45 @@ class KeyRotation:
         ]
 
     async def _reencrypt_batch(
-        self, sealed_column: EncryptedColumn, last_id: Any, result: ReencryptionResult, actor: Actor
+        self, encrypted_column: EncryptedColumn, last_id: Any, result: ReencryptionResult, actor: Actor
     ) -> Any:
         """Re-encrypts the next batch of a column's secrets, and returns the rows of the batch, or no rows when all are done.
 
         The batch begins after the id `last_id`. Adds the number of re-encrypted secrets to `result`.
         """
-        resealed = 0
+        reencrypted_count = 0
         async with self.database.begin() as session:
             rows = await lock_rows_to_reencrypt(
-                session, sealed_column, after=last_id, limit=self.batch_size, key_id=self.keyring.newest_key_id
+                session, encrypted_column, after=last_id, limit=self.batch_size, key_id=self.keyring.newest_key_id
             )
             for row in rows:
                 try:
-                    sealed = self.keyring.reencrypt(
-                        getattr(row, sealed_column.column), identity=getattr(row, sealed_column.identity)
+                    encrypted = self.keyring.reencrypt(
+                        getattr(row, encrypted_column.column),
+                        associated_data=getattr(row, encrypted_column.associated_data_attribute),
                     )
                 except SecretUnreadable:
                     continue
-                setattr(row, sealed_column.column, sealed)
-                resealed += 1
-            if resealed:
+                setattr(row, encrypted_column.column, encrypted)
+                reencrypted_count += 1
+            if reencrypted_count:
                 await record_audit_event(
                     await driver_connection(session),
                     actor,
                     action="secrets.rotate",
                     tenant_id=None,
                     subject=self.keyring.newest_key_id.hex(),
-                    changed=[f"{sealed_column.table.__tablename__}.{sealed_column.column}"],
+                    changed=[f"{encrypted_column.table.__tablename__}.{encrypted_column.column}"],
                 )
-        result.resealed += resealed
+        result.reencrypted_count += reencrypted_count
         return rows
 
-    def _decryption_error(self, sealed_column: EncryptedColumn, row: Any) -> str | None:
+    def _decryption_error(self, encrypted_column: EncryptedColumn, row: Any) -> str | None:
         """Returns why the row's secret cannot be decrypted, or None if it can."""
         try:
-            self.keyring.decrypt(getattr(row, sealed_column.column), identity=getattr(row, sealed_column.identity))
+            self.keyring.decrypt(
+                getattr(row, encrypted_column.column), associated_data=getattr(row, encrypted_column.associated_data_attribute)
+            )
         except SecretUnreadable as error:
             return str(error)
         return None

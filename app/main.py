@@ -129,7 +129,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         operations=OperationsPort(settings.ops_port),
         untrusted_path=CALLBACK_PATH,
         large_body_limit=queue_router.bulk_body_limit,
-        direct_endpoint=_direct_endpoint,
+        fast_path_endpoint=_fast_path_endpoint,
     )
     _complete_openapi(app)
     serve_document(app, "/openapi.json", app.openapi)
@@ -170,7 +170,7 @@ def _lifespan(
     return lifespan
 
 
-def _direct_endpoint(scope: Scope) -> ASGIApp | None:
+def _fast_path_endpoint(scope: Scope) -> ASGIApp | None:
     """Returns the endpoint of a request that creates a call or is a callback from Twilio, or None for any other request.
 
     These two kinds of requests skip FastAPI's routing, which would take a large part of their CPU time.

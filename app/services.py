@@ -13,13 +13,13 @@ from app.callbacks.untagged import UntaggedCallAccounts
 from app.calls.callback_urls import CALLBACK_PATH, CallbackUrls
 from app.calls.control.service import CallControl
 from app.calls.creation.dial import DialTimeBudget
-from app.calls.creation.granted import GrantedCallDialer
-from app.calls.creation.placement import Placement
-from app.calls.creation.preparation import Preparation
+from app.calls.creation.granted_calls import GrantedCallDialer
+from app.calls.creation.in_flight_limit import InFlightLimit
+from app.calls.creation.placement import CallPlacer
+from app.calls.creation.preparation import CallPreparer
 from app.calls.creation.scheduled.service import ScheduledIntentWriter
 from app.calls.creation.service import CreationService
-from app.calls.creation.slots import InFlightLimit
-from app.calls.creation.withdrawals import UndialledCallRecorder
+from app.calls.creation.undialled_calls import UndialledCallRecorder
 from app.calls.search_plan import SearchPlan
 from app.calls.service import CallService
 from app.calls.settlement import Settlement
@@ -55,16 +55,16 @@ class Services(TypedDict):
 
     database: Database
     keyring: Keyring
-    tenants: TenantDirectory
+    directory: TenantDirectory
     delivery_signing: SigningSettingsCache
     validate_callback: UrlValidator
     twilio: TwilioClient
     settlement: Settlement
     creation: CreationService
-    granted: GrantedCallDialer
+    granted_call_dialer: GrantedCallDialer
     calls: CallService
     control: CallControl
-    started: StartedCallReader
+    started_calls: StartedCallReader
     callbacks: CallbackService
     subresources: SubresourceService
     deliveries: DeliveryService
@@ -79,7 +79,7 @@ class _SharedObjects:
 
     database: Database
     keyring: Keyring
-    tenants: TenantDirectory
+    directory: TenantDirectory
     delivery_signing: SigningSettingsCache
     mark_credential_used: OnCredentialUse
     creation_twilio: TwilioClient
@@ -94,27 +94,27 @@ class _SharedObjects:
 async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
     """Yields the services of a process. On exit, waits a limited time for the outcomes of calls that are being created."""
     async with _shared_objects(settings, metrics) as shared:
-        withdrawals = UndialledCallRecorder(shared.database, shared.settlement)
+        undialled_calls = UndialledCallRecorder(shared.database, shared.settlement)
         scheduled_intents = ScheduledIntentWriter(shared.database)
-        placement = Placement(
+        placement = CallPlacer(
             database=shared.database,
-            tenants=shared.tenants,
+            directory=shared.directory,
             twilio=shared.creation_twilio,
             metrics=metrics,
             settlement=shared.settlement,
-            withdrawals=withdrawals,
+            undialled_calls=undialled_calls,
             scheduled_intents=scheduled_intents,
             budget=dial_time_budget(settings),
             slow_when_queued=settings.slow_when_queued,
         )
-        preparation = Preparation(shared.tenants, shared.callback_urls, shared.validate_callback)
+        preparation = CallPreparer(shared.directory, shared.callback_urls, shared.validate_callback)
         slots = InFlightLimit(metrics, limit=settings.max_in_flight, limit_per_tenant=settings.max_in_flight_per_tenant)
         creation = CreationService(
             database=shared.database,
             keyring=shared.keyring,
             slots=slots,
             placement=placement,
-            withdrawals=withdrawals,
+            undialled_calls=undialled_calls,
             scheduled_intents=scheduled_intents,
             pseudonyms=Pseudonyms(shared.keyring, log_pii=settings.log_pii),
             preparation=preparation,
@@ -136,11 +136,11 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
     creation_http, http, forwarding_http = pools
     credential_use = LastUseRecorder(database, mark_credentials_used)
     key_use = LastUseRecorder(database, mark_api_keys_used)
-    tenants = TenantDirectory(database, keyring, is_coherent=lambda: listener.connected, on_key_use=key_use.mark_used)
+    directory = TenantDirectory(database, keyring, is_coherent=lambda: listener.connected, on_key_use=key_use.mark_used)
     delivery_signing = SigningSettingsCache(database, keyring, is_coherent=lambda: listener.connected)
 
     def invalidate() -> None:
-        tenants.invalidate()
+        directory.invalidate()
         delivery_signing.invalidate()
 
     def mark_credential_used(credential: Credential) -> None:
@@ -159,7 +159,7 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
             yield _SharedObjects(
                 database=database,
                 keyring=keyring,
-                tenants=tenants,
+                directory=directory,
                 delivery_signing=delivery_signing,
                 mark_credential_used=mark_credential_used,
                 creation_twilio=make_twilio(creation_http),
@@ -182,32 +182,36 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
 
 
 def _build_services(
-    settings: Settings, metrics: Metrics, shared: _SharedObjects, creation: CreationService, granted: GrantedCallDialer
+    settings: Settings,
+    metrics: Metrics,
+    shared: _SharedObjects,
+    creation: CreationService,
+    granted_call_dialer: GrantedCallDialer,
 ) -> Services:
-    database, tenants, twilio = shared.database, shared.tenants, shared.twilio
-    reads = ConcurrencyLimit(per_process=2, per_tenant=1)
-    calls = CallService(database, reads)
-    queues = QueueService(database, reads)
+    database, directory, twilio = shared.database, shared.directory, shared.twilio
+    read_limit = ConcurrencyLimit(per_process=2, per_tenant=1)
+    calls = CallService(database, read_limit)
+    queues = QueueService(database, read_limit)
     deadline_s = dial_time_budget(settings).attempt
     limit = _twilio_concurrency_limit(settings)  # of `control` and `started`, which share a pool of connections
     return Services(
         database=database,
         keyring=shared.keyring,
-        tenants=tenants,
+        directory=directory,
         delivery_signing=shared.delivery_signing,
         validate_callback=shared.validate_callback,
         twilio=twilio,
         settlement=shared.settlement,
         creation=creation,
-        granted=granted,
+        granted_call_dialer=granted_call_dialer,
         calls=calls,
         control=CallControl(
-            database, tenants, twilio, shared.callback_urls, shared.validate_callback, shared.settlement, deadline_s, limit
+            database, directory, twilio, shared.callback_urls, shared.validate_callback, shared.settlement, deadline_s, limit
         ),
-        started=StartedCallReader(database, tenants, twilio, deadline_s, reads, limit),
+        started_calls=StartedCallReader(database, directory, twilio, deadline_s, read_limit, limit),
         callbacks=CallbackService(
             database=database,
-            tenants=tenants,
+            directory=directory,
             settlement=shared.settlement,
             metrics=metrics,
             public_url=settings.public_url,
@@ -218,7 +222,7 @@ def _build_services(
         subresources=SubresourceService(
             database=database,
             calls=calls,
-            tenants=tenants,
+            directory=directory,
             forwarding=shared.forwarding,
             deadline_s=deadline_s,
             request_limit=_twilio_concurrency_limit(settings),

@@ -106,8 +106,8 @@ async def _claim_deliveries(session: AsyncSession, _: Call) -> object:
         lease=deliver.LEASE,
         limit=deliver.MAX_CONCURRENT,
         per_tenant=deliver.CLAIM_PER_TENANT,
-        busy=(),
-        after=after,
+        busy_tenant_ids=(),
+        after_tenant_id=after,
     )
 
 
@@ -200,7 +200,7 @@ QUESTIONS: dict[str, Question] = {
     "gauges: oldest unsettled": lambda s, _: statistics.oldest_unsettled_times(s),
     "gauges: followed calls": lambda s, _: statistics.count_followed_calls(s),
     "find expired calls": lambda s, c: lock_calls_to_delete(
-        s, after=c.id, before=c.created_at + _DAY, rivals_within=timedelta(minutes=20), limit=retain.BATCH_SIZE
+        s, after=c.id, before=c.created_at + _DAY, max_rival_distance=timedelta(minutes=20), limit=retain.BATCH_SIZE
     ),
     "create 1": lambda s, c: create(_HotDatabase(s), c, together=1),
     "create 32 together": lambda s, c: create(_HotDatabase(s), c, together=32),

@@ -47,7 +47,7 @@ async def create_while_expiring(subject: Subject, *, seconds: float) -> list[str
     The job deletes the older half of the calls, and runs in every second round. Returns a report in Markdown, with a table.
     """
     metrics = Metrics()
-    retention = Retention(subject.database, metrics, keep=timedelta(milliseconds=EVERY_MS * subject.rows / 2))
+    retention = Retention(subject.database, metrics, retention_period=timedelta(milliseconds=EVERY_MS * subject.rows / 2))
     taken: dict[str, list[float]] = {"at rest": [], "at work": []}
     await _creations(subject, seconds)  # what is touched first is slow
     for _ in range(_ROUNDS):

@@ -88,7 +88,7 @@ async def make_partitions_of_existing(session: AsyncSession) -> None:
 
 async def main() -> None:
     url = context.config.attributes.get("database_url") or load_settings().require_database_url()
-    engine = make_engine(url, pool_size=2, session=MIGRATION_SETTINGS, statement_timeout_s=None)
+    engine = make_engine(url, pool_size=2, session_settings=MIGRATION_SETTINGS, statement_timeout_s=None)
     try:
         async with engine.connect() as locked:
             await lock(locked)

@@ -291,7 +291,7 @@ class _Planner:
 
     def _has_secret(self, credential: CredentialState, secret: str) -> bool:
         return self.keyring.is_ciphertext_of(
-            credential.sealed_secret, secret, identity=associated_data_of_credential(credential.id)
+            credential.sealed_secret, secret, associated_data=associated_data_of_credential(credential.id)
         )
 
 

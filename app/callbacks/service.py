@@ -66,7 +66,7 @@ class CallbackService:
         self,
         *,
         database: Database,
-        tenants: TenantDirectory,
+        directory: TenantDirectory,
         settlement: Settlement,
         metrics: Metrics,
         public_url: str | None,
@@ -75,7 +75,7 @@ class CallbackService:
         on_use: OnCredentialUse,
     ) -> None:
         self._database = database
-        self._tenants = tenants
+        self._directory = directory
         self._settlement = settlement
         self._metrics = metrics
         self._public_url = public_url
@@ -109,7 +109,7 @@ class CallbackService:
         Callbacks that arrive at the same time share one transaction. Raises CallNotFound, CallbackForged or MalformedBody; then
         nothing has changed.
         """
-        tokens = await self._tenants.auth_tokens(received.account_id)
+        tokens = await self._directory.auth_tokens(received.account_id)
         token = None
         if self._public_url is not None:
             token = signing_auth_token(self._public_url + received.path, received.posted, received.signature, tokens)

@@ -19,7 +19,7 @@ _CONSTANT_FIELDS = {"ApiVersion": TWILIO_API_VERSION, "Direction": "outbound-api
 _OMISSIBLE_FIELDS = LeftOutMembers((*_ATTRIBUTE_BY_FIELD, *_CONSTANT_FIELDS))
 
 
-class CallIdentity(Protocol):
+class RepeatedCallValues(Protocol):
     """The attributes of a call's record whose values Twilio repeats in every callback."""
 
     @property
@@ -34,7 +34,7 @@ class CallIdentity(Protocol):
     def from_(self) -> str: ...
 
 
-def callback_fields_to_store(call: CallIdentity, fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None]:
+def callback_fields_to_store(call: RepeatedCallValues, fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None]:
     """Returns the callback's fields without those whose values the call's record has, and a bit for each field left out.
 
     `LeftOutMembers` describes the bits. If the call has not started, or the callback has another CallSid, no field is left out:
@@ -47,7 +47,7 @@ def callback_fields_to_store(call: CallIdentity, fields: Mapping[str, Any]) -> t
     )
 
 
-def restore_callback_fields(call: CallIdentity, stored: Mapping[str, Any], left_out: int | None) -> Mapping[str, Any]:
+def restore_callback_fields(call: RepeatedCallValues, stored: Mapping[str, Any], left_out: int | None) -> Mapping[str, Any]:
     """Returns all fields of a callback. `stored` and `left_out` are the values that `callback_fields_to_store` returned."""
     return (
         _OMISSIBLE_FIELDS.put_back_members(stored, left_out, lambda name: _implied_field_value(call, name))
@@ -56,7 +56,7 @@ def restore_callback_fields(call: CallIdentity, stored: Mapping[str, Any], left_
     )
 
 
-def _implied_field_value(call: CallIdentity, name: str) -> str:
+def _implied_field_value(call: RepeatedCallValues, name: str) -> str:
     """Returns the value that the field `name` has in every callback of the call: from the call's record, or a constant."""
     constant = _CONSTANT_FIELDS.get(name)
     implied: str = getattr(call, _ATTRIBUTE_BY_FIELD[name]) if constant is None else constant

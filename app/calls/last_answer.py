@@ -27,14 +27,14 @@ _URI_BIT, _SUBRESOURCE_URIS_BIT = _OMISSIBLE_MEMBERS.bits["uri"], _OMISSIBLE_MEM
 _ATTRIBUTE_BY_COLUMN = {
     "uri": "own_uri",
     "subresource_uris": "own_subresource_uris",
-    "resource": "resource_rest",
+    "resource": "stored_resource_members",
     "resource_left_out": "resource_left_out",
 }
 _COMPUTED_PROPERTIES = ("uri", "subresource_uris", "resource")  # `resource` is set after the others
 _ATTRIBUTES_BY_PROPERTY = {
     "uri": ("own_uri", "resource_left_out"),
     "subresource_uris": ("own_subresource_uris", "resource_left_out"),
-    "resource": ("resource_rest", "resource_left_out", "own_uri", "own_subresource_uris"),
+    "resource": ("stored_resource_members", "resource_left_out", "own_uri", "own_subresource_uris"),
 }
 
 
@@ -46,7 +46,7 @@ class LastTwilioAnswerMixin:
         account_sid: Any
         own_uri: Any
         own_subresource_uris: Any
-        resource_rest: Any
+        stored_resource_members: Any
         resource_left_out: Any
 
     @property
@@ -74,7 +74,7 @@ class LastTwilioAnswerMixin:
     @property
     def resource(self) -> dict[str, Any] | None:
         """Twilio's last answer about the call with all members, or None if there was no answer."""
-        rest: dict[str, Any] | None = self.resource_rest
+        rest: dict[str, Any] | None = self.stored_resource_members
         if rest is None or not self.resource_left_out:
             return rest
         return _OMISSIBLE_MEMBERS.put_back_members(rest, self.resource_left_out, self._implied_answer_value)
@@ -83,7 +83,7 @@ class LastTwilioAnswerMixin:
     def resource(self, answer: dict[str, Any] | None) -> None:
         """Stores Twilio's answer without the members that other columns hold. The caller must set those columns first."""
         if answer is None:
-            self.resource_rest = self.resource_left_out = None
+            self.stored_resource_members = self.resource_left_out = None
             return
         implied = {name: self._implied_answer_value(name) for name in _OMISSIBLE_MEMBERS.bits}
         for name, value in _answer_columns(answer, implied).items():
@@ -97,7 +97,7 @@ class LastTwilioAnswerMixin:
         """
         bit = _OMISSIBLE_MEMBERS.bits.get(name)
         if bit and (self.resource_left_out or 0) & bit and getattr(self, name) != value:
-            self.resource_rest = {name: self._implied_answer_value(name)} | self.resource_rest
+            self.stored_resource_members = {name: self._implied_answer_value(name)} | self.stored_resource_members
             self.resource_left_out &= ~bit
         super().__setattr__(name, value)
 

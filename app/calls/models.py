@@ -151,7 +151,7 @@ class Call(LastTwilioAnswerMixin, Base):
     own_subresource_uris: Mapped[dict[str, Any] | None] = mapped_column("subresource_uris", JSONB(none_as_null=True))
     # Twilio's last answer, without the members whose values other columns hold. Each bit of `resource_left_out` stands for one
     # of these members (app.calls.left_out).
-    resource_rest: Mapped[dict[str, Any] | None] = mapped_column("resource", JSONB(none_as_null=True))
+    stored_resource_members: Mapped[dict[str, Any] | None] = mapped_column("resource", JSONB(none_as_null=True))
     resource_left_out: Mapped[int | None] = mapped_column(Integer)
 
     # When the worker refreshes the record next; null: never. Changing it also ends the worker's lease.

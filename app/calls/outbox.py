@@ -45,7 +45,7 @@ class RequestedCall(Protocol):
 
 
 def delivery_of_event_settled(
-    call: RequestedCall, settlement: Mapping[str, Any], *, written: Collection[str] = ()
+    call: RequestedCall, settlement: Mapping[str, Any], *, events_with_delivery: Collection[str] = ()
 ) -> NewDelivery | None:
     """Returns the delivery that reports to the tenant whether the requested call was started. Returns None if none is needed.
 
@@ -53,15 +53,15 @@ def delivery_of_event_settled(
     earlier delivery has reported the same outcome. If an earlier `settled` reported `not_started` but the call has started
     after all, the event is `corrected`.
 
-    `settlement` has the columns that record the outcome. `written` names the events that already have a delivery. The caller
-    must add the event of the returned delivery to the call's `deliveries_written`.
+    `settlement` has the columns that record the outcome. `events_with_delivery` names the events that already have a delivery.
+    The caller must add the event of the returned delivery to the call's `deliveries_written`.
     """
     execution = settlement["execution"]
     if SETTLED not in (call.status_callback_events or ()) or execution not in ("started", "not_started"):
         return None
     event = SETTLED
-    if SETTLED in written:
-        if execution != "started" or CORRECTED in written:
+    if SETTLED in events_with_delivery:
+        if execution != "started" or CORRECTED in events_with_delivery:
             return None
         event = CORRECTED
     candidates = {

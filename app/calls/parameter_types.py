@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
 from app.errors import FieldError, InvalidRequest
-from app.security.redaction import TOO_MANY_USERINFOS, has_too_many_userinfos
+from app.security.redaction import TOO_MANY_USERINFOS_MESSAGE, has_too_many_userinfos
 from app.tenants.callback_settings import DeliveryEvent
 
 
@@ -28,13 +28,13 @@ def refuse_too_many_userinfos_in_request(values: Iterable[Any]) -> None:
     texts = [value for value in values if isinstance(value, str) and "://" in value and "@" in value]
     # One text alone was checked by its type.
     if len(texts) > 1 and has_too_many_userinfos(*texts):
-        raise InvalidRequest(field_errors=(FieldError("", "too_many_user_names", TOO_MANY_USERINFOS),))
+        raise InvalidRequest(field_errors=(FieldError("", "too_many_user_names", TOO_MANY_USERINFOS_MESSAGE),))
 
 
 def refuse_too_many_userinfos(value: str) -> str:
     """Returns the text unchanged. Raises PydanticCustomError if URLs in it have many user names, or a very long one."""
     if has_too_many_userinfos(value):
-        raise PydanticCustomError("too_many_user_names", TOO_MANY_USERINFOS)
+        raise PydanticCustomError("too_many_user_names", TOO_MANY_USERINFOS_MESSAGE)
     return value
 
 

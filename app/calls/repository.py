@@ -20,8 +20,8 @@ from app.calls.last_answer import CallRow, stored_attributes_for
 from app.calls.models import MAY_HAVE_STARTED, NEVER_DIALLED, Call, CallEvent, PendingUpdate
 from app.calls.outbox import NewDelivery, needs_final_delivery
 from app.calls.store import insert_deliveries_sql
-from app.scheduling.guard_sql import MAY_GRANT_SQL
-from app.scheduling.models import CallerLastGrant, ScheduledDial
+from app.scheduling.grant_halt_sql import MAY_GRANT_SQL
+from app.scheduling.models import DialTurn, ScheduledDial
 from app.twilio.addresses import address_key
 from app.twilio.schemas import CallResource
 
@@ -160,17 +160,17 @@ async def add_delivery(session: AsyncSession, delivery: NewDelivery) -> None:
     await session.execute(_ADD_DELIVERY, {"delivery": to_json(delivery).decode()})
 
 
-async def requeue_call(session: AsyncSession, dial: Mapping[str, Any], *, now: datetime) -> None:
+async def requeue_call(session: AsyncSession, dial_row: Mapping[str, Any], *, now: datetime) -> None:
     """Makes a call wait again to be dialled: inserts its row of `scheduled_dial`.
 
-    `dial` has the columns of the row, but `due_in` (seconds after `now`) instead of `due_at`. Also inserts a row of `dial_turn`
-    for the API key or workload that requested the call, unless that row exists. Workers dial a call only if this second row
-    exists.
+    `dial_row` has the columns of the row, but `due_in` (seconds after `now`) instead of `due_at`. Also inserts a row of
+    `dial_turn` for the API key or workload that requested the call, unless that row exists. Workers dial a call only if this
+    second row exists.
     """
-    row = {name: value for name, value in dial.items() if name != "due_in"}
-    await session.execute(insert(ScheduledDial).values(**row, due_at=now + timedelta(seconds=dial["due_in"])))
-    turn = {"account_id": dial["account_id"], "caller_id": dial["caller_id"]}
-    await session.execute(insert_unless_present(CallerLastGrant).values(**turn).on_conflict_do_nothing())
+    row = {name: value for name, value in dial_row.items() if name != "due_in"}
+    await session.execute(insert(ScheduledDial).values(**row, due_at=now + timedelta(seconds=dial_row["due_in"])))
+    turn = {"account_id": dial_row["account_id"], "caller_id": dial_row["caller_id"]}
+    await session.execute(insert_unless_present(DialTurn).values(**turn).on_conflict_do_nothing())
 
 
 async def has_event(session: AsyncSession, call_id: UUID, event_id: UUID) -> bool:

@@ -60,7 +60,7 @@ class RecordChange:
     times: Mapping[str, timedelta | None]
     event: str
     data: Mapping[str, Any]
-    dial: Mapping[str, Any] | None = None
+    dial_row: Mapping[str, Any] | None = None
     """The row of `scheduled_dial` to insert if the call is to wait again, otherwise None.
 
     It has the column `due_in` (in seconds) instead of `due_at`.
@@ -137,16 +137,16 @@ class Settlement:
         return make_record_change("call.not_started", {"problem": problem["slug"], **data}, columns)
 
     def change_to_scheduled(
-        self, problem: Mapping[str, Any], dial: Mapping[str, Any], *, due_in: timedelta, data: Mapping[str, Any]
+        self, problem: Mapping[str, Any], dial_row: Mapping[str, Any], *, due_in: timedelta, data: Mapping[str, Any]
     ) -> RecordChange:
         """Returns the change that makes a scheduled call wait again, because a temporary problem prevented its start.
 
-        `dial` has the columns of the call's row in `scheduled_dial`. The call may be dialled after `due_in`. `data` is added to
-        the event.
+        `dial_row` has the columns of the call's row in `scheduled_dial`. The call may be dialled after `due_in`. `data` is
+        added to the event.
         """
         event_data = {"problem": problem["slug"], **data}
         change = make_record_change("call.scheduled", event_data, {"execution": "scheduled"})
-        return replace(change, dial={**dial, "due_in": due_in.total_seconds()})
+        return replace(change, dial_row={**dial_row, "due_in": due_in.total_seconds()})
 
     @staticmethod
     def change_to_expired() -> RecordChange:
@@ -231,8 +231,8 @@ class Settlement:
         """
         now = await repository.transaction_start_time(session)
         delivery = _apply_change_in_memory(call, change, now=now)
-        if change.dial:
-            await repository.requeue_call(session, change.dial, now=now)
+        if change.dial_row:
+            await repository.requeue_call(session, change.dial_row, now=now)
         await repository.add_event(session, call.id, change.event, dict(change.data))
         if delivery is not None:
             await repository.add_delivery(session, delivery)
@@ -289,7 +289,7 @@ class Settlement:
 
 def _apply_change_in_memory(call: AnyCall, change: RecordChange, *, now: datetime) -> NewDelivery | None:
     """Applies the change to a record in memory. Returns the delivery to write with the record, or None."""
-    delivery = delivery_of_event_settled(call, change.columns, written=call.deliveries_written)
+    delivery = delivery_of_event_settled(call, change.columns, events_with_delivery=call.deliveries_written)
     if delivery is not None:
         call.deliveries_written = [*call.deliveries_written, delivery["event"]]
     change.apply_to(call, now=now)

@@ -73,13 +73,14 @@ def status_callbacks(
 
 
 def changed_callback_columns(
-    recorded: Mapping[str, Any], callbacks: StatusCallbacks, *, written: Collection[str]
+    recorded: Mapping[str, Any], callbacks: StatusCallbacks, *, events_with_delivery: Collection[str]
 ) -> dict[str, Any]:
     """Returns the callback columns that must change when a scheduled call is dialled with `callbacks`.
 
-    `recorded` has the columns of the call's record, and `written` names the events that have a delivery. If Callgate has got or
-    lost its public URL since the call was scheduled, or the account its auth token, another service sends the status callbacks
-    now, and the columns change. In all other cases the recorded columns stay, because an update or a redial may have set them.
+    `recorded` has the columns of the call's record, and `events_with_delivery` names the events that have a delivery. If
+    Callgate has got or lost its public URL since the call was scheduled, or the account its auth token, another service sends
+    the status callbacks now, and the columns change. In all other cases the recorded columns stay, because an update or a
+    redial may have set them.
     """
     if _has_twilio_events(recorded["status_callback_events"]):
         has_sender_changed = not callbacks.sent_to_callgate
@@ -88,20 +89,20 @@ def changed_callback_columns(
         has_sender_changed = _has_twilio_events(callbacks.columns["status_callback_events"])
     if not has_sender_changed:
         return {}
-    columns = callback_columns_for_new_attempt(recorded, callbacks.columns, written=written)
+    columns = callback_columns_for_new_attempt(recorded, callbacks.columns, events_with_delivery=events_with_delivery)
     return {name: value for name, value in columns.items() if recorded[name] != value}
 
 
 def callback_columns_for_new_attempt(
-    recorded: Mapping[str, Any], columns: dict[str, Any], *, written: Collection[str]
+    recorded: Mapping[str, Any], columns: dict[str, Any], *, events_with_delivery: Collection[str]
 ) -> dict[str, Any]:
     """Returns the callback columns of a call that is dialled again: `columns`, unless the event `settled` has a delivery.
 
-    `written` names the events that have a delivery. If `settled` is one of them, the event `corrected` may have to follow to
-    the same URL. So the result then has the event `settled`, and the recorded URL if `columns` has none.
+    `events_with_delivery` names the events that have a delivery. If `settled` is one of them, the event `corrected` may have to
+    follow to the same URL. So the result then has the event `settled`, and the recorded URL if `columns` has none.
     """
     target = columns if columns["status_callback"] else recorded
-    if SETTLED not in written or target["status_callback"] is None:
+    if SETTLED not in events_with_delivery or target["status_callback"] is None:
         return columns
     events = columns["status_callback_events"] or []
     return {

@@ -100,7 +100,7 @@ class CallState(LastTwilioAnswerMixin, RecordColumns):
     deliveries_written: list[str]
     own_uri: str | None
     own_subresource_uris: dict[str, Any] | None
-    resource_rest: dict[str, Any] | None
+    stored_resource_members: dict[str, Any] | None
     resource_left_out: int | None
 
     version: str
@@ -124,12 +124,12 @@ AnyCall = Call | CallState
 """The record of a call: an ORM object in a session, or a row that was read for `write_changed_calls`."""
 
 _READ_ONLY_ATTRIBUTES = tuple(name for name in CallState.__annotations__ if name not in ("version", "now"))
-_JSON_COLUMNS = frozenset({"problem", "own_subresource_uris", "resource_rest"})
+_JSON_COLUMNS = frozenset({"problem", "own_subresource_uris", "stored_resource_members"})
 _CHANGEABLE_COLUMNS = {
     name: Call.__mapper__.columns[name].name
     for name in (
         *RecordColumns.__annotations__,
-        *("own_uri", "own_subresource_uris", "resource_rest", "resource_left_out"),
+        *("own_uri", "own_subresource_uris", "stored_resource_members", "resource_left_out"),
         *("callback_sequence", "callbacks_seen", "deliveries_written"),
     )
 }

@@ -157,7 +157,7 @@ async def _run_demo(
         typer.echo()
         async with services(settings, Metrics()) as state:
             administration = TenantAdministration(state["database"], Keyring(settings.require_secret_keys()), command_actor())
-            key = await prepare_tenant(administration, state["tenants"], folder)
+            key = await prepare_tenant(administration, state["directory"], folder)
         record = await _run_until(stop, place_and_watch(running, key, typer.echo))
         if record and not once:
             typer.echo(f"\nThe docs are at {running.api_url}/docs (Authorize with the key below). Place another call:\n")

@@ -90,13 +90,13 @@ async def _release_grants(skipped: list[str], *, is_dry_run: bool) -> ReleaseRep
     async with services(settings, Metrics()) as state:
         grants = GrantRelease(
             database=state["database"],
-            tenants=state["tenants"],
+            directory=state["directory"],
             twilio=state["twilio"],
             settlement=state["settlement"],
-            longest_life=timedelta(seconds=budget.total + settings.abandon_margin),
+            max_start_delay=timedelta(seconds=budget.total + settings.abandon_margin),
             deadline_s=budget.attempt,
         )
-        return await grants.run(command_actor(), skipped=skipped, is_dry_run=is_dry_run, on_wait=_print_wait)
+        return await grants.run(command_actor(), skipped_account_sids=skipped, is_dry_run=is_dry_run, on_wait=_print_wait)
 
 
 def _print_wait(seconds: float) -> None:

@@ -81,7 +81,9 @@ def rotate(as_json: AsJson = False) -> None:
 
     result = _run_with_key_rotation(lambda rotation: rotation.reencrypt_secrets(command_actor()))
     unreadable = ", ".join(result.unreadable) or None
-    show_values({"sealed_anew": result.resealed, "unreadable": result.unreadable if as_json else unreadable}, as_json=as_json)
+    show_values(
+        {"sealed_anew": result.reencrypted_count, "unreadable": result.unreadable if as_json else unreadable}, as_json=as_json
+    )
     if result.unreadable:
         raise typer.Exit(1)
 

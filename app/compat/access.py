@@ -23,7 +23,7 @@ from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.schemas import ACCOUNT_SID_PATTERN
 
-_SID_AS_USERNAME = re.compile(r"(?:AC|SK)[0-9a-fA-F]{32}")
+_SID_USERNAME_PATTERN = re.compile(r"(?:AC|SK)[0-9a-fA-F]{32}")
 # The URL of a recording's audio ends with .mp3 or .wav, or has no suffix, as in Twilio's `RecordingUrl`.
 _PATH_NOT_ANSWERED_IN_XML = re.compile(r"\.(json|mp3|wav)$|/Accounts/[^/]+/Recordings/[^/.]+$")
 # The most specific range first.
@@ -48,13 +48,13 @@ async def authenticate_for_account(request: Request, account_sid: str) -> Reques
     """
     user, key = _parse_authorization(request.headers.get("Authorization", ""))
     caller = require_tenant_caller(await authenticate_api_key(request, key))
-    if user is not None and not _SID_AS_USERNAME.fullmatch(user) and user not in (api_key_prefix(key), str(caller.key_id)):
+    if user is not None and not _SID_USERNAME_PATTERN.fullmatch(user) and user not in (api_key_prefix(key), str(caller.key_id)):
         raise Unauthorized
     _require_json_accepted(request)
     if not ACCOUNT_SID_PATTERN.fullmatch(account_sid):
         raise CallNotFound
-    tenants: TenantDirectory = request.state.tenants
-    account_id = await tenants.find_account_id(caller.tenant_id, account_sid=account_sid)
+    directory: TenantDirectory = request.state.directory
+    account_id = await directory.find_account_id(caller.tenant_id, account_sid=account_sid)
     if account_id is None:
         raise CallNotFound
     return RequestedAccount(caller, account_id, account_sid)

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from app.compat.error_codes import ERROR_CODES, UNKNOWN_OUTCOME_CODE, ErrorCode, twilio_code_for
-from app.compat.wording import field_error_message, with_twilio_names
+from app.compat.parameter_names import field_error_message, with_twilio_names
 from app.errors import (
     CallgateError,
     CallNotFound,

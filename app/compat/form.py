@@ -17,8 +17,8 @@ from app.http.form import ParameterValues, parse_form_parameters, read_form_body
 from app.twilio.schemas import form_field_name
 
 _MAX_SHOWN_NAME_LENGTH = 64
-_INTEGER = re.compile(r"-?[0-9]{1,9}")
-_BOOLEANS = {"true": True, "false": False}
+_INTEGER_PATTERN = re.compile(r"-?[0-9]{1,9}")
+_BOOLEANS_BY_TEXT = {"true": True, "false": False}
 
 
 def non_empty_values(fields: ParameterValues, known: Collection[str]) -> ParameterValues:
@@ -86,7 +86,7 @@ def parameters_from_form(fields: ParameterValues, model: type[BaseModel]) -> dic
 
 def normalize_boolean(text: str) -> str:
     """Converts `True` and `False`, as Python and C# write them, to lower case. Returns any other text unchanged."""
-    return text.lower() if text.lower() in _BOOLEANS else text
+    return text.lower() if text.lower() in _BOOLEANS_BY_TEXT else text
 
 
 def _parse_values(values: list[str], kind: type) -> Any:
@@ -95,9 +95,9 @@ def _parse_values(values: list[str], kind: type) -> Any:
         # Twilio documents one list as separated by spaces and the other as repeated keys; its SDKs repeat the keys.
         return [item for value in values for item in value.split()]
     if kind is int:
-        return int(text) if _INTEGER.fullmatch(text) else text
+        return int(text) if _INTEGER_PATTERN.fullmatch(text) else text
     if kind is bool:
-        return _BOOLEANS.get(text.lower(), text)
+        return _BOOLEANS_BY_TEXT.get(text.lower(), text)
     return text
 
 

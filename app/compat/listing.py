@@ -25,7 +25,7 @@ from app.twilio.schemas import CALL_SID_PATTERN
 MAX_PAGE_SIZE = 1000
 _DEFAULT_PAGE_SIZE = 50
 _MAX_PAGE_NUMBER = 10**9
-_NEWER_THAN, _OLDER_THAN = "PB", "PA"
+_NEWER_TOKEN_PREFIX, _OLDER_TOKEN_PREFIX = "PB", "PA"
 _TIME_FILTERS = ("StartTime", "StartTime<", "StartTime>", "EndTime", "EndTime<", "EndTime>")
 _FILTERS = ("To", "From", "ParentCallSid", "Status", *_TIME_FILTERS)
 _PAGING = ("PageSize", "Page", "PageToken")
@@ -57,10 +57,12 @@ class ListQuery:
         """
         call_ids, start = page.call_ids, self.page_number * self.page_size
         older = (
-            self._page_uri(self.page_number + 1, _OLDER_THAN + ids.encode_call_cursor(call_ids[-1])) if page.has_older else None
+            self._page_uri(self.page_number + 1, _OLDER_TOKEN_PREFIX + ids.encode_call_cursor(call_ids[-1]))
+            if page.has_older
+            else None
         )
         newer = (
-            self._page_uri(max(self.page_number - 1, 0), _NEWER_THAN + ids.encode_call_cursor(call_ids[0]))
+            self._page_uri(max(self.page_number - 1, 0), _NEWER_TOKEN_PREFIX + ids.encode_call_cursor(call_ids[0]))
             if page.has_newer
             else None
         )
@@ -141,9 +143,9 @@ def _is_number_within(text: str, minimum: int, maximum: int) -> bool:
 def _read_page_token(token: str) -> PageCursor | None:
     """Returns the cursor that a page token contains; None if Callgate did not make the token."""
     call_id = ids.decode_call_cursor(token[2:])
-    if call_id is None or token[:2] not in (_NEWER_THAN, _OLDER_THAN):
+    if call_id is None or token[:2] not in (_NEWER_TOKEN_PREFIX, _OLDER_TOKEN_PREFIX):
         return None
-    return PageCursor("newer" if token.startswith(_NEWER_THAN) else "older", call_id)
+    return PageCursor("newer" if token.startswith(_NEWER_TOKEN_PREFIX) else "older", call_id)
 
 
 def _time_range(written: Mapping[str, str], name: str) -> TimeRange:

@@ -25,10 +25,10 @@ from app.compat.access import AccountDep, RequestedAccount, TwilioRoute
 from app.compat.errors import CALL_ID_HEADER, TwilioErrorRenderer
 from app.compat.form import FormDep, NoQueryDep, parameters_from_form, refuse_query_parameters
 from app.compat.listing import parse_list_query
+from app.compat.normalization import normalize_parameters
+from app.compat.parameter_names import warning_header
 from app.compat.resource import READ_ATTRIBUTES, twilio_resource_of
 from app.compat.service import StartedCallReader
-from app.compat.tolerance import normalize_parameters
-from app.compat.wording import warning_header
 from app.errors import CallNotFound, FieldError, InvalidRequest
 from app.http.form import parse_form_parameters, read_form_body
 from app.http.idempotency_key import REPLAYED_HEADER, IdempotencyKeyDep
@@ -60,7 +60,7 @@ async def find_requested_call(service: CallService, account: RequestedAccount, s
 
 
 async def started_call_reader(request: Request) -> StartedCallReader:
-    started: StartedCallReader = request.state.started
+    started: StartedCallReader = request.state.started_calls
     return started
 
 

@@ -10,8 +10,8 @@ import structlog
 
 from app.calls import repository
 from app.calls.control import repository as control_repository
-from app.calls.missing import is_deleted_at_twilio
 from app.calls.models import Call
+from app.calls.not_found_at_twilio import is_deleted_at_twilio
 from app.calls.progress import has_ended_with_price
 from app.calls.upstream_problems import change_problem
 from app.compat import repository as started_repository
@@ -56,7 +56,7 @@ class StartedCallReader:
     """
 
     database: Database
-    tenants: TenantDirectory
+    directory: TenantDirectory
     twilio: TwilioClient
     deadline_s: float
     read_limit: ConcurrencyLimit
@@ -73,7 +73,7 @@ class StartedCallReader:
             return FetchedCall(call)
         fetch_call = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
         try:
-            credentials = await self.tenants.active_credentials(call.account_id)
+            credentials = await self.directory.active_credentials(call.account_id)
             async with self.request_limit.slot(call.tenant_id):
                 resource = await try_credentials(credentials, fetch_call)
         except TwilioCredentialRejected as error:

@@ -23,7 +23,7 @@ from app.http.form import ParameterValues, parse_form_parameters
 from app.http.idempotency_key import IdempotencyKeyDep
 from app.http.routes import needs
 from app.observability.context import bind_log_fields
-from app.subresources.answers import action_unknown_error
+from app.subresources.answers import action_outcome_unknown_error
 from app.subresources.requests import MediaRequest, SubresourceRequest
 from app.subresources.router import (
     MAX_ITEM_SID_LENGTH,
@@ -165,7 +165,7 @@ def _make_change_endpoint(operation: Operation) -> Callable[..., Awaitable[Respo
     ) -> Response:
         refuse_encoded_equals_signs(form)
         subrequest = SubresourceRequest(operation, sid, _with_normalized_booleans(operation, _name_value_pairs(form)), key)
-        request.state.indeterminate_error = action_unknown_error(call, repeatable=False)
+        request.state.indeterminate_error = action_outcome_unknown_error(call, repeatable=False)
         response = json_response(await service.change_subresource(account.caller, call, subrequest))
         response.headers[CALL_ID_HEADER] = str(call.id)
         return response

@@ -196,7 +196,7 @@ def _redirect_to_login(request: Request) -> Response:
     page = safe_redirect_path(_path_of_page(request))
     target = f"{LOGIN_PATH}?{urlencode({'next': page})}"
     if COOKIE_NAME not in request.cookies and request.headers.get("Sec-Fetch-Site") == "cross-site":
-        return page_response(request, "onward.html", heading="Opening the console", wanted=target)
+        return page_response(request, "onward.html", heading="Opening the console", next_path=target)
     if page == CONSOLE_PREFIX:
         target = LOGIN_PATH
     if "HX-Request" in request.headers:

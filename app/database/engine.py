@@ -38,14 +38,14 @@ def make_engine(
     url: str,
     *,
     pool_size: int,
-    session: Mapping[str, str] = SESSION_SETTINGS,
+    session_settings: Mapping[str, str] = SESSION_SETTINGS,
     statement_timeout_s: float | None = STATEMENT_TIMEOUT_S,
 ) -> AsyncEngine:
     """Returns a SQLAlchemy engine whose pool opens connections with a Connector. Raises DatabaseURLError if the URL is invalid.
 
-    `session` has the Postgres settings of each session, by name.
+    `session_settings` has the Postgres settings of each session, by name.
     """
-    connector = Connector(url, session, statement_timeout_s=statement_timeout_s)
+    connector = Connector(url, session_settings, statement_timeout_s=statement_timeout_s)
     adapted: dict[str, object] = {"async_creator_fn": connector.connect}
     if connector.url.statement_cache_size is not None:
         adapted["prepared_statement_cache_size"] = connector.url.statement_cache_size

@@ -36,7 +36,7 @@ _MAX_DELIVERY_SPAN_OF_CALL = timedelta(days=30)
 # after, these claims and results are lost, so the deliveries are sent again, as after a crash of the worker.
 _ASYNC_COMMIT_SQL = "set_config('synchronous_commit', 'off', true)"
 _RECORD_COLUMNS = {name: Call.__mapper__.columns[name].name for name in stored_attributes_for(tuple(CallRecord.model_fields))}
-_JSON_COLUMNS = ("parameters", "warnings", "problem", "own_subresource_uris", "resource_rest")
+_JSON_COLUMNS = ("parameters", "warnings", "problem", "own_subresource_uris", "stored_resource_members")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,19 +208,28 @@ async def claim_deliveries(
     lease: timedelta,
     limit: int,
     per_tenant: int,
-    busy: Collection[str],
-    ended: Collection[UUID] = (),
-    after: str = "",
+    busy_tenant_ids: Collection[str],
+    finished_delivery_ids: Collection[UUID] = (),
+    after_tenant_id: str = "",
 ) -> list[ClaimedDelivery]:
-    """Claims due deliveries: at most `limit` in all, at most `per_tenant` for each tenant, and none for the tenants in `busy`.
+    """Claims due deliveries: at most `limit` in all, at most `per_tenant` for each tenant, and none for `busy_tenant_ids`.
 
     No other worker claims them again before the time `lease` has passed. Reads only the partitions of `months`; None: all. The
-    result is ordered by tenant, from the first tenant id greater than `after`. It includes `held` deliveries, which must wait
-    for an earlier event of their call: they are due again after _HELD_RECHECK_AFTER instead. `ended` has the ids of deliveries
-    that were delivered or given up, but are not recorded yet. They do not hold back later events.
+    result is ordered by tenant, from the first tenant id greater than `after_tenant_id`. It includes `held` deliveries, which
+    must wait for an earlier event of their call: they are due again after _HELD_RECHECK_AFTER instead. `finished_delivery_ids`
+    has the ids of deliveries that were delivered or given up, but are not recorded yet. They do not hold back later events.
     """
     statement = _claim_statement(months)
-    given = after, list(busy), per_tenant, limit, lease, _HELD_RECHECK_AFTER, list(ended), _MAX_DELIVERY_SPAN_OF_CALL
+    given = (
+        after_tenant_id,
+        list(busy_tenant_ids),
+        per_tenant,
+        limit,
+        lease,
+        _HELD_RECHECK_AFTER,
+        list(finished_delivery_ids),
+        _MAX_DELIVERY_SPAN_OF_CALL,
+    )
     rows = await database.fetch(statement, *given)
     return [_claimed_delivery(row) for row in rows]
 

@@ -109,7 +109,7 @@ class _DatabaseChecks:
     settings: Settings
     database: Database
     keyring: Keyring
-    tenants: TenantAdministration
+    administration: TenantAdministration
     directory: TenantDirectory
     check_credential: CredentialCheck
 
@@ -199,8 +199,8 @@ class _DatabaseChecks:
             )
 
     async def _check_accounts(self) -> AsyncIterator[CheckResult]:
-        for tenant in await self.tenants.list_tenants():
-            listed = await self.tenants.list_accounts(tenant.id)
+        for tenant in await self.administration.list_tenants():
+            listed = await self.administration.list_accounts(tenant.id)
             if not listed:
                 yield CheckResult(
                     f"tenant {tenant.id}", "warning", "has no Twilio account", f"callgate accounts add {tenant.id}"

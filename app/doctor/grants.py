@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from app.database.engine import Database
 from app.doctor.settings import CheckResult
-from app.scheduling.guard import HIDDEN_SERVER_ID_PART, START_TIME_PREFIX, HaltReason, read_guard
+from app.scheduling.grant_halts import HIDDEN_SERVER_ID_PART, START_TIME_PREFIX, HaltReason, read_grant_halt_state
 
 _CHECK_NAME = "grants"
 _HALT_EXPLANATIONS: Mapping[HaltReason, str] = {
@@ -18,7 +18,7 @@ _HALT_EXPLANATIONS: Mapping[HaltReason, str] = {
 
 async def check_dial_grants(database: Database) -> CheckResult:
     """Returns whether workers may dial scheduled calls, and if not, the reason and the remedy. Raises DatabaseUnavailable."""
-    guard = await read_guard(database)
+    guard = await read_grant_halt_state(database)
     if guard is None:
         return CheckResult(_CHECK_NAME, "ok", "no scheduled call was granted on this database yet")
     if guard.halt_reason == "operator":

@@ -59,19 +59,19 @@ async def authenticate_api_key(request: Request, key: str) -> Caller | OperatorC
 
 async def client_of_api_key(request: Request, key: str) -> Caller | OperatorCaller:
     """Returns the client of an API key. Does not check scopes. Raises Unauthorized or TooManyAttempts."""
-    tenants: TenantDirectory = request.state.tenants
-    known = tenants.cached_api_key(key) or await _find_uncached_key(request, tenants, key)
+    directory: TenantDirectory = request.state.directory
+    known = directory.cached_api_key(key) or await _find_uncached_key(request, directory, key)
     return known.client
 
 
-async def _find_uncached_key(request: Request, tenants: TenantDirectory, key: str) -> AuthenticatedApiKey:
+async def _find_uncached_key(request: Request, directory: TenantDirectory, key: str) -> AuthenticatedApiKey:
     """Finds an API key that is not in the cache in the database. Raises Unauthorized or TooManyAttempts."""
     attempts: FailedAuthenticationLimiter = request.state.key_attempts
     address = attempts.client_address_of(request.scope)
     digest = api_key_digest(key)
     attempts.require_below_failure_limit(address, digest)
     well_formed = len(key) <= _MAX_KEY_LENGTH and key.isascii() and key.isprintable()
-    known = await tenants.find_api_key(key) if well_formed else None
+    known = await directory.find_api_key(key) if well_formed else None
     if known is None:
         attempts.record_wrong_key(address, digest)
         raise Unauthorized

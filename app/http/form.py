@@ -6,7 +6,7 @@ from fastapi import Request
 
 from app.errors import MalformedBody, UnsupportedMediaType
 from app.http.limits import MAX_FORM_FIELDS
-from app.security.redaction import TOO_MANY_USERINFOS, has_too_many_userinfos
+from app.security.redaction import TOO_MANY_USERINFOS_MESSAGE, has_too_many_userinfos
 
 _MEDIA_TYPE = "application/x-www-form-urlencoded"
 
@@ -27,7 +27,7 @@ def parse_form_parameters(encoded: str) -> ParameterValues:
     except ValueError:
         raise MalformedBody(f"There are more than {MAX_FORM_FIELDS} parameters.") from None
     if has_too_many_userinfos(*(value for _, value in pairs)):
-        raise MalformedBody(f"The parameters {TOO_MANY_USERINFOS}.")
+        raise MalformedBody(f"The parameters {TOO_MANY_USERINFOS_MESSAGE}.")
     fields: ParameterValues = {}
     for name, value in pairs:
         fields.setdefault(name, []).append(value)

@@ -65,12 +65,12 @@ class RequestMiddleware:
         operations: OperationsPort,
         untrusted_path: str,
         large_body_limit: Callable[[Scope], int | None],
-        direct_endpoint: Callable[[Scope], ASGIApp | None],
+        fast_path_endpoint: Callable[[Scope], ASGIApp | None],
     ) -> None:
         """Wraps the ASGI application `app`.
 
         `require_capacity` raises a CallgateError if a request that creates a call must be refused before its body is read.
-        `direct_endpoint` returns the endpoint of a request that skips the routing of Starlette and FastAPI; None for all
+        `fast_path_endpoint` returns the endpoint of a request that skips the routing of Starlette and FastAPI; None for all
         other requests. Requests below `untrusted_path` come from the internet, so their `traceparent` header is ignored.
 
         `large_body_limit` returns a limit in bytes, or None. With a limit, the body may be longer than MAX_BODY_BYTES, and the
@@ -85,7 +85,7 @@ class RequestMiddleware:
         self.operations = operations
         self.untrusted_path = untrusted_path
         self.large_body_limit = large_body_limit
-        self.direct_endpoint = direct_endpoint
+        self.fast_path_endpoint = fast_path_endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -114,7 +114,7 @@ class RequestMiddleware:
             # CALLGATE_DRAIN_TIMEOUT is over. uvicorn would send a 500, which would say that no call was started. A call whose
             # intent may be committed may be started.
             call_id = exchange.state.get("placed") or exchange.state.get("intent")
-            await exchange.send_fallback_error(ShuttingDown(after_s=1), maybe_placed=call_id)
+            await exchange.send_fallback_error(ShuttingDown(after_s=1), possibly_started_call_id=call_id)
             raise
         except ResponseTruncated as error:
             logger.warning("response_truncated", reason=str(error))
@@ -122,7 +122,7 @@ class RequestMiddleware:
             exchange.status = _CLIENT_CLOSED_STATUS
         except Exception:
             logger.exception("unexpected_error")
-            await exchange.send_fallback_error(InternalError(), maybe_placed=exchange.state.get("placed"))
+            await exchange.send_fallback_error(InternalError(), possibly_started_call_id=exchange.state.get("placed"))
 
     async def _call_endpoint(self, exchange: "_HttpExchange", receive: Receive) -> None:
         """Reads the body and calls the endpoint. Raises a CallgateError if the request is refused.
@@ -147,7 +147,7 @@ class RequestMiddleware:
         body = await read_body(receive, timeout_s=self.body_timeout_s)
         if exchange.is_creation:
             self.require_capacity(scope)  # again: other creations may have started while the body arrived
-        endpoint = self.direct_endpoint(scope) or self.app
+        endpoint = self.fast_path_endpoint(scope) or self.app
         await endpoint(scope, replay_body(body, receive), exchange.send)
 
 
@@ -209,16 +209,16 @@ class _HttpExchange:
             response.headers["Connection"] = "close"
         await response(self.scope, _receive_disconnect, self.send)
 
-    async def send_fallback_error(self, error: CallgateError, *, maybe_placed: UUID | None) -> None:
+    async def send_fallback_error(self, error: CallgateError, *, possibly_started_call_id: UUID | None) -> None:
         """Sends an error response to a request that was canceled or failed unexpectedly, unless a response has started.
 
-        `maybe_placed` is the id of a call that Twilio may have started for the request. With it, the response says that the
-        outcome is unknown, and its status is not a 5xx.
+        `possibly_started_call_id` is the id of a call that Twilio may have started for the request. With it, the response says
+        that the outcome is unknown, and its status is not a 5xx.
         """
         if self.status:
             return
-        if maybe_placed is not None:
-            response = self._renderer.render_unknown_outcome(maybe_placed, request_id=self._request_id)
+        if possibly_started_call_id is not None:
+            response = self._renderer.render_unknown_outcome(possibly_started_call_id, request_id=self._request_id)
             await response(self.scope, _receive_disconnect, self.send)
         else:
             await self.send_error(self.state.get("indeterminate_error") or error)

@@ -16,7 +16,7 @@ from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallab
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import CallgateError, HeadTooLarge, MalformedRequest, RequestTimeout, TooManyConnections
-from app.http.deadline import Deadline
+from app.http.connection_timer import ConnectionTimer
 from app.http.limits import MAX_HEAD_BYTES, MAX_HEADER_LINES, MAX_OPERATIONS_CONNECTIONS, ServerLimits
 from app.http.operations import OperationsPort
 from app.http.raw_responses import raw_error_response
@@ -51,13 +51,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._waiting_since: float | None = None
         self._head_error: CallgateError | None = None
         self._is_refused = self._is_for_operations = False
-        self._read_deadline = Deadline(self.loop, self._on_read_timeout)
+        self._read_deadline = ConnectionTimer(self.loop, self._on_read_timeout)
         # The request (by its number on the connection) and the part of the request that the read deadline applies to.
         self._read_deadline_for: tuple[int, str | None] | None = None
         # Runs while too much of a response is unsent.
-        self._write_deadline = Deadline(self.loop, self._abort)
+        self._write_deadline = ConnectionTimer(self.loop, self._abort)
         # Runs from the moment when the connection is to be closed. An orderly close waits until the client has read everything.
-        self._close_deadline = Deadline(self.loop, self._abort)
+        self._close_deadline = ConnectionTimer(self.loop, self._abort)
 
     # Connection
 

@@ -28,8 +28,8 @@ async def authenticate_workload(request: Request, token: str) -> Caller | Operat
     address has sent too many wrong keys, and WorkloadKeysUnavailable if the token cannot be checked at the moment.
     """
     account = await _service_account(request, token)
-    tenants: TenantDirectory = request.state.tenants
-    caller = await tenants.find_workload(account)
+    directory: TenantDirectory = request.state.directory
+    caller = await directory.find_workload(account)
     if caller is None:
         bind_log_fields(service_account=account.name, namespace=account.namespace)
         raise _refused_token_error(request, "no_workload", _NOT_A_WORKLOAD_DETAIL)

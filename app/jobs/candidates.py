@@ -58,7 +58,7 @@ class CallCandidates:
     calls: Mapping[str, tuple[CallResource, MatchRating]]
     is_complete: bool
     """Whether the search would have found the call for every spelling of the address that Twilio may use."""
-    twilio_clock_lead: timedelta | None
+    twilio_clock_offset: timedelta | None
     """Twilio's clock minus this machine's clock; None if unknown."""
 
 
@@ -69,7 +69,7 @@ class _ListedCalls(NamedTuple):
     """
 
     entries: Mapping[str | None, Sequence[CallResource]]
-    clock_lead: timedelta | None
+    twilio_clock_offset: timedelta | None
 
 
 @dataclass(slots=True)
@@ -80,30 +80,32 @@ class AccountCallList:
     time, Twilio filters it by the called address: once for each address.
     """
 
-    tenants: TenantDirectory
+    directory: TenantDirectory
     twilio: TwilioClient
     account_id: UUID
     since: datetime
     until: datetime
     deadline_s: float
     keep: EntryFilter = lambda _: True
-    _whole: asyncio.Task[_ListedCalls | None] | None = None
+    _whole_list: asyncio.Task[_ListedCalls | None] | None = None
     _by_address: dict[str, asyncio.Task[_ListedCalls]] = field(default_factory=dict)
 
-    async def find_candidates(self, call: Call, *, longest_life: timedelta) -> CallCandidates:
+    async def find_candidates(self, call: Call, *, max_start_delay: timedelta) -> CallCandidates:
         """Returns the calls in the list that may be `call`. Raises TwilioError or TimeoutError.
 
-        `longest_life` is the longest time from `call.pending_since` until Twilio may start the call.
+        `max_start_delay` is the longest time from `call.pending_since` until Twilio may start the call.
         """
-        if self._whole is None:
-            self._whole = asyncio.create_task(self._read_whole())
-        read = await self._whole
+        if self._whole_list is None:
+            self._whole_list = asyncio.create_task(self._read_whole_list())
+        read = await self._whole_list
         is_complete = read is not None or has_no_optional_parts(call.to)
         found = read or await self._calls_to_address(call.to)
         entries = [entry for key in (*address_keys(call.to), None) for entry in found.entries.get(key, ())]
-        return CallCandidates(possible_matches(call, entries, longest_life=longest_life), is_complete, found.clock_lead)
+        return CallCandidates(
+            possible_matches(call, entries, max_start_delay=max_start_delay), is_complete, found.twilio_clock_offset
+        )
 
-    async def _read_whole(self) -> _ListedCalls | None:
+    async def _read_whole_list(self) -> _ListedCalls | None:
         """Returns the whole list; None if it is too long, takes too long, or if Twilio's answer is lost or unreadable.
 
         The caller can then ask for the calls to one address, whose list is shorter.
@@ -131,7 +133,7 @@ class AccountCallList:
         """
         until = self.until + _SEARCH_SPAN
         started = {"StartTime>": self.since.strftime("%Y-%m-%dT%H:%M:%SZ"), "StartTime<": until.date().isoformat()}
-        credentials = await self.tenants.active_credentials(self.account_id)
+        credentials = await self.directory.active_credentials(self.account_id)
         entries: dict[str | None, list[CallResource]] = defaultdict(list)
         async with asyncio.timeout(2 * self.deadline_s):
             for each, extra in product(filters, ({"Status": "queued"}, started)):
@@ -139,21 +141,21 @@ class AccountCallList:
                 for entry in await try_credentials(credentials, ask):
                     to = _text_or_none(entry.raw.get("to"))
                     entries[to and address_key(to)].append(entry)
-        return _ListedCalls(entries, await twilio_clock_offset(self.tenants, self.twilio, self.account_id))
+        return _ListedCalls(entries, await twilio_clock_offset(self.directory, self.twilio, self.account_id))
 
 
 @dataclass(frozen=True, slots=True)
 class TwilioCallSearch:
     """Reads Twilio's lists of calls, to find out whether Twilio has started any call of a batch.
 
-    Reads one list for all calls of the batch that have the same account and were dialled in the same hour. `longest_life` is
+    Reads one list for all calls of the batch that have the same account and were dialled in the same hour. `max_start_delay` is
     the longest time from `pending_since` of a call until Twilio may start it.
     """
 
-    tenants: TenantDirectory
+    directory: TenantDirectory
     twilio: TwilioClient
     batch: Sequence[Call]
-    longest_life: timedelta
+    max_start_delay: timedelta
     deadline_s: float
     _lists: dict[tuple[UUID, datetime], AccountCallList] = field(default_factory=dict)
 
@@ -163,20 +165,20 @@ class TwilioCallSearch:
         if group not in self._lists:
             calls = [other for other in self.batch if _account_and_hour(other) == group]
             self._lists[group] = AccountCallList(
-                self.tenants,
+                self.directory,
                 self.twilio,
                 call.account_id,
                 since=earliest_date_created(min(each.pending_since for each in calls)),
-                until=max(each.pending_since for each in calls) + self.longest_life,
+                until=max(each.pending_since for each in calls) + self.max_start_delay,
                 deadline_s=self.deadline_s,
                 keep=called_address_filter(calls),
             )
-        return await self._lists[group].find_candidates(call, longest_life=self.longest_life)
+        return await self._lists[group].find_candidates(call, max_start_delay=self.max_start_delay)
 
 
-async def twilio_clock_offset(tenants: TenantDirectory, twilio: TwilioClient, account_id: UUID) -> timedelta | None:
+async def twilio_clock_offset(directory: TenantDirectory, twilio: TwilioClient, account_id: UUID) -> timedelta | None:
     """Returns Twilio's clock minus this machine's clock, or None if no recent response of Twilio has shown its time."""
-    offsets = [twilio.clock.offset(credential.base_url) for credential in await tenants.active_credentials(account_id)]
+    offsets = [twilio.clock.offset(credential.base_url) for credential in await directory.active_credentials(account_id)]
     return max((offset for offset in offsets if offset is not None), key=abs, default=None)
 
 
@@ -192,13 +194,13 @@ def called_address_filter(calls: Iterable[Call]) -> EntryFilter:
 
 
 def possible_matches(
-    call: Call, entries: Iterable[CallResource], *, longest_life: timedelta
+    call: Call, entries: Iterable[CallResource], *, max_start_delay: timedelta
 ) -> dict[str, tuple[CallResource, MatchRating]]:
     """Returns the calls of Twilio's list that the request for `call` may have started: by sid, each call and its rating.
 
-    `longest_life` is the longest time from `call.pending_since` until Twilio starts the call.
+    `max_start_delay` is the longest time from `call.pending_since` until Twilio starts the call.
     """
-    rated = {entry.sid: (entry, rate_match(call, entry, longest_life=longest_life)) for entry in entries}
+    rated = {entry.sid: (entry, rate_match(call, entry, max_start_delay=max_start_delay)) for entry in entries}
     return {sid: match for sid, match in rated.items() if match[1] != "no"}
 
 
@@ -207,19 +209,19 @@ def earliest_date_created(requested_at: datetime) -> datetime:
     return requested_at - MAX_CLOCK_SKEW - DATE_TOLERANCE
 
 
-def max_time_between_matching_requests(longest_life: timedelta) -> timedelta:
+def max_time_between_matching_requests(max_start_delay: timedelta) -> timedelta:
     """Returns the longest time between two requests that may have started the same call in Twilio's list.
 
-    `longest_life` is the longest time from `call.pending_since` until Twilio starts the call.
+    `max_start_delay` is the longest time from `call.pending_since` until Twilio starts the call.
     """
-    return longest_life + 2 * MAX_CLOCK_SKEW + DATE_TOLERANCE
+    return max_start_delay + 2 * MAX_CLOCK_SKEW + DATE_TOLERANCE
 
 
-def rate_match(call: Call, entry: CallResource, *, longest_life: timedelta) -> MatchRating:
+def rate_match(call: Call, entry: CallResource, *, max_start_delay: timedelta) -> MatchRating:
     """Rates whether the request for the record `call` may have started `entry`, a call in Twilio's list.
 
     The rating is "yes" only if direction, `to` and `from` are present and match exactly. If one of them is missing, the rating
-    can be "perhaps". `longest_life` is the longest time from `call.pending_since` until Twilio starts the call.
+    can be "perhaps". `max_start_delay` is the longest time from `call.pending_since` until Twilio starts the call.
     """
     shown_to, shown_from = _text_or_none(entry.raw.get("to")), _text_or_none(entry.raw.get("from"))
     if entry.direction not in (_API_CALL_DIRECTION, None):
@@ -233,7 +235,7 @@ def rate_match(call: Call, entry: CallResource, *, longest_life: timedelta) -> M
         is_same_address(call.to, shown_to or "") and is_same_caller(call.from_, shown_from or "")
     )
     if entry.date_created is not None:
-        earliest, latest = call.pending_since - MAX_CLOCK_SKEW, call.pending_since + longest_life + MAX_CLOCK_SKEW
+        earliest, latest = call.pending_since - MAX_CLOCK_SKEW, call.pending_since + max_start_delay + MAX_CLOCK_SKEW
         if not earliest - DATE_TOLERANCE <= entry.date_created <= latest + DATE_TOLERANCE:
             return "no"
         exact = exact and earliest <= entry.date_created <= latest

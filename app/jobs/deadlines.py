@@ -78,5 +78,5 @@ class RingDeadlineEnforcer:
         A row is idle if its caller has no waiting call, and got no grant (the right to dial a call) for an hour. Each grant
         reads all rows of its account, so there must be few. Returns false, so that the job pauses before the next time.
         """
-        await store.delete_idle_round_robin_rows(self.database, _TURN_EXPIRES_AFTER, limit=_TURN_BATCH_SIZE)
+        await store.delete_idle_dial_turn_rows(self.database, _TURN_EXPIRES_AFTER, limit=_TURN_BATCH_SIZE)
         return False

@@ -81,11 +81,11 @@ class Deliverer:
     _running: set[asyncio.Task[None]] = field(default_factory=set)
     _in_flight: Counter[str] = field(default_factory=Counter)
     # Deliveries that were delivered or given up, and whose results are not recorded yet.
-    _ended: set[UUID] = field(default_factory=set)
+    _finished_delivery_ids: set[UUID] = field(default_factory=set)
     # The tenant at which the last claim reached its limit; the next claim starts after it. Empty: start with the first.
-    _after: str = ""
+    _last_claimed_tenant_id: str = ""
     # When older deliveries are looked for, by the event loop's clock.
-    _look_for_older_at: float = 0.0
+    _next_full_scan_at: float = 0.0
     _attempts: Batcher[DeliveryAttempt, None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -104,7 +104,10 @@ class Deliverer:
         busy = [tenant for tenant, count in self._in_flight.items() if count > MAX_CONCURRENT_PER_TENANT - CLAIM_PER_TENANT]
         free = MAX_CONCURRENT - len(self._running)
         due = await self._claim(limit=free, busy=busy)
-        started_after, self._after = self._after, due[-1].tenant_id if len(due) == free else ""
+        started_after, self._last_claimed_tenant_id = (
+            self._last_claimed_tenant_id,
+            due[-1].tenant_id if len(due) == free else "",
+        )
         for delivery in due:
             if not delivery.held:
                 self._start_attempt(delivery)
@@ -132,19 +135,19 @@ class Deliverer:
         finds deliveries of older months, the next call reads all months as well.
         """
         recent, clock = recent_months(datetime.now(UTC)), asyncio.get_running_loop().time()
-        is_limited = clock < self._look_for_older_at
+        is_limited = clock < self._next_full_scan_at
         due = await claim_deliveries(
             self.database,
             months=recent if is_limited else None,
             lease=LEASE,
             limit=limit,
             per_tenant=CLAIM_PER_TENANT,
-            busy=busy,
-            ended=self._ended,
-            after=self._after,
+            busy_tenant_ids=busy,
+            finished_delivery_ids=self._finished_delivery_ids,
+            after_tenant_id=self._last_claimed_tenant_id,
         )
         if not is_limited and all(delivery.at in recent for delivery in due):
-            self._look_for_older_at = clock + _OLD_DELIVERY_SCAN_INTERVAL_S
+            self._next_full_scan_at = clock + _OLD_DELIVERY_SCAN_INTERVAL_S
         return due
 
     async def drain(self) -> None:
@@ -239,11 +242,11 @@ class Deliverer:
     async def _record_in_batch(self, attempt: DeliveryAttempt) -> None:
         """Records the result together with those of other attempts. From now on a later event of the call need not wait."""
         if attempt.wait is None:
-            self._ended.add(attempt.delivery.id)
+            self._finished_delivery_ids.add(attempt.delivery.id)
         try:
             await self._attempts.submit(attempt)
         finally:
-            self._ended.discard(attempt.delivery.id)
+            self._finished_delivery_ids.discard(attempt.delivery.id)
 
     async def _record_attempts(
         self, attempts: Sequence[DeliveryAttempt], *, held: Sequence[ClaimedDelivery] = ()

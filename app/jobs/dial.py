@@ -11,7 +11,7 @@ from uuid import UUID
 
 import structlog
 
-from app.calls.creation.granted import GrantedCallDialer
+from app.calls.creation.granted_calls import GrantedCallDialer
 from app.calls.creation.grants.accounts import WaitingAccount, accounts_with_scheduled_calls
 from app.calls.creation.grants.service import DialGrantBatch, grant_calls
 from app.calls.creation.grants.store import DialGrant
@@ -117,7 +117,7 @@ class Dialer:
             logger.exception("grant_failed", account_id=str(account_id))
             return DialGrantBatch([], is_last=True)
         for grant in granted.grants:
-            self.settlement.metrics.calls.grants.labels(PRIORITIES[grant.dial["priority"]]).inc()
+            self.settlement.metrics.calls.grants.labels(PRIORITIES[grant.dial_row["priority"]]).inc()
             self._start_dialling(grant, began)
         return granted
 

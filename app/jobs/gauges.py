@@ -15,7 +15,7 @@ from app.database.engine import Database
 from app.deliveries.repository import delivery_backlog
 from app.observability import Metrics
 from app.scheduling.grant_counters import GrantCounters
-from app.scheduling.guard import read_guard
+from app.scheduling.grant_halts import read_grant_halt_state
 from app.scheduling.schedule import PRIORITIES
 from app.scheduling.statistics import scheduling_backlog
 
@@ -74,7 +74,7 @@ class Gauges:
             calls = await count_followed_calls(session)
             deliveries = await delivery_backlog(session)
             update_due_at = await earliest_pending_update_due_at(session)
-        guard = await read_guard(self._database)
+        guard = await read_grant_halt_state(self._database)
         scheduled = await scheduling_backlog(self._database, priority_count=len(PRIORITIES))
         for place, priority in enumerate(PRIORITIES):
             self._scheduled.labels(priority).set(scheduled.waiting[place])

@@ -1,7 +1,7 @@
 """Reads started calls from Twilio repeatedly, and updates their records, until the calls have ended and have a price.
 
-If several calls of an account are due at the same time, they are read from Twilio's list (app.jobs.sweep). One or two calls are
-fetched one by one. app.calls.refresh_plan decides when a call is due.
+If several calls of an account are due at the same time, they are read from Twilio's list (app.jobs.call_list_scan). One or two
+calls are fetched one by one. app.calls.refresh_plan decides when a call is due.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import structlog
 
 from app.calls import leases
 from app.calls.leases import CallDueForRefresh
-from app.calls.missing import is_call_not_found, is_deleted_at_twilio
+from app.calls.not_found_at_twilio import is_call_not_found, is_deleted_at_twilio
 from app.calls.outbox import final_delivery, needs_final_delivery
 from app.calls.progress import apply_deletion, apply_resource
 from app.calls.refresh_plan import (
@@ -29,7 +29,7 @@ from app.calls.refresh_plan import (
 from app.calls.store import CallState, ChangedCall, read_calls, write_changed_calls
 from app.database.engine import Database
 from app.jobs.account_tasks import AccountTasks
-from app.jobs.sweep import MIN_SWEPT_CALLS, sweep_call_list
+from app.jobs.call_list_scan import MIN_CALLS_FOR_LIST, find_calls_in_list
 from app.observability import Metrics
 from app.observability.tracing import trace_background_work
 from app.scheduling.dial_slots import mark_calls_missing_at_twilio
@@ -89,7 +89,7 @@ class CallRefresher:
     """Reads started calls from Twilio repeatedly, and updates their records, until the calls have ended and have a price."""
 
     database: Database
-    tenants: TenantDirectory
+    directory: TenantDirectory
     twilio: TwilioClient
     metrics: Metrics
     interval: timedelta
@@ -136,11 +136,13 @@ class CallRefresher:
             return {call.id: _FetchResult(not_before=until) for call in calls}
         found: Mapping[str, CallResource] = {}
         try:
-            if len(calls) >= MIN_SWEPT_CALLS:
+            if len(calls) >= MIN_CALLS_FOR_LIST:
                 wanted = {call.sid: call.pending_since for call in calls}
                 deadline_s = self.fetch_deadline_s
-                ask = partial(sweep_call_list, self.twilio, wanted=wanted, deadline_s=deadline_s, last_page_after_s=deadline_s)
-                found, newest_entries = await try_credentials(await self.tenants.active_credentials(account_id), ask)
+                ask = partial(
+                    find_calls_in_list, self.twilio, wanted=wanted, deadline_s=deadline_s, last_page_after_s=deadline_s
+                )
+                found, newest_entries = await try_credentials(await self.directory.active_credentials(account_id), ask)
                 if self.bind_listed_calls:
                     await self.bind_listed_calls(account_id, newest_entries)
         except TwilioError as error:
@@ -174,7 +176,7 @@ class CallRefresher:
         with trace_background_work("refresh", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
             try:
                 ask = partial(self.twilio.fetch_call, sid=call.sid, deadline_s=self.fetch_deadline_s)
-                return _FetchResult(await try_credentials(await self.tenants.active_credentials(account_id), ask))
+                return _FetchResult(await try_credentials(await self.directory.active_credentials(account_id), ask))
             except TwilioError as error:
                 if _affects_whole_account(error, _ERRORS_OF_ACCOUNT):
                     return self._pause_account(account_id, [call], error)[call.id]

@@ -31,24 +31,24 @@ _IS_DONE_SQL = {
     Delivery.__tablename__: "next_attempt_at IS NULL",
 }
 # `at` is Postgres's time in an event, and the time of the process that wrote both in its delivery.
-_CLOCKS_DIFFER_BY = timedelta(days=1)
+_MAX_CLOCK_DIFFERENCE = timedelta(days=1)
 
 
 async def lock_calls_to_delete(
-    session: AsyncSession, *, after: UUID, before: datetime, rivals_within: timedelta, limit: int
+    session: AsyncSession, *, after: UUID, before: datetime, max_rival_distance: timedelta, limit: int
 ) -> Sequence[UUID]:
     """Locks calls whose last dial and final outcome were before `before`. Returns their ids, at most `limit`.
 
     Begins with the oldest call after the id `after`. Leaves out calls whose record may still change: the worker will fetch them
     from Twilio again, or search Twilio's list for them. Also leaves out a started call if another record to the same address,
-    dialled at most `rivals_within` before or after it, may still be searched for. Without the started call's record, the search
-    would take its call at Twilio for that of the other record.
+    dialled at most `max_rival_distance` before or after it, may still be searched for. Without the started call's record, the
+    search would take its call at Twilio for that of the other record.
     """
     rival = aliased(Call)
     rival_may_be_searched_for = exists().where(
         rival.account_sid == Call.account_sid,
         rival.address_key == Call.address_key,
-        rival.pending_since.between(Call.pending_since - rivals_within, Call.pending_since + rivals_within),
+        rival.pending_since.between(Call.pending_since - max_rival_distance, Call.pending_since + max_rival_distance),
         MAY_HAVE_STARTED,
         or_(rival.execution != "not_started", rival.search_at.is_not(None)),
     )
@@ -95,7 +95,7 @@ async def has_no_pending_deliveries(session: AsyncSession, partition: Partition)
         return True
     pending = exists().where(
         Delivery.next_attempt_at.is_not(None),
-        Delivery.at >= partition.start - _CLOCKS_DIFFER_BY,
-        Delivery.at < partition.end + _CLOCKS_DIFFER_BY,
+        Delivery.at >= partition.start - _MAX_CLOCK_DIFFERENCE,
+        Delivery.at < partition.end + _MAX_CLOCK_DIFFERENCE,
     )
     return bool(await session.scalar(select(~pending)))

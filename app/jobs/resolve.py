@@ -27,8 +27,8 @@ from app.jobs.candidates import (
     possible_matches,
     twilio_clock_offset,
 )
-from app.jobs.evaluation import SearchFinding, SearchResult, evaluate_candidates
 from app.jobs.isolation import run_isolated
+from app.jobs.search_result import SearchFinding, SearchResult, evaluate_candidates
 from app.observability import Metrics
 from app.observability.tracing import trace_background_work
 from app.tenants.directory import TenantDirectory
@@ -52,11 +52,11 @@ class OutcomeResolver:
     """Searches Twilio's lists for the calls of records whose outcome is `unknown`. Never dials."""
 
     database: Database
-    tenants: TenantDirectory
+    directory: TenantDirectory
     twilio: TwilioClient
     metrics: Metrics
     settlement: Settlement
-    longest_life: timedelta
+    max_start_delay: timedelta
     deadline_s: float
     tasks: AccountTasks = field(default_factory=AccountTasks)
 
@@ -66,7 +66,7 @@ class OutcomeResolver:
         Returns false if there were none.
         """
         async with self.database.begin() as session:
-            abandoned = await repository.claim_abandoned(session, older_than=self.longest_life, limit=ABANDONED_BATCH_SIZE)
+            abandoned = await repository.claim_abandoned(session, older_than=self.max_start_delay, limit=ABANDONED_BATCH_SIZE)
             for call in abandoned:
                 await self.settlement.apply_change(
                     session, call, self.settlement.change_to_unknown(data={"reason": "abandoned"})
@@ -85,8 +85,8 @@ class OutcomeResolver:
             due = await leases.claim_searches(
                 session, lease=self._search_lease, limit=SEARCH_BATCH_SIZE, busy_accounts=busy_accounts
             )
-            database_clock_lead = await repository.postgres_time_now(session) - datetime.now(UTC)
-        self.tasks.start_per_account(due, partial(self._search_account, database_clock_lead), event="search_crashed")
+            postgres_clock_offset = await repository.postgres_time_now(session) - datetime.now(UTC)
+        self.tasks.start_per_account(due, partial(self._search_account, postgres_clock_offset), event="search_crashed")
         return bool(due)
 
     @property
@@ -98,12 +98,12 @@ class OutcomeResolver:
         """
         return timedelta(seconds=4 * self.deadline_s + 30)
 
-    async def _search_account(self, database_clock_lead: timedelta, calls: Sequence[Call]) -> None:
+    async def _search_account(self, postgres_clock_offset: timedelta, calls: Sequence[Call]) -> None:
         """Searches Twilio's lists for calls of one account, and records the results.
 
         Leaves the calls for which no search has begun to other workers if this worker stops.
         """
-        search = partial(self._search_call, self.make_call_search(calls), database_clock_lead)
+        search = partial(self._search_call, self.make_call_search(calls), postgres_clock_offset)
         for start in range(0, len(calls), _MAX_CONCURRENT_SEARCHES):
             if self.tasks.is_stopping:
                 break
@@ -115,7 +115,7 @@ class OutcomeResolver:
             await leases.release_searches(session, calls)
 
     def make_call_search(self, batch: Sequence[Call]) -> TwilioCallSearch:
-        return TwilioCallSearch(self.tenants, self.twilio, batch, self.longest_life, self.deadline_s)
+        return TwilioCallSearch(self.directory, self.twilio, batch, self.max_start_delay, self.deadline_s)
 
     async def bind_listed_calls(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
         """Finds calls of unknown outcome in `page`, the first page of Twilio's list of the account's calls.
@@ -125,9 +125,9 @@ class OutcomeResolver:
         """
         async with self.database.begin() as session:
             unknown = await repository.list_unknown_calls(session, account_id, limit=_MAX_LISTED_CALLS)
-            database_clock_lead = await repository.postgres_time_now(session) - datetime.now(UTC)
+            postgres_clock_offset = await repository.postgres_time_now(session) - datetime.now(UTC)
         covered = [call for call in unknown if _shows_all_candidates(page, call)]
-        ahead = await twilio_clock_offset(self.tenants, self.twilio, account_id) if covered else None
+        ahead = await twilio_clock_offset(self.directory, self.twilio, account_id) if covered else None
         if ahead is None:
             return
         listed = [
@@ -136,24 +136,24 @@ class OutcomeResolver:
             if (entry := CallResource.parse_answer(each)) is not None
         ]
         for call in covered:
-            calls = possible_matches(call, listed, longest_life=self.longest_life)
+            calls = possible_matches(call, listed, max_start_delay=self.max_start_delay)
             if not calls:
                 continue
             async with self.database.begin() as session:
                 locked = await repository.lock_call(session, call.id)
                 if locked is None or not _is_searchable(locked):
                     continue
-                shown, offset = CallCandidates(calls, True, ahead), ahead - database_clock_lead
-                finding = await evaluate_candidates(session, locked, shown, offset, max_start_delay=self.longest_life)
+                shown, offset = CallCandidates(calls, True, ahead), ahead - postgres_clock_offset
+                finding = await evaluate_candidates(session, locked, shown, offset, max_start_delay=self.max_start_delay)
                 if finding.resource is None:
                     continue
                 await self._write_finding(session, locked, finding)
             self.metrics.calls.searches.labels(finding.result).inc()
 
-    async def _search_call(self, call_lists: TwilioCallSearch, database_clock_lead: timedelta, call: Call) -> None:
+    async def _search_call(self, call_lists: TwilioCallSearch, postgres_clock_offset: timedelta, call: Call) -> None:
         """Searches Twilio's lists for one call and records the result.
 
-        `database_clock_lead` is Postgres's clock minus this machine's clock.
+        `postgres_clock_offset` is Postgres's clock minus this machine's clock.
         """
         with trace_background_work("search", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
             try:
@@ -163,8 +163,8 @@ class OutcomeResolver:
                 logger.warning("search_failed", call_id=str(call.id), reason=reason)
                 await self._record_search(call, None, None)
             else:
-                ahead = candidates.twilio_clock_lead
-                await self._record_search(call, candidates, None if ahead is None else ahead - database_clock_lead)
+                ahead = candidates.twilio_clock_offset
+                await self._record_search(call, candidates, None if ahead is None else ahead - postgres_clock_offset)
 
     async def _record_search(self, call: Call, candidates: CallCandidates | None, clock_offset: timedelta | None) -> None:
         """Records the result of a search.
@@ -180,7 +180,7 @@ class OutcomeResolver:
             result: SearchResult | Literal["failed"] = "failed"
             if candidates is not None:
                 finding = await evaluate_candidates(
-                    session, locked, candidates, clock_offset, max_start_delay=self.longest_life
+                    session, locked, candidates, clock_offset, max_start_delay=self.max_start_delay
                 )
                 await self._write_finding(session, locked, finding)
                 result = finding.result

@@ -38,7 +38,7 @@ class Retention:
 
     database: Database
     metrics: Metrics
-    keep: timedelta
+    retention_period: timedelta
     # The partitioned tables whose rows are kept for the time `keep`.
     tables: Sequence[str] = CALL_TABLES
     max_start_delay: timedelta = timedelta(0)
@@ -57,7 +57,7 @@ class Retention:
                 session,
                 after=self._last_id,
                 before=await self._kept_since(session),
-                rivals_within=max_time_between_matching_requests(self.max_start_delay),
+                max_rival_distance=max_time_between_matching_requests(self.max_start_delay),
                 limit=BATCH_SIZE,
             )
             self._count_deleted("call", await repository.delete_calls(session, expired))
@@ -112,4 +112,4 @@ class Retention:
         await asyncio.sleep(min(_PAUSE_TO_BATCH_TIME_RATIO * (time.monotonic() - began), _MAX_PAUSE_S))
 
     async def _kept_since(self, session: Session) -> datetime:
-        return await transaction_start_time(session) - self.keep
+        return await transaction_start_time(session) - self.retention_period

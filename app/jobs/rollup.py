@@ -11,7 +11,7 @@ import structlog
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.rollups import store
-from app.rollups.periods import HOUR, MAX_ROLLUP_SPAN, MINUTE, MINUTE_ROLLUP_RETENTION, DuePeriod, due_periods
+from app.rollups.periods import HOUR, MAX_COUNTING_BACKLOG, MINUTE, MINUTE_ROLLUP_RETENTION, DuePeriod, due_periods
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -27,7 +27,7 @@ class RollUp:
 
     database: Database
     # How long hours are kept.
-    keep: timedelta
+    retention_period: timedelta
     # How long calls are kept; None: for ever.
     calls_kept_for: timedelta | None = None
 
@@ -38,7 +38,7 @@ class RollUp:
         counts are written or none.
         """
         async with self.database.transaction() as connection:
-            progress = await store.lock_progress(connection, first_span=MAX_ROLLUP_SPAN)
+            progress = await store.lock_progress(connection, first_span=MAX_COUNTING_BACKLOG)
             if progress is None or progress.now == progress.rolled_until:
                 return False
             await store.record_waiting_call_count(connection, progress.now)
@@ -47,7 +47,7 @@ class RollUp:
                 due = await self._skip_empty(connection, due)
             left = await self._roll_up(connection, due)
             await store.record_progress(connection, left.due_at - MINUTE if left else progress.now)
-            kept_for = ((MINUTE, MINUTE_ROLLUP_RETENTION), (HOUR, self.keep))
+            kept_for = ((MINUTE, MINUTE_ROLLUP_RETENTION), (HOUR, self.retention_period))
             await store.delete_expired_figures(connection, now=progress.now, kept_for=kept_for)
         return left is not None
 

@@ -15,11 +15,11 @@ _DUE = """
 """
 
 
-async def jobs_with_due_work(database: Database, *, longest_life: timedelta) -> set[str]:
+async def jobs_with_due_work(database: Database, *, abandoned_after: timedelta) -> set[str]:
     """Returns the names of the worker's jobs that have something to do now.
 
-    `longest_life` is the longest time that a process works on a creation. A record that is pending for longer is abandoned: its
-    outcome is set by a job.
+    `abandoned_after` is the longest time that a process works on a creation. A record that is pending for longer is abandoned:
+    its outcome is set by a job.
     """
-    (row,) = await database.fetch(_DUE, longest_life)
+    (row,) = await database.fetch(_DUE, abandoned_after)
     return {name for name, is_due in row.items() if is_due}

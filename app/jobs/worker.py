@@ -18,15 +18,15 @@ from app.database.listener import Listener
 from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
 from app.http.readiness import Readiness
-from app.jobs.control import PendingUpdateSender
 from app.jobs.deadlines import RingDeadlineEnforcer
 from app.jobs.deliver import Deliverer
 from app.jobs.dial import Dialer
 from app.jobs.gauges import Gauges
-from app.jobs.guard import LostGrantWatch
 from app.jobs.heartbeat import Heartbeat
 from app.jobs.isolation import errors_to_log
+from app.jobs.lost_grants import LostGrantWatch
 from app.jobs.partitions import AUDIT_TABLES, Partitioner
+from app.jobs.pending_updates import PendingUpdateSender
 from app.jobs.refresh import CallRefresher
 from app.jobs.resolve import OutcomeResolver
 from app.jobs.retain import Retention
@@ -75,16 +75,16 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
     budget = dial_time_budget(settings)
     resolver = OutcomeResolver(
         database=state["database"],
-        tenants=state["tenants"],
+        directory=state["directory"],
         twilio=state["twilio"],
         metrics=metrics,
         settlement=state["settlement"],
-        longest_life=timedelta(seconds=budget.total + settings.abandon_margin),
+        max_start_delay=timedelta(seconds=budget.total + settings.abandon_margin),
         deadline_s=budget.attempt,
     )
     refresher = CallRefresher(
         database=state["database"],
-        tenants=state["tenants"],
+        directory=state["directory"],
         twilio=state["twilio"],
         metrics=metrics,
         interval=timedelta(seconds=settings.refresh_interval),
@@ -110,7 +110,9 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
     rollup = RollUp(state["database"], timedelta(days=settings.rollup_retention_days), calls_kept_for)
     jobs = [
         *polled,
-        Job("poll", partial(_wake_due_jobs, state["database"], polled, resolver.longest_life), settings.worker_poll_interval),
+        Job(
+            "poll", partial(_wake_due_jobs, state["database"], polled, resolver.max_start_delay), settings.worker_poll_interval
+        ),
         Job("guard", LostGrantWatch(state["database"], counters).step, _GUARD_EVERY_S),
         Job("slots", deadlines.free_dial_slots, _SLOTS_EVERY_S),
         Job("turns", deadlines.delete_idle_dial_turns, _TURNS_EVERY_S),
@@ -123,7 +125,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("drop_audit_partitions", audit.drop_partitions, _RETENTION_EVERY_S),
     ]
     if calls_kept_for is not None:
-        retention = Retention(state["database"], metrics, calls_kept_for, max_start_delay=resolver.longest_life)
+        retention = Retention(state["database"], metrics, calls_kept_for, max_start_delay=resolver.max_start_delay)
         steps = (retention.expire_calls, retention.expire_default_partitions, retention.drop_partitions)
         jobs += [Job(step.__name__, step, _RETENTION_EVERY_S) for step in steps]
     return jobs
@@ -131,15 +133,15 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
 
 def _make_dialer(settings: Settings, state: Services, counters: GrantCounters) -> Dialer:
     limits = settings.max_in_flight, settings.max_in_flight_per_tenant
-    return Dialer(state["database"], state["granted"], state["settlement"], *limits, counters)
+    return Dialer(state["database"], state["granted_call_dialer"], state["settlement"], *limits, counters)
 
 
-async def _wake_due_jobs(database: Database, jobs: Sequence[Job], longest_life: timedelta) -> bool:
+async def _wake_due_jobs(database: Database, jobs: Sequence[Job], abandoned_after: timedelta) -> bool:
     """Wakes each of `jobs` that has due work. Returns false, so that the job that calls this function pauses.
 
-    `longest_life` is the age at which a record that is still pending counts as abandoned by its process.
+    `abandoned_after` is the age at which a record that is still pending counts as abandoned by its process.
     """
-    due = await jobs_with_due_work(database, longest_life=longest_life)
+    due = await jobs_with_due_work(database, abandoned_after=abandoned_after)
     for job in jobs:
         if job.name in due:
             job.wake.set()

@@ -32,14 +32,14 @@ class DemoFailed(CommandFailed):
     """The demo call could not be placed, or was not completed and priced in time. The message is one line."""
 
 
-async def prepare_tenant(tenants: TenantAdministration, directory: TenantDirectory, folder: StateFolder) -> str:
+async def prepare_tenant(administration: TenantAdministration, directory: TenantDirectory, folder: StateFolder) -> str:
     """Returns the API key of the demo tenant. Creates the tenant, its account and the key if they are missing."""
     try:
-        await tenants.get_tenant(DEMO_TENANT)
+        await administration.get_tenant(DEMO_TENANT)
     except OperatorError:
-        await tenants.create_tenant(DEMO_TENANT, name="Demo")
+        await administration.create_tenant(DEMO_TENANT, name="Demo")
     if await directory.usable_account(DEMO_TENANT, account_sid=None) is None:
-        await tenants.add_credential(
+        await administration.add_credential(
             DEMO_TENANT, account_sid=DEMO_ACCOUNT_SID, secret=token_hex(16), key_sid=None, base_url=None
         )
     if folder.demo_key.exists():
@@ -47,7 +47,7 @@ async def prepare_tenant(tenants: TenantAdministration, directory: TenantDirecto
         known = await directory.find_api_key(key)
         if known and known.client.tenant_id == DEMO_TENANT:
             return key
-    _, key = await tenants.create_key(DEMO_TENANT, name="demo", creator=COMMAND_LINE_CALLER)
+    _, key = await administration.create_key(DEMO_TENANT, name="demo", creator=COMMAND_LINE_CALLER)
     folder.write(folder.demo_key, key)
     return key
 

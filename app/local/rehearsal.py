@@ -182,7 +182,7 @@ class Rehearsal:
         """
         record = (await read_calls(self._database, [call_id]))[call_id]
         fetch = partial(self.services["twilio"].fetch_call, sid=record.sid or "", deadline_s=_FETCH_TIMEOUT_S)
-        resource = await try_credentials(await self.services["tenants"].active_credentials(self._account_id), fetch)
+        resource = await try_credentials(await self.services["directory"].active_credentials(self._account_id), fetch)
         changed = ChangedCall(record)
         changed.events += apply_resource(record, resource)
         await write_changed_calls(self._database, [changed])
@@ -240,7 +240,7 @@ class Rehearsal:
         """Places a call at the simulator. The rehearsal's clock stands still meanwhile."""
         call_id = grant.call.id
         call = self._waiting_calls.pop(call_id)
-        await self.services["granted"].dial(replace(grant, ring_in_s=math.inf), monotonic_seconds())
+        await self.services["granted_call_dialer"].dial(replace(grant, ring_in_s=math.inf), monotonic_seconds())
         placed = await store.find_outcome(self._database, call_id)
         if placed.execution == "started":
             call.dialled_at = at

@@ -40,7 +40,7 @@ class QueueChange(TypedDict, total=False):
 @dataclass(frozen=True, slots=True)
 class QueueService:
     database: TransactionRunner
-    reads: ConcurrencyLimit
+    read_limit: ConcurrencyLimit
 
     async def create_or_change(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> tuple[QueueRow, bool]:
         """Creates a queue, or changes the queue of this name. Returns the queue, and whether it was created.
@@ -96,7 +96,7 @@ class QueueService:
         Each count is its own statement, so that a slow count does not affect the other one. Raises NoSuchResource if the tenant
         has no queue of this name.
         """
-        async with self.reads.slot(tenant_id), self.database.transaction() as connection:
+        async with self.read_limit.slot(tenant_id), self.database.transaction() as connection:
             state = await find_queue_state(connection, tenant_id=tenant_id, name=name)
             if state is None:
                 raise _queue_not_found(tenant_id, name)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from app.database.connection import Connection
 from app.queues.store import QUEUE_COLUMNS, QUEUE_TABLES, QueueRow
-from app.scheduling.guard_sql import MAY_GRANT_SQL
+from app.scheduling.grant_halt_sql import MAY_GRANT_SQL
 from app.scheduling.pace import seconds_until_allowed_sql
 
 
@@ -33,7 +33,7 @@ class NextCall:
     not_before: datetime
     due_at: datetime
     is_halted: bool
-    """Whether the dialling of all scheduled calls is halted (app.scheduling.guard)."""
+    """Whether the dialling of all scheduled calls is halted (app.scheduling.grant_halts)."""
     is_tenant_suspended: bool
     has_hours: bool
     """Whether the queue or its tenant limits the hours in which calls may ring."""

@@ -14,7 +14,7 @@ MINUTE: Final = timedelta(minutes=1)
 HOUR: Final = timedelta(hours=1)
 MINUTE_ROLLUP_RETENTION: Final = timedelta(hours=26)
 """The figures of a minute are deleted when the minute is older than this."""
-MAX_ROLLUP_SPAN: Final = timedelta(days=7)
+MAX_COUNTING_BACKLOG: Final = timedelta(days=7)
 """Figures whose counting became due longer ago than this are skipped, for example after a long stop of all workers."""
 
 _MINUTE_RECOUNT_AGES: Final = tuple(MINUTE * 2**power for power in range(10))
@@ -48,11 +48,11 @@ def due_periods(*, since: datetime, until: datetime, calls_kept_for: timedelta |
     """Returns the periods whose counting became due after `since` and not after `until`.
 
     A period is a minute or an hour, whose figures are counted. Each period is in the list once; the one that became due first
-    comes first. Periods that became due more than MAX_ROLLUP_SPAN before `until` are left out. `since` and `until` are whole
-    minutes. Calls are deleted `calls_kept_for` after their request (None: never). A period whose calls may be deleted already
-    is left out, so that its figures stay as they are.
+    comes first. Periods that became due more than MAX_COUNTING_BACKLOG before `until` are left out. `since` and `until` are
+    whole minutes. Calls are deleted `calls_kept_for` after their request (None: never). A period whose calls may be deleted
+    already is left out, so that its figures stay as they are.
     """
-    since = max(since, until - MAX_ROLLUP_SPAN)
+    since = max(since, until - MAX_COUNTING_BACKLOG)
     readable_for = _FOR_EVER if calls_kept_for is None else calls_kept_for - _RETENTION_MARGIN
     due: dict[Period, datetime] = {}
     for length, ages, kept_for in (

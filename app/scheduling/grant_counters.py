@@ -42,8 +42,8 @@ class GrantCount(NamedTuple):
     released_at_us: int
     """The time at which `callgate queues release` last allowed grants again, in microseconds since 1970; 0 if it never did.
 
-    Counts with an earlier time are obsolete. app.scheduling.guard also changes the time when it accepts a database that may
-    have lost grants, because no scheduled call waits.
+    Counts with an earlier time are obsolete. app.scheduling.grant_halts also changes the time when it accepts a database that
+    may have lost grants, because no scheduled call waits.
     """
     grants: int
 

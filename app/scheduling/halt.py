@@ -7,7 +7,7 @@ from datetime import datetime
 from app.audit.events import Actor
 from app.audit.store import record_audit_event
 from app.database.pool import Pool
-from app.scheduling.guard import granting_transactions, halt_grants
+from app.scheduling.grant_halts import granting_transactions, halt_grants
 
 # Longer than `idle_in_transaction_session_timeout`, after which Postgres ends an idle transaction.
 _MAX_WAIT_S = 15.0

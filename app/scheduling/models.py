@@ -97,7 +97,7 @@ class ScheduledDial(Base):
     tenant_id: Mapped[str] = mapped_column(Text)
     account_id: Mapped[UUID] = mapped_column(Uuid)
     queue_id: Mapped[UUID] = mapped_column(Uuid)
-    # The id of the API key or workload that requested the call. Callers are served in turn (CallerLastGrant).
+    # The id of the API key or workload that requested the call. Callers are served in turn (DialTurn).
     caller_id: Mapped[UUID] = mapped_column(Uuid)
     # The index of the priority in PRIORITIES; 0 is dialled first.
     priority: Mapped[int] = mapped_column(SmallInteger)
@@ -111,7 +111,7 @@ class ScheduledDial(Base):
     tries: Mapped[int] = mapped_column(Integer, server_default=text("0"))
 
 
-class CallerLastGrant(Base):
+class DialTurn(Base):
     """The time at which a caller (an API key or a workload) last got a grant, the right to dial a call, at an account.
 
     The caller whose last grant is the oldest is served next. The row is deleted when the caller has no waiting call and got no
@@ -153,10 +153,10 @@ class DialSlot(Base):
 
 
 class GrantGuard(Base):
-    """A table with one row: the server on which calls were last granted, and whether grants are halted (app.scheduling.guard).
+    """A table with one row: the server on which calls were last granted, and whether grants are halted.
 
-    A grant is the right to dial a scheduled call. A database that was restored or copied may have lost grants. Such a database
-    runs on another server than the row says.
+    app.scheduling.grant_halts explains why grants are halted. A grant is the right to dial a scheduled call. A database that
+    was restored or copied may have lost grants. Such a database runs on another server than the row says.
     """
 
     __tablename__ = "grant_guard"

@@ -34,7 +34,7 @@ class Schedule:
     due_at: datetime
     """The first time, not before `not_before`, at which the hours of the queue or tenant allow the call to ring."""
     time_zone: str | None
-    hours_read: str | None = None
+    hours_json: str | None = None
     """The JSON of the calling hours that decided `due_at`; None: there are none. Not a column.
 
     If other hours are stored when the row is inserted, the call is due at `not_before`, and the grant reads the new hours.
@@ -42,7 +42,7 @@ class Schedule:
 
     def scheduled_dial_columns(self) -> dict[str, Any]:
         # `asdict` would copy each value.
-        return {name: getattr(self, name) for name in self.__slots__ if name != "hours_read"}
+        return {name: getattr(self, name) for name in self.__slots__ if name != "hours_json"}
 
     def call_record_members(self, queue: str | None) -> dict[str, Any]:
         """Returns the JSON members of the call's record that describe its schedule, with defaults filled in.

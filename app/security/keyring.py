@@ -1,7 +1,7 @@
-"""Encrypts ("seals") and decrypts ("unseals") stored secrets, and computes keyed hashes.
+"""Encrypts and decrypts stored secrets, and computes keyed hashes.
 
-A sealed secret consists of: version (1 byte) | key id (4 bytes) | nonce (12 bytes) | AES-256-GCM ciphertext and tag. The
-identity of the database row is the associated data, so a ciphertext that was moved to another row cannot be unsealed.
+An encrypted secret consists of: version (1 byte) | key id (4 bytes) | nonce (12 bytes) | AES-256-GCM ciphertext and tag. The
+identity of the database row is the associated data, so a ciphertext that was moved to another row cannot be decrypted.
 
 `cryptography` takes 5 MiB of memory, so it is imported only when it is used. For example, commands that only list data do not
 need it.
@@ -28,7 +28,7 @@ _TAG_BYTES = 16
 
 
 class SecretUnreadable(Exception):
-    """A sealed secret cannot be unsealed: its key is not configured, or it belongs to another row, or it was changed."""
+    """An encrypted secret cannot be decrypted: its key is not configured, or it belongs to another row, or it was changed."""
 
 
 class _Key:
@@ -69,7 +69,7 @@ def _compute_mac(key: _Key, value: bytes) -> bytes:
 
 
 class Keyring:
-    """The configured keys, newest first. Seals and hashes with the newest key; unseals and compares with any of them."""
+    """The configured keys, newest first. Encrypts and hashes with the newest, decrypts and compares with any."""
 
     def __init__(self, master_keys: list[bytes]) -> None:
         keys = [_Key(master) for master in master_keys]
@@ -84,38 +84,38 @@ class Keyring:
     def encryption_key_ids(self) -> list[bytes]:
         return list(self._by_id)
 
-    def encrypt(self, secret: str, *, identity: str) -> bytes:
-        """Encrypts the secret with the newest key. `identity` names its database row; decryption needs the same identity."""
+    def encrypt(self, secret: str, *, associated_data: str) -> bytes:
+        """Encrypts the secret with the newest key. `associated_data` names its database row."""
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = self._newest.cipher.encrypt(nonce, secret.encode(), identity.encode())
-        return _FORMAT_VERSION + self._newest.id + nonce + sealed
+        ciphertext = self._newest.cipher.encrypt(nonce, secret.encode(), associated_data.encode())
+        return _FORMAT_VERSION + self._newest.id + nonce + ciphertext
 
-    def decrypt(self, sealed: bytes, *, identity: str) -> str:
-        """Decrypts a secret that was encrypted with this `identity`. Raises SecretUnreadable, also if the identity differs."""
+    def decrypt(self, encrypted: bytes, *, associated_data: str) -> str:
+        """Decrypts a secret encrypted with this `associated_data`. Raises SecretUnreadable, also if another one was used."""
         from cryptography.exceptions import InvalidTag
 
         header = len(_FORMAT_VERSION) + _KEY_ID_BYTES
-        if sealed[: len(_FORMAT_VERSION)] != _FORMAT_VERSION or len(sealed) < header + _NONCE_BYTES + _TAG_BYTES:
-            raise SecretUnreadable("damaged: not in the form of a sealed secret")
-        key = self._by_id.get(sealed[len(_FORMAT_VERSION) : header])
+        if encrypted[: len(_FORMAT_VERSION)] != _FORMAT_VERSION or len(encrypted) < header + _NONCE_BYTES + _TAG_BYTES:
+            raise SecretUnreadable("damaged: not in the form of an encrypted secret")
+        key = self._by_id.get(encrypted[len(_FORMAT_VERSION) : header])
         if key is None:
-            raise SecretUnreadable("sealed with a key that is not among CALLGATE_SECRET_KEYS")
-        nonce, ciphertext = sealed[header : header + _NONCE_BYTES], sealed[header + _NONCE_BYTES :]
+            raise SecretUnreadable("encrypted with a key that is not among CALLGATE_SECRET_KEYS")
+        nonce, ciphertext = encrypted[header : header + _NONCE_BYTES], encrypted[header + _NONCE_BYTES :]
         try:
-            return key.cipher.decrypt(nonce, ciphertext, identity.encode()).decode()
+            return key.cipher.decrypt(nonce, ciphertext, associated_data.encode()).decode()
         except (InvalidTag, ValueError):
             raise SecretUnreadable("damaged, or moved from another row") from None
 
-    def is_ciphertext_of(self, sealed: bytes, secret: str, *, identity: str) -> bool:
-        """Returns whether `sealed` decrypts to `secret`. Compares in constant time. False if it cannot be decrypted."""
+    def is_ciphertext_of(self, encrypted: bytes, secret: str, *, associated_data: str) -> bool:
+        """Returns whether `encrypted` decrypts to `secret`. Compares in constant time. False if it cannot be decrypted."""
         try:
-            return hmac.compare_digest(self.decrypt(sealed, identity=identity).encode(), secret.encode())
+            return hmac.compare_digest(self.decrypt(encrypted, associated_data=associated_data).encode(), secret.encode())
         except SecretUnreadable:
             return False
 
-    def reencrypt(self, sealed: bytes, *, identity: str) -> bytes:
+    def reencrypt(self, encrypted: bytes, *, associated_data: str) -> bytes:
         """Decrypts the secret and encrypts it with the newest key. Raises SecretUnreadable if it cannot be decrypted."""
-        return self.encrypt(self.decrypt(sealed, identity=identity), identity=identity)
+        return self.encrypt(self.decrypt(encrypted, associated_data=associated_data), associated_data=associated_data)
 
     def pseudonym(self, value: str) -> str:
         """Returns a pseudonym of the value: `tok_` and a short keyed hash. It changes when a newer key is configured."""

@@ -20,7 +20,7 @@ MAX_USERINFOS: Final = 8
 MAX_SIP_SECRETS: Final = 20
 """The maximum number of different SIP user names and passwords in TwiML: a <Dial> has at most ten <Sip>, each with both."""
 MAX_USERINFO_LENGTH: Final = 128
-TOO_MANY_USERINFOS: Final = (
+TOO_MANY_USERINFOS_MESSAGE: Final = (
     f"must have at most {MAX_USERINFOS} different user names and passwords in URLs, at most {MAX_SIP_SECRETS} different SIP "
     f"user names and passwords in TwiML, and none of more than {MAX_USERINFO_LENGTH} characters"
 )

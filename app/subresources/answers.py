@@ -36,7 +36,7 @@ def page_too_long_error(page_size_name: str) -> InvalidRequest:
     return InvalidRequest(field_errors=(FieldError(f"?{page_size_name}", "page_too_long", detail),))
 
 
-def action_unknown_error(call: Call, *, repeatable: bool) -> ActionUnknown:
+def action_outcome_unknown_error(call: Call, *, repeatable: bool) -> ActionUnknown:
     """Returns the error for a change that Twilio may have made. If `repeatable`, the error says that repeating is safe."""
     detail = "Repeat it under the same Idempotency-Key: Twilio does it once." if repeatable else None
     error = ActionUnknown(detail, call_id=call.id)

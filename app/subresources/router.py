@@ -17,7 +17,7 @@ from app.http.idempotency_key import idempotency_key_header, read_idempotency_ke
 from app.http.query import query_parameter_errors
 from app.http.routes import ScopedRoute, needs
 from app.observability.context import bind_log_fields
-from app.subresources.answers import action_unknown_error
+from app.subresources.answers import action_outcome_unknown_error
 from app.subresources.members import parse_twilio_parameters
 from app.subresources.openapi import (
     PAGE_URI_MEMBERS,
@@ -173,7 +173,7 @@ def _change_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]
         body: Annotated[dict[str, Any], Depends(no_body if operation.method == "DELETE" else read_json_object)],
     ) -> Response:
         subrequest = SubresourceRequest(operation, sid, parse_twilio_parameters(operation, body), key)
-        request.state.indeterminate_error = action_unknown_error(call, repeatable=False)
+        request.state.indeterminate_error = action_outcome_unknown_error(call, repeatable=False)
         return json_response(await service.change_subresource(caller, call, subrequest))
 
     return change

@@ -25,7 +25,7 @@ from app.errors import (
 )
 from app.http.concurrency import ConcurrencyLimit, run_with_pause
 from app.subresources.answers import (
-    action_unknown_error,
+    action_outcome_unknown_error,
     error_for_client,
     event_data_of_answer,
     event_data_of_error,
@@ -59,7 +59,7 @@ class SubresourceService:
         *,
         database: Database,
         calls: CallService,
-        tenants: TenantDirectory,
+        directory: TenantDirectory,
         forwarding: Forwarding,
         deadline_s: float,
         request_limit: ConcurrencyLimit,
@@ -67,7 +67,7 @@ class SubresourceService:
     ) -> None:
         self._database = database
         self._calls = calls
-        self._tenants = tenants
+        self._directory = directory
         self._forwarding = forwarding
         self._deadline_s = deadline_s
         self._request_limit = request_limit
@@ -129,7 +129,7 @@ class SubresourceService:
             except TwilioError as error:
                 await self._record_result(call, request, event_data_of_error(error))
                 if isinstance(error, TwilioOutcomeUnknown):
-                    raise action_unknown_error(call, repeatable=repeatable) from error
+                    raise action_outcome_unknown_error(call, repeatable=repeatable) from error
                 raise error_for_client(call.id, error) from error
         await self._record_result(call, request, {"result": "done", "status": response.status} | event_data_of_answer(response))
         return response
@@ -236,7 +236,7 @@ class SubresourceService:
             yield response
 
     async def _credentials(self, account_id: UUID) -> Sequence[Credential]:
-        credentials = await self._tenants.active_credentials(account_id)
+        credentials = await self._directory.active_credentials(account_id)
         if not credentials:
             raise NoUsableCredentials
         return credentials

@@ -159,9 +159,9 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
         If an earlier callback is sent again, it is signed with the new secret, too.
         """
         secret = generate_callback_secret()
-        sealed = self.keyring.encrypt(secret, identity=associated_data_of_callback_secret(tenant_id))
+        encrypted = self.keyring.encrypt(secret, associated_data=associated_data_of_callback_secret(tenant_id))
         async with self.database.transaction() as connection:
-            if not await store.update_callback_secret(connection, tenant_id, sealed):
+            if not await store.update_callback_secret(connection, tenant_id, encrypted):
                 raise no_such_tenant(tenant_id)
             await self._record_audit_event(connection, "tenant.update", tenant_id, tenant_id, ["callback_secret"])
         return secret

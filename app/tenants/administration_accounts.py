@@ -175,7 +175,7 @@ class AccountAdministration(Administration):
             account_id=account.id,
             kind="api_key" if key_sid else "auth_token",
             username=key_sid or account.account_sid,
-            sealed_secret=self.keyring.encrypt(secret, identity=associated_data_of_credential(credential_id)),
+            sealed_secret=self.keyring.encrypt(secret, associated_data=associated_data_of_credential(credential_id)),
         )
         await self._record_audit_event(connection, "credential.add", account.tenant_id, str(credential_id))
         return credential
@@ -188,7 +188,7 @@ class AccountAdministration(Administration):
         sealed_secrets = await store.find_active_secrets(connection, account.id, username=username)
         for credential in await store.list_credentials(connection, [account.id]):
             if credential.id in sealed_secrets and self.keyring.is_ciphertext_of(
-                sealed_secrets[credential.id], secret, identity=associated_data_of_credential(credential.id)
+                sealed_secrets[credential.id], secret, associated_data=associated_data_of_credential(credential.id)
             ):
                 return credential
         return None

@@ -197,11 +197,13 @@ class CredentialRotation(AccountAdministration):
     async def _decrypt(self, account: AccountRow, credential: CredentialRow) -> Credential | None:
         """Returns an active credential with its decrypted secret; None if the secret cannot be decrypted."""
         async with self.database.transaction() as connection:
-            sealed = await store.find_active_secrets(connection, account.id, username=credential.username)
-        if credential.id not in sealed:
+            encrypted_secrets = await store.find_active_secrets(connection, account.id, username=credential.username)
+        if credential.id not in encrypted_secrets:
             raise _revoked_meanwhile_error()
         try:
-            secret = self.keyring.decrypt(sealed[credential.id], identity=associated_data_of_credential(credential.id))
+            secret = self.keyring.decrypt(
+                encrypted_secrets[credential.id], associated_data=associated_data_of_credential(credential.id)
+            )
         except SecretUnreadable:
             return None
         return Credential(account.account_sid, credential.username, SecretStr(secret), account.base_url)

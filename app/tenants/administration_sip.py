@@ -96,8 +96,8 @@ class SipCredentialAdministration(Administration):
 
     def _encrypt_sip_auth(self, credential_id: UUID, username: str, password: str) -> dict[str, bytes]:
         return {
-            "sealed_username": self.keyring.encrypt(username, identity=associated_data_of_sip_username(credential_id)),
-            "sealed_password": self.keyring.encrypt(password, identity=associated_data_of_sip_password(credential_id)),
+            "sealed_username": self.keyring.encrypt(username, associated_data=associated_data_of_sip_username(credential_id)),
+            "sealed_password": self.keyring.encrypt(password, associated_data=associated_data_of_sip_password(credential_id)),
         }
 
 
@@ -107,8 +107,12 @@ def is_same_sip_auth(keyring: Keyring, stored: EncryptedSipAuth, username: str, 
     Returns False if the stored credential cannot be decrypted.
     """
     credential_id = stored.credential.id
-    has_username = keyring.is_ciphertext_of(stored.username, username, identity=associated_data_of_sip_username(credential_id))
-    has_password = keyring.is_ciphertext_of(stored.password, password, identity=associated_data_of_sip_password(credential_id))
+    has_username = keyring.is_ciphertext_of(
+        stored.username, username, associated_data=associated_data_of_sip_username(credential_id)
+    )
+    has_password = keyring.is_ciphertext_of(
+        stored.password, password, associated_data=associated_data_of_sip_password(credential_id)
+    )
     return has_username and has_password
 
 

@@ -48,16 +48,18 @@ class SigningSettingsCache:
     async def _read_settings(self, tenant_id: str) -> SigningSettings:
         stored = await find_signing_settings(self._database, tenant_id)
         if stored is not None and stored.sealed_secret is None:
-            sealed = self._keyring.encrypt(generate_callback_secret(), identity=associated_data_of_callback_secret(tenant_id))
-            stored = await add_callback_secret(self._database, tenant_id, sealed)
+            encrypted = self._keyring.encrypt(
+                generate_callback_secret(), associated_data=associated_data_of_callback_secret(tenant_id)
+            )
+            stored = await add_callback_secret(self._database, tenant_id, encrypted)
         if stored is None:
             raise no_such_tenant(tenant_id)
         callback_format: CallbackFormat = "json" if stored.callback_format == "json" else "twilio"
         return SigningSettings(callback_format, SecretStr(self._decrypt(tenant_id, stored.sealed_secret or b"")))
 
-    def _decrypt(self, tenant_id: str, sealed: bytes) -> str:
+    def _decrypt(self, tenant_id: str, encrypted: bytes) -> str:
         try:
-            secret = self._keyring.decrypt(sealed, identity=associated_data_of_callback_secret(tenant_id))
+            secret = self._keyring.decrypt(encrypted, associated_data=associated_data_of_callback_secret(tenant_id))
             base64.b64decode(secret.removeprefix(CALLBACK_SECRET_PREFIX), validate=True)
             return secret
         except binascii.Error:

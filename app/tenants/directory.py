@@ -252,8 +252,8 @@ class TenantDirectory:
         if stored is None:
             return None
         try:
-            username = self._keyring.decrypt(stored.sealed_username, identity=stored.username_associated_data)
-            password = self._keyring.decrypt(stored.sealed_password, identity=stored.password_associated_data)
+            username = self._keyring.decrypt(stored.sealed_username, associated_data=stored.username_associated_data)
+            password = self._keyring.decrypt(stored.sealed_password, associated_data=stored.password_associated_data)
         except SecretUnreadable as error:
             logger.error("sip_credential_unreadable", tenant_id=tenant_id, name=name, reason=str(error))
             raise NoUsableCredentials(
@@ -265,7 +265,7 @@ class TenantDirectory:
         opened = []
         for credential in credentials:
             try:
-                secret = self._keyring.decrypt(credential.sealed_secret, identity=credential.secret_associated_data)
+                secret = self._keyring.decrypt(credential.sealed_secret, associated_data=credential.secret_associated_data)
             except SecretUnreadable as error:
                 logger.error(
                     "credential_unreadable",

@@ -58,16 +58,17 @@ async def _mark_used(session: AsyncSession, table: type[Base], id_column: str, u
 
 @dataclass(frozen=True, slots=True)
 class EncryptedColumn:
-    """A column with encrypted ("sealed") secrets.
+    """A column with encrypted secrets.
 
-    `noun` names a secret of the column in messages. `identity` is the name of the attribute of `table` that returns the
-    associated data of the encryption. This data names the row, so a secret that was copied to another row cannot be decrypted.
+    `noun` names a secret of the column in messages. `associated_data_attribute` is the name of the attribute of `table` that
+    returns the associated data of the encryption. This data names the row, so a secret that was copied to another row cannot be
+    decrypted.
     """
 
     noun: str
     table: Any
     column: str
-    identity: str
+    associated_data_attribute: str
 
     @property
     def sqlalchemy_column(self) -> Any:
@@ -154,8 +155,8 @@ async def encryption_key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
 
     Ignores revoked and expired secrets.
     """
-    sealed = [set(await secret_counts_by_encryption_key(session, column)) for column in ENCRYPTED_COLUMNS]
-    return [*sealed, set(await api_key_counts_by_hashing_key(session))]
+    encryption_keys = [set(await secret_counts_by_encryption_key(session, column)) for column in ENCRYPTED_COLUMNS]
+    return [*encryption_keys, set(await api_key_counts_by_hashing_key(session))]
 
 
 def _key_id_sql(column: Any, position: tuple[int, int]) -> Any:

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from app.calls import repository
 from app.calls.creation.grants.service import grant_calls
-from app.jobs.control import PendingUpdateSender
+from app.jobs.pending_updates import PendingUpdateSender
 from app.observability import Metrics
 from app.services import Services, services
 from app.twilio.schemas import CallResource
@@ -609,7 +609,9 @@ async def test_a_call_that_waits_again_while_its_cancellation_waits_for_its_outc
     assert account_id
     (grant,) = (await grant_calls(gateway.database, account_id, limit=1)).grants
     settlement = worker_services["settlement"]
-    put_back = settlement.change_to_scheduled({"slug": "upstream-throttled"}, grant.dial, due_in=timedelta(seconds=1), data={})
+    put_back = settlement.change_to_scheduled(
+        {"slug": "upstream-throttled"}, grant.dial_row, due_in=timedelta(seconds=1), data={}
+    )
     async with worker_services["database"].begin() as session:
         call = await repository.lock_call(session, grant.call.id)
         assert call is not None

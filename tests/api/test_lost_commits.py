@@ -210,7 +210,9 @@ async def test_the_lost_record_of_a_dialled_redial_is_in_its_queue_again(gateway
         running_upstream(created_after_release()) as upstream,
         services(gateway.settings, Metrics()) as state,
     ):
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=10, max_in_flight_per_tenant=10)
+        dialer = Dialer(
+            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=10, max_in_flight_per_tenant=10
+        )
         tenant = await gateway.add_tenant(upstream.url)
         (await tenant.http.put("/v1/queues/reminders", json={})).raise_for_status()
         call_id = (await tenant.create(queue="reminders")).json()["id"]
@@ -242,7 +244,9 @@ async def test_a_lost_attempt_of_a_dialled_call_has_a_slot_again(gateway: Gatewa
         running_upstream(error(401, 20003), created_after_release()) as upstream,
         services(gateway.settings, Metrics()) as state,
     ):
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=10, max_in_flight_per_tenant=10)
+        dialer = Dialer(
+            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=10, max_in_flight_per_tenant=10
+        )
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create(priority="normal")).json()["id"]
         await dialer.step()

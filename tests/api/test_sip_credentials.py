@@ -195,9 +195,9 @@ async def test_secrets_of_sip_credentials_are_sealed_anew_with_a_new_key(gateway
         await store(gateway, tenant)
         new = b"a newer key of thirty-two bytes."
         rotation = KeyRotation(gateway.database, Keyring([new, *gateway.settings.require_secret_keys()]))
-        assert (await rotation.reencrypt_secrets(gateway.tenants.actor)).resealed >= 3
+        assert (await rotation.reencrypt_secrets(gateway.tenants.actor)).reencrypted_count >= 3
         assert await KeyRotation(gateway.database, Keyring([new])).find_unreadable_secrets() == []
-        assert (await rotation.reencrypt_secrets(gateway.tenants.actor)).resealed == 0
+        assert (await rotation.reencrypt_secrets(gateway.tenants.actor)).reencrypted_count == 0
         auth = await TenantDirectory(gateway.database, Keyring([new])).sip_auth(tenant.id, "pbx-berlin")
         assert auth is not None
         assert (auth.username.get_secret_value(), auth.password.get_secret_value()) == ("berlin-user", "first")

@@ -19,7 +19,7 @@ from app.calls.creation.grants.store import DialGrant
 from app.calls.creation.scheduled.service import ScheduledIntentWriter
 from app.calls.creation.scheduled.store import ScheduledCall
 from app.calls.creation.store import NewCall
-from app.calls.creation.withdrawals import UndialledCallRecorder
+from app.calls.creation.undialled_calls import UndialledCallRecorder
 from app.calls.models import Call
 from app.calls.repository import add_event
 from app.database.engine import Database
@@ -355,7 +355,9 @@ async def test_a_reopening_that_is_unknown_to_a_worker_is_withdrawn(gateway: Gat
 @asynccontextmanager
 async def _dialer(database_url: str) -> AsyncIterator[Dialer]:
     async with services(settings_for(database_url, **PATIENT), Metrics()) as state:
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50)
+        dialer = Dialer(
+            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50
+        )
         yield dialer
         await dialer.drain()
 
@@ -368,7 +370,11 @@ async def test_a_call_whose_grant_has_an_unknown_commit_waits_again_and_rings_on
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create(priority="normal")).json()["id"]
         dialer = Dialer(
-            worker["database"], worker["granted"], worker["settlement"], max_in_flight=50, max_in_flight_per_tenant=50
+            worker["database"],
+            worker["granted_call_dialer"],
+            worker["settlement"],
+            max_in_flight=50,
+            max_in_flight_per_tenant=50,
         )
         proxy.hold(b"COMMIT")
         with pytest.raises(DatabaseUnavailable):
@@ -411,8 +417,8 @@ async def test_a_grant_with_an_unknown_commit_does_not_put_back_the_grant_of_ano
         assert (first.call.id, first.call.attempt) == (second.call.id, second.call.attempt)
         for grant, before, after in [(first, "pending", "pending"), (second, "unknown", "scheduled")]:
             await gateway.database.fetch("UPDATE call SET execution = $2 WHERE id = $1", grant.call.id, before)
-            worker["granted"].requeue_undialled_call(grant)
-            await worker["granted"].placement.withdrawals.close()
+            worker["granted_call_dialer"].requeue_undialled_call(grant)
+            await worker["granted_call_dialer"].placement.undialled_calls.close()
             assert [execution for execution, _ in await _records(tenant)] == [after]
 
 

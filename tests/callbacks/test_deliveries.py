@@ -379,7 +379,9 @@ async def test_a_later_event_waits_for_an_earlier_one_until_its_second_failure(
 
 async def _claim(gateway: Gateway, *, ended: Sequence[UUID] = ()) -> list[ClaimedDelivery]:
     lease = timedelta(minutes=1)
-    return await store.claim_deliveries(gateway.database, months=None, lease=lease, limit=9, per_tenant=9, busy=[], ended=ended)
+    return await store.claim_deliveries(
+        gateway.database, months=None, lease=lease, limit=9, per_tenant=9, busy_tenant_ids=[], finished_delivery_ids=ended
+    )
 
 
 async def _hold(session: Any, event: str) -> None:
@@ -497,7 +499,7 @@ async def test_the_commits_after_a_claim_and_its_result_are_flushed(gateway: Gat
     database = Database(gateway.settings.require_database_url(), pool_size=1)
     try:
         (claimed,) = await store.claim_deliveries(
-            database, months=None, lease=timedelta(minutes=1), limit=1, per_tenant=1, busy=[]
+            database, months=None, lease=timedelta(minutes=1), limit=1, per_tenant=1, busy_tenant_ids=[]
         )
         (connection,) = await database.fetch("SELECT pg_backend_pid() AS pid, current_setting('synchronous_commit') AS flushed")
         assert connection["flushed"] == "on"

@@ -31,7 +31,9 @@ async def test_a_claim_that_was_planned_for_an_empty_table_reads_no_delivered_ro
     database = Database(database_url, pool_size=1)
 
     async def claim() -> list[store.ClaimedDelivery]:
-        return await store.claim_deliveries(database, months=months, lease=timedelta(minutes=1), limit=9, per_tenant=9, busy=[])
+        return await store.claim_deliveries(
+            database, months=months, lease=timedelta(minutes=1), limit=9, per_tenant=9, busy_tenant_ids=[]
+        )
 
     async def entries_read() -> int:
         await database.fetch(ENTRIES_READ)  # flushes what this session has counted
@@ -69,7 +71,7 @@ async def test_a_delivery_waits_only_for_an_earlier_one_whose_result_frees_it(
         await database.fetch("DELETE FROM delivery")
         await database.fetch(INSERT_CALL, uuid4(), now - age, days)
         claimed = await store.claim_deliveries(
-            database, months=None, lease=timedelta(minutes=1), limit=9, per_tenant=9, busy=[]
+            database, months=None, lease=timedelta(minutes=1), limit=9, per_tenant=9, busy_tenant_ids=[]
         )
         held = [delivery for delivery in claimed if delivery.held]
         assert sorted(delivery.event for delivery in claimed) == ["corrected", "settled"]

@@ -277,7 +277,7 @@ async def test_a_delivery_whose_call_has_no_url_fails_as_one_with_an_invalid_url
 async def dialer(gateway: Gateway) -> AsyncIterator[Dialer]:
     async with services(gateway.settings, Metrics()) as state:
         running = Dialer(
-            state["database"], state["granted"], state["settlement"], max_in_flight=10, max_in_flight_per_tenant=10
+            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=10, max_in_flight_per_tenant=10
         )
         yield running
         await running.drain()

@@ -94,7 +94,7 @@ async def test_secrets_that_no_key_decrypts_are_listed_and_left_unchanged(
     code, output = await run_secrets("rotate", database_url, tmp_path, UNKNOWN)
     assert code == 1
     whose = f"of account {tenant.account_sid} of tenant {tenant.id}"
-    reason = "sealed with a key that is not among CALLGATE_SECRET_KEYS"
+    reason = "encrypted with a key that is not among CALLGATE_SECRET_KEYS"
     assert output == {"sealed_anew": 0, "unreadable": [f"Twilio credential {await credential(gateway)} {whose}: {reason}"]}
     ((account, _),) = await gateway.tenants.list_accounts(tenant.id)
     (access,) = await gateway.directory.active_credentials(account.id)
@@ -110,7 +110,7 @@ DAMAGED_SECRETS = {
     "never sealed": b"planted-in-clear-planted-in-clear-planted",
     "in base64": base64.b64encode(bytes(60)),
     "of another row": None,
-    "of an unknown key": keyring(UNKNOWN).encrypt("planted", identity="nobody's"),
+    "of an unknown key": keyring(UNKNOWN).encrypt("planted", associated_data="nobody's"),
 }
 
 
@@ -165,7 +165,7 @@ async def test_revoked_credentials_need_no_key(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
     ((account, (damaged,)),) = await gateway.tenants.list_accounts(tenant.id)
     async with gateway.database.begin() as session:
-        sealed = keyring(UNKNOWN).encrypt("planted", identity=f"twilio_credential:{damaged.id}")
+        sealed = keyring(UNKNOWN).encrypt("planted", associated_data=f"twilio_credential:{damaged.id}")
         await session.execute(text("UPDATE twilio_credential SET sealed_secret = :sealed"), {"sealed": sealed})
     added, revoked = [
         await gateway.tenants.add_credential(
@@ -194,7 +194,7 @@ async def test_concurrent_rotations_are_safe(gateway: Gateway) -> None:
         KeyRotation(gateway.database, keyring(NEW, OLD), batch_size=3).reencrypt_secrets(command_actor()) for _ in range(3)
     ]
     results = await asyncio.gather(*rotations)
-    assert sum(result.resealed for result in results) == len(tenants)
+    assert sum(result.reencrypted_count for result in results) == len(tenants)
     assert not any(result.unreadable for result in results)
 
 

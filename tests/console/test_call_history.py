@@ -9,7 +9,7 @@ import pytest
 
 from app.console.calls.history import summarize_history
 from app.console.calls.records import CallHistory, PendingEndRequest
-from app.console.calls.words import duration_in_words
+from app.console.calls.texts import duration_in_words
 from tests.console.histories import at, delivery, event, history, waiting
 
 COMPLETED: dict[str, Any] = {"status": "completed", "duration": 9, "price": Decimal("-0.00750"), "price_unit": "USD"}
@@ -225,7 +225,7 @@ STORIES: dict[str, tuple[CallHistory, str, str]] = {
         "warning",
     ),
     "redialed": (
-        history(status="no-answer", redial_of=uuid4(), redialed_as=uuid4()),
+        history(status="no-answer", redial_of=uuid4(), redial_id=uuid4()),
         "Rang once, no answer. It is the redial of an earlier call. It is redialled as another call, as its `redial` asks.",
         "ok",
     ),

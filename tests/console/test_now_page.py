@@ -173,7 +173,7 @@ async def test_only_calls_of_which_callgate_expects_callbacks_can_miss_one(
     await _age(gateway, tenant, 130)
     await _heartbeat(gateway)
     await _roll_up(gateway)
-    assert (await read_now_page_facts(gateway.database, None)).called_back_before == 1
+    assert (await read_now_page_facts(gateway.database, None)).called_back_1_to_24_hours_ago == 1
     for _ in range(5):
         of_application = {"to": BASIC["to"], "from": BASIC["from"], "application_sid": f"AP{7:032x}"}
         assert (await tenant.http.post("/v1/calls", json=of_application)).status_code == 201

@@ -18,8 +18,8 @@ from app.console.now.store import (
     WaitingCount,
     WaitingQueue,
 )
+from app.console.now.texts import SentencePart, percent, span_text
 from app.console.now.view import now_view
-from app.console.now.words import SentencePart, percent, span_text
 from app.database.heartbeats import WorkerSummary
 
 NOW = datetime(2026, 11, 29, 10, 30, tzinfo=UTC)
@@ -42,7 +42,7 @@ QUIET = NowPageFacts(
     price_given_up=0,
     credentials=[],
     recent=LastHourCallCounts(started=500),
-    called_back_before=100,
+    called_back_1_to_24_hours_ago=100,
     rolled_until=NOW,
     took_s=0.01,
 )
@@ -310,7 +310,7 @@ def test_a_finding_says_what_to_do(facts: dict[str, Any], level: str, title: str
         {"failing": _since(60, 9)},
         {"missing": CallsMissingAtTwilio(1, NOW - timedelta(seconds=90), UUID(int=7))},
         {"recent": LastHourCallCounts(started=3)},
-        {"recent": LastHourCallCounts(started=20, callback_missing=20), "called_back_before": 0},
+        {"recent": LastHourCallCounts(started=20, callback_missing=20), "called_back_1_to_24_hours_ago": 0},
         {"recent": LastHourCallCounts(started=20)},
         {"queues": [QUEUE, replace(QUEUE, calls_per_second=10), replace(QUEUE, calls_per_second=0.01, has_hours=True)]},
         {"queues": [replace(QUEUE, calls_per_second=0.01, is_tenant_suspended=True)]},

@@ -48,9 +48,9 @@ def error_of(model: Any, body: dict[str, Any]) -> CallgateError:
 def test_a_fault_is_at_its_field_and_what_was_typed_is_kept() -> None:
     form = Typed(id="Support!", name="The desk")
     state = refused_form(form, TENANT_FIELDS, error_of(NewTenant, filled_fields(form, TENANT_FIELDS)))
-    assert state.faults.keys() == {"id"}
-    assert state.faults["id"].startswith("Use lower-case letters")
-    assert (state.value("id"), state.value("name"), state.status, state.fault) == ("Support!", "The desk", 422, None)
+    assert state.errors.keys() == {"id"}
+    assert state.errors["id"].startswith("Use lower-case letters")
+    assert (state.value("id"), state.value("name"), state.status, state.form_error) == ("Support!", "The desk", 422, None)
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,10 @@ def test_a_fault_is_at_its_field_and_what_was_typed_is_kept() -> None:
 def test_secrets_are_not_shown_again(typed: dict[str, str], faulty: set[str]) -> None:
     form = Typed(**typed)
     state = refused_form(form, ACCOUNT_FIELDS, error_of(NewAccount, filled_fields(form, ACCOUNT_FIELDS)))
-    assert state.faults.keys() == faulty
+    assert state.errors.keys() == faulty
     assert SECRET not in repr(state)
-    assert (state.fault is None) == bool(faulty)
-    assert faulty or state.fault == "Give either the auth token, or the SID and the secret of an API key."
+    assert (state.form_error is None) == bool(faulty)
+    assert faulty or state.form_error == "Give either the auth token, or the SID and the secret of an API key."
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_secrets_are_not_shown_again(typed: dict[str, str], faulty: set[str]) ->
 )
 def test_other_refusals_are_shown_at_the_form(error: Any, status: int, fault: str | None) -> None:
     state = refused_form(Typed(account_sid=SID), ACCOUNT_FIELDS, error)
-    assert (state.status, state.fault) == (status, fault)
+    assert (state.status, state.form_error) == (status, fault)
     assert state.value("account_sid") == SID
 
 
@@ -113,7 +113,7 @@ def test_a_key_that_cannot_be_made(typed: dict[str, Any], faulty: str) -> None:
     form = Typed(**typed)
     with pytest.raises(InvalidRequest) as caught:
         parse_body(NewKey, new_api_key_body(form))
-    assert refused_form(form, KEY_FIELDS, caught.value).faults.keys() == {faulty}
+    assert refused_form(form, KEY_FIELDS, caught.value).errors.keys() == {faulty}
 
 
 def test_a_form_for_a_key_has_an_id_of_its_own() -> None:

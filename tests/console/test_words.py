@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from app.console.words import hours_text, pace_text
+from app.console.texts import hours_text, pace_text
 from app.scheduling.hours import DAYS, parse_calling_hours
 from app.scheduling.pace_limits import UNLIMITED, PaceLimits
 

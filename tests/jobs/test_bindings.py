@@ -384,8 +384,8 @@ async def test_a_list_counts_with_the_clock_at_the_time_when_it_was_read(
         call = await repository.lock_call(session, UUID(lost))
     assert call
     lists = resolver.make_call_search([call])
-    assert (await lists.find_candidates(call)).twilio_clock_lead is not None
+    assert (await lists.find_candidates(call)).twilio_clock_offset is not None
     later = monotonic_seconds() + 3600
     monkeypatch.setattr("app.twilio.clock.monotonic_seconds", lambda: later)
-    assert (await lists.find_candidates(call)).twilio_clock_lead is not None
-    assert await twilio_clock_offset(resolver.tenants, resolver.twilio, call.account_id) is None
+    assert (await lists.find_candidates(call)).twilio_clock_offset is not None
+    assert await twilio_clock_offset(resolver.directory, resolver.twilio, call.account_id) is None

@@ -33,7 +33,7 @@ async def running_dialer(gateway: Gateway, counters: GrantCounters | None = None
         counters = counters or GrantCounters()
         dialer = Dialer(
             state["database"],
-            state["granted"],
+            state["granted_call_dialer"],
             state["settlement"],
             max_in_flight=50,
             max_in_flight_per_tenant=50,
@@ -449,7 +449,7 @@ async def test_who_sends_the_status_callbacks_is_decided_when_the_call_is_dialle
 )
 def test_recorded_callbacks_stay_when_a_tenant_changes_its_defaults(old: list[str], new: list[str] | None) -> None:
     callbacks = StatusCallbacks({}, _callback_columns(UPDATED_URL if new else None, new), sent_to_callgate=True)
-    assert changed_callback_columns(_callback_columns(OWN_URL, old), callbacks, written=()) == {}
+    assert changed_callback_columns(_callback_columns(OWN_URL, old), callbacks, events_with_delivery=()) == {}
 
 
 def _callback_columns(url: str | None, events: list[str] | None) -> dict[str, Any]:
@@ -468,8 +468,10 @@ def test_a_call_with_a_delivery_keeps_what_that_and_the_next_one_need(
     url: str | None, events: list[str] | None, recorded: tuple[str, list[str]]
 ) -> None:
     before, callbacks = _callback_columns(OWN_URL, ["settled", "ringing"]), StatusCallbacks({}, _callback_columns(url, events))
-    assert before | changed_callback_columns(before, callbacks, written=["settled"]) == _callback_columns(*recorded)
-    assert before | changed_callback_columns(before, callbacks, written=[]) == callbacks.columns
+    assert before | changed_callback_columns(before, callbacks, events_with_delivery=["settled"]) == _callback_columns(
+        *recorded
+    )
+    assert before | changed_callback_columns(before, callbacks, events_with_delivery=[]) == callbacks.columns
 
 
 @pytest.mark.parametrize(

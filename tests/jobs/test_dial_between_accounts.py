@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.calls.creation.preparation import Preparation
+from app.calls.creation.preparation import CallPreparer
 from app.jobs.dial import Dialer
 from app.observability import Metrics
 from app.services import services
@@ -19,7 +19,9 @@ from tests.support.upstream import Upstream, created, hang, running_upstream
 async def test_an_account_with_many_calls_does_not_keep_others_from_dialling(gateway: Gateway) -> None:
     """The worker dials one call at a time. After each call, it continues with the next account."""
     async with running_upstream(created()) as upstream, services(gateway.settings, Metrics()) as state:
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=1, max_in_flight_per_tenant=1)
+        dialer = Dialer(
+            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=1, max_in_flight_per_tenant=1
+        )
         tenants = [await gateway.add_tenant(upstream.url) for _ in range(3)]
         for tenant in tenants:
             for _ in range(3):
@@ -45,7 +47,9 @@ async def test_an_account_that_hangs_leaves_room_for_the_calls_of_other_tenants(
         services(patient, Metrics()) as state,
         asyncio.timeout(60),
     ):
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=4, max_in_flight_per_tenant=2)
+        dialer = Dialer(
+            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=4, max_in_flight_per_tenant=2
+        )
         slow, fast = await gateway.add_tenant(hanging.url), await gateway.add_tenant(answering.url)
         await gateway.tenants.update_tenant(slow.id, TenantSettings(max_in_flight=own_limit))
         for _ in range(10):
@@ -70,7 +74,9 @@ async def test_an_account_that_hangs_leaves_room_for_the_calls_of_other_tenants(
 
 async def test_accounts_of_one_tenant_take_turns_at_the_limit_of_the_tenant(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream, services(gateway.settings, Metrics()) as state:
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=1)
+        dialer = Dialer(
+            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=1
+        )
         tenant, second = await gateway.add_tenant(upstream.url), f"AC{uuid4().hex}"
         await gateway.tenants.add_credential(
             tenant.id, account_sid=second, secret="s" * 32, key_sid=None, base_url=upstream.url
@@ -95,7 +101,9 @@ async def test_an_account_whose_grants_fail_does_not_keep_others_from_dialling(
         await gateway.database.fetch(
             """UPDATE call SET parameters = parameters || '{"timeout": "unreadable"}' WHERE id = $1""", calls[0]
         )
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50)
+        dialer = Dialer(
+            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50
+        )
         await dialer.step()
         await dialer.drain()
         dialled = {post.credentials[0] for post in upstream.posts}
@@ -103,7 +111,7 @@ async def test_an_account_whose_grants_fail_does_not_keep_others_from_dialling(
     assert "grant_failed" in capsys.readouterr().out
 
 
-class FailingPreparation(Preparation):
+class FailingPreparation(CallPreparer):
     """A preparation of calls that always fails, like a bug in the code."""
 
     def prepare_call(self, *_: Any, **__: Any) -> NoReturn:
@@ -115,11 +123,11 @@ async def test_a_call_whose_preparation_fails_unexpectedly_waits(
 ) -> None:
     call = (await tenant.create(priority="normal")).json()
     async with services(gateway.settings, Metrics()) as state:
-        preparation = state["granted"].preparation
+        preparation = state["granted_call_dialer"].preparation
         failing = FailingPreparation(**{each.name: getattr(preparation, each.name) for each in fields(preparation)})
         dialer = Dialer(
             state["database"],
-            replace(state["granted"], preparation=failing),
+            replace(state["granted_call_dialer"], preparation=failing),
             state["settlement"],
             max_in_flight=50,
             max_in_flight_per_tenant=50,
@@ -131,7 +139,9 @@ async def test_a_call_whose_preparation_fails_unexpectedly_waits(
         assert upstream.posts == []
         assert "scheduled_call_not_prepared" in capsys.readouterr().out
         await gateway.database.fetch("UPDATE scheduled_dial SET due_at = now()")
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50)
+        dialer = Dialer(
+            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50
+        )
         await dialer.step()
         await dialer.drain()
     assert (await tenant.http.get(f"/v1/calls/{call['id']}")).json()["execution"] == "started"

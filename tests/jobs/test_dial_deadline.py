@@ -23,7 +23,9 @@ _PATIENT: dict[str, Any] = {"twilio_pool_timeout": 20.0, "twilio_read_timeout": 
 @asynccontextmanager
 async def _running_dialer(gateway: Gateway, **settings: Any) -> AsyncIterator[Dialer]:
     async with services(gateway.settings.model_copy(update=_PATIENT | settings), Metrics()) as state:
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=10, max_in_flight_per_tenant=10)
+        dialer = Dialer(
+            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=10, max_in_flight_per_tenant=10
+        )
         yield dialer
         await dialer.drain()
 

@@ -9,7 +9,7 @@ from app.jobs.store import jobs_with_due_work
 from tests.support.gateway import Gateway
 from tests.support.upstream import created, running_upstream
 
-LONGEST_LIFE = timedelta(minutes=2)
+ABANDONED_AFTER = timedelta(minutes=2)
 DUE = {
     "refresh": "UPDATE call SET refresh_at = now() WHERE id = :id",
     "abandoned": "UPDATE call SET execution = 'pending', sid = NULL, pending_since = now() - interval '3 min' WHERE id = :id",
@@ -47,10 +47,10 @@ async def test_a_job_is_named_when_it_has_due_work(gateway: Gateway, job: str) -
     async with gateway.database.begin() as session:
         for statement in NOT_DUE:
             await session.execute(text(statement))
-    assert await jobs_with_due_work(gateway.database, longest_life=LONGEST_LIFE) == set()
+    assert await jobs_with_due_work(gateway.database, abandoned_after=ABANDONED_AFTER) == set()
     async with gateway.database.begin() as session:
         await session.execute(text(DUE[job]), {"id": call_id})
-    assert await jobs_with_due_work(gateway.database, longest_life=LONGEST_LIFE) == {job}
+    assert await jobs_with_due_work(gateway.database, abandoned_after=ABANDONED_AFTER) == {job}
     async with gateway.database.begin() as session:
         for statement in NOT_DUE:
             await session.execute(text(statement))

@@ -44,7 +44,9 @@ async def test_an_account_that_is_refused_tries_one_call_at_a_time(gateway: Gate
         running_upstream(created()) as accepting,
         services(gateway.settings, Metrics()) as state,
     ):
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50)
+        dialer = Dialer(
+            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50
+        )
         refused, other = await gateway.add_tenant(refusing.url), await gateway.add_tenant(accepting.url)
         for _ in range(50):
             assert (await refused.create(priority="normal")).status_code == 202
@@ -76,7 +78,9 @@ async def test_an_account_that_is_refused_tries_one_call_at_a_time(gateway: Gate
 
 async def test_calls_that_were_under_way_before_the_refusal_do_not_end_it(gateway: Gateway) -> None:
     async with running_upstream(error(401, 20003), created()) as upstream, services(gateway.settings, Metrics()) as state:
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50)
+        dialer = Dialer(
+            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50
+        )
         tenant = await gateway.add_tenant(upstream.url)
         for _ in range(5):
             assert (await tenant.create(priority="normal")).status_code == 202

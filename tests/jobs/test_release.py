@@ -29,11 +29,11 @@ from app.database.pool import Pool
 from app.doctor.grants import check_dial_grants
 from app.errors import CommandFailed
 from app.jobs.dial import Dialer
-from app.jobs.guard import LostGrantWatch
+from app.jobs.lost_grants import LostGrantWatch
 from app.jobs.release.service import GrantRelease, ReleaseReport
 from app.observability import Metrics
 from app.scheduling.grant_counters import GrantCount, GrantCounters
-from app.scheduling.guard import read_guard
+from app.scheduling.grant_halts import read_grant_halt_state
 from app.scheduling.halt import GrantHalt
 from app.services import services
 from app.twilio.addresses import address_spellings
@@ -106,13 +106,13 @@ async def halt(gateway: Gateway) -> None:
 @asynccontextmanager
 async def releasing(gateway: Gateway, *, batch_size: int = 1_000) -> AsyncIterator[GrantRelease]:
     async with services(gateway.settings, Metrics()) as state:
-        parts = state["database"], state["tenants"], state["twilio"], state["settlement"]
+        parts = state["database"], state["directory"], state["twilio"], state["settlement"]
         yield GrantRelease(*parts, timedelta(seconds=1), deadline_s=2, batch_size=batch_size)
 
 
 async def release(gateway: Gateway, *skipped: str, is_dry_run: bool = False, batch_size: int = 1_000) -> ReleaseReport:
     async with releasing(gateway, batch_size=batch_size) as grants:
-        return await grants.run(command_actor(), skipped=skipped, is_dry_run=is_dry_run, on_wait=lambda _: None)
+        return await grants.run(command_actor(), skipped_account_sids=skipped, is_dry_run=is_dry_run, on_wait=lambda _: None)
 
 
 def counts(released: ReleaseReport) -> list[tuple[int, int, int]]:
@@ -126,7 +126,7 @@ async def rights(gateway: Gateway) -> int:
 
 
 async def is_halted(gateway: Gateway) -> bool:
-    state = await read_guard(gateway.database)
+    state = await read_grant_halt_state(gateway.database)
     return state is not None and not state.may_grant
 
 
@@ -242,7 +242,7 @@ async def test_a_call_that_twilio_has_is_started_and_others_wait(gateway: Gatewa
     (event,) = await gateway.database.fetch(
         "SELECT subject FROM audit_event WHERE action = 'grants.release' ORDER BY at DESC LIMIT 1"
     )
-    state = await read_guard(gateway.database)
+    state = await read_grant_halt_state(gateway.database)
     assert state is not None
     assert event["subject"] == state.server
 
@@ -443,7 +443,7 @@ async def test_a_release_for_a_server_that_is_not_this_one_any_more_changes_noth
         tenant = await gateway.add_tenant(upstream.url)
         await tenant.create(priority="normal")
         await halt(gateway)
-        state = await read_guard(gateway.database)
+        state = await read_grant_halt_state(gateway.database)
         assert state is not None
         with pytest.raises(CommandFailed, match="another server was promoted"):
             await grants._allow_grants(command_actor(), replace(state, server="a", current_server="b"))
@@ -459,7 +459,7 @@ async def test_a_halt_by_hand_ends_a_release_that_has_begun(gateway: Gateway) ->
         tenant = await gateway.add_tenant(upstream.url)
         await tenant.create(priority="normal")
         await halt(gateway)
-        first, second = await read_guard(gateway.database), await read_guard(gateway.database)
+        first, second = await read_grant_halt_state(gateway.database), await read_grant_halt_state(gateway.database)
         assert first is not None
         assert second is not None
         halted = await GrantHalt(pool).run(command_actor())
@@ -485,7 +485,7 @@ async def test_a_restored_dump_grants_nothing(gateway: Gateway, dialer: Dialer, 
         copy = Database(restored, pool_size=1)
         try:
             assert (await grant_calls(copy, account["account_id"], limit=10)).grants == []
-            state = await read_guard(copy)
+            state = await read_grant_halt_state(copy)
             assert state is not None
             assert state.halted_at is not None
         finally:

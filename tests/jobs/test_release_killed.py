@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.jobs.guard import LostGrantWatch
+from app.jobs.lost_grants import LostGrantWatch
 from tests.cli.running import environment, eventually, run, running
 from tests.jobs.test_dial import dial_all, record, running_dialer
 from tests.jobs.test_release import entry, halt, is_halted

@@ -221,7 +221,7 @@ async def test_a_list_that_is_read_to_refresh_calls_binds_a_call_of_unknown_outc
             await session.execute(text("UPDATE call SET refresh_at = now() WHERE id = ANY(:ids)"), {"ids": ids})
         refresher = CallRefresher(
             database=resolver.database,
-            tenants=resolver.tenants,
+            directory=resolver.directory,
             twilio=resolver.twilio,
             metrics=resolver.metrics,
             interval=timedelta(seconds=30),

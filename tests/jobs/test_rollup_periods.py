@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.rollups.periods import HOUR, MAX_ROLLUP_SPAN, MINUTE, MINUTE_ROLLUP_RETENTION, Period, due_periods
+from app.rollups.periods import HOUR, MAX_COUNTING_BACKLOG, MINUTE, MINUTE_ROLLUP_RETENTION, Period, due_periods
 
 NOW = datetime(2026, 11, 29, 4, 17, tzinfo=UTC)
 
@@ -53,7 +53,7 @@ def test_in_a_year_without_a_worker_a_week_is_rolled_up_and_the_last_day_by_minu
     assert max(Counter(due).values()) == 1
     assert set(minutes) >= {NOW - age * MINUTE for age in range(1, 24 * 60)}
     assert min(minutes) >= NOW - MINUTE_ROLLUP_RETENTION
-    assert set(hours) >= {NOW.replace(minute=0) - age * HOUR for age in range(13, MAX_ROLLUP_SPAN // HOUR)}
+    assert set(hours) >= {NOW.replace(minute=0) - age * HOUR for age in range(13, MAX_COUNTING_BACKLOG // HOUR)}
 
 
 def test_calls_that_may_be_deleted_are_not_counted_again() -> None:

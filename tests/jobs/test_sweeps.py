@@ -14,8 +14,8 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from app.jobs.call_list_scan import MIN_CALLS_FOR_LIST, find_calls_in_list
 from app.jobs.refresh import MAX_FETCHES_PER_ACCOUNT, CallRefresher
-from app.jobs.sweep import MIN_SWEPT_CALLS, sweep_call_list
 from app.twilio.call_list import PAGE_SIZE
 from app.twilio.schemas import Credential
 from simulator.config import SimulatorConfig
@@ -146,7 +146,11 @@ def assert_is_own(record: dict[str, Any], placed: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("number", "requests"),
-    [(MIN_SWEPT_CALLS - 1, {"GET Call": MIN_SWEPT_CALLS - 1}), (MIN_SWEPT_CALLS, {"GET Calls": 1}), (40, {"GET Calls": 1})],
+    [
+        (MIN_CALLS_FOR_LIST - 1, {"GET Call": MIN_CALLS_FOR_LIST - 1}),
+        (MIN_CALLS_FOR_LIST, {"GET Calls": 1}),
+        (40, {"GET Calls": 1}),
+    ],
 )
 async def test_few_calls_are_fetched_and_many_are_listed_at_once(
     gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: CallRefresher, number: int, requests: dict[str, int]
@@ -222,7 +226,7 @@ async def test_a_list_that_is_slow_is_not_read_to_its_end(gateway: Gateway) -> N
         async with running_upstream(*map(page, range(9))) as upstream, running_refresher(gateway) as refresher:
             wanted = {f"CA{number:032x}": datetime.now(UTC) for number in range(20)}
             sweep_ = partial(
-                sweep_call_list, refresher.twilio, replace(credential, base_url=upstream.url), wanted=wanted, deadline_s=60
+                find_calls_in_list, refresher.twilio, replace(credential, base_url=upstream.url), wanted=wanted, deadline_s=60
             )
             shown = await sweep_(last_page_after_s=last_page_after_s)
             assert len(shown.found) == len(upstream.received) == pages
@@ -258,7 +262,7 @@ async def test_the_list_is_read_as_far_back_as_is_worth_it(
     credential = Credential(f"AC{'0' * 32}", f"AC{'0' * 32}", SecretStr("token"))
     async with running_upstream(*map(page, range(20))) as upstream, running_refresher(gateway) as refresher:
         at_upstream = replace(credential, base_url=upstream.url)
-        shown = await sweep_call_list(refresher.twilio, at_upstream, wanted=wanted, deadline_s=60, last_page_after_s=3600)
+        shown = await find_calls_in_list(refresher.twilio, at_upstream, wanted=wanted, deadline_s=60, last_page_after_s=3600)
         assert (len(upstream.received), len(shown.found)) == (pages, found)
 
 
@@ -273,13 +277,13 @@ async def make_old(gateway: Gateway, ids: Any, *, status: str, days: int = 40) -
 async def test_a_call_that_was_throttled_or_not_asked_for_is_not_given_up_however_old_it_is(
     gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: CallRefresher, status: str
 ) -> None:
-    placed = await create(tenant, MIN_SWEPT_CALLS)
+    placed = await create(tenant, MIN_CALLS_FOR_LIST)
     await make_old(gateway, placed, status=status)
     await twilio.set_list_faults(max_per_s={tenant.account_sid: 0})
     for _ in ("throttled", "paused"):
         await refresh_all(gateway, refresher)
         planned = await planned_refreshes(gateway, placed)
-        assert len(planned) == MIN_SWEPT_CALLS
+        assert len(planned) == MIN_CALLS_FOR_LIST
         # Rarely, and not for ever after each 429.
         assert timedelta(minutes=50) < planned[0] - datetime.now(UTC) < timedelta(minutes=61)
     assert await twilio.requests(tenant) == {"GET Calls": 1}

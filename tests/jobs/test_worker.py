@@ -59,7 +59,7 @@ async def refresher(gateway: Gateway) -> AsyncIterator[CallRefresher]:
 @pytest.fixture
 async def resolver(gateway: Gateway) -> AsyncIterator[OutcomeResolver]:
     """A resolver that sends no request to Twilio, because no search is due in these tests."""
-    async with running_resolver(gateway, searches=5, longest_life=timedelta(minutes=2), timeout_s=1) as running:
+    async with running_resolver(gateway, searches=5, max_start_delay=timedelta(minutes=2), timeout_s=1) as running:
         yield running
 
 

@@ -271,7 +271,9 @@ async def test_scheduled_calls_are_measured_and_counted(gateway: Gateway) -> Non
             await session.execute(text(expired), {"id": ids[3]})
         metrics = state["settlement"].metrics
         gauges = Gauges(gateway.database, metrics, GrantCounters())
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=10, max_in_flight_per_tenant=10)
+        dialer = Dialer(
+            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=10, max_in_flight_per_tenant=10
+        )
         await gauges.step()
         waiting = list(text_string_to_metric_families(metrics.exposition().decode()))
         while await dialer.step():

@@ -12,7 +12,7 @@ import pytest
 from app.doctor.grants import check_dial_grants
 from app.errors import DatabaseUnavailable
 from app.jobs.dial import Dialer
-from app.jobs.guard import LostGrantWatch
+from app.jobs.lost_grants import LostGrantWatch
 from app.schema import migrate
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator

@@ -13,12 +13,12 @@ import pytest
 
 from app.audit.events import command_actor
 from app.doctor.grants import check_dial_grants
-from app.jobs.guard import LostGrantWatch
+from app.jobs.lost_grants import LostGrantWatch
 from app.jobs.release.service import GrantRelease
 from app.local.postgres import remove_data
 from app.observability import Metrics
 from app.scheduling.grant_counters import GrantCounters
-from app.scheduling.guard import read_guard
+from app.scheduling.grant_halts import read_grant_halt_state
 from app.schema import migrate
 from app.services import services
 from simulator.config import SimulatorConfig
@@ -72,9 +72,9 @@ async def running(node: SnapshotNode) -> AsyncIterator[tuple[Gateway, Tenant, st
 async def release(gateway: Gateway) -> None:
     async with services(gateway.settings, Metrics()) as state:
         grants = GrantRelease(
-            state["database"], state["tenants"], state["twilio"], state["settlement"], timedelta(seconds=1), deadline_s=2
+            state["database"], state["directory"], state["twilio"], state["settlement"], timedelta(seconds=1), deadline_s=2
         )
-        await grants.run(command_actor(), skipped=[], is_dry_run=False, on_wait=lambda _: None)
+        await grants.run(command_actor(), skipped_account_sids=[], is_dry_run=False, on_wait=lambda _: None)
 
 
 @pytest.mark.parametrize("witness", ["memory", "folder"])
@@ -100,7 +100,7 @@ async def test_a_worker_that_knows_of_more_grants_halts_them(node: SnapshotNode,
                 await LostGrantWatch(gateway.database, counters).step()
                 await dial_all(after)
                 assert await accepted_calls(simulator) == {"sip:rung@example.com": 1}
-                guard = await read_guard(gateway.database)
+                guard = await read_grant_halt_state(gateway.database)
                 assert guard is not None
                 assert (guard.may_grant, guard.halt_reason, guard.server) == (False, "counter", guard.current_server)
                 # The search begins before the lost grant.
@@ -132,13 +132,13 @@ async def test_the_guard_halts_before_it_takes_a_restored_database_for_the_prese
         assert await seen(gateway) <= seen_at
         await gateway.database.fetch("UPDATE grant_guard SET halted_at = NULL")
         await LostGrantWatch(gateway.database, GrantCounters(tmp_path)).step()
-        guard = await read_guard(gateway.database)
+        guard = await read_grant_halt_state(gateway.database)
         assert guard is not None
         assert (guard.may_grant, guard.seen_at <= seen_at) == (False, True)
 
 
 async def seen(gateway: Gateway) -> datetime:
-    guard = await read_guard(gateway.database)
+    guard = await read_grant_halt_state(gateway.database)
     assert guard is not None
     return guard.seen_at
 

@@ -13,10 +13,10 @@ from app.calls.creation.grants.service import grant_calls
 from app.database.engine import Database
 from app.doctor.grants import check_dial_grants
 from app.jobs.gauges import Gauges
-from app.jobs.guard import LostGrantWatch
+from app.jobs.lost_grants import LostGrantWatch
 from app.observability import Metrics
 from app.scheduling.grant_counters import GrantCounters
-from app.scheduling.guard import read_guard
+from app.scheduling.grant_halts import read_grant_halt_state
 from tests.support.gateway import Gateway
 from tests.support.tcp import TIMEOUT_S, running_proxy
 
@@ -43,7 +43,7 @@ async def test_the_first_grant_records_the_server_and_another_server_halts_all(
     for _ in range(3):
         assert (await (await gateway.add_tenant()).create(priority="normal")).status_code == 202
     first, second, third = [row["account_id"] for row in await gateway.database.fetch("SELECT account_id FROM scheduled_dial")]
-    assert await read_guard(gateway.database) is None
+    assert await read_grant_halt_state(gateway.database) is None
     assert len((await grant_calls(gateway.database, first, limit=10)).grants) == 1
     assert await halted_gauge(gateway) == 0
     assert (await check_dial_grants(gateway.database)).state == "ok"
@@ -66,13 +66,13 @@ async def test_another_server_is_accepted_while_no_call_waits(gateway: Gateway) 
     await watch.step()
     await gateway.database.fetch("UPDATE grant_guard SET server = 'another'")
     await watch.step()
-    state = await read_guard(gateway.database)
+    state = await read_grant_halt_state(gateway.database)
     assert state is not None
     assert state.may_grant
     assert (await (await gateway.add_tenant()).create(priority="normal")).status_code == 202
     await gateway.database.fetch("UPDATE grant_guard SET server = 'another'")
     await watch.step()
-    halted = await read_guard(gateway.database)
+    halted = await read_grant_halt_state(gateway.database)
     assert halted is not None
     assert (halted.server, halted.seen_at) == ("another", state.seen_at)
     assert halted.halted_at is not None
@@ -99,7 +99,7 @@ async def test_a_grant_that_is_recorded_while_the_guard_reads_the_counts_does_no
         proxy.answer_released.set()
         await checking
         await database.close()
-    state = await read_guard(gateway.database)
+    state = await read_grant_halt_state(gateway.database)
     assert state is not None
     assert state.may_grant
 
@@ -132,7 +132,7 @@ async def hiding_server(gateway: Gateway) -> AsyncIterator[None]:
 async def test_without_the_right_to_know_the_timeline_restores_are_noticed_and_doctor_warns(gateway: Gateway) -> None:
     async with hiding_server(gateway):
         await LostGrantWatch(gateway.database).step()
-        state = await read_guard(gateway.database)
+        state = await read_grant_halt_state(gateway.database)
         assert state is not None
         assert state.server.startswith("-/started ")
         assert state.may_grant

@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 from uuid import UUID
 
-from app.calls.creation.deadlines.store import delete_idle_round_robin_rows
+from app.calls.creation.deadlines.store import delete_idle_dial_turn_rows
 from app.calls.creation.grants.service import grant_calls
 from app.calls.repository import requeue_call
 from app.tenants.caller import COMMAND_LINE_CALLER
@@ -54,14 +54,14 @@ async def test_idle_turns_are_deleted_and_who_comes_back_goes_last(gateway: Gate
     await schedule(tenant, third)
     assert len(await turns(gateway, account_id)) == 3
 
-    assert await delete_idle_round_robin_rows(gateway.database, HOUR, limit=500) >= 1
+    assert await delete_idle_dial_turn_rows(gateway.database, HOUR, limit=500) >= 1
 
     # The second one's call waits; the third one's turn is new.
     left = await turns(gateway, account_id)
     assert (len(left), gone in left) == (2, False)
     await schedule(tenant, first)
     assert await turns(gateway, account_id) == [*left, gone]
-    granted = [(await grant_calls(gateway.database, account_id, limit=1)).grants[0].dial["caller_id"] for _ in range(3)]
+    granted = [(await grant_calls(gateway.database, account_id, limit=1)).grants[0].dial_row["caller_id"] for _ in range(3)]
     assert granted == [*left, gone]
 
 
@@ -80,11 +80,11 @@ async def test_no_turn_is_deleted_while_its_caller_schedules_a_call(gateway: Gat
     """
     async with gateway.database.transaction() as connection:
         await connection.execute(copied, account_id)
-        assert await delete_idle_round_robin_rows(gateway.database, HOUR, limit=500) == 0
-    await delete_idle_round_robin_rows(gateway.database, HOUR, limit=500)
+        assert await delete_idle_dial_turn_rows(gateway.database, HOUR, limit=500) == 0
+    await delete_idle_dial_turn_rows(gateway.database, HOUR, limit=500)
     assert len(await turns(gateway, account_id)) == 1
     await gateway.database.fetch("DELETE FROM scheduled_dial WHERE account_id = $1", account_id)
-    await delete_idle_round_robin_rows(gateway.database, HOUR, limit=500)
+    await delete_idle_dial_turn_rows(gateway.database, HOUR, limit=500)
     assert await turns(gateway, account_id) == []
 
 
@@ -95,11 +95,11 @@ async def test_a_call_that_waits_again_after_hours_has_a_turn(gateway: Gateway) 
     account_id = await account_of(gateway, tenant)
     (grant,) = (await grant_calls(gateway.database, account_id, limit=1)).grants
     await age(gateway, account_id, 2)
-    await delete_idle_round_robin_rows(gateway.database, HOUR, limit=500)
+    await delete_idle_dial_turn_rows(gateway.database, HOUR, limit=500)
     assert await turns(gateway, account_id) == []
     async with gateway.database.begin() as session:
-        await requeue_call(session, {**grant.dial, "due_in": 0}, now=grant.dial["not_before"])
-    assert await turns(gateway, account_id) == [grant.dial["caller_id"]]
+        await requeue_call(session, {**grant.dial_row, "due_in": 0}, now=grant.dial_row["not_before"])
+    assert await turns(gateway, account_id) == [grant.dial_row["caller_id"]]
 
 
 async def test_a_redial_has_a_turn_that_was_deleted_while_its_call_ended(gateway: Gateway) -> None:

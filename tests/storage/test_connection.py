@@ -61,7 +61,7 @@ async def test_a_commit_is_flushed_however_the_database_is_configured(url: str, 
         async with database.begin() as session:
             assert await session.scalar(text("SHOW synchronous_commit")) == expected
         # The migrations' connection.
-        engine = make_engine(url, pool_size=1, session=MIGRATION_SETTINGS, statement_timeout_s=None)
+        engine = make_engine(url, pool_size=1, session_settings=MIGRATION_SETTINGS, statement_timeout_s=None)
         async with engine.begin() as connection:
             assert await connection.scalar(text("SHOW synchronous_commit")) == expected
         await engine.dispose()

@@ -11,47 +11,47 @@ OLD, NEW = os.urandom(32), os.urandom(32)
 
 def test_a_sealed_secret_opens_for_the_same_row() -> None:
     ring = Keyring([NEW])
-    assert ring.decrypt(ring.encrypt("töken", identity="row:1"), identity="row:1") == "töken"
+    assert ring.decrypt(ring.encrypt("töken", associated_data="row:1"), associated_data="row:1") == "töken"
 
 
 def test_sealing_a_secret_twice_gives_different_ciphertexts() -> None:
     ring = Keyring([NEW])
-    assert ring.encrypt("token", identity="row:1") != ring.encrypt("token", identity="row:1")
+    assert ring.encrypt("token", associated_data="row:1") != ring.encrypt("token", associated_data="row:1")
 
 
 def test_a_ciphertext_moved_to_another_row_cannot_be_unsealed() -> None:
     ring = Keyring([NEW])
     with pytest.raises(SecretUnreadable):
-        ring.decrypt(ring.encrypt("token", identity="row:1"), identity="row:2")
+        ring.decrypt(ring.encrypt("token", associated_data="row:1"), associated_data="row:2")
 
 
 @pytest.mark.parametrize("position", [0, 1, 5, 17, -1])
 def test_a_secret_with_a_changed_byte_cannot_be_unsealed(position: int) -> None:
     ring = Keyring([NEW])
-    sealed = bytearray(ring.encrypt("token", identity="row:1"))
+    sealed = bytearray(ring.encrypt("token", associated_data="row:1"))
     sealed[position] ^= 1
     with pytest.raises(SecretUnreadable):
-        ring.decrypt(bytes(sealed), identity="row:1")
+        ring.decrypt(bytes(sealed), associated_data="row:1")
 
 
 @pytest.mark.parametrize("length", [0, 1, 4, 5, 6, 12, 16, 17, 18, 32, 33])
 def test_a_truncated_secret_of_any_length_cannot_be_unsealed(length: int) -> None:
     ring = Keyring([NEW])
     with pytest.raises(SecretUnreadable):
-        ring.decrypt(ring.encrypt("token", identity="row:1")[:length], identity="row:1")
+        ring.decrypt(ring.encrypt("token", associated_data="row:1")[:length], associated_data="row:1")
 
 
 @pytest.mark.parametrize("stored", [b"token", b"dG9rZW4=", b"\xff" * 40, bytes(40)])
 def test_bytes_that_were_never_sealed_cannot_be_unsealed(stored: bytes) -> None:
     with pytest.raises(SecretUnreadable):
-        Keyring([NEW]).decrypt(stored, identity="row:1")
+        Keyring([NEW]).decrypt(stored, associated_data="row:1")
 
 
 def test_an_older_key_still_unseals_and_the_newest_seals() -> None:
     before, after = Keyring([OLD]), Keyring([NEW, OLD])
-    assert after.decrypt(before.encrypt("token", identity="row:1"), identity="row:1") == "token"
+    assert after.decrypt(before.encrypt("token", associated_data="row:1"), associated_data="row:1") == "token"
     with pytest.raises(SecretUnreadable):
-        before.decrypt(after.encrypt("token", identity="row:1"), identity="row:1")
+        before.decrypt(after.encrypt("token", associated_data="row:1"), associated_data="row:1")
 
 
 def test_a_keyed_hash_matches_its_value_under_any_configured_key_only() -> None:

@@ -48,7 +48,7 @@ async def test_a_late_outcome_of_an_earlier_attempt_does_not_make_the_call_wait_
         (row,) = await gateway.database.fetch(statement, UUID(call_id))
         await gateway.database.fetch("UPDATE call SET execution = 'pending', attempt = 2 WHERE id = $1", UUID(call_id))
         late = _outcome(call_id, 1, execution="scheduled")
-        late = replace(late, change=replace(late.change, dial=json.loads(row["dial"]) | {"due_in": 0}))
+        late = replace(late, change=replace(late.change, dial_row=json.loads(row["dial"]) | {"due_in": 0}))
         now = _outcome(call_id, 2, execution="unknown")
         await write_outcomes(gateway.database, [late, now])
         assert (await tenant.http.get(f"/v1/calls/{call_id}")).json()["execution"] == "unknown"

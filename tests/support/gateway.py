@@ -165,7 +165,7 @@ async def running_gateway(
         )
         async with _served(config, port) as (url, state):
             directory = TenantDirectory(database, keyring)
-            running = Gateway(url, settings, database, tenants, directory, state["tenants"], state["database"])
+            running = Gateway(url, settings, database, tenants, directory, state["directory"], state["database"])
             yield running
             for client in running.clients:
                 await client.aclose()

@@ -27,13 +27,19 @@ async def running_refresher(
 
 @asynccontextmanager
 async def running_resolver(
-    gateway: Gateway, *, searches: int, longest_life: timedelta = timedelta(minutes=1), timeout_s: float = 5
+    gateway: Gateway, *, searches: int, max_start_delay: timedelta = timedelta(minutes=1), timeout_s: float = 5
 ) -> AsyncIterator[OutcomeResolver]:
     metrics = Metrics()
     settlement = Settlement(metrics, timedelta(seconds=1), SearchPlan(searches, timedelta(minutes=15)))
     async with _twilio_client(metrics, timeout_s) as twilio:
         yield OutcomeResolver(
-            gateway.database, gateway.directory, twilio, metrics, settlement, longest_life=longest_life, deadline_s=timeout_s
+            gateway.database,
+            gateway.directory,
+            twilio,
+            metrics,
+            settlement,
+            max_start_delay=max_start_delay,
+            deadline_s=timeout_s,
         )
 
 

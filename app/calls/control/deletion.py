@@ -6,8 +6,8 @@ import structlog
 
 from app.calls import repository
 from app.calls.control.service import API_ERRORS_BY_TWILIO_ERROR, CallControl
-from app.calls.missing import is_call_not_found, is_deleted_at_twilio
 from app.calls.models import Call
+from app.calls.not_found_at_twilio import is_call_not_found, is_deleted_at_twilio
 from app.calls.upstream_problems import change_problem
 from app.errors import ActionUnknown, DatabaseUnavailable, UpstreamUnreachable
 from app.twilio.errors import TwilioError, TwilioOutcomeUnknown

@@ -18,8 +18,8 @@ from app.calls.callback_urls import CallbackUrls
 from app.calls.control import repository as control_repository
 from app.calls.control.validation import validate_update
 from app.calls.creation.scheduled.store import end_waiting_calls_by_id
-from app.calls.missing import is_call_not_found, may_be_found_later
 from app.calls.models import Call, PendingUpdate
+from app.calls.not_found_at_twilio import is_call_not_found, may_be_found_later
 from app.calls.parameters import CallUpdate
 from app.calls.progress import apply_resource
 from app.calls.search_plan import is_outcome_open
@@ -64,7 +64,7 @@ class CallControl:
     """Changes calls at Twilio. `deadline_s` limits each request, `request_limit` those of clients at a time."""
 
     database: Database
-    tenants: TenantDirectory
+    directory: TenantDirectory
     twilio: TwilioClient
     callback_urls: CallbackUrls | None
     validate_callback: UrlValidator
@@ -170,7 +170,7 @@ class CallControl:
         return bool(ended)
 
     async def _changed_callbacks(self, call: Call, update: CallUpdate) -> StatusCallbacks:
-        account = await self.tenants.usable_account(call.tenant_id, account_sid=call.account_sid)
+        account = await self.directory.usable_account(call.tenant_id, account_sid=call.account_sid)
         if account is None:
             raise NoUsableCredentials(call_id=call.id)
         return changed_callbacks(update, call, account, urls=self.callback_urls, validate_url=self.validate_callback)
@@ -297,4 +297,4 @@ class CallControl:
 
     async def send_with_credentials(self, call: Call, send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
         """Returns the result of `send_request` with the first of the account's credentials that Twilio accepts."""
-        return await try_credentials(await self.tenants.active_credentials(call.account_id), send_request)
+        return await try_credentials(await self.directory.active_credentials(call.account_id), send_request)

@@ -27,7 +27,7 @@ from app.calls.creation.repository import restore_lost_attempt
 from app.calls.creation.scheduled.service import ScheduledIntentWriter
 from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, SettledCall, insert_lost_intent, write_outcomes
 from app.calls.creation.twilio_queue import TwilioQueueWatch
-from app.calls.creation.withdrawals import UndialledCallRecorder
+from app.calls.creation.undialled_calls import UndialledCallRecorder
 from app.calls.models import Call
 from app.calls.settlement import SID_TAKEN_EXPLANATION, RecordChange, Settlement
 from app.calls.store import SidTaken
@@ -53,18 +53,18 @@ DRAIN_COMMIT_TIMEOUT_S = 5.0
 
 
 @dataclass
-class Placement:
+class CallPlacer:
     """Dials the calls of one process and commits the outcomes. A client that disconnects does not cancel its dial.
 
     `drain` waits for all dials.
     """
 
     database: Database
-    tenants: TenantDirectory
+    directory: TenantDirectory
     twilio: TwilioClient
     metrics: Metrics
     settlement: Settlement
-    withdrawals: UndialledCallRecorder
+    undialled_calls: UndialledCallRecorder
     scheduled_intents: ScheduledIntentWriter
     budget: DialTimeBudget
     slow_when_queued: bool = False
@@ -97,7 +97,7 @@ class Placement:
         """Waits for at most DRAIN_COMMIT_TIMEOUT_S until all outcomes, withdrawals and scheduled intents are committed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_COMMIT_TIMEOUT_S):
-                retries = (self._late_outcomes, self.withdrawals, self.scheduled_intents)
+                retries = (self._late_outcomes, self.undialled_calls, self.scheduled_intents)
                 await asyncio.gather(*(each.close() for each in retries), self._wait_for_tasks())
                 await self._late_outcomes.close()
         if unsaved := len(self._tasks) + len(self._late_outcomes) + len(self.scheduled_intents):
@@ -120,15 +120,15 @@ class Placement:
                 if self.slow_when_queued:
                     await pause_account_dialling(self.database, call.account_id, queue_time_ms=outcome.resource.queue_time)
         with ExceptionLogger("credentials_not_marked", call):
-            await mark_rejected_credentials(self.database, self.tenants, account, outcome)
+            await mark_rejected_credentials(self.database, self.directory, account, outcome)
         return settled
 
     async def _settle(self, call: Call | NewCall, outcome: Outcome, prepared: PreparedCall) -> Call | NewCall:
         """Commits the outcome, and applies it to the account of a scheduled call (refused_accounts.py). Returns the record."""
         settled = await self._commit_outcome(call, outcome, prepared)
-        if prepared.waiting:
+        if prepared.requeue:
             with ExceptionLogger("account_not_slowed_down", call):
-                await apply_outcome_to_account(self.database, call, outcome, prepared.waiting)
+                await apply_outcome_to_account(self.database, call, outcome, prepared.requeue)
         return settled
 
     async def _dial(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Outcome:
@@ -155,7 +155,7 @@ class Placement:
 
         The commit is then retried in the background, unless Postgres has refused the values.
         """
-        change, dial_row = None, prepared.waiting.row if prepared.waiting else None
+        change, dial_row = None, prepared.requeue.row if prepared.requeue else None
         try:
             change = self._change_for_outcome(outcome, prepared)
             return await self._commit_change(call, outcome, change, dial_row)
@@ -176,11 +176,11 @@ class Placement:
                 expects_callbacks = prepared is not None and prepared.expects_callbacks
                 return self.settlement.change_to_started(outcome.resource, data=data, expects_callbacks=expects_callbacks)
             case NotStartedOutcome():
-                waiting = prepared.waiting if prepared else None
+                requeue = prepared.requeue if prepared else None
                 problem = error_as_json(outcome.problem)
-                if waiting and is_retried_when_scheduled(outcome.problem):
-                    due_in = max(waiting.retry_in, timedelta(seconds=outcome.problem.after_s or 0))
-                    return self.settlement.change_to_scheduled(problem, waiting.row, due_in=due_in, data=data)
+                if requeue and is_retried_when_scheduled(outcome.problem):
+                    due_in = max(requeue.retry_in, timedelta(seconds=outcome.problem.after_s or 0))
+                    return self.settlement.change_to_scheduled(problem, requeue.row, due_in=due_in, data=data)
                 return self.settlement.change_to_not_started(problem, data=data)
             case UnknownOutcome():
                 return self.settlement.change_to_unknown(data={"reason": outcome.reason} | data)
@@ -252,14 +252,14 @@ class Placement:
         self, session: Session, record: Call, call: Call | NewCall, dial_row: DialRow | None
     ) -> None:
         """Writes an attempt that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
-        await restore_lost_attempt(session, record, call, dial=dial_row)
+        await restore_lost_attempt(session, record, call, dial_row=dial_row)
         await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
         run_after_commit(session, partial(self._report_lost_record, call, call.attempt))
 
     async def _insert_lost_record(self, call: Call | NewCall, dial_row: DialRow | None) -> None:
         """Inserts a record that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
         lost_attempt, call.attempt = call.attempt, 1
-        insert = partial(insert_lost_intent, self.database, call, pending_since=call.pending_since, dial=dial_row)
+        insert = partial(insert_lost_intent, self.database, call, pending_since=call.pending_since, dial_row=dial_row)
         try:
             if not await insert():
                 # A later request has taken the key, or the call that this one redials has got another redial.

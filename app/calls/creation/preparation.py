@@ -17,15 +17,15 @@ from app.twilio.schemas import SECRET_PARAMETERS, Form
 
 
 @dataclass(frozen=True, slots=True)
-class Preparation:
+class CallPreparer:
     """Finds the account of a call and makes the form for Twilio, before the call is dialled. Methods raise CallgateError."""
 
-    tenants: TenantDirectory
+    directory: TenantDirectory
     callback_urls: CallbackUrls | None
     validate_callback: UrlValidator
 
     async def find_account(self, tenant_id: str, account_sid: str | None) -> UsableAccount:
-        account = await self.tenants.usable_account(tenant_id, account_sid=account_sid)
+        account = await self.directory.usable_account(tenant_id, account_sid=account_sid)
         if account is None:
             raise NoUsableCredentials
         return account
@@ -37,7 +37,7 @@ class Preparation:
         """
         if name is None:
             return None
-        sip_auth = await self.tenants.sip_auth(tenant_id, name)
+        sip_auth = await self.directory.sip_auth(tenant_id, name)
         if sip_auth is None:
             text = f"must name a SIP credential of this tenant: there is none with the name {name}"
             raise InvalidRequest(field_errors=(FieldError("/sip_credential", "unknown_sip_credential", text),))

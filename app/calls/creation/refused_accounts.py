@@ -21,7 +21,7 @@ logger = structlog.stdlib.get_logger(__name__)
 _FIRST_WAIT_S = 1
 
 
-async def apply_outcome_to_account(database: Database, call: Call | NewCall, outcome: Outcome, waiting: RequeueValues) -> None:
+async def apply_outcome_to_account(database: Database, call: Call | NewCall, outcome: Outcome, requeue: RequeueValues) -> None:
     """Slows the account down if Twilio refused its scheduled call for a temporary reason.
 
     If the call was the probe of a slowed account and was not refused, the account dials as before, also if the outcome is
@@ -30,20 +30,20 @@ async def apply_outcome_to_account(database: Database, call: Call | NewCall, out
     wait.
     """
     if not isinstance(outcome, NotStartedOutcome):
-        if waiting.is_probe:
+        if requeue.is_probe:
             await resume_account(database, call.account_id)
         return
     if not outcome.attempts:  # the call could not be prepared
-        if waiting.is_probe:
+        if requeue.is_probe:
             await allow_next_probe(database, call.account_id)
         return
     is_answered = outcome.attempts[-1].status is not None
     if is_answered and is_retried_when_scheduled(outcome.problem):
         wait = timedelta(seconds=outcome.problem.after_s or _FIRST_WAIT_S)
-        if await slow_account_down(database, call.account_id, wait=wait, after_probe=waiting.is_probe):
+        if await slow_account_down(database, call.account_id, wait=wait, after_probe=requeue.is_probe):
             fields = {"account_id": str(call.account_id), "problem": outcome.problem.slug, "wait_s": wait.total_seconds()}
             logger.warning("dialling_slowed_down", **fields)
-    elif is_answered and waiting.is_probe:
+    elif is_answered and requeue.is_probe:
         await resume_account(database, call.account_id)
-    elif waiting.is_probe:
+    elif requeue.is_probe:
         await slow_account_down(database, call.account_id, wait=timedelta(0), after_probe=True)

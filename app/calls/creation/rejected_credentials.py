@@ -12,7 +12,7 @@ _TIMEOUT_S = 2.0
 
 
 async def mark_rejected_credentials(
-    database: Database, tenants: TenantDirectory, account: UsableAccount, outcome: Outcome
+    database: Database, directory: TenantDirectory, account: UsableAccount, outcome: Outcome
 ) -> None:
     """Marks rejected credentials, which are then tried last. Removes the mark of a credential that Twilio has accepted."""
     rejected = {attempt.credential for attempt in outcome.attempts if attempt.result == TwilioCredentialRejected.reason}
@@ -21,6 +21,6 @@ async def mark_rejected_credentials(
     rejected -= account.rejected
     if rejected or accepted:
         async with asyncio.timeout(_TIMEOUT_S), database.begin() as session:
-            await tenants.mark_rejected_and_accepted(
+            await directory.mark_rejected_and_accepted(
                 session, rejected=rejected, accepted=accepted, reason=TwilioCredentialRejected.reason
             )

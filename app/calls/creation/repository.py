@@ -28,7 +28,7 @@ async def reopen_call(session: AsyncSession, call: Call, new_intent: NewCall) ->
     Returns None if another request has reopened the call already.
     """
     recorded, wanted = ({name: getattr(each, name) for name in CALLBACK_COLUMNS} for each in (call, new_intent))
-    callbacks = callback_columns_for_new_attempt(recorded, wanted, written=call.deliveries_written)
+    callbacks = callback_columns_for_new_attempt(recorded, wanted, events_with_delivery=call.deliveries_written)
     statement = (
         update(Call)
         .where(Call.id == call.id, Call.execution == "not_started", Call.attempt == call.attempt)
@@ -50,18 +50,18 @@ async def update_pending_call(session: AsyncSession, call: NewCall, columns: Map
 
 
 async def restore_lost_attempt(
-    session: AsyncSession, record: Call, call: Call | NewCall, *, dial: Mapping[str, Any] | None
+    session: AsyncSession, record: Call, call: Call | NewCall, *, dial_row: Mapping[str, Any] | None
 ) -> None:
     """Makes the record pending in the attempt of `call`, which Postgres has lost after its commit.
 
-    `dial` is the row of `scheduled_dial` with which a scheduled call waited. A scheduled call also gets a dial slot, so that it
-    counts toward `max_concurrent` like every dialled call.
+    `dial_row` is the row of `scheduled_dial` with which a scheduled call waited. A scheduled call also gets a dial slot, so
+    that it counts toward `max_concurrent` like every dialled call.
     """
     restored = {"execution": "pending", "pending_since": call.pending_since, "attempt": call.attempt}
     for name, value in (_values_for_new_attempt(call) | restored).items():
         setattr(record, name, value)
-    if dial is not None:
-        await session.execute(_ADD_SLOT, {"dial": to_json(dial).decode()})
+    if dial_row is not None:
+        await session.execute(_ADD_SLOT, {"dial": to_json(dial_row).decode()})
 
 
 def _values_for_new_attempt(intent: Call | NewCall) -> dict[str, Any]:

@@ -16,17 +16,17 @@ from uuid_utils.compat import uuid7
 
 from app.calls import ids, repository
 from app.calls.creation.dial import PreparedCall
+from app.calls.creation.in_flight_limit import InFlightLimit, InFlightSlot
 from app.calls.creation.paced.service import PacedIntentWriter, reopen_paced_call
-from app.calls.creation.placement import Placement
-from app.calls.creation.preparation import Preparation
+from app.calls.creation.placement import CallPlacer
+from app.calls.creation.preparation import CallPreparer
 from app.calls.creation.repository import reopen_call
 from app.calls.creation.scheduled.service import ScheduledIntentWriter
 from app.calls.creation.scheduled.store import MAX_SCHEDULED_ROWS_PER_STATEMENT, ScheduledCall, insert_scheduled_dial
 from app.calls.creation.scheduled.times import make_schedule
-from app.calls.creation.slots import InFlightLimit, InFlightSlot
 from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, insert_intents
+from app.calls.creation.undialled_calls import UndialledCallRecorder
 from app.calls.creation.validation import validate_call
-from app.calls.creation.withdrawals import UndialledCallRecorder
 from app.calls.models import Call
 from app.calls.parameters import CallRequest
 from app.calls.stored_problem import is_temporary, restore_error
@@ -83,17 +83,17 @@ class CreationService:
         database: Database,
         keyring: Keyring,
         slots: InFlightLimit,
-        placement: Placement,
-        withdrawals: UndialledCallRecorder,
+        placement: CallPlacer,
+        undialled_calls: UndialledCallRecorder,
         scheduled_intents: ScheduledIntentWriter,
         pseudonyms: Pseudonyms,
-        preparation: Preparation,
+        preparation: CallPreparer,
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._slots = slots
         self._placement = placement
-        self._withdrawals = withdrawals
+        self._undialled_calls = undialled_calls
         self._pseudonyms = pseudonyms
         self._preparation = preparation
         self._intents = Batcher(self._write_intents, max_batch=MAX_ROWS_PER_STATEMENT)
@@ -230,11 +230,11 @@ class CreationService:
             raise
         except DatabaseUnavailable as error:
             if error.commit_in_doubt:
-                self._withdrawals.mark_call_not_started(call)
+                self._undialled_calls.mark_call_not_started(call)
             raise
         except asyncio.CancelledError:
             # The server's drain timeout has ended, and this request will not dial.
-            self._withdrawals.mark_call_not_started(call)
+            self._undialled_calls.mark_call_not_started(call)
             raise
         if written_at is None:
             on_intent(None)
@@ -274,7 +274,7 @@ class CreationService:
                 existing.execution = "unknown"
                 return existing
             if committing:
-                self._withdrawals.mark_attempt_not_started(existing.id, existing.attempt + 1, event_id=event_id)
+                self._undialled_calls.mark_attempt_not_started(existing.id, existing.attempt + 1, event_id=event_id)
             raise
 
     async def _place_call(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> CreationResult:

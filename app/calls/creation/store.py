@@ -22,7 +22,7 @@ from app.calls.settlement import RecordChange
 from app.calls.store import UNIQUE_SID_CONSTRAINT, RecordColumns, SidTaken
 from app.database.batcher import LOCKED, RowLocked
 from app.database.engine import Database
-from app.scheduling.dials import SCHEDULED_DIAL_COLUMN_SQL, insert_scheduled_dials_sql, insert_slots_sql
+from app.scheduling.scheduled_dial_sql import SCHEDULED_DIAL_COLUMN_SQL, insert_scheduled_dials_sql, insert_slots_sql
 from app.twilio.schemas import CallResource
 
 
@@ -210,7 +210,7 @@ class SettledCall:
         If `change` has Twilio's whole answer in one member, replaces this member by the columns that store the answer.
         """
         written = call.deliveries_written
-        delivery = delivery_of_event_settled(call, change.columns, written=written)
+        delivery = delivery_of_event_settled(call, change.columns, events_with_delivery=written)
         if change.columns.get("resource"):
             change = RecordChange(with_stored_resource_columns(call, change.columns), change.times, change.event, change.data)
         if delivery is None:
@@ -223,8 +223,8 @@ class SettledCall:
         row = {"id": self.call_id, "attempt": self.attempt, **self.change.columns, **times, **event}
         if self.delivery is not None:
             row |= {"delivery": self.delivery, "deliveries_written": self.deliveries_written}
-        if self.change.dial is not None:
-            row["dial"] = self.change.dial
+        if self.change.dial_row is not None:
+            row["dial"] = self.change.dial_row
         return row
 
 
@@ -238,16 +238,17 @@ async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) ->
 
 
 async def insert_lost_intent(
-    database: Database, call: Call | NewCall, *, pending_since: datetime, dial: Mapping[str, Any] | None
+    database: Database, call: Call | NewCall, *, pending_since: datetime, dial_row: Mapping[str, Any] | None
 ) -> bool:
     """Inserts the pending record of a call that Postgres has lost. The call was dialled at `pending_since` or later.
 
-    `dial` is the row of `scheduled_dial` with which a scheduled call waited. The call is not dialled again, but gets a dial
-    slot, so that it counts toward `max_concurrent`. Returns False if there is a record of the call, another call has its idempotency
-    key, or another call is a redial of the same call.
+    `dial_row` is the row of `scheduled_dial` with which a scheduled call waited. The call is not dialled again, but gets a dial
+    slot, so that it counts toward `max_concurrent`. Returns False if there is a record of the call, another call has its
+    idempotency key, or another call is a redial of the same call.
     """
     row = intent_row(call) | PENDING_INTENT_VALUES | {"pending_since": pending_since}
-    return bool(await database.fetch(_INSERT_LOST_INTENTS, rows_as_json([row if dial is None else row | {"dial": dial}])))
+    given = row if dial_row is None else row | {"dial": dial_row}
+    return bool(await database.fetch(_INSERT_LOST_INTENTS, rows_as_json([given])))
 
 
 async def write_not_dialled(database: Database, calls: Sequence[NewCall], change: RecordChange) -> list[bool | RowLocked]:
@@ -279,7 +280,7 @@ async def write_outcomes(
     LOCKED if another session has locked the row. A batch may have outcomes of two attempts of one call. Raises SidTaken if a
     sid belongs to another record; then nothing is written.
     """
-    has_more = any(outcome.delivery is not None or outcome.change.dial is not None for outcome in outcomes)
+    has_more = any(outcome.delivery is not None or outcome.change.dial_row is not None for outcome in outcomes)
     statement = _WRITE_COMPLETE_OUTCOMES if has_more else _WRITE_OUTCOMES
     try:
         written = await database.fetch(statement, rows_as_json([outcome.outcome_row() for outcome in outcomes]))

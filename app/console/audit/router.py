@@ -20,16 +20,16 @@ router = console_router("/audit")
 @needs(Scope.READ, clients="any")
 async def list_audit_events(request: Request, client: ConsoleClientDep, query: Annotated[AuditQuery, Depends()]) -> Response:
     """Lists who changed what, newest first. A tenant's session lists the changes of its own tenant only."""
-    filters, faults = query.parse_filters(client.tenant_id)
+    filters, errors = query.parse_filters(client.tenant_id)
     log = AuditLog(TimeLimitedReads(slot_limited_transactions(request)))
-    events, cursor = ([], None) if faults else await log.list(filters, limit=PAGE_SIZE)
+    events, cursor = ([], None) if errors else await log.list(filters, limit=PAGE_SIZE)
     return page_response(
         request,
         "audit/list.html",
-        status=422 if faults else 200,
+        status=422 if errors else 200,
         lines=[AuditLine.from_row(event) for event in events],
         query=query,
-        faults=faults,
+        errors=errors,
         actions=ACTIONS,
         next_page=query.page_url(cursor),
     )

@@ -65,11 +65,11 @@ class AuditQuery:
 
         If `tenant_id` is not None, the list has only events of this tenant, whatever the filters say.
         """
-        faults: dict[str, str] = {}
+        errors: dict[str, str] = {}
         values: dict[str, str | None] = {}
         for name, text in {"tenant": self.tenant, "actor": self.actor, "action": self.action}.items():
             if "\x00" in text or len(text) > _MAX_FILTER_LENGTH:
-                faults[name] = "No such value exists."
+                errors[name] = "No such value exists."
             else:
                 values[name] = text or None
         times: dict[str, datetime | None] = {}
@@ -77,10 +77,10 @@ class AuditQuery:
             try:
                 times[name] = read_form_time(text)
             except ValueError:
-                faults[name] = "Give a time in UTC, such as 2026-11-28T09:30."
+                errors[name] = "Give a time in UTC, such as 2026-11-28T09:30."
         before = decode_audit_cursor(self.cursor) if self.cursor else None
         if self.cursor and before is None:
-            faults["cursor"] = "This is no page of the list: it begins with the newest event."
+            errors["cursor"] = "This is no page of the list: it begins with the newest event."
         filters = AuditFilter(
             tenant_id=tenant_id if tenant_id is not None else values.get("tenant"),
             actor_name=values.get("actor"),
@@ -89,7 +89,7 @@ class AuditQuery:
             until=times.get("until"),
             before=before,
         )
-        return filters, faults
+        return filters, errors
 
     def page_url(self, cursor: str | None) -> str | None:
         """Returns the URL of the page that begins at the cursor, with the same filters. Returns None if `cursor` is None."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from app.calls.last_answer import CallRow
 from app.console.calls.records import CallHistory, EventRow
-from app.console.calls.words import SEARCH_RESULT_TEXTS, Tone, duration_in_words, problem_in_words, reason_in_words
+from app.console.calls.texts import SEARCH_RESULT_TEXTS, Tone, duration_in_words, problem_in_words, reason_in_words
 from app.console.filters import money
 from app.console.masking import mask_text
 from app.twilio.schemas import TERMINAL_STATUSES
@@ -213,7 +213,7 @@ def _additional_sentences(history: CallHistory) -> list[str]:
     more += _delivery_sentences(history)
     if call.redial_of is not None:
         more.append("It is the redial of an earlier call.")
-    if history.redialed_as is not None:
+    if history.redial_id is not None:
         more.append("It is redialled as another call, as its `redial` asks.")
     return more
 

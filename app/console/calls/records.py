@@ -103,5 +103,5 @@ class CallHistory:
     queue: str | None = None
     """The name of the call's queue."""
     is_queue_paused: bool = False
-    redialed_as: UUID | None = None
+    redial_id: UUID | None = None
     """The id of the call that Callgate placed because this call ended busy or unanswered; None if there is no such call."""

@@ -164,7 +164,7 @@ async def end_call(request: Request, actions: CallActionsDep, call_id: CallIdDep
         raise
     except CallgateError as error:
         return _render_call_page(
-            request, await actions.read_call_history(call_id), fault=f"{error.title}. {error.detail}", status=error.status
+            request, await actions.read_call_history(call_id), error_text=f"{error.title}. {error.detail}", status=error.status
         )
     return _redirect_to_call(call_id, "ended" if result.done else "remembered")
 
@@ -189,10 +189,10 @@ def _render_call_page(
     *,
     reveal: bool = False,
     done: str | None = None,
-    fault: str | None = None,
+    error_text: str | None = None,
     status: int = 200,
 ) -> Response:
-    context = _template_context(history, reveal=reveal) | {"done": done, "fault": fault}
+    context = _template_context(history, reveal=reveal) | {"done": done, "error_text": error_text}
     return page_response(request, "calls/call.html", status=status, **context)
 
 

@@ -58,7 +58,7 @@ _SEARCHED_COLUMNS: Mapping[SearchKind, tuple[str, ...]] = {
 # Literals, because Postgres uses a partial index only if it can prove that the query implies the index's condition.
 _EXECUTION_CONDITIONS: Mapping[str, str] = {execution: f"call.execution = '{execution}'" for execution in EXECUTIONS}
 
-_JSON_ATTRIBUTES = ("problem", "parameters", "warnings", "own_subresource_uris", "resource_rest")
+_JSON_ATTRIBUTES = ("problem", "parameters", "warnings", "own_subresource_uris", "stored_resource_members")
 _CALL_COLUMNS = ", ".join(f'call."{column.name}" AS {name}' for name, column in Call.__mapper__.columns.items())
 _JSON_PARTS = ("events", "deliveries", "pending_end", "dial", "slot")
 _DELIVERY_COLUMNS = ", ".join(field.name for field in fields(DeliveryRow))
@@ -66,7 +66,7 @@ _DELIVERY_COLUMNS = ", ".join(field.name for field in fields(DeliveryRow))
 _ROWS_OF_CALL_CONDITION = "call_id = call.id AND at >= call.created_at - interval '1 day'"
 _READ_CALL = f"""
     SELECT {_CALL_COLUMNS}, now() AS now, queue.name AS queue, coalesce(queue.paused, false) AS is_queue_paused,
-        (SELECT id FROM call AS redial WHERE redial.redial_of = call.id) AS redialed_as,
+        (SELECT id FROM call AS redial WHERE redial.redial_of = call.id) AS redial_id,
         (SELECT to_jsonb(wanted_update) FROM wanted_update WHERE call_id = call.id) AS pending_end,
         (SELECT to_jsonb(scheduled_dial) FROM scheduled_dial WHERE call_id = call.id) AS dial,
         (SELECT to_jsonb(dial_slot) FROM dial_slot WHERE call_id = call.id) AS slot,
@@ -118,7 +118,7 @@ async def read_call_history(database: TransactionRunner, call_id: UUID | str, *,
 def _history_from_row(row: Mapping[str, Any]) -> CallHistory:
     values = dict(row)
     parts = {name: from_json(values.pop(name) or "null") for name in _JSON_PARTS}
-    of_history = {name: values.pop(name) for name in ("now", "queue", "is_queue_paused", "redialed_as")}
+    of_history = {name: values.pop(name) for name in ("now", "queue", "is_queue_paused", "redial_id")}
     call = CallRow(values | {name: values[name] and from_json(values[name]) for name in _JSON_ATTRIBUTES})
     events = [_event_from_stored(call, event) for event in parts["events"] or []]
     deliveries = [_DELIVERY_ADAPTER.validate_python(_with_url_and_method(call, each)) for each in parts["deliveries"] or []]

@@ -10,8 +10,8 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Literal
 
 from app.console.calls.records import CallHistory, DeliveryRow, EventRow
-from app.console.calls.words import SEARCH_RESULT_TEXTS, Tone, duration_in_words, problem_in_words, reason_in_words, with_spaces
-from app.console.deliveries.words import error_in_words
+from app.console.calls.texts import SEARCH_RESULT_TEXTS, Tone, duration_in_words, problem_in_words, reason_in_words, with_spaces
+from app.console.deliveries.texts import error_in_words
 from app.console.filters import money
 from app.console.masking import mask_json, mask_text
 

@@ -13,9 +13,9 @@ from app.console.calls.history import HistorySummary, summarize_history
 from app.console.calls.member_rows import Row, parameter_rows, resource_rows
 from app.console.calls.records import CallHistory, CallLine, DeliveryRow
 from app.console.calls.search import CallListForm, CallSearch
+from app.console.calls.texts import duration_in_words, problem_in_words
 from app.console.calls.timeline import TimelineEntry, time_since_last_entry, timeline_entries
-from app.console.calls.words import duration_in_words, problem_in_words
-from app.console.deliveries.words import can_be_sent_again, error_in_words, state_and_note_in_words
+from app.console.deliveries.texts import can_be_sent_again, error_in_words, state_and_note_in_words
 from app.console.masking import mask_address, mask_idempotency_key, mask_json, mask_text, mask_url
 from app.console.times import format_form_time, read_form_time
 from app.twilio.schemas import TERMINAL_STATUSES
@@ -114,7 +114,7 @@ class CallView:
     idempotency_key: str | None
     length: str
     entries: Sequence[TimelineEntry]
-    quiet: str
+    time_since_last_event: str
     """The time since the last event, in words; "" if this time is short, or if the page does not renew itself."""
     deliveries: Sequence[DeliveryLine]
     can_end: bool
@@ -150,7 +150,7 @@ def make_call_view(history: CallHistory, *, reveal: bool = False) -> CallView:
         idempotency_key=call.idempotency_key and (str if reveal else mask_idempotency_key)(call.idempotency_key),
         length=duration_text(call),
         entries=entries,
-        quiet=time_since_last_entry(entries, history) if renew_every_s else "",
+        time_since_last_event=time_since_last_entry(entries, history) if renew_every_s else "",
         deliveries=[_delivery_line(each, history, reveal=reveal) for each in history.deliveries],
         can_end=can_be_ended(call),
         renew_every_s=renew_every_s,

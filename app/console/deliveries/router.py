@@ -57,8 +57,8 @@ async def _show_overview(request: Request, *, after: str) -> Response:
     )
 
 
-async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "") -> Response:
-    """Renders a tenant's list of deliveries. `fault` is an error text about the time in the form that sends them again."""
+async def _show_list(request: Request, query: DeliveryQuery, *, error_text: str = "") -> Response:
+    """Renders a tenant's list of deliveries. `error_text` is an error text about the time in the form that sends them again."""
     database, now = slot_limited_transactions(request), datetime.now(UTC)
     searched_to, next_page = None, None
     try:
@@ -76,14 +76,14 @@ async def _show_list(request: Request, query: DeliveryQuery, *, fault: str = "")
     return page_response(
         request,
         "deliveries/list.html",
-        status=422 if fault else 200,
+        status=422 if error_text else 200,
         query=query,
         items=[DeliveryItem.from_delivery(line) for line in lines],
         searched_to=searched_to,
         now=now,
         next_page=next_page,
-        since="" if fault else format_form_time(_parse_since(query.since) or now - _DEFAULT_REPLAY_AGE),
-        fault=fault,
+        since="" if error_text else format_form_time(_parse_since(query.since) or now - _DEFAULT_REPLAY_AGE),
+        error_text=error_text,
     )
 
 
@@ -121,7 +121,7 @@ async def replay_deliveries(
     caller = caller_for_tenant(client, tenant_id)
     since = _parse_since(form.first_value("since"))
     if since is None:
-        return await _show_list(request, DeliveryQuery(tenant_id, "given_up"), fault=_MISSING_TIME_TEXT)
+        return await _show_list(request, DeliveryQuery(tenant_id, "given_up"), error_text=_MISSING_TIME_TEXT)
     replay = await service.replay(caller, since=since, failed_only=True, actor=actor)
     if replay.count and replay.continue_since is None:
         return _redirect_to(delivery_list_url(tenant_id, "waiting", sent=replay.count))

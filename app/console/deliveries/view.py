@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 from app.console.deliveries.store import MAX_COUNTED, ListedDelivery, TenantBacklog
-from app.console.deliveries.words import can_be_sent_again, error_in_words, state_and_note_in_words
+from app.console.deliveries.texts import can_be_sent_again, error_in_words, state_and_note_in_words
 from app.console.masking import mask_url
 from app.console.times import read_form_time
 from app.http.operations import CONSOLE_PREFIX

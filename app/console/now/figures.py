@@ -128,13 +128,13 @@ def latency_quantile_ms(latency: Sequence[int], share: float) -> float | None:
     return float(LATENCY_BOUNDS_MS[-1])
 
 
-def make_plots(found: Sequence[Point]) -> list[Plot]:
+def make_plots(points: Sequence[Point]) -> list[Plot]:
     """Returns the plots in the order in which the page shows them."""
 
     def values(of: Callable[[CallFigures], float | None]) -> list[float | None]:
-        return [None if figures is None else of(figures) for _, figures in found]
+        return [None if figures is None else of(figures) for _, figures in points]
 
-    sums = sum_figures([figures for _, figures in found if figures is not None])
+    sums = sum_figures([figures for _, figures in points if figures is not None])
     calls = [
         Series("Started", 2, values(lambda each: each.started)),
         Series("Not dialled yet", 1, values(lambda each: each.scheduled + each.pending)),
@@ -165,13 +165,13 @@ def make_plots(found: Sequence[Point]) -> list[Plot]:
         Plot("latency", "Twilio's answer", _latency_summary(sums), "ms", "lines", latency),
         Plot("callbacks", "Callbacks of these calls", f"{sums.callbacks:,} received", "", "lines", callbacks),
         Plot("deliveries", "Deliveries", f"{sums.delivered:,} delivered, {sums.gave_up:,} given up", "", "bars", deliveries),
-        Plot("waiting", "Calls that wait", _waiting_summary(found), "", "lines", [_waiting_calls_series(found)]),
+        Plot("waiting", "Calls that wait", _waiting_summary(points), "", "lines", [_waiting_calls_series(points)]),
         Plot("money", "Money spent", _money_summary(sums), "money", "lines", money),
     ]
 
 
-def _waiting_calls_series(found: Sequence[Point]) -> Series:
-    return Series("Waiting", 1, [None if figures is None else figures.waiting for _, figures in found])
+def _waiting_calls_series(points: Sequence[Point]) -> Series:
+    return Series("Waiting", 1, [None if figures is None else figures.waiting for _, figures in points])
 
 
 def _calls_summary(sums: CallFigures) -> str:
@@ -179,8 +179,8 @@ def _calls_summary(sums: CallFigures) -> str:
     return f"{requested:,} requested, {sums.started:,} started"
 
 
-def _waiting_summary(found: Sequence[Point]) -> str:
-    known = [figures.waiting for _, figures in found if figures is not None]
+def _waiting_summary(points: Sequence[Point]) -> str:
+    known = [figures.waiting for _, figures in points if figures is not None]
     return f"latest {known[-1]:,}, peak {max(known):,}" if known else "Not counted yet"
 
 
@@ -211,9 +211,9 @@ def _milliseconds_text(value: float) -> str:
     return f"{value / 1000:.1f} s" if value >= 1000 else f"{value:.0f} ms"
 
 
-def figure_table_rows(found: Sequence[Point]) -> list[FigureRow]:
+def figure_table_rows(points: Sequence[Point]) -> list[FigureRow]:
     """Returns the rows of the table, the newest first."""
-    return [FigureRow(start, [] if figures is None else _row_texts(figures)) for start, figures in reversed(found)]
+    return [FigureRow(start, [] if figures is None else _row_texts(figures)) for start, figures in reversed(points)]
 
 
 def _row_texts(figures: CallFigures) -> list[str]:
@@ -223,13 +223,13 @@ def _row_texts(figures: CallFigures) -> list[str]:
     return [*texts, _money_spent_text(figures) or "–", f"{figures.unpriced:,}"]
 
 
-def plots_as_json(found: Sequence[Point], *, length: timedelta) -> dict[str, Any]:
+def plots_as_json(points: Sequence[Point], *, length: timedelta) -> dict[str, Any]:
     """Returns the plots as JSON for the script now.js. Times are in Unix seconds.
 
     A value is null where no figures were counted. `length` is the length of the period of one point.
     """
     return {
-        "times": [int(start.timestamp()) for start, _ in found],
+        "times": [int(start.timestamp()) for start, _ in points],
         "seconds": int(length.total_seconds()),
         "plots": [
             {
@@ -239,6 +239,6 @@ def plots_as_json(found: Sequence[Point], *, length: timedelta) -> dict[str, Any
                     for each in plot.series
                 ],
             }
-            for plot in make_plots(found)
+            for plot in make_plots(points)
         ],
     }

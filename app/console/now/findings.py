@@ -7,8 +7,8 @@ from typing import Final, Literal
 from urllib.parse import quote
 
 from app.console.now.store import MAX_LISTED_ROWS, NowPageFacts, RejectedCredential
-from app.console.now.words import (
-    MIN_SHARE_CALLS,
+from app.console.now.texts import (
+    MIN_CALLS_FOR_CONCLUSION,
     SentencePart,
     is_dialled_at_pace,
     last_dial_time_at_pace,
@@ -104,7 +104,7 @@ def _call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
         yield AttentionItem(
             "warning", [f"A call is pending for {span_text(waited)}."], advice, ("Pending calls", "/calls?execution=pending")
         )
-    if recent.rolled_up >= MIN_SHARE_CALLS and recent.server_errors / recent.rolled_up >= _MAX_SERVER_ERROR_SHARE:
+    if recent.rolled_up >= MIN_CALLS_FOR_CONCLUSION and recent.server_errors / recent.rolled_up >= _MAX_SERVER_ERROR_SHARE:
         share = percent(recent.server_errors / recent.rolled_up)
         advice = "See https://status.twilio.com. The calls are unknown until a callback or a search settles them."
         yield AttentionItem("warning", [f"Twilio answered 5xx to {share} of the calls requested in the last hour."], advice)
@@ -116,7 +116,7 @@ def _call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
         what = "did not start or are unknown" if recent.unknown else "did not start"
         title = [f"{recent.not_started + recent.unknown:,} calls that were requested in the last hour {what}."]
         yield AttentionItem("danger", title, advice, ("Calls that did not start", "/calls?execution=not_started"))
-    if recent.callback_missing >= MIN_SHARE_CALLS and not recent.called_back and facts.called_back_before:
+    if recent.callback_missing >= MIN_CALLS_FOR_CONCLUSION and not recent.called_back and facts.called_back_1_to_24_hours_ago:
         advice = "Twilio reaches Callgate at `CALLGATE_PUBLIC_URL`. Try that address from outside: name, certificate, firewall."
         calls = f"{recent.callback_missing:,} started calls that were requested in the last hour"
         title = [f"No callback came for the {calls}, and before they did."]

@@ -18,8 +18,8 @@ from app.database.heartbeats import WORKER_SUMMARY_SQL, WorkerSummary
 from app.database.pool import TransactionRunner
 from app.rollups.models import ALL_TENANTS, CALLBACK_MISSING_SQL, CANCELED_SQL, HAS_CALLBACK_SQL
 from app.scheduling.accounts import accounts_with_rows_sql
-from app.scheduling.guard import HaltReason
-from app.scheduling.guard_sql import MAY_GRANT_SQL
+from app.scheduling.grant_halt_sql import MAY_GRANT_SQL
+from app.scheduling.grant_halts import HaltReason
 
 MAX_COUNTED_ROWS: Final = 10_000
 """Maximum number of rows of one kind, such as unknown calls, that are counted."""
@@ -119,7 +119,7 @@ class NowPageFacts:
     has_calls: bool
     workers: WorkerSummary
     is_halted: bool
-    """Whether all scheduled calls are halted, so that none of them is dialled (app.scheduling.guard)."""
+    """Whether all scheduled calls are halted, so that none of them is dialled (app.scheduling.grant_halts)."""
     halt_reason: HaltReason | None
     unknown: WaitingCount
     pending: WaitingCount
@@ -138,7 +138,7 @@ class NowPageFacts:
     """The number of completed calls of the last week that have no price and are not read from Twilio again."""
     credentials: list[RejectedCredential]
     recent: LastHourCallCounts
-    called_back_before: int
+    called_back_1_to_24_hours_ago: int
     """The number of started calls with a callback that were requested in the last day, but not in the last hour."""
     rolled_until: datetime | None
     took_s: float
@@ -274,7 +274,7 @@ def _read_facts_sql(*, of_tenant: bool) -> str:
             'price_given_up', {price_given_up},
             'credentials', {_json_array_sql(_REJECTED_CREDENTIALS.format(own=own))},
             'recent', (SELECT row_to_json(sums) FROM ({_LAST_HOUR.format(figures=figures, own=own)}) AS sums),
-            'called_back_before', {called_back},
+            'called_back_1_to_24_hours_ago', {called_back},
             'rolled_until', (SELECT rolled_until FROM rollup_progress WHERE id = 1),
             'took_s', extract(epoch FROM clock_timestamp() - now())
         ) AS facts

@@ -6,7 +6,7 @@ from typing import Final
 
 from app.console.now.findings import LEVELS, AttentionItem, Level, attention_items
 from app.console.now.store import MAX_COUNTED_ROWS, MAX_LISTED_ROWS, NowPageFacts
-from app.console.now.words import (
+from app.console.now.texts import (
     SentencePart,
     most_did_not_start,
     percent,

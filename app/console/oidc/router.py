@@ -51,12 +51,14 @@ async def begin_login(request: Request) -> Response:
         address, attempt = await provider.begin_authorization()
     except ProviderFailed as error:
         return _refuse_login(request, _FAILED_TEXT, 502, str(error))
-    wanted = safe_redirect_path(request.query_params.get("next", ""))
-    kept = asdict(attempt) | {"wanted": wanted, "until": time.time() + _ATTEMPT_LIFETIME_S}
+    next_path = safe_redirect_path(request.query_params.get("next", ""))
+    kept = asdict(attempt) | {"wanted": next_path, "until": time.time() + _ATTEMPT_LIFETIME_S}
     keyring: Keyring = request.state.keyring
-    sealed = keyring.encrypt(json.dumps(kept), identity=_COOKIE_ASSOCIATED_DATA).hex()
+    encrypted = keyring.encrypt(json.dumps(kept), associated_data=_COOKIE_ASSOCIATED_DATA).hex()
     response = RedirectResponse(address, status_code=303)
-    response.set_cookie(COOKIE_NAME, sealed, max_age=_ATTEMPT_LIFETIME_S, path="/", secure=True, httponly=True, samesite="lax")
+    response.set_cookie(
+        COOKIE_NAME, encrypted, max_age=_ATTEMPT_LIFETIME_S, path="/", secure=True, httponly=True, samesite="lax"
+    )
     return response
 
 
@@ -72,7 +74,7 @@ async def finish_login(request: Request) -> Response:
     query = request.query_params
     if kept is None or not hmac.compare_digest(query.get("state", "").encode(), kept[0].state.encode()):
         return _refuse_login(request, _OUTDATED_TEXT, 401, "state")
-    attempt, wanted = kept
+    attempt, next_path = kept
     if "code" not in query or query.get("iss", provider.issuer) != provider.issuer:
         return _refuse_login(request, _FAILED_TEXT, 401, "no_code")
     try:
@@ -86,7 +88,7 @@ async def finish_login(request: Request) -> Response:
         return _refuse_login(request, _NO_RULE_TEXT, 403, "no_rule")
     # The response is a page, because browsers would send no `Strict` cookie after a redirect that the provider began.
     try:
-        page = page_response(request, "onward.html", heading="You are logged in", wanted=wanted)
+        page = page_response(request, "onward.html", heading="You are logged in", next_path=next_path)
         response = await start_session(request, client, page)
     except TenantNotFound:
         return _refuse_login(request, _NO_RULE_TEXT, 403, "no_such_tenant")
@@ -109,7 +111,7 @@ def _login_attempt_from_cookie(request: Request) -> tuple[LoginAttempt, str] | N
     keyring: Keyring = request.state.keyring
     try:
         kept = json.loads(
-            keyring.decrypt(bytes.fromhex(request.cookies.get(COOKIE_NAME, "")), identity=_COOKIE_ASSOCIATED_DATA)
+            keyring.decrypt(bytes.fromhex(request.cookies.get(COOKIE_NAME, "")), associated_data=_COOKIE_ASSOCIATED_DATA)
         )
     except (ValueError, SecretUnreadable):
         return None
@@ -118,10 +120,10 @@ def _login_attempt_from_cookie(request: Request) -> tuple[LoginAttempt, str] | N
     return LoginAttempt(kept["state"], kept["nonce"], kept["verifier"]), kept["wanted"]
 
 
-def _refuse_login(request: Request, fault: str, status: int, reason: str) -> Response:
-    """Returns the login page with the error text `fault`, deletes the cookie of the login, and logs the reason."""
+def _refuse_login(request: Request, error_text: str, status: int, reason: str) -> Response:
+    """Returns the login page with the error text `error_text`, deletes the cookie of the login, and logs the reason."""
     logger.warning("console_oidc_refused", reason=reason)
-    response = login_page(request, status=status, fault=fault)
+    response = login_page(request, status=status, error_text=error_text)
     _delete_cookie(response)
     return response
 

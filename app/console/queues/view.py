@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import quote, urlencode
 
 from app.console.queues.store import MAX_COUNTED
-from app.console.words import hours_text, pace_text
+from app.console.texts import hours_text, pace_text
 from app.http.operations import CONSOLE_PREFIX
 from app.queues.progress import QueueProgress, UnknownEndReason
 from app.queues.state_store import QueueState

@@ -32,33 +32,37 @@ _WRONG_KEY_TEXT = "This API key is unknown, expired or revoked."
 
 @router.get("/login")
 @public
-async def show_login(request: Request, wanted: Annotated[str, Query(alias="next")] = "") -> Response:
+async def show_login(request: Request, next_path: Annotated[str, Query(alias="next")] = "") -> Response:
     """Shows the login page. Redirects to the path `next` if it is given and the person is logged in."""
-    if wanted and await current_session(request):
-        return RedirectResponse(safe_redirect_path(wanted), status_code=303)
-    return login_page(request, wanted=safe_redirect_path(wanted))
+    if next_path and await current_session(request):
+        return RedirectResponse(safe_redirect_path(next_path), status_code=303)
+    return login_page(request, next_path=safe_redirect_path(next_path))
 
 
-def login_page(request: Request, *, status: int = 200, wanted: str = CONSOLE_PREFIX, fault: str | None = None) -> Response:
-    """Returns the login page. `fault` says why the last login failed; `wanted` is the path to open after the login."""
+def login_page(
+    request: Request, *, status: int = 200, next_path: str = CONSOLE_PREFIX, error_text: str | None = None
+) -> Response:
+    """Returns the login page. `error_text` says why the last login failed; `next_path` is the path to open after the login."""
     has_oidc = request.state.console_oidc is not None
-    return page_response(request, "sessions/login.html", status=status, wanted=wanted, fault=fault, has_oidc=has_oidc)
+    return page_response(
+        request, "sessions/login.html", status=status, next_path=next_path, error_text=error_text, has_oidc=has_oidc
+    )
 
 
 @router.post("/login")
 @public
 async def log_in(request: Request, form: SubmittedFormDep) -> Response:
-    wanted = safe_redirect_path(form.first_value("next"))
+    next_path = safe_redirect_path(form.first_value("next"))
     try:
         client = await client_of_api_key(request, form.first_value("key"))
     except Unauthorized:
-        return login_page(request, status=401, wanted=wanted, fault=_WRONG_KEY_TEXT)
+        return login_page(request, status=401, next_path=next_path, error_text=_WRONG_KEY_TEXT)
     except TooManyAttempts as error:
-        fault = f"Too many wrong API keys came from your address. Try again in {error.after_s} s."
-        response = login_page(request, status=429, wanted=wanted, fault=fault)
+        error_text = f"Too many wrong API keys came from your address. Try again in {error.after_s} s."
+        response = login_page(request, status=429, next_path=next_path, error_text=error_text)
         response.headers["Retry-After"] = str(error.after_s)
         return response
-    return await start_session(request, client, RedirectResponse(wanted, status_code=303))
+    return await start_session(request, client, RedirectResponse(next_path, status_code=303))
 
 
 @router.get("/link/{link}")
@@ -74,7 +78,7 @@ async def log_in_with_link(request: Request, form: SubmittedFormDep) -> Response
     sessions: ConsoleSessions = request.state.console_sessions
     token = await sessions.redeem_login_link(form.first_value("link"), request_id=request.state.request_id)
     if token is None:
-        return login_page(request, status=401, fault=_USED_LINK_TEXT)
+        return login_page(request, status=401, error_text=_USED_LINK_TEXT)
     return _set_cookie(RedirectResponse(CONSOLE_PREFIX, status_code=303), token, sessions)
 
 

@@ -53,9 +53,9 @@ class FormState:
 
     values: Mapping[str, str] = field(default_factory=dict)
     scopes: tuple[str, ...] = ("call", "read")
-    faults: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, str] = field(default_factory=dict)
     """What is wrong with the form's fields: an error text by the name of the field."""
-    fault: str | None = None
+    form_error: str | None = None
     """What is wrong with the form as a whole; None if nothing is."""
     status: int = 200
 
@@ -67,7 +67,7 @@ class FormState:
         return self.status != 200
 
 
-def refused_form(form: SubmittedFormFields, names: tuple[str, ...], error: CallgateError | OperatorError) -> FormState:
+def refused_form(form: SubmittedFormFields, field_names: tuple[str, ...], error: CallgateError | OperatorError) -> FormState:
     """Returns the form as it was sent, without secrets, and with an error text beside each field that the error names.
 
     Raises the error if it is not about the form.
@@ -75,27 +75,27 @@ def refused_form(form: SubmittedFormFields, names: tuple[str, ...], error: Callg
     problem = api_error_for_operator_error(error) if isinstance(error, OperatorError) else error
     if not isinstance(problem, _FORM_ERRORS):
         raise problem
-    faults = {fault.pointer.strip("/").partition("/")[0]: fault for fault in problem.field_errors}
-    at_fields = {name: _fault_text(name, fault) for name, fault in faults.items() if name in names}
-    elsewhere = [_fault_text(name, fault) for name, fault in faults.items() if name not in names]
+    errors = {each.pointer.strip("/").partition("/")[0]: each for each in problem.field_errors}
+    at_fields = {name: _error_text(name, each) for name, each in errors.items() if name in field_names}
+    elsewhere = [_error_text(name, each) for name, each in errors.items() if name not in field_names]
     return FormState(
-        values={name: form.first_value(name) for name in names if name not in SECRET_FIELDS},
+        values={name: form.first_value(name) for name in field_names if name not in SECRET_FIELDS},
         scopes=tuple(form.all_values("scopes")),
-        faults=at_fields,
-        fault=" ".join(elsewhere) or (None if at_fields else problem.detail),
+        errors=at_fields,
+        form_error=" ".join(elsewhere) or (None if at_fields else problem.detail),
         status=problem.status,
     )
 
 
-def _fault_text(name: str, fault: FieldError) -> str:
-    if fault.code == "credential_form":
+def _error_text(name: str, error: FieldError) -> str:
+    if error.code == "credential_form":
         return _CREDENTIAL_ERROR_TEXT
-    return _ERROR_TEXTS.get(name, f"{fault.detail[:1].upper()}{fault.detail[1:]}.")
+    return _ERROR_TEXTS.get(name, f"{error.detail[:1].upper()}{error.detail[1:]}.")
 
 
-def filled_fields(form: SubmittedFormFields, names: tuple[str, ...]) -> dict[str, Any]:
+def filled_fields(form: SubmittedFormFields, field_names: tuple[str, ...]) -> dict[str, Any]:
     """Returns the values of the fields with these names. Leaves out empty fields."""
-    return {name: value for name in names if (value := form.first_value(name))}
+    return {name: value for name in field_names if (value := form.first_value(name))}
 
 
 TENANT_FIELDS: Final = ("id", "name")

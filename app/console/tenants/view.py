@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from app.console.masking import mask_url
 from app.console.tenants.store import MAX_LISTED, TenantDetails
-from app.console.words import hours_text, pace_text
+from app.console.texts import hours_text, pace_text
 from app.http.operations import CONSOLE_PREFIX
 from app.scheduling.hours import parse_calling_hours
 from app.scheduling.pace_limits import UNLIMITED

@@ -19,15 +19,15 @@ from app.calls.settlement import Settlement
 from app.database.engine import Database, Session
 from app.errors import CommandFailed
 from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, AccountCallList, CallCandidates, earliest_date_created
-from app.jobs.evaluation import SearchFinding, evaluate_candidates, inconclusive_reason
 from app.jobs.release import store
 from app.jobs.release.store import DueAccount
-from app.scheduling.guard import GuardState, read_guard, record_server_or_halt_grants, release_grants
+from app.jobs.search_result import SearchFinding, evaluate_candidates, inconclusive_reason
+from app.scheduling.grant_halts import GrantHaltState, read_grant_halt_state, record_server_or_halt_grants, release_grants
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient
 from app.twilio.errors import TwilioError
 
-_NOT_SEARCHED = CallCandidates({}, is_complete=False, twilio_clock_lead=None)
+_NOT_SEARCHED = CallCandidates({}, is_complete=False, twilio_clock_offset=None)
 
 ReleaseResult = Literal["bound", "unknown", "waiting"]
 
@@ -68,7 +68,7 @@ class _SearchLimits:
     """A waiting call whose `not_before` is later than this time cannot have been granted."""
     until: datetime
     """Every call whose grant was lost was dialled before this time."""
-    database_clock_lead: timedelta
+    postgres_clock_offset: timedelta
     """Postgres's clock minus this machine's clock."""
     is_dry_run: bool
 
@@ -83,26 +83,26 @@ class GrantRelease:
     """
 
     database: Database
-    tenants: TenantDirectory
+    directory: TenantDirectory
     twilio: TwilioClient
     settlement: Settlement
     # The longest time from a grant until Twilio has the call, or nothing is sent for it any more.
-    longest_life: timedelta
+    max_start_delay: timedelta
     deadline_s: float
     batch_size: int = 1_000
     """The number of waiting calls that are in memory at a time."""
 
     async def run(
-        self, actor: Actor, *, skipped: Collection[str], is_dry_run: bool, on_wait: Callable[[float], None]
+        self, actor: Actor, *, skipped_account_sids: Collection[str], is_dry_run: bool, on_wait: Callable[[float], None]
     ) -> ReleaseReport:
         """Searches Twilio's lists for calls whose grant (the right to dial) was lost, updates them, and allows grants again.
 
-        Does nothing if grants are not halted. A dry run changes nothing. `skipped` has the sids of accounts whose list is not
-        searched: all of their waiting calls that are due become `unknown`. Before a wait, calls `on_wait` with the number of
-        seconds. Raises CommandFailed if Twilio cannot be asked. Also raises it if, during the run, another Postgres server was
-        promoted or grants were halted again.
+        Does nothing if grants are not halted. A dry run changes nothing. `skipped_account_sids` are the sids of accounts whose
+        list is not searched: all of their waiting calls that are due become `unknown`. Before a wait, calls `on_wait` with the
+        number of seconds. Raises CommandFailed if Twilio cannot be asked. Also raises it if, during the run, another Postgres
+        server was promoted or grants were halted again.
         """
-        state = await read_guard(self.database)
+        state = await read_grant_halt_state(self.database)
         if state is None or state.may_grant:
             return ReleaseReport(None, [])
         if not is_dry_run:
@@ -114,14 +114,14 @@ class GrantRelease:
             on_wait(left_s)
             await asyncio.sleep(left_s)
         accounts = [
-            await self._check_calls_of_account(account, limits, is_skipped=account.account_sid in skipped)
+            await self._check_calls_of_account(account, limits, is_skipped=account.account_sid in skipped_account_sids)
             for account in await store.accounts_with_due_calls(self.database, limits.last_not_before)
         ]
         if not is_dry_run:
             await self._allow_grants(actor, state)
         return ReleaseReport(state.seen_at, accounts)
 
-    async def _ensure_halted(self, state: GuardState) -> GuardState:
+    async def _ensure_halted(self, state: GrantHaltState) -> GrantHaltState:
         """Halts grants (rights to dial) if no worker has halted them yet after the Postgres server changed.
 
         Returns the new state.
@@ -130,20 +130,20 @@ class GrantRelease:
             return state
         async with self.database.transaction() as connection:
             await record_server_or_halt_grants(connection)
-        return await read_guard(self.database) or state
+        return await read_grant_halt_state(self.database) or state
 
-    async def _plan_search(self, state: GuardState, *, is_dry_run: bool) -> _SearchLimits:
+    async def _plan_search(self, state: GrantHaltState, *, is_dry_run: bool) -> _SearchLimits:
         halted_at = state.halted_at or state.read_at
         last_not_before = halted_at + MAX_CLOCK_SKEW
         return _SearchLimits(
             since=state.seen_at,
             last_not_before=last_not_before,
-            until=halted_at + self.longest_life,
-            database_clock_lead=state.read_at - datetime.now(UTC),
+            until=halted_at + self.max_start_delay,
+            postgres_clock_offset=state.read_at - datetime.now(UTC),
             is_dry_run=is_dry_run,
         )
 
-    async def _allow_grants(self, actor: Actor, state: GuardState) -> None:
+    async def _allow_grants(self, actor: Actor, state: GrantHaltState) -> None:
         """Allows grants (rights to dial) again, and writes an audit event.
 
         Raises CommandFailed if the Postgres server has changed since `state` was read. Also raises it if the row of
@@ -165,22 +165,22 @@ class GrantRelease:
         """
         checked = CheckedAccount(account.account_sid)
         since = earliest_date_created(max(account.first_not_before, limits.since))
-        call_list = AccountCallList(self.tenants, self.twilio, account.id, since, limits.until, self.deadline_s)
+        call_list = AccountCallList(self.directory, self.twilio, account.id, since, limits.until, self.deadline_s)
         after = None
         while waiting_calls := await store.possibly_granted_calls(
             self.database, account.id, before=limits.last_not_before, since=limits.since, after=after, limit=self.batch_size
         ):
             for waiting_call in waiting_calls:
-                max_start_delay = limits.until - waiting_call.pending_since
+                max_start_delay_of_call = limits.until - waiting_call.pending_since
                 candidates = _NOT_SEARCHED
                 if not is_skipped:
-                    candidates = await self._find_candidates(call_list, waiting_call, max_start_delay, limits)
-                checked.calls[await self._settle_waiting_call(waiting_call, candidates, max_start_delay, limits)] += 1
+                    candidates = await self._find_candidates(call_list, waiting_call, max_start_delay_of_call, limits)
+                checked.calls[await self._settle_waiting_call(waiting_call, candidates, max_start_delay_of_call, limits)] += 1
             after = waiting_calls[-1].id
         return checked
 
     async def _find_candidates(
-        self, call_list: AccountCallList, waiting_call: Call, max_start_delay: timedelta, limits: _SearchLimits
+        self, call_list: AccountCallList, waiting_call: Call, max_start_delay_of_call: timedelta, limits: _SearchLimits
     ) -> CallCandidates:
         """Returns the calls in Twilio's list that may be this call, which waits in Postgres but may have been dialled before.
 
@@ -189,7 +189,7 @@ class GrantRelease:
         """
         sid = waiting_call.account_sid
         try:
-            candidates = await call_list.find_candidates(waiting_call, longest_life=max_start_delay)
+            candidates = await call_list.find_candidates(waiting_call, max_start_delay=max_start_delay_of_call)
         except (TwilioError, TimeoutError) as error:
             reason = error.reason if isinstance(error, TwilioError) else "deadline"
             advice = f"run the command again, or give up its due calls with --skip-account {sid}"
@@ -199,14 +199,14 @@ class GrantRelease:
         return candidates
 
     async def _settle_waiting_call(
-        self, waiting_call: Call, candidates: CallCandidates, max_start_delay: timedelta, limits: _SearchLimits
+        self, waiting_call: Call, candidates: CallCandidates, max_start_delay_of_call: timedelta, limits: _SearchLimits
     ) -> ReleaseResult:
         """Updates the record of one waiting call after a search of Twilio's list, and returns what became of the call.
 
         If Twilio has no such call, the call keeps waiting. If Twilio certainly has the call, the record is bound to it. If the
         result is uncertain, the record becomes `unknown`. A dry run changes nothing. `waiting_call.pending_since` is the
-        earliest time at which a lost grant can have been made. `max_start_delay` is the longest time from then until Twilio
-        created the call.
+        earliest time at which a lost grant can have been made. `max_start_delay_of_call` is the longest time from then until
+        Twilio created the call.
         """
         if candidates.is_complete and not candidates.calls:
             return "waiting"
@@ -220,7 +220,9 @@ class GrantRelease:
                     await store.replace_scheduled_dial_by_slot(session, waiting_call.id)
                 return "bound"
             offset = _clock_offset(candidates, limits)
-            finding = await evaluate_candidates(session, waiting_call, candidates, offset, max_start_delay=max_start_delay)
+            finding = await evaluate_candidates(
+                session, waiting_call, candidates, offset, max_start_delay=max_start_delay_of_call
+            )
             if finding.result == "none":
                 return "waiting"
             if not limits.is_dry_run:
@@ -228,7 +230,7 @@ class GrantRelease:
                 dates = [entry.date_created for entry in entries if entry.date_created]
                 call.pending_since = min(dates, default=waiting_call.pending_since)
                 await self._write_finding(
-                    session, call, finding, exceeds_search_span=max_start_delay > self.longest_life + DATE_TOLERANCE
+                    session, call, finding, exceeds_search_span=max_start_delay_of_call > self.max_start_delay + DATE_TOLERANCE
                 )
             return "unknown" if finding.resource is None else "bound"
 
@@ -251,5 +253,5 @@ class GrantRelease:
 
 def _clock_offset(candidates: CallCandidates, limits: _SearchLimits) -> timedelta | None:
     """Returns Twilio's clock minus Postgres's; None if unknown."""
-    ahead = candidates.twilio_clock_lead
-    return None if ahead is None else ahead - limits.database_clock_lead
+    ahead = candidates.twilio_clock_offset
+    return None if ahead is None else ahead - limits.postgres_clock_offset

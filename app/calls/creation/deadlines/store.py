@@ -74,7 +74,7 @@ async def postpone_deadline_check(database: Database, call_id: UUID, wait: timed
     await database.fetch(_POSTPONE_CHECK, call_id, wait)
 
 
-async def delete_idle_round_robin_rows(database: Database, idle_for: timedelta, *, limit: int) -> int:
+async def delete_idle_dial_turn_rows(database: Database, idle_for: timedelta, *, limit: int) -> int:
     """Deletes rows of `dial_turn` (the time of the last grant of each API key or workload) that are not needed any more.
 
     A row is not needed if no call of the API key or workload waits, and none was granted within `idle_for`. Deletes at most

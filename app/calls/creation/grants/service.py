@@ -16,7 +16,7 @@ from app.database.engine import Database
 from app.errors import DatabaseUnavailable
 from app.scheduling.dial_slots import free_ended_slots
 from app.scheduling.grant_counters import GrantCounters
-from app.scheduling.guard import halt_for_lost_grants, record_server_or_halt_grants
+from app.scheduling.grant_halts import halt_for_lost_grants, record_server_or_halt_grants
 from app.scheduling.hours import callee_time_zones, next_time_within_hours
 from app.scheduling.schedule import MAX_TIME_AHEAD
 
@@ -139,7 +139,7 @@ class _GrantTransaction:
         return await store.grant_call(self.connection, candidate.call_id, self.at)
 
     def _decrement_allowed_calls(self, granted: DialGrant) -> None:
-        queue_id = granted.dial["queue_id"]
+        queue_id = granted.dial_row["queue_id"]
         if queue_id in self.allowed_calls:
             self.allowed_calls[queue_id] -= 1
 
@@ -161,7 +161,7 @@ class _GrantTransaction:
         if next_time_within_hours(hours, self.at, zones, self.at + _ONE_MICROSECOND):
             return False
         at = self.at
-        due = await store.due_calls_starting_with(self.connection, self.account_id, candidate, at, limit=_POSTPONE_BATCH)
+        due = await store.list_due_calls_from(self.connection, self.account_id, candidate, at, limit=_POSTPONE_BATCH)
         # The openings are kept by time zones, because the opening for a number that may be in many zones takes milliseconds.
         openings: dict[tuple[str, ...], datetime | None] = {}
         later = {}

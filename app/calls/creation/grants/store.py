@@ -16,7 +16,7 @@ from app.calls.models import Call
 from app.database.connection import Connection
 from app.scheduling.dial_slots import insert_slot_sql
 from app.scheduling.grant_counters import NO_GRANTS, GrantCount
-from app.scheduling.guard_sql import MAY_GRANT_SQL, RELEASED_AT_MICROSECONDS_SQL
+from app.scheduling.grant_halt_sql import MAY_GRANT_SQL, RELEASED_AT_MICROSECONDS_SQL
 from app.scheduling.hours import CallingHours, parse_calling_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
 from app.scheduling.pace import allowed_calls_sql, next_at_after_calls_sql, seconds_until_allowed_sql
@@ -180,13 +180,13 @@ class WaitingCall:
 class DialGrant:
     """The right of this process to dial one call now. `ring_in_s` is the time in seconds until the call's `ring_by`.
 
-    `dial` is the call's row of `scheduled_dial` without `due_at`. The grant has deleted the row. If the call must wait again,
-    the row is inserted again. `is_probe` says whether the call is granted alone, because Twilio has refused calls of its
+    `dial_row` is the call's row of `scheduled_dial` without `due_at`. The grant has deleted the row. If the call must wait
+    again, the row is inserted again. `is_probe` says whether the call is granted alone, because Twilio has refused calls of its
     account.
     """
 
     call: NewCall
-    dial: Mapping[str, Any]
+    dial_row: Mapping[str, Any]
     ring_in_s: float
     is_probe: bool
 
@@ -267,11 +267,11 @@ def _grants_from_rows(rows: Sequence[Mapping[str, Any]]) -> Sequence[DialGrant]:
     call = NewCall(**{name: _decode_call_column(name, row[name]) for name in _CALL_COLUMNS})
     for name in _STATE_COLUMNS:
         setattr(call, name, row[name])
-    dial = {name: row[f"dial_{name}"] for name in _DIAL_COLUMNS if name != "due_at"}
-    return (DialGrant(call, dial, row["ring_in_s"], row["is_probe"]),)
+    dial_row = {name: row[f"dial_{name}"] for name in _DIAL_COLUMNS if name != "due_at"}
+    return (DialGrant(call, dial_row, row["ring_in_s"], row["is_probe"]),)
 
 
-async def due_calls_starting_with(
+async def list_due_calls_from(
     connection: Connection, account_id: UUID, call: WaitingCall, at: datetime, *, limit: int
 ) -> Sequence[WaitingCall]:
     """Returns `call` and the due calls after it that have the same queue and priority, in order of due time."""

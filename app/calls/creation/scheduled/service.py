@@ -125,5 +125,5 @@ class ScheduledIntentWriter:
         # not dialled any more. Like a pending call whose process died, it becomes unknown, and is searched for at Twilio. No
         # worker has dialled it before `not_before`, a time by Postgres's clock. `created_at` is a time by this machine's clock.
         since, dial = intent.scheduled.schedule.not_before, intent.scheduled.scheduled_dial_row()
-        if await insert_lost_intent(self._database, call, pending_since=since, dial=dial):
+        if await insert_lost_intent(self._database, call, pending_since=since, dial_row=dial):
             logger.warning("scheduled_call_unconfirmed", call_id=str(call.id))

@@ -21,10 +21,10 @@ from app.calls.settlement import RecordChange
 from app.calls.store import add_deliveries
 from app.database.connection import Connection
 from app.database.engine import Database
-from app.scheduling.dials import SCHEDULED_DIAL_COLUMN_SQL, insert_scheduled_dials_sql
-from app.scheduling.guard_sql import CURRENT_SERVER_SQL
+from app.scheduling.grant_halt_sql import CURRENT_SERVER_SQL
 from app.scheduling.models import NO_QUEUE
 from app.scheduling.schedule import Schedule
+from app.scheduling.scheduled_dial_sql import SCHEDULED_DIAL_COLUMN_SQL, insert_scheduled_dials_sql
 
 MAX_SCHEDULED_ROWS_PER_STATEMENT = 250
 """The maximum number of scheduled calls in one statement. It is higher than for calls whose clients wait for the dial."""
@@ -46,7 +46,7 @@ class ScheduledCall:
 
     def row_to_insert(self) -> dict[str, Any]:
         # Not the call's own `execution`, which is `unknown` while its commit is in doubt.
-        own = {"execution": "scheduled", "dial": self.scheduled_dial_row(), "hours_read": self.schedule.hours_read}
+        own = {"execution": "scheduled", "dial": self.scheduled_dial_row(), "hours_json": self.schedule.hours_json}
         return intent_row(self.call) | own | {"event": "call.scheduled", "data": {"due_at": self.schedule.due_at}}
 
     def scheduled_dial_row(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class _EndedCall:
 # If the hours have changed since `due_at` was computed, the call is due at `not_before`, and the grant reads the new hours.
 # Otherwise it would wait by the old hours, because the change makes only those calls due that it finds.
 _DUE_AT = """
-    CASE WHEN given.hours_read::jsonb IS DISTINCT FROM (
+    CASE WHEN given.hours_json::jsonb IS DISTINCT FROM (
         SELECT coalesce(queue.hours, tenant.hours) FROM tenant LEFT JOIN queue ON queue.id = dial.queue_id
         WHERE tenant.id = dial.tenant_id
     ) THEN dial.not_before ELSE dial.due_at END
@@ -90,7 +90,7 @@ _DUE_AT = """
 _INSERT_SCHEDULED_CALLS = insert_calls_sql(
     ["execution"],
     on_conflict="",
-    json_columns=[SCHEDULED_DIAL_COLUMN_SQL, "given ->> 'only_on' AS only_on", "given ->> 'hours_read' AS hours_read"],
+    json_columns=[SCHEDULED_DIAL_COLUMN_SQL, "given ->> 'only_on' AS only_on", "given ->> 'hours_json' AS hours_json"],
     ctes_before=f""", here AS MATERIALIZED (
             SELECT {CURRENT_SERVER_SQL} AS server
         ), admitted AS (
@@ -102,7 +102,7 @@ _INSERT_SCHEDULED_CALLS = insert_calls_sql(
 )
 
 _INSERT_DIAL = text(f"""
-    WITH given AS (SELECT CAST(:dial AS jsonb) AS dial, CAST(:hours_read AS text) AS hours_read)
+    WITH given AS (SELECT CAST(:dial AS jsonb) AS dial, CAST(:hours_json AS text) AS hours_json)
     {insert_scheduled_dials_sql("given", due_at=_DUE_AT)}
     SELECT
 """)  # own constants
@@ -157,7 +157,7 @@ async def insert_scheduled_dial(session: AsyncSession, call_id: UUID, scheduled:
     be dialled.
     """
     dial = _to_json_text(scheduled.scheduled_dial_row() | {"call_id": call_id})
-    await session.execute(_INSERT_DIAL, {"dial": dial, "hours_read": scheduled.schedule.hours_read})
+    await session.execute(_INSERT_DIAL, {"dial": dial, "hours_json": scheduled.schedule.hours_json})
 
 
 async def end_waiting_calls_by_id(connection: Connection, call_ids: Sequence[UUID], change: RecordChange) -> set[UUID]:
@@ -196,7 +196,9 @@ async def _end_waiting_calls(
         statement, limit, _to_json_text(change.columns), change.event, _to_json_text(change.data), *condition_values
     )
     ended = [_EndedCall(**row) for row in rows]
-    delivered = [delivery_of_event_settled(call, change.columns, written=call.deliveries_written) for call in ended]
+    delivered = [
+        delivery_of_event_settled(call, change.columns, events_with_delivery=call.deliveries_written) for call in ended
+    ]
     await add_deliveries(connection, [delivery for delivery in delivered if delivery is not None])
     return {call.id for call in ended}
 

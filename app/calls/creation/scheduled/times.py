@@ -38,5 +38,5 @@ def make_schedule(request: CallRequest, queue: StoredQueue, caller_id: UUID, *, 
         ring_by=ring_by,
         due_at=due_at,
         time_zone=request.time_zone,
-        hours_read=queue.stored_hours,
+        hours_json=queue.stored_hours,
     )

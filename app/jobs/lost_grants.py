@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from app.database.engine import Database
 from app.scheduling.grant_counters import GrantCounters
-from app.scheduling.guard import halt_if_grants_lost
+from app.scheduling.grant_halts import halt_if_grants_lost
 
 
 @dataclass(frozen=True, slots=True)
 class LostGrantWatch:
-    """Stops workers from making grants if the database may have lost earlier grants (app.scheduling.guard).
+    """Stops workers from making grants if the database may have lost earlier grants (app.scheduling.grant_halts).
 
     A grant is the right to dial one scheduled call.
     """

@@ -1,4 +1,4 @@
-"""SQL fragments of the check whether calls may be granted on this Postgres server (app.scheduling.guard).
+"""SQL fragments of the check whether calls may be granted on this Postgres server (app.scheduling.grant_halts).
 
 A grant is the right to dial one scheduled call.
 """

@@ -18,7 +18,7 @@ import structlog
 
 from app.database.connection import Connection
 from app.scheduling.grant_counters import GrantCount
-from app.scheduling.guard_sql import CURRENT_SERVER_SQL, RELEASED_AT_MICROSECONDS_SQL
+from app.scheduling.grant_halt_sql import CURRENT_SERVER_SQL, RELEASED_AT_MICROSECONDS_SQL
 from app.scheduling.store import StatementRunner
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -94,7 +94,7 @@ _HALT_FOR_LOST_GRANTS = """
 
 
 @dataclass(frozen=True, slots=True)
-class GuardState:
+class GrantHaltState:
     """The row of `grant_guard`, which says whether scheduled calls may be dialled, and the server from which it was read."""
 
     server: str
@@ -205,13 +205,13 @@ async def _account_with_lost_grants(
     return None
 
 
-async def read_guard(database: StatementRunner) -> GuardState | None:
+async def read_grant_halt_state(database: StatementRunner) -> GrantHaltState | None:
     """Returns the row of `grant_guard` (whether calls may be dialled) and the current server; None if there is no row yet."""
     rows = await database.fetch(_READ_GUARD)
-    return GuardState(**rows[0]) if rows else None
+    return GrantHaltState(**rows[0]) if rows else None
 
 
-async def release_grants(connection: Connection, state: GuardState) -> bool:
+async def release_grants(connection: Connection, state: GrantHaltState) -> bool:
     """Ends the halt, so that scheduled calls are granted again on the server `state.current_server`. Returns True.
 
     If the Postgres server or the row of `grant_guard` has changed since `state` was read, changes nothing and returns False.

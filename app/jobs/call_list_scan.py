@@ -14,13 +14,13 @@ from app.jobs.candidates import DATE_TOLERANCE
 from app.twilio.client import TwilioClient
 from app.twilio.schemas import CallResource, Credential
 
-MIN_SWEPT_CALLS = 3
+MIN_CALLS_FOR_LIST = 3
 """The minimum number of calls of one account that are read from Twilio's list. A smaller number is fetched one by one."""
 _MISSING_CALLS_PER_PAGE = 10
 """Another page of the list is read only if at least this many wanted calls are missing for each page that was read so far."""
 
 
-class SweepResult(NamedTuple):
+class ListScanResult(NamedTuple):
     """The result of reading Twilio's list.
 
     `found` has the wanted calls that were in the list, by sid. `newest_entries` has all entries of the first page, the newest
@@ -31,9 +31,9 @@ class SweepResult(NamedTuple):
     newest_entries: Sequence[Mapping[str, Any]]
 
 
-async def sweep_call_list(
+async def find_calls_in_list(
     twilio: TwilioClient, credential: Credential, *, wanted: Mapping[str, datetime], deadline_s: float, last_page_after_s: float
-) -> SweepResult:
+) -> ListScanResult:
     """Looks for calls on the newest pages of Twilio's list. Raises TwilioError.
 
     `wanted` has the sids of these calls, each with the time when the call was requested. Stops when all wanted calls are found,
@@ -63,7 +63,7 @@ async def sweep_call_list(
                 requested_at, _date_created(newest[:1]), _date_created(entries[-1:]), pages, more_pages
             ):
                 break
-    return SweepResult(found, newest)
+    return ListScanResult(found, newest)
 
 
 def _are_unlikely_on_next_pages(

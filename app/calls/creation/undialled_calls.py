@@ -47,7 +47,7 @@ class _UnusedGrant:
     call_id: UUID
     attempt: int
     pending_since: datetime
-    waiting: RequeueValues
+    requeue: RequeueValues
 
 
 class UndialledCallRecorder:
@@ -70,12 +70,12 @@ class UndialledCallRecorder:
         """
         self._queue.add(_UndialledAttempt(call_id, attempt, event_id))
 
-    def requeue_call_of_unused_grant(self, call: NewCall, waiting: RequeueValues) -> None:
+    def requeue_call_of_unused_grant(self, call: NewCall, requeue: RequeueValues) -> None:
         """Makes a scheduled call wait again, in the background, after a grant (the right to dial it) that is not used.
 
         `call` is the record as the grant has changed it. Changes nothing if the grant was not committed.
         """
-        self._queue.add(_UnusedGrant(call.id, call.attempt, call.pending_since, waiting))
+        self._queue.add(_UnusedGrant(call.id, call.attempt, call.pending_since, requeue))
 
     async def close(self) -> None:
         """Tries once more to write the withdrawals that are still queued."""
@@ -118,8 +118,8 @@ class UndialledCallRecorder:
             # Waits for the grant's transaction if that has not ended yet.
             call = await repository.lock_call(session, grant.call_id)
             if call is not None and _is_attempt_open(call, grant.attempt) and call.pending_since == grant.pending_since:
-                problem, waiting = error_as_json(DatabaseUnavailable()), grant.waiting
-                change = self._settlement.change_to_scheduled(problem, waiting.row, due_in=waiting.retry_in, data={})
+                problem, requeue = error_as_json(DatabaseUnavailable()), grant.requeue
+                change = self._settlement.change_to_scheduled(problem, requeue.row, due_in=requeue.retry_in, data={})
                 await self._settlement.apply_change(session, call, change)
 
     def _change_to_not_started(self) -> RecordChange:

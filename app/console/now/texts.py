@@ -8,13 +8,13 @@ from app.queues.progress import last_dial_at_pace, last_dial_or_expiry_time
 
 SentencePart = str | datetime
 """A part of a sentence: text with `code` in backticks, or a time, which the page shows in the viewer's zone."""
-MIN_SHARE_CALLS: Final = 5
+MIN_CALLS_FOR_CONCLUSION: Final = 5
 """The minimum number of calls from which the page draws a conclusion, such as that most calls do not start."""
 
 
 def most_did_not_start(recent: LastHourCallCounts) -> bool:
     """Returns whether most calls of the last hour have not started, or may not have. False if there are only a few calls."""
-    return recent.settled_or_unknown_count >= MIN_SHARE_CALLS and recent.started * 2 < recent.settled_or_unknown_count
+    return recent.settled_or_unknown_count >= MIN_CALLS_FOR_CONCLUSION and recent.started * 2 < recent.settled_or_unknown_count
 
 
 def waiting_count_text(number: int) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from weakref import WeakMethod
 
 
-class Deadline:
+class ConnectionTimer:
     """Calls the method `on_expiry` when the time has passed, unless `cancel` is called before.
 
     Keeps only a weak reference to the method's object while the timer is stopped. So there is no reference cycle, and the

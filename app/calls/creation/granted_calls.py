@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from app.calls.creation.dial import PreparedCall, RequeueValues
 from app.calls.creation.grants.store import DialGrant
-from app.calls.creation.placement import Placement
-from app.calls.creation.preparation import Preparation
+from app.calls.creation.placement import CallPlacer
+from app.calls.creation.preparation import CallPreparer
 from app.calls.creation.repository import update_pending_call
 from app.calls.creation.store import NewCall
 from app.calls.parameters import CallRequest
@@ -31,8 +31,8 @@ _MAX_WAIT_FOR_FIX_S = 15 * 60
 class GrantedCallDialer:
     """Prepares and dials scheduled calls for which this process has a grant, the right to dial one call."""
 
-    placement: Placement
-    preparation: Preparation
+    placement: CallPlacer
+    preparation: CallPreparer
 
     async def dial(self, grant: DialGrant, began: float) -> None:
         """Dials the call and commits the outcome. Raises no Exception.
@@ -42,7 +42,7 @@ class GrantedCallDialer:
         """
         call = grant.call
         prepared = PreparedCall(
-            Form.from_parameters({}), began, deadline=began + grant.ring_in_s, waiting=_requeue_values(grant)
+            Form.from_parameters({}), began, deadline=began + grant.ring_in_s, requeue=_requeue_values(grant)
         )
         try:
             request = CallRequest.model_validate(call.parameters)
@@ -70,7 +70,7 @@ class GrantedCallDialer:
     async def _update_callbacks(self, call: NewCall, callbacks: StatusCallbacks) -> None:
         """Updates the call's record if the sender of its status callbacks has changed since the call was scheduled."""
         recorded = {name: getattr(call, name) for name in callbacks.columns}
-        if changed := changed_callback_columns(recorded, callbacks, written=call.deliveries_written):
+        if changed := changed_callback_columns(recorded, callbacks, events_with_delivery=call.deliveries_written):
             async with self.placement.database.begin() as session:
                 await update_pending_call(session, call, changed)
             for name, value in changed.items():
@@ -78,15 +78,15 @@ class GrantedCallDialer:
 
     async def _postpone_unprepared_call(self, grant: DialGrant, problem: CallgateError, prepared: PreparedCall) -> None:
         """Makes the call wait again for up to 15 minutes. Nothing was sent."""
-        waiting = _requeue_values(grant, max_wait_s=_MAX_WAIT_FOR_FIX_S)
-        await self.placement.settle_undialled(grant.call, problem, replace(prepared, waiting=waiting))
+        requeue = _requeue_values(grant, max_wait_s=_MAX_WAIT_FOR_FIX_S)
+        await self.placement.settle_undialled(grant.call, problem, replace(prepared, requeue=requeue))
 
     def requeue_undialled_call(self, grant: DialGrant) -> None:
         """Makes the call wait again, in the background. It must not be dialled, because the grant may not be committed."""
-        self.placement.withdrawals.requeue_call_of_unused_grant(grant.call, _requeue_values(grant))
+        self.placement.undialled_calls.requeue_call_of_unused_grant(grant.call, _requeue_values(grant))
 
 
 def _requeue_values(grant: DialGrant, *, max_wait_s: int = _MAX_RETRY_WAIT_S) -> RequeueValues:
     """Returns the values with which the call waits again if it is not dialled, or if Twilio refuses it for the moment."""
-    tries = grant.dial["tries"]
-    return RequeueValues({**grant.dial, "tries": tries + 1}, timedelta(seconds=min(2**tries, max_wait_s)), grant.is_probe)
+    tries = grant.dial_row["tries"]
+    return RequeueValues({**grant.dial_row, "tries": tries + 1}, timedelta(seconds=min(2**tries, max_wait_s)), grant.is_probe)
