@@ -1,7 +1,4 @@
-"""Creates, lists and revokes API keys of tenants and operators.
-
-The default lifetime of a key is `DEFAULT_KEY_LIFETIME` in app/tenants/api_keys.py.
-"""
+"""Creates, lists and revokes API keys. The default lifetime of a key is `DEFAULT_KEY_LIFETIME` in app/tenants/api_keys.py."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
