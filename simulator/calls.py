@@ -96,11 +96,13 @@ async def update_call(account_sid: str, sid: str, request: Request) -> Response:
 
     `Status=canceled` ends a call that is queued or ringing, and does not change a call in progress. `Status=completed` ends
     a call in any of these states. `Url` or `Twiml` redirects a call in progress. A call that has ended cannot be updated
-    (21220).
+    (21220, or the configured code).
     """
     state, call = get_state(request), get_call(account_sid, sid, request)
     parameters = validate_update(await read_form(request))
     now = state.now()
+    if parameters.status is not None and call.stage_at(now).progress.has_ended:
+        raise TwilioError(state.config.ended_call_code, request.scope["path"])
     _update_call(call, parameters, now, state)
     return _json_response(render_call_resource(call, now, state.display_rules))
 

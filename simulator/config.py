@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Literal
 
 from simulator.accounts import Account
 from simulator.lifecycle import TALKING_S
@@ -39,6 +40,8 @@ class SimulatorConfig:
     clock: Clock = utc_now
     limits: Limits = field(default_factory=Limits)
     """The limits of each account, until a control route sets other limits for the account."""
+    ended_call_code: Literal[21220, 20404] = 21220
+    """The error code for a request to end a call that has ended."""
 
     def __post_init__(self) -> None:
         if self.speed <= 0 or self.price_delay_s < 0 or self.max_calls < 1:

@@ -273,7 +273,7 @@ async def test_a_lost_response_is_reported_and_ending_the_call_is_retried(
     gateway: Gateway, controller: PendingUpdateSender
 ) -> None:
     redirected = updated("in-progress")
-    async with running_upstream(created(), reset, reset, redirected, reset, error(404, 20404), updated()) as upstream:
+    async with running_upstream(created(), reset, reset, redirected, reset, *[error(404, 20404)] * 2, updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
         lost = await tenant.http.patch(f"/v1/calls/{record['id']}", json=REDIRECT)
@@ -386,7 +386,7 @@ async def test_a_remembered_end_that_twilio_refuses_is_dropped(
 async def test_ending_a_call_that_twilio_does_not_show_yet_is_remembered(
     gateway: Gateway, controller: PendingUpdateSender
 ) -> None:
-    async with running_upstream(created(), error(404, 20404), error(404, 20404), updated()) as upstream:
+    async with running_upstream(created(), *[error(404, 20404)] * 4, updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
         remembered = await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)
@@ -396,6 +396,64 @@ async def test_ending_a_call_that_twilio_does_not_show_yet_is_remembered(
             assert await run_step(controller)
         assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["status"] == "completed"
         assert [post.form for post in upstream.posts[1:]] == [[("Status", "completed")]] * 3
+
+
+@pytest.mark.parametrize(("refusal", "sent"), [(error(400, 21220), ["POST"]), (error(404, 20404), ["POST", "GET"])])
+async def test_ending_a_call_that_has_just_ended_is_refused_whichever_code_twilio_answers(
+    gateway: Gateway, refusal: Behaviour, sent: list[str]
+) -> None:
+    """Twilio's error catalogue has 21220 for it. A user's log shows 404 with 20404 (pipecat-ai/pipecat#2145)."""
+    async with running_upstream(created(), refusal, updated()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        refused = await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)
+        assert (refused.status_code, refused.json()["type"]) == (409, "urn:callgate:problem:wrong-call-state")
+        assert [request.method for request in upstream.received[1:]] == sent
+        assert not await gateway.database.fetch("SELECT FROM wanted_update WHERE call_id = $1", UUID(record["id"]))
+        if "GET" in sent:
+            assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["status"] == "completed"
+
+
+async def test_a_refusal_to_end_an_ended_call_is_passed_on_under_twilios_paths(gateway: Gateway) -> None:
+    async with running_upstream(created(), error(404, 20404), updated()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        sid = (await tenant.create()).json()["sid"]
+        path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{sid}.json"
+        by_twilio = await tenant.http.post(path, data={"Status": "completed"})
+        assert (by_twilio.status_code, by_twilio.json()["code"]) == (404, 20404)
+        by_callgate = await tenant.http.post(path, data={"Status": "completed"})
+        assert (by_callgate.status_code, by_callgate.json()["code"]) == (400, 21220)
+        assert len(upstream.received) == 3
+
+
+async def test_a_remembered_end_is_dropped_as_ended_if_twilio_answers_404_for_an_ended_call(
+    gateway: Gateway, controller: PendingUpdateSender, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running_upstream(created(), reset, error(404, 20404), updated()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        await _started_two_hours_ago(gateway, record["id"])
+        assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)).status_code == 202
+        assert await run_step(controller)
+        assert "wanted_update_refused" not in capsys.readouterr().out
+        assert (await _events(tenant, record["id"]))[-1] == (
+            "call.update_forgotten",
+            {"status": "completed", "reason": "ended"},
+        )
+        assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["status"] == "completed"
+
+
+@pytest.mark.parametrize("read", [updated("in-progress"), reset])
+async def test_an_end_is_repeated_if_twilio_answers_404_and_may_still_have_the_call(
+    gateway: Gateway, controller: PendingUpdateSender, read: Behaviour
+) -> None:
+    async with running_upstream(created(), error(404, 20404), read, updated()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = (await tenant.create()).json()
+        await _started_two_hours_ago(gateway, record["id"])
+        assert (await tenant.http.patch(f"/v1/calls/{record['id']}", json=HANG_UP)).status_code == 202
+        assert await run_step(controller)
+        assert (await tenant.http.get(f"/v1/calls/{record['id']}")).json()["status"] == "completed"
 
 
 async def test_ending_a_call_that_twilio_no_longer_has_is_refused(gateway: Gateway) -> None:
@@ -667,11 +725,11 @@ async def test_a_change_that_twilio_made_is_not_reported_as_failed_if_postgres_f
         assert (redirected.status_code, redirected.json()["status"]) == (200, "in-progress")
 
 
-@pytest.mark.parametrize("failure", [reset, error(404, 20404)])
+@pytest.mark.parametrize("failures", [[reset], [error(404, 20404)] * 2])
 async def test_a_request_to_end_a_call_that_cannot_be_stored_is_answered_503_and_can_be_repeated(
-    gateway: Gateway, database_url: str, failure: Behaviour
+    gateway: Gateway, database_url: str, failures: list[Behaviour]
 ) -> None:
-    async with running_upstream(created(), failure, updated()) as upstream:
+    async with running_upstream(created(), *failures, updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         path = f"/v1/calls/{(await tenant.create()).json()['id']}"
         async with refused_by_postgres(database_url, "INSERT ON wanted_update", QUERY_CANCELED):

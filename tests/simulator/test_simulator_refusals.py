@@ -1,9 +1,15 @@
 """Tests which creations, updates and lists the simulator refuses, with one row of parameters for each reason."""
 
+from typing import Literal
+
 import httpx
 import pytest
 
+from simulator.config import SimulatorConfig
 from simulator.errors import CATALOGUE
+from tests.simulator.running import OPEN_SID, plain_client, serve
+
+ACCOUNT_PATH = f"/2010-04-01/Accounts/{OPEN_SID}"
 
 GOOD = {"To": "sip:kate@example.com", "From": "Jack", "Url": "http://www.example.com/sipdial.xml"}
 
@@ -110,6 +116,18 @@ def test_a_refused_update_names_its_code(calls: httpx.Client, body: dict[str, st
 def test_a_refused_list_names_its_code(calls: httpx.Client, query: str, code: int) -> None:
     answer = calls.get(f"/Calls.json?{query}")
     assert (answer.status_code, answer.json()["code"]) == (400, code)
+
+
+@pytest.mark.parametrize(("code", "status"), [(21220, 400), (20404, 404)])
+def test_ending_an_ended_call_is_refused_with_the_configured_code(code: Literal[21220, 20404], status: int) -> None:
+    config = SimulatorConfig(open_mode=True, ended_call_code=code)
+    with serve(config) as url, plain_client(f"{url}{ACCOUNT_PATH}", auth=(OPEN_SID, "any")) as client:
+        sid = client.post("/Calls.json", data=GOOD).json()["sid"]
+        answers = [client.post(f"/Calls/{sid}.json", data={"Status": "completed"}) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, status]
+        assert answers[1].json()["code"] == code
+        redirected = client.post(f"/Calls/{sid}.json", data={"Url": GOOD["Url"]})
+        assert (redirected.status_code, redirected.json()["code"]) == (400, 21220)
 
 
 def test_every_refusal_of_a_creation_has_a_row() -> None:

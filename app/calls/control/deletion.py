@@ -5,6 +5,7 @@ from functools import partial
 import structlog
 
 from app.calls import repository
+from app.calls.control.records import record_fetched_call
 from app.calls.control.service import API_ERRORS_BY_TWILIO_ERROR, CallControl
 from app.calls.models import Call
 from app.calls.not_found_at_twilio import is_call_not_found, is_deleted_at_twilio
@@ -55,7 +56,4 @@ async def _update_record(control: CallControl, call: Call) -> None:
     except TwilioOutcomeUnknown as error:
         detail = "Twilio gave no usable answer when the call was read. The call was not deleted."
         raise UpstreamUnreachable(detail, call_id=call.id, after_s=5) from error
-    async with control.database.begin() as session:
-        locked = await repository.lock_call(session, call.id)
-        if locked is not None:
-            await repository.record_resource(session, locked, resource)
+    await record_fetched_call(control.database, call, resource)

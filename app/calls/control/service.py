@@ -16,6 +16,7 @@ import structlog
 from app.calls import repository
 from app.calls.callback_urls import CallbackUrls
 from app.calls.control import repository as control_repository
+from app.calls.control.records import record_fetched_call, record_update
 from app.calls.control.validation import validate_update
 from app.calls.creation.scheduled.store import end_waiting_calls_by_id
 from app.calls.models import Call, PendingUpdate
@@ -32,7 +33,7 @@ from app.http.concurrency import ConcurrencyLimit
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient, try_credentials
-from app.twilio.errors import TwilioError, TwilioOutcomeUnknown, TwilioRejected, TwilioWrongState
+from app.twilio.errors import TwilioError, TwilioNotFound, TwilioOutcomeUnknown, TwilioRejected, TwilioWrongState
 from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME, TERMINAL_STATUSES, CallResource, Credential
 
 Result = TypeVar("Result")
@@ -98,14 +99,14 @@ class CallControl:
         except TwilioError as error:
             return await self._store_update_or_raise(call, update, error)
         try:
-            return ControlResult(await self._record_update(call, resource, update, columns=callbacks.columns), done=True)
+            call = await record_update(self.database, call, resource, update, columns=callbacks.columns)
         except DatabaseUnavailable:
             if callbacks.columns:
                 raise ActionUnknown(call_id=call.id) from None
             # Twilio has made the change; after a 503 the client would repeat it. The next refresh updates the record.
             logger.warning("update_not_recorded", call_id=str(call.id), call_sid=call.sid)
             apply_resource(call, resource)
-            return ControlResult(call, done=True)
+        return ControlResult(call, done=True)
 
     async def send_pending_update(self, pending: PendingUpdate, call: Call) -> None:
         """Sends a stored request to end a call, after it has become known whether the call was started.
@@ -130,7 +131,7 @@ class CallControl:
         except TwilioError as error:
             await self._postpone_or_drop_update(call, pending, error)
         else:
-            await self._record_update(call, resource, update, pending=pending)
+            await record_update(self.database, call, resource, update, pending=pending)
 
     async def cancel_if_queued(self, call: Call) -> None:
         """Cancels a started call if Twilio reports that the call is still in Twilio's queue. Otherwise changes nothing.
@@ -141,7 +142,7 @@ class CallControl:
         update = CallUpdate(status="canceled")
         if resource.status == "queued":
             resource = await self._send_update_to_twilio(call, update.given_parameters())
-            await self._record_update(call, resource, update)
+            await record_update(self.database, call, resource, update)
             logger.info("queued_call_canceled", call_id=str(call.id), call_sid=call.sid)
 
     async def _cancel_call_or_store_update(self, call: Call, update: CallUpdate) -> Call:
@@ -228,38 +229,6 @@ class CallControl:
         await control_repository.store_pending_update(session, call, status=update.status or "")
         await repository.add_event(session, call.id, "call.update_remembered", update.parameters_for_event())
 
-    async def _record_update(
-        self,
-        call: Call,
-        resource: CallResource,
-        update: CallUpdate,
-        *,
-        columns: Mapping[str, Any] | None = None,
-        pending: PendingUpdate | None = None,
-    ) -> Call:
-        """Records a change that Twilio has made, and Twilio's answer `resource`. Returns the record.
-
-        `columns` are further columns of the record to set. `pending` is the stored request to end the call, if the change was
-        sent because of one. If the change sets a status, the call's stored request is deleted, unless it was stored after
-        `pending`. `canceled` does not end an answered call, so a stored `completed` is kept until the call has ended.
-        """
-        async with self.database.begin() as session:
-            locked = await repository.lock_call(session, call.id)
-            if locked is None:
-                return call
-            for name, value in (columns or {}).items():
-                setattr(locked, name, value)
-            event_data = update.parameters_for_event() | ({"remembered": True} if pending else {})
-            await repository.add_event(session, call.id, "call.updated", event_data)
-            await repository.record_resource(session, locked, resource)
-            # The next status follows soon.
-            locked.refresh_at = await repository.transaction_start_time(session)
-            if update.status is not None:
-                fulfils_any = update.status == "completed" or locked.status in TERMINAL_STATUSES
-                fulfilled = None if fulfils_any else update.status
-                await control_repository.delete_pending_update(session, call.id, only=pending, status=fulfilled)
-        return locked
-
     async def _drop_pending_update(self, call: Call, pending: PendingUpdate, reason: str) -> None:
         async with self.database.begin() as session:
             if await control_repository.delete_pending_update(session, call.id, only=pending):
@@ -275,15 +244,32 @@ class CallControl:
                 wait = min(max(age / 2, _MIN_RETRY_WAIT), _MAX_RETRY_WAIT)
                 await control_repository.postpone_pending_update(session, pending, wait)
                 return
-        logger.warning("wanted_update_refused", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
-        await self._drop_pending_update(call, pending, "ended" if isinstance(error, TwilioWrongState) else error.reason)
+        has_ended = isinstance(error, TwilioWrongState)
+        if not has_ended:
+            logger.warning("wanted_update_refused", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
+        await self._drop_pending_update(call, pending, "ended" if has_ended else error.reason)
 
     async def _send_update_to_twilio(self, call: Call, parameters: dict[str, Any]) -> CallResource:
+        """Returns Twilio's answer. Raises TwilioError.
+
+        Twilio may answer a request to end a call with 404 if the call has just ended (pipecat-ai/pipecat#2145). The call is
+        then read. If Twilio shows that it has ended, this is recorded, and the error is a TwilioWrongState.
+        """
         addresses = (call.to, call.from_)
         send = partial(
             self.twilio.update_call, sid=call.sid or "", parameters=parameters, addresses=addresses, deadline_s=self.deadline_s
         )
-        return await self.send_with_credentials(call, send)
+        try:
+            return await self.send_with_credentials(call, send)
+        except TwilioNotFound as error:
+            if parameters.keys() != {"status"}:
+                raise
+            resource = await self.fetch(call)
+            if resource.status not in TERMINAL_STATUSES:
+                # One of the two answers is out of date.
+                raise TwilioOutcomeUnknown("contradictory_answers", error.answer) from error
+            await record_fetched_call(self.database, call, resource)
+            raise TwilioWrongState(error.reason, error.answer) from error
 
     async def postgres_time(self) -> datetime:
         """Returns the time by Postgres's clock, which dates the records."""

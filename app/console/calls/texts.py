@@ -33,6 +33,7 @@ _REASON_TEXTS: Final = {
     "answer_without_sid": "Twilio's answer did not name the call",
     "unreadable_answer": "Twilio's answer could not be read",
     "answer_too_long": "Twilio's answer could not be read",
+    "contradictory_answers": "Twilio's answers contradicted each other",
     **dict.fromkeys(("connect_error", "connect_timeout", "pool_timeout"), "no connection"),
     **dict.fromkeys(("read_timeout", "write_timeout", "deadline"), "no answer in time"),
     **dict.fromkeys(("read_error", "write_error", "close_error", "remote_protocol_error"), "the connection broke"),
