@@ -14,6 +14,7 @@ from httpx import AsyncClient, Response
 from sqlalchemy import text
 
 from app.calls import repository
+from app.calls.control import repository as control_repository
 from app.calls.creation.grants.service import grant_calls
 from app.jobs.pending_updates import PendingUpdateSender
 from app.observability import Metrics
@@ -742,10 +743,7 @@ async def test_a_request_to_end_a_call_that_cannot_be_stored_is_answered_503_and
 
 async def test_a_new_status_callback_is_delivered_by_callgate_if_twilio_calls_callgate(database_url: str) -> None:
     settings = settings_for(database_url, public_url="https://calls.example.com")
-    async with (
-        running_upstream(created(), updated("in-progress"), updated("in-progress")) as upstream,
-        running_gateway(settings) as public,
-    ):
+    async with running_upstream(created(), updated("in-progress")) as upstream, running_gateway(settings) as public:
         tenant = await public.add_tenant(upstream.url)
         call_id = (await tenant.create()).json()["id"]
         private = {"status_callback": "http://10.0.0.1/progress"}
@@ -755,15 +753,33 @@ async def test_a_new_status_callback_is_delivered_by_callgate_if_twilio_calls_ca
             assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=change)).status_code == 200
         callback_url = dict(upstream.posts[0].form)["StatusCallback"]
         assert callback_url.startswith(f"https://calls.example.com/callbacks/twilio/{call_id}?tag=")
+        # The method alone is Callgate's own affair.
         assert [post.form for post in upstream.posts[1:]] == [
-            [("StatusCallback", callback_url), ("StatusCallbackMethod", "POST")],
-            [],
+            [("StatusCallback", callback_url), ("StatusCallbackMethod", "POST")]
+        ]
+        assert [data["parameters"] for _, data in await _events(tenant, call_id)] == [
+            ["status_callback"],
+            ["status_callback_method"],
         ]
         async with public.database.begin() as session:
             call = await repository.lock_call(session, UUID(call_id))
-        assert call is not None
+            assert call is not None
+            from_twilio_at = await control_repository.last_twilio_event_at(session, call)
+        last_status = "SELECT at FROM call_event WHERE call_id = $1 AND type = 'call.status'"
+        assert [from_twilio_at] == [row["at"] for row in await public.database.fetch(last_status, UUID(call_id))]
         assert (call.status_callback, call.status_callback_method) == ("https://hooks.example.com/progress", "GET")
         assert call.status_callback_events == ["completed"]
+
+
+async def test_a_change_of_the_callback_method_alone_can_be_repeated_if_postgres_fails(database_url: str) -> None:
+    settings = settings_for(database_url, public_url="https://calls.example.com")
+    async with running_upstream(created()) as upstream, running_gateway(settings) as public:
+        tenant = await public.add_tenant(upstream.url)
+        call_id = (await tenant.create()).json()["id"]
+        async with refused_by_postgres(database_url, "UPDATE ON call", QUERY_CANCELED):
+            failed = await tenant.http.patch(f"/v1/calls/{call_id}", json={"status_callback_method": "GET"})
+        assert (failed.status_code, failed.json()["type"]) == (503, "urn:callgate:problem:database-unavailable")
+        assert len(upstream.received) == 1
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,15 @@ from app.twilio.schemas import TERMINAL_STATUSES, CallResource
 async def record_update(
     database: Database,
     call: Call,
-    resource: CallResource,
+    resource: CallResource | None,
     update: CallUpdate,
     *,
     columns: Mapping[str, Any] | None = None,
     pending: PendingUpdate | None = None,
 ) -> Call:
-    """Records a change that Twilio has made, and Twilio's answer `resource`. Returns the record.
+    """Records a change that was made, and Twilio's answer `resource`. Returns the record.
 
+    `resource` is None if the change concerns only Callgate's own record, so that nothing was sent to Twilio.
     `columns` are further columns of the record to set. `pending` is the stored request to end the call, if the change was
     sent because of one. If the change sets a status, the call's stored request is deleted, unless it was stored after
     `pending`. A stored `completed` stays after `canceled`, as long as the call goes on.
@@ -34,9 +35,10 @@ async def record_update(
             setattr(locked, name, value)
         event_data = update.parameters_for_event() | ({"remembered": True} if pending else {})
         await repository.add_event(session, call.id, "call.updated", event_data)
-        await repository.record_resource(session, locked, resource)
-        # The next status follows soon.
-        locked.refresh_at = await repository.transaction_start_time(session)
+        if resource is not None:
+            await repository.record_resource(session, locked, resource)
+            # The next status follows soon.
+            locked.refresh_at = await repository.transaction_start_time(session)
         if update.status is not None:
             fulfils_any = update.status == "completed" or locked.status in TERMINAL_STATUSES
             fulfilled = None if fulfils_any else update.status

@@ -97,5 +97,7 @@ async def earliest_pending_update_due_at(session: AsyncSession) -> datetime | No
 
 async def last_twilio_event_at(session: AsyncSession, call: Call) -> datetime:
     """Returns the time of the call's last event that came from Twilio, such as a callback, or `created_at` if there is none."""
-    statement = select(func.max(CallEvent.at)).where(CallEvent.call_id == call.id, CallEvent.type.in_(_TWILIO_EVENTS))
+    # Callgate makes a change of the callbacks' method alone itself.
+    is_twilios = CallEvent.type.in_(_TWILIO_EVENTS), CallEvent.data["parameters"].is_distinct_from(["status_callback_method"])
+    statement = select(func.max(CallEvent.at)).where(CallEvent.call_id == call.id, *is_twilios)
     return (await session.scalar(statement)) or call.created_at

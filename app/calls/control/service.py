@@ -91,11 +91,12 @@ class CallControl:
         if call.execution != "started" or call.status in TERMINAL_STATUSES:
             raise WrongCallState(call_id=call.id)
         callbacks = await self._changed_callbacks(call, update)
+        parameters = update.parameters_for_twilio() | callbacks.parameters_for_twilio
+        if not parameters:
+            return ControlResult(await record_update(self.database, call, None, update, columns=callbacks.columns), done=True)
         try:
             async with self.request_limit.slot(call.tenant_id):
-                resource = await self._send_update_to_twilio(
-                    call, update.parameters_for_twilio() | callbacks.parameters_for_twilio
-                )
+                resource = await self._send_update_to_twilio(call, parameters)
         except TwilioError as error:
             return await self._store_update_or_raise(call, update, error)
         try:
