@@ -564,6 +564,31 @@ async def test_a_deletion_cut_off_by_the_drain_timeout_is_unknown(database_url: 
     assert (response.status_code, response.json()["code"]) == (409, 900010)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "form"),
+    [
+        ("DELETE", "Calls/{sid}.json", None),
+        ("POST", "Calls/{sid}.json", {"Status": "completed"}),
+        ("GET", "Calls/{sid}/Recordings.json", None),
+        ("POST", "Calls/{sid}/Recordings.json", {}),
+    ],
+)
+async def test_a_request_about_a_call_whose_account_has_no_credential_is_refused(
+    gateway: Gateway, method: str, path: str, form: dict[str, str] | None
+) -> None:
+    async with running_upstream(created(), updated()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        sid = (await tenant.create()).json()["sid"]
+        ((_, (credential,)),) = await gateway.tenants.list_accounts(tenant.id)
+        await gateway.tenants.revoke_credential(tenant.id, credential.id)
+        gateway.invalidate_cache()
+        url = f"/2010-04-01/Accounts/{tenant.account_sid}/{path.format(sid=sid)}"
+        refused = await tenant.http.request(method, url, data=form)
+        assert (refused.status_code, refused.json()["code"]) == (409, 900005)
+        assert "Retry-After" not in refused.headers
+        assert len(upstream.received) == 1
+
+
 async def test_a_change_that_the_calls_state_does_not_allow_is_not_sent(gateway: Gateway) -> None:
     async with running_upstream(error(400, 21215), reset, created(), updated()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)

@@ -21,7 +21,9 @@ async def delete_at_twilio(control: CallControl, call: Call) -> None:
     """Deletes the call at Twilio. Callgate's record stays for audit but is not shown under Twilio's paths (/2010-04-01).
 
     If the record does not show how the call ended, first reads the call from Twilio, which does not show it after the deletion.
+    Raises NoUsableCredentials if none of the account's credentials can be used.
     """
+    await control.usable_account(call)
     delete = partial(control.twilio.delete_call, sid=call.sid or "", deadline_s=control.deadline_s)
     try:
         async with control.request_limit.slot(call.tenant_id):

@@ -25,7 +25,7 @@ async def record_update(
     `resource` is None if the change concerns only Callgate's own record, so that nothing was sent to Twilio.
     `columns` are further columns of the record to set. `pending` is the stored request to end the call, if the change was
     sent because of one. If the change sets a status, the call's stored request is deleted, unless it was stored after
-    `pending`. A stored `completed` stays after `canceled`, as long as the call goes on.
+    `pending`. `canceled` does not end an answered call, so a stored `completed` is kept until the call has ended.
     """
     async with database.begin() as session:
         locked = await repository.lock_call(session, call.id)

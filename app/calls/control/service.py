@@ -25,13 +25,13 @@ from app.calls.parameters import CallUpdate
 from app.calls.progress import apply_resource
 from app.calls.search_plan import is_outcome_open
 from app.calls.settlement import Settlement
-from app.calls.status_callbacks import StatusCallbacks, UrlValidator, changed_callbacks
+from app.calls.status_callbacks import UrlValidator, changed_callbacks
 from app.calls.upstream_problems import change_problem
 from app.database.engine import Database, Session
 from app.errors import ActionUnknown, CallgateError, DatabaseUnavailable, NoUsableCredentials, TenantSuspended, WrongCallState
 from app.http.concurrency import ConcurrencyLimit
 from app.tenants.caller import Caller
-from app.tenants.directory import TenantDirectory
+from app.tenants.directory import TenantDirectory, UsableAccount
 from app.twilio.client import TwilioClient, try_credentials
 from app.twilio.errors import TwilioError, TwilioNotFound, TwilioOutcomeUnknown, TwilioRejected, TwilioWrongState
 from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME, TERMINAL_STATUSES, CallResource, Credential
@@ -90,7 +90,8 @@ class CallControl:
             return ControlResult(call, done=False)
         if call.execution != "started" or call.status in TERMINAL_STATUSES:
             raise WrongCallState(call_id=call.id)
-        callbacks = await self._changed_callbacks(call, update)
+        account = await self.usable_account(call)
+        callbacks = changed_callbacks(update, call, account, urls=self.callback_urls, validate_url=self.validate_callback)
         parameters = update.parameters_for_twilio() | callbacks.parameters_for_twilio
         if not parameters:
             return ControlResult(await record_update(self.database, call, None, update, columns=callbacks.columns), done=True)
@@ -170,12 +171,6 @@ class CallControl:
             ended = await end_waiting_calls_by_id(connection, [call.id], change)
         self.settlement.count_undialled(change, len(ended))
         return bool(ended)
-
-    async def _changed_callbacks(self, call: Call, update: CallUpdate) -> StatusCallbacks:
-        account = await self.directory.usable_account(call.tenant_id, account_sid=call.account_sid)
-        if account is None:
-            raise NoUsableCredentials(call_id=call.id)
-        return changed_callbacks(update, call, account, urls=self.callback_urls, validate_url=self.validate_callback)
 
     async def _store_update_unless_settled(self, call: Call, update: CallUpdate) -> Call:
         """Stores the request to end the call, unless it is known by now whether the call was started. Returns the record.
@@ -271,6 +266,13 @@ class CallControl:
                 raise TwilioOutcomeUnknown("contradictory_answers", error.answer) from error
             await record_fetched_call(self.database, call, resource)
             raise TwilioWrongState(error.reason, error.answer) from error
+
+    async def usable_account(self, call: Call) -> UsableAccount:
+        """Returns the call's account. Raises NoUsableCredentials if none of its credentials can be used."""
+        account = await self.directory.usable_account(call.tenant_id, account_sid=call.account_sid)
+        if account is None:
+            raise NoUsableCredentials(call_id=call.id)
+        return account
 
     async def postgres_time(self) -> datetime:
         """Returns the time by Postgres's clock, which dates the records."""
