@@ -16,7 +16,7 @@ from app.calls.models import Call
 from app.calls.router import CallServiceDep
 from app.compat.access import AccountDep, TwilioRoute
 from app.compat.errors import CALL_ID_HEADER
-from app.compat.form import FormDep, NoQueryDep, normalize_boolean, refuse_encoded_equals_signs
+from app.compat.form import FormDep, normalize_boolean, refuse_encoded_equals_signs
 from app.compat.router import PREFIX, find_requested_call
 from app.errors import SubresourceNotFound
 from app.http.form import ParameterValues, parse_form_parameters
@@ -101,10 +101,13 @@ async def fetch_media_of_account(
     return streaming_response(await stack.enter_async_context(answer))
 
 
-@router.get(f"/{RECORDINGS.segment}/{{sid}}.json", dependencies=[NoQueryDep])
+@router.get(f"/{RECORDINGS.segment}/{{sid}}.json")
 @needs(Scope.READ)
-async def fetch_recording_of_account(account: AccountDep, service: SubresourceServiceDep, sid: TwilioRecordingSid) -> Response:
-    _, recording = await service.find_recording(account.caller, account.account_id, account.account_sid, sid)
+async def fetch_recording_of_account(
+    request: Request, account: AccountDep, service: SubresourceServiceDep, sid: TwilioRecordingSid
+) -> Response:
+    query = _query_pairs(request)
+    _, recording = await service.find_recording(account.caller, account.account_id, account.account_sid, sid, query)
     return JSONResponse(recording)
 
 
@@ -120,7 +123,7 @@ async def fetch_recording_url(
 ) -> Response:
     """Answers at the `RecordingUrl` of Twilio's callbacks: the WAV file or, if the client accepts JSON, the resource."""
     if "application/json" in request.headers.get("Accept", "").lower():
-        return await fetch_recording_of_account(account, service, sid)
+        return await fetch_recording_of_account(request, account, service, sid)
     return await fetch_media_of_account(request, account, service, stack, sid, byte_range)
 
 
@@ -139,13 +142,8 @@ def _make_read_endpoint(operation: Operation) -> Callable[..., Awaitable[Respons
         stack: ResponseStackDep,
         sid: Annotated[str | None, Depends(subresource_sid_or_404 if operation.targets_item else no_sid)],
     ) -> Response:
-        query = parse_form_parameters(request.url.query)
-        refuse_encoded_equals_signs(query)
-        response = streaming_response(
-            await stack.enter_async_context(
-                service.stream_subresource(call, SubresourceRequest(operation, sid, _name_value_pairs(query)))
-            )
-        )
+        subrequest = SubresourceRequest(operation, sid, _query_pairs(request))
+        response = streaming_response(await stack.enter_async_context(service.stream_subresource(call, subrequest)))
         response.headers[CALL_ID_HEADER] = str(call.id)
         return response
 
@@ -171,6 +169,12 @@ def _make_change_endpoint(operation: Operation) -> Callable[..., Awaitable[Respo
         return response
 
     return change
+
+
+def _query_pairs(request: Request) -> list[tuple[str, str]]:
+    query = parse_form_parameters(request.url.query)
+    refuse_encoded_equals_signs(query)
+    return _name_value_pairs(query)
 
 
 def _name_value_pairs(fields: ParameterValues) -> list[tuple[str, str]]:

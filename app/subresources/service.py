@@ -158,14 +158,14 @@ class SubresourceService:
             yield response
 
     async def find_recording(
-        self, caller: Caller, account_id: UUID, account_sid: str, recording_sid: str
+        self, caller: Caller, account_id: UUID, account_sid: str, recording_sid: str, query: QueryPairs = ()
     ) -> tuple[Call, dict[str, Any]]:
         """Returns the call that was recorded, and the recording. Raises SubresourceNotFound if the call is not the tenant's."""
         answer = self._send_read_request(
             caller.tenant_id,
             account_id,
             lambda credential: self._forwarding.stream_subresource(
-                credential, _FETCH_RECORDING, None, recording_sid, (), deadline_s=self._deadline_s
+                credential, _FETCH_RECORDING, None, recording_sid, query, deadline_s=self._deadline_s
             ),
         )
         recording = await _read_json_object(answer)

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from twilio.base.exceptions import TwilioRestException
@@ -10,6 +11,7 @@ from tests.subresources.conftest import LiveCall
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway
 from tests.support.twilio_sdk import Sdk
+from tests.support.upstream import answer, created, running_upstream
 
 HOOK = "http://www.example.com/hook"
 FORKS: dict[str, dict[str, Any]] = {
@@ -135,3 +137,18 @@ async def test_links_to_media_return_the_audio(gateway: Gateway, sdk: Sdk, call:
         part = await http.get(path.replace(".json", ".mp3"), headers={"Range": "bytes=4-7"})
         assert (part.status_code, part.content) == (206, sound.content[4:8])
         assert part.headers["content-range"] == f"bytes 4-7/{len(sound.content)}"
+
+
+async def test_a_recording_below_the_account_is_read_with_the_requests_parameters(gateway: Gateway) -> None:
+    sid = f"CA{uuid4().hex}"
+    recording = {"sid": f"RE{uuid4().hex}", "call_sid": sid}
+    async with running_upstream(created(sid=sid), answer(200, recording)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        assert (await tenant.create()).json()["sid"] == sid
+        async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key) as sdk:
+            await sdk.run(lambda twilio: twilio.recordings(recording["sid"]).fetch(include_soft_deleted=True))
+        path = f"/2010-04-01/Accounts/{tenant.account_sid}/Recordings/{recording['sid']}"
+        query = "?IncludeSoftDeleted=true"
+        described = await tenant.http.get(path + query, headers={"Accept": "application/json"})
+        assert (described.status_code, described.json()) == (200, recording)
+        assert [request.path for request in upstream.received[1:]] == [f"{path}.json{query}"] * 2
