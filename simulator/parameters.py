@@ -90,8 +90,7 @@ def validate_update(form: Form) -> UpdateParameters:
     if status not in (None, Status.CANCELED, Status.COMPLETED):
         raise TwilioError(20422, "Status")
     _validate_twiml_source(form)
-    validate_methods(form, APPLICATION_METHODS)
-    validate_urls(form, APPLICATION_URLS)
+    _validate_application_parameters(form)
     return UpdateParameters(
         status=Status(status) if status else None,
         redirects=form.get("Url") is not None or form.get("Twiml") is not None,
@@ -107,8 +106,7 @@ def _require_twiml_source(form: Form) -> None:
     if application_sid is None:
         if form.get("Url") is None and form.get("Twiml") is None:
             raise TwilioError(21205, message="Url parameter is required.")
-        validate_methods(form, APPLICATION_METHODS)
-        validate_urls(form, APPLICATION_URLS)
+        _validate_application_parameters(form)
     elif not APPLICATION_SID.fullmatch(application_sid):
         raise TwilioError(21218, application_sid)
     _validate_twiml_source(form)
@@ -124,6 +122,12 @@ def _validate_twiml_source(form: Form) -> None:
         raise TwilioError(32018)
 
 
+def _validate_application_parameters(form: Form) -> None:
+    validate_methods(form, APPLICATION_METHODS)
+    validate_urls(form, APPLICATION_URLS)
+    require_host_without_underscore(form, "StatusCallback")
+
+
 def validate_methods(form: Form, names: tuple[str, ...]) -> None:
     for name in names:
         if form.get(name) not in (None, "GET", "POST"):
@@ -135,6 +139,13 @@ def validate_urls(form: Form, names: tuple[str, ...]) -> None:
         url = form.get(name)
         if url is not None and not is_absolute_url(url):
             raise TwilioError(21200, name)
+
+
+def require_host_without_underscore(form: Form, name: str) -> None:
+    """Raises error 21200 if the host of a parameter's URL has an underscore, which Twilio's specification does not permit."""
+    url = form.get(name)
+    if url is not None and "_" in (urlsplit(url).hostname or ""):
+        raise TwilioError(21200, name)
 
 
 def is_absolute_url(url: str, schemes: tuple[str, ...] = ("http", "https")) -> bool:

@@ -20,7 +20,7 @@ from simulator.errors import TwilioError
 from simulator.form import Form
 from simulator.lifecycle import Status, progress_at
 from simulator.listing import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, parse_integer_parameter, read_day, require_page_token
-from simulator.parameters import is_absolute_url, validate_methods, validate_urls
+from simulator.parameters import is_absolute_url, require_host_without_underscore, validate_methods, validate_urls
 from simulator.resource import API_VERSION, format_rfc2822
 from simulator.store import Call
 
@@ -251,6 +251,8 @@ def _validate_urls_and_methods(kind: SubresourceKind, form: Form) -> None:
     if url is not None and not is_absolute_url(url, ("ws", "wss")):
         raise TwilioError(21205, url)
     validate_urls(form, (kind.callback,))
+    # Of subresources, Twilio's specification says this only of subscriptions to user-defined messages.
+    require_host_without_underscore(form, "Callback")
     validate_methods(form, _METHODS)
 
 

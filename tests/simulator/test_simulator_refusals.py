@@ -26,6 +26,7 @@ REFUSALS = [
     ({"RecordingStatusCallbackMethod": "HEAD"}, 21209),
     ({"FallbackUrl": "nonsense"}, 21200),
     ({"StatusCallback": "nonsense"}, 21200),
+    ({"StatusCallback": "https://my_app.example.com/progress"}, 21200),
     ({"SendDigits": "12x"}, 21206),
     ({"SendDigits": "1" * 33}, 21206),
     ({"Timeout": "soon"}, 21208),
@@ -68,6 +69,7 @@ ACCEPTED = [
     {"SipAuthUsername": "jack@example.com", "SipAuthPassword": "pass word/#?"},
     {"NoSuchParameter": "ignored"},
     {"Timeout": "600", "SendDigits": "wW12AD#*"},
+    {"StatusCallback": "https://example.com/my_app?my=_", "Url": "http://my_app.example.com/"},
 ]
 
 
@@ -93,7 +95,12 @@ def test_creations_that_are_accepted(calls: httpx.Client, change: dict[str, str]
 
 @pytest.mark.parametrize(
     ("body", "code"),
-    [({"Status": "ringing"}, 20422), ({"Url": "nonsense"}, 21205), ({"Twiml": "x" * 4001}, 32018)],
+    [
+        ({"Status": "ringing"}, 20422),
+        ({"Url": "nonsense"}, 21205),
+        ({"StatusCallback": "http://my_app:3000/progress"}, 21200),
+        ({"Twiml": "x" * 4001}, 32018),
+    ],
 )
 def test_a_refused_update_names_its_code(calls: httpx.Client, body: dict[str, str], code: int) -> None:
     sid = calls.post("/Calls.json", data=GOOD).json()["sid"]

@@ -113,6 +113,16 @@ def test_the_placeholder_of_generated_clients_is_an_invalid_url(
     assert (refused.status_code, refused.json()["code"]) == (400, code)
 
 
+@pytest.mark.parametrize(
+    ("segment", "name", "status"), [("UserDefinedMessageSubscriptions", "Callback", 400), ("Siprec", "StatusCallback", 200)]
+)
+def test_only_the_callback_of_a_subscription_must_have_a_host_without_underscore(
+    calls: httpx.Client, path: str, segment: str, name: str, status: int
+) -> None:
+    answer = calls.post(f"{path}/{segment}.json", data=FORMS[segment] | {name: "https://my_app.example.com/"})
+    assert (answer.status_code, answer.json().get("code")) == (status, 21200 if status == 400 else None)
+
+
 @pytest.mark.parametrize("name", ["Url", "FallbackUrl", "StatusCallback", "RecordingStatusCallback", "ClientNotificationUrl"])
 def test_the_placeholder_is_an_invalid_url_of_a_call(calls: httpx.Client, name: str) -> None:
     refused = calls.post("/Calls.json", data=CALL | {name: "string"})
