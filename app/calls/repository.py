@@ -82,8 +82,10 @@ async def get_call(session: AsyncSession, call_id: UUID, *, tenant_id: str) -> C
 
 
 async def may_be_dialled_again(session: AsyncSession, call_id: UUID, *, attempt: int) -> bool:
-    """Returns whether the call's attempt `attempt` is still pending and no client has asked to end the call."""
-    is_to_end = select(PendingUpdate.call_id).where(PendingUpdate.call_id == Call.id).exists()
+    """Returns whether the call's attempt `attempt` is still pending and no client has asked to end this attempt."""
+    is_to_end = (
+        select(PendingUpdate.call_id).where(PendingUpdate.call_id == Call.id, PendingUpdate.attempt == Call.attempt).exists()
+    )
     statement = select(Call.id).where(Call.id == call_id, Call.attempt == attempt, Call.execution == "pending", ~is_to_end)
     return (await session.scalar(statement)) is not None
 

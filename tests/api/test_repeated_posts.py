@@ -77,6 +77,25 @@ async def test_a_call_that_was_canceled_meanwhile_is_not_sent_again(database_url
         assert len(upstream.posts) == 1
 
 
+async def test_a_request_to_end_an_earlier_attempt_does_not_prevent_repetitions(database_url: str) -> None:
+    """No worker runs, so the request that was stored during the first attempt is still stored during the second one."""
+
+    async def canceled() -> None:
+        (call,) = (await tenant.http.get("/v1/calls")).json()["calls"]
+        assert (await tenant.http.patch(f"/v1/calls/{call['id']}", json={"status": "canceled"})).status_code == 202
+
+    async with (
+        running_gateway(settings_for(database_url)) as gateway,
+        running_upstream(after(canceled, error(429, 20429)), error(429, 20429), created()) as upstream,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        assert (await tenant.create("k")).status_code == 503
+        assert len(upstream.posts) == 1
+        response = await tenant.create("k")
+        assert (response.status_code, response.json()["execution"]) == (201, "started")
+        assert len(upstream.posts) == 3
+
+
 @pytest.fixture
 def postgres() -> Iterator[EmbeddedPostgres]:
     with tempfile.TemporaryDirectory(prefix="callgate-repeated-") as name:
