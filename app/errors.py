@@ -74,12 +74,12 @@ class UpstreamCredentialsRejected(UpstreamError):
 
 class UpstreamThrottled(UpstreamError):
     slug, status, title = "upstream-throttled", 503, "Twilio is throttling the account"
-    default_detail = "Twilio answered every attempt with 429; none was processed."
+    default_detail = "Twilio answered the last attempt with 429; no attempt was processed."
 
 
 class UpstreamUnreachable(UpstreamError):
     slug, status, title = "upstream-unreachable", 503, "Twilio cannot be reached"
-    default_detail = "No connection to Twilio could be made; nothing was sent."
+    default_detail = "The last attempt could not be sent to Twilio; no attempt was processed."
 
 
 class ActionUnknown(UpstreamError):

@@ -156,7 +156,7 @@ STORIES: dict[str, tuple[CallHistory, str, str]] = {
     ),
     "unreachable": (
         refused("upstream-unreachable"),
-        "Twilio could not be reached, so nothing was sent. It did not ring.",
+        "The last attempt could not be sent to Twilio. It did not ring.",
         "warning",
     ),
     "throttled": (

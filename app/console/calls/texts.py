@@ -18,7 +18,7 @@ REFUSAL_TEXTS: Final = {
     "upstream-rejected": "Twilio refused it",
     "upstream-credentials-rejected": "Twilio refused the account's credentials",
     "upstream-throttled": "Twilio took no more requests at that moment",
-    "upstream-unreachable": "Twilio could not be reached, so nothing was sent",
+    "upstream-unreachable": "The last attempt could not be sent to Twilio",
     "database-unavailable": "The database was unavailable, so nothing was sent",
 }
 """Explanations of some problems with which a creation can end, by slug.
