@@ -38,7 +38,7 @@ MAX_CLOCK_SKEW = MIN_OFFSET_TO_WARN
 DATE_TOLERANCE = MAX_TRUSTED_OFFSET
 # Twilio's filter compares dates, so the span is a day longer than Twilio may keep a call queued.
 _SEARCH_SPAN = MAX_QUEUE_TIME + timedelta(days=1)
-_API_CALL_DIRECTION = "outbound-api"
+API_CALL_DIRECTION = "outbound-api"
 _MAX_ADDRESSES_IN_MEMORY = 10_000
 """The maximum number of addresses of an account whose calls at Twilio are kept in memory."""
 
@@ -224,7 +224,7 @@ def rate_match(call: Call, entry: CallResource, *, max_start_delay: timedelta) -
     can be "perhaps". `max_start_delay` is the longest time from `call.pending_since` until Twilio starts the call.
     """
     shown_to, shown_from = _text_or_none(entry.raw.get("to")), _text_or_none(entry.raw.get("from"))
-    if entry.direction not in (_API_CALL_DIRECTION, None):
+    if entry.direction not in (API_CALL_DIRECTION, None):
         return "no"
     if shown_to and address_key(shown_to) not in address_keys(call.to):
         return "no"

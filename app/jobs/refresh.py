@@ -96,6 +96,8 @@ class CallRefresher:
     fetch_deadline_s: float
     bind_listed_calls: Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]] | None = None
     """Is called with an account's id and the first page of Twilio's list of its calls: `OutcomeResolver.bind_listed_calls`."""
+    report_unrecorded_calls: Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]] | None = None
+    """Is called with the same values: `UnrecordedCallDetector.check_page`."""
     tasks: AccountTasks = field(default_factory=AccountTasks)
     # Accounts that Twilio throttles, or whose requests fail, with the time until which no request is sent for them.
     _pauses: dict[UUID, datetime] = field(default_factory=dict)
@@ -145,6 +147,8 @@ class CallRefresher:
                 found, newest_entries = await try_credentials(await self.directory.active_credentials(account_id), ask)
                 if self.bind_listed_calls:
                     await self.bind_listed_calls(account_id, newest_entries)
+                if self.report_unrecorded_calls:
+                    await self.report_unrecorded_calls(account_id, newest_entries)
         except TwilioError as error:
             if _affects_whole_account(error, _LIST_ERRORS_OF_ACCOUNT):
                 return self._pause_account(account_id, calls, error)

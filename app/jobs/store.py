@@ -1,7 +1,10 @@
-"""Finds out with one SQL statement which jobs have due work, so that an idle worker costs little."""
+"""Single SQL statements of the jobs: which jobs have due work, and which records belong to calls in Twilio's list."""
 
-from datetime import timedelta
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
+from app.calls.models import MAY_HAVE_STARTED
 from app.database.engine import Database
 
 _DUE = """
@@ -14,6 +17,17 @@ _DUE = """
         EXISTS (SELECT FROM delivery WHERE next_attempt_at <= now()) AS deliver
 """
 
+# An address with an escape has a second key, which no column has (app.twilio.addresses.address_keys). Rows that an older
+# version wrote have no key.
+_MATCHING_RECORDS = f"""
+    SELECT (SELECT min(created_at) FROM twilio_account WHERE account_sid = $1) AS account_added_at,
+        ARRAY(SELECT sid FROM call WHERE sid = ANY ($2::text[])) AS sids,
+        ARRAY(
+            SELECT "to" FROM call WHERE account_sid = $1 AND {MAY_HAVE_STARTED}
+            AND (address_key = ANY ($3::text[]) OR address_key IS NULL OR strpos("to", '%') > 0)
+        ) AS open_addresses
+"""  # noqa: S608  # our own names
+
 
 async def jobs_with_due_work(database: Database, *, abandoned_after: timedelta) -> set[str]:
     """Returns the names of the worker's jobs that have something to do now.
@@ -23,3 +37,26 @@ async def jobs_with_due_work(database: Database, *, abandoned_after: timedelta) 
     """
     (row,) = await database.fetch(_DUE, abandoned_after)
     return {name for name, is_due in row.items() if is_due}
+
+
+class MatchingRecords(NamedTuple):
+    """What is recorded about calls in Twilio's list of an account.
+
+    `account_added_at` is the time when the account was added to Callgate. `sids` has those of the calls' sids that a record
+    has. `open_addresses` has the `to` of each record that may have started one of the calls, and that has no sid.
+    """
+
+    account_added_at: datetime
+    sids: Collection[str]
+    open_addresses: Collection[str]
+
+
+async def read_matching_records(
+    database: Database, account_sid: str, *, sids: Collection[str], keys: Collection[str]
+) -> MatchingRecords:
+    """Returns what the records of all tenants say about calls in the account's list, by their sids and address keys.
+
+    `open_addresses` may have further addresses. The caller compares them.
+    """
+    (row,) = await database.fetch(_MATCHING_RECORDS, account_sid, list(sids), list(keys))
+    return MatchingRecords(row["account_added_at"], set(row["sids"]), row["open_addresses"])

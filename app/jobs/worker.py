@@ -32,6 +32,7 @@ from app.jobs.resolve import OutcomeResolver
 from app.jobs.retain import Retention
 from app.jobs.rollup import RollUp
 from app.jobs.store import jobs_with_due_work
+from app.jobs.unrecorded_calls import UnrecordedCallDetector
 from app.jobs.wake import debounce_wake
 from app.observability import Metrics
 from app.observability.tracing import Tracing
@@ -73,6 +74,7 @@ class Job:
 def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: Deliverer) -> list[Job]:
     """Returns the jobs of one worker. Without a retention period, calls are never deleted."""
     budget = dial_time_budget(settings)
+    calls_kept_for = None if settings.retention_days is None else timedelta(days=settings.retention_days)
     resolver = OutcomeResolver(
         database=state["database"],
         directory=state["directory"],
@@ -82,15 +84,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         max_start_delay=timedelta(seconds=budget.total + settings.abandon_margin),
         deadline_s=budget.attempt,
     )
-    refresher = CallRefresher(
-        database=state["database"],
-        directory=state["directory"],
-        twilio=state["twilio"],
-        metrics=metrics,
-        interval=timedelta(seconds=settings.refresh_interval),
-        fetch_deadline_s=budget.attempt,
-        bind_listed_calls=resolver.bind_listed_calls,
-    )
+    refresher = _make_refresher(settings, state, metrics, resolver, calls_kept_for)
     counters = GrantCounters(settings.grant_counter_dir)
     dialer = _make_dialer(settings, state, counters)
     updates = PendingUpdateSender(state["database"], state["control"])
@@ -106,7 +100,6 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("deliver", deliverer.step, _MAX_PAUSE_WITHOUT_WAKE_UP_S, deliverer.drain, deliverer.wake),
     ]
     audit = Retention(state["database"], metrics, timedelta(days=settings.audit_retention_days), AUDIT_TABLES)
-    calls_kept_for = None if settings.retention_days is None else timedelta(days=settings.retention_days)
     rollup = RollUp(state["database"], timedelta(days=settings.rollup_retention_days), calls_kept_for)
     jobs = [
         *polled,
@@ -129,6 +122,22 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         steps = (retention.expire_calls, retention.expire_default_partitions, retention.drop_partitions)
         jobs += [Job(step.__name__, step, _RETENTION_EVERY_S) for step in steps]
     return jobs
+
+
+def _make_refresher(
+    settings: Settings, state: Services, metrics: Metrics, resolver: OutcomeResolver, calls_kept_for: timedelta | None
+) -> CallRefresher:
+    detector = UnrecordedCallDetector(state["database"], state["directory"], metrics, resolver.max_start_delay, calls_kept_for)
+    return CallRefresher(
+        database=state["database"],
+        directory=state["directory"],
+        twilio=state["twilio"],
+        metrics=metrics,
+        interval=timedelta(seconds=settings.refresh_interval),
+        fetch_deadline_s=resolver.deadline_s,
+        bind_listed_calls=resolver.bind_listed_calls,
+        report_unrecorded_calls=detector.check_page,
+    )
 
 
 def _make_dialer(settings: Settings, state: Services, counters: GrantCounters) -> Dialer:

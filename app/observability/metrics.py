@@ -128,7 +128,7 @@ class CallMetrics:
 
 
 class TwilioMetrics:
-    """Metrics of the requests that this process sends to Twilio."""
+    """Metrics of the requests that this process sends to Twilio, and of what Twilio's answers show."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.seconds = Histogram(
@@ -161,6 +161,11 @@ class TwilioMetrics:
         self.credentials_rejected = Counter(
             "callgate_credentials_rejected_total",
             "Answers with which Twilio refused a credential, to requests of any kind.",
+            registry=registry,
+        )
+        self.unrecorded_calls = Counter(
+            "callgate_unrecorded_calls_total",
+            "Calls in Twilio's lists that no record has: Callgate did not place them.",
             registry=registry,
         )
 

@@ -25,7 +25,7 @@ RULES: list[dict[str, Any]] = [
 ]
 DASHBOARD: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
 RUNBOOK = (ROOT / "docs" / "alerts.md").read_text()
-ONLY_WORKERS_COUNT = ("CallgateAbandoned", "CallgateScheduledExpired")
+ONLY_WORKERS_COUNT = ("CallgateAbandoned", "CallgateScheduledExpired", "CallgateUnrecordedCalls")
 SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
 
 

@@ -1,0 +1,98 @@
+"""Reports calls in Twilio's list that Callgate did not place: no record of any tenant has their sid.
+
+Other software uses the account, or somebody has stolen a credential. Never reports a call that may belong to a record whose
+outcome is open.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from app.database.engine import Database
+from app.jobs.candidates import API_CALL_DIRECTION, DATE_TOLERANCE, MAX_CLOCK_SKEW
+from app.jobs.store import read_matching_records
+from app.observability import Metrics
+from app.tenants.cache import IntervalLimit
+from app.tenants.directory import TenantDirectory
+from app.twilio.addresses import address_key, address_keys
+from app.twilio.schemas import CallResource
+
+logger = structlog.stdlib.get_logger(__name__)
+
+_LOG_INTERVAL_S = 3600.0
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class UnrecordedCallDetector:
+    """Counts and logs calls of swept accounts that have no record.
+
+    `max_start_delay` is the longest time from a creation's intent until Twilio may start the call. `kept_for` is the retention
+    period of records; None if they are never deleted.
+    """
+
+    database: Database
+    directory: TenantDirectory
+    metrics: Metrics
+    max_start_delay: timedelta
+    kept_for: timedelta | None
+    # By account SID: all calls that were created until this time have been checked. So each call is checked once.
+    _checked_until: dict[str, datetime] = field(default_factory=dict)
+    _not_logged: Counter[UUID] = field(default_factory=Counter)
+    _logs: IntervalLimit = field(default_factory=lambda: IntervalLimit(_LOG_INTERVAL_S))
+
+    async def check_page(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
+        """Reports the calls without a record in `page`, the first page of Twilio's list of the account's calls.
+
+        Each call is checked once, when no creation that is still in progress can have started it. Raises DatabaseUnavailable.
+        """
+        credentials = await self.directory.active_credentials(account_id)
+        if not credentials:
+            return
+        account_sid = credentials[0].account_sid
+        now = datetime.now(UTC)
+        checked_until = self._checked_until.get(account_sid, _LONG_AGO)
+        # Retention may have deleted the records of earlier calls.
+        since = max(checked_until, now - self.kept_for + DATE_TOLERANCE) if self.kept_for else checked_until
+        until = now - self.max_start_delay - 2 * MAX_CLOCK_SKEW
+        if (entries := _api_calls(page, since=since, until=until)) and (
+            unrecorded := await self._sids_without_record(account_sid, entries)
+        ):
+            self._report(account_id, unrecorded)
+        self._checked_until[account_sid] = max(checked_until, until)
+
+    async def _sids_without_record(self, account_sid: str, entries: Mapping[str, CallResource]) -> Sequence[str]:
+        """Returns the sids of those entries that belong to no record, and cannot belong to one whose outcome is open."""
+        keys = {sid: address_key(entry.raw["to"]) for sid, entry in entries.items()}
+        records = await read_matching_records(self.database, account_sid, sids=list(keys), keys=list(set(keys.values())))
+        open_keys = {key for address in records.open_addresses for key in address_keys(address)}
+        earliest = records.account_added_at + DATE_TOLERANCE
+        return [
+            sid
+            for sid, entry in entries.items()
+            if sid not in records.sids and keys[sid] not in open_keys and entry.date_created and entry.date_created > earliest
+        ]
+
+    def _report(self, account_id: UUID, sids: Sequence[str]) -> None:
+        """Counts the calls. Logs the number of calls that are not logged yet, at most once an hour for each account."""
+        self.metrics.twilio.unrecorded_calls.inc(len(sids))
+        self._not_logged[account_id] += len(sids)
+        if self._logs.try_begin(account_id):
+            calls = self._not_logged.pop(account_id)
+            logger.warning("calls_without_record", account_id=str(account_id), calls=calls, call_sid=sids[0])
+
+
+def _api_calls(page: Sequence[Mapping[str, Any]], *, since: datetime, until: datetime) -> Mapping[str, CallResource]:
+    """Returns the calls by sid that were placed by API requests, have a `to`, and were created after `since` until `until`."""
+    candidates = (each for each in page if each.get("direction") == API_CALL_DIRECTION and _is_text(each.get("to")))
+    entries = (entry for each in candidates if (entry := CallResource.parse_answer(each)) is not None)
+    return {entry.sid: entry for entry in entries if entry.date_created and since < entry.date_created <= until}
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
