@@ -28,6 +28,7 @@ from tests.deploy.manifests import OVERLAYS, REPOSITORY, Manifest, Manifests, ba
 
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 SUPERUSER_RESERVED_CONNECTIONS = 3  # Postgres's default
+MAX_JOB_BACKOFF_S = 360  # between two tries of a Job
 SECRET_FILES = {"callgate_database_url", "callgate_secret_keys"}
 
 
@@ -250,6 +251,16 @@ def test_a_roll_out_may_take_longer_than_the_migration_for_which_it_waits(manife
     migration = manifests.named("Job", "callgate-migrate")["spec"]["activeDeadlineSeconds"]
     for name in ("callgate-api", "callgate-worker"):
         assert manifests.named("Deployment", name)["spec"]["progressDeadlineSeconds"] > migration
+
+
+def test_the_job_for_declared_tenants_is_tried_until_the_migration_must_have_ended() -> None:
+    apply = rendered("declared").named("Job", "callgate-apply")["spec"]
+    migration = rendered("declared").named("Job", "callgate-migrate")["spec"]["activeDeadlineSeconds"]
+    delays = [min(10 * 2**failure, MAX_JOB_BACKOFF_S) for failure in range(apply["backoffLimit"])]
+    assert sum(delays) >= migration
+    assert apply["activeDeadlineSeconds"] > migration + MAX_JOB_BACKOFF_S
+    guide = (REPOSITORY / "docs/administration.md").read_text()
+    assert f"job/callgate-apply --timeout={apply['activeDeadlineSeconds'] // 60}m\n" in guide
 
 
 def connections_at_most(manifests: Manifests) -> dict[str, int]:
