@@ -81,6 +81,12 @@ def named_settings(document: Any) -> Iterator[str]:
     yield from re.findall(rf"\b{SETTING_PREFIX}[A-Z_]+", yaml.safe_dump(document))
 
 
+def cluster_scoped(overlay: Manifests) -> set[tuple[str, str]]:
+    """Returns the kind and name of each resource without a namespace. All overlays in a cluster share these names."""
+    metadata = [(document["kind"], document["metadata"]) for document in overlay.documents]
+    return {(kind, each["name"]) for kind, each in metadata if "namespace" not in each}
+
+
 def matches(selector: Manifest, pod_labels: dict[str, str]) -> bool:
     labels_match = selector.get("matchLabels", {}).items() <= pod_labels.items()
     expressions: list[Manifest] = selector.get("matchExpressions", [])
@@ -147,7 +153,10 @@ def test_the_lines_of_the_production_overlay_for_workload_identities_can_be_unco
     uncommented, count = re.subn(lines, r"\1\2", file.read_text(), flags=re.MULTILINE)
     assert count == 3
     file.write_text(uncommented)
-    assert settings_of(render(production_copy)).workload_issuer == "https://oidc.example.com/cluster"
+    production = render(production_copy)
+    assert settings_of(production).workload_issuer == "https://oidc.example.com/cluster"
+    assert production.of_kind("ClusterRoleBinding")
+    assert not cluster_scoped(production) & cluster_scoped(rendered("dev")), "each would take the other's"
 
 
 def test_the_lines_of_the_production_overlay_for_another_port_of_postgres_can_be_uncommented(production_copy: Path) -> None:
