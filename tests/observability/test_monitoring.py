@@ -13,6 +13,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.errors import error_classes_by_slug
+from app.settings import Settings
 from tests.cli.running import environment, free_port, is_listening, running, wait_until
 from tests.support.clients import http_get
 from tests.support.gateway import SECRET_KEY
@@ -44,7 +45,14 @@ def exposed_series(port: int) -> Iterator[tuple[str, set[str]]]:
             yield family.name + suffix, {label for sample in family.samples for label in sample.labels}
 
 
-async def test_every_metric_of_alerts_and_dashboard_is_exposed_by_the_api_or_the_worker(
+def documented_metrics() -> set[str]:
+    """Returns the metrics that docs/ and the console name in backticks. Settings have such names as files of a Secret."""
+    texts = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "app" / "console").rglob("*.*")]
+    named = {name for text in texts for name in re.findall(rb"`(callgate_\w+)[`{]", text.read_bytes())}
+    return {name.decode() for name in named} - {f"callgate_{field}" for field in Settings.model_fields}
+
+
+async def test_every_metric_of_alerts_dashboard_docs_and_console_is_exposed_by_the_api_or_the_worker(
     database_url: str, tmp_path: Path
 ) -> None:
     configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
@@ -70,6 +78,8 @@ async def test_every_metric_of_alerts_and_dashboard_is_exposed_by_the_api_or_the
         used = set(re.findall(r"\b((?:callgate|process)_\w+)", query))
         assert used, title
         assert used <= names, title
+    assert {"callgate_database_connections", "callgate_grants_total"} <= documented_metrics()
+    assert documented_metrics() <= names | {name.removesuffix("_bucket") for name in names}
 
 
 def test_every_slug_in_a_query_exists() -> None:

@@ -80,7 +80,8 @@ def _system_attention_items(facts: NowPageFacts, for_operator: bool, key_set_sta
         yield AttentionItem("warning", ["The plots end at ", facts.rolled_until, "."], advice)
     if facts.took_s > _SLOW_DATABASE_S:
         advice = (
-            "Look at the load, the locks and the disk of Postgres. Creations wait for it, too: `callgate_database_seconds`."
+            "Look at the load, the locks and the disk of Postgres. Creations wait for it, too: `callgate_database_connections` "
+            "shows how many connections are in use."
         )
         yield AttentionItem("warning", [f"The database is slow: this page took {facts.took_s:.1f} s to read."], advice)
     if for_operator and key_set_state != "ok":
