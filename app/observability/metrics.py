@@ -140,8 +140,8 @@ class TwilioMetrics:
         )
         self.answers = Counter(
             "callgate_upstream_answers_total",
-            "Requests to Twilio by operation and class of the answer. `not_sent`: no request was sent. `lost`: no trustworthy "
-            "answer came back.",
+            "Requests to Twilio by operation and class of the answer. `not_sent`: no request was sent. `5xx`: Twilio's or a "
+            "proxy's. `lost`: no answer came back, or one that proves nothing.",
             ["operation", "answer"],
             registry=registry,
         )
