@@ -141,7 +141,9 @@ class Settings(ConsoleSettings):
         900.0, "Seconds over which these searches are spread, at growing intervals.", maximum=86_400
     )
     refresh_interval: float = seconds_setting(
-        2.0, "Seconds from a call's start to its first refresh, and the minimum between two refreshes."
+        2.0,
+        "Seconds from a call's start to its first refresh, and the minimum between two refreshes. Ten times as long if "
+        "Callgate gets the call's callbacks, which needs CALLGATE_PUBLIC_URL. A price is read at most every 15 seconds.",
     )
     delivery_allow: str | None = Field(
         None,
