@@ -16,6 +16,7 @@ from app.calls.callback_urls import CALLBACK_PATH
 from app.calls.creation.placement import DRAIN_COMMIT_TIMEOUT_S
 from app.cli import app as command_line
 from app.database.pool import MAX_CONNECTIONS as MAX_STATEMENT_CONNECTIONS
+from app.http.operations import CONSOLE_PREFIX
 from app.http.readiness import READY_TIMEOUT_S
 from app.main import create_app
 from app.services import dial_time_budget
@@ -494,6 +495,22 @@ def test_the_example_of_a_client_sends_a_token_that_callgate_accepts() -> None:
     assert f"{mount['mountPath']}/{token['path']}" in container(client)["args"][0]
     (admitted,) = example.of_kind("Namespace")
     assert admitted["metadata"]["labels"]["callgate-client"] == "true"
+
+
+def test_the_example_of_an_ingress_passes_the_console_and_its_help_on_to_the_service() -> None:
+    file = REPOSITORY / "deploy" / "examples" / "console-ingress.yaml"
+    ingress = yaml.safe_load(file.read_text())
+    (rule,) = ingress["spec"]["rules"]
+    assert [path["path"] for path in rule["http"]["paths"]] == [CONSOLE_PREFIX, "/docs"]
+    assert ingress["spec"]["tls"][0]["hosts"] == [rule["host"]]
+    production = rendered("production")
+    (namespace,) = production.of_kind("Namespace")
+    assert ingress["metadata"]["namespace"] == namespace["metadata"]["name"]
+    for path in rule["http"]["paths"]:
+        backend = path["backend"]["service"]
+        ports = production.named("Service", backend["name"])["spec"]["ports"]
+        assert [(port["name"], port["targetPort"]) for port in ports] == [(backend["port"]["name"], "ops")]
+    assert "callgate-admin=true" in file.read_text()
 
 
 def test_every_exception_for_checkov_is_explained() -> None:
