@@ -18,6 +18,8 @@ UNLOGGED_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _SPAN_FIELDS = frozenset({"request_id", "tenant_id", "call_id", "call_sid", "execution"})
 _STANDARD_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
+_COUNTED_AS_UNAVAILABLE: Final = "callgate.counted_as_unavailable"  # a member of the scope
+
 logger = structlog.stdlib.get_logger(__name__)
 
 
@@ -47,9 +49,13 @@ def count_and_log_request(
 
 
 def count_error(metrics: Metrics, scope: Scope, error: CallgateError) -> None:
-    """Counts an error that is the answer to a request, or to a line of its body."""
+    """Counts an error that is the answer to a request, or to a line of its body.
+
+    `database-unavailable` is also counted by route, there only once for a request, as an alert divides it by the requests.
+    """
     metrics.http.refused.labels(error.slug).inc()
-    if isinstance(error, DatabaseUnavailable):
+    if isinstance(error, DatabaseUnavailable) and not scope.get(_COUNTED_AS_UNAVAILABLE):
+        scope[_COUNTED_AS_UNAVAILABLE] = True
         metrics.http.database_unavailable.labels(method_label(scope), _route_label(scope)).inc()
 
 

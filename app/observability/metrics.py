@@ -48,7 +48,7 @@ class HttpMetrics:
         )
         self.database_unavailable = Counter(
             "callgate_database_unavailable_total",
-            "Requests answered `database-unavailable`, by route. A line of a body of many calls counts as a request.",
+            "Requests answered `database-unavailable`, by route. A body of many calls counts once, whatever its lines.",
             ["method", "route"],
             registry=registry,
         )

@@ -16,7 +16,8 @@ from sqlalchemy import text
 from app.calls.callback_urls import CALLBACK_PATH
 from app.database.engine import Database
 from app.database.pool import MAX_CONNECTIONS
-from app.errors import error_classes_by_slug
+from app.errors import DatabaseUnavailable, error_classes_by_slug
+from app.http.request_log import count_error
 from app.http.worker_gauges import WorkerGauges
 from app.jobs.dial import Dialer
 from app.jobs.gauges import Gauges
@@ -209,6 +210,16 @@ async def test_refused_credentials_are_counted_whatever_the_request() -> None:
             with pytest.raises(TwilioError, match="credential_rejected"):
                 await request
         assert read("callgate_credentials_rejected_total") == 3
+
+
+def test_a_body_of_many_calls_counts_once_as_unavailable_like_any_request() -> None:
+    """The alert CallgateRouteUnavailable divides this number by that of the requests."""
+    metrics, of_body, of_another = Metrics(), {"method": "POST"}, {"method": "POST"}
+    for scope in (of_body, of_body, of_another):
+        count_error(metrics, scope, DatabaseUnavailable())
+    families = list(text_string_to_metric_families(metrics.exposition().decode()))
+    assert value(families, "callgate_database_unavailable_total", method="POST", route="unmatched") == 2
+    assert value(families, "callgate_refused_total", slug="database-unavailable") == 3
 
 
 async def test_a_worker_measures_the_work_that_waits_in_the_database(gateway: Gateway) -> None:
