@@ -62,7 +62,7 @@ class Keepalive:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseURL:
-    # Host and port, tried in this order. Empty: PGHOST or this machine.
+    # Host and port, in the order of the URL. Empty: PGHOST or this machine.
     hosts: tuple[tuple[str, int], ...]
     # The arguments of asyncpg.connect() that do not depend on the host.
     arguments: Mapping[str, Any] = field(repr=False)
