@@ -4,11 +4,12 @@ CallgateError
 ├── RequestError      the request cannot be read, is invalid, or is not allowed
 ├── IdempotencyError  the Idempotency-Key belongs to another request, or to one that is in progress
 ├── UpstreamError     Twilio did not carry out the request (not certain for CallNotFoundAtTwilio and ActionUnknown)
-└── ServiceError      the service itself failed; nothing was sent to Twilio
+└── ServiceError      the service itself failed; no call was started
 
 If it is unknown whether a request has created a call, the response is not an error: it is 202 with the record of the call. For
 other requests, no record shows the outcome at Twilio later, so an unknown outcome is the error ActionUnknown (409). Every 5xx
-therefore means that no call was started and nothing was changed, and a client may repeat the request without harm.
+therefore means that the request started no call, and a client may repeat it without harm. After DatabaseUnavailable, a change
+in Postgres may have been committed, and a request to end a call may have reached Twilio.
 """
 
 from typing import ClassVar, Literal
