@@ -1,6 +1,6 @@
 """Computes and checks Twilio's signatures: https://www.twilio.com/docs/usage/security#validating-requests.
 
-The results are the same as those of Twilio's own library, which takes 51 MiB of memory. Tests compare both.
+The results are the same as those of Twilio's own library, which takes 51 MiB of the image. Tests compare both.
 """
 
 import base64
