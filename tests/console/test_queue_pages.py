@@ -7,6 +7,7 @@ import pytest
 
 from app.audit.service import AuditLog
 from app.audit.store import AuditFilter
+from app.console.page_size import PAGE_SIZE
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, follow, text_of
 from tests.console.test_queue_store import add_queue, service_of
@@ -36,6 +37,20 @@ async def test_an_operator_sees_all_queues_and_a_tenant_its_own(gateway: Gateway
     assert (await operator.get(f"/queues/{other.id}/surveys")).status_code == 200
     assert (await operator.get(f"/queues/{other.id}/nothing")).status_code == 404
     assert (await operator.get(f"/queues/{other.id}/not%00a-name")).status_code == 404
+
+
+async def test_the_links_to_other_pages_keep_the_tenant(gateway: Gateway, log_in: LogIn) -> None:
+    tenant, operator = await gateway.add_tenant(), await log_in(None, Scope.READ)
+    for number in range(PAGE_SIZE + 2):
+        await add_queue(gateway, tenant, f"q-{number:02}")
+    first = await operator.get("/queues", params={"tenant": tenant.id})
+    assert "First page" not in first.text
+    (following,) = re.findall(r'rel="next" href="/console([^"]*)"', first.text)
+    second = await operator.get(unescape(following))
+    assert f"q-{PAGE_SIZE + 1}" in second.text
+    assert f'href="/console/queues?tenant={tenant.id}">First page' in second.text
+    everywhere = await operator.get("/queues", params={"after_tenant": tenant.id, "after": "q-00"})
+    assert 'href="/console/queues">First page' in everywhere.text
 
 
 async def test_one_queue_says_how_far_it_is_and_why_the_next_call_waits(gateway: Gateway, log_in: LogIn) -> None:

@@ -15,6 +15,7 @@ from app.console.queues.view import (
     QueueItem,
     QueueView,
     canceled_calls_message,
+    first_page_url,
     next_page_url,
     queue_calls_url,
     queue_path,
@@ -95,7 +96,7 @@ async def list_queues(
         items=items,
         tenant=tenant,
         next_page=next_page_url(items[-1][0], wanted) if has_more else None,
-        is_first=place == ("", ""),
+        first_page=None if place == ("", "") else first_page_url(wanted),
         address=f"{PATH}?{request.url.query}",
         read_at=datetime.now(UTC),
     )

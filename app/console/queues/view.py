@@ -163,6 +163,11 @@ def _sorted_by_count(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
+def first_page_url(tenant: str) -> str:
+    """Returns the address of the first page of the list of queues. `tenant` is as in `next_page_url`."""
+    return f"{PATH}?{urlencode({'tenant': tenant})}" if tenant else PATH
+
+
 def next_page_url(item: QueueItem, tenant: str) -> str:
     """Returns the address of the next page of the list of queues. `item` is the last queue on the current page.
 
