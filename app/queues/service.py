@@ -119,10 +119,10 @@ def _audit_actions(change: QueueChange, changed: Sequence[str], *, created: bool
 
     Creating, pausing and resuming a queue are separate actions, without names of settings.
     """
-    if created:
-        return {"queue.create": []}
     actions: dict[AuditAction, list[str]] = {}
-    if others := [member for member in changed if member != "paused"]:
+    if created:
+        actions["queue.create"] = []
+    elif others := [member for member in changed if member != "paused"]:
         actions["queue.update"] = others
     if "paused" in changed:
         actions["queue.pause" if change.get("paused") else "queue.resume"] = []

@@ -33,9 +33,8 @@ def faults_of(answer: httpx.Response) -> list[tuple[str, str]]:
 
 
 async def audited(gateway: Gateway, tenant: Tenant) -> list[tuple[str, str, str, list[str]]]:
-    statement = (
-        "SELECT action, subject, actor_kind, changed FROM audit_event WHERE tenant_id = $1 AND action ~ '^queue' ORDER BY at"
-    )
+    statement = """SELECT action, subject, actor_kind, changed FROM audit_event
+        WHERE tenant_id = $1 AND action ~ '^queue' ORDER BY at, id"""
     return [tuple(row) for row in await gateway.database.fetch(statement, tenant.id)]
 
 
@@ -74,7 +73,7 @@ async def test_a_put_creates_changes_and_clears(gateway: Gateway, tenant: Tenant
     ]
 
 
-async def test_a_queue_can_be_created_with_all_settings_at_once(tenant: Tenant) -> None:
+async def test_a_queue_can_be_created_with_all_settings_at_once(gateway: Gateway, tenant: Tenant) -> None:
     settings = {
         "paused": True,
         "pace": {"calls_per_second": 12, "burst": 4, "max_concurrent": None},
@@ -83,6 +82,12 @@ async def test_a_queue_can_be_created_with_all_settings_at_once(tenant: Tenant) 
     }
     created = await put(tenant, "campaign-2026.1", **settings)
     assert {name: created[name] for name in settings} == settings
+    await put(tenant, "others", paused=False, ring_within_s=600)
+    assert await audited(gateway, tenant) == [
+        ("queue.create", "campaign-2026.1", "key", []),
+        ("queue.pause", "campaign-2026.1", "key", []),
+        ("queue.create", "others", "key", []),
+    ]
 
 
 @pytest.mark.parametrize(
