@@ -104,10 +104,11 @@ class BulkService:
     async def _create_call_or_error(self, caller: Caller, queue: str, line: BulkLine) -> CreationResult | CallgateError:
         if isinstance(line.body, CallgateError):
             return line.body
-        if line.body.get("queue", queue) != queue:
-            fault = FieldError("/queue", "another_queue", f"must be {queue}, as in the path, or be left out")
-            return InvalidRequest(field_errors=(fault,))
         try:
+            if line.body.get("queue", queue) != queue:
+                fault = FieldError("/queue", "another_queue", f"must be {queue}, as in the path, or be left out")
+                refusal = InvalidRequest(field_errors=(fault,))
+                return await self.creation.replay_or_raise(caller, line.body, line.key, refusal)
             return await self.creation.create(caller, {**line.body, "queue": queue}, line.key)
         except CallgateError as error:
             return error

@@ -72,6 +72,18 @@ async def test_lines_that_are_sent_again_are_answered_with_their_calls(tenant: T
     assert (single.status_code, single.json()["id"]) == (200, first[0]["id"])
 
 
+async def test_the_key_of_a_line_for_another_queue_is_looked_up_before_the_line_is_refused(tenant: Tenant) -> None:
+    (await tenant.http.put("/v1/queues/others", json={})).raise_for_status()
+    call_id = (await tenant.create("a", queue="others")).json()["id"]
+    same, different, new = await added(
+        tenant, [line("a", queue="others"), line("a", queue="others", priority="urgent"), line("b", queue="others")]
+    )
+    assert (same.get("status"), same.get("id")) == (200, call_id)
+    assert (refusal(different), different["problem"]["call_id"]) == (("idempotency-key-reused", []), call_id)
+    assert refusal(new) == ("invalid-request", [("/queue", "another_queue")])
+    assert (await tenant.http.get("/v1/queues/reminders")).json()["waiting"] == 0
+
+
 async def test_a_key_twice_in_one_body_is_one_call(tenant: Tenant) -> None:
     answered = await added(tenant, [line("a"), line("a"), line("a", to="sip:jack@example.com")])
     assert {each.get("status") for each in answered[:2]} == {200, 202}
