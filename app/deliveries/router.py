@@ -18,7 +18,7 @@ from app.errors import (
     Overloaded,
 )
 from app.http.authentication import CallerDep
-from app.http.bodies import JSON_BODY_ERRORS, JsonBody
+from app.http.bodies import JSON_BODY_ERRORS, JsonBody, refuse_body
 from app.http.field_errors import field_errors_from
 from app.http.idempotency_key import refuse_idempotency_key
 from app.http.openapi import json_example_references, json_request_body
@@ -88,7 +88,7 @@ async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, i
     "/calls/{id_or_sid}/deliveries/{delivery_id}/retry",
     operation_id="retry_delivery",
     summary="Send a delivery again",
-    dependencies=[Depends(refuse_idempotency_key)],
+    dependencies=[Depends(refuse_idempotency_key), Depends(refuse_body)],
     response_model=DeliveryRecord,
     responses={
         200: {"content": json_example_references("delivery_due")},

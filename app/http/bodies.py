@@ -1,10 +1,13 @@
-"""Reads JSON bodies strictly: the media type must be JSON, the body one object, and its member names unique."""
+"""Reads JSON bodies strictly: the media type must be JSON, the body one object, and its member names unique.
+
+Refuses bodies that a route would otherwise ignore.
+"""
 
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from app.errors import BodyTooLarge, MalformedBody, RequestTimeout, UnsupportedMediaType
+from app.errors import BodyTooLarge, FieldError, InvalidRequest, MalformedBody, RequestTimeout, UnsupportedMediaType
 from app.http.json_objects import parse_json_object
 
 JSON_BODY_ERRORS = (MalformedBody, BodyTooLarge, RequestTimeout, UnsupportedMediaType)
@@ -27,3 +30,12 @@ async def read_json_object(request: Request) -> dict[str, Any]:
 
 
 JsonBody = Annotated[dict[str, Any], Depends(read_json_object)]
+
+
+async def refuse_body(request: Request) -> None:
+    """Raises InvalidRequest for a body that is not empty. Routes that change something without a body depend on this function.
+
+    Without this check, a request to cancel some of the calls of a queue would cancel all of them.
+    """
+    if await request.body():
+        raise InvalidRequest(field_errors=(FieldError("", "not_supported", "must be empty: this request takes no body"),))

@@ -31,7 +31,8 @@ from app.errors import (
     UnsupportedMediaType,
 )
 from app.http.authentication import CallerDep
-from app.http.bodies import JsonBody, media_type_of
+from app.http.bodies import JsonBody, media_type_of, refuse_body
+from app.http.idempotency_key import refuse_idempotency_key
 from app.http.openapi import header_references, json_example_references, json_request_body
 from app.http.problems import error_responses, problem_json, problem_of
 from app.http.query import refuse_unknown_parameters
@@ -163,6 +164,7 @@ async def queue_cancellation(request: Request, queues: QueueServiceDep) -> Queue
     "/{name}/cancel",
     operation_id="cancel_queue",
     summary="Cancel all waiting calls of a queue",
+    dependencies=[Depends(refuse_idempotency_key), Depends(refuse_body)],
     responses={
         200: {"content": json_example_references("queue_canceled")},
         **error_responses(QueueNotFound, *SLOT_LIMITED_READ_ERRORS, method="POST", instance=f"{_PATH}/cancel"),
@@ -177,7 +179,8 @@ async def cancel_queue(
 ) -> CancelAnswer:
     """Cancels all waiting calls: none of them will ring. They become `not_started`, with the problem `canceled-before-dial`.
 
-    Calls that are being dialled go on. The queue stays, and takes further calls. The request can be repeated.
+    Calls that are being dialled go on. The queue stays, and takes further calls. The request has no body.
+    It can be repeated, and then also cancels calls that were added meanwhile; so an `Idempotency-Key` is refused.
     """
     return CancelAnswer(canceled=await service.cancel(actor, caller.tenant_id, name))
 

@@ -12,7 +12,7 @@ from app.calls.models import Call
 from app.calls.router import IdOrSid
 from app.errors import InvalidRequest, ResponseTruncated
 from app.http.authentication import CallerDep
-from app.http.bodies import read_json_object
+from app.http.bodies import read_json_object, refuse_body
 from app.http.idempotency_key import idempotency_key_header, read_idempotency_key, refuse_idempotency_key
 from app.http.query import query_parameter_errors
 from app.http.routes import ScopedRoute, needs
@@ -75,8 +75,8 @@ async def no_sid() -> None:
     return None
 
 
-async def no_body() -> dict[str, Any]:
-    """Returns an empty dict. FastAPI calls this dependency instead of reading a body, for operations whose request has none."""
+async def no_body(_: Annotated[None, Depends(refuse_body)]) -> dict[str, Any]:
+    """Returns an empty dict, for operations whose request has no body."""
     return {}
 
 

@@ -63,6 +63,25 @@ async def test_waiting_calls_of_the_queue_are_canceled_and_no_other(gateway: Gat
     assert [row["subject"] for row in actions] == ["reminders"]
 
 
+@pytest.mark.parametrize(
+    ("request_parts", "fault"),
+    [
+        ({"json": {"priority": "bulk"}}, ("", "not_supported")),
+        ({"json": {}}, ("", "not_supported")),
+        ({"headers": {"Idempotency-Key": "k"}}, ("Idempotency-Key", "not_supported")),
+    ],
+)
+async def test_what_would_be_ignored_is_refused_and_the_calls_still_wait(
+    tenant: Tenant, request_parts: dict[str, Any], fault: tuple[str, str]
+) -> None:
+    call_id = await schedule(tenant)
+    refused = await tenant.http.post("/v1/queues/reminders/cancel", **request_parts)
+    assert (refused.status_code, refused.json()["type"]) == (422, "urn:callgate:problem:invalid-request")
+    assert [(each["pointer"], each["code"]) for each in refused.json()["errors"]] == [fault]
+    assert (await tenant.http.get(f"/v1/calls/{call_id}")).json()["execution"] == "scheduled"
+    assert (await tenant.http.get("/v1/queues/reminders")).json()["waiting"] == 1
+
+
 async def _canceled_so_far(gateway: Gateway) -> float:
     await asyncio.sleep(EXPOSITION_INTERVAL_S)
     async with http_client() as prometheus:

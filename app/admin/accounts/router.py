@@ -26,7 +26,7 @@ from app.admin.accounts.schemas import AccountChange, AccountPage, AccountRecord
 from app.admin.pages import PageDep
 from app.errors import AlreadyExists, OperatorKeyRequired, ResourceNotFound, TenantNotFound
 from app.http.authentication import ClientDep
-from app.http.bodies import JsonBody
+from app.http.bodies import JsonBody, refuse_body
 from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import json_example_references, json_request_body
 from app.http.operations import ADMIN_PREFIX
@@ -195,6 +195,7 @@ async def create_credential(
     "/tenants/{tenant_id}/accounts/{account_sid}/credentials/{credential_id}",
     operation_id="revoke_credential",
     summary="Revoke a credential",
+    dependencies=[Depends(refuse_body)],
     status_code=204,
     response_description="The credential is revoked.",
     responses=error_responses(

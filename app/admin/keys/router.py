@@ -21,7 +21,7 @@ from app.admin.keys.schemas import CreatedKey, KeyPage, KeyRecord, NewKey
 from app.admin.pages import PageDep
 from app.errors import IdempotencyKeyReused, ResourceNotFound, TenantNotFound
 from app.http.authentication import ClientDep
-from app.http.bodies import JsonBody
+from app.http.bodies import JsonBody, refuse_body
 from app.http.idempotency_key import IdempotencyKeyDep, idempotency_key_header
 from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import json_example_references, json_request_body
@@ -117,6 +117,7 @@ async def create_key(
     "/tenants/{tenant_id}/keys/{key_id}",
     operation_id="revoke_key",
     summary="Revoke an API key",
+    dependencies=[Depends(refuse_body)],
     status_code=204,
     response_description="The key is revoked.",
     responses=error_responses(

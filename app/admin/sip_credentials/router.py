@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Path, Response
+from fastapi import Depends, Path, Response
 
 from app.admin.access import (
     BODY_ERRORS,
@@ -20,7 +20,7 @@ from app.admin.pages import PageDep
 from app.admin.sip_credentials import examples
 from app.admin.sip_credentials.schemas import NewSipAuth, NewSipCredential, SipCredentialPage, SipCredentialRecord
 from app.errors import AlreadyExists, ResourceNotFound, TenantNotFound
-from app.http.bodies import JsonBody
+from app.http.bodies import JsonBody, refuse_body
 from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import json_example_references, json_request_body
 from app.http.operations import ADMIN_PREFIX
@@ -119,6 +119,7 @@ async def replace_sip_credential(
     "/tenants/{tenant_id}/sip-credentials/{name}",
     operation_id="delete_sip_credential",
     summary="Delete a SIP credential",
+    dependencies=[Depends(refuse_body)],
     status_code=204,
     response_description="The credential is deleted.",
     responses=error_responses(

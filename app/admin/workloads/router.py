@@ -3,7 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Path, Request, Response
+from fastapi import Depends, Path, Request, Response
 
 from app.admin.access import (
     BODY_ERRORS,
@@ -22,7 +22,7 @@ from app.admin.workloads import examples
 from app.admin.workloads.schemas import NewWorkload, WorkloadPage, WorkloadRecord
 from app.errors import AlreadyExists, ResourceNotFound, TenantNotFound
 from app.http.authentication import ClientDep
-from app.http.bodies import JsonBody
+from app.http.bodies import JsonBody, refuse_body
 from app.http.openapi import json_example_references, json_request_body
 from app.http.operations import ADMIN_PREFIX
 from app.http.problems import error_responses
@@ -98,6 +98,7 @@ async def create_workload(
     "/tenants/{tenant_id}/workloads/{workload_id}",
     operation_id="delete_workload",
     summary="Delete a workload",
+    dependencies=[Depends(refuse_body)],
     status_code=204,
     response_description="The workload is deleted.",
     responses=error_responses(
