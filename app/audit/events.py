@@ -13,6 +13,8 @@ AuditAction = Literal[
     "tenant.resume",
     "account.create",
     "account.update",
+    "account.search",
+    "account.skip",
     "credential.add",
     "credential.update",
     "credential.revoke",

@@ -438,6 +438,26 @@ async def test_what_was_settled_before_a_failure_stays(gateway: Gateway, dialer:
         assert (len(upstream.posts), len(failing.posts)) == (0, 1)
 
 
+async def test_who_changed_calls_is_recorded_even_if_the_command_fails_afterwards(gateway: Gateway) -> None:
+    async with running_upstream(twilio(entry("d"))) as upstream, running_upstream(twilio(listing=answer(500))) as failing:
+        skipped, searched, failed = [await gateway.add_tenant(each.url) for each in (failing, upstream, failing)]
+        for tenant in (skipped, skipped, searched, failed):
+            await tenant.create(priority="normal")
+        await halt(gateway)
+        await release(gateway, *(each.account_sid for each in (skipped, searched, failed)), is_dry_run=True)
+        with pytest.raises(CommandFailed):
+            await release(gateway, skipped.account_sid)
+    events = await gateway.database.fetch(
+        "SELECT action, tenant_id, subject, actor_name FROM audit_event "
+        "WHERE tenant_id = ANY ($1) AND action = ANY ('{account.skip, account.search}') ORDER BY at",
+        [tenant.id for tenant in (skipped, searched, failed)],
+    )
+    assert [tuple(event) for event in events] == [
+        ("account.skip", skipped.id, skipped.account_sid, command_actor().name),
+        ("account.search", searched.id, searched.account_sid, command_actor().name),
+    ]
+
+
 async def test_a_release_for_a_server_that_is_not_this_one_any_more_changes_nothing(gateway: Gateway) -> None:
     async with running_upstream(twilio()) as upstream, releasing(gateway) as grants:
         tenant = await gateway.add_tenant(upstream.url)

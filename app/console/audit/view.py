@@ -21,6 +21,8 @@ _VERBS: Final = {
     "resume": "resumed",
     "suspend": "suspended",
     "add": "added",
+    "search": "calls searched at Twilio",
+    "skip": "calls given up",
     "revoke": "revoked",
     "delete": "deleted",
     "cancel": "calls canceled",

@@ -16,7 +16,7 @@ from app.audit.store import record_audit_event
 from app.calls import repository
 from app.calls.models import Call
 from app.calls.settlement import Settlement
-from app.database.engine import Database, Session
+from app.database.engine import Database, Session, driver_connection
 from app.errors import CommandFailed
 from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, AccountCallList, CallCandidates, earliest_date_created
 from app.jobs.release import store
@@ -73,6 +73,27 @@ class _SearchLimits:
     is_dry_run: bool
 
 
+@dataclass(slots=True)
+class _AccountAudit:
+    """Writes an audit event about an account, in the transaction of the first change to one of its calls."""
+
+    actor: Actor
+    account: DueAccount
+    is_skipped: bool
+    is_recorded: bool = False
+
+    async def record_first_change(self, session: Session) -> None:
+        if not self.is_recorded:
+            await record_audit_event(
+                await driver_connection(session),
+                self.actor,
+                action="account.skip" if self.is_skipped else "account.search",
+                tenant_id=self.account.tenant_id,
+                subject=self.account.account_sid,
+            )
+            self.is_recorded = True
+
+
 @dataclass(frozen=True, slots=True)
 class GrantRelease:
     """Ends a halt of grants (rights to dial one call), so that workers dial scheduled calls again.
@@ -114,7 +135,9 @@ class GrantRelease:
             on_wait(left_s)
             await asyncio.sleep(left_s)
         accounts = [
-            await self._check_calls_of_account(account, limits, is_skipped=account.account_sid in skipped_account_sids)
+            await self._check_calls_of_account(
+                _AccountAudit(actor, account, account.account_sid in skipped_account_sids), limits
+            )
             for account in await store.accounts_with_due_calls(self.database, limits.last_not_before)
         ]
         if not is_dry_run:
@@ -157,12 +180,13 @@ class GrantRelease:
                 )
             await record_audit_event(connection, actor, action="grants.release", tenant_id=None, subject=state.current_server)
 
-    async def _check_calls_of_account(self, account: DueAccount, limits: _SearchLimits, *, is_skipped: bool) -> CheckedAccount:
+    async def _check_calls_of_account(self, audit: _AccountAudit, limits: _SearchLimits) -> CheckedAccount:
         """Finds out, in batches, whether the account's due calls were dialled. Returns the numbers of calls by result.
 
-        Except in a dry run, updates the records of calls that were dialled or may have been dialled. If `is_skipped` is true,
+        Except in a dry run, updates the records of calls that were dialled or may have been dialled. If the account is skipped,
         Twilio's list is not searched, and all of the due calls become `unknown`.
         """
+        account = audit.account
         checked = CheckedAccount(account.account_sid)
         since = earliest_date_created(max(account.first_not_before, limits.since))
         call_list = AccountCallList(self.directory, self.twilio, account.id, since, limits.until, self.deadline_s)
@@ -173,9 +197,10 @@ class GrantRelease:
             for waiting_call in waiting_calls:
                 max_start_delay_of_call = limits.until - waiting_call.pending_since
                 candidates = _NOT_SEARCHED
-                if not is_skipped:
+                if not audit.is_skipped:
                     candidates = await self._find_candidates(call_list, waiting_call, max_start_delay_of_call, limits)
-                checked.calls[await self._settle_waiting_call(waiting_call, candidates, max_start_delay_of_call, limits)] += 1
+                result = await self._settle_waiting_call(waiting_call, candidates, max_start_delay_of_call, limits, audit)
+                checked.calls[result] += 1
             after = waiting_calls[-1].id
         return checked
 
@@ -199,7 +224,12 @@ class GrantRelease:
         return candidates
 
     async def _settle_waiting_call(
-        self, waiting_call: Call, candidates: CallCandidates, max_start_delay_of_call: timedelta, limits: _SearchLimits
+        self,
+        waiting_call: Call,
+        candidates: CallCandidates,
+        max_start_delay_of_call: timedelta,
+        limits: _SearchLimits,
+        audit: _AccountAudit,
     ) -> ReleaseResult:
         """Updates the record of one waiting call after a search of Twilio's list, and returns what became of the call.
 
@@ -217,6 +247,7 @@ class GrantRelease:
             if call is None or call.execution != "scheduled":
                 # A callback or a late outcome has settled the call, so it is not dialled any more.
                 if not limits.is_dry_run:
+                    await audit.record_first_change(session)
                     await store.replace_scheduled_dial_by_slot(session, waiting_call.id)
                 return "bound"
             offset = _clock_offset(candidates, limits)
@@ -226,6 +257,7 @@ class GrantRelease:
             if finding.result == "none":
                 return "waiting"
             if not limits.is_dry_run:
+                await audit.record_first_change(session)
                 entries = [finding.resource] if finding.resource else [entry for entry, _ in candidates.calls.values()]
                 dates = [entry.date_created for entry in entries if entry.date_created]
                 call.pending_since = min(dates, default=waiting_call.pending_since)

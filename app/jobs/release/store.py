@@ -16,7 +16,8 @@ from app.scheduling.dial_slots import insert_slot_sql
 from app.scheduling.models import ScheduledDial
 
 _DUE_ACCOUNTS = """
-    SELECT account.id, account.account_sid, first_not_before FROM twilio_account AS account CROSS JOIN LATERAL (
+    SELECT account.id, account.tenant_id, account.account_sid, first_not_before
+    FROM twilio_account AS account CROSS JOIN LATERAL (
         SELECT min(not_before) AS first_not_before FROM scheduled_dial WHERE account_id = account.id AND not_before <= $1
     ) AS due
     WHERE first_not_before IS NOT NULL
@@ -42,6 +43,7 @@ class DueAccount:
     """An account with waiting calls that may already have been dialled."""
 
     id: UUID
+    tenant_id: str
     account_sid: str
     first_not_before: datetime
     """The earliest `not_before` of these calls."""
