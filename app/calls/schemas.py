@@ -114,7 +114,7 @@ class EventRecord(BaseModel):
         "`call.searched`, `call.callback`, "
         "`call.corrected`, `call.second_sid`, `call.status`, `call.priced`, `call.updated`, `call.update_remembered`, "
         "`call.update_forgotten`, `call.update_unknown`, `call.deleted`, `call.redialed`, `call.redial_expired`, "
-        "`call.redial_failed`, "
+        "`call.redial_not_written`, "
         "and for subresources `call.recording`, `call.payment` and so on. [Operations](/docs/operations) explains each."
     )
     data: JsonObject

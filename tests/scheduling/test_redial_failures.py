@@ -28,7 +28,7 @@ async def test_a_redial_that_cannot_be_read_is_left_out(gateway: Gateway, redial
         await gateway.database.fetch(_END, UUID(call["id"]))
         assert (await tenant.http.get(f"/v1/calls/{call['id']}")).json()["status"] == "busy"
         assert await _redials(tenant) == []
-        assert (await tenant.events(call["id"]))[-1]["type"] == "call.redial_failed"
+        assert (await tenant.events(call["id"]))[-1]["type"] == "call.redial_not_written"
 
 
 async def test_a_redial_that_no_row_can_be_written_for_is_left_out(gateway: Gateway) -> None:
@@ -40,5 +40,5 @@ async def test_a_redial_that_no_row_can_be_written_for_is_left_out(gateway: Gate
         await gateway.database.fetch("ALTER TABLE scheduled_dial DROP CONSTRAINT refused")
         await gateway.database.fetch(_END, UUID(second))
         assert await _redials(tenant) == [second]
-        (failed,) = [event for event in await tenant.events(first) if event["type"] == "call.redial_failed"]
-        assert failed["data"] == {"sqlstate": "23514"}
+        (unwritten,) = [event for event in await tenant.events(first) if event["type"] == "call.redial_not_written"]
+        assert unwritten["data"] == {"sqlstate": "23514"}

@@ -288,7 +288,7 @@ _DESCRIBERS: Final[Mapping[str, Callable[[EventRow], tuple[str, str, Tone]]]] = 
     "call.deleted": lambda event: ("Deleted at Twilio", _DELETED_BY_TEXTS.get(str(event.data.get("by")), ""), ""),
     "call.redialed": lambda event: ("Redialled as another call", str(event.data.get("call_id", "")), ""),
     "call.redial_expired": lambda _: ("Not redialled: the end was known too late", "", "warning"),
-    "call.redial_failed": lambda event: ("The redial could not be stored", f"SQLSTATE {event.data.get('sqlstate')}", "danger"),
+    "call.redial_not_written": lambda event: ("The redial was not written", f"SQLSTATE {event.data.get('sqlstate')}", "danger"),
 }
 _ENTRY_KINDS: Final[Mapping[str, EntryKind]] = {
     "call.callback": "callback",
