@@ -14,7 +14,7 @@ from app.errors import InvalidRequest, ResponseTruncated
 from app.http.authentication import CallerDep
 from app.http.bodies import read_json_object, refuse_body
 from app.http.idempotency_key import idempotency_key_header, read_idempotency_key, refuse_idempotency_key
-from app.http.query import query_parameter_errors
+from app.http.query import query_parameter_errors, refuse_unknown_parameters
 from app.http.routes import ScopedRoute, needs
 from app.observability.context import bind_log_fields
 from app.subresources.answers import action_outcome_unknown_error
@@ -106,6 +106,7 @@ StartedCallDep = Annotated[Call, Depends(require_started_call)]
         206: {"description": "The part of the audio that `Range` selects.", "content": _AUDIO_CONTENT},
     },
     response_class=StreamingResponse,
+    dependencies=[Depends(refuse_unknown_parameters)],
 )
 @needs(Scope.READ)
 async def fetch_recording_media(
@@ -211,6 +212,8 @@ for _operation in OPERATIONS:
         _path,
         _change_endpoint(_operation) if _operation.is_change else _read_endpoint(_operation),
         methods=[_METHODS_BY_ACTION[_operation.action]],
+        # What reads passes its query on to Twilio, and checks the names itself.
+        dependencies=[Depends(refuse_unknown_parameters)] if _operation.is_change else None,
         operation_id=operation_id_of(_operation),
         summary=summary_of(_operation),
         description=description_of(_operation),
