@@ -3,7 +3,7 @@
 import os
 import pwd
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 ActorKind = Literal["cli", "apply", "key", "workload", "link", "oidc"]
 AuditAction = Literal[
@@ -41,6 +41,9 @@ AuditAction = Literal[
     "console.login",
     "console.logout",
 ]
+
+UNNAMED_ACTOR: Final = "?"
+"""How lists of commands show the name of an actor without a name, and how filters select such actors."""
 
 
 @dataclass(frozen=True, slots=True)

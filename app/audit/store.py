@@ -8,7 +8,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from app.audit.events import Actor, AuditAction
+from app.audit.events import UNNAMED_ACTOR, Actor, AuditAction
 from app.database.connection import Connection
 
 
@@ -29,6 +29,7 @@ class AuditRow:
 class AuditFilter:
     """Filters of a list of events. A filter that is None is not applied.
 
+    If `actor_name` is UNNAMED_ACTOR, only events whose actors have no name are listed.
     `since` is inclusive, and `until` is exclusive. `before` is the time and id of an event: only events older than this one are
     listed.
     """
@@ -68,7 +69,7 @@ async def list_audit_events(connection: Connection, filters: AuditFilter, *, lim
     at, event_id = filters.before or (None, None)
     conditions = {
         "tenant_id = {}": filters.tenant_id,
-        "actor_name = {}": filters.actor_name,
+        f"coalesce(actor_name, '{UNNAMED_ACTOR}') = {{}}": filters.actor_name,
         "action = {}": filters.action,
         "at >= {}": filters.since,
         "at < {}": filters.until,

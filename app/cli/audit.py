@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.audit.events import UNNAMED_ACTOR
 from app.cli.output import AsJson, show_table
 from app.cli.tenants import run_with_pool
 from app.cli.times import parse_past_time
@@ -31,7 +32,8 @@ def audit(
     actor: Annotated[
         str | None,
         typer.Option(
-            "--actor", help="Only changes by this user, API key (cgk_…) or workload: the part of ACTOR behind the colon."
+            "--actor",
+            help="Only changes by this user, API key (cgk_…) or workload: the part of ACTOR behind the colon; ? means no name.",
         ),
     ] = None,
     action: Annotated[str | None, typer.Option("--action", help="Only changes of this kind, such as key.create.")] = None,
@@ -78,7 +80,7 @@ def _audit_row(event: AuditRow, *, as_json: bool) -> dict[str, Any]:
     return {
         "id": event.id,
         "at": event.at,
-        "actor": event.actor_name if as_json else f"{event.actor_kind}:{event.actor_name or '?'}",
+        "actor": event.actor_name if as_json else f"{event.actor_kind}:{event.actor_name or UNNAMED_ACTOR}",
         "actor_kind": event.actor_kind,
         "action": event.action,
         "tenant": event.tenant_id,

@@ -84,6 +84,14 @@ async def test_every_change_is_recorded_once_and_without_values(gateway: Gateway
         assert planted not in stored
 
 
+async def test_a_question_mark_selects_actors_without_a_name(gateway: Gateway, tenants: TenantAdministration) -> None:
+    unnamed = replace(tenants, actor=Actor("cli", None))
+    await unnamed.create_tenant("unnamed", name="x")
+    await tenants.set_tenant_suspended("unnamed", suspended=True)
+    assert summary(await events_of(gateway, "unnamed", actor_name="?")) == [("tenant.create", "unnamed", [])]
+    assert summary(await events_of(gateway, "unnamed", actor_name="cgk_0123456789ab")) == [("tenant.suspend", "unnamed", [])]
+
+
 async def test_what_fails_is_not_recorded(gateway: Gateway, tenants: TenantAdministration) -> None:
     await tenants.create_tenant("failing", name="x")
     with pytest.raises(OperatorError):

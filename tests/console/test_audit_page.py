@@ -1,8 +1,10 @@
 """Tests the page of the audit log: which events a person sees, the filters, and the pages of a long list."""
 
 import re
+from dataclasses import replace
 from html import unescape
 
+from app.audit.events import Actor
 from app.console.page_size import PAGE_SIZE
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, text_of
@@ -37,6 +39,14 @@ async def test_filters_narrow_the_list(gateway: Gateway, log_in: LogIn) -> None:
     by_login = text_of(await operator.get("/audit", params={"actor": operator.key_id}))
     assert "logged in" in by_login
     assert tenant.account_sid not in by_login
+
+
+async def test_actors_without_a_name_are_shown_and_found_as_question_marks(gateway: Gateway, log_in: LogIn) -> None:
+    operator = await log_in()
+    await replace(gateway.tenants, actor=Actor("cli", None)).create_tenant("unnamed", name="x")
+    shown = text_of(await operator.get("/audit", params={"actor": "?"}))
+    assert "command ? unnamed" in shown
+    assert "API key" not in shown
 
 
 async def test_a_filter_that_cannot_be_read_shows_no_list(gateway: Gateway, log_in: LogIn) -> None:

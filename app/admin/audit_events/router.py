@@ -53,7 +53,9 @@ async def list_audit_events(
     client: ClientDep,
     transactions: TransactionsDep,
     tenant: Annotated[str | None, Query(description="Changes of this tenant.", **_FILTER_RULES)] = None,
-    actor: Annotated[str | None, Query(description="The actor's name, such as an API key's id.", **_FILTER_RULES)] = None,
+    actor: Annotated[
+        str | None, Query(description="The actor's name, such as an API key's id; `?` for actors without one.", **_FILTER_RULES)
+    ] = None,
     action: Annotated[str | None, Query(description="The kind of change, such as `key.create`.", **_FILTER_RULES)] = None,
     since: Annotated[Timestamp | None, Query(description="At this time or later. RFC 3339 with a time zone.")] = None,
     until: Annotated[Timestamp | None, Query(description="Before this time. RFC 3339 with a time zone.")] = None,

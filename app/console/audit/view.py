@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Final, get_args
 from urllib.parse import quote, urlencode
 
-from app.audit.events import AuditAction
+from app.audit.events import UNNAMED_ACTOR, AuditAction
 from app.audit.service import decode_audit_cursor
 from app.audit.store import AuditFilter, AuditRow
 from app.console.times import read_form_time
@@ -114,7 +114,7 @@ class AuditLine:
 
     at: datetime
     actor_kind: str
-    actor_name: str | None
+    actor_name: str
     action: str
     action_text: str
     """The action in words, such as "credential revoked"."""
@@ -149,7 +149,7 @@ class AuditLine:
         return cls(
             at=row.at.astimezone(UTC),
             actor_kind=_ACTOR_TEXTS.get(row.actor_kind, row.actor_kind),
-            actor_name=row.actor_name,
+            actor_name=row.actor_name or UNNAMED_ACTOR,
             action=row.action,
             action_text=action_text,
             tenant_id=row.tenant_id,
