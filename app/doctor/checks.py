@@ -229,17 +229,12 @@ class _DatabaseChecks:
             yield CheckResult(
                 check, "warning", "has no auth token: Twilio's callbacks cannot be verified, so none are requested", add
             )
-        readable = await self.directory.active_credentials(account.id)
-        kinds = {str(credential.id): credential.kind for credential in credentials}
-        for credential in readable:
-            yield await self._check_credential(check, credential, kinds[credential.reference])
+        for credential in await self.directory.active_credentials(account.id):
+            yield await self._check_credential(check, credential)
 
-    async def _check_credential(self, check: str, credential: Credential, kind: str) -> CheckResult:
-        """Returns whether Twilio accepts the credential, as a result with the name `check`.
-
-        `kind` is the kind of the credential: `auth_token` or `api_key`.
-        """
-        which = f"credential {credential.reference} ({kind.replace('_', ' ')})"
+    async def _check_credential(self, check: str, credential: Credential) -> CheckResult:
+        """Returns whether Twilio accepts the credential, as a result with the name `check`."""
+        which = f"credential {credential.reference} ({'api key' if credential.is_api_key else 'auth token'})"
         try:
             await self.check_credential(credential)
         except TwilioCredentialRejected:

@@ -47,6 +47,11 @@ class Credential:
     base_url: str | None = None
     reference: str = ""
 
+    @property
+    def is_api_key(self) -> bool:
+        """Whether this is an API key. An auth token has the account's SID as its user name."""
+        return self.username != self.account_sid
+
 
 # Called with each credential that a request is sent with, and with each auth token that verifies a callback.
 OnCredentialUse = Callable[[Credential], None]

@@ -108,6 +108,26 @@ async def test_twilios_clock_is_compared_with_ours(gateway: Gateway, database_ur
     assert result.state == state
 
 
+async def test_a_credential_that_is_added_meanwhile_is_checked(gateway: Gateway, database_url: str) -> None:
+    second_account = "AC" + "5" * 32
+
+    async def add(secret: str, key_sid: str | None = None) -> None:
+        await gateway.tenants.add_credential(
+            tenant.id, account_sid=second_account, secret=secret, key_sid=key_sid, base_url=upstream.url
+        )
+
+    async def answer_after_addition(*connection: Any) -> None:
+        await add("second", "SK" + "5" * 32)
+        await LISTED(*connection)
+
+    async with running_upstream(answer_after_addition, LISTED) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        await add("first")
+        results = await examine_by_check(settings(database_url))
+    found = [result.found for result in results[f"account {second_account} of {tenant.id}"]]
+    assert [text.partition(" (")[2] for text in found] == ["auth token)", "api key)"]
+
+
 async def test_a_server_that_may_lose_commits_is_a_warning(state_dir: Path) -> None:
     with EmbeddedPostgres(state_dir) as postgres:
 
