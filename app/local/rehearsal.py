@@ -15,6 +15,8 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
+from pydantic import SecretStr
+
 from app.audit.events import command_actor
 from app.calls.creation.grants.service import MAX_GRANTS_PER_TRANSACTION, grant_calls
 from app.calls.creation.grants.store import DialGrant
@@ -30,7 +32,7 @@ from app.calls.store import ChangedCall, read_calls, write_changed_calls
 from app.clock import monotonic_seconds
 from app.database.connection import Connection
 from app.database.engine import Database
-from app.errors import CommandFailed
+from app.errors import CommandUnfinished
 from app.jobs.deadlines import RingDeadlineEnforcer
 from app.local import rehearsal_store as store
 from app.local.rehearsal_lines import REHEARSAL_ACCOUNT_SID, REHEARSAL_TENANT, RehearsalLineReader
@@ -79,15 +81,13 @@ async def rehearse(
     async with running_simulated_twilio(
         clock, settings.twilio, call_duration_s=settings.call_duration_s, max_calls=10 * len(lines) + 1
     ) as twilio:
-        # These settings do not come from the environment, which has the settings of the real database.
-        own = Settings.model_validate(
-            {
-                "database_url": database_url,
-                "secret_keys": base64.b64encode(secrets.token_bytes(32)).decode(),
-                "twilio_base_url": twilio.url,
-                "slow_when_queued": settings.slow_when_queued,
-                "database_pool_size": 5,
-            }
+        # `model_construct` does not read the environment, which has the settings of the real service.
+        own = Settings.model_construct(
+            database_url=SecretStr(database_url),
+            secret_keys=SecretStr(base64.b64encode(secrets.token_bytes(32)).decode()),
+            twilio_base_url=twilio.url,
+            slow_when_queued=settings.slow_when_queued,
+            database_pool_size=5,
         )
         async with services(own, Metrics()) as state:
             return await Rehearsal(state, twilio, clock, queue).simulate_calls(lines, settings)
@@ -253,7 +253,9 @@ class Rehearsal:
             call.reason = placed.problem
             self._record_outcome(call, "refused", at)
         else:
-            raise CommandFailed("the simulator has not answered in time; nothing was placed elsewhere: run the command again")
+            raise CommandUnfinished(
+                "the simulator has not answered in time; nothing was placed elsewhere: run the command again"
+            )
 
 
 async def prepare_database(url: str) -> None:

@@ -111,6 +111,16 @@ def test_a_call_waits_for_its_time_and_for_the_end_of_another(tmp_path: Path) ->
     assert (outcomes(result)["later"], result["most_under_way"]) == (("rings", "09:00:01"), 1)
 
 
+def test_settings_in_the_environment_do_not_matter_without_a_database(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"CALLGATE_LOG_LEVEL": "loud", "CALLGATE_TWILIO_READ_TIMEOUT": "-1"}
+    assert rehearsed(tmp_path, [line("a")], **settings)["rings"] == 1
+    file = str(tmp_path / "calls.ndjson")
+    code, message = failure("rehearse", file, "--queue", "q", environment=environment(tmp_path, **settings))
+    assert code == 2
+    assert "wrong settings: CALLGATE_TWILIO_READ_TIMEOUT" in message
+    assert "CALLGATE_LOG_LEVEL" in message
+
+
 def test_wrong_lines_are_refused_one_by_one(tmp_path: Path) -> None:
     past = {"ring_by": "2026-11-30T07:00:00Z"}
     lines = [line("good"), "", "nonsense", "[]", line(""), line("good"), line("past", **past), line("other", queue="x")]
