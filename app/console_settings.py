@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings
 
-from app.setting_values import is_trusted_url, parse_url, seconds_setting
+from app.setting_values import is_trusted_url, parse_console_url, seconds_setting
 
 _DAY_S = 86_400
 
@@ -33,7 +33,8 @@ class ConsoleSettings(BaseSettings):
         43_200.0, "Seconds after its login at which a session of the console ends, used or not.", maximum=30 * _DAY_S
     )
     console_url: str | None = Field(
-        None, description="The address at which people open the console, without `/console`: `https://calls-ops.example.com`."
+        None,
+        description="The address at which people open the console; `/console` is optional: `https://calls-ops.example.com`.",
     )
     console_oidc_issuer: str | None = Field(
         None, description="The issuer of an OpenID Connect provider with which people can log in to the console."
@@ -52,7 +53,7 @@ class ConsoleSettings(BaseSettings):
     @field_validator("console_url")
     @classmethod
     def _check_console_url(cls, value: str | None) -> str | None:
-        return None if value is None else parse_url(value)
+        return None if value is None else parse_console_url(value)
 
     @field_validator("console_oidc_issuer")
     @classmethod

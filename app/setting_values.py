@@ -73,6 +73,11 @@ def parse_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def parse_console_url(text: str) -> str:
+    """Returns the base URL of the console without a final `/console`. Raises ValueError for a URL that `parse_url` refuses."""
+    return parse_url(text).removesuffix("/console").rstrip("/")
+
+
 def parse_public_url(text: str) -> str:
     """Returns an http or https URL without its trailing slashes. Raises ValueError if Twilio would send it no callbacks."""
     url = parse_url(text)

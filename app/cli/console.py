@@ -21,12 +21,24 @@ console = typer.Typer(help="The console: pages for people.", no_args_is_help=Tru
 _DEFAULT_PORT = 8000
 
 
+def _parse_console_url(text: str) -> str:
+    from app.setting_values import parse_console_url
+
+    try:
+        return parse_console_url(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"it {error}; use a URL such as https://calls-ops.example.com") from None
+
+
 @console.command("link")
 def print_login_link(
     url: Annotated[
         str | None,
         typer.Option(
-            "--url", help="The address of the console for you; by default CALLGATE_CONSOLE_URL, otherwise this machine."
+            "--url",
+            parser=_parse_console_url,
+            metavar="URL",
+            help="The address of the console for you; by default CALLGATE_CONSOLE_URL, otherwise this machine.",
         ),
     ] = None,
     as_json: AsJson = False,

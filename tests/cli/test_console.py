@@ -63,7 +63,18 @@ def test_a_link_is_for_the_configured_address(shell: dict[str, str]) -> None:
         {},
         {"CALLGATE_OPS_PORT": "8001"},
         {"CALLGATE_CONSOLE_URL": "https://ops.example.com/"},
+        {"CALLGATE_CONSOLE_URL": "https://ops.example.com/callgate/console/"},
     )
     links = [run("console", "link", "--json", environment=shell | added).stdout for added in variables]
     bases = [json.loads(text)["link"].partition("/console/link/")[0] for text in links]
-    assert bases == ["http://127.0.0.1:8000", "http://127.0.0.1:8001", "https://ops.example.com"]
+    assert bases == [
+        "http://127.0.0.1:8000",
+        "http://127.0.0.1:8001",
+        "https://ops.example.com",
+        "https://ops.example.com/callgate",
+    ]
+    given = run("console", "link", "--url", "https://ops.example.com/console", environment=shell).stdout
+    assert given.startswith("https://ops.example.com/console/link/")
+    refused = run("console", "link", "--url", "ops.example.com/console", environment=shell)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "it must be an http:// or https:// URL; use a URL such as" in refused.stderr

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import text
 
 from app.console.access import COOKIE_NAME
-from app.console.oidc.login import LoginAttempt, ProviderFailed
+from app.console.oidc.login import LoginAttempt, ProviderFailed, oidc_provider
 from app.console.oidc.provider import OidcProvider
 from app.console.oidc.router import COOKIE_NAME as ATTEMPT_COOKIE
 from app.console.oidc.rules import client_for_claims
@@ -391,6 +391,12 @@ GIVEN = {
     "console_oidc_client_secret": "s3cret-v4lue",
     "console_oidc_access": "[]",
 }
+
+
+def test_the_redirect_uri_has_console_once() -> None:
+    provider = oidc_provider(Settings.model_validate(GIVEN | {"console_url": "https://ops.example.com/console/"}))
+    assert provider
+    assert provider.redirect_uri == "https://ops.example.com/console/oidc/callback"
 
 
 @pytest.mark.parametrize(
