@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from threading import Thread
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,14 +22,13 @@ from app.cli.tenants import QueueArgument, TenantId
 from app.errors import CommandFailed
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from rich.progress import Progress
 
     from app.errors import CallgateError
     from app.queues.bulk import BulkLine, BulkLineResult
 
 _MAX_SHOWN_REFUSALS = 20
+_MAX_READ_BYTES = 1024 * 1024
 
 
 @dataclass
@@ -88,7 +89,8 @@ def add_calls(
     again.
     """
     configure_error_logging()
-    summary = asyncio.run(_add_calls_of_file(tenant, name, file))
+    with _open_calls_file(file) as opened:
+        summary = asyncio.run(_add_calls_of_file(tenant, name, file, opened))
     counts: dict[str, Any] = {
         "created": summary.created,
         "replayed": summary.replayed,
@@ -118,7 +120,7 @@ async def _cancel_waiting_calls(tenant: str, name: str) -> int:
         return await state["queue_cancellation"].cancel(command_actor(), tenant, name)
 
 
-async def _add_calls_of_file(tenant: str, name: str, file: Path) -> _BulkSummary:
+async def _add_calls_of_file(tenant: str, name: str, file: Path, opened: FileIO) -> _BulkSummary:
     from app.audit.events import command_actor
     from app.observability import Metrics
     from app.services import services
@@ -130,21 +132,24 @@ async def _add_calls_of_file(tenant: str, name: str, file: Path) -> _BulkSummary
         row = await TenantAdministration(state["database"], state["keyring"], command_actor()).get_tenant(tenant)
         await state["queues"].get(tenant, name)
         caller = command_caller(tenant, suspended=row.suspended_at is not None)
-        with _open_calls_file(file) as lines, _progress_bar() as progress:
+        with _progress_bar() as progress:
             bar = progress.add_task(name, total=_count_lines(file))
-            async for answered in state["bulk"].create_calls(caller, name, _parse_lines(lines)):
-                for line in answered:
-                    # Not with `typer.echo`, which would write into the bar.
-                    summary.count_line(line, partial(progress.console.print, soft_wrap=True))
-                progress.update(bar, completed=answered[-1].number, description=f"{name}, {summary.refused.total()} refused")
+            async for first_number, texts in _read_lines(opened):
+                async for answered in state["bulk"].create_calls(caller, name, _parse_lines(first_number, texts)):
+                    for line in answered:
+                        # Not with `typer.echo`, which would write into the bar.
+                        summary.count_line(line, partial(progress.console.print, soft_wrap=True))
+                    refused = summary.refused.total()
+                    progress.update(bar, completed=answered[-1].number, description=f"{name}, {refused} refused")
     return summary
 
 
-def _open_calls_file(file: Path) -> AbstractContextManager[BinaryIO]:
-    if _is_standard_input(file):
-        return nullcontext(sys.stdin.buffer)
+def _open_calls_file(file: Path) -> FileIO:
+    """Opens the file. Must not be called inside an event loop: opening a pipe takes until somebody writes to it."""
+    if str(file) == "-":
+        return FileIO(sys.stdin.fileno(), closefd=False)
     try:
-        return file.open("rb")
+        return FileIO(file)
     except OSError as error:
         raise CommandFailed(f"{file}: cannot be read: {error.strerror}") from None
 
@@ -157,15 +162,41 @@ def _count_lines(file: Path) -> int | None:
         return sum(1 for _ in lines)
 
 
-def _is_standard_input(file: Path) -> bool:
-    return str(file) == "-"
+async def _read_lines(opened: FileIO) -> AsyncIterator[tuple[int, Sequence[bytes]]]:
+    """Yields the lines that have arrived, as soon as there is one, with the number of the first of them.
+
+    Reads no more than these lines in advance, so that a long file does not fill the memory.
+    """
+    first_number, incomplete = 1, b""
+    while content := await _read_in_thread(opened):
+        *lines, incomplete = (incomplete + content).split(b"\n")
+        if lines:
+            yield first_number, lines
+            first_number += len(lines)
+    yield first_number, [incomplete]
 
 
-def _parse_lines(lines: BinaryIO) -> Iterator[BulkLine]:
-    """Yields the lines that are not empty, parsed. Reads one line at a time, so that a long file does not fill the memory."""
+async def _read_in_thread(opened: FileIO) -> bytes:
+    """Returns what can be read now, and waits until there is something. Returns nothing at the end of the file."""
+    read = Future[bytes]()
+
+    def work() -> None:
+        read.set_running_or_notify_cancel()
+        try:
+            read.set_result(opened.read(_MAX_READ_BYTES))
+        except OSError as error:
+            read.set_exception(CommandFailed(f"the lines cannot be read: {error.strerror}"))
+
+    # Not with `asyncio.to_thread`: after Ctrl-C, the end of the event loop would wait for the thread, which may read for ever.
+    Thread(target=work, daemon=True).start()
+    return await asyncio.wrap_future(read)
+
+
+def _parse_lines(first_number: int, lines: Sequence[bytes]) -> Iterator[BulkLine]:
+    """Yields the lines that are not empty, parsed."""
     from app.queues.lines import parse_bulk_line
 
-    return (parse_bulk_line(number, text) for number, text in enumerate(lines, start=1) if text.strip())
+    return (parse_bulk_line(number, text) for number, text in enumerate(lines, start=first_number) if text.strip())
 
 
 def _progress_bar() -> Progress:

@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import signal
+from asyncio.subprocess import PIPE
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import make_url
 
 from app.errors import TenantSuspended
-from tests.cli.running import environment, failure, run
+from tests.cli.running import CALLGATE, DEADLINE_S, environment, failure, run
 from tests.support.gateway import BASIC, SECRET_KEY, running_gateway, settings_for
 from tests.support.tcp import running_proxy
 
@@ -147,6 +150,39 @@ async def test_a_line_that_postgres_has_not_confirmed_is_counted_and_the_file_ca
     again = run(*command, environment=configured)
     # The command has written the call before its end.
     assert (again.returncode, json.loads(again.stdout)) == (0, none | {"replayed": 1})
+
+
+async def test_lines_of_a_pipe_are_added_as_they_arrive_and_ctrl_c_ends_the_command(
+    configured: dict[str, str], database_url: str, tmp_path: Path
+) -> None:
+    tenant_id, command = await _tenant_and_command(configured, database_url, tmp_path, key="first")
+    connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+
+    async def wait_for_calls(number: int) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while await connection.fetchval("SELECT count(*) FROM call WHERE tenant_id = $1", tenant_id) != number:
+                await asyncio.sleep(0.05)
+
+    for number, key in enumerate(("first", "second"), start=1):
+        adding = await asyncio.create_subprocess_exec(
+            CALLGATE, *command[:4], "-", env=configured, stdin=PIPE, stdout=PIPE, stderr=PIPE
+        )
+        assert adding.stdin
+        try:
+            adding.stdin.write(json.dumps({"key": key} | BASIC).encode() + b"\n{")
+            await wait_for_calls(number)
+            if key == "first":
+                output, errors = await adding.communicate(b"}")
+                assert output.split()[:2] == [b"created", b"1"]
+                assert errors.startswith(b"line 2: invalid-request: /key")
+            else:
+                adding.send_signal(signal.SIGINT)
+                async with asyncio.timeout(20):
+                    assert (await adding.wait(), await adding.stderr.read() if adding.stderr else b"") == (130, b"")
+        finally:
+            if adding.returncode is None:
+                adding.kill()
+    await connection.close()
 
 
 async def test_a_line_whose_call_is_being_placed_can_be_added_again(
