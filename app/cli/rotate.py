@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import UUID
 
 import typer
@@ -16,10 +17,10 @@ from app.cli.tenants import TenantId, read_twilio_secret, run_with_pool
 from app.cli.times import parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from app.database.pool import Pool
     from app.tenants.administration_rotation import CredentialReplacement, CredentialRotation, RotationProgress
+
+Result = TypeVar("Result")
 
 _POLL_INTERVAL_S = 10.0
 _PROMOTE_ADVICE = """Now promote the secondary auth token at Twilio: in the console under API keys & tokens, or with
@@ -60,56 +61,48 @@ def rotate(
     API key is revoked once it has not been used for a while. Each step is stored: if the command is interrupted, run it again.
     """
 
-    async def run(pool: Pool) -> None:
-        async with _open_credential_rotation(pool) as rotation:
-            replacement = await _begin_or_resume_replacement(rotation, tenant, account_sid, key_sid, replaced, as_json=as_json)
-            progress = None
-            if replacement is not None:
-                progress = await _advance_rotation(rotation, replacement, quiet, wait=wait, as_json=as_json)
-            show_values(_rotation_result(tenant, account_sid, replacement, progress), as_json=as_json)
-            if progress is not None and progress.step != "done":
-                raise typer.Exit(EXIT_RUN_AGAIN)
+    choice: dict[str, Any] = {"account_sid": account_sid, "key_sid": key_sid, "old_id": replaced}
+    replacement = _run_with_credential_rotation(lambda rotation: rotation.find_replacement(tenant, **choice))
+    if replacement is not None:
+        _print_step(f"Going on: credential {replacement.new.id} is tried before {replacement.old.id}.", as_json=as_json)
+    else:
+        secret = read_twilio_secret(account_sid, key_sid)
+        replacement = _run_with_credential_rotation(
+            lambda rotation: rotation.begin_replacement(tenant, secret=secret, **choice)
+        )
+        _print_step(_describe_beginning(replacement), as_json=as_json)
+    progress = None
+    if replacement is not None:
+        progress = _run_with_credential_rotation(partial(_advance_rotation, replacement, quiet, wait=wait, as_json=as_json))
+    show_values(_rotation_result(tenant, account_sid, replacement, progress), as_json=as_json)
+    if progress is not None and progress.step != "done":
+        raise typer.Exit(EXIT_RUN_AGAIN)
 
-    run_with_pool(run)
 
-
-@asynccontextmanager
-async def _open_credential_rotation(pool: Pool) -> AsyncIterator[CredentialRotation]:
+def _run_with_credential_rotation(use_case: Callable[[CredentialRotation], Awaitable[Result]]) -> Result:
+    """Calls `use_case` with a CredentialRotation for the configured database, and returns the result of `use_case`."""
     from app.audit.events import command_actor
     from app.doctor.twilio_client import open_credential_check
     from app.security.keyring import Keyring
     from app.tenants.administration_rotation import CredentialRotation
 
     settings = service_settings()
-    async with open_credential_check(settings) as check:
-        yield CredentialRotation(pool, Keyring(settings.require_secret_keys()), command_actor(), check)
+
+    async def run(pool: Pool) -> Result:
+        async with open_credential_check(settings) as check:
+            return await use_case(CredentialRotation(pool, Keyring(settings.require_secret_keys()), command_actor(), check))
+
+    return run_with_pool(run)
 
 
-async def _begin_or_resume_replacement(
-    rotation: CredentialRotation, tenant: str, account_sid: str, key_sid: str | None, replaced: UUID | None, *, as_json: bool
-) -> CredentialReplacement | None:
-    """Returns the replacement of the credential that an earlier run has begun, or begins a new replacement.
-
-    Returns None if there is no old credential to replace.
-    """
-    replacement = await rotation.find_replacement(tenant, account_sid=account_sid, key_sid=key_sid, old_id=replaced)
-    if replacement is not None:
-        _print_step(f"Going on: credential {replacement.new.id} is tried before {replacement.old.id}.", as_json=as_json)
-        return replacement
-    secret = read_twilio_secret(account_sid, key_sid)
-    replacement = await rotation.begin_replacement(
-        tenant, account_sid=account_sid, key_sid=key_sid, secret=secret, old_id=replaced
-    )
+def _describe_beginning(replacement: CredentialReplacement | None) -> str:
     if replacement is None:
-        _print_step("This credential is stored, and there is nothing that it replaces.", as_json=as_json)
-    else:
-        text = f"Twilio accepts the new credential. From now on {replacement.new.id} is tried before {replacement.old.id}."
-        _print_step(text, as_json=as_json)
-    return replacement
+        return "This credential is stored, and there is nothing that it replaces."
+    return f"Twilio accepts the new credential. From now on {replacement.new.id} is tried before {replacement.old.id}."
 
 
 async def _advance_rotation(
-    rotation: CredentialRotation, replacement: CredentialReplacement, quiet: timedelta, *, wait: bool, as_json: bool
+    replacement: CredentialReplacement, quiet: timedelta, rotation: CredentialRotation, *, wait: bool, as_json: bool
 ) -> RotationProgress:
     """Does the next step of the rotation and returns its progress. With `wait`, does all steps, and waits between them.
 

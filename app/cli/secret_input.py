@@ -3,11 +3,10 @@
 A secret is never read from an argument, because other users of the machine can see the arguments.
 """
 
+import getpass
 import os
 import sys
 from pathlib import Path
-
-import typer
 
 from app.tenants.errors import OperatorError
 
@@ -17,7 +16,7 @@ def read_secret(prompt: str, variable: str, *, file: Path | None = None) -> str:
 
     If standard input is a terminal, asks with `prompt`; otherwise reads the first line. Removes a byte order mark at the
     beginning, and white space around the secret. Raises OperatorError if the source cannot be read as UTF-8 or the secret is
-    empty.
+    empty, and KeyboardInterrupt if the prompt is interrupted. Must not be called inside an event loop, which would delay that.
     """
     try:
         if file is not None:
@@ -28,7 +27,8 @@ def read_secret(prompt: str, variable: str, *, file: Path | None = None) -> str:
             secret = os.environ[variable]
         else:
             source = "standard input"
-            secret = typer.prompt(prompt, hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+            # Not `typer.prompt`, with which an interrupted command has the exit code 1 instead of 130.
+            secret = getpass.getpass(f"{prompt}: ", sys.stderr) if sys.stdin.isatty() else sys.stdin.readline()
         secret.encode()  # Python may have read bytes that are not UTF-8 as surrogate characters
     except (OSError, UnicodeError):
         raise OperatorError(f"{source} cannot be read as text") from None

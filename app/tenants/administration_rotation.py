@@ -15,6 +15,7 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from app.database.connection import Connection
+from app.errors import CommandUnfinished
 from app.security.keyring import SecretUnreadable
 from app.tenants import administration_store as store
 from app.tenants.administration_accounts import AccountAdministration, check_sids
@@ -26,6 +27,10 @@ from app.twilio.errors import TwilioCredentialRejected, TwilioError
 from app.twilio.schemas import Credential
 
 RotationStep = Literal["promote", "wait", "done"]
+
+
+class RotationUnfinished(CommandUnfinished, OperatorError):
+    """The rotation stopped before its next step. Running the same command again continues it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +98,19 @@ class CredentialRotation(AccountAdministration):
         """Stores a new credential that Twilio accepts, and puts it before the old credential in the order of use.
 
         `old_id` is the id of the old credential. It may be None if the account has only one other credential of the same kind.
-        If the new credential is stored already, only the order changes.
+        If the new credential is stored already, only the order changes. If this replacement is under way already, because
+        another operator has begun it, returns it unchanged.
 
-        Returns None and changes nothing in two cases: the new credential is stored already and no old credential is left, or
-        `old_id` is None and the new credential has already replaced a credential. Raises OperatorError and changes nothing if
-        Twilio refuses the new credential or does not answer, or if it is unclear which credential is the old one.
+        Returns None and changes nothing if the new credential is stored already and no old credential is left. Raises
+        OperatorError and changes nothing if Twilio refuses the new credential or does not answer, or if it is unclear which
+        credential is the old one.
         """
         async with self.database.transaction() as connection:
             account, stored, old = await self._find_new_and_old_credential(
                 connection, tenant_id, account_sid, key_sid, secret, old_id
             )
         if old is None:
-            return None
+            return await self.find_replacement(tenant_id, account_sid=account_sid, key_sid=key_sid, old_id=old_id)
         await self._require_accepted_by_twilio(
             Credential(account_sid, key_sid or account_sid, SecretStr(secret), account.base_url),
             "Twilio refuses the new credential: nothing was changed",
@@ -114,7 +120,7 @@ class CredentialRotation(AccountAdministration):
                 connection, tenant_id, account_sid, key_sid, secret, old_id
             )
             if still_old is None or still_old.id != old.id:
-                raise OperatorError("the account's credentials were changed meanwhile: run the command again")
+                raise RotationUnfinished("the account's credentials were changed meanwhile: run the command again")
             if stored is None:
                 stored = await self._insert_credential(connection, account, secret=secret, key_sid=key_sid)
             await set_credential_place(connection, stored.id, place=old.place)
@@ -270,9 +276,9 @@ def _ids_text(credentials: Sequence[CredentialRow]) -> str:
     return " or ".join(str(credential.id) for credential in credentials)
 
 
-def _revoked_meanwhile_error() -> OperatorError:
-    return OperatorError("one of both credentials was revoked meanwhile: run the command again")
+def _revoked_meanwhile_error() -> RotationUnfinished:
+    return RotationUnfinished("one of both credentials was revoked meanwhile: run the command again")
 
 
-def _twilio_unavailable_error(error: TwilioError) -> OperatorError:
-    return OperatorError(f"Twilio could not be asked ({error.reason}), so nothing more was done: run the command again")
+def _twilio_unavailable_error(error: TwilioError) -> RotationUnfinished:
+    return RotationUnfinished(f"Twilio could not be asked ({error.reason}), so nothing more was done: run the command again")

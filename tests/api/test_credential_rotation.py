@@ -207,6 +207,14 @@ async def test_a_token_that_was_added_before_takes_the_place(account: Account) -
         await account.begin("a third")
 
 
+async def test_a_replacement_that_another_operator_has_begun_is_continued(account: Account) -> None:
+    """The other operator begins it after this one has looked for one, and before this one gives the same token."""
+    assert await account.find() is None
+    begun = await account.begun("second")
+    assert await account.begin("second") == begun
+    assert await account.active() == [begun.new.id, begun.old.id]
+
+
 async def test_the_token_that_is_used_already_replaces_nothing(account: Account) -> None:
     assert await account.begin(account.tenant.auth_token) is None
     await account.add("second")

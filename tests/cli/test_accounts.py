@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from sqlalchemy import text
 
 from app.schema import migrate
 from app.tenants.errors import InvalidMember
-from tests.cli.running import environment, run
+from tests.cli.running import CALLGATE, environment, run
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
@@ -54,6 +56,32 @@ async def test_a_secret_that_the_api_refuses_is_not_stored(gateway: Gateway, sec
         assert (refused.value.pointer, refused.value.code) == (pointer, "invalid_secret")
         assert secret not in str(refused.value)
     assert [account.account_sid for account, _ in await gateway.tenants.list_accounts(tenant.id)] == [tenant.account_sid]
+
+
+@pytest.mark.parametrize("command", ["add", "rotate"])
+async def test_ctrl_c_ends_the_prompt_for_a_secret(gateway: Gateway, database_url: str, tmp_path: Path, command: str) -> None:
+    tenant = await gateway.add_tenant()
+    configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+    account = (tenant.account_sid,) if command == "rotate" else ("--account-sid", tenant.account_sid)
+
+    def interrupt() -> int:
+        keyboard, terminal = os.openpty()
+        asking = subprocess.Popen(
+            ["setsid", "--ctty", CALLGATE, "accounts", command, tenant.id, *account],
+            env=configured, stdin=terminal, stdout=terminal, stderr=terminal,
+        )  # fmt: skip
+        os.close(terminal)
+        try:
+            shown = b""
+            while b"Auth token of" not in shown:
+                shown += os.read(keyboard, 1024)
+            os.write(keyboard, b"\x03")
+            return asking.wait(20)
+        finally:
+            asking.kill()
+            os.close(keyboard)
+
+    assert await asyncio.to_thread(interrupt) == 130
 
 
 async def test_an_auth_token_that_only_verifies_callbacks_is_in_use(empty_database_url: str) -> None:
