@@ -119,6 +119,8 @@ class DatabaseUnavailable(ServiceError):
     reason: str = "unavailable"
     # Whether the transaction may have been committed despite the error.
     commit_in_doubt: bool = True
+    # Whether new settings are stored, but may not yet apply to scheduled calls that already wait.
+    settings_stored: bool = False
 
 
 class WorkloadKeysUnavailable(ServiceError):

@@ -26,22 +26,12 @@ from app.apply.plan import make_plan
 from app.apply.schemas import Declaration
 from app.audit.events import Actor
 from app.database.connection import Connection
-from app.database.errors import describe_failure
 from app.database.pool import TransactionRunner
-from app.errors import CommandUnfinished, DatabaseUnavailable
 from app.scheduling.administration import PaceAdministration
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.postponed_calls import apply_to_waiting_calls
-
-
-class WaitingCallsNotChanged(CommandUnfinished):
-    """All changes were made, but hours or a suspension may not yet apply to calls that wait. The message says what to do."""
-
-
-class ApplyOutcomeUnknown(CommandUnfinished):
-    """The connection was lost at the commit: either all changes were made, or none. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,32 +66,16 @@ class DeclarationService:
         """Makes all changes in one transaction, and returns them. First waits until no other `apply` runs.
 
         After the commit, applies hours and suspensions in the declaration to scheduled calls that already wait. Raises
-        DocumentInvalid, OperatorError, ApplyLocked or DatabaseUnavailable; then nothing was changed. Raises ApplyOutcomeUnknown
-        if it is not certain whether anything was changed, and WaitingCallsNotChanged after the commit.
+        DocumentInvalid, OperatorError or ApplyLocked; then nothing was changed. Raises DatabaseUnavailable, which says whether
+        the commit is in doubt, and whether the settings are stored.
         """
-        try:
-            plan = await self._make_changes(declaration, secrets)
-        except DatabaseUnavailable as error:
-            if not error.commit_in_doubt:
-                raise
-            raise ApplyOutcomeUnknown(
-                f"the connection to the database was lost at the commit ({describe_failure(error)}), so it is not certain "
-                "whether the changes were made: run `callgate apply` again"
-            ) from error
-        try:
-            # Also if nothing has changed: an earlier `apply` may have stored the settings and then failed here. The transaction
-            # above must not do this, because grants of the tenant's calls would wait for its end.
-            for tenant in declaration.tenants:
-                await apply_to_waiting_calls(
-                    self.database,
-                    tenant.id,
-                    hours_changed=tenant.has_member("hours"),
-                    is_stopped=bool(tenant.suspended),
-                )
-        except DatabaseUnavailable as error:
-            raise WaitingCallsNotChanged(
-                "all changes were made, but they may not yet apply to calls that already wait: run `callgate apply` again"
-            ) from error
+        plan = await self._make_changes(declaration, secrets)
+        # Also if nothing has changed: an earlier `apply` may have stored the settings and then failed here. The transaction
+        # above must not do this, because grants of the tenant's calls would wait for its end.
+        for tenant in declaration.tenants:
+            await apply_to_waiting_calls(
+                self.database, tenant.id, hours_changed=tenant.has_member("hours"), is_stopped=bool(tenant.suspended)
+            )
         return plan
 
     async def _make_changes(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:

@@ -36,6 +36,7 @@ from app.cli import (
     tenants,
     workloads,
 )
+from app.cli.database_failures import command_failure
 from app.cli.output import drop_unwritable_output
 from app.errors import CommandFailed, DatabaseUnavailable
 from app.revisions import newest_revision
@@ -112,13 +113,8 @@ def main() -> None:
     except CommandFailed as error:
         _fail(str(error), error.exit_code)
     except DatabaseUnavailable as error:
-        from app.database.errors import describe_failure
-
-        _fail(
-            f"the database cannot be used ({describe_failure(error)}): check CALLGATE_DATABASE_URL, then run "
-            "`callgate migrate`",
-            1,
-        )
+        failure = command_failure(error)
+        _fail(str(failure), failure.exit_code)
     except OSError as error:
         if error.errno not in _DISK_ERRNOS:
             raise

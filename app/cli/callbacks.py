@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.output import AsJson, output_errors_as, show_values
+from app.cli.output import AsJson, creating_secret, output_errors_as, show_values
 from app.cli.processes import service_settings
 from app.cli.tenants import TenantId, run_with_tenant_administration
 from app.errors import CommandUnfinished
@@ -75,7 +75,10 @@ def renew_secret(tenant: TenantId, as_json: AsJson = False) -> None:
     The secret is printed only this time and signs all deliveries from now on. Receivers should accept the old secret for
     another minute, because deliveries that are signed with it may still arrive.
     """
-    secret = run_with_tenant_administration(lambda service: service.renew_callback_secret(tenant))
+    with creating_secret(
+        in_doubt="deliveries may be signed with a new secret that nobody has seen: run the command again, which prints another"
+    ):
+        secret = run_with_tenant_administration(lambda service: service.renew_callback_secret(tenant))
     with output_errors_as(CommandUnfinished("there is a new secret, but it could not be printed: run the command again")):
         show_values({"tenant": tenant, "secret": secret}, as_json=as_json)
 

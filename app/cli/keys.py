@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.output import AsJson, output_errors_as, show_table, show_values
+from app.cli.output import AsJson, creating_secret, output_errors_as, show_table, show_values
 from app.cli.tenants import run_with_tenant_administration
 from app.cli.times import parse_future_time
 from app.errors import CommandFailed
@@ -66,11 +66,15 @@ def create_key(
     from app.tenants.caller import COMMAND_LINE_CALLER
 
     owner = key_owner(tenant, operator)
-    row, key = run_with_tenant_administration(
-        lambda service: service.create_key(
-            owner, name=name, scopes=scopes, expires_at=expires, key_format=key_format, creator=COMMAND_LINE_CALLER
+    find = f"`callgate keys list {owner or '--operator'}`"
+    with creating_secret(
+        in_doubt=f"a key may exist that nobody has seen: look for it in {find}, revoke it, and run the command again"
+    ):
+        row, key = run_with_tenant_administration(
+            lambda service: service.create_key(
+                owner, name=name, scopes=scopes, expires_at=expires, key_format=key_format, creator=COMMAND_LINE_CALLER
+            )
         )
-    )
     made = {
         "id": row.prefix,
         "key": key,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from app.errors import CommandFailed, CommandUnfinished
+from app.errors import CommandFailed, CommandUnfinished, DatabaseUnavailable
 
 EXIT_RUN_AGAIN: Final = CommandUnfinished.exit_code
 
@@ -25,6 +25,23 @@ def configure_error_logging() -> None:
     from app.observability.logs import configure_logging
 
     configure_logging(level="ERROR", format_="text", stream=sys.stderr)
+
+
+@contextmanager
+def creating_secret(*, in_doubt: str) -> Iterator[None]:
+    """Runs the block, which creates a secret that is printed only once.
+
+    Raises CommandFailed before the block if standard output is closed. Raises CommandUnfinished with the message `in_doubt` if
+    it is not certain whether the block has created the secret.
+    """
+    if sys.stdout is None:
+        raise CommandFailed("standard output is closed, so the secret could not be printed: nothing was changed")
+    try:
+        yield
+    except DatabaseUnavailable as error:
+        if not error.commit_in_doubt:
+            raise
+        raise CommandUnfinished(f"the connection to the database was lost at the commit, so {in_doubt}") from error
 
 
 @contextmanager

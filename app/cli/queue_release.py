@@ -15,7 +15,7 @@ from app.cli.output import AsJson, configure_error_logging, show_table
 from app.cli.output import show_values as show_values
 from app.cli.processes import service_settings
 from app.cli.tenants import run_with_pool
-from app.errors import CommandFailed
+from app.errors import CommandUnfinished
 
 if TYPE_CHECKING:
     from app.jobs.release.service import ReleaseReport
@@ -44,7 +44,7 @@ def halt(as_json: AsJson = False) -> None:
     else:
         typer.echo("Scheduled calls are not dialled any more. `callgate queues release` resumes them.")
     if not halted.is_complete:
-        raise CommandFailed("grants are halted, but a transaction from before is still open: run the command again")
+        raise CommandUnfinished("grants are halted, but a transaction from before is still open: run the command again")
 
 
 def release(

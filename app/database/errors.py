@@ -44,7 +44,22 @@ _HINTS: dict[str, str] = {
     "not_migrated": "run `callgate migrate`",
     "no_permission": "grant the role in CALLGATE_DATABASE_URL the missing right",
     "prepared_statements": "use PgBouncer 1.21 or newer with max_prepared_statements above 0",
+    "disk_full": "free space on the database server",
 }
+# The same statements can succeed if they are repeated.
+_TEMPORARY_REASONS = frozenset(
+    {
+        "busy",
+        "conflict",
+        "connection_lost",
+        "locked",
+        "resources",
+        "starting_or_stopping",
+        "timeout",
+        "too_many_connections",
+        "unavailable",
+    }
+)
 
 
 def translate_error(error: BaseException, *, commit_in_doubt: bool = True) -> DatabaseUnavailable | None:
@@ -97,10 +112,21 @@ def sqlstate_of(error: BaseException) -> str:
     return getattr(_cause(error), "sqlstate", None) or ""
 
 
+def is_temporary_failure(error: DatabaseUnavailable) -> bool:
+    """Returns whether the same statements can succeed if they are repeated."""
+    return error.reason in _TEMPORARY_REASONS
+
+
 def describe_failure(error: DatabaseUnavailable) -> str:
-    """Describes the failure and, if known, the remedy in one line."""
-    text = first_message_line(error.__cause__ or error)
-    return f"{text}; {_HINTS[error.reason]}" if error.reason in _HINTS else text
+    """Describes the failure in one line."""
+    return first_message_line(error.__cause__ or error)
+
+
+def remedy_for(error: DatabaseUnavailable) -> str:
+    """Returns what an operator should do."""
+    if error.reason == "timeout":  # of a statement, or of a connection to an address that does not answer
+        return "run the command again; if it fails again, check CALLGATE_DATABASE_URL"
+    return "run the command again" if is_temporary_failure(error) else _HINTS.get(error.reason, "check CALLGATE_DATABASE_URL")
 
 
 def first_message_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from app.audit.events import command_actor
 from app.calls.repository import transaction_start_time
 from app.calls.statistics import oldest_unsettled_times
 from app.database.engine import Database, PostgresServerInfo
-from app.database.errors import describe_failure
+from app.database.errors import describe_failure, remedy_for
 from app.database.heartbeats import summarize_workers
 from app.doctor.grants import check_dial_grants
 from app.doctor.settings import CheckResult, CheckState, check_public_url, check_settings
@@ -51,9 +51,7 @@ async def run_checks(settings: Settings, token: str | None = None) -> list[Check
             results += [result async for result in checks.results(token)]
     except DatabaseUnavailable as error:
         results.append(
-            CheckResult(
-                "database", "wrong", describe_failure(error), "check CALLGATE_DATABASE_URL; nothing else could be checked"
-            )
+            CheckResult("database", "wrong", describe_failure(error), f"{remedy_for(error)}; nothing else could be checked")
         )
     finally:
         await database.close()

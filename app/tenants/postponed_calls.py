@@ -9,6 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from app.database.pool import TransactionRunner
+from app.errors import DatabaseUnavailable
 
 # Rows updated in one transaction. Grants and cancellations of the same calls wait for its end.
 _MAX_ROWS_PER_UPDATE: Final = 1_000
@@ -34,12 +35,16 @@ async def apply_to_waiting_calls(
     """Applies committed settings to scheduled calls that already wait. Idempotent.
 
     `is_stopped` says that the tenant is suspended or the queue is paused: once this function returns, none of its calls is
-    granted. If `queue_id` is None, the hours are those of the tenant.
+    granted. If `queue_id` is None, the hours are those of the tenant. Raises DatabaseUnavailable with a true `settings_stored`.
     """
-    if hours_changed:
-        await make_calls_due(database, tenant_id, queue_id)
-    elif is_stopped:
-        await wait_for_grants(database, tenant_id)
+    try:
+        if hours_changed:
+            await make_calls_due(database, tenant_id, queue_id)
+        elif is_stopped:
+            await wait_for_grants(database, tenant_id)
+    except DatabaseUnavailable as error:
+        error.settings_stored = True
+        raise
 
 
 async def wait_for_grants(database: TransactionRunner, tenant_id: str) -> None:

@@ -452,7 +452,7 @@ async def test_a_connection_that_is_lost_at_the_commit_leaves_the_result_open(in
     async with installed.connected() as connection:
         await connection.execute("DROP TRIGGER cut ON tenant")
     assert (code, output, errors.count("\n")) == (3, "", 1)
-    assert "not certain whether the changes were made: run `callgate apply` again" in errors
+    assert "not certain whether anything was changed: run the command again" in errors
     assert len(installed.apply(shop())) == 1
 
 

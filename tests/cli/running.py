@@ -53,6 +53,13 @@ def failure_to_print(*arguments: str, environment: dict[str, str]) -> tuple[int,
     return finished.returncode, finished.stderr
 
 
+def run_with_closed_output(*arguments: str, environment: dict[str, str]) -> tuple[int, str]:
+    """Runs a command without a standard output. Returns its exit code and what it prints on standard error."""
+    closed = ("sh", "-c", 'exec "$@" >&-', "sh", CALLGATE, *arguments)
+    finished = subprocess.run(closed, env=environment, stderr=subprocess.PIPE, text=True, timeout=DEADLINE_S)
+    return finished.returncode, finished.stderr
+
+
 def wait_until(condition: Callable[[], bool], description: str) -> None:
     """Waits until another process has made the condition true. Fails with `description` after DEADLINE_S seconds."""
     deadline = time.monotonic() + DEADLINE_S

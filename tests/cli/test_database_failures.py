@@ -14,9 +14,12 @@ import httpx
 import pytest
 from sqlalchemy import make_url
 
-from tests.cli.running import DEADLINE_S, environment, eventually, free_port, running
+from app.cli.database_failures import command_failure
+from app.errors import DatabaseUnavailable
+from tests.cli.running import DEADLINE_S, environment, eventually, failure, free_port, run, running
 from tests.support.clients import http_client
-from tests.support.gateway import SECRET_KEY
+from tests.support.gateway import SECRET_KEY, Gateway
+from tests.support.tcp import running_proxy
 from tests.support.upstream import refused_url
 
 COMMANDS = (
@@ -160,3 +163,72 @@ async def test_processes_start_and_report_the_cause(database_url: str, tmp_path:
             assert "Traceback" not in process.output
             assert "ExceptionGroup" not in process.output
             assert "planted" not in process.output
+
+
+@asynccontextmanager
+async def _locked(database_url: str, table: str) -> AsyncIterator[None]:
+    """Locks the table, so that statements of commands fail after their lock timeout."""
+    connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+    async with connection.transaction():
+        await connection.execute(f"LOCK TABLE {table}")
+        yield
+    await connection.close()
+
+
+async def test_a_lock_timeout_says_what_is_certain_and_what_to_do(gateway: Gateway, database_url: str, tmp_path: Path) -> None:
+    tenant = await gateway.add_tenant()
+    configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+    cause = "(canceling statement due to lock timeout): run the command again"
+    for table, certain, is_suspended in (
+        ("tenant", "the database could not run the command now", False),
+        ("pace", "the change is stored, but may not yet apply to calls that already wait", True),
+    ):
+        async with _locked(database_url, table):
+            failed = await asyncio.to_thread(failure, "tenants", "suspend", tenant.id, environment=configured)
+        assert failed == (3, f"callgate: {certain} {cause}")
+        assert ((await gateway.tenants.get_tenant(tenant.id)).suspended_at is not None) == is_suspended
+    assert run("tenants", "suspend", tenant.id, environment=configured).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        (("keys", "create"), "a key may exist that nobody has seen: look for it in `callgate keys list {}`, revoke it"),
+        (
+            ("tenants", "callback-secret"),
+            "signed with a new secret that nobody has seen: run the command again",
+        ),
+        (("tenants", "suspend"), "it is not certain whether anything was changed: run the command again"),
+    ],
+)
+async def test_a_commit_in_doubt_is_reported(
+    gateway: Gateway, database_url: str, tmp_path: Path, command: tuple[str, str], advice: str
+) -> None:
+    tenant, url = await gateway.add_tenant(), make_url(database_url)
+    async with running_proxy(url.host or "", url.port or 5432) as proxy:
+        proxy.hold(b"COMMIT")
+        behind = _url(database_url, host="127.0.0.1", port=proxy.port)
+        configured = environment(tmp_path, CALLGATE_DATABASE_URL=behind, CALLGATE_SECRET_KEYS=SECRET_KEY)
+        code, message = await asyncio.to_thread(failure, *command, tenant.id, environment=configured)
+    assert code == 3
+    assert message.startswith("callgate: the connection to the database was lost at the commit")
+    assert advice.format(tenant.id) in message
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "remedy"),
+    [
+        ("too_many_connections", 3, "run the command again"),
+        ("conflict", 3, "run the command again"),
+        ("connection_lost", 3, "run the command again"),
+        ("timeout", 3, "run the command again; if it fails again, check CALLGATE_DATABASE_URL"),
+        ("not_migrated", 1, "run `callgate migrate`"),
+        ("authentication", 1, "check CALLGATE_DATABASE_URL"),
+        ("disk_full", 1, "free space on the database server"),
+    ],
+)
+def test_the_remedy_fits_the_reason(reason: str, code: int, remedy: str) -> None:
+    error = DatabaseUnavailable()
+    error.reason, error.commit_in_doubt = reason, False
+    failed = command_failure(error)
+    assert (failed.exit_code, str(failed).rpartition("): ")[2]) == (code, remedy)

@@ -10,7 +10,7 @@ import pytest
 
 from app.schema import migrate
 from app.tenants.caller import COMMAND_LINE_CALLER
-from tests.cli.running import environment, failure, failure_to_print, run
+from tests.cli.running import environment, failure, failure_to_print, run, run_with_closed_output
 from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
 
 
@@ -61,6 +61,16 @@ async def test_a_result_that_cannot_be_printed(gateway: Gateway, database_url: s
     assert (code, message) == (3, "callgate: there is a new secret, but it could not be printed: run the command again\n")
     code, message = failure_to_print("tenants", "list", environment=settings)
     assert (code, message) == (1, "callgate: the output or a file could not be written: No space left on device\n")
+
+
+async def test_no_secret_is_created_without_a_standard_output(gateway: Gateway, database_url: str, tmp_path: Path) -> None:
+    tenant, settings = await gateway.add_tenant(), configured(tmp_path, database_url)
+    before = run("audit", "--json", environment=settings).stdout
+    for command in (("keys", "create", tenant.id), ("tenants", "callback-secret", tenant.id), ("console", "link")):
+        code, message = run_with_closed_output(*command, environment=settings)
+        reason = "standard output is closed, so the secret could not be printed"
+        assert (code, message) == (1, f"callgate: {reason}: nothing was changed\n")
+    assert run("audit", "--json", environment=settings).stdout == before
 
 
 def test_an_argument_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from app.calls import repository
 from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database.engine import Database, Session, driver_connection
-from app.errors import CommandFailed
+from app.errors import CommandFailed, CommandUnfinished
 from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, AccountCallList, CallCandidates, earliest_date_created
 from app.jobs.release import store
 from app.jobs.release.store import DueAccount
@@ -218,7 +218,7 @@ class GrantRelease:
         except (TwilioError, TimeoutError) as error:
             reason = error.reason if isinstance(error, TwilioError) else "deadline"
             advice = f"run the command again, or give up its due calls with --skip-account {sid}"
-            raise CommandFailed(f"Twilio's list of account {sid} cannot be read ({reason}): {advice}") from None
+            raise CommandUnfinished(f"Twilio's list of account {sid} cannot be read ({reason}): {advice}") from None
         if doubt := inconclusive_reason(replace(candidates, is_complete=True), _clock_offset(candidates, limits)):
             raise CommandFailed(f"Twilio's list of account {sid} proves nothing ({doubt}): `callgate doctor` shows the clocks")
         return candidates

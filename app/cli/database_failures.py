@@ -1,0 +1,22 @@
+"""Chooses what a command says, and its exit code, if the database fails."""
+
+from app.errors import CommandFailed, CommandUnfinished, DatabaseUnavailable
+
+
+def command_failure(error: DatabaseUnavailable) -> CommandFailed:
+    """Returns the error to report: CommandUnfinished if the same command should be run again."""
+    from app.database.errors import describe_failure, is_temporary_failure, remedy_for
+
+    cause, remedy = describe_failure(error), remedy_for(error)
+    if error.settings_stored:
+        return CommandUnfinished(
+            f"the change is stored, but may not yet apply to calls that already wait ({cause}): run the command again"
+        )
+    if error.commit_in_doubt:
+        return CommandUnfinished(
+            f"the connection to the database was lost at the commit ({cause}), so it is not certain whether anything was "
+            "changed: run the command again"
+        )
+    if is_temporary_failure(error):
+        return CommandUnfinished(f"the database could not run the command now ({cause}): {remedy}")
+    return CommandFailed(f"the database cannot be used ({cause}): {remedy}")
