@@ -11,12 +11,8 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-import structlog
-
 from app.calls.models import Call
-from app.jobs.isolation import errors_to_log, run_isolated
-
-logger = structlog.stdlib.get_logger(__name__)
+from app.jobs.isolation import logged_errors, run_isolated
 
 MAX_ACCOUNTS = 100
 """The number of running tasks at which a step claims nothing. A step may exceed it by one batch."""
@@ -85,9 +81,5 @@ class AccountTasks:
 
 async def _run_and_log_errors(calls: list[CallT], work: Callable[[list[CallT]], Coroutine[Any, Any, None]], event: str) -> None:
     """Runs `work` and logs its errors. The calls are claimed again when their leases end."""
-    try:
+    with logged_errors(event, call_ids=[str(call.id) for call in calls[:_MAX_LOGGED_CALLS]], calls=len(calls)):
         await work(calls)
-    except Exception as error:
-        call_ids = [str(call.id) for call in calls[:_MAX_LOGGED_CALLS]]
-        for cause in errors_to_log(error):
-            logger.error(event, exc_info=cause, call_ids=call_ids, calls=len(calls))

@@ -1,7 +1,8 @@
 """Keeps the errors of jobs apart: an error with one call affects no other call, and an outage of Postgres is logged once."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import structlog
 
@@ -19,22 +20,29 @@ async def run_isolated(calls: Sequence[Call], work: Callable[[Call], Awaitable[N
     """
 
     async def guarded(call: Call) -> None:
-        try:
+        with logged_errors(event, call_id=str(call.id)):
             await work(call)
-        except Exception as error:
-            for cause in errors_to_log(error):
-                logger.error(event, exc_info=cause, call_id=str(call.id))
 
     async with asyncio.TaskGroup() as working:
         for call in calls:
             working.create_task(guarded(call))
 
 
-def errors_to_log(error: Exception) -> list[Exception]:
+@contextmanager
+def logged_errors(event: str, **fields: object) -> Iterator[None]:
+    """Logs an error of the block with the name `event` and these fields. The code after the block runs all the same."""
+    try:
+        yield
+    except Exception as error:
+        for cause in _errors_to_log(error):
+            logger.error(event, exc_info=cause, **fields)
+
+
+def _errors_to_log(error: Exception) -> list[Exception]:
     """Returns the errors to log: `error` itself, or the errors in it if it is an ExceptionGroup (as raised by a TaskGroup).
 
     Leaves out each DatabaseUnavailable, because the database's own code has logged it.
     """
     if isinstance(error, ExceptionGroup):
-        return [cause for each in error.exceptions for cause in errors_to_log(each)]
+        return [cause for each in error.exceptions for cause in _errors_to_log(each)]
     return [] if isinstance(error, DatabaseUnavailable) else [error]

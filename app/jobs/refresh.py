@@ -30,6 +30,7 @@ from app.calls.store import CallState, ChangedCall, read_calls, write_changed_ca
 from app.database.engine import Database
 from app.jobs.account_tasks import AccountTasks
 from app.jobs.call_list_scan import MIN_CALLS_FOR_LIST, find_calls_in_list
+from app.jobs.isolation import logged_errors
 from app.observability import Metrics
 from app.observability.tracing import trace_background_work
 from app.scheduling.dial_slots import mark_calls_missing_at_twilio
@@ -145,10 +146,10 @@ class CallRefresher:
                     find_calls_in_list, self.twilio, wanted=wanted, deadline_s=deadline_s, last_page_after_s=deadline_s
                 )
                 found, newest_entries = await try_credentials(await self.directory.active_credentials(account_id), ask)
-                if self.bind_listed_calls:
-                    await self.bind_listed_calls(account_id, newest_entries)
-                if self.report_unrecorded_calls:
-                    await self.report_unrecorded_calls(account_id, newest_entries)
+                for check in filter(None, (self.bind_listed_calls, self.report_unrecorded_calls)):
+                    # An error here, such as that of a locked record, does not concern the calls to refresh.
+                    with logged_errors("listed_calls_check_failed", account_id=str(account_id)):
+                        await check(account_id, newest_entries)
         except TwilioError as error:
             if _affects_whole_account(error, _LIST_ERRORS_OF_ACCOUNT):
                 return self._pause_account(account_id, calls, error)

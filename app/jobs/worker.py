@@ -23,7 +23,7 @@ from app.jobs.deliver import Deliverer
 from app.jobs.dial import Dialer
 from app.jobs.gauges import Gauges
 from app.jobs.heartbeat import Heartbeat
-from app.jobs.isolation import errors_to_log
+from app.jobs.isolation import logged_errors
 from app.jobs.lost_grants import LostGrantWatch
 from app.jobs.partitions import AUDIT_TABLES, Partitioner
 from app.jobs.pending_updates import PendingUpdateSender
@@ -201,12 +201,9 @@ async def run_jobs(jobs: list[Job], stop: asyncio.Event) -> None:
 
 async def _repeat_job(job: Job, stop: asyncio.Event) -> None:
     while not stop.is_set():
-        try:
+        pause = _PAUSE_AFTER_FAILURE_S
+        with logged_errors("job_failed", job=job.name):
             pause = 0.0 if await job.step() else job.idle_s
-        except Exception as error:
-            pause = _PAUSE_AFTER_FAILURE_S
-            for cause in errors_to_log(error):
-                logger.error("job_failed", job=job.name, exc_info=cause)
         if pause:
             await _pause(job, stop, pause)
     if job.drain:

@@ -1,7 +1,7 @@
 """Tests refreshes that read Twilio's list for many calls at once. The simulator's list can be wrong, as Twilio's can."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -14,6 +14,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from app.errors import DatabaseUnavailable
 from app.jobs.call_list_scan import MIN_CALLS_FOR_LIST, find_calls_in_list
 from app.jobs.refresh import MAX_FETCHES_PER_ACCOUNT, CallRefresher
 from app.twilio.call_list import PAGE_SIZE
@@ -159,6 +160,21 @@ async def test_few_calls_are_fetched_and_many_are_listed_at_once(
     twilio.clock.move(seconds=120)
     await refresh_all(gateway, refresher)
     assert await twilio.requests(tenant) == requests
+    assert all(record["status"] in TERMINAL for record in (await read_records(tenant, placed)).values())
+
+
+@pytest.mark.parametrize("check", ["bind_listed_calls", "report_unrecorded_calls"])
+async def test_listed_calls_are_updated_although_a_check_of_the_list_fails(
+    gateway: Gateway, twilio: Twilio, tenant: Tenant, refresher: CallRefresher, check: str
+) -> None:
+    async def fail(account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
+        raise DatabaseUnavailable
+
+    placed = await create(tenant, MIN_CALLS_FOR_LIST)
+    twilio.clock.move(seconds=120)
+    checks: dict[str, Any] = {check: fail}
+    await refresh_all(gateway, replace(refresher, **checks))
+    assert await twilio.requests(tenant) == {"GET Calls": 1}
     assert all(record["status"] in TERMINAL for record in (await read_records(tenant, placed)).values())
 
 
