@@ -53,9 +53,9 @@ _HAD_SERVER_ERROR: Final = """
             AND type = 'call.unknown' AND data @? '$.attempts[*] ? (@.status >= 500)'
     ) ELSE false END
 """
-# `pending_since` and `settled_at` are both Postgres's clock.
+# `pending_since` and `settled_at` are both Postgres's clock. A problem has `upstream` only if Twilio has answered.
 _LATENCY_BUCKET_SQL: Final = f"""
-    CASE settled_by WHEN 'response' THEN width_bucket(
+    CASE WHEN settled_by = 'response' AND (execution = 'started' OR problem ? 'upstream') THEN width_bucket(
         extract(epoch FROM settled_at - pending_since)::float8 * 1000, ARRAY[{", ".join(map(str, LATENCY_BOUNDS_MS))}]::float8[]
     ) END
 """

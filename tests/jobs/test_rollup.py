@@ -27,11 +27,15 @@ WITHOUT_TOKEN = "red"
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 CALL = """
     INSERT INTO call (id, tenant_id, account_id, account_sid, created_at, execution, settled_by, settled_at, pending_since,
-        fingerprint, parameters, "to", "from", sid, status, price, price_unit, callbacks_seen, refresh_at)
+        fingerprint, parameters, "to", "from", sid, status, price, price_unit, callbacks_seen, refresh_at,
+        problem)
     SELECT $1, $2, (SELECT id FROM twilio_account WHERE tenant_id = $2), 'AC', $3::timestamptz, $4, $5,
         $3::timestamptz + $6::interval, $3::timestamptz, '', $12,
-        'sip:a@b.example', 'Jack', $7, $8, $9, $10, $11, $13
+        'sip:a@b.example', 'Jack', $7, $8, $9, $10, $11, $13,
+        $14
 """
+# One with Twilio's answer, and one without.
+PROBLEMS = ({"slug": "upstream-rejected", "upstream": {"status": 400}}, {"slug": "upstream-unreachable"})
 EVENT = "INSERT INTO call_event (id, call_id, at, type, data) VALUES (gen_random_uuid(), $1, $2, 'call.unknown', $3)"
 DELIVERY = """
     INSERT INTO delivery (id, call_id, at, tenant_id, event, position, state, next_attempt_at)
@@ -107,6 +111,7 @@ async def _plant(database: Database, chance: random.Random, number: int, *, olde
             [f"{each}" for each in range(chance.randrange(5))] if started else [],
             json.dumps(chance.choice([{}, {}, {"application_sid": "AP"}])),
             now if started and not is_priced and chance.random() < 0.5 else None,
+            json.dumps(chance.choice(PROBLEMS)) if execution == "not_started" else None,
         )
         if execution == "unknown" or by in ("callback", "list"):
             attempts = [{"status": chance.choice([None, 503, 302, 500])}]
@@ -162,7 +167,8 @@ async def _counted(database: Database, floor: Callable[[datetime], datetime]) ->
             figures["price_given_up"] += is_unpriced and call["refresh_at"] is None
             if call["price"] is not None:
                 figures["spent"][call["price_unit"]] = figures["spent"].get(call["price_unit"], 0) - call["price"]
-            if call["settled_by"] == "response":
+            was_answered = call["execution"] == "started" or "upstream" in json.loads(call["problem"] or "{}")
+            if call["settled_by"] == "response" and was_answered:
                 waited = (call["settled_at"] - call["pending_since"]) / timedelta(milliseconds=1)
                 figures["latency"][sum(bound <= waited for bound in LATENCY_BOUNDS_MS)] += 1
     for delivery in await database.fetch("SELECT * FROM delivery"):
@@ -209,6 +215,20 @@ async def test_the_figures_are_those_of_a_direct_count(database: Database, seed:
     await _assert_counted(database)
     assert len(await _rolled_up(database, 60)) > 20
     assert len(await _rolled_up(database, 3600)) > 20
+
+
+@pytest.mark.parametrize(("problem", "answered"), [(PROBLEMS[0], 1), (PROBLEMS[1], 0)])
+async def test_only_calls_that_twilio_answered_have_a_latency(
+    database: Database, problem: dict[str, Any], answered: int
+) -> None:
+    now = await _now(database)
+    call_id = UUID(int=lowest_call_id_at(now - MINUTE).int + 1)
+    waited = timedelta(milliseconds=1_700)
+    call = (call_id, "blue", now - MINUTE, "not_started", "response", waited)
+    await database.fetch(CALL, *call, None, None, None, None, [], "{}", None, json.dumps(problem))
+    await _roll_up_all(_rollup(database))
+    rows = await database.fetch("SELECT latency FROM rollup WHERE tenant_id = 'blue' AND seconds = 60 AND not_started = 1")
+    assert [sum(row["latency"]) for row in rows] == [answered]
 
 
 async def test_rolling_up_again_changes_nothing(database: Database) -> None:
