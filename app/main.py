@@ -159,6 +159,7 @@ def _lifespan(
                 "console_sessions": ConsoleSessions.from_settings(state["database"], settings),
                 # The same for the console. Separate from the API, so that people and services do not delay each other.
                 "console_limit": ConcurrencyLimit(per_process=4, per_tenant=2),
+                "has_public_url": bool(settings.public_url),
                 "console_oidc": oidc_provider(settings),
                 "console_oidc_rules": parse_oidc_access(settings.console_oidc_access or "[]"),
                 "key_attempts": FailedAuthenticationLimiter(

@@ -1,7 +1,7 @@
 """Computes the counts of calls per minute and hour that the console shows."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import groupby
 from typing import Final
@@ -30,6 +30,8 @@ class RollUp:
     retention_period: timedelta
     # How long calls are kept; None: for ever.
     calls_kept_for: timedelta | None = None
+    # Whether Twilio can send callbacks to Callgate.
+    has_public_url: bool = field(kw_only=True)
 
     async def step(self) -> bool:
         """Computes the counts of periods that are due, for about _MAX_STEP_S seconds. Returns whether more periods are due.
@@ -69,6 +71,6 @@ class RollUp:
             if index and time.monotonic() - began > _MAX_STEP_S:
                 return periods[0]
             for each in periods:
-                if not await store.roll_up(connection, each.period):
+                if not await store.roll_up(connection, each.period, has_public_url=self.has_public_url):
                     logger.warning("rollup_skipped", start=each.period.start.isoformat(), seconds=each.period.length.seconds)
         return None

@@ -100,7 +100,8 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("deliver", deliverer.step, _MAX_PAUSE_WITHOUT_WAKE_UP_S, deliverer.drain, deliverer.wake),
     ]
     audit = Retention(state["database"], metrics, timedelta(days=settings.audit_retention_days), AUDIT_TABLES)
-    rollup = RollUp(state["database"], timedelta(days=settings.rollup_retention_days), calls_kept_for)
+    figures_kept_for, has_public_url = timedelta(days=settings.rollup_retention_days), bool(settings.public_url)
+    rollup = RollUp(state["database"], figures_kept_for, calls_kept_for, has_public_url=has_public_url)
     jobs = [
         *polled,
         Job(

@@ -15,14 +15,19 @@ ALL_TENANTS: Final = ""
 HAS_CALLBACK_SQL: Final = "execution = 'started' AND cardinality(callbacks_seen) > 0"
 """SQL condition on a row of `call`: the call was started, and at least one callback has arrived."""
 
-CALLBACK_MISSING_SQL: Final = """
-    execution = 'started' AND cardinality(callbacks_seen) = 0 AND NOT parameters ? 'application_sid'
-    AND account_id IN (SELECT account_id FROM twilio_credential WHERE kind = 'auth_token' AND revoked_at IS NULL)
-"""
-"""SQL condition on a row of `call`: the call was started, and no callback has arrived, although Callgate expects some.
 
-It expects none for calls with an application, nor for those of an account without an auth token (app.calls.status_callbacks).
-"""
+def callback_missing_sql(has_public_url: str) -> str:
+    """Returns an SQL condition on a row of `call`: the call was started, and an expected callback has not arrived.
+
+    None is expected without a public URL, for calls with an application, nor for those of an account without an auth token
+    (app.calls.status_callbacks). `has_public_url` is SQL, such as `$1`, and says whether Callgate has a public URL.
+    """
+    return f"""
+        {has_public_url}::boolean AND execution = 'started' AND cardinality(callbacks_seen) = 0
+        AND NOT parameters ? 'application_sid'
+        AND account_id IN (SELECT account_id FROM twilio_credential WHERE kind = 'auth_token' AND revoked_at IS NULL)
+    """  # noqa: S608  # no values of requests
+
 
 PRICE_GIVEN_UP_SQL: Final = "status = 'completed' AND price IS NULL AND refresh_at IS NULL AND deleted_at IS NULL"
 """SQL condition on a row of `call`: the call is completed, has no price, and is not read from Twilio again."""

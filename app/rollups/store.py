@@ -13,7 +13,7 @@ from asyncpg import QueryCanceledError
 
 from app.calls.ids import lowest_call_id_at
 from app.database.connection import Connection
-from app.rollups.models import ALL_TENANTS, CALLBACK_MISSING_SQL, CANCELED_SQL, HAS_CALLBACK_SQL, PRICE_GIVEN_UP_SQL
+from app.rollups.models import ALL_TENANTS, CANCELED_SQL, HAS_CALLBACK_SQL, PRICE_GIVEN_UP_SQL, callback_missing_sql
 from app.rollups.periods import Period
 from app.scheduling.accounts import accounts_with_rows_sql
 
@@ -59,7 +59,7 @@ _LATENCY_BUCKET_SQL: Final = f"""
         extract(epoch FROM settled_at - pending_since)::float8 * 1000, ARRAY[{", ".join(map(str, LATENCY_BOUNDS_MS))}]::float8[]
     ) END
 """
-# $1 and $2: the period. $3 and $4: the ids of its calls. $5: its length in seconds.
+# $1 and $2: the period. $3 and $4: the ids of its calls. $5: its length in seconds. $6: whether Callgate has a public URL.
 ROLL_UP_PERIOD: Final = f"""
     WITH part AS (
         SELECT tenant_id, price_unit, sum(-price) AS spent,
@@ -67,7 +67,7 @@ ROLL_UP_PERIOD: Final = f"""
         FROM (
             SELECT tenant_id, price_unit, price, execution, settled_by, status, callbacks_seen, refresh_at, deleted_at,
                 {_LATENCY_BUCKET_SQL} AS bucket, {_HAD_SERVER_ERROR} AS had_server_error,
-                {CALLBACK_MISSING_SQL} AS is_callback_missing
+                {callback_missing_sql("$6")} AS is_callback_missing
             FROM call WHERE id >= $3::uuid AND id < $4::uuid
         ) AS requested GROUP BY tenant_id, price_unit
     ), money AS (
@@ -174,15 +174,17 @@ async def record_empty_periods(connection: Connection, periods: Sequence[Period]
     await connection.execute(_RECORD_EMPTY_PERIODS, lengths, [period.start for period in periods])
 
 
-async def roll_up(connection: Connection, period: Period) -> bool:
+async def roll_up(connection: Connection, period: Period, *, has_public_url: bool) -> bool:
     """Counts and stores the figures of a period, for each tenant and for all tenants together.
 
-    Returns False, and stores nothing, if the statement times out.
+    `has_public_url` says whether Twilio can send callbacks to Callgate. Returns False, and stores nothing, if the statement
+    times out.
     """
     ids = lowest_call_id_at(period.start), lowest_call_id_at(period.end)
+    seconds = period.length // timedelta(seconds=1)
     try:
         async with connection.transaction():
-            await connection.execute(ROLL_UP_PERIOD, period.start, period.end, *ids, period.length // timedelta(seconds=1))
+            await connection.execute(ROLL_UP_PERIOD, period.start, period.end, *ids, seconds, has_public_url)
     except QueryCanceledError:
         return False
     return True

@@ -13,10 +13,10 @@ from uuid_utils.compat import uuid7
 from app.calls.creation.grants.store import grant_call, lock_account_pace
 from app.calls.ids import creation_time_of_id
 from app.console.now.figure_store import read_figures
-from app.console.now.store import MAX_COUNTED_ROWS, MAX_LISTED_ROWS, read_now_page_facts
+from app.console.now.store import MAX_COUNTED_ROWS, MAX_LISTED_ROWS, NowPageFacts, read_now_page_facts
 from app.jobs.rollup import RollUp
 from app.tenants.scopes import Scope
-from tests.console.conftest import LogIn, follow, text_of
+from tests.console.conftest import LogIn, browser, cookie_of, follow, text_of
 from tests.console.rows import add_delivery
 from tests.support.gateway import BASIC, Gateway, Tenant
 from tests.support.upstream import Upstream, created, error, running_upstream
@@ -35,8 +35,13 @@ async def _roll_up(gateway: Gateway) -> None:
     await gateway.database.fetch(
         "UPDATE rollup_progress SET rolled_until = date_trunc('minute', now()) - interval '20 minutes'"
     )
-    while await RollUp(gateway.database, timedelta(days=30)).step():
+    rollup = RollUp(gateway.database, timedelta(days=30), has_public_url=bool(gateway.settings.public_url))
+    while await rollup.step():
         pass
+
+
+async def _read_facts(gateway: Gateway, tenant_id: str | None) -> NowPageFacts:
+    return await read_now_page_facts(gateway.database, tenant_id, has_public_url=bool(gateway.settings.public_url))
 
 
 async def _age(gateway: Gateway, tenant: Tenant, minutes: int = 3) -> None:
@@ -117,7 +122,7 @@ async def test_what_the_page_reads_of_a_tenant_and_of_all(gateway: Gateway) -> N
     await _heartbeat(gateway)
     await _roll_up(gateway)
 
-    of_blue, of_red, of_all = [await read_now_page_facts(gateway.database, each) for each in (blue.id, red.id, None)]
+    of_blue, of_red, of_all = [await _read_facts(gateway, each) for each in (blue.id, red.id, None)]
     assert [facts.unknown.number for facts in (of_blue, of_red, of_all)] == [1, 0, 1]
     assert [facts.recent.started for facts in (of_blue, of_red, of_all)] == [2, 1, 3]
     assert [facts.recent.server_errors for facts in (of_blue, of_red, of_all)] == [1, 0, 1]
@@ -150,30 +155,32 @@ async def test_a_call_is_in_the_sentence_before_its_minute_is_over(gateway: Gate
         assert "5xx" not in shown
     assert "No call has been requested yet" in text_of(await (await log_in(other.id)).get("/now/summary"))
     await gateway.database.fetch("UPDATE call SET callbacks_seen = '{one}'")
-    assert (await read_now_page_facts(gateway.database, tenant.id)).recent.called_back == 1
+    assert (await _read_facts(gateway, tenant.id)).recent.called_back == 1
     # The call is not counted twice when its minute is over, nor if no worker runs for long.
     await _age(gateway, tenant)
     await _roll_up(gateway)
-    recent = (await read_now_page_facts(gateway.database, tenant.id)).recent
+    recent = (await _read_facts(gateway, tenant.id)).recent
     assert (recent.started, recent.rolled_up) == (1, 1)
     assert "Calls go out. Twilio answers no 5xx." in text_of(await (await log_in()).get("/now/summary"))
     await gateway.database.fetch("DELETE FROM rollup")
     await gateway.database.fetch("UPDATE rollup_progress SET rolled_until = now() - interval '3 days'")
-    assert (await read_now_page_facts(gateway.database, tenant.id)).recent.started == 1
+    assert (await _read_facts(gateway, tenant.id)).recent.started == 1
     await _age(gateway, tenant, 60)
-    assert (await read_now_page_facts(gateway.database, tenant.id)).recent.started == 0
+    assert (await _read_facts(gateway, tenant.id)).recent.started == 0
 
 
 async def test_only_calls_of_which_callgate_expects_callbacks_can_miss_one(
-    gateway: Gateway, log_in: LogIn, upstream: Upstream
+    patient_gateway: Gateway, log_in: LogIn, upstream: Upstream
 ) -> None:
-    tenant, operator = await gateway.add_tenant(upstream.url), await log_in()
+    gateway = patient_gateway  # which has a public URL
+    tenant, key = await gateway.add_tenant(upstream.url), (await log_in()).key
+    operator = await browser(gateway, await cookie_of(gateway, key))
     await tenant.create()
     await gateway.database.fetch("UPDATE call SET callbacks_seen = '{one}'")
     await _age(gateway, tenant, 130)
     await _heartbeat(gateway)
     await _roll_up(gateway)
-    assert (await read_now_page_facts(gateway.database, None)).called_back_1_to_24_hours_ago == 1
+    assert (await _read_facts(gateway, None)).called_back_1_to_24_hours_ago == 1
     for _ in range(5):
         of_application = {"to": BASIC["to"], "from": BASIC["from"], "application_sid": f"AP{7:032x}"}
         assert (await tenant.http.post("/v1/calls", json=of_application)).status_code == 201
@@ -181,15 +188,26 @@ async def test_only_calls_of_which_callgate_expects_callbacks_can_miss_one(
         if is_rolled_up:
             await _age(gateway, tenant)
             await _roll_up(gateway)
-        recent = (await read_now_page_facts(gateway.database, None)).recent
+        recent = (await _read_facts(gateway, None)).recent
         assert (recent.started, recent.callback_missing) == (5, 0)
-        assert "No callback came" not in text_of(await operator.get("/now"))
+        assert "No callback came" not in text_of(await operator.get("/console/now"))
     for _ in range(5):
         await tenant.create()
-    assert "No callback came for the 5 started calls" in text_of(await operator.get("/now"))
+    assert "No callback came for the 5 started calls" in text_of(await operator.get("/console/now"))
     # Without an auth token, Callgate could not verify callbacks, so Twilio sends them elsewhere.
     await gateway.database.fetch("UPDATE twilio_credential SET kind = 'api_key' WHERE username = $1", tenant.account_sid)
-    assert "No callback came" not in text_of(await operator.get("/now"))
+    assert "No callback came" not in text_of(await operator.get("/console/now"))
+
+
+@pytest.mark.parametrize("is_rolled_up", [False, True])
+async def test_without_a_public_url_no_callback_is_missing(gateway: Gateway, tenant: Tenant, *, is_rolled_up: bool) -> None:
+    assert gateway.settings.public_url is None
+    await tenant.create()
+    if is_rolled_up:
+        await _age(gateway, tenant)
+        await _roll_up(gateway)
+    recent = (await _read_facts(gateway, tenant.id)).recent
+    assert (recent.started, recent.callback_missing, recent.rolled_up) == (1, 0, int(is_rolled_up))
 
 
 async def test_calls_that_were_scheduled_long_ago_are_dialled(gateway: Gateway, log_in: LogIn, upstream: Upstream) -> None:
@@ -205,9 +223,9 @@ async def test_calls_that_were_scheduled_long_ago_are_dialled(gateway: Gateway, 
         waiting = await connection.fetchrow("SELECT account_id, call_id, now() FROM scheduled_dial")
         assert await lock_account_pace(connection, waiting[0])
         (grant,) = await grant_call(connection, waiting[1], waiting[2])
-    granted_at = (await read_now_page_facts(gateway.database, tenant.id)).last_grant_at
+    granted_at = (await _read_facts(gateway, tenant.id)).last_grant_at
     assert grant.call.execution == "pending"
-    assert granted_at == (await read_now_page_facts(gateway.database, None)).last_grant_at is not None
+    assert granted_at == (await _read_facts(gateway, None)).last_grant_at is not None
     assert "Scheduled calls are dialled, the last at" in text_of(await operator.get("/now"))
     assert "No call was dialled in the last hour." in text_of(await (await log_in(other.id)).get("/now"))
 
@@ -345,7 +363,7 @@ async def test_every_part_reads_indexes_only(gateway: Gateway, tenant: Tenant) -
     from app.console.now import store
 
     async with gateway.database.transaction() as connection:
-        for statement, values in ((store.READ_FACTS_OF_ALL, ()), (store.READ_FACTS_OF_TENANT, (tenant.id,))):
+        for statement, values in ((store.READ_FACTS_OF_ALL, (True,)), (store.READ_FACTS_OF_TENANT, (True, tenant.id))):
             plan = json.dumps(json.loads(await connection.fetchval(f"EXPLAIN (FORMAT json) {statement}", *values)))
             scanned = re.findall(r'"Node Type": "Seq Scan"[^{]*?"Relation Name": "(\w+)"', plan)
             assert not set(scanned) & {"call", "delivery", "scheduled_dial", "call_event", "rollup"}
@@ -353,7 +371,7 @@ async def test_every_part_reads_indexes_only(gateway: Gateway, tenant: Tenant) -
 
 async def test_more_waiting_calls_than_are_counted(gateway: Gateway, tenant: Tenant) -> None:
     await _wait(gateway, tenant, MAX_COUNTED_ROWS + 5)
-    assert (await read_now_page_facts(gateway.database, None)).waiting == MAX_COUNTED_ROWS
+    assert (await _read_facts(gateway, None)).waiting == MAX_COUNTED_ROWS
 
 
 async def test_paused_queues_come_first_among_many(gateway: Gateway, log_in: LogIn, tenant: Tenant) -> None:
@@ -363,7 +381,7 @@ async def test_paused_queues_come_first_among_many(gateway: Gateway, log_in: Log
         name = await _add_queue(gateway, tenant, paused=is_paused)
         await _wait(gateway, tenant, 1, queue=name)
         paused += [name] * is_paused
-    queues = (await read_now_page_facts(gateway.database, tenant.id)).queues
+    queues = (await _read_facts(gateway, tenant.id)).queues
     assert len(queues) == MAX_LISTED_ROWS + 1
     assert [queue.name for queue in queues if queue.paused] == [queue.name for queue in queues[:2]] == paused
     shown = text_of(await (await log_in(tenant.id)).get("/now"))

@@ -62,7 +62,7 @@ async def database(gateway: Gateway, tenants: None) -> Database:
 
 
 def _rollup(database: Database, *, keep: timedelta = timedelta(days=30), calls_kept_for: timedelta | None = None) -> RollUp:
-    return RollUp(database, keep, calls_kept_for)
+    return RollUp(database, keep, calls_kept_for, has_public_url=True)
 
 
 async def _roll_up_all(rollup: RollUp) -> None:
@@ -409,7 +409,7 @@ async def test_what_happens_outside_of_the_periods_is_not_read(database: Databas
     now = await _now(database)
     async with database.transaction() as connection:
         ids = lowest_call_id_at(now - 31 * MINUTE), lowest_call_id_at(now - 30 * MINUTE)
-        arguments = (now - 31 * MINUTE, now - 30 * MINUTE, *ids, 60)
+        arguments = (now - 31 * MINUTE, now - 30 * MINUTE, *ids, 60, True)
         plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN " + ROLL_UP_PERIOD, *arguments))
     assert "Seq Scan on call" not in plan
     assert "Index Cond: ((id >= " in plan

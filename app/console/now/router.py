@@ -76,7 +76,9 @@ async def get_figures(request: Request, tenant_id: FiguresTenantDep, range_name:
 
 
 async def _read_now_view(request: Request, client: ConsoleClientDep, tenant_id: str | None) -> NowView:
-    facts = await read_now_page_facts(slot_limited_transactions(request), tenant_id)
+    facts = await read_now_page_facts(
+        slot_limited_transactions(request), tenant_id, has_public_url=request.state.has_public_url
+    )
     tokens: WorkloadTokenValidator | None = request.state.workload_tokens
     is_operator = isinstance(client, OperatorCaller)
     return now_view(facts, for_operator=is_operator, key_set_state="ok" if tokens is None else tokens.key_set_state)

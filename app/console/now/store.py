@@ -16,7 +16,7 @@ from app.console.now.figure_store import MINUTE_FIGURES_SINCE
 from app.console.reads import fetch_with_time_limit
 from app.database.heartbeats import WORKER_SUMMARY_SQL, WorkerSummary
 from app.database.pool import TransactionRunner
-from app.rollups.models import ALL_TENANTS, CALLBACK_MISSING_SQL, CANCELED_SQL, HAS_CALLBACK_SQL
+from app.rollups.models import ALL_TENANTS, CANCELED_SQL, HAS_CALLBACK_SQL, callback_missing_sql
 from app.scheduling.accounts import accounts_with_rows_sql
 from app.scheduling.grant_halt_sql import MAY_GRANT_SQL
 from app.scheduling.grant_halts import HaltReason
@@ -216,7 +216,7 @@ _LAST_HOUR: Final = f"""
         WHERE {{figures}} AND seconds = 60 AND start >= now() - interval '1 hour'
         UNION ALL
         SELECT {", ".join(f"(execution = '{name}' AND NOT {CANCELED_SQL})::int" for name in EXECUTIONS)}, 0,
-            ({HAS_CALLBACK_SQL})::int, ({CALLBACK_MISSING_SQL})::int, 0
+            ({HAS_CALLBACK_SQL})::int, ({callback_missing_sql("$1")})::int, 0
         FROM (
             SELECT execution, settled_by, callbacks_seen, parameters, account_id FROM call
             WHERE id >= {_FIRST_UNCOUNTED_ID} {{own}} LIMIT {MAX_LIVE_CALLS}
@@ -234,13 +234,13 @@ _SUM_PERIODS: Final = {
 def _read_facts_sql(*, of_tenant: bool) -> str:
     """Returns the SQL statement that reads the fields of NowPageFacts as one JSON object.
 
-    If `of_tenant` is true, $1 is the tenant's id.
+    $1 says whether Callgate has a public URL. If `of_tenant` is true, $2 is the tenant's id.
     """
-    own = "AND tenant_id = $1" if of_tenant else ""
+    own = "AND tenant_id = $2" if of_tenant else ""
     own_account = "AND account_id IN (SELECT account_id FROM account)" if of_tenant else ""
     own_pace = "WHERE subject_id IN (SELECT account_id FROM account)" if of_tenant else ""
-    figures = "rollup.tenant_id = $1" if of_tenant else f"rollup.tenant_id = '{ALL_TENANTS}'"
-    of_one = "WITH RECURSIVE account AS (SELECT id AS account_id FROM twilio_account WHERE tenant_id = $1)"
+    figures = "rollup.tenant_id = $2" if of_tenant else f"rollup.tenant_id = '{ALL_TENANTS}'"
+    of_one = "WITH RECURSIVE account AS (SELECT id AS account_id FROM twilio_account WHERE tenant_id = $2)"
     unknown, pending = (
         _waiting_count_sql(f"SELECT pending_since AS since FROM call WHERE execution = '{execution}' {own}")
         for execution in ("unknown", "pending")
@@ -286,11 +286,14 @@ READ_FACTS_OF_ALL: Final = _read_facts_sql(of_tenant=False)
 _FACTS_ADAPTER: Final = TypeAdapter(NowPageFacts)
 
 
-async def read_now_page_facts(database: TransactionRunner, tenant_id: str | None) -> NowPageFacts:
-    """Reads what the page *Now* shows about one tenant or, if `tenant_id` is None, about all. Raises DatabaseUnavailable."""
+async def read_now_page_facts(database: TransactionRunner, tenant_id: str | None, *, has_public_url: bool) -> NowPageFacts:
+    """Reads what the page *Now* shows about one tenant or, if `tenant_id` is None, about all. Raises DatabaseUnavailable.
+
+    `has_public_url` says whether Twilio can send callbacks to Callgate.
+    """
     ((facts,),) = await (
-        fetch_with_time_limit(database, READ_FACTS_OF_ALL)
+        fetch_with_time_limit(database, READ_FACTS_OF_ALL, has_public_url)
         if tenant_id is None
-        else fetch_with_time_limit(database, READ_FACTS_OF_TENANT, tenant_id)
+        else fetch_with_time_limit(database, READ_FACTS_OF_TENANT, has_public_url, tenant_id)
     )
     return _FACTS_ADAPTER.validate_json(facts)
