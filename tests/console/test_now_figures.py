@@ -67,7 +67,7 @@ def test_no_figure_is_lost_or_counted_twice(name: str, moved: int, seed: int) ->
         first = found[0][0]
         inside = [figures for start, figures in rows if start >= first]
         assert every.started == sum(figures.started for figures in inside)
-        assert every.waiting == max((figures.waiting for figures in inside), default=0)
+        assert every.waiting == max((figures.waiting for figures in inside if figures.waiting is not None), default=None)
         assert every.spent.get("USD", 0) == Decimal("0.01") * len(inside)
         assert len(found) <= chosen.span / length + 1
 
@@ -136,6 +136,16 @@ def test_the_plots_and_what_they_say() -> None:
     }
     assert series["callbacks"] == {"Callbacks": [4800, None], "Started calls without one": [10, None]}
     assert series["money"] == {"EUR": [0.1, None], "USD": [12.4075, None], "Completed calls without a price": [1, None]}
+
+
+def test_waiting_calls_that_were_not_counted_are_a_gap() -> None:
+    counted, not_counted = CallFigures(waiting=3), CallFigures(started=1)
+    found = [(NOW - 2 * MINUTE, counted), (NOW - MINUTE, not_counted), (NOW, sum_figures([counted, not_counted]))]
+    (plot,) = [plot for plot in make_plots(found) if plot.name == "waiting"]
+    assert [each.values for each in plot.series] == [[3, None, 3]]
+    assert plot.summary == "latest 3, peak 3"
+    column = TABLE_COLUMNS.index("Most waiting")
+    assert [row.texts[column] for row in figure_table_rows(found)] == ["3", "–", "3"]
 
 
 def test_plots_without_any_figures() -> None:

@@ -336,6 +336,19 @@ async def test_an_older_day_is_read_by_hours_and_nothing_is_counted_twice(gatewa
     assert set(started[:-1]) == {60}
 
 
+async def test_minutes_in_which_no_worker_ran_have_no_number_of_waiting_calls(gateway: Gateway, tenant: Tenant) -> None:
+    await _wait(gateway, tenant, 2)
+    other = await gateway.add_tenant()
+    await _roll_up(gateway)
+    for tenant_id, waiting in ((tenant.id, 2), (other.id, 0), (None, 2)):
+        # The minute of the count is not over yet, so its other figures are not counted.
+        await gateway.database.fetch("UPDATE rollup SET latency = '{0}' WHERE waiting IS NOT NULL AND tenant_id = ''")
+        read = await read_figures(gateway.database, tenant_id, span=timedelta(hours=1))
+        *earlier, last = [figures.waiting for _, figures in read.figures]
+        assert set(earlier) == {None}
+        assert last == waiting
+
+
 async def test_a_release_is_asked_for_when_grants_are_halted(gateway: Gateway, log_in: LogIn, tenant: Tenant) -> None:
     await gateway.database.fetch("INSERT INTO grant_guard (server, halted_at) VALUES ('another', now())")
     await _heartbeat(gateway)

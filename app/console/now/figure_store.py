@@ -39,13 +39,15 @@ class CallFigures:
     unpriced: int = 0
     spent: Mapping[str, Decimal] = field(default_factory=dict)
     latency: Sequence[int] = ()
-    waiting: int = 0
+    waiting: int | None = None
 
 
 _FIGURE_COLUMNS: Final = tuple(CallFigures.__dataclass_fields__)
-# A period that was counted has a row of all tenants. If a tenant has no row for such a period, its figures are zero.
+# A period that was counted has a row of all tenants. If a tenant has no row for such a period, its figures are zero. But
+# waiting calls are only counted within the period: if no worker ran then, no row has their number.
+_FIGURE_SQL: Final = {"waiting": "CASE WHEN every.waiting IS NOT NULL THEN coalesce(own.waiting, 0) END AS waiting"}
 _FIGURES_OF_LENGTH: Final = f"""
-    SELECT every.start, {", ".join(f"own.{name}" for name in _FIGURE_COLUMNS)}
+    SELECT every.start, {", ".join(_FIGURE_SQL.get(name, f"own.{name}") for name in _FIGURE_COLUMNS)}
     FROM rollup AS every LEFT JOIN rollup AS own
         ON own.tenant_id = $1 AND own.seconds = every.seconds AND own.start = every.start
     WHERE every.tenant_id = '{ALL_TENANTS}' AND every.latency IS NOT NULL AND every.seconds = %d

@@ -98,16 +98,17 @@ def sum_figures_per_period(read: RolledUpFigures, *, span: timedelta, length: ti
 
 
 def sum_figures(parts: Sequence[CallFigures]) -> CallFigures:
-    """Returns the figures of several periods as one: the sum of each figure, and the maximum of `waiting`."""
+    """Returns the figures of several periods as one: the sum of each figure, and the known maximum of `waiting`."""
     spent: dict[str, Decimal] = {}
     for each in parts:
         for unit, amount in each.spent.items():
             spent[unit] = spent.get(unit, Decimal(0)) + amount
     latency = [sum(counts) for counts in zip_longest(*(each.latency for each in parts), fillvalue=0)]
-    numbers = {}
+    numbers: dict[str, Any] = {}
     for name in (field.name for field in fields(CallFigures) if field.name not in ("spent", "latency")):
         values = [getattr(each, name) for each in parts]
-        numbers[name] = max(values, default=0) if name in _MAXIMUM_FIGURES else sum(values)
+        known = [value for value in values if value is not None]
+        numbers[name] = max(known, default=None) if name in _MAXIMUM_FIGURES else sum(known)
     return CallFigures(**numbers, spent=spent, latency=latency)
 
 
@@ -180,7 +181,7 @@ def _calls_summary(sums: CallFigures) -> str:
 
 
 def _waiting_summary(points: Sequence[Point]) -> str:
-    known = [figures.waiting for _, figures in points if figures is not None]
+    known = [figures.waiting for _, figures in points if figures is not None and figures.waiting is not None]
     return f"latest {known[-1]:,}, peak {max(known):,}" if known else "Not counted yet"
 
 
@@ -218,8 +219,9 @@ def figure_table_rows(points: Sequence[Point]) -> list[FigureRow]:
 
 def _row_texts(figures: CallFigures) -> list[str]:
     numbers = [figures.started, figures.not_started, figures.unknown, figures.scheduled + figures.pending]
-    further = [figures.callbacks, figures.delivered, figures.gave_up, figures.waiting]
+    further = [figures.callbacks, figures.delivered, figures.gave_up]
     texts = [*(f"{value:,}" for value in numbers), _latency_text(figures), *(f"{value:,}" for value in further)]
+    texts.append("–" if figures.waiting is None else f"{figures.waiting:,}")
     return [*texts, _money_spent_text(figures) or "–", f"{figures.unpriced:,}"]
 
 
