@@ -80,3 +80,25 @@ async def test_a_delivery_waits_only_for_an_earlier_one_whose_result_frees_it(
             assert await store.record_attempts(database, [], held=held) == 0
     finally:
         await database.close()
+
+
+@pytest.mark.parametrize(("failed", "is_held"), [(0, True), (1, True), (2, False)])
+async def test_the_event_settled_holds_later_events_until_its_second_failure(
+    database_url: str, failed: int, *, is_held: bool
+) -> None:
+    database = Database(database_url, pool_size=1)
+    try:
+        await database.fetch("DELETE FROM delivery")
+        await database.fetch(
+            """INSERT INTO delivery (id, call_id, at, tenant_id, event, position, attempts, next_attempt_at)
+            SELECT gen_random_uuid(), $1, now(), 'tenant', event, position, attempts, now() + wait * interval '1 minute'
+            FROM (VALUES ('settled', -2, $2::int, 1), ('completed', 3, 0, 0)) AS given (event, position, attempts, wait)""",
+            uuid4(),
+            failed,
+        )
+        (claimed,) = await store.claim_deliveries(
+            database, months=None, lease=timedelta(minutes=1), limit=9, per_tenant=9, busy_tenant_ids=[]
+        )
+        assert (claimed.event, claimed.held) == ("completed", is_held)
+    finally:
+        await database.close()
