@@ -42,7 +42,7 @@ def apply_resource(call: AnyCall, resource: CallResource, *, late: bool = False)
         if not (stale and (name in _ATTRIBUTES_CHANGED_WITH_STATUS or known is not None)):
             setattr(call, name, value)
     events: list[Event] = []
-    if call.status != before[0]:
+    if call.status not in (before[0], "queued"):  # each call begins as `queued`, so that is no progress
         events.append(("call.status", {"status": call.status, "previous": before[0]}))
     if call.price != before[1]:
         events.append(("call.priced", {"price": f"{call.price:f}", "price_unit": call.price_unit}))

@@ -221,8 +221,7 @@ class Settlement:
             was = {"settled_by": call.settled_by, "problem": (call.problem or {}).get("slug")}
             change = replace(change, event="call.corrected", data={**change.data, "was": was})
         delivery = _apply_change_in_memory(call, change, now=now)
-        apply_resource(call, resource)
-        return EventsAndDelivery([(change.event, dict(change.data))], delivery)
+        return EventsAndDelivery([(change.event, dict(change.data)), *apply_resource(call, resource)], delivery)
 
     async def apply_change(self, session: Session, call: Call, change: RecordChange) -> None:
         """Applies the change to the record. Writes its event and, if the tenant requested it, a delivery.

@@ -33,6 +33,15 @@ def test_events_and_deliveries_are_in_one_order_with_the_time_between_and_long_g
     ]
 
 
+def test_a_callback_that_settles_a_call_has_one_line_although_two_events_follow() -> None:
+    settling = [
+        event(1, "call.callback", CallStatus="ringing"),
+        event(1.001, "call.started", sid=SID, settled_by="callback"),
+        event(1.002, "call.status", status="ringing", previous=None),
+    ]
+    assert [entry.title for entry in timeline_entries(history(*settling))] == ["Twilio reports: ringing", "Started at Twilio"]
+
+
 def test_a_status_that_no_callback_reported_has_a_line() -> None:
     entries = timeline_entries(history(event(1, "call.status", status="ringing", previous="queued")))
     assert [(entry.title, entry.detail) for entry in entries] == [("Status: ringing", "before: queued")]

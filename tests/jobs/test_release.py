@@ -233,7 +233,7 @@ async def test_a_call_that_twilio_has_is_started_and_others_wait(gateway: Gatewa
         bound = await record(tenant, rung["id"])
         assert (bound["execution"], bound["settled_by"], bound["sid"]) == ("started", "list", "CA" + "1" * 32)
         types = [event["type"] for event in await tenant.events(rung["id"])]
-        assert types == ["call.scheduled", "call.searched", "call.started"]
+        assert types == ["call.scheduled", "call.searched", "call.started", "call.status"]
         await dial_all(dialer)
         assert [dict(post.form)["To"] for post in upstream.posts] == ["sip:ann@example.com"]
         assert (await record(tenant, waiting["id"]))["execution"] == "started"

@@ -22,7 +22,7 @@ from app.jobs.resolve import SEARCH_BATCH_SIZE, OutcomeResolver
 from app.twilio.call_list import PAGE_SIZE
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
-from tests.support.jobs import run_search, run_step, running_resolver
+from tests.support.jobs import run_search, run_step, running_refresher, running_resolver
 from tests.support.upstream import (
     Behaviour,
     Upstream,
@@ -135,7 +135,7 @@ async def test_a_callback_binds_the_call_whose_answer_was_lost(gateway: Gateway)
         assert (await tenant.create("k")).json()["sid"] == "CA" + "1" * 32
         assert len(upstream.posts) == 1
     types = [event["type"] for event in await tenant.events(lost["id"])]
-    assert types == ["call.pending", "call.unknown", "call.callback", "call.started"]
+    assert types == ["call.pending", "call.unknown", "call.callback", "call.started", "call.status"]
 
 
 async def test_a_callback_before_the_response_binds_and_the_response_completes(patient_gateway: Gateway) -> None:
@@ -206,6 +206,35 @@ async def test_the_list_binds_exactly_one_candidate(gateway: Gateway, resolver: 
         assert "StartTime>" in queries[1]
         assert not any("To" in query for query in queries)
         assert len(upstream.posts) == 1
+
+
+async def test_a_call_that_the_list_shows_as_ended_has_all_events_and_one_delivery_of_its_end(
+    gateway: Gateway, resolver: OutcomeResolver
+) -> None:
+    end_time = format_datetime(datetime.now(UTC) - timedelta(hours=1))
+    ended = entry("f", status="completed", price="-0.00750", end_time=end_time)
+    async with (
+        running_upstream(reset, listed(ended), listed(), answer(200, ended)) as upstream,
+        running_refresher(gateway) as refresher,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        callbacks: dict[str, Any] = {
+            "status_callback": "https://example.com/progress",
+            "status_callback_event": ["settled", "completed"],
+        }
+        lost = (await tenant.create(**callbacks)).json()
+        await _search_now(gateway, resolver, lost["id"])
+        _, _, searched, started, status, priced = events = await tenant.events(lost["id"])
+        assert [event["type"] for event in (searched, started)] == ["call.searched", "call.started"]
+        assert (status["type"], status["data"]) == ("call.status", {"status": "completed", "previous": None})
+        assert (priced["type"], priced["data"]) == ("call.priced", {"price": "-0.00750", "price_unit": "USD"})
+        for _ in range(2):
+            async with gateway.database.begin() as session:
+                await session.execute(text("UPDATE call SET refresh_at = now() WHERE id = :id"), {"id": lost["id"]})
+            await run_step(refresher)
+        assert await tenant.events(lost["id"]) == events
+        deliveries = (await tenant.http.get(f"/v1/calls/{lost['id']}/deliveries")).json()["deliveries"]
+        assert [delivery["event"] for delivery in deliveries] == ["settled", "completed"]
 
 
 async def test_a_list_that_is_read_to_refresh_calls_binds_a_call_of_unknown_outcome(
@@ -480,8 +509,7 @@ async def test_a_late_proof_corrects_a_none_found(gateway: Gateway, resolver: Ou
         assert (record["execution"], record["settled_by"], record["sid"]) == ("started", way, sid)
         assert record["problem"] is None
         assert (await tenant.create("k")).json()["sid"] == sid
-    corrected = (await tenant.events(lost["id"]))[-1]
-    assert corrected["type"] == "call.corrected"
+    (corrected,) = [event for event in await tenant.events(lost["id"]) if event["type"] == "call.corrected"]
     was = {"settled_by": "none_found", "problem": "none-found"}
     assert corrected["data"] == {"settled_by": way, "sid": sid, "was": was}
     if way == "list":

@@ -83,9 +83,11 @@ def _with_gaps(entries: Sequence[TimelineEntry]) -> Iterator[TimelineEntry]:
 
 
 def _event_entries(events: Sequence[EventRow], *, reveal: bool) -> Iterator[TimelineEntry]:
-    before: EventRow | None = None
+    callback: EventRow | None = None
     for event in events:
-        if not (before is not None and _repeats_callback_status(event, before)):
+        if event.type == "call.callback":
+            callback = event
+        if not (callback is not None and _repeats_callback_status(event, callback)):
             title, detail, tone = _describe_event(event)
             raw = dict(event.data)
             yield TimelineEntry(
@@ -97,16 +99,14 @@ def _event_entries(events: Sequence[EventRow], *, reveal: bool) -> Iterator[Time
                 id=f"e-{event.id}",
                 raw={"type": event.type, "data": raw if reveal else mask_json(raw)},
             )
-        before = event
 
 
-def _repeats_callback_status(event: EventRow, before: EventRow) -> bool:
-    """Returns whether the event only repeats the status that the callback before it reported."""
+def _repeats_callback_status(event: EventRow, callback: EventRow) -> bool:
+    """Returns whether the event only repeats the status that the last callback reported."""
     return (
         event.type == "call.status"
-        and before.type == "call.callback"
-        and event.at - before.at < _MAX_STATUS_DELAY
-        and event.data.get("status") == before.data.get("CallStatus")
+        and event.at - callback.at < _MAX_STATUS_DELAY
+        and event.data.get("status") == callback.data.get("CallStatus")
     )
 
 
