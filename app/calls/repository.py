@@ -81,13 +81,16 @@ async def get_call(session: AsyncSession, call_id: UUID, *, tenant_id: str) -> C
     return (await session.scalars(statement)).one_or_none()
 
 
-async def may_be_dialled_again(session: AsyncSession, call_id: UUID, *, attempt: int) -> bool:
-    """Returns whether the call's attempt `attempt` is still pending and no client has asked to end this attempt."""
+async def may_be_dialled_again(session: AsyncSession, call_id: UUID, *, attempt: int, pending_since: datetime) -> bool:
+    """Returns whether the call is still pending in this attempt, and no client has asked to end this attempt.
+
+    `pending_since` is when the attempt began: if Postgres has lost the attempt, another one may have its number.
+    """
     is_to_end = (
         select(PendingUpdate.call_id).where(PendingUpdate.call_id == Call.id, PendingUpdate.attempt == Call.attempt).exists()
     )
-    statement = select(Call.id).where(Call.id == call_id, Call.attempt == attempt, Call.execution == "pending", ~is_to_end)
-    return (await session.scalar(statement)) is not None
+    is_same = Call.id == call_id, Call.attempt == attempt, Call.pending_since == pending_since, Call.execution == "pending"
+    return (await session.scalar(select(Call.id).where(*is_same, ~is_to_end))) is not None
 
 
 async def accounts_of_calls(session: AsyncSession, call_ids: Collection[UUID]) -> dict[UUID, UUID]:

@@ -195,7 +195,8 @@ async def test_a_call_that_was_canceled_after_its_attempt_was_lost_stays_cancele
             while len(upstream.posts) < 2:
                 await asyncio.sleep(0.01)
         canceled = """UPDATE call SET execution = 'not_started', settled_by = 'canceled', attempt = 1,
-            problem = '{"slug": "canceled-before-dial", "detail": "", "after_s": null}' WHERE id = :id"""
+            problem = '{"slug": "canceled-before-dial", "detail": "", "after_s": null}', pending_since = created_at
+            WHERE id = :id"""
         async with gateway.database.begin() as session:
             await session.execute(text(canceled), {"id": call_id})
         upstream.released.set()
@@ -257,7 +258,8 @@ async def test_a_lost_attempt_of_a_dialled_call_has_a_slot_again(gateway: Gatewa
         async with asyncio.timeout(TIMEOUT_S):
             while len(upstream.posts) < 2:
                 await asyncio.sleep(0.01)
-        lost = "UPDATE call SET execution = 'not_started', settled_by = 'response', attempt = 1 WHERE id = $1"
+        lost = """UPDATE call SET execution = 'not_started', settled_by = 'response', attempt = 1, pending_since = created_at
+            WHERE id = $1"""
         await gateway.database.fetch(lost, UUID(call_id))
         before = await gateway.database.fetch("DELETE FROM dial_slot WHERE call_id = $1 RETURNING ring_by", UUID(call_id))
         upstream.released.set()

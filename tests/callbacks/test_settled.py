@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 from uuid import UUID, uuid4
@@ -363,10 +364,10 @@ async def test_a_batch_writes_the_deliveries_of_current_attempts_only(gateway: G
             "call.planted", {}, {"execution": "not_started", "settled_by": "response", "problem": {"slug": "late"}}
         )
         current, late = SettledCall.from_change(calls[wanting], started), SettledCall.from_change(calls[wanting], refused)
-        late = SettledCall(late.call_id, 1, late.change, late.delivery, late.deliveries_written)
+        late = replace(late, attempt=1)
         plain = SettledCall.from_change(calls[other], refused)
         written = await write_outcomes(gateway.database, [late, current, plain])
-        assert {key for key, at in written.items() if at} == {(UUID(wanting), 2), (UUID(other), 2)}
+        assert [at is not None for at in written] == [False, True, True]
     assert await _reported(tenant, wanting) == [("settled", "started", "response")]
     assert await _deliveries(tenant, other) == []
     async with gateway.database.begin() as session:

@@ -5,7 +5,6 @@ import contextlib
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -21,11 +20,12 @@ from app.calls.creation.dial import (
     dial,
 )
 from app.calls.creation.exception_logger import ExceptionLogger
+from app.calls.creation.lost.service import LostRecordWriter, is_attempt_lost, is_same_attempt
 from app.calls.creation.refused_accounts import apply_outcome_to_account
 from app.calls.creation.rejected_credentials import mark_rejected_credentials
-from app.calls.creation.repository import restore_lost_attempt
+from app.calls.creation.repository import lock_scheduled_dial
 from app.calls.creation.scheduled.service import ScheduledIntentWriter
-from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, SettledCall, insert_lost_intent, write_outcomes
+from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, SettledCall, write_outcomes
 from app.calls.creation.twilio_queue import TwilioQueueWatch
 from app.calls.creation.undialled_calls import UndialledCallRecorder
 from app.calls.models import Call
@@ -33,7 +33,7 @@ from app.calls.settlement import SID_TAKEN_EXPLANATION, RecordChange, Settlement
 from app.calls.store import SidTaken
 from app.calls.stored_problem import error_as_json, is_retried_when_scheduled
 from app.database.batcher import Batcher, RowLocked
-from app.database.engine import Database, Session, run_after_commit
+from app.database.engine import Database
 from app.database.errors import is_value_refused
 from app.database.retry_queue import RetryQueue
 from app.errors import CallgateError, DatabaseUnavailable
@@ -76,6 +76,7 @@ class CallPlacer:
             self._write_outcomes, max_batch=MAX_ROWS_PER_STATEMENT
         )
         self._twilio_queue = TwilioQueueWatch(self.metrics.twilio)
+        self._lost_records = LostRecordWriter(self.database, self.metrics)
         self._late_outcomes = RetryQueue(self._retry_commit, name="outcomes", max_batch=MAX_ROWS_PER_STATEMENT)
 
     async def place(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Call | NewCall:
@@ -139,7 +140,9 @@ class CallPlacer:
             """
             try:
                 async with self.database.begin() as session:
-                    return await repository.may_be_dialled_again(session, call.id, attempt=call.attempt)
+                    return await repository.may_be_dialled_again(
+                        session, call.id, attempt=call.attempt, pending_since=call.pending_since
+                    )
             except DatabaseUnavailable:
                 return False
 
@@ -219,8 +222,7 @@ class CallPlacer:
     async def _write_outcomes(
         self, outcomes: Sequence[tuple[Call | NewCall, RecordChange]]
     ) -> list[datetime | RowLocked | None]:
-        written = await write_outcomes(self.database, [SettledCall.from_change(call, change) for call, change in outcomes])
-        return [written[call.id, call.attempt] for call, _ in outcomes]
+        return await write_outcomes(self.database, [SettledCall.from_change(call, change) for call, change in outcomes])
 
     async def _commit_to_settled_record(
         self, call: Call | NewCall, outcome: Outcome, change: RecordChange, dial_row: DialRow | None
@@ -232,49 +234,21 @@ class CallPlacer:
         writes it again.
         """
         async with self.database.begin() as session:
+            if dial_row is not None:
+                # Before the record, as a grant does.
+                await lock_scheduled_dial(session, call.id)
             locked = await repository.lock_call(session, call.id)
             if locked is not None:
-                # If the record still waits to be dialled, Postgres has lost a grant: `callgate queues release` settles it.
-                # A call that was canceled, or has expired, stays ended if this attempt has not started it.
-                is_withdrawn = locked.settled_by in ("canceled", "expired") and isinstance(outcome, NotStartedOutcome)
-                if locked.attempt < call.attempt and locked.execution not in ("scheduled", "started") and not is_withdrawn:
-                    await self._restore_lost_attempt(session, locked, call, dial_row)
+                if is_attempt_lost(locked, call, outcome):
+                    await self._lost_records.restore_attempt(session, locked, call, dial_row)
                 if isinstance(outcome, StartedOutcome):
                     await self.settlement.bind_twilio_call(session, locked, outcome.resource, by="response", data=change.data)
-                elif locked.attempt == call.attempt and locked.execution in ("pending", "unknown"):
+                elif is_same_attempt(locked, call) and locked.execution in ("pending", "unknown"):
                     # In any other state, the record has a more recent outcome.
                     await self.settlement.apply_change(session, locked, change)
                 return locked
-        await self._insert_lost_record(call, dial_row)
+        await self._lost_records.insert_record(call, dial_row)
         return await self._commit_change(call, outcome, change, dial_row)
-
-    async def _restore_lost_attempt(
-        self, session: Session, record: Call, call: Call | NewCall, dial_row: DialRow | None
-    ) -> None:
-        """Writes an attempt that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
-        await restore_lost_attempt(session, record, call, dial_row=dial_row)
-        await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
-        run_after_commit(session, partial(self._report_lost_record, call, call.attempt))
-
-    async def _insert_lost_record(self, call: Call | NewCall, dial_row: DialRow | None) -> None:
-        """Inserts a record that Postgres has lost after its commit, as in a fail-over to a standby that lagged behind."""
-        lost_attempt, call.attempt = call.attempt, 1
-        insert = partial(insert_lost_intent, self.database, call, pending_since=call.pending_since, dial_row=dial_row)
-        try:
-            if not await insert():
-                # A later request has taken the key, or the call that this one redials has got another redial.
-                call.idempotency_key = call.redial_of = None
-                await insert()
-        except DatabaseUnavailable as error:
-            if error.commit_in_doubt:
-                self._report_lost_record(call, lost_attempt)
-            raise
-        self._report_lost_record(call, lost_attempt)
-
-    def _report_lost_record(self, call: Call | NewCall, attempt: int) -> None:
-        """Counts and logs that a record or an attempt was lost. Call this method when it has or may have been written again."""
-        self.metrics.calls.records_lost.inc()
-        logger.error("record_lost", call_id=str(call.id), attempt=attempt)
 
     async def _retry_commit(self, late_outcome: tuple[Call | NewCall, Outcome, RecordChange, DialRow | None]) -> None:
         """Tries once more to commit the outcome of a dial, because the first commit failed."""

@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
+from uuid import UUID
 
 from pydantic_core import to_json
-from sqlalchemy import func, text, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.calls.status_callbacks import CALLBACK_COLUMNS, callback_columns_for_new_attempt
 from app.scheduling.dial_slots import insert_slot_sql
+from app.scheduling.models import ScheduledDial
 
 _ADD_SLOT = text(f"""
     {insert_slot_sql(dial="dial", granted_at="clock_timestamp()", parameters="call.parameters")}
@@ -45,8 +47,17 @@ async def reopen_call(session: AsyncSession, call: Call, new_intent: NewCall) ->
 
 async def update_pending_call(session: AsyncSession, call: NewCall, columns: Mapping[str, Any]) -> None:
     """Sets columns of the record of `call`, if the record is still pending in the same attempt."""
-    is_same = Call.id == call.id, Call.execution == "pending", Call.attempt == call.attempt
-    await session.execute(update(Call).where(*is_same).values(**columns))
+    is_same = Call.attempt == call.attempt, Call.pending_since == call.pending_since
+    await session.execute(update(Call).where(Call.id == call.id, Call.execution == "pending", *is_same).values(**columns))
+
+
+async def lock_scheduled_dial(session: AsyncSession, call_id: UUID) -> bool:
+    """Locks the call's row of `scheduled_dial`, which allows one dial of the call. Returns False if there is no such row.
+
+    Callers lock this row before the row of the call, because a fixed order prevents deadlocks.
+    """
+    statement = select(ScheduledDial.call_id).where(ScheduledDial.call_id == call_id).with_for_update()
+    return await session.scalar(statement) is not None
 
 
 async def restore_lost_attempt(
@@ -55,12 +66,15 @@ async def restore_lost_attempt(
     """Makes the record pending in the attempt of `call`, which Postgres has lost after its commit.
 
     `dial_row` is the row of `scheduled_dial` with which a scheduled call waited. A scheduled call also gets a dial slot, so
-    that it counts toward `max_concurrent` like every dialled call.
+    that it counts toward `max_concurrent` like every dialled call. If the call waits again, because its grant was lost, its row
+    is deleted: the caller has locked it before the record (`lock_scheduled_dial`).
     """
     restored = {"execution": "pending", "pending_since": call.pending_since, "attempt": call.attempt}
     for name, value in (_values_for_new_attempt(call) | restored).items():
         setattr(record, name, value)
     if dial_row is not None:
+        statement: Any = delete(ScheduledDial).where(ScheduledDial.call_id == call.id)
+        await session.execute(statement.execution_options(synchronize_session=False))
         await session.execute(_ADD_SLOT, {"dial": to_json(dial_row).decode()})
 
 

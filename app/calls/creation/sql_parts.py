@@ -1,7 +1,10 @@
-"""Builds parts of the SQL statements that write many calls at once."""
+"""Builds parts of the SQL statements that write many calls at once, and the JSON rows that they read."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pydantic_core import to_json
+from uuid_utils import uuid7
 
 from app.calls.store import insert_deliveries_sql
 
@@ -21,6 +24,11 @@ def json_rows_sql(*extra_columns: str) -> str:
     event = ("(given ->> 'event_id')::uuid AS event_id", "given ->> 'event' AS event", "given -> 'data' AS data")
     return f"""SELECT {", ".join(("wanted.*", *event, *extra_columns))}
         FROM jsonb_array_elements($1::jsonb) AS given, jsonb_populate_record(NULL::call, given) AS wanted"""  # noqa: S608  # own names
+
+
+def rows_as_json(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the rows as JSON for `json_rows_sql`. Gives each row an `event_id`."""
+    return to_json([{**row, "event_id": str(uuid7())} for row in rows]).decode()
 
 
 def new_deliveries_sql(from_clause: str) -> str:

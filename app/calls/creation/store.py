@@ -4,17 +4,22 @@ An intent is the first record of a call that is dialled next. Rows are sent as J
 column types. That costs this process a tenth of what one bound parameter for each value would cost.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
 from asyncpg import UniqueViolationError
-from pydantic_core import to_json
-from uuid_utils import uuid7
 
-from app.calls.creation.sql_parts import DELIVERY_COLUMN, interval_sql, json_rows_sql, new_deliveries_sql, quoted_columns_sql
+from app.calls.creation.sql_parts import (
+    DELIVERY_COLUMN,
+    interval_sql,
+    json_rows_sql,
+    new_deliveries_sql,
+    quoted_columns_sql,
+    rows_as_json,
+)
 from app.calls.last_answer import with_stored_resource_columns
 from app.calls.models import Call
 from app.calls.outbox import NewDelivery, delivery_of_event_settled
@@ -22,7 +27,7 @@ from app.calls.settlement import RecordChange
 from app.calls.store import UNIQUE_SID_CONSTRAINT, RecordColumns, SidTaken
 from app.database.batcher import LOCKED, RowLocked
 from app.database.engine import Database
-from app.scheduling.scheduled_dial_sql import SCHEDULED_DIAL_COLUMN_SQL, insert_scheduled_dials_sql, insert_slots_sql
+from app.scheduling.scheduled_dial_sql import SCHEDULED_DIAL_COLUMN_SQL, insert_scheduled_dials_sql
 from app.twilio.schemas import CallResource
 
 
@@ -134,12 +139,6 @@ IDEMPOTENCY_KEY_CONFLICT = "(tenant_id, idempotency_key) WHERE idempotency_key I
 INTENT_STATE_COLUMNS = ("execution", "resource_left_out")
 PENDING_INTENT_VALUES = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
 _INSERT_INTENTS = insert_calls_sql(INTENT_STATE_COLUMNS, on_conflict=IDEMPOTENCY_KEY_CONFLICT)
-_INSERT_LOST_INTENTS = insert_calls_sql(
-    INTENT_STATE_COLUMNS,
-    on_conflict="",
-    json_columns=[SCHEDULED_DIAL_COLUMN_SQL],
-    ctes_after=insert_slots_sql("given JOIN inserted USING (id)"),
-)
 # Ignores every conflict: the intent may have been committed after all, or a later request may have taken its key.
 _INSERT_WITHDRAWN = insert_calls_sql(
     ["execution", "settled_by", "problem", "deliveries_written"],
@@ -157,34 +156,36 @@ def _write_outcomes_sql(*, complete: bool) -> str:
 
     Rows are locked in the order of ids, which prevents deadlocks. The lock has no condition on `execution`: Postgres might use
     an index of all calls that are not started. A call that is not pending, or is in another attempt, has a newer outcome and is
-    not changed. Rows that another session has locked are skipped, so that the batch does not wait for them.
+    not changed. An attempt is identified by its number and `pending_since`, because after a fail-over that has lost an attempt,
+    another one has the same number. Rows that another session has locked are skipped, so that the batch does not wait for them.
     """
     times = [f"{interval_sql(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIME_COLUMNS]
     due_at = f"now() + {interval_sql('due_in', json_value='given.dial')}"
-    changed_rows = "given JOIN changed USING (id, attempt)"
+    changed_rows = "given JOIN changed USING (event_id)"
     more = new_deliveries_sql(changed_rows) + insert_scheduled_dials_sql(changed_rows, due_at=due_at)
     written = ", deliveries_written = coalesce(given.deliveries_written, call.deliveries_written)"
     return f"""
         WITH given AS MATERIALIZED (
             {json_rows_sql(*times, DELIVERY_COLUMN, SCHEDULED_DIAL_COLUMN_SQL) if complete else json_rows_sql(*times)}
         ), locked AS MATERIALIZED (
-            SELECT id, attempt, execution FROM call WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE SKIP LOCKED
+            SELECT id, attempt, pending_since, execution FROM call
+            WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE SKIP LOCKED
         ), pending AS MATERIALIZED (
-            SELECT id, attempt FROM locked JOIN given USING (id, attempt) WHERE locked.execution = 'pending'
+            SELECT event_id FROM locked JOIN given USING (id, attempt)
+            WHERE locked.execution = 'pending' AND locked.pending_since = coalesce(given.pending_since, locked.pending_since)
         ), changed AS (
             UPDATE call SET ({quoted_columns_sql(_OUTCOME_COLUMNS)}) = ROW ({quoted_columns_sql(_OUTCOME_COLUMNS, "given.")}),
                 {", ".join(f"{name} = now() + given.{name}_in" for name in _OUTCOME_TIME_COLUMNS)},
                 updated_at = now(){written if complete else ""}
-            FROM given JOIN pending USING (id, attempt) WHERE call.id = given.id
-            RETURNING call.id, call.attempt, call.updated_at
+            FROM given JOIN pending USING (event_id) WHERE call.id = given.id
+            RETURNING event_id, call.updated_at AS changed_at
         ), new_event AS (
             INSERT INTO call_event (id, call_id, at, type, data)
             SELECT event_id, id, clock_timestamp(), event, data FROM {changed_rows}
         ){more if complete else ""}
-        SELECT given.id, given.attempt, changed.updated_at,
+        SELECT given.id, given.attempt, given.pending_since, changed_at,
             CASE WHEN locked.id IS NULL THEN EXISTS (SELECT FROM call WHERE call.id = given.id) ELSE false END AS is_locked
-        FROM given LEFT JOIN locked ON locked.id = given.id
-            LEFT JOIN changed ON changed.id = given.id AND changed.attempt = given.attempt
+        FROM given LEFT JOIN locked ON locked.id = given.id LEFT JOIN changed USING (event_id)
     """  # noqa: S608  # column names from this module
 
 
@@ -202,6 +203,8 @@ class SettledCall:
     delivery: NewDelivery | None = None
     deliveries_written: Sequence[str] = ()
     """The events for which a delivery is written, including the event of `delivery`. Empty if `delivery` is None."""
+    pending_since: datetime | None = None
+    """When the attempt began. None if that is unknown, for a first attempt whose commit is in doubt: only that has its id."""
 
     @classmethod
     def from_change(cls, call: Call | NewCall, change: RecordChange) -> Self:
@@ -209,18 +212,19 @@ class SettledCall:
 
         If `change` has Twilio's whole answer in one member, replaces this member by the columns that store the answer.
         """
-        written = call.deliveries_written
+        written, pending_since = call.deliveries_written, getattr(call, "pending_since", None)
         delivery = delivery_of_event_settled(call, change.columns, events_with_delivery=written)
         if change.columns.get("resource"):
             change = RecordChange(with_stored_resource_columns(call, change.columns), change.times, change.event, change.data)
         if delivery is None:
-            return cls(call.id, call.attempt, change)
-        return cls(call.id, call.attempt, change, delivery, (*written, delivery["event"]))
+            return cls(call.id, call.attempt, change, pending_since=pending_since)
+        return cls(call.id, call.attempt, change, delivery, (*written, delivery["event"]), pending_since)
 
     def outcome_row(self) -> dict[str, Any]:
         times = {f"{name}_in": None if offset is None else offset.total_seconds() for name, offset in self.change.times.items()}
         event = {"event": self.change.event, "data": self.change.data}
-        row = {"id": self.call_id, "attempt": self.attempt, **self.change.columns, **times, **event}
+        attempt = {"id": self.call_id, "attempt": self.attempt, "pending_since": self.pending_since}
+        row = {**attempt, **self.change.columns, **times, **event}
         if self.delivery is not None:
             row |= {"delivery": self.delivery, "deliveries_written": self.deliveries_written}
         if self.change.dial_row is not None:
@@ -237,20 +241,6 @@ async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) ->
     return {row["id"]: row["updated_at"] for row in inserted}
 
 
-async def insert_lost_intent(
-    database: Database, call: Call | NewCall, *, pending_since: datetime, dial_row: Mapping[str, Any] | None
-) -> bool:
-    """Inserts the pending record of a call that Postgres has lost. The call was dialled at `pending_since` or later.
-
-    `dial_row` is the row of `scheduled_dial` with which a scheduled call waited. The call is not dialled again, but gets a dial
-    slot, so that it counts toward `max_concurrent`. Returns False if there is a record of the call, another call has its
-    idempotency key, or another call is a redial of the same call.
-    """
-    row = intent_row(call) | PENDING_INTENT_VALUES | {"pending_since": pending_since}
-    given = row if dial_row is None else row | {"dial": dial_row}
-    return bool(await database.fetch(_INSERT_LOST_INTENTS, rows_as_json([given])))
-
-
 async def write_not_dialled(database: Database, calls: Sequence[NewCall], change: RecordChange) -> list[bool | RowLocked]:
     """Records `change` as the outcome of calls that were not dialled.
 
@@ -262,19 +252,17 @@ async def write_not_dialled(database: Database, calls: Sequence[NewCall], change
     rows = [{"deliveries_written": (), **intent_row(call), **outcomes[call.id].outcome_row()} for call in calls]
     inserted = {row["id"] for row in await database.fetch(_INSERT_WITHDRAWN, rows_as_json(rows))}
     # This statement follows the insert, so that it sees the rows with which the insert collided.
-    landed = [outcome for call_id, outcome in outcomes.items() if call_id not in inserted]
-    found = await write_outcomes(database, landed) if landed else {}
-    results = [found.get((call.id, call.attempt)) for call in calls]
+    landed = {call_id: outcome for call_id, outcome in outcomes.items() if call_id not in inserted}
+    found = dict(zip(landed, await write_outcomes(database, list(landed.values())), strict=True)) if landed else {}
+    results = [found.get(call.id) for call in calls]
     return [
         LOCKED if result is LOCKED else result is not None or call.id in inserted
         for call, result in zip(calls, results, strict=True)
     ]
 
 
-async def write_outcomes(
-    database: Database, outcomes: Sequence[SettledCall]
-) -> dict[tuple[UUID, int], datetime | RowLocked | None]:
-    """Writes the outcomes of pending calls, with their events. Returns a result for each outcome, by call id and attempt.
+async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) -> list[datetime | RowLocked | None]:
+    """Writes the outcomes of pending calls, with their events. Returns a result for each outcome.
 
     The result is the time of the change. It is None if the call is missing, not pending any more, or in another attempt. It is
     LOCKED if another session has locked the row. A batch may have outcomes of two attempts of one call. Raises SidTaken if a
@@ -283,18 +271,17 @@ async def write_outcomes(
     has_more = any(outcome.delivery is not None or outcome.change.dial_row is not None for outcome in outcomes)
     statement = _WRITE_COMPLETE_OUTCOMES if has_more else _WRITE_OUTCOMES
     try:
-        written = await database.fetch(statement, rows_as_json([outcome.outcome_row() for outcome in outcomes]))
+        rows = await database.fetch(statement, rows_as_json([outcome.outcome_row() for outcome in outcomes]))
     except UniqueViolationError as error:
         if error.constraint_name == UNIQUE_SID_CONSTRAINT:
             raise SidTaken from error
         raise
-    return {(row["id"], row["attempt"]): LOCKED if row["is_locked"] else row["updated_at"] for row in written}
+    results = {
+        (row["id"], row["attempt"], row["pending_since"]): LOCKED if row["is_locked"] else row["changed_at"] for row in rows
+    }
+    return [results[each.call_id, each.attempt, each.pending_since] for each in outcomes]
 
 
 def intent_row(call: Call | NewCall) -> dict[str, Any]:
     columns = {column: getattr(call, name) for name, column in _COLUMN_BY_ATTRIBUTE.items()}
     return columns | {"fingerprint": f"\\x{call.fingerprint.hex()}"}
-
-
-def rows_as_json(rows: Sequence[Mapping[str, Any]]) -> str:
-    return to_json([{**row, "event_id": str(uuid7())} for row in rows]).decode()

@@ -14,6 +14,7 @@ from typing import Literal
 from app.audit.events import Actor
 from app.audit.store import record_audit_event
 from app.calls import repository
+from app.calls.creation.repository import lock_scheduled_dial
 from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database.engine import Database, Session, driver_connection
@@ -241,7 +242,7 @@ class GrantRelease:
         if candidates.is_complete and not candidates.calls:
             return "waiting"
         async with self.database.begin() as session:
-            if not await store.lock_scheduled_dial(session, waiting_call.id):
+            if not await lock_scheduled_dial(session, waiting_call.id):
                 return "waiting"
             call = await repository.lock_call(session, waiting_call.id)
             if call is None or call.execution != "scheduled":

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic_core import from_json
-from sqlalchemy import Uuid, bindparam, delete, select, text
+from sqlalchemy import Uuid, bindparam, delete, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.models import Call
@@ -65,15 +65,6 @@ async def possibly_granted_calls(
     """
     rows = await database.fetch(_POSSIBLY_GRANTED_CALLS, account_id, before, since, after, limit)
     return [Call(**{**row, "parameters": from_json(row["parameters"])}) for row in rows]
-
-
-async def lock_scheduled_dial(session: AsyncSession, call_id: UUID) -> bool:
-    """Locks the call's row of `scheduled_dial`, which allows one dial of the call. Returns False if there is no such row.
-
-    Callers lock this row before the row of the call, because a fixed order prevents deadlocks.
-    """
-    statement = select(ScheduledDial.call_id).where(ScheduledDial.call_id == call_id).with_for_update()
-    return await session.scalar(statement) is not None
 
 
 async def replace_scheduled_dial_by_slot(session: AsyncSession, call_id: UUID) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.calls.creation.sql_parts import rows_as_json
 from app.calls.creation.store import (
     IDEMPOTENCY_KEY_CONFLICT,
     INTENT_STATE_COLUMNS,
@@ -18,7 +19,6 @@ from app.calls.creation.store import (
     NewCall,
     insert_calls_sql,
     intent_row,
-    rows_as_json,
 )
 from app.database.batcher import LOCKED, RowLocked
 from app.database.engine import Database

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import structlog
 
+from app.calls.creation.lost.store import insert_lost_intent
 from app.calls.creation.scheduled.store import MAX_SCHEDULED_ROWS_PER_STATEMENT, ScheduledCall, insert_scheduled_calls
-from app.calls.creation.store import insert_lost_intent
 from app.clock import monotonic_seconds
 from app.database.batcher import Batcher
 from app.database.engine import Database

@@ -1,0 +1,86 @@
+"""Writes records and attempts that Postgres has lost, as in a fail-over to a standby that lagged behind.
+
+The process that dials a call knows them until the outcome is committed. The number of an attempt does not identify it: if an
+attempt is lost, another process may begin an attempt with the same number. So `pending_since`, when it began, is compared, too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import structlog
+
+from app.calls import repository
+from app.calls.creation.dial import NotStartedOutcome, Outcome, StartedOutcome
+from app.calls.creation.lost.store import insert_lost_intent
+from app.calls.creation.repository import restore_lost_attempt
+from app.calls.creation.store import NewCall
+from app.calls.models import Call
+from app.database.engine import Database, Session, run_after_commit
+from app.errors import DatabaseUnavailable
+from app.observability import Metrics
+
+logger = structlog.stdlib.get_logger(__name__)
+
+
+def is_same_attempt(record: Call, call: Call | NewCall) -> bool:
+    """Returns whether the record is in the attempt of `call`."""
+    return (record.attempt, record.pending_since) == (call.attempt, call.pending_since)
+
+
+def is_attempt_lost(record: Call, call: Call | NewCall, outcome: Outcome) -> bool:
+    """Returns whether Postgres has lost the attempt of `call`, and the record must have it again because of its outcome.
+
+    Not if the record has a later attempt. But a call that Twilio has started never waits, whatever came later.
+
+    If the outcome is that no call was started, the attempt is needed only if an earlier attempt ended the record. In a pending
+    or unknown record, another attempt may have started a call. A waiting record is left to `callgate queues release`. A call
+    that was canceled, or has expired, stays ended.
+    """
+    if record.execution == "started":
+        return False
+    is_later = record.pending_since < call.pending_since
+    if isinstance(outcome, NotStartedOutcome):
+        is_ended = record.execution == "not_started" and record.settled_by not in ("canceled", "expired")
+        return is_later and is_ended and record.attempt < call.attempt
+    return is_later or (record.execution == "scheduled" and isinstance(outcome, StartedOutcome))
+
+
+@dataclass(frozen=True, slots=True)
+class LostRecordWriter:
+    """Writes lost records and attempts again, and counts and logs them.
+
+    `dial_row` is the row of `scheduled_dial` with which a scheduled call waited. It is None for any other call.
+    """
+
+    database: Database
+    metrics: Metrics
+
+    async def restore_attempt(
+        self, session: Session, record: Call, call: Call | NewCall, dial_row: Mapping[str, Any] | None
+    ) -> None:
+        """Makes the record pending in the attempt of `call`. If the record waited, it does not wait any more."""
+        await restore_lost_attempt(session, record, call, dial_row=dial_row)
+        await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
+        run_after_commit(session, partial(self._report, call, call.attempt))
+
+    async def insert_record(self, call: Call | NewCall, dial_row: Mapping[str, Any] | None) -> None:
+        """Inserts the record of `call`, pending in its first attempt. Changes nothing if there is a record."""
+        lost_attempt, call.attempt = call.attempt, 1
+        insert = partial(insert_lost_intent, self.database, call, pending_since=call.pending_since, dial_row=dial_row)
+        try:
+            if not await insert():
+                # A later request has taken the key, or the call that this one redials has got another redial.
+                call.idempotency_key = call.redial_of = None
+                await insert()
+        except DatabaseUnavailable as error:
+            if error.commit_in_doubt:
+                self._report(call, lost_attempt)
+            raise
+        self._report(call, lost_attempt)
+
+    def _report(self, call: Call | NewCall, attempt: int) -> None:
+        """Counts and logs that a record or an attempt was lost. Call this method when it has or may have been written again."""
+        self.metrics.calls.records_lost.inc()
+        logger.error("record_lost", call_id=str(call.id), attempt=attempt)
