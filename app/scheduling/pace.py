@@ -4,10 +4,23 @@ The functions compute how many calls the row allows now, and its `next_at` after
 generic cell rate algorithm (ITU-T I.371), which stores one timestamp instead of a fill level and a time. Within any span of s
 seconds at most `burst + s * calls_per_second` calls are dialled.
 
+If Postgres's clock steps back, `next_at` may be later than calls and pauses can make it. Then one call is allowed, which sets
+`next_at` anew. A mere upper limit of `next_at` would move on with the clock and allow no call.
+
 All arguments are SQL expressions. A statement must lock the row before it reads the clock for `at`.
 """
 
+MAX_PAUSE_S = 60
+"""The longest pause of an account's calls: `next_at_for_pause_sql` must not get a later time."""
 _NO_LIMIT = 1_000_000
+
+
+def _next_at_sql(at: str) -> str:
+    """Returns SQL for the `next_at` of the row `pace`, or if that is impossible at the time `at`, one that allows one call."""
+    return f"""CASE
+        WHEN pace.next_at > {at} + make_interval(secs => (pace.burst / pace.calls_per_second)::float8 + {MAX_PAUSE_S})
+        THEN {at} + make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8)
+        ELSE pace.next_at END"""
 
 
 def allowed_calls_sql(at: str) -> str:
@@ -17,7 +30,8 @@ def allowed_calls_sql(at: str) -> str:
     """
     return f"""greatest(0, least(
         coalesce(
-            floor(pace.burst - extract(epoch FROM greatest(pace.next_at, {at}) - {at}) * pace.calls_per_second), {_NO_LIMIT}
+            floor(pace.burst - extract(epoch FROM greatest({_next_at_sql(at)}, {at}) - {at}) * pace.calls_per_second),
+            {_NO_LIMIT}
         ),
         coalesce(pace.max_concurrent - pace.in_use, {_NO_LIMIT})
     ))::int"""
@@ -29,19 +43,20 @@ def seconds_until_allowed_sql(at: str) -> str:
     The SQL gives null if a call is allowed at `at`, or if `calls_per_second` is not set.
     """
     return f"""nullif(greatest(0,
-        extract(epoch FROM greatest(pace.next_at, {at}) - {at}) - (pace.burst - 1) / pace.calls_per_second
+        extract(epoch FROM greatest({_next_at_sql(at)}, {at}) - {at}) - (pace.burst - 1) / pace.calls_per_second
     ), 0)::float8"""
 
 
 def next_at_after_calls_sql(at: str, count: str) -> str:
     """Returns SQL for the new `next_at` (the token bucket) of the row `pace` after `count` calls were dialled at `at`."""
     return f"""CASE WHEN pace.calls_per_second IS NULL THEN pace.next_at
-        ELSE greatest(pace.next_at, {at}) + make_interval(secs => ({count} / pace.calls_per_second)::float8) END"""
+        ELSE greatest({_next_at_sql(at)}, {at}) + make_interval(secs => ({count} / pace.calls_per_second)::float8) END"""
 
 
 def next_at_for_pause_sql(at: str) -> str:
     """Returns SQL for the new `next_at` (the token bucket) of the row `pace`, so that no call is allowed before `at`."""
-    return f"greatest(pace.next_at, {at} + make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8))"
+    pause_end = f"{at} + make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8)"
+    return f"greatest({_next_at_sql(at)}, {pause_end})"
 
 
 def next_at_after_rate_change_sql(at: str, rate: str, burst: str) -> str:
@@ -51,11 +66,12 @@ def next_at_after_rate_change_sql(at: str, rate: str, burst: str) -> str:
     does not allow a call at once, and a higher rate shortens the current wait. A pause (`next_at_for_pause_sql`) is not
     shortened. If the row had no rate, or gets none, `next_at` stays.
     """
-    pause_end = "pace.next_at - make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8)"
+    next_at = _next_at_sql(at)
+    pause_end = f"{next_at} - make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8)"
     return f"""CASE WHEN pace.next_at > {at} AND pace.calls_per_second / {rate} IS NOT NULL THEN greatest(
         {at} + least(
-            (pace.next_at - {at}) * (pace.calls_per_second / {rate})::float8, make_interval(secs => ({burst} / {rate})::float8)
+            ({next_at} - {at}) * (pace.calls_per_second / {rate})::float8, make_interval(secs => ({burst} / {rate})::float8)
         ),
-        CASE WHEN pace.next_at > {at} + make_interval(secs => (pace.burst / pace.calls_per_second)::float8)
+        CASE WHEN {next_at} > {at} + make_interval(secs => (pace.burst / pace.calls_per_second)::float8)
             THEN {pause_end} + make_interval(secs => (({burst} - 1) / {rate})::float8) END
     ) ELSE pace.next_at END"""

@@ -29,14 +29,19 @@ _ALLOW_NEXT_PROBE = "UPDATE pace SET probe_at = clock_timestamp() WHERE subject_
 _RESUME = "UPDATE pace SET refused_since = NULL, probe_at = NULL WHERE subject_id = $1"
 
 
+def _probe_waits_sql(at: str) -> str:
+    """Returns SQL for whether the next probe waits. A `probe_at` too far ahead shows that Postgres's clock has stepped back."""
+    return f"(pace.probe_at > {at} AND pace.probe_at <= {at} + make_interval(secs => {_MAX_WAIT_ASKED_FOR_S}))"
+
+
 def allowed_probes_sql(at: str) -> str:
     """Returns SQL for the number of calls that may be granted at the time `at`: 0, 1, or null if the account is not refused."""
-    return f"CASE WHEN pace.probe_at > {at} THEN 0 WHEN pace.probe_at <= {at} THEN 1 END"
+    return f"CASE WHEN {_probe_waits_sql(at)} THEN 0 WHEN pace.probe_at IS NOT NULL THEN 1 END"
 
 
 def seconds_until_probe_sql(at: str) -> str:
     """Returns SQL for the seconds from `at` until the next probe. It gives null if there is nothing to wait for."""
-    return f"CASE WHEN pace.probe_at > {at} THEN extract(epoch FROM pace.probe_at - {at})::float8 END"
+    return f"CASE WHEN {_probe_waits_sql(at)} THEN extract(epoch FROM pace.probe_at - {at})::float8 END"
 
 
 def probe_at_after_grant_sql(at: str) -> str:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from app.scheduling.hours import CallingHours, parse_calling_hours
 from app.scheduling.models import NO_QUEUE
-from app.scheduling.pace import next_at_for_pause_sql
+from app.scheduling.pace import MAX_PAUSE_S, next_at_for_pause_sql
 
 
 class StatementRunner(Protocol):
@@ -61,7 +61,6 @@ _PAUSE_PACE = f"""
     UPDATE pace SET next_at = {next_at_for_pause_sql("clock_timestamp() + make_interval(secs => $2::float8)")}
     WHERE subject_id = $1 AND calls_per_second IS NOT NULL
 """  # noqa: S608  # own fragments
-_MAX_PAUSE_S = 60.0
 
 
 async def pause_account_dialling(database: StatementRunner, account_id: UUID, *, queue_time_ms: int) -> None:
@@ -70,4 +69,4 @@ async def pause_account_dialling(database: StatementRunner, account_id: UUID, *,
     `queue_time_ms` is Twilio's estimate of how long a call waits in Twilio's own queue. Has no effect on an account without
     `calls_per_second`. Runs in its own transaction.
     """
-    await database.fetch(_PAUSE_PACE, account_id, min(queue_time_ms / 1000, _MAX_PAUSE_S))
+    await database.fetch(_PAUSE_PACE, account_id, min(queue_time_ms / 1000, MAX_PAUSE_S))

@@ -58,7 +58,7 @@ async def test_a_line_says_how_many_wait_and_why_the_next_one_does(gateway: Gate
     assert await reason_of(calls) == "not_before"
     await calls.waiting(not_before_s=-5)
     assert await reason_of(calls) is None
-    await calls.set_pace(await calls.account_id(), calls_per_second=1, next_at=datetime.now(UTC) + timedelta(hours=1))
+    await calls.set_pace(await calls.account_id(), calls_per_second=1, next_at=datetime.now(UTC) + timedelta(minutes=1))
     assert await reason_of(calls) == "account_pace"
     await calls.set_pace(await calls.queue_id(), max_concurrent=2, in_use=2)
     line = await line_of(calls)

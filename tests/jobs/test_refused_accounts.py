@@ -53,7 +53,7 @@ async def test_an_account_that_is_refused_tries_one_call_at_a_time(gateway: Gate
         await dial_one_round(dialer)
         assert len(refusing.posts) == first
 
-        await set_probe_in(gateway, refused, seconds=3600)
+        await set_probe_in(gateway, refused, seconds=600)
         assert (await other.create(priority="normal")).status_code == 202
         for _ in range(5):
             await dial_one_round(dialer)
@@ -64,7 +64,7 @@ async def test_an_account_that_is_refused_tries_one_call_at_a_time(gateway: Gate
             await dial_one_round(dialer)
             assert len(refusing.posts) == first + number
             # The probe was refused, so the next one has to wait.
-            await set_probe_in(gateway, refused, seconds=3600)
+            await set_probe_in(gateway, refused, seconds=600)
             await dial_one_round(dialer)
             assert len(refusing.posts) == first + number
 
@@ -87,12 +87,24 @@ async def test_calls_that_were_under_way_before_the_refusal_do_not_end_it(gatewa
         await dial_one_round(dialer)
         assert await executions(gateway, tenant) == {"started": 4, "scheduled": 1}
         await gateway.database.fetch("UPDATE scheduled_dial SET due_at = now() WHERE tenant_id = $1", tenant.id)
-        await set_probe_in(gateway, tenant, seconds=3600)
+        await set_probe_in(gateway, tenant, seconds=600)
         await dial_one_round(dialer)
         assert len(upstream.posts) == 5
         await set_probe_in(gateway, tenant, seconds=0)
         await dial_one_round(dialer)
         assert await executions(gateway, tenant) == {"started": 5}
+
+
+async def test_a_clock_that_steps_back_does_not_stop_an_account_for_as_long(gateway: Gateway) -> None:
+    async with running_upstream(error(401, 20003), created()) as upstream, services(gateway.settings, Metrics()) as state:
+        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50)
+        tenant = await gateway.add_tenant(upstream.url)
+        assert (await tenant.create(priority="normal")).status_code == 202
+        await dial_one_round(dialer)
+        await gateway.database.fetch("UPDATE scheduled_dial SET due_at = now() WHERE tenant_id = $1", tenant.id)
+        await set_probe_in(gateway, tenant, seconds=3600)
+        await dial_one_round(dialer)
+        assert await executions(gateway, tenant) == {"started": 1}
 
 
 async def times(gateway: Gateway, account_id: UUID) -> tuple[datetime | None, datetime | None]:

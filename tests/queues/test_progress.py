@@ -70,7 +70,7 @@ async def test_the_reason_of_the_wait_is_the_first_that_applies(calls: QueuedCal
     call_id = await calls.waiting()
     assert (await shown(calls))["wait_reason"] is None
     queue_id, account_id = await calls.queue_id(), await calls.account_id()
-    spent: dict[str, Any] = {"calls_per_second": 1, "next_at": datetime.now(UTC) + timedelta(hours=1)}
+    spent: dict[str, Any] = {"calls_per_second": 1, "next_at": datetime.now(UTC) + timedelta(seconds=60)}
     await calls.set_pace(account_id, **spent)
     assert (await shown(calls))["wait_reason"] == "account_pace"
     await calls.set_pace(account_id, **spent, max_concurrent=2, in_use=2)

@@ -10,7 +10,12 @@ import pytest
 
 from app.database.connection import SESSION_SETTINGS, Connection, Connector
 from app.database.pool import Pool
-from app.scheduling.pace import allowed_calls_sql, next_at_after_calls_sql, next_at_after_rate_change_sql
+from app.scheduling.pace import (
+    allowed_calls_sql,
+    next_at_after_calls_sql,
+    next_at_after_rate_change_sql,
+    seconds_until_allowed_sql,
+)
 from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
 from app.scheduling.pace_store import find_paces, lock_pace, write_pace
 from app.tenants.errors import InvalidMember
@@ -126,6 +131,28 @@ async def test_calls_dialled_before_a_change_count_and_a_pause_goes_on(
         SELECT {changed} - {AT} FROM pace"""  # noqa: S608  # own constants
     ((left,),) = await pool.fetch(statement, next_in)
     assert left == timedelta(seconds=expected)
+
+
+_WAIT = f"SELECT coalesce({seconds_until_allowed_sql(AT)}, 0) AS wait_s, {allowed_calls_sql(AT)} AS allowed FROM pace"  # noqa: S608  # own constants
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "wait_s", "allowed"),
+    [(61, 60, 0), (62, 61, 0), (63, 0, 1), (3600, 0, 1)],
+    ids=["pause", "limit", "impossible", "hour"],
+)
+async def test_a_clock_that_steps_back_does_not_stop_calls_for_as_long(
+    pool: Pool, ahead_s: int, wait_s: int, allowed: int
+) -> None:
+    """One call is allowed, which makes the next ones wait as usual. A change of the pace does so, too."""
+    pace = f"SELECT 1::numeric AS calls_per_second, 2 AS burst, NULL::int AS max_concurrent, 0 AS in_use, {AT} + $1 AS next_at"
+    (row,) = await pool.fetch(f"WITH pace AS ({pace}) {_WAIT}", timedelta(seconds=ahead_s))  # own constants
+    assert (row["wait_s"], row["allowed"]) == (wait_s, allowed)
+    if allowed:
+        changed = next_at_after_rate_change_sql(AT, "10::numeric", "2")
+        after = f"SELECT {next_at_after_calls_sql(AT, '1')} - {AT} AS called, {changed} - {AT} AS changed FROM pace"  # noqa: S608
+        (row,) = await pool.fetch(f"WITH pace AS ({pace}) {after}", timedelta(seconds=ahead_s))  # own constants
+        assert (row["called"], row["changed"]) == (timedelta(seconds=2), timedelta(seconds=0.1))
 
 
 async def test_a_lower_rate_allows_no_call_of_a_burst_that_is_used_up(pool: Pool) -> None:

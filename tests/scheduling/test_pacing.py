@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -197,7 +197,7 @@ async def while_locked(gateway: Gateway, account_id: UUID, statement: str, act: 
 async def test_what_the_holder_of_the_lock_has_taken_is_not_taken_again(gateway: Gateway, assignment: str) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        account_id = await set_pace(gateway, tenant, calls_per_second="1", burst=1, max_concurrent=1)
+        account_id = await set_pace(gateway, tenant, calls_per_second=SLOW, burst=1, max_concurrent=1)
         # Freed slots are counted anew: this one has a call.
         if "in_use" in assignment:
             assert (await tenant.create()).status_code == 201
@@ -279,7 +279,7 @@ async def test_a_pace_that_any_process_sets_or_removes_is_heeded_by_every_api(ga
 async def test_twilios_paths_answer_as_twilio_throttles(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        await set_pace(gateway, tenant, calls_per_second="1", burst=1, next_at="2999-01-01")
+        await set_pace(gateway, tenant, calls_per_second="1", burst=1, next_at=datetime.now(UTC) + timedelta(minutes=1))
         form = {"To": BASIC["to"], "From": BASIC["from"], "Url": BASIC["url"]}
         response = await tenant.http.post(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json", data=form)
         assert (response.status_code, response.json()["code"]) == (429, 20429)
