@@ -13,6 +13,7 @@ from app.database.connection import Connection
 from app.queues.store import QUEUE_COLUMNS, QUEUE_TABLES, QueueRow
 from app.scheduling.grant_halt_sql import MAY_GRANT_SQL
 from app.scheduling.pace import seconds_until_allowed_sql
+from app.scheduling.refused_accounts import seconds_until_probe_sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class NextCall:
     tries: int
     """How many attempts to dial the call have failed, because Twilio could not be reached or throttled requests."""
     is_account_refused: bool
-    """Whether Twilio refuses the calls of the account for the moment, so that only one is tried at a time."""
+    """Whether no call of the account is tried yet, because Twilio refuses its calls for the moment."""
     pace: PaceState
     account_pace: PaceState
 
@@ -90,7 +91,7 @@ def _join_pace_sql(subject_id: str, name: str) -> str:
     return f"""LEFT JOIN LATERAL (
         SELECT calls_per_second::float8 AS {name}_rate, coalesce(in_use >= max_concurrent, false) AS {name}_is_full,
             {seconds_until_allowed_sql("clock_timestamp()")} IS NOT NULL AS {name}_is_spent, in_use AS {name}_in_use,
-            probe_at IS NOT NULL AS {name}_is_refused
+            {seconds_until_probe_sql("clock_timestamp()")} IS NOT NULL AS {name}_is_refused
         FROM pace WHERE pace.subject_id = {subject_id}
     ) AS {name} ON true"""
 

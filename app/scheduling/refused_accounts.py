@@ -13,6 +13,8 @@ from app.scheduling.store import StatementRunner
 # result of the last one was written, for example because its worker has ended.
 _MAX_WAIT_S = 60
 _MAX_WAIT_ASKED_FOR_S = 15 * 60
+# A refusal this long after the last probe was due is a new one: meanwhile no call of the account was due.
+_FORGET_REFUSAL_AFTER_S = 5 * 60
 # The wait is the time since the first refusal, so it about doubles with each probe.
 _SLOW_DOWN = f"""
     UPDATE pace SET refused_since = coalesce(refused_since, clock.at),
@@ -47,6 +49,11 @@ def seconds_until_probe_sql(at: str) -> str:
 def probe_at_after_grant_sql(at: str) -> str:
     """Returns SQL for the new `probe_at` of the row `pace` after a call was granted at `at`."""
     return f"CASE WHEN pace.probe_at IS NOT NULL THEN {at} + make_interval(secs => {_MAX_WAIT_S}) END"
+
+
+def refused_since_after_grant_sql(at: str) -> str:
+    """Returns SQL for the new `refused_since` of the row `pace` after a call was granted at `at`."""
+    return f"CASE WHEN pace.probe_at > {at} - make_interval(secs => {_FORGET_REFUSAL_AFTER_S}) THEN pace.refused_since END"
 
 
 async def slow_account_down(database: StatementRunner, account_id: UUID, *, wait: timedelta, after_probe: bool) -> bool:

@@ -107,6 +107,27 @@ async def test_a_clock_that_steps_back_does_not_stop_an_account_for_as_long(gate
         assert await executions(gateway, tenant) == {"started": 1}
 
 
+async def test_a_refusal_long_after_the_last_one_slows_the_account_down_anew(gateway: Gateway) -> None:
+    async with running_upstream(error(429, 20429)) as upstream, services(gateway.settings, Metrics()) as state:
+        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50)
+        tenant = await gateway.add_tenant(upstream.url)
+        assert (await tenant.create(priority="normal")).status_code == 202
+        ((account_id,),) = await gateway.database.fetch("SELECT id FROM twilio_account WHERE tenant_id = $1", tenant.id)
+        for age, is_new in ((timedelta(days=7), True), (timedelta(minutes=4), False)):
+            waiting = """INSERT INTO pace (subject_id, refused_since, probe_at) VALUES ($1, now() - $2::interval, now() - $2)
+                ON CONFLICT (subject_id) DO UPDATE SET refused_since = excluded.refused_since, probe_at = excluded.probe_at"""
+            await gateway.database.fetch(waiting, account_id, age)
+            await gateway.database.fetch("UPDATE scheduled_dial SET due_at = now() WHERE tenant_id = $1", tenant.id)
+            before = await clock(gateway)
+            await dial_one_round(dialer)
+            since, probe_at = await times(gateway, account_id)
+            assert since is not None
+            assert probe_at is not None
+            assert (since > before) is is_new
+            assert (probe_at - since < timedelta(seconds=10)) is is_new
+        assert await executions(gateway, tenant) == {"scheduled": 1}
+
+
 async def times(gateway: Gateway, account_id: UUID) -> tuple[datetime | None, datetime | None]:
     (row,) = await gateway.database.fetch("SELECT refused_since, probe_at FROM pace WHERE subject_id = $1", account_id)
     return row["refused_since"], row["probe_at"]

@@ -86,7 +86,9 @@ async def test_the_reason_of_the_wait_is_the_first_that_applies(calls: QueuedCal
     await gateway.database.fetch(update, call_id)
     assert (await shown(calls))["wait_reason"] == "outside_hours"
     probing = "UPDATE pace SET probe_at = $2 WHERE subject_id = $1"
-    await gateway.database.fetch(probing, await calls.account_id(), datetime.now(UTC))
+    await gateway.database.fetch(probing, await calls.account_id(), datetime.now(UTC) - timedelta(minutes=1))
+    assert (await shown(calls))["wait_reason"] == "outside_hours", "the next call is tried as soon as it is due"
+    await gateway.database.fetch(probing, await calls.account_id(), datetime.now(UTC) + timedelta(minutes=1))
     assert (await shown(calls))["wait_reason"] == "retry"
     await gateway.database.fetch(probing, await calls.account_id(), None)
     await gateway.database.fetch("UPDATE scheduled_dial SET tries = 1 WHERE call_id = $1", call_id)

@@ -20,7 +20,12 @@ from app.scheduling.grant_halt_sql import MAY_GRANT_SQL, RELEASED_AT_MICROSECOND
 from app.scheduling.hours import CallingHours, parse_calling_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
 from app.scheduling.pace import allowed_calls_sql, next_at_after_calls_sql, seconds_until_allowed_sql
-from app.scheduling.refused_accounts import allowed_probes_sql, probe_at_after_grant_sql, seconds_until_probe_sql
+from app.scheduling.refused_accounts import (
+    allowed_probes_sql,
+    probe_at_after_grant_sql,
+    refused_since_after_grant_sql,
+    seconds_until_probe_sql,
+)
 from app.scheduling.schedule import PRIORITIES
 
 # The clock is read after the lock: the wait for the lock must not count as time without calls.
@@ -108,7 +113,7 @@ _GRANT = f"""
         WHERE dial_turn.account_id = granted.account_id AND dial_turn.caller_id = granted.caller_id
     ), spent AS (
         UPDATE pace SET next_at = {next_at_after_calls_sql("$2", "1")}, in_use = in_use + 1, grants = grants + 1,
-            granted_at = $2, probe_at = {probe_at_after_grant_sql("$2")}
+            granted_at = $2, refused_since = {refused_since_after_grant_sql("$2")}, probe_at = {probe_at_after_grant_sql("$2")}
         FROM granted WHERE subject_id IN (granted.account_id, granted.queue_id)
         RETURNING probe_at
     )
