@@ -170,9 +170,11 @@ async def test_the_wait_doubles_up_to_a_minute_or_is_what_twilio_asks_for(gatewa
         (NotStartedOutcome(InternalError(), []), 0),
         # This worker could not reach Twilio, which may be its own fault.
         (NotStartedOutcome(UpstreamUnreachable(), [DialAttempt("connect", 1, "credential")]), 10),
+        # Twilio refused the first credential, and there was no time for the second one.
+        (NotStartedOutcome(UpstreamUnreachable(), [DialAttempt("credential_rejected", 1, "credential", status=401)]), 10),
     ],
 )
-async def test_a_call_that_twilio_did_not_answer_proves_nothing(
+async def test_a_call_that_twilio_did_not_decide_proves_nothing(
     gateway: Gateway, outcome: NotStartedOutcome, next_probe_s: int, *, is_probe: bool
 ) -> None:
     """Checks that such a call neither slows an account down nor ends that. `next_probe_s` follows if the call was the probe."""

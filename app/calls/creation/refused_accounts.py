@@ -14,6 +14,7 @@ from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.calls.stored_problem import is_retried_when_scheduled
 from app.database.engine import Database
+from app.errors import UpstreamUnreachable
 from app.scheduling.refused_accounts import allow_next_probe, resume_account, slow_account_down
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -26,8 +27,8 @@ async def apply_outcome_to_account(database: Database, call: Call | NewCall, out
 
     If the call was the probe of a slowed account and was not refused, the account dials as before, also if the outcome is
     unknown. If nothing was sent to Twilio, because this process could not reach it or was too busy, the call proves nothing
-    about the account. If it was the probe, another probe follows: at once if the call could not be prepared, otherwise after a
-    wait.
+    about the account. The same holds if not every credential was tried. If the call was the probe, another probe follows: at
+    once if the call could not be prepared, otherwise after a wait.
     """
     if not isinstance(outcome, NotStartedOutcome):
         if requeue.is_probe:
@@ -37,7 +38,8 @@ async def apply_outcome_to_account(database: Database, call: Call | NewCall, out
         if requeue.is_probe:
             await allow_next_probe(database, call.account_id)
         return
-    is_answered = outcome.attempts[-1].status is not None
+    # After the refusal of one credential, Twilio may accept the next one, which could not be tried.
+    is_answered = outcome.attempts[-1].status is not None and not isinstance(outcome.problem, UpstreamUnreachable)
     if is_answered and is_retried_when_scheduled(outcome.problem):
         wait = timedelta(seconds=outcome.problem.after_s or _FIRST_WAIT_S)
         if await slow_account_down(database, call.account_id, wait=wait, after_probe=requeue.is_probe):
