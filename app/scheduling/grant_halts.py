@@ -76,13 +76,6 @@ _HALT_BY_OPERATOR = f"""
 """
 # Writes the row without a change, so that a release that has read the row before fails.
 _TOUCH_HALT = "UPDATE grant_guard SET halted_at = halted_at WHERE id = 1 RETURNING server, halted_at"
-# A transaction that grants calls locks the table `pace` before it reads whether grants are halted, and until it ends. A backup
-# has only an AccessShareLock. pg_stat_activity is not read, because it hides the transactions of other roles.
-_FIND_GRANTING_TRANSACTIONS = """
-    SELECT DISTINCT pid, virtualtransaction FROM pg_locks
-    WHERE locktype = 'relation' AND relation = 'pace'::regclass AND mode <> 'AccessShareLock' AND pid <> pg_backend_pid()
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
 # Moves `seen_at` back to before all lost grants. They were made after the last grant of the account that is left ($1), and
 # after the `not_before` of a waiting call. A worker that did not notice the loss may have set `seen_at` later than that, and
 # may have granted more calls of the account.
@@ -150,14 +143,6 @@ async def halt_grants(connection: Connection) -> StoredHalt:
         return StoredHalt(halted["server"], halted["halted_at"], was_halted=False)
     before = await connection.fetchrow(_TOUCH_HALT)
     return StoredHalt(before["server"], before["halted_at"], was_halted=True)
-
-
-async def granting_transactions(database: StatementRunner) -> set[tuple[int, str]]:
-    """Returns the pid and the virtual transaction id of each open transaction that may be granting calls.
-
-    A grant is the right to dial a scheduled call. The result includes transactions of all roles, but only in this database.
-    """
-    return {(row["pid"], row["virtualtransaction"]) for row in await database.fetch(_FIND_GRANTING_TRANSACTIONS)}
 
 
 async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, granted_at: datetime | None) -> None:

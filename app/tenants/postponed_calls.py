@@ -9,6 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from app.database.pool import TransactionRunner
+from app.database.writers import wait_for_writers
 from app.errors import DatabaseUnavailable
 
 # Rows updated in one transaction. Grants and cancellations of the same calls wait for its end.
@@ -70,6 +71,8 @@ async def make_calls_due(
     worker may postpone a call again by the new hours.
     """
     await wait_for_grants(database, tenant_id)
+    # Calls whose insert has read the old hours are not visible before. A later insert reads the new hours.
+    await wait_for_writers(database, "scheduled_dial")
     last_id = UUID(int=0)
     while True:
         async with database.transaction() as connection:

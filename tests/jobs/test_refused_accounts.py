@@ -97,7 +97,9 @@ async def test_calls_that_were_under_way_before_the_refusal_do_not_end_it(gatewa
 
 async def test_a_clock_that_steps_back_does_not_stop_an_account_for_as_long(gateway: Gateway) -> None:
     async with running_upstream(error(401, 20003), created()) as upstream, services(gateway.settings, Metrics()) as state:
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50)
+        dialer = Dialer(
+            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50
+        )
         tenant = await gateway.add_tenant(upstream.url)
         assert (await tenant.create(priority="normal")).status_code == 202
         await dial_one_round(dialer)
@@ -109,7 +111,9 @@ async def test_a_clock_that_steps_back_does_not_stop_an_account_for_as_long(gate
 
 async def test_a_refusal_long_after_the_last_one_slows_the_account_down_anew(gateway: Gateway) -> None:
     async with running_upstream(error(429, 20429)) as upstream, services(gateway.settings, Metrics()) as state:
-        dialer = Dialer(state["database"], state["granted"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50)
+        dialer = Dialer(
+            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50
+        )
         tenant = await gateway.add_tenant(upstream.url)
         assert (await tenant.create(priority="normal")).status_code == 202
         ((account_id,),) = await gateway.database.fetch("SELECT id FROM twilio_account WHERE tenant_id = $1", tenant.id)

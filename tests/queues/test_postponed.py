@@ -4,6 +4,7 @@ The change waits for grants that have read the old settings.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -178,10 +179,19 @@ async def test_a_resumed_queue_waits_for_no_grant(calls: QueuedCalls) -> None:
         await put(calls, paused=False, ring_within_s=60)
 
 
+_DELETE_DIAL = "DELETE FROM scheduled_dial WHERE call_id = $1 RETURNING to_jsonb(scheduled_dial) AS row"
+
+
+class _RolledBack(Exception):
+    pass
+
+
+@pytest.mark.parametrize("is_before_snapshot", [True, False])
 @pytest.mark.parametrize("is_retried", [False, True])
 async def test_a_call_that_is_created_while_the_hours_change_is_due_by_the_new_hours(
-    calls: QueuedCalls, gateway: Gateway, is_retried: bool
+    calls: QueuedCalls, gateway: Gateway, is_retried: bool, is_before_snapshot: bool
 ) -> None:
+    """The insert waits for another session, before it reads the hours or after that."""
     opens = (datetime.now(UTC) + timedelta(hours=6)).hour
     await put(calls, hours={"time_zone": "UTC", "from": f"{opens:02}:00", "to": f"{(opens + 2) % 24:02}:00"})
     ring_by = (datetime.now(UTC) + timedelta(hours=20)).isoformat()
@@ -193,18 +203,26 @@ async def test_a_call_that_is_created_while_the_hours_change_is_due_by_the_new_h
 
     call_id = await create()
     assert await calls.due_in(call_id) > 3600
-    await gateway.database.fetch("DELETE FROM scheduled_dial WHERE call_id = $1", call_id)
+    (dial,) = await gateway.database.fetch(_DELETE_DIAL, call_id)
     if is_retried:
         refused = """UPDATE call SET execution = 'not_started', settled_by = 'response',
             problem = '{"slug": "upstream-unreachable", "detail": "", "after_s": null}' WHERE id = $1"""
         await gateway.database.fetch(refused, call_id)
+        conflict = "INSERT INTO scheduled_dial SELECT * FROM jsonb_populate_record(NULL::scheduled_dial, $1)", dial["row"]
     else:
-        await gateway.database.fetch("DELETE FROM call WHERE id = $1", call_id)
-    async with gateway.database.transaction() as connection:
-        await connection.execute("LOCK TABLE call_event IN SHARE MODE")
-        creating = asyncio.create_task(create())
-        async with asyncio.timeout(30):
+        (call,) = await gateway.database.fetch("DELETE FROM call WHERE id = $1 RETURNING to_jsonb(call) AS row", call_id)
+        conflict = "INSERT INTO call SELECT * FROM jsonb_populate_record(NULL::call, $1)", call["row"]
+    block = ("LOCK TABLE call_event IN SHARE MODE",) if is_before_snapshot else conflict
+    with contextlib.suppress(_RolledBack):
+        async with gateway.database.transaction() as connection, asyncio.timeout(30):
+            await connection.execute(*block)
+            creating = asyncio.create_task(create())
             while not await connection.fetchval(SESSION_WAITS_FOR_LOCK):
                 await asyncio.sleep(0.01)
-        await put(calls, hours=None)
+            changing = asyncio.create_task(put(calls, hours=None))
+            while await gateway.database.fetch("SELECT FROM queue WHERE tenant_id = $1 AND hours IS NOT NULL", calls.tenant.id):
+                await asyncio.sleep(0.01)
+            await asyncio.wait({changing}, timeout=0.5)
+            raise _RolledBack
+    await changing
     assert await calls.due_in(await creating) <= 0

@@ -1,0 +1,38 @@
+"""Waits for the transactions that are writing a table now. Later ones are not waited for, and none is blocked."""
+
+import asyncio
+from typing import Final
+
+from app.database.pool import TransactionRunner
+
+# Longer than `statement_timeout` and `idle_in_transaction_session_timeout`, after which Postgres ends what Callgate has begun.
+MAX_WAIT_FOR_WRITERS_S: Final = 15.0
+_CHECK_INTERVAL_S: Final = 0.05
+# A transaction locks the table before it takes the snapshot of the statement that writes or locks rows, and until it ends. A
+# backup and a vacuum have other locks. pg_stat_activity is not read, because it hides the transactions of other roles.
+_FIND_WRITERS: Final = """
+    SELECT DISTINCT pid, virtualtransaction FROM pg_locks
+    WHERE locktype = 'relation' AND relation = $1::text::regclass AND mode IN ('RowShareLock', 'RowExclusiveLock')
+        AND pid <> pg_backend_pid() AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
+async def wait_for_writers(database: TransactionRunner, table: str, *, max_wait_s: float = MAX_WAIT_FOR_WRITERS_S) -> bool:
+    """Waits for the transactions, of all roles, that are open now and have written `table` or locked rows of it.
+
+    Returns True when all of them have ended, and False after `max_wait_s`.
+    """
+    before = await _writers(database, table)
+    try:
+        async with asyncio.timeout(max_wait_s):
+            while before & await _writers(database, table):  # noqa: ASYNC110  # Postgres has no event for it
+                await asyncio.sleep(_CHECK_INTERVAL_S)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _writers(database: TransactionRunner, table: str) -> set[tuple[int, str]]:
+    """Returns the pid and the virtual transaction id of each of these transactions."""
+    async with database.transaction() as connection:
+        return {(row["pid"], row["virtualtransaction"]) for row in await connection.fetch(_FIND_WRITERS, table)}
