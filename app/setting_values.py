@@ -75,7 +75,8 @@ def parse_url(text: str) -> str:
 
 def parse_console_url(text: str) -> str:
     """Returns the base URL of the console without a final `/console`. Raises ValueError for a URL that `parse_url` refuses."""
-    return parse_url(text).removesuffix("/console").rstrip("/")
+    url = parse_url(text)
+    return url.removesuffix("/console").rstrip("/") if urlsplit(url).path.endswith("/console") else url
 
 
 def parse_public_url(text: str) -> str:

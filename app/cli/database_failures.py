@@ -14,7 +14,7 @@ def command_failure(error: DatabaseUnavailable) -> CommandFailed:
         )
     if error.commit_in_doubt:
         return CommandUnfinished(
-            f"the connection to the database was lost at the commit ({cause}), so it is not certain whether anything was "
+            f"the connection to the database was lost before it answered ({cause}), so it is not certain whether anything was "
             "changed: run the command again"
         )
     if is_temporary_failure(error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -147,6 +148,7 @@ async def _add_calls_of_file(tenant: str, name: str, file: Path, opened: FileIO)
 def _open_calls_file(file: Path) -> FileIO:
     """Opens the file. Must not be called inside an event loop: opening a pipe takes until somebody writes to it."""
     if str(file) == "-":
+        os.set_blocking(sys.stdin.fileno(), True)  # another process may have changed that, and reads would end early
         return FileIO(sys.stdin.fileno(), closefd=False)
     try:
         return FileIO(file)
@@ -167,13 +169,18 @@ async def _read_lines(opened: FileIO) -> AsyncIterator[tuple[int, Sequence[bytes
 
     Reads no more than these lines in advance, so that a long file does not fill the memory.
     """
-    first_number, incomplete = 1, b""
+    from app.http.limits import MAX_BODY_BYTES
+
+    first_number, incomplete = 1, bytearray()
     while content := await _read_in_thread(opened):
-        *lines, incomplete = (incomplete + content).split(b"\n")
+        *lines, rest = content.split(b"\n")
         if lines:
+            lines[0] = bytes(incomplete) + lines[0]
             yield first_number, lines
             first_number += len(lines)
-    yield first_number, [incomplete]
+            incomplete.clear()
+        incomplete += rest[: MAX_BODY_BYTES + 1 - len(incomplete)]  # a longer line is refused for its length
+    yield first_number, [bytes(incomplete)]
 
 
 async def _read_in_thread(opened: FileIO) -> bytes:
@@ -181,7 +188,8 @@ async def _read_in_thread(opened: FileIO) -> bytes:
     read = Future[bytes]()
 
     def work() -> None:
-        read.set_running_or_notify_cancel()
+        if not read.set_running_or_notify_cancel():
+            return
         try:
             read.set_result(opened.read(_MAX_READ_BYTES))
         except OSError as error:

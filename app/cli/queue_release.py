@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.output import AsJson, configure_error_logging, show_table
-from app.cli.output import show_values as show_values
+from app.cli.output import AsJson, configure_error_logging, show_table, show_values
 from app.cli.processes import service_settings
 from app.cli.tenants import run_with_pool
 from app.errors import CommandUnfinished

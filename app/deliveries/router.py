@@ -18,7 +18,7 @@ from app.errors import (
     Overloaded,
 )
 from app.http.authentication import CallerDep
-from app.http.bodies import JSON_BODY_ERRORS, JsonBody, refuse_body
+from app.http.bodies import JSON_BODY_ERRORS, NO_BODY_ERRORS, JsonBody, refuse_body
 from app.http.field_errors import field_errors_from
 from app.http.idempotency_key import refuse_idempotency_key
 from app.http.openapi import json_example_references, json_request_body
@@ -95,6 +95,7 @@ async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, i
         **error_responses(
             CallNotFound,
             DeliveryNotFound,
+            *NO_BODY_ERRORS,
             *READ_ERRORS,
             method="POST",
             instance=f"{_CALL_PATH}/{_EXAMPLE['id']}/retry",

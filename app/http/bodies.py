@@ -12,6 +12,8 @@ from app.http.json_objects import parse_json_object
 
 JSON_BODY_ERRORS = (MalformedBody, BodyTooLarge, RequestTimeout, UnsupportedMediaType)
 """The errors of a route that takes a JSON body, besides those of the members."""
+NO_BODY_ERRORS = (BodyTooLarge, RequestTimeout)
+"""The errors of a route that depends on `refuse_body`, besides InvalidRequest."""
 
 
 def media_type_of(request: Request) -> str:

@@ -25,7 +25,7 @@ from app.twilio.schemas import CallResource
 logger = structlog.stdlib.get_logger(__name__)
 
 _LOG_INTERVAL_S = 3600.0
-_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+_CHECKED_BEFORE_START = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class UnrecordedCallDetector:
     metrics: Metrics
     max_start_delay: timedelta
     kept_for: timedelta | None
+    # A worker that starts checks the calls of the last hour, so that it does not count all calls of the page again.
+    _first_since: datetime = field(default_factory=lambda: datetime.now(UTC) - _CHECKED_BEFORE_START)
     # By account SID: all calls that were created until this time have been checked. So each call is checked once.
     _checked_until: dict[str, datetime] = field(default_factory=dict)
     _not_logged: Counter[UUID] = field(default_factory=Counter)
@@ -56,7 +58,7 @@ class UnrecordedCallDetector:
             return
         account_sid = credentials[0].account_sid
         now = datetime.now(UTC)
-        checked_until = self._checked_until.get(account_sid, _LONG_AGO)
+        checked_until = self._checked_until.get(account_sid, self._first_since)
         # Retention may have deleted the records of earlier calls.
         since = max(checked_until, now - self.kept_for + DATE_TOLERANCE) if self.kept_for else checked_until
         until = now - self.max_start_delay - 2 * MAX_CLOCK_SKEW

@@ -31,7 +31,7 @@ from app.errors import (
     UnsupportedMediaType,
 )
 from app.http.authentication import CallerDep
-from app.http.bodies import JsonBody, media_type_of, refuse_body
+from app.http.bodies import NO_BODY_ERRORS, JsonBody, media_type_of, refuse_body
 from app.http.idempotency_key import refuse_idempotency_key
 from app.http.openapi import header_references, json_example_references, json_request_body
 from app.http.problems import error_responses, problem_json, problem_of
@@ -167,7 +167,7 @@ async def queue_cancellation(request: Request, queues: QueueServiceDep) -> Queue
     dependencies=[Depends(refuse_idempotency_key), Depends(refuse_body)],
     responses={
         200: {"content": json_example_references("queue_canceled")},
-        **error_responses(QueueNotFound, *SLOT_LIMITED_READ_ERRORS, method="POST", instance=f"{_PATH}/cancel"),
+        **error_responses(QueueNotFound, *NO_BODY_ERRORS, *SLOT_LIMITED_READ_ERRORS, method="POST", instance=f"{_PATH}/cancel"),
     },
 )
 @needs(Scope.CALL)

@@ -17,9 +17,10 @@ _NO_LIMIT = 1_000_000
 
 def _next_at_sql(at: str) -> str:
     """Returns SQL for the `next_at` of the row `pace`, or if that is impossible at the time `at`, one that allows one call."""
+    # Without `trunc`, the interval could be rounded up to the next microsecond, and no call would be allowed.
     return f"""CASE
         WHEN pace.next_at > {at} + make_interval(secs => (pace.burst / pace.calls_per_second)::float8 + {MAX_PAUSE_S})
-        THEN {at} + make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8)
+        THEN {at} + make_interval(secs => trunc((pace.burst - 1) / pace.calls_per_second, 6)::float8)
         ELSE pace.next_at END"""
 
 

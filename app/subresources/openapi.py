@@ -4,7 +4,7 @@ from typing import Any
 
 from app import errors
 from app.calls import examples
-from app.http.bodies import JSON_BODY_ERRORS
+from app.http.bodies import JSON_BODY_ERRORS, NO_BODY_ERRORS
 from app.http.openapi import json_request_body
 from app.http.problems import error_responses
 from app.subresources.examples import EXAMPLE_BODIES
@@ -94,6 +94,8 @@ def responses_of(operation: Operation, path: str) -> dict[int | str, dict[str, A
         refusals = (*refusals, errors.TenantSuspended)
     if operation.method == "POST":
         refusals = (*refusals, *JSON_BODY_ERRORS)
+    if operation.method == "DELETE":
+        refusals = (*refusals, *NO_BODY_ERRORS)
     instance = path.replace("{id_or_sid}", str(examples.EXAMPLE_RECORD["id"]))
     documented = error_responses(*refusals, method=operation.method, instance=instance)
     if operation.action == "delete":

@@ -211,7 +211,7 @@ async def test_a_commit_in_doubt_is_reported(
         configured = environment(tmp_path, CALLGATE_DATABASE_URL=behind, CALLGATE_SECRET_KEYS=SECRET_KEY)
         code, message = await asyncio.to_thread(failure, *command, tenant.id, environment=configured)
     assert code == 3
-    assert message.startswith("callgate: the connection to the database was lost at the commit")
+    assert message.startswith("callgate: the connection to the database was lost")
     assert advice.format(tenant.id) in message
 
 

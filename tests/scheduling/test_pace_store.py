@@ -155,6 +155,13 @@ async def test_a_clock_that_steps_back_does_not_stop_calls_for_as_long(
         assert (row["called"], row["changed"]) == (timedelta(seconds=2), timedelta(seconds=0.1))
 
 
+@pytest.mark.parametrize(("rate", "burst"), [("3", 3), ("6", 2), ("1.5", 2), ("7", 5), ("9", 6), ("0.001", 1)])
+async def test_one_call_is_allowed_at_every_rate_after_a_backward_clock_step(pool: Pool, rate: str, burst: int) -> None:
+    row = f"SELECT {rate}::numeric AS calls_per_second, {burst} AS burst, NULL::int AS max_concurrent, 0 AS in_use"  # own constants
+    (read,) = await pool.fetch(f"WITH pace AS ({row}, {AT} + interval '1 day' AS next_at) {_WAIT}")  # own constants
+    assert (read["wait_s"], read["allowed"]) == (0, 1)
+
+
 async def test_a_lower_rate_allows_no_call_of_a_burst_that_is_used_up(pool: Pool) -> None:
     account = uuid4()
     await set_pace(pool, account, PaceLimits(Decimal("0.01"), burst=100))

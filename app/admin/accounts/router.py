@@ -26,7 +26,7 @@ from app.admin.accounts.schemas import AccountChange, AccountPage, AccountRecord
 from app.admin.pages import PageDep
 from app.errors import AlreadyExists, OperatorKeyRequired, ResourceNotFound, TenantNotFound
 from app.http.authentication import ClientDep
-from app.http.bodies import JsonBody, refuse_body
+from app.http.bodies import NO_BODY_ERRORS, JsonBody, refuse_body
 from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import json_example_references, json_request_body
 from app.http.operations import ADMIN_PREFIX
@@ -201,6 +201,7 @@ async def create_credential(
     responses=error_responses(
         TenantNotFound,
         ResourceNotFound,
+        *NO_BODY_ERRORS,
         *CHANGE_ERRORS,
         method="DELETE",
         instance=f"{_CREDENTIALS_PATH}/{examples.CREDENTIAL_ID}",

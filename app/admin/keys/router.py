@@ -21,7 +21,7 @@ from app.admin.keys.schemas import CreatedKey, KeyPage, KeyRecord, NewKey
 from app.admin.pages import PageDep
 from app.errors import IdempotencyKeyReused, ResourceNotFound, TenantNotFound
 from app.http.authentication import ClientDep
-from app.http.bodies import JsonBody, refuse_body
+from app.http.bodies import NO_BODY_ERRORS, JsonBody, refuse_body
 from app.http.idempotency_key import IdempotencyKeyDep, idempotency_key_header
 from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import json_example_references, json_request_body
@@ -121,7 +121,12 @@ async def create_key(
     status_code=204,
     response_description="The key is revoked.",
     responses=error_responses(
-        TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=f"{_EXAMPLE_PATH}/{examples.KEY['id']}"
+        TenantNotFound,
+        ResourceNotFound,
+        *NO_BODY_ERRORS,
+        *CHANGE_ERRORS,
+        method="DELETE",
+        instance=f"{_EXAMPLE_PATH}/{examples.KEY['id']}",
     ),
 )
 @needs(Scope.ADMIN, clients="any")

@@ -20,7 +20,7 @@ from app.admin.pages import PageDep
 from app.admin.sip_credentials import examples
 from app.admin.sip_credentials.schemas import NewSipAuth, NewSipCredential, SipCredentialPage, SipCredentialRecord
 from app.errors import AlreadyExists, ResourceNotFound, TenantNotFound
-from app.http.bodies import JsonBody, refuse_body
+from app.http.bodies import NO_BODY_ERRORS, JsonBody, refuse_body
 from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import json_example_references, json_request_body
 from app.http.operations import ADMIN_PREFIX
@@ -123,7 +123,7 @@ async def replace_sip_credential(
     status_code=204,
     response_description="The credential is deleted.",
     responses=error_responses(
-        TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=_EXAMPLE_CREDENTIAL_PATH
+        TenantNotFound, ResourceNotFound, *NO_BODY_ERRORS, *CHANGE_ERRORS, method="DELETE", instance=_EXAMPLE_CREDENTIAL_PATH
     ),
 )
 @needs(Scope.ADMIN, clients="any")

@@ -22,7 +22,7 @@ from app.admin.workloads import examples
 from app.admin.workloads.schemas import NewWorkload, WorkloadPage, WorkloadRecord
 from app.errors import AlreadyExists, ResourceNotFound, TenantNotFound
 from app.http.authentication import ClientDep
-from app.http.bodies import JsonBody, refuse_body
+from app.http.bodies import NO_BODY_ERRORS, JsonBody, refuse_body
 from app.http.openapi import json_example_references, json_request_body
 from app.http.operations import ADMIN_PREFIX
 from app.http.problems import error_responses
@@ -102,7 +102,12 @@ async def create_workload(
     status_code=204,
     response_description="The workload is deleted.",
     responses=error_responses(
-        TenantNotFound, ResourceNotFound, *CHANGE_ERRORS, method="DELETE", instance=f"{_EXAMPLE_PATH}/{examples.WORKLOAD['id']}"
+        TenantNotFound,
+        ResourceNotFound,
+        *NO_BODY_ERRORS,
+        *CHANGE_ERRORS,
+        method="DELETE",
+        instance=f"{_EXAMPLE_PATH}/{examples.WORKLOAD['id']}",
     ),
 )
 @needs(Scope.ADMIN, clients="any")

@@ -25,7 +25,7 @@ from app.calls.parameters import CallUpdate
 from app.calls.progress import apply_resource
 from app.calls.search_plan import is_outcome_open
 from app.calls.settlement import Settlement
-from app.calls.status_callbacks import UrlValidator, changed_callbacks
+from app.calls.status_callbacks import StatusCallbacks, UrlValidator, changed_callbacks
 from app.calls.upstream_problems import change_problem
 from app.database.engine import Database, Session
 from app.errors import ActionUnknown, CallgateError, DatabaseUnavailable, NoUsableCredentials, TenantSuspended, WrongCallState
@@ -94,7 +94,7 @@ class CallControl:
         callbacks = changed_callbacks(update, call, account, urls=self.callback_urls, validate_url=self.validate_callback)
         parameters = update.parameters_for_twilio() | callbacks.parameters_for_twilio
         if not parameters:
-            return ControlResult(await record_update(self.database, call, None, update, columns=callbacks.columns), done=True)
+            return ControlResult(await self._record_change_of_callbacks(call, update, callbacks), done=True)
         try:
             async with self.request_limit.slot(call.tenant_id):
                 resource = await self._send_update_to_twilio(call, parameters)
@@ -109,6 +109,15 @@ class CallControl:
             logger.warning("update_not_recorded", call_id=str(call.id), call_sid=call.sid)
             apply_resource(call, resource)
         return ControlResult(call, done=True)
+
+    async def _record_change_of_callbacks(self, call: Call, update: CallUpdate, callbacks: StatusCallbacks) -> Call:
+        """Records a change that needs no request to Twilio, because Callgate sends the callbacks."""
+        try:
+            return await record_update(self.database, call, None, update, columns=callbacks.columns)
+        except DatabaseUnavailable as error:
+            if error.commit_in_doubt:
+                raise ActionUnknown(call_id=call.id) from error
+            raise
 
     async def send_pending_update(self, pending: PendingUpdate, call: Call) -> None:
         """Sends a stored request to end a call, after it has become known whether the call was started.

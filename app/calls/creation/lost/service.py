@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from app.calls import repository
-from app.calls.creation.dial import NotStartedOutcome, Outcome, StartedOutcome
+from app.calls.creation.dial import NotStartedOutcome, Outcome
 from app.calls.creation.lost.store import insert_lost_intent
 from app.calls.creation.repository import restore_lost_attempt
 from app.calls.creation.store import NewCall
@@ -32,7 +32,7 @@ def is_same_attempt(record: Call, call: Call | NewCall) -> bool:
 def is_attempt_lost(record: Call, call: Call | NewCall, outcome: Outcome) -> bool:
     """Returns whether Postgres has lost the attempt of `call`, and the record must have it again because of its outcome.
 
-    Not if the record has a later attempt. But a call that Twilio has started never waits, whatever came later.
+    Not if the record has a later attempt. But a call that Twilio has or may have started never waits, whatever came later.
 
     If the outcome is that no call was started, the attempt is needed only if an earlier attempt ended the record. In a pending
     or unknown record, another attempt may have started a call. A waiting record is left to `callgate queues release`. A call
@@ -44,7 +44,7 @@ def is_attempt_lost(record: Call, call: Call | NewCall, outcome: Outcome) -> boo
     if isinstance(outcome, NotStartedOutcome):
         is_ended = record.execution == "not_started" and record.settled_by not in ("canceled", "expired")
         return is_later and is_ended and record.attempt < call.attempt
-    return is_later or (record.execution == "scheduled" and isinstance(outcome, StartedOutcome))
+    return is_later or record.execution == "scheduled"
 
 
 @dataclass(frozen=True, slots=True)
