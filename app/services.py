@@ -193,7 +193,7 @@ def _build_services(
     calls = CallService(database, read_limit)
     queues = QueueService(database, read_limit)
     deadline_s = dial_time_budget(settings).attempt
-    limit = _twilio_concurrency_limit(settings)  # of `control` and `started`, which share a pool of connections
+    limit = _twilio_concurrency_limit(settings)  # of `control` and `started_calls`, which share a pool of connections
     return Services(
         database=database,
         keyring=shared.keyring,

@@ -43,7 +43,7 @@ AuditAction = Literal[
 ]
 
 UNNAMED_ACTOR: Final = "?"
-"""How lists of commands show the name of an actor without a name, and how filters select such actors."""
+"""Shown in place of the name of an actor that has none. As a filter, selects such actors."""
 
 
 @dataclass(frozen=True, slots=True)

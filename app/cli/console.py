@@ -48,9 +48,7 @@ def print_login_link(
     It works once, within 15 minutes, for anyone who opens it: keep it secret. The audit log names the user who made it.
     """
     base = url or _local_console_url()
-    with creating_secret(
-        in_doubt="a link may exist that nobody has seen, for 15 minutes: run the command again, which makes another one"
-    ):
+    with creating_secret(in_doubt="an unseen link may be valid for 15 minutes: run the command again to create another"):
         shown = run_with_pool(lambda pool: create_login_link(pool, base))
     show_values({"link": shown}, as_json=True) if as_json else typer.echo(shown)
 

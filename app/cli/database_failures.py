@@ -1,4 +1,4 @@
-"""Chooses what a command says, and its exit code, if the database fails."""
+"""Converts a database failure into a command's error message and exit code."""
 
 from app.errors import CommandFailed, CommandUnfinished, DatabaseUnavailable
 

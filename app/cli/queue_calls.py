@@ -107,7 +107,7 @@ def add_calls(
 
 
 def cancel_calls(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:
-    """Cancel all waiting calls of a queue. Calls that are being dialled go on."""
+    """Cancel all waiting calls of a queue. Calls that are being dialled continue."""
     configure_error_logging()
     show_values({"queue": name, "canceled": asyncio.run(_cancel_waiting_calls(tenant, name))}, as_json=as_json)
 
@@ -146,7 +146,7 @@ async def _add_calls_of_file(tenant: str, name: str, file: Path, opened: FileIO)
 
 
 def _open_calls_file(file: Path) -> FileIO:
-    """Opens the file. Must not be called inside an event loop: opening a pipe takes until somebody writes to it."""
+    """Opens the file. Must not be called inside an event loop: opening a named pipe blocks until a writer opens it."""
     if str(file) == "-":
         os.set_blocking(sys.stdin.fileno(), True)  # another process may have changed that, and reads would end early
         return FileIO(sys.stdin.fileno(), closefd=False)
@@ -184,7 +184,7 @@ async def _read_lines(opened: FileIO) -> AsyncIterator[tuple[int, Sequence[bytes
 
 
 async def _read_in_thread(opened: FileIO) -> bytes:
-    """Returns what can be read now, and waits until there is something. Returns nothing at the end of the file."""
+    """Waits until there is something to read, and returns it. Returns b"" at the end of the file."""
     read = Future[bytes]()
 
     def work() -> None:
@@ -195,7 +195,7 @@ async def _read_in_thread(opened: FileIO) -> bytes:
         except OSError as error:
             read.set_exception(CommandFailed(f"the lines cannot be read: {error.strerror}"))
 
-    # Not with `asyncio.to_thread`: after Ctrl-C, the end of the event loop would wait for the thread, which may read for ever.
+    # Not `asyncio.to_thread`: after Ctrl-C, `asyncio.run` would wait for the thread, whose read may never return.
     Thread(target=work, daemon=True).start()
     return await asyncio.wrap_future(read)
 

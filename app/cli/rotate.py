@@ -64,7 +64,7 @@ def rotate(
     choice: dict[str, Any] = {"account_sid": account_sid, "key_sid": key_sid, "old_id": replaced}
     replacement = _run_with_credential_rotation(lambda rotation: rotation.find_replacement(tenant, **choice))
     if replacement is not None:
-        _print_step(f"Going on: credential {replacement.new.id} is tried before {replacement.old.id}.", as_json=as_json)
+        _print_step(f"Continuing: credential {replacement.new.id} is tried before {replacement.old.id}.", as_json=as_json)
     else:
         secret = read_twilio_secret(account_sid, key_sid)
         replacement = _run_with_credential_rotation(
@@ -97,7 +97,7 @@ def _run_with_credential_rotation(use_case: Callable[[CredentialRotation], Await
 
 def _describe_beginning(replacement: CredentialReplacement | None) -> str:
     if replacement is None:
-        return "This credential is stored, and there is nothing that it replaces."
+        return "This credential is already stored and replaces no other."
     return f"Twilio accepts the new credential. From now on {replacement.new.id} is tried before {replacement.old.id}."
 
 

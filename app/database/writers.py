@@ -1,4 +1,4 @@
-"""Waits for the transactions that are writing a table now. Later ones are not waited for, and none is blocked."""
+"""Waits for open transactions that write a table. Does not block or wait for later ones."""
 
 import asyncio
 from typing import Final
@@ -8,8 +8,8 @@ from app.database.pool import TransactionRunner
 # Longer than `statement_timeout` and `idle_in_transaction_session_timeout`, after which Postgres ends what Callgate has begun.
 MAX_WAIT_FOR_WRITERS_S: Final = 15.0
 _CHECK_INTERVAL_S: Final = 0.05
-# A transaction locks the table before it takes the snapshot of the statement that writes or locks rows, and until it ends. A
-# backup and a vacuum have other locks. pg_stat_activity is not read, because it hides the transactions of other roles.
+# A statement that writes or locks rows takes this table lock before its snapshot. The lock is held until the transaction ends.
+# Backups and vacuums take other lock modes. pg_stat_activity is not read, because it hides the transactions of other roles.
 _FIND_WRITERS: Final = """
     SELECT DISTINCT pid, virtualtransaction FROM pg_locks
     WHERE locktype = 'relation' AND relation = $1::text::regclass AND mode IN ('RowShareLock', 'RowExclusiveLock')
@@ -33,6 +33,6 @@ async def wait_for_writers(database: TransactionRunner, table: str, *, max_wait_
 
 
 async def _writers(database: TransactionRunner, table: str) -> set[tuple[int, str]]:
-    """Returns the pid and the virtual transaction id of each of these transactions."""
+    """Returns the pid and the virtual id of each open transaction that has written `table` or locked rows of it."""
     async with database.transaction() as connection:
         return {(row["pid"], row["virtualtransaction"]) for row in await connection.fetch(_FIND_WRITERS, table)}

@@ -18,17 +18,17 @@ _HALT_EXPLANATIONS: Mapping[HaltReason, str] = {
 
 async def check_dial_grants(database: Database) -> CheckResult:
     """Returns whether workers may dial scheduled calls, and if not, the reason and the remedy. Raises DatabaseUnavailable."""
-    guard = await read_grant_halt_state(database)
-    if guard is None:
+    state = await read_grant_halt_state(database)
+    if state is None:
         return CheckResult(_CHECK_NAME, "ok", "no scheduled call was granted on this database yet")
-    if guard.halt_reason == "operator":
-        found = f"no scheduled call is dialled: `callgate queues halt` was run at {guard.halted_at:%Y-%m-%d %H:%M:%S} UTC"
+    if state.halt_reason == "operator":
+        found = f"no scheduled call is dialled: `callgate queues halt` was run at {state.halted_at:%Y-%m-%d %H:%M:%S} UTC"
         return CheckResult(_CHECK_NAME, "wrong", found, "run `callgate queues release` when they may be dialled again")
-    if not guard.may_grant:
-        why = _HALT_EXPLANATIONS.get(guard.halt_reason or "server", "")
-        found = f"no scheduled call is dialled, because grants after {guard.seen_at:%Y-%m-%d %H:%M:%S} UTC may be lost{why}"
+    if not state.may_grant:
+        why = _HALT_EXPLANATIONS.get(state.halt_reason or "server", "")
+        found = f"no scheduled call is dialled, because grants after {state.seen_at:%Y-%m-%d %H:%M:%S} UTC may be lost{why}"
         return CheckResult(_CHECK_NAME, "wrong", found, "run `callgate queues release`; see docs/operations.md, Lost grants")
-    system, timeline, *_ = guard.server.split("/")
+    system, timeline, *_ = state.server.split("/")
     if timeline.startswith(START_TIME_PREFIX):
         found = "Postgres hides its timeline, so scheduled calls wait after each start of the server, also if nothing is lost"
         return CheckResult(

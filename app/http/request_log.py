@@ -51,7 +51,8 @@ def count_and_log_request(
 def count_error(metrics: Metrics, scope: Scope, error: CallgateError) -> None:
     """Counts an error that is the answer to a request, or to a line of its body.
 
-    `database-unavailable` is also counted by route, there only once for a request, as an alert divides it by the requests.
+    Counts `database-unavailable` also by route, once per request, because an alert divides this number by the number of
+    requests.
     """
     metrics.http.refused.labels(error.slug).inc()
     if isinstance(error, DatabaseUnavailable) and not scope.get(_COUNTED_AS_UNAVAILABLE):

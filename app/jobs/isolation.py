@@ -30,7 +30,10 @@ async def run_isolated(calls: Sequence[Call], work: Callable[[Call], Awaitable[N
 
 @contextmanager
 def logged_errors(event: str, **fields: object) -> Iterator[None]:
-    """Logs an error of the block with the name `event` and these fields. The code after the block runs all the same."""
+    """Logs an exception of the block as `event` with `fields` instead of raising it.
+
+    Suppresses DatabaseUnavailable without a log line, because the database's own code has logged it.
+    """
     try:
         yield
     except Exception as error:

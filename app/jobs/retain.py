@@ -34,12 +34,12 @@ _LOWEST_ID: Final = UUID(int=0)
 
 @dataclass(slots=True)
 class Retention:
-    """Deletes calls, or rows of partitioned tables, that are older than `keep`."""
+    """Deletes calls, or rows of partitioned tables, that are older than `retention_period`."""
 
     database: Database
     metrics: Metrics
     retention_period: timedelta
-    # The partitioned tables whose rows are kept for the time `keep`.
+    # The partitioned tables whose rows are kept for `retention_period`.
     tables: Sequence[str] = CALL_TABLES
     max_start_delay: timedelta = timedelta(0)
     """The longest time from the request for a call until Twilio starts it."""

@@ -17,8 +17,8 @@ _DUE = """
         EXISTS (SELECT FROM delivery WHERE next_attempt_at <= now()) AS deliver
 """
 
-# An address with an escape has a second key, which no column has (app.twilio.addresses.address_keys). Rows that an older
-# version wrote have no key.
+# An address with a percent escape has a second key, which is not stored (app.twilio.addresses.address_keys). Rows written by an
+# older version have no key.
 _MATCHING_RECORDS = f"""
     SELECT (SELECT min(created_at) FROM twilio_account WHERE account_sid = $1) AS account_added_at,
         ARRAY(SELECT sid FROM call WHERE sid = ANY ($2::text[])) AS sids,
@@ -42,8 +42,8 @@ async def jobs_with_due_work(database: Database, *, abandoned_after: timedelta) 
 class MatchingRecords(NamedTuple):
     """What is recorded about calls in Twilio's list of an account.
 
-    `account_added_at` is the time when the account was added to Callgate. `sids` has those of the calls' sids that a record
-    has. `open_addresses` has the `to` of each record that may have started one of the calls, and that has no sid.
+    `account_added_at` is the time when the account was added to Callgate. `sids` are the sids that have a record.
+    `open_addresses` are the `to` of records without a sid that may have started one of the calls.
     """
 
     account_added_at: datetime

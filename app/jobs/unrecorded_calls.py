@@ -30,7 +30,7 @@ _CHECKED_BEFORE_START = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class UnrecordedCallDetector:
-    """Counts and logs calls of swept accounts that have no record.
+    """Counts and logs calls in Twilio's lists that have no record.
 
     `max_start_delay` is the longest time from a creation's intent until Twilio may start the call. `kept_for` is the retention
     period of records; None if they are never deleted.
@@ -90,11 +90,12 @@ class UnrecordedCallDetector:
 
 
 def _api_calls(page: Sequence[Mapping[str, Any]], *, since: datetime, until: datetime) -> Mapping[str, CallResource]:
-    """Returns the calls by sid that were placed by API requests, have a `to`, and were created after `since` until `until`."""
-    candidates = (each for each in page if each.get("direction") == API_CALL_DIRECTION and _is_text(each.get("to")))
+    """Returns the calls, by sid, that API requests placed, that have a `to`, and that were created in the given time.
+
+    The time is after `since` and not after `until`.
+    """
+    candidates = (
+        each for each in page if each.get("direction") == API_CALL_DIRECTION and isinstance(to := each.get("to"), str) and to
+    )
     entries = (entry for each in candidates if (entry := CallResource.parse_answer(each)) is not None)
     return {entry.sid: entry for entry in entries if entry.date_created and since < entry.date_created <= until}
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""

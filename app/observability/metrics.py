@@ -48,7 +48,7 @@ class HttpMetrics:
         )
         self.database_unavailable = Counter(
             "callgate_database_unavailable_total",
-            "Requests answered `database-unavailable`, by route. A body of many calls counts once, whatever its lines.",
+            "Requests answered `database-unavailable`, by route. A request with many calls counts once.",
             ["method", "route"],
             registry=registry,
         )
@@ -165,7 +165,7 @@ class TwilioMetrics:
         )
         self.unrecorded_calls = Counter(
             "callgate_unrecorded_calls_total",
-            "Calls in Twilio's lists that no record has: Callgate did not place them.",
+            "Calls in Twilio's lists without a record: Callgate did not place them.",
             registry=registry,
         )
 

@@ -106,8 +106,8 @@ class BulkService:
             return line.body
         try:
             if line.body.get("queue", queue) != queue:
-                fault = FieldError("/queue", "another_queue", f"must be {queue}, as in the path, or be left out")
-                refusal = InvalidRequest(field_errors=(fault,))
+                field_error = FieldError("/queue", "another_queue", f"must be {queue}, as in the path, or be left out")
+                refusal = InvalidRequest(field_errors=(field_error,))
                 return await self.creation.replay_or_raise(caller, line.body, line.key, refusal)
             return await self.creation.create(caller, {**line.body, "queue": queue}, line.key)
         except CallgateError as error:

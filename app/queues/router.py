@@ -179,8 +179,8 @@ async def cancel_queue(
 ) -> CancelAnswer:
     """Cancels all waiting calls: none of them will ring. They become `not_started`, with the problem `canceled-before-dial`.
 
-    Calls that are being dialled go on. The queue stays, and takes further calls. The request has no body.
-    It can be repeated, and then also cancels calls that were added meanwhile; so an `Idempotency-Key` is refused.
+    Calls that are being dialled continue. The queue stays and accepts further calls. The request has no body.
+    A repeated request also cancels calls that were added since, so an `Idempotency-Key` is refused.
     """
     return CancelAnswer(canceled=await service.cancel(actor, caller.tenant_id, name))
 

@@ -19,7 +19,7 @@ HAS_CALLBACK_SQL: Final = "execution = 'started' AND cardinality(callbacks_seen)
 def callback_missing_sql(has_public_url: str) -> str:
     """Returns an SQL condition on a row of `call`: the call was started, and an expected callback has not arrived.
 
-    None is expected without a public URL, for calls with an application, nor for those of an account without an auth token
+    No callback is expected without a public URL, for calls with an application, or for accounts without an auth token
     (app.calls.status_callbacks). `has_public_url` is SQL, such as `$1`, and says whether Callgate has a public URL.
     """
     return f"""

@@ -50,7 +50,7 @@ _ACCEPT_SERVER = f"""
     UPDATE grant_guard SET server = {CURRENT_SERVER_SQL}, seen_at = clock_timestamp(), released_at = clock_timestamp()
     WHERE id = 1 AND halted_at IS NULL AND NOT EXISTS (SELECT FROM scheduled_dial) RETURNING id
 """
-_READ_GUARD = f"""
+_READ_HALT_STATE = f"""
     SELECT server, {CURRENT_SERVER_SQL} AS current_server, seen_at, halted_at, halt_reason, clock_timestamp() AS read_at,
         xmin::text AS version
     FROM grant_guard WHERE id = 1
@@ -192,7 +192,7 @@ async def _account_with_lost_grants(
 
 async def read_grant_halt_state(database: StatementRunner) -> GrantHaltState | None:
     """Returns the row of `grant_guard` (whether calls may be dialled) and the current server; None if there is no row yet."""
-    rows = await database.fetch(_READ_GUARD)
+    rows = await database.fetch(_READ_HALT_STATE)
     return GrantHaltState(**rows[0]) if rows else None
 
 

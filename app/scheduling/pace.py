@@ -5,7 +5,7 @@ generic cell rate algorithm (ITU-T I.371), which stores one timestamp instead of
 seconds at most `burst + s * calls_per_second` calls are dialled.
 
 If Postgres's clock steps back, `next_at` may be later than calls and pauses can make it. Then one call is allowed, which sets
-`next_at` anew. A mere upper limit of `next_at` would move on with the clock and allow no call.
+`next_at` anew. Capping `next_at` is not enough: the cap would advance with the clock and never allow a call.
 
 All arguments are SQL expressions. A statement must lock the row before it reads the clock for `at`.
 """
@@ -16,7 +16,10 @@ _NO_LIMIT = 1_000_000
 
 
 def _next_at_sql(at: str) -> str:
-    """Returns SQL for the `next_at` of the row `pace`, or if that is impossible at the time `at`, one that allows one call."""
+    """Returns SQL for the `next_at` of the row `pace`.
+
+    If that is later than possible at the time `at`, the SQL gives a value that allows one call.
+    """
     # Without `trunc`, the interval could be rounded up to the next microsecond, and no call would be allowed.
     return f"""CASE
         WHEN pace.next_at > {at} + make_interval(secs => (pace.burst / pace.calls_per_second)::float8 + {MAX_PAUSE_S})

@@ -212,7 +212,7 @@ for _operation in OPERATIONS:
         _path,
         _change_endpoint(_operation) if _operation.is_change else _read_endpoint(_operation),
         methods=[_METHODS_BY_ACTION[_operation.action]],
-        # What reads passes its query on to Twilio, and checks the names itself.
+        # A read passes its query to Twilio and checks the parameter names itself.
         dependencies=[Depends(refuse_unknown_parameters)] if _operation.is_change else None,
         operation_id=operation_id_of(_operation),
         summary=summary_of(_operation),

@@ -149,7 +149,7 @@ class SubresourceService:
     async def stream_recording_media_of_account(
         self, caller: Caller, account_id: UUID, account_sid: str, media: MediaRequest
     ) -> AsyncIterator[StreamedResponse]:
-        """Finds the call of the recording. Then does what `stream_recording_media` does, also if Twilio has deleted the call.
+        """Yields the audio of a recording like `stream_recording_media`, also if Twilio has deleted the call.
 
         Raises SubresourceNotFound if the recorded call is not the tenant's.
         """

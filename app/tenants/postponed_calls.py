@@ -36,7 +36,8 @@ async def apply_to_waiting_calls(
     """Applies committed settings to scheduled calls that already wait. Idempotent.
 
     `is_stopped` says that the tenant is suspended or the queue is paused: once this function returns, none of its calls is
-    granted. If `queue_id` is None, the hours are those of the tenant. Raises DatabaseUnavailable with a true `settings_stored`.
+    granted. If `queue_id` is None, the hours are those of the tenant. Sets `settings_stored` on the
+    DatabaseUnavailable that it raises.
     """
     try:
         if hours_changed:
@@ -71,7 +72,9 @@ async def make_calls_due(
     worker may postpone a call again by the new hours.
     """
     await wait_for_grants(database, tenant_id)
-    # Calls whose insert has read the old hours are not visible before. A later insert reads the new hours.
+    # An insert that has read the old hours is visible only after its transaction ends. Later inserts read the new hours. The
+    # result is ignored: an insert is the last statement of its transaction, and Postgres ends a statement, or an idle
+    # transaction, that takes as long as this wait.
     await wait_for_writers(database, "scheduled_dial")
     last_id = UUID(int=0)
     while True:

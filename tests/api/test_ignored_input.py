@@ -58,7 +58,7 @@ async def client(gateway: Gateway, tenant: Tenant) -> ApiClient:
     return ApiClient(tenant, key, values, (await tenant.http.get("/openapi.json")).json()["paths"])
 
 
-async def test_every_change_without_a_body_refuses_one(client: ApiClient, upstream: Upstream) -> None:
+async def test_requests_that_take_no_body_refuse_a_body(client: ApiClient, upstream: Upstream) -> None:
     changes = [(method, path) for method, path, operation in client.changes() if "requestBody" not in operation]
     assert len(changes) == 8
     for method, path in changes:

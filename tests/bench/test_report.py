@@ -5,9 +5,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from sqlalchemy import UniqueConstraint
 
-from app.calls.models import Call
 from bench.chart import Panel, chart
 from bench.life_report import CHART, life_chart, write_section
 from bench.life_run import Run
@@ -83,12 +81,6 @@ def test_a_page_without_the_part_and_without_the_heading_is_left_alone(tmp_path:
     with pytest.raises(ValueError, match=r"page\.md has neither"):
         replace_part("life", ["text"], page=page, before="## Missing")
     assert page.read_text() == "# Page\n"
-
-
-def test_the_page_has_the_number_of_indexes_of_calls() -> None:
-    unique = [each for each in Call.metadata.tables["call"].constraints if isinstance(each, UniqueConstraint)]
-    (number,) = re.findall(r"into eight indexes\*\* of (\d+)", PAGE.read_text())
-    assert int(number) == len(Call.metadata.tables["call"].indexes) + len(unique) + len(["the primary key"])
 
 
 @pytest.mark.parametrize("name", ["results", "rows"])

@@ -44,12 +44,12 @@ def test_commands_on_tenants_need_neither_server_nor_sqlalchemy_nor_logs(tmp_pat
     configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
     configured |= {"TWILIO_AUTH_TOKEN": "t" * 32, "SIP_AUTH_PASSWORD": "secret"}
 
-    def check(*arguments: str, seals: bool = False) -> str:
+    def check(*arguments: str, encrypts: bool = False) -> str:
         modules, code, output = ran(*arguments, **configured)
         assert (arguments, code) == (arguments, 0)
         assert "asyncpg" in modules
         assert (arguments, modules & (SERVER | HEAVY)) == (arguments, set())
-        assert ("cryptography" in modules) is seals, arguments
+        assert ("cryptography" in modules) is encrypts, arguments
         return output
 
     check("tenants", "create", "x", "--name", "X")
@@ -60,15 +60,15 @@ def test_commands_on_tenants_need_neither_server_nor_sqlalchemy_nor_logs(tmp_pat
     check("tenants", "limits", "x", "--max-in-flight", "5")
     check("tenants", "hours", "x", "--time-zone", "Europe/Berlin", "--from", "09:00", "--to", "18:00")
     check("tenants", "callbacks", "x", "--url", "https://example.com/told")
-    check("tenants", "callback-secret", "x", seals=True)
-    check("accounts", "add", "x", "--account-sid", "AC" + "0" * 32, seals=True)
+    check("tenants", "callback-secret", "x", encrypts=True)
+    check("accounts", "add", "x", "--account-sid", "AC" + "0" * 32, encrypts=True)
     (account,) = json.loads(check("accounts", "list", "x", "--json"))
     check("accounts", "pace", "x", account["account_sid"], "--calls-per-second", "1")
     check("accounts", "revoke", "x", account["credential"])
-    check("sip-credentials", "create", "x", "pbx", "--username", "jack", seals=True)
+    check("sip-credentials", "create", "x", "pbx", "--username", "jack", encrypts=True)
     check("sip-credentials", "list", "x")
     check("sip-credentials", "delete", "x", "pbx")
-    check("keys", "create", "x", seals=True)
+    check("keys", "create", "x", encrypts=True)
     (key,) = json.loads(check("keys", "list", "x", "--json"))
     check("keys", "revoke", key["id"])
     service_account = ("--namespace", "a", "--service-account", "b", "--issuer", "https://oidc.example.com")

@@ -202,7 +202,7 @@ async def test_the_command_waits_for_the_promotion_and_ends_when_the_old_token_i
         assert len(await installation.credentials()) == 1
         again = await installation.rotate(TWILIO_AUTH_TOKEN="second")
         assert again.returncode == 0
-        assert "nothing that it replaces" in again.stdout
+        assert "already stored and replaces no other" in again.stdout
         code, message = failure(*arguments[:4], environment=installation.configured | {"TWILIO_AUTH_TOKEN": "wrong"})
         assert (code, "refuses the new credential: nothing was changed" in message) == (1, True)
 

@@ -107,7 +107,7 @@ DAMAGED_SECRETS = {
     "cut off in the key's id": b"\x01\x02\x03",
     "cut off in the nonce": None,
     "cut off in the tag": None,
-    "never sealed": b"planted-in-clear-planted-in-clear-planted",
+    "never encrypted": b"planted-in-clear-planted-in-clear-planted",
     "in base64": base64.b64encode(bytes(60)),
     "of another row": None,
     "of an unknown key": keyring(UNKNOWN).encrypt("planted", associated_data="nobody's"),

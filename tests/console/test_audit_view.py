@@ -69,7 +69,7 @@ def test_a_pause_and_its_end_are_told_apart_and_bare_ids_are_explained() -> None
     deeds = [AuditLine.from_row(row(f"{noun}.{verb}")).action_text for noun, verb in (("queue", "pause"), ("queue", "resume"))]
     assert deeds == ["queue paused", "queue resumed"]
     assert AuditLine.from_row(row("tenant.suspend")).action_text == "tenant suspended"
-    assert AuditLine.from_row(row("account.skip")).action_text == "account calls given up"
+    assert AuditLine.from_row(row("account.skip")).action_text == "account skipped"
     released = AuditLine.from_row(row("grants.release"))
     assert (released.action_text, released.subject_kind) == ("scheduled calls released", "server")
     replayed = AuditLine.from_row(row("delivery.replay", subject=AT.isoformat()))

@@ -153,7 +153,7 @@ async def test_the_login_page_offers_it_and_the_address_has_pkce_state_and_nonce
     for name in ("state", "nonce", "code_challenge"):
         assert len(first[name][0]) >= 43
         assert first[name] != second[name]
-    # What the browser keeps is sealed.
+    # What the browser keeps is encrypted.
     assert first["state"][0].encode() not in bytes.fromhex(cookies_of(begun[0])[ATTEMPT_COOKIE])
 
 

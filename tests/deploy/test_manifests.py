@@ -157,7 +157,7 @@ def test_the_lines_of_the_production_overlay_for_workload_identities_can_be_unco
     production = render(production_copy)
     assert settings_of(production).workload_issuer == "https://oidc.example.com/cluster"
     assert production.of_kind("ClusterRoleBinding")
-    assert not cluster_scoped(production) & cluster_scoped(rendered("dev")), "each would take the other's"
+    assert not cluster_scoped(production) & cluster_scoped(rendered("dev")), "two installations would share these names"
 
 
 def test_the_lines_of_the_production_overlay_for_another_port_of_postgres_can_be_uncommented(production_copy: Path) -> None:

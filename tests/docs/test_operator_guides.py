@@ -276,7 +276,7 @@ def test_an_encryption_key_is_replaced(machine: Machine) -> None:
         new, old, after="\ncallgate secrets rotate && callgate secrets rotate && callgate secrets status --json\n"
     )
     status = re.findall(r'"secrets":\s*(\d+),\s*"api_keys":\s*(\d+)', rotated)
-    assert status[1] == ("0", "0"), "the old key seals nothing"
+    assert status[1] == ("0", "0"), "no secret is encrypted with the old key"
     with_keys(new)
 
 

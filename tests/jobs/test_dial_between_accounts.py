@@ -111,7 +111,7 @@ async def test_an_account_whose_grants_fail_does_not_keep_others_from_dialling(
     assert "grant_failed" in capsys.readouterr().out
 
 
-class FailingPreparation(CallPreparer):
+class FailingPreparer(CallPreparer):
     """A preparation of calls that always fails, like a bug in the code."""
 
     def prepare_call(self, *_: Any, **__: Any) -> NoReturn:
@@ -124,7 +124,7 @@ async def test_a_call_whose_preparation_fails_unexpectedly_waits(
     call = (await tenant.create(priority="normal")).json()
     async with services(gateway.settings, Metrics()) as state:
         preparation = state["granted_call_dialer"].preparation
-        failing = FailingPreparation(**{each.name: getattr(preparation, each.name) for each in fields(preparation)})
+        failing = FailingPreparer(**{each.name: getattr(preparation, each.name) for each in fields(preparation)})
         dialer = Dialer(
             state["database"],
             replace(state["granted_call_dialer"], preparation=failing),

@@ -95,7 +95,7 @@ async def test_calls_that_were_under_way_before_the_refusal_do_not_end_it(gatewa
         assert await executions(gateway, tenant) == {"started": 5}
 
 
-async def test_a_clock_that_steps_back_does_not_stop_an_account_for_as_long(gateway: Gateway) -> None:
+async def test_a_refused_account_dials_after_a_backward_clock_step(gateway: Gateway) -> None:
     async with running_upstream(error(401, 20003), created()) as upstream, services(gateway.settings, Metrics()) as state:
         dialer = Dialer(
             state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50

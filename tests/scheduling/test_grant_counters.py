@@ -56,7 +56,7 @@ async def test_what_was_read_before_a_failure_is_not_skipped(tmp_path: Path) -> 
 
 
 async def test_of_two_reads_at_the_same_time_none_ends_before_it_knows_everything(tmp_path: Path) -> None:
-    # As the guard and the first grant of a worker read: the other has read the first files and is at the later ones.
+    # As the watch and the first grant of a worker read: the other has read the first files and is at the later ones.
     accounts = [uuid4() for _ in range(300)]
     for account_id in accounts:
         (tmp_path / f"{account_id}.grants").write_text(f"{account_id} 0 1\n")

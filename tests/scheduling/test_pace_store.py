@@ -141,9 +141,7 @@ _WAIT = f"SELECT coalesce({seconds_until_allowed_sql(AT)}, 0) AS wait_s, {allowe
     [(61, 60, 0), (62, 61, 0), (63, 0, 1), (3600, 0, 1)],
     ids=["pause", "limit", "impossible", "hour"],
 )
-async def test_a_clock_that_steps_back_does_not_stop_calls_for_as_long(
-    pool: Pool, ahead_s: int, wait_s: int, allowed: int
-) -> None:
+async def test_one_call_is_allowed_after_a_backward_clock_step(pool: Pool, ahead_s: int, wait_s: int, allowed: int) -> None:
     """One call is allowed, which makes the next ones wait as usual. A change of the pace does so, too."""
     pace = f"SELECT 1::numeric AS calls_per_second, 2 AS burst, NULL::int AS max_concurrent, 0 AS in_use, {AT} + $1 AS next_at"
     (row,) = await pool.fetch(f"WITH pace AS ({pace}) {_WAIT}", timedelta(seconds=ahead_s))  # own constants
@@ -157,7 +155,7 @@ async def test_a_clock_that_steps_back_does_not_stop_calls_for_as_long(
 
 @pytest.mark.parametrize(("rate", "burst"), [("3", 3), ("6", 2), ("1.5", 2), ("7", 5), ("9", 6), ("0.001", 1)])
 async def test_one_call_is_allowed_at_every_rate_after_a_backward_clock_step(pool: Pool, rate: str, burst: int) -> None:
-    row = f"SELECT {rate}::numeric AS calls_per_second, {burst} AS burst, NULL::int AS max_concurrent, 0 AS in_use"  # own constants
+    row = f"SELECT {rate}::numeric AS calls_per_second, {burst} AS burst, NULL::int AS max_concurrent, 0 AS in_use"
     (read,) = await pool.fetch(f"WITH pace AS ({row}, {AT} + interval '1 day' AS next_at) {_WAIT}")  # own constants
     assert (read["wait_s"], read["allowed"]) == (0, 1)
 

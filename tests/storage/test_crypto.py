@@ -9,45 +9,45 @@ from app.security.keyring import Keyring, SecretUnreadable
 OLD, NEW = os.urandom(32), os.urandom(32)
 
 
-def test_a_sealed_secret_opens_for_the_same_row() -> None:
+def test_an_encrypted_secret_can_be_decrypted_for_the_same_row() -> None:
     ring = Keyring([NEW])
     assert ring.decrypt(ring.encrypt("töken", associated_data="row:1"), associated_data="row:1") == "töken"
 
 
-def test_sealing_a_secret_twice_gives_different_ciphertexts() -> None:
+def test_encrypting_a_secret_twice_gives_different_ciphertexts() -> None:
     ring = Keyring([NEW])
     assert ring.encrypt("token", associated_data="row:1") != ring.encrypt("token", associated_data="row:1")
 
 
-def test_a_ciphertext_moved_to_another_row_cannot_be_unsealed() -> None:
+def test_a_ciphertext_moved_to_another_row_cannot_be_decrypted() -> None:
     ring = Keyring([NEW])
     with pytest.raises(SecretUnreadable):
         ring.decrypt(ring.encrypt("token", associated_data="row:1"), associated_data="row:2")
 
 
 @pytest.mark.parametrize("position", [0, 1, 5, 17, -1])
-def test_a_secret_with_a_changed_byte_cannot_be_unsealed(position: int) -> None:
+def test_a_secret_with_a_changed_byte_cannot_be_decrypted(position: int) -> None:
     ring = Keyring([NEW])
-    sealed = bytearray(ring.encrypt("token", associated_data="row:1"))
-    sealed[position] ^= 1
+    encrypted = bytearray(ring.encrypt("token", associated_data="row:1"))
+    encrypted[position] ^= 1
     with pytest.raises(SecretUnreadable):
-        ring.decrypt(bytes(sealed), associated_data="row:1")
+        ring.decrypt(bytes(encrypted), associated_data="row:1")
 
 
 @pytest.mark.parametrize("length", [0, 1, 4, 5, 6, 12, 16, 17, 18, 32, 33])
-def test_a_truncated_secret_of_any_length_cannot_be_unsealed(length: int) -> None:
+def test_a_truncated_secret_of_any_length_cannot_be_decrypted(length: int) -> None:
     ring = Keyring([NEW])
     with pytest.raises(SecretUnreadable):
         ring.decrypt(ring.encrypt("token", associated_data="row:1")[:length], associated_data="row:1")
 
 
 @pytest.mark.parametrize("stored", [b"token", b"dG9rZW4=", b"\xff" * 40, bytes(40)])
-def test_bytes_that_were_never_sealed_cannot_be_unsealed(stored: bytes) -> None:
+def test_bytes_that_were_never_encrypted_cannot_be_decrypted(stored: bytes) -> None:
     with pytest.raises(SecretUnreadable):
         Keyring([NEW]).decrypt(stored, associated_data="row:1")
 
 
-def test_an_older_key_still_unseals_and_the_newest_seals() -> None:
+def test_an_older_key_still_decrypts_and_the_newest_encrypts() -> None:
     before, after = Keyring([OLD]), Keyring([NEW, OLD])
     assert after.decrypt(before.encrypt("token", associated_data="row:1"), associated_data="row:1") == "token"
     with pytest.raises(SecretUnreadable):

@@ -19,7 +19,7 @@ _OUTCOME_IS_OPEN = or_(
     Call.execution.in_(("pending", "unknown")),
     Call.settled_by.is_not_distinct_from("none_found") & Call.search_at.is_not(None),
 )
-# Only when the outcome of its call is known, a pending update can be sent or dropped.
+# A pending update can be sent or dropped only when the outcome of its call is known.
 _CAN_BE_PROCESSED = not_(_OUTCOME_IS_OPEN)
 
 
@@ -97,7 +97,10 @@ async def earliest_pending_update_due_at(session: AsyncSession) -> datetime | No
 
 async def last_twilio_event_at(session: AsyncSession, call: Call) -> datetime:
     """Returns the time of the call's last event that came from Twilio, such as a callback, or `created_at` if there is none."""
-    # Callgate makes a change of the callbacks' method alone itself.
-    is_twilios = CallEvent.type.in_(_TWILIO_EVENTS), CallEvent.data["parameters"].is_distinct_from(["status_callback_method"])
-    statement = select(func.max(CallEvent.at)).where(CallEvent.call_id == call.id, *is_twilios)
+    # If Callgate sends the callbacks, a change of only their method is not sent to Twilio, so its event does not count.
+    came_from_twilio = (
+        CallEvent.type.in_(_TWILIO_EVENTS),
+        CallEvent.data["parameters"].is_distinct_from(["status_callback_method"]),
+    )
+    statement = select(func.max(CallEvent.at)).where(CallEvent.call_id == call.id, *came_from_twilio)
     return (await session.scalar(statement)) or call.created_at

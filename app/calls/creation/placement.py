@@ -95,7 +95,7 @@ class CallPlacer:
         return await asyncio.shield(self._start_task(self._settle(call, NotStartedOutcome(problem, []), prepared)))
 
     async def drain(self) -> None:
-        """Waits for at most DRAIN_COMMIT_TIMEOUT_S until all outcomes, withdrawals and scheduled intents are committed."""
+        """Waits for at most DRAIN_COMMIT_TIMEOUT_S until all outcomes, undialled calls and scheduled intents are committed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_COMMIT_TIMEOUT_S):
                 retries = (self._late_outcomes, self.undialled_calls, self.scheduled_intents)

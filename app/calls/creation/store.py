@@ -204,7 +204,7 @@ class SettledCall:
     deliveries_written: Sequence[str] = ()
     """The events for which a delivery is written, including the event of `delivery`. Empty if `delivery` is None."""
     pending_since: datetime | None = None
-    """When the attempt began. None if that is unknown, for a first attempt whose commit is in doubt: only that has its id."""
+    """When the attempt began. None for a new call whose insert is in doubt: no other attempt has its id."""
 
     @classmethod
     def from_change(cls, call: Call | NewCall, change: RecordChange) -> Self:

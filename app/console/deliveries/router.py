@@ -58,7 +58,7 @@ async def _show_overview(request: Request, *, after: str) -> Response:
 
 
 async def _show_list(request: Request, query: DeliveryQuery, *, error_text: str = "") -> Response:
-    """Renders a tenant's list of deliveries. `error_text` is an error text about the time in the form that sends them again."""
+    """Renders a tenant's list of deliveries. `error_text` is shown at the time field of the form that sends them again."""
     database, now = slot_limited_transactions(request), datetime.now(UTC)
     searched_to, next_page = None, None
     try:

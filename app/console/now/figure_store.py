@@ -43,8 +43,8 @@ class CallFigures:
 
 
 _FIGURE_COLUMNS: Final = tuple(CallFigures.__dataclass_fields__)
-# A period that was counted has a row of all tenants. If a tenant has no row for such a period, its figures are zero. But
-# waiting calls are only counted within the period: if no worker ran then, no row has their number.
+# A period that was counted has a row of all tenants. If a tenant has no row for such a period, its figures are zero.
+# `waiting` is the exception: it is null for all tenants if no worker ran in the period.
 _FIGURE_SQL: Final = {"waiting": "CASE WHEN every.waiting IS NOT NULL THEN coalesce(own.waiting, 0) END AS waiting"}
 _FIGURES_OF_LENGTH: Final = f"""
     SELECT every.start, {", ".join(_FIGURE_SQL.get(name, f"own.{name}") for name in _FIGURE_COLUMNS)}

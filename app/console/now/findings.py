@@ -108,8 +108,8 @@ def _call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
     if recent.rolled_up >= MIN_CALLS_FOR_CONCLUSION and recent.server_errors / recent.rolled_up >= _MAX_SERVER_ERROR_SHARE:
         share = percent(recent.server_errors / recent.rolled_up)
         advice = (
-            "See https://status.twilio.com; a proxy on the way may also answer so. The calls are unknown until a callback or a "
-            "search settles them."
+            "See https://status.twilio.com. The answers may also come from a proxy. The calls are unknown until a callback or "
+            "a search settles them."
         )
         yield AttentionItem("warning", [f"Twilio answered 5xx to {share} of the calls requested in the last hour."], advice)
     if most_did_not_start(recent):

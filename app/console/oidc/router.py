@@ -121,7 +121,7 @@ def _login_attempt_from_cookie(request: Request) -> tuple[LoginAttempt, str] | N
 
 
 def _refuse_login(request: Request, error_text: str, status: int, reason: str) -> Response:
-    """Returns the login page with the error text `error_text`, deletes the cookie of the login, and logs the reason."""
+    """Returns the login page with `error_text`, deletes the cookie of the login, and logs the reason."""
     logger.warning("console_oidc_refused", reason=reason)
     response = login_page(request, status=status, error_text=error_text)
     _delete_cookie(response)

@@ -1,7 +1,7 @@
 """Writes records and attempts that Postgres has lost, as in a fail-over to a standby that lagged behind.
 
-The process that dials a call knows them until the outcome is committed. The number of an attempt does not identify it: if an
-attempt is lost, another process may begin an attempt with the same number. So `pending_since`, when it began, is compared, too.
+The process that dials a call keeps both in memory until the outcome is committed. An attempt is identified by its number and
+`pending_since`, the time when it began: after a loss, another process may begin an attempt with the same number.
 """
 
 from collections.abc import Mapping
@@ -30,9 +30,10 @@ def is_same_attempt(record: Call, call: Call | NewCall) -> bool:
 
 
 def is_attempt_lost(record: Call, call: Call | NewCall, outcome: Outcome) -> bool:
-    """Returns whether Postgres has lost the attempt of `call`, and the record must have it again because of its outcome.
+    """Returns whether Postgres has lost the attempt of `call`, and it must be written again because of its outcome.
 
-    Not if the record has a later attempt. But a call that Twilio has or may have started never waits, whatever came later.
+    Returns False if the record has a later attempt, with one exception: a record that waits although Twilio has or may have
+    started the call.
 
     If the outcome is that no call was started, the attempt is needed only if an earlier attempt ended the record. In a pending
     or unknown record, another attempt may have started a call. A waiting record is left to `callgate queues release`. A call

@@ -78,7 +78,7 @@ async def test_another_server_is_accepted_while_no_call_waits(gateway: Gateway) 
     assert halted.halted_at is not None
 
 
-async def test_a_grant_that_is_recorded_while_the_guard_reads_the_counts_does_not_look_lost(gateway: Gateway) -> None:
+async def test_a_grant_that_is_recorded_while_the_watch_reads_the_counts_does_not_look_lost(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
     for _ in range(3):
         await tenant.create(priority="normal")
