@@ -16,13 +16,11 @@ import pytest
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from app.jobs.dial import Dialer
 from app.local.postgres import EmbeddedPostgres
-from app.observability import Metrics
 from app.schema import migrate
-from app.services import services
 from tests.support.clients import metric_value
 from tests.support.gateway import PATIENT, Gateway, Tenant, running_gateway, settings_for
+from tests.support.jobs import running_dialer
 from tests.support.upstream import Behaviour, Upstream, created_after_release, error, reset, running_upstream
 
 TIMEOUT_S = 30
@@ -207,13 +205,7 @@ async def test_a_call_that_was_canceled_after_its_attempt_was_lost_stays_cancele
 @pytest.mark.parametrize("has_another_redial", [False, True])
 async def test_the_lost_record_of_a_dialled_redial_is_in_its_queue_again(gateway: Gateway, has_another_redial: bool) -> None:
     """Expects the redial to be the only one of its call, so that the end of that call makes no other."""
-    async with (
-        running_upstream(created_after_release()) as upstream,
-        services(gateway.settings, Metrics()) as state,
-    ):
-        dialer = Dialer(
-            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=10, max_in_flight_per_tenant=10
-        )
+    async with running_upstream(created_after_release()) as upstream, running_dialer(gateway) as dialer:
         tenant = await gateway.add_tenant(upstream.url)
         (await tenant.http.put("/v1/queues/reminders", json={})).raise_for_status()
         call_id = (await tenant.create(queue="reminders")).json()["id"]
@@ -241,13 +233,7 @@ async def test_the_lost_record_of_a_dialled_redial_is_in_its_queue_again(gateway
 
 async def test_a_lost_attempt_of_a_dialled_call_has_a_slot_again(gateway: Gateway) -> None:
     """Covers a scheduled call that was refused, requested again and dialled, and whose second request was lost."""
-    async with (
-        running_upstream(error(401, 20003), created_after_release()) as upstream,
-        services(gateway.settings, Metrics()) as state,
-    ):
-        dialer = Dialer(
-            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=10, max_in_flight_per_tenant=10
-        )
+    async with running_upstream(error(401, 20003), created_after_release()) as upstream, running_dialer(gateway) as dialer:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create(priority="normal")).json()["id"]
         await dialer.step()

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import make_url, text
 from uuid_utils.compat import uuid7
 
@@ -24,13 +25,12 @@ from app.calls.models import Call
 from app.calls.repository import add_event
 from app.database.engine import Database
 from app.errors import DatabaseUnavailable
-from app.jobs.dial import Dialer
 from app.observability import Metrics
 from app.scheduling.models import NO_QUEUE
 from app.scheduling.schedule import Schedule
 from app.services import Services, services
 from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for
-from tests.support.jobs import running_resolver
+from tests.support.jobs import dial_all, make_dialer, running_dialer, running_resolver
 from tests.support.tcp import HoldingProxy, running_proxy
 from tests.support.upstream import created, created_after_release, error, running_upstream
 
@@ -352,16 +352,6 @@ async def test_a_reopening_that_is_unknown_to_a_worker_is_withdrawn(gateway: Gat
 # ---- scheduled calls, which are not withdrawn
 
 
-@asynccontextmanager
-async def _dialer(database_url: str) -> AsyncIterator[Dialer]:
-    async with services(settings_for(database_url, **PATIENT), Metrics()) as state:
-        dialer = Dialer(
-            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50
-        )
-        yield dialer
-        await dialer.drain()
-
-
 @pytest.mark.parametrize("lands", [True, False])
 async def test_a_call_whose_grant_has_an_unknown_commit_waits_again_and_rings_once(
     gateway: Gateway, database_url: str, lands: bool
@@ -369,13 +359,7 @@ async def test_a_call_whose_grant_has_an_unknown_commit_waits_again_and_rings_on
     async with running_upstream(created()) as upstream, worker_behind_proxy(database_url) as (worker, proxy):
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create(priority="normal")).json()["id"]
-        dialer = Dialer(
-            worker["database"],
-            worker["granted_call_dialer"],
-            worker["settlement"],
-            max_in_flight=50,
-            max_in_flight_per_tenant=50,
-        )
+        dialer = make_dialer(worker)
         proxy.hold(b"COMMIT")
         with pytest.raises(DatabaseUnavailable):
             await dialer.step()
@@ -439,7 +423,7 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_written_and_dialled_
     async with (
         running_upstream(created()) as upstream,
         gateway_behind_proxy(database_url) as (gateway, proxy),
-        _dialer(database_url) as dialer,
+        running_dialer(gateway, database_url=SecretStr(database_url), **PATIENT) as dialer,
     ):
         tenant = await gateway.add_tenant(upstream.url)
         (await tenant.http.put("/v1/queues/reminders", json={})).raise_for_status()
@@ -457,9 +441,7 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_written_and_dialled_
         if key:
             again = await tenant.create(key, to=to, queue="reminders")
             assert (again.status_code, again.json()["execution"]) == (200, "scheduled")
-        while await dialer.step():
-            pass
-        await dialer.drain()
+        await dial_all(dialer)
         record = (await tenant.http.get(f"/v1/calls/{response.json()['id']}")).raise_for_status().json()
         assert record["execution"] == "started"
         assert await _records(tenant) == [("started", to)]
@@ -470,7 +452,7 @@ async def test_a_scheduled_intent_that_is_written_again_while_it_is_dialled_ring
     async with (
         running_upstream(created_after_release()) as upstream,
         gateway_behind_proxy(database_url) as (gateway, proxy),
-        _dialer(database_url) as dialer,
+        running_dialer(gateway, database_url=SecretStr(database_url), **PATIENT) as dialer,
     ):
         tenant = await gateway.add_tenant(upstream.url)
         proxy.hold(b"dialled-in-doubt")
@@ -481,9 +463,7 @@ async def test_a_scheduled_intent_that_is_written_again_while_it_is_dialled_ring
         await asyncio.sleep(1)  # enough time for the repetition
         assert await _records(tenant) == [("pending", BASIC["to"])]
         upstream.released.set()
-        while await dialer.step():
-            pass
-        await dialer.drain()
+        await dial_all(dialer)
         assert await _records(tenant) == [("started", BASIC["to"])]
         assert len(upstream.posts) == 1
 

@@ -26,11 +26,10 @@ from app.jobs.dial import Dialer
 from app.jobs.resolve import OutcomeResolver
 from app.observability import Metrics
 from app.security.keyring import Keyring
-from app.services import services
 from app.tenants.delivery_signing import SigningSettingsCache
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for
-from tests.support.jobs import deliver_all, run_search, running_resolver
+from tests.support.jobs import deliver_all, dial_all, run_search, running_dialer, running_resolver
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.upstream import (
     Behaviour,
@@ -276,12 +275,8 @@ async def test_a_delivery_whose_call_has_no_url_fails_as_one_with_an_invalid_url
 
 @pytest.fixture
 async def dialer(gateway: Gateway) -> AsyncIterator[Dialer]:
-    async with services(gateway.settings, Metrics()) as state:
-        running = Dialer(
-            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=10, max_in_flight_per_tenant=10
-        )
+    async with running_dialer(gateway) as running:
         yield running
-        await running.drain()
 
 
 async def _dial(gateway: Gateway, dialer: Dialer, tenant: Tenant, *, change: str = "due_at = now()") -> None:
@@ -289,9 +284,7 @@ async def _dial(gateway: Gateway, dialer: Dialer, tenant: Tenant, *, change: str
     async with gateway.database.begin() as session:
         await session.execute(text(f"UPDATE scheduled_dial SET {change} WHERE tenant_id = :id"), {"id": tenant.id})  # noqa: S608
         await session.execute(text("UPDATE pace SET probe_at = now() WHERE probe_at IS NOT NULL"))
-    while await dialer.step():
-        pass
-    await dialer.drain()
+    await dial_all(dialer)
 
 
 async def test_a_scheduled_call_that_waits_again_is_settled_only_at_its_end(gateway: Gateway, dialer: Dialer) -> None:

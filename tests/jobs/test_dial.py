@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -16,38 +15,14 @@ from app.calls.status_callbacks import StatusCallbacks, changed_callback_columns
 from app.jobs.deadlines import RingDeadlineEnforcer
 from app.jobs.dial import Dialer
 from app.observability import Metrics
-from app.scheduling.grant_counters import GrantCounters
 from app.services import services
 from app.tenants.caller import COMMAND_LINE_CALLER
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
-from tests.support.jobs import run_step, running_refresher
+from tests.support.jobs import dial_all, run_step, running_dialer, running_refresher
 from tests.support.upstream import Upstream, answer, call_resource, created, error, hang, reset, running_upstream
 
 SID = "CA" + "d" * 32
-
-
-@asynccontextmanager
-async def running_dialer(gateway: Gateway, counters: GrantCounters | None = None) -> AsyncIterator[Dialer]:
-    async with services(gateway.settings, Metrics()) as state:
-        counters = counters or GrantCounters()
-        dialer = Dialer(
-            state["database"],
-            state["granted_call_dialer"],
-            state["settlement"],
-            max_in_flight=50,
-            max_in_flight_per_tenant=50,
-            counters=counters,
-        )
-        yield dialer
-        await dialer.drain()
-
-
-async def dial_all(dialer: Dialer) -> None:
-    """Grants and dials all calls that are due, and waits until every dial has ended."""
-    while await dialer.step():
-        pass
-    await dialer.drain()
 
 
 @pytest.fixture

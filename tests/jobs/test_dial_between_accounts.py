@@ -8,20 +8,17 @@ from uuid import uuid4
 import pytest
 
 from app.calls.creation.preparation import CallPreparer
-from app.jobs.dial import Dialer
 from app.observability import Metrics
 from app.services import services
 from app.tenants.administration_store import TenantSettings
 from tests.support.gateway import Gateway, Tenant
+from tests.support.jobs import make_dialer, running_dialer
 from tests.support.upstream import Upstream, created, hang, running_upstream
 
 
 async def test_an_account_with_many_calls_does_not_keep_others_from_dialling(gateway: Gateway) -> None:
     """The worker dials one call at a time. After each call, it continues with the next account."""
-    async with running_upstream(created()) as upstream, services(gateway.settings, Metrics()) as state:
-        dialer = Dialer(
-            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=1, max_in_flight_per_tenant=1
-        )
+    async with running_upstream(created()) as upstream, running_dialer(gateway, limit=1) as dialer:
         tenants = [await gateway.add_tenant(upstream.url) for _ in range(3)]
         for tenant in tenants:
             for _ in range(3):
@@ -40,16 +37,12 @@ async def test_an_account_with_many_calls_does_not_keep_others_from_dialling(gat
 async def test_an_account_that_hangs_leaves_room_for_the_calls_of_other_tenants(
     gateway: Gateway, own_limit: int | None
 ) -> None:
-    patient = gateway.settings.model_copy(update={"twilio_read_timeout": 60.0, "request_budget": 90.0})
     async with (
         running_upstream(hang) as hanging,
         running_upstream(created()) as answering,
-        services(patient, Metrics()) as state,
+        running_dialer(gateway, limit=4, per_tenant=2, twilio_read_timeout=60.0, request_budget=90.0) as dialer,
         asyncio.timeout(60),
     ):
-        dialer = Dialer(
-            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=4, max_in_flight_per_tenant=2
-        )
         slow, fast = await gateway.add_tenant(hanging.url), await gateway.add_tenant(answering.url)
         await gateway.tenants.update_tenant(slow.id, TenantSettings(max_in_flight=own_limit))
         for _ in range(10):
@@ -73,10 +66,7 @@ async def test_an_account_that_hangs_leaves_room_for_the_calls_of_other_tenants(
 
 
 async def test_accounts_of_one_tenant_take_turns_at_the_limit_of_the_tenant(gateway: Gateway) -> None:
-    async with running_upstream(created()) as upstream, services(gateway.settings, Metrics()) as state:
-        dialer = Dialer(
-            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=1
-        )
+    async with running_upstream(created()) as upstream, running_dialer(gateway, per_tenant=1) as dialer:
         tenant, second = await gateway.add_tenant(upstream.url), f"AC{uuid4().hex}"
         await gateway.tenants.add_credential(
             tenant.id, account_sid=second, secret="s" * 32, key_sid=None, base_url=upstream.url
@@ -95,14 +85,11 @@ async def test_accounts_of_one_tenant_take_turns_at_the_limit_of_the_tenant(gate
 async def test_an_account_whose_grants_fail_does_not_keep_others_from_dialling(
     gateway: Gateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with running_upstream(created()) as upstream, services(gateway.settings, Metrics()) as state:
+    async with running_upstream(created()) as upstream, running_dialer(gateway) as dialer:
         tenants = [await gateway.add_tenant(upstream.url) for _ in range(3)]
         calls = [(await tenant.create(priority="normal")).json()["id"] for tenant in tenants]
         await gateway.database.fetch(
             """UPDATE call SET parameters = parameters || '{"timeout": "unreadable"}' WHERE id = $1""", calls[0]
-        )
-        dialer = Dialer(
-            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50
         )
         await dialer.step()
         await dialer.drain()
@@ -125,13 +112,7 @@ async def test_a_call_whose_preparation_fails_unexpectedly_waits(
     async with services(gateway.settings, Metrics()) as state:
         preparation = state["granted_call_dialer"].preparation
         failing = FailingPreparer(**{each.name: getattr(preparation, each.name) for each in fields(preparation)})
-        dialer = Dialer(
-            state["database"],
-            replace(state["granted_call_dialer"], preparation=failing),
-            state["settlement"],
-            max_in_flight=50,
-            max_in_flight_per_tenant=50,
-        )
+        dialer = make_dialer({**state, "granted_call_dialer": replace(state["granted_call_dialer"], preparation=failing)})
         await dialer.step()
         await dialer.drain()
         assert (await tenant.http.get(f"/v1/calls/{call['id']}")).json()["execution"] == "scheduled"
@@ -139,9 +120,7 @@ async def test_a_call_whose_preparation_fails_unexpectedly_waits(
         assert upstream.posts == []
         assert "scheduled_call_not_prepared" in capsys.readouterr().out
         await gateway.database.fetch("UPDATE scheduled_dial SET due_at = now()")
-        dialer = Dialer(
-            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50
-        )
+        dialer = make_dialer(state)
         await dialer.step()
         await dialer.drain()
     assert (await tenant.http.get(f"/v1/calls/{call['id']}")).json()["execution"] == "started"

@@ -1,8 +1,6 @@
 """Tests that nothing is sent to Twilio after a call's `ring_by`, whatever delays its dial, and that the call then expires."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -11,23 +9,12 @@ from app.calls.creation.grants.service import grant_calls
 from app.calls.creation.grants.store import DialGrant
 from app.clock import monotonic_seconds
 from app.jobs.dial import Dialer
-from app.observability import Metrics
-from app.services import services
 from tests.support.gateway import Gateway, Tenant
+from tests.support.jobs import running_dialer
 from tests.support.upstream import created, created_after_release, error, running_upstream
 
 # Twilio's answers and free connections may take longer than the calls may wait.
 _PATIENT: dict[str, Any] = {"twilio_pool_timeout": 20.0, "twilio_read_timeout": 20.0, "request_budget": 90.0}
-
-
-@asynccontextmanager
-async def _running_dialer(gateway: Gateway, **settings: Any) -> AsyncIterator[Dialer]:
-    async with services(gateway.settings.model_copy(update=_PATIENT | settings), Metrics()) as state:
-        dialer = Dialer(
-            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=10, max_in_flight_per_tenant=10
-        )
-        yield dialer
-        await dialer.drain()
 
 
 async def _schedule(tenant: Tenant, *, ring_in_s: float) -> str:
@@ -55,7 +42,7 @@ async def _attempts_before_it_expired(gateway: Gateway, dialer: Dialer, tenant: 
 
 
 async def test_a_process_that_was_suspended_until_the_deadline_makes_no_attempt(gateway: Gateway) -> None:
-    async with running_upstream(created()) as upstream, _running_dialer(gateway) as dialer:
+    async with running_upstream(created()) as upstream, running_dialer(gateway, **_PATIENT) as dialer:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = await _schedule(tenant, ring_in_s=30)
         grant = await _grant(gateway, tenant)
@@ -67,7 +54,7 @@ async def test_a_process_that_was_suspended_until_the_deadline_makes_no_attempt(
 async def test_a_call_that_waits_for_a_connection_until_its_deadline_is_not_sent(gateway: Gateway) -> None:
     async with (
         running_upstream(created_after_release(), created()) as upstream,
-        _running_dialer(gateway, max_in_flight=1) as dialer,  # as many connections to Twilio
+        running_dialer(gateway, **_PATIENT, max_in_flight=1) as dialer,  # as many connections to Twilio
     ):
         tenant = await gateway.add_tenant(upstream.url)
         await tenant.create(priority="urgent")
@@ -89,7 +76,7 @@ async def test_a_call_that_waits_for_a_connection_until_its_deadline_is_not_sent
 async def test_a_refusal_until_after_the_deadline_is_not_waited_for(gateway: Gateway) -> None:
     async with (
         running_upstream(error(429, 20429, headers={"Retry-After": "25"}), created()) as upstream,
-        _running_dialer(gateway) as dialer,
+        running_dialer(gateway, **_PATIENT) as dialer,
     ):
         tenant = await gateway.add_tenant(upstream.url)
         call_id = await _schedule(tenant, ring_in_s=20)

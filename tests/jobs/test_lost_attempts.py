@@ -11,8 +11,8 @@ from uuid import UUID
 import pytest
 
 from app.jobs.dial import Dialer
-from tests.jobs.test_dial import running_dialer
 from tests.support.gateway import Gateway, Tenant
+from tests.support.jobs import running_dialer
 from tests.support.upstream import Behaviour, Upstream, created, created_after_release, error, reset, running_upstream
 
 TIMEOUT_S = 30

@@ -12,10 +12,9 @@ from app.calls.creation.refused_accounts import apply_outcome_to_account
 from app.calls.models import Call
 from app.errors import InternalError, UpstreamUnreachable
 from app.jobs.dial import Dialer
-from app.observability import Metrics
 from app.scheduling.refused_accounts import resume_account, slow_account_down
-from app.services import services
 from tests.support.gateway import Gateway, Tenant
+from tests.support.jobs import running_dialer
 from tests.support.upstream import Behaviour, created, error, running_upstream
 
 
@@ -42,11 +41,8 @@ async def test_an_account_that_is_refused_tries_one_call_at_a_time(gateway: Gate
     async with (
         running_upstream(*[refusal] * (first + probes), created()) as refusing,
         running_upstream(created()) as accepting,
-        services(gateway.settings, Metrics()) as state,
+        running_dialer(gateway) as dialer,
     ):
-        dialer = Dialer(
-            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50
-        )
         refused, other = await gateway.add_tenant(refusing.url), await gateway.add_tenant(accepting.url)
         for _ in range(50):
             assert (await refused.create(priority="normal")).status_code == 202
@@ -77,10 +73,7 @@ async def test_an_account_that_is_refused_tries_one_call_at_a_time(gateway: Gate
 
 
 async def test_calls_that_were_under_way_before_the_refusal_do_not_end_it(gateway: Gateway) -> None:
-    async with running_upstream(error(401, 20003), created()) as upstream, services(gateway.settings, Metrics()) as state:
-        dialer = Dialer(
-            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50
-        )
+    async with running_upstream(error(401, 20003), created()) as upstream, running_dialer(gateway) as dialer:
         tenant = await gateway.add_tenant(upstream.url)
         for _ in range(5):
             assert (await tenant.create(priority="normal")).status_code == 202
@@ -96,10 +89,7 @@ async def test_calls_that_were_under_way_before_the_refusal_do_not_end_it(gatewa
 
 
 async def test_a_refused_account_dials_after_a_backward_clock_step(gateway: Gateway) -> None:
-    async with running_upstream(error(401, 20003), created()) as upstream, services(gateway.settings, Metrics()) as state:
-        dialer = Dialer(
-            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50
-        )
+    async with running_upstream(error(401, 20003), created()) as upstream, running_dialer(gateway) as dialer:
         tenant = await gateway.add_tenant(upstream.url)
         assert (await tenant.create(priority="normal")).status_code == 202
         await dial_one_round(dialer)
@@ -110,10 +100,7 @@ async def test_a_refused_account_dials_after_a_backward_clock_step(gateway: Gate
 
 
 async def test_a_refusal_long_after_the_last_one_slows_the_account_down_anew(gateway: Gateway) -> None:
-    async with running_upstream(error(429, 20429)) as upstream, services(gateway.settings, Metrics()) as state:
-        dialer = Dialer(
-            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=50, max_in_flight_per_tenant=50
-        )
+    async with running_upstream(error(429, 20429)) as upstream, running_dialer(gateway) as dialer:
         tenant = await gateway.add_tenant(upstream.url)
         assert (await tenant.create(priority="normal")).status_code == 202
         ((account_id,),) = await gateway.database.fetch("SELECT id FROM twilio_account WHERE tenant_id = $1", tenant.id)

@@ -39,9 +39,9 @@ from app.services import services
 from app.twilio.addresses import address_spellings
 from app.twilio.schemas import CallResource
 from tests.cli.running import environment, run
-from tests.jobs.test_dial import dial_all, record, running_dialer
+from tests.jobs.test_dial import record
 from tests.support.gateway import SECRET_KEY, Gateway
-from tests.support.jobs import run_search, running_resolver
+from tests.support.jobs import dial_all, run_search, running_dialer, running_resolver
 from tests.support.upstream import Behaviour, Upstream, answer, call_resource, created, error, reset, running_upstream
 
 BACKUP = Path(__file__).resolve().parents[2] / "docs" / "backup.md"

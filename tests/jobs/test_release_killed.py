@@ -12,9 +12,10 @@ import pytest
 
 from app.jobs.lost_grants import LostGrantWatch
 from tests.cli.running import environment, eventually, run, running
-from tests.jobs.test_dial import dial_all, record, running_dialer
+from tests.jobs.test_dial import record
 from tests.jobs.test_release import entry, halt, is_halted
 from tests.support.gateway import SECRET_KEY, Gateway
+from tests.support.jobs import dial_all, running_dialer
 from tests.support.locks import SESSION_WAITS_FOR_LOCK
 from tests.support.upstream import Upstream, answer, created, hang, running_upstream
 

@@ -19,7 +19,6 @@ from app.database.pool import MAX_CONNECTIONS
 from app.errors import DatabaseUnavailable, error_classes_by_slug
 from app.http.request_log import count_error
 from app.http.worker_gauges import WorkerGauges
-from app.jobs.dial import Dialer
 from app.jobs.gauges import Gauges
 from app.observability import Metrics
 from app.observability.metrics import EXPOSITION_INTERVAL_S
@@ -32,6 +31,7 @@ from app.twilio.instrumentation import operation_label
 from app.twilio.schemas import Credential, Form
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, running_gateway
+from tests.support.jobs import dial_all, make_dialer
 from tests.support.upstream import Behaviour, answer, created, error, proxy_page, refused_url, reset, running_upstream
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
@@ -282,14 +282,10 @@ async def test_scheduled_calls_are_measured_and_counted(gateway: Gateway) -> Non
             await session.execute(text(expired), {"id": ids[3]})
         metrics = state["settlement"].metrics
         gauges = Gauges(gateway.database, metrics, GrantCounters())
-        dialer = Dialer(
-            state["database"], state["granted_call_dialer"], state["settlement"], max_in_flight=10, max_in_flight_per_tenant=10
-        )
+        dialer = make_dialer(state)
         await gauges.step()
         waiting = list(text_string_to_metric_families(metrics.exposition().decode()))
-        while await dialer.step():
-            pass
-        await dialer.drain()
+        await dial_all(dialer)
         await gauges.step()
         dialled = list(text_string_to_metric_families(metrics.exposition().decode()))
     priorities = ("urgent", "normal", "bulk")

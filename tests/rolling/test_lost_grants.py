@@ -17,10 +17,11 @@ from app.schema import migrate
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.cli.running import environment, run
-from tests.jobs.test_dial import dial_all, record, running_dialer
+from tests.jobs.test_dial import record
 from tests.rolling.test_failover import accepted_calls, sends_nothing
 from tests.scheduling.test_grant_halts import hide_server
 from tests.support.gateway import SECRET_KEY, Gateway, Tenant, running_gateway, served, settings_for
+from tests.support.jobs import dial_all, running_dialer
 from tests.support.postgres_pair import Pair, postgres_pair
 
 # Keeps the wait of the release short.

@@ -23,10 +23,11 @@ from app.schema import migrate
 from app.services import services
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
-from tests.jobs.test_dial import dial_all, record, running_dialer
+from tests.jobs.test_dial import record
 from tests.rolling.test_failover import accepted_calls
 from tests.rolling.test_lost_grants import reconnected
 from tests.support.gateway import Gateway, Tenant, running_gateway, served, settings_for
+from tests.support.jobs import dial_all, running_dialer
 from tests.support.postgres_pair import Node
 
 RECOVERY_TIMEOUT_S = 20.0

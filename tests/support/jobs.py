@@ -3,15 +3,18 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.calls.search_plan import SearchPlan
 from app.calls.settlement import Settlement
 from app.jobs.account_tasks import AccountTasks
 from app.jobs.deliver import Deliverer
+from app.jobs.dial import Dialer
 from app.jobs.refresh import CallRefresher
 from app.jobs.resolve import OutcomeResolver
 from app.observability import Metrics
+from app.scheduling.grant_counters import GrantCounters
+from app.services import Services, services
 from app.twilio.client import TwilioClient, make_http_client
 from tests.support.gateway import Gateway
 
@@ -51,6 +54,44 @@ async def _twilio_client(metrics: Metrics, timeout_s: float) -> AsyncIterator[Tw
     )
     async with http:
         yield TwilioClient(http, base_url="http://127.0.0.1:9", metrics=metrics)
+
+
+def make_dialer(
+    state: Services, *, limit: int = 50, per_tenant: int | None = None, counters: GrantCounters | None = None
+) -> Dialer:
+    """Returns a dialer with these limits on the number of dials at a time. `per_tenant` is `limit` by default."""
+    return Dialer(
+        state["database"],
+        state["granted_call_dialer"],
+        state["settlement"],
+        max_in_flight=limit,
+        max_in_flight_per_tenant=limit if per_tenant is None else per_tenant,
+        counters=counters or GrantCounters(),
+    )
+
+
+@asynccontextmanager
+async def running_dialer(
+    gateway: Gateway,
+    counters: GrantCounters | None = None,
+    /,
+    *,
+    limit: int = 50,
+    per_tenant: int | None = None,
+    **settings: Any,
+) -> AsyncIterator[Dialer]:
+    """Yields a dialer whose settings are those of the gateway, except `settings`."""
+    async with services(gateway.settings.model_copy(update=settings), Metrics()) as state:
+        dialer = make_dialer(state, limit=limit, per_tenant=per_tenant, counters=counters)
+        yield dialer
+        await dialer.drain()
+
+
+async def dial_all(dialer: Dialer) -> None:
+    """Grants and dials all calls that are due, and waits until every dial has ended."""
+    while await dialer.step():
+        pass
+    await dialer.drain()
 
 
 class StepWithTasks(Protocol):
