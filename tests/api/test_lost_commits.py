@@ -21,7 +21,7 @@ from app.schema import migrate
 from tests.support.clients import metric_value
 from tests.support.gateway import PATIENT, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import running_dialer
-from tests.support.upstream import Behaviour, Upstream, created_after_release, error, reset, running_upstream
+from tests.support.upstream import Behaviour, Upstream, after_release, created_after_release, error, reset, running_upstream
 
 TIMEOUT_S = 30
 
@@ -130,20 +130,12 @@ async def test_a_record_that_is_lost_before_twilio_answers_is_written_again(
     assert capsys.readouterr().out.count("record_lost") == 1
 
 
-def _after_release(then: Behaviour) -> Behaviour:
-    async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await upstream.released.wait()
-        await then(upstream, reader, writer)
-
-    return behave
-
-
 @pytest.mark.parametrize(
     ("behaviour", "status", "execution", "repeated"),
     [
-        (_after_release(reset), 202, "unknown", 200),
+        (after_release(reset), 202, "unknown", 200),
         (created_after_release(), 201, "started", 200),
-        (_after_release(error(400, 21211)), 422, "not_started", 422),
+        (after_release(error(400, 21211)), 422, "not_started", 422),
     ],
 )
 async def test_a_further_attempt_that_is_lost_before_twilio_answers_is_written_again(
@@ -185,7 +177,7 @@ async def test_a_further_attempt_that_is_lost_before_twilio_answers_is_written_a
 
 
 async def test_a_call_that_was_canceled_after_its_attempt_was_lost_stays_canceled(gateway: Gateway) -> None:
-    async with running_upstream(error(401, 20003), _after_release(error(401, 20003))) as upstream:
+    async with running_upstream(error(401, 20003), after_release(error(401, 20003))) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create("k")).json()["call_id"]
         creating = asyncio.create_task(tenant.create("k"))

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,19 +11,9 @@ from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import running_gateway, settings_for
-from tests.support.upstream import Behaviour, created, error, running_upstream
+from tests.support.upstream import after, created, error, running_upstream
 
 TIMEOUT_S = 60
-
-
-def after(meanwhile: Callable[[], Awaitable[None]], then: Behaviour) -> Behaviour:
-    """Returns a behaviour of the stand-in for Twilio: it runs `meanwhile`, and then behaves like `then`."""
-
-    async def behave(upstream, reader, writer) -> None:  # type: ignore[no-untyped-def]
-        await meanwhile()
-        await then(upstream, reader, writer)
-
-    return behave
 
 
 @pytest.mark.parametrize(("status", "code"), [(429, 20429), (401, 20003)])

@@ -13,11 +13,11 @@ import pytest
 from app.jobs.dial import Dialer
 from tests.support.gateway import Gateway, Tenant
 from tests.support.jobs import running_dialer
-from tests.support.upstream import Behaviour, Upstream, created, created_after_release, error, reset, running_upstream
+from tests.support.upstream import Behaviour, Upstream, after, created, created_after_release, error, reset, running_upstream
 
 TIMEOUT_S = 30
 
-# What a standby has that lacks the grant, and what may become of the call there until the outcome arrives.
+# Sets the call to its state on a standby without the grant: waiting, canceled or expired.
 _LOSE_GRANT = """
     WITH lost AS (DELETE FROM dial_slot WHERE call_id = $1)
     UPDATE call SET execution = $2, settled_by = $3, pending_since = created_at, settled_at = CASE WHEN $3 <> '' THEN now() END
@@ -26,16 +26,8 @@ _LOSE_GRANT = """
 _WAIT_AGAIN = "INSERT INTO scheduled_dial SELECT * FROM jsonb_populate_record(NULL::scheduled_dial, $1)"
 
 
-def _after(event: asyncio.Event, then: Behaviour) -> Behaviour:
-    async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await event.wait()
-        await then(upstream, reader, writer)
-
-    return behave
-
-
 async def _dialling(dialer: Dialer, upstream: Upstream, posts: int) -> None:
-    """Grants the waiting call. Returns when Twilio has received so many requests."""
+    """Runs the dialer until Twilio has received `posts` requests."""
     async with asyncio.timeout(TIMEOUT_S):
         while len(upstream.posts) < posts:
             await dialer.step()
@@ -81,7 +73,7 @@ async def test_the_outcome_of_a_lost_attempt_changes_no_attempt_with_the_same_nu
     """The call of the second grant must neither wait again nor be dialled again, because it may ring."""
     first, second = asyncio.Event(), asyncio.Event()
     async with (
-        running_upstream(_after(first, outcome), _after(second, created())) as upstream,
+        running_upstream(after(first.wait, outcome), after(second.wait, created())) as upstream,
         running_dialer(gateway) as dialer,
         running_dialer(gateway) as other,
     ):
@@ -117,7 +109,7 @@ async def test_the_outcome_of_a_lost_first_grant_is_kept(
     gateway: Gateway, settled_by: str | None, outcome: Behaviour, expected: tuple[Any, ...]
 ) -> None:
     answered = asyncio.Event()
-    async with running_upstream(_after(answered, outcome)) as upstream, running_dialer(gateway) as dialer:
+    async with running_upstream(after(answered.wait, outcome)) as upstream, running_dialer(gateway) as dialer:
         tenant = await gateway.add_tenant(upstream.url)
         call_id, dial = await _scheduled(gateway, tenant)
         await _dialling(dialer, upstream, 1)

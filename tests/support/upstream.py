@@ -145,10 +145,25 @@ def created(**fields: Any) -> Behaviour:
 
 def created_after_release(**fields: Any) -> Behaviour:
     """Returns a behaviour that waits until the test sets `released`, and then creates a call."""
+    return after_release(created(**fields))
+
+
+def after_release(then: Behaviour) -> Behaviour:
+    """Returns a behaviour that waits until the test sets `released`, and then behaves like `then`."""
 
     async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await upstream.released.wait()
-        await answer(201, call_resource(**fields))(upstream, reader, writer)
+        await then(upstream, reader, writer)
+
+    return behave
+
+
+def after(meanwhile: Callable[[], Awaitable[object]], then: Behaviour) -> Behaviour:
+    """Returns a behaviour that runs `meanwhile`, and then behaves like `then`."""
+
+    async def behave(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await meanwhile()
+        await then(upstream, reader, writer)
 
     return behave
 
