@@ -61,6 +61,8 @@ _ERRORS_OF_ACCOUNT = (TwilioThrottled, TwilioNotSent, TwilioTimeout, TwilioCrede
 _LIST_ERRORS_OF_ACCOUNT = (TwilioThrottled, TwilioNotSent)
 
 RefreshResult = Literal["changed", "unchanged", "gone", "failed"]
+ListCheck = Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]]
+"""Is called with an account's id and the first page of Twilio's list of its calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +97,7 @@ class CallRefresher:
     metrics: Metrics
     interval: timedelta
     fetch_deadline_s: float
-    bind_listed_calls: Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]] | None = None
-    """Is called with an account's id and the first page of Twilio's list of its calls: `OutcomeResolver.bind_listed_calls`."""
-    report_unrecorded_calls: Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]] | None = None
-    """Is called with the same values: `UnrecordedCallDetector.check_page`."""
+    list_checks: Sequence[ListCheck] = ()
     tasks: AccountTasks = field(default_factory=AccountTasks)
     # Accounts that Twilio throttles, or whose requests fail, with the time until which no request is sent for them.
     _pauses: dict[UUID, datetime] = field(default_factory=dict)
@@ -146,7 +145,7 @@ class CallRefresher:
                     find_calls_in_list, self.twilio, wanted=wanted, deadline_s=deadline_s, last_page_after_s=deadline_s
                 )
                 found, newest_entries = await try_credentials(await self.directory.active_credentials(account_id), ask)
-                for check in filter(None, (self.bind_listed_calls, self.report_unrecorded_calls)):
+                for check in self.list_checks:
                     # An error here, such as that of a locked record, does not concern the calls to refresh.
                     with logged_errors("listed_calls_check_failed", account_id=str(account_id)):
                         await check(account_id, newest_entries)

@@ -136,8 +136,7 @@ def _make_refresher(
         metrics=metrics,
         interval=timedelta(seconds=settings.refresh_interval),
         fetch_deadline_s=resolver.deadline_s,
-        bind_listed_calls=resolver.bind_listed_calls,
-        report_unrecorded_calls=detector.check_page,
+        list_checks=(resolver.bind_listed_calls, detector.check_page),
     )
 
 

@@ -24,7 +24,7 @@ OLD, YOUNG = timedelta(minutes=30), timedelta(minutes=1)
 @pytest.fixture
 async def refresher(gateway: Gateway) -> AsyncIterator[CallRefresher]:
     async with running_refresher(gateway) as running:
-        yield replace(running, report_unrecorded_calls=make_detector(running).check_page)
+        yield replace(running, list_checks=(make_detector(running).check_page,))
 
 
 def make_detector(refresher: CallRefresher) -> UnrecordedCallDetector:
@@ -161,5 +161,5 @@ async def test_a_call_is_counted_once_it_is_old_enough(gateway: Gateway, refresh
     async with running_upstream(account(entry())) as upstream:
         tenant = await add_account_long_ago(gateway, upstream.url)
         ids = await place_calls(tenant)
-        assert await sweep(gateway, replace(refresher, report_unrecorded_calls=patient.check_page), ids) == 0
-        assert await sweep(gateway, replace(refresher, report_unrecorded_calls=detector.check_page), ids) == 1
+        assert await sweep(gateway, replace(refresher, list_checks=(patient.check_page,)), ids) == 0
+        assert await sweep(gateway, replace(refresher, list_checks=(detector.check_page,)), ids) == 1
