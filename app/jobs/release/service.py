@@ -73,6 +73,13 @@ class _SearchLimits:
     """Postgres's clock minus this machine's clock."""
     is_dry_run: bool
 
+    def max_start_delay_of(self, waiting_call: Call) -> timedelta:
+        """Returns the longest time from a lost grant of this call until Twilio created the call.
+
+        `waiting_call.pending_since` is the earliest time at which a lost grant can have been made.
+        """
+        return self.until - waiting_call.pending_since
+
 
 @dataclass(slots=True)
 class _AccountAudit:
@@ -196,18 +203,15 @@ class GrantRelease:
             self.database, account.id, before=limits.last_not_before, since=limits.since, after=after, limit=self.batch_size
         ):
             for waiting_call in waiting_calls:
-                max_start_delay_of_call = limits.until - waiting_call.pending_since
                 candidates = _NOT_SEARCHED
                 if not audit.is_skipped:
-                    candidates = await self._find_candidates(call_list, waiting_call, max_start_delay_of_call, limits)
-                result = await self._settle_waiting_call(waiting_call, candidates, max_start_delay_of_call, limits, audit)
+                    candidates = await self._find_candidates(call_list, waiting_call, limits)
+                result = await self._settle_waiting_call(waiting_call, candidates, limits, audit)
                 checked.calls[result] += 1
             after = waiting_calls[-1].id
         return checked
 
-    async def _find_candidates(
-        self, call_list: AccountCallList, waiting_call: Call, max_start_delay_of_call: timedelta, limits: _SearchLimits
-    ) -> CallCandidates:
+    async def _find_candidates(self, call_list: AccountCallList, waiting_call: Call, limits: _SearchLimits) -> CallCandidates:
         """Returns the calls in Twilio's list that may be this call, which waits in Postgres but may have been dialled before.
 
         Raises CommandFailed if the list cannot be read. Also raises it if the difference between Twilio's and Postgres's clocks
@@ -215,7 +219,7 @@ class GrantRelease:
         """
         sid = waiting_call.account_sid
         try:
-            candidates = await call_list.find_candidates(waiting_call, max_start_delay=max_start_delay_of_call)
+            candidates = await call_list.find_candidates(waiting_call, max_start_delay=limits.max_start_delay_of(waiting_call))
         except (TwilioError, TimeoutError) as error:
             reason = error.reason if isinstance(error, TwilioError) else "deadline"
             advice = f"run the command again, or give up its due calls with --skip-account {sid}"
@@ -225,22 +229,16 @@ class GrantRelease:
         return candidates
 
     async def _settle_waiting_call(
-        self,
-        waiting_call: Call,
-        candidates: CallCandidates,
-        max_start_delay_of_call: timedelta,
-        limits: _SearchLimits,
-        audit: _AccountAudit,
+        self, waiting_call: Call, candidates: CallCandidates, limits: _SearchLimits, audit: _AccountAudit
     ) -> ReleaseResult:
         """Updates the record of one waiting call after a search of Twilio's list, and returns what became of the call.
 
         If Twilio has no such call, the call keeps waiting. If Twilio certainly has the call, the record is bound to it. If the
-        result is uncertain, the record becomes `unknown`. A dry run changes nothing. `waiting_call.pending_since` is the
-        earliest time at which a lost grant can have been made. `max_start_delay_of_call` is the longest time from then until
-        Twilio created the call.
+        result is uncertain, the record becomes `unknown`. A dry run changes nothing.
         """
         if candidates.is_complete and not candidates.calls:
             return "waiting"
+        max_start_delay = limits.max_start_delay_of(waiting_call)
         async with self.database.begin() as session:
             if not await lock_scheduled_dial(session, waiting_call.id):
                 return "waiting"
@@ -252,9 +250,7 @@ class GrantRelease:
                     await store.replace_scheduled_dial_by_slot(session, waiting_call.id)
                 return "bound"
             offset = _clock_offset(candidates, limits)
-            finding = await evaluate_candidates(
-                session, waiting_call, candidates, offset, max_start_delay=max_start_delay_of_call
-            )
+            finding = await evaluate_candidates(session, waiting_call, candidates, offset, max_start_delay=max_start_delay)
             if finding.result == "none":
                 return "waiting"
             if not limits.is_dry_run:
@@ -263,7 +259,7 @@ class GrantRelease:
                 dates = [entry.date_created for entry in entries if entry.date_created]
                 call.pending_since = min(dates, default=waiting_call.pending_since)
                 await self._write_finding(
-                    session, call, finding, exceeds_search_span=max_start_delay_of_call > self.max_start_delay + DATE_TOLERANCE
+                    session, call, finding, exceeds_search_span=max_start_delay > self.max_start_delay + DATE_TOLERANCE
                 )
             return "unknown" if finding.resource is None else "bound"
 
