@@ -23,7 +23,7 @@ async def delete_at_twilio(control: CallControl, call: Call) -> None:
     If the record does not show how the call ended, first reads the call from Twilio, which does not show it after the deletion.
     Raises NoUsableCredentials if none of the account's credentials can be used.
     """
-    await control.usable_account(call)
+    await control.require_usable_account(call)
     delete = partial(control.twilio.delete_call, sid=call.sid or "", deadline_s=control.deadline_s)
     try:
         async with control.request_limit.slot(call.tenant_id):

@@ -40,9 +40,9 @@ async def record_update(
             # The next status follows soon.
             locked.refresh_at = await repository.transaction_start_time(session)
         if update.status is not None:
-            fulfils_any = update.status == "completed" or locked.status in TERMINAL_STATUSES
-            fulfilled = None if fulfils_any else update.status
-            await control_repository.delete_pending_update(session, call.id, only=pending, status=fulfilled)
+            ends_call = update.status == "completed" or locked.status in TERMINAL_STATUSES
+            status = None if ends_call else update.status
+            await control_repository.delete_pending_update(session, call.id, only=pending, status=status)
     return locked
 
 

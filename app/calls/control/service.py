@@ -90,7 +90,7 @@ class CallControl:
             return ControlResult(call, done=False)
         if call.execution != "started" or call.status in TERMINAL_STATUSES:
             raise WrongCallState(call_id=call.id)
-        account = await self.usable_account(call)
+        account = await self.require_usable_account(call)
         callbacks = changed_callbacks(update, call, account, urls=self.callback_urls, validate_url=self.validate_callback)
         parameters = update.parameters_for_twilio() | callbacks.parameters_for_twilio
         if not parameters:
@@ -276,7 +276,7 @@ class CallControl:
             await record_fetched_call(self.database, call, resource)
             raise TwilioWrongState(error.reason, error.answer) from error
 
-    async def usable_account(self, call: Call) -> UsableAccount:
+    async def require_usable_account(self, call: Call) -> UsableAccount:
         """Returns the call's account. Raises NoUsableCredentials if none of its credentials can be used."""
         account = await self.directory.usable_account(call.tenant_id, account_sid=call.account_sid)
         if account is None:
