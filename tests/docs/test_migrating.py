@@ -75,14 +75,11 @@ def test_every_error_has_its_twilio_status_and_code_in_the_table() -> None:
     assert rows == {error.slug: tuple(error_code) for error, error_code in ERROR_CODES.items()} | unknown
 
 
-def test_the_row_of_invalid_requests_has_the_code_of_every_parameter() -> None:
+def test_the_row_of_invalid_requests_has_the_right_code_for_each_parameter() -> None:
     (row,) = re.findall(r"^\| `invalid-request` \|.*", (DOCS / "errors.md").read_text(), re.MULTILINE)
-    spans = re.findall(r"(\d{5})(?:–(\d{5}))?", row)
-    documented = {code for first, last in spans for code in range(int(first), int(last or first) + 1)}
-    source = (DOCS.parent / "app" / "compat" / "error_codes.py").read_text()
-    of_errors = {error_code.code for error_code in ERROR_CODES.values()}
-    assert documented - of_errors == {int(code) for code in re.findall(r"\b\d{5}\b", source)} - of_errors
-    for code, parameter in re.findall(r"(\d{5}) for `([A-Z]\w+)`", row):
+    documented = re.findall(r"(\d{5}) for `([A-Z]\w+)`", row)
+    assert documented
+    for code, parameter in documented:
         pointer = "?PageSize" if parameter == "PageSize" else "/" + re.sub(r"\B([A-Z])", r"_\1", parameter).lower()
         assert twilio_code_for(FieldError(pointer, "value_error", "")) == int(code), parameter
 
