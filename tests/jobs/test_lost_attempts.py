@@ -122,3 +122,22 @@ async def test_the_outcome_of_a_lost_first_grant_is_kept(
         if expected[0] in ("started", "unknown"):
             assert await _pending_since(gateway, call_id) == dialled_at
         assert len(upstream.posts) == 1
+
+
+async def test_an_unknown_outcome_of_a_lost_grant_stops_a_call_that_waits_after_a_second_grant(gateway: Gateway) -> None:
+    answered = asyncio.Event()
+    async with (
+        running_upstream(after(answered.wait, reset), error(401, 20003)) as upstream,
+        running_dialer(gateway) as dialer,
+        running_dialer(gateway) as other,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id, dial = await _scheduled(gateway, tenant)
+        await _dialling(dialer, upstream, 1)
+        await _lose_grant(gateway, call_id, dial)
+        await _dialling(other, upstream, 2)
+        await other.drain()
+        assert (await _state(gateway, call_id))[0] == "scheduled"
+        answered.set()
+        await dialer.drain()
+        assert await _state(gateway, call_id) == ("unknown", 1, False, True)
