@@ -23,7 +23,7 @@ from app.deliveries import store
 from app.deliveries.addresses import MAX_URL_LENGTH, AllowList
 from app.deliveries.retries import wait_before_retry
 from app.deliveries.sender import Sender
-from app.deliveries.store import ClaimedDelivery, DeliveryAttempt
+from app.deliveries.store import DeliveryAttempt
 from app.jobs.deliver import CLAIM_PER_TENANT, MAX_CONCURRENT_PER_TENANT, Deliverer
 from app.jobs.refresh import CallRefresher
 from app.observability import Metrics
@@ -32,6 +32,7 @@ from app.tenants.delivery_signing import SigningSettingsCache
 from app.tenants.errors import OperatorError
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.clients import TIMEOUT_S
+from tests.support.deliveries import claim_deliveries
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import deliver_all, run_step, running_refresher
 from tests.support.upstream import (
@@ -377,13 +378,6 @@ async def test_a_later_event_waits_for_an_earlier_one_until_its_second_failure(
         assert await live.states() == {"ringing": "delivered", "completed": "delivered"}
 
 
-async def _claim(gateway: Gateway, *, ended: Sequence[UUID] = ()) -> list[ClaimedDelivery]:
-    lease = timedelta(minutes=1)
-    return await store.claim_deliveries(
-        gateway.database, months=None, lease=lease, limit=9, per_tenant=9, busy_tenant_ids=[], finished_delivery_ids=ended
-    )
-
-
 async def _hold(session: Any, event: str) -> None:
     """Postpones the delivery of the event, as a claim does that sees an earlier event of the call still pending."""
     held = "UPDATE delivery SET held = true, next_attempt_at = now() + interval '30 s' WHERE event = :event"
@@ -395,7 +389,7 @@ async def test_a_result_recorded_during_a_claim_releases_the_later_event(
 ) -> None:
     live = await _start(gateway, twilio, status_callback="http://127.0.0.1:9/", status_callback_event=ALL)
     await live.send_callbacks(PROGRESS[0])
-    (earlier,) = await _claim(gateway)
+    (earlier,) = await claim_deliveries(gateway.database)
     await live.send_callbacks(PROGRESS[1])
     attempt = DeliveryAttempt(earlier, is_delivered=True, status=204, error=None, wait=None)
     async with gateway.database.begin() as claiming:
@@ -404,7 +398,7 @@ async def test_a_result_recorded_during_a_claim_releases_the_later_event(
         await asyncio.sleep(0.2)  # until it waits for the lock; a shorter wait would only test less
         assert not recording.done()
     assert await recording == 1
-    (later,) = await _claim(gateway)
+    (later,) = await claim_deliveries(gateway.database)
     assert (later.webhook_id, later.held) == (f"msg_{UUID(live.record['id']).hex}_ringing", False)
 
 
@@ -413,7 +407,7 @@ async def test_a_claim_releases_a_held_event_if_the_earlier_one_has_just_ended(
 ) -> None:
     live = await _start(gateway, twilio, status_callback="http://127.0.0.1:9/", status_callback_event=ALL)
     await live.send_callbacks(*PROGRESS[:2])
-    earlier, later = sorted(await _claim(gateway), key=lambda delivery: delivery.position)
+    earlier, later = sorted(await claim_deliveries(gateway.database), key=lambda delivery: delivery.position)
     assert later.held
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE delivery SET held = false WHERE event = 'ringing'"))  # the claim is not committed
@@ -421,9 +415,9 @@ async def test_a_claim_releases_a_held_event_if_the_earlier_one_has_just_ended(
     assert await store.record_attempts(gateway.database, [attempt]) == 0
     async with gateway.database.begin() as session:
         await _hold(session, "ringing")
-    assert await _claim(gateway) == []
+    assert await claim_deliveries(gateway.database) == []
     assert await store.record_attempts(gateway.database, [], held=[later]) == 1
-    assert [delivery.id for delivery in await _claim(gateway)] == [later.id]
+    assert [delivery.id for delivery in await claim_deliveries(gateway.database)] == [later.id]
 
 
 @pytest.mark.parametrize("is_known", [True, False])
@@ -432,9 +426,9 @@ async def test_an_event_waits_for_an_earlier_one_unless_the_worker_knows_that_it
 ) -> None:
     live = await _start(gateway, twilio, status_callback="http://127.0.0.1:9/", status_callback_event=ALL)
     await live.send_callbacks(PROGRESS[0])
-    (earlier,) = await _claim(gateway)
+    (earlier,) = await claim_deliveries(gateway.database)
     await live.send_callbacks(PROGRESS[1])
-    (later,) = await _claim(gateway, ended=[earlier.id] if is_known else [])
+    (later,) = await claim_deliveries(gateway.database, finished_delivery_ids=[earlier.id] if is_known else [])
     assert (later.event, later.held) == ("ringing", not is_known)
 
 
@@ -498,9 +492,7 @@ async def test_the_commits_after_a_claim_and_its_result_are_flushed(gateway: Gat
     await live.send_callbacks(PROGRESS[0])
     database = Database(gateway.settings.require_database_url(), pool_size=1)
     try:
-        (claimed,) = await store.claim_deliveries(
-            database, months=None, lease=timedelta(minutes=1), limit=1, per_tenant=1, busy_tenant_ids=[]
-        )
+        (claimed,) = await claim_deliveries(database)
         (connection,) = await database.fetch("SELECT pg_backend_pid() AS pid, current_setting('synchronous_commit') AS flushed")
         assert connection["flushed"] == "on"
         attempt = DeliveryAttempt(claimed, is_delivered=True, status=204, error=None, wait=None)
@@ -573,7 +565,7 @@ async def test_deliveries_of_a_killed_worker_are_taken_over(gateway: Gateway, tw
     async with running_upstream(answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url)
         await live.send_callbacks(("completed", 3))
-        assert len(await _claim(gateway)) == 1
+        assert len(await claim_deliveries(gateway.database)) == 1
         await deliver_all(deliverer)
         assert receiver.received == []
         await _make_all_due(gateway)

@@ -8,6 +8,7 @@ import pytest
 from app.database.engine import Database
 from app.database.partitions import MonthRange
 from app.deliveries import store
+from tests.support.deliveries import claim_deliveries
 
 DELIVERED = 2000
 # Postgres replaces the plans that it makes for given values by one for all values after so many executions.
@@ -30,11 +31,6 @@ async def test_a_claim_that_was_planned_for_an_empty_table_reads_no_delivered_ro
     months = MonthRange.from_first_to_last(datetime.now(UTC) - timedelta(days=1), datetime.now(UTC))
     database = Database(database_url, pool_size=1)
 
-    async def claim() -> list[store.ClaimedDelivery]:
-        return await store.claim_deliveries(
-            database, months=months, lease=timedelta(minutes=1), limit=9, per_tenant=9, busy_tenant_ids=[]
-        )
-
     async def entries_read() -> int:
         await database.fetch(ENTRIES_READ)  # flushes what this session has counted
         (row,) = await database.fetch(ENTRIES_READ)
@@ -42,10 +38,10 @@ async def test_a_claim_that_was_planned_for_an_empty_table_reads_no_delivered_ro
 
     try:
         for _ in range(EXECUTIONS_UNTIL_THE_PLAN_STAYS):
-            assert await claim() == []
+            assert await claim_deliveries(database, months=months) == []
         await database.fetch(INSERT_DELIVERIES, DELIVERED)
         before = await entries_read()
-        (claimed,) = await claim()
+        (claimed,) = await claim_deliveries(database, months=months)
         assert claimed.event == "completed"
         assert await entries_read() - before < DELIVERED / 10
     finally:
@@ -70,9 +66,7 @@ async def test_a_delivery_waits_only_for_an_earlier_one_whose_result_frees_it(
     try:
         await database.fetch("DELETE FROM delivery")
         await database.fetch(INSERT_CALL, uuid4(), now - age, days)
-        claimed = await store.claim_deliveries(
-            database, months=None, lease=timedelta(minutes=1), limit=9, per_tenant=9, busy_tenant_ids=[]
-        )
+        claimed = await claim_deliveries(database)
         held = [delivery for delivery in claimed if delivery.held]
         assert sorted(delivery.event for delivery in claimed) == ["corrected", "settled"]
         assert [delivery.event for delivery in held] == (["corrected"] if waits else [])
@@ -96,9 +90,7 @@ async def test_the_event_settled_holds_later_events_until_its_second_failure(
             uuid4(),
             failed,
         )
-        (claimed,) = await store.claim_deliveries(
-            database, months=None, lease=timedelta(minutes=1), limit=9, per_tenant=9, busy_tenant_ids=[]
-        )
+        (claimed,) = await claim_deliveries(database)
         assert (claimed.event, claimed.held) == ("completed", is_held)
     finally:
         await database.close()
