@@ -169,10 +169,12 @@ async def test_processes_start_and_report_the_cause(database_url: str, tmp_path:
 async def _locked(database_url: str, table: str) -> AsyncIterator[None]:
     """Locks the table, so that statements of commands fail after their lock timeout."""
     connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
-    async with connection.transaction():
-        await connection.execute(f"LOCK TABLE {table}")
-        yield
-    await connection.close()
+    try:
+        async with connection.transaction():
+            await connection.execute(f"LOCK TABLE {table}")
+            yield
+    finally:
+        await connection.close()
 
 
 async def test_a_lock_timeout_says_what_is_certain_and_what_to_do(gateway: Gateway, database_url: str, tmp_path: Path) -> None:
