@@ -67,7 +67,7 @@ async def test_ctrl_c_ends_the_prompt_for_a_secret(gateway: Gateway, database_ur
     def interrupt() -> int:
         keyboard, terminal = os.openpty()
         asking = subprocess.Popen(
-            ["setsid", "--ctty", CALLGATE, "accounts", command, tenant.id, *account],
+            ["env", "--default-signal=INT", "setsid", "--ctty", CALLGATE, "accounts", command, tenant.id, *account],
             env=configured, stdin=terminal, stdout=terminal, stderr=terminal,
         )  # fmt: skip
         os.close(terminal)

@@ -279,7 +279,7 @@ async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) ->
     results = {
         (row["id"], row["attempt"], row["pending_since"]): LOCKED if row["is_locked"] else row["changed_at"] for row in rows
     }
-    return [results[each.call_id, each.attempt, each.pending_since] for each in outcomes]
+    return [results.get((each.call_id, each.attempt, each.pending_since)) for each in outcomes]
 
 
 def intent_row(call: Call | NewCall) -> dict[str, Any]:
