@@ -34,6 +34,12 @@ class _PooledConnection:
     used_at: float
 
 
+class StatementRunner(Protocol):
+    """An object that can run one SQL statement without SQLAlchemy: a Pool, a Database or a Connection."""
+
+    async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]: ...
+
+
 class TransactionRunner(Protocol):
     """The interface of an object that runs transactions without SQLAlchemy: a Pool, a Database, or one of their wrappers."""
 

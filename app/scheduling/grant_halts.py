@@ -17,9 +17,9 @@ from uuid import UUID
 import structlog
 
 from app.database.connection import Connection
+from app.database.pool import StatementRunner
 from app.scheduling.grant_counters import GrantCount
 from app.scheduling.grant_halt_sql import CURRENT_SERVER_SQL, RELEASED_AT_MICROSECONDS_SQL
-from app.scheduling.store import StatementRunner
 
 logger = structlog.stdlib.get_logger(__name__)
 

@@ -7,7 +7,7 @@ still refuses calls of the account.
 from datetime import timedelta
 from uuid import UUID
 
-from app.scheduling.store import StatementRunner
+from app.database.pool import StatementRunner
 
 # The longest time between two probes, unless Twilio asks for more. Also the time after which another probe may be granted if no
 # result of the last one was written, for example because its worker has ended.

@@ -7,8 +7,8 @@ it does not slow down when many calls of a group wait.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from app.database.pool import StatementRunner
 from app.scheduling.accounts import accounts_with_rows_sql
-from app.scheduling.store import StatementRunner
 
 MAX_COUNTED = 10_000
 """The maximum number of rows that one statement counts: calls of one priority, dial slots, or groups of calls."""

@@ -4,18 +4,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
 from uuid import UUID
 
+from app.database.pool import StatementRunner
 from app.scheduling.hours import CallingHours, parse_calling_hours
 from app.scheduling.models import NO_QUEUE
 from app.scheduling.pace import MAX_PAUSE_S, next_at_for_pause_sql
-
-
-class StatementRunner(Protocol):
-    """An object that can run one SQL statement without SQLAlchemy: a Pool, a Database or a Connection."""
-
-    async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
