@@ -20,6 +20,8 @@ from tests.cli.fork_server import run_forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CALLGATE = str(Path(sys.executable).with_name("callgate"))
+ACCEPT_CTRL_C = ("env", "--default-signal=INT")
+"""The beginning of a command line. A shell lets processes ignore Ctrl-C that it starts in the background, such as the tests."""
 DEADLINE_S = 90.0  # for actions that take a second or two on an idle machine
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from app.schema import migrate
 from app.tenants.errors import InvalidMember
-from tests.cli.running import CALLGATE, environment, run
+from tests.cli.running import ACCEPT_CTRL_C, CALLGATE, environment, run
 from tests.support.callbacks import PUBLIC_URL, call_back, progress
 from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
@@ -67,7 +67,7 @@ async def test_ctrl_c_ends_the_prompt_for_a_secret(gateway: Gateway, database_ur
     def interrupt() -> int:
         keyboard, terminal = os.openpty()
         asking = subprocess.Popen(
-            ["env", "--default-signal=INT", "setsid", "--ctty", CALLGATE, "accounts", command, tenant.id, *account],
+            [*ACCEPT_CTRL_C, "setsid", "--ctty", CALLGATE, "accounts", command, tenant.id, *account],
             env=configured, stdin=terminal, stdout=terminal, stderr=terminal,
         )  # fmt: skip
         os.close(terminal)

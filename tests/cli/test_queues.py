@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import make_url
 
 from app.errors import TenantSuspended
-from tests.cli.running import CALLGATE, DEADLINE_S, environment, failure, run
+from tests.cli.running import ACCEPT_CTRL_C, CALLGATE, DEADLINE_S, environment, failure, run
 from tests.support.gateway import BASIC, SECRET_KEY, running_gateway, settings_for
 from tests.support.tcp import running_proxy
 
@@ -165,7 +165,7 @@ async def test_lines_of_a_pipe_are_added_as_they_arrive_and_ctrl_c_ends_the_comm
 
     for number, key in enumerate(("first", "second"), start=1):
         adding = await asyncio.create_subprocess_exec(
-            CALLGATE, *command[:4], "-", env=configured, stdin=PIPE, stdout=PIPE, stderr=PIPE
+            *ACCEPT_CTRL_C, CALLGATE, *command[:4], "-", env=configured, stdin=PIPE, stdout=PIPE, stderr=PIPE
         )
         assert adding.stdin
         try:

@@ -144,7 +144,7 @@ async def test_a_request_timeout_is_never_reported_as_not_started(database_url: 
         (error(400, 21215, "Not to there"), (400, 21215), "Not to there"),
         (error(404, 20404, "No account"), (404, 20404), "No account"),
         (error(401, 20003), (502, 900009), "Twilio refused every active credential"),
-        (error(429, 20429), (429, 20429), "none was processed"),
+        (error(429, 20429), (429, 20429), "no attempt was processed"),
         (error(500, 20500), (409, 900001), "second call"),
         (error(503, 20503), (409, 900001), "second call"),
     ],
