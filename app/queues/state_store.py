@@ -90,8 +90,8 @@ def _join_pace_sql(subject_id: str, name: str) -> str:
     """
     return f"""LEFT JOIN LATERAL (
         SELECT calls_per_second::float8 AS {name}_rate, coalesce(in_use >= max_concurrent, false) AS {name}_is_full,
-            {seconds_until_allowed_sql("clock_timestamp()")} IS NOT NULL AS {name}_is_spent, in_use AS {name}_in_use,
-            {seconds_until_probe_sql("clock_timestamp()")} IS NOT NULL AS {name}_is_refused
+            {seconds_until_allowed_sql("now()")} IS NOT NULL AS {name}_is_spent, in_use AS {name}_in_use,
+            {seconds_until_probe_sql("now()")} IS NOT NULL AS {name}_is_refused
         FROM pace WHERE pace.subject_id = {subject_id}
     ) AS {name} ON true"""
 

@@ -52,7 +52,7 @@ async def find_queue(database: StatementRunner, tenant_id: str, name: str | None
 
 
 _PAUSE_PACE = f"""
-    UPDATE pace SET next_at = {next_at_for_pause_sql("clock_timestamp() + make_interval(secs => $2::float8)")}
+    UPDATE pace SET next_at = {next_at_for_pause_sql("now() + make_interval(secs => $2::float8)")}
     WHERE subject_id = $1 AND calls_per_second IS NOT NULL
 """  # noqa: S608  # own fragments
 
