@@ -76,7 +76,7 @@ def renew_secret(tenant: TenantId, as_json: AsJson = False) -> None:
     another minute, because deliveries that are signed with it may still arrive.
     """
     with creating_secret(
-        in_doubt="deliveries may be signed with a new secret that nobody has seen: run the command again, which prints another"
+        in_doubt="a new secret that was not printed may already sign deliveries: run the command again to print another"
     ):
         secret = run_with_tenant_administration(lambda service: service.renew_callback_secret(tenant))
     with output_errors_as(CommandUnfinished("there is a new secret, but it could not be printed: run the command again")):

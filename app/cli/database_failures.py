@@ -14,8 +14,8 @@ def command_failure(error: DatabaseUnavailable) -> CommandFailed:
         )
     if error.commit_in_doubt:
         return CommandUnfinished(
-            f"the connection to the database was lost before it answered ({cause}), so it is not certain whether anything was "
-            "changed: run the command again"
+            f"the connection to the database was lost before an answer came ({cause}), so it is not certain whether anything "
+            "was changed: run the command again"
         )
     if is_temporary_failure(error):
         return CommandUnfinished(f"the database could not run the command now ({cause}): {remedy}")

@@ -68,7 +68,7 @@ def create_key(
     owner = key_owner(tenant, operator)
     find = f"`callgate keys list {owner or '--operator'}`"
     with creating_secret(
-        in_doubt=f"a key may exist that nobody has seen: look for it in {find}, revoke it, and run the command again"
+        in_doubt=f"a key that was not printed may exist: look for it in {find}, revoke it, and run the command again"
     ):
         row, key = run_with_tenant_administration(
             lambda service: service.create_key(

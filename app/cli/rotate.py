@@ -60,7 +60,6 @@ def rotate(
     it at Twilio next. An old auth token is revoked once Twilio refuses it and it has verified no callback for a while. An old
     API key is revoked once it has not been used for a while. Each step is stored: if the command is interrupted, run it again.
     """
-
     choice: dict[str, Any] = {"account_sid": account_sid, "key_sid": key_sid, "old_id": replaced}
     replacement = _run_with_credential_rotation(lambda rotation: rotation.find_replacement(tenant, **choice))
     if replacement is not None:

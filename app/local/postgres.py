@@ -40,8 +40,8 @@ NOT_DURABLE_OPTIONS = ("--fsync=off", "--synchronous_commit=off", "--full_page_w
 SERVER_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 # A new interpreter runs this and execs a PostgreSQL program that ends with its parent. Linux clears the parent-death
-# signal when the uid changes, so it is set after that; the parent may have ended by then. Not
-# Popen(user=…): the user `nobody` often cannot run the interpreter. Not a preexec_fn: unsafe once there are threads.
+# signal when the uid changes, so it is set after that; the parent may have ended by then. `Popen(user=…)` does not work,
+# because the user `nobody` often cannot run the interpreter, and `preexec_fn` is not safe in a process with threads.
 SPAWN_SCRIPT = f"""
 import ctypes, os, signal, sys
 parent, death_signal, *command = sys.argv[1:]

@@ -195,10 +195,10 @@ async def test_a_lock_timeout_says_what_is_certain_and_what_to_do(gateway: Gatew
 @pytest.mark.parametrize(
     ("command", "advice"),
     [
-        (("keys", "create"), "a key may exist that nobody has seen: look for it in `callgate keys list {}`, revoke it"),
+        (("keys", "create"), "a key that was not printed may exist: look for it in `callgate keys list {}`, revoke it"),
         (
             ("tenants", "callback-secret"),
-            "signed with a new secret that nobody has seen: run the command again",
+            "a new secret that was not printed may already sign deliveries: run the command again",
         ),
         (("tenants", "suspend"), "it is not certain whether anything was changed: run the command again"),
     ],

@@ -47,6 +47,7 @@ async def record_update(
 
 
 async def record_fetched_call(database: Database, call: Call, resource: CallResource) -> None:
+    """Records what Twilio has answered to a read of the call."""
     async with database.begin() as session:
         locked = await repository.lock_call(session, call.id)
         if locked is not None:

@@ -128,8 +128,8 @@ class GrantRelease:
 
         Does nothing if grants are not halted. A dry run changes nothing. `skipped_account_sids` are the sids of accounts whose
         list is not searched: all of their waiting calls that are due become `unknown`. Before a wait, calls `on_wait` with the
-        number of seconds. Raises CommandFailed if Twilio cannot be asked. Also raises it if, during the run, another Postgres
-        server was promoted or grants were halted again.
+        number of seconds. Raises CommandUnfinished if Twilio's list cannot be read. Raises CommandFailed if the clocks differ
+        too much, or if another Postgres server was promoted or grants were halted again during the run.
         """
         state = await read_grant_halt_state(self.database)
         if state is None or state.may_grant:
@@ -214,8 +214,8 @@ class GrantRelease:
     async def _find_candidates(self, call_list: AccountCallList, waiting_call: Call, limits: _SearchLimits) -> CallCandidates:
         """Returns the calls in Twilio's list that may be this call, which waits in Postgres but may have been dialled before.
 
-        Raises CommandFailed if the list cannot be read. Also raises it if the difference between Twilio's and Postgres's clocks
-        is unknown or too large, because the dates in the list then prove nothing.
+        Raises CommandUnfinished if the list cannot be read. Raises CommandFailed if the difference between Twilio's and
+        Postgres's clocks is unknown or too large, because the dates in the list then prove nothing.
         """
         sid = waiting_call.account_sid
         try:
