@@ -31,7 +31,7 @@ from app.scheduling.administration import PaceAdministration
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE_CALLER
-from app.tenants.postponed_calls import apply_to_waiting_calls
+from app.tenants.postponed_calls import StoredChange, apply_to_waiting_calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +72,13 @@ class DeclarationService:
         plan = await self._make_changes(declaration, secrets)
         # Also if nothing has changed: an earlier `apply` may have stored the settings and then failed here. The transaction
         # above must not do this, because grants of the tenant's calls would wait for its end.
-        for tenant in declaration.tenants:
-            await apply_to_waiting_calls(
-                self.database, tenant.id, hours_changed=tenant.has_member("hours"), is_stopped=bool(tenant.suspended)
-            )
+        await apply_to_waiting_calls(
+            self.database,
+            *(
+                StoredChange(tenant.id, hours_changed=tenant.has_member("hours"), is_stopped=bool(tenant.suspended))
+                for tenant in declaration.tenants
+            ),
+        )
         return plan
 
     async def _make_changes(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:

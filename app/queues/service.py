@@ -21,7 +21,7 @@ from app.scheduling.schedule import MAX_TIME_AHEAD
 from app.tenants.administration_store import find_tenant
 from app.tenants.errors import InvalidMember, NoSuchResource, no_such_tenant
 from app.tenants.names import RESOURCE_NAME_ADVICE, RESOURCE_NAME_PATTERN
-from app.tenants.postponed_calls import apply_to_waiting_calls
+from app.tenants.postponed_calls import StoredChange, apply_to_waiting_calls
 
 MAX_RING_WITHIN_S: Final = int(MAX_TIME_AHEAD.total_seconds())
 _NAME_PATTERN: Final = re.compile(RESOURCE_NAME_PATTERN)
@@ -62,10 +62,7 @@ class QueueService:
         # Repeated even if nothing was changed, because an earlier request may have failed here.
         await apply_to_waiting_calls(
             self.database,
-            tenant_id,
-            hours_changed="hours" in change,
-            is_stopped=bool(change.get("paused")),
-            queue_id=queue.id,
+            StoredChange(tenant_id, hours_changed="hours" in change, is_stopped=bool(change.get("paused")), queue_id=queue.id),
         )
         return queue, created
 

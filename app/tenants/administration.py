@@ -20,7 +20,7 @@ from app.tenants.administration_workloads import WorkloadAdministration
 from app.tenants.callback_settings import CallbackFormat
 from app.tenants.errors import InvalidMember, ResourceExists, TenantVersionOutdated, no_such_tenant
 from app.tenants.names import check_tenant_name
-from app.tenants.postponed_calls import apply_to_waiting_calls
+from app.tenants.postponed_calls import StoredChange, apply_to_waiting_calls
 from app.tenants.stored_secrets import associated_data_of_callback_secret, generate_callback_secret
 
 SUSPENDED_DESCRIPTION = (
@@ -90,7 +90,8 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
         tenant = await self.store_settings(tenant_id, changes, expected_versions=expected_versions)
         # Do this even if nothing has changed: an earlier request may have stored the settings and then failed here.
         await apply_to_waiting_calls(
-            self.database, tenant_id, hours_changed="hours" in changes, is_stopped=bool(changes.get("suspended"))
+            self.database,
+            StoredChange(tenant_id, hours_changed="hours" in changes, is_stopped=bool(changes.get("suspended"))),
         )
         return tenant
 

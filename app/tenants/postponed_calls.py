@@ -5,6 +5,7 @@ Uses asyncpg only.
 A grant is a worker's permission to dial a scheduled call. A worker grants calls in a transaction.
 """
 
+from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
@@ -30,20 +31,36 @@ _MAKE_CALLS_DUE_SQL: Final = """
 """
 
 
-async def apply_to_waiting_calls(
-    database: TransactionRunner, tenant_id: str, *, hours_changed: bool, is_stopped: bool, queue_id: UUID | None = None
-) -> None:
+@dataclass(frozen=True, slots=True)
+class StoredChange:
+    """A committed change of a tenant's or a queue's settings that applies to calls which already wait.
+
+    `is_stopped` says that the tenant is suspended or the queue is paused. Without `queue_id`, it is a change of the tenant.
+    """
+
+    tenant_id: str
+    hours_changed: bool
+    is_stopped: bool
+    queue_id: UUID | None = None
+
+
+async def apply_to_waiting_calls(database: TransactionRunner, *changes: StoredChange) -> None:
     """Applies committed settings to scheduled calls that already wait. Idempotent.
 
-    `is_stopped` says that the tenant is suspended or the queue is paused: once this function returns, none of its calls is
-    granted. If `queue_id` is None, the hours are those of the tenant. Sets `settings_stored` on the
-    DatabaseUnavailable that it raises.
+    Once this function returns, no call of a stopped tenant or queue is granted, and new hours apply to all waiting calls. Sets
+    `settings_stored` on the DatabaseUnavailable that it raises.
     """
     try:
-        if hours_changed:
-            await make_calls_due(database, tenant_id, queue_id)
-        elif is_stopped:
-            await wait_for_grants(database, tenant_id)
+        if any(change.hours_changed for change in changes):
+            # An insert that has read the old hours is visible only after its transaction ends. Later inserts read the new
+            # hours. The result is ignored: an insert is the last statement of its transaction, and Postgres ends a statement,
+            # or an idle transaction, that takes as long as this wait.
+            await wait_for_writers(database, "scheduled_dial")
+        for change in changes:
+            if change.hours_changed or change.is_stopped:
+                await wait_for_grants(database, change.tenant_id)
+            if change.hours_changed:
+                await make_calls_due(database, change.tenant_id, change.queue_id)
     except DatabaseUnavailable as error:
         error.settings_stored = True
         raise
@@ -70,12 +87,9 @@ async def make_calls_due(
     tried again. If `queue_id` is None, changes the calls of all queues of the tenant. Skips calls that another transaction has
     locked, because that transaction dials or cancels them. Changes each call at most once, in the order of their ids, because a
     worker may postpone a call again by the new hours.
+
+    The caller must have waited for grants and inserts that may have read the old hours (`apply_to_waiting_calls`).
     """
-    await wait_for_grants(database, tenant_id)
-    # An insert that has read the old hours is visible only after its transaction ends. Later inserts read the new hours. The
-    # result is ignored: an insert is the last statement of its transaction, and Postgres ends a statement, or an idle
-    # transaction, that takes as long as this wait.
-    await wait_for_writers(database, "scheduled_dial")
     last_id = UUID(int=0)
     while True:
         async with database.transaction() as connection:

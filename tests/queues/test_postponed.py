@@ -27,7 +27,7 @@ from app.deliveries.addresses import AllowList
 from app.errors import DatabaseUnavailable
 from app.security.keyring import Keyring
 from app.tenants.administration_store import TenantSettings
-from app.tenants.postponed_calls import make_calls_due
+from app.tenants.postponed_calls import StoredChange, apply_to_waiting_calls, make_calls_due
 from tests.queues.conftest import QueuedCalls
 from tests.queues.test_queues import HOURS
 from tests.support.gateway import Gateway
@@ -114,6 +114,36 @@ async def test_calls_that_are_postponed_again_meanwhile_are_made_due_once(calls:
     database = PostponingDatabase(gateway.database, calls.tenant.id)
     await make_calls_due(database, calls.tenant.id, batch_size=2)
     assert sorted(database.made_due) == sorted(postponed)
+
+
+@dataclass
+class LoggingDatabase:
+    """Records the SQL of each statement."""
+
+    database: Database
+    queries: list[str] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        async with self.database.transaction() as connection:
+            with connection.query_logger(lambda logged: self.queries.append(logged.query)):
+                yield connection
+
+
+async def test_changes_of_many_tenants_wait_for_inserts_once(calls: QueuedCalls, gateway: Gateway) -> None:
+    """A session that keeps the table locked delays `callgate apply` once, and not for each tenant."""
+    other = QueuedCalls(gateway, await gateway.add_tenant(), "reminders")
+    await put(other)
+    postponed = [await calls.waiting(due_s=3600, ring_by_s=7200), await other.waiting(due_s=3600, ring_by_s=7200)]
+    database = LoggingDatabase(gateway.database)
+    changed = (
+        StoredChange(tenant_id, hours_changed=True, is_stopped=False) for tenant_id in (calls.tenant.id, other.tenant.id)
+    )
+    await apply_to_waiting_calls(database, *changed)
+    waits_for_inserts = ["pg_locks" in query for query in database.queries]
+    assert waits_for_inserts == sorted(waits_for_inserts, reverse=True)
+    assert waits_for_inserts[:1] == [True]
+    assert max([await calls.due_in(postponed[0]), await other.due_in(postponed[1])]) <= 0
 
 
 async def test_applied_hours_make_postponed_calls_due_after_the_commit(calls: QueuedCalls, gateway: Gateway) -> None:
