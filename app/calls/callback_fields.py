@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from app.calls.left_out import LeftOutMembers
+from app.calls.left_out import OmissibleMembers
 from app.setting_values import TWILIO_API_VERSION
 
 # These columns of a call do not change once it has started.
@@ -16,7 +16,7 @@ _ATTRIBUTE_BY_FIELD = {
     "Called": "to",
 }
 _CONSTANT_FIELDS = {"ApiVersion": TWILIO_API_VERSION, "Direction": "outbound-api", "CallbackSource": "call-progress-events"}
-_OMISSIBLE_FIELDS = LeftOutMembers((*_ATTRIBUTE_BY_FIELD, *_CONSTANT_FIELDS))
+_OMISSIBLE_FIELDS = OmissibleMembers((*_ATTRIBUTE_BY_FIELD, *_CONSTANT_FIELDS))
 
 
 class RepeatedCallValues(Protocol):
@@ -37,8 +37,8 @@ class RepeatedCallValues(Protocol):
 def callback_fields_to_store(call: RepeatedCallValues, fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None]:
     """Returns the callback's fields without those whose values the call's record has, and a bit for each field left out.
 
-    `LeftOutMembers` describes the bits. If the call has not started, or the callback has another CallSid, no field is left out:
-    returns all fields and None.
+    `OmissibleMembers` describes the bits. If the call has not started, or the callback has another CallSid, no field is left
+    out: returns all fields and None.
     """
     if call.execution != "started" or fields.get("CallSid") != call.sid:
         return fields, None

@@ -10,10 +10,10 @@ from decimal import Decimal
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
-from app.calls.left_out import LeftOutMembers
+from app.calls.left_out import OmissibleMembers
 from app.twilio.call_uris import call_uri, subresource_uris
 
-_OMISSIBLE_MEMBERS = LeftOutMembers(
+_OMISSIBLE_MEMBERS = OmissibleMembers(
     (
         *("sid", "account_sid", "to", "from", "status", "direction", "to_formatted", "from_formatted", "date_created"),
         *("date_updated", "start_time", "end_time", "duration", "price", "price_unit", "answered_by", "api_version"),

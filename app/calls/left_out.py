@@ -6,11 +6,11 @@ Other columns of the database already hold the values of some members. These mem
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-ValueOf = Callable[[str], Any]
+MemberValueGetter = Callable[[str], Any]
 """A function that takes the name of a left-out member and returns the value that other columns hold for it."""
 
 
-class LeftOutMembers:
+class OmissibleMembers:
     """The names of the members that may be left out of one kind of JSON object, such as the fields of a callback.
 
     A number is stored beside each object. Bit n of the number is 1 if the member `names[n]` was left out. Add a new name only
@@ -36,7 +36,7 @@ class LeftOutMembers:
                     left_out |= bit
         return rest, left_out
 
-    def put_back_members(self, rest: Mapping[str, Any], left_out: int, value_of: ValueOf) -> dict[str, Any]:
+    def put_back_members(self, rest: Mapping[str, Any], left_out: int, value_of: MemberValueGetter) -> dict[str, Any]:
         """Returns the whole object. `rest` and `left_out` are the two values that `leave_out_members` returned.
 
         `value_of` returns the value of a member that was left out. The members of the result are in the order of Postgres's

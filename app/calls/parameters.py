@@ -245,7 +245,10 @@ class CallUpdate(BaseModel):
         return self.given_parameters().keys() == {"status"}
 
     def parameters_for_twilio(self) -> dict[str, Any]:
-        """Returns the parameters for Twilio except those of the status callback, which `changed_callbacks` returns."""
+        """Returns the parameters for Twilio without those of the status callback.
+
+        `status_callbacks_for_update` returns the parameters of the status callback.
+        """
         return self.model_dump(exclude_none=True, exclude={"status_callback", "status_callback_method"})
 
     def given_parameters(self) -> dict[str, Any]:

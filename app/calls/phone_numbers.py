@@ -7,7 +7,7 @@ forms.
 
 import re
 
-E164 = re.compile(r"\+[1-9][0-9]{1,14}")
+E164_PATTERN = re.compile(r"\+[1-9][0-9]{1,14}")
 
 _NUMBER_WITH_SEPARATORS = re.compile(r"\+?[0-9 ().-]{1,40}")
 _SEPARATORS = re.compile(r"[ ().-]")
@@ -27,7 +27,7 @@ def parse_phone_number(text: str) -> str | None:
     client did not percent-encode, so the text is read with and without a `+`. Returns None if this gives two different numbers.
     """
     bare = text.lstrip(" ")
-    readings = {number for number in map(_join_digits, (bare, "+" + bare) if text != bare else (text,)) if number}
+    readings = {number for number in map(_to_e164, (bare, "+" + bare) if text != bare else (text,)) if number}
     number = readings.pop() if len(readings) == 1 else None
     if number and _SEPARATORS.search(bare) and _without_national_prefix(number) not in (number, None):
         return None
@@ -45,12 +45,12 @@ def guess_phone_number(text: str) -> str | None:
     return number and (_without_national_prefix(number) or number)
 
 
-def _join_digits(text: str) -> str | None:
+def _to_e164(text: str) -> str | None:
     """Returns the number in E.164 that the text is without its separators, or None if it is not a number."""
     if not _NUMBER_WITH_SEPARATORS.fullmatch(text) or _TRUNK_ZERO.search(text):
         return None
     digits = _SEPARATORS.sub("", text)
-    if E164.fullmatch(digits):
+    if E164_PATTERN.fullmatch(digits):
         return digits
     us = _US_NUMBER.fullmatch(digits)
     return f"+1{us[1]}" if us else None

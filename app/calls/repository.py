@@ -25,7 +25,7 @@ from app.scheduling.models import DialTurn, ScheduledDial
 from app.twilio.addresses import address_key
 from app.twilio.schemas import CallResource
 
-_NO_LIMIT = timedelta(days=36_500)
+_UNLIMITED_SPAN = timedelta(days=36_500)
 _MAY_HAVE_LOST_GRANTS = f"({MAY_GRANT_SQL} IS NOT TRUE OR (SELECT released_at >= :since FROM grant_guard WHERE id = 1))"  # noqa: S608
 _ADD_DELIVERY = text(insert_deliveries_sql("jsonb_populate_record(NULL::delivery, CAST(:delivery AS jsonb)) AS new"))
 
@@ -259,7 +259,7 @@ async def count_rival_creations(session: AsyncSession, call: Call, *, span: time
     no dial in their record: the database may have lost it. Creations of all tenants count, because two tenants may share an
     account. With `span`, counts only creations that may have been dialled at most `span` before or after this call.
     """
-    since, until = call.pending_since - (span or _NO_LIMIT), call.pending_since + (span or _NO_LIMIT)
+    since, until = call.pending_since - (span or _UNLIMITED_SPAN), call.pending_since + (span or _UNLIMITED_SPAN)
     key = address_key(call.to)
     others = select(func.count()).where(Call.account_sid == call.account_sid, Call.id != call.id)
     dialled = MAY_HAVE_STARTED, Call.pending_since.between(since, until)

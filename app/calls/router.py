@@ -59,7 +59,7 @@ def _require_no_space(value: str) -> str:
 _Address = Annotated[str, AfterValidator(_require_no_space), WithJsonSchema({"type": "string", "pattern": "^[^ ]+$"})]
 _ADDRESS_CONSTRAINTS: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pattern": NO_NUL_PATTERN}
 
-_CURSOR: dict[str, Any] = {"pattern": f"^{ids.CURSOR_PATTERN.pattern}$"}
+_CURSOR_SCHEMA: dict[str, Any] = {"pattern": f"^{ids.CURSOR_PATTERN.pattern}$"}
 
 _CALL_PATH = f"/v1/calls/{examples.EXAMPLE_RECORD['id']}"
 _LIST_ERRORS = (*READ_ERRORS, Overloaded)
@@ -85,7 +85,9 @@ async def list_calls(
     created_after: Annotated[Timestamp | None, Query(description="At this time or later. RFC 3339 with a time zone.")] = None,
     created_before: Annotated[Timestamp | None, Query(description="Before this time. RFC 3339 with a time zone.")] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="The maximum number of calls on a page.")] = 50,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the previous page.", json_schema_extra=_CURSOR)] = None,
+    cursor: Annotated[
+        str | None, Query(description="`next_cursor` of the previous page.", json_schema_extra=_CURSOR_SCHEMA)
+    ] = None,
 ) -> Response:
     """Lists the tenant's own calls. `next_cursor` is the `cursor` of the next page."""
     call_filter = CallFilter(

@@ -112,7 +112,7 @@ def callback_columns_for_new_attempt(
     }
 
 
-def changed_callbacks(
+def status_callbacks_for_update(
     update: CallUpdate, call: Call, account: UsableAccount, *, urls: CallbackUrls | None, validate_url: UrlValidator
 ) -> StatusCallbacks:
     """Returns the callback parameters of an update. Twilio keeps Callgate's URL; Callgate delivers to the tenant's new URL.

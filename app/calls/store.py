@@ -143,7 +143,7 @@ _SELECT_LIST = ", ".join(
 _READ_CALLS = f"""
     SELECT {_SELECT_LIST}, xmin::text AS version, now() AS now FROM call WHERE id = ANY(ARRAY(SELECT unnest($1::uuid[])))
 """  # noqa: S608  # own names
-_COLUMNS = ", ".join(_CHANGEABLE_COLUMNS.values())
+_CHANGEABLE_COLUMNS_SQL = ", ".join(_CHANGEABLE_COLUMNS.values())
 _TAKEN_SIDS = "SELECT sid, id FROM call WHERE sid = ANY($1::text[])"
 _DELIVERY_COLUMNS = "id, call_id, at, tenant_id, event, position, sequence, fields"
 
@@ -172,7 +172,9 @@ _WRITE_CHANGES = f"""
         SELECT call.id FROM call JOIN given USING (id) WHERE call.xmin = given.version
         ORDER BY call.id FOR UPDATE OF call SKIP LOCKED
     ), changed AS (
-        UPDATE call SET ({_COLUMNS}) = (SELECT {_COLUMNS} FROM jsonb_populate_record(call, given.columns)), updated_at = now()
+        UPDATE call SET updated_at = now(), ({_CHANGEABLE_COLUMNS_SQL}) = (
+            SELECT {_CHANGEABLE_COLUMNS_SQL} FROM jsonb_populate_record(call, given.columns)
+        )
         FROM given JOIN locked USING (id) WHERE call.id = given.id
         RETURNING call.id
     ), new_event AS (

@@ -19,7 +19,7 @@ from app.errors import (
 from app.twilio.refusals import ACCOUNT_AT_CAPACITY_CODES
 
 
-def is_temporary(slug: str) -> bool:
+def is_temporary_problem(slug: str) -> bool:
     """Returns whether the error with this slug is temporary. The error has prevented the start of a call.
 
     After a temporary error, a request with the same idempotency key dials the call again. Nothing was sent to Twilio, or Twilio
@@ -38,7 +38,7 @@ def is_temporary(slug: str) -> bool:
 def is_retried_when_scheduled(error: CallgateError) -> bool:
     """Returns whether a scheduled call whose start failed with this error is tried again until its latest time, `ring_by`."""
     is_full = error.upstream is not None and error.upstream.code in ACCOUNT_AT_CAPACITY_CODES
-    return is_temporary(error.slug) or is_full
+    return is_temporary_problem(error.slug) or is_full
 
 
 def error_as_json(error: CallgateError) -> dict[str, Any]:
@@ -64,5 +64,5 @@ def restore_error(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
         upstream=TwilioErrorResponse(**upstream) if upstream else None,
         after_s=stored.get("after_s"),
     )
-    error.repeat_with_same_key = is_temporary(error.slug)
+    error.repeat_with_same_key = is_temporary_problem(error.slug)
     return error

@@ -93,6 +93,6 @@ def test_an_account_is_warned_of_at_most_once_a_minute(log: io.StringIO) -> None
 
 def test_what_is_known_of_accounts_is_bounded(log: io.StringIO) -> None:
     watch = Watch()
-    for _ in range(twilio_queue.MAX_ACCOUNTS + 1):
+    for _ in range(twilio_queue.MAX_REMEMBERED_ACCOUNTS + 1):
         watch.note(uuid4())
     assert len(watch.watch) == 1

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from standardwebhooks import Webhook
 
-from app.calls.left_out import LeftOutMembers
+from app.calls.left_out import OmissibleMembers
 from app.deliveries.addresses import AllowList
 from app.deliveries.sender import Sender
 from app.jobs.deliver import Deliverer
@@ -296,7 +296,7 @@ async def test_a_delivery_whose_call_is_deleted_is_given_up_and_not_replayed(gat
 
 
 def test_only_members_with_exactly_the_implied_value_are_left_out() -> None:
-    members = LeftOutMembers(("a", "b", "c", "d"))
+    members = OmissibleMembers(("a", "b", "c", "d"))
     implied = {"a": "1", "b": "1", "c": None, "d": "1"}
     rest, left_out = members.leave_out_members({"a": "1", "b": 1, "c": None, "e": "1"}, implied)
     assert (rest, left_out) == ({"b": 1, "e": "1"}, 0b101)

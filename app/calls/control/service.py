@@ -25,7 +25,7 @@ from app.calls.parameters import CallUpdate
 from app.calls.progress import apply_resource
 from app.calls.search_plan import is_outcome_open
 from app.calls.settlement import Settlement
-from app.calls.status_callbacks import StatusCallbacks, UrlValidator, changed_callbacks
+from app.calls.status_callbacks import StatusCallbacks, UrlValidator, status_callbacks_for_update
 from app.calls.upstream_problems import change_problem
 from app.database.engine import Database, Session
 from app.errors import ActionUnknown, CallgateError, DatabaseUnavailable, NoUsableCredentials, TenantSuspended, WrongCallState
@@ -44,7 +44,7 @@ logger = structlog.stdlib.get_logger(__name__)
 _STATUSES_OF_ENDED_CALLS = ("canceled", "completed")
 # Each further attempt follows a dial that Twilio refused for a temporary reason. The next dial comes at least a second later.
 _MAX_CANCEL_ATTEMPTS = 5
-API_ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
+CHANGE_ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
 """Maps errors of Twilio to errors for the client, where a change needs another one than a creation."""
 _MIN_RETRY_WAIT = timedelta(seconds=1)
 _MAX_RETRY_WAIT = timedelta(seconds=60)
@@ -91,7 +91,9 @@ class CallControl:
         if call.execution != "started" or call.status in TERMINAL_STATUSES:
             raise WrongCallState(call_id=call.id)
         account = await self.require_usable_account(call)
-        callbacks = changed_callbacks(update, call, account, urls=self.callback_urls, validate_url=self.validate_callback)
+        callbacks = status_callbacks_for_update(
+            update, call, account, urls=self.callback_urls, validate_url=self.validate_callback
+        )
         parameters = update.parameters_for_twilio() | callbacks.parameters_for_twilio
         if not parameters:
             return ControlResult(await self._record_change_of_callbacks(call, update, callbacks), done=True)
@@ -207,7 +209,7 @@ class CallControl:
             and is_call_not_found(error)  # otherwise Postgres is not asked
             and may_be_found_later(call, error, now=await self.postgres_time())
         ):
-            raise change_problem(error, API_ERRORS_BY_TWILIO_ERROR, call_id=call.id) from error
+            raise change_problem(error, CHANGE_ERRORS_BY_TWILIO_ERROR, call_id=call.id) from error
         if update.only_ends_call:
             async with self.database.begin() as session:
                 return await self._store_update_unless_ended(session, call, update)

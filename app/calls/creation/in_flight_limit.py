@@ -25,7 +25,7 @@ class InFlightLimit:
         """Refuses creations from now on."""
         self._closed = True
 
-    def require_free(self) -> None:
+    def require_free_slot(self) -> None:
         """Raises Overloaded or ShuttingDown if no tenant could begin a creation now. Takes no slot."""
         if self._closed:
             raise ShuttingDown(after_s=1)
@@ -34,7 +34,7 @@ class InFlightLimit:
 
     def take(self, tenant_id: str, own_limit: int | None) -> None:
         """Takes a slot. Raises Overloaded or ShuttingDown. `own_limit` is the tenant's limit, or None for the default limit."""
-        self.require_free()
+        self.require_free_slot()
         if self._taken[tenant_id] >= (own_limit or self._limit_per_tenant):
             raise Overloaded(after_s=1)
         self._taken[tenant_id] += 1

@@ -29,7 +29,7 @@ from app.calls.creation.undialled_calls import UndialledCallRecorder
 from app.calls.creation.validation import validate_call
 from app.calls.models import Call
 from app.calls.parameters import CallRequest
-from app.calls.stored_problem import is_temporary, restore_error
+from app.calls.stored_problem import is_temporary_problem, restore_error
 from app.clock import monotonic_seconds
 from app.database.batcher import Batcher
 from app.database.engine import Database
@@ -174,7 +174,7 @@ class CreationService:
 
     def require_capacity(self) -> None:
         """Raises Overloaded or ShuttingDown if no tenant can begin a creation now."""
-        self._slots.require_free()
+        self._slots.require_free_slot()
 
     async def _find_call_by_key(self, tenant_id: str, idempotency_key: str | None) -> Call | None:
         if idempotency_key is None:
@@ -199,7 +199,7 @@ class CreationService:
             raise CallPending(call_id=call.id, after_s=1)
         if call.execution != "not_started" or call.problem is None:
             return False
-        if is_temporary(call.problem["slug"]):
+        if is_temporary_problem(call.problem["slug"]):
             return True
         raise restore_error(call.problem, call_id=call.id)
 

@@ -42,5 +42,5 @@ def new_deliveries_sql(from_clause: str) -> str:
     return f", new_delivery AS ({insert_deliveries_sql(source)})"
 
 
-DELIVERY_COLUMN: Final = "given -> 'delivery' AS delivery"
+DELIVERY_COLUMN_SQL: Final = "given -> 'delivery' AS delivery"
 """An extra column for `json_rows_sql`: the delivery of a row as JSON, or null."""

@@ -13,7 +13,7 @@ from uuid import UUID
 from asyncpg import UniqueViolationError
 
 from app.calls.creation.sql_parts import (
-    DELIVERY_COLUMN,
+    DELIVERY_COLUMN_SQL,
     interval_sql,
     json_rows_sql,
     new_deliveries_sql,
@@ -132,18 +132,18 @@ def insert_calls_sql(
     """  # noqa: S608  # column names from this module
 
 
-IDEMPOTENCY_KEY_CONFLICT = "(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL"
+IDEMPOTENCY_KEY_CONFLICT_TARGET = "(tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL"
 """The SQL conflict target of inserts: another call of the tenant may already have the idempotency key."""
 
 # Includes the newest column that an outcome sets. On an older schema the intent therefore fails before anything is dialled.
 INTENT_STATE_COLUMNS = ("execution", "resource_left_out")
 PENDING_INTENT_VALUES = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
-_INSERT_INTENTS = insert_calls_sql(INTENT_STATE_COLUMNS, on_conflict=IDEMPOTENCY_KEY_CONFLICT)
+_INSERT_INTENTS = insert_calls_sql(INTENT_STATE_COLUMNS, on_conflict=IDEMPOTENCY_KEY_CONFLICT_TARGET)
 # Ignores every conflict: the intent may have been committed after all, or a later request may have taken its key.
 _INSERT_WITHDRAWN = insert_calls_sql(
     ["execution", "settled_by", "problem", "deliveries_written"],
     on_conflict="",
-    json_columns=[DELIVERY_COLUMN],
+    json_columns=[DELIVERY_COLUMN_SQL],
     ctes_after=new_deliveries_sql("given JOIN inserted USING (id)"),
 )
 
@@ -166,7 +166,7 @@ def _write_outcomes_sql(*, complete: bool) -> str:
     written = ", deliveries_written = coalesce(given.deliveries_written, call.deliveries_written)"
     return f"""
         WITH given AS MATERIALIZED (
-            {json_rows_sql(*times, DELIVERY_COLUMN, SCHEDULED_DIAL_COLUMN_SQL) if complete else json_rows_sql(*times)}
+            {json_rows_sql(*times, DELIVERY_COLUMN_SQL, SCHEDULED_DIAL_COLUMN_SQL) if complete else json_rows_sql(*times)}
         ), locked AS MATERIALIZED (
             SELECT id, attempt, pending_since, execution FROM call
             WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE SKIP LOCKED
@@ -241,7 +241,9 @@ async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) ->
     return {row["id"]: row["updated_at"] for row in inserted}
 
 
-async def write_not_dialled(database: Database, calls: Sequence[NewCall], change: RecordChange) -> list[bool | RowLocked]:
+async def write_undialled_outcomes(
+    database: Database, calls: Sequence[NewCall], change: RecordChange
+) -> list[bool | RowLocked]:
     """Records `change` as the outcome of calls that were not dialled.
 
     The insert of their intents (first records) may be committed, still under way, or lost. An insert that is still under way

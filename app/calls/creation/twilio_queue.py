@@ -15,7 +15,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 _WARNING_INTERVAL_S: Final = 60.0
 # If more accounts than this are remembered, all are forgotten. The log may then warn of an account twice in a minute.
-MAX_ACCOUNTS: Final = 10_000
+MAX_REMEMBERED_ACCOUNTS: Final = 10_000
 
 
 class TwilioQueueWatch:
@@ -37,7 +37,7 @@ class TwilioQueueWatch:
         warned_at = self._warned_at.get(call.account_id)
         if warned_at is not None and now - warned_at < _WARNING_INTERVAL_S:
             return
-        if len(self._warned_at) >= MAX_ACCOUNTS:
+        if len(self._warned_at) >= MAX_REMEMBERED_ACCOUNTS:
             self._warned_at.clear()
         self._warned_at[call.account_id] = now
         logger.warning(

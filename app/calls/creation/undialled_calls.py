@@ -11,7 +11,7 @@ from uuid import UUID
 
 from app.calls import repository
 from app.calls.creation.dial import RequeueValues
-from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, write_not_dialled
+from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, write_undialled_outcomes
 from app.calls.models import Call
 from app.calls.settlement import RecordChange, Settlement
 from app.calls.stored_problem import error_as_json
@@ -21,7 +21,7 @@ from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable
 
 # The maximum number of queued withdrawals. With more, the oldest is dropped, and the worker marks its record as `unknown`.
-_MAX_QUEUED = 10_000
+_MAX_QUEUED_WITHDRAWALS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,9 @@ class UndialledCallRecorder:
         self._database = database
         self._settlement = settlement
         self._intents: Batcher[NewCall, bool] = Batcher(self._withdraw_intents, max_batch=MAX_ROWS_PER_STATEMENT)
-        self._queue = RetryQueue(self._withdraw, name="withdrawals", max_batch=MAX_ROWS_PER_STATEMENT, max_items=_MAX_QUEUED)
+        self._queue = RetryQueue(
+            self._withdraw, name="withdrawals", max_batch=MAX_ROWS_PER_STATEMENT, max_items=_MAX_QUEUED_WITHDRAWALS
+        )
 
     def mark_call_not_started(self, call: NewCall) -> None:
         """Records in the background that a new call, which is not scheduled, is `not_started`."""
@@ -84,7 +86,7 @@ class UndialledCallRecorder:
     async def _withdraw(self, item: NewCall | _UndialledAttempt | _UnusedGrant) -> None:
         match item:
             case _UndialledAttempt():
-                await self._withdraw_reopening(item)
+                await self._withdraw_attempt(item)
             case _UnusedGrant():
                 await self._withdraw_grant(item)
             case _:
@@ -92,7 +94,7 @@ class UndialledCallRecorder:
                     await self._withdraw_unknown_intent(item)
 
     async def _withdraw_intents(self, calls: Sequence[NewCall]) -> Sequence[bool | RowLocked]:
-        return await write_not_dialled(self._database, calls, self._change_to_not_started())
+        return await write_undialled_outcomes(self._database, calls, self._change_to_not_started())
 
     async def _withdraw_unknown_intent(self, intent: NewCall) -> None:
         """Withdraws an intent that a worker has marked as `unknown`, because it was pending for too long."""
@@ -101,17 +103,17 @@ class UndialledCallRecorder:
             if call is not None and _is_attempt_open(call, intent.attempt):
                 await self._settlement.apply_change(session, call, self._change_to_not_started())
 
-    async def _withdraw_reopening(self, reopening: _UndialledAttempt) -> None:
+    async def _withdraw_attempt(self, undialled: _UndialledAttempt) -> None:
         async with self._database.begin() as session:
-            call = await repository.lock_call(session, reopening.call_id)
+            call = await repository.lock_call(session, undialled.call_id)
             if call is None:
                 return
-            if _is_attempt_open(call, reopening.attempt):
-                if await repository.has_event(session, call.id, reopening.event_id):
+            if _is_attempt_open(call, undialled.attempt):
+                if await repository.has_event(session, call.id, undialled.event_id):
                     await self._settlement.apply_change(session, call, self._change_to_not_started())
-            elif call.execution == "not_started" and call.attempt == reopening.attempt - 1:
-                # Uses up the number, so that a late commit of the reopening finds another attempt and changes nothing.
-                call.attempt = reopening.attempt
+            elif call.execution == "not_started" and call.attempt == undialled.attempt - 1:
+                # Uses up the number, so that a late commit of the undialled attempt finds another attempt and changes nothing.
+                call.attempt = undialled.attempt
 
     async def _withdraw_grant(self, grant: _UnusedGrant) -> None:
         async with self._database.begin() as session:

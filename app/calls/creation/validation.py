@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from app.calls.outbox import SETTLED
 from app.calls.parameter_types import refuse_too_many_userinfos_in_request
 from app.calls.parameters import CallRequest
-from app.calls.phone_numbers import E164, guess_phone_number
+from app.calls.phone_numbers import E164_PATTERN, guess_phone_number
 from app.errors import FieldError, InvalidRequest
 from app.http.field_errors import field_errors_from
 from app.sip import Finding, Severity, SipUri, check_from, check_sip_auth, has_escaped_control
@@ -93,7 +93,7 @@ def _is_number_or_client(text: str) -> bool:
     if _CLIENT_ADDRESS.fullmatch(text):
         # Parameters for the client may follow a `?`. Their values may have escaped line ends.
         return not has_escaped_control(text.partition("?")[0])
-    return E164.fullmatch(text) is not None
+    return E164_PATTERN.fullmatch(text) is not None
 
 
 def _number_hint(text: str) -> str:

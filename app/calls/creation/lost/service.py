@@ -64,7 +64,7 @@ class LostRecordWriter:
         """Makes the record pending in the attempt of `call`. If the record waited, it does not wait any more."""
         await restore_lost_attempt(session, record, call, dial_row=dial_row)
         await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
-        run_after_commit(session, partial(self._report, call, call.attempt))
+        run_after_commit(session, partial(self._count_and_log_loss, call, call.attempt))
 
     async def insert_record(self, call: Call | NewCall, dial_row: Mapping[str, Any] | None) -> None:
         """Inserts the record of `call`, pending in its first attempt. Changes nothing if there is a record."""
@@ -77,11 +77,11 @@ class LostRecordWriter:
                 await insert()
         except DatabaseUnavailable as error:
             if error.commit_in_doubt:
-                self._report(call, lost_attempt)
+                self._count_and_log_loss(call, lost_attempt)
             raise
-        self._report(call, lost_attempt)
+        self._count_and_log_loss(call, lost_attempt)
 
-    def _report(self, call: Call | NewCall, attempt: int) -> None:
+    def _count_and_log_loss(self, call: Call | NewCall, attempt: int) -> None:
         """Counts and logs that a record or an attempt was lost. Call this method when it has or may have been written again."""
         self.metrics.calls.records_lost.inc()
         logger.error("record_lost", call_id=str(call.id), attempt=attempt)

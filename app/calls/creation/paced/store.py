@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.creation.sql_parts import rows_as_json
 from app.calls.creation.store import (
-    IDEMPOTENCY_KEY_CONFLICT,
+    IDEMPOTENCY_KEY_CONFLICT_TARGET,
     INTENT_STATE_COLUMNS,
     PENDING_INTENT_VALUES,
     NewCall,
@@ -26,7 +26,10 @@ from app.scheduling.admission import ADMISSION_CTES, ADMISSION_RESULT_SQL, PaceR
 from app.scheduling.models import Pace
 
 _INSERT_PACED_INTENTS = insert_calls_sql(
-    INTENT_STATE_COLUMNS, on_conflict=IDEMPOTENCY_KEY_CONFLICT, ctes_before=ADMISSION_CTES, final_select=ADMISSION_RESULT_SQL
+    INTENT_STATE_COLUMNS,
+    on_conflict=IDEMPOTENCY_KEY_CONFLICT_TARGET,
+    ctes_before=ADMISSION_CTES,
+    final_select=ADMISSION_RESULT_SQL,
 )
 
 

@@ -23,7 +23,7 @@ from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable
 
 # The maximum number of inserts to repeat. A further one replaces the oldest, for whose call the answer was `unknown`.
-_MAX_QUEUED = 10_000
+_MAX_QUEUED_INSERTS = 10_000
 # The identity of the server shows a fail-over, but not that its data folder was restored. A restore takes longer than this.
 _MAX_INSERT_RETRY_TIME_S = 60.0
 
@@ -61,7 +61,7 @@ class ScheduledIntentWriter:
             self._insert_intent_again,
             name="scheduled_intents",
             max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT,
-            max_items=_MAX_QUEUED,
+            max_items=_MAX_QUEUED_INSERTS,
         )
         # The server of the last insert, and probably of the next one. If it is not, a repeated insert counts as lost: no call
         # rings twice.
