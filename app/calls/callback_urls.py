@@ -14,7 +14,7 @@ from app.security.keyring import Keyring
 
 CALLBACK_PATH = "/callbacks/twilio"
 TAG_PARAMETER = "tag"
-# The tag is in the query and not in the path, so that an older version without tags accepts the URL, too.
+# The tag is in the query and not in the path, so that a version of Callgate that knows no tags accepts the URL, too.
 _TAG_IN_QUERY = re.compile(rf"(?:^|&){TAG_PARAMETER}=([^&]*)")
 # 32 bytes in URL-safe base64: the account's id and the keyed hash. The two unused bits of the last digit are zero.
 _TAG_PATTERN = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
@@ -34,7 +34,10 @@ class CallbackUrls:
         return f"{self.base}/{call_id}?{TAG_PARAMETER}={tag}"
 
     def account_id_in_tag(self, call_id: UUID, tag: str) -> UUID | None:
-        """Returns the account id in the tag. Returns None for a malformed tag, another call's tag or an unknown key."""
+        """Returns the account id in the tag, or None if the tag is not valid for this call.
+
+        A valid tag was made for this call with a key of the keyring.
+        """
         if not _TAG_PATTERN.fullmatch(tag):
             return None
         decoded = base64.urlsafe_b64decode(tag + "=")

@@ -122,13 +122,13 @@ class CallRow(LastTwilioAnswerMixin):
 
 
 def stored_attributes_for(attributes: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the attributes to read from the database so that all of `attributes` can be computed."""
+    """Returns the attributes to read from the database, so that a `CallRow` made from them has all of `attributes`."""
     stored = [name for derived in _COMPUTED_PROPERTIES if derived in attributes for name in _ATTRIBUTES_BY_PROPERTY[derived]]
     return (*dict.fromkeys([*(name for name in attributes if name not in _COMPUTED_PROPERTIES), *stored]),)
 
 
 def with_stored_resource_columns(call: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `columns`, in which Twilio's whole answer (`resource`) is replaced by the columns that store it.
+    """Returns a copy of `columns`, with the columns that store Twilio's answer in place of the whole answer (`resource`).
 
     `columns` maps attribute names to the values of Twilio's resource. Only `to`, `from_` and `account_sid` are read from the
     record `call`.

@@ -1,8 +1,8 @@
-"""Leases on calls whose refresh or search is due. A lease reserves one call for one worker for a limited time.
+"""SQL for leases on calls. A lease reserves one call for one worker for a limited time.
 
-The functions never commit. A lease is a separate, short row, because changing the due time in the long row of a call rewrites
-entries in eight indexes. A lease is valid for one due time of the call. It ends when the due time changes, or when it expires
-because the worker died.
+A worker leases calls that are due for a refresh (a new read from Twilio) or for a search in Twilio's list of calls. A lease is
+valid for one due time of the call: it ends when the due time changes, or at the time `until`. Leases are separate, short rows,
+because changing the due time in the long row of a call rewrites entries in eight indexes. The functions never commit.
 """
 
 from collections.abc import Collection, Sequence
@@ -44,7 +44,7 @@ class Lease(Base):
 
 
 class CallDueForRefresh(NamedTuple):
-    """A started call that is due for a refresh: its state must be read from Twilio again."""
+    """A started call that is due for a refresh: it must be read from Twilio again."""
 
     id: UUID
     sid: str
@@ -79,7 +79,7 @@ async def claim_searches(
 
 
 async def renew_search_leases(session: AsyncSession, claimed: Sequence[Call], *, lease: timedelta) -> None:
-    """Makes the leases of these claimed calls end after the time `lease`."""
+    """Extends the search leases of claimed calls. Each then ends after the time `lease`, counted from now."""
     leased = tuple_(Lease.call_id, Lease.due_at).in_([(call.id, call.search_at) for call in claimed])
     statement = update(Lease).where(leased).values(until=func.now() + lease)
     await session.execute(statement.execution_options(synchronize_session=False))
@@ -142,5 +142,8 @@ async def _delete_fulfilled_leases(
 
 
 async def delete_expired_leases(session: AsyncSession) -> None:
-    """Deletes leases that expired more than a day ago. They remain if a worker died, or if a due time changed meanwhile."""
+    """Deletes leases that ended more than a day ago.
+
+    Such a lease is left over if its worker died, or if the due time of the call changed after the work on the call had failed.
+    """
     await session.execute(delete(Lease).where(Lease.until < func.now() - timedelta(days=1)))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 MemberValueGetter = Callable[[str], Any]
-"""A function that takes the name of a left-out member and returns the value that other columns hold for it."""
+"""A function that returns the value that other columns hold for a left-out member. It takes the name of the member."""
 
 
 class OmissibleMembers:

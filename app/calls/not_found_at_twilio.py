@@ -17,7 +17,7 @@ def is_call_not_found(error: TwilioError) -> bool:
 
 
 def is_deleted_at_twilio(call: AnyCall, error: TwilioError, *, now: datetime) -> bool:
-    """Returns whether the call was deleted at Twilio: Twilio answers 404 for a call that it must know by now.
+    """Returns whether `error` shows that the call was deleted at Twilio: it is a 404 for a call that Twilio must know by now.
 
     A new call may not be visible at once. The call must therefore have been recorded as started more than an hour ago, or more
     than a minute ago if it has ended. `now` is the time by Postgres's clock, which dates the records.
@@ -27,5 +27,5 @@ def is_deleted_at_twilio(call: AnyCall, error: TwilioError, *, now: datetime) ->
 
 
 def may_be_found_later(call: AnyCall, error: TwilioError, *, now: datetime) -> bool:
-    """Returns whether Twilio answers 404 for a call that it may not show yet, so that the same request may work later."""
+    """Returns whether `error` is a 404 for a call that Twilio may not show yet, so that the same request may work later."""
     return is_call_not_found(error) and not is_deleted_at_twilio(call, error, now=now)

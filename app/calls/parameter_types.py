@@ -1,4 +1,4 @@
-"""The types of a call's parameters, and their checks."""
+"""Pydantic types for the parameters of calls, and the functions that check their values."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -21,7 +21,7 @@ def _require_no_nul(value: str) -> str:
 
 
 def refuse_too_many_userinfos_in_request(values: Iterable[Any]) -> None:
-    """Raises InvalidRequest if the URLs in all texts of a request together have too many user names.
+    """Raises InvalidRequest if the URLs in `values`, all parameters of a request, together have too many user names.
 
     The limit is the same as for one text. It bounds CPU time, because every user name is searched for in Twilio's answer.
     """
@@ -32,7 +32,7 @@ def refuse_too_many_userinfos_in_request(values: Iterable[Any]) -> None:
 
 
 def refuse_too_many_userinfos(value: str) -> str:
-    """Returns the text unchanged. Raises PydanticCustomError if URLs in it have many user names, or a very long one."""
+    """Returns the text unchanged. Raises PydanticCustomError if its URLs have too many user names, or one too long."""
     if has_too_many_userinfos(value):
         raise PydanticCustomError("too_many_user_names", TOO_MANY_USERINFOS_MESSAGE)
     return value
@@ -53,7 +53,7 @@ def _require_http_url(value: str) -> str:
 
 
 def validate_url_for_twilio(url: str) -> tuple[str, str] | None:
-    """Returns an error code and a text if Twilio would refuse the URL (a host with an underscore), otherwise None."""
+    """Returns an error code and a text if Twilio would refuse the URL because its host has an underscore, otherwise None."""
     if "_" in (urlsplit(url).hostname or ""):
         return "url_host_underscore", "must have a host without underscores: Twilio calls it, and refuses others"
     return None

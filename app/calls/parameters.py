@@ -1,7 +1,7 @@
-"""The parameters of Twilio's CreateCall and UpdateCall in snake_case, with their types, limits and mutual exclusions.
+"""Pydantic models of the requests that create or change a call: Twilio's parameters in snake_case, and Callgate's own.
 
-They are documented at https://www.twilio.com/docs/voice/api/call-resource. Each parameter is declared in one place. A test
-compares the names with those of the installed `twilio` package.
+Twilio documents its parameters at https://www.twilio.com/docs/voice/api/call-resource. A test compares their names with those
+of the installed `twilio` package.
 """
 
 from typing import Annotated, Any, Literal
@@ -151,7 +151,10 @@ _TWILIO_PARAMETERS = [(attribute, field.alias or attribute) for attribute, field
 
 
 class Redial(BaseModel):
-    """Says when a scheduled call is dialled again after its end: as a new record, whose `redial_of` is the id of this call."""
+    """Says when a scheduled call is dialled again after its end.
+
+    Each redial has a record of its own, whose `redial_of` is the id of the call that ended.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
@@ -258,7 +261,7 @@ class CallUpdate(BaseModel):
     def parameters_for_event(self) -> dict[str, Any]:
         """Returns the data of the update's event: the names of all given parameters, and the `status` and `time_limit`.
 
-        Values of other parameters are not in the data, because they may be secret or personal.
+        The values of other parameters are left out, because they may be secret or personal.
         """
         data = {"parameters": sorted(self.given_parameters()), "status": self.status, "time_limit": self.time_limit}
         return {name: value for name, value in data.items() if value is not None}

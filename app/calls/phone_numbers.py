@@ -46,7 +46,7 @@ def guess_phone_number(text: str) -> str | None:
 
 
 def _to_e164(text: str) -> str | None:
-    """Returns the number in E.164 that the text is without its separators, or None if it is not a number."""
+    """Removes the separators from the text, and returns the number in E.164. Returns None if the text is not a number."""
     if not _NUMBER_WITH_SEPARATORS.fullmatch(text) or _TRUNK_ZERO.search(text):
         return None
     digits = _SEPARATORS.sub("", text)

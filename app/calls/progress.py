@@ -66,7 +66,10 @@ def has_ended_with_price(call: AnyCall) -> bool:
 
 
 def is_resource_stale(call: AnyCall, resource: CallResource) -> bool:
-    """Returns whether the resource is older than the record: its status is earlier, or differs from that of an ended call."""
+    """Returns whether the resource is older than the record.
+
+    Its status is then earlier than that of the record. If the record shows that the call has ended, any other status is older.
+    """
     if call.status is None or resource.status is None:
         return False
     if call.status in TERMINAL_STATUSES:
@@ -75,5 +78,8 @@ def is_resource_stale(call: AnyCall, resource: CallResource) -> bool:
 
 
 def _status_rank(status: str) -> int:
-    """Returns the position of a status in the order in which a call reaches them. An unknown status ranks as `in-progress`."""
+    """Returns the rank of a status in the order in which a call reaches its statuses. All terminal statuses rank last.
+
+    A status that Callgate does not know has the rank of `in-progress`.
+    """
     return _TERMINAL_RANK if status in TERMINAL_STATUSES else _RANK_BY_STATUS.get(status, _RANK_BY_STATUS["in-progress"])

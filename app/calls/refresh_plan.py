@@ -43,17 +43,18 @@ def refresh_time_after_callback(call: AnyCall, *, now: datetime, interval: timed
 
 
 def refresh_time_after_response(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
-    """Returns when to refresh a call again about which Twilio has just answered; None if it needs no more refreshes."""
+    """Returns when to refresh a call next, after Twilio has answered about it; None if the call needs no more refreshes."""
     if has_ended_with_price(call) or _is_too_old_to_refresh(call, now=now):
         return None
     return _next_refresh(call, now=now, interval=interval)
 
 
 def refresh_time_without_response(call: AnyCall, *, now: datetime, interval: timedelta, has_failed: bool) -> datetime | None:
-    """Returns when to refresh a call again about which Twilio has not answered; None if it needs no more refreshes.
+    """Returns when to refresh a call next, if Twilio has not answered about it; None if the call needs no more refreshes.
 
-    `has_failed` is false if no request was made yet, or if Twilio throttled the account. Then the refreshes go on, however old
-    the call is, because the next one may be the first that Twilio answers. Refreshes that fail end after 30 days.
+    `has_failed` is False if no request was sent for the call, or if Twilio throttled the account. The refreshes then go on,
+    however old the call is, because the next one may be the first that Twilio answers. If `has_failed` is True, they end when
+    the call is 30 days old.
     """
     if has_ended_with_price(call) or (has_failed and call_age(call, now=now) >= _MAX_REFRESH_TIME_WITHOUT_RESPONSE):
         return None
@@ -63,7 +64,7 @@ def refresh_time_without_response(call: AnyCall, *, now: datetime, interval: tim
 
 
 def _is_too_old_to_refresh(call: AnyCall, *, now: datetime) -> bool:
-    """Returns whether a further answer of Twilio would show nothing new: neither the end of the call nor its price."""
+    """Returns whether the call is so old that Twilio will show nothing new about it: neither its end nor its price."""
     if call.status not in TERMINAL_STATUSES:
         return call_age(call, now=now) >= _STOP_REFRESHING_AFTER
     longest = _MAX_PRICE_DELAY if call.status == "completed" else _MAX_PRICE_DELAY_IF_UNANSWERED
@@ -80,7 +81,7 @@ def _next_refresh(call: AnyCall, *, now: datetime, interval: timedelta) -> datet
 
 
 def call_age(call: AnyCall, *, now: datetime, since: datetime | None = None) -> timedelta:
-    """Returns the time since `since`. The default is the time when the outcome was recorded or, before that, the creation."""
+    """Returns the time since `since`. The default is `settled_at`, when the outcome was recorded, or else `created_at`."""
     return now - (since or call.settled_at or call.created_at)
 
 

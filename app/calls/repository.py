@@ -1,4 +1,4 @@
-"""SQL on calls and their events. The functions never commit. Every read for a tenant filters by `tenant_id`."""
+"""SQL for calls and their events. The functions never commit. Every read for a tenant filters by `tenant_id`."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -84,7 +84,8 @@ async def get_call(session: AsyncSession, call_id: UUID, *, tenant_id: str) -> C
 async def may_be_dialled_again(session: AsyncSession, call_id: UUID, *, attempt: int, pending_since: datetime) -> bool:
     """Returns whether the call is still pending in this attempt, and no client has asked to end this attempt.
 
-    `pending_since` is when the attempt began: if Postgres has lost the attempt, another one may have its number.
+    An attempt is identified by its number and by `pending_since`, the time when it began: if Postgres has lost an attempt,
+    another one may get the same number.
     """
     is_to_end = (
         select(PendingUpdate.call_id).where(PendingUpdate.call_id == Call.id, PendingUpdate.attempt == Call.attempt).exists()
@@ -215,7 +216,7 @@ async def claim_abandoned(session: AsyncSession, *, older_than: timedelta, limit
 
 
 async def list_unknown_calls(session: AsyncSession, account_id: UUID, *, limit: int) -> Sequence[Call]:
-    """Returns the account's calls of which it is unknown whether Twilio has started them, newest first."""
+    """Returns the account's calls whose outcome is unknown (Twilio may have started them), newest first."""
     statement = select(Call).where(Call.execution == "unknown", Call.account_id == account_id)
     return (await session.scalars(statement.order_by(Call.pending_since.desc()).limit(limit))).all()
 
@@ -229,8 +230,8 @@ async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
 async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
     """Records that the call was deleted at Twilio, and ends the refreshes of its record. `by` names who deleted the call.
 
-    If the delivery of the call's end to the tenant is missing, makes the call due for one more refresh. This refresh writes the
-    delivery. The caller must have locked the call's row.
+    If the tenant requested the event `completed` and it has no delivery yet, makes the call due for one more refresh, which
+    writes that delivery. The caller must have locked the call's row.
     """
     now = await transaction_start_time(session)
     events = progress.apply_deletion(call, by=by, now=now)
@@ -254,10 +255,13 @@ async def sids_with_record(session: AsyncSession, sids: Collection[str]) -> set[
 async def count_rival_creations(session: AsyncSession, call: Call, *, span: timedelta | None) -> int:
     """Counts the other creations by the same account to the same address that may have started the same call at Twilio.
 
-    Counts creations that are pending or unknown, and those recorded as not started because no call was found at Twilio. While
-    grants (rights to dial scheduled calls) are halted, and for a short time afterwards, also counts scheduled calls that have
-    no dial in their record: the database may have lost it. Creations of all tenants count, because two tenants may share an
-    account. With `span`, counts only creations that may have been dialled at most `span` before or after this call.
+    Counts creations that are pending or unknown, and those recorded as not started because no call was found at Twilio.
+    Creations of all tenants count, because two tenants may share an account. With `span`, counts only creations that may have
+    been dialled at most `span` before or after this call.
+
+    Also counts scheduled calls that were not dialled according to their records, because the database may have lost their
+    grants (rights to dial scheduled calls). But this happens only while all grants are halted, or if this call was dialled at
+    most `span` after the end of the last halt (without `span`: at any time).
     """
     since, until = call.pending_since - (span or _UNLIMITED_SPAN), call.pending_since + (span or _UNLIMITED_SPAN)
     key = address_key(call.to)

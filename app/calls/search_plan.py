@@ -1,4 +1,7 @@
-"""Decides when Twilio's list is searched for a call of which it is unknown whether Twilio has started it (docs/adr/0009)."""
+"""Decides when Twilio's list of calls is searched for a call whose outcome is unknown (docs/adr/0009).
+
+The outcome of a creation is unknown if it is not certain whether Twilio has started the call.
+"""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,7 +11,7 @@ from app.calls.models import Call
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """Plans the searches for a call of which it is unknown whether Twilio has started it.
+    """Says when Twilio's list of calls is searched for a call whose outcome is unknown.
 
     The first `searches` searches happen within `period`, at growing intervals.
     """

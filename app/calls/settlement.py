@@ -67,7 +67,7 @@ class RecordChange:
     """
 
     def apply_to(self, call: object, *, now: datetime) -> None:
-        """Sets the columns on a record in memory. `now` is the database's clock in the transaction that writes them."""
+        """Sets the columns of a record in memory. `now` is the database's time in the transaction that writes the record."""
         for name, value in self.columns.items():
             setattr(call, name, value)
         for name, offset in self.times.items():
@@ -94,7 +94,7 @@ def make_record_change(
 
 
 class EventsAndDelivery(NamedTuple):
-    """What to write after a call at Twilio was assigned to a record: events, and a delivery if the tenant requested it."""
+    """The events to write after a call at Twilio was assigned to a record, and a delivery if the tenant requested one."""
 
     events: list[Event]
     delivery: NewDelivery | None = None
@@ -254,7 +254,7 @@ class Settlement:
         call.search_at = now + wait if age < _STOP_SEARCHING_AFTER else None
 
     def count_settled(self, call: SettledRecord) -> None:
-        """Counts a call in the metrics by its outcome, with the time that it was pending. Does nothing without an outcome.
+        """Adds a call to the metrics, by its outcome and with the time that it was pending. Does nothing without an outcome.
 
         Call this method when the record has just been committed or is about to be committed.
         """
@@ -264,13 +264,14 @@ class Settlement:
             self.metrics.calls.settle_seconds_series(call.settled_by).observe(waited.total_seconds())
 
     def count_undialled(self, change: RecordChange, number: int) -> None:
-        """Counts in the metrics `number` scheduled calls. The given change ended them before they were dialled."""
+        """Adds scheduled calls to the metrics: `number` calls that `change` has ended before they were dialled."""
         self.metrics.calls.settled_series(change.columns["settled_by"]).inc(number)
 
     def count_and_log_critical_events(self, call: AnyCall, events: Sequence[Event]) -> None:
         """Counts and logs `call.corrected` and `call.second_sid`, for which critical alerts exist. Ignores all other events.
 
-        Call this method after the commit or if it is in doubt. Before that, a repeated transaction would be counted repeatedly.
+        Call this method after the commit, or when the commit is in doubt. Within the transaction it would count the events
+        again each time that the transaction is repeated.
         """
         for type_, data in events:
             if type_ == "call.corrected":

@@ -18,8 +18,8 @@ MAX_FOLLOWED_CALLS = 10_000
 class FollowedCallCounts:
     """The numbers of calls whose records the worker still refreshes from Twilio.
 
-    `active` calls have not ended. `unpriced` calls have ended but have no price yet. Only the MAX_FOLLOWED_CALLS most overdue
-    calls are counted. `most_overdue` is the earliest refresh time.
+    `active` calls have not ended. `unpriced` calls have ended but have no price yet. Only the MAX_FOLLOWED_CALLS calls with the
+    earliest refresh times are counted. `most_overdue` is the earliest refresh time, or None if no call is to be refreshed.
     """
 
     most_overdue: datetime | None

@@ -30,8 +30,8 @@ UrlValidator = Callable[[str], tuple[str, str] | None]
 class StatusCallbacks:
     """The callback parameters of a call.
 
-    `parameters_for_twilio` replaces those of the request. `columns` are set on the call's record.
-    A parameter that is None in `parameters_for_twilio` is not sent to Twilio.
+    `parameters_for_twilio` replaces the callback parameters of the request. A parameter that is None in it is not sent to
+    Twilio. `columns` are set on the call's record.
     """
 
     parameters_for_twilio: dict[str, Any]
@@ -51,7 +51,7 @@ def status_callbacks(
 
     In three cases Twilio gets the request's own parameters: Callgate has no public URL, so no callback would arrive; the
     account has no auth token, so no callback could be verified; or the request has an application_sid, and Twilio ignores the
-    parameters. In all cases Callgate itself delivers its own event `settled`, which Twilio never gets.
+    parameters. In all cases Callgate itself delivers the event `settled`, which Twilio does not know.
 
     Raises InvalidRequest if the request's URL is not allowed for the server that would call it: Callgate or Twilio.
     """
@@ -77,10 +77,11 @@ def changed_callback_columns(
 ) -> dict[str, Any]:
     """Returns the callback columns that must change when a scheduled call is dialled with `callbacks`.
 
-    `recorded` has the columns of the call's record, and `events_with_delivery` names the events that have a delivery. If
-    Callgate has got or lost its public URL since the call was scheduled, or the account its auth token, another service sends
-    the status callbacks now, and the columns change. In all other cases the recorded columns stay, because an update or a
-    redial may have set them.
+    `recorded` has the columns of the call's record, and `events_with_delivery` names the events that have a delivery. The
+    columns change if the sender of the status callbacks has changed since the call was scheduled, because Callgate's public URL
+    or the account's auth token was added or removed. They also change if Callgate was to deliver none of Twilio's events, and
+    the tenant's defaults name some now. In all other cases the recorded columns stay, because an update or a redial may have
+    set them.
     """
     if _has_twilio_events(recorded["status_callback_events"]):
         has_sender_changed = not callbacks.sent_to_callgate
@@ -115,10 +116,10 @@ def callback_columns_for_new_attempt(
 def status_callbacks_for_update(
     update: CallUpdate, call: Call, account: UsableAccount, *, urls: CallbackUrls | None, validate_url: UrlValidator
 ) -> StatusCallbacks:
-    """Returns the callback parameters of an update. Twilio keeps Callgate's URL; Callgate delivers to the tenant's new URL.
+    """Returns the callback parameters of an update. `columns` in the result has only the columns that change.
 
-    The result's `columns` have only the columns that change. If Twilio sends the callbacks directly to the tenant, Twilio gets
-    the update's own parameters.
+    If Twilio sends the callbacks to Callgate, Twilio keeps Callgate's URL, and Callgate delivers to the update's URL. If Twilio
+    sends the callbacks directly to the tenant, Twilio gets the update's own parameters.
     """
     names = ("status_callback", "status_callback_method")
     own = {name: value for name in names if (value := getattr(update, name)) is not None}

@@ -1,4 +1,4 @@
-"""Stores why a call was not started, and rebuilds the error for a repeated request."""
+"""Converts the error that prevented the start of a call to JSON for the call's record, and back for a repeated request."""
 
 from dataclasses import asdict
 from typing import Any
@@ -20,10 +20,10 @@ from app.twilio.refusals import ACCOUNT_AT_CAPACITY_CODES
 
 
 def is_temporary_problem(slug: str) -> bool:
-    """Returns whether the error with this slug is temporary. The error has prevented the start of a call.
+    """Returns whether an error that prevented the start of a call is temporary. `slug` is the slug of the error.
 
-    After a temporary error, a request with the same idempotency key dials the call again. Nothing was sent to Twilio, or Twilio
-    has processed nothing.
+    After a temporary error, a request with the same idempotency key dials the call again. This is safe, because nothing was
+    sent to Twilio, or Twilio has processed nothing.
     """
     return slug in {
         UpstreamUnreachable.slug,
@@ -36,7 +36,7 @@ def is_temporary_problem(slug: str) -> bool:
 
 
 def is_retried_when_scheduled(error: CallgateError) -> bool:
-    """Returns whether a scheduled call whose start failed with this error is tried again until its latest time, `ring_by`."""
+    """Returns whether a scheduled call that was not started because of this error is dialled again until its `ring_by`."""
     is_full = error.upstream is not None and error.upstream.code in ACCOUNT_AT_CAPACITY_CODES
     return is_temporary_problem(error.slug) or is_full
 
@@ -54,7 +54,8 @@ def error_as_json(error: CallgateError) -> dict[str, Any]:
 def restore_error(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
     """Rebuilds an error from `stored`, the result of `error_as_json`.
 
-    After a lasting error, the key is used up: a request with the same key gets this error again.
+    The error also says whether a request with the same idempotency key would dial the call again. After a lasting error, each
+    such request gets this error.
     """
     upstream = stored.get("upstream")
     error = error_classes_by_slug()[stored["slug"]](

@@ -26,7 +26,8 @@ _CAN_BE_PROCESSED = not_(_OUTCOME_IS_OPEN)
 async def store_pending_update(session: AsyncSession, call: Call, *, status: str) -> None:
     """Stores a request to end the call. `status` is Twilio's `canceled` or `completed`. Replaces an earlier request.
 
-    An earlier `completed` of the same attempt stays, because Twilio does not end an answered call on `canceled`.
+    But if the earlier request had the status `completed` and is for the same attempt, the new one gets this status too, because
+    `canceled` does not end an answered call.
     """
     values = {"status": status, "attempt": call.attempt, "wanted_at": func.now(), "due_at": func.now()}
     statement = upsert(PendingUpdate).values(call_id=call.id, **values)
@@ -62,9 +63,9 @@ async def claim_pending_updates(
 ) -> Sequence[tuple[PendingUpdate, Call]]:
     """Claims due requests to end calls that are started, not started or scheduled. Returns each request with its call.
 
-    Claims no request for a call of `busy_accounts`. Moves the due times of the requests by `lease`, so that other workers skip
-    them meanwhile. If no search at Twilio has found a call (`none_found`), a later search may still find it: its request waits
-    until the last search.
+    Claims no request for a call of `busy_accounts`. Makes the requests due again after the time `lease`, so that other workers
+    skip them until then. If no search at Twilio has found a call (`none_found`), a later search may still find it: its request
+    waits until the last search.
     """
     due = (
         select(PendingUpdate.call_id)
@@ -87,9 +88,9 @@ async def claim_pending_updates(
 
 
 async def earliest_pending_update_due_at(session: AsyncSession) -> datetime | None:
-    """Returns the earliest due time of the pending updates that need not wait for the outcome of their call.
+    """Returns the earliest due time of the pending updates that do not wait for the outcome of their calls.
 
-    It may be in the future. Returns None if there are none.
+    The time may be in the future. Returns None if there is no such update.
     """
     statement = select(func.min(PendingUpdate.due_at)).join(Call, Call.id == PendingUpdate.call_id).where(_CAN_BE_PROCESSED)
     return await session.scalar(statement)

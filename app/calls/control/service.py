@@ -45,7 +45,7 @@ _STATUSES_OF_ENDED_CALLS = ("canceled", "completed")
 # Each further attempt follows a dial that Twilio refused for a temporary reason. The next dial comes at least a second later.
 _MAX_CANCEL_ATTEMPTS = 5
 CHANGE_ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
-"""Maps errors of Twilio to errors for the client, where a change needs another one than a creation."""
+"""Maps Twilio's errors to errors for the client. Has only those for which a change needs another error than a creation."""
 _MIN_RETRY_WAIT = timedelta(seconds=1)
 _MAX_RETRY_WAIT = timedelta(seconds=60)
 # How long after the request a pending update is tried: every call has ended by then.
@@ -62,7 +62,7 @@ class ControlResult:
 
 @dataclass(frozen=True, slots=True)
 class CallControl:
-    """Changes calls at Twilio. `deadline_s` limits each request, `request_limit` those of clients at a time."""
+    """Changes calls at Twilio. A request to Twilio may take `deadline_s` seconds; `request_limit` limits those of clients."""
 
     database: Database
     directory: TenantDirectory
@@ -76,7 +76,7 @@ class CallControl:
     async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> ControlResult:
         """Changes a call with the parameters of Twilio's *update call* in `body`.
 
-        A CallgateError other than ActionUnknown means that nothing was changed. A request to end the call may have been sent.
+        After a CallgateError other than ActionUnknown, nothing was changed, but Twilio may have got a request to end the call.
         """
         update = validate_update(body)
         if caller.suspended and not update.only_ends_call:
@@ -113,7 +113,7 @@ class CallControl:
         return ControlResult(call, done=True)
 
     async def _record_change_of_callbacks(self, call: Call, update: CallUpdate, callbacks: StatusCallbacks) -> Call:
-        """Records a change that needs no request to Twilio, because Callgate sends the callbacks."""
+        """Records a change that needs no request to Twilio: only of the callbacks, which Callgate sends to the tenant."""
         try:
             return await record_update(self.database, call, None, update, columns=callbacks.columns)
         except DatabaseUnavailable as error:
@@ -162,7 +162,7 @@ class CallControl:
         """Cancels a scheduled call, and stores the request if it is not known whether the call was started. Returns the record.
 
         Tries again if the call waits once more: a worker has dialled it, and Twilio has refused it for a temporary reason.
-        Raises WrongCallState if the update does anything other than end the call.
+        Raises WrongCallState if the call waits or its outcome is not known, and the update does not only end the call.
         """
         for _ in range(_MAX_CANCEL_ATTEMPTS):
             if call.execution == "scheduled":
@@ -257,7 +257,7 @@ class CallControl:
         await self._drop_pending_update(call, pending, "ended" if has_ended else error.reason)
 
     async def _send_update_to_twilio(self, call: Call, parameters: dict[str, Any]) -> CallResource:
-        """Returns Twilio's answer. Raises TwilioError.
+        """Sends the update and returns Twilio's answer. Raises TwilioError if the update was refused or the answer was lost.
 
         Twilio may answer a request to end a call with 404 if the call has just ended (pipecat-ai/pipecat#2145). The call is
         then read. If Twilio shows that it has ended, this is recorded, and the error is a TwilioWrongState.
@@ -291,7 +291,7 @@ class CallControl:
             return await repository.transaction_start_time(session)
 
     async def fetch(self, call: Call) -> CallResource:
-        """Returns the call from Twilio. Raises TwilioError."""
+        """Returns the call as Twilio shows it now. Raises TwilioError if it cannot be read."""
         fetch = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
         return await self.send_with_credentials(call, fetch)
 

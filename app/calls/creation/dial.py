@@ -125,8 +125,7 @@ class PreparedCall:
 
     `began` is the time at which the time budget began. `deadline` is the `ring_by` of a scheduled call, after which nothing may
     be sent. Both are values of `monotonic_seconds()`. `expects_callbacks` says whether Twilio is asked to send callbacks
-    to Callgate. `requeue` is set for a scheduled call, which waits again after a temporary refusal. Any other call is prepared
-    before its record is committed as pending, so that an error leaves no pending record.
+    to Callgate. `requeue` is set only for a scheduled call, which waits again after a temporary refusal.
     """
 
     form: Form

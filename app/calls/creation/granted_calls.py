@@ -38,7 +38,7 @@ class GrantedCallDialer:
         """Dials the call and commits the outcome. Raises no Exception.
 
         `began` is the value of the clock `monotonic_seconds()` before the grant was taken. Nothing is sent after the call's
-        `ring_by`. After a temporary refusal, and if it cannot be prepared now, the call waits to be dialled again.
+        `ring_by`. If Twilio refuses the call for a temporary reason, or the call cannot be prepared now, it waits again.
         """
         call = grant.call
         prepared = PreparedCall(
@@ -77,12 +77,12 @@ class GrantedCallDialer:
                 setattr(call, name, value)
 
     async def _postpone_unprepared_call(self, grant: DialGrant, problem: CallgateError, prepared: PreparedCall) -> None:
-        """Makes the call wait again for up to 15 minutes. Nothing was sent."""
+        """Makes a call that could not be prepared because of `problem` wait again, for at most 15 minutes."""
         requeue = _requeue_values(grant, max_wait_s=_MAX_WAIT_FOR_FIX_S)
         await self.placement.settle_undialled(grant.call, problem, replace(prepared, requeue=requeue))
 
     def requeue_undialled_call(self, grant: DialGrant) -> None:
-        """Makes the call wait again, in the background. It must not be dialled, because the grant may not be committed."""
+        """Makes the call wait again, in the background. Use it if the grant may not be committed; do not dial the call then."""
         self.placement.undialled_calls.requeue_call_of_unused_grant(grant.call, _requeue_values(grant))
 
 

@@ -33,7 +33,10 @@ class InFlightLimit:
             raise Overloaded(after_s=1)
 
     def take(self, tenant_id: str, own_limit: int | None) -> None:
-        """Takes a slot. Raises Overloaded or ShuttingDown. `own_limit` is the tenant's limit, or None for the default limit."""
+        """Takes a slot. Raises Overloaded if the process or the tenant has none left, and ShuttingDown after `close`.
+
+        `own_limit` is the tenant's limit, or None for the default limit.
+        """
         self.require_free_slot()
         if self._taken[tenant_id] >= (own_limit or self._limit_per_tenant):
             raise Overloaded(after_s=1)
@@ -61,7 +64,7 @@ class InFlightSlot:
         self._is_taken = False
 
     def take(self, own_limit: int | None) -> None:
-        """Takes the slot. Raises Overloaded or ShuttingDown. `own_limit` is the tenant's limit; None stands for the default."""
+        """Takes the slot. Has the same parameter and raises the same errors as `InFlightLimit.take`."""
         self._slots.take(self._tenant_id, own_limit)
         self._is_taken = True
 

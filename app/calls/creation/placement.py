@@ -125,7 +125,10 @@ class CallPlacer:
         return settled
 
     async def _settle(self, call: Call | NewCall, outcome: Outcome, prepared: PreparedCall) -> Call | NewCall:
-        """Commits the outcome, and applies it to the account of a scheduled call (refused_accounts.py). Returns the record."""
+        """Commits the outcome and returns the record. Then applies the outcome to the account of a scheduled call.
+
+        An account dials more slowly while Twilio refuses its calls for temporary reasons (refused_accounts.py).
+        """
         settled = await self._commit_outcome(call, outcome, prepared)
         if prepared.requeue:
             with ExceptionLogger("account_not_slowed_down", call):

@@ -18,7 +18,7 @@ from app.twilio.schemas import SECRET_PARAMETERS, Form
 
 @dataclass(frozen=True, slots=True)
 class CallPreparer:
-    """Finds the account of a call and makes the form for Twilio, before the call is dialled. Methods raise CallgateError."""
+    """Finds the account of a call and makes the form for Twilio. Its methods raise CallgateError if that fails."""
 
     directory: TenantDirectory
     callback_urls: CallbackUrls | None

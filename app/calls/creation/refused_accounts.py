@@ -1,4 +1,4 @@
-"""Slows an account down while Twilio refuses its scheduled calls for the moment.
+"""Slows the dialling of an account down while Twilio refuses its scheduled calls for temporary reasons.
 
 The next calls of the account would most probably be refused, too. So a single call, the probe, is dialled after a while. If
 it is refused, another probe follows after a longer time. Otherwise the account dials as before. Other accounts are not
@@ -25,16 +25,15 @@ _WAIT_WITHOUT_RETRY_AFTER_S = 1
 async def apply_outcome_to_account(database: Database, call: Call | NewCall, outcome: Outcome, requeue: RequeueValues) -> None:
     """Slows the account down if Twilio refused its scheduled call for a temporary reason.
 
-    If the call was the probe of a slowed account and was not refused, the account dials as before, also if the outcome is
-    unknown. If nothing was sent to Twilio, because this process could not reach it or was too busy, the call proves nothing
-    about the account. The same holds if not every credential was tried. If the call was the probe, another probe follows: at
-    once if the call could not be prepared, otherwise after a wait.
+    Any other answer of Twilio to the probe of a slowed account, or an unknown outcome of the probe, lets the account dial as
+    before. A call proves nothing about its account if Twilio was not reached, or if not every credential was tried. If such a
+    call was the probe, another probe follows: at once if no request was attempted, otherwise after a wait.
     """
     if not isinstance(outcome, NotStartedOutcome):
         if requeue.is_probe:
             await resume_account(database, call.account_id)
         return
-    if not outcome.attempts:  # the call could not be prepared
+    if not outcome.attempts:  # the call could not be prepared, or no time was left to send a request
         if requeue.is_probe:
             await allow_next_probe(database, call.account_id)
         return

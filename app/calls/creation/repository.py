@@ -1,4 +1,4 @@
-"""Changes the record of a call before an attempt to place the call. The functions never commit."""
+"""SQL that prepares the record of a call for an attempt to place it, or restores a lost attempt. The functions never commit."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -79,6 +79,6 @@ async def restore_lost_attempt(
 
 
 def _values_for_new_attempt(intent: Call | NewCall) -> dict[str, Any]:
-    """Returns the values of a record that is opened for another attempt: those of `intent`, and no outcome."""
+    """Returns the values to set when a record is opened for another attempt: those of `intent`, and no outcome."""
     values = {name: getattr(intent, name) for name in _ATTRIBUTES_OF_ATTEMPT}
     return values | {"problem": None, "settled_by": None, "settled_at": None, "clean_searches": 0}

@@ -1,6 +1,6 @@
 """Creates a call: validates the request, commits the intent (the call's first record), dials. Independent of HTTP.
 
-Transactions are the `async with` blocks below; none is open while Twilio is being called.
+No transaction is open while a request to Twilio is in progress.
 """
 
 import asyncio
@@ -108,9 +108,9 @@ class CreationService:
         """Places or schedules a call. Twilio processes at most one POST for it, even if this process dies.
 
         Raises CallgateError if the call was not started, or if `idempotency_key` belongs to another request. A repeated request
-        gets its call, even if it would now be refused. Calls `on_intent` with the call's id before the first record is
-        committed, and with None when it is certain that no call is placed. So if the task is canceled, the last value says
-        which call may have been started.
+        gets the call of the first one, even if a new request would now be refused. Calls `on_intent` with the call's id before
+        the first record is committed, and with None when it is certain that no call is placed. So if the task is canceled, the
+        last value says which call may have been started.
         """
         began = monotonic_seconds()
         canonical_body = _canonical_request_bytes(body)
@@ -166,7 +166,10 @@ class CreationService:
     async def replay_or_raise(
         self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None, error: CallgateError
     ) -> CreationResult:
-        """Raises `error`, unless the key names a call. Then does what `create` does for a repeated request."""
+        """Does what `create` does for a repeated request, if an earlier request with the same key has a call.
+
+        Raises `error` if there is no such call, or if `create` would dial it again.
+        """
         existing = await self._find_call_by_key(caller.tenant_id, idempotency_key)
         if existing is None or self._may_be_retried(existing, _canonical_request_bytes(body)):
             raise error
@@ -204,7 +207,7 @@ class CreationService:
         raise restore_error(call.problem, call_id=call.id)
 
     async def _make_schedule(self, caller: Caller, request: CallRequest) -> Schedule:
-        """Returns the times of a scheduled call. Raises InvalidRequest for an unknown queue and for impossible times."""
+        """Returns the times of a scheduled call. Raises InvalidRequest for an unknown queue, and as `make_schedule` does."""
         queue = await self._queues.submit((caller.tenant_id, request.queue))
         if queue is None:
             text = f"must name a queue of this tenant: there is none with the name {request.queue}"

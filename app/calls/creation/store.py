@@ -1,7 +1,7 @@
 """Writes intents and outcomes of many creations at once: each write is one statement, and so one transaction.
 
-An intent is the first record of a call that is dialled next. Rows are sent as JSON, which Postgres converts to the table's
-column types. That costs this process a tenth of what one bound parameter for each value would cost.
+An intent is the first record of a call, written before the call is dialled. Rows are sent as JSON, which Postgres converts to
+the table's column types. That costs this process a tenth of what one bound parameter for each value would cost.
 """
 
 from collections.abc import Sequence

@@ -41,7 +41,7 @@ class _UndialledAttempt:
 class _UnusedGrant:
     """A grant (the right to dial a scheduled call) that this process will not use.
 
-    `pending_since` identifies the grant. If it was rolled back, another process may get a grant for the same attempt.
+    `pending_since` identifies the grant: if the grant was rolled back, another process may get one for the same attempt.
     """
 
     call_id: UUID
@@ -73,7 +73,7 @@ class UndialledCallRecorder:
         self._queue.add(_UndialledAttempt(call_id, attempt, event_id))
 
     def requeue_call_of_unused_grant(self, call: NewCall, requeue: RequeueValues) -> None:
-        """Makes a scheduled call wait again, in the background, after a grant (the right to dial it) that is not used.
+        """Makes a scheduled call wait again, in the background, because its grant (the right to dial it) will not be used.
 
         `call` is the record as the grant has changed it. Changes nothing if the grant was not committed.
         """
@@ -129,5 +129,5 @@ class UndialledCallRecorder:
 
 
 def _is_attempt_open(call: Call, attempt: int) -> bool:
-    """Returns whether the call has no outcome in this attempt. A worker may have marked it as `unknown`."""
+    """Returns whether the call has no outcome in this attempt: it is pending, or a worker has marked it as `unknown`."""
     return call.attempt == attempt and call.execution in ("pending", "unknown")

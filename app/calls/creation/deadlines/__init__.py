@@ -1,1 +1,1 @@
-"""Deadlines and dial slots of calls that a worker may dial or has dialled. A dial slot stands for one concurrent call."""
+"""Finds calls that a worker may dial or has dialled, and whose deadline (`ring_by`) has passed, and changes the deadlines."""

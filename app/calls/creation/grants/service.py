@@ -54,8 +54,9 @@ async def grant_calls(
     often calls of each account were granted. If Postgres counts fewer grants, the database has lost some, for example because a
     backup was restored. Then all grants are halted. Adds the new grants to `counters`.
 
-    Raises DatabaseUnavailable. If it is unknown whether the grants were committed, first calls `put_back` for each of them.
-    The caller must not dial these calls. `put_back` must make them wait again; otherwise they stay pending.
+    Raises DatabaseUnavailable if the transaction failed. If it is then unknown whether the grants were committed, first calls
+    `put_back` for each of them. `put_back` must make the call wait again; otherwise the call stays pending. The caller must not
+    dial these calls.
     """
     counters = counters or GrantCounters()
     grants: list[DialGrant] = []
@@ -148,11 +149,11 @@ class _GrantTransaction:
         return [queue_id for queue_id in self.queues if self.allowed_calls.get(queue_id, 1) > 0]
 
     async def _postpone_outside_hours(self, candidate: WaitingCall) -> bool:
-        """Postpones the candidate, and later calls of its queue and priority, if the candidate is outside its calling hours.
+        """Postpones the candidate and returns True if it is outside its calling hours. Otherwise returns False.
 
-        Returns whether calls were postponed. Does not read calls that are due before the candidate: they may be inside their
-        hours, and then each round would read them again. If the hours of a call do not begin before its `ring_by`, the call is
-        postponed to `ring_by`, where it expires.
+        With the candidate, also postpones those later calls of its queue and priority that are outside their hours. Does not
+        read calls that are due before the candidate: they may be inside their hours, and then each round would read them again.
+        If the hours of a call do not begin before its `ring_by`, the call is postponed to `ring_by`, where it expires.
         """
         hours = self.queues[candidate.queue_id].hours
         if hours is None:

@@ -247,8 +247,8 @@ async def next_waiting_call(
 async def grant_call(connection: Connection, call_id: UUID, at: datetime) -> Sequence[DialGrant]:
     """Takes the right to dial one call: deletes its row of `scheduled_dial`, makes it pending, and counts it against the pace.
 
-    API keys and workloads take turns: the one that scheduled the call becomes the last. Returns the grant, or an empty sequence
-    if the call does not wait any more or its `ring_by` has passed.
+    API keys and workloads take turns: the one that scheduled the call becomes the last. Returns a sequence of one grant, or an
+    empty sequence if the call does not wait any more or its `ring_by` has passed.
     """
     return _grants_from_rows(await connection.fetch(_GRANT_CALL, call_id, at))
 
@@ -265,7 +265,7 @@ async def grant_next_call(
 
 
 def _grants_from_rows(rows: Sequence[Mapping[str, Any]]) -> Sequence[DialGrant]:
-    """Returns the grant in the row that the statement `_GRANT` returned, or an empty sequence if nothing was granted."""
+    """Converts the result of the statement `_GRANT` to a sequence of one grant, or an empty one if nothing was granted."""
     if rows[0]["dial_call_id"] is None:
         return ()
     row = rows[0]

@@ -1,4 +1,4 @@
-"""Writes records and attempts that Postgres has lost, as in a fail-over to a standby that lagged behind.
+"""Writes again records and attempts that Postgres has lost, for example in a fail-over to a standby that lagged behind.
 
 The process that dials a call keeps both in memory until the outcome is committed. An attempt is identified by its number and
 `pending_since`, the time when it began: after a loss, another process may begin an attempt with the same number.
@@ -30,14 +30,14 @@ def is_same_attempt(record: Call, call: Call | NewCall) -> bool:
 
 
 def is_attempt_lost(record: Call, call: Call | NewCall, outcome: Outcome) -> bool:
-    """Returns whether Postgres has lost the attempt of `call`, and it must be written again because of its outcome.
+    """Returns whether Postgres has lost the attempt of `call`, so that the attempt must be written again.
 
-    Returns False if the record has a later attempt, with one exception: a record that waits although Twilio has or may have
-    started the call.
+    If Twilio has or may have started the call, returns True if the record shows an earlier attempt, or if the record says that
+    the call waits to be dialled. Returns False if the record is started.
 
-    If the outcome is that no call was started, the attempt is needed only if an earlier attempt ended the record. In a pending
-    or unknown record, another attempt may have started a call. A waiting record is left to `callgate queues release`. A call
-    that was canceled, or has expired, stays ended.
+    If no call was started, returns True only if the record says that an earlier attempt started no call. In a pending or
+    unknown record, another attempt may have started a call. A waiting record is left to `callgate queues release`. A call that
+    was canceled, or has expired, stays ended.
     """
     if record.execution == "started":
         return False

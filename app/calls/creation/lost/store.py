@@ -1,4 +1,4 @@
-"""Inserts the first record (intent) of a call that Postgres has lost. Such a call may have been dialled."""
+"""Inserts again the first record (intent) of a call if Postgres has lost the record. The call may have been dialled."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -21,7 +21,7 @@ _INSERT_LOST_INTENTS = insert_calls_sql(
 async def insert_lost_intent(
     database: Database, call: Call | NewCall, *, pending_since: datetime, dial_row: Mapping[str, Any] | None
 ) -> bool:
-    """Inserts the pending record of a call that Postgres has lost. The call was dialled at `pending_since` or later.
+    """Inserts a call as pending again after Postgres has lost its record. If it was dialled, then not before `pending_since`.
 
     `dial_row` is the row of `scheduled_dial` with which a scheduled call waited. The call is not dialled again, but gets a dial
     slot, so that it counts toward `max_concurrent`. Returns False if there is a record of the call, another call has its

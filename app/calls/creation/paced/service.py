@@ -1,6 +1,6 @@
-"""Commits intents (first records of calls that are dialled next) on accounts with limits of call rate or concurrent calls.
+"""Commits intents, the first records of calls, for accounts with a pace: limits of the call rate or of concurrent calls.
 
-These limits are the pace of the account. An intent that the pace does not allow is not written.
+If the pace does not allow a call now, its intent is not written, and the call is not dialled.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _LOCK_RETRY_MAX_DELAY_S = 0.02
 
 
 class PacedIntentWriter:
-    """Writes intents (first records of calls that are dialled next) on accounts with limited pace, in batches.
+    """Writes intents (the first records of calls) for accounts with a pace, in batches.
 
     Each intent counts against the account's call rate and takes a dial slot, which stands for one concurrent call.
     """

@@ -1,4 +1,4 @@
-"""Writes intents (first records of calls that are dialled next), each batch in one statement, if the account's pace allows.
+"""Writes intents, the first records of calls, if the pace of their account allows the calls. Each batch is one statement.
 
 The pace is the account's limit of the call rate and of concurrent calls. Each intent takes a token of the call rate (a token
 bucket) and a dial slot, which stands for one concurrent call.

@@ -1,1 +1,1 @@
-"""Scheduled calls, from their creation until a worker dials them, or until they are canceled or expire."""
+"""Writes scheduled calls, and ends those that are canceled or expire before a worker dials them."""

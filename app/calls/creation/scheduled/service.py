@@ -32,9 +32,10 @@ logger = structlog.stdlib.get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _CallInsert:
-    """An intent to be inserted. `began` is the time of its first insert, as a value of the clock `monotonic_seconds()`.
+    """The first record (intent) of a scheduled call, which is to be inserted, perhaps more than once.
 
-    `server` is the Postgres server (CURRENT_SERVER_SQL) of the first insert. It is None before that.
+    `began` is the time of the first insert, as a value of the clock `monotonic_seconds()`. `server` is the Postgres server
+    (CURRENT_SERVER_SQL) of the first insert, and None before that. `is_in_doubt` says whether an insert may be committed.
     """
 
     scheduled: ScheduledCall
@@ -44,7 +45,7 @@ class _CallInsert:
 
 
 class _InsertResult(NamedTuple):
-    """The result of one insert: the server, and the time of the write, or None if nothing was inserted."""
+    """The result of one insert. `at` is the time of the write, or None if nothing was inserted."""
 
     at: datetime | None
     server: str

@@ -58,7 +58,7 @@ class ScheduledCall:
 
 
 class InsertedCalls(NamedTuple):
-    """The result of an insert: the Postgres server (CURRENT_SERVER_SQL), and the times of the writes by ids of calls."""
+    """The result of an insert: the Postgres server (CURRENT_SERVER_SQL), and the time of the write for each inserted call."""
 
     server: str
     written_at: Mapping[UUID, datetime]
@@ -143,8 +143,8 @@ async def insert_scheduled_calls(
     """Inserts scheduled calls with their events and their rows of `scheduled_dial`.
 
     Leaves out a call that has been inserted already, or whose idempotency key another call has. `only_on` maps the id of a call
-    to the only Postgres server on which it may be inserted; None: any server. On another server, a call is inserted only if its
-    `not_before` is in the future, because no worker can have dialled it yet.
+    to the only Postgres server on which it may be inserted. A call without such a server may be inserted on any, and so may a
+    call whose `not_before` is more than a minute ahead, because no worker can have dialled it yet.
     """
     rows = [call.row_to_insert() | {"only_on": only_on.get(call.call.id)} for call in calls]
     found = await database.fetch(_INSERT_SCHEDULED_CALLS, rows_as_json(rows))
