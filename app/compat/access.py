@@ -16,7 +16,7 @@ from uuid import UUID
 from fastapi import Depends, Request
 
 from app.errors import CallNotFound, NotAcceptable, Unauthorized
-from app.http.authentication import authenticate_api_key, require_tenant_caller
+from app.http.authentication import authenticate_key_or_token, require_tenant_caller
 from app.http.routes import ScopedRoute
 from app.tenants.api_keys import api_key_prefix
 from app.tenants.caller import Caller
@@ -43,11 +43,11 @@ class RequestedAccount:
 async def authenticate_for_account(request: Request, account_sid: str) -> RequestedAccount:
     """Authenticates the request. Returns the account in its path and the caller.
 
-    Raises the errors of `authenticate_api_key`, Unauthorized for a wrong user name, NotAcceptable if Twilio would answer in XML
-    and the client does not accept JSON, and CallNotFound if the account does not belong to the caller's tenant.
+    Raises the errors of `authenticate_key_or_token`, Unauthorized for a wrong user name, NotAcceptable if Twilio would answer
+    in XML and the client does not accept JSON, and CallNotFound if the account does not belong to the caller's tenant.
     """
     user, key = _parse_authorization(request.headers.get("Authorization", ""))
-    caller = require_tenant_caller(await authenticate_api_key(request, key))
+    caller = require_tenant_caller(await authenticate_key_or_token(request, key))
     if user is not None and not _SID_USERNAME_PATTERN.fullmatch(user) and user not in (api_key_prefix(key), str(caller.key_id)):
         raise Unauthorized
     _require_json_accepted(request)

@@ -21,7 +21,7 @@ _INTEGER_PATTERN = re.compile(r"-?[0-9]{1,9}")
 _BOOLEANS_BY_TEXT = {"true": True, "false": False}
 
 
-def non_empty_values(fields: ParameterValues, known: Collection[str]) -> ParameterValues:
+def known_non_empty_values(fields: ParameterValues, known: Collection[str]) -> ParameterValues:
     """Returns the parameters without their empty values. Raises InvalidRequest if a name is not in `known`.
 
     A parameter that has only empty values is left out.
@@ -56,7 +56,7 @@ def _unknown_parameter_error(name: str, has_sip_headers: bool = False) -> FieldE
 
 async def refuse_query_parameters(request: Request, _: AccountDep) -> None:
     """Raises InvalidRequest if the URL has query parameters. Otherwise they would be ignored silently."""
-    non_empty_values(parse_form_parameters(request.url.query), ())
+    known_non_empty_values(parse_form_parameters(request.url.query), ())
 
 
 async def read_form(request: Request, _: AccountDep, __: Annotated[None, Depends(refuse_query_parameters)]) -> ParameterValues:
@@ -74,7 +74,7 @@ def parameters_from_form(fields: ParameterValues, model: type[BaseModel]) -> dic
     Raises InvalidRequest for an unknown field, and for a repeated field that is not a list.
     """
     known = {form_field_name(name): (name, kind) for name, kind in _parameter_types(model)}
-    given = non_empty_values(fields, known)
+    given = known_non_empty_values(fields, known)
     if errors := [
         FieldError(f"?{name}", "repeated", "must be given once")
         for name, values in given.items()

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from app.calls import ids
 from app.calls.phone_numbers import stored_address_variants
-from app.compat.form import non_empty_values
+from app.compat.form import known_non_empty_values
 from app.compat.repository import PageCursor, StartedCallFilter, TimeRange
 from app.compat.service import CallIdPage
 from app.errors import FieldError, InvalidRequest
@@ -50,7 +50,7 @@ class ListQuery:
     page_token: str | None
     cursor: PageCursor | None
 
-    def list_envelope(self, page: CallIdPage) -> dict[str, Any]:
+    def paging_members(self, page: CallIdPage) -> dict[str, Any]:
         """Returns all members of the response except `calls`, with Twilio's names.
 
         There must be no unknown member: Twilio's SDKs would take it for the list of calls.
@@ -87,7 +87,7 @@ def parse_list_query(account_sid: str, query: ParameterValues) -> ListQuery:
 
     If a misspelt filter were ignored, the list would contain calls that the filter should exclude.
     """
-    given = non_empty_values(query, LIST_PARAMETERS)
+    given = known_non_empty_values(query, LIST_PARAMETERS)
     errors = [FieldError(f"?{name}", "repeated", "must be given once") for name, values in given.items() if len(values) > 1]
     written = {name: values[0] for name, values in given.items()}
     # Twilio answers a list by `ParentCallSid`, so its page token is Twilio's and is not checked here.

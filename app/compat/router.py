@@ -64,7 +64,7 @@ async def started_call_reader(request: Request) -> StartedCallReader:
     return started
 
 
-OwnCallDep = Annotated[Call, Depends(requested_call)]
+RequestedCallDep = Annotated[Call, Depends(requested_call)]
 StartedCallReaderDep = Annotated[StartedCallReader, Depends(started_call_reader)]
 
 
@@ -117,13 +117,13 @@ async def list_calls(
             return JSONResponse(legs)
     page = await started.read_page(account.caller, listing.filters, cursor=listing.cursor, size=listing.page_size)
     calls = service.render_calls(account.caller, page.call_ids, READ_ATTRIBUTES, lambda call: to_json(twilio_resource_of(call)))
-    return await list_response("calls", calls, listing.list_envelope(page))
+    return await list_response("calls", calls, listing.paging_members(page))
 
 
 @router.get("/Calls/{sid}", dependencies=[NoQueryDep])
 @router.get("/Calls/{sid}.json", dependencies=[NoQueryDep])
 @needs(Scope.READ)
-async def fetch_call(call: OwnCallDep, started: StartedCallReaderDep) -> Response:
+async def fetch_call(call: RequestedCallDep, started: StartedCallReaderDep) -> Response:
     """Answers with Twilio's current state of the call.
 
     When Twilio gives no usable answer, answers with the record, and with `Age` and `Warning` headers that say how old it is.
@@ -142,7 +142,7 @@ async def fetch_call(call: OwnCallDep, started: StartedCallReaderDep) -> Respons
 @router.post("/Calls/{sid}.json")
 @needs(Scope.CALL)
 async def update_call(
-    request: Request, account: AccountDep, call: OwnCallDep, control: CallControlDep, form: FormDep
+    request: Request, account: AccountDep, call: RequestedCallDep, control: CallControlDep, form: FormDep
 ) -> Response:
     """Answers 200, or 202 when Callgate repeats the request until the call has ended.
 
@@ -157,7 +157,7 @@ async def update_call(
 @router.delete("/Calls/{sid}", dependencies=[NoQueryDep])
 @router.delete("/Calls/{sid}.json", dependencies=[NoQueryDep])
 @needs(Scope.CALL)
-async def delete_call(request: Request, call: OwnCallDep, control: CallControlDep) -> Response:
+async def delete_call(request: Request, call: RequestedCallDep, control: CallControlDep) -> Response:
     request.state.indeterminate_error = deletion_unknown_error(call)
     await delete_at_twilio(control, call)
     return Response(status_code=204)

@@ -31,12 +31,12 @@ from app.subresources.router import (
     RangeHeader,
     ResponseStackDep,
     SubresourceServiceDep,
-    json_response,
+    change_response,
     no_sid,
     streaming_response,
 )
 from app.tenants.scopes import Scope
-from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
+from app.twilio.subresources import RECORDINGS, SUBRESOURCE_OPERATIONS, SubresourceOperation
 
 router = APIRouter(prefix=f"{PREFIX}/Accounts/{{account_sid}}", include_in_schema=False, route_class=TwilioRoute)
 
@@ -133,7 +133,7 @@ def _media_request(request: Request, sid: str, byte_range: str | None) -> MediaR
     return MediaRequest(sid, suffix, _name_value_pairs(parse_form_parameters(request.url.query)), headers)
 
 
-def _make_read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
+def _make_read_endpoint(operation: SubresourceOperation) -> Callable[..., Awaitable[Response]]:
     @needs(Scope.READ)
     async def read(
         request: Request,
@@ -150,7 +150,7 @@ def _make_read_endpoint(operation: Operation) -> Callable[..., Awaitable[Respons
     return read
 
 
-def _make_change_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
+def _make_change_endpoint(operation: SubresourceOperation) -> Callable[..., Awaitable[Response]]:
     @needs(Scope.CALL)
     async def change(
         request: Request,
@@ -164,7 +164,7 @@ def _make_change_endpoint(operation: Operation) -> Callable[..., Awaitable[Respo
         refuse_encoded_equals_signs(form)
         subrequest = SubresourceRequest(operation, sid, _with_normalized_booleans(operation, _name_value_pairs(form)), key)
         request.state.indeterminate_error = action_outcome_unknown_error(call, repeatable=False)
-        response = json_response(await service.change_subresource(account.caller, call, subrequest))
+        response = change_response(await service.change_subresource(account.caller, call, subrequest))
         response.headers[CALL_ID_HEADER] = str(call.id)
         return response
 
@@ -181,12 +181,12 @@ def _name_value_pairs(fields: ParameterValues) -> list[tuple[str, str]]:
     return [(name, value) for name, values in fields.items() for value in values]
 
 
-def _with_normalized_booleans(operation: Operation, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _with_normalized_booleans(operation: SubresourceOperation, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
     booleans = {parameter.name for parameter in operation.parameters if parameter.is_boolean}
     return [(name, normalize_boolean(value) if name in booleans else value) for name, value in pairs]
 
 
-def _add_routes(operation: Operation) -> None:
+def _add_routes(operation: SubresourceOperation) -> None:
     """Registers the operation's path, with and without `.json`.
 
     The path with `.json` comes first, because the path without `.json` also matches its requests.
@@ -197,5 +197,5 @@ def _add_routes(operation: Operation) -> None:
         router.add_api_route(path + suffix, handler, methods=[operation.method])
 
 
-for _operation in OPERATIONS:
+for _operation in SUBRESOURCE_OPERATIONS:
     _add_routes(_operation)

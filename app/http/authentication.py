@@ -7,7 +7,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.errors import Unauthorized
 from app.http.key_attempts import FailedAuthenticationLimiter
-from app.http.workload_authentication import authenticate_workload, may_be_token
+from app.http.workload_authentication import authenticate_workload, looks_like_token
 from app.observability.context import bind_log_fields
 from app.tenants.access import authorize
 from app.tenants.caller import Caller, OperatorCaller
@@ -26,32 +26,35 @@ bearer = HTTPBearer(
 async def authenticate_client(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller | OperatorCaller:
-    """Returns the client to which the API key or token in the request belongs. Raises the errors of `authenticate_api_key`."""
+    """Returns the client to which the API key or token in the request belongs.
+
+    Raises Unauthorized if the request has neither, and the errors of `authenticate_key_or_token`.
+    """
     if credentials is None:
         raise Unauthorized
-    return await authenticate_api_key(request, credentials.credentials)
+    return await authenticate_key_or_token(request, credentials.credentials)
 
 
 async def authenticate_caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
-    """Returns the client of a request that needs a key of a tenant. Raises the errors of `authenticate_api_key`."""
+    """Returns the client of a request that needs a key of a tenant. Raises the errors of `authenticate_key_or_token`."""
     return require_tenant_caller(await authenticate_client(request, credentials))
 
 
-async def authenticate_api_key(request: Request, key: str) -> Caller | OperatorCaller:
+async def authenticate_key_or_token(request: Request, key_or_token: str) -> Caller | OperatorCaller:
     """Returns the client that an API key or service account token belongs to. Checks that the client may use the route.
 
     Raises Unauthorized if the key or token is not valid: for a token, the error names the check that failed. Raises
     ScopeRequired, TenantKeyRequired or OperatorKeyRequired if the client may not use the route. Raises TooManyAttempts if the
     client's address has sent too many wrong keys. Raises WorkloadKeysUnavailable if a token cannot be checked at the moment.
     """
-    if may_be_token(key):
-        client = await authenticate_workload(request, key)
+    if looks_like_token(key_or_token):
+        client = await authenticate_workload(request, key_or_token)
         bind_log_fields(tenant_id=client.tenant_id, workload=client.name)
         authorize(client, request.scope["route"].access)
         return client
-    client = await client_of_api_key(request, key)
+    client = await client_of_api_key(request, key_or_token)
     bind_log_fields(tenant_id=client.tenant_id, key_id=str(client.key_id))
     authorize(client, request.scope["route"].access)
     return client

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from app.http.routes import public
 
 
-def serve_document(app: Starlette, path: str, document: Callable[[], dict[str, Any]]) -> None:
+def serve_document(app: Starlette, path: str, build_document: Callable[[], dict[str, Any]]) -> None:
     """Adds a route that serves the JSON document returned by `document` at `path`, with an ETag.
 
     The document is rendered at the first request. FastAPI's own route, which renders it for every request, is removed.
@@ -22,7 +22,7 @@ def serve_document(app: Starlette, path: str, document: Callable[[], dict[str, A
 
     @cache
     def rendered() -> tuple[bytes, str]:
-        content = json.dumps(document(), ensure_ascii=False, separators=(",", ":")).encode()
+        content = json.dumps(build_document(), ensure_ascii=False, separators=(",", ":")).encode()
         return content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
     @public

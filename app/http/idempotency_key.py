@@ -7,7 +7,7 @@ from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from app.errors import FieldError, InvalidRequest
 
-HEADER_NAME = "Idempotency-Key"
+IDEMPOTENCY_KEY_HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotent-Replayed"
 """A response header with the value `true`: the body describes the call that an earlier request with the same key created."""
 _KEY_RULES: dict[str, Any] = {"min_length": 1, "max_length": 255, "pattern": r"^[\x20-\x7e]+$"}
@@ -16,7 +16,7 @@ _KEY_ADAPTER = TypeAdapter[str](Annotated[str, StringConstraints(**_KEY_RULES)])
 
 def idempotency_key_header(description: str, *, examples: list[str] | None = None) -> Any:
     """Returns FastAPI's declaration of the header, for the OpenAPI document of a route."""
-    return Header(alias=HEADER_NAME, description=description, examples=examples, **_KEY_RULES)
+    return Header(alias=IDEMPOTENCY_KEY_HEADER, description=description, examples=examples, **_KEY_RULES)
 
 
 async def read_idempotency_key(request: Request) -> str | None:
@@ -24,19 +24,19 @@ async def read_idempotency_key(request: Request) -> str | None:
 
     Raises InvalidRequest if the header is repeated or its value breaks the rule.
     """
-    values = request.headers.getlist(HEADER_NAME)
+    values = request.headers.getlist(IDEMPOTENCY_KEY_HEADER)
     if not values:
         return None
     if len(values) > 1:
-        raise InvalidRequest(field_errors=(FieldError(HEADER_NAME, "repeated", "must be given once"),))
-    return validate_idempotency_key(values[0], HEADER_NAME)
+        raise InvalidRequest(field_errors=(FieldError(IDEMPOTENCY_KEY_HEADER, "repeated", "must be given once"),))
+    return validate_idempotency_key(values[0], IDEMPOTENCY_KEY_HEADER)
 
 
 async def refuse_idempotency_key(request: Request) -> None:
     """Raises InvalidRequest for an Idempotency-Key header. Routes that would ignore the header depend on this function."""
-    if HEADER_NAME in request.headers:
+    if IDEMPOTENCY_KEY_HEADER in request.headers:
         text = "is not supported: a repetition of this request would be carried out again"
-        raise InvalidRequest(field_errors=(FieldError(HEADER_NAME, "not_supported", text),))
+        raise InvalidRequest(field_errors=(FieldError(IDEMPOTENCY_KEY_HEADER, "not_supported", text),))
 
 
 def validate_idempotency_key(value: Any, pointer: str) -> str:

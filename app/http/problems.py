@@ -43,7 +43,7 @@ from app.http.request_log import count_error
 from app.observability import Metrics
 from app.observability.context import bind_log_fields
 
-MEDIA_TYPE = "application/problem+json"
+PROBLEM_MEDIA_TYPE = "application/problem+json"
 CREATION_PATH = "/v1/calls"
 _MAX_FIELD_ERRORS = 100
 PROBLEM_TYPE_PREFIX = "urn:callgate:problem:"
@@ -184,7 +184,7 @@ class ProblemRenderer:
             problem_json(problem),
             status_code=error.status,
             headers=headers,
-            media_type=MEDIA_TYPE,
+            media_type=PROBLEM_MEDIA_TYPE,
         )
 
     def render_unknown_outcome(self, call_id: UUID, *, request_id: str) -> Response:
@@ -275,13 +275,13 @@ def error_responses(
             error.status,
             {
                 "description": HTTPStatus(error.status).phrase,
-                "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
+                "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
             },
         )
         if header_names:
             entry["headers"] = entry.get("headers", {}) | header_references(*header_names)
         example = problem_of(error, method=method, instance=instance, request_id="0199e2f0c7d27f0f8f1d8c1c0d6a4b11")
-        entry["content"][MEDIA_TYPE]["examples"][error.slug] = {
+        entry["content"][PROBLEM_MEDIA_TYPE]["examples"][error.slug] = {
             "summary": error.title,
             "value": example.model_dump(mode="json", exclude_none=True),
         }

@@ -26,7 +26,7 @@ from app.errors import (
     WorkloadKeysUnavailable,
 )
 from app.http.authentication import authenticate_caller, authenticate_client
-from app.http.problems import MEDIA_TYPE, error_responses
+from app.http.problems import PROBLEM_MEDIA_TYPE, error_responses
 from app.tenants.access import PUBLIC, AllowedClients, RouteAccess
 from app.tenants.scopes import Scope
 
@@ -153,7 +153,7 @@ def _key_description(access: RouteAccess) -> str:
 def _example_path(operation: dict[str, Any]) -> str | None:
     """Returns the request path in the operation's first example of an error response; None if it has no such example."""
     for response in operation["responses"].values():
-        for example in response.get("content", {}).get(MEDIA_TYPE, {}).get("examples", {}).values():
+        for example in response.get("content", {}).get(PROBLEM_MEDIA_TYPE, {}).get("examples", {}).values():
             instance: str = example["value"]["instance"]
             return instance
     return None
@@ -164,8 +164,11 @@ def _add_responses(documented: dict[str, Any], more: dict[int | str, dict[str, A
     for status, response in more.items():
         known = documented.setdefault(str(status), response)
         if known is not response:
-            examples, others = response["content"][MEDIA_TYPE]["examples"], known["content"][MEDIA_TYPE]["examples"]
-            known["content"][MEDIA_TYPE]["examples"] = examples | {
+            examples, others = (
+                response["content"][PROBLEM_MEDIA_TYPE]["examples"],
+                known["content"][PROBLEM_MEDIA_TYPE]["examples"],
+            )
+            known["content"][PROBLEM_MEDIA_TYPE]["examples"] = examples | {
                 slug: others[slug] for slug in others if slug not in examples
             }
             known["headers"] = known.get("headers", {}) | response.get("headers", {})

@@ -16,9 +16,9 @@ from app.workloads.tokens import RefusalReason, TokenRefused
 _NOT_A_WORKLOAD_DETAIL = "The service account of the token is not a workload of Callgate: an operator has to add it."
 
 
-def may_be_token(credential: str) -> bool:
+def looks_like_token(text: str) -> bool:
     """Returns whether a credential contains a dot, as every JSON Web Token does and no API key."""
-    return "." in credential
+    return "." in text
 
 
 async def authenticate_workload(request: Request, token: str) -> Caller | OperatorCaller:

@@ -16,7 +16,7 @@ from app.calls.parameter_types import Text, refuse_too_many_userinfos, refuse_to
 from app.errors import FieldError, InvalidRequest
 from app.http.field_errors import field_errors_from
 from app.twilio.forwarding import QueryPairs
-from app.twilio.subresources import IDEMPOTENCY_KEY, Operation, Parameter, custom_parameter_field_names
+from app.twilio.subresources import IDEMPOTENCY_KEY_NAME, OperationParameter, SubresourceOperation, custom_parameter_field_names
 
 
 def _check_json_object(value: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ _TYPES_BY_KIND: Mapping[str, Any] = {
 
 
 @cache
-def members_model_of(operation: Operation) -> type[BaseModel]:
+def members_model_of(operation: SubresourceOperation) -> type[BaseModel]:
     """Returns the pydantic model of the members that a request for this operation has in its query or its JSON body.
 
     The model of a body accepts only the right JSON types. The model of a query converts texts to these types.
@@ -62,21 +62,21 @@ def members_model_of(operation: Operation) -> type[BaseModel]:
     return create_model(f"{operation.action}_{operation.subresource.noun}", __config__=config, **fields)
 
 
-def _parameter_description(parameter: Parameter) -> str:
-    if parameter.name == IDEMPOTENCY_KEY:
+def _parameter_description(parameter: OperationParameter) -> str:
+    if parameter.name == IDEMPOTENCY_KEY_NAME:
         return "Twilio's `IdempotencyKey`. Without it, Callgate uses the `Idempotency-Key` header or a random key."
     if parameter.kind == "pairs":
         return "Up to 99 names and values of your choice: Twilio's `Parameter1.Name`, `Parameter1.Value` and so on."
     return f"Twilio's `{parameter.name}`."
 
 
-def members_schema_of(operation: Operation) -> dict[str, Any]:
+def members_schema_of(operation: SubresourceOperation) -> dict[str, Any]:
     """Returns the JSON Schema of the members that a request for this operation may have."""
     schema = members_model_of(operation).model_json_schema()
     return {name: value for name, value in schema.items() if name not in ("title", "description")}
 
 
-def parse_twilio_parameters(operation: Operation, values: Mapping[str, Any]) -> QueryPairs:
+def convert_to_twilio_parameters(operation: SubresourceOperation, values: Mapping[str, Any]) -> QueryPairs:
     """Validates a request's members and returns them as Twilio's parameters. Raises InvalidRequest with all field errors."""
     try:
         members = members_model_of(operation).model_validate(values)
@@ -94,7 +94,7 @@ def parse_twilio_parameters(operation: Operation, values: Mapping[str, Any]) -> 
     return pairs
 
 
-def _form_fields(parameter: Parameter, value: Any) -> Iterator[tuple[str, str]]:
+def _form_fields(parameter: OperationParameter, value: Any) -> Iterator[tuple[str, str]]:
     if value is None:
         return
     if parameter.kind == "pairs":

@@ -9,7 +9,7 @@ from app.http.openapi import json_request_body
 from app.http.problems import error_responses
 from app.subresources.examples import EXAMPLE_BODIES
 from app.subresources.members import members_schema_of
-from app.twilio.subresources import EVENTS, OPERATIONS, RECORDINGS, Operation, Subresource
+from app.twilio.subresources import EVENTS, RECORDINGS, SUBRESOURCE_OPERATIONS, Subresource, SubresourceOperation
 
 _TWILIO_DOC_PAGES = {
     "Events": "call-event-resource",
@@ -58,7 +58,7 @@ def path_name_of(subresource: Subresource) -> str:
     return "twilio_events" if subresource is EVENTS else subresource.snake_case_name
 
 
-def operation_id_of(operation: Operation) -> str:
+def operation_id_of(operation: SubresourceOperation) -> str:
     return (
         f"list_{path_name_of(operation.subresource)}"
         if operation.action == "list"
@@ -66,12 +66,12 @@ def operation_id_of(operation: Operation) -> str:
     )
 
 
-def summary_of(operation: Operation) -> str:
+def summary_of(operation: SubresourceOperation) -> str:
     words = path_name_of(operation.subresource) if operation.action == "list" else f"a {_noun(operation)}"
     return f"{operation.action.capitalize()} {words}".replace("_", " ").replace("twilio", "Twilio's")
 
 
-def description_of(operation: Operation) -> str:
+def description_of(operation: SubresourceOperation) -> str:
     parts = [f"[Twilio's page](https://www.twilio.com/docs/voice/api/{_TWILIO_DOC_PAGES[operation.subresource.segment]})."]
     if operation.is_change:
         parts.append(
@@ -86,7 +86,7 @@ def description_of(operation: Operation) -> str:
     return " ".join(parts)
 
 
-def responses_of(operation: Operation, path: str) -> dict[int | str, dict[str, Any]]:
+def responses_of(operation: SubresourceOperation, path: str) -> dict[int | str, dict[str, Any]]:
     refusals = _CHANGE_ERRORS if operation.is_change else _READ_ERRORS
     if operation.targets_item:
         refusals = (*refusals, errors.SubresourceNotFound)
@@ -105,8 +105,8 @@ def responses_of(operation: Operation, path: str) -> dict[int | str, dict[str, A
     return documented | {operation.status: {"description": "Twilio's answer.", "content": content}}
 
 
-def openapi_extra_of(operation: Operation) -> dict[str, Any]:
-    """Returns the OpenAPI description of the query parameters or the body that `parse_twilio_parameters` accepts."""
+def openapi_extra_of(operation: SubresourceOperation) -> dict[str, Any]:
+    """Returns the OpenAPI description of the query parameters or the body that `convert_to_twilio_parameters` accepts."""
     if operation.method == "GET":
         properties = members_schema_of(operation)["properties"].items()
         return {
@@ -126,7 +126,7 @@ def openapi_extra_of(operation: Operation) -> dict[str, Any]:
 def component_schemas() -> dict[str, Any]:
     """Returns the schemas of all items, list pages and bodies, by their names in `components/schemas`."""
     found: dict[str, Any] = {}
-    for operation in OPERATIONS:
+    for operation in SUBRESOURCE_OPERATIONS:
         subresource = operation.subresource
         if operation.action != "delete":
             found[_item_schema_name(subresource)] = _item_schema(subresource)
@@ -144,19 +144,19 @@ def _body_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     """
     parts: dict[str, Any] = {}
 
-    def with_references(member: str, kind: dict[str, Any]) -> dict[str, Any]:
+    def with_component_references(property_name: str, property_schema: dict[str, Any]) -> dict[str, Any]:
         """Returns the schema of a member in which references to components replace enums and objects."""
-        if kind.get("type") == "array":
-            return kind | {"items": with_references(member, kind["items"])}
-        if "enum" not in kind and kind.get("type") != "object":
-            return kind
-        part = name + _pascal_case(member)
-        parts[part] = kind
+        if property_schema.get("type") == "array":
+            return property_schema | {"items": with_component_references(property_name, property_schema["items"])}
+        if "enum" not in property_schema and property_schema.get("type") != "object":
+            return property_schema
+        part = name + _pascal_case(property_name)
+        parts[part] = property_schema
         return _schema_reference(part)
 
-    for member, described in schema.get("properties", {}).items():
+    for property_name, described in schema.get("properties", {}).items():
         if "anyOf" in described:
-            described["anyOf"] = [with_references(member, kind) for kind in described["anyOf"]]
+            described["anyOf"] = [with_component_references(property_name, each) for each in described["anyOf"]]
     return {name: schema} | parts
 
 
@@ -195,9 +195,9 @@ def _page_schema_name(subresource: Subresource) -> str:
     return f"{_item_schema_name(subresource)}Page"
 
 
-def _body_schema_name(operation: Operation) -> str:
+def _body_schema_name(operation: SubresourceOperation) -> str:
     return f"{operation.action.capitalize()}{_item_schema_name(operation.subresource)}"
 
 
-def _noun(operation: Operation) -> str:
+def _noun(operation: SubresourceOperation) -> str:
     return operation.subresource.noun

@@ -8,7 +8,7 @@ from uuid import uuid4, uuid5
 
 from app.calls.models import Call
 from app.twilio.forwarding import QueryPairs
-from app.twilio.subresources import IDEMPOTENCY_KEY, Operation
+from app.twilio.subresources import IDEMPOTENCY_KEY_NAME, SubresourceOperation
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class SubresourceRequest:
     `fields` has Twilio's names of parameters, with their values.
     """
 
-    operation: Operation
+    operation: SubresourceOperation
     sid: str | None
     fields: QueryPairs
     idempotency_key: str | None = None
@@ -32,15 +32,15 @@ class SubresourceRequest:
         """
         if not self.operation.takes_idempotency_key:
             return self.fields, False
-        if any(name == IDEMPOTENCY_KEY and value for name, value in self.fields):
+        if any(name == IDEMPOTENCY_KEY_NAME and value for name, value in self.fields):
             return self.fields, True
-        others = [(name, value) for name, value in self.fields if name != IDEMPOTENCY_KEY]
+        others = [(name, value) for name, value in self.fields if name != IDEMPOTENCY_KEY_NAME]
         if self.idempotency_key is None:
-            return [*others, (IDEMPOTENCY_KEY, str(uuid4()))], False
+            return [*others, (IDEMPOTENCY_KEY_NAME, str(uuid4()))], False
         # Twilio answers another request under the same key with the result of the first one, and does not carry it out.
         digest = sha256(urlencode(sorted(others)).encode()).hexdigest()
         name = "/".join((self.operation.subresource.segment, self.sid or "", self.idempotency_key, digest))
-        return [*others, (IDEMPOTENCY_KEY, str(uuid5(call.id, name)))], True
+        return [*others, (IDEMPOTENCY_KEY_NAME, str(uuid5(call.id, name)))], True
 
 
 @dataclass(frozen=True, slots=True)

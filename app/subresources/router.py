@@ -18,7 +18,7 @@ from app.http.query import query_parameter_errors, refuse_unknown_parameters
 from app.http.routes import ScopedRoute, needs
 from app.observability.context import bind_log_fields
 from app.subresources.answers import action_outcome_unknown_error
-from app.subresources.members import parse_twilio_parameters
+from app.subresources.members import convert_to_twilio_parameters
 from app.subresources.openapi import (
     PAGE_URI_MEMBERS,
     description_of,
@@ -33,7 +33,7 @@ from app.subresources.service import SubresourceService
 from app.tenants.scopes import Scope
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.forwarding import StreamedResponse, TwilioChangeResponse
-from app.twilio.subresources import OPERATIONS, RECORDINGS, Operation
+from app.twilio.subresources import RECORDINGS, SUBRESOURCE_OPERATIONS, SubresourceOperation
 
 router = APIRouter(prefix="/v1/calls/{id_or_sid}", tags=["subresources"], route_class=ScopedRoute)
 
@@ -100,7 +100,7 @@ StartedCallDep = Annotated[Call, Depends(require_started_call)]
     f"/{RECORDINGS.snake_case_name}/{{sid}}/media",
     operation_id="fetch_recording_media",
     summary="Fetch the audio of a recording",
-    responses=responses_of(Operation(RECORDINGS, "fetch"), f"{router.prefix}/recordings/RE…/media")
+    responses=responses_of(SubresourceOperation(RECORDINGS, "fetch"), f"{router.prefix}/recordings/RE…/media")
     | {
         200: {"description": "The audio, as Twilio sends it.", "content": _AUDIO_CONTENT},
         206: {"description": "The part of the audio that `Range` selects.", "content": _AUDIO_CONTENT},
@@ -144,7 +144,7 @@ def streaming_response(answer: StreamedResponse) -> Response:
     return StreamingResponse(chunks(), answer.status, answer.headers)
 
 
-def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
+def _read_endpoint(operation: SubresourceOperation) -> Callable[..., Awaitable[Response]]:
     @needs(Scope.READ)
     async def read(
         request: Request,
@@ -152,14 +152,14 @@ def _read_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
         service: SubresourceServiceDep,
         sid: Annotated[str | None, Depends(item_sid if operation.targets_item else no_sid)],
     ) -> Response:
-        subrequest = SubresourceRequest(operation, sid, parse_twilio_parameters(operation, _query_fields(request)))
+        subrequest = SubresourceRequest(operation, sid, convert_to_twilio_parameters(operation, _query_fields(request)))
         page = await service.read_subresource(call, subrequest)
         return JSONResponse(_with_callgate_uris(page, operation, request.url.path) if operation.action == "list" else page)
 
     return read
 
 
-def _change_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]:
+def _change_endpoint(operation: SubresourceOperation) -> Callable[..., Awaitable[Response]]:
     @needs(Scope.CALL)
     async def change(
         request: Request,
@@ -173,14 +173,14 @@ def _change_endpoint(operation: Operation) -> Callable[..., Awaitable[Response]]
         ],
         body: Annotated[dict[str, Any], Depends(no_body if operation.method == "DELETE" else read_json_object)],
     ) -> Response:
-        subrequest = SubresourceRequest(operation, sid, parse_twilio_parameters(operation, body), key)
+        subrequest = SubresourceRequest(operation, sid, convert_to_twilio_parameters(operation, body), key)
         request.state.indeterminate_error = action_outcome_unknown_error(call, repeatable=False)
-        return json_response(await service.change_subresource(caller, call, subrequest))
+        return change_response(await service.change_subresource(caller, call, subrequest))
 
     return change
 
 
-def json_response(answer: TwilioChangeResponse) -> Response:
+def change_response(answer: TwilioChangeResponse) -> Response:
     return Response(status_code=answer.status) if answer.document is None else JSONResponse(answer.document, answer.status)
 
 
@@ -190,7 +190,7 @@ def _query_fields(request: Request) -> dict[str, str]:
     return dict(request.query_params)
 
 
-def _with_callgate_uris(page: dict[str, Any], operation: Operation, path: str) -> dict[str, Any]:
+def _with_callgate_uris(page: dict[str, Any], operation: SubresourceOperation, path: str) -> dict[str, Any]:
     """Returns a list page of Twilio with URIs of this API instead of Twilio's.
 
     The URIs, such as that of the next page, get this API's `path` and names of parameters.
@@ -206,7 +206,7 @@ def _with_callgate_uris(page: dict[str, Any], operation: Operation, path: str) -
     return page | {name: own_uri(page[name]) for name in PAGE_URI_MEMBERS if name in page}
 
 
-for _operation in OPERATIONS:
+for _operation in SUBRESOURCE_OPERATIONS:
     _path = f"/{path_name_of(_operation.subresource)}" + ("/{sid}" if _operation.targets_item else "")
     router.add_api_route(
         _path,

@@ -38,10 +38,10 @@ from app.tenants.directory import TenantDirectory
 from app.twilio.client import try_credentials
 from app.twilio.errors import ANSWER_TOO_LONG, TwilioError, TwilioOutcomeUnknown
 from app.twilio.forwarding import Forwarding, QueryPairs, StreamedResponse, TwilioChangeResponse
-from app.twilio.schemas import SID_PATTERN, Credential, read_json
-from app.twilio.subresources import RECORDINGS, Operation
+from app.twilio.schemas import SID_PATTERN, Credential, parse_storable_json
+from app.twilio.subresources import RECORDINGS, SubresourceOperation
 
-_FETCH_RECORDING = Operation(RECORDINGS, "fetch")
+_FETCH_RECORDING = SubresourceOperation(RECORDINGS, "fetch")
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -270,7 +270,7 @@ async def _read_json_object(
     try:
         async with answer as response:
             body = b"".join([chunk async for chunk in response.chunks])
-            document = await run_with_pause(partial(read_json, body))
+            document = await run_with_pause(partial(parse_storable_json, body))
     except TwilioOutcomeUnknown as error:
         if page_size_name and error.reason == ANSWER_TOO_LONG:
             raise page_too_long_error(page_size_name) from error

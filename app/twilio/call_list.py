@@ -13,14 +13,14 @@ MAX_PAGE_BYTES = 8 * 1024 * 1024
 """The maximum size of one page of the list. One call takes about 2 kB."""
 
 
-def parse_page(document: Any) -> Mapping[str, Any]:
+def parse_call_page(document: Any) -> Mapping[str, Any]:
     """Returns a page of the list of calls. Raises TwilioOutcomeUnknown if the document has no list of calls."""
     if not isinstance(document, dict) or not isinstance(document.get("calls"), list):
         raise TwilioOutcomeUnknown("unreadable_list")
     return document
 
 
-async def read_pages(
+async def read_call_pages(
     fetch_page: Callable[[str], Awaitable[Mapping[str, Any]]], account_sid: str, filters: Mapping[str, str]
 ) -> AsyncIterator[list[Mapping[str, Any]]]:
     """Yields the calls in Twilio's list, page by page, as Twilio's JSON. `filters` are query parameters of the list.

@@ -11,7 +11,7 @@ import httpx
 
 from app.observability import Metrics
 from app.security.redaction import Secrets
-from app.twilio.call_list import MAX_PAGE_BYTES, parse_page, read_call_list, read_pages
+from app.twilio.call_list import MAX_PAGE_BYTES, parse_call_page, read_call_list, read_call_pages
 from app.twilio.call_uris import account_uri
 from app.twilio.clock import TwilioClock
 from app.twilio.direct_transport import DirectTransport
@@ -20,7 +20,7 @@ from app.twilio.errors import ANSWER_TOO_LONG, TwilioCredentialRejected, TwilioE
 from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import error_for_answer, read_error_answer
 from app.twilio.response_body import BodyTooLong, read_response_body
-from app.twilio.schemas import CallResource, Credential, Form, OnCredentialUse, read_json
+from app.twilio.schemas import CallResource, Credential, Form, OnCredentialUse, parse_storable_json
 from app.twilio.secrets import authorization_header, redact_document, secrets_of_request
 from app.twilio.send_gate import SendGate
 
@@ -212,9 +212,9 @@ class TwilioClient:
         """Yields Twilio's list of calls page by page. Requests a page when the iterator reaches it. Raises TwilioError."""
 
         async def get(path: str) -> Any:
-            return await self._send("GET", credential, path, None, deadline_s, parse_page, answer_limit=MAX_PAGE_BYTES)
+            return await self._send("GET", credential, path, None, deadline_s, parse_call_page, answer_limit=MAX_PAGE_BYTES)
 
-        return read_pages(get, credential.account_sid, filters)
+        return read_call_pages(get, credential.account_sid, filters)
 
     @instrumented
     async def _send(
@@ -267,7 +267,7 @@ def _as_form(parameters: Mapping[str, Any]) -> Form:
 def _parse_answer(response: httpx.Response, body: bytes, secrets: Secrets, addresses: Sequence[str]) -> Any:
     """Returns the JSON of a 2xx answer without secrets. Raises TwilioError for another or unreadable answer (docs/adr/0003)."""
     status = response.status_code
-    document = read_json(body)
+    document = parse_storable_json(body)
     if not 200 <= status < 300:
         raise error_for_answer(read_error_answer(response, document, secrets))
     if document is None and status != httpx.codes.NO_CONTENT:

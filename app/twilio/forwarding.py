@@ -21,9 +21,9 @@ from app.twilio.errors import ANSWER_TOO_LONG, TwilioOutcomeUnknown
 from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import error_for_answer, read_error_answer
 from app.twilio.response_body import decoded_chunks
-from app.twilio.schemas import Credential, OnCredentialUse, read_json
+from app.twilio.schemas import Credential, OnCredentialUse, parse_storable_json
 from app.twilio.secrets import authorization_header, redact_document, secrets_of_fields
-from app.twilio.subresources import RECORDINGS, Operation
+from app.twilio.subresources import RECORDINGS, SubresourceOperation
 
 # A page of 1000 recordings takes about 1 MB; a page of 1000 events can take more.
 MAX_JSON_BYTES = 4 * 1024 * 1024
@@ -66,7 +66,7 @@ class Forwarding:
     async def stream_subresource(
         self,
         credential: Credential,
-        operation: Operation,
+        operation: SubresourceOperation,
         call_sid: str | None,
         sid: str | None,
         query: QueryPairs,
@@ -94,7 +94,7 @@ class Forwarding:
     async def change_subresource(
         self,
         credential: Credential,
-        operation: Operation,
+        operation: SubresourceOperation,
         call_sid: str,
         sid: str | None,
         form: QueryPairs,
@@ -111,7 +111,7 @@ class Forwarding:
 
         async def read(response: httpx.Response) -> TwilioChangeResponse:
             body = await _read_all(response, MAX_JSON_BYTES, deadline_s)
-            document = read_json(body) if body else None
+            document = parse_storable_json(body) if body else None
             if operation.action != "delete" and not isinstance(document, dict):
                 raise TwilioOutcomeUnknown("unreadable_answer", read_error_answer(response, None, secrets))
             return TwilioChangeResponse(response.status_code, redact_document(document, secrets))
@@ -207,10 +207,10 @@ class Forwarding:
             body = await _read_all(response, _MAX_ERROR_BYTES, deadline_s)
         finally:
             await response.aclose()
-        raise error_for_answer(read_error_answer(response, read_json(body), secrets))
+        raise error_for_answer(read_error_answer(response, parse_storable_json(body), secrets))
 
 
-def _subresource_path(operation: Operation, call_sid: str | None, sid: str | None) -> str:
+def _subresource_path(operation: SubresourceOperation, call_sid: str | None, sid: str | None) -> str:
     below = "" if call_sid is None else f"Calls/{call_sid}/"
     one = "" if sid is None else f"/{quote(sid, safe='')}"
     return f"{below}{operation.subresource.segment}{one}.json"

@@ -37,10 +37,10 @@ class HasMetrics(Protocol):
 
 
 Self = TypeVar("Self", bound=HasMetrics)
-Send = Callable[Concatenate[Self, str, Any, str, Arguments], Coroutine[Any, Any, Any]]
+SendMethod = Callable[Concatenate[Self, str, Any, str, Arguments], Coroutine[Any, Any, Any]]
 
 
-def instrumented(send: Send[Self, Arguments]) -> Send[Self, Arguments]:
+def instrumented(send: SendMethod[Self, Arguments]) -> SendMethod[Self, Arguments]:
     """Decorates a method that sends one request to Twilio, so that each request is counted, timed and traced.
 
     The method's first parameters must be `method`, `credential` and `path`.

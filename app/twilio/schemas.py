@@ -83,7 +83,7 @@ def _parse_twilio_price(value: object) -> Decimal | None:
     return amount if amount.is_finite() and abs(amount.adjusted()) < _MAX_PRICE_LENGTH else None
 
 
-def _parse_twilio_date(value: object) -> datetime | None:
+def _parse_twilio_time(value: object) -> datetime | None:
     """Parses a date in RFC 2822 format, which the 2010 API uses. Returns None for any other value."""
     if not isinstance(value, str) or not value:
         return None
@@ -100,8 +100,8 @@ def _parse_twilio_uris(value: object) -> dict[str, Any] | None:
 
 TwilioText = Annotated[str | None, BeforeValidator(_parse_twilio_text)]
 TwilioInteger = Annotated[int | None, BeforeValidator(_parse_twilio_integer)]
-TwilioMoney = Annotated[Decimal | None, BeforeValidator(_parse_twilio_price)]
-TwilioTime = Annotated[datetime | None, BeforeValidator(_parse_twilio_date)]
+TwilioPrice = Annotated[Decimal | None, BeforeValidator(_parse_twilio_price)]
+TwilioTime = Annotated[datetime | None, BeforeValidator(_parse_twilio_time)]
 TwilioUris = Annotated[dict[str, Any] | None, BeforeValidator(_parse_twilio_uris)]
 
 
@@ -120,7 +120,7 @@ class CallResource(BaseModel):
     start_time: TwilioTime = None
     end_time: TwilioTime = None
     duration: TwilioInteger = None
-    price: TwilioMoney = None
+    price: TwilioPrice = None
     price_unit: TwilioText = None
     answered_by: TwilioText = None
     api_version: TwilioText = None
@@ -160,7 +160,7 @@ def to_storable_json(value: Any, *, depth: int = 0) -> Any:
     return value
 
 
-def read_json(body: bytes) -> Any:
+def parse_storable_json(body: bytes) -> Any:
     """Parses JSON, and removes what Postgres cannot store (`to_storable_json`). Returns None if the bytes are not JSON."""
     try:
         # Most answers contain nothing that `to_storable_json` changes: skip its copy.

@@ -1,8 +1,8 @@
 """The subresources of a call at Twilio and their operations, as data.
 
 The pages of the subresources begin at https://www.twilio.com/docs/voice/api/call-resource. To support a new operation, add a
-line to OPERATIONS. Tests compare OPERATIONS with Twilio's specification (tests/data/twilio_operations.json) and with the
-installed `twilio` package.
+line to SUBRESOURCE_OPERATIONS. Tests compare this table with Twilio's specification (tests/data/twilio_operations.json) and
+with the installed `twilio` package.
 """
 
 import re
@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["text", "integer", "number", "boolean", "json", "pairs"]
-Action = Literal["list", "fetch", "create", "update", "delete"]
+ParameterKind = Literal["text", "integer", "number", "boolean", "json", "pairs"]
+SubresourceAction = Literal["list", "fetch", "create", "update", "delete"]
 
-IDEMPOTENCY_KEY = "IdempotencyKey"
+IDEMPOTENCY_KEY_NAME = "IdempotencyKey"
 _MAX_CUSTOM_PARAMETERS = 99
 _SUFFIX_BY_OPERATOR = {"<": "_before", ">": "_after"}
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
+class OperationParameter:
     """A parameter of an operation on a subresource.
 
     `name` is Twilio's name, which ends in an operator if it filters a list by range: `DateCreated>` means on or after a day.
@@ -27,7 +27,7 @@ class Parameter:
     """
 
     name: str
-    kind: Kind = "text"
+    kind: ParameterKind = "text"
     choices: tuple[str, ...] = ()
     required: bool = False
     is_list: bool = False
@@ -75,12 +75,12 @@ class Subresource:
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class SubresourceOperation:
     """An action on a subresource. `status` is the HTTP status of Twilio's answer when it succeeds."""
 
     subresource: Subresource
-    action: Action
-    parameters: tuple[Parameter, ...] = ()
+    action: SubresourceAction
+    parameters: tuple[OperationParameter, ...] = ()
     status: int = 200
 
     @property
@@ -98,29 +98,29 @@ class Operation:
 
     @property
     def takes_idempotency_key(self) -> bool:
-        return any(parameter.name == IDEMPOTENCY_KEY for parameter in self.parameters)
+        return any(parameter.name == IDEMPOTENCY_KEY_NAME for parameter in self.parameters)
 
 
-def _text_parameters(*names: str) -> tuple[Parameter, ...]:
-    return tuple(Parameter(name) for name in names)
+def _text_parameters(*names: str) -> tuple[OperationParameter, ...]:
+    return tuple(OperationParameter(name) for name in names)
 
 
-def _parameters_of_kind(kind: Kind, *names: str) -> tuple[Parameter, ...]:
-    return tuple(Parameter(name, kind) for name in names)
+def _parameters_of_kind(kind: ParameterKind, *names: str) -> tuple[OperationParameter, ...]:
+    return tuple(OperationParameter(name, kind) for name in names)
 
 
-def _http_method_parameter(name: str) -> Parameter:
+def _http_method_parameter(name: str) -> OperationParameter:
     """Returns a parameter with this name, whose value must be GET or POST."""
-    return Parameter(name, choices=("GET", "POST"))
+    return OperationParameter(name, choices=("GET", "POST"))
 
 
 _SID_FIELDS = ("sid", "account_sid", "call_sid")
 _STREAM_FIELDS = (*_SID_FIELDS, "name", "status", "date_updated", "uri")
-_PAGING_PARAMETERS = (*_parameters_of_kind("integer", "PageSize", "Page"), Parameter("PageToken"))
-_TRACK_PARAMETER = Parameter("Track", choices=("inbound_track", "outbound_track", "both_tracks"))
-_STOP_STATUS = (Parameter("Status", choices=("stopped",), required=True),)
-_IDEMPOTENCY_KEY = Parameter(IDEMPOTENCY_KEY)
-_CUSTOM_PARAMETERS = Parameter("Parameters", "pairs")
+_PAGING_PARAMETERS = (*_parameters_of_kind("integer", "PageSize", "Page"), OperationParameter("PageToken"))
+_TRACK_PARAMETER = OperationParameter("Track", choices=("inbound_track", "outbound_track", "both_tracks"))
+_STOP_STATUS = (OperationParameter("Status", choices=("stopped",), required=True),)
+_IDEMPOTENCY_KEY_PARAMETER = OperationParameter(IDEMPOTENCY_KEY_NAME)
+_CUSTOM_PARAMETERS = OperationParameter("Parameters", "pairs")
 
 EVENTS = Subresource("Events", "event", ("request", "response"))
 NOTIFICATIONS = Subresource(
@@ -143,72 +143,88 @@ PAYMENTS = Subresource("Payments", "payment", (*_SID_FIELDS, "date_created", "da
 TRANSCRIPTIONS = Subresource("Transcriptions", "transcription", _STREAM_FIELDS)
 SIPREC = Subresource("Siprec", "siprec", _STREAM_FIELDS)
 STREAMS = Subresource("Streams", "stream", _STREAM_FIELDS)
-MESSAGES = Subresource("UserDefinedMessages", "user_defined_message", (*_SID_FIELDS, "date_created"))
-SUBSCRIPTIONS = Subresource(
+USER_DEFINED_MESSAGES = Subresource("UserDefinedMessages", "user_defined_message", (*_SID_FIELDS, "date_created"))
+USER_DEFINED_MESSAGE_SUBSCRIPTIONS = Subresource(
     "UserDefinedMessageSubscriptions", "user_defined_message_subscription", (*_SID_FIELDS, "date_created", "uri")
 )
 
-SUBRESOURCES = (EVENTS, NOTIFICATIONS, PAYMENTS, RECORDINGS, SIPREC, STREAMS, TRANSCRIPTIONS, SUBSCRIPTIONS, MESSAGES)
+SUBRESOURCES = (
+    EVENTS,
+    NOTIFICATIONS,
+    PAYMENTS,
+    RECORDINGS,
+    SIPREC,
+    STREAMS,
+    TRANSCRIPTIONS,
+    USER_DEFINED_MESSAGE_SUBSCRIPTIONS,
+    USER_DEFINED_MESSAGES,
+)
 
-OPERATIONS = (
-    Operation(EVENTS, "list", _PAGING_PARAMETERS),
-    Operation(
+SUBRESOURCE_OPERATIONS = (
+    SubresourceOperation(EVENTS, "list", _PAGING_PARAMETERS),
+    SubresourceOperation(
         NOTIFICATIONS,
         "list",
-        (Parameter("Log", "integer"), *_text_parameters("MessageDate", "MessageDate<", "MessageDate>"), *_PAGING_PARAMETERS),
+        (
+            OperationParameter("Log", "integer"),
+            *_text_parameters("MessageDate", "MessageDate<", "MessageDate>"),
+            *_PAGING_PARAMETERS,
+        ),
     ),
-    Operation(NOTIFICATIONS, "fetch"),
-    Operation(RECORDINGS, "list", (*_text_parameters("DateCreated", "DateCreated<", "DateCreated>"), *_PAGING_PARAMETERS)),
-    Operation(
+    SubresourceOperation(NOTIFICATIONS, "fetch"),
+    SubresourceOperation(
+        RECORDINGS, "list", (*_text_parameters("DateCreated", "DateCreated<", "DateCreated>"), *_PAGING_PARAMETERS)
+    ),
+    SubresourceOperation(
         RECORDINGS,
         "create",
         (
-            Parameter("RecordingStatusCallbackEvent", choices=("in-progress", "completed", "absent"), is_list=True),
-            Parameter("RecordingStatusCallback"),
+            OperationParameter("RecordingStatusCallbackEvent", choices=("in-progress", "completed", "absent"), is_list=True),
+            OperationParameter("RecordingStatusCallback"),
             _http_method_parameter("RecordingStatusCallbackMethod"),
             *_text_parameters("Trim", "RecordingChannels", "RecordingTrack", "RecordingConfigurationId"),
         ),
         status=201,
     ),
-    Operation(RECORDINGS, "fetch"),
-    Operation(
+    SubresourceOperation(RECORDINGS, "fetch"),
+    SubresourceOperation(
         RECORDINGS,
         "update",
         (
-            Parameter(
+            OperationParameter(
                 "Status", choices=("in-progress", "paused", "stopped", "processing", "completed", "absent"), required=True
             ),
-            Parameter("PauseBehavior"),
+            OperationParameter("PauseBehavior"),
         ),
     ),
-    Operation(RECORDINGS, "delete", status=204),
-    Operation(
+    SubresourceOperation(RECORDINGS, "delete", status=204),
+    SubresourceOperation(
         PAYMENTS,
         "create",
         (
-            _IDEMPOTENCY_KEY,
-            Parameter("StatusCallback", required=True),
-            Parameter("BankAccountType", choices=("consumer-checking", "consumer-savings", "commercial-checking")),
-            Parameter("ChargeAmount", "number"),
+            _IDEMPOTENCY_KEY_PARAMETER,
+            OperationParameter("StatusCallback", required=True),
+            OperationParameter("BankAccountType", choices=("consumer-checking", "consumer-savings", "commercial-checking")),
+            OperationParameter("ChargeAmount", "number"),
             *_text_parameters(
                 "Currency", "Description", "Input", "PaymentConnector", "ValidCardTypes", "RequireMatchingInputs"
             ),
             *_parameters_of_kind("integer", "MinPostalCodeLength", "Timeout"),
             *_parameters_of_kind("boolean", "PostalCode", "SecurityCode"),
-            Parameter("Parameter", "json"),
-            Parameter("PaymentMethod", choices=("credit-card", "ach-debit")),
-            Parameter("TokenType", choices=("one-time", "reusable", "payment-method")),
-            Parameter("Confirmation", choices=("true", "false")),
+            OperationParameter("Parameter", "json"),
+            OperationParameter("PaymentMethod", choices=("credit-card", "ach-debit")),
+            OperationParameter("TokenType", choices=("one-time", "reusable", "payment-method")),
+            OperationParameter("Confirmation", choices=("true", "false")),
         ),
         status=201,
     ),
-    Operation(
+    SubresourceOperation(
         PAYMENTS,
         "update",
         (
-            _IDEMPOTENCY_KEY,
-            Parameter("StatusCallback", required=True),
-            Parameter(
+            _IDEMPOTENCY_KEY_PARAMETER,
+            OperationParameter("StatusCallback", required=True),
+            OperationParameter(
                 "Capture",
                 choices=(
                     *("payment-card-number", "expiration-date", "security-code", "postal-code", "bank-routing-number"),
@@ -216,11 +232,11 @@ OPERATIONS = (
                     *("security-code-matcher", "postal-code-matcher"),
                 ),
             ),
-            Parameter("Status", choices=("complete", "cancel")),
+            OperationParameter("Status", choices=("complete", "cancel")),
         ),
         status=202,
     ),
-    Operation(
+    SubresourceOperation(
         TRANSCRIPTIONS,
         "create",
         (
@@ -236,8 +252,8 @@ OPERATIONS = (
             ),
         ),
     ),
-    Operation(TRANSCRIPTIONS, "update", _STOP_STATUS),
-    Operation(
+    SubresourceOperation(TRANSCRIPTIONS, "update", _STOP_STATUS),
+    SubresourceOperation(
         SIPREC,
         "create",
         (
@@ -247,12 +263,12 @@ OPERATIONS = (
             _CUSTOM_PARAMETERS,
         ),
     ),
-    Operation(SIPREC, "update", _STOP_STATUS),
-    Operation(
+    SubresourceOperation(SIPREC, "update", _STOP_STATUS),
+    SubresourceOperation(
         STREAMS,
         "create",
         (
-            Parameter("Url", required=True),
+            OperationParameter("Url", required=True),
             *(
                 *_text_parameters("Name", "StatusCallback"),
                 _http_method_parameter("StatusCallbackMethod"),
@@ -261,13 +277,15 @@ OPERATIONS = (
             ),
         ),
     ),
-    Operation(STREAMS, "update", _STOP_STATUS),
-    Operation(MESSAGES, "create", (Parameter("Content", required=True), _IDEMPOTENCY_KEY), status=201),
-    Operation(
-        SUBSCRIPTIONS,
+    SubresourceOperation(STREAMS, "update", _STOP_STATUS),
+    SubresourceOperation(
+        USER_DEFINED_MESSAGES, "create", (OperationParameter("Content", required=True), _IDEMPOTENCY_KEY_PARAMETER), status=201
+    ),
+    SubresourceOperation(
+        USER_DEFINED_MESSAGE_SUBSCRIPTIONS,
         "create",
-        (Parameter("Callback", required=True), _http_method_parameter("Method"), _IDEMPOTENCY_KEY),
+        (OperationParameter("Callback", required=True), _http_method_parameter("Method"), _IDEMPOTENCY_KEY_PARAMETER),
         status=201,
     ),
-    Operation(SUBSCRIPTIONS, "delete", status=204),
+    SubresourceOperation(USER_DEFINED_MESSAGE_SUBSCRIPTIONS, "delete", status=204),
 )

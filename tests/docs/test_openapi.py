@@ -14,9 +14,9 @@ from app.calls.schemas import CallRecord
 from app.errors import error_classes_by_slug
 from app.http.problems import PROBLEM_TYPE_PREFIX, Problem
 from app.subresources.examples import EXAMPLE_BODIES
-from app.subresources.members import parse_twilio_parameters
+from app.subresources.members import convert_to_twilio_parameters
 from app.subresources.openapi import operation_id_of
-from app.twilio.subresources import OPERATIONS, Operation
+from app.twilio.subresources import SUBRESOURCE_OPERATIONS, SubresourceOperation
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway
 from tests.support.upstream import created, running_upstream
@@ -122,9 +122,9 @@ def test_every_example_request_is_valid() -> None:
         validate_call(example["value"])
 
 
-@pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.method == "POST"], ids=operation_id_of)
-def test_every_example_body_of_a_subresource_is_valid(operation: Operation) -> None:
-    assert parse_twilio_parameters(operation, EXAMPLE_BODIES[operation.subresource.segment, operation.action])
+@pytest.mark.parametrize("operation", [each for each in SUBRESOURCE_OPERATIONS if each.method == "POST"], ids=operation_id_of)
+def test_every_example_body_of_a_subresource_is_valid(operation: SubresourceOperation) -> None:
+    assert convert_to_twilio_parameters(operation, EXAMPLE_BODIES[operation.subresource.segment, operation.action])
 
 
 async def test_every_body_has_an_example_and_every_answer_a_schema(document: dict[str, Any]) -> None:

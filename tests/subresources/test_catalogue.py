@@ -16,7 +16,7 @@ from app.compat.listing import LIST_PARAMETERS
 from app.compat.resource import RESOURCE_FIELDS
 from app.subresources.members import members_model_of
 from app.twilio.schemas import form_field_name
-from app.twilio.subresources import IDEMPOTENCY_KEY, OPERATIONS, Operation
+from app.twilio.subresources import IDEMPOTENCY_KEY_NAME, SUBRESOURCE_OPERATIONS, SubresourceOperation
 
 SPECIFICATION: list[dict[str, Any]] = json.loads((Path(__file__).parent.parent / "data" / "twilio_operations.json").read_text())
 _OF_CALLS = {
@@ -29,19 +29,19 @@ _OF_CALLS = {
 _KINDS = {"text": "string", "integer": "integer", "number": "number", "boolean": "boolean", "json": None, "pairs": "string"}
 
 
-def _path(operation: Operation) -> str:
+def _path(operation: SubresourceOperation) -> str:
     one = "/{Sid}" if operation.targets_item else ""
     return f"/Calls/{{CallSid}}/{operation.subresource.segment}{one}.json"
 
 
-_CATALOGUE = {(operation.method, _path(operation)): operation for operation in OPERATIONS}
+_CATALOGUE = {(operation.method, _path(operation)): operation for operation in SUBRESOURCE_OPERATIONS}
 
 
 def test_all_24_operations_exist() -> None:
     specified = {(operation["method"], operation["path"]) for operation in SPECIFICATION}
     assert len(specified) == 24
     assert specified == _OF_CALLS.keys() | _CATALOGUE.keys()
-    assert len(OPERATIONS) == len(_CATALOGUE) == 19
+    assert len(SUBRESOURCE_OPERATIONS) == len(_CATALOGUE) == 19
 
 
 @pytest.mark.parametrize("specified", SPECIFICATION, ids=lambda operation: f"{operation['method']} {operation['path']}")
@@ -64,7 +64,7 @@ def test_types_enums_and_statuses_are_those_of_the_specification(specified: dict
                 continue
             assert fact.get("type") == ("array" if parameter.is_list else _KINDS[parameter.kind]), name
             assert parameter.is_list or list(parameter.choices) == fact.get("enum", []), name
-            assert parameter.required == (fact.get("required", False) and name != IDEMPOTENCY_KEY), name
+            assert parameter.required == (fact.get("required", False) and name != IDEMPOTENCY_KEY_NAME), name
 
 
 def test_a_call_has_the_fields_of_the_specification() -> None:
@@ -93,7 +93,7 @@ def test_a_call_has_the_fields_of_the_specification() -> None:
     ],
 )
 def test_no_parameter_of_the_installed_twilio_package_is_missing(list_of: Any, method: str, segment: str, action: str) -> None:
-    operation = next(one for one in OPERATIONS if (one.subresource.segment, one.action) == (segment, action))
+    operation = next(one for one in SUBRESOURCE_OPERATIONS if (one.subresource.segment, one.action) == (segment, action))
     known = {re.sub(r"[<>.]", "", name).lower() for parameter in operation.parameters for name in parameter.field_names()}
     given = {
         re.sub(r"_(before|after)$", "", name).replace("page_number", "page").replace("_", "")
@@ -105,12 +105,12 @@ def test_no_parameter_of_the_installed_twilio_package_is_missing(list_of: Any, m
 
 
 def test_names_of_members_map_back_to_twilios() -> None:
-    for operation in OPERATIONS:
+    for operation in SUBRESOURCE_OPERATIONS:
         assert set(members_model_of(operation).model_fields) == {parameter.member_name for parameter in operation.parameters}
         for parameter in operation.parameters:
             if parameter.name[-1] not in "<>" and parameter.kind != "pairs":
                 assert form_field_name(parameter.member_name) == parameter.name
 
 
-def _operation(specified: dict[str, Any]) -> Operation:
+def _operation(specified: dict[str, Any]) -> SubresourceOperation:
     return _CATALOGUE[specified["method"], specified["path"]]

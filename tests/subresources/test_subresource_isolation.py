@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from app.twilio.subresources import OPERATIONS, Operation
+from app.twilio.subresources import SUBRESOURCE_OPERATIONS, SubresourceOperation
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant
 from tests.support.upstream import Upstream, answer, call_resource, running_upstream
@@ -40,11 +40,11 @@ async def bare(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
-def below(operation: Operation) -> str:
+def below(operation: SubresourceOperation) -> str:
     return operation.subresource.segment + (f"/{SID}" if operation.targets_item else "") + ".json"
 
 
-def below_v1(operation: Operation) -> str:
+def below_v1(operation: SubresourceOperation) -> str:
     name = "twilio_events" if operation.subresource.segment == "Events" else operation.subresource.snake_case_name
     return name + (f"/{SID}" if operation.targets_item else "")
 
@@ -64,8 +64,10 @@ def accounts(world: World) -> Iterator[tuple[str, str, str, str, int]]:
     yield owner.account_sid, "", owner.account_sid, world.call_sid, 401
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: f"{one.action} {one.subresource.segment}")
-async def test_no_operation_works_for_another_tenant(world: World, bare: httpx.AsyncClient, operation: Operation) -> None:
+@pytest.mark.parametrize("operation", SUBRESOURCE_OPERATIONS, ids=lambda one: f"{one.action} {one.subresource.segment}")
+async def test_no_operation_works_for_another_tenant(
+    world: World, bare: httpx.AsyncClient, operation: SubresourceOperation
+) -> None:
     form = {"Status": "stopped"} if operation.method == "POST" else None
     asked = len(world.upstream.received)
     for user, key, account_sid, call_sid, status in accounts(world):

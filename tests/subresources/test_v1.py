@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.twilio.subresources import OPERATIONS, Operation
+from app.twilio.subresources import SUBRESOURCE_OPERATIONS, SubresourceOperation
 from tests.subresources.conftest import LiveCall
 from tests.support.gateway import Gateway
 from tests.support.upstream import hang, running_upstream
@@ -172,7 +172,7 @@ async def test_a_call_that_was_not_started_has_no_subresources(gateway: Gateway)
         tenant = await gateway.add_tenant(upstream.url)
         record = (await tenant.create()).json()
         assert record["execution"] == "unknown"
-        for operation in OPERATIONS:
+        for operation in SUBRESOURCE_OPERATIONS:
             answer = await tenant.http.request(*_request(operation, record["id"]))
             assert (answer.status_code, answer.json()["type"]) == (409, "urn:callgate:problem:wrong-call-state")
             assert answer.json()["call_id"] == record["id"]
@@ -190,7 +190,7 @@ async def test_a_suspended_tenant_may_only_stop_and_read(gateway: Gateway, simul
     assert (await tenant.http.patch(f"{path}/Twilio.CURRENT", json={"status": "stopped"})).status_code == 404
 
 
-def _request(operation: Operation, call_id: str) -> tuple[str, str]:
+def _request(operation: SubresourceOperation, call_id: str) -> tuple[str, str]:
     name = "twilio_events" if operation.subresource.segment == "Events" else operation.subresource.snake_case_name
     one = "/RE" + "0" * 32 if operation.targets_item else ""
     return {"update": "PATCH"}.get(operation.action, operation.method), f"/v1/calls/{call_id}/{name}{one}"
