@@ -22,9 +22,9 @@ _BOOLEANS_BY_TEXT = {"true": True, "false": False}
 
 
 def known_non_empty_values(fields: ParameterValues, known: Collection[str]) -> ParameterValues:
-    """Returns the parameters without their empty values. Raises InvalidRequest if a name is not in `known`.
+    """Returns the parameters with their non-empty values. Leaves out parameters that have only empty values.
 
-    A parameter that has only empty values is left out.
+    Raises InvalidRequest if a name is not in `known`.
     """
     if errors := unknown_name_errors(fields, known):
         raise InvalidRequest(field_errors=tuple(errors))

@@ -53,7 +53,7 @@ class ListQuery:
     def paging_members(self, page: CallIdPage) -> dict[str, Any]:
         """Returns all members of the response except `calls`, with Twilio's names.
 
-        There must be no unknown member: Twilio's SDKs would take it for the list of calls.
+        Adds no member that Twilio's list lacks: Twilio's SDKs would take an unknown member for the list of calls.
         """
         call_ids, start = page.call_ids, self.page_number * self.page_size
         older = (

@@ -18,7 +18,7 @@ _SIP_PREFIXES = ("sip:", "sips:")
 
 
 class NormalizedParameters(NamedTuple):
-    """Parameters that /v1 accepts, and warnings with Twilio's codes."""
+    """Parameters with the values that /v1 uses, and warnings with Twilio's codes."""
 
     parameters: dict[str, Any]
     warnings: Sequence[FieldError]

@@ -1,4 +1,4 @@
-"""Selects started calls as Twilio's call list would show them, filtered by tenant and account. Never commits."""
+"""Selects the ids of started calls for lists like Twilio's call list, by tenant and account. Never commits."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Renders a call's record as Twilio's Call resource: the documented fields and no others.
 
-Dates are in RFC 2822, and numbers are strings. A value comes from Twilio's last answer, unless the record has a newer value,
-for example from a callback.
+Dates are in RFC 2822, and numbers are strings. If the record has a value for a field, this value takes precedence over that of
+Twilio's last answer, because it may be newer, for example from a callback. The fields `to` and `from` come from the answer.
 """
 
 from typing import Any

@@ -46,7 +46,7 @@ router = APIRouter(prefix=f"{PREFIX}/Accounts/{{account_sid}}", include_in_schem
 
 
 async def requested_call(sid: str, account: AccountDep, service: CallServiceDep) -> Call:
-    """Returns the call in the path. Raises CallNotFound if it is not a call of the account in the path."""
+    """Returns the call in the path. Raises CallNotFound if it was deleted, or is not a call of the account in the path."""
     return await find_requested_call(service, account, sid)
 
 
@@ -79,7 +79,8 @@ async def create_call(request: Request, account: AccountDep, idempotency_key: Id
         await refuse_query_parameters(request, account)
         body, warnings = normalize_parameters(parameters_from_form(form, CallParameters))
     except InvalidRequest as error:
-        # The form differs from the parameters of every call. So a key that names a call is refused as that of another request.
+        # If the Idempotency-Key belongs to an earlier call, this raises IdempotencyKeyReused instead of `error`: the form as it
+        # was sent never equals the parameters of an earlier request.
         creation, warnings = await service.replay_or_raise(account.caller, form, idempotency_key, error), ()
     else:
         body["account_sid"] = account.account_sid
@@ -144,9 +145,9 @@ async def fetch_call(call: RequestedCallDep, started: StartedCallReaderDep) -> R
 async def update_call(
     request: Request, account: AccountDep, call: RequestedCallDep, control: CallControlDep, form: FormDep
 ) -> Response:
-    """Answers 200, or 202 when Callgate repeats the request until the call has ended.
+    """Answers 200, or 202 if Callgate will repeat a request to end the call until the call has ended.
 
-    It does so when Twilio's answer was lost, or when Twilio does not show the new call yet.
+    Callgate repeats the request if Twilio's answer was lost, or if Twilio does not show the new call yet.
     """
     body = parameters_from_form(form, CallUpdate)
     request.state.indeterminate_error = indeterminate_update_error(call, body)

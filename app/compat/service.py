@@ -29,9 +29,9 @@ logger = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FetchedCall:
-    """A call's record. `age` is None if the record is current, and otherwise the time since Twilio's last update of it.
+    """A call's record, and whether it is current. If it is, `age` and `reason` are None.
 
-    `reason` is then the reason of the TwilioError.
+    Otherwise, `age` is the time since the last event from Twilio, and `reason` is the reason of the TwilioError.
     """
 
     call: Call
@@ -52,7 +52,7 @@ class CallIdPage:
 class StartedCallReader:
     """Reads calls that Twilio has started. `deadline_s` is the time limit of one request to Twilio, in seconds.
 
-    `read_limit` limits the lists that are read at the same time, `request_limit` the requests to Twilio.
+    `read_limit` limits how many lists are read at the same time, and `request_limit` how many requests wait for Twilio.
     """
 
     database: Database
@@ -99,8 +99,8 @@ class StartedCallReader:
     ) -> CallIdPage:
         """Returns one page of call ids, the newest call first.
 
-        The page has the calls next to the cursor, on its older or newer side. Without a cursor, it is the first page. A late
-        page takes no longer than the first one.
+        The page has the calls next to the cursor, on its older or newer side. Without a cursor, it is the first page. Reading a
+        later page takes no longer than reading the first one.
         """
         async with self.read_limit.slot(caller.tenant_id), self.database.begin() as session:
             found = await started_repository.list_started_call_ids(

@@ -121,7 +121,7 @@ async def fetch_recording_url(
     sid: TwilioRecordingSid,
     byte_range: RangeHeader = None,
 ) -> Response:
-    """Answers at the `RecordingUrl` of Twilio's callbacks: the WAV file or, if the client accepts JSON, the resource."""
+    """Serves the `RecordingUrl` of Twilio's callbacks: the WAV file or, if the client accepts JSON, the Recording resource."""
     if "application/json" in request.headers.get("Accept", "").lower():
         return await fetch_recording_of_account(request, account, service, sid)
     return await fetch_media_of_account(request, account, service, stack, sid, byte_range)
@@ -187,7 +187,7 @@ def _with_normalized_booleans(operation: SubresourceOperation, pairs: list[tuple
 
 
 def _add_routes(operation: SubresourceOperation) -> None:
-    """Registers the operation's path, with and without `.json`.
+    """Adds two routes for the operation: its path with `.json`, and its path without.
 
     The path with `.json` comes first, because the path without `.json` also matches its requests.
     """

@@ -1,4 +1,7 @@
-"""Authenticates requests by API key or service account token. Checks that the client may use the route (app/http/routes.py)."""
+"""Authenticates requests by API key or service account token, and checks that the client may use the route.
+
+Which clients may use a route is declared with app/http/routes.py.
+"""
 
 from typing import Annotated
 
@@ -38,12 +41,15 @@ async def authenticate_client(
 async def authenticate_caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
-    """Returns the client of a request that needs a key of a tenant. Raises the errors of `authenticate_key_or_token`."""
+    """Returns the client to which the API key or token belongs, for routes that only clients of tenants may use.
+
+    Raises the errors of `authenticate_client`.
+    """
     return require_tenant_caller(await authenticate_client(request, credentials))
 
 
 async def authenticate_key_or_token(request: Request, key_or_token: str) -> Caller | OperatorCaller:
-    """Returns the client that an API key or service account token belongs to. Checks that the client may use the route.
+    """Returns the client to which an API key or service account token belongs. Checks that the client may use the route.
 
     Raises Unauthorized if the key or token is not valid: for a token, the error names the check that failed. Raises
     ScopeRequired, TenantKeyRequired or OperatorKeyRequired if the client may not use the route. Raises TooManyAttempts if the
@@ -61,14 +67,17 @@ async def authenticate_key_or_token(request: Request, key_or_token: str) -> Call
 
 
 async def client_of_api_key(request: Request, key: str) -> Caller | OperatorCaller:
-    """Returns the client of an API key. Does not check scopes. Raises Unauthorized or TooManyAttempts."""
+    """Returns the client to which an API key belongs. Does not check scopes.
+
+    Raises Unauthorized if the key is not valid. Raises TooManyAttempts if the client's address has sent too many wrong keys.
+    """
     directory: TenantDirectory = request.state.directory
     known = directory.cached_api_key(key) or await _find_uncached_key(request, directory, key)
     return known.client
 
 
 async def _find_uncached_key(request: Request, directory: TenantDirectory, key: str) -> AuthenticatedApiKey:
-    """Finds an API key that is not in the cache in the database. Raises Unauthorized or TooManyAttempts."""
+    """Looks up in the database an API key that is not in the cache. Raises the errors of `client_of_api_key`."""
     attempts: FailedAuthenticationLimiter = request.state.key_attempts
     address = attempts.client_address_of(request.scope)
     digest = api_key_digest(key)

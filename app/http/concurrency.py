@@ -1,6 +1,6 @@
-"""Limits the number of concurrent requests of one kind, per tenant and per process, and how long lists block the event loop.
+"""Limits how many requests of one kind run at the same time, per tenant and per process.
 
-This keeps one tenant from slowing down the others (ADR 25).
+Also limits how long a list blocks the event loop. Both keep one tenant from slowing down the others (ADR 25).
 """
 
 import asyncio
@@ -45,8 +45,9 @@ class ConcurrencyLimit:
     async def slot(self, tenant_id: str, *, is_wait_unlimited: bool = False) -> AsyncIterator[None]:
         """Waits until a request of the tenant may be handled, and counts the request until the context ends.
 
-        Raises Overloaded after `max_wait_s` seconds, unless `is_wait_unlimited` is true. Set it when a response has started,
-        because this cannot become an error, and after a change, because Overloaded says that nothing was done.
+        Raises Overloaded after `max_wait_s` seconds, unless `is_wait_unlimited` is true. Callers set `is_wait_unlimited` when a
+        response has started, because it can no longer become an error response, and after a change, because Overloaded would
+        say that nothing was done.
 
         The tenant's limit applies before the limit of the process, so a tenant that has reached its limit does not delay other
         tenants.
@@ -64,9 +65,9 @@ class ConcurrencyLimit:
 
 @dataclass(slots=True)
 class SlotLimitedTransactions:
-    """Runs the database transactions of one request. Each of them waits for a slot of `limit`.
+    """Runs the database transactions of one request. Each transaction waits for a slot of `limit`.
 
-    This keeps connections free for the creation of calls.
+    The limit keeps database connections free for the creation of calls.
     """
 
     database: TransactionRunner
@@ -77,7 +78,7 @@ class SlotLimitedTransactions:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """Runs one transaction of the request. Raises DatabaseUnavailable.
+        """Runs one transaction of the request. Raises DatabaseUnavailable if the database cannot run it.
 
         The request's first transaction raises Overloaded if it gets no slot in time. Later transactions wait without a limit:
         an earlier one may have changed something, and Overloaded would wrongly say that nothing was done.
@@ -97,9 +98,9 @@ async def render_rows(rows: Iterable[Row], render: Callable[[Row], bytes]) -> by
 
 
 async def run_with_pause(work: Callable[[], Result]) -> Result:
-    """Calls `work` in the event loop, which it blocks, and returns its result after a pause.
+    """Calls `work`, which blocks the event loop, then pauses and returns the result.
 
-    The pause is three times as long as the CPU time of the work. So repeated calls leave most of the event loop's time to
+    The pause is three times as long as the CPU time of `work`. So repeated calls leave most of the event loop's time to
     other requests.
     """
     began = time.thread_time()

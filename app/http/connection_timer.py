@@ -8,8 +8,8 @@ from weakref import WeakMethod
 class ConnectionTimer:
     """Calls the method `on_expiry` when the time has passed, unless `cancel` is called before.
 
-    Keeps only a weak reference to the method's object while the timer is stopped. So there is no reference cycle, and the
-    object is freed at once.
+    While the timer is stopped, it has only a weak reference to the object of the method. So there is no reference cycle, and
+    the object is freed as soon as nothing else refers to it.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_expiry: Callable[[], None]) -> None:

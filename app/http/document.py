@@ -15,9 +15,10 @@ from app.http.routes import public
 
 
 def serve_document(app: Starlette, path: str, build_document: Callable[[], dict[str, Any]]) -> None:
-    """Adds a route that serves the JSON document returned by `document` at `path`, with an ETag.
+    """Adds a route at `path` that serves the document returned by `build_document` as JSON, with an ETag.
 
-    The document is rendered at the first request. FastAPI's own route, which renders it for every request, is removed.
+    The document is built and rendered once, at the first request. Removes FastAPI's own route at `path`, which renders the
+    document for every request.
     """
 
     @cache

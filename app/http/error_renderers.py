@@ -1,4 +1,6 @@
-"""Renders errors in the format that belongs to the path: problem+json, or Twilio's error format under /2010-04-01.
+"""Chooses the format of error responses by the path: problem+json, or Twilio's error format under /2010-04-01.
+
+Defines the interface of the renderers, one for each format.
 
 In both formats, the response to a request that creates a call has a status of 5xx or 429 only if no call was started.
 """
@@ -17,7 +19,7 @@ class ErrorRenderer(Protocol):
     """Renders the errors of all paths with the same prefix, in one format."""
 
     def is_call_creation(self, method: str, path: str) -> bool:
-        """Returns whether the request creates a call. Its response must not be a 5xx or 429 if a call may have been placed."""
+        """Returns whether the request creates a call. If so, it gets no 5xx or 429 once a call may have been started."""
 
     def render(self, error: CallgateError, *, method: str, path: str, state: Mapping[str, Any]) -> Response:
         """Returns the response for an error. `state` is the request's state, which always has `request_id`."""
@@ -25,7 +27,7 @@ class ErrorRenderer(Protocol):
     def render_unknown_outcome(self, call_id: UUID, *, request_id: str) -> Response:
         """Returns the response to a request to create a call if it is unknown whether Twilio has started the call.
 
-        Its status is one after which HTTP clients do not repeat a request automatically.
+        The response has a status after which HTTP clients do not repeat the request automatically.
         """
 
 

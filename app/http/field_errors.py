@@ -45,7 +45,7 @@ def field_errors_from(error: ValidationError) -> list[FieldError]:
 
 def field_error_from(detail: ErrorDetails) -> FieldError:
     """Converts one of pydantic's errors. The result has an RFC 6901 pointer and contains no value of the request."""
-    # The location of an unknown member ends with the client's own name for it, which may look like a tag.
+    # The location of an unknown member ends with the name that the client sent, which may look like a union tag.
     has_tags = detail["type"] != "extra_forbidden"
     parts = [part for part in detail["loc"] if not (has_tags and isinstance(part, str) and _is_union_tag(part))]
     pointer = "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in parts)

@@ -18,7 +18,8 @@ ParameterValues = dict[str, list[str]]
 def parse_form_parameters(encoded: str) -> ParameterValues:
     """Returns the parameters of a form or query string.
 
-    Raises MalformedBody if it is not UTF-8, or if it has too many parameters or URLs with user names.
+    Raises MalformedBody if a parameter is not UTF-8, if there are more than MAX_FORM_FIELDS parameters, or if the URLs in them
+    contain too many user names.
     """
     try:
         pairs = parse_qsl(encoded, errors="strict", max_num_fields=MAX_FORM_FIELDS, keep_blank_values=True)
@@ -35,7 +36,11 @@ def parse_form_parameters(encoded: str) -> ParameterValues:
 
 
 async def read_form_body(request: Request) -> ParameterValues:
-    """Returns the parameters of the form in the request body. Raises UnsupportedMediaType or MalformedBody."""
+    """Returns the parameters of the form in the request body.
+
+    Raises UnsupportedMediaType if the body is not empty and its media type is not that of a form. Raises MalformedBody if the
+    body is not ASCII, and for the reasons of `parse_form_parameters`.
+    """
     body = await request.body()
     media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if body and media_type != _MEDIA_TYPE:

@@ -1,4 +1,4 @@
-"""Reads and validates the Idempotency-Key header. The OpenAPI document states the same rule for its value."""
+"""Reads and validates the Idempotency-Key header, and declares the header for the OpenAPI document."""
 
 from typing import Annotated, Any
 
@@ -15,14 +15,14 @@ _KEY_ADAPTER = TypeAdapter[str](Annotated[str, StringConstraints(**_KEY_RULES)])
 
 
 def idempotency_key_header(description: str, *, examples: list[str] | None = None) -> Any:
-    """Returns FastAPI's declaration of the header, for the OpenAPI document of a route."""
+    """Returns FastAPI's declaration of the header for a route. The OpenAPI document shows its description and its rules."""
     return Header(alias=IDEMPOTENCY_KEY_HEADER, description=description, examples=examples, **_KEY_RULES)
 
 
 async def read_idempotency_key(request: Request) -> str | None:
     """Returns the header's value, or None without the header.
 
-    Raises InvalidRequest if the header is repeated or its value breaks the rule.
+    Raises InvalidRequest if the header is repeated, or if its value is not 1 to 255 printable ASCII characters.
     """
     values = request.headers.getlist(IDEMPOTENCY_KEY_HEADER)
     if not values:
@@ -33,7 +33,7 @@ async def read_idempotency_key(request: Request) -> str | None:
 
 
 async def refuse_idempotency_key(request: Request) -> None:
-    """Raises InvalidRequest for an Idempotency-Key header. Routes that would ignore the header depend on this function."""
+    """Raises InvalidRequest if the request has an Idempotency-Key. Routes that would ignore the header depend on this."""
     if IDEMPOTENCY_KEY_HEADER in request.headers:
         text = "is not supported: a repetition of this request would be carried out again"
         raise InvalidRequest(field_errors=(FieldError(IDEMPOTENCY_KEY_HEADER, "not_supported", text),))

@@ -6,24 +6,25 @@ from typing import Any
 from app.errors import FieldError, InvalidRequest, MalformedBody
 
 
-def parse_json_object(text: bytes, what: str) -> dict[str, Any]:
-    """Parses the text and returns its object. `what` is the name of the text in error messages, such as "The body".
+def parse_json_object(text: bytes, text_name: str) -> dict[str, Any]:
+    """Parses the text and returns its JSON object. `text_name` is the text's name in error messages, such as "The body".
 
-    Raises MalformedBody, or InvalidRequest if the JSON is not an object.
+    Raises InvalidRequest if the text is JSON but not an object. Raises MalformedBody if it is not JSON, if it repeats a member
+    name, or if it is nested too deeply or has a number that is too long.
     """
     try:
         body = _decode_strictly(text)
     except json.JSONDecodeError as error:
         position = f"line {error.lineno}, column {error.colno}"
-        raise MalformedBody(f"{what} is not valid JSON: {error.msg[:1].lower()}{error.msg[1:]} at {position}.") from None
+        raise MalformedBody(f"{text_name} is not valid JSON: {error.msg[:1].lower()}{error.msg[1:]} at {position}.") from None
     except UnicodeDecodeError:
-        raise MalformedBody(f"{what} is not valid JSON: it is not UTF-8.") from None
+        raise MalformedBody(f"{text_name} is not valid JSON: it is not UTF-8.") from None
     except RecursionError:
-        raise MalformedBody(f"{what} is not acceptable JSON: it is nested too deeply.") from None
+        raise MalformedBody(f"{text_name} is not acceptable JSON: it is nested too deeply.") from None
     except _NotAcceptedError as error:
-        raise MalformedBody(f"{what} is not acceptable JSON: {error}.") from None
+        raise MalformedBody(f"{text_name} is not acceptable JSON: {error}.") from None
     except ValueError:
-        raise MalformedBody(f"{what} is not acceptable JSON: a number is too long.") from None
+        raise MalformedBody(f"{text_name} is not acceptable JSON: a number is too long.") from None
     if not isinstance(body, dict):
         raise InvalidRequest(field_errors=(FieldError("", "not_an_object", "must be a JSON object"),))
     return body

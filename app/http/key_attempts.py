@@ -58,7 +58,7 @@ class FailedAuthenticationLimiter:
             raise TooManyAttempts(after_s=ceil(wait_s))
 
     def record_wrong_key(self, address: str, key_hash: bytes) -> None:
-        """Counts a wrong key for the address. From now on, `key_hash` is not remembered as the hash of a valid key."""
+        """Counts a wrong key for the address. If this key was valid before, forgets its hash."""
         self._valid_keys.pop(key_hash, None)
         now = self._clock()
         forgotten_at = max(self._forgotten_at.get(address, now), now) + self._seconds_per_key
@@ -83,7 +83,7 @@ class FailedAuthenticationLimiter:
         """
         hop = client = _parse_address(scope["client"][0]) if scope.get("client") else None
         forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
-        # One at a time, because a client can invent thousands.
+        # The addresses are parsed one at a time, because a client can invent thousands.
         for _ in range(_MAX_FORWARDED_ADDRESSES):
             if not forwarded or not self._is_trusted_proxy(hop):
                 break

@@ -1,4 +1,7 @@
-"""Limits on what a client can use before it is authenticated. Bulk requests have a larger limit: app/queues/router.py."""
+"""Limits of connections, request heads and bodies. They apply to every client, also before it is authenticated.
+
+Only the bodies of bulk requests may be longer (app/queues/router.py).
+"""
 
 from dataclasses import dataclass
 from typing import Self
@@ -10,14 +13,14 @@ MAX_HEADER_LINES = 100
 MAX_BODY_BYTES = 64 * 1024
 MAX_FORM_FIELDS = 500
 MAX_OPERATIONS_CONNECTIONS = 100
-"""The limit of open connections at the operations port. Clients of the API do not count, so probes still get a connection."""
+"""The limit of open connections at the operations port. The API's port has its own limit, so probes get a connection."""
 NO_NUL_PATTERN = r"^[^\x00]+$"
 """A pattern for texts in requests: one or more characters, none of them NUL, which Postgres cannot store."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """The limits of one HTTP server that operators can configure: open connections, and seconds to read and to write.
+    """The configurable limits of one HTTP server: the number of open connections, and the seconds for reads and writes.
 
     `connections` does not apply to the operations port `ops_port`, which has MAX_OPERATIONS_CONNECTIONS.
     """

@@ -1,4 +1,4 @@
-"""Responses with one long array, sent in chunks, so they neither fill the memory nor block the event loop."""
+"""Builds responses with one long array. They are sent in chunks, so they neither fill the memory nor block the event loop."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Any

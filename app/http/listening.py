@@ -9,11 +9,13 @@ _MAX_PENDING_CONNECTIONS = 2048
 
 
 class CannotListen(CommandFailed):
-    """The address cannot be bound, usually because another process uses the port."""
+    """A socket cannot listen on the host and port, usually because another process uses the port."""
 
 
 def listen(host: str, port: int, *, option: str = "--port") -> list[socket.socket]:
-    """Returns a listening socket for every address of `host`. The one for `::` also accepts IPv4. Raises CannotListen.
+    """Returns a listening socket for every address of `host`. The socket for `::` also accepts IPv4.
+
+    Raises CannotListen if the host is unknown, or if one of the sockets cannot be opened.
 
     Each socket is created with its protocol number: asyncio sets TCP_NODELAY only on such sockets. Without TCP_NODELAY a
     response can take 40 ms longer.

@@ -51,7 +51,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 class RequestMiddleware:
-    """The outermost ASGI middleware. Renders every exception as an error response, and logs one line per request."""
+    """The outermost ASGI middleware. Renders every exception as an error response, and counts and logs each request."""
 
     def __init__(
         self,
@@ -69,7 +69,8 @@ class RequestMiddleware:
     ) -> None:
         """Wraps the ASGI application `app`.
 
-        `require_capacity` raises a CallgateError if a request that creates a call must be refused before its body is read.
+        `require_capacity` raises a CallgateError if a request that creates a call must be refused because too many are in
+        progress, or because the process is shutting down.
         `fast_path_endpoint` returns the endpoint of a request that skips the routing of Starlette and FastAPI; None for all
         other requests. Requests below `untrusted_path` come from the internet, so their `traceparent` header is ignored.
 
@@ -112,7 +113,7 @@ class RequestMiddleware:
                 await exchange.send_error(error)
         except asyncio.CancelledError:
             # CALLGATE_DRAIN_TIMEOUT is over. uvicorn would send a 500, which would say that no call was started. A call whose
-            # intent may be committed may be started.
+            # intent (its first record) may be committed may have been started.
             call_id = exchange.state.get("placed") or exchange.state.get("intent")
             await exchange.send_fallback_error(ShuttingDown(after_s=1), possibly_started_call_id=call_id)
             raise
@@ -225,7 +226,7 @@ class _HttpExchange:
 
 
 async def _receive_disconnect() -> Message:
-    """Says that the client has disconnected. It is the ASGI `receive` for error responses, which do not read the request."""
+    """Returns the message that the client has disconnected. The ASGI `receive` for error responses, which read no request."""
     return {"type": "http.disconnect"}
 
 

@@ -1,4 +1,7 @@
-"""The operations port: a separate port for probes, metrics, documentation, the admin API and the console."""
+"""Decides which paths the operations port serves, and which paths the API's port serves.
+
+The operations port is a separate port for probes, metrics, documentation, the admin API and the console.
+"""
 
 from dataclasses import dataclass
 
@@ -16,12 +19,15 @@ _OPERATIONS_PREFIXES = ("/docs/", "/static-offline-docs/")
 
 @dataclass(frozen=True, slots=True)
 class OperationsPort:
-    """Decides which paths a port serves. If `port` is None, the process has no operations port, and serves all paths."""
+    """Decides which paths each port of the process serves. `port` is the number of the operations port.
+
+    If `port` is None, the process has no operations port, and its only port serves all paths.
+    """
 
     port: int | None
 
     def is_port_of(self, server: tuple[str, int | None] | None) -> bool:
-        """Returns whether a connection's local address and port, `server`, are at the operations port."""
+        """Returns whether a connection is at the operations port. `server` is the connection's local address and port."""
         return self.port is not None and server is not None and server[1] == self.port
 
     def serves_path(self, scope: Scope) -> bool:

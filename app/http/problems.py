@@ -112,7 +112,7 @@ class Problem(BaseModel):
 
 
 class UnknownOutcomeResponse(BaseModel):
-    """The body of a 202 without the record. The creation was cut off, or failed unexpectedly, and may have started a call."""
+    """The body of a 202 with the record's id, but without the record. The creation broke off, and may have started a call."""
 
     id: UUID = Field(description="The id of the call's record, in which the outcome will be.")
     execution: Literal["unknown"]

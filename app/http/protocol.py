@@ -1,10 +1,10 @@
 """uvicorn's HTTP/1.1 protocol, with limits on the request head, on time and on connections.
 
-uvicorn 0.54 limits neither the size of a request head nor the time in which a request must arrive. It adds the fields of a
-chunked trailer to the headers, and httptools drops the body of a request that offers an upgrade (httptools#124, uvicorn#2722).
+uvicorn 0.54 limits neither the size of a request head nor the time in which a request must arrive. Two faults are corrected:
+uvicorn adds trailer fields to the headers, and httptools drops the body of an upgrade request (httptools#124, uvicorn#2722).
 
-If a client sends a bad request while its earlier request is in progress, it gets no error response, because it would take the
-error for the response to the earlier request.
+If a client sends a bad request while its earlier request is in progress, the bad request gets no error response, because the
+client would take the error for the response to the earlier request.
 """
 
 import asyncio
@@ -78,8 +78,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def _free_a_connection(self, limit: int) -> None:
         """Makes room for this new connection if its port has more connections than `limit`.
 
-        Closes the connection that has waited longest for its client, one with a half-sent request before an idle one. If all
-        clients wait for a response, refuses the new connection; beyond twice the limit, closes it without an error response.
+        Closes the connection that has waited longest for its client. Idle connections are closed only if no connection waits
+        for its first request or for the rest of a request. If all clients wait for a response, refuses the new connection;
+        beyond twice the limit, closes it without an error response.
         """
         others = [each for each in self.connections if isinstance(each, BoundedProtocol) and each is not self]
         others = [each for each in others if each._is_for_operations == self._is_for_operations]
@@ -111,7 +112,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._set_read_deadline()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn always closes the connection
-        """Returns whether the connection stays open, until complete requests are answered, for a client that sends no more."""
+        """Handles a client that sends no more. Returns whether the connection stays open, to answer its complete requests."""
         if self._is_responding and self._incomplete_request is None:
             self.cycle.keep_alive = False  # closes the connection after the last response
             self._read_deadline.cancel()
@@ -120,9 +121,9 @@ class BoundedProtocol(HttpToolsProtocol):
         return False
 
     def _parse(self, data: bytes) -> None:
-        """Passes the data to the HTTP parser. Raises HeadTooLarge if the request head is too long.
+        """Passes the data to the HTTP parser. Raises HeadTooLarge if the request head, or an unfinished line, is too long.
 
-        If a request asks for a protocol upgrade, the parser gets its head a second time, without the upgrade headers.
+        If a request asks for a protocol upgrade, a new parser gets the request's head again, without the upgrade headers.
         """
         rest = memoryview(data)
         while rest:
@@ -209,7 +210,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def _incomplete_request(self) -> RequestResponseCycle | None:
-        """The request whose body is being read, if no earlier request is in progress."""
+        """The request whose body is being read; None if there is none, or if an earlier request is in progress."""
         return self.cycle if self._reading == "body" and not self.pipeline else None
 
     def on_response_complete(self) -> None:
@@ -272,7 +273,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(RequestTimeout())
 
     def _refuse(self, error: CallgateError) -> None:
-        """Sends an error response to the request that is being read, then closes the connection."""
+        """Sends an error response, or none if an earlier request is in progress. Then closes the connection."""
         self._is_refused = True
         self._waiting_since = None
         self._read_deadline.cancel()

@@ -1,4 +1,4 @@
-"""Renders error responses that the protocol sends without the application."""
+"""Renders the error responses that app/http/protocol.py sends itself, without the application."""
 
 from collections.abc import Iterable
 from uuid import uuid4

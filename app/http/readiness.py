@@ -54,7 +54,7 @@ class Readiness:
         self._running_check: asyncio.Task[Health] | None = None
 
     async def check(self) -> Health:
-        """Returns the current health, or the reason `timeout` if the check takes longer than READY_TIMEOUT_S.
+        """Returns the current health. If the check takes longer than READY_TIMEOUT_S, the health has the reason `timeout`.
 
         Requests at the same time share one check and its database connection. A check that takes longer is not cancelled, so
         that it reaches the second host of the database URL if the first one does not answer. The next requests join it.
@@ -69,7 +69,10 @@ class Readiness:
         return health
 
     async def _check_database(self) -> Health:
-        """Returns the health. The timeouts of connections and statements limit how long this takes."""
+        """Checks the database, its schema and the encryption keys, and returns the health.
+
+        The timeouts of connections and statements limit how long this takes.
+        """
         try:
             revision = await applied_revision(self._database)
             usable = is_usable_revision(revision)

@@ -1,4 +1,7 @@
-"""Reads the whole body before a request is processed, so that a slow client occupies no database connection meanwhile."""
+"""Reads request bodies, with limits of size and time.
+
+Most bodies are read as a whole before the request is processed, so that a slow client occupies no database connection.
+"""
 
 import asyncio
 
@@ -10,7 +13,11 @@ from app.http.limits import MAX_BODY_BYTES
 
 
 async def read_body(receive: Receive, *, timeout_s: float) -> bytes:
-    """Returns the whole body. Raises BodyTooLarge, RequestTimeout or ClientDisconnect."""
+    """Returns the whole body.
+
+    Raises BodyTooLarge if it is longer than MAX_BODY_BYTES, RequestTimeout if it is incomplete after `timeout_s` seconds, and
+    ClientDisconnect if the client disconnects.
+    """
     try:
         async with asyncio.timeout(timeout_s):
             message = await _next_message(receive)
@@ -68,7 +75,10 @@ def body_too_large(limit: int) -> BodyTooLarge:
 
 
 def replay_body(body: bytes, receive: Receive) -> Receive:
-    """Returns an ASGI `receive` for a request whose body was already read. It returns `body`, and then later messages."""
+    """Returns an ASGI `receive` for a request whose body was already read.
+
+    Its first call returns `body`. Later calls return the later messages of the given `receive`.
+    """
     replayed = False
 
     async def receive_again() -> Message:

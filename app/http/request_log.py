@@ -14,7 +14,7 @@ from app.observability.tracing import annotate_span, has_recording_span, mark_sp
 
 UNLOGGED_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
 """Paths whose requests are neither logged nor traced, because Kubernetes and Prometheus request them every few seconds."""
-# The members of the log line that spans also get. Phone numbers and SIP addresses are left out, even as tokens.
+# The fields of the log line that are also added to spans. Phone numbers and SIP users are left out, even as pseudonyms.
 _SPAN_FIELDS = frozenset({"request_id", "tenant_id", "call_id", "call_sid", "execution"})
 _STANDARD_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -49,7 +49,7 @@ def count_and_log_request(
 
 
 def count_error(metrics: Metrics, scope: Scope, error: CallgateError) -> None:
-    """Counts an error that is the answer to a request, or to a line of its body.
+    """Counts an error that is the response to a request, or the result of one line of a bulk request.
 
     Counts `database-unavailable` also by route, once per request, because an alert divides this number by the number of
     requests.
@@ -66,6 +66,6 @@ def method_label(scope: Scope) -> str:
 
 
 def _route_label(scope: Scope) -> str:
-    """Returns the route's template. The path and the query may hold phone numbers."""
+    """Returns the path template of the route, or "unmatched". The real path and query may contain phone numbers."""
     route: str | None = getattr(scope.get("route"), "path", None)
     return route or "unmatched"

@@ -1,4 +1,4 @@
-"""Configures uvicorn for every server of the project."""
+"""The uvicorn server, and its configuration, for every HTTP server of the project."""
 
 import asyncio
 import contextlib

@@ -17,15 +17,16 @@ _NOT_A_WORKLOAD_DETAIL = "The service account of the token is not a workload of 
 
 
 def looks_like_token(text: str) -> bool:
-    """Returns whether a credential contains a dot, as every JSON Web Token does and no API key."""
+    """Returns whether the text contains a dot. Every JSON Web Token contains one, and no API key does."""
     return "." in text
 
 
 async def authenticate_workload(request: Request, token: str) -> Caller | OperatorCaller:
-    """Returns the client, a tenant's or an operator's, for which the token's service account acts.
+    """Returns the client that is registered for the service account in the token: a tenant's or an operator's workload.
 
-    Raises Unauthorized if the token is refused; the error says which check failed. Raises TooManyAttempts if the client's
-    address has sent too many wrong keys, and WorkloadKeysUnavailable if the token cannot be checked at the moment.
+    Raises Unauthorized if the token is not valid, or if no workload is registered; the error says which check failed. Raises
+    TooManyAttempts if the client's address has sent too many wrong keys, and WorkloadKeysUnavailable if the token cannot be
+    checked at the moment.
     """
     account = await _service_account(request, token)
     directory: TenantDirectory = request.state.directory
@@ -47,9 +48,9 @@ async def _service_account(request: Request, token: str) -> ServiceAccount:
 
 
 async def _validate_uncached_token(request: Request, tokens: WorkloadTokenValidator, token: str) -> ServiceAccount:
-    """Validates a token that is not in the cache, and returns its service account.
+    """Validates a token that is not in the cache of valid tokens, and returns its service account.
 
-    A refused token counts as a wrong key from the client's address.
+    Counts a refused token as a wrong key from the client's address.
     """
     attempts: FailedAuthenticationLimiter = request.state.key_attempts
     address, digest = attempts.client_address_of(request.scope), api_key_digest(token)

@@ -31,13 +31,13 @@ def unreachable_error() -> UpstreamUnreachable:
 
 
 def page_too_long_error(page_size_name: str) -> InvalidRequest:
-    """Returns the error for a list of which Twilio's page is too long. `page_size_name` is the parameter to change."""
+    """Returns the error for a list page that is too long. `page_size_name` is the parameter that the client must reduce."""
     detail = f"must be smaller: Twilio's page is longer than {MAX_JSON_BYTES // 2**20} MiB"
     return InvalidRequest(field_errors=(FieldError(f"?{page_size_name}", "page_too_long", detail),))
 
 
 def action_outcome_unknown_error(call: Call, *, repeatable: bool) -> ActionUnknown:
-    """Returns the error for a change that Twilio may have made. If `repeatable`, the error says that repeating is safe."""
+    """Returns the error for a change that Twilio may have made. If `repeatable`, it says that a repetition is safe."""
     detail = "Repeat it under the same Idempotency-Key: Twilio does it once." if repeatable else None
     error = ActionUnknown(detail, call_id=call.id)
     error.is_safe_to_repeat = repeatable
@@ -56,7 +56,7 @@ def event_data_of_error(error: TwilioError) -> dict[str, Any]:
 
 
 def event_data_of_answer(response: TwilioChangeResponse) -> dict[str, Any]:
-    """Returns the data of the event that records a change: the SID of the changed item, or an empty dict."""
+    """Returns the data of the event that records a change: the SID in Twilio's answer, or an empty dict if it has none."""
     sid = (response.document or {}).get("sid")
     return {"sid": sid} if isinstance(sid, str) and SID_PATTERN.fullmatch(sid) else {}
 

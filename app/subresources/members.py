@@ -1,4 +1,4 @@
-"""Defines which query or JSON members requests under /v1 may have, and translates them to Twilio's parameters.
+"""Defines the query parameters and JSON members of requests for subresources under /v1, and translates them to Twilio's.
 
 The names and types of the members are derived from the operations in app.twilio.subresources.
 """
@@ -20,7 +20,7 @@ from app.twilio.subresources import IDEMPOTENCY_KEY_NAME, OperationParameter, Su
 
 
 def _check_json_object(value: dict[str, Any]) -> dict[str, Any]:
-    """Returns the value. Raises PydanticCustomError if URLs in it have many user names, or if it is nested too deeply.
+    """Returns the value. Raises PydanticCustomError if it is nested too deeply, or if its URLs have too many user names.
 
     A value is nested too deeply if it cannot be serialized to JSON.
     """
@@ -77,7 +77,7 @@ def members_schema_of(operation: SubresourceOperation) -> dict[str, Any]:
 
 
 def convert_to_twilio_parameters(operation: SubresourceOperation, values: Mapping[str, Any]) -> QueryPairs:
-    """Validates a request's members and returns them as Twilio's parameters. Raises InvalidRequest with all field errors."""
+    """Validates the members of a request, and returns Twilio's parameters. Raises InvalidRequest with an error per fault."""
     try:
         members = members_model_of(operation).model_validate(values)
     except ValidationError as error:

@@ -145,7 +145,7 @@ def _body_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     parts: dict[str, Any] = {}
 
     def with_component_references(property_name: str, property_schema: dict[str, Any]) -> dict[str, Any]:
-        """Returns the schema of a member in which references to components replace enums and objects."""
+        """Returns the schema of a property, with references to components instead of enums and objects."""
         if property_schema.get("type") == "array":
             return property_schema | {"items": with_component_references(property_name, property_schema["items"])}
         if "enum" not in property_schema and property_schema.get("type") != "object":

@@ -1,4 +1,4 @@
-"""Defines the requests that SubresourceService sends to Twilio."""
+"""Types of the requests that SubresourceService sends to Twilio."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,9 +26,9 @@ class SubresourceRequest:
     def fields_with_idempotency_key(self, call: Call) -> tuple[QueryPairs, bool]:
         """Returns the fields to send to Twilio, and whether the client can safely repeat the request.
 
-        A repetition is safe if Twilio then gets the same IdempotencyKey. The key is the one in the request's fields, or else
-        derived from the header `Idempotency-Key` and the other fields, or else random. If the operation takes no
-        IdempotencyKey, the fields are unchanged.
+        A repetition is safe if Twilio gets the same IdempotencyKey again. If the fields have no such key, it is derived from
+        the header `Idempotency-Key` (`idempotency_key`) and the request. Without this header, the key is random. If the
+        operation takes no IdempotencyKey, the fields are unchanged.
         """
         if not self.operation.takes_idempotency_key:
             return self.fields, False
@@ -37,7 +37,7 @@ class SubresourceRequest:
         others = [(name, value) for name, value in self.fields if name != IDEMPOTENCY_KEY_NAME]
         if self.idempotency_key is None:
             return [*others, (IDEMPOTENCY_KEY_NAME, str(uuid4()))], False
-        # Twilio answers another request under the same key with the result of the first one, and does not carry it out.
+        # Twilio does not carry out a second, different request with the same key: it answers with the first one's result.
         digest = sha256(urlencode(sorted(others)).encode()).hexdigest()
         name = "/".join((self.operation.subresource.segment, self.sid or "", self.idempotency_key, digest))
         return [*others, (IDEMPOTENCY_KEY_NAME, str(uuid5(call.id, name)))], True
@@ -45,7 +45,7 @@ class SubresourceRequest:
 
 @dataclass(frozen=True, slots=True)
 class MediaRequest:
-    """A request for the audio of a recording. `suffix` is `.mp3` or `.wav`; `headers` is the client's `Range`, if any."""
+    """A request for the audio of a recording. `suffix` is `.mp3` or `.wav`; `headers` has the client's `Range`, if any."""
 
     recording_sid: str
     suffix: str

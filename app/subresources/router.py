@@ -48,7 +48,7 @@ async def subresource_service(request: Request) -> SubresourceService:
 
 
 async def response_exit_stack() -> AsyncIterator[AsyncExitStack]:
-    """Yields a stack that closes after the last byte of a streamed answer was sent, or after the client has disconnected."""
+    """Yields a stack that closes after the last byte of the response was sent, or after the client has disconnected."""
     async with AsyncExitStack() as stack:
         yield stack
 

@@ -1,6 +1,7 @@
-"""Reads and changes the subresources of a call at Twilio. Independent of HTTP.
+"""Reads and changes the subresources of a call at Twilio. Independent of Callgate's routes.
 
-docs/adr/0017 says which requests are repeated (only those with a refused credential), and how an unknown outcome is reported.
+Repeats a request only with the next credential, after Twilio has refused one. docs/adr/0017 says how an unknown outcome is
+reported.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -89,7 +90,10 @@ class SubresourceService:
     def stream_subresource(
         self, call: Call, request: SubresourceRequest, *, as_whole_list: bool = False
     ) -> AbstractAsyncContextManager[StreamedResponse]:
-        """Returns a context manager that yields Twilio's answer, whose body can be streamed."""
+        """Returns a context manager that yields Twilio's answer, whose body can be streamed.
+
+        If `as_whole_list` is true, the request also counts towards `list_limit`.
+        """
         return self._send_read_request(
             call.tenant_id,
             call.account_id,
@@ -108,8 +112,8 @@ class SubresourceService:
     async def change_subresource(self, caller: Caller, call: Call, request: SubresourceRequest) -> TwilioChangeResponse:
         """Creates, updates or deletes an item, such as a recording.
 
-        Writes an event of the call before the request is sent, and another with the result. Raises ActionUnknown when Twilio
-        may have made the change. Callgate never repeats such a request.
+        Writes an event of the call before the request is sent, and another with the result. Raises ActionUnknown if Twilio may
+        have made the change, and does not repeat the request.
         """
         if caller.suspended and request.operation.action == "create":
             raise TenantSuspended
@@ -136,11 +140,10 @@ class SubresourceService:
 
     @asynccontextmanager
     async def stream_recording_media(self, call: Call, media: MediaRequest) -> AsyncIterator[StreamedResponse]:
-        """Yields Twilio's answer with the audio of a recording, whose body can be streamed.
+        """Yields Twilio's answer, whose body can be streamed: the audio of a recording of this call.
 
         Raises SubresourceNotFound if the call has no such recording.
         """
-        # Raises SubresourceNotFound unless the recording belongs to this call.
         await self.read_subresource(call, SubresourceRequest(_FETCH_RECORDING, media.recording_sid, ()))
         async with self._stream_media(call, media) as response:
             yield response
@@ -149,9 +152,9 @@ class SubresourceService:
     async def stream_recording_media_of_account(
         self, caller: Caller, account_id: UUID, account_sid: str, media: MediaRequest
     ) -> AsyncIterator[StreamedResponse]:
-        """Yields the audio of a recording like `stream_recording_media`, also if Twilio has deleted the call.
+        """Yields the audio of a recording like `stream_recording_media`, also if the call was deleted at Twilio.
 
-        Raises SubresourceNotFound if the recorded call is not the tenant's.
+        Raises SubresourceNotFound if there is no such recording, or if the recorded call is not the tenant's.
         """
         call, _ = await self.find_recording(caller, account_id, account_sid, media.recording_sid)
         async with self._stream_media(call, media) as response:
@@ -160,7 +163,10 @@ class SubresourceService:
     async def find_recording(
         self, caller: Caller, account_id: UUID, account_sid: str, recording_sid: str, query: QueryPairs = ()
     ) -> tuple[Call, dict[str, Any]]:
-        """Returns the call that was recorded, and the recording. Raises SubresourceNotFound if the call is not the tenant's."""
+        """Returns the recorded call and the recording.
+
+        Raises SubresourceNotFound if there is no such recording, or if the recorded call is not the tenant's.
+        """
         answer = self._send_read_request(
             caller.tenant_id,
             account_id,
@@ -200,7 +206,7 @@ class SubresourceService:
         return page | {"calls": own}
 
     def _stream_media(self, call: Call, media: MediaRequest) -> AbstractAsyncContextManager[StreamedResponse]:
-        """Returns a context manager that yields the audio of a recording, which must be known to be one of this call."""
+        """Returns a context manager that yields a recording's audio. Does not check that the recording is of this call."""
         return self._send_read_request(
             call.tenant_id,
             call.account_id,
@@ -250,9 +256,9 @@ class SubresourceService:
             )
 
     async def _record_result(self, call: Call, request: SubresourceRequest, data: dict[str, Any]) -> None:
-        """Writes the event with the result of a change. If the database is unavailable, logs an error and does not raise it.
+        """Writes the event with the result of a change. If the database is unavailable, only logs an error.
 
-        If it raised this error, the client would get a 5xx response, which promises that nothing was changed.
+        If DatabaseUnavailable were raised, the client would get a 5xx response, which promises that nothing was changed.
         """
         try:
             await self._record_event(call, request, data)

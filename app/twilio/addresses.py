@@ -1,8 +1,9 @@
 """Compares addresses that Callgate sent with addresses that Twilio returns.
 
 Twilio does not document how it writes a SIP address in its list of calls: it may change letters to lower case, decode escapes,
-and omit port, parameters and headers. This module reduces an address to a key without these differences. If two keys differ,
-the addresses differ. Equal keys prove nothing.
+and omit port, parameters and headers. This module reduces an address to a key without these differences. If the key of a
+returned address is none of the keys of the sent address (`address_keys`), the addresses differ. Equal keys do not prove that
+the addresses are equal.
 """
 
 import re
@@ -31,7 +32,7 @@ _NANP_NUMBER_LENGTH = 11
 
 
 def address_key(address: str) -> str:
-    """Returns the comparable part of a call's `to`: a SIP address's user and host, a number's digits, or a client's name."""
+    """Returns the key of a call's `to`: a SIP address's user and host, a number's digits, or a client's name."""
     text = _strip_name_and_escapes(address)
     scheme, rest = _split_scheme(text)
     if scheme in ("sip", "sips"):
@@ -46,7 +47,7 @@ def address_key(address: str) -> str:
 
 
 def address_keys(sent: str) -> Collection[str]:
-    """Returns the keys that Twilio's spellings of a call's `to` can have. `address_key(sent)` is one of them.
+    """Returns the keys that the `to` of a call can have when Twilio returns it. `address_key(sent)` is one of them.
 
     There is a second key if the address has no user, but an escaped `@` in its parameters. Twilio may decode this `@`, and the
     text before it then looks like a user.
@@ -56,7 +57,7 @@ def address_keys(sent: str) -> Collection[str]:
 
 
 def caller_key(caller: str) -> str:
-    """Returns the comparable part of a call's `from`: a SIP address's user, or a number's digits.
+    """Returns the key of a call's `from`: a SIP address's user, or a phone number's digits.
 
     Ignores the host, because Twilio may omit or replace it.
     """

@@ -1,4 +1,4 @@
-"""The URIs that Twilio gives to a call: https://www.twilio.com/docs/voice/api/call-resource#call-properties."""
+"""Builds Twilio's URIs of a call and its subresources: https://www.twilio.com/docs/voice/api/call-resource#call-properties."""
 
 from app.setting_values import TWILIO_API_VERSION
 from app.twilio.subresources import SUBRESOURCES

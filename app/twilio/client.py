@@ -32,7 +32,7 @@ _parse_url = lru_cache(maxsize=1024)(httpx.URL)  # parsing takes as long as the 
 
 
 async def try_credentials(credentials: Sequence[Credential], send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
-    """Calls `send_request` with one credential after the other until Twilio accepts one, and returns the answer.
+    """Calls `send_request` with one credential after the other until Twilio accepts one, and returns the result.
 
     Raises TwilioCredentialRejected if Twilio refuses all of them, and TwilioNotSent if there are none. Raises any other
     TwilioError at once, without trying the remaining credentials.
@@ -107,7 +107,7 @@ def make_http_client(
     user_agent: str,
     keepalive: float = 2.0,
 ) -> HttpClient:
-    """Makes a client without redirects and retries. Timeouts and `keepalive` are in seconds."""
+    """Makes a client that neither follows redirects nor repeats requests. Timeouts and `keepalive` are in seconds."""
     return HttpClient(
         DirectTransport(max_connections=max_connections, keepalive_s=keepalive),
         timeout=httpx.Timeout(connect=connect_timeout, read=read_timeout, write=read_timeout, pool=pool_timeout),
@@ -118,7 +118,7 @@ def make_http_client(
 class TwilioClient:
     """Sends requests about calls to Twilio's 2010 API. Methods raise TwilioError for every failure of the network or of Twilio.
 
-    `deadline_s` limits the time for each request and its answer, in seconds.
+    The parameter `deadline_s` of a method limits the time for each request and its answer, in seconds.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class TwilioClient:
         """Creates a call: https://www.twilio.com/docs/voice/api/call-resource#create-a-call-resource.
 
         Sends at most one POST, and no POST after `app.clock.monotonic_seconds()` has reached `send_before`. TwilioNotSent and
-        TwilioNotProcessed prove that no call was created; TwilioOutcomeUnknown proves nothing.
+        TwilioNotProcessed prove that no call was created. After TwilioOutcomeUnknown, a call may have been created.
         """
         gate = SendGate(deadline=math.inf if send_before is None else send_before)
         addresses = [form.parameters[name] for name in ("to", "from") if name in form.parameters]
@@ -156,7 +156,10 @@ class TwilioClient:
         await self._send("GET", credential, "Calls.json?PageSize=1", None, deadline_s)
 
     async def fetch_call(self, credential: Credential, sid: str, *, deadline_s: float) -> CallResource:
-        """Fetches a call, possibly out of date: https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource."""
+        """Fetches a call. Twilio's answer may be out of date.
+
+        https://www.twilio.com/docs/voice/api/call-resource#fetch-a-call-resource
+        """
         parse = partial(_parse_resource_of_call, sid)
         resource: CallResource = await self._send("GET", credential, f"Calls/{sid}.json", None, deadline_s, parse)
         return resource
@@ -186,7 +189,10 @@ class TwilioClient:
         return resource
 
     async def delete_call(self, credential: Credential, sid: str, *, deadline_s: float) -> None:
-        """Deletes a call; safe to repeat: https://www.twilio.com/docs/voice/api/call-resource#delete-a-call-resource."""
+        """Deletes a call. The request can safely be repeated.
+
+        https://www.twilio.com/docs/voice/api/call-resource#delete-a-call-resource
+        """
         await self._send("DELETE", credential, f"Calls/{sid}.json", None, deadline_s)
 
     async def list_calls(
@@ -200,8 +206,8 @@ class TwilioClient:
         """Lists calls: https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources.
 
         Twilio applies `filters` (`To`, `Status`, `StartTime>`). This method then keeps only the calls for which `keep` returns
-        true. The newest calls may be missing. Raises TwilioListTooLong if the list has more pages than `MAX_PAGES` in
-        app.twilio.call_list.
+        true. The newest calls may be missing in Twilio's list. Raises TwilioListTooLong if the list has more pages than
+        `MAX_PAGES` in app.twilio.call_list.
         """
 
         return await read_call_list(self.pages_of_calls(credential, filters, deadline_s=deadline_s), keep=keep)
@@ -209,7 +215,7 @@ class TwilioClient:
     def pages_of_calls(
         self, credential: Credential, filters: Mapping[str, str], *, deadline_s: float
     ) -> AsyncIterator[list[Mapping[str, Any]]]:
-        """Yields Twilio's list of calls page by page. Requests a page when the iterator reaches it. Raises TwilioError."""
+        """Yields Twilio's list of calls page by page. Requests each page only when the iterator reaches it."""
 
         async def get(path: str) -> Any:
             return await self._send("GET", credential, path, None, deadline_s, parse_call_page, answer_limit=MAX_PAGE_BYTES)
@@ -230,7 +236,7 @@ class TwilioClient:
         gate: SendGate | None = None,
         addresses: Sequence[str] = (),
     ) -> Any:
-        """Returns what `parse` makes of the JSON of a 2xx answer. `parse` may raise TwilioOutcomeUnknown."""
+        """Sends one request. Returns what `parse` makes of the JSON of a 2xx answer. `parse` may raise TwilioOutcomeUnknown."""
         url: httpx.URL | str = f"{credential.base_url or self._base_url}{account_uri(credential.account_sid)}/{path}"
         form = parameters if isinstance(parameters, Form) else _as_form(parameters or {})
         content = None if parameters is None else form.content
@@ -265,7 +271,10 @@ def _as_form(parameters: Mapping[str, Any]) -> Form:
 
 
 def _parse_answer(response: httpx.Response, body: bytes, secrets: Secrets, addresses: Sequence[str]) -> Any:
-    """Returns the JSON of a 2xx answer without secrets. Raises TwilioError for another or unreadable answer (docs/adr/0003)."""
+    """Returns the JSON of a 2xx answer, with secrets removed. Returns None for a 204.
+
+    Raises TwilioError for an answer with another status, and for an answer that is not JSON (docs/adr/0003).
+    """
     status = response.status_code
     document = parse_storable_json(body)
     if not 200 <= status < 300:

@@ -23,8 +23,8 @@ _DATE_RESOLUTION_S = 1.0
 class TwilioClock:
     """Remembers the offset of each Twilio server's clock: how far it was ahead of this machine's clock at the last measurement.
 
-    Servers are identified by base URL. None is the default server. A measurement counts for 15 minutes: it says nothing about
-    clocks that have been set since, and a server may not be used any more.
+    Servers are identified by base URL. None is the default server. A measurement counts for 15 minutes, because a clock
+    may be set later, and a server may no longer be used.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -54,7 +54,7 @@ class TwilioClock:
 
     @property
     def largest_offset(self) -> timedelta | None:
-        """Returns the offset of the server whose clock differs most, in either direction; None if none is known."""
+        """Returns the offset of the server whose clock differs most, in either direction; None if no offset is known."""
         offsets = (self.offset(base_url) for base_url in self._measured)
         return max((offset for offset in offsets if offset is not None), key=abs, default=None)
 

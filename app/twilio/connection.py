@@ -25,7 +25,7 @@ _FIRST_FINAL_STATUS = 200
 class HttpConnection(asyncio.Protocol):
     """A connection for one request at a time. Raises httpx's errors.
 
-    `send` writes a request and returns when the head of its response has arrived. `body` then yields the response's body.
+    `send` writes a request and returns when the head of its response has arrived. `stream_body` then yields the body.
     """
 
     transport: asyncio.Transport
@@ -49,7 +49,8 @@ class HttpConnection(asyncio.Protocol):
     async def send(self, request: bytes, *, gate: SendGate | None, read_timeout_s: float | None) -> int:
         """Writes the request, and waits for the head of the response. Sets `headers` to its fields, and returns its status.
 
-        Raises ConnectError or TooLate if nothing was written.
+        Raises ConnectError if the connection is unusable, and TooLate if the deadline of `gate` has passed. Nothing was
+        written in either case. Raises another httpx.TransportError if the response fails.
         """
         if self.is_unusable():
             raise httpx.ConnectError("the server closed the connection or sent data before the request")
@@ -103,7 +104,7 @@ class HttpConnection(asyncio.Protocol):
         return self.is_complete and not self._is_dirty and self._error is None
 
     async def _wait(self) -> None:
-        """Waits until more of the response arrives. Raises the error that ended the connection."""
+        """Waits until more of the response arrives. Raises an httpx.TransportError if the connection fails or times out."""
         if self._error is not None:
             raise self._error
         self._waiter = self._loop.create_future()

@@ -20,7 +20,7 @@ from app.twilio.transport import AiohttpTransport, acquire_connection_slot
 
 _MAX_BODY_BYTES = 32 * 1024
 _NEXT_ADDRESS_DELAY_S = 0.25
-"""If an address has not answered after this time, the host's next address is tried at the same time (RFC 8305)."""
+"""If an address has not answered after this time, the host's next address is tried as well (RFC 8305)."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _Origin = tuple[str, str, int]
 
@@ -111,7 +111,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         return connection
 
     def _release_connection(self, origin: _Origin, connection: HttpConnection | None) -> None:
-        """Releases what `acquire_connection_slot` acquired. Keeps a connection that can be reused, and closes any other."""
+        """Releases the slot of a request. Keeps the connection if it can be reused, and closes it otherwise."""
         self._slots.release()
         if connection is None:
             return

@@ -24,7 +24,7 @@ _ERRORS_BEFORE_SENDING = (
 
 
 class ErrorTranslation:
-    """Context manager that turns exceptions of the transport into TwilioNotSent or TwilioOutcomeUnknown.
+    """A context manager that turns exceptions of the transport into TwilioNotSent, TwilioTimeout or TwilioOutcomeUnknown.
 
     Raises TwilioNotSent only if the exception's class or the SendGate proves that nothing was sent.
     """

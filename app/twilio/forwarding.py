@@ -1,6 +1,6 @@
 """Forwards requests for subresources of calls and for media of recordings to Twilio (docs/adr/0017).
 
-The module `client` parses Twilio's answers. This module streams them to Callgate's client, up to a size limit.
+Unlike app/twilio/client.py, which parses Twilio's answers, this module streams answers to reads, up to a size limit.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ QueryPairs = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class StreamedResponse:
-    """An answer whose body is not read yet. Reading `chunks` raises TwilioOutcomeUnknown if the body is cut off or too long."""
+    """Twilio's answer. `chunks` is its body: reading it raises TwilioOutcomeUnknown if the body breaks off or is too long."""
 
     status: int
     headers: Mapping[str, str]
@@ -186,7 +186,7 @@ class Forwarding:
         headers: Mapping[str, str],
         read: Callable[[httpx.Response], Awaitable[Any]] | None = None,
     ) -> Any:
-        """Returns what `read` makes of a 2xx response. Without `read`, returns the response, whose body is not read yet.
+        """Sends one request. Returns what `read` makes of a 2xx response or, without `read`, the response with its body unread.
 
         Raises TwilioError for any other answer.
         """

@@ -1,4 +1,6 @@
-"""Decides what an answer with a status other than 2xx proves. No other module interprets Twilio's status codes.
+"""Decides whether an answer with a status other than 2xx proves that Twilio did not process the request.
+
+No other module interprets Twilio's status codes.
 
 A status alone proves nothing: a proxy may answer with 400 or 429 although Twilio processed the request. Only an answer in
 Twilio's error format (`ErrorAnswer.is_from_twilio`) can prove that Twilio refused the request.

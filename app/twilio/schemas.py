@@ -1,7 +1,7 @@
-"""Twilio's data: credentials, the Call resource, and parameters as a form.
+"""Types of Twilio's data: credentials, the Call resource, and the form of a request.
 
 https://www.twilio.com/docs/voice/api/call-resource. Real answers differ from the documented example: nearly every field
-is null at first, "" means null, and keys may be added. An unreadable field becomes None and stays in `raw`.
+is null at first, "" means null, and keys may be added. A field with an invalid value is None; its value stays in `raw`.
 """
 
 import json
@@ -23,9 +23,10 @@ CALL_STATUSES = TERMINAL_STATUSES | {"queued", "initiated", "ringing", "in-progr
 # These parameters are never stored, logged or returned. They are used once, in the form that is sent to Twilio.
 SECRET_PARAMETERS = frozenset({"sip_auth_password", "call_token"})
 SID_PATTERN = re.compile(r"[A-Z]{2}[0-9a-fA-F]{32}")
-# Twilio ends a call that has waited this long in its queue, and a call that has lasted this long.
 MAX_QUEUE_TIME = timedelta(hours=24)
+"""Twilio ends a call that has waited this long in its queue."""
 MAX_CALL_TIME = timedelta(hours=24)
+"""Twilio ends a call that has lasted this long."""
 ACCOUNT_SID_PATTERN = re.compile(r"AC[0-9a-fA-F]{32}")
 CALL_SID_PATTERN = re.compile(r"CA[0-9a-fA-F]{32}")
 _INT32_MAX = 2**31 - 1
@@ -53,8 +54,8 @@ class Credential:
         return self.username != self.account_sid
 
 
-# Called with each credential that a request is sent with, and with each auth token that verifies a callback.
 OnCredentialUse = Callable[[Credential], None]
+"""A function that is called with each credential with which a request is sent, and each auth token that verifies a callback."""
 
 
 def _parse_twilio_text(value: object) -> str | None:
@@ -137,7 +138,7 @@ class CallResource(BaseModel):
 
     @classmethod
     def parse_answer(cls, answer: object) -> "CallResource | None":
-        """Returns the call in an answer of Twilio. Returns None if the answer has no valid call SID and so proves no call."""
+        """Returns the call in an answer of Twilio; None if the answer has no valid call SID, and so describes no call."""
         if not isinstance(answer, dict) or not isinstance(answer.get("sid"), str):
             return None
         if not CALL_SID_PATTERN.fullmatch(answer["sid"]):
@@ -146,7 +147,10 @@ class CallResource(BaseModel):
 
 
 def to_storable_json(value: Any, *, depth: int = 0) -> Any:
-    """Returns JSON that Postgres can store. Removes NUL, lone surrogates, NaN, infinity and deep nesting."""
+    """Returns JSON that Postgres can store.
+
+    Removes NUL, replaces lone surrogates with `?`, and replaces NaN, infinity and too deeply nested values with null.
+    """
     if depth > _MAX_JSON_DEPTH:
         return None
     if isinstance(value, str):
@@ -161,7 +165,7 @@ def to_storable_json(value: Any, *, depth: int = 0) -> Any:
 
 
 def parse_storable_json(body: bytes) -> Any:
-    """Parses JSON, and removes what Postgres cannot store (`to_storable_json`). Returns None if the bytes are not JSON."""
+    """Parses JSON and changes what Postgres cannot store (`to_storable_json`). Returns None if the bytes are not JSON."""
     try:
         # Most answers contain nothing that `to_storable_json` changes: skip its copy.
         plain = body.isascii() and b"\\" not in body and b"\0" not in body

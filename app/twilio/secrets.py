@@ -1,4 +1,4 @@
-"""Collects the secrets of a request to Twilio, so that they can be removed from its answer.
+"""Collects the secrets of a request to Twilio, and removes them from Twilio's answer.
 
 Secrets are the credential, secret parameters, a stored SIP credential, and users and passwords in URLs.
 """
@@ -53,8 +53,8 @@ def secrets_of_fields(credential: Credential, fields: Iterable[tuple[str, str]])
 def redact_document(document: Any, secrets: Secrets, addresses: Iterable[str] = ()) -> Any:
     """Returns the JSON of an answer, or one text of it, with `***` for each secret.
 
-    Does not change names of members, Twilio's own values, SIDs, links to Twilio's documentation, and whole texts that are one
-    of `addresses`, the call's `to` and `from`. They cannot repeat a secret, but may contain a short one by chance.
+    Keeps names of members, Twilio's own values, SIDs, links to Twilio's documentation, and texts that are one of `addresses`
+    (the call's `to` and `from`) as a whole: these cannot repeat a secret, but may contain a short one by chance.
     """
     shown_addresses = {spelling for address in addresses for spelling in address_spellings(address)}
 

@@ -40,7 +40,7 @@ class OperationParameter:
 
     @property
     def is_boolean(self) -> bool:
-        """Whether the value is true or false. Twilio's specification declares some booleans as an enum of the two words."""
+        """Whether the value is true or false. Twilio's specification declares some booleans as an enum of these two."""
         return self.kind == "boolean" or self.choices == ("true", "false")
 
     def field_names(self) -> Iterator[str]:
@@ -76,7 +76,7 @@ class Subresource:
 
 @dataclass(frozen=True, slots=True)
 class SubresourceOperation:
-    """An action on a subresource. `status` is the HTTP status of Twilio's answer when it succeeds."""
+    """An action on a subresource. `status` is the HTTP status of Twilio's answer if the action succeeds."""
 
     subresource: Subresource
     action: SubresourceAction

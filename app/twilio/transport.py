@@ -185,7 +185,7 @@ def _is_unusable(connection: Connection, *, ignore_socket: bool) -> bool:
 
 
 async def _send_without_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Raises httpx's errors in place of aiohttp's, after which aiohttp's session would repeat a GET, PUT or DELETE."""
+    """Sends a request. Raises httpx's errors: after one of aiohttp's, aiohttp's session would repeat a GET, PUT or DELETE."""
     try:
         return await handler(request)
     except (aiohttp.ClientError, OSError, ValueError) as error:
