@@ -33,7 +33,7 @@ from app.tenants.access import authorize
 from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.errors import OperatorError
 
-COOKIE_NAME = "__Host-callgate-console"
+SESSION_COOKIE_NAME = "__Host-callgate-console"
 LOGIN_PATH = f"{CONSOLE_PREFIX}/login"
 _SAFE_METHODS = ("GET", "HEAD")
 _ALLOWED_WHILE_SUSPENDED = "allowed_while_suspended"
@@ -45,7 +45,7 @@ _SUSPENDED_TEXT = (
 async def current_session(request: Request) -> ActiveSession | None:
     """Returns the session of the request's cookie; None without a cookie, or if the session has ended."""
     sessions: ConsoleSessions = request.state.console_sessions
-    token = request.cookies.get(COOKIE_NAME)
+    token = request.cookies.get(SESSION_COOKIE_NAME)
     return await sessions.find(token, is_user_activity=not _is_automatic_page_refresh(request)) if token else None
 
 
@@ -195,7 +195,7 @@ def _redirect_to_login(request: Request) -> Response:
     """
     page = safe_redirect_path(_path_of_page(request))
     target = f"{LOGIN_PATH}?{urlencode({'next': page})}"
-    if COOKIE_NAME not in request.cookies and request.headers.get("Sec-Fetch-Site") == "cross-site":
+    if SESSION_COOKIE_NAME not in request.cookies and request.headers.get("Sec-Fetch-Site") == "cross-site":
         return page_response(request, "onward.html", heading="Opening the console", next_path=target)
     if page == CONSOLE_PREFIX:
         target = LOGIN_PATH

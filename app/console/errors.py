@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from app.callgate_error import CallgateError
 from app.console.navigation import section_link_for_path
-from app.console.rendering import render
+from app.console.rendering import render_response
 from app.errors import CallNotFound, DatabaseUnavailable, InternalError, InvalidRequest, RouteNotFound, Unauthorized
 
 # Texts for people, by the text that they replace. The replaced texts are about the API.
@@ -39,7 +39,7 @@ class ErrorPageRenderer:
             "back": section_link_for_path(path),
             "request_id": state["request_id"],
         }
-        response = render("error.html", error.status, path, state, context)
+        response = render_response("error.html", error.status, path, state, context)
         if error.after_s is not None:
             response.headers["Retry-After"] = str(error.after_s)
         return response

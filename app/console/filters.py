@@ -34,7 +34,7 @@ def short_time_element(value: datetime | None, now: datetime) -> Markup:
     return time_element(value, "clock" if value is not None and abs(value - now) <= _DATE_SHOWN_AFTER else "")
 
 
-def money(amount: Decimal | None, unit: str | None = "USD") -> str:
+def money_text(amount: Decimal | None, unit: str | None = "USD") -> str:
     """Returns the amount and its currency as text. A negative amount has a minus sign, not a hyphen.
 
     For None, the result is a dash.
@@ -53,7 +53,7 @@ def with_code_elements(text: str) -> Markup:
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "time": time_element,
     "moment": short_time_element,
-    "money": money,
+    "money": money_text,
     "mask": mask_address,
     "code": with_code_elements,
 }

@@ -94,7 +94,7 @@ def _mask_user(user: str) -> str:
 def mask_text(text: str) -> str:
     """Masks the phone numbers, SIP addresses and e-mail addresses in a sentence. Hides a text of more than 500 characters."""
     if len(text) > _MAX_SEARCHED_LENGTH:
-        return _masked_length(text)
+        return _mask_with_length(text)
     return _PERSONAL_DATA.sub(lambda found: mask_address(found[0].replace("%2B", "+").replace("%40", "@")), text)
 
 
@@ -112,9 +112,9 @@ def mask_url(url: str) -> str:
         parts = urlsplit(url)
         host = parts.hostname and (parts.hostname if parts.port is None else f"{parts.hostname}:{parts.port}")
     except ValueError:
-        return _masked_length(url)
+        return _mask_with_length(url)
     if not host or parts.scheme not in ("http", "https"):
-        return _masked_length(url)
+        return _mask_with_length(url)
     more = f"?{_MASK}" if parts.query or parts.fragment else ""
     path = parts.path if len(parts.path) <= _MAX_SEARCHED_LENGTH // 2 else f"/{_MASK}"
     return mask_text(f"{parts.scheme}://{host}{path}{more}")
@@ -146,9 +146,9 @@ def _mask_json_text(text: str, name: str) -> str:
         return mask_url(text)
     if name in ("uri", "detail", "message", "moreinfo", "errormessage") or text.startswith(f"/{TWILIO_API_VERSION}/"):
         return mask_text(text)
-    return _masked_length(text)
+    return _mask_with_length(text)
 
 
-def _masked_length(text: str) -> str:
+def _mask_with_length(text: str) -> str:
     """Returns dots and the length of the text, to show instead of a text that is hidden completely."""
     return f"{_MASK} ({len(text)} characters)"

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 def page_response(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
     """Renders the template with the context, and returns the response: a page or a part of one."""
-    return render(template, status, request.url.path, request.scope["state"], context)
+    return render_response(template, status, request.url.path, request.scope["state"], context)
 
 
-def render(template: str, status: int, path: str, state: Mapping[str, Any], context: Mapping[str, Any]) -> HTMLResponse:
+def render_response(
+    template: str, status: int, path: str, state: Mapping[str, Any], context: Mapping[str, Any]
+) -> HTMLResponse:
     """Returns the rendered template, as the response to a request with this path and state.
 
     The template gets the `context` and also `client` (None without a session), `is_operator`, `may_act`, `path` and

@@ -54,7 +54,7 @@ async def serve_asset(request: Request, digest: str, asset: str) -> Response:
 
 @unknown_page_router.get("/{path:path}")
 @needs(Scope.READ, clients="any")
-async def show_not_found() -> Response:
+async def raise_not_found() -> Response:
     """Raises RouteNotFound for an unknown path. The route needs a session, so the error page shows the session's navigation."""
     raise RouteNotFound
 

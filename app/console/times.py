@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Final
 
-FORM_TIME: Final = "%Y-%m-%dT%H:%M"
+FORM_TIME_FORMAT: Final = "%Y-%m-%dT%H:%M"
 """The format of the value of an `<input type="datetime-local">`, for strftime."""
 
 
@@ -22,4 +22,4 @@ def read_form_time(text: str) -> datetime | None:
 
 
 def format_form_time(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime(FORM_TIME)
+    return moment.astimezone(UTC).strftime(FORM_TIME_FORMAT)

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.console.access import COOKIE_NAME
+from app.console.access import SESSION_COOKIE_NAME
 from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
 from tests.support.clients import http_client
@@ -58,7 +58,7 @@ def log_in(gateway: Gateway) -> LogIn:
 
 async def browser(gateway: Gateway, cookie: str | None = None) -> httpx.AsyncClient:
     """Returns a client that sends `cookie` in a header. httpx itself never sends a Secure cookie to http://127.0.0.1."""
-    headers = {"Origin": gateway.url} | ({"Cookie": f"{COOKIE_NAME}={cookie}"} if cookie else {})
+    headers = {"Origin": gateway.url} | ({"Cookie": f"{SESSION_COOKIE_NAME}={cookie}"} if cookie else {})
     http = http_client(base_url=gateway.url, headers=headers)
     gateway.clients.append(http)
     return http
@@ -69,7 +69,7 @@ async def cookie_of(gateway: Gateway, key: str) -> str:
     async with http_client(base_url=gateway.url, headers={"Origin": gateway.url}) as http:
         answer = await http.post("/console/login", data={"key": key})
     assert answer.status_code == 303, answer.text
-    found = re.match(rf"{COOKIE_NAME}=([\w-]+);", answer.headers["Set-Cookie"])
+    found = re.match(rf"{SESSION_COOKIE_NAME}=([\w-]+);", answer.headers["Set-Cookie"])
     assert found
     return found[1]
 

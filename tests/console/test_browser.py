@@ -7,7 +7,7 @@ import pytest
 from playwright.async_api import Browser, Page
 
 from app.audit.events import command_actor
-from app.console.access import COOKIE_NAME
+from app.console.access import SESSION_COOKIE_NAME
 from app.console.navigation import NAVIGATION
 from app.console.sessions.service import add_login_link
 from app.tenants.caller import COMMAND_LINE_CALLER
@@ -73,7 +73,12 @@ async def test_a_key_logs_in_comes_back_to_the_page_and_logs_out(gateway: Gatewa
     # Scripts cannot read the cookie.
     assert await tab.page.evaluate("document.cookie") == ""
     (cookie,) = await tab.page.context.cookies()
-    assert (cookie["name"], cookie["httpOnly"], cookie["secure"], cookie["sameSite"]) == (COOKIE_NAME, True, True, "Strict")
+    assert (cookie["name"], cookie["httpOnly"], cookie["secure"], cookie["sameSite"]) == (
+        SESSION_COOKIE_NAME,
+        True,
+        True,
+        "Strict",
+    )
     await tab.page.get_by_role("button", name="Log out").click()
     await tab.page.get_by_label("API key").wait_for()
     assert await tab.page.context.cookies() == []

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from app.calls.ids import encode_call_cursor
-from app.console.calls.search import STORED_PROBLEMS, CallQuery, CallSearch, parse_call_list_form, parse_search
+from app.console.calls.search import CREATION_PROBLEM_SLUGS, CallQuery, CallSearch, parse_call_list_form, parse_search
 from app.errors import error_classes_by_slug
 
 OWN_ID = "01a20722-82cb-7520-b5df-0e45ebf88f42"
@@ -103,7 +103,7 @@ def test_a_filter_by_problem_looks_back_a_week_unless_it_says_since_when() -> No
 
 
 def test_the_suggested_problems_exist() -> None:
-    assert set(STORED_PROBLEMS) <= error_classes_by_slug().keys()
+    assert set(CREATION_PROBLEM_SLUGS) <= error_classes_by_slug().keys()
 
 
 def test_a_queue_is_named_as_queues_can_be() -> None:

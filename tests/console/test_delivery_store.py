@@ -6,7 +6,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from app.console.deliveries import store
-from app.console.deliveries.store import MAX_COUNTED, MAX_SEARCHED
+from app.console.deliveries.store import MAX_COUNTED_DELIVERIES, MAX_SEARCHED_DELIVERIES
 from app.console.page_size import PAGE_SIZE
 from tests.console.rows import URL, add_delivery, id_at
 from tests.support.gateway import Gateway
@@ -27,10 +27,10 @@ async def test_the_overview_has_each_tenant_with_its_numbers_and_last_error(gate
     await add_delivery(gateway, first, attempts=2, age_s=90, last_status=503)
     await add_delivery(gateway, first, attempts=1, age_s=30, last_error="timeout")
     await add_delivery(gateway, first, state="gave_up", attempts=9, age_s=500, last_error="resolve")
-    await add_many(gateway, second, MAX_COUNTED + 5, state="pending")
+    await add_many(gateway, second, MAX_COUNTED_DELIVERIES + 5, state="pending")
     of = {backlog.tenant_id: backlog for backlog in await store.list_backlogs(gateway.database)}
     assert (of[first].waiting, of[first].retried, of[first].last_error) == (2, 2, "timeout")
-    assert (of[second].waiting, of[second].retried, of[second].last_error) == (MAX_COUNTED, 0, None)
+    assert (of[second].waiting, of[second].retried, of[second].last_error) == (MAX_COUNTED_DELIVERIES, 0, None)
     after = await store.list_backlogs(gateway.database, after=first)
     assert first not in {backlog.tenant_id for backlog in after}
     assert second in {backlog.tenant_id for backlog in after}
@@ -70,7 +70,7 @@ async def test_given_up_deliveries_come_in_pages_newest_first(gateway: Gateway) 
 async def test_the_search_for_given_up_deliveries_is_bounded_and_goes_on(gateway: Gateway) -> None:
     tenant_id = f"g-{uuid7()}"
     old = await add_delivery(gateway, tenant_id, state="gave_up", age_s=7200)
-    await add_many(gateway, tenant_id, MAX_SEARCHED, state="delivered")
+    await add_many(gateway, tenant_id, MAX_SEARCHED_DELIVERIES, state="delivered")
     page = await store.list_given_up(gateway.database, tenant_id)
     assert not page.lines
     assert page.searched_to

@@ -3,13 +3,13 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from app.console.filters import money, time_element, with_code_elements
+from app.console.filters import money_text, time_element, with_code_elements
 
 
 def test_money_has_its_currency_and_a_minus_sign() -> None:
-    assert money(Decimal("-0.00750"), "USD") == "−0.00750 USD"
-    assert money(Decimal("1E-7"), "EUR") == "0.0000001 EUR"
-    assert money(None) == "–"
+    assert money_text(Decimal("-0.00750"), "USD") == "−0.00750 USD"
+    assert money_text(Decimal("1E-7"), "EUR") == "0.0000001 EUR"
+    assert money_text(None) == "–"
 
 
 def test_times_are_in_utc_until_the_browser_knows_better() -> None:

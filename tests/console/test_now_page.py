@@ -376,7 +376,7 @@ async def test_every_part_reads_indexes_only(gateway: Gateway, tenant: Tenant) -
     from app.console.now import store
 
     async with gateway.database.transaction() as connection:
-        for statement, values in ((store.READ_FACTS_OF_ALL, (True,)), (store.READ_FACTS_OF_TENANT, (True, tenant.id))):
+        for statement, values in ((store.READ_FACTS_OF_ALL_SQL, (True,)), (store.READ_FACTS_OF_TENANT_SQL, (True, tenant.id))):
             plan = json.dumps(json.loads(await connection.fetchval(f"EXPLAIN (FORMAT json) {statement}", *values)))
             scanned = re.findall(r'"Node Type": "Seq Scan"[^{]*?"Relation Name": "(\w+)"', plan)
             assert not set(scanned) & {"call", "delivery", "scheduled_dial", "call_event", "rollup"}

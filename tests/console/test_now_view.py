@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from app.console.now.findings import AttentionItem
+from app.console.now.attention import AttentionItem
 from app.console.now.store import (
     MAX_COUNTED_ROWS,
     CallsMissingAtTwilio,
@@ -18,7 +18,7 @@ from app.console.now.store import (
     WaitingCount,
     WaitingQueue,
 )
-from app.console.now.texts import SentencePart, percent, span_text
+from app.console.now.texts import SentencePart, percent_text, span_text
 from app.console.now.view import now_view
 from app.database.heartbeats import WorkerSummary
 
@@ -72,8 +72,8 @@ def _sentence(**facts: Any) -> str:
     return _text(now_view(replace(QUIET, **facts), for_operator=True).sentence.parts)
 
 
-def _findings(*, for_operator: bool = True, key_set_state: str = "ok", **facts: Any) -> list[AttentionItem]:
-    return now_view(replace(QUIET, **facts), for_operator=for_operator, key_set_state=key_set_state).findings
+def _attention_items(*, for_operator: bool = True, key_set_state: str = "ok", **facts: Any) -> list[AttentionItem]:
+    return now_view(replace(QUIET, **facts), for_operator=for_operator, key_set_state=key_set_state).attention_items
 
 
 def test_the_example_of_the_console() -> None:
@@ -90,7 +90,7 @@ def test_the_example_of_the_console() -> None:
     assert _text(view.sentence.parts) == (
         "Calls go out. 3 unknown, oldest 40 s; 120 waiting, the last at 10:42; Twilio answers 5xx to 0.2 %."
     )
-    assert (view.sentence.level, view.findings) == ("ok", [])
+    assert (view.sentence.level, view.attention_items) == ("ok", [])
 
 
 NO_WORKER = WorkerSummary(0, None)
@@ -297,9 +297,9 @@ def test_the_last_dial_is_shown_only_if_it_is_known_for_all_calls(facts: dict[st
     ],
 )
 def test_a_finding_says_what_to_do(facts: dict[str, Any], level: str, title: str, advice: str) -> None:
-    (finding,) = _findings(**facts)
-    assert (finding.level, _text(finding.title)) == (level, title)
-    assert advice in finding.advice
+    (item,) = _attention_items(**facts)
+    assert (item.level, _text(item.title)) == (level, title)
+    assert advice in item.advice
 
 
 @pytest.mark.parametrize(
@@ -318,13 +318,13 @@ def test_a_finding_says_what_to_do(facts: dict[str, Any], level: str, title: str
     ],
 )
 def test_what_passes_by_itself_is_no_finding(facts: dict[str, Any]) -> None:
-    assert _findings(**facts) == []
+    assert _attention_items(**facts) == []
 
 
 def test_a_rejected_credential_is_worse_when_it_is_the_last() -> None:
     other = RejectedCredential("blue", "AC1", "SK1", NOW, others=1)
     last = RejectedCredential("red", "AC2", "AC2", NOW, others=0)
-    first, second = _findings(credentials=[other, last])
+    first, second = _attention_items(credentials=[other, last])
     assert (first.level, _text(first.title)) == ("danger", "Twilio rejects the auth token of account AC2 (red), since 10:30.")
     assert (second.level, _text(second.title)) == (
         "warning",
@@ -336,16 +336,16 @@ def test_a_rejected_credential_is_worse_when_it_is_the_last() -> None:
 
 def test_the_worst_comes_first_and_colours_the_sentence() -> None:
     view = now_view(replace(QUIET, gave_up=1, is_halted=True, queues=[replace(QUEUE, paused=True)]), for_operator=True)
-    assert [finding.level for finding in view.findings] == ["danger", "warning", "warning"]
+    assert [item.level for item in view.attention_items] == ["danger", "warning", "warning"]
     assert view.sentence.level == "danger"
 
 
 def test_a_tenant_is_not_told_to_run_the_operators_commands() -> None:
     for facts in ({"workers": NO_WORKER}, {"is_halted": True}):
-        (finding,) = _findings(for_operator=False, **facts)
-        assert finding.advice == "Tell the operator of Callgate."
-    assert _findings(for_operator=False, key_set_state="stale") == []
-    (paused,) = _findings(for_operator=False, queues=[replace(QUEUE, paused=True)])
+        (item,) = _attention_items(for_operator=False, **facts)
+        assert item.advice == "Tell the operator of Callgate."
+    assert _attention_items(for_operator=False, key_set_state="stale") == []
+    (paused,) = _attention_items(for_operator=False, queues=[replace(QUEUE, paused=True)])
     assert _text(paused.title).startswith("Queue reminders is paused")
 
 
@@ -362,4 +362,4 @@ def test_ages_and_shares() -> None:
         -5: "0 s",
     }
     assert {seconds: span_text(timedelta(seconds=seconds)) for seconds in spans} == spans
-    assert [percent(share) for share in (0, 0.00001, 0.002, 1)] == ["0.0 %", "less than 0.1 %", "0.2 %", "100.0 %"]
+    assert [percent_text(share) for share in (0, 0.00001, 0.002, 1)] == ["0.0 %", "less than 0.1 %", "0.2 %", "100.0 %"]

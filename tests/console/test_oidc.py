@@ -17,10 +17,10 @@ import jwt
 import pytest
 from sqlalchemy import text
 
-from app.console.access import COOKIE_NAME
+from app.console.access import SESSION_COOKIE_NAME
 from app.console.oidc.login import LoginAttempt, ProviderFailed, oidc_provider
 from app.console.oidc.provider import OidcProvider
-from app.console.oidc.router import COOKIE_NAME as ATTEMPT_COOKIE
+from app.console.oidc.router import ATTEMPT_COOKIE_NAME
 from app.console.oidc.rules import client_for_claims
 from app.console_settings import OidcAccessRule
 from app.serve_settings import require_serve_settings
@@ -59,10 +59,10 @@ class SingleSignOn:
         begun = await http.get("/console/oidc/login", params={"next": wanted})
         assert begun.status_code == 303, begun.text
         assert "samesite=lax" in begun.headers["Set-Cookie"].lower()
-        kept = cookies_of(begun)[ATTEMPT_COOKIE]
+        kept = cookies_of(begun)[ATTEMPT_COOKIE_NAME]
         back = await self._at_provider(f"{begun.headers['Location']}&login_hint={account}")
         back = str(httpx.URL(back).copy_merge_params(changes))
-        return await http.get(back, headers={"Cookie": f"{ATTEMPT_COOKIE}={kept}"})
+        return await http.get(back, headers={"Cookie": f"{ATTEMPT_COOKIE_NAME}={kept}"})
 
     async def _at_provider(self, address: str) -> str:
         async with http_client() as http:
@@ -111,7 +111,7 @@ async def single_sign_on(database_url: str, issuer: str, redirect_port: int) -> 
 
 async def session_page(gateway: Gateway, done: httpx.Response) -> str:
     assert done.status_code == 200, text_of(done)
-    http = await browser(gateway, cookies_of(done)[COOKIE_NAME])
+    http = await browser(gateway, cookies_of(done)[SESSION_COOKIE_NAME])
     return text_of(await http.get("/console/session"))
 
 
@@ -119,8 +119,10 @@ async def test_an_operator_logs_in_and_comes_back_to_the_page(single_sign_on: Si
     done = await single_sign_on.log_in("kate")
     # A page that leads on: a redirect from the provider would not bring a Strict cookie along.
     assert re.search(r'http-equiv="refresh" content="0; url=/console/session"', done.text)
-    assert cookies_of(done)[ATTEMPT_COOKIE] == '""'
-    assert "samesite=strict" in next(line for line in done.headers.get_list("Set-Cookie") if COOKIE_NAME in line).lower()
+    assert cookies_of(done)[ATTEMPT_COOKIE_NAME] == '""'
+    assert (
+        "samesite=strict" in next(line for line in done.headers.get_list("Set-Cookie") if SESSION_COOKIE_NAME in line).lower()
+    )
     page = await session_page(single_sign_on.gateway, done)
     assert "kate@example.com" in page
     assert "every tenant" in page
@@ -140,7 +142,7 @@ async def test_whom_no_rule_fits_is_refused(single_sign_on: SingleSignOn, accoun
     done = await single_sign_on.log_in(account)
     assert done.status_code == 403
     assert "no rule" in text_of(done)
-    assert COOKIE_NAME not in cookies_of(done)
+    assert SESSION_COOKIE_NAME not in cookies_of(done)
 
 
 async def test_the_login_page_offers_it_and_the_address_has_pkce_state_and_nonce(single_sign_on: SingleSignOn) -> None:
@@ -154,7 +156,7 @@ async def test_the_login_page_offers_it_and_the_address_has_pkce_state_and_nonce
         assert len(first[name][0]) >= 43
         assert first[name] != second[name]
     # What the browser keeps is encrypted.
-    assert first["state"][0].encode() not in bytes.fromhex(cookies_of(begun[0])[ATTEMPT_COOKIE])
+    assert first["state"][0].encode() not in bytes.fromhex(cookies_of(begun[0])[ATTEMPT_COOKIE_NAME])
 
 
 async def test_codes_tokens_and_the_clients_secret_appear_in_no_log(
@@ -176,10 +178,10 @@ async def test_an_answer_that_was_not_asked_for_is_refused(single_sign_on: Singl
     http = await browser(gateway)
     begun = await http.get("/console/oidc/login")
     state = parse_qs(urlsplit(begun.headers["Location"]).query)["state"][0]
-    cookie = {"Cookie": f"{ATTEMPT_COOKIE}={cookies_of(begun)[ATTEMPT_COOKIE]}"}
+    cookie = {"Cookie": f"{ATTEMPT_COOKIE_NAME}={cookies_of(begun)[ATTEMPT_COOKIE_NAME]}"}
     wrong: list[tuple[dict[str, str], dict[str, str]]] = [
         ({"code": "x", "state": state}, {}),
-        ({"code": "x", "state": state}, {"Cookie": f"{ATTEMPT_COOKIE}=00"}),
+        ({"code": "x", "state": state}, {"Cookie": f"{ATTEMPT_COOKIE_NAME}=00"}),
         ({"code": "x", "state": "other"}, cookie),
         ({"code": "x"}, cookie),
         ({"error": "access_denied", "state": state}, cookie),
@@ -188,11 +190,11 @@ async def test_an_answer_that_was_not_asked_for_is_refused(single_sign_on: Singl
     ]
     for changes in ({"state": state}, {"iss": "https://evil.example"}):
         refused = await single_sign_on.log_in("kate", **changes)
-        assert (refused.status_code, COOKIE_NAME in cookies_of(refused)) == (401, False)
+        assert (refused.status_code, SESSION_COOKIE_NAME in cookies_of(refused)) == (401, False)
     for query, headers in wrong:
         refused = await http.get("/console/oidc/callback", params=query, headers=headers)
         assert refused.status_code == 401, query
-        assert COOKIE_NAME not in cookies_of(refused)
+        assert SESSION_COOKIE_NAME not in cookies_of(refused)
 
 
 async def test_guesses_of_codes_are_limited(database_url: str, issuer: str) -> None:
@@ -202,7 +204,7 @@ async def test_guesses_of_codes_are_limited(database_url: str, issuer: str) -> N
         http = await browser(gateway)
         begun = await http.get("/console/oidc/login")
         state = parse_qs(urlsplit(begun.headers["Location"]).query)["state"][0]
-        cookie = {"Cookie": f"{ATTEMPT_COOKIE}={cookies_of(begun)[ATTEMPT_COOKIE]}"}
+        cookie = {"Cookie": f"{ATTEMPT_COOKIE_NAME}={cookies_of(begun)[ATTEMPT_COOKIE_NAME]}"}
         guess = {"code": "guessed", "state": state}
         statuses = [(await http.get("/console/oidc/callback", params=guess, headers=cookie)).status_code for _ in range(4)]
     assert statuses == [401, 401, 429, 429]

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from app.audit.events import command_actor
 from app.console.page_size import PAGE_SIZE
 from app.console.queues import store
-from app.console.queues.store import MAX_COUNTED, QueueLine
+from app.console.queues.store import MAX_COUNTED_CALLS, QueueLine
 from app.http.concurrency import ConcurrencyLimit
 from app.queues.service import QueueChange, QueueService
 from app.queues.wait_reason import WaitReasonName, wait_reason
@@ -72,8 +72,8 @@ async def test_a_line_says_how_many_wait_and_why_the_next_one_does(gateway: Gate
 async def test_the_count_is_bounded(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
     calls = await add_queue(gateway, tenant, "many")
-    await calls.waiting_many(MAX_COUNTED + 100)
-    assert (await line_of(calls)).waiting == MAX_COUNTED + 1
+    await calls.waiting_many(MAX_COUNTED_CALLS + 100)
+    assert (await line_of(calls)).waiting == MAX_COUNTED_CALLS + 1
 
 
 async def test_the_pace_that_is_reached_counts_calls_that_started_in_the_last_minute(gateway: Gateway) -> None:

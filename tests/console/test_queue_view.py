@@ -6,8 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from app.console.queues.store import MAX_COUNTED
-from app.console.queues.view import QueueItem, QueueView, next_page_url, wait_reason_in_words, waiting_calls_text
+from app.console.queues.store import MAX_COUNTED_CALLS
+from app.console.queues.view import QueueItem, QueueView, next_queue_list_page_url, wait_reason_in_words, waiting_calls_text
 from app.queues.progress import QueueProgress, UnknownEndReason
 from app.queues.state_store import NextCall, PaceState, QueueState
 from app.queues.store import CallCounts, QueueRow, WaitingCalls
@@ -50,12 +50,12 @@ def test_without_a_reason_the_next_call_is_dialled_or_there_is_none() -> None:
 def test_a_line_of_the_list() -> None:
     item = QueueItem.from_state(QueueState(queue(paused=True), AT, due(), None))
     assert (item.state, item.reason, item.next_due_at) == ("paused", "waits until the queue is resumed", AT)
-    assert (waiting_calls_text(MAX_COUNTED), waiting_calls_text(MAX_COUNTED + 1)) == ("1,000", "1,000+")
+    assert (waiting_calls_text(MAX_COUNTED_CALLS), waiting_calls_text(MAX_COUNTED_CALLS + 1)) == ("1,000", "1,000+")
     assert item.path == "/console/queues/support/reminders"
     halted = QueueItem.from_state(QueueState(queue(), AT, due(is_halted=True), 2))
     assert (halted.state, halted.under_way) == ("halted", "2")
-    assert next_page_url(item, "") == "/console/queues?after_tenant=support&after=reminders"
-    assert next_page_url(item, "support") == "/console/queues?tenant=support&after=reminders"
+    assert next_queue_list_page_url(item, "") == "/console/queues?after_tenant=support&after=reminders"
+    assert next_queue_list_page_url(item, "support") == "/console/queues?tenant=support&after=reminders"
 
 
 def view(row: QueueRow, waiting: WaitingCalls | None, counts: CallCounts | None, reason: Any = None) -> QueueView:
@@ -66,7 +66,7 @@ def view(row: QueueRow, waiting: WaitingCalls | None, counts: CallCounts | None,
 def test_a_queue_without_a_projected_end_says_why(reason: UnknownEndReason) -> None:
     shown = QueueView.from_progress(QueueProgress(QueueState(queue(), AT, None, None), None, None, None, reason))
     assert shown.projected_end_at is None
-    assert " " in shown.no_end
+    assert " " in shown.unknown_end_text
 
 
 def test_the_sentence_says_how_many_wait_and_why() -> None:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from app.audit.events import Actor
-from app.console.access import COOKIE_NAME, safe_redirect_path
+from app.console.access import SESSION_COOKIE_NAME, safe_redirect_path
 from app.console.sessions.service import add_login_link
 from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
@@ -41,8 +41,8 @@ async def test_an_operators_key_logs_in_and_the_cookie_is_kept_from_scripts_and_
     assert (answer.status_code, answer.headers["Location"]) == (303, "/console/session?x=1")
     cookie = answer.headers["Set-Cookie"]
     attributes = {part.strip().lower() for part in cookie.split(";")[1:]}
-    assert cookie.startswith(f"{COOKIE_NAME}=")
-    assert COOKIE_NAME.startswith("__Host-")
+    assert cookie.startswith(f"{SESSION_COOKIE_NAME}=")
+    assert SESSION_COOKIE_NAME.startswith("__Host-")
     assert {"httponly", "secure", "samesite=strict", "path=/", "max-age=43200"} <= attributes
     assert answer.headers["Cache-Control"] == "no-store"
 
@@ -294,7 +294,7 @@ async def test_an_api_key_opens_no_page(gateway: Gateway, log_in: LogIn) -> None
     async with http_client(base_url=gateway.url, headers={"Authorization": f"Bearer {person.key}"}) as http:
         assert (await http.get("/console/session")).status_code == 303
     for value in ("x", "x" * 10_000, "é"):
-        async with http_client(base_url=gateway.url, headers={"Cookie": f"{COOKIE_NAME}={value}".encode()}) as http:
+        async with http_client(base_url=gateway.url, headers={"Cookie": f"{SESSION_COOKIE_NAME}={value}".encode()}) as http:
             assert (await http.get("/console/session")).status_code == 303
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.audit.service import AuditLog
 from app.audit.store import AuditFilter
-from app.console.tenants.store import MAX_LISTED
+from app.console.tenants.store import MAX_LISTED_RECORDS
 from app.scheduling.administration import PaceAdministration
 from app.tenants.administration_store import TenantSettings
 from app.tenants.api_keys import api_key_prefix
@@ -154,12 +154,12 @@ async def test_the_newest_keys_are_listed_of_many(gateway: Gateway, log_in: LogI
     await gateway.database.fetch(
         """INSERT INTO api_key (id, tenant_id, name, prefix, keyed_hash, revoked_at)
             SELECT gen_random_uuid(), $1, 'revoked-' || n, $1 || n, '', now() FROM generate_series(1, $2::int) AS n""",
-        *(tenant.id, MAX_LISTED),
+        *(tenant.id, MAX_LISTED_RECORDS),
     )
     await gateway.tenants.create_key(tenant.id, name="newest-key", creator=COMMAND_LINE_CALLER)
     shown = text_of(await person.get(f"/tenants/{tenant.id}"))
     assert shown.index("newest-key") < shown.index("oldest-key") < shown.index("revoked-")
-    assert f"at most {MAX_LISTED} of each kind" in shown
+    assert f"at most {MAX_LISTED_RECORDS} of each kind" in shown
 
 
 async def test_a_tenant_is_suspended_and_resumed(gateway: Gateway, log_in: LogIn) -> None:

@@ -6,7 +6,7 @@ from fastapi import Depends, Request, Response
 
 from app.audit.service import AuditLog
 from app.console.access import ConsoleClientDep, console_router, slot_limited_transactions
-from app.console.audit.view import ACTIONS, AuditLine, AuditQuery
+from app.console.audit.view import AUDIT_ACTIONS, AuditLine, AuditQuery
 from app.console.page_size import PAGE_SIZE
 from app.console.reads import TimeLimitedReads
 from app.console.rendering import page_response
@@ -30,6 +30,6 @@ async def list_audit_events(request: Request, client: ConsoleClientDep, query: A
         lines=[AuditLine.from_row(event) for event in events],
         query=query,
         errors=errors,
-        actions=ACTIONS,
+        actions=AUDIT_ACTIONS,
         next_page=query.page_url(cursor),
     )

@@ -11,8 +11,8 @@ from app.audit.store import AuditFilter, AuditRow
 from app.console.times import read_form_time
 from app.http.operations import CONSOLE_PREFIX
 
-ACTIONS: Final[tuple[str, ...]] = tuple(sorted(get_args(AuditAction)))
-PATH: Final = f"{CONSOLE_PREFIX}/audit"
+AUDIT_ACTIONS: Final[tuple[str, ...]] = tuple(sorted(get_args(AuditAction)))
+AUDIT_PATH: Final = f"{CONSOLE_PREFIX}/audit"
 _MAX_FILTER_LENGTH: Final = 256
 _VERBS: Final = {
     "create": "created",
@@ -95,17 +95,17 @@ class AuditQuery:
 
     def page_url(self, cursor: str | None) -> str | None:
         """Returns the URL of the page that begins at the cursor, with the same filters. Returns None if `cursor` is None."""
-        return None if cursor is None else self._list_address(cursor)
+        return None if cursor is None else self._list_url(cursor)
 
     @property
     def first_page_url(self) -> str | None:
         """The URL of the first page, with the same filters; None if this is the first page."""
-        return self._list_address("") if self.cursor else None
+        return self._list_url("") if self.cursor else None
 
-    def _list_address(self, cursor: str) -> str:
+    def _list_url(self, cursor: str) -> str:
         fields = {"tenant": self.tenant, "actor": self.actor, "action": self.action, "since": self.since, "until": self.until}
         given = {name: value for name, value in {**fields, "cursor": cursor}.items() if value}
-        return f"{PATH}?{urlencode(given)}" if given else PATH
+        return f"{AUDIT_PATH}?{urlencode(given)}" if given else AUDIT_PATH
 
 
 @dataclass(frozen=True, slots=True)

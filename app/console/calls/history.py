@@ -8,7 +8,7 @@ from typing import Any, Final
 from app.calls.last_answer import CallRow
 from app.console.calls.records import CallHistory, EventRow
 from app.console.calls.texts import SEARCH_RESULT_TEXTS, Tone, duration_in_words, problem_in_words, reason_in_words
-from app.console.filters import money
+from app.console.filters import money_text
 from app.console.masking import mask_text
 from app.twilio.schemas import TERMINAL_STATUSES
 
@@ -168,7 +168,7 @@ def _ending_words(history: CallHistory) -> list[str]:
 def _price_words(call: CallRow) -> list[str]:
     if call.price is None:
         return ["no price yet"] if call.status == "completed" else []
-    return [money(call.price, call.price_unit)]
+    return [money_text(call.price, call.price_unit)]
 
 
 def _answerer_words(answered_by: str | None) -> str:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from app.console.masking import mask_json
 
-Row = tuple[str, str]
+NameValueRow = tuple[str, str]
 """The name and the value of a parameter, or of a member of Twilio's Call resource, as text to show."""
 
 _SORT_ORDER: Final = {"to": 0, "from": 1}
@@ -13,7 +13,7 @@ _SORT_ORDER: Final = {"to": 0, "from": 1}
 _HIDDEN_MEMBERS: Final = frozenset({"uri", "subresource_uris"})
 
 
-def parameter_rows(parameters: Mapping[str, Any], *, reveal: bool) -> list[Row]:
+def parameter_rows(parameters: Mapping[str, Any], *, reveal: bool) -> list[NameValueRow]:
     """Returns a row for each parameter of a request, `to` and `from` first. Masks personal data unless `reveal` is true."""
     shown = parameters if reveal else mask_json(parameters)
     return [
@@ -21,7 +21,7 @@ def parameter_rows(parameters: Mapping[str, Any], *, reveal: bool) -> list[Row]:
     ]
 
 
-def resource_rows(resource: Mapping[str, Any] | None, *, reveal: bool) -> list[Row]:
+def resource_rows(resource: Mapping[str, Any] | None, *, reveal: bool) -> list[NameValueRow]:
     """Returns a row for each member of Twilio's Call resource that has a value. Masks personal data unless `reveal` is true.
 
     Leaves out the members `uri` and `subresource_uris`.

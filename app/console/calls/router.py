@@ -19,7 +19,7 @@ from app.console.access import (
 )
 from app.console.calls import store, view
 from app.console.calls.records import CallHistory, CallLine
-from app.console.calls.search import STATUSES, STORED_PROBLEMS, CallListForm, parse_call_list_form
+from app.console.calls.search import CREATION_PROBLEM_SLUGS, STATUS_CHOICES, CallListForm, parse_call_list_form
 from app.console.calls.service import CallActions, find_call_history
 from app.console.rendering import page_response
 from app.console.tenancy import require_read_scope
@@ -94,7 +94,7 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
                 raise
             timed_out = True
     if form.texts.keys() == {"q"} and len(lines) == 1 and query.search and query.search.kind in _REDIRECTING_KINDS:
-        return RedirectResponse(f"{view.LIST_PATH}/{lines[0].id}", status_code=303)
+        return RedirectResponse(f"{view.CALLS_PATH}/{lines[0].id}", status_code=303)
     return page_response(
         request,
         "calls/list.html",
@@ -104,8 +104,8 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
         lines=lines,
         timed_out=timed_out,
         executions=EXECUTIONS,
-        statuses=STATUSES,
-        problems=STORED_PROBLEMS,
+        statuses=STATUS_CHOICES,
+        problems=CREATION_PROBLEM_SLUGS,
         since_value=view.time_field_value(form, "since"),
         until_value=view.time_field_value(form, "until"),
         read_as=view.search_kind_text(query.search),
@@ -209,7 +209,7 @@ def _redirect_to_call(call_id: UUID, done: str = "") -> Response:
 
     `done` is the key in _DONE_MESSAGES of the message that the page then shows; "" means no message.
     """
-    return RedirectResponse(f"{view.LIST_PATH}/{call_id}" + (f"?done={done}" if done else ""), status_code=303)
+    return RedirectResponse(f"{view.CALLS_PATH}/{call_id}" + (f"?done={done}" if done else ""), status_code=303)
 
 
 def _list_http_status(form: CallListForm, *, timed_out: bool) -> int:

@@ -18,8 +18,8 @@ from app.twilio.schemas import CALL_SID_PATTERN
 
 SearchKind = Literal["id", "sid", "number", "to", "from", "key"]
 
-STATUSES: Final[tuple[str, ...]] = get_args(Status.__value__)
-STORED_PROBLEMS: Final = (
+STATUS_CHOICES: Final[tuple[str, ...]] = get_args(Status.__value__)
+CREATION_PROBLEM_SLUGS: Final = (
     "upstream-rejected",
     "upstream-credentials-rejected",
     "upstream-throttled",
@@ -194,7 +194,7 @@ _FIELDS: Final[Mapping[str, tuple[str, Callable[[str], object], str]]] = {
     "tenant": ("tenant", _parse_tenant_id, "Type the id of a tenant."),
     "queue": ("queue", _parse_queue_name, "Type the name of a queue: letters, digits and `._-`."),
     "execution": ("execution", _make_choice_parser(EXECUTIONS), "Choose one of the list."),
-    "status": ("status", _make_choice_parser(STATUSES), "Choose one of the list."),
+    "status": ("status", _make_choice_parser(STATUS_CHOICES), "Choose one of the list."),
     "problem": ("problem", _parse_problem_slug, "No problem has this name. The page on errors lists them."),
     "since": ("since", _parse_time, "Type a time in UTC, such as 2026-11-28T09:30."),
     "until": ("until", _parse_time, "Type a time in UTC, such as 2026-11-28T09:30."),

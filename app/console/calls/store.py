@@ -63,7 +63,7 @@ _CALL_COLUMNS = ", ".join(f'call."{column.name}" AS {name}' for name, column in 
 _JSON_PARTS = ("events", "deliveries", "pending_end", "dial", "slot")
 _DELIVERY_COLUMNS = ", ".join(field.name for field in fields(DeliveryRow))
 # Events and deliveries are written after their call, so older partitions are not read. A day allows for clocks that differ.
-_ROWS_OF_CALL_CONDITION = "call_id = call.id AND at >= call.created_at - interval '1 day'"
+_ROWS_OF_CALL_SQL = "call_id = call.id AND at >= call.created_at - interval '1 day'"
 _READ_CALL = f"""
     SELECT {_CALL_COLUMNS}, now() AS now, queue.name AS queue, coalesce(queue.paused, false) AS is_queue_paused,
         (SELECT id FROM call AS redial WHERE redial.redial_of = call.id) AS redial_id,
@@ -71,10 +71,10 @@ _READ_CALL = f"""
         (SELECT to_jsonb(scheduled_dial) FROM scheduled_dial WHERE call_id = call.id) AS dial,
         (SELECT to_jsonb(dial_slot) FROM dial_slot WHERE call_id = call.id) AS slot,
         (SELECT jsonb_agg(to_jsonb(event) ORDER BY at, id) FROM (
-            SELECT id, at, type, data, data_left_out FROM call_event WHERE {_ROWS_OF_CALL_CONDITION} ORDER BY at, id LIMIT $2
+            SELECT id, at, type, data, data_left_out FROM call_event WHERE {_ROWS_OF_CALL_SQL} ORDER BY at, id LIMIT $2
         ) AS event) AS events,
         (SELECT jsonb_agg(to_jsonb(each) ORDER BY position, at) FROM (
-            SELECT position, {_DELIVERY_COLUMNS} FROM delivery WHERE {_ROWS_OF_CALL_CONDITION} ORDER BY position, at LIMIT $3
+            SELECT position, {_DELIVERY_COLUMNS} FROM delivery WHERE {_ROWS_OF_CALL_SQL} ORDER BY position, at LIMIT $3
         ) AS each) AS deliveries
     FROM call LEFT JOIN queue ON queue.id = call.queue_id
     WHERE call.{{column}} = $1 {{only}}

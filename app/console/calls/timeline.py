@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from app.console.calls.records import CallHistory, DeliveryRow, EventRow
 from app.console.calls.texts import SEARCH_RESULT_TEXTS, Tone, duration_in_words, problem_in_words, reason_in_words, with_spaces
 from app.console.deliveries.texts import error_in_words
-from app.console.filters import money
+from app.console.filters import money_text
 from app.console.masking import mask_json, mask_text
 
 EntryKind = Literal["call", "callback", "status", "search", "change", "delivery"]
@@ -178,7 +178,7 @@ def _describe_price(event: EventRow) -> tuple[str, str, Tone]:
         price = Decimal(str(event.data.get("price")))
     except InvalidOperation:
         return "Price", "", ""
-    return "Priced", money(price, event.data.get("price_unit")), ""
+    return "Priced", money_text(price, event.data.get("price_unit")), ""
 
 
 def _describe_search(event: EventRow) -> tuple[str, str, Tone]:

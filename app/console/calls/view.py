@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from app.calls.search_plan import is_outcome_open
 from app.console.calls.curl import curl_command, missing_secrets
 from app.console.calls.history import HistorySummary, summarize_history
-from app.console.calls.member_rows import Row, parameter_rows, resource_rows
+from app.console.calls.member_rows import NameValueRow, parameter_rows, resource_rows
 from app.console.calls.records import CallHistory, CallLine, DeliveryRow
 from app.console.calls.search import CallListForm, CallSearch
 from app.console.calls.texts import duration_in_words, problem_in_words
@@ -20,7 +20,7 @@ from app.console.masking import mask_address, mask_idempotency_key, mask_json, m
 from app.console.times import format_form_time, read_form_time
 from app.twilio.schemas import TERMINAL_STATUSES
 
-LIST_PATH: Final = "/console/calls"
+CALLS_PATH: Final = "/console/calls"
 
 _SEARCH_KIND_TEXTS: Final[Mapping[str, str]] = {
     "id": "a call's id",
@@ -78,7 +78,7 @@ def call_list_page_url(form: CallListForm, cursor: str | None) -> str | None:
     if cursor is None:
         return None
     filters = {name: value for name, value in form.texts.items() if name != "cursor"}
-    return f"{LIST_PATH}?{urlencode(filters | {'cursor': cursor})}"
+    return f"{CALLS_PATH}?{urlencode(filters | {'cursor': cursor})}"
 
 
 def first_call_list_page_url(form: CallListForm) -> str | None:
@@ -86,7 +86,7 @@ def first_call_list_page_url(form: CallListForm) -> str | None:
     if "cursor" not in form.texts:
         return None
     filters = {name: value for name, value in form.texts.items() if name != "cursor"}
-    return f"{LIST_PATH}?{urlencode(filters)}" if filters else LIST_PATH
+    return f"{CALLS_PATH}?{urlencode(filters)}" if filters else CALLS_PATH
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +118,15 @@ class CallView:
     """The time since the last event, in words; "" if this time is short, or if the page does not renew itself."""
     deliveries: Sequence[DeliveryLine]
     can_end: bool
-    renew_every_s: int | None
+    refresh_interval_s: int | None
     """The number of seconds after which the page renews itself.
 
     None if it does not, because no more events are expected or because the page shows personal data.
     """
-    parameters: Sequence[Row]
-    resource: Sequence[Row]
+    parameters: Sequence[NameValueRow]
+    resource: Sequence[NameValueRow]
     warnings: Sequence[Mapping[str, Any]]
-    problem: Sequence[Row]
+    problem: Sequence[NameValueRow]
     raw: str
     """The call's parameters, warnings and problem and Twilio's resource, as one JSON text."""
     curl: str | None
@@ -137,7 +137,7 @@ class CallView:
 def make_call_view(history: CallHistory, *, reveal: bool = False) -> CallView:
     call = history.call
     entries = timeline_entries(history, reveal=reveal)
-    renew_every_s = None if reveal else _page_refresh_interval_s(history)
+    refresh_interval_s = None if reveal else _page_refresh_interval_s(history)
     show = str if reveal else mask_address
     show_text = str if reveal else mask_text
     return CallView(
@@ -150,10 +150,10 @@ def make_call_view(history: CallHistory, *, reveal: bool = False) -> CallView:
         idempotency_key=call.idempotency_key and (str if reveal else mask_idempotency_key)(call.idempotency_key),
         length=duration_text(call),
         entries=entries,
-        time_since_last_event=time_since_last_entry(entries, history) if renew_every_s else "",
+        time_since_last_event=time_since_last_entry(entries, history) if refresh_interval_s else "",
         deliveries=[_delivery_line(each, history, reveal=reveal) for each in history.deliveries],
         can_end=can_be_ended(call),
-        renew_every_s=renew_every_s,
+        refresh_interval_s=refresh_interval_s,
         parameters=parameter_rows(call.parameters, reveal=reveal),
         resource=resource_rows(call.resource, reveal=reveal),
         warnings=[{name: show_text(str(value)) for name, value in warning.items()} for warning in call.warnings],
@@ -196,7 +196,7 @@ def _delivery_line(delivery: DeliveryRow, history: CallHistory, *, reveal: bool)
     )
 
 
-def _problem_rows(problem: Mapping[str, Any] | None, *, reveal: bool) -> list[Row]:
+def _problem_rows(problem: Mapping[str, Any] | None, *, reveal: bool) -> list[NameValueRow]:
     if not problem:
         return []
     upstream = problem.get("upstream") or {}

@@ -96,7 +96,9 @@ async def redirect_to_given_up_deliveries(client: ConsoleClientDep, tenant_id: s
 
 @router.get("/{tenant_id}/{delivery_id}")
 @needs(Scope.READ, clients="any")
-async def show_delivery(request: Request, client: ConsoleClientDep, tenant_id: str, delivery_id: str) -> Response:
+async def redirect_to_call_of_delivery(
+    request: Request, client: ConsoleClientDep, tenant_id: str, delivery_id: str
+) -> Response:
     """Redirects to the page of the delivery's call."""
     reads, wanted = slot_limited_transactions(request), require_accessible_tenant(client, tenant_id)
     call_id = await store.find_call_id(reads, wanted, _parse_delivery_id(delivery_id))

@@ -16,9 +16,9 @@ from app.console.reads import fetch_with_time_limit
 from app.database.pool import TransactionRunner
 from app.deliveries.store import tenants_with_pending_sql
 
-MAX_COUNTED: Final = 1_000
+MAX_COUNTED_DELIVERIES: Final = 1_000
 """Maximum number of waiting deliveries that the overview counts for one tenant."""
-MAX_SEARCHED: Final = 10_000
+MAX_SEARCHED_DELIVERIES: Final = 10_000
 """Maximum number of a tenant's deliveries that are read for one page to find those that were given up."""
 MAX_TENANTS: Final = 200
 """Maximum number of tenants on one page of the overview."""
@@ -26,7 +26,7 @@ MAX_TENANTS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class TenantBacklog:
-    """What the overview shows about the waiting deliveries of one tenant. At most MAX_COUNTED deliveries are counted."""
+    """What the overview shows about one tenant's waiting deliveries, of which at most MAX_COUNTED_DELIVERIES are counted."""
 
     tenant_id: str
     waiting: int
@@ -76,7 +76,7 @@ class GivenUpPage:
     next_before: UUID | None
     """The next page lists deliveries whose ids are before this id. None means that this page is the last one."""
     searched_to: datetime | None
-    """The creation time of the oldest delivery that was read, if the page ends because of MAX_SEARCHED; otherwise None."""
+    """The creation time of the oldest delivery that was read, if MAX_SEARCHED_DELIVERIES ended the search; otherwise None."""
 
 
 _DELIVERY_COLUMNS = """delivery.id, delivery.call_id, delivery.tenant_id, delivery.event, delivery.state, delivery.attempts,
@@ -91,7 +91,7 @@ _LIST_BACKLOGS = f"""
         FROM (
             SELECT attempts, pending_since, last_attempt_at, last_error, last_status FROM delivery
             WHERE delivery.tenant_id = tenant.tenant_id AND next_attempt_at IS NOT NULL
-            ORDER BY next_attempt_at LIMIT {MAX_COUNTED}
+            ORDER BY next_attempt_at LIMIT {MAX_COUNTED_DELIVERIES}
         ) AS waiting
     ) AS own
     WHERE tenant.tenant_id IS NOT NULL LIMIT $2
@@ -106,7 +106,7 @@ _LIST_WAITING = f"""
 _LIST_GIVEN_UP = f"""
     WITH searched AS MATERIALIZED (
         SELECT id, call_id, at, state FROM delivery WHERE tenant_id = $1 AND (at, id) < ($2, $3)
-        ORDER BY at DESC, id DESC LIMIT {MAX_SEARCHED}
+        ORDER BY at DESC, id DESC LIMIT {MAX_SEARCHED_DELIVERIES}
     ), given_up AS MATERIALIZED (
         SELECT id, call_id, at FROM searched WHERE state = 'gave_up' ORDER BY at DESC, id DESC LIMIT $4
     ), place AS (
@@ -153,7 +153,7 @@ async def list_waiting_deliveries(
 async def list_given_up(database: TransactionRunner, tenant_id: str, *, before: UUID | None = None) -> GivenUpPage:
     """Returns a page of the tenant's given-up deliveries.
 
-    Reads only the newest MAX_SEARCHED deliveries whose ids are before `before`.
+    Reads only the newest MAX_SEARCHED_DELIVERIES deliveries whose ids are before `before`.
     """
     last = before or _LATEST_ID
     rows = await fetch_with_time_limit(database, _LIST_GIVEN_UP, tenant_id, ids.creation_time_of_id(last), last, PAGE_SIZE + 1)
@@ -161,6 +161,6 @@ async def list_given_up(database: TransactionRunner, tenant_id: str, *, before: 
     lines = [ListedDelivery(*row[2:]) for row in rows if row[2] is not None]
     if len(lines) > PAGE_SIZE:
         return GivenUpPage(lines[:PAGE_SIZE], lines[PAGE_SIZE - 1].id, None)
-    if searched < MAX_SEARCHED:
+    if searched < MAX_SEARCHED_DELIVERIES:
         return GivenUpPage(lines, None, None)
     return GivenUpPage(lines, last_id, ids.creation_time_of_id(last_id))

@@ -6,13 +6,13 @@ from typing import Final
 from urllib.parse import urlencode
 from uuid import UUID
 
-from app.console.deliveries.store import MAX_COUNTED, ListedDelivery, TenantBacklog
+from app.console.deliveries.store import MAX_COUNTED_DELIVERIES, ListedDelivery, TenantBacklog
 from app.console.deliveries.texts import can_be_sent_again, error_in_words, state_and_note_in_words
 from app.console.masking import mask_url
 from app.console.times import read_form_time
 from app.http.operations import CONSOLE_PREFIX
 
-PATH: Final = f"{CONSOLE_PREFIX}/deliveries"
+DELIVERIES_PATH: Final = f"{CONSOLE_PREFIX}/deliveries"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class DeliveryQuery:
     """
 
     @property
-    def done(self) -> str | None:
+    def done_message(self) -> str | None:
         """The message about the form that led to this page; None if no form led to it."""
         if self.sent is None:
             return None
@@ -76,7 +76,7 @@ def delivery_list_url(tenant_id: str, state: str, cursor: str = "", *, sent: int
     given = {"tenant": tenant_id, "state": state, "cursor": cursor, "since": since}
     if sent is not None:
         given["sent"] = str(sent)
-    return f"{PATH}?{urlencode({name: value for name, value in given.items() if value})}"
+    return f"{DELIVERIES_PATH}?{urlencode({name: value for name, value in given.items() if value})}"
 
 
 def cursor_after_delivery(line: ListedDelivery) -> str:
@@ -133,4 +133,4 @@ class BacklogItem:
 
 def _count_text(number: int, backlog: TenantBacklog) -> str:
     """Returns the number, with a "+" if not all waiting deliveries were counted."""
-    return f"{number:,}+" if backlog.waiting >= MAX_COUNTED and number else f"{number:,}"
+    return f"{number:,}+" if backlog.waiting >= MAX_COUNTED_DELIVERIES and number else f"{number:,}"

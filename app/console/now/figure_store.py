@@ -15,7 +15,7 @@ from app.console.reads import fetch_with_time_limit
 from app.database.pool import TransactionRunner
 from app.rollups.models import ALL_TENANTS
 
-MINUTE_FIGURES_SINCE: Final = "date_trunc('hour', now() - interval '1 day')"
+MINUTE_FIGURES_SINCE_SQL: Final = "date_trunc('hour', now() - interval '1 day')"
 """SQL for the start of the time for which figures of each minute certainly exist.
 
 For earlier times, the figures of each hour are read.
@@ -45,9 +45,9 @@ class CallFigures:
 _FIGURE_COLUMNS: Final = tuple(CallFigures.__dataclass_fields__)
 # A period that was counted has a row of all tenants. If a tenant has no row for such a period, its figures are zero.
 # `waiting` is the exception: it is null for all tenants if no worker ran in the period.
-_FIGURE_SQL: Final = {"waiting": "CASE WHEN every.waiting IS NOT NULL THEN coalesce(own.waiting, 0) END AS waiting"}
-_FIGURES_OF_LENGTH: Final = f"""
-    SELECT every.start, {", ".join(_FIGURE_SQL.get(name, f"own.{name}") for name in _FIGURE_COLUMNS)}
+_FIGURE_COLUMN_SQL: Final = {"waiting": "CASE WHEN every.waiting IS NOT NULL THEN coalesce(own.waiting, 0) END AS waiting"}
+_FIGURES_OF_LENGTH_SQL: Final = f"""
+    SELECT every.start, {", ".join(_FIGURE_COLUMN_SQL.get(name, f"own.{name}") for name in _FIGURE_COLUMNS)}
     FROM rollup AS every LEFT JOIN rollup AS own
         ON own.tenant_id = $1 AND own.seconds = every.seconds AND own.start = every.start
     WHERE every.tenant_id = '{ALL_TENANTS}' AND every.latency IS NOT NULL AND every.seconds = %d
@@ -55,9 +55,9 @@ _FIGURES_OF_LENGTH: Final = f"""
 # Without figures, this returns one row that has only the time.
 _READ_FIGURES: Final = f"""
     SELECT clock.now, figures.* FROM (SELECT now() AS now) AS clock LEFT JOIN (
-        {_FIGURES_OF_LENGTH % 3600} AND every.start >= now() - $2::interval AND every.start < {MINUTE_FIGURES_SINCE}
+        {_FIGURES_OF_LENGTH_SQL % 3600} AND every.start >= now() - $2::interval AND every.start < {MINUTE_FIGURES_SINCE_SQL}
         UNION ALL
-        {_FIGURES_OF_LENGTH % 60} AND every.start >= greatest(now() - $2::interval, {MINUTE_FIGURES_SINCE})
+        {_FIGURES_OF_LENGTH_SQL % 60} AND every.start >= greatest(now() - $2::interval, {MINUTE_FIGURES_SINCE_SQL})
     ) AS figures ON true ORDER BY start
 """
 

@@ -37,7 +37,7 @@ PLOT_TIME_RANGES: Final[Mapping[str, PlotTimeRange]] = {
     "7d": PlotTimeRange("7 days", timedelta(days=7), timedelta(hours=1), timedelta(days=1)),
 }
 
-Point = tuple[datetime, CallFigures | None]
+PeriodFigures = tuple[datetime, CallFigures | None]
 """The start of a period, and the figures of the period; None instead of figures if a worker has not counted them."""
 
 
@@ -81,7 +81,7 @@ TABLE_COLUMNS: Final = (
 )
 
 
-def sum_figures_per_period(read: RolledUpFigures, *, span: timedelta, length: timedelta) -> list[Point]:
+def sum_figures_per_period(read: RolledUpFigures, *, span: timedelta, length: timedelta) -> list[PeriodFigures]:
     """Returns the figures of the last `span`, summed for periods of this `length`; None for a period without figures.
 
     Leaves out the newest periods if they have no figures, because a worker may not have counted them yet.
@@ -129,13 +129,13 @@ def latency_quantile_ms(latency: Sequence[int], share: float) -> float | None:
     return float(LATENCY_BOUNDS_MS[-1])
 
 
-def make_plots(points: Sequence[Point]) -> list[Plot]:
+def make_plots(periods: Sequence[PeriodFigures]) -> list[Plot]:
     """Returns the plots in the order in which the page shows them."""
 
     def values(of: Callable[[CallFigures], float | None]) -> list[float | None]:
-        return [None if figures is None else of(figures) for _, figures in points]
+        return [None if figures is None else of(figures) for _, figures in periods]
 
-    sums = sum_figures([figures for _, figures in points if figures is not None])
+    sums = sum_figures([figures for _, figures in periods if figures is not None])
     calls = [
         Series("Started", 2, values(lambda each: each.started)),
         Series("Not dialled yet", 1, values(lambda each: each.scheduled + each.pending)),
@@ -166,13 +166,13 @@ def make_plots(points: Sequence[Point]) -> list[Plot]:
         Plot("latency", "Twilio's answer", _latency_summary(sums), "ms", "lines", latency),
         Plot("callbacks", "Callbacks of these calls", f"{sums.callbacks:,} received", "", "lines", callbacks),
         Plot("deliveries", "Deliveries", f"{sums.delivered:,} delivered, {sums.gave_up:,} given up", "", "bars", deliveries),
-        Plot("waiting", "Calls that wait", _waiting_summary(points), "", "lines", [_waiting_calls_series(points)]),
+        Plot("waiting", "Calls that wait", _waiting_summary(periods), "", "lines", [_waiting_calls_series(periods)]),
         Plot("money", "Money spent", _money_summary(sums), "money", "lines", money),
     ]
 
 
-def _waiting_calls_series(points: Sequence[Point]) -> Series:
-    return Series("Waiting", 1, [None if figures is None else figures.waiting for _, figures in points])
+def _waiting_calls_series(periods: Sequence[PeriodFigures]) -> Series:
+    return Series("Waiting", 1, [None if figures is None else figures.waiting for _, figures in periods])
 
 
 def _calls_summary(sums: CallFigures) -> str:
@@ -180,8 +180,8 @@ def _calls_summary(sums: CallFigures) -> str:
     return f"{requested:,} requested, {sums.started:,} started"
 
 
-def _waiting_summary(points: Sequence[Point]) -> str:
-    known = [figures.waiting for _, figures in points if figures is not None and figures.waiting is not None]
+def _waiting_summary(periods: Sequence[PeriodFigures]) -> str:
+    known = [figures.waiting for _, figures in periods if figures is not None and figures.waiting is not None]
     return f"latest {known[-1]:,}, peak {max(known):,}" if known else "Not counted yet"
 
 
@@ -212,9 +212,9 @@ def _milliseconds_text(value: float) -> str:
     return f"{value / 1000:.1f} s" if value >= 1000 else f"{value:.0f} ms"
 
 
-def figure_table_rows(points: Sequence[Point]) -> list[FigureRow]:
+def figure_table_rows(periods: Sequence[PeriodFigures]) -> list[FigureRow]:
     """Returns the rows of the table, the newest first."""
-    return [FigureRow(start, [] if figures is None else _row_texts(figures)) for start, figures in reversed(points)]
+    return [FigureRow(start, [] if figures is None else _row_texts(figures)) for start, figures in reversed(periods)]
 
 
 def _row_texts(figures: CallFigures) -> list[str]:
@@ -225,13 +225,13 @@ def _row_texts(figures: CallFigures) -> list[str]:
     return [*texts, _money_spent_text(figures) or "–", f"{figures.unpriced:,}"]
 
 
-def plots_as_json(points: Sequence[Point], *, length: timedelta) -> dict[str, Any]:
+def plots_as_json(periods: Sequence[PeriodFigures], *, length: timedelta) -> dict[str, Any]:
     """Returns the plots as JSON for the script now.js. Times are in Unix seconds.
 
     A value is null where no figures were counted. `length` is the length of the period of one point.
     """
     return {
-        "times": [int(start.timestamp()) for start, _ in points],
+        "times": [int(start.timestamp()) for start, _ in periods],
         "seconds": int(length.total_seconds()),
         "plots": [
             {
@@ -241,6 +241,6 @@ def plots_as_json(points: Sequence[Point], *, length: timedelta) -> dict[str, An
                     for each in plot.series
                 ],
             }
-            for plot in make_plots(points)
+            for plot in make_plots(periods)
         ],
     }

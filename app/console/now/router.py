@@ -23,7 +23,7 @@ RangeName = Literal["1h", "24h", "7d"]
 RangeNameDep = Annotated[RangeName, Query(alias="range")]
 
 
-async def tenant_id_for_figures(client: ConsoleClientDep, tenant: str = "") -> str | None:
+async def shown_tenant_id(client: ConsoleClientDep, tenant: str = "") -> str | None:
     """Returns the id of the tenant whose calls are shown; None for all tenants.
 
     Raises TenantNotFound if the session belongs to another tenant.
@@ -31,13 +31,13 @@ async def tenant_id_for_figures(client: ConsoleClientDep, tenant: str = "") -> s
     return require_accessible_tenant(client, tenant) if tenant else client.tenant_id
 
 
-FiguresTenantDep = Annotated[str | None, Depends(tenant_id_for_figures)]
+ShownTenantDep = Annotated[str | None, Depends(shown_tenant_id)]
 
 
 @router.get("")
 @needs(Scope.READ, clients="any")
 async def show_now(
-    request: Request, client: ConsoleClientDep, tenant_id: FiguresTenantDep, range_name: RangeNameDep = "1h"
+    request: Request, client: ConsoleClientDep, tenant_id: ShownTenantDep, range_name: RangeNameDep = "1h"
 ) -> Response:
     """Shows the page *Now*: a sentence about the calls of the last hour, what needs attention, and plots with their table."""
     view, shown = await _read_now_view(request, client, tenant_id), figures.PLOT_TIME_RANGES[range_name]
@@ -59,7 +59,7 @@ async def show_now(
 
 @router.get("/summary")
 @needs(Scope.READ, clients="any")
-async def show_now_summary(request: Request, client: ConsoleClientDep, tenant_id: FiguresTenantDep) -> Response:
+async def show_now_summary(request: Request, client: ConsoleClientDep, tenant_id: ShownTenantDep) -> Response:
     """Shows the part of the page *Now* that refreshes itself."""
     tenant = tenant_id if client.tenant_id is None and tenant_id else ""
     return page_response(request, "now/summary.html", view=await _read_now_view(request, client, tenant_id), tenant=tenant)
@@ -67,7 +67,7 @@ async def show_now_summary(request: Request, client: ConsoleClientDep, tenant_id
 
 @router.get("/figures")
 @needs(Scope.READ, clients="any")
-async def get_figures(request: Request, tenant_id: FiguresTenantDep, range_name: RangeNameDep = "1h") -> Response:
+async def get_figures(request: Request, tenant_id: ShownTenantDep, range_name: RangeNameDep = "1h") -> Response:
     """Returns the plots as JSON for the page's script."""
     shown = figures.PLOT_TIME_RANGES[range_name]
     read = await read_figures(slot_limited_transactions(request), tenant_id, span=shown.span)

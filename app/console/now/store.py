@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from app.callgate_error import EXECUTIONS
-from app.console.now.figure_store import MINUTE_FIGURES_SINCE
+from app.console.now.figure_store import MINUTE_FIGURES_SINCE_SQL
 from app.console.reads import fetch_with_time_limit
 from app.database.heartbeats import WORKER_SUMMARY_SQL, WorkerSummary
 from app.database.pool import TransactionRunner
@@ -156,14 +156,14 @@ def _waiting_count_sql(select: str) -> str:
     return f"(SELECT {count} FROM ({select} LIMIT {MAX_COUNTED_ROWS}) AS counted)"
 
 
-_COUNT_WAITING_CALLS: Final = f"""(
+_COUNT_WAITING_CALLS_SQL: Final = f"""(
     SELECT count(*) FROM (
         SELECT FROM account CROSS JOIN LATERAL (
             SELECT FROM scheduled_dial AS dial WHERE dial.account_id = account.account_id LIMIT {MAX_COUNTED_ROWS}
         ) AS own LIMIT {MAX_COUNTED_ROWS}
     ) AS counted
 )"""
-_MISSING_CALLS: Final = f"""(
+_MISSING_CALLS_SQL: Final = f"""(
     SELECT json_build_object(
         'number', count(*), 'since', min(missing_since), 'oldest', (array_agg(call_id ORDER BY missing_since))[1]
     ) FROM (
@@ -171,7 +171,7 @@ _MISSING_CALLS: Final = f"""(
         WHERE missing_since IS NOT NULL {{own}} ORDER BY missing_since LIMIT {MAX_COUNTED_ROWS}
     ) AS counted
 )"""
-_WAITING_QUEUES: Final = f"""
+_WAITING_QUEUES_SQL: Final = f"""
     SELECT queue.tenant_id, queue.name, queue.paused, tenant.suspended_at IS NOT NULL AS is_tenant_suspended,
         coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours,
         counted.number, last.due_at AS last_due_at, greatest(last.ring_by, counted.ring_by) AS last_ring_by,
@@ -190,7 +190,7 @@ _WAITING_QUEUES: Final = f"""
         ) AS counted
     ORDER BY paused DESC, queue.id
 """
-_REJECTED_CREDENTIALS: Final = f"""
+_REJECTED_CREDENTIALS_SQL: Final = f"""
     SELECT account.tenant_id, account.account_sid, credential.username, credential.rejected_at, (
         SELECT count(*) FROM twilio_credential AS other WHERE other.account_id = account.id
             AND other.revoked_at IS NULL AND other.rejected_at IS NULL
@@ -199,33 +199,33 @@ _REJECTED_CREDENTIALS: Final = f"""
     WHERE credential.rejected_at IS NOT NULL AND credential.revoked_at IS NULL {{own}}
     ORDER BY credential.rejected_at DESC LIMIT {MAX_LISTED_ROWS}
 """
-_LAST_HOUR_SUMS: Final = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in LastHourCallCounts.__dataclass_fields__)
-_ROLLUP_SQL: Final = {
+_SUMS_SQL: Final = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in LastHourCallCounts.__dataclass_fields__)
+_ROLLUP_COLUMN_SQL: Final = {
     "not_started": "not_started - canceled AS not_started",
     "rolled_up": "started + not_started - canceled + unknown AS rolled_up",
 }
 # Ids begin with their time in milliseconds (app.calls.ids).
-_FIRST_UNCOUNTED_ID: Final = """(
+_FIRST_UNCOUNTED_ID_SQL: Final = """(
     SELECT (lpad(to_hex((extract(epoch FROM greatest(max(rolled_until), now() - interval '1 hour')) * 1000)::bigint), 12, '0')
         || repeat('0', 20))::uuid FROM rollup_progress
 )"""
 # The figures of minutes, and calls that were requested after the last of them: at most as many as the sentence needs.
-_LAST_HOUR: Final = f"""
-    SELECT {_LAST_HOUR_SUMS} FROM (
-        SELECT {", ".join(_ROLLUP_SQL.get(name, name) for name in LastHourCallCounts.__dataclass_fields__)} FROM rollup
+_LAST_HOUR_SQL: Final = f"""
+    SELECT {_SUMS_SQL} FROM (
+        SELECT {", ".join(_ROLLUP_COLUMN_SQL.get(name, name) for name in LastHourCallCounts.__dataclass_fields__)} FROM rollup
         WHERE {{figures}} AND seconds = 60 AND start >= now() - interval '1 hour'
         UNION ALL
         SELECT {", ".join(f"(execution = '{name}' AND NOT {CANCELED_SQL})::int" for name in EXECUTIONS)}, 0,
             ({HAS_CALLBACK_SQL})::int, ({callback_missing_sql("$1")})::int, 0
         FROM (
             SELECT execution, settled_by, callbacks_seen, parameters, account_id FROM call
-            WHERE id >= {_FIRST_UNCOUNTED_ID} {{own}} LIMIT {MAX_LIVE_CALLS}
+            WHERE id >= {_FIRST_UNCOUNTED_ID_SQL} {{own}} LIMIT {MAX_LIVE_CALLS}
         ) AS live
     ) AS every
 """
-_SUM_PERIODS: Final = {
-    "gave_up": f"""seconds = 3600 AND start >= now() - interval '7 days' AND start < {MINUTE_FIGURES_SINCE}
-        OR seconds = 60 AND start >= {MINUTE_FIGURES_SINCE}""",
+_PERIODS_OF_SUMS_SQL: Final = {
+    "gave_up": f"""seconds = 3600 AND start >= now() - interval '7 days' AND start < {MINUTE_FIGURES_SINCE_SQL}
+        OR seconds = 60 AND start >= {MINUTE_FIGURES_SINCE_SQL}""",
     "price_given_up": "seconds = 3600 AND start >= now() - interval '7 days'",
     "called_back": "seconds = 60 AND start >= now() - interval '1 day' AND start < now() - interval '1 hour'",
 }
@@ -247,7 +247,7 @@ def _read_facts_sql(*, of_tenant: bool) -> str:
     )
     gave_up, price_given_up, called_back = (
         f"(SELECT coalesce(sum({name}), 0) FROM rollup WHERE {figures} AND ({periods}))"
-        for name, periods in _SUM_PERIODS.items()
+        for name, periods in _PERIODS_OF_SUMS_SQL.items()
     )
     return f"""
         {of_one if of_tenant else accounts_with_rows_sql("scheduled_dial")}
@@ -260,10 +260,10 @@ def _read_facts_sql(*, of_tenant: bool) -> str:
             'halt_reason', (SELECT halt_reason FROM grant_guard WHERE id = 1),
             'unknown', {unknown},
             'pending', {pending},
-            'waiting', {_COUNT_WAITING_CALLS},
+            'waiting', {_COUNT_WAITING_CALLS_SQL},
             'last_grant_at', (SELECT max(granted_at) FROM pace {own_pace}),
-            'missing', {_MISSING_CALLS.format(own=own_account)},
-            'queues', {_json_array_sql(_WAITING_QUEUES.format(own=own))},
+            'missing', {_MISSING_CALLS_SQL.format(own=own_account)},
+            'queues', {_json_array_sql(_WAITING_QUEUES_SQL.format(own=own))},
             'failing', (
                 SELECT json_build_object('number', count(*), 'since', min(pending_since)) FROM (
                     SELECT attempts, pending_since FROM delivery WHERE next_attempt_at IS NOT NULL {own}
@@ -272,8 +272,8 @@ def _read_facts_sql(*, of_tenant: bool) -> str:
             ),
             'gave_up', {gave_up},
             'price_given_up', {price_given_up},
-            'credentials', {_json_array_sql(_REJECTED_CREDENTIALS.format(own=own))},
-            'recent', (SELECT row_to_json(sums) FROM ({_LAST_HOUR.format(figures=figures, own=own)}) AS sums),
+            'credentials', {_json_array_sql(_REJECTED_CREDENTIALS_SQL.format(own=own))},
+            'recent', (SELECT row_to_json(sums) FROM ({_LAST_HOUR_SQL.format(figures=figures, own=own)}) AS sums),
             'called_back_1_to_24_hours_ago', {called_back},
             'rolled_until', (SELECT rolled_until FROM rollup_progress WHERE id = 1),
             'took_s', extract(epoch FROM clock_timestamp() - now())
@@ -281,8 +281,8 @@ def _read_facts_sql(*, of_tenant: bool) -> str:
     """
 
 
-READ_FACTS_OF_TENANT: Final = _read_facts_sql(of_tenant=True)
-READ_FACTS_OF_ALL: Final = _read_facts_sql(of_tenant=False)
+READ_FACTS_OF_TENANT_SQL: Final = _read_facts_sql(of_tenant=True)
+READ_FACTS_OF_ALL_SQL: Final = _read_facts_sql(of_tenant=False)
 _FACTS_ADAPTER: Final = TypeAdapter(NowPageFacts)
 
 
@@ -292,8 +292,8 @@ async def read_now_page_facts(database: TransactionRunner, tenant_id: str | None
     `has_public_url` says whether Twilio can send callbacks to Callgate.
     """
     ((facts,),) = await (
-        fetch_with_time_limit(database, READ_FACTS_OF_ALL, has_public_url)
+        fetch_with_time_limit(database, READ_FACTS_OF_ALL_SQL, has_public_url)
         if tenant_id is None
-        else fetch_with_time_limit(database, READ_FACTS_OF_TENANT, has_public_url, tenant_id)
+        else fetch_with_time_limit(database, READ_FACTS_OF_TENANT_SQL, has_public_url, tenant_id)
     )
     return _FACTS_ADAPTER.validate_json(facts)

@@ -25,7 +25,7 @@ def waiting_count_text(number: int) -> str:
     return f"{number:,}" if number < MAX_COUNTED_ROWS else f"{MAX_COUNTED_ROWS:,} or more"
 
 
-def percent(share: float) -> str:
+def percent_text(share: float) -> str:
     """Returns a share between 0 and 1 as a percentage with one decimal, such as "12.5 %"."""
     if 0 < share < 0.001:
         return "less than 0.1 %"

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from app.console.now.findings import LEVELS, AttentionItem, Level, attention_items
+from app.console.now.attention import LEVELS_BY_URGENCY, AttentionItem, Level, attention_items
 from app.console.now.store import MAX_COUNTED_ROWS, MAX_LISTED_ROWS, NowPageFacts
 from app.console.now.texts import (
     SentencePart,
     most_did_not_start,
-    percent,
+    percent_text,
     projected_queue_end,
     span_text,
     waiting_count_text,
@@ -27,7 +27,7 @@ class StatusSentence:
 @dataclass(frozen=True, slots=True)
 class NowView:
     sentence: StatusSentence
-    findings: list[AttentionItem]
+    attention_items: list[AttentionItem]
     read_at: datetime
 
 
@@ -36,10 +36,10 @@ def now_view(facts: NowPageFacts, *, for_operator: bool, key_set_state: str = "o
 
     `key_set_state` is the state of the key set with which service account tokens are verified (app.workloads).
     """
-    findings = attention_items(facts, for_operator=for_operator, key_set_state=key_set_state)
+    items = attention_items(facts, for_operator=for_operator, key_set_state=key_set_state)
     level, head = _main_sentence(facts)
-    worst = min([level, *(each.level for each in findings)], key=LEVELS.index)
-    return NowView(StatusSentence(worst, [*head, *_detail_sentence(facts)]), findings, facts.read_at)
+    worst = min([level, *(each.level for each in items)], key=LEVELS_BY_URGENCY.index)
+    return NowView(StatusSentence(worst, [*head, *_detail_sentence(facts)]), items, facts.read_at)
 
 
 def _main_sentence(facts: NowPageFacts) -> tuple[Level, list[SentencePart]]:
@@ -133,4 +133,4 @@ def _twilio_errors_clause(facts: NowPageFacts) -> list[SentencePart]:
         return []
     if not recent.server_errors:
         return ["Twilio answers no 5xx"]
-    return [f"Twilio answers 5xx to {percent(recent.server_errors / recent.rolled_up)}"]
+    return [f"Twilio answers 5xx to {percent_text(recent.server_errors / recent.rolled_up)}"]

@@ -8,7 +8,7 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from app.console.oidc.provider import OidcProvider
 
-CALLBACK_PATH: Final = "/console/oidc/callback"
+OIDC_REDIRECT_PATH: Final = "/console/oidc/callback"
 
 
 class ProviderFailed(Exception):
@@ -38,6 +38,6 @@ def oidc_provider(settings: Settings) -> "OidcProvider | None":
         issuer=settings.console_oidc_issuer,
         client_id=settings.console_oidc_client_id or "",
         client_secret=settings.console_oidc_client_secret.get_secret_value(),
-        redirect_uri=f"{settings.console_url}{CALLBACK_PATH}",
+        redirect_uri=f"{settings.console_url}{OIDC_REDIRECT_PATH}",
         scope=settings.console_oidc_scope,
     )

@@ -61,7 +61,7 @@ class OidcProvider:
         attempt = LoginAttempt(*(secrets.token_urlsafe(32) for _ in range(3)))
         metadata = await self._discover()
         address = prepare_grant_uri(
-            _endpoint(metadata, "authorization_endpoint"),
+            _endpoint_url(metadata, "authorization_endpoint"),
             self.client_id,
             "code",
             redirect_uri=self.redirect_uri,
@@ -81,13 +81,13 @@ class OidcProvider:
         metadata = await self._discover()
         async with self._new_http_client() as client:
             tokens = await self._exchange_code_for_tokens(client, metadata, code, attempt)
-            keys = await _get_json(client, _endpoint(metadata, "jwks_uri"))
+            keys = await _get_json(client, _endpoint_url(metadata, "jwks_uri"))
             claims = self._checked_claims(tokens, keys, metadata, attempt)
             access_token = tokens.get("access_token")
             if "userinfo_endpoint" not in metadata or not isinstance(access_token, str):
                 return claims
             bearer = {"Authorization": f"Bearer {access_token}"}
-            more = await _get_json(client, _endpoint(metadata, "userinfo_endpoint"), headers=bearer)
+            more = await _get_json(client, _endpoint_url(metadata, "userinfo_endpoint"), headers=bearer)
         if more.get("sub") != claims["sub"]:
             raise ProviderFailed("userinfo_of_another")
         if claims.get("email", more.get("email")) != more.get("email"):
@@ -133,7 +133,7 @@ class OidcProvider:
 
         Raises ProviderFailed.
         """
-        address = _endpoint(metadata, "token_endpoint")
+        address = _endpoint_url(metadata, "token_endpoint")
         body = prepare_token_request(
             "authorization_code", redirect_uri=self.redirect_uri, code=code, code_verifier=attempt.verifier
         )
@@ -166,7 +166,7 @@ class OidcProvider:
         return dict(claims)
 
 
-def _endpoint(metadata: Mapping[str, Any], name: str) -> str:
+def _endpoint_url(metadata: Mapping[str, Any], name: str) -> str:
     """Returns the URL of the endpoint `name` from the discovery document.
 
     Raises ProviderFailed if the URL is neither an https URL nor an http URL on this machine.

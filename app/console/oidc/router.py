@@ -32,7 +32,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 router = console_router("/oidc")
 
-COOKIE_NAME: Final = "__Host-callgate-oidc"
+ATTEMPT_COOKIE_NAME: Final = "__Host-callgate-oidc"
 _COOKIE_ASSOCIATED_DATA = "console oidc attempt"
 _ATTEMPT_LIFETIME_S = 600
 # Given to FailedAuthenticationLimiter instead of the hash of a key: a login with OpenID Connect has no key.
@@ -57,7 +57,7 @@ async def begin_login(request: Request) -> Response:
     encrypted = keyring.encrypt(json.dumps(kept), associated_data=_COOKIE_ASSOCIATED_DATA).hex()
     response = RedirectResponse(address, status_code=303)
     response.set_cookie(
-        COOKIE_NAME, encrypted, max_age=_ATTEMPT_LIFETIME_S, path="/", secure=True, httponly=True, samesite="lax"
+        ATTEMPT_COOKIE_NAME, encrypted, max_age=_ATTEMPT_LIFETIME_S, path="/", secure=True, httponly=True, samesite="lax"
     )
     return response
 
@@ -111,7 +111,9 @@ def _login_attempt_from_cookie(request: Request) -> tuple[LoginAttempt, str] | N
     keyring: Keyring = request.state.keyring
     try:
         kept = json.loads(
-            keyring.decrypt(bytes.fromhex(request.cookies.get(COOKIE_NAME, "")), associated_data=_COOKIE_ASSOCIATED_DATA)
+            keyring.decrypt(
+                bytes.fromhex(request.cookies.get(ATTEMPT_COOKIE_NAME, "")), associated_data=_COOKIE_ASSOCIATED_DATA
+            )
         )
     except (ValueError, SecretUnreadable):
         return None
@@ -129,4 +131,4 @@ def _refuse_login(request: Request, error_text: str, status: int, reason: str) -
 
 
 def _delete_cookie(response: Response) -> None:
-    response.delete_cookie(COOKIE_NAME, path="/", secure=True, httponly=True, samesite="lax")
+    response.delete_cookie(ATTEMPT_COOKIE_NAME, path="/", secure=True, httponly=True, samesite="lax")

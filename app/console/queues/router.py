@@ -11,12 +11,12 @@ from starlette.responses import RedirectResponse
 from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router, slot_limited_transactions
 from app.console.queues import store
 from app.console.queues.view import (
-    PATH,
+    QUEUES_PATH,
     QueueItem,
     QueueView,
     canceled_calls_message,
-    first_page_url,
-    next_page_url,
+    first_queue_list_page_url,
+    next_queue_list_page_url,
     queue_calls_url,
     queue_path,
     waiting_calls_text,
@@ -95,9 +95,9 @@ async def list_queues(
         "queues/list.html",
         items=items,
         tenant=tenant,
-        next_page=next_page_url(items[-1][0], wanted) if has_more else None,
-        first_page=None if place == ("", "") else first_page_url(wanted),
-        address=f"{PATH}?{request.url.query}",
+        next_page=next_queue_list_page_url(items[-1][0], wanted) if has_more else None,
+        first_page=None if place == ("", "") else first_queue_list_page_url(wanted),
+        address=f"{QUEUES_PATH}?{request.url.query}",
         read_at=datetime.now(UTC),
     )
 

@@ -9,7 +9,7 @@ from app.console.reads import fetch_with_time_limit
 from app.database.pool import TransactionRunner
 from app.queues.state_store import STATE_COLUMNS, STATE_TABLES, QueueState
 
-MAX_COUNTED: Final = 1_000
+MAX_COUNTED_CALLS: Final = 1_000
 """Maximum number of waiting calls that the list counts for one queue."""
 
 
@@ -19,14 +19,14 @@ class QueueLine:
 
     state: QueueState
     waiting: int
-    """The number of calls that wait in the queue. MAX_COUNTED + 1 stands for any number above MAX_COUNTED."""
+    """The number of calls that wait in the queue. MAX_COUNTED_CALLS + 1 stands for any number above MAX_COUNTED_CALLS."""
 
 
 _LIST_QUEUES = f"""
     SELECT {STATE_COLUMNS}, waiting.number AS waiting
     FROM {STATE_TABLES} CROSS JOIN LATERAL (
         SELECT count(*) AS number
-        FROM (SELECT FROM scheduled_dial WHERE queue_id = queue.id LIMIT {MAX_COUNTED + 1}) AS some_dials
+        FROM (SELECT FROM scheduled_dial WHERE queue_id = queue.id LIMIT {MAX_COUNTED_CALLS + 1}) AS some_dials
     ) AS waiting
     WHERE {{which}} ORDER BY queue.tenant_id, queue.name LIMIT {PAGE_SIZE + 1}
 """

@@ -8,14 +8,14 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from app.console.queues.store import MAX_COUNTED
+from app.console.queues.store import MAX_COUNTED_CALLS
 from app.console.texts import hours_text, pace_text
 from app.http.operations import CONSOLE_PREFIX
 from app.queues.progress import QueueProgress, UnknownEndReason
 from app.queues.state_store import QueueState
 from app.queues.wait_reason import WaitReasonName, wait_reason
 
-PATH: Final = f"{CONSOLE_PREFIX}/queues"
+QUEUES_PATH: Final = f"{CONSOLE_PREFIX}/queues"
 _WAIT_REASON_TEXTS: Final[dict[WaitReasonName, str]] = {
     "halted": "waits, as all scheduled calls do: the database was restored or failed over, or an operator has halted them. "
     "They go on after `callgate queues release`",
@@ -36,7 +36,7 @@ _UNKNOWN_END_TEXTS: Final[dict[UnknownEndReason, str]] = {
     "hours": "unknown, because hours apply",
     "no_rate": "unknown, because neither queue nor account has a limit of calls per second",
 }
-_URGENT_REASONS: Final = frozenset({"halted", "tenant_suspended", "paused"})
+_HALTING_REASONS: Final = frozenset({"halted", "tenant_suspended", "paused"})
 
 
 def wait_reason_in_words(reason: WaitReasonName | None, *, waits: bool) -> str:
@@ -47,8 +47,8 @@ def wait_reason_in_words(reason: WaitReasonName | None, *, waits: bool) -> str:
 
 
 def waiting_calls_text(number: int) -> str:
-    """Returns the number of waiting calls as text; "1,000+" if the number is larger than MAX_COUNTED."""
-    return f"{MAX_COUNTED:,}+" if number > MAX_COUNTED else f"{number:,}"
+    """Returns the number of waiting calls as text; "1,000+" if the number is larger than MAX_COUNTED_CALLS."""
+    return f"{MAX_COUNTED_CALLS:,}+" if number > MAX_COUNTED_CALLS else f"{number:,}"
 
 
 def canceled_calls_message(number: int) -> str:
@@ -56,7 +56,7 @@ def canceled_calls_message(number: int) -> str:
 
 
 def queue_path(tenant_id: str, name: str) -> str:
-    return f"{PATH}/{quote(tenant_id, safe='')}/{quote(name, safe='')}"
+    return f"{QUEUES_PATH}/{quote(tenant_id, safe='')}/{quote(name, safe='')}"
 
 
 def queue_calls_url(tenant_id: str, name: str) -> str:
@@ -93,7 +93,7 @@ class QueueItem:
             path=queue_path(queue.tenant_id, queue.name),
             tenant_id=queue.tenant_id,
             name=queue.name,
-            state="paused" if queue.paused else "halted" if reason in _URGENT_REASONS else "active",
+            state="paused" if queue.paused else "halted" if reason in _HALTING_REASONS else "active",
             next_due_at=None if state.next_call is None else state.next_call.due_at,
             reason=wait_reason_in_words(reason, waits=state.next_call is not None),
             pace=pace_text(queue.pace),
@@ -118,7 +118,7 @@ class QueueView:
     waiting: int | None
     first_not_before: datetime | None
     projected_end_at: datetime | None
-    no_end: str
+    unknown_end_text: str
     """The reason why the projected end (the time at which no call will wait any more) is unknown; "" if it is known."""
     is_paused: bool
     is_limited: bool
@@ -140,7 +140,7 @@ class QueueView:
             waiting=None if waiting is None else waiting.number,
             first_not_before=None if waiting is None else waiting.first_not_before,
             projected_end_at=progress.projected_end_at,
-            no_end="" if isinstance(progress.end, datetime) else _UNKNOWN_END_TEXTS[progress.end],
+            unknown_end_text="" if isinstance(progress.end, datetime) else _UNKNOWN_END_TEXTS[progress.end],
             is_paused=queue.paused,
             is_limited=queue.pace.is_limited,
             ring_within="15 minutes" if queue.ring_within_s is None else f"{queue.ring_within_s:,} s",
@@ -163,15 +163,15 @@ def _sorted_by_count(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def first_page_url(tenant: str) -> str:
-    """Returns the address of the first page of the list of queues. `tenant` is as in `next_page_url`."""
-    return f"{PATH}?{urlencode({'tenant': tenant})}" if tenant else PATH
+def first_queue_list_page_url(tenant: str) -> str:
+    """Returns the address of the first page of the list of queues. `tenant` is as in `next_queue_list_page_url`."""
+    return f"{QUEUES_PATH}?{urlencode({'tenant': tenant})}" if tenant else QUEUES_PATH
 
 
-def next_page_url(item: QueueItem, tenant: str) -> str:
+def next_queue_list_page_url(item: QueueItem, tenant: str) -> str:
     """Returns the address of the next page of the list of queues. `item` is the last queue on the current page.
 
     `tenant` is the tenant to which the list is limited; "" means all tenants.
     """
     given = {"tenant": tenant, "after_tenant": "" if tenant else item.tenant_id, "after": item.name}
-    return f"{PATH}?{urlencode({name: value for name, value in given.items() if value})}"
+    return f"{QUEUES_PATH}?{urlencode({name: value for name, value in given.items() if value})}"

@@ -7,8 +7,8 @@ from starlette.responses import RedirectResponse
 
 from app.audit.events import Actor
 from app.console.access import (
-    COOKIE_NAME,
     LOGIN_PATH,
+    SESSION_COOKIE_NAME,
     ConsoleClientDep,
     SubmittedFormDep,
     console_router,
@@ -91,7 +91,7 @@ async def start_session(request: Request, client: Caller | OperatorCaller, respo
 
 def _set_cookie(response: Response, token: str, sessions: ConsoleSessions) -> Response:
     lifetime_s = int(sessions.lifetime.total_seconds())
-    response.set_cookie(COOKIE_NAME, token, max_age=lifetime_s, path="/", secure=True, httponly=True, samesite="strict")
+    response.set_cookie(SESSION_COOKIE_NAME, token, max_age=lifetime_s, path="/", secure=True, httponly=True, samesite="strict")
     return response
 
 
@@ -104,7 +104,7 @@ async def log_out(request: Request) -> Response:
         sessions: ConsoleSessions = request.state.console_sessions
         await sessions.end(session.id, Actor(session.client.kind, session.client.name, request.state.request_id))
     response = RedirectResponse(LOGIN_PATH, status_code=303)
-    response.delete_cookie(COOKIE_NAME, path="/", secure=True, httponly=True, samesite="strict")
+    response.delete_cookie(SESSION_COOKIE_NAME, path="/", secure=True, httponly=True, samesite="strict")
     return response
 
 

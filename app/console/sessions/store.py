@@ -47,23 +47,23 @@ class ListedSession:
     expires_at: datetime
 
 
-_FROM_KEY_AND_TENANT = """
+_FROM_KEY_AND_TENANT_SQL = """
     FROM console_session AS session
     LEFT JOIN api_key AS key ON key.id = key_id
     LEFT JOIN tenant ON tenant.id = coalesce(key.tenant_id, session.tenant_id)
 """
-_HAS_NOT_ENDED = """
+_HAS_NOT_ENDED_SQL = """
     session.revoked_at IS NULL AND session.expires_at > now() AND seen_at > now() - {idle}::interval
     AND key.revoked_at IS NULL AND (key.expires_at IS NULL OR key.expires_at > now())
 """
-_FIND = f"""
+_FIND_SESSION = f"""
     SELECT session.id, kind, session.name, key_id, tenant.id, coalesce(key.scopes, session.scopes),
         suspended_at IS NOT NULL, max_in_flight, session.expires_at, seen_at > now() - interval '1 minute'
-    {_FROM_KEY_AND_TENANT} WHERE token_hash = $1 AND {_HAS_NOT_ENDED.format(idle="$2")}
+    {_FROM_KEY_AND_TENANT_SQL} WHERE token_hash = $1 AND {_HAS_NOT_ENDED_SQL.format(idle="$2")}
 """
-_LIST = f"""
+_LIST_SESSIONS = f"""
     SELECT session.id, kind, session.name, tenant.id, session.created_at, seen_at, session.expires_at
-    {_FROM_KEY_AND_TENANT} WHERE {_HAS_NOT_ENDED.format(idle="$1")} ORDER BY session.id DESC
+    {_FROM_KEY_AND_TENANT_SQL} WHERE {_HAS_NOT_ENDED_SQL.format(idle="$1")} ORDER BY session.id DESC
 """
 
 
@@ -72,13 +72,13 @@ async def find_session(database: StatementPool, token_hash: bytes, *, idle: time
 
     A session ends when the session or its API key expires or is revoked, or when no request has used it for the time `idle`.
     """
-    rows = await database.fetch(_FIND, token_hash, idle)
+    rows = await database.fetch(_FIND_SESSION, token_hash, idle)
     return StoredSession(*rows[0]) if rows else None
 
 
 async def list_sessions(database: StatementPool, *, idle: timedelta) -> list[ListedSession]:
     """Returns the sessions that have not ended and the one-time links that can still be used, the newest first."""
-    return [ListedSession(*row) for row in await database.fetch(_LIST, idle)]
+    return [ListedSession(*row) for row in await database.fetch(_LIST_SESSIONS, idle)]
 
 
 async def add_session(connection: Connection, session: NewSession, *, lifetime: timedelta) -> bool:

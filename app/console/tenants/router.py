@@ -14,7 +14,7 @@ from app.console.rendering import page_response
 from app.console.tenancy import require_accessible_tenant, require_read_scope
 from app.console.tenants import store
 from app.console.tenants.forms import TENANT_FIELDS, FormState, filled_fields, refused_form
-from app.console.tenants.view import PATH, TenantView, tenant_path, tenant_state
+from app.console.tenants.view import TENANTS_PATH, TenantView, tenant_path, tenant_state
 from app.errors import CallgateError, TenantNotFound
 from app.http.routes import needs
 from app.security.keyring import Keyring
@@ -127,11 +127,11 @@ async def suspend_tenant(tenant_id: VisibleTenantDep, tenants: AdministrationDep
     Its records stay readable.
     """
     await tenants.set_tenant_suspended(tenant_id, suspended=True)
-    return RedirectResponse(f"{PATH}/{tenant_id}", status_code=303)
+    return RedirectResponse(f"{TENANTS_PATH}/{tenant_id}", status_code=303)
 
 
 @router.post("/{tenant_id}/resume")
 @needs(Scope.ADMIN, clients="operator")
 async def resume_tenant(tenant_id: VisibleTenantDep, tenants: AdministrationDep) -> Response:
     await tenants.set_tenant_suspended(tenant_id, suspended=False)
-    return RedirectResponse(f"{PATH}/{tenant_id}", status_code=303)
+    return RedirectResponse(f"{TENANTS_PATH}/{tenant_id}", status_code=303)

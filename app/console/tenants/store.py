@@ -26,7 +26,7 @@ from app.tenants.credential_order import CREDENTIAL_ORDER_SQL
 from app.tenants.sip_credential_store import SipCredentialRow
 from app.tenants.workload_store import WorkloadRow
 
-MAX_LISTED: Final = 200
+MAX_LISTED_RECORDS: Final = 200
 """Maximum number of records of one kind, such as API keys, on the page of a tenant."""
 
 
@@ -48,20 +48,22 @@ def _rows_array_sql(statement: str) -> str:
     return f"array(SELECT each FROM ({statement}) AS each)"
 
 
-_WHERE_TENANT_SQL: Final = f"tenant_id = $1 ORDER BY {{order}} LIMIT {MAX_LISTED}"
-_OF_ACCOUNTS: Final = "= ANY (array(SELECT id FROM account))"
-_CREDENTIALS: Final = f"""SELECT {CREDENTIAL_COLUMNS} FROM twilio_credential AS credential
-    WHERE account_id {_OF_ACCOUNTS} AND revoked_at IS NULL ORDER BY {CREDENTIAL_ORDER_SQL}"""
-_KEYS: Final = (
+_WHERE_TENANT_SQL: Final = f"tenant_id = $1 ORDER BY {{order}} LIMIT {MAX_LISTED_RECORDS}"
+_OF_ACCOUNTS_SQL: Final = "= ANY (array(SELECT id FROM account))"
+_CREDENTIALS_SQL: Final = f"""SELECT {CREDENTIAL_COLUMNS} FROM twilio_credential AS credential
+    WHERE account_id {_OF_ACCOUNTS_SQL} AND revoked_at IS NULL ORDER BY {CREDENTIAL_ORDER_SQL}"""
+_KEYS_SQL: Final = (
     f"SELECT {API_KEY_COLUMNS} FROM api_key WHERE {_WHERE_TENANT_SQL.format(order='revoked_at IS NOT NULL, id DESC')}"
 )
-_SIP: Final = f"SELECT {sip_credential_store.COLUMNS} FROM sip_credential WHERE {_WHERE_TENANT_SQL.format(order='name')}"
-_WORKLOADS: Final = f"SELECT {workload_store.COLUMNS} FROM workload WHERE {_WHERE_TENANT_SQL.format(order='id')}"
-_DETAILS: Final = f"""
+_SIP_CREDENTIALS_SQL: Final = (
+    f"SELECT {sip_credential_store.COLUMNS} FROM sip_credential WHERE {_WHERE_TENANT_SQL.format(order='name')}"
+)
+_WORKLOADS_SQL: Final = f"SELECT {workload_store.COLUMNS} FROM workload WHERE {_WHERE_TENANT_SQL.format(order='id')}"
+_DETAILS_SQL: Final = f"""
     WITH account AS (SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE {_WHERE_TENANT_SQL.format(order="id")})
-    SELECT tenant, {_rows_array_sql("SELECT * FROM account ORDER BY id")}, {_rows_array_sql(_CREDENTIALS)},
-        {_rows_array_sql(f"SELECT subject_id, {pace_store.LIMIT_COLUMNS} FROM pace WHERE subject_id {_OF_ACCOUNTS}")},
-        {_rows_array_sql(_KEYS)}, {_rows_array_sql(_SIP)}, {_rows_array_sql(_WORKLOADS)}
+    SELECT tenant, {_rows_array_sql("SELECT * FROM account ORDER BY id")}, {_rows_array_sql(_CREDENTIALS_SQL)},
+        {_rows_array_sql(f"SELECT subject_id, {pace_store.LIMIT_COLUMNS} FROM pace WHERE subject_id {_OF_ACCOUNTS_SQL}")},
+        {_rows_array_sql(_KEYS_SQL)}, {_rows_array_sql(_SIP_CREDENTIALS_SQL)}, {_rows_array_sql(_WORKLOADS_SQL)}
     FROM (SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1) AS tenant
 """
 
@@ -79,7 +81,7 @@ async def find_details(database: TransactionRunner, tenant_id: str) -> TenantDet
     Returns None if there is no such tenant.
     """
     for tenant, accounts, credentials, paces, keys, sip_credentials, workloads in await fetch_with_time_limit(
-        database, _DETAILS, tenant_id
+        database, _DETAILS_SQL, tenant_id
     ):
         return TenantDetails(
             tenant=TenantRow.from_columns(*tenant),

@@ -6,18 +6,18 @@ from typing import Final
 from urllib.parse import quote
 
 from app.console.masking import mask_url
-from app.console.tenants.store import MAX_LISTED, TenantDetails
+from app.console.tenants.store import MAX_LISTED_RECORDS, TenantDetails
 from app.console.texts import hours_text, pace_text
 from app.http.operations import CONSOLE_PREFIX
 from app.scheduling.hours import parse_calling_hours
 from app.scheduling.pace_limits import UNLIMITED
 from app.tenants.administration_store import AccountRow, ApiKeyRow, ApiKeyState, CredentialRow, TenantRow
 
-PATH: Final = f"{CONSOLE_PREFIX}/tenants"
+TENANTS_PATH: Final = f"{CONSOLE_PREFIX}/tenants"
 
 
 def tenant_path(tenant_id: str) -> str:
-    return f"{PATH}/{quote(tenant_id, safe='')}"
+    return f"{TENANTS_PATH}/{quote(tenant_id, safe='')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class TenantView:
             accounts=[_account_view(account, details) for account in details.accounts],
             keys=_key_views(details.keys, now),
             details=details,
-            truncated_to=MAX_LISTED if any(len(rows) == MAX_LISTED for rows in listed) else None,
+            truncated_to=MAX_LISTED_RECORDS if any(len(rows) == MAX_LISTED_RECORDS for rows in listed) else None,
         )
 
 

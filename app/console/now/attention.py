@@ -13,13 +13,13 @@ from app.console.now.texts import (
     is_dialled_at_pace,
     last_dial_time_at_pace,
     most_did_not_start,
-    percent,
+    percent_text,
     span_text,
     waiting_count_text,
 )
 
 Level = Literal["ok", "warning", "danger"]
-LEVELS: Final[tuple[Level, ...]] = ("danger", "warning", "ok")
+LEVELS_BY_URGENCY: Final[tuple[Level, ...]] = ("danger", "warning", "ok")
 
 # Searches of Twilio's list settle an unknown call within CALLGATE_RESOLVE_PERIOD, a quarter of an hour by default.
 _MIN_UNKNOWN_AGE_TO_WARN: Final = timedelta(minutes=20)
@@ -53,7 +53,7 @@ def attention_items(facts: NowPageFacts, *, for_operator: bool, key_set_state: s
     found = [*_system_attention_items(facts, for_operator, key_set_state), *_call_attention_items(facts)]
     found += [*_scheduled_call_attention_items(facts, for_operator), *_missing_call_attention_items(facts)]
     found += [*_delivery_attention_items(facts), *_price_attention_items(facts)]
-    return sorted(found, key=lambda each: LEVELS.index(each.level))
+    return sorted(found, key=lambda each: LEVELS_BY_URGENCY.index(each.level))
 
 
 def _system_attention_items(facts: NowPageFacts, for_operator: bool, key_set_state: str) -> Iterator[AttentionItem]:
@@ -106,7 +106,7 @@ def _call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
             "warning", [f"A call is pending for {span_text(waited)}."], advice, ("Pending calls", "/calls?execution=pending")
         )
     if recent.rolled_up >= MIN_CALLS_FOR_CONCLUSION and recent.server_errors / recent.rolled_up >= _MAX_SERVER_ERROR_SHARE:
-        share = percent(recent.server_errors / recent.rolled_up)
+        share = percent_text(recent.server_errors / recent.rolled_up)
         advice = (
             "See https://status.twilio.com. The answers may also come from a proxy. The calls are unknown until a callback or "
             "a search settles them."
