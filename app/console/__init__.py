@@ -1,4 +1,4 @@
-"""The console under /console: HTML pages for people who log in. They call the services that the API calls.
+"""The console under /console: HTML pages for people who log in. The pages call the same services as the API.
 
-Actions need scopes and are recorded in the audit log.
+Actions, such as ending a call, need the scope `admin`, and the audit log records them.
 """

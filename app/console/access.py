@@ -1,4 +1,4 @@
-"""What all routes of the console share: the session, the check of `Origin`, the headers of pages, and who sees what.
+"""What all routes of the console share: authentication with a session, the check of `Origin`, and the reading of forms.
 
     router = console_router("/things")
 
@@ -7,8 +7,8 @@
     async def list_things(request: Request, client: ConsoleClientDep) -> Response:
         return page_response(request, "things/list.html", things=await …(tenant_id=client.tenant_id))
 
-Without a session, a GET is redirected to the login and a POST is refused. The client of a tenant's session has a `tenant_id`:
-its pages may show only this tenant. An operator's `tenant_id` is None. docs/console.md describes sessions.
+Without a session, a GET is redirected to the login and a POST is refused. If `client.tenant_id` is not None, the response may
+show this tenant only. It is None for an operator, who may see all tenants. docs/console.md describes sessions.
 """
 
 from collections.abc import Callable, Coroutine
@@ -43,7 +43,7 @@ _SUSPENDED_TEXT = (
 
 
 async def current_session(request: Request) -> ActiveSession | None:
-    """Returns the session of the request's cookie; None without a cookie, or if the session has ended."""
+    """Returns the session of the request's cookie; None without a cookie, without such a session, or if it has ended."""
     sessions: ConsoleSessions = request.state.console_sessions
     token = request.cookies.get(SESSION_COOKIE_NAME)
     return await sessions.find(token, is_user_activity=not _is_automatic_page_refresh(request)) if token else None
@@ -70,7 +70,10 @@ async def authenticate_session(request: Request) -> Caller | OperatorCaller:
 
 
 def allowed_while_suspended(endpoint: Endpoint) -> Endpoint:
-    """Marks the endpoint of a form that a suspended tenant may send. The tenant's API keys may also do the same under /v1."""
+    """Marks the endpoint of a form that a suspended tenant may send, too. This is a decorator.
+
+    Use it only for what the API keys of a suspended tenant may do under /v1.
+    """
     setattr(endpoint, _ALLOWED_WHILE_SUSPENDED, True)
     return endpoint
 
@@ -91,9 +94,9 @@ ConsoleActorDep = Annotated[Actor, Depends(acting_person)]
 
 
 def slot_limited_transactions(request: Request) -> SlotLimitedTransactions:
-    """Returns access to the database for a page or a form. Only a few transactions of one tenant run at the same time.
+    """Returns the runner of database transactions for a page or a form.
 
-    All operators together count as one tenant.
+    Only a few transactions of one tenant run at the same time. All operators together count as one tenant.
     """
     session: ActiveSession = request.state.console_session
     return SlotLimitedTransactions(request.state.database, request.state.console_limit, session.client.tenant_id)
@@ -152,8 +155,8 @@ class ConsoleRoute(ScopedRoute):
 def console_router(path: str = "") -> APIRouter:
     """Returns a router whose routes are of the class ConsoleRoute. Their paths begin with `/console`, followed by `path`.
 
-    Some pages, such as a refused form, are the answer to a POST. Opening the address of such a page again is a GET. The router
-    redirects it to the page that has the form.
+    The response to a POST may be a page, such as a refused form. When the URL of this page is opened again, the browser sends a
+    GET. Add a route for this GET to the router: a redirect to the page that has the form.
     """
     return APIRouter(prefix=CONSOLE_PREFIX + path, include_in_schema=False, route_class=ConsoleRoute)
 
@@ -179,7 +182,7 @@ def safe_redirect_path(text: str) -> str:
     path, _, _ = text.partition("?")
     inside = path == CONSOLE_PREFIX or path.startswith(f"{CONSOLE_PREFIX}/")
     plain = text.isascii() and text.isprintable() and "\\" not in text and " " not in text
-    # With these, browsers or proxies may read the path as one outside /console.
+    # Browsers or proxies may read a path with `..` or `//` as one outside /console.
     leaves = any(part in unquote(path) for part in ("..", "//"))
     return text if inside and plain and not leaves and not path.startswith(LOGIN_PATH) else CONSOLE_PREFIX
 
@@ -190,8 +193,9 @@ def _redirect_to_login(request: Request) -> Response:
     htmx would follow a redirect and put the login page into a part of the current page. A request of htmx is therefore answered
     with 401 and `HX-Redirect`, which opens the login page instead.
 
-    Browsers send no `Strict` cookie after a click on another site, and none after a redirect of such a request. The answer is
-    therefore a page that opens the login, and the login opens the requested page if there is a session.
+    After a click on another site, the browser leaves out the session's cookie, which is `SameSite=Strict`, even if the request
+    is redirected. The response is therefore a page that opens the login: that request has the cookie. If there is a session,
+    the login redirects to the requested page.
     """
     page = safe_redirect_path(_path_of_page(request))
     target = f"{LOGIN_PATH}?{urlencode({'next': page})}"

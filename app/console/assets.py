@@ -1,4 +1,4 @@
-"""The console's scripts and styles. Their URLs contain their hashes, so browsers may cache them for ever."""
+"""The console's scripts, styles and icon. Their URLs contain their hashes, so browsers may cache them for ever."""
 
 import gzip
 import hashlib

@@ -11,7 +11,7 @@ from app.console.navigation import section_link_for_path
 from app.console.rendering import render_response
 from app.errors import CallNotFound, DatabaseUnavailable, InternalError, InvalidRequest, RouteNotFound, Unauthorized
 
-# Texts for people, by the text that they replace. The replaced texts are about the API.
+# Texts for people, by the texts of the API that they replace.
 _CONSOLE_TEXTS = {
     InternalError.default_detail: "The page could not be made. The log has the cause under this request id.",
     RouteNotFound.default_detail: "The console has no such page.",

@@ -16,7 +16,7 @@ _DATE_SHOWN_AFTER = timedelta(hours=12)
 def time_element(value: datetime | None, form: str = "") -> Markup:
     """Returns an HTML element `<time>` in UTC. The script console.js converts it to the viewer's time zone.
 
-    The `form` "clock" leaves out the date. For None, the result is a dash.
+    The `form` "clock" leaves out the date. If `value` is None, the result is a dash.
     """
     if value is None:
         return Markup('<span class="muted">–</span>')
@@ -30,14 +30,14 @@ def time_element(value: datetime | None, form: str = "") -> Markup:
 
 
 def short_time_element(value: datetime | None, now: datetime) -> Markup:
-    """Returns the same HTML element as `time`. Leaves out the date if `value` is less than half a day away from `now`."""
+    """Returns the HTML element of `time_element`, without the date if `value` is at most 12 hours away from `now`."""
     return time_element(value, "clock" if value is not None and abs(value - now) <= _DATE_SHOWN_AFTER else "")
 
 
 def money_text(amount: Decimal | None, unit: str | None = "USD") -> str:
     """Returns the amount and its currency as text. A negative amount has a minus sign, not a hyphen.
 
-    For None, the result is a dash.
+    If `amount` is None, the result is a dash.
     """
     return "–" if amount is None else f"{amount:f} {unit or ''}".strip().replace("-", "−")
 

@@ -1,4 +1,4 @@
-"""The headers of the console's pages."""
+"""Adds the HTTP headers that protect the console's pages, such as Content-Security-Policy."""
 
 from typing import Final, TypeVar
 
@@ -15,7 +15,10 @@ _REFERRER_POLICY = "same-origin"
 
 
 def add_security_headers(response: AnyResponse) -> AnyResponse:
-    """Adds headers that forbid storing the page, framing it and loading foreign scripts. Keeps an existing Cache-Control."""
+    """Adds headers that forbid storing the page, framing it and loading scripts of other sites.
+
+    Keeps an existing Cache-Control.
+    """
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     response.headers["Referrer-Policy"] = _REFERRER_POLICY
     response.headers["X-Content-Type-Options"] = "nosniff"

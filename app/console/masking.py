@@ -1,7 +1,7 @@
-"""Masks personal data in texts and in JSON. Some digits or letters stay visible, to distinguish calls. Has no side effects.
+"""Masks personal data in texts and in JSON. Some digits or letters stay visible, to distinguish calls.
 
-A text in JSON is hidden, unless it is an id or a time, or the name of its member says that it holds no personal data. Addresses
-and URLs are shown in part. Numbers, booleans and nulls are shown.
+In JSON, ids, times, numbers, booleans and nulls are shown. Addresses and URLs are shown in part. In messages, and in members
+that normally have no personal data, such as `status`, only phone numbers and addresses are masked. Any other text is hidden.
 """
 
 import re
@@ -30,7 +30,8 @@ _MAX_SEARCHED_LENGTH: Final = 500
 _ADDRESS_MEMBERS: Final = frozenset(
     {"to", "from", "called", "caller", "toformatted", "fromformatted", "callerid", "callername", "forwardedfrom"}
 )
-# Members without personal data, of requests, events, callbacks and Twilio's resource: in lower case, without `_`.
+# Names of members that normally have no personal data, in requests, events, callbacks and Twilio's Call resource. The names are
+# in lower case, without `_`.
 _SHOWN_MEMBERS: Final = frozenset(
     (
         *(
@@ -66,7 +67,10 @@ _SHOWN_MEMBERS: Final = frozenset(
 
 
 def mask_address(value: str | None) -> str:
-    """Masks a phone number or an address. Keeps the last digits of a number, or the first letter and the host of an address."""
+    """Masks a phone number or an address. Keeps the last digits of a number, or the first letter and the host of an address.
+
+    Returns a dash if there is no value.
+    """
     if not value:
         return "–"
     found = _SCHEME.match(value)
@@ -104,9 +108,9 @@ def mask_idempotency_key(key: str) -> str:
 
 
 def mask_url(url: str) -> str:
-    """Returns the URL without its user, query and fragment, which may contain personal data.
+    """Returns the URL without its user, password, query and fragment, which may contain personal data.
 
-    Masks numbers and addresses in the path.
+    Masks numbers and addresses in the path. Hides a path of more than 250 characters, and a text that is no http or https URL.
     """
     try:
         parts = urlsplit(url)
@@ -121,7 +125,7 @@ def mask_url(url: str) -> str:
 
 
 def mask_json(value: Any, name: str = "") -> Any:
-    """Returns the JSON value with masks in place of texts that may be personal.
+    """Returns the JSON value with masks in place of texts that may contain personal data.
 
     `name` is the name of the JSON member with this value.
     """

@@ -19,7 +19,7 @@ class Link:
         return path == self.path or path.startswith(f"{self.path}/")
 
 
-# The pages show the links in this order. A new page adds its line.
+# The pages show the links in this order.
 NAVIGATION: Final[tuple[Link, ...]] = (
     Link("Now", f"{CONSOLE_PREFIX}/now"),
     Link("Calls", f"{CONSOLE_PREFIX}/calls"),
@@ -33,7 +33,7 @@ SESSION_LINK: Final = Link("Session", f"{CONSOLE_PREFIX}/session")
 
 
 def section_link_for_path(path: str) -> Link:
-    """Returns the navigation's link to the page that contains the path; the first link if no page contains it."""
+    """Returns the navigation's link that contains the path; the first link if none contains it."""
     return next((link for link in NAVIGATION if link.contains(path)), NAVIGATION[0])
 
 

@@ -1,4 +1,4 @@
-"""Limits how long a statement of the console's pages may take. Independent of HTTP."""
+"""Limits how long an SQL statement of the console's pages may take. Independent of HTTP."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +13,7 @@ _STATEMENT_TIMEOUT: Final = "2s"
 
 @dataclass(frozen=True, slots=True)
 class TimeLimitedReads:
-    """Runs transactions whose statements may take two seconds.
+    """Runs transactions in which each statement may take two seconds.
 
     A longer statement raises DatabaseUnavailable with the reason `timeout`.
     """
@@ -28,7 +28,7 @@ class TimeLimitedReads:
 
 
 async def fetch_with_time_limit(database: TransactionRunner, statement: str, *values: object) -> list[Any]:
-    """Runs one statement and returns its rows. Raises DatabaseUnavailable, also if the statement takes over two seconds."""
+    """Runs one statement and returns its rows. Raises DatabaseUnavailable if it fails or takes longer than two seconds."""
     async with TimeLimitedReads(database).transaction() as connection:
         rows: list[Any] = await connection.fetch(statement, *values)
     return rows

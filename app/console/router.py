@@ -36,7 +36,7 @@ async def redirect_to_home() -> Response:
 @router.get("/static/{digest}/{asset}")
 @public
 async def serve_asset(request: Request, digest: str, asset: str) -> Response:
-    """Serves a script or a style.
+    """Serves a script, a style or the icon.
 
     During a rollout, a browser may request a file of one version from a process of another version. The process answers with
     its own file and `no-store`.

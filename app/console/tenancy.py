@@ -23,7 +23,7 @@ def require_accessible_tenant(client: Client, tenant_id: str) -> str:
 def require_read_scope(client: Client) -> None:
     """Raises ScopeRequired if the client lacks the scope `read`.
 
-    Also required of clients with the scope `admin` that submit a form, because the response shows records.
+    Forms need this scope as well as `admin`, because the responses to them show records.
     """
     if Scope.READ not in client.scopes:
         raise ScopeRequired.of(Scope.READ)

@@ -1,7 +1,4 @@
-"""Describes in words the limits of calls (calls per second, concurrent calls), and the hours in which calls may ring.
-
-Has no side effects.
-"""
+"""Describes in words the limits of calls (calls per second, concurrent calls), and the hours in which calls may ring."""
 
 from app.scheduling.hours import DAYS, CallingHours
 from app.scheduling.pace_limits import PaceLimits, to_int_or_float

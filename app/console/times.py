@@ -1,4 +1,4 @@
-"""Times in the console's forms. They are in UTC, because a page without script does not know the viewer's time zone."""
+"""Reads and formats times in forms. The times are in UTC: a page without script does not know the viewer's time zone."""
 
 from datetime import UTC, datetime
 from typing import Final

@@ -251,7 +251,7 @@ def test_the_last_dial_is_shown_only_if_it_is_known_for_all_calls(facts: dict[st
         (
             {"recent": LastHourCallCounts(started=25, callback_missing=20)},
             "danger",
-            "No callback came for the 20 started calls that were requested in the last hour, and before they did.",
+            "No callback came for the 20 started calls that were requested in the last hour, but earlier calls had callbacks.",
             "CALLGATE_PUBLIC_URL",
         ),
         (

@@ -1,4 +1,4 @@
-"""What the page of the audit log shows: its filters, and each event in words. Does no I/O."""
+"""What the page of the audit log shows: its filters, and each event in words."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,10 +37,10 @@ _VERBS: Final = {
     "reveal": "revealed",
     "end": "ended",
 }
-# The word for the noun of an action, where it differs from the noun.
+# The words for the nouns of actions (the parts before the last dot) that are not shown as they are.
 _NOUNS: Final = {"console": "", "grants": "scheduled calls", "sip_credential": "SIP credential"}
 _PLURAL_NOUNS: Final = {"delivery.replay": "deliveries"}
-# The kind of an action's subject, where the action's text does not say it.
+# The kinds of subjects, by noun or by action, where the action's text does not say the kind.
 _SUBJECT_KINDS: Final = {
     "console": "session",
     "grants": "server",
@@ -63,9 +63,9 @@ class AuditQuery:
     cursor: str = ""
 
     def parse_filters(self, tenant_id: str | None) -> tuple[AuditFilter, dict[str, str]]:
-        """Returns the filters, and the error texts of invalid filters, by the name of the filter.
+        """Returns the filters, and a dict of error texts by the names of invalid filters.
 
-        If `tenant_id` is not None, the list has only events of this tenant, whatever the filters say.
+        If `tenant_id` is not None, it replaces the tenant in the form: the list then has only events of this tenant.
         """
         errors: dict[str, str] = {}
         values: dict[str, str | None] = {}
@@ -125,6 +125,7 @@ class AuditLine:
     subject_at: datetime | None
     """The subject as a time, if the action is `delivery.replay`, whose subject is a time; otherwise None."""
     changed: str
+    """The names of the members that were changed, joined by commas."""
     request_id: str | None
 
     @property

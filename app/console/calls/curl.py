@@ -1,4 +1,4 @@
-"""Writes the curl command that creates a call with the parameters of an earlier call. Does no I/O."""
+"""Makes the curl command that creates a call with the parameters of an earlier call."""
 
 import json
 import shlex
@@ -10,9 +10,10 @@ _TIME_PARAMETERS: Final = ("not_before", "ring_by")
 
 
 def curl_command(parameters: Mapping[str, Any], *, account_sid: str) -> str:
-    """Returns a curl command that creates a call with these parameters. It uses the variables CALLGATE_URL and CALLGATE_KEY.
+    """Returns a curl command that creates a call with these parameters, which are those of a stored call.
 
-    Leaves out secrets, which are never stored, and the times of a scheduled call, which may have passed.
+    The command uses the environment variables CALLGATE_URL and CALLGATE_KEY. It lacks secrets, because they are never stored,
+    and the times of a scheduled call, because they may have passed.
     """
     body = {name: value for name, value in parameters.items() if name not in _TIME_PARAMETERS} | {"account_sid": account_sid}
     lines = [
@@ -25,7 +26,7 @@ def curl_command(parameters: Mapping[str, Any], *, account_sid: str) -> str:
 
 
 def missing_secrets(parameters: Mapping[str, Any]) -> list[str]:
-    """Returns descriptions of the secrets that `curl_command` leaves out because they are never stored."""
+    """Returns descriptions of the secrets that the command of `curl_command` lacks because they are never stored."""
     missing = []
     if "sip_auth_username" in parameters:
         missing.append("the password for sip_auth_username")

@@ -1,4 +1,4 @@
-"""Writes the sentences that say what happened to a call, such as "Rang once, answered, 9 s, −0.00750 USD." Does no I/O."""
+"""Makes sentences such as "Rang once, answered, 9 s, −0.00750 USD.", which say what happened to a call."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Turns a request's parameters, and Twilio's Call resource, into rows of readable text. Has no side effects."""
+"""Turns a request's parameters, and Twilio's Call resource, into rows of readable text."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -9,7 +9,7 @@ NameValueRow = tuple[str, str]
 """The name and the value of a parameter, or of a member of Twilio's Call resource, as text to show."""
 
 _SORT_ORDER: Final = {"to": 0, "from": 1}
-# Paths that follow from account and sid; the raw JSON has them.
+# Members whose values follow from the account and the sid. The page shows them in the JSON of the resource only.
 _HIDDEN_MEMBERS: Final = frozenset({"uri", "subresource_uris"})
 
 

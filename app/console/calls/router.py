@@ -41,7 +41,7 @@ _DONE_MESSAGES: Final = {
 _REDIRECTING_KINDS: Final = ("id", "sid", "key")
 # Fields of the form that are not filters: the search and the place in the list.
 _NON_FILTER_FIELDS: Final = {"q", "cursor"}
-# Reasons for which Postgres stops a statement of a page.
+# Reasons of a DatabaseUnavailable that is raised because Postgres stopped the statement of a page.
 _STATEMENT_TIMEOUT_REASONS: Final = ("timeout", "locked")
 
 
@@ -81,7 +81,10 @@ CallIdDep = Annotated[UUID, Depends(call_id_in_path)]
 @router.get("")
 @needs(Scope.READ, clients="any")
 async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
-    """Lists the calls that match the URL's query. Redirects to a call if the only filter is an id, sid or key of this call."""
+    """Lists the calls that match the URL's query.
+
+    If the query is only a search for an id, a sid or an idempotency key, and finds one call, redirects to this call's page.
+    """
     form = parse_call_list_form(request.query_params.multi_items())
     query = form.query.with_default_since(now=datetime.now(UTC))
     lines: list[CallLine] = []
@@ -141,7 +144,7 @@ async def show_live_call(request: Request, client: ConsoleClientDep, call_id: Ca
 @router.get("/{id_or_sid}/end")
 @needs(Scope.READ, clients="any")
 async def redirect_to_call(call_id: CallIdDep) -> Response:
-    """Redirects to the page of the call with its personal data masked."""
+    """Redirects to the page of the call, which shows personal data masked."""
     return _redirect_to_call(call_id)
 
 
@@ -179,7 +182,10 @@ async def send_delivery_again(actions: CallActionsDep, call_id: CallIdDep, deliv
 
 
 async def _read_history(request: Request, client: Caller | OperatorCaller, call_id: UUID | str) -> CallHistory:
-    """Returns the call with this id or sid, and its history. Raises CallNotFound if the client may not see such a call."""
+    """Returns the call with this id or sid, and its history.
+
+    Raises CallNotFound if there is no such call, or if it belongs to a tenant that the client may not see.
+    """
     return await find_call_history(slot_limited_transactions(request), call_id, tenant_id=client.tenant_id)
 
 

@@ -1,4 +1,4 @@
-"""Reads the search box and the filters of the list of calls from the URL. Has no side effects."""
+"""Reads the search box and the filters of the list of calls from the URL."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -188,7 +188,7 @@ def _parse_tenant_id(text: str) -> str | None:
     return text.strip() if _TENANT_PATTERN.fullmatch(text) else None
 
 
-# By name of a parameter: the member of CallQuery, what reads the value, and what to say if it cannot be read.
+# By the name of a parameter: the field of CallQuery, the function that reads the value, and the error text if it returns None.
 _FIELDS: Final[Mapping[str, tuple[str, Callable[[str], object], str]]] = {
     "q": ("search", parse_search, "Type a number, a SIP address, an id, a sid, or `key:` and an idempotency key."),
     "tenant": ("tenant", _parse_tenant_id, "Type the id of a tenant."),

@@ -57,7 +57,7 @@ class CallActions:
     async def end(self, call_id: UUID) -> ControlResult:
         """Ends the call. If it is not known yet whether the call has started, stores the request to end it.
 
-        Writes the event to the audit log first. Raises CallNotFound if the client's tenant has no such call.
+        Records the action in the audit log first. Raises CallNotFound if the client's tenant has no such call.
         """
         caller = await self._caller_for_call(call_id)
         call = await self.calls.get(caller, str(call_id))
@@ -67,12 +67,12 @@ class CallActions:
     async def make_delivery_due(self, call_id: UUID, delivery_id: UUID) -> None:
         """Makes the delivery due now, so that a worker sends it again.
 
-        Raises DeliveryNotFound if the call has no such delivery.
+        Raises CallNotFound if the client's tenant has no such call, and DeliveryNotFound if the call has no such delivery.
         """
         await self.deliveries.retry(await self._caller_for_call(call_id), str(call_id), delivery_id, actor=self.actor)
 
     async def _caller_for_call(self, call_id: UUID) -> Caller:
-        """Returns the client as a Caller that acts for the call's tenant. An operator may act on calls of every tenant."""
+        """Returns the client itself if it is a tenant's; for an operator, returns a Caller that acts for the call's tenant."""
         if isinstance(self.client, Caller):
             return self.client
         return caller_for_tenant(self.client, (await self.read_call_history(call_id)).call.tenant_id)

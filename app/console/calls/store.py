@@ -1,7 +1,8 @@
 """SQL of the pages about calls. Every statement is limited to one tenant, unless an operator asks for all tenants.
 
-The indexes that serve the filters begin with the tenant. For all tenants, a statement therefore looks up each tenant in the
-index and merges the pages. That costs one look-up for each tenant, but no second index that every creation has to maintain.
+The indexes that serve the filters begin with the tenant. For all tenants, a statement therefore reads a page of each tenant
+from the index and merges these pages. That costs one look-up for each tenant, but no second index that every creation has to
+maintain.
 """
 # ruff: noqa: S608  # Statements are put together from this module's own constants; values are parameters.
 
@@ -148,7 +149,7 @@ def _event_from_stored(call: CallRow, stored: dict[str, Any]) -> EventRow:
 def _with_url_and_method(call: CallRow, delivery: dict[str, Any]) -> dict[str, Any]:
     """Returns the delivery with the URL and the HTTP method of its requests.
 
-    If the delivery's row does not have them, they are the URL and the method of the call's callbacks.
+    If the delivery's row does not have them, they are the call's `status_callback` and `status_callback_method`.
     """
     target = {"url": delivery["url"] or call.status_callback, "method": delivery["method"] or call.status_callback_method}
     return delivery | target
@@ -177,7 +178,7 @@ def list_calls_sql(query: CallQuery, tenant_id: str | None, *, limit: int) -> tu
     if query.queue is not None:
         name = values.placeholder_for(query.queue)
         conditions.append(f"call.queue_id = (SELECT id FROM queue WHERE queue.tenant_id = {owner} AND queue.name = {name})")
-    # A queue belongs to one tenant, so it suffices. With a condition on the tenant, Postgres might read all its calls.
+    # A queue belongs to one tenant, so the condition on it suffices. With one on the tenant, Postgres might read all its calls.
     if owner is not None and (query.queue is None or searches):
         conditions.append(f"call.tenant_id = {owner}")
     pages = [
@@ -200,7 +201,7 @@ def _searched_column_values(search: CallSearch | None) -> Iterator[tuple[str, st
 
     A call matches the search if the column of at least one pair has the value of this pair.
 
-    Each of these columns has an index with the order of the list.
+    For each of these columns there is an index that finds the calls, newest first.
     """
     if search is not None:
         for column in _SEARCHED_COLUMNS[search.kind]:
@@ -211,7 +212,7 @@ def _searched_column_values(search: CallSearch | None) -> Iterator[tuple[str, st
 def _filter_conditions(query: CallQuery, values: _SqlParameters) -> Iterator[str]:
     """Yields SQL conditions for the filters of the query, except for the search, the tenant and the queue.
 
-    Adds the values that the conditions refer to to `values`.
+    Appends to `values` the values to which the conditions refer.
     """
     if query.execution is not None:
         yield _EXECUTION_CONDITIONS[query.execution]

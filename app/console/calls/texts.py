@@ -1,4 +1,4 @@
-"""Describes lengths of time, results and reasons in words. Has no side effects."""
+"""Texts for the pages about calls: lengths of time, results of searches, reasons and problems in words."""
 
 from datetime import timedelta
 from typing import Final, Literal

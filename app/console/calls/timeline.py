@@ -1,7 +1,4 @@
-"""Merges all that happened to a call into one timeline: callbacks, searches in Twilio's list, changes, deliveries.
-
-Has no side effects.
-"""
+"""Merges all that happened to a call into one timeline: callbacks, searches of Twilio's list, changes, deliveries."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

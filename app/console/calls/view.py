@@ -1,4 +1,4 @@
-"""Turns calls into the texts, links and tables that the templates of the pages about calls show. Has no side effects."""
+"""Turns calls into the texts, links and tables that the templates of the pages about calls show."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ _SEARCH_KIND_TEXTS: Final[Mapping[str, str]] = {
     "from": "a caller",
     "key": "an idempotency key",
 }
-# Seconds after which a page renews itself: often after a recent event, seldom otherwise.
+# Seconds after which a page refreshes itself: often after a recent event, seldom otherwise.
 _FAST_REFRESH_INTERVAL_S, _SLOW_REFRESH_INTERVAL_S = 2, 15
 # A price, a delivery or a correction may come for a while after the end of a call.
 _SETTLING_TIME = timedelta(minutes=10)
@@ -74,7 +74,7 @@ def time_field_value(form: CallListForm, name: str) -> str:
 
 
 def call_list_page_url(form: CallListForm, cursor: str | None) -> str | None:
-    """Returns the address of the page that begins at the cursor, with the same filters; None if there is no cursor."""
+    """Returns the URL of the page that begins at the cursor, with the same filters; None if there is no cursor."""
     if cursor is None:
         return None
     filters = {name: value for name, value in form.texts.items() if name != "cursor"}
@@ -82,7 +82,7 @@ def call_list_page_url(form: CallListForm, cursor: str | None) -> str | None:
 
 
 def first_call_list_page_url(form: CallListForm) -> str | None:
-    """Returns the address of the list's first page, with the same filters; None if the current page is the first one."""
+    """Returns the URL of the list's first page, with the same filters; None if the current page is the first one."""
     if "cursor" not in form.texts:
         return None
     filters = {name: value for name, value in form.texts.items() if name != "cursor"}
@@ -115,11 +115,11 @@ class CallView:
     length: str
     entries: Sequence[TimelineEntry]
     time_since_last_event: str
-    """The time since the last event, in words; "" if this time is short, or if the page does not renew itself."""
+    """The time since the last event, in words; "" if this time is short, or if the page does not refresh itself."""
     deliveries: Sequence[DeliveryLine]
     can_end: bool
     refresh_interval_s: int | None
-    """The number of seconds after which the page renews itself.
+    """The number of seconds after which the page refreshes itself.
 
     None if it does not, because no more events are expected or because the page shows personal data.
     """

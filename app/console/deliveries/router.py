@@ -90,7 +90,7 @@ async def _show_list(request: Request, query: DeliveryQuery, *, error_text: str 
 @router.get("/{tenant_id}/replay")
 @needs(Scope.READ, clients="any")
 async def redirect_to_given_up_deliveries(client: ConsoleClientDep, tenant_id: str) -> Response:
-    """Redirects to the deliveries that were given up. The form that sends them again is on this page."""
+    """Redirects to the list of given-up deliveries, which has the form that sends them again."""
     return _redirect_to(delivery_list_url(require_accessible_tenant(client, tenant_id), "given_up"))
 
 

@@ -1,7 +1,7 @@
 """SQL of the pages of deliveries.
 
 A tenant may have millions of deliveries, so each statement reads a limited number of index entries. Deliveries that wait have
-an index of their own. Deliveries that were given up are searched among the tenant's newest deliveries.
+an index of their own. Deliveries that were given up have none: they are searched for among the tenant's newest deliveries.
 """
 # ruff: noqa: S608  # Statements are put together from this module's own constants.
 
@@ -142,8 +142,8 @@ async def list_waiting_deliveries(
 ) -> tuple[list[ListedDelivery], bool]:
     """Returns a page of the tenant's waiting deliveries, and whether another page follows.
 
-    They are sorted by the time of their next attempt. `after` is the `next_attempt_at` and the id of the last delivery on the
-    previous page; None for the first page.
+    The deliveries are sorted by the time of their next attempt. `after` is the `next_attempt_at` and the id of the last
+    delivery on the previous page; None for the first page.
     """
     at, delivery_id = after or (_EARLIEST_TIME, UUID(int=0))
     rows = await fetch_with_time_limit(database, _LIST_WAITING, tenant_id, at, delivery_id, PAGE_SIZE + 1)

@@ -1,7 +1,4 @@
-"""Describes a delivery in words for the pages: its state, its last error, and whether it can be sent again.
-
-Has no side effects.
-"""
+"""Describes a delivery in words for the pages: its state, its last error, and whether it can be sent again."""
 
 from datetime import datetime
 from typing import Final, Protocol

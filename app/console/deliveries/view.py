@@ -1,4 +1,4 @@
-"""Turns deliveries into the texts and links that the pages of deliveries show. Has no side effects."""
+"""Turns deliveries into the texts and links that the pages of deliveries show."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,7 +42,7 @@ class DeliveryQuery:
         return f"{done} There are more: press the button again to go on." if self.since else done
 
     def page_url(self, *, state: str | None = None, cursor: str = "") -> str:
-        """Returns the address of a page of this tenant's deliveries. The page begins at `cursor`; "" means the first page.
+        """Returns the URL of a page of this tenant's deliveries. The page begins at `cursor`; "" means the first page.
 
         `state` is the state of the listed deliveries. If `state` is None, the state in this query is used.
         """
@@ -72,7 +72,7 @@ class DeliveryQuery:
 
 
 def delivery_list_url(tenant_id: str, state: str, cursor: str = "", *, sent: int | None = None, since: str = "") -> str:
-    """Returns the address of a page of the list of deliveries. The parameters mean the same as the fields of DeliveryQuery."""
+    """Returns the URL of a page of the list of deliveries. The parameters mean the same as the fields of DeliveryQuery."""
     given = {"tenant": tenant_id, "state": state, "cursor": cursor, "since": since}
     if sent is not None:
         given["sent"] = str(sent)
@@ -132,5 +132,5 @@ class BacklogItem:
 
 
 def _count_text(number: int, backlog: TenantBacklog) -> str:
-    """Returns the number, with a "+" if not all waiting deliveries were counted."""
+    """Returns the number as text, with a "+" if there may be more because counting stopped at MAX_COUNTED_DELIVERIES."""
     return f"{number:,}+" if backlog.waiting >= MAX_COUNTED_DELIVERIES and number else f"{number:,}"

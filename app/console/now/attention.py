@@ -1,4 +1,4 @@
-"""Finds what needs attention, for the page *Now*. Each item says what to do. Has no side effects."""
+"""Finds what needs attention, for the page *Now*. Each item says what to do."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,9 @@ from app.console.now.texts import (
 )
 
 Level = Literal["ok", "warning", "danger"]
+"""How urgently someone should look at something. "ok" means not urgent."""
 LEVELS_BY_URGENCY: Final[tuple[Level, ...]] = ("danger", "warning", "ok")
+"""All levels, the most urgent first."""
 
 # Searches of Twilio's list settle an unknown call within CALLGATE_RESOLVE_PERIOD, a quarter of an hour by default.
 _MIN_UNKNOWN_AGE_TO_WARN: Final = timedelta(minutes=20)
@@ -123,7 +125,7 @@ def _call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
     if recent.callback_missing >= MIN_CALLS_FOR_CONCLUSION and not recent.called_back and facts.called_back_1_to_24_hours_ago:
         advice = "Twilio reaches Callgate at `CALLGATE_PUBLIC_URL`. Try that address from outside: name, certificate, firewall."
         calls = f"{recent.callback_missing:,} started calls that were requested in the last hour"
-        title = [f"No callback came for the {calls}, and before they did."]
+        title = [f"No callback came for the {calls}, but earlier calls had callbacks."]
         yield AttentionItem("danger", title, advice)
     yield from (_credential_attention_item(each) for each in facts.credentials)
 

@@ -16,9 +16,9 @@ from app.database.pool import TransactionRunner
 from app.rollups.models import ALL_TENANTS
 
 MINUTE_FIGURES_SINCE_SQL: Final = "date_trunc('hour', now() - interval '1 day')"
-"""SQL for the start of the time for which figures of each minute certainly exist.
+"""SQL for the time since which the figures of minutes are read.
 
-For earlier times, the figures of each hour are read.
+For earlier times, the figures of hours are read: those of minutes may have been deleted.
 """
 
 
@@ -43,8 +43,8 @@ class CallFigures:
 
 
 _FIGURE_COLUMNS: Final = tuple(CallFigures.__dataclass_fields__)
-# A period that was counted has a row of all tenants. If a tenant has no row for such a period, its figures are zero.
-# `waiting` is the exception: it is null for all tenants if no worker ran in the period.
+# A period that was counted has a row for all tenants together. If a tenant has no row for such a period, its figures are zero.
+# Only `waiting` may be unknown in such a period: it is null in the row for all tenants if no worker ran in the period.
 _FIGURE_COLUMN_SQL: Final = {"waiting": "CASE WHEN every.waiting IS NOT NULL THEN coalesce(own.waiting, 0) END AS waiting"}
 _FIGURES_OF_LENGTH_SQL: Final = f"""
     SELECT every.start, {", ".join(_FIGURE_COLUMN_SQL.get(name, f"own.{name}") for name in _FIGURE_COLUMNS)}
@@ -79,7 +79,7 @@ class RolledUpFigures:
 async def read_figures(database: TransactionRunner, tenant_id: str | None, *, span: timedelta) -> RolledUpFigures:
     """Reads the figures of the last `span` for one tenant. If `tenant_id` is None, reads those of all tenants together.
 
-    Raises DatabaseUnavailable.
+    Raises DatabaseUnavailable if the statement fails or takes too long.
     """
     rows = await fetch_with_time_limit(database, _READ_FIGURES, tenant_id or ALL_TENANTS, span)
     return RolledUpFigures(rows[0]["now"], [(row["start"], _figures_from_row(row)) for row in rows if row["start"] is not None])

@@ -1,4 +1,4 @@
-"""Makes the plots of the page *Now*, and their table, from the figures of minutes and hours. Has no side effects."""
+"""Makes the plots of the page *Now*, and their table, from the figures of minutes and hours."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -84,7 +84,8 @@ TABLE_COLUMNS: Final = (
 def sum_figures_per_period(read: RolledUpFigures, *, span: timedelta, length: timedelta) -> list[PeriodFigures]:
     """Returns the figures of the last `span`, summed for periods of this `length`; None for a period without figures.
 
-    Leaves out the newest periods if they have no figures, because a worker may not have counted them yet.
+    Leaves out the newest periods if they have no figures, unless they ended more than two minutes ago: a worker may not have
+    counted them yet.
     """
     now, found = read.now, defaultdict[datetime, list[CallFigures]](list)
     for start, each in read.figures:
@@ -98,7 +99,7 @@ def sum_figures_per_period(read: RolledUpFigures, *, span: timedelta, length: ti
 
 
 def sum_figures(parts: Sequence[CallFigures]) -> CallFigures:
-    """Returns the figures of several periods as one: the sum of each figure, and the known maximum of `waiting`."""
+    """Returns the figures of several periods together: sums, but for `waiting` the maximum of the known values."""
     spent: dict[str, Decimal] = {}
     for each in parts:
         for unit, amount in each.spent.items():

@@ -126,7 +126,7 @@ class NowPageFacts:
     waiting: int
     """The number of scheduled calls that wait to be dialled, counted up to MAX_COUNTED_ROWS."""
     last_grant_at: datetime | None
-    """When a scheduled call was last granted, which is the right to dial it; None: never."""
+    """When a grant (the right to dial a scheduled call) was last given; None if none has been given yet."""
     queues: list[WaitingQueue]
     """Up to MAX_LISTED_ROWS queues in which calls wait, paused ones first, and one more if there are more."""
     missing: CallsMissingAtTwilio
@@ -141,6 +141,7 @@ class NowPageFacts:
     called_back_1_to_24_hours_ago: int
     """The number of started calls with a callback that were requested in the last day, but not in the last hour."""
     rolled_until: datetime | None
+    """The time until which a worker has counted the figures; None before the first count."""
     took_s: float
     """Seconds that the database took for all facts."""
 
@@ -209,7 +210,7 @@ _FIRST_UNCOUNTED_ID_SQL: Final = """(
     SELECT (lpad(to_hex((extract(epoch FROM greatest(max(rolled_until), now() - interval '1 hour')) * 1000)::bigint), 12, '0')
         || repeat('0', 20))::uuid FROM rollup_progress
 )"""
-# The figures of minutes, and calls that were requested after the last of them: at most as many as the sentence needs.
+# The figures of minutes, and up to MAX_LIVE_CALLS of the calls that were requested after the last of these minutes.
 _LAST_HOUR_SQL: Final = f"""
     SELECT {_SUMS_SQL} FROM (
         SELECT {", ".join(_ROLLUP_COLUMN_SQL.get(name, name) for name in LastHourCallCounts.__dataclass_fields__)} FROM rollup
@@ -287,9 +288,9 @@ _FACTS_ADAPTER: Final = TypeAdapter(NowPageFacts)
 
 
 async def read_now_page_facts(database: TransactionRunner, tenant_id: str | None, *, has_public_url: bool) -> NowPageFacts:
-    """Reads what the page *Now* shows about one tenant or, if `tenant_id` is None, about all. Raises DatabaseUnavailable.
+    """Reads what the page *Now* shows about one tenant or, if `tenant_id` is None, about all.
 
-    `has_public_url` says whether Twilio can send callbacks to Callgate.
+    `has_public_url` says whether Twilio can send callbacks to Callgate. Raises DatabaseUnavailable if the statement fails.
     """
     ((facts,),) = await (
         fetch_with_time_limit(database, READ_FACTS_OF_ALL_SQL, has_public_url)

@@ -1,4 +1,4 @@
-"""Writes numbers and times in words for the page *Now*. Has no side effects."""
+"""Numbers and times in words, and estimates of when a queue's calls will have been dialled, for the page *Now*."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -13,7 +13,10 @@ MIN_CALLS_FOR_CONCLUSION: Final = 5
 
 
 def most_did_not_start(recent: LastHourCallCounts) -> bool:
-    """Returns whether most calls of the last hour have not started, or may not have. False if there are only a few calls."""
+    """Returns whether less than half of the last hour's calls are known to have started; False if there are only a few calls.
+
+    Scheduled and pending calls do not count.
+    """
     return recent.settled_or_unknown_count >= MIN_CALLS_FOR_CONCLUSION and recent.started * 2 < recent.settled_or_unknown_count
 
 
@@ -42,7 +45,10 @@ def span_text(span: timedelta) -> str:
 
 
 def is_dialled_at_pace(queue: WaitingQueue) -> bool:
-    """Returns whether calls of the queue are dialled at its pace: no pause, suspension or hours keep them waiting."""
+    """Returns whether the queue's pace alone decides when its calls are dialled.
+
+    Returns False if the queue is paused, if its tenant is suspended, or if its calls may ring at certain hours only.
+    """
     return not (queue.paused or queue.is_tenant_suspended or queue.has_hours)
 
 

@@ -1,4 +1,4 @@
-"""Writes the sentence on how calls go, and the list of problems, for the page *Now*. Has no side effects."""
+"""Makes the sentence about the calls of the last hour, and the list of what needs attention, for the page *Now*."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -63,7 +63,8 @@ def _main_sentence(facts: NowPageFacts) -> tuple[Level, list[SentencePart]]:
 def _dialling_clause(facts: NowPageFacts) -> tuple[list[SentencePart], str]:
     """Returns a clause that says whether calls are dialled, and the word ("but" or "and") before a clause about a problem.
 
-    For scheduled calls that were requested more than an hour ago, uses the time of the last grant: no other figure is read.
+    The counts are about calls that were requested in the last hour. For scheduled calls that were requested earlier, the only
+    sign that they are dialled is the time of the last grant.
     """
     recent, granted_at = facts.recent, facts.last_grant_at
     if recent.started:

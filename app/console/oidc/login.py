@@ -1,4 +1,4 @@
-"""Login with OpenID Connect: the values that a login stores, its error, and the configured provider."""
+"""The OpenID Connect provider that the settings configure, the error if it fails, and the values that a login stores."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -20,7 +20,10 @@ class ProviderFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LoginAttempt:
-    """The random values of a login that has begun. A cookie stores them until the provider sends the browser back."""
+    """The random values of a login that has begun. A cookie stores them until the provider sends the browser back.
+
+    `verifier` is the code verifier of PKCE (RFC 7636).
+    """
 
     state: str
     nonce: str
@@ -28,7 +31,7 @@ class LoginAttempt:
 
 
 def oidc_provider(settings: Settings) -> "OidcProvider | None":
-    """Returns the provider that the settings name; None if they name none."""
+    """Returns the provider that the settings configure; None if they have no issuer or no client secret."""
     if settings.console_oidc_issuer is None or settings.console_oidc_client_secret is None:
         return None
     # Imported only here: the libraries take 0.15 s of CPU to import, and few installations use them.

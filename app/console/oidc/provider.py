@@ -1,7 +1,7 @@
 """Asks an OpenID Connect provider who a person is: authorization code with PKCE, `state` and `nonce`, then the ID token.
 
-Authlib and joserfc build the requests and check the ID token. The HTTP client is the one that also sends requests to Twilio.
-The provider's key set is read again for each login, because logins are rare and keys change.
+Authlib and joserfc build the requests and check the ID token. app.twilio.client sends the requests, as it sends those to
+Twilio. The provider's key set is read again for each login, because logins are rare and keys change.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ class OidcProvider:
     async def begin_authorization(self) -> tuple[str, LoginAttempt]:
         """Returns the URL of the provider's login page, and the random values with which `fetch_claims` checks the login.
 
-        Raises ProviderFailed.
+        Raises ProviderFailed if the provider's discovery document cannot be read or is invalid.
         """
         attempt = LoginAttempt(*(secrets.token_urlsafe(32) for _ in range(3)))
         metadata = await self._discover()
@@ -74,9 +74,10 @@ class OidcProvider:
         return address, attempt
 
     async def fetch_claims(self, code: str, attempt: LoginAttempt) -> dict[str, Any]:
-        """Exchanges the authorization code for tokens, and returns the claims about the person. Raises ProviderFailed.
+        """Exchanges the authorization code for tokens, and returns the claims about the person.
 
-        The claims come from the ID token and, if the provider has one, from its user info endpoint.
+        The claims come from the ID token and, if the provider has one, from its user info endpoint. Raises ProviderFailed if
+        the provider does not answer, or if one of its responses or the ID token is invalid.
         """
         metadata = await self._discover()
         async with self._new_http_client() as client:
@@ -91,7 +92,7 @@ class OidcProvider:
         if more.get("sub") != claims["sub"]:
             raise ProviderFailed("userinfo_of_another")
         if claims.get("email", more.get("email")) != more.get("email"):
-            # Here `email_verified` is about an address that differs from the ID token's.
+            # The user info's `email_verified` is not about the address in the ID token.
             more.pop("email_verified", None)
         # Claims of the ID token, which is signed, override those of the user info.
         return more | claims
@@ -101,10 +102,10 @@ class OidcProvider:
         return HttpClient(transport, timeout=httpx.Timeout(_TIMEOUT_S), user_agent=f"callgate/{__version__}")
 
     async def _discover(self) -> dict[str, Any]:
-        """Returns the discovery document. Raises ProviderFailed.
+        """Returns the discovery document. Raises ProviderFailed if it cannot be read or is invalid.
 
-        The document is cached for a minute and a failure for some seconds, and logins share one read. So no client can make
-        Callgate flood the provider.
+        The document is cached for a minute, and a failure for five seconds. Logins that need the document at the same time
+        share one request. So no client can make Callgate flood the provider.
         """
         if time.monotonic() > self._read_again_at:
             if self._reading is None or self._reading.done():
@@ -129,9 +130,9 @@ class OidcProvider:
     async def _exchange_code_for_tokens(
         self, client: HttpClient, metadata: Mapping[str, Any], code: str, attempt: LoginAttempt
     ) -> dict[str, Any]:
-        """Exchanges the authorization code for tokens, and returns the JSON of the token endpoint's answer.
+        """Exchanges the authorization code for tokens, and returns the JSON object in the token endpoint's response.
 
-        Raises ProviderFailed.
+        Raises ProviderFailed if the endpoint has no valid URL, refuses the exchange or does not answer.
         """
         address = _endpoint_url(metadata, "token_endpoint")
         body = prepare_token_request(
@@ -149,7 +150,7 @@ class OidcProvider:
     def _checked_claims(
         self, tokens: Mapping[str, Any], keys: Any, metadata: Mapping[str, Any], attempt: LoginAttempt
     ) -> dict[str, Any]:
-        """Validates the ID token and returns its claims. Raises ProviderFailed."""
+        """Validates the ID token and returns its claims. Raises ProviderFailed if the token is missing or invalid."""
         supported = _metadata_list(metadata, "id_token_signing_alg_values_supported", "RS256")
         algorithms = [algorithm for algorithm in _SIGNATURE_ALGORITHMS if algorithm in supported]
         try:
@@ -169,7 +170,7 @@ class OidcProvider:
 def _endpoint_url(metadata: Mapping[str, Any], name: str) -> str:
     """Returns the URL of the endpoint `name` from the discovery document.
 
-    Raises ProviderFailed if the URL is neither an https URL nor an http URL on this machine.
+    Raises ProviderFailed if the document has no such URL, or if it is neither an https URL nor an http URL on this machine.
     """
     address = metadata.get(name)
     if not isinstance(address, str) or not is_trusted_url(address.partition("?")[0]):
@@ -197,7 +198,8 @@ async def _request_json_object(
 ) -> dict[str, Any]:
     """Sends a request and returns the JSON object in the response. Follows no redirect.
 
-    Raises ProviderFailed if the status is not 200, or if the body is not a JSON object.
+    Raises ProviderFailed if there is no response in time, if its status is not 200, or if its body is too long or not a JSON
+    object.
     """
     try:
         async with asyncio.timeout(_TIMEOUT_S):

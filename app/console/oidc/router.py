@@ -45,7 +45,7 @@ _NO_RULE_TEXT = "The provider knows you, and no rule of this installation gives 
 @router.get("/login")
 @public
 async def begin_login(request: Request) -> Response:
-    """Redirects to the provider. It is a GET, because the Content-Security-Policy allows no form to another site."""
+    """Redirects to the provider. The request is a GET, because the Content-Security-Policy allows no form to another site."""
     provider = _provider_of(request)
     try:
         address, attempt = await provider.begin_authorization()

@@ -1,4 +1,4 @@
-"""Finds the client that a person may act as, by rules about the provider's claims. If no rule matches, there is no client."""
+"""Decides as which client (a tenant's caller or an operator) a person may act, by rules about the provider's claims."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -52,7 +52,7 @@ QueueReadsDep = Annotated[QueueService, Depends(time_limited_queue_service)]
 
 
 async def console_queue_cancellation(request: Request, queues: QueuesDep) -> QueueCancellation:
-    """Returns the cancellation of queues. Its transactions count against the console's limit, not against the API's."""
+    """Returns the service that cancels a queue's calls. Its transactions count against the console's limit, not the API's."""
     cancellation: QueueCancellation = request.state.queue_cancellation
     return replace(cancellation, queues=queues)
 

@@ -1,7 +1,4 @@
-"""Describes queues in words for the console's pages: maximum rate, hours, reasons to wait, and progress.
-
-Has no side effects.
-"""
+"""Describes queues in words for the console's pages: maximum rate, hours, reasons to wait, and progress."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,6 +33,7 @@ _UNKNOWN_END_TEXTS: Final[dict[UnknownEndReason, str]] = {
     "hours": "unknown, because hours apply",
     "no_rate": "unknown, because neither queue nor account has a limit of calls per second",
 }
+# Reasons for which none of the queue's calls is dialled.
 _HALTING_REASONS: Final = frozenset({"halted", "tenant_suspended", "paused"})
 
 
@@ -60,9 +58,9 @@ def queue_path(tenant_id: str, name: str) -> str:
 
 
 def queue_calls_url(tenant_id: str, name: str) -> str:
-    """Returns the address of the list of this queue's calls.
+    """Returns the URL of the list of this queue's calls.
 
-    It has a query string, to which the caller can append other filters.
+    The URL has a query string, to which further filters can be appended.
     """
     return f"{CONSOLE_PREFIX}/calls?{urlencode({'tenant': tenant_id, 'queue': name})}"
 
@@ -77,8 +75,8 @@ class QueueItem:
     state: str
     """The state of the queue: `paused`, `halted` or `active`.
 
-    `halted` means that the queue is not paused, but no call is dialled: all scheduled calls are halted, or the tenant is
-    suspended.
+    `halted` means that the queue is not paused, but its waiting calls are not dialled, because all scheduled calls are halted
+    or the tenant is suspended. A queue in which no call waits is never `halted`.
     """
     next_due_at: datetime | None
     reason: str
@@ -164,12 +162,12 @@ def _sorted_by_count(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
 
 
 def first_queue_list_page_url(tenant: str) -> str:
-    """Returns the address of the first page of the list of queues. `tenant` is as in `next_queue_list_page_url`."""
+    """Returns the URL of the first page of the list of queues. `tenant` is as in `next_queue_list_page_url`."""
     return f"{QUEUES_PATH}?{urlencode({'tenant': tenant})}" if tenant else QUEUES_PATH
 
 
 def next_queue_list_page_url(item: QueueItem, tenant: str) -> str:
-    """Returns the address of the next page of the list of queues. `item` is the last queue on the current page.
+    """Returns the URL of the next page of the list of queues. `item` is the last queue on the current page.
 
     `tenant` is the tenant to which the list is limited; "" means all tenants.
     """

@@ -90,7 +90,7 @@ class ConsoleSessions:
     async def redeem_login_link(self, link: str, *, request_id: str) -> str | None:
         """Starts a session with a one-time link, and returns the value of the session's cookie.
 
-        Returns None if the link was used before, or has expired.
+        Returns None if there is no such link, or if it was used before or has expired.
         """
         token = secrets.token_urlsafe(32)
         async with self.database.transaction() as connection:
@@ -107,7 +107,7 @@ class ConsoleSessions:
         """Returns the session whose cookie has the value `token`; None if there is no such session, or if it has ended.
 
         `is_user_activity` is false for a request that a page sent to refresh itself. Such a request does not count as use of
-        the session, so an unused session still ends.
+        the session, so an open page alone does not keep the session from ending.
         """
         if not _TOKEN_PATTERN.fullmatch(token):
             return None
@@ -136,7 +136,8 @@ class ConsoleSessions:
 async def add_login_link(database: TransactionRunner, actor: Actor) -> str:
     """Creates a one-time link, which logs in an operator with all scopes, and returns the secret in the link.
 
-    The row of an unused link has the hash of the link. No cookie has this hash, so the row is not a session yet.
+    The link is a row of the table of sessions. While the link is unused, no cookie has the hash in this row, so the row is not
+    a session yet.
     """
     link = secrets.token_urlsafe(32)
     session = NewSession(

@@ -38,6 +38,8 @@ class StoredSession:
 
 @dataclass(frozen=True, slots=True)
 class ListedSession:
+    """A session that has not ended, or a one-time link that can still be used. Both may have the kind `link`."""
+
     id: UUID
     kind: str
     name: str
@@ -70,7 +72,7 @@ _LIST_SESSIONS = f"""
 async def find_session(database: StatementPool, token_hash: bytes, *, idle: timedelta) -> StoredSession | None:
     """Returns the session whose cookie has this hash; None if there is no such session, or if it has ended.
 
-    A session ends when the session or its API key expires or is revoked, or when no request has used it for the time `idle`.
+    A session ends when the session or its API key expires or is revoked, or when nobody has used it for the time `idle`.
     """
     rows = await database.fetch(_FIND_SESSION, token_hash, idle)
     return StoredSession(*rows[0]) if rows else None
@@ -97,7 +99,10 @@ async def add_session(connection: Connection, session: NewSession, *, lifetime: 
 async def start_session_with_link(
     connection: Connection, link_hash: bytes, *, token_hash: bytes, lifetime: timedelta
 ) -> tuple[UUID, str] | None:
-    """Turns a one-time link into a session. Returns the session's id and name; None if the link was used or has expired."""
+    """Turns a one-time link into a session, and returns the session's id and name.
+
+    Returns None if there is no such link, or if it was used or has expired.
+    """
     statement = """UPDATE console_session
         SET token_hash = $2, created_at = now(), seen_at = now(), expires_at = now() + $3::interval
         WHERE token_hash = $1 AND kind = 'link' AND revoked_at IS NULL AND expires_at > now() RETURNING id, name"""

@@ -1,7 +1,4 @@
-"""Makes what the page of a SIP address shows: the address with its findings marked in it, its parts, and a verdict.
-
-Has no side effects.
-"""
+"""Makes what the page of a SIP address shows: the address with its findings marked in it, its parts, and a verdict."""
 
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +30,7 @@ class Segment:
     text: str
     numbers: tuple[int, ...] = ()
     severity: Severity | None = None
-    """The highest severity of the findings."""
+    """The highest severity of these findings; None if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +160,7 @@ def _printable_pairs(pairs: NameValuePairs) -> Iterator[tuple[str, str]]:
 
 
 def _mark_spaces(shown: str) -> str:
-    """Returns the text. If the text has only spaces, replaces each space by ␣, so that a reader can see it."""
+    """Returns ␣ for each space if the text has only spaces, so that a reader can see them; otherwise the text itself."""
     return shown if shown.strip(" ") else shown.replace(" ", "␣")
 
 

@@ -1,7 +1,6 @@
 """Turns forms of tenants into bodies of the admin API, and errors of the admin API into forms with error texts.
 
-The models of the admin API check the bodies, so that a form and a request are refused for the same reasons. Has no side
-effects.
+The models of the admin API check the bodies, so that a form and a request are refused for the same reasons.
 """
 
 from collections.abc import Mapping

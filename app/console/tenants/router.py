@@ -93,9 +93,7 @@ async def render_tenant(
     credential: tuple[str, FormState] | None = None,
     key: FormState | None = None,
 ) -> Response:
-    """Renders the page of a tenant. `account`, `credential` and `key` are forms that were refused.
-
-    The page shows them unfolded.
+    """Renders the page of a tenant. `account`, `credential` and `key` are refused forms, which the page shows unfolded.
 
     `credential` also has the SID of an account, because each account on the page has a form for a new credential.
     """

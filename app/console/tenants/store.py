@@ -1,4 +1,4 @@
-"""Reads a tenant with its accounts, keys and other records in one statement. The records' store modules define the columns."""
+"""Reads the list of tenants, and a tenant with its records, such as accounts. The records' store modules define the columns."""
 # ruff: noqa: S608  # The statement is put together from constants.
 
 from dataclasses import dataclass

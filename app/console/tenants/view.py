@@ -1,4 +1,4 @@
-"""Turns a tenant and its records into what the tenant's page shows. The records contain no secrets. Has no side effects."""
+"""Turns a tenant and its records into what the tenant's page shows. The records contain no secrets."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,10 +45,7 @@ class TenantView:
     hours: str | None
     accounts: list[AccountView]
     keys: list[KeyView]
-    """The API keys: first the active ones, then expired and revoked ones.
-
-    In each of the two groups, the newest key comes first.
-    """
+    """The API keys: the active ones, then the expired ones, then the revoked ones, in each group the newest first."""
     details: TenantDetails
     truncated_to: int | None
     """The number of records of one kind that the page shows, if the tenant may have more; otherwise None."""
