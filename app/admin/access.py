@@ -4,9 +4,9 @@
 
     @router.get("/tenants/{tenant_id}/things", …)
     @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
-    async def list_things(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> ThingPage:
+    async def list_things(tenant_id: TenantIdDep, administration: TenantAdministrationDep, page: PageDep) -> ThingPage:
 
-A tenant's own key can access only its own tenant. For any other tenant, `TenantDep` raises TenantNotFound.
+A tenant's own key can access only its own tenant. For any other tenant, `TenantIdDep` raises TenantNotFound.
 """
 
 from collections.abc import Callable, Coroutine, Mapping
@@ -59,13 +59,13 @@ class AdminRoute(ScopedRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
-        async def handle_translated(request: Request) -> Response:
+        async def handle_with_api_errors(request: Request) -> Response:
             try:
                 return await handle(request)
             except OperatorError as error:
                 raise api_error_for_operator_error(error) from error
 
-        return handle_translated
+        return handle_with_api_errors
 
 
 def admin_router() -> APIRouter:
@@ -98,7 +98,7 @@ async def accessible_tenant_id(
     return tenant_id
 
 
-TenantDep = Annotated[str, Depends(accessible_tenant_id)]
+TenantIdDep = Annotated[str, Depends(accessible_tenant_id)]
 
 
 async def audit_actor_of_request(client: ClientDep, request: Request) -> Actor:

@@ -48,7 +48,7 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
         async with self.database.transaction() as connection:
             tenant = await self._insert_tenant(connection, tenant_id, name=settings["name"])
             if tenant is not None:
-                return await self._store_settings(connection, tenant, settings), True
+                return await self._store_changed_settings(connection, tenant, settings), True
             tenant = await self._lock_tenant(connection, tenant_id)
         if different := _differing_settings(tenant, settings):
             raise ResourceExists(f"The tenant exists with another {' and another '.join(different)}.")
@@ -106,9 +106,9 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
             tenant = await self._lock_tenant(connection, tenant_id)
             if expected_versions is not None and tenant.version not in expected_versions:
                 raise TenantVersionOutdated(f"tenant {tenant_id} was changed meanwhile")
-            return await self._store_settings(connection, tenant, changes)
+            return await self._store_changed_settings(connection, tenant, changes)
 
-    async def _store_settings(self, connection: Connection, tenant: TenantRow, settings: TenantSettings) -> TenantRow:
+    async def _store_changed_settings(self, connection: Connection, tenant: TenantRow, settings: TenantSettings) -> TenantRow:
         """Stores the settings that differ from the tenant's current ones, and records the change in the audit log.
 
         The caller must have locked the tenant.
@@ -121,7 +121,7 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
         all_settings = tenant.settings
         all_settings.update(settings)
         _check_settings(all_settings)
-        updated = await store.update_settings(connection, tenant.id, all_settings)
+        updated = await store.update_tenant_settings(connection, tenant.id, all_settings)
         if others := [member for member in changed if member != "suspended"]:
             await self._record_audit_event(connection, "tenant.update", tenant.id, tenant.id, others)
         if "suspended" in changed:

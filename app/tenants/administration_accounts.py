@@ -15,9 +15,9 @@ from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
 from app.tenants.stored_secrets import associated_data_of_credential
 from app.twilio.schemas import ACCOUNT_SID_PATTERN
 
-MAX_ACCOUNTS = 100
+MAX_ACCOUNTS_PER_TENANT = 100
 """The maximum number of Twilio accounts of a tenant."""
-MAX_ACTIVE_CREDENTIALS = 20
+MAX_ACTIVE_CREDENTIALS_PER_ACCOUNT = 20
 """The maximum number of active credentials of an account. A creation decrypts all of them."""
 KEY_SID_PATTERN = re.compile(r"SK[0-9a-fA-F]{32}")
 SECRET_PATTERN = re.compile(r"[!-~]{1,256}")
@@ -39,7 +39,7 @@ class AccountAdministration(Administration):
         base_url = _valid_base_url(base_url)
         async with self.database.transaction() as connection:
             account = await self._upsert_account(connection, tenant_id, account_sid=account_sid, base_url=base_url)
-            found = await self._find_by_secret(connection, account, secret=secret, key_sid=key_sid)
+            found = await self._find_credential_by_secret(connection, account, secret=secret, key_sid=key_sid)
             return found or await self._insert_credential(connection, account, secret=secret, key_sid=key_sid)
 
     async def create_account(
@@ -60,7 +60,7 @@ class AccountAdministration(Administration):
             account = await self._lock_account(connection, tenant_id, account_sid)
             if base_url not in (None, account.base_url):
                 raise ResourceExists("The tenant has this account with another base_url.")
-            if await self._find_by_secret(connection, account, secret=secret, key_sid=key_sid) is None:
+            if await self._find_credential_by_secret(connection, account, secret=secret, key_sid=key_sid) is None:
                 raise ResourceExists("The tenant has this account with other credentials: add one to its credentials.")
             return account, await store.list_credentials(connection, [account.id]), False
 
@@ -74,7 +74,7 @@ class AccountAdministration(Administration):
         check_sids(account_sid, key_sid)
         async with self.database.transaction() as connection:
             account = await self._lock_account(connection, tenant_id, account_sid)
-            found = await self._find_by_secret(connection, account, secret=secret, key_sid=key_sid)
+            found = await self._find_credential_by_secret(connection, account, secret=secret, key_sid=key_sid)
             if found is not None:
                 return found, False
             return await self._insert_credential(connection, account, secret=secret, key_sid=key_sid), True
@@ -131,7 +131,7 @@ class AccountAdministration(Administration):
     ) -> AccountRow | None:
         """Inserts the account and returns it. Returns None if the tenant has it already.
 
-        Raises NoSuchResource if there is no such tenant, and InvalidMember if the tenant has MAX_ACCOUNTS others.
+        Raises NoSuchResource if there is no such tenant, and InvalidMember if the tenant has MAX_ACCOUNTS_PER_TENANT others.
         """
         await self._lock_tenant(connection, tenant_id)
         account = await store.insert_account(
@@ -139,8 +139,8 @@ class AccountAdministration(Administration):
         )
         if account is None:
             return None
-        if len(await store.find_accounts(connection, [tenant_id])) > MAX_ACCOUNTS:
-            message = f"tenant {tenant_id} has {MAX_ACCOUNTS} accounts, the maximum"
+        if len(await store.find_accounts(connection, [tenant_id])) > MAX_ACCOUNTS_PER_TENANT:
+            message = f"tenant {tenant_id} has {MAX_ACCOUNTS_PER_TENANT} accounts, the maximum"
             raise InvalidMember("/account_sid", "too_many_accounts", message)
         await self._record_audit_event(connection, "account.create", tenant_id, account_sid)
         return account
@@ -165,8 +165,9 @@ class AccountAdministration(Administration):
         pointer = "/secret" if key_sid else "/auth_token"
         if not SECRET_PATTERN.fullmatch(secret):
             raise InvalidMember(pointer, "invalid_secret", f"a secret of Twilio has {SECRET_ADVICE}")
-        if len(await store.list_credentials(connection, [account.id])) >= MAX_ACTIVE_CREDENTIALS:
-            message = f"account {account.account_sid} has {MAX_ACTIVE_CREDENTIALS} active credentials, the maximum: revoke one"
+        limit = MAX_ACTIVE_CREDENTIALS_PER_ACCOUNT
+        if len(await store.list_credentials(connection, [account.id])) >= limit:
+            message = f"account {account.account_sid} has {limit} active credentials, the maximum: revoke one"
             raise InvalidMember(pointer, "too_many_credentials", message)
         credential_id = uuid7()
         credential = await store.insert_credential(
@@ -180,12 +181,12 @@ class AccountAdministration(Administration):
         await self._record_audit_event(connection, "credential.add", account.tenant_id, str(credential_id))
         return credential
 
-    async def _find_by_secret(
+    async def _find_credential_by_secret(
         self, connection: Connection, account: AccountRow, *, secret: str, key_sid: str | None
     ) -> CredentialRow | None:
         """Returns the account's active credential with this secret; None if no credential that can be decrypted has it."""
         username = key_sid or account.account_sid
-        sealed_secrets = await store.find_active_secrets(connection, account.id, username=username)
+        sealed_secrets = await store.find_encrypted_secrets(connection, account.id, username=username)
         for credential in await store.list_credentials(connection, [account.id]):
             if credential.id in sealed_secrets and self.keyring.is_ciphertext_of(
                 sealed_secrets[credential.id], secret, associated_data=associated_data_of_credential(credential.id)

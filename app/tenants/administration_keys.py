@@ -40,7 +40,7 @@ class ApiKeyAdministration(Administration):
         `default_lifetime` is None too, the key never expires. Raises ScopeRequired or OperatorKeyRequired if the new key would
         permit more than `creator` may do.
         """
-        row, key = await self._create(
+        row, key = await self._create_key(
             tenant_id,
             name=name,
             creator=creator,
@@ -70,7 +70,7 @@ class ApiKeyAdministration(Administration):
         the key itself, which is not stored. Raises IdempotencyKeyReused if the earlier request had another name, other scopes
         or another expiry. If `idempotency_key` is None, always creates a new API key.
         """
-        return await self._create(
+        return await self._create_key(
             tenant_id,
             name=name,
             creator=creator,
@@ -80,7 +80,7 @@ class ApiKeyAdministration(Administration):
             idempotency_key=idempotency_key,
         )
 
-    async def _create(
+    async def _create_key(
         self,
         tenant_id: str | None,
         *,

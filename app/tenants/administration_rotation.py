@@ -21,7 +21,7 @@ from app.tenants import administration_store as store
 from app.tenants.administration_accounts import AccountAdministration, check_sids
 from app.tenants.administration_store import AccountRow, CredentialRow
 from app.tenants.errors import NoSuchResource, OperatorError
-from app.tenants.rotation_store import mark_rejected, set_credential_place, transaction_start
+from app.tenants.rotation_store import mark_credential_rejected, set_credential_place, transaction_start
 from app.tenants.stored_secrets import associated_data_of_credential
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
 from app.twilio.schemas import Credential
@@ -85,7 +85,9 @@ class CredentialRotation(AccountAdministration):
         ]
         if len({pair.new.place for pair in pairs}) > 1:
             olds = [pair.old for pair in pairs]
-            raise OperatorError(f"several credentials are being replaced: choose one with --replace {_ids_text(olds)}")
+            raise OperatorError(
+                f"several credentials are being replaced: choose one with --replace {_join_credential_ids(olds)}"
+            )
         if not pairs:
             return None
         # A credential may be replaced again before its own rotation has ended: then return the oldest and the newest one.
@@ -146,7 +148,7 @@ class CredentialRotation(AccountAdministration):
         async with self.database.transaction() as connection:
             await self._lock_account(connection, account.tenant_id, account.account_sid)
             if old.kind == "auth_token" and not is_promotion_needed:
-                await mark_rejected(connection, old.id, reason=TwilioCredentialRejected.reason)
+                await mark_credential_rejected(connection, old.id, reason=TwilioCredentialRejected.reason)
             active = await self._active_credentials_by_id(connection, account)
             if not {old.id, new.id} <= active.keys():
                 raise _revoked_meanwhile_error()
@@ -166,7 +168,7 @@ class CredentialRotation(AccountAdministration):
     ) -> tuple[AccountRow, CredentialRow | None, CredentialRow | None]:
         """Returns the account, the new credential (None if it is not stored yet) and the credential to replace, if any."""
         account = await self._lock_account(connection, tenant_id, account_sid)
-        stored = await self._find_by_secret(connection, account, secret=secret, key_sid=key_sid)
+        stored = await self._find_credential_by_secret(connection, account, secret=secret, key_sid=key_sid)
         if stored is not None and stored.preferred_at is not None and old_id is None:
             return account, stored, None
         credentials = await _active_credentials_of_kind(connection, account, key_sid)
@@ -203,7 +205,7 @@ class CredentialRotation(AccountAdministration):
     async def _decrypt(self, account: AccountRow, credential: CredentialRow) -> Credential | None:
         """Returns an active credential with its decrypted secret; None if the secret cannot be decrypted."""
         async with self.database.transaction() as connection:
-            encrypted_secrets = await store.find_active_secrets(connection, account.id, username=credential.username)
+            encrypted_secrets = await store.find_encrypted_secrets(connection, account.id, username=credential.username)
         if credential.id not in encrypted_secrets:
             raise _revoked_meanwhile_error()
         try:
@@ -246,7 +248,7 @@ def _choose_credential_to_replace(
     if not others:
         return None
     if len(others) > 1 or (stored is not None and (stored.kind == "api_key" or others[0].id > stored.id)):
-        raise OperatorError(f"say which credential the new one replaces: --replace {_ids_text(others)}")
+        raise OperatorError(f"say which credential the new one replaces: --replace {_join_credential_ids(others)}")
     return others[0]
 
 
@@ -272,7 +274,7 @@ def _old_credential_needed_until(old: CredentialRow, new: CredentialRow) -> date
     return max(moment for moment in moments if moment is not None)
 
 
-def _ids_text(credentials: Sequence[CredentialRow]) -> str:
+def _join_credential_ids(credentials: Sequence[CredentialRow]) -> str:
     return " or ".join(str(credential.id) for credential in credentials)
 
 

@@ -164,7 +164,7 @@ async def find_tenants(connection: Connection, tenant_ids: Sequence[str], *, loc
     return [TenantRow.from_columns(*row) for row in await connection.fetch(statement, tenant_ids)]
 
 
-async def update_settings(connection: Connection, tenant_id: str, settings: TenantSettings) -> TenantRow:
+async def update_tenant_settings(connection: Connection, tenant_id: str, settings: TenantSettings) -> TenantRow:
     """Stores `settings`, which must contain all settings. A tenant that stays suspended keeps its `suspended_at`."""
     statement = f"""UPDATE tenant SET name = $2, suspended_at = CASE WHEN $3 THEN coalesce(suspended_at, now()) END,
         status_callback = $4, status_callback_method = $5, status_callback_events = $6, callback_format = $7,
@@ -229,7 +229,7 @@ async def list_credentials(connection: Connection, account_ids: Sequence[UUID]) 
     return [CredentialRow(*row) for row in await connection.fetch(statement, account_ids)]
 
 
-async def find_active_secrets(connection: Connection, account_id: UUID, *, username: str) -> dict[UUID, bytes]:
+async def find_encrypted_secrets(connection: Connection, account_id: UUID, *, username: str) -> dict[UUID, bytes]:
     """Returns the encrypted secrets of the account's active credentials with this username, by credential id."""
     statement = """SELECT id, sealed_secret FROM twilio_credential
         WHERE account_id = $1 AND username = $2 AND revoked_at IS NULL"""

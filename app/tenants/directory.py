@@ -181,7 +181,7 @@ class TenantDirectory:
 
     async def _read_account_id(self, tenant_id: str, account_sid: str) -> UUID | None:
         async with self._database.begin() as session:
-            account = await repository.get_account(session, tenant_id=tenant_id, account_sid=account_sid)
+            account = await repository.find_account_by_sid(session, tenant_id=tenant_id, account_sid=account_sid)
         return account.id if account else None
 
     async def usable_account(self, tenant_id: str, *, account_sid: str | None) -> UsableAccount | None:
@@ -205,7 +205,7 @@ class TenantDirectory:
         if not credentials:
             return None
         account = credentials[0]
-        opened = tuple(self._decrypt_all(credentials))
+        opened = tuple(self._decrypt_readable_credentials(credentials))
         rejected = frozenset(str(credential.id) for credential in credentials if credential.rejected_at)
         references = {credential.reference for credential in opened}
         has_auth_token = any(credential.kind == "auth_token" and str(credential.id) in references for credential in credentials)
@@ -231,14 +231,14 @@ class TenantDirectory:
         return await self._auth_tokens.get_or_read(account_id, lambda: self._read_auth_tokens(account_id))
 
     async def _read_auth_tokens(self, account_id: UUID) -> tuple[Credential, ...]:
-        return tuple(self._decrypt_all(await self._stored_auth_tokens.submit(account_id)))
+        return tuple(self._decrypt_readable_credentials(await self._stored_auth_tokens.submit(account_id)))
 
     async def active_credentials(self, account_id: UUID) -> tuple[Credential, ...]:
         """Returns the active credentials of an account that can be decrypted, in the order in which they are tried."""
         return await self._account_credentials.get_or_read(account_id, lambda: self._read_credentials(account_id))
 
     async def _read_credentials(self, account_id: UUID) -> tuple[Credential, ...]:
-        return tuple(self._decrypt_all(await list_account_credentials(self._database, account_id)))
+        return tuple(self._decrypt_readable_credentials(await list_account_credentials(self._database, account_id)))
 
     async def sip_auth(self, tenant_id: str, name: str) -> SipAuth | None:
         """Returns user name and password of a SIP credential; None if the tenant has no SIP credential with this name.
@@ -261,7 +261,7 @@ class TenantDirectory:
             ) from None
         return SipAuth(SecretStr(username), SecretStr(password))
 
-    def _decrypt_all(self, credentials: Sequence[StoredCredential]) -> list[Credential]:
+    def _decrypt_readable_credentials(self, credentials: Sequence[StoredCredential]) -> list[Credential]:
         opened = []
         for credential in credentials:
             try:

@@ -17,7 +17,7 @@ from app.security.keyring import KEY_ID_POSITION_IN_CIPHERTEXT, KEY_ID_POSITION_
 from app.tenants.models import ApiKey, ApiKeyLastUse, CredentialLastUse, SipCredential, Tenant, TwilioAccount, TwilioCredential
 
 
-async def get_account(session: AsyncSession, *, tenant_id: str, account_sid: str) -> TwilioAccount | None:
+async def find_account_by_sid(session: AsyncSession, *, tenant_id: str, account_sid: str) -> TwilioAccount | None:
     statement = select(TwilioAccount).where(TwilioAccount.tenant_id == tenant_id, TwilioAccount.account_sid == account_sid)
     return (await session.scalars(statement)).one_or_none()
 

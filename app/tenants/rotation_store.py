@@ -22,7 +22,7 @@ async def set_credential_place(connection: Connection, credential_id: UUID, *, p
     )
 
 
-async def mark_rejected(connection: Connection, credential_id: UUID, *, reason: str) -> None:
+async def mark_credential_rejected(connection: Connection, credential_id: UUID, *, reason: str) -> None:
     """Marks a credential as refused by Twilio. Keeps the time and reason of an earlier mark."""
     statement = "UPDATE twilio_credential SET rejected_at = now(), rejected_reason = $2 WHERE id = $1 AND rejected_at IS NULL"
     await connection.execute(statement, credential_id, reason)

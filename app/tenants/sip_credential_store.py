@@ -50,16 +50,16 @@ async def lock_sip_credential(connection: Connection, *, tenant_id: str, name: s
     statement = f"""SELECT sealed_username, sealed_password, {COLUMNS} FROM sip_credential
         WHERE tenant_id = $1 AND name = $2 FOR UPDATE"""
     row = await connection.fetchrow(statement, tenant_id, name)
-    return None if row is None else _to_sealed_sip_auth(row)
+    return None if row is None else _to_encrypted_sip_auth(row)
 
 
 async def find_encrypted_sip_credentials(connection: Connection, tenant_ids: Sequence[str]) -> list[EncryptedSipAuth]:
     """Returns the SIP credentials of all these tenants, with encrypted user names and passwords."""
     statement = f"SELECT sealed_username, sealed_password, {COLUMNS} FROM sip_credential WHERE tenant_id = ANY ($1)"
-    return [_to_sealed_sip_auth(row) for row in await connection.fetch(statement, tenant_ids)]
+    return [_to_encrypted_sip_auth(row) for row in await connection.fetch(statement, tenant_ids)]
 
 
-def _to_sealed_sip_auth(row: Iterable[Any]) -> EncryptedSipAuth:
+def _to_encrypted_sip_auth(row: Iterable[Any]) -> EncryptedSipAuth:
     username, password, *values = row
     return EncryptedSipAuth(SipCredentialRow(*values), username, password)
 

@@ -16,7 +16,7 @@ import structlog
 from jwt import PyJWK
 
 from app.observability.metrics import WorkloadMetrics
-from app.workloads.tokens import ALGORITHMS
+from app.workloads.tokens import JWT_ALGORITHMS
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -88,7 +88,7 @@ def _usable_key(document: Any) -> PyJWK | None:
         is_too_short = key.Algorithm.check_key_length(key.key) is not None
     except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
         return None
-    return None if key.algorithm_name not in ALGORITHMS or "d" in document or is_too_short else key
+    return None if key.algorithm_name not in JWT_ALGORITHMS or "d" in document or is_too_short else key
 
 
 class JwkSet:

@@ -15,11 +15,11 @@ from jwt.types import Options
 
 from app.workloads.service_accounts import ServiceAccount, is_namespace_name, is_service_account_name
 
-ALGORITHMS: Final = ("RS256", "ES256", "ES384", "ES512")
+JWT_ALGORITHMS: Final = ("RS256", "ES256", "ES384", "ES512")
 """The algorithms with which Kubernetes signs. Symmetric algorithms and `none` are refused, even if a key set names them."""
 LEEWAY_S: Final = 30
 """By how many seconds the issuer's clock may differ from this machine's clock."""
-MAX_LIFETIME_S: Final = 24 * 3600
+MAX_TOKEN_LIFETIME_S: Final = 24 * 3600
 MAX_TOKEN_LENGTH: Final = 8192
 """The maximum length of a token, in characters. Tokens that Kubernetes mounts into a pod have 900 to 3,000."""
 
@@ -86,7 +86,7 @@ class TokenRules:
             header = jwt.get_unverified_header(token)
         except jwt.InvalidTokenError:
             raise _malformed_refusal() from None
-        if header.get("alg") not in ALGORITHMS:
+        if header.get("alg") not in JWT_ALGORITHMS:
             raise _wrong_algorithm_refusal()
         key_id = header.get("kid")
         if not isinstance(key_id, str) or not key_id:
@@ -98,7 +98,7 @@ class TokenRules:
 
         Returns the service account, and the times when the token was issued and when it expires.
         """
-        return self._decode_and_validate(token, key, algorithms=ALGORITHMS)
+        return self._decode_and_validate(token, key, algorithms=JWT_ALGORITHMS)
 
     def check_claims(self, token: str) -> None:
         """Raises TokenRefused if a claim is missing or wrong. Does not check the signature, so the claims prove nothing."""
@@ -117,16 +117,16 @@ class TokenRules:
             )
         except jwt.InvalidTokenError as error:
             raise self._refusal(error) from None
-        return self._read_claims(claims)
+        return self._to_valid_token(claims)
 
-    def _read_claims(self, claims: Mapping[str, Any]) -> ValidToken:
+    def _to_valid_token(self, claims: Mapping[str, Any]) -> ValidToken:
         issued_at, expires_at = claims["iat"], claims["exp"]
         # PyJWT also reads times from text.
         if not all(type(moment) in (int, float) for moment in (issued_at, expires_at)):
             raise _malformed_refusal()
         # Not `expires_at - issued_at`, which fails for a float and an integer that is too large for a float.
-        if expires_at > issued_at + MAX_LIFETIME_S:
-            hours = MAX_LIFETIME_S // 3600
+        if expires_at > issued_at + MAX_TOKEN_LIFETIME_S:
+            hours = MAX_TOKEN_LIFETIME_S // 3600
             raise TokenRefused(
                 "lifetime",
                 f"The service account token is valid for more than {hours} hours: request one with a shorter "
@@ -168,7 +168,7 @@ def _malformed_refusal() -> TokenRefused:
 def _wrong_algorithm_refusal() -> TokenRefused:
     return TokenRefused(
         "algorithm",
-        f"The service account token is not signed with the algorithm of its key; {', '.join(ALGORITHMS)} are accepted.",
+        f"The service account token is not signed with the algorithm of its key; {', '.join(JWT_ALGORITHMS)} are accepted.",
     )
 
 

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.tenants.administration_accounts import MAX_ACCOUNTS, MAX_ACTIVE_CREDENTIALS
+from app.tenants.administration_accounts import MAX_ACCOUNTS_PER_TENANT, MAX_ACTIVE_CREDENTIALS_PER_ACCOUNT
 from app.tenants.errors import InvalidMember
 from tests.admin.conftest import Admin, admin_of, faults_of, slug_of
 from tests.support.gateway import BASIC, Gateway
@@ -129,7 +129,7 @@ async def test_the_21st_active_credential_of_an_account_is_refused(operator: Adm
     accounts = f"/tenants/{tenant_id}/accounts"
     await operator.post(accounts, TOKEN)
     path = f"{accounts}/{SID}/credentials"
-    keys = [{"key_sid": f"SK{number:032x}", "secret": "s"} for number in range(1, MAX_ACTIVE_CREDENTIALS + 1)]
+    keys = [{"key_sid": f"SK{number:032x}", "secret": "s"} for number in range(1, MAX_ACTIVE_CREDENTIALS_PER_ACCOUNT + 1)]
     added = [await operator.post(path, key) for key in keys]
     assert {answer.status_code for answer in added[:-1]} == {201}
     assert faults_of(added[-1]) == [("/secret", "too_many_credentials")]
@@ -143,7 +143,7 @@ async def test_the_101st_account_of_a_tenant_is_refused(gateway: Gateway, operat
     async with gateway.database.transaction() as connection:
         statement = """INSERT INTO twilio_account (id, tenant_id, account_sid)
             SELECT gen_random_uuid(), $1, 'AC' || lpad(number::text, 32, '0') FROM generate_series(1, $2::int) AS number"""
-        await connection.execute(statement, tenant_id, MAX_ACCOUNTS - 1)
+        await connection.execute(statement, tenant_id, MAX_ACCOUNTS_PER_TENANT - 1)
     asked = [TOKEN | {"account_sid": f"AC{number:a>32}"} for number in (1, 2)]
     added = await asyncio.gather(*(operator.post(path, body) for body in asked))
     assert sorted(answer.status_code for answer in added) == [201, 422]

@@ -22,7 +22,7 @@ from app.main import create_app
 from app.services import dial_time_budget
 from app.setting_values import SETTING_PREFIX
 from app.settings import SECRETS_DIR, Settings
-from app.workloads.tokens import MAX_LIFETIME_S
+from app.workloads.tokens import MAX_TOKEN_LIFETIME_S
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.deploy.manifests import OVERLAYS, REPOSITORY, Manifest, Manifests, base, container, labels, pod, render, rendered
@@ -490,7 +490,7 @@ def test_the_example_of_a_client_sends_a_token_that_callgate_accepts() -> None:
     (volume,) = pod(client)["volumes"]
     token = volume["projected"]["sources"][0]["serviceAccountToken"]
     assert token["audience"] == Settings.model_fields["workload_audience"].default
-    assert token["expirationSeconds"] <= MAX_LIFETIME_S
+    assert token["expirationSeconds"] <= MAX_TOKEN_LIFETIME_S
     (mount,) = container(client)["volumeMounts"]
     assert f"{mount['mountPath']}/{token['path']}" in container(client)["args"][0]
     (admitted,) = example.of_kind("Namespace")

@@ -10,7 +10,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.workloads.key_set import JwkSetUnreadable, parse_jwk_set
 from app.workloads.service_accounts import ServiceAccount
-from app.workloads.tokens import ALGORITHMS, LEEWAY_S, MAX_LIFETIME_S, MAX_TOKEN_LENGTH, TokenRefused, TokenRules
+from app.workloads.tokens import (
+    JWT_ALGORITHMS,
+    LEEWAY_S,
+    MAX_TOKEN_LENGTH,
+    MAX_TOKEN_LIFETIME_S,
+    TokenRefused,
+    TokenRules,
+)
 from tests.support.cluster import ISSUER, Cluster, PrivateKey, encode_segment, jwk, public_pem, rsa_key
 
 RULES = TokenRules(ISSUER, "callgate")
@@ -55,8 +62,8 @@ def test_a_projected_token_names_its_service_account(key: PrivateKey) -> None:
         ({"iat": NOW - 3600, "exp": NOW - LEEWAY_S - 1}, "expired"),
         ({"nbf": NOW + 86_400}, "not_yet_valid"),
         ({"iat": NOW + 86_400}, "not_yet_valid"),
-        ({"lifetime_s": MAX_LIFETIME_S + 1}, "lifetime"),
-        ({"iat": NOW - MAX_LIFETIME_S, "exp": NOW + 7200}, "lifetime"),
+        ({"lifetime_s": MAX_TOKEN_LIFETIME_S + 1}, "lifetime"),
+        ({"iat": NOW - MAX_TOKEN_LIFETIME_S, "exp": NOW + 7200}, "lifetime"),
         ({"exp": 1e300}, "lifetime"),
         ({"iat": NOW + 0.5, "exp": 10**400}, "lifetime"),
         ({"exp": None}, "missing_claim"),
@@ -94,14 +101,14 @@ def test_a_wrong_claim_is_refused_by_name(claims: dict[str, Any], reason: str) -
 
 
 def test_the_limits_are_those_documented() -> None:
-    assert (ALGORITHMS, LEEWAY_S, MAX_LIFETIME_S) == (("RS256", "ES256", "ES384", "ES512"), 30, 24 * 3600)
+    assert (JWT_ALGORITHMS, LEEWAY_S, MAX_TOKEN_LIFETIME_S) == (("RS256", "ES256", "ES384", "ES512"), 30, 24 * 3600)
 
 
 def test_a_token_is_accepted_within_the_leeway() -> None:
     now = int(time.time())
     assert validate(CLUSTER.token(iat=now - 60, exp=now - LEEWAY_S + 10))
     assert validate(CLUSTER.token(iat=now + LEEWAY_S - 10, nbf=now + LEEWAY_S - 10))
-    assert validate(CLUSTER.token(lifetime_s=MAX_LIFETIME_S))
+    assert validate(CLUSTER.token(lifetime_s=MAX_TOKEN_LIFETIME_S))
 
 
 def test_only_the_algorithm_of_the_key_is_accepted() -> None:

@@ -13,7 +13,7 @@ from app.admin.access import (
     SLOT_LIMITED_READ_ERRORS,
     ActorDep,
     TenantAdministrationDep,
-    TenantDep,
+    TenantIdDep,
     TransactionsDep,
     admin_router,
     mark_response_as_replayed,
@@ -78,7 +78,7 @@ PaceAdministrationDep = Annotated[PaceAdministration, Depends(pace_administratio
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
-async def list_accounts(tenant_id: TenantDep, administration: PaceAdministrationDep, page: PageDep) -> AccountPage:
+async def list_accounts(tenant_id: TenantIdDep, administration: PaceAdministrationDep, page: PageDep) -> AccountPage:
     """Lists the accounts, oldest first, each with its active credentials.
 
     A call uses the first account with an active credential, unless it names another account.
@@ -112,7 +112,7 @@ async def list_accounts(tenant_id: TenantDep, administration: PaceAdministration
 )
 @needs(Scope.ADMIN, clients="any")
 async def create_account(
-    client: ClientDep, tenant_id: TenantDep, administration: PaceAdministrationDep, body: JsonBody, response: Response
+    client: ClientDep, tenant_id: TenantIdDep, administration: PaceAdministrationDep, body: JsonBody, response: Response
 ) -> AccountRecord:
     """Adds an account with its first credential. The secret is stored encrypted and never shown. Twilio is not contacted.
 
@@ -144,7 +144,7 @@ async def create_account(
 )
 @needs(Scope.ADMIN, clients="operator")
 async def update_account(
-    tenant_id: TenantDep, account_sid: AccountSid, administration: PaceAdministrationDep, body: JsonBody
+    tenant_id: TenantIdDep, account_sid: AccountSid, administration: PaceAdministrationDep, body: JsonBody
 ) -> AccountRecord:
     """Changes how fast the account's calls are dialled, and how many may be under way.
 
@@ -171,7 +171,7 @@ async def update_account(
 )
 @needs(Scope.ADMIN, clients="any")
 async def create_credential(
-    tenant_id: TenantDep,
+    tenant_id: TenantIdDep,
     account_sid: AccountSid,
     administration: TenantAdministrationDep,
     body: JsonBody,
@@ -209,7 +209,7 @@ async def create_credential(
 )
 @needs(Scope.ADMIN, clients="any")
 async def revoke_credential(
-    tenant_id: TenantDep,
+    tenant_id: TenantIdDep,
     account_sid: AccountSid,
     credential_id: Annotated[UUID, Path(description="The credential's id.", examples=[examples.CREDENTIAL_ID])],
     administration: TenantAdministrationDep,

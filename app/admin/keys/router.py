@@ -10,7 +10,7 @@ from app.admin.access import (
     EXAMPLE_TENANT,
     SLOT_LIMITED_READ_ERRORS,
     TenantAdministrationDep,
-    TenantDep,
+    TenantIdDep,
     admin_router,
     mark_response_as_replayed,
     openapi_creation_responses,
@@ -57,7 +57,7 @@ async def document_idempotency_header(
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
-async def list_keys(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> KeyPage:
+async def list_keys(tenant_id: TenantIdDep, administration: TenantAdministrationDep, page: PageDep) -> KeyPage:
     """Lists the keys, oldest first, also revoked and expired ones. The keys themselves are not stored."""
     listed = await administration.list_keys(tenant_id, after=page.after_id, limit=page.fetch_limit)
     shown, next_cursor = page.page_and_next_cursor(listed, lambda row: row.id)
@@ -86,7 +86,7 @@ async def list_keys(tenant_id: TenantDep, administration: TenantAdministrationDe
 @needs(Scope.ADMIN, clients="any")
 async def create_key(
     client: ClientDep,
-    tenant_id: TenantDep,
+    tenant_id: TenantIdDep,
     administration: TenantAdministrationDep,
     idempotency_key: IdempotencyKeyDep,
     body: JsonBody,
@@ -131,7 +131,7 @@ async def create_key(
 )
 @needs(Scope.ADMIN, clients="any")
 async def revoke_key(
-    tenant_id: TenantDep,
+    tenant_id: TenantIdDep,
     key_id: Annotated[
         str, Path(description="The key's id.", examples=[examples.KEY["id"]], max_length=64, pattern=NO_NUL_PATTERN)
     ],

@@ -10,7 +10,7 @@ from app.admin.access import (
     EXAMPLE_TENANT,
     SLOT_LIMITED_READ_ERRORS,
     TenantAdministrationDep,
-    TenantDep,
+    TenantIdDep,
     admin_router,
     mark_response_as_replayed,
     openapi_creation_responses,
@@ -49,7 +49,7 @@ CredentialName = Annotated[
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_sip_credentials(
-    tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep
+    tenant_id: TenantIdDep, administration: TenantAdministrationDep, page: PageDep
 ) -> SipCredentialPage:
     """Lists the credentials by name, without user names and passwords."""
     listed = await administration.list_sip_credentials(tenant_id, after=page.after, limit=page.fetch_limit)
@@ -74,7 +74,7 @@ async def list_sip_credentials(
 )
 @needs(Scope.ADMIN, clients="any")
 async def create_sip_credential(
-    tenant_id: TenantDep, administration: TenantAdministrationDep, body: JsonBody, response: Response
+    tenant_id: TenantIdDep, administration: TenantAdministrationDep, body: JsonBody, response: Response
 ) -> SipCredentialRecord:
     """Stores a user name and a password, encrypted, under a name.
 
@@ -105,7 +105,7 @@ async def create_sip_credential(
 )
 @needs(Scope.ADMIN, clients="any")
 async def replace_sip_credential(
-    tenant_id: TenantDep, name: CredentialName, administration: TenantAdministrationDep, body: JsonBody
+    tenant_id: TenantIdDep, name: CredentialName, administration: TenantAdministrationDep, body: JsonBody
 ) -> SipCredentialRecord:
     """Replaces the user name and the password. Calls that are placed from now on use the new ones."""
     new = parse_body(NewSipAuth, body)
@@ -127,6 +127,6 @@ async def replace_sip_credential(
     ),
 )
 @needs(Scope.ADMIN, clients="any")
-async def delete_sip_credential(tenant_id: TenantDep, name: CredentialName, administration: TenantAdministrationDep) -> None:
+async def delete_sip_credential(tenant_id: TenantIdDep, name: CredentialName, administration: TenantAdministrationDep) -> None:
     """Deletes the credential. From now on, calls cannot be created with its name. Records of calls keep the name."""
     await administration.delete_sip_credential(tenant_id, name)

@@ -10,7 +10,7 @@ from app.admin.access import (
     EXAMPLE_TENANT,
     SLOT_LIMITED_READ_ERRORS,
     TenantAdministrationDep,
-    TenantDep,
+    TenantIdDep,
     admin_router,
     mark_response_as_replayed,
     parse_body,
@@ -152,7 +152,7 @@ async def create_tenant(
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
-async def get_tenant(tenant_id: TenantDep, administration: TenantAdministrationDep, response: Response) -> TenantRecord:
+async def get_tenant(tenant_id: TenantIdDep, administration: TenantAdministrationDep, response: Response) -> TenantRecord:
     """Returns the tenant. Send its `ETag` as `If-Match` to make a change conditional."""
     return _record_with_etag_header(await administration.get_tenant(tenant_id), response)
 
@@ -173,7 +173,7 @@ async def get_tenant(tenant_id: TenantDep, administration: TenantAdministrationD
 @needs(Scope.ADMIN, clients="any")
 async def update_tenant(
     client: ClientDep,
-    tenant_id: TenantDep,
+    tenant_id: TenantIdDep,
     administration: TenantAdministrationDep,
     validate_url: UrlValidatorDep,
     versions: Annotated[frozenset[str] | None, Depends(if_match_etags)],

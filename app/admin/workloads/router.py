@@ -11,7 +11,7 @@ from app.admin.access import (
     EXAMPLE_TENANT,
     SLOT_LIMITED_READ_ERRORS,
     TenantAdministrationDep,
-    TenantDep,
+    TenantIdDep,
     admin_router,
     mark_response_as_replayed,
     openapi_creation_responses,
@@ -46,7 +46,7 @@ _EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/workloads"
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
-async def list_workloads(tenant_id: TenantDep, administration: TenantAdministrationDep, page: PageDep) -> WorkloadPage:
+async def list_workloads(tenant_id: TenantIdDep, administration: TenantAdministrationDep, page: PageDep) -> WorkloadPage:
     """Lists the service accounts of Kubernetes that act for the tenant, oldest first."""
     listed = await administration.list_workloads(tenant_id, after=page.after_id, limit=page.fetch_limit)
     shown, next_cursor = page.page_and_next_cursor(listed, lambda row: row.id)
@@ -74,7 +74,7 @@ async def list_workloads(tenant_id: TenantDep, administration: TenantAdministrat
 async def create_workload(
     request: Request,
     client: ClientDep,
-    tenant_id: TenantDep,
+    tenant_id: TenantIdDep,
     administration: TenantAdministrationDep,
     body: JsonBody,
     response: Response,
@@ -112,7 +112,7 @@ async def create_workload(
 )
 @needs(Scope.ADMIN, clients="any")
 async def delete_workload(
-    tenant_id: TenantDep,
+    tenant_id: TenantIdDep,
     workload_id: Annotated[UUID, Path(description="The workload's id.", examples=[examples.WORKLOAD["id"]])],
     administration: TenantAdministrationDep,
 ) -> None:
