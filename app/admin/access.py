@@ -54,7 +54,7 @@ _SUSPENDED_DETAIL = "The tenant of this API key is suspended: its own keys chang
 
 
 class AdminRoute(ScopedRoute):
-    """A route that replaces an OperatorError, which the route's function raises, with the API error for the client."""
+    """A route whose endpoint may raise OperatorError. The route replaces it with the API error for the client."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

@@ -19,7 +19,7 @@ from app.errors import (
 )
 from app.tenants.errors import InvalidMember, NoSuchResource, OperatorError, ResourceExists, TenantVersionOutdated
 
-# What names a resource in the path of a request, by its kind. Kinds that are left out have an id.
+# What identifies a resource in the path of a request, by the kind of the resource. All other kinds have an id.
 _IDENTIFIER_NOUNS: Final = {"account": "SID", "SIP credential": "name"}
 NOTHING_CHANGED: Final = "Nothing was changed; `errors` lists every fault."
 

@@ -85,13 +85,13 @@ class Keyring:
         return list(self._by_id)
 
     def encrypt(self, secret: str, *, associated_data: str) -> bytes:
-        """Encrypts the secret with the newest key. `associated_data` names its database row."""
+        """Encrypts the secret with the newest key. `associated_data` names the secret's database row."""
         nonce = os.urandom(_NONCE_BYTES)
         ciphertext = self._newest.cipher.encrypt(nonce, secret.encode(), associated_data.encode())
         return _FORMAT_VERSION + self._newest.id + nonce + ciphertext
 
     def decrypt(self, encrypted: bytes, *, associated_data: str) -> str:
-        """Decrypts a secret encrypted with this `associated_data`. Raises SecretUnreadable, also if another one was used."""
+        """Returns the decrypted secret. Raises SecretUnreadable, also if it was encrypted with other `associated_data`."""
         from cryptography.exceptions import InvalidTag
 
         header = len(_FORMAT_VERSION) + _KEY_ID_BYTES

@@ -1,4 +1,4 @@
-"""Replaces phone numbers and SIP users in logs by pseudonyms, which are stable and depend on the secret key."""
+"""Replaces phone numbers and SIP users in logs by pseudonyms. A pseudonym changes only when CALLGATE_SECRET_KEYS changes."""
 
 from app.observability.context import bind_log_fields
 from app.security.keyring import Keyring

@@ -106,9 +106,10 @@ class _SecretFinder:
         self._partial_starts = {start[:length] for start in starts for length in range(1, len(start) + 1)}
 
     def redact(self, data: bytes, start: int, min_length: int) -> tuple[bytes, int]:
-        """Redacts at least `min_length` bytes of `data` after `start`. Returns the result, and the length of what it replaces.
+        """Redacts the secrets that begin within the `min_length` bytes of `data` after `start`.
 
-        That length is larger than `min_length` if a secret begins within these bytes and ends after them.
+        Returns the redacted bytes, and how many bytes of `data` they replace. This number is larger than `min_length` if a
+        secret ends after the `min_length` bytes.
         """
         redacted, at, place, limit = [], start, start, start + min_length
         while (found := self._start_pattern.search(data, place)) and (begin := found.start()) < limit:
@@ -154,7 +155,7 @@ def _pattern_of_start(start: bytes) -> bytes:
 
 
 def _longest_prefixes(spellings: Iterable[bytes]) -> dict[bytes, bytes]:
-    """Returns for each of the sorted spellings the longest other one with which it starts, or an empty text."""
+    """Returns for each of the sorted spellings the longest other spelling that is a prefix of it; empty if there is none."""
     prefixes: list[bytes] = []
     found = {}
     for spelling in spellings:
@@ -209,7 +210,7 @@ def has_too_many_userinfos(*texts: str) -> bool:
 def userinfo_in(text: str) -> Iterator[str]:
     """Yields the user name and password of every URL in a text: as written, percent-decoded, and as a Basic header's value.
 
-    The text may be XML, so yields each with and without HTML escapes. Also yields SIP user names and passwords in TwiML.
+    The text may be XML, so each is yielded with and without HTML escapes. Also yields SIP user names and passwords in TwiML.
     """
     for start, end in find_sip_secrets(text):
         for secret in {text[start:end], _unescape_html(text[start:end])}:

@@ -7,9 +7,10 @@ from functools import cache
 
 
 def shared_tls_context(make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-    """Returns the TLS context that `make` creates, and creates it once for each value of SSL_CERT_FILE and SSL_CERT_DIR.
+    """Returns a TLS context that `make` creates. `make` is `ssl.create_default_context`, for example.
 
-    These environment variables say where the certificates are. `make` is `ssl.create_default_context`, for example.
+    Calls `make` only once for the same values of SSL_CERT_FILE and SSL_CERT_DIR. These environment variables say where the
+    certificates are.
     """
     return _cached_tls_context(make, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
 

@@ -1,1 +1,1 @@
-"""Tenants, their Twilio accounts and credentials, and their API keys. Independent of HTTP."""
+"""Stores, manages and looks up tenants, their Twilio accounts, API keys and other data. Does not depend on HTTP routes."""

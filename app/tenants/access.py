@@ -1,4 +1,4 @@
-"""Declares which clients and which scope a route accepts, and checks a client."""
+"""Declares which clients may use a route and which scope they need, and checks whether a client may use a route."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -26,7 +26,8 @@ PUBLIC: Final = RouteAccess(None)
 def authorize(client: Caller | OperatorCaller, access: RouteAccess) -> None:
     """Checks that a client may use a route.
 
-    Raises TenantKeyRequired or OperatorKeyRequired for the wrong kind of client, then ScopeRequired for a missing scope.
+    Raises TenantKeyRequired or OperatorKeyRequired if the route does not accept this kind of client. Otherwise raises
+    ScopeRequired if the client lacks the scope.
     """
     if isinstance(client, OperatorCaller):
         if access.clients == "tenant":

@@ -1,7 +1,7 @@
 """Manages tenants. The base classes manage the tenants' Twilio accounts, credentials, API keys, SIP credentials and workloads.
 
 Every change is recorded in the audit log, in the same transaction. A request that changes nothing is not recorded. Methods
-raise OperatorError for an invalid or unknown id, and DatabaseUnavailable.
+raise OperatorError for an invalid or unknown id, and DatabaseUnavailable if the database cannot be used.
 """
 
 import re
@@ -83,9 +83,9 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
     ) -> TenantRow:
         """Changes the settings that are in `changes`, and returns the tenant.
 
-        Changed hours also apply to scheduled calls that already wait. If the change suspends the tenant, none of its calls is
-        granted (gets the right to be dialled) once this method returns. With `expected_versions`, raises TenantVersionOutdated
-        unless the tenant has one of these versions (`TenantRow.version`).
+        Changed hours also apply to scheduled calls that already wait. If the change suspends the tenant, no scheduled call of
+        the tenant gets the right to be dialled after this method has returned. If `expected_versions` is given, raises
+        TenantVersionOutdated unless the tenant has one of these versions (`TenantRow.version`).
         """
         tenant = await self.store_settings(tenant_id, changes, expected_versions=expected_versions)
         # Do this even if nothing has changed: an earlier request may have stored the settings and then failed here.
@@ -100,7 +100,7 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
     ) -> TenantRow:
         """Stores settings as `update_tenant` does, but does not apply them to scheduled calls that already wait.
 
-        The caller must do this after the commit (`apply_to_waiting_calls`).
+        The caller must do this with `apply_to_waiting_calls` after the transaction has been committed.
         """
         async with self.database.transaction() as connection:
             tenant = await self._lock_tenant(connection, tenant_id)
@@ -111,7 +111,7 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
     async def _store_changed_settings(self, connection: Connection, tenant: TenantRow, settings: TenantSettings) -> TenantRow:
         """Stores the settings that differ from the tenant's current ones, and records the change in the audit log.
 
-        The caller must have locked the tenant.
+        Returns the tenant as it is then. The caller must have locked the tenant.
         """
         changed = _differing_settings(tenant, settings)
         if not changed:
@@ -141,7 +141,8 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
     ) -> TenantRow:
         """Changes where and how status callbacks are delivered, and returns the tenant.
 
-        None leaves a setting unchanged. `clear` first removes URL, method and events.
+        A setting whose parameter is None stays unchanged. If `clear` is true, URL, method and events that are None are removed
+        instead.
         """
         changes = TenantSettings()
         if url is not None or clear:
@@ -155,9 +156,9 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
         return await self.update_tenant(tenant_id, changes)
 
     async def renew_callback_secret(self, tenant_id: str) -> str:
-        """Replaces the secret that signs the tenant's status callbacks. Returns the new secret, which cannot be shown again.
+        """Replaces the secret that signs the tenant's deliveries (webhooks). Returns the new secret.
 
-        If an earlier callback is sent again, it is signed with the new secret, too.
+        The secret cannot be shown again. A delivery that is sent again later is signed with the new secret, too.
         """
         secret = generate_callback_secret()
         encrypted = self.keyring.encrypt(secret, associated_data=associated_data_of_callback_secret(tenant_id))

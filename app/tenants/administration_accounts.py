@@ -1,4 +1,4 @@
-"""Manages the Twilio accounts of tenants and their credentials."""
+"""Manages the Twilio accounts of tenants, and the credentials of these accounts."""
 
 import re
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from app.twilio.schemas import ACCOUNT_SID_PATTERN
 MAX_ACCOUNTS_PER_TENANT = 100
 """The maximum number of Twilio accounts of a tenant."""
 MAX_ACTIVE_CREDENTIALS_PER_ACCOUNT = 20
-"""The maximum number of active credentials of an account. A creation decrypts all of them."""
+"""The maximum number of active credentials of an account. Creating a call decrypts all of them."""
 KEY_SID_PATTERN = re.compile(r"SK[0-9a-fA-F]{32}")
 SECRET_PATTERN = re.compile(r"[!-~]{1,256}")
-"""The pattern of an auth token or of an API key's secret. Spaces and line breaks are often copied along with a secret."""
+"""The pattern of an auth token or of an API key's secret. It excludes white space, which is often copied along."""
 SECRET_ADVICE = "1 to 256 printable ASCII characters without spaces"  # noqa: S105  # not a secret
 
 
@@ -48,8 +48,8 @@ class AccountAdministration(Administration):
         """Creates an account with its first credential.
 
         Returns the account, its active credentials, and whether it was created now. An existing account is returned unchanged
-        if it has this credential, and if `base_url` is None or the account's base URL. Raises ResourceExists if the existing
-        account differs.
+        if it has this credential, and `base_url` is None or equal to the account's base URL. Raises ResourceExists for any
+        other existing account.
         """
         check_sids(account_sid, key_sid)
         base_url = _valid_base_url(base_url)
@@ -101,8 +101,8 @@ class AccountAdministration(Administration):
     async def revoke_credential(self, tenant_id: str, credential_id: UUID, *, account_sid: str | None = None) -> CredentialRow:
         """Revokes a credential of the tenant. Idempotent.
 
-        Raises NoSuchResource if the tenant has no such credential. With `account_sid`, also raises it if the credential is of
-        another account.
+        Raises NoSuchResource if the tenant has no such credential. If `account_sid` is given, also raises NoSuchResource if the
+        credential belongs to another account.
         """
         async with self.database.transaction() as connection:
             credential = await store.lock_credential(connection, credential_id, tenant_id=tenant_id, account_sid=account_sid)
@@ -131,7 +131,8 @@ class AccountAdministration(Administration):
     ) -> AccountRow | None:
         """Inserts the account and returns it. Returns None if the tenant has it already.
 
-        Raises NoSuchResource if there is no such tenant, and InvalidMember if the tenant has MAX_ACCOUNTS_PER_TENANT others.
+        Raises NoSuchResource if there is no such tenant. Raises InvalidMember if the tenant already has MAX_ACCOUNTS_PER_TENANT
+        other accounts.
         """
         await self._lock_tenant(connection, tenant_id)
         account = await store.insert_account(
@@ -161,7 +162,7 @@ class AccountAdministration(Administration):
     async def _insert_credential(
         self, connection: Connection, account: AccountRow, *, secret: str, key_sid: str | None
     ) -> CredentialRow:
-        """Inserts a credential of an account that the transaction has locked or inserted, and returns it."""
+        """Inserts a credential and returns it. The transaction must have locked or inserted the credential's account."""
         pointer = "/secret" if key_sid else "/auth_token"
         if not SECRET_PATTERN.fullmatch(secret):
             raise InvalidMember(pointer, "invalid_secret", f"a secret of Twilio has {SECRET_ADVICE}")
@@ -184,7 +185,10 @@ class AccountAdministration(Administration):
     async def _find_credential_by_secret(
         self, connection: Connection, account: AccountRow, *, secret: str, key_sid: str | None
     ) -> CredentialRow | None:
-        """Returns the account's active credential with this secret; None if no credential that can be decrypted has it."""
+        """Returns the account's active credential with this secret and SID; None if the account has no such credential.
+
+        Ignores credentials that cannot be decrypted.
+        """
         username = key_sid or account.account_sid
         sealed_secrets = await store.find_encrypted_secrets(connection, account.id, username=username)
         for credential in await store.list_credentials(connection, [account.id]):

@@ -1,4 +1,4 @@
-"""The base class of the classes with which operators manage tenants and their resources."""
+"""The base class of the classes that manage tenants and their resources."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,7 @@ from app.tenants.errors import no_such_tenant
 
 @dataclass(frozen=True, slots=True)
 class Administration:
-    """Base class of all use cases that change something for an operator.
-
-    The audit log records `actor` with each change.
-    """
+    """Base class of the classes that manage tenants and their resources. `actor` makes the changes, and is in the audit log."""
 
     database: TransactionRunner
     keyring: Keyring
@@ -26,7 +23,7 @@ class Administration:
     async def _record_audit_event(
         self, connection: Connection, action: AuditAction, tenant_id: str | None, subject: str, changed: Sequence[str] = ()
     ) -> None:
-        """Writes a change to the audit log in the same transaction. The arguments are those of `record_audit_event`."""
+        """Records a change by `actor` in the audit log. The parameters are those of `record_audit_event`."""
         await record_audit_event(connection, self.actor, action=action, tenant_id=tenant_id, subject=subject, changed=changed)
 
     async def _require_tenant(self, connection: Connection, tenant_id: str) -> TenantRow:

@@ -37,8 +37,8 @@ class ApiKeyAdministration(Administration):
 
         If `tenant_id` is None, the key belongs to an operator. If `scopes` is None, a tenant's key gets `DEFAULT_SCOPES`, and
         an operator's key gets all scopes. If `expires_at` is None, the key expires after `default_lifetime`; if
-        `default_lifetime` is None too, the key never expires. Raises ScopeRequired or OperatorKeyRequired if the new key would
-        permit more than `creator` may do.
+        `default_lifetime` is None too, the key never expires. Raises ScopeRequired or OperatorKeyRequired if `creator` may not
+        create a key with these scopes for this tenant (`require_grantable_scopes`).
         """
         row, key = await self._create_key(
             tenant_id,

@@ -90,7 +90,7 @@ class CredentialRotation(AccountAdministration):
             )
         if not pairs:
             return None
-        # A credential may be replaced again before its own rotation has ended: then return the oldest and the newest one.
+        # A new credential may be replaced before its own rotation has ended: then return the newest and the oldest credential.
         newest = max(pairs, key=lambda pair: pair.new.preferred_at or pair.new.created_at).new
         return min((pair for pair in pairs if pair.new.id == newest.id), key=lambda pair: pair.old.id)
 
@@ -135,7 +135,8 @@ class CredentialRotation(AccountAdministration):
 
         An old auth token is needed while Twilio accepts it. Every old credential is needed until it has been unused for
         `min_unused_time`, which should be more than a minute, because uses are stored up to a minute late. Raises OperatorError
-        if Twilio refuses the new credential, has refused it for a request of this service, or does not answer.
+        if Twilio does not answer, if it refuses the new credential now, or if it has refused it for an earlier request of
+        Callgate.
         """
         account, old, new = replacement.account, replacement.old, replacement.new
         decrypted = await self._decrypt(account, new)
@@ -166,7 +167,11 @@ class CredentialRotation(AccountAdministration):
     async def _find_new_and_old_credential(
         self, connection: Connection, tenant_id: str, account_sid: str, key_sid: str | None, secret: str, old_id: UUID | None
     ) -> tuple[AccountRow, CredentialRow | None, CredentialRow | None]:
-        """Returns the account, the new credential (None if it is not stored yet) and the credential to replace, if any."""
+        """Returns the account, the new credential (None if it is not stored yet), and the old one, which it is to replace.
+
+        The old credential is None if the new one already replaces a credential and `old_id` is None, or if the new one is
+        stored and the old one is no longer active.
+        """
         account = await self._lock_account(connection, tenant_id, account_sid)
         stored = await self._find_credential_by_secret(connection, account, secret=secret, key_sid=key_sid)
         if stored is not None and stored.preferred_at is not None and old_id is None:
@@ -203,7 +208,10 @@ class CredentialRotation(AccountAdministration):
             raise _twilio_unavailable_error(error) from None
 
     async def _decrypt(self, account: AccountRow, credential: CredentialRow) -> Credential | None:
-        """Returns an active credential with its decrypted secret; None if the secret cannot be decrypted."""
+        """Returns an active credential with its decrypted secret; None if the secret cannot be decrypted.
+
+        Raises RotationUnfinished if the credential is no longer active.
+        """
         async with self.database.transaction() as connection:
             encrypted_secrets = await store.find_encrypted_secrets(connection, account.id, username=credential.username)
         if credential.id not in encrypted_secrets:
@@ -255,7 +263,7 @@ def _choose_credential_to_replace(
 def _require_not_rejected(new: CredentialRow) -> None:
     """Raises OperatorError if Twilio has refused the new credential for a request.
 
-    A restricted API key may be allowed to read calls, which is what the rotation tries, and not to create them.
+    The rotation itself only tries to read calls. A restricted API key may be allowed to read calls, but not to create them.
     """
     if new.rejected_at is not None:
         raise OperatorError(

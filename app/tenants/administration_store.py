@@ -102,6 +102,7 @@ class CredentialRow:
     place: UUID
     """The sort key in the order of use: the credential's id or, if it replaces a credential, the `place` of that credential."""
     preferred_at: datetime | None
+    """When the credential was put before the others with the same `place`; None if it never was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +148,8 @@ async def list_tenants(connection: Connection, *, after: str | None, limit: int 
 
 
 async def find_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
-    return _to_row(
-        TenantRow.from_columns, await connection.fetchrow(f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1", tenant_id)
-    )
+    statement = f"SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1"
+    return _to_row(TenantRow.from_columns, await connection.fetchrow(statement, tenant_id))
 
 
 async def lock_tenant(connection: Connection, tenant_id: str) -> TenantRow | None:
@@ -192,8 +192,7 @@ async def insert_account(
 
 async def lock_account(connection: Connection, *, tenant_id: str, account_sid: str) -> AccountRow | None:
     """Returns the tenant's account, and locks its row until the transaction ends. Returns None if it does not exist."""
-    statement = f"""SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = $1 AND account_sid = $2
-        FOR NO KEY UPDATE"""
+    statement = f"SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE tenant_id = $1 AND account_sid = $2 FOR NO KEY UPDATE"
     return _to_row(AccountRow, await connection.fetchrow(statement, tenant_id, account_sid))
 
 
@@ -239,15 +238,17 @@ async def find_encrypted_secrets(connection: Connection, account_id: UUID, *, us
 async def lock_credential(
     connection: Connection, credential_id: UUID, *, tenant_id: str, account_sid: str | None
 ) -> CredentialRow | None:
-    """Returns a credential and locks its row. Returns None if the tenant, or the account (if given), does not have it."""
+    """Returns a credential and locks its row. Returns None if the tenant does not have it.
+
+    If `account_sid` is given, also returns None if the credential belongs to another account.
+    """
     statement = f"""SELECT {CREDENTIAL_COLUMNS} FROM twilio_credential AS credential WHERE id = $1 AND account_id IN (
         SELECT id FROM twilio_account WHERE tenant_id = $2 AND ($3::text IS NULL OR account_sid = $3)) FOR NO KEY UPDATE"""
     return _to_row(CredentialRow, await connection.fetchrow(statement, credential_id, tenant_id, account_sid))
 
 
 async def revoke_credential(connection: Connection, credential_id: UUID) -> CredentialRow:
-    statement = f"""UPDATE twilio_credential AS credential SET revoked_at = now() WHERE id = $1
-        RETURNING {CREDENTIAL_COLUMNS}"""
+    statement = f"UPDATE twilio_credential AS credential SET revoked_at = now() WHERE id = $1 RETURNING {CREDENTIAL_COLUMNS}"
     return CredentialRow(*await connection.fetchrow(statement, credential_id))
 
 
@@ -278,7 +279,7 @@ async def find_key_by_idempotency_key(connection: Connection, tenant_id: str | N
 
 
 async def list_keys(connection: Connection, tenant_id: str | None, *, after: UUID | None, limit: int | None) -> list[ApiKeyRow]:
-    """Returns API keys of a tenant (of operators if it is None), oldest first. If `after` is an id, returns only newer keys."""
+    """Returns a tenant's keys (operators' if `tenant_id` is None), oldest first. If `after` is an id, only newer keys."""
     owner = "tenant_id IS NULL AND $1::text IS NULL" if tenant_id is None else "tenant_id = $1"
     statement = f"SELECT {API_KEY_COLUMNS} FROM api_key WHERE {owner} AND id > $2 ORDER BY id LIMIT $3"
     return [ApiKeyRow(*row) for row in await connection.fetch(statement, tenant_id, after or _LOWEST_ID, limit)]

@@ -33,7 +33,8 @@ class WorkloadAdministration(Administration):
 
         Raises ResourceExists if the service account acts for another tenant or with other scopes, InvalidMember for an invalid
         name, and ScopeRequired if `creator` may not give one of the scopes. Raises OperatorKeyRequired if `creator` acts for a
-        tenant: a tenant could otherwise register the service account of another team, and would then get that team's requests.
+        tenant: otherwise a tenant could register the service account of another team, and that team's requests would then act
+        for this tenant.
         """
         if isinstance(creator, Caller):
             raise OperatorKeyRequired("Only an operator decides for which tenant a service account acts.")
@@ -49,7 +50,9 @@ class WorkloadAdministration(Administration):
                 return created, True
             existing = await store.find_workload(connection, account)
         if existing is None or (existing.tenant_id, existing.scopes) != (tenant_id, sort_scopes(wanted)):
-            whom = "another tenant or for operators" if existing and existing.tenant_id != tenant_id else "it with other scopes"
+            owner = "operators" if tenant_id is None else "this tenant"
+            is_of_another = existing is not None and existing.tenant_id != tenant_id
+            whom = "another tenant or for operators" if is_of_another else f"{owner} with other scopes"
             raise ResourceExists(f"The service account acts for {whom} already. Delete that workload first.")
         return existing, False
 

@@ -1,4 +1,7 @@
-"""API keys: their two formats, their default lifetime, and the public part by which a key is found and named."""
+"""Generates API keys in two formats, and computes the public part of a key, which identifies it.
+
+Also defines the default lifetime of a key.
+"""
 
 import hashlib
 import re

@@ -19,8 +19,8 @@ def never_coherent() -> bool:
 class TTLCache(Generic[Value]):
     """Keeps values for at most `lifetime_s` seconds, and returns them only while `is_coherent` returns true.
 
-    `is_coherent` must return false while a change of the data may happen without a call of `invalidate`. A value whose read
-    began before a call of `invalidate` is not kept, because it may be older than the change. None is not cached.
+    `is_coherent` must return false while a change of the data may happen without a call of `invalidate`. If `invalidate` is
+    called while a value is read, the value is not kept, because it may be older than the change. None is not cached.
     """
 
     def __init__(self, *, is_coherent: Callable[[], bool], lifetime_s: float = 30.0, max_entries: int = 10_000) -> None:
@@ -55,7 +55,10 @@ class TTLCache(Generic[Value]):
 
 
 class IntervalLimit:
-    """Allows work for each name once in `interval_s` seconds. Remembers the `max_entries` names that were allowed last."""
+    """Allows work at most once in `interval_s` seconds for each name.
+
+    Remembers only the `max_entries` names that were allowed last. Work for a forgotten name is allowed at once.
+    """
 
     def __init__(self, interval_s: float, *, max_entries: int = 10_000) -> None:
         self._interval_s = interval_s

@@ -1,4 +1,4 @@
-"""The authenticated client of a request. Checks which scopes a client may give to a new client."""
+"""Types of the authenticated client of a request. Checks which scopes a client may give to a new API key or workload."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
@@ -8,14 +8,16 @@ from app.errors import OperatorKeyRequired, ScopeRequired
 from app.tenants.scopes import ALL_SCOPES, Scope, sort_scopes
 
 CallerKind = Literal["key", "workload", "link", "oidc"]
+"""How a client was authenticated: by API key, as a workload or, in the console, by one-time link or by OpenID Connect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """A client that acts for one tenant.
 
-    `name` is the public part of its key, as `callgate keys list` shows it, or the name of its workload (`namespace/name`).
-    `key_id` is the id of its key or workload or, if a person logged in to the console without a key, of the console's session.
+    `name` is the public part of its key, as `callgate keys list` shows it, the name of its workload (`namespace/name`), or the
+    person who logged in to the console without a key. `key_id` is the id of its key, of its workload, or of this person's
+    session in the console.
     """
 
     tenant_id: str
@@ -48,10 +50,10 @@ COMMAND_LINE_CALLER: Final = OperatorCaller(None, "command line", ALL_SCOPES)
 
 
 def command_caller(tenant_id: str, *, suspended: bool) -> Caller:
-    """Returns a Caller that stands for the command line and acts for one tenant, which may be suspended.
+    """Returns a Caller for a command that acts for one tenant. `suspended` says whether the tenant is suspended.
 
-    The `key_id` is the same for all commands. So the commands count as one caller where the scheduled calls of several callers
-    are dialled in turns.
+    All commands have the same `key_id`. So they count as one caller where the scheduled calls of several callers are dialled in
+    turns.
     """
     return Caller(tenant_id, UUID(int=0), COMMAND_LINE_CALLER.name, suspended, ALL_SCOPES)
 

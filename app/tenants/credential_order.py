@@ -4,7 +4,7 @@ from typing import Final
 
 CREDENTIAL_ORDER_SQL: Final = """credential.rejected_at NULLS FIRST, coalesce(credential.place, credential.id),
     credential.preferred_at DESC NULLS LAST, credential.id"""
-"""The expressions after ORDER BY in a query in which `credential` is the table or alias of the credentials.
+"""The SQL expressions after ORDER BY in a query that names the table of credentials `credential`.
 
 Credentials that Twilio has not rejected come first. A credential that replaces another one comes before the replaced one.
 """

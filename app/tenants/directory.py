@@ -1,4 +1,4 @@
-"""Looks up API keys, Twilio accounts, credentials and SIP credentials for requests.
+"""Looks up API keys, workloads, Twilio accounts, their credentials, and SIP credentials for requests.
 
 Reads are batched and cached. A change by any process empties the caches.
 """
@@ -40,7 +40,7 @@ from app.workloads.service_accounts import ServiceAccount
 
 logger = structlog.stdlib.get_logger(__name__)
 
-# The minimum time between two hashings of an API key by this process. While encryption keys are rotated, old and new processes
+# The minimum time between two rehashes of an API key by this process. While encryption keys are rotated, old and new processes
 # have different newest keys. Without a minimum, they would undo each other's hash at each use, which empties all caches.
 _REHASH_INTERVAL_S = 600.0
 
@@ -92,7 +92,7 @@ class TenantDirectory:
         self._database = database
         self._keyring = keyring
         self._on_key_use = on_key_use
-        # A read never joins a statement that is already running, whose result could be older than a change before this request.
+        # A read never joins a statement that is already running: its result could be older than a change made before the read.
         self._stored_keys = Batcher(partial(find_api_keys, database))
         self._stored_workloads = Batcher(partial(find_workloads, database))
         self._stored_credentials = Batcher(partial(list_credentials, database))
@@ -117,12 +117,12 @@ class TenantDirectory:
         )
 
     def invalidate(self) -> None:
-        """Empties the caches. Call it after every change of the data, and when a notification of a change may be lost."""
+        """Empties the caches. Call this after every change of the data, and if the notification of one may have been lost."""
         for cache in self._caches:
             cache.invalidate()
 
     async def find_api_key(self, key: str) -> AuthenticatedApiKey | None:
-        """Returns the key and its client; None if the key is unknown, expired or revoked."""
+        """Returns the client of an API key, and when the key expires; None if the key is unknown, expired or revoked."""
         return self._mark_used_unless_expired(await self._keys.get_or_read(api_key_digest(key), lambda: self._read_key(key)))
 
     def cached_api_key(self, key: str) -> AuthenticatedApiKey | None:
@@ -130,7 +130,7 @@ class TenantDirectory:
         return self._mark_used_unless_expired(self._keys.peek(api_key_digest(key)))
 
     def _mark_used_unless_expired(self, found: AuthenticatedApiKey | None) -> AuthenticatedApiKey | None:
-        """Calls `on_key_use` for the key, and returns the key. Returns None if it has expired or `found` is None."""
+        """Calls `on_key_use` for the key, and returns `found`. If the key has expired or `found` is None, only returns None."""
         if found is None or (found.expires_at and found.expires_at <= datetime.now(UTC)):
             return None
         if self._on_key_use:
@@ -227,7 +227,7 @@ class TenantDirectory:
             await repository.set_credential_rejection(session, [UUID(reference) for reference in accepted], reason=None)
 
     async def auth_tokens(self, account_id: UUID) -> tuple[Credential, ...]:
-        """Returns the account's auth tokens that are not revoked. Twilio may sign callbacks with any of them."""
+        """Returns the account's active auth tokens that can be decrypted. Twilio may sign callbacks with any of them."""
         return await self._auth_tokens.get_or_read(account_id, lambda: self._read_auth_tokens(account_id))
 
     async def _read_auth_tokens(self, account_id: UUID) -> tuple[Credential, ...]:

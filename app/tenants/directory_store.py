@@ -126,7 +126,7 @@ _SELECT_CREDENTIALS_WHERE = f"""
     WHERE {{}} AND credential.revoked_at IS NULL
     ORDER BY account.id, {CREDENTIAL_ORDER_SQL}
 """  # noqa: S608  # a constant
-# One account of each tenant: the one with the wanted SID or, if that is null, the oldest one. A tenant may have many.
+# A tenant may have many accounts, so this reads only the wanted one: with the given SID or, if that is null, the oldest one.
 _SELECT_CREDENTIALS_OF_USABLE_ACCOUNTS = _SELECT_CREDENTIALS_WHERE.format("""account.id = ANY (ARRAY(
         SELECT (SELECT id FROM twilio_account AS usable WHERE usable.tenant_id = wanted.tenant_id
             AND (wanted.account_sid IS NULL OR usable.account_sid = wanted.account_sid)

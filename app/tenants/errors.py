@@ -8,7 +8,7 @@ from app.errors import CommandFailed
 
 
 class OperatorError(CommandFailed):
-    pass
+    """The base class of the errors of the administration."""
 
 
 class NoSuchResource(OperatorError):
@@ -20,7 +20,7 @@ class NoSuchResource(OperatorError):
 
 
 class ResourceExists(OperatorError):
-    """The resource exists already, with values that differ from the requested ones. The message contains none of the values."""
+    """The resource to create exists already. The message contains none of the stored values."""
 
 
 class InvalidMember(OperatorError):

@@ -1,4 +1,4 @@
-"""Checks that the stored secrets are encrypted with the configured encryption keys."""
+"""Checks whether the configured encryption keys are those with which the stored secrets are encrypted."""
 
 from app.database.engine import Database
 from app.security.keyring import Keyring
@@ -6,10 +6,10 @@ from app.tenants import repository
 
 
 async def has_keys_for_stored_secrets(database: Database, keyring: Keyring) -> bool:
-    """Returns whether at least one secret of each kind, such as Twilio credentials, is encrypted with a configured key.
+    """Returns whether at least one secret of each kind, such as API keys, is encrypted or hashed with a configured key.
 
     Ignores a kind of which no secret is stored. One secret of each kind is enough, because a single lost secret is no reason to
-    refuse all calls. Raises DatabaseUnavailable.
+    refuse all calls. Raises DatabaseUnavailable if the database cannot be used.
     """
     async with database.begin() as session:
         kinds = await repository.encryption_key_ids_in_use(session)

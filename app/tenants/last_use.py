@@ -1,4 +1,4 @@
-"""Records when each Twilio credential and each API key was last used, exact to about a minute. Requests do not wait for it.
+"""Records when each Twilio credential and each API key was last used, exact to about a minute. Requests do not wait for this.
 
 A credential is used when a request is sent with it. An auth token is also used when a callback is verified with it. An API key
 is used when a request with it is authenticated, even if the request is then refused.

@@ -1,4 +1,4 @@
-"""Tables of tenants, Twilio accounts, credentials, API keys and SIP credentials. Secrets are encrypted or hashed."""
+"""Tables of tenants, Twilio accounts, credentials, API keys, SIP credentials and workloads. Secrets are encrypted or hashed."""
 
 from datetime import datetime
 from typing import Any
@@ -16,8 +16,8 @@ from app.tenants.stored_secrets import (
     associated_data_of_sip_username,
 )
 
-# Triggers on these tables notify this channel of every change (migration 0041), but not of changes of `credential_use`, of
-# `api_key_use`, and of a tenant's `name` and `hours`, which no process caches.
+# Triggers notify this channel of every change of a value that processes cache (migration 0041). No process caches the tables
+# `credential_use` and `api_key_use`, and the columns `name` and `hours` of a tenant.
 TENANT_CHANGES_CHANNEL = "callgate_tenants"
 
 
@@ -39,7 +39,7 @@ class Tenant(Base):
     status_callback_events: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     callback_format: Mapped[str] = mapped_column(Text, server_default=text("'twilio'"))
     sealed_callback_secret: Mapped[bytes | None] = mapped_column(LargeBinary)
-    # Creations that one process sends to Twilio at the same time; null: CALLGATE_MAX_IN_FLIGHT_PER_TENANT.
+    # How many creations one process may send to Twilio at the same time; null: CALLGATE_MAX_IN_FLIGHT_PER_TENANT.
     max_in_flight: Mapped[int | None] = mapped_column(Integer)
     # When scheduled calls may ring (app.scheduling.hours); null: at any time.
     hours: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
@@ -77,7 +77,8 @@ class TwilioCredential(Base):
     # When Twilio refused the credential, which is then tried last until Twilio accepts it again.
     rejected_at: Mapped[datetime | None]
     rejected_reason: Mapped[str | None] = mapped_column(Text)
-    # The place in the order of use: since `preferred_at`, the place of the credential that it replaces. Null: its own id.
+    # The sort key in the order of use. Null: the credential's id. If the credential replaces another one, it has the sort key
+    # of that one since `preferred_at`.
     place: Mapped[UUID | None] = mapped_column(Uuid)
     preferred_at: Mapped[datetime | None]
 

@@ -1,4 +1,4 @@
-"""The names of tenants and keys, and the names that tenants give to their queues and SIP credentials."""
+"""Rules for the display names of tenants and keys, and for the names of queues and SIP credentials."""
 
 import re
 from typing import Final
@@ -8,9 +8,9 @@ from app.tenants.errors import InvalidMember
 MAX_DISPLAY_NAME_LENGTH: Final = 200
 """The maximum length of the display name of a tenant or a key, in characters."""
 TENANT_NAME_PATTERN: Final = r"[^\x00]*[^\x00\s][^\x00]*"
-"""The pattern of a tenant's display name: a character that is no space, and no NUL, which Postgres cannot store."""
+"""The pattern of a tenant's display name: it has more than white space, and has no NUL, which Postgres cannot store."""
 RESOURCE_NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
-"""The pattern of a name. It allows no character that would need escaping in a URL or a log."""
+"""The pattern of the name of a queue or a SIP credential. It allows no character that needs escaping in a URL or a log."""
 RESOURCE_NAME_ADVICE: Final = "use letters, digits and '._-', at most 63, a letter or digit first"
 
 

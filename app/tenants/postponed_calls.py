@@ -1,6 +1,6 @@
 """Applies changed calling hours, the pause of a queue, or the suspension of a tenant to scheduled calls that already wait.
 
-Uses asyncpg only.
+Uses asyncpg without SQLAlchemy, as `administration_store` does.
 
 A grant is a worker's permission to dial a scheduled call. A worker grants calls in a transaction.
 """
@@ -47,14 +47,14 @@ class StoredChange:
 async def apply_to_waiting_calls(database: TransactionRunner, *changes: StoredChange) -> None:
     """Applies committed settings to scheduled calls that already wait. Idempotent.
 
-    Once this function returns, no call of a stopped tenant or queue is granted, and new hours apply to all waiting calls. Sets
-    `settings_stored` on the DatabaseUnavailable that it raises.
+    The caller must have committed the changes. Once this function returns, no call of a stopped tenant or queue is granted, and
+    new hours apply to all waiting calls. If the database cannot be used, raises DatabaseUnavailable with `settings_stored` set.
     """
     try:
         if any(change.hours_changed for change in changes):
             # An insert that has read the old hours is visible only after its transaction ends. Later inserts read the new
-            # hours. The result is ignored: an insert is the last statement of its transaction, and Postgres ends a statement,
-            # or an idle transaction, that takes as long as this wait.
+            # hours. The result, whether all writers have ended in time, is ignored: an insert is the last statement of its
+            # transaction, and Postgres ends statements and idle transactions that take as long as this wait.
             await wait_for_writers(database, "scheduled_dial")
         for change in changes:
             if change.hours_changed or change.is_stopped:
@@ -67,12 +67,12 @@ async def apply_to_waiting_calls(database: TransactionRunner, *changes: StoredCh
 
 
 async def wait_for_grants(database: TransactionRunner, tenant_id: str) -> None:
-    """Waits until the transactions have ended that may still grant (permit to dial) calls of the tenant by its old settings.
+    """Waits for the end of all transactions that may still grant calls of the tenant by its old settings.
 
     The caller must have committed the new settings, so that later transactions read them. A transaction that grants calls locks
-    the row of the table `pace` for the calls' account, or inserts it if it is missing. This function waits for either.
+    the row of the table `pace` for the calls' account, or inserts the row if it is missing. This function waits for either.
     """
-    # Two transactions: one that has inserted a row and waits for another could deadlock with changes of the accounts' paces.
+    # Two transactions, because one that inserts a row and then waits for another row could deadlock with changes of paces.
     for statement in (_ADD_MISSING_PACES_SQL, _LOCK_PACES_SQL):
         async with database.transaction() as connection:
             await connection.execute(statement, tenant_id)

@@ -121,9 +121,9 @@ async def lock_rows_to_reencrypt(
 ) -> Sequence[Any]:
     """Locks and returns up to `limit` rows whose secret is encrypted with another key than `key_id`, sorted by id.
 
-    New rows that refer to a locked row, such as calls of a locked tenant, can still be inserted.
-    Includes revoked ones, because `callgate apply` compares the secrets in its file with them. If `after`, an id, is given,
-    returns only rows with a later id.
+    New rows that refer to a locked row, such as calls of a locked tenant, can still be inserted. Includes rows with revoked
+    secrets, because `callgate apply` compares the secrets in its file with these, too. If `after`, an id, is given, returns
+    only rows with a later id.
     """
     is_other_key = _key_id_sql(column.sqlalchemy_column, KEY_ID_POSITION_IN_CIPHERTEXT) != key_id
     statement = _rows_after(column, after, limit).where(is_other_key).with_for_update(key_share=True)
@@ -136,7 +136,7 @@ def _rows_after(column: EncryptedColumn, after: Any, limit: int) -> Select[Any]:
 
 
 async def secret_counts_by_encryption_key(session: AsyncSession, column: EncryptedColumn) -> dict[bytes, int]:
-    """Returns the number of secrets in this column that each encryption key encrypts, by its id. Ignores revoked secrets."""
+    """Returns how many active secrets in this column are encrypted with each encryption key, by the id of this key."""
     key_id = _key_id_sql(column.sqlalchemy_column, KEY_ID_POSITION_IN_CIPHERTEXT)
     found = await session.execute(select(key_id, func.count()).where(column.active_secret_condition).group_by(key_id))
     return dict(found.all())

@@ -9,16 +9,16 @@ class Scope(StrEnum):
     """A permission of a client. No scope includes another."""
 
     CALL = "call"
-    """Permits to place, change and delete calls, to change queues, and to send deliveries (webhooks) again."""
+    """Permission to place, change and delete calls, to change queues, and to send deliveries (webhooks) again."""
     READ = "read"
-    """Permits to read calls, queues and deliveries. For an operator, also permits to read the data of the admin API."""
+    """Permission to read calls, queues and deliveries. An operator with this scope may also read the data of the admin API."""
     ADMIN = "admin"
-    """Permits to manage the client's own tenant, with its accounts and keys. For an operator, permits this for all tenants."""
+    """Permission to manage the client's own tenant with its accounts and keys or, for an operator, all tenants."""
 
 
 ALL_SCOPES: Final = frozenset(Scope)
 DEFAULT_SCOPES: Final = frozenset({Scope.CALL, Scope.READ})
-"""The scopes of a tenant's key if none are requested. The column's default in the database is the same (migration 0020)."""
+"""The scopes of a tenant's key or workload if none are requested. The column `api_key.scopes` has the same default."""
 
 
 def known_scopes(stored: Iterable[str]) -> frozenset[Scope]:

@@ -45,7 +45,10 @@ class WorkloadTokenValidator:
         return known.service_account if known and seconds_until_expiry(known) > 0 else None
 
     async def validate(self, token: str) -> ServiceAccount:
-        """Validates the token, caches it, and returns its service account. Raises TokenRefused or JwkSetUnavailable."""
+        """Validates the token, caches it, and returns its service account. Raises TokenRefused if the token is not valid.
+
+        Raises JwkSetUnavailable if the key of the token is unknown and the key set cannot be read.
+        """
         valid = self._valid_tokens[_digest_of(token)] = await self._validate(token)
         if len(self._valid_tokens) > _MAX_CACHED_TOKENS:
             self._valid_tokens.popitem(last=False)

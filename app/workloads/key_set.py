@@ -44,7 +44,7 @@ class NoUsableKey(JwkSetUnreadable):
 
 
 class JwkSetUnavailable(Exception):
-    """The last read of the key set failed, so a key that is missing in the last set may nevertheless be valid."""
+    """A key is not in the current set, but it may be new and valid: the last read of the key set failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ class JwkSet:
             self._record_success(keys, body)
 
     def _record_failure(self, reason: str) -> None:
-        """Records that a read has failed, or has found no usable key. The current keys stay in use."""
+        """Records that a read has failed, or has found no usable key. Does not change the keys."""
         self._metrics.key_set_reads.labels("failed").inc()
         self._metrics.key_set_stale.set(1)
         if reason != self._failure:  # a lasting failure is logged once
@@ -205,7 +205,10 @@ class JwkSet:
         self._failure = None
 
     def _replace_keys(self, keys: KeysById, body: bytes | None) -> int:
-        """Replaces the keys. `body` is the document that has them; None if it has none. Returns how many keys were removed."""
+        """Replaces the keys. `body` is the document that was read, or None if it has no usable key.
+
+        Returns how many of the old keys were removed or replaced.
+        """
         old, self._keys, self._body = self._keys, keys, body
         removed = sum(not _has_same_key(keys, key_id, key) for key_id, key in old.items())
         if removed:

@@ -1,10 +1,11 @@
-"""Service accounts of Kubernetes, and the names that Kubernetes allows for them and their namespaces."""
+"""The type of a Kubernetes service account. Checks names of service accounts and of namespaces by the rules of Kubernetes."""
 
 import re
 from dataclasses import dataclass
 
-# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/: a namespace is a DNS label, a service account a DNS
-# subdomain, whose labels Kubernetes does not limit. Neither can hold the ":" that separates the parts of a token's `sub`.
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/: the name of a namespace is a DNS label. The name of
+# a service account is a DNS subdomain, and Kubernetes does not limit the length of its labels. Neither name can contain the
+# ":" that separates the parts of a token's `sub`.
 _DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
 NAMESPACE_PATTERN = re.compile(_DNS_LABEL)
 SERVICE_ACCOUNT_PATTERN = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")

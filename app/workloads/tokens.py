@@ -173,7 +173,7 @@ def _wrong_algorithm_refusal() -> TokenRefused:
 
 
 def _parse_service_account(claims: Mapping[str, Any]) -> ServiceAccount:
-    """Returns the service account that the claims `sub` and `kubernetes.io` name. Raises TokenRefused if they do not agree."""
+    """Returns the service account that the claims `sub` and `kubernetes.io` name. Raises TokenRefused unless they agree."""
     private = claims.get("kubernetes.io")
     account = private.get("serviceaccount") if isinstance(private, dict) else None
     namespace = private.get("namespace") if isinstance(private, dict) else None

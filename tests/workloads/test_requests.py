@@ -257,7 +257,7 @@ async def test_a_service_account_acts_for_one_tenant(gateway: Gateway) -> None:
     for owner in (other, None):
         with pytest.raises(ResourceExists, match="acts for another tenant or for operators already"):
             await add(gateway, owner, "once")
-    with pytest.raises(ResourceExists, match="acts for it with other scopes already"):
+    with pytest.raises(ResourceExists, match="acts for this tenant with other scopes already"):
         await add(gateway, tenant, "once", scopes=[Scope.CALL])
     claimed = Caller(other.id, uuid4(), "cgk_x", False, ALL_SCOPES)
     with pytest.raises(OperatorKeyRequired):

@@ -1,1 +1,1 @@
-"""Twilio accounts and their credentials in the admin API."""
+"""The admin API's routes and bodies for Twilio accounts and their credentials."""

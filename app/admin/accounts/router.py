@@ -51,11 +51,11 @@ AccountSid = Annotated[
 
 
 def require_allowed_base_url(client: Caller | OperatorCaller, new: NewAccount) -> None:
-    """Raises OperatorKeyRequired if a tenant's own key sets a base URL that is not that of Twilio's API.
+    """Raises OperatorKeyRequired if a tenant's own key sets a base URL whose host is not a host of Twilio's API.
 
-    Callgate sends the account's secrets to the host of the base URL. A host that is not that of the API, such as Twilio's web
-    site, also makes the outcome of each creation unknown. If two tenants have the same AccountSid, the unknown calls of one
-    tenant keep searches from finding the calls of the other.
+    Callgate sends the account's secrets to this host. The outcome of a creation is unknown if another host answers, such as
+    Twilio's web site. If another tenant has the same AccountSid, these unknown calls keep searches from finding that tenant's
+    calls.
     """
     if new.base_url is not None and not _TWILIO_API_URL_PATTERN.fullmatch(new.base_url):
         require_operator(client, "use another base_url than https:// and a host of Twilio's API, such as api.ie1.twilio.com")
@@ -116,8 +116,8 @@ async def create_account(
 ) -> AccountRecord:
     """Adds an account with its first credential. The secret is stored encrypted and never shown. Twilio is not contacted.
 
-    The same request again answers 200 with the account as it is. If the tenant has the account with another secret or another
-    base_url, the answer is 409 `already-exists`. To add another secret, add a credential to the account.
+    If the same request is sent again, the answer is 200 with the account as it is. If the tenant has the account with another
+    secret or another base_url, the answer is 409 `already-exists`. To add another secret, add a credential to the account.
     """
     new = parse_body(NewAccount, body)
     require_allowed_base_url(client, new)
@@ -179,8 +179,8 @@ async def create_credential(
 ) -> CredentialRecord:
     """Adds a credential, which is tried after the account's other ones. Its secret is never shown.
 
-    The same request again answers 200 with the credential; if that was revoked, it adds a new one. [Rotation](/docs/rotation)
-    describes how to replace a credential without a failed call.
+    If the same request is sent again, the answer is 200 with the credential. If the credential has been revoked, a new one is
+    added. [Rotation](/docs/rotation) describes how to replace a credential without a failed call.
     """
     new = parse_body(NewCredential, body)
     credential, created = await administration.create_credential(
@@ -216,6 +216,6 @@ async def revoke_credential(
 ) -> None:
     """Revokes the credential: it is never used again and no longer listed. Callbacks that are signed with it are refused.
 
-    The same request again has the same answer.
+    If the same request is sent again, the answer is the same.
     """
     await administration.revoke_credential(tenant_id, credential_id, account_sid=account_sid)

@@ -66,7 +66,7 @@ class NewAccount(NewCredential):
 
 
 class AccountChange(BaseModel):
-    """What to change of a Twilio account. Members that are missing stay as they are."""
+    """Changes to a Twilio account. Members that are missing stay as they are."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -88,7 +88,8 @@ class CredentialRecord(BaseModel):
     key_sid: str | None = Field(description="The SID of the API key; null for an auth token.")
     created_at: datetime
     last_used_at: datetime | None = Field(
-        description="When it was last sent to Twilio or, for an auth token, verified a callback; to about a minute."
+        description="When a request was last sent with it or, for an auth token, a callback was last verified with it; exact "
+        "to about a minute."
     )
     rejected_at: datetime | None = Field(description="Since when Twilio refuses it. It is then tried last.")
     rejected_reason: str | None

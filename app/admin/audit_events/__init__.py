@@ -1,1 +1,1 @@
-"""The audit log in the admin API."""
+"""The admin API's routes and bodies for the audit log."""

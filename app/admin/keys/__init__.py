@@ -1,1 +1,1 @@
-"""API keys in the admin API."""
+"""The admin API's routes and bodies for API keys."""

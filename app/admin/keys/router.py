@@ -34,7 +34,7 @@ router = admin_router()
 
 _EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/keys"
 _IDEMPOTENCY_KEY_DESCRIPTION = (
-    "Names one creation within the tenant: repeated, no second key is created, and the key is not shown again."
+    "Names one creation within the tenant. A request that is repeated with it creates no second key and does not show the key."
 )
 
 
@@ -58,7 +58,7 @@ async def document_idempotency_header(
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_keys(tenant_id: TenantIdDep, administration: TenantAdministrationDep, page: PageDep) -> KeyPage:
-    """Lists the keys, oldest first, also revoked and expired ones. The keys themselves are not stored."""
+    """Lists the records of the tenant's keys, oldest first, also of revoked and expired keys. No keys themselves are stored."""
     listed = await administration.list_keys(tenant_id, after=page.after_id, limit=page.fetch_limit)
     shown, next_cursor = page.page_and_next_cursor(listed, lambda row: row.id)
     return KeyPage(keys=[KeyRecord.from_row(row) for row in shown], next_cursor=next_cursor)
@@ -137,5 +137,5 @@ async def revoke_key(
     ],
     administration: TenantAdministrationDep,
 ) -> None:
-    """Revokes the key, so that it is refused from now on. The same request again has the same answer."""
+    """Revokes the key, so that it is refused from now on. If the same request is sent again, the answer is the same."""
     await administration.revoke_key(key_id, tenant_id=tenant_id)

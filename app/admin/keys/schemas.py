@@ -35,7 +35,7 @@ class NewKey(BaseModel):
     )
     scopes: _Scopes | None = Field(None, description=f"{_SCOPES_DESCRIPTION} Without it: `call` and `read`.")
     expires_at: Annotated[Timestamp, AfterValidator(_require_future_time)] | None = Field(
-        None, description="From when on the key is refused. RFC 3339 with a time zone. Without it the key does not expire."
+        None, description="When the key expires. RFC 3339 with a time zone. Without it the key does not expire."
     )
     format: ApiKeyFormat = Field(
         "callgate",
@@ -53,7 +53,9 @@ class KeyRecord(BaseModel):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
-    last_used_at: datetime | None = Field(description="When a request last came with the key, to about a minute.")
+    last_used_at: datetime | None = Field(
+        description="When a request was last authenticated with the key; exact to about a minute."
+    )
 
     @classmethod
     def from_row(cls, row: ApiKeyRow) -> Self:

@@ -1,1 +1,1 @@
-"""SIP credentials in the admin API."""
+"""The admin API's routes and bodies for SIP credentials."""

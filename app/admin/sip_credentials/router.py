@@ -80,8 +80,8 @@ async def create_sip_credential(
 
     A call that is created with this name in `sip_credential` uses them.
 
-    The same request again answers 200. With another user name or password, the answer is 409 `already-exists`: a PUT to the
-    credential replaces both.
+    If the same request is sent again, the answer is 200. With another user name or password, the answer is 409
+    `already-exists`: a PUT to the credential replaces both.
     """
     new = parse_body(NewSipCredential, body)
     row, created = await administration.create_sip_credential(

@@ -1,1 +1,1 @@
-"""Tenants in the admin API."""
+"""The admin API's routes and bodies for tenants."""

@@ -64,8 +64,8 @@ async def if_match_etags(
         str | None,
         Header(
             alias="If-Match",
-            description="The `ETag` of the tenant as it was read: if it has changed since, the answer is 412 and nothing is "
-            "changed. Without it, the change is made in any case.",
+            description="The `ETag` with which the tenant was read. If the tenant has changed since then, the answer is 412 "
+            "and nothing is changed. Without this header, the change is made in any case.",
             examples=['"6f1ed002ab5595859014ebf0951522d9"'],
         ),
     ] = None,
@@ -130,8 +130,8 @@ async def create_tenant(
 ) -> TenantRecord:
     """Creates a tenant under an id of your choice. It can place calls once it has an account and an API key.
 
-    The same request again answers 200 with the tenant as it is. If the tenant exists and differs in a member of the request,
-    the answer is 409 `already-exists`. Needs no Idempotency-Key.
+    If the same request is sent again, the answer is 200 with the tenant as it is. If the tenant exists and differs in a member
+    of the request, the answer is 409 `already-exists`. The request needs no Idempotency-Key.
     """
     new = parse_body(NewTenant, body)
     settings = _validate_tenant_settings(new, validate_url)

@@ -86,7 +86,7 @@ class NewTenant(_TenantSettingsBody):
 
 
 class TenantChange(_TenantSettingsBody):
-    """What to change of a tenant. Members that are missing stay as they are."""
+    """Changes to a tenant. Members that are missing stay as they are."""
 
     name: _Name = ""
 

@@ -1,1 +1,1 @@
-"""Workloads in the admin API."""
+"""The admin API's routes and bodies for workloads."""

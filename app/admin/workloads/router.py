@@ -81,8 +81,9 @@ async def create_workload(
 ) -> WorkloadRecord:
     """Lets pods with this service account send requests for the tenant, with their service account token.
 
-    The same request again answers 200. A service account acts for one tenant: if it acts for another or with other scopes, the
-    answer is 409 `already-exists`. A tenant's own key cannot claim a service account, because it could be another team's.
+    If the same request is sent again, the answer is 200. A service account acts for one tenant: if it acts for another tenant
+    or with other scopes, the answer is 409 `already-exists`. A tenant's own key cannot create workloads, because the service
+    account could be another team's.
     """
     new = parse_body(NewWorkload, body)
     tokens: WorkloadTokenValidator | None = request.state.workload_tokens
