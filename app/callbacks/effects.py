@@ -22,7 +22,7 @@ _MAX_SEQUENCE = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Callback:
+class StatusCallback:
     """A verified status callback with all its fields."""
 
     fields: Mapping[str, str]
@@ -66,7 +66,7 @@ class CallbackEffect:
     events: tuple[Event, ...] = ()
 
 
-def apply_callback(call: CallState, callback: Callback) -> CallbackEffect:
+def apply_callback(call: CallState, callback: StatusCallback) -> CallbackEffect:
     """Applies the callback to the call's record in memory. Returns the result, and the events to write.
 
     If the callback and the record have different CallSids, only the event `call.callback` is returned, and the record's status
@@ -84,7 +84,7 @@ def apply_callback(call: CallState, callback: Callback) -> CallbackEffect:
     return CallbackEffect("late" if late else "taken", tuple(events))
 
 
-def update_callback_sequence(call: CallState, callback: Callback) -> None:
+def update_callback_sequence(call: CallState, callback: StatusCallback) -> None:
     """Sets the call's sequence number to that of the callback, unless the call has a higher one.
 
     From then on, callbacks with a lower number count as late.
@@ -93,7 +93,7 @@ def update_callback_sequence(call: CallState, callback: Callback) -> None:
         call.callback_sequence = callback.sequence
 
 
-def _has_lower_sequence_number(call: CallState, callback: Callback) -> bool:
+def _has_lower_sequence_number(call: CallState, callback: StatusCallback) -> bool:
     """Returns whether a callback with a higher sequence number was applied before."""
     if callback.sequence is None or call.callback_sequence is None:
         return False

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import structlog
 
-from app.callbacks.effects import Callback, CallbackResult, apply_callback, update_callback_sequence
+from app.callbacks.effects import CallbackResult, StatusCallback, apply_callback, update_callback_sequence
 from app.callbacks.fields import FormFields
 from app.callbacks.signature import has_signature_format, signing_auth_token
 from app.callbacks.untagged import UntaggedCallAccounts
@@ -143,7 +143,7 @@ class CallbackService:
         unbound = {
             callback.resource.sid
             for received, callback in zip(batch, callbacks, strict=True)
-            if isinstance(callback, Callback) and calls[received.call_id].sid != callback.resource.sid
+            if isinstance(callback, StatusCallback) and calls[received.call_id].sid != callback.resource.sid
         }
         taken = await record_ids_by_sid(self._database, unbound)
         changed = {call_id: ChangedCall(call) for call_id, call in calls.items()}
@@ -177,7 +177,7 @@ class CallbackService:
         for each in written:
             self._settlement.count_and_log_critical_events(each.call, each.events)
 
-    def _apply_to_record(self, changed: ChangedCall, callback: Callback, taken: Mapping[str, UUID]) -> _AppliedCallback:
+    def _apply_to_record(self, changed: ChangedCall, callback: StatusCallback, taken: Mapping[str, UUID]) -> _AppliedCallback:
         """Applies a callback to its call's record in memory. `taken` maps CallSids to the ids of the records that have them."""
         call, resource = changed.call, callback.resource
         effect = apply_callback(call, callback)
@@ -205,7 +205,7 @@ class CallbackService:
         return _AppliedCallback(effect.result, call.traceparent, call.tenant_id, call.sid)
 
 
-def _parse_for_call(received: ReceivedCallback, call: CallState | None) -> Callback | _Rejection:
+def _parse_for_call(received: ReceivedCallback, call: CallState | None) -> StatusCallback | _Rejection:
     """Returns the parsed callback, or the error to raise.
 
     The error is CallNotFound if the account has no such call, and MalformedBody if the callback has no valid CallSid or the
@@ -213,7 +213,7 @@ def _parse_for_call(received: ReceivedCallback, call: CallState | None) -> Callb
     """
     if call is None or call.account_id != received.account_id:
         return CallNotFound()
-    callback = Callback.from_fields(to_storable_json(received.fields.last_values()), account_sid=call.account_sid)
+    callback = StatusCallback.from_fields(to_storable_json(received.fields.last_values()), account_sid=call.account_sid)
     return callback or MalformedBody("The callback has no CallSid, or belongs to another account.")
 
 

@@ -31,7 +31,7 @@ class DeliveryBacklog:
     most_overdue: datetime | None
 
 
-async def delivery_backlog(session: AsyncSession) -> DeliveryBacklog:
+async def read_delivery_backlog(session: AsyncSession) -> DeliveryBacklog:
     """Counts pending deliveries, at most MAX_COUNTED, and finds the oldest and the most overdue one among them."""
     some = select(Delivery.pending_since, Delivery.next_attempt_at).where(Delivery.next_attempt_at.is_not(None))
     found = some.limit(MAX_COUNTED).subquery()

@@ -20,7 +20,7 @@ from app.tenants.callback_settings import CallbackFormat, CallbackMethod
 from app.twilio.signature import compute_signature
 
 _EVENT_TYPES: Final = {SETTLED: "call.settled", CORRECTED: "call.corrected"}
-_TYPE_OF_CALLBACK: Final = "call.callback"
+_CALLBACK_EVENT_TYPE: Final = "call.callback"
 _PORT: Final = re.compile(r":[0-9]*\Z")
 
 
@@ -101,7 +101,7 @@ def _json_format_request(content: DeliveryContent, url: str, secret: str, at: da
     """Builds a request in the format `json`, signed as Standard Webhooks requires."""
     at = at.astimezone(UTC)  # the library ignores the time zone
     data = {"call_id": content.call_id, "sequence": content.sequence, "fields": content.fields, "call": content.record}
-    type_ = _EVENT_TYPES.get(content.event, _TYPE_OF_CALLBACK)
+    type_ = _EVENT_TYPES.get(content.event, _CALLBACK_EVENT_TYPE)
     payload = {"type": type_, "timestamp": at.isoformat(timespec="seconds"), "data": data}
     body = to_json(payload, by_alias=True).decode()
     headers = {

@@ -13,7 +13,7 @@ _LAST_RETRY_WAIT_MULTIPLE = 2880
 _JITTER = 0.1
 
 
-def wait_before_retry(failures: int, first: timedelta = FIRST_RETRY) -> timedelta:
+def retry_delay(failures: int, first: timedelta = FIRST_RETRY) -> timedelta:
     """Returns the time to wait before the next attempt at a delivery whose attempts have failed `failures` times.
 
     `first` is the wait after the first failure. Later waits are multiples of it. Each wait is varied at random by up to

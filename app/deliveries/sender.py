@@ -41,7 +41,7 @@ MAX_CONNECTIONS: Final = 100
 MAX_CONNECTIONS_PER_HOST: Final = 32
 
 SendError = Literal["invalid_url", "refused_address", "resolve", "connect", "tls", "timeout", "lost"]
-Resolve = Callable[[str], Awaitable[Sequence[str]]]
+ResolveHost = Callable[[str], Awaitable[Sequence[str]]]
 """A function that returns the IP addresses of a host name. It raises OSError if the name has no address."""
 
 
@@ -56,8 +56,8 @@ class SendResult(NamedTuple):
     error: SendError | None
 
 
-class Sender:
-    """Sends requests. Follows no redirects, and uses neither cookies nor proxies. The caller must close the sender.
+class DeliveryHttpClient:
+    """Sends requests. Follows no redirects, and uses neither cookies nor proxies. The caller must close the client.
 
     An idle connection is kept for KEEPALIVE_S. If the receiver closes it while the next request is sent, that request is sent
     again on another connection, within the time limit of the attempt. The receiver may then get the request twice, as after any
@@ -68,7 +68,7 @@ class Sender:
         self,
         allowed: AllowList,
         *,
-        resolve: Resolve | None = None,
+        resolve: ResolveHost | None = None,
         tls: ssl.SSLContext | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
@@ -251,7 +251,7 @@ class _AddressRefused(Exception):
 class _CheckedResolver(AbstractResolver):
     """A DNS resolver for aiohttp that returns only allowed addresses. aiohttp connects to them without another lookup."""
 
-    def __init__(self, resolve: Resolve, allowed: AllowList, timeout_s: float) -> None:
+    def __init__(self, resolve: ResolveHost, allowed: AllowList, timeout_s: float) -> None:
         self._resolve = resolve
         self._allowed = allowed
         self._timeout_s = timeout_s

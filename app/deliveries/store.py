@@ -111,7 +111,7 @@ def tenants_with_pending_sql(condition: str = "true") -> str:
 
 
 @lru_cache(maxsize=4)
-def _claim_statement(months: MonthRange | None) -> str:
+def _claim_deliveries_sql(months: MonthRange | None) -> str:
     """Returns the statement that claims due deliveries of `months`; None: of all months.
 
     Its parameters are: $1 the tenant id to begin after, $2 the tenants to leave out, $3 the maximum number of rows for each
@@ -219,7 +219,7 @@ async def claim_deliveries(
     must wait for an earlier event of their call: they are due again after _HELD_RECHECK_AFTER instead. `finished_delivery_ids`
     has the ids of deliveries that were delivered or given up, but are not recorded yet. They do not hold back later events.
     """
-    statement = _claim_statement(months)
+    statement = _claim_deliveries_sql(months)
     given = (
         after_tenant_id,
         list(busy_tenant_ids),

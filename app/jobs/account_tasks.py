@@ -12,9 +12,9 @@ from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from app.calls.models import Call
-from app.jobs.isolation import logged_errors, run_isolated
+from app.jobs.isolation import log_and_suppress_errors, run_for_each_call
 
-MAX_ACCOUNTS = 100
+MAX_RUNNING_TASKS = 100
 """The number of running tasks at which a step claims nothing. A step may exceed it by one batch."""
 _MAX_LOGGED_CALLS = 20
 
@@ -42,7 +42,7 @@ class AccountTasks:
     @property
     def is_full(self) -> bool:
         """Whether so many tasks run that the job must claim no more work. The end of a task sets `wake`."""
-        return len(self._running) >= MAX_ACCOUNTS
+        return len(self._running) >= MAX_RUNNING_TASKS
 
     def busy_accounts(self) -> list[UUID]:
         """Returns the ids of the accounts that have a task."""
@@ -61,8 +61,8 @@ class AccountTasks:
             task.add_done_callback(self._on_end)
 
     def start_for_each_call(self, calls: Iterable[Call], work: Callable[[Call], Awaitable[None]], *, event: str) -> None:
-        """Starts one task for each account, which runs `work` for each of the account's calls as `run_isolated` does."""
-        self.start_per_account(calls, partial(run_isolated, work=work, event=event), event=event)
+        """Starts one task for each account, which runs `work` for each of the account's calls as `run_for_each_call` does."""
+        self.start_per_account(calls, partial(run_for_each_call, work=work, event=event), event=event)
 
     async def drain(self) -> None:
         """Waits for the tasks that run."""
@@ -81,5 +81,5 @@ class AccountTasks:
 
 async def _run_and_log_errors(calls: list[CallT], work: Callable[[list[CallT]], Coroutine[Any, Any, None]], event: str) -> None:
     """Runs `work` and logs its errors. The calls are claimed again when their leases end."""
-    with logged_errors(event, call_ids=[str(call.id) for call in calls[:_MAX_LOGGED_CALLS]], calls=len(calls)):
+    with log_and_suppress_errors(event, call_ids=[str(call.id) for call in calls[:_MAX_LOGGED_CALLS]], calls=len(calls)):
         await work(calls)

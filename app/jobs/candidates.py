@@ -37,7 +37,7 @@ MAX_CLOCK_SKEW = MIN_OFFSET_TO_WARN
 # is not "none" either.
 DATE_TOLERANCE = MAX_TRUSTED_OFFSET
 # Twilio's filter compares dates, so the span is a day longer than Twilio may keep a call queued.
-_SEARCH_SPAN = MAX_QUEUE_TIME + timedelta(days=1)
+_MAX_TIME_TO_START = MAX_QUEUE_TIME + timedelta(days=1)
 API_CALL_DIRECTION = "outbound-api"
 _MAX_ADDRESSES_IN_MEMORY = 10_000
 """The maximum number of addresses of an account whose calls at Twilio are kept in memory."""
@@ -131,7 +131,7 @@ class AccountCallList:
         the day of StartTime, so the upper bound is a whole day. Also returns the lead of Twilio's clock at that time, because a
         release may evaluate the list much later.
         """
-        until = self.until + _SEARCH_SPAN
+        until = self.until + _MAX_TIME_TO_START
         started = {"StartTime>": self.since.strftime("%Y-%m-%dT%H:%M:%SZ"), "StartTime<": until.date().isoformat()}
         credentials = await self.directory.active_credentials(self.account_id)
         entries: dict[str | None, list[CallResource]] = defaultdict(list)

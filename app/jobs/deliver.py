@@ -20,7 +20,7 @@ from app.database.batcher import Batcher
 from app.database.engine import Database
 from app.database.partitions import MonthRange
 from app.deliveries.requests import DeliveryContent, DeliveryRequest, build_request
-from app.deliveries.retries import FIRST_RETRY, GIVE_UP_AFTER, wait_before_retry
+from app.deliveries.retries import FIRST_RETRY, GIVE_UP_AFTER, retry_delay
 from app.deliveries.sender import SendResult
 from app.deliveries.store import ClaimedDelivery, DeliveryAttempt, claim_deliveries, record_attempts
 from app.errors import DatabaseUnavailable
@@ -52,7 +52,7 @@ _OLD_DELIVERY_SCAN_INTERVAL_S = 2.0
 
 
 class RequestSender(Protocol):
-    """The interface of Sender (app.deliveries.sender): sends one HTTP request, and returns failures instead of raising them."""
+    """Sends one HTTP request, and returns failures instead of raising them. Implemented by app.deliveries.sender."""
 
     async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> SendResult: ...
 
@@ -66,7 +66,7 @@ def recent_months(now: datetime) -> MonthRange:
 
 
 @dataclass(slots=True)
-class Deliverer:
+class DeliverySender:
     """Sends due deliveries (webhooks about events of calls) to the URLs of tenants, and records the results."""
 
     database: Database
@@ -221,7 +221,7 @@ class Deliverer:
             await self._record_in_batch(DeliveryAttempt(delivery, is_delivered=True, status=sent.status, error=None, wait=None))
             self.metrics.callbacks.deliveries.labels("delivered").inc()
             return
-        wait = wait_before_retry(attempts, self.first_retry)
+        wait = retry_delay(attempts, self.first_retry)
         is_over = is_last or sent.status == _STATUS_GONE or datetime.now(UTC) + wait > delivery.pending_since + GIVE_UP_AFTER
         await self._record_in_batch(
             DeliveryAttempt(delivery, is_delivered=False, status=sent.status, error=error, wait=None if is_over else wait)

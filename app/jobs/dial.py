@@ -29,7 +29,7 @@ _EXPIRED_BATCH_SIZE = 500
 
 
 @dataclass
-class Dialer:
+class ScheduledCallDialer:
     """Grants scheduled calls (takes the right to dial them) and dials them: at most `max_in_flight` at the same time.
 
     At most `max_in_flight_per_tenant` of them belong to one tenant, unless the tenant has a limit of its own.

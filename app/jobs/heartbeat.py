@@ -13,18 +13,18 @@ from app.errors import DatabaseUnavailable
 
 
 @dataclass(frozen=True, slots=True)
-class Heartbeat:
+class HeartbeatWriter:
     database: Database
-    worker: UUID = field(default_factory=uuid7)
+    worker_id: UUID = field(default_factory=uuid7)
 
     async def step(self) -> bool:
         """Writes a heartbeat. Returns false, so that the job pauses before the next one."""
         async with self.database.begin() as session:
-            await record_heartbeat(session, self.worker, version=__version__)
+            await record_heartbeat(session, self.worker_id, version=__version__)
         return False
 
     async def delete(self) -> None:
         """Deletes the heartbeat. If the database is unavailable, the worker counts as running for another minute."""
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
-                await delete_heartbeat(session, self.worker)
+                await delete_heartbeat(session, self.worker_id)

@@ -12,7 +12,7 @@ from app.errors import DatabaseUnavailable
 logger = structlog.stdlib.get_logger(__name__)
 
 
-async def run_isolated(calls: Sequence[Call], work: Callable[[Call], Awaitable[None]], *, event: str) -> None:
+async def run_for_each_call(calls: Sequence[Call], work: Callable[[Call], Awaitable[None]], *, event: str) -> None:
     """Runs `work` for all calls concurrently. An error of one call is logged with the name `event` and affects no other call.
 
     The call with the error is claimed again when its lease ends. A DatabaseUnavailable is not logged here, because the
@@ -20,7 +20,7 @@ async def run_isolated(calls: Sequence[Call], work: Callable[[Call], Awaitable[N
     """
 
     async def guarded(call: Call) -> None:
-        with logged_errors(event, call_id=str(call.id)):
+        with log_and_suppress_errors(event, call_id=str(call.id)):
             await work(call)
 
     async with asyncio.TaskGroup() as working:
@@ -29,7 +29,7 @@ async def run_isolated(calls: Sequence[Call], work: Callable[[Call], Awaitable[N
 
 
 @contextmanager
-def logged_errors(event: str, **fields: object) -> Iterator[None]:
+def log_and_suppress_errors(event: str, **fields: object) -> Iterator[None]:
     """Logs an exception of the block as `event` with `fields` instead of raising it.
 
     Suppresses DatabaseUnavailable without a log line, because the database's own code has logged it.

@@ -30,7 +30,7 @@ from app.calls.store import CallState, ChangedCall, read_calls, write_changed_ca
 from app.database.engine import Database
 from app.jobs.account_tasks import AccountTasks
 from app.jobs.call_list_scan import MIN_CALLS_FOR_LIST, find_calls_in_list
-from app.jobs.isolation import logged_errors
+from app.jobs.isolation import log_and_suppress_errors
 from app.observability import Metrics
 from app.observability.tracing import trace_background_work
 from app.scheduling.dial_slots import mark_calls_missing_at_twilio
@@ -56,12 +56,12 @@ _MAX_CONCURRENT_FETCHES = 5
 _WRITE_BATCH_SIZE = 100
 _MIN_PAUSE = timedelta(seconds=30)
 # After such an error of a fetch, further requests for the same account would most probably fail, too.
-_ERRORS_OF_ACCOUNT = (TwilioThrottled, TwilioNotSent, TwilioTimeout, TwilioCredentialRejected)
+_ACCOUNT_WIDE_FETCH_ERRORS = (TwilioThrottled, TwilioNotSent, TwilioTimeout, TwilioCredentialRejected)
 # The list alone may be too slow, or forbidden to the key. Then calls are fetched one by one.
-_LIST_ERRORS_OF_ACCOUNT = (TwilioThrottled, TwilioNotSent)
+_ACCOUNT_WIDE_LIST_ERRORS = (TwilioThrottled, TwilioNotSent)
 
 RefreshResult = Literal["changed", "unchanged", "gone", "failed"]
-ListCheck = Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]]
+FirstPageCheck = Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]]
 """Is called with an account's id and the first page of Twilio's list of its calls."""
 
 
@@ -97,7 +97,7 @@ class CallRefresher:
     metrics: Metrics
     interval: timedelta
     fetch_deadline_s: float
-    list_checks: Sequence[ListCheck] = ()
+    first_page_checks: Sequence[FirstPageCheck] = ()
     tasks: AccountTasks = field(default_factory=AccountTasks)
     # Accounts that Twilio throttles, or whose requests fail, with the time until which no request is sent for them.
     _pauses: dict[UUID, datetime] = field(default_factory=dict)
@@ -112,10 +112,10 @@ class CallRefresher:
         busy_accounts = self.tasks.busy_accounts()
         async with self.database.begin() as session:
             due = await leases.claim_refreshes(session, lease=lease, limit=BATCH_SIZE, busy_accounts=busy_accounts)
-        self.tasks.start_per_account(due, self._refresh_account, event="refresh_crashed")
+        self.tasks.start_per_account(due, self._refresh_calls_of_account, event="refresh_crashed")
         return bool(due)
 
-    async def delete_lapsed_leases(self) -> bool:
+    async def delete_expired_leases(self) -> bool:
         """Deletes leases whose time is over. A lease reserves a due call for one worker.
 
         Returns false, so that the job pauses before the next time.
@@ -124,7 +124,7 @@ class CallRefresher:
             await leases.delete_expired_leases(session)
         return False
 
-    async def _refresh_account(self, calls: Sequence[CallDueForRefresh]) -> None:
+    async def _refresh_calls_of_account(self, calls: Sequence[CallDueForRefresh]) -> None:
         """Updates the records of calls from Twilio, which all have the same account."""
         results = await self._read_calls_from_twilio(calls[0].account_id, calls)
         for start in range(0, len(calls), _WRITE_BATCH_SIZE):
@@ -145,19 +145,19 @@ class CallRefresher:
                     find_calls_in_list, self.twilio, wanted=wanted, deadline_s=deadline_s, last_page_after_s=deadline_s
                 )
                 found, newest_entries = await try_credentials(await self.directory.active_credentials(account_id), ask)
-                for check in self.list_checks:
+                for check in self.first_page_checks:
                     # An error here, such as that of a locked record, does not concern the calls to refresh.
-                    with logged_errors("listed_calls_check_failed", account_id=str(account_id)):
+                    with log_and_suppress_errors("listed_calls_check_failed", account_id=str(account_id)):
                         await check(account_id, newest_entries)
         except TwilioError as error:
-            if _affects_whole_account(error, _LIST_ERRORS_OF_ACCOUNT):
+            if _affects_whole_account(error, _ACCOUNT_WIDE_LIST_ERRORS):
                 return self._pause_account(account_id, calls, error)
             # An error of the list proves nothing about a call: the call may exist, and the key may be allowed to fetch it.
             logger.warning("sweep_failed", account_id=str(account_id), calls=len(calls), reason=error.reason)
         results = {call.id: _FetchResult(found[call.sid]) for call in calls if call.sid in found}
-        return results | await self._fetch_all(account_id, [call for call in calls if call.id not in results])
+        return results | await self._fetch_one_by_one(account_id, [call for call in calls if call.id not in results])
 
-    async def _fetch_all(self, account_id: UUID, calls: Sequence[CallDueForRefresh]) -> dict[UUID, _FetchResult]:
+    async def _fetch_one_by_one(self, account_id: UUID, calls: Sequence[CallDueForRefresh]) -> dict[UUID, _FetchResult]:
         """Fetches the first MAX_FETCHES_PER_ACCOUNT calls from Twilio one by one. Returns a result for the id of each call.
 
         The results of further calls are empty: no request was sent for them.
@@ -182,7 +182,7 @@ class CallRefresher:
                 ask = partial(self.twilio.fetch_call, sid=call.sid, deadline_s=self.fetch_deadline_s)
                 return _FetchResult(await try_credentials(await self.directory.active_credentials(account_id), ask))
             except TwilioError as error:
-                if _affects_whole_account(error, _ERRORS_OF_ACCOUNT):
+                if _affects_whole_account(error, _ACCOUNT_WIDE_FETCH_ERRORS):
                     return self._pause_account(account_id, [call], error)[call.id]
                 status = error.answer.status if error.answer else None
                 level = logging.INFO if is_call_not_found(error) else logging.WARNING
@@ -237,7 +237,7 @@ class CallRefresher:
             result = "failed"
         if fetched == _FetchResult():
             result = "unchanged"
-        due_at = None if call.deleted_at else self._next_refresh(call, fetched)
+        due_at = None if call.deleted_at else self._next_refresh_time(call, fetched)
         if needs_final_delivery(call):
             # Twilio's callback, which has more fields, may still arrive.
             deliver_at = (
@@ -250,7 +250,7 @@ class CallRefresher:
         call.refresh_at = due_at
         return changed, result
 
-    def _next_refresh(self, call: CallState, fetched: _FetchResult) -> datetime | None:
+    def _next_refresh_time(self, call: CallState, fetched: _FetchResult) -> datetime | None:
         """Returns when to refresh the call again; None if it needs no more refreshes."""
         if fetched.has_response_about_call:
             return refresh_time_after_response(call, now=call.now, interval=self.interval)
@@ -262,6 +262,6 @@ class CallRefresher:
         return due_at
 
 
-def _affects_whole_account(error: TwilioError, errors_of_account: tuple[type[TwilioError], ...]) -> bool:
+def _affects_whole_account(error: TwilioError, account_wide_errors: tuple[type[TwilioError], ...]) -> bool:
     """Returns whether further requests for the account would most probably fail, too: not if only Callgate was too busy."""
-    return isinstance(error, errors_of_account) and error.reason != POOL_TIMEOUT
+    return isinstance(error, account_wide_errors) and error.reason != POOL_TIMEOUT

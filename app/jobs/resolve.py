@@ -27,7 +27,7 @@ from app.jobs.candidates import (
     possible_matches,
     twilio_clock_offset,
 )
-from app.jobs.isolation import run_isolated
+from app.jobs.isolation import run_for_each_call
 from app.jobs.search_result import SearchFinding, SearchResult, evaluate_candidates
 from app.observability import Metrics
 from app.observability.tracing import trace_background_work
@@ -42,7 +42,7 @@ logger = structlog.stdlib.get_logger(__name__)
 ABANDONED_BATCH_SIZE = 20
 SEARCH_BATCH_SIZE = 100
 """Maximum number of calls that one claim takes. Twilio's list is read once for those of an account."""
-_MAX_LISTED_CALLS = 20
+_MAX_UNKNOWN_CALLS_PER_PAGE = 20
 """Maximum number of unknown calls of an account that are looked for in a page that was read for a refresh."""
 _MAX_CONCURRENT_SEARCHES = 20
 
@@ -110,7 +110,7 @@ class OutcomeResolver:
             if start:
                 async with self.database.begin() as session:
                     await leases.renew_search_leases(session, calls[start:], lease=self._search_lease)
-            await run_isolated(calls[start : start + _MAX_CONCURRENT_SEARCHES], search, event="search_crashed")
+            await run_for_each_call(calls[start : start + _MAX_CONCURRENT_SEARCHES], search, event="search_crashed")
         async with self.database.begin() as session:
             await leases.release_searches(session, calls)
 
@@ -124,7 +124,7 @@ class OutcomeResolver:
         in the page proves nothing, because the page may be stale or incomplete. Raises DatabaseUnavailable.
         """
         async with self.database.begin() as session:
-            unknown = await repository.list_unknown_calls(session, account_id, limit=_MAX_LISTED_CALLS)
+            unknown = await repository.list_unknown_calls(session, account_id, limit=_MAX_UNKNOWN_CALLS_PER_PAGE)
             postgres_clock_offset = await repository.postgres_time_now(session) - datetime.now(UTC)
         covered = [call for call in unknown if _shows_all_candidates(page, call)]
         ahead = await twilio_clock_offset(self.directory, self.twilio, account_id) if covered else None
@@ -161,12 +161,14 @@ class OutcomeResolver:
             except (TwilioError, TimeoutError) as error:
                 reason = error.reason if isinstance(error, TwilioError) else "deadline"
                 logger.warning("search_failed", call_id=str(call.id), reason=reason)
-                await self._record_search(call, None, None)
+                await self._record_search_result(call, None, None)
             else:
                 ahead = candidates.twilio_clock_offset
-                await self._record_search(call, candidates, None if ahead is None else ahead - postgres_clock_offset)
+                await self._record_search_result(call, candidates, None if ahead is None else ahead - postgres_clock_offset)
 
-    async def _record_search(self, call: Call, candidates: CallCandidates | None, clock_offset: timedelta | None) -> None:
+    async def _record_search_result(
+        self, call: Call, candidates: CallCandidates | None, clock_offset: timedelta | None
+    ) -> None:
         """Records the result of a search.
 
         `candidates` is None if the request to Twilio failed. `clock_offset` is Twilio's clock minus Postgres's; None if

@@ -56,7 +56,7 @@ class Retention:
             expired = await repository.lock_calls_to_delete(
                 session,
                 after=self._last_id,
-                before=await self._kept_since(session),
+                before=await self._deletion_cutoff(session),
                 max_rival_distance=max_time_between_matching_requests(self.max_start_delay),
                 limit=BATCH_SIZE,
             )
@@ -74,7 +74,7 @@ class Retention:
         for table in self.tables:
             async with self.database.begin() as session:
                 gone += await repository.delete_from_default_partition(
-                    session, table, before=await self._kept_since(session), limit=BATCH_SIZE
+                    session, table, before=await self._deletion_cutoff(session), limit=BATCH_SIZE
                 )
         self._count_deleted("stray", gone)
         await self._pause_after_batch(began)
@@ -88,12 +88,12 @@ class Retention:
         """
         for table in self.tables:
             async with self.database.begin() as session:
-                expired = await expired_partitions(session, table, before=await self._kept_since(session))
+                expired = await expired_partitions(session, table, before=await self._deletion_cutoff(session))
             for partition in expired:
-                await self._drop_partition(partition)
+                await self._drop_partition_if_unused(partition)
         return False
 
-    async def _drop_partition(self, partition: Partition) -> None:
+    async def _drop_partition_if_unused(self, partition: Partition) -> None:
         async with self.database.begin() as session:
             # Check under the lock: a replay may just have made a delivery pending again.
             dropped = await try_lock_partition(session, partition) and await repository.has_no_pending_deliveries(
@@ -111,5 +111,5 @@ class Retention:
     async def _pause_after_batch(self, began: float) -> None:
         await asyncio.sleep(min(_PAUSE_TO_BATCH_TIME_RATIO * (time.monotonic() - began), _MAX_PAUSE_S))
 
-    async def _kept_since(self, session: Session) -> datetime:
+    async def _deletion_cutoff(self, session: Session) -> datetime:
         return await transaction_start_time(session) - self.retention_period

@@ -22,7 +22,7 @@ _MAX_PERIODS_WITHOUT_SKIPPING: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
-class RollUp:
+class CallCountRollUp:
     """Computes the counts of calls per minute and hour that the console shows."""
 
     database: Database
@@ -46,21 +46,21 @@ class RollUp:
             await store.record_waiting_call_count(connection, progress.now)
             due = due_periods(since=progress.rolled_until, until=progress.now, calls_kept_for=self.calls_kept_for)
             if len(due) > _MAX_PERIODS_WITHOUT_SKIPPING:
-                due = await self._skip_empty(connection, due)
-            left = await self._roll_up(connection, due)
+                due = await self._skip_periods_before_first_call(connection, due)
+            left = await self._roll_up_periods(connection, due)
             await store.record_progress(connection, left.due_at - MINUTE if left else progress.now)
             kept_for = ((MINUTE, MINUTE_ROLLUP_RETENTION), (HOUR, self.retention_period))
             await store.delete_expired_figures(connection, now=progress.now, kept_for=kept_for)
         return left is not None
 
-    async def _skip_empty(self, connection: Connection, due: list[DuePeriod]) -> list[DuePeriod]:
+    async def _skip_periods_before_first_call(self, connection: Connection, due: list[DuePeriod]) -> list[DuePeriod]:
         """Records that the due periods before the first call contain no calls, in one statement. Returns the other periods."""
         first = await store.first_request_time(connection)
         empty = [each.period for each in due if first is None or each.period.end <= first]
         await store.record_empty_periods(connection, empty)
         return [each for each in due if first is not None and each.period.end > first]
 
-    async def _roll_up(self, connection: Connection, due: list[DuePeriod]) -> DuePeriod | None:
+    async def _roll_up_periods(self, connection: Connection, due: list[DuePeriod]) -> DuePeriod | None:
         """Computes the counts of due periods, for about _MAX_STEP_S seconds. Returns the first period that is left, or None.
 
         If several periods became due at the same time, it does either all of them or none.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from app.calls.models import MAY_HAVE_STARTED
 from app.database.engine import Database
 
-_DUE = """
+_JOBS_WITH_DUE_WORK = """
     SELECT EXISTS (SELECT FROM call WHERE refresh_at <= now()) AS refresh,
         EXISTS (SELECT FROM call WHERE execution = 'pending' AND pending_since < now() - $1::interval) AS abandoned,
         EXISTS (SELECT FROM call WHERE search_at <= now()) AS search,
@@ -35,7 +35,7 @@ async def jobs_with_due_work(database: Database, *, abandoned_after: timedelta) 
     `abandoned_after` is the longest time that a process works on a creation. A record that is pending for longer is abandoned:
     its outcome is set by a job.
     """
-    (row,) = await database.fetch(_DUE, abandoned_after)
+    (row,) = await database.fetch(_JOBS_WITH_DUE_WORK, abandoned_after)
     return {name for name, is_due in row.items() if is_due}
 
 

@@ -32,15 +32,15 @@ _CHECKED_BEFORE_START = timedelta(hours=1)
 class UnrecordedCallDetector:
     """Counts and logs calls in Twilio's lists that have no record.
 
-    `max_start_delay` is the longest time from a creation's intent until Twilio may start the call. `kept_for` is the retention
-    period of records; None if they are never deleted.
+    `max_start_delay` is the longest time from `pending_since` of a record until Twilio may start its call. `retention_period`
+    is the retention period of records; None if they are never deleted.
     """
 
     database: Database
     directory: TenantDirectory
     metrics: Metrics
     max_start_delay: timedelta
-    kept_for: timedelta | None
+    retention_period: timedelta | None
     # A worker that starts checks the calls of the last hour, so that it does not count all calls of the page again.
     _first_since: datetime = field(default_factory=lambda: datetime.now(UTC) - _CHECKED_BEFORE_START)
     # By account SID: all calls that were created until this time have been checked. So each call is checked once.
@@ -60,7 +60,7 @@ class UnrecordedCallDetector:
         now = datetime.now(UTC)
         checked_until = self._checked_until.get(account_sid, self._first_since)
         # Retention may have deleted the records of earlier calls.
-        since = max(checked_until, now - self.kept_for + DATE_TOLERANCE) if self.kept_for else checked_until
+        since = max(checked_until, now - self.retention_period + DATE_TOLERANCE) if self.retention_period else checked_until
         until = now - self.max_start_delay - 2 * MAX_CLOCK_SKEW
         if (entries := _api_calls(page, since=since, until=until)) and (
             unrecorded := await self._sids_without_record(account_sid, entries)

@@ -16,21 +16,21 @@ from app.calls.store import DELIVERIES_CHANNEL
 from app.database.engine import Database
 from app.database.listener import Listener
 from app.deliveries.addresses import AllowList
-from app.deliveries.sender import Sender
+from app.deliveries.sender import DeliveryHttpClient
 from app.http.readiness import Readiness
 from app.jobs.deadlines import RingDeadlineEnforcer
-from app.jobs.deliver import Deliverer
-from app.jobs.dial import Dialer
-from app.jobs.gauges import Gauges
-from app.jobs.heartbeat import Heartbeat
-from app.jobs.isolation import logged_errors
+from app.jobs.deliver import DeliverySender
+from app.jobs.dial import ScheduledCallDialer
+from app.jobs.gauges import BacklogGauges
+from app.jobs.heartbeat import HeartbeatWriter
+from app.jobs.isolation import log_and_suppress_errors
 from app.jobs.lost_grants import LostGrantWatch
 from app.jobs.partitions import AUDIT_TABLES, Partitioner
 from app.jobs.pending_updates import PendingUpdateSender
 from app.jobs.refresh import CallRefresher
 from app.jobs.resolve import OutcomeResolver
 from app.jobs.retain import Retention
-from app.jobs.rollup import RollUp
+from app.jobs.rollup import CallCountRollUp
 from app.jobs.store import jobs_with_due_work
 from app.jobs.unrecorded_calls import UnrecordedCallDetector
 from app.jobs.wake import debounce_wake
@@ -71,7 +71,7 @@ class Job:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: Deliverer) -> list[Job]:
+def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: DeliverySender) -> list[Job]:
     """Returns the jobs of one worker. Without a retention period, calls are never deleted."""
     budget = dial_time_budget(settings)
     calls_kept_for = None if settings.retention_days is None else timedelta(days=settings.retention_days)
@@ -89,7 +89,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
     dialer = _make_dialer(settings, state, counters)
     updates = PendingUpdateSender(state["database"], state["control"])
     deadlines = RingDeadlineEnforcer(state["database"], state["control"])
-    heartbeat = Heartbeat(state["database"])
+    heartbeat = HeartbeatWriter(state["database"])
     polled = [
         Job("refresh", refresher.step, _MAX_PAUSE_WITHOUT_WAKE_UP_S, refresher.tasks.drain, refresher.tasks.wake),
         Job("abandoned", resolver.mark_abandoned_calls, _MAX_PAUSE_WITHOUT_WAKE_UP_S),
@@ -101,7 +101,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
     ]
     audit = Retention(state["database"], metrics, timedelta(days=settings.audit_retention_days), AUDIT_TABLES)
     figures_kept_for, has_public_url = timedelta(days=settings.rollup_retention_days), bool(settings.public_url)
-    rollup = RollUp(state["database"], figures_kept_for, calls_kept_for, has_public_url=has_public_url)
+    rollup = CallCountRollUp(state["database"], figures_kept_for, calls_kept_for, has_public_url=has_public_url)
     jobs = [
         *polled,
         Job(
@@ -111,9 +111,9 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("slots", deadlines.free_dial_slots, _SLOTS_EVERY_S),
         Job("turns", deadlines.delete_idle_dial_turns, _TURNS_EVERY_S),
         Job("heartbeat", heartbeat.step, _HEARTBEAT_EVERY_S, heartbeat.delete),
-        Job("gauges", Gauges(state["database"], metrics, counters).step, _GAUGES_EVERY_S),
+        Job("gauges", BacklogGauges(state["database"], metrics, counters).step, _GAUGES_EVERY_S),
         Job("rollup", rollup.step, _ROLL_UP_EVERY_S),
-        Job("leases", refresher.delete_lapsed_leases, _LEASES_EVERY_S),
+        Job("leases", refresher.delete_expired_leases, _LEASES_EVERY_S),
         Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),
         Job("expire_audit_default_partition", audit.expire_default_partitions, _RETENTION_EVERY_S),
         Job("drop_audit_partitions", audit.drop_partitions, _RETENTION_EVERY_S),
@@ -136,13 +136,13 @@ def _make_refresher(
         metrics=metrics,
         interval=timedelta(seconds=settings.refresh_interval),
         fetch_deadline_s=resolver.deadline_s,
-        list_checks=(resolver.bind_listed_calls, detector.check_page),
+        first_page_checks=(resolver.bind_listed_calls, detector.check_page),
     )
 
 
-def _make_dialer(settings: Settings, state: Services, counters: GrantCounters) -> Dialer:
+def _make_dialer(settings: Settings, state: Services, counters: GrantCounters) -> ScheduledCallDialer:
     limits = settings.max_in_flight, settings.max_in_flight_per_tenant
-    return Dialer(state["database"], state["granted_call_dialer"], state["settlement"], *limits, counters)
+    return ScheduledCallDialer(state["database"], state["granted_call_dialer"], state["settlement"], *limits, counters)
 
 
 async def _wake_due_jobs(database: Database, jobs: Sequence[Job], abandoned_after: timedelta) -> bool:
@@ -165,10 +165,10 @@ async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, 
     tracing = tracing or Tracing()
     require_usable_counter_folder(settings.grant_counter_dir)
     with tracing.tracing_enabled():
-        async with services(settings, metrics) as state, Sender(AllowList.parse(settings.delivery_allow)) as sender:
+        async with services(settings, metrics) as state, DeliveryHttpClient(AllowList.parse(settings.delivery_allow)) as sender:
             await _wait_until_ready(Readiness(state["database"], state["keyring"]), stop)
             first_retry = timedelta(seconds=settings.delivery_first_retry)
-            deliverer = Deliverer(state["database"], state["delivery_signing"], sender, metrics, first_retry)
+            deliverer = DeliverySender(state["database"], state["delivery_signing"], sender, metrics, first_retry)
             url = settings.require_database_url()
             async with Listener(url, channel=DELIVERIES_CHANNEL, on_change=deliverer.wake.set).listening_in_background():
                 await run_jobs(make_jobs(settings, state, metrics, deliverer), stop)
@@ -202,7 +202,7 @@ async def run_jobs(jobs: list[Job], stop: asyncio.Event) -> None:
 async def _repeat_job(job: Job, stop: asyncio.Event) -> None:
     while not stop.is_set():
         pause = _PAUSE_AFTER_FAILURE_S
-        with logged_errors("job_failed", job=job.name):
+        with log_and_suppress_errors("job_failed", job=job.name):
             pause = 0.0 if await job.step() else job.idle_s
         if pause:
             await _pause(job, stop, pause)

@@ -66,7 +66,7 @@ class SchedulingBacklog:
     """The number of dial slots in use. A dial slot stands for one concurrent call."""
 
 
-async def scheduling_backlog(database: StatementRunner, *, priority_count: int) -> SchedulingBacklog:
+async def read_scheduling_backlog(database: StatementRunner, *, priority_count: int) -> SchedulingBacklog:
     """Counts the waiting calls of each priority and the dial slots (concurrent calls) in use, and finds the oldest due calls.
 
     Priorities have the indexes 0 to `priority_count` - 1.

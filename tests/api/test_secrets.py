@@ -17,8 +17,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from sqlalchemy import make_url, text
 
 from app.deliveries.addresses import AllowList
-from app.deliveries.sender import Sender
-from app.jobs.deliver import Deliverer
+from app.deliveries.sender import DeliveryHttpClient
+from app.jobs.deliver import DeliverySender
 from app.observability import Metrics
 from app.security.keyring import Keyring
 from app.tenants.delivery_signing import SigningSettingsCache
@@ -248,12 +248,15 @@ async def test_twilios_answer_is_shown_whole_although_a_part_of_it_equals_a_secr
 async def test_the_signing_secret_of_deliveries_is_shown_only_once(watched: InstrumentedGateway, database_url: str) -> None:
     gateway = watched.gateway
     signing = SigningSettingsCache(gateway.database, Keyring(gateway.settings.require_secret_keys()))
-    async with running_upstream(created(), answer(500, "no")) as upstream, Sender(AllowList.parse("127.0.0.0/8")) as sender:
+    async with (
+        running_upstream(created(), answer(500, "no")) as upstream,
+        DeliveryHttpClient(AllowList.parse("127.0.0.0/8")) as sender,
+    ):
         tenant = await gateway.add_tenant(upstream.url)
         secrets = [await gateway.tenants.renew_callback_secret(tenant.id)]
         record = (await tenant.create(status_callback=f"{upstream.url}/kate.private")).json()
         await call_back(gateway, tenant, record["id"], progress(tenant, record, "completed", 3, To="sip:kate.private@x.org"))
-        deliverer = Deliverer(gateway.database, signing, sender, Metrics())
+        deliverer = DeliverySender(gateway.database, signing, sender, Metrics())
         for callback_format in ("twilio", "json"):
             await gateway.tenants.configure_callbacks(tenant.id, callback_format=callback_format)
             async with gateway.database.begin() as session:

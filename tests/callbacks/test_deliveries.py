@@ -21,10 +21,10 @@ from app.calls import ids
 from app.database.engine import Database
 from app.deliveries import store
 from app.deliveries.addresses import MAX_URL_LENGTH, AllowList
-from app.deliveries.retries import wait_before_retry
-from app.deliveries.sender import Sender
+from app.deliveries.retries import retry_delay
+from app.deliveries.sender import DeliveryHttpClient
 from app.deliveries.store import DeliveryAttempt
-from app.jobs.deliver import CLAIM_PER_TENANT, MAX_CONCURRENT_PER_TENANT, Deliverer
+from app.jobs.deliver import CLAIM_PER_TENANT, MAX_CONCURRENT_PER_TENANT, DeliverySender
 from app.jobs.refresh import CallRefresher
 from app.observability import Metrics
 from app.security.keyring import Keyring
@@ -66,11 +66,11 @@ def signing(gateway: Gateway) -> SigningSettingsCache:
 
 
 @pytest.fixture
-async def deliverer(gateway: Gateway, signing: SigningSettingsCache) -> AsyncIterator[Deliverer]:
+async def deliverer(gateway: Gateway, signing: SigningSettingsCache) -> AsyncIterator[DeliverySender]:
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM delivery"))
-    async with Sender(AllowList.parse(LOOPBACK), read_timeout_s=2) as sender:
-        yield Deliverer(gateway.database, signing, sender, Metrics())
+    async with DeliveryHttpClient(AllowList.parse(LOOPBACK), read_timeout_s=2) as sender:
+        yield DeliverySender(gateway.database, signing, sender, Metrics())
 
 
 @dataclass
@@ -267,7 +267,7 @@ async def test_settings_that_are_not_given_stay_and_a_default_needs_a_url(
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
 async def test_the_twilio_form_is_the_callback_signed_with_the_tenants_secret(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, signing: SigningSettingsCache, method: str
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender, signing: SigningSettingsCache, method: str
 ) -> None:
     async with running_upstream(answer(200)) as receiver:
         url = f"{receiver.url}/hook?a=1"
@@ -285,7 +285,7 @@ async def test_the_twilio_form_is_the_callback_signed_with_the_tenants_secret(
     assert await live.states() == {"completed": "delivered"}
 
 
-async def test_a_get_may_make_the_longest_url_longer(gateway: Gateway, twilio: Upstream, deliverer: Deliverer) -> None:
+async def test_a_get_may_make_the_longest_url_longer(gateway: Gateway, twilio: Upstream, deliverer: DeliverySender) -> None:
     async with running_upstream(answer(200)) as receiver:
         url = f"{receiver.url}/{'a' * (MAX_URL_LENGTH - len(receiver.url) - 1)}"
         live = await _start(gateway, twilio, status_callback=url, status_callback_method="GET")
@@ -298,7 +298,7 @@ async def test_a_get_may_make_the_longest_url_longer(gateway: Gateway, twilio: U
 
 
 async def test_the_json_form_has_the_record_at_the_time_of_sending(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, signing: SigningSettingsCache
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender, signing: SigningSettingsCache
 ) -> None:
     async with running_upstream(answer(500), answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url, status_callback_event=["ringing"])
@@ -318,7 +318,7 @@ async def test_the_json_form_has_the_record_at_the_time_of_sending(
 
 
 async def test_a_tenant_without_a_secret_gets_one_with_its_first_delivery(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, signing: SigningSettingsCache
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender, signing: SigningSettingsCache
 ) -> None:
     async with running_upstream(answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url)
@@ -333,7 +333,7 @@ async def test_a_tenant_without_a_secret_gets_one_with_its_first_delivery(
 
 
 async def test_a_duplicate_is_delivered_once_and_a_retry_has_the_same_id(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender
 ) -> None:
     async with running_upstream(reset, answer(503), answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url)
@@ -349,7 +349,7 @@ async def test_a_duplicate_is_delivered_once_and_a_retry_has_the_same_id(
 
 
 async def test_events_are_delivered_in_order_even_if_callbacks_arrive_out_of_order(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender
 ) -> None:
     async with running_upstream(answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url, status_callback_event=ALL)
@@ -359,7 +359,7 @@ async def test_events_are_delivered_in_order_even_if_callbacks_arrive_out_of_ord
 
 
 async def test_a_later_event_waits_for_an_earlier_one_until_its_second_failure(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender
 ) -> None:
     async with running_upstream(answer(500), answer(500), answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url, status_callback_event=["ringing", "completed"])
@@ -385,7 +385,7 @@ async def _hold(session: Any, event: str) -> None:
 
 
 async def test_a_result_recorded_during_a_claim_releases_the_later_event(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender
 ) -> None:
     live = await _start(gateway, twilio, status_callback="http://127.0.0.1:9/", status_callback_event=ALL)
     await live.send_callbacks(PROGRESS[0])
@@ -403,7 +403,7 @@ async def test_a_result_recorded_during_a_claim_releases_the_later_event(
 
 
 async def test_a_claim_releases_a_held_event_if_the_earlier_one_has_just_ended(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender
 ) -> None:
     live = await _start(gateway, twilio, status_callback="http://127.0.0.1:9/", status_callback_event=ALL)
     await live.send_callbacks(*PROGRESS[:2])
@@ -422,7 +422,7 @@ async def test_a_claim_releases_a_held_event_if_the_earlier_one_has_just_ended(
 
 @pytest.mark.parametrize("is_known", [True, False])
 async def test_an_event_waits_for_an_earlier_one_unless_the_worker_knows_that_it_has_ended(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, is_known: bool
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender, is_known: bool
 ) -> None:
     live = await _start(gateway, twilio, status_callback="http://127.0.0.1:9/", status_callback_event=ALL)
     await live.send_callbacks(PROGRESS[0])
@@ -447,7 +447,7 @@ class _DatabaseThatRecordsLater(Database):
 
 
 async def test_a_worker_sends_a_later_event_before_it_has_recorded_the_earlier_one(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender
 ) -> None:
     deliverer.database = slow = _DatabaseThatRecordsLater(gateway.settings.require_database_url())
     async with running_upstream(answer(200)) as receiver, asyncio.timeout(TIMEOUT_S):
@@ -466,7 +466,7 @@ async def test_a_worker_sends_a_later_event_before_it_has_recorded_the_earlier_o
 
 
 async def test_a_later_event_waits_for_an_earlier_one_whose_failure_is_not_recorded_yet(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender
 ) -> None:
     deliverer.database = slow = _DatabaseThatRecordsLater(gateway.settings.require_database_url())
     async with running_upstream(answer(500)) as receiver, asyncio.timeout(TIMEOUT_S):
@@ -506,12 +506,12 @@ async def test_the_commits_after_a_claim_and_its_result_are_flushed(gateway: Gat
 def test_waits_grow_to_four_hours_and_have_jitter() -> None:
     meant = [5, 30, 120, 900, 3600, 14_400, 14_400, 14_400]
     for failures, seconds in enumerate(meant, start=1):
-        waits = {wait_before_retry(failures).total_seconds() for _ in range(50)}
+        waits = {retry_delay(failures).total_seconds() for _ in range(50)}
         assert 0.89 * seconds < min(waits) < max(waits) < 1.11 * seconds
 
 
 async def test_the_number_of_failures_sets_the_next_attempt_until_three_days_have_passed(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender
 ) -> None:
     async with running_upstream(answer(500)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url)
@@ -546,7 +546,7 @@ ENDS: dict[str, tuple[Behaviour, str, int | None, str | None]] = {
 async def test_the_result_of_an_attempt_is_stored(
     gateway: Gateway,
     twilio: Upstream,
-    deliverer: Deliverer,
+    deliverer: DeliverySender,
     behaviour: Behaviour,
     state: str,
     status: int | None,
@@ -561,7 +561,9 @@ async def test_the_result_of_an_attempt_is_stored(
     assert (delivery["last_status"], delivery["last_error"]) == (status, error)
 
 
-async def test_deliveries_of_a_killed_worker_are_taken_over(gateway: Gateway, twilio: Upstream, deliverer: Deliverer) -> None:
+async def test_deliveries_of_a_killed_worker_are_taken_over(
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender
+) -> None:
     async with running_upstream(answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url)
         await live.send_callbacks(("completed", 3))
@@ -574,9 +576,9 @@ async def test_deliveries_of_a_killed_worker_are_taken_over(gateway: Gateway, tw
 
 
 async def test_two_workers_send_each_delivery_once(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, signing: SigningSettingsCache
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender, signing: SigningSettingsCache
 ) -> None:
-    other = Deliverer(gateway.database, signing, deliverer.sender, Metrics())
+    other = DeliverySender(gateway.database, signing, deliverer.sender, Metrics())
     async with running_upstream(answer(200)) as receiver:
         tenant = await gateway.add_tenant(twilio.url)
         lives = [await _start(gateway, twilio, tenant, status_callback=receiver.url) for _ in range(12)]
@@ -587,7 +589,7 @@ async def test_two_workers_send_each_delivery_once(
 
 
 async def test_tenants_take_turns_if_the_limit_is_reached(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.jobs.deliver.MAX_CONCURRENT", 2)
     async with running_upstream(answer(200)) as receiver:
@@ -607,7 +609,7 @@ async def test_tenants_take_turns_if_the_limit_is_reached(
 
 
 async def test_a_receiver_that_hangs_or_is_dead_does_not_delay_other_tenants(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender
 ) -> None:
     async with running_upstream(hang) as hanging, running_upstream(answer(200)) as receiver:
         sick, healthy = await gateway.add_tenant(twilio.url), await gateway.add_tenant(twilio.url)
@@ -642,7 +644,7 @@ async def test_a_receiver_that_hangs_or_is_dead_does_not_delay_other_tenants(
 class _DatabaseThatWaits(Database):
     """A database that waits before each claim until all running attempts of `deliverer` have ended."""
 
-    deliverer: Deliverer
+    deliverer: DeliverySender
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
         if "claimed AS" in statement:
@@ -651,7 +653,7 @@ class _DatabaseThatWaits(Database):
 
 
 async def test_a_step_goes_on_if_all_attempts_end_while_it_claims(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender
 ) -> None:
     async with running_upstream(hang) as receiver:
         tenant = await gateway.add_tenant(twilio.url)
@@ -671,9 +673,11 @@ async def test_a_step_goes_on_if_all_attempts_end_while_it_claims(
     await waiting.close()
 
 
-async def test_a_new_delivery_ends_the_wait_for_a_busy_tenant(gateway: Gateway, twilio: Upstream, deliverer: Deliverer) -> None:
+async def test_a_new_delivery_ends_the_wait_for_a_busy_tenant(
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender
+) -> None:
     async with (
-        Sender(AllowList.parse(LOOPBACK), read_timeout_s=TIMEOUT_S, total_timeout_s=TIMEOUT_S) as patient,
+        DeliveryHttpClient(AllowList.parse(LOOPBACK), read_timeout_s=TIMEOUT_S, total_timeout_s=TIMEOUT_S) as patient,
         running_upstream(hang) as hanging,
         running_upstream(answer(200)) as receiver,
         asyncio.timeout(TIMEOUT_S),
@@ -698,7 +702,7 @@ async def test_a_new_delivery_ends_the_wait_for_a_busy_tenant(gateway: Gateway, 
         await deliverer.drain()
 
 
-async def _repeat(deliverer: Deliverer) -> None:
+async def _repeat(deliverer: DeliverySender) -> None:
     while True:
         if not await deliverer.step():
             await asyncio.sleep(0.01)
@@ -726,7 +730,7 @@ def _ended_call(sid: str, ago: timedelta) -> Behaviour:
 
 
 async def test_an_end_without_a_callback_is_delivered_once_after_a_wait(
-    gateway: Gateway, deliverer: Deliverer, refresher: CallRefresher
+    gateway: Gateway, deliverer: DeliverySender, refresher: CallRefresher
 ) -> None:
     sid = "CA" + "e" * 32
     script = (answer(201, call_resource(sid)), _ended_call(sid, timedelta(0)), _ended_call(sid, timedelta(minutes=2)))
@@ -780,7 +784,7 @@ async def test_the_end_of_a_call_that_is_deleted_is_delivered(gateway: Gateway, 
 
 
 async def test_a_callback_in_time_is_delivered_instead_of_the_polled_end(
-    gateway: Gateway, refresher: CallRefresher, deliverer: Deliverer
+    gateway: Gateway, refresher: CallRefresher, deliverer: DeliverySender
 ) -> None:
     sid = "CA" + "d" * 32
     ended = (_ended_call(sid, timedelta(0)), _ended_call(sid, timedelta(minutes=2)))
@@ -796,7 +800,7 @@ async def test_a_callback_in_time_is_delivered_instead_of_the_polled_end(
 # ---- retry and replay
 
 
-async def test_a_tenant_can_send_a_delivery_again(gateway: Gateway, twilio: Upstream, deliverer: Deliverer) -> None:
+async def test_a_tenant_can_send_a_delivery_again(gateway: Gateway, twilio: Upstream, deliverer: DeliverySender) -> None:
     async with running_upstream(answer(410), answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url)
         await live.send_callbacks(("completed", 3))
@@ -832,7 +836,7 @@ async def test_a_delivery_of_another_tenant_or_call_is_not_found(gateway: Gatewa
 
 @pytest.mark.parametrize("days", [0, 9, 50, 400, -50])
 async def test_a_delivery_of_any_month_is_sent_again(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, days: int
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender, days: int
 ) -> None:
     async with running_upstream(answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=receiver.url, status_callback_event=["ringing", "completed"])
@@ -853,7 +857,7 @@ async def test_a_delivery_of_any_month_is_sent_again(
 
 
 async def test_replay_sends_deliveries_that_were_given_up_or_all(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender
 ) -> None:
     async with running_upstream(answer(410)) as dead, running_upstream(answer(200)) as receiver:
         live = await _start(gateway, twilio, status_callback=dead.url)
@@ -917,7 +921,7 @@ async def _add_given_up(gateway: Gateway, live: LiveCall) -> list[UUID]:
     return sorted(copies)
 
 
-async def test_a_large_replay_is_done_in_batches(gateway: Gateway, twilio: Upstream, deliverer: Deliverer) -> None:
+async def test_a_large_replay_is_done_in_batches(gateway: Gateway, twilio: Upstream, deliverer: DeliverySender) -> None:
     live = await _start(gateway, twilio, status_callback="https://own.example.com/")
     await _add_given_up(gateway, live)
     answered = await live.tenant.http.post("/v1/deliveries/replay", json={"since": "2026-01-01T00:00:00Z"})
@@ -932,7 +936,7 @@ _CANCEL_WAITING = """
 
 @pytest.mark.parametrize(("locked", "done"), [(499, 0), (500, 500), (1199, 1000)])
 async def test_a_replay_that_fails_later_says_what_is_done_and_where_to_continue(
-    gateway: Gateway, twilio: Upstream, deliverer: Deliverer, locked: int, done: int
+    gateway: Gateway, twilio: Upstream, deliverer: DeliverySender, locked: int, done: int
 ) -> None:
     live = await _start(gateway, twilio, status_callback="https://own.example.com/")
     copies = await _add_given_up(gateway, live)

@@ -23,7 +23,7 @@ from app.deliveries.sender import (
     MAX_ANSWER_BYTES,
     MAX_CONNECTIONS_PER_HOST,
     MAX_READ_BYTES,
-    Sender,
+    DeliveryHttpClient,
     SendError,
     SendResult,
 )
@@ -92,7 +92,7 @@ async def never_answer(reader: asyncio.StreamReader, _: asyncio.StreamWriter) ->
     await reader.read()
 
 
-async def send(sender: Sender, url: str, body: bytes = b"a=b") -> SendResult:
+async def send(sender: DeliveryHttpClient, url: str, body: bytes = b"a=b") -> SendResult:
     return await sender.send("POST", url, {"X-Mine": "1"}, body)
 
 
@@ -112,7 +112,7 @@ class FakeResolver:
 
 
 async def test_the_request_arrives_as_it_was_signed() -> None:
-    async with receiving(NO_CONTENT) as receiver, Sender(LOOPBACK) as sender:
+    async with receiving(NO_CONTENT) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
         url = f"http://127.0.0.1:{receiver.port}/a%7eb/%2F?x=%7e&y=+&z#rc=3"
         assert await send(sender, url) == SendResult(204, None)
         assert await sender.send("GET", url, {}, b"") == SendResult(204, None)
@@ -133,7 +133,7 @@ async def test_only_the_checked_address_is_dialled_even_if_the_name_resolves_dif
         receiving(NO_CONTENT, host="127.0.0.1", port=allowed_receiver.port) as refused_receiver,
     ):
         names = FakeResolver(["127.0.0.2"], ["127.0.0.1"])
-        async with Sender(allowed, resolve=names) as sender:
+        async with DeliveryHttpClient(allowed, resolve=names) as sender:
             url = f"http://rebinding.example:{allowed_receiver.port}/"
             assert await send(sender, url) == SendResult(204, None)
             assert names.asked == ["rebinding.example"]
@@ -150,14 +150,14 @@ async def test_only_allowed_addresses_of_a_name_are_dialled() -> None:
         receiving(NO_CONTENT, host="127.0.0.1", port=allowed_receiver.port) as refused_receiver,
     ):
         names = FakeResolver(["169.254.169.254", "127.0.0.1", "::ffff:127.0.0.1", "127.0.0.2"])
-        async with Sender(AllowList.parse("127.0.0.2"), resolve=names) as sender:
+        async with DeliveryHttpClient(AllowList.parse("127.0.0.2"), resolve=names) as sender:
             assert await send(sender, f"http://several.example:{allowed_receiver.port}/") == SendResult(204, None)
         assert (allowed_receiver.dialled, refused_receiver.dialled) == (["127.0.0.2"], [])
 
 
 async def test_an_allowed_suffix_permits_loopback_only_for_its_names() -> None:
     allowed = AllowList.parse(".svc.cluster.local")
-    async with receiving(NO_CONTENT) as receiver, Sender(allowed, resolve=FakeResolver(["127.0.0.1"])) as sender:
+    async with receiving(NO_CONTENT) as receiver, DeliveryHttpClient(allowed, resolve=FakeResolver(["127.0.0.1"])) as sender:
         assert await send(sender, f"http://hooks.svc.cluster.local:{receiver.port}/") == SendResult(204, None)
         assert await send(sender, f"http://hooks.example:{receiver.port}/") == SendResult(None, "refused_address")
     assert len(receiver.dialled) == 1
@@ -179,19 +179,19 @@ async def test_an_allowed_suffix_permits_loopback_only_for_its_names() -> None:
 async def test_an_invalid_url_is_refused_again_without_a_lookup_or_connection(url: str, error: str) -> None:
     """Checks the URL again, because the settings may have changed since the URL was accepted."""
     names = FakeResolver(["127.0.0.1"])
-    async with receiving(NO_CONTENT) as receiver, Sender(AllowList(), resolve=names) as sender:
+    async with receiving(NO_CONTENT) as receiver, DeliveryHttpClient(AllowList(), resolve=names) as sender:
         assert await send(sender, url.format(port=receiver.port)) == SendResult(None, error)  # type: ignore[arg-type]
     assert (receiver.dialled, names.asked) == ([], [])
 
 
 async def test_addresses_of_the_system_resolver_are_checked_too() -> None:
-    async with receiving(NO_CONTENT) as receiver, Sender(LOOPBACK) as sender:
+    async with receiving(NO_CONTENT) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
         assert await send(sender, f"http://localhost:{receiver.port}/") == SendResult(204, None)
 
 
 @pytest.mark.parametrize("answer", [OSError("no such name"), []])
 async def test_a_name_without_an_address_is_a_resolve_error(answer: OSError | list[str]) -> None:
-    async with Sender(LOOPBACK, resolve=FakeResolver(answer)) as sender:
+    async with DeliveryHttpClient(LOOPBACK, resolve=FakeResolver(answer)) as sender:
         assert await send(sender, "http://nowhere.example/") == SendResult(None, "resolve")
 
 
@@ -200,14 +200,14 @@ async def test_a_silent_name_server_times_out() -> None:
         await asyncio.Event().wait()
         return []
 
-    async with Sender(LOOPBACK, resolve=forever, connect_timeout_s=0.2) as sender:
+    async with DeliveryHttpClient(LOOPBACK, resolve=forever, connect_timeout_s=0.2) as sender:
         assert await send(sender, "http://silent.example/") == SendResult(None, "resolve")
 
 
 async def test_a_closed_port_is_a_connect_error() -> None:
     async with receiving(NO_CONTENT) as receiver:
         pass
-    async with Sender(LOOPBACK) as sender:
+    async with DeliveryHttpClient(LOOPBACK) as sender:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(None, "connect")
 
 
@@ -215,7 +215,7 @@ async def test_a_closed_port_is_a_connect_error() -> None:
 async def test_every_status_is_returned(status: int) -> None:
     async with (
         receiving(reply(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n")) as receiver,
-        Sender(LOOPBACK) as sender,
+        DeliveryHttpClient(LOOPBACK) as sender,
     ):
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(status, None)
     assert len(receiver.requests) == 1
@@ -231,7 +231,7 @@ async def _answer_twice(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 
 
 async def test_requests_that_follow_each_other_share_a_connection() -> None:
-    async with receiving(_answer_twice) as receiver, Sender(LOOPBACK) as sender:
+    async with receiving(_answer_twice) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
         url = f"http://127.0.0.1:{receiver.port}/"
         assert await send(sender, url) == (204, None)
         assert await send(sender, url) == (200, None)
@@ -245,7 +245,7 @@ async def _close_on_second(reader: asyncio.StreamReader, writer: asyncio.StreamW
 
 
 async def test_a_request_that_meets_a_closed_connection_is_sent_on_another() -> None:
-    async with receiving(_close_on_second) as receiver, Sender(LOOPBACK) as sender:
+    async with receiving(_close_on_second) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
         url = f"http://127.0.0.1:{receiver.port}/"
         assert await send(sender, url) == (204, None)
         assert await send(sender, url) == (204, None)
@@ -264,7 +264,7 @@ async def test_a_request_that_broke_off_and_cannot_be_repeated_may_have_arrived(
             raise OSError
         return [address]
 
-    async with receiving(_close_on_second) as receiver, Sender(LOOPBACK, resolve=resolve) as sender:
+    async with receiving(_close_on_second) as receiver, DeliveryHttpClient(LOOPBACK, resolve=resolve) as sender:
         url = f"http://receiver.example:{receiver.port}/"
         assert await send(sender, url) == (204, None)
         assert await send(sender, url) == SendResult(None, "lost")
@@ -282,14 +282,14 @@ async def test_a_request_that_is_sent_again_must_end_within_the_time_of_the_atte
             await asyncio.sleep(0.8)
             await NO_CONTENT(reader, writer)
 
-    async with receiving(answer_slowly) as receiver, Sender(LOOPBACK, total_timeout_s=1.5) as sender:
+    async with receiving(answer_slowly) as receiver, DeliveryHttpClient(LOOPBACK, total_timeout_s=1.5) as sender:
         url = f"http://127.0.0.1:{receiver.port}/"
         assert await send(sender, url) == (204, None)
         assert await send(sender, url) == SendResult(None, "timeout")
 
 
 async def test_a_connection_is_not_kept_for_long() -> None:
-    async with receiving(_answer_twice) as receiver, Sender(LOOPBACK) as sender:
+    async with receiving(_answer_twice) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
         url = f"http://127.0.0.1:{receiver.port}/"
         assert await send(sender, url) == (204, None)
         await asyncio.sleep(KEEPALIVE_S * 1.5)
@@ -300,13 +300,13 @@ async def test_a_connection_is_not_kept_for_long() -> None:
 async def test_redirects_are_not_followed() -> None:
     async with receiving(NO_CONTENT) as target:
         moved = f"HTTP/1.1 307 X\r\nLocation: http://127.0.0.1:{target.port}/\r\nContent-Length: 0\r\n\r\n"
-        async with receiving(reply(moved)) as receiver, Sender(LOOPBACK) as sender:
+        async with receiving(reply(moved)) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
             assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(307, None)
     assert target.dialled == []
 
 
 async def test_no_cookie_is_stored_and_no_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with receiving(NO_CONTENT) as proxy, receiving(NO_CONTENT) as receiver, Sender(LOOPBACK) as sender:
+    async with receiving(NO_CONTENT) as proxy, receiving(NO_CONTENT) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
         for _ in range(2):
@@ -326,7 +326,7 @@ async def test_only_the_beginning_of_a_huge_answer_is_read() -> None:
             await writer.drain()
             written += 65536
 
-    async with receiving(flood) as receiver, Sender(LOOPBACK) as sender:
+    async with receiving(flood) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(200, None)
     assert MAX_READ_BYTES <= written < 32 * 2**20  # no more than fits into the buffers of the sockets
 
@@ -357,7 +357,7 @@ class Flood:
 @pytest.mark.parametrize("message", [CONTINUE, b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"])
 async def test_interim_answers_without_end_are_an_answer_that_is_lost(message: bytes) -> None:
     flood = Flood(message)
-    async with receiving(flood) as receiver, Sender(LOOPBACK) as sender:
+    async with receiving(flood) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == NO_ANSWER
         await flood.closed.wait()
     assert flood.written < 10 * MAX_ANSWER_BYTES
@@ -373,7 +373,7 @@ async def test_a_flood_after_the_answer_ends_the_connection(message: bytes) -> N
         await is_answered.wait()
         await flood(reader, writer)
 
-    async with receiving(answer_then_flood) as receiver, Sender(LOOPBACK) as sender:
+    async with receiving(answer_then_flood) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(204, None)
         is_answered.set()
         await flood.closed.wait()
@@ -385,7 +385,7 @@ async def test_a_request_that_meets_a_flood_on_a_kept_connection_is_not_sent_aga
         await _close_on_second(reader, writer)
         await Flood(CONTINUE)(reader, writer)
 
-    async with receiving(answer_then_flood) as receiver, Sender(LOOPBACK) as sender:
+    async with receiving(answer_then_flood) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
         url = f"http://127.0.0.1:{receiver.port}/"
         assert await send(sender, url) == SendResult(204, None)
         assert await send(sender, url) == NO_ANSWER
@@ -401,7 +401,7 @@ async def test_each_answer_on_a_connection_may_be_long() -> None:
             writer.write(answer)
             await reader.readuntil(b"\r\n\r\na=b")
 
-    async with receiving(answer_all) as receiver, Sender(LOOPBACK) as sender:
+    async with receiving(answer_all) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
         for _ in range(requests):
             assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(200, None)
     assert len(receiver.dialled) == 1
@@ -409,13 +409,13 @@ async def test_each_answer_on_a_connection_may_be_long() -> None:
 
 async def test_a_compressed_answer_is_not_decompressed() -> None:
     answer = reply("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc")
-    async with receiving(answer) as receiver, Sender(LOOPBACK) as sender:
+    async with receiving(answer) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(200, None)
 
 
 async def test_an_answer_that_breaks_off_after_its_status_counts() -> None:
     answer = reply("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
-    async with receiving(answer) as receiver, Sender(LOOPBACK) as sender:
+    async with receiving(answer) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(200, None)
 
 
@@ -423,12 +423,12 @@ async def test_an_answer_that_breaks_off_after_its_status_counts() -> None:
     "answer", ["", "HTTP/1.1 20", "no HTTP at all\r\n\r\n", f"HTTP/1.1 200 OK\r\nA: {'b' * 100_000}\r\n\r\n"]
 )
 async def test_an_invalid_answer_counts_as_lost(answer: str) -> None:
-    async with receiving(reply(answer)) as receiver, Sender(LOOPBACK) as sender:
+    async with receiving(reply(answer)) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(None, "lost")
 
 
 async def test_a_silent_receiver_times_out() -> None:
-    async with receiving(never_answer) as receiver, Sender(LOOPBACK, read_timeout_s=0.2) as sender:
+    async with receiving(never_answer) as receiver, DeliveryHttpClient(LOOPBACK, read_timeout_s=0.2) as sender:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(None, "timeout")
 
 
@@ -439,7 +439,7 @@ async def test_a_receiver_that_answers_byte_by_byte_times_out() -> None:
             await writer.drain()
             await asyncio.sleep(0.05)
 
-    async with receiving(trickle) as receiver, Sender(LOOPBACK, total_timeout_s=0.5) as sender:
+    async with receiving(trickle) as receiver, DeliveryHttpClient(LOOPBACK, total_timeout_s=0.5) as sender:
         started = monotonic()
         error = await send(sender, f"http://127.0.0.1:{receiver.port}/")
         assert error.error in ("timeout", "lost")
@@ -454,12 +454,12 @@ async def test_an_endless_body_does_not_change_the_result() -> None:
             await writer.drain()
             await asyncio.sleep(0.05)
 
-    async with receiving(trickle) as receiver, Sender(LOOPBACK, total_timeout_s=0.5) as sender:
+    async with receiving(trickle) as receiver, DeliveryHttpClient(LOOPBACK, total_timeout_s=0.5) as sender:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(200, None)
 
 
 async def test_a_receiver_that_hangs_uses_a_limited_number_of_connections() -> None:
-    async with receiving(never_answer) as hanging, receiving(NO_CONTENT) as well, Sender(LOOPBACK) as sender:
+    async with receiving(never_answer) as hanging, receiving(NO_CONTENT) as well, DeliveryHttpClient(LOOPBACK) as sender:
         stuck = [asyncio.create_task(send(sender, f"http://127.0.0.1:{hanging.port}/")) for _ in range(150)]
         while hanging.open < MAX_CONNECTIONS_PER_HOST:
             await asyncio.sleep(0.01)
@@ -475,7 +475,7 @@ async def test_a_receiver_that_hangs_uses_a_limited_number_of_connections() -> N
 
 async def test_closing_aborts_requests_in_flight() -> None:
     async with receiving(never_answer) as receiver:
-        async with Sender(LOOPBACK) as sender:
+        async with DeliveryHttpClient(LOOPBACK) as sender:
             under_way = asyncio.create_task(send(sender, f"http://127.0.0.1:{receiver.port}/"))
             while not receiver.requests:
                 await asyncio.sleep(0.01)
@@ -531,8 +531,8 @@ async def test_the_certificate_is_checked_for_the_name_and_not_for_the_address(t
     names = FakeResolver(["127.0.0.1"])
     async with (
         receiving(NO_CONTENT, ssl=authority.server("hooks.example")) as receiver,
-        Sender(LOOPBACK, resolve=names, tls=authority.trusted()) as sender,
-        Sender(LOOPBACK, resolve=names) as intruder,
+        DeliveryHttpClient(LOOPBACK, resolve=names, tls=authority.trusted()) as sender,
+        DeliveryHttpClient(LOOPBACK, resolve=names) as intruder,
     ):
         assert await send(sender, f"https://hooks.example:{receiver.port}/") == SendResult(204, None)
         assert await send(sender, f"https://other.example:{receiver.port}/") == SendResult(None, "tls")
@@ -550,7 +550,7 @@ async def test_nothing_is_sent_in_clear_to_a_receiver_without_tls() -> None:
         writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
         writer.close()
 
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, Sender(LOOPBACK) as sender:
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, DeliveryHttpClient(LOOPBACK) as sender:
         port = server.sockets[0].getsockname()[1]
         assert await send(sender, f"https://127.0.0.1:{port}/") == SendResult(None, "tls")
     assert received_bytes

@@ -20,9 +20,9 @@ from app.calls.settlement import make_record_change
 from app.calls.store import DELIVERIES_CHANNEL
 from app.database.listener import Listener
 from app.deliveries.addresses import AllowList
-from app.deliveries.sender import Sender
-from app.jobs.deliver import Deliverer
-from app.jobs.dial import Dialer
+from app.deliveries.sender import DeliveryHttpClient
+from app.jobs.deliver import DeliverySender
+from app.jobs.dial import ScheduledCallDialer
 from app.jobs.resolve import OutcomeResolver
 from app.observability import Metrics
 from app.security.keyring import Keyring
@@ -100,8 +100,8 @@ async def _deliver(gateway: Gateway, tenant: Tenant) -> None:
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM delivery WHERE tenant_id <> :id"), {"id": tenant.id})
     signing = SigningSettingsCache(gateway.database, Keyring(gateway.settings.require_secret_keys()))
-    async with Sender(AllowList.parse(LOOPBACK), read_timeout_s=5) as sender:
-        deliverer = Deliverer(gateway.database, signing, sender, Metrics())
+    async with DeliveryHttpClient(AllowList.parse(LOOPBACK), read_timeout_s=5) as sender:
+        deliverer = DeliverySender(gateway.database, signing, sender, Metrics())
         await deliver_all(deliverer)
 
 
@@ -274,12 +274,12 @@ async def test_a_delivery_whose_call_has_no_url_fails_as_one_with_an_invalid_url
 
 
 @pytest.fixture
-async def dialer(gateway: Gateway) -> AsyncIterator[Dialer]:
+async def dialer(gateway: Gateway) -> AsyncIterator[ScheduledCallDialer]:
     async with running_dialer(gateway) as running:
         yield running
 
 
-async def _dial(gateway: Gateway, dialer: Dialer, tenant: Tenant, *, change: str = "due_at = now()") -> None:
+async def _dial(gateway: Gateway, dialer: ScheduledCallDialer, tenant: Tenant, *, change: str = "due_at = now()") -> None:
     """Changes the tenant's scheduled calls (by default makes them due now), and dials those that are due."""
     async with gateway.database.begin() as session:
         await session.execute(text(f"UPDATE scheduled_dial SET {change} WHERE tenant_id = :id"), {"id": tenant.id})  # noqa: S608
@@ -287,7 +287,9 @@ async def _dial(gateway: Gateway, dialer: Dialer, tenant: Tenant, *, change: str
     await dial_all(dialer)
 
 
-async def test_a_scheduled_call_that_waits_again_is_settled_only_at_its_end(gateway: Gateway, dialer: Dialer) -> None:
+async def test_a_scheduled_call_that_waits_again_is_settled_only_at_its_end(
+    gateway: Gateway, dialer: ScheduledCallDialer
+) -> None:
     async with running_upstream(error(401, 20003), created(sid=SID[:-1] + "9")) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         call = (await tenant.create(**SETTLED, priority="normal")).json()
@@ -299,7 +301,7 @@ async def test_a_scheduled_call_that_waits_again_is_settled_only_at_its_end(gate
     assert await _reported(tenant, call["id"]) == [("settled", "started", "response")]
 
 
-async def test_canceled_and_expired_calls_are_settled(gateway: Gateway, dialer: Dialer) -> None:
+async def test_canceled_and_expired_calls_are_settled(gateway: Gateway, dialer: ScheduledCallDialer) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         canceled, expired, silent = [
@@ -319,7 +321,7 @@ async def test_canceled_and_expired_calls_are_settled(gateway: Gateway, dialer: 
 
 @pytest.mark.parametrize("requested", [["settled"], ["completed"]], ids=["same sender", "other sender"])
 async def test_a_scheduled_call_is_corrected_after_its_end_was_delivered(
-    gateway: Gateway, dialer: Dialer, requested: list[str]
+    gateway: Gateway, dialer: ScheduledCallDialer, requested: list[str]
 ) -> None:
     # As when a request is repeated with the key of a call that was withdrawn.
     async with running_upstream(created(sid=f"CA{uuid4().hex}")) as upstream:

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
-from app.jobs.rollup import RollUp
+from app.jobs.rollup import CallCountRollUp
 from tests.console.test_browser import Tab
 from tests.support.browser import BROWSER_MARKS, Seen, chromium
 from tests.support.gateway import Gateway, Tenant
@@ -66,7 +66,7 @@ async def test_plots_have_the_colours_of_the_scheme_and_say_the_values_at_the_cu
 ) -> None:
     await tenant.create()
     await gateway.database.fetch("UPDATE rollup_progress SET rolled_until = date_trunc('minute', now()) - interval '2 hours'")
-    while await RollUp(gateway.database, timedelta(days=30), has_public_url=False).step():
+    while await CallCountRollUp(gateway.database, timedelta(days=30), has_public_url=False).step():
         pass
     await gateway.database.fetch("UPDATE rollup SET started = 7 WHERE seconds = 60 AND tenant_id = ''")
     tab, _ = await _tab(context, gateway)

@@ -14,7 +14,7 @@ from app.calls.creation.grants.store import grant_call, lock_account_pace
 from app.calls.ids import creation_time_of_id
 from app.console.now.figure_store import read_figures
 from app.console.now.store import MAX_COUNTED_ROWS, MAX_LISTED_ROWS, NowPageFacts, read_now_page_facts
-from app.jobs.rollup import RollUp
+from app.jobs.rollup import CallCountRollUp
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, browser, cookie_of, follow, text_of
 from tests.console.rows import add_delivery
@@ -35,7 +35,7 @@ async def _roll_up(gateway: Gateway) -> None:
     await gateway.database.fetch(
         "UPDATE rollup_progress SET rolled_until = date_trunc('minute', now()) - interval '20 minutes'"
     )
-    rollup = RollUp(gateway.database, timedelta(days=30), has_public_url=bool(gateway.settings.public_url))
+    rollup = CallCountRollUp(gateway.database, timedelta(days=30), has_public_url=bool(gateway.settings.public_url))
     while await rollup.step():
         pass
 

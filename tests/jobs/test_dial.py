@@ -13,7 +13,7 @@ from sqlalchemy import text
 from app.calls.creation.grants.service import grant_calls
 from app.calls.status_callbacks import StatusCallbacks, changed_callback_columns
 from app.jobs.deadlines import RingDeadlineEnforcer
-from app.jobs.dial import Dialer
+from app.jobs.dial import ScheduledCallDialer
 from app.observability import Metrics
 from app.services import services
 from app.tenants.caller import COMMAND_LINE_CALLER
@@ -26,7 +26,7 @@ SID = "CA" + "d" * 32
 
 
 @pytest.fixture
-async def dialer(gateway: Gateway) -> AsyncIterator[Dialer]:
+async def dialer(gateway: Gateway) -> AsyncIterator[ScheduledCallDialer]:
     async with running_dialer(gateway) as running:
         yield running
 
@@ -40,7 +40,9 @@ def later(**delta: float) -> str:
     return (datetime.now(UTC) + timedelta(**delta)).isoformat()
 
 
-async def test_a_scheduled_call_waits_and_is_dialled_once(tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
+async def test_a_scheduled_call_waits_and_is_dialled_once(
+    tenant: Tenant, upstream: Upstream, dialer: ScheduledCallDialer
+) -> None:
     response = await tenant.create("reminder", priority="normal")
     waiting = response.json()
     assert (response.status_code, waiting["execution"], waiting["sid"]) == (202, "scheduled", None)
@@ -59,7 +61,7 @@ async def test_a_scheduled_call_waits_and_is_dialled_once(tenant: Tenant, upstre
     assert types == ["call.scheduled", "call.pending", "call.started"]
 
 
-async def test_a_call_is_not_dialled_before_its_time(tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
+async def test_a_call_is_not_dialled_before_its_time(tenant: Tenant, upstream: Upstream, dialer: ScheduledCallDialer) -> None:
     response = await tenant.create(not_before=later(hours=1))
     parameters = response.json()["parameters"]
     ring_by = datetime.fromisoformat(parameters["ring_by"]) - datetime.fromisoformat(parameters["not_before"])
@@ -69,7 +71,7 @@ async def test_a_call_is_not_dialled_before_its_time(tenant: Tenant, upstream: U
     assert (await record(tenant, response.json()["id"]))["execution"] == "scheduled"
 
 
-async def test_a_canceled_call_never_rings(tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
+async def test_a_canceled_call_never_rings(tenant: Tenant, upstream: Upstream, dialer: ScheduledCallDialer) -> None:
     call = (await tenant.create("k", priority="normal")).json()
     response = await tenant.http.patch(f"/v1/calls/{call['id']}", json={"status": "canceled"})
     ended = response.json()
@@ -89,7 +91,9 @@ async def test_a_waiting_call_can_only_be_canceled(tenant: Tenant) -> None:
     assert (await record(tenant, call["id"]))["execution"] == "scheduled"
 
 
-async def test_a_call_expires_at_its_deadline(gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
+async def test_a_call_expires_at_its_deadline(
+    gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: ScheduledCallDialer
+) -> None:
     ring_by = later(minutes=1)
     call = (await tenant.create("k", ring_by=ring_by)).json()
     await gateway.database.fetch("UPDATE scheduled_dial SET ring_by = now() WHERE call_id = $1", UUID(call["id"]))
@@ -199,7 +203,9 @@ async def test_a_call_whose_account_has_no_credential_for_a_while_waits(gateway:
     assert len(upstream.posts) == 1
 
 
-async def test_a_call_that_has_become_invalid_ends_with_its_faults(gateway: Gateway, tenant: Tenant, dialer: Dialer) -> None:
+async def test_a_call_that_has_become_invalid_ends_with_its_faults(
+    gateway: Gateway, tenant: Tenant, dialer: ScheduledCallDialer
+) -> None:
     await gateway.tenants.create_sip_credential(tenant.id, "pbx", username="u", password="p")
     call = (await tenant.create("k", priority="normal", sip_credential="pbx")).json()
     await gateway.tenants.delete_sip_credential(tenant.id, "pbx")
@@ -260,7 +266,9 @@ async def set_pace(gateway: Gateway, tenant: Tenant, **columns: float) -> None:
         await session.execute(text(statement), {"id": tenant.id})
 
 
-async def test_the_pace_of_an_account_is_kept(gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
+async def test_the_pace_of_an_account_is_kept(
+    gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: ScheduledCallDialer
+) -> None:
     await set_pace(gateway, tenant, calls_per_second=0.001, burst=2)
     for _ in range(4):
         await tenant.create(priority="normal")
@@ -269,7 +277,7 @@ async def test_the_pace_of_an_account_is_kept(gateway: Gateway, tenant: Tenant, 
 
 
 async def test_a_slot_is_free_again_when_its_call_has_ended(
-    gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: Dialer
+    gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: ScheduledCallDialer
 ) -> None:
     await set_pace(gateway, tenant, max_concurrent=2)
     for _ in range(3):
@@ -284,7 +292,9 @@ async def test_a_slot_is_free_again_when_its_call_has_ended(
     assert len(upstream.posts) == 3
 
 
-async def test_two_workers_grant_each_call_once(gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
+async def test_two_workers_grant_each_call_once(
+    gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: ScheduledCallDialer
+) -> None:
     calls = [(await tenant.create(priority="normal")).json()["id"] for _ in range(40)]
     async with running_dialer(gateway) as other:
         await asyncio.gather(dial_all(dialer), dial_all(other))
@@ -294,7 +304,7 @@ async def test_two_workers_grant_each_call_once(gateway: Gateway, tenant: Tenant
 
 
 async def test_a_call_waits_for_the_hours_of_its_queue(
-    gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: Dialer
+    gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: ScheduledCallDialer
 ) -> None:
     """The calling hours are checked when the call is scheduled and again when the worker would dial it."""
     now = datetime.now(UTC)
@@ -319,7 +329,9 @@ async def test_a_call_waits_for_the_hours_of_its_queue(
     assert in_its_zone.json()["errors"][0]["code"] == "unknown_time_zone"
 
 
-async def test_a_paused_queue_keeps_its_calls_and_no_others(tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
+async def test_a_paused_queue_keeps_its_calls_and_no_others(
+    tenant: Tenant, upstream: Upstream, dialer: ScheduledCallDialer
+) -> None:
     (await tenant.http.put("/v1/queues/slow", json={"paused": True})).raise_for_status()
     await tenant.create(queue="slow", to="sip:first@example.com")
     await tenant.create(priority="bulk", to="sip:second@example.com")
@@ -452,7 +464,9 @@ def test_a_call_with_a_delivery_keeps_what_that_and_the_next_one_need(
 @pytest.mark.parametrize(
     ("status", "redials"), [("busy", 1), ("no-answer", 1), ("failed", 0), ("canceled", 0), ("completed", 0)]
 )
-async def test_a_redial_is_a_new_record(gateway: Gateway, tenant: Tenant, dialer: Dialer, status: str, redials: int) -> None:
+async def test_a_redial_is_a_new_record(
+    gateway: Gateway, tenant: Tenant, dialer: ScheduledCallDialer, status: str, redials: int
+) -> None:
     redial = {"on": ["no-answer", "busy"], "times": 2, "after_s": 900}
     first = (await tenant.create(status, priority="urgent", redial=redial)).json()
     await dial_all(dialer)
@@ -563,7 +577,7 @@ async def test_no_redial_follows_a_request_to_end_the_call_that_twilio_has_accep
 
 
 async def test_a_stored_request_to_end_an_earlier_attempt_prevents_no_redial(
-    gateway: Gateway, tenant: Tenant, dialer: Dialer
+    gateway: Gateway, tenant: Tenant, dialer: ScheduledCallDialer
 ) -> None:
     redial = {"on": ["busy"], "times": 1, "after_s": 900}
     call_id = (await tenant.create(priority="normal", redial=redial)).json()["id"]
@@ -574,7 +588,9 @@ async def test_a_stored_request_to_end_an_earlier_attempt_prevents_no_redial(
     assert await _waiting(tenant) == [call_id]
 
 
-async def test_redials_end_when_they_are_used_up(gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: Dialer) -> None:
+async def test_redials_end_when_they_are_used_up(
+    gateway: Gateway, tenant: Tenant, upstream: Upstream, dialer: ScheduledCallDialer
+) -> None:
     await tenant.create(priority="normal", redial={"on": ["busy"], "times": 2, "after_s": 1})
     for _ in range(4):
         await dial_all(dialer)

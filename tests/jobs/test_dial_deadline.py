@@ -8,7 +8,7 @@ from uuid import UUID
 from app.calls.creation.grants.service import grant_calls
 from app.calls.creation.grants.store import DialGrant
 from app.clock import monotonic_seconds
-from app.jobs.dial import Dialer
+from app.jobs.dial import ScheduledCallDialer
 from tests.support.gateway import Gateway, Tenant
 from tests.support.jobs import running_dialer
 from tests.support.upstream import created, created_after_release, error, running_upstream
@@ -30,7 +30,7 @@ async def _grant(gateway: Gateway, tenant: Tenant) -> DialGrant:
     return grant
 
 
-async def _attempts_before_it_expired(gateway: Gateway, dialer: Dialer, tenant: Tenant, call_id: str) -> list[str]:
+async def _attempts_before_it_expired(gateway: Gateway, dialer: ScheduledCallDialer, tenant: Tenant, call_id: str) -> list[str]:
     """Asserts that the call waits again, and expires when its `ring_by` is set to now. Returns the results of the attempts."""
     event = (await tenant.events(call_id))[-1]
     assert event["type"] == "call.scheduled"

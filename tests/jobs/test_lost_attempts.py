@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from app.jobs.dial import Dialer
+from app.jobs.dial import ScheduledCallDialer
 from tests.support.gateway import Gateway, Tenant
 from tests.support.jobs import running_dialer
 from tests.support.upstream import Behaviour, Upstream, after, created, created_after_release, error, reset, running_upstream
@@ -26,7 +26,7 @@ _LOSE_GRANT = """
 _WAIT_AGAIN = "INSERT INTO scheduled_dial SELECT * FROM jsonb_populate_record(NULL::scheduled_dial, $1)"
 
 
-async def _dialling(dialer: Dialer, upstream: Upstream, posts: int) -> None:
+async def _dialling(dialer: ScheduledCallDialer, upstream: Upstream, posts: int) -> None:
     """Runs the dialer until Twilio has received `posts` requests."""
     async with asyncio.timeout(TIMEOUT_S):
         while len(upstream.posts) < posts:

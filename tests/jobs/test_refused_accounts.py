@@ -11,14 +11,14 @@ from app.calls.creation.grants.service import MAX_GRANTS_PER_TRANSACTION
 from app.calls.creation.refused_accounts import apply_outcome_to_account
 from app.calls.models import Call
 from app.errors import InternalError, UpstreamUnreachable
-from app.jobs.dial import Dialer
+from app.jobs.dial import ScheduledCallDialer
 from app.scheduling.refused_accounts import resume_account, slow_account_down
 from tests.support.gateway import Gateway, Tenant
 from tests.support.jobs import running_dialer
 from tests.support.upstream import Behaviour, created, error, running_upstream
 
 
-async def dial_one_round(dialer: Dialer) -> None:
+async def dial_one_round(dialer: ScheduledCallDialer) -> None:
     await dialer.step()
     await dialer.drain()
 

@@ -28,7 +28,7 @@ from app.database.engine import Database
 from app.database.pool import Pool
 from app.doctor.grants import check_dial_grants
 from app.errors import CommandFailed
-from app.jobs.dial import Dialer
+from app.jobs.dial import ScheduledCallDialer
 from app.jobs.lost_grants import LostGrantWatch
 from app.jobs.release.service import GrantRelease, ReleaseReport
 from app.observability import Metrics
@@ -64,7 +64,7 @@ def entry(digit: str, to: str = "sip:kate@example.com", **fields: Any) -> dict[s
 
 
 @pytest.fixture
-async def dialer(gateway: Gateway) -> AsyncIterator[Dialer]:
+async def dialer(gateway: Gateway) -> AsyncIterator[ScheduledCallDialer]:
     async with running_dialer(gateway) as running:
         yield running
 
@@ -130,7 +130,9 @@ async def is_halted(gateway: Gateway) -> bool:
     return state is not None and not state.may_grant
 
 
-async def test_grants_halted_by_hand_go_on_after_a_release(gateway: Gateway, dialer: Dialer, tmp_path: Path) -> None:
+async def test_grants_halted_by_hand_go_on_after_a_release(
+    gateway: Gateway, dialer: ScheduledCallDialer, tmp_path: Path
+) -> None:
     """A restored snapshot has the identity of its original, so docs/backup.md has the operator halt grants by hand."""
     assert "\ncallgate queues halt\n" in BACKUP.read_text()
     url = gateway.settings.require_database_url()
@@ -214,7 +216,7 @@ async def test_a_halt_of_another_role_waits_for_grants_and_not_for_a_backup(gate
         assert (await GrantHalt(pool).run(command_actor())).is_complete
 
 
-async def test_a_call_that_twilio_has_is_started_and_others_wait(gateway: Gateway, dialer: Dialer) -> None:
+async def test_a_call_that_twilio_has_is_started_and_others_wait(gateway: Gateway, dialer: ScheduledCallDialer) -> None:
     async with running_upstream(twilio(entry("1"))) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         rung = (await tenant.create(priority="normal")).json()
@@ -248,7 +250,7 @@ async def test_a_call_that_twilio_has_is_started_and_others_wait(gateway: Gatewa
 
 
 async def test_a_lost_grant_is_found_also_if_another_worker_went_on_before_it_was_noticed(
-    gateway: Gateway, dialer: Dialer
+    gateway: Gateway, dialer: ScheduledCallDialer
 ) -> None:
     """A worker that starts after a restore knows no counts of grants: it grants calls until another worker sees the loss."""
     rang_at = datetime.now(UTC) - timedelta(hours=2)
@@ -284,7 +286,7 @@ async def test_a_lost_grant_is_found_also_if_another_worker_went_on_before_it_wa
     ids=["two calls at Twilio", "two waiting calls", "a call without its direction", "an address that may be the same"],
 )
 async def test_a_call_in_doubt_is_unknown_and_never_dialled(
-    gateway: Gateway, dialer: Dialer, fields: list[dict[str, Any]], number: int
+    gateway: Gateway, dialer: ScheduledCallDialer, fields: list[dict[str, Any]], number: int
 ) -> None:
     async with running_upstream(twilio(*(entry(**each) for each in fields))) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
@@ -305,7 +307,7 @@ async def test_a_call_in_doubt_is_unknown_and_never_dialled(
         assert upstream.posts == []
 
 
-async def test_a_call_of_another_record_is_no_doubt(gateway: Gateway, dialer: Dialer) -> None:
+async def test_a_call_of_another_record_is_no_doubt(gateway: Gateway, dialer: ScheduledCallDialer) -> None:
     async with running_upstream(created(sid="CA" + "7" * 32), twilio(entry("7"))) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         assert (await tenant.create()).status_code == 201
@@ -350,7 +352,7 @@ async def test_twilio_is_asked_once_for_all_waiting_calls_or_once_for_each_addre
 
 @pytest.mark.parametrize("is_expired", [False, True])
 async def test_a_search_does_not_take_the_call_of_a_lost_grant_for_its_own(
-    gateway: Gateway, dialer: Dialer, is_expired: bool
+    gateway: Gateway, dialer: ScheduledCallDialer, is_expired: bool
 ) -> None:
     """The call at Twilio belongs to a scheduled call. The request whose outcome is unknown has started none."""
     async with running_upstream(reset, twilio(entry("c"))) as upstream, running_resolver(gateway, searches=1) as resolver:
@@ -382,7 +384,7 @@ async def test_a_search_does_not_take_the_call_of_a_lost_grant_for_its_own(
     [(error(401, 20003), "credential_rejected"), (answer(500), "status_500"), (None, "clock_offset_unknown")],
 )
 async def test_without_an_answer_of_twilio_nothing_is_released(
-    gateway: Gateway, dialer: Dialer, listing: Behaviour | None, reason: str
+    gateway: Gateway, dialer: ScheduledCallDialer, listing: Behaviour | None, reason: str
 ) -> None:
     behaviour = twilio(listing=listing or answer(200, {"calls": [], "next_page_uri": None}, headers={"Date": "never"}))
     async with running_upstream(behaviour) as upstream:
@@ -423,7 +425,7 @@ async def test_a_call_that_a_callback_has_settled_keeps_no_right_and_has_a_slot(
         assert len(await gateway.database.fetch("SELECT FROM dial_slot WHERE call_id = $1", call_id)) == 1
 
 
-async def test_what_was_settled_before_a_failure_stays(gateway: Gateway, dialer: Dialer) -> None:
+async def test_what_was_settled_before_a_failure_stays(gateway: Gateway, dialer: ScheduledCallDialer) -> None:
     async with running_upstream(twilio(entry("8"))) as upstream, running_upstream(twilio(listing=answer(500))) as failing:
         first, second = await gateway.add_tenant(upstream.url), await gateway.add_tenant(failing.url)
         rung = (await first.create(priority="normal")).json()
@@ -495,7 +497,9 @@ async def test_a_halt_by_hand_ends_a_release_that_has_begun(gateway: Gateway) ->
         assert await is_halted(gateway)
 
 
-async def test_a_restored_dump_grants_nothing(gateway: Gateway, dialer: Dialer, database_url: str, tmp_path: Path) -> None:
+async def test_a_restored_dump_grants_nothing(
+    gateway: Gateway, dialer: ScheduledCallDialer, database_url: str, tmp_path: Path
+) -> None:
     """A dump that is restored on the same server has the same system identifier and timeline as the original database."""
     async with running_upstream(twilio()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)

@@ -255,7 +255,7 @@ async def test_a_list_that_is_read_to_refresh_calls_binds_a_call_of_unknown_outc
             metrics=resolver.metrics,
             interval=timedelta(seconds=30),
             fetch_deadline_s=20.0,
-            list_checks=(resolver.bind_listed_calls,),
+            first_page_checks=(resolver.bind_listed_calls,),
         )
         while await run_step(refresher):
             pass

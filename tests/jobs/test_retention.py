@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from app.calls.ids import lowest_call_id_at
 from app.database.partitions import make_partitions
-from app.jobs.deliver import Deliverer
+from app.jobs.deliver import DeliverySender
 from app.jobs.partitions import AUDIT_TABLES
 from app.jobs.retain import BATCH_SIZE, Retention
 from app.jobs.worker import make_jobs
@@ -297,7 +297,7 @@ async def test_audit_events_have_a_retention_period_of_their_own(gateway: Gatewa
 async def test_nothing_is_deleted_without_a_retention_period(gateway: Gateway, days: int | None, expiring: bool) -> None:
     settings = settings_for(gateway.settings.require_database_url(), retention_days=days)
     async with services(settings, Metrics()) as state:
-        deliverer = Deliverer(state["database"], state["delivery_signing"], None, Metrics())  # type: ignore[arg-type]  # unused
+        deliverer = DeliverySender(state["database"], state["delivery_signing"], None, Metrics())  # type: ignore[arg-type]  # unused
         names = {job.name for job in make_jobs(settings, state, Metrics(), deliverer)}
     assert ({"expire_calls", "expire_default_partitions", "drop_partitions"} <= names) is expiring
     assert {"expire_audit_default_partition", "drop_audit_partitions"} <= names

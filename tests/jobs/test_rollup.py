@@ -14,7 +14,7 @@ import pytest
 
 from app.calls.ids import lowest_call_id_at
 from app.database.engine import Database
-from app.jobs.rollup import RollUp
+from app.jobs.rollup import CallCountRollUp
 from app.jobs.worker import run_worker
 from app.observability import Metrics
 from app.rollups.store import LATENCY_BOUNDS_MS, ROLL_UP_PERIOD
@@ -61,11 +61,13 @@ async def database(gateway: Gateway, tenants: None) -> Database:
     return gateway.database
 
 
-def _rollup(database: Database, *, keep: timedelta = timedelta(days=30), calls_kept_for: timedelta | None = None) -> RollUp:
-    return RollUp(database, keep, calls_kept_for, has_public_url=True)
+def _rollup(
+    database: Database, *, keep: timedelta = timedelta(days=30), calls_kept_for: timedelta | None = None
+) -> CallCountRollUp:
+    return CallCountRollUp(database, keep, calls_kept_for, has_public_url=True)
 
 
-async def _roll_up_all(rollup: RollUp) -> None:
+async def _roll_up_all(rollup: CallCountRollUp) -> None:
     while await rollup.step():
         pass
 

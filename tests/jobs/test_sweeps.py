@@ -174,7 +174,7 @@ async def test_listed_calls_are_updated_although_a_check_of_the_list_fails(
 
     placed = await create(tenant, MIN_CALLS_FOR_LIST)
     twilio.clock.move(seconds=120)
-    await refresh_all(gateway, replace(refresher, list_checks=(fail, fail)))
+    await refresh_all(gateway, replace(refresher, first_page_checks=(fail, fail)))
     assert len(checked) == 2
     assert await twilio.requests(tenant) == {"GET Calls": 1}
     assert all(record["status"] in TERMINAL for record in (await read_records(tenant, placed)).values())

@@ -24,12 +24,14 @@ OLD, YOUNG = timedelta(minutes=30), timedelta(minutes=1)
 @pytest.fixture
 async def refresher(gateway: Gateway) -> AsyncIterator[CallRefresher]:
     async with running_refresher(gateway) as running:
-        yield replace(running, list_checks=(make_detector(running).check_page,))
+        yield replace(running, first_page_checks=(make_detector(running).check_page,))
 
 
 def make_detector(refresher: CallRefresher) -> UnrecordedCallDetector:
     database, directory, metrics = refresher.database, refresher.directory, refresher.metrics
-    return UnrecordedCallDetector(database, directory, metrics, max_start_delay=MAX_START_DELAY, kept_for=timedelta(days=7))
+    return UnrecordedCallDetector(
+        database, directory, metrics, max_start_delay=MAX_START_DELAY, retention_period=timedelta(days=7)
+    )
 
 
 def entry(age: timedelta = OLD, **fields: Any) -> dict[str, Any]:
@@ -161,5 +163,5 @@ async def test_a_call_is_counted_once_it_is_old_enough(gateway: Gateway, refresh
     async with running_upstream(account(entry())) as upstream:
         tenant = await add_account_long_ago(gateway, upstream.url)
         ids = await place_calls(tenant)
-        assert await sweep(gateway, replace(refresher, list_checks=(patient.check_page,)), ids) == 0
-        assert await sweep(gateway, replace(refresher, list_checks=(detector.check_page,)), ids) == 1
+        assert await sweep(gateway, replace(refresher, first_page_checks=(patient.check_page,)), ids) == 0
+        assert await sweep(gateway, replace(refresher, first_page_checks=(detector.check_page,)), ids) == 1

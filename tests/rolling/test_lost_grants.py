@@ -11,7 +11,7 @@ import pytest
 
 from app.doctor.grants import check_dial_grants
 from app.errors import DatabaseUnavailable
-from app.jobs.dial import Dialer
+from app.jobs.dial import ScheduledCallDialer
 from app.jobs.lost_grants import LostGrantWatch
 from app.schema import migrate
 from simulator.config import SimulatorConfig
@@ -36,7 +36,7 @@ def pair() -> Iterator[Pair]:
 
 
 @asynccontextmanager
-async def _running(pair: Pair) -> AsyncIterator[tuple[Gateway, Dialer, Tenant, str]]:
+async def _running(pair: Pair) -> AsyncIterator[tuple[Gateway, ScheduledCallDialer, Tenant, str]]:
     await asyncio.to_thread(migrate, pair.url)
     async with (
         served(create_simulator(SimulatorConfig(open_mode=True))) as simulator,
@@ -46,12 +46,12 @@ async def _running(pair: Pair) -> AsyncIterator[tuple[Gateway, Dialer, Tenant, s
         yield gateway, dialer, await gateway.add_tenant(simulator), simulator
 
 
-async def _promote(pair: Pair, tenant: Tenant, dialer: Dialer) -> None:
+async def _promote(pair: Pair, tenant: Tenant, dialer: ScheduledCallDialer) -> None:
     await pair.standby.execute("SELECT pg_promote()")
     await reconnected(tenant, dialer, within_s=RECOVERY_TIMEOUT_S)
 
 
-async def reconnected(tenant: Tenant, dialer: Dialer, *, within_s: float) -> None:
+async def reconnected(tenant: Tenant, dialer: ScheduledCallDialer, *, within_s: float) -> None:
     """Returns when the API and the worker have new database connections. Raises TimeoutError after `within_s` seconds."""
     async with asyncio.timeout(within_s):
         while (await tenant.http.get("/v1/calls")).status_code != 200:

@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from app.calls.creation.grants.service import grant_calls
 from app.database.engine import Database
 from app.doctor.grants import check_dial_grants
-from app.jobs.gauges import Gauges
+from app.jobs.gauges import BacklogGauges
 from app.jobs.lost_grants import LostGrantWatch
 from app.observability import Metrics
 from app.scheduling.grant_counters import GrantCounters
@@ -32,7 +32,7 @@ async def nothing_recorded(gateway: Gateway) -> None:
 
 async def halted_gauge(gateway: Gateway) -> float:
     metrics = Metrics()
-    await Gauges(gateway.database, metrics, GrantCounters()).step()
+    await BacklogGauges(gateway.database, metrics, GrantCounters()).step()
     families = text_string_to_metric_families(metrics.exposition().decode())
     return next(family.samples[0].value for family in families if family.name == "callgate_grants_halted")
 

@@ -9,7 +9,7 @@ import pytest
 
 from app.scheduling import statistics
 from app.scheduling.models import NO_QUEUE
-from app.scheduling.statistics import SchedulingBacklog, scheduling_backlog
+from app.scheduling.statistics import SchedulingBacklog, read_scheduling_backlog
 from tests.support.gateway import Gateway, Tenant
 from tests.support.upstream import created, running_upstream
 
@@ -64,7 +64,7 @@ async def waiting(gateway: Gateway) -> Waiting:
 
 
 async def _measured(gateway: Gateway) -> SchedulingBacklog:
-    return await scheduling_backlog(gateway.database, priority_count=PRIORITY_COUNT)
+    return await read_scheduling_backlog(gateway.database, priority_count=PRIORITY_COUNT)
 
 
 async def test_without_calls_everything_is_zero(gateway: Gateway, waiting: Waiting) -> None:

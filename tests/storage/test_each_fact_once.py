@@ -13,8 +13,8 @@ from standardwebhooks import Webhook
 
 from app.calls.left_out import OmissibleMembers
 from app.deliveries.addresses import AllowList
-from app.deliveries.sender import Sender
-from app.jobs.deliver import Deliverer
+from app.deliveries.sender import DeliveryHttpClient
+from app.jobs.deliver import DeliverySender
 from app.observability import Metrics
 from app.security.keyring import Keyring
 from app.tenants.delivery_signing import SigningSettingsCache
@@ -271,8 +271,8 @@ async def _deliver_again(gateway: Gateway, tenant: Tenant) -> None:
             text("UPDATE delivery SET state = 'pending', next_attempt_at = now() WHERE tenant_id = :id"), {"id": tenant.id}
         )
     signing = SigningSettingsCache(gateway.database, Keyring(gateway.settings.require_secret_keys()))
-    async with Sender(AllowList.parse(LOOPBACK), read_timeout_s=2) as sender:
-        deliverer = Deliverer(gateway.database, signing, sender, Metrics())
+    async with DeliveryHttpClient(AllowList.parse(LOOPBACK), read_timeout_s=2) as sender:
+        deliverer = DeliverySender(gateway.database, signing, sender, Metrics())
         while await deliverer.step():
             await deliverer.drain()
         await deliverer.drain()

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from app.calls.search_plan import SearchPlan
 from app.calls.settlement import Settlement
 from app.jobs.account_tasks import AccountTasks
-from app.jobs.deliver import Deliverer
-from app.jobs.dial import Dialer
+from app.jobs.deliver import DeliverySender
+from app.jobs.dial import ScheduledCallDialer
 from app.jobs.refresh import CallRefresher
 from app.jobs.resolve import OutcomeResolver
 from app.observability import Metrics
@@ -58,9 +58,9 @@ async def _twilio_client(metrics: Metrics, timeout_s: float) -> AsyncIterator[Tw
 
 def make_dialer(
     state: Services, *, limit: int = 50, per_tenant: int | None = None, counters: GrantCounters | None = None
-) -> Dialer:
+) -> ScheduledCallDialer:
     """Returns a dialer with these limits on the number of dials at a time. `per_tenant` is `limit` by default."""
-    return Dialer(
+    return ScheduledCallDialer(
         state["database"],
         state["granted_call_dialer"],
         state["settlement"],
@@ -79,7 +79,7 @@ async def running_dialer(
     limit: int = 50,
     per_tenant: int | None = None,
     **settings: Any,
-) -> AsyncIterator[Dialer]:
+) -> AsyncIterator[ScheduledCallDialer]:
     """Yields a dialer whose settings are those of the gateway, except `settings`."""
     async with services(gateway.settings.model_copy(update=settings), Metrics()) as state:
         dialer = make_dialer(state, limit=limit, per_tenant=per_tenant, counters=counters)
@@ -87,7 +87,7 @@ async def running_dialer(
         await dialer.drain()
 
 
-async def dial_all(dialer: Dialer) -> None:
+async def dial_all(dialer: ScheduledCallDialer) -> None:
     """Grants and dials all calls that are due, and waits until every dial has ended."""
     while await dialer.step():
         pass
@@ -114,7 +114,7 @@ async def run_search(resolver: OutcomeResolver) -> None:
     await resolver.tasks.drain()
 
 
-async def deliver_all(deliverer: Deliverer) -> None:
+async def deliver_all(deliverer: DeliverySender) -> None:
     """Sends deliveries until none is due."""
     deliverer.wake.set()
     while deliverer.wake.is_set():

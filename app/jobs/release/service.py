@@ -247,7 +247,7 @@ class GrantRelease:
                 # A callback or a late outcome has settled the call, so it is not dialled any more.
                 if not limits.is_dry_run:
                     await audit.record_first_change(session)
-                    await store.replace_scheduled_dial_by_slot(session, waiting_call.id)
+                    await store.replace_scheduled_dial_with_slot(session, waiting_call.id)
                 return "bound"
             offset = _clock_offset(candidates, limits)
             finding = await evaluate_candidates(session, waiting_call, candidates, offset, max_start_delay=max_start_delay)
@@ -270,7 +270,7 @@ class GrantRelease:
         later search does not cover. If the result is also inconclusive, no later search is planned, because only a callback can
         show the outcome.
         """
-        await store.replace_scheduled_dial_by_slot(session, call.id)
+        await store.replace_scheduled_dial_with_slot(session, call.id)
         await repository.add_event(session, call.id, "call.searched", {"result": finding.result, **finding.data})
         if finding.resource is not None:
             await self.settlement.bind_twilio_call(session, call, finding.resource, by="list", data={})

@@ -67,7 +67,7 @@ async def possibly_granted_calls(
     return [Call(**{**row, "parameters": from_json(row["parameters"])}) for row in rows]
 
 
-async def replace_scheduled_dial_by_slot(session: AsyncSession, call_id: UUID) -> None:
+async def replace_scheduled_dial_with_slot(session: AsyncSession, call_id: UUID) -> None:
     """Deletes the call's row of `scheduled_dial`, so that the call is not dialled, and adds a dial slot in its place.
 
     With the slot, the call counts toward the limit on concurrent calls of account and queue. The slot has the call's `ring_by`.
