@@ -50,7 +50,7 @@ class StatusCallback:
 
     @property
     def repetition_key(self) -> str:
-        """Returns a hash that is equal for repetitions of the same callback.
+        """A hash that is equal for repetitions of the same callback.
 
         The hash covers the CallSid and the sequence number or, if there is no number, all fields.
         """
@@ -70,7 +70,7 @@ def apply_callback(call: CallState, callback: StatusCallback) -> CallbackEffect:
     """Applies the callback to the call's record in memory. Returns the result, and the events to write.
 
     If the callback and the record have different CallSids, only the event `call.callback` is returned, and the record's status
-    does not change. Then the caller decides if the CallSid belongs to the record (`Settlement.bind_twilio_call_in_memory`).
+    does not change. The caller then decides whether the CallSid is the record's (`Settlement.bind_twilio_call_in_memory`).
     """
     if callback.repetition_key in call.callbacks_seen:
         return CallbackEffect("duplicate")

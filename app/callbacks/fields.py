@@ -1,4 +1,4 @@
-"""The fields of a callback."""
+"""Parses the form fields of a callback."""
 
 from typing import Self
 from urllib.parse import parse_qsl

@@ -88,7 +88,8 @@ class CallbackService:
         """Returns the id of the account whose auth tokens sign the callbacks of this call.
 
         The id is in the tag, a part of the query that Callgate put into the callback URL. Raises CallbackForged for a malformed
-        signature or an invalid tag. Needs Postgres only for calls that may have no tag (`UntaggedCallAccounts`).
+        signature or an invalid tag, and for a missing tag unless the call is so old that its URL has none. Only such an old
+        call is looked up in Postgres (`UntaggedCallAccounts`).
         """
         if not has_signature_format(signature):
             raise self._forged_callback_error("unsigned")
@@ -104,10 +105,10 @@ class CallbackService:
     async def verify_and_apply(self, received: ReceivedCallback) -> None:
         """Verifies the signature of a callback and applies the callback.
 
-        `received.account_id` is the result of `find_signing_account`.
-
-        Callbacks that arrive at the same time share one transaction. Raises CallNotFound, CallbackForged or MalformedBody; then
-        nothing has changed.
+        `received.account_id` is the result of `find_signing_account`. Callbacks that arrive at the same time share one
+        transaction. Raises CallbackForged if no auth token of the account has signed the callback. Raises CallNotFound if the
+        account has no such call, and MalformedBody if the CallSid is invalid or the AccountSid is that of another account.
+        After these errors nothing has changed.
         """
         tokens = await self._directory.auth_tokens(received.account_id)
         token = None

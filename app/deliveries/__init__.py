@@ -1,0 +1,1 @@
+"""Deliveries: requests that report the events of a call to the tenant's URL."""

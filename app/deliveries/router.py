@@ -148,7 +148,7 @@ async def replay_deliveries(caller: CallerDep, service: DeliveryServiceDep, body
     """Sends deliveries that were given up, and with `failed_only: false` delivered ones too. Each keeps its webhook id.
 
     Pending deliveries do not change. One request covers at most 10,000 deliveries, and fewer if Postgres fails meanwhile;
-    `continue_since` says where the next starts.
+    `continue_since` is the `since` of the next request.
     """
     try:
         parameters = ReplayRequest.model_validate(body)

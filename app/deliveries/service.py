@@ -1,4 +1,4 @@
-"""Lists the deliveries of a tenant, and sends them again. Independent of HTTP."""
+"""Lists the deliveries of a call, and sends deliveries again. Independent of HTTP."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,8 +67,8 @@ class DeliveryService:
         """Sends the tenant's given-up deliveries again, the oldest first: those that were written at `since` or later.
 
         If `failed_only` is false, also sends delivered ones again. One replay covers at most 10,000 deliveries. It commits them
-        in batches. If the database fails after the first batch, the result is that of the committed batches.
-        With `actor`, the audit log records the replay, if there was anything to send again.
+        in batches. If the database fails after the first batch, the result is that of the committed batches. With `actor`, the
+        audit log records the replay, unless there was nothing to send again.
         """
         # Clamp to the times that an id can have: others may not exist in UTC.
         since = ids.creation_time_of_id(ids.lowest_call_id_at(since))

@@ -115,8 +115,9 @@ def _claim_deliveries_sql(months: MonthRange | None) -> str:
     """Returns the statement that claims due deliveries of `months`; None: of all months.
 
     Its parameters are: $1 the tenant id to begin after, $2 the tenants to leave out, $3 the maximum number of rows for each
-    tenant, $4 the maximum in all, because each tenant costs a scan of every partition that is read, $5 the lease, $6 the wait
-    of held rows, $7 the deliveries that are over but not recorded, $8 _MAX_DELIVERY_SPAN_OF_CALL.
+    tenant, $4 the maximum number of rows in all, $5 the lease, $6 the wait of held rows, $7 the deliveries that were delivered
+    or given up but are not recorded yet, $8 _MAX_DELIVERY_SPAN_OF_CALL. $4 also limits the number of tenants that are read:
+    each of them costs a scan of every partition.
 
     A row is held if an earlier delivery of its call is pending, was written within $8 of it, and is not in $7. A held row is
     due again when the result of the earlier delivery is recorded, and at the latest after $6.

@@ -1,1 +1,1 @@
-"""The worker process and its jobs. Each job is a module with a `step` that the worker repeats. Several workers may run."""
+"""The worker process and its jobs, which it repeats: methods such as `CallRefresher.step`. Several workers may run at once."""

@@ -15,7 +15,7 @@ from app.calls.models import Call
 from app.jobs.isolation import log_and_suppress_errors, run_for_each_call
 
 MAX_RUNNING_TASKS = 100
-"""The number of running tasks at which a step claims nothing. A step may exceed it by one batch."""
+"""While this many tasks or more run, a step claims no work. The tasks of one step may exceed this number."""
 _MAX_LOGGED_CALLS = 20
 
 
@@ -37,7 +37,7 @@ class AccountTasks:
         self.wake = asyncio.Event()
         """Is set when a task has ended: more work of its account may be due."""
         self.is_stopping = False
-        """Whether the worker stops. A task with much work then leaves what it has not begun to other workers."""
+        """Whether the worker stops. Then a task with much work should begin no more of it. Other workers do the rest."""
 
     @property
     def is_full(self) -> bool:
@@ -61,7 +61,7 @@ class AccountTasks:
             task.add_done_callback(self._on_end)
 
     def start_for_each_call(self, calls: Iterable[Call], work: Callable[[Call], Awaitable[None]], *, event: str) -> None:
-        """Starts one task for each account, which runs `work` for each of the account's calls as `run_for_each_call` does."""
+        """Starts one task for each account, which runs `work` for all of its calls concurrently (`run_for_each_call`)."""
         self.start_per_account(calls, partial(run_for_each_call, work=work, event=event), event=event)
 
     async def drain(self) -> None:
@@ -80,6 +80,6 @@ class AccountTasks:
 
 
 async def _run_and_log_errors(calls: list[CallT], work: Callable[[list[CallT]], Coroutine[Any, Any, None]], event: str) -> None:
-    """Runs `work` and logs its errors. The calls are claimed again when their leases end."""
+    """Runs `work` in `log_and_suppress_errors`. After an error, the calls are claimed again when their leases end."""
     with log_and_suppress_errors(event, call_ids=[str(call.id) for call in calls[:_MAX_LOGGED_CALLS]], calls=len(calls)):
         await work(calls)

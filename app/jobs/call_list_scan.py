@@ -34,11 +34,11 @@ class ListScanResult(NamedTuple):
 async def find_calls_in_list(
     twilio: TwilioClient, credential: Credential, *, wanted: Mapping[str, datetime], deadline_s: float, last_page_after_s: float
 ) -> ListScanResult:
-    """Looks for calls on the newest pages of Twilio's list. Raises TwilioError.
+    """Looks for calls on the newest pages of Twilio's list. Raises TwilioError if a page cannot be read.
 
     `wanted` has the sids of these calls, each with the time when the call was requested. Stops when all wanted calls are found,
-    when so few are missing that it takes fewer requests to fetch them one by one, or when the dates in the list show that
-    most of them are too far back. Requests no further page when `last_page_after_s` seconds have passed. `deadline_s` is the
+    when so few are missing that it takes fewer requests to fetch them one by one, or when the dates in the list show that most
+    missing calls are too far back. Requests no further page when `last_page_after_s` seconds have passed. `deadline_s` is the
     time limit of each request. The list is not filtered by start time, because such a filter would hide queued calls.
     """
     found: dict[str, CallResource] = {}
@@ -78,8 +78,7 @@ def _are_unlikely_on_next_pages(
         return False
     if oldest < requested_at[0] - DATE_TOLERANCE:
         return True
-    # The time that a page covers so far shows how far back the remaining pages reach. They must reach half of the missing
-    # calls.
+    # The average time that a page covers shows how far back the next pages reach. They must reach half of the missing calls.
     return oldest - requested_at[len(requested_at) // 2] > (newest - oldest) / pages * more_pages
 
 

@@ -36,14 +36,15 @@ MAX_CLOCK_SKEW = MIN_OFFSET_TO_WARN
 # If the date of a call is outside the expected time by no more than this, the call is not bound, but the result of the search
 # is not "none" either.
 DATE_TOLERANCE = MAX_TRUSTED_OFFSET
-# Twilio's filter compares dates, so the span is a day longer than Twilio may keep a call queued.
+# How long after its creation a call may start: as long as Twilio may keep it queued. A day is added, because Twilio's filter
+# compares only dates.
 _MAX_TIME_TO_START = MAX_QUEUE_TIME + timedelta(days=1)
 API_CALL_DIRECTION = "outbound-api"
 _MAX_ADDRESSES_IN_MEMORY = 10_000
 """The maximum number of addresses of an account whose calls at Twilio are kept in memory."""
 
 MatchRating = Literal["yes", "perhaps", "no"]
-"""How sure it is that a request to create a call has started a certain call in Twilio's list."""
+"""Whether a given request to create a call has started a given call in Twilio's list."""
 EntryFilter = Callable[[Mapping[str, Any]], bool]
 """A function that returns whether to keep an entry of Twilio's list, which is a JSON object."""
 
@@ -63,9 +64,9 @@ class CallCandidates:
 
 
 class _ListedCalls(NamedTuple):
-    """Entries of Twilio's list, and the lead of Twilio's clock when they were read; None if the lead is unknown.
+    """Entries of Twilio's list, and Twilio's clock minus this machine's clock when they were read; None if unknown.
 
-    `entries` is a dict by `address_key` of the entry's `to`. The key None has the entries without `to`.
+    `entries` has the entries by the `address_key` of their `to`. The key None has the entries without `to`.
     """
 
     entries: Mapping[str | None, Sequence[CallResource]]
@@ -74,10 +75,10 @@ class _ListedCalls(NamedTuple):
 
 @dataclass(slots=True)
 class AccountCallList:
-    """Twilio's list of the calls that an account created from `since` to `until`. It is read once, when it is first needed.
+    """Twilio's list of an account's calls that were created from `since` to `until`. It is read once, when it is first needed.
 
-    The calls of the list for which `keep` returns false are not kept in memory. If the list is too long or cannot be read in
-    time, Twilio filters it by the called address: once for each address.
+    Calls for which `keep` returns false are not kept in memory. If the list is too long or cannot be read in time, the calls to
+    each address are read separately, with Twilio's filter for the called address.
     """
 
     directory: TenantDirectory
@@ -91,8 +92,9 @@ class AccountCallList:
     _by_address: dict[str, asyncio.Task[_ListedCalls]] = field(default_factory=dict)
 
     async def find_candidates(self, call: Call, *, max_start_delay: timedelta) -> CallCandidates:
-        """Returns the calls in the list that may be `call`. Raises TwilioError or TimeoutError.
+        """Returns the calls in the list that the request for the record `call` may have started.
 
+        Raises TwilioError or TimeoutError if the list cannot be read.
         `max_start_delay` is the longest time from `call.pending_since` until Twilio may start the call.
         """
         if self._whole_list is None:
@@ -124,12 +126,13 @@ class AccountCallList:
         return await self._by_address[to]
 
     async def _read(self, filters: Iterable[Mapping[str, str]], keep: EntryFilter) -> _ListedCalls:
-        """Reads the list once with each of `filters`, which Twilio applies. `keep` then selects from what Twilio returns.
+        """Reads the list with each of `filters`, which Twilio applies. `keep` then selects from what Twilio returns.
 
-        Returns the queued calls, and those whose start time is in the span. The queued calls, which have no start time, are
-        read first. So a call that leaves the queue between the two requests is found by the second request. Twilio may use only
-        the day of StartTime, so the upper bound is a whole day. Also returns the lead of Twilio's clock at that time, because a
-        release may evaluate the list much later.
+        Each filter takes two requests: one for queued calls, which have no start time, and one for calls whose start time is in
+        the span. The queued calls are read first. So a call that leaves the queue between the two requests is found by the
+        second one. Twilio may use only the day of StartTime, so the upper bound is a whole day. The result has the offset of
+        Twilio's clock at that time, because `callgate queues release` may evaluate the list much later. Raises TwilioError or
+        TimeoutError.
         """
         until = self.until + _MAX_TIME_TO_START
         started = {"StartTime>": self.since.strftime("%Y-%m-%dT%H:%M:%SZ"), "StartTime<": until.date().isoformat()}
@@ -160,7 +163,10 @@ class TwilioCallSearch:
     _lists: dict[tuple[UUID, datetime], AccountCallList] = field(default_factory=dict)
 
     async def find_candidates(self, call: Call) -> CallCandidates:
-        """Returns the calls in Twilio's list that may be `call`. Raises TwilioError or TimeoutError."""
+        """Returns the calls in Twilio's list that the request for the record `call` may have started.
+
+        Raises TwilioError or TimeoutError if the list cannot be read.
+        """
         group = _account_and_hour(call)
         if group not in self._lists:
             calls = [other for other in self.batch if _account_and_hour(other) == group]
@@ -205,7 +211,10 @@ def possible_matches(
 
 
 def earliest_date_created(requested_at: datetime) -> datetime:
-    """Returns the earliest `date_created` of a call at Twilio that was requested at this time by Postgres's clock, or later."""
+    """Returns the earliest `date_created` that Twilio can show for a call that was requested at `requested_at` or later.
+
+    `requested_at` is a time by Postgres's clock.
+    """
     return requested_at - MAX_CLOCK_SKEW - DATE_TOLERANCE
 
 
@@ -220,8 +229,9 @@ def max_time_between_matching_requests(max_start_delay: timedelta) -> timedelta:
 def rate_match(call: Call, entry: CallResource, *, max_start_delay: timedelta) -> MatchRating:
     """Rates whether the request for the record `call` may have started `entry`, a call in Twilio's list.
 
-    The rating is "yes" only if direction, `to` and `from` are present and match exactly. If one of them is missing, the rating
-    can be "perhaps". `max_start_delay` is the longest time from `call.pending_since` until Twilio starts the call.
+    "yes": direction, `to` and `from` are present and match exactly, and `date_created`, if present, is in the expected time.
+    "no": one of these values contradicts the request. "perhaps": no value contradicts it, but some are missing or inexact.
+    `max_start_delay` is the longest time from `call.pending_since` until Twilio starts the call.
     """
     shown_to, shown_from = _text_or_none(entry.raw.get("to")), _text_or_none(entry.raw.get("from"))
     if entry.direction not in (API_CALL_DIRECTION, None):

@@ -1,7 +1,7 @@
 """Cancels dialled calls that are still in Twilio's queue at their `ring_by`, the time until which they may begin to ring.
 
 Also frees the dial slots of ended calls (a slot stands for one concurrent call), and deletes idle rows of `dial_turn`, the
-table of the order in which callers take turns.
+table of the order in which callers (API keys or workloads) take turns.
 """
 
 from dataclasses import dataclass, field
@@ -20,10 +20,10 @@ from app.twilio.errors import TwilioError
 logger = structlog.stdlib.get_logger(__name__)
 
 BATCH_SIZE = 20
-# A caller without a grant for so long counts as new: its next call comes after the calls of all callers that wait.
+# A caller that got no grant for this long counts as new: callers that already have waiting calls are served before it.
 _TURN_EXPIRES_AFTER = timedelta(hours=1)
 _TURN_BATCH_SIZE = 500
-# The wait until a call is checked again if its outcome is open, or Twilio could not be asked.
+# The time after which a call is checked again if its outcome is open, or if Twilio could not be asked.
 _RETRY_DELAY = timedelta(seconds=5)
 
 
@@ -39,7 +39,10 @@ class RingDeadlineEnforcer:
     tasks: AccountTasks = field(default_factory=AccountTasks)
 
     async def step(self) -> bool:
-        """Starts to cancel a batch of calls that Twilio still queues at their `ring_by`. Returns false if none was due."""
+        """Starts to check a batch of calls whose `ring_by` has passed, and to cancel those that Twilio still queues.
+
+        Returns false if no such call was found, or if the tasks of earlier steps are too many to start more.
+        """
         if self.tasks.is_full:
             return False
         lease = timedelta(seconds=2 * self.control.deadline_s) + _RETRY_DELAY

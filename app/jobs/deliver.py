@@ -52,7 +52,7 @@ _OLD_DELIVERY_SCAN_INTERVAL_S = 2.0
 
 
 class RequestSender(Protocol):
-    """Sends one HTTP request, and returns failures instead of raising them. Implemented by app.deliveries.sender."""
+    """Sends one HTTP request, and returns failures instead of raising them. DeliveryHttpClient does this."""
 
     async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> SendResult: ...
 
@@ -75,7 +75,7 @@ class DeliverySender:
     metrics: Metrics
     first_retry: timedelta = FIRST_RETRY
     recheck_interval_s: float = 0.5
-    """How often due deliveries are looked for, at least, while a tenant has nearly as many attempts as it may have."""
+    """While a tenant has nearly as many attempts as it may have, due deliveries are looked for at least this often."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Is set when deliveries may have become due."""
     _running: set[asyncio.Task[None]] = field(default_factory=set)
@@ -131,8 +131,8 @@ class DeliverySender:
     async def _claim(self, *, limit: int, busy: Sequence[str]) -> list[ClaimedDelivery]:
         """Claims at most `limit` due deliveries, none of them of the tenants in `busy`.
 
-        Normally reads only recent months. Every _OLD_DELIVERY_SCAN_INTERVAL_S seconds one call reads all months. If that call
-        finds deliveries of older months, the next call reads all months as well.
+        Normally reads only recent months. Every _OLD_DELIVERY_SCAN_INTERVAL_S seconds one claim reads all months. If it finds
+        deliveries of older months, the next claim reads all months as well.
         """
         recent, clock = recent_months(datetime.now(UTC)), asyncio.get_running_loop().time()
         is_limited = clock < self._next_full_scan_at
@@ -162,7 +162,7 @@ class DeliverySender:
         task.add_done_callback(self._running.discard)
 
     async def _attempt_isolated(self, delivery: ClaimedDelivery) -> None:
-        """Makes an attempt and logs an unexpected error. The delivery is claimed again when its lease ends."""
+        """Makes an attempt. Raises no error: after an error, the delivery is claimed again when its lease ends."""
         try:
             with trace_background_work(
                 "deliver", caused_by=delivery.traceparent, attributes={"callgate.call_id": str(delivery.call_id)}
@@ -240,7 +240,10 @@ class DeliverySender:
         )
 
     async def _record_in_batch(self, attempt: DeliveryAttempt) -> None:
-        """Records the result together with those of other attempts. From now on a later event of the call need not wait."""
+        """Records the result together with those of other attempts.
+
+        If there will be no further attempt, later events of the call need not wait for this commit.
+        """
         if attempt.wait is None:
             self._finished_delivery_ids.add(attempt.delivery.id)
         try:

@@ -129,7 +129,7 @@ class ScheduledCallDialer:
         return len(expired)
 
     async def drain(self) -> None:
-        """Waits until the outcome is known of every call that this worker has begun to dial."""
+        """Waits for the outcome of every call that this worker has begun to dial."""
         self._schedule_next_step(None)
         while self._dial_tasks:
             await asyncio.wait(self._dial_tasks)
@@ -149,7 +149,7 @@ class ScheduledCallDialer:
             del self._dials_by_tenant[tenant_id]
 
     def _schedule_next_step(self, seconds: float | None) -> None:
-        """Makes the next step begin after `seconds`. If it is None, the next step begins after the normal pause of the job."""
+        """Wakes the job after `seconds`; None: only after its normal pause. Replaces the time that was set before."""
         if self._wake_timer is not None:
             self._wake_timer.cancel()
         self._wake_timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self.wake.set)

@@ -1,7 +1,8 @@
 """Measures the backlogs in the database for Prometheus: the age of the oldest item, and the number of items.
 
-Every worker measures the same values, so a Prometheus query over several workers takes their `max`. API processes measure
-nothing, which saves load on the database. `callgate_gauges_measured_timestamp_seconds` shows when the values were measured.
+Every worker measures the same values, so a Prometheus query over several workers takes their `max`. Only the number of unsaved
+grant counts is the worker's own. API processes do not run this job, which saves load on the database.
+`callgate_gauges_measured_timestamp_seconds` shows when the values were measured.
 """
 
 from datetime import datetime
@@ -40,7 +41,7 @@ class BacklogGauges:
         self._pending_deliveries = gauge(
             "pending_deliveries", "Deliveries to tenants that are not made yet; 10,000 are counted."
         )
-        self._oldest_delivery = gauge("oldest_delivery_seconds", "Age of the oldest of them.")
+        self._oldest_delivery = gauge("oldest_delivery_seconds", "Age of the oldest pending delivery; 0: there is none.")
         self._delivery_lag = gauge("delivery_lag_seconds", "Seconds since the most overdue attempt of a delivery became due.")
         self._update_lag = gauge(
             "update_lag_seconds", "Seconds since the most overdue remembered request to end a call became due."
@@ -65,7 +66,7 @@ class BacklogGauges:
             "grant_counts_unsaved", "Accounts whose latest count of grants is not in CALLGATE_GRANT_COUNTER_DIR yet."
         )
         self._dial_slots = gauge("dial_slots", "Slots of scheduled calls. One whose call has ended is freed within a minute.")
-        self._measured_at = gauge("gauges_measured_timestamp_seconds", "When this worker measured these for the last time.")
+        self._measured_at = gauge("gauges_measured_timestamp_seconds", "When this worker last measured its gauges.")
 
     async def step(self) -> bool:
         """Measures all backlogs and sets the gauges. Returns false, so that the job pauses. Raises DatabaseUnavailable."""

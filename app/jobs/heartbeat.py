@@ -24,7 +24,7 @@ class HeartbeatWriter:
         return False
 
     async def delete(self) -> None:
-        """Deletes the heartbeat. If the database is unavailable, the worker counts as running for another minute."""
+        """Deletes the heartbeat. If the database is unavailable, the worker counts as running for up to another minute."""
         with contextlib.suppress(DatabaseUnavailable):
             async with self.database.begin() as session:
                 await delete_heartbeat(session, self.worker_id)

@@ -1,4 +1,7 @@
-"""Keeps the errors of jobs apart: an error with one call affects no other call, and an outage of Postgres is logged once."""
+"""Handles errors in jobs: an error with one call affects no other call.
+
+An outage of Postgres is not logged here, because app.database logs it.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -15,8 +18,8 @@ logger = structlog.stdlib.get_logger(__name__)
 async def run_for_each_call(calls: Sequence[Call], work: Callable[[Call], Awaitable[None]], *, event: str) -> None:
     """Runs `work` for all calls concurrently. An error of one call is logged with the name `event` and affects no other call.
 
-    The call with the error is claimed again when its lease ends. A DatabaseUnavailable is not logged here, because the
-    database's own code has logged it.
+    The call with the error is claimed again when its lease ends. A DatabaseUnavailable is not logged here, because app.database
+    has logged it.
     """
 
     async def guarded(call: Call) -> None:
@@ -32,7 +35,7 @@ async def run_for_each_call(calls: Sequence[Call], work: Callable[[Call], Awaita
 def log_and_suppress_errors(event: str, **fields: object) -> Iterator[None]:
     """Logs an exception of the block as `event` with `fields` instead of raising it.
 
-    Suppresses DatabaseUnavailable without a log line, because the database's own code has logged it.
+    Suppresses DatabaseUnavailable without a log line, because app.database has logged it.
     """
     try:
         yield
@@ -44,7 +47,7 @@ def log_and_suppress_errors(event: str, **fields: object) -> Iterator[None]:
 def _errors_to_log(error: Exception) -> list[Exception]:
     """Returns the errors to log: `error` itself, or the errors in it if it is an ExceptionGroup (as raised by a TaskGroup).
 
-    Leaves out each DatabaseUnavailable, because the database's own code has logged it.
+    Leaves out each DatabaseUnavailable, because app.database has logged it.
     """
     if isinstance(error, ExceptionGroup):
         return [cause for each in error.exceptions for cause in _errors_to_log(each)]

@@ -23,8 +23,8 @@ class LostGrantWatch:
     async def step(self) -> bool:
         """Halts all grants (rights to dial calls) if the database may have lost some, for example because it was restored.
 
-        Otherwise sets `seen_at` to now: no grant before it is lost. Always returns False, so the worker waits before the next
-        step. Raises OSError if the folder with the counts of grants cannot be read.
+        Otherwise sets `seen_at` to now: the database has all grants from before that time. Always returns False, so that the
+        job pauses before the next step. Raises OSError if files in the folder with the grant counts cannot be read or changed.
         """
         await self.counters.load()
         async with self.database.transaction() as connection:

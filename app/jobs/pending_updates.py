@@ -1,6 +1,7 @@
-"""Asks Twilio to end calls, if the API could not do so at once or got no reliable answer from Twilio.
+"""Asks Twilio to end the calls for which `CallControl` has stored a request to end them.
 
-The API cannot ask as long as it is unknown whether Twilio has started the call.
+`CallControl` stores a request that it cannot send yet, because it is unknown whether Twilio has started the call. It also
+stores one to which Twilio gave no reliable answer.
 """
 
 from dataclasses import dataclass, field
@@ -17,14 +18,17 @@ BATCH_SIZE = 20
 
 @dataclass(frozen=True, slots=True)
 class PendingUpdateSender:
-    """Asks Twilio to end each call for which an end request is stored, once it is known whether Twilio has started it."""
+    """Sends Twilio each stored request to end a call, once it is known that Twilio has started the call."""
 
     database: Database
     control: CallControl
     tasks: AccountTasks = field(default_factory=AccountTasks)
 
     async def step(self) -> bool:
-        """Starts to send a batch of due requests to Twilio. Returns false if none was due."""
+        """Starts to send a batch of due requests to Twilio.
+
+        Returns false if no request was due, or if the tasks of earlier steps are too many to start more.
+        """
         if self.tasks.is_full:
             return False
         # Longer than an update can take, so that no other worker applies it at the same time.

@@ -55,19 +55,20 @@ MAX_FETCHES_PER_ACCOUNT = 20
 _MAX_CONCURRENT_FETCHES = 5
 _WRITE_BATCH_SIZE = 100
 _MIN_PAUSE = timedelta(seconds=30)
-# After such an error of a fetch, further requests for the same account would most probably fail, too.
+# After one of these errors of a fetch, further requests for the same account would most probably fail, too.
 _ACCOUNT_WIDE_FETCH_ERRORS = (TwilioThrottled, TwilioNotSent, TwilioTimeout, TwilioCredentialRejected)
-# The list alone may be too slow, or forbidden to the key. Then calls are fetched one by one.
+# The same for errors of the list. Others concern only the list, which may be too slow, or forbidden to the key: the calls are
+# then fetched one by one.
 _ACCOUNT_WIDE_LIST_ERRORS = (TwilioThrottled, TwilioNotSent)
 
 RefreshResult = Literal["changed", "unchanged", "gone", "failed"]
 FirstPageCheck = Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]]
-"""Is called with an account's id and the first page of Twilio's list of its calls."""
+"""A function that checks the first page of Twilio's list of calls. Its arguments are the account's id and that page."""
 
 
 @dataclass(frozen=True, slots=True)
 class _FetchResult:
-    """Twilio's answer about one call: the call or an error. Both are None if no request was sent for the call.
+    """The call as Twilio returned it, or the error of the request. Both are None if no request was sent for the call.
 
     If requests for the account are paused, `not_before` is the earliest time of the next request for the call.
     """
@@ -103,7 +104,10 @@ class CallRefresher:
     _pauses: dict[UUID, datetime] = field(default_factory=dict)
 
     async def step(self) -> bool:
-        """Starts to update the records of a batch of due calls from Twilio. Returns false if no call was due."""
+        """Starts to update the records of a batch of due calls from Twilio.
+
+        Returns false if no call was due, or if the tasks of earlier steps are too many to start more.
+        """
         if self.tasks.is_full:
             return False
         # Longer than a refresh can take (twice `fetch_deadline_s` for the list, and then the fetches), so that no other worker
@@ -116,7 +120,7 @@ class CallRefresher:
         return bool(due)
 
     async def delete_expired_leases(self) -> bool:
-        """Deletes leases whose time is over. A lease reserves a due call for one worker.
+        """Deletes leases that expired more than a day ago. A lease reserves a due call for one worker.
 
         Returns false, so that the job pauses before the next time.
         """
@@ -125,7 +129,7 @@ class CallRefresher:
         return False
 
     async def _refresh_calls_of_account(self, calls: Sequence[CallDueForRefresh]) -> None:
-        """Updates the records of calls from Twilio, which all have the same account."""
+        """Reads the calls, which must all have the same account, from Twilio, and updates their records."""
         results = await self._read_calls_from_twilio(calls[0].account_id, calls)
         for start in range(0, len(calls), _WRITE_BATCH_SIZE):
             await self._write_results({call.id: results[call.id] for call in calls[start : start + _WRITE_BATCH_SIZE]})
@@ -133,7 +137,11 @@ class CallRefresher:
             await leases.release_refreshes(session, calls)
 
     async def _read_calls_from_twilio(self, account_id: UUID, calls: Sequence[CallDueForRefresh]) -> dict[UUID, _FetchResult]:
-        """Reads the calls from Twilio with as few requests as possible. Returns a result for the id of each call."""
+        """Reads calls of the account from Twilio. Returns the result for each call, by the call's id.
+
+        MIN_CALLS_FOR_LIST calls or more are looked for in Twilio's list first. Fewer calls, and calls that are missing in the
+        list, are fetched one by one. Sends nothing while requests for the account are paused.
+        """
         if until := self._paused_until(account_id):
             return {call.id: _FetchResult(not_before=until) for call in calls}
         found: Mapping[str, CallResource] = {}
@@ -158,7 +166,7 @@ class CallRefresher:
         return results | await self._fetch_one_by_one(account_id, [call for call in calls if call.id not in results])
 
     async def _fetch_one_by_one(self, account_id: UUID, calls: Sequence[CallDueForRefresh]) -> dict[UUID, _FetchResult]:
-        """Fetches the first MAX_FETCHES_PER_ACCOUNT calls from Twilio one by one. Returns a result for the id of each call.
+        """Fetches the first MAX_FETCHES_PER_ACCOUNT calls, with a request for each. Returns a result for the id of each call.
 
         The results of further calls are empty: no request was sent for them.
         """
@@ -209,7 +217,7 @@ class CallRefresher:
         return {call.id: _FetchResult(error=error, not_before=until) for call in calls}
 
     async def _write_results(self, results: dict[UUID, _FetchResult]) -> None:
-        """Writes Twilio's answers to the records of the calls. `results` maps the calls' ids to the answers.
+        """Updates the records of calls with `results`, what was read from Twilio for each call, by the call's id.
 
         Does not write a record that has changed meanwhile, or that is locked. Its call is read from Twilio again later.
         """
@@ -263,5 +271,5 @@ class CallRefresher:
 
 
 def _affects_whole_account(error: TwilioError, account_wide_errors: tuple[type[TwilioError], ...]) -> bool:
-    """Returns whether further requests for the account would most probably fail, too: not if only Callgate was too busy."""
+    """Returns whether the error is one of `account_wide_errors`, and is not caused by Callgate's own full connection pool."""
     return isinstance(error, account_wide_errors) and error.reason != POOL_TIMEOUT

@@ -20,7 +20,7 @@ from app.database.partitions import Partition
 from app.deliveries.models import Delivery
 
 _SETTLED_EXECUTIONS = ("started", "not_started")
-# By table, whether a row of its default partition may be deleted.
+# SQL conditions, by table: whether a row of the table's default partition may be deleted.
 _IS_DONE_SQL = {
     AuditEvent.__tablename__: "true",
     # An event and its delivery have the same id.
@@ -30,7 +30,7 @@ _IS_DONE_SQL = {
     )""",
     Delivery.__tablename__: "next_attempt_at IS NULL",
 }
-# `at` is Postgres's time in an event, and the time of the process that wrote both in its delivery.
+# The `at` of an event is a time by Postgres's clock. The `at` of its delivery is by the clock of the process that wrote both.
 _MAX_CLOCK_DIFFERENCE = timedelta(days=1)
 
 
@@ -80,7 +80,10 @@ async def delete_calls(session: AsyncSession, call_ids: Collection[UUID]) -> int
 
 
 async def delete_from_default_partition(session: AsyncSession, table: str, *, before: datetime, limit: int) -> int:
-    """Deletes old rows from the table's default partition, which itself is never dropped. Returns how many were deleted."""
+    """Deletes rows older than `before` from the table's default partition. Returns how many were deleted, at most `limit`.
+
+    Keeps pending deliveries and their events. A default partition itself is never dropped.
+    """
     statement = text(f"""
         DELETE FROM {table}_default WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM {table}_default WHERE at < :before AND {_IS_DONE_SQL[table]} LIMIT :limit FOR UPDATE SKIP LOCKED

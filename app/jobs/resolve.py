@@ -41,9 +41,9 @@ logger = structlog.stdlib.get_logger(__name__)
 
 ABANDONED_BATCH_SIZE = 20
 SEARCH_BATCH_SIZE = 100
-"""Maximum number of calls that one claim takes. Twilio's list is read once for those of an account."""
+"""The maximum number of calls that one claim takes. Twilio's list is read once for an account's calls of the same hour."""
 _MAX_UNKNOWN_CALLS_PER_PAGE = 20
-"""Maximum number of unknown calls of an account that are looked for in a page that was read for a refresh."""
+"""The maximum number of an account's calls of unknown outcome that are looked for in a page that was read for a refresh."""
 _MAX_CONCURRENT_SEARCHES = 20
 
 
@@ -77,7 +77,10 @@ class OutcomeResolver:
         return bool(abandoned)
 
     async def search_unknown_calls(self) -> bool:
-        """Starts to search Twilio's lists for a batch of calls whose outcome is unknown. Returns false if no search was due."""
+        """Starts to search Twilio's lists for a batch of calls whose outcome is unknown.
+
+        Returns false if no search was due, or if the tasks of earlier steps are too many to start more.
+        """
         if self.tasks.is_full:
             return False
         busy_accounts = self.tasks.busy_accounts()
@@ -93,15 +96,15 @@ class OutcomeResolver:
     def _search_lease(self) -> timedelta:
         """The time for which a claimed search is leased. It is longer than the search can take.
 
-        A search first reads the list of the account. If that list cannot be read completely, it reads the lists of the address.
-        Each of these two steps may take `2 * deadline_s`.
+        A search first reads the list of the account. If that list cannot be read completely, the search reads the list of the
+        calls to the called address. Each of these two steps may take `2 * deadline_s`.
         """
         return timedelta(seconds=4 * self.deadline_s + 30)
 
     async def _search_account(self, postgres_clock_offset: timedelta, calls: Sequence[Call]) -> None:
         """Searches Twilio's lists for calls of one account, and records the results.
 
-        Leaves the calls for which no search has begun to other workers if this worker stops.
+        If this worker stops meanwhile, no more searches begin here. Other workers search for the remaining calls.
         """
         search = partial(self._search_call, self.make_call_search(calls), postgres_clock_offset)
         for start in range(0, len(calls), _MAX_CONCURRENT_SEARCHES):
@@ -120,8 +123,8 @@ class OutcomeResolver:
     async def bind_listed_calls(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
         """Finds calls of unknown outcome in `page`, the first page of Twilio's list of the account's calls.
 
-        If a match is certain, binds the record to Twilio's call. Then no search for this record is needed. A call that is not
-        in the page proves nothing, because the page may be stale or incomplete. Raises DatabaseUnavailable.
+        If a match is certain, binds the record to Twilio's call. Then no search for this record is needed. Otherwise the record
+        does not change, because the page may be stale or incomplete. Raises DatabaseUnavailable.
         """
         async with self.database.begin() as session:
             unknown = await repository.list_unknown_calls(session, account_id, limit=_MAX_UNKNOWN_CALLS_PER_PAGE)
@@ -204,17 +207,17 @@ class OutcomeResolver:
 
 
 def _is_searchable(call: Call) -> bool:
-    """Returns whether a search makes sense for this record.
+    """Returns whether the result of a search may change this record.
 
-    It does if the outcome is `unknown`, or if earlier searches found nothing, so that the record only assumes `not_started`.
+    That is so if the outcome is `unknown`, or if it is `not_started` only because earlier searches found nothing.
     """
     return call.execution == "unknown" or (call.execution == "not_started" and call.settled_by == "none_found")
 
 
 def _shows_all_candidates(page: Sequence[Mapping[str, Any]], call: Call) -> bool:
-    """Returns whether the page goes back to the time of the request for the record `call`.
+    """Returns whether the page has every call that the request for the record `call` may have started.
 
-    The page has the newest calls first. If it goes back so far, it has every call that this request may have started.
+    The page has the newest calls first. It is enough that it goes back to before the request, or that it is the whole list.
     """
     last = CallResource.parse_answer(page[-1]) if page else None
     is_whole_list = len(page) < PAGE_SIZE

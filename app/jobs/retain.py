@@ -2,7 +2,8 @@
 
 Calls are deleted in small batches. After each batch the job pauses for a multiple of the batch's duration, so it deletes fewer
 calls while the database is busy. Events, deliveries and audit events are deleted by dropping monthly partitions, which is
-cheap. The period is the setting `retention_days`. An idempotency key is kept as long as its call.
+cheap. The period is the setting `retention_days`, and for audit events `audit_retention_days`. An idempotency key is kept as
+long as its call.
 """
 
 import asyncio
@@ -66,9 +67,9 @@ class Retention:
         return bool(expired)
 
     async def expire_default_partitions(self) -> bool:
-        """Deletes a batch from the default partitions, which hold rows whose monthly partition was missing.
+        """Deletes a batch of old rows from the default partitions. These have the rows whose monthly partition was missing.
 
-        Returns false if there was none.
+        Returns false if no row was deleted.
         """
         began, gone = time.monotonic(), 0
         for table in self.tables:
@@ -83,8 +84,8 @@ class Retention:
     async def drop_partitions(self) -> bool:
         """Drops partitions whose whole month is too old.
 
-        A partition that is locked or has unfinished work stays until a later step. Returns false, so that the job pauses before
-        the next step.
+        A partition stays until a later step if another session locks it, or if a delivery of its month is pending. Returns
+        false, so that the job pauses before the next step.
         """
         for table in self.tables:
             async with self.database.begin() as session:

@@ -26,7 +26,7 @@ class CallCountRollUp:
     """Computes the counts of calls per minute and hour that the console shows."""
 
     database: Database
-    # How long hours are kept.
+    # How long the counts of hours are kept.
     retention_period: timedelta
     # How long calls are kept; None: for ever.
     calls_kept_for: timedelta | None = None

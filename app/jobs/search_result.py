@@ -17,7 +17,7 @@ SearchResult = Literal["bound", "ambiguous", "inconclusive", "none"]
 """How a search of Twilio's list for the call of one record ended.
 
 `bound`: one call is certainly the call of the record. `ambiguous`: there are calls that may be the call, but none that
-certainly is. `inconclusive`: there is no such call in the list, but the list may be incomplete. `none`: Twilio has no such
+certainly is. `inconclusive`: there is no such call in the list, but the search may have missed it. `none`: Twilio has no such
 call.
 """
 

@@ -32,8 +32,8 @@ _MATCHING_RECORDS = f"""
 async def jobs_with_due_work(database: Database, *, abandoned_after: timedelta) -> set[str]:
     """Returns the names of the worker's jobs that have something to do now.
 
-    `abandoned_after` is the longest time that a process works on a creation. A record that is pending for longer is abandoned:
-    its outcome is set by a job.
+    `abandoned_after` is the longest time that a process works on a creation. A record that is pending for longer is abandoned,
+    and the job `abandoned` marks it as `unknown`.
     """
     (row,) = await database.fetch(_JOBS_WITH_DUE_WORK, abandoned_after)
     return {name for name, is_due in row.items() if is_due}
@@ -54,9 +54,10 @@ class MatchingRecords(NamedTuple):
 async def read_matching_records(
     database: Database, account_sid: str, *, sids: Collection[str], keys: Collection[str]
 ) -> MatchingRecords:
-    """Returns what the records of all tenants say about calls in the account's list, by their sids and address keys.
+    """Returns what the records of all tenants say about calls in Twilio's list of the account.
 
-    `open_addresses` may have further addresses. The caller compares them.
+    `sids` are the sids of these calls, and `keys` are the `address_key`s of their `to`. `open_addresses` of the result may also
+    have addresses with other keys, so the caller must compare the keys.
     """
     (row,) = await database.fetch(_MATCHING_RECORDS, account_sid, list(sids), list(keys))
     return MatchingRecords(row["account_added_at"], set(row["sids"]), row["open_addresses"])

@@ -1,7 +1,7 @@
 """Reports calls in Twilio's list that Callgate did not place: no record of any tenant has their sid.
 
-Other software uses the account, or somebody has stolen a credential. Never reports a call that may belong to a record whose
-outcome is open.
+Such a call shows that other software uses the account, or that somebody has stolen a credential. Never reports a call that may
+belong to a record whose outcome is open.
 """
 
 from collections import Counter
@@ -41,7 +41,7 @@ class UnrecordedCallDetector:
     metrics: Metrics
     max_start_delay: timedelta
     retention_period: timedelta | None
-    # A worker that starts checks the calls of the last hour, so that it does not count all calls of the page again.
+    # After its start, a worker checks only calls of the last hour, so that it does not count all calls of a page again.
     _first_since: datetime = field(default_factory=lambda: datetime.now(UTC) - _CHECKED_BEFORE_START)
     # By account SID: all calls that were created until this time have been checked. So each call is checked once.
     _checked_until: dict[str, datetime] = field(default_factory=dict)
@@ -90,9 +90,9 @@ class UnrecordedCallDetector:
 
 
 def _api_calls(page: Sequence[Mapping[str, Any]], *, since: datetime, until: datetime) -> Mapping[str, CallResource]:
-    """Returns the calls, by sid, that API requests placed, that have a `to`, and that were created in the given time.
+    """Returns the calls of the page, by sid, that API requests placed and that have a `to`.
 
-    The time is after `since` and not after `until`.
+    Leaves out calls that were created at `since` or earlier, or after `until`.
     """
     candidates = (
         each for each in page if each.get("direction") == API_CALL_DIRECTION and isinstance(to := each.get("to"), str) and to

@@ -1,4 +1,4 @@
-"""Waits until the process is ready, and then runs the jobs until `stop` is set.
+"""Runs a worker: waits until the process is ready, and then repeats the jobs until the process is to stop.
 
 If a job fails, the error is logged and the job is repeated; the other jobs go on.
 """
@@ -59,13 +59,13 @@ _READINESS_CHECK_EVERY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job of the worker, which calls `step` repeatedly. Pauses for `idle_s` seconds after a step that left nothing to do."""
+    """A job of the worker. The worker repeats `step`, and pauses for `idle_s` seconds after a step that left nothing to do."""
 
     name: str
     # Returns whether there may be more to do at once.
     step: Callable[[], Awaitable[bool]]
     idle_s: float
-    # Waits for work that a step started and did not finish.
+    # Is called when the worker stops: waits for work that a step has started, or cleans up.
     drain: Callable[[], Awaitable[None]] | None = None
     # Ends the pause early when it is set.
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -160,7 +160,7 @@ async def _wake_due_jobs(database: Database, jobs: Sequence[Job], abandoned_afte
 async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, tracing: Tracing | None = None) -> None:
     """Runs a worker with its own services until `stop` is set. Starts the jobs when the process is ready.
 
-    Closes `tracing` at the end.
+    Closes `tracing` at the end. Raises CommandFailed if the folder for grant counts cannot be used.
     """
     tracing = tracing or Tracing()
     require_usable_counter_folder(settings.grant_counter_dir)

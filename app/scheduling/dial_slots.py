@@ -105,10 +105,11 @@ async def lock_and_free_ended_slots(database: Database, account_id: UUID) -> int
 
 
 async def free_ended_slots(connection: Connection, account_id: UUID) -> int:
-    """Deletes the dial slots of the account's ended calls, and recounts the slots in use of the account and of its queues.
+    """Deletes the dial slots of the account's ended calls, and recounts `in_use`, the account's number of slots in use.
 
-    A slot stands for one concurrent call. Returns by how much `in_use` of the account has decreased. That may be more than the
-    rows deleted here, because slots are also deleted together with old calls.
+    A slot stands for one concurrent call. If the number has changed, also recounts it for the queues of the account's tenant.
+    Returns by how much `in_use` of the account has decreased. That may be more than the rows deleted here, because slots are
+    also deleted together with old calls.
 
     The transaction must have locked the account's row in `pace`, and no row of a queue: this function locks the queues' rows,
     in the order of ids. It counts the slots in separate statements after that, because a statement that waits for a lock does

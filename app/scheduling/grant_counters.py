@@ -28,7 +28,7 @@ _FILE_SUFFIX: Final = ".grants"
 _MAX_FILE_BYTES: Final = 1_000_000
 # A read of the folder is repeated if a worker replaces a file meanwhile.
 _MAX_READ_ATTEMPTS: Final = 10
-# A worker touches its file each time it checks the guard, so a file that is this old belongs to no running worker.
+# A worker touches its file with each step of app.jobs.lost_grants, so a file that is this old belongs to no running worker.
 _MAX_FILE_AGE_S: Final = 86_400.0
 
 
@@ -116,10 +116,10 @@ class GrantCounters:
             logger.error("grant_counters_not_saved", error=type(error).__name__, errno=error.errno)
 
     async def touch_and_prune_files(self) -> None:
-        """Marks this worker's file as in use, and deletes files that no worker has marked for a day. Raises OSError.
+        """Marks this worker's file as in use, and deletes files that no worker has marked for a day.
 
         The caller must run `load` first. `load` reads the counts in the files that are deleted here, and this method copies
-        them to this worker's file.
+        them to this worker's file. Raises OSError if a file cannot be changed or deleted.
         """
         if self._folder is not None:
             await asyncio.to_thread(self._folder.touch_and_prune_files, dict(self._known))

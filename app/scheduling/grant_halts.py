@@ -1,4 +1,4 @@
-"""Halts all grants when the database may have lost some, because it was restored or copied, or a standby was promoted.
+"""Halts all grants when the database may have lost some of them: it was restored or copied, or a standby was promoted.
 
 A grant is the right to dial one scheduled call. A worker gets it with a transaction that deletes the call's row in
 `scheduled_dial`. If the database loses this transaction, the row is back, and the call would be dialled again. So calls are
@@ -76,9 +76,9 @@ _HALT_BY_OPERATOR = f"""
 """
 # Writes the row without a change, so that a release that has read the row before fails.
 _TOUCH_HALT = "UPDATE grant_guard SET halted_at = halted_at WHERE id = 1 RETURNING server, halted_at"
-# Moves `seen_at` back to before all lost grants. They were made after the last grant of the account that is left ($1), and
-# after the `not_before` of a waiting call. A worker that did not notice the loss may have set `seen_at` later than that, and
-# may have granted more calls of the account.
+# Moves `seen_at` back to before all lost grants. They were made after the account's last grant in the database ($1), and after
+# the `not_before` of a waiting call. A worker that did not notice the loss may have set `seen_at` later than that, and may have
+# granted more calls of the account.
 _HALT_FOR_LOST_GRANTS = """
     UPDATE grant_guard SET halted_at = clock_timestamp(), halt_reason = 'counter',
         seen_at = least(seen_at, $1::timestamptz, (SELECT min(not_before) FROM scheduled_dial))
@@ -108,10 +108,10 @@ class GrantHaltState:
 
 
 async def record_server_or_halt_grants(connection: Connection) -> bool:
-    """Records the current Postgres server if none is recorded yet, and returns True: calls may be granted.
+    """Records the current Postgres server if none is recorded yet. Returns whether it did so: then calls may be granted.
 
-    Call this only if MAY_GRANT_SQL, read before in the same transaction, is not true. If another server is recorded, halts all
-    grants (rights to dial) and returns False. If grants are halted already, returns False.
+    If another server is recorded, halts all grants (rights to dial), unless they are halted already. Call this only if
+    MAY_GRANT_SQL, read before in the same transaction, is not true.
     """
     if await connection.fetchrow(_RECORD_SERVER) is not None:
         return True
@@ -157,11 +157,12 @@ async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, gran
 
 
 async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, GrantCount]) -> None:
-    """Halts all grants if the database may have lost earlier ones. Otherwise sets `seen_at` to now: no grant before it is lost.
+    """Halts all grants if the database may have lost earlier ones. Otherwise sets `seen_at` to the time now.
 
-    A grant is the right to dial one scheduled call. `known` has the highest grant count of each account that this worker has
-    seen. It must not change during this call: a grant that is recorded after the counts were read would look lost. While no
-    scheduled call waits, another Postgres server and lower counts are accepted, because no call can then be dialled twice.
+    A grant is the right to dial one scheduled call. The database has all grants from before `seen_at`. `known` has the highest
+    grant count of each account that this worker has seen. It must not change during this call: a grant that is recorded after
+    the counts were read would look lost. While no scheduled call waits, another Postgres server and lower counts are accepted,
+    because no call can then be dialled twice.
     """
     behind = await _account_with_lost_grants(connection, known)
     if behind is not None:

@@ -146,7 +146,8 @@ class DialSlot(Base):
     granted_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     # The latest time at which the call can end: the grant or `ring_by`, plus ring timeout, time limit and a margin.
     until: Mapped[datetime]
-    # The deadline. If Twilio still has the call in its queue then, the call is canceled. Null: was canceled, or no deadline.
+    # The deadline. If Twilio still has the call in its queue then, the call is canceled. Null: there is no deadline, or it has
+    # passed and nothing is left to do.
     ring_by: Mapped[datetime | None]
     # Since when Twilio answers 404 for the call. Null: it does not. A new call may get 404 at first.
     missing_since: Mapped[datetime | None]

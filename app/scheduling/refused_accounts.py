@@ -32,12 +32,15 @@ _RESUME = "UPDATE pace SET refused_since = NULL, probe_at = NULL WHERE subject_i
 
 
 def _probe_waits_sql(at: str) -> str:
-    """Returns SQL for whether the next probe waits. A `probe_at` too far ahead shows that Postgres's clock has stepped back."""
+    """Returns SQL for whether the next probe must still wait for `probe_at`.
+
+    If `probe_at` is too far ahead, Postgres's clock has stepped back. Then the probe does not wait.
+    """
     return f"(pace.probe_at > {at} AND pace.probe_at <= {at} + make_interval(secs => {_MAX_WAIT_ASKED_FOR_S}))"
 
 
 def allowed_probes_sql(at: str) -> str:
-    """Returns SQL for the number of calls that may be granted at the time `at`: 0, 1, or null if the account is not refused."""
+    """Returns SQL for the number of calls that may be granted at `at`: 0 or 1; null while Twilio does not refuse them."""
     return f"CASE WHEN {_probe_waits_sql(at)} THEN 0 WHEN pace.probe_at IS NOT NULL THEN 1 END"
 
 
@@ -73,5 +76,5 @@ async def allow_next_probe(database: StatementRunner, account_id: UUID) -> None:
 
 
 async def resume_account(database: StatementRunner, account_id: UUID) -> None:
-    """Lets the account's calls be granted as before."""
+    """Ends the slowdown: calls of the account are granted as before. Call this when Twilio no longer refuses them."""
     await database.fetch(_RESUME, account_id)

@@ -41,7 +41,7 @@ def insert_scheduled_dials_sql(from_clause: str, *, due_at: str) -> str:
 
 
 def insert_slots_sql(from_clause: str) -> str:
-    """Returns a CTE that inserts a dial slot for each scheduled call, so that it counts as dialled. Nothing dials it again.
+    """Returns a CTE that inserts a dial slot for each scheduled call. The call then counts as dialled; no worker dials it.
 
     `from_clause` is as for `insert_scheduled_dials_sql`. The CTE `given` also has the calls' parameters.
     """

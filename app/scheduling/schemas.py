@@ -1,4 +1,4 @@
-"""Schemas for hours in request and response bodies."""
+"""Schemas for the member `hours` of requests and responses: when scheduled calls may ring."""
 
 from typing import Annotated
 

@@ -128,8 +128,9 @@ class GrantRelease:
 
         Does nothing if grants are not halted. A dry run changes nothing. `skipped_account_sids` are the sids of accounts whose
         list is not searched: all of their waiting calls that are due become `unknown`. Before a wait, calls `on_wait` with the
-        number of seconds. Raises CommandUnfinished if Twilio's list cannot be read. Raises CommandFailed if the clocks differ
-        too much, or if another Postgres server was promoted or grants were halted again during the run.
+        number of seconds. Raises CommandUnfinished if Twilio's list cannot be read. Raises CommandFailed if the difference
+        between Twilio's and Postgres's clocks is unknown or too large. Also raises it if another Postgres server was promoted,
+        or grants were halted or released, during the run.
         """
         state = await read_grant_halt_state(self.database)
         if state is None or state.may_grant:
@@ -137,7 +138,7 @@ class GrantRelease:
         if not is_dry_run:
             state = await self._ensure_halted(state)
         limits = await self._plan_search(state, is_dry_run=is_dry_run)
-        # Until then, a process may still dial a call whose grant is lost.
+        # Until `limits.until`, a process may still dial a call whose grant is lost.
         left_s = (limits.until - state.read_at).total_seconds()
         if left_s > 0 and not is_dry_run:
             on_wait(left_s)
@@ -212,7 +213,7 @@ class GrantRelease:
         return checked
 
     async def _find_candidates(self, call_list: AccountCallList, waiting_call: Call, limits: _SearchLimits) -> CallCandidates:
-        """Returns the calls in Twilio's list that may be this call, which waits in Postgres but may have been dialled before.
+        """Returns the calls in Twilio's list that an earlier dial of the waiting call may have started.
 
         Raises CommandUnfinished if the list cannot be read. Raises CommandFailed if the difference between Twilio's and
         Postgres's clocks is unknown or too large, because the dates in the list then prove nothing.
