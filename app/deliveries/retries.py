@@ -1,16 +1,34 @@
-"""Defines the waits between the attempts at a failed delivery, and the time after which Callgate gives up."""
+"""Judges the receiver's answer to an attempt at a delivery: is it delivered, tried again (and when), or given up?"""
 
 import random
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 FIRST_RETRY: Final = timedelta(seconds=5)
 """The wait after the first failed attempt, by default. The setting CALLGATE_DELIVERY_FIRST_RETRY replaces it."""
 GIVE_UP_AFTER: Final = timedelta(days=3)
+_STATUS_GONE = 410
 # The waits between attempts as multiples of the first: 5 s, 30 s, 2 min, 15 min, 1 h, then every 4 h.
 _RETRY_WAIT_MULTIPLES = (1, 6, 24, 180, 720)
 _LAST_RETRY_WAIT_MULTIPLE = 2880
 _JITTER = 0.1
+
+
+def is_delivered(status: int | None) -> bool:
+    """Returns whether the receiver has accepted a delivery by answering with this status. None stands for no answer."""
+    return status is not None and 200 <= status < 300
+
+
+def delay_until_next_attempt(
+    status: int | None, failures: int, pending_since: datetime, first: timedelta = FIRST_RETRY
+) -> timedelta | None:
+    """Returns the time to wait before the next attempt at a delivery that has now failed `failures` times.
+
+    `status` is the receiver's answer to the last attempt. Returns None if Callgate gives up: if the status is 410 (Gone), or if
+    the next attempt would begin more than GIVE_UP_AFTER after `pending_since`.
+    """
+    delay = retry_delay(failures, first)
+    return None if status == _STATUS_GONE or datetime.now(UTC) + delay > pending_since + GIVE_UP_AFTER else delay
 
 
 def retry_delay(failures: int, first: timedelta = FIRST_RETRY) -> timedelta:

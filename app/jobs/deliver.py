@@ -20,7 +20,7 @@ from app.database.batcher import Batcher
 from app.database.engine import Database
 from app.database.partitions import MonthRange
 from app.deliveries.requests import DeliveryContent, DeliveryRequest, build_request
-from app.deliveries.retries import FIRST_RETRY, GIVE_UP_AFTER, retry_delay
+from app.deliveries.retries import FIRST_RETRY, delay_until_next_attempt, is_delivered
 from app.deliveries.sender import SendResult
 from app.deliveries.store import ClaimedDelivery, DeliveryAttempt, claim_deliveries, record_attempts
 from app.errors import DatabaseUnavailable
@@ -43,7 +43,6 @@ LEASE = timedelta(seconds=45)
 # attempt ended, or is claimed by another worker. A worker that is killed meanwhile loses these results, so their deliveries are
 # sent again.
 _GATHER_RESULTS_S = 0.1
-_STATUS_GONE = 410
 # Deliveries that were written within this time are claimed at once when they are due. Older ones are due only if they were sent
 # again by a person or if no worker ran; they are looked for less often, because that reads all partitions.
 _RECENT_DELIVERY_AGE = timedelta(days=8)
@@ -217,15 +216,13 @@ class DeliverySender:
         With `is_last`, a failed delivery is given up now, because no later attempt can succeed.
         """
         attempts = delivery.attempts + 1
-        if sent.status is not None and 200 <= sent.status < 300:
+        if is_delivered(sent.status):
             await self._record_in_batch(DeliveryAttempt(delivery, is_delivered=True, status=sent.status, error=None, wait=None))
             self.metrics.callbacks.deliveries.labels("delivered").inc()
             return
-        wait = retry_delay(attempts, self.first_retry)
-        is_over = is_last or sent.status == _STATUS_GONE or datetime.now(UTC) + wait > delivery.pending_since + GIVE_UP_AFTER
-        await self._record_in_batch(
-            DeliveryAttempt(delivery, is_delivered=False, status=sent.status, error=error, wait=None if is_over else wait)
-        )
+        wait = None if is_last else delay_until_next_attempt(sent.status, attempts, delivery.pending_since, self.first_retry)
+        is_over = wait is None
+        await self._record_in_batch(DeliveryAttempt(delivery, is_delivered=False, status=sent.status, error=error, wait=wait))
         self.metrics.callbacks.deliveries.labels("gave_up" if is_over else "failed").inc()
         # Do not log the URL: it may contain a token of the tenant.
         logger.log(
