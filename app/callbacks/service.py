@@ -12,7 +12,7 @@ from app.callbacks.signature import has_signature_format, signing_auth_token
 from app.callbacks.untagged import UntaggedCallAccounts
 from app.calls.callback_urls import CallbackUrls, callback_tag_in_query
 from app.calls.outbox import delivery_for_status
-from app.calls.refresh_plan import refresh_time_after_callback
+from app.calls.refresh_times import refresh_time_after_callback
 from app.calls.settlement import Settlement
 from app.calls.store import CallState, ChangedCall, SidTaken, read_calls, record_ids_by_sid, write_changed_calls
 from app.database.batcher import LOCKED, Batcher, RowLocked

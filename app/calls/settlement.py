@@ -16,7 +16,7 @@ from app.calls import repository
 from app.calls.models import Call
 from app.calls.outbox import NewDelivery, delivery_of_event_settled
 from app.calls.progress import apply_resource, resource_columns
-from app.calls.refresh_plan import wait_until_first_refresh
+from app.calls.refresh_times import wait_until_first_refresh
 from app.calls.search_plan import SearchPlan
 from app.calls.store import AnyCall, Event
 from app.calls.stored_problem import error_as_json

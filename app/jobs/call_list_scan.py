@@ -1,8 +1,8 @@
 """Reads many calls of an account from pages of Twilio's list, with fewer requests than if each call were fetched.
 
 If a call is not in the list, it does not count as deleted, because the list is eventually consistent and its pages move while
-they are read. The caller fetches such calls one by one. app/calls/refresh_plan.py says when a call is due, and so how often the
-list is read.
+they are read. The caller fetches such calls one by one. app/calls/refresh_times.py says when a call is due, and so how often
+the list is read.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Reads started calls from Twilio repeatedly, and updates their records, until the calls have ended and have a price.
 
 If several calls of an account are due at the same time, they are read from Twilio's list (app.jobs.call_list_scan). One or two
-calls are fetched one by one. app.calls.refresh_plan decides when a call is due.
+calls are fetched one by one. app.calls.refresh_times decides when a call is due.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from app.calls.leases import CallDueForRefresh
 from app.calls.not_found_at_twilio import is_call_not_found, is_deleted_at_twilio
 from app.calls.outbox import final_delivery, needs_final_delivery
 from app.calls.progress import apply_deletion, apply_resource
-from app.calls.refresh_plan import (
+from app.calls.refresh_times import (
     CALLBACK_OVERDUE_INTERVALS,
     call_age,
     refresh_time_after_response,

@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 
 from app.calls.search_plan import is_outcome_open
 from app.console.calls.curl import curl_command, missing_secrets
-from app.console.calls.history import HistorySummary, summarize_history
 from app.console.calls.member_rows import NameValueRow, parameter_rows, resource_rows
 from app.console.calls.records import CallHistory, CallLine, DeliveryRow
 from app.console.calls.search import CallListForm, CallSearch
+from app.console.calls.summary import HistorySummary, summarize_history
 from app.console.calls.texts import duration_in_words, problem_in_words
 from app.console.calls.timeline import TimelineEntry, time_since_last_entry, timeline_entries
 from app.console.deliveries.texts import can_be_sent_again, error_in_words, state_and_note_in_words

@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from app.console.calls.history import summarize_history
 from app.console.calls.records import CallHistory, PendingEndRequest
+from app.console.calls.summary import summarize_history
 from app.console.calls.texts import duration_in_words
 from tests.console.histories import at, delivery, event, history, waiting
 
