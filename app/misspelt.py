@@ -11,7 +11,7 @@ _MIN_SIMILARITY = 0.87
 _KUBERNETES_VARIABLE_END = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?$")
 
 
-def find_misspelt(known: Collection[str], variables: Mapping[str, str], files: Iterable[str] = ()) -> Iterator[str]:
+def find_misspelt_settings(known: Collection[str], variables: Mapping[str, str], files: Iterable[str] = ()) -> Iterator[str]:
     """Yields a message for each variable or file whose name looks like a misspelt setting. `known` has all setting names."""
     for name in [*variables, *files]:
         variable = name.upper()

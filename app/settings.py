@@ -13,7 +13,7 @@ from pydantic_settings import SettingsConfigDict
 from app.console_settings import ConsoleSettings
 from app.database_url import DatabaseURL
 from app.errors import CommandFailed
-from app.misspelt import find_misspelt
+from app.misspelt import find_misspelt_settings
 from app.setting_values import (
     MAX_IN_FLIGHT_LIMIT,
     SETTING_PREFIX,
@@ -280,7 +280,9 @@ def load_settings(**overrides: object) -> Settings:
     problems: list[str] = []
     try:
         secrets_dir = SECRETS_DIR if SECRETS_DIR.is_dir() else None
-        problems += find_misspelt(known, os.environ, (file.name for file in secrets_dir.iterdir()) if secrets_dir else ())
+        problems += find_misspelt_settings(
+            known, os.environ, (file.name for file in secrets_dir.iterdir()) if secrets_dir else ()
+        )
         settings = Settings(_secrets_dir=secrets_dir, **overrides)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
         for detail in error.errors(include_input=False, include_url=False):

@@ -10,7 +10,7 @@ import typer
 from app.audit.events import UNNAMED_ACTOR
 from app.cli.output import AsJson, show_table
 from app.cli.tenants import run_with_pool
-from app.cli.times import parse_past_time
+from app.cli.times import parse_time_or_age
 
 if TYPE_CHECKING:
     from app.audit.store import AuditRow
@@ -40,7 +40,7 @@ def audit(
     since: Annotated[
         datetime | None,
         typer.Option(
-            "--since", parser=parse_past_time, metavar="WHEN", help="Only changes since then: 90d, 12h, 30m ago, or a time."
+            "--since", parser=parse_time_or_age, metavar="WHEN", help="Only changes since then: 90d, 12h, 30m ago, or a time."
         ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=_MAX_LIMIT, help="The maximum number of changes.")] = 100,

@@ -27,11 +27,11 @@ class CallbackEvent(StrEnum):
 
 
 def register_commands(tenants: typer.Typer) -> None:
-    tenants.command("callbacks")(configure)
-    tenants.command("callback-secret")(renew_secret)
+    tenants.command("callbacks")(configure_callbacks)
+    tenants.command("callback-secret")(renew_callback_secret)
 
 
-def configure(
+def configure_callbacks(
     tenant: TenantId,
     url: Annotated[str | None, typer.Option("--url", help="The default URL, for calls without a status_callback.")] = None,
     method: Annotated[CallbackMethod | None, typer.Option("--method", help="The HTTP method; POST by default.")] = None,
@@ -69,7 +69,7 @@ def configure(
     show_values(_callback_settings_row(row, as_json=as_json), as_json=as_json)
 
 
-def renew_secret(tenant: TenantId, as_json: AsJson = False) -> None:
+def renew_callback_secret(tenant: TenantId, as_json: AsJson = False) -> None:
     """Create a new secret for signing deliveries.
 
     The secret is printed only this time and signs all deliveries from now on. Receivers should accept the old secret for

@@ -47,7 +47,7 @@ def print_login_link(
 
     It works once, within 15 minutes, for anyone who opens it: keep it secret. The audit log names the user who made it.
     """
-    base = url or _local_console_url()
+    base = url or _default_console_url()
     with creating_secret(in_doubt="an unseen link may be valid for 15 minutes: run the command again to create another"):
         shown = run_with_pool(lambda pool: create_login_link(pool, base))
     show_values({"link": shown}, as_json=True) if as_json else typer.echo(shown)
@@ -102,7 +102,7 @@ async def create_login_link(database: TransactionRunner, base_url: str) -> str:
     return f"{base_url.rstrip('/')}/console/link/{await add_login_link(database, command_actor())}"
 
 
-def _local_console_url() -> str:
+def _default_console_url() -> str:
     """Returns the console's base URL: that of a `callgate dev` which runs in this folder, if no database is configured.
 
     Otherwise returns CALLGATE_CONSOLE_URL or, if that is not set, the address of the console on this machine.

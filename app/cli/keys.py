@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 keys = typer.Typer(help="API keys that a tenant's services or an operator's tools send to Callgate.", no_args_is_help=True)
 
-TenantOrNone = Annotated[str | None, typer.Argument(metavar="TENANT", help="The tenant's id; none with --operator.")]
+OptionalTenantId = Annotated[str | None, typer.Argument(metavar="TENANT", help="The tenant's id; none with --operator.")]
 
 
 def key_owner(tenant: str | None, operator: bool) -> str | None:
@@ -34,7 +34,7 @@ def key_owner(tenant: str | None, operator: bool) -> str | None:
 
 @keys.command("create")
 def create_key(
-    tenant: TenantOrNone = None,
+    tenant: OptionalTenantId = None,
     operator: Annotated[bool, typer.Option("--operator", help="An operator's key: it has no tenant.")] = False,
     scopes: Annotated[
         list[Scope] | None,
@@ -94,7 +94,7 @@ def create_key(
 
 @keys.command("list")
 def list_keys(
-    tenant: TenantOrNone = None,
+    tenant: OptionalTenantId = None,
     operator: Annotated[bool, typer.Option("--operator", help="List the keys of operators.")] = False,
     as_json: AsJson = False,
 ) -> None:

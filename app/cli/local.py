@@ -60,7 +60,7 @@ def dev(
     settings = _settings_for_api()
     folder = StateFolder(settings.state_dir)
     if simulator is None:
-        _protect_configured_database(settings)
+        _refuse_database_with_tenants(settings)
     with local_database(settings, folder) as (settings, database_location):
         migrate_database(settings)
         configure_logging(level=settings.log_level, format_="text")
@@ -79,7 +79,7 @@ def _settings_for_api() -> Settings:
     return settings
 
 
-def _protect_configured_database(settings: Settings) -> None:
+def _refuse_database_with_tenants(settings: Settings) -> None:
     """Raises DatabaseHasTenants if the simulator must not run over the database of CALLGATE_DATABASE_URL."""
     from app.cli.tenants import call_with_new_pool
     from app.local.configured_database import require_no_tenants
@@ -120,7 +120,7 @@ def demo(
     configure_error_logging()
     settings = _settings_for_api()
     folder = StateFolder(settings.state_dir)
-    _protect_configured_database(settings)
+    _refuse_database_with_tenants(settings)
     typer.echo("Callgate demo: starting PostgreSQL, the API, the worker and the simulator …\n")
     with local_database(settings, folder) as (settings, database_location), folder.demo_log.open("w") as log:
         migrate_database(settings)
@@ -142,7 +142,7 @@ async def _run_demo(
     Returns None if the demo was stopped before the call had a price.
     """
     from app.audit.events import command_actor
-    from app.local.demo import place_and_watch, prepare_tenant
+    from app.local.demo import place_demo_call, prepare_demo_tenant
     from app.local.stack import running_stack
     from app.observability import Metrics
     from app.security.keyring import Keyring
@@ -157,8 +157,8 @@ async def _run_demo(
         typer.echo()
         async with services(settings, Metrics()) as state:
             administration = TenantAdministration(state["database"], Keyring(settings.require_secret_keys()), command_actor())
-            key = await prepare_tenant(administration, state["directory"], folder)
-        record = await _run_until(stop, place_and_watch(running, key, typer.echo))
+            key = await prepare_demo_tenant(administration, state["directory"], folder)
+        record = await _run_until(stop, place_demo_call(running, key, typer.echo))
         if record and not once:
             typer.echo(f"\nThe docs are at {running.api_url}/docs (Authorize with the key below). Place another call:\n")
             typer.echo(_curl_command(running.api_url, key))
@@ -196,11 +196,11 @@ def clean() -> None:
 
 
 def _print_addresses(running: RunningStack, database_location: str, options: StackOptions) -> None:
-    from app.local.stack import API_PORT
+    from app.local.stack import DEFAULT_API_PORT
 
     typer.echo(f"  API        {running.api_url}  (docs: {running.api_url}/docs)")
-    if options.port is None and not running.api_url.endswith(f":{API_PORT}"):
-        typer.echo(f"             (port {API_PORT} is in use by another process: adjust the commands in the docs)")
+    if options.port is None and not running.api_url.endswith(f":{DEFAULT_API_PORT}"):
+        typer.echo(f"             (port {DEFAULT_API_PORT} is in use by another process: adjust the commands in the docs)")
     typer.echo(f"  Simulator  {running.simulator_url or 'none: calls go to Twilio'}")
     typer.echo(f"  Postgres   {database_location}")
 

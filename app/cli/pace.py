@@ -33,10 +33,10 @@ Unlimited = Annotated[bool, typer.Option("--unlimited", help="Remove all limits 
 
 
 def register_commands(accounts: typer.Typer) -> None:
-    accounts.command("pace")(pace)
+    accounts.command("pace")(set_account_pace)
 
 
-def pace(
+def set_account_pace(
     tenant: TenantId,
     account_sid: Annotated[str, typer.Argument(metavar="ACCOUNT_SID", help="AC and 32 hexadecimal digits.")],
     calls_per_second: CallsPerSecond = None,

@@ -41,7 +41,7 @@ class _BulkSummary:
     unknown: int = 0
     """Lines whose calls may have been created or not, because Postgres has not confirmed the write."""
     refused: Counter[str] = field(default_factory=Counter)
-    is_temporary: bool = True
+    are_refusals_temporary: bool = True
     """Whether all refusals so far are temporary, so that the same lines can succeed later: 5xx, or the call is being placed."""
 
     def count_line(self, line: BulkLineResult, print_problem: Callable[[str], None]) -> None:
@@ -57,7 +57,9 @@ class _BulkSummary:
                 self.created += 1
             return
         self.refused[line.result.slug] += 1
-        self.is_temporary = self.is_temporary and (line.result.status >= 500 or isinstance(line.result, CallPending))
+        self.are_refusals_temporary = self.are_refusals_temporary and (
+            line.result.status >= 500 or isinstance(line.result, CallPending)
+        )
         if self.refused.total() <= _MAX_SHOWN_REFUSALS:
             print_problem(f"line {line.number}: {_error_text(line.result)}")
 
@@ -103,7 +105,7 @@ def add_calls(
     else:
         show_values(counts | {f"refused {slug}": number for slug, number in sorted(summary.refused.items())}, as_json=False)
     if summary.refused or summary.unknown:
-        raise typer.Exit(EXIT_RUN_AGAIN if summary.is_temporary else 1)
+        raise typer.Exit(EXIT_RUN_AGAIN if summary.are_refusals_temporary else 1)
 
 
 def cancel_calls(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:

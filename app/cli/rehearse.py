@@ -112,13 +112,13 @@ def _read_settings(tenant: str | None, queue: str | None, change: PaceChange) ->
     If `tenant` and `queue` are both None, reads no database: only the limits in `change` apply. Raises CommandFailed if there
     is no such tenant or queue, or if several tenants have such a queue.
     """
-    from app.local.rehearsal import RehearsalSettings, read_settings
+    from app.local.rehearsal import RehearsalSettings, read_rehearsal_settings
     from app.scheduling.pace_limits import UNLIMITED
     from app.settings import load_settings
 
     async def read(pool: Pool) -> RehearsalSettings:
         async with pool.transaction() as connection:
-            return await read_settings(connection, tenant, queue, change)
+            return await read_rehearsal_settings(connection, tenant, queue, change)
 
     if tenant is None and queue is None:
         return RehearsalSettings(queue_pace=UNLIMITED.with_changes(change))

@@ -28,10 +28,10 @@ POST https://accounts.twilio.com/v1/AuthTokens/Promote. Until then Twilio signs 
 
 
 def register_commands(accounts: typer.Typer) -> None:
-    accounts.command("rotate")(rotate)
+    accounts.command("rotate")(rotate_credential)
 
 
-def rotate(
+def rotate_credential(
     tenant: TenantId,
     account_sid: Annotated[str, typer.Argument(metavar="ACCOUNT_SID", help="AC and 32 hexadecimal digits.")],
     key_sid: Annotated[

@@ -38,7 +38,7 @@ def _run_with_key_rotation(use_case: Callable[[KeyRotation], Awaitable[Result]])
 
 
 @secrets.command("status")
-def status(as_json: AsJson = False) -> None:
+def show_key_uses(as_json: AsJson = False) -> None:
     """Show what each encryption key is needed for.
 
     `callgate secrets rotate` encrypts secrets with the newest key. An API key is hashed with the newest key at its next use. A
@@ -70,7 +70,7 @@ def status(as_json: AsJson = False) -> None:
 
 
 @secrets.command("rotate")
-def rotate(as_json: AsJson = False) -> None:
+def reencrypt_secrets(as_json: AsJson = False) -> None:
     """Re-encrypt all secrets with the newest key.
 
     The newest key is the first one in CALLGATE_SECRET_KEYS. All running processes must already have it: docs/rotation.md has

@@ -18,7 +18,7 @@ def _sip_command_group() -> None:
 
 
 @sip.command("check")
-def check(
+def check_sip_uris(
     file: Annotated[
         str,
         typer.Argument(metavar="[FILE|-|URI]", help="A file of URIs, one per line; standard input by default; or one SIP URI."),

@@ -123,7 +123,7 @@ def resume_tenant(tenant: TenantId, as_json: AsJson = False) -> None:
 
 
 @tenants.command("limits")
-def limit_tenant(
+def set_tenant_limits(
     tenant: TenantId,
     max_in_flight: Annotated[
         int | None,

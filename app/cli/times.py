@@ -18,7 +18,7 @@ def parse_future_time(text: str) -> datetime:
     return moment
 
 
-def parse_past_time(text: str) -> datetime:
+def parse_time_or_age(text: str) -> datetime:
     """Parses a time such as 2026-11-28T12:00:00Z (in UTC if it has no zone), or a duration such as 90d: 90 days ago.
 
     Raises BadParameter for any other text.

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from app.cli.keys import TenantOrNone, key_owner
+from app.cli.keys import OptionalTenantId, key_owner
 from app.cli.output import AsJson, show_table, show_values
 from app.cli.processes import service_settings
 from app.cli.tenants import run_with_tenant_administration
@@ -25,7 +25,7 @@ _COLUMNS = ["id", "namespace", "service_account", "scopes", "issuer", "created_a
 def create_workload(
     namespace: Annotated[str, typer.Option("--namespace", help="The namespace of the service account.")],
     service_account: Annotated[str, typer.Option("--service-account", help="The name of the service account.")],
-    tenant: TenantOrNone = None,
+    tenant: OptionalTenantId = None,
     operator: Annotated[bool, typer.Option("--operator", help="An operator's workload: it has no tenant.")] = False,
     scopes: Annotated[
         list[Scope] | None,
@@ -57,7 +57,7 @@ def create_workload(
 
 @workloads.command("list")
 def list_workloads(
-    tenant: TenantOrNone = None,
+    tenant: OptionalTenantId = None,
     operator: Annotated[bool, typer.Option("--operator", help="List the workloads of operators.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -48,7 +48,7 @@ async def run_checks(settings: Settings, token: str | None = None) -> list[Check
             administration = TenantAdministration(database, keyring, command_actor())
             directory = TenantDirectory(database, keyring)
             checks = _DatabaseChecks(settings, database, keyring, administration, directory, check_credential)
-            results += [result async for result in checks.results(token)]
+            results += [result async for result in checks.run(token)]
     except DatabaseUnavailable as error:
         results.append(
             CheckResult("database", "wrong", describe_failure(error), f"{remedy_for(error)}; nothing else could be checked")
@@ -111,7 +111,7 @@ class _DatabaseChecks:
     directory: TenantDirectory
     check_credential: CredentialCheck
 
-    async def results(self, token: str | None) -> AsyncIterator[CheckResult]:
+    async def run(self, token: str | None) -> AsyncIterator[CheckResult]:
         async for result in self._check_database_server():
             yield result
         schema = await self._check_schema()
@@ -125,7 +125,7 @@ class _DatabaseChecks:
             yield result
         async for result in self._check_accounts():
             yield result
-        async for result in WorkloadChecks(self.settings, self.directory).results(token):
+        async for result in WorkloadChecks(self.settings, self.directory).run(token):
             yield result
 
     async def _check_database_server(self) -> AsyncIterator[CheckResult]:

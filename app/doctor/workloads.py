@@ -32,7 +32,7 @@ class WorkloadChecks:
     settings: Settings
     directory: TenantDirectory
 
-    async def results(self, token: str | None) -> AsyncIterator[CheckResult]:
+    async def run(self, token: str | None) -> AsyncIterator[CheckResult]:
         """Yields the results of the checks. Raises DatabaseUnavailable.
 
         Yields nothing if `token` is None and CALLGATE_WORKLOAD_ISSUER is not set.

@@ -32,7 +32,7 @@ class DemoFailed(CommandFailed):
     """The demo call could not be placed, or was not completed and priced in time. The message is one line."""
 
 
-async def prepare_tenant(administration: TenantAdministration, directory: TenantDirectory, folder: StateFolder) -> str:
+async def prepare_demo_tenant(administration: TenantAdministration, directory: TenantDirectory, folder: StateFolder) -> str:
     """Returns the API key of the demo tenant. Creates the tenant, its account and the key if they are missing."""
     try:
         await administration.get_tenant(DEMO_TENANT)
@@ -52,7 +52,7 @@ async def prepare_tenant(administration: TenantAdministration, directory: Tenant
     return key
 
 
-async def place_and_watch(running: RunningStack, key: str, print_line: PrintLine) -> dict[str, Any]:
+async def place_demo_call(running: RunningStack, key: str, print_line: PrintLine) -> dict[str, Any]:
     """Places the demo call and returns its record (JSON) once the call is completed and has a price. Raises DemoFailed."""
     headers = {"Authorization": f"Bearer {key}"}
     try:
@@ -60,9 +60,9 @@ async def place_and_watch(running: RunningStack, key: str, print_line: PrintLine
             asyncio.timeout(_TIMEOUT_S),
             httpx.AsyncClient(base_url=running.api_url, headers=headers, timeout=60, trust_env=False) as http,
         ):
-            record = await _place(http, print_line)
+            record = await _place_call(http, print_line)
             try:
-                return await _print_changes(http, record, print_line)
+                return await _follow_until_priced(http, record, print_line)
             finally:
                 _overwrite_line("")
     except TimeoutError:
@@ -71,7 +71,7 @@ async def place_and_watch(running: RunningStack, key: str, print_line: PrintLine
         raise DemoFailed(f"the gateway did not answer as expected: {error or type(error).__name__}") from error
 
 
-async def _place(http: httpx.AsyncClient, print_line: PrintLine) -> dict[str, Any]:
+async def _place_call(http: httpx.AsyncClient, print_line: PrintLine) -> dict[str, Any]:
     print_line(f"POST /v1/calls  {json.dumps(DEMO_REQUEST)}")
     began = time.monotonic()
     response = await http.post("/v1/calls", json=DEMO_REQUEST)
@@ -83,7 +83,7 @@ async def _place(http: httpx.AsyncClient, print_line: PrintLine) -> dict[str, An
     return record
 
 
-async def _print_changes(http: httpx.AsyncClient, record: dict[str, Any], print_line: PrintLine) -> dict[str, Any]:
+async def _follow_until_priced(http: httpx.AsyncClient, record: dict[str, Any], print_line: PrintLine) -> dict[str, Any]:
     """Prints each change of the call, and returns its record once the call has a price.
 
     Polls the call's events instead of its record, so that a status that lasts less than the poll interval is printed, too.

@@ -232,11 +232,11 @@ class Rehearsal:
         while True:
             made = await grant_calls(self._database, self._account_id, limit=MAX_GRANTS_PER_TRANSACTION)
             for grant in made.grants:
-                await self._place(grant, at)
+                await self._place_call(grant, at)
             if made.is_last:
                 return made.wait_s
 
-    async def _place(self, grant: DialGrant, at: datetime) -> None:
+    async def _place_call(self, grant: DialGrant, at: datetime) -> None:
         """Places a call at the simulator. The rehearsal's clock stands still meanwhile."""
         call_id = grant.call.id
         call = self._waiting_calls.pop(call_id)
@@ -268,7 +268,7 @@ async def prepare_database(url: str) -> None:
         await database.close()
 
 
-async def read_settings(
+async def read_rehearsal_settings(
     connection: Connection, tenant_id: str | None, queue: str | None, change: PaceChange
 ) -> RehearsalSettings:
     """Returns the stored settings of a tenant and its queue, with `change` applied to the queue's dialling limits.

@@ -13,7 +13,7 @@ from app.database.engine import Database
 
 # With this search_path, the functions in `public` replace Postgres's own ones. So all statements and column defaults of
 # Callgate read this clock. The search_path applies to sessions that begin later.
-_REPLACE_CLOCK: Final = (
+_REPLACE_CLOCK_SQL: Final = (
     "CREATE TABLE rehearsal_clock (at timestamptz NOT NULL)",
     "INSERT INTO rehearsal_clock VALUES (pg_catalog.now())",
     *(
@@ -28,17 +28,17 @@ _REPLACE_CLOCK: Final = (
     "ALTER DATABASE callgate SET search_path = public, pg_catalog",
 )
 
-_FIND_SETTINGS = """
+_FIND_SETTINGS_SQL = """
     SELECT tenant.id AS tenant_id, tenant.hours AS tenant_hours, account.id AS account_id, queue.id AS queue_id, queue.hours,
         queue.ring_within_s
     FROM tenant LEFT JOIN queue ON queue.tenant_id = tenant.id AND queue.name = $2
     LEFT JOIN LATERAL (SELECT id FROM twilio_account WHERE tenant_id = tenant.id ORDER BY id LIMIT 1) AS account ON true
     WHERE ($1::text IS NULL OR tenant.id = $1) AND ($2::text IS NULL OR queue.id IS NOT NULL) ORDER BY tenant.id LIMIT 2
 """
-_ADD_TENANT = "INSERT INTO tenant (id, name, hours) VALUES ($1, $1, $2::jsonb)"
-_ADD_QUEUE = "INSERT INTO queue (id, tenant_id, name, hours, ring_within_s) VALUES ($1, $2, $3, $4::jsonb, $5)"
+_ADD_TENANT_SQL = "INSERT INTO tenant (id, name, hours) VALUES ($1, $1, $2::jsonb)"
+_ADD_QUEUE_SQL = "INSERT INTO queue (id, tenant_id, name, hours, ring_within_s) VALUES ($1, $2, $3, $4::jsonb, $5)"
 
-_NEXT_TIME = """
+_NEXT_TIME_SQL = """
     SELECT least(
         (SELECT min(due_at) FROM scheduled_dial WHERE queue_id = $2 AND due_at > $1),
         (SELECT min(ring_by) FROM scheduled_dial WHERE ring_by > $1),
@@ -46,8 +46,8 @@ _NEXT_TIME = """
         (SELECT min(until) FROM dial_slot WHERE until > $1 AND EXISTS (SELECT FROM scheduled_dial))
     ) AS at
 """
-_FIND_OUTCOME = "SELECT execution, sid, problem ->> 'detail' AS problem FROM call WHERE id = $1"
-_FIND_REDIALS = """
+_FIND_OUTCOME_SQL = "SELECT execution, sid, problem ->> 'detail' AS problem FROM call WHERE id = $1"
+_FIND_REDIALS_SQL = """
     SELECT id, not_before, ring_by FROM call JOIN scheduled_dial ON call_id = id WHERE redial_of = $1
 """
 
@@ -65,7 +65,7 @@ class CopiedSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class PlacedOutcome:
+class DialOutcome:
     """The state of a call after an attempt to dial it. `problem` says why no call was started."""
 
     execution: str
@@ -87,20 +87,20 @@ async def find_settings(connection: Connection, tenant_id: str | None, queue: st
 
     If `tenant_id` is None, returns the settings of up to two tenants that have this queue (if `queue` is None: of any two).
     """
-    return [CopiedSettings(**row) for row in await connection.fetch(_FIND_SETTINGS, tenant_id, queue)]
+    return [CopiedSettings(**row) for row in await connection.fetch(_FIND_SETTINGS_SQL, tenant_id, queue)]
 
 
 async def replace_postgres_clock(connection: Connection) -> None:
     """Makes Postgres's time functions return the rehearsal's clock. Must run before the tables of Callgate are created."""
-    for statement in _REPLACE_CLOCK:
+    for statement in _REPLACE_CLOCK_SQL:
         await connection.execute(statement)
 
 
 async def add_tenant_and_queue(connection: Connection, copied: CopiedSettings, *, tenant_id: str, queue: str) -> UUID:
     """Inserts the rehearsal's tenant and queue, with the hours and `ring_within_s` in `copied`. Returns the queue's id."""
     queue_id = uuid7()
-    await connection.execute(_ADD_TENANT, tenant_id, copied.tenant_hours)
-    await connection.execute(_ADD_QUEUE, queue_id, tenant_id, queue, copied.hours, copied.ring_within_s)
+    await connection.execute(_ADD_TENANT_SQL, tenant_id, copied.tenant_hours)
+    await connection.execute(_ADD_QUEUE_SQL, queue_id, tenant_id, queue, copied.hours, copied.ring_within_s)
     return queue_id
 
 
@@ -113,16 +113,16 @@ async def next_event_time(database: Database, queue_id: UUID, after: datetime) -
 
     At such a time, a call becomes due, reaches its `ring_by`, or no longer counts against the limits on concurrent calls.
     """
-    rows: Sequence[Any] = await database.fetch(_NEXT_TIME, after, queue_id)
+    rows: Sequence[Any] = await database.fetch(_NEXT_TIME_SQL, after, queue_id)
     at: datetime | None = rows[0]["at"]
     return at
 
 
-async def find_outcome(database: Database, call_id: UUID) -> PlacedOutcome:
-    (row,) = await database.fetch(_FIND_OUTCOME, call_id)
-    return PlacedOutcome(**row)
+async def find_outcome(database: Database, call_id: UUID) -> DialOutcome:
+    (row,) = await database.fetch(_FIND_OUTCOME_SQL, call_id)
+    return DialOutcome(**row)
 
 
 async def find_redials(database: Database, call_id: UUID) -> list[WaitingRedial]:
     """Returns the redial that waits after a call has ended, as a list with one item, or an empty list."""
-    return [WaitingRedial(**row) for row in await database.fetch(_FIND_REDIALS, call_id)]
+    return [WaitingRedial(**row) for row in await database.fetch(_FIND_REDIALS_SQL, call_id)]

@@ -28,9 +28,9 @@ from simulator.main import create_app as create_simulator
 
 logger = structlog.stdlib.get_logger(__name__)
 
-HOST = "127.0.0.1"
-API_PORT = 8000
-SIMULATOR_PORT = 8010
+_HOST = "127.0.0.1"
+DEFAULT_API_PORT = 8000
+DEFAULT_SIMULATOR_PORT = 8010
 _MAX_PORT_TRIES = 100
 # A call in the simulator takes 6 to 21 seconds, price included. Each status lasts for at least three refreshes: the worker
 # refreshes a call after 0.1 s at first, then after a quarter of its age.
@@ -85,14 +85,14 @@ async def running_stack(
         servers: list[LocalServer] = []
         simulator_url = None
         if options.simulator:
-            listener = listeners.enter_context(_listen_at_or_after(options.simulator_port, SIMULATOR_PORT))
+            listener = listeners.enter_context(_listen_at_or_after(options.simulator_port, DEFAULT_SIMULATOR_PORT))
             simulator_url = _listener_url(listener)
             servers.append(_simulator_server(listener))
             settings = _with_simulator_as_twilio(settings, simulator_url)
         settings = _settings_with_values(
             settings, delivery_allow=",".join(filter(None, [settings.delivery_allow, _LOOPBACK_NETWORKS]))
         )
-        listener = listeners.enter_context(_listen_at_or_after(options.port, API_PORT))
+        listener = listeners.enter_context(_listen_at_or_after(options.port, DEFAULT_API_PORT))
         servers.append(_api_server(settings, listener))
         stop_worker = asyncio.Event()
         serving = [asyncio.create_task(server.run_until_exit(), name=server.name) for server in servers]
@@ -168,12 +168,12 @@ def _listen_at_or_after(port: int | None, default_port: int) -> socket.socket:
     if port is None:
         for candidate in range(default_port, default_port + _MAX_PORT_TRIES):
             with contextlib.suppress(CannotListen):
-                return listen(HOST, candidate)[0]
-    return listen(HOST, default_port if port is None else port)[0]
+                return listen(_HOST, candidate)[0]
+    return listen(_HOST, default_port if port is None else port)[0]
 
 
 def _listener_url(listener: socket.socket) -> str:
-    return f"http://{HOST}:{listener.getsockname()[1]}"
+    return f"http://{_HOST}:{listener.getsockname()[1]}"
 
 
 def _settings_with_values(settings: Settings, **values: object) -> Settings:
