@@ -10,7 +10,7 @@ EXECUTIONS: Final[tuple[ExecutionName, ...]] = get_args(ExecutionName)
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """An invalid part of a request, or a warning about a part of it.
+    """An error in one part of a request, or a warning about this part.
 
     `pointer` names the part: an RFC 6901 JSON pointer into the body, the name of a header, or `?` and the name of a query
     parameter.

@@ -1,4 +1,4 @@
-"""The settings of the console, a part of all settings (app/settings.py)."""
+"""The settings of the console. `Settings` in app/settings.py inherits them."""
 
 from typing import Literal
 

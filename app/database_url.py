@@ -1,6 +1,6 @@
 """Parses PostgreSQL URLs as libpq does: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 
-A parameter that is not supported is an error. No parameter is silently ignored.
+A parameter that is not supported is an error, and is never ignored.
 """
 
 import os
@@ -42,13 +42,13 @@ _HINTS_BY_PARAMETER = {
 class DatabaseURLError(ValueError):
     """A PostgreSQL URL is invalid.
 
-    The message is one line. It names a wrong query parameter of the URL, without the value, which may be secret.
+    The message is one line. If a query parameter is wrong, the message names it, and does not show a value that may be secret.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Keepalive:
-    """The settings of TCP keepalive for the client's socket, which detects an unreachable server.
+    """The settings of TCP keepalive, with which the client's socket detects an unreachable server.
 
     A value of None means the operating system's default.
     """
@@ -80,7 +80,7 @@ class DatabaseURL:
 
 
 class _DatabaseURLParser:
-    """Parses one URL. Reading a query parameter removes it, so parameters that are left at the end are unknown."""
+    """Parses one URL. Reading a query parameter removes it, so parameters that are left at the end are not supported."""
 
     def __init__(self, text: str) -> None:
         scheme, separator, rest = text.strip().partition("://")
@@ -241,9 +241,9 @@ class _DatabaseURLParser:
 
 
 def _parse_host(text: str, port: str) -> tuple[str, int]:
-    """Returns host and port. `text` is a host name, an IP address or the directory of a Unix socket, and may end with a port.
+    """Returns host and port. `text` is a host name or an IP address, with or without a port, or the folder of a Unix socket.
 
-    If `text` has no port, `port` is used; if this is "", too, the port is 5432. Raises DatabaseURLError.
+    If `text` has no port, uses `port`, or 5432 if `port` is empty. Raises DatabaseURLError if the host or the port is invalid.
     """
     text = unquote(text)
     if text.startswith("/"):

@@ -6,10 +6,11 @@ CallgateError
 ├── UpstreamError     Twilio did not carry out the request (not certain for CallNotFoundAtTwilio and ActionUnknown)
 └── ServiceError      the service itself failed; no call was started
 
-If it is unknown whether a request has created a call, the response is not an error: it is 202 with the record of the call. For
-other requests, no record shows the outcome at Twilio later, so an unknown outcome is the error ActionUnknown (409). Every 5xx
-therefore means that the request started no call, and a client may repeat it without harm. After DatabaseUnavailable, a change
-in Postgres may have been committed, and a request to end a call may have reached Twilio.
+If it is unknown whether a request has created a call, the response under `/v1` is not an error: it is 202 with the record of
+the call. Under Twilio's own paths it is 409. For other requests, no record shows the outcome at Twilio later, so an unknown
+outcome is the error ActionUnknown (409). Every 5xx therefore means that the request started no call, and that repeating it
+cannot place a second one. Even so, if the error is DatabaseUnavailable, a change in Postgres may have been committed, and a
+request to end a call may have reached Twilio.
 """
 
 from typing import ClassVar, Literal

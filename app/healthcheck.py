@@ -24,7 +24,8 @@ _HEALTH_URL_PARTS_BY_COMMAND: dict[str, tuple[tuple[str, ...], str | None, str]]
 def health_url_of_command(command: Sequence[str], ops_port: str | None = None) -> str | None:
     """Returns the health URL of a process that was started with `command`. Returns None for a worker that serves no port.
 
-    `ops_port` is the worker's CALLGATE_OPS_PORT. For a command that is not `callgate`, returns the URL of `callgate serve`.
+    `ops_port` is the worker's CALLGATE_OPS_PORT. For any command other than `callgate serve`, `worker` and `simulator`, returns
+    the default health URL of `callgate serve`.
     """
     programs = [position for position, word in enumerate(command) if Path(word).name == "callgate"]
     role, *arguments = [*command[programs[0] + 1 :], ""] if programs else [""]

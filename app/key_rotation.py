@@ -69,7 +69,7 @@ class KeyRotation:
         return result
 
     async def find_unreadable_secrets(self) -> list[str]:
-        """Returns the stored secrets that cannot be decrypted, each with the reason. Ignores revoked ones."""
+        """Returns a text for each stored secret that cannot be decrypted: its name and the reason. Ignores revoked secrets."""
         names: list[str] = []
         for encrypted_column in ENCRYPTED_COLUMNS:
             last = None
@@ -87,7 +87,10 @@ class KeyRotation:
         return names
 
     async def key_uses(self, *, count_calls: bool = True) -> list[EncryptionKeyUse]:
-        """Returns how much data needs each key, configured keys first. With `count_calls`, reads all calls, page by page."""
+        """Returns how much data needs each key, configured keys first.
+
+        With `count_calls`, reads all calls, page by page. Without it, the number of calls is 0 for every key.
+        """
         secrets: Counter[bytes] = Counter()
         async with self.database.begin() as session:
             for encrypted_column in ENCRYPTED_COLUMNS:

@@ -12,7 +12,7 @@ _KUBERNETES_VARIABLE_END = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PO
 
 
 def find_misspelt_settings(known: Collection[str], variables: Mapping[str, str], files: Iterable[str] = ()) -> Iterator[str]:
-    """Yields a message for each variable or file whose name looks like a misspelt setting. `known` has all setting names."""
+    """Yields a message for each variable or file whose name looks like a misspelt setting. `known` names all settings."""
     for name in [*variables, *files]:
         variable = name.upper()
         if (

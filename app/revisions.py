@@ -23,9 +23,9 @@ def newest_revision() -> str:
 
 @cache
 def known_revisions() -> dict[str, str | None]:
-    """Returns a dict of the schema revisions that this version of Callgate knows: from each revision to the one before it.
+    """Returns all schema revisions that this version of Callgate knows, each with the revision before it as its value.
 
-    The first revision has the value None.
+    The value of the first revision is None.
     """
     versions = (version.read_text() for version in migrations_folder().glob("versions/*.py"))
     found = [{bool(down): revision for down, revision in _REVISION_PATTERN.findall(version)} for version in versions]

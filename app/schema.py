@@ -27,8 +27,9 @@ class MigrationFailed(CommandFailed):
 def migrate(database_url: str, *, revision: str = "head") -> None:
     """Migrates the schema to `revision`. Must not be called inside an event loop. Concurrent migrations wait for each other.
 
-    Raises MigrationFailed, and DatabaseUnavailable if no connection can be opened. A migration that fails can be repeated. It
-    has changed nothing if it is one transaction, as most are; one that builds indexes concurrently is not.
+    Raises MigrationFailed if a migration fails, and DatabaseUnavailable if no connection can be opened. A migration that has
+    failed can be repeated. Most migrations are one transaction, so that a failure changes nothing. A migration that builds
+    indexes concurrently is not one transaction, and may have made a part of its changes.
     """
     from alembic import command
     from alembic.util import CommandError
@@ -57,7 +58,7 @@ async def applied_revision(database: Database) -> str | None:
 
 
 def is_newer_revision(revision: str | None) -> bool:
-    """Returns whether the schema `revision` was made by a newer version of Callgate: this version does not know it.
+    """Returns whether a newer version of Callgate made the schema `revision`. This is so if this version does not know it.
 
     This version can still use such a schema, because each schema stays compatible with the version before.
     """
@@ -70,7 +71,7 @@ def is_usable_revision(revision: str | None) -> bool:
 
 
 async def newer_revision(database: Database) -> str | None:
-    """Returns the schema's revision if it is newer than this version, else None. Raises DatabaseUnavailable."""
+    """Returns the schema's revision if a newer version of Callgate made it, else None. Raises DatabaseUnavailable."""
     async with database.begin() as session:
         current, _ = await applied_and_newest_revision(session)
     return current if is_newer_revision(current) else None

@@ -1,4 +1,4 @@
-"""What `callgate serve` requires of the settings. Other commands run without it, such as `callgate migrate`."""
+"""Checks whether `callgate serve` can run with the settings. Commands that run no API, such as `migrate`, do not check this."""
 
 from app.setting_values import SETTING_PREFIX
 from app.settings import Settings, SettingsError
@@ -9,7 +9,8 @@ _OIDC_SETTINGS = ("console_oidc_issuer", "console_oidc_client_id", "console_oidc
 def require_serve_settings(settings: Settings) -> None:
     """Raises SettingsError if `callgate serve` cannot run with the settings. The message names every fault.
 
-    There must be more connections than creations in flight. Login with OpenID Connect must have all of its settings, or none.
+    CALLGATE_MAX_CONNECTIONS must be more than CALLGATE_MAX_IN_FLIGHT. If one of the settings in `_OIDC_SETTINGS` is
+    given, all of them and CALLGATE_CONSOLE_URL must be given.
     """
     faults = []
     if settings.max_connections <= settings.max_in_flight:

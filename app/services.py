@@ -253,7 +253,7 @@ def _http_client(settings: Settings) -> HttpClient:
 
 
 def _twilio_concurrency_limit(settings: Settings) -> ConcurrencyLimit:
-    """Returns the limit of the requests to Twilio that share one pool of connections: each tenant can use a quarter of it."""
+    """Returns a limit of concurrent requests to Twilio for one pool of connections. A tenant can use a quarter of the pool."""
     return ConcurrencyLimit(per_process=settings.max_in_flight, per_tenant=max(1, settings.max_in_flight // 4))
 
 

@@ -44,7 +44,7 @@ def decode_secret_keys(value: SecretStr) -> list[bytes]:
 def parse_twilio_base_url(text: str) -> str:
     """Returns the base URL of Twilio's API without a final `/2010-04-01`, which Twilio's documentation appends.
 
-    Raises ValueError for a URL that cannot be a base URL.
+    Raises ValueError for a URL that `parse_url` refuses, and for the URL of a resource below the base URL.
     """
     url = parse_url(text.strip()).removesuffix(f"/{TWILIO_API_VERSION}").rstrip("/")
     path = urlsplit(url).path
@@ -57,7 +57,7 @@ def parse_url(text: str) -> str:
     """Returns an http or https URL without its trailing slashes.
 
     Raises ValueError for any other text, and for a URL with a user, a query or a fragment. The host must be ASCII: other
-    characters look like ASCII, and libraries convert them in different ways.
+    characters can look like ASCII ones, and libraries convert them in different ways.
     """
     try:
         parts = urlsplit(text)
@@ -80,7 +80,10 @@ def parse_console_url(text: str) -> str:
 
 
 def parse_public_url(text: str) -> str:
-    """Returns an http or https URL without its trailing slashes. Raises ValueError if Twilio would send it no callbacks."""
+    """Returns an http or https URL without its trailing slashes.
+
+    Raises ValueError for a URL that `parse_url` refuses, or to which Twilio would not send callbacks.
+    """
     url = parse_url(text)
     host = urlsplit(url).hostname or ""
     if "_" in host or ":" in host:
@@ -106,7 +109,7 @@ def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], li
 
 
 def check_key_set_location(text: str) -> str:
-    """Returns `text`, which must be the absolute path or the URL of a key set (RFC 7517).
+    """Returns `text`, which must be the absolute path of a key set (RFC 7517), or the URL of a key set or discovery document.
 
     Raises ValueError for any other text, and for a URL that `is_trusted_url` does not accept.
     """
@@ -138,7 +141,7 @@ def is_loopback_host(host: str) -> bool:
 
 
 def parse_networks(text: str) -> list[IPv4Network | IPv6Network]:
-    """Returns the networks of a comma-separated list. Raises ValueError if an entry is not a network, such as 10.0.0.0/8."""
+    """Returns the networks of a comma-separated list. An address counts as a network. Raises ValueError for other entries."""
     networks = []
     for entry in filter(None, (part.strip() for part in text.split(","))):
         try:

@@ -35,7 +35,7 @@ _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 @dataclass(frozen=True, slots=True)
 class FileProblem:
-    """An error in the document. `text` says what the user should write instead. It contains no value of the document."""
+    """An error in the document, or a notice about a part of it. `text` describes it, and contains no value of the document."""
 
     text: str
     path: MemberPath = ()

@@ -80,7 +80,7 @@ class DeclarationModel(BaseModel):
 
 
 class SecretReference(DeclarationModel):
-    """The place of a secret: an environment variable of the command, or a file. The file itself never contains a secret."""
+    """The place of a secret: an environment variable of the command, or a file. The declaration itself contains no secret."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["env"]}, {"required": ["file"]}]})
 

@@ -1,7 +1,7 @@
 """Compares a declaration with the stored tenants, and plans the changes that remove the differences. Does no I/O.
 
 Members that the file leaves out are not compared. If a setting has its default value in the file and is not set in the
-database, the two count as equal. Secrets are compared in constant time and are not part of the texts of changes.
+database, the two count as equal. Secrets are compared in constant time, and no printed text contains them.
 """
 
 from collections.abc import Iterator, Mapping

@@ -149,7 +149,7 @@ class DeclaredAccount(DeclarationModel):
 
 
 class DeclaredSipCredential(DeclarationModel):
-    """A user name and a password for the digest authentication of SIP endpoints. Calls are created with its name.
+    """A user name and a password for the digest authentication of SIP endpoints. Requests for calls refer to it by name.
 
     Replaces what is stored under the name.
     """

@@ -57,7 +57,10 @@ class DeclarationService:
     workload_issuer: str | None = None
 
     async def preview_changes(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
-        """Returns what `apply` would change. Changes and locks nothing. Raises DocumentInvalid or DatabaseUnavailable."""
+        """Returns the changes that `apply_declaration` would make. Changes and locks nothing.
+
+        Raises DocumentInvalid if the changes cannot be made, and DatabaseUnavailable if the database cannot be read.
+        """
         async with self.database.transaction() as connection:
             await store.make_transaction_read_only(connection)
             return await self._plan(connection, declaration, secrets, lock=False)
@@ -65,9 +68,9 @@ class DeclarationService:
     async def apply_declaration(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
         """Makes all changes in one transaction, and returns them. First waits until no other `apply` runs.
 
-        After the commit, applies hours and suspensions in the declaration to scheduled calls that already wait. Raises
-        DocumentInvalid, OperatorError or ApplyLocked; then nothing was changed. Raises DatabaseUnavailable, which says whether
-        the commit is in doubt, and whether the settings are stored.
+        After the commit, applies hours and suspensions in the declaration to scheduled calls that already wait. If it raises
+        DocumentInvalid, OperatorError or ApplyLocked, nothing was changed. If it raises DatabaseUnavailable, the error's
+        attributes say whether the commit is in doubt, and whether the settings are stored.
         """
         plan = await self._make_changes(declaration, secrets)
         # Also if nothing has changed: an earlier `apply` may have stored the settings and then failed here. The transaction

@@ -78,7 +78,7 @@ async def make_transaction_read_only(connection: Connection) -> None:
 async def read_tenants(
     connection: Connection, tenant_ids: Sequence[str], *, key_ids: Sequence[str], lock: bool
 ) -> dict[str, TenantState]:
-    """Returns the tenants that exist, by id. Of a tenant's API keys, reads only those in `key_ids`.
+    """Returns those tenants in `tenant_ids` that exist, by id. Of a tenant's API keys, reads only those in `key_ids`.
 
     `lock` keeps other transactions from changing the tenants until this transaction ends.
     """

@@ -99,9 +99,9 @@ def _duplicate_problems_of_tenant(tenant: DeclaredTenant, path: MemberPath, docu
 
 
 def _workload_problems(declaration: Declaration, document: Document, default_issuer: str | None) -> Iterator[FileProblem]:
-    """Yields a problem for each service account with a fault.
+    """Yields a problem for each service account that has no issuer, or is declared twice, for one tenant or for two.
 
-    It has no issuer, acts for two tenants, is declared twice, or is declared and removed.
+    Also yields a problem for a service account that a tenant both declares and removes.
     """
     declared: list[tuple[MemberPath, ServiceAccount]] = []
     for number, tenant in enumerate(declaration.tenants):

@@ -1,4 +1,4 @@
-"""The `callgate` command. `main` reports every expected failure in one line on stderr that says what to do.
+"""The `callgate` command. `main` reports every expected failure in one line on standard error, which says what to do.
 
 The modules of this package import at their top only what is needed to declare the commands. A command imports other modules
 when it runs. A small command such as `callgate keys list` therefore needs much less memory than the API.
@@ -41,8 +41,8 @@ from app.cli.output import drop_unwritable_output
 from app.errors import CommandFailed, DatabaseUnavailable
 from app.revisions import newest_revision
 
-# A full disk, a quota or a device error: of the output, or of a file if the error has a `filename`. Typer itself ends the
-# command if a pipe is closed.
+# A full disk, an exhausted quota or a device error. If the error has a `filename`, it concerns that file, otherwise the output.
+# If a pipe is closed, Typer itself ends the command.
 _DISK_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 app = typer.Typer(

@@ -64,7 +64,7 @@ def apply(
 def _load_settings() -> Settings:
     """Returns the settings. Raises CommandFailed for wrong settings.
 
-    The exit code is then 1 instead of the usual 2, which means a difference after `--dry-run`.
+    The exit code is then 1 instead of the usual 2, because 2 means that `--dry-run` found a difference.
     """
     from app.settings import SettingsError
 

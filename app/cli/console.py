@@ -1,4 +1,4 @@
-"""`callgate console`: logs people in to the console."""
+"""`callgate console`: creates login links for the console, and lists and ends its sessions."""
 
 from __future__ import annotations
 
@@ -103,8 +103,9 @@ async def create_login_link(database: TransactionRunner, base_url: str) -> str:
 
 
 def _default_console_url() -> str:
-    """Returns the console's base URL: that of a `callgate dev` which runs in this folder, if no database is configured.
+    """Returns the base URL of the console if the command line gives none.
 
+    If no database is configured, and `callgate dev` or `callgate demo` runs with this state folder, returns the URL of its API.
     Otherwise returns CALLGATE_CONSOLE_URL or, if that is not set, the address of the console on this machine.
     """
     from app.local.state import StateFolder

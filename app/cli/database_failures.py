@@ -4,7 +4,7 @@ from app.errors import CommandFailed, CommandUnfinished, DatabaseUnavailable
 
 
 def command_failure(error: DatabaseUnavailable) -> CommandFailed:
-    """Returns the error to report: CommandUnfinished if the same command should be run again."""
+    """Returns the error to report: CommandUnfinished if the operator should run the same command again, else CommandFailed."""
     from app.database.errors import describe_failure, is_temporary_failure, remedy_for
 
     cause, remedy = describe_failure(error), remedy_for(error)

@@ -32,7 +32,7 @@ def doctor(
     from app.observability.logs import configure_logging
     from app.settings import SettingsError
 
-    configure_logging(level="CRITICAL", format_="text", stream=sys.stderr)  # the table already says it
+    configure_logging(level="CRITICAL", format_="text", stream=sys.stderr)  # the table shows the same failures
     try:
         settings = service_settings()
     except SettingsError as error:

@@ -80,7 +80,7 @@ def _settings_for_api() -> Settings:
 
 
 def _refuse_database_with_tenants(settings: Settings) -> None:
-    """Raises DatabaseHasTenants if the simulator must not run over the database of CALLGATE_DATABASE_URL."""
+    """Raises DatabaseHasTenants if CALLGATE_DATABASE_URL is set and its database has tenants other than the demo's."""
     from app.cli.tenants import call_with_new_pool
     from app.local.configured_database import require_no_tenants
 
@@ -206,7 +206,7 @@ def _print_addresses(running: RunningStack, database_location: str, options: Sta
 
 
 async def _print_console_link(settings: Settings, running: RunningStack) -> None:
-    """Prints a link to the console that logs an operator in once."""
+    """Prints a link that logs an operator in to the console once. Prints nothing if the console is off."""
     from app.cli.console import create_login_link
     from app.cli.tenants import call_with_new_pool
 

@@ -45,7 +45,10 @@ def register_commands(app: typer.Typer) -> None:
 
 
 def service_settings() -> Settings:
-    """Returns settings that have a database and encryption keys. Raises SettingsError, which names all missing settings."""
+    """Returns the settings, which have a database and encryption keys. Raises SettingsError, which names all missing settings.
+
+    If CALLGATE_DATABASE_URL is not set, uses the database of a `callgate dev` or `callgate demo` that runs now.
+    """
     from app.local.state import settings_with_local_database
     from app.settings import SettingsError, load_settings
 
@@ -198,10 +201,10 @@ def migrate() -> None:
 
 
 def migrate_database(settings: Settings) -> str | None:
-    """Migrates the schema and creates the table partitions of the next months. Returns None.
+    """Migrates the schema, and creates the table partitions of the next months.
 
-    If a newer version of Callgate has already migrated the schema, creates only the partitions, and returns the revision of the
-    schema. Must not be called inside an event loop. Raises DatabaseUnavailable.
+    If a newer version of Callgate has already migrated the schema, creates only the partitions, and returns the schema's
+    revision; otherwise returns None. Must not be called inside an event loop. Raises MigrationFailed or DatabaseUnavailable.
     """
     from app.jobs.partitions import Partitioner
     from app.schema import migrate as migrate_schema

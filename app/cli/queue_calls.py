@@ -1,4 +1,4 @@
-"""`callgate queues add`: adds the calls of a file to a queue."""
+"""`callgate queues add|cancel`: adds the calls of a file to a queue, or cancels all waiting calls of a queue."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _MAX_READ_BYTES = 1024 * 1024
 
 @dataclass
 class _BulkSummary:
-    """Counts the lines of the file that were processed so far, by result."""
+    """The numbers of lines that were processed so far, by result."""
 
     created: int = 0
     replayed: int = 0
     unknown: int = 0
-    """Lines whose calls may have been created or not, because Postgres has not confirmed the write."""
+    """Lines whose calls may or may not have been created, because Postgres has not confirmed the write."""
     refused: Counter[str] = field(default_factory=Counter)
     are_refusals_temporary: bool = True
-    """Whether all refusals so far are temporary, so that the same lines can succeed later: 5xx, or the call is being placed."""
+    """Whether all refusals so far are temporary (5xx or CallPending), so that the same lines can succeed later."""
 
     def count_line(self, line: BulkLineResult, print_problem: Callable[[str], None]) -> None:
         """Counts the line. If it is one of the first 20 refused lines, passes its number and the reason to `print_problem`."""
@@ -167,9 +167,10 @@ def _count_lines(file: Path) -> int | None:
 
 
 async def _read_lines(opened: FileIO) -> AsyncIterator[tuple[int, Sequence[bytes]]]:
-    """Yields the lines that have arrived, as soon as there is one, with the number of the first of them.
+    """Yields the lines of the file in groups, each with the number of its first line.
 
-    Reads no more than these lines in advance, so that a long file does not fill the memory.
+    A group has the lines that one read completes. The next read begins only when the caller asks for the next group, so that a
+    long file does not fill the memory. The last group is the text after the last line break, even if that is empty.
     """
     from app.http.limits import MAX_BODY_BYTES
 
@@ -203,7 +204,7 @@ async def _read_in_thread(opened: FileIO) -> bytes:
 
 
 def _parse_lines(first_number: int, lines: Sequence[bytes]) -> Iterator[BulkLine]:
-    """Yields the lines that are not empty, parsed."""
+    """Parses the lines that are not empty, and yields the results."""
     from app.queues.lines import parse_bulk_line
 
     return (parse_bulk_line(number, text) for number, text in enumerate(lines, start=first_number) if text.strip())

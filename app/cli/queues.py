@@ -124,7 +124,7 @@ def _change_existing(tenant: str, name: str, change: QueueChange, *, as_json: bo
 
 
 def _run_with_queue_service(use_case: Callable[[QueueService], Awaitable[Result]]) -> Result:
-    """Calls `use_case` with a QueueService for the configured database, and returns its result."""
+    """Calls `use_case` with a QueueService for the configured database, and returns the result of `use_case`."""
     from app.http.concurrency import ConcurrencyLimit
     from app.queues.service import QueueService
 

@@ -16,7 +16,7 @@ def read_secret(prompt: str, variable: str, *, file: Path | None = None) -> str:
 
     If standard input is a terminal, asks with `prompt`; otherwise reads the first line. Removes a byte order mark at the
     beginning, and white space around the secret. Raises OperatorError if the source cannot be read as UTF-8 or the secret is
-    empty, and KeyboardInterrupt if the prompt is interrupted. Must not be called inside an event loop, which would delay that.
+    empty, and KeyboardInterrupt if the prompt is interrupted. Must not be called inside an event loop: that would delay Ctrl-C.
     """
     try:
         if file is not None:

@@ -1,4 +1,4 @@
-"""`callgate secrets`: shows what encryption keys are needed for, and re-encrypts secrets with the newest key."""
+"""`callgate secrets`: shows how much data needs each encryption key, and re-encrypts secrets with the newest key."""
 
 from __future__ import annotations
 

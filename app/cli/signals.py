@@ -12,10 +12,10 @@ _POLL_INTERVAL_S = 0.5
 
 
 def stop_event_on_signal(*, parent: int | None = None) -> asyncio.Event:
-    """Returns an event that is set by the first SIGINT or SIGTERM. A second signal ends the process immediately.
+    """Returns an event that is set by the first SIGINT or SIGTERM, and when the process with the id `parent` has ended.
 
-    A second signal within _REPEATED_SIGNAL_WINDOW_S seconds after the first one is ignored. If the id of the `parent`
-    process is given, the event is also set when that process has ended.
+    If `parent` is None, only the signals set the event. Signals within _REPEATED_SIGNAL_WINDOW_S seconds after the first one
+    are ignored. Each later signal has Python's default effect, which ends the process.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

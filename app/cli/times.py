@@ -19,7 +19,7 @@ def parse_future_time(text: str) -> datetime:
 
 
 def parse_time_or_age(text: str) -> datetime:
-    """Parses a time such as 2026-11-28T12:00:00Z (in UTC if it has no zone), or a duration such as 90d: 90 days ago.
+    """Parses a time such as 2026-11-28T12:00:00Z (in UTC if it has no zone), or an age such as 90d for 90 days ago.
 
     Raises BadParameter for any other text.
     """
@@ -27,7 +27,7 @@ def parse_time_or_age(text: str) -> datetime:
 
 
 def parse_past_or_future_time(text: str) -> datetime:
-    """Parses a time such as 2026-11-30T08:00:00Z (in UTC if it has no zone), or a duration such as 90d: 90 days from now.
+    """Parses a time such as 2026-11-30T08:00:00Z (in UTC if it has no zone), or a duration such as 90d for 90 days from now.
 
     Raises BadParameter for any other text.
     """

@@ -61,7 +61,7 @@ def list_workloads(
     operator: Annotated[bool, typer.Option("--operator", help="List the workloads of operators.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the workloads, Kubernetes service accounts that may use the API, of a tenant or of the operators."""
+    """List a tenant's or the operators' workloads: Kubernetes service accounts that may use the API."""
     owner = key_owner(tenant, operator)
     rows = [_workload_row(row) for row in run_with_tenant_administration(lambda service: service.list_workloads(owner))]
     show_table(rows, columns=_COLUMNS, as_json=as_json)

@@ -1,4 +1,4 @@
-"""The checks of `callgate doctor` that need only the settings."""
+"""The checks of `callgate doctor` that need only the settings, and the type of the results of all checks."""
 
 import ipaddress
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Checks for `callgate doctor` the public keys that verify service account tokens, and a token if the operator gives one."""
+"""The checks of `callgate doctor` for workloads: the public keys that verify their tokens, and a token if one is given."""
 
 import json
 from collections.abc import AsyncIterator, Mapping

@@ -1,4 +1,4 @@
-"""Protects a configured database from the simulator, which would answer in place of Twilio for all its tenants."""
+"""Checks that the database of CALLGATE_DATABASE_URL has no tenants whose calls would go to the simulator instead of Twilio."""
 
 from app.database.pool import StatementPool
 from app.errors import CommandFailed
@@ -12,10 +12,10 @@ class DatabaseHasTenants(CommandFailed):
 
 
 async def require_no_tenants(database: StatementPool) -> None:
-    """Raises DatabaseHasTenants if the database has a tenant other than that of `callgate demo`. Changes nothing.
+    """Raises DatabaseHasTenants if the database has a tenant other than that of `callgate demo`.
 
-    The worker would dial the waiting calls of these tenants at the simulator: no phone would ring, and the records would say
-    that the calls were completed. Raises DatabaseUnavailable if the database cannot be read.
+    Without this check, the worker would dial the waiting calls of these tenants at the simulator: no phone would ring, and the
+    records would say that the calls were completed. Raises DatabaseUnavailable if the database cannot be read.
     """
     [row] = await database.fetch("SELECT to_regclass('tenant') IS NOT NULL AS is_migrated")
     if row["is_migrated"] and await database.fetch(_HAS_TENANTS_SQL, DEMO_TENANT):

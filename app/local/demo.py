@@ -53,7 +53,10 @@ async def prepare_demo_tenant(administration: TenantAdministration, directory: T
 
 
 async def place_demo_call(running: RunningStack, key: str, print_line: PrintLine) -> dict[str, Any]:
-    """Places the demo call and returns its record (JSON) once the call is completed and has a price. Raises DemoFailed."""
+    """Places the demo call, prints its progress, and returns its record (JSON) once the call has a price.
+
+    Raises DemoFailed if the call is not started, or has no price in time.
+    """
     headers = {"Authorization": f"Bearer {key}"}
     try:
         async with (
@@ -111,7 +114,7 @@ async def _follow_until_priced(http: httpx.AsyncClient, record: dict[str, Any], 
 
 
 def _print_with_time(at: str, record: dict[str, Any], text: str, print_line: PrintLine) -> None:
-    """Prints a line with the text, after the number of seconds from the creation of the call to the time `at`."""
+    """Prints one line: the number of seconds from the creation of the call to the time `at`, and the text."""
     elapsed = datetime.fromisoformat(at) - datetime.fromisoformat(record["created_at"])
     _overwrite_line("")
     print_line(f"  {elapsed.total_seconds():5.1f} s  {text}".rstrip())

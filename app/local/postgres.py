@@ -5,9 +5,9 @@ started it; on Linux also when that process is killed with SIGKILL. PostgreSQL r
 starts it as the user `nobody`. No user is created. Permissions are changed only on folders that this module has created.
 
 In the state folder:
-    postgres.lock       held while a server of this folder runs; the pid of the process that started it
-    postgres.elsewhere  names the folder used instead of `postgres/` when `nobody` cannot reach that one
-    postgres/           data/, password, server.log, and binaries/ when `nobody` cannot reach the wheel
+    postgres.lock       a file that is locked while a server of this folder runs; has the pid of the process that started it
+    postgres.elsewhere  the path of the folder that is used instead of `postgres/`; exists if `nobody` cannot reach `postgres/`
+    postgres/           data/, password and server.log; also binaries/ if `nobody` cannot reach the wheel
 """
 
 import atexit
@@ -69,7 +69,7 @@ class PostgresAlreadyRunning(PostgresError):
 class EmbeddedPostgres:
     """A PostgreSQL server with its data in the folder `directory`. Use it as a context manager, or call start() and stop().
 
-    With `durable=False`, a crash of the machine may lose data. This is faster, and meant only for tests.
+    With `durable=False`, a crash of the machine may lose data. This is faster, and meant only for tests and temporary data.
     """
 
     url: str  # set by start(): postgresql+asyncpg://callgate:PASSWORD@127.0.0.1:PORT/callgate, a superuser
@@ -240,8 +240,8 @@ def remove_data(directory: Path) -> None:
 
 @contextmanager
 def _lock(directory: Path) -> Iterator[int]:
-    """Locks the state folder for one process. PostgreSQL inherits the descriptor and never closes it, so the kernel frees the
-    lock only when the last PostgreSQL process has ended as well."""
+    """Locks the state folder for one process. Raises PostgresAlreadyRunning if another process keeps it locked. PostgreSQL
+    inherits the descriptor and never closes it, so the kernel frees the lock only when PostgreSQL's last process has ended."""
     with (directory / "postgres.lock").open("a+") as file:
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while True:

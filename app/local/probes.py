@@ -15,7 +15,7 @@ from app.settings import Settings
 
 @asynccontextmanager
 async def serving_probes(settings: Settings, metrics: Metrics, host: str, port: int) -> AsyncIterator[None]:
-    """Serves a worker's probes until the block ends. Raises CannotListen.
+    """Serves a worker's probes until the block ends. Raises CannotListen if the port cannot be used.
 
     The server runs in the worker's event loop, so that the probes do not answer if the worker hangs.
     """

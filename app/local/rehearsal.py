@@ -59,7 +59,7 @@ _MIN_CLOCK_STEP: Final = timedelta(milliseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class RehearsalSettings:
-    """The input of a rehearsal: the copied settings, the dialling limits of the account and the queue, and Twilio's limits."""
+    """The input of a rehearsal: copied settings, the dialling limits of the account and the queue, and Twilio's own limits."""
 
     copied: CopiedSettings = CopiedSettings()  # noqa: RUF009  # frozen
     account_pace: PaceLimits = UNLIMITED
@@ -112,7 +112,7 @@ class Rehearsal:
     async def simulate_calls(self, lines: Iterable[bytes], settings: RehearsalSettings) -> list[RehearsedCall]:
         """Adds all calls, and advances the clock until each call has ended or expired.
 
-        Returns the calls in the order in which they ring or expire. Refused lines are last.
+        Returns the calls in the order in which they ring, fail or expire. Refused calls are last.
         """
         self._deadlines = RingDeadlineEnforcer(self._database, self.services["control"])
         at: datetime | None = self.clock.now
@@ -271,9 +271,9 @@ async def prepare_database(url: str) -> None:
 async def read_rehearsal_settings(
     connection: Connection, tenant_id: str | None, queue: str | None, change: PaceChange
 ) -> RehearsalSettings:
-    """Returns the stored settings of a tenant and its queue, with `change` applied to the queue's dialling limits.
+    """Returns the stored settings of a tenant, its first account and its queue, with `change` applied to the queue's limits.
 
-    If `tenant_id` is None, the only tenant with this queue is used. If `queue` is None, the calls have no queue. Raises
+    If `tenant_id` is None, the only tenant with this queue is used. If `queue` is None, no settings of a queue are read. Raises
     OperatorError if there is no such tenant or queue, or if several tenants have the queue.
     """
     found = await store.find_settings(connection, tenant_id, queue)

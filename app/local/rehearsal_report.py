@@ -48,7 +48,7 @@ class RehearsedCall:
 
 
 def sorted_by_time(calls: Iterable[RehearsedCall]) -> list[RehearsedCall]:
-    """Returns the calls in the order in which they ring or expire. Refused calls are last, in the order of their lines."""
+    """Returns the calls in the order in which they ring, fail or expire. Refused calls are last, in the order of the lines."""
 
     def sort_key(call: RehearsedCall) -> tuple[bool, float, bool, int]:
         if call.outcome == "refused" or call.at is None:

@@ -83,9 +83,10 @@ class WaitingRedial:
 
 
 async def find_settings(connection: Connection, tenant_id: str | None, queue: str | None) -> list[CopiedSettings]:
-    """Returns the settings of the tenant and its queue, or an empty list if one of them does not exist.
+    """Returns the settings of the tenant with its queue, as a list with one item. The list is empty if one of them is missing.
 
-    If `tenant_id` is None, returns the settings of up to two tenants that have this queue (if `queue` is None: of any two).
+    If `tenant_id` is None, returns the settings of each tenant that has the queue, but of at most two tenants. If `queue` is
+    None, reads no settings of a queue.
     """
     return [CopiedSettings(**row) for row in await connection.fetch(_FIND_SETTINGS_SQL, tenant_id, queue)]
 

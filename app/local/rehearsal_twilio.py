@@ -73,7 +73,7 @@ class RehearsedTwilio:
         return self._ends[0][0] if self._ends else None
 
     def take_ended_calls(self, at: datetime) -> list[tuple[UUID, Call]]:
-        """Removes and returns the calls that have ended at the time `at`, in the order in which they ended."""
+        """Removes and returns the calls that have ended by the time `at`, in the order in which they ended."""
         ended = []
         while self._ends and self._ends[0][0] <= at:
             call_id = heapq.heappop(self._ends)[2]

@@ -54,11 +54,11 @@ class StackOptions:
 
 @contextmanager
 def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Settings, str]]:
-    """Yields settings with a database URL, and a text that says where the database is.
+    """Yields settings with a database URL and encryption keys, and a text that says where the database is.
 
     If CALLGATE_DATABASE_URL is set, the settings keep its database. Otherwise this function runs an embedded Postgres until the
     end of the block. Call it in the main thread, outside an event loop: the embedded Postgres ends with the thread that started
-    it. Raises AlreadyRunning.
+    it. Raises AlreadyRunning if another `callgate dev` or `callgate demo` uses the folder.
     """
     folder.create()
     folder.require_not_running()
@@ -161,7 +161,7 @@ def _describe_stack(settings: Settings, api_url: str, simulator_url: str | None)
 
 
 def _listen_at_or_after(port: int | None, default_port: int) -> socket.socket:
-    """Returns a socket that listens on 127.0.0.1 at `port`. Raises CannotListen.
+    """Returns a socket that listens on 127.0.0.1 at `port`. Raises CannotListen if no suitable port is free.
 
     If `port` is None, uses the first free port from `default_port` upwards.
     """

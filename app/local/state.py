@@ -49,7 +49,7 @@ class StateFolder:
         self.demo_log = directory / "demo.log"
 
     def create(self) -> None:
-        """Creates the folder if it is missing. Raises StateFolderUnusable."""
+        """Creates the folder if it is missing. Raises StateFolderUnusable if this fails."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -64,7 +64,7 @@ class StateFolder:
         return SecretStr(self._secret_key.read_text().strip())
 
     def write(self, file: Path, content: str) -> None:
-        """Writes the file atomically, so that no reader sees a part of the content. Only the user can read the file."""
+        """Writes the file atomically, so that no reader sees a part of the content. Only this user can read the file."""
         new = file.with_name(f"{file.name}.new")
         new.unlink(missing_ok=True)
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
@@ -73,9 +73,10 @@ class StateFolder:
 
     @contextmanager
     def announced_as_running(self, running: RunningStack) -> Iterator[None]:
-        """Writes the addresses of this process to a file for other commands. Deletes the file at the end of the block.
+        """Writes `running` to a file for other commands, and deletes the file at the end of the block.
 
-        The file stays locked until then, which shows the other commands that this process still runs. Raises AlreadyRunning.
+        Keeps the file locked until then, so that other commands see that this process still runs. Raises AlreadyRunning if
+        another process does the same in this folder.
         """
         self.require_not_running()
         self.write(self._running, json.dumps(asdict(running)))
