@@ -18,14 +18,14 @@ from bench import processes
 from bench.connections import Connection, raw_request
 from bench.one_api import Api, run_with_api
 
-LINES_OF_BODY = 1_000
+LINES_PER_BODY = 1_000
 _GOAL_S = 60.0
 
 
-def bodies(lines: int) -> list[bytes]:
+def ndjson_bodies(lines: int) -> list[bytes]:
     call = {"from": "Jack", "url": "http://www.example.com/sipdial.xml"}
     made = (json.dumps(call | {"key": f"order-{n}", "to": f"sip:kate{n}@example.com"}) for n in range(lines))
-    return ["\n".join(part).encode() for part in zip(*[made] * LINES_OF_BODY, strict=True)]
+    return ["\n".join(part).encode() for part in zip(*[made] * LINES_PER_BODY, strict=True)]
 
 
 async def send_all(api: Api, requests: Sequence[bytes], connections: int) -> Counter[int]:
@@ -57,7 +57,7 @@ async def measure(api: Api, lines: int, connections: int) -> None:
     await asking.ask(raw_request("/v1/queues/q", headers | {"Content-Type": "application/json"}, b"{}", method="PUT"))
     asking.close()
     ndjson = headers | {"Content-Type": "application/x-ndjson"}
-    requests = [raw_request("/v1/queues/q/calls", ndjson, body) for body in bodies(lines)]
+    requests = [raw_request("/v1/queues/q/calls", ndjson, body) for body in ndjson_bodies(lines)]
     for name, expected in (("added", 202), ("sent again", 200)):
         began, api_s, postgres_s = time.perf_counter(), api.cpu_s(), processes.cpu_seconds(postgres)
         statuses = await send_all(api, requests, connections)

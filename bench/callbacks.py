@@ -11,12 +11,12 @@ from twilio.request_validator import RequestValidator
 from app.calls.callback_urls import CALLBACK_PATH, CallbackUrls
 from app.security.keyring import Keyring
 from bench.connections import raw_request
-from bench.subjects import BODY, PUBLIC_URL, Subject
+from bench.subjects import CALL_BODY, PUBLIC_URL, Subject
 
-EVENTS = ("initiated", "ringing", "in-progress", "completed")
+CALL_STATUSES = ("initiated", "ringing", "in-progress", "completed")
 
 
-def callbacks_of(subject: Subject) -> Iterator[bytes]:
+def signed_callbacks_of(subject: Subject) -> Iterator[bytes]:
     """Yields a signed callback for each event of each call that Twilio created.
 
     The first event of all calls comes first, then the second event of all calls, and so on.
@@ -29,9 +29,9 @@ def callbacks_of(subject: Subject) -> Iterator[bytes]:
         started = connection.execute(
             "SELECT id, account_id, sid, account_sid FROM call WHERE execution = 'started' ORDER BY id"
         ).fetchall()
-    for number, event in enumerate(EVENTS):
+    for number, event in enumerate(CALL_STATUSES):
         for call_id, account_id, sid, account_sid in started:
-            yield _callback(
+            yield _callback_request(
                 urls.callback_url_of_call(call_id, account_id), _fields(sid, account_sid, event, number), tokens[account_sid]
             )
 
@@ -43,11 +43,11 @@ def _fields(sid: str, account_sid: str, event: str, number: int) -> dict[str, st
         "ApiVersion": "2010-04-01",
         "CallSid": sid,
         "CallStatus": event,
-        "Called": str(BODY["to"]),
-        "Caller": str(BODY["from"]),
+        "Called": str(CALL_BODY["to"]),
+        "Caller": str(CALL_BODY["from"]),
         "Direction": "outbound-api",
-        "From": str(BODY["from"]),
-        "To": str(BODY["to"]),
+        "From": str(CALL_BODY["from"]),
+        "To": str(CALL_BODY["to"]),
         "CallbackSource": "call-progress-events",
         "SequenceNumber": str(number),
         "Timestamp": "Tue, 24 Nov 2026 12:00:00 +0000",
@@ -55,7 +55,7 @@ def _fields(sid: str, account_sid: str, event: str, number: int) -> dict[str, st
     }
 
 
-def _callback(path: str, fields: dict[str, str], auth_token: str) -> bytes:
+def _callback_request(path: str, fields: dict[str, str], auth_token: str) -> bytes:
     headers = {
         "Content-Type": "application/x-www-form-urlencoded; charset=UTF-8",
         "X-Twilio-Signature": RequestValidator(auth_token).compute_signature(PUBLIC_URL + path, fields),
@@ -63,7 +63,7 @@ def _callback(path: str, fields: dict[str, str], auth_token: str) -> bytes:
     return raw_request(path, headers, urlencode(fields).encode())
 
 
-def shares(requests: Iterator[bytes], parts: int) -> list[list[bytes]]:
+def split_evenly(requests: Iterator[bytes], parts: int) -> list[list[bytes]]:
     """Splits the requests into `parts` lists of equal length, so that no callback is sent twice. Leaves out the remainder."""
     everything = list(requests)
     size = len(everything) // parts

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, NAME_WIDTH, ROW, TOP = 720, 170, 26, 58
+WIDTH, NAME_WIDTH, ROW_HEIGHT, TOP_MARGIN = 720, 170, 26, 58
 LEGEND_LEFT, LEGEND_STEP = 445, 85
 _NUMBER_WIDTH = 70
 _STYLE = """
@@ -31,7 +31,7 @@ class Panel:
 
 def chart(title: str, names: Sequence[str], panels: Sequence[Panel], *, legend: Mapping[str, str] | None = None) -> str:
     """Returns an SVG with the panels side by side. `legend` maps CSS classes of the bars' parts to the texts of the legend."""
-    height = TOP + ROW * len(names) + 10
+    height = TOP_MARGIN + ROW_HEIGHT * len(names) + 10
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">',
         f"<style>{_STYLE}</style>",
@@ -42,7 +42,7 @@ def chart(title: str, names: Sequence[str], panels: Sequence[Panel], *, legend: 
         parts.append(f'<rect class="{kind}" x="{left}" y="5" width="12" height="12" rx="2"/>')
         parts.append(f'<text x="{left + 18}" y="16">{escape(name)}</text>')
     for row, name in enumerate(names):
-        parts.append(f'<text x="0" y="{TOP + ROW * row + 15}">{escape(name)}</text>')
+        parts.append(f'<text x="0" y="{TOP_MARGIN + ROW_HEIGHT * row + 15}">{escape(name)}</text>')
     width = (WIDTH - NAME_WIDTH) // len(panels)
     for number, panel in enumerate(panels):
         parts += _panel(panel, NAME_WIDTH + width * number, width)
@@ -50,13 +50,13 @@ def chart(title: str, names: Sequence[str], panels: Sequence[Panel], *, legend: 
 
 
 def _panel(panel: Panel, left: int, width: int) -> list[str]:
-    parts = [f'<text x="{left}" y="{TOP - 14}">{escape(panel.title)}</text>']
+    parts = [f'<text x="{left}" y="{TOP_MARGIN - 14}">{escape(panel.title)}</text>']
     for row, bar in enumerate(panel.bars):
         end: float = left
-        y = TOP + ROW * row
+        y = TOP_MARGIN + ROW_HEIGHT * row
         for kind, value in bar.items():
             length = value / panel.longest * (width - _NUMBER_WIDTH)
-            parts.append(f'<rect class="{kind}" x="{end:g}" y="{y}" width="{length:.1f}" height="{ROW - 6}" rx="2"/>')
+            parts.append(f'<rect class="{kind}" x="{end:g}" y="{y}" width="{length:.1f}" height="{ROW_HEIGHT - 6}" rx="2"/>')
             end += length
         parts.append(f'<text x="{end + 6:.1f}" y="{y + 15}">{sum(bar.values()):.{panel.digits}f}</text>')
     return parts

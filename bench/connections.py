@@ -11,7 +11,7 @@ def raw_request(path: str, headers: Mapping[str, str], body: bytes = b"", *, met
     return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 
-def raw_creation(key: str) -> bytes:
+def raw_creation_request(key: str) -> bytes:
     """Returns the bytes of a `POST /v1/calls` that creates an example call with this API key."""
     call = {"to": "sip:kate@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
@@ -50,7 +50,7 @@ async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
     await reader.readline()
 
 
-class Connections:
+class ConnectionPool:
     """A pool with as many connections as there are concurrent requests. A request takes the connection that was used last."""
 
     def __init__(self, port: int) -> None:

@@ -15,19 +15,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from bench import console_paint
-from bench.connections import Connection, raw_creation, raw_request
-from bench.neighbours import CALLS, UPSTREAM_S, Service, compare, creations, meanwhile, seed
+from bench.connections import Connection, raw_creation_request, raw_request
+from bench.neighbours import LISTED_CALLS, UPSTREAM_S, Service, compare, copy_only_call, running_tasks, time_creations
 from bench.one_api import Api, run_with_api
 from tests.proofs.fleet import command
 from tests.support.clients import http_client
 
-PEOPLE = 8
-EVERY_S = 1.0
-PAGES = ("/console/now", "/console/now/figures", "/console/calls")
+OPERATORS = 8
+RELOAD_EVERY_S = 1.0
+RELOADED_PATHS = ("/console/now", "/console/now/figures", "/console/calls")
 
 
 @dataclass
-class Seen:
+class PageCounts:
     pages: int = 0
     refused: int = 0
     slowest_s: float = 0
@@ -44,20 +44,21 @@ async def log_in(api: Api) -> str:
 
 
 @asynccontextmanager
-async def people(api: Api, cookie: str, seen: Seen) -> AsyncIterator[None]:
-    """Simulates PEOPLE operators while the block runs. Each operator reloads all PAGES every EVERY_S seconds.
+async def reloading_operators(api: Api, cookie: str, seen: PageCounts) -> AsyncIterator[None]:
+    """Simulates OPERATORS operators of the console until the `async with` block ends.
 
-    The operators begin at different times, which are spread evenly over EVERY_S. `seen` counts the answers.
+    Each operator reloads all RELOADED_PATHS every RELOAD_EVERY_S seconds. The operators begin at different times, which are
+    spread evenly over RELOAD_EVERY_S. `seen` counts the answers.
     """
-    requests = [raw_request(path, {"Cookie": cookie}, method="GET") for path in PAGES]
+    requests = [raw_request(path, {"Cookie": cookie}, method="GET") for path in RELOADED_PATHS]
 
     async def reload_on(number: int) -> None:
         connection = Connection(api.port)
-        due = time.perf_counter() + EVERY_S * number / PEOPLE
+        due = time.perf_counter() + RELOAD_EVERY_S * number / OPERATORS
         try:
             while True:
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                due += EVERY_S
+                due += RELOAD_EVERY_S
                 for request in requests:
                     began = time.perf_counter()
                     status, _ = await connection.ask(request)
@@ -67,22 +68,22 @@ async def people(api: Api, cookie: str, seen: Seen) -> AsyncIterator[None]:
         finally:
             connection.close()
 
-    async with meanwhile(*(reload_on(number) for number in range(PEOPLE))):
+    async with running_tasks(*(reload_on(number) for number in range(OPERATORS))):
         yield
 
 
 async def run(api: Api, seconds: float) -> None:
     keys = {name: await api.make_tenant(name) for name in ("looks", "well")}
     for key in keys.values():
-        status, body = await Connection(api.port).ask(raw_creation(key))
+        status, body = await Connection(api.port).ask(raw_creation_request(key))
         assert status == 201, body
-    seed(api.database, "looks", CALLS)
-    service, cookie, seen = Service(api, keys, seed(api.database, "well", 50_000)), await log_in(api), Seen()
-    await creations(service, 1)
+    copy_only_call(api.database, "looks", LISTED_CALLS)
+    service, cookie, seen = Service(api, keys, copy_only_call(api.database, "well", 50_000)), await log_in(api), PageCounts()
+    await time_creations(service, 1)
     found = await compare(
-        f"beside {PEOPLE} people in the console",
-        lambda duration: creations(service, duration),
-        lambda: people(api, cookie, seen),
+        f"beside {OPERATORS} people in the console",
+        lambda duration: time_creations(service, duration),
+        lambda: reloading_operators(api, cookie, seen),
         seconds,
     )
     print(f"  {'creation, milliseconds':<48} {'n':>5} {'p50':>8} {'p99':>8} {'×':>6}")

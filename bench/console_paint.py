@@ -35,9 +35,9 @@ async def first_paint_ms(page: Page, address: str) -> float:
     return float(await page.evaluate(_FIRST_PAINT))
 
 
-async def cold_paint_ms(browser: Browser, known: BrowserContext, address: str) -> float:
-    """Measures as `first_paint_ms` does, in a new browser context with the session of `known` and an empty cache."""
-    context = await browser.new_context(viewport=_VIEWPORT, storage_state=await known.storage_state())  # type: ignore[arg-type]
+async def cold_paint_ms(browser: Browser, logged_in: BrowserContext, address: str) -> float:
+    """Measures as `first_paint_ms` does, in a new browser context with the session of `logged_in` and an empty cache."""
+    context = await browser.new_context(viewport=_VIEWPORT, storage_state=await logged_in.storage_state())  # type: ignore[arg-type]
     try:
         return await first_paint_ms(await context.new_page(), address)
     finally:

@@ -35,7 +35,7 @@ DIAL_S = 10.0
 _LINES = 500
 
 
-async def schedule(api: Api, tenants: TenantAdministration, tenant_id: str, calls: int) -> UUID:
+async def schedule_calls(api: Api, tenants: TenantAdministration, tenant_id: str, calls: int) -> UUID:
     """Creates a tenant with CALLERS API keys, and schedules `calls` calls, the same number with each key.
 
     Returns the id of the tenant's account.
@@ -74,7 +74,7 @@ async def measure(api: Api, few: int, many: int) -> None:
     database = Database(api.environment["CALLGATE_DATABASE_URL"], pool_size=2)
     keyring = Keyring([base64.b64decode(api.environment["CALLGATE_SECRET_KEYS"])])
     tenants = TenantAdministration(database, keyring, command_actor())
-    accounts = {calls: await schedule(api, tenants, f"calls-{calls}", calls) for calls in (few, many)}
+    accounts = {calls: await schedule_calls(api, tenants, f"calls-{calls}", calls) for calls in (few, many)}
     times: dict[int, list[float]] = {calls: [] for calls in accounts}
     for _ in range(ROUNDS):
         for calls, account_id in accounts.items():
@@ -86,10 +86,10 @@ async def measure(api: Api, few: int, many: int) -> None:
     medians = {calls: statistics.median(each) * 1000 for calls, each in times.items()}
     for calls, median in medians.items():
         print(f"{calls:,} calls of {CALLERS} callers: {median:.2f} ms a grant, {median / medians[few]:.2f}×")
-    await dial(api, f"calls-{many}")
+    await measure_dialling(api, f"calls-{many}")
 
 
-async def dial(api: Api, tenant_id: str) -> None:
+async def measure_dialling(api: Api, tenant_id: str) -> None:
     """Runs one worker that dials for DIAL_S seconds, and prints its calls per second and its processor time per call."""
     worker = Process(["worker"], api.environment, subprocess.DEVNULL)
     await worker.start()

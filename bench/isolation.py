@@ -24,7 +24,7 @@ from tests.proofs.receiver import Receiver, receiving
 
 EVENTS = ["initiated", "ringing", "answered", "completed"]
 SETTINGS = {"CALLGATE_DELIVERY_ALLOW": "127.0.0.0/8"}
-BACKLOG = 60
+BACKLOG_CALLS = 60
 """The calls of each tenant with a failing receiver. Each call has three events, of which at most 24 are sent at once."""
 PATIENCE_S = 60.0
 
@@ -36,7 +36,7 @@ class Tenant:
     http: httpx.AsyncClient
     placed: int = 0
 
-    async def place(self, calls: int, *, each_s: float = 0.0) -> None:
+    async def create_calls(self, calls: int, *, each_s: float = 0.0) -> None:
         for _ in range(calls):
             self.placed += 1
             body = {
@@ -57,9 +57,9 @@ class Round:
     missing: int = 0
     hanging: int = 0
 
-    def line(self) -> str:
-        deciles = statistics.quantiles(self.lags, n=100)
-        p50, p99 = deciles[49] * 1000, deciles[98] * 1000
+    def table_line(self) -> str:
+        percentiles = statistics.quantiles(self.lags, n=100)
+        p50, p99 = percentiles[49] * 1000, percentiles[98] * 1000
         return f"  {self.name:<36} {len(self.lags):>5} {p50:>8.0f} {p99:>8.0f} {max(self.lags) * 1000:>8.0f} {self.missing:>8}"
 
 
@@ -68,7 +68,7 @@ async def measure(name: str, fleet: Fleet, receiver: Receiver, tenant: Tenant, c
     before = len(receiver.received)
     async with httpx.AsyncClient(base_url=fleet.simulator_url, timeout=60) as http:
         seen = (await http.get("/_simulator/callbacks", params={"after": 10**9})).raise_for_status().json()["begun"]
-        await tenant.place(calls, each_s=0.5)
+        await tenant.create_calls(calls, each_s=0.5)
         owed: dict[tuple[str, str], float] = {}
         for _ in range(int(PATIENCE_S * 2)):
             await asyncio.sleep(0.5)
@@ -95,10 +95,10 @@ async def run(postgres: EmbeddedPostgres, folder: Path, calls: int) -> bool:
             receiver.secrets[name] = await choose_form(fleet.environment, name, "twilio")
             tenants[name] = Tenant(name, url, httpx.AsyncClient(base_url=fleet.gateway_url, headers=headers, timeout=60))
         try:
-            await tenants["well"].place(10)  # to warm up
+            await tenants["well"].create_calls(10)  # to warm up
             await asyncio.sleep(5)
             alone = await measure("alone", fleet, receiver, tenants["well"], calls)
-            await asyncio.gather(tenants["hangs"].place(BACKLOG), tenants["dead"].place(BACKLOG))
+            await asyncio.gather(tenants["hangs"].create_calls(BACKLOG_CALLS), tenants["dead"].create_calls(BACKLOG_CALLS))
             while not receiver.hanging:
                 await asyncio.sleep(0.1)
             beside = await measure("beside one that hangs and one dead", fleet, receiver, tenants["well"], calls)
@@ -107,7 +107,7 @@ async def run(postgres: EmbeddedPostgres, folder: Path, calls: int) -> bool:
                 await tenant.http.aclose()
     print(f"  {'milliseconds to the receiver':<36} {'n':>5} {'p50':>8} {'p99':>8} {'max':>8} {'missing':>8}")
     for each in (alone, beside):
-        print(each.line())
+        print(each.table_line())
     print(f"  requests that hung meanwhile: {beside.hanging}; ratio of the medians: ", end="")
     print(f"{statistics.median(beside.lags) / statistics.median(alone.lags):.2f}")
     return not alone.missing and not beside.missing and beside.hanging > 0

@@ -20,15 +20,34 @@ from statistics import quantiles
 
 from app.local.postgres import EmbeddedPostgres
 from bench import disk, life_report, processes
-from bench.disk import Disk
+from bench.disk import DiskUsage
 from bench.life_run import Run, accounts_for, measure
-from bench.life_services import COMPETITOR, SERVICES, Setting, simulator
-from bench.report import PAGE, machine, markdown_table
+from bench.life_services import COMPETITOR, SERVICES, ServiceConfig, running_simulator
+from bench.report import PAGE_PATH, describe_run, markdown_table
 
 MODES = {"callbacks": True, "polling": False}
 ROLES = ("API", "worker", "Postgres")
-COSTS = ("", "calls/s", "carried", *(f"{role} ms" for role in ROLES), "CPU ms", "× by hand", "requests", "failed", "unfinished")
-TIMES = ("", "calls/s", "callback answered p50", "p99", "callback to delivery p50", "p99", "price known after p50", "p95")
+COST_COLUMNS = (
+    "",
+    "calls/s",
+    "carried",
+    *(f"{role} ms" for role in ROLES),
+    "CPU ms",
+    "× by hand",
+    "requests",
+    "failed",
+    "unfinished",
+)
+TIME_COLUMNS = (
+    "",
+    "calls/s",
+    "callback answered p50",
+    "p99",
+    "callback to delivery p50",
+    "p99",
+    "price known after p50",
+    "p95",
+)
 
 
 def cost_cells(run: Run, beside: Run | None) -> list[str]:
@@ -61,7 +80,7 @@ def time_cells(run: Run) -> list[str]:
     ]
 
 
-def tables(runs: Sequence[Run], sizes: dict[str, Disk]) -> list[str]:
+def result_tables(runs: Sequence[Run], sizes: dict[str, DiskUsage]) -> list[str]:
     """Returns the tables as Markdown."""
     parts = []
     for callbacks in (True, False):
@@ -70,8 +89,8 @@ def tables(runs: Sequence[Run], sizes: dict[str, Disk]) -> list[str]:
             continue
         parts.append(f"### {'With status callbacks' if callbacks else 'By polling only'}")
         beside = {run.rate: run for run in chosen if run.service == COMPETITOR}
-        parts.append(markdown_table(COSTS, [cost_cells(run, beside.get(run.rate)) for run in chosen]))
-        parts.append(markdown_table(TIMES, [time_cells(run) for run in chosen]))
+        parts.append(markdown_table(COST_COLUMNS, [cost_cells(run, beside.get(run.rate)) for run in chosen]))
+        parts.append(markdown_table(TIME_COLUMNS, [time_cells(run) for run in chosen]))
     for service, size in sizes.items():
         parts.append(f"### Bytes per call on disk: {service}, at {size.calls:,} calls")
         parts.append(markdown_table(("table, with its indexes", "copied", "as the run left it"), size.rows()))
@@ -89,33 +108,35 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--calls", type=int, default=100_000, help="on disk, for the bytes of one; 0: not measured")
     parser.add_argument("--patience", type=float, default=120, help="seconds after the last call until the rest is given up")
-    parser.add_argument("--write", action="store_true", help=f"put the results into {PAGE.name} and {life_report.CHART}")
+    parser.add_argument(
+        "--write", action="store_true", help=f"put the results into {PAGE_PATH.name} and {life_report.CHART_NAME}"
+    )
     arguments = parser.parse_args()
-    if lack := processes.missing():
+    if lack := processes.missing_requirement():
         raise SystemExit(f"Skipped: {lack}")
     runs: list[Run] = []
-    sizes: dict[str, Disk] = {}
+    sizes: dict[str, DiskUsage] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callgate-life-")))
         folder.chmod(0o755)  # root's Postgres runs as the user nobody
         servers = {name: stack.enter_context(EmbeddedPostgres(folder / name, durable=True)).url for name in arguments.services}
-        twilio = stack.enter_context(simulator(folder))
+        twilio = stack.enter_context(running_simulator(folder))
         rates = sorted(arguments.rates)
         for mode in arguments.modes:
             with ExitStack() as running:
                 services = []
                 for name, server in servers.items():
-                    setting = Setting(server, twilio, folder, accounts_for(rates[-1]), MODES[mode])
-                    services.append(running.enter_context(SERVICES[name](setting)))
+                    config = ServiceConfig(server, twilio, folder, accounts_for(rates[-1]), MODES[mode])
+                    services.append(running.enter_context(SERVICES[name](config)))
                 measured = [[Run(service.name, rate, MODES[mode], arguments.seconds) for rate in rates] for service in services]
                 asyncio.run(measure(services, measured, twilio, patience_s=arguments.patience))
                 if arguments.calls and MODES[mode]:
                     sizes |= {service.name: disk.measure(service.database, arguments.calls) for service in services}
             for run in chain.from_iterable(measured):
-                at_rest = ", ".join(f"{role} {share:.1%}" for role, share in run.idle.items())
+                at_rest = ", ".join(f"{role} {share:.1%}" for role, share in run.idle_shares.items())
                 print(f"{mode}: {' '.join(cost_cells(run, None))}; at rest {at_rest}", flush=True)
                 runs.append(run)
-    results = [f"{machine()}. `{shlex.join(['python', '-m', 'bench.life', *sys.argv[1:]])}`", *tables(runs, sizes)]
+    results = [f"{describe_run()}. `{shlex.join(['python', '-m', 'bench.life', *sys.argv[1:]])}`", *result_tables(runs, sizes)]
     print("", *results, sep="\n\n")
     if arguments.write:
         life_report.write_section(runs, results)

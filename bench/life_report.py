@@ -5,15 +5,15 @@ from itertools import product
 from pathlib import Path
 
 from bench.chart import Panel, chart
-from bench.life_run import EVENTS, LOOK_EVERY_S, PRICE_DELAY_S, TURN_S, WARM_UP, Run
+from bench.life_run import EVENTS, PRICE_DELAY_S, RECORD_EVERY_S, TURN_S, WARM_UP_CALLS, Run
 from bench.life_services import COMPETITOR, OURS, SPEED
-from bench.report import PAGE, replace_part
+from bench.report import PAGE_PATH, replace_part
 
-CHART = "life.svg"
+CHART_NAME = "life.svg"
 """The file beside the page."""
 _TITLE = "CPU per call over its whole life, ms"
-_BEFORE = "## Ten million calls"
-_KINDS = {"API": "ours", "worker": "second", "Postgres": "bar"}
+_NEXT_HEADING = "## Ten million calls"
+_CSS_CLASSES = {"API": "ours", "worker": "second", "Postgres": "bar"}
 """Classes of the chart's style by role."""
 _MODES = {True: "with status callbacks", False: "by polling only"}
 _SECTION = f"""
@@ -22,7 +22,7 @@ _SECTION = f"""
 A call costs more than its creation: Twilio sends status callbacks, each is delivered to the tenant, and the price has to be
 learned. `python -m bench.life` measures all of it, until the call's price is stored and its deliveries have arrived.
 
-![{_TITLE}: API, worker and Postgres]({CHART})
+![{_TITLE}: API, worker and Postgres]({CHART_NAME})
 
 | subject | what it is |
 |---|---|
@@ -36,7 +36,7 @@ that are not yet sent. It has no limits and no metrics, and does not resolve unk
 
 Both run at the same time, each over a Postgres of its own, with `fsync` on. They get calls in turn, for {TURN_S:g} s each, so
 that both see the machine at the same speed. A turn ends when its deliveries have arrived. Calls are placed by the clock,
-whether or not earlier ones were answered. The first {WARM_UP} calls warm a service up and do not count.
+whether or not earlier ones were answered. The first {WARM_UP_CALLS} calls warm a service up and do not count.
 
 - **With status callbacks**, Twilio sends {len(EVENTS)} callbacks for each call, and the service delivers all of them, as JSON.
 - **By polling only**, the service has no public URL. It asks Twilio for the status too, and there are no deliveries.
@@ -53,7 +53,7 @@ How to read the tables:
 - *failed* counts creations that were not answered with 201, *unfinished* counts calls that were given up.
 - *callback answered* and *callback to delivery* begin when Twilio sends the callback. They end with its answer, and with the
   arrival of the delivery. *price known after* begins when Twilio shows the price.
-  It is up to {1 + LOOK_EVERY_S:g} seconds too long.
+  It is up to {1 + RECORD_EVERY_S:g} seconds too long.
 - Bytes on disk include indexes. *copied*: the calls of a run are copied inside Postgres, with new ids, until there are as many
   as the heading says, and each row is written once. *as the run left it*: before that, with dead rows, and with pages that
   few calls do not fill.
@@ -75,16 +75,16 @@ def life_chart(runs: Sequence[Run]) -> str:
     longest = max(sum(each.values()) for each in cpu_ms.values())
     panels = []
     for callbacks in dict.fromkeys(run.callbacks for run in runs):
-        bars = [{_KINDS[role]: ms for role, ms in cpu_ms[callbacks, *row].items()} for row in rows]
+        bars = [{_CSS_CLASSES[role]: ms for role, ms in cpu_ms[callbacks, *row].items()} for row in rows]
         panels.append(Panel(_MODES[callbacks], bars, 1, longest))
     names = [f"{service}, {rate:g} calls/s" for rate, service in rows]
-    return chart(_TITLE, names, panels, legend={kind: role for role, kind in _KINDS.items()})
+    return chart(_TITLE, names, panels, legend={kind: role for role, kind in _CSS_CLASSES.items()})
 
 
-def write_section(runs: Sequence[Run], results: Iterable[str], *, page: Path = PAGE) -> None:
+def write_section(runs: Sequence[Run], results: Iterable[str], *, page: Path = PAGE_PATH) -> None:
     """Writes the section and its chart, in place of those of an earlier run.
 
     `results` are the paragraphs of the section: the machine with the command, and the tables.
     """
-    page.with_name(CHART).write_text(life_chart(runs))
-    replace_part("life", [_SECTION, *results], page=page, before=_BEFORE)
+    page.with_name(CHART_NAME).write_text(life_chart(runs))
+    replace_part("life", [_SECTION, *results], page=page, before=_NEXT_HEADING)

@@ -22,14 +22,13 @@ EVENTS = ("initiated", "ringing", "answered", "completed")
 PRICE_DELAY_S = 10 / SPEED
 IDLE_S = 10.0
 TURN_S = 5.0
-WARM_UP = 50
-LOOK_EVERY_S = 0.5
-CALLS_OF_AN_ACCOUNT = 5
-"""A second."""
+WARM_UP_CALLS = 50
+RECORD_EVERY_S = 0.5
+CALLS_PER_S_OF_AN_ACCOUNT = 5
 
 
 def accounts_for(rate: float) -> int:
-    return max(1, round(rate / CALLS_OF_AN_ACCOUNT))
+    return max(1, round(rate / CALLS_PER_S_OF_AN_ACCOUNT))
 
 
 @dataclass
@@ -48,7 +47,7 @@ class Run:
     """Times by sid and status."""
     cpu_s: dict[str, float] = field(default_factory=dict)
     """CPU seconds by role, without what the processes use at rest while no calls are placed."""
-    idle: dict[str, float] = field(default_factory=dict)
+    idle_shares: dict[str, float] = field(default_factory=dict)
     """The share of a processor that each uses at rest."""
     requests: Counter[str] = field(default_factory=Counter)
     """Requests to Twilio, by kind."""
@@ -98,7 +97,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class _Counts:
+class _CountsAtBegin:
     """What had been counted at the beginning of a run."""
 
     at: float
@@ -116,22 +115,22 @@ class Runner:
     database: psycopg.AsyncConnection[Any]
     patience_s: float
     run: Run
-    before: _Counts = field(init=False)
+    before: _CountsAtBegin = field(init=False)
 
     async def warm_up(self) -> None:
         """Places calls that are not counted."""
-        await self._place(self.run.rate, WARM_UP)
+        await self._place(self.run.rate, WARM_UP_CALLS)
         await self.finish()
 
-    def idle_since(self, at_rest: Mapping[str, float]) -> dict[str, float]:
-        """Returns the share of a processor that each role used since `cpu` returned `at_rest`, IDLE_S ago."""
-        return {role: (cpu - at_rest[role]) / IDLE_S for role, cpu in self.cpu().items()}
+    def idle_shares_since(self, at_rest: Mapping[str, float]) -> dict[str, float]:
+        """Returns the share of a processor that each role used since `cpu_seconds_by_role` returned `at_rest`, IDLE_S ago."""
+        return {role: (cpu - at_rest[role]) / IDLE_S for role, cpu in self.cpu_seconds_by_role().items()}
 
-    async def begin(self, run: Run, idle: dict[str, float]) -> None:
-        run.idle = idle
+    async def begin(self, run: Run, idle_shares: dict[str, float]) -> None:
+        run.idle_shares = idle_shares
         self.run = run
         requests, callbacks = await self._requests(), (await self._callbacks(10**9))["begun"]
-        self.before = _Counts(time.time(), self.cpu(), requests, callbacks)
+        self.before = _CountsAtBegin(time.time(), self.cpu_seconds_by_role(), requests, callbacks)
 
     async def take_turn(self, seconds: float) -> None:
         """Places calls for so many seconds, and waits until their deliveries have arrived. Does not wait for their prices."""
@@ -143,13 +142,16 @@ class Runner:
         """Writes the measurements into the run. What the processes use at rest is subtracted for the time without a turn."""
         run, before = self.run, self.before
         at_rest_s = max(time.time() - before.at - run.seconds, 0)
-        run.cpu_s = {role: cpu - before.cpu_s[role] - run.idle[role] * at_rest_s for role, cpu in self.cpu().items()}
+        run.cpu_s = {
+            role: cpu - before.cpu_s[role] - run.idle_shares[role] * at_rest_s
+            for role, cpu in self.cpu_seconds_by_role().items()
+        }
         run.requests = await self._requests() - before.requests
         if run.callbacks:
             self._time_callbacks((await self._callbacks(before.callbacks))["deliveries"])
         await self._time_prices()
 
-    def cpu(self) -> dict[str, float]:
+    def cpu_seconds_by_role(self) -> dict[str, float]:
         looking = self.database.info.backend_pid
         postgres = cpu_seconds(parent_of(looking), without=frozenset([looking]))
         return {role: cpu_seconds(pid) for role, pid in self.service.pids.items()} | {"Postgres": postgres}
@@ -191,13 +193,13 @@ class Runner:
     async def _wait_while(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + self.patience_s
         while condition() and time.monotonic() < deadline:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(RECORD_EVERY_S)
 
-    async def look(self) -> None:
+    async def record_prices_and_deliveries(self) -> None:
         """Records when prices and deliveries appear, until the task is canceled."""
         taken = 0
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(RECORD_EVERY_S)
             found = await self.database.execute("SELECT sid FROM call WHERE price IS NOT NULL")
             now = time.time()
             for (sid,) in await found.fetchall():
@@ -258,9 +260,9 @@ async def measure(services: Sequence[Service], runs: Sequence[Sequence[Run]], tw
         ]
         for runner in runners:
             await runner.warm_up()
-        at_rest = [runner.cpu() for runner in runners]
+        at_rest = [runner.cpu_seconds_by_role() for runner in runners]
         await asyncio.sleep(IDLE_S)
-        idle = [runner.idle_since(before) for runner, before in zip(runners, at_rest, strict=True)]
+        idle = [runner.idle_shares_since(before) for runner, before in zip(runners, at_rest, strict=True)]
         for together in zip(*runs, strict=True):
             for runner, run, share in zip(runners, together, idle, strict=True):
                 await runner.begin(run, share)
@@ -274,7 +276,7 @@ async def measure(services: Sequence[Service], runs: Sequence[Sequence[Run]], tw
 
 
 def _warm_up_like(run: Run) -> Run:
-    return Run(run.service, run.rate, run.callbacks, WARM_UP / run.rate)
+    return Run(run.service, run.rate, run.callbacks, WARM_UP_CALLS / run.rate)
 
 
 async def _runner(stack: AsyncExitStack, service: Service, twilio: str, *, warm_up: Run, patience_s: float) -> Runner:
@@ -288,5 +290,5 @@ async def _runner(stack: AsyncExitStack, service: Service, twilio: str, *, warm_
         account = f"{twilio}/_simulator/accounts/{tenant.account_sid}"
         (await http.put(account, json={"auth_token": tenant.auth_token, "api_keys": {}})).raise_for_status()
     runner = Runner(service, twilio, receiver, http, database, patience_s, warm_up)
-    stack.callback(asyncio.create_task(runner.look()).cancel)
+    stack.callback(asyncio.create_task(runner.record_prices_and_deliveries()).cancel)
     return runner

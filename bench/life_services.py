@@ -19,7 +19,7 @@ from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.delivery_signing import SigningSettingsCache
 from bench.competitors import life_tables
-from bench.subjects import libpq, make_database, running
+from bench.subjects import libpq_url, make_database, running_process
 from tests.proofs.balancer import free_port
 
 OURS, COMPETITOR = "Callgate", "by hand"
@@ -49,7 +49,7 @@ class Service:
 
 
 @dataclass(frozen=True)
-class Setting:
+class ServiceConfig:
     """The configuration with which a service is started.
 
     Without `callbacks` the service gives Twilio no callback URL, so it has to poll everything.
@@ -63,37 +63,37 @@ class Setting:
 
 
 @contextmanager
-def simulator(folder: Path) -> Iterator[str]:
+def running_simulator(folder: Path) -> Iterator[str]:
     """Runs a simulator of Twilio, SPEED times as fast as real calls, and yields its URL."""
     port = free_port()
     command = [sys.executable, "-m", "app.cli", "simulator", "--port", str(port), "--speed", str(SPEED)]
-    with running(command, {}, port, folder / "simulator.log"):
+    with running_process(command, {}, port, folder / "simulator.log"):
         yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager
-def callgate(setting: Setting) -> Iterator[Service]:
+def running_callgate(config: ServiceConfig) -> Iterator[Service]:
     """Runs one API process and one worker of Callgate with the default settings, and yields the service."""
-    url, port, ops_port = make_database(setting.server, _name("callgate")), free_port(), free_port()
+    url, port, ops_port = make_database(config.server, _random_name("callgate")), free_port(), free_port()
     service_url = f"http://127.0.0.1:{port}"
     secret_key = base64.b64encode(secrets.token_bytes(32)).decode()
     environment = {
         "CALLGATE_DATABASE_URL": url,
         "CALLGATE_SECRET_KEYS": secret_key,
-        "CALLGATE_TWILIO_BASE_URL": setting.twilio,
+        "CALLGATE_TWILIO_BASE_URL": config.twilio,
         "CALLGATE_DELIVERY_ALLOW": "127.0.0.0/8",
     }
-    if setting.callbacks:
+    if config.callbacks:
         environment["CALLGATE_PUBLIC_URL"] = service_url
     migrate(url)
     settings = Settings.model_validate({"database_url": url, "secret_keys": secret_key})
-    tenants = asyncio.run(_make_tenants(settings, setting.accounts))
+    tenants = asyncio.run(_make_tenants(settings, config.accounts))
     program = [sys.executable, "-m", "app.cli"]
     with ExitStack() as stack:
-        start = partial(_start, stack, environment, setting.folder)
+        start = partial(_start, stack, environment, config.folder)
         api = start([*program, "serve", "--port", str(port)], port, "api")
         worker = start([*program, "worker", "--ops-port", str(ops_port)], ops_port, "worker")
-        yield Service(OURS, service_url, {"API": api, "worker": worker}, libpq(url), tenants)
+        yield Service(OURS, service_url, {"API": api, "worker": worker}, libpq_url(url), tenants)
 
 
 async def _make_tenants(settings: Settings, number: int) -> list[Tenant]:
@@ -118,36 +118,36 @@ async def _make_tenants(settings: Settings, number: int) -> list[Tenant]:
 
 
 @contextmanager
-def competitor(setting: Setting) -> Iterator[Service]:
+def running_competitor(config: ServiceConfig) -> Iterator[Service]:
     """Runs the service of bench/competitors/life.py, a single process, and yields it."""
-    url, port = make_database(setting.server, _name("competitor")), free_port()
+    url, port = make_database(config.server, _random_name("competitor")), free_port()
     service_url = f"http://127.0.0.1:{port}"
     tenants = [
         Tenant(sid, token, secrets.token_urlsafe(32), f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}")
-        for sid, token in _accounts(setting.accounts)
+        for sid, token in _accounts(config.accounts)
     ]
     accounts = {tenant.key: (tenant.account_sid, tenant.auth_token, tenant.secret) for tenant in tenants}
-    life_tables.prepare(libpq(url), accounts)
+    life_tables.create_tables_and_accounts(libpq_url(url), accounts)
     environment = {
-        "BENCH_DATABASE_URL": libpq(url),
-        "BENCH_UPSTREAM_URL": setting.twilio,
-        "BENCH_PUBLIC_URL": service_url if setting.callbacks else "",
+        "BENCH_DATABASE_URL": libpq_url(url),
+        "BENCH_UPSTREAM_URL": config.twilio,
+        "BENCH_PUBLIC_URL": service_url if config.callbacks else "",
     }
     command = [sys.executable, "-m", "uvicorn", "bench.competitors.life:create_app", "--factory", "--port", str(port)]
     command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log"]
     with ExitStack() as stack:
-        api = _start(stack, environment, setting.folder, command, port, "competitor")
-        yield Service(COMPETITOR, service_url, {"API": api}, libpq(url), tenants)
+        api = _start(stack, environment, config.folder, command, port, "competitor")
+        yield Service(COMPETITOR, service_url, {"API": api}, libpq_url(url), tenants)
 
 
-SERVICES = {"gateway": callgate, "competitor": competitor}
+SERVICES = {"gateway": running_callgate, "competitor": running_competitor}
 
 
 def _start(stack: ExitStack, environment: Mapping[str, str], folder: Path, command: Sequence[str], port: int, name: str) -> int:
-    return stack.enter_context(running(command, dict(environment), port, folder / f"{name}.log"))
+    return stack.enter_context(running_process(command, dict(environment), port, folder / f"{name}.log"))
 
 
-def _name(kind: str) -> str:
+def _random_name(kind: str) -> str:
     return f"{kind}_{secrets.token_hex(4)}"
 
 

@@ -9,10 +9,10 @@ from math import nan
 from pathlib import Path
 
 SCRIPT = Path(__file__).with_name("load.lua")
-KEY = "@KEY@"
+KEY_PLACEHOLDER = "@KEY@"
 
 
-def missing() -> str | None:
+def missing_requirement() -> str | None:
     """Returns the advice to install wrk if it is not installed, otherwise None."""
     return None if shutil.which("wrk") else "wrk is not installed: apt-get install wrk"
 
@@ -39,7 +39,7 @@ def write_requests(path: Path, requests: Sequence[bytes]) -> Path:
 def run_load(url: str, requests: Path, *, prefix: str, connections: int, seconds: float) -> Load:
     """Sends the requests of the file in turn. Each connection sends the next request after the answer to its last one.
 
-    Requests that contain KEY are repeated, each time with a new idempotency key that begins with `prefix`.
+    Requests that contain KEY_PLACEHOLDER are repeated, each time with a new idempotency key that begins with `prefix`.
     """
     # wrk takes whole seconds only.
     command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{max(1, round(seconds))}s"]

@@ -28,24 +28,24 @@ from uuid_utils import uuid7
 
 from app.calls.callback_urls import CALLBACK_PATH, CallbackUrls
 from app.security.keyring import Keyring
-from bench.connections import Connection, raw_creation, raw_request
+from bench.connections import Connection, raw_creation_request, raw_request
 from bench.nginx import creation_answer
 from bench.one_api import Api, run_with_api
 from tests.proofs.fleet import ACCOUNT, ENVIRONMENT, TOKEN
 
-CALLS = 3000
-LISTERS = 8
-CROWD = 12
+LISTED_CALLS = 3000
+LIST_CONNECTIONS = 8
+MANY_LIST_CONNECTIONS = 12
 STRANGERS_PER_S = 178
 ROUNDS = 4
 PUBLIC_URL = "https://calls.example.com"
 UPSTREAM_S = 0.005
-LISTS = {
+LIST_PATHS = {
     "Twilio's list, PageSize=1000": f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json?PageSize=1000",
     "/v1/calls?limit=200": "/v1/calls?limit=200",
 }
 # Copies of a call, each with an id and a sid of its own and all that Twilio shows of a call.
-_COPIES = """
+_COPY_CALL_SQL = """
     INSERT INTO call (id, tenant_id, account_id, created_at, execution, settled_by, settled_at, pending_since, fingerprint,
         parameters, "to", "from", sid, account_sid, status, resource, subresource_uris, direction, duration, price, price_unit)
     SELECT given.id, tenant_id, account_id, created_at, execution, settled_by, settled_at, pending_since, fingerprint,
@@ -71,29 +71,29 @@ class Service:
         Path(f"/proc/{self.api.pid}/clear_refs").write_text("5")
 
 
-async def creations(service: Service, seconds: float) -> list[float]:
-    one = raw_creation(service.keys["well"])
-    return await timed(service, lambda: one, seconds, expected=201)
+async def time_creations(service: Service, seconds: float) -> list[float]:
+    one = raw_creation_request(service.keys["well"])
+    return await time_requests(service, lambda: one, seconds, expected=201)
 
 
-async def callbacks(service: Service, seconds: float) -> list[float]:
+async def time_callbacks(service: Service, seconds: float) -> list[float]:
     urls = CallbackUrls(CALLBACK_PATH, Keyring([base64.b64decode(ENVIRONMENT["CALLGATE_SECRET_KEYS"])]))
 
     def genuine() -> bytes:
         call_id, account_id, sid = service.calls.pop()
         fields = {"AccountSid": ACCOUNT, "CallSid": sid, "CallStatus": "ringing", "SequenceNumber": "1"}
         path = urls.callback_url_of_call(call_id, account_id)
-        return callback(path, RequestValidator(TOKEN).compute_signature(PUBLIC_URL + path, fields), fields)
+        return callback_request(path, RequestValidator(TOKEN).compute_signature(PUBLIC_URL + path, fields), fields)
 
-    return await timed(service, genuine, seconds, expected=204)
+    return await time_requests(service, genuine, seconds, expected=204)
 
 
-def callback(path: str, signature: str, fields: dict[str, str]) -> bytes:
+def callback_request(path: str, signature: str, fields: dict[str, str]) -> bytes:
     headers = {"Content-Type": "application/x-www-form-urlencoded"} | ({"X-Twilio-Signature": signature} if signature else {})
     return raw_request(path, headers, urlencode(fields).encode())
 
 
-async def timed(service: Service, make: Callable[[], bytes], seconds: float, *, expected: int) -> list[float]:
+async def time_requests(service: Service, make: Callable[[], bytes], seconds: float, *, expected: int) -> list[float]:
     """Sends the requests that `make` returns, one after the other, for `seconds` seconds. Returns the seconds that each took.
 
     Exits if the status of an answer is neither `expected` nor 503.
@@ -114,14 +114,14 @@ async def timed(service: Service, make: Callable[[], bytes], seconds: float, *, 
 
 
 @dataclass
-class Listing:
+class ListCounts:
     pages: int = 0
     refused: int = 0
     largest: int = 0
 
 
 @asynccontextmanager
-async def listers(service: Service, path: str, number: int, seen: Listing) -> AsyncIterator[None]:
+async def requesting_list(service: Service, path: str, number: int, seen: ListCounts) -> AsyncIterator[None]:
     """Requests the list at `path` on `number` connections without a pause, until the `async with` block ends.
 
     Counts the answers in `seen`.
@@ -139,17 +139,17 @@ async def listers(service: Service, path: str, number: int, seen: Listing) -> As
         finally:
             connection.close()
 
-    async with meanwhile(*(list_on() for _ in range(number))):
+    async with running_tasks(*(list_on() for _ in range(number))):
         yield
 
 
 @asynccontextmanager
-async def strangers(service: Service, signature: str, query: str) -> AsyncIterator[None]:
+async def sending_invalid_callbacks(service: Service, signature: str, query: str) -> AsyncIterator[None]:
     """Sends callbacks without a valid signature for an existing call, until the `async with` block ends.
 
     Sends STRANGERS_PER_S callbacks per second, without waiting for the answers to earlier ones.
     """
-    one = callback(f"{CALLBACK_PATH}/{service.calls[0][0]}{query}", signature, {"CallStatus": "completed"})
+    one = callback_request(f"{CALLBACK_PATH}/{service.calls[0][0]}{query}", signature, {"CallStatus": "completed"})
     idle: list[Connection] = []
 
     async def send() -> None:
@@ -167,12 +167,12 @@ async def strangers(service: Service, signature: str, query: str) -> AsyncIterat
                     sent += 1
                 await asyncio.sleep(0.005)
 
-    async with meanwhile(send_on()):
+    async with running_tasks(send_on()):
         yield
 
 
 @asynccontextmanager
-async def meanwhile(*work: Any) -> AsyncIterator[None]:
+async def running_tasks(*work: Any) -> AsyncIterator[None]:
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
         await asyncio.sleep(0.5)
@@ -186,7 +186,7 @@ async def meanwhile(*work: Any) -> AsyncIterator[None]:
 
 
 @dataclass
-class Beside:
+class Comparison:
     """The seconds that each request of a tenant took: `alone`, and `beside` the load of other clients.
 
     Both are measured in turn, so that other work on the machine slows both.
@@ -207,8 +207,8 @@ class Beside:
 
 async def compare(
     name: str, work: Callable[[float], Awaitable[list[float]]], others: Callable[[], Any], seconds: float
-) -> Beside:
-    found = Beside(name, [], [])
+) -> Comparison:
+    found = Comparison(name, [], [])
     for _ in range(ROUNDS):
         found.alone += await work(seconds / ROUNDS)
         async with others():
@@ -217,44 +217,44 @@ async def compare(
 
 
 async def measure(service: Service, seconds: float) -> None:
-    await creations(service, 1)
+    await time_creations(service, 1)
     print(f"  {'creation, milliseconds':<48} {'n':>5} {'p50':>8} {'p99':>8} {'×':>6}")
-    for name, path in LISTS.items():
-        seen = Listing()
+    for name, path in LIST_PATHS.items():
+        seen = ListCounts()
         service.reset_peak()
         found = await compare(
-            f"beside {LISTERS} × {name}",
-            lambda duration: creations(service, duration),
-            partial(listers, service, path, LISTERS, seen),
+            f"beside {LIST_CONNECTIONS} × {name}",
+            lambda duration: time_creations(service, duration),
+            partial(requesting_list, service, path, LIST_CONNECTIONS, seen),
             seconds,
         )
         found.show(f"peak {service.peak_mib():.0f} MiB, {seen.refused} refused")
     service.reset_peak()
-    seen = Listing()
+    seen = ListCounts()
     began = time.perf_counter()
-    async with listers(service, LISTS["Twilio's list, PageSize=1000"], CROWD, seen):
+    async with requesting_list(service, LIST_PATHS["Twilio's list, PageSize=1000"], MANY_LIST_CONNECTIONS, seen):
         await asyncio.sleep(seconds)
     rate = seen.pages / (time.perf_counter() - began)
     rest = f"{rate:.1f} pages/s of {seen.largest // 1024} KiB, {seen.refused} refused"
-    print(f"  {CROWD} × Twilio's list, PageSize=1000: peak {service.peak_mib():.0f} MiB, {rest}", flush=True)
+    print(f"  {MANY_LIST_CONNECTIONS} × Twilio's list, PageSize=1000: peak {service.peak_mib():.0f} MiB, {rest}", flush=True)
     print(f"  {'genuine callback, milliseconds':<48} {'n':>5} {'p50':>8} {'p99':>8} {'×':>6}")
     kinds: dict[str, tuple[str, str]] = {
         "unsigned": ("", ""),
         "signed by nobody": ("RSOYDt4T1cUTdK1PDd93/VVr8B8=", f"?tag={'A' * 43}"),
     }
     for name, (signature, query) in kinds.items():
-        attack = partial(strangers, service, signature, query)
+        attack = partial(sending_invalid_callbacks, service, signature, query)
         before, began = service.api.cpu_s(), time.perf_counter()
         async with attack():
             await asyncio.sleep(seconds / 2)
         each = (service.api.cpu_s() - before) / ((time.perf_counter() - began) * STRANGERS_PER_S)
         found = await compare(
-            f"beside {STRANGERS_PER_S}/s that are {name}", lambda duration: callbacks(service, duration), attack, seconds
+            f"beside {STRANGERS_PER_S}/s that are {name}", lambda duration: time_callbacks(service, duration), attack, seconds
         )
         found.show(f"{each * 1000:.2f} ms of CPU each")
 
 
-def seed(database: str, tenant: str, number: int) -> list[tuple[UUID, UUID, str]]:
+def copy_only_call(database: str, tenant: str, number: int) -> list[tuple[UUID, UUID, str]]:
     """Copies the tenant's only call `number` times. Returns the call id, the account id and the CallSid of each copy."""
     answer = creation_answer(ACCOUNT, f"CA{'0' * 32}")
     with psycopg.connect(database) as connection:
@@ -263,7 +263,7 @@ def seed(database: str, tenant: str, number: int) -> list[tuple[UUID, UUID, str]
         ids = [UUID(str(uuid7())) for _ in range(number)]
         sids = [f"CA{call_id.hex}" for call_id in ids]
         values = {"ids": ids, "sids": sids, "first": row[0], "resource": json.dumps(answer)}
-        connection.execute(_COPIES, values | {"uris": json.dumps(answer["subresource_uris"])})
+        connection.execute(_COPY_CALL_SQL, values | {"uris": json.dumps(answer["subresource_uris"])})
         connection.commit()
         connection.autocommit = True
         connection.execute("VACUUM ANALYZE call")
@@ -273,10 +273,10 @@ def seed(database: str, tenant: str, number: int) -> list[tuple[UUID, UUID, str]
 async def run(api: Api, seconds: float) -> None:
     keys = {name: await api.make_tenant(name) for name in ("lists", "well")}
     for key in keys.values():
-        status, body = await Connection(api.port).ask(raw_creation(key))
+        status, body = await Connection(api.port).ask(raw_creation_request(key))
         assert status == 201, body
-    seed(api.database, "lists", CALLS)
-    await measure(Service(api, keys, seed(api.database, "well", 50_000)), seconds)
+    copy_only_call(api.database, "lists", LISTED_CALLS)
+    await measure(Service(api, keys, copy_only_call(api.database, "well", 50_000)), seconds)
 
 
 def main() -> None:

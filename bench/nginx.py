@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.processes import until_it_answers
+from bench.processes import wait_until_it_answers
 from tests.proofs.balancer import free_port
 
 SLOW_MS = 200
@@ -20,7 +20,7 @@ SLOW_MS = 200
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 ECHO_MODULE = Path("/usr/lib/nginx/modules/ngx_http_echo_module.so")
 # A creation's answer as Twilio gives it: all 26 members, mostly null.
-ANSWER = (
+ANSWER_TEMPLATE = (
     '{"sid":"CA$request_id","account_sid":"$account","answered_by":null,"api_version":"2010-04-01",'
     '"caller_name":null,"date_created":null,"date_updated":null,"direction":"outbound-api","duration":null,"end_time":null,'
     '"forwarded_from":null,"from":"Jack","from_formatted":"Jack","group_sid":null,"parent_call_sid":null,'
@@ -34,7 +34,7 @@ ANSWER = (
     '"to":"sip:kate@example.com;transport=tls;secure=true","to_formatted":"sip:kate@example.com;transport=tls;secure=true",'
     '"trunk_sid":"","uri":"$calls/CA$request_id.json"}'
 )
-CONFIGURATION = f"""
+CONFIGURATION_TEMPLATE = f"""
 daemon off;
 worker_processes 1;
 pid nginx.pid;
@@ -51,9 +51,9 @@ http {{
         location ~ ^(?<calls>/2010-04-01/Accounts/(?<account>ACf[0-9a-f]+)/Calls).json$ {{
             echo_status 201;
             echo_sleep {SLOW_MS / 1000};
-            echo '{ANSWER}';
+            echo '{ANSWER_TEMPLATE}';
         }}
-        location ~ ^(?<calls>/2010-04-01/Accounts/(?<account>AC[0-9a-f]+)/Calls).json$ {{ return 201 '{ANSWER}'; }}
+        location ~ ^(?<calls>/2010-04-01/Accounts/(?<account>AC[0-9a-f]+)/Calls).json$ {{ return 201 '{ANSWER_TEMPLATE}'; }}
     }}
 }}
 """
@@ -62,11 +62,11 @@ http {{
 def creation_answer(account_sid: str, sid: str) -> dict[str, Any]:
     """Returns Twilio's JSON resource of a call that was just created, with this account SID and call SID."""
     path = f"/2010-04-01/Accounts/{account_sid}/Calls"
-    answer = ANSWER.replace("$calls", path).replace("$account", account_sid).replace("CA$request_id", sid)
+    answer = ANSWER_TEMPLATE.replace("$calls", path).replace("$account", account_sid).replace("CA$request_id", sid)
     return dict(json.loads(answer))
 
 
-def missing() -> str | None:
+def missing_requirement() -> str | None:
     """Returns a message that says what has to be installed first; None if nothing is missing."""
     if not Path(NGINX).exists() or not ECHO_MODULE.exists():
         return "nginx with its echo module is not installed: apt-get install nginx-light libnginx-mod-http-echo"
@@ -78,10 +78,10 @@ def running_nginx(folder: Path) -> Iterator[str]:
     """Runs nginx in place of Twilio until the `with` block ends, and yields its URL."""
     port = free_port()
     folder.mkdir()
-    (folder / "nginx.conf").write_text(CONFIGURATION.replace("PORT", str(port)))
+    (folder / "nginx.conf").write_text(CONFIGURATION_TEMPLATE.replace("PORT", str(port)))
     process = subprocess.Popen([NGINX, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"])
     try:
-        until_it_answers(port, process)
+        wait_until_it_answers(port, process)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()

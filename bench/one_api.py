@@ -14,7 +14,7 @@ from typing import Any
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
 from bench import processes
-from bench.subjects import libpq
+from bench.subjects import libpq_url
 from tests.proofs.balancer import free_port
 from tests.proofs.fleet import ENVIRONMENT, Process, make_tenant, wait_until_up
 
@@ -81,7 +81,7 @@ async def _running_api(database: str, log: Any, upstream_s: float, settings: Map
     assert process.running
     try:
         await wait_until_up(f"http://127.0.0.1:{port}", "/readyz")
-        yield Api(port, process.running.pid, environment, libpq(database))
+        yield Api(port, process.running.pid, environment, libpq_url(database))
     finally:
         await process.end(signal.SIGKILL)
         with suppress(ProcessLookupError):

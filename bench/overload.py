@@ -9,13 +9,13 @@ import statistics
 import time
 from dataclasses import dataclass, field
 
-from bench.connections import Connections, raw_creation
+from bench.connections import ConnectionPool, raw_creation_request
 from bench.one_api import Api, run_with_api
 from bench.report import markdown_table
 
 UPSTREAM_S = 0.1
 ROUND_S = 8.0
-IN_FLIGHT = 32
+MAX_IN_FLIGHT = 32
 RATES = (20, 40, 60, 80, 100, 130, 160, 200)
 COLUMNS = ("arriving/s", "goodput/s", "of best", "refused", "refused, median ms", "other", "memory MiB")
 
@@ -45,7 +45,7 @@ async def measure(api: Api, key: str, rate: float) -> Round:
     Each request uses an idle connection or opens a new one. Returns the counts of the answers.
     """
     result = Round(rate)
-    connections, request = Connections(api.port), raw_creation(key)
+    connections, request = ConnectionPool(api.port), raw_creation_request(key)
 
     async def one() -> None:
         began = time.perf_counter()
@@ -82,7 +82,7 @@ async def run(api: Api) -> None:
 
 
 def main() -> None:
-    limits = {"CALLGATE_MAX_IN_FLIGHT": str(IN_FLIGHT), "CALLGATE_MAX_IN_FLIGHT_PER_TENANT": str(IN_FLIGHT)}
+    limits = {"CALLGATE_MAX_IN_FLIGHT": str(MAX_IN_FLIGHT), "CALLGATE_MAX_IN_FLIGHT_PER_TENANT": str(MAX_IN_FLIGHT)}
     run_with_api("overload", run, upstream_s=UPSTREAM_S, settings=limits)
 
 

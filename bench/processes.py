@@ -8,17 +8,17 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PATIENCE_S = 60.0
 
 
-def missing() -> str | None:
+def missing_requirement() -> str | None:
     """Returns a message if this machine has no Linux /proc to read from; None if it has one."""
     return None if Path("/proc/self/statm").exists() else "what a process uses is read from Linux's /proc"
 
 
-def until_it_answers(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_until_it_answers(port: int, process: subprocess.Popen[bytes]) -> None:
     """Waits until `process` answers an HTTP request at `port`, with any status. Exits if it ends before, or after a minute.
 
     `callgate serve` listens on its port before it can answer, and this time of loading must not be measured.
@@ -44,10 +44,10 @@ def cpu_seconds(pid: int, *, without: frozenset[int] = frozenset()) -> float:
     Descendants that have ended count too. `without` has the ids of processes that do not count.
     """
     # Children first: the time of one that ends meanwhile is then in its parent's.
-    return sum(_cpu_clock(each) + _ended_children_s(each) for each in reversed(_family(pid)) if each not in without)
+    return sum(_cpu_clock_s(each) + _ended_children_s(each) for each in reversed(_process_tree(pid)) if each not in without)
 
 
-def _cpu_clock(pid: int) -> float:
+def _cpu_clock_s(pid: int) -> float:
     """Returns the seconds of processor time that a process has used; 0 if it has ended.
 
     The process's CPU clock is more precise than /proc/PID/stat, which counts in 1/100 s.
@@ -72,18 +72,18 @@ def _ended_children_s(pid: int) -> float:
 
 
 def resident_mib(pid: int) -> float:
-    return sum(int(Path(f"/proc/{each}/statm").read_text().split()[1]) for each in _family(pid)) * _PAGE / 2**20
+    return sum(int(Path(f"/proc/{each}/statm").read_text().split()[1]) for each in _process_tree(pid)) * _PAGE_BYTES / 2**20
 
 
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def _family(pid: int) -> list[int]:
+def _process_tree(pid: int) -> list[int]:
     """Returns the ids of the process and its descendants. The id of a parent stands before the ids of its children."""
     family = [pid]
     with suppress(OSError):
         for tasks in Path(f"/proc/{pid}/task").iterdir():
             for child in (tasks / "children").read_text().split():
-                family += _family(int(child))
+                family += _process_tree(int(child))
     return family

@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bench.calls import HEADLINE
-from bench.stage import Stage, staged
+from bench.calls import HEADLINE_SCENARIO
+from bench.stage import Stage, running_stage
 from bench.subjects import SUBJECTS
 
 PY_SPY = Path(sys.executable).with_name("py-spy")
@@ -24,7 +24,7 @@ _STANDARD_LIBRARY = re.compile(r".*/lib/python3[^/]*/|<frozen ")
 _OURS = ("app/", "bench/competitors/")
 
 
-def record(stage: Stage, seconds: int, rate: int) -> Iterator[tuple[list[str], int]]:
+def sample_stacks(stage: Stage, seconds: int, rate: int) -> Iterator[tuple[list[str], int]]:
     """Puts the stage's first service under load, and samples its running threads with py-spy `rate` times a second.
 
     Yields each stack, with the outermost frame first, and the number of samples in which it was seen.
@@ -34,15 +34,15 @@ def record(stage: Stage, seconds: int, rate: int) -> Iterator[tuple[list[str], i
     command = [str(PY_SPY), "record", "--pid", str(subject.pid), "--duration", str(seconds), "--rate", str(rate)]
     command += ["--function", "--full-filenames", "--format", "raw", "--output", str(raw)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as spying:
-        stage.calls(subject, HEADLINE, seconds + 1)
+        stage.measure_calls(subject, HEADLINE_SCENARIO, seconds + 1)
     if spying.returncode:
         sys.exit("py-spy failed: it needs the right to look into other processes")
     for line in raw.read_text().splitlines():
         stack, _, times = line.rpartition(" ")
-        yield [_short(frame) for frame in stack.split(";")], int(times)
+        yield [_short_frame(frame) for frame in stack.split(";")], int(times)
 
 
-def _short(frame: str) -> str:
+def _short_frame(frame: str) -> str:
     """Returns a frame of py-spy as `function (package/module.py)`, without the line number and the leading folders."""
     found = _FRAME.fullmatch(frame)
     if not found:
@@ -51,11 +51,11 @@ def _short(frame: str) -> str:
     return f"{found['function']} ({_STANDARD_LIBRARY.sub('python/', file)})"
 
 
-def _package(frame: str) -> str:
+def _package_of(frame: str) -> str:
     return frame.rpartition("(")[2].partition("/")[0].rstrip(")")
 
 
-def _on_behalf_of(stack: list[str]) -> str:
+def _innermost_own_frame(stack: list[str]) -> str:
     return next((frame for frame in reversed(stack) if frame.rpartition("(")[2].startswith(_OURS)), "none of ours")
 
 
@@ -66,12 +66,12 @@ def print_shares(title: str, counted: Counter[str], most: int) -> None:
         print(f"| {name} | {times / total:.1%} |")
 
 
-def tables(stacks: Iterable[tuple[list[str], int]], most: int) -> None:
+def print_tables(stacks: Iterable[tuple[list[str], int]], most: int) -> None:
     packages, functions, behalf = Counter[str](), Counter[str](), Counter[str]()
     for stack, times in stacks:
-        packages[_package(stack[-1])] += times
+        packages[_package_of(stack[-1])] += times
         functions[stack[-1]] += times
-        behalf[_on_behalf_of(stack)] += times
+        behalf[_innermost_own_frame(stack)] += times
     print_shares("package, self time", packages, most)
     print_shares("function, self time", functions, most)
     print_shares("function of ours, and what it calls outside", behalf, most)
@@ -84,9 +84,9 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=200, help="samples a second")
     parser.add_argument("--most", type=int, default=25, help="rows of a table")
     arguments = parser.parse_args()
-    with staged([arguments.subject]) as stage:
-        stage.calls(stage.subjects[0], HEADLINE, 1)  # warm
-        tables(record(stage, arguments.seconds, arguments.rate), arguments.most)
+    with running_stage([arguments.subject]) as stage:
+        stage.measure_calls(stage.subjects[0], HEADLINE_SCENARIO, 1)  # warm
+        print_tables(sample_stacks(stage, arguments.seconds, arguments.rate), arguments.most)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from math import isnan
 from pathlib import Path
 
 from bench.chart import Panel, chart
-from bench.results import FLOORS, OURS, Line, Sample, Scenario, lines
+from bench.results import FLOORS, OURS, Sample, Scenario, SubjectMedians, medians_of_scenario
 
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-CHART = PAGE.with_suffix(".svg")
+PAGE_PATH = Path(__file__).parents[1] / "docs" / "performance.md"
+CHART_PATH = PAGE_PATH.with_suffix(".svg")
 COLUMNS = (
     "",
     "CPU ms",
@@ -28,17 +28,17 @@ COLUMNS = (
 )
 
 
-def rows(scenario: Scenario, samples: Iterable[Sample]) -> list[list[str]]:
+def table_rows(scenario: Scenario, samples: Iterable[Sample]) -> list[list[str]]:
     """Returns the rows of a table: first the names of the columns, and then one row for each measured service.
 
     A column in which nothing was measured is left out.
     """
-    table = [list(COLUMNS), *(_cells(line) for line in lines(scenario, samples))]
+    table = [list(COLUMNS), *(_cells(line) for line in medians_of_scenario(scenario, samples))]
     measured = [column for column in zip(*table, strict=True) if set(column[1:]) != {"–"}]
     return [list(row) for row in zip(*measured, strict=True)]
 
 
-def _cells(line: Line) -> list[str]:
+def _cells(line: SubjectMedians) -> list[str]:
     has_process = line.resident_mib > 0
     return [
         line.subject,
@@ -65,7 +65,7 @@ def _number(value: float, digits: int) -> str:
 
 def print_table(scenario: Scenario, samples: Iterable[Sample]) -> None:
     print(f"\n{scenario}")
-    for row in rows(scenario, samples):
+    for row in table_rows(scenario, samples):
         print(f"{row[0]:<22}" + "".join(f"{cell:>12}" for cell in row[1:]), flush=True)
 
 
@@ -73,18 +73,18 @@ def write_page(
     scenarios: Sequence[Scenario], samples: Sequence[Sample], *, headline: Scenario, command: str, postgres: str
 ) -> None:
     """Replaces the results in docs/performance.md, and the chart (an SVG file beside the page), by those of this run."""
-    parts = [f"{machine()}, PostgreSQL {postgres}. `{command}`"]
+    parts = [f"{describe_run()}, PostgreSQL {postgres}. `{command}`"]
     for scenario in scenarios:
-        head, *body = rows(scenario, samples)
+        head, *body = table_rows(scenario, samples)
         parts.append(f"### {str(scenario)[0].upper()}{str(scenario)[1:]}")
         parts.append(markdown_table(head, body))
     replace_part("results", parts)
-    CHART.write_text(_chart(headline, samples))
+    CHART_PATH.write_text(_chart(headline, samples))
 
 
 def _chart(scenario: Scenario, samples: Iterable[Sample]) -> str:
     """Returns an SVG with two bar charts of the measured services: processor time per call, and calls per second."""
-    shown = [line for line in lines(scenario, samples) if line.subject not in FLOORS]
+    shown = [line for line in medians_of_scenario(scenario, samples) if line.subject not in FLOORS]
 
     def panel(title: str, values: Sequence[float], digits: int) -> Panel:
         kinds = ["ours" if line.subject == OURS else "bar" for line in shown]
@@ -97,7 +97,7 @@ def _chart(scenario: Scenario, samples: Iterable[Sample]) -> str:
     return chart(str(scenario), [line.subject for line in shown], panels)
 
 
-def replace_part(name: str, paragraphs: Iterable[str], *, page: Path = PAGE, before: str | None = None) -> None:
+def replace_part(name: str, paragraphs: Iterable[str], *, page: Path = PAGE_PATH, before: str | None = None) -> None:
     """Writes results into a page of Markdown. They replace the results of an earlier run.
 
     The results stand between the comments `<!-- name -->` and `<!-- end of name -->`. If the page has no such comments, the
@@ -121,7 +121,7 @@ def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]], *, text: 
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, aligned, *body))
 
 
-def machine() -> str:
+def describe_run() -> str:
     """Returns one line of text that describes this run: processor, cores, kernel, Python version and commit."""
     described = Path("/proc/cpuinfo").read_text()
     model = re.search(r"model name\s*: (.*)", described)

@@ -35,7 +35,7 @@ class Sample:
 
     scenario: Scenario
     subject: str
-    seen: Load
+    load: Load
     cpu_s: float
     calls: int
     """The number of calls whose outcome the service has committed. A service that stores nothing counts its answers instead."""
@@ -47,11 +47,11 @@ class Sample:
 
     @property
     def per_second(self) -> float:
-        return self.seen.requests / self.seen.seconds
+        return self.load.requests / self.load.seconds
 
 
 @dataclass(frozen=True)
-class Line:
+class SubjectMedians:
     """The medians of one service's samples in one scenario.
 
     `cpu_ratio` and `rate_ratio` are the service's values divided by Callgate's values in the same round.
@@ -70,16 +70,16 @@ class Line:
     failed: int
 
 
-def lines(scenario: Scenario, samples: Iterable[Sample]) -> list[Line]:
+def medians_of_scenario(scenario: Scenario, samples: Iterable[Sample]) -> list[SubjectMedians]:
     rounds: dict[str, list[Sample]] = {}
     for sample in samples:
         if sample.scenario == scenario:
             rounds.setdefault(sample.subject, []).append(sample)
     ours = rounds.get(OURS, []) if len(rounds) > 1 else []
-    return [_line(subject, its, ours, rounds.get(DIRECT, [])) for subject, its in rounds.items()]
+    return [_medians(subject, its, ours, rounds.get(DIRECT, [])) for subject, its in rounds.items()]
 
 
-def _line(subject: str, its: Sequence[Sample], ours: Sequence[Sample], direct: Sequence[Sample]) -> Line:
+def _medians(subject: str, its: Sequence[Sample], ours: Sequence[Sample], direct: Sequence[Sample]) -> SubjectMedians:
     def middle(value: Callable[[Sample], float]) -> float:
         return median(map(value, its))
 
@@ -90,17 +90,17 @@ def _line(subject: str, its: Sequence[Sample], ours: Sequence[Sample], direct: S
     def added(value: Callable[[Sample], float]) -> float:
         return median(value(one) - value(bare) for one, bare in zip(its, direct, strict=True)) if direct else nan
 
-    return Line(
+    return SubjectMedians(
         subject=subject,
         cpu_ms=middle(lambda one: one.cpu_ms),
         cpu_ratio=ratio(lambda one: one.cpu_ms),
         # Callbacks may run out before time is up.
         per_second=middle(lambda one: one.per_second) if its[0].scenario.what == "calls" else nan,
         rate_ratio=ratio(lambda one: one.per_second),
-        p50_ms=middle(lambda one: one.seen.p50_ms),
-        p99_ms=middle(lambda one: one.seen.p99_ms),
-        added_p50_ms=added(lambda one: one.seen.p50_ms),
-        added_p99_ms=added(lambda one: one.seen.p99_ms),
+        p50_ms=middle(lambda one: one.load.p50_ms),
+        p99_ms=middle(lambda one: one.load.p99_ms),
+        added_p50_ms=added(lambda one: one.load.p50_ms),
+        added_p99_ms=added(lambda one: one.load.p99_ms),
         resident_mib=middle(lambda one: one.resident_mib),
-        failed=sum(one.seen.refused + one.seen.broken for one in its),
+        failed=sum(one.load.refused + one.load.broken for one in its),
     )

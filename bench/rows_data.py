@@ -10,20 +10,20 @@ import psycopg
 from app.jobs.partitions import MONTHS_AHEAD, PARTITIONED_TABLES
 
 # A call every so many milliseconds: ten million a year.
-EVERY_MS = 3154
+CALL_EVERY_MS = 3154
 # The newest calls: these are due to be refreshed, searched for or delivered.
-DUE = 4_000
+DUE_CALLS = 4_000
 
-_TENANTS = """
+_TENANTS_SQL = """
     INSERT INTO tenant (id, name)
     SELECT 'tenant-' || lpad(n::text, 2, '0'), 'Tenant ' || n FROM generate_series(0, 99) AS n
 """
-_ACCOUNTS = "INSERT INTO twilio_account (id, tenant_id, account_sid) SELECT md5(id)::uuid, id, 'AC' || md5(id) FROM tenant"
+_ACCOUNTS_SQL = "INSERT INTO twilio_account (id, tenant_id, account_sid) SELECT md5(id)::uuid, id, 'AC' || md5(id) FROM tenant"
 
 # A fifth of the calls is the largest tenant's, the smallest has a three-hundredth. Half of a tenant's calls go to ten
 # addresses, the other half to one of a hundredth as many as there are calls. One call in a thousand has a parent. `age` counts
 # calls from the newest. Columns that no statement looks at are left empty.
-_CALLS = """
+_CALLS_SQL = """
     INSERT INTO call (
         id, tenant_id, account_id, account_sid, created_at, pending_since, execution, idempotency_key, fingerprint, parameters,
         "to", "from", address_key, search_at, sid, status, start_time, end_time, parent_call_sid, refresh_at
@@ -61,7 +61,7 @@ _CALLS = """
     ) AS started ON true
 """
 
-_DELIVERIES = """
+_DELIVERIES_SQL = """
     WITH ended AS (
         INSERT INTO call_event (id, call_id, at, type, data)
         SELECT gen_random_uuid(), id, created_at + interval '80 s', 'call.status', '{"status": "completed"}'
@@ -76,7 +76,7 @@ _DELIVERIES = """
 """
 
 # The months that the calls span and some more, as workers would have made them over time.
-_PARTITIONS = """
+_PARTITIONS_SQL = """
     SELECT format('CREATE TABLE IF NOT EXISTS %%1$s_%%2$s PARTITION OF %%1$s FOR VALUES FROM (%%3$L) TO (%%4$L)',
         name, to_char(month, 'YYYY_MM'), month::date, (month + interval '1 month')::date)
     FROM unnest(%s::text[]) AS name, generate_series(
@@ -84,26 +84,26 @@ _PARTITIONS = """
 """
 
 
-def load(url: str, rows: int, *, recent: int = 200_000) -> None:
+def load_calls(url: str, rows: int, *, recent: int = 200_000) -> None:
     """Fills a migrated, empty database with `rows` calls, and reads the indexes of the table `call` into memory.
 
     Only the newest `recent` started calls get an event and a delivery, because the benches read no older ones.
     """
     began = time.monotonic()
-    values = {"rows": rows, "every": EVERY_MS, "due": DUE, "recent": recent}
+    values = {"rows": rows, "every": CALL_EVERY_MS, "due": DUE_CALLS, "recent": recent}
     with psycopg.connect(url) as connection:
         connection.execute("SET session_replication_role = replica")  # no check of foreign keys
         connection.execute("SET maintenance_work_mem = '1GB'")
         connection.execute("TRUNCATE call CASCADE")  # rows of the same transaction need no write-ahead log
         # REINDEX makes them ready again: building an index is faster than maintaining it.
         connection.execute("UPDATE pg_index SET indisready = false WHERE indrelid = 'call'::regclass")
-        for statement in (_TENANTS, _ACCOUNTS, _CALLS, "REINDEX TABLE call"):
+        for statement in (_TENANTS_SQL, _ACCOUNTS_SQL, _CALLS_SQL, "REINDEX TABLE call"):
             connection.execute(statement, values)
         for (statement,) in connection.execute(
-            _PARTITIONS, [list(PARTITIONED_TABLES), rows * EVERY_MS, MONTHS_AHEAD]
+            _PARTITIONS_SQL, [list(PARTITIONED_TABLES), rows * CALL_EVERY_MS, MONTHS_AHEAD]
         ).fetchall():
             connection.execute(statement)
-        connection.execute(_DELIVERIES, values)
+        connection.execute(_DELIVERIES_SQL, values)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("VACUUM (ANALYZE)")
         connection.execute("CREATE EXTENSION pg_prewarm; CREATE EXTENSION pg_stat_statements")

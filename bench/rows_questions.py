@@ -31,13 +31,13 @@ from app.observability import Metrics
 from app.twilio.schemas import CallResource
 from bench.nginx import creation_answer
 
-_PAGE = 51  # fifty, and one more that shows whether there is another page
+_PAGE_LIMIT = 51  # fifty, and one more that shows whether there is another page
 _DAY = timedelta(days=1)
 _LEASE = timedelta(minutes=5)
 _SETTLEMENT = Settlement(Metrics(), timedelta(seconds=2), SearchPlan(5, timedelta(minutes=15)))
 # Calls of the ten largest tenants in turn, whose pages are full at any size. Not from the first and the last day, so that the
 # days around are whole.
-_DRAW = text("""
+_DRAW_SQL = text("""
     SELECT drawn.* FROM (
         SELECT *, row_number() OVER (PARTITION BY tenant_id ORDER BY random()) AS turn FROM call TABLESAMPLE SYSTEM (:percent)
         WHERE sid IS NOT NULL AND idempotency_key IS NOT NULL AND tenant_id < 'tenant-10' AND "to" LIKE 'sip:desk-%'
@@ -54,10 +54,10 @@ Question = Callable[[AsyncSession, Call], Awaitable[object]]
 
 async def draw_calls(session: AsyncSession, rows: int, number: int) -> Sequence[Call]:
     values = {"percent": min(100.0, 6e6 / rows), "number": number}
-    return (await session.scalars(select(Call).from_statement(_DRAW), values)).all()
+    return (await session.scalars(select(Call).from_statement(_DRAW_SQL), values)).all()
 
 
-class _HotDatabase(Database):
+class _HotPathDatabase(Database):
     """A database whose `fetch` runs the statement in the transaction of a given session, and returns no rows.
 
     The statement runs with the Postgres settings that the application uses for its most frequent statements (the hot path).
@@ -79,19 +79,21 @@ def _day(call: Call) -> TimeRange:
     return TimeRange(day, day + _DAY)
 
 
-def _list(session: AsyncSession, call: Call, **filters: Any) -> Awaitable[object]:
-    return repository.list_call_ids(session, tenant_id=call.tenant_id, filters=CallFilter(**filters), limit=_PAGE)
+def _list_calls(session: AsyncSession, call: Call, **filters: Any) -> Awaitable[object]:
+    return repository.list_call_ids(session, tenant_id=call.tenant_id, filters=CallFilter(**filters), limit=_PAGE_LIMIT)
 
 
-def _list_of_all(session: AsyncSession, **filters: Any) -> Awaitable[object]:
+def _list_calls_of_all_tenants(session: AsyncSession, **filters: Any) -> Awaitable[object]:
     """Reads one page of the console's list of calls, over all tenants, as an operator sees it."""
-    statement, values = list_calls_sql(CallQuery(**filters), None, limit=_PAGE)
-    return _HotDatabase(session).fetch(statement, *values)
+    statement, values = list_calls_sql(CallQuery(**filters), None, limit=_PAGE_LIMIT)
+    return _HotPathDatabase(session).fetch(statement, *values)
 
 
-def _list_started(session: AsyncSession, call: Call, *, cursor: PageCursor | None = None, **filters: Any) -> Awaitable[object]:
+def _list_started_calls(
+    session: AsyncSession, call: Call, *, cursor: PageCursor | None = None, **filters: Any
+) -> Awaitable[object]:
     wanted = StartedCallFilter(call.account_sid, **filters)
-    return list_started_call_ids(session, tenant_id=call.tenant_id, filters=wanted, cursor=cursor, limit=_PAGE)
+    return list_started_call_ids(session, tenant_id=call.tenant_id, filters=wanted, cursor=cursor, limit=_PAGE_LIMIT)
 
 
 async def _claim_deliveries(session: AsyncSession, _: Call) -> object:
@@ -101,7 +103,7 @@ async def _claim_deliveries(session: AsyncSession, _: Call) -> object:
     """
     after, months = f"tenant-{random.randrange(100):02}", deliver.recent_months(datetime.now(UTC))
     return await deliveries.claim_deliveries(
-        _HotDatabase(session),
+        _HotPathDatabase(session),
         months=months,
         lease=deliver.LEASE,
         limit=deliver.MAX_CONCURRENT,
@@ -111,18 +113,18 @@ async def _claim_deliveries(session: AsyncSession, _: Call) -> object:
     )
 
 
-async def create(database: Database, like: Call, *, together: int) -> None:
+async def create_calls(database: Database, like: Call, *, together: int) -> None:
     """Writes `together` new calls with the parameters of `like` in one batch.
 
     First writes their intents (the records that exist before the request to Twilio), and then their outcomes, as if Twilio had
     created the calls.
     """
-    calls = [_intent(like) for _ in range(together)]
+    calls = [_new_call(like) for _ in range(together)]
     await insert_intents(database, calls)
-    await write_outcomes(database, [_started(call) for call in calls])
+    await write_outcomes(database, [_settled_call(call) for call in calls])
 
 
-def _intent(like: Call) -> NewCall:
+def _new_call(like: Call) -> NewCall:
     """Returns a new call with the parameters of `like`, and with an id and an idempotency key of its own."""
     call_id = uuid7()
     own = {
@@ -134,7 +136,7 @@ def _intent(like: Call) -> NewCall:
     return NewCall(**{each.name: getattr(like, each.name) for each in fields(NewCall)} | own)
 
 
-def _started(call: NewCall) -> SettledCall:
+def _settled_call(call: NewCall) -> SettledCall:
     """Returns what is to be written about `call` after Twilio has created it."""
     answer = creation_answer(call.account_sid, f"CA{secrets.token_hex(16)}")
     resource = CallResource.parse_answer(answer | {"to": call.to, "to_formatted": call.to, "from": call.from_})
@@ -145,45 +147,51 @@ def _started(call: NewCall) -> SettledCall:
 
 # What is asked, in a session `s` about a call `c`.
 QUESTIONS: dict[str, Question] = {
-    "GET /v1/calls, first page": _list,
-    "GET /v1/calls, deep page": lambda s, c: _list(s, c, before=c.id),
-    "GET /v1/calls, status": lambda s, c: _list(s, c, status=c.status),
-    "GET /v1/calls, status, deep page": lambda s, c: _list(s, c, status=c.status, before=c.id),
-    "GET /v1/calls, status=ringing (few)": lambda s, c: _list(s, c, status="ringing"),
-    "GET /v1/calls, execution=started": lambda s, c: _list(s, c, execution="started"),
-    "GET /v1/calls, execution=not_started": lambda s, c: _list(s, c, execution="not_started"),
-    "GET /v1/calls, execution=unknown (few)": lambda s, c: _list(s, c, execution="unknown"),
-    "GET /v1/calls, to": lambda s, c: _list(s, c, to=c.to),
-    "GET /v1/calls, to (few calls)": lambda s, c: _list(s, c, to=f"sip:user-{c.id.int % 1000}@pbx.{c.tenant_id}.example.com"),
-    "GET /v1/calls, to and status": lambda s, c: _list(s, c, to=c.to, status=c.status),
-    "GET /v1/calls, from": lambda s, c: _list(s, c, from_=c.from_),
-    "GET /v1/calls, created_after": lambda s, c: _list(s, c, since=lowest_call_id_at(c.created_at)),
-    "GET /v1/calls, created_before": lambda s, c: _list(s, c, until=lowest_call_id_at(c.created_at)),
-    "GET /v1/calls, created on a day, status": lambda s, c: _list(
+    "GET /v1/calls, first page": _list_calls,
+    "GET /v1/calls, deep page": lambda s, c: _list_calls(s, c, before=c.id),
+    "GET /v1/calls, status": lambda s, c: _list_calls(s, c, status=c.status),
+    "GET /v1/calls, status, deep page": lambda s, c: _list_calls(s, c, status=c.status, before=c.id),
+    "GET /v1/calls, status=ringing (few)": lambda s, c: _list_calls(s, c, status="ringing"),
+    "GET /v1/calls, execution=started": lambda s, c: _list_calls(s, c, execution="started"),
+    "GET /v1/calls, execution=not_started": lambda s, c: _list_calls(s, c, execution="not_started"),
+    "GET /v1/calls, execution=unknown (few)": lambda s, c: _list_calls(s, c, execution="unknown"),
+    "GET /v1/calls, to": lambda s, c: _list_calls(s, c, to=c.to),
+    "GET /v1/calls, to (few calls)": lambda s, c: _list_calls(
+        s, c, to=f"sip:user-{c.id.int % 1000}@pbx.{c.tenant_id}.example.com"
+    ),
+    "GET /v1/calls, to and status": lambda s, c: _list_calls(s, c, to=c.to, status=c.status),
+    "GET /v1/calls, from": lambda s, c: _list_calls(s, c, from_=c.from_),
+    "GET /v1/calls, created_after": lambda s, c: _list_calls(s, c, since=lowest_call_id_at(c.created_at)),
+    "GET /v1/calls, created_before": lambda s, c: _list_calls(s, c, until=lowest_call_id_at(c.created_at)),
+    "GET /v1/calls, created on a day, status": lambda s, c: _list_calls(
         s, c, since=lowest_call_id_at(c.created_at - _DAY), until=lowest_call_id_at(c.created_at), status=c.status
     ),
-    "GET …/Calls.json, first page": _list_started,
-    "GET …/Calls.json, deep page": lambda s, c: _list_started(s, c, cursor=PageCursor("older", c.id)),
-    "GET …/Calls.json, deep page, back": lambda s, c: _list_started(s, c, cursor=PageCursor("newer", c.id)),
-    "GET …/Calls.json, Status": lambda s, c: _list_started(s, c, statuses=(c.status,)),
-    "GET …/Calls.json, Status=ringing (few)": lambda s, c: _list_started(s, c, statuses=("ringing", "initiated")),
-    "GET …/Calls.json, To": lambda s, c: _list_started(s, c, to=(c.to,)),
-    "GET …/Calls.json, From": lambda s, c: _list_started(s, c, from_=(c.from_,)),
-    "GET …/Calls.json, ParentCallSid": lambda s, c: _list_started(s, c, parent_call_sid=f"CA-{c.tenant_id}-0"),
-    "GET …/Calls.json, StartTime (a day)": lambda s, c: _list_started(s, c, started=_day(c)),
-    "GET …/Calls.json, StartTime<": lambda s, c: _list_started(s, c, started=TimeRange(until=_day(c).since)),
-    "GET …/Calls.json, StartTime>": lambda s, c: _list_started(s, c, started=TimeRange(since=_day(c).since)),
-    "GET …/Calls.json, EndTime (a day)": lambda s, c: _list_started(s, c, ended=_day(c)),
-    "GET …/Calls.json, StartTime (a day), Status": lambda s, c: _list_started(s, c, statuses=(c.status,), started=_day(c)),
-    "console, first page": lambda s, _: _list_of_all(s),
-    "console, deep page": lambda s, c: _list_of_all(s, before=c.id),
-    "console, number": lambda s, c: _list_of_all(s, search=CallSearch("number", (c.from_,))),
-    "console, number (no call)": lambda s, _: _list_of_all(s, search=CallSearch("number", ("+4915112345678",))),
-    "console, address": lambda s, c: _list_of_all(s, search=CallSearch("to", (c.to,))),
-    "console, idempotency key": lambda s, c: _list_of_all(s, search=CallSearch("key", (c.idempotency_key or "",))),
-    "console, status": lambda s, c: _list_of_all(s, status=c.status),
-    "console, execution=not_started": lambda s, _: _list_of_all(s, execution="not_started"),
-    "console, problem of the last week": lambda s, _: _list_of_all(
+    "GET …/Calls.json, first page": _list_started_calls,
+    "GET …/Calls.json, deep page": lambda s, c: _list_started_calls(s, c, cursor=PageCursor("older", c.id)),
+    "GET …/Calls.json, deep page, back": lambda s, c: _list_started_calls(s, c, cursor=PageCursor("newer", c.id)),
+    "GET …/Calls.json, Status": lambda s, c: _list_started_calls(s, c, statuses=(c.status,)),
+    "GET …/Calls.json, Status=ringing (few)": lambda s, c: _list_started_calls(s, c, statuses=("ringing", "initiated")),
+    "GET …/Calls.json, To": lambda s, c: _list_started_calls(s, c, to=(c.to,)),
+    "GET …/Calls.json, From": lambda s, c: _list_started_calls(s, c, from_=(c.from_,)),
+    "GET …/Calls.json, ParentCallSid": lambda s, c: _list_started_calls(s, c, parent_call_sid=f"CA-{c.tenant_id}-0"),
+    "GET …/Calls.json, StartTime (a day)": lambda s, c: _list_started_calls(s, c, started=_day(c)),
+    "GET …/Calls.json, StartTime<": lambda s, c: _list_started_calls(s, c, started=TimeRange(until=_day(c).since)),
+    "GET …/Calls.json, StartTime>": lambda s, c: _list_started_calls(s, c, started=TimeRange(since=_day(c).since)),
+    "GET …/Calls.json, EndTime (a day)": lambda s, c: _list_started_calls(s, c, ended=_day(c)),
+    "GET …/Calls.json, StartTime (a day), Status": lambda s, c: _list_started_calls(
+        s, c, statuses=(c.status,), started=_day(c)
+    ),
+    "console, first page": lambda s, _: _list_calls_of_all_tenants(s),
+    "console, deep page": lambda s, c: _list_calls_of_all_tenants(s, before=c.id),
+    "console, number": lambda s, c: _list_calls_of_all_tenants(s, search=CallSearch("number", (c.from_,))),
+    "console, number (no call)": lambda s, _: _list_calls_of_all_tenants(s, search=CallSearch("number", ("+4915112345678",))),
+    "console, address": lambda s, c: _list_calls_of_all_tenants(s, search=CallSearch("to", (c.to,))),
+    "console, idempotency key": lambda s, c: _list_calls_of_all_tenants(
+        s, search=CallSearch("key", (c.idempotency_key or "",))
+    ),
+    "console, status": lambda s, c: _list_calls_of_all_tenants(s, status=c.status),
+    "console, execution=not_started": lambda s, _: _list_calls_of_all_tenants(s, execution="not_started"),
+    "console, problem of the last week": lambda s, _: _list_calls_of_all_tenants(
         s, problem="none-found", since=datetime.now(UTC) - timedelta(days=7)
     ),
     "fetch by id": lambda s, c: repository.get_call(s, c.id, tenant_id=c.tenant_id),
@@ -202,6 +210,6 @@ QUESTIONS: dict[str, Question] = {
     "find expired calls": lambda s, c: lock_calls_to_delete(
         s, after=c.id, before=c.created_at + _DAY, max_rival_distance=timedelta(minutes=20), limit=retain.BATCH_SIZE
     ),
-    "create 1": lambda s, c: create(_HotDatabase(s), c, together=1),
-    "create 32 together": lambda s, c: create(_HotDatabase(s), c, together=32),
+    "create 1": lambda s, c: create_calls(_HotPathDatabase(s), c, together=1),
+    "create 32 together": lambda s, c: create_calls(_HotPathDatabase(s), c, together=32),
 }

@@ -9,29 +9,29 @@ from statistics import median, quantiles
 from app.jobs.retain import Retention
 from app.observability import Metrics
 from bench.report import markdown_table
-from bench.rows_data import EVERY_MS
-from bench.rows_measure import Subject
-from bench.rows_questions import QUESTIONS, create
+from bench.rows_data import CALL_EVERY_MS
+from bench.rows_measure import MeasuredDatabase
+from bench.rows_questions import QUESTIONS, create_calls
 
 _ROUNDS = 5
 # The unique indexes are left out, because the service cannot do without them.
-_INDEXES = """
+_INDEXES_SQL = """
     SELECT indexrelid::regclass::text, pg_relation_size(indexrelid) / 1048576.0 AS mib FROM pg_index
     WHERE indrelid = 'call'::regclass AND NOT indisunique ORDER BY mib DESC
 """
 
 
-async def compare_indexes(subject: Subject, *, rounds: int) -> list[str]:
+async def measure_index_costs(subject: MeasuredDatabase, *, rounds: int) -> list[str]:
     """Measures how much time the creation of a call saves without an index, for each index.
 
     Returns a report in Markdown, with a table.
     """
     question, table = QUESTIONS["create 32 together"], []
-    for index, mib in await subject.database.fetch(_INDEXES):
+    for index, mib in await subject.database.fetch(_INDEXES_SQL):
         whole, saved = [], []
         for number in range(rounds):
-            whole.append((await subject.ask(question, number)).ms)
-            saved.append(whole[-1] - (await subject.ask(question, number, without_index=index)).ms)
+            whole.append((await subject.measure_cost(question, number)).ms)
+            saved.append(whole[-1] - (await subject.measure_cost(question, number, without_index=index)).ms)
         share = median(saved) / median(whole)
         table.append([f"`{index}`", f"{mib:,.0f}", f"{median(saved) / 32 * 1000:.1f}", f"{share:.0%}"])
     return [
@@ -41,19 +41,19 @@ async def compare_indexes(subject: Subject, *, rounds: int) -> list[str]:
     ]
 
 
-async def create_while_expiring(subject: Subject, *, seconds: float) -> list[str]:
+async def measure_creations_while_expiring(subject: MeasuredDatabase, *, seconds: float) -> list[str]:
     """Measures how long the creation of a call takes, with and without the job that deletes expired calls.
 
     The job deletes the older half of the calls, and runs in every second round. Returns a report in Markdown, with a table.
     """
     metrics = Metrics()
-    retention = Retention(subject.database, metrics, retention_period=timedelta(milliseconds=EVERY_MS * subject.rows / 2))
+    retention = Retention(subject.database, metrics, retention_period=timedelta(milliseconds=CALL_EVERY_MS * subject.rows / 2))
     taken: dict[str, list[float]] = {"at rest": [], "at work": []}
-    await _creations(subject, seconds)  # what is touched first is slow
+    await _time_creations(subject, seconds)  # what is touched first is slow
     for _ in range(_ROUNDS):
-        taken["at rest"] += await _creations(subject, seconds)
+        taken["at rest"] += await _time_creations(subject, seconds)
         job = asyncio.create_task(_expire(retention))
-        taken["at work"] += await _creations(subject, seconds)
+        taken["at work"] += await _time_creations(subject, seconds)
         job.cancel()
         await asyncio.wait([job])
     deleted = metrics.registry.get_sample_value("callgate_expired_total", {"what": "call"}) or 0
@@ -65,7 +65,7 @@ async def create_while_expiring(subject: Subject, *, seconds: float) -> list[str
     ]
 
 
-async def _creations(subject: Subject, seconds: float) -> list[float]:
+async def _time_creations(subject: MeasuredDatabase, seconds: float) -> list[float]:
     """Creates calls one after the other for `seconds` seconds. Returns the milliseconds that each creation took.
 
     A creation has two commits: of the intent (the record before the request to Twilio), and of the outcome.
@@ -73,7 +73,7 @@ async def _creations(subject: Subject, seconds: float) -> list[float]:
     taken = []
     until = time.monotonic() + seconds
     while (began := time.monotonic()) < until:
-        await create(subject.database, random.choice(subject.drawn), together=1)
+        await create_calls(subject.database, random.choice(subject.drawn), together=1)
         taken.append((time.monotonic() - began) * 1000)
     return taken
 

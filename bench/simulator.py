@@ -22,14 +22,14 @@ from urllib.parse import urlencode, urlsplit
 
 from bench.life_run import EVENTS
 from bench.life_services import SPEED
-from bench.processes import cpu_seconds, missing
-from bench.report import machine, markdown_table
-from bench.subjects import running
+from bench.processes import cpu_seconds, missing_requirement
+from bench.report import describe_run, markdown_table
+from bench.subjects import running_process
 from tests.proofs.balancer import free_port
 
 ACCOUNTS = 40
 CONNECTIONS = 8
-PAGE, PAGES = 1000, 10
+PAGE_SIZE, PAGES = 1000, 10
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
@@ -99,21 +99,21 @@ class Bench:
     rows: list[tuple[str, ...]] = field(default_factory=list)
 
     async def measure(self) -> None:
-        await self._cost("creation without callbacks", self.calls, self._spread(self._create))
-        await self._cost("creation and four callbacks", self.calls, self._live())
-        await self._cost("fetch", self.calls, self._spread(self._fetch))
-        pages = [self.client.request("GET", _account(-1), f"Calls.json?PageSize={PAGE}") for _ in range(PAGES)]
-        for n in range(PAGE):
-            await self._create(n, account=_account(-1))
-        await self._cost(f"page of {PAGE} calls", PAGES, _in_turn(pages))
+        await self._measure_cost("creation without callbacks", self.calls, self._run_at_rate(self._create))
+        await self._measure_cost("creation and four callbacks", self.calls, self._create_with_callbacks())
+        await self._measure_cost("fetch", self.calls, self._run_at_rate(self._fetch))
+        pages = [self.client.request("GET", _account_sid(-1), f"Calls.json?PageSize={PAGE_SIZE}") for _ in range(PAGES)]
+        for n in range(PAGE_SIZE):
+            await self._create(n, account=_account_sid(-1))
+        await self._measure_cost(f"page of {PAGE_SIZE} calls", PAGES, _in_turn(pages))
 
-    async def _cost(self, name: str, number: int, work: Awaitable[None]) -> None:
+    async def _measure_cost(self, name: str, number: int, work: Awaitable[None]) -> None:
         cpu, began = cpu_seconds(self.pid), time.monotonic()
         await work
         used, took = cpu_seconds(self.pid) - cpu, time.monotonic() - began
         self.rows.append((name, str(number), f"{used / number * 1000:.2f} ms", f"{number / took:.0f}", f"{used / took:.0%}"))
 
-    async def _spread(self, one: Callable[[int], Coroutine[None, None, object]]) -> None:
+    async def _run_at_rate(self, one: Callable[[int], Coroutine[None, None, object]]) -> None:
         """Runs `one` for the number of each call. Starts `rate` runs a second, and does not wait for earlier runs."""
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
@@ -121,8 +121,8 @@ class Bench:
                 await asyncio.sleep(max(0, began + n / self.rate - time.monotonic()))
                 tasks.create_task(one(n))
 
-    async def _live(self) -> None:
-        await self._spread(partial(self._create, callbacks=True))
+    async def _create_with_callbacks(self) -> None:
+        await self._run_at_rate(partial(self._create, callbacks=True))
         while Receiver.received < len(EVENTS) * self.calls:
             await asyncio.sleep(0.05)
 
@@ -130,11 +130,11 @@ class Bench:
         form: dict[str, object] = {"To": f"sip:kate@{n}.example.com", "From": "Jack", "Url": "http://www.example.com/x"}
         if callbacks:
             form |= {"StatusCallback": self.receiver, "StatusCallbackEvent": EVENTS}
-        body = await self.client.request("POST", account or _account(n), "Calls.json", urlencode(form, doseq=True).encode())
+        body = await self.client.request("POST", account or _account_sid(n), "Calls.json", urlencode(form, doseq=True).encode())
         self.sids[n] = json.loads(body)["sid"]
 
     async def _fetch(self, n: int) -> None:
-        await self.client.request("GET", _account(n), f"Calls/{self.sids[n]}.json")
+        await self.client.request("GET", _account_sid(n), f"Calls/{self.sids[n]}.json")
 
 
 async def _in_turn(all_: Sequence[Awaitable[object]]) -> None:
@@ -142,7 +142,7 @@ async def _in_turn(all_: Sequence[Awaitable[object]]) -> None:
         await one
 
 
-def _account(n: int) -> str:
+def _account_sid(n: int) -> str:
     return f"AC{n % ACCOUNTS if n >= 0 else ACCOUNTS:032x}"
 
 
@@ -160,16 +160,16 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--rate", type=float, default=200, help="calls a second")
     asked = parser.parse_args()
-    if lack := missing():
+    if lack := missing_requirement():
         raise SystemExit(f"Skipped: {lack}")
     port = free_port()
     command = [sys.executable, "-m", "app.cli", "simulator", "--port", str(port), "--speed", str(SPEED)]
     with (
         tempfile.TemporaryDirectory(prefix="callgate-simulator-") as folder,
-        running(command, {}, port, Path(folder) / "simulator.log") as pid,
+        running_process(command, {}, port, Path(folder) / "simulator.log") as pid,
     ):
         rows = asyncio.run(run(f"http://127.0.0.1:{port}", pid, asked.calls, asked.rate))
-    print(f"{machine()}. `{shlex.join(['python', '-m', 'bench.simulator', *sys.argv[1:]])}`\n")
+    print(f"{describe_run()}. `{shlex.join(['python', '-m', 'bench.simulator', *sys.argv[1:]])}`\n")
     print(markdown_table(("", "number", "CPU each", "a second", "of a processor"), rows))
 
 

@@ -15,18 +15,18 @@ from timeit import Timer
 from app.sip import SipUri
 from app.sip.grammar import SIP_URI
 
-TYPICAL = {
+TYPICAL_ADDRESSES = {
     "guide's first example": "sip:michael@example.com",
     "encrypted": "sip:jack@example.com;transport=tls;secure=true",
     "number, port, transport": "sip:+14155550100@sip.example.com:5061;transport=tls;secure=true",
     "with two headers": "sip:kate@example.com;transport=tcp?X-Order-Id=12345&X-Customer=Acme%20Corp",
 }
-LONGEST = {
+LONGEST_ADDRESSES = {
     "longest user": f"sip:{'u' * 238}@example.com",
     "254 + 1023 characters": f"sip:{'u' * 238}@example.com?X-Data={'v' * 1016}",
     "254 + 1023, all escapes": f"sip:{'u' * 238}@example.com?X-Data={'%41' * 338}vv",
 }
-HOSTILE_PERIODS = {
+HOSTILE_SHAPES = {
     "labels": ("sip:a@", "a.", "com"),
     "dashes": ("sip:a@", "a-", "a.com"),
     "no host": ("sip:", "a", ""),
@@ -51,7 +51,7 @@ HOSTILE_PERIODS = {
 HOSTILE_LENGTHS = (250, 1_250, 20_000, 60_000, 100_000)
 
 
-def hostile(shape: tuple[str, str, str], length: int) -> str:
+def hostile_text(shape: tuple[str, str, str], length: int) -> str:
     """Returns a text of about `length` characters that is a worst case for a parser.
 
     `shape` is the head of the text, the part to repeat, and the tail. `{}` in the part stands for the number of the repetition.
@@ -73,7 +73,7 @@ def microseconds(action: Callable[[], object]) -> float:
     return min(timer.repeat(repeat=20, number=number)) / number * 1e6
 
 
-def least(text: str) -> object:
+def match_grammar(text: str) -> object:
     found = SIP_URI.fullmatch(text)
     return found and found.groups()
 
@@ -86,7 +86,7 @@ def measure(title: str, texts: dict[str, str], goal: float | None) -> list[float
     print(f"\n{title:<28}{'characters':>11}{'yardstick µs':>14}{'validation µs':>15}{'ratio':>7}{'ns/char':>9}")
     costs = []
     for name, text in texts.items():
-        yardstick, full = microseconds(partial(least, text)), microseconds(partial(SipUri.parse, text))
+        yardstick, full = microseconds(partial(match_grammar, text)), microseconds(partial(SipUri.parse, text))
         costs.append(full / len(text) * 1000)
         ratio = full / yardstick
         missed = "  over the goal" if goal is not None and ratio > goal else ""
@@ -95,15 +95,15 @@ def measure(title: str, texts: dict[str, str], goal: float | None) -> list[float
 
 
 def main() -> None:
-    typical = median(measure("typical (goal: ratio ≤ 5)", TYPICAL, goal=5))
-    measure("longest valid", LONGEST, goal=None)
+    typical = median(measure("typical (goal: ratio ≤ 5)", TYPICAL_ADDRESSES, goal=5))
+    measure("longest valid", LONGEST_ADDRESSES, goal=None)
     print(f"\n{'hostile: ns/char (goal: ≤ ' + format(3 * typical, '.0f') + ')':<34}", end="")
     print("".join(f"{length:>10}" for length in HOSTILE_LENGTHS))
     worst = 0.0
-    for name, shape in HOSTILE_PERIODS.items():
+    for name, shape in HOSTILE_SHAPES.items():
         print(f"  {name:<32}", end="")
         for length in HOSTILE_LENGTHS:
-            text = hostile(shape, length)
+            text = hostile_text(shape, length)
             cost = microseconds(partial(SipUri.parse, text)) / len(text) * 1000
             worst = max(worst, cost)
             print(f"{cost:>10.1f}", end="", flush=True)

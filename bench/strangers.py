@@ -9,13 +9,13 @@ import statistics
 import time
 from contextlib import AsyncExitStack, suppress
 
-from bench.connections import Connection, raw_creation, raw_request
+from bench.connections import Connection, raw_creation_request, raw_request
 from bench.one_api import Api, run_with_api
 
 UPSTREAM_S = 0.1
 REQUESTS = 200
-STRANGERS = 200
-SILENT = 300
+SLOW_CONNECTIONS = 200
+SILENT_CONNECTIONS = 300
 SILENCE_S = 12.0
 HEADER_LINES = 1_400_000  # 8 MB
 
@@ -26,7 +26,7 @@ async def connect(api: Api, stack: AsyncExitStack) -> tuple[asyncio.StreamReader
     return reader, writer
 
 
-async def cost_of(api: Api, path: str) -> float:
+async def cpu_ms_per_request(api: Api, path: str) -> float:
     """Returns how many milliseconds of processor time the API uses for one GET of `path`.
 
     This is the mean over REQUESTS requests on one connection.
@@ -40,8 +40,8 @@ async def cost_of(api: Api, path: str) -> float:
     return (api.cpu_s() - before) / REQUESTS * 1000
 
 
-async def creations(api: Api, key: str, count: int = 20) -> str:
-    connection, request = Connection(api.port), raw_creation(key)
+async def time_creations(api: Api, key: str, count: int = 20) -> str:
+    connection, request = Connection(api.port), raw_creation_request(key)
     placed, times = 0, []
     for _ in range(count):
         began = time.perf_counter()
@@ -52,25 +52,25 @@ async def creations(api: Api, key: str, count: int = 20) -> str:
     return f"{placed} of {count} creations placed, median {statistics.median(times):.0f} ms"
 
 
-async def beside_slow_bodies(api: Api, key: str) -> str:
+async def time_creations_beside_slow_bodies(api: Api, key: str) -> str:
     async with AsyncExitStack() as stack:
-        for _ in range(STRANGERS):
+        for _ in range(SLOW_CONNECTIONS):
             _, writer = await connect(api, stack)
             lines = ["POST /v1/calls HTTP/1.1", "Host: x", "Content-Type: application/json", "Content-Length: 99"]
             writer.write("\r\n".join([*lines, f"Authorization: Bearer {key}", "", "{"]).encode())
         await asyncio.sleep(0.5)
-        return await creations(api, key)
+        return await time_creations(api, key)
 
 
-async def silent_and_open(api: Api) -> int:
-    """Opens SILENT connections that send nothing. Returns how many of them are still open after SILENCE_S seconds."""
+async def count_open_silent_connections(api: Api) -> int:
+    """Opens SILENT_CONNECTIONS connections that send nothing. Returns how many are still open after SILENCE_S seconds."""
     async with AsyncExitStack() as stack:
-        readers = [(await connect(api, stack))[0] for _ in range(SILENT)]
+        readers = [(await connect(api, stack))[0] for _ in range(SILENT_CONNECTIONS)]
         await asyncio.sleep(SILENCE_S)
         return sum(not reader.at_eof() for reader in readers)
 
 
-async def memory_of_a_head(api: Api) -> float:
+async def memory_raised_by_long_head(api: Api) -> float:
     """Sends the head of a request with 8 MB of header lines. Returns by how many MiB this raises the API's memory."""
     before = api.resident_mib()
     async with AsyncExitStack() as stack:
@@ -87,11 +87,11 @@ async def memory_of_a_head(api: Api) -> float:
 async def run(api: Api) -> None:
     key = await api.make_tenant("strangers")
     for path in ("/livez", "/openapi.json", "/metrics", "/docs/operations"):
-        print(f"GET {path}: {await cost_of(api, path):.2f} ms of CPU")
-    print(f"Alone: {await creations(api, key)}")
-    print(f"Beside {STRANGERS} slow bodies: {await beside_slow_bodies(api, key)}")
-    print(f"{SILENT} silent connections: {await silent_and_open(api)} open after {SILENCE_S:.0f} s")
-    print(f"8 MB of header lines: {await memory_of_a_head(api):+.0f} MiB")
+        print(f"GET {path}: {await cpu_ms_per_request(api, path):.2f} ms of CPU")
+    print(f"Alone: {await time_creations(api, key)}")
+    print(f"Beside {SLOW_CONNECTIONS} slow bodies: {await time_creations_beside_slow_bodies(api, key)}")
+    print(f"{SILENT_CONNECTIONS} silent connections: {await count_open_silent_connections(api)} open after {SILENCE_S:.0f} s")
+    print(f"8 MB of header lines: {await memory_raised_by_long_head(api):+.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE_CALLER
 from bench.competitors import tables
 from bench.connections import raw_request
-from bench.load import KEY
-from bench.processes import cpu_seconds, resident_mib, until_it_answers
+from bench.load import KEY_PLACEHOLDER
+from bench.processes import cpu_seconds, resident_mib, wait_until_it_answers
 from bench.results import DIRECT, ECHO, OURS
 from tests.proofs.balancer import free_port
 
@@ -38,13 +38,13 @@ _IDLE, _PAUSE_S = 0.05, 0.2
 TENANTS = 100
 MOST_CONCURRENT = 200
 PUBLIC_URL = "https://calls.example.com"
-BODY = {
+CALL_BODY = {
     "to": "sip:kate@example.com;transport=tls;secure=true",
     "from": "Jack",
     "url": "http://www.example.com/sipdial.xml",
     "timeout": 30,
 }
-FORM = {"To": BODY["to"], "From": BODY["from"], "Url": BODY["url"], "Timeout": BODY["timeout"]}
+CALL_FORM = {"To": CALL_BODY["to"], "From": CALL_BODY["from"], "Url": CALL_BODY["url"], "Timeout": CALL_BODY["timeout"]}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Subject:
     tenants: Sequence[Tenant]
     secret_key: str | None = None
 
-    def requests(self, *, slow: bool, tenants: int) -> list[bytes]:
+    def creation_requests(self, *, slow: bool, tenants: int) -> list[bytes]:
         """Returns one HTTP request to create a call for each of the first `tenants` tenants of the chosen speed.
 
         nginx answers the requests late if `slow` is true, else at once.
@@ -78,14 +78,14 @@ class Subject:
         if self.pid is None:
             basic = base64.b64encode(f"{tenant.account_sid}:{tenant.auth_token}".encode()).decode()
             headers = {"Authorization": f"Basic {basic}", "Content-Type": "application/x-www-form-urlencoded"}
-            headers["X-Key"] = KEY
-            return raw_request(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json", headers, urlencode(FORM).encode())
+            headers["X-Key"] = KEY_PLACEHOLDER
+            return raw_request(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json", headers, urlencode(CALL_FORM).encode())
         headers = {
             "Authorization": f"Bearer {tenant.key}",
             "Content-Type": "application/json",
-            "Idempotency-Key": KEY,
+            "Idempotency-Key": KEY_PLACEHOLDER,
         }
-        return raw_request("/v1/calls", headers, json.dumps(BODY).encode())
+        return raw_request("/v1/calls", headers, json.dumps(CALL_BODY).encode())
 
     def cpu_seconds(self) -> float:
         return cpu_seconds(self.pid) if self.pid else 0.0
@@ -100,7 +100,7 @@ class Subject:
     def resident_mib(self) -> float:
         return resident_mib(self.pid) if self.pid else 0.0
 
-    def durable_calls(self) -> int | None:
+    def count_committed_calls(self) -> int | None:
         """Returns how many started calls are committed in the service's database; None if the service has no database."""
         if self.database is None:
             return None
@@ -112,12 +112,12 @@ class Subject:
 
 def make_database(server: str, name: str) -> str:
     """Creates an empty database on the server. Returns its URL in the format of the setting CALLGATE_DATABASE_URL."""
-    with psycopg.connect(libpq(server), autocommit=True) as connection:
+    with psycopg.connect(libpq_url(server), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return make_url(server).set(database=name).render_as_string(hide_password=False)
 
 
-def libpq(url: str) -> str:
+def libpq_url(url: str) -> str:
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
@@ -127,12 +127,12 @@ def _accounts() -> list[tuple[str, str]]:
 
 
 @contextmanager
-def running(command: Sequence[str], environment: dict[str, str], port: int, log: Path) -> Iterator[int]:
+def running_process(command: Sequence[str], environment: dict[str, str], port: int, log: Path) -> Iterator[int]:
     """Starts a process, and yields its id once it answers HTTP requests at `port`. Terminates it when the block ends."""
     with log.open("wb") as file:
         process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=file, stderr=file)
         try:
-            until_it_answers(port, process)
+            wait_until_it_answers(port, process)
             yield process.pid
         finally:
             process.terminate()
@@ -140,7 +140,7 @@ def running(command: Sequence[str], environment: dict[str, str], port: int, log:
 
 
 @contextmanager
-def callgate(server: str, upstream: str, folder: Path) -> Iterator[Subject]:
+def running_callgate(server: str, upstream: str, folder: Path) -> Iterator[Subject]:
     """Runs `callgate serve` with all its features. Its limits are higher than the load, so that it refuses no request."""
     url, port = make_database(server, "callgate_bench"), free_port()
     secret_key = base64.b64encode(secrets.token_bytes(32)).decode()
@@ -156,8 +156,8 @@ def callgate(server: str, upstream: str, folder: Path) -> Iterator[Subject]:
     settings = Settings.model_validate({"database_url": url, "secret_keys": secret_key})
     tenants = asyncio.run(_make_tenants(settings))
     command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
-    with running(command, environment, port, folder / "callgate.log") as pid:
-        yield Subject(OURS, f"http://127.0.0.1:{port}", pid, libpq(url), tenants, secret_key)
+    with running_process(command, environment, port, folder / "callgate.log") as pid:
+        yield Subject(OURS, f"http://127.0.0.1:{port}", pid, libpq_url(url), tenants, secret_key)
 
 
 async def _make_tenants(settings: Settings) -> list[Tenant]:
@@ -177,17 +177,17 @@ async def _make_tenants(settings: Settings) -> list[Tenant]:
 
 
 @contextmanager
-def competitor(module: str, name: str, server: str, upstream: str, folder: Path) -> Iterator[Subject]:
+def running_competitor(module: str, name: str, server: str, upstream: str, folder: Path) -> Iterator[Subject]:
     """Runs a service of bench/competitors. Its access log is off, because the log would add to its cost."""
     url, port = make_database(server, module), free_port()
     tenants = [Tenant(secrets.token_urlsafe(32), *account) for account in _accounts()]
     accounts = {tenant.key: (tenant.account_sid, tenant.auth_token) for tenant in tenants}
-    tables.prepare(libpq(url), accounts)
-    environment = {"BENCH_DATABASE_URL": libpq(url), "BENCH_UPSTREAM_URL": upstream}
+    tables.create_tables_and_accounts(libpq_url(url), accounts)
+    environment = {"BENCH_DATABASE_URL": libpq_url(url), "BENCH_UPSTREAM_URL": upstream}
     program = [sys.executable, "-m", "uvicorn", f"bench.competitors.{module}:create_app", "--factory"]
     command = [*program, "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
-    with running(command, environment, port, folder / f"{module}.log") as pid:
-        database = libpq(url) if name != ECHO else None
+    with running_process(command, environment, port, folder / f"{module}.log") as pid:
+        database = libpq_url(url) if name != ECHO else None
         yield Subject(name, f"http://127.0.0.1:{port}", pid, database, tenants)
 
 
@@ -198,9 +198,9 @@ def direct(_: str, upstream: str, __: Path) -> Iterator[Subject]:
 
 
 SUBJECTS: dict[str, Callable[[str, str, Path], AbstractContextManager[Subject]]] = {
-    "gateway": callgate,
-    "sync": partial(competitor, "sync_sdk", "twilio-python + ORM"),
-    "async": partial(competitor, "async_httpx", "httpx + async ORM"),
-    "echo": partial(competitor, "echo", ECHO),
+    "gateway": running_callgate,
+    "sync": partial(running_competitor, "sync_sdk", "twilio-python + ORM"),
+    "async": partial(running_competitor, "async_httpx", "httpx + async ORM"),
+    "echo": partial(running_competitor, "echo", ECHO),
     "direct": direct,
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from simulator.errors import TwilioError
 
-ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
+ACCOUNT_SID_PATTERN = re.compile(r"AC[0-9a-fA-F]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Accounts:
         credentials = basic_credentials(authorization)
         if credentials is None:
             raise TwilioError(20003, message="Authentication Error - No credentials provided")
-        if not ACCOUNT_SID.fullmatch(account_sid):
+        if not ACCOUNT_SID_PATTERN.fullmatch(account_sid):
             raise TwilioError(20404, f"/2010-04-01/Accounts/{account_sid}")
         account = self._accounts.get(account_sid)
         if account is None and self._open_mode:

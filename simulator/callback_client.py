@@ -18,7 +18,7 @@ import httptools
 # Shorter than servers keep an idle connection: uvicorn closes it after 5 s.
 _MAX_IDLE_S = 4.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_KEPT_IN_TARGET = "/?:@!$&'()*+,;=%-._~[]"
+_UNQUOTED_IN_TARGET = "/?:@!$&'()*+,;=%-._~[]"
 
 
 class CallbackError(Exception):
@@ -46,7 +46,7 @@ class RemoteProtocolError(CallbackError):
 
 
 @dataclass(frozen=True, slots=True)
-class ReceiverAddress:
+class ReceiverURL:
     scheme: str
     host: str
     port: int
@@ -55,7 +55,7 @@ class ReceiverAddress:
     """The first header lines of a request: `Host` and, if the URL has a user, `Authorization`."""
 
     @classmethod
-    def parse(cls, url: str) -> "ReceiverAddress":
+    def parse(cls, url: str) -> "ReceiverURL":
         """Returns the address, the request target and the first header lines for a URL. Raises InvalidURL if it is unusable."""
         try:
             parts = urlsplit(url)
@@ -69,10 +69,10 @@ class ReceiverAddress:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             head += f"Authorization: Basic {b64encode(user.encode()).decode()}\r\n"
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        return cls(parts.scheme, ascii_host, port, quote(target, safe=_KEPT_IN_TARGET), head)
+        return cls(parts.scheme, ascii_host, port, quote(target, safe=_UNQUOTED_IN_TARGET), head)
 
 
-_parse = lru_cache(maxsize=4096)(ReceiverAddress.parse)
+_parse_receiver_url = lru_cache(maxsize=4096)(ReceiverURL.parse)
 
 
 class CallbackClient:
@@ -94,7 +94,7 @@ class CallbackClient:
         The receiver may have closed a kept connection. The request is then sent again on another connection, as HTTP clients
         do: https://www.rfc-editor.org/rfc/rfc9112#section-9.3.1.
         """
-        address = _parse(url)
+        address = _parse_receiver_url(url)
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         length = f"Content-Length: {len(body)}\r\n" if method == "POST" else ""
         request = f"{method} {address.target} HTTP/1.1\r\n{address.head}{fields}{length}\r\n{body}".encode()
@@ -120,7 +120,7 @@ class CallbackClient:
                 connection.close()
         self._idle.clear()
 
-    def _take_idle(self, address: ReceiverAddress) -> "_Connection | None":
+    def _take_idle(self, address: ReceiverURL) -> "_Connection | None":
         idle = self._idle[address.scheme, address.host, address.port]
         now = asyncio.get_running_loop().time()
         while idle:
@@ -130,7 +130,7 @@ class CallbackClient:
             connection.close()
         return None
 
-    async def _connect(self, address: ReceiverAddress, timeout_s: float) -> "_Connection":
+    async def _connect(self, address: ReceiverURL, timeout_s: float) -> "_Connection":
         idle = self._idle[address.scheme, address.host, address.port]
         tls = self._tls if address.scheme == "https" else None
         try:

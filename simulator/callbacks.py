@@ -16,12 +16,12 @@ from itertools import count
 from simulator.accounts import Accounts
 from simulator.background import BackgroundTaskSet
 from simulator.callback_client import CallbackClient
-from simulator.chaos import Chaos
+from simulator.callback_faults import CallbackFaultSettings
 from simulator.config import SimulatorConfig, utc_now
 from simulator.deliveries import Deliveries
 from simulator.planned_callback import PlannedCallback, planned_callbacks
 from simulator.store import Call
-from simulator.subscription import Event
+from simulator.subscription import CallEvent
 
 
 @dataclass(slots=True)
@@ -31,14 +31,14 @@ class WatchedCall:
     call: Call
     unsent: list[tuple[datetime, PlannedCallback]] = field(default_factory=list)
     """The callbacks that were not sent yet, each with the time to send it, in the order of these times."""
-    unsent_by: Chaos | None = None
+    unsent_computed_with: CallbackFaultSettings | None = None
     """The fault settings with which `unsent` was computed; None if it must be computed again because the call has changed."""
-    sent_events: set[Event] = field(default_factory=set)
+    sent_events: set[CallEvent] = field(default_factory=set)
     held_back: list[PlannedCallback] = field(default_factory=list)
     last_sending: asyncio.Task[None] | None = None
 
 
-class Callbacks:
+class CallbackScheduler:
     """The schedule of all callbacks, and the deliveries (the callbacks that were sent, with their answers)."""
 
     def __init__(self, config: SimulatorConfig, accounts: Accounts) -> None:
@@ -51,7 +51,7 @@ class Callbacks:
         self._schedule_changed = asyncio.Event()
         self._sending = BackgroundTaskSet()
         self._client = CallbackClient()
-        self.chaos = Chaos()
+        self.fault_settings = CallbackFaultSettings()
         self.deliveries = Deliveries(config.clock, config.max_calls)
 
     @property
@@ -82,7 +82,7 @@ class Callbacks:
         """Schedules the callbacks of a call. Must be called for each new call, and after each change of a call's plan."""
         if call.subscription is not None:
             watched = self._watched.setdefault(call.sid, WatchedCall(call))
-            watched.unsent_by = None
+            watched.unsent_computed_with = None
             self._schedule_next_check_or_drop(watched, call.plan.created_at)
 
     async def send_due(self) -> None:
@@ -104,7 +104,7 @@ class Callbacks:
         self._watched.clear()
         self._schedule.clear()
         self.deliveries.clear()
-        self.chaos = Chaos()
+        self.fault_settings = CallbackFaultSettings()
 
     async def _send_when_due(self) -> None:
         while True:
@@ -131,7 +131,7 @@ class Callbacks:
         while unsent and unsent[0][0] <= now:
             _, callback = unsent.pop(0)
             watched.sent_events.add(callback.event)
-            if self.chaos.draw_callback_faults(watched.call, callback.event).held_back:
+            if self.fault_settings.draw_callback_faults(watched.call, callback.event).held_back:
                 watched.held_back.append(callback)
                 continue
             yield callback
@@ -146,16 +146,18 @@ class Callbacks:
 
     def _unsent_callbacks(self, watched: WatchedCall) -> list[tuple[datetime, PlannedCallback]]:
         """Returns the callbacks that were not sent yet, each with the time to send it, in the order of these times."""
-        if watched.unsent_by is not self.chaos:
+        if watched.unsent_computed_with is not self.fault_settings:
             unsent = [callback for callback in planned_callbacks(watched.call) if callback.event not in watched.sent_events]
             timed = [(self._send_time_of(callback), callback) for callback in unsent]
             watched.unsent = sorted(timed, key=lambda item: (item[0], item[1].sequence))
-            watched.unsent_by = self.chaos
+            watched.unsent_computed_with = self.fault_settings
         return watched.unsent
 
     def _send_time_of(self, callback: PlannedCallback) -> datetime:
         """Returns the time at which to send the callback: the time of its event plus a random delay."""
-        return callback.happened_at + timedelta(seconds=self.chaos.draw_callback_faults(callback.call, callback.event).delay_s)
+        return callback.happened_at + timedelta(
+            seconds=self.fault_settings.draw_callback_faults(callback.call, callback.event).delay_s
+        )
 
     def _schedule_next_check_or_drop(self, watched: WatchedCall, now: datetime) -> None:
         """Schedules the next check of the call. Drops the call once it has ended and all its callbacks were sent.
@@ -178,21 +180,21 @@ class Callbacks:
             self._schedule_changed.set()
 
     def _start_sending(self, watched: WatchedCall, callback: PlannedCallback) -> asyncio.Task[None]:
-        earlier = None if self.chaos.overlap else watched.last_sending
+        earlier = None if self.fault_settings.overlap else watched.last_sending
         watched.last_sending = self._sending.start(self._send(callback, after=earlier))
         return watched.last_sending
 
     async def _send(self, callback: PlannedCallback, after: asyncio.Task[None] | None) -> None:
         if after is not None and not after.done():
             await asyncio.wait([after])
-        faults = self.chaos.draw_callback_faults(callback.call, callback.event)
+        faults = self.fault_settings.draw_callback_faults(callback.call, callback.event)
         if faults.lost:
             self.deliveries.begin(callback, lost=True)
             return
         account = self._accounts.get(callback.call.account_sid)
         auth_token = account.callback_signing_key if account is not None else None
         copies = (False, True) if faults.duplicated else (False,)
-        if self.chaos.overlap:
+        if self.fault_settings.overlap:
             await asyncio.gather(*(self._send_copy(callback, auth_token, is_duplicate=copy) for copy in copies))
         else:
             for copy in copies:

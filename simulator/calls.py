@@ -20,7 +20,7 @@ from simulator.creation import CallCreation
 from simulator.errors import TwilioError
 from simulator.form import read_form
 from simulator.lifecycle import Status, plan_with_time_limit
-from simulator.listing import list_calls
+from simulator.listing import render_call_page
 from simulator.negotiation import require_json
 from simulator.parameters import UpdateParameters, validate_update
 from simulator.resource import render_call_resource
@@ -28,14 +28,14 @@ from simulator.state import State
 from simulator.store import Call
 from simulator.subscription import CallbackSubscription
 
-STATE = "simulator"
+STATE_SCOPE_KEY = "simulator"
 """The key in the ASGI scope of a request under which the simulator's state is found."""
 
 router = APIRouter(prefix="/2010-04-01/Accounts/{account_sid}", tags=["Twilio"])
 
 
 def get_state(request: Request) -> State:
-    state: State = request.scope[STATE]
+    state: State = request.scope[STATE_SCOPE_KEY]
     return state
 
 
@@ -69,16 +69,18 @@ async def create_call(account_sid: str, request: Request) -> Response:
 
 @router.get("/Calls", include_in_schema=False)
 @router.get("/Calls.json", summary="List calls")
-async def read_calls(account_sid: str, request: Request) -> Response:
+async def list_calls(account_sid: str, request: Request) -> Response:
     """Lists calls. Supports `PageSize`, `PageToken` and Twilio's ten filters.
 
     An operator is part of a filter's name: `StartTime>`.
     """
     account, state = authenticate(account_sid, request), get_state(request)
     now = state.now()
-    state.lists.require_allowed_rate(account.sid, now)
+    state.list_faults.require_allowed_rate(account.sid, now)
     return _json_response(
-        list_calls(state.calls, account.sid, request.query_params, state.lists.make_list_view(now), state.display_rules)
+        render_call_page(
+            state.calls, account.sid, request.query_params, state.list_faults.make_list_view(now), state.display_rules
+        )
     )
 
 
@@ -118,7 +120,7 @@ async def delete_call(account_sid: str, sid: str, request: Request) -> Response:
 
 
 Endpoint = Callable[..., Coroutine[Any, Any, Response]]
-_LIST_ENDPOINTS: Mapping[str, Endpoint] = {"POST": create_call, "GET": read_calls}
+_LIST_ENDPOINTS: Mapping[str, Endpoint] = {"POST": create_call, "GET": list_calls}
 _CALL_ENDPOINTS: Mapping[str, Endpoint] = {"GET": fetch_call, "POST": update_call, "DELETE": delete_call}
 
 

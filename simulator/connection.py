@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from starlette.types import Receive
 
-NO_LINGER = struct.pack("ii", 1, 0)
+LINGER_FOR_ZERO_SECONDS = struct.pack("ii", 1, 0)
 
 
 class Connection:
@@ -35,7 +35,7 @@ class Connection:
     async def reset(self) -> None:
         """Closes the connection with RST."""
         if not self._transport.is_closing():
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_FOR_ZERO_SECONDS)
         self._transport.abort()
         await self._lost()
 

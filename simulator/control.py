@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field, SecretStr
 
-from simulator.accounts import ACCOUNT_SID, Account
+from simulator.accounts import ACCOUNT_SID_PATTERN, Account
 from simulator.calls import StateDep
-from simulator.ledger import Entry
+from simulator.ledger import LedgerEntry
 from simulator.limits import Limits
 
-PathAccountSid = Annotated[str, Path(pattern=f"^{ACCOUNT_SID.pattern}$")]
+PathAccountSid = Annotated[str, Path(pattern=f"^{ACCOUNT_SID_PATTERN.pattern}$")]
 
 router = APIRouter(prefix="/_simulator", tags=["control"])
 
@@ -40,16 +40,16 @@ class LedgerPage(BaseModel):
     received: int = Field(description="All creations received since the start or the last reset, whatever the filters.")
     accepted: int = Field(description="All calls created since the start or the last reset, whatever the filters.")
     forgotten: int = Field(description="Entries that were dropped. If it is not 0, `entries` is incomplete.")
-    entries: list[Entry]
+    entries: list[LedgerEntry]
 
 
 @router.get("/health", summary="Check the simulator's health")
-async def health(state: StateDep) -> Health:
+async def read_health(state: StateDep) -> Health:
     return Health(calls=len(state.calls), held_connections=len(state.held_connections))
 
 
 @router.get("/ledger", summary="List the creations that were received")
-async def ledger(
+async def read_ledger(
     state: StateDep,
     account_sid: str | None = None,
     to: str | None = None,
@@ -72,9 +72,9 @@ async def ledger(
 
 
 @router.get("/requests", summary="Count the requests to Twilio's own paths")
-async def requests(state: StateDep, account_sid: str | None = None) -> dict[str, int]:
+async def read_request_counts(state: StateDep, account_sid: str | None = None) -> dict[str, int]:
     """Counts requests since the start or the last reset by method and resource: `POST Calls`, `GET Calls`, `GET Call`."""
-    return state.requests.counts_of_account(account_sid)
+    return state.requests.request_counts_of(account_sid)
 
 
 @router.put("/accounts/{sid}", summary="Register an account, or replace its credentials")
@@ -100,7 +100,7 @@ async def promote_auth_token(sid: PathAccountSid, state: StateDep) -> Registered
 
 @router.get("/accounts/{sid}/limits", summary="Get the limits of an account")
 async def read_limits(sid: PathAccountSid, state: StateDep) -> Limits:
-    return state.limited_accounts.limits(sid)
+    return state.limited_accounts.limits_of(sid)
 
 
 @router.put("/accounts/{sid}/limits", summary="Set the limits of an account")

@@ -14,7 +14,7 @@ from simulator.broken_answers import NoAnswer
 from simulator.errors import TwilioError
 from simulator.faults import NO_FAULT, Fault, FaultContext
 from simulator.form import Form, read_form
-from simulator.ledger import Entry
+from simulator.ledger import LedgerEntry
 from simulator.negotiation import require_json
 from simulator.parameters import CallParameters, validate_creation
 from simulator.state import State
@@ -42,7 +42,7 @@ class CallCreation:
             # The caller hung up before the body was whole: the entry stays without an answer.
             return Response(status_code=400)
 
-    def _record_receipt(self, request: Request, account_sid: str) -> Entry:
+    def _record_receipt(self, request: Request, account_sid: str) -> LedgerEntry:
         credentials = basic_credentials(request.headers.get("authorization"))
         return self._state.ledger.record_receipt(
             self._state.now(),
@@ -51,7 +51,7 @@ class CallCreation:
             headers=request.headers,
         )
 
-    async def _read_and_record_form(self, request: Request, entry: Entry) -> Form:
+    async def _read_and_record_form(self, request: Request, entry: LedgerEntry) -> Form:
         form = await read_form(request)
         self._state.ledger.record_form(entry, form)
         return form
@@ -61,7 +61,7 @@ class CallCreation:
         require_json(request)
         return account
 
-    def _choose_fault(self, request: Request, entry: Entry, parameters: CallParameters, nth: int) -> Fault:
+    def _choose_fault(self, request: Request, entry: LedgerEntry, parameters: CallParameters, nth: int) -> Fault:
         chosen = self._state.faults.choose(request.headers, parameters.to, nth)
         if chosen is None:
             return NO_FAULT
@@ -69,7 +69,7 @@ class CallCreation:
         return fault
 
     def _create_and_record_call(
-        self, entry: Entry, account: Account, parameters: CallParameters, nth: int, fault: Fault
+        self, entry: LedgerEntry, account: Account, parameters: CallParameters, nth: int, fault: Fault
     ) -> Call:
         """Creates the call and records it in the ledger. There is no `await` in between, so other tasks see both or neither."""
         now = self._state.now()
@@ -79,13 +79,13 @@ class CallCreation:
         self._state.callbacks.schedule_callbacks(call)
         return call
 
-    async def _make_and_record_answer(self, entry: Entry, call: Call, fault: Fault) -> Response:
+    async def _make_and_record_answer(self, entry: LedgerEntry, call: Call, fault: Fault) -> Response:
         context = FaultContext(self._state.callbacks, self._state.held_connections)
         answer = await fault.answer(call, JSONResponse(resource.call_resource_at_creation(call), 201), context)
         self._state.ledger.record_answer(entry, None if isinstance(answer, NoAnswer) else answer.status_code, None)
         return answer
 
-    def _record_and_answer_error(self, entry: Entry, error: TwilioError) -> Response:
+    def _record_and_answer_error(self, entry: LedgerEntry, error: TwilioError) -> Response:
         """Records the error in the ledger and returns it as the answer.
 
         The error is a refusal, or a fault that acts after the call was created.

@@ -16,9 +16,9 @@ from simulator.config import Clock
 from simulator.planned_callback import PlannedCallback
 from simulator.retry_settings import CallbackFailure, RetrySettings
 from simulator.signature import signature
-from simulator.subscription import Event
+from simulator.subscription import CallEvent
 
-MAX_CONCURRENT = 50
+MAX_CONCURRENT_DELIVERIES = 50
 USER_AGENT = "TwilioProxy/1.1"
 
 
@@ -37,7 +37,7 @@ class Delivery:
     number: Annotated[int, Field(description="Counts the deliveries since the start or the last reset, from 1.")]
     call_sid: str
     account_sid: str
-    event: Event
+    event: CallEvent
     sequence: int
     call_status: str
     happened_at: datetime
@@ -55,18 +55,18 @@ class Delivery:
 class Deliveries:
     """Sends callbacks, and keeps the newest `max_kept` deliveries (records of what was sent and answered).
 
-    `begun` counts all deliveries, including older ones that were dropped.
+    `begun_count` counts all deliveries, including older ones that were dropped.
     """
 
     def __init__(self, clock: Clock, max_kept: int) -> None:
         self._clock = clock
         self._kept: deque[Delivery] = deque(maxlen=max_kept)
-        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
-        self.begun = 0
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT_DELIVERIES)
+        self.begun_count = 0
 
     @property
     def forgotten_count(self) -> int:
-        return self.begun - len(self._kept)
+        return self.begun_count - len(self._kept)
 
     def deliveries_after(self, number: int) -> Iterator[Delivery]:
         """Yields the kept deliveries whose number is higher than `number`."""
@@ -74,12 +74,12 @@ class Deliveries:
 
     def clear(self) -> None:
         self._kept.clear()
-        self.begun = 0
+        self.begun_count = 0
 
     def begin(self, callback: PlannedCallback, *, is_duplicate: bool = False, lost: bool = False) -> Delivery:
-        self.begun += 1
+        self.begun_count += 1
         delivery = Delivery(
-            number=self.begun,
+            number=self.begun_count,
             call_sid=callback.call.sid,
             account_sid=callback.call.account_sid,
             event=callback.event,
@@ -127,7 +127,7 @@ class Deliveries:
             )
         except CallbackError as error:
             attempt.error = type(error).__name__
-            return _failure(error)
+            return _failure_kind(error)
         attempt.answered_at, attempt.answer_status = self._clock(), status
         delivery.delivered = 200 <= status < 300
         if 400 <= status < 500:
@@ -161,7 +161,7 @@ def _sign(delivery: Delivery, url: str, auth_token: str | None) -> SignedRequest
     return SignedRequest(url, headers, body)
 
 
-def _failure(error: CallbackError) -> CallbackFailure:
+def _failure_kind(error: CallbackError) -> CallbackFailure:
     if isinstance(error, ConnectError):
         return CallbackFailure.CONNECT
     return CallbackFailure.READ if isinstance(error, ReadTimeout) else CallbackFailure.OTHER

@@ -7,10 +7,10 @@ import re
 
 from simulator.errors import TwilioError
 
-MAX_SIP_ADDRESS = 254
-MAX_SIP_HEADERS = 1023
+MAX_SIP_ADDRESS_CHARACTERS = 254
+MAX_SIP_HEADERS_CHARACTERS = 1023
 
-SIP_ADDRESS = re.compile(
+SIP_ADDRESS_PATTERN = re.compile(
     r"""sip:
     (?:(?P<user>[^@:;?\s\x00-\x1f\x7f]+) [^@?\s\x00-\x1f\x7f]* @)?
     (?:[A-Za-z0-9.-]+ | \[[0-9A-Fa-f:.]+\])
@@ -19,12 +19,12 @@ SIP_ADDRESS = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 # RFC 3261, section 25.1: hname and hvalue without the escapes, which are checked by their own expression.
-SIP_HEADER_NAME = re.compile(r"(?:[\w.!~*'()\[\]/?:+$-]|%[0-9A-Fa-f]{2})+", re.ASCII)
-SIP_HEADER_VALUE = re.compile(r"(?:[\w.!~*'()\[\]/?:+$;,=@-]|%[0-9A-Fa-f]{2})*", re.ASCII)
-SIP_FROM = re.compile(r"[A-Za-z0-9+\-_.]+")
-PHONE_CHARACTERS = re.compile(r"\+?[0-9 ().-]+")
-PHONE_NUMBER = re.compile(r"\+?[1-9][0-9]{6,14}")
-NANP_NUMBER = re.compile(r"\+1(\d{3})(\d{3})(\d{4})")
+SIP_HEADER_NAME_PATTERN = re.compile(r"(?:[\w.!~*'()\[\]/?:+$-]|%[0-9A-Fa-f]{2})+", re.ASCII)
+SIP_HEADER_VALUE_PATTERN = re.compile(r"(?:[\w.!~*'()\[\]/?:+$;,=@-]|%[0-9A-Fa-f]{2})*", re.ASCII)
+SIP_FROM_PATTERN = re.compile(r"[A-Za-z0-9+\-_.]+")
+PHONE_CHARACTERS_PATTERN = re.compile(r"\+?[0-9 ().-]+")
+PHONE_NUMBER_PATTERN = re.compile(r"\+?[1-9][0-9]{6,14}")
+NANP_NUMBER_PATTERN = re.compile(r"\+1(\d{3})(\d{3})(\d{4})")
 
 
 def is_sip(to: str) -> bool:
@@ -33,7 +33,7 @@ def is_sip(to: str) -> bool:
 
 def sip_user(to: str) -> str | None:
     """Returns the user part of a SIP URI; None for every other destination."""
-    match = SIP_ADDRESS.match(to)
+    match = SIP_ADDRESS_PATTERN.match(to)
     return match["user"] if match else None
 
 
@@ -41,9 +41,9 @@ def validate_to(to: str) -> None:
     if is_sip(to):
         _validate_sip_uri(to)
     elif not to.startswith("client:"):
-        if not PHONE_CHARACTERS.fullmatch(to):
+        if not PHONE_CHARACTERS_PATTERN.fullmatch(to):
             raise TwilioError(21211, to)
-        if not PHONE_NUMBER.fullmatch(re.sub(r"[ ().-]", "", to)):
+        if not PHONE_NUMBER_PATTERN.fullmatch(re.sub(r"[ ().-]", "", to)):
             raise TwilioError(21217, to)
 
 
@@ -53,30 +53,30 @@ def validate_from(caller: str, *, to: str) -> None:
     In a call to a SIP URI, it becomes the user part of the From header, which does not have to be a verified number.
     """
     if is_sip(to):
-        valid = SIP_FROM.fullmatch(caller) is not None
+        valid = SIP_FROM_PATTERN.fullmatch(caller) is not None
     elif to.startswith("client:"):
-        valid = SIP_FROM.fullmatch(caller.removeprefix("client:")) is not None
+        valid = SIP_FROM_PATTERN.fullmatch(caller.removeprefix("client:")) is not None
     else:
-        valid = caller.startswith("client:") or PHONE_CHARACTERS.fullmatch(caller) is not None
+        valid = caller.startswith("client:") or PHONE_CHARACTERS_PATTERN.fullmatch(caller) is not None
     if not valid:
         raise TwilioError(21212, caller)
 
 
 def _validate_sip_uri(to: str) -> None:
     address, question_mark, headers = to.partition("?")
-    if len(address) > MAX_SIP_ADDRESS or not SIP_ADDRESS.fullmatch(address):
+    if len(address) > MAX_SIP_ADDRESS_CHARACTERS or not SIP_ADDRESS_PATTERN.fullmatch(address):
         raise TwilioError(21211, to)
-    if len(headers) > MAX_SIP_HEADERS:
+    if len(headers) > MAX_SIP_HEADERS_CHARACTERS:
         raise TwilioError(21227)
     for header in headers.split("&") if question_mark else ():
         name, _, value = header.partition("=")
-        if not SIP_HEADER_NAME.fullmatch(name):
+        if not SIP_HEADER_NAME_PATTERN.fullmatch(name):
             raise TwilioError(21228, name)
-        if not SIP_HEADER_VALUE.fullmatch(value):
+        if not SIP_HEADER_VALUE_PATTERN.fullmatch(value):
             raise TwilioError(21229, name)
 
 
 def formatted_address(endpoint: str) -> str:
     """Returns an address as Twilio shows it in `to_formatted`: a North American number in national format, else unchanged."""
-    match = NANP_NUMBER.fullmatch(endpoint)
+    match = NANP_NUMBER_PATTERN.fullmatch(endpoint)
     return f"({match[1]}) {match[2]}-{match[3]}" if match else endpoint

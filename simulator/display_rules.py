@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from simulator.destination import formatted_address
 
-Case = Literal["as_sent", "lower", "upper"]
+LetterCase = Literal["as_sent", "lower", "upper"]
 SIP_DOMAIN = "sip.twilio.com"
 _DATES = ("date_created", "date_updated", "start_time", "end_time")
 _SIP = re.compile(
@@ -27,14 +27,14 @@ class DisplayRules(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     scheme: Literal["as_sent", "sip", "sips", "none"] = Field("as_sent", description="The scheme of a SIP `to`.")
-    user: Case = Field("as_sent", description="The case of the user of a SIP `to`.")
-    host: Case = Field("as_sent", description="The case of the host of a SIP `to`.")
+    user: LetterCase = Field("as_sent", description="The case of the user of a SIP `to`.")
+    host: LetterCase = Field("as_sent", description="The case of the host of a SIP `to`.")
     port: bool = Field(True, description="Whether a SIP `to` is shown with its port.")
     parameters: bool = Field(True, description="Whether a SIP `to` is shown with its parameters.")
     headers: bool = Field(True, description="Whether a SIP `to` is shown with its headers.")
     plus: bool = Field(True, description="Whether phone numbers are shown with their plus.")
     from_as: Literal["as_sent", "sip", "sips"] = Field("as_sent", description=f"`sip`: `sip:Jack@{SIP_DOMAIN}`.")
-    from_case: Case = "as_sent"
+    from_case: LetterCase = "as_sent"
     filter_by: Literal["shown", "sent"] = Field("shown", description="The spelling that the filters `To` and `From` match.")
     ahead_s: float = Field(0, description="Seconds by which Twilio's clock is ahead: dates of calls, `Date` header.")
 
@@ -73,5 +73,5 @@ class DisplayRules(BaseModel):
         return text if self.plus else text.removeprefix("+")
 
 
-def _cased(text: str, case: Case) -> str:
+def _cased(text: str, case: LetterCase) -> str:
     return text if case == "as_sent" else text.lower() if case == "lower" else text.upper()

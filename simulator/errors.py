@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-CATALOGUE: Mapping[int, tuple[int, str]] = {
+ERROR_CATALOGUE: Mapping[int, tuple[int, str]] = {
     10004: (400, "Call concurrency limit exceeded"),
     20001: (400, "PageToken is required for paging"),
     20003: (401, "Authenticate"),
@@ -54,7 +54,7 @@ class TwilioError(Exception):
     """An error answer in the shape of https://www.twilio.com/docs/usage/twilios-response#response-formats-exceptions."""
 
     def __init__(self, code: int, value: str = "", *, message: str | None = None, retry_after_s: int | None = None) -> None:
-        status, text = CATALOGUE[code]
+        status, text = ERROR_CATALOGUE[code]
         self.code: int | None = code
         self.status = status
         self.retry_after_s = retry_after_s

@@ -20,7 +20,7 @@ def _require_known_fault(text: str) -> str:
     return text
 
 
-class FaultShare(BaseModel):
+class RandomFaultSettings(BaseModel):
     """The share of creations that get a random fault, and the faults to draw from."""
 
     share: float = Field(
@@ -39,7 +39,7 @@ class FaultChoice:
     """Chooses which fault, if any, is injected into each creation of a call."""
 
     def __init__(self) -> None:
-        self.share = FaultShare()
+        self.random_faults = RandomFaultSettings()
 
     def choose(self, headers: Headers, to: str, nth_to_destination: int) -> tuple[str, Fault] | None:
         """Returns the name and the fault that the header asks for, else the SIP user of `to`, else a random one or None.
@@ -61,12 +61,12 @@ class FaultChoice:
             raise TwilioError(20422, str(error)) from None
 
     def reset(self) -> None:
-        self.share = FaultShare()
+        self.random_faults = RandomFaultSettings()
 
     def _draw(self, to: str, nth: int) -> str | None:
-        if not self.share.share:
+        if not self.random_faults.share:
             return None
-        random = Random(f"{self.share.seed}/{to}/{nth}")  # noqa: S311 - must repeat by seed
-        if random.random() >= self.share.share:
+        random = Random(f"{self.random_faults.seed}/{to}/{nth}")  # noqa: S311 - must repeat by seed
+        if random.random() >= self.random_faults.share:
             return None
-        return random.choice(self.share.names or list(FAULTS))
+        return random.choice(self.random_faults.names or list(FAULTS))

@@ -8,11 +8,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from simulator.callback_faults import CallbackFaultSettings
 from simulator.calls import StateDep
-from simulator.chaos import Chaos
 from simulator.deliveries import Delivery
 from simulator.display_rules import DisplayRules
-from simulator.fault_choice import FaultShare
+from simulator.fault_choice import RandomFaultSettings
 from simulator.list_faults import ListFaults, ListFaultState
 
 router = APIRouter(prefix="/_simulator", tags=["control"])
@@ -23,20 +23,20 @@ class DeliveriesPage(BaseModel):
     forgotten: int = Field(description="Deliveries that were dropped. If it is not 0, `deliveries` is incomplete.")
     waiting: int = Field(description="Calls with callbacks that have not ended, or have callbacks left to send.")
     sending: int = Field(description="Deliveries in progress. All callbacks were sent when this and `waiting` are 0.")
-    chaos: Chaos
+    chaos: CallbackFaultSettings
     deliveries: list[Delivery]
 
 
 @router.get("/faults", summary="Get the share of creations with a random fault")
-async def read_faults(state: StateDep) -> FaultShare:
-    return state.faults.share
+async def read_random_faults(state: StateDep) -> RandomFaultSettings:
+    return state.faults.random_faults
 
 
 @router.put("/faults", summary="Set the share of creations with a random fault")
-async def set_faults(share: FaultShare, state: StateDep) -> FaultShare:
+async def set_random_faults(settings: RandomFaultSettings, state: StateDep) -> RandomFaultSettings:
     """Sets which share of creations gets a random fault, and which faults. Applies from the next creation on."""
-    state.faults.share = share
-    return share
+    state.faults.random_faults = settings
+    return settings
 
 
 @router.get("/showing", summary="Get how calls are shown")
@@ -52,14 +52,14 @@ async def set_display_rules(rules: DisplayRules, state: StateDep) -> DisplayRule
 
 
 @router.get("/listing", summary="Get the faults of lists")
-async def read_listing(state: StateDep) -> ListFaults:
-    return state.lists.faults
+async def read_list_faults(state: StateDep) -> ListFaults:
+    return state.list_faults.faults
 
 
 @router.put("/listing", summary="Set the faults of lists")
-async def set_listing(faults: ListFaults, state: StateDep) -> ListFaults:
+async def set_list_faults(faults: ListFaults, state: StateDep) -> ListFaults:
     """Sets the faults of every later answer to a request that lists calls. Omitted members get their defaults."""
-    state.lists = ListFaultState(faults)
+    state.list_faults = ListFaultState(faults)
     return faults
 
 
@@ -72,11 +72,11 @@ async def read_callbacks(
     """Lists the callbacks that were sent, with their attempts, oldest first."""
     callbacks = state.callbacks
     return DeliveriesPage(
-        begun=callbacks.deliveries.begun,
+        begun=callbacks.deliveries.begun_count,
         forgotten=callbacks.deliveries.forgotten_count,
         waiting=callbacks.waiting_call_count,
         sending=callbacks.sending_callback_count,
-        chaos=callbacks.chaos,
+        chaos=callbacks.fault_settings,
         deliveries=[
             delivery
             for delivery in callbacks.deliveries.deliveries_after(after)
@@ -86,10 +86,10 @@ async def read_callbacks(
 
 
 @router.put("/callbacks", summary="Set the faults of callbacks")
-async def set_chaos(chaos: Chaos, state: StateDep) -> Chaos:
+async def set_callback_faults(settings: CallbackFaultSettings, state: StateDep) -> CallbackFaultSettings:
     """Sets the faults of callbacks that become due from now on."""
-    state.callbacks.chaos = chaos
-    return chaos
+    state.callbacks.fault_settings = settings
+    return settings
 
 
 @router.post("/callbacks/run", status_code=204, summary="Send the callbacks that are due")

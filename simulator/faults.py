@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 
 from simulator.background import BackgroundTaskSet
 from simulator.broken_answers import AnswerWithStrayPage, ConnectionReset, HalfAnswer, NoAnswer, SilentOpenConnection
-from simulator.callbacks import Callbacks
+from simulator.callbacks import CallbackScheduler
 from simulator.errors import ProxyRefusal, TwilioError, proxy_page
 from simulator.store import Call
 
@@ -27,7 +27,7 @@ PROXY_STATUSES = (400, 401, 403, 404, 429)
 class FaultContext:
     """The parts of the simulator that a fault uses."""
 
-    callbacks: Callbacks
+    callbacks: CallbackScheduler
     held_connections: BackgroundTaskSet
 
 

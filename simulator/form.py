@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl
 
 from fastapi import Request
 
-FORM = "application/x-www-form-urlencoded"
+FORM_MEDIA_TYPE = "application/x-www-form-urlencoded"
 SECRET_PARAMETERS = ("SipAuthPassword", "CallToken")
 MASK = "********"
 
@@ -19,7 +19,7 @@ class Form:
         """Returns the first value of a field; None if the field is missing or its first value is empty."""
         return next(iter(self._fields.get(name, ())), None) or None
 
-    def all(self, name: str) -> list[str]:
+    def get_all(self, name: str) -> list[str]:
         return [value for value in self._fields.get(name, ()) if value]
 
     def masked(self) -> dict[str, list[str]]:
@@ -44,7 +44,7 @@ async def read_form(request: Request) -> Form:
     body = await request.body()
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     fields: dict[str, list[str]] = {}
-    if content_type == FORM:
+    if content_type == FORM_MEDIA_TYPE:
         for name, value in parse_qsl(body.decode(errors="replace"), keep_blank_values=True):
             fields.setdefault(name, []).append(value)
     return Form(fields)

@@ -24,7 +24,7 @@ RECORDED_HEADERS = (
 )
 
 
-class Entry(BaseModel):
+class LedgerEntry(BaseModel):
     """One creation that arrived: `POST …/Calls.json` or `POST …/Calls`."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
@@ -59,7 +59,7 @@ class Ledger:
     """Keeps the newest `max_entries` entries. `received` and `accepted` also count older entries that were dropped."""
 
     def __init__(self, max_entries: int) -> None:
-        self._entries: deque[Entry] = deque(maxlen=max_entries)
+        self._entries: deque[LedgerEntry] = deque(maxlen=max_entries)
         self.received = 0
         self.accepted = 0
 
@@ -67,9 +67,11 @@ class Ledger:
     def forgotten_count(self) -> int:
         return self.received - len(self._entries)
 
-    def record_receipt(self, now: datetime, account_sid: str, *, credential: str | None, headers: Mapping[str, str]) -> Entry:
+    def record_receipt(
+        self, now: datetime, account_sid: str, *, credential: str | None, headers: Mapping[str, str]
+    ) -> LedgerEntry:
         self.received += 1
-        entry = Entry(
+        entry = LedgerEntry(
             sequence=self.received,
             received_at=now,
             account_sid=account_sid,
@@ -79,23 +81,23 @@ class Ledger:
         self._entries.append(entry)
         return entry
 
-    def record_form(self, entry: Entry, form: Form) -> None:
+    def record_form(self, entry: LedgerEntry, form: Form) -> None:
         entry.form = form.masked()
         entry.secret_sha256 = form.secret_sha256()
         entry.to, entry.from_ = form.get("To"), form.get("From")
 
-    def record_acceptance(self, entry: Entry, sid: str, now: datetime) -> None:
+    def record_acceptance(self, entry: LedgerEntry, sid: str, now: datetime) -> None:
         self.accepted += 1
         entry.accepted = True
         entry.accepted_sequence = self.accepted
         entry.accepted_at = now
         entry.sid = sid
 
-    def record_answer(self, entry: Entry, status: int | None, code: int | None) -> None:
+    def record_answer(self, entry: LedgerEntry, status: int | None, code: int | None) -> None:
         entry.answer_status = status
         entry.answer_code = code
 
-    def entries(self) -> Iterable[Entry]:
+    def entries(self) -> Iterable[LedgerEntry]:
         return iter(self._entries)
 
     def clear(self) -> None:

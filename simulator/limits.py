@@ -133,7 +133,7 @@ class LimitedAccounts:
             account = self._accounts[account_sid] = LimitedAccount(self._default)
         return account
 
-    def limits(self, account_sid: str) -> Limits:
+    def limits_of(self, account_sid: str) -> Limits:
         account = self._accounts.get(account_sid)
         return self._default if account is None else account.limits
 

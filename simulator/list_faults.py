@@ -6,12 +6,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from simulator.accounts import ACCOUNT_SID
-from simulator.chaos import Probability, TimeSpan
+from simulator.accounts import ACCOUNT_SID_PATTERN
+from simulator.callback_faults import Probability, SecondsRange
 from simulator.errors import TwilioError
 from simulator.store import Call
 
-AccountSid = Annotated[str, StringConstraints(pattern=f"^{ACCOUNT_SID.pattern}$")]
+AccountSid = Annotated[str, StringConstraints(pattern=f"^{ACCOUNT_SID_PATTERN.pattern}$")]
 
 
 class ListFaults(BaseModel):
@@ -22,8 +22,8 @@ class ListFaults(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    lag_s: TimeSpan = Field((0, 0), description="How long a new call is missing from lists: shortest and longest time.")
-    stale_s: TimeSpan = Field((0, 0), description="The age of the state in which a call is listed and filtered.")
+    lag_s: SecondsRange = Field((0, 0), description="How long a new call is missing from lists: shortest and longest time.")
+    stale_s: SecondsRange = Field((0, 0), description="The age of the state in which a call is listed and filtered.")
     omit_share: Probability = Field(0, description="The share of calls that are missing from a page.")
     moving_pages: bool = Field(
         False, description="Count pages from the newest call at the time of each request, whatever the page token."

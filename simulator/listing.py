@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
 
-from simulator.destination import PHONE_CHARACTERS
+from simulator.destination import PHONE_CHARACTERS_PATTERN
 from simulator.display_rules import DisplayRules
 from simulator.errors import TwilioError
 from simulator.lifecycle import CallProgress, Status
@@ -48,16 +48,16 @@ DATE_FILTERS: dict[str, tuple[Callable[[CallProgress], datetime | None], Callabl
 
 
 @dataclass(frozen=True, slots=True)
-class Filters:
+class CallFilters:
     texts: dict[str, str]
     days: dict[str, date]
 
     @classmethod
-    def parse(cls, query: QueryParams) -> "Filters":
+    def parse(cls, query: QueryParams) -> "CallFilters":
         texts = {name: query[name] for name in TEXT_FILTERS if query.get(name)}
         if "Status" in texts and texts["Status"] not in list(Status):
             raise TwilioError(20422, "Status")
-        return cls(texts, {name: read_day(name, query[name]) for name in DATE_FILTERS if query.get(name)})
+        return cls(texts, {name: parse_day(name, query[name]) for name in DATE_FILTERS if query.get(name)})
 
     def __bool__(self) -> bool:
         return bool(self.texts or self.days)
@@ -82,15 +82,15 @@ def _matches_text(shown: str | None, wanted: str) -> bool:
 
     Phone numbers match in any notation, because a `+` that is not escaped arrives as a space.
     """
-    if shown is None or not PHONE_CHARACTERS.fullmatch(wanted):
+    if shown is None or not PHONE_CHARACTERS_PATTERN.fullmatch(wanted):
         return shown == wanted
     digits = re.sub(r"[^0-9]", "", wanted)
     return shown in (wanted, f"+{digits}", f"+1{digits}")
 
 
-def list_calls(calls: Calls, account_sid: str, query: QueryParams, view: ListView, rules: DisplayRules) -> bytes:
+def render_call_page(calls: Calls, account_sid: str, query: QueryParams, view: ListView, rules: DisplayRules) -> bytes:
     """Returns the JSON of a page of the account's calls, newest first."""
-    filters = Filters.parse(query)
+    filters = CallFilters.parse(query)
     page_size = parse_integer_parameter(query, "PageSize", DEFAULT_PAGE_SIZE)
     if page_size > MAX_PAGE_SIZE:
         raise TwilioError(20007, str(MAX_PAGE_SIZE))
@@ -108,9 +108,9 @@ def list_calls(calls: Calls, account_sid: str, query: QueryParams, view: ListVie
 
     edge = _call_of_page_token(calls, account_sid, token)
     if view.has_moving_pages:
-        found, has_previous, has_next = _moving_page(matching(calls.newest_first(account_sid)), page, page_size)
+        found, has_previous, has_next = _page_by_number(matching(calls.newest_first(account_sid)), page, page_size)
     else:
-        found, has_previous, has_next = _read_page(calls, account_sid, matching, edge, token, page_size)
+        found, has_previous, has_next = _page_by_token(calls, account_sid, matching, edge, token, page_size)
 
     path = f"/{API_VERSION}/Accounts/{account_sid}/Calls.json"
     wanted = {name: query[name] for name in (*TEXT_FILTERS, *DATE_FILTERS) if query.get(name)}
@@ -143,7 +143,7 @@ def _call_of_page_token(calls: Calls, account_sid: str, token: str) -> Call | No
     return edge
 
 
-def _read_page(
+def _page_by_token(
     calls: Calls,
     account_sid: str,
     matching: Callable[[Iterable[Call]], Iterator[ListedCall]],
@@ -159,7 +159,7 @@ def _read_page(
     return found[:page_size], edge is not None and bool(found), len(found) > page_size
 
 
-def _moving_page(matching: Iterator[ListedCall], page: int, page_size: int) -> tuple[list[ListedCall], bool, bool]:
+def _page_by_number(matching: Iterator[ListedCall], page: int, page_size: int) -> tuple[list[ListedCall], bool, bool]:
     """Returns the calls of a page by its number, and whether there is a page before it and a page after it.
 
     Pages are counted from the newest call at the time of the request, so calls move between pages.
@@ -184,7 +184,7 @@ def require_page_token(query: QueryParams, page: int) -> None:
         raise TwilioError(20001)
 
 
-def read_day(name: str, text: str) -> date:
+def parse_day(name: str, text: str) -> date:
     """Reads the day of a filter in UTC. Raises error 20422 if the text is not a date.
 
     The text is like `2026-11-23`, `2026-11-23T10:00:00Z` or, as in examples of Twilio's specification, `11/23/2026 …`.

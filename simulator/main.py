@@ -25,7 +25,7 @@ users that decide how a call ends. The routes under `/_simulator` show what arri
 """
 
 
-class TwilioHeaders:
+class SimulatorMiddleware:
     """A middleware that adds Twilio's headers to each answer and the simulator's state to the ASGI scope, and counts requests.
 
     `Date` follows the simulator's clock, so the server must not add a `Date` of its own. `Twilio-Request-Id` is left out of a
@@ -37,9 +37,9 @@ class TwilioHeaders:
         self.state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[calls.STATE] = self.state
+        scope[calls.STATE_SCOPE_KEY] = self.state
         if scope["type"] == "http":
-            self.state.requests.count(scope["method"], scope["path"])
+            self.state.requests.count_request(scope["method"], scope["path"])
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -78,7 +78,7 @@ def create_app(config: SimulatorConfig, state: State | None = None) -> FastAPI:
     for router in (calls.router, subresource_routes.router, control.router, fault_control.router):
         app.router.routes.extend(router.routes)  # include_router would build each route a second time, which takes long
     app.add_middleware(calls.DirectEndpoints)
-    app.add_middleware(TwilioHeaders, state=state)
+    app.add_middleware(SimulatorMiddleware, state=state)
 
     @app.exception_handler(TwilioError)
     async def answer_twilio_error(_request: Request, error: TwilioError) -> Response:

@@ -15,20 +15,20 @@ from simulator.subscription import CallbackSubscription
 
 DEFAULT_TIMEOUT_S = 60
 MAX_TIMEOUT_S = 600
-MAX_TWIML = 4000
-MAX_SIP_AUTH = 255
+MAX_TWIML_CHARACTERS = 4000
+MAX_SIP_AUTH_CHARACTERS = 255
 
-APPLICATION_SID = re.compile(r"AP[0-9a-fA-F]{32}")
-SEND_DIGITS = re.compile(r"[0-9A-D#*wW]{1,32}")
+APPLICATION_SID_PATTERN = re.compile(r"AP[0-9a-fA-F]{32}")
+SEND_DIGITS_PATTERN = re.compile(r"[0-9A-D#*wW]{1,32}")
 # The characters that a quoted string of a digest answer may contain without escapes (RFC 7616, RFC 9110 §5.6.4).
-SIP_AUTH_USERNAME = re.compile(r"[!#-\[\]-~]+")
-SIP_AUTH_PASSWORD = re.compile(r"[ -~]+")
+SIP_AUTH_USERNAME_PATTERN = re.compile(r"[!#-\[\]-~]+")
+SIP_AUTH_PASSWORD_PATTERN = re.compile(r"[ -~]+")
 
-RECORDING_AND_AMD_METHODS = ("RecordingStatusCallbackMethod", "AsyncAmdStatusCallbackMethod")
-RECORDING_AND_AMD_URLS = ("RecordingStatusCallback", "AsyncAmdStatusCallback", "ClientNotificationUrl")
+RECORDING_AND_AMD_METHOD_PARAMETERS = ("RecordingStatusCallbackMethod", "AsyncAmdStatusCallbackMethod")
+RECORDING_AND_AMD_URL_PARAMETERS = ("RecordingStatusCallback", "AsyncAmdStatusCallback", "ClientNotificationUrl")
 # Twilio ignores these for a call with an ApplicationSid: the application has its own.
-APPLICATION_METHODS = ("Method", "FallbackMethod", "StatusCallbackMethod")
-APPLICATION_URLS = ("FallbackUrl", "StatusCallback")
+METHOD_PARAMETERS_REPLACED_BY_APPLICATION = ("Method", "FallbackMethod", "StatusCallbackMethod")
+URL_PARAMETERS_REPLACED_BY_APPLICATION = ("FallbackUrl", "StatusCallback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def validate_creation(form: Form) -> CallParameters:
     validate_from(caller, to=to.strip())
     _validate_sip_auth(form)
     send_digits = form.get("SendDigits")
-    if send_digits is not None and not SEND_DIGITS.fullmatch(send_digits):
+    if send_digits is not None and not SEND_DIGITS_PATTERN.fullmatch(send_digits):
         raise TwilioError(21206, send_digits)
     # Twilio does no machine detection with SendDigits.
     detects_machine = form.get("MachineDetection") is not None and send_digits is None
@@ -90,7 +90,7 @@ def validate_update(form: Form) -> UpdateParameters:
     if status not in (None, Status.CANCELED, Status.COMPLETED):
         raise TwilioError(20422, "Status")
     _validate_twiml_source(form)
-    _validate_application_parameters(form)
+    _validate_parameters_replaced_by_application(form)
     return UpdateParameters(
         status=Status(status) if status else None,
         redirects=form.get("Url") is not None or form.get("Twiml") is not None,
@@ -106,25 +106,25 @@ def _require_twiml_source(form: Form) -> None:
     if application_sid is None:
         if form.get("Url") is None and form.get("Twiml") is None:
             raise TwilioError(21205, message="Url parameter is required.")
-        _validate_application_parameters(form)
-    elif not APPLICATION_SID.fullmatch(application_sid):
+        _validate_parameters_replaced_by_application(form)
+    elif not APPLICATION_SID_PATTERN.fullmatch(application_sid):
         raise TwilioError(21218, application_sid)
     _validate_twiml_source(form)
-    validate_methods(form, RECORDING_AND_AMD_METHODS)
-    validate_urls(form, RECORDING_AND_AMD_URLS)
+    validate_methods(form, RECORDING_AND_AMD_METHOD_PARAMETERS)
+    validate_urls(form, RECORDING_AND_AMD_URL_PARAMETERS)
 
 
 def _validate_twiml_source(form: Form) -> None:
     url, twiml = form.get("Url"), form.get("Twiml")
     if url is not None and not is_absolute_url(url):
         raise TwilioError(21205, url)
-    if twiml is not None and len(twiml) > MAX_TWIML:
+    if twiml is not None and len(twiml) > MAX_TWIML_CHARACTERS:
         raise TwilioError(32018)
 
 
-def _validate_application_parameters(form: Form) -> None:
-    validate_methods(form, APPLICATION_METHODS)
-    validate_urls(form, APPLICATION_URLS)
+def _validate_parameters_replaced_by_application(form: Form) -> None:
+    validate_methods(form, METHOD_PARAMETERS_REPLACED_BY_APPLICATION)
+    validate_urls(form, URL_PARAMETERS_REPLACED_BY_APPLICATION)
     require_host_without_underscore(form, "StatusCallback")
 
 
@@ -159,16 +159,16 @@ def is_absolute_url(url: str, schemes: tuple[str, ...] = ("http", "https")) -> b
 def _validate_sip_auth(form: Form) -> None:
     username, password = form.get("SipAuthUsername"), form.get("SipAuthPassword")
     if username is not None:
-        if len(username) > MAX_SIP_AUTH:
+        if len(username) > MAX_SIP_AUTH_CHARACTERS:
             raise TwilioError(21221)
-        if not SIP_AUTH_USERNAME.fullmatch(username):
+        if not SIP_AUTH_USERNAME_PATTERN.fullmatch(username):
             raise TwilioError(21222)
         if password is None:
             raise TwilioError(21225)
     if password is not None:
-        if len(password) > MAX_SIP_AUTH:
+        if len(password) > MAX_SIP_AUTH_CHARACTERS:
             raise TwilioError(21223)
-        if not SIP_AUTH_PASSWORD.fullmatch(password):
+        if not SIP_AUTH_PASSWORD_PATTERN.fullmatch(password):
             raise TwilioError(21224)
 
 

@@ -10,11 +10,11 @@ from simulator.destination import is_sip
 from simulator.lifecycle import CallPlan, Status, progress_at
 from simulator.resource import API_VERSION, format_rfc2822
 from simulator.store import Call
-from simulator.subscription import CallbackSubscription, Event
+from simulator.subscription import CallbackSubscription, CallEvent
 
-CALL_STATUS = {Event.INITIATED: "initiated", Event.RINGING: "ringing", Event.ANSWERED: "in-progress"}
+CALL_STATUS_BY_EVENT = {CallEvent.INITIATED: "initiated", CallEvent.RINGING: "ringing", CallEvent.ANSWERED: "in-progress"}
 # Twilio documents 487 for a timeout and 404 for an unreachable destination; the others are SIP's (RFC 3261 §21).
-SIP_RESPONSE_CODE = {
+SIP_RESPONSE_CODE_BY_STATUS = {
     Status.COMPLETED: 200,
     Status.BUSY: 486,
     Status.NO_ANSWER: 487,
@@ -29,14 +29,14 @@ class PlannedCallback:
 
     call: Call
     subscription: CallbackSubscription
-    event: Event
+    event: CallEvent
     sequence: int
     """The number of the event among the requested events of the call, counted from 0."""
     happened_at: datetime
 
     @property
     def call_status(self) -> str:
-        return CALL_STATUS.get(self.event, self.call.plan.outcome)
+        return CALL_STATUS_BY_EVENT.get(self.event, self.call.plan.outcome)
 
     @property
     def token(self) -> str:
@@ -59,14 +59,14 @@ class PlannedCallback:
             "CallbackSource": "call-progress-events",
             "SequenceNumber": str(self.sequence),
         }
-        return fields | self._completed_fields() if self.event is Event.COMPLETED else fields
+        return fields | self._completed_fields() if self.event is CallEvent.COMPLETED else fields
 
     def _completed_fields(self) -> dict[str, str]:
         call = self.call
         talked_s = progress_at(call.plan, self.happened_at).duration_s or 0
         fields = {"CallDuration": str(talked_s), "Duration": str(ceil(talked_s / 60))}
         if is_sip(call.parameters.to):
-            fields["SipResponseCode"] = str(SIP_RESPONSE_CODE[call.plan.outcome])
+            fields["SipResponseCode"] = str(SIP_RESPONSE_CODE_BY_STATUS[call.plan.outcome])
         if call.parameters.is_recorded and call.plan.outcome is Status.COMPLETED:
             recording_sid = f"RE{sha256(call.sid.encode()).hexdigest()[:32]}"
             path = f"/{API_VERSION}/Accounts/{call.account_sid}/Recordings/{recording_sid}"
@@ -90,12 +90,12 @@ def planned_callbacks(call: Call) -> list[PlannedCallback]:
     return [PlannedCallback(call, subscription, event, sequence, moment) for sequence, (event, moment) in enumerate(events)]
 
 
-def _planned_events(plan: CallPlan) -> list[tuple[Event, datetime]]:
+def _planned_events(plan: CallPlan) -> list[tuple[CallEvent, datetime]]:
     moments = {
-        Event.INITIATED: plan.dialled_at,
-        Event.RINGING: None if plan.outcome is Status.FAILED else plan.dialled_at,
-        Event.ANSWERED: plan.answered_at,
-        Event.COMPLETED: plan.ended_at,
+        CallEvent.INITIATED: plan.dialled_at,
+        CallEvent.RINGING: None if plan.outcome is Status.FAILED else plan.dialled_at,
+        CallEvent.ANSWERED: plan.answered_at,
+        CallEvent.COMPLETED: plan.ended_at,
     }
     if plan.dialled_at is None:
         return []

@@ -15,12 +15,12 @@ class RequestCounts:
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()
 
-    def count(self, method: str, path: str) -> None:
+    def count_request(self, method: str, path: str) -> None:
         if found := _PATH.fullmatch(path.removesuffix(".json")):
             what = "below" if found["below"] else "Call" if found["call"] else "Calls"
             self._counts[found["account"], method, what] += 1
 
-    def counts_of_account(self, account_sid: str | None) -> dict[str, int]:
+    def request_counts_of(self, account_sid: str | None) -> dict[str, int]:
         """Returns the counts by method and resource, such as `GET Calls`; of all accounts if `account_sid` is None."""
         counts: Counter[str] = Counter()
         for (account, method, what), number in self._counts.items():

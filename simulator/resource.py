@@ -15,7 +15,7 @@ from simulator.store import Call
 
 API_VERSION = "2010-04-01"
 MILLISECOND = timedelta(milliseconds=1)
-SUBRESOURCES = {
+SUBRESOURCE_SEGMENTS = {
     "events": "Events",
     "notifications": "Notifications",
     "payments": "Payments",
@@ -55,7 +55,7 @@ def call_resource_at_creation(call: Call) -> dict[str, Any]:
         "sid": call.sid,
         "start_time": None,
         "status": Status.QUEUED,
-        "subresource_uris": {key: f"{path}/{name}.json" for key, name in SUBRESOURCES.items()},
+        "subresource_uris": {key: f"{path}/{name}.json" for key, name in SUBRESOURCE_SEGMENTS.items()},
         "to": parameters.to,
         "to_formatted": formatted_address(parameters.to),
         "trunk_sid": None,

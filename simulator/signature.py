@@ -13,12 +13,12 @@ def signature(auth_token: str, url: str, fields: Iterable[tuple[str, str]] = ())
 
     `fields` are the fields of a POST's form. A GET has none, because its fields are in the URL.
     """
-    signed = signed_url(url) + "".join(name + value for name, value in sorted(set(fields)))
+    signed = url_to_sign(url) + "".join(name + value for name, value in sorted(set(fields)))
     return b64encode(hmac.digest(auth_token.encode(), signed.encode(), "sha1")).decode()
 
 
 @lru_cache(maxsize=4096)
-def signed_url(url: str) -> str:
+def url_to_sign(url: str) -> str:
     """Returns the URL as Twilio Voice signs it: without fragment and user info, and without the port if the scheme is https."""
     parts = urlsplit(url)
     netloc = parts.netloc.rpartition("@")[2]

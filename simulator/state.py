@@ -5,7 +5,7 @@ from random import Random
 
 from simulator.accounts import Accounts
 from simulator.background import BackgroundTaskSet
-from simulator.callbacks import Callbacks
+from simulator.callbacks import CallbackScheduler
 from simulator.config import SimulatorConfig
 from simulator.display_rules import DisplayRules
 from simulator.fault_choice import FaultChoice
@@ -31,8 +31,8 @@ class State:
         self.requests = RequestCounts()
         self.faults = FaultChoice()
         self.display_rules = DisplayRules()
-        self.lists = ListFaultState()
-        self.callbacks = Callbacks(config, self.accounts)
+        self.list_faults = ListFaultState()
+        self.callbacks = CallbackScheduler(config, self.accounts)
         self.held_connections = BackgroundTaskSet()
         self._random = Random(config.seed)  # noqa: S311 - sids must repeat by seed; nothing here is secret
         self.subresources = Subresources(self.new_sid)
@@ -112,6 +112,6 @@ class State:
         self.accounts.remove_open_accounts()
         self.faults.reset()
         self.display_rules = DisplayRules()
-        self.lists = ListFaultState()
+        self.list_faults = ListFaultState()
         self.callbacks.reset()
         self._creations_by_destination.clear()

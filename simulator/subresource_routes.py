@@ -15,22 +15,22 @@ from simulator.errors import TwilioError
 from simulator.form import read_form
 from simulator.negotiation import json_response
 from simulator.store import Call
-from simulator.subresources import KINDS, SubresourceKind, event_of_creation, wav_tone
+from simulator.subresources import KINDS_BY_SEGMENT, SubresourceKind, event_of_creation, wav_tone
 
 router = APIRouter(tags=["Twilio"])
 
 _ACCOUNT_PATH = "/2010-04-01/Accounts/{account_sid}"
 _CALL_PATH = _ACCOUNT_PATH + "/Calls/{call_sid}"
 _LIST_PATH, _ITEM_PATH = "/{segment}", "/{segment}/{sid}"
-_FETCHABLE, _LISTABLE = {"Notifications", "Recordings"}, {"Notifications", "Recordings", "Events"}
-_UPDATABLE = {"Recordings", "Payments", "Transcriptions", "Siprec", "Streams"}
-_DELETABLE = {"Recordings", "UserDefinedMessageSubscriptions"}
+_FETCHABLE_KINDS, _LISTABLE_KINDS = {"Notifications", "Recordings"}, {"Notifications", "Recordings", "Events"}
+_UPDATABLE_KINDS = {"Recordings", "Payments", "Transcriptions", "Siprec", "Streams"}
+_DELETABLE_KINDS = {"Recordings", "UserDefinedMessageSubscriptions"}
 
 
 def get_kind(segment: str, request: Request) -> SubresourceKind:
-    if segment not in KINDS:
+    if segment not in KINDS_BY_SEGMENT:
         raise TwilioError(20404, request.url.path)
-    return KINDS[segment]
+    return KINDS_BY_SEGMENT[segment]
 
 
 def get_call(account_sid: str, call_sid: str, request: Request) -> Call:
@@ -46,32 +46,32 @@ CallDep = Annotated[Call, Depends(get_call)]
 @router.get(_CALL_PATH + _LIST_PATH + ".json", summary="List events, notifications or recordings of a call")
 async def list_subresources(call: CallDep, kind: KindDep, request: Request, state: StateDep) -> JSONResponse:
     """Lists a call's subresources of one kind. Supports `PageSize`, `Page`, and filters by day (`DateCreated>`)."""
-    _require_supported_kind(kind, _LISTABLE)
-    own = [event_of_creation(call)] if kind.segment == "Events" else []
+    _require_supported_kind(kind, _LISTABLE_KINDS)
+    extra = [event_of_creation(call)] if kind.segment == "Events" else []
     path = f"/2010-04-01/Accounts/{call.account_sid}/Calls/{call.sid}/{kind.segment}.json"
-    return json_response(state.subresources.page(kind, call, request.query_params, own, path), request)
+    return json_response(state.subresources.page(kind, call, request.query_params, extra, path), request)
 
 
 @router.post(_CALL_PATH + _LIST_PATH, include_in_schema=False)
 @router.post(_CALL_PATH + _LIST_PATH + ".json", summary="Start a recording, a stream, a payment …")
-async def create(call: CallDep, kind: KindDep, request: Request, state: StateDep) -> JSONResponse:
+async def create_subresource(call: CallDep, kind: KindDep, request: Request, state: StateDep) -> JSONResponse:
     """Creates a subresource of a call in progress. Answers 21220 for any other call."""
-    _require_supported_kind(kind, KINDS.keys() - {"Events", "Notifications"})
+    _require_supported_kind(kind, KINDS_BY_SEGMENT.keys() - {"Events", "Notifications"})
     form = await read_form(request)
     return JSONResponse(state.subresources.create(kind, call, form, state.now()), kind.status)
 
 
 @router.get(_CALL_PATH + _ITEM_PATH, include_in_schema=False)
 @router.get(_CALL_PATH + _ITEM_PATH + ".json", summary="Fetch a notification or a recording")
-async def fetch(call: CallDep, kind: KindDep, sid: str, request: Request, state: StateDep) -> dict[str, Any]:
-    _require_supported_kind(kind, _FETCHABLE)
+async def fetch_subresource(call: CallDep, kind: KindDep, sid: str, request: Request, state: StateDep) -> dict[str, Any]:
+    _require_supported_kind(kind, _FETCHABLE_KINDS)
     return state.subresources.find(kind, call, sid, request.url.path).resource
 
 
 @router.post(_CALL_PATH + _ITEM_PATH, include_in_schema=False)
 @router.post(_CALL_PATH + _ITEM_PATH + ".json", summary="Stop or change a recording, a stream, a payment …")
-async def update(call: CallDep, kind: KindDep, sid: str, request: Request, state: StateDep) -> JSONResponse:
-    _require_supported_kind(kind, _UPDATABLE)
+async def update_subresource(call: CallDep, kind: KindDep, sid: str, request: Request, state: StateDep) -> JSONResponse:
+    _require_supported_kind(kind, _UPDATABLE_KINDS)
     item = state.subresources.find(kind, call, sid, request.url.path)
     form = await read_form(request)
     return JSONResponse(
@@ -81,15 +81,15 @@ async def update(call: CallDep, kind: KindDep, sid: str, request: Request, state
 
 @router.delete(_CALL_PATH + _ITEM_PATH, status_code=204, include_in_schema=False)
 @router.delete(_CALL_PATH + _ITEM_PATH + ".json", status_code=204, summary="Delete a recording or a subscription")
-async def delete(call: CallDep, kind: KindDep, sid: str, request: Request, state: StateDep) -> Response:
-    _require_supported_kind(kind, _DELETABLE)
+async def delete_subresource(call: CallDep, kind: KindDep, sid: str, request: Request, state: StateDep) -> Response:
+    _require_supported_kind(kind, _DELETABLE_KINDS)
     state.subresources.delete(kind, state.subresources.find(kind, call, sid, request.url.path))
     return Response(status_code=204)
 
 
 @router.get(_ACCOUNT_PATH + "/Recordings/{sid}.json", summary="Fetch a recording without its call")
 async def fetch_recording(account: AccountDep, sid: str, request: Request, state: StateDep) -> dict[str, Any]:
-    return state.subresources.recording(account.sid, sid, request.url.path)
+    return state.subresources.find_recording(account.sid, sid, request.url.path)
 
 
 def authenticate_media(account_sid: str, request: Request, state: StateDep) -> Account:
@@ -103,7 +103,7 @@ async def fetch_media(
     account: Annotated[Account, Depends(authenticate_media)], sid: str, request: Request, state: StateDep
 ) -> Response:
     """Returns a tone of a quarter of a second, always as WAV. Supports `Range: bytes=…`."""
-    state.subresources.recording(account.sid, sid, request.url.path)
+    state.subresources.find_recording(account.sid, sid, request.url.path)
     content = wav_tone()
     first, _, last = request.headers.get("range", "").removeprefix("bytes=").partition("-")
     if not first.isdecimal():
@@ -119,9 +119,9 @@ async def add_notification(call_sid: str, fields: dict[str, str], request: Reque
     call = state.calls.find(call_sid)
     if call is None:
         raise TwilioError(20404, request.url.path)
-    return state.subresources.add_twilio_created(KINDS["Notifications"], call, fields, state.now())
+    return state.subresources.add_twilio_created(KINDS_BY_SEGMENT["Notifications"], call, fields, state.now())
 
 
-def _require_supported_kind(kind: SubresourceKind, items: set[str]) -> None:
-    if kind.segment not in items:
+def _require_supported_kind(kind: SubresourceKind, supported: set[str]) -> None:
+    if kind.segment not in supported:
         raise TwilioError(20004)

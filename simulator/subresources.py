@@ -19,7 +19,7 @@ from starlette.datastructures import QueryParams
 from simulator.errors import TwilioError
 from simulator.form import Form
 from simulator.lifecycle import Status, progress_at
-from simulator.listing import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, parse_integer_parameter, read_day, require_page_token
+from simulator.listing import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, parse_day, parse_integer_parameter, require_page_token
 from simulator.parameters import is_absolute_url, require_host_without_underscore, validate_methods, validate_urls
 from simulator.resource import API_VERSION, format_rfc2822
 from simulator.store import Call
@@ -50,7 +50,7 @@ class SubresourceKind:
         return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in self.segment).lstrip("_")
 
 
-KINDS: Mapping[str, SubresourceKind] = {
+KINDS_BY_SEGMENT: Mapping[str, SubresourceKind] = {
     kind.segment: kind
     for kind in (
         SubresourceKind("Events", "", needs_call_in_progress=False),
@@ -67,8 +67,8 @@ KINDS: Mapping[str, SubresourceKind] = {
     )
 }
 _NAMED_KINDS = ("Transcriptions", "Siprec", "Streams")
-_ACTIVE = ("in-progress", "paused")
-_METHODS = ("RecordingStatusCallbackMethod", "StatusCallbackMethod", "Method")
+_ACTIVE_STATUSES = ("in-progress", "paused")
+_METHOD_PARAMETERS = ("RecordingStatusCallbackMethod", "StatusCallbackMethod", "Method")
 
 
 @dataclass(slots=True)
@@ -86,13 +86,13 @@ class Subresources:
     """
 
     new_sid: Callable[[str], str]
-    _all: dict[str, dict[str, Subresource]] = field(default_factory=lambda: {segment: {} for segment in KINDS})
-    _by_key: dict[tuple[str, str, str], Subresource] = field(default_factory=dict)
+    _all: dict[str, dict[str, Subresource]] = field(default_factory=lambda: {segment: {} for segment in KINDS_BY_SEGMENT})
+    _by_idempotency_key: dict[tuple[str, str, str], Subresource] = field(default_factory=dict)
 
     def clear(self) -> None:
         for items in self._all.values():
             items.clear()
-        self._by_key.clear()
+        self._by_idempotency_key.clear()
 
     def create(self, kind: SubresourceKind, call: Call, form: Form, now: datetime) -> dict[str, Any]:
         """Creates a subresource and returns it as JSON. A repeated IdempotencyKey returns the earlier subresource."""
@@ -102,11 +102,11 @@ class Subresources:
         _validate_urls_and_methods(kind, form)
         _require_in_progress(kind, call, now)
         given = form.get("IdempotencyKey")
-        known = self._by_key.get((call.sid, kind.segment, given)) if given else None
+        known = self._by_idempotency_key.get((call.sid, kind.segment, given)) if given else None
         if known is None:
             known = self._add(kind, call, form, now)
             if given:
-                self._by_key[call.sid, kind.segment, given] = known
+                self._by_idempotency_key[call.sid, kind.segment, given] = known
         return known.resource
 
     def add_twilio_created(self, kind: SubresourceKind, call: Call, fields: Mapping[str, Any], now: datetime) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class Subresources:
         The sid `Twilio.CURRENT` stands for the subresource that is in progress or paused.
         """
         for item in reversed(self._all[kind.segment].values()):
-            current = sid == "Twilio.CURRENT" and item.resource.get("status") in _ACTIVE
+            current = sid == "Twilio.CURRENT" and item.resource.get("status") in _ACTIVE_STATUSES
             if item.call_sid == call.sid and (item.resource["sid"] == sid or item.name == sid or current):
                 return item
         raise TwilioError(20404, path)
@@ -143,18 +143,18 @@ class Subresources:
         del self._all[kind.segment][item.resource["sid"]]
 
     def page(
-        self, kind: SubresourceKind, call: Call, query: QueryParams, own: list[dict[str, Any]], path: str
+        self, kind: SubresourceKind, call: Call, query: QueryParams, extra: list[dict[str, Any]], path: str
     ) -> dict[str, Any]:
         """Returns a page of a call's subresources of one kind in Twilio's JSON, newest first.
 
-        `own` are entries that no request has created, such as the event of the call's creation. They come last.
+        `extra` are entries that no request has created, such as the event of the call's creation. They come last.
         """
         size, number = parse_integer_parameter(query, "PageSize", DEFAULT_PAGE_SIZE), parse_integer_parameter(query, "Page", 0)
         require_page_token(query, number)
         if not 0 < size <= MAX_PAGE_SIZE:
             raise TwilioError(20007, str(MAX_PAGE_SIZE))
         found = [item.resource for item in reversed(self._all[kind.segment].values()) if item.call_sid == call.sid]
-        found = [resource for resource in [*found, *own] if _matches_filters(kind, query, resource)]
+        found = [resource for resource in [*found, *extra] if _matches_filters(kind, query, resource)]
         shown = found[number * size : (number + 1) * size]
         filters = {name: value for name, value in query.items() if name not in ("Page", "PageSize", "PageToken")}
 
@@ -174,7 +174,7 @@ class Subresources:
             "uri": uri(number),
         }
 
-    def recording(self, account_sid: str, sid: str, path: str) -> dict[str, Any]:
+    def find_recording(self, account_sid: str, sid: str, path: str) -> dict[str, Any]:
         """Returns a recording of any call of the account, as JSON. Raises error 20404 if there is none with this sid."""
         item = self._all["Recordings"].get(sid)
         if item is None or item.resource["account_sid"] != account_sid:
@@ -253,7 +253,7 @@ def _validate_urls_and_methods(kind: SubresourceKind, form: Form) -> None:
     validate_urls(form, (kind.callback,))
     # Among subresources, Twilio's specification says this only of subscriptions to user-defined messages.
     require_host_without_underscore(form, "Callback")
-    validate_methods(form, _METHODS)
+    validate_methods(form, _METHOD_PARAMETERS)
 
 
 def _require_in_progress(kind: SubresourceKind, call: Call, now: datetime) -> None:
@@ -271,5 +271,5 @@ def _matches_filters(kind: SubresourceKind, query: QueryParams, resource: dict[s
     name, field_ = filtered
     day = parsedate_to_datetime(resource[field_]).date()
     return all(
-        compare(day, read_day(name, query[name + mark])) for mark, compare in _COMPARISONS.items() if query.get(name + mark)
+        compare(day, parse_day(name, query[name + mark])) for mark, compare in _COMPARISONS.items() if query.get(name + mark)
     )

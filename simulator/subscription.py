@@ -9,7 +9,7 @@ from enum import StrEnum
 from simulator.form import Form
 
 
-class Event(StrEnum):
+class CallEvent(StrEnum):
     """The events of a call, in the order in which they happen."""
 
     INITIATED = "initiated"
@@ -19,14 +19,14 @@ class Event(StrEnum):
     """The call has ended, with any status."""
 
 
-DEFAULT_EVENTS = frozenset({Event.COMPLETED})
+DEFAULT_EVENTS = frozenset({CallEvent.COMPLETED})
 
 
 @dataclass(frozen=True, slots=True)
 class CallbackSubscription:
     url: str
     method: str = "POST"
-    events: frozenset[Event] = DEFAULT_EVENTS
+    events: frozenset[CallEvent] = DEFAULT_EVENTS
 
     @classmethod
     def parse(cls, form: Form) -> "CallbackSubscription | None":
@@ -37,6 +37,6 @@ class CallbackSubscription:
         url = form.get("StatusCallback")
         if url is None:
             return None
-        names = form.all("StatusCallbackEvent")
-        events = frozenset(event for event in Event if event in names) if names else DEFAULT_EVENTS
+        names = form.get_all("StatusCallbackEvent")
+        events = frozenset(event for event in CallEvent if event in names) if names else DEFAULT_EVENTS
         return cls(url, form.get("StatusCallbackMethod") or "POST", events)

@@ -31,11 +31,11 @@ from bench.competitors.tables import POOL_SIZE, UPSTREAM_CONNECTIONS, database_u
 logger = logging.getLogger(__name__)
 
 EVENTS = ["initiated", "ringing", "answered", "completed"]
-FINAL = ("completed", "busy", "no-answer", "failed", "canceled")
+FINAL_STATUSES = ("completed", "busy", "no-answer", "failed", "canceled")
 POLL_EVERY = timedelta(seconds=2)
-CALLBACKS_OVERDUE = timedelta(minutes=10)
+CALLBACKS_OVERDUE_AFTER = timedelta(minutes=10)
 RETRY_AFTER_S = (1, 5, 30, 120)
-POLLED_TOGETHER = 100
+MAX_POLLED_TOGETHER = 100
 
 
 def create_app() -> FastAPI:
@@ -75,7 +75,7 @@ def create_app() -> FastAPI:
             call.execution = "unknown"
         else:
             call.execution, call.sid, call.status = "started", placed["sid"], placed["status"]
-            call.poll_at = datetime.now(UTC) + (CALLBACKS_OVERDUE if public_url else POLL_EVERY)
+            call.poll_at = datetime.now(UTC) + (CALLBACKS_OVERDUE_AFTER if public_url else POLL_EVERY)
 
     @app.post("/v1/calls", status_code=201)
     async def create_call(
@@ -129,11 +129,11 @@ def create_app() -> FastAPI:
             session.add(event)
             if int(fields["SequenceNumber"]) > call.sequence:
                 call.sequence, call.status = int(fields["SequenceNumber"]), fields["CallStatus"]
-                if call.status in FINAL:
+                if call.status in FINAL_STATUSES:
                     call.duration = int(fields.get("CallDuration", "0"))
                     call.poll_at = datetime.now(UTC) + POLL_EVERY
         name = {"in-progress": "answered"}.get(fields["CallStatus"], fields["CallStatus"])
-        if call.status_callback and ("completed" if name in FINAL else name) in call.status_callback_event:
+        if call.status_callback and ("completed" if name in FINAL_STATUSES else name) in call.status_callback_event:
             relay = asyncio.create_task(deliver(account, call.status_callback, event))
             relays.add(relay)
             relay.add_done_callback(relays.discard)
@@ -164,13 +164,13 @@ def create_app() -> FastAPI:
             try:
                 async with sessions() as session:
                     due = select(Call, Account).join(Account, Account.id == Call.account_id)
-                    found = await session.execute(due.where(Call.poll_at <= datetime.now(UTC)).limit(POLLED_TOGETHER))
+                    found = await session.execute(due.where(Call.poll_at <= datetime.now(UTC)).limit(MAX_POLLED_TOGETHER))
                     calls = found.all()
                 await asyncio.gather(*(refresh(call, account) for call, account in calls))
             except Exception:
                 logger.exception("polling failed")
                 calls = []
-            if len(calls) < POLLED_TOGETHER:
+            if len(calls) < MAX_POLLED_TOGETHER:
                 await asyncio.sleep(0.5)
 
     async def refresh(call: Call, account: Account) -> None:
@@ -183,7 +183,7 @@ def create_app() -> FastAPI:
             stored.status = resource["status"]
             stored.duration = resource["duration"] and int(resource["duration"])
             stored.price = resource["price"] and Decimal(resource["price"])
-            is_priced = stored.price is not None or stored.status in FINAL[1:]
+            is_priced = stored.price is not None or stored.status in FINAL_STATUSES[1:]
             stored.poll_at = None if is_priced else datetime.now(UTC) + POLL_EVERY
 
     return app

@@ -83,7 +83,7 @@ class CallRecord(BaseModel):
     request: dict[str, Any]
 
 
-def prepare(url: str, accounts: dict[str, tuple[str, str, str]]) -> None:
+def create_tables_and_accounts(url: str, accounts: dict[str, tuple[str, str, str]]) -> None:
     """Creates the tables, and inserts the accounts.
 
     `accounts` maps each API key to the account's SID, its auth token, and the secret that signs its webhooks.

@@ -76,7 +76,7 @@ def hash_of(authorization: str) -> bytes:
     return hashlib.sha256(authorization.removeprefix("Bearer ").encode()).digest()
 
 
-def prepare(url: str, accounts: dict[str, tuple[str, str]]) -> None:
+def create_tables_and_accounts(url: str, accounts: dict[str, tuple[str, str]]) -> None:
     """Creates the tables, and inserts the accounts. `accounts` maps each API key to an account's SID and auth token."""
     engine = create_engine(url)
     Base.metadata.create_all(engine)

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from bench.competitors import async_httpx, sync_sdk, tables
-from bench.subjects import BODY, libpq
+from bench.subjects import CALL_BODY, libpq_url
 from tests.support.clients import http_client
 from tests.support.gateway import served
 from tests.support.upstream import created_after_release, running_upstream
@@ -24,22 +24,22 @@ async def test_a_competitor_commits_the_intent_before_and_the_outcome_after(
     competitor: ModuleType, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = secrets.token_urlsafe()
-    url = libpq(empty_database_url)
-    await asyncio.to_thread(tables.prepare, url, {key: (ACCOUNT, "token")})
+    url = libpq_url(empty_database_url)
+    await asyncio.to_thread(tables.create_tables_and_accounts, url, {key: (ACCOUNT, "token")})
     connection = await asyncpg.connect(url)
     async with running_upstream(created_after_release()) as upstream:
         monkeypatch.setenv("BENCH_DATABASE_URL", url)
         monkeypatch.setenv("BENCH_UPSTREAM_URL", upstream.url)
         headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "once"}
         async with served(competitor.create_app()) as service, http_client(base_url=service, headers=headers) as http:
-            first = asyncio.create_task(http.post("/v1/calls", json=BODY))
+            first = asyncio.create_task(http.post("/v1/calls", json=CALL_BODY))
             while not upstream.received:
                 await asyncio.sleep(0.01)
             assert await connection.fetchval("SELECT execution FROM call") == "pending"
             upstream.released.set()
             placed = await first
-            again = await http.post("/v1/calls", json=BODY)
-            stranger = await http.post("/v1/calls", json=BODY, headers={"Authorization": "Bearer none"})
+            again = await http.post("/v1/calls", json=CALL_BODY)
+            stranger = await http.post("/v1/calls", json=CALL_BODY, headers={"Authorization": "Bearer none"})
         assert [answer.status_code for answer in (placed, again, stranger)] == [201, 200, 401]
         assert again.json() == placed.json()
         assert await connection.fetchval("SELECT sid FROM call WHERE execution = 'started'") == placed.json()["sid"]

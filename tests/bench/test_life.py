@@ -11,7 +11,7 @@ import pytest
 from bench import disk
 from bench.competitors import life, life_tables
 from bench.life_run import Run
-from bench.subjects import BODY, libpq
+from bench.subjects import CALL_BODY, libpq_url
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.proofs.balancer import free_port
@@ -28,8 +28,8 @@ STATUSES = ["initiated", "ringing", "in-progress", "completed"]
 async def test_the_competitor_delivers_and_prices_a_call(
     callbacks: bool, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key, url = secrets.token_urlsafe(), libpq(empty_database_url)
-    await asyncio.to_thread(life_tables.prepare, url, {key: (ACCOUNT, TOKEN, SECRET)})
+    key, url = secrets.token_urlsafe(), libpq_url(empty_database_url)
+    await asyncio.to_thread(life_tables.create_tables_and_accounts, url, {key: (ACCOUNT, TOKEN, SECRET)})
     monkeypatch.setenv("BENCH_DATABASE_URL", url)
     receiver = Receiver(secrets={"tenant": SECRET})
     async with served(create_simulator(SimulatorConfig(open_mode=True, speed=50)), date_header=False) as twilio:
@@ -40,7 +40,7 @@ async def test_the_competitor_delivers_and_prices_a_call(
             http_client(base_url=twilio) as control,
         ):
             await control.put(f"/_simulator/accounts/{ACCOUNT}", json={"auth_token": TOKEN})
-            body = BODY | {"status_callback": f"{receiver.url}/json/tenant", "status_callback_event": life.EVENTS}
+            body = CALL_BODY | {"status_callback": f"{receiver.url}/json/tenant", "status_callback_event": life.EVENTS}
             headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "once"}
             async with http_client(base_url=service, headers=headers) as http:
                 placed = (await http.post("/v1/calls", json=body)).raise_for_status().json()
@@ -59,7 +59,7 @@ async def test_the_competitor_delivers_and_prices_a_call(
     await connection.close()
     sizes = await asyncio.to_thread(disk.measure, url, 1000)
     assert sizes.calls == 1000
-    call, left = (sum(parts["call"].values()) for parts in (sizes.copied, sizes.left))
+    call, left = (sum(parts["call"].values()) for parts in (sizes.copied, sizes.before_copying))
     assert 0 < call < 2000 < left
     assert 0 < sum(sizes.columns["call"].values()) < sizes.copied["call"]["rows"]
 

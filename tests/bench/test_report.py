@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.chart import Panel, chart
-from bench.life_report import CHART, life_chart, write_section
+from bench.life_report import CHART_NAME, life_chart, write_section
 from bench.life_run import Run
-from bench.report import PAGE, replace_part
+from bench.report import PAGE_PATH, replace_part
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -60,8 +60,8 @@ def test_a_run_of_one_mode_has_one_panel() -> None:
 
 
 def test_the_section_is_added_once_and_then_replaced(tmp_path: Path) -> None:
-    committed = re.sub(r"<!-- life -->.*<!-- end of life -->\n\n", "", PAGE.read_text(), flags=re.DOTALL)
-    page = tmp_path / PAGE.name
+    committed = re.sub(r"<!-- life -->.*<!-- end of life -->\n\n", "", PAGE_PATH.read_text(), flags=re.DOTALL)
+    page = tmp_path / PAGE_PATH.name
     page.write_text(committed)
     write_section(RUNS, ["The first run."], page=page)
     write_section(RUNS, [r"The second \1 run."], page=page)
@@ -71,8 +71,8 @@ def test_the_section_is_added_once_and_then_replaced(tmp_path: Path) -> None:
     assert after.startswith("## Ten million calls\n")
     assert section.startswith("## The whole life of a call\n")
     assert section.endswith("\n\nThe second \\1 run.\n\n")
-    assert f"]({CHART})" in section
-    assert (tmp_path / CHART).read_text() == life_chart(RUNS)
+    assert f"]({CHART_NAME})" in section
+    assert (tmp_path / CHART_NAME).read_text() == life_chart(RUNS)
 
 
 def test_a_page_without_the_part_and_without_the_heading_is_left_alone(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_page_without_the_part_and_without_the_heading_is_left_alone(tmp_path:
 
 @pytest.mark.parametrize("name", ["results", "rows"])
 def test_the_parts_of_the_other_benches_are_in_the_page(name: str, tmp_path: Path) -> None:
-    page = tmp_path / PAGE.name
-    page.write_text(PAGE.read_text())
+    page = tmp_path / PAGE_PATH.name
+    page.write_text(PAGE_PATH.read_text())
     replace_part(name, ["Shown."], page=page)
     assert f"\n<!-- {name} -->\n\nShown.\n\n<!-- end of {name} -->\n" in page.read_text()

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from app.calls.models import Call
 from app.database.engine import Database
 from app.jobs import refresh
-from bench.rows_data import load
+from bench.rows_data import load_calls
 from bench.rows_questions import QUESTIONS, draw_calls
 
 ROWS = 100_000
@@ -30,7 +30,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
     So a statement is found that reads all newer calls of other tenants before it reaches this tenant's last call.
     """
-    await asyncio.to_thread(load, database_url.replace("+asyncpg", ""), ROWS, recent=1000)
+    await asyncio.to_thread(load_calls, database_url.replace("+asyncpg", ""), ROWS, recent=1000)
     database = Database(database_url, pool_size=1)
     async with database.begin() as session:
         younger = "id > (SELECT id FROM call ORDER BY id OFFSET :half LIMIT 1)"

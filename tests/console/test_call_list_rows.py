@@ -12,7 +12,7 @@ from app.console.calls.search import CallQuery, CallSearch
 from app.console.calls.store import list_calls_sql
 from app.console.page_size import PAGE_SIZE
 from app.database.engine import Database
-from bench.rows_data import load
+from bench.rows_data import load_calls
 from bench.rows_questions import draw_calls
 
 ROWS = 100_000
@@ -62,7 +62,7 @@ def queries_about(call: Call) -> dict[str, tuple[CallQuery, int]]:
 
 @pytest.fixture(scope="module")
 async def database(database_url: str) -> AsyncIterator[Database]:
-    await asyncio.to_thread(load, database_url.replace("+asyncpg", ""), ROWS, recent=1000)
+    await asyncio.to_thread(load_calls, database_url.replace("+asyncpg", ""), ROWS, recent=1000)
     database = Database(database_url, pool_size=1)
     for statement in (ADD_QUEUES, FILL_QUEUES, "ANALYZE call"):
         await database.fetch(statement)

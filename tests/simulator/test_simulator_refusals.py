@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from simulator.config import SimulatorConfig
-from simulator.errors import CATALOGUE
+from simulator.errors import ERROR_CATALOGUE
 from tests.simulator.running import OPEN_SID, plain_client, serve
 
 ACCOUNT_PATH = f"/2010-04-01/Accounts/{OPEN_SID}"
@@ -140,4 +140,4 @@ def test_ending_an_ended_call_is_refused_with_the_configured_code(code: Literal[
 def test_every_refusal_of_a_creation_has_a_row() -> None:
     elsewhere = {10004, 22005, 20001, 20003, 20004, 20007, 20009, 20404, 20406, 21220}
     faults = {20403, 20429, 20500, 20503, 21215}
-    assert {code for _, code in REFUSALS} == CATALOGUE.keys() - elsewhere - faults
+    assert {code for _, code in REFUSALS} == ERROR_CATALOGUE.keys() - elsewhere - faults

@@ -12,7 +12,7 @@ import httpx
 from twilio.rest.api.v2010.account.call import CallList
 
 from simulator.config import SimulatorConfig
-from simulator.resource import SUBRESOURCES
+from simulator.resource import SUBRESOURCE_SEGMENTS
 from tests.simulator.running import OPEN_SID, Running, plain_client, serve
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -46,7 +46,7 @@ def test_a_new_call_is_queued_and_nearly_everything_is_null(calls: httpx.Client)
         "queue_time": "0",
         "sid": call["sid"],
         "status": "queued",
-        "subresource_uris": {key: f"{path}/{name}.json" for key, name in SUBRESOURCES.items()},
+        "subresource_uris": {key: f"{path}/{name}.json" for key, name in SUBRESOURCE_SEGMENTS.items()},
         "to": "sip:kate@example.com",
         "to_formatted": "sip:kate@example.com",
         "uri": f"{path}.json",

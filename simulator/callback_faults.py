@@ -7,19 +7,19 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, Field
 
 from simulator.store import Call
-from simulator.subscription import Event
+from simulator.subscription import CallEvent
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
 
-def _in_order(span: tuple[float, float]) -> tuple[float, float]:
+def _require_ascending(span: tuple[float, float]) -> tuple[float, float]:
     if span[0] > span[1]:
         raise ValueError("must go from the shorter to the longer")
     return span
 
 
-TimeSpan = Annotated[tuple[Seconds, Seconds], AfterValidator(_in_order)]
+SecondsRange = Annotated[tuple[Seconds, Seconds], AfterValidator(_require_ascending)]
 """The shortest and the longest value of a random time, in seconds."""
 
 
@@ -36,13 +36,13 @@ class CallbackFaults:
 NO_FAULTS = CallbackFaults()
 
 
-class Chaos(BaseModel):
+class CallbackFaultSettings(BaseModel):
     """The faults of all callbacks: their shares and delays."""
 
     shuffle: bool = Field(False, description="Send half of the callbacks after a later one of their call.")
     duplicate: Probability = Field(0, description="The share of callbacks that are sent twice.")
     lose: Probability = Field(0, description="The share of callbacks that are never sent.")
-    delay_s: TimeSpan = Field((0, 0), description="The shortest and the longest delay, in seconds of the clock.")
+    delay_s: SecondsRange = Field((0, 0), description="The shortest and the longest delay, in seconds of the clock.")
     overlap: bool = Field(False, description="Send the callbacks of a call, and duplicates, without waiting for earlier ones.")
     seed: int = 0
 
@@ -50,7 +50,7 @@ class Chaos(BaseModel):
     def has_no_faults(self) -> bool:
         return not (self.shuffle or self.duplicate or self.lose or any(self.delay_s))
 
-    def draw_callback_faults(self, call: Call, event: Event) -> CallbackFaults:
+    def draw_callback_faults(self, call: Call, event: CallEvent) -> CallbackFaults:
         """Draws the faults of the callback for an event.
 
         They depend only on the seed, the call's `to` and `nth_to_destination`, and the event. So every run draws the same
