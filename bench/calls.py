@@ -1,7 +1,7 @@
 """Compares what it costs to create a call: `python -m bench.calls`. Read the ratios within one run, not the milliseconds.
 
 Callgate, two services as a team would write them by hand (bench/competitors), FastAPI alone, and no service at all take turns
-for several rounds. nginx takes the part of Twilio, and wrk generates the load. The processor time of nginx and wrk is not
+for several rounds. nginx stands in for Twilio, and wrk generates the load. The processor time of nginx and wrk is not
 counted, but they share the machine with the measured service, and so does Postgres. So compare the processor time of the
 service's own process first.
 """
@@ -31,16 +31,16 @@ HEADLINE_SCENARIO = CALL_SCENARIOS[1]
 CALLBACK_SCENARIOS = [Scenario(concurrent=concurrent, upstream_ms=0, tenants=1, what="callbacks") for concurrent in (1, 32)]
 
 
-def measure_calls(stage: Stage, scenario: Scenario, rounds: int, seconds: int) -> list[Sample]:
-    """Measures each subject (a measured service) in turn, for `rounds` rounds.
+def run_call_rounds(stage: Stage, scenario: Scenario, rounds: int, seconds: int) -> list[Sample]:
+    """Measures the services of the stage (subjects) in turn, for `rounds` rounds.
 
-    Measures FastAPI alone only in the scenarios of ECHO_SCENARIOS, because FastAPI alone has neither tenants nor an upstream.
+    FastAPI alone is measured only in ECHO_SCENARIOS, because it has neither tenants nor an upstream.
     """
     chosen = [subject for subject in stage.subjects if subject.name != ECHO or scenario in ECHO_SCENARIOS]
     return [stage.measure_calls(subject, scenario, seconds * scenario.longer) for _ in range(rounds) for subject in chosen]
 
 
-def measure_callbacks(stage: Stage, rounds: int, seconds: int) -> list[Sample]:
+def run_callback_rounds(stage: Stage, rounds: int, seconds: int) -> list[Sample]:
     """Measures what Twilio's callbacks cost Callgate, with callbacks for the calls that this run has created."""
     subject = next(subject for subject in stage.subjects if subject.name == OURS)
     runs = [scenario for scenario in CALLBACK_SCENARIOS for _ in range(rounds)]
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2, help="of one subject in one scenario of one round")
-    parser.add_argument("--quick", action="store_true", help=f"of calls only: {HEADLINE_SCENARIO}")
+    parser.add_argument("--quick", action="store_true", help=f"only this scenario of calls: {HEADLINE_SCENARIO}")
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--write", action="store_true", help=f"put the results into {PAGE_PATH.name} and {CHART_PATH.name}")
     arguments = parser.parse_args()
@@ -62,10 +62,10 @@ def main() -> None:
         for subject in stage.subjects:
             stage.measure_calls(subject, HEADLINE_SCENARIO, 1)  # warm
         for scenario in scenarios:
-            samples += measure_calls(stage, scenario, arguments.rounds, arguments.seconds)
+            samples += run_call_rounds(stage, scenario, arguments.rounds, arguments.seconds)
             print_table(scenario, samples)
         if "gateway" in arguments.subjects:
-            samples += measure_callbacks(stage, arguments.rounds, arguments.seconds)
+            samples += run_callback_rounds(stage, arguments.rounds, arguments.seconds)
             scenarios += CALLBACK_SCENARIOS
             for scenario in CALLBACK_SCENARIOS:
                 print_table(scenario, samples)

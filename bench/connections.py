@@ -51,7 +51,7 @@ async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 
 class ConnectionPool:
-    """A pool with as many connections as there are concurrent requests. A request takes the connection that was used last."""
+    """A pool of connections to one port. A request takes the idle connection that was used last, or opens a new one."""
 
     def __init__(self, port: int) -> None:
         self._port = port

@@ -47,6 +47,7 @@ class DiskUsage:
     """The bytes that a call takes on disk, by table."""
 
     calls: int
+    """The number of copied calls."""
     copied: dict[str, dict[str, float]]
     """The bytes of one copied call, by table and part (its rows, or an index). Every row was written only once."""
     before_copying: dict[str, dict[str, float]]
@@ -91,7 +92,7 @@ def measure(url: str, calls: int) -> DiskUsage:
         originals, span = found
         shift_ms = int(span.total_seconds() * 1000) + 1
         copies = -(-calls // originals)
-        # Not of the catalogs that all databases share: no connection could be opened to any of them meanwhile.
+        # Only these tables: VACUUM FULL of the catalogs that all databases share would keep every new connection waiting.
         named = sql.SQL(", ").join(map(sql.Identifier, tables))
         connection.execute(sql.SQL("VACUUM FULL {}").format(named))
         before = _sizes(connection)

@@ -1,4 +1,4 @@
-"""Measures how fast a worker grants scheduled calls (permits to dial them): `python -m bench.grants`.
+"""Measures how fast a worker grants scheduled calls, that is, allows them to be dialled: `python -m bench.grants`.
 
 There are two goals: one worker grants 200 calls a second, and a grant costs the same whether few or many calls wait. Two
 accounts have 100 callers each. Few calls wait in one account, and many in the other. This process times grants for both

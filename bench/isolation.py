@@ -25,7 +25,10 @@ from tests.proofs.receiver import Receiver, receiving
 EVENTS = ["initiated", "ringing", "answered", "completed"]
 SETTINGS = {"CALLGATE_DELIVERY_ALLOW": "127.0.0.0/8"}
 BACKLOG_CALLS = 60
-"""The calls of each tenant with a failing receiver. Each call has three events, of which at most 24 are sent at once."""
+"""How many calls each tenant with a failing receiver creates.
+
+A call has three deliveries. The two workers together send at most 24 deliveries of a tenant at once.
+"""
 PATIENCE_S = 60.0
 
 

@@ -1,4 +1,4 @@
-"""The results of bench/life.py as a section of docs/performance.md, with a chart."""
+"""Writes the results of bench/life.py as a section of docs/performance.md, with a chart."""
 
 from collections.abc import Iterable, Sequence
 from itertools import product
@@ -10,11 +10,11 @@ from bench.life_services import COMPETITOR, OURS, SPEED
 from bench.report import PAGE_PATH, replace_part
 
 CHART_NAME = "life.svg"
-"""The file beside the page."""
+"""The name of the chart's file, which is beside the page."""
 _TITLE = "CPU per call over its whole life, ms"
 _NEXT_HEADING = "## Ten million calls"
 _CSS_CLASSES = {"API": "ours", "worker": "second", "Postgres": "bar"}
-"""Classes of the chart's style by role."""
+"""The CSS class of each role in the chart."""
 _MODES = {True: "with status callbacks", False: "by polling only"}
 _SECTION = f"""
 ## The whole life of a call

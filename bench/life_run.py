@@ -40,15 +40,16 @@ class Run:
     callbacks: bool
     seconds: float
     placed: dict[str, float] = field(default_factory=dict)
-    """Times by sid."""
+    """When each call was placed, by sid."""
     failed: int = 0
     priced: dict[str, float] = field(default_factory=dict)
+    """When each call was seen to have a price in the service's database, by sid."""
     delivered: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Times by sid and status."""
+    """When each delivery arrived at the tenant, by sid and call status."""
     cpu_s: dict[str, float] = field(default_factory=dict)
     """CPU seconds by role, without what the processes use at rest while no calls are placed."""
     idle_shares: dict[str, float] = field(default_factory=dict)
-    """The share of a processor that each uses at rest."""
+    """The share of a processor that each role uses at rest."""
     requests: Counter[str] = field(default_factory=Counter)
     """Requests to Twilio, by kind."""
     callback_s: list[float] = field(default_factory=list)
@@ -56,7 +57,7 @@ class Run:
     delivery_s: list[float] = field(default_factory=list)
     """Seconds from Twilio's callback to the tenant's receiver."""
     price_s: list[float] = field(default_factory=list)
-    """Seconds from the moment at which Twilio shows the price; up to a second too long."""
+    """Seconds from the time at which Twilio shows the price until `priced`; up to 1 s + RECORD_EVERY_S too long."""
 
     def is_delivered(self, sid: str) -> bool:
         return not self.callbacks or len(self.delivered.get(sid, ())) == len(EVENTS)
@@ -248,10 +249,10 @@ class Runner:
 
 
 async def measure(services: Sequence[Service], runs: Sequence[Sequence[Run]], twilio: str, *, patience_s: float) -> None:
-    """Measures services in turn, for TURN_S each, so that all see the machine at the same speed. Writes into their runs.
+    """Measures services in turn, for TURN_S each, so that all see the machine at the same speed.
 
-    `runs` has the runs of each service: one for each rate, in the same order. The CPU of the simulator, of the receivers and of
-    the database sessions that poll for prices is not counted.
+    Writes the results into `runs`, which has for each service one run for each rate, in the same order. The CPU of the
+    simulator, of the receivers and of the database sessions that poll for prices is not counted.
     """
     async with AsyncExitStack() as stack:
         runners = [
@@ -280,7 +281,7 @@ def _warm_up_like(run: Run) -> Run:
 
 
 async def _runner(stack: AsyncExitStack, service: Service, twilio: str, *, warm_up: Run, patience_s: float) -> Runner:
-    """Returns a runner that has `warm_up` as its run, and that follows the calls of its runs until the stack is closed."""
+    """Returns a runner whose first run is `warm_up`. It records prices and deliveries until the stack is closed."""
     receiver = Receiver(secrets={tenant.account_sid: tenant.secret for tenant in service.tenants})
     await stack.enter_async_context(receiving(receiver))
     database = await psycopg.AsyncConnection.connect(service.database, autocommit=True)

@@ -29,7 +29,7 @@ SPEED = 10
 
 @dataclass(frozen=True)
 class Tenant:
-    """A tenant of a measured service. The receiver of its webhooks knows it by `account_sid`, which is a part of the path."""
+    """A tenant of a measured service. The URL of its webhooks ends with `account_sid`, so that the receiver knows it."""
 
     account_sid: str
     auth_token: str
@@ -52,7 +52,8 @@ class Service:
 class ServiceConfig:
     """The configuration with which a service is started.
 
-    Without `callbacks` the service gives Twilio no callback URL, so it has to poll everything.
+    `server` is the URL of a Postgres, `twilio` that of the simulator, and `accounts` the number of tenants, each with one
+    Twilio account. Without `callbacks` the service gives Twilio no callback URL, so it has to poll everything.
     """
 
     server: str

@@ -1,5 +1,5 @@
 -- For wrk: `wrk -s load.lua URL -- FILE PREFIX`. FILE holds whole HTTP requests, each ended by a NUL. A request with the mark
--- @KEY@ is sent again and again, with an idempotency key that nobody has used; the others are sent once.
+-- @KEY@ is sent again and again, with a new idempotency key. All other requests are sent once.
 
 local heads, tails, sent, prefix = {}, {}, 0, ""
 

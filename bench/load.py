@@ -39,7 +39,8 @@ def write_requests(path: Path, requests: Sequence[bytes]) -> Path:
 def run_load(url: str, requests: Path, *, prefix: str, connections: int, seconds: float) -> Load:
     """Sends the requests of the file in turn. Each connection sends the next request after the answer to its last one.
 
-    Requests that contain KEY_PLACEHOLDER are repeated, each time with a new idempotency key that begins with `prefix`.
+    Requests that contain KEY_PLACEHOLDER are repeated, each time with a new idempotency key that begins with `prefix`. Other
+    requests are sent once.
     """
     # wrk takes whole seconds only.
     command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{max(1, round(seconds))}s"]

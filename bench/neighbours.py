@@ -44,7 +44,7 @@ LIST_PATHS = {
     "Twilio's list, PageSize=1000": f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json?PageSize=1000",
     "/v1/calls?limit=200": "/v1/calls?limit=200",
 }
-# Copies of a call, each with an id and a sid of its own and all that Twilio shows of a call.
+# Inserts copies of a call. Each copy has an id and a sid of its own, and all that Twilio shows of a completed call.
 _COPY_CALL_SQL = """
     INSERT INTO call (id, tenant_id, account_id, created_at, execution, settled_by, settled_at, pending_since, fingerprint,
         parameters, "to", "from", sid, account_sid, status, resource, subresource_uris, direction, duration, price, price_unit)
@@ -105,7 +105,7 @@ async def time_requests(service: Service, make: Callable[[], bytes], seconds: fl
         one = make()
         began = time.perf_counter()
         status, body = await connection.ask(one)
-        # An overloaded gateway refuses some. Their time counts too.
+        # An overloaded API refuses some requests. The time until a refusal counts too.
         if status not in (expected, 503):
             raise SystemExit(f"{status} {body[:300]!r}")
         taken.append(time.perf_counter() - began)

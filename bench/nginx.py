@@ -1,7 +1,7 @@
-"""Runs nginx in place of Twilio: it answers every POST …/Calls.json with a new sid, at once or after a while.
+"""Runs nginx in place of Twilio: it answers every POST …/Calls.json with a new sid, at once or after SLOW_MS milliseconds.
 
-nginx takes little processor time away from the measured services. An account whose SID begins with ACf gets its answer after
-SLOW_MS milliseconds. This delay needs Debian's package libnginx-mod-http-echo.
+nginx takes little processor time away from the measured services. An account whose SID begins with ACf gets the late
+answers. The delay needs Debian's package libnginx-mod-http-echo.
 """
 
 import json
@@ -16,7 +16,7 @@ from bench.processes import wait_until_it_answers
 from tests.proofs.balancer import free_port
 
 SLOW_MS = 200
-# Debian installs it in a folder that is only in root's PATH.
+# Debian installs nginx in a folder that is only in root's PATH.
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 ECHO_MODULE = Path("/usr/lib/nginx/modules/ngx_http_echo_module.so")
 # A creation's answer as Twilio gives it: all 26 members, mostly null.

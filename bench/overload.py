@@ -40,7 +40,7 @@ class Round:
 
 
 async def measure(api: Api, key: str, rate: float) -> Round:
-    """Sends `rate` requests to create a call per second for ROUND_S seconds, without waiting for the answers to earlier ones.
+    """Sends requests to create a call for ROUND_S seconds, `rate` a second. Does not wait for the answers to earlier ones.
 
     Each request uses an idle connection or opens a new one. Returns the counts of the answers.
     """

@@ -19,9 +19,9 @@ def missing_requirement() -> str | None:
 
 
 def wait_until_it_answers(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Waits until `process` answers an HTTP request at `port`, with any status. Exits if it ends before, or after a minute.
+    """Waits until `process` answers an HTTP request at `port`, with any status. Exits if the process ends, or after a minute.
 
-    `callgate serve` listens on its port before it can answer, and this time of loading must not be measured.
+    `callgate serve` already listens on its port while it still loads, and the loading must not be measured.
     """
     deadline = time.monotonic() + _PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:
@@ -43,7 +43,7 @@ def cpu_seconds(pid: int, *, without: frozenset[int] = frozenset()) -> float:
 
     Descendants that have ended count too. `without` has the ids of processes that do not count.
     """
-    # Children first: the time of one that ends meanwhile is then in its parent's.
+    # Reads children before their parents. The time of a child that ends meanwhile is not lost: its parent's time includes it.
     return sum(_cpu_clock_s(each) + _ended_children_s(each) for each in reversed(_process_tree(pid)) if each not in without)
 
 

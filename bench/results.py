@@ -1,4 +1,4 @@
-"""The measurements (samples) of a bench run, their medians over all rounds, and the ratios within each round."""
+"""Computes from the measurements (samples) of a bench the medians over all rounds, and ratios within each round."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from statistics import median
 from bench.load import Load
 
 OURS, ECHO, DIRECT = "Callgate", "FastAPI echo", "direct"
-# They do none of the work of the others.
+# These subjects do none of the work of the other subjects.
 FLOORS = (ECHO, DIRECT)
 
 

@@ -21,7 +21,7 @@ _TENANTS_SQL = """
 _ACCOUNTS_SQL = "INSERT INTO twilio_account (id, tenant_id, account_sid) SELECT md5(id)::uuid, id, 'AC' || md5(id) FROM tenant"
 
 # A fifth of the calls is the largest tenant's, the smallest has a three-hundredth. Half of a tenant's calls go to ten
-# addresses, the other half to one of a hundredth as many as there are calls. One call in a thousand has a parent. `age` counts
+# addresses, the other half to one of `rows` / 100 addresses at random. One call in a thousand has a parent. `age` counts
 # calls from the newest. Columns that no statement looks at are left empty.
 _CALLS_SQL = """
     INSERT INTO call (
@@ -75,7 +75,7 @@ _DELIVERIES_SQL = """
           FROM ended JOIN call ON call.id = call_id) AS made
 """
 
-# The months that the calls span and some more, as workers would have made them over time.
+# Creates the partitions of the months that the calls span, and of some more months, as workers create them over time.
 _PARTITIONS_SQL = """
     SELECT format('CREATE TABLE IF NOT EXISTS %%1$s_%%2$s PARTITION OF %%1$s FOR VALUES FROM (%%3$L) TO (%%4$L)',
         name, to_char(month, 'YYYY_MM'), month::date, (month + interval '1 month')::date)

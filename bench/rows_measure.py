@@ -84,7 +84,7 @@ class MeasuredDatabase:
 
 
 async def compare_statements(small: MeasuredDatabase, large: MeasuredDatabase, *, times: int) -> list[str]:
-    """Measures what each question (a statement) costs in both databases. Returns a report in Markdown, with a table."""
+    """Measures what each of the QUESTIONS costs in both databases. Returns a report in Markdown, with a table."""
     table = []
     for name, question in QUESTIONS.items():
         turns = [[await subject.measure_cost(question, number) for subject in (small, large)] for number in range(times)]

@@ -35,8 +35,8 @@ _PAGE_LIMIT = 51  # fifty, and one more that shows whether there is another page
 _DAY = timedelta(days=1)
 _LEASE = timedelta(minutes=5)
 _SETTLEMENT = Settlement(Metrics(), timedelta(seconds=2), SearchPlan(5, timedelta(minutes=15)))
-# Calls of the ten largest tenants in turn, whose pages are full at any size. Not from the first and the last day, so that the
-# days around are whole.
+# Calls of the ten largest tenants in turn, whose lists fill a page at any size. Calls of the first 36 hours and of the last
+# 36 hours are left out, so that the database has all calls of the days around a drawn call.
 _DRAW_SQL = text("""
     SELECT drawn.* FROM (
         SELECT *, row_number() OVER (PARTITION BY tenant_id ORDER BY random()) AS turn FROM call TABLESAMPLE SYSTEM (:percent)
@@ -48,8 +48,8 @@ _DRAW_SQL = text("""
     ORDER BY turn, tenant_id LIMIT :number
 """)
 
-# Runs statements about a call.
 Question = Callable[[AsyncSession, Call], Awaitable[object]]
+"""A function that runs the measured statements in a session. The values of the call are their parameters."""
 
 
 async def draw_calls(session: AsyncSession, rows: int, number: int) -> Sequence[Call]:
@@ -145,7 +145,7 @@ def _settled_call(call: NewCall) -> SettledCall:
     return SettledCall.from_change(call, change)
 
 
-# What is asked, in a session `s` about a call `c`.
+# The functions get a session `s` and a call `c`.
 QUESTIONS: dict[str, Question] = {
     "GET /v1/calls, first page": _list_calls,
     "GET /v1/calls, deep page": lambda s, c: _list_calls(s, c, before=c.id),

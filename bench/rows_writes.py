@@ -22,7 +22,7 @@ _INDEXES_SQL = """
 
 
 async def measure_index_costs(subject: MeasuredDatabase, *, rounds: int) -> list[str]:
-    """Measures how much time the creation of a call saves without an index, for each index.
+    """Measures for each index that is not unique how much faster calls are created without it.
 
     Returns a report in Markdown, with a table.
     """

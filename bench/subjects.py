@@ -61,7 +61,7 @@ class Subject:
     name: str
     url: str
     pid: int | None
-    """The id of the service's process. If it is None, processor time and memory are not measured, but only the answers."""
+    """The id of the service's process. If it is None, only the answers are measured, and not processor time and memory."""
     database: str | None
     tenants: Sequence[Tenant]
     secret_key: str | None = None

@@ -13,7 +13,7 @@ ACCOUNT_SID_PATTERN = re.compile(r"AC[0-9a-fA-F]{32}")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A Twilio account. An account without an auth token and API keys is open: it accepts any password."""
+    """A Twilio account. An account with neither an auth token nor API keys is open: it accepts any user and password."""
 
     sid: str
     auth_token: str | None = field(default=None, repr=False)
@@ -31,6 +31,7 @@ class Account:
     def callback_signing_key(self) -> str | None:
         """Returns the key of callback signatures: the auth token, or the first password of an open account.
 
+        None if the account has only API keys, or is open and has had no request yet.
         Twilio signs with the auth token even if requests are authenticated with an API key.
         """
         return self.auth_token if self.auth_token is not None else self.first_password

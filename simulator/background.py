@@ -1,4 +1,4 @@
-"""Tasks that may outlive the request that started them, and are cancelled when the application stops."""
+"""A set of tasks that may outlive the request that started them, and that are cancelled when the application stops."""
 
 import asyncio
 from collections.abc import Coroutine

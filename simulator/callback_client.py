@@ -22,7 +22,7 @@ _UNQUOTED_IN_TARGET = "/?:@!$&'()*+,;=%-._~[]"
 
 
 class CallbackError(Exception):
-    """The receiver sent no usable answer. Subclasses say why."""
+    """A callback got no usable answer. Each subclass is one reason."""
 
 
 class InvalidURL(CallbackError):
@@ -56,7 +56,7 @@ class ReceiverURL:
 
     @classmethod
     def parse(cls, url: str) -> "ReceiverURL":
-        """Returns the address, the request target and the first header lines for a URL. Raises InvalidURL if it is unusable."""
+        """Reads from a URL what a request needs. Raises InvalidURL if the scheme, host or port is not usable."""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
@@ -91,8 +91,8 @@ class CallbackClient:
     ) -> int:
         """Sends a request and returns the status of the answer. Raises CallbackError if there is no usable answer.
 
-        The receiver may have closed a kept connection. The request is then sent again on another connection, as HTTP clients
-        do: https://www.rfc-editor.org/rfc/rfc9112#section-9.3.1.
+        If the receiver closes a kept connection before it answers, the request is sent again on another connection, as HTTP
+        clients do: https://www.rfc-editor.org/rfc/rfc9112#section-9.3.1.
         """
         address = _parse_receiver_url(url)
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -169,7 +169,7 @@ class _Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     async def send_and_read_status(self, request: bytes) -> int:
-        """Sends the request. Returns the status of the answer, even if the rest of the answer is cut off."""
+        """Sends the request. Returns the status of the answer, even if the connection breaks after its headers."""
         self._answer, self._status = asyncio.get_running_loop().create_future(), None
         self._is_finished = self.has_answered = False
         if self._transport is None or self._transport.is_closing():
@@ -182,7 +182,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def close_unless_finished(self) -> None:
-        """Closes the connection unless the answer has arrived completely. The rest of the answer is not needed."""
+        """Closes the connection unless the whole answer has arrived and the connection can be used again."""
         if not self._is_finished:
             self.close()
 

@@ -1,4 +1,4 @@
-"""Faults of callbacks, which are sent late, out of order, twice or never. Twilio guarantees neither delivery nor order."""
+"""Faults by which callbacks are sent late, out of order, twice or never. Twilio guarantees neither delivery nor order."""
 
 from dataclasses import dataclass
 from random import Random
@@ -37,7 +37,7 @@ NO_FAULTS = CallbackFaults()
 
 
 class CallbackFaultSettings(BaseModel):
-    """The faults of all callbacks: their shares and delays."""
+    """Settings that decide which share of all callbacks gets which fault, and how long callbacks are delayed."""
 
     shuffle: bool = Field(False, description="Send half of the callbacks after a later one of their call.")
     duplicate: Probability = Field(0, description="The share of callbacks that are sent twice.")

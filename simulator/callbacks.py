@@ -32,14 +32,14 @@ class WatchedCall:
     unsent: list[tuple[datetime, PlannedCallback]] = field(default_factory=list)
     """The callbacks that were not sent yet, each with the time to send it, in the order of these times."""
     unsent_computed_with: CallbackFaultSettings | None = None
-    """The fault settings with which `unsent` was computed; None if it must be computed again because the call has changed."""
+    """The fault settings with which `unsent` was computed; None if `unsent` must be computed before its next use."""
     sent_events: set[CallEvent] = field(default_factory=set)
     held_back: list[PlannedCallback] = field(default_factory=list)
     last_sending: asyncio.Task[None] | None = None
 
 
 class CallbackScheduler:
-    """The schedule of all callbacks, and the deliveries (the callbacks that were sent, with their answers)."""
+    """Schedules and sends the callbacks of all calls. `deliveries` has the callbacks that were sent, with their answers."""
 
     def __init__(self, config: SimulatorConfig, accounts: Accounts) -> None:
         self._clock = config.clock
@@ -140,7 +140,7 @@ class CallbackScheduler:
             yield from self._take_held_back(watched)
 
     def _take_held_back(self, watched: WatchedCall) -> Iterator[PlannedCallback]:
-        """Yields the callbacks that a fault has held back until a later callback was sent, and forgets them."""
+        """Removes and returns the callbacks that a fault has held back. They are sent after a later one, if there is one."""
         held_back, watched.held_back = watched.held_back, []
         return iter(held_back)
 

@@ -2,8 +2,9 @@
 
 The endpoints take a request and return a response, so that `DirectEndpoints` can call them without FastAPI.
 
-Each route also exists without `.json` (see simulator/negotiation.py). This path must be registered second, because
-`/Calls/{sid}` also matches `/Calls/CA….json`. Its decorator is written first, because decorators run from the bottom up.
+Each route also exists with a path without `.json` (see simulator/negotiation.py). The path without `.json` must be registered
+second, because `/Calls/{sid}` also matches `/Calls/CA….json`. So its decorator is written first: decorators run from the bottom
+up.
 """
 
 import re
@@ -97,8 +98,8 @@ async def update_call(account_sid: str, sid: str, request: Request) -> Response:
     """Cancels, ends or redirects a call.
 
     `Status=canceled` ends a call that is queued or ringing, and does not change a call in progress. `Status=completed` ends
-    a call in any of these states. `Url` or `Twiml` redirects a call in progress. A call that has ended cannot be updated
-    (21220, or the configured code).
+    a call in any of these states. `Url` or `Twiml` redirects a call in progress. A call that has ended cannot be updated:
+    the answer is 21220, or for a `Status` the code that `SimulatorConfig.ended_call_code` sets.
     """
     state, call = get_state(request), get_call(account_sid, sid, request)
     parameters = validate_update(await read_form(request))
@@ -125,9 +126,9 @@ _CALL_ENDPOINTS: Mapping[str, Endpoint] = {"GET": fetch_call, "POST": update_cal
 
 
 class DirectEndpoints:
-    """A middleware that calls the endpoints of this module directly, and passes all other requests to `app`.
+    """A middleware that calls the endpoints of this module directly. It passes requests for other routes to `app`.
 
-    FastAPI's routing, dependencies and serialization cost more than the endpoints' own work.
+    FastAPI's routing, dependencies and serialization would take more processor time than the endpoints themselves.
     """
 
     _PATH = re.compile(r"/2010-04-01/Accounts/(?P<account_sid>[^/]+)/Calls(?:/(?P<sid>[^/]+?))?(?:\.json)?")

@@ -28,7 +28,7 @@ class SimulatorConfig:
     price_delay_s: float = 10.0
     """The time from the end of a call to its price, in seconds of the call (see `speed`)."""
     open_mode: bool = False
-    """Whether an account that is not registered accepts any user and password. It is created at its first request."""
+    """Whether an account that is not registered accepts any user and password. Its first request creates the account."""
     accounts: tuple[Account, ...] = ()
     seed: int | None = None
     """With a seed, sids and durations are the same after each start of the simulator. With None they are random.

@@ -30,14 +30,14 @@ class Connection:
     async def close(self) -> None:
         """Closes the connection with FIN after the bytes that were already written."""
         self._transport.close()
-        await self._lost()
+        await self._wait_until_lost()
 
     async def reset(self) -> None:
         """Closes the connection with RST."""
         if not self._transport.is_closing():
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_FOR_ZERO_SECONDS)
         self._transport.abort()
-        await self._lost()
+        await self._wait_until_lost()
 
     async def detach(self) -> socket.socket | None:
         """Detaches the connection from the server and returns its socket; None if the client has closed it.
@@ -49,10 +49,10 @@ class Connection:
         detached = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
         detached.setblocking(False)
         self._transport.abort()
-        await self._lost()
+        await self._wait_until_lost()
         return detached
 
-    async def _lost(self) -> None:
+    async def _wait_until_lost(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 

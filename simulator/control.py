@@ -1,4 +1,4 @@
-"""Control routes for tests and `callgate dev`. They have no authentication: for development only."""
+"""Control routes for tests and `callgate dev`. They have no authentication, so they are for development only."""
 
 from typing import Annotated
 

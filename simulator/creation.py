@@ -1,7 +1,7 @@
-"""Creates a call, with the fault that a test has asked for.
+"""Handles requests to create a call, with the faults that a test has asked for.
 
-The call exists from the step `_create_and_record_call` on. A fault acts either before this step, while no
-call exists, or after it.
+The call exists from the step `_create_and_record_call` on. A fault acts before this step, on the new
+call within it, or on the answer after it.
 """
 
 from fastapi import Request, Response
@@ -39,7 +39,7 @@ class CallCreation:
         except TwilioError as error:
             return self._record_and_answer_error(entry, error)
         except ClientDisconnect:
-            # The caller hung up before the body was whole: the entry stays without an answer.
+            # The client disconnected before the whole body had arrived: the ledger's entry stays without an answer.
             return Response(status_code=400)
 
     def _record_receipt(self, request: Request, account_sid: str) -> LedgerEntry:
@@ -88,7 +88,7 @@ class CallCreation:
     def _record_and_answer_error(self, entry: LedgerEntry, error: TwilioError) -> Response:
         """Records the error in the ledger and returns it as the answer.
 
-        The error is a refusal, or a fault that acts after the call was created.
+        The error is a refusal, or the answer of a fault that has let the call be created.
         """
         self._state.ledger.record_answer(entry, error.status, error.code)
         return error.response()

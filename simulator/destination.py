@@ -18,7 +18,7 @@ SIP_ADDRESS_PATTERN = re.compile(
     (?:;[^\s?\x00-\x1f\x7f]*)?""",
     re.VERBOSE | re.IGNORECASE,
 )
-# RFC 3261, section 25.1: hname and hvalue without the escapes, which are checked by their own expression.
+# RFC 3261, section 25.1: hname and hvalue. A value may also have the reserved characters `; , = @` as they are.
 SIP_HEADER_NAME_PATTERN = re.compile(r"(?:[\w.!~*'()\[\]/?:+$-]|%[0-9A-Fa-f]{2})+", re.ASCII)
 SIP_HEADER_VALUE_PATTERN = re.compile(r"(?:[\w.!~*'()\[\]/?:+$;,=@-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 SIP_FROM_PATTERN = re.compile(r"[A-Za-z0-9+\-_.]+")
@@ -50,7 +50,7 @@ def validate_to(to: str) -> None:
 def validate_from(caller: str, *, to: str) -> None:
     """Raises error 21212 if the parameter `From` (`caller`) is invalid.
 
-    In a call to a SIP URI, it becomes the user part of the From header, which does not have to be a verified number.
+    In a call to a SIP URI, `From` becomes the user part of the SIP header From. It does not have to be a verified number.
     """
     if is_sip(to):
         valid = SIP_FROM_PATTERN.fullmatch(caller) is not None

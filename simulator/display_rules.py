@@ -1,4 +1,4 @@
-"""Shows calls as the real API does: addresses in another spelling than requested, times by another clock."""
+"""Shows calls as Twilio's API may show them: addresses in another spelling than they were sent, and times by another clock."""
 
 import re
 from datetime import datetime, timedelta

@@ -51,7 +51,10 @@ ERROR_CATALOGUE: Mapping[int, tuple[int, str]] = {
 
 
 class TwilioError(Exception):
-    """An error answer in the shape of https://www.twilio.com/docs/usage/twilios-response#response-formats-exceptions."""
+    """An error answer in the shape of https://www.twilio.com/docs/usage/twilios-response#response-formats-exceptions.
+
+    `value` replaces `{}` in the text of the code, and `message` the whole text.
+    """
 
     def __init__(self, code: int, value: str = "", *, message: str | None = None, retry_after_s: int | None = None) -> None:
         status, text = ERROR_CATALOGUE[code]

@@ -94,5 +94,8 @@ async def set_callback_faults(settings: CallbackFaultSettings, state: StateDep) 
 
 @router.post("/callbacks/run", status_code=204, summary="Send the callbacks that are due")
 async def send_due_callbacks(state: StateDep) -> None:
-    """Sends due callbacks. With a test's clock, only this route sends them. Answers when each was answered or has failed."""
+    """Sends the callbacks that are due. Answers when each of them was answered or has failed.
+
+    If the simulator uses a test's clock, only this route sends callbacks.
+    """
     await state.callbacks.send_due()

@@ -19,7 +19,7 @@ from simulator.errors import ProxyRefusal, TwilioError, proxy_page
 from simulator.store import Call
 
 MAX_SECONDS = 86_400.0
-# Statuses that are a refusal if Twilio sends them.
+# The proxy's answers with these statuses look like refusals of Twilio.
 PROXY_STATUSES = (400, 401, 403, 404, 429)
 
 
@@ -81,7 +81,7 @@ class SlowAccept(Fault):
 
 @dataclass(frozen=True)
 class ReplaceAnswer(Fault):
-    """Creates the call and sends another answer instead."""
+    """Creates the call, and sends the answer that `render` makes of the usual one."""
 
     render: Callable[[Response], Response] = lambda created: created
 
@@ -136,7 +136,7 @@ class CallbackNever(Fault):
 
 
 class LatePrice(Fault):
-    """Shows the price only `seconds` seconds after the end of the call. The simulator divides this time by its speed."""
+    """Shows the price only `seconds` seconds of the call (see `SimulatorConfig.speed`) after the end of the call."""
 
     def change_created_call(self, call: Call, now: datetime) -> None:
         call.plan = replace(call.plan, price_delay=timedelta(seconds=self.seconds / call.plan.speed))

@@ -23,7 +23,7 @@ class Form:
         return [value for value in self._fields.get(name, ()) if value]
 
     def masked(self) -> dict[str, list[str]]:
-        """Returns all fields, with a mask for the values of secrets."""
+        """Returns all fields. A mask stands in place of each value of a secret field."""
         return {
             name: [MASK] * len(values) if name in SECRET_PARAMETERS else list(values) for name, values in self._fields.items()
         }
@@ -39,7 +39,7 @@ class Form:
 async def read_form(request: Request) -> Form:
     """Returns the form in the body of the request.
 
-    If the content type is not that of a form, the form is empty. As at Twilio, this leads to error 21201.
+    If the content type is not that of a form, the form is empty. A creation is then refused with error 21201, as at Twilio.
     """
     body = await request.body()
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()

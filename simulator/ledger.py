@@ -1,7 +1,7 @@
-"""The ledger: a list of every creation that arrived, and whether it became a call.
+"""The ledger: the requests to create a call (creations) that arrived, and whether each became a call.
 
-Proofs that a request creates at most one call count its entries. A creation is recorded as received before it is validated, and
-as accepted when its call gets a sid.
+Tests count its entries to prove that a request to Callgate creates at most one call. A creation is recorded as received before
+it is validated, and as accepted when its call gets a sid.
 """
 
 from collections import deque

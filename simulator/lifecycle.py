@@ -53,7 +53,7 @@ class CallPlan:
     price_delay: timedelta | None
     """The time from the end of the call to its price. None means that the call never gets a price."""
     queue_time: timedelta = timedelta()
-    """How long the call waits in a queue after its creation, because its account exceeds its calls per second."""
+    """How long the call waits after its creation in its account's queue, because the account limits the calls per second."""
 
     @property
     def leaves_queue_at(self) -> datetime:
@@ -96,8 +96,8 @@ def plan_call(
 ) -> CallPlan:
     """Returns the plan of a new call: when it is dialled, answered and ended.
 
-    The user part of a SIP URI may decide the outcome, such as `busy`. All other calls are answered, unless they have to ring
-    for `timeout_s` seconds or longer.
+    The user part of a SIP URI may decide how the call ends: as `busy`, `failed` or `no-answer`, or not by itself (`forever`).
+    A call without such an outcome is answered, unless it would ring for `timeout_s` seconds or longer.
     """
     ringing_s, talks_for_s = random.randint(*RINGING_S), random.randint(*talking_s)
     user = sip_user(to) or ""

@@ -127,7 +127,7 @@ class LimitedAccounts:
         self._accounts: dict[str, LimitedAccount] = {}
 
     def find(self, account_sid: str) -> LimitedAccount | None:
-        """Returns the account with its queue; None if there are no limits for it."""
+        """Returns the queue and concurrent calls of the account; None if the account has no limits."""
         account = self._accounts.get(account_sid)
         if account is None and not self._default.is_unlimited:
             account = self._accounts[account_sid] = LimitedAccount(self._default)

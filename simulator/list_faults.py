@@ -36,7 +36,7 @@ class ListFaults(BaseModel):
 
 
 class ListFaultState:
-    """The current faults of lists, and the number and times of earlier list requests, on which the faults depend."""
+    """The settings of list faults, the number of list requests, and when the last request of each account was admitted."""
 
     def __init__(self, faults: ListFaults | None = None) -> None:
         self.faults = faults or ListFaults()

@@ -27,9 +27,9 @@ from simulator.store import Call, Calls
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 NEXT_PAGE, PREVIOUS_PAGE = "PA", "PB"
-"""The first letters of the tokens of a next and of a previous page. The sid of a call follows them.
+"""The first two letters of a page token: of a next page, and of a previous page. The sid of a call follows them.
 
-The next page begins after this call. The previous page ends before this call.
+The next page begins after this call of the list, and the previous page ends before it.
 """
 
 ListedCall = tuple[Call, datetime]
@@ -151,7 +151,10 @@ def _page_by_token(
     token: str,
     page_size: int,
 ) -> tuple[list[ListedCall], bool, bool]:
-    """Returns the calls of the page next to `edge`, and whether there is a page before it and a page after it."""
+    """Returns the calls of a page, whether there is a page before this page, and whether there is one after it.
+
+    `edge` is the call in `token`, next to which the page begins or ends. Without a token, this is the first page.
+    """
     if edge is not None and token.startswith(PREVIOUS_PAGE):
         found = list(islice(matching(calls.oldest_first(account_sid, after=edge)), page_size + 1))
         return found[:page_size][::-1], len(found) > page_size, bool(found)
@@ -160,7 +163,7 @@ def _page_by_token(
 
 
 def _page_by_number(matching: Iterator[ListedCall], page: int, page_size: int) -> tuple[list[ListedCall], bool, bool]:
-    """Returns the calls of a page by its number, and whether there is a page before it and a page after it.
+    """Returns the calls of a page by its number, whether there is a page before this page, and whether there is one after it.
 
     Pages are counted from the newest call at the time of the request, so calls move between pages.
     """
@@ -185,7 +188,7 @@ def require_page_token(query: QueryParams, page: int) -> None:
 
 
 def parse_day(name: str, text: str) -> date:
-    """Reads the day of a filter in UTC. Raises error 20422 if the text is not a date.
+    """Returns the day in UTC that the text of a filter stands for. Raises error 20422 if the text is not a date.
 
     The text is like `2026-11-23`, `2026-11-23T10:00:00Z` or, as in examples of Twilio's specification, `11/23/2026 …`.
     """

@@ -28,8 +28,8 @@ users that decide how a call ends. The routes under `/_simulator` show what arri
 class SimulatorMiddleware:
     """A middleware that adds Twilio's headers to each answer and the simulator's state to the ASGI scope, and counts requests.
 
-    `Date` follows the simulator's clock, so the server must not add a `Date` of its own. `Twilio-Request-Id` is left out of a
-    proxy's HTML page.
+    `Date` follows the simulator's clock, so the server must not add a `Date` of its own. HTML pages, such as those of a proxy,
+    get no `Twilio-Request-Id`.
     """
 
     def __init__(self, app: ASGIApp, state: State) -> None:
@@ -60,7 +60,7 @@ def _http_date(moment: datetime) -> bytes:
 
 
 def create_app(config: SimulatorConfig, state: State | None = None) -> FastAPI:
-    """Returns the simulator. Pass a `state` to inspect it while the application runs."""
+    """Returns the simulator as an ASGI application. Pass a `state` of your own to read it while the application runs."""
     state = state or State(config)
 
     @asynccontextmanager
@@ -86,7 +86,7 @@ def create_app(config: SimulatorConfig, state: State | None = None) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def answer_unserved_route(request: Request, error: HTTPException) -> Response:
-        """Answers 405 or 404 with an error in Twilio's JSON if no route matches."""
+        """Answers a request that matches no route, in Twilio's JSON: 405 if only the method is wrong, else 404."""
         return TwilioError(20004 if error.status_code == 405 else 20404, request.url.path).response()
 
     return app

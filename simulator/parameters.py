@@ -26,7 +26,7 @@ SIP_AUTH_PASSWORD_PATTERN = re.compile(r"[ -~]+")
 
 RECORDING_AND_AMD_METHOD_PARAMETERS = ("RecordingStatusCallbackMethod", "AsyncAmdStatusCallbackMethod")
 RECORDING_AND_AMD_URL_PARAMETERS = ("RecordingStatusCallback", "AsyncAmdStatusCallback", "ClientNotificationUrl")
-# Twilio ignores these for a call with an ApplicationSid: the application has its own.
+# Twilio ignores these parameters for a call with an ApplicationSid, because the application has settings of its own for them.
 METHOD_PARAMETERS_REPLACED_BY_APPLICATION = ("Method", "FallbackMethod", "StatusCallbackMethod")
 URL_PARAMETERS_REPLACED_BY_APPLICATION = ("FallbackUrl", "StatusCallback")
 
@@ -80,7 +80,7 @@ def validate_creation(form: Form) -> CallParameters:
         time_limit_s=_parse_time_limit(form),
         answered_by="human" if detects_machine else None,
         form=form.masked(),
-        # Twilio ignores these parameters for a call with an ApplicationSid.
+        # Twilio ignores StatusCallback and its method and events for a call with an ApplicationSid.
         subscription=CallbackSubscription.parse(form) if form.get("ApplicationSid") is None else None,
     )
 
@@ -101,7 +101,7 @@ def validate_update(form: Form) -> UpdateParameters:
 
 
 def _require_twiml_source(form: Form) -> None:
-    """Validates the source of the TwiML: at least one of Url, Twiml and ApplicationSid."""
+    """Raises Twilio's error if Url, Twiml and ApplicationSid are all missing, or if they or other URLs or methods are wrong."""
     application_sid = form.get("ApplicationSid")
     if application_sid is None:
         if form.get("Url") is None and form.get("Twiml") is None:

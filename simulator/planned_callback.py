@@ -1,4 +1,4 @@
-"""The callbacks of a call and their fields: https://www.twilio.com/docs/voice/api/call-resource#statuscallback."""
+"""Computes the callbacks of a call and their form fields: https://www.twilio.com/docs/voice/api/call-resource#statuscallback."""
 
 from dataclasses import dataclass
 from datetime import datetime

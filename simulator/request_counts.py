@@ -1,4 +1,4 @@
-"""Counts the requests to Twilio's own paths."""
+"""Counts the requests to Twilio's Calls resource and to the paths below a call."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Twilio's Call resource: the 26 documented keys, and `annotation`, which real answers have.
+"""Renders calls as Twilio's Call resource: its 26 documented keys, and `annotation`, which real answers have too.
 
 Dates are RFC 2822, numbers are strings, prices are negative decimals with five places.
 """
@@ -64,7 +64,7 @@ def call_resource_at_creation(call: Call) -> dict[str, Any]:
 
 
 def current_call_resource(call: Call, progress: CallProgress) -> dict[str, Any]:
-    """Returns the answer to any request after the creation.
+    """Returns the resource of a call as all requests after the creation show it, without display rules.
 
     Once the call is dialled, `caller_name` and `trunk_sid` are "" instead of null.
     """
@@ -85,7 +85,7 @@ def current_call_resource(call: Call, progress: CallProgress) -> dict[str, Any]:
 
 
 def render_call_resource(call: Call, now: datetime, rules: DisplayRules) -> bytes:
-    """Returns the answer to any request after the creation, as JSON that follows the display rules."""
+    """Returns the call as all requests after the creation show it: JSON that follows the display rules."""
     stage = call.stage_at(now)
     if stage.rendered is None or stage.rendered[0] is not rules:
         resource = rules.apply_to_resource(current_call_resource(call, stage.progress))

@@ -46,10 +46,11 @@ class State:
         return f"{letters}{self._random.getrandbits(128):032x}"
 
     def count_creation(self, to: str) -> int:
-        """Returns the number of creations to this destination since the start or the last reset, including this one.
+        """Counts a creation to this destination. Returns how many there were since the last reset, this one included.
 
         Together with `to`, the number identifies a creation in the same way in every run, however concurrent the
-        clients are. Random faults are drawn from `to`, this number and a seed.
+        clients are. Random faults are drawn from `to`, this number and a seed. After creations to `max_calls` other
+        destinations, the count of a destination starts again.
         """
         nth = self._creations_by_destination.pop(to, 0) + 1
         self._creations_by_destination[to] = nth
@@ -94,15 +95,16 @@ class State:
             self.callbacks.schedule_callbacks(moved)
 
     def limit_account(self, account_sid: str, limits: Limits, now: datetime) -> None:
-        """Sets the limits of an account. Its calls stay. Calls that wait in the queue are dialled at the new rate."""
+        """Sets the limits of an account. Existing calls stay. Calls that wait in the queue are dialled at the new rate."""
         concurrent = [call for call in self.calls.newest_first(account_sid) if not call.plan.has_ended(now)]
         for moved in self.limited_accounts.change_limits(account_sid, limits, concurrent, now):
             self.callbacks.schedule_callbacks(moved)
 
     def reset(self) -> None:
-        """Removes calls, subresources, ledger, callbacks, open accounts and faults. Restores the configured limits.
+        """Removes calls, subresources, ledger, counts, callbacks, open accounts and faults.
 
-        The sids of new calls still differ from all earlier sids, because clients may have kept records of earlier calls.
+        Restores the configured limits and the default display rules. The sids of new calls still differ from all earlier sids,
+        because clients may have kept records of earlier calls.
         """
         self.calls.clear()
         self.limited_accounts = LimitedAccounts(self.config.limits)

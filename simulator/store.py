@@ -44,12 +44,12 @@ class Call:
     plan: CallPlan
     subscription: CallbackSubscription | None
     hidden_until: datetime | None = None
-    """The time until which fetch and list do not show the call, because Twilio's API is eventually consistent."""
+    """The time until which no request finds the call. A fault sets it, because Twilio's API is eventually consistent."""
     deleted_at: datetime | None = None
     _stage: CallStage | None = None
 
     def stage_at(self, now: datetime) -> CallStage:
-        """Returns the state of the call at the time `now`. Computes a state only once for each change of the call."""
+        """Returns the state of the call at the time `now`. Keeps the last state, and computes a new one only after a change."""
         if self._stage is None or not self._stage.is_current(self.plan, now):
             self._stage = CallStage(self.plan, progress_at(self.plan, now), time_of_next_change(self.plan, now))
         return self._stage
@@ -60,7 +60,7 @@ class Call:
 
 
 class Calls:
-    """Calls in the order of creation. A deleted call stays, so that a page token with its sid still works."""
+    """The newest `max_calls` calls, in the order of creation. A deleted call stays, so that a page token with its sid works."""
 
     def __init__(self, max_calls: int) -> None:
         self._calls: OrderedDict[str, Call] = OrderedDict()
@@ -82,7 +82,7 @@ class Calls:
         return call if call is not None and call.account_sid == account_sid else None
 
     def find(self, sid: str) -> Call | None:
-        """Returns the call with this sid, whatever its account. Only the control routes use this."""
+        """Returns the call with this sid, whatever its account. Twilio's routes must use `get`, which checks the account."""
         return self._calls.get(sid)
 
     def newest_first(self, account_sid: str, *, before: Call | None = None) -> Iterator[Call]:

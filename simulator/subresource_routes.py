@@ -1,6 +1,6 @@
 """Twilio's routes below a call (recordings, streams and others), and the routes of a recording below its account.
 
-As in simulator/calls.py, each route also exists without `.json`, and the decorator of this path is written first.
+As in simulator/calls.py, each route also exists without `.json`, and the decorator of that path is written first.
 """
 
 from typing import Annotated, Any

@@ -251,7 +251,7 @@ def _validate_urls_and_methods(kind: SubresourceKind, form: Form) -> None:
     if url is not None and not is_absolute_url(url, ("ws", "wss")):
         raise TwilioError(21205, url)
     validate_urls(form, (kind.callback,))
-    # Among subresources, Twilio's specification says this only of subscriptions to user-defined messages.
+    # Among subresources, Twilio's specification forbids underscores only for subscriptions to user-defined messages.
     require_host_without_underscore(form, "Callback")
     validate_methods(form, _METHOD_PARAMETERS)
 

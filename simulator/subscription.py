@@ -10,7 +10,7 @@ from simulator.form import Form
 
 
 class CallEvent(StrEnum):
-    """The events of a call, in the order in which they happen."""
+    """The events of a call that a status callback reports, in the order in which they happen."""
 
     INITIATED = "initiated"
     RINGING = "ringing"
